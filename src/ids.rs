@@ -1,0 +1,79 @@
+//! The identities that the design names, each a type of its own: a domain's UUID cannot be
+//! passed where a secret's is wanted, and once parsed nobody handles them as strings.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A string that was to be a UUID and is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not a UUID")]
+pub struct UuidError(pub String);
+
+macro_rules! uuid_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(uuid::Uuid);
+
+        impl $name {
+            /// Reads a UUID in any spelling that libvirt takes: upper or lower case, with or
+            /// without dashes, with white space around it.
+            pub fn parse(text: &str) -> Result<Self, UuidError> {
+                uuid::Uuid::try_parse(text.trim())
+                    .map(Self)
+                    .map_err(|_| UuidError(text.to_owned()))
+            }
+
+            /// A new random UUID (version 4).
+            #[must_use]
+            pub fn random() -> Self {
+                Self(uuid::Uuid::new_v4())
+            }
+
+            /// The sixteen bytes, most significant first (RFC 9562).
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        /// Lower case with hyphens, as the store keeps it.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0.hyphenated())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UuidError;
+
+            fn from_str(text: &str) -> Result<Self, UuidError> {
+                Self::parse(text)
+            }
+        }
+    };
+}
+
+uuid_type! {
+    /// A libvirt domain's UUID; it names the domain's vTPM too.
+    DomainUuid
+}
+uuid_type! {
+    /// The UUID of a libvirt secret, as `<encryption secret='…'/>` names it.
+    SecretUuid
+}
+uuid_type! {
+    /// The UUID of a key provider's row. A provider that is deleted and imported again gets
+    /// a new one; its key id stays.
+    ProviderUuid
+}
+
+/// The primary key of a row in `key_ref`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyRefId(pub i64);
+
+impl fmt::Display for KeyRefId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,7 @@
+//! Keys: their identities, their boxes, how one wraps another, how a host seals them.
+
+pub mod dek;
+pub mod id;
+pub mod kek;
+pub mod keyring;
+pub mod wrap;

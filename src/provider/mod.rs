@@ -1,0 +1,3 @@
+//! Key providers: the recovery file that carries one from host to host.
+
+pub mod recovery;

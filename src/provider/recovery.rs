@@ -1,0 +1,1 @@
+//! The recovery file: a native provider's KEK under a passphrase.

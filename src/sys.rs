@@ -1,0 +1,1 @@
+//! What the program asks of the operating system; the one address of unsafe code.

@@ -1,0 +1,71 @@
+//! The codes of refusals: VGxxx and their names.
+
+use std::fmt;
+
+macro_rules! codes {
+    ($($variant:ident = $code:literal $name:literal $doc:literal,)*) => {
+        /// The code of a refusal, as design.md lists them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// `VG101` and so on.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// `provider-missing` and so on.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    ProviderMissing = "VG101" "provider-missing" "No provider on this host has the KEK that wrapped the key.",
+    ProviderKeyMismatch = "VG102" "provider-key-mismatch" "The provider of that name has another key.",
+    ProviderAmbiguous = "VG103" "provider-ambiguous" "Several providers open the key, and nothing says which one it belongs to.",
+    ProviderSealed = "VG104" "provider-sealed" "The provider's KEK cannot be opened on this host.",
+    KeyMissing = "VG201" "key-missing" "The guest has no key, and libvirt has none for it.",
+    KeyLost = "VG202" "key-lost" "The TPM's state is encrypted, and no key for it is known.",
+    KeyAmbiguous = "VG203" "key-ambiguous" "Several different keys, and no state that tells which is right.",
+    KeyDoesNotOpenTpm = "VG204" "key-does-not-open-tpm" "The key does not open the TPM's state.",
+    TpmStateMissing = "VG205" "tpm-state-missing" "The key was used before, and the TPM's state is gone.",
+    KeyCorrupt = "VG206" "key-corrupt" "The wrapped key is damaged, or belongs to another domain.",
+    SecretRefused = "VG301" "secret-refused" "libvirt refused to take the secret.",
+    LibvirtUnreachable = "VG302" "libvirt-unreachable" "libvirt did not answer in time, or the hook's deadline passed.",
+    SecretConflict = "VG303" "secret-conflict" "The secret's usage belongs to another secret, or its UUID to another use.",
+    StoreUnavailable = "VG401" "store-unavailable" "The store cannot be read or written.",
+    StoreCorrupt = "VG402" "store-corrupt" "The store is damaged.",
+    StoreTooNew = "VG403" "store-too-new" "The store was written by a newer program.",
+    DomainXmlInvalid = "VG501" "domain-xml-invalid" "The domain XML cannot be read.",
+    UnencryptedVtpm = "VG502" "unencrypted-vtpm" "The policy refuses vTPMs that are not encrypted.",
+    EncryptionMismatch = "VG503" "encryption-mismatch" "The domain XML and the TPM's state disagree about encryption.",
+    Internal = "VG901" "internal" "A fault of this program.",
+}
+
+impl Code {
+    /// Reads `VG101` or `provider-missing`, in any case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let matches = |code: &&Self| {
+            text.eq_ignore_ascii_case(code.as_str()) || text.eq_ignore_ascii_case(code.name())
+        };
+        Self::ALL.iter().find(matches).copied()
+    }
+}
+
+/// `VG101 provider-missing`
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.as_str(), self.name())
+    }
+}

@@ -1,0 +1,111 @@
+//! The core: facts in, verdict out. Pure: no SQLite, no libvirt, no files, no clock, no log.
+
+pub mod code;
+pub mod decide;
+pub mod facts;
+pub mod refusal;
+pub mod repair;
+
+use facts::KeySource;
+use refusal::Refusal;
+use repair::Repair;
+
+/// What [`decide::decide`] answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Answer {
+    /// The facts do not suffice: ask libvirt for the host secret and decide again.
+    AskHostSecret,
+    /// The verdict.
+    Verdict(Verdict),
+}
+
+/// What is to be done with one start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Verdict {
+    /// Whether the start may go on.
+    pub decision: Decision,
+    /// What was noticed on the way, worth a word to the administrator.
+    pub findings: Vec<Finding>,
+    /// The changes to the store; none when the start is refused.
+    pub repairs: Vec<Repair>,
+    /// The key that libvirt must be given, if any.
+    pub secret: Option<ProvideSecret>,
+}
+
+/// Allow or deny.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The start goes on.
+    Allow(Reason),
+    /// The start is refused.
+    Deny(Refusal),
+}
+
+/// Why a start may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The domain has no emulated TPM.
+    NoEmulatedTpm,
+    /// Its emulated TPM is not encrypted.
+    Unencrypted,
+    /// The domain XML could not be read.
+    UnreadableXml,
+    /// The key opens the TPM's state: proven.
+    Proven,
+    /// The key is there; no state contradicts it.
+    Unproven,
+    /// A new key is made for a new TPM.
+    NewKey,
+    /// libvirt has a secret of its own, and the guard does not manage it.
+    HostSecret,
+}
+
+/// Which key libvirt must be given, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProvideSecret {
+    /// Whose DEK.
+    pub key: KeySource,
+    /// Whether a secret that somebody else defined under this UUID, and that has a value,
+    /// gets its value replaced: only where the DEK is proven or no state can contradict it.
+    pub replace_foreign: bool,
+}
+
+/// Something noticed that does not stop the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// No emulator, or one without encryption, is what the policy allows.
+    UnencryptedVtpm,
+    /// The TPM state exists and cannot be read, so no key could be proven.
+    StateUnreadable(String),
+    /// A placeholder beside a keyed row.
+    OrphanPlaceholder(crate::ids::KeyRefId),
+    /// The row's provider is not there under its UUID; another one opened its key.
+    ProviderLost {
+        /// The row.
+        key_ref: crate::ids::KeyRefId,
+        /// The name that the row gives its provider.
+        provider: String,
+    },
+    /// Another row holds the same key.
+    DuplicateKey(crate::ids::KeyRefId),
+    /// The row's key is not the one that opens this TPM, or does not open at all.
+    UnusableKey(crate::ids::KeyRefId),
+    /// The row lacks its key version, its KEK reference, or names another secret.
+    IncompleteRow(crate::ids::KeyRefId),
+    /// The start rests on libvirt's own secret: the guard's key cannot be had.
+    Degraded(Refusal),
+    /// The guest's secret is not managed by the guard: `adopt` would take it over.
+    Unmanaged,
+    /// The store could not be used; libvirt's own secret carries the start.
+    StoreUnusable(facts::StoreTrouble),
+    /// The domain XML could not be read.
+    XmlUnreadable(String),
+    /// The TPM's state is missing and the policy lets libvirt make a new TPM.
+    NewTpmAllowed,
+    /// The configuration is broken; the defaults hold.
+    ConfigurationBroken(String),
+    /// The repairs or the event could not be written; the start does not depend on them.
+    NotRecorded(String),
+}

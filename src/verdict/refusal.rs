@@ -1,0 +1,133 @@
+//! Refusals: what is wrong, with the values that the sentence to the administrator needs.
+
+use super::code::Code;
+use super::facts::StoreTrouble;
+use crate::ids::{KeyRefId, SecretUuid};
+use crate::key::id::KeyId;
+
+/// Why a start is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No provider has the KEK; `key_id` is `None` for a placeholder, which has no key yet.
+    ProviderMissing {
+        /// The provider's name in the row.
+        provider: String,
+        /// The key id that is missed.
+        key_id: Option<KeyId>,
+    },
+    /// The provider of that name has another key.
+    ProviderKeyMismatch {
+        /// Its name.
+        provider: String,
+        /// Its key id.
+        has: KeyId,
+        /// The key id that wrapped the DEK.
+        wrapped_with: KeyId,
+    },
+    /// Several providers have the KEK.
+    ProviderAmbiguous {
+        /// The provider's name in the row, which no provider bears.
+        provider: String,
+        /// The key id.
+        key_id: KeyId,
+        /// The names of those that have it.
+        candidates: Vec<String>,
+    },
+    /// The provider's KEK does not open here.
+    ProviderSealed {
+        /// Its name.
+        provider: String,
+        /// Why.
+        reason: String,
+    },
+    /// No key reference and no host secret.
+    KeyMissing,
+    /// Encrypted (or arriving) state and no key.
+    KeyLost,
+    /// Several different keys and no proof.
+    KeyAmbiguous {
+        /// The rows to choose from.
+        key_refs: Vec<KeyRefId>,
+    },
+    /// The key does not open the state.
+    KeyDoesNotOpenTpm {
+        /// The rows that were tried.
+        key_refs: Vec<KeyRefId>,
+    },
+    /// A used key without its TPM state.
+    TpmStateMissing,
+    /// A wrapped key that does not authenticate.
+    KeyCorrupt {
+        /// The row.
+        key_ref: KeyRefId,
+        /// Says how.
+        reason: String,
+    },
+    /// libvirt refused to define the secret or to take its value.
+    SecretRefused {
+        /// The secret.
+        secret: SecretUuid,
+        /// libvirt's words.
+        reason: String,
+    },
+    /// libvirt did not answer.
+    LibvirtUnreachable {
+        /// Says how.
+        reason: String,
+    },
+    /// The usage belongs to another secret, or the UUID to another usage type.
+    SecretConflict {
+        /// The secret.
+        secret: SecretUuid,
+        /// libvirt's words.
+        reason: String,
+    },
+    /// The store cannot be used.
+    Store(StoreTrouble),
+    /// The XML cannot be read, and the policy refuses unencrypted vTPMs.
+    DomainXmlInvalid {
+        /// Says how.
+        reason: String,
+    },
+    /// The policy refuses unencrypted vTPMs.
+    UnencryptedVtpm,
+    /// XML and state disagree about encryption.
+    EncryptionMismatch {
+        /// Whether it is the state that is encrypted (and the XML that is not).
+        state_encrypted: bool,
+    },
+    /// A fault of this program.
+    Internal {
+        /// Says what.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// The code of this refusal.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::ProviderMissing { .. } => Code::ProviderMissing,
+            Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
+            Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
+            Self::ProviderSealed { .. } => Code::ProviderSealed,
+            Self::KeyMissing => Code::KeyMissing,
+            Self::KeyLost => Code::KeyLost,
+            Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
+            Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,
+            Self::TpmStateMissing => Code::TpmStateMissing,
+            Self::KeyCorrupt { .. } => Code::KeyCorrupt,
+            Self::SecretRefused { .. } => Code::SecretRefused,
+            Self::LibvirtUnreachable { .. } => Code::LibvirtUnreachable,
+            Self::SecretConflict { .. } => Code::SecretConflict,
+            Self::Store(StoreTrouble::Unavailable(_)) => Code::StoreUnavailable,
+            Self::Store(StoreTrouble::Corrupt(_)) => Code::StoreCorrupt,
+            Self::Store(StoreTrouble::TooNew { .. }) => Code::StoreTooNew,
+            Self::DomainXmlInvalid { .. } => Code::DomainXmlInvalid,
+            Self::UnencryptedVtpm => Code::UnencryptedVtpm,
+            Self::EncryptionMismatch { .. } => Code::EncryptionMismatch,
+            Self::Internal { .. } => Code::Internal,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Repairs: single changes to the store, planned here, applied in one transaction elsewhere.
+
+use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
+
+/// One planned change to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// Deletes a row that has no wrapped DEK.
+    DeletePlaceholder {
+        /// The placeholder.
+        key_ref: KeyRefId,
+    },
+    /// Binds a keyed row to the provider that has unwrapped its DEK, by UUID and name.
+    RebindProvider {
+        /// The keyed row.
+        key_ref: KeyRefId,
+        /// The provider that opened it.
+        provider: ProviderUuid,
+        /// Its name.
+        provider_name: String,
+    },
+    /// Deletes a row whose DEK another row holds too. The kept row inherits the earliest
+    /// `first_used_at` of both.
+    DeleteDuplicate {
+        /// The row to delete.
+        key_ref: KeyRefId,
+        /// The row that keeps the same DEK.
+        kept: KeyRefId,
+    },
+    /// Sets `retired_at`: the row is out of use and keeps its wrapped DEK.
+    RetireKey {
+        /// The row.
+        key_ref: KeyRefId,
+    },
+    /// Makes a DEK, wraps it with the provider's KEK and puts it into a placeholder, or into
+    /// the row that this verdict's `BindProvider` makes.
+    CreateKey {
+        /// The placeholder; `None`: the row made by `BindProvider`.
+        key_ref: Option<KeyRefId>,
+        /// The provider whose KEK wraps it.
+        provider: ProviderUuid,
+    },
+    /// Sets `key_version` from the provider that unwraps the row.
+    FillKeyVersion {
+        /// The row.
+        key_ref: KeyRefId,
+        /// The version.
+        key_version: i64,
+    },
+    /// Sets `kek_ref` from the KEK that unwraps the row.
+    FillKekRef {
+        /// The row.
+        key_ref: KeyRefId,
+        /// `native:KEYID`
+        kek_ref: String,
+    },
+    /// Sets `secret_uuid` to the one that the domain XML names.
+    SetSecretUuid {
+        /// The row.
+        key_ref: KeyRefId,
+        /// The XML's.
+        secret_uuid: SecretUuid,
+    },
+    /// Binds a placeholder, or a new row, to a provider.
+    BindProvider {
+        /// The placeholder; `None` makes a row.
+        key_ref: Option<KeyRefId>,
+        /// The provider.
+        provider: ProviderUuid,
+        /// Its name.
+        provider_name: String,
+    },
+}
+
+impl Repair {
+    /// The kind's name, as JSON and history spell it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::DeletePlaceholder { .. } => "delete-placeholder",
+            Self::RebindProvider { .. } => "rebind-provider",
+            Self::DeleteDuplicate { .. } => "delete-duplicate",
+            Self::RetireKey { .. } => "retire-key",
+            Self::CreateKey { .. } => "create-key",
+            Self::FillKeyVersion { .. } => "fill-key-version",
+            Self::FillKekRef { .. } => "fill-kek-ref",
+            Self::SetSecretUuid { .. } => "set-secret-uuid",
+            Self::BindProvider { .. } => "bind-provider",
+        }
+    }
+
+    /// The row that is changed; `None` where the repair makes it.
+    #[must_use]
+    pub fn key_ref(&self) -> Option<KeyRefId> {
+        match self {
+            Self::DeletePlaceholder { key_ref }
+            | Self::RebindProvider { key_ref, .. }
+            | Self::DeleteDuplicate { key_ref, .. }
+            | Self::RetireKey { key_ref }
+            | Self::FillKeyVersion { key_ref, .. }
+            | Self::FillKekRef { key_ref, .. }
+            | Self::SetSecretUuid { key_ref, .. } => Some(*key_ref),
+            Self::CreateKey { key_ref, .. } | Self::BindProvider { key_ref, .. } => *key_ref,
+        }
+    }
+}
