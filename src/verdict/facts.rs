@@ -21,8 +21,6 @@ pub struct Facts {
     pub keks: BTreeMap<KeyId, KekState>,
     /// The TPM state.
     pub state: TpmState,
-    /// Whether TPM state will arrive with a migration or restore stream.
-    pub state_arrives: bool,
     /// libvirt's own secret; `None` while nobody has asked.
     pub host_secret: Option<HostSecret>,
     /// The policy in force.
@@ -103,6 +101,13 @@ pub enum Trial {
         /// What the TPM state says of this DEK.
         proof: Proof,
     },
+    /// It did not open.
+    NotOpened(NotOpened),
+}
+
+/// Why a wrapped DEK did not open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOpened {
     /// No provider on this host has the KEK that wrapped it.
     NoProvider {
         /// The id of the KEK that is missed.
@@ -120,6 +125,12 @@ pub enum Trial {
         /// Says how.
         reason: String,
     },
+}
+
+/// How `key_ref.kek_ref` writes the KEK of a native provider.
+#[must_use]
+pub fn kek_ref(key_id: KeyId) -> String {
+    format!("native:{key_id}")
 }
 
 /// A number that stands for a DEK among the rows of one domain.

@@ -75,8 +75,6 @@ pub struct ProvideSecret {
 /// Something noticed that does not stop the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// No emulator, or one without encryption, is what the policy allows.
-    UnencryptedVtpm,
     /// The TPM state exists and cannot be read, so no key could be proven.
     StateUnreadable(String),
     /// A placeholder beside a keyed row.

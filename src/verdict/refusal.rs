@@ -42,6 +42,8 @@ pub enum Refusal {
     },
     /// No key reference and no host secret.
     KeyMissing,
+    /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
+    Unmanaged,
     /// Encrypted (or arriving) state and no key.
     KeyLost,
     /// Several different keys and no proof.
@@ -112,7 +114,7 @@ impl Refusal {
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } => Code::ProviderSealed,
-            Self::KeyMissing => Code::KeyMissing,
+            Self::KeyMissing | Self::Unmanaged => Code::KeyMissing,
             Self::KeyLost => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,

@@ -1,0 +1,42 @@
+//! Starts that rest on libvirt's own secret because the guard's key cannot be had.
+
+use super::{Case, allow, deny};
+use crate::verdict::facts::{HostSecret, Permission};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Answer, Finding, Reason};
+
+/// Refuses, unless the trouble is a provider that is not at hand, libvirt has a value, and the
+/// policy lets the start rest on it.
+pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
+    let provider_not_at_hand = matches!(
+        refusal,
+        Refusal::ProviderMissing { .. } | Refusal::ProviderSealed { .. }
+    );
+    if !provider_not_at_hand || case.facts.policy.degraded == Permission::Deny {
+        return deny(refusal).into();
+    }
+    match case.facts.host_secret {
+        None => Answer::AskHostSecret,
+        // libvirt would make a new, empty TPM in place of the one that was used.
+        Some(HostSecret::HasValue) if case.used_tpm_is_missing() => {
+            deny(Refusal::TpmStateMissing).into()
+        }
+        Some(HostSecret::HasValue) => allow(Reason::HostSecret)
+            .noting(Finding::Degraded(refusal))
+            .into(),
+        Some(_) => deny(refusal).into(),
+    }
+}
+
+impl Case<'_> {
+    /// A key was used, its TPM's state is gone, and the policy does not let libvirt make a
+    /// new one.
+    pub(super) fn used_tpm_is_missing(&self) -> bool {
+        let was_used = self
+            .references
+            .key_refs
+            .iter()
+            .any(|row| row.first_used_at.is_some());
+        self.would_be_a_new_tpm() && was_used && self.facts.policy.missing_state == Permission::Deny
+    }
+}

@@ -1,0 +1,178 @@
+//! The decision table of design.md ("prepare: from facts to verdict").
+
+mod host_secret;
+mod keyed;
+mod placeholders;
+mod provider;
+
+use super::facts::{Facts, HostSecret, Permission, References, StoreTrouble, TpmState};
+use super::refusal::Refusal;
+use super::repair::Repair;
+use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
+use crate::domain::Vtpm;
+use crate::ids::SecretUuid;
+
+/// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`.
+pub fn decide(facts: &Facts) -> Answer {
+    let domain = match &facts.domain {
+        Ok(domain) => domain,
+        Err(reason) => return unreadable_xml(facts, reason),
+    };
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return allow(Reason::NoEmulatedTpm).into();
+    };
+    let Some(secret_uuid) = vtpm.secret_uuid else {
+        return unencrypted(facts).into();
+    };
+    let references = match &facts.references {
+        Ok(references) => references,
+        Err(trouble) if facts.state != TpmState::Plain => return unusable_store(facts, trouble),
+        Err(_) => &References::default(),
+    };
+    if facts.state == TpmState::Plain && !references.state_arrives {
+        return deny(Refusal::EncryptionMismatch {
+            state_encrypted: false,
+        })
+        .into();
+    }
+    let case = Case {
+        facts,
+        references,
+        secret_uuid,
+    };
+    if references
+        .key_refs
+        .iter()
+        .any(|row| row.wrapped_dek.is_some())
+    {
+        keyed::decide(&case)
+    } else if !references.key_refs.is_empty() {
+        placeholders::decide(&case)
+    } else {
+        no_rows(&case)
+    }
+}
+
+/// The facts of an encrypted vTPM whose store could be read.
+struct Case<'a> {
+    facts: &'a Facts,
+    references: &'a References,
+    secret_uuid: SecretUuid,
+}
+
+impl Case<'_> {
+    /// No state on disk and none on its way: libvirt would make a new TPM.
+    fn would_be_a_new_tpm(&self) -> bool {
+        self.facts.state == TpmState::Absent && !self.references.state_arrives
+    }
+}
+
+fn unreadable_xml(facts: &Facts, reason: &str) -> Answer {
+    if facts.policy.unencrypted == Permission::Deny {
+        return deny(Refusal::DomainXmlInvalid {
+            reason: reason.to_owned(),
+        })
+        .into();
+    }
+    allow(Reason::UnreadableXml)
+        .noting(Finding::XmlUnreadable(reason.to_owned()))
+        .into()
+}
+
+fn unencrypted(facts: &Facts) -> Verdict {
+    let arrives = facts
+        .references
+        .as_ref()
+        .is_ok_and(|found| found.state_arrives);
+    if facts.state == TpmState::Encrypted && !arrives {
+        deny(Refusal::EncryptionMismatch {
+            state_encrypted: true,
+        })
+    } else if facts.policy.unencrypted == Permission::Deny {
+        deny(Refusal::UnencryptedVtpm)
+    } else {
+        allow(Reason::Unencrypted)
+    }
+}
+
+fn unusable_store(facts: &Facts, trouble: &StoreTrouble) -> Answer {
+    match &facts.host_secret {
+        None => Answer::AskHostSecret,
+        Some(HostSecret::HasValue) => allow(Reason::HostSecret)
+            .noting(Finding::StoreUnusable(trouble.clone()))
+            .into(),
+        Some(_) => deny(Refusal::Store(trouble.clone())).into(),
+    }
+}
+
+fn no_rows(case: &Case<'_>) -> Answer {
+    let policy = &case.facts.policy;
+    match &case.facts.host_secret {
+        None => return Answer::AskHostSecret,
+        Some(HostSecret::HasValue) if policy.unmanaged == Permission::Deny => {
+            return deny(Refusal::Unmanaged).into();
+        }
+        Some(HostSecret::HasValue) => {
+            return allow(Reason::HostSecret).noting(Finding::Unmanaged).into();
+        }
+        Some(HostSecret::Unreachable(reason)) => {
+            return deny(Refusal::LibvirtUnreachable {
+                reason: reason.clone(),
+            })
+            .into();
+        }
+        Some(HostSecret::Absent | HostSecret::NoValue) => {}
+    }
+    match (&case.facts.state, &policy.auto_bind) {
+        (TpmState::Encrypted | TpmState::Unreadable(_), _) => deny(Refusal::KeyLost).into(),
+        (TpmState::Absent, Some(name)) if case.would_be_a_new_tpm() => {
+            placeholders::bind_and_make_key(case, name)
+        }
+        _ => deny(Refusal::KeyMissing).into(),
+    }
+}
+
+fn allow(reason: Reason) -> Verdict {
+    Verdict {
+        decision: Decision::Allow(reason),
+        findings: Vec::new(),
+        repairs: Vec::new(),
+        secret: None,
+    }
+}
+
+/// A refusal changes nothing: it has no repairs and provides no secret.
+fn deny(refusal: Refusal) -> Verdict {
+    Verdict {
+        decision: Decision::Deny(refusal),
+        findings: Vec::new(),
+        repairs: Vec::new(),
+        secret: None,
+    }
+}
+
+impl Verdict {
+    fn noting(mut self, finding: Finding) -> Self {
+        self.findings.push(finding);
+        self
+    }
+
+    fn repairing(mut self, repairs: Vec<Repair>) -> Self {
+        self.repairs = repairs;
+        self
+    }
+
+    fn providing(mut self, secret: ProvideSecret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,602 @@
+//! The decision table of design.md, row by row, in its order.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod given;
+mod properties;
+
+use given::{
+    corrupt, emulator, findings, guest, key, keyless, opens, placeholder, sealed, uuid, verdict,
+};
+
+use crate::domain::Vtpm;
+use crate::ids::{KeyRefId, SecretUuid};
+use crate::verdict::facts::{HostSecret, Permission, StoreTrouble, TpmState};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Answer, Decision, Finding};
+use HostSecret::{Absent as NoSecret, HasValue, NoValue};
+use TpmState::{Absent, Encrypted, Plain};
+
+fn unreadable() -> TpmState {
+    TpmState::Unreadable("cut short".to_owned())
+}
+
+fn unreachable() -> HostSecret {
+    HostSecret::Unreachable("no answer".to_owned())
+}
+
+fn refusal(facts: &crate::verdict::facts::Facts) -> Refusal {
+    match super::decide(facts) {
+        Answer::Verdict(verdict) => match verdict.decision {
+            Decision::Deny(refusal) => refusal,
+            Decision::Allow(reason) => panic!("allowed: {reason:?}"),
+        },
+        Answer::AskHostSecret => panic!("no verdict yet"),
+    }
+}
+
+#[test]
+fn no_vtpm_passthrough_or_external_backend_is_allowed() {
+    for vtpm in [None, Some(Vtpm::Passthrough), Some(Vtpm::External)] {
+        let strict = guest().vtpm(vtpm).state(Encrypted).policy(|policy| {
+            policy.unencrypted = Permission::Deny;
+            policy.unmanaged = Permission::Deny;
+        });
+        assert_eq!(verdict(&strict), "allow NoEmulatedTpm");
+    }
+}
+
+#[test]
+fn emulator_without_encryption_is_allowed_with_absent_or_plain_state() {
+    for state in [Absent, Plain, unreadable()] {
+        let plain = guest().vtpm(Some(emulator(None))).state(state);
+        assert_eq!(verdict(&plain), "allow Unencrypted");
+        let denied = plain.policy(|policy| policy.unencrypted = Permission::Deny);
+        assert_eq!(verdict(&denied), "deny VG502");
+    }
+}
+
+#[test]
+fn emulator_without_encryption_is_refused_over_encrypted_state() {
+    let facts = guest().vtpm(Some(emulator(None))).state(Encrypted);
+    assert_eq!(verdict(&facts), "deny VG503");
+    assert_eq!(
+        refusal(&facts),
+        Refusal::EncryptionMismatch {
+            state_encrypted: true
+        }
+    );
+    assert_eq!(verdict(&facts.arriving()), "allow Unencrypted");
+}
+
+#[test]
+fn one_keyed_row_whose_provider_opens_it_is_healthy() {
+    let healthy = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(verdict(&healthy), "allow Unproven; provide 1");
+
+    let proven = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven());
+    assert_eq!(verdict(&proven.state(Encrypted)), "allow Proven; provide 1");
+
+    let to_arrive = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used())
+        .arriving();
+    assert_eq!(
+        verdict(&to_arrive),
+        "allow Unproven; provide 1, not over a foreign value"
+    );
+
+    // The state left behind by an earlier run says nothing of the one that arrives.
+    let left_behind = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).refuted())
+        .arriving();
+    assert_eq!(
+        verdict(&left_behind.state(Encrypted)),
+        "allow Unproven; provide 1, not over a foreign value"
+    );
+}
+
+#[test]
+fn unreadable_state_is_no_refusal_by_itself() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used());
+    let facts = facts.state(unreadable());
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; provide 1, not over a foreign value"
+    );
+    assert_eq!(
+        findings(&facts),
+        [Finding::StateUnreadable("cut short".to_owned())]
+    );
+}
+
+#[test]
+fn placeholders_beside_a_keyed_row_are_deleted() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(placeholder(1, "a", 1))
+        .row(opens(2, "a", 1, 'A', 0))
+        .row(placeholder(3, "gone", 9));
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; delete-placeholder 1; delete-placeholder 3; provide 2"
+    );
+    assert_eq!(
+        findings(&facts),
+        [
+            Finding::OrphanPlaceholder(KeyRefId(1)),
+            Finding::OrphanPlaceholder(KeyRefId(3))
+        ]
+    );
+}
+
+#[test]
+fn a_provider_imported_again_gets_its_row_back_by_name() {
+    let facts = guest()
+        .provider("a", 2, 'A')
+        .row(opens(1, "a", 1, 'A', 0).uuid_lost());
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; rebind-provider 1 to a; provide 1"
+    );
+
+    let dangling = guest().provider("a", 2, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(
+        verdict(&dangling),
+        "allow Unproven; rebind-provider 1 to a; provide 1"
+    );
+
+    let with_placeholder = facts.row(placeholder(2, "a", 2));
+    assert_eq!(
+        verdict(&with_placeholder),
+        "allow Unproven; delete-placeholder 2; rebind-provider 1 to a; provide 1"
+    );
+}
+
+#[test]
+fn a_provider_imported_under_another_name_is_found_by_its_key_id() {
+    let facts = guest()
+        .provider("b", 2, 'A')
+        .row(opens(1, "a", 1, 'A', 0).uuid_lost());
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; rebind-provider 1 to b; provide 1"
+    );
+    // The name is taken by a provider with another key: it does not matter.
+    let taken = facts.provider("a", 3, 'X');
+    assert_eq!(
+        verdict(&taken),
+        "allow Unproven; rebind-provider 1 to b; provide 1"
+    );
+}
+
+#[test]
+fn of_several_with_that_key_id_the_named_one_is_taken_and_else_none() {
+    let two = guest().provider("b", 2, 'A').provider("c", 3, 'A');
+    let by_name = two.clone().row(opens(1, "c", 1, 'A', 0).uuid_lost());
+    assert_eq!(
+        verdict(&by_name),
+        "allow Unproven; rebind-provider 1 to c; provide 1"
+    );
+    let by_uuid = two.clone().row(opens(1, "b", 2, 'A', 0));
+    assert_eq!(verdict(&by_uuid), "allow Unproven; provide 1");
+    let ambiguous = two.row(opens(1, "a", 1, 'A', 0).uuid_lost());
+    assert_eq!(verdict(&ambiguous), "deny VG103");
+}
+
+#[test]
+fn a_provider_of_that_name_with_another_key_is_never_rebound_to() {
+    let facts = guest()
+        .provider("a", 2, 'X')
+        .row(keyless(1, "a", 1, 'A').uuid_lost());
+    let facts = facts.row(placeholder(2, "a", 2));
+    assert_eq!(verdict(&facts), "deny VG102");
+    let mismatch = Refusal::ProviderKeyMismatch {
+        provider: "a".to_owned(),
+        has: key('X'),
+        wrapped_with: key('A'),
+    };
+    assert_eq!(refusal(&facts), mismatch);
+    // libvirt's own secret does not change that.
+    assert_eq!(verdict(&facts.host(HasValue)), "deny VG102");
+}
+
+#[test]
+fn no_provider_refuses_unless_the_host_secret_carries_the_start() {
+    let facts = guest()
+        .provider("other", 5, 'X')
+        .row(keyless(1, "a", 1, 'A').uuid_lost());
+    let missing = Refusal::ProviderMissing {
+        provider: "a".to_owned(),
+        key_id: Some(key('A')),
+    };
+    assert_eq!(refusal(&facts), missing);
+    for no_help in [NoSecret, NoValue, unreachable()] {
+        assert_eq!(verdict(&facts.clone().host(no_help)), "deny VG101");
+    }
+    let carried = facts.clone().host(HasValue).state(Encrypted);
+    assert_eq!(verdict(&carried), "allow HostSecret");
+    assert_eq!(findings(&carried), [Finding::Degraded(missing)]);
+    let strict = carried.policy(|policy| policy.degraded = Permission::Deny);
+    assert_eq!(verdict(&strict), "deny VG101");
+}
+
+#[test]
+fn a_degraded_start_must_not_make_a_new_tpm_over_a_lost_one() {
+    let facts = guest().row(keyless(1, "a", 1, 'A').used()).host(HasValue);
+    assert_eq!(verdict(&facts), "deny VG205");
+    let allowed = facts.policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow HostSecret");
+}
+
+#[test]
+fn a_sealed_provider_refuses_unless_the_host_secret_carries_the_start() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .kek_sealed('A')
+        .row(sealed(1, "a", 1, 'A'));
+    let reason = "no host key".to_owned();
+    assert_eq!(
+        refusal(&facts),
+        Refusal::ProviderSealed {
+            provider: "a".to_owned(),
+            reason
+        }
+    );
+    assert_eq!(verdict(&facts.host(HasValue)), "allow HostSecret");
+}
+
+#[test]
+fn of_several_rows_with_the_same_key_the_one_of_a_live_provider_stays() {
+    let facts = guest()
+        .provider("a", 2, 'A')
+        .row(opens(1, "a", 1, 'A', 0).uuid_lost())
+        .row(opens(2, "a", 2, 'A', 0))
+        .row(opens(3, "a", 2, 'A', 0));
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; delete-duplicate 1 of 2; delete-duplicate 3 of 2; provide 2"
+    );
+
+    let wrapped_twice = guest()
+        .provider("a", 1, 'A')
+        .provider("b", 2, 'B')
+        .row(opens(1, "b", 2, 'B', 0));
+    assert_eq!(
+        verdict(&wrapped_twice.row(opens(2, "a", 1, 'A', 0))),
+        "allow Unproven; delete-duplicate 2 of 1; provide 1"
+    );
+}
+
+#[test]
+fn of_several_keys_the_proven_one_is_used_and_the_others_are_retired() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).refuted())
+        .row(opens(2, "a", 1, 'A', 1).proven())
+        .state(Encrypted);
+    assert_eq!(verdict(&facts), "allow Proven; retire-key 1; provide 2");
+}
+
+#[test]
+fn of_several_keys_none_provable_none_is_chosen() {
+    for state in [Absent, unreadable()] {
+        let two = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+        let two = two
+            .row(opens(2, "a", 1, 'A', 1).used())
+            .row(placeholder(3, "a", 1))
+            .state(state);
+        let key_refs = vec![KeyRefId(1), KeyRefId(2)];
+        assert_eq!(refusal(&two), Refusal::KeyAmbiguous { key_refs });
+    }
+    let arriving = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).refuted());
+    let arriving = arriving
+        .row(opens(2, "a", 1, 'A', 1).refuted())
+        .state(Encrypted)
+        .arriving();
+    assert_eq!(verdict(&arriving), "deny VG203");
+}
+
+#[test]
+fn rows_that_open_nothing_are_ambiguous_only_without_proof() {
+    let one_of_two = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+    let one_of_two = one_of_two.row(keyless(2, "lost", 9, 'L'));
+    assert_eq!(verdict(&one_of_two), "deny VG203");
+}
+
+#[test]
+fn rows_that_open_nothing_never_stop_a_start_that_another_row_proves() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .provider("foreign", 2, 'F')
+        .kek_sealed('F')
+        .row(keyless(1, "gone", 9, 'G'))
+        .row(corrupt(2, "a", 1, 'A'))
+        .row(keyless(3, "foreign", 2, 'H'))
+        .row(sealed(4, "foreign", 2, 'F'))
+        .row(opens(5, "a", 1, 'A', 0).proven())
+        .state(Encrypted);
+    assert_eq!(
+        verdict(&facts),
+        "allow Proven; retire-key 1; retire-key 2; retire-key 3; retire-key 4; provide 5"
+    );
+}
+
+#[test]
+fn a_key_that_does_not_open_encrypted_state_is_refused() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).refuted());
+    let facts = facts.state(Encrypted).host(HasValue);
+    assert_eq!(
+        refusal(&facts),
+        Refusal::KeyDoesNotOpenTpm {
+            key_refs: vec![KeyRefId(1)]
+        }
+    );
+    let beside_damage = facts.clone().row(corrupt(2, "a", 1, 'A'));
+    assert_eq!(verdict(&beside_damage), "deny VG204");
+    // A key that is only out of reach may be the right one: its provider is what to bring back.
+    let beside_lost = facts.host(NoSecret).row(keyless(3, "lost", 9, 'L'));
+    assert_eq!(verdict(&beside_lost), "deny VG101");
+}
+
+#[test]
+fn a_used_key_without_its_tpm_state_is_refused() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used());
+    assert_eq!(verdict(&facts), "deny VG205");
+    let allowed = facts
+        .clone()
+        .policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow Unproven; provide 1");
+    assert_eq!(findings(&allowed), [Finding::NewTpmAllowed]);
+    // It is the key that was used, whichever of its rows says so.
+    let duplicate = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(
+        verdict(&duplicate.row(opens(2, "a", 1, 'A', 0).used())),
+        "deny VG205"
+    );
+}
+
+#[test]
+fn plain_state_under_an_encrypted_xml_is_refused() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0))
+        .state(Plain);
+    assert_eq!(
+        refusal(&facts),
+        Refusal::EncryptionMismatch {
+            state_encrypted: false
+        }
+    );
+    assert_eq!(verdict(&guest().state(Plain).host(HasValue)), "deny VG503");
+    assert_eq!(
+        verdict(&facts.arriving()),
+        "allow Unproven; provide 1, not over a foreign value"
+    );
+}
+
+#[test]
+fn a_wrapped_key_that_does_not_authenticate_is_refused() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(corrupt(1, "a", 1, 'A'))
+        .host(HasValue);
+    let reason = "not authentic".to_owned();
+    assert_eq!(
+        refusal(&facts),
+        Refusal::KeyCorrupt {
+            key_ref: KeyRefId(1),
+            reason
+        }
+    );
+    // Where another row's key is only out of reach, importing its provider is what helps.
+    let beside_lost = guest()
+        .row(corrupt(1, "a", 1, 'A'))
+        .row(keyless(2, "lost", 9, 'L'));
+    assert_eq!(verdict(&beside_lost), "deny VG101");
+}
+
+#[test]
+fn placeholders_alone_without_state_get_their_key() {
+    let one = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    assert_eq!(
+        verdict(&one),
+        "allow NewKey; create-key 1; provide the new key"
+    );
+    let three = guest()
+        .provider("a", 1, 'A')
+        .row(placeholder(1, "gone", 9))
+        .row(placeholder(2, "a", 1))
+        .row(placeholder(3, "a", 1));
+    assert_eq!(
+        verdict(&three),
+        "allow NewKey; delete-placeholder 1; delete-placeholder 3; create-key 2; \
+         provide the new key"
+    );
+}
+
+#[test]
+fn a_placeholder_finds_its_provider_by_name_or_not_at_all() {
+    let again = guest()
+        .provider("a", 2, 'A')
+        .row(placeholder(1, "a", 1).uuid_lost());
+    assert_eq!(
+        verdict(&again),
+        "allow NewKey; bind-provider 1 to a; create-key 1; provide the new key"
+    );
+    let gone = guest()
+        .provider("b", 2, 'A')
+        .row(placeholder(1, "a", 1).uuid_lost());
+    let missing = Refusal::ProviderMissing {
+        provider: "a".to_owned(),
+        key_id: None,
+    };
+    assert_eq!(refusal(&gone), missing);
+    assert_eq!(verdict(&gone.host(HasValue)), "allow HostSecret");
+    let closed = guest()
+        .provider("a", 1, 'A')
+        .kek_sealed('A')
+        .row(placeholder(1, "a", 1));
+    assert_eq!(verdict(&closed), "deny VG104");
+}
+
+#[test]
+fn no_key_is_made_over_existing_state() {
+    for state in [Encrypted, unreadable()] {
+        let facts = guest()
+            .provider("a", 1, 'A')
+            .row(placeholder(1, "a", 1))
+            .state(state);
+        assert_eq!(verdict(&facts), "deny VG202");
+        let carried = facts.clone().host(HasValue);
+        assert_eq!(verdict(&carried), "allow HostSecret");
+        assert_eq!(findings(&carried), [Finding::Unmanaged]);
+        assert_eq!(verdict(&facts.host(unreachable())), "deny VG302");
+    }
+    let arriving = guest()
+        .provider("a", 1, 'A')
+        .row(placeholder(1, "a", 1))
+        .arriving();
+    assert_eq!(verdict(&arriving), "deny VG202");
+}
+
+#[test]
+fn a_guest_without_rows_is_unmanaged_when_libvirt_has_its_secret() {
+    for state in [Absent, Encrypted, unreadable()] {
+        let facts = guest().state(state).host(HasValue);
+        assert_eq!(verdict(&facts), "allow HostSecret");
+        assert_eq!(findings(&facts), [Finding::Unmanaged]);
+        let strict = facts.policy(|policy| policy.unmanaged = Permission::Deny);
+        assert_eq!(verdict(&strict), "deny VG201");
+    }
+}
+
+#[test]
+fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
+    let auto = |facts: crate::verdict::facts::Facts| {
+        facts.policy(|policy| policy.auto_bind = Some("a".to_owned()))
+    };
+    let facts = auto(guest().provider("a", 1, 'A'));
+    assert_eq!(
+        verdict(&facts),
+        "allow NewKey; bind-provider new to a; create-key new; provide the new key"
+    );
+    assert_eq!(verdict(&facts.clone().host(NoValue)), verdict(&facts));
+    assert_eq!(verdict(&facts.clone().host(HasValue)), "allow HostSecret");
+    assert_eq!(verdict(&facts.clone().state(Encrypted)), "deny VG202");
+    assert_eq!(verdict(&facts.clone().arriving()), "deny VG201");
+    assert_eq!(verdict(&facts.kek_sealed('A')), "deny VG104");
+    assert_eq!(verdict(&auto(guest())), "deny VG101");
+}
+
+#[test]
+fn no_rows_and_no_host_secret_is_a_missing_or_a_lost_key() {
+    for nothing in [NoSecret, NoValue] {
+        assert_eq!(verdict(&guest().host(nothing.clone())), "deny VG201");
+        assert_eq!(
+            verdict(&guest().host(nothing).state(Encrypted)),
+            "deny VG202"
+        );
+    }
+    assert_eq!(verdict(&guest().host(unreachable())), "deny VG302");
+}
+
+#[test]
+fn missing_columns_are_filled_from_what_unwraps_the_row() {
+    let bare = opens(1, "a", 1, 'A', 0).with(|row| {
+        row.key_version = None;
+        row.kek_ref = None;
+    });
+    let facts = guest().provider("a", 1, 'A').row(bare);
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; fill-key-version 1; fill-kek-ref 1; provide 1"
+    );
+    assert_eq!(findings(&facts), [Finding::IncompleteRow(KeyRefId(1))]);
+    let wrong = opens(1, "a", 1, 'A', 0).with(|row| row.kek_ref = Some("native:00".to_owned()));
+    let facts = guest().provider("a", 1, 'A').row(wrong);
+    assert_eq!(verdict(&facts), "allow Unproven; fill-kek-ref 1; provide 1");
+}
+
+#[test]
+fn the_secret_that_the_xml_names_is_right() {
+    let other = SecretUuid::parse("5ec2e700-0000-4000-8000-000000000099").unwrap();
+    for stored in [None, Some(other)] {
+        let row = opens(1, "a", 1, 'A', 0).with(|row| row.secret_uuid = stored);
+        let facts = guest().provider("a", 1, 'A').row(row);
+        assert_eq!(
+            verdict(&facts),
+            "allow Unproven; set-secret-uuid 1; provide 1"
+        );
+    }
+}
+
+#[test]
+fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
+    let cases = [
+        (StoreTrouble::Unavailable("locked".to_owned()), "deny VG401"),
+        (StoreTrouble::Corrupt("damaged".to_owned()), "deny VG402"),
+        (StoreTrouble::TooNew { found: 9, known: 1 }, "deny VG403"),
+    ];
+    for (trouble, refused) in cases {
+        let facts = guest().store(trouble.clone());
+        for no_help in [NoSecret, NoValue, unreachable()] {
+            assert_eq!(verdict(&facts.clone().host(no_help)), refused);
+        }
+        let carried = facts.host(HasValue);
+        assert_eq!(verdict(&carried), "allow HostSecret");
+        assert_eq!(findings(&carried), [Finding::StoreUnusable(trouble)]);
+        assert_eq!(verdict(&carried.state(Plain)), "deny VG503");
+    }
+}
+
+#[test]
+fn unreadable_xml_is_allowed_unless_the_policy_refuses_unencrypted_vtpms() {
+    let mut facts = guest();
+    facts.domain = Err("not XML".to_owned());
+    assert_eq!(verdict(&facts), "allow UnreadableXml");
+    assert_eq!(
+        findings(&facts),
+        [Finding::XmlUnreadable("not XML".to_owned())]
+    );
+    let strict = facts.policy(|policy| policy.unencrypted = Permission::Deny);
+    assert_eq!(verdict(&strict), "deny VG501");
+}
+
+#[test]
+fn the_host_secret_is_asked_for_only_where_it_matters() {
+    let unasked = |mut facts: crate::verdict::facts::Facts| {
+        facts.host_secret = None;
+        verdict(&facts)
+    };
+    let provider = guest().provider("a", 1, 'A');
+    assert_eq!(unasked(guest()), "ask");
+    assert_eq!(unasked(guest().row(keyless(1, "a", 1, 'A'))), "ask");
+    assert_eq!(
+        unasked(guest().store(StoreTrouble::Corrupt(String::new()))),
+        "ask"
+    );
+    let row = provider.clone().row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(unasked(row), "allow Unproven; provide 1");
+    let row = provider.clone().row(placeholder(1, "a", 1));
+    assert_eq!(
+        unasked(row),
+        "allow NewKey; create-key 1; provide the new key"
+    );
+    assert_eq!(
+        unasked(guest().vtpm(Some(emulator(None)))),
+        "allow Unencrypted"
+    );
+    let row = provider.row(keyless(1, "a", 9, 'A').with(|row| row.provider_uuid = Some(uuid(1))));
+    assert_eq!(unasked(row.state(Plain)), "deny VG503");
+}
