@@ -112,15 +112,15 @@ fn use_key(
     closed: &[Closed<'_>],
 ) -> Answer {
     let (holders, others): (Vec<_>, Vec<_>) = opened.iter().partition(|row| row.dek == dek);
-    let mut owned = Vec::new();
+    let mut candidates = Vec::new();
     let mut ownerless = None;
     for row in &holders {
         match provider::owner(row.row, row.key_id, case.references) {
-            Ok((tie, owner)) => owned.push((tie, *row, owner)),
+            Ok((tie, owner)) => candidates.push((tie, *row, owner)),
             Err(refusal) => ownerless = Some(refusal),
         }
     }
-    let Some((tie, kept, owner)) = owned
+    let Some((tie, kept, owner)) = candidates
         .into_iter()
         .min_by_key(|(tie, row, _)| (*tie, row.row.created_at, row.row.id))
     else {
