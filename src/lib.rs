@@ -17,6 +17,7 @@ pub mod domain;
 pub mod ids;
 pub mod key;
 pub mod provider;
+pub mod report;
 pub mod secret;
 pub mod store;
 pub mod swtpm;

@@ -1,0 +1,181 @@
+//! What each code means, for `vtpm-guard explain CODE`.
+
+use crate::verdict::code::Code;
+
+/// The three answers to a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Explanation {
+    /// What happened.
+    pub what: &'static str,
+    /// Why it matters.
+    pub why: &'static str,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+/// Explains a code.
+#[must_use]
+pub fn explain(code: Code) -> Explanation {
+    match code {
+        Code::ProviderMissing => Explanation {
+            what: "The guest's key is wrapped with the key of a provider that this host does \
+                   not have, neither under its UUID, nor its name, nor its key id.",
+            why: "Without that provider's key the vTPM's key cannot be unwrapped, so libvirt \
+                   cannot be given the secret, and the TPM cannot be opened.",
+            remedy: "Import the provider from its recovery file: vtpm-guard provider import \
+                   FILE. The key id in the message tells which one it must be. The next start \
+                   binds the guest to it again by itself.",
+        },
+        Code::ProviderKeyMismatch => Explanation {
+            what: "A provider of the name that the key reference gives is there, but it has \
+                   another key than the one that wrapped the guest's key.",
+            why: "A name proves nothing: binding the guest to a provider that cannot unwrap \
+                   its key would only hide which provider is missed.",
+            remedy: "Import the original provider from its recovery file, under another name if \
+                   this one is taken: vtpm-guard provider import FILE --name NAME. It is \
+                   found by its key id.",
+        },
+        Code::ProviderAmbiguous => Explanation {
+            what: "The provider that the key reference names is gone, and several providers \
+                   on this host have the same key.",
+            why: "Any of them opens the guest's key, but nothing says which one the guest is \
+                   to depend on from now on.",
+            remedy: "Say which: vtpm-guard key bind DOMAIN --provider NAME. It is checked that \
+                   this provider opens the key.",
+        },
+        Code::ProviderSealed => Explanation {
+            what: "The provider is there, but its key on this host cannot be opened: its \
+                   sealed file is missing, damaged, not root's alone, or sealed by another \
+                   host.",
+            why: "The key is sealed to this host. After a reinstallation, or on a copy of \
+                   the disk in another machine, the seal does not open.",
+            remedy: "Import the provider again from its recovery file: vtpm-guard provider \
+                   import FILE. It seals the key anew, and no guest needs to be touched.",
+        },
+        Code::KeyMissing => Explanation {
+            what: "The domain XML asks for an encrypted vTPM, but the store has no key for \
+                   the guest, and libvirt has no secret of its own with a value (or the \
+                   policy refuses guests that are not managed).",
+            why: "libvirt would answer \"Secret not found\".",
+            remedy: "Bind the guest to a provider: vtpm-guard key bind DOMAIN --provider NAME. \
+                   Its key is made at the first start. With policy.auto_bind this happens by \
+                   itself.",
+        },
+        Code::KeyLost => Explanation {
+            what: "The TPM has its state already, encrypted or on its way with a migration, \
+                   and no key for it is known: neither the store nor libvirt has one.",
+            why: "A new key would not open this TPM, and making one over existing state \
+                   would hide that the right one is lost.",
+            remedy: "Bring the key back: restore the store from a backup (vtpm-guard store \
+                   restore FILE), or define the libvirt secret and set its old value (virsh \
+                   secret-define, virsh secret-set-value). If the TPM is to be given up, \
+                   remove its state (virsh undefine --tpm removes it with the domain).",
+        },
+        Code::KeyAmbiguous => Explanation {
+            what: "Several key references hold different keys, or keys that cannot be had, \
+                   and there is no encrypted TPM state that would prove one of them.",
+            why: "The wrong key would either fail, or make a new TPM under a key that nobody \
+                   meant.",
+            remedy: "Look at them and choose: vtpm-guard key show DOMAIN, then vtpm-guard key \
+                   use ID. The others are retired, not deleted.",
+        },
+        Code::KeyDoesNotOpenTpm => Explanation {
+            what: "The guest's key unwraps, but the MAC over the TPM's state does not verify \
+                   with it: this key did not encrypt this state.",
+            why: "The start would end in \"CMD_INIT: 0x101 operation failed\". State and key \
+                   come from two different points in time, or from two different guests.",
+            remedy: "Bring back the state that belongs to the key, or the key that belongs to \
+                   the state: vtpm-guard key show DOMAIN lists the retired ones too, and \
+                   vtpm-guard key use ID takes one of them.",
+        },
+        Code::TpmStateMissing => Explanation {
+            what: "The guest ran with this key before, and now its TPM has no state.",
+            why: "libvirt would make a new, empty TPM without a word, and the guest would \
+                   ask for its BitLocker recovery key.",
+            remedy: "Bring the state back from a backup of /var/lib/libvirt/swtpm/UUID. If the \
+                   TPM is really to be made new: vtpm-guard reset DOMAIN.",
+        },
+        Code::KeyCorrupt => Explanation {
+            what: "The wrapped key does not authenticate under the key that wrapped it: it is \
+                   damaged, cut short, or was made for another domain.",
+            why: "Nothing can be unwrapped from it. A wrapped key copied from another \
+                   guest's row does not open by design.",
+            remedy: "Restore the store from a backup: vtpm-guard store restore FILE. Where the \
+                   guest was cloned, the clone needs a key reference of its own.",
+        },
+        Code::SecretRefused => Explanation {
+            what: "libvirt answered, and refused to define the secret or to take its value.",
+            why: "Without the secret the TPM cannot be opened.",
+            remedy: "The message has libvirt's own words. See what it has under that UUID: \
+                   virsh secret-dumpxml UUID, and whether an access rule forbids it.",
+        },
+        Code::LibvirtUnreachable => Explanation {
+            what: "libvirt's secret driver could not be reached, or the hook's deadline \
+                   passed before everything was done.",
+            why: "The hook never waits for ever: a hanging hook would hang the daemon with \
+                   it.",
+            remedy: "See whether the daemon with the secret driver runs: virsh -c \
+                   secret:///system secret-list. On slow hosts raise hook.deadline in the \
+                   configuration.",
+        },
+        Code::SecretConflict => Explanation {
+            what: "The UUID that the domain XML names belongs to a secret for another use, or \
+                   the guard's usage name for this guest belongs to a secret of another UUID.",
+            why: "libvirt refuses two secrets with one usage, and a secret of another usage \
+                   type does not serve a vTPM.",
+            remedy: "Find the other one with virsh secret-list, and remove it with virsh \
+                   secret-undefine UUID if nothing needs it, or name another secret in the \
+                   domain XML.",
+        },
+        Code::StoreUnavailable => Explanation {
+            what: "The store could not be opened, read or written: locked for too long, no \
+                   permission, not root's, or the disk failed or is full.",
+            why: "Without the store the guest's key is not known. Had libvirt a secret of \
+                   its own with a value, the start would have gone on.",
+            remedy: "The message says which file and why. vtpm-guard store check looks at the \
+                   whole store.",
+        },
+        Code::StoreCorrupt => Explanation {
+            what: "SQLite says that the store's file is damaged.",
+            why: "What is read from it cannot be trusted.",
+            remedy: "Restore it from a backup: vtpm-guard store restore FILE. The damaged file \
+                   is kept beside it.",
+        },
+        Code::StoreTooNew => Explanation {
+            what: "The store was written by a newer version of vtpm-guard.",
+            why: "This version does not know what the newer schema means, and does not \
+                   guess.",
+            remedy: "Install the newer version again, or restore a backup from before the \
+                   upgrade: vtpm-guard store restore FILE.",
+        },
+        Code::DomainXmlInvalid => Explanation {
+            what: "The domain XML that libvirt handed over cannot be read, and the policy \
+                   refuses guests whose vTPM is not encrypted.",
+            why: "What is not known to be encrypted counts as unencrypted under that policy.",
+            remedy: "Replay the XML to see what is wrong with it: vtpm-guard replay FILE. With \
+                   policy.unencrypted = \"allow\" such a start goes on.",
+        },
+        Code::UnencryptedVtpm => Explanation {
+            what: "The guest's vTPM is not encrypted, and policy.unencrypted = \"deny\" refuses \
+                   that.",
+            why: "The TPM's state lies in clear on the host's disk.",
+            remedy: "Encrypt it: vtpm-guard encrypt DOMAIN --provider NAME, or allow it in the \
+                   configuration.",
+        },
+        Code::EncryptionMismatch => Explanation {
+            what: "The domain XML and the TPM's state disagree: one is encrypted and the \
+                   other is not.",
+            why: "swtpm would answer \"CMD_INIT: 0x101 operation failed\" either way: \
+                   encryption cannot be switched by editing the XML.",
+            remedy: "Make the XML say again what the state is (virsh edit DOMAIN). To encrypt a \
+                   plain TPM for real: vtpm-guard encrypt DOMAIN --provider NAME.",
+        },
+        Code::Internal => Explanation {
+            what: "vtpm-guard came to a point that it should never reach.",
+            why: "It stops the start rather than guess.",
+            remedy: "Please report it with the line from the log. To start the guest without \
+                   the guard for now, remove the link /etc/libvirt/hooks/qemu.d/50-vtpm-guard \
+                   and define its secret by hand.",
+        },
+    }
+}

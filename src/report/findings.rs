@@ -1,0 +1,86 @@
+//! The sentences of what was noticed, and of starts that go on.
+
+use super::refusals::refusal;
+use super::shell_word;
+use crate::verdict::{Finding, Reason};
+
+/// Why a start goes on.
+#[must_use]
+pub fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoEmulatedTpm => "no emulated TPM",
+        Reason::Unencrypted => "its vTPM is not encrypted",
+        Reason::UnreadableXml => "the domain XML could not be read; an encrypted vTPM gets no key",
+        Reason::Proven => "the key opens the TPM's state",
+        Reason::Unproven => "the key is there, and no TPM state contradicts it",
+        Reason::NewKey => "a new key for a new TPM",
+        Reason::HostSecret => "libvirt's own secret carries the start",
+    }
+}
+
+/// What was noticed: its kind for JSON, its sentence for people.
+#[must_use]
+pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
+    match finding {
+        Finding::StateUnreadable(how) => (
+            "state-unreadable",
+            format!("the TPM's state proves no key: {how}"),
+        ),
+        Finding::OrphanPlaceholder(id) => (
+            "orphan-placeholder",
+            format!("key reference {id} is a placeholder beside the row that is used"),
+        ),
+        Finding::ProviderLost { key_ref, provider } => (
+            "provider-lost",
+            format!("key reference {key_ref} lost its provider \"{provider}\" and is bound again"),
+        ),
+        Finding::DuplicateKey(id) => (
+            "duplicate-key",
+            format!("key reference {id} holds the same key once more"),
+        ),
+        Finding::UnusableKey(id) => (
+            "unusable-key",
+            format!("key reference {id} is not this TPM's key, and is retired"),
+        ),
+        Finding::IncompleteRow(id) => (
+            "incomplete-row",
+            format!("key reference {id} lacked values, or named another secret"),
+        ),
+        Finding::Degraded(why) => {
+            let words = refusal(domain, why);
+            (
+                "degraded",
+                format!("{}: {}; {}", why.code(), words.message, words.hint),
+            )
+        }
+        Finding::Unmanaged => (
+            "unmanaged",
+            format!(
+                "libvirt's secret is not managed by the guard; take it over: \
+                 vtpm-guard adopt {} --provider NAME",
+                shell_word(domain)
+            ),
+        ),
+        Finding::StoreUnusable(trouble) => {
+            let why = crate::verdict::refusal::Refusal::Store(trouble.clone());
+            let words = refusal(domain, &why);
+            (
+                "store-unusable",
+                format!("{}: {}; {}", why.code(), words.message, words.hint),
+            )
+        }
+        Finding::XmlUnreadable(how) => ("xml-unreadable", how.clone()),
+        Finding::NewTpmAllowed => (
+            "new-tpm",
+            "the TPM's state is gone, and policy.missing_state lets libvirt make a new TPM"
+                .to_owned(),
+        ),
+        Finding::ConfigurationBroken(how) => {
+            ("configuration-broken", format!("the defaults hold: {how}"))
+        }
+        Finding::NotRecorded(how) => (
+            "not-recorded",
+            format!("the repairs and this start could not be recorded: {how}"),
+        ),
+    }
+}

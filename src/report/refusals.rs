@@ -1,0 +1,218 @@
+//! The sentence and the hint of each refusal.
+
+use super::shell_word;
+use crate::ids::KeyRefId;
+use crate::verdict::facts::StoreTrouble;
+use crate::verdict::refusal::Refusal;
+
+/// What is wrong, and the command that mends it. Neither ends in a full stop: they are parts
+/// of one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// What is wrong.
+    pub message: String,
+    /// What helps.
+    pub hint: String,
+}
+
+/// The words of a refusal of the start of `domain`.
+#[must_use]
+pub fn refusal(domain: &str, why: &Refusal) -> Words {
+    let (message, hint) = match why {
+        Refusal::ProviderMissing { .. }
+        | Refusal::ProviderKeyMismatch { .. }
+        | Refusal::ProviderAmbiguous { .. }
+        | Refusal::ProviderSealed { .. } => provider_words(domain, why),
+        Refusal::SecretRefused { .. }
+        | Refusal::LibvirtUnreachable { .. }
+        | Refusal::SecretConflict { .. } => libvirt_words(why),
+        Refusal::Store(trouble) => store_words(trouble),
+        Refusal::DomainXmlInvalid { reason } => (
+            format!("the domain XML cannot be read: {reason}"),
+            "policy.unencrypted = \"deny\" refuses such guests; see what the guard reads: \
+             vtpm-guard replay FILE"
+                .to_owned(),
+        ),
+        Refusal::UnencryptedVtpm => (
+            "its vTPM is not encrypted, and policy.unencrypted refuses that".to_owned(),
+            format!(
+                "encrypt it: vtpm-guard encrypt {} --provider NAME",
+                shell_word(domain)
+            ),
+        ),
+        Refusal::Internal { reason } => (
+            format!("a fault of vtpm-guard: {reason}"),
+            "please report it; what the guard saw: vtpm-guard history".to_owned(),
+        ),
+        _ => key_words(domain, why),
+    };
+    Words { message, hint }
+}
+
+fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
+    let domain = shell_word(domain);
+    match why {
+        Refusal::ProviderMissing {
+            provider,
+            key_id: Some(key_id),
+        } => (
+            format!(
+                "the vTPM's key is wrapped with key {} of provider \"{provider}\", and no \
+                 provider on this host has it",
+                key_id.short()
+            ),
+            "import it: vtpm-guard provider import FILE".to_owned(),
+        ),
+        Refusal::ProviderMissing {
+            provider,
+            key_id: None,
+        } => (
+            format!("the vTPM is bound to provider \"{provider}\", which is not on this host"),
+            format!(
+                "import it: vtpm-guard provider import FILE, or bind to another: \
+                 vtpm-guard key bind {domain} --provider NAME"
+            ),
+        ),
+        Refusal::ProviderKeyMismatch {
+            provider,
+            has,
+            wrapped_with,
+        } => (
+            format!(
+                "provider \"{provider}\" has key {}, but the vTPM's key is wrapped with {}",
+                has.short(),
+                wrapped_with.short()
+            ),
+            "import the original: vtpm-guard provider import FILE".to_owned(),
+        ),
+        Refusal::ProviderAmbiguous {
+            provider,
+            key_id,
+            candidates,
+        } => (
+            format!(
+                "provider \"{provider}\" is gone, and several others have its key {}: {}",
+                key_id.short(),
+                candidates.join(", ")
+            ),
+            format!("say which: vtpm-guard key bind {domain} --provider NAME"),
+        ),
+        Refusal::ProviderSealed { provider, reason } => (
+            format!("the key of provider \"{provider}\" cannot be opened on this host: {reason}"),
+            "put it in place again: vtpm-guard provider import FILE".to_owned(),
+        ),
+        _ => unreachable!("only refusals about providers come here"),
+    }
+}
+
+fn key_words(domain: &str, why: &Refusal) -> (String, String) {
+    let domain = shell_word(domain);
+    match why {
+        Refusal::Unmanaged => (
+            "libvirt has a secret of its own for the vTPM, and policy.unmanaged refuses that"
+                .to_owned(),
+            format!("take it over: vtpm-guard adopt {domain} --provider NAME"),
+        ),
+        Refusal::KeyLost => (
+            "the vTPM has its state already, and no key for it is known".to_owned(),
+            "bring the key back with the store's backup: vtpm-guard store restore FILE, \
+             or set the value of its libvirt secret: virsh secret-set-value"
+                .to_owned(),
+        ),
+        Refusal::KeyAmbiguous { key_refs } => (
+            format!(
+                "{} may each hold the vTPM's key, and no TPM state tells which is right",
+                rows(key_refs)
+            ),
+            format!("compare and choose: vtpm-guard key show {domain}, vtpm-guard key use ID"),
+        ),
+        Refusal::KeyDoesNotOpenTpm { key_refs } => (
+            format!(
+                "the key of {} does not open the TPM's state",
+                rows(key_refs)
+            ),
+            format!(
+                "bring back the TPM state that belongs to it, or another key: \
+                 vtpm-guard key show {domain}"
+            ),
+        ),
+        Refusal::TpmStateMissing => (
+            "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
+             new, empty TPM"
+                .to_owned(),
+            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::KeyCorrupt { key_ref, reason } => (
+            format!(
+                "the wrapped key of {} does not open: {reason}",
+                rows(&[*key_ref])
+            ),
+            "bring it back with the store's backup: vtpm-guard store restore FILE".to_owned(),
+        ),
+        Refusal::EncryptionMismatch {
+            state_encrypted: true,
+        } => (
+            "the TPM's state is encrypted, but the domain XML has no <encryption>".to_owned(),
+            format!("put <encryption secret='UUID'/> back: virsh edit {domain}"),
+        ),
+        Refusal::EncryptionMismatch {
+            state_encrypted: false,
+        } => (
+            "the domain XML says that the vTPM is encrypted, but its state is not".to_owned(),
+            format!(
+                "take <encryption> out of the XML, then: vtpm-guard encrypt {domain} --provider NAME"
+            ),
+        ),
+        _ => (
+            "the vTPM has no key, and libvirt has no secret for it".to_owned(),
+            format!("bind it to a provider: vtpm-guard key bind {domain} --provider NAME"),
+        ),
+    }
+}
+
+fn libvirt_words(why: &Refusal) -> (String, String) {
+    match why {
+        Refusal::SecretRefused { secret, reason } => (
+            format!("libvirt did not take the secret {secret}: {reason}"),
+            format!("see what it has: virsh secret-dumpxml {secret}"),
+        ),
+        Refusal::SecretConflict { secret, reason } => (
+            format!("the secret {secret} cannot be used for this vTPM: {reason}"),
+            "see whose it is: virsh secret-list; remove it: virsh secret-undefine UUID".to_owned(),
+        ),
+        Refusal::LibvirtUnreachable { reason } => (
+            format!("libvirt did not answer: {reason}"),
+            "see whether its secret driver runs: virsh -c secret:///system secret-list".to_owned(),
+        ),
+        _ => unreachable!("only refusals about libvirt come here"),
+    }
+}
+
+fn store_words(trouble: &StoreTrouble) -> (String, String) {
+    match trouble {
+        StoreTrouble::Unavailable(reason) => (
+            format!("the store cannot be used: {reason}"),
+            "see what is wrong with it: vtpm-guard store check".to_owned(),
+        ),
+        StoreTrouble::Corrupt(reason) => (
+            format!("the store is damaged: {reason}"),
+            "bring back a backup: vtpm-guard store restore FILE".to_owned(),
+        ),
+        StoreTrouble::TooNew { found, known } => (
+            format!(
+                "the store has schema version {found}, and this program knows versions up to \
+                 {known}"
+            ),
+            "install the newer vtpm-guard again, or: vtpm-guard store restore FILE".to_owned(),
+        ),
+    }
+}
+
+fn rows(key_refs: &[KeyRefId]) -> String {
+    let ids: Vec<_> = key_refs.iter().map(ToString::to_string).collect();
+    match ids.as_slice() {
+        [one] => format!("key reference {one}"),
+        [head @ .., last] => format!("key references {} and {last}", head.join(", ")),
+        [] => "no key reference".to_owned(),
+    }
+}
