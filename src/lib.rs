@@ -11,11 +11,16 @@
 //! | the core, pure | `verdict`: facts in, verdict out |
 //! | words | `domain`, `key`, `ids`, `clock` |
 
+pub mod capture;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod guard;
+pub mod hook;
 pub mod ids;
 pub mod key;
+pub mod libvirt;
+pub mod log;
 pub mod provider;
 pub mod report;
 pub mod secret;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The libvirt `qemu` hook's door.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vtpm_guard::hook::run(std::env::args_os().skip(1))
+}

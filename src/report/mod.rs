@@ -2,10 +2,12 @@
 
 mod explain;
 mod findings;
+mod json;
 mod refusals;
 
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
+pub use json::{outcome_json, repairs_json};
 pub use refusals::{Words, refusal};
 
 use crate::verdict::refusal::Refusal;

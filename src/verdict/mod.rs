@@ -3,6 +3,7 @@
 pub mod code;
 pub mod decide;
 pub mod facts;
+pub mod outcome;
 pub mod refusal;
 pub mod repair;
 

@@ -1,0 +1,154 @@
+//! Writes a verdict's repairs and its event: one transaction, or nothing.
+
+use super::gather::Gathered;
+use crate::clock::Timestamp;
+use crate::key::dek::Dek;
+use crate::key::wrap::WrappedDek;
+use crate::report;
+use crate::store::{Change, Event, NewKey, StoreError};
+use crate::verdict::facts::References;
+use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
+use crate::verdict::{Decision, Finding, Verdict};
+
+/// What came of writing.
+pub(super) enum Committed {
+    /// The verdict stands, with what could be written of it.
+    Done {
+        /// The DEK that a `create-key` repair made.
+        new_dek: Option<Dek>,
+    },
+    /// The rows are no longer what the verdict saw; nothing was changed.
+    RowsChanged,
+}
+
+/// Writes the verdict. Where the store takes no change, a start whose key is there goes on
+/// all the same, with a finding; one whose new key cannot be kept is refused.
+pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: &str) -> Committed {
+    let new_key = match make_key(gathered, verdict) {
+        Ok(new_key) => new_key,
+        Err(refusal) => {
+            *verdict = Verdict {
+                decision: Decision::Deny(refusal),
+                repairs: Vec::new(),
+                secret: None,
+                ..verdict.clone()
+            };
+            None
+        }
+    };
+    let (new_key, new_dek) = new_key.unzip();
+    match write(gathered, verdict, new_key.as_ref(), operation) {
+        Ok(()) => Committed::Done { new_dek },
+        Err(StoreError::Changed) => Committed::RowsChanged,
+        Err(error) if new_dek.is_some() => {
+            verdict.decision = Decision::Deny(Refusal::Store(error.into()));
+            verdict.repairs.clear();
+            verdict.secret = None;
+            Committed::Done { new_dek: None }
+        }
+        Err(error) => {
+            verdict.repairs.clear();
+            verdict
+                .findings
+                .push(Finding::NotRecorded(error.to_string()));
+            Committed::Done { new_dek: None }
+        }
+    }
+}
+
+/// Records the verdict that a failure after the repairs has become. That this may fail too is
+/// left to the log: the refusal itself is what matters.
+pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, operation: &str) {
+    let Some(event) = event(gathered, verdict, operation) else {
+        return;
+    };
+    let Some(store) = &mut gathered.store else {
+        return;
+    };
+    if let Err(error) = store.record_event(&event) {
+        tracing::warn!(%error, "the refusal could not be recorded");
+    }
+}
+
+fn write(
+    gathered: &mut Gathered,
+    verdict: &Verdict,
+    new_key: Option<&NewKey>,
+    operation: &str,
+) -> Result<(), StoreError> {
+    let event = event(gathered, verdict, operation);
+    let Gathered {
+        facts,
+        store: Some(store),
+        ..
+    } = gathered
+    else {
+        return Ok(());
+    };
+    let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
+        return Ok(());
+    };
+    let change = Change {
+        domain: domain.uuid,
+        seen,
+        repairs: &verdict.repairs,
+        new_key,
+        secret_uuid: facts.secret().map(|(secret, _)| secret),
+        event: event.as_ref(),
+        now: Timestamp::now(),
+    };
+    store.apply(&change).map(|_| ())
+}
+
+/// Makes the DEK of a `create-key` repair, wrapped by the provider that the repair names.
+fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
+    let provider = verdict.repairs.iter().find_map(|repair| match repair {
+        Repair::CreateKey { provider, .. } => Some(*provider),
+        _ => None,
+    });
+    let Some(uuid) = provider else {
+        return Ok(None);
+    };
+    let fault = |reason: String| Refusal::Internal { reason };
+    let (Ok(domain), Ok(References { providers, .. })) =
+        (&gathered.facts.domain, &gathered.facts.references)
+    else {
+        return Err(fault(
+            "a key is to be made for a domain that is not known".to_owned(),
+        ));
+    };
+    let found = providers.iter().find(|provider| provider.uuid == uuid);
+    let opened = found.and_then(|provider| Some((provider, gathered.keys.kek(provider.key_id)?)));
+    let Some((provider, kek)) = opened else {
+        return Err(fault(format!("the key of provider {uuid} was not opened")));
+    };
+    let dek = Dek::generate();
+    let new_key = NewKey {
+        wrapped_dek: WrappedDek::wrap(kek, &dek, domain.uuid),
+        key_id: provider.key_id,
+        key_version: provider.key_version,
+    };
+    Ok(Some((new_key, dek)))
+}
+
+fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {
+    let domain = gathered.facts.domain.as_ref().ok()?;
+    let (code, message) = match &verdict.decision {
+        Decision::Allow(reason) => (None, report::reason(*reason).to_owned()),
+        Decision::Deny(refusal) => (
+            Some(refusal.code()),
+            report::refusal(&domain.name, refusal).message,
+        ),
+    };
+    Some(Event {
+        at: Timestamp::now(),
+        domain_uuid: domain.uuid,
+        domain_name: domain.name.clone(),
+        operation: operation.to_owned(),
+        allowed: code.is_none(),
+        code,
+        message,
+        repairs_json: report::repairs_json(&verdict.repairs).to_string(),
+    })
+}

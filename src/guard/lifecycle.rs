@@ -1,0 +1,111 @@
+//! What follows a verdict: the guest runs, or it is gone, or its TPM state is on its way.
+//! None of this may refuse anything; what fails is told to the caller, who logs it.
+
+use super::{Guard, before_the_answer};
+use crate::clock::{Deadline, Timestamp};
+use crate::config::Lifetime;
+use crate::domain::{Domain, Emulator, Vtpm};
+use crate::ids::SecretUuid;
+use crate::secret::SecretError;
+use crate::store::{Access, Store, StoreError};
+use crate::swtpm::{StateFile, read_state};
+
+/// Why something that follows a verdict was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// libvirt.
+    #[error("the host secret was not dropped: {0}")]
+    Secret(#[from] SecretError),
+}
+
+/// `started begin`: the key has been used; the host secret has done its work.
+pub fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let Some((_, secret)) = encrypted(domain) else {
+        return Ok(());
+    };
+    let noted = with_store(guard, deadline, |store| {
+        store.mark_started(domain.uuid, Timestamp::now())
+    });
+    if guard.config.secret_lifetime == Lifetime::Start && may_be_managed(&noted) {
+        drop_secret(guard, domain, secret, deadline)?;
+    }
+    noted?;
+    Ok(())
+}
+
+/// `stopped end`, `release end`: the guest is gone, or its start has failed.
+pub fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let Some((vtpm, secret)) = encrypted(domain) else {
+        return Ok(());
+    };
+    let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let taken_back = with_store(guard, deadline, |store| {
+        if matches!(state, StateFile::Absent) {
+            store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
+        }
+        store.has_key_refs(domain.uuid)
+    });
+    if guard.config.secret_lifetime != Lifetime::Keep && may_be_managed(&taken_back) {
+        drop_secret(guard, domain, secret, deadline)?;
+    }
+    taken_back?;
+    Ok(())
+}
+
+/// `migrate begin`, `restore begin`: TPM state will arrive with the stream.
+pub fn state_announced(
+    guard: &Guard,
+    domain: &Domain,
+    operation: &str,
+    deadline: Deadline,
+) -> Result<(), LifecycleError> {
+    if matches!(domain.vtpm, Some(Vtpm::Emulator(_))) {
+        with_store(guard, deadline, |store| {
+            store.note_incoming(domain.uuid, operation, Timestamp::now())?;
+            Ok(true)
+        })?;
+    }
+    Ok(())
+}
+
+fn encrypted(domain: &Domain) -> Option<(&Emulator, SecretUuid)> {
+    match &domain.vtpm {
+        Some(Vtpm::Emulator(vtpm)) => Some((vtpm, vtpm.secret_uuid?)),
+        _ => None,
+    }
+}
+
+/// Does `work`, which says whether the domain has key references. Without a store it has none.
+fn with_store(
+    guard: &Guard,
+    deadline: Deadline,
+    work: impl FnOnce(&mut Store) -> Result<bool, StoreError>,
+) -> Result<bool, StoreError> {
+    match guard.open_store(Access::Write, deadline)? {
+        Some(mut store) => work(&mut store),
+        None => Ok(false),
+    }
+}
+
+/// Whether libvirt may hold a secret of the guard's. A store that does not answer leaves it
+/// open; dropping looks at the secret's usage name before it touches it.
+fn may_be_managed(has_key_refs: &Result<bool, StoreError>) -> bool {
+    !matches!(has_key_refs, Ok(false))
+}
+
+fn drop_secret(
+    guard: &Guard,
+    domain: &Domain,
+    secret: SecretUuid,
+    deadline: Deadline,
+) -> Result<(), SecretError> {
+    match &guard.secrets {
+        Some(secrets) => secrets
+            .drop_own(secret, domain.uuid, before_the_answer(deadline))
+            .map(|_| ()),
+        None => Ok(()),
+    }
+}

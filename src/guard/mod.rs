@@ -1,0 +1,88 @@
+//! One guarded start: gathers the facts, has them decided, carries the verdict out. The hook
+//! and the administrator's commands both come through here, so that what `check` prints and
+//! what a start does begin at the same value.
+
+mod commit;
+mod gather;
+mod lifecycle;
+mod prepare;
+
+pub use lifecycle::{LifecycleError, ended, started, state_announced};
+pub use prepare::{Mode, prepare};
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::config::Config;
+use crate::key::keyring::Keyring;
+use crate::secret::HostSecrets;
+use crate::store::{Access, Store, StoreError};
+use crate::swtpm::LIBVIRT_STATE_DIR;
+
+/// The state directory where no other is named.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-guard";
+
+/// The configuration file where no other is named.
+pub const DEFAULT_CONFIG: &str = "/etc/vtpm-guard/config.toml";
+
+/// What a guarded start works with.
+pub struct Guard {
+    /// The configuration in force.
+    pub config: Config,
+    /// Why the configuration file could not be used, if so: the defaults hold.
+    pub config_trouble: Option<String>,
+    /// The directory of the store and the sealed KEKs.
+    pub state_dir: PathBuf,
+    /// The directory of libvirt's TPM states.
+    pub libvirt_state_dir: PathBuf,
+    /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
+    pub secrets: Option<Box<dyn HostSecrets>>,
+}
+
+impl Guard {
+    /// A guard with the configuration at `config`; a broken one leaves the defaults in force.
+    #[must_use]
+    pub fn new(config: &Path, state_dir: PathBuf) -> Self {
+        let (config, config_trouble) = match Config::load(config) {
+            Ok(config) => (config, None),
+            Err(error) => (Config::default(), Some(error.to_string())),
+        };
+        Self {
+            config,
+            config_trouble,
+            state_dir,
+            libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
+            secrets: None,
+        }
+    }
+
+    /// The sealed KEKs of this host.
+    #[must_use]
+    pub fn keyring(&self) -> Keyring {
+        Keyring::at(self.state_dir.join("keys"))
+    }
+
+    /// Opens the store; `None` where there is no database yet. A locked store may take half
+    /// of the time, so that the other half is left for asking libvirt.
+    pub fn open_store(
+        &self,
+        access: Access,
+        deadline: Deadline,
+    ) -> Result<Option<Store>, StoreError> {
+        let half = deadline.at_most(deadline.remaining() / 2);
+        match Store::open(&self.state_dir, access, half) {
+            Ok(store) => Ok(Some(store)),
+            Err(StoreError::Missing) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The part of a deadline that is kept back for the answer itself.
+const ANSWER_RESERVE: Duration = Duration::from_millis(200);
+
+/// The deadline for calls to libvirt: early enough that a refusal can still be told.
+fn before_the_answer(deadline: Deadline) -> Deadline {
+    deadline.at_most(deadline.remaining().saturating_sub(ANSWER_RESERVE))
+}

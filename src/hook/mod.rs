@@ -1,0 +1,12 @@
+//! What libvirtd asks: the `qemu` hook.
+//!
+//! stdout stays empty (libvirt would take it for domain XML); stderr holds one line, and only
+//! when a start is refused; the exit status is 0 unless a start is refused.
+
+mod emergency;
+mod event;
+mod run;
+mod stdin;
+
+pub use event::{HookEvent, Operation};
+pub use run::run;

@@ -1,0 +1,75 @@
+//! The hook's stdin, read under a deadline: libvirt waits for a hook for ever.
+
+use std::cell::OnceCell;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// How long stdin may be silent before its deadline is asked for. libvirt writes the XML at
+/// once, so that most calls never ask, and never read the configuration for it.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A reader over stdin that gives up at the deadline with `ErrorKind::TimedOut`.
+pub(super) struct Stdin<F> {
+    started: Instant,
+    time_limit: F,
+    asked: OnceCell<Duration>,
+}
+
+impl<F: Fn() -> Duration> Stdin<F> {
+    /// Reads until `time_limit()` after `started`.
+    pub(super) fn new(started: Instant, time_limit: F) -> Self {
+        Self {
+            started,
+            time_limit,
+            asked: OnceCell::new(),
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        if is_readable(PATIENCE)? {
+            return Ok(());
+        }
+        loop {
+            let limit = *self.asked.get_or_init(&self.time_limit);
+            let left = limit.saturating_sub(self.started.elapsed());
+            if left.is_zero() {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "stdin stayed open and silent",
+                ));
+            }
+            if is_readable(left)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<F: Fn() -> Duration> Read for Stdin<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.wait()?;
+            match nix::unistd::read(io::stdin().as_fd(), buffer) {
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                read => return Ok(read?),
+            }
+        }
+    }
+}
+
+/// Whether there is something to read (or the end) within this time.
+fn is_readable(time: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    // A round-up, so that a wait does not end just before its time.
+    let timeout = PollTimeout::try_from(time.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    match poll(&mut fds, timeout) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,136 @@
+//! The JSON of outcomes and repairs. Its keys are a contract (design.md, "Commands").
+
+use serde_json::{Value, json};
+
+use super::{finding, reason, refusal};
+use crate::domain::{Domain, Emulator, TpmVersion, Vtpm};
+use crate::verdict::facts::TpmState;
+use crate::verdict::outcome::{Outcome, SecretAction};
+use crate::verdict::repair::Repair;
+use crate::verdict::{Decision, Finding};
+
+/// One outcome, as `check`, `repair` and `replay` print it.
+#[must_use]
+pub fn outcome_json(outcome: &Outcome) -> Value {
+    let name = outcome.domain.as_ref().map_or("", |domain| &domain.name);
+    let (decision, code, message, hint) = match &outcome.verdict.decision {
+        Decision::Allow(why) => ("allow", None, reason(*why).to_owned(), String::new()),
+        Decision::Deny(why) => {
+            let words = refusal(name, why);
+            ("deny", Some(why.code().as_str()), words.message, words.hint)
+        }
+    };
+    let findings: Vec<_> = outcome
+        .verdict
+        .findings
+        .iter()
+        .map(|found| finding_json(name, found))
+        .collect();
+    json!({
+        "decision": decision,
+        "code": code,
+        "message": message,
+        "hint": hint,
+        "domain": outcome.domain.as_ref().map(|domain| json!({
+            "name": domain.name,
+            "uuid": domain.uuid.to_string(),
+        })),
+        "vtpm": outcome.domain.as_ref().and_then(|domain| vtpm_json(domain, &outcome.state)),
+        "findings": findings,
+        "repairs": repairs_json(&outcome.verdict.repairs),
+        "secret": {
+            "uuid": outcome.domain.as_ref().and_then(encryption).map(|uuid| uuid.to_string()),
+            "action": match outcome.secret {
+                SecretAction::None => "none",
+                SecretAction::Set => "set",
+                SecretAction::Defined => "defined",
+            },
+        },
+        "dry_run": outcome.dry_run,
+    })
+}
+
+/// Repairs as a list of `{"kind", "key_ref", …}`.
+#[must_use]
+pub fn repairs_json(repairs: &[Repair]) -> Value {
+    repairs.iter().map(repair_json).collect()
+}
+
+fn repair_json(repair: &Repair) -> Value {
+    let mut json = json!({
+        "kind": repair.kind(),
+        "key_ref": repair.key_ref().map(|id| id.0),
+    });
+    match repair {
+        Repair::RebindProvider {
+            provider,
+            provider_name,
+            ..
+        }
+        | Repair::BindProvider {
+            provider,
+            provider_name,
+            ..
+        } => {
+            json["provider_uuid"] = provider.to_string().into();
+            json["provider_name"] = provider_name.as_str().into();
+        }
+        Repair::CreateKey { provider, .. } => json["provider_uuid"] = provider.to_string().into(),
+        Repair::DeleteDuplicate { kept, .. } => json["kept"] = kept.0.into(),
+        Repair::FillKeyVersion { key_version, .. } => json["key_version"] = (*key_version).into(),
+        Repair::FillKekRef { kek_ref, .. } => json["kek_ref"] = kek_ref.as_str().into(),
+        Repair::SetSecretUuid { secret_uuid, .. } => {
+            json["secret_uuid"] = secret_uuid.to_string().into();
+        }
+        Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } => {}
+    }
+    json
+}
+
+fn finding_json(domain: &str, found: &Finding) -> Value {
+    let (kind, message) = finding(domain, found);
+    let mut json = json!({ "kind": kind, "message": message });
+    match found {
+        Finding::OrphanPlaceholder(id)
+        | Finding::DuplicateKey(id)
+        | Finding::UnusableKey(id)
+        | Finding::IncompleteRow(id)
+        | Finding::ProviderLost { key_ref: id, .. } => json["key_ref"] = id.0.into(),
+        Finding::Degraded(why) => json["code"] = why.code().as_str().into(),
+        _ => {}
+    }
+    json
+}
+
+fn vtpm_json(domain: &Domain, state: &TpmState) -> Option<Value> {
+    let backend = match domain.vtpm.as_ref()? {
+        Vtpm::Emulator(vtpm) => return Some(emulator_json(vtpm, state)),
+        Vtpm::Passthrough => "passthrough",
+        Vtpm::External => "external",
+    };
+    Some(json!({ "backend": backend, "version": null, "secret_uuid": null, "state": null }))
+}
+
+fn emulator_json(vtpm: &Emulator, state: &TpmState) -> Value {
+    json!({
+        "backend": "emulator",
+        "version": match vtpm.version {
+            TpmVersion::V1_2 => "1.2",
+            TpmVersion::V2_0 => "2.0",
+        },
+        "secret_uuid": vtpm.secret_uuid.map(|uuid| uuid.to_string()),
+        "state": match state {
+            TpmState::Absent => "absent",
+            TpmState::Plain => "plain",
+            TpmState::Encrypted => "encrypted",
+            TpmState::Unreadable(_) => "unreadable",
+        },
+    })
+}
+
+fn encryption(domain: &Domain) -> Option<crate::ids::SecretUuid> {
+    match &domain.vtpm {
+        Some(Vtpm::Emulator(vtpm)) => vtpm.secret_uuid,
+        _ => None,
+    }
+}
