@@ -11,6 +11,7 @@
 //! | the core, pure | `verdict`: facts in, verdict out |
 //! | words | `domain`, `key`, `ids`, `clock` |
 
+pub mod admin;
 pub mod capture;
 pub mod clock;
 pub mod config;

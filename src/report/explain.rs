@@ -15,6 +15,10 @@ pub struct Explanation {
 
 /// Explains a code.
 #[must_use]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one text for each code, and the compiler sees to it"
+)]
 pub fn explain(code: Code) -> Explanation {
     match code {
         Code::ProviderMissing => Explanation {

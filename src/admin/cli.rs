@@ -1,0 +1,267 @@
+//! The command line of `vtpm-guard`: arguments only, no work.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::guard::{DEFAULT_CONFIG, DEFAULT_STATE_DIR};
+
+/// Guards the start of KVM guests with encrypted vTPMs.
+///
+/// A libvirt hook, vtpm-guard-hook, looks at the key references of each guest that starts,
+/// repairs what is provably repairable, proves that the key opens the TPM's state, and hands
+/// libvirt the secret; or it stops the start and says which command mends it. This command is
+/// for the administrator: providers, bindings, checks, replays, history.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vtpm-guard",
+    version,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done, or it would start; 1 refused, or it would not start; \
+                  2 usage or configuration; 3 (check, repair --dry-run) it would start after \
+                  repairs; 4 anything else that failed."
+)]
+pub struct Cli {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// The directory of the store and the sealed keys.
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Print one JSON document on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Key providers: named keys that wrap the guests' keys.
+    #[command(subcommand)]
+    Provider(Provider),
+    /// Key references: which guest's key is wrapped by which provider.
+    #[command(subcommand)]
+    Key(Key),
+    /// Would it start now? Changes nothing.
+    Check {
+        /// Which guests.
+        #[command(flatten)]
+        which: CheckedDomains,
+    },
+    /// The repairs of a start, without a start.
+    Repair {
+        /// Which guests.
+        #[command(flatten)]
+        which: Domains,
+        /// Say what would be repaired, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Do what the hook would do with this captured domain XML.
+    Replay {
+        /// The XML; "-" reads it from stdin.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The hook's operation.
+        #[arg(long, value_name = "OP", default_value = "prepare")]
+        operation: String,
+        /// The hook's sub-operation.
+        #[arg(long, value_name = "S", default_value = "begin")]
+        sub_operation: String,
+        /// Say what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Leave libvirt alone, as if it had no secret: works on any machine.
+        #[arg(long)]
+        no_secret: bool,
+    },
+    /// Let the next start of a guest make a new TPM.
+    Reset {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// The state of the guard on this host.
+    Status,
+    /// What can make the guard fail, or a start fail later.
+    Doctor,
+    /// The decisions of the past, newest first.
+    History {
+        /// Only this guest's: name or UUID.
+        domain: Option<String>,
+        /// How many.
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+    },
+    /// What a code means, why it matters, what to do.
+    Explain {
+        /// VG101, or its name; without one, all codes are listed.
+        code: Option<String>,
+    },
+    /// The store: check, back up, restore.
+    #[command(subcommand)]
+    Store(Store),
+    /// Print the completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// `provider …`
+#[derive(Debug, Subcommand)]
+pub enum Provider {
+    /// Make a provider with a new key.
+    Create {
+        /// Its name.
+        name: String,
+        /// Make it the default.
+        #[arg(long)]
+        default: bool,
+    },
+    /// List the providers.
+    List,
+    /// Show one provider.
+    Show {
+        /// Its name or UUID.
+        name: String,
+    },
+    /// Give a provider another name.
+    Rename {
+        /// Its name or UUID.
+        name: String,
+        /// The new name.
+        new_name: String,
+    },
+    /// Make a provider the default.
+    SetDefault {
+        /// Its name or UUID.
+        name: String,
+    },
+    /// Write a provider's key to a recovery file, protected by a passphrase.
+    Export {
+        /// Its name or UUID.
+        name: String,
+        /// The recovery file; it must not exist yet.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// The passphrase is the first line of this file ("-": of stdin).
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Bring a provider back from its recovery file: a new UUID, the same key.
+    Import {
+        /// The recovery file.
+        file: PathBuf,
+        /// Give it this name instead of the one in the file.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// The passphrase is the first line of this file ("-": of stdin).
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Check the file and the passphrase, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Delete a provider and its key.
+    Delete {
+        /// Its name or UUID.
+        name: String,
+        /// Even if guests need it, or it was never exported.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `key …`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Bind a guest to a provider; its key is made at its first start.
+    Bind {
+        /// The guest's name or UUID.
+        domain: String,
+        /// The provider's name or UUID; the default provider where none is named.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+    },
+    /// List the key references.
+    List {
+        /// Only this guest's: name or UUID.
+        domain: Option<String>,
+    },
+    /// Show a guest's key references, also the retired ones, and what each of them opens.
+    Show {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Take a guest out of the guard's hands: its placeholders go, its keys are retired.
+    Unbind {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Put a key reference out of use; its wrapped key is kept.
+    Retire {
+        /// Its ID, as `key list` shows it.
+        id: i64,
+    },
+    /// Use this key reference, and retire the guest's others.
+    Use {
+        /// Its ID, as `key show` shows it.
+        id: i64,
+    },
+}
+
+/// `store …`
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Look at the whole store for damage and oddities.
+    Check,
+    /// Write a consistent copy of the store.
+    Backup {
+        /// The copy; it must not exist yet.
+        file: PathBuf,
+    },
+    /// Replace the store by a copy; the present one is kept beside it.
+    Restore {
+        /// The copy.
+        file: PathBuf,
+    },
+}
+
+/// DOMAIN... or --all.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Domains {
+    /// The guests' names or UUIDs.
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// All guests that libvirt knows.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// DOMAIN..., --all or --xml FILE.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct CheckedDomains {
+    /// The guests' names or UUIDs.
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// All guests that libvirt knows.
+    #[arg(long)]
+    pub all: bool,
+    /// The guest of this domain XML ("-": stdin), known to libvirt or not.
+    #[arg(long, value_name = "FILE")]
+    pub xml: Option<PathBuf>,
+}

@@ -1,0 +1,3 @@
+//! What a person asks: the `vtpm-guard` command. One file per verb.
+
+pub mod cli;
