@@ -1,0 +1,75 @@
+//! Errors of the administrator's commands, by what they mean for the exit status.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked to. The kind decides the exit status.
+#[derive(Debug)]
+pub struct AdminError {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+/// What kind of error it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Asked for properly, and refused: it would do harm, or would not start. Status 1.
+    Refused,
+    /// Wrong arguments, or a broken configuration. Status 2.
+    Usage,
+    /// Anything else: files, store, libvirt. Status 4.
+    Failed,
+}
+
+impl AdminError {
+    /// Something that would do harm.
+    pub fn refused(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    /// Arguments that name nothing, or a configuration that cannot be used.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    /// Something that did not work.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    /// Adds the command, or the way, that helps.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// The exit status of the design.
+    pub fn status(&self) -> ExitCode {
+        ExitCode::from(match self.kind {
+            Kind::Refused => 1,
+            Kind::Usage => 2,
+            Kind::Failed => 4,
+        })
+    }
+
+    /// The hint, if there is one.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    fn new(kind: Kind, message: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            message: message.to_string(),
+            hint: None,
+        }
+    }
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,93 @@
+//! Answers: tables for people, one JSON document for programs; talk goes to stderr.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use serde_json::{Value, json};
+
+use super::error::AdminError;
+use crate::report::one_line;
+
+/// Where the answer of one command goes, and in which form.
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints the answer: the document with `--json`, else what `text` writes.
+    pub(super) fn answer(
+        &self,
+        document: &Value,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), AdminError> {
+        let mut out = anstream::stdout().lock();
+        let written = if self.json {
+            writeln!(out, "{document:#}")
+        } else {
+            text(&mut out)
+        };
+        match written.and_then(|()| out.flush()) {
+            // A reader that has seen enough (`| head`) is no failure.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.map_err(|error| AdminError::failed(format!("stdout: {error}"))),
+        }
+    }
+
+    /// Tells what went wrong, and what helps.
+    pub(super) fn error(&self, error: &AdminError) -> ExitCode {
+        let mut err = anstream::stderr().lock();
+        let message = one_line(&error.to_string());
+        // Nobody is left to be told that stderr is closed.
+        let _ = if self.json {
+            writeln!(err, "{}", json!({ "error": message, "hint": error.hint() }))
+        } else {
+            match error.hint() {
+                Some(hint) => writeln!(err, "vtpm-guard: {message}\n  hint: {}", one_line(hint)),
+                None => writeln!(err, "vtpm-guard: {message}"),
+            }
+        };
+        error.status()
+    }
+}
+
+/// Prints what clap says of the arguments. Help and version are answers; all else is usage.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to be told that the terminal is gone.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+/// A table: aligned, with a bold heading on a terminal, as wide as the terminal; plain, one
+/// line for each row, in a pipe.
+pub(super) fn table(heading: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(
+        heading
+            .iter()
+            .map(|text| Cell::new(text).add_attribute(Attribute::Bold)),
+    );
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// A time for people: local time to the second, or "-".
+pub(super) fn time(at: Option<crate::clock::Timestamp>) -> String {
+    let Some(at) = at else { return "-".to_owned() };
+    let Ok(at) = jiff::Timestamp::from_millisecond(at.0) else {
+        return at.0.to_string();
+    };
+    at.to_zoned_datetime(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
+}
