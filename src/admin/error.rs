@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// Why a command did not do what it was asked to. The kind decides the exit status.
 #[derive(Debug)]
-pub struct AdminError {
+pub(super) struct AdminError {
     kind: Kind,
     message: String,
     hint: Option<String>,
@@ -24,29 +24,29 @@ enum Kind {
 
 impl AdminError {
     /// Something that would do harm.
-    pub fn refused(message: impl fmt::Display) -> Self {
+    pub(super) fn refused(message: impl fmt::Display) -> Self {
         Self::new(Kind::Refused, message)
     }
 
     /// Arguments that name nothing, or a configuration that cannot be used.
-    pub fn usage(message: impl fmt::Display) -> Self {
+    pub(super) fn usage(message: impl fmt::Display) -> Self {
         Self::new(Kind::Usage, message)
     }
 
     /// Something that did not work.
-    pub fn failed(message: impl fmt::Display) -> Self {
+    pub(super) fn failed(message: impl fmt::Display) -> Self {
         Self::new(Kind::Failed, message)
     }
 
     /// Adds the command, or the way, that helps.
     #[must_use]
-    pub fn with_hint(mut self, hint: impl fmt::Display) -> Self {
+    pub(super) fn with_hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
         self
     }
 
     /// The exit status of the design.
-    pub fn status(&self) -> ExitCode {
+    pub(super) fn status(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Refused => 1,
             Kind::Usage => 2,
@@ -55,7 +55,7 @@ impl AdminError {
     }
 
     /// The hint, if there is one.
-    pub fn hint(&self) -> Option<&str> {
+    pub(super) fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 

@@ -1,6 +1,7 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
 pub mod cli;
+mod domains;
 mod error;
 mod output;
 
