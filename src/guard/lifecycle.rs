@@ -1,7 +1,7 @@
 //! What follows a verdict: the guest runs, or it is gone, or its TPM state is on its way.
 //! None of this may refuse anything; what fails is told to the caller, who logs it.
 
-use super::{Guard, before_the_answer};
+use super::{Guard, Operation, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator, Vtpm};
@@ -21,8 +21,24 @@ pub enum LifecycleError {
     Secret(#[from] SecretError),
 }
 
+/// Does what follows a verdict at this operation; at `prepare`, which makes verdicts, nothing.
+pub fn follow_up(
+    guard: &Guard,
+    operation: Operation,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), LifecycleError> {
+    match operation {
+        Operation::Prepare => Ok(()),
+        Operation::Started => started(guard, domain, deadline),
+        Operation::Ended => ended(guard, domain, deadline),
+        Operation::MigrateIn => state_announced(guard, domain, "migrate", deadline),
+        Operation::Restore => state_announced(guard, domain, "restore", deadline),
+    }
+}
+
 /// `started begin`: the key has been used; the host secret has done its work.
-pub fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let Some((_, secret)) = encrypted(domain) else {
         return Ok(());
     };
@@ -37,7 +53,7 @@ pub fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(),
 }
 
 /// `stopped end`, `release end`: the guest is gone, or its start has failed.
-pub fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = encrypted(domain) else {
         return Ok(());
     };
@@ -56,7 +72,7 @@ pub fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), L
 }
 
 /// `migrate begin`, `restore begin`: TPM state will arrive with the stream.
-pub fn state_announced(
+fn state_announced(
     guard: &Guard,
     domain: &Domain,
     operation: &str,

@@ -5,9 +5,11 @@
 mod commit;
 mod gather;
 mod lifecycle;
+mod operation;
 mod prepare;
 
-pub use lifecycle::{LifecycleError, ended, started, state_announced};
+pub use lifecycle::{LifecycleError, follow_up};
+pub use operation::Operation;
 pub use prepare::{Mode, prepare};
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! The hook's arguments, as libvirt gives them: `GUEST OPERATION SUB-OPERATION EXTRA`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+
+use crate::guard::Operation;
 
 /// One call of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,47 +13,18 @@ pub struct HookEvent {
     pub operation: Operation,
 }
 
-/// The operations at which the guard has something to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// `prepare begin`
-    Prepare,
-    /// `started begin`
-    Started,
-    /// `stopped end`, `release end`
-    Ended,
-    /// `migrate begin`
-    MigrateIn,
-    /// `restore begin`
-    Restore,
-}
-
 impl HookEvent {
     /// Reads the arguments (without the program's name). `None` for every call at which there
     /// is nothing to do, unknown words among them: what a later libvirt says is not refused.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut arguments = arguments.into_iter();
         let guest = arguments.next()?;
-        let operation = Operation::parse(&arguments.next()?, &arguments.next()?)?;
+        let (operation, sub_operation) = (arguments.next()?, arguments.next()?);
+        let operation = Operation::parse(operation.to_str()?, sub_operation.to_str()?)?;
         Some(Self {
             guest: guest.to_string_lossy().into_owned(),
             operation,
         })
-    }
-}
-
-impl Operation {
-    /// The operation that these two words stand for.
-    #[must_use]
-    pub fn parse(operation: &OsStr, sub_operation: &OsStr) -> Option<Self> {
-        match (operation.to_str()?, sub_operation.to_str()?) {
-            ("prepare", "begin") => Some(Self::Prepare),
-            ("started", "begin") => Some(Self::Started),
-            ("stopped" | "release", "end") => Some(Self::Ended),
-            ("migrate", "begin") => Some(Self::MigrateIn),
-            ("restore", "begin") => Some(Self::Restore),
-            _ => None,
-        }
     }
 }
 

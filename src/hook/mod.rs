@@ -8,5 +8,4 @@ mod event;
 mod run;
 mod stdin;
 
-pub use event::{HookEvent, Operation};
 pub use run::run;

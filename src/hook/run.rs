@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::emergency;
-use super::event::{HookEvent, Operation};
+use super::event::HookEvent;
 use super::stdin::Stdin;
 use crate::capture;
 use crate::clock::Deadline;
 use crate::config::Config;
 use crate::domain::{self, Domain, Vtpm};
-use crate::guard::{self, DEFAULT_CONFIG, DEFAULT_STATE_DIR, Guard, Mode};
+use crate::guard::{self, DEFAULT_CONFIG, DEFAULT_STATE_DIR, Guard, Mode, Operation};
 use crate::libvirt::Client;
 use crate::log;
 use crate::report;
@@ -54,7 +54,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match (event.operation, &domain) {
         (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, &xml, deadline),
         (operation, Ok(domain)) => {
-            follow_up(&guard, operation, domain, deadline);
+            if let Err(error) = guard::follow_up(&guard, operation, domain, deadline) {
+                tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "not all was done");
+            }
             ExitCode::SUCCESS
         }
         (_, Err(error)) => {
@@ -91,19 +93,6 @@ fn prepare(
         tracing::warn!(%error, "the domain XML was not captured");
     }
     ExitCode::FAILURE
-}
-
-fn follow_up(guard: &Guard, operation: Operation, domain: &Domain, deadline: Deadline) {
-    let done = match operation {
-        Operation::Started => guard::started(guard, domain, deadline),
-        Operation::Ended => guard::ended(guard, domain, deadline),
-        Operation::MigrateIn => guard::state_announced(guard, domain, "migrate", deadline),
-        Operation::Restore => guard::state_announced(guard, domain, "restore", deadline),
-        Operation::Prepare => Ok(()),
-    };
-    if let Err(error) = done {
-        tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "not all was done");
-    }
 }
 
 /// Session daemons run the same hook as plain users, whose guests are none of its business.
