@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::guard::{DEFAULT_CONFIG, DEFAULT_STATE_DIR};
+use crate::guard::DEFAULT_STATE_DIR;
 
 /// Guards the start of KVM guests with encrypted vTPMs.
 ///
@@ -34,9 +34,9 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration file.
-    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
-    pub config: PathBuf,
+    /// The configuration file [default: /etc/vtpm-guard/config.toml].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The directory of the store and the sealed keys.
     #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,

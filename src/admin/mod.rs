@@ -1,9 +1,18 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
+mod check;
 pub mod cli;
+mod context;
 mod domains;
 mod error;
+mod explain;
+mod guests;
+mod history;
+mod outcomes;
 mod output;
+mod progress;
+mod repair;
+mod replay;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -11,16 +20,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use context::{BrokenConfig, Context};
 use error::AdminError;
-use output::Output;
-
-/// What every verb works with.
-struct Context {
-    /// The options that every command takes.
-    global: cli::Global,
-    /// Where answers go.
-    output: Output,
-}
 
 /// Runs one command and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -28,17 +29,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };
-    let context = Context {
-        output: Output::new(cli.global.json),
-        global: cli.global,
-    };
-    match dispatch(&context, cli.command) {
-        Ok(status) => status,
-        Err(error) => context.output.error(&error),
-    }
+    let context = Context::new(cli.global);
+    dispatch(&context, &cli.command).unwrap_or_else(|error| context.output.error(&error))
 }
 
-fn dispatch(context: &Context, command: Command) -> Result<ExitCode, AdminError> {
-    let _ = (context, command);
-    Err(AdminError::failed("not there yet"))
+fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
+    match command {
+        Command::Check { which } => check::run(context, which),
+        Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
+        Command::Replay { file, operation, sub_operation, dry_run, no_secret } => {
+            let (dry_run, no_secret) = (*dry_run, *no_secret);
+            let replay = replay::Replay { file, operation, sub_operation, dry_run, no_secret };
+            replay::run(context, &replay)
+        }
+        Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),
+        Command::Explain { code } => explain::run(context, code.as_deref()),
+        _ => Err(AdminError::failed("not there yet")),
+    }
 }

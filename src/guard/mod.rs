@@ -12,7 +12,7 @@ pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::Operation;
 pub use prepare::{Mode, prepare};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Deadline;
@@ -43,16 +43,12 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard with the configuration at `config`; a broken one leaves the defaults in force.
+    /// A guard with this configuration, which leaves libvirt alone.
     #[must_use]
-    pub fn new(config: &Path, state_dir: PathBuf) -> Self {
-        let (config, config_trouble) = match Config::load(config) {
-            Ok(config) => (config, None),
-            Err(error) => (Config::default(), Some(error.to_string())),
-        };
+    pub fn new(config: Config, state_dir: PathBuf) -> Self {
         Self {
             config,
-            config_trouble,
+            config_trouble: None,
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             secrets: None,

@@ -15,7 +15,7 @@ use crate::clock::Deadline;
 use crate::config::Config;
 use crate::domain::{self, Domain, Vtpm};
 use crate::guard::{self, DEFAULT_CONFIG, DEFAULT_STATE_DIR, Guard, Mode, Operation};
-use crate::libvirt::Client;
+use crate::libvirt::Libvirt;
 use crate::log;
 use crate::report;
 use crate::sys;
@@ -44,8 +44,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         emergency::may_refuse(&event.guest);
     }
     sys::protect_process();
-    let mut guard = Guard::new(Path::new(DEFAULT_CONFIG), PathBuf::from(DEFAULT_STATE_DIR));
-    guard.secrets = Some(Box::new(Client::new(&guard.config.secret_uri)));
+    let guard = guard_of_this_host();
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
     emergency::answer_at(deadline);
     // A log that cannot be opened stops nothing: there is nobody else to tell.
@@ -93,6 +92,18 @@ fn prepare(
         tracing::warn!(%error, "the domain XML was not captured");
     }
     ExitCode::FAILURE
+}
+
+/// The guard, under the defaults where its configuration is broken: `doctor` says so.
+fn guard_of_this_host() -> Guard {
+    let (config, trouble) = match Config::load(Path::new(DEFAULT_CONFIG)) {
+        Ok(config) => (config, None),
+        Err(error) => (Config::default(), Some(error.to_string())),
+    };
+    let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
+    guard.config_trouble = trouble;
+    guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+    guard
 }
 
 /// Session daemons run the same hook as plain users, whose guests are none of its business.

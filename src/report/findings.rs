@@ -14,6 +14,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::Proven => "the key opens the TPM's state",
         Reason::Unproven => "the key is there, and no TPM state contradicts it",
         Reason::NewKey => "a new key for a new TPM",
+        Reason::NotAStart => "not a start: only prepare may be refused",
         Reason::HostSecret => "libvirt's own secret carries the start",
     }
 }

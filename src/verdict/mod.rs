@@ -61,6 +61,8 @@ pub enum Reason {
     NewKey,
     /// libvirt has a secret of its own, and the guard does not manage it.
     HostSecret,
+    /// The operation is none that could be refused.
+    NotAStart,
 }
 
 /// Which key libvirt must be given, and how.

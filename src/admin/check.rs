@@ -1,0 +1,33 @@
+//! `check`: would these guests start now? Changes nothing.
+
+use std::process::ExitCode;
+
+use super::cli::CheckedDomains;
+use super::error::AdminError;
+use super::guests::{self, NamedGuest};
+use super::outcomes::{self, Asked, Judged};
+use super::progress::Progress;
+use super::{BrokenConfig, Context};
+use crate::guard::{Mode, prepare};
+
+pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode, AdminError> {
+    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    let (asked, guests) = match &which.xml {
+        Some(file) => (Asked::One, vec![guests::from_file(file)?]),
+        None if which.all => (Asked::Several, guests::all(context)?),
+        None => (
+            if which.domains.len() == 1 { Asked::One } else { Asked::Several },
+            guests::named(context, &which.domains)?,
+        ),
+    };
+    let progress = Progress::new("checking", guests.len());
+    let judge = |NamedGuest { name, domain }| {
+        progress.at(&name);
+        let outcome = prepare(&guard, &domain, "check", Mode::DryRun, context.deadline());
+        Judged { name, outcome }
+    };
+    let judged: Vec<_> = guests.into_iter().map(judge).collect();
+    progress.done();
+    outcomes::print(&context.output, asked, &judged)?;
+    Ok(outcomes::status(&judged, true))
+}

@@ -1,0 +1,93 @@
+//! What every verb works with: configuration, store, keyring, libvirt.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::cli::Global;
+use super::error::AdminError;
+use super::output::Output;
+use crate::clock::Deadline;
+use crate::config::Config;
+use crate::guard::{DEFAULT_CONFIG, Guard};
+use crate::key::keyring::Keyring;
+use crate::libvirt::Libvirt;
+use crate::store::{Access, Store, StoreError};
+
+/// How long an administrator is kept waiting for a lock or for libvirt.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where guests are listed. Secrets are at `secret.uri` of the configuration.
+const GUESTS_URI: &str = "qemu:///system";
+
+/// What a verb makes of a configuration that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BrokenConfig {
+    /// It judges as the hook does: by the defaults, and the answer says so.
+    DefaultsHold,
+    /// It changes things, and must not do so under a policy that was not meant.
+    IsAnError,
+}
+
+/// What every verb works with.
+pub(super) struct Context {
+    pub(super) output: Output,
+    global: Global,
+}
+
+impl Context {
+    pub(super) fn new(global: Global) -> Self {
+        Self { output: Output::new(global.json), global }
+    }
+
+    pub(super) fn state_dir(&self) -> &Path {
+        &self.global.state_dir
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(PATIENCE)
+    }
+
+    pub(super) fn keyring(&self) -> Keyring {
+        Keyring::at(self.state_dir().join("keys"))
+    }
+
+    /// The store; `None` where there is no database yet.
+    pub(super) fn store(&self, access: Access) -> Result<Option<Store>, AdminError> {
+        match Store::open(self.state_dir(), access, self.deadline()) {
+            Ok(store) => Ok(Some(store)),
+            Err(StoreError::Missing) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn libvirt(&self) -> Libvirt {
+        Libvirt::at(GUESTS_URI)
+    }
+
+    /// The configuration. A file that was named must be there.
+    pub(super) fn config(&self) -> Result<Config, AdminError> {
+        let path = match &self.global.config {
+            Some(path) if !path.exists() => {
+                return Err(AdminError::usage(format!("{}: there is no such file", path.display())));
+            }
+            Some(path) => path,
+            None => Path::new(DEFAULT_CONFIG),
+        };
+        Config::load(path).map_err(|error| {
+            AdminError::usage(error).with_hint("what may stand in it: man vtpm-guard.toml")
+        })
+    }
+
+    /// The guard, as the hook would be on this host.
+    pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
+        let (config, trouble) = match (self.config(), broken) {
+            (Ok(config), _) => (config, None),
+            (Err(error), BrokenConfig::DefaultsHold) => (Config::default(), Some(error.to_string())),
+            (Err(error), BrokenConfig::IsAnError) => return Err(error),
+        };
+        let mut guard = Guard::new(config, self.state_dir().to_owned());
+        guard.config_trouble = trouble;
+        guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+        Ok(guard)
+    }
+}

@@ -1,0 +1,77 @@
+//! `explain`: what a code means, why it matters, what to do.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::error::AdminError;
+use super::output::table;
+use crate::report::{Explanation, explain};
+use crate::verdict::code::Code;
+
+pub(super) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, AdminError> {
+    match code {
+        None => list(context)?,
+        Some(text) => one(context, parse(text)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse(text: &str) -> Result<Code, AdminError> {
+    Code::parse(text).ok_or_else(|| {
+        AdminError::usage(format!("there is no code \"{text}\""))
+            .with_hint("see all codes: vtpm-guard explain")
+    })
+}
+
+fn one(context: &Context, code: Code) -> Result<(), AdminError> {
+    let Explanation { what, why, remedy } = explain(code);
+    context.output.answer(&document(code), |out| {
+        writeln!(out, "{code}\n")?;
+        for (heading, text) in [("What happened", what), ("Why it matters", why), ("What to do", remedy)] {
+            writeln!(out, "{heading}:")?;
+            for line in wrapped(text) {
+                writeln!(out, "  {line}")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn list(context: &Context) -> Result<(), AdminError> {
+    let documents: Value = Code::ALL.iter().map(|code| document(*code)).collect();
+    context.output.answer(&documents, |out| {
+        let mut rows = table(&["CODE", "NAME", "WHAT HAPPENED"]);
+        for code in Code::ALL {
+            rows.add_row([code.as_str(), code.name(), code.summary()]);
+        }
+        writeln!(out, "{}", rows.trim_fmt())
+    })
+}
+
+fn document(code: Code) -> Value {
+    let Explanation { what, why, remedy } = explain(code);
+    json!({
+        "code": code.as_str(),
+        "name": code.name(),
+        "what": what,
+        "why": why,
+        "what_to_do": remedy,
+    })
+}
+
+/// Lines of at most 78 columns.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() < 78 => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,71 @@
+//! The guests that `check` and `repair` are asked about, with their XML from libvirt or a file.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use super::Context;
+use super::error::AdminError;
+use crate::domain::{self, Domain};
+use crate::libvirt::Guest;
+use crate::secret::SecretError;
+
+/// A guest, or why its XML could not be read.
+pub(super) struct NamedGuest {
+    pub(super) name: String,
+    pub(super) domain: Result<Domain, String>,
+}
+
+impl From<Guest> for NamedGuest {
+    fn from(guest: Guest) -> Self {
+        let domain = domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string());
+        Self { name: guest.name, domain }
+    }
+}
+
+/// All guests that libvirt knows.
+pub(super) fn all(context: &Context) -> Result<Vec<NamedGuest>, AdminError> {
+    let guests = context.libvirt().guests(context.deadline()).map_err(unreachable)?;
+    Ok(guests.into_iter().map(NamedGuest::from).collect())
+}
+
+/// The guests that libvirt knows under these names or UUIDs.
+pub(super) fn named(context: &Context, names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
+    let libvirt = context.libvirt();
+    let find = |name: &String| {
+        let found = libvirt.guest(name, context.deadline()).map_err(unreachable)?;
+        found.map(NamedGuest::from).ok_or_else(|| {
+            AdminError::usage(format!("libvirt knows no guest \"{name}\""))
+                .with_hint("see which there are: virsh list --all")
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+/// The guest of a captured XML; `-` is stdin.
+pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
+    let read = if file == Path::new("-") {
+        domain::read(io::stdin().lock())
+    } else {
+        let failed = |error: io::Error| {
+            AdminError::failed(format!("{}: {error}", file.display()))
+                .with_hint("the domain XML of a guest: virsh dumpxml DOMAIN")
+        };
+        let opened = File::open(file).map_err(failed)?;
+        if opened.metadata().map_err(failed)?.is_dir() {
+            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        domain::read(BufReader::new(opened))
+    };
+    let name = match &read {
+        Ok(domain) => domain.name.clone(),
+        Err(_) => file.display().to_string(),
+    };
+    Ok(NamedGuest { name, domain: read.map_err(|error| error.to_string()) })
+}
+
+/// What a guest of libvirt's could not be asked for.
+pub(super) fn unreachable(error: SecretError) -> AdminError {
+    AdminError::failed(format!("libvirt cannot be asked: {error}"))
+        .with_hint("see whether it runs: virsh -c qemu:///system list --all")
+}

@@ -1,0 +1,74 @@
+//! `history`: the decisions of the past, newest first.
+
+use std::process::ExitCode;
+
+use comfy_table::{Cell, Color};
+use serde_json::{Value, json};
+
+use super::output::{self, table};
+use super::error::AdminError;
+use super::Context;
+use crate::ids::DomainUuid;
+use crate::store::{Access, EventRow};
+
+pub(super) fn run(context: &Context, domain: Option<&str>, limit: u32) -> Result<ExitCode, AdminError> {
+    let events = match context.store(Access::Read)? {
+        None => Vec::new(),
+        Some(store) => match domain.map(|text| (text, DomainUuid::parse(text))) {
+            None => store.history(None, limit)?,
+            Some((_, Ok(uuid))) => store.history(Some(uuid), limit)?,
+            Some((name, Err(_))) => match store.domain_uuid_by_name(name)? {
+                Some(uuid) => store.history(Some(uuid), limit)?,
+                None => Vec::new(),
+            },
+        },
+    };
+    let documents: Value = events.iter().map(document).collect();
+    context.output.answer(&documents, |out| {
+        if events.is_empty() {
+            return writeln!(out, "no decisions yet");
+        }
+        let mut rows = table(&["WHEN", "DOMAIN", "OPERATION", "DECISION", "REPAIRS", "MESSAGE"]);
+        for event in &events {
+            let (decision, colour) = match event.event.code {
+                None => ("allow", Color::Green),
+                Some(code) => (code.as_str(), Color::Red),
+            };
+            rows.add_row([
+                Cell::new(output::time(Some(event.event.at))),
+                Cell::new(&event.event.domain_name),
+                Cell::new(&event.event.operation),
+                Cell::new(decision).fg(colour),
+                Cell::new(repair_kinds(event).join(" ")),
+                Cell::new(&event.event.message),
+            ]);
+        }
+        writeln!(out, "{}", rows.trim_fmt())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn document(row: &EventRow) -> Value {
+    let event = &row.event;
+    json!({
+        "id": row.id,
+        "at": event.at.0,
+        "domain": { "name": event.domain_name, "uuid": event.domain_uuid.to_string() },
+        "operation": event.operation,
+        "decision": if event.allowed { "allow" } else { "deny" },
+        "code": event.code.map(|code| code.as_str()),
+        "message": event.message,
+        "repairs": repairs(row),
+    })
+}
+
+/// The repairs of an event; other tools write events too, and may write anything there.
+fn repairs(row: &EventRow) -> Value {
+    serde_json::from_str(&row.event.repairs_json).unwrap_or(Value::Null)
+}
+
+fn repair_kinds(row: &EventRow) -> Vec<String> {
+    let repairs = repairs(row);
+    let kinds = repairs.as_array().into_iter().flatten();
+    kinds.filter_map(|repair| repair["kind"].as_str().map(str::to_owned)).collect()
+}

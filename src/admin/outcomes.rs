@@ -1,0 +1,119 @@
+//! Outcomes for people and for programs: what `check`, `repair` and `replay` print.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use comfy_table::{Cell, Color};
+use serde_json::Value;
+
+use super::error::AdminError;
+use super::output::{Output, table};
+use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
+use crate::verdict::Decision;
+use crate::verdict::outcome::Outcome;
+use crate::verdict::repair::Repair;
+
+/// One judged guest, under the name that the answer gives it.
+pub(super) struct Judged {
+    /// The guest's name; the file's where the XML could not be read.
+    pub(super) name: String,
+    /// What came of it.
+    pub(super) outcome: Outcome,
+}
+
+/// Whether one guest was named, or any number of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// One: one document, one paragraph.
+    One,
+    /// Several: a list, a table.
+    Several,
+}
+
+/// Prints the outcomes.
+pub(super) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<(), AdminError> {
+    let documents: Vec<Value> = judged.iter().map(|one| outcome_json(&one.outcome)).collect();
+    match (asked, judged) {
+        (Asked::One, [one]) => output.answer(&documents[0], |out| paragraph(out, one)),
+        _ => output.answer(&Value::from(documents), |out| overview(out, judged)),
+    }
+}
+
+/// 1 if any start is refused; else 3 if any needs repairs and `after_repairs` is to be told; else 0.
+pub(super) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
+    let refused = judged.iter().any(|one| !one.outcome.is_allowed());
+    let repaired = judged.iter().any(|one| !one.outcome.verdict.repairs.is_empty());
+    ExitCode::from(match (refused, after_repairs && repaired) {
+        (true, _) => 1,
+        (false, true) => 3,
+        (false, false) => 0,
+    })
+}
+
+fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
+    let Judged { name, outcome } = one;
+    let tense = if outcome.dry_run { "would start" } else { "starts" };
+    match &outcome.verdict.decision {
+        Decision::Allow(why) => writeln!(out, "{name}: {tense}: {}", reason(*why))?,
+        Decision::Deny(why) => {
+            let Words { message, hint } = refusal(name, why);
+            let tense = if outcome.dry_run { "would not start" } else { "does not start" };
+            writeln!(out, "{name}: {tense}: {}: {}", why.code(), one_line(&message))?;
+            writeln!(out, "  help: {}", one_line(&hint))?;
+        }
+    }
+    let tense = if outcome.dry_run { "would repair" } else { "repaired" };
+    for repair in &outcome.verdict.repairs {
+        writeln!(out, "  {tense}: {}", in_words(repair))?;
+    }
+    for noticed in &outcome.verdict.findings {
+        writeln!(out, "  noticed: {}", one_line(&finding(name, noticed).1))?;
+    }
+    Ok(())
+}
+
+fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
+    let mut rows = table(&["DOMAIN", "START", "REPAIRS", "WHY"]);
+    for Judged { name, outcome } in judged {
+        let repairs = outcome.verdict.repairs.len();
+        let (start, colour, why) = match &outcome.verdict.decision {
+            Decision::Allow(why) if repairs == 0 => ("yes", Color::Green, reason(*why).to_owned()),
+            Decision::Allow(why) => ("repaired", Color::Yellow, reason(*why).to_owned()),
+            Decision::Deny(why) => {
+                (why.code().as_str(), Color::Red, one_line(&refusal(name, why).message))
+            }
+        };
+        rows.add_row([
+            Cell::new(one_line(name)),
+            Cell::new(start).fg(colour),
+            Cell::new(repairs),
+            Cell::new(why),
+        ]);
+    }
+    writeln!(out, "{}", rows.trim_fmt())?;
+    let refused = judged.iter().filter(|one| !one.outcome.is_allowed()).count();
+    let guests = judged.len();
+    writeln!(out, "{guests} guests: {} would start, {refused} would not", guests - refused)
+}
+
+/// A repair as a person says it.
+fn in_words(repair: &Repair) -> String {
+    let row = repair.key_ref().map_or_else(|| "a new row".to_owned(), |id| format!("key reference {id}"));
+    match repair {
+        Repair::DeletePlaceholder { .. } => format!("{} ({row})", repair.kind()),
+        Repair::RebindProvider { provider_name, .. } | Repair::BindProvider { provider_name, .. } => {
+            format!("{} ({row} to \"{provider_name}\")", repair.kind())
+        }
+        Repair::DeleteDuplicate { kept, .. } => {
+            format!("{} ({row}, whose key {kept} keeps)", repair.kind())
+        }
+        Repair::FillKeyVersion { key_version, .. } => {
+            format!("{} ({row}: {key_version})", repair.kind())
+        }
+        Repair::FillKekRef { kek_ref, .. } => format!("{} ({row}: {kek_ref})", repair.kind()),
+        Repair::SetSecretUuid { secret_uuid, .. } => {
+            format!("{} ({row}: {secret_uuid})", repair.kind())
+        }
+        Repair::RetireKey { .. } | Repair::CreateKey { .. } => format!("{} ({row})", repair.kind()),
+    }
+}

@@ -1,0 +1,32 @@
+//! Progress of long work: on a terminal, on stderr, gone when the work is done.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How far a piece of work has come. In a pipe nothing is shown.
+pub(super) struct Progress(ProgressBar);
+
+impl Progress {
+    /// Work on so many things; one alone is not worth a bar.
+    pub(super) fn new(verb: &'static str, things: usize) -> Self {
+        if things < 2 {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(things as u64).with_prefix(verb);
+        let style = ProgressStyle::with_template("{prefix} {pos}/{len} {wide_bar} {msg}");
+        Self(match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        })
+    }
+
+    /// The next thing.
+    pub(super) fn at(&self, name: &str) {
+        self.0.set_message(name.to_owned());
+        self.0.inc(1);
+    }
+
+    /// The end: the line goes away.
+    pub(super) fn done(&self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,34 @@
+//! `repair`: the repairs of a start, without a start.
+
+use std::process::ExitCode;
+
+use super::cli::Domains;
+use super::error::AdminError;
+use super::guests::{self, NamedGuest};
+use super::outcomes::{self, Asked, Judged};
+use super::progress::Progress;
+use super::{BrokenConfig, Context};
+use crate::guard::{Mode, prepare};
+use crate::sys;
+
+pub(super) fn run(context: &Context, which: &Domains, dry_run: bool) -> Result<ExitCode, AdminError> {
+    sys::protect_process();
+    let guard = context.guard(BrokenConfig::IsAnError)?;
+    let (asked, guests) = if which.all {
+        (Asked::Several, guests::all(context)?)
+    } else {
+        let asked = if which.domains.len() == 1 { Asked::One } else { Asked::Several };
+        (asked, guests::named(context, &which.domains)?)
+    };
+    let mode = if dry_run { Mode::DryRun } else { Mode::RepairOnly };
+    let progress = Progress::new("repairing", guests.len());
+    let judge = |NamedGuest { name, domain }| {
+        progress.at(&name);
+        let outcome = prepare(&guard, &domain, "repair", mode, context.deadline());
+        Judged { name, outcome }
+    };
+    let judged: Vec<_> = guests.into_iter().map(judge).collect();
+    progress.done();
+    outcomes::print(&context.output, asked, &judged)?;
+    Ok(outcomes::status(&judged, dry_run))
+}

@@ -1,0 +1,94 @@
+//! `replay`: what the hook would do with a captured domain XML.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::error::AdminError;
+use super::guests::{self, NamedGuest};
+use super::outcomes::{self, Asked, Judged};
+use super::{BrokenConfig, Context};
+use crate::guard::{self, Guard, Mode, Operation, prepare};
+use crate::log;
+use crate::sys;
+use crate::verdict::facts::TpmState;
+use crate::verdict::outcome::{Outcome, SecretAction};
+use crate::verdict::{Decision, Reason, Verdict};
+
+/// How the XML is replayed.
+pub(super) struct Replay<'a> {
+    pub(super) file: &'a Path,
+    pub(super) operation: &'a str,
+    pub(super) sub_operation: &'a str,
+    pub(super) dry_run: bool,
+    pub(super) no_secret: bool,
+}
+
+pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, AdminError> {
+    sys::protect_process();
+    let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
+    if replay.no_secret {
+        guard.secrets = None;
+    }
+    let guest = guests::from_file(replay.file)?;
+    let outcome = match Operation::parse(replay.operation, replay.sub_operation) {
+        Some(Operation::Prepare) => start(context, &guard, replay, &guest)?,
+        Some(operation) => {
+            follow_up(context, &guard, replay, operation, &guest)?;
+            never_refused(&guest, replay)
+        }
+        None => never_refused(&guest, replay),
+    };
+    let judged = [Judged { name: guest.name, outcome }];
+    outcomes::print(&context.output, Asked::One, &judged)?;
+    Ok(outcomes::status(&judged, false))
+}
+
+fn start(
+    context: &Context,
+    guard: &Guard,
+    replay: &Replay<'_>,
+    guest: &NamedGuest,
+) -> Result<Outcome, AdminError> {
+    let mode = if replay.dry_run { Mode::DryRun } else { Mode::CarryOut };
+    if !replay.dry_run {
+        log::init(&guard.config, &guard.state_dir)
+            .map_err(|error| AdminError::failed(format!("the log cannot be written: {error}")))?;
+    }
+    let outcome = prepare(guard, &guest.domain, "replay", mode, context.deadline());
+    if !replay.dry_run {
+        log::decision(&guest.name, "replay", &outcome);
+    }
+    Ok(outcome)
+}
+
+fn follow_up(
+    context: &Context,
+    guard: &Guard,
+    replay: &Replay<'_>,
+    operation: Operation,
+    guest: &NamedGuest,
+) -> Result<(), AdminError> {
+    match &guest.domain {
+        Ok(domain) if !replay.dry_run => {
+            guard::follow_up(guard, operation, domain, context.deadline())
+                .map_err(|error| AdminError::failed(format!("{}: {error}", guest.name)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The outcome of an operation other than `prepare begin`.
+fn never_refused(guest: &NamedGuest, replay: &Replay<'_>) -> Outcome {
+    Outcome {
+        domain: guest.domain.as_ref().ok().cloned(),
+        state: TpmState::Absent,
+        verdict: Verdict {
+            decision: Decision::Allow(Reason::NotAStart),
+            findings: Vec::new(),
+            repairs: Vec::new(),
+            secret: None,
+        },
+        secret: SecretAction::None,
+        dry_run: replay.dry_run,
+    }
+}
