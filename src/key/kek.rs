@@ -2,7 +2,9 @@
 
 use zeroize::Zeroizing;
 
+use super::derive::derive;
 use super::id::KeyId;
+use super::random::{self, RandomError};
 
 /// 256 random bits. Wiped when dropped; no `Debug`, `Clone` or `Serialize`.
 pub struct Kek(Zeroizing<[u8; Self::LEN]>);
@@ -12,9 +14,10 @@ impl Kek {
     pub const LEN: usize = 32;
 
     /// Makes a new key.
-    #[must_use]
-    pub fn generate() -> Self {
-        Self(Zeroizing::new([0; Self::LEN]))
+    pub fn generate() -> Result<Self, RandomError> {
+        let mut bytes = Zeroizing::new([0; Self::LEN]);
+        random::fill(&mut *bytes)?;
+        Ok(Self(bytes))
     }
 
     /// Takes over the bytes of an existing one.
@@ -23,15 +26,57 @@ impl Kek {
         Self(bytes)
     }
 
+    /// Copies the bytes of an existing one; `None` unless there are exactly [`Self::LEN`].
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let mut kek = Zeroizing::new([0; Self::LEN]);
+        if bytes.len() != kek.len() {
+            return None;
+        }
+        kek.copy_from_slice(bytes);
+        Some(Self(kek))
+    }
+
     /// The bytes, for wrapping, sealing and export.
     #[must_use]
     pub fn expose(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 
-    /// The identity of these bytes.
+    /// The identity of these bytes:
+    /// `HKDF-SHA256(IKM = KEK, salt = "", info = "vtpm-guard key id 1")`, 16 bytes.
+    ///
+    /// Whoever knows it knows nothing of the KEK, nor of the keys that wrap DEKs: those come
+    /// from the same function under another `info`. Two KEKs share one by chance only after
+    /// some 2^64 of them.
     #[must_use]
     pub fn key_id(&self) -> KeyId {
-        KeyId::from_bytes([0; KeyId::LEN])
+        KeyId::from_bytes(*derive(self.expose(), b"", b"vtpm-guard key id 1"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_new_keys_are_the_same() {
+        let (one, other) = (Kek::generate().unwrap(), Kek::generate().unwrap());
+        assert_ne!(one.expose(), other.expose());
+        assert_ne!(one.key_id(), other.key_id());
+    }
+
+    #[test]
+    fn the_key_id_never_changes() {
+        // Stores and keyrings out there hold key ids: this value stays.
+        let kek = Kek::from_bytes(Zeroizing::new([0x42; Kek::LEN]));
+        assert_eq!(kek.key_id().to_string(), "dca02314b137fc92cce2c3308ee77dd3");
+    }
+
+    #[test]
+    fn thirty_two_bytes_are_a_key_and_no_other_number_is() {
+        assert!(Kek::from_slice(&[1; 32]).is_some());
+        assert!(Kek::from_slice(&[1; 31]).is_none());
+        assert!(Kek::from_slice(&[1; 33]).is_none());
     }
 }
