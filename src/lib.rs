@@ -7,7 +7,7 @@
 //! | doors | `src/bin/*`: argument vector in, exit status out |
 //! | what is asked for | `hook` (libvirtd asks), `admin` (a person asks); neither knows the other |
 //! | one guarded start | `guard`: gathers facts, carries out verdicts |
-//! | outside things | `store` (SQLite), `secret` and `libvirt` (libvirt), `swtpm` (its state file), `provider`, `config`, `log`, `report`, `child` (other programs), `sys` |
+//! | outside things | `store` (SQLite), `secret` and `libvirt` (libvirt), `swtpm` (its state file), `provider`, `config`, `log`, `report`, `key::keyring` (the sealed keys), `child` (other programs), `durable` (whole files), `sys` |
 //! | the core, pure | `verdict`: facts in, verdict out |
 //! | words | `domain`, `key`, `ids`, `clock` |
 
@@ -15,6 +15,7 @@ pub mod child;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod durable;
 pub mod ids;
 pub mod key;
 pub mod provider;

@@ -18,7 +18,7 @@ pub struct Dek(Zeroizing<Vec<u8>>);
 
 impl Dek {
     /// The longest value that libvirt carries, in bytes: `REMOTE_SECRET_VALUE_MAX` in its
-    /// src/remote/remote_protocol.x.
+    /// `remote_protocol.x`.
     pub const MAX_LEN: usize = 65_536;
 
     /// The random bits of a new key, in bytes.

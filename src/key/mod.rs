@@ -7,4 +7,5 @@ pub mod id;
 pub mod kek;
 pub mod keyring;
 pub mod random;
+pub mod seal;
 pub mod wrap;
