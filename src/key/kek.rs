@@ -6,8 +6,9 @@ use super::derive::derive;
 use super::id::KeyId;
 use super::random::{self, RandomError};
 
-/// 256 random bits. Wiped when dropped; no `Debug`, `Clone` or `Serialize`.
-pub struct Kek(Zeroizing<[u8; Self::LEN]>);
+/// 256 random bits. Wiped when dropped; no `Debug`, `Clone` or `Serialize`. They are in a box,
+/// so that moving the key leaves no copies behind on the stack.
+pub struct Kek(Box<Zeroizing<[u8; Self::LEN]>>);
 
 impl Kek {
     /// The length in bytes.
@@ -15,25 +16,30 @@ impl Kek {
 
     /// Makes a new key.
     pub fn generate() -> Result<Self, RandomError> {
-        let mut bytes = Zeroizing::new([0; Self::LEN]);
-        random::fill(&mut *bytes)?;
-        Ok(Self(bytes))
+        Self::made_by(|bytes| random::fill(bytes))
     }
 
     /// Takes over the bytes of an existing one.
     #[must_use]
     pub fn from_bytes(bytes: Zeroizing<[u8; Self::LEN]>) -> Self {
-        Self(bytes)
+        Self(Box::new(bytes))
     }
 
     /// Copies the bytes of an existing one; `None` unless there are exactly [`Self::LEN`].
     pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
-        let mut kek = Zeroizing::new([0; Self::LEN]);
-        if bytes.len() != kek.len() {
-            return None;
-        }
-        kek.copy_from_slice(bytes);
-        Some(Self(kek))
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        let mut key = Box::new(Zeroizing::new([0; Self::LEN]));
+        key.copy_from_slice(bytes);
+        Some(Self(key))
+    }
+
+    /// Lets `make` write the key into its box.
+    pub(crate) fn made_by<E>(
+        make: impl FnOnce(&mut [u8; Self::LEN]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut bytes = Box::new(Zeroizing::new([0; Self::LEN]));
+        make(&mut bytes)?;
+        Ok(Self(bytes))
     }
 
     /// The bytes, for wrapping, sealing and export.

@@ -98,8 +98,8 @@ impl Sealer {
     ) -> Result<Kek, SealError> {
         let kek = match seal {
             Seal::RootOnlyFile => {
-                let mut bytes = Zeroizing::new([0; Kek::LEN]);
-                hex::decode(sealed.trim_ascii(), &mut *bytes).map(|()| Kek::from_bytes(bytes))
+                let digits = sealed.trim_ascii();
+                Kek::made_by(|bytes| hex::decode(digits, bytes).ok_or(())).ok()
             }
             Seal::Host | Seal::HostAndTpm2 => {
                 let name = credential_name(key_id);

@@ -211,16 +211,17 @@ impl RecoveryFile {
 
     /// Gives the KEK, and makes sure that it has the key id that the file names.
     pub fn open(&self, passphrase: &Passphrase) -> Result<Kek, RecoveryError> {
-        let mut bytes = Zeroizing::new(self.ciphertext);
-        cipher(&self.header, passphrase)?
-            .decrypt_inout_detached(
+        let cipher = cipher(&self.header, passphrase)?;
+        let kek = Kek::made_by(|bytes| {
+            bytes.copy_from_slice(&self.ciphertext);
+            cipher.decrypt_inout_detached(
                 &self.header.nonce.into(),
                 self.head.as_bytes(),
                 bytes.as_mut_slice().into(),
                 &self.tag.into(),
             )
-            .map_err(|_| RecoveryError::WrongPassphrase)?;
-        let kek = Kek::from_bytes(bytes);
+        })
+        .map_err(|_| RecoveryError::WrongPassphrase)?;
         if kek.key_id() == self.header.key_id {
             Ok(kek)
         } else {
