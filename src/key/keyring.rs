@@ -118,7 +118,7 @@ impl Keyring {
         let dir = Dir::create(&self.dir)?;
         match self.open(key_id, deadline) {
             Ok(_) => return self.seal(key_id),
-            // The caller has the very key, so what does not open can only be replaced by what does.
+            // The caller has the very key: what does not open is replaced by what does.
             Err(
                 KeyringError::Missing(_)
                 | KeyringError::NotTrusted { .. }
