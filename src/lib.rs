@@ -7,15 +7,17 @@
 //! | doors | `src/bin/*`: argument vector in, exit status out |
 //! | what is asked for | `hook` (libvirtd asks), `admin` (a person asks); neither knows the other |
 //! | one guarded start | `guard`: gathers facts, carries out verdicts |
-//! | outside things | `store` (SQLite), `secret` and `libvirt` (libvirt), `swtpm` (its state file), `provider`, `config`, `log`, `report`, `sys` |
+//! | outside things | `store` (SQLite), `secret` and `libvirt` (libvirt), `swtpm` (its state file), `provider`, `config`, `log`, `report`, `key::keyring` (the sealed keys), `child` (other programs), `durable` (whole files), `sys` |
 //! | the core, pure | `verdict`: facts in, verdict out |
 //! | words | `domain`, `key`, `ids`, `clock` |
 
 pub mod admin;
 pub mod capture;
+pub mod child;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod durable;
 pub mod guard;
 pub mod hook;
 pub mod ids;

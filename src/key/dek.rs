@@ -2,18 +2,40 @@
 
 use zeroize::Zeroizing;
 
+use super::hex;
+use super::random::{self, RandomError};
+
 /// The exact bytes of a libvirt vTPM secret's value. Wiped when dropped; it has no `Debug`,
 /// no `Clone` and no `Serialize`, so it cannot slip into a log or a document.
+///
+/// "Exact" is meant: libvirt hands swtpm the value through a pipe, as a passphrase file, and
+/// swtpm (0.7.1; `key_from_pwdfile_fd` in src/swtpm/key.c) feeds all of it to its key
+/// derivation. Found with real swtpm: a trailing line feed, a NUL byte and everything behind
+/// it count, no length is cut (200,000 bytes tried), and an empty passphrase is taken. Only
+/// the reading has a seam: swtpm asks for 1024 bytes at a time and takes a shorter answer as
+/// the end, so a longer value is safe only as long as the pipe fills faster than it drains.
 pub struct Dek(Zeroizing<Vec<u8>>);
 
 impl Dek {
-    /// Makes a new key.
-    #[must_use]
-    pub fn generate() -> Self {
-        Self(Zeroizing::new(Vec::new()))
+    /// The longest value that libvirt carries, in bytes: `REMOTE_SECRET_VALUE_MAX` in its
+    /// `remote_protocol.x`.
+    pub const MAX_LEN: usize = 65_536;
+
+    /// The random bits of a new key, in bytes.
+    const RANDOM_LEN: usize = 32;
+
+    /// Makes a new key: 256 random bits as 64 hexadecimal digits. Printable, so that it
+    /// survives whatever tool passes it on as a passphrase; short, so that swtpm has it all
+    /// in its first read.
+    pub fn generate() -> Result<Self, RandomError> {
+        let mut bits = Zeroizing::new([0; Self::RANDOM_LEN]);
+        random::fill(&mut *bits)?;
+        let mut digits = Zeroizing::new(vec![0; 2 * Self::RANDOM_LEN]);
+        hex::encode(&*bits, &mut digits);
+        Ok(Self(digits))
     }
 
-    /// Takes over the bytes of an existing one.
+    /// Takes over the bytes of an existing one, whatever they are.
     #[must_use]
     pub fn from_bytes(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self(bytes)
@@ -30,5 +52,27 @@ impl Dek {
     pub fn same_as(&self, other: &Self) -> bool {
         use subtle::ConstantTimeEq;
         self.0.ct_eq(&other.0).into()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_is_sixty_four_digits_and_no_two_are_the_same() {
+        let (one, other) = (Dek::generate().unwrap(), Dek::generate().unwrap());
+        assert_eq!(one.expose().len(), 64);
+        assert!(one.expose().iter().all(u8::is_ascii_hexdigit));
+        assert!(!one.same_as(&other));
+    }
+
+    #[test]
+    fn keys_are_the_same_when_all_their_bytes_are() {
+        let dek = |bytes: &[u8]| Dek::from_bytes(Zeroizing::new(bytes.to_vec()));
+        assert!(dek(b"key\n").same_as(&dek(b"key\n")));
+        assert!(!dek(b"key\n").same_as(&dek(b"key")));
+        assert!(!dek(b"key\n").same_as(&dek(b"kez\n")));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::hex;
+
 /// The identity of a KEK, derived one-way from its bytes (see [`super::kek::Kek::key_id`]).
 /// It survives export and import. Written as 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,17 +25,11 @@ impl KeyId {
         &self.0
     }
 
-    /// Reads 32 hexadecimal digits.
+    /// Reads 32 hexadecimal digits, upper or lower case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 2 * Self::LEN || !text.is_ascii() {
-            return None;
-        }
         let mut bytes = [0; Self::LEN];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).ok()?;
-            *byte = u8::from_str_radix(digits, 16).ok()?;
-        }
+        hex::decode(text.as_bytes(), &mut bytes)?;
         Some(Self(bytes))
     }
 
@@ -47,5 +43,29 @@ impl KeyId {
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_id_is_thirty_two_digits_and_nothing_else() {
+        let text = "0123456789abcdef0123456789abcdef";
+        let key_id = KeyId::parse(text);
+        assert_eq!(key_id.map(|id| id.to_string()).as_deref(), Some(text));
+        assert_eq!(key_id.map(|id| id.short()).as_deref(), Some("01234567"));
+        assert_eq!(KeyId::parse(&text.to_uppercase()), key_id);
+        let signs = "+".repeat(16) + "0123456789abcdef";
+        for wrong in [
+            "",
+            "01234567",
+            &signs,
+            &format!("{text}0"),
+            &format!(" {text}"),
+        ] {
+            assert_eq!(KeyId::parse(wrong), None, "{wrong}");
+        }
     }
 }

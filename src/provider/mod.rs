@@ -1,3 +1,4 @@
 //! Key providers: the recovery file that carries one from host to host.
 
+pub mod passphrase;
 pub mod recovery;

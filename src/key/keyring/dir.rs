@@ -1,0 +1,167 @@
+//! The keyring's directory: trusts only its own user's files, writes whole ones.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+use zeroize::Zeroizing;
+
+use super::{Distrust, KeyringError};
+use crate::clock::Deadline;
+use crate::durable;
+use crate::key::id::KeyId;
+use crate::key::seal::MAX_SEALED;
+
+/// The longest file: a sealed key and its first line.
+const MAX_FILE: usize = MAX_SEALED + 100;
+
+/// Where a key is written before it gets its name.
+const TEMPORARY: &str = ".new";
+
+/// How often a lock is tried that another writer holds.
+const LOCK_POLL: Duration = Duration::from_millis(1);
+
+/// The opened directory, known to be this user's, and writable to nobody else.
+pub(super) struct Dir {
+    path: PathBuf,
+    dir: File,
+}
+
+impl Dir {
+    /// Opens it; `None` if there is none.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, KeyringError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = match open(path, flags, Mode::empty()) {
+            Ok(dir) => File::from(dir),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                return Err(distrusted(path, Distrust::NotADirectory));
+            }
+            Err(errno) => return Err(io_error(path)(errno.into())),
+        };
+        trust(path, &dir, 0o022)?;
+        let path = path.to_owned();
+        Ok(Some(Self { path, dir }))
+    }
+
+    /// Opens it, and makes it first if there is none.
+    pub(super) fn create(path: &Path) -> Result<Self, KeyringError> {
+        if let Some(dir) = Self::open(path)? {
+            return Ok(dir);
+        }
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        created.map_err(io_error(path))?;
+        // Its name is as durable as the keys in it will be.
+        durable::sync_parent(path).map_err(io_error(path))?;
+        Self::open(path)?.ok_or_else(|| io_error(path)(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Reads a key's file; `None` if there is none.
+    pub(super) fn read(&self, key_id: KeyId) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
+        let path = self.path.join(name(key_id));
+        // Non-blocking, or a FIFO of that name would hold up the start for ever.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&self.dir, &*name(key_id), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ELOOP | Errno::ENXIO) => {
+                return Err(distrusted(&path, Distrust::NotAFile));
+            }
+            Err(errno) => return Err(io_error(&path)(errno.into())),
+        };
+        if !file.metadata().map_err(io_error(&path))?.is_file() {
+            return Err(distrusted(&path, Distrust::NotAFile));
+        }
+        trust(&path, &file, 0o077)?;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
+        let bound = u64::try_from(MAX_FILE + 1).unwrap_or(u64::MAX);
+        file.take(bound)
+            .read_to_end(&mut bytes)
+            .map_err(io_error(&path))?;
+        if bytes.len() > MAX_FILE {
+            let reason = "it is too long for a sealed key";
+            return Err(KeyringError::Damaged { path, reason });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Writes a key's file in place of any that is there.
+    pub(super) fn replace(
+        &self,
+        key_id: KeyId,
+        bytes: &[u8],
+        deadline: Deadline,
+    ) -> Result<(), KeyringError> {
+        self.lock(deadline)?;
+        durable::replace(&self.dir, OsStr::new(TEMPORARY), &name(key_id), bytes)
+            .map_err(io_error(&self.path.join(name(key_id))))
+    }
+
+    /// Removes a key's file.
+    pub(super) fn remove(&self, key_id: KeyId) -> Result<(), KeyringError> {
+        durable::remove(&self.dir, &name(key_id)).map_err(io_error(&self.path.join(name(key_id))))
+    }
+
+    /// The ids after which files are named, in order.
+    pub(super) fn list(&self) -> Result<Vec<KeyId>, KeyringError> {
+        let mut key_ids = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(io_error(&self.path))? {
+            let found = entry.map_err(io_error(&self.path))?.file_name();
+            let key_id = found.to_str().and_then(KeyId::parse);
+            key_ids.extend(key_id.filter(|key_id| name(*key_id) == found));
+        }
+        key_ids.sort_unstable();
+        Ok(key_ids)
+    }
+
+    /// Holds other writers off until this value is dropped, for they use the same temporary.
+    fn lock(&self, deadline: Deadline) -> Result<(), KeyringError> {
+        loop {
+            match self.dir.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(io_error(&self.path)(error)),
+                Err(TryLockError::WouldBlock) if deadline.has_passed() => {
+                    return Err(KeyringError::TimedOut);
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
+            }
+        }
+    }
+}
+
+fn name(key_id: KeyId) -> OsString {
+    key_id.to_string().into()
+}
+
+/// Checks the opened thing itself, not its name: nobody can exchange it after that.
+fn trust(path: &Path, file: &File, forbidden: u32) -> Result<(), KeyringError> {
+    let found = file.metadata().map_err(io_error(path))?;
+    if found.uid() != geteuid().as_raw() {
+        return Err(distrusted(path, Distrust::Owner(found.uid())));
+    }
+    if found.mode() & forbidden != 0 {
+        return Err(distrusted(path, Distrust::Mode(found.mode() & 0o7777)));
+    }
+    Ok(())
+}
+
+fn distrusted(path: &Path, reason: Distrust) -> KeyringError {
+    KeyringError::NotTrusted {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> KeyringError + use<'_> {
+    move |source| KeyringError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
