@@ -1,5 +1,6 @@
 //! Answers: tables for people, one JSON document for programs; talk goes to stderr.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -35,6 +36,22 @@ impl Output {
             // A reader that has seen enough (`| head`) is no failure.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => written.map_err(|error| AdminError::failed(format!("stdout: {error}"))),
+        }
+    }
+
+    /// Says something beside the answer, on stderr, to a person. A program that asked for
+    /// JSON finds what it needs in the document.
+    pub(super) fn note(&self, text: impl fmt::Display) {
+        if !self.json {
+            // Nobody is left to be told that stderr is closed.
+            let _ = writeln!(anstream::stderr(), "note: {}", one_line(&text.to_string()));
+        }
+    }
+
+    /// Tells a person at a terminal what takes so long.
+    pub(super) fn wait(&self, text: &str) {
+        if io::stderr().is_terminal() {
+            let _ = writeln!(anstream::stderr(), "{text} ...");
         }
     }
 
@@ -79,6 +96,23 @@ pub(super) fn table(heading: &[&str]) -> Table {
         column.set_padding((0, 2));
     }
     table
+}
+
+/// A table of one thing's properties, one line for each.
+pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Table {
+    let mut table = table(&[]);
+    for (name, value) in rows {
+        table.add_row([Cell::new(name).add_attribute(Attribute::Bold), Cell::new(value)]);
+    }
+    table
+}
+
+/// A number of things: "1 guest", "2 guests".
+pub(super) fn count(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
 }
 
 /// A time for people: local time to the second, or "-".
