@@ -16,6 +16,10 @@ use tracing_subscriber::fmt::writer::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::config::{Config, DEFAULT_STATE_DIR, LogTarget};
+use crate::report;
+use crate::verdict::Decision;
+use crate::verdict::outcome::Outcome;
+use crate::verdict::repair::Repair;
 
 #[cfg(test)]
 mod tests;
@@ -176,5 +180,32 @@ impl Write for LineWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Logs what came of a start: one line.
+pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
+    let name = outcome.domain.as_ref().map_or(guest, |domain| &domain.name);
+    let uuid = outcome.domain.as_ref().map(|domain| domain.uuid.to_string()).unwrap_or_default();
+    let repairs: Vec<_> = outcome.verdict.repairs.iter().map(Repair::kind).collect();
+    let findings: Vec<_> =
+        outcome.verdict.findings.iter().map(|noticed| report::finding(name, noticed).1).collect();
+    let (repairs, findings) = (repairs.join(","), findings.join("; "));
+    match &outcome.verdict.decision {
+        Decision::Allow(why) => {
+            let why = report::reason(*why);
+            if findings.is_empty() {
+                tracing::info!(domain = name, uuid, operation, decision = "allow", repairs, "{why}");
+            } else {
+                tracing::warn!(domain = name, uuid, operation, decision = "allow", repairs, findings, "{why}");
+            }
+        }
+        Decision::Deny(why) => {
+            let (code, words) = (why.code().as_str(), report::refusal(name, why));
+            tracing::error!(
+                domain = name, uuid, operation, decision = "deny", code, hint = words.hint,
+                "{}", words.message
+            );
+        }
     }
 }

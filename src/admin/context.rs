@@ -7,11 +7,12 @@ use super::cli::Global;
 use super::error::AdminError;
 use super::output::Output;
 use crate::clock::Deadline;
-use crate::config::Config;
-use crate::guard::{DEFAULT_CONFIG, Guard};
+use crate::config::{Config, DEFAULT_CONFIG};
+use crate::guard::Guard;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
 use crate::store::{Access, Store, StoreError};
+use crate::sys;
 
 /// How long an administrator is kept waiting for a lock or for libvirt.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,6 +42,13 @@ impl Context {
 
     pub(super) fn state_dir(&self) -> &Path {
         &self.global.state_dir
+    }
+
+    /// Keeps keys out of core dumps; for every verb that handles one.
+    pub(super) fn protect_keys(&self) -> Result<(), AdminError> {
+        sys::protect_process().map_err(|error| {
+            AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))
+        })
     }
 
     pub(super) fn deadline(&self) -> Deadline {

@@ -38,6 +38,12 @@ impl Output {
         }
     }
 
+    /// Says something that is not the answer.
+    pub(super) fn note(&self, text: &str) {
+        // Talk that nobody hears changes nothing.
+        let _ = writeln!(anstream::stderr(), "vtpm-guard: {}", one_line(text));
+    }
+
     /// Tells what went wrong, and what helps.
     pub(super) fn error(&self, error: &AdminError) -> ExitCode {
         let mut err = anstream::stderr().lock();

@@ -9,10 +9,9 @@ use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
 use super::{BrokenConfig, Context};
 use crate::guard::{Mode, prepare};
-use crate::sys;
 
 pub(super) fn run(context: &Context, which: &Domains, dry_run: bool) -> Result<ExitCode, AdminError> {
-    sys::protect_process();
+    context.protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (asked, guests) = if which.all {
         (Asked::Several, guests::all(context)?)

@@ -30,6 +30,17 @@ pub struct Domain {
     pub vtpm: Option<Vtpm>,
 }
 
+impl Domain {
+    /// The emulated TPM that has `<encryption>`, and the secret that it names.
+    #[must_use]
+    pub fn encrypted_vtpm(&self) -> Option<(&Emulator, SecretUuid)> {
+        match &self.vtpm {
+            Some(Vtpm::Emulator(vtpm)) => Some((vtpm, vtpm.secret_uuid?)),
+            _ => None,
+        }
+    }
+}
+
 /// `/domain/devices/tpm`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vtpm {
