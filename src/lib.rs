@@ -16,6 +16,7 @@ pub mod config;
 pub mod domain;
 pub mod ids;
 pub mod key;
+pub mod libvirt;
 pub mod provider;
 pub mod secret;
 pub mod store;

@@ -1,0 +1,14 @@
+//! libvirt, at arm's length.
+//!
+//! A program that is linked with libvirt pays ten milliseconds at each start for its fifty
+//! libraries. So only the helper, `vtpm-guard-libvirt`, is; the hook and the command start it
+//! when they have a question, and talk with it over two pipes.
+
+mod client;
+mod conversation;
+pub mod helper;
+mod program;
+mod protocol;
+
+pub use client::Libvirt;
+pub use protocol::Guest;
