@@ -186,25 +186,54 @@ impl Write for LineWriter<'_> {
 /// Logs what came of a start: one line.
 pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
     let name = outcome.domain.as_ref().map_or(guest, |domain| &domain.name);
-    let uuid = outcome.domain.as_ref().map(|domain| domain.uuid.to_string()).unwrap_or_default();
+    let uuid = outcome
+        .domain
+        .as_ref()
+        .map(|domain| domain.uuid.to_string())
+        .unwrap_or_default();
     let repairs: Vec<_> = outcome.verdict.repairs.iter().map(Repair::kind).collect();
-    let findings: Vec<_> =
-        outcome.verdict.findings.iter().map(|noticed| report::finding(name, noticed).1).collect();
+    let findings: Vec<_> = outcome
+        .verdict
+        .findings
+        .iter()
+        .map(|noticed| report::finding(name, noticed).1)
+        .collect();
     let (repairs, findings) = (repairs.join(","), findings.join("; "));
     match &outcome.verdict.decision {
         Decision::Allow(why) => {
             let why = report::reason(*why);
             if findings.is_empty() {
-                tracing::info!(domain = name, uuid, operation, decision = "allow", repairs, "{why}");
+                tracing::info!(
+                    domain = name,
+                    uuid,
+                    operation,
+                    decision = "allow",
+                    repairs,
+                    "{why}"
+                );
             } else {
-                tracing::warn!(domain = name, uuid, operation, decision = "allow", repairs, findings, "{why}");
+                tracing::warn!(
+                    domain = name,
+                    uuid,
+                    operation,
+                    decision = "allow",
+                    repairs,
+                    findings,
+                    "{why}"
+                );
             }
         }
         Decision::Deny(why) => {
             let (code, words) = (why.code().as_str(), report::refusal(name, why));
             tracing::error!(
-                domain = name, uuid, operation, decision = "deny", code, hint = words.hint,
-                "{}", words.message
+                domain = name,
+                uuid,
+                operation,
+                decision = "deny",
+                code,
+                hint = words.hint,
+                "{}",
+                words.message
             );
         }
     }

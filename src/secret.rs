@@ -53,6 +53,9 @@ pub fn definition(secret: SecretUuid, domain: DomainUuid) -> String {
 
 /// The host secrets of one libvirt.
 pub trait HostSecrets {
+    /// Tells that a question will follow, so that connecting can go on beside other work.
+    fn expect_question(&self, deadline: Deadline);
+
     /// What libvirt has under this UUID. Unreachable libvirt is an answer, not an error.
     fn state(&self, secret: SecretUuid, deadline: Deadline) -> HostSecret;
 

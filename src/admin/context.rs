@@ -37,7 +37,10 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(global: Global) -> Self {
-        Self { output: Output::new(global.json), global }
+        Self {
+            output: Output::new(global.json),
+            global,
+        }
     }
 
     pub(super) fn state_dir(&self) -> &Path {
@@ -76,7 +79,10 @@ impl Context {
     pub(super) fn config(&self) -> Result<Config, AdminError> {
         let path = match &self.global.config {
             Some(path) if !path.exists() => {
-                return Err(AdminError::usage(format!("{}: there is no such file", path.display())));
+                return Err(AdminError::usage(format!(
+                    "{}: there is no such file",
+                    path.display()
+                )));
             }
             Some(path) => path,
             None => Path::new(DEFAULT_CONFIG),
@@ -90,7 +96,9 @@ impl Context {
     pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
         let (config, trouble) = match (self.config(), broken) {
             (Ok(config), _) => (config, None),
-            (Err(error), BrokenConfig::DefaultsHold) => (Config::default(), Some(error.to_string())),
+            (Err(error), BrokenConfig::DefaultsHold) => {
+                (Config::default(), Some(error.to_string()))
+            }
             (Err(error), BrokenConfig::IsAnError) => return Err(error),
         };
         let mut guard = Guard::new(config, self.state_dir().to_owned());

@@ -79,8 +79,12 @@ impl fmt::Display for AdminError {
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoProvider(_) => Self::usage(error).with_hint("see which there are: vtpm-guard provider list"),
-            StoreError::NoKeyRef(_) => Self::usage(error).with_hint("see which there are: vtpm-guard key list"),
+            StoreError::NoProvider(_) => {
+                Self::usage(error).with_hint("see which there are: vtpm-guard provider list")
+            }
+            StoreError::NoKeyRef(_) => {
+                Self::usage(error).with_hint("see which there are: vtpm-guard key list")
+            }
             StoreError::NameTaken(_)
             | StoreError::NotKeyed(_)
             | StoreError::InUse(_)

@@ -37,7 +37,10 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
         }
         None => never_refused(&guest, replay),
     };
-    let judged = [Judged { name: guest.name, outcome }];
+    let judged = [Judged {
+        name: guest.name,
+        outcome,
+    }];
     outcomes::print(&context.output, Asked::One, &judged)?;
     Ok(outcomes::status(&judged, false))
 }
@@ -48,7 +51,11 @@ fn start(
     replay: &Replay<'_>,
     guest: &NamedGuest,
 ) -> Result<Outcome, AdminError> {
-    let mode = if replay.dry_run { Mode::DryRun } else { Mode::CarryOut };
+    let mode = if replay.dry_run {
+        Mode::DryRun
+    } else {
+        Mode::CarryOut
+    };
     if !replay.dry_run {
         if let Err(error) = log::init(&guard.config, &guard.state_dir) {
             context.output.note(&error.to_string());

@@ -41,7 +41,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // The deadline or a fault may refuse this guest, but never one without an encrypted vTPM.
-    let is_encrypted = domain.as_ref().is_ok_and(|domain| domain.encrypted_vtpm().is_some());
+    let is_encrypted = domain
+        .as_ref()
+        .is_ok_and(|domain| domain.encrypted_vtpm().is_some());
     if event.operation == Operation::Prepare && is_encrypted {
         emergency::may_refuse(&event.guest);
     }
