@@ -1,9 +1,240 @@
-//! x
-use crate::config::Config;
-use std::path::Path;
-/// x
-pub fn init(_: &Config, _: &Path) -> Result<(), String> {
-    Ok(())
+//! The log: journald where there is one, else a file. Never stdout, which libvirt reads, nor
+//! stderr, which it shows to whoever started the guest.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::writer::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::config::{Config, DEFAULT_STATE_DIR, LogTarget};
+use crate::report;
+use crate::verdict::Decision;
+use crate::verdict::outcome::Outcome;
+use crate::verdict::repair::Repair;
+
+#[cfg(test)]
+mod tests;
+
+/// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
+const IDENTIFIER: &str = "vtpm-guard";
+
+/// What the names of fields begin with in the journal: `VTPM_GUARD_DOMAIN=vm1`.
+const FIELD_PREFIX: &str = "VTPM_GUARD";
+
+/// The file of a host without journald.
+const DEFAULT_FILE: &str = "/var/log/vtpm-guard.log";
+
+/// The file in a state directory that is not the host's own.
+const FILE_NAME: &str = "vtpm-guard.log";
+
+/// Why there is no log. Nothing else depends on it.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// journald does not listen.
+    #[error("no log: journald: {0}")]
+    Journald(#[source] io::Error),
+    /// The file cannot be opened; a symbolic link is not followed.
+    #[error("no log: {path}: {source}", path = .path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is a device, a pipe or the like, it is somebody else's, or it has a second name:
+    /// writing to it might change something that is no log.
+    #[error("no log: {path}: not a regular file of our own", path = .path.display())]
+    NotOurFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// This process has a log already.
+    #[error("no log: there is one already")]
+    AlreadySet,
 }
-/// x
-pub fn decision(_: &str, _: &str, _: &crate::verdict::outcome::Outcome) {}
+
+/// Sends the events of this process to the log that the configuration names.
+pub fn init(config: &Config, state_dir: &Path) -> Result<(), LogError> {
+    let level = config.log_level;
+    match &config.log_target {
+        LogTarget::Journald => install(journald(level)?),
+        LogTarget::File(path) => install(file(path, level)?),
+        LogTarget::Auto => match journald(level) {
+            Ok(journald) => install(journald),
+            Err(_) => install(file(&default_file(state_dir), level)?),
+        },
+    }
+}
+
+fn install(subscriber: impl Subscriber + Send + Sync) -> Result<(), LogError> {
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)
+}
+
+/// The file where there is no journald: a host's log is where a host's logs are, that of any
+/// other state directory is inside it.
+fn default_file(state_dir: &Path) -> PathBuf {
+    if state_dir == Path::new(DEFAULT_STATE_DIR) {
+        PathBuf::from(DEFAULT_FILE)
+    } else {
+        state_dir.join(FILE_NAME)
+    }
+}
+
+fn journald(level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
+    let journald = tracing_journald::layer()
+        .map_err(LogError::Journald)?
+        .with_syslog_identifier(IDENTIFIER.to_owned())
+        .with_field_prefix(Some(FIELD_PREFIX.to_owned()));
+    Ok(tracing_subscriber::registry()
+        .with(LevelFilter::from_level(level))
+        .with(journald))
+}
+
+fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
+    let lines = LineFile(open(path)?);
+    Ok(tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_timer(Utc)
+        .with_target(false)
+        .with_ansi(false)
+        // Its words about a full disk would go to stderr.
+        .log_internal_errors(false)
+        .with_writer(lines)
+        .finish())
+}
+
+/// Opens a log to append to it, or makes it, readable for its owner only.
+fn open(path: &Path) -> Result<File, LogError> {
+    let unwritable = |source| LogError::Unwritable {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        // A FIFO that nobody reads must not stop the guest's start.
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)
+        .map_err(unwritable)?;
+    let metadata = file.metadata().map_err(unwritable)?;
+    let is_ours = metadata.uid() == nix::unistd::geteuid().as_raw();
+    if metadata.is_file() && is_ours && metadata.nlink() == 1 {
+        Ok(file)
+    } else {
+        Err(LogError::NotOurFile {
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// The time of an event: RFC 3339, UTC, milliseconds.
+struct Utc;
+
+impl FormatTime for Utc {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        write!(out, "{:.3}", jiff::Timestamp::now())
+    }
+}
+
+/// A file that gets each event as one line in one write, so that the lines of processes that
+/// write at once do not mix.
+struct LineFile(File);
+
+impl<'f> MakeWriter<'f> for LineFile {
+    type Writer = LineWriter<'f>;
+
+    fn make_writer(&'f self) -> Self::Writer {
+        LineWriter(&self.0)
+    }
+}
+
+/// Writes one event. A guest's name may hold any character: a line break in it must not look
+/// like the next event, nor an escape sequence reach a terminal.
+struct LineWriter<'f>(&'f File);
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
+        let mut line = String::with_capacity(text.len() + 1);
+        for character in text.chars() {
+            if character.is_control() {
+                line.extend(character.escape_default());
+            } else {
+                line.push(character);
+            }
+        }
+        line.push('\n');
+        self.0.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Logs what came of a start: one line.
+pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
+    let name = outcome.domain.as_ref().map_or(guest, |domain| &domain.name);
+    let uuid = outcome
+        .domain
+        .as_ref()
+        .map(|domain| domain.uuid.to_string())
+        .unwrap_or_default();
+    let repairs: Vec<_> = outcome.verdict.repairs.iter().map(Repair::kind).collect();
+    let findings: Vec<_> = outcome
+        .verdict
+        .findings
+        .iter()
+        .map(|noticed| report::finding(name, noticed).1)
+        .collect();
+    let (repairs, findings) = (repairs.join(","), findings.join("; "));
+    match &outcome.verdict.decision {
+        Decision::Allow(why) => {
+            let why = report::reason(*why);
+            if findings.is_empty() {
+                tracing::info!(
+                    domain = name,
+                    uuid,
+                    operation,
+                    decision = "allow",
+                    repairs,
+                    "{why}"
+                );
+            } else {
+                tracing::warn!(
+                    domain = name,
+                    uuid,
+                    operation,
+                    decision = "allow",
+                    repairs,
+                    findings,
+                    "{why}"
+                );
+            }
+        }
+        Decision::Deny(why) => {
+            let (code, words) = (why.code().as_str(), report::refusal(name, why));
+            tracing::error!(
+                domain = name,
+                uuid,
+                operation,
+                decision = "deny",
+                code,
+                hint = words.hint,
+                "{}",
+                words.message
+            );
+        }
+    }
+}

@@ -30,8 +30,32 @@ pub enum SecretError {
     Conflict(String),
 }
 
+/// The usage name of the guard's own secret for this domain. Only secrets that bear it does
+/// the guard ever drop.
+#[must_use]
+pub fn usage_name(domain: DomainUuid) -> String {
+    format!("vtpm-guard:{domain}")
+}
+
+/// The XML that defines the guard's own secret: ephemeral, so that libvirt keeps the key in
+/// memory alone, and private, so that it tells it to nobody.
+#[must_use]
+pub fn definition(secret: SecretUuid, domain: DomainUuid) -> String {
+    let usage_name = usage_name(domain);
+    format!(
+        "<secret ephemeral='yes' private='yes'>\
+           <uuid>{secret}</uuid>\
+           <description>vTPM key of {domain} (vtpm-guard)</description>\
+           <usage type='vtpm'><name>{usage_name}</name></usage>\
+         </secret>"
+    )
+}
+
 /// The host secrets of one libvirt.
 pub trait HostSecrets {
+    /// Tells that a question will follow, so that connecting can go on beside other work.
+    fn expect_question(&self, deadline: Deadline);
+
     /// What libvirt has under this UUID. Unreachable libvirt is an answer, not an error.
     fn state(&self, secret: SecretUuid, deadline: Deadline) -> HostSecret;
 

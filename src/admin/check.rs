@@ -16,7 +16,11 @@ pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode,
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
         None if which.all => (Asked::Several, guests::all(context)?),
         None => (
-            if which.domains.len() == 1 { Asked::One } else { Asked::Several },
+            if which.domains.len() == 1 {
+                Asked::One
+            } else {
+                Asked::Several
+            },
             guests::named(context, &which.domains)?,
         ),
     };

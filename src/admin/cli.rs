@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::guard::DEFAULT_STATE_DIR;
+use crate::config::DEFAULT_STATE_DIR;
 
 /// Guards the start of KVM guests with encrypted vTPMs.
 ///

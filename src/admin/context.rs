@@ -7,11 +7,12 @@ use super::cli::Global;
 use super::error::AdminError;
 use super::output::Output;
 use crate::clock::Deadline;
-use crate::config::Config;
-use crate::guard::{DEFAULT_CONFIG, Guard};
+use crate::config::{Config, DEFAULT_CONFIG};
+use crate::guard::Guard;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
 use crate::store::{Access, Store, StoreError};
+use crate::sys;
 
 /// How long an administrator is kept waiting for a lock or for libvirt.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,11 +37,21 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(global: Global) -> Self {
-        Self { output: Output::new(global.json), global }
+        Self {
+            output: Output::new(global.json),
+            global,
+        }
     }
 
     pub(super) fn state_dir(&self) -> &Path {
         &self.global.state_dir
+    }
+
+    /// Keeps keys out of core dumps; for every verb that handles one.
+    pub(super) fn protect_keys(&self) -> Result<(), AdminError> {
+        sys::protect_process().map_err(|error| {
+            AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))
+        })
     }
 
     pub(super) fn deadline(&self) -> Deadline {
@@ -68,7 +79,10 @@ impl Context {
     pub(super) fn config(&self) -> Result<Config, AdminError> {
         let path = match &self.global.config {
             Some(path) if !path.exists() => {
-                return Err(AdminError::usage(format!("{}: there is no such file", path.display())));
+                return Err(AdminError::usage(format!(
+                    "{}: there is no such file",
+                    path.display()
+                )));
             }
             Some(path) => path,
             None => Path::new(DEFAULT_CONFIG),
@@ -82,7 +96,9 @@ impl Context {
     pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
         let (config, trouble) = match (self.config(), broken) {
             (Ok(config), _) => (config, None),
-            (Err(error), BrokenConfig::DefaultsHold) => (Config::default(), Some(error.to_string())),
+            (Err(error), BrokenConfig::DefaultsHold) => {
+                (Config::default(), Some(error.to_string()))
+            }
             (Err(error), BrokenConfig::IsAnError) => return Err(error),
         };
         let mut guard = Guard::new(config, self.state_dir().to_owned());

@@ -1,22 +1,41 @@
 //! DOMAIN arguments: a guest's name or UUID.
 
-use super::Context;
+use super::context::Context;
 use super::error::AdminError;
+use super::guests::unreachable;
 use crate::ids::DomainUuid;
+use crate::store::Access;
 
 /// A guest that was named on the command line.
 pub(super) struct NamedDomain {
     /// Its UUID.
     pub(super) uuid: DomainUuid,
-    /// Its name, where it is known.
+    /// Its name, where it was given, or is known to the store.
     pub(super) name: Option<String>,
 }
 
-/// Finds the guest that `text` names. A UUID needs nobody to be asked.
+/// Finds the guest that `text` names. A UUID needs nobody to be asked; a name is libvirt's,
+/// or where libvirt cannot be asked or has forgotten it, one of the store's history.
 pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, AdminError> {
-    let _ = context;
-    match DomainUuid::parse(text) {
-        Ok(uuid) => Ok(NamedDomain { uuid, name: None }),
-        Err(_) => Err(AdminError::usage(format!("there is no guest \"{text}\""))),
+    if let Ok(uuid) = DomainUuid::parse(text) {
+        let name = match context.store(Access::Read)? {
+            Some(store) => store.domain_name(uuid)?,
+            None => None,
+        };
+        return Ok(NamedDomain { uuid, name });
+    }
+    let asked = context.libvirt().guest(text, context.deadline());
+    if let Ok(Some(guest)) = &asked {
+        return Ok(NamedDomain { uuid: guest.uuid, name: Some(guest.name.clone()) });
+    }
+    if let Some(store) = context.store(Access::Read)?
+        && let Some(uuid) = store.domain_uuid_by_name(text)?
+    {
+        return Ok(NamedDomain { uuid, name: Some(text.to_owned()) });
+    }
+    match asked {
+        Err(error) => Err(unreachable(error).with_hint("name the guest by its UUID")),
+        Ok(_) => Err(AdminError::usage(format!("there is no guest \"{text}\""))
+            .with_hint("see which there are: virsh list --all")),
     }
 }

@@ -29,7 +29,11 @@ fn one(context: &Context, code: Code) -> Result<(), AdminError> {
     let Explanation { what, why, remedy } = explain(code);
     context.output.answer(&document(code), |out| {
         writeln!(out, "{code}\n")?;
-        for (heading, text) in [("What happened", what), ("Why it matters", why), ("What to do", remedy)] {
+        for (heading, text) in [
+            ("What happened", what),
+            ("Why it matters", why),
+            ("What to do", remedy),
+        ] {
             writeln!(out, "{heading}:")?;
             for line in wrapped(text) {
                 writeln!(out, "  {line}")?;

@@ -19,13 +19,19 @@ pub(super) struct NamedGuest {
 impl From<Guest> for NamedGuest {
     fn from(guest: Guest) -> Self {
         let domain = domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string());
-        Self { name: guest.name, domain }
+        Self {
+            name: guest.name,
+            domain,
+        }
     }
 }
 
 /// All guests that libvirt knows.
 pub(super) fn all(context: &Context) -> Result<Vec<NamedGuest>, AdminError> {
-    let guests = context.libvirt().guests(context.deadline()).map_err(unreachable)?;
+    let guests = context
+        .libvirt()
+        .guests(context.deadline())
+        .map_err(unreachable)?;
     Ok(guests.into_iter().map(NamedGuest::from).collect())
 }
 
@@ -33,7 +39,9 @@ pub(super) fn all(context: &Context) -> Result<Vec<NamedGuest>, AdminError> {
 pub(super) fn named(context: &Context, names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
     let libvirt = context.libvirt();
     let find = |name: &String| {
-        let found = libvirt.guest(name, context.deadline()).map_err(unreachable)?;
+        let found = libvirt
+            .guest(name, context.deadline())
+            .map_err(unreachable)?;
         found.map(NamedGuest::from).ok_or_else(|| {
             AdminError::usage(format!("libvirt knows no guest \"{name}\""))
                 .with_hint("see which there are: virsh list --all")
@@ -61,7 +69,10 @@ pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
         Ok(domain) => domain.name.clone(),
         Err(_) => file.display().to_string(),
     };
-    Ok(NamedGuest { name, domain: read.map_err(|error| error.to_string()) })
+    Ok(NamedGuest {
+        name,
+        domain: read.map_err(|error| error.to_string()),
+    })
 }
 
 /// What a guest of libvirt's could not be asked for.

@@ -5,13 +5,17 @@ use std::process::ExitCode;
 use comfy_table::{Cell, Color};
 use serde_json::{Value, json};
 
-use super::output::{self, table};
-use super::error::AdminError;
 use super::Context;
+use super::error::AdminError;
+use super::output::{self, table};
 use crate::ids::DomainUuid;
 use crate::store::{Access, EventRow};
 
-pub(super) fn run(context: &Context, domain: Option<&str>, limit: u32) -> Result<ExitCode, AdminError> {
+pub(super) fn run(
+    context: &Context,
+    domain: Option<&str>,
+    limit: u32,
+) -> Result<ExitCode, AdminError> {
     let events = match context.store(Access::Read)? {
         None => Vec::new(),
         Some(store) => match domain.map(|text| (text, DomainUuid::parse(text))) {
@@ -28,7 +32,14 @@ pub(super) fn run(context: &Context, domain: Option<&str>, limit: u32) -> Result
         if events.is_empty() {
             return writeln!(out, "no decisions yet");
         }
-        let mut rows = table(&["WHEN", "DOMAIN", "OPERATION", "DECISION", "REPAIRS", "MESSAGE"]);
+        let mut rows = table(&[
+            "WHEN",
+            "DOMAIN",
+            "OPERATION",
+            "DECISION",
+            "REPAIRS",
+            "MESSAGE",
+        ]);
         for event in &events {
             let (decision, colour) = match event.event.code {
                 None => ("allow", Color::Green),
@@ -70,5 +81,7 @@ fn repairs(row: &EventRow) -> Value {
 fn repair_kinds(row: &EventRow) -> Vec<String> {
     let repairs = repairs(row);
     let kinds = repairs.as_array().into_iter().flatten();
-    kinds.filter_map(|repair| repair["kind"].as_str().map(str::to_owned)).collect()
+    kinds
+        .filter_map(|repair| repair["kind"].as_str().map(str::to_owned))
+        .collect()
 }

@@ -37,9 +37,21 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
     match command {
         Command::Check { which } => check::run(context, which),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
-        Command::Replay { file, operation, sub_operation, dry_run, no_secret } => {
+        Command::Replay {
+            file,
+            operation,
+            sub_operation,
+            dry_run,
+            no_secret,
+        } => {
             let (dry_run, no_secret) = (*dry_run, *no_secret);
-            let replay = replay::Replay { file, operation, sub_operation, dry_run, no_secret };
+            let replay = replay::Replay {
+                file,
+                operation,
+                sub_operation,
+                dry_run,
+                no_secret,
+            };
             replay::run(context, &replay)
         }
         Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),

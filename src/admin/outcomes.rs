@@ -32,7 +32,10 @@ pub(super) enum Asked {
 
 /// Prints the outcomes.
 pub(super) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<(), AdminError> {
-    let documents: Vec<Value> = judged.iter().map(|one| outcome_json(&one.outcome)).collect();
+    let documents: Vec<Value> = judged
+        .iter()
+        .map(|one| outcome_json(&one.outcome))
+        .collect();
     match (asked, judged) {
         (Asked::One, [one]) => output.answer(&documents[0], |out| paragraph(out, one)),
         _ => output.answer(&Value::from(documents), |out| overview(out, judged)),
@@ -42,7 +45,9 @@ pub(super) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<
 /// 1 if any start is refused; else 3 if any needs repairs and `after_repairs` is to be told; else 0.
 pub(super) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
     let refused = judged.iter().any(|one| !one.outcome.is_allowed());
-    let repaired = judged.iter().any(|one| !one.outcome.verdict.repairs.is_empty());
+    let repaired = judged
+        .iter()
+        .any(|one| !one.outcome.verdict.repairs.is_empty());
     ExitCode::from(match (refused, after_repairs && repaired) {
         (true, _) => 1,
         (false, true) => 3,
@@ -52,17 +57,34 @@ pub(super) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
 
 fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
     let Judged { name, outcome } = one;
-    let tense = if outcome.dry_run { "would start" } else { "starts" };
+    let tense = if outcome.dry_run {
+        "would start"
+    } else {
+        "starts"
+    };
     match &outcome.verdict.decision {
         Decision::Allow(why) => writeln!(out, "{name}: {tense}: {}", reason(*why))?,
         Decision::Deny(why) => {
             let Words { message, hint } = refusal(name, why);
-            let tense = if outcome.dry_run { "would not start" } else { "does not start" };
-            writeln!(out, "{name}: {tense}: {}: {}", why.code(), one_line(&message))?;
+            let tense = if outcome.dry_run {
+                "would not start"
+            } else {
+                "does not start"
+            };
+            writeln!(
+                out,
+                "{name}: {tense}: {}: {}",
+                why.code(),
+                one_line(&message)
+            )?;
             writeln!(out, "  help: {}", one_line(&hint))?;
         }
     }
-    let tense = if outcome.dry_run { "would repair" } else { "repaired" };
+    let tense = if outcome.dry_run {
+        "would repair"
+    } else {
+        "repaired"
+    };
     for repair in &outcome.verdict.repairs {
         writeln!(out, "  {tense}: {}", in_words(repair))?;
     }
@@ -79,9 +101,11 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
         let (start, colour, why) = match &outcome.verdict.decision {
             Decision::Allow(why) if repairs == 0 => ("yes", Color::Green, reason(*why).to_owned()),
             Decision::Allow(why) => ("repaired", Color::Yellow, reason(*why).to_owned()),
-            Decision::Deny(why) => {
-                (why.code().as_str(), Color::Red, one_line(&refusal(name, why).message))
-            }
+            Decision::Deny(why) => (
+                why.code().as_str(),
+                Color::Red,
+                one_line(&refusal(name, why).message),
+            ),
         };
         rows.add_row([
             Cell::new(one_line(name)),
@@ -91,17 +115,28 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
         ]);
     }
     writeln!(out, "{}", rows.trim_fmt())?;
-    let refused = judged.iter().filter(|one| !one.outcome.is_allowed()).count();
+    let refused = judged
+        .iter()
+        .filter(|one| !one.outcome.is_allowed())
+        .count();
     let guests = judged.len();
-    writeln!(out, "{guests} guests: {} would start, {refused} would not", guests - refused)
+    writeln!(
+        out,
+        "{guests} guests: {} would start, {refused} would not",
+        guests - refused
+    )
 }
 
 /// A repair as a person says it.
 fn in_words(repair: &Repair) -> String {
-    let row = repair.key_ref().map_or_else(|| "a new row".to_owned(), |id| format!("key reference {id}"));
+    let row = repair.key_ref().map_or_else(
+        || "a new row".to_owned(),
+        |id| format!("key reference {id}"),
+    );
     match repair {
         Repair::DeletePlaceholder { .. } => format!("{} ({row})", repair.kind()),
-        Repair::RebindProvider { provider_name, .. } | Repair::BindProvider { provider_name, .. } => {
+        Repair::RebindProvider { provider_name, .. }
+        | Repair::BindProvider { provider_name, .. } => {
             format!("{} ({row} to \"{provider_name}\")", repair.kind())
         }
         Repair::DeleteDuplicate { kept, .. } => {

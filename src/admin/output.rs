@@ -1,6 +1,5 @@
 //! Answers: tables for people, one JSON document for programs; talk goes to stderr.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -39,19 +38,16 @@ impl Output {
         }
     }
 
-    /// Says something beside the answer, on stderr, to a person. A program that asked for
-    /// JSON finds what it needs in the document.
-    pub(super) fn note(&self, text: impl fmt::Display) {
-        if !self.json {
-            // Nobody is left to be told that stderr is closed.
-            let _ = writeln!(anstream::stderr(), "note: {}", one_line(&text.to_string()));
-        }
+    /// Says something that is not the answer.
+    pub(super) fn note(&self, text: &str) {
+        // Talk that nobody hears changes nothing.
+        let _ = writeln!(anstream::stderr(), "vtpm-guard: {}", one_line(text));
     }
 
     /// Tells a person at a terminal what takes so long.
     pub(super) fn wait(&self, text: &str) {
         if io::stderr().is_terminal() {
-            let _ = writeln!(anstream::stderr(), "{text} ...");
+            self.note(&format!("{text} ..."));
         }
     }
 

@@ -9,18 +9,29 @@ use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
 use super::{BrokenConfig, Context};
 use crate::guard::{Mode, prepare};
-use crate::sys;
 
-pub(super) fn run(context: &Context, which: &Domains, dry_run: bool) -> Result<ExitCode, AdminError> {
-    sys::protect_process();
+pub(super) fn run(
+    context: &Context,
+    which: &Domains,
+    dry_run: bool,
+) -> Result<ExitCode, AdminError> {
+    context.protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (asked, guests) = if which.all {
         (Asked::Several, guests::all(context)?)
     } else {
-        let asked = if which.domains.len() == 1 { Asked::One } else { Asked::Several };
+        let asked = if which.domains.len() == 1 {
+            Asked::One
+        } else {
+            Asked::Several
+        };
         (asked, guests::named(context, &which.domains)?)
     };
-    let mode = if dry_run { Mode::DryRun } else { Mode::RepairOnly };
+    let mode = if dry_run {
+        Mode::DryRun
+    } else {
+        Mode::RepairOnly
+    };
     let progress = Progress::new("repairing", guests.len());
     let judge = |NamedGuest { name, domain }| {
         progress.at(&name);

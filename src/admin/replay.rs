@@ -9,7 +9,6 @@ use super::outcomes::{self, Asked, Judged};
 use super::{BrokenConfig, Context};
 use crate::guard::{self, Guard, Mode, Operation, prepare};
 use crate::log;
-use crate::sys;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::{Decision, Reason, Verdict};
@@ -24,7 +23,7 @@ pub(super) struct Replay<'a> {
 }
 
 pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, AdminError> {
-    sys::protect_process();
+    context.protect_keys()?;
     let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
     if replay.no_secret {
         guard.secrets = None;
@@ -38,7 +37,10 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
         }
         None => never_refused(&guest, replay),
     };
-    let judged = [Judged { name: guest.name, outcome }];
+    let judged = [Judged {
+        name: guest.name,
+        outcome,
+    }];
     outcomes::print(&context.output, Asked::One, &judged)?;
     Ok(outcomes::status(&judged, false))
 }
@@ -49,10 +51,15 @@ fn start(
     replay: &Replay<'_>,
     guest: &NamedGuest,
 ) -> Result<Outcome, AdminError> {
-    let mode = if replay.dry_run { Mode::DryRun } else { Mode::CarryOut };
+    let mode = if replay.dry_run {
+        Mode::DryRun
+    } else {
+        Mode::CarryOut
+    };
     if !replay.dry_run {
-        log::init(&guard.config, &guard.state_dir)
-            .map_err(|error| AdminError::failed(format!("the log cannot be written: {error}")))?;
+        if let Err(error) = log::init(&guard.config, &guard.state_dir) {
+            context.output.note(&error.to_string());
+        }
     }
     let outcome = prepare(guard, &guest.domain, "replay", mode, context.deadline());
     if !replay.dry_run {

@@ -1,2 +1,8 @@
-//! x
-fn main() {}
+//! The helper that is linked with libvirt; `vtpm-guard-hook` and `vtpm-guard` start it when
+//! they need an answer of libvirt's.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vtpm_guard::libvirt::helper::run(std::env::args_os().skip(1))
+}

@@ -3,7 +3,7 @@
 use super::gather::Gathered;
 use crate::clock::Timestamp;
 use crate::key::dek::Dek;
-use crate::key::wrap::WrappedDek;
+use crate::key::wrap::{self, WrappedDek};
 use crate::report;
 use crate::store::{Change, Event, NewKey, StoreError};
 use crate::verdict::facts::References;
@@ -42,7 +42,7 @@ pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: 
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
-            verdict.decision = Decision::Deny(Refusal::Store(error.into()));
+            verdict.decision = Decision::Deny(Refusal::Store(error.trouble()));
             verdict.repairs.clear();
             verdict.secret = None;
             Committed::Done { new_dek: None }
@@ -95,6 +95,7 @@ fn write(
         repairs: &verdict.repairs,
         new_key,
         secret_uuid: facts.secret().map(|(secret, _)| secret),
+        consume_incoming: seen.state_arrives,
         event: event.as_ref(),
         now: Timestamp::now(),
     };
@@ -123,11 +124,13 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
     let Some((provider, kek)) = opened else {
         return Err(fault(format!("the key of provider {uuid} was not opened")));
     };
-    let dek = Dek::generate();
+    let dek = Dek::generate().map_err(|error| fault(error.to_string()))?;
+    let wrapped = WrappedDek::wrap(kek, &dek, domain.uuid);
     let new_key = NewKey {
-        wrapped_dek: WrappedDek::wrap(kek, &dek, domain.uuid),
+        wrapped_dek: wrapped.map_err(|error| fault(error.to_string()))?,
         key_id: provider.key_id,
         key_version: provider.key_version,
+        algorithm: wrap::ALGORITHM,
     };
     Ok(Some((new_key, dek)))
 }

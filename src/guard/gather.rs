@@ -14,7 +14,7 @@ use crate::key::wrap::WrappedDek;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::facts::{
-    DekNumber, Facts, KekState, KeyRef, NotOpened, Proof, References, StoreTrouble, TpmState, Trial,
+    DekNumber, Facts, KekState, KeyRef, NotOpened, Proof, References, TpmState, Trial,
 };
 
 /// The facts, and what was opened on the way to them.
@@ -132,11 +132,11 @@ impl Gathered {
         match opened {
             Ok(Some(store)) => {
                 let rows = store.references(domain, Timestamp::now());
-                self.facts.references = rows.map_err(StoreTrouble::from);
+                self.facts.references = rows.map_err(|error| error.trouble());
                 self.store = Some(store);
             }
             Ok(None) => {}
-            Err(error) => self.facts.references = Err(error.into()),
+            Err(error) => self.facts.references = Err(error.trouble()),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::{Guard, Operation, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
-use crate::domain::{Domain, Emulator, Vtpm};
+use crate::domain::{Domain, Vtpm};
 use crate::ids::SecretUuid;
 use crate::secret::SecretError;
 use crate::store::{Access, Store, StoreError};
@@ -39,11 +39,12 @@ pub fn follow_up(
 
 /// `started begin`: the key has been used; the host secret has done its work.
 fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
-    let Some((_, secret)) = encrypted(domain) else {
+    let Some((_, secret)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
     let noted = with_store(guard, deadline, |store| {
-        store.mark_started(domain.uuid, Timestamp::now())
+        store.mark_started(domain.uuid, Timestamp::now())?;
+        store.has_key_refs(domain.uuid)
     });
     if guard.config.secret_lifetime == Lifetime::Start && may_be_managed(&noted) {
         drop_secret(guard, domain, secret, deadline)?;
@@ -54,7 +55,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 
 /// `stopped end`, `release end`: the guest is gone, or its start has failed.
 fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
-    let Some((vtpm, secret)) = encrypted(domain) else {
+    let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
     let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
@@ -85,13 +86,6 @@ fn state_announced(
         })?;
     }
     Ok(())
-}
-
-fn encrypted(domain: &Domain) -> Option<(&Emulator, SecretUuid)> {
-    match &domain.vtpm {
-        Some(Vtpm::Emulator(vtpm)) => Some((vtpm, vtpm.secret_uuid?)),
-        _ => None,
-    }
 }
 
 /// Does `work`, which says whether the domain has key references. Without a store it has none.

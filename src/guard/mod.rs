@@ -22,12 +22,6 @@ use crate::secret::HostSecrets;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::LIBVIRT_STATE_DIR;
 
-/// The state directory where no other is named.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-guard";
-
-/// The configuration file where no other is named.
-pub const DEFAULT_CONFIG: &str = "/etc/vtpm-guard/config.toml";
-
 /// What a guarded start works with.
 pub struct Guard {
     /// The configuration in force.

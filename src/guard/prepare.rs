@@ -189,14 +189,9 @@ impl Facts {
 
     /// The secret that the domain XML names, and the domain.
     pub(super) fn secret(&self) -> Option<(SecretUuid, DomainUuid)> {
-        match &self.domain {
-            Ok(Domain {
-                uuid,
-                vtpm: Some(Vtpm::Emulator(vtpm)),
-                ..
-            }) => Some((vtpm.secret_uuid?, *uuid)),
-            _ => None,
-        }
+        let domain = self.domain.as_ref().ok()?;
+        let (_, secret) = domain.encrypted_vtpm()?;
+        Some((secret, domain.uuid))
     }
 }
 

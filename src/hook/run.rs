@@ -12,9 +12,9 @@ use super::event::HookEvent;
 use super::stdin::Stdin;
 use crate::capture;
 use crate::clock::Deadline;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 use crate::domain::{self, Domain, Vtpm};
-use crate::guard::{self, DEFAULT_CONFIG, DEFAULT_STATE_DIR, Guard, Mode, Operation};
+use crate::guard::{self, Guard, Mode, Operation};
 use crate::libvirt::Libvirt;
 use crate::log;
 use crate::report;
@@ -40,10 +40,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if !concerns_the_guard(&domain) {
         return ExitCode::SUCCESS;
     }
-    if event.operation == Operation::Prepare && may_be_encrypted(&domain) {
+    // The deadline or a fault may refuse this guest, but never one without an encrypted vTPM.
+    let is_encrypted = domain
+        .as_ref()
+        .is_ok_and(|domain| domain.encrypted_vtpm().is_some());
+    if event.operation == Operation::Prepare && is_encrypted {
         emergency::may_refuse(&event.guest);
     }
-    sys::protect_process();
+    if let Err(error) = sys::protect_process() {
+        tracing::warn!(%error, "a core dump of this process could hold keys");
+    }
     let guard = guard_of_this_host();
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
     emergency::answer_at(deadline);
@@ -138,9 +144,4 @@ fn read_domain(started: Instant) -> (Result<Domain, String>, Vec<u8>) {
 
 fn concerns_the_guard(domain: &Result<Domain, String>) -> bool {
     !matches!(domain, Ok(domain) if !matches!(domain.vtpm, Some(Vtpm::Emulator(_))))
-}
-
-/// Whether the deadline or a fault may refuse this guest: never one without an encrypted vTPM.
-fn may_be_encrypted(domain: &Result<Domain, String>) -> bool {
-    matches!(domain, Ok(Domain { vtpm: Some(Vtpm::Emulator(vtpm)), .. }) if vtpm.secret_uuid.is_some())
 }

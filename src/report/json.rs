@@ -26,6 +26,7 @@ pub fn outcome_json(outcome: &Outcome) -> Value {
         .iter()
         .map(|found| finding_json(name, found))
         .collect();
+    let secret = outcome.domain.as_ref().and_then(Domain::encrypted_vtpm);
     json!({
         "decision": decision,
         "code": code,
@@ -39,7 +40,7 @@ pub fn outcome_json(outcome: &Outcome) -> Value {
         "findings": findings,
         "repairs": repairs_json(&outcome.verdict.repairs),
         "secret": {
-            "uuid": outcome.domain.as_ref().and_then(encryption).map(|uuid| uuid.to_string()),
+            "uuid": secret.map(|(_, uuid)| uuid.to_string()),
             "action": match outcome.secret {
                 SecretAction::None => "none",
                 SecretAction::Set => "set",
@@ -126,11 +127,4 @@ fn emulator_json(vtpm: &Emulator, state: &TpmState) -> Value {
             TpmState::Unreadable(_) => "unreadable",
         },
     })
-}
-
-fn encryption(domain: &Domain) -> Option<crate::ids::SecretUuid> {
-    match &domain.vtpm {
-        Some(Vtpm::Emulator(vtpm)) => vtpm.secret_uuid,
-        _ => None,
-    }
 }

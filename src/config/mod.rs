@@ -1,0 +1,160 @@
+//! The configuration file: TOML, every key optional, unknown keys an error.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::verdict::facts::Policy;
+
+mod file;
+mod parse;
+
+#[cfg(test)]
+mod tests;
+
+pub use parse::ConfigFault;
+
+/// Where the configuration is, unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/vtpm-guard/config.toml";
+
+/// Where store and keys are, unless `--state-dir` says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-guard";
+
+/// The configuration in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[policy]`
+    pub policy: Policy,
+    /// `policy.transient_state`
+    pub transient_state: TransientState,
+    /// `secret.uri`
+    pub secret_uri: String,
+    /// `secret.lifetime`
+    pub secret_lifetime: Lifetime,
+    /// `hook.deadline`
+    pub hook_deadline: Duration,
+    /// `log.level`
+    pub log_level: tracing::Level,
+    /// `log.target`
+    pub log_target: LogTarget,
+    /// `capture.denied`: how many XML documents of refused starts are kept.
+    pub capture_denied: usize,
+}
+
+/// What becomes of the TPM of a transient guest, whose state libvirt deletes when it stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransientState {
+    /// Its next run gets the state back.
+    Keep,
+    /// Its next run gets a new TPM under the same key.
+    Fresh,
+}
+
+/// How long a host secret of the guard's lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until the guest runs.
+    Start,
+    /// As long as the guest runs.
+    Run,
+    /// Until somebody else removes it.
+    Keep,
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// journald where there is one, else a file.
+    Auto,
+    /// journald.
+    Journald,
+    /// This file.
+    File(PathBuf),
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is a directory, a device or the like.
+    #[error("{path}: not a regular file", path = .path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody else than root and the user who runs this owns it.
+    #[error("{path}: owned by user {owner}, not by root", path = .path.display())]
+    WrongOwner {
+        /// The file.
+        path: PathBuf,
+        /// The owner's number.
+        owner: u32,
+    },
+    /// Others than its owner may write it.
+    #[error("{path}: mode {mode:04o} lets others than its owner write it", path = .path.display())]
+    WritableByOthers {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is larger than any honest configuration.
+    #[error("{path}: larger than {limit} bytes", path = .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+    /// It is not text.
+    #[error("{path}: not UTF-8", path = .path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something in it is wrong.
+    #[error("{path}: line {line}: {fault}", path = .path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        fault: ConfigFault,
+    },
+}
+
+impl Config {
+    /// Reads a configuration file. A file that is not there gives the defaults.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let Some(text) = file::read_trusted(path)? else {
+            return Ok(Self::default());
+        };
+        parse::parse(&text).map_err(|(line, fault)| ConfigError::Invalid {
+            path: path.to_owned(),
+            line,
+            fault,
+        })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            transient_state: TransientState::Keep,
+            secret_uri: "secret:///system".to_owned(),
+            secret_lifetime: Lifetime::Start,
+            hook_deadline: Duration::from_secs(10),
+            log_level: tracing::Level::INFO,
+            log_target: LogTarget::Auto,
+            capture_denied: 20,
+        }
+    }
+}

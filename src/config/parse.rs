@@ -1,0 +1,259 @@
+//! From TOML to a [`Config`]. Section, key and value are looked at one by one, so that every
+//! error names its line, its key and what would be right there.
+
+use std::path::Path;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, Lifetime, LogTarget, TransientState};
+use crate::verdict::facts::Permission;
+
+/// Every section and its keys, in the order of the shipped file.
+pub(super) const KEYS: &[(&str, &[&str])] = &[
+    (
+        "policy",
+        &[
+            "degraded",
+            "unmanaged",
+            "unencrypted",
+            "missing_state",
+            "transient_state",
+            "auto_bind",
+        ],
+    ),
+    ("secret", &["uri", "lifetime"]),
+    ("hook", &["deadline"]),
+    ("log", &["level", "target"]),
+    ("capture", &["denied"]),
+];
+
+/// The longest `hook.deadline`: a hook that hangs holds the guest's lock.
+const MAX_DEADLINE: Duration = Duration::from_secs(600);
+
+/// The largest `capture.denied`: each is a file of some KiB.
+const MAX_CAPTURED: usize = 1000;
+
+const PERMISSIONS: &[(&str, Permission)] =
+    &[("allow", Permission::Allow), ("deny", Permission::Deny)];
+const TRANSIENT_STATES: &[(&str, TransientState)] = &[
+    ("keep", TransientState::Keep),
+    ("fresh", TransientState::Fresh),
+];
+const LIFETIMES: &[(&str, Lifetime)] = &[
+    ("start", Lifetime::Start),
+    ("run", Lifetime::Run),
+    ("keep", Lifetime::Keep),
+];
+const LEVELS: &[(&str, tracing::Level)] = &[
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];
+
+/// What is wrong on a line of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigFault {
+    /// It is not TOML: the parser's words.
+    #[error("{0}")]
+    Syntax(String),
+    /// A section that does not exist.
+    #[error("there is no section \"{name}\"; the sections are {known}")]
+    UnknownSection {
+        /// Its name.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A key that does not exist.
+    #[error("there is no key \"{key}\"; the keys of this section are {known}")]
+    UnknownKey {
+        /// `section.key`.
+        key: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A value that this key cannot have.
+    #[error("{key} is {found}; it must be {wanted}")]
+    BadValue {
+        /// `section.key`.
+        key: String,
+        /// The value.
+        found: String,
+        /// What it may be.
+        wanted: String,
+    },
+}
+
+/// Reads a configuration. The error is the first in the file, with its line, from 1.
+pub(super) fn parse(text: &str) -> Result<Config, (usize, ConfigFault)> {
+    let line = |offset: usize| 1 + text[..offset].matches('\n').count();
+    let start = |error: &toml::de::Error| error.span().unwrap_or_default().start;
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if let Some(error) = errors.iter().min_by_key(|error| start(error)) {
+        let words = error.message().replace('\n', ", ");
+        return Err((line(start(error)), ConfigFault::Syntax(words)));
+    }
+    let mut config = Config::default();
+    let mut faults = Vec::new();
+    for (section, content) in table.get_ref() {
+        let name = section.get_ref();
+        match (keys_of(name), content.get_ref()) {
+            (None, _) => faults.push((section.span().start, unknown_section(name))),
+            (Some(known), DeValue::Table(content)) => {
+                for (key, value) in content {
+                    let set = set(&mut config, name, key.get_ref(), value.get_ref(), known);
+                    faults.extend(set.err().map(|fault| (key.span().start, fault)));
+                }
+            }
+            (Some(_), other) => {
+                let fault = bad_value(name, other, &format!("a section [{name}]"));
+                faults.push((section.span().start, fault));
+            }
+        }
+    }
+    match faults.into_iter().min_by_key(|(offset, _)| *offset) {
+        None => Ok(config),
+        Some((offset, fault)) => Err((line(offset), fault)),
+    }
+}
+
+fn keys_of(section: &str) -> Option<&'static [&'static str]> {
+    let found = KEYS.iter().find(|(name, _)| *name == section)?;
+    Some(found.1)
+}
+
+fn set(
+    config: &mut Config,
+    section: &str,
+    key: &str,
+    value: &DeValue<'_>,
+    known: &[&str],
+) -> Result<(), ConfigFault> {
+    let full = format!("{section}.{key}");
+    let policy = &mut config.policy;
+    match full.as_str() {
+        "policy.degraded" => policy.degraded = choice(&full, value, PERMISSIONS)?,
+        "policy.unmanaged" => policy.unmanaged = choice(&full, value, PERMISSIONS)?,
+        "policy.unencrypted" => policy.unencrypted = choice(&full, value, PERMISSIONS)?,
+        "policy.missing_state" => policy.missing_state = choice(&full, value, PERMISSIONS)?,
+        "policy.transient_state" => {
+            config.transient_state = choice(&full, value, TRANSIENT_STATES)?;
+        }
+        "policy.auto_bind" => {
+            let wanted = "a provider's name, or \"\" for none";
+            let name = string(value).ok_or_else(|| bad_value(&full, value, wanted))?;
+            policy.auto_bind = (!name.is_empty()).then(|| name.to_owned());
+        }
+        "secret.uri" => {
+            let uri = string(value).filter(|uri| !uri.is_empty());
+            let wanted = "a libvirt URI like \"secret:///system\"";
+            uri.ok_or_else(|| bad_value(&full, value, wanted))?
+                .clone_into(&mut config.secret_uri);
+        }
+        "secret.lifetime" => config.secret_lifetime = choice(&full, value, LIFETIMES)?,
+        "hook.deadline" => {
+            let wanted = "a time like \"500ms\", \"10s\" or \"2m\", at most \"10m\"";
+            let deadline = string(value).and_then(duration);
+            config.hook_deadline = deadline.ok_or_else(|| bad_value(&full, value, wanted))?;
+        }
+        "log.level" => config.log_level = choice(&full, value, LEVELS)?,
+        "log.target" => {
+            let wanted = "\"auto\", \"journald\" or the absolute path of a file";
+            let target = string(value).and_then(log_target);
+            config.log_target = target.ok_or_else(|| bad_value(&full, value, wanted))?;
+        }
+        "capture.denied" => {
+            let wanted = format!("a number from 0 to {MAX_CAPTURED}");
+            let denied = count(value).filter(|count| *count <= MAX_CAPTURED);
+            config.capture_denied = denied.ok_or_else(|| bad_value(&full, value, &wanted))?;
+        }
+        _ => {
+            return Err(ConfigFault::UnknownKey {
+                key: full.escape_debug().to_string(),
+                known: known.join(", "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One of a few words.
+fn choice<T: Copy>(
+    key: &str,
+    value: &DeValue<'_>,
+    options: &[(&str, T)],
+) -> Result<T, ConfigFault> {
+    let chosen = string(value).and_then(|word| options.iter().find(|(name, _)| *name == word));
+    chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<_> = options
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
+        bad_value(key, value, &words.join(" or "))
+    })
+}
+
+fn string<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
+    match value {
+        DeValue::String(text) => Some(text).filter(|text| !text.contains(char::is_control)),
+        _ => None,
+    }
+    .map(AsRef::as_ref)
+}
+
+fn count(value: &DeValue<'_>) -> Option<usize> {
+    match value {
+        DeValue::Integer(number) => usize::from_str_radix(number.as_str(), number.radix()).ok(),
+        _ => None,
+    }
+}
+
+/// A time as digits and a unit: more than nothing, and no more than [`MAX_DEADLINE`].
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let time = match &text[digits..] {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        _ => return None,
+    };
+    (Duration::ZERO < time && time <= MAX_DEADLINE).then_some(time)
+}
+
+fn log_target(text: &str) -> Option<LogTarget> {
+    match text {
+        "auto" => Some(LogTarget::Auto),
+        "journald" => Some(LogTarget::Journald),
+        path if Path::new(path).is_absolute() => Some(LogTarget::File(path.into())),
+        _ => None,
+    }
+}
+
+fn unknown_section(name: &str) -> ConfigFault {
+    let known: Vec<_> = KEYS.iter().map(|(name, _)| *name).collect();
+    ConfigFault::UnknownSection {
+        name: name.escape_debug().to_string(),
+        known: known.join(", "),
+    }
+}
+
+fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> ConfigFault {
+    let found = match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a section".to_owned(),
+    };
+    ConfigFault::BadValue {
+        key: key.to_owned(),
+        found,
+        wanted: wanted.to_owned(),
+    }
+}

@@ -1,0 +1,342 @@
+//! A file in, a configuration or a line with its fault out.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use tempfile::TempDir;
+
+use super::parse::KEYS;
+use super::*;
+use crate::verdict::facts::Permission;
+
+const SHIPPED: &str = include_str!("../../packaging/config/config.toml");
+
+fn parse(text: &str) -> Config {
+    super::parse::parse(text).unwrap()
+}
+
+/// Line and message of a configuration that cannot be used.
+fn fault(text: &str) -> String {
+    let (line, fault) = super::parse::parse(text).unwrap_err();
+    format!("{line}: {fault}")
+}
+
+/// A configuration file with this content, and the directory that holds it.
+fn written(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    (directory, path)
+}
+
+/// The shipped file with every commented key in force.
+fn uncommented() -> String {
+    let is_key = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase());
+    let lines = SHIPPED.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if is_key(rest) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_shipped_file_changes_nothing() {
+    assert_eq!(parse(SHIPPED), Config::default());
+}
+
+#[test]
+fn the_shipped_file_shows_every_key_with_its_default() {
+    let text = uncommented();
+    assert_eq!(parse(&text), Config::default());
+    let table: toml::Table = text.parse().unwrap();
+    let shown: Vec<String> = table
+        .iter()
+        .flat_map(|(section, keys)| {
+            let keys = keys.as_table().unwrap().keys();
+            keys.map(move |key| format!("{section}.{key}"))
+        })
+        .collect();
+    let mut known: Vec<String> = KEYS
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+        .collect();
+    known.sort();
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn every_known_key_is_heeded() {
+    let config = parse(
+        r#"
+        [policy]
+        degraded = "deny"
+        unmanaged = "deny"
+        unencrypted = "deny"
+        missing_state = "allow"
+        transient_state = "fresh"
+        auto_bind = "nkp-a"
+        [secret]
+        uri = "secret:///session"
+        lifetime = "run"
+        [hook]
+        deadline = "2m"
+        [log]
+        level = "trace"
+        target = "/var/log/guard.log"
+        [capture]
+        denied = 0
+        "#,
+    );
+    let expected = Config {
+        policy: Policy {
+            degraded: Permission::Deny,
+            unmanaged: Permission::Deny,
+            unencrypted: Permission::Deny,
+            missing_state: Permission::Allow,
+            auto_bind: Some("nkp-a".to_owned()),
+        },
+        transient_state: TransientState::Fresh,
+        secret_uri: "secret:///session".to_owned(),
+        secret_lifetime: Lifetime::Run,
+        hook_deadline: Duration::from_secs(120),
+        log_level: tracing::Level::TRACE,
+        log_target: LogTarget::File("/var/log/guard.log".into()),
+        capture_denied: 0,
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn a_key_may_be_written_in_any_way_of_toml() {
+    for text in [
+        "[policy]\ndegraded = \"deny\"",
+        "policy.degraded = 'deny'",
+        "policy = { degraded = \"deny\" }",
+        "\"policy\".\"degraded\" = \"\"\"deny\"\"\"",
+    ] {
+        assert_eq!(parse(text).policy.degraded, Permission::Deny, "{text}");
+    }
+    assert_eq!(parse("capture.denied = 0x10").capture_denied, 16);
+    assert_eq!(parse("capture.denied = 1_000").capture_denied, 1000);
+}
+
+#[test]
+fn a_deadline_has_a_unit_and_bounds() {
+    let deadline = |text: &str| super::parse::parse(&format!("hook.deadline = {text}"));
+    for (text, expected_ms) in [
+        ("'1ms'", 1),
+        ("'500ms'", 500),
+        ("'10s'", 10_000),
+        ("'2m'", 120_000),
+        ("'10m'", 600_000),
+        ("'600s'", 600_000),
+    ] {
+        let expected = Duration::from_millis(expected_ms);
+        assert_eq!(deadline(text).unwrap().hook_deadline, expected, "{text}");
+    }
+    for text in [
+        "10",
+        "'10'",
+        "''",
+        "'s'",
+        "'0s'",
+        "'0ms'",
+        "'11m'",
+        "'601s'",
+        "'-1s'",
+        "'1.5s'",
+        "'1h'",
+        "' 1s'",
+        "'1 s'",
+        "'99999999999999999999s'",
+        "'307445734561825861m'",
+        "true",
+    ] {
+        assert!(deadline(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_fault_names_line_key_and_what_would_be_right() {
+    for (text, expected) in [
+        (
+            "[policy]\ndegradedd = \"deny\"",
+            "2: there is no key \"policy.degradedd\"; the keys of this section are degraded, \
+             unmanaged, unencrypted, missing_state, transient_state, auto_bind",
+        ),
+        (
+            "\n[polizy]",
+            "2: there is no section \"polizy\"; the sections are policy, secret, hook, log, capture",
+        ),
+        (
+            "degraded = 'deny'",
+            "1: there is no section \"degraded\"; the sections are policy, secret, hook, log, capture",
+        ),
+        (
+            "policy = 1",
+            "1: policy is 1; it must be a section [policy]",
+        ),
+        (
+            "[[policy]]",
+            "1: policy is a list; it must be a section [policy]",
+        ),
+        (
+            "[policy]\n\nunmanaged = 'Allow'",
+            "3: policy.unmanaged is \"Allow\"; it must be \"allow\" or \"deny\"",
+        ),
+        (
+            "policy.unmanaged = true",
+            "1: policy.unmanaged is true; it must be \"allow\" or \"deny\"",
+        ),
+        (
+            "policy.transient_state = ''",
+            "1: policy.transient_state is \"\"; it must be \"keep\" or \"fresh\"",
+        ),
+        (
+            "secret.lifetime = []",
+            "1: secret.lifetime is a list; it must be \"start\" or \"run\" or \"keep\"",
+        ),
+        (
+            "secret.uri = ''",
+            "1: secret.uri is \"\"; it must be a libvirt URI like \"secret:///system\"",
+        ),
+        (
+            "hook.deadline = 10",
+            "1: hook.deadline is 10; it must be a time like \"500ms\", \"10s\" or \"2m\", \
+             at most \"10m\"",
+        ),
+        (
+            "log.target = 'guard.log'",
+            "1: log.target is \"guard.log\"; it must be \"auto\", \"journald\" or the absolute \
+             path of a file",
+        ),
+        (
+            "capture.denied = 1001",
+            "1: capture.denied is 1001; it must be a number from 0 to 1000",
+        ),
+        (
+            "capture.denied = -1",
+            "1: capture.denied is -1; it must be a number from 0 to 1000",
+        ),
+    ] {
+        assert_eq!(fault(text), expected);
+    }
+    let log_level = fault("log.level = 'verbose'");
+    assert!(log_level.contains("\"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""));
+}
+
+#[test]
+fn the_first_fault_of_the_file_is_told() {
+    assert!(fault("[secret]\nx = 1\n[policy]\ny = 1").starts_with("2: "));
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_line() {
+    for (text, line) in [
+        ("[policy]\ndegraded = \"deny\nx", 2),
+        ("[policy]\n[policy]", 2),
+        ("[log]\nlevel = 'info'\nlevel = 'warn'", 3),
+        ("\n\n= 1", 3),
+    ] {
+        let fault = fault(text);
+        assert!(fault.starts_with(&format!("{line}: ")), "{fault}");
+        assert!(!fault.contains('\n'), "{fault}");
+    }
+}
+
+#[test]
+fn a_value_cannot_break_the_line_of_a_message() {
+    for text in [
+        "log.target = \"a\\nb\"",
+        "log.\"a\\nb\" = 1",
+        "\"a\\nb\" = 1",
+    ] {
+        assert!(!fault(text).contains('\n'), "{text}");
+    }
+    assert!(fault("policy.auto_bind = \"a\\u0007b\"").contains("it must be a provider's name"));
+}
+
+#[test]
+fn no_file_gives_the_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config::load(&directory.path().join("none/config.toml")).unwrap();
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn a_file_is_read_also_through_a_link() {
+    let (directory, path) = written("capture.denied = 3");
+    let link = directory.path().join("link.toml");
+    symlink(&path, &link).unwrap();
+    assert_eq!(Config::load(&link).unwrap().capture_denied, 3);
+}
+
+#[test]
+fn an_error_names_the_file() {
+    let (_directory, path) = written("x = 1");
+    let message = Config::load(&path).unwrap_err().to_string();
+    assert!(
+        message.starts_with(&format!("{}: line 1: ", path.display())),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_no_honest_file_is_refused() {
+    let (directory, path) = written([0xFF]);
+    assert!(matches!(
+        Config::load(&path),
+        Err(ConfigError::NotUtf8 { .. })
+    ));
+    let (_large, path) = written(vec![b'#'; (1 << 20) + 1]);
+    assert!(matches!(
+        Config::load(&path),
+        Err(ConfigError::TooLarge { .. })
+    ));
+    let (_largest, path) = written(vec![b'#'; 1 << 20]);
+    assert!(Config::load(&path).is_ok());
+
+    assert!(matches!(
+        Config::load(directory.path()),
+        Err(ConfigError::NotAFile { .. })
+    ));
+    let fifo = directory.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(matches!(
+        Config::load(&fifo),
+        Err(ConfigError::NotAFile { .. })
+    ));
+    let looped = directory.path().join("loop");
+    symlink(&looped, &looped).unwrap();
+    assert!(matches!(
+        Config::load(&looped),
+        Err(ConfigError::Unreadable { .. })
+    ));
+}
+
+#[test]
+fn a_file_that_others_can_write_is_refused() {
+    for mode in [0o664, 0o646, 0o620, 0o602] {
+        let (_directory, path) = written("");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        match Config::load(&path) {
+            Err(ConfigError::WritableByOthers { mode: found, .. }) => assert_eq!(found, mode),
+            other => panic!("{other:?} at {mode:o}"),
+        }
+    }
+}
+
+#[test]
+fn a_file_of_somebody_else_is_refused() {
+    let (_directory, path) = written("");
+    // Only root can give a file away.
+    if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
+        let error = Config::load(&path).unwrap_err();
+        assert!(
+            matches!(error, ConfigError::WrongOwner { owner: 65534, .. }),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! From XML events to a [`Domain`].
+//!
+//! libvirt finds things by `XPath` without namespaces: `/domain/name[1]`, `/domain/devices/tpm`.
+//! An element below one without namespace has none itself exactly if its name bears no prefix
+//! and it declares no default namespace. Everything else is ignored with all that is in it,
+//! so no table of namespaces is needed.
+
+use quick_xml::events::{BytesStart, Event};
+
+use super::Domain;
+use super::error::{DomainXmlError, XmlFault, excerpt};
+use super::tpm::{Tpm, put};
+use super::xml::{self, MAX_VALUE, attribute};
+use crate::ids::DomainUuid;
+
+/// Levels of elements; libvirt's own documents stay below 12, `<metadata>` may go deeper.
+const MAX_DEPTH: usize = 256;
+
+/// Bytes of a domain's name: libvirt makes file names of it (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
+/// What has been read so far.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    place: Place,
+    /// Open elements, ignored ones too.
+    depth: usize,
+    /// Open elements from the outermost ignored one.
+    ignored: usize,
+    /// Whether anything has been read: then an XML declaration comes too late.
+    begun: bool,
+    /// Whether `<domain>` has been seen.
+    rooted: bool,
+    /// Of the `<name>` or `<uuid>` that is open.
+    text: String,
+    name: Option<String>,
+    uuid: Option<DomainUuid>,
+    /// `/domain/os/type/@arch` is another one than x86. None named is the host's own, and
+    /// TPM 1.2 is a matter of x86.
+    other_arch: bool,
+    tpm: Option<Tpm>,
+}
+
+/// Where the reading is: the innermost open element that is not ignored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Outside,
+    Domain,
+    Name,
+    Uuid,
+    Os,
+    Devices,
+    Tpm,
+    Backend,
+}
+
+impl Reading {
+    /// Takes the next event.
+    pub(super) fn take(&mut self, event: &Event<'_>) -> Result<(), XmlFault> {
+        let begun = std::mem::replace(&mut self.begun, true);
+        match event {
+            Event::Start(tag) => self.open(tag),
+            Event::End(_) => self.close(),
+            Event::Text(text) if self.depth > 0 => self.text(&text.xml10_content()),
+            Event::CData(text) if self.depth > 0 => self.text(&text.xml10_content()),
+            Event::GeneralRef(reference) if self.depth > 0 => self.text(&xml::resolve(reference)?),
+            Event::Text(text) if text.trim_ascii().is_empty() => Ok(()),
+            Event::Decl(declaration) if !begun => xml::check_declaration(declaration),
+            Event::Decl(_) => Err(XmlFault::Syntax(
+                "an XML declaration inside the document".into(),
+            )),
+            Event::DocType(_) => Err(XmlFault::Doctype),
+            Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) => Err(XmlFault::OutsideRoot),
+            Event::Comment(_) | Event::PI(_) | Event::Empty(_) | Event::Eof => Ok(()),
+        }
+    }
+
+    fn open(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlFault> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(XmlFault::TooDeep { limit: MAX_DEPTH });
+        }
+        let foreign = xml::check_tag(tag)?;
+        if self.ignored == 0
+            && let Some(place) = self.enter(tag, foreign)?
+        {
+            self.place = place;
+        } else {
+            self.ignored += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes what an element's tag says. `None` if its content is to be ignored.
+    fn enter(&mut self, tag: &BytesStart<'_>, foreign: bool) -> Result<Option<Place>, XmlFault> {
+        let name = tag.name();
+        if self.place == Place::Outside {
+            if std::mem::replace(&mut self.rooted, true) {
+                return Err(XmlFault::OutsideRoot);
+            }
+            if foreign || name.as_ref() != "domain" {
+                return Err(XmlFault::NotADomain(excerpt(name.as_ref())));
+            }
+            return Ok(Some(Place::Domain));
+        }
+        if foreign {
+            return Ok(None);
+        }
+        Ok(match (self.place, name.as_ref()) {
+            (Place::Domain, "name") if self.name.is_none() => Some(Place::Name),
+            (Place::Domain, "uuid") if self.uuid.is_none() => Some(Place::Uuid),
+            (Place::Domain, "os") => Some(Place::Os),
+            (Place::Domain, "devices") => Some(Place::Devices),
+            (Place::Os, "type") => {
+                let arch = attribute(tag, "arch", "an architecture")?;
+                self.other_arch = arch.is_some_and(|arch| arch != "x86_64" && arch != "i686");
+                None
+            }
+            (Place::Devices, "tpm") => match Tpm::read(tag)? {
+                Some(tpm) => {
+                    put("tpm", &mut self.tpm, tpm)?;
+                    Some(Place::Tpm)
+                }
+                None => None,
+            },
+            (Place::Tpm, "backend") => {
+                if let Some(tpm) = &mut self.tpm {
+                    tpm.take_backend(tag)?;
+                }
+                Some(Place::Backend)
+            }
+            (Place::Backend, name) => {
+                if let Some(tpm) = &mut self.tpm {
+                    tpm.take_backend_child(name, tag)?;
+                }
+                None
+            }
+            _ => None,
+        })
+    }
+
+    fn close(&mut self) -> Result<(), XmlFault> {
+        self.depth -= 1;
+        if self.ignored > 0 {
+            self.ignored -= 1;
+            return Ok(());
+        }
+        self.place = match self.place {
+            Place::Outside | Place::Domain => Place::Outside,
+            Place::Name => {
+                self.name = Some(domain_name(&self.text)?);
+                self.text.clear();
+                Place::Domain
+            }
+            Place::Uuid => {
+                let uuid = DomainUuid::parse(&self.text);
+                self.uuid = Some(uuid.map_err(|_| XmlFault::bad_value("a UUID", &self.text))?);
+                self.text.clear();
+                Place::Domain
+            }
+            Place::Os | Place::Devices => Place::Domain,
+            Place::Tpm => {
+                self.tpm.as_ref().map_or(Ok(()), Tpm::check)?;
+                Place::Devices
+            }
+            Place::Backend => Place::Tpm,
+        };
+        Ok(())
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), XmlFault> {
+        if self.ignored == 0 && matches!(self.place, Place::Name | Place::Uuid) {
+            if self.text.len() + text.len() > MAX_VALUE {
+                let what = if self.place == Place::Name {
+                    "the name"
+                } else {
+                    "the UUID"
+                };
+                return Err(XmlFault::TooLong {
+                    what,
+                    limit: MAX_VALUE,
+                });
+            }
+            self.text.push_str(text);
+        }
+        Ok(())
+    }
+
+    /// The document has ended.
+    pub(super) fn finish(self) -> Result<Domain, DomainXmlError> {
+        if self.depth > 0 || !self.rooted {
+            return Err(DomainXmlError::Truncated);
+        }
+        let on_x86 = !self.other_arch;
+        Ok(Domain {
+            name: self.name.ok_or(DomainXmlError::Missing("name"))?,
+            uuid: self.uuid.ok_or(DomainXmlError::Missing("uuid"))?,
+            vtpm: self.tpm.and_then(|tpm| tpm.into_vtpm(on_x86)),
+        })
+    }
+}
+
+/// A domain's name. libvirt takes blanks at its ends for part of it, but no line break: one
+/// comes from laying out the document, with the blanks around it.
+fn domain_name(text: &str) -> Result<String, XmlFault> {
+    let name = if text.contains('\n') {
+        text.trim_ascii()
+    } else {
+        text
+    };
+    if name.len() > MAX_NAME {
+        return Err(XmlFault::TooLong {
+            what: "the name",
+            limit: MAX_NAME,
+        });
+    }
+    if name.trim_ascii().is_empty() || name.contains(|c: char| c.is_control() && c != '\t') {
+        return Err(XmlFault::bad_value("a domain's name", name));
+    }
+    Ok(name.to_owned())
+}

@@ -1,0 +1,161 @@
+//! The guard's side: questions as functions, answers as types.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use super::conversation::Conversation;
+use super::program;
+use super::protocol::{Guest, Request, Response};
+use crate::clock::Deadline;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::secret::{HostSecrets, Provided, SecretError};
+use crate::verdict::facts::HostSecret;
+
+/// One libvirt connection, made by a helper at the first question and kept for the next.
+/// Dropping it ends the helper.
+pub struct Libvirt {
+    uri: String,
+    program: PathBuf,
+    conversation: RefCell<Option<Conversation>>,
+}
+
+impl Libvirt {
+    /// The libvirt of this URI: `secret:///system` for secrets, `qemu:///system` for both
+    /// secrets and guests. Nothing is started or connected yet.
+    #[must_use]
+    pub fn at(uri: &str) -> Self {
+        Self {
+            uri: uri.to_owned(),
+            program: program::find(),
+            conversation: RefCell::default(),
+        }
+    }
+
+    /// The same with another helper than the one that is installed.
+    #[must_use]
+    pub fn with_helper(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// All guests. Never to be asked from a hook: libvirt holds the starting guest's lock.
+    pub fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
+        match self.ask(&Request::Guests, deadline)? {
+            Response::Guests(guests) => Ok(guests),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// The guest of this UUID or, if there is none, of this name. Never to be asked from a
+    /// hook.
+    pub fn guest(
+        &self,
+        name_or_uuid: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Guest>, SecretError> {
+        match self.ask(&Request::Guest(name_or_uuid), deadline)? {
+            Response::Guests(guests) => Ok(guests.into_iter().next()),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn ask(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {
+        let mut conversation = match self.conversation.take() {
+            Some(conversation) => conversation,
+            None => self.start(deadline)?,
+        };
+        let response = conversation
+            .ask(request, deadline)
+            .map_err(|error| match error.kind() {
+                ErrorKind::TimedOut => no_time(),
+                _ => self.helper_trouble(&error),
+            })?;
+        // After "unreachable" its connection may be broken: the next question gets a new one.
+        if !matches!(response, Response::Unreachable(_)) {
+            self.conversation.replace(Some(conversation));
+        }
+        match response {
+            Response::Refused(words) => Err(SecretError::Refused(words)),
+            Response::Unreachable(words) => Err(SecretError::Unreachable(words)),
+            Response::Conflict(words) => Err(SecretError::Conflict(words)),
+            answer => Ok(answer),
+        }
+    }
+
+    fn start(&self, deadline: Deadline) -> Result<Conversation, SecretError> {
+        if deadline.has_passed() {
+            return Err(no_time());
+        }
+        program::check(&self.program)
+            .and_then(|()| Conversation::start(&self.program, &self.uri))
+            .map_err(|error| self.helper_trouble(&error))
+    }
+
+    fn helper_trouble(&self, error: &std::io::Error) -> SecretError {
+        SecretError::Unreachable(format!("{}: {error}", self.program.display()))
+    }
+}
+
+impl HostSecrets for Libvirt {
+    fn expect_question(&self, deadline: Deadline) {
+        if self.conversation.borrow().is_none() {
+            // What is in the way now is in the way of the question too, and told there.
+            *self.conversation.borrow_mut() = self.start(deadline).ok();
+        }
+    }
+
+    fn state(&self, secret: SecretUuid, deadline: Deadline) -> HostSecret {
+        match self.ask(&Request::State(secret), deadline) {
+            Ok(Response::Absent) => HostSecret::Absent,
+            Ok(Response::NoValue) => HostSecret::NoValue,
+            Ok(Response::HasValue) => HostSecret::HasValue,
+            Ok(other) => HostSecret::Unreachable(misunderstood(&other).to_string()),
+            Err(error) => HostSecret::Unreachable(error.to_string()),
+        }
+    }
+
+    fn provide(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        dek: &Dek,
+        replace_foreign: bool,
+        deadline: Deadline,
+    ) -> Result<Provided, SecretError> {
+        let request = Request::Provide {
+            secret,
+            domain,
+            key: dek.expose(),
+            replace_foreign,
+        };
+        match self.ask(&request, deadline)? {
+            Response::Set => Ok(Provided::Set),
+            Response::Defined => Ok(Provided::Defined),
+            Response::LeftAsIs => Ok(Provided::LeftAsIs),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn drop_own(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::Drop { secret, domain }, deadline)? {
+            Response::Dropped(dropped) => Ok(dropped),
+            other => Err(misunderstood(&other)),
+        }
+    }
+}
+
+fn no_time() -> SecretError {
+    SecretError::Unreachable("libvirt did not answer in time".to_owned())
+}
+
+/// A helper of another version, perhaps: an answer, but to another question.
+fn misunderstood(response: &Response) -> SecretError {
+    SecretError::Unreachable(format!("the helper's answer does not fit: {response:?}"))
+}

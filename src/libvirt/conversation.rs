@@ -1,0 +1,167 @@
+//! A running helper: requests go in, responses come out, and nothing waits past its deadline.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::protocol::{MAX_RESPONSE, Request, Response, read_frame};
+use crate::clock::Deadline;
+
+/// POSIX's `PIPE_BUF` on Linux, in bytes: a pipe that poll calls writable takes as many
+/// without blocking.
+const PIPE_BUF: usize = 4096;
+
+/// How long the helper may take to say goodbye to libvirt, and then, killed, to die.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// How often its exit is looked for.
+const EXIT_POLL: Duration = Duration::from_micros(200);
+
+/// How much of the helper's stderr goes into an error, in bytes.
+const MAX_LAST_WORDS: u64 = 1024;
+
+/// The helper, and the pipes to it. It holds none of the guard's own descriptors: libvirt
+/// reads a hook's stdout and stderr until nobody has them open any more.
+pub(super) struct Conversation {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+impl Conversation {
+    /// Starts the helper for one libvirt connection.
+    pub(super) fn start(program: &Path, uri: &str) -> io::Result<Self> {
+        let mut child = Command::new(program)
+            .arg(uri)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Self {
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            child,
+        })
+    }
+
+    /// Asks one question. After an error the helper is gone.
+    pub(super) fn ask(
+        &mut self,
+        request: &Request<'_>,
+        deadline: Deadline,
+    ) -> io::Result<Response> {
+        let answer = self.exchange(request, deadline);
+        if answer.is_err() {
+            let _ = self.child.kill();
+        }
+        answer
+    }
+
+    fn exchange(&mut self, request: &Request<'_>, deadline: Deadline) -> io::Result<Response> {
+        let (Some(stdin), Some(stdout)) = (&mut self.stdin, &mut self.stdout) else {
+            return Err(ErrorKind::BrokenPipe.into());
+        };
+        let sent = Timed(stdin, deadline).write_all(&request.to_frame()?);
+        let answer = match sent {
+            Ok(()) => read_frame(&mut Timed(stdout, deadline), MAX_RESPONSE)?,
+            // The helper went before it had read all; its stderr may say why.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => None,
+            Err(error) => return Err(error),
+        };
+        match answer {
+            Some(frame) => Response::parse(&frame),
+            None => Err(io::Error::other(self.last_words(deadline))),
+        }
+    }
+
+    /// Why a helper that ended by itself did so.
+    fn last_words(&mut self, deadline: Deadline) -> String {
+        let mut words = Vec::new();
+        if let Some(stderr) = &mut self.stderr {
+            // What could be read counts, also where reading ended in an error.
+            let _ = Timed(stderr, deadline)
+                .take(MAX_LAST_WORDS)
+                .read_to_end(&mut words);
+        }
+        let words = String::from_utf8_lossy(&words);
+        let words: Vec<_> = words.split_whitespace().collect();
+        format!("it ended without an answer: {}", words.join(" "))
+    }
+
+    /// Whether the helper has ended, and is reaped, within this time.
+    fn ends_within(&mut self, time: Duration) -> bool {
+        let deadline = Deadline::after(time);
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if !deadline.has_passed() => std::thread::sleep(EXIT_POLL),
+                Ok(None) => return false,
+                Ok(Some(_)) | Err(_) => return true,
+            }
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // The end of its input makes the helper close its connection in good order; killed
+        // at once, it would leave an error in libvirtd's log.
+        drop(self.stdin.take());
+        if !self.ends_within(GOODBYE) {
+            let _ = self.child.kill();
+            self.ends_within(GOODBYE);
+        }
+    }
+}
+
+/// A pipe that is waited for no longer than the deadline.
+struct Timed<'a, P>(&'a mut P, Deadline);
+
+impl<P: AsFd> Timed<'_, P> {
+    fn wait_for(&self, events: PollFlags) -> io::Result<()> {
+        loop {
+            let left = self.1.remaining();
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            // Rounded up: a wait of nought milliseconds would be a busy one.
+            let timeout = i32::try_from(left.as_millis() + 1)
+                .ok()
+                .and_then(|left_ms| PollTimeout::try_from(left_ms).ok())
+                .unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), events)], timeout) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl<P: Read + AsFd> Read for Timed<'_, P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait_for(PollFlags::POLLIN)?;
+        self.0.read(buffer)
+    }
+}
+
+impl<P: Write + AsFd> Write for Timed<'_, P> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait_for(PollFlags::POLLOUT)?;
+        self.0.write(&bytes[..bytes.len().min(PIPE_BUF)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! Where the helper is, and whether root may run it.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The helper's name beside the program that starts it: an unpacked build.
+const NAME: &str = "vtpm-guard-libvirt";
+
+/// Where packages install it.
+const INSTALLED: &str = "/usr/libexec/vtpm-guard-libvirt";
+
+/// The helper's path: beside the running program, else where packages install it.
+pub(super) fn find() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .map(|program| program.with_file_name(NAME))
+        .filter(|sibling| sibling.exists())
+        .unwrap_or_else(|| INSTALLED.into())
+}
+
+/// Makes sure that nobody but root and this process's user could have put the program there.
+pub(super) fn check(program: &Path) -> io::Result<()> {
+    let not_trusted = |why: &str| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    let file = program.symlink_metadata()?;
+    if !file.is_file() {
+        return not_trusted("it is not a regular file");
+    }
+    let dir = program.parent().unwrap_or(Path::new("/")).metadata()?;
+    let user = nix::unistd::geteuid().as_raw();
+    for (place, what) in [("it", file), ("its directory", dir)] {
+        if ![0, user].contains(&what.uid()) {
+            return not_trusted(&format!("{place} belongs to the user {}", what.uid()));
+        }
+        if what.mode() & 0o022 != 0 {
+            return not_trusted(&format!("others than its owner may write to {place}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A directory with an executable file in it, with these modes.
+    fn program(dir_mode: u32, file_mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(NAME);
+        fs::write(&file, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(dir_mode)).unwrap();
+        (dir, file)
+    }
+
+    #[test]
+    fn a_helper_that_only_its_owner_can_change_is_trusted() {
+        let (_dir, file) = program(0o755, 0o755);
+        check(&file).unwrap();
+    }
+
+    #[test]
+    fn a_helper_that_others_can_change_is_not_run() {
+        for (dir_mode, file_mode) in [(0o755, 0o775), (0o755, 0o757), (0o775, 0o755)] {
+            let (_dir, file) = program(dir_mode, file_mode);
+            let error = check(&file).unwrap_err();
+            assert!(error.to_string().contains("may write"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_link_or_a_directory_is_not_run() {
+        let (dir, file) = program(0o755, 0o755);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [link.as_path(), dir.path()] {
+            let error = check(path).unwrap_err();
+            assert_eq!(error.to_string(), "it is not a regular file");
+        }
+    }
+
+    #[test]
+    fn a_program_without_its_helper_beside_it_looks_where_packages_put_it() {
+        assert_eq!(find(), Path::new(INSTALLED));
+    }
+}

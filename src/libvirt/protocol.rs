@@ -1,0 +1,231 @@
+//! What the guard and its helper say to each other over the helper's stdin and stdout.
+//!
+//! Both directions carry frames: a length (u32, big-endian), then as many bytes. A request is
+//! a line of words and, after the line feed, a body of raw bytes: a key, or a domain's name.
+//! A response is a JSON document; it never holds a key.
+
+use std::io::{self, ErrorKind, Read};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::secret::SecretError;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest request in bytes: a secret's value may have 65536 (libvirt's
+/// `VIR_SECRET_VALUE_MAX`), and the words need some room.
+pub(super) const MAX_REQUEST: usize = 65536 + 1024;
+
+/// The longest response in bytes: the definitions of several thousand guests.
+pub(super) const MAX_RESPONSE: usize = 64 << 20;
+
+const LENGTH_LEN: usize = size_of::<u32>();
+
+/// A question to libvirt.
+#[derive(PartialEq, Eq)]
+pub(super) enum Request<'a> {
+    /// `state SECRET`
+    State(SecretUuid),
+    /// `provide SECRET DOMAIN keep|replace`, and the key as the body.
+    Provide {
+        /// The secret that is to hold the key.
+        secret: SecretUuid,
+        /// The domain whose vTPM's key it is.
+        domain: DomainUuid,
+        /// The value.
+        key: &'a [u8],
+        /// Whether somebody else's secret that has a value gets this one.
+        replace_foreign: bool,
+    },
+    /// `drop SECRET DOMAIN`
+    Drop {
+        /// The secret.
+        secret: SecretUuid,
+        /// The domain whose secret of the guard's it may be.
+        domain: DomainUuid,
+    },
+    /// `guests`
+    Guests,
+    /// `guest`, and a name or a UUID as the body.
+    Guest(&'a str),
+}
+
+impl<'a> Request<'a> {
+    /// The whole frame, in a buffer that is wiped.
+    pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        let (words, body): (_, &[u8]) = match self {
+            Self::State(secret) => (format!("state {secret}"), &[]),
+            Self::Provide {
+                secret,
+                domain,
+                key,
+                replace_foreign,
+            } => {
+                let foreign = if *replace_foreign { "replace" } else { "keep" };
+                (format!("provide {secret} {domain} {foreign}"), key)
+            }
+            Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
+            Self::Guests => ("guests".to_owned(), &[]),
+            Self::Guest(name_or_uuid) => ("guest".to_owned(), name_or_uuid.as_bytes()),
+        };
+        to_frame(&[words.as_bytes(), b"\n", body], MAX_REQUEST)
+    }
+
+    /// Reads a frame's bytes; `None` if they are no request.
+    pub(super) fn parse(frame: &'a [u8]) -> Option<Self> {
+        let line_feed = frame.iter().position(|&byte| byte == b'\n')?;
+        let words = std::str::from_utf8(&frame[..line_feed]).ok()?;
+        let body = &frame[line_feed + 1..];
+        let words: Vec<&str> = words.split(' ').collect();
+        let request = match *words.as_slice() {
+            ["state", secret] => Self::State(secret.parse().ok()?),
+            ["provide", secret, domain, foreign] => {
+                return Some(Self::Provide {
+                    secret: secret.parse().ok()?,
+                    domain: domain.parse().ok()?,
+                    key: body,
+                    replace_foreign: match foreign {
+                        "replace" => true,
+                        "keep" => false,
+                        _ => return None,
+                    },
+                });
+            }
+            ["drop", secret, domain] => Self::Drop {
+                secret: secret.parse().ok()?,
+                domain: domain.parse().ok()?,
+            },
+            ["guests"] => Self::Guests,
+            ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
+            _ => return None,
+        };
+        body.is_empty().then_some(request)
+    }
+}
+
+/// The helper's answer.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Response {
+    /// There is no such secret.
+    Absent,
+    /// It has no value.
+    NoValue,
+    /// It has a value, or libvirt does not tell.
+    HasValue,
+    /// An existing secret got the value.
+    Set,
+    /// The secret was defined and got the value.
+    Defined,
+    /// Somebody else's secret was left as it is.
+    LeftAsIs,
+    /// Whether there was a secret of the guard's to drop.
+    Dropped(bool),
+    /// The guests that were asked for.
+    Guests(Vec<Guest>),
+    /// [`SecretError::Refused`]
+    Refused(String),
+    /// [`SecretError::Unreachable`]
+    Unreachable(String),
+    /// [`SecretError::Conflict`]
+    Conflict(String),
+}
+
+impl Response {
+    /// The whole frame.
+    pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        to_frame(&[&serde_json::to_vec(self)?], MAX_RESPONSE)
+    }
+
+    /// Reads a frame's bytes.
+    pub(super) fn parse(frame: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(frame)?)
+    }
+}
+
+impl From<SecretError> for Response {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::Refused(words) => Self::Refused(words),
+            SecretError::Unreachable(words) => Self::Unreachable(words),
+            SecretError::Conflict(words) => Self::Conflict(words),
+        }
+    }
+}
+
+/// A libvirt guest, as the administrator's command sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    #[serde(with = "uuid_text")]
+    pub uuid: DomainUuid,
+    /// Whether it runs (a paused one does).
+    pub running: bool,
+    /// Whether libvirt keeps its definition when it stops.
+    pub persistent: bool,
+    /// Whether it starts with the daemon.
+    pub autostart: bool,
+    /// The definition that its next start uses; of a transient guest, the live one.
+    pub xml: String,
+}
+
+/// A domain's UUID in JSON.
+mod uuid_text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::ids::DomainUuid;
+
+    pub(super) fn serialize<S: Serializer>(uuid: &DomainUuid, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(uuid)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DomainUuid, D::Error> {
+        let text = String::deserialize(from)?;
+        DomainUuid::parse(&text).map_err(Error::custom)
+    }
+}
+
+/// Reads the bytes of one frame into a buffer that is wiped; `None` where the stream ends.
+pub(super) fn read_frame(
+    from: &mut impl Read,
+    max_len: usize,
+) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut length = [0; LENGTH_LEN];
+    match from.read_exact(&mut length) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    }
+    let length = usize::try_from(u32::from_be_bytes(length))
+        .ok()
+        .filter(|&length| length <= max_len)
+        .ok_or_else(too_long)?;
+    // All of it at once: a buffer that grew would leave copies of a key behind.
+    let mut frame = Zeroizing::new(vec![0; length]);
+    from.read_exact(&mut frame)?;
+    Ok(Some(frame))
+}
+
+/// A frame of these parts, in a buffer of its final size.
+fn to_frame(parts: &[&[u8]], max_len: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let announced = u32::try_from(length)
+        .ok()
+        .filter(|_| length <= max_len)
+        .ok_or_else(too_long)?;
+    let mut frame = Zeroizing::new(Vec::with_capacity(LENGTH_LEN + length));
+    frame.extend_from_slice(&announced.to_be_bytes());
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    Ok(frame)
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "the message is too long")
+}

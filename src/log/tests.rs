@@ -1,0 +1,157 @@
+//! Events in, lines of a real file out.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// What `events` leaves in a log of this level.
+fn logged(level: Level, events: impl FnOnce()) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guard.log");
+    tracing::subscriber::with_default(file(&path, level).unwrap(), events);
+    fs::read_to_string(&path).unwrap()
+}
+
+fn directory_and_log() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guard.log");
+    (directory, path)
+}
+
+#[test]
+fn an_event_is_one_line_of_time_level_message_and_fields() {
+    let log = logged(Level::INFO, || {
+        tracing::warn!(domain = "vm1", rows = 2, code = %"VG101", "refused");
+    });
+    let (time, rest) = log.split_once(' ').unwrap();
+    assert_eq!(rest, " WARN refused domain=\"vm1\" rows=2 code=VG101\n");
+    let moment: jiff::Timestamp = time.parse().unwrap();
+    assert!(time.ends_with('Z') && time.len() == "2026-01-01T00:00:00.000Z".len());
+    assert!(jiff::Timestamp::now().duration_since(moment).as_secs() < 60);
+}
+
+#[test]
+fn only_events_of_the_level_and_above_are_written() {
+    let all = || {
+        tracing::error!("an error");
+        tracing::warn!("a warning");
+        tracing::info!("information");
+        tracing::debug!("detail");
+        tracing::trace!("minutiae");
+    };
+    for (level, lines) in [
+        (Level::ERROR, 1),
+        (Level::WARN, 2),
+        (Level::INFO, 3),
+        (Level::DEBUG, 4),
+        (Level::TRACE, 5),
+    ] {
+        assert_eq!(logged(level, all).lines().count(), lines, "{level}");
+    }
+}
+
+#[test]
+fn a_value_cannot_forge_a_line() {
+    let evil = "vm1\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J\u{85}\u{7f}";
+    let log = logged(Level::INFO, || {
+        tracing::info!(shown = %evil, debugged = ?evil, text = evil, "{evil}");
+    });
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.ends_with('\n'));
+    assert!(
+        !log.trim_end_matches('\n').contains(char::is_control),
+        "{log}"
+    );
+    assert_eq!(
+        log.matches("all is well").count(),
+        4,
+        "nothing is lost: {log}"
+    );
+}
+
+#[test]
+fn a_log_is_appended_to_and_is_its_owners_alone() {
+    let (_directory, path) = directory_and_log();
+    for _ in 0..2 {
+        let subscriber = file(&path, Level::INFO).unwrap();
+        tracing::subscriber::with_default(subscriber, || tracing::info!("once more"));
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+}
+
+#[test]
+fn what_might_be_no_log_is_not_written_to() {
+    let (directory, path) = directory_and_log();
+    let other = directory.path().join("other");
+    fs::write(&other, "precious").unwrap();
+
+    symlink(&other, &path).unwrap();
+    assert!(
+        matches!(open(&path), Err(LogError::Unwritable { .. })),
+        "a link"
+    );
+    fs::remove_file(&path).unwrap();
+
+    fs::hard_link(&other, &path).unwrap();
+    assert!(
+        matches!(open(&path), Err(LogError::NotOurFile { .. })),
+        "a second name"
+    );
+    fs::remove_file(&path).unwrap();
+
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(open(&path).is_err(), "a pipe");
+    fs::remove_file(&path).unwrap();
+
+    assert!(
+        matches!(open(directory.path()), Err(LogError::Unwritable { .. })),
+        "a directory"
+    );
+    assert!(
+        matches!(
+            open(Path::new("/dev/null")),
+            Err(LogError::NotOurFile { .. })
+        ),
+        "a device"
+    );
+
+    // Only root can give a file away.
+    fs::write(&path, "").unwrap();
+    if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
+        assert!(
+            matches!(open(&path), Err(LogError::NotOurFile { .. })),
+            "somebody else's"
+        );
+    }
+    assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+}
+
+#[test]
+fn a_full_disk_costs_the_event_and_nothing_else() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let error = LineWriter(&full).write(b"event\n").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_hosts_log_is_in_var_log_and_any_other_in_its_state_directory() {
+    let host = default_file(Path::new("/var/lib/vtpm-guard"));
+    assert_eq!(host, Path::new("/var/log/vtpm-guard.log"));
+    assert_eq!(
+        default_file(Path::new("/var/lib/vtpm-guard/")),
+        host,
+        "the same directory"
+    );
+    assert_eq!(
+        default_file(Path::new("/srv/state")),
+        Path::new("/srv/state/vtpm-guard.log")
+    );
+}

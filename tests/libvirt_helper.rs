@@ -1,0 +1,177 @@
+//! The helper and its caller where libvirt does not play along. No libvirtd is needed: a
+//! socket that nobody serves looks like a daemon that is busy starting its guests.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use vtpm_guard::clock::Deadline;
+use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::libvirt::Libvirt;
+use vtpm_guard::secret::{HostSecrets, SecretError};
+use vtpm_guard::verdict::facts::HostSecret;
+use zeroize::Zeroizing;
+
+const HELPER: &str = env!("CARGO_BIN_EXE_vtpm-guard-libvirt");
+
+/// A daemon that takes connections and never answers.
+struct SilentDaemon {
+    socket: UnixListener,
+    uri: String,
+    _dir: tempfile::TempDir,
+}
+
+impl SilentDaemon {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("libvirt-sock");
+        Self {
+            socket: UnixListener::bind(&path).unwrap(),
+            uri: format!("secret:///system?socket={}", path.display()),
+            _dir: dir,
+        }
+    }
+}
+
+/// What an unreachable libvirt says.
+fn words(libvirt: &Libvirt, time: Duration) -> String {
+    match libvirt.state(SecretUuid::random(), Deadline::after(time)) {
+        HostSecret::Unreachable(words) => words,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn start_helper(uri: &str) -> Child {
+    Command::new(HELPER)
+        .arg(uri)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// How the helper ends, which it must do within five seconds.
+fn end_of(helper: &mut Child) -> ExitStatus {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        if let Some(status) = helper.try_wait().unwrap() {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    helper.kill().unwrap();
+    panic!("the helper does not end");
+}
+
+#[test]
+fn a_daemon_that_never_answers_is_unreachable_at_the_deadline() {
+    let daemon = SilentDaemon::new();
+    let libvirt = Libvirt::at(&daemon.uri).with_helper(HELPER.into());
+    let asked = Instant::now();
+    let said = words(&libvirt, Duration::from_millis(300));
+    let waited = asked.elapsed();
+    assert_eq!(said, "libvirt did not answer in time");
+    assert!(waited >= Duration::from_millis(300), "{waited:?}");
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[test]
+fn a_deadline_that_has_passed_starts_no_helper() {
+    let daemon = SilentDaemon::new();
+    daemon.socket.set_nonblocking(true).unwrap();
+    let libvirt = Libvirt::at(&daemon.uri).with_helper(HELPER.into());
+    assert_eq!(
+        words(&libvirt, Duration::ZERO),
+        "libvirt did not answer in time"
+    );
+    assert!(daemon.socket.accept().is_err());
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_unreachable_in_libvirts_words() {
+    let libvirt = Libvirt::at("secret:///system?socket=/nowhere/sock").with_helper(HELPER.into());
+    let said = words(&libvirt, Duration::from_secs(5));
+    assert!(said.contains("'/nowhere/sock'"), "{said}");
+
+    let dek = Dek::from_bytes(Zeroizing::new(b"made-up key".to_vec()));
+    let provided = libvirt.provide(
+        SecretUuid::random(),
+        DomainUuid::random(),
+        &dek,
+        false,
+        Deadline::after(Duration::from_secs(5)),
+    );
+    assert!(
+        matches!(provided, Err(SecretError::Unreachable(_))),
+        "{provided:?}"
+    );
+}
+
+#[test]
+fn a_helper_that_is_not_installed_is_named() {
+    let libvirt = Libvirt::at("secret:///system").with_helper("/usr/nowhere/helper".into());
+    let said = words(&libvirt, Duration::from_secs(5));
+    assert!(
+        said.starts_with("/usr/nowhere/helper: No such file"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_helper_that_ends_without_an_answer_is_quoted() {
+    // Any program will do that complains about the URI.
+    let libvirt = Libvirt::at("not-a-script").with_helper("/usr/bin/bash".into());
+    let said = words(&libvirt, Duration::from_secs(5));
+    assert!(
+        said.starts_with("/usr/bin/bash: it ended without an answer"),
+        "{said}"
+    );
+    assert!(said.contains("not-a-script"), "{said}");
+}
+
+#[test]
+fn a_helper_whose_caller_dies_while_libvirt_keeps_silent_ends() {
+    let daemon = SilentDaemon::new();
+    let mut helper = start_helper(&daemon.uri);
+    let _connection = daemon.socket.accept().unwrap();
+    drop(helper.stdin.take());
+    end_of(&mut helper);
+}
+
+#[test]
+fn a_helper_dumps_no_core() {
+    let daemon = SilentDaemon::new();
+    let mut helper = start_helper(&daemon.uri);
+    let _connection = daemon.socket.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", helper.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let values: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(values, ["0", "0"], "{core}");
+    drop(helper.stdin.take());
+    end_of(&mut helper);
+}
+
+#[test]
+fn a_helper_that_is_asked_nonsense_ends_without_an_answer() {
+    for nonsense in [
+        &b"\0\0\0\x04what"[..],
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\x09cut",
+    ] {
+        let mut helper = start_helper("secret:///system?socket=/nowhere/sock");
+        let mut stdin = helper.stdin.take().unwrap();
+        stdin.write_all(nonsense).unwrap();
+        drop(stdin);
+        assert_eq!(end_of(&mut helper).code(), Some(1));
+        let output = helper.wait_with_output().unwrap();
+        assert!(output.stdout.is_empty());
+    }
+}

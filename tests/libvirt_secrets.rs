@@ -1,0 +1,396 @@
+//! The host secret against a real libvirtd. These tests run as root in a host of their own,
+//! where `secret:///system` is nobody else's.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vtpm_guard::clock::Deadline;
+use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::libvirt::Libvirt;
+use vtpm_guard::secret::{HostSecrets, Provided, SecretError};
+use vtpm_guard::verdict::facts::HostSecret;
+use zeroize::Zeroizing;
+
+const HELPER: &str = env!("CARGO_BIN_EXE_vtpm-guard-libvirt");
+
+/// One libvirtd for all tests, so one test at a time: some hold it up.
+static LIBVIRTD: Mutex<()> = Mutex::new(());
+
+/// A secret and a domain of a test's own, and the connection that is tested.
+struct Host {
+    libvirt: Libvirt,
+    secret: SecretUuid,
+    domain: DomainUuid,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::at("secret:///system")
+    }
+
+    fn at(uri: &str) -> Self {
+        Self {
+            libvirt: Libvirt::at(uri).with_helper(HELPER.into()),
+            secret: SecretUuid::random(),
+            domain: DomainUuid::random(),
+            _turn: LIBVIRTD.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn own_usage(&self) -> String {
+        format!("vtpm-guard:{}", self.domain)
+    }
+
+    /// Defines a secret under the test's UUID, as somebody else would.
+    fn somebody_defines(&self, ephemeral: &str, private: &str, usage: &str) {
+        define(self.secret, ephemeral, private, usage);
+    }
+
+    fn somebody_sets(&self, value: &[u8]) {
+        virsh(
+            &[
+                "secret-set-value",
+                &self.secret.to_string(),
+                "--plain",
+                "--file",
+                "/dev/stdin",
+            ],
+            value,
+        );
+    }
+
+    /// The secret's value; of a private one libvirt does not tell.
+    fn value(&self) -> Vec<u8> {
+        virsh(
+            &["secret-get-value", &self.secret.to_string(), "--plain"],
+            b"",
+        )
+    }
+
+    fn xml(&self) -> String {
+        String::from_utf8(virsh(&["secret-dumpxml", &self.secret.to_string()], b"")).unwrap()
+    }
+
+    fn state(&self) -> HostSecret {
+        self.libvirt.state(self.secret, soon())
+    }
+
+    fn provide(&self, key: &[u8], replace_foreign: bool) -> Result<Provided, SecretError> {
+        let dek = Dek::from_bytes(Zeroizing::new(key.to_vec()));
+        self.libvirt
+            .provide(self.secret, self.domain, &dek, replace_foreign, soon())
+    }
+
+    fn drop_own(&self) -> Result<bool, SecretError> {
+        self.libvirt.drop_own(self.secret, self.domain, soon())
+    }
+
+    /// The daemon's file of this secret.
+    fn file(&self, extension: &str) -> PathBuf {
+        Path::new("/etc/libvirt/secrets").join(format!("{}.{extension}", self.secret))
+    }
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(5))
+}
+
+fn vtpm(name: &str) -> String {
+    format!("<usage type='vtpm'><name>{name}</name></usage>")
+}
+
+fn define(secret: SecretUuid, ephemeral: &str, private: &str, usage: &str) {
+    let xml = format!(
+        "<secret ephemeral='{ephemeral}' private='{private}'><uuid>{secret}</uuid>{usage}</secret>"
+    );
+    virsh(&["secret-define", "/dev/stdin"], xml.as_bytes());
+}
+
+/// Runs virsh, which must succeed, and gives its output.
+fn virsh(args: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut virsh = Command::new("timeout")
+        .args(["10", "virsh", "--quiet", "--connect", "secret:///system"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    virsh.stdin.take().unwrap().write_all(input).unwrap();
+    let output = virsh.wait_with_output().unwrap();
+    assert!(output.status.success(), "virsh {args:?}");
+    output.stdout
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage() {
+    let host = Host::new();
+    assert_eq!(host.state(), HostSecret::Absent);
+    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Defined));
+    assert_eq!(host.state(), HostSecret::HasValue);
+    let xml = host.xml();
+    assert!(xml.contains("ephemeral='yes' private='yes'"), "{xml}");
+    assert!(xml.contains("<usage type='vtpm'>"), "{xml}");
+    assert!(
+        xml.contains(&format!("<name>{}</name>", host.own_usage())),
+        "{xml}"
+    );
+    assert!(!host.file("xml").exists() && !host.file("base64").exists());
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn the_guards_own_secret_gets_the_value_again() {
+    let host = Host::new();
+    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Defined));
+    assert_eq!(host.provide(b"another", false), Ok(Provided::Set));
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn the_guards_own_secret_from_a_file_leaves_the_disk() {
+    for private in ["no", "yes"] {
+        let host = Host::new();
+        host.somebody_defines("no", private, &vtpm(&host.own_usage()));
+        host.somebody_sets(b"made-up key");
+        assert!(host.file("base64").exists());
+        assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
+        assert!(host.xml().contains("ephemeral='yes' private='yes'"));
+        assert!(!host.file("xml").exists() && !host.file("base64").exists());
+    }
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn the_guards_own_secret_whose_files_were_taken_away_is_set() {
+    let host = Host::new();
+    host.somebody_defines("no", "yes", &vtpm(&host.own_usage()));
+    host.somebody_sets(b"made-up key");
+    std::fs::remove_file(host.file("xml")).unwrap();
+    std::fs::remove_file(host.file("base64")).unwrap();
+    assert_eq!(host.state(), HostSecret::HasValue);
+    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
+    assert_eq!(host.drop_own(), Ok(true));
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_secret_tells_whether_it_has_a_value() {
+    for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no")] {
+        let host = Host::new();
+        host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
+        assert_eq!(host.state(), HostSecret::NoValue, "{ephemeral} {private}");
+        host.somebody_sets(b"made-up key");
+        assert_eq!(host.state(), HostSecret::HasValue, "{ephemeral} {private}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn an_ephemeral_private_secret_does_not_tell_and_counts_as_having_a_value() {
+    let host = Host::new();
+    host.somebody_defines("yes", "yes", &vtpm(&host.secret.to_string()));
+    assert_eq!(host.state(), HostSecret::HasValue);
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn somebody_elses_secret_with_a_value_is_left_as_it_is() {
+    for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no"), ("yes", "yes")] {
+        let host = Host::new();
+        host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
+        host.somebody_sets(b"theirs");
+        let before = host.xml();
+        assert_eq!(host.provide(b"made-up key", false), Ok(Provided::LeftAsIs));
+        assert_eq!(host.xml(), before);
+        if private == "no" {
+            assert_eq!(host.value(), b"theirs");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn somebody_elses_secret_gets_exactly_the_key_if_it_may_be_replaced() {
+    let key = b"made-up \0 key\n\xff with all that a value may hold\n";
+    let host = Host::new();
+    host.somebody_defines("yes", "no", &vtpm(&host.secret.to_string()));
+    host.somebody_sets(b"theirs");
+    assert_eq!(host.provide(key, true), Ok(Provided::Set));
+    assert_eq!(host.value(), key);
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn somebody_elses_secret_without_a_value_gets_it() {
+    let host = Host::new();
+    host.somebody_defines("yes", "no", &vtpm(&host.secret.to_string()));
+    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
+    assert_eq!(host.value(), b"made-up key");
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_secret_without_a_usage_serves_a_vtpm_too() {
+    let host = Host::new();
+    host.somebody_defines("yes", "no", "");
+    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
+    assert_eq!(host.value(), b"made-up key");
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_secret_for_something_else_is_a_conflict() {
+    for usage in [
+        format!(
+            "<usage type='ceph'><name>{}</name></usage>",
+            SecretUuid::random()
+        ),
+        "<usage type='volume'><volume>/a/disk</volume></usage>".to_owned(),
+    ] {
+        let host = Host::new();
+        host.somebody_defines("yes", "no", &usage);
+        host.somebody_sets(b"theirs");
+        let error = host.provide(b"made-up key", true).unwrap_err();
+        assert!(matches!(error, SecretError::Conflict(_)), "{error:?}");
+        assert_eq!(host.value(), b"theirs");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_usage_that_another_secret_holds_is_a_conflict_that_names_it() {
+    let host = Host::new();
+    let holder = SecretUuid::random();
+    define(holder, "yes", "yes", &vtpm(&host.own_usage()));
+    let error = host.provide(b"made-up key", true).unwrap_err();
+    let SecretError::Conflict(words) = error else {
+        panic!("{error:?}");
+    };
+    assert!(words.contains(&holder.to_string()), "{words}");
+    assert_eq!(host.state(), HostSecret::Absent);
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_value_that_libvirt_refuses_leaves_no_secret_behind() {
+    let host = Host::new();
+    let error = host.provide(&vec![7; 65537], false).unwrap_err();
+    assert!(error.to_string().contains("65537 > 65536"), "{error}");
+    assert_eq!(host.state(), HostSecret::Absent);
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn the_longest_value_that_libvirt_takes_arrives() {
+    let host = Host::new();
+    host.somebody_defines("yes", "no", &vtpm(&host.secret.to_string()));
+    let key = vec![b'k'; 65536];
+    assert_eq!(host.provide(&key, false), Ok(Provided::Set));
+    assert_eq!(host.value(), key);
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn only_the_guards_own_secret_for_this_very_domain_is_dropped() {
+    let host = Host::new();
+    assert_eq!(host.drop_own(), Ok(false));
+    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Defined));
+    assert_eq!(
+        host.libvirt
+            .drop_own(host.secret, DomainUuid::random(), soon()),
+        Ok(false)
+    );
+    assert_eq!(host.drop_own(), Ok(true));
+    assert_eq!(host.state(), HostSecret::Absent);
+
+    host.somebody_defines("no", "no", &vtpm(&host.secret.to_string()));
+    assert_eq!(host.drop_own(), Ok(false));
+    assert_eq!(host.state(), HostSecret::NoValue);
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_libvirt_that_does_not_answer_is_unreachable_at_the_deadline() {
+    let host = Host::new();
+    let pid = std::fs::read_to_string("/run/libvirtd.pid").unwrap();
+    let libvirtd = Pid::from_raw(pid.trim().parse().unwrap());
+    kill(libvirtd, Signal::SIGSTOP).unwrap();
+    let asked = Instant::now();
+    let state = host
+        .libvirt
+        .state(host.secret, Deadline::after(Duration::from_millis(300)));
+    let waited = asked.elapsed();
+    kill(libvirtd, Signal::SIGCONT).unwrap();
+    assert_eq!(
+        state,
+        HostSecret::Unreachable("libvirt did not answer in time".to_owned())
+    );
+    assert!(waited >= Duration::from_millis(300), "{waited:?}");
+    assert!(waited < Duration::from_millis(800), "{waited:?}");
+    assert_eq!(
+        host.state(),
+        HostSecret::Absent,
+        "the next question is answered"
+    );
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_libvirt_that_stops_answering_between_two_questions_is_unreachable_too() {
+    let host = Host::new();
+    assert_eq!(host.state(), HostSecret::Absent);
+    let pid = std::fs::read_to_string("/run/libvirtd.pid").unwrap();
+    let libvirtd = Pid::from_raw(pid.trim().parse().unwrap());
+    kill(libvirtd, Signal::SIGSTOP).unwrap();
+    let dek = Dek::from_bytes(Zeroizing::new(b"made-up key".to_vec()));
+    let deadline = Deadline::after(Duration::from_millis(300));
+    let provided = host
+        .libvirt
+        .provide(host.secret, host.domain, &dek, false, deadline);
+    kill(libvirtd, Signal::SIGCONT).unwrap();
+    assert!(
+        matches!(provided, Err(SecretError::Unreachable(_))),
+        "{provided:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid() {
+    let host = Host::at("qemu:///system");
+    let uuid = DomainUuid::random();
+    let xml = format!(
+        "<domain type='qemu'><name>a guest</name><uuid>{uuid}</uuid>\
+           <memory unit='MiB'>16</memory><os><type>hvm</type></os>\
+         </domain>"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), xml).unwrap();
+    let file = file.path().to_str().unwrap();
+    virsh(&["--connect", "qemu:///system", "define", file], b"");
+
+    let guests = host.libvirt.guests(soon()).unwrap();
+    let guest = guests.iter().find(|guest| guest.uuid == uuid).unwrap();
+    assert_eq!(guest.name, "a guest");
+    assert!(guest.persistent && !guest.running && !guest.autostart);
+    assert!(guest.xml.contains("<name>a guest</name>"), "{}", guest.xml);
+    for name_or_uuid in ["a guest", &uuid.to_string()] {
+        let found = host.libvirt.guest(name_or_uuid, soon()).unwrap();
+        assert_eq!(found.as_ref(), Some(guest));
+    }
+    assert_eq!(host.libvirt.guest("no such guest", soon()), Ok(None));
+    virsh(
+        &["--connect", "qemu:///system", "undefine", &uuid.to_string()],
+        b"",
+    );
+}
