@@ -2,17 +2,24 @@
 
 mod check;
 pub mod cli;
+mod completions;
 mod context;
 mod domains;
 mod error;
 mod explain;
 mod guests;
 mod history;
+mod key;
 mod outcomes;
 mod output;
+mod passphrase;
 mod progress;
+mod provider;
 mod repair;
 mod replay;
+mod reset;
+mod store;
+mod trouble;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -56,6 +63,11 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         }
         Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),
         Command::Explain { code } => explain::run(context, code.as_deref()),
+        Command::Provider(verb) => provider::run(context, verb),
+        Command::Key(verb) => key::run(context, verb),
+        Command::Reset { domain } => reset::run(context, domain),
+        Command::Store(verb) => store::run(context, verb),
+        Command::Completions { shell } => completions::run(context, *shell),
         _ => Err(AdminError::failed("not there yet")),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::list::{Described, seal_words};
 use super::{Exclusive, name};
-use crate::admin::Context;
+use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
@@ -65,7 +65,7 @@ fn answer(
         );
     }
     let word = shell_word(&provider.name);
-    context.output.note(format!(
+    context.output.note(&format!(
         "export it now, or its guests are lost with this host: \
          vtpm-guard provider export {word} --output FILE"
     ));

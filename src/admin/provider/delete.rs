@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Exclusive, find};
-use crate::admin::Context;
+use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::admin::output::{count, table};
 use crate::report::{one_line, shell_word};
@@ -107,7 +107,7 @@ fn answer(
         writeln!(out, "deleted provider \"{}\": key {key}{kept}", provider.name)
     })?;
     if !locked.is_empty() {
-        context.output.note(format!(
+        context.output.note(&format!(
             "{} cannot start until it is imported again: vtpm-guard provider import FILE",
             count(locked.len(), "guest")
         ));

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::find;
 use crate::admin::error::AdminError;
-use crate::admin::{Context, passphrase, trouble};
+use crate::admin::context::Context;
+use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
 use crate::store::Access;

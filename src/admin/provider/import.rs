@@ -9,7 +9,8 @@ use super::list::{describe, seal_words};
 use super::{Exclusive, name};
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
-use crate::admin::{Context, passphrase, trouble};
+use crate::admin::context::Context;
+use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
@@ -225,7 +226,7 @@ fn answer(
         }
     })?;
     if opened.broken > 0 {
-        context.output.note(format!(
+        context.output.note(&format!(
             "{} under this key did not open with it: vtpm-guard key list, key show DOMAIN",
             count(opened.broken, "key reference")
         ));

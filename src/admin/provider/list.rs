@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{find, named_by};
-use crate::admin::Context;
+use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::admin::output::{self, fields, table};
 use crate::key::keyring::{Keyring, KeyringError, Seal};

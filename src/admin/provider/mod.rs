@@ -15,13 +15,14 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::error::AdminError;
-use super::{Context, cli, protect_process};
+use super::cli;
+use super::context::Context;
 use crate::clock::Timestamp;
 use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
-    protect_process()?;
+    context.protect_keys()?;
     match verb {
         cli::Provider::Create { name, default } => create::run(context, name, *default),
         cli::Provider::List => list::list(context),
