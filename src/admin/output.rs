@@ -96,9 +96,16 @@ pub(super) fn table(heading: &[&str]) -> Table {
 
 /// A table of one thing's properties, one line for each.
 pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Table {
-    let mut table = table(&[]);
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
     for (name, value) in rows {
-        table.add_row([Cell::new(name).add_attribute(Attribute::Bold), Cell::new(value)]);
+        table.add_row([
+            Cell::new(name).add_attribute(Attribute::Bold),
+            Cell::new(value),
+        ]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     table
 }

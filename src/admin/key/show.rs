@@ -49,8 +49,14 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         "key_refs": tried.iter().map(|t| t.document(domain.name.as_deref())).collect::<Value>(),
     });
     context.output.answer(&answer, |out| {
-        let tpm = state_word(&tpm);
-        writeln!(out, "{} ({}), TPM state: {tpm}", label(&domain), domain.uuid)?;
+        let uuid = domain.name.as_ref().map(|_| format!(" ({})", domain.uuid));
+        writeln!(
+            out,
+            "{}{}, TPM state: {}",
+            label(&domain),
+            uuid.unwrap_or_default(),
+            state_word(&tpm)
+        )?;
         let heading = ["ID", "STATE", "PROVIDER", "KEY", "FIRST USED", "TPM", "OPENS"];
         let mut lines = table(&heading);
         for tried in &tried {
