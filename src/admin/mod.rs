@@ -3,6 +3,7 @@
 mod check;
 pub mod cli;
 mod context;
+mod doctor;
 mod domains;
 mod error;
 mod explain;
@@ -13,6 +14,7 @@ mod output;
 mod progress;
 mod repair;
 mod replay;
+mod status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use context::{BrokenConfig, Context};
+use context::Context;
 use error::AdminError;
 
 /// Runs one command and gives its exit status.
@@ -55,6 +57,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
             replay::run(context, &replay)
         }
         Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),
+        Command::Status => status::run(context),
+        Command::Doctor => doctor::run(context),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         _ => Err(AdminError::failed("not there yet")),
     }
