@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use super::cli::CheckedDomains;
+use super::context::{BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
 use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
-use super::{BrokenConfig, Context};
 use crate::guard::{Mode, prepare};
 
 pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode, AdminError> {

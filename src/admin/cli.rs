@@ -102,7 +102,7 @@ pub enum Command {
         domain: Option<String>,
         /// How many.
         #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: u32,
+        limit: usize,
     },
     /// What a code means, why it matters, what to do.
     Explain {

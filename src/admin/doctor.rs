@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::error::AdminError;
 use super::status::HOOK_LINK;
-use crate::store::Access;
-use crate::verdict::facts::HostSecret;
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
 use crate::secret::HostSecrets;
+use crate::store::Access;
+use crate::verdict::facts::HostSecret;
 
 /// Something that is wrong: what, why it matters, the command that helps.
 struct Ailment {
@@ -35,7 +35,10 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
         .collect();
     context.output.answer(&document, |out| {
         for Ailment { what, why, command } in &ailments {
-            writeln!(out, "- {what}\n    why it matters: {why}\n    what helps:     {command}")?;
+            writeln!(
+                out,
+                "- {what}\n    why it matters: {why}\n    what helps:     {command}"
+            )?;
         }
         match ailments.len() {
             0 => writeln!(out, "nothing found"),
@@ -76,7 +79,9 @@ fn libvirt(context: &Context) -> Option<Ailment> {
     let uri = context.config().unwrap_or_default().secret_uri;
     // Any UUID will do: the question is whether there is an answer.
     let answer = Libvirt::at(&uri).state(SecretUuid::random(), context.deadline());
-    let HostSecret::Unreachable(reason) = answer else { return None };
+    let HostSecret::Unreachable(reason) = answer else {
+        return None;
+    };
     Some(Ailment {
         what: format!("libvirt's secret driver does not answer at {uri}: {reason}"),
         why: "the hook could not hand over a key, and every start that needs one would be refused",

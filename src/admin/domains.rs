@@ -4,7 +4,7 @@ use super::context::Context;
 use super::error::AdminError;
 use super::guests::unreachable;
 use crate::ids::DomainUuid;
-use crate::store::Access;
+use crate::store::{Access, EventFilter, Store, StoreError};
 
 /// A guest that was named on the command line.
 pub(super) struct NamedDomain {
@@ -19,23 +19,35 @@ pub(super) struct NamedDomain {
 pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, AdminError> {
     if let Ok(uuid) = DomainUuid::parse(text) {
         let name = match context.store(Access::Read)? {
-            Some(store) => store.domain_name(uuid)?,
+            Some(store) => last_name(&store, uuid)?,
             None => None,
         };
         return Ok(NamedDomain { uuid, name });
     }
     let asked = context.libvirt().guest(text, context.deadline());
     if let Ok(Some(guest)) = &asked {
-        return Ok(NamedDomain { uuid: guest.uuid, name: Some(guest.name.clone()) });
+        return Ok(NamedDomain {
+            uuid: guest.uuid,
+            name: Some(guest.name.clone()),
+        });
     }
     if let Some(store) = context.store(Access::Read)?
         && let Some(uuid) = store.domain_uuid_by_name(text)?
     {
-        return Ok(NamedDomain { uuid, name: Some(text.to_owned()) });
+        return Ok(NamedDomain {
+            uuid,
+            name: Some(text.to_owned()),
+        });
     }
     match asked {
         Err(error) => Err(unreachable(error).with_hint("name the guest by its UUID")),
         Ok(_) => Err(AdminError::usage(format!("there is no guest \"{text}\""))
             .with_hint("see which there are: virsh list --all")),
     }
+}
+
+/// The name that a guest bore last, as far as the history goes back.
+pub(super) fn last_name(store: &Store, uuid: DomainUuid) -> Result<Option<String>, StoreError> {
+    let newest = store.history(EventFilter::Domain(uuid), 1)?.pop();
+    Ok(newest.map(|row| row.event.domain_name))
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::Context;
+use super::context::Context;
 use super::error::AdminError;
 use super::output::table;
 use crate::report::{Explanation, explain};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use super::Context;
+use super::context::Context;
 use super::error::AdminError;
 use crate::domain::{self, Domain};
 use crate::libvirt::Guest;

@@ -5,27 +5,25 @@ use std::process::ExitCode;
 use comfy_table::{Cell, Color};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::context::Context;
 use super::error::AdminError;
 use super::output::{self, table};
 use crate::ids::DomainUuid;
-use crate::store::{Access, EventRow};
+use crate::store::{Access, EventFilter, EventRow};
 
 pub(super) fn run(
     context: &Context,
     domain: Option<&str>,
-    limit: u32,
+    limit: usize,
 ) -> Result<ExitCode, AdminError> {
+    let filter = match domain.map(|text| (text, DomainUuid::parse(text))) {
+        None => EventFilter::All,
+        Some((_, Ok(uuid))) => EventFilter::Domain(uuid),
+        Some((name, Err(_))) => EventFilter::Name(name),
+    };
     let events = match context.store(Access::Read)? {
+        Some(store) => store.history(filter, limit)?,
         None => Vec::new(),
-        Some(store) => match domain.map(|text| (text, DomainUuid::parse(text))) {
-            None => store.history(None, limit)?,
-            Some((_, Ok(uuid))) => store.history(Some(uuid), limit)?,
-            Some((name, Err(_))) => match store.domain_uuid_by_name(name)? {
-                Some(uuid) => store.history(Some(uuid), limit)?,
-                None => Vec::new(),
-            },
-        },
     };
     let documents: Value = events.iter().map(document).collect();
     context.output.answer(&documents, |out| {

@@ -4,6 +4,7 @@ mod check;
 pub mod cli;
 mod completions;
 mod context;
+mod doctor;
 mod domains;
 mod error;
 mod explain;
@@ -18,6 +19,7 @@ mod provider;
 mod repair;
 mod replay;
 mod reset;
+mod status;
 mod store;
 mod trouble;
 
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use context::{BrokenConfig, Context};
+use context::Context;
 use error::AdminError;
 
 /// Runs one command and gives its exit status.
@@ -62,12 +64,13 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
             replay::run(context, &replay)
         }
         Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),
+        Command::Status => status::run(context),
+        Command::Doctor => doctor::run(context),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
         Command::Reset { domain } => reset::run(context, domain),
         Command::Store(verb) => store::run(context, verb),
         Command::Completions { shell } => completions::run(context, *shell),
-        _ => Err(AdminError::failed("not there yet")),
     }
 }

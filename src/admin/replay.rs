@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::context::{BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
 use super::outcomes::{self, Asked, Judged};
-use super::{BrokenConfig, Context};
 use crate::guard::{self, Guard, Mode, Operation, prepare};
 use crate::log;
 use crate::verdict::facts::TpmState;

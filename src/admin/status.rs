@@ -15,17 +15,34 @@ use crate::verdict::facts::Provider;
 pub(super) const HOOK_LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    let hook = if Path::new(HOOK_LINK).exists() { "installed" } else { "not installed" };
+    let hook = if Path::new(HOOK_LINK).exists() {
+        "installed"
+    } else {
+        "not installed"
+    };
     let config = match context.config() {
         Ok(_) => "in order".to_owned(),
         Err(error) => error.to_string(),
     };
     let store = context.store(Access::Read)?;
-    let providers = store.as_ref().map(|store| store.providers()).transpose()?.unwrap_or_default();
-    let key_refs = store.as_ref().map(|store| store.all_key_refs(None, false)).transpose()?;
+    let providers = store
+        .as_ref()
+        .map(|store| store.providers())
+        .transpose()?
+        .unwrap_or_default();
+    let key_refs = store
+        .as_ref()
+        .map(|store| store.all_key_refs(None, false))
+        .transpose()?;
     let key_refs = key_refs.unwrap_or_default();
-    let placeholders = key_refs.iter().filter(|row| row.key_ref.wrapped_dek.is_none()).count();
-    let seals: Vec<_> = providers.iter().map(|provider| seal(context, provider)).collect();
+    let placeholders = key_refs
+        .iter()
+        .filter(|row| row.key_ref.wrapped_dek.is_none())
+        .count();
+    let seals: Vec<_> = providers
+        .iter()
+        .map(|provider| seal(context, provider))
+        .collect();
     let document = json!({
         "hook": { "path": HOOK_LINK, "installed": hook == "installed" },
         "configuration": config,
@@ -41,15 +58,39 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     context.output.answer(&document, |out| {
         writeln!(out, "hook:          {hook} ({HOOK_LINK})")?;
         writeln!(out, "configuration: {config}")?;
-        let exists = if store.is_some() { "" } else { " (there is none yet)" };
-        writeln!(out, "store:         {}{exists}", context.state_dir().join("store.db").display())?;
-        writeln!(out, "keys:          {} in use, {placeholders} to be made at first start", key_refs.len() - placeholders)?;
+        let exists = if store.is_some() {
+            ""
+        } else {
+            " (there is none yet)"
+        };
+        writeln!(
+            out,
+            "store:         {}{exists}",
+            context.state_dir().join("store.db").display()
+        )?;
+        writeln!(
+            out,
+            "keys:          {} in use, {placeholders} to be made at first start",
+            key_refs.len() - placeholders
+        )?;
         if providers.is_empty() {
-            writeln!(out, "providers:     none; make one: vtpm-guard provider create NAME --default")?;
+            writeln!(
+                out,
+                "providers:     none; make one: vtpm-guard provider create NAME --default"
+            )?;
         }
         for (provider, seal) in providers.iter().zip(&seals) {
-            let exported = if provider.exported_at.is_some() { "" } else { ", never exported" };
-            writeln!(out, "provider:      {} (key {}), sealed by {seal}{exported}", provider.name, provider.key_id.short())?;
+            let exported = if provider.exported_at.is_some() {
+                ""
+            } else {
+                ", never exported"
+            };
+            writeln!(
+                out,
+                "provider:      {} (key {}), sealed by {seal}{exported}",
+                provider.name,
+                provider.key_id.short()
+            )?;
         }
         Ok(())
     })?;

@@ -6,17 +6,17 @@ use crate::guard::Operation;
 
 /// One call of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HookEvent {
+pub(super) struct HookEvent {
     /// The guest's name, as the first argument gives it.
-    pub guest: String,
+    pub(super) guest: String,
     /// What libvirt is doing.
-    pub operation: Operation,
+    pub(super) operation: Operation,
 }
 
 impl HookEvent {
     /// Reads the arguments (without the program's name). `None` for every call at which there
     /// is nothing to do, unknown words among them: what a later libvirt says is not refused.
-    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
+    pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut arguments = arguments.into_iter();
         let guest = arguments.next()?;
         let (operation, sub_operation) = (arguments.next()?, arguments.next()?);

@@ -1,6 +1,7 @@
 //! How a host seals a KEK: systemd credentials where it has them, else a plain text that
 //! only a root-only file may hold.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
@@ -23,6 +24,17 @@ pub enum Seal {
     Host,
     /// In clear in a file that only root can read: the host has no systemd credentials.
     RootOnlyFile,
+}
+
+/// As `provider show` and `status` say it.
+impl fmt::Display for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostAndTpm2 => "systemd host+tpm2",
+            Self::Host => "systemd host",
+            Self::RootOnlyFile => "root-only file",
+        })
+    }
 }
 
 /// Why a sealer did not give what it was asked for.

@@ -21,7 +21,7 @@ pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminEr
         rows = store.all_key_refs(domain.as_ref().map(|domain| domain.uuid), true)?;
         for row in &rows {
             if !names.contains_key(&row.domain) {
-                names.insert(row.domain, store.domain_name(row.domain)?);
+                names.insert(row.domain, domains::last_name(&store, row.domain)?);
             }
         }
     }

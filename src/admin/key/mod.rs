@@ -68,7 +68,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
     let was_in_use = store.retire(id, Timestamp::now())?;
     let document = json!({
         "id": id.0,
-        "domain": { "name": store.domain_name(domain)?, "uuid": domain.to_string() },
+        "domain": { "name": domains::last_name(&store, domain)?, "uuid": domain.to_string() },
         "changed": was_in_use,
     });
     context.output.answer(&document, |out| match was_in_use {
@@ -76,7 +76,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
         false => writeln!(out, "key reference {id} is retired already: nothing changed"),
     })?;
     if was_in_use && !store.has_key_refs(domain)? {
-        let label = store.domain_name(domain)?.unwrap_or(domain.to_string());
+        let label = domains::last_name(&store, domain)?.unwrap_or(domain.to_string());
         context.output.note(&format!(
             "{label} has no key in use now; to take this one back: vtpm-guard key use {id}"
         ));
@@ -88,7 +88,7 @@ fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
     let mut store = store_with(context, id)?;
     let was_retired = store.key_ref(id)?.retired_at.is_some();
     let UsedKey { domain, retired } = store.use_key(id, Timestamp::now())?;
-    let name = store.domain_name(domain)?;
+    let name = domains::last_name(&store, domain)?;
     let changed = was_retired || !retired.is_empty();
     let document = json!({
         "id": id.0,

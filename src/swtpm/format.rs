@@ -1,0 +1,109 @@
+//! The format of one TPM state ("blob"), as swtpm's directory backend keeps it in a file.
+//!
+//! Big-endian; swtpm, `src/swtpm/swtpm_nvstore.c` (`blobheader`) and `src/swtpm/tlv.h`:
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 1 | version: 2, or 1 before swtpm 0.1 |
+//! | 1 | the lowest version that a reader must know |
+//! | 2 | length of this header: 10 |
+//! | 2 | flags |
+//! | 4 | length of the whole |
+//! | … | version 2: records of tag (2), length (4) and that many bytes; version 1: the data |
+//!
+//! swtpm goes by the records that it finds and by the key that it was given; of the flags it
+//! looks only at the one for the key's length. So does this reader.
+
+use super::StateError;
+use super::proof::{EncryptedState, FileKeyLen};
+
+const HEADER_LEN: usize = 10;
+const RECORD_HEADER_LEN: usize = 6;
+
+/// The newest version that is known.
+const VERSION: u8 = 2;
+
+const FLAG_ENCRYPTED: u16 = 0x01;
+const FLAG_256_BIT_KEY: u16 = 0x08;
+
+const TAG_PLAIN_DATA: u16 = 1;
+const TAG_ENCRYPTED_DATA: u16 = 2;
+const TAG_HMAC: u16 = 3;
+const TAG_MIGRATION_DATA: u16 = 4;
+const TAG_ENCRYPTED_MIGRATION_DATA: u16 = 5;
+const TAG_IV: u16 = 6;
+
+/// What a state holds.
+#[derive(Debug)]
+pub enum Contents {
+    /// The TPM's data in clear.
+    Plain,
+    /// The TPM's data, encrypted.
+    Encrypted(EncryptedState),
+}
+
+/// Reads one state. An error says that swtpm would not start from it.
+pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
+    if blob.is_empty() {
+        return Err(StateError::Empty);
+    }
+    let found = blob.len() as u64;
+    let Some((header, body)) = blob.split_first_chunk::<HEADER_LEN>() else {
+        return Err(StateError::Length {
+            expected: HEADER_LEN as u64,
+            found,
+        });
+    };
+    let [version, min_version, s0, s1, f0, f1, l0, l1, l2, l3] = *header;
+    let expected = u64::from(u32::from_be_bytes([l0, l1, l2, l3]));
+    if expected != found {
+        return Err(StateError::Length { expected, found });
+    }
+    if min_version > VERSION {
+        return Err(StateError::Version(min_version));
+    }
+    if usize::from(u16::from_be_bytes([s0, s1])) != HEADER_LEN {
+        return Err(StateError::Header);
+    }
+    let flags = u16::from_be_bytes([f0, f1]);
+    match version {
+        1 if flags & FLAG_ENCRYPTED != 0 => Err(StateError::EncryptedVersion1),
+        1 => Ok(Contents::Plain),
+        VERSION => parse_records(body, flags),
+        _ => Err(StateError::Version(version)),
+    }
+}
+
+fn parse_records(records: &[u8], flags: u16) -> Result<Contents, StateError> {
+    let find = |tag| find_record(records, tag);
+    if let (Some(data), Some(mac)) = (find(TAG_ENCRYPTED_DATA), find(TAG_HMAC)) {
+        let key_len = if flags & FLAG_256_BIT_KEY == 0 {
+            FileKeyLen::Bits128
+        } else {
+            FileKeyLen::Bits256
+        };
+        EncryptedState::new(key_len, data, find(TAG_IV), mac)
+            .map(Contents::Encrypted)
+            .ok_or(StateError::EncryptedData)
+    } else if find(TAG_PLAIN_DATA).is_some() {
+        Ok(Contents::Plain)
+    } else if find(TAG_MIGRATION_DATA).is_some() || find(TAG_ENCRYPTED_MIGRATION_DATA).is_some() {
+        Err(StateError::MigrationBlob)
+    } else {
+        Err(StateError::NoData)
+    }
+}
+
+/// The first record of this tag. As in swtpm, a record that does not fit ends the search.
+fn find_record(mut records: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let Some((header, rest)) = records.split_first_chunk::<RECORD_HEADER_LEN>() {
+        let [t0, t1, l0, l1, l2, l3] = *header;
+        let len = usize::try_from(u32::from_be_bytes([l0, l1, l2, l3])).ok()?;
+        let (value, next) = rest.split_at_checked(len)?;
+        if u16::from_be_bytes([t0, t1]) == wanted {
+            return Some(value);
+        }
+        records = next;
+    }
+    None
+}

@@ -1,0 +1,99 @@
+//! Whether a DEK opens an encrypted TPM state, told with certainty before anything starts.
+//!
+//! ```text
+//! file key = PBKDF2-HMAC-SHA-512(password = DEK, salt = "swtpm", 1000 rounds)   [RFC 8018]
+//! MAC      = HMAC-SHA-256(file key, encrypted data || IV)                       [RFC 2104]
+//! ```
+//!
+//! (swtpm, `src/swtpm/key.c`: `key_from_pwdfile_fd`; `src/swtpm/swtpm_nvstore.c`:
+//! `SWTPM_CheckHMAC`.) A line feed at the end of a DEK counts, NUL bytes within it count, an
+//! empty one is a key like any other; only NUL bytes at the end of a DEK of up to 128 bytes do
+//! not, for HMAC pads its key with them: swtpm opens the same state with and without them.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Sha256, Sha512};
+use zeroize::Zeroizing;
+
+use crate::key::dek::Dek;
+
+const KDF_SALT: &[u8] = b"swtpm";
+const KDF_ROUNDS: u32 = 1000;
+const MAC_LEN: usize = 32;
+const AES_BLOCK_LEN: usize = 16;
+
+/// The length of the AES key that a state is encrypted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileKeyLen {
+    /// swtpm's default, and all that its old versions knew. libvirt does not use it: its
+    /// swtpm answers "Wrong decryption key" even to the right DEK.
+    Bits128,
+    /// `mode=aes-256-cbc`, libvirt's choice.
+    Bits256,
+}
+
+impl FileKeyLen {
+    const MAX_BYTES: usize = 32;
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::Bits128 => 16,
+            Self::Bits256 => Self::MAX_BYTES,
+        }
+    }
+}
+
+/// What of an encrypted state is needed to prove a key: its ciphertext, IV and MAC.
+pub struct EncryptedState {
+    key_len: FileKeyLen,
+    /// What the MAC covers: the encrypted data and, if there is one, the IV.
+    authenticated: Vec<u8>,
+    mac: [u8; MAC_LEN],
+}
+
+impl EncryptedState {
+    /// Takes over the records of a state. `None` if swtpm would not decrypt them under any key:
+    /// the data must be whole AES blocks, one key's length at least; an IV must be as long as
+    /// the key; of the MAC, what is longer than SHA-256 is ignored.
+    pub(super) fn new(
+        key_len: FileKeyLen,
+        data: &[u8],
+        iv: Option<&[u8]>,
+        mac: &[u8],
+    ) -> Option<Self> {
+        let mac = *mac.first_chunk()?;
+        let data_fits = data.len() >= key_len.bytes() && data.len().is_multiple_of(AES_BLOCK_LEN);
+        let iv_fits = iv.is_none_or(|iv| iv.len() == key_len.bytes());
+        (data_fits && iv_fits).then(|| Self {
+            key_len,
+            authenticated: [data, iv.unwrap_or_default()].concat(),
+            mac,
+        })
+    }
+
+    /// Whether `dek` opens this state: its MAC verifies, in constant time, under the file key
+    /// made from `dek`. Costs a key derivation each time (about a millisecond); ask once for
+    /// each key.
+    #[must_use]
+    pub fn is_opened_by(&self, dek: &Dek) -> bool {
+        let mut file_key = Zeroizing::new([0; FileKeyLen::MAX_BYTES]);
+        let file_key = &mut file_key[..self.key_len.bytes()];
+        pbkdf2::pbkdf2_hmac::<Sha512>(dek.expose(), KDF_SALT, KDF_ROUNDS, file_key);
+        // HMAC takes keys of any length, so there is always one.
+        Hmac::<Sha256>::new_from_slice(file_key).is_ok_and(|mac| {
+            mac.chain_update(&self.authenticated)
+                .verify_slice(&self.mac)
+                .is_ok()
+        })
+    }
+}
+
+/// Short: nobody wants to read kilobytes of ciphertext.
+impl fmt::Debug for EncryptedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncryptedState")
+            .field("key_len", &self.key_len)
+            .finish_non_exhaustive()
+    }
+}
