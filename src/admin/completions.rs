@@ -17,6 +17,8 @@ pub(super) fn run(context: &Context, shell: Shell) -> Result<ExitCode, AdminErro
         "shell": shell.to_string(),
         "script": String::from_utf8_lossy(&script),
     });
-    context.output.answer(&document, |out| out.write_all(&script))?;
+    context
+        .output
+        .answer(&document, |out| out.write_all(&script))?;
     Ok(ExitCode::SUCCESS)
 }

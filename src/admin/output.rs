@@ -40,8 +40,13 @@ impl Output {
 
     /// Says something that is not the answer.
     pub(super) fn note(&self, text: &str) {
+        let (text, mut err) = (one_line(text), anstream::stderr());
         // Talk that nobody hears changes nothing.
-        let _ = writeln!(anstream::stderr(), "vtpm-guard: {}", one_line(text));
+        let _ = if self.json {
+            writeln!(err, "{}", json!({ "note": text }))
+        } else {
+            writeln!(err, "vtpm-guard: {text}")
+        };
     }
 
     /// Tells a person at a terminal what takes so long.

@@ -99,8 +99,17 @@ mod tests {
 
     #[test]
     fn the_first_line_counts_without_its_end() {
-        for input in ["pass word", "pass word\n", "pass word\r\n", "pass word\nmore\n"] {
-            assert_eq!(*first_line(input.as_bytes()).unwrap(), b"pass word", "{input:?}");
+        for input in [
+            "pass word",
+            "pass word\n",
+            "pass word\r\n",
+            "pass word\nmore\n",
+        ] {
+            assert_eq!(
+                *first_line(input.as_bytes()).unwrap(),
+                b"pass word",
+                "{input:?}"
+            );
         }
         assert_eq!(*first_line(&b"\nmore"[..]).unwrap(), b"");
     }
@@ -108,7 +117,12 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_refused_not_cut() {
         let longest = "x".repeat(MAX_LEN);
-        assert_eq!(first_line(format!("{longest}\r\n").as_bytes()).unwrap().len(), MAX_LEN);
+        assert_eq!(
+            first_line(format!("{longest}\r\n").as_bytes())
+                .unwrap()
+                .len(),
+            MAX_LEN
+        );
         for too_long in [format!("{longest}y"), "y".repeat(1 << 20)] {
             assert!(first_line(too_long.as_bytes()).is_err());
         }

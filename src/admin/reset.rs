@@ -15,11 +15,13 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     let domain = domains::resolve(context, text)?;
     let label = key::label(&domain);
     let no_key = || {
-        AdminError::refused(format!("{label} has no key, so nothing keeps it from a new TPM"))
-            .with_hint(format!(
-                "see what its start would do: vtpm-guard check {}",
-                shell_word(&label)
-            ))
+        AdminError::refused(format!(
+            "{label} has no key, so nothing keeps it from a new TPM"
+        ))
+        .with_hint(format!(
+            "see what its start would do: vtpm-guard check {}",
+            shell_word(&label)
+        ))
     };
     let now = Timestamp::now();
     let mut store = context.store(Access::Write)?.ok_or_else(no_key)?;
@@ -33,7 +35,10 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         "changed": reset > 0,
     });
     context.output.answer(&document, |out| match reset {
-        0 => writeln!(out, "the key of {label} has not been used yet: nothing changed"),
+        0 => writeln!(
+            out,
+            "the key of {label} has not been used yet: nothing changed"
+        ),
         _ => writeln!(
             out,
             "if the TPM state of {label} is gone, its next start makes a new, empty TPM under \

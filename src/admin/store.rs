@@ -43,18 +43,22 @@ fn check(context: &Context) -> Result<ExitCode, AdminError> {
         })
     };
     let documents: Value = findings.iter().map(document).collect();
-    context.output.answer(&json!({ "findings": documents }), |out| {
-        if findings.is_empty() {
-            return writeln!(out, "the store is in order");
-        }
-        let mut rows = table(&["FINDING", "WHAT"]);
-        for found in &findings {
-            rows.add_row([kind(found), &one_line(&found.to_string())]);
-        }
-        writeln!(out, "{}", rows.trim_fmt())
-    })?;
+    context
+        .output
+        .answer(&json!({ "findings": documents }), |out| {
+            if findings.is_empty() {
+                return writeln!(out, "the store is in order");
+            }
+            let mut rows = table(&["FINDING", "WHAT"]);
+            for found in &findings {
+                rows.add_row([kind(found), &one_line(&found.to_string())]);
+            }
+            writeln!(out, "{}", rows.trim_fmt())
+        })?;
     if findings.iter().any(StoreFinding::is_damage) {
-        context.output.note("bring back a backup: vtpm-guard store restore FILE");
+        context
+            .output
+            .note("bring back a backup: vtpm-guard store restore FILE");
     }
     Ok(ExitCode::from(u8::from(!findings.is_empty())))
 }
@@ -73,14 +77,16 @@ fn backup(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
         "file": file.to_string_lossy(),
         "providers_never_exported": never_exported,
     });
+    context.output.answer(&document, |out| {
+        writeln!(out, "backed up the store to {}", file.display())
+    })?;
     context
         .output
-        .answer(&document, |out| writeln!(out, "backed up the store to {}", file.display()))?;
-    context.output.note(
-        "the providers' keys are not in it: vtpm-guard provider export NAME --output FILE",
-    );
+        .note("the providers' keys are not in it: vtpm-guard provider export NAME --output FILE");
     if !never_exported.is_empty() {
-        context.output.note(&format!("never exported: {}", never_exported.join(", ")));
+        context
+            .output
+            .note(&format!("never exported: {}", never_exported.join(", ")));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -113,9 +113,8 @@ pub(super) fn recovery(file: &Path, error: RecoveryError) -> AdminError {
         }
         RecoveryError::TooNew(_) => named(error).with_hint("install a newer vtpm-guard"),
         RecoveryError::Damaged => named(error).with_hint("use another copy of it"),
-        RecoveryError::WrongPassphrase => named(error).with_hint(
-            "the file itself is whole; only the passphrase of its export opens it",
-        ),
+        RecoveryError::WrongPassphrase => named(error)
+            .with_hint("the file itself is whole; only the passphrase of its export opens it"),
         RecoveryError::TooCostly => named(error),
     }
 }

@@ -31,7 +31,11 @@ pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
     let domain = domains::resolve(context, text)?;
     let now = Timestamp::now();
     let seen = store.references(domain.uuid, now)?;
-    let keyed: Vec<_> = seen.key_refs.iter().filter(|row| row.wrapped_dek.is_some()).collect();
+    let keyed: Vec<_> = seen
+        .key_refs
+        .iter()
+        .filter(|row| row.wrapped_dek.is_some())
+        .collect();
     let is_bound = |row: &&KeyRef| {
         row.provider_uuid == Some(provider.uuid) && row.provider_name == provider.name
     };
@@ -40,7 +44,9 @@ pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
     } else if let Some(row) = keyed.iter().copied().find(is_bound) {
         Done::Keyed(row.id)
     } else {
-        Done::Rebound(rebind(context, &mut store, &seen, &keyed, &provider, &domain)?)
+        Done::Rebound(rebind(
+            context, &mut store, &seen, &keyed, &provider, &domain,
+        )?)
     };
     answer(context, &domain, &provider, &done)
 }
@@ -66,12 +72,21 @@ fn rebind(
     provider: &Provider,
     domain: &NamedDomain,
 ) -> Result<Vec<KeyRefId>, AdminError> {
-    let kek = context.keyring().open(provider.key_id, context.deadline())?;
+    let kek = context
+        .keyring()
+        .open(provider.key_id, context.deadline())?;
     let opens = |row: &KeyRef| {
-        let unwrapped = row.wrapped_dek.as_ref().map(|dek| dek.unwrap(&kek, domain.uuid));
+        let unwrapped = row
+            .wrapped_dek
+            .as_ref()
+            .map(|dek| dek.unwrap(&kek, domain.uuid));
         matches!(unwrapped, Some(Ok(Some(_))))
     };
-    let opened: Vec<_> = keyed.iter().filter(|row| opens(row)).map(|row| row.id).collect();
+    let opened: Vec<_> = keyed
+        .iter()
+        .filter(|row| opens(row))
+        .map(|row| row.id)
+        .collect();
     if opened.is_empty() {
         return Err(not_its_key(keyed, provider, domain));
     }

@@ -1,6 +1,7 @@
 //! `key list`; how a key reference is described.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Value, json};
 
@@ -14,14 +15,16 @@ use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::KeyRef;
 
 pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminError> {
-    let domain = domain.map(|text| domains::resolve(context, text)).transpose()?;
+    let domain = domain
+        .map(|text| domains::resolve(context, text))
+        .transpose()?;
     let mut rows = Vec::new();
     let mut names = BTreeMap::new();
     if let Some(store) = context.store(Access::Read)? {
         rows = store.all_key_refs(domain.as_ref().map(|domain| domain.uuid), true)?;
         for row in &rows {
-            if !names.contains_key(&row.domain) {
-                names.insert(row.domain, domains::last_name(&store, row.domain)?);
+            if let Entry::Vacant(unknown) = names.entry(row.domain) {
+                unknown.insert(domains::last_name(&store, row.domain)?);
             }
         }
     }
@@ -31,17 +34,30 @@ pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminEr
         names.insert(domain.uuid, domain.name);
     }
     let name = |row: &KeyRefRecord| names.get(&row.domain).cloned().flatten();
-    let documents: Value = rows.iter().map(|row| document(row, name(row).as_deref())).collect();
+    let documents: Value = rows
+        .iter()
+        .map(|row| document(row, name(row).as_deref()))
+        .collect();
     context.output.answer(&documents, |out| {
         if rows.is_empty() {
             return writeln!(out, "no key references");
         }
-        let heading = ["ID", "DOMAIN", "PROVIDER", "STATE", "KEY", "FIRST USED", "CREATED"];
+        let heading = [
+            "ID",
+            "DOMAIN",
+            "PROVIDER",
+            "STATE",
+            "KEY",
+            "FIRST USED",
+            "CREATED",
+        ];
         let mut lines = table(&heading);
         for row in &rows {
             lines.add_row([
                 row.key_ref.id.to_string(),
-                name(row).as_deref().map_or(row.domain.to_string(), one_line),
+                name(row)
+                    .as_deref()
+                    .map_or(row.domain.to_string(), one_line),
                 one_line(&row.key_ref.provider_name),
                 state(row).to_owned(),
                 key_id(&row.key_ref).map_or("-".to_owned(), |id| id.short()),

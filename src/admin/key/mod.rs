@@ -71,9 +71,18 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
         "domain": { "name": domains::last_name(&store, domain)?, "uuid": domain.to_string() },
         "changed": was_in_use,
     });
-    context.output.answer(&document, |out| match was_in_use {
-        true => writeln!(out, "key reference {id} is retired; its wrapped key is kept"),
-        false => writeln!(out, "key reference {id} is retired already: nothing changed"),
+    context.output.answer(&document, |out| {
+        if was_in_use {
+            writeln!(
+                out,
+                "key reference {id} is retired; its wrapped key is kept"
+            )
+        } else {
+            writeln!(
+                out,
+                "key reference {id} is retired already: nothing changed"
+            )
+        }
     })?;
     if was_in_use && !store.has_key_refs(domain)? {
         let label = domains::last_name(&store, domain)?.unwrap_or(domain.to_string());
@@ -102,7 +111,11 @@ fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
         writeln!(out, "key reference {id} is the key of {label}{changed}")?;
         match retired.len() {
             0 => Ok(()),
-            others => writeln!(out, "{} retired for it", count(others, "other key reference")),
+            others => writeln!(
+                out,
+                "{} retired for it",
+                count(others, "other key reference")
+            ),
         }
     })
 }

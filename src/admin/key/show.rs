@@ -21,7 +21,10 @@ use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
     let (rows, providers) = match context.store(Access::Read)? {
-        Some(store) => (store.all_key_refs(Some(domain.uuid), true)?, store.providers()?),
+        Some(store) => (
+            store.all_key_refs(Some(domain.uuid), true)?,
+            store.providers()?,
+        ),
         None => (Vec::new(), Vec::new()),
     };
     if rows.is_empty() {
@@ -57,7 +60,15 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             uuid.unwrap_or_default(),
             state_word(&tpm)
         )?;
-        let heading = ["ID", "STATE", "PROVIDER", "KEY", "FIRST USED", "TPM", "OPENS"];
+        let heading = [
+            "ID",
+            "STATE",
+            "PROVIDER",
+            "KEY",
+            "FIRST USED",
+            "TPM",
+            "OPENS",
+        ];
         let mut lines = table(&heading);
         for tried in &tried {
             let key_ref = &tried.row.key_ref;
@@ -77,7 +88,10 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         }
         writeln!(out, "{}", lines.trim_fmt())
     })?;
-    context.output.note(&format!("the TPM state was looked for at {}", path.display()));
+    context.output.note(&format!(
+        "the TPM state was looked for at {}",
+        path.display()
+    ));
     Ok(())
 }
 
@@ -119,19 +133,27 @@ impl Tried<'_> {
     fn opens(&self) -> Option<Result<(), String>> {
         Some(match self.trial? {
             Trial::Opened { .. } => Ok(()),
-            Trial::NotOpened(NotOpened::NoProvider { key_id }) => {
-                Err(format!("no provider of this host has key {}", key_id.short()))
+            Trial::NotOpened(NotOpened::NoProvider { key_id }) => Err(format!(
+                "no provider of this host has key {}",
+                key_id.short()
+            )),
+            Trial::NotOpened(NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason }) => {
+                Err(reason.clone())
             }
-            Trial::NotOpened(NotOpened::Sealed { reason, .. }) => Err(reason.clone()),
-            Trial::NotOpened(NotOpened::Corrupt { reason }) => Err(reason.clone()),
         })
     }
 
     /// What the TPM state says of the key.
     fn tpm(&self) -> Option<&'static str> {
         match self.trial? {
-            Trial::Opened { proof: Proof::Proven, .. } => Some("proven"),
-            Trial::Opened { proof: Proof::Refuted, .. } => Some("refuted"),
+            Trial::Opened {
+                proof: Proof::Proven,
+                ..
+            } => Some("proven"),
+            Trial::Opened {
+                proof: Proof::Refuted,
+                ..
+            } => Some("refuted"),
             _ => None,
         }
     }
@@ -141,7 +163,9 @@ impl Tried<'_> {
 /// one that it names.
 fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provider> {
     let named = provider::named_by(&row.key_ref, providers);
-    let Some(key_id) = list::key_id(&row.key_ref) else { return named };
+    let Some(key_id) = list::key_id(&row.key_ref) else {
+        return named;
+    };
     named
         .filter(|provider| provider.key_id == key_id)
         .or_else(|| providers.iter().find(|provider| provider.key_id == key_id))
@@ -151,7 +175,11 @@ fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provi
 /// XML, which may name another place, is not at hand here.
 fn tpm_state(libvirt_state_dir: &Path, domain: DomainUuid) -> (PathBuf, StateFile) {
     let look = |version| {
-        let vtpm = Emulator { version, secret_uuid: None, source: None };
+        let vtpm = Emulator {
+            version,
+            secret_uuid: None,
+            source: None,
+        };
         let path = state_path(libvirt_state_dir, domain, &vtpm);
         (path, read_state(libvirt_state_dir, domain, &vtpm))
     };

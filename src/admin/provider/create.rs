@@ -39,18 +39,18 @@ pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), Ad
     answer(context, &store.provider(name)?, seal)
 }
 
-fn answer(
-    context: &Context,
-    provider: &Provider,
-    seal: Seal,
-) -> Result<(), AdminError> {
+fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), AdminError> {
     let described = Described {
         provider,
         seal: seal_words(&Ok(seal)),
         guests: 0,
     };
     context.output.answer(&described.document(), |out| {
-        let default = if provider.is_default { ", the default" } else { "" };
+        let default = if provider.is_default {
+            ", the default"
+        } else {
+            ""
+        };
         writeln!(
             out,
             "created provider \"{}\"{default}: key {}, sealed: {}",

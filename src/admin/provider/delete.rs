@@ -68,11 +68,7 @@ fn refuse_harm(
 }
 
 /// Removes the sealed KEK, unless another provider has the same. Says whether it is gone.
-fn remove_key(
-    context: &Context,
-    store: &Store,
-    provider: &Provider,
-) -> Result<bool, AdminError> {
+fn remove_key(context: &Context, store: &Store, provider: &Provider) -> Result<bool, AdminError> {
     let others = store.providers()?;
     if others.iter().any(|other| other.key_id == provider.key_id) {
         return Ok(false);
@@ -103,8 +99,16 @@ fn answer(
     });
     context.output.answer(&document, |out| {
         let key = provider.key_id.short();
-        let kept = if key_removed { "" } else { ", which another provider has too" };
-        writeln!(out, "deleted provider \"{}\": key {key}{kept}", provider.name)
+        let kept = if key_removed {
+            ""
+        } else {
+            ", which another provider has too"
+        };
+        writeln!(
+            out,
+            "deleted provider \"{}\": key {key}{kept}",
+            provider.name
+        )
     })?;
     if !locked.is_empty() {
         context.output.note(&format!(

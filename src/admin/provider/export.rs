@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::find;
-use crate::admin::error::AdminError;
 use crate::admin::context::Context;
+use crate::admin::error::AdminError;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
@@ -21,9 +21,14 @@ pub(super) fn run(
     // All that can be known to fail does so before anybody types a passphrase.
     let (_, provider) = find(context, name, Access::Write)?;
     if output.symlink_metadata().is_ok() {
-        return Err(trouble::recovery(output, RecoveryError::Exists(output.to_owned())));
+        return Err(trouble::recovery(
+            output,
+            RecoveryError::Exists(output.to_owned()),
+        ));
     }
-    let kek = context.keyring().open(provider.key_id, context.deadline())?;
+    let kek = context
+        .keyring()
+        .open(provider.key_id, context.deadline())?;
     let passphrase = passphrase::choose(passphrase_file)?;
 
     context.output.wait("deriving a key from the passphrase");

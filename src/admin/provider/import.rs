@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::list::{describe, seal_words};
+use super::list::seal_words;
 use super::{Exclusive, name};
+use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
-use crate::admin::context::Context;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
@@ -51,19 +51,73 @@ pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
     name::check(name).map_err(|error| {
         error.with_hint("give it another name: vtpm-guard provider import FILE --name NAME")
     })?;
-    let (store, plan) = if import.dry_run {
+    let (store, plan, uuid) = if import.dry_run {
         let store = context.store(Access::Read)?;
         let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
-        (store, plan(context, import, &providers, name, header.key_id)?)
+        let plan = plan(context, import, &providers, name, header.key_id)?;
+        (store, plan, None)
     } else {
         let mut store = context.store(Access::Create)?.ok_or(StoreError::Missing)?;
         let _exclusive = Exclusive::acquire(context)?;
         let plan = plan(context, import, &store.providers()?, name, header.key_id)?;
-        carry_out(context, &mut store, &plan, name, &header, &kek)?;
-        (Some(store), plan)
+        let uuid = carry_out(context, &mut store, &plan, name, &header, &kek)?;
+        (Some(store), plan, Some(uuid))
     };
     let opened = opened_by(&kek, store.as_ref())?;
-    answer(context, import, store.as_ref(), &plan, name, &header, &opened)
+    let document = json!({
+        "action": match plan {
+            Plan::Create => "create",
+            Plan::OpenAgain(_) => "open-again",
+        },
+        "uuid": uuid.map(|uuid| uuid.to_string()),
+        "name": name,
+        "key_id": header.key_id.to_string(),
+        "key_version": header.key_version,
+        "opens": { "key_refs": opened.key_refs, "guests": opened.guests },
+        "does_not_open": { "key_refs": opened.broken },
+        "dry_run": import.dry_run,
+    });
+    context.output.answer(&document, |out| {
+        let key = header.key_id.short();
+        let seal = seal_words(&context.keyring().seal(header.key_id));
+        match (&plan, import.dry_run) {
+            (Plan::Create, true) => writeln!(out, "would import provider \"{name}\": key {key}"),
+            (Plan::Create, false) => {
+                writeln!(
+                    out,
+                    "imported provider \"{name}\": key {key}, sealed: {seal}"
+                )
+            }
+            (Plan::OpenAgain(_), true) => {
+                writeln!(
+                    out,
+                    "would put key {key} of provider \"{name}\" in place again"
+                )
+            }
+            (Plan::OpenAgain(_), false) => {
+                writeln!(
+                    out,
+                    "key {key} of provider \"{name}\" opens again, sealed: {seal}"
+                )
+            }
+        }?;
+        let key_refs = count(opened.key_refs, "key reference");
+        let guests = count(opened.guests, "guest");
+        match opened.key_refs {
+            0 => writeln!(out, "no guest of this host has a key under it"),
+            _ => writeln!(
+                out,
+                "it opens {key_refs} of {guests}: the next start binds them"
+            ),
+        }
+    })?;
+    if opened.broken > 0 {
+        context.output.note(&format!(
+            "{} under this key did not open with it: vtpm-guard key list, key show DOMAIN",
+            count(opened.broken, "key reference")
+        ));
+    }
+    Ok(())
 }
 
 /// Reads the whole file and opens it, before anything is looked at or changed.
@@ -126,11 +180,13 @@ fn carry_out(
     name: &str,
     header: &Header,
     kek: &Kek,
-) -> Result<(), AdminError> {
+) -> Result<ProviderUuid, AdminError> {
     let keyring = context.keyring();
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
     keyring.store(kek, context.deadline())?;
-    let Plan::Create = plan else { return Ok(()) };
+    if let Plan::OpenAgain(known) = plan {
+        return Ok(known.uuid);
+    }
     let new = NewProvider {
         uuid: ProviderUuid::random(),
         name: name.to_owned(),
@@ -144,7 +200,8 @@ fn carry_out(
         return Err(error.into());
     }
     // The file that it came from is its export.
-    Ok(store.mark_exported(new.uuid, header.created)?)
+    store.mark_exported(new.uuid, header.created)?;
+    Ok(new.uuid)
 }
 
 /// Tries the key on every key reference in use that names it.
@@ -153,7 +210,9 @@ fn opened_by(kek: &Kek, store: Option<&Store>) -> Result<Opened, AdminError> {
     let mut guests = BTreeSet::<DomainUuid>::new();
     let (mut key_refs, mut broken) = (0, 0);
     for row in rows.iter().filter(|row| row.retired_at.is_none()) {
-        let Some(wrapped) = &row.key_ref.wrapped_dek else { continue };
+        let Some(wrapped) = &row.key_ref.wrapped_dek else {
+            continue;
+        };
         if matches!(wrapped.unwrap(kek, row.domain), Ok(Some(_))) {
             guests.insert(row.domain);
             key_refs += 1;
@@ -166,70 +225,4 @@ fn opened_by(kek: &Kek, store: Option<&Store>) -> Result<Opened, AdminError> {
         guests: guests.len(),
         broken,
     })
-}
-
-fn answer(
-    context: &Context,
-    import: &Import<'_>,
-    store: Option<&Store>,
-    plan: &Plan,
-    name: &str,
-    header: &Header,
-    opened: &Opened,
-) -> Result<(), AdminError> {
-    let keyring = context.keyring();
-    let provider = match (store, plan, import.dry_run) {
-        (Some(store), _, false) => Some(store.provider(name)?),
-        (_, Plan::OpenAgain(known), _) => Some(known.clone()),
-        _ => None,
-    };
-    let described = match (&provider, store) {
-        (Some(provider), Some(store)) => {
-            let rows = store.all_key_refs(None, false)?;
-            describe(provider, &store.providers()?, &rows, &keyring).document()
-        }
-        _ => json!({
-            "name": name,
-            "key_id": header.key_id.to_string(),
-            "key_version": header.key_version,
-        }),
-    };
-    let document = json!({
-        "action": match plan {
-            Plan::Create => "create",
-            Plan::OpenAgain(_) => "open-again",
-        },
-        "provider": described,
-        "opens": { "key_refs": opened.key_refs, "guests": opened.guests, "broken": opened.broken },
-        "dry_run": import.dry_run,
-    });
-    context.output.answer(&document, |out| {
-        let key = header.key_id.short();
-        let seal = seal_words(&keyring.seal(header.key_id));
-        match (plan, import.dry_run) {
-            (Plan::Create, true) => writeln!(out, "would import provider \"{name}\": key {key}")?,
-            (Plan::Create, false) => {
-                writeln!(out, "imported provider \"{name}\": key {key}, sealed: {seal}")?;
-            }
-            (Plan::OpenAgain(_), true) => {
-                writeln!(out, "would put key {key} of provider \"{name}\" in place again")?;
-            }
-            (Plan::OpenAgain(_), false) => {
-                writeln!(out, "key {key} of provider \"{name}\" opens again, sealed: {seal}")?;
-            }
-        }
-        let guests = count(opened.guests, "guest");
-        let key_refs = count(opened.key_refs, "key reference");
-        match opened.key_refs {
-            0 => writeln!(out, "no guest of this host has a key under it"),
-            _ => writeln!(out, "it opens {key_refs} of {guests}: the next start binds them"),
-        }
-    })?;
-    if opened.broken > 0 {
-        context.output.note(&format!(
-            "{} under this key did not open with it: vtpm-guard key list, key show DOMAIN",
-            count(opened.broken, "key reference")
-        ));
-    }
-    Ok(())
 }

@@ -17,14 +17,18 @@ use crate::verdict::facts::Provider;
 pub(super) struct Described<'a> {
     pub(super) provider: &'a Provider,
     /// How its KEK is sealed on this host, or why it is not.
-    pub(super) seal: &'static str,
+    pub(super) seal: String,
     /// How many guests are bound to it.
     pub(super) guests: usize,
 }
 
 impl Described<'_> {
     pub(super) fn document(&self) -> Value {
-        let Self { provider, seal, guests } = self;
+        let Self {
+            provider,
+            seal,
+            guests,
+        } = self;
         json!({
             "uuid": provider.uuid.to_string(),
             "name": provider.name,
@@ -54,16 +58,23 @@ pub(super) fn list(context: &Context) -> Result<(), AdminError> {
         if described.is_empty() {
             return writeln!(out, "no providers yet");
         }
-        let heading = ["NAME", "UUID", "KEY", "VERSION", "DEFAULT", "SEAL", "EXPORTED", "GUESTS"];
+        let heading = [
+            "NAME", "UUID", "KEY", "VERSION", "DEFAULT", "SEAL", "EXPORTED", "GUESTS",
+        ];
         let mut rows = table(&heading);
-        for Described { provider, seal, guests } in &described {
+        for Described {
+            provider,
+            seal,
+            guests,
+        } in &described
+        {
             rows.add_row([
                 one_line(&provider.name),
                 provider.uuid.to_string(),
                 provider.key_id.short(),
                 provider.key_version.to_string(),
                 if provider.is_default { "yes" } else { "-" }.to_owned(),
-                (*seal).to_owned(),
+                seal.clone(),
                 exported(provider),
                 guests.to_string(),
             ]);
@@ -85,14 +96,19 @@ pub(super) fn show(context: &Context, name: &str) -> Result<(), AdminError> {
     document["opens"] = trouble.is_none().into();
     document["trouble"] = trouble.as_deref().into();
     context.output.answer(&document, |out| {
-        let opens = trouble.as_deref().map_or("yes".to_owned(), |trouble| format!("no: {trouble}"));
+        let opens = trouble
+            .as_deref()
+            .map_or("yes".to_owned(), |trouble| format!("no: {trouble}"));
         let rows = [
             ("name", one_line(&provider.name)),
             ("uuid", provider.uuid.to_string()),
             ("key id", provider.key_id.to_string()),
             ("key version", provider.key_version.to_string()),
-            ("default", if provider.is_default { "yes" } else { "no" }.to_owned()),
-            ("sealed", described.seal.to_owned()),
+            (
+                "default",
+                if provider.is_default { "yes" } else { "no" }.to_owned(),
+            ),
+            ("sealed", described.seal.clone()),
             ("key opens", one_line(&opens)),
             ("created", output::time(Some(provider.created_at))),
             ("exported", exported(&provider)),
@@ -110,7 +126,9 @@ pub(super) fn describe<'a>(
     keyring: &Keyring,
 ) -> Described<'a> {
     let is_its = |named: Option<&Provider>| named.is_some_and(|named| named.uuid == provider.uuid);
-    let bound = rows.iter().filter(|row| is_its(named_by(&row.key_ref, all)));
+    let bound = rows
+        .iter()
+        .filter(|row| is_its(named_by(&row.key_ref, all)));
     let guests: BTreeSet<_> = bound.map(|row| row.domain).collect();
     Described {
         provider,
@@ -120,16 +138,15 @@ pub(super) fn describe<'a>(
 }
 
 /// How a KEK is sealed, or why it cannot be used.
-pub(super) fn seal_words(seal: &Result<Seal, KeyringError>) -> &'static str {
-    match seal {
-        Ok(Seal::HostAndTpm2) => "systemd host+tpm2",
-        Ok(Seal::Host) => "systemd host",
-        Ok(Seal::RootOnlyFile) => "root-only file",
+pub(super) fn seal_words(seal: &Result<Seal, KeyringError>) -> String {
+    let trouble = match seal {
+        Ok(seal) => return seal.to_string(),
         Err(KeyringError::Missing(_)) => "missing",
         Err(KeyringError::Damaged { .. }) => "damaged",
         Err(KeyringError::NotTrusted { .. }) => "not trusted",
         Err(_) => "unreadable",
-    }
+    };
+    trouble.to_owned()
 }
 
 fn exported(provider: &Provider) -> String {

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::error::AdminError;
 use super::cli;
 use super::context::Context;
+use super::error::AdminError;
 use crate::clock::Timestamp;
 use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider};
@@ -66,7 +66,11 @@ fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminErro
         if provider.name == new_name {
             return writeln!(out, "provider \"{new_name}\" is called so: nothing changed");
         }
-        writeln!(out, "provider \"{}\" is now called \"{new_name}\"", provider.name)
+        writeln!(
+            out,
+            "provider \"{}\" is now called \"{new_name}\"",
+            provider.name
+        )
     })
 }
 
@@ -80,7 +84,11 @@ fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
     });
     context.output.answer(&document, |out| {
         if provider.is_default {
-            return writeln!(out, "provider \"{}\" is the default: nothing changed", provider.name);
+            return writeln!(
+                out,
+                "provider \"{}\" is the default: nothing changed",
+                provider.name
+            );
         }
         writeln!(out, "provider \"{}\" is now the default", provider.name)
     })
@@ -129,12 +137,16 @@ impl Exclusive {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(fail(error)),
                 Err(TryLockError::WouldBlock) if deadline.has_passed() => {
-                    return Err(AdminError::failed("another vtpm-guard is changing providers")
-                        .with_hint("try again when it is done"));
+                    return Err(
+                        AdminError::failed("another vtpm-guard is changing providers")
+                            .with_hint("try again when it is done"),
+                    );
                 }
                 Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
             }
         }
-        Ok(Self { _state_dir: state_dir })
+        Ok(Self {
+            _state_dir: state_dir,
+        })
     }
 }
