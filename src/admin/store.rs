@@ -28,11 +28,11 @@ pub(super) fn run(context: &Context, verb: &cli::Store) -> Result<ExitCode, Admi
 /// Status 1 if anything is found.
 fn check(context: &Context) -> Result<ExitCode, AdminError> {
     let deadline = Deadline::after(COPY_PATIENCE);
-    let findings = match Store::open(context.state_dir(), Access::Read, deadline) {
-        Ok(store) => store.check()?,
-        Err(StoreError::Missing) => Vec::new(),
+    let (exists, findings) = match Store::open(context.state_dir(), Access::Read, deadline) {
+        Ok(store) => (true, store.check()?),
+        Err(StoreError::Missing) => (false, Vec::new()),
         // Damage that stops the check at the door is what it was to find.
-        Err(StoreError::Corrupt { detail, .. }) => vec![StoreFinding::Damaged(detail)],
+        Err(StoreError::Corrupt { detail, .. }) => (true, vec![StoreFinding::Damaged(detail)]),
         Err(error) => return Err(error.into()),
     };
     let document = |found: &StoreFinding| {
@@ -45,7 +45,10 @@ fn check(context: &Context) -> Result<ExitCode, AdminError> {
     let documents: Value = findings.iter().map(document).collect();
     context
         .output
-        .answer(&json!({ "findings": documents }), |out| {
+        .answer(&json!({ "exists": exists, "findings": documents }), |out| {
+            if !exists {
+                return writeln!(out, "there is no store yet");
+            }
             if findings.is_empty() {
                 return writeln!(out, "the store is in order");
             }

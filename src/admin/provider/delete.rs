@@ -111,10 +111,12 @@ fn answer(
         )
     })?;
     if !locked.is_empty() {
-        context.output.note(&format!(
-            "{} cannot start until it is imported again: vtpm-guard provider import FILE",
-            count(locked.len(), "guest")
-        ));
+        let until = match provider.exported_at {
+            Some(_) => "cannot start until it is imported again: vtpm-guard provider import FILE",
+            None => "cannot start without it, and it was never exported",
+        };
+        let guests = count(locked.len(), "guest");
+        context.output.note(&format!("{guests} {until}"));
     }
     if provider.is_default {
         context

@@ -11,6 +11,7 @@ use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
 use crate::store::Access;
+use crate::verdict::facts::Provider;
 
 pub(super) fn run(
     context: &Context,
@@ -38,9 +39,12 @@ pub(super) fn run(
         .and_then(|file| file.write_to(output))
         .map_err(|error| trouble::recovery(output, error))?;
 
-    // Opened again: the first one's deadline may have passed while somebody typed.
-    let (mut store, _) = find(context, &provider.uuid.to_string(), Access::Write)?;
-    store.mark_exported(provider.uuid, now)?;
+    note_export(context, &provider, now).map_err(|error| {
+        AdminError::failed(format!(
+            "{} is written and good, but the store could not note it: {error}",
+            output.display()
+        ))
+    })?;
     let document = json!({
         "file": output.to_string_lossy(),
         "uuid": provider.uuid.to_string(),
@@ -62,4 +66,10 @@ pub(super) fn run(
          without either the key is lost",
     );
     Ok(())
+}
+
+/// Opens the store again: the first one's deadline may have passed while somebody typed.
+fn note_export(context: &Context, provider: &Provider, now: Timestamp) -> Result<(), AdminError> {
+    let (mut store, _) = find(context, &provider.uuid.to_string(), Access::Write)?;
+    Ok(store.mark_exported(provider.uuid, now)?)
 }

@@ -1,0 +1,13 @@
+//! The administrator's command as an administrator runs it: the built program on a state
+//! directory of its own, its answers, its exit statuses.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+
+mod bad_input;
+mod env;
+mod help;
+mod key;
+mod provider;
+mod recovery;
+mod store;

@@ -1,0 +1,102 @@
+//! `store check | backup | restore`.
+
+use std::fs;
+
+use crate::env::{Host, VM1, golden, mode};
+
+#[test]
+fn a_store_in_order_has_no_findings() {
+    golden(
+        "store-check",
+        &Host::with_provider("nkp-a").run(&["store", "check"]),
+    );
+    golden(
+        "store-check-without-store",
+        &Host::new().run(&["store", "check"]),
+    );
+}
+
+#[test]
+fn what_is_found_is_listed() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["key", "bind", VM1]).succeeds();
+    host.run(&["provider", "delete", "nkp-a", "--force"])
+        .succeeds();
+    golden("store-check-findings", &host.run(&["store", "check"]));
+    let ran = host.run(&["store", "check", "--json"]).ends_with(1);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(document["findings"][0]["kind"], "provider-unknown");
+    assert_eq!(document["findings"][0]["damage"], false);
+}
+
+#[test]
+fn a_damaged_store_is_found_and_a_backup_brings_it_back() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["store", "backup", "copy"]).succeeds();
+    let before = host.stored();
+    for name in ["store.db-wal", "store.db-shm"] {
+        let _ = fs::remove_file(host.state_dir().join(name));
+    }
+    fs::write(host.state_dir().join("store.db"), "nonsense ".repeat(1000)).unwrap();
+    host.run(&["store", "check"])
+        .ends_with(1)
+        .saying("vtpm-guard store restore FILE");
+    host.run(&["provider", "list"])
+        .ends_with(4)
+        .saying("the store is damaged");
+    host.run(&["store", "restore", "copy"]).succeeds();
+    assert_eq!(host.stored(), before);
+}
+
+#[test]
+fn a_backup_is_whole_private_and_overwrites_nothing() {
+    let host = Host::with_provider("nkp-a");
+    golden("store-backup", &host.run(&["store", "backup", "copy"]));
+    assert_eq!(mode(&host.path("copy")), 0o600);
+    let there = host.file("there", "words");
+    host.run(&["store", "backup", &there])
+        .ends_with(1)
+        .saying("nothing is overwritten");
+    assert_eq!(fs::read_to_string(there).unwrap(), "words");
+    host.run(&["store", "backup", "."]).ends_with(1);
+    host.run(&["store", "backup", "no/such/directory"])
+        .ends_with(4);
+    Host::new()
+        .run(&["store", "backup", "copy"])
+        .ends_with(4)
+        .saying("there is no store yet");
+}
+
+#[test]
+fn a_restore_brings_the_rows_back_and_keeps_the_store_of_before() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["key", "bind", VM1]).succeeds();
+    let before = host.stored();
+    host.run(&["store", "backup", "copy"]).succeeds();
+    host.run(&["key", "unbind", VM1]).succeeds();
+    golden("store-restore", &host.run(&["store", "restore", "copy"]));
+    assert_eq!(host.stored(), before);
+}
+
+#[test]
+fn a_restore_says_whose_keys_are_not_here() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["store", "backup", "copy"]).succeeds();
+    let other = Host::new();
+    let copy = host.path("copy");
+    other
+        .run(&["store", "restore", copy.to_str().unwrap()])
+        .succeeds()
+        .saying("the key of 1 provider does not open on this host (nkp-a)");
+}
+
+#[test]
+fn what_is_no_backup_is_not_restored() {
+    let host = Host::with_provider("nkp-a");
+    let before = host.stored();
+    let text = host.file("text", &"words ".repeat(2000));
+    for file in [text.as_str(), "missing", "."] {
+        host.run(&["store", "restore", file]).ends_with(4);
+    }
+    assert_eq!(host.stored(), before);
+}
