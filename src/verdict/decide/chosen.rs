@@ -56,8 +56,10 @@ pub(super) fn use_key(
         verdict.findings.push(Finding::NewTpmAllowed);
     }
     // A foreign secret's value may be the only right key: it is replaced only by a proven
-    // one, or where there is no TPM that it could be the key of.
-    let replace_foreign = proven || case.would_be_a_new_tpm();
+    // one, or where there is no TPM that it could be the key of. The state that proves a key
+    // may be an old one while another is on its way.
+    let arrives = case.references.state_arrives;
+    let replace_foreign = (proven && !arrives) || case.would_be_a_new_tpm();
     let key = KeySource::Row(kept_id);
     verdict
         .providing(ProvideSecret {
