@@ -1,14 +1,51 @@
 //! The store: one SQLite file, `store.db`, in the state directory.
+//!
+//! Other tools write rows too, so reading lives with any row it finds: what is not a UUID, a
+//! number or a key counts as missing. Every change is one `BEGIN IMMEDIATE` transaction: a
+//! kill at any moment leaves the store as before or as after.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
+//! | `load`, `apply`, `start` | what a guarded start reads and writes |
+//! | `providers`, `keys`, `bindings`, `events` | what the administrator reads and writes |
+//! | `check`, `backup` | is it whole; copies of it, and back from them |
 
-use std::path::Path;
+mod apply;
+mod backup;
+mod bindings;
+mod check;
+mod connect;
+mod error;
+mod events;
+mod keys;
+mod load;
+mod place;
+mod providers;
+mod row;
+mod schema;
+mod start;
+#[cfg(test)]
+mod testing;
 
-use crate::clock::{Deadline, Timestamp};
-use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
-use crate::key::id::KeyId;
-use crate::key::wrap::WrappedDek;
-use crate::verdict::code::Code;
-use crate::verdict::facts::{Provider, References};
-use crate::verdict::repair::Repair;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::clock::Deadline;
+use error::Failure;
+use place::Place;
+use schema::Identity;
+
+pub use apply::{Change, NewKey};
+pub use backup::Restored;
+pub use bindings::{Bound, LockedDomain, Unbound};
+pub use check::StoreFinding;
+pub use error::{Obstacle, StoreError};
+pub use events::{Event, EventFilter, EventRow};
+pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
+pub use providers::{NewProvider, Rewrapped, Rotation};
+pub use start::INCOMING_LIFETIME;
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,102 +58,91 @@ pub enum Access {
     Create,
 }
 
-/// Why the store did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// There is no database yet.
-    #[error("there is no store yet")]
-    Missing,
-    /// Something changed between the read that a verdict rests on and its repairs.
-    #[error("the rows changed meanwhile")]
-    Changed,
-}
-
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
-    _connection: rusqlite::Connection,
-}
-
-/// A new key for `Repair::CreateKey`: what goes into the row.
-#[derive(Debug, Clone)]
-pub struct NewKey {
-    /// The wrapped DEK.
-    pub wrapped_dek: WrappedDek,
-    /// The KEK that wrapped it.
-    pub key_id: KeyId,
-    /// The version of the provider's KEK.
-    pub key_version: i64,
-}
-
-/// One decision, for `history`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// When.
-    pub at: Timestamp,
-    /// The domain.
-    pub domain_uuid: DomainUuid,
-    /// Its name.
-    pub domain_name: String,
-    /// The hook's operation, or the administrator's verb.
-    pub operation: String,
-    /// Whether the start was allowed.
-    pub allowed: bool,
-    /// The code of a refusal.
-    pub code: Option<Code>,
-    /// The sentence.
-    pub message: String,
-    /// The repairs as a JSON list.
-    pub repairs_json: String,
-}
-
-/// A verdict's changes, applied together or not at all.
-#[derive(Debug)]
-pub struct Change<'a> {
-    /// The domain.
-    pub domain: DomainUuid,
-    /// What the verdict saw; if the store differs by now, nothing is changed.
-    pub seen: &'a References,
-    /// The repairs, in order.
-    pub repairs: &'a [Repair],
-    /// The key of a `CreateKey` among them.
-    pub new_key: Option<&'a NewKey>,
-    /// The secret that the domain XML names, for rows that the repairs make.
-    pub secret_uuid: Option<SecretUuid>,
-    /// The event to record with them.
-    pub event: Option<&'a Event>,
-    /// The time that goes into `created_at`, `updated_at`, `retired_at`.
-    pub now: Timestamp,
+    connection: Connection,
+    path: PathBuf,
 }
 
 impl Store {
-    /// Opens the store in `state_dir`.
+    /// Opens the store in `state_dir`. Whatever waits, now or in a later call, waits until
+    /// `deadline` and then says `Locked` or `TooSlow`.
+    ///
+    /// An empty file, or a database without any table, is `Missing`: a creation that was
+    /// killed leaves it behind, and the next one goes on from there.
     pub fn open(state_dir: &Path, access: Access, deadline: Deadline) -> Result<Self, StoreError> {
-        let _ = (state_dir, access, deadline);
-        Err(StoreError::Missing)
+        let place = Place::open(state_dir, access == Access::Create)?;
+        match (place.file_len()?, access) {
+            (None, Access::Create) => place.make_file()?,
+            (None | Some(0), Access::Read | Access::Write) => return Err(StoreError::Missing),
+            _ => {}
+        }
+        let (connection, identity) = match access {
+            Access::Read => connect::read_only(&place, deadline)?,
+            Access::Write | Access::Create => connect::read_write(&place, deadline)?,
+        };
+        let mut store = Self {
+            connection,
+            path: place.file.clone(),
+        };
+        match (identity, access) {
+            (Identity::Empty, Access::Read | Access::Write) => return Err(StoreError::Missing),
+            (Identity::Ours(_), Access::Read) | (Identity::Ours(schema::KNOWN), _) => {}
+            (Identity::Adoptable(_), Access::Read) => schema::stand_in_tables(&store.connection)
+                .map_err(|error| StoreError::from_sqlite(&place.file, error))?,
+            (_, Access::Write | Access::Create) => {
+                store.migrate()?;
+                place.sync()?;
+            }
+        }
+        Ok(store)
     }
 
-    /// Everything that concerns one domain, in one read.
-    pub fn references(&self, domain: DomainUuid, now: Timestamp) -> Result<References, StoreError> {
-        let _ = (domain, now);
-        Err(StoreError::Missing)
+    /// Replaces the deadline that [`Store::open`] was given: for work on many domains, each
+    /// of which may take its time.
+    pub fn set_deadline(&mut self, deadline: Deadline) -> Result<(), StoreError> {
+        connect::keep_deadline(&mut self.connection, deadline)
+            .map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
 
-    /// All providers, by name.
-    pub fn providers(&self) -> Result<Vec<Provider>, StoreError> {
-        Err(StoreError::Missing)
+    /// Makes the schema, or brings an older one forward. Looks again at what the database is
+    /// once it holds the lock: another process may have been faster.
+    fn migrate(&mut self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        self.write(|transaction| {
+            let identity = schema::identify(transaction, &path)?;
+            schema::migrate(transaction, identity, schema::MIGRATIONS)
+        })
     }
 
-    /// Applies a verdict's changes in one transaction. Gives the id of the row that a
-    /// `BindProvider` made.
-    pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
-        let _ = change;
-        Err(StoreError::Missing)
+    /// Does reading work in one transaction: all of it sees the same moment.
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Deferred)
+            .map_err(Failure::from)
+            .and_then(|transaction| work(&transaction))
+            .map_err(|failure| failure.at(&self.path))
     }
 
-    /// Deletes a provider's row. Its key references lose their provider's UUID.
-    pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
-        let _ = provider;
-        Err(StoreError::Missing)
+    /// Does writing work in one transaction, which takes the write lock at once: all of it
+    /// happens, or nothing.
+    fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+            .map_err(Failure::from)
+            .and_then(|transaction| {
+                let answer = work(&transaction)?;
+                transaction.commit()?;
+                Ok(answer)
+            })
+            .map_err(|failure| failure.at(&self.path))
     }
 }
+
+#[cfg(test)]
+mod tests;

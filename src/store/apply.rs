@@ -1,0 +1,251 @@
+//! Applying a verdict's repairs: all of them in one transaction, and only to the rows that
+//! the verdict saw.
+
+use rusqlite::{ToSql, Transaction, params};
+
+use super::error::Failure;
+use super::schema::{KEYED, LIVE, PLACEHOLDER};
+use super::{Event, Store, StoreError, events, load, start};
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+use crate::verdict::facts::References;
+use crate::verdict::repair::Repair;
+
+/// A wrapped DEK and what the row says of it.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// The wrapped DEK.
+    pub wrapped_dek: WrappedDek,
+    /// The KEK that wrapped it.
+    pub key_id: KeyId,
+    /// The version of the provider's KEK.
+    pub key_version: i64,
+    /// How it is wrapped, in words for people: the blob says it too.
+    pub algorithm: &'static str,
+}
+
+impl NewKey {
+    /// The value of `kek_ref`.
+    pub(super) fn kek_ref(&self) -> String {
+        kek_ref(self.key_id)
+    }
+}
+
+/// The value of `kek_ref` for a KEK of a native provider.
+pub(super) fn kek_ref(key_id: KeyId) -> String {
+    format!("native:{key_id}")
+}
+
+/// A verdict's changes, applied together or not at all.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The domain.
+    pub domain: DomainUuid,
+    /// What the verdict saw; if the store differs by now, nothing is changed.
+    pub seen: &'a References,
+    /// The repairs, in order.
+    pub repairs: &'a [Repair],
+    /// The key of a `CreateKey` among them.
+    pub new_key: Option<&'a NewKey>,
+    /// The secret that the domain XML names, for rows that the repairs make.
+    pub secret_uuid: Option<SecretUuid>,
+    /// Whether the note that TPM state will arrive has served its purpose.
+    pub consume_incoming: bool,
+    /// The event to record with them.
+    pub event: Option<&'a Event>,
+    /// The time that goes into `created_at`, `updated_at`, `retired_at`.
+    pub now: Timestamp,
+}
+
+impl Store {
+    /// Applies a verdict's changes in one transaction. Gives the id of the row that a
+    /// `BindProvider` made. `Changed` says that nothing was applied, for the rows are not
+    /// (or no longer) what the verdict saw: read and decide again.
+    pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
+        self.write(|transaction| {
+            if load::references(transaction, change.domain, change.now)? != *change.seen {
+                return Err(StoreError::Changed.into());
+            }
+            let mut repairs = Repairs {
+                transaction,
+                change,
+                made: None,
+            };
+            change
+                .repairs
+                .iter()
+                .try_for_each(|repair| repairs.apply(repair))?;
+            let made = repairs.made;
+            if change.consume_incoming {
+                start::forget_incoming(transaction, change.domain)?;
+            }
+            if let Some(event) = change.event {
+                events::insert(transaction, event)?;
+            }
+            Ok(made)
+        })
+    }
+}
+
+struct Repairs<'a> {
+    transaction: &'a Transaction<'a>,
+    change: &'a Change<'a>,
+    /// The row that a `BindProvider` made.
+    made: Option<KeyRefId>,
+}
+
+impl Repairs<'_> {
+    fn apply(&mut self, repair: &Repair) -> Result<(), Failure> {
+        match repair {
+            Repair::DeletePlaceholder { key_ref } => self.delete(*key_ref, PLACEHOLDER),
+            Repair::RebindProvider {
+                key_ref,
+                provider,
+                provider_name,
+            } => self.bind(*key_ref, *provider, provider_name, KEYED),
+            Repair::DeleteDuplicate { key_ref, kept } => self.merge(*key_ref, *kept),
+            Repair::RetireKey { key_ref } => {
+                self.update(*key_ref, "retired_at = ?4", "TRUE", &[&self.change.now.0])
+            }
+            Repair::CreateKey { key_ref, provider } => {
+                let key_ref = key_ref.or(self.made).ok_or(StoreError::Changed)?;
+                self.create_key(key_ref, *provider)
+            }
+            Repair::FillKeyVersion {
+                key_ref,
+                key_version,
+            } => self.update(*key_ref, "key_version = ?4", "TRUE", &[key_version]),
+            Repair::FillKekRef { key_ref, kek_ref } => {
+                self.update(*key_ref, "kek_ref = ?4", KEYED, &[kek_ref])
+            }
+            Repair::SetSecretUuid {
+                key_ref,
+                secret_uuid,
+            } => {
+                let secret_uuid = secret_uuid.to_string();
+                self.update(*key_ref, "secret_uuid = ?4", "TRUE", &[&secret_uuid])
+            }
+            Repair::BindProvider {
+                key_ref: Some(key_ref),
+                provider,
+                provider_name,
+            } => self.bind(*key_ref, *provider, provider_name, PLACEHOLDER),
+            Repair::BindProvider {
+                key_ref: None,
+                provider,
+                provider_name,
+            } => {
+                self.made = Some(insert_placeholder(
+                    self.transaction,
+                    self.change.domain,
+                    self.change.secret_uuid,
+                    (*provider, provider_name),
+                    self.change.now,
+                )?);
+                Ok(())
+            }
+        }
+    }
+
+    fn bind(
+        &self,
+        key_ref: KeyRefId,
+        provider: ProviderUuid,
+        name: &str,
+        only_if: &str,
+    ) -> Result<(), Failure> {
+        let only_if = format!(
+            "{only_if} AND EXISTS (SELECT 1 FROM key_provider WHERE uuid = ?4 AND name = ?5)"
+        );
+        let set = "provider_uuid = ?4, provider_name = ?5";
+        self.update(key_ref, set, &only_if, &[&provider.to_string(), &name])
+    }
+
+    /// Deletes a duplicate. The row that holds the same DEK must be there to keep it.
+    fn merge(&self, key_ref: KeyRefId, kept: KeyRefId) -> Result<(), Failure> {
+        let set = "first_used_at = (SELECT min(first_used_at) FROM key_ref WHERE id IN (?1, ?4))";
+        let only_if = format!("{KEYED} AND id <> ?4");
+        self.update(kept, set, &only_if, &[&key_ref.0])?;
+        self.delete(key_ref, KEYED)
+    }
+
+    fn create_key(&self, key_ref: KeyRefId, provider: ProviderUuid) -> Result<(), Failure> {
+        let key = self.change.new_key.ok_or(StoreError::NoNewKey)?;
+        let set = "wrapped_dek = ?4, kek_ref = ?5, key_version = ?6, algorithm = ?7,
+                   secret_uuid = coalesce(?8, secret_uuid)";
+        let only_if = format!(
+            "{PLACEHOLDER} AND EXISTS (SELECT 1 FROM key_provider WHERE uuid = ?9 AND key_id = ?10)"
+        );
+        let values: [&dyn ToSql; 7] = [
+            &key.wrapped_dek.as_bytes(),
+            &key.kek_ref(),
+            &key.key_version,
+            &key.algorithm,
+            &self.change.secret_uuid.map(|uuid| uuid.to_string()),
+            &provider.to_string(),
+            &key.key_id.to_string(),
+        ];
+        self.update(key_ref, set, &only_if, &values)?;
+        start::note_fresh_key(self.transaction, key_ref, self.change.now)
+    }
+
+    /// Changes one live row of the domain. `values` are `?4` and following.
+    fn update(
+        &self,
+        key_ref: KeyRefId,
+        set: &str,
+        only_if: &str,
+        values: &[&dyn ToSql],
+    ) -> Result<(), Failure> {
+        let sql = format!(
+            "UPDATE key_ref SET {set}, updated_at = ?3
+             WHERE id = ?1 AND resource_uuid = ?2 AND {LIVE} AND {only_if}"
+        );
+        let domain = self.change.domain.to_string();
+        let mut all: Vec<&dyn ToSql> = vec![&key_ref.0, &domain, &self.change.now.0];
+        all.extend(values);
+        exactly_one(self.transaction.execute(&sql, all.as_slice())?)
+    }
+
+    fn delete(&self, key_ref: KeyRefId, only_if: &str) -> Result<(), Failure> {
+        let sql = format!(
+            "DELETE FROM key_ref WHERE id = ?1 AND resource_uuid = ?2 AND {LIVE} AND {only_if}"
+        );
+        let domain = self.change.domain.to_string();
+        exactly_one(self.transaction.execute(&sql, params![key_ref.0, domain])?)
+    }
+}
+
+/// A change that was planned for one row and met none, or several, was planned for other rows.
+pub(super) fn exactly_one(rows: usize) -> Result<(), Failure> {
+    match rows {
+        1 => Ok(()),
+        _ => Err(StoreError::Changed.into()),
+    }
+}
+
+/// Makes a row without a key, bound to a provider.
+pub(super) fn insert_placeholder(
+    transaction: &Transaction<'_>,
+    domain: DomainUuid,
+    secret_uuid: Option<SecretUuid>,
+    (provider, name): (ProviderUuid, &str),
+    now: Timestamp,
+) -> Result<KeyRefId, Failure> {
+    let rows = transaction.execute(
+        "INSERT INTO key_ref (resource_type, resource_uuid, secret_uuid, provider_uuid,
+                              provider_name, created_at, updated_at)
+         SELECT 'tpm', ?1, ?2, uuid, name, ?5, ?5 FROM key_provider WHERE uuid = ?3 AND name = ?4",
+        params![
+            domain.to_string(),
+            secret_uuid.map(|uuid| uuid.to_string()),
+            provider.to_string(),
+            name,
+            now.0
+        ],
+    )?;
+    exactly_one(rows)?;
+    Ok(KeyRefId(transaction.last_insert_rowid()))
+}

@@ -1,0 +1,220 @@
+//! Copies of the store, and back from them. KEKs are not in the store, so neither are they in
+//! a copy of it: a provider is saved by `provider export`.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+
+use super::error::{Failure, Obstacle, StoreError};
+use super::place::{self, Place};
+use super::{Store, StoreFinding, check, connect, schema};
+use crate::clock::{Deadline, Timestamp};
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// Where the store of before is kept; `None` if there was none.
+    pub previous: Option<PathBuf>,
+}
+
+impl Store {
+    /// Copies the store into a new file of mode 0600: one file, complete and on the disk when
+    /// this returns. Hooks go on reading and writing meanwhile.
+    pub fn backup(&self, to: &Path, deadline: Deadline) -> Result<(), StoreError> {
+        copy_to_new_file(&self.connection, to, deadline)
+    }
+
+    /// Replaces the store in `state_dir` by a copy that [`Store::backup`] made, and keeps the
+    /// one that was there beside it, as `store.db.replaced-TIME`.
+    ///
+    /// The copy is first read whole, checked and brought to today's schema. It then replaces
+    /// the store in one transaction of the store itself: hooks that have it open see it as
+    /// before or as after, and so does whoever comes after a kill. Only a store so damaged
+    /// that SQLite cannot write to it is replaced as a file.
+    pub fn restore(
+        state_dir: &Path,
+        from: &Path,
+        now: Timestamp,
+        deadline: Deadline,
+    ) -> Result<Restored, StoreError> {
+        let copy = checked_copy(from, deadline)?;
+        let place = Place::open(state_dir, true)?;
+        let had_content = place.file_len()?.is_some_and(|len| len > 0);
+        place.make_file()?;
+        let kept = place::beside(&place.file, &format!(".replaced-{}", stamp(now)));
+        let previous = had_content.then(|| kept.clone());
+        match replace_content(&copy, &place, previous.as_deref(), deadline) {
+            Err(StoreError::Corrupt { .. }) => replace_file(&copy, &place, &kept, deadline)?,
+            other => other?,
+        }
+        place.sync()?;
+        Ok(Restored { previous })
+    }
+}
+
+/// Reads a backup into memory, and makes sure that it is whole and a store.
+fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreError> {
+    let from = fs::canonicalize(from).map_err(|error| StoreError::unavailable(from, error))?;
+    if !from.is_file() {
+        return Err(StoreError::unavailable(&from, Obstacle::NotAFile));
+    }
+    let read = || -> Result<Connection, Failure> {
+        // A file that somebody copied while it was in use brings its log along; any other is
+        // read without making files beside it.
+        let source = if place::wal_len(&from) > 0 {
+            connect::open(&from, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)?
+        } else {
+            connect::immutable(&from, deadline)?
+        };
+        let mut copy = Connection::open_in_memory()?;
+        copy_content(&source, &mut copy, deadline)?;
+        connect::keep_deadline(&mut copy, deadline)?;
+        if let Some(StoreFinding::Damaged(detail)) = check::damage(&copy)?.into_iter().next() {
+            let path = from.clone();
+            return Err(StoreError::Corrupt { path, detail }.into());
+        }
+        let identity = schema::identify(&copy, &from)?;
+        if identity == schema::Identity::Empty {
+            return Err(StoreError::unavailable(&from, Obstacle::NotAStore).into());
+        }
+        let transaction = Transaction::new_unchecked(&copy, TransactionBehavior::Immediate)?;
+        schema::migrate(&transaction, identity, schema::MIGRATIONS)?;
+        transaction.commit()?;
+        Ok(copy)
+    };
+    read().map_err(|failure| failure.at(&from))
+}
+
+/// Replaces the content of the store by the copy's, in one transaction, before which the
+/// store is copied to `kept` under the same lock.
+fn replace_content(
+    copy: &Connection,
+    place: &Place,
+    kept: Option<&Path>,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    let file = &place.file;
+    let fail = |error| StoreError::from_sqlite(file, error);
+    let open = |flags| connect::open(file, flags, deadline).map_err(fail);
+    let mut store = open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let page_size = |database: &Connection| -> Result<i64, StoreError> {
+        let size = database.pragma_query_value(None, "page_size", |row| row.get(0));
+        size.map_err(fail)
+    };
+    let copied = page_size(copy)?;
+    // An empty file takes any page size, one with content keeps its own.
+    store
+        .pragma_update(None, "page_size", copied)
+        .and_then(|()| connect::set_wal(&store))
+        .map_err(fail)?;
+    let kept_size = page_size(&store)?;
+    if copied != kept_size {
+        return Err(StoreError::unavailable(
+            file,
+            Obstacle::PageSize {
+                store: kept_size,
+                backup: copied,
+            },
+        ));
+    }
+
+    let backup = Backup::new(copy, &mut store).map_err(fail)?;
+    // No pages yet: this takes the store's write lock, and keeps it.
+    step(&backup, 0, deadline).map_err(fail)?;
+    if let Some(kept) = kept {
+        let reader = open(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        copy_to_new_file(&reader, kept, deadline)?;
+    }
+    step(&backup, -1, deadline).map_err(fail)
+}
+
+/// Puts a new file in the place of one that SQLite cannot write to. No process can be using
+/// that one, for no process can open it.
+fn replace_file(
+    copy: &Connection,
+    place: &Place,
+    kept: &Path,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    let fail = |error| StoreError::unavailable(&place.file, error);
+    let new = place::beside(&place.file, &format!(".new-{}", std::process::id()));
+    copy_to_new_file(copy, &new, deadline)?;
+    if !kept.exists() {
+        fs::hard_link(&place.file, kept).map_err(fail)?;
+    }
+    for suffix in ["-wal", "-journal"] {
+        // A log of the old file must not be taken for the new one's.
+        let log = place::beside(&place.file, suffix);
+        if log.exists() {
+            fs::rename(&log, place::beside(kept, suffix)).map_err(fail)?;
+        }
+    }
+    fs::rename(&new, &place.file).map_err(fail)
+}
+
+/// Copies a database into a new file of mode 0600, durably. Where it fails it leaves no file.
+fn copy_to_new_file(from: &Connection, to: &Path, deadline: Deadline) -> Result<(), StoreError> {
+    let fail = |error| StoreError::unavailable(to, error);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)
+        .map_err(fail)?;
+    let to = fs::canonicalize(to).map_err(fail)?;
+    let fill = || -> rusqlite::Result<()> {
+        let mut file = connect::open(&to, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
+        // The file is new and of no use half filled: no journal that could outlive a kill.
+        file.pragma_update(None, "journal_mode", "memory")?;
+        copy_content(from, &mut file, deadline)?;
+        // The pages say that they use a write-ahead log; a copy that is one file does not.
+        file.pragma_update(None, "journal_mode", "delete")?;
+        file.close().map_err(|(_, error)| error)
+    };
+    let filled = fill().map_err(|error| StoreError::from_sqlite(&to, error));
+    filled
+        .and_then(|()| place::sync_dir(to.parent().unwrap_or(&to)))
+        .inspect_err(|_| {
+            // The first error is the one to tell.
+            let _ = fs::remove_file(&to);
+        })
+}
+
+fn copy_content(
+    from: &Connection,
+    to: &mut Connection,
+    deadline: Deadline,
+) -> rusqlite::Result<()> {
+    step(&Backup::new(from, to)?, -1, deadline)
+}
+
+/// Copies `pages` pages (-1: all that are left), waiting for locks until the deadline.
+fn step(backup: &Backup<'_, '_>, pages: i32, deadline: Deadline) -> rusqlite::Result<()> {
+    loop {
+        match backup.step(pages)? {
+            StepResult::Busy | StepResult::Locked if deadline.has_passed() => {
+                return Err(rusqlite::Error::SqliteFailure(
+                    rusqlite::ffi::Error {
+                        code: ErrorCode::DatabaseBusy,
+                        extended_code: rusqlite::ffi::SQLITE_BUSY,
+                    },
+                    None,
+                ));
+            }
+            StepResult::Busy | StepResult::Locked => sleep(connect::PAUSE),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// A time as it can stand in a file's name: `20260131T120000.123Z`.
+fn stamp(time: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(time.0).map_or_else(
+        |_| time.0.to_string(),
+        |time| time.strftime("%Y%m%dT%H%M%S.%3fZ").to_string(),
+    )
+}

@@ -1,0 +1,226 @@
+//! `store check`: is the file whole, is the schema ours, can every row be read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::error::Failure;
+use super::schema::{self, MIGRATIONS};
+use super::{Store, StoreError, row};
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::key::id::KeyId;
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreFinding {
+    /// SQLite's integrity check says this.
+    Damaged(String),
+    /// A table or index of the schema is not there.
+    SchemaMissing(String),
+    /// A table or index is not as this program makes it.
+    SchemaDiffers(String),
+    /// Somebody else's table, index, view or trigger.
+    SchemaForeign(String),
+    /// Rows of this table refer to rows that are not there.
+    Dangling {
+        /// The table.
+        table: String,
+        /// How many rows.
+        rows: i64,
+    },
+    /// A provider's row cannot be read, so nothing can be bound to it.
+    ProviderUnreadable {
+        /// Its name.
+        name: String,
+        /// The column.
+        column: &'static str,
+    },
+    /// A column of a key reference cannot be read, so it counts as missing.
+    KeyRefUnreadable {
+        /// The row.
+        key_ref: KeyRefId,
+        /// The column.
+        column: &'static str,
+    },
+    /// A key reference in use names no provider of this host, neither by UUID nor by name.
+    ProviderUnknown {
+        /// The row.
+        key_ref: KeyRefId,
+        /// The name that it gives its provider.
+        provider: String,
+    },
+}
+
+impl StoreFinding {
+    /// Whether the file itself is in danger, not just a row.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::SchemaMissing(_))
+    }
+}
+
+impl fmt::Display for StoreFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(words) => write!(f, "the file is damaged: {words}"),
+            Self::SchemaMissing(name) => write!(f, "{name} is missing"),
+            Self::SchemaDiffers(name) => write!(f, "{name} is not as this program makes it"),
+            Self::SchemaForeign(name) => write!(f, "{name} is not of this program's making"),
+            Self::Dangling { table, rows } => {
+                write!(f, "{rows} rows of {table} refer to rows that are not there")
+            }
+            Self::ProviderUnreadable { name, column } => {
+                write!(f, "provider \"{name}\": its {column} cannot be read")
+            }
+            Self::KeyRefUnreadable { key_ref, column } => {
+                write!(f, "key reference {key_ref}: its {column} cannot be read")
+            }
+            Self::ProviderUnknown { key_ref, provider } => {
+                write!(
+                    f,
+                    "key reference {key_ref}: there is no provider \"{provider}\""
+                )
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Checks the whole store. Takes time with the number of rows.
+    pub fn check(&self) -> Result<Vec<StoreFinding>, StoreError> {
+        let look = |look: fn(&Connection) -> Result<Vec<StoreFinding>, Failure>| {
+            match self.read(|connection| look(connection)) {
+                // Damage that stops a check is a finding, not a failure of the check.
+                Err(StoreError::Corrupt { detail, .. }) => Ok(vec![StoreFinding::Damaged(detail)]),
+                other => other,
+            }
+        };
+        let checks = [damage, differences, dangling, providers, key_refs];
+        let findings = checks
+            .into_iter()
+            .map(look)
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut findings = findings.concat();
+        findings.dedup();
+        Ok(findings)
+    }
+}
+
+/// What SQLite's own integrity check says; nothing if all is well.
+pub(super) fn damage(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
+    let mut query = connection.prepare("PRAGMA integrity_check")?;
+    let lines = query.query_map([], |row| row.get::<_, String>(0))?;
+    let lines = match lines.collect::<Result<Vec<_>, _>>() {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            vec![error.to_string()]
+        }
+        lines => lines?,
+    };
+    let faults = lines.into_iter().filter(|line| line != "ok");
+    Ok(faults.map(StoreFinding::Damaged).collect())
+}
+
+/// Compares the schema with the one that this program makes.
+fn differences(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
+    let model = Connection::open_in_memory()?;
+    for step in MIGRATIONS {
+        model.execute_batch(step.sql)?;
+    }
+    let mut found = objects(connection)?;
+    let mut findings = Vec::new();
+    for (name, sql) in objects(&model)? {
+        match found.remove(&name) {
+            None => findings.push(StoreFinding::SchemaMissing(name)),
+            Some(other) if other != sql => findings.push(StoreFinding::SchemaDiffers(name)),
+            Some(_) => {}
+        }
+    }
+    findings.extend(found.into_keys().map(StoreFinding::SchemaForeign));
+    Ok(findings)
+}
+
+/// The schema's objects (`table key_ref`) and what makes them, white space evened out.
+fn objects(connection: &Connection) -> Result<BTreeMap<String, String>, Failure> {
+    let mut query = connection.prepare(
+        "SELECT type || ' ' || name, sql FROM sqlite_schema
+         WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+    )?;
+    let even = |sql: String| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rows = query.query_map([], |row| Ok((row.get(0)?, even(row.get(1)?))))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn dangling(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
+    let mut query = connection.prepare(
+        "SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY 1 ORDER BY 1",
+    )?;
+    let rows = query.query_map([], |row| {
+        Ok(StoreFinding::Dangling {
+            table: row.get(0)?,
+            rows: row.get(1)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn providers(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
+    let mut query =
+        connection.prepare("SELECT name, uuid, key_id FROM key_provider ORDER BY name")?;
+    let mut rows = query.query([])?;
+    let mut findings = Vec::new();
+    while let Some(provider) = rows.next()? {
+        let name = row::text(provider, "name")?.unwrap_or_default();
+        let uuid = row::parsed(provider, "uuid", |text| ProviderUuid::parse(text).ok())?;
+        let key_id = row::parsed(provider, "key_id", KeyId::parse)?;
+        for (column, is_readable) in [("uuid", uuid.is_some()), ("key_id", key_id.is_some())] {
+            if !is_readable {
+                let name = name.clone();
+                findings.push(StoreFinding::ProviderUnreadable { name, column });
+            }
+        }
+    }
+    Ok(findings)
+}
+
+fn key_refs(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
+    let live = schema::LIVE;
+    let sql = format!(
+        "SELECT id, resource_uuid, secret_uuid, provider_uuid, provider_name,
+                {live} AND NOT EXISTS (SELECT 1 FROM key_provider AS provider
+                                       WHERE provider.uuid = key_ref.provider_uuid
+                                          OR provider.name = key_ref.provider_name) AS is_lost
+         FROM key_ref WHERE resource_type = 'tpm' ORDER BY id"
+    );
+    let mut query = connection.prepare(&sql)?;
+    let mut rows = query.query([])?;
+    let mut findings = Vec::new();
+    while let Some(found) = rows.next()? {
+        let key_ref = KeyRefId(found.get("id")?);
+        let readable = |column, parse: fn(&str) -> bool| -> rusqlite::Result<bool> {
+            Ok(row::full_text(found, column)?.is_none_or(|text| parse(&text)))
+        };
+        let columns = [
+            (
+                "resource_uuid",
+                readable("resource_uuid", |text| DomainUuid::parse(text).is_ok())?,
+            ),
+            (
+                "secret_uuid",
+                readable("secret_uuid", |text| SecretUuid::parse(text).is_ok())?,
+            ),
+            (
+                "provider_uuid",
+                readable("provider_uuid", |text| ProviderUuid::parse(text).is_ok())?,
+            ),
+        ];
+        for (column, _) in columns.into_iter().filter(|(_, is_readable)| !is_readable) {
+            findings.push(StoreFinding::KeyRefUnreadable { key_ref, column });
+        }
+        if found.get("is_lost")? {
+            let provider = row::text(found, "provider_name")?.unwrap_or_default();
+            findings.push(StoreFinding::ProviderUnknown { key_ref, provider });
+        }
+    }
+    Ok(findings)
+}

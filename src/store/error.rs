@@ -1,0 +1,197 @@
+//! Why the store did not do what it was asked to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+use crate::ids::KeyRefId;
+use crate::verdict::facts::StoreTrouble;
+
+/// Why the store did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no database yet.
+    #[error("there is no store yet")]
+    Missing,
+    /// Another program held the store's lock until the deadline.
+    #[error("another program has locked the store, and the deadline has passed")]
+    Locked,
+    /// The store was read or written until the deadline, and it was not done.
+    #[error("the store did not answer before the deadline")]
+    TooSlow,
+    /// It cannot be read or written as it is.
+    #[error("{path}: {reason}", path = .path.display())]
+    Unavailable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is in the way.
+        reason: Obstacle,
+    },
+    /// SQLite calls it damaged.
+    #[error("{path}: {detail}", path = .path.display())]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's words.
+        detail: String,
+    },
+    /// Its schema is newer than this program.
+    #[error("its schema is version {found}; this program knows {known}")]
+    TooNew {
+        /// The schema version found.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+    /// Something changed between the read that a plan rests on and its changes.
+    #[error("the rows changed meanwhile")]
+    Changed,
+    /// A plan creates a key, and the key was not handed over with it.
+    #[error("a key is to be stored, and none was given")]
+    NoNewKey,
+    /// Another provider has that name.
+    #[error("there is a key provider \"{0}\" already")]
+    NameTaken(String),
+    /// No provider has that name or UUID.
+    #[error("there is no key provider \"{0}\"")]
+    NoProvider(String),
+    /// No key reference has that id.
+    #[error("there is no key reference {0}")]
+    NoKeyRef(KeyRefId),
+    /// The key reference is a placeholder: it has no key yet.
+    #[error("key reference {0} has no key")]
+    NotKeyed(KeyRefId),
+    /// The key reference is in use, and what was asked for needs a retired one.
+    #[error("key reference {0} is in use; retire it first")]
+    InUse(KeyRefId),
+    /// The domain has a key already.
+    #[error("key reference {key_ref}, bound to \"{provider}\", holds the domain's key already")]
+    HasKey {
+        /// The keyed row.
+        key_ref: KeyRefId,
+        /// The provider that it names.
+        provider: String,
+    },
+}
+
+/// What is in the way of a store.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// The operating system said no.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// SQLite said no.
+    #[error("{0}")]
+    Sqlite(rusqlite::Error),
+    /// A directory was wanted.
+    #[error("not a directory")]
+    NotADirectory,
+    /// A regular file was wanted; a symbolic link is none.
+    #[error("not a regular file")]
+    NotAFile,
+    /// It belongs to somebody else than the user who runs this program.
+    #[error("it belongs to user {owner}, and this is user {user}")]
+    NotOurs {
+        /// Its owner's user id.
+        owner: u32,
+        /// The effective user id.
+        user: u32,
+    },
+    /// Its group or everybody may write to it.
+    #[error("others may write to it (mode {mode:04o})")]
+    WritableByOthers {
+        /// The permission bits.
+        mode: u32,
+    },
+    /// A backup whose pages, which are copied as they are, do not fit into the store.
+    #[error(
+        "its pages have {store} bytes, the backup's {backup}: \
+         `sqlite3 BACKUP 'PRAGMA page_size = {store}; VACUUM'` makes them fit"
+    )]
+    PageSize {
+        /// The store's page size in bytes.
+        store: i64,
+        /// The backup's page size in bytes.
+        backup: i64,
+    },
+    /// A SQLite database of another program.
+    #[error("a database, but not a store of vtpm-guard")]
+    NotAStore,
+}
+
+impl StoreError {
+    /// The trouble that a verdict speaks of. `Missing` is no trouble to a verdict: it counts
+    /// as no rows, so ask for it first.
+    #[must_use]
+    pub fn trouble(&self) -> StoreTrouble {
+        match self {
+            Self::Corrupt { .. } => StoreTrouble::Corrupt(self.to_string()),
+            Self::TooNew { found, known } => StoreTrouble::TooNew {
+                found: *found,
+                known: *known,
+            },
+            _ => StoreTrouble::Unavailable(self.to_string()),
+        }
+    }
+
+    pub(super) fn unavailable(path: &Path, reason: impl Into<Obstacle>) -> Self {
+        Self::Unavailable {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Puts an error of SQLite's into the words above.
+    pub(super) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
+            Some(ErrorCode::OperationInterrupted) => Self::TooSlow,
+            // `Unknown` is SQLITE_ERROR: a table or column that the schema has is not there.
+            // No code at all: a value that is not of the type which SQLite itself gives it.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
+            | None => Self::Corrupt {
+                path: path.to_owned(),
+                detail: words(&error),
+            },
+            _ => Self::unavailable(path, Obstacle::Sqlite(error)),
+        }
+    }
+}
+
+/// SQLite's words without the statement that they are about.
+fn words(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// How a piece of work on the database ends early: by an error of SQLite's, which gets its
+/// path when it leaves the store, or by one of our own.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Sqlite(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl Failure {
+    pub(super) fn at(self, path: &Path) -> StoreError {
+        match self {
+            Self::Sqlite(error) => StoreError::from_sqlite(path, error),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

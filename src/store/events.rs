@@ -1,0 +1,139 @@
+//! The history: one event for each decision.
+
+use rusqlite::{Connection, Row, Transaction, params};
+
+use super::error::Failure;
+use super::{Store, StoreError, row};
+use crate::clock::Timestamp;
+use crate::ids::DomainUuid;
+use crate::verdict::code::Code;
+
+/// One decision, for `history`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// The domain.
+    pub domain_uuid: DomainUuid,
+    /// Its name.
+    pub domain_name: String,
+    /// The hook's operation, or the administrator's verb.
+    pub operation: String,
+    /// Whether the start was allowed.
+    pub allowed: bool,
+    /// The code of a refusal.
+    pub code: Option<Code>,
+    /// The sentence.
+    pub message: String,
+    /// The repairs as a JSON list.
+    pub repairs_json: String,
+}
+
+/// An event as the history keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// Its primary key: the higher, the later it was written.
+    pub id: i64,
+    /// The event.
+    pub event: Event,
+}
+
+/// Whose events to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventFilter<'a> {
+    /// Everybody's.
+    All,
+    /// Those of this domain.
+    Domain(DomainUuid),
+    /// Those of the domains that bore this name.
+    Name(&'a str),
+}
+
+impl Store {
+    /// Records an event by itself. One that belongs to repairs goes with them into `apply`.
+    pub fn record_event(&mut self, event: &Event) -> Result<(), StoreError> {
+        self.write(|transaction| insert(transaction, event))
+    }
+
+    /// The newest events, newest first. A row that names no domain by UUID is left out.
+    pub fn history(
+        &self,
+        filter: EventFilter<'_>,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let (condition, value) = match filter {
+            EventFilter::All => ("?1 IS NULL", None),
+            EventFilter::Domain(uuid) => ("domain_uuid = ?1", Some(uuid.to_string())),
+            EventFilter::Name(name) => ("domain_name = ?1", Some(name.to_owned())),
+        };
+        let sql = format!("SELECT * FROM event WHERE {condition} ORDER BY at DESC, id DESC");
+        self.read(|connection| {
+            let mut query = connection.prepare(&sql)?;
+            let rows = query.query_map([value], event_row)?;
+            Ok(rows
+                .filter_map(Result::transpose)
+                .take(limit)
+                .collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The domain that bore this name last, as far as the history goes back.
+    pub fn domain_uuid_by_name(&self, name: &str) -> Result<Option<DomainUuid>, StoreError> {
+        let newest = self.history(EventFilter::Name(name), 1)?;
+        Ok(newest.first().map(|row| row.event.domain_uuid))
+    }
+}
+
+/// The name that a domain bore last, as far as the history goes back.
+pub(super) fn last_name(
+    connection: &Connection,
+    domain: DomainUuid,
+) -> Result<Option<String>, Failure> {
+    let mut query = connection.prepare(
+        "SELECT domain_name FROM event WHERE domain_uuid = ?1 ORDER BY at DESC, id DESC LIMIT 1",
+    )?;
+    let mut rows = query.query([domain.to_string()])?;
+    match rows.next()? {
+        Some(found) => Ok(row::full_text(found, "domain_name")?),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
+    transaction.execute(
+        "INSERT INTO event
+             (at, domain_uuid, domain_name, operation, decision, code, message, repairs)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            event.at.0,
+            event.domain_uuid.to_string(),
+            event.domain_name,
+            event.operation,
+            if event.allowed { "allow" } else { "deny" },
+            event.code.map(Code::as_str),
+            event.message,
+            event.repairs_json,
+        ],
+    )?;
+    Ok(())
+}
+
+fn event_row(row: &Row<'_>) -> rusqlite::Result<Option<EventRow>> {
+    let Some(domain_uuid) = row::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?
+    else {
+        return Ok(None);
+    };
+    Ok(Some(EventRow {
+        id: row.get("id")?,
+        event: Event {
+            at: row::time(row, "at")?.unwrap_or(Timestamp(0)),
+            domain_uuid,
+            domain_name: row::text(row, "domain_name")?.unwrap_or_default(),
+            operation: row::text(row, "operation")?.unwrap_or_default(),
+            allowed: row::text(row, "decision")?.as_deref() == Some("allow"),
+            code: row::parsed(row, "code", Code::parse)?,
+            message: row::text(row, "message")?.unwrap_or_default(),
+            repairs_json: row::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
+        },
+    }))
+}

@@ -1,0 +1,116 @@
+//! Reading what a verdict rests on.
+
+use rusqlite::{Connection, Row, params};
+
+use super::error::Failure;
+use super::schema::LIVE;
+use super::{Store, StoreError, row, start};
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+use crate::verdict::facts::{KeyRef, Provider, References};
+
+/// The columns that [`key_ref`] reads.
+pub(super) const KEY_REF_COLUMNS: &str = "id, secret_uuid, provider_uuid, provider_name, \
+     key_version, kek_ref, wrapped_dek, first_used_at, created_at";
+
+impl Store {
+    /// Everything that concerns one domain, in one read.
+    pub fn references(&self, domain: DomainUuid, now: Timestamp) -> Result<References, StoreError> {
+        self.read(|connection| references(connection, domain, now))
+    }
+
+    /// All providers, by name.
+    ///
+    /// A row without a UUID or a key id is left out, with a word in the log: nothing can be
+    /// bound to it, and no key opens with it. [`Store::check`] lists such rows.
+    pub fn providers(&self) -> Result<Vec<Provider>, StoreError> {
+        self.read(|connection| providers(connection))
+    }
+
+    /// Whether the domain has key references that are not retired.
+    pub fn has_key_refs(&self, domain: DomainUuid) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            let sql = format!(
+                "SELECT EXISTS (SELECT 1 FROM key_ref WHERE {LIVE} AND resource_uuid = ?1)"
+            );
+            Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
+        })
+    }
+}
+
+pub(super) fn references(
+    connection: &Connection,
+    domain: DomainUuid,
+    now: Timestamp,
+) -> Result<References, Failure> {
+    Ok(References {
+        key_refs: key_refs(connection, domain)?,
+        providers: providers(connection)?,
+        state_arrives: start::state_arrives(connection, domain, now)?,
+    })
+}
+
+/// The domain's rows that are not retired, by id.
+pub(super) fn key_refs(
+    connection: &Connection,
+    domain: DomainUuid,
+) -> Result<Vec<KeyRef>, Failure> {
+    let mut query = connection.prepare(&live_rows_sql())?;
+    let rows = query.query_map(params![domain.to_string()], key_ref)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The query on the path of every start.
+pub(super) fn live_rows_sql() -> String {
+    format!("SELECT {KEY_REF_COLUMNS} FROM key_ref WHERE {LIVE} AND resource_uuid = ?1 ORDER BY id")
+}
+
+pub(super) fn key_ref(row: &Row<'_>) -> rusqlite::Result<KeyRef> {
+    Ok(KeyRef {
+        id: KeyRefId(row.get("id")?),
+        secret_uuid: row::parsed(row, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
+        provider_uuid: row::parsed(row, "provider_uuid", |text| ProviderUuid::parse(text).ok())?,
+        provider_name: row::text(row, "provider_name")?.unwrap_or_default(),
+        key_version: row::integer(row, "key_version")?,
+        kek_ref: row::full_text(row, "kek_ref")?,
+        wrapped_dek: row::bytes(row, "wrapped_dek")?.map(WrappedDek::from_stored),
+        first_used_at: row::time(row, "first_used_at")?,
+        created_at: row::time(row, "created_at")?.unwrap_or(Timestamp(0)),
+    })
+}
+
+pub(super) fn providers(connection: &Connection) -> Result<Vec<Provider>, Failure> {
+    let mut query = connection.prepare(
+        "SELECT uuid, name, key_id, key_version, is_default, exported_at, created_at
+         FROM key_provider ORDER BY name",
+    )?;
+    let rows = query.query_map([], provider)?;
+    Ok(rows
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()?)
+}
+
+/// A provider; `None` where its UUID or its key id cannot be read.
+fn provider(row: &Row<'_>) -> rusqlite::Result<Option<Provider>> {
+    let name = row::text(row, "name")?.unwrap_or_default();
+    let uuid = row::parsed(row, "uuid", |text| ProviderUuid::parse(text).ok())?;
+    let key_id = row::parsed(row, "key_id", KeyId::parse)?;
+    let (Some(uuid), Some(key_id)) = (uuid, key_id) else {
+        tracing::warn!(
+            provider = name,
+            "ignored: its UUID or its key id cannot be read"
+        );
+        return Ok(None);
+    };
+    Ok(Some(Provider {
+        uuid,
+        name,
+        key_id,
+        key_version: row::integer(row, "key_version")?.unwrap_or(1),
+        is_default: row::integer(row, "is_default")?.unwrap_or(0) != 0,
+        exported_at: row::time(row, "exported_at")?,
+        created_at: row::time(row, "created_at")?.unwrap_or(Timestamp(0)),
+    }))
+}

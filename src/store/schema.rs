@@ -1,0 +1,121 @@
+//! The schema: what the tables are, which version this program knows, and how a database is
+//! recognised and brought up to it.
+
+use rusqlite::{Connection, Transaction};
+
+use super::error::{Failure, Obstacle, StoreError};
+
+/// `PRAGMA application_id` of a store: "vTPM" in ASCII.
+pub(super) const APPLICATION_ID: i64 = 0x7654_504D;
+
+/// One step forward: the schema version that it leads to, and the SQL that leads there.
+pub(super) struct Migration {
+    pub(super) version: i64,
+    pub(super) sql: &'static str,
+}
+
+/// Every step from an empty database to today's schema. A step that was released is never
+/// edited; a change of the schema is a new step.
+pub(super) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    sql: include_str!("schema_v1.sql"),
+}];
+
+/// The newest schema version that this program knows.
+pub(super) const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+/// The tables that other tools know, by which a store is recognised that lacks our
+/// `application_id` because another tool made it.
+const SHARED_TABLES: &str = "'key_provider', 'key_ref', 'event'";
+
+/// The rows that a start looks at.
+pub(super) const LIVE: &str = "resource_type = 'tpm' AND retired_at IS NULL";
+/// The rows that hold a wrapped DEK: an empty one counts as missing.
+pub(super) const KEYED: &str = "length(wrapped_dek) > 0";
+/// The rows that do not.
+pub(super) const PLACEHOLDER: &str = "coalesce(length(wrapped_dek), 0) = 0";
+
+/// What a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// No tables at all: not a store yet. A creation that was killed leaves this.
+    Empty,
+    /// A store of ours, of this schema version.
+    Ours(i64),
+    /// A store that another tool made: the shared tables, perhaps without ours, and a schema
+    /// version, perhaps 0.
+    Adoptable(i64),
+}
+
+/// Finds out what a database is. One of another program, or of a newer schema, is an error.
+pub(super) fn identify(
+    connection: &Connection,
+    path: &std::path::Path,
+) -> Result<Identity, Failure> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let application_id = pragma("application_id")?;
+    let version = pragma("user_version")?;
+    let identity = if application_id == APPLICATION_ID {
+        Identity::Ours(version)
+    } else {
+        let sql = format!(
+            "SELECT count(*), count(*) FILTER (WHERE type = 'table' AND name IN ({SHARED_TABLES}))
+             FROM sqlite_schema"
+        );
+        let (objects, shared): (i64, i64) =
+            connection.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        match (application_id, objects, shared) {
+            (0, 0, _) => Identity::Empty,
+            (0, _, 3) => Identity::Adoptable(version),
+            _ => return Err(StoreError::unavailable(path, Obstacle::NotAStore).into()),
+        }
+    };
+    match identity {
+        Identity::Ours(found) | Identity::Adoptable(found) if found > KNOWN => {
+            Err(StoreError::TooNew {
+                found,
+                known: KNOWN,
+            }
+            .into())
+        }
+        identity => Ok(identity),
+    }
+}
+
+/// Brings a database to the last of `migrations`, inside a transaction of the caller's.
+pub(super) fn migrate(
+    transaction: &Transaction<'_>,
+    identity: Identity,
+    migrations: &[Migration],
+) -> Result<(), Failure> {
+    let is_due = |step: &&Migration| match identity {
+        Identity::Empty => true,
+        Identity::Ours(version) => step.version > version,
+        // The first step makes only what is not there yet: another tool may have left out
+        // the indexes and the tables that it does not know.
+        Identity::Adoptable(version) => step.version > version || step.version == 1,
+    };
+    for step in migrations.iter().filter(is_due) {
+        transaction.execute_batch(step.sql)?;
+        transaction.pragma_update(None, "user_version", step.version)?;
+    }
+    if !matches!(identity, Identity::Ours(_)) {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    Ok(())
+}
+
+/// For reading a store that another tool made and that has not been written yet: gives this
+/// connection the tables that the other tool does not know, empty and of its own.
+pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
+    let there: bool = connection.query_row(
+        "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'incoming'",
+        [],
+        |row| row.get(0),
+    )?;
+    if there {
+        return Ok(());
+    }
+    connection
+        .execute_batch("CREATE TEMP TABLE incoming (domain_uuid TEXT, operation TEXT, at INTEGER)")
+}
