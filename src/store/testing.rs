@@ -1,0 +1,159 @@
+//! What the store's tests share: real stores in directories that go away.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Access, Change, Event, NewKey, NewProvider, Store, StoreError};
+use crate::clock::{Deadline, Timestamp};
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+use crate::verdict::facts::{Provider, References};
+use crate::verdict::repair::Repair;
+
+/// The time at which tests happen.
+pub(super) const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+pub(super) fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+pub(super) fn later(time: Duration) -> Timestamp {
+    Timestamp(NOW.0 + i64::try_from(time.as_millis()).unwrap())
+}
+
+pub(super) fn open(dir: &Path, access: Access) -> Result<Store, StoreError> {
+    Store::open(dir, access, soon())
+}
+
+/// A new, empty store.
+pub(super) fn new_store() -> (TempDir, Store) {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), Access::Create).unwrap();
+    (dir, store)
+}
+
+/// Runs SQL as another tool would: with SQLite's own settings, foreign keys off.
+pub(super) fn raw(dir: &Path, sql: &str) {
+    let other = rusqlite::Connection::open(dir.join("store.db")).unwrap();
+    other.pragma_update(None, "foreign_keys", false).unwrap();
+    other.execute_batch(sql).unwrap();
+}
+
+pub(super) fn number(store: &Store, sql: &str) -> i64 {
+    store
+        .connection
+        .query_row(sql, [], |row| row.get(0))
+        .unwrap()
+}
+
+pub(super) fn domain(number: u8) -> DomainUuid {
+    DomainUuid::parse(&format!("d0000000-0000-4000-8000-0000000000{number:02x}")).unwrap()
+}
+
+pub(super) fn key_id(number: u8) -> KeyId {
+    KeyId::from_bytes([number; KeyId::LEN])
+}
+
+/// A provider of the key id of that number.
+pub(super) fn make_provider(store: &mut Store, name: &str, key: u8) -> Provider {
+    let new = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: name.to_owned(),
+        key_id: key_id(key),
+        key_version: 1,
+        is_default: false,
+    };
+    store.create_provider(&new, NOW).unwrap();
+    store.provider(name).unwrap()
+}
+
+/// A key that claims to be wrapped by the KEK of that number.
+pub(super) fn new_key(key: u8) -> NewKey {
+    NewKey {
+        wrapped_dek: WrappedDek::from_stored(vec![0xD0, key, 0xD1]),
+        key_id: key_id(key),
+        key_version: 1,
+        algorithm: "hkdf-sha256+aes-256-gcm",
+    }
+}
+
+pub(super) fn event(domain: DomainUuid, name: &str, at: Timestamp) -> Event {
+    Event {
+        at,
+        domain_uuid: domain,
+        domain_name: name.to_owned(),
+        operation: "prepare".to_owned(),
+        allowed: true,
+        code: None,
+        message: "it starts".to_owned(),
+        repairs_json: "[]".to_owned(),
+    }
+}
+
+pub(super) fn change<'a>(
+    domain: DomainUuid,
+    seen: &'a References,
+    repairs: &'a [Repair],
+) -> Change<'a> {
+    Change {
+        domain,
+        seen,
+        repairs,
+        new_key: None,
+        secret_uuid: None,
+        consume_incoming: false,
+        event: None,
+        now: NOW,
+    }
+}
+
+/// Applies repairs to what is there now.
+pub(super) fn apply(
+    store: &mut Store,
+    domain: DomainUuid,
+    repairs: &[Repair],
+    new_key: Option<&NewKey>,
+) -> Result<Option<KeyRefId>, StoreError> {
+    let seen = store.references(domain, NOW).unwrap();
+    store.apply(&Change {
+        new_key,
+        ..change(domain, &seen, repairs)
+    })
+}
+
+/// Binds a domain to a provider and makes its key, as a first start does.
+pub(super) fn make_key(store: &mut Store, domain: DomainUuid, provider: &Provider) -> KeyRefId {
+    let repairs = [
+        Repair::BindProvider {
+            key_ref: None,
+            provider: provider.uuid,
+            provider_name: provider.name.clone(),
+        },
+        Repair::CreateKey {
+            key_ref: None,
+            provider: provider.uuid,
+        },
+    ];
+    let key = NewKey {
+        key_id: provider.key_id,
+        ..new_key(provider.key_id.as_bytes()[0])
+    };
+    apply(store, domain, &repairs, Some(&key)).unwrap().unwrap()
+}
+
+/// A placeholder as another tool inserts it.
+pub(super) fn insert_placeholder(dir: &Path, domain: DomainUuid, provider: &Provider) {
+    raw(
+        dir,
+        &format!(
+            "INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name)
+             VALUES ('{domain}', '{}', '{}')",
+            provider.uuid, provider.name
+        ),
+    );
+}

@@ -1,0 +1,12 @@
+//! Tests on real files, by subject.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod applying;
+mod copies;
+mod damage;
+mod foreign;
+mod managing;
+mod opening;
+mod speed;
+mod starting;
