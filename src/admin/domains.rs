@@ -47,7 +47,7 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
 }
 
 /// The name that a guest bore last, as far as the history goes back.
-fn last_name(store: &Store, uuid: DomainUuid) -> Result<Option<String>, StoreError> {
+pub(super) fn last_name(store: &Store, uuid: DomainUuid) -> Result<Option<String>, StoreError> {
     let newest = store.history(EventFilter::Domain(uuid), 1)?.pop();
     Ok(newest.map(|row| row.event.domain_name))
 }

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::store::StoreError;
-
 /// Why a command did not do what it was asked to. The kind decides the exit status.
 #[derive(Debug)]
 pub(super) struct AdminError {
@@ -73,26 +71,5 @@ impl AdminError {
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
-    }
-}
-
-impl From<StoreError> for AdminError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NoProvider(_) => {
-                Self::usage(error).with_hint("see which there are: vtpm-guard provider list")
-            }
-            StoreError::NoKeyRef(_) => {
-                Self::usage(error).with_hint("see which there are: vtpm-guard key list")
-            }
-            StoreError::NameTaken(_)
-            | StoreError::NotKeyed(_)
-            | StoreError::InUse(_)
-            | StoreError::HasKey { .. } => Self::refused(error),
-            StoreError::Corrupt { .. } => {
-                Self::failed(error).with_hint("bring back a backup: vtpm-guard store restore FILE")
-            }
-            _ => Self::failed(error),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod cli;
+mod completions;
 mod context;
 mod doctor;
 mod domains;
@@ -9,12 +10,18 @@ mod error;
 mod explain;
 mod guests;
 mod history;
+mod key;
 mod outcomes;
 mod output;
+mod passphrase;
 mod progress;
+mod provider;
 mod repair;
 mod replay;
+mod reset;
 mod status;
+mod store;
+mod trouble;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,6 +67,10 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Status => status::run(context),
         Command::Doctor => doctor::run(context),
         Command::Explain { code } => explain::run(context, code.as_deref()),
-        _ => Err(AdminError::failed("not there yet")),
+        Command::Provider(verb) => provider::run(context, verb),
+        Command::Key(verb) => key::run(context, verb),
+        Command::Reset { domain } => reset::run(context, domain),
+        Command::Store(verb) => store::run(context, verb),
+        Command::Completions { shell } => completions::run(context, *shell),
     }
 }

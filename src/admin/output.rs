@@ -40,8 +40,20 @@ impl Output {
 
     /// Says something that is not the answer.
     pub(super) fn note(&self, text: &str) {
+        let (text, mut err) = (one_line(text), anstream::stderr());
         // Talk that nobody hears changes nothing.
-        let _ = writeln!(anstream::stderr(), "vtpm-guard: {}", one_line(text));
+        let _ = if self.json {
+            writeln!(err, "{}", json!({ "note": text }))
+        } else {
+            writeln!(err, "vtpm-guard: {text}")
+        };
+    }
+
+    /// Tells a person at a terminal what takes so long.
+    pub(super) fn wait(&self, text: &str) {
+        if io::stderr().is_terminal() {
+            self.note(&format!("{text} ..."));
+        }
     }
 
     /// Tells what went wrong, and what helps.
@@ -85,6 +97,30 @@ pub(super) fn table(heading: &[&str]) -> Table {
         column.set_padding((0, 2));
     }
     table
+}
+
+/// A table of one thing's properties, one line for each.
+pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, value) in rows {
+        table.add_row([
+            Cell::new(name).add_attribute(Attribute::Bold),
+            Cell::new(value),
+        ]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// A number of things: "1 guest", "2 guests".
+pub(super) fn count(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
 }
 
 /// A time for people: local time to the second, or "-".

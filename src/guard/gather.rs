@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Guard;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
@@ -64,6 +64,52 @@ impl Keys {
             self.deks.len() - 1
         }))
     }
+
+    /// Tries the wrapped DEK of each row, and proves against the state what opens.
+    fn try_rows(
+        &mut self,
+        keyring: &Keyring,
+        references: &References,
+        domain: DomainUuid,
+        state: &StateFile,
+        deadline: Deadline,
+    ) -> BTreeMap<KeyRefId, Trial> {
+        let mut trials = BTreeMap::new();
+        let mut proofs = BTreeMap::new();
+        for row in &references.key_refs {
+            let Some(wrapped) = &row.wrapped_dek else {
+                continue;
+            };
+            let trial = match open(self, keyring, references, wrapped, domain, deadline) {
+                Ok((key_id, dek)) => {
+                    let number = self.number(dek);
+                    let proof = *proofs
+                        .entry(number)
+                        .or_insert_with(|| prove(self, number, state));
+                    Trial::Opened {
+                        key_id,
+                        dek: number,
+                        proof,
+                    }
+                }
+                Err(why) => Trial::NotOpened(why),
+            };
+            trials.insert(row.id, trial);
+        }
+        trials
+    }
+}
+
+/// Tries rows as a start would, for who only wants to know what they open.
+#[must_use]
+pub fn try_rows(
+    keyring: &Keyring,
+    references: &References,
+    domain: DomainUuid,
+    state: &StateFile,
+    deadline: Deadline,
+) -> BTreeMap<KeyRefId, Trial> {
+    Keys::default().try_rows(keyring, references, domain, state, deadline)
 }
 
 /// Gathers what the verdict on this domain depends on, and no more: for a domain without an
@@ -151,27 +197,7 @@ impl Gathered {
         let Ok(references) = &facts.references else {
             return;
         };
-        let mut proofs = BTreeMap::new();
-        for row in &references.key_refs {
-            let Some(wrapped) = &row.wrapped_dek else {
-                continue;
-            };
-            let trial = match open(keys, keyring, references, wrapped, domain, deadline) {
-                Ok((key_id, dek)) => {
-                    let number = keys.number(dek);
-                    let proof = *proofs
-                        .entry(number)
-                        .or_insert_with(|| prove(keys, number, state));
-                    Trial::Opened {
-                        key_id,
-                        dek: number,
-                        proof,
-                    }
-                }
-                Err(why) => Trial::NotOpened(why),
-            };
-            facts.trials.insert(row.id, trial);
-        }
+        facts.trials = keys.try_rows(keyring, references, domain, state, deadline);
         if facts.trials.is_empty() && facts.state == TpmState::Absent {
             for key_id in keks_for_a_new_key(references, facts.policy.auto_bind.as_deref()) {
                 let tried = match keys.open_kek(keyring, key_id, deadline) {

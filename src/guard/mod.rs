@@ -8,6 +8,7 @@ mod lifecycle;
 mod operation;
 mod prepare;
 
+pub use gather::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::Operation;
 pub use prepare::{Mode, prepare};

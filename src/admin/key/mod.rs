@@ -1,0 +1,146 @@
+//! `key …`: which guest's key is wrapped by which provider.
+
+mod bind;
+mod list;
+mod show;
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::domains::{self, NamedDomain};
+use super::error::AdminError;
+use super::output::count;
+use super::{cli, provider};
+use crate::clock::Timestamp;
+use crate::ids::KeyRefId;
+use crate::report::{one_line, shell_word};
+use crate::store::{Access, Store, StoreError, UsedKey};
+
+pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
+    context.protect_keys()?;
+    match verb {
+        cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
+        cli::Key::List { domain } => list::run(context, domain.as_deref()),
+        cli::Key::Show { domain } => show::run(context, domain),
+        cli::Key::Unbind { domain } => unbind(context, domain),
+        cli::Key::Retire { id } => retire(context, KeyRefId(*id)),
+        cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unbind(context: &Context, domain: &str) -> Result<(), AdminError> {
+    let domain = domains::resolve(context, domain)?;
+    let label = label(&domain);
+    let store = context.store(Access::Write)?;
+    let unbound = store.map(|mut store| store.unbind(domain.uuid, Timestamp::now()));
+    let unbound = match unbound.transpose()? {
+        Some(unbound) if unbound.placeholders + unbound.retired > 0 => unbound,
+        _ => return Err(no_rows(&domain)),
+    };
+    let document = json!({
+        "domain": document(&domain),
+        "placeholders": unbound.placeholders,
+        "retired": unbound.retired,
+    });
+    context.output.answer(&document, |out| {
+        writeln!(
+            out,
+            "{label} is bound to no provider: {} deleted, {} retired",
+            count(unbound.placeholders, "placeholder"),
+            count(unbound.retired, "key")
+        )
+    })?;
+    if unbound.retired > 0 {
+        context.output.note(&format!(
+            "a retired key is kept; to take it back: vtpm-guard key show {}, vtpm-guard key use ID",
+            shell_word(&label)
+        ));
+    }
+    Ok(())
+}
+
+fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
+    let mut store = store_with(context, id)?;
+    let domain = store.key_ref(id)?.domain;
+    let was_in_use = store.retire(id, Timestamp::now())?;
+    let document = json!({
+        "id": id.0,
+        "domain": { "name": domains::last_name(&store, domain)?, "uuid": domain.to_string() },
+        "changed": was_in_use,
+    });
+    context.output.answer(&document, |out| {
+        if was_in_use {
+            writeln!(
+                out,
+                "key reference {id} is retired; its wrapped key is kept"
+            )
+        } else {
+            writeln!(
+                out,
+                "key reference {id} is retired already: nothing changed"
+            )
+        }
+    })?;
+    if was_in_use && !store.has_key_refs(domain)? {
+        let label = domains::last_name(&store, domain)?.unwrap_or(domain.to_string());
+        context.output.note(&format!(
+            "{label} has no key in use now; to take this one back: vtpm-guard key use {id}"
+        ));
+    }
+    Ok(())
+}
+
+fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
+    let mut store = store_with(context, id)?;
+    let was_retired = store.key_ref(id)?.retired_at.is_some();
+    let UsedKey { domain, retired } = store.use_key(id, Timestamp::now())?;
+    let name = domains::last_name(&store, domain)?;
+    let changed = was_retired || !retired.is_empty();
+    let document = json!({
+        "id": id.0,
+        "domain": { "name": name, "uuid": domain.to_string() },
+        "retired": retired.iter().map(|id| id.0).collect::<Value>(),
+        "changed": changed,
+    });
+    let label = name.as_deref().map_or(domain.to_string(), one_line);
+    context.output.answer(&document, |out| {
+        let changed = if changed { "" } else { ": nothing changed" };
+        writeln!(out, "key reference {id} is the key of {label}{changed}")?;
+        match retired.len() {
+            0 => Ok(()),
+            others => writeln!(
+                out,
+                "{} retired for it",
+                count(others, "other key reference")
+            ),
+        }
+    })
+}
+
+/// The store in which this key reference is to be found.
+fn store_with(context: &Context, id: KeyRefId) -> Result<Store, AdminError> {
+    let store = context.store(Access::Write)?;
+    Ok(store.ok_or(StoreError::NoKeyRef(id))?)
+}
+
+/// A guest as a person calls it.
+pub(super) fn label(domain: &NamedDomain) -> String {
+    let name = domain.name.as_deref().map(one_line);
+    name.unwrap_or_else(|| domain.uuid.to_string())
+}
+
+pub(super) fn document(domain: &NamedDomain) -> Value {
+    json!({ "name": domain.name, "uuid": domain.uuid.to_string() })
+}
+
+/// The guest has nothing that could be shown, unbound or chosen.
+fn no_rows(domain: &NamedDomain) -> AdminError {
+    let label = label(domain);
+    AdminError::usage(format!("{label} has no key reference")).with_hint(format!(
+        "bind it to a provider: vtpm-guard key bind {} --provider NAME",
+        shell_word(&label)
+    ))
+}

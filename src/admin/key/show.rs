@@ -1,0 +1,200 @@
+//! `key show`: a guest's key references, also the retired ones, and what each of them opens.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::list;
+use super::{document, label, no_rows, provider};
+use crate::admin::context::Context;
+use crate::admin::domains;
+use crate::admin::error::AdminError;
+use crate::admin::output::{self, table};
+use crate::domain::{Emulator, TpmVersion};
+use crate::guard::try_rows;
+use crate::ids::DomainUuid;
+use crate::report::one_line;
+use crate::store::{Access, KeyRefRecord};
+use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, read_state, state_path};
+use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
+
+pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
+    let domain = domains::resolve(context, text)?;
+    let (rows, providers) = match context.store(Access::Read)? {
+        Some(store) => (
+            store.all_key_refs(Some(domain.uuid), true)?,
+            store.providers()?,
+        ),
+        None => (Vec::new(), Vec::new()),
+    };
+    if rows.is_empty() {
+        return Err(no_rows(&domain));
+    }
+    let (path, tpm) = tpm_state(Path::new(LIBVIRT_STATE_DIR), domain.uuid);
+    let all = References {
+        key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
+        providers,
+        state_arrives: false,
+    };
+    let keyring = context.keyring();
+    let trials = try_rows(&keyring, &all, domain.uuid, &tpm, context.deadline());
+    let tried: Vec<_> = rows
+        .iter()
+        .map(|row| Tried {
+            row,
+            trial: trials.get(&row.key_ref.id),
+            holder: holder(row, &all.providers),
+        })
+        .collect();
+    let answer = json!({
+        "domain": document(&domain),
+        "tpm_state": { "path": path.to_string_lossy(), "state": state_word(&tpm) },
+        "key_refs": tried.iter().map(|t| t.document(domain.name.as_deref())).collect::<Value>(),
+    });
+    context.output.answer(&answer, |out| {
+        let uuid = domain.name.as_ref().map(|_| format!(" ({})", domain.uuid));
+        writeln!(
+            out,
+            "{}{}, TPM state: {}",
+            label(&domain),
+            uuid.unwrap_or_default(),
+            state_word(&tpm)
+        )?;
+        let heading = [
+            "ID",
+            "STATE",
+            "PROVIDER",
+            "KEY",
+            "FIRST USED",
+            "TPM",
+            "OPENS",
+        ];
+        let mut lines = table(&heading);
+        for tried in &tried {
+            let key_ref = &tried.row.key_ref;
+            lines.add_row([
+                key_ref.id.to_string(),
+                list::state(tried.row).to_owned(),
+                one_line(&tried.provider()),
+                list::key_id(key_ref).map_or("-".to_owned(), |id| id.short()),
+                output::time(key_ref.first_used_at),
+                tried.tpm().unwrap_or("-").to_owned(),
+                one_line(&match tried.opens() {
+                    None => "-".to_owned(),
+                    Some(Ok(())) => "yes".to_owned(),
+                    Some(Err(why)) => format!("no: {why}"),
+                }),
+            ]);
+        }
+        writeln!(out, "{}", lines.trim_fmt())
+    })?;
+    context.output.note(&format!(
+        "the TPM state was looked for at {}",
+        path.display()
+    ));
+    Ok(())
+}
+
+/// A row, and what trying its key gave.
+struct Tried<'a> {
+    row: &'a KeyRefRecord,
+    /// `None` for a placeholder.
+    trial: Option<&'a Trial>,
+    /// The provider that has the KEK, or that a placeholder names.
+    holder: Option<&'a Provider>,
+}
+
+impl Tried<'_> {
+    fn document(&self, domain_name: Option<&str>) -> Value {
+        let mut document = list::document(self.row, domain_name);
+        let opens = self.opens();
+        document["provider"] = match self.holder {
+            Some(holder) => json!({ "name": holder.name, "uuid": holder.uuid.to_string() }),
+            None => Value::Null,
+        };
+        document["opens"] = opens.as_ref().map(Result::is_ok).into();
+        document["reason"] = opens.and_then(Result::err).into();
+        document["tpm"] = self.tpm().into();
+        document
+    }
+
+    /// The provider that the row names, and where its key really is.
+    fn provider(&self) -> String {
+        let named = &self.row.key_ref.provider_name;
+        match self.holder {
+            Some(holder) if Some(holder.uuid) == self.row.key_ref.provider_uuid => named.clone(),
+            Some(holder) if holder.name == *named => format!("{named} (imported anew)"),
+            Some(holder) => format!("{named} (its key: \"{}\")", holder.name),
+            None => format!("{named} (not here)"),
+        }
+    }
+
+    /// Whether the wrapped key opens, or why not; `None` where there is none.
+    fn opens(&self) -> Option<Result<(), String>> {
+        Some(match self.trial? {
+            Trial::Opened { .. } => Ok(()),
+            Trial::NotOpened(NotOpened::NoProvider { key_id }) => Err(format!(
+                "no provider of this host has key {}",
+                key_id.short()
+            )),
+            Trial::NotOpened(NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason }) => {
+                Err(reason.clone())
+            }
+        })
+    }
+
+    /// What the TPM state says of the key.
+    fn tpm(&self) -> Option<&'static str> {
+        match self.trial? {
+            Trial::Opened {
+                proof: Proof::Proven,
+                ..
+            } => Some("proven"),
+            Trial::Opened {
+                proof: Proof::Refuted,
+                ..
+            } => Some("refuted"),
+            _ => None,
+        }
+    }
+}
+
+/// The provider that has the KEK of a keyed row, the named one first; for a placeholder the
+/// one that it names.
+fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provider> {
+    let named = provider::named_by(&row.key_ref, providers);
+    let Some(key_id) = list::key_id(&row.key_ref) else {
+        return named;
+    };
+    named
+        .filter(|provider| provider.key_id == key_id)
+        .or_else(|| providers.iter().find(|provider| provider.key_id == key_id))
+}
+
+/// The TPM state at libvirt's default place, of a TPM 2.0 or else of a TPM 1.2. The domain
+/// XML, which may name another place, is not at hand here.
+fn tpm_state(libvirt_state_dir: &Path, domain: DomainUuid) -> (PathBuf, StateFile) {
+    let look = |version| {
+        let vtpm = Emulator {
+            version,
+            secret_uuid: None,
+            source: None,
+        };
+        let path = state_path(libvirt_state_dir, domain, &vtpm);
+        (path, read_state(libvirt_state_dir, domain, &vtpm))
+    };
+    let newer = look(TpmVersion::V2_0);
+    match (&newer.1, look(TpmVersion::V1_2)) {
+        (StateFile::Absent, older) if !matches!(older.1, StateFile::Absent) => older,
+        _ => newer,
+    }
+}
+
+fn state_word(state: &StateFile) -> &'static str {
+    match state {
+        StateFile::Absent => "absent",
+        StateFile::Plain => "plain",
+        StateFile::Encrypted(_) => "encrypted",
+        StateFile::Unreadable(_) => "unreadable",
+    }
+}

@@ -1,0 +1,73 @@
+//! `provider create`: a new key under a name.
+
+use super::list::{Described, seal_words};
+use super::{Exclusive, name};
+use crate::admin::context::Context;
+use crate::admin::error::AdminError;
+use crate::clock::Timestamp;
+use crate::ids::ProviderUuid;
+use crate::key::kek::Kek;
+use crate::key::keyring::Seal;
+use crate::report::shell_word;
+use crate::store::{Access, NewProvider, StoreError};
+use crate::verdict::facts::Provider;
+
+pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), AdminError> {
+    name::check(name)?;
+    let mut store = context.store(Access::Create)?.ok_or(StoreError::Missing)?;
+    let _exclusive = Exclusive::acquire(context)?;
+    let providers = store.providers()?;
+    if providers.iter().any(|provider| provider.name == name) {
+        return Err(StoreError::NameTaken(name.to_owned()).into());
+    }
+    let kek = Kek::generate()?;
+    // The key before the row that needs it: a kill in between leaves a key that nobody needs.
+    let keyring = context.keyring();
+    let seal = keyring.store(&kek, context.deadline())?;
+    let new = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: name.to_owned(),
+        key_id: kek.key_id(),
+        key_version: 1,
+        is_default: default || providers.is_empty(),
+    };
+    if let Err(error) = store.create_provider(&new, Timestamp::now()) {
+        // The first error is the one to tell; nothing was ever wrapped with this key.
+        let _ = keyring.remove(new.key_id);
+        return Err(error.into());
+    }
+    answer(context, &store.provider(name)?, seal)
+}
+
+fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), AdminError> {
+    let described = Described {
+        provider,
+        seal: seal_words(&Ok(seal)),
+        guests: 0,
+    };
+    context.output.answer(&described.document(), |out| {
+        let default = if provider.is_default {
+            ", the default"
+        } else {
+            ""
+        };
+        writeln!(
+            out,
+            "created provider \"{}\"{default}: key {}, sealed: {}",
+            provider.name,
+            provider.key_id.short(),
+            described.seal
+        )
+    })?;
+    if seal == Seal::RootOnlyFile {
+        context.output.note(
+            "this host has no systemd credentials: the key lies in a file that only root can read",
+        );
+    }
+    let word = shell_word(&provider.name);
+    context.output.note(&format!(
+        "export it now, or its guests are lost with this host: \
+         vtpm-guard provider export {word} --output FILE"
+    ));
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `provider list`, `provider show`; how a provider is described.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{find, named_by};
+use crate::admin::context::Context;
+use crate::admin::error::AdminError;
+use crate::admin::output::{self, fields, table};
+use crate::key::keyring::{Keyring, KeyringError, Seal};
+use crate::report::one_line;
+use crate::store::{Access, KeyRefRecord};
+use crate::verdict::facts::Provider;
+
+/// A provider, and what its row does not say.
+pub(super) struct Described<'a> {
+    pub(super) provider: &'a Provider,
+    /// How its KEK is sealed on this host, or why it is not.
+    pub(super) seal: String,
+    /// How many guests are bound to it.
+    pub(super) guests: usize,
+}
+
+impl Described<'_> {
+    pub(super) fn document(&self) -> Value {
+        let Self {
+            provider,
+            seal,
+            guests,
+        } = self;
+        json!({
+            "uuid": provider.uuid.to_string(),
+            "name": provider.name,
+            "kind": "native",
+            "key_id": provider.key_id.to_string(),
+            "key_version": provider.key_version,
+            "is_default": provider.is_default,
+            "seal": seal,
+            "exported_at": provider.exported_at.map(|at| at.0),
+            "created_at": provider.created_at.0,
+            "guests": guests,
+        })
+    }
+}
+
+pub(super) fn list(context: &Context) -> Result<(), AdminError> {
+    let store = context.store(Access::Read)?;
+    let (providers, rows) = match &store {
+        Some(store) => (store.providers()?, store.all_key_refs(None, false)?),
+        None => (Vec::new(), Vec::new()),
+    };
+    let keyring = context.keyring();
+    let describe = |provider| describe(provider, &providers, &rows, &keyring);
+    let described: Vec<_> = providers.iter().map(describe).collect();
+    let documents: Value = described.iter().map(Described::document).collect();
+    context.output.answer(&documents, |out| {
+        if described.is_empty() {
+            return writeln!(out, "no providers yet");
+        }
+        let heading = [
+            "NAME", "UUID", "KEY", "VERSION", "DEFAULT", "SEAL", "EXPORTED", "GUESTS",
+        ];
+        let mut rows = table(&heading);
+        for Described {
+            provider,
+            seal,
+            guests,
+        } in &described
+        {
+            rows.add_row([
+                one_line(&provider.name),
+                provider.uuid.to_string(),
+                provider.key_id.short(),
+                provider.key_version.to_string(),
+                if provider.is_default { "yes" } else { "-" }.to_owned(),
+                seal.clone(),
+                exported(provider),
+                guests.to_string(),
+            ]);
+        }
+        writeln!(out, "{}", rows.trim_fmt())
+    })
+}
+
+pub(super) fn show(context: &Context, name: &str) -> Result<(), AdminError> {
+    let (store, provider) = find(context, name, Access::Read)?;
+    let keyring = context.keyring();
+    let rows = store.all_key_refs(None, false)?;
+    let described = describe(&provider, &store.providers()?, &rows, &keyring);
+    let trouble = keyring
+        .open(provider.key_id, context.deadline())
+        .err()
+        .map(|error| error.to_string());
+    let mut document = described.document();
+    document["opens"] = trouble.is_none().into();
+    document["trouble"] = trouble.as_deref().into();
+    context.output.answer(&document, |out| {
+        let opens = trouble
+            .as_deref()
+            .map_or("yes".to_owned(), |trouble| format!("no: {trouble}"));
+        let rows = [
+            ("name", one_line(&provider.name)),
+            ("uuid", provider.uuid.to_string()),
+            ("key id", provider.key_id.to_string()),
+            ("key version", provider.key_version.to_string()),
+            (
+                "default",
+                if provider.is_default { "yes" } else { "no" }.to_owned(),
+            ),
+            ("sealed", described.seal.clone()),
+            ("key opens", one_line(&opens)),
+            ("created", output::time(Some(provider.created_at))),
+            ("exported", exported(&provider)),
+            ("guests", described.guests.to_string()),
+        ];
+        writeln!(out, "{}", fields(rows).trim_fmt())
+    })
+}
+
+/// Finds out what the row of `provider` does not say: from the rows in use and the keyring.
+pub(super) fn describe<'a>(
+    provider: &'a Provider,
+    all: &[Provider],
+    rows: &[KeyRefRecord],
+    keyring: &Keyring,
+) -> Described<'a> {
+    let is_its = |named: Option<&Provider>| named.is_some_and(|named| named.uuid == provider.uuid);
+    let bound = rows
+        .iter()
+        .filter(|row| is_its(named_by(&row.key_ref, all)));
+    let guests: BTreeSet<_> = bound.map(|row| row.domain).collect();
+    Described {
+        provider,
+        seal: seal_words(&keyring.seal(provider.key_id)),
+        guests: guests.len(),
+    }
+}
+
+/// How a KEK is sealed, or why it cannot be used.
+pub(super) fn seal_words(seal: &Result<Seal, KeyringError>) -> String {
+    let trouble = match seal {
+        Ok(seal) => return seal.to_string(),
+        Err(KeyringError::Missing(_)) => "missing",
+        Err(KeyringError::Damaged { .. }) => "damaged",
+        Err(KeyringError::NotTrusted { .. }) => "not trusted",
+        Err(_) => "unreadable",
+    };
+    trouble.to_owned()
+}
+
+fn exported(provider: &Provider) -> String {
+    match provider.exported_at {
+        Some(at) => output::time(Some(at)),
+        None => "never".to_owned(),
+    }
+}

@@ -1,0 +1,152 @@
+//! `provider …`: named keys that wrap the guests' keys.
+
+mod create;
+mod delete;
+mod export;
+mod import;
+mod list;
+mod name;
+
+use std::fs::{File, TryLockError};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::cli;
+use super::context::Context;
+use super::error::AdminError;
+use crate::clock::Timestamp;
+use crate::store::{Access, Store, StoreError};
+use crate::verdict::facts::{KeyRef, Provider};
+
+pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
+    context.protect_keys()?;
+    match verb {
+        cli::Provider::Create { name, default } => create::run(context, name, *default),
+        cli::Provider::List => list::list(context),
+        cli::Provider::Show { name } => list::show(context, name),
+        cli::Provider::Rename { name, new_name } => rename(context, name, new_name),
+        cli::Provider::SetDefault { name } => set_default(context, name),
+        cli::Provider::Export {
+            name,
+            output,
+            passphrase_file,
+        } => export::run(context, name, output, passphrase_file.as_deref()),
+        cli::Provider::Import {
+            file,
+            name,
+            passphrase_file,
+            dry_run,
+        } => {
+            let import = import::Import {
+                file,
+                name: name.as_deref(),
+                passphrase_file: passphrase_file.as_deref(),
+                dry_run: *dry_run,
+            };
+            import::run(context, &import)
+        }
+        cli::Provider::Delete { name, force } => delete::run(context, name, *force),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminError> {
+    name::check(new_name)?;
+    let (mut store, provider) = find(context, name, Access::Write)?;
+    store.rename_provider(provider.uuid, new_name, Timestamp::now())?;
+    let document = json!({
+        "uuid": provider.uuid.to_string(),
+        "name": new_name,
+        "changed": provider.name != new_name,
+    });
+    context.output.answer(&document, |out| {
+        if provider.name == new_name {
+            return writeln!(out, "provider \"{new_name}\" is called so: nothing changed");
+        }
+        writeln!(
+            out,
+            "provider \"{}\" is now called \"{new_name}\"",
+            provider.name
+        )
+    })
+}
+
+fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
+    let (mut store, provider) = find(context, name, Access::Write)?;
+    store.set_default_provider(provider.uuid, Timestamp::now())?;
+    let document = json!({
+        "uuid": provider.uuid.to_string(),
+        "name": provider.name,
+        "changed": !provider.is_default,
+    });
+    context.output.answer(&document, |out| {
+        if provider.is_default {
+            return writeln!(
+                out,
+                "provider \"{}\" is the default: nothing changed",
+                provider.name
+            );
+        }
+        writeln!(out, "provider \"{}\" is now the default", provider.name)
+    })
+}
+
+/// The store, and the provider of this name or UUID in it.
+pub(super) fn find(
+    context: &Context,
+    name: &str,
+    access: Access,
+) -> Result<(Store, Provider), AdminError> {
+    let no_provider = || StoreError::NoProvider(name.to_owned());
+    let store = context.store(access)?.ok_or_else(no_provider)?;
+    let provider = store.provider(name)?;
+    Ok((store, provider))
+}
+
+/// The provider that a row names: by UUID, or, where that is nobody's, by name.
+pub(super) fn named_by<'a>(row: &KeyRef, providers: &'a [Provider]) -> Option<&'a Provider> {
+    let by_uuid = providers
+        .iter()
+        .find(|provider| Some(provider.uuid) == row.provider_uuid);
+    by_uuid.or_else(|| {
+        providers
+            .iter()
+            .find(|provider| provider.name == row.provider_name)
+    })
+}
+
+/// Held while providers come and go, until it is dropped. A sealed KEK and its provider's row
+/// are two things: of two administrators at once, one would remove the KEK that the other's
+/// row needs.
+struct Exclusive {
+    _state_dir: File,
+}
+
+impl Exclusive {
+    /// Waits until nobody else holds it. The state directory must be there.
+    fn acquire(context: &Context) -> Result<Self, AdminError> {
+        let path = context.state_dir();
+        let fail = |error| AdminError::failed(format!("{}: {error}", path.display()));
+        let state_dir = File::open(path).map_err(fail)?;
+        let deadline = context.deadline();
+        loop {
+            match state_dir.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(fail(error)),
+                Err(TryLockError::WouldBlock) if deadline.has_passed() => {
+                    return Err(
+                        AdminError::failed("another vtpm-guard is changing providers")
+                            .with_hint("try again when it is done"),
+                    );
+                }
+                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
+            }
+        }
+        Ok(Self {
+            _state_dir: state_dir,
+        })
+    }
+}

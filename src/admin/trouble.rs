@@ -1,0 +1,120 @@
+//! Errors of the parts below, in the administrator's words: which kind they are, what helps.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::error::AdminError;
+use crate::key::keyring::KeyringError;
+use crate::key::random::RandomError;
+use crate::provider::recovery::RecoveryError;
+use crate::report::shell_word;
+use crate::store::{Obstacle, StoreError};
+
+const RUN_AS_ROOT: &str = "run it as root";
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Missing => {
+                Self::failed(error).with_hint("make one: vtpm-guard provider create NAME")
+            }
+            StoreError::Locked | StoreError::TooSlow | StoreError::Changed => {
+                Self::failed(error).with_hint("try again; nothing has been changed")
+            }
+            StoreError::Unavailable { reason, .. } => in_the_way(&error, reason),
+            StoreError::Corrupt { .. } => Self::failed(format!("the store is damaged: {error}"))
+                .with_hint("bring back a backup: vtpm-guard store restore FILE"),
+            StoreError::TooNew { .. } => Self::failed(format!("the store is too new: {error}"))
+                .with_hint("install the newer vtpm-guard again"),
+            StoreError::NoNewKey => Self::failed(error),
+            StoreError::NameTaken(name) => {
+                let hint = format!("see it: vtpm-guard provider show {}", shell_word(name));
+                Self::refused(error).with_hint(hint)
+            }
+            StoreError::NoProvider(_) => {
+                Self::usage(error).with_hint("see which there are: vtpm-guard provider list")
+            }
+            StoreError::NoKeyRef(_) => {
+                Self::usage(error).with_hint("see which there are: vtpm-guard key list")
+            }
+            StoreError::NotKeyed(_) => Self::refused(error)
+                .with_hint("a placeholder gets its key at the guest's first start"),
+            StoreError::InUse(id) => {
+                let hint = format!("vtpm-guard key retire {id}");
+                Self::refused(error).with_hint(hint)
+            }
+            StoreError::HasKey { .. } => {
+                Self::refused(error).with_hint("see what it opens: vtpm-guard key show DOMAIN")
+            }
+        }
+    }
+}
+
+fn in_the_way(error: &StoreError, reason: &Obstacle) -> AdminError {
+    match reason {
+        Obstacle::NotOurs { user, .. } if *user != 0 => {
+            AdminError::failed(format!("no permission: {error}")).with_hint(RUN_AS_ROOT)
+        }
+        Obstacle::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
+            AdminError::failed(format!("no permission: {error}")).with_hint(RUN_AS_ROOT)
+        }
+        Obstacle::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
+            AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
+        }
+        Obstacle::NotOurs { .. } | Obstacle::WritableByOthers { .. } => AdminError::failed(error)
+            .with_hint("only root's own files are trusted: chown root, chmod go-w"),
+        _ => AdminError::failed(error),
+    }
+}
+
+impl From<KeyringError> for AdminError {
+    fn from(error: KeyringError) -> Self {
+        let hint = match &error {
+            KeyringError::Missing(_)
+            | KeyringError::Damaged { .. }
+            | KeyringError::UnsealFailed { .. } => {
+                "put the key in place again: vtpm-guard provider import FILE"
+            }
+            KeyringError::NotTrusted { .. } => {
+                "only root's own files are trusted: chown root, chmod go-rwx"
+            }
+            KeyringError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                RUN_AS_ROOT
+            }
+            KeyringError::TimedOut => "try again",
+            KeyringError::SealFailed { .. } | KeyringError::Io { .. } => {
+                return Self::failed(error);
+            }
+        };
+        Self::failed(error).with_hint(hint)
+    }
+}
+
+impl From<RandomError> for AdminError {
+    fn from(error: RandomError) -> Self {
+        Self::failed(error)
+    }
+}
+
+/// What is wrong with a recovery file; the file's name is part of it.
+pub(super) fn recovery(file: &Path, error: RecoveryError) -> AdminError {
+    let named = |error: RecoveryError| AdminError::failed(format!("{}: {error}", file.display()));
+    match error {
+        RecoveryError::Exists(_) => {
+            AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
+        }
+        RecoveryError::Io { .. } | RecoveryError::NoMemory { .. } | RecoveryError::Random(_) => {
+            AdminError::failed(error)
+        }
+        RecoveryError::UnusableName => AdminError::refused(error)
+            .with_hint("give it another one first: vtpm-guard provider rename NAME NEW"),
+        RecoveryError::NotARecoveryFile => {
+            named(error).with_hint("such files are made by: vtpm-guard provider export")
+        }
+        RecoveryError::TooNew(_) => named(error).with_hint("install a newer vtpm-guard"),
+        RecoveryError::Damaged => named(error).with_hint("use another copy of it"),
+        RecoveryError::WrongPassphrase => named(error)
+            .with_hint("the file itself is whole; only the passphrase of its export opens it"),
+        RecoveryError::TooCostly => named(error),
+    }
+}
