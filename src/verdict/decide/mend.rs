@@ -43,7 +43,12 @@ pub(super) fn mend(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, owner: 
             kek_ref: kek,
         });
     }
-    if row.secret_uuid != Some(case.secret_uuid) {
+    // A new key brings the secret's UUID along; only a wrong one is worth a word.
+    let names_right_secret = match row.secret_uuid {
+        Some(uuid) => uuid == case.secret_uuid,
+        None => !keyed,
+    };
+    if !names_right_secret {
         lacks.push(Repair::SetSecretUuid {
             key_ref,
             secret_uuid: case.secret_uuid,

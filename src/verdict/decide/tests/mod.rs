@@ -563,13 +563,20 @@ fn the_secret_that_the_xml_names_is_right() {
             verdict(&facts),
             "allow Unproven; set-secret-uuid 1; provide 1"
         );
-        let row = placeholder(1, "a", 1).with(|row| row.secret_uuid = stored);
-        let facts = guest().provider("a", 1, 'A').row(row);
-        assert_eq!(
-            verdict(&facts),
-            "allow NewKey; set-secret-uuid 1; create-key 1; provide the new key"
-        );
     }
+    let placeholder_naming = |stored| {
+        let row = placeholder(1, "a", 1).with(|row| row.secret_uuid = stored);
+        verdict(&guest().provider("a", 1, 'A').row(row))
+    };
+    assert_eq!(
+        placeholder_naming(Some(other)),
+        "allow NewKey; set-secret-uuid 1; create-key 1; provide the new key"
+    );
+    // A new key brings the secret's UUID along.
+    assert_eq!(
+        placeholder_naming(None),
+        "allow NewKey; create-key 1; provide the new key"
+    );
 }
 
 #[test]

@@ -203,6 +203,7 @@ impl World {
                 row.wrapped_dek = Some(wrap(key_id, NEW_DEK, true));
                 row.kek_ref = Some(kek_ref(key_id));
                 row.key_version = Some(key_version);
+                row.secret_uuid = Some(SecretUuid::parse(SECRET).unwrap());
                 row.first_used_at = None;
             }
             Repair::FillKeyVersion {
