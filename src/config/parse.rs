@@ -29,7 +29,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
 ];
 
 /// The longest `hook.deadline`: a hook that hangs holds the guest's lock.
-const MAX_DEADLINE: Duration = Duration::from_secs(600);
+const MAX_DEADLINE: Duration = Duration::from_mins(10);
 
 /// The largest `capture.denied`: each is a file of some KiB.
 const MAX_CAPTURED: usize = 1000;

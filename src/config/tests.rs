@@ -100,7 +100,7 @@ fn every_known_key_is_heeded() {
         transient_state: TransientState::Fresh,
         secret_uri: "secret:///session".to_owned(),
         secret_lifetime: Lifetime::Run,
-        hook_deadline: Duration::from_secs(120),
+        hook_deadline: Duration::from_mins(2),
         log_level: tracing::Level::TRACE,
         log_target: LogTarget::File("/var/log/guard.log".into()),
         capture_denied: 0,

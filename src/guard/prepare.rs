@@ -44,6 +44,12 @@ pub fn prepare(
     } else {
         Access::Write
     };
+    let is_encrypted = domain
+        .as_ref()
+        .is_ok_and(|domain| domain.encrypted_vtpm().is_some());
+    if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
+        secrets.expect_question(before_the_answer(deadline));
+    }
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
         if let Some(outcome) = attempt(guard, gathered, operation, mode, deadline) {

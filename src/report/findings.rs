@@ -45,7 +45,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
         ),
         Finding::IncompleteRow(id) => (
             "incomplete-row",
-            format!("key reference {id} lacked values, or named another secret"),
+            format!("key reference {id} lacked values, or named another secret or an old name"),
         ),
         Finding::Degraded(why) => {
             let words = refusal(domain, why);

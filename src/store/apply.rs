@@ -174,7 +174,7 @@ impl Repairs<'_> {
     fn create_key(&self, key_ref: KeyRefId, provider: ProviderUuid) -> Result<(), Failure> {
         let key = self.change.new_key.ok_or(StoreError::NoNewKey)?;
         let set = "wrapped_dek = ?4, kek_ref = ?5, key_version = ?6, algorithm = ?7,
-                   secret_uuid = coalesce(?8, secret_uuid)";
+                   secret_uuid = coalesce(?8, secret_uuid), first_used_at = NULL";
         let only_if = format!(
             "{PLACEHOLDER} AND EXISTS (SELECT 1 FROM key_provider WHERE uuid = ?9 AND key_id = ?10)"
         );

@@ -65,12 +65,12 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
     let read = || -> Result<Connection, Failure> {
         // A file that somebody copied while it was in use brings its log along; any other is
         // read without making files beside it.
-        let source = if place::has_wal(&from) {
+        let source = if place::wal_len(&from) > 0 {
             connect::open(&from, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)?
         } else {
             connect::immutable(&from, deadline)?
         };
-        let mut copy = Connection::open("")?; // A temporary file that SQLite deletes at once.
+        let mut copy = Connection::open_in_memory()?;
         copy_content(&source, &mut copy, deadline)?;
         connect::keep_deadline(&mut copy, deadline)?;
         if let Some(StoreFinding::Damaged(detail)) = check::damage(&copy)?.into_iter().next() {
@@ -101,14 +101,26 @@ fn replace_content(
     let fail = |error| StoreError::from_sqlite(file, error);
     let open = |flags| connect::open(file, flags, deadline).map_err(fail);
     let mut store = open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connect::set_wal(&store).map_err(fail)?;
-    // Pages are copied as they are, so both sides must cut them alike.
-    let page_size: i64 = store
-        .pragma_query_value(None, "page_size", |row| row.get(0))
+    let page_size = |database: &Connection| -> Result<i64, StoreError> {
+        let size = database.pragma_query_value(None, "page_size", |row| row.get(0));
+        size.map_err(fail)
+    };
+    let copied = page_size(copy)?;
+    // An empty file takes any page size, one with content keeps its own.
+    store
+        .pragma_update(None, "page_size", copied)
+        .and_then(|()| connect::set_wal(&store))
         .map_err(fail)?;
-    copy.pragma_update(None, "page_size", page_size)
-        .and_then(|()| copy.execute_batch("VACUUM"))
-        .map_err(fail)?;
+    let kept_size = page_size(&store)?;
+    if copied != kept_size {
+        return Err(StoreError::unavailable(
+            file,
+            Obstacle::PageSize {
+                store: kept_size,
+                backup: copied,
+            },
+        ));
+    }
 
     let backup = Backup::new(copy, &mut store).map_err(fail)?;
     // No pages yet: this takes the store's write lock, and keeps it.
@@ -201,7 +213,8 @@ fn step(backup: &Backup<'_, '_>, pages: i32, deadline: Deadline) -> rusqlite::Re
 
 /// A time as it can stand in a file's name: `20260131T120000.123Z`.
 fn stamp(time: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(time.0)
-        .map(|time| time.strftime("%Y%m%dT%H%M%S.%3fZ").to_string())
-        .unwrap_or_else(|_| time.0.to_string())
+    jiff::Timestamp::from_millisecond(time.0).map_or_else(
+        |_| time.0.to_string(),
+        |time| time.strftime("%Y%m%dT%H%M%S.%3fZ").to_string(),
+    )
 }

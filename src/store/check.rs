@@ -140,7 +140,7 @@ fn differences(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     Ok(findings)
 }
 
-/// The schema's objects ("table key_ref") and what makes them, white space evened out.
+/// The schema's objects (`table key_ref`) and what makes them, white space evened out.
 fn objects(connection: &Connection) -> Result<BTreeMap<String, String>, Failure> {
     let mut query = connection.prepare(
         "SELECT type || ' ' || name, sql FROM sqlite_schema

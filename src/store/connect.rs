@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{Failure, StoreError};
-use super::place::Place;
+use super::place::{self, Place};
 use super::schema::{self, Identity};
 use crate::clock::Deadline;
 
@@ -24,6 +24,9 @@ pub(super) const PAUSE: Duration = Duration::from_micros(500);
 /// under a millisecond's worth.
 const INSTRUCTIONS_PER_LOOK: i32 = 10_000;
 
+/// A write-ahead log that is short, in bytes: some sixty pages, ten to twenty commits.
+const SHORT_LOG: u64 = 256 * 1024;
+
 /// Opens the database for reading and writing, and finds out what it is.
 pub(super) fn read_write(
     place: &Place,
@@ -33,6 +36,7 @@ pub(super) fn read_write(
         let connection = open(&place.file, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
         let identity = schema::identify(&connection, &place.file)?;
         set_wal(&connection)?;
+        keep_short_log(&connection, place)?;
         Ok((connection, identity))
     };
     open().map_err(|failure: Failure| failure.at(&place.file))
@@ -61,6 +65,17 @@ pub(super) fn read_only(
             failure => Err(failure),
         })
         .map_err(|failure| failure.at(&place.file))
+}
+
+/// Leaves the write-ahead log in place when the last connection closes, as long as the log is
+/// short. Else every hook would make it anew, and move its pages to the database at its end:
+/// five waits for the disk in the place of two. A longer log goes the usual way, so that the
+/// next to open the database has little to read.
+fn keep_short_log(connection: &Connection, place: &Place) -> rusqlite::Result<()> {
+    if place::wal_len(&place.file) < SHORT_LOG {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    }
+    Ok(())
 }
 
 fn is_for_want_of_index(error: &rusqlite::Error) -> bool {

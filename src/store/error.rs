@@ -1,6 +1,5 @@
 //! Why the store did not do what it was asked to.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -105,6 +104,17 @@ pub enum Obstacle {
         /// The permission bits.
         mode: u32,
     },
+    /// A backup whose pages, which are copied as they are, do not fit into the store.
+    #[error(
+        "its pages have {store} bytes, the backup's {backup}: \
+         `sqlite3 BACKUP 'PRAGMA page_size = {store}; VACUUM'` makes them fit"
+    )]
+    PageSize {
+        /// The store's page size in bytes.
+        store: i64,
+        /// The backup's page size in bytes.
+        backup: i64,
+    },
     /// A SQLite database of another program.
     #[error("a database, but not a store of vtpm-guard")]
     NotAStore,
@@ -159,6 +169,7 @@ fn words(error: &rusqlite::Error) -> String {
 
 /// How a piece of work on the database ends early: by an error of SQLite's, which gets its
 /// path when it leaves the store, or by one of our own.
+#[derive(Debug)]
 pub(super) enum Failure {
     Sqlite(rusqlite::Error),
     Store(StoreError),
@@ -182,14 +193,5 @@ impl From<rusqlite::Error> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
-    }
-}
-
-impl fmt::Debug for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sqlite(error) => error.fmt(f),
-            Self::Store(error) => error.fmt(f),
-        }
     }
 }

@@ -93,13 +93,13 @@ impl Place {
     pub(super) fn is_immutable(&self) -> bool {
         let read_only = nix::sys::statvfs::fstatvfs(&self.dir_fd)
             .is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY));
-        read_only && !has_wal(&self.file)
+        read_only && wal_len(&self.file) == 0
     }
 }
 
-/// Whether a write-ahead log with content lies beside a database.
-pub(super) fn has_wal(database: &Path) -> bool {
-    fs::symlink_metadata(beside(database, "-wal")).is_ok_and(|wal| wal.len() > 0)
+/// The length in bytes of the write-ahead log beside a database; 0 if there is none.
+pub(super) fn wal_len(database: &Path) -> u64 {
+    fs::symlink_metadata(beside(database, "-wal")).map_or(0, |wal| wal.len())
 }
 
 /// The path of a file beside the database whose name begins with the database's.

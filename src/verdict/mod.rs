@@ -82,7 +82,8 @@ pub enum Finding {
     StateUnreadable(String),
     /// A placeholder beside a keyed row.
     OrphanPlaceholder(crate::ids::KeyRefId),
-    /// The row's provider is not there under its UUID; another one opened its key.
+    /// The row's provider is not there under its UUID; it is bound to the one that opened its
+    /// key, a placeholder to the one of that name.
     ProviderLost {
         /// The row.
         key_ref: crate::ids::KeyRefId,
@@ -93,7 +94,8 @@ pub enum Finding {
     DuplicateKey(crate::ids::KeyRefId),
     /// The row's key is not the one that opens this TPM, or does not open at all.
     UnusableKey(crate::ids::KeyRefId),
-    /// The row lacks its key version, its KEK reference, or names another secret.
+    /// The row lacks its key version or its KEK reference, names another secret, or gives its
+    /// provider a name that it no longer bears.
     IncompleteRow(crate::ids::KeyRefId),
     /// The start rests on libvirt's own secret: the guard's key cannot be had.
     Degraded(Refusal),

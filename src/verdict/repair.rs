@@ -33,7 +33,9 @@ pub enum Repair {
         key_ref: KeyRefId,
     },
     /// Makes a DEK, wraps it with the provider's KEK and puts it into a placeholder, or into
-    /// the row that this verdict's `BindProvider` makes.
+    /// the row that this verdict's `BindProvider` makes, with its `key_version`, its `kek_ref` and
+    /// the secret that the domain XML names.
+    /// Nobody has used the new key: `first_used_at` becomes NULL.
     CreateKey {
         /// The placeholder; `None`: the row made by `BindProvider`.
         key_ref: Option<KeyRefId>,

@@ -247,7 +247,7 @@ fn gaps_are_filled_in() {
         "UPDATE key_ref SET kek_ref = '', key_version = NULL",
     );
     let secret_uuid = SecretUuid::random();
-    let kek_ref = "native:x".to_owned();
+    let filled_in = "native:x".to_owned();
     it.apply(Repair::FillKeyVersion {
         key_ref,
         key_version: 4,
@@ -255,7 +255,7 @@ fn gaps_are_filled_in() {
     .unwrap();
     it.apply(Repair::FillKekRef {
         key_ref,
-        kek_ref: kek_ref.clone(),
+        kek_ref: filled_in.clone(),
     })
     .unwrap();
     it.apply(Repair::SetSecretUuid {
@@ -265,7 +265,7 @@ fn gaps_are_filled_in() {
     .unwrap();
     let row = &it.rows()[0];
     assert_eq!(row.key_version, Some(4));
-    assert_eq!(row.kek_ref, Some(kek_ref));
+    assert_eq!(row.kek_ref, Some(filled_in));
     assert_eq!(row.secret_uuid, Some(secret_uuid));
 }
 
@@ -374,9 +374,9 @@ fn a_full_disk_changes_nothing_and_is_named() {
 
 #[test]
 fn many_at_once_on_one_domain_and_on_many_lose_nothing() {
-    let it = setting();
     const THREADS: u8 = 8;
     const ROUNDS: usize = 10;
+    let it = setting();
     std::thread::scope(|scope| {
         for i in 0..THREADS {
             let (dir, provider, shared) = (it.dir.path(), &it.provider, it.vm);

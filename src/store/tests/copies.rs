@@ -97,8 +97,8 @@ fn a_restore_makes_a_store_where_there_was_none() {
     let (_dir, _store, shelf, backup) = store_and_backup("p");
     let state_dir = shelf.path().join("new");
     assert_eq!(restore(&state_dir, &backup).unwrap().previous, None);
-    assert_eq!(names(&open(&state_dir, Access::Write).unwrap()), ["p"]);
     assert_eq!(fs::read_dir(&state_dir).unwrap().count(), 1);
+    assert_eq!(names(&open(&state_dir, Access::Write).unwrap()), ["p"]);
 }
 
 #[test]
@@ -125,15 +125,25 @@ fn a_restore_replaces_a_newer_store() {
 }
 
 #[test]
-fn a_restore_from_pages_of_another_size_works() {
-    let (dir, store, _shelf, backup) = store_and_backup("p");
+fn pages_of_another_size_fit_where_there_was_no_store_and_are_named_elsewhere() {
+    let (dir, store, shelf, backup) = store_and_backup("p");
     rusqlite::Connection::open(&backup)
         .unwrap()
         .execute_batch("PRAGMA page_size = 1024; VACUUM")
         .unwrap();
-    restore(dir.path(), &backup).unwrap();
+    let refused = restore(dir.path(), &backup);
+    let (store_size, backup_size) = match refused {
+        Err(StoreError::Unavailable {
+            reason: Obstacle::PageSize { store, backup },
+            ..
+        }) => (store, backup),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((store_size, backup_size), (4096, 1024));
     assert_eq!(names(&store), ["p"]);
-    assert_eq!(store.check().unwrap(), []);
+    let new = shelf.path().join("new");
+    restore(&new, &backup).unwrap();
+    assert_eq!(open(&new, Access::Write).unwrap().check().unwrap(), []);
 }
 
 #[test]
@@ -153,6 +163,7 @@ fn a_copy_of_a_store_in_use_brings_its_log_along() {
 
 #[test]
 fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
+    type Expected = fn(&StoreError) -> bool;
     let (dir, mut store, shelf, backup) = store_and_backup("p");
     make_provider(&mut store, "kept", 2);
     let whole = fs::read(&backup).unwrap();
@@ -163,7 +174,7 @@ fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
     let newer = TempDir::new().unwrap();
     fs::copy(&backup, newer.path().join("store.db")).unwrap();
     raw(newer.path(), "PRAGMA user_version = 99");
-    let cases: [(&str, Vec<u8>, fn(&StoreError) -> bool); 6] = [
+    let cases: [(&str, Vec<u8>, Expected); 6] = [
         ("nothing", vec![], |it| {
             matches!(
                 it,

@@ -17,6 +17,7 @@ fn healthy() -> Vec<u8> {
         store.record_event(&event(domain(i), "vm", NOW)).unwrap();
     }
     drop(store);
+    raw(dir.path(), "PRAGMA wal_checkpoint(TRUNCATE)");
     fs::read(dir.path().join("store.db")).unwrap()
 }
 
@@ -80,9 +81,10 @@ fn a_truncated_file_is_corrupt_or_missing() {
 #[test]
 fn flipped_bytes_never_panic_and_never_pass_for_another_kind_of_trouble() {
     let whole = healthy();
-    for seed in 0..400_usize {
+    for seed in 0..240_u8 {
         let mut bytes = whole.clone();
         for i in 0..8 {
+            let seed = usize::from(seed);
             let at = (seed * 7919 + i * 104_729 + seed * seed * 31) % bytes.len();
             bytes[at] ^= 0xA5;
         }
@@ -91,8 +93,8 @@ fn flipped_bytes_never_panic_and_never_pass_for_another_kind_of_trouble() {
             for i in 0..50 {
                 let seen = store.references(domain(i), NOW)?;
                 store.apply(&change(domain(i), &seen, &[]))?;
-                store.mark_started(domain(i), NOW)?;
             }
+            store.mark_started(domain(seed % 50), NOW)?;
             store.history(EventFilter::All, 100)?;
             store.check().map(drop)
         });

@@ -306,6 +306,22 @@ fn a_locked_store_is_waited_for_until_the_deadline() {
 }
 
 #[test]
+fn the_log_stays_from_run_to_run_and_does_not_grow_for_ever() {
+    let (dir, store) = new_store();
+    drop(store);
+    let log = dir.path().join("store.db-wal");
+    assert!(log.exists());
+    let mut longest = 0;
+    for _ in 0..100 {
+        let mut store = open(dir.path(), Access::Write).unwrap();
+        store.record_event(&event(domain(1), "vm1", NOW)).unwrap();
+        drop(store);
+        longest = longest.max(fs::metadata(&log).map_or(0, |log| log.len()));
+    }
+    assert!((100_000..400_000).contains(&longest), "{longest} bytes");
+}
+
+#[test]
 fn a_long_query_ends_at_the_deadline() {
     let (dir, _store) = new_store();
     let deadline = Deadline::after(Duration::from_millis(50));

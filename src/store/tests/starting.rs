@@ -59,7 +59,7 @@ fn a_boot_that_worked_marks_the_keys_in_use_once() {
 
     store.mark_started(domain(1), NOW).unwrap();
     store
-        .mark_started(domain(1), later(Duration::from_secs(60)))
+        .mark_started(domain(1), later(Duration::from_mins(1)))
         .unwrap();
 
     let rows = store.references(domain(1), NOW).unwrap();

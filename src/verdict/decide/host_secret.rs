@@ -18,25 +18,16 @@ pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     match case.facts.host_secret {
         None => Answer::AskHostSecret,
         // libvirt would make a new, empty TPM in place of the one that was used.
-        Some(HostSecret::HasValue) if case.used_tpm_is_missing() => {
+        Some(HostSecret::HasValue) if case.refuses_new_tpm() => {
             deny(Refusal::TpmStateMissing).into()
         }
-        Some(HostSecret::HasValue) => allow(Reason::HostSecret)
-            .noting(Finding::Degraded(refusal))
-            .into(),
+        Some(HostSecret::HasValue) => {
+            let mut verdict = allow(Reason::HostSecret).noting(Finding::Degraded(refusal));
+            if case.used_tpm_is_missing() {
+                verdict.findings.push(Finding::NewTpmAllowed);
+            }
+            verdict.into()
+        }
         Some(_) => deny(refusal).into(),
-    }
-}
-
-impl Case<'_> {
-    /// A key was used, its TPM's state is gone, and the policy does not let libvirt make a
-    /// new one.
-    pub(super) fn used_tpm_is_missing(&self) -> bool {
-        let was_used = self
-            .references
-            .key_refs
-            .iter()
-            .any(|row| row.first_used_at.is_some());
-        self.would_be_a_new_tpm() && was_used && self.facts.policy.missing_state == Permission::Deny
     }
 }

@@ -1,11 +1,13 @@
 //! The decision table of design.md ("prepare: from facts to verdict").
 
+mod chosen;
 mod host_secret;
 mod keyed;
+mod mend;
 mod placeholders;
 mod provider;
 
-use super::facts::{Facts, HostSecret, Permission, References, StoreTrouble, TpmState};
+use super::facts::{Facts, HostSecret, KeyRef, Permission, References, StoreTrouble, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
 use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
@@ -40,13 +42,9 @@ pub fn decide(facts: &Facts) -> Answer {
         references,
         secret_uuid,
     };
-    if references
-        .key_refs
-        .iter()
-        .any(|row| row.wrapped_dek.is_some())
-    {
+    if case.keyed_rows().next().is_some() {
         keyed::decide(&case)
-    } else if !references.key_refs.is_empty() {
+    } else if case.placeholders().next().is_some() {
         placeholders::decide(&case)
     } else {
         no_rows(&case)
@@ -60,10 +58,31 @@ struct Case<'a> {
     secret_uuid: SecretUuid,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
+    fn keyed_rows(&self) -> impl Iterator<Item = &'a KeyRef> {
+        let rows = self.references.key_refs.iter();
+        rows.filter(|row| row.wrapped_dek.is_some())
+    }
+
+    fn placeholders(&self) -> impl Iterator<Item = &'a KeyRef> {
+        let rows = self.references.key_refs.iter();
+        rows.filter(|row| row.wrapped_dek.is_none())
+    }
+
     /// No state on disk and none on its way: libvirt would make a new TPM.
     fn would_be_a_new_tpm(&self) -> bool {
         self.facts.state == TpmState::Absent && !self.references.state_arrives
+    }
+
+    /// The new TPM would take the place of one that a guest has used.
+    fn used_tpm_is_missing(&self) -> bool {
+        let mut rows = self.references.key_refs.iter();
+        self.would_be_a_new_tpm() && rows.any(|row| row.first_used_at.is_some())
+    }
+
+    /// Likewise, and the policy does not let libvirt make it.
+    fn refuses_new_tpm(&self) -> bool {
+        self.used_tpm_is_missing() && self.facts.policy.missing_state == Permission::Deny
     }
 }
 
@@ -157,9 +176,10 @@ impl Verdict {
         self
     }
 
-    fn repairing(mut self, repairs: Vec<Repair>) -> Self {
-        self.repairs = repairs;
-        self
+    /// Notes what was found, and plans what mends it.
+    fn plan(&mut self, finding: Finding, repair: Repair) {
+        self.findings.push(finding);
+        self.repairs.push(repair);
     }
 
     fn providing(mut self, secret: ProvideSecret) -> Self {

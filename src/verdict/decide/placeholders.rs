@@ -1,6 +1,7 @@
 //! Placeholders without any keyed row: a binding whose key is yet to be made.
 
 use super::host_secret::degrade_or_deny;
+use super::mend::mend;
 use super::{Case, allow, deny, provider};
 use crate::verdict::facts::{HostSecret, KekState, KeyRef, KeySource, Provider};
 use crate::verdict::refusal::Refusal;
@@ -28,19 +29,13 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
         return degrade_or_deny(case, refusal);
     }
     let mut verdict = allow(Reason::NewKey);
-    for row in rows.iter().filter(|row| row.id != kept.id) {
-        verdict.findings.push(Finding::OrphanPlaceholder(row.id));
-        verdict
-            .repairs
-            .push(Repair::DeletePlaceholder { key_ref: row.id });
+    for key_ref in rows.iter().map(|row| row.id).filter(|id| *id != kept.id) {
+        verdict.plan(
+            Finding::OrphanPlaceholder(key_ref),
+            Repair::DeletePlaceholder { key_ref },
+        );
     }
-    if kept.provider_uuid != Some(owner.uuid) || kept.provider_name != owner.name {
-        verdict.findings.push(Finding::ProviderLost {
-            key_ref: kept.id,
-            provider: kept.provider_name.clone(),
-        });
-        verdict.repairs.push(bind(Some(kept), owner));
-    }
+    mend(&mut verdict, case, kept, owner);
     make_key(verdict, Some(kept), owner).into()
 }
 
@@ -58,7 +53,12 @@ pub(super) fn bind_and_make_key(case: &Case<'_>, provider_name: &str) -> Answer 
     if let Some(refusal) = sealed(case, owner) {
         return deny(refusal).into();
     }
-    let verdict = allow(Reason::NewKey).repairing(vec![bind(None, owner)]);
+    let mut verdict = allow(Reason::NewKey);
+    verdict.repairs.push(Repair::BindProvider {
+        key_ref: None,
+        provider: owner.uuid,
+        provider_name: owner.name.clone(),
+    });
     make_key(verdict, None, owner).into()
 }
 
@@ -85,14 +85,6 @@ fn make_key(mut verdict: Verdict, row: Option<&KeyRef>, owner: &Provider) -> Ver
         key: KeySource::Created,
         replace_foreign: true,
     })
-}
-
-fn bind(row: Option<&KeyRef>, owner: &Provider) -> Repair {
-    Repair::BindProvider {
-        key_ref: row.map(|row| row.id),
-        provider: owner.uuid,
-        provider_name: owner.name.clone(),
-    }
 }
 
 fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {

@@ -8,6 +8,7 @@ use given::{
     corrupt, emulator, findings, guest, key, keyless, opens, placeholder, sealed, uuid, verdict,
 };
 
+use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::facts::{HostSecret, Permission, StoreTrouble, TpmState};
@@ -186,6 +187,29 @@ fn of_several_with_that_key_id_the_named_one_is_taken_and_else_none() {
     assert_eq!(verdict(&by_uuid), "allow Unproven; provide 1");
     let ambiguous = two.row(opens(1, "a", 1, 'A', 0).uuid_lost());
     assert_eq!(verdict(&ambiguous), "deny VG103");
+    // Of several rows of the key the oldest speaks.
+    let oldest = opens(2, "z", 1, 'A', 0).with(|row| row.created_at = Timestamp(0));
+    let Refusal::ProviderAmbiguous { provider, .. } = refusal(&ambiguous.row(oldest)) else {
+        panic!("not ambiguous")
+    };
+    assert_eq!(provider, "z");
+}
+
+#[test]
+fn a_provider_that_was_renamed_is_not_lost() {
+    let renamed = guest().provider("new", 1, 'A');
+    let row = renamed.clone().row(opens(1, "old", 1, 'A', 0));
+    assert_eq!(
+        verdict(&row),
+        "allow Unproven; rebind-provider 1 to new; provide 1"
+    );
+    assert_eq!(findings(&row), [Finding::IncompleteRow(KeyRefId(1))]);
+    let row = renamed.row(placeholder(1, "old", 1));
+    assert_eq!(
+        verdict(&row),
+        "allow NewKey; bind-provider 1 to new; create-key 1; provide the new key"
+    );
+    assert_eq!(findings(&row), [Finding::IncompleteRow(KeyRefId(1))]);
 }
 
 #[test]
@@ -231,6 +255,7 @@ fn a_degraded_start_must_not_make_a_new_tpm_over_a_lost_one() {
     assert_eq!(verdict(&facts), "deny VG205");
     let allowed = facts.policy(|policy| policy.missing_state = Permission::Allow);
     assert_eq!(verdict(&allowed), "allow HostSecret");
+    assert_eq!(findings(&allowed)[1..], [Finding::NewTpmAllowed]);
 }
 
 #[test]
@@ -539,6 +564,19 @@ fn the_secret_that_the_xml_names_is_right() {
             "allow Unproven; set-secret-uuid 1; provide 1"
         );
     }
+    let placeholder_naming = |stored| {
+        let row = placeholder(1, "a", 1).with(|row| row.secret_uuid = stored);
+        verdict(&guest().provider("a", 1, 'A').row(row))
+    };
+    assert_eq!(
+        placeholder_naming(Some(other)),
+        "allow NewKey; set-secret-uuid 1; create-key 1; provide the new key"
+    );
+    // A new key brings the secret's UUID along.
+    assert_eq!(
+        placeholder_naming(None),
+        "allow NewKey; create-key 1; provide the new key"
+    );
 }
 
 #[test]

@@ -1,1 +1,0 @@
-//! What always holds, over random facts.

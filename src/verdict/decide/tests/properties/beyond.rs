@@ -1,0 +1,204 @@
+//! What holds beyond the statements of design.md.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::many;
+use super::model::{World, Xml};
+use super::worlds::{host_secret, world};
+use crate::key::id::KeyId;
+use crate::verdict::code::Code;
+use crate::verdict::decide::decide;
+use crate::verdict::decide::tests::given::SECRET;
+use crate::verdict::facts::{KeyRef, KeySource, Permission, Proof, Trial, kek_ref};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
+
+/// An encrypted vTPM whose store can be read.
+fn is_guarded(world: &World) -> bool {
+    world.xml == Xml::Encrypted && world.store.is_ok()
+}
+
+fn is_allowed(verdict: &Verdict) -> bool {
+    matches!(verdict.decision, Decision::Allow(_))
+}
+
+proptest! {
+    #![proptest_config(many())]
+
+    #[test]
+    fn the_host_secret_matters_only_where_it_is_asked_for(
+        world in world(),
+        host in host_secret(),
+    ) {
+        let unasked = World { host_secret: None, ..world.clone() };
+        if let Answer::Verdict(verdict) = decide(&unasked.facts()) {
+            prop_assert_eq!(world.with_host(host).verdict(), verdict);
+        }
+    }
+
+    #[test]
+    fn a_refusal_changes_and_provides_nothing(world in world()) {
+        let verdict = world.verdict();
+        if !is_allowed(&verdict) {
+            prop_assert_eq!(verdict.repairs, []);
+            prop_assert_eq!(verdict.secret, None);
+        }
+    }
+
+    #[test]
+    fn the_row_that_is_provided_opens_stays_and_is_whole(world in world()) {
+        let verdict = world.verdict();
+        let Some(KeySource::Row(id)) = verdict.secret.map(|secret| secret.key) else {
+            return Ok(());
+        };
+        let after = world.after(&verdict.repairs);
+        let opened = after.opened();
+        prop_assert_eq!((after.references.key_refs.len(), opened.len()), (1, 1));
+        let (row, kek, proof) = &opened[0];
+        prop_assert_eq!(row.id, id);
+        prop_assert!(*proof != Proof::Refuted || world.references.state_arrives);
+        let owner = world.provider(row.provider_uuid.unwrap());
+        prop_assert_eq!((owner.key_id, &owner.name), (*kek, &row.provider_name));
+        prop_assert_eq!(row.kek_ref.clone(), Some(kek_ref(*kek)));
+        prop_assert!(row.key_version.is_some());
+        prop_assert_eq!(row.secret_uuid.map(|uuid| uuid.to_string()), Some(SECRET.to_owned()));
+    }
+
+    #[test]
+    fn only_a_verdict_on_a_key_provides_one(world in world()) {
+        let verdict = world.verdict();
+        let on_a_key = matches!(
+            verdict.decision,
+            Decision::Allow(Reason::Proven | Reason::Unproven | Reason::NewKey)
+        );
+        prop_assert_eq!(verdict.secret.is_some(), on_a_key);
+        prop_assert!(on_a_key || verdict.repairs.is_empty());
+    }
+
+    #[test]
+    fn a_foreign_value_is_replaced_only_by_a_proven_key_or_for_a_new_tpm(world in world()) {
+        let verdict = world.verdict();
+        if verdict.secret.is_some_and(|secret| secret.replace_foreign) {
+            let proven = verdict.decision == Decision::Allow(Reason::Proven);
+            prop_assert!(proven || world.would_make_a_new_tpm());
+        }
+    }
+
+    #[test]
+    fn a_proven_row_always_wins(world in world()) {
+        let opened = world.opened();
+        let is_proven = |(_, _, proof): &&(KeyRef, KeyId, Proof)| *proof == Proof::Proven;
+        let proven: Vec<_> = opened.iter().filter(is_proven).collect();
+        if !is_guarded(&world) || proven.is_empty() {
+            return Ok(());
+        }
+        let verdict = world.verdict();
+        match verdict.decision {
+            Decision::Allow(reason) => {
+                prop_assert_eq!(reason, Reason::Proven);
+                let key = verdict.secret.map(|secret| secret.key);
+                prop_assert!(proven.iter().any(|(row, ..)| Some(KeySource::Row(row.id)) == key));
+            }
+            // Nothing but the choice of its provider can be open.
+            Decision::Deny(refusal) => prop_assert_eq!(refusal.code(), Code::ProviderAmbiguous),
+        }
+    }
+
+    #[test]
+    fn without_proof_no_key_is_preferred_to_another(world in world()) {
+        let verdict = world.verdict();
+        if verdict.decision == Decision::Allow(Reason::Unproven) {
+            let opened: BTreeSet<_> = world.facts().trials.into_values().map(|trial| match trial {
+                Trial::Opened { dek, .. } => Some(dek),
+                Trial::NotOpened(_) => None,
+            }).collect();
+            prop_assert!(opened.len() == 1 && !opened.contains(&None));
+        }
+    }
+
+    #[test]
+    fn a_provider_is_ambiguous_only_where_the_row_names_none_of_several(world in world()) {
+        let Decision::Deny(Refusal::ProviderAmbiguous { key_id, candidates, .. }) =
+            world.verdict().decision
+        else {
+            return Ok(());
+        };
+        let mut holders = world.references.providers.clone();
+        holders.retain(|provider| provider.key_id == key_id);
+        let names: Vec<_> = holders.iter().map(|holder| holder.name.clone()).collect();
+        prop_assert!(names.len() > 1);
+        prop_assert_eq!(names, candidates);
+        let names_none = |row: &KeyRef| holders.iter().all(|holder| {
+            row.provider_uuid != Some(holder.uuid) && row.provider_name != holder.name
+        });
+        let mut opened = world.opened().into_iter();
+        prop_assert!(opened.any(|(row, kek, _)| kek == key_id && names_none(&row)));
+    }
+
+    #[test]
+    fn a_used_tpm_is_never_replaced_in_silence(world in world()) {
+        let mut keyed = world.references.key_refs.clone();
+        keyed.retain(|row| row.wrapped_dek.is_some());
+        let used = keyed.iter().any(|row| row.first_used_at.is_some());
+        if is_guarded(&world) && world.would_make_a_new_tpm() && used {
+            let verdict = world.verdict();
+            let noted = verdict.findings.contains(&Finding::NewTpmAllowed);
+            prop_assert_eq!(noted, is_allowed(&verdict));
+            prop_assert!(!noted || world.policy.missing_state == Permission::Allow);
+        }
+    }
+
+    #[test]
+    fn the_order_of_rows_and_providers_does_not_matter(
+        world in world(),
+        order in any::<[u8; 4]>(),
+    ) {
+        let mut shuffled = world.clone();
+        let rows = &mut shuffled.references.key_refs;
+        rows.sort_by_key(|row| order[usize::try_from(row.id.0).unwrap() - 1]);
+        let providers = &mut shuffled.references.providers;
+        providers.sort_by_key(|provider| order[usize::from(provider.uuid.as_bytes()[15] % 4)]);
+        prop_assert_eq!(in_any_order(shuffled.verdict()), in_any_order(world.verdict()));
+    }
+
+    #[test]
+    fn a_stricter_policy_allows_nothing_more(world in world()) {
+        let mut stricter = world.clone();
+        stricter.policy.degraded = Permission::Deny;
+        stricter.policy.unmanaged = Permission::Deny;
+        stricter.policy.unencrypted = Permission::Deny;
+        stricter.policy.missing_state = Permission::Deny;
+        prop_assert!(is_allowed(&world.verdict()) || !is_allowed(&stricter.verdict()));
+    }
+}
+
+/// The same verdict for every order of its lists.
+fn in_any_order(mut verdict: Verdict) -> Verdict {
+    verdict
+        .repairs
+        .sort_by_cached_key(|repair| format!("{repair:?}"));
+    for finding in &mut verdict.findings {
+        if let Finding::Degraded(refusal) = finding {
+            sort_lists(refusal);
+        }
+    }
+    verdict
+        .findings
+        .sort_by_cached_key(|finding| format!("{finding:?}"));
+    if let Decision::Deny(refusal) = &mut verdict.decision {
+        sort_lists(refusal);
+    }
+    verdict
+}
+
+fn sort_lists(refusal: &mut Refusal) {
+    match refusal {
+        Refusal::ProviderAmbiguous { candidates, .. } => candidates.sort(),
+        Refusal::KeyAmbiguous { key_refs } | Refusal::KeyDoesNotOpenTpm { key_refs } => {
+            key_refs.sort();
+        }
+        _ => {}
+    }
+}

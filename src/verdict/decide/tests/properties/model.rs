@@ -1,0 +1,247 @@
+//! A small world of keys, providers, rows and one TPM. Facts follow from it as the host gives
+//! them, and repairs change it as the store does.
+
+use std::collections::BTreeSet;
+
+use super::super::given::{SECRET, emulator, guest, key};
+use crate::clock::Timestamp;
+use crate::domain::Vtpm;
+use crate::ids::{KeyRefId, SecretUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+use crate::verdict::facts::{
+    DekNumber, Facts, HostSecret, KekState, KeyRef, NotOpened, Policy, Proof, References,
+    StoreTrouble, TpmState, Trial, kek_ref,
+};
+use crate::verdict::repair::Repair;
+
+/// The DEK that `create-key` makes.
+const NEW_DEK: u8 = 99;
+
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) xml: Xml,
+    pub(super) store: Result<(), StoreTrouble>,
+    pub(super) references: References,
+    pub(super) retired: Vec<KeyRef>,
+    /// The KEKs that do not open on this host.
+    pub(super) sealed: BTreeSet<KeyId>,
+    pub(super) tpm: Tpm,
+    pub(super) host_secret: Option<HostSecret>,
+    pub(super) policy: Policy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Xml {
+    Unreadable,
+    NoTpm,
+    Passthrough,
+    External,
+    Unencrypted,
+    Encrypted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tpm {
+    Absent,
+    Plain,
+    Unreadable,
+    /// With this DEK.
+    Encrypted(u8),
+}
+
+/// A toy wrapping: which KEK, which DEK, and whether the bytes authenticate.
+pub(super) fn wrap(kek: KeyId, dek: u8, authentic: bool) -> WrappedDek {
+    WrappedDek::from_stored(vec![kek.as_bytes()[0], dek, u8::from(authentic)])
+}
+
+/// Bytes of no known format.
+pub(super) fn garbage() -> WrappedDek {
+    WrappedDek::from_stored(vec![0])
+}
+
+impl World {
+    pub(super) fn facts(&self) -> Facts {
+        let mut facts = guest().vtpm(match self.xml {
+            Xml::Unreadable | Xml::NoTpm => None,
+            Xml::Passthrough => Some(Vtpm::Passthrough),
+            Xml::External => Some(Vtpm::External),
+            Xml::Unencrypted => Some(emulator(None)),
+            Xml::Encrypted => Some(emulator(Some(SECRET))),
+        });
+        if self.xml == Xml::Unreadable {
+            facts.domain = Err("not XML".to_owned());
+        }
+        facts.state = match self.tpm {
+            Tpm::Absent => TpmState::Absent,
+            Tpm::Plain => TpmState::Plain,
+            Tpm::Unreadable => TpmState::Unreadable("cut short".to_owned()),
+            Tpm::Encrypted(_) => TpmState::Encrypted,
+        };
+        facts.host_secret = self.host_secret.clone();
+        facts.policy = self.policy.clone();
+        if let Err(trouble) = &self.store {
+            facts.references = Err(trouble.clone());
+            return facts;
+        }
+        facts.trials = (self.references.key_refs.iter())
+            .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?))))
+            .collect();
+        facts.keks = (self.references.providers.iter())
+            .map(|provider| (provider.key_id, self.kek(provider.key_id)))
+            .collect();
+        facts.references = Ok(self.references.clone());
+        facts
+    }
+
+    fn kek(&self, key_id: KeyId) -> KekState {
+        if self.sealed.contains(&key_id) {
+            KekState::Sealed("no host key".to_owned())
+        } else {
+            KekState::Opens
+        }
+    }
+
+    fn trial(&self, wrapped: &WrappedDek) -> Trial {
+        let corrupt = |reason: &str| {
+            let reason = reason.to_owned();
+            Trial::NotOpened(NotOpened::Corrupt { reason })
+        };
+        let &[kek, dek, authentic] = wrapped.as_bytes() else {
+            return corrupt("no known format");
+        };
+        let key_id = key(kek.into());
+        let mut providers = self.references.providers.iter();
+        if !providers.any(|provider| provider.key_id == key_id) {
+            return Trial::NotOpened(NotOpened::NoProvider { key_id });
+        }
+        if let KekState::Sealed(reason) = self.kek(key_id) {
+            return Trial::NotOpened(NotOpened::Sealed { key_id, reason });
+        }
+        if authentic == 0 {
+            return corrupt("not authentic");
+        }
+        let proof = match self.tpm {
+            Tpm::Encrypted(with) if with == dek => Proof::Proven,
+            Tpm::Encrypted(_) => Proof::Refuted,
+            Tpm::Absent | Tpm::Plain | Tpm::Unreadable => Proof::None,
+        };
+        Trial::Opened {
+            key_id,
+            dek: DekNumber(dek.into()),
+            proof,
+        }
+    }
+
+    /// What is wrapped in any row, in use or retired: a DEK by its number, and by its very
+    /// bytes what nobody can open.
+    pub(super) fn wrapped_deks(&self) -> BTreeSet<Vec<u8>> {
+        (self.references.key_refs.iter().chain(&self.retired))
+            .filter_map(|row| row.wrapped_dek.as_ref())
+            .map(|wrapped| match wrapped.as_bytes() {
+                &[_, dek, 1] => vec![dek],
+                bytes => bytes.to_vec(),
+            })
+            .collect()
+    }
+
+    /// The world after these repairs. A repair that does not fit its row fails the test.
+    pub(super) fn after(&self, repairs: &[Repair]) -> Self {
+        let mut world = self.clone();
+        for repair in repairs {
+            world.apply(repair);
+        }
+        world
+    }
+
+    fn apply(&mut self, repair: &Repair) {
+        match repair.clone() {
+            Repair::DeletePlaceholder { key_ref } => {
+                assert_eq!(self.take(key_ref).wrapped_dek, None);
+            }
+            Repair::DeleteDuplicate { key_ref, kept } => {
+                let used = self.take(key_ref).first_used_at;
+                let kept = self.row(kept);
+                kept.first_used_at = kept.first_used_at.into_iter().chain(used).min();
+            }
+            Repair::RetireKey { key_ref } => {
+                let row = self.take(key_ref);
+                self.retired.push(row);
+            }
+            Repair::RebindProvider {
+                key_ref,
+                provider,
+                provider_name,
+            } => {
+                let row = self.row(key_ref);
+                assert!(row.wrapped_dek.is_some());
+                row.provider_uuid = Some(provider);
+                row.provider_name = provider_name;
+            }
+            Repair::BindProvider {
+                key_ref,
+                provider,
+                provider_name,
+            } => {
+                let row = match key_ref {
+                    Some(id) => self.row(id),
+                    None => self.new_row(),
+                };
+                assert_eq!(row.wrapped_dek, None);
+                row.provider_uuid = Some(provider);
+                row.provider_name = provider_name;
+            }
+            Repair::CreateKey { key_ref, provider } => {
+                let mut providers = self.references.providers.iter();
+                let owner = providers.find(|found| found.uuid == provider).unwrap();
+                let (key_id, key_version) = (owner.key_id, owner.key_version);
+                let row = match key_ref {
+                    Some(id) => self.row(id),
+                    None => self.references.key_refs.last_mut().unwrap(),
+                };
+                assert_eq!(row.wrapped_dek, None);
+                row.wrapped_dek = Some(wrap(key_id, NEW_DEK, true));
+                row.kek_ref = Some(kek_ref(key_id));
+                row.key_version = Some(key_version);
+                row.secret_uuid = Some(SecretUuid::parse(SECRET).unwrap());
+                row.first_used_at = None;
+            }
+            Repair::FillKeyVersion {
+                key_ref,
+                key_version,
+            } => self.row(key_ref).key_version = Some(key_version),
+            Repair::FillKekRef { key_ref, kek_ref } => self.row(key_ref).kek_ref = Some(kek_ref),
+            Repair::SetSecretUuid {
+                key_ref,
+                secret_uuid,
+            } => self.row(key_ref).secret_uuid = Some(secret_uuid),
+        }
+    }
+
+    fn row(&mut self, id: KeyRefId) -> &mut KeyRef {
+        let mut rows = self.references.key_refs.iter_mut();
+        rows.find(|row| row.id == id).unwrap()
+    }
+
+    fn take(&mut self, id: KeyRefId) -> KeyRef {
+        let rows = &mut self.references.key_refs;
+        let at = rows.iter().position(|row| row.id == id).unwrap();
+        rows.remove(at)
+    }
+
+    fn new_row(&mut self) -> &mut KeyRef {
+        let rows = &mut self.references.key_refs;
+        rows.push(KeyRef {
+            id: KeyRefId(100),
+            secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
+            provider_uuid: None,
+            provider_name: String::new(),
+            key_version: None,
+            kek_ref: None,
+            wrapped_dek: None,
+            first_used_at: None,
+            created_at: Timestamp(100),
+        });
+        rows.last_mut().unwrap()
+    }
+}

@@ -1,0 +1,239 @@
+//! A kill at any moment leaves the store as before or as after, and the next opening works.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use vtpm_guard::clock::{Deadline, Timestamp};
+use vtpm_guard::ids::{DomainUuid, ProviderUuid};
+use vtpm_guard::key::id::KeyId;
+use vtpm_guard::key::wrap::WrappedDek;
+use vtpm_guard::store::{
+    Access, Change, Event, EventFilter, NewKey, NewProvider, Store, StoreError,
+};
+use vtpm_guard::verdict::repair::Repair;
+
+/// Tells a child process of these tests where its store is; its presence makes it one.
+const CHILD_DIR: &str = "STORE_KILL_DIR";
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(30))
+}
+
+fn open(dir: &Path, access: Access) -> Result<Store, StoreError> {
+    Store::open(dir, access, soon())
+}
+
+/// Where the child is to work; `None` in the tests themselves.
+fn child_dir() -> Option<PathBuf> {
+    std::env::var_os(CHILD_DIR).map(PathBuf::from)
+}
+
+/// Runs one of the children below on `dir`, kills it after `time`, and gives the number of
+/// lines that it wrote: one for each piece of work that it was told is done.
+fn kill_child_after(child: &str, dir: &Path, time: Duration) -> usize {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", child, "--ignored", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(time);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines
+        .map_while(Result::ok)
+        .filter(|line| line == "done")
+        .count()
+}
+
+fn say_done() {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(b"\ndone\n").unwrap();
+    stdout.flush().unwrap();
+}
+
+/// Moments from before the first instruction to long after the first commit, in no order.
+fn moments(count: u64) -> impl Iterator<Item = Duration> {
+    (0..count).map(|i| Duration::from_micros(i * 7_919 % 60_000))
+}
+
+#[test]
+#[ignore = "the child of a_kill_between_any_two_instructions_..., which runs it"]
+fn child_makes_keys() {
+    let Some(dir) = child_dir() else { return };
+    let mut store = open(&dir, Access::Create).unwrap();
+    let provider = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: "p".to_owned(),
+        key_id: KeyId::from_bytes([1; KeyId::LEN]),
+        key_version: 1,
+        is_default: true,
+    };
+    match store.create_provider(&provider, Timestamp::now()) {
+        Ok(()) | Err(StoreError::NameTaken(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
+    drop(store);
+    loop {
+        let mut store = open(&dir, Access::Write).unwrap();
+        make_key(&mut store, DomainUuid::random());
+        say_done();
+    }
+}
+
+/// One transaction that writes a row, its key, the note that it is fresh, and an event.
+fn make_key(store: &mut Store, domain: DomainUuid) {
+    let now = Timestamp::now();
+    let provider = store.provider("p").unwrap();
+    let seen = store.references(domain, now).unwrap();
+    let repairs = [
+        Repair::BindProvider {
+            key_ref: None,
+            provider: provider.uuid,
+            provider_name: provider.name.clone(),
+        },
+        Repair::CreateKey {
+            key_ref: None,
+            provider: provider.uuid,
+        },
+    ];
+    let new_key = NewKey {
+        wrapped_dek: WrappedDek::from_stored(vec![7; 300]),
+        key_id: provider.key_id,
+        key_version: 1,
+        algorithm: "none",
+    };
+    let event = Event {
+        at: now,
+        domain_uuid: domain,
+        domain_name: "vm".to_owned(),
+        operation: "prepare".to_owned(),
+        allowed: true,
+        code: None,
+        message: "x".repeat(500),
+        repairs_json: "[]".to_owned(),
+    };
+    let change = Change {
+        domain,
+        seen: &seen,
+        repairs: &repairs,
+        new_key: Some(&new_key),
+        secret_uuid: None,
+        consume_incoming: true,
+        event: Some(&event),
+        now,
+    };
+    store.apply(&change).unwrap();
+}
+
+#[test]
+fn a_kill_between_any_two_instructions_leaves_the_store_as_before_or_as_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut acknowledged, mut kills) = (0, 0);
+    for time in moments(120) {
+        acknowledged += kill_child_after("child_makes_keys", dir.path(), time);
+        kills += 1;
+        let store = match open(dir.path(), Access::Write) {
+            Err(StoreError::Missing) if acknowledged == 0 => continue,
+            store => store.unwrap(),
+        };
+        assert_eq!(store.check().unwrap(), [], "after kill {kills}");
+        let rows = store.all_key_refs(None, true).unwrap();
+        let events = store.history(EventFilter::All, usize::MAX).unwrap();
+        assert!(
+            rows.iter().all(|row| row.key_ref.wrapped_dek.is_some()),
+            "a row between"
+        );
+        assert_eq!(rows.len(), events.len(), "an event for each row");
+        // The child may have been killed after the commit, before it said so.
+        let unsaid = rows
+            .len()
+            .checked_sub(acknowledged)
+            .expect("an acknowledged row is gone");
+        assert!(unsaid <= kills, "{unsaid} rows more than {acknowledged}");
+    }
+    assert!(
+        acknowledged > 50,
+        "only {acknowledged} transactions in {kills} runs"
+    );
+}
+
+#[test]
+fn processes_at_once_on_a_store_that_they_make_lose_nothing() {
+    const PROCESSES: usize = 6;
+    let dir = tempfile::tempdir().unwrap();
+    let run = || kill_child_after("child_makes_keys", dir.path(), Duration::from_millis(800));
+    let acknowledged: usize = std::thread::scope(|scope| {
+        let children: Vec<_> = (0..PROCESSES).map(|_| scope.spawn(run)).collect();
+        children.into_iter().map(|it| it.join().unwrap()).sum()
+    });
+    let store = open(dir.path(), Access::Read).unwrap();
+    let rows = store.all_key_refs(None, true).unwrap().len();
+    assert!(
+        acknowledged >= PROCESSES,
+        "only {acknowledged} transactions"
+    );
+    assert!(
+        (acknowledged..=acknowledged + PROCESSES).contains(&rows),
+        "{rows} of {acknowledged}"
+    );
+    assert_eq!(store.check().unwrap(), []);
+}
+
+#[test]
+#[ignore = "the child of a_kill_during_a_restore_..., which runs it"]
+fn child_restores() {
+    let Some(dir) = child_dir() else { return };
+    loop {
+        for backup in ["small", "large"] {
+            let from = dir.join(backup);
+            let now = Timestamp::now();
+            let restored = Store::restore(&dir.join("state"), &from, now, soon()).unwrap();
+            std::fs::remove_file(restored.previous.unwrap()).unwrap();
+            say_done();
+        }
+    }
+}
+
+#[test]
+fn a_kill_during_a_restore_leaves_one_store_or_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = dir.path().join("state");
+    let mut store = open(&state_dir, Access::Create).unwrap();
+    let event = |i| Event {
+        at: Timestamp(i),
+        domain_uuid: DomainUuid::random(),
+        domain_name: "vm".to_owned(),
+        operation: "prepare".to_owned(),
+        allowed: true,
+        code: None,
+        message: "x".repeat(2000),
+        repairs_json: "[]".to_owned(),
+    };
+    store.record_event(&event(0)).unwrap();
+    store.backup(&dir.path().join("small"), soon()).unwrap();
+    for i in 1..300 {
+        store.record_event(&event(i)).unwrap();
+    }
+    store.backup(&dir.path().join("large"), soon()).unwrap();
+    drop(store);
+    let (mut acknowledged, mut seen) = (0, std::collections::BTreeSet::new());
+    for time in moments(60).map(|time| time * 3) {
+        acknowledged += kill_child_after("child_restores", dir.path(), time);
+        let store = open(&state_dir, Access::Write).unwrap();
+        assert_eq!(store.check().unwrap(), []);
+        seen.insert(store.history(EventFilter::All, usize::MAX).unwrap().len());
+    }
+    assert!(acknowledged > 20, "only {acknowledged} restores");
+    assert_eq!(seen, [1, 300].into());
+}
