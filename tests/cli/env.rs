@@ -213,12 +213,17 @@ pub(crate) fn golden_verbatim(name: &str, ran: &Ran) {
 
 #[track_caller]
 fn compare(name: &str, ran: &Ran, filters: &[(&str, &str)]) {
-    let mut text = ran.stdout.clone();
-    if !ran.stderr.is_empty() {
-        text.push_str("--- stderr\n");
-        text.push_str(&ran.stderr);
-    }
-    text += &format!("--- exit status {}\n", ran.status);
+    let Ran {
+        status,
+        stdout,
+        stderr,
+    } = ran;
+    let talk = if stderr.is_empty() {
+        String::new()
+    } else {
+        format!("--- stderr\n{stderr}")
+    };
+    let text = format!("{stdout}{talk}--- exit status {status}\n");
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);

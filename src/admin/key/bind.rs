@@ -8,7 +8,7 @@ use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
-use crate::report::shell_word;
+use crate::report::{one_line, shell_word};
 use crate::store::{Access, Bound, Change, Store};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::Repair;
@@ -147,7 +147,7 @@ fn answer(
         "action": action,
         "key_refs": key_refs.iter().map(|id| id.0).collect::<Vec<_>>(),
     });
-    let (label, provider) = (label(domain), &provider.name);
+    let (label, provider) = (label(domain), one_line(&provider.name));
     context.output.answer(&document, |out| match done {
         Done::Placeholder(Bound::Made(id)) => writeln!(
             out,
@@ -157,7 +157,8 @@ fn answer(
         Done::Placeholder(Bound::Moved { key_ref, from }) => writeln!(
             out,
             "{label} is now bound to provider \"{provider}\" (key reference {key_ref}), no more \
-             to \"{from}\""
+             to \"{}\"",
+            one_line(from)
         ),
         Done::Placeholder(Bound::Already(id)) | Done::Keyed(id) => writeln!(
             out,

@@ -18,6 +18,9 @@ use crate::store::{Access, KeyRefRecord};
 use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, read_state, state_path};
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 
+#[cfg(test)]
+mod tests;
+
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
     let (rows, providers) = match context.store(Access::Read)? {
@@ -196,43 +199,5 @@ fn state_word(state: &StateFile) -> &'static str {
         StateFile::Plain => "plain",
         StateFile::Encrypted(_) => "encrypted",
         StateFile::Unreadable(_) => "unreadable",
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn the_state_of_either_version_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let domain = DomainUuid::random();
-        let found = || {
-            let (path, state) = tpm_state(dir.path(), domain);
-            let path = path
-                .strip_prefix(dir.path().join(domain.to_string()))
-                .unwrap();
-            (path.to_str().unwrap().to_owned(), state_word(&state))
-        };
-        let vector = |name: &str| {
-            fs::read(
-                Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("tests/vectors/tpm-state")
-                    .join(name),
-            )
-        };
-        assert_eq!(found(), ("tpm2/tpm2-00.permall".to_owned(), "absent"));
-        for (name, path) in [
-            ("tpm1.2-plain", "tpm1.2/tpm-00.permall"),
-            ("tpm2-encrypted", "tpm2/tpm2-00.permall"),
-        ] {
-            let file = dir.path().join(domain.to_string()).join(path);
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(&file, vector(name).unwrap()).unwrap();
-            assert_eq!(found(), (path.to_owned(), name.split_once('-').unwrap().1));
-        }
     }
 }

@@ -107,7 +107,7 @@ fn answer(
         writeln!(
             out,
             "deleted provider \"{}\": key {key}{kept}",
-            provider.name
+            one_line(&provider.name)
         )
     })?;
     if !locked.is_empty() {

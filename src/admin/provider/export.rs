@@ -10,6 +10,7 @@ use crate::admin::error::AdminError;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
+use crate::report::one_line;
 use crate::store::Access;
 use crate::verdict::facts::Provider;
 
@@ -56,7 +57,7 @@ pub(super) fn run(
         writeln!(
             out,
             "exported provider \"{}\", key {}, to {}",
-            provider.name,
+            one_line(&provider.name),
             provider.key_id.short(),
             output.display()
         )

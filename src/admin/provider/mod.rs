@@ -18,6 +18,7 @@ use super::cli;
 use super::context::Context;
 use super::error::AdminError;
 use crate::clock::Timestamp;
+use crate::report::one_line;
 use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider};
 
@@ -69,7 +70,7 @@ fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminErro
         writeln!(
             out,
             "provider \"{}\" is now called \"{new_name}\"",
-            provider.name
+            one_line(&provider.name)
         )
     })
 }
@@ -82,15 +83,12 @@ fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
         "name": provider.name,
         "changed": !provider.is_default,
     });
+    let name = one_line(&provider.name);
     context.output.answer(&document, |out| {
         if provider.is_default {
-            return writeln!(
-                out,
-                "provider \"{}\" is the default: nothing changed",
-                provider.name
-            );
+            return writeln!(out, "provider \"{name}\" is the default: nothing changed");
         }
-        writeln!(out, "provider \"{}\" is now the default", provider.name)
+        writeln!(out, "provider \"{name}\" is now the default")
     })
 }
 
