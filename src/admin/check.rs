@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::cli::CheckedDomains;
-use super::context::{BrokenConfig, Context};
+use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
 use super::outcomes::{self, Asked, Judged};
@@ -14,20 +14,20 @@ pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode,
     let guard = context.guard(BrokenConfig::DefaultsHold)?;
     let (asked, guests) = match &which.xml {
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
-        None if which.all => (Asked::Several, guests::all(context)?),
+        None if which.all => (Asked::Several, guests::all()?),
         None => (
             if which.domains.len() == 1 {
                 Asked::One
             } else {
                 Asked::Several
             },
-            guests::named(context, &which.domains)?,
+            guests::named(&which.domains)?,
         ),
     };
     let progress = Progress::new("checking", guests.len());
     let judge = |NamedGuest { name, domain }| {
         progress.at(&name);
-        let outcome = prepare(&guard, &domain, "check", Mode::DryRun, context.deadline());
+        let outcome = prepare(&guard, &domain, "check", Mode::DryRun, context::patience());
         Judged { name, outcome }
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();

@@ -29,6 +29,23 @@ pub(super) enum BrokenConfig {
     IsAnError,
 }
 
+/// Keeps keys out of core dumps; for every verb that handles one.
+pub(super) fn protect_keys() -> Result<(), AdminError> {
+    sys::protect_process().map_err(|error| {
+        AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))
+    })
+}
+
+/// A deadline that starts now.
+pub(super) fn patience() -> Deadline {
+    Deadline::after(PATIENCE)
+}
+
+/// The libvirt whose guests are listed.
+pub(super) fn libvirt() -> Libvirt {
+    Libvirt::at(GUESTS_URI)
+}
+
 /// What every verb works with.
 pub(super) struct Context {
     pub(super) output: Output,
@@ -47,32 +64,17 @@ impl Context {
         &self.global.state_dir
     }
 
-    /// Keeps keys out of core dumps; for every verb that handles one.
-    pub(super) fn protect_keys(&self) -> Result<(), AdminError> {
-        sys::protect_process().map_err(|error| {
-            AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))
-        })
-    }
-
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(PATIENCE)
-    }
-
     pub(super) fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir().join("keys"))
     }
 
     /// The store; `None` where there is no database yet.
     pub(super) fn store(&self, access: Access) -> Result<Option<Store>, AdminError> {
-        match Store::open(self.state_dir(), access, self.deadline()) {
+        match Store::open(self.state_dir(), access, patience()) {
             Ok(store) => Ok(Some(store)),
             Err(StoreError::Missing) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    pub(super) fn libvirt(&self) -> Libvirt {
-        Libvirt::at(GUESTS_URI)
     }
 
     /// The configuration. A file that was named must be there.

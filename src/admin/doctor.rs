@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::error::AdminError;
 use super::status::HOOK_LINK;
 use crate::ids::SecretUuid;
@@ -78,7 +78,7 @@ fn configuration(context: &Context) -> Option<Ailment> {
 fn libvirt(context: &Context) -> Option<Ailment> {
     let uri = context.config().unwrap_or_default().secret_uri;
     // Any UUID will do: the question is whether there is an answer.
-    let answer = Libvirt::at(&uri).state(SecretUuid::random(), context.deadline());
+    let answer = Libvirt::at(&uri).state(SecretUuid::random(), context::patience());
     let HostSecret::Unreachable(reason) = answer else {
         return None;
     };
@@ -102,7 +102,7 @@ fn store(context: &Context) -> Vec<Ailment> {
                 command: "vtpm-guard store check".to_owned(),
             })
             .chain(providers.iter().filter_map(|provider| {
-                let error = context.keyring().open(provider.key_id, context.deadline()).err()?;
+                let error = context.keyring().open(provider.key_id, context::patience()).err()?;
                 Some(Ailment {
                     what: format!("the key of provider \"{}\" does not open: {error}", provider.name),
                     why: "the guests that are bound to it cannot start",

@@ -1,6 +1,6 @@
 //! DOMAIN arguments: a guest's name or UUID.
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::error::AdminError;
 use super::guests::unreachable;
 use crate::ids::DomainUuid;
@@ -24,7 +24,7 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
         };
         return Ok(NamedDomain { uuid, name });
     }
-    let asked = context.libvirt().guest(text, context.deadline());
+    let asked = context::libvirt().guest(text, context::patience());
     if let Ok(Some(guest)) = &asked {
         return Ok(NamedDomain {
             uuid: guest.uuid,
@@ -40,7 +40,7 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
         });
     }
     match asked {
-        Err(error) => Err(unreachable(error).with_hint("name the guest by its UUID")),
+        Err(error) => Err(unreachable(&error).with_hint("name the guest by its UUID")),
         Ok(_) => Err(AdminError::usage(format!("there is no guest \"{text}\""))
             .with_hint("see which there are: virsh list --all")),
     }

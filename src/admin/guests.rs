@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use super::context::Context;
+use super::context;
 use super::error::AdminError;
 use crate::domain::{self, Domain};
 use crate::libvirt::Guest;
@@ -27,21 +27,20 @@ impl From<Guest> for NamedGuest {
 }
 
 /// All guests that libvirt knows.
-pub(super) fn all(context: &Context) -> Result<Vec<NamedGuest>, AdminError> {
-    let guests = context
-        .libvirt()
-        .guests(context.deadline())
-        .map_err(unreachable)?;
+pub(super) fn all() -> Result<Vec<NamedGuest>, AdminError> {
+    let guests = context::libvirt()
+        .guests(context::patience())
+        .map_err(|error| unreachable(&error))?;
     Ok(guests.into_iter().map(NamedGuest::from).collect())
 }
 
 /// The guests that libvirt knows under these names or UUIDs.
-pub(super) fn named(context: &Context, names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
-    let libvirt = context.libvirt();
+pub(super) fn named(names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
+    let libvirt = context::libvirt();
     let find = |name: &String| {
         let found = libvirt
-            .guest(name, context.deadline())
-            .map_err(unreachable)?;
+            .guest(name, context::patience())
+            .map_err(|error| unreachable(&error))?;
         found.map(NamedGuest::from).ok_or_else(|| {
             AdminError::usage(format!("libvirt knows no guest \"{name}\""))
                 .with_hint("see which there are: virsh list --all")
@@ -76,7 +75,7 @@ pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
 }
 
 /// What a guest of libvirt's could not be asked for.
-pub(super) fn unreachable(error: SecretError) -> AdminError {
+pub(super) fn unreachable(error: &SecretError) -> AdminError {
     AdminError::failed(format!("libvirt cannot be asked: {error}"))
         .with_hint("see whether it runs: virsh -c qemu:///system list --all")
 }

@@ -10,6 +10,7 @@ use super::error::AdminError;
 use super::output::{self, table};
 use crate::ids::DomainUuid;
 use crate::store::{Access, EventFilter, EventRow};
+use crate::verdict::code::Code;
 
 pub(super) fn run(
     context: &Context,
@@ -65,7 +66,7 @@ fn document(row: &EventRow) -> Value {
         "domain": { "name": event.domain_name, "uuid": event.domain_uuid.to_string() },
         "operation": event.operation,
         "decision": if event.allowed { "allow" } else { "deny" },
-        "code": event.code.map(|code| code.as_str()),
+        "code": event.code.map(Code::as_str),
         "message": event.message,
         "repairs": repairs(row),
     })

@@ -134,7 +134,6 @@ fn in_words(repair: &Repair) -> String {
         |id| format!("key reference {id}"),
     );
     match repair {
-        Repair::DeletePlaceholder { .. } => format!("{} ({row})", repair.kind()),
         Repair::RebindProvider { provider_name, .. }
         | Repair::BindProvider { provider_name, .. } => {
             format!("{} ({row} to \"{provider_name}\")", repair.kind())
@@ -149,6 +148,8 @@ fn in_words(repair: &Repair) -> String {
         Repair::SetSecretUuid { secret_uuid, .. } => {
             format!("{} ({row}: {secret_uuid})", repair.kind())
         }
-        Repair::RetireKey { .. } | Repair::CreateKey { .. } => format!("{} ({row})", repair.kind()),
+        Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } | Repair::CreateKey { .. } => {
+            format!("{} ({row})", repair.kind())
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::cli::Domains;
-use super::context::{BrokenConfig, Context};
+use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
 use super::outcomes::{self, Asked, Judged};
@@ -15,17 +15,17 @@ pub(super) fn run(
     which: &Domains,
     dry_run: bool,
 ) -> Result<ExitCode, AdminError> {
-    context.protect_keys()?;
+    context::protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (asked, guests) = if which.all {
-        (Asked::Several, guests::all(context)?)
+        (Asked::Several, guests::all()?)
     } else {
         let asked = if which.domains.len() == 1 {
             Asked::One
         } else {
             Asked::Several
         };
-        (asked, guests::named(context, &which.domains)?)
+        (asked, guests::named(&which.domains)?)
     };
     let mode = if dry_run {
         Mode::DryRun
@@ -35,7 +35,7 @@ pub(super) fn run(
     let progress = Progress::new("repairing", guests.len());
     let judge = |NamedGuest { name, domain }| {
         progress.at(&name);
-        let outcome = prepare(&guard, &domain, "repair", mode, context.deadline());
+        let outcome = prepare(&guard, &domain, "repair", mode, context::patience());
         Judged { name, outcome }
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();

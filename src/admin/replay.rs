@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::context::{BrokenConfig, Context};
+use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
 use super::outcomes::{self, Asked, Judged};
@@ -23,16 +23,16 @@ pub(super) struct Replay<'a> {
 }
 
 pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, AdminError> {
-    context.protect_keys()?;
+    context::protect_keys()?;
     let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
     if replay.no_secret {
         guard.secrets = None;
     }
     let guest = guests::from_file(replay.file)?;
     let outcome = match Operation::parse(replay.operation, replay.sub_operation) {
-        Some(Operation::Prepare) => start(context, &guard, replay, &guest)?,
+        Some(Operation::Prepare) => start(context, &guard, replay, &guest),
         Some(operation) => {
-            follow_up(context, &guard, replay, operation, &guest)?;
+            follow_up(&guard, replay, operation, &guest)?;
             never_refused(&guest, replay)
         }
         None => never_refused(&guest, replay),
@@ -45,31 +45,25 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
     Ok(outcomes::status(&judged, false))
 }
 
-fn start(
-    context: &Context,
-    guard: &Guard,
-    replay: &Replay<'_>,
-    guest: &NamedGuest,
-) -> Result<Outcome, AdminError> {
+fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &NamedGuest) -> Outcome {
     let mode = if replay.dry_run {
         Mode::DryRun
     } else {
         Mode::CarryOut
     };
-    if !replay.dry_run {
-        if let Err(error) = log::init(&guard.config, &guard.state_dir) {
-            context.output.note(&error.to_string());
-        }
+    if !replay.dry_run
+        && let Err(error) = log::init(&guard.config, &guard.state_dir)
+    {
+        context.output.note(&error.to_string());
     }
-    let outcome = prepare(guard, &guest.domain, "replay", mode, context.deadline());
+    let outcome = prepare(guard, &guest.domain, "replay", mode, context::patience());
     if !replay.dry_run {
         log::decision(&guest.name, "replay", &outcome);
     }
-    Ok(outcome)
+    outcome
 }
 
 fn follow_up(
-    context: &Context,
     guard: &Guard,
     replay: &Replay<'_>,
     operation: Operation,
@@ -77,7 +71,7 @@ fn follow_up(
 ) -> Result<(), AdminError> {
     match &guest.domain {
         Ok(domain) if !replay.dry_run => {
-            guard::follow_up(guard, operation, domain, context.deadline())
+            guard::follow_up(guard, operation, domain, context::patience())
                 .map_err(|error| AdminError::failed(format!("{}: {error}", guest.name)))
         }
         _ => Ok(()),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::context::Context;
 use super::error::AdminError;
 use crate::key::keyring::KeyringError;
-use crate::store::Access;
+use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
 
 /// Where libvirt looks for the hook.
@@ -27,7 +27,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     let store = context.store(Access::Read)?;
     let providers = store
         .as_ref()
-        .map(|store| store.providers())
+        .map(Store::providers)
         .transpose()?
         .unwrap_or_default();
     let key_refs = store

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::cli;
-use super::context::Context;
+use super::context::{self, Context};
 use super::error::AdminError;
 use super::output::{count, table};
 use crate::clock::{Deadline, Timestamp};
@@ -129,7 +129,7 @@ fn missed_keys(context: &Context) -> Result<Vec<String>, AdminError> {
     let providers = store.map_or(Ok(Vec::new()), |store| store.providers())?;
     Ok(providers
         .into_iter()
-        .filter(|provider| keyring.open(provider.key_id, context.deadline()).is_err())
+        .filter(|provider| keyring.open(provider.key_id, context::patience()).is_err())
         .map(|provider| provider.name)
         .collect())
 }

@@ -42,6 +42,7 @@ pub fn shell_word(name: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use crate::key::id::KeyId;

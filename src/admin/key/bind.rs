@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{document, label, provider};
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::clock::Timestamp;
@@ -74,7 +74,7 @@ fn rebind(
 ) -> Result<Vec<KeyRefId>, AdminError> {
     let kek = context
         .keyring()
-        .open(provider.key_id, context.deadline())?;
+        .open(provider.key_id, context::patience())?;
     let opens = |row: &KeyRef| {
         let unwrapped = row
             .wrapped_dek

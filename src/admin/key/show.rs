@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::list;
 use super::{document, label, no_rows, provider};
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output::{self, table};
@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         state_arrives: false,
     };
     let keyring = context.keyring();
-    let trials = try_rows(&keyring, &all, domain.uuid, &tpm, context.deadline());
+    let trials = try_rows(&keyring, &all, domain.uuid, &tpm, context::patience());
     let tried: Vec<_> = rows
         .iter()
         .map(|row| Tried {

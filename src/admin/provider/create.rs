@@ -2,7 +2,7 @@
 
 use super::list::{Described, seal_words};
 use super::{Exclusive, name};
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
@@ -23,7 +23,7 @@ pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), Ad
     let kek = Kek::generate()?;
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
     let keyring = context.keyring();
-    let seal = keyring.store(&kek, context.deadline())?;
+    let seal = keyring.store(&kek, context::patience())?;
     let new = NewProvider {
         uuid: ProviderUuid::random(),
         name: name.to_owned(),

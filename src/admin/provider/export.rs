@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::find;
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
@@ -30,7 +30,7 @@ pub(super) fn run(
     }
     let kek = context
         .keyring()
-        .open(provider.key_id, context.deadline())?;
+        .open(provider.key_id, context::patience())?;
     let passphrase = passphrase::choose(passphrase_file)?;
 
     context.output.wait("deriving a key from the passphrase");

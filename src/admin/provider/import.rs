@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::list::seal_words;
 use super::{Exclusive, name};
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
 use crate::admin::{passphrase, trouble};
@@ -142,7 +142,7 @@ fn plan(
     let same_key = providers.iter().find(|provider| provider.key_id == key_id);
     match (named, same_key) {
         (Some(known), _) if known.key_id == key_id => {
-            match context.keyring().open(key_id, context.deadline()) {
+            match context.keyring().open(key_id, context::patience()) {
                 Ok(_) => Err(AdminError::refused(format!(
                     "provider \"{name}\" is on this host already, and its key opens: \
                      nothing is to be imported"
@@ -183,7 +183,7 @@ fn carry_out(
 ) -> Result<ProviderUuid, AdminError> {
     let keyring = context.keyring();
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
-    keyring.store(kek, context.deadline())?;
+    keyring.store(kek, context::patience())?;
     if let Plan::OpenAgain(known) = plan {
         return Ok(known.uuid);
     }

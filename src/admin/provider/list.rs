@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{find, named_by};
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output::{self, fields, table};
 use crate::key::keyring::{Keyring, KeyringError, Seal};
@@ -89,7 +89,7 @@ pub(super) fn show(context: &Context, name: &str) -> Result<(), AdminError> {
     let rows = store.all_key_refs(None, false)?;
     let described = describe(&provider, &store.providers()?, &rows, &keyring);
     let trouble = keyring
-        .open(provider.key_id, context.deadline())
+        .open(provider.key_id, context::patience())
         .err()
         .map(|error| error.to_string());
     let mut document = described.document();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::cli;
-use super::context::Context;
+use super::context::{self, Context};
 use super::error::AdminError;
 use crate::clock::Timestamp;
 use crate::report::one_line;
@@ -23,7 +23,7 @@ use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
-    context.protect_keys()?;
+    context::protect_keys()?;
     match verb {
         cli::Provider::Create { name, default } => create::run(context, name, *default),
         cli::Provider::List => list::list(context),
@@ -129,7 +129,7 @@ impl Exclusive {
         let path = context.state_dir();
         let fail = |error| AdminError::failed(format!("{}: {error}", path.display()));
         let state_dir = File::open(path).map_err(fail)?;
-        let deadline = context.deadline();
+        let deadline = context::patience();
         loop {
             match state_dir.try_lock() {
                 Ok(()) => break,
