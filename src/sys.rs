@@ -1,12 +1,16 @@
 //! What the program asks of the operating system; the one address of unsafe code.
 
+#[cfg(feature = "libvirt")]
 use std::ffi::CStr;
 use std::io;
 
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
+#[cfg(feature = "libvirt")]
 use virt::error::{Error, ErrorNumber};
+#[cfg(feature = "libvirt")]
 use virt::secret::Secret;
+#[cfg(feature = "libvirt")]
 use zeroize::Zeroize;
 
 /// Keeps the keys in this process's memory out of core dumps, and the memory itself out of
@@ -22,6 +26,7 @@ pub fn protect_process() -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "libvirt")]
 /// The usage id of a libvirt secret. (`Secret::usage_id` of virt 0.5 frees the string, which
 /// belongs to the secret: the secret's own end would free it again.)
 #[expect(unsafe_code, reason = "virt has no sound wrapper of this call")]
@@ -37,6 +42,7 @@ pub fn secret_usage_id(secret: &Secret) -> Result<String, Error> {
     Ok(usage_id.to_string_lossy().into_owned())
 }
 
+#[cfg(feature = "libvirt")]
 /// Whether a libvirt secret has a value. libvirt offers no other way than to read it; it is
 /// wiped at once. An error says that the value may not be read, or libvirt not be asked.
 #[expect(

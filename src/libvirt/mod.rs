@@ -6,8 +6,13 @@
 
 mod client;
 mod conversation;
+#[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;
+#[cfg_attr(
+    not(feature = "libvirt"),
+    allow(dead_code, reason = "the helper's half of it")
+)]
 mod protocol;
 
 pub use client::Libvirt;
