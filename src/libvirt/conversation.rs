@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,17 +15,15 @@ use crate::clock::Deadline;
 /// without blocking.
 const PIPE_BUF: usize = 4096;
 
-/// How long the helper may take to say goodbye to libvirt, and then, killed, to die.
-const GOODBYE: Duration = Duration::from_millis(200);
-
-/// How often its exit is looked for.
-const EXIT_POLL: Duration = Duration::from_micros(200);
-
 /// How much of the helper's stderr goes into an error, in bytes.
 const MAX_LAST_WORDS: u64 = 1024;
 
 /// The helper, and the pipes to it. It holds none of the guard's own descriptors: libvirt
 /// reads a hook's stdout and stderr until nobody has them open any more.
+///
+/// When the conversation is dropped, the end of its input makes the helper close its connection
+/// in good order. Nobody waits for that, for it would hold up a guest's start; a helper that
+/// libvirt does not let go ends itself (`helper::end_with_the_caller`).
 pub(super) struct Conversation {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -97,30 +94,6 @@ impl Conversation {
         let words = String::from_utf8_lossy(&words);
         let words: Vec<_> = words.split_whitespace().collect();
         format!("it ended without an answer: {}", words.join(" "))
-    }
-
-    /// Whether the helper has ended, and is reaped, within this time.
-    fn ends_within(&mut self, time: Duration) -> bool {
-        let deadline = Deadline::after(time);
-        loop {
-            match self.child.try_wait() {
-                Ok(None) if !deadline.has_passed() => std::thread::sleep(EXIT_POLL),
-                Ok(None) => return false,
-                Ok(Some(_)) | Err(_) => return true,
-            }
-        }
-    }
-}
-
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        // The end of its input makes the helper close its connection in good order; killed
-        // at once, it would leave an error in libvirtd's log.
-        drop(self.stdin.take());
-        if !self.ends_within(GOODBYE) {
-            let _ = self.child.kill();
-            self.ends_within(GOODBYE);
-        }
     }
 }
 

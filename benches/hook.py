@@ -1,0 +1,169 @@
+#!/usr/bin/python3
+"""Measures the hook as whole processes, inside a private libvirt host (`./dev bench`).
+
+All commands of a table run in turn, round after round, so that a machine whose speed drifts
+slows all of them alike. What counts are the ratios of the medians; times hold for one machine.
+Exits with 1 if a target of the design is not reached.
+"""
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+HOOK = "/usr/sbin/vtpm-guard-hook"
+STORE = "/var/lib/vtpm-guard/store.db"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
+SECRET = "6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d"
+ROWS = 1_000_000
+NOWHERE = os.open(os.devnull, os.O_WRONLY)
+
+missed = []
+
+
+def run_once(argv, stdin_path):
+    """Seconds from fork to exit."""
+    stdin = os.open(stdin_path, os.O_RDONLY)
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, NOWHERE, 1)]
+    begin = time.perf_counter()
+    pid = os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions)
+    _, status = os.waitpid(pid, 0)
+    took = time.perf_counter() - begin
+    os.close(stdin)
+    if status != 0:
+        sys.exit(f"{' '.join(argv)}: status {os.waitstatus_to_exitcode(status)}")
+    return took
+
+
+def measure(commands, rounds):
+    """Median milliseconds of each command, which are (argv, stdin) by name."""
+    times = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, (argv, stdin) in commands.items():
+            times[name].append(run_once(argv, stdin))
+    return {name: statistics.median(took) * 1000 for name, took in times.items()}
+
+
+def table(title, medians, base):
+    print(f"\n{title}")
+    for name, median in medians.items():
+        print(f"  {name:<44} {median:8.2f} ms {median / medians[base]:8.2f} x")
+
+
+def target(what, ratio, bound, reached):
+    verdict = "reached" if reached else "MISSED"
+    print(f"  -> {what}: {ratio:.2f} x (target {bound}): {verdict}")
+    if not reached:
+        missed.append(what)
+
+
+def succeed(*argv):
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def domain_xml(name, tpm):
+    return (
+        f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>"
+        "<os><type arch='x86_64' machine='q35'>hvm</type></os>"
+        f"<devices>{tpm}</devices></domain>"
+    )
+
+
+def define(name, tpm):
+    """Defines a guest and gives the XML that libvirt makes of it."""
+    path = f"/run/{name}.xml"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(domain_xml(name, tpm))
+    succeed("virsh", "define", path)
+    with open(path, "wb") as file:
+        subprocess.run(["virsh", "dumpxml", name], check=True, stdout=file)
+    return path
+
+
+def prepare_host():
+    """A guest without and one with a vTPM that has run once under its key."""
+    plain = define("plain", "")
+    tpm = (
+        "<tpm model='tpm-crb'><backend type='emulator' version='2.0'>"
+        f"<encryption secret='{SECRET}'/></backend></tpm>"
+    )
+    guarded = define("guarded", tpm)
+    succeed("vtpm-guard", "provider", "create", "nkp-a", "--default")
+    succeed("vtpm-guard", "key", "bind", "guarded")
+    succeed("virsh", "start", "guarded")
+    succeed("virsh", "destroy", "guarded")
+    uuid = subprocess.run(
+        ["virsh", "domuuid", "guarded"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    with sqlite3.connect("/var/lib/hook-in-python.db") as keys:
+        keys.execute("CREATE TABLE keys (domain_uuid TEXT PRIMARY KEY, key BLOB)")
+        keys.execute("INSERT INTO keys VALUES (?, ?)", (uuid, os.urandom(32).hex().encode()))
+    return plain, guarded
+
+
+def fill_store():
+    """Rows of a million other guests, as a shared store of a large site has them."""
+    with sqlite3.connect(STORE) as store:
+        (provider, name, blob, kek_ref) = store.execute(
+            "SELECT provider_uuid, provider_name, wrapped_dek, kek_ref FROM key_ref"
+        ).fetchone()
+        rows = (
+            (f"00000000-0000-4000-8000-{number:012x}", provider, name, blob, kek_ref)
+            for number in range(ROWS)
+        )
+        store.executemany(
+            "INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name, wrapped_dek, kek_ref,"
+            " key_version) VALUES (?, ?, ?, ?, ?, 1)",
+            rows,
+        )
+
+
+def main():
+    plain, guarded = prepare_host()
+    bash, python = (f"{HERE}/hook-in-{language}" for language in ("bash", "python"))
+
+    def call(program, guest, operation="prepare", sub_operation="begin"):
+        return [program, guest, operation, sub_operation, "-"]
+
+    check = ["/usr/sbin/vtpm-guard", "check", "--xml", guarded]
+
+    medians = measure(
+        {
+            "/bin/true": (["/bin/true"], plain),
+            "vtpm-guard-hook, prepare": (call(HOOK, "plain"), plain),
+            "vtpm-guard-hook, started": (call(HOOK, "plain", "started"), plain),
+            "vtpm-guard-hook, reconnect": (call(HOOK, "plain", "reconnect"), plain),
+            "hook in bash, prepare": (call(bash, "plain"), plain),
+        },
+        400,
+    )
+    medians |= measure({"hook in Python, prepare": (call(python, "plain"), plain)}, 40)
+    table("A guest without a vTPM", medians, "/bin/true")
+    for operation in ("prepare", "started", "reconnect"):
+        ratio = medians[f"vtpm-guard-hook, {operation}"] / medians["/bin/true"]
+        target(f"{operation} against /bin/true", ratio, "<= 1.3 x", ratio <= 1.3)
+
+    start = {
+        "vtpm-guard-hook, prepare": (call(HOOK, "guarded"), guarded),
+        "hook in Python, prepare": (call(python, "guarded"), guarded),
+    }
+    medians = measure(start, 60)
+    table("The healthy start of a guest with an encrypted vTPM", medians, "vtpm-guard-hook, prepare")
+    ratio = medians["hook in Python, prepare"] / medians["vtpm-guard-hook, prepare"]
+    target("hook in Python against vtpm-guard-hook", ratio, ">= 3 x", ratio >= 3)
+
+    few = {"hook": (call(HOOK, "guarded"), guarded), "check": (check, guarded)}
+    small = measure(few, 40)
+    fill_store()
+    large = measure(few, 40)
+    print(f"\nA store of {ROWS:,} rows against one of a single row")
+    for name in few:
+        ratio = large[name] / small[name]
+        print(f"  {name:<44} {small[name]:8.2f} ms -> {large[name]:.2f} ms")
+        target(f"{name} with {ROWS:,} rows", ratio, "<= 1.2 x", ratio <= 1.2)
+    sys.exit(1 if missed else 0)
+
+
+main()
