@@ -93,9 +93,16 @@ fn child_fills_the_disk() {
     assert_eq!(events(&store), written);
     drop(store);
 
-    let store = open(&dir, Access::Read).unwrap();
-    assert_eq!(events(&store), written, "and after closing");
-    assert_eq!(store.check().unwrap(), []);
+    let reopened = open(&dir, Access::Read).unwrap();
+    assert_eq!(events(&reopened), written, "and after closing");
+    assert_eq!(reopened.check().unwrap(), []);
+    drop(reopened);
+
+    // To the last byte: not even the log's index can be made.
+    let _ = fs::remove_file(dir.join("store.db-shm"));
+    fs::write(&filler, vec![0; 1 << 20]).unwrap_err();
+    let reopened = open(&dir, Access::Read).unwrap();
+    assert_eq!(events(&reopened), written, "and with no byte left");
 }
 
 #[test]

@@ -44,9 +44,10 @@ pub(super) fn read_write(
 
 /// Opens the database for reading, and finds out what it is.
 ///
-/// Readers of a write-ahead log share an index file beside the database. On a read-only file
-/// system they cannot make one; there nobody can write either, so the database is read as a
-/// file that never changes.
+/// Readers of a write-ahead log share an index file beside the database. On a full disk they
+/// cannot make one, and the index is kept in memory, which shuts others out meanwhile. On a
+/// read-only file system nobody can write, so the database is read as a file that never
+/// changes.
 pub(super) fn read_only(
     place: &Place,
     deadline: Deadline,
@@ -59,8 +60,12 @@ pub(super) fn read_only(
         .map_err(Failure::from)
         .and_then(identified)
         .or_else(|failure| match failure {
-            Failure::Sqlite(error) if is_for_want_of_index(&error) && place.is_immutable() => {
-                identified(immutable(&place.file, deadline)?)
+            Failure::Sqlite(error) if is_for_want_of_index(&error) => {
+                if place.is_immutable() {
+                    identified(immutable(&place.file, deadline)?)
+                } else {
+                    identified(alone(&place.file, deadline)?)
+                }
             }
             failure => Err(failure),
         })
@@ -83,6 +88,14 @@ fn is_for_want_of_index(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure)
     )
+}
+
+/// Opens a database for this process alone, with the log's index in memory: exclusive mode
+/// before the first access (SQLite, "Use of WAL Without Shared-Memory").
+fn alone(path: &Path, deadline: Deadline) -> rusqlite::Result<Connection> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
+    connection.pragma_update_and_check(None, "locking_mode", "exclusive", |_| Ok(()))?;
+    Ok(connection)
 }
 
 /// Opens a database that nobody can write to: without locks, without files beside it.
