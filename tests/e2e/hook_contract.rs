@@ -1,0 +1,150 @@
+//! What libvirt and other callers may rely on, whatever happens: silence on stdout, a status,
+//! an answer in time.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use vtpm_guard::ids::SecretUuid;
+
+use crate::guest::{Guest, Tpm};
+use crate::host::{Host, Output, finish};
+
+const PREPARE: [&str; 3] = ["prepare", "begin", "-"];
+
+/// A host with a guest whose start would be refused.
+fn host_with_guest_without_key() -> (Host, Guest) {
+    let host = Host::new();
+    let guest = host.define_guest("vm1", Tpm::Encrypted(SecretUuid::random()));
+    (host, guest)
+}
+
+#[track_caller]
+fn assert_passes_silently(answer: &Output) {
+    assert_eq!(answer.status, 0, "{answer:#?}");
+    assert_eq!(answer.stdout, "");
+    assert_eq!(answer.stderr, "");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn only_prepare_refuses_and_nothing_writes_on_stdout() {
+    let (host, guest) = host_with_guest_without_key();
+    let xml = host.xml(&guest);
+    for operation in [
+        ["start", "begin", "-"],
+        ["started", "begin", "-"],
+        ["stopped", "end", "-"],
+        ["release", "end", "failed"],
+        ["migrate", "begin", "-"],
+        ["restore", "begin", "-"],
+        ["reconnect", "begin", "-"],
+        ["attach", "begin", "-"],
+        ["prepare", "end", "-"],
+        ["no-such-operation", "begin", "-"],
+    ] {
+        assert_passes_silently(&host.hook("vm1", &operation, &xml));
+        assert_passes_silently(&host.hook("vm1", &operation, "<nonsense"));
+    }
+    assert_passes_silently(&host.run(&["/usr/sbin/vtpm-guard-hook"]));
+
+    // `migrate begin` has announced state by now; the start is refused all the same.
+    let refused = host.hook("vm1", &PREPARE, &xml);
+    assert_eq!(refused.status, 1);
+    assert_eq!(refused.stdout, "");
+    assert!(refused.stderr.starts_with("vtpm-guard: VG20"));
+    assert_eq!(refused.stderr.lines().count(), 1, "{refused:#?}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_unreadable_domain_xml_passes_unless_the_policy_refuses_unencrypted_vtpms() {
+    let host = Host::new();
+    assert_eq!(host.hook("vm1", &PREPARE, "<domain><name>vm").status, 0);
+    host.configure("[policy]\nunencrypted = \"deny\"\n");
+    host.hook("vm1", &PREPARE, "<domain><name>vm")
+        .refused_with("VG501");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_plain_users_session_daemon_passes() {
+    let (host, guest) = host_with_guest_without_key();
+    let xml = host.xml(&guest);
+    let as_nobody = [
+        "setpriv",
+        "--reuid=nobody",
+        "--regid=nogroup",
+        "--clear-groups",
+    ];
+    let call = ["/usr/sbin/vtpm-guard-hook", "vm1", "prepare", "begin", "-"];
+    let command = [&as_nobody[..], &call].concat();
+    assert_passes_silently(&host.run_with_input(&command, &xml));
+    host.create_provider("nkp-a");
+    assert_passes_silently(&host.run_with_input(&command, &xml));
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_stdin_that_never_ends_does_not_hold_the_guests_lock_past_the_deadline() {
+    let host = Host::new();
+    host.configure("[hook]\ndeadline = \"1s\"\n");
+    for operation in ["prepare", "started", "release"] {
+        let call = ["/usr/sbin/vtpm-guard-hook", "vm1", operation, "begin", "-"];
+        let mut command = host.command(&call);
+        let started = Instant::now();
+        let mut hook = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let open_end = hook.stdin.take();
+        let answer = finish(hook);
+        drop(open_end);
+        assert!(started.elapsed() < Duration::from_secs(4), "{answer:#?}");
+        assert_eq!(answer.status, 0, "{answer:#?}");
+        assert_eq!(answer.stdout, "");
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_deaf_libvirtd_is_an_answer_within_the_deadline() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[hook]\ndeadline = \"2s\"\n");
+    let (xml, rows) = (host.xml(&guest), host.key_refs(&guest));
+    host.signal_libvirtd("STOP");
+
+    let started = Instant::now();
+    host.hook("vm1", &PREPARE, &xml).refused_with("VG302");
+    assert!(started.elapsed() < Duration::from_secs(4));
+    for operation in ["started", "release"] {
+        let answer = host.hook("vm1", &[operation, "begin", "-"], &xml);
+        assert_eq!(answer.status, 0);
+    }
+
+    host.signal_libvirtd("CONT");
+    assert_eq!(host.key_refs(&guest), rows);
+    host.start_running(&guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_saved_guest_is_restored_with_its_tpm() {
+    let (host, guest) = Host::with_used_guest();
+    host.start_running(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    assert_eq!(host.state(&guest), "shut off");
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_running_guest_survives_the_restart_of_its_daemon_without_its_provider() {
+    let (host, guest) = Host::with_used_guest();
+    host.start_running(&guest);
+    host.delete_provider("nkp-a");
+    host.restart_libvirtd();
+    assert_eq!(host.state(&guest), "running");
+}

@@ -1,0 +1,232 @@
+//! A private libvirt host for one test: up in `Host::new`, down when dropped.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+use vtpm_guard::ids::SecretUuid;
+
+const PRIVATE_HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/private-host");
+
+/// No command of these tests takes this long; one that does hangs.
+const COMMAND_SECONDS: &str = "120";
+
+/// What a command answered.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// The command must have succeeded.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.status, 0, "{self:#?}");
+        self
+    }
+
+    /// The start must have been refused with this code, and `virsh` must show the guard's line.
+    #[track_caller]
+    pub(crate) fn refused_with(self, code: &str) -> Self {
+        assert_eq!(self.status, 1, "{self:#?}");
+        let line = format!("vtpm-guard: {code} ");
+        assert!(self.stderr.contains(&line), "no {code} in {self:#?}");
+        self
+    }
+}
+
+/// A libvirtd of its own, with the built guard installed in it.
+pub(crate) struct Host {
+    dir: TempDir,
+    holder: Child,
+    /// `/proc/PID/root`: the host's file system as this process reaches it.
+    root: PathBuf,
+}
+
+impl Host {
+    /// Brings a host up with the guard as its only hook.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook"))
+            .parent()
+            .unwrap();
+        let talk = dir.path().join("hold.log");
+        let mut holder = Command::new(PRIVATE_HOST)
+            .arg("hold")
+            .args([dir.path(), programs])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&talk).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let answer = holder.stdout.take().unwrap();
+        BufReader::new(answer).read_line(&mut line).unwrap();
+        if line != "up\n" {
+            let _ = holder.wait();
+            panic!("no private host: {}", fs::read_to_string(talk).unwrap());
+        }
+        let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
+        let root = Path::new("/proc").join(pid.trim()).join("root");
+        Self { dir, holder, root }
+    }
+
+    /// Brings a host up with a script of the test's as its only hook, in the guard's place.
+    pub(crate) fn with_hook(script: &str) -> Self {
+        let host = Self::new();
+        let hook = host.path("/etc/libvirt/hooks/qemu.d/50-vtpm-guard");
+        fs::remove_file(hook).unwrap();
+        host.write_program("/etc/libvirt/hooks/qemu.d/50-vtpm-guard", script);
+        host
+    }
+
+    /// A command that runs in the host, for callers that want to hold its streams themselves.
+    pub(crate) fn command(&self, command: &[&str]) -> Command {
+        let mut inside = Command::new(PRIVATE_HOST);
+        inside
+            .arg("run")
+            .arg(self.dir.path())
+            .args(["--", "timeout", "--kill-after=5", COMMAND_SECONDS])
+            .args(command);
+        inside
+    }
+
+    /// Runs a command in the host, with nothing on its stdin.
+    pub(crate) fn run(&self, command: &[&str]) -> Output {
+        self.run_with_input(command, "")
+    }
+
+    /// Runs a command in the host with this on its stdin.
+    pub(crate) fn run_with_input(&self, command: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that reads nothing closes its end; that is its right.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        finish(child)
+    }
+
+    pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["virsh"], arguments].concat())
+    }
+
+    /// Runs the administrator's command.
+    pub(crate) fn guard(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["/usr/sbin/vtpm-guard"], arguments].concat())
+    }
+
+    /// Calls the hook as libvirtd does, past libvirtd.
+    pub(crate) fn hook(&self, guest: &str, operation: &[&str], xml: &str) -> Output {
+        let call = [&["/usr/sbin/vtpm-guard-hook", guest], operation].concat();
+        self.run_with_input(&call, xml)
+    }
+
+    /// Kills libvirtd and starts it again; guests go on running.
+    pub(crate) fn restart_libvirtd(&self) {
+        let mut restart = Command::new(PRIVATE_HOST);
+        restart.arg("restart-daemon").arg(self.dir.path());
+        assert!(restart.status().unwrap().success());
+    }
+
+    /// Sends a signal to libvirtd: `STOP` makes it deaf, `CONT` wakes it.
+    pub(crate) fn signal_libvirtd(&self, signal: &str) {
+        let pid = self.read("/run/libvirtd.pid");
+        self.run(&["kill", "-s", signal, pid.trim()]).ok();
+    }
+
+    /// A path of the host as this process reaches it.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap()
+    }
+
+    /// Writes a file that only root may read.
+    pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        self.write_with_mode(path, content.as_ref(), 0o600);
+    }
+
+    /// Writes a file that may be executed.
+    pub(crate) fn write_program(&self, path: &str, script: &str) {
+        self.write_with_mode(path, script.as_bytes(), 0o755);
+    }
+
+    fn write_with_mode(&self, path: &str, content: &[u8], mode: u32) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(path)
+            .unwrap()
+            .write_all(content)
+            .unwrap();
+    }
+
+    /// Writes the guard's configuration.
+    pub(crate) fn configure(&self, toml: &str) {
+        self.write("/etc/vtpm-guard/config.toml", toml);
+    }
+
+    /// The store, opened as another tool on the host would: foreign keys are not its concern.
+    pub(crate) fn store(&self) -> rusqlite::Connection {
+        let store = rusqlite::Connection::open(self.dir.path().join("state/store.db")).unwrap();
+        store.pragma_update(None, "foreign_keys", false).unwrap();
+        store
+    }
+
+    /// Defines a libvirt secret of usage type vtpm by hand, with a value if there is one.
+    pub(crate) fn define_secret(&self, secret: SecretUuid, usage: &str, value: Option<&str>) {
+        self.write(
+            "/run/secret.xml",
+            format!(
+                "<secret ephemeral='no' private='no'><uuid>{secret}</uuid>\
+                 <usage type='vtpm'><name>{usage}</name></usage></secret>"
+            ),
+        );
+        self.virsh(&["secret-define", "/run/secret.xml"]).ok();
+        if let Some(value) = value {
+            self.write("/run/value", value);
+            let secret = secret.to_string();
+            let set = ["secret-set-value", &secret, "--plain", "--file"];
+            self.virsh(&[&set[..], &["/run/value"]].concat()).ok();
+        }
+    }
+
+    /// Whether libvirt has this secret.
+    pub(crate) fn has_secret(&self, secret: SecretUuid) -> bool {
+        let list = self.virsh(&["secret-list"]).ok().stdout;
+        list.contains(&secret.to_string())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The end of its stdin ends it.
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+/// Waits for a command and takes what it said.
+pub(crate) fn finish(child: Child) -> Output {
+    let output = child.wait_with_output().unwrap();
+    Output {
+        status: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
