@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
-use super::schema::{KEYED, LIVE};
+use super::schema::{KEYED, LIVE, is_uuid};
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -45,16 +45,17 @@ impl Store {
     /// taken back.
     pub fn mark_started(&mut self, domain: DomainUuid, now: Timestamp) -> Result<(), StoreError> {
         self.write(|transaction| {
+            let of_domain = is_uuid("resource_uuid", "?1");
             let sql = format!(
                 "UPDATE key_ref SET first_used_at = ?2, updated_at = ?2
-                 WHERE resource_uuid = ?1 AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
+                 WHERE {of_domain} AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            transaction.execute(
+            let sql = format!(
                 "DELETE FROM fresh_key WHERE key_ref_id IN
-                 (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND resource_uuid = ?1)",
-                [domain.to_string()],
-            )?;
+                 (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND {of_domain})"
+            );
+            transaction.execute(&sql, [domain.to_string()])?;
             forget_incoming(transaction, domain)
         })
     }
@@ -68,10 +69,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         self.write(|transaction| {
+            let of_domain = is_uuid("resource_uuid", "?1");
             let sql = format!(
                 "UPDATE key_ref SET wrapped_dek = NULL, kek_ref = NULL, key_version = NULL,
                                     algorithm = NULL, updated_at = ?2
-                 WHERE resource_uuid = ?1 AND {LIVE} AND first_used_at IS NULL
+                 WHERE {of_domain} AND {LIVE} AND first_used_at IS NULL
                    AND id IN (SELECT key_ref_id FROM fresh_key)
                  RETURNING id"
             );
