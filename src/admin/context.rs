@@ -94,6 +94,14 @@ impl Context {
         })
     }
 
+    /// A user who may not read the store cannot say what the hook, as its owner, would do.
+    fn may_judge(&self) -> Result<(), AdminError> {
+        match self.store(Access::Read) {
+            Err(error) if error.is_for_want_of_permission() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The guard, as the hook would be on this host.
     pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
         let (config, trouble) = match (self.config(), broken) {
@@ -105,6 +113,7 @@ impl Context {
         };
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
+        self.may_judge()?;
         guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
         Ok(guard)
     }

@@ -12,6 +12,7 @@ use super::error::AdminError;
 use super::status::HOOK_LINK;
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
+use crate::report::{one_line, shell_word};
 use crate::secret::HostSecrets;
 use crate::store::Access;
 use crate::verdict::facts::HostSecret;
@@ -37,7 +38,9 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
         for Ailment { what, why, command } in &ailments {
             writeln!(
                 out,
-                "- {what}\n    why it matters: {why}\n    what helps:     {command}"
+                "- {}\n    why it matters: {why}\n    what helps:     {}",
+                one_line(what),
+                one_line(command)
             )?;
         }
         match ailments.len() {
@@ -113,7 +116,7 @@ fn store(context: &Context) -> Vec<Ailment> {
                 Ailment {
                     what: format!("provider \"{}\" was never exported", provider.name),
                     why: "with this host its key is lost, and with it every TPM that depends on it",
-                    command: format!("vtpm-guard provider export {} --output FILE", provider.name),
+                    command: format!("vtpm-guard provider export {} --output FILE", shell_word(&provider.name)),
                 }
             }))
             .collect())

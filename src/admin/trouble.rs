@@ -10,8 +10,6 @@ use crate::provider::recovery::RecoveryError;
 use crate::report::shell_word;
 use crate::store::{Obstacle, StoreError};
 
-const RUN_AS_ROOT: &str = "run it as root";
-
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         match &error {
@@ -52,11 +50,9 @@ impl From<StoreError> for AdminError {
 
 fn in_the_way(error: &StoreError, reason: &Obstacle) -> AdminError {
     match reason {
-        Obstacle::NotOurs { user, .. } if *user != 0 => {
-            AdminError::failed(format!("no permission: {error}")).with_hint(RUN_AS_ROOT)
-        }
+        Obstacle::NotOurs { user, .. } if *user != 0 => AdminError::no_permission(error),
         Obstacle::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
-            AdminError::failed(format!("no permission: {error}")).with_hint(RUN_AS_ROOT)
+            AdminError::no_permission(error)
         }
         Obstacle::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
@@ -79,7 +75,7 @@ impl From<KeyringError> for AdminError {
                 "only root's own files are trusted: chown root, chmod go-rwx"
             }
             KeyringError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-                RUN_AS_ROOT
+                return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
             KeyringError::SealFailed { .. } | KeyringError::Io { .. } => {
