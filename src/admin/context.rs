@@ -29,7 +29,7 @@ pub(super) enum BrokenConfig {
     IsAnError,
 }
 
-/// Keeps keys out of core dumps; for every verb that handles one.
+/// Keeps keys out of core dumps, for every verb: most of them open one.
 pub(super) fn protect_keys() -> Result<(), AdminError> {
     sys::protect_process().map_err(|error| {
         AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))

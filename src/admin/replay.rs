@@ -23,7 +23,6 @@ pub(super) struct Replay<'a> {
 }
 
 pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
     if replay.no_secret {
         guard.secrets = None;

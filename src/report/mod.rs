@@ -27,9 +27,8 @@ pub fn refusal_line(domain: &str, why: &Refusal) -> String {
 /// those of Unicode that turn the direction of writing would let it show as another one.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    let misleads = |c: char| {
-        c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let misleads =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
         .map(|c| if misleads(c) { ' ' } else { c })
         .collect()

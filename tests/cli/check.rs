@@ -2,9 +2,12 @@
 //! and who may ask. What libvirt decides is tried in `tests/e2e`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 use serde_json::Value;
@@ -111,17 +114,13 @@ fn a_user_who_may_not_read_the_store_gets_no_verdict() {
     }
     let host = Host::with_provider("nkp-a");
     let xml = xml(&host);
-    // The directory above belongs to the test, and everybody may pass through it.
-    let above = host.state_dir().parent().unwrap().to_owned();
-    fs::set_permissions(&above, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = for_everybody(&host);
     assert_eq!(mode(&host.state_dir()), 0o700);
     for verb in [
         &["check", "--xml", &xml][..],
         &["replay", &xml, "--dry-run", "--no-secret"],
     ] {
-        let program = above.join("vtpm-guard");
-        fs::copy(env!("CARGO_BIN_EXE_vtpm-guard"), &program).unwrap();
-        let output = Command::new(program)
+        let output = Command::new(&program)
             .arg("--state-dir")
             .arg(host.state_dir())
             .args(verb)
@@ -135,4 +134,42 @@ fn a_user_who_may_not_read_the_store_gets_no_verdict() {
         assert!(said.contains("run it as root"), "{said}");
         assert_eq!(output.stdout, b"", "{said}");
     }
+}
+
+#[test]
+fn keys_that_a_check_opens_are_out_of_reach_of_the_users_other_processes() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: another user is needed, and this one is not root");
+        return;
+    }
+    let host = Host::new();
+    let mut child = Command::new(for_everybody(&host))
+        .arg("--state-dir")
+        .arg(host.state_dir())
+        .args(["check", "--xml", "-"])
+        .uid(65534)
+        .gid(65534)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // A process that cannot be dumped is root's in /proc (proc(5)).
+    let process = format!("/proc/{}/environ", child.id());
+    let out_of_reach = || fs::metadata(&process).is_ok_and(|file| file.uid() == 0);
+    let is_protected = (0..200).any(|_| {
+        thread::sleep(Duration::from_millis(10));
+        out_of_reach()
+    });
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert!(is_protected);
+}
+
+/// The program where every user may run it, beside the state directory.
+fn for_everybody(host: &Host) -> PathBuf {
+    let above = host.state_dir().parent().unwrap().to_owned();
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = above.join("vtpm-guard");
+    fs::copy(env!("CARGO_BIN_EXE_vtpm-guard"), &program).unwrap();
+    program
 }
