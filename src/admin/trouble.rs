@@ -92,6 +92,24 @@ impl From<RandomError> for AdminError {
     }
 }
 
+/// What is wrong with the backup that is to be restored, or with restoring it. The store of
+/// before may be damaged, or too new: that is what a backup is for.
+pub(super) fn backup(error: StoreError) -> AdminError {
+    match &error {
+        StoreError::Corrupt { .. } => AdminError::failed(format!("the backup is damaged: {error}"))
+            .with_hint("use another copy of it"),
+        StoreError::TooNew { .. } => AdminError::failed(format!("the backup is too new: {error}"))
+            .with_hint("install a newer vtpm-guard"),
+        StoreError::Unavailable {
+            reason: Obstacle::NotAFile | Obstacle::NotAStore,
+            ..
+        } => {
+            AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")
+        }
+        _ => error.into(),
+    }
+}
+
 /// What is wrong with a recovery file; the file's name is part of it.
 pub(super) fn recovery(file: &Path, error: RecoveryError) -> AdminError {
     let named = |error: RecoveryError| AdminError::failed(format!("{}: {error}", file.display()));

@@ -98,5 +98,10 @@ fn what_is_no_backup_is_not_restored() {
     for file in [text.as_str(), "missing", "."] {
         host.run(&["store", "restore", file]).ends_with(4);
     }
+    host.run(&["store", "restore", &text])
+        .saying("the backup is damaged")
+        .saying("use another copy of it");
+    host.run(&["store", "restore", "."])
+        .saying("vtpm-guard store backup FILE");
     assert_eq!(host.stored(), before);
 }
