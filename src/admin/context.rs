@@ -79,19 +79,22 @@ impl Context {
 
     /// The configuration. A file that was named must be there.
     pub(super) fn config(&self) -> Result<Config, AdminError> {
-        let path = match &self.global.config {
-            Some(path) if !path.exists() => {
-                return Err(AdminError::usage(format!(
-                    "{}: there is no such file",
-                    path.display()
-                )));
-            }
-            Some(path) => path,
-            None => Path::new(DEFAULT_CONFIG),
-        };
+        self.named_config_is_there()?;
+        let named = self.global.config.as_deref();
+        let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
         Config::load(path).map_err(|error| {
             AdminError::usage(error).with_hint("what may stand in it: man vtpm-guard.toml")
         })
+    }
+
+    fn named_config_is_there(&self) -> Result<(), AdminError> {
+        match &self.global.config {
+            Some(path) if !path.exists() => Err(AdminError::usage(format!(
+                "{}: there is no such file",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// A user who may not read the store cannot say what the hook, as its owner, would do.
@@ -104,6 +107,7 @@ impl Context {
 
     /// The guard, as the hook would be on this host.
     pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
+        self.named_config_is_there()?;
         let (config, trouble) = match (self.config(), broken) {
             (Ok(config), _) => (config, None),
             (Err(error), BrokenConfig::DefaultsHold) => {

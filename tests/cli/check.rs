@@ -84,6 +84,15 @@ fn a_start_that_could_not_be_given_its_key_would_not_start() {
 }
 
 #[test]
+fn a_configuration_that_was_named_must_be_there() {
+    let host = Host::new();
+    let xml = xml(&host);
+    host.run(&["--config", "no-such-file", "check", "--xml", &xml])
+        .ends_with(2)
+        .saying("no-such-file: there is no such file");
+}
+
+#[test]
 fn what_is_no_start_is_said_to_be_none() {
     let host = Host::new();
     let xml = xml(&host);
