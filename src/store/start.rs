@@ -61,7 +61,9 @@ impl Store {
     }
 
     /// Makes the row of a key that was made for a start that failed a placeholder again, and
-    /// says whether there was one. For the caller to ask only where no TPM state exists:
+    /// says whether there was one. A row that changed since then is left alone: another tool
+    /// may have deleted the guard's row, which leaves the note of its key behind if foreign
+    /// keys are off, and the id may be that of a row with another key by now. For the caller to ask only where no TPM state exists:
     /// then nothing was ever encrypted with that key.
     pub fn take_back_fresh_key(
         &mut self,
@@ -74,7 +76,8 @@ impl Store {
                 "UPDATE key_ref SET wrapped_dek = NULL, kek_ref = NULL, key_version = NULL,
                                     algorithm = NULL, updated_at = ?2
                  WHERE {of_domain} AND {LIVE} AND first_used_at IS NULL
-                   AND id IN (SELECT key_ref_id FROM fresh_key)
+                   AND EXISTS (SELECT 1 FROM fresh_key
+                               WHERE key_ref_id = key_ref.id AND at = key_ref.updated_at)
                  RETURNING id"
             );
             let mut update = transaction.prepare(&sql)?;
@@ -122,6 +125,10 @@ pub(super) fn note_fresh_key(
     key_ref: KeyRefId,
     now: Timestamp,
 ) -> Result<(), Failure> {
+    transaction.execute(
+        "DELETE FROM fresh_key WHERE key_ref_id NOT IN (SELECT id FROM key_ref)",
+        [],
+    )?;
     transaction.execute(
         "INSERT OR REPLACE INTO fresh_key (key_ref_id, at) VALUES (?1, ?2)",
         params![key_ref.0, now.0],
