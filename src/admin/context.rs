@@ -71,7 +71,12 @@ impl Context {
     /// The store; `None` where there is no database yet.
     pub(super) fn store(&self, access: Access) -> Result<Option<Store>, AdminError> {
         match Store::open(self.state_dir(), access, patience()) {
-            Ok(store) => Ok(Some(store)),
+            Ok(store) => {
+                if access != Access::Read {
+                    store.be_whole_when_closed()?;
+                }
+                Ok(Some(store))
+            }
             Err(StoreError::Missing) => Ok(None),
             Err(error) => Err(error.into()),
         }
