@@ -7,7 +7,7 @@ use super::cli::Global;
 use super::error::AdminError;
 use super::output::Output;
 use crate::clock::Deadline;
-use crate::config::{Config, DEFAULT_CONFIG};
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::guard::Guard;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
@@ -88,7 +88,13 @@ impl Context {
         let named = self.global.config.as_deref();
         let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
         Config::load(path).map_err(|error| {
-            AdminError::usage(error).with_hint("what may stand in it: man vtpm-guard.toml")
+            let hint = match &error {
+                ConfigError::WrongOwner { .. } | ConfigError::WritableByOthers { .. } => {
+                    "only root's own files are trusted: chown root, chmod go-w"
+                }
+                _ => "what may stand in it: man vtpm-guard.toml",
+            };
+            AdminError::usage(error).with_hint(hint)
         })
     }
 

@@ -158,7 +158,7 @@ pub fn explain(code: Code) -> Explanation {
             what: "The domain XML that libvirt handed over cannot be read, and the policy \
                    refuses guests whose vTPM is not encrypted.",
             why: "What is not known to be encrypted counts as unencrypted under that policy.",
-            remedy: "Replay the XML to see what is wrong with it: vtpm-guard replay FILE. With \
+            remedy: "See what is wrong with it: vtpm-guard check --xml FILE. With \
                    policy.unencrypted = \"allow\" such a start goes on.",
         },
         Code::UnencryptedVtpm => Explanation {

@@ -30,7 +30,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
             "policy.unencrypted = \"deny\" refuses such guests; see what the guard reads: \
-             vtpm-guard replay FILE"
+             vtpm-guard check --xml FILE"
                 .to_owned(),
         ),
         Refusal::UnencryptedVtpm => (
