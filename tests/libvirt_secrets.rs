@@ -262,6 +262,7 @@ fn a_secret_for_something_else_is_a_conflict() {
         host.somebody_sets(b"theirs");
         let error = host.provide(b"made-up key", true).unwrap_err();
         assert!(matches!(error, SecretError::Conflict(_)), "{error:?}");
+        assert!(matches!(host.state(), HostSecret::Conflict(_)));
         assert_eq!(host.value(), b"theirs");
     }
 }

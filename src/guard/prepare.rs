@@ -172,9 +172,10 @@ fn foreseen(
     verdict: &Verdict,
     deadline: Deadline,
 ) -> Result<SecretAction, Refusal> {
-    if verdict.secret.is_none() || guard.secrets.is_none() {
+    let (Some(_), Some(_), Some((secret, _))) = (verdict.secret, &guard.secrets, facts.secret())
+    else {
         return Ok(SecretAction::None);
-    }
+    };
     match facts
         .host_secret
         .clone()
@@ -182,6 +183,7 @@ fn foreseen(
     {
         HostSecret::Absent => Ok(SecretAction::Defined),
         HostSecret::NoValue | HostSecret::HasValue => Ok(SecretAction::Set),
+        HostSecret::Conflict(reason) => Err(Refusal::SecretConflict { secret, reason }),
         HostSecret::Unreachable(reason) => Err(Refusal::LibvirtUnreachable { reason }),
     }
 }

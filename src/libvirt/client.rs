@@ -112,6 +112,7 @@ impl HostSecrets for Libvirt {
             Ok(Response::NoValue) => HostSecret::NoValue,
             Ok(Response::HasValue) => HostSecret::HasValue,
             Ok(other) => HostSecret::Unreachable(misunderstood(&other).to_string()),
+            Err(SecretError::Conflict(words)) => HostSecret::Conflict(words),
             Err(error) => HostSecret::Unreachable(error.to_string()),
         }
     }

@@ -25,7 +25,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         | Refusal::ProviderSealed { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
-        | Refusal::SecretConflict { .. } => libvirt_words(why),
+        | Refusal::SecretConflict { .. } => libvirt_words(domain, why),
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
@@ -171,7 +171,7 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
     }
 }
 
-fn libvirt_words(why: &Refusal) -> (String, String) {
+fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
     match why {
         Refusal::SecretRefused { secret, reason } => (
             format!("libvirt did not take the secret {secret}: {reason}"),
@@ -179,7 +179,11 @@ fn libvirt_words(why: &Refusal) -> (String, String) {
         ),
         Refusal::SecretConflict { secret, reason } => (
             format!("the secret {secret} cannot be used for this vTPM: {reason}"),
-            "see whose it is: virsh secret-list; remove it: virsh secret-undefine UUID".to_owned(),
+            format!(
+                "see whose it is: virsh secret-list; if nothing needs it: virsh secret-undefine \
+                 UUID; else name another secret in the XML: virsh edit {}",
+                shell_word(domain)
+            ),
         ),
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),

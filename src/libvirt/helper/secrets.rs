@@ -37,6 +37,7 @@ impl Secrets<'_> {
     pub(super) fn state(&self, uuid: SecretUuid) -> Result<Response, SecretError> {
         Ok(match self.look_up(uuid)? {
             None => Response::Absent,
+            Some(found) if !found.opens_vtpms() => return Err(found.conflict()),
             Some(found) if self.has_value(&found)? => Response::HasValue,
             Some(_) => Response::NoValue,
         })
@@ -64,10 +65,7 @@ impl Secrets<'_> {
                 self.define_with(uuid, domain, key)?;
                 Ok(Response::Set)
             }
-            Some(found) if !found.opens_vtpms() => Err(SecretError::Conflict(format!(
-                "the secret {uuid} is not one for a vTPM; its usage is \"{}\"",
-                found.usage
-            ))),
+            Some(found) if !found.opens_vtpms() => Err(found.conflict()),
             Some(found) if !replace_foreign && self.has_value(&found)? => Ok(Response::LeftAsIs),
             Some(found) => {
                 found.secret.set_value(key, 0).map_err(failure::of_call)?;
@@ -164,6 +162,14 @@ impl Secrets<'_> {
 }
 
 impl Found {
+    /// What is told of a secret that is for another use.
+    fn conflict(&self) -> SecretError {
+        SecretError::Conflict(format!(
+            "it is not one for a vTPM; its usage is \"{}\"",
+            self.usage
+        ))
+    }
+
     /// Whether it is the secret that the guard itself defines for this domain.
     fn is_the_guards(&self, domain: DomainUuid) -> bool {
         self.usage_type == VIR_SECRET_USAGE_TYPE_VTPM && self.usage == usage_name(domain)
