@@ -74,7 +74,11 @@ impl fmt::Display for StoreFinding {
                 write!(f, "{rows} rows of {table} refer to rows that are not there")
             }
             Self::ProviderUnreadable { name, column } => {
-                write!(f, "provider \"{name}\": its {column} cannot be read")
+                write!(
+                    f,
+                    "provider \"{name}\": its {column} cannot be read; one that is imported under \
+                     this name takes its place"
+                )
             }
             Self::KeyRefUnreadable { key_ref, column } => {
                 write!(f, "key reference {key_ref}: its {column} cannot be read")

@@ -80,7 +80,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            name_is_free(transaction, &provider.name)?;
+            take_name(transaction, &provider.name)?;
             transaction.execute(
                 "INSERT INTO key_provider
                      (uuid, name, kind, key_id, key_version, is_default, created_at, updated_at)
@@ -112,7 +112,7 @@ impl Store {
             if found.name == name {
                 return Ok(());
             }
-            name_is_free(transaction, name)?;
+            take_name(transaction, name)?;
             for (table, column, uuid) in [
                 ("key_provider", "name", "uuid"),
                 ("key_ref", "provider_name", "provider_uuid"),
@@ -220,11 +220,15 @@ pub(super) fn by_uuid(connection: &Connection, uuid: ProviderUuid) -> Result<Pro
     found.ok_or_else(|| StoreError::NoProvider(uuid.to_string()).into())
 }
 
-fn name_is_free(transaction: &Transaction<'_>, name: &str) -> Result<(), Failure> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM key_provider WHERE name = ?1)";
-    if transaction.query_row(sql, [name], |row| row.get(0))? {
+/// Refuses a name that another provider bears. A row that cannot be read bears it in vain:
+/// nothing can be bound to it, and no command could show, rename or delete it. So it goes, and
+/// key references that name it find the provider that takes its name.
+fn take_name(transaction: &Transaction<'_>, name: &str) -> Result<(), Failure> {
+    let providers = load::providers(transaction)?;
+    if providers.iter().any(|provider| provider.name == name) {
         return Err(StoreError::NameTaken(name.to_owned()).into());
     }
+    transaction.execute("DELETE FROM key_provider WHERE name = ?1", [name])?;
     Ok(())
 }
 
