@@ -114,7 +114,8 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             format!("take it over: vtpm-guard adopt {domain} --provider NAME"),
         ),
         Refusal::KeyLost => (
-            "the vTPM has its state already, and no key for it is known".to_owned(),
+            "the vTPM has its state already, or it is on its way, and no key for it is known"
+                .to_owned(),
             format!(
                 "see whether a retired key opens it: vtpm-guard key show {domain}; or bring the \
                  key back with the store's backup: vtpm-guard store restore FILE"

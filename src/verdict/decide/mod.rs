@@ -151,12 +151,11 @@ fn no_rows(case: &Case<'_>) -> Answer {
         }
         Some(HostSecret::Absent | HostSecret::NoValue) => {}
     }
-    match (&case.facts.state, &policy.auto_bind) {
-        (TpmState::Encrypted | TpmState::Unreadable(_), _) => deny(Refusal::KeyLost).into(),
-        (TpmState::Absent, Some(name)) if case.would_be_a_new_tpm() => {
-            placeholders::bind_and_make_key(case, name)
-        }
-        _ => deny(Refusal::KeyMissing).into(),
+    // Binding helps where a new TPM would be made, and nowhere else.
+    match &policy.auto_bind {
+        _ if !case.would_be_a_new_tpm() => deny(Refusal::KeyLost).into(),
+        Some(name) => placeholders::bind_and_make_key(case, name),
+        None => deny(Refusal::KeyMissing).into(),
     }
 }
 

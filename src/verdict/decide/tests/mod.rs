@@ -527,7 +527,7 @@ fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
     assert_eq!(verdict(&facts.clone().host(NoValue)), verdict(&facts));
     assert_eq!(verdict(&facts.clone().host(HasValue)), "allow HostSecret");
     assert_eq!(verdict(&facts.clone().state(Encrypted)), "deny VG202");
-    assert_eq!(verdict(&facts.clone().arriving()), "deny VG201");
+    assert_eq!(verdict(&facts.clone().arriving()), "deny VG202");
     assert_eq!(verdict(&facts.kek_sealed('A')), "deny VG104");
     assert_eq!(verdict(&auto(guest())), "deny VG101");
 }
