@@ -55,7 +55,7 @@ impl Listener {
 
     /// Whether a message would be taken without waiting. A connected datagram socket is
     /// writable as long as its peer's queue has room (Linux, `unix_dgram_poll` in
-    /// net/unix/af_unix.c).
+    /// `net/unix/af_unix.c`).
     fn takes_more(&self) -> bool {
         let mut sockets = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
         poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|writable| writable > 0)
