@@ -71,9 +71,9 @@ pub enum Command {
     },
     /// Do what the hook would do with this captured domain XML.
     Replay {
-        /// The XML; "-" reads it from stdin.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// What to replay.
+        #[command(flatten)]
+        xml: ReplayedXml,
         /// The hook's operation.
         #[arg(long, value_name = "OP", default_value = "prepare")]
         operation: String,
@@ -96,13 +96,14 @@ pub enum Command {
     Status,
     /// What can make the guard fail, or a start fail later.
     Doctor,
-    /// The decisions of the past, newest first.
+    /// The decisions of the past, newest first; or the captured XML of refused starts.
     History {
-        /// Only this guest's: name or UUID.
-        domain: Option<String>,
-        /// How many.
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: usize,
+        /// Which decisions.
+        #[command(flatten)]
+        which: Decisions,
+        /// List the captured XML of refused starts instead, as `replay --capture` counts them.
+        #[arg(long, conflicts_with_all = ["domain", "code", "since", "until"])]
+        captures: bool,
     },
     /// What a code means, why it matters, what to do.
     Explain {
@@ -264,4 +265,35 @@ pub struct CheckedDomains {
     /// The guest of this domain XML ("-": stdin), known to libvirt or not.
     #[arg(long, value_name = "FILE")]
     pub xml: Option<PathBuf>,
+}
+
+/// FILE or --capture N.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ReplayedXml {
+    /// The XML; "-" reads it from stdin.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The XML of a refused start, by its number in `history --captures`; 1 is the last one.
+    #[arg(long, value_name = "N")]
+    pub capture: Option<usize>,
+}
+
+/// The filters of `history`.
+#[derive(Debug, Args)]
+pub struct Decisions {
+    /// Only this guest's: name or UUID.
+    pub domain: Option<String>,
+    /// Only refusals with this code: VG101, or its name.
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Only from then on: "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only until then.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// How many.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
 }

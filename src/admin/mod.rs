@@ -1,5 +1,6 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
+mod captures;
 mod check;
 pub mod cli;
 mod completions;
@@ -11,6 +12,7 @@ mod explain;
 mod guests;
 mod history;
 mod key;
+mod moment;
 mod outcomes;
 mod output;
 mod passphrase;
@@ -47,7 +49,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Check { which } => check::run(context, which),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
         Command::Replay {
-            file,
+            xml,
             operation,
             sub_operation,
             dry_run,
@@ -55,7 +57,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         } => {
             let (dry_run, no_secret) = (*dry_run, *no_secret);
             let replay = replay::Replay {
-                file,
+                xml,
                 operation,
                 sub_operation,
                 dry_run,
@@ -63,7 +65,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
             };
             replay::run(context, &replay)
         }
-        Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),
+        Command::History { captures: true, .. } => captures::run(context),
+        Command::History { which, .. } => history::run(context, which),
         Command::Status => status::run(context),
         Command::Doctor => doctor::run(context),
         Command::Explain { code } => explain::run(context, code.as_deref()),

@@ -7,6 +7,7 @@
 mod bad_input;
 mod env;
 mod help;
+mod history;
 mod key;
 mod provider;
 mod recovery;
