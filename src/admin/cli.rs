@@ -95,7 +95,11 @@ pub enum Command {
     /// The state of the guard on this host.
     Status,
     /// What can make the guard fail, or a start fail later.
-    Doctor,
+    Doctor {
+        /// Recovery files to look at, too.
+        #[command(flatten)]
+        recovery: RecoveryFiles,
+    },
     /// The decisions of the past, newest first; or the captured XML of refused starts.
     History {
         /// Which decisions.
@@ -296,4 +300,15 @@ pub struct Decisions {
     /// How many.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: usize,
+}
+
+/// The recovery files that `doctor` looks at.
+#[derive(Debug, Args)]
+pub struct RecoveryFiles {
+    /// Is this recovery file whole, and does every provider have one? May be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub recovery_file: Vec<PathBuf>,
+    /// Open the recovery files, too: the first line of this file ("-": of stdin) is their passphrase.
+    #[arg(long, value_name = "FILE", requires = "recovery_file")]
+    pub passphrase_file: Option<PathBuf>,
 }

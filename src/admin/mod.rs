@@ -68,7 +68,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::History { captures: true, .. } => captures::run(context),
         Command::History { which, .. } => history::run(context, which),
         Command::Status => status::run(context),
-        Command::Doctor => doctor::run(context),
+        Command::Doctor { recovery } => doctor::run(context, recovery),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),

@@ -38,7 +38,8 @@ pub(crate) struct KeyRef {
     pub(crate) retired_at: Option<i64>,
 }
 
-const PASSPHRASE_FILE: &str = "/run/passphrase";
+/// The passphrase of all recovery files.
+pub(crate) const PASSPHRASE_FILE: &str = "/run/passphrase";
 
 impl Host {
     /// Defines a guest: q35, 16 MiB, no disk, so it starts in half a second.
@@ -289,6 +290,7 @@ fn tpm_dir(guest: &Guest) -> String {
     format!("/var/lib/libvirt/swtpm/{}", guest.uuid)
 }
 
-fn recovery_file(provider: &str) -> String {
+/// Where `create_provider` exports a provider to.
+pub(crate) fn recovery_file(provider: &str) -> String {
     format!("/run/{provider}.recovery")
 }

@@ -7,6 +7,7 @@
 )]
 
 mod born_from;
+mod doctor;
 mod guest;
 mod hook_contract;
 mod host;
