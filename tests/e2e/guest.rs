@@ -135,6 +135,12 @@ impl Host {
         fs::read(self.path(&format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest)))).unwrap()
     }
 
+    /// Puts other bytes into the TPM state file, which keeps its owner and mode.
+    pub(crate) fn set_tpm_state(&self, guest: &Guest, bytes: &[u8]) {
+        let state = format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest));
+        fs::write(self.path(&state), bytes).unwrap();
+    }
+
     /// Whether there is a TPM state file.
     pub(crate) fn has_tpm_state(&self, guest: &Guest) -> bool {
         let state = format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest));
@@ -149,9 +155,9 @@ impl Host {
     /// How many TPMs swtpm has manufactured for this guest: one, as long as it keeps its own.
     pub(crate) fn tpms_made(&self, guest: &Guest) -> usize {
         let log = format!("/var/log/swtpm/libvirt/qemu/{}-swtpm.log", guest.name);
-        self.read(&log)
-            .matches("Starting vTPM manufacturing")
-            .count()
+        // No log: its TPM has never run here.
+        let log = fs::read_to_string(self.path(&log)).unwrap_or_default();
+        log.matches("Starting vTPM manufacturing").count()
     }
 
     /// Makes a provider and exports it, as a careful administrator does.

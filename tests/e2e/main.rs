@@ -13,6 +13,7 @@ mod hook_contract;
 mod host;
 mod libvirt_alone;
 mod many_keys;
+mod recovery_page;
 mod refusals;
 mod repairs;
 mod secrets;
