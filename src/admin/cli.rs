@@ -200,6 +200,14 @@ pub enum Key {
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
     },
+    /// Take a guest's key over from the backup of another host's store.
+    Import {
+        /// The guest's name or UUID.
+        domain: String,
+        /// What `store backup` wrote on the other host.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
     /// List the key references.
     List {
         /// Only this guest's: name or UUID.

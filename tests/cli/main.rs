@@ -9,6 +9,7 @@ mod env;
 mod help;
 mod history;
 mod key;
+mod key_import;
 mod provider;
 mod recovery;
 mod store;
