@@ -13,6 +13,8 @@ mod hook_contract;
 mod host;
 mod libvirt_alone;
 mod many_keys;
+mod migration;
+mod page;
 mod recovery_page;
 mod refusals;
 mod repairs;

@@ -4,41 +4,20 @@ use std::fs;
 use std::path::Path;
 
 use crate::guest::Guest;
-use crate::host::{Host, Output};
+use crate::host::Host;
+use crate::page;
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/recovery.md");
 const BACKUP: &str = "/mnt/backup";
 
-/// The commands under a heading of the page.
 fn commands_under(heading: &str) -> String {
-    let page = fs::read_to_string(PAGE).unwrap();
-    let (_, section) = page.split_once(&format!("## {heading}\n")).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let blocks = section.split("```sh\n").skip(1);
-    blocks
-        .map(|block| block.split("```").next().unwrap())
-        .collect()
-}
-
-impl Host {
-    fn play(&self, heading: &str) -> Output {
-        self.run_with_input(&["sh", "-eux"], &commands_under(heading))
-    }
-
-    /// `/mnt` is a disk of this host's alone.
-    fn attach_backup_disk(&self) {
-        self.run(&["mount", "-t", "tmpfs", "-o", "mode=0700", "none", "/mnt"])
-            .ok();
-        fs::create_dir(self.path(BACKUP)).unwrap();
-    }
+    page::blocks("recovery.md", heading).concat()
 }
 
 /// A host with a guest that has run, everything backed up as the page says.
 fn backed_up() -> (Host, Guest) {
     let (host, guest) = Host::with_used_guest();
     host.attach_backup_disk();
-    host.write("/mnt/backup/passphrase", "correct horse battery staple\n");
-    host.play("What to have before").ok();
+    host.play(&commands_under("What to have before")).ok();
     (host, guest)
 }
 
@@ -51,7 +30,7 @@ fn refused(host: &Host, guest: &Guest, code: &str) {
 #[track_caller]
 fn brings_back(host: &Host, guest: &Guest, heading: &str) {
     let made = host.tpms_made(guest);
-    host.play(heading).ok();
+    host.play(&commands_under(heading)).ok();
     assert_eq!(host.state(guest), "running");
     assert_eq!(host.tpms_made(guest), made, "libvirt made a new TPM");
 }
@@ -142,7 +121,8 @@ fn the_tpm_s_state_is_lost() {
     host.remove_tpm_state(&guest);
     refused(&host, &guest, "VG205");
     let made = host.tpms_made(&guest);
-    host.play("There is no backup of the TPM").ok();
+    host.play(&commands_under("There is no backup of the TPM"))
+        .ok();
     assert_eq!(host.state(&guest), "running");
     assert_eq!(host.tpms_made(&guest), made + 1);
 }
