@@ -59,6 +59,9 @@ pub enum Command {
         /// Which guests.
         #[command(flatten)]
         which: CheckedDomains,
+        /// Write what was found into this file, too, for Prometheus' textfile collector.
+        #[arg(long, value_name = "FILE")]
+        metrics: Option<PathBuf>,
     },
     /// The repairs of a start, without a start.
     Repair {

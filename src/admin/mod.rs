@@ -12,6 +12,7 @@ mod explain;
 mod guests;
 mod history;
 mod key;
+mod metrics;
 mod moment;
 mod outcomes;
 mod output;
@@ -46,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
-        Command::Check { which } => check::run(context, which),
+        Command::Check { which, metrics } => check::run(context, which, metrics.as_deref()),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
         Command::Replay {
             xml,

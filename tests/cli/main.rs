@@ -10,6 +10,7 @@ mod help;
 mod history;
 mod key;
 mod key_import;
+mod metrics;
 mod provider;
 mod recovery;
 mod store;
