@@ -28,6 +28,9 @@ pub enum SecretError {
     /// The usage belongs to another secret, or the UUID to another usage type: libvirt's words.
     #[error("{0}")]
     Conflict(String),
+    /// It is starting itself and the guests that start with it, and takes nothing until then.
+    #[error("libvirtd is still starting, and answers nobody until its guests are up")]
+    Starting,
 }
 
 /// The usage name of the guard's own secret for this domain. Only secrets that bear it does

@@ -151,6 +151,7 @@ impl From<SecretError> for Response {
         match error {
             SecretError::Refused(words) => Self::Refused(words),
             SecretError::Unreachable(words) => Self::Unreachable(words),
+            SecretError::Starting => Self::Unreachable(error.to_string()),
             SecretError::Conflict(words) => Self::Conflict(words),
         }
     }

@@ -10,13 +10,10 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::files::{SECRETS_DIR, stored_value};
 use crate::libvirt::protocol::Response;
 use crate::secret::{SecretError, definition, usage_name};
 use crate::sys;
-
-/// Where a system daemon keeps the secrets that are not ephemeral: `UUID.xml` and, if there
-/// is a value, `UUID.base64` (libvirt 12.1 and later: or another extension).
-const SECRETS_DIR: &str = "/etc/libvirt/secrets";
 
 /// The secret driver at the other end of a connection.
 pub(super) struct Secrets<'a> {
@@ -174,19 +171,4 @@ impl Found {
     fn opens_vtpms(&self) -> bool {
         [VIR_SECRET_USAGE_TYPE_VTPM, VIR_SECRET_USAGE_TYPE_NONE].contains(&self.usage_type)
     }
-}
-
-/// Whether the daemon's files hold a value of this secret; `None` if they do not know it.
-fn stored_value(dir: &Path, uuid: SecretUuid) -> Option<bool> {
-    let definition = format!("{uuid}.xml");
-    dir.join(&definition)
-        .try_exists()
-        .ok()
-        .filter(|known| *known)?;
-    let stem = format!("{uuid}.");
-    let mut files = dir.read_dir().ok()?.flatten();
-    Some(files.any(|file| {
-        let name = file.file_name();
-        name != *definition && name.as_encoded_bytes().starts_with(stem.as_bytes())
-    }))
 }
