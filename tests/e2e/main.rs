@@ -7,6 +7,7 @@
 )]
 
 mod born_from;
+mod daemon_start;
 mod guest;
 mod hook_contract;
 mod host;
