@@ -23,31 +23,44 @@ const TIME_LIMIT: Duration = Duration::from_millis(1500);
 const TO_RECORD: Duration = Duration::from_millis(300);
 
 impl Guard {
-    /// Makes this the guard of a hook: if the libvirtd that calls it is still starting, it is
-    /// not asked. Gives the deadline that holds then.
+    /// If the libvirtd that calls this hook is still starting, it will not be asked. Gives the
+    /// deadline that holds then: a shorter one, but not for a guest that is sure to start.
     #[must_use]
-    pub fn mind_starting_libvirtd(&mut self, deadline: Deadline) -> Deadline {
+    pub fn mind_starting_libvirtd(
+        &mut self,
+        domain: Option<&Domain>,
+        deadline: Deadline,
+    ) -> Deadline {
         if !called_by_starting_libvirtd() {
             return deadline;
         }
         self.libvirt_starts = true;
         self.secrets = Some(Box::new(StartingLibvirtd(Path::new(SECRETS_DIR))));
-        deadline.at_most(TIME_LIMIT)
+        match domain.filter(|domain| has_loaded(self, domain)) {
+            Some(_) => deadline,
+            None => deadline.at_most(TIME_LIMIT),
+        }
     }
+}
+
+/// Whether libvirtd is starting and has loaded this guest's secret, value and all.
+fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
+    let (Some(secrets), Some((_, secret))) = (&guard.secrets, domain.encrypted_vtpm()) else {
+        return false;
+    };
+    let at_once = Deadline::after(Duration::ZERO);
+    guard.libvirt_starts && secrets.state(secret, at_once) == HostSecret::HasValue
 }
 
 /// Allows the start of a guest whose secret a starting libvirtd has loaded. If `stage` laid it
 /// out, the verdict was made there; if it is a persistent one of somebody else's, it carries the
 /// start as it did without the guard. `None`: the start is to be judged.
 pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> Option<Outcome> {
-    let (vtpm, secret) = domain.encrypted_vtpm()?;
-    let deadline = Deadline::after(TO_RECORD);
-    let secrets = guard.secrets.as_ref().filter(|_| guard.libvirt_starts)?;
-    if secrets.state(secret, deadline) != HostSecret::HasValue {
-        return None;
-    }
-    let reason = Reason::HostSecret;
-    record(guard, domain, operation, reason, deadline);
+    let (vtpm, _) = domain
+        .encrypted_vtpm()
+        .filter(|_| has_loaded(guard, domain))?;
+    let reason = Reason::LoadedSecret;
+    record(guard, domain, operation, reason);
     Some(Outcome {
         state: read_state(&guard.libvirt_state_dir, domain.uuid, vtpm).summary(),
         domain: Some(domain.clone()),
@@ -63,8 +76,8 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> O
 }
 
 /// The log has it in any case.
-fn record(guard: &Guard, domain: &Domain, operation: &str, why: Reason, deadline: Deadline) {
-    let Ok(Some(mut store)) = guard.open_store(Access::Write, deadline) else {
+fn record(guard: &Guard, domain: &Domain, operation: &str, why: Reason) {
+    let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
         return;
     };
     let event = Event {

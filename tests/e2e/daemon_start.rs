@@ -150,6 +150,19 @@ fn a_bound_guest_gets_its_first_key_at_the_start_of_the_daemon() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_saved_guest_is_restored_by_the_start_of_the_daemon() {
+    let (host, guest) = Host::with_used_guest();
+    host.autostart(&guest);
+    host.start_running(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    host.boot_libvirtd();
+    assert_eq!(host.state(&guest), "running");
+    assert!(!host.has_secret(guest.secret));
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
     let (host, guest) = Host::with_used_guest();
     host.autostart(&guest);

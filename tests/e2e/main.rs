@@ -8,10 +8,12 @@
 
 mod born_from;
 mod daemon_start;
+mod fresh_keys;
 mod guest;
 mod hook_contract;
 mod host;
 mod libvirt_alone;
+mod lifetimes;
 mod many_keys;
 mod refusals;
 mod repairs;
