@@ -18,7 +18,7 @@ use crate::staging::{LaidOut, Place};
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
 /// answers after that. systemd gives a service 90 seconds for all of its start
 /// (`DefaultTimeoutStartSec`), and would end libvirtd after them.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     let place = Place::of_this_host();
@@ -33,9 +33,13 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
         match drop_secrets(&laid_out, lifetime, deadline) {
             Ok(secrets) => dropped = secrets,
             Err(error) => {
-                // libvirtd has read the keys long since, if it runs. The rest tells the hook
-                // which guests have theirs.
-                place.remove_keys()?;
+                if deadline.has_passed() {
+                    // It still starts its guests, and has read the keys long since. The rest
+                    // tells the hook which of them have theirs.
+                    place.remove_keys()?;
+                } else {
+                    place.clear()?;
+                }
                 return Err(unreachable(&error).with_hint(
                     "the keys are gone from /run; when libvirtd answers: vtpm-guard unstage",
                 ));

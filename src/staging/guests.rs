@@ -106,3 +106,98 @@ fn file_names(dir: &Path) -> io::Result<Vec<String>> {
         .filter_map(|name| name.into_string().ok())
         .collect())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn uuid(number: u32) -> String {
+        format!("11111111-2222-4333-8444-{number:012}")
+    }
+
+    /// libvirt's files with the definitions vm1 to vm4.
+    fn files() -> (tempfile::TempDir, DefinitionFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = DefinitionFiles {
+            definitions: dir.path().join("qemu"),
+            running: dir.path().join("run"),
+            stopped_for_shutdown: dir.path().join("libvirt-guests"),
+        };
+        fs::create_dir_all(files.definitions.join("autostart")).unwrap();
+        fs::create_dir(&files.running).unwrap();
+        for number in 1..=4 {
+            let xml = format!(
+                "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n<domain type='kvm'>\
+                 <name>vm{number}</name><uuid>{}</uuid></domain>\n",
+                uuid(number)
+            );
+            fs::write(files.definitions.join(format!("vm{number}.xml")), xml).unwrap();
+        }
+        (dir, files)
+    }
+
+    fn autostart(files: &DefinitionFiles, link: &str) {
+        let name = link.strip_suffix(".once").unwrap_or(link);
+        let target = files.definitions.join(name);
+        symlink(target, files.definitions.join("autostart").join(link)).unwrap();
+    }
+
+    fn names(files: &DefinitionFiles) -> Vec<String> {
+        let starting = files.starting().unwrap();
+        starting.into_iter().map(|guest| guest.name).collect()
+    }
+
+    #[test]
+    fn guests_that_libvirtd_starts_always_or_once_will_start() {
+        let (_dir, files) = files();
+        assert_eq!(names(&files), [""; 0]);
+        autostart(&files, "vm3.xml");
+        autostart(&files, "vm1.xml.once");
+        autostart(&files, "vm1.xml");
+        assert_eq!(names(&files), ["vm1", "vm3"]);
+        let first = files.starting().unwrap().remove(0);
+        assert_eq!(first.domain.unwrap().uuid.to_string(), uuid(1));
+    }
+
+    #[test]
+    fn guests_that_libvirt_guests_stopped_will_start() {
+        let (_dir, files) = files();
+        let list = format!("default {} {}\nlxc:/// {}\n", uuid(4), uuid(2), uuid(9));
+        fs::write(&files.stopped_for_shutdown, list).unwrap();
+        assert_eq!(names(&files), ["vm2", "vm4"]);
+    }
+
+    #[test]
+    fn a_guest_that_runs_needs_no_key() {
+        let (_dir, files) = files();
+        autostart(&files, "vm1.xml");
+        autostart(&files, "vm2.xml");
+        fs::write(files.running.join("vm1.xml"), "<domstatus/>").unwrap();
+        assert_eq!(names(&files), ["vm2"]);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_no_guest_and_a_broken_definition_is_told() {
+        let (_dir, files) = files();
+        autostart(&files, "gone.xml");
+        autostart(&files, "vm1.xml");
+        fs::write(files.definitions.join("vm1.xml"), "<domain>").unwrap();
+        let starting = files.starting().unwrap();
+        assert_eq!(starting.len(), 1);
+        assert!(starting[0].domain.is_err());
+    }
+
+    #[test]
+    fn a_host_without_libvirt_has_no_guests() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = DefinitionFiles {
+            definitions: dir.path().join("a"),
+            running: dir.path().join("b"),
+            stopped_for_shutdown: dir.path().join("c"),
+        };
+        assert_eq!(names(&files), [""; 0]);
+    }
+}

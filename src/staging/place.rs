@@ -18,6 +18,10 @@ use crate::key::dek::Dek;
 use crate::libvirt::SECRETS_DIR;
 use crate::secret::{domain_of_usage, laid_out_definition};
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
+
 /// Where the files lie. /run is a tmpfs; that is checked all the same.
 const STAGED_DIR: &str = "/run/vtpm-guard/staged";
 

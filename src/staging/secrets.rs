@@ -57,3 +57,66 @@ impl HostSecrets for Staging {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn staging() -> (tempfile::TempDir, Staging) {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let place = Place::at(dir.path().join("staged"), dir.path().join("secrets"));
+        fs::create_dir(place.secrets()).unwrap();
+        (dir, Staging(place))
+    }
+
+    fn provide(
+        staging: &Staging,
+        secret: SecretUuid,
+        domain: DomainUuid,
+    ) -> Result<Provided, SecretError> {
+        let dek = Dek::from_bytes(Zeroizing::new(b"key".to_vec()));
+        staging.provide(secret, domain, &dek, true, Deadline::after(Duration::ZERO))
+    }
+
+    #[test]
+    fn giving_a_key_is_laying_it_out() {
+        let (_dir, staging) = staging();
+        let (secret, domain) = (SecretUuid::random(), DomainUuid::random());
+        assert_eq!(provide(&staging, secret, domain), Ok(Provided::Defined));
+        assert_eq!(staging.0.laid_out().unwrap(), [LaidOut { secret, domain }]);
+    }
+
+    #[test]
+    fn a_persistent_secret_of_somebody_elses_stays_as_it_is() {
+        let (_dir, staging) = staging();
+        let secret = SecretUuid::random();
+        let deadline = Deadline::after(Duration::ZERO);
+        let file = |extension| staging.0.secrets().join(format!("{secret}.{extension}"));
+        fs::write(file("xml"), "<secret/>").unwrap();
+        assert_eq!(staging.state(secret, deadline), HostSecret::NoValue);
+        fs::write(file("base64"), "b3RoZXI=").unwrap();
+        assert_eq!(staging.state(secret, deadline), HostSecret::HasValue);
+        let provided = provide(&staging, secret, DomainUuid::random());
+        assert_eq!(provided, Ok(Provided::LeftAsIs));
+        assert_eq!(staging.0.laid_out().unwrap(), []);
+        assert_eq!(fs::read_to_string(file("base64")).unwrap(), "b3RoZXI=");
+    }
+
+    #[test]
+    fn one_secret_cannot_hold_the_keys_of_two_guests() {
+        let (_dir, staging) = staging();
+        let secret = SecretUuid::random();
+        provide(&staging, secret, DomainUuid::random()).unwrap();
+        let second = provide(&staging, secret, DomainUuid::random());
+        assert!(
+            matches!(second, Err(SecretError::Conflict(_))),
+            "{second:?}"
+        );
+    }
+}

@@ -188,7 +188,8 @@ fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
     let decoded = host.run_with_input(&["base64", "-d"], &value).ok().stdout;
     assert_eq!(decoded.len(), 64);
     for bytes in [value.as_bytes(), decoded.as_bytes()] {
-        assert_eq!(host.files_with(bytes), [""; 0].map(PathBuf::from));
+        let found = host.files_with(bytes);
+        assert!(found.is_empty(), "{found:?}");
     }
     // The search finds what is there.
     host.write("/var/lib/libvirt/plain", &decoded);
@@ -296,6 +297,43 @@ fn keys_are_not_laid_out_on_a_disk() {
     let refused = host.guard(&["stage"]);
     assert_eq!(refused.status, 4, "{refused:?}");
     assert!(refused.stderr.contains("not on a tmpfs"), "{refused:?}");
+    host.assert_nothing_is_laid_out();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn unstage_without_a_daemon_takes_all_away_and_says_so() {
+    let (host, guest) = Host::with_used_guest();
+    host.autostart(&guest);
+    host.stop_libvirtd();
+    host.guard(&["stage"]).ok();
+    let failed = host.guard(&["unstage"]);
+    assert_eq!(failed.status, 4, "{failed:?}");
+    assert!(
+        failed.stderr.contains("libvirt cannot be asked"),
+        "{failed:?}"
+    );
+    host.assert_nothing_is_laid_out();
+    host.guard(&["unstage"]).ok();
+    host.start_libvirtd();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn unstage_leaves_a_secret_that_a_later_start_has_defined_anew() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[secret]\nlifetime = \"run\"\n");
+    host.autostart(&guest);
+    host.stop_libvirtd();
+    host.guard(&["stage"]).ok();
+    host.start_libvirtd();
+    host.virsh(&["uri"]).ok();
+    assert_eq!(host.state(&guest), "running");
+    host.stop(&guest);
+    host.start_running(&guest);
+    host.configure("[secret]\nlifetime = \"start\"\n");
+    host.guard(&["unstage"]).ok();
+    assert!(host.has_secret(guest.secret));
     host.assert_nothing_is_laid_out();
 }
 

@@ -91,6 +91,54 @@ fn a_key_whose_tpm_exists_is_kept_though_its_first_start_failed() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_whose_tpm_existed_once_is_kept_though_a_later_start_fails_without_it() {
+    let (host, guest) = host_with_new_guest();
+    host.fail_at("start");
+    host.start_fails(&guest, "made-up failure");
+    let key = host.only_key_ref(&guest).wrapped_dek;
+
+    // Somebody may have a copy of the state that is taken away here.
+    host.remove_tpm_state(&guest);
+    host.fail_at("prepare");
+    host.start_fails(&guest, "made-up failure");
+    assert!(!host.has_tpm_state(&guest));
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, key);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_tpm_that_nobody_saw_made_is_seen_by_the_next_start() {
+    let (host, guest) = host_with_new_guest();
+    // The daemon dies in the middle of the start, when the TPM has been made.
+    let die = "#!/bin/sh\n[ \"$2\" != start ] || kill -KILL $(cat /run/libvirtd.pid)\n";
+    host.write_program(FAILING_HOOK, die);
+    assert_ne!(host.start(&guest).status, 0);
+    host.fail_no_longer();
+    host.start_libvirtd();
+    let key = host.only_key_ref(&guest).wrapped_dek;
+    assert!(key.is_some() && host.has_tpm_state(&guest));
+
+    let xml = host.xml(&guest);
+    let hook = |operation: [&str; 3]| host.hook("vm1", &operation, &xml).ok();
+    hook(["prepare", "begin", "-"]);
+    host.remove_tpm_state(&guest);
+    hook(["release", "end", "failed"]);
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, key);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_that_is_taken_back_leaves_no_secret_even_with_lifetime_keep() {
+    let (host, guest) = host_with_new_guest();
+    host.configure("[secret]\nlifetime = \"keep\"\n");
+    host.fail_at("prepare");
+    host.start_fails(&guest, "made-up failure");
+    assert_is_placeholder(&host.only_key_ref(&guest));
+    assert!(!host.has_secret(guest.secret));
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_key_that_was_used_is_kept_whatever_happens_to_its_tpm() {
     let (host, guest) = Host::with_used_guest();
     let row = host.only_key_ref(&guest);
