@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use super::context::{self, Context};
 use super::error::AdminError;
 use super::status::HOOK_LINK;
+use super::{drop_in, output};
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
 use crate::secret::HostSecrets;
+use crate::staging::{Definition, DefinitionFiles, Place};
 use crate::store::Access;
 use crate::verdict::facts::HostSecret;
 
@@ -29,6 +31,8 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
     ailments.extend(store(context));
+    ailments.extend(daemon_start());
+    ailments.extend(left_laid_out());
     let document: Value = ailments
         .iter()
         .map(|found| json!({ "what": found.what, "why": found.why, "command": found.command }))
@@ -86,6 +90,37 @@ fn libvirt(context: &Context) -> Option<Ailment> {
         what: format!("libvirt's secret driver does not answer at {uri}: {reason}"),
         why: "the hook could not hand over a key, and every start that needs one would be refused",
         command: format!("virsh -c {uri} secret-list"),
+    })
+}
+
+fn daemon_start() -> Option<Ailment> {
+    if !drop_in::is_missing() {
+        return None;
+    }
+    let starting = DefinitionFiles::default().autostarting().ok()?;
+    let is_encrypted = |guest: &Definition| {
+        let domain = guest.domain.as_ref();
+        domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
+    };
+    let guest = starting.into_iter().find(is_encrypted)?.name;
+    Some(Ailment {
+        what: format!(
+            "libvirtd starts \"{guest}\" by itself, but does not run vtpm-guard stage before"
+        ),
+        why: "a monolithic libvirtd takes no key while it starts its guests: they would be refused",
+        command: "install the drop-in libvirtd.service.d/50-vtpm-guard.conf, then: \
+                  systemctl daemon-reload"
+            .to_owned(),
+    })
+}
+
+fn left_laid_out() -> Option<Ailment> {
+    let laid_out = Place::of_this_host().laid_out().ok()?;
+    let keys = output::count(Some(laid_out.len()).filter(|&keys| keys > 0)?, "key");
+    Some(Ailment {
+        what: format!("{keys} laid out for the start of libvirtd"),
+        why: "it has loaded them, and they need not lie in /run any longer",
+        command: "vtpm-guard unstage".to_owned(),
     })
 }
 

@@ -6,6 +6,7 @@ mod completions;
 mod context;
 mod doctor;
 mod domains;
+mod drop_in;
 mod error;
 mod explain;
 mod guests;

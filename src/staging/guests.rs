@@ -41,13 +41,14 @@ impl Default for DefinitionFiles {
 }
 
 impl DefinitionFiles {
+    /// The guests that the daemon itself starts, at its first start after a boot.
+    pub fn autostarting(&self) -> io::Result<Vec<Definition>> {
+        Ok(self.read_all(self.autostart_names()?).collect())
+    }
+
     /// The guests that will start with the daemon, by name. One that runs already needs no key.
     pub fn starting(&self) -> io::Result<Vec<Definition>> {
-        let mut names = BTreeSet::new();
-        for link in file_names(&self.definitions.join("autostart"))? {
-            let link = link.strip_suffix(".once").unwrap_or(&link);
-            names.extend(link.strip_suffix(".xml").map(str::to_owned));
-        }
+        let mut names = self.autostart_names()?;
         let uuids = self.stopped_for_shutdown()?;
         if !uuids.is_empty() {
             for file in file_names(&self.definitions)? {
@@ -59,12 +60,24 @@ impl DefinitionFiles {
                 }
             }
         }
-        let is_down = |name: &String| !self.running.join(format!("{name}.xml")).exists();
-        let read = |name: String| {
+        names.retain(|name| !self.running.join(format!("{name}.xml")).exists());
+        Ok(self.read_all(names).collect())
+    }
+
+    fn autostart_names(&self) -> io::Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for link in file_names(&self.definitions.join("autostart"))? {
+            let link = link.strip_suffix(".once").unwrap_or(&link);
+            names.extend(link.strip_suffix(".xml").map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    fn read_all(&self, names: BTreeSet<String>) -> impl Iterator<Item = Definition> {
+        names.into_iter().filter_map(|name| {
             let domain = self.read(&name)?;
             Some(Definition { name, domain })
-        };
-        Ok(names.into_iter().filter(is_down).filter_map(read).collect())
+        })
     }
 
     /// The definition of this name; `None` if there is none, as behind a link that leads

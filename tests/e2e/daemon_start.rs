@@ -17,6 +17,22 @@ const SECRETS: &str = "/etc/libvirt/secrets";
 /// Scripts before and after the guard's hook, which write down when they run.
 const CLOCK: &str = "#!/bin/sh\necho \"$1 $2 $(date +%s%N)\" >>/run/clock\n";
 
+/// What a package installs.
+const DROP_IN: &str = include_str!("../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
+
+/// The one command that the drop-in runs at this point.
+fn drop_in_command(key: &str) -> Vec<&'static str> {
+    let prefix = format!("{key}=-");
+    let commands: Vec<_> = DROP_IN
+        .lines()
+        .filter_map(|line| line.strip_prefix(&prefix))
+        .collect();
+    let [command] = commands[..] else {
+        panic!("{key}: {commands:?}")
+    };
+    command.split(' ').collect()
+}
+
 impl Host {
     fn autostart(&self, guest: &Guest) {
         self.virsh(&["autostart", &guest.name]).ok();
@@ -25,9 +41,9 @@ impl Host {
     /// What systemd does with the drop-in, at a boot. Gives what `stage` said.
     fn boot_libvirtd(&self) -> String {
         self.stop_libvirtd();
-        let staged = self.guard(&["stage"]).ok().stdout;
+        let staged = self.run(&drop_in_command("ExecStartPre")).ok().stdout;
         self.start_libvirtd();
-        self.guard(&["unstage"]).ok();
+        self.run(&drop_in_command("ExecStartPost")).ok();
         staged
     }
 
@@ -277,6 +293,25 @@ fn a_persistent_secret_of_somebody_elses_is_left_alone() {
     host.guard(&["unstage"]).ok();
     assert_eq!(host.names(SECRETS), files);
     host.start_libvirtd();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
+    let (host, guest) = Host::with_used_guest();
+    let found = || host.guard(&["doctor"]);
+    assert_eq!(found().stdout, "nothing found\n");
+    host.autostart(&guest);
+    assert!(found().stdout.contains("does not run vtpm-guard stage"));
+    let drop_in = "/run/systemd/system/libvirtd.service.d/50-vtpm-guard.conf";
+    host.write(drop_in, DROP_IN);
+    assert_eq!(found().stdout, "nothing found\n");
+    host.guard(&["stage"]).ok();
+    let answer = found();
+    assert!(answer.stdout.contains("1 key laid out"), "{answer:?}");
+    assert_eq!(answer.status, 1);
+    host.guard(&["unstage"]).ok();
+    assert_eq!(found().stdout, "nothing found\n");
 }
 
 #[test]
