@@ -95,6 +95,17 @@ pub enum Command {
         /// The guest's name or UUID.
         domain: String,
     },
+    /// Before libvirtd starts: lay out the keys of the guests that will start with it.
+    ///
+    /// A monolithic libvirtd answers nobody until the guests that start with it are up, so their
+    /// keys must be there before. They lie on tmpfs alone, linked from /etc/libvirt/secrets.
+    /// Guests that would not start are named and left out; that is no failure.
+    Stage,
+    /// When libvirtd is up: take away what `stage` laid out.
+    ///
+    /// Waits until libvirtd answers, removes the files, and drops the secrets that have done
+    /// their work. Doing it again changes nothing.
+    Unstage,
     /// The state of the guard on this host.
     Status,
     /// What can make the guard fail, or a start fail later.

@@ -22,9 +22,11 @@ mod provider;
 mod repair;
 mod replay;
 mod reset;
+mod stage;
 mod status;
 mod store;
 mod trouble;
+mod unstage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -74,6 +76,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
         Command::Reset { domain } => reset::run(context, domain),
+        Command::Stage => stage::run(context),
+        Command::Unstage => unstage::run(context),
         Command::Store(verb) => store::run(context, verb),
         Command::Completions { shell } => completions::run(context, *shell),
     }

@@ -1,5 +1,7 @@
 //! `doctor`: what can make the guard fail silently, or a start fail later.
 
+mod daemon_start;
+mod drop_in;
 mod files;
 mod hook;
 mod host;
@@ -61,6 +63,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     let mut ailments = hook::ailments(context);
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
+    ailments.extend(daemon_start::ailments());
     ailments.extend(files::ailments(context.state_dir()));
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
