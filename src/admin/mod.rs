@@ -1,5 +1,6 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
+mod adopt;
 mod check;
 pub mod cli;
 mod completions;
@@ -44,6 +45,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
+        Command::Adopt {
+            which,
+            provider,
+            keep_plaintext,
+        } => adopt::run(context, which, provider.as_deref(), *keep_plaintext),
         Command::Check { which } => check::run(context, which),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
         Command::Replay {

@@ -4,6 +4,8 @@ mod bind;
 mod list;
 mod show;
 
+pub(super) use bind::default_provider;
+
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
