@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopting;
 mod born_from;
 mod guest;
 mod hook_contract;
