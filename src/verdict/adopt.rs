@@ -1,6 +1,7 @@
 //! `adopt`: may the key in libvirt's secret be taken over, and may the secret go then? The
 //! last clear copy of a key goes only when its wrapped copy is certain, so every doubt refuses.
 
+use super::facts::Proof;
 use crate::ids::KeyRefId;
 
 #[cfg(test)]
@@ -90,16 +91,13 @@ pub struct HeldKey {
     pub key: Held,
 }
 
-/// What a held key is, beside the secret's value.
+/// What a held key is, beside the secret's value, and what the TPM state says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     /// The same key.
     Same,
     /// Another key. Also where there is no value to compare it with.
-    Another {
-        /// Whether the TPM state does not refute it.
-        opens: bool,
-    },
+    Another(Proof),
     /// Nothing opens it here: no provider, another key, damage.
     Closed,
 }
@@ -109,6 +107,8 @@ pub enum Held {
 pub struct Adoption {
     /// Where the key will be.
     pub key: AdoptedKey,
+    /// Whether the TPM state has proven it.
+    pub proven: bool,
     /// Whether libvirt's secret goes once the key is certain.
     pub remove_secret: bool,
 }
@@ -166,7 +166,8 @@ pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
     let serves_anything = match &facts.secret {
         SecretAtHand::OtherUse(usage) => return Err(AdoptRefusal::OtherUse(usage.clone())),
         SecretAtHand::NotTold(why) => {
-            let (why, held) = (why.clone(), facts.opening_key());
+            let held = facts.opening_key().map(|(key_ref, _)| key_ref);
+            let why = why.clone();
             return Err(AdoptRefusal::NotTold { why, held });
         }
         SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue => {
@@ -189,6 +190,7 @@ pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
     }
     Ok(Adoption {
         key,
+        proven: facts.evidence == Evidence::Proven,
         remove_secret: !facts.keep_plaintext,
     })
 }
@@ -197,20 +199,23 @@ impl AdoptFacts {
     /// The guard has all there is, or nobody has anything.
     fn without_a_value(&self) -> Result<Adoption, AdoptRefusal> {
         match self.opening_key() {
-            Some(key_ref) => Ok(Adoption {
+            Some((key_ref, proof)) => Ok(Adoption {
                 key: AdoptedKey::Held(key_ref),
+                proven: proof == Proof::Proven,
                 remove_secret: false,
             }),
             None => Err(AdoptRefusal::NothingToAdopt(self.secret.clone())),
         }
     }
 
-    fn opening_key(&self) -> Option<KeyRefId> {
-        let opening = self
-            .keys
-            .iter()
-            .find(|held| matches!(held.key, Held::Another { opens: true }));
-        opening.map(|held| held.key_ref)
+    /// A key of the guard's that the TPM state does not refute, a proven one first.
+    fn opening_key(&self) -> Option<(KeyRefId, Proof)> {
+        let with = |wanted| {
+            let mut keys = self.keys.iter();
+            keys.find(|held| held.key == Held::Another(wanted))
+                .map(|held| (held.key_ref, wanted))
+        };
+        with(Proof::Proven).or_else(|| with(Proof::None))
     }
 
     fn nothing_contradicts(&self) -> Result<(), AdoptRefusal> {

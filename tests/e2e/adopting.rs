@@ -295,6 +295,7 @@ fn adopting_twice_changes_nothing_the_second_time() {
     let (document, status) = adopt_one(&host, &["vm1", "vm1"]);
     assert_eq!((&document["result"], status), (&"already".into(), 0));
     assert_eq!(document["secret"]["action"], "none");
+    assert_eq!(document["proven"], true);
     assert_eq!(host.only_key_ref(&guest), row);
     assert_eq!(self::events(&host), events);
     assert_adopted(&host, &guest);

@@ -77,14 +77,14 @@ impl Work<'_> {
 
 impl Taken {
     fn in_words(&self) -> String {
-        let key = match (self.new, self.proven, &self.secret) {
-            (true, true, _) => "the TPM state proves its key",
-            (true, false, _) => "there is no TPM state to prove its key",
-            (false, _, SecretFate::None) => "the guard has its key, and libvirt no secret to adopt",
-            (false, ..) => "the guard has its key",
+        let key = match (self.new, self.proven) {
+            (true, true) => "the TPM state proves its key",
+            (true, false) => "there is no TPM state to prove its key",
+            (false, true) => "the guard has its key, which opens the TPM",
+            (false, false) => "the guard has its key, and no TPM state proves it",
         };
         let secret = match &self.secret {
-            SecretFate::None => String::new(),
+            SecretFate::None => "; libvirt has no other".to_owned(),
             SecretFate::Kept => "; libvirt's secret stays".to_owned(),
             SecretFate::KeptFor(others) => format!(
                 "; libvirt's secret stays until {} is adopted, too",

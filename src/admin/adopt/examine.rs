@@ -17,7 +17,7 @@ use crate::libvirt::files::{self, SECRETS_DIR, Stored};
 use crate::secret::{Purpose, Value, usage_name};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand};
-use crate::verdict::facts::{KeyRef, References};
+use crate::verdict::facts::{KeyRef, Proof, References};
 
 /// The facts, and the key that was read on the way to them.
 pub(super) struct Examined {
@@ -141,9 +141,11 @@ impl Adopting {
             let key = match self.unwrap(domain, references, row) {
                 None => Held::Closed,
                 Some(dek) if value.is_some_and(|value| value.same_as(&dek)) => Held::Same,
-                Some(dek) => Held::Another {
-                    opens: evidence(state, &dek) != Evidence::Refuted,
-                },
+                Some(dek) => Held::Another(match evidence(state, &dek) {
+                    Evidence::Proven => Proof::Proven,
+                    Evidence::Refuted => Proof::Refuted,
+                    _ => Proof::None,
+                }),
             };
             let key_ref = row.id;
             HeldKey { key_ref, key }

@@ -129,6 +129,7 @@ pub(super) fn run(
     Ok(answer::status(&works))
 }
 
+/// All guests that libvirt knows, by name.
 fn known_guests() -> Result<Vec<Candidate>, AdminError> {
     let guests = context::libvirt()
         .guests(context::patience())
@@ -137,7 +138,9 @@ fn known_guests() -> Result<Vec<Candidate>, AdminError> {
         domain: domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string()),
         guest,
     };
-    Ok(guests.into_iter().map(read).collect())
+    let mut known: Vec<_> = guests.into_iter().map(read).collect();
+    known.sort_by(|one, other| one.guest.name.cmp(&other.guest.name));
+    Ok(known)
 }
 
 /// The guests to adopt, each once, and all others. With `--all` those without an encrypted

@@ -10,7 +10,7 @@ use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::store::{AddKey, NewKey, OtherKeys};
-use crate::verdict::adopt::{AdoptedKey, Evidence, SecretAtHand, decide};
+use crate::verdict::adopt::{AdoptedKey, SecretAtHand, decide};
 use crate::verdict::facts::{Provider, References};
 
 impl Adopting {
@@ -30,10 +30,9 @@ impl Adopting {
             references,
             value,
         } = examined;
-        let proven = facts.evidence == Evidence::Proven;
         let (key_ref, provider, new) = match (adoption.key, value) {
             (AdoptedKey::New, Some(dek)) => {
-                let key_ref = self.add(target, &provider, &dek, proven)?;
+                let key_ref = self.add(target, &provider, &dek, adoption.proven)?;
                 (key_ref, provider.name, true)
             }
             (AdoptedKey::Held(key_ref), _) => {
@@ -53,7 +52,7 @@ impl Adopting {
             key_ref,
             provider,
             new,
-            proven,
+            proven: adoption.proven,
             secret,
         })
     }

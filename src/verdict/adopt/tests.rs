@@ -1,4 +1,5 @@
 //! The decision of `adopt`, case by case.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
 
@@ -29,7 +30,8 @@ fn holding(key: Held) -> AdoptFacts {
 
 #[track_caller]
 fn adopts(facts: &AdoptFacts, key: AdoptedKey, remove_secret: bool) {
-    assert_eq!(decide(facts), Ok(Adoption { key, remove_secret }));
+    let adoption = decide(facts).unwrap();
+    assert_eq!((adoption.key, adoption.remove_secret), (key, remove_secret));
 }
 
 #[test]
@@ -73,6 +75,7 @@ fn without_state_a_value_is_taken_over_if_nothing_contradicts() {
         ..ordinary()
     };
     adopts(&no_state, AdoptedKey::New, true);
+    assert!(!decide(&no_state).unwrap().proven && decide(&ordinary()).unwrap().proven);
     let arrives = AdoptFacts {
         expected: Some(Expected::Arrives),
         ..no_state.clone()
@@ -94,8 +97,8 @@ fn a_key_that_the_guard_holds_already_is_not_added_again_and_the_secret_still_go
 #[test]
 fn another_key_of_the_guest_is_never_pushed_aside() {
     for (key, opened) in [
-        (Held::Another { opens: true }, true),
-        (Held::Another { opens: false }, true),
+        (Held::Another(Proof::Proven), true),
+        (Held::Another(Proof::Refuted), true),
         (Held::Closed, false),
     ] {
         let refusal = AdoptRefusal::HasAnotherKey {
@@ -160,11 +163,15 @@ fn without_a_value_only_a_key_that_the_guard_holds_will_do() {
             evidence: Evidence::NoState,
             ..given
         };
-        let opening = with(holding(Held::Another { opens: true }));
+        let opening = with(holding(Held::Another(Proof::Proven)));
         adopts(&opening, AdoptedKey::Held(ROW), false);
+        let unproven = with(holding(Held::Another(Proof::None)));
+        adopts(&unproven, AdoptedKey::Held(ROW), false);
+        let proven = [opening, unproven].map(|facts| decide(&facts).unwrap().proven);
+        assert_eq!(proven, [true, false]);
         for nothing in [
             ordinary(),
-            holding(Held::Another { opens: false }),
+            holding(Held::Another(Proof::Refuted)),
             holding(Held::Closed),
         ] {
             let refusal = AdoptRefusal::NothingToAdopt(secret.clone());
@@ -185,7 +192,7 @@ fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_
         Err(AdoptRefusal::NotTold { why, held })
     };
     assert_eq!(decide(&untold(ordinary())), refusal(None));
-    let opening = untold(holding(Held::Another { opens: true }));
+    let opening = untold(holding(Held::Another(Proof::Proven)));
     assert_eq!(decide(&opening), refusal(Some(ROW)));
 }
 
