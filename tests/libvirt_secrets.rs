@@ -399,7 +399,7 @@ fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid() {
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn somebody_elses_value_is_told_byte_for_byte_and_goes_with_its_files() {
-    let longest = [7; Dek::MAX_LEN];
+    let longest = vec![7; Dek::MAX_LEN];
     for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
         let host = Host::new();
         host.somebody_defines("no", "no", &vtpm("somebody's"));
@@ -423,7 +423,7 @@ fn somebody_elses_value_is_told_byte_for_byte_and_goes_with_its_files() {
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_private_value_is_in_libvirts_file_byte_for_byte() {
-    let longest = [7; Dek::MAX_LEN];
+    let longest = vec![7; Dek::MAX_LEN];
     for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
         let host = Host::new();
         host.somebody_defines("no", "yes", &vtpm("somebody's"));

@@ -35,7 +35,10 @@ pub enum SecretAtHand {
     /// It is the guard's own.
     Own,
     /// It has no value.
-    NoValue,
+    NoValue {
+        /// Whether it has no usage, and so may serve other things than vTPMs.
+        serves_anything: bool,
+    },
     /// Its usage lets libvirt take it for no vTPM: the usage.
     OtherUse(String),
     /// It has a value that cannot be read.
@@ -170,7 +173,7 @@ pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
             let why = why.clone();
             return Err(AdoptRefusal::NotTold { why, held });
         }
-        SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue => {
+        SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue { .. } => {
             return facts.without_a_value();
         }
         SecretAtHand::Value { serves_anything } => *serves_anything,
@@ -196,13 +199,20 @@ pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
 }
 
 impl AdoptFacts {
-    /// The guard has all there is, or nobody has anything.
+    /// The guard has all there is, or nobody has anything. An empty secret goes, too: the next
+    /// start would put the key into it, and libvirt that on the disk.
     fn without_a_value(&self) -> Result<Adoption, AdoptRefusal> {
         match self.opening_key() {
             Some((key_ref, proof)) => Ok(Adoption {
                 key: AdoptedKey::Held(key_ref),
                 proven: proof == Proof::Proven,
-                remove_secret: false,
+                remove_secret: !self.keep_plaintext
+                    && matches!(
+                        self.secret,
+                        SecretAtHand::NoValue {
+                            serves_anything: false
+                        }
+                    ),
             }),
             None => Err(AdoptRefusal::NothingToAdopt(self.secret.clone())),
         }

@@ -477,6 +477,21 @@ fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_empty_secret_of_a_guest_whose_key_the_guard_has_goes_before_a_start_fills_it() {
+    let (host, guest) = Host::with_used_guest();
+    host.define_secret(guest.secret, "by hand", None);
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_eq!(document["secret"]["action"], "removed");
+    assert!(!host.has_secret(guest.secret));
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+    let files = fs::read_dir(host.path("/etc/libvirt/secrets")).unwrap();
+    assert_eq!(files.count(), 0);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn with_lifetime_keep_the_guards_own_secret_takes_the_place_of_the_old_one() {
     let (host, guest) = host_with_guest(ORDINARY);
     host.configure("[secret]\nlifetime = \"keep\"\n");

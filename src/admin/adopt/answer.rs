@@ -84,7 +84,8 @@ impl Taken {
             (false, false) => "the guard has its key, and no TPM state proves it",
         };
         let secret = match &self.secret {
-            SecretFate::None => "; libvirt has no other".to_owned(),
+            SecretFate::Absent => "; libvirt has none".to_owned(),
+            SecretFate::Own => "; libvirt's secret is the guard's own".to_owned(),
             SecretFate::Kept => "; libvirt's secret stays".to_owned(),
             SecretFate::KeptFor(others) => format!(
                 "; libvirt's secret stays until {} is adopted, too",
@@ -99,7 +100,7 @@ impl Taken {
 impl SecretFate {
     fn word(&self) -> &'static str {
         match self {
-            Self::None => "none",
+            Self::Absent | Self::Own => "none",
             Self::Kept | Self::KeptFor(_) => "kept",
             Self::ToGo | Self::Removed => "removed",
         }

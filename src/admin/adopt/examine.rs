@@ -13,8 +13,9 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::keyring::KeyringError;
+use crate::libvirt::Libvirt;
 use crate::libvirt::files::{self, SECRETS_DIR, Stored};
-use crate::secret::{Purpose, Value, usage_name};
+use crate::secret::{Purpose, SecretError, Value, usage_name};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand};
 use crate::verdict::facts::{KeyRef, Proof, References};
@@ -71,15 +72,12 @@ impl Adopting {
 
     /// What libvirt has under this UUID, and its value as far as it can be read.
     pub(super) fn secret_at_hand(
-        &self,
+        &mut self,
         secret: SecretUuid,
         domain: DomainUuid,
     ) -> Result<(SecretAtHand, Option<Dek>), AdminError> {
-        let found = self
-            .secrets
-            .reveal(secret, context::patience())
-            .map_err(|error| guests::unreachable(&error))?;
-        let Some(found) = found else {
+        let found = self.ask(|secrets| secrets.reveal(secret, context::patience()))?;
+        let Some(found) = found.map_err(|error| guests::unreachable(&error))? else {
             return Ok((SecretAtHand::Absent, None));
         };
         if found.purpose == Purpose::Other {
@@ -88,18 +86,33 @@ impl Adopting {
         if found.purpose == Purpose::Vtpm && found.usage == usage_name(domain) {
             return Ok((SecretAtHand::Own, None));
         }
+        let serves_anything = found.purpose == Purpose::Anything;
         let value = match found.value {
             Value::Told(dek) => Ok(dek),
-            Value::None => return Ok((SecretAtHand::NoValue, None)),
+            Value::None => return Ok((SecretAtHand::NoValue { serves_anything }, None)),
             Value::Private => self.value_in_files(secret),
         };
-        let serves_anything = found.purpose == Purpose::Anything;
         Ok(match value {
-            // An empty value is one that nothing could be wrapped from.
-            Ok(dek) if dek.expose().is_empty() => (SecretAtHand::NoValue, None),
+            // No byte is a value to libvirt, and nothing to wrap.
+            Ok(dek) if dek.expose().is_empty() => (SecretAtHand::NoValue { serves_anything }, None),
             Ok(dek) => (SecretAtHand::Value { serves_anything }, Some(dek)),
             Err(why) => (SecretAtHand::NotTold(why), None),
         })
+    }
+
+    /// Asks libvirt for secrets, unless it has been unreachable before: then the outer error.
+    pub(super) fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&Libvirt) -> Result<T, SecretError>,
+    ) -> Result<Result<T, SecretError>, AdminError> {
+        if let Some(unreachable) = &self.unreachable {
+            return Err(unreachable.clone());
+        }
+        let answer = question(&self.secrets);
+        if let Err(error @ SecretError::Unreachable(_)) = &answer {
+            self.unreachable = Some(guests::unreachable(error));
+        }
+        Ok(answer)
     }
 
     /// The value of a private secret, from libvirt's own files.

@@ -16,7 +16,7 @@ use crate::key::id::KeyId;
 use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::secret::HostSecrets;
 use crate::store::Event;
-use crate::verdict::adopt::Evidence;
+use crate::verdict::adopt::{Evidence, SecretAtHand};
 use crate::verdict::facts::References;
 
 impl Adopting {
@@ -46,17 +46,19 @@ impl Adopting {
 
     /// Does everything anew that the secret's end rests on: what does not hold is an error.
     fn make_sure(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), AdminError> {
-        if taken.secret == SecretFate::None {
+        let goes = taken.secret == SecretFate::ToGo;
+        if !goes && taken.secret != SecretFate::Kept {
             return Ok(());
         }
         let references = self.references(target.domain.uuid)?;
         let (kek, dek) = self.stored_dek(target, taken.key_ref, &references)?;
-        let (_, value) = self.secret_at_hand(target.secret, target.domain.uuid)?;
+        let (at_hand, value) = self.secret_at_hand(target.secret, target.domain.uuid)?;
+        let is_empty = matches!(at_hand, SecretAtHand::NoValue { .. });
         let is_the_value = value.is_some_and(|value| value.same_as(&dek));
         let proof = evidence(&self.state(target), &dek);
         let holds = proof == Evidence::Proven || (proof == Evidence::NoState && !taken.proven);
-        let may_go = taken.secret == SecretFate::Kept || is_exported(&references, kek);
-        if is_the_value && holds && may_go {
+        let may_go = !goes || is_empty || is_exported(&references, kek);
+        if (is_the_value || is_empty) && holds && may_go {
             Ok(())
         } else {
             Err(words::changed_meanwhile())
@@ -86,11 +88,7 @@ impl Adopting {
 
     /// Undefines the secret that these guests name, if all of them are sure of its key.
     fn let_go(&mut self, secret: SecretUuid, sharing: &mut [&mut Work<'_>]) {
-        let is_to_go = |work: &&mut Work<'_>| {
-            let state = work.state.as_ref();
-            state.is_ok_and(|taken| taken.secret == SecretFate::ToGo)
-        };
-        if !sharing.iter().any(is_to_go) {
+        if !sharing.iter().any(|work| work.secret_goes()) {
             return;
         }
         let undone: Vec<_> = sharing
@@ -99,19 +97,23 @@ impl Adopting {
             .map(|work| work.candidate.guest.name.clone())
             .collect();
         let fate = if undone.is_empty() {
-            let undefined = self.secrets.undefine(secret, context::patience());
-            undefined
-                .map(|_| SecretFate::Removed)
-                .map_err(|error| words::not_undefined(secret, &error))
+            self.undefine(secret).map(|()| SecretFate::Removed)
         } else {
             Ok(SecretFate::KeptFor(undone))
         };
-        for work in sharing {
+        for work in sharing.iter_mut().filter(|work| work.secret_goes()) {
             work.go_on(|_, taken| {
                 taken.secret = fate.clone()?;
                 Ok(())
             });
         }
+    }
+
+    fn undefine(&mut self, secret: SecretUuid) -> Result<(), AdminError> {
+        let undefined = self.ask(|secrets| secrets.undefine(secret, context::patience()))?;
+        undefined
+            .map(|_| ())
+            .map_err(|error| words::not_undefined(secret, &error))
     }
 
     /// Notes in the history what this run has changed.
@@ -142,7 +144,7 @@ impl Adopting {
     fn look_behind(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), AdminError> {
         let removed = taken.secret == SecretFate::Removed;
         let uri = &self.guard.config.secret_uri;
-        if (removed || taken.secret == SecretFate::None) && files::are_of_this_host(uri) {
+        if (removed || taken.secret == SecretFate::Absent) && files::are_of_this_host(uri) {
             let left = files::left_behind(Path::new(SECRETS_DIR), target.secret)
                 .map_err(AdminError::failed)?;
             if !left.is_empty() {
@@ -153,9 +155,9 @@ impl Adopting {
             let references = self.references(target.domain.uuid)?;
             let (_, dek) = self.stored_dek(target, taken.key_ref, &references)?;
             let domain = target.domain.uuid;
-            let provided =
-                self.secrets
-                    .provide(target.secret, domain, &dek, false, context::patience());
+            let provided = self.ask(|secrets| {
+                secrets.provide(target.secret, domain, &dek, false, context::patience())
+            })?;
             provided.map_err(|error| words::not_provided(target.secret, &error))?;
         }
         Ok(())
@@ -163,6 +165,12 @@ impl Adopting {
 }
 
 impl Work<'_> {
+    /// Whether libvirt's secret is to go, as far as this guest is concerned.
+    fn secret_goes(&self) -> bool {
+        let taken = self.state.as_ref();
+        taken.is_ok_and(|taken| taken.secret == SecretFate::ToGo)
+    }
+
     /// Does the next step, unless one before it failed; its failure ends the work.
     fn go_on(&mut self, step: impl FnOnce(Target<'_>, &mut Taken) -> Result<(), AdminError>) {
         let Ok(taken) = &mut self.state else { return };

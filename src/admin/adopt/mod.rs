@@ -65,8 +65,10 @@ struct Taken {
 /// What becomes of libvirt's secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SecretFate {
-    /// There was none to take over: it is gone, empty or the guard's own.
-    None,
+    /// libvirt has none.
+    Absent,
+    /// It is the guard's own.
+    Own,
     /// It stays, as was asked for.
     Kept,
     /// It stays until these guests are adopted, too.
@@ -89,6 +91,8 @@ struct Adopting {
     keep_plaintext: bool,
     /// The KEKs that were opened.
     keks: BTreeMap<KeyId, Kek>,
+    /// Why libvirt's secrets cannot be asked for any more: nobody waits for them again.
+    unreachable: Option<AdminError>,
 }
 
 pub(super) fn run(
@@ -115,6 +119,7 @@ pub(super) fn run(
         provider_named: provider.is_some(),
         keep_plaintext,
         keks: BTreeMap::new(),
+        unreachable: None,
     };
     let progress = Progress::new("taking keys over", chosen.len());
     let mut works = Vec::new();

@@ -44,9 +44,10 @@ impl Adopting {
             (AdoptedKey::New, None) => return Err(words::changed_meanwhile()),
         };
         let secret = match facts.secret {
-            SecretAtHand::Value { .. } if adoption.remove_secret => SecretFate::ToGo,
-            SecretAtHand::Value { .. } => SecretFate::Kept,
-            _ => SecretFate::None,
+            SecretAtHand::Absent => SecretFate::Absent,
+            SecretAtHand::Own => SecretFate::Own,
+            _ if adoption.remove_secret => SecretFate::ToGo,
+            _ => SecretFate::Kept,
         };
         Ok(Taken {
             key_ref,

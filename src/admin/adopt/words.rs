@@ -101,7 +101,7 @@ fn nothing_to_adopt(at_hand: &SecretAtHand, secret: SecretUuid, guest: &str) -> 
             format!("the secret {secret} is the guard's own, and no key of its opens the TPM"),
             format!("see what there is: vtpm-guard key show {guest}"),
         ),
-        SecretAtHand::NoValue => (
+        SecretAtHand::NoValue { .. } => (
             format!("the secret {secret} has no value"),
             format!("set it: virsh secret-set-value {secret}"),
         ),

@@ -3,6 +3,10 @@
 
 use super::*;
 
+const EMPTY: SecretAtHand = SecretAtHand::NoValue {
+    serves_anything: false,
+};
+
 const ROW: KeyRefId = KeyRefId(7);
 
 /// A stopped guest with a proven value, a provider that was exported, and nothing odd.
@@ -153,20 +157,17 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
 
 #[test]
 fn without_a_value_only_a_key_that_the_guard_holds_will_do() {
-    for secret in [
-        SecretAtHand::Absent,
-        SecretAtHand::Own,
-        SecretAtHand::NoValue,
-    ] {
+    for secret in [SecretAtHand::Absent, SecretAtHand::Own, EMPTY] {
         let with = |given: AdoptFacts| AdoptFacts {
             secret: secret.clone(),
             evidence: Evidence::NoState,
             ..given
         };
         let opening = with(holding(Held::Another(Proof::Proven)));
-        adopts(&opening, AdoptedKey::Held(ROW), false);
+        let is_empty = secret == EMPTY;
+        adopts(&opening, AdoptedKey::Held(ROW), is_empty);
         let unproven = with(holding(Held::Another(Proof::None)));
-        adopts(&unproven, AdoptedKey::Held(ROW), false);
+        adopts(&unproven, AdoptedKey::Held(ROW), is_empty);
         let proven = [opening, unproven].map(|facts| decide(&facts).unwrap().proven);
         assert_eq!(proven, [true, false]);
         for nothing in [
@@ -178,6 +179,24 @@ fn without_a_value_only_a_key_that_the_guard_holds_will_do() {
             assert_eq!(decide(&with(nothing)), Err(refusal));
         }
     }
+}
+
+#[test]
+fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
+    let keeping = AdoptFacts {
+        secret: EMPTY,
+        keep_plaintext: true,
+        ..holding(Held::Another(Proof::Proven))
+    };
+    let serving = AdoptFacts {
+        secret: SecretAtHand::NoValue {
+            serves_anything: true,
+        },
+        keep_plaintext: false,
+        ..keeping.clone()
+    };
+    adopts(&keeping, AdoptedKey::Held(ROW), false);
+    adopts(&serving, AdoptedKey::Held(ROW), false);
 }
 
 #[test]
