@@ -54,6 +54,23 @@ pub enum Command {
     /// Key references: which guest's key is wrapped by which provider.
     #[command(subcommand)]
     Key(Key),
+    /// Take over the keys in existing libvirt vTPM secrets.
+    ///
+    /// For each guest: reads the secret's value, proves it against the TPM state, wraps it with
+    /// the provider's key. Only when the wrapped key is certain is libvirt's secret undefined,
+    /// its clear text with it. Running guests go on running. Interrupted, it can be run again.
+    Adopt {
+        /// Which guests.
+        #[command(flatten)]
+        which: Domains,
+        /// The provider's name or UUID; where none is named, the one that the guest is bound
+        /// to, else the default provider.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+        /// Leave libvirt's secret as it is.
+        #[arg(long)]
+        keep_plaintext: bool,
+    },
     /// Would it start now? Changes nothing.
     Check {
         /// Which guests.

@@ -1,5 +1,6 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
+mod adopt;
 mod captures;
 mod check;
 pub mod cli;
@@ -50,6 +51,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
         Command::Check { which, metrics } => check::run(context, which, metrics.as_deref()),
+        Command::Adopt {
+            which,
+            provider,
+            keep_plaintext,
+        } => adopt::run(context, which, provider.as_deref(), *keep_plaintext),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
         Command::Replay {
             xml,

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::conversation::Conversation;
 use super::program;
-use super::protocol::{Guest, Request, Response};
+use super::protocol::{Guest, Request, Response, Revealed};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{HostSecrets, Provided, SecretError};
+use crate::secret::{Found, HostSecrets, Provided, SecretError, Value};
 use crate::verdict::facts::HostSecret;
 
 /// One libvirt connection, made by a helper at the first question and kept for the next.
@@ -73,6 +73,55 @@ impl Libvirt {
             Response::Dropped(dropped) => Ok(dropped),
             other => Err(misunderstood(&other)),
         }
+    }
+
+    /// The secret under this UUID, with its value as far as libvirt tells it.
+    pub fn reveal(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        let (purpose, usage, value) = match self.ask(&Request::Reveal(secret), deadline)? {
+            Response::Absent => return Ok(None),
+            Response::Secret {
+                purpose,
+                usage,
+                value,
+            } => (purpose, usage, value),
+            other => return Err(misunderstood(&other)),
+        };
+        let value = match value {
+            Revealed::None => Value::None,
+            Revealed::Private => Value::Private,
+            Revealed::Follows => Value::Told(self.value(deadline)?),
+        };
+        Ok(Some(Found {
+            purpose,
+            usage,
+            value,
+        }))
+    }
+
+    /// Undefines a secret for vTPMs, whoever made it, with its value and libvirt's files of
+    /// it. Says whether there was one.
+    pub fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
+        match self.ask(&Request::Undefine(secret), deadline)? {
+            Response::Undefined(undefined) => Ok(undefined),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// The value that the last answer announced.
+    fn value(&self, deadline: Deadline) -> Result<Dek, SecretError> {
+        let mut conversation = self.conversation.take().ok_or_else(no_time)?;
+        let bytes = conversation
+            .value(deadline)
+            .map_err(|error| match error.kind() {
+                ErrorKind::TimedOut => no_time(),
+                _ => self.helper_trouble(&error),
+            })?;
+        self.conversation.replace(Some(conversation));
+        Ok(Dek::from_bytes(bytes))
     }
 
     fn ask(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {

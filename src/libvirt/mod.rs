@@ -6,7 +6,7 @@
 
 mod client;
 mod conversation;
-mod files;
+pub mod files;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;

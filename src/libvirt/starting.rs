@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process;
 
-use super::files::stored_value;
+use super::files::has_value;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -72,7 +72,7 @@ impl HostSecrets for StartingLibvirtd<'_> {
     fn expect_question(&self, _deadline: Deadline) {}
 
     fn state(&self, secret: SecretUuid, _deadline: Deadline) -> HostSecret {
-        match stored_value(self.0, secret) {
+        match has_value(self.0, secret) {
             None => HostSecret::Absent,
             Some(false) => HostSecret::NoValue,
             Some(true) => HostSecret::HasValue,

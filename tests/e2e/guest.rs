@@ -166,7 +166,7 @@ impl Host {
         self.export_provider(name);
     }
 
-    fn export_provider(&self, name: &str) {
+    pub(crate) fn export_provider(&self, name: &str) {
         self.write(PASSPHRASE_FILE, "a made-up passphrase\n");
         let file = recovery_file(name);
         let export = ["provider", "export", name, "--output", &file];

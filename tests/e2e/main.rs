@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopting;
 mod born_from;
 mod daemon_start;
 mod doctor;

@@ -5,6 +5,8 @@ mod import;
 mod list;
 mod show;
 
+pub(super) use bind::default_provider;
+
 use std::process::ExitCode;
 
 use serde_json::{Value, json};

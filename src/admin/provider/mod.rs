@@ -119,13 +119,13 @@ pub(super) fn named_by<'a>(row: &KeyRef, providers: &'a [Provider]) -> Option<&'
 /// Held while providers come and go, until it is dropped. A sealed KEK and its provider's row
 /// are two things: of two administrators at once, one would remove the KEK that the other's
 /// row needs.
-struct Exclusive {
+pub(super) struct Exclusive {
     _state_dir: File,
 }
 
 impl Exclusive {
     /// Waits until nobody else holds it. The state directory must be there.
-    fn acquire(context: &Context) -> Result<Self, AdminError> {
+    pub(super) fn acquire(context: &Context) -> Result<Self, AdminError> {
         let path = context.state_dir();
         let fail = |error| AdminError::failed(format!("{}: {error}", path.display()));
         let state_dir = File::open(path).map_err(fail)?;

@@ -1,6 +1,8 @@
 //! The calls on libvirt's secret driver. They alone are safe from a hook: the daemon's
 //! priority workers serve them while all others wait for hooks.
 
+mod taking;
+
 use std::path::Path;
 
 use virt::connect::Connect;
@@ -10,7 +12,7 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::libvirt::files::{SECRETS_DIR, stored_value};
+use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::libvirt::protocol::Response;
 use crate::secret::{SecretError, definition, is_laid_out, usage_name};
 use crate::sys;
@@ -161,9 +163,8 @@ impl Secrets<'_> {
         match sys::secret_has_value(&found.secret).map_err(failure::of_call) {
             Ok(has_value) => Ok(has_value),
             Err(SecretError::Refused(_)) => {
-                let of_this_host = self.uri.ends_with(":///system");
-                let stored = of_this_host
-                    .then(|| stored_value(Path::new(SECRETS_DIR), found.uuid))
+                let stored = files::are_of_this_host(self.uri)
+                    .then(|| files::has_value(Path::new(SECRETS_DIR), found.uuid))
                     .flatten();
                 Ok(stored.unwrap_or(true))
             }
