@@ -29,7 +29,7 @@ pub(super) enum BrokenConfig {
     IsAnError,
 }
 
-/// Keeps keys out of core dumps; for every verb that handles one.
+/// Keeps keys out of core dumps, for every verb: most of them open one.
 pub(super) fn protect_keys() -> Result<(), AdminError> {
     sys::protect_process().map_err(|error| {
         AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))
@@ -71,7 +71,12 @@ impl Context {
     /// The store; `None` where there is no database yet.
     pub(super) fn store(&self, access: Access) -> Result<Option<Store>, AdminError> {
         match Store::open(self.state_dir(), access, patience()) {
-            Ok(store) => Ok(Some(store)),
+            Ok(store) => {
+                if access != Access::Read {
+                    store.be_whole_when_closed()?;
+                }
+                Ok(Some(store))
+            }
             Err(StoreError::Missing) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -79,23 +84,35 @@ impl Context {
 
     /// The configuration. A file that was named must be there.
     pub(super) fn config(&self) -> Result<Config, AdminError> {
-        let path = match &self.global.config {
-            Some(path) if !path.exists() => {
-                return Err(AdminError::usage(format!(
-                    "{}: there is no such file",
-                    path.display()
-                )));
-            }
-            Some(path) => path,
-            None => Path::new(DEFAULT_CONFIG),
-        };
+        self.named_config_is_there()?;
+        let named = self.global.config.as_deref();
+        let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
         Config::load(path).map_err(|error| {
             AdminError::usage(error).with_hint("what may stand in it: man vtpm-guard.toml")
         })
     }
 
+    fn named_config_is_there(&self) -> Result<(), AdminError> {
+        match &self.global.config {
+            Some(path) if !path.exists() => Err(AdminError::usage(format!(
+                "{}: there is no such file",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A user who may not read the store cannot say what the hook, as its owner, would do.
+    fn may_judge(&self) -> Result<(), AdminError> {
+        match self.store(Access::Read) {
+            Err(error) if error.is_for_want_of_permission() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The guard, as the hook would be on this host.
     pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
+        self.named_config_is_there()?;
         let (config, trouble) = match (self.config(), broken) {
             (Ok(config), _) => (config, None),
             (Err(error), BrokenConfig::DefaultsHold) => {
@@ -105,6 +122,7 @@ impl Context {
         };
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
+        self.may_judge()?;
         guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
         Ok(guard)
     }

@@ -45,7 +45,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return output::usage(&error),
     };
     let context = Context::new(cli.global);
-    dispatch(&context, &cli.command).unwrap_or_else(|error| context.output.error(&error))
+    context::protect_keys()
+        .and_then(|()| dispatch(&context, &cli.command))
+        .unwrap_or_else(|error| context.output.error(&error))
 }
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {

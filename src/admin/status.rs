@@ -8,6 +8,7 @@ use serde_json::json;
 use super::context::Context;
 use super::error::AdminError;
 use crate::key::keyring::KeyringError;
+use crate::report::one_line;
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
 
@@ -57,7 +58,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     });
     context.output.answer(&document, |out| {
         writeln!(out, "hook:          {hook} ({HOOK_LINK})")?;
-        writeln!(out, "configuration: {config}")?;
+        writeln!(out, "configuration: {}", one_line(&config))?;
         let exists = if store.is_some() {
             ""
         } else {
@@ -88,7 +89,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
             writeln!(
                 out,
                 "provider:      {} (key {}), sealed by {seal}{exported}",
-                provider.name,
+                one_line(&provider.name),
                 provider.key_id.short()
             )?;
         }

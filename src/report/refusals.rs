@@ -116,9 +116,10 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
         ),
         Refusal::KeyLost => (
             "the vTPM has its state already, and no key for it is known".to_owned(),
-            "bring the key back with the store's backup: vtpm-guard store restore FILE, \
-             or set the value of its libvirt secret: virsh secret-set-value"
-                .to_owned(),
+            format!(
+                "see whether a retired key opens it: vtpm-guard key show {domain}; or bring the \
+                 key back with the store's backup: vtpm-guard store restore FILE"
+            ),
         ),
         Refusal::KeyAmbiguous { key_refs } => (
             format!(
@@ -183,7 +184,7 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
         ),
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
-            "see whether its secret driver runs: virsh -c secret:///system secret-list".to_owned(),
+            "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
         ),
         Refusal::LibvirtStarting => (
             "libvirtd is still starting, and takes no key until its guests are up".to_owned(),

@@ -67,6 +67,9 @@ impl fmt::Display for StoreFinding {
             Self::SchemaMissing(name) => write!(f, "{name} is missing"),
             Self::SchemaDiffers(name) => write!(f, "{name} is not as this program makes it"),
             Self::SchemaForeign(name) => write!(f, "{name} is not of this program's making"),
+            Self::Dangling { table, rows: 1 } => {
+                write!(f, "1 row of {table} refers to a row that is not there")
+            }
             Self::Dangling { table, rows } => {
                 write!(f, "{rows} rows of {table} refer to rows that are not there")
             }

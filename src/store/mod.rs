@@ -30,6 +30,7 @@ mod testing;
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
@@ -103,6 +104,16 @@ impl Store {
     /// of which may take its time.
     pub fn set_deadline(&mut self, deadline: Deadline) -> Result<(), StoreError> {
         connect::keep_deadline(&mut self.connection, deadline)
+            .map_err(|error| StoreError::from_sqlite(&self.path, error))
+    }
+
+    /// Has the write-ahead log moved into the database when this connection closes as the last
+    /// one, so that `store.db` is whole by itself, also for who copies that file alone. It
+    /// costs some waits for the disk, which a guest's start does not take upon itself.
+    pub fn be_whole_when_closed(&self) -> Result<(), StoreError> {
+        self.connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .map(drop)
             .map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
 

@@ -4,6 +4,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::apply::{NewKey, exactly_one};
 use super::error::Failure;
+use super::schema::is_uuid;
 use super::{Store, StoreError, keys, load};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
@@ -112,14 +113,16 @@ impl Store {
                 return Ok(());
             }
             name_is_free(transaction, name)?;
-            transaction.execute(
-                "UPDATE key_provider SET name = ?2, updated_at = ?3 WHERE uuid = ?1",
-                params![provider.to_string(), name, now.0],
-            )?;
-            transaction.execute(
-                "UPDATE key_ref SET provider_name = ?2, updated_at = ?3 WHERE provider_uuid = ?1",
-                params![provider.to_string(), name, now.0],
-            )?;
+            for (table, column, uuid) in [
+                ("key_provider", "name", "uuid"),
+                ("key_ref", "provider_name", "provider_uuid"),
+            ] {
+                let is_it = is_uuid(uuid, "?1");
+                transaction.execute(
+                    &format!("UPDATE {table} SET {column} = ?2, updated_at = ?3 WHERE {is_it}"),
+                    params![provider.to_string(), name, now.0],
+                )?;
+            }
             Ok(())
         })
     }
@@ -141,11 +144,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
             by_uuid(transaction, provider)?;
-            transaction.execute(
-                "UPDATE key_provider SET exported_at = ?2, updated_at = ?2 WHERE uuid = ?1",
-                params![provider.to_string(), now.0],
-            )?;
-            Ok(())
+            let is_it = is_uuid("uuid", "?1");
+            let sql =
+                format!("UPDATE key_provider SET exported_at = ?2, updated_at = ?2 WHERE {is_it}");
+            exactly_one(transaction.execute(&sql, params![provider.to_string(), now.0])?)
         })
     }
 
@@ -153,8 +155,8 @@ impl Store {
     /// name. [`Store::domains_locked_without`] says whom that locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
-            let sql = "DELETE FROM key_provider WHERE uuid = ?1";
-            match transaction.execute(sql, [provider.to_string()])? {
+            let sql = format!("DELETE FROM key_provider WHERE {}", is_uuid("uuid", "?1"));
+            match transaction.execute(&sql, [provider.to_string()])? {
                 0 => Err(StoreError::NoProvider(provider.to_string()).into()),
                 _ => Ok(()),
             }
@@ -193,10 +195,14 @@ impl Store {
             {
                 return Err(StoreError::Changed.into());
             }
-            exactly_one(transaction.execute(
+            let is_it = is_uuid("uuid", "?1");
+            let sql = format!(
                 "UPDATE key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
                                          updated_at = ?4
-                 WHERE uuid = ?1",
+                 WHERE {is_it}"
+            );
+            exactly_one(transaction.execute(
+                &sql,
                 params![
                     provider.uuid.to_string(),
                     rotation.key_id.to_string(),
@@ -228,10 +234,11 @@ fn make_default(
     now: Timestamp,
 ) -> Result<(), Failure> {
     by_uuid(transaction, provider)?;
-    transaction.execute(
-        "UPDATE key_provider SET is_default = (uuid = ?1), updated_at = ?2
-         WHERE is_default IS NOT (uuid = ?1)",
-        params![provider.to_string(), now.0],
-    )?;
+    let is_it = is_uuid("uuid", "?1");
+    let sql = format!(
+        "UPDATE key_provider SET is_default = ({is_it}), updated_at = ?2
+         WHERE is_default IS NOT ({is_it})"
+    );
+    transaction.execute(&sql, params![provider.to_string(), now.0])?;
     Ok(())
 }

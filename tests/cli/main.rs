@@ -6,6 +6,7 @@
 
 mod adopt;
 mod bad_input;
+mod check;
 mod env;
 mod help;
 mod history;

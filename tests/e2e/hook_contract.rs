@@ -109,6 +109,20 @@ fn a_stdin_that_never_ends_does_not_hold_the_guests_lock_past_the_deadline() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_refusal_stays_one_though_the_deadline_passes_while_it_is_told() {
+    let host = Host::new();
+    host.configure("[policy]\nunencrypted = \"deny\"\n[hook]\ndeadline = \"1s\"\n");
+    // One piece after the other: stdin is never silent for long, and does not end in time.
+    let trickle = "for i in 0 1 2 3 4 5; do printf '<'; sleep 0.25; done";
+    let call = "/usr/sbin/vtpm-guard-hook vm1 prepare begin -";
+    for _ in 0..5 {
+        host.run(&["bash", "-c", &format!("({trickle}) | {call}")])
+            .refused_with("VG501");
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_deaf_libvirtd_is_an_answer_within_the_deadline() {
     let (host, guest) = Host::with_used_guest();
     host.configure("[hook]\ndeadline = \"2s\"\n");

@@ -20,6 +20,7 @@ use super::error::AdminError;
 use super::output::count;
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
+use crate::report::one_line;
 use crate::secret::HostSecrets;
 use crate::verdict::facts::HostSecret;
 
@@ -109,9 +110,13 @@ fn describe(out: &mut dyn Write, ailment: &Ailment) -> io::Result<()> {
         Severity::Fault => "\x1b[31mfault\x1b[0m ",
         Severity::Advice => "\x1b[33madvice\x1b[0m",
     };
-    writeln!(out, "{sign}  {}", ailment.what)?;
+    writeln!(out, "{sign}  {}", one_line(&ailment.what))?;
     writeln!(out, "        why it matters: {}", ailment.why)?;
-    writeln!(out, "        what helps:     {}", ailment.command)
+    writeln!(
+        out,
+        "        what helps:     {}",
+        one_line(&ailment.command)
+    )
 }
 
 fn configuration(context: &Context) -> Option<Ailment> {

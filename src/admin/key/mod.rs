@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::context::{self, Context};
+use super::context::Context;
 use super::domains::{self, NamedDomain};
 use super::error::AdminError;
 use super::output::count;
@@ -22,7 +22,6 @@ use crate::report::{one_line, shell_word};
 use crate::store::{Access, Store, StoreError, UsedKey};
 
 pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     match verb {
         cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
         cli::Key::Import { domain, from } => import::run(context, domain, from),

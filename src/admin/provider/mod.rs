@@ -23,7 +23,6 @@ use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     match verb {
         cli::Provider::Create { name, default } => create::run(context, name, *default),
         cli::Provider::List => list::list(context),
