@@ -16,4 +16,4 @@ mod program;
 mod protocol;
 
 pub use client::Libvirt;
-pub use protocol::Guest;
+pub use protocol::{Guest, SavedRuns};

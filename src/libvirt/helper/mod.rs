@@ -1,5 +1,6 @@
 //! The helper's side: one connection, as many requests as come, then goodbye.
 
+mod definition;
 mod failure;
 mod guests;
 mod secrets;
@@ -72,6 +73,10 @@ fn answer(connection: &Connect, uri: &str, request: &Request<'_>) -> Result<Resp
             replace_foreign,
         } => secrets.provide(secret, domain, key, replace_foreign),
         Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
+        Request::EncryptVtpm { domain, secret } => {
+            definition::encrypt_vtpm(connection, domain, secret)
+        }
+        Request::SavedRuns(domain) => guests::saved_runs(connection, domain),
         Request::Guests => guests::all(connection),
         Request::Guest(name_or_uuid) => guests::find(connection, name_or_uuid),
     }

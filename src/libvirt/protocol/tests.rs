@@ -40,6 +40,11 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
             domain: domain(),
         },
+        Request::EncryptVtpm {
+            domain: domain(),
+            secret: secret(),
+        },
+        Request::SavedRuns(domain()),
         Request::Guests,
         Request::Guest("a name with spaces, ünïcode and a\nline feed"),
     ];
@@ -63,6 +68,11 @@ fn every_response_arrives_as_it_was_sent() {
         Response::Absent,
         Response::HasValue,
         Response::Dropped(true),
+        Response::Redefined(false),
+        Response::SavedRuns(SavedRuns {
+            managed_save: true,
+            snapshots: 2,
+        }),
         Response::Guests(vec![guest]),
         Response::Conflict("the usage belongs to another".to_owned()),
     ];
