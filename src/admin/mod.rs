@@ -6,11 +6,13 @@ mod completions;
 mod context;
 mod doctor;
 mod domains;
+mod encrypt;
 mod error;
 mod explain;
 mod guests;
 mod history;
 mod key;
+mod opened;
 mod outcomes;
 mod output;
 mod passphrase;
@@ -20,6 +22,7 @@ mod repair;
 mod replay;
 mod reset;
 mod status;
+mod stopped;
 mod store;
 mod trouble;
 
@@ -69,6 +72,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
+        Command::Encrypt { domain, provider } => encrypt::run(context, domain, provider.as_deref()),
         Command::Reset { domain } => reset::run(context, domain),
         Command::Store(verb) => store::run(context, verb),
         Command::Completions { shell } => completions::run(context, *shell),

@@ -6,6 +6,7 @@ mod commit;
 mod gather;
 mod lifecycle;
 mod operation;
+pub mod plain_state;
 mod prepare;
 
 pub use gather::try_rows;

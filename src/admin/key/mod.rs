@@ -1,7 +1,9 @@
 //! `key …`: which guest's key is wrapped by which provider.
 
 mod bind;
+mod clone;
 mod list;
+mod renew;
 mod show;
 
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),
         cli::Key::Retire { id } => retire(context, KeyRefId(*id)),
+        cli::Key::Clone { domain, new_domain } => clone::run(context, domain, new_domain),
+        cli::Key::Renew { domain } => renew::run(context, domain),
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
     }?;
     Ok(ExitCode::SUCCESS)

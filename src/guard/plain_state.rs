@@ -1,0 +1,47 @@
+//! The plain TPM state of a guest whose vTPM was encrypted, kept until the guest has started
+//! with the encrypted one: `STATE-DIR/plain-state/DOMAIN-UUID/` holds the file under its own
+//! name, with its owner and mode, in directories that are root's alone.
+//!
+//! It is plain, as it was before; no state that was encrypted ever comes here.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::durable;
+use crate::ids::DomainUuid;
+use crate::swtpm::HeldState;
+
+/// Keeps the plain state that is held, in place of one kept before. Gives its place.
+pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
+    let dir = place(state_dir, domain);
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    for made in dir.ancestors().take(2) {
+        durable::sync_parent(made)?;
+    }
+    let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
+    let mut temporary = name.to_owned();
+    temporary.push(".new");
+    let open = File::open(&dir)?;
+    durable::write_as(&open, &temporary, state.blob(), state.metadata())?;
+    durable::rename(&open, &temporary, name)?;
+    Ok(dir.join(name))
+}
+
+/// Forgets the domain's plain state, if one is kept. Says whether one was.
+pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
+    let dir = place(state_dir, domain);
+    match fs::remove_dir_all(&dir) {
+        Ok(()) => {
+            durable::sync_parent(&dir)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn place(state_dir: &Path, domain: DomainUuid) -> PathBuf {
+    state_dir.join("plain-state").join(domain.to_string())
+}
