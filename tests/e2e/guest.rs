@@ -1,9 +1,15 @@
 //! Guests, providers and key references on a host, as the scenarios need them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use rusqlite::{Connection, Row, params};
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::key::wrap::WrappedDek;
+use vtpm_guard::provider::passphrase::Passphrase;
+use vtpm_guard::provider::recovery::RecoveryFile;
+use zeroize::Zeroizing;
 
 use crate::host::{Host, Output};
 
@@ -38,6 +44,7 @@ pub(crate) struct KeyRef {
     pub(crate) retired_at: Option<i64>,
 }
 
+const PASSPHRASE: &str = "a made-up passphrase";
 const PASSPHRASE_FILE: &str = "/run/passphrase";
 
 impl Host {
@@ -134,6 +141,24 @@ impl Host {
         fs::read(self.path(&format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest)))).unwrap()
     }
 
+    /// Where the guest's TPM state file is, as this process reaches it.
+    pub(crate) fn tpm_state_file(&self, guest: &Guest) -> PathBuf {
+        self.path(&format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest)))
+    }
+
+    /// The guest's key of this reference, opened with the recovery file of its provider.
+    pub(crate) fn dek(&self, guest: &Guest, row: &KeyRef) -> Dek {
+        let file = self.path(&recovery_file(&row.provider_name));
+        let passphrase = Zeroizing::new(PASSPHRASE.as_bytes().to_vec());
+        let passphrase = Passphrase::from_bytes(passphrase).unwrap();
+        let kek = RecoveryFile::read(&file)
+            .unwrap()
+            .open(&passphrase)
+            .unwrap();
+        let wrapped = WrappedDek::from_stored(row.wrapped_dek.clone().unwrap());
+        wrapped.unwrap(&kek, guest.uuid).unwrap().unwrap()
+    }
+
     /// Whether there is a TPM state file.
     pub(crate) fn has_tpm_state(&self, guest: &Guest) -> bool {
         let state = format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest));
@@ -160,7 +185,7 @@ impl Host {
     }
 
     fn export_provider(&self, name: &str) {
-        self.write(PASSPHRASE_FILE, "a made-up passphrase\n");
+        self.write(PASSPHRASE_FILE, format!("{PASSPHRASE}\n"));
         let file = recovery_file(name);
         let export = ["provider", "export", name, "--output", &file];
         self.guard(&[&export[..], &["--passphrase-file", PASSPHRASE_FILE]].concat())
