@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::swtpm::TpmData;
 
 use crate::guest::{Guest, KeyRef, Tpm};
 use crate::host::{Host, Output};
@@ -131,7 +132,7 @@ fn a_tpm_that_cannot_be_encrypted_now_is_left_as_it_is() {
     };
 
     host.start_running(&guest);
-    refused("it runs");
+    refused("vm1 runs");
     host.virsh(&["managedsave", &guest.name]).ok();
     refused("managed save image");
     host.virsh(&["managedsave-remove", &guest.name]).ok();
@@ -161,8 +162,14 @@ fn a_tpm_that_cannot_be_encrypted_now_is_left_as_it_is() {
     host.run(&["kill", host.read("/run/left-over.pid").trim()])
         .ok();
 
-    assert_eq!(all(&host, &guest).0, before.0);
+    let (rows, xml, _, _) = all(&host, &guest);
+    assert_eq!((rows, xml), (before.0, before.1));
     host.start_and_stop(&guest);
+
+    host.virsh(&["undefine", "--keep-tpm", &guest.name]);
+    host.virsh(&["undefine", &guest.name]);
+    host.virsh(&["create", "/run/vm1.xml"]).ok();
+    refused("vm1 is transient");
 }
 
 #[test]
@@ -194,6 +201,73 @@ fn an_encryption_that_fails_leaves_everything_as_it_was() {
     }
     encrypt(&host, &guest).ok();
     host.start_and_stop(&guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_encryption_that_stopped_half_way_is_completed_by_the_next_one() {
+    let (host, guest) = with_plain_guest();
+    let plain = host.tpm_state(&guest);
+    encrypt(&host, &guest).ok();
+    let rows = host.key_refs(&guest);
+    let secret: SecretUuid = rows[0].secret_uuid.clone().unwrap().parse().unwrap();
+
+    // Killed before its last step: libvirt has the new XML, the state is still plain.
+    fs::write(host.tpm_state_file(&guest), &plain).unwrap();
+    let refused = host.start(&guest).refused_with("VG503");
+    assert!(refused.stderr.contains("vtpm-guard encrypt"), "{refused:?}");
+    encrypt(&host, &guest).ok();
+    assert_eq!(
+        host.key_refs(&guest),
+        rows,
+        "with the key that was made for it"
+    );
+    host.start_and_stop(&guest);
+
+    // Somebody put the old XML back.
+    let guest = host.redefine_guest(guest, Tpm::Plain);
+    host.start(&guest).refused_with("VG503");
+    encrypt(&host, &guest).ok();
+    assert!(
+        host.xml(&guest)
+            .contains(&format!("<encryption secret='{secret}'/>"))
+    );
+    host.start_and_stop(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_kill_at_any_moment_costs_no_tpm() {
+    let (host, template) = with_plain_guest();
+    let plain = host.tpm_state(&template);
+    let wanted = TpmData::from_plain(&plain).unwrap().unwrap();
+    let mut halves = 0;
+    for number in 0..24 {
+        let guest = host.define_guest(&format!("killed{number}"), Tpm::Plain);
+        copy_tpm_state(&host, &template, &guest);
+        let seconds = format!("{:.3}", 0.010 + 0.005 * f64::from(number));
+        let killed = ["timeout", "--signal=KILL", &seconds, "/usr/sbin/vtpm-guard"];
+        host.run(
+            &[
+                &killed[..],
+                &["encrypt", &guest.name, "--provider", "nkp-a"],
+            ]
+            .concat(),
+        );
+
+        let check = host.guard(&["check", &guest.name]);
+        if check.status == 1 {
+            assert!(check.stdout.contains("VG503"), "{check:?}");
+            halves += 1;
+        }
+        encrypt(&host, &guest).ok();
+        let row = host.only_key_ref(&guest);
+        let state = TpmData::decrypt(&host.tpm_state(&guest), &host.dek(&guest, &row));
+        assert!(state.unwrap().same_as(&wanted), "killed after {seconds} s");
+        host.start_and_stop(&guest);
+    }
+    println!("{halves} of 24 kills left a guest encrypted by half");
 }
 
 #[test]
