@@ -45,3 +45,40 @@ pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
 fn place(state_dir: &Path, domain: DomainUuid) -> PathBuf {
     state_dir.join("plain-state").join(domain.to_string())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::domain::{Emulator, StateSource, TpmVersion};
+
+    #[test]
+    fn a_plain_state_is_kept_apart_and_forgotten_once() {
+        let (dir, state_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(dir.path().join("tpm2-00.permall"), b"plain").unwrap();
+        let (domain, vtpm) = (
+            DomainUuid::random(),
+            Emulator {
+                version: TpmVersion::V2_0,
+                secret_uuid: None,
+                source: Some(StateSource::Dir(dir.path().to_owned())),
+            },
+        );
+        assert!(!forget(state_dir.path(), domain).unwrap());
+
+        let held = HeldState::take(Path::new("/nowhere"), domain, &vtpm);
+        let held = held.unwrap().unwrap();
+        keep(state_dir.path(), domain, &held).unwrap();
+        let kept = keep(state_dir.path(), domain, &held).unwrap();
+        assert_eq!(fs::read(&kept).unwrap(), b"plain");
+        for parent in kept.ancestors().skip(1).take(2) {
+            assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
+        }
+
+        assert!(forget(state_dir.path(), domain).unwrap());
+        assert!(!forget(state_dir.path(), domain).unwrap());
+        assert!(!kept.exists());
+    }
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rusqlite::{Connection, Row, params};
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
+use vtpm_guard::key::kek::Kek;
 use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::provider::passphrase::Passphrase;
 use vtpm_guard::provider::recovery::RecoveryFile;
@@ -146,17 +147,12 @@ impl Host {
         self.path(&format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest)))
     }
 
-    /// The guest's key of this reference, opened with the recovery file of its provider.
-    pub(crate) fn dek(&self, guest: &Guest, row: &KeyRef) -> Dek {
-        let file = self.path(&recovery_file(&row.provider_name));
+    /// The key of a provider, out of its recovery file.
+    pub(crate) fn kek(&self, provider: &str) -> Kek {
         let passphrase = Zeroizing::new(PASSPHRASE.as_bytes().to_vec());
         let passphrase = Passphrase::from_bytes(passphrase).unwrap();
-        let kek = RecoveryFile::read(&file)
-            .unwrap()
-            .open(&passphrase)
-            .unwrap();
-        let wrapped = WrappedDek::from_stored(row.wrapped_dek.clone().unwrap());
-        wrapped.unwrap(&kek, guest.uuid).unwrap().unwrap()
+        let file = RecoveryFile::read(&self.path(&recovery_file(provider)));
+        file.unwrap().open(&passphrase).unwrap()
     }
 
     /// Whether there is a TPM state file.
@@ -275,6 +271,12 @@ impl Host {
 }
 
 impl KeyRef {
+    /// The guest's key in this row, which this provider's key wraps.
+    pub(crate) fn dek(&self, guest: &Guest, kek: &Kek) -> Dek {
+        let wrapped = WrappedDek::from_stored(self.wrapped_dek.clone().unwrap());
+        wrapped.unwrap(kek, guest.uuid).unwrap().unwrap()
+    }
+
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get("id")?,
