@@ -119,7 +119,7 @@ impl Known {
     fn not_held(&self, error: &HoldError) -> AdminError {
         let message = format!("the TPM state of {}: {error}", self.label());
         match error {
-            HoldError::Running => AdminError::refused(message).with_hint(format!(
+            HoldError::InUse => AdminError::refused(message).with_hint(format!(
                 "the guest is starting, or a TPM emulator is left over: see virsh domstate {}, \
                  pgrep -a swtpm",
                 shell_word(&self.guest.name)

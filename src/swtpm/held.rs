@@ -32,9 +32,9 @@ const LOCK_MODE: Mode = Mode::from_bits_truncate(0o640);
 /// Why a TPM state cannot be held, or not be replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
-    /// A TPM runs on it.
-    #[error("a TPM emulator runs on it")]
-    Running,
+    /// Somebody else holds it: a TPM that runs, or another vtpm-guard.
+    #[error("it is in use: a TPM emulator runs on it, or another vtpm-guard works on it")]
+    InUse,
     /// `<source type='file'>`: a file or device with several states, which cannot be replaced
     /// in one step.
     #[error(
@@ -208,7 +208,7 @@ fn lock(dir: &File, state: &Metadata) -> Result<File, HoldError> {
     };
     match fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file)) {
         Ok(_) => Ok(lock),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(HoldError::Running),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(HoldError::InUse),
         Err(errno) => Err(io::Error::from(errno).into()),
     }
 }
@@ -297,9 +297,9 @@ mod tests {
     fn only_one_at_a_time_holds_a_state() {
         let dir = with_state();
         let held = take_in(&dir).unwrap().unwrap();
-        assert!(matches!(take_in(&dir), Err(HoldError::Running)));
+        assert!(matches!(take_in(&dir), Err(HoldError::InUse)));
         let staged = held.stage(b"new").unwrap();
-        assert!(matches!(take_in(&dir), Err(HoldError::Running)));
+        assert!(matches!(take_in(&dir), Err(HoldError::InUse)));
         drop(staged);
         assert!(take_in(&dir).unwrap().is_some());
     }

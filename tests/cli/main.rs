@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod bad_input;
+mod encrypt;
 mod env;
 mod help;
 mod key;

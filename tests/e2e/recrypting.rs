@@ -8,7 +8,7 @@ use vtpm_guard::swtpm::TpmData;
 
 use crate::guest::{Guest, KeyRef, Tpm};
 use crate::host::{Host, Output};
-use crate::tpm::identity;
+use crate::tpm::{endorsement_key_1_2, identity};
 
 /// A host with a provider and a stopped guest whose TPM is plain and has been used.
 fn with_plain_guest() -> (Host, Guest) {
@@ -100,6 +100,37 @@ fn a_guest_whose_tpm_is_encrypted_keeps_its_tpm_and_starts() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_tpm_1_2_is_encrypted_as_well_and_gets_another_key() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let guest = host.define_guest("vm1", Tpm::Plain);
+    let xml = host.read("/run/vm1.xml");
+    let xml = xml.replace("tpm-crb", "tpm-tis").replace("'2.0'", "'1.2'");
+    host.write("/run/vm1.xml", xml);
+    host.virsh(&["define", "/run/vm1.xml"]).ok();
+    host.start_and_stop(&guest);
+    let state = || {
+        let file = format!(
+            "/var/lib/libvirt/swtpm/{}/tpm1.2/tpm-00.permall",
+            guest.uuid
+        );
+        fs::read(host.path(&file)).unwrap()
+    };
+    let before = endorsement_key_1_2(&state(), None);
+
+    let kek = host.kek("nkp-a");
+    encrypt(&host, &guest).ok();
+    host.start_and_stop(&guest);
+    host.guard(&["key", "renew", "vm1"]).ok();
+    host.start_and_stop(&guest);
+    let rows = host.key_refs(&guest);
+    let dek = rows[1].dek(&guest, &kek);
+    assert_eq!(endorsement_key_1_2(&state(), Some(dek.expose())), before);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn encrypting_takes_the_placeholder_and_keeps_passwords_in_the_xml() {
     let (host, guest) = with_plain_guest();
     host.create_provider("nkp-b");
@@ -158,7 +189,7 @@ fn a_tpm_that_cannot_be_encrypted_now_is_left_as_it_is() {
         .concat(),
     )
     .ok();
-    refused("a TPM emulator runs on it");
+    refused("it is in use");
     host.run(&["kill", host.read("/run/left-over.pid").trim()])
         .ok();
 
@@ -360,7 +391,13 @@ fn a_clone_without_state_gets_a_key_of_its_own() {
     let (original, own) = (host.only_key_ref(&guest), host.only_key_ref(&clone));
     assert_eq!(own.provider_name, "nkp-a");
     let kek = host.kek("nkp-a");
-    assert!(!own.dek(&clone, &kek).same_as(&original.dek(&guest, &kek)));
+    let (dek, own_dek) = (original.dek(&guest, &kek), own.dek(&clone, &kek));
+    assert!(!own_dek.same_as(&dek));
+    assert_ne!(
+        identity(&host.tpm_state(&guest), Some(dek.expose())),
+        identity(&host.tpm_state(&clone), Some(own_dek.expose())),
+        "a TPM of its own"
+    );
 }
 
 #[test]

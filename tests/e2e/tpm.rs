@@ -31,6 +31,16 @@ const CREATE_PRIMARY: [u8; 67] = [
     0, 0, 0, 0, 0, 0, // no outside info, no PCRs
 ];
 
+/// TPM 1.2's `TPM_ReadPubek` (TPM Main Specification, part 3, 14.4), with a nonce of zeros, so
+/// that the checksum over key and nonce in the answer is the same each time.
+const READ_PUBEK: [u8; 30] = {
+    let mut command = [0; 30];
+    command[1] = 0xc1; // no authorization
+    command[5] = 30; // length
+    command[9] = 0x7c; // TPM_ORD_ReadPubek
+    command
+};
+
 /// What tells one TPM from another.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -44,7 +54,7 @@ pub(crate) struct Identity {
 pub(crate) fn identity(state: &[u8], passphrase: Option<&[u8]>) -> Identity {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tpm2-00.permall"), state).unwrap();
-    let mut tpm = Tpm::start(dir.path(), passphrase);
+    let mut tpm = Tpm::start(dir.path(), &["--tpm2"], passphrase);
     let read = |tpm: &mut Tpm, handle: [u8; 4]| tpm.ask(&[&READ_PUBLIC[..], &handle].concat());
     let endorsement_keys: Vec<_> = EK_HANDLES
         .iter()
@@ -66,6 +76,15 @@ pub(crate) fn identity(state: &[u8], passphrase: Option<&[u8]>) -> Identity {
     }
 }
 
+/// What the TPM 1.2 in this state says of its endorsement key; `passphrase` if it is encrypted.
+pub(crate) fn endorsement_key_1_2(state: &[u8], passphrase: Option<&[u8]>) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tpm-00.permall"), state).unwrap();
+    let answer = Tpm::start(dir.path(), &[], passphrase).ask(&READ_PUBEK);
+    assert_eq!(answer[6..10], [0; 4], "{answer:x?}");
+    answer
+}
+
 /// A running swtpm.
 struct Tpm {
     process: Child,
@@ -73,11 +92,13 @@ struct Tpm {
 }
 
 impl Tpm {
-    fn start(dir: &Path, passphrase: Option<&[u8]>) -> Self {
+    fn start(dir: &Path, version: &[&str], passphrase: Option<&[u8]>) -> Self {
         let socket = dir.join("socket");
         let mut command = Command::new("swtpm");
         command
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("socket")
+            .args(version)
+            .args(["--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", dir.display()))
             .arg("--server")

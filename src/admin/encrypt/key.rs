@@ -90,7 +90,6 @@ impl Key {
                 made: None,
             });
         }
-        let secret = secret.unwrap_or_else(SecretUuid::random);
         Self::make(context, store, domain, &seen, choice, secret)
     }
 
@@ -101,9 +100,12 @@ impl Key {
         domain: DomainUuid,
         seen: &References,
         choice: Choice,
-        secret: SecretUuid,
+        secret: Option<SecretUuid>,
     ) -> Result<Self, AdminError> {
         let placeholder = seen.key_refs.iter().find(|row| row.wrapped_dek.is_none());
+        let secret = secret
+            .or(placeholder.and_then(|row| row.secret_uuid))
+            .unwrap_or_else(SecretUuid::random);
         let bound = placeholder.and_then(|row| provider::named_by(row, &seen.providers));
         let provider = match choice {
             Choice::Named(provider) => provider,

@@ -54,6 +54,11 @@ fn a_state_without_an_iv_is_that_of_an_iv_of_zeros() {
 }
 
 #[test]
+fn a_state_of_version_1_holds_the_same_as_one_of_version_2() {
+    assert!(plain(TPM2_VERSION_1).same_as(&plain(TPM2_PLAIN)));
+}
+
+#[test]
 fn a_plain_state_is_found_again_in_the_encrypted_one() {
     for blob in [TPM2_PLAIN, TPM2_VERSION_1, TPM12_PLAIN] {
         let (data, dek) = (plain(blob), Dek::generate().unwrap());
