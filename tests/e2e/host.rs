@@ -143,6 +143,12 @@ impl Host {
         self.run(&["kill", "-s", signal, pid.trim()]).ok();
     }
 
+    /// The host's process 1, as this process knows it.
+    pub(crate) fn pid(&self) -> String {
+        let pid = fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        pid.trim().to_owned()
+    }
+
     /// A path of the host as this process reaches it.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))

@@ -7,11 +7,15 @@
 )]
 
 mod born_from;
+mod doctor;
 mod guest;
 mod hook_contract;
 mod host;
 mod libvirt_alone;
 mod many_keys;
+mod migration;
+mod page;
+mod recovery_page;
 mod recrypting;
 mod refusals;
 mod repairs;
