@@ -42,8 +42,30 @@ pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
     }
 }
 
+/// The domains whose plain state is kept, by UUID.
+pub fn kept(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
+    let entries = match fs::read_dir(shelf(state_dir)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut domains = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        domains.extend(name.to_str().and_then(|name| DomainUuid::parse(name).ok()));
+    }
+    domains.sort();
+    Ok(domains)
+}
+
+/// The directory of them all.
+#[must_use]
+pub fn shelf(state_dir: &Path) -> PathBuf {
+    state_dir.join("plain-state")
+}
+
 fn place(state_dir: &Path, domain: DomainUuid) -> PathBuf {
-    state_dir.join("plain-state").join(domain.to_string())
+    shelf(state_dir).join(domain.to_string())
 }
 
 #[cfg(test)]
@@ -73,6 +95,7 @@ mod tests {
         keep(state_dir.path(), domain, &held).unwrap();
         let kept = keep(state_dir.path(), domain, &held).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), b"plain");
+        assert_eq!(super::kept(state_dir.path()).unwrap(), [domain]);
         for parent in kept.ancestors().skip(1).take(2) {
             assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
         }
@@ -80,5 +103,6 @@ mod tests {
         assert!(forget(state_dir.path(), domain).unwrap());
         assert!(!forget(state_dir.path(), domain).unwrap());
         assert!(!kept.exists());
+        assert!(super::kept(state_dir.path()).unwrap().is_empty());
     }
 }

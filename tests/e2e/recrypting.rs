@@ -82,6 +82,9 @@ fn a_guest_whose_tpm_is_encrypted_keeps_its_tpm_and_starts() {
     assert_eq!(fs::read(&kept).unwrap(), plain);
     assert_eq!(owner(&kept), owner_before);
 
+    let advice = format!("the plain TPM state of {}", guest.uuid);
+    assert!(host.guard(&["doctor"]).stdout.contains(&advice));
+
     let dek = row.dek(&guest, &host.kek("nkp-a"));
     let before = identity(&plain, None);
     assert_eq!(identity(&state, Some(dek.expose())), before);
@@ -89,6 +92,7 @@ fn a_guest_whose_tpm_is_encrypted_keeps_its_tpm_and_starts() {
     host.start_running(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
     assert!(!kept.exists(), "the encrypted state has proven itself");
+    assert!(!host.guard(&["doctor"]).stdout.contains(&advice));
     host.stop(&guest);
     let state = host.tpm_state(&guest);
     assert_eq!(identity(&state, Some(dek.expose())), before);
@@ -244,7 +248,7 @@ fn an_encryption_that_stopped_half_way_is_completed_by_the_next_one() {
     let secret: SecretUuid = rows[0].secret_uuid.clone().unwrap().parse().unwrap();
 
     // Killed before its last step: libvirt has the new XML, the state is still plain.
-    fs::write(host.tpm_state_file(&guest), &plain).unwrap();
+    host.set_tpm_state(&guest, &plain);
     let refused = host.start(&guest).refused_with("VG503");
     assert!(refused.stderr.contains("vtpm-guard encrypt"), "{refused:?}");
     encrypt(&host, &guest).ok();
@@ -341,7 +345,7 @@ fn a_renewal_that_was_killed_before_or_after_its_last_step_is_healed_by_the_next
     let rows = host.key_refs(&guest);
     for (state, proven) in [(old_state, rows[0].id), (new_state, rows[1].id)] {
         host.update_key_refs(&guest, "retired_at = NULL");
-        fs::write(host.tpm_state_file(&guest), state).unwrap();
+        host.set_tpm_state(&guest, &state);
         host.start_and_stop(&guest);
         for row in host.key_refs(&guest) {
             assert_eq!(row.retired_at.is_none(), row.id == proven, "{row:?}");

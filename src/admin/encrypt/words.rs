@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::admin::error::AdminError;
 use crate::admin::stopped::Known;
+use crate::guard::plain_state;
 use crate::ids::SecretUuid;
 use crate::report::shell_word;
 use crate::secret::SecretError;
@@ -46,7 +47,7 @@ pub(super) fn not_ours(known: &Known) -> AdminError {
 pub(super) fn not_kept(state_dir: &Path, error: &io::Error) -> AdminError {
     AdminError::failed(format!(
         "the plain state cannot be kept in {}: {error}; nothing was changed",
-        state_dir.join("plain-state").display()
+        plain_state::shelf(state_dir).display()
     ))
 }
 
