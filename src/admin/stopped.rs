@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::context;
+use super::context::{self, Context};
 use super::domains::NamedDomain;
 use super::error::AdminError;
 use super::guests::unreachable;
@@ -13,7 +13,7 @@ use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::{Guest, Libvirt, SavedRuns};
 use crate::report::{one_line, shell_word};
-use crate::store::Event;
+use crate::store::{Event, Store};
 use crate::swtpm::{HeldState, HoldError, RecryptError, StagedState, TpmData};
 
 /// A guest that libvirt knows, with its definition read.
@@ -162,10 +162,17 @@ impl Known {
         ))
     }
 
-    /// Something that was done to it, for the history.
-    pub(super) fn event(&self, operation: &str, message: String, now: Timestamp) -> Event {
-        Event {
-            at: now,
+    /// Notes in the history what was done to it. It was done, so that this fails is told, and
+    /// no more.
+    pub(super) fn record(
+        &self,
+        context: &Context,
+        store: &mut Store,
+        operation: &str,
+        message: String,
+    ) {
+        let recorded = store.record_event(&Event {
+            at: Timestamp::now(),
             domain_uuid: self.domain.uuid,
             domain_name: self.guest.name.clone(),
             operation: operation.to_owned(),
@@ -173,6 +180,10 @@ impl Known {
             code: None,
             message,
             repairs_json: "[]".to_owned(),
+        });
+        if let Err(error) = recorded {
+            let note = format!("it is done, but the history does not know it: {error}");
+            context.output.note(&note);
         }
     }
 

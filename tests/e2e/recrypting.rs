@@ -375,6 +375,18 @@ fn a_clone_with_a_copied_state_starts_beside_the_original() {
     host.start_running(&clone);
     host.start_running(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
+    host.stop(&guest);
+
+    // As virt-clone leaves it: with the secret of the original. One key, so it does.
+    let same_secret = host.define_guest("vm3", Tpm::Encrypted(guest.secret));
+    copy_tpm_state(&host, &guest, &same_secret);
+    let warned = host.guard(&["key", "clone", "vm1", "vm3"]).ok();
+    assert!(
+        warned.stderr.contains("the same libvirt secret"),
+        "{warned:?}"
+    );
+    host.start_running(&same_secret);
+    host.start_running(&guest);
 }
 
 #[test]

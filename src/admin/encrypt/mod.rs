@@ -30,7 +30,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::libvirt::Libvirt;
 use crate::report::one_line;
 use crate::secret::SecretError;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::swtpm::{HeldState, TpmData};
 use crate::verdict::facts::Provider;
 
@@ -106,7 +106,7 @@ impl Job<'_> {
         self.record(format!(
             "its TPM state is encrypted with a key of provider \"{}\" (key reference {})",
             key.provider.name, key.id
-        ))?;
+        ));
         self.answer(Action::Encrypted, key.id, &key.provider, key.secret)?;
         self.context.output.note(&format!(
             "the plain state is kept until the guest has started with the encrypted one: {}",
@@ -159,7 +159,7 @@ impl Job<'_> {
             Err(Failure::Before(error)) => return Err(error),
             Err(Failure::After(error)) => return Err(words::unfinished(known, &error)),
         }
-        self.record("its XML says again that its TPM is encrypted".to_owned())?;
+        self.record("its XML says again that its TPM is encrypted".to_owned());
         self.answer(Action::Completed, id, &key.provider, secret)
     }
 
@@ -194,9 +194,9 @@ impl Job<'_> {
         }
     }
 
-    fn record(&mut self, message: String) -> Result<(), StoreError> {
-        let event = self.known.event("encrypt", message, Timestamp::now());
-        self.store.record_event(&event)
+    fn record(&mut self, message: String) {
+        self.known
+            .record(self.context, self.store, "encrypt", message);
     }
 
     fn answer(

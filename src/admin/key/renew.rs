@@ -50,12 +50,20 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     if let Err(error) = staged.put_in_place() {
         return Err(put_back(&mut store, id, &known, &error));
     }
-    let retired = store.use_key(id, now)?.retired;
+    let retired = match store.use_key(id, now) {
+        Ok(used) => used.retired,
+        Err(error) => {
+            context.output.note(&format!(
+                "the old key stays beside the new one until the next start: {error}"
+            ));
+            Vec::new()
+        }
+    };
     let message = format!(
         "its TPM state is encrypted with a new key of provider \"{}\" (key reference {id})",
         old.provider.name
     );
-    store.record_event(&known.event("renew", message, now))?;
+    known.record(context, &mut store, "renew", message);
     answer(context, &known, &old, id, &retired)
 }
 
@@ -130,15 +138,15 @@ fn answer(
     context.output.answer(&answer, |out| {
         writeln!(
             out,
-            "{} has a new key of provider \"{}\" (key reference {id}); the old one (key reference \
-             {}) is retired",
+            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {}",
             known.label(),
             one_line(&provider.name),
             old.key_ref.id
         )
     })?;
     context.output.note(
-        "a backup of the TPM state from before is opened by the retired key alone: keep both",
+        "a backup of the TPM state from before is opened by the old key alone, which is retired, \
+         not deleted",
     );
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! A copied TPM state needs the key that it is encrypted with, wrapped for the clone; a clone
 //! without state gets a key of its own at its first start.
 
+mod words;
+
 use serde_json::json;
 
 use super::document;
@@ -47,7 +49,7 @@ pub(super) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
         )));
     }
     let Some(secret) = clone.vtpm.secret_uuid else {
-        return Err(not_encrypted(&clone));
+        return Err(words::not_encrypted(&clone));
     };
     let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
     let pair = Pair {
@@ -62,8 +64,8 @@ pub(super) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
     );
     let (done, provider) = match &state {
         StateFile::Encrypted(state) => copy_key(context, &mut store, &pair, state)?,
-        StateFile::Absent => bind(&mut store, &pair)?,
-        StateFile::Plain => return Err(plain(&pair.clone)),
+        StateFile::Absent => bind(context, &mut store, &pair)?,
+        StateFile::Plain => return Err(words::plain(&pair.clone)),
         StateFile::Unreadable(how) => {
             return Err(AdminError::refused(format!(
                 "the TPM state of {} cannot be read: {how}",
@@ -97,7 +99,7 @@ fn copy_key(
     // The clone may be older than the original's present key.
     let rows = store.all_key_refs(Some(pair.original.uuid()), true)?;
     let Some(OpenedKey { provider, dek, .. }) = opening(&pair.original, rows) else {
-        return Err(not_opened(pair));
+        return Err(words::not_opened(pair));
     };
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
@@ -113,14 +115,14 @@ fn copy_key(
         "the key of {} for its cloned TPM state (key reference {id})",
         pair.original.guest.name
     );
-    store.record_event(&clone.event("clone", message, now))?;
+    clone.record(context, store, "clone", message);
     Ok((Done::Copied(id), provider))
 }
 
 /// The clone has no state: its first start makes a new TPM, and a key for it.
-fn bind(store: &mut Store, pair: &Pair) -> Result<(Done, Provider), AdminError> {
+fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Provider), AdminError> {
     if pair.original.vtpm.secret_uuid == Some(pair.secret) {
-        return Err(one_secret_for_two_keys(pair));
+        return Err(words::one_secret_for_two_keys(pair));
     }
     let now = Timestamp::now();
     let seen = store.references(pair.original.uuid(), now)?;
@@ -131,75 +133,14 @@ fn bind(store: &mut Store, pair: &Pair) -> Result<(Done, Provider), AdminError> 
         .find(keyed)
         .or_else(|| rows.first())
         .and_then(|row| provider::named_by(row, &seen.providers))
-        .ok_or_else(|| not_bound(&pair.original, &pair.clone))?;
+        .ok_or_else(|| words::not_bound(&pair.original, &pair.clone))?;
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
     if !matches!(bound, Bound::Already(_)) {
         let (original, provider) = (&pair.original.guest.name, &provider.name);
         let message = format!("bound to provider \"{provider}\", as {original} is");
-        store.record_event(&pair.clone.event("clone", message, now))?;
+        pair.clone.record(context, store, "clone", message);
     }
     Ok((Done::Bound(bound), provider.clone()))
-}
-
-fn not_encrypted(clone: &Known) -> AdminError {
-    AdminError::refused(format!(
-        "the vTPM of {} is not encrypted, so it needs no key",
-        clone.label()
-    ))
-    .with_hint(format!(
-        "let its XML name a secret: virsh edit {}, <encryption secret='{}'/>",
-        shell_word(&clone.guest.name),
-        SecretUuid::random()
-    ))
-}
-
-fn plain(clone: &Known) -> AdminError {
-    AdminError::refused(format!(
-        "the TPM state of {} is not encrypted, and its XML says that it is",
-        clone.label()
-    ))
-    .with_hint(format!(
-        "encrypt it with a key of its own: vtpm-guard encrypt {}",
-        shell_word(&clone.guest.name)
-    ))
-}
-
-fn not_opened(pair: &Pair) -> AdminError {
-    let (original, clone) = (pair.original.label(), pair.clone.label());
-    AdminError::refused(format!(
-        "no key of {original} that opens on this host opens the TPM state of {clone}"
-    ))
-    .with_hint(format!(
-        "see what its keys need: vtpm-guard key show {}",
-        shell_word(&pair.original.guest.name)
-    ))
-}
-
-fn not_bound(original: &Known, clone: &Known) -> AdminError {
-    let label = original.label();
-    AdminError::refused(format!("{label} is bound to no provider of this host")).with_hint(format!(
-        "bind the clone: vtpm-guard key bind {} --provider NAME",
-        shell_word(&clone.guest.name)
-    ))
-}
-
-/// libvirt has one value for a secret, and these guests would have a key each.
-fn one_secret_for_two_keys(pair: &Pair) -> AdminError {
-    AdminError::refused(format!(
-        "{} and {} name the same libvirt secret {}, which cannot hold the keys of both",
-        pair.original.label(),
-        pair.clone.label(),
-        pair.secret
-    ))
-    .with_hint(own_secret(&pair.clone))
-}
-
-fn own_secret(clone: &Known) -> String {
-    format!(
-        "give the clone a secret of its own: virsh edit {}, <encryption secret='{}'/>",
-        shell_word(&clone.guest.name),
-        SecretUuid::random()
-    )
 }
 
 fn answer(
@@ -249,7 +190,7 @@ fn answer(
             "{clone} and {original} name the same libvirt secret {}: of two starts at once one \
              may find it gone; {}",
             pair.secret,
-            own_secret(&pair.clone)
+            words::own_secret(&pair.clone)
         ));
     }
     if matches!(done, Done::Copied(_)) {
