@@ -107,6 +107,19 @@ pub enum Command {
         #[arg(long)]
         no_secret: bool,
     },
+    /// Turn a stopped guest's plain TPM state into an encrypted one, and say so in its XML.
+    ///
+    /// The guest keeps its TPM. All or nothing: a command that was interrupted leaves the guest
+    /// as it was, or refused with the advice to run it again, which completes it. The plain
+    /// state is kept beside the store until the guest has started.
+    Encrypt {
+        /// The guest's name or UUID.
+        domain: String,
+        /// The provider's name or UUID; without it the one that the guest is bound to, else the
+        /// default provider.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+    },
     /// Let the next start of a guest make a new TPM.
     Reset {
         /// The guest's name or UUID.
@@ -258,6 +271,22 @@ pub enum Key {
     Retire {
         /// Its ID, as `key list` shows it.
         id: i64,
+    },
+    /// Give a stopped guest's TPM a new key, under the same provider.
+    ///
+    /// Its state is encrypted anew; the TPM stays the same. The old key is retired.
+    Renew {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Give a cloned guest what its TPM needs: the key of the original for a copied state, a
+    /// key of its own where there is none.
+    Clone {
+        /// The original's name or UUID.
+        domain: String,
+        /// The clone's name or UUID; libvirt must know it already.
+        #[arg(value_name = "NEW-DOMAIN")]
+        new_domain: String,
     },
     /// Use this key reference, and retire the guest's others.
     Use {

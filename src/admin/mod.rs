@@ -8,6 +8,7 @@ mod completions;
 mod context;
 mod doctor;
 mod domains;
+mod encrypt;
 mod error;
 mod explain;
 mod guests;
@@ -15,6 +16,7 @@ mod history;
 mod key;
 mod metrics;
 mod moment;
+mod opened;
 mod outcomes;
 mod output;
 mod passphrase;
@@ -25,6 +27,7 @@ mod replay;
 mod reset;
 mod stage;
 mod status;
+mod stopped;
 mod store;
 mod trouble;
 mod unstage;
@@ -83,6 +86,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
+        Command::Encrypt { domain, provider } => encrypt::run(context, domain, provider.as_deref()),
         Command::Reset { domain } => reset::run(context, domain),
         Command::Stage => stage::run(context),
         Command::Unstage => unstage::run(context),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::conversation::Conversation;
 use super::program;
-use super::protocol::{Guest, Request, Response, Revealed};
+use super::protocol::{Guest, Request, Response, Revealed, SavedRuns};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -75,6 +75,19 @@ impl Libvirt {
         }
     }
 
+    /// What libvirt keeps of runs of this guest that have not ended. Never to be asked from a
+    /// hook.
+    pub fn saved_runs(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<SavedRuns, SecretError> {
+        match self.ask(&Request::SavedRuns(domain), deadline)? {
+            Response::SavedRuns(saved) => Ok(saved),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
     /// The secret under this UUID, with its value as far as libvirt tells it.
     pub fn reveal(
         &self,
@@ -107,6 +120,21 @@ impl Libvirt {
     pub fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
         match self.ask(&Request::Undefine(secret), deadline)? {
             Response::Undefined(undefined) => Ok(undefined),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Gives the emulated TPM in the guest's persistent definition `<encryption>` with this
+    /// secret, and changes nothing else of it. Says whether it did: if not, the guest has no
+    /// emulated TPM without that element. Never to be asked from a hook.
+    pub fn encrypt_vtpm(
+        &self,
+        domain: DomainUuid,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
+            Response::Redefined(changed) => Ok(changed),
             other => Err(misunderstood(&other)),
         }
     }

@@ -63,6 +63,15 @@ pub(super) enum Request<'a> {
     Reveal(SecretUuid),
     /// `undefine SECRET`: one for vTPMs, whoever made it.
     Undefine(SecretUuid),
+    /// `encrypt-vtpm DOMAIN SECRET`
+    EncryptVtpm {
+        /// The domain whose XML is to say that its vTPM is encrypted.
+        domain: DomainUuid,
+        /// The secret that it is to name.
+        secret: SecretUuid,
+    },
+    /// `saved-runs DOMAIN`
+    SavedRuns(DomainUuid),
     /// `guests`
     Guests,
     /// `guest`, and a name or a UUID as the body.
@@ -89,6 +98,10 @@ impl<'a> Request<'a> {
             }
             Self::Reveal(secret) => (format!("reveal {secret}"), &[]),
             Self::Undefine(secret) => (format!("undefine {secret}"), &[]),
+            Self::EncryptVtpm { domain, secret } => {
+                (format!("encrypt-vtpm {domain} {secret}"), &[])
+            }
+            Self::SavedRuns(domain) => (format!("saved-runs {domain}"), &[]),
             Self::Guests => ("guests".to_owned(), &[]),
             Self::Guest(name_or_uuid) => ("guest".to_owned(), name_or_uuid.as_bytes()),
         };
@@ -125,6 +138,11 @@ impl<'a> Request<'a> {
             },
             ["reveal", secret] => Self::Reveal(secret.parse().ok()?),
             ["undefine", secret] => Self::Undefine(secret.parse().ok()?),
+            ["encrypt-vtpm", domain, secret] => Self::EncryptVtpm {
+                domain: domain.parse().ok()?,
+                secret: secret.parse().ok()?,
+            },
+            ["saved-runs", domain] => Self::SavedRuns(domain.parse().ok()?),
             ["guests"] => Self::Guests,
             ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
             _ => return None,
@@ -162,6 +180,10 @@ pub(super) enum Response {
     },
     /// Whether there was a secret to undefine.
     Undefined(bool),
+    /// Whether the domain XML was changed; if not, it has no vTPM that could be encrypted.
+    Redefined(bool),
+    /// What is kept of the domain's runs.
+    SavedRuns(SavedRuns),
     /// The guests that were asked for.
     Guests(Vec<Guest>),
     /// [`SecretError::Refused`]
@@ -223,6 +245,16 @@ pub struct Guest {
     pub autostart: bool,
     /// The definition that its next start uses; of a transient guest, the live one.
     pub xml: String,
+}
+
+/// What libvirt keeps of runs of a guest that have not ended: memory, and the TPM's state with
+/// it, to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRuns {
+    /// Whether there is a managed save image.
+    pub managed_save: bool,
+    /// How many snapshots were taken while it ran.
+    pub snapshots: u32,
 }
 
 /// A domain's UUID in JSON.

@@ -155,14 +155,18 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             state_encrypted: true,
         } => (
             "the TPM's state is encrypted, but the domain XML has no <encryption>".to_owned(),
-            format!("put <encryption secret='UUID'/> back: virsh edit {domain}"),
+            format!(
+                "put it back, if the store has the key: vtpm-guard encrypt {domain}; else by hand: \
+                 virsh edit {domain}"
+            ),
         ),
         Refusal::EncryptionMismatch {
             state_encrypted: false,
         } => (
             "the domain XML says that the vTPM is encrypted, but its state is not".to_owned(),
             format!(
-                "take <encryption> out of the XML, then: vtpm-guard encrypt {domain} --provider NAME"
+                "encrypt the state: vtpm-guard encrypt {domain} --provider NAME; or take <encryption> \
+                 out of the XML: virsh edit {domain}"
             ),
         ),
         _ => (

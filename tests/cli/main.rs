@@ -7,6 +7,7 @@
 mod adopt;
 mod bad_input;
 mod check;
+mod encrypt;
 mod env;
 mod help;
 mod history;

@@ -5,6 +5,7 @@ mod drop_in;
 mod files;
 mod hook;
 mod host;
+mod plain_states;
 mod recovery;
 mod secrets;
 mod store;
@@ -69,6 +70,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments());
+    ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context.state_dir()));
     ailments.sort_by_key(|ailment| ailment.severity);
 

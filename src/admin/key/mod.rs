@@ -1,8 +1,10 @@
 //! `key …`: which guest's key is wrapped by which provider.
 
 mod bind;
+mod clone;
 mod import;
 mod list;
+mod renew;
 mod show;
 
 pub(super) use bind::default_provider;
@@ -29,6 +31,8 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),
         cli::Key::Retire { id } => retire(context, KeyRefId(*id)),
+        cli::Key::Clone { domain, new_domain } => clone::run(context, domain, new_domain),
+        cli::Key::Renew { domain } => renew::run(context, domain),
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
     }?;
     Ok(ExitCode::SUCCESS)

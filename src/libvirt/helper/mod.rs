@@ -1,5 +1,6 @@
 //! The helper's side: one connection, as many requests as come, then goodbye.
 
+mod definition;
 mod failure;
 mod guests;
 mod secrets;
@@ -88,6 +89,10 @@ fn answer(
         Request::DropLaidOut { secret, domain } => secrets.drop_laid_out(secret, domain),
         Request::Reveal(secret) => secrets.reveal(secret, value),
         Request::Undefine(secret) => secrets.undefine(secret),
+        Request::EncryptVtpm { domain, secret } => {
+            definition::encrypt_vtpm(connection, domain, secret)
+        }
+        Request::SavedRuns(domain) => guests::saved_runs(connection, domain),
         Request::Guests => guests::all(connection),
         Request::Guest(name_or_uuid) => guests::find(connection, name_or_uuid),
     }

@@ -42,6 +42,11 @@ fn every_request_arrives_as_it_was_sent() {
         },
         Request::Reveal(secret()),
         Request::Undefine(secret()),
+        Request::EncryptVtpm {
+            domain: domain(),
+            secret: secret(),
+        },
+        Request::SavedRuns(domain()),
         Request::Guests,
         Request::Guest("a name with spaces, ünïcode and a\nline feed"),
     ];
@@ -71,6 +76,11 @@ fn every_response_arrives_as_it_was_sent() {
             value: Revealed::Follows,
         },
         Response::Undefined(false),
+        Response::Redefined(false),
+        Response::SavedRuns(SavedRuns {
+            managed_save: true,
+            snapshots: 2,
+        }),
         Response::Guests(vec![guest]),
         Response::Conflict("the usage belongs to another".to_owned()),
     ];

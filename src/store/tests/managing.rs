@@ -281,6 +281,11 @@ fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
     assert_eq!(live[0].first_used_at, Some(NOW));
     assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
     assert_eq!(store.all_key_refs(Some(domain(1)), true).unwrap().len(), 2);
+    add.others = OtherKeys::Keep;
+    let third = store.add_key(&add).unwrap();
+    let live = store.references(domain(1), NOW).unwrap().key_refs;
+    let live: Vec<_> = live.iter().map(|row| row.id).collect();
+    assert_eq!(live, [second, third], "both are in use");
 }
 
 #[test]
