@@ -149,6 +149,11 @@ pub enum Provider {
         /// Its name or UUID.
         name: String,
     },
+    /// Give a provider a new key, and wrap every guest's key anew with it.
+    Rotate {
+        /// Its name or UUID.
+        name: String,
+    },
     /// Write a provider's key to a recovery file, protected by a passphrase.
     Export {
         /// Its name or UUID.

@@ -8,5 +8,6 @@ mod damage;
 mod foreign;
 mod managing;
 mod opening;
+mod rotating;
 mod speed;
 mod starting;
