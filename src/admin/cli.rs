@@ -225,6 +225,16 @@ pub enum Key {
         /// Its ID, as `key show` shows it.
         id: i64,
     },
+    /// Remove the key references of guests that libvirt no longer knows and whose TPM state is
+    /// gone. The store of before is kept beside the store.
+    Prune {
+        /// Only of guests that nothing was heard of for so long: 12h, 30d, 8w.
+        #[arg(long, value_name = "AGE", default_value = "30d")]
+        older_than: String,
+        /// Say what would be removed, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `store …`

@@ -8,6 +8,7 @@ mod doctor;
 mod domains;
 mod error;
 mod explain;
+mod forgotten;
 mod guests;
 mod history;
 mod key;

@@ -2,6 +2,7 @@
 
 mod bind;
 mod list;
+mod prune;
 mod show;
 
 use std::process::ExitCode;
@@ -27,6 +28,10 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
         cli::Key::Unbind { domain } => unbind(context, domain),
         cli::Key::Retire { id } => retire(context, KeyRefId(*id)),
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
+        cli::Key::Prune {
+            older_than,
+            dry_run,
+        } => prune::run(context, older_than, *dry_run),
     }?;
     Ok(ExitCode::SUCCESS)
 }
