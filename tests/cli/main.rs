@@ -9,6 +9,7 @@ mod env;
 mod help;
 mod key;
 mod provider;
+mod prune;
 mod recovery;
 mod rotate;
 mod store;

@@ -14,5 +14,6 @@ mod libvirt_alone;
 mod many_keys;
 mod refusals;
 mod repairs;
+mod rotating;
 mod secrets;
 mod store_trouble;
