@@ -62,6 +62,9 @@ fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lifec
     let taken_back = with_store(guard, deadline, |store| {
         if matches!(state, StateFile::Absent) {
             store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
+        } else {
+            // Should that state be out of sight when a later start fails, its key stays.
+            store.keep_fresh_key(domain.uuid)?;
         }
         store.has_key_refs(domain.uuid)
     });

@@ -50,13 +50,15 @@ impl Store {
                  WHERE resource_uuid = ?1 AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            transaction.execute(
-                "DELETE FROM fresh_key WHERE key_ref_id IN
-                 (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND resource_uuid = ?1)",
-                [domain.to_string()],
-            )?;
+            forget_freshness(transaction, domain)?;
             forget_incoming(transaction, domain)
         })
+    }
+
+    /// Notes that the domain's keys are no longer fresh: there is TPM state that may be
+    /// encrypted with them, whatever became of the start. They are never taken back.
+    pub fn keep_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
+        self.write(|transaction| forget_freshness(transaction, domain))
     }
 
     /// Makes the row of a key that was made for a start that failed a placeholder again, and
@@ -101,6 +103,15 @@ pub(super) fn state_arrives(
         params![domain.to_string(), now.0, INCOMING_LIFETIME_MS],
         |row| row.get(0),
     )?)
+}
+
+fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+    transaction.execute(
+        "DELETE FROM fresh_key WHERE key_ref_id IN
+         (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND resource_uuid = ?1)",
+        [domain.to_string()],
+    )?;
+    Ok(())
 }
 
 pub(super) fn forget_incoming(

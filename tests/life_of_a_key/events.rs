@@ -31,6 +31,16 @@ pub(crate) enum StartEnds {
     HostDiesAfterState,
 }
 
+/// The TPM state of a start that the hook was told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced<'a> {
+    Nothing,
+    /// A saved guest's: an older one lies at its place all the time.
+    Saved,
+    /// A migrated guest's: it comes after `prepare`.
+    Arriving(&'a [u8]),
+}
+
 /// Guests and providers by number, rows by chance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
@@ -108,7 +118,7 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
 impl Event {
     pub(crate) fn happen(self, host: &mut Host) {
         let what = match self {
-            Self::Start(guest, ends) => start(host, guest, ends, None),
+            Self::Start(guest, ends) => start(host, guest, ends, Announced::Nothing),
             Self::StartKilledEarly(guest) => {
                 let _ = host.prepare(guest, Mode::DryRun);
                 Some("killed".to_owned())
@@ -116,7 +126,7 @@ impl Event {
             Self::Stop(guest) => stop(host, guest),
             Self::SaveAndRestore(guest) => stop(host, guest).and_then(|_| {
                 host.follow_up(guest, Operation::Restore);
-                start(host, guest, StartEnds::Runs, None)
+                start(host, guest, StartEnds::Runs, Announced::Saved)
             }),
             Self::MigrateIn(guest) => migrate_in(host, guest),
             Self::LoseState(guest) => {
@@ -265,20 +275,20 @@ impl Pick {
     }
 }
 
-/// A start as libvirt does it: the hook, the secret, swtpm, QEMU. `arriving` is the state that
-/// comes with a stream, after the hook.
+/// A start as libvirt does it: the hook, the secret, swtpm, QEMU.
 fn start(
     host: &mut Host,
     guest: usize,
     ends: StartEnds,
-    arriving: Option<&[u8]>,
+    announced: Announced<'_>,
 ) -> Option<String> {
     if host.guests[guest].running {
         return None;
     }
+    let is_announced = announced != Announced::Nothing;
     let seen = statements::before_a_start(host, guest);
     let outcome = host.prepare(guest, Mode::CarryOut);
-    statements::of_a_start(host, guest, &seen, &outcome);
+    statements::of_a_start(host, guest, &seen, &outcome, is_announced);
     if let Decision::Deny(refusal) = &outcome.verdict.decision {
         host.follow_up(guest, Operation::Ended);
         return Some(format!("refused {}", refusal.code().as_str()));
@@ -296,7 +306,7 @@ fn start(
     }
     let value = host.secrets.value(host.guests[guest].secret);
     let value = value.expect("a start that is allowed finds its secret");
-    if let Some(state) = arriving {
+    if let Announced::Arriving(state) = announced {
         let path = host.state_file(guest);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, state).unwrap();
@@ -304,21 +314,22 @@ fn start(
     match host.opens_state(guest, &value) {
         Some(true) => {}
         Some(false) => {
-            statements::of_a_value_that_does_not_open(host, guest, &outcome, arriving.is_some());
+            statements::of_a_value_that_does_not_open(host, guest, &outcome, is_announced);
             host.follow_up(guest, Operation::Ended);
             return Some("CMD_INIT".to_owned());
         }
         None => {
             statements::of_a_new_tpm(host, guest, &value);
             tpm::make(&host.state_file(guest), &value);
-            host.guests[guest].made_with.insert(value.clone());
         }
     }
+    if matches!(ends, StartEnds::HostDiesAfterState) {
+        host.secrets.forget();
+        return Some("died".to_owned());
+    }
+    // From here on the guard hears of the state.
+    host.guests[guest].made_with.insert(value.clone());
     match ends {
-        StartEnds::HostDiesAfterState => {
-            host.secrets.forget();
-            return Some("died".to_owned());
-        }
         StartEnds::FailsAfterState => {
             host.follow_up(guest, Operation::Ended);
             return Some("failed".to_owned());
@@ -348,7 +359,7 @@ fn migrate_in(host: &mut Host, guest: usize) -> Option<String> {
     let state = fs::read(&path).ok()?;
     fs::remove_file(&path).unwrap();
     host.follow_up(guest, Operation::MigrateIn);
-    let what = start(host, guest, StartEnds::Runs, Some(&state));
+    let what = start(host, guest, StartEnds::Runs, Announced::Arriving(&state));
     // Where it was refused, the source still has it.
     fs::write(&path, state).unwrap();
     what

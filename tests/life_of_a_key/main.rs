@@ -15,7 +15,7 @@ use events::{Event, events};
 use host::Host;
 
 /// Random stories. Each is some ten events long, each event some milliseconds.
-const STORIES: u32 = 2500;
+const STORIES: u32 = 100;
 
 fn play(story: &[Event]) -> Host {
     let mut host = Host::new();

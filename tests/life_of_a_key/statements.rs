@@ -78,7 +78,13 @@ fn what_can_start_would_start(host: &Host, guest: usize) {
 }
 
 /// Statements 2, 3 and 4, at a start that was judged and carried out.
-pub(crate) fn of_a_start(host: &Host, guest: usize, seen: &Seen, outcome: &Outcome) {
+pub(crate) fn of_a_start(
+    host: &Host,
+    guest: usize,
+    seen: &Seen,
+    outcome: &Outcome,
+    announced: bool,
+) {
     let repairs = &outcome.verdict.repairs;
     let allowed = outcome.is_allowed();
     assert!(allowed || repairs.is_empty(), "a refusal changes nothing");
@@ -112,6 +118,10 @@ pub(crate) fn of_a_start(host: &Host, guest: usize, seen: &Seen, outcome: &Outco
             _ => {}
         }
     }
+    if announced && !allowed {
+        // The note of the state that is to arrive is used up: the next start is another one.
+        return;
+    }
     let again = host.prepare(guest, Mode::DryRun);
     assert_eq!(again.verdict.repairs, [], "planned twice: {:#?}", host.told);
 }
@@ -122,7 +132,7 @@ pub(crate) fn of_a_value_that_does_not_open(
     host: &Host,
     guest: usize,
     outcome: &Outcome,
-    arriving: bool,
+    announced: bool,
 ) {
     let unprovable = matches!(
         outcome.verdict.decision,
@@ -130,7 +140,7 @@ pub(crate) fn of_a_value_that_does_not_open(
     );
     let name = &host.guests[guest].domain.name;
     assert!(
-        arriving || unprovable,
+        announced || unprovable,
         "{name} was let start with a key that does not open its TPM: {:#?}",
         host.told
     );

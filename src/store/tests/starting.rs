@@ -116,3 +116,22 @@ fn a_key_that_was_not_made_by_a_start_is_never_taken_back() {
     let rows = store.references(domain(1), NOW).unwrap().key_refs;
     assert!(rows[0].wrapped_dek.is_some());
 }
+
+#[test]
+fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let key_ref = make_key(&mut store, domain(1), &provider);
+    make_key(&mut store, domain(2), &provider);
+    store.keep_fresh_key(domain(1)).unwrap();
+    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    assert!(
+        store
+            .key_ref(key_ref)
+            .unwrap()
+            .key_ref
+            .wrapped_dek
+            .is_some()
+    );
+    assert!(store.take_back_fresh_key(domain(2), NOW).unwrap());
+}
