@@ -69,12 +69,13 @@ impl Context {
         Keyring::at(self.state_dir().join("keys"))
     }
 
-    /// The directories that hold one directory of TPM state for each guest: libvirt's, and the
-    /// copies that the guard keeps.
-    pub(super) fn state_places(&self) -> [PathBuf; 2] {
+    /// The directories that hold one directory of TPM state for each guest: libvirt's, the
+    /// copies kept of transient guests, and those of before an `encrypt`.
+    pub(super) fn state_places(&self) -> [PathBuf; 3] {
         [
             PathBuf::from(LIBVIRT_STATE_DIR),
             self.state_dir().join("tpm-state"),
+            self.state_dir().join("plain-state"),
         ]
     }
 
