@@ -1,8 +1,11 @@
 //! `provider rotate`, and what becomes of the former key.
 
+use std::time::Duration;
+
 use vtpm_guard::ids::DomainUuid;
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
+use vtpm_guard::key::wrap::WrappedDek;
 use zeroize::Zeroizing;
 
 use crate::env::{Host, VM1, VM2, golden, soon};
@@ -203,18 +206,16 @@ fn of_two_providers_with_one_key_each_keeps_its_own_guests() {
     assert_eq!(sealed_keys(&host), 2, "the twin needs it");
 }
 
-#[test]
-fn ten_thousand_guests_are_wrapped_anew_at_once() {
-    let host = Host::with_provider("nkp-a");
+/// Gives many guests a key under the provider, as their first starts do.
+fn add_guests(host: &Host, guests: usize) {
     let kek = host.kek("nkp-a");
-    let rows = 10_000;
     let mut store = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
     let transaction = store.transaction().unwrap();
-    for number in 0..rows {
+    for number in 0..guests {
         let uuid = format!("d0000000-0000-4000-8000-{number:012x}");
         let domain = DomainUuid::parse(&uuid).unwrap();
         let dek = Dek::from_bytes(Zeroizing::new(b"a key".to_vec()));
-        let wrapped = vtpm_guard::key::wrap::WrappedDek::wrap(&kek, &dek, domain).unwrap();
+        let wrapped = WrappedDek::wrap(&kek, &dek, domain).unwrap();
         let sql = "INSERT INTO key_ref (resource_uuid, provider_name, kek_ref, wrapped_dek)
                    VALUES (?1, 'nkp-a', ?2, ?3)";
         let kek_ref = format!("native:{}", kek.key_id());
@@ -223,6 +224,36 @@ fn ten_thousand_guests_are_wrapped_anew_at_once() {
             .unwrap();
     }
     transaction.commit().unwrap();
+}
+
+#[test]
+fn ten_thousand_guests_are_wrapped_anew_at_once() {
+    let host = Host::with_provider("nkp-a");
+    add_guests(&host, 10_000);
     let document = host.json(&["provider", "rotate", "nkp-a"]);
-    assert_eq!(document["rewrapped"], rows);
+    assert_eq!(document["rewrapped"], 10_000);
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_every_key_under_the_provider_s() {
+    let host = Host::with_provider("nkp-a");
+    add_guests(&host, 500);
+    let mut killed = 0;
+    for time_ms in (5..300).step_by(20) {
+        let mut rotate = host.command(&["provider", "rotate", "nkp-a"]);
+        let time = Duration::from_millis(time_ms);
+        let output = rotate.timeout(time).output().unwrap();
+        killed += usize::from(!output.status.success());
+        let kek = host.kek("nkp-a");
+        for row in host.store().all_key_refs(None, true).unwrap() {
+            let wrapped = row.key_ref.wrapped_dek.unwrap();
+            assert!(
+                matches!(wrapped.unwrap(&kek, row.domain), Ok(Some(_))),
+                "{time_ms}"
+            );
+        }
+    }
+    assert!(killed > 3, "{killed} were killed");
+    let document = host.json(&["provider", "rotate", "nkp-a"]);
+    assert_eq!(document["rewrapped"], 500, "the next one works");
 }

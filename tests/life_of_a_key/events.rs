@@ -365,17 +365,22 @@ fn migrate_in(host: &mut Host, guest: usize) -> Option<String> {
     what
 }
 
-/// The administrator's command, and what it leaves: one more KEK that a recovery file may hold.
-fn rotate(host: &mut Host, name: &str) -> Option<String> {
-    let before = host.store().provider(name).ok()?;
-    let command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"))
+/// The administrator's command.
+pub(crate) fn rotation(host: &Host, name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"));
+    command
         .arg("--state-dir")
         .arg(&host.guard.state_dir)
         .args(["provider", "rotate", name])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    let done = command.unwrap().success();
+        .stderr(Stdio::null());
+    command
+}
+
+/// The administrator's command, and what it leaves: one more KEK that a recovery file may hold.
+fn rotate(host: &mut Host, name: &str) -> Option<String> {
+    let before = host.store().provider(name).ok()?;
+    let done = rotation(host, name).status().unwrap().success();
     let after = host.store().provider(name).unwrap();
     let keyring = host.guard.keyring();
     if !done {
@@ -390,6 +395,7 @@ fn rotate(host: &mut Host, name: &str) -> Option<String> {
             keyring.open(before.key_id, crate::host::soon()).is_ok(),
             "the former key goes with an export alone"
         );
+        statements::of_a_rotation(host, before.key_id);
     }
     Some("rotated".to_owned())
 }

@@ -11,11 +11,13 @@ mod tpm;
 
 use proptest::prelude::*;
 
+use vtpm_guard::guard::{Mode, Operation};
+
 use events::{Event, events};
 use host::Host;
 
 /// Random stories. Each is some ten events long, each event some milliseconds.
-const STORIES: u32 = 100;
+const STORIES: u32 = 80;
 
 fn play(story: &[Event]) -> Host {
     let mut host = Host::new();
@@ -82,4 +84,29 @@ fn a_key_is_made_used_locked_out_brought_back_and_rotated() {
         "{:#?}",
         host.told
     );
+}
+
+#[test]
+fn a_guest_starts_at_every_moment_of_a_rotation() {
+    let mut host = Host::new();
+    for event in [
+        Event::Bind(0, 0),
+        Event::Start(0, events::StartEnds::Runs),
+        Event::Stop(0),
+    ] {
+        event.happen(&mut host);
+    }
+    let mut starts = 0;
+    for _ in 0..5 {
+        let mut rotation = events::rotation(&host, "a").spawn().unwrap();
+        while rotation.try_wait().unwrap().is_none() {
+            let outcome = host.prepare(0, Mode::CarryOut);
+            assert!(outcome.is_allowed(), "{outcome:#?}");
+            host.follow_up(0, Operation::Ended);
+            starts += 1;
+        }
+        assert!(rotation.wait().unwrap().success());
+    }
+    assert_eq!(host.store().provider("a").unwrap().key_version, 6);
+    assert!(starts > 5, "{starts} starts met a rotation");
 }

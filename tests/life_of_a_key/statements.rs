@@ -5,6 +5,8 @@ use std::fs;
 use vtpm_guard::domain::Domain;
 use vtpm_guard::guard::{Mode, prepare};
 use vtpm_guard::ids::DomainUuid;
+use vtpm_guard::key::id::KeyId;
+use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::store::KeyRefRecord;
 use vtpm_guard::verdict::outcome::Outcome;
 use vtpm_guard::verdict::repair::Repair;
@@ -77,7 +79,7 @@ fn what_can_start_would_start(host: &Host, guest: usize) {
     }
 }
 
-/// Statements 2, 3 and 4, at a start that was judged and carried out.
+/// Statements 1 to 4, at a start that was judged and carried out.
 pub(crate) fn of_a_start(
     host: &Host,
     guest: usize,
@@ -90,6 +92,14 @@ pub(crate) fn of_a_start(
     assert!(allowed || repairs.is_empty(), "a refusal changes nothing");
     if !allowed {
         assert_eq!(host.rows(guest), seen.rows, "a refusal changes nothing");
+    }
+    let kept: Vec<_> = host
+        .rows(guest)
+        .iter()
+        .filter_map(|row| host.unwrapped(row))
+        .collect();
+    for dek in seen.rows.iter().filter_map(|row| host.unwrapped(row)) {
+        assert!(kept.contains(&dek), "a start lost a key: {:#?}", host.told);
     }
     for repair in repairs {
         match repair {
@@ -144,6 +154,17 @@ pub(crate) fn of_a_value_that_does_not_open(
         "{name} was let start with a key that does not open its TPM: {:#?}",
         host.told
     );
+}
+
+/// A rotation leaves nothing behind under the key that was the provider's before.
+pub(crate) fn of_a_rotation(host: &Host, before: KeyId) {
+    for guest in 0..host.guests.len() {
+        for row in host.rows(guest) {
+            let is_under = |it: &WrappedDek| it.key_id() == Ok(before);
+            let left = row.key_ref.wrapped_dek.as_ref().is_some_and(is_under);
+            assert!(!left, "{row:#?} was left behind: {:#?}", host.told);
+        }
+    }
 }
 
 /// VG205: libvirt makes a new TPM under a used key only after a reset.
