@@ -240,11 +240,8 @@ impl Event {
                 let (name, kek) = &host.keks[kek];
                 let dek = Dek::generate().unwrap();
                 let wrapped = WrappedDek::wrap(kek, &dek, uuid(guest)).unwrap();
-                let hex: String = wrapped
-                    .as_bytes()
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect();
+                let digits = wrapped.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+                let hex = digits.collect::<Vec<_>>().concat();
                 host.sql(&format!(
                     "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
                      VALUES ('{}', '{name}', x'{hex}')",
@@ -329,12 +326,9 @@ fn start(
     }
     // From here on the guard hears of the state.
     host.guests[guest].made_with.insert(value.clone());
-    match ends {
-        StartEnds::FailsAfterState => {
-            host.follow_up(guest, Operation::Ended);
-            return Some("failed".to_owned());
-        }
-        _ => {}
+    if matches!(ends, StartEnds::FailsAfterState) {
+        host.follow_up(guest, Operation::Ended);
+        return Some("failed".to_owned());
     }
     host.follow_up(guest, Operation::Started);
     host.guests[guest].running = true;

@@ -171,11 +171,10 @@ impl Host {
     /// What a row's wrapped DEK holds, opened with any KEK that ever was.
     pub(crate) fn unwrapped(&self, row: &KeyRefRecord) -> Option<DekBytes> {
         let wrapped = row.key_ref.wrapped_dek.as_ref()?;
-        let opened = self.keks.iter().find_map(|(_, kek)| {
+        self.keks.iter().find_map(|(_, kek)| {
             let opened = wrapped.unwrap(kek, row.domain).unwrap_or_default();
             opened.map(|dek| dek.expose().to_vec())
-        });
-        opened
+        })
     }
 
     /// All DEKs that were ever in use, for a look at what lies on the disk.

@@ -223,15 +223,12 @@ mod tests {
 
     #[test]
     fn a_guest_with_state_is_never_removed() {
-        let state = Some(PathBuf::from("/var/lib/libvirt/swtpm/x"));
+        let place = PathBuf::from("/var/lib/libvirt/swtpm/x");
         let guest = Forgotten {
-            state: state.clone(),
+            state: Some(place.clone()),
             ..last_heard_of(10_000)
         };
-        assert_eq!(
-            fate(&guest, age("0d").unwrap(), NOW),
-            Fate::HasState(state.unwrap())
-        );
+        assert_eq!(fate(&guest, age("0d").unwrap(), NOW), Fate::HasState(place));
     }
 
     #[test]
