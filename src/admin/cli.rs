@@ -198,6 +198,11 @@ pub enum Provider {
         /// Its name or UUID.
         name: String,
     },
+    /// Give a provider a new key, and wrap every guest's key anew with it.
+    Rotate {
+        /// Its name or UUID.
+        name: String,
+    },
     /// Write a provider's key to a recovery file, protected by a passphrase.
     Export {
         /// Its name or UUID.
@@ -292,6 +297,16 @@ pub enum Key {
     Use {
         /// Its ID, as `key show` shows it.
         id: i64,
+    },
+    /// Remove the key references of guests that libvirt no longer knows and whose TPM state is
+    /// gone. The store of before is kept beside the store.
+    Prune {
+        /// Only of guests that nothing was heard of for so long: 12h, 30d, 8w.
+        #[arg(long, value_name = "AGE", default_value = "30d")]
+        older_than: String,
+        /// Say what would be removed, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -28,10 +28,15 @@ impl From<Guest> for NamedGuest {
 
 /// All guests that libvirt knows.
 pub(super) fn all() -> Result<Vec<NamedGuest>, AdminError> {
-    let guests = context::libvirt()
-        .guests(context::patience())
-        .map_err(|error| unreachable(&error))?;
+    let guests = list()?;
     Ok(guests.into_iter().map(NamedGuest::from).collect())
+}
+
+/// All guests, as libvirt describes them.
+pub(super) fn list() -> Result<Vec<Guest>, AdminError> {
+    context::libvirt()
+        .guests(context::patience())
+        .map_err(|error| unreachable(&error))
 }
 
 /// The guests that libvirt knows under these names or UUIDs.

@@ -11,6 +11,7 @@ mod domains;
 mod encrypt;
 mod error;
 mod explain;
+mod forgotten;
 mod guests;
 mod history;
 mod key;

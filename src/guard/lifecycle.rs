@@ -72,6 +72,7 @@ fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lifec
         if matches!(state, StateFile::Absent) {
             taken_back = store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
         } else {
+            // Should that state be out of sight when a later start fails, its key stays.
             store.keep_fresh_key(domain.uuid)?;
         }
         store.has_key_refs(domain.uuid)

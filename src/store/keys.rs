@@ -222,7 +222,8 @@ fn record(connection: &Connection, id: KeyRefId) -> Result<KeyRefRecord, Failure
     found.pop().ok_or_else(|| StoreError::NoKeyRef(id).into())
 }
 
-fn records(
+/// The key references that a condition selects, by id.
+pub(super) fn records(
     connection: &Connection,
     condition: &str,
     values: impl rusqlite::Params,

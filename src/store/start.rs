@@ -57,13 +57,13 @@ impl Store {
                  WHERE {of_domain} AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            forget_fresh_key(transaction, domain)?;
+            forget_freshness(transaction, domain)?;
             forget_incoming(transaction, domain)
         })
     }
 
-    /// Notes that TPM state of this domain was seen: a key that was made for a start is no
-    /// longer taken back, for the state may come back from a copy when it is gone.
+    /// Notes that the domain's keys are no longer fresh: there is TPM state that may be
+    /// encrypted with them, whatever became of the start. They are never taken back.
     pub fn keep_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
         let is_fresh = self.read(|connection| {
             let sql = format!(
@@ -74,7 +74,7 @@ impl Store {
         })?;
         // Most often there is nothing to note, and nobody to be locked out for it.
         if is_fresh {
-            self.write(|transaction| forget_fresh_key(transaction, domain))?;
+            self.write(|transaction| forget_freshness(transaction, domain))?;
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ pub(super) fn state_arrives(
     )?)
 }
 
-fn forget_fresh_key(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
     let sql = format!("DELETE FROM fresh_key WHERE {}", of_domain());
     transaction.execute(&sql, [domain.to_string()])?;
     Ok(())

@@ -15,5 +15,7 @@ mod key;
 mod key_import;
 mod metrics;
 mod provider;
+mod prune;
 mod recovery;
+mod rotate;
 mod store;

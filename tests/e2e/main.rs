@@ -23,6 +23,7 @@ mod recovery_page;
 mod recrypting;
 mod refusals;
 mod repairs;
+mod rotating;
 mod secrets;
 mod store_trouble;
 mod tpm;

@@ -4,6 +4,7 @@ mod bind;
 mod clone;
 mod import;
 mod list;
+mod prune;
 mod renew;
 mod show;
 
@@ -34,6 +35,10 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
         cli::Key::Clone { domain, new_domain } => clone::run(context, domain, new_domain),
         cli::Key::Renew { domain } => renew::run(context, domain),
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
+        cli::Key::Prune {
+            older_than,
+            dry_run,
+        } => prune::run(context, older_than, *dry_run),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod list;
 mod name;
+mod rotate;
 
 use std::fs::{File, TryLockError};
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, A
         cli::Provider::Show { name } => list::show(context, name),
         cli::Provider::Rename { name, new_name } => rename(context, name, new_name),
         cli::Provider::SetDefault { name } => set_default(context, name),
+        cli::Provider::Rotate { name } => rotate::run(context, name),
         cli::Provider::Export {
             name,
             output,
