@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vtpm_guard::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
-use crate::host::Host;
+use crate::host::{Host, finish};
 
 const STAGED: &str = "/run/vtpm-guard/staged";
 const SECRETS: &str = "/etc/libvirt/secrets";
@@ -175,6 +175,30 @@ fn a_saved_guest_is_restored_by_the_start_of_the_daemon() {
     assert_eq!(host.state(&guest), "running");
     assert!(!host.has_secret(guest.secret));
     assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {
+    let (host, guest) = Host::with_used_guest();
+    let list = format!("default {}\n", guest.uuid);
+    host.write("/etc/default/libvirt-guests", "ON_BOOT=start\n");
+    host.write("/var/lib/libvirt/libvirt-guests", list);
+    host.stop_libvirtd();
+    let staged = host.guard(&["stage"]).ok().stdout;
+    assert!(staged.contains("laid out"), "{staged}");
+    host.start_libvirtd();
+    let unstage = host
+        .command(&["/usr/sbin/vtpm-guard", "unstage"])
+        .spawn()
+        .unwrap();
+    let start = ["/usr/lib/libvirt/libvirt-guests.sh", "start"];
+    host.run(&[&["env", "ON_BOOT=start"], &start[..]].concat())
+        .ok();
+    finish(unstage).ok();
+    assert_eq!(host.state(&guest), "running");
+    assert!(!host.has_secret(guest.secret));
+    host.assert_nothing_is_laid_out();
 }
 
 #[test]
