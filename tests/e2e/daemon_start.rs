@@ -246,6 +246,31 @@ fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn stage_may_be_killed_at_any_moment_and_run_again() {
+    let (host, guest) = Host::with_used_guest();
+    let others = ["vm2", "vm3", "vm4"].map(|name| host.define_bound_guest(name, "nkp-a"));
+    for guest in others.iter().chain([&guest]) {
+        host.autostart(guest);
+    }
+    host.stop_libvirtd();
+    let kill_again_and_again = "for ms in $(seq 1 3 150); do \
+         timeout -s KILL $(printf 0.%03d $ms) vtpm-guard stage >/dev/null 2>&1; \
+         find /etc/libvirt/secrets ! -type l ! -type d; done";
+    let on_disk = host.run(&["sh", "-c", kill_again_and_again]).ok().stdout;
+    assert_eq!(on_disk, "");
+    host.guard(&["stage"]).ok();
+    host.start_libvirtd();
+    host.guard(&["unstage"]).ok();
+    for guest in others.iter().chain([&guest]) {
+        assert_eq!(host.state(guest), "running");
+        assert_eq!(host.tpms_made(guest), 1);
+        host.only_key_ref(guest);
+    }
+    host.assert_nothing_is_laid_out();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_up() {
     let (host, unprovable) = Host::with_used_guest();
     host.create_provider("nkp-b");

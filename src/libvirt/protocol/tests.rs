@@ -40,6 +40,10 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
             domain: domain(),
         },
+        Request::DropLaidOut {
+            secret: secret(),
+            domain: domain(),
+        },
         Request::Guests,
         Request::Guest("a name with spaces, ünïcode and a\nline feed"),
     ];
