@@ -2,7 +2,7 @@
 //! laid out before, and taken away afterwards.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -295,6 +295,32 @@ fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_u
         ("deny", Some("VG101"))
     );
     for guest in [&unprovable, &other] {
+        let time = host.time_to_prepare(guest);
+        assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_locked_store_does_not_hold_up_the_start_of_the_daemon() {
+    let (host, guest) = Host::with_used_guest();
+    let other = host.define_bound_guest("vm2", "nkp-a");
+    host.start_and_stop(&other);
+    host.autostart(&guest);
+    host.add_clocks();
+    host.stop_libvirtd();
+    host.guard(&["stage"]).ok();
+    let link = host.path("/etc/libvirt/qemu/autostart/vm2.xml");
+    symlink("/etc/libvirt/qemu/vm2.xml", link).unwrap();
+
+    let store = host.store();
+    store.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    host.start_libvirtd();
+    host.guard(&["unstage"]).ok();
+    store.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(host.state(&guest), "running");
+    assert_eq!(host.state(&other), "shut off");
+    for guest in [&guest, &other] {
         let time = host.time_to_prepare(guest);
         assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
     }
