@@ -47,6 +47,10 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
         },
         Request::SavedRuns(domain()),
+        Request::DropLaidOut {
+            secret: secret(),
+            domain: domain(),
+        },
         Request::Guests,
         Request::Guest("a name with spaces, ünïcode and a\nline feed"),
     ];
