@@ -350,11 +350,37 @@ fn a_secret_of_two_guests_goes_with_the_second() {
     assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
     assert_untouched(&host, &guest);
 
-    adopt(&host, &["vm2", "--keep-plaintext"]).ok();
-    assert!(host.has_secret(guest.secret));
-    adopt(&host, &["vm1", "vm2"]).ok();
+    let keeping = adopt_one(&host, &["vm2", "--keep-plaintext"]).0;
+    assert_eq!(keeping["secret"]["action"], "kept");
+    adopt(&host, &["vm1"]).ok();
     assert_adopted(&host, &guest);
     assert_adopted(&host, &twin);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_of_two_guests_stays_while_the_others_provider_was_never_exported() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.guard(&["provider", "create", "nkp-b"]).ok();
+    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
+    host.start_and_stop(&twin);
+    let keep = ["vm2", "--provider", "nkp-b", "--keep-plaintext"];
+    adopt(&host, &keep).ok();
+
+    let together = "vtpm-guard adopt vm1 vm2";
+    assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
+    let output = adopt(&host, &["vm1", "vm2"]);
+    assert_eq!(output.status, 1, "{output:#?}");
+    let words = "\"nkp-b\" was never exported";
+    assert!(output.stdout.contains(words), "{output:#?}");
+    assert!(host.has_secret(guest.secret));
+
+    host.export_provider("nkp-b");
+    adopt(&host, &["--all"]).ok();
+    assert!(!host.has_secret(guest.secret));
+    assert_no_trace(&host);
+    assert_eq!(host.only_key_ref(&twin).provider_name, "nkp-b");
+    assert_adopted(&host, &guest);
 }
 
 #[test]
@@ -468,6 +494,7 @@ fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
     for _ in 0..2 {
         let (document, status) = adopt_one(&host, &["vm1"]);
         assert_eq!((&document["result"], status), (&"failed".into(), 4));
+        assert_eq!(document["key_ref"], host.only_key_ref(&guest).id);
         assert_eq!(document["hint"], format!("remove what is left: rm {file}"));
     }
     fs::remove_file(host.path(&file)).unwrap();
