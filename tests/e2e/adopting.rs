@@ -2,6 +2,7 @@
 //! clear text goes.
 
 use std::fs;
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use serde_json::Value;
 use vtpm_guard::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
-use crate::host::{Host, Output};
+use crate::host::{Host, Output, finish};
 
 /// The value of the secrets that somebody else made, and how libvirt writes it to the disk.
 const KEY: &str = "a made-up key, nowhere else";
@@ -551,17 +552,22 @@ fn a_store_that_cannot_be_written_leaves_libvirts_secret_alone() {
     assert_adopted(&host, &guest);
 }
 
-/// A run of `adopt vm1` that will be killed.
-struct Doomed<'h> {
+/// A run of `adopt --all` that something happens to.
+struct Run<'h> {
     host: &'h Host,
-    child: std::process::Child,
+    child: Child,
 }
 
-impl<'h> Doomed<'h> {
+impl<'h> Run<'h> {
     /// Starts it, while the store is locked, and waits until it waits for the store.
     fn waiting_for_the_store(host: &'h Host) -> Self {
-        let script = "echo $$ >/run/adopt.pid; exec /usr/sbin/vtpm-guard adopt vm1";
-        let child = host.command(&["sh", "-c", script]).spawn().unwrap();
+        let script = "echo $$ >/run/adopt.pid; exec /usr/sbin/vtpm-guard adopt --all --json";
+        let child = host
+            .command(&["sh", "-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let state_dir = fs::File::open(host.path("/var/lib/vtpm-guard")).unwrap();
         // It holds this lock once it has libvirt's answer about the guests.
         wait_until(|| match state_dir.try_lock() {
@@ -591,15 +597,15 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A run of `adopt vm1` that has stored the key and waits for libvirt, which is deaf.
-fn stopped_after_the_key_is_stored<'h>(host: &'h Host, guest: &Guest) -> Doomed<'h> {
+/// A run of `adopt --all` that has stored this guest's key and waits for libvirt, which is deaf.
+fn stopped_after_the_key_is_stored<'h>(host: &'h Host, guest: &Guest) -> Run<'h> {
     let store = host.store();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let doomed = Doomed::waiting_for_the_store(host);
+    let run = Run::waiting_for_the_store(host);
     host.signal_libvirtd("STOP");
     store.execute_batch("ROLLBACK").unwrap();
     wait_until(|| !host.key_refs(guest).is_empty());
-    doomed
+    run
 }
 
 #[test]
@@ -608,7 +614,7 @@ fn killed_before_the_key_is_stored_it_has_changed_nothing() {
     let (host, guest) = host_with_guest(ORDINARY);
     let store = host.store();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
-    Doomed::waiting_for_the_store(&host).kill();
+    Run::waiting_for_the_store(&host).kill();
     store.execute_batch("ROLLBACK").unwrap();
     assert_untouched(&host, &guest);
     adopt(&host, &["vm1"]).ok();
@@ -638,17 +644,43 @@ fn killed_after_the_key_is_stored_the_guest_starts_and_the_next_run_removes_the_
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn killed_after_the_secret_is_gone_all_is_done() {
     let (host, guest) = host_with_guest(ORDINARY);
-    let doomed = stopped_after_the_key_is_stored(&host, &guest);
+    let run = stopped_after_the_key_is_stored(&host, &guest);
     // The history waits for this lock; what comes before it only reads.
     let store = host.store();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
     host.signal_libvirtd("CONT");
     wait_until(|| !host.has_secret(guest.secret));
-    doomed.kill();
+    run.kill();
     store.execute_batch("ROLLBACK").unwrap();
     assert_eq!(events(&host), 0);
 
     let (document, status) = adopt_one(&host, &["vm1"]);
     assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_libvirt_that_falls_silent_is_waited_for_once_and_no_secret_goes() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let others = ["vm2", "vm3"].map(|name| define_used_guest(&host, name, ORDINARY));
+    let run = stopped_after_the_key_is_stored(&host, &guest);
+    let started = Instant::now();
+    let output = finish(run.child);
+    assert!(started.elapsed() < Duration::from_secs(45), "{output:#?}");
+    host.signal_libvirtd("CONT");
+    assert_eq!(output.status, 4, "{output:#?}");
+    let documents: Value = serde_json::from_str(&output.stdout).unwrap();
+    for document in documents.as_array().unwrap() {
+        assert_eq!(document["result"], "failed", "{document:#}");
+        assert_ne!(document["secret"]["action"], "removed", "{document:#}");
+    }
+    assert_eq!(documents[0]["key_ref"], host.only_key_ref(&guest).id);
+    assert!(host.has_secret(guest.secret));
+    for other in &others {
+        assert_untouched(&host, other);
+    }
+
+    adopt(&host, &["--all"]).ok();
     assert_adopted(&host, &guest);
 }
