@@ -219,6 +219,19 @@ fn a_running_guest_is_adopted_and_goes_on_running() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_saved_guest_is_adopted_and_comes_back() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.start_running(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["proven"], status), (&true.into(), 0));
+    assert!(!host.has_secret(guest.secret));
+    host.start_running(&guest);
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_value_that_does_not_open_the_tpm_is_refused_and_stays() {
     let (host, guest) = host_with_guest(ORDINARY);
     set_value(&host, guest.secret, "a wrong key");
