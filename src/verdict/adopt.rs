@@ -21,7 +21,7 @@ pub struct AdoptFacts {
     /// Whether the KEK that wraps the key, or will, is in a recovery file.
     pub exported: bool,
     /// The other guests that name the secret, will not be adopted with this one, and do not
-    /// have its key yet.
+    /// have its key yet, or not under an exported KEK.
     pub sharers: Vec<String>,
     /// Whether libvirt's secret is to stay as it is.
     pub keep_plaintext: bool,

@@ -2,6 +2,7 @@
 //! clear text goes.
 
 use std::fs;
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use serde_json::Value;
 use vtpm_guard::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
-use crate::host::{Host, Output};
+use crate::host::{Host, Output, finish};
 
 /// The value of the secrets that somebody else made, and how libvirt writes it to the disk.
 const KEY: &str = "a made-up key, nowhere else";
@@ -218,6 +219,19 @@ fn a_running_guest_is_adopted_and_goes_on_running() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_saved_guest_is_adopted_and_comes_back() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.start_running(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["proven"], status), (&true.into(), 0));
+    assert!(!host.has_secret(guest.secret));
+    host.start_running(&guest);
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_value_that_does_not_open_the_tpm_is_refused_and_stays() {
     let (host, guest) = host_with_guest(ORDINARY);
     set_value(&host, guest.secret, "a wrong key");
@@ -350,11 +364,37 @@ fn a_secret_of_two_guests_goes_with_the_second() {
     assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
     assert_untouched(&host, &guest);
 
-    adopt(&host, &["vm2", "--keep-plaintext"]).ok();
-    assert!(host.has_secret(guest.secret));
-    adopt(&host, &["vm1", "vm2"]).ok();
+    let keeping = adopt_one(&host, &["vm2", "--keep-plaintext"]).0;
+    assert_eq!(keeping["secret"]["action"], "kept");
+    adopt(&host, &["vm1"]).ok();
     assert_adopted(&host, &guest);
     assert_adopted(&host, &twin);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_of_two_guests_stays_while_the_others_provider_was_never_exported() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.guard(&["provider", "create", "nkp-b"]).ok();
+    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
+    host.start_and_stop(&twin);
+    let keep = ["vm2", "--provider", "nkp-b", "--keep-plaintext"];
+    adopt(&host, &keep).ok();
+
+    let together = "vtpm-guard adopt vm1 vm2";
+    assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
+    let output = adopt(&host, &["vm1", "vm2"]);
+    assert_eq!(output.status, 1, "{output:#?}");
+    let words = "\"nkp-b\" was never exported";
+    assert!(output.stdout.contains(words), "{output:#?}");
+    assert!(host.has_secret(guest.secret));
+
+    host.export_provider("nkp-b");
+    adopt(&host, &["--all"]).ok();
+    assert!(!host.has_secret(guest.secret));
+    assert_no_trace(&host);
+    assert_eq!(host.only_key_ref(&twin).provider_name, "nkp-b");
+    assert_adopted(&host, &guest);
 }
 
 #[test]
@@ -468,6 +508,7 @@ fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
     for _ in 0..2 {
         let (document, status) = adopt_one(&host, &["vm1"]);
         assert_eq!((&document["result"], status), (&"failed".into(), 4));
+        assert_eq!(document["key_ref"], host.only_key_ref(&guest).id);
         assert_eq!(document["hint"], format!("remove what is left: rm {file}"));
     }
     fs::remove_file(host.path(&file)).unwrap();
@@ -524,17 +565,22 @@ fn a_store_that_cannot_be_written_leaves_libvirts_secret_alone() {
     assert_adopted(&host, &guest);
 }
 
-/// A run of `adopt vm1` that will be killed.
-struct Doomed<'h> {
+/// A run of `adopt --all` that something happens to.
+struct Run<'h> {
     host: &'h Host,
-    child: std::process::Child,
+    child: Child,
 }
 
-impl<'h> Doomed<'h> {
+impl<'h> Run<'h> {
     /// Starts it, while the store is locked, and waits until it waits for the store.
     fn waiting_for_the_store(host: &'h Host) -> Self {
-        let script = "echo $$ >/run/adopt.pid; exec /usr/sbin/vtpm-guard adopt vm1";
-        let child = host.command(&["sh", "-c", script]).spawn().unwrap();
+        let script = "echo $$ >/run/adopt.pid; exec /usr/sbin/vtpm-guard adopt --all --json";
+        let child = host
+            .command(&["sh", "-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let state_dir = fs::File::open(host.path("/var/lib/vtpm-guard")).unwrap();
         // It holds this lock once it has libvirt's answer about the guests.
         wait_until(|| match state_dir.try_lock() {
@@ -564,15 +610,15 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A run of `adopt vm1` that has stored the key and waits for libvirt, which is deaf.
-fn stopped_after_the_key_is_stored<'h>(host: &'h Host, guest: &Guest) -> Doomed<'h> {
+/// A run of `adopt --all` that has stored this guest's key and waits for libvirt, which is deaf.
+fn stopped_after_the_key_is_stored<'h>(host: &'h Host, guest: &Guest) -> Run<'h> {
     let store = host.store();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let doomed = Doomed::waiting_for_the_store(host);
+    let run = Run::waiting_for_the_store(host);
     host.signal_libvirtd("STOP");
     store.execute_batch("ROLLBACK").unwrap();
     wait_until(|| !host.key_refs(guest).is_empty());
-    doomed
+    run
 }
 
 #[test]
@@ -581,7 +627,7 @@ fn killed_before_the_key_is_stored_it_has_changed_nothing() {
     let (host, guest) = host_with_guest(ORDINARY);
     let store = host.store();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
-    Doomed::waiting_for_the_store(&host).kill();
+    Run::waiting_for_the_store(&host).kill();
     store.execute_batch("ROLLBACK").unwrap();
     assert_untouched(&host, &guest);
     adopt(&host, &["vm1"]).ok();
@@ -611,17 +657,43 @@ fn killed_after_the_key_is_stored_the_guest_starts_and_the_next_run_removes_the_
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn killed_after_the_secret_is_gone_all_is_done() {
     let (host, guest) = host_with_guest(ORDINARY);
-    let doomed = stopped_after_the_key_is_stored(&host, &guest);
+    let run = stopped_after_the_key_is_stored(&host, &guest);
     // The history waits for this lock; what comes before it only reads.
     let store = host.store();
     store.execute_batch("BEGIN IMMEDIATE").unwrap();
     host.signal_libvirtd("CONT");
     wait_until(|| !host.has_secret(guest.secret));
-    doomed.kill();
+    run.kill();
     store.execute_batch("ROLLBACK").unwrap();
     assert_eq!(events(&host), 0);
 
     let (document, status) = adopt_one(&host, &["vm1"]);
     assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_libvirt_that_falls_silent_is_waited_for_once_and_no_secret_goes() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let others = ["vm2", "vm3"].map(|name| define_used_guest(&host, name, ORDINARY));
+    let run = stopped_after_the_key_is_stored(&host, &guest);
+    let started = Instant::now();
+    let output = finish(run.child);
+    assert!(started.elapsed() < Duration::from_secs(45), "{output:#?}");
+    host.signal_libvirtd("CONT");
+    assert_eq!(output.status, 4, "{output:#?}");
+    let documents: Value = serde_json::from_str(&output.stdout).unwrap();
+    for document in documents.as_array().unwrap() {
+        assert_eq!(document["result"], "failed", "{document:#}");
+        assert_ne!(document["secret"]["action"], "removed", "{document:#}");
+    }
+    assert_eq!(documents[0]["key_ref"], host.only_key_ref(&guest).id);
+    assert!(host.has_secret(guest.secret));
+    for other in &others {
+        assert_untouched(&host, other);
+    }
+
+    adopt(&host, &["--all"]).ok();
     assert_adopted(&host, &guest);
 }

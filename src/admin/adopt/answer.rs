@@ -40,23 +40,23 @@ impl Outcome {
 
 impl Work<'_> {
     fn outcome(&self) -> Outcome {
-        match &self.state {
-            Ok(Taken { new: true, .. }) => Outcome::Adopted,
-            Ok(Taken { new: false, .. }) => Outcome::Already,
-            Err(error) if error.is_refusal() => Outcome::Refused,
-            Err(_) => Outcome::Failed,
+        match (&self.trouble, &self.taken) {
+            (Some(trouble), _) if trouble.is_refusal() => Outcome::Refused,
+            (None, Some(Taken { new: true, .. })) => Outcome::Adopted,
+            (None, Some(Taken { new: false, .. })) => Outcome::Already,
+            _ => Outcome::Failed,
         }
     }
 
     fn reason(&self) -> String {
-        match &self.state {
-            Ok(taken) => taken.in_words(),
-            Err(error) => one_line(&error.to_string()),
+        match (&self.trouble, &self.taken) {
+            (Some(trouble), _) => one_line(&trouble.to_string()),
+            (None, taken) => taken.as_ref().map_or(String::new(), Taken::in_words),
         }
     }
 
     fn document(&self) -> Value {
-        let taken = self.state.as_ref().ok();
+        let taken = self.taken.as_ref();
         let guest = &self.candidate.guest;
         let secret = self.candidate.secret();
         json!({
@@ -67,10 +67,10 @@ impl Work<'_> {
             "proven": taken.map(|taken| taken.proven),
             "secret": secret.map(|secret| json!({
                 "uuid": secret.to_string(),
-                "action": taken.map_or("kept", |taken| taken.secret.word()),
+                "action": taken.map_or("none", |taken| taken.secret.word()),
             })),
             "reason": self.reason(),
-            "hint": self.state.as_ref().err().and_then(AdminError::hint),
+            "hint": self.trouble.as_ref().and_then(AdminError::hint),
         })
     }
 }
@@ -86,12 +86,12 @@ impl Taken {
         let secret = match &self.secret {
             SecretFate::Absent => "; libvirt has none".to_owned(),
             SecretFate::Own => "; libvirt's secret is the guard's own".to_owned(),
-            SecretFate::Kept => "; libvirt's secret stays".to_owned(),
+            SecretFate::Kept | SecretFate::ToGo => "; libvirt's secret stays".to_owned(),
             SecretFate::KeptFor(others) => format!(
                 "; libvirt's secret stays until {} is adopted, too",
                 one_line(&others.join(", "))
             ),
-            SecretFate::ToGo | SecretFate::Removed => "; libvirt's secret is gone".to_owned(),
+            SecretFate::Removed => "; libvirt's secret is gone".to_owned(),
         };
         format!("{key}{secret}")
     }
@@ -101,8 +101,8 @@ impl SecretFate {
     fn word(&self) -> &'static str {
         match self {
             Self::Absent | Self::Own => "none",
-            Self::Kept | Self::KeptFor(_) => "kept",
-            Self::ToGo | Self::Removed => "removed",
+            Self::Kept | Self::KeptFor(_) | Self::ToGo => "kept",
+            Self::Removed => "removed",
         }
     }
 }
@@ -115,7 +115,7 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
         }
         let mut rows = table(&["DOMAIN", "RESULT", "PROVIDER", "KEY", "WHY"]);
         for work in works {
-            let taken = work.state.as_ref().ok();
+            let taken = work.taken.as_ref();
             let outcome = work.outcome();
             rows.add_row([
                 Cell::new(one_line(&work.candidate.guest.name)),
@@ -127,7 +127,7 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
         }
         writeln!(out, "{}", rows.trim_fmt())?;
         for work in works {
-            if let Some(hint) = work.state.as_ref().err().and_then(AdminError::hint) {
+            if let Some(hint) = work.trouble.as_ref().and_then(AdminError::hint) {
                 let name = one_line(&work.candidate.guest.name);
                 writeln!(out, "  help: {name}: {}", one_line(hint))?;
             }

@@ -7,8 +7,9 @@ use super::{Adopting, Candidate, Target};
 use crate::admin::context;
 use crate::admin::error::AdminError;
 use crate::admin::guests;
+use crate::admin::provider::named_by;
 use crate::clock::Timestamp;
-use crate::ids::{DomainUuid, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
@@ -18,7 +19,7 @@ use crate::libvirt::files::{self, SECRETS_DIR, Stored};
 use crate::secret::{Purpose, SecretError, Value, usage_name};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand};
-use crate::verdict::facts::{KeyRef, Proof, References};
+use crate::verdict::facts::{KeyRef, Proof, Provider, References};
 
 /// The facts, and the key that was read on the way to them.
 pub(super) struct Examined {
@@ -26,6 +27,8 @@ pub(super) struct Examined {
     pub(super) references: References,
     /// The secret's value, if it was read.
     pub(super) value: Option<Dek>,
+    /// The provider whose KEK wraps the key, or will.
+    pub(super) provider: Provider,
 }
 
 impl Adopting {
@@ -47,9 +50,9 @@ impl Adopting {
             None => Vec::new(),
         };
         let same = keys.iter().find(|held| held.key == Held::Same);
-        let kek = same
-            .and_then(|held| key_id_of(&references, held))
-            .unwrap_or(self.provider_for(&references).key_id);
+        let provider = same
+            .and_then(|held| provider_of(&references, held.key_ref))
+            .map_or_else(|| self.provider_for(&references), Provider::clone);
         let facts = AdoptFacts {
             secret,
             evidence,
@@ -59,7 +62,7 @@ impl Adopting {
                 (false, false) => None,
             },
             keys,
-            exported: is_exported(&references, kek),
+            exported: is_exported(&references, provider.key_id),
             sharers,
             keep_plaintext: self.keep_plaintext,
         };
@@ -67,6 +70,7 @@ impl Adopting {
             facts,
             references,
             value,
+            provider,
         })
     }
 
@@ -166,7 +170,8 @@ impl Adopting {
         keyed.map(hold).collect()
     }
 
-    /// The other guests that name this secret and do not have its key in the store.
+    /// The other guests that name this secret and do not have its key in the store, under a
+    /// KEK that has been exported.
     fn sharers(
         &mut self,
         secret: SecretUuid,
@@ -178,7 +183,12 @@ impl Adopting {
             let uuid = other.guest.uuid;
             let references = self.references(uuid)?;
             let held = self.held_keys(uuid, &references, Some(value), &StateFile::Absent);
-            if held.iter().all(|held| held.key != Held::Same) {
+            let is_safe = |held: &HeldKey| {
+                let provider = provider_of(&references, held.key_ref);
+                held.key == Held::Same
+                    && provider.is_some_and(|known| is_exported(&references, known.key_id))
+            };
+            if !held.iter().any(is_safe) {
                 sharers.push(other.guest.name.clone());
             }
         }
@@ -224,9 +234,13 @@ pub(super) fn is_exported(references: &References, kek: KeyId) -> bool {
     providers.any(|known| known.key_id == kek && known.exported_at.is_some())
 }
 
-/// The KEK that wraps this held key.
-fn key_id_of(references: &References, held: &HeldKey) -> Option<KeyId> {
-    let mut rows = references.key_refs.iter();
-    let row = rows.find(|row| row.id == held.key_ref)?;
-    row.wrapped_dek.as_ref()?.key_id().ok()
+/// The provider whose KEK wraps this row's key.
+pub(super) fn provider_of(references: &References, key_ref: KeyRefId) -> Option<&Provider> {
+    let row = references.key_refs.iter().find(|row| row.id == key_ref)?;
+    let key_id = row.wrapped_dek.as_ref()?.key_id().ok()?;
+    let wraps = |known: &&Provider| known.key_id == key_id;
+    // Of several with the same KEK, the one that the row names.
+    named_by(row, &references.providers)
+        .filter(wraps)
+        .or_else(|| references.providers.iter().find(wraps))
 }

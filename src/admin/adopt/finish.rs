@@ -73,9 +73,8 @@ impl Adopting {
         key_ref: KeyRefId,
         references: &References,
     ) -> Result<(KeyId, Dek), AdminError> {
-        let rows = references.key_refs.iter();
+        let mut rows = references.key_refs.iter();
         let wrapped = rows
-            .into_iter()
             .find(|row| row.id == key_ref)
             .and_then(|row| row.wrapped_dek.as_ref())
             .ok_or_else(words::changed_meanwhile)?;
@@ -93,7 +92,7 @@ impl Adopting {
         }
         let undone: Vec<_> = sharing
             .iter()
-            .filter(|work| work.state.is_err())
+            .filter(|work| work.trouble.is_some())
             .map(|work| work.candidate.guest.name.clone())
             .collect();
         let fate = if undone.is_empty() {
@@ -167,16 +166,15 @@ impl Adopting {
 impl Work<'_> {
     /// Whether libvirt's secret is to go, as far as this guest is concerned.
     fn secret_goes(&self) -> bool {
-        let taken = self.state.as_ref();
-        taken.is_ok_and(|taken| taken.secret == SecretFate::ToGo)
+        let taken = self.taken.as_ref().filter(|_| self.trouble.is_none());
+        taken.is_some_and(|taken| taken.secret == SecretFate::ToGo)
     }
 
-    /// Does the next step, unless one before it failed; its failure ends the work.
+    /// Does the next step, unless one before it failed.
     fn go_on(&mut self, step: impl FnOnce(Target<'_>, &mut Taken) -> Result<(), AdminError>) {
-        let Ok(taken) = &mut self.state else { return };
-        let target = self.candidate.target();
-        if let Err(error) = target.and_then(|target| step(target, taken)) {
-            self.state = Err(error);
+        if let (Some(taken), None) = (&mut self.taken, &self.trouble) {
+            let target = self.candidate.target();
+            self.trouble = target.and_then(|target| step(target, taken)).err();
         }
     }
 }

@@ -47,7 +47,10 @@ struct Target<'k> {
 /// A guest that is to be adopted, and how far that has come.
 struct Work<'k> {
     candidate: &'k Candidate,
-    state: Result<Taken, AdminError>,
+    /// Its key, once that is in the store.
+    taken: Option<Taken>,
+    /// Why it did not go further.
+    trouble: Option<AdminError>,
 }
 
 /// A guest whose key is in the store.
@@ -125,8 +128,15 @@ pub(super) fn run(
     let mut works = Vec::new();
     for candidate in chosen {
         progress.at(&candidate.guest.name);
-        let state = adopting.take_over(candidate, &others);
-        works.push(Work { candidate, state });
+        let (taken, trouble) = match adopting.take_over(candidate, &others) {
+            Ok(taken) => (Some(taken), None),
+            Err(trouble) => (None, Some(trouble)),
+        };
+        works.push(Work {
+            candidate,
+            taken,
+            trouble,
+        });
     }
     progress.done();
     adopting.finish(&mut works);

@@ -1,6 +1,6 @@
 //! The first half: the key gets into the store.
 
-use super::examine::Examined;
+use super::examine::{Examined, provider_of};
 use super::{Adopting, Candidate, SecretFate, Taken, Target, words};
 use crate::admin::context;
 use crate::admin::error::AdminError;
@@ -21,27 +21,23 @@ impl Adopting {
         others: &[&Candidate],
     ) -> Result<Taken, AdminError> {
         let target = candidate.target()?;
-        let examined = self.examine(target, others)?;
-        let provider = self.provider_for(&examined.references);
-        let adoption =
-            decide(&examined.facts).map_err(|why| words::refusal(why, target, &provider.name))?;
         let Examined {
             facts,
             references,
             value,
-        } = examined;
-        let (key_ref, provider, new) = match (adoption.key, value) {
+            provider,
+        } = self.examine(target, others)?;
+        let adoption = decide(&facts).map_err(|why| words::refusal(why, target, &provider.name))?;
+        let (key_ref, new) = match (adoption.key, &value) {
+            (AdoptedKey::Held(key_ref), _) => (key_ref, false),
             (AdoptedKey::New, Some(dek)) => {
-                let key_ref = self.add(target, &provider, &dek, adoption.proven)?;
-                (key_ref, provider.name, true)
-            }
-            (AdoptedKey::Held(key_ref), _) => {
-                let rows = references.key_refs.iter();
-                let row = rows.into_iter().find(|row| row.id == key_ref);
-                let name = row.map_or(String::new(), |row| row.provider_name.clone());
-                (key_ref, name, false)
+                (self.add(target, &provider, dek, adoption.proven)?, true)
             }
             (AdoptedKey::New, None) => return Err(words::changed_meanwhile()),
+        };
+        let provider = match provider_of(&references, key_ref) {
+            Some(wraps) if !new => wraps.name.clone(),
+            _ => provider.name,
         };
         let secret = match facts.secret {
             SecretAtHand::Absent => SecretFate::Absent,
