@@ -174,6 +174,24 @@ fn a_key_that_does_not_open_is_not_rotated() {
 }
 
 #[test]
+fn a_former_key_that_does_not_open_does_not_stop_the_next_rotation() {
+    let host = Host::with_provider("nkp-a");
+    host.start_for_the_first_time(VM1, "nkp-a");
+    sql(&host, "CREATE TABLE kept AS SELECT * FROM key_ref");
+    let old = host.kek("nkp-a").key_id();
+    host.run(&["provider", "rotate", "nkp-a"]).succeeds();
+    sql(
+        &host,
+        "UPDATE kept SET id = 77; INSERT INTO key_ref SELECT * FROM kept; DROP TABLE kept",
+    );
+    host.keyring().remove(old).unwrap();
+    host.run(&["provider", "rotate", "nkp-a"])
+        .succeeds()
+        .saying("under the former key");
+    assert_eq!(host.json(&["provider", "show", "nkp-a"])["key_version"], 3);
+}
+
+#[test]
 fn only_a_provider_is_rotated_and_no_former_key() {
     let host = Host::with_provider("nkp-a");
     host.run(&["provider", "rotate", "nobody"]).ends_with(2);

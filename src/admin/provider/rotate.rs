@@ -10,6 +10,7 @@ use super::{Exclusive, find, named_by};
 use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
+use crate::admin::output::count;
 use crate::admin::progress::Progress;
 use crate::clock::Timestamp;
 use crate::key::kek::Kek;
@@ -94,7 +95,17 @@ fn finish(
             continue;
         }
         let keyring = context.keyring();
-        let old = keyring.open(former.key_id, context::patience())?;
+        let old = match keyring.open(former.key_id, context::patience()) {
+            Ok(old) => old,
+            Err(error) => {
+                context.output.note(&format!(
+                    "{} under the former key \"{}\" left as before, for that does not open: {error}",
+                    count(records.len(), "key reference"),
+                    former.name
+                ));
+                continue;
+            }
+        };
         let new = keyring.open(provider.key_id, context::patience())?;
         let work = Work {
             old: &old,

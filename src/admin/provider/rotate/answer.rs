@@ -138,9 +138,9 @@ fn notes(context: &Context, rotated: &Rotated, not_opened: usize) {
                  nothing needs the former one"
             ),
             None => format!(
-                "the former key was never exported: it stays as provider \"{former}\" until \
-                 vtpm-guard provider delete {} --force",
-                shell_word(&former)
+                "the former key was never exported: it stays as provider \"{former}\" until it is \
+                 (vtpm-guard provider export {word} --output FILE), or is deleted with --force",
+                word = shell_word(&former)
             ),
         });
     }
