@@ -1,20 +1,34 @@
 //! `check`: would these guests start now? Changes nothing.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::cli::CheckedDomains;
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
+use super::forgotten;
 use super::guests::{self, NamedGuest};
+use super::metrics;
 use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
+use crate::clock::Timestamp;
 use crate::guard::{Mode, prepare};
 
-pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode, AdminError> {
+pub(super) fn run(
+    context: &Context,
+    which: &CheckedDomains,
+    metrics: Option<&Path>,
+) -> Result<ExitCode, AdminError> {
     let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    let mut forgotten = None;
     let (asked, guests) = match &which.xml {
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
-        None if which.all => (Asked::Several, guests::all()?),
+        None if which.all => {
+            let listed = guests::list()?;
+            forgotten = forgotten::among(context, &listed);
+            let guests = listed.into_iter().map(NamedGuest::from).collect();
+            (Asked::Several, guests)
+        }
         None => (
             if which.domains.len() == 1 {
                 Asked::One
@@ -32,6 +46,12 @@ pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode,
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();
     progress.done();
+    if let Some(file) = metrics {
+        metrics::write(file, &judged, Timestamp::now())?;
+    }
     outcomes::print(&context.output, asked, &judged)?;
+    if let Some(words) = forgotten.and_then(forgotten::in_words) {
+        context.output.note(&words);
+    }
     Ok(outcomes::status(&judged, true))
 }

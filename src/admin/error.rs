@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 /// Why a command did not do what it was asked to. The kind decides the exit status.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct AdminError {
     kind: Kind,
     message: String,
@@ -65,6 +65,11 @@ impl AdminError {
             Kind::Usage => 2,
             Kind::NoPermission | Kind::Failed => 4,
         })
+    }
+
+    /// Whether it was asked for properly, and refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.kind == Kind::Refused
     }
 
     /// The hint, if there is one.

@@ -173,8 +173,9 @@ pub fn explain(code: Code) -> Explanation {
                    other is not.",
             why: "swtpm would answer \"CMD_INIT: 0x101 operation failed\" either way: \
                    encryption cannot be switched by editing the XML.",
-            remedy: "Make the XML say again what the state is (virsh edit DOMAIN). To encrypt a \
-                   plain TPM for real: vtpm-guard encrypt DOMAIN --provider NAME.",
+            remedy: "To encrypt a plain TPM for real, or to go on with what was interrupted, or to \
+                   put <encryption> back: vtpm-guard encrypt DOMAIN --provider NAME. Else make the \
+                   XML say again what the state is: virsh edit DOMAIN.",
         },
         Code::Internal => Explanation {
             what: "vtpm-guard came to a point that it should never reach.",

@@ -25,6 +25,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         | Refusal::ProviderSealed { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
+        | Refusal::LibvirtStarting
         | Refusal::SecretConflict { .. } => libvirt_words(domain, why),
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
@@ -155,14 +156,18 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             state_encrypted: true,
         } => (
             "the TPM's state is encrypted, but the domain XML has no <encryption>".to_owned(),
-            format!("put <encryption secret='UUID'/> back: virsh edit {domain}"),
+            format!(
+                "put it back, if the store has the key: vtpm-guard encrypt {domain}; else by hand: \
+                 virsh edit {domain}"
+            ),
         ),
         Refusal::EncryptionMismatch {
             state_encrypted: false,
         } => (
             "the domain XML says that the vTPM is encrypted, but its state is not".to_owned(),
             format!(
-                "take <encryption> out of the XML, then: vtpm-guard encrypt {domain} --provider NAME"
+                "encrypt the state: vtpm-guard encrypt {domain} --provider NAME; or take <encryption> \
+                 out of the XML: virsh edit {domain}"
             ),
         ),
         _ => (
@@ -189,6 +194,14 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
+        ),
+        Refusal::LibvirtStarting => (
+            "libvirtd is still starting, and takes no key until its guests are up".to_owned(),
+            format!(
+                "start it afterwards: virsh start {}; for the next time, vtpm-guard stage lays \
+                 keys out before libvirtd starts",
+                shell_word(domain)
+            ),
         ),
         _ => unreachable!("only refusals about libvirt come here"),
     }

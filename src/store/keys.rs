@@ -53,6 +53,8 @@ pub enum OtherKeys {
     Refuse,
     /// They are retired.
     Retire,
+    /// They stay in use, until the TPM's state tells which of them is right.
+    Keep,
 }
 
 /// What choosing a key did.
@@ -110,7 +112,9 @@ impl Store {
                 return Err(StoreError::HasKey { key_ref, provider }.into());
             }
             delete_placeholders(transaction, add.domain)?;
-            retire_keyed(transaction, add.domain, None, add.now)?;
+            if add.others == OtherKeys::Retire {
+                retire_keyed(transaction, add.domain, None, add.now)?;
+            }
             transaction.execute(
                 "INSERT INTO key_ref
                      (resource_type, resource_uuid, secret_uuid, provider_uuid, provider_name,
@@ -218,7 +222,8 @@ fn record(connection: &Connection, id: KeyRefId) -> Result<KeyRefRecord, Failure
     found.pop().ok_or_else(|| StoreError::NoKeyRef(id).into())
 }
 
-fn records(
+/// The key references that a condition selects, by id.
+pub(super) fn records(
     connection: &Connection,
     condition: &str,
     values: impl rusqlite::Params,

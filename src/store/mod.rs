@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
 //! | `load`, `apply`, `start` | what a guarded start reads and writes |
-//! | `providers`, `keys`, `bindings`, `events` | what the administrator reads and writes |
+//! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `check`, `backup` | is it whole; copies of it, and back from them |
 
 mod apply;
@@ -22,6 +22,8 @@ mod keys;
 mod load;
 mod place;
 mod providers;
+mod prune;
+mod rotation;
 mod row;
 mod schema;
 mod start;
@@ -43,9 +45,11 @@ pub use backup::Restored;
 pub use bindings::{Bound, LockedDomain, Unbound};
 pub use check::StoreFinding;
 pub use error::{Obstacle, StoreError};
-pub use events::{Event, EventFilter, EventRow};
+pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
 pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
-pub use providers::{NewProvider, Rewrapped, Rotation};
+pub use providers::NewProvider;
+pub use prune::Prune;
+pub use rotation::{Rewrapped, Rotation, former_name, former_of};
 pub use start::INCOMING_LIFETIME;
 
 /// What a caller is going to do with the store.

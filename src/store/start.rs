@@ -20,6 +20,12 @@ pub const INCOMING_LIFETIME: Duration = Duration::from_mins(10);
 #[allow(clippy::cast_possible_truncation, reason = "600,000 fits")]
 const INCOMING_LIFETIME_MS: i64 = INCOMING_LIFETIME.as_millis() as i64;
 
+/// The rows of `fresh_key` about domain ?1.
+fn of_domain() -> String {
+    let of_domain = is_uuid("resource_uuid", "?1");
+    format!("key_ref_id IN (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND {of_domain})")
+}
+
 impl Store {
     /// Notes that TPM state will arrive for this domain, and forgets old notes.
     pub fn note_incoming(
@@ -51,20 +57,33 @@ impl Store {
                  WHERE {of_domain} AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            let sql = format!(
-                "DELETE FROM fresh_key WHERE key_ref_id IN
-                 (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND {of_domain})"
-            );
-            transaction.execute(&sql, [domain.to_string()])?;
+            forget_freshness(transaction, domain)?;
             forget_incoming(transaction, domain)
         })
+    }
+
+    /// Notes that the domain's keys are no longer fresh: there is TPM state that may be
+    /// encrypted with them, whatever became of the start. They are never taken back.
+    pub fn keep_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
+        let is_fresh = self.read(|connection| {
+            let sql = format!(
+                "SELECT EXISTS (SELECT 1 FROM fresh_key WHERE {})",
+                of_domain()
+            );
+            Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
+        })?;
+        // Most often there is nothing to note, and nobody to be locked out for it.
+        if is_fresh {
+            self.write(|transaction| forget_freshness(transaction, domain))?;
+        }
+        Ok(())
     }
 
     /// Makes the row of a key that was made for a start that failed a placeholder again, and
     /// says whether there was one. A row that changed since then is left alone: another tool
     /// may have deleted the guard's row, which leaves the note of its key behind if foreign
-    /// keys are off, and the id may be that of a row with another key by now. For the caller to ask only where no TPM state exists:
-    /// then nothing was ever encrypted with that key.
+    /// keys are off, and the id may be that of a row with another key by now. For the caller
+    /// to ask only where no TPM state exists: then nothing was ever encrypted with that key.
     pub fn take_back_fresh_key(
         &mut self,
         domain: DomainUuid,
@@ -106,6 +125,12 @@ pub(super) fn state_arrives(
         params![domain.to_string(), now.0, INCOMING_LIFETIME_MS],
         |row| row.get(0),
     )?)
+}
+
+fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+    let sql = format!("DELETE FROM fresh_key WHERE {}", of_domain());
+    transaction.execute(&sql, [domain.to_string()])?;
+    Ok(())
 }
 
 pub(super) fn forget_incoming(

@@ -1,5 +1,6 @@
 //! The core: facts in, verdict out. Pure: no SQLite, no libvirt, no files, no clock, no log.
 
+pub mod adopt;
 pub mod code;
 pub mod decide;
 pub mod facts;
@@ -61,6 +62,9 @@ pub enum Reason {
     NewKey,
     /// libvirt has a secret of its own, and the guard does not manage it.
     HostSecret,
+    /// libvirtd is starting, and has loaded the guest's secret: it was laid out, or is a
+    /// persistent one.
+    LoadedSecret,
     /// The operation is none that could be refused.
     NotAStart,
 }

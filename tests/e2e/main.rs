@@ -6,13 +6,24 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopting;
 mod born_from;
+mod daemon_start;
+mod doctor;
+mod fresh_keys;
 mod guest;
 mod hook_contract;
 mod host;
 mod libvirt_alone;
+mod lifetimes;
 mod many_keys;
+mod migration;
+mod page;
+mod recovery_page;
+mod recrypting;
 mod refusals;
 mod repairs;
+mod rotating;
 mod secrets;
 mod store_trouble;
+mod tpm;

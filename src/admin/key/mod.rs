@@ -1,8 +1,14 @@
 //! `key …`: which guest's key is wrapped by which provider.
 
 mod bind;
+mod clone;
+mod import;
 mod list;
+mod prune;
+mod renew;
 mod show;
+
+pub(super) use bind::default_provider;
 
 use std::process::ExitCode;
 
@@ -21,11 +27,18 @@ use crate::store::{Access, Store, StoreError, UsedKey};
 pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
     match verb {
         cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
+        cli::Key::Import { domain, from } => import::run(context, domain, from),
         cli::Key::List { domain } => list::run(context, domain.as_deref()),
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),
         cli::Key::Retire { id } => retire(context, KeyRefId(*id)),
+        cli::Key::Clone { domain, new_domain } => clone::run(context, domain, new_domain),
+        cli::Key::Renew { domain } => renew::run(context, domain),
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
+        cli::Key::Prune {
+            older_than,
+            dry_run,
+        } => prune::run(context, older_than, *dry_run),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,8 @@
 //! The calls on libvirt's secret driver. They alone are safe from a hook: the daemon's
 //! priority workers serve them while all others wait for hooks.
 
+mod taking;
+
 use std::path::Path;
 
 use virt::connect::Connect;
@@ -10,13 +12,10 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::libvirt::protocol::Response;
-use crate::secret::{SecretError, definition, usage_name};
+use crate::secret::{SecretError, definition, is_laid_out, usage_name};
 use crate::sys;
-
-/// Where a system daemon keeps the secrets that are not ephemeral: `UUID.xml` and, if there
-/// is a value, `UUID.base64` (libvirt 12.1 and later: or another extension).
-const SECRETS_DIR: &str = "/etc/libvirt/secrets";
 
 /// The secret driver at the other end of a connection.
 pub(super) struct Secrets<'a> {
@@ -80,14 +79,26 @@ impl Secrets<'_> {
         uuid: SecretUuid,
         domain: DomainUuid,
     ) -> Result<Response, SecretError> {
-        let Some(found) = self
-            .look_up(uuid)?
-            .filter(|found| found.is_the_guards(domain))
-        else {
+        match self.look_up(uuid)? {
+            Some(found) if found.is_the_guards(domain) => found.undefine(),
+            _ => Ok(Response::Dropped(false)),
+        }
+    }
+
+    /// The same, but only if it still is the one that was laid out for the daemon's start: one
+    /// that a later start has defined anew is that start's.
+    pub(super) fn drop_laid_out(
+        &self,
+        uuid: SecretUuid,
+        domain: DomainUuid,
+    ) -> Result<Response, SecretError> {
+        let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Dropped(false));
         };
-        let undefined = failure::found(found.secret.undefine())?;
-        Ok(Response::Dropped(undefined.is_some()))
+        match failure::found(found.secret.xml_desc(0))? {
+            Some(xml) if found.is_the_guards(domain) && is_laid_out(&xml) => found.undefine(),
+            _ => Ok(Response::Dropped(false)),
+        }
     }
 
     fn look_up(&self, uuid: SecretUuid) -> Result<Option<Found>, SecretError> {
@@ -150,9 +161,8 @@ impl Secrets<'_> {
         match sys::secret_has_value(&found.secret).map_err(failure::of_call) {
             Ok(has_value) => Ok(has_value),
             Err(SecretError::Refused(_)) => {
-                let of_this_host = self.uri.ends_with(":///system");
-                let stored = of_this_host
-                    .then(|| stored_value(Path::new(SECRETS_DIR), found.uuid))
+                let stored = files::are_of_this_host(self.uri)
+                    .then(|| files::has_value(Path::new(SECRETS_DIR), found.uuid))
                     .flatten();
                 Ok(stored.unwrap_or(true))
             }
@@ -170,6 +180,12 @@ impl Found {
         ))
     }
 
+    /// Undefines it, and says whether it was still there.
+    fn undefine(&self) -> Result<Response, SecretError> {
+        let undefined = failure::found(self.secret.undefine())?;
+        Ok(Response::Dropped(undefined.is_some()))
+    }
+
     /// Whether it is the secret that the guard itself defines for this domain.
     fn is_the_guards(&self, domain: DomainUuid) -> bool {
         self.usage_type == VIR_SECRET_USAGE_TYPE_VTPM && self.usage == usage_name(domain)
@@ -180,19 +196,4 @@ impl Found {
     fn opens_vtpms(&self) -> bool {
         [VIR_SECRET_USAGE_TYPE_VTPM, VIR_SECRET_USAGE_TYPE_NONE].contains(&self.usage_type)
     }
-}
-
-/// Whether the daemon's files hold a value of this secret; `None` if they do not know it.
-fn stored_value(dir: &Path, uuid: SecretUuid) -> Option<bool> {
-    let definition = format!("{uuid}.xml");
-    dir.join(&definition)
-        .try_exists()
-        .ok()
-        .filter(|known| *known)?;
-    let stem = format!("{uuid}.");
-    let mut files = dir.read_dir().ok()?.flatten();
-    Some(files.any(|file| {
-        let name = file.file_name();
-        name != *definition && name.as_encoded_bytes().starts_with(stem.as_bytes())
-    }))
 }
