@@ -31,6 +31,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Whether swtpm, started by libvirt, emulates its TPM.
+    #[must_use]
+    pub fn has_emulated_tpm(&self) -> bool {
+        matches!(self.vtpm, Some(Vtpm::Emulator(_)))
+    }
+
     /// The emulated TPM that has `<encryption>`, and the secret that it names.
     #[must_use]
     pub fn encrypted_vtpm(&self) -> Option<(&Emulator, SecretUuid)> {

@@ -14,7 +14,7 @@ use crate::key::wrap::WrappedDek;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::facts::{
-    DekNumber, Facts, KekState, KeyRef, NotOpened, Proof, References, TpmState, Trial,
+    DekNumber, Facts, KekState, Kept, KeyRef, NotOpened, Proof, References, TpmState, Trial,
 };
 
 /// The facts, and what was opened on the way to them.
@@ -127,6 +127,7 @@ pub(super) fn gather(
             trials: BTreeMap::new(),
             keks: BTreeMap::new(),
             state: TpmState::Absent,
+            kept: Kept::default(),
             host_secret: None,
             policy: guard.config.policy.clone(),
         },
