@@ -66,6 +66,8 @@ pub struct Emulator {
     pub version: TpmVersion,
     /// `<encryption secret='UUID'/>`.
     pub secret_uuid: Option<SecretUuid>,
+    /// `persistent_state='yes'`: libvirt keeps the state of a transient guest, too.
+    pub persistent_state: bool,
     /// `<source>`, where the state is kept elsewhere than at libvirt's default place.
     pub source: Option<StateSource>,
 }

@@ -28,6 +28,7 @@ fn emulator(version: TpmVersion, source: Option<StateSource>) -> Emulator {
     Emulator {
         version,
         secret_uuid: None,
+        persistent_state: false,
         source,
     }
 }

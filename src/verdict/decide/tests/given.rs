@@ -153,6 +153,7 @@ pub(super) fn emulator(secret: Option<&str>) -> Vtpm {
     Vtpm::Emulator(Emulator {
         version: TpmVersion::V2_0,
         secret_uuid: secret.map(|uuid| SecretUuid::parse(uuid).unwrap()),
+        persistent_state: false,
         source: None,
     })
 }
