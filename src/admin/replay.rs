@@ -29,7 +29,7 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
         guard.secrets = None;
     }
     let guest = guests::from_file(replay.file)?;
-    let outcome = match Operation::parse(replay.operation, replay.sub_operation) {
+    let outcome = match Operation::parse(replay.operation, replay.sub_operation, "-") {
         Some(Operation::Prepare) => start(context, &guard, replay, &guest),
         Some(operation) => {
             follow_up(&guard, replay, operation, &guest)?;

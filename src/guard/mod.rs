@@ -3,6 +3,7 @@
 //! what a start does begin at the same value.
 
 mod commit;
+mod copies;
 mod gather;
 mod lifecycle;
 mod operation;
@@ -10,7 +11,7 @@ mod prepare;
 
 pub use gather::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
-pub use operation::Operation;
+pub use operation::{Ending, Operation};
 pub use prepare::{Mode, prepare};
 
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ use crate::secret::HostSecrets;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::LIBVIRT_STATE_DIR;
 
+/// libvirt's directory of definitions of persistent guests.
+const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
+
 /// What a guarded start works with.
 pub struct Guard {
     /// The configuration in force.
@@ -33,6 +37,8 @@ pub struct Guard {
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
     pub libvirt_state_dir: PathBuf,
+    /// The directory of libvirt's definitions of persistent guests: `NAME.xml`.
+    pub libvirt_definitions_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
 }
@@ -46,6 +52,7 @@ impl Guard {
             config_trouble: None,
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
+            libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
             secrets: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
-use super::{Guard, before_the_answer};
+use super::{Guard, before_the_answer, copies};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -50,6 +50,27 @@ pub fn prepare(
     if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
         secrets.expect_question(before_the_answer(deadline));
     }
+    // Before anything can refuse: libvirt deletes a transient guest's state then.
+    let kept = match domain {
+        Ok(domain) if mode == Mode::CarryOut => copies::keep_before_start(guard, domain),
+        _ => Ok(()),
+    };
+    let mut outcome = judged(guard, domain, operation, mode, access, deadline);
+    if let Err(error) = kept {
+        let finding = Finding::CopyNotKept(error.to_string());
+        outcome.verdict.findings.push(finding);
+    }
+    outcome
+}
+
+fn judged(
+    guard: &Guard,
+    domain: &Result<Domain, String>,
+    operation: &str,
+    mode: Mode,
+    access: Access,
+    deadline: Deadline,
+) -> Outcome {
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
         if let Some(outcome) = attempt(guard, gathered, operation, mode, deadline) {
@@ -76,6 +97,7 @@ fn attempt(
         let secret = foreseen(guard, &mut gathered.facts, &verdict, deadline);
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
+    copies::carry_out_restore(guard, &gathered, &mut verdict);
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
         return None;
     };

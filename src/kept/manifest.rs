@@ -23,8 +23,8 @@ pub struct Manifest {
     pub(super) number: u64,
     /// The guest's name at that time.
     pub domain_name: String,
-    #[serde(with = "OccasionName")]
     /// When in the guest's life it was kept.
+    #[serde(with = "OccasionName")]
     pub occasion: Occasion,
     /// When it was kept, in milliseconds since 1970.
     pub(super) kept_at: i64,
@@ -59,13 +59,20 @@ pub struct Attributes {
 /// How far the guest's last run has come. While it runs, there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    pub(super) format: u32,
     /// A start was prepared, and has not succeeded.
     pub starting: bool,
     /// The copy of the state that this start goes on with, by its SHA-256.
     pub state: Option<String>,
     /// The last run ended normally, and no start since then had a TPM state.
     pub ended_normally: bool,
+}
+
+/// [`Run`] as it is written.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RunFile {
+    pub(super) format: u32,
+    #[serde(flatten)]
+    pub(super) run: Run,
 }
 
 impl Manifest {

@@ -10,7 +10,7 @@ use nix::libc;
 use sha2::{Digest, Sha256};
 
 use super::KeptError;
-use super::manifest::{FORMAT, Manifest, Run};
+use super::manifest::{FORMAT, Manifest, Run, RunFile};
 use super::original::Original;
 use crate::clock::Timestamp;
 use crate::durable;
@@ -173,7 +173,10 @@ impl Shelf {
             Err(error) => return Err(KeptError::io(&path)(error)),
         };
         match serde_json::from_slice(&bytes) {
-            Ok(run @ Run { format: FORMAT, .. }) => Ok(run),
+            Ok(RunFile {
+                format: FORMAT,
+                run,
+            }) => Ok(run),
             _ => Err(KeptError::UnknownManifest { path }),
         }
     }
@@ -181,11 +184,8 @@ impl Shelf {
     /// Notes how far a run has come.
     pub fn note_run(&self, run: Run) -> Result<(), KeptError> {
         let dir = self.open_or_make()?;
-        let run = Run {
-            format: FORMAT,
-            ..run
-        };
-        self.write(&dir, RUN, &json(&run))
+        let format = FORMAT;
+        self.write(&dir, RUN, &json(&RunFile { format, run }))
     }
 
     /// Forgets how far the run had come, and the directory with it if there are no copies.

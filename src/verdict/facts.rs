@@ -152,6 +152,15 @@ pub enum Trial {
     NotOpened(NotOpened),
 }
 
+impl Trial {
+    /// Whether it opened to the DEK that the TPM state was encrypted with.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        let proven = Proof::Proven;
+        matches!(self, Self::Opened { proof, .. } if *proof == proven)
+    }
+}
+
 /// Why a wrapped DEK did not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotOpened {

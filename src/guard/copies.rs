@@ -1,0 +1,220 @@
+//! When a copy of a TPM's state is kept, put back and dropped.
+//!
+//! | when | what |
+//! | --- | --- |
+//! | `prepare` of a transient guest | its state is copied before anything can refuse the start |
+//! | `prepare` that finds no state | a copy takes its place: a repair of the verdict |
+//! | `started` | the copies of the guest's own state go |
+//! | `release` after a start that failed | they stay |
+//! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
+
+use std::io::ErrorKind;
+
+use super::gather::Gathered;
+use super::lifecycle::with_store;
+use super::operation::Ending;
+use super::{Guard, try_rows};
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::{Domain, Emulator, Vtpm};
+use crate::ids::DomainUuid;
+use crate::kept::{KeptError, KeptState, Original, Run, Shelf, put_back};
+use crate::store::Access;
+use crate::swtpm::StateFile;
+use crate::verdict::facts::{Occasion, Permission, TransientState, Trial};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
+use crate::verdict::{Decision, Verdict};
+
+/// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
+/// delete it. A persistent guest costs one look.
+pub(super) fn keep_before_start(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
+    let is_unguarded = vtpm.secret_uuid.is_none()
+        && guard.config.policy.unencrypted == Permission::Allow
+        && !matches!(
+            original.as_ref().map(Original::state),
+            Some(StateFile::Encrypted(_))
+        );
+    if is_unguarded {
+        return Ok(());
+    }
+    let shelf = guard.shelf(domain);
+    let before = shelf.run().unwrap_or_default();
+    let keep = |original| shelf.keep(original, &domain.name, Occasion::Start);
+    let kept = original.as_ref().map(keep).transpose();
+    shelf.note_run(Run {
+        starting: true,
+        state: kept.as_ref().ok().cloned().flatten(),
+        ended_normally: original.is_none() && before.ended_normally,
+    })?;
+    kept.map(|_| ())
+}
+
+/// The copies that may take the place of a state that is gone, the latest first, and whether
+/// the last run of a transient guest ended normally. What cannot be read is left to `state list`.
+pub(super) fn standing_by(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+) -> (Vec<(KeptState, StateFile)>, bool) {
+    let shelf = guard.shelf(domain);
+    if !shelf.exists() {
+        return (Vec::new(), false);
+    }
+    let (mut copies, unreadable) = shelf
+        .copies()
+        .unwrap_or_else(|error| (Vec::new(), vec![error]));
+    for error in unreadable {
+        tracing::warn!(domain = domain.name, %error, "a copy of the TPM's state is not used");
+    }
+    copies.retain(KeptState::is_standing_by);
+    let with_state = |copy: KeptState| {
+        let state = copy.state();
+        (copy, state)
+    };
+    let is_state = |state: &StateFile| matches!(state, StateFile::Plain | StateFile::Encrypted(_));
+    let copies = copies.into_iter().map(with_state);
+    let copies = copies.filter(|(_, state)| is_state(state)).collect();
+    let ended_normally = libvirt_would_delete(guard, domain, vtpm)
+        && shelf.run().is_ok_and(|run| run.ended_normally);
+    (copies, ended_normally)
+}
+
+/// Carries out a `restore-tpm-state` repair. Where that fails, the start is refused: libvirt
+/// would make a new TPM.
+pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
+    let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
+    if !verdict.repairs.iter().any(is_restore) {
+        return;
+    }
+    let (Ok(domain), Some(copy)) = (&gathered.facts.domain, &gathered.copy) else {
+        return;
+    };
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return;
+    };
+    let start = (guard.libvirt_state_dir.as_path(), domain.uuid, vtpm);
+    if let Err(error) = put_back(copy, Some(start)) {
+        let reason = error.to_string();
+        verdict.decision = Decision::Deny(Refusal::TpmStateNotRestored { reason });
+        verdict.repairs.clear();
+        verdict.secret = None;
+        return;
+    }
+    // So that `started` drops this copy, whether or not a key tells that it is the guest's.
+    let shelf = guard.shelf(domain);
+    let state = Some(copy.manifest.sha256().to_owned());
+    let noted = shelf
+        .run()
+        .and_then(|run| shelf.note_run(Run { state, ..run }));
+    if let Err(error) = noted {
+        tracing::warn!(domain = domain.name, %error, "it is not noted which copy was put back");
+    }
+}
+
+/// `started begin`: the guest has its state. The copies of it are of no more use; one of another
+/// TPM, and one that was set aside, stays.
+pub(super) fn drop_after_start(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), KeptError> {
+    let shelf = guard.shelf(domain);
+    if !shelf.exists() {
+        return Ok(());
+    }
+    let run = shelf.run().unwrap_or_default();
+    let (copies, _) = shelf.copies()?;
+    for copy in copies.iter().filter(|copy| copy.is_standing_by()) {
+        let name = copy.manifest.sha256();
+        if run.state.as_deref() == Some(name) || is_opened(guard, domain.uuid, copy, deadline) {
+            shelf.drop_copy(name)?;
+        }
+    }
+    shelf.forget_run()
+}
+
+/// `release end`: the guest is gone, and libvirt is about to delete its TPM's state.
+pub(super) fn keep_after_run(
+    guard: &Guard,
+    domain: &Domain,
+    ending: Ending,
+    deadline: Deadline,
+) -> Result<(), KeptError> {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    let shelf = guard.shelf(domain);
+    let starting = shelf.run().is_ok_and(|run| run.starting);
+    let keep = |occasion| {
+        let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
+        let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
+        if let Some(original) = original.filter(is_encrypted) {
+            shelf.keep(&original, &domain.name, occasion)?;
+        }
+        Ok(())
+    };
+    match ending {
+        // The copy of before the start is the state that the next one needs.
+        _ if starting => Ok(()),
+        // It failed between `started` and its end.
+        Ending::Failed => keep(Occasion::Start),
+        Ending::Migrated => Ok(()),
+        Ending::Other if !may_have_key_refs(guard, domain, deadline) => Ok(()),
+        Ending::Other => {
+            let kept = match guard.config.policy.transient_state {
+                TransientState::Keep => keep(Occasion::Release),
+                // Older ones are not of the run that has ended, nor of a start that failed.
+                TransientState::Fresh => shelf.set_aside(Timestamp::now()).map(|_| ()),
+            };
+            shelf.note_run(Run {
+                ended_normally: true,
+                ..Run::default()
+            })?;
+            kept
+        }
+    }
+}
+
+/// Whether libvirt deletes the TPM's state when the guest stops or its start fails: the guest is
+/// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
+/// `qemuExtTPMCleanupHost`).
+fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
+    let definition = format!("{}.xml", domain.name);
+    let found = guard.libvirt_definitions_dir.join(definition).metadata();
+    !vtpm.persistent_state && found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// A store that does not answer leaves it open.
+fn may_have_key_refs(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool {
+    let found = with_store(guard, deadline, |store| store.has_key_refs(domain.uuid));
+    !matches!(found, Ok(false))
+}
+
+/// Whether a key of the guest opens this copy; not where the store does not answer.
+fn is_opened(guard: &Guard, domain: DomainUuid, copy: &KeptState, deadline: Deadline) -> bool {
+    let Ok(Some(store)) = guard.open_store(Access::Read, deadline) else {
+        return false;
+    };
+    let Ok(references) = store.references(domain, Timestamp::now()) else {
+        return false;
+    };
+    let keyring = guard.keyring();
+    let trials = try_rows(&keyring, &references, domain, &copy.state(), deadline);
+    trials.values().any(Trial::is_proven)
+}
+
+impl Guard {
+    fn shelf(&self, domain: &Domain) -> Shelf {
+        Shelf::of(&self.state_dir, domain.uuid)
+    }
+}
