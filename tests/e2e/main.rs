@@ -16,3 +16,4 @@ mod refusals;
 mod repairs;
 mod secrets;
 mod store_trouble;
+mod transient;
