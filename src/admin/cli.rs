@@ -92,6 +92,9 @@ pub enum Command {
         /// The guest's name or UUID.
         domain: String,
     },
+    /// The kept copies of TPM state.
+    #[command(subcommand)]
+    State(State),
     /// The state of the guard on this host.
     Status,
     /// What can make the guard fail, or a start fail later.
@@ -219,6 +222,23 @@ pub enum Key {
     Use {
         /// Its ID, as `key show` shows it.
         id: i64,
+    },
+}
+
+/// `state …`
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// List the kept copies.
+    List,
+    /// Show a guest's kept copies, and where their state was.
+    Show {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Put a kept copy back by hand; an existing state is never overwritten.
+    Restore {
+        /// The guest's name or UUID.
+        domain: String,
     },
 }
 

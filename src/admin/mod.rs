@@ -19,6 +19,7 @@ mod provider;
 mod repair;
 mod replay;
 mod reset;
+mod state;
 mod status;
 mod store;
 mod trouble;
@@ -70,6 +71,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
         Command::Reset { domain } => reset::run(context, domain),
+        Command::State(verb) => state::run(context, verb),
         Command::Store(verb) => store::run(context, verb),
         Command::Completions { shell } => completions::run(context, *shell),
     }
