@@ -122,3 +122,261 @@ fn a_start_that_fails_in_qemu_costs_no_state() {
     assert_eq!(host.tpm_state(&guest), state);
     assert_eq!(host.copies(&guest).len(), 0);
 }
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_refusal_costs_no_state() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.delete_provider("nkp-a");
+    for _ in 0..2 {
+        host.create(&guest).refused_with("VG101");
+        assert!(!host.has_tpm_state(&guest), "libvirt deletes it");
+        assert_eq!(host.copies(&guest).len(), 1);
+    }
+    host.import_provider("nkp-a", None);
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_killed_hook_costs_no_state() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.write_program(
+        "/etc/libvirt/hooks/qemu.d/50-vtpm-guard",
+        "#!/bin/sh\n\
+         # A libvirt that does not answer leaves time for the kill.\n\
+         if [ \"$2\" = prepare ] && [ -e /run/kill-the-hook ]; then\n\
+             sed 's,^uri.*,,' </dev/null\n\
+             /usr/sbin/vtpm-guard-hook \"$@\" & hook=$!\n\
+             sleep 1; kill -KILL $hook; exit 137\n\
+         fi\n\
+         exec /usr/sbin/vtpm-guard-hook \"$@\"\n",
+    );
+    // The helper that speaks with libvirt hangs.
+    host.write_program("/run/hangs", "#!/bin/sh\nexec sleep 100\n");
+    host.write("/run/kill-the-hook", "");
+    host.run(&[
+        "mount",
+        "--bind",
+        "/run/hangs",
+        "/usr/sbin/vtpm-guard-libvirt",
+    ])
+    .ok();
+    for _ in 0..2 {
+        assert_eq!(host.create(&guest).status, 1);
+        assert!(!host.has_tpm_state(&guest), "libvirt deletes it");
+        assert_eq!(host.copies(&guest).len(), 1);
+    }
+    host.run(&["umount", "/usr/sbin/vtpm-guard-libvirt"]).ok();
+    fs::remove_file(host.path("/run/kill-the-hook")).unwrap();
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn failures_of_every_kind_in_a_row_cost_no_state() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    host.delete_provider("nkp-a");
+    host.create(&guest).refused_with("VG101");
+    host.import_provider("nkp-a", None);
+    host.fail_in_qemu(&guest);
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+    host.stop(&guest);
+    host.fail_in_qemu(&guest);
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+    assert_eq!(host.copies(&guest).len(), 0);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn owner_and_modes_come_back_with_the_state() {
+    let (host, guest) = Host::with_transient_guest();
+    host.create_running(&guest);
+    let stat = |host: &Host| {
+        let dir = format!("/var/lib/libvirt/swtpm/{}", guest.uuid);
+        let state = format!("{dir}/tpm2/tpm2-00.permall");
+        let paths = [
+            "/var/lib/libvirt/swtpm",
+            &dir,
+            &format!("{dir}/tpm2"),
+            &state,
+        ];
+        host.run(&[&["stat", "-c", "%n %u:%g %a"], &paths[..]].concat())
+            .ok()
+            .stdout
+    };
+    let before = stat(&host);
+    host.stop(&guest);
+    let uuid = guest.uuid.to_string();
+    host.guard(&["state", "restore", &uuid]).ok();
+    assert_eq!(stat(&host), before);
+    // As on a host on which no vTPM has run yet.
+    host.run(&["rm", "-rf", "/var/lib/libvirt/swtpm"]).ok();
+    host.guard(&["state", "restore", "vm1"]).ok();
+    assert_eq!(stat(&host), before);
+    let again = host.guard(&["--json", "state", "restore", "vm1"]).ok();
+    assert!(again.stdout.contains("\"changed\": false"), "{again:#?}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_fresh_policy_gives_each_run_a_new_tpm_and_a_failed_start_its_old_one() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.configure("[policy]\ntransient_state = \"fresh\"\n");
+    host.fail_in_qemu(&guest);
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state, "a failed start is no end");
+
+    host.stop(&guest);
+    assert_eq!(host.copies(&guest).len(), 0);
+    // A failure in between changes nothing of it.
+    host.fail_in_qemu(&guest);
+    host.create_running(&guest);
+    assert_ne!(host.tpm_state(&guest), state);
+    let key = host.only_key_ref(&guest);
+    assert!(key.wrapped_dek.is_some() && key.retired_at.is_none());
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_state_that_the_key_does_not_open_replaces_no_copy_that_it_opens() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    let foreign = {
+        let other = host.define_bound_guest("vm2", "nkp-a");
+        host.start_and_stop(&other);
+        host.tpm_state(&other)
+    };
+    host.guard(&["state", "restore", "vm1"]).ok();
+    let place = format!("/var/lib/libvirt/swtpm/{}/tpm2/tpm2-00.permall", guest.uuid);
+    fs::write(host.path(&place), &foreign).unwrap();
+    host.create(&guest).refused_with("VG204");
+    assert!(!host.has_tpm_state(&guest));
+    // Both are kept, and the right one is put back; the other one is not lost either.
+    assert_eq!(host.copies(&guest).len(), 2);
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+    assert_eq!(host.copies(&guest).len(), 1);
+    let list = host.guard(&["state", "list"]).ok().stdout;
+    assert!(list.contains("vm1"), "{list}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_damaged_copy_is_not_put_back_and_the_start_is_refused() {
+    let (host, guest, _) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    let [manifest] = &host.copies(&guest)[..] else {
+        panic!("one copy")
+    };
+    let bytes = manifest.with_extension("state");
+    let mut damaged = fs::read(&bytes).unwrap();
+    damaged[100] ^= 1;
+    fs::write(&bytes, &damaged).unwrap();
+    host.create(&guest).refused_with("VG205");
+    let list = host.guard(&["state", "list"]).ok();
+    assert!(list.stderr.contains("damaged"), "{list:#?}");
+    // It is root's to mend.
+    damaged[100] ^= 1;
+    fs::write(&bytes, &damaged).unwrap();
+    host.create_running(&guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_copy_that_cannot_be_put_back_refuses_the_start() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    let dir = format!("/var/lib/libvirt/swtpm/{}", guest.uuid);
+    host.write(&dir, "a file in the way");
+    let refused = host.create(&guest).refused_with("VG205");
+    assert!(
+        refused.stderr.contains("could not be put back"),
+        "{refused:#?}"
+    );
+    let _ = fs::remove_file(host.path(&dir));
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_full_disk_stops_no_healthy_start() {
+    let (host, guest, state) = Host::with_transient_state();
+    let place = "/var/lib/vtpm-guard/tpm-state";
+    host.run(&[
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=4k,mode=0700",
+        "full",
+        place,
+    ])
+    .ok();
+    let fill = format!("head -c 1M /dev/zero >{place}/filler; true");
+    host.run(&["sh", "-c", &fill]).ok();
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), state);
+    let history = host.virsh(&["domstate", "vm1"]).ok();
+    assert_eq!(history.stdout.trim(), "running");
+    // No half of a copy is left behind.
+    assert_eq!(host.copies(&guest).len(), 0);
+    host.stop(&guest);
+    assert_eq!(host.copies(&guest).len(), 0);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn reset_sets_the_copy_aside_for_a_new_tpm() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    host.guard(&["reset", "vm1"]).ok();
+    let list = host.guard(&["state", "list"]).ok().stdout;
+    assert!(list.contains("set aside"), "{list}");
+    host.create_running(&guest);
+    assert_ne!(host.tpm_state(&guest), state);
+    assert_eq!(host.copies(&guest).len(), 1, "it is still there");
+    // The next end keeps the new one.
+    let new = host.tpm_state(&guest);
+    host.stop(&guest);
+    host.create_running(&guest);
+    assert_eq!(host.tpm_state(&guest), new);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_copy_is_not_put_back_under_a_running_guest_nor_over_a_state() {
+    let (host, guest, _) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    host.guard(&["state", "restore", "vm1"]).ok();
+    let place = format!("/var/lib/libvirt/swtpm/{}/tpm2/tpm2-00.permall", guest.uuid);
+    fs::write(host.path(&place), "something else").unwrap();
+    let refused = host.guard(&["state", "restore", "vm1"]);
+    assert_eq!(refused.status, 1, "{refused:#?}");
+    assert_eq!(host.read(&place), "something else");
+
+    fs::remove_file(host.path(&place)).unwrap();
+    host.create_running(&guest);
+    host.stop(&guest);
+    host.guard(&["state", "restore", "vm1"]).ok();
+    host.create_running(&guest);
+    let nothing_kept = host.guard(&["state", "restore", "vm1"]);
+    assert_eq!(nothing_kept.status, 2, "{nothing_kept:#?}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn persistent_guests_and_persistent_state_are_not_copied() {
+    let (host, persistent) = Host::with_used_guest();
+    host.delete_provider("nkp-a");
+    host.start(&persistent).refused_with("VG101");
+    assert_eq!(host.copies(&persistent).len(), 0);
+    assert!(!host.path("/var/lib/vtpm-guard/tpm-state").exists());
+}
