@@ -14,6 +14,7 @@ mod libvirt_alone;
 mod many_keys;
 mod refusals;
 mod repairs;
+mod saved;
 mod secrets;
 mod store_trouble;
 mod transient;
