@@ -10,4 +10,5 @@ mod help;
 mod key;
 mod provider;
 mod recovery;
+mod state;
 mod store;

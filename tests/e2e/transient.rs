@@ -72,8 +72,8 @@ impl Host {
 
     /// The manifests of the guest's copies.
     pub(crate) fn copies(&self, guest: &Guest) -> Vec<PathBuf> {
-        let shelf = format!("/var/lib/vtpm-guard/tpm-state/{}", guest.uuid);
-        let Ok(entries) = fs::read_dir(self.path(&shelf)) else {
+        let directory = format!("/var/lib/vtpm-guard/tpm-state/{}", guest.uuid);
+        let Ok(entries) = fs::read_dir(self.path(&directory)) else {
             return Vec::new();
         };
         let files = entries.map(|entry| entry.unwrap().path());

@@ -20,7 +20,7 @@ use crate::kept::{KeptError, KeptState, Shelf};
 use crate::report::one_line;
 use crate::store::Access;
 use crate::swtpm::StateFile;
-use crate::verdict::facts::Trial;
+use crate::verdict::facts::{References, Trial};
 
 pub(super) fn run(context: &Context, verb: &cli::State) -> Result<ExitCode, AdminError> {
     match verb {
@@ -51,7 +51,7 @@ fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, Admin
     }
     let references = match context.store(Access::Read)? {
         Some(store) => store.references(domain, Timestamp::now())?,
-        None => Default::default(),
+        None => References::default(),
     };
     let keyring = context.keyring();
     let judge = |copy: KeptState| {
