@@ -8,8 +8,6 @@
 //! | `release` after a start that failed | they stay |
 //! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
 
-use std::io::ErrorKind;
-
 use super::gather::Gathered;
 use super::lifecycle::with_store;
 use super::operation::Ending;
@@ -34,26 +32,29 @@ pub(super) fn keep_before_start(guard: &Guard, domain: &Domain) -> Result<(), Ke
     if !libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
-    let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
-    let is_unguarded = vtpm.secret_uuid.is_none()
-        && guard.config.policy.unencrypted == Permission::Allow
-        && !matches!(
-            original.as_ref().map(Original::state),
-            Some(StateFile::Encrypted(_))
-        );
-    if is_unguarded {
+    let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
     }
     let shelf = guard.shelf(domain);
-    let before = shelf.run().unwrap_or_default();
-    let keep = |original| shelf.keep(original, &domain.name, Occasion::Start);
-    let kept = original.as_ref().map(keep).transpose();
+    let is_absent = matches!(original, Ok(None));
+    let kept = original.and_then(|original| {
+        let keep = |original| shelf.keep(&original, &domain.name, Occasion::Start);
+        original.map(keep).transpose()
+    });
     shelf.note_run(Run {
         starting: true,
         state: kept.as_ref().ok().cloned().flatten(),
-        ended_normally: original.is_none() && before.ended_normally,
+        ended_normally: is_absent && shelf.run().is_ok_and(|before| before.ended_normally),
     })?;
     kept.map(|_| ())
+}
+
+/// Whether the start of a guest whose vTPM is not encrypted may be refused.
+fn may_be_refused(guard: &Guard, original: &Result<Option<Original>, KeptError>) -> bool {
+    let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
+    let found = original.as_ref().ok().and_then(Option::as_ref);
+    guard.config.policy.unencrypted == Permission::Deny || found.is_some_and(is_encrypted)
 }
 
 /// The copies that may take the place of a state that is gone, the latest first, and whether
@@ -187,11 +188,11 @@ pub(super) fn keep_after_run(
 
 /// Whether libvirt deletes the TPM's state when the guest stops or its start fails: the guest is
 /// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
-/// `qemuExtTPMCleanupHost`).
+/// `qemuExtTPMCleanupHost`). A definition that cannot be looked at counts as none: then a copy is
+/// kept in vain.
 fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
     let definition = format!("{}.xml", domain.name);
-    let found = guard.libvirt_definitions_dir.join(definition).metadata();
-    !vtpm.persistent_state && found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    !vtpm.persistent_state && !guard.libvirt_definitions_dir.join(definition).exists()
 }
 
 /// A store that does not answer leaves it open.

@@ -229,12 +229,20 @@ impl Shelf {
     }
 
     fn open_or_make(&self) -> Result<File, KeptError> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path);
-        made.map_err(KeptError::io(&self.path))?;
-        File::open(&self.path).map_err(KeptError::io(&self.path))
+        self.try_open_or_make().map_err(KeptError::io(&self.path))
+    }
+
+    fn try_open_or_make(&self) -> io::Result<File> {
+        if !self.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.path)?;
+            for made in self.path.ancestors().take(2) {
+                durable::sync_parent(made)?;
+            }
+        }
+        File::open(&self.path)
     }
 }
 

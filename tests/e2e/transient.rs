@@ -398,3 +398,78 @@ fn persistent_guests_and_persistent_state_are_not_copied() {
         assert_eq!(host.copies(&guest).len(), 0);
     }
 }
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn the_hook_heeds_why_a_run_ended_where_libvirt_tells_it() {
+    let (host, guest) = Host::with_transient_guest();
+    host.create_running(&guest);
+    let xml = host.xml(&guest);
+    let release = |extra| host.hook("vm1", &["release", "end", extra], &xml).ok();
+    // As libvirt 10.5 and later call it.
+    release("migrated");
+    assert_eq!(host.copies(&guest).len(), 0);
+    for extra in ["failed", "shutdown", "-"] {
+        release(extra);
+        assert_eq!(host.copies(&guest).len(), 1, "{extra}");
+        fs::remove_file(&host.copies(&guest)[0]).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_first_start_that_fails_leaves_nothing_in_the_way_of_the_next() {
+    let (host, guest) = Host::with_transient_guest();
+    for _ in 0..2 {
+        host.fail_in_qemu(&guest);
+        assert_eq!(host.copies(&guest).len(), 0);
+    }
+    host.create_running(&guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn what_a_start_would_put_back_is_foreseen() {
+    let (host, guest, state) = Host::with_transient_state();
+    host.fail_in_qemu(&guest);
+    let xml = "/run/transient.xml";
+    let foreseen = host.guard(&["--json", "check", "--xml", xml]);
+    assert_eq!(foreseen.status, 3, "{foreseen:#?}");
+    assert!(
+        foreseen.stdout.contains("restore-tpm-state"),
+        "{foreseen:#?}"
+    );
+    let replay = host.guard(&["--json", "replay", "--dry-run", xml]).ok();
+    assert!(replay.stdout.contains("restore-tpm-state"), "{replay:#?}");
+    assert!(!host.has_tpm_state(&guest), "both change nothing");
+
+    // Once it is defined, `repair` puts the state back without a start.
+    host.virsh(&["define", xml]).ok();
+    host.guard(&["repair", "vm1"]).ok();
+    assert!(host.tpm_state(&guest) == state);
+    let nothing_left = host.guard(&["check", "vm1"]);
+    assert_eq!(nothing_left.status, 0, "{nothing_left:#?}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_unmanaged_guests_state_comes_back_after_a_start_that_failed() {
+    let (host, guest) = Host::with_transient_guest();
+    let uuid = guest.uuid.to_string();
+    host.guard(&["key", "unbind", &uuid]).ok();
+    host.define_secret(guest.secret, "vm1", Some("a passphrase"));
+    // libvirt keeps its state at the end of a run: so there is one before the next.
+    host.write(
+        "/run/persistent.xml",
+        xml(&guest, "persistent_state='yes'", ""),
+    );
+    host.virsh(&["create", "/run/persistent.xml"]).ok();
+    host.stop(&guest);
+    let state = host.tpm_state(&guest);
+    for _ in 0..2 {
+        host.fail_in_qemu(&guest);
+    }
+    host.create_running(&guest);
+    assert!(host.tpm_state(&guest) == state);
+    assert_eq!(host.copies(&guest).len(), 0);
+}

@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context) -> Result<(), AdminError> {
                 judged.copy.len().to_string(),
                 output::time(Some(manifest.kept_at())),
                 judged.opened_word().to_owned(),
-                judged.fate().to_owned(),
+                judged.purpose().to_owned(),
             ]);
         }
         writeln!(out, "{}", lines.trim_fmt())

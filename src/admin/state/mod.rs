@@ -101,11 +101,12 @@ impl Judged {
         }
     }
 
-    fn fate(&self) -> &'static str {
-        if self.copy.is_standing_by() {
-            "the next start that finds no state"
-        } else {
-            "set aside"
+    /// What it is there for, for people.
+    fn purpose(&self) -> &'static str {
+        match (self.copy.is_standing_by(), &self.state) {
+            (true, StateFile::Encrypted(_) | StateFile::Plain) => "the next start without state",
+            (true, _) => "state restore",
+            (false, _) => "state restore (set aside)",
         }
     }
 }
