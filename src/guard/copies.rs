@@ -7,9 +7,11 @@
 //! | `started` | the copies of the guest's own state go |
 //! | `release` after a start that failed | they stay |
 //! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
+//! | `stopped` and `release` of a guest that has migrated away | none is kept |
 
 use super::gather::Gathered;
 use super::lifecycle::with_store;
+use super::migrated::has_migrated_away;
 use super::operation::Ending;
 use super::{Guard, try_rows};
 use crate::clock::{Deadline, Timestamp};
@@ -46,6 +48,7 @@ pub(super) fn keep_before_start(guard: &Guard, domain: &Domain) -> Result<(), Ke
         starting: true,
         state: kept.as_ref().ok().cloned().flatten(),
         ended_normally: is_absent && shelf.run().is_ok_and(|before| before.ended_normally),
+        migrated: false,
     })?;
     kept.map(|_| ())
 }
@@ -141,6 +144,21 @@ pub(super) fn drop_after_start(
     shelf.forget_run()
 }
 
+/// `stopped end`: notes that the guest has moved to another host, which at `release` an older
+/// libvirt no longer tells.
+pub(super) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) || !has_migrated_away(guard, domain) {
+        return Ok(());
+    }
+    guard.shelf(domain).note_run(Run {
+        migrated: true,
+        ..Run::default()
+    })
+}
+
 /// `release end`: the guest is gone, and libvirt is about to delete its TPM's state.
 pub(super) fn keep_after_run(
     guard: &Guard,
@@ -155,7 +173,7 @@ pub(super) fn keep_after_run(
         return Ok(());
     }
     let shelf = guard.shelf(domain);
-    let starting = shelf.run().is_ok_and(|run| run.starting);
+    let run = shelf.run().unwrap_or_default();
     let keep = |occasion| {
         let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
         let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
@@ -166,9 +184,11 @@ pub(super) fn keep_after_run(
     };
     match ending {
         // The copy of before the start is the state that the next one needs.
-        _ if starting => Ok(()),
+        _ if run.starting => Ok(()),
         // It failed between `started` and its end.
         Ending::Failed => keep(Occasion::Start),
+        // Its TPM lives on elsewhere: a copy would bring an old one back.
+        _ if run.migrated => shelf.forget_run(),
         Ending::Migrated => Ok(()),
         Ending::Other if !may_have_key_refs(guard, domain, deadline) => Ok(()),
         Ending::Other => {

@@ -37,7 +37,7 @@ pub fn follow_up(
     match operation {
         Operation::Prepare => Ok(()),
         Operation::Started => started(guard, domain, deadline),
-        Operation::Ended => ended(guard, domain, deadline),
+        Operation::Ended => stopped(guard, domain, deadline),
         Operation::Released(ending) => released(guard, domain, ending, deadline),
         Operation::MigrateIn => state_announced(guard, domain, "migrate", deadline),
         Operation::Restore => state_announced(guard, domain, "restore", deadline),
@@ -61,6 +61,13 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
     Ok(dropped?)
 }
 
+/// `stopped end`: the guest is gone, or its start has failed.
+fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let noted = copies::note_migration(guard, domain);
+    ended(guard, domain, deadline)?;
+    Ok(noted?)
+}
+
 /// `release end`: likewise, and it is the last moment at which a transient guest has its state.
 fn released(
     guard: &Guard,
@@ -77,7 +84,7 @@ fn released(
     Ok(kept?)
 }
 
-/// `stopped end`: the guest is gone, or its start has failed.
+/// The guest is gone: so is its host secret, and a key that was made for nothing.
 fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(());

@@ -6,6 +6,7 @@ mod commit;
 mod copies;
 mod gather;
 mod lifecycle;
+mod migrated;
 mod operation;
 mod prepare;
 
@@ -27,6 +28,9 @@ use crate::swtpm::LIBVIRT_STATE_DIR;
 /// libvirt's directory of definitions of persistent guests.
 const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
 
+/// libvirt's directory of notes on running guests.
+const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
+
 /// What a guarded start works with.
 pub struct Guard {
     /// The configuration in force.
@@ -39,6 +43,8 @@ pub struct Guard {
     pub libvirt_state_dir: PathBuf,
     /// The directory of libvirt's definitions of persistent guests: `NAME.xml`.
     pub libvirt_definitions_dir: PathBuf,
+    /// The directory of libvirt's notes on running guests: `NAME.xml`.
+    pub libvirt_run_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
 }
@@ -53,6 +59,7 @@ impl Guard {
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
+            libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
             secrets: None,
         }
     }

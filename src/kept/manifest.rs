@@ -65,6 +65,9 @@ pub struct Run {
     pub state: Option<String>,
     /// The last run ended normally, and no start since then had a TPM state.
     pub ended_normally: bool,
+    /// The guest has moved to another host, with its TPM.
+    #[serde(default)]
+    pub migrated: bool,
 }
 
 /// [`Run`] as it is written.

@@ -12,6 +12,7 @@
 //! A copy is never overwritten: other bytes are another copy. So a worse one cannot take the
 //! place of a better one, and which of several is right is decided by the key that opens it.
 
+mod files;
 mod manifest;
 mod original;
 mod put_back;

@@ -286,6 +286,7 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
         starting: true,
         state: Some(place.keep(Occasion::Start)),
         ended_normally: false,
+        migrated: false,
     };
     shelf.note_run(run.clone()).unwrap();
     assert_eq!(shelf.run().unwrap(), run);

@@ -12,6 +12,7 @@ mod hook_contract;
 mod host;
 mod libvirt_alone;
 mod many_keys;
+mod migrated;
 mod refusals;
 mod repairs;
 mod saved;

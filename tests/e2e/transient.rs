@@ -45,7 +45,7 @@ impl Host {
         (host, guest, state)
     }
 
-    fn create(&self, guest: &Guest) -> Output {
+    pub(crate) fn create(&self, guest: &Guest) -> Output {
         self.create_with(guest, "")
     }
 
