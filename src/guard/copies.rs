@@ -11,12 +11,11 @@
 
 use super::gather::Gathered;
 use super::lifecycle::with_store;
-use super::migrated::has_migrated_away;
 use super::operation::Ending;
+use super::status::has_migrated_away;
 use super::{Guard, try_rows};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
-use crate::ids::DomainUuid;
 use crate::kept::{KeptError, KeptState, Original, Run, Shelf, put_back};
 use crate::store::Access;
 use crate::swtpm::StateFile;
@@ -134,14 +133,16 @@ pub(super) fn drop_after_start(
         return Ok(());
     }
     let run = shelf.run().unwrap_or_default();
+    // First, for whatever fails below: the start has not.
+    shelf.forget_run()?;
     let (copies, _) = shelf.copies()?;
     for copy in copies.iter().filter(|copy| copy.is_standing_by()) {
         let name = copy.manifest.sha256();
-        if run.state.as_deref() == Some(name) || is_opened(guard, domain.uuid, copy, deadline) {
+        if run.state.as_deref() == Some(name) || is_opened(guard, domain, copy, deadline) {
             shelf.drop_copy(name)?;
         }
     }
-    shelf.forget_run()
+    shelf.tidy()
 }
 
 /// `stopped end`: notes that the guest has moved to another host, which at `release` an older
@@ -183,15 +184,17 @@ pub(super) fn keep_after_run(
         Ok(())
     };
     match ending {
+        // It has run, although `started` was not seen.
+        Ending::Ended if run.starting => keep(Occasion::Release),
         // The copy of before the start is the state that the next one needs.
         _ if run.starting => Ok(()),
         // It failed between `started` and its end.
         Ending::Failed => keep(Occasion::Start),
         // Its TPM lives on elsewhere: a copy would bring an old one back.
-        _ if run.migrated => shelf.forget_run(),
+        _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
         Ending::Migrated => Ok(()),
-        Ending::Other if !may_have_key_refs(guard, domain, deadline) => Ok(()),
-        Ending::Other => {
+        _ if !may_have_key_refs(guard, domain, deadline) => Ok(()),
+        Ending::Ended | Ending::Unknown => {
             let kept = match guard.config.policy.transient_state {
                 TransientState::Keep => keep(Occasion::Release),
                 // Older ones are not of the run that has ended, nor of a start that failed.
@@ -221,16 +224,20 @@ fn may_have_key_refs(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool
     !matches!(found, Ok(false))
 }
 
-/// Whether a key of the guest opens this copy; not where the store does not answer.
-fn is_opened(guard: &Guard, domain: DomainUuid, copy: &KeptState, deadline: Deadline) -> bool {
+/// Whether a key of this guest, whose vTPM is encrypted, opens this copy; not where the store
+/// does not answer.
+fn is_opened(guard: &Guard, domain: &Domain, copy: &KeptState, deadline: Deadline) -> bool {
+    if domain.encrypted_vtpm().is_none() {
+        return false;
+    }
     let Ok(Some(store)) = guard.open_store(Access::Read, deadline) else {
         return false;
     };
-    let Ok(references) = store.references(domain, Timestamp::now()) else {
+    let Ok(references) = store.references(domain.uuid, Timestamp::now()) else {
         return false;
     };
-    let keyring = guard.keyring();
-    let trials = try_rows(&keyring, &references, domain, &copy.state(), deadline);
+    let (keyring, state) = (guard.keyring(), copy.state());
+    let trials = try_rows(&keyring, &references, domain.uuid, &state, deadline);
     trials.values().any(Trial::is_proven)
 }
 

@@ -6,9 +6,9 @@ mod commit;
 mod copies;
 mod gather;
 mod lifecycle;
-mod migrated;
 mod operation;
 mod prepare;
+mod status;
 
 pub use gather::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};

@@ -24,8 +24,10 @@ pub enum Ending {
     Failed,
     /// `migrated`: the guest runs on elsewhere, with its TPM.
     Migrated,
-    /// Anything else; `-` before libvirt 10.5, whatever the reason.
-    Other,
+    /// Any other reason: the guest has run.
+    Ended,
+    /// `-`, before libvirt 10.5 whatever the reason.
+    Unknown,
 }
 
 impl Operation {
@@ -40,7 +42,8 @@ impl Operation {
             ("release", "end") => Some(Self::Released(match extra {
                 "failed" => Ending::Failed,
                 "migrated" => Ending::Migrated,
-                _ => Ending::Other,
+                "-" | "" => Ending::Unknown,
+                _ => Ending::Ended,
             })),
             ("migrate", "begin") => Some(Self::MigrateIn),
             ("restore", "begin") => Some(Self::Restore),

@@ -2,6 +2,7 @@
 
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
+use super::status::is_running;
 use super::{Guard, before_the_answer, copies};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
@@ -50,9 +51,17 @@ pub fn prepare(
     if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
         secrets.expect_question(before_the_answer(deadline));
     }
-    // Before anything can refuse: libvirt deletes a transient guest's state then.
+    // Before anything can refuse: libvirt deletes a transient guest's state then. A start that
+    // is only replayed, of a guest that runs, is none that could fail.
     let kept = match domain {
-        Ok(domain) if mode == Mode::CarryOut => copies::keep_before_start(guard, domain),
+        Ok(domain) if mode == Mode::CarryOut => {
+            let is_start = operation == "prepare" || !is_running(guard, domain);
+            if is_start {
+                copies::keep_before_start(guard, domain)
+            } else {
+                Ok(())
+            }
+        }
         _ => Ok(()),
     };
     let mut outcome = judged(guard, domain, operation, mode, access, deadline);

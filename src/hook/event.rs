@@ -57,11 +57,15 @@ mod tests {
             operation(&["vm1", "release", "end", "migrated"]),
             Some(Operation::Released(Ending::Migrated))
         );
+        assert_eq!(
+            operation(&["vm1", "release", "end", "shutdown"]),
+            Some(Operation::Released(Ending::Ended))
+        );
         for end in [
             &["vm1", "release", "end", "-"][..],
             &["vm1", "release", "end"],
         ] {
-            assert_eq!(operation(end), Some(Operation::Released(Ending::Other)));
+            assert_eq!(operation(end), Some(Operation::Released(Ending::Unknown)));
         }
         assert_eq!(
             operation(&["vm1", "migrate", "begin", "-"]),

@@ -183,10 +183,14 @@ impl Shelf {
         self.write(&dir, RUN, &json(&RunFile { format, run }))
     }
 
-    /// Forgets how far the run had come, and the directory with it if there are no copies.
+    /// Forgets how far the run had come.
     pub fn forget_run(&self) -> Result<(), KeptError> {
         let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
-        durable::remove(&dir, OsStr::new(RUN)).map_err(KeptError::io(&self.path))?;
+        durable::remove(&dir, OsStr::new(RUN)).map_err(KeptError::io(&self.path))
+    }
+
+    /// Removes the directory, if there are no copies in it.
+    pub fn tidy(&self) -> Result<(), KeptError> {
         let (copies, unreadable) = self.copies()?;
         if copies.is_empty() && unreadable.is_empty() {
             // What is left was never a copy: a killed writer's, or bytes without their manifest.

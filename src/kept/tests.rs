@@ -217,6 +217,7 @@ fn without_its_manifest_a_copy_is_none_and_the_next_one_is_whole() {
     place.shelf().drop_copy(&sha256).unwrap();
     place.shelf().note_run(Run::default()).unwrap();
     place.shelf().forget_run().unwrap();
+    place.shelf().tidy().unwrap();
     assert!(!place.shelf_path().exists());
 }
 
@@ -292,6 +293,7 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
     assert_eq!(shelf.run().unwrap(), run);
     assert_eq!(place.copies().len(), 1, "it is no copy");
     shelf.forget_run().unwrap();
+    shelf.tidy().unwrap();
     assert_eq!(shelf.run().unwrap(), Run::default());
     assert_eq!(place.copies().len(), 1);
     assert_eq!(

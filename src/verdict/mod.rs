@@ -29,7 +29,7 @@ pub struct Verdict {
     pub decision: Decision,
     /// What was noticed on the way, worth a word to the administrator.
     pub findings: Vec<Finding>,
-    /// The changes to the store; none when the start is refused.
+    /// The changes to the store and the TPM state; none when the start is refused.
     pub repairs: Vec<Repair>,
     /// The key that libvirt must be given, if any.
     pub secret: Option<ProvideSecret>,

@@ -411,6 +411,10 @@ fn the_hook_heeds_why_a_run_ended_where_libvirt_tells_it() {
     // As libvirt 10.5 and later call it.
     release("migrated");
     assert_eq!(host.copies(&guest).len(), 0);
+    // A replay is no start: the guest's end is one of a run.
+    host.write("/run/running.xml", &xml);
+    host.guard(&["replay", "/run/running.xml"]).ok();
+    assert_eq!(host.copies(&guest).len(), 0);
     for extra in ["failed", "shutdown", "-"] {
         release(extra);
         assert_eq!(host.copies(&guest).len(), 1, "{extra}");

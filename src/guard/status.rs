@@ -1,5 +1,5 @@
-//! Whether a guest that stops here runs on elsewhere, told from libvirt's own notes: the hook's
-//! EXTRA says so only since libvirt 10.5.
+//! What libvirt's own notes on a guest that runs say: that it runs, and, as it stops, whether it
+//! runs on elsewhere. The hook's EXTRA tells the latter only since libvirt 10.5.
 
 use std::fs::File;
 use std::io::Read;
@@ -22,6 +22,14 @@ pub(super) fn has_migrated_away(guard: &Guard, domain: &Domain) -> bool {
     let read =
         File::open(path).and_then(|file| file.take(STATUS_LIMIT).read_to_string(&mut status));
     read.is_ok() && is_confirmed(&status)
+}
+
+/// Whether libvirt has notes of this guest: it runs. A start that is being prepared has none yet.
+pub(super) fn is_running(guard: &Guard, domain: &Domain) -> bool {
+    guard
+        .libvirt_run_dir
+        .join(format!("{}.xml", domain.name))
+        .exists()
 }
 
 fn is_confirmed(status: &str) -> bool {
