@@ -45,18 +45,28 @@ pub fn rename(dir: &File, from: &OsStr, to: &OsStr) -> io::Result<()> {
 /// (`AlreadyExists`).
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
-    let dir = open_parent(path)?;
+    create_in(&open_parent(path)?, name, bytes, |_| Ok(()))
+}
+
+/// Makes a new file of that name in `dir`, which `dress` gives its owner and mode before it
+/// appears. One that is there already stays as it is, and is an error (`AlreadyExists`).
+pub fn create_in(
+    dir: &File,
+    name: &OsStr,
+    bytes: &[u8],
+    dress: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut temporary = OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));
-
-    write_temporary(&dir, &temporary, bytes)?;
-    let renamed = rename_to_new(&dir, &temporary, name);
-    if renamed.is_err() {
-        forget(&dir, &temporary);
-    }
-    renamed?;
-    sync_directory(&dir)
+    let written = open_temporary(dir, &temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        dress(&file)?;
+        file.sync_all()?;
+        rename_to_new(dir, &temporary, name)
+    });
+    written.inspect_err(|_| forget(dir, &temporary))?;
+    sync_directory(dir)
 }
 
 /// Removes a file for good; one that is not there is no error.
@@ -100,15 +110,21 @@ fn write_temporary_with(
     bytes: &[u8],
     dress: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    forget(dir, name);
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut file = File::from(openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    let mut file = open_temporary(dir, name)?;
     let written = file
         .write_all(bytes)
         .and_then(|()| dress(&file))
         .and_then(|()| file.sync_all());
     written.inspect_err(|_| forget(dir, name))
+}
+
+/// A new file, mode 0600, in place of what a killed writer left.
+fn open_temporary(dir: &File, name: &OsStr) -> io::Result<File> {
+    forget(dir, name);
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    Ok(File::from(openat(dir, name, flags, mode)?))
 }
 
 /// Renames unless `to` exists. NFS has no such rename, but links; FAT has no links, but such

@@ -42,6 +42,7 @@ fn read(source: StateSource, version: TpmVersion) -> StateFile {
     let emulator = Emulator {
         version,
         secret_uuid: None,
+        persistent_state: false,
         source: Some(source),
     };
     read_state(

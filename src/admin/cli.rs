@@ -136,6 +136,9 @@ pub enum Command {
     /// Waits until libvirtd answers, removes the files, and drops the secrets that have done
     /// their work. Doing it again changes nothing.
     Unstage,
+    /// The kept copies of TPM state.
+    #[command(subcommand)]
+    State(State),
     /// The state of the guard on this host.
     Status,
     /// What can make the guard fail, or a start fail later.
@@ -307,6 +310,23 @@ pub enum Key {
         /// Say what would be removed, and change nothing.
         #[arg(long)]
         dry_run: bool,
+    },
+}
+
+/// `state …`
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// List the kept copies.
+    List,
+    /// Show a guest's kept copies, and where their state was.
+    Show {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Put a kept copy back by hand; an existing state is never overwritten.
+    Restore {
+        /// The guest's name or UUID.
+        domain: String,
     },
 }
 

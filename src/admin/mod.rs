@@ -27,6 +27,7 @@ mod repair;
 mod replay;
 mod reset;
 mod stage;
+mod state;
 mod status;
 mod stopped;
 mod store;
@@ -91,6 +92,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Reset { domain } => reset::run(context, domain),
         Command::Stage => stage::run(context),
         Command::Unstage => unstage::run(context),
+        Command::State(verb) => state::run(context, verb),
         Command::Store(verb) => store::run(context, verb),
         Command::Completions { shell } => completions::run(context, *shell),
     }

@@ -7,7 +7,7 @@ use comfy_table::{Cell, Color};
 use serde_json::Value;
 
 use super::error::AdminError;
-use super::output::{Output, count, table};
+use super::output::{Output, count, table, time};
 use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
@@ -144,6 +144,9 @@ fn in_words(repair: &Repair) -> String {
         }
         Repair::DeleteDuplicate { kept, .. } => {
             format!("{} ({row}, whose key {kept} keeps)", repair.kind())
+        }
+        Repair::RestoreTpmState { kept_at, .. } => {
+            format!("{} (kept at {})", repair.kind(), time(Some(*kept_at)))
         }
         Repair::FillKeyVersion { key_version, .. } => {
             format!("{} ({row}: {key_version})", repair.kind())

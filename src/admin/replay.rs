@@ -32,7 +32,7 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
         (Some(file), _) => guests::from_file(file)?,
         (None, number) => guests::from_file(&captures::file(context, number.unwrap_or(1))?)?,
     };
-    let outcome = match Operation::parse(replay.operation, replay.sub_operation) {
+    let outcome = match Operation::parse(replay.operation, replay.sub_operation, "-") {
         Some(Operation::Prepare) => start(context, &guard, replay, &guest),
         Some(operation) => {
             follow_up(&guard, replay, operation, &guest)?;

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::error::AdminError;
 use super::{domains, key};
 use crate::clock::Timestamp;
+use crate::kept::Shelf;
 use crate::report::shell_word;
 use crate::store::Access;
 
@@ -24,27 +25,47 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         ))
     };
     let now = Timestamp::now();
-    let mut store = context.store(Access::Write)?.ok_or_else(no_key)?;
-    let rows = store.references(domain.uuid, now)?.key_refs;
-    if rows.iter().all(|row| row.wrapped_dek.is_none()) {
-        return Err(no_key());
-    }
-    let reset = store.reset_first_used(domain.uuid, now)?;
+    let mut store = context.store(Access::Write)?;
+    let rows = match &store {
+        Some(store) => store.references(domain.uuid, now)?.key_refs,
+        None => Vec::new(),
+    };
+    let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
+    // A kept copy would take the place of a state that is gone.
+    let copies = Shelf::of(context.state_dir(), domain.uuid).set_aside(now)?;
+    let reset = match &mut store {
+        Some(store) if has_key => store.reset_first_used(domain.uuid, now)?,
+        _ if copies == 0 => return Err(no_key()),
+        _ => 0,
+    };
     let document = json!({
         "domain": key::document(&domain),
-        "changed": reset > 0,
+        "changed": reset + copies > 0,
+        "copies_set_aside": copies,
     });
-    context.output.answer(&document, |out| match reset {
-        0 => writeln!(
-            out,
-            "the key of {label} has not been used yet: nothing changed"
-        ),
-        _ => writeln!(
-            out,
-            "if the TPM state of {label} is gone, its next start makes a new, empty TPM under \
-             the same key"
-        ),
-    })?;
+    context
+        .output
+        .answer(&document, |out| match reset + copies {
+            0 => writeln!(
+                out,
+                "the key of {label} has not been used yet: nothing changed"
+            ),
+            _ => writeln!(
+                out,
+                "if the TPM state of {label} is gone, its next start makes a new, empty TPM{}",
+                if has_key { " under the same key" } else { "" }
+            ),
+        })?;
+    if copies > 0 {
+        let set_aside = match copies {
+            1 => "the kept copy of its TPM state is".to_owned(),
+            _ => format!("{copies} kept copies of its TPM state are"),
+        };
+        context.output.note(&format!(
+            "{set_aside} set aside: vtpm-guard state show {}",
+            shell_word(&label)
+        ));
+    }
     if reset > 0 {
         context.output.note(
             "state that is there stays in use; with a new TPM the guest loses what the old one \

@@ -24,8 +24,6 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-guard";
 pub struct Config {
     /// `[policy]`
     pub policy: Policy,
-    /// `policy.transient_state`
-    pub transient_state: TransientState,
     /// `secret.uri`
     pub secret_uri: String,
     /// `secret.lifetime`
@@ -38,15 +36,6 @@ pub struct Config {
     pub log_target: LogTarget,
     /// `capture.denied`: how many XML documents of refused starts are kept.
     pub capture_denied: usize,
-}
-
-/// What becomes of the TPM of a transient guest, whose state libvirt deletes when it stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransientState {
-    /// Its next run gets the state back.
-    Keep,
-    /// Its next run gets a new TPM under the same key.
-    Fresh,
 }
 
 /// How long a host secret of the guard's lives.
@@ -148,7 +137,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
-            transient_state: TransientState::Keep,
             secret_uri: "secret:///system".to_owned(),
             secret_lifetime: Lifetime::Start,
             hook_deadline: Duration::from_secs(10),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Lifetime, LogTarget, TransientState};
-use crate::verdict::facts::Permission;
+use super::{Config, Lifetime, LogTarget};
+use crate::verdict::facts::{Permission, TransientState};
 
 /// Every section and its keys, in the order of the shipped file.
 pub(super) const KEYS: &[(&str, &[&str])] = &[
@@ -140,7 +140,7 @@ fn set(
         "policy.unencrypted" => policy.unencrypted = choice(&full, value, PERMISSIONS)?,
         "policy.missing_state" => policy.missing_state = choice(&full, value, PERMISSIONS)?,
         "policy.transient_state" => {
-            config.transient_state = choice(&full, value, TRANSIENT_STATES)?;
+            policy.transient_state = choice(&full, value, TRANSIENT_STATES)?;
         }
         "policy.auto_bind" => {
             let wanted = "a provider's name, or \"\" for none";

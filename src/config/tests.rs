@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::parse::KEYS;
 use super::*;
-use crate::verdict::facts::Permission;
+use crate::verdict::facts::{Permission, TransientState};
 
 const SHIPPED: &str = include_str!("../../packaging/config/config.toml");
 
@@ -95,9 +95,9 @@ fn every_known_key_is_heeded() {
             unmanaged: Permission::Deny,
             unencrypted: Permission::Deny,
             missing_state: Permission::Allow,
+            transient_state: TransientState::Fresh,
             auto_bind: Some("nkp-a".to_owned()),
         },
-        transient_state: TransientState::Fresh,
         secret_uri: "secret:///session".to_owned(),
         secret_lifetime: Lifetime::Run,
         hook_deadline: Duration::from_mins(2),

@@ -33,6 +33,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Whether swtpm, started by libvirt, emulates its TPM.
+    #[must_use]
+    pub fn has_emulated_tpm(&self) -> bool {
+        matches!(self.vtpm, Some(Vtpm::Emulator(_)))
+    }
+
     /// The emulated TPM that has `<encryption>`, and the secret that it names.
     #[must_use]
     pub fn encrypted_vtpm(&self) -> Option<(&Emulator, SecretUuid)> {
@@ -62,6 +68,8 @@ pub struct Emulator {
     pub version: TpmVersion,
     /// `<encryption secret='UUID'/>`.
     pub secret_uuid: Option<SecretUuid>,
+    /// `persistent_state='yes'`: libvirt keeps the state of a transient guest, too.
+    pub persistent_state: bool,
     /// `<source>`, where the state is kept elsewhere than at libvirt's default place.
     pub source: Option<StateSource>,
 }

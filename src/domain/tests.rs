@@ -241,6 +241,16 @@ fn the_source_of_an_external_backend_is_a_socket_and_not_state() {
 }
 
 #[test]
+fn libvirt_keeps_a_state_only_where_the_xml_says_so() {
+    let backend = |attribute: &str| {
+        let tpm = format!("<tpm><backend type='emulator' {attribute}/></tpm>");
+        emulator(&devices(&tpm)).persistent_state
+    };
+    assert!(backend("persistent_state='yes'"));
+    assert!(!backend("persistent_state='no'") && !backend(""));
+}
+
+#[test]
 fn what_is_wrong_with_a_tpm_is_named() {
     let tpm = |inside: &str| devices(&format!("<tpm>{inside}</tpm>"));
     let encryption = format!("<encryption secret='{UUID}'/>");

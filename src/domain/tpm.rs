@@ -24,6 +24,7 @@ struct Backend {
     kind: BackendKind,
     version: Option<TpmVersion>,
     secret: Option<SecretUuid>,
+    persistent_state: bool,
     source: Option<StateSource>,
 }
 
@@ -91,6 +92,7 @@ impl Tpm {
                 Vtpm::Emulator(Emulator {
                     version: backend.version.unwrap_or(default),
                     secret_uuid: backend.secret,
+                    persistent_state: backend.persistent_state,
                     source: backend.source,
                 })
             }
@@ -112,9 +114,11 @@ impl Backend {
             Some("2.0") => Some(TpmVersion::V2_0),
             Some(other) => return Err(XmlFault::bad_value("a known TPM version", other)),
         };
+        let persistent_state = attribute(tag, "persistent_state", "yes or no")?;
         Ok(Self {
             kind,
             version,
+            persistent_state: persistent_state.as_deref() == Some("yes"),
             secret: None,
             source: None,
         })

@@ -48,7 +48,9 @@ pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: 
             Committed::Done { new_dek: None }
         }
         Err(error) => {
-            verdict.repairs.clear();
+            // What was done with files is done.
+            let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
+            verdict.repairs.retain(is_restore);
             verdict
                 .findings
                 .push(Finding::NotRecorded(error.to_string()));

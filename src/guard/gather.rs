@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Guard;
+use super::{Guard, copies};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::ids::{DomainUuid, KeyRefId};
+use crate::kept::KeptState;
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
@@ -14,7 +15,8 @@ use crate::key::wrap::WrappedDek;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::facts::{
-    DekNumber, Facts, KekState, KeyRef, NotOpened, Proof, References, TpmState, Trial,
+    DekNumber, Facts, KekState, Kept, KeptCopy, KeyRef, NotOpened, Proof, References, TpmState,
+    Trial,
 };
 
 /// The facts, and what was opened on the way to them.
@@ -23,6 +25,8 @@ pub(super) struct Gathered {
     pub(super) keys: Keys,
     /// The store that the rows came from; `None` where there is none, or it is unusable.
     pub(super) store: Option<Store>,
+    /// The copy of `facts.kept`.
+    pub(super) copy: Option<KeptState>,
 }
 
 /// The opened keys of one start.
@@ -140,26 +144,34 @@ pub(super) fn gather(
             trials: BTreeMap::new(),
             keks: BTreeMap::new(),
             state: TpmState::Absent,
+            kept: Kept::default(),
             host_secret: None,
             policy: guard.config.policy.clone(),
         },
         keys: Keys::default(),
         store: None,
+        copy: None,
     };
-    let Ok(Domain {
-        uuid,
-        vtpm: Some(Vtpm::Emulator(vtpm)),
-        ..
-    }) = &gathered.facts.domain
-    else {
+    let Ok(domain) = &gathered.facts.domain else {
         return gathered;
     };
-    let (uuid, vtpm) = (*uuid, vtpm.clone());
-    let state = read_state(&guard.libvirt_state_dir, uuid, &vtpm);
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return gathered;
+    };
+    let uuid = domain.uuid;
+    let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
+    let (copies, ended_normally) = match state {
+        StateFile::Absent => copies::standing_by(guard, domain, vtpm),
+        _ => (Vec::new(), false),
+    };
+    let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
     gathered.facts.state = state.summary();
-    if needs_rows(&vtpm, &state) {
+    gathered.facts.kept.ended_normally = ended_normally;
+    if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
-        gathered.try_keys(&guard.keyring(), uuid, &state, deadline);
+        let keyring = guard.keyring();
+        gathered.try_keys(&keyring, uuid, &state, deadline);
+        gathered.try_copies(&keyring, uuid, copies, deadline);
     }
     gathered
 }
@@ -222,6 +234,44 @@ impl Gathered {
                 };
                 facts.keks.insert(key_id, tried);
             }
+        }
+    }
+
+    /// Chooses the copy that a key opens, of several the latest, and else the latest; and proves
+    /// the keys against it, if it takes the place of the state.
+    fn try_copies(
+        &mut self,
+        keyring: &Keyring,
+        domain: DomainUuid,
+        copies: Vec<(KeptState, StateFile)>,
+        deadline: Deadline,
+    ) {
+        let Self { facts, keys, .. } = self;
+        let mut chosen = None;
+        for (copy, state) in copies {
+            let trials = match &facts.references {
+                Ok(references) => keys.try_rows(keyring, references, domain, &state, deadline),
+                Err(_) => BTreeMap::new(),
+            };
+            let is_proven = trials.values().any(Trial::is_proven);
+            if chosen.is_none() || is_proven {
+                chosen = Some((copy, state, trials));
+            }
+            if is_proven {
+                break;
+            }
+        }
+        let Some((copy, state, trials)) = chosen else {
+            return;
+        };
+        facts.kept.copy = Some(KeptCopy {
+            occasion: copy.manifest.occasion,
+            kept_at: copy.manifest.kept_at(),
+            is_encrypted: matches!(state, StateFile::Encrypted(_)),
+        });
+        self.copy = Some(copy);
+        if facts.copy_in_place().is_some() {
+            facts.trials = trials;
         }
     }
 }

@@ -3,11 +3,13 @@
 
 use std::io;
 
-use super::{Guard, Operation, before_the_answer, plain_state};
+use super::operation::Ending;
+use super::{Guard, Operation, before_the_answer, copies, plain_state};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::SecretUuid;
+use crate::kept::KeptError;
 use crate::secret::SecretError;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
@@ -24,6 +26,9 @@ pub enum LifecycleError {
     /// The plain TPM state that `encrypt` kept.
     #[error("the plain TPM state that was kept is still there: {0}")]
     PlainState(#[from] io::Error),
+    /// The copies of TPM state.
+    #[error("the copy of the TPM's state: {0}")]
+    Copy(#[from] KeptError),
 }
 
 /// Does what follows a verdict at this operation; at `prepare`, which makes verdicts, nothing.
@@ -36,16 +41,18 @@ pub fn follow_up(
     match operation {
         Operation::Prepare => Ok(()),
         Operation::Started => started(guard, domain, deadline),
-        Operation::Ended => ended(guard, domain, deadline),
+        Operation::Ended => stopped(guard, domain, deadline),
+        Operation::Released(ending) => released(guard, domain, ending, deadline),
         Operation::MigrateIn => state_announced(guard, domain, "migrate", deadline),
         Operation::Restore => state_announced(guard, domain, "restore", deadline),
     }
 }
 
-/// `started begin`: the key has been used; the host secret has done its work.
+/// `started begin`: the key has been used; host secret and kept copy have done their work.
 fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let dropped = copies::drop_after_start(guard, domain, deadline);
     let Some((_, secret)) = domain.encrypted_vtpm() else {
-        return Ok(());
+        return Ok(dropped?);
     };
     let noted = with_store(guard, deadline, |store| {
         store.mark_started(domain.uuid, Timestamp::now())?;
@@ -58,10 +65,33 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
     }
     noted?;
     forgotten?;
-    Ok(())
+    Ok(dropped?)
 }
 
-/// `stopped end`, `release end`: the guest is gone, or its start has failed.
+/// `stopped end`: the guest is gone, or its start has failed.
+fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let noted = copies::note_migration(guard, domain);
+    ended(guard, domain, deadline)?;
+    Ok(noted?)
+}
+
+/// `release end`: likewise, and it is the last moment at which a transient guest has its state.
+fn released(
+    guard: &Guard,
+    domain: &Domain,
+    ending: Ending,
+    deadline: Deadline,
+) -> Result<(), LifecycleError> {
+    let kept = copies::keep_after_run(guard, domain, ending, deadline);
+    let ended = ended(guard, domain, deadline);
+    if let (Err(error), Err(_)) = (&kept, &ended) {
+        tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
+    }
+    ended?;
+    Ok(kept?)
+}
+
+/// The guest is gone: so is its host secret, and a key that was made for nothing.
 fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(());
@@ -103,7 +133,7 @@ fn state_announced(
 }
 
 /// Does `work`, which says whether the domain has key references. Without a store it has none.
-fn with_store(
+pub(super) fn with_store(
     guard: &Guard,
     deadline: Deadline,
     work: impl FnOnce(&mut Store) -> Result<bool, StoreError>,

@@ -3,16 +3,18 @@
 //! what a start does begin at the same value.
 
 mod commit;
+mod copies;
 mod daemon_start;
 mod gather;
 mod lifecycle;
 mod operation;
 pub mod plain_state;
 mod prepare;
+mod status;
 
 pub use gather::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
-pub use operation::Operation;
+pub use operation::{Ending, Operation};
 pub use prepare::{Mode, prepare};
 
 use std::path::PathBuf;
@@ -25,6 +27,12 @@ use crate::secret::HostSecrets;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::LIBVIRT_STATE_DIR;
 
+/// libvirt's directory of definitions of persistent guests.
+const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
+
+/// libvirt's directory of notes on running guests.
+const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
+
 /// What a guarded start works with.
 pub struct Guard {
     /// The configuration in force.
@@ -35,6 +43,10 @@ pub struct Guard {
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
     pub libvirt_state_dir: PathBuf,
+    /// The directory of libvirt's definitions of persistent guests: `NAME.xml`.
+    pub libvirt_definitions_dir: PathBuf,
+    /// The directory of libvirt's notes on running guests: `NAME.xml`.
+    pub libvirt_run_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
@@ -50,6 +62,8 @@ impl Guard {
             config_trouble: None,
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
+            libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
+            libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
             secrets: None,
             libvirt_starts: false,
         }

@@ -7,23 +7,44 @@ pub enum Operation {
     Prepare,
     /// `started begin`
     Started,
-    /// `stopped end`, `release end`
+    /// `stopped end`
     Ended,
+    /// `release end`, the last call of a run.
+    Released(Ending),
     /// `migrate begin`
     MigrateIn,
     /// `restore begin`
     Restore,
 }
 
+/// Why a run, or a start, has ended: the hook's EXTRA at `release end`, since libvirt 10.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// `failed`: the start.
+    Failed,
+    /// `migrated`: the guest runs on elsewhere, with its TPM.
+    Migrated,
+    /// Any other reason: the guest has run.
+    Ended,
+    /// `-`, before libvirt 10.5 whatever the reason.
+    Unknown,
+}
+
 impl Operation {
-    /// The operation that these two words of libvirt's stand for; `None` where there is
-    /// nothing to do, unknown words included: what a later libvirt says is not refused.
+    /// The operation that these words of libvirt's stand for; `None` where there is nothing to
+    /// do, unknown words included: what a later libvirt says is not refused.
     #[must_use]
-    pub fn parse(operation: &str, sub_operation: &str) -> Option<Self> {
+    pub fn parse(operation: &str, sub_operation: &str, extra: &str) -> Option<Self> {
         match (operation, sub_operation) {
             ("prepare", "begin") => Some(Self::Prepare),
             ("started", "begin") => Some(Self::Started),
-            ("stopped" | "release", "end") => Some(Self::Ended),
+            ("stopped", "end") => Some(Self::Ended),
+            ("release", "end") => Some(Self::Released(match extra {
+                "failed" => Ending::Failed,
+                "migrated" => Ending::Migrated,
+                "-" | "" => Ending::Unknown,
+                _ => Ending::Ended,
+            })),
             ("migrate", "begin") => Some(Self::MigrateIn),
             ("restore", "begin") => Some(Self::Restore),
             _ => None,

@@ -86,6 +86,7 @@ mod tests {
                 version: TpmVersion::V2_0,
                 secret_uuid: None,
                 source: Some(StateSource::Dir(dir.path().to_owned())),
+                persistent_state: false,
             },
         );
         assert!(!forget(state_dir.path(), domain).unwrap());

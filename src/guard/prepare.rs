@@ -2,7 +2,8 @@
 
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
-use super::{Guard, before_the_answer, daemon_start};
+use super::status::is_running;
+use super::{Guard, before_the_answer, copies, daemon_start};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -55,6 +56,35 @@ pub fn prepare(
     if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
         secrets.expect_question(before_the_answer(deadline));
     }
+    // Before anything can refuse: libvirt deletes a transient guest's state then. A start that
+    // is only replayed, of a guest that runs, is none that could fail.
+    let kept = match domain {
+        Ok(domain) if mode == Mode::CarryOut => {
+            let is_start = operation == "prepare" || !is_running(guard, domain);
+            if is_start {
+                copies::keep_before_start(guard, domain)
+            } else {
+                Ok(())
+            }
+        }
+        _ => Ok(()),
+    };
+    let mut outcome = judged(guard, domain, operation, mode, access, deadline);
+    if let Err(error) = kept {
+        let finding = Finding::CopyNotKept(error.to_string());
+        outcome.verdict.findings.push(finding);
+    }
+    outcome
+}
+
+fn judged(
+    guard: &Guard,
+    domain: &Result<Domain, String>,
+    operation: &str,
+    mode: Mode,
+    access: Access,
+    deadline: Deadline,
+) -> Outcome {
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
         if let Some(outcome) = attempt(guard, gathered, operation, mode, deadline) {
@@ -85,6 +115,7 @@ fn attempt(
         });
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
+    copies::carry_out_restore(guard, &gathered, &mut verdict);
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
         return None;
     };

@@ -20,7 +20,9 @@ impl HookEvent {
         let mut arguments = arguments.into_iter();
         let guest = arguments.next()?;
         let (operation, sub_operation) = (arguments.next()?, arguments.next()?);
-        let operation = Operation::parse(operation.to_str()?, sub_operation.to_str()?)?;
+        let extra = arguments.next().unwrap_or_default();
+        let words = (operation.to_str()?, sub_operation.to_str()?);
+        let operation = Operation::parse(words.0, words.1, extra.to_str().unwrap_or("-"))?;
         Some(Self {
             guest: guest.to_string_lossy().into_owned(),
             operation,
@@ -31,6 +33,7 @@ impl HookEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Ending;
 
     fn operation(words: &[&str]) -> Option<Operation> {
         HookEvent::parse(words.iter().map(OsString::from)).map(|event| event.operation)
@@ -52,8 +55,18 @@ mod tests {
         );
         assert_eq!(
             operation(&["vm1", "release", "end", "migrated"]),
-            Some(Operation::Ended)
+            Some(Operation::Released(Ending::Migrated))
         );
+        assert_eq!(
+            operation(&["vm1", "release", "end", "shutdown"]),
+            Some(Operation::Released(Ending::Ended))
+        );
+        for end in [
+            &["vm1", "release", "end", "-"][..],
+            &["vm1", "release", "end"],
+        ] {
+            assert_eq!(operation(end), Some(Operation::Released(Ending::Unknown)));
+        }
         assert_eq!(
             operation(&["vm1", "migrate", "begin", "-"]),
             Some(Operation::MigrateIn)

@@ -97,8 +97,10 @@ pub fn explain(code: Code) -> Explanation {
             what: "The guest ran with this key before, and now its TPM has no state.",
             why: "libvirt would make a new, empty TPM without a word, and the guest would \
                    ask for its BitLocker recovery key.",
-            remedy: "Bring the state back from a backup of /var/lib/libvirt/swtpm/UUID. If the \
-                   TPM is really to be made new: vtpm-guard reset DOMAIN.",
+            remedy: "See whether the guard kept a copy: vtpm-guard state list; put it back: \
+                   vtpm-guard state restore DOMAIN. Else bring the state back from a backup of \
+                   /var/lib/libvirt/swtpm/UUID. If the TPM is really to be made new: \
+                   vtpm-guard reset DOMAIN.",
         },
         Code::KeyCorrupt => Explanation {
             what: "The wrapped key does not authenticate under the key that wrapped it: it is \

@@ -2,6 +2,7 @@
 
 use super::refusals::refusal;
 use super::shell_word;
+use crate::verdict::facts::Occasion;
 use crate::verdict::{Finding, Reason};
 
 /// Why a start goes on.
@@ -76,6 +77,26 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
             "new-tpm",
             "the TPM's state is gone, and policy.missing_state lets libvirt make a new TPM"
                 .to_owned(),
+        ),
+        Finding::FreshTpm => (
+            "fresh-tpm",
+            "the TPM's state went with the last run of this transient guest, and \
+             policy.transient_state gives each run a new TPM"
+                .to_owned(),
+        ),
+        Finding::StateGone { occasion } => (
+            "state-gone",
+            format!(
+                "the TPM's state is gone; the copy that was kept {} takes its place",
+                match occasion {
+                    Occasion::Start => "before a start that failed",
+                    Occasion::Release => "after the last run",
+                }
+            ),
+        ),
+        Finding::CopyNotKept(how) => (
+            "copy-not-kept",
+            format!("no copy of the TPM's state was kept, should this start fail: {how}"),
         ),
         Finding::ConfigurationBroken(how) => {
             ("configuration-broken", format!("the defaults hold: {how}"))

@@ -83,6 +83,10 @@ fn repair_json(repair: &Repair) -> Value {
         Repair::SetSecretUuid { secret_uuid, .. } => {
             json["secret_uuid"] = secret_uuid.to_string().into();
         }
+        Repair::RestoreTpmState { occasion, kept_at } => {
+            json["occasion"] = occasion.as_str().into();
+            json["kept_at"] = kept_at.0.into();
+        }
         Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } => {}
     }
     json

@@ -145,6 +145,10 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
                 .to_owned(),
             format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
         ),
+        Refusal::TpmStateNotRestored { reason } => (
+            format!("the TPM's state is gone, and its kept copy could not be put back: {reason}"),
+            format!("mend that, or put it back by hand: vtpm-guard state restore {domain}"),
+        ),
         Refusal::KeyCorrupt { key_ref, reason } => (
             format!(
                 "the wrapped key of {} does not open: {reason}",

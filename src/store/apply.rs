@@ -127,6 +127,8 @@ impl Repairs<'_> {
                 let secret_uuid = secret_uuid.to_string();
                 self.update(*key_ref, "secret_uuid = ?4", "TRUE", &[&secret_uuid])
             }
+            // Done with files, before the rows change.
+            Repair::RestoreTpmState { .. } => Ok(()),
             Repair::BindProvider {
                 key_ref: Some(key_ref),
                 provider,

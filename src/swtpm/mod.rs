@@ -15,20 +15,19 @@ mod proof;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Metadata};
+use std::io::{Cursor, Read, Seek};
 use std::path::Path;
 
 pub use cipher::{RecryptError, TpmData};
 pub use error::StateError;
 pub use held::{HeldState, HoldError, StagedState};
-pub use place::{LIBVIRT_STATE_DIR, state_path};
+pub use place::{Backend, LIBVIRT_STATE_DIR, state_path};
 pub use proof::EncryptedState;
 
-use crate::domain::{Emulator, StateSource};
+use crate::domain::Emulator;
 use crate::ids::DomainUuid;
 use format::Contents;
-use place::Backend;
 
 /// The longest state that is read, in bytes. The NVRAM of libtpms has 173 KiB (`NV_MEMORY_SIZE`
 /// in its `TpmProfile.h`); some forty times that leaves room, and a bound.
@@ -52,15 +51,52 @@ pub enum StateFile {
 #[must_use]
 pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> StateFile {
     let path = state_path(libvirt_state_dir, domain, vtpm);
-    let contents = match vtpm.source {
-        Some(StateSource::File(_)) => read_linear(&path),
-        Some(StateSource::Dir(_)) | None => read_permall(&path),
+    let contents = match Backend::of(vtpm) {
+        Backend::Linear => read_linear(&path),
+        Backend::Directory => read_permall(&path),
     };
-    match contents {
-        Ok(None) => StateFile::Absent,
-        Ok(Some(Contents::Plain)) => StateFile::Plain,
-        Ok(Some(Contents::Encrypted(state))) => StateFile::Encrypted(state),
-        Err(error) => StateFile::Unreadable(format!("{}: {error}", path.display())),
+    contents.map_or_else(
+        |error| StateFile::Unreadable(format!("{}: {error}", path.display())),
+        StateFile::from,
+    )
+}
+
+/// Reads the file of a state as it is, without looking at what is in it. `None`: there is none,
+/// or it is a block device.
+pub fn read_bytes(
+    path: &Path,
+    backend: Backend,
+) -> Result<Option<(Metadata, Vec<u8>)>, StateError> {
+    let Some(file) = place::open(path, backend)? else {
+        return Ok(None);
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    Ok(Some((metadata, read_bounded(file)?)))
+}
+
+/// What the bytes of a state's file are.
+#[must_use]
+pub fn state_in(bytes: &[u8], backend: Backend) -> StateFile {
+    let contents = match backend {
+        Backend::Directory => format::parse(bytes).map(Some),
+        Backend::Linear => linear_contents(Cursor::new(bytes)),
+    };
+    contents.map_or_else(
+        |error| StateFile::Unreadable(error.to_string()),
+        StateFile::from,
+    )
+}
+
+impl From<Option<Contents>> for StateFile {
+    fn from(contents: Option<Contents>) -> Self {
+        match contents {
+            None => Self::Absent,
+            Some(Contents::Plain) => Self::Plain,
+            Some(Contents::Encrypted(state)) => Self::Encrypted(state),
+        }
     }
 }
 
@@ -77,6 +113,10 @@ fn read_linear(path: &Path) -> Result<Option<Contents>, StateError> {
     let Some(store) = place::open(path, Backend::Linear)? else {
         return Ok(None);
     };
+    linear_contents(store)
+}
+
+fn linear_contents(store: impl Read + Seek) -> Result<Option<Contents>, StateError> {
     let Some(permall) = linear::read_permall(store)? else {
         return Ok(None);
     };

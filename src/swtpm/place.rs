@@ -17,11 +17,22 @@ pub const LIBVIRT_STATE_DIR: &str = "/var/lib/libvirt/swtpm";
 
 /// How swtpm keeps a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Backend {
+pub enum Backend {
     /// One file for each state in a directory (`--tpmstate dir=`).
     Directory,
     /// One file or block device for all (`--tpmstate backend-uri=file://`).
     Linear,
+}
+
+impl Backend {
+    /// The one that libvirt has swtpm use for this TPM.
+    #[must_use]
+    pub fn of(vtpm: &Emulator) -> Self {
+        match vtpm.source {
+            Some(StateSource::File(_)) => Self::Linear,
+            Some(StateSource::Dir(_)) | None => Self::Directory,
+        }
+    }
 }
 
 /// Where the state of a domain's emulated TPM is (libvirt, `src/qemu/qemu_tpm.c`:

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::domain::TpmVersion;
+use crate::domain::{StateSource, TpmVersion};
 use crate::key::dek::Dek;
 
 const DOMAIN: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
@@ -28,6 +28,7 @@ fn emulator(version: TpmVersion, source: Option<StateSource>) -> Emulator {
     Emulator {
         version,
         secret_uuid: None,
+        persistent_state: false,
         source,
     }
 }

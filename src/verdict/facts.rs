@@ -15,16 +15,63 @@ pub struct Facts {
     pub domain: Result<Domain, String>,
     /// The store's answer.
     pub references: Result<References, StoreTrouble>,
-    /// What trying the wrapped DEK of each keyed row gave.
+    /// What trying the wrapped DEK of each keyed row gave; its proof is against the TPM state,
+    /// or against the kept copy in its place.
     pub trials: BTreeMap<KeyRefId, Trial>,
     /// Whether a provider's KEK opens on this host, for those that were tried.
     pub keks: BTreeMap<KeyId, KekState>,
     /// The TPM state.
     pub state: TpmState,
+    /// What was kept of the TPM; looked for only where its state is absent.
+    pub kept: Kept,
     /// libvirt's own secret; `None` while nobody has asked.
     pub host_secret: Option<HostSecret>,
     /// The policy in force.
     pub policy: Policy,
+}
+
+impl Facts {
+    /// The kept copy that takes the place of a TPM state that is gone: the start is judged, and
+    /// goes on, as if that state had never been away.
+    ///
+    /// None does where state is on its way, where policy gives each run a TPM of its own, and
+    /// where policy lets a new TPM take the place of one that no key of the guest opens.
+    #[must_use]
+    pub fn copy_in_place(&self) -> Option<&KeptCopy> {
+        let references = self.references.as_ref();
+        let arrives = references.is_ok_and(|references| references.state_arrives);
+        let may_be_missing = self.policy.missing_state == Permission::Allow && self.is_refuted();
+        let is_emulated = self.domain.as_ref().is_ok_and(Domain::has_emulated_tpm);
+        let stands = is_emulated && self.state == TpmState::Absent && !arrives;
+        let wanted = stands && !self.starts_fresh() && !may_be_missing;
+        self.kept.copy.as_ref().filter(|_| wanted)
+    }
+
+    /// The TPM state that the start is judged by.
+    #[must_use]
+    pub fn state_in_force(&self) -> &TpmState {
+        match self.copy_in_place() {
+            Some(copy) if copy.is_encrypted => &TpmState::Encrypted,
+            Some(_) => &TpmState::Plain,
+            None => &self.state,
+        }
+    }
+
+    /// libvirt took the TPM's state away at the end of the last run, and policy has it so.
+    #[must_use]
+    pub fn starts_fresh(&self) -> bool {
+        self.kept.ended_normally && self.policy.transient_state == TransientState::Fresh
+    }
+
+    /// Keys open, and the state is none's of them.
+    fn is_refuted(&self) -> bool {
+        let proof = |trial: &Trial| match trial {
+            Trial::Opened { proof, .. } => Some(*proof),
+            Trial::NotOpened(_) => None,
+        };
+        let mut proofs = self.trials.values().filter_map(proof).peekable();
+        proofs.peek().is_some() && proofs.all(|proof| proof == Proof::Refuted)
+    }
 }
 
 /// The rows that concern one domain, as one read of the store gave them.
@@ -105,6 +152,15 @@ pub enum Trial {
     NotOpened(NotOpened),
 }
 
+impl Trial {
+    /// Whether it opened to the DEK that the TPM state was encrypted with.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        let proven = Proof::Proven;
+        matches!(self, Self::Opened { proof, .. } if *proof == proven)
+    }
+}
+
 /// Why a wrapped DEK did not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotOpened {
@@ -170,6 +226,46 @@ pub enum TpmState {
     Unreadable(String),
 }
 
+/// What the guard kept of a TPM whose state libvirt deletes: a transient guest's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The copy that would be put back: one that a key of the guest opens, else the newest.
+    pub copy: Option<KeptCopy>,
+    /// Whether the guest's last run ended normally, and no start since then had a TPM state.
+    pub ended_normally: bool,
+}
+
+/// A kept copy of a TPM state, as far as a verdict needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptCopy {
+    /// When in a guest's life it was kept.
+    pub occasion: Occasion,
+    /// When it was kept.
+    pub kept_at: Timestamp,
+    /// Whether it is encrypted.
+    pub is_encrypted: bool,
+}
+
+/// When in a guest's life a copy of its TPM state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// Before a start, which may fail.
+    Start,
+    /// After a run that ended normally.
+    Release,
+}
+
+impl Occasion {
+    /// Its name, as JSON and the copies' manifests spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// libvirt's secret of the UUID that the domain XML names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostSecret {
@@ -212,8 +308,19 @@ pub struct Policy {
     pub unencrypted: Permission,
     /// A used key's TPM state is missing: allow libvirt to make a new TPM.
     pub missing_state: Permission,
+    /// What becomes of a transient guest's TPM at the normal end of a run.
+    pub transient_state: TransientState,
     /// The provider that unbound guests are bound to; `None` binds none.
     pub auto_bind: Option<String>,
+}
+
+/// What becomes of the TPM of a transient guest, whose state libvirt deletes when it stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransientState {
+    /// Its next run gets the state back.
+    Keep,
+    /// Its next run gets a new TPM under the same key.
+    Fresh,
 }
 
 /// "allow" or "deny".
@@ -232,6 +339,7 @@ impl Default for Policy {
             unmanaged: Permission::Allow,
             unencrypted: Permission::Allow,
             missing_state: Permission::Deny,
+            transient_state: TransientState::Keep,
             auto_bind: None,
         }
     }

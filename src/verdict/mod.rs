@@ -30,7 +30,7 @@ pub struct Verdict {
     pub decision: Decision,
     /// What was noticed on the way, worth a word to the administrator.
     pub findings: Vec<Finding>,
-    /// The changes to the store; none when the start is refused.
+    /// The changes to the store and the TPM state; none when the start is refused.
     pub repairs: Vec<Repair>,
     /// The key that libvirt must be given, if any.
     pub secret: Option<ProvideSecret>,
@@ -111,6 +111,16 @@ pub enum Finding {
     XmlUnreadable(String),
     /// The TPM's state is missing and the policy lets libvirt make a new TPM.
     NewTpmAllowed,
+    /// The TPM's state went with the guest's last run, which ended normally, and the policy
+    /// gives each run a new TPM.
+    FreshTpm,
+    /// The TPM's state is gone, and a copy that the guard kept takes its place.
+    StateGone {
+        /// When the copy was kept.
+        occasion: facts::Occasion,
+    },
+    /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
+    CopyNotKept(String),
     /// The configuration is broken; the defaults hold.
     ConfigurationBroken(String),
     /// The repairs or the event could not be written; the start does not depend on them.

@@ -58,6 +58,11 @@ pub enum Refusal {
     },
     /// A used key without its TPM state.
     TpmStateMissing,
+    /// A used key without its TPM state, whose kept copy could not be put back.
+    TpmStateNotRestored {
+        /// Says why.
+        reason: String,
+    },
     /// A wrapped key that does not authenticate.
     KeyCorrupt {
         /// The row.
@@ -120,7 +125,7 @@ impl Refusal {
             Self::KeyLost => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,
-            Self::TpmStateMissing => Code::TpmStateMissing,
+            Self::TpmStateMissing | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,

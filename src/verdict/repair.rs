@@ -1,8 +1,11 @@
-//! Repairs: single changes to the store, planned here, applied in one transaction elsewhere.
+//! Repairs: single changes, planned here and carried out elsewhere: those to the store in one
+//! transaction, that of a TPM state before it.
 
+use super::facts::Occasion;
+use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 
-/// One planned change to the store.
+/// One planned change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repair {
     /// Deletes a row that has no wrapped DEK.
@@ -72,6 +75,13 @@ pub enum Repair {
         /// Its name.
         provider_name: String,
     },
+    /// Puts the kept copy of the TPM state back in the state's place. Changes no row.
+    RestoreTpmState {
+        /// When in the guest's life the copy was kept.
+        occasion: Occasion,
+        /// When it was kept.
+        kept_at: Timestamp,
+    },
 }
 
 impl Repair {
@@ -88,10 +98,11 @@ impl Repair {
             Self::FillKekRef { .. } => "fill-kek-ref",
             Self::SetSecretUuid { .. } => "set-secret-uuid",
             Self::BindProvider { .. } => "bind-provider",
+            Self::RestoreTpmState { .. } => "restore-tpm-state",
         }
     }
 
-    /// The row that is changed; `None` where the repair makes it.
+    /// The row that is changed; `None` where the repair makes it, or changes none.
     #[must_use]
     pub fn key_ref(&self) -> Option<KeyRefId> {
         match self {
@@ -103,6 +114,7 @@ impl Repair {
             | Self::FillKekRef { key_ref, .. }
             | Self::SetSecretUuid { key_ref, .. } => Some(*key_ref),
             Self::CreateKey { key_ref, .. } | Self::BindProvider { key_ref, .. } => *key_ref,
+            Self::RestoreTpmState { .. } => None,
         }
     }
 }

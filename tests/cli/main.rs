@@ -18,4 +18,5 @@ mod provider;
 mod prune;
 mod recovery;
 mod rotate;
+mod state;
 mod store;

@@ -14,7 +14,7 @@ use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::store::KeyRefRecord;
 use vtpm_guard::verdict::Decision;
 
-use crate::host::Host;
+use crate::host::{Host, TRANSIENT};
 use crate::statements;
 use crate::tpm;
 
@@ -124,10 +124,7 @@ impl Event {
                 Some("killed".to_owned())
             }
             Self::Stop(guest) => stop(host, guest),
-            Self::SaveAndRestore(guest) => stop(host, guest).and_then(|_| {
-                host.follow_up(guest, Operation::Restore);
-                start(host, guest, StartEnds::Runs, Announced::Saved)
-            }),
+            Self::SaveAndRestore(guest) => save_and_restore(host, guest),
             Self::MigrateIn(guest) => migrate_in(host, guest),
             Self::LoseState(guest) => {
                 let running = host.guests[guest].running;
@@ -287,12 +284,12 @@ fn start(
     let outcome = host.prepare(guest, Mode::CarryOut);
     statements::of_a_start(host, guest, &seen, &outcome, is_announced);
     if let Decision::Deny(refusal) = &outcome.verdict.decision {
-        host.follow_up(guest, Operation::Ended);
+        host.ends(guest);
         return Some(format!("refused {}", refusal.code().as_str()));
     }
     match ends {
         StartEnds::FailsBeforeState => {
-            host.follow_up(guest, Operation::Ended);
+            host.ends(guest);
             return Some("failed".to_owned());
         }
         StartEnds::HostDiesBeforeState => {
@@ -312,7 +309,7 @@ fn start(
         Some(true) => {}
         Some(false) => {
             statements::of_a_value_that_does_not_open(host, guest, &outcome, is_announced);
-            host.follow_up(guest, Operation::Ended);
+            host.ends(guest);
             return Some("CMD_INIT".to_owned());
         }
         None => {
@@ -327,7 +324,7 @@ fn start(
     // From here on the guard hears of the state.
     host.guests[guest].made_with.insert(value.clone());
     if matches!(ends, StartEnds::FailsAfterState) {
-        host.follow_up(guest, Operation::Ended);
+        host.ends(guest);
         return Some("failed".to_owned());
     }
     host.follow_up(guest, Operation::Started);
@@ -339,9 +336,27 @@ fn start(
 fn stop(host: &mut Host, guest: usize) -> Option<String> {
     let running = std::mem::take(&mut host.guests[guest].running);
     running.then(|| {
-        host.follow_up(guest, Operation::Ended);
+        host.ends(guest);
         "stopped".to_owned()
     })
+}
+
+/// The state of a guest that is defined stays in its place; that of a transient one comes with
+/// the saved stream, after `prepare`.
+fn save_and_restore(host: &mut Host, guest: usize) -> Option<String> {
+    let saved = fs::read(host.state_file(guest)).ok()?;
+    stop(host, guest)?;
+    host.follow_up(guest, Operation::Restore);
+    if guest != TRANSIENT {
+        return start(host, guest, StartEnds::Runs, Announced::Saved);
+    }
+    let what = start(host, guest, StartEnds::Runs, Announced::Arriving(&saved));
+    if !host.guests[guest].running {
+        // The saved stream still has it: what is left is as after a run.
+        fs::create_dir_all(host.state_file(guest).parent()?).unwrap();
+        fs::write(host.state_file(guest), saved).unwrap();
+    }
+    what
 }
 
 /// The state is taken away and comes back after `prepare`, as on a destination.

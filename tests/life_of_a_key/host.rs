@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 
 use crate::libvirt::Secrets;
 
+/// The guest that libvirt has no definition of.
+pub(crate) const TRANSIENT: usize = 1;
+
 /// A DEK as this test remembers it.
 pub(crate) type DekBytes = Vec<u8>;
 
@@ -56,6 +59,12 @@ impl Host {
         let secrets = Secrets::default();
         let mut guard = Guard::new(Config::default(), dir.path().join("state"));
         guard.libvirt_state_dir = dir.path().join("swtpm");
+        guard.libvirt_run_dir = dir.path().join("run");
+        // The first guest is defined, the second is transient: libvirt takes its TPM's state
+        // away when it stops and when its start fails.
+        guard.libvirt_definitions_dir = dir.path().join("qemu");
+        fs::create_dir(&guard.libvirt_definitions_dir).unwrap();
+        fs::write(guard.libvirt_definitions_dir.join("vm1.xml"), "").unwrap();
         guard.secrets = Some(Box::new(secrets.clone()));
         let mut host = Self {
             _dir: dir,
@@ -145,6 +154,17 @@ impl Host {
         follow_up(&self.guard, operation, &self.guests[guest].domain, soon()).unwrap();
     }
 
+    /// The end of a run or of a start, as libvirt has it before it tells reasons (10.5).
+    pub(crate) fn ends(&self, guest: usize) {
+        self.follow_up(guest, Operation::Ended);
+        let released = Operation::parse("release", "end", "-").unwrap();
+        self.follow_up(guest, released);
+        if guest == TRANSIENT {
+            // There may be none.
+            let _ = fs::remove_file(self.state_file(guest));
+        }
+    }
+
     pub(crate) fn state_file(&self, guest: usize) -> PathBuf {
         let domain = &self.guests[guest].domain;
         let (vtpm, _) = domain.encrypted_vtpm().unwrap();
@@ -191,6 +211,7 @@ fn guest(name: &str) -> Guest {
         version: TpmVersion::V2_0,
         secret_uuid: Some(secret),
         source: None,
+        persistent_state: false,
     };
     Guest {
         domain: Domain {

@@ -15,7 +15,7 @@ mod tpm;
 
 use proptest::prelude::*;
 
-use vtpm_guard::guard::{Mode, Operation};
+use vtpm_guard::guard::Mode;
 
 use events::{Event, events};
 use host::Host;
@@ -90,6 +90,32 @@ fn a_key_is_made_used_locked_out_brought_back_and_rotated() {
     );
 }
 
+/// The same of a guest whose TPM state libvirt takes away: it comes back each time.
+#[test]
+fn a_transient_guest_has_its_tpm_again_after_a_failed_start_and_after_a_run() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let story = [
+        Bind(1, 0),
+        Start(1, Runs),
+        Stop(1),
+        DeleteProvider(0),
+        Start(1, Runs),
+        ImportProvider(0),
+        Start(1, FailsAfterState),
+        Start(1, FailsBeforeState),
+        Start(1, HostDiesBeforeState),
+        Start(1, Runs),
+        Rotate(0),
+        Stop(1),
+        Start(1, Runs),
+    ];
+    let host = play(&story);
+    let runs = host.told.iter().filter(|line| *line == "  runs").count();
+    assert_eq!(runs, 3, "{:#?}", host.told);
+    assert_eq!(host.guests[1].made_with.len(), 1, "one TPM, all the time");
+}
+
 #[test]
 fn a_guest_starts_at_every_moment_of_a_rotation() {
     let mut host = Host::new();
@@ -106,7 +132,7 @@ fn a_guest_starts_at_every_moment_of_a_rotation() {
         while rotation.try_wait().unwrap().is_none() {
             let outcome = host.prepare(0, Mode::CarryOut);
             assert!(outcome.is_allowed(), "{outcome:#?}");
-            host.follow_up(0, Operation::Ended);
+            host.ends(0);
             starts += 1;
         }
         assert!(rotation.wait().unwrap().success());

@@ -128,7 +128,7 @@ pub(crate) fn of_a_start(
             _ => {}
         }
     }
-    if announced && !allowed {
+    if announced {
         // The note of the state that is to arrive is used up: the next start is another one.
         return;
     }

@@ -181,6 +181,7 @@ fn tpm_state(libvirt_state_dir: &Path, domain: DomainUuid) -> (PathBuf, StateFil
         let vtpm = Emulator {
             version,
             secret_uuid: None,
+            persistent_state: false,
             source: None,
         };
         let path = state_path(libvirt_state_dir, domain, &vtpm);

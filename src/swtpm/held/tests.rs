@@ -22,6 +22,7 @@ fn take(source: StateSource) -> Result<Option<HeldState>, HoldError> {
         version: TpmVersion::V2_0,
         secret_uuid: None,
         source: Some(source),
+        persistent_state: false,
     };
     HeldState::take(Path::new("/nowhere"), DomainUuid::random(), &vtpm)
 }

@@ -52,9 +52,7 @@ pub(super) fn use_key(
     if let TpmState::Unreadable(how) = &case.facts.state {
         verdict.findings.push(Finding::StateUnreadable(how.clone()));
     }
-    if case.used_tpm_is_missing() {
-        verdict.findings.push(Finding::NewTpmAllowed);
-    }
+    verdict.findings.extend(case.used_tpm_replaced());
     // A foreign secret's value may be the only right key: it is replaced only by a proven
     // one, or where there is no TPM that it could be the key of. The state that proves a key
     // may be an old one while another is on its way.

@@ -23,9 +23,7 @@ pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
         }
         Some(HostSecret::HasValue) => {
             let mut verdict = allow(Reason::HostSecret).noting(Finding::Degraded(refusal));
-            if case.used_tpm_is_missing() {
-                verdict.findings.push(Finding::NewTpmAllowed);
-            }
+            verdict.findings.extend(case.used_tpm_replaced());
             verdict.into()
         }
         Some(_) => deny(refusal).into(),

@@ -29,7 +29,8 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
     if let Some(proven) = opened.iter().find(|row| row.proof == Proof::Proven) {
         return use_key(case, proven.dek, &opened, &closed);
     }
-    let refuted = case.facts.state == TpmState::Encrypted && !case.references.state_arrives;
+    let refuted =
+        *case.facts.state_in_force() == TpmState::Encrypted && !case.references.state_arrives;
     let deks: BTreeSet<DekNumber> = opened.iter().map(|row| row.dek).collect();
     let mut deks = deks.into_iter();
     match (deks.next(), deks.next()) {
@@ -77,6 +78,10 @@ fn none_opens(case: &Case<'_>, opened: &[Opened<'_>], closed: Vec<Closed<'_>>) -
         .filter(|row| !is_damaged(&row.why))
         .collect();
     if mendable.is_empty() {
+        // Of a used TPM not even the right copy is there.
+        if case.facts.copy_in_place().is_some() && case.is_used() {
+            return deny(Refusal::TpmStateMissing).into();
+        }
         let key_refs = opened.iter().map(|row| row.row.id).collect();
         return deny(Refusal::KeyDoesNotOpenTpm { key_refs }).into();
     }

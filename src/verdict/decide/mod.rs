@@ -16,6 +16,24 @@ use crate::ids::SecretUuid;
 
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`.
 pub fn decide(facts: &Facts) -> Answer {
+    match by_table(facts) {
+        Answer::Verdict(verdict) => put_back_copy(facts, verdict).into(),
+        Answer::AskHostSecret => Answer::AskHostSecret,
+    }
+}
+
+/// A start that was judged by a kept copy gets that copy as its state.
+fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
+    if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_in_place()) {
+        let (occasion, kept_at) = (copy.occasion, copy.kept_at);
+        verdict.findings.insert(0, Finding::StateGone { occasion });
+        let repair = Repair::RestoreTpmState { occasion, kept_at };
+        verdict.repairs.insert(0, repair);
+    }
+    verdict
+}
+
+fn by_table(facts: &Facts) -> Answer {
     let domain = match &facts.domain {
         Ok(domain) => domain,
         Err(reason) => return unreadable_xml(facts, reason),
@@ -28,10 +46,12 @@ pub fn decide(facts: &Facts) -> Answer {
     };
     let references = match &facts.references {
         Ok(references) => references,
-        Err(trouble) if facts.state != TpmState::Plain => return unusable_store(facts, trouble),
+        Err(trouble) if *facts.state_in_force() != TpmState::Plain => {
+            return unusable_store(facts, trouble);
+        }
         Err(_) => &References::default(),
     };
-    if facts.state == TpmState::Plain && !references.state_arrives {
+    if *facts.state_in_force() == TpmState::Plain && !references.state_arrives {
         return deny(Refusal::EncryptionMismatch {
             state_encrypted: false,
         })
@@ -79,18 +99,35 @@ impl<'a> Case<'a> {
 
     /// No state on disk and none on its way: libvirt would make a new TPM.
     fn would_be_a_new_tpm(&self) -> bool {
-        self.facts.state == TpmState::Absent && !self.references.state_arrives
+        *self.facts.state_in_force() == TpmState::Absent && !self.references.state_arrives
+    }
+
+    /// A guest has run with one of the keys.
+    fn is_used(&self) -> bool {
+        let mut rows = self.references.key_refs.iter();
+        rows.any(|row| row.first_used_at.is_some())
     }
 
     /// The new TPM would take the place of one that a guest has used.
     fn used_tpm_is_missing(&self) -> bool {
-        let mut rows = self.references.key_refs.iter();
-        self.would_be_a_new_tpm() && rows.any(|row| row.first_used_at.is_some())
+        self.would_be_a_new_tpm() && self.is_used()
     }
 
     /// Likewise, and the policy does not let libvirt make it.
     fn refuses_new_tpm(&self) -> bool {
-        self.used_tpm_is_missing() && self.facts.policy.missing_state == Permission::Deny
+        let allowed =
+            self.facts.starts_fresh() || self.facts.policy.missing_state == Permission::Allow;
+        self.used_tpm_is_missing() && !allowed
+    }
+
+    /// What is to be said of a new TPM in the place of a used one.
+    fn used_tpm_replaced(&self) -> Option<Finding> {
+        self.used_tpm_is_missing()
+            .then_some(if self.facts.starts_fresh() {
+                Finding::FreshTpm
+            } else {
+                Finding::NewTpmAllowed
+            })
     }
 }
 
@@ -111,7 +148,7 @@ fn unencrypted(facts: &Facts) -> Verdict {
         .references
         .as_ref()
         .is_ok_and(|found| found.state_arrives);
-    if facts.state == TpmState::Encrypted && !arrives {
+    if *facts.state_in_force() == TpmState::Encrypted && !arrives {
         deny(Refusal::EncryptionMismatch {
             state_encrypted: true,
         })

@@ -9,8 +9,8 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, KeyRef, KeySource, NotOpened, Policy, Proof, Provider,
-    References, StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, HostSecret, KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Occasion,
+    Policy, Proof, Provider, References, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Verdict};
@@ -143,6 +143,7 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
+        kept: Kept::default(),
         host_secret: Some(HostSecret::Absent),
         policy: Policy::default(),
     }
@@ -152,6 +153,7 @@ pub(super) fn emulator(secret: Option<&str>) -> Vtpm {
     Vtpm::Emulator(Emulator {
         version: TpmVersion::V2_0,
         secret_uuid: secret.map(|uuid| SecretUuid::parse(uuid).unwrap()),
+        persistent_state: false,
         source: None,
     })
 }
@@ -192,6 +194,22 @@ impl Facts {
 
     pub(super) fn state(mut self, state: TpmState) -> Self {
         self.state = state;
+        self
+    }
+
+    /// The guard has a copy of an encrypted state.
+    pub(super) fn kept(mut self, occasion: Occasion) -> Self {
+        self.kept.copy = Some(KeptCopy {
+            occasion,
+            kept_at: Timestamp(5),
+            is_encrypted: true,
+        });
+        self
+    }
+
+    /// The guest is transient, and its last run ended normally.
+    pub(super) fn ended_normally(mut self) -> Self {
+        self.kept.ended_normally = true;
         self
     }
 
@@ -263,6 +281,9 @@ fn repair_in_words(repair: &Repair) -> String {
             format!(" to {provider_name}")
         }
         Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
+        Repair::RestoreTpmState { occasion, .. } => {
+            return format!("{} of {}", repair.kind(), occasion.as_str());
+        }
         _ => String::new(),
     };
     format!("{} {row}{detail}", repair.kind())

@@ -5,13 +5,16 @@ mod given;
 mod properties;
 
 use given::{
-    corrupt, emulator, findings, guest, key, keyless, opens, placeholder, sealed, uuid, verdict,
+    SECRET, corrupt, emulator, findings, guest, key, keyless, opens, placeholder, sealed, uuid,
+    verdict,
 };
 
 use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::verdict::facts::{HostSecret, Permission, StoreTrouble, TpmState};
+use crate::verdict::facts::{
+    HostSecret, Occasion, Permission, StoreTrouble, TpmState, TransientState,
+};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
 use HostSecret::{Absent as NoSecret, HasValue, NoValue};
@@ -392,6 +395,104 @@ fn a_used_key_without_its_tpm_state_is_refused() {
     assert_eq!(
         verdict(&duplicate.row(opens(2, "a", 1, 'A', 0).used())),
         "deny VG205"
+    );
+}
+
+#[test]
+fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
+    let proven = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven());
+    for occasion in [Occasion::Start, Occasion::Release] {
+        let facts = proven.clone().kept(occasion);
+        let words = occasion.as_str();
+        assert_eq!(
+            verdict(&facts),
+            format!("allow Proven; restore-tpm-state of {words}; provide 1")
+        );
+        assert_eq!(findings(&facts), [Finding::StateGone { occasion }]);
+    }
+    // Not over state that is there or on its way.
+    let facts = proven.kept(Occasion::Start);
+    let there = facts.clone().state(Encrypted);
+    assert_eq!(verdict(&there), "allow Proven; provide 1");
+    assert!(!verdict(&facts.arriving()).contains("restore"));
+}
+
+#[test]
+fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().refuted())
+        .row(opens(2, "a", 1, 'A', 1).used().proven())
+        .kept(Occasion::Release);
+    assert_eq!(
+        verdict(&facts),
+        "allow Proven; restore-tpm-state of release; retire-key 1; provide 2"
+    );
+}
+
+#[test]
+fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
+    let other = guest().provider("a", 1, 'A').kept(Occasion::Start);
+    let used = other.clone().row(opens(1, "a", 1, 'A', 0).used().refuted());
+    assert_eq!(verdict(&used), "deny VG205");
+    let allowed = used.policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow Unproven; provide 1");
+    assert_eq!(findings(&allowed), [Finding::NewTpmAllowed]);
+    // As the start before the state went away was refused.
+    let unused = other.clone().row(opens(1, "a", 1, 'A', 0).refuted());
+    assert_eq!(verdict(&unused), "deny VG204");
+    assert_eq!(verdict(&other.row(placeholder(1, "a", 1))), "deny VG202");
+}
+
+#[test]
+fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
+    let unmanaged = guest().host(HasValue).kept(Occasion::Start);
+    let put_back = "allow HostSecret; restore-tpm-state of start";
+    assert_eq!(verdict(&unmanaged), put_back);
+    let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
+    assert_eq!(verdict(&degraded), put_back);
+    let trouble = StoreTrouble::Unavailable("locked".to_owned());
+    assert_eq!(verdict(&degraded.clone().store(trouble)), put_back);
+    assert_eq!(verdict(&degraded.host(NoSecret)), "deny VG101");
+}
+
+#[test]
+fn a_kept_copy_stands_for_the_state_of_an_unencrypted_vtpm_too() {
+    let facts = guest().vtpm(Some(emulator(None))).kept(Occasion::Start);
+    assert_eq!(verdict(&facts), "deny VG503");
+    let mut plain = facts;
+    plain.kept.copy.as_mut().unwrap().is_encrypted = false;
+    let put_back = "allow Unencrypted; restore-tpm-state of start";
+    assert_eq!(verdict(&plain), put_back);
+    let encrypted = plain.vtpm(Some(emulator(Some(SECRET))));
+    assert_eq!(verdict(&encrypted), "deny VG503");
+}
+
+#[test]
+fn a_transient_guest_that_ended_normally_starts_as_the_policy_says() {
+    let guest = guest().provider("a", 1, 'A').ended_normally();
+    let proven = guest.clone().row(opens(1, "a", 1, 'A', 0).used().proven());
+    assert_eq!(
+        verdict(&proven.clone().kept(Occasion::Release)),
+        "allow Proven; restore-tpm-state of release; provide 1"
+    );
+    let ended = guest.row(opens(1, "a", 1, 'A', 0).used());
+    assert_eq!(verdict(&ended), "deny VG205");
+
+    let fresh = ended.policy(|policy| policy.transient_state = TransientState::Fresh);
+    for facts in [fresh.clone(), fresh.clone().kept(Occasion::Release)] {
+        assert!(!verdict(&facts).contains("restore"), "{}", verdict(&facts));
+        assert_eq!(findings(&facts), [Finding::FreshTpm]);
+    }
+    // A start that failed is no end of a run.
+    let mut failed = proven.kept(Occasion::Start);
+    failed.policy.transient_state = TransientState::Fresh;
+    failed.kept.ended_normally = false;
+    assert_eq!(
+        verdict(&failed),
+        "allow Proven; restore-tpm-state of start; provide 1"
     );
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::many;
-use super::model::{World, Xml};
+use super::model::{Tpm, World, Xml};
 use super::worlds::{host_secret, world};
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
@@ -13,6 +13,7 @@ use crate::verdict::decide::decide;
 use crate::verdict::decide::tests::given::SECRET;
 use crate::verdict::facts::{KeyRef, KeySource, Permission, Proof, Trial, kek_ref};
 use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
 
 /// An encrypted vTPM whose store can be read.
@@ -58,7 +59,9 @@ proptest! {
         prop_assert_eq!((after.references.key_refs.len(), opened.len()), (1, 1));
         let (row, kek, proof) = &opened[0];
         prop_assert_eq!(row.id, id);
-        prop_assert!(*proof != Proof::Refuted || world.references.state_arrives);
+        // A copy of another TPM is left where it is.
+        let new_tpm = world.would_make_a_new_tpm();
+        prop_assert!(*proof != Proof::Refuted || world.references.state_arrives || new_tpm);
         let owner = world.provider(row.provider_uuid.unwrap());
         prop_assert_eq!((owner.key_id, &owner.name), (*kek, &row.provider_name));
         prop_assert_eq!(row.kek_ref.clone(), Some(kek_ref(*kek)));
@@ -74,7 +77,8 @@ proptest! {
             Decision::Allow(Reason::Proven | Reason::Unproven | Reason::NewKey)
         );
         prop_assert_eq!(verdict.secret.is_some(), on_a_key);
-        prop_assert!(on_a_key || verdict.repairs.is_empty());
+        let on_rows = verdict.repairs.iter().any(|repair| repair.kind() != "restore-tpm-state");
+        prop_assert!(on_a_key || !on_rows);
     }
 
     #[test]
@@ -144,9 +148,24 @@ proptest! {
         let used = keyed.iter().any(|row| row.first_used_at.is_some());
         if is_guarded(&world) && world.would_make_a_new_tpm() && used {
             let verdict = world.verdict();
-            let noted = verdict.findings.contains(&Finding::NewTpmAllowed);
-            prop_assert_eq!(noted, is_allowed(&verdict));
-            prop_assert!(!noted || world.policy.missing_state == Permission::Allow);
+            let allowed = verdict.findings.contains(&Finding::NewTpmAllowed);
+            let fresh = verdict.findings.contains(&Finding::FreshTpm);
+            prop_assert_eq!(allowed || fresh, is_allowed(&verdict));
+            prop_assert!(!allowed || world.policy.missing_state == Permission::Allow);
+            prop_assert!(!fresh || world.ended_normally);
+        }
+    }
+
+    #[test]
+    fn a_kept_copy_is_put_back_only_where_no_state_is_and_no_key_was_made(world in world()) {
+        let verdict = world.verdict();
+        let is_restore = |repair: &Repair| repair.kind() == "restore-tpm-state";
+        if verdict.repairs.iter().any(is_restore) {
+            prop_assert_eq!(world.tpm, Tpm::Absent);
+            prop_assert!(!world.facts().starts_fresh());
+            // Only the store knows of state that is on its way.
+            prop_assert!(!world.references.state_arrives || world.store.is_err());
+            prop_assert!(verdict.decision != Decision::Allow(Reason::NewKey));
         }
     }
 

@@ -10,14 +10,16 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use model::{Tpm, World, Xml};
+use model::{World, Xml};
 use worlds::world;
 
 use super::super::decide;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
-use crate::verdict::facts::{HostSecret, KekState, KeyRef, KeySource, Proof, Provider, Trial};
+use crate::verdict::facts::{
+    HostSecret, KekState, KeyRef, KeySource, Proof, Provider, TpmState, Trial,
+};
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Reason, Verdict};
 
@@ -53,7 +55,7 @@ impl World {
     }
 
     fn would_make_a_new_tpm(&self) -> bool {
-        self.tpm == Tpm::Absent && !self.references.state_arrives
+        *self.facts().state_in_force() == TpmState::Absent && !self.references.state_arrives
     }
 
     /// The rows that open, with the KEK that opens them and what the state says of their DEK.
@@ -171,6 +173,7 @@ fn the_worlds_reach_every_code_and_every_repair() {
             "fill-kek-ref",
             "fill-key-version",
             "rebind-provider",
+            "restore-tpm-state",
             "retire-key",
             "set-secret-uuid",
         ])

@@ -10,8 +10,8 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, KeyRef, NotOpened, Policy, Proof, References,
-    StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, HostSecret, KekState, KeptCopy, KeyRef, NotOpened, Occasion, Policy, Proof,
+    References, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 
@@ -27,6 +27,10 @@ pub(super) struct World {
     /// The KEKs that do not open on this host.
     pub(super) sealed: BTreeSet<KeyId>,
     pub(super) tpm: Tpm,
+    /// The kept copy of a TPM state: its DEK.
+    pub(super) copy: Option<u8>,
+    /// Whether the last run, of a transient guest, ended normally.
+    pub(super) ended_normally: bool,
     pub(super) host_secret: Option<HostSecret>,
     pub(super) policy: Policy,
 }
@@ -78,19 +82,29 @@ impl World {
             Tpm::Unreadable => TpmState::Unreadable("cut short".to_owned()),
             Tpm::Encrypted(_) => TpmState::Encrypted,
         };
+        facts.kept.copy = self.copy.map(|_| KeptCopy {
+            occasion: Occasion::Start,
+            kept_at: Timestamp(5),
+            is_encrypted: true,
+        });
+        facts.kept.ended_normally = self.ended_normally;
         facts.host_secret = self.host_secret.clone();
         facts.policy = self.policy.clone();
         if let Err(trouble) = &self.store {
             facts.references = Err(trouble.clone());
             return facts;
         }
-        facts.trials = (self.references.key_refs.iter())
-            .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?))))
-            .collect();
         facts.keks = (self.references.providers.iter())
             .map(|provider| (provider.key_id, self.kek(provider.key_id)))
             .collect();
         facts.references = Ok(self.references.clone());
+        let tpm = match (facts.copy_in_place(), self.copy) {
+            (Some(_), Some(dek)) => Tpm::Encrypted(dek),
+            _ => self.tpm,
+        };
+        facts.trials = (self.references.key_refs.iter())
+            .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
+            .collect();
         facts
     }
 
@@ -102,7 +116,7 @@ impl World {
         }
     }
 
-    fn trial(&self, wrapped: &WrappedDek) -> Trial {
+    fn trial(&self, wrapped: &WrappedDek, tpm: Tpm) -> Trial {
         let corrupt = |reason: &str| {
             let reason = reason.to_owned();
             Trial::NotOpened(NotOpened::Corrupt { reason })
@@ -121,7 +135,7 @@ impl World {
         if authentic == 0 {
             return corrupt("not authentic");
         }
-        let proof = match self.tpm {
+        let proof = match tpm {
             Tpm::Encrypted(with) if with == dek => Proof::Proven,
             Tpm::Encrypted(_) => Proof::Refuted,
             Tpm::Absent | Tpm::Plain | Tpm::Unreadable => Proof::None,
@@ -215,6 +229,10 @@ impl World {
                 key_ref,
                 secret_uuid,
             } => self.row(key_ref).secret_uuid = Some(secret_uuid),
+            Repair::RestoreTpmState { .. } => {
+                assert_eq!(self.tpm, Tpm::Absent);
+                self.tpm = Tpm::Encrypted(self.copy.unwrap());
+            }
         }
     }
 

@@ -14,7 +14,8 @@ use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::facts::{
-    HostSecret, KeyRef, Permission, Policy, Provider, References, StoreTrouble, kek_ref,
+    HostSecret, KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState,
+    kek_ref,
 };
 
 const OTHER_SECRET: &str = "5ec2e700-0000-4000-8000-000000000099";
@@ -25,10 +26,10 @@ const UUIDS: RangeInclusive<u8> = 1..=4;
 pub(super) fn world() -> impl Strategy<Value = World> {
     let keys = (providers(), subsequence(vec!['A', 'B', 'C'], 0..=1));
     let rows = (rows(4), rows(1));
-    let surroundings = (xml(), store(), tpm(), once_in(3));
+    let surroundings = (xml(), store(), tpms(), once_in(3));
     let permissions = (maybe(host_secret()), policy());
     (keys, rows, surroundings, permissions).prop_map(
-        |((providers, sealed), (rows, retired), (xml, store, tpm, arrives), (host, policy))| {
+        |((providers, sealed), (rows, retired), (xml, store, tpms, arrives), (host, policy))| {
             World {
                 xml,
                 store,
@@ -39,7 +40,9 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 },
                 retired: numbered(retired, 50),
                 sealed: sealed.into_iter().map(key).collect(),
-                tpm,
+                tpm: tpms.0,
+                copy: tpms.1,
+                ended_normally: tpms.2,
                 host_secret: host,
                 policy,
             }
@@ -115,16 +118,26 @@ fn tpm() -> impl Strategy<Value = Tpm> {
     ])
 }
 
+/// The TPM; the DEK of its kept copy, where there is one; whether the last run ended normally.
+fn tpms() -> impl Strategy<Value = (Tpm, Option<u8>, bool)> {
+    let copy = weighted([(4, None), (2, Some(0)), (1, Some(1)), (1, Some(2))]);
+    (tpm(), copy, once_in(4))
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let permission = || select(vec![Permission::Allow, Permission::Deny]);
     let permissions = (permission(), permission(), permission(), permission());
+    let transient = weighted([(2, TransientState::Keep), (1, TransientState::Fresh)]);
     let auto_bind = maybe(select(NAMES.to_vec()));
-    (permissions, auto_bind).prop_map(|(permissions, auto_bind)| Policy {
-        degraded: permissions.0,
-        unmanaged: permissions.1,
-        unencrypted: permissions.2,
-        missing_state: permissions.3,
-        auto_bind: auto_bind.map(str::to_owned),
+    (permissions, transient, auto_bind).prop_map(|(permissions, transient_state, auto_bind)| {
+        Policy {
+            degraded: permissions.0,
+            unmanaged: permissions.1,
+            unencrypted: permissions.2,
+            missing_state: permissions.3,
+            transient_state,
+            auto_bind: auto_bind.map(str::to_owned),
+        }
     })
 }
 

@@ -1,0 +1,39 @@
+//! `state list`: all kept copies.
+
+use serde_json::Value;
+
+use super::{Judged, copies_of, name};
+use crate::admin::context::Context;
+use crate::admin::error::AdminError;
+use crate::admin::output::{self, table};
+use crate::kept;
+
+pub(super) fn run(context: &Context) -> Result<(), AdminError> {
+    let mut copies = Vec::new();
+    for domain in kept::domains(context.state_dir())? {
+        copies.extend(copies_of(context, domain)?);
+    }
+    let documents: Value = copies.iter().map(Judged::document).collect();
+    context.output.answer(&documents, |out| {
+        if copies.is_empty() {
+            return writeln!(out, "no kept copies of TPM state");
+        }
+        let heading = [
+            "DOMAIN", "UUID", "OCCASION", "SIZE", "KEPT AT", "OPENED", "FOR",
+        ];
+        let mut lines = table(&heading);
+        for judged in &copies {
+            let manifest = &judged.copy.manifest;
+            lines.add_row([
+                name(&judged.copy),
+                judged.domain.to_string(),
+                manifest.occasion.as_str().to_owned(),
+                judged.copy.len().to_string(),
+                output::time(Some(manifest.kept_at())),
+                judged.opened_word().to_owned(),
+                judged.purpose().to_owned(),
+            ]);
+        }
+        writeln!(out, "{}", lines.trim_fmt())
+    })
+}

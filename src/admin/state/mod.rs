@@ -1,0 +1,137 @@
+//! `state …`: the kept copies of TPM state.
+
+mod list;
+mod restore;
+mod show;
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::cli;
+use super::context::{self, Context};
+use super::domains::NamedDomain;
+use super::error::AdminError;
+use crate::clock::Timestamp;
+use crate::guard::try_rows;
+use crate::ids::DomainUuid;
+use crate::kept::{KeptError, KeptState, Shelf};
+use crate::report::one_line;
+use crate::store::Access;
+use crate::swtpm::StateFile;
+use crate::verdict::facts::{References, Trial};
+
+pub(super) fn run(context: &Context, verb: &cli::State) -> Result<ExitCode, AdminError> {
+    match verb {
+        cli::State::List => list::run(context)?,
+        cli::State::Show { domain } => show::run(context, domain)?,
+        cli::State::Restore { domain } => restore::run(context, domain)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A copy, and whether it is of any use.
+struct Judged {
+    domain: DomainUuid,
+    copy: KeptState,
+    state: StateFile,
+    /// Whether a key of the guest opens it.
+    opened: bool,
+}
+
+/// A guest's copies, the latest first. What cannot be read is told and left out.
+fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, AdminError> {
+    let (copies, unreadable) = Shelf::of(context.state_dir(), domain).copies()?;
+    for error in unreadable {
+        context.output.note(&error.to_string());
+    }
+    if copies.is_empty() {
+        return Ok(Vec::new());
+    }
+    let references = match context.store(Access::Read)? {
+        Some(store) => store.references(domain, Timestamp::now())?,
+        None => References::default(),
+    };
+    let keyring = context.keyring();
+    let judge = |copy: KeptState| {
+        let state = copy.state();
+        let trials = try_rows(&keyring, &references, domain, &state, context::patience());
+        Judged {
+            domain,
+            opened: trials.values().any(Trial::is_proven),
+            copy,
+            state,
+        }
+    };
+    Ok(copies.into_iter().map(judge).collect())
+}
+
+impl Judged {
+    fn document(&self) -> Value {
+        let manifest = &self.copy.manifest;
+        json!({
+            "domain": { "name": manifest.domain_name, "uuid": self.domain.to_string() },
+            "occasion": manifest.occasion.as_str(),
+            "state": self.state_word(),
+            "opened": self.opened,
+            "size": self.copy.len(),
+            "kept_at": manifest.kept_at().0,
+            "set_aside_at": manifest.set_aside_at().map(|at| at.0),
+            "path": manifest.path.to_string_lossy(),
+            "sha256": manifest.sha256(),
+        })
+    }
+
+    fn state_word(&self) -> &'static str {
+        match self.state {
+            StateFile::Absent => "absent",
+            StateFile::Plain => "plain",
+            StateFile::Encrypted(_) => "encrypted",
+            StateFile::Unreadable(_) => "unreadable",
+        }
+    }
+
+    /// Whether the guest's key opens it, for people.
+    fn opened_word(&self) -> &'static str {
+        match (&self.state, self.opened) {
+            (StateFile::Encrypted(_), true) => "yes",
+            (StateFile::Encrypted(_), false) => "no",
+            _ => self.state_word(),
+        }
+    }
+
+    /// What it is there for, for people.
+    fn purpose(&self) -> &'static str {
+        match (self.copy.is_standing_by(), &self.state) {
+            (true, StateFile::Encrypted(_) | StateFile::Plain) => "the next start without state",
+            (true, _) => "state restore",
+            (false, _) => "state restore (set aside)",
+        }
+    }
+}
+
+/// There is nothing to show or to put back.
+fn no_copies(domain: &NamedDomain) -> AdminError {
+    let label = super::key::label(domain);
+    AdminError::usage(format!("there is no kept copy of the TPM state of {label}"))
+        .with_hint("see which there are: vtpm-guard state list")
+}
+
+/// The name that a copy gives its guest, for people.
+fn name(copy: &KeptState) -> String {
+    one_line(&copy.manifest.domain_name)
+}
+
+impl From<KeptError> for AdminError {
+    fn from(error: KeptError) -> Self {
+        match &error {
+            KeptError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                Self::failed(format!("no permission: {error}")).with_hint("run it as root")
+            }
+            KeptError::NotTrusted { .. } => Self::failed(error)
+                .with_hint("only root's own files are trusted: chown root, chmod go-rwx"),
+            _ => Self::failed(error),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `state restore`: puts a kept copy back by hand.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Judged, copies_of, no_copies};
+use crate::admin::context::{self, Context};
+use crate::admin::error::AdminError;
+use crate::admin::{domains, key};
+use crate::domain::{self, Vtpm};
+use crate::kept::{PutBack, PutBackError, put_back};
+use crate::report::shell_word;
+use crate::swtpm::LIBVIRT_STATE_DIR;
+
+pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
+    let domain = domains::resolve(context, text)?;
+    let label = key::label(&domain);
+    let copies = copies_of(context, domain.uuid)?;
+    // One that the key opens before one that it does not, one that stands by before one that
+    // was set aside, the latest before the others.
+    let worth = |judged: &&Judged| (judged.opened, judged.copy.is_standing_by());
+    let Some(best) = copies.iter().rev().max_by_key(worth) else {
+        return Err(no_copies(&domain));
+    };
+    // Without libvirt nothing can go wrong either: a guest that runs has its state.
+    let guest = context::libvirt().guest(&domain.uuid.to_string(), context::patience());
+    let guest = guest.ok().flatten();
+    if guest.as_ref().is_some_and(|guest| guest.running) {
+        return Err(
+            AdminError::refused(format!("{label} is running")).with_hint(format!(
+                "stop it first: virsh shutdown {}",
+                shell_word(&label)
+            )),
+        );
+    }
+    let defined = guest.and_then(|guest| domain::read(guest.xml.as_bytes()).ok());
+    let start = match defined.as_ref().map(|defined| &defined.vtpm) {
+        Some(Some(Vtpm::Emulator(vtpm))) => Some((Path::new(LIBVIRT_STATE_DIR), domain.uuid, vtpm)),
+        _ => None,
+    };
+    let done = put_back(&best.copy, start).map_err(|error| not_put_back(&label, &error))?;
+    let document = json!({
+        "domain": key::document(&domain),
+        "copy": best.document(),
+        "changed": done == PutBack::Done,
+    });
+    context.output.answer(&document, |out| match done {
+        PutBack::Done => writeln!(out, "the TPM state of {label} is back in its place"),
+        PutBack::AlreadyThere => {
+            writeln!(out, "the TPM state of {label} is there: nothing changed")
+        }
+    })?;
+    if !best.opened {
+        context.output.note(&format!(
+            "no key of {label} opens this copy: vtpm-guard check {}",
+            shell_word(&label)
+        ));
+    }
+    Ok(())
+}
+
+fn not_put_back(label: &str, error: &PutBackError) -> AdminError {
+    match error {
+        PutBackError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
+            "{label} has a TPM state; move it away first if the kept one is the right one"
+        )),
+        PutBackError::OtherTpm => {
+            AdminError::refused(error).with_hint(format!("virsh edit {}", shell_word(label)))
+        }
+        PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
+        }
+        PutBackError::Io { .. } => AdminError::failed(error),
+    }
+}

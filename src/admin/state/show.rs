@@ -1,0 +1,48 @@
+//! `state show`: one guest's copies, with their place.
+
+use serde_json::{Value, json};
+
+use super::{Judged, copies_of, no_copies};
+use crate::admin::context::Context;
+use crate::admin::error::AdminError;
+use crate::admin::output::{self, fields};
+use crate::admin::{domains, key};
+use crate::report::one_line;
+
+pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
+    let domain = domains::resolve(context, text)?;
+    let copies = copies_of(context, domain.uuid)?;
+    if copies.is_empty() {
+        return Err(no_copies(&domain));
+    }
+    let document = json!({
+        "domain": key::document(&domain),
+        "copies": copies.iter().map(Judged::document).collect::<Value>(),
+    });
+    context.output.answer(&document, |out| {
+        for (at, judged) in copies.iter().enumerate() {
+            if at > 0 {
+                writeln!(out)?;
+            }
+            let manifest = &judged.copy.manifest;
+            let owner = manifest.file();
+            let rows = fields([
+                ("domain", one_line(&manifest.domain_name)),
+                ("uuid", judged.domain.to_string()),
+                ("occasion", manifest.occasion.as_str().to_owned()),
+                ("kept at", output::time(Some(manifest.kept_at()))),
+                ("set aside at", output::time(manifest.set_aside_at())),
+                ("size", judged.copy.len().to_string()),
+                ("opened by its key", judged.opened_word().to_owned()),
+                ("place", one_line(&manifest.path.to_string_lossy())),
+                (
+                    "owner and mode",
+                    format!("{}:{} {:04o}", owner.uid, owner.gid, owner.mode),
+                ),
+                ("sha256", manifest.sha256().to_owned()),
+            ]);
+            writeln!(out, "{}", rows.trim_fmt())?;
+        }
+        Ok(())
+    })
+}

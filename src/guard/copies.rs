@@ -1,0 +1,248 @@
+//! When a copy of a TPM's state is kept, put back and dropped.
+//!
+//! | when | what |
+//! | --- | --- |
+//! | `prepare` of a transient guest | its state is copied before anything can refuse the start |
+//! | `prepare` that finds no state | a copy takes its place: a repair of the verdict |
+//! | `started` | the copies of the guest's own state go |
+//! | `release` after a start that failed | they stay |
+//! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
+//! | `stopped` and `release` of a guest that has migrated away | none is kept |
+
+use super::gather::Gathered;
+use super::lifecycle::with_store;
+use super::operation::Ending;
+use super::status::has_migrated_away;
+use super::{Guard, try_rows};
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::{Domain, Emulator, Vtpm};
+use crate::kept::{KeptError, KeptState, Original, Run, Shelf, put_back};
+use crate::store::Access;
+use crate::swtpm::StateFile;
+use crate::verdict::facts::{Occasion, Permission, TransientState, Trial};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
+use crate::verdict::{Decision, Verdict};
+
+/// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
+/// delete it. A persistent guest costs one look.
+pub(super) fn keep_before_start(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
+        return Ok(());
+    }
+    let shelf = guard.shelf(domain);
+    let is_absent = matches!(original, Ok(None));
+    let kept = original.and_then(|original| {
+        let keep = |original| shelf.keep(&original, &domain.name, Occasion::Start);
+        original.map(keep).transpose()
+    });
+    shelf.note_run(Run {
+        starting: true,
+        state: kept.as_ref().ok().cloned().flatten(),
+        ended_normally: is_absent && shelf.run().is_ok_and(|before| before.ended_normally),
+        migrated: false,
+    })?;
+    kept.map(|_| ())
+}
+
+/// Whether the start of a guest whose vTPM is not encrypted may be refused.
+fn may_be_refused(guard: &Guard, original: &Result<Option<Original>, KeptError>) -> bool {
+    let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
+    let found = original.as_ref().ok().and_then(Option::as_ref);
+    guard.config.policy.unencrypted == Permission::Deny || found.is_some_and(is_encrypted)
+}
+
+/// The copies that may take the place of a state that is gone, the latest first, and whether
+/// the last run of a transient guest ended normally. What cannot be read is left to `state list`.
+pub(super) fn standing_by(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+) -> (Vec<(KeptState, StateFile)>, bool) {
+    let shelf = guard.shelf(domain);
+    if !shelf.exists() {
+        return (Vec::new(), false);
+    }
+    let (mut copies, unreadable) = shelf
+        .copies()
+        .unwrap_or_else(|error| (Vec::new(), vec![error]));
+    for error in unreadable {
+        tracing::warn!(domain = domain.name, %error, "a copy of the TPM's state is not used");
+    }
+    copies.retain(KeptState::is_standing_by);
+    let with_state = |copy: KeptState| {
+        let state = copy.state();
+        (copy, state)
+    };
+    let is_state = |state: &StateFile| matches!(state, StateFile::Plain | StateFile::Encrypted(_));
+    let copies = copies.into_iter().map(with_state);
+    let copies = copies.filter(|(_, state)| is_state(state)).collect();
+    let ended_normally = libvirt_would_delete(guard, domain, vtpm)
+        && shelf.run().is_ok_and(|run| run.ended_normally);
+    (copies, ended_normally)
+}
+
+/// Carries out a `restore-tpm-state` repair. Where that fails, the start is refused: libvirt
+/// would make a new TPM.
+pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
+    let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
+    if !verdict.repairs.iter().any(is_restore) {
+        return;
+    }
+    let (Ok(domain), Some(copy)) = (&gathered.facts.domain, &gathered.copy) else {
+        return;
+    };
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return;
+    };
+    let start = (guard.libvirt_state_dir.as_path(), domain.uuid, vtpm);
+    if let Err(error) = put_back(copy, Some(start)) {
+        let reason = error.to_string();
+        verdict.decision = Decision::Deny(Refusal::TpmStateNotRestored { reason });
+        verdict.repairs.clear();
+        verdict.secret = None;
+        return;
+    }
+    // So that `started` drops this copy, whether or not a key tells that it is the guest's.
+    let shelf = guard.shelf(domain);
+    let state = Some(copy.manifest.sha256().to_owned());
+    let noted = shelf
+        .run()
+        .and_then(|run| shelf.note_run(Run { state, ..run }));
+    if let Err(error) = noted {
+        tracing::warn!(domain = domain.name, %error, "it is not noted which copy was put back");
+    }
+}
+
+/// `started begin`: the guest has its state. The copies of it are of no more use; one of another
+/// TPM, and one that was set aside, stays.
+pub(super) fn drop_after_start(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), KeptError> {
+    let shelf = guard.shelf(domain);
+    if !shelf.exists() {
+        return Ok(());
+    }
+    let run = shelf.run().unwrap_or_default();
+    // First, for whatever fails below: the start has not.
+    shelf.forget_run()?;
+    let (copies, _) = shelf.copies()?;
+    for copy in copies.iter().filter(|copy| copy.is_standing_by()) {
+        let name = copy.manifest.sha256();
+        if run.state.as_deref() == Some(name) || is_opened(guard, domain, copy, deadline) {
+            shelf.drop_copy(name)?;
+        }
+    }
+    shelf.tidy()
+}
+
+/// `stopped end`: notes that the guest has moved to another host, which at `release` an older
+/// libvirt no longer tells.
+pub(super) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) || !has_migrated_away(guard, domain) {
+        return Ok(());
+    }
+    guard.shelf(domain).note_run(Run {
+        migrated: true,
+        ..Run::default()
+    })
+}
+
+/// `release end`: the guest is gone, and libvirt is about to delete its TPM's state.
+pub(super) fn keep_after_run(
+    guard: &Guard,
+    domain: &Domain,
+    ending: Ending,
+    deadline: Deadline,
+) -> Result<(), KeptError> {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    let shelf = guard.shelf(domain);
+    let run = shelf.run().unwrap_or_default();
+    let keep = |occasion| {
+        let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
+        let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
+        if let Some(original) = original.filter(is_encrypted) {
+            shelf.keep(&original, &domain.name, occasion)?;
+        }
+        Ok(())
+    };
+    match ending {
+        // It has run, although `started` was not seen.
+        Ending::Ended if run.starting => keep(Occasion::Release),
+        // The copy of before the start is the state that the next one needs.
+        _ if run.starting => Ok(()),
+        // It failed between `started` and its end.
+        Ending::Failed => keep(Occasion::Start),
+        // Its TPM lives on elsewhere: a copy would bring an old one back.
+        _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
+        Ending::Migrated => Ok(()),
+        _ if !may_have_key_refs(guard, domain, deadline) => Ok(()),
+        Ending::Ended | Ending::Unknown => {
+            let kept = match guard.config.policy.transient_state {
+                TransientState::Keep => keep(Occasion::Release),
+                // Older ones are not of the run that has ended, nor of a start that failed.
+                TransientState::Fresh => shelf.set_aside(Timestamp::now()).map(|_| ()),
+            };
+            shelf.note_run(Run {
+                ended_normally: true,
+                ..Run::default()
+            })?;
+            kept
+        }
+    }
+}
+
+/// Whether libvirt deletes the TPM's state when the guest stops or its start fails: the guest is
+/// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
+/// `qemuExtTPMCleanupHost`). A definition that cannot be looked at counts as none: then a copy is
+/// kept in vain.
+fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
+    let definition = format!("{}.xml", domain.name);
+    !vtpm.persistent_state && !guard.libvirt_definitions_dir.join(definition).exists()
+}
+
+/// A store that does not answer leaves it open.
+fn may_have_key_refs(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool {
+    let found = with_store(guard, deadline, |store| store.has_key_refs(domain.uuid));
+    !matches!(found, Ok(false))
+}
+
+/// Whether a key of this guest, whose vTPM is encrypted, opens this copy; not where the store
+/// does not answer.
+fn is_opened(guard: &Guard, domain: &Domain, copy: &KeptState, deadline: Deadline) -> bool {
+    if domain.encrypted_vtpm().is_none() {
+        return false;
+    }
+    let Ok(Some(store)) = guard.open_store(Access::Read, deadline) else {
+        return false;
+    };
+    let Ok(references) = store.references(domain.uuid, Timestamp::now()) else {
+        return false;
+    };
+    let (keyring, state) = (guard.keyring(), copy.state());
+    let trials = try_rows(&keyring, &references, domain.uuid, &state, deadline);
+    trials.values().any(Trial::is_proven)
+}
+
+impl Guard {
+    fn shelf(&self, domain: &Domain) -> Shelf {
+        Shelf::of(&self.state_dir, domain.uuid)
+    }
+}

@@ -1,0 +1,246 @@
+//! The directory of one guest's copies.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::KeptError;
+use super::files::{hash, json, manifest_name, names, read, state_name};
+use super::manifest::{FORMAT, Manifest, Run, RunFile};
+use super::original::Original;
+use crate::clock::Timestamp;
+use crate::durable;
+use crate::ids::DomainUuid;
+use crate::swtpm::{self, StateFile};
+use crate::verdict::facts::Occasion;
+
+/// The directory of all copies in a state directory.
+const DIRECTORY: &str = "tpm-state";
+const RUN: &str = "run.json";
+
+/// One copy, read whole.
+#[derive(Debug)]
+pub struct KeptState {
+    /// What stands beside the bytes.
+    pub manifest: Manifest,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl KeptState {
+    /// What the state is.
+    #[must_use]
+    pub fn state(&self) -> StateFile {
+        swtpm::state_in(&self.bytes, self.manifest.backend)
+    }
+
+    /// How long it is, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether it may be put back without anybody asking for it.
+    #[must_use]
+    pub fn is_standing_by(&self) -> bool {
+        self.manifest.set_aside_at.is_none()
+    }
+}
+
+/// The guests that have a directory of copies, by UUID.
+pub fn domains(state_dir: &Path) -> Result<Vec<DomainUuid>, KeptError> {
+    let names = names(&state_dir.join(DIRECTORY))?;
+    let uuid = |name: &OsString| DomainUuid::parse(name.to_str()?).ok();
+    let mut domains: Vec<_> = names.iter().filter_map(uuid).collect();
+    domains.sort();
+    Ok(domains)
+}
+
+/// The directory of one guest's copies; it need not be there.
+#[derive(Debug)]
+pub struct Shelf {
+    path: PathBuf,
+}
+
+impl Shelf {
+    /// The copies of this guest.
+    #[must_use]
+    pub fn of(state_dir: &Path, domain: DomainUuid) -> Self {
+        let path = state_dir.join(DIRECTORY).join(domain.to_string());
+        Self { path }
+    }
+
+    /// Whether there is one. Costs one look.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// All copies that can be read, the latest first, and why the others cannot.
+    pub fn copies(&self) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
+        let (mut copies, mut unreadable) = (Vec::new(), Vec::new());
+        for name in names(&self.path)? {
+            let name = Path::new(&name);
+            if name.extension() != Some(OsStr::new("json")) || name == Path::new(RUN) {
+                continue;
+            }
+            match self.read_copy(&self.path.join(name)) {
+                Ok(copy) => copies.push(copy),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        copies.sort_by_key(|copy| std::cmp::Reverse(copy.manifest.number));
+        Ok((copies, unreadable))
+    }
+
+    /// Keeps a copy, and gives its name. One of the same bytes that stands by is enough.
+    pub fn keep(
+        &self,
+        original: &Original,
+        domain_name: &str,
+        occasion: Occasion,
+    ) -> Result<String, KeptError> {
+        let dir = self.open_or_make()?;
+        let (copies, _) = self.copies()?;
+        let sha256 = hash(&original.bytes);
+        let same = copies.iter().find(|copy| copy.manifest.sha256 == sha256);
+        if same.is_some_and(KeptState::is_standing_by) {
+            return Ok(sha256);
+        }
+        let latest = copies.first().map_or(0, |copy| copy.manifest.number);
+        let manifest = Manifest {
+            format: FORMAT,
+            number: latest + 1,
+            domain_name: domain_name.to_owned(),
+            occasion,
+            kept_at: Timestamp::now().0,
+            set_aside_at: None,
+            tpm_version: original.tpm_version,
+            backend: original.backend,
+            path: original.path.clone(),
+            file: original.file,
+            directories: original.directories.clone(),
+            sha256,
+        };
+        if same.is_none() {
+            self.write(&dir, &state_name(&manifest.sha256), &original.bytes)?;
+        }
+        self.write_manifest(&dir, &manifest)?;
+        Ok(manifest.sha256)
+    }
+
+    /// Drops a copy for good: its manifest first, without which the bytes are nothing.
+    pub fn drop_copy(&self, sha256: &str) -> Result<(), KeptError> {
+        let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
+        for name in [manifest_name(sha256), state_name(sha256)] {
+            let path = self.path.join(&name);
+            durable::remove(&dir, OsStr::new(&name)).map_err(KeptError::io(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Sets aside every copy that stands by: none is put back by itself any more. Gives their
+    /// number.
+    pub fn set_aside(&self, now: Timestamp) -> Result<usize, KeptError> {
+        let (mut copies, _) = self.copies()?;
+        copies.retain(KeptState::is_standing_by);
+        for KeptState { manifest, .. } in &mut copies {
+            let dir = self.open_or_make()?;
+            manifest.set_aside_at = Some(now.0);
+            self.write_manifest(&dir, manifest)?;
+        }
+        Ok(copies.len())
+    }
+
+    /// How far the last run has come; where nothing says so, it runs or was never seen.
+    pub fn run(&self) -> Result<Run, KeptError> {
+        let path = self.path.join(RUN);
+        let bytes = match read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Run::default()),
+            Err(error) => return Err(KeptError::io(&path)(error)),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(RunFile {
+                format: FORMAT,
+                run,
+            }) => Ok(run),
+            _ => Err(KeptError::UnknownManifest { path }),
+        }
+    }
+
+    /// Notes how far a run has come.
+    pub fn note_run(&self, run: Run) -> Result<(), KeptError> {
+        let dir = self.open_or_make()?;
+        let format = FORMAT;
+        self.write(&dir, RUN, &json(&RunFile { format, run }))
+    }
+
+    /// Forgets how far the run had come.
+    pub fn forget_run(&self) -> Result<(), KeptError> {
+        let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
+        durable::remove(&dir, OsStr::new(RUN)).map_err(KeptError::io(&self.path))
+    }
+
+    /// Removes the directory, if there are no copies in it.
+    pub fn tidy(&self) -> Result<(), KeptError> {
+        let (copies, unreadable) = self.copies()?;
+        if copies.is_empty() && unreadable.is_empty() {
+            // What is left was never a copy: a killed writer's, or bytes without their manifest.
+            fs::remove_dir_all(&self.path).map_err(KeptError::io(&self.path))?;
+        }
+        Ok(())
+    }
+
+    fn read_copy(&self, path: &Path) -> Result<KeptState, KeptError> {
+        let unknown = || KeptError::UnknownManifest {
+            path: path.to_owned(),
+        };
+        let text = read(path).map_err(KeptError::io(path))?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| unknown())?;
+        let is_named_so = path.file_stem() == Some(OsStr::new(&manifest.sha256));
+        if manifest.format != FORMAT || !is_named_so || !manifest.path.is_absolute() {
+            return Err(unknown());
+        }
+        let path = self.path.join(state_name(&manifest.sha256));
+        let bytes = read(&path).map_err(KeptError::io(&path))?;
+        if hash(&bytes) != manifest.sha256 {
+            return Err(KeptError::Damaged { path });
+        }
+        Ok(KeptState { manifest, bytes })
+    }
+
+    fn write_manifest(&self, dir: &File, manifest: &Manifest) -> Result<(), KeptError> {
+        self.write(dir, &manifest_name(&manifest.sha256), &json(manifest))
+    }
+
+    fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), KeptError> {
+        let temporary = OsString::from(format!(".{name}.{}", std::process::id()));
+        durable::replace(dir, &temporary, OsStr::new(name), bytes)
+            .map_err(KeptError::io(&self.path.join(name)))
+    }
+
+    fn open_or_make(&self) -> Result<File, KeptError> {
+        self.try_open_or_make().map_err(KeptError::io(&self.path))
+    }
+
+    fn try_open_or_make(&self) -> io::Result<File> {
+        if !self.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.path)?;
+            for made in self.path.ancestors().take(2) {
+                durable::sync_parent(made)?;
+            }
+        }
+        File::open(&self.path)
+    }
+}

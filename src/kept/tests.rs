@@ -1,0 +1,303 @@
+//! A state in, a copy out, and back again.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::domain::{Emulator, StateSource, TpmVersion};
+use crate::ids::DomainUuid;
+use crate::verdict::facts::Occasion;
+
+const STATE: &[u8] = b"some bytes of a state";
+
+/// A guest's TPM state in libvirt's place, and the guard's state directory beside it.
+struct Place {
+    dir: TempDir,
+    domain: DomainUuid,
+    vtpm: Emulator,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+            domain: DomainUuid::random(),
+            vtpm: Emulator {
+                version: TpmVersion::V2_0,
+                secret_uuid: None,
+                persistent_state: false,
+                source: None,
+            },
+        };
+        place.put(STATE);
+        place
+    }
+
+    fn states(&self) -> PathBuf {
+        self.dir.path().join("swtpm")
+    }
+
+    fn state(&self) -> PathBuf {
+        swtpm_path(&self.states(), self.domain, &self.vtpm)
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        fs::create_dir_all(self.state().parent().unwrap()).unwrap();
+        fs::write(self.state(), bytes).unwrap();
+    }
+
+    /// As libvirt does.
+    fn delete(&self) {
+        fs::remove_dir_all(self.states().join(self.domain.to_string())).unwrap();
+    }
+
+    fn shelf(&self) -> Shelf {
+        Shelf::of(&self.dir.path().join("guard"), self.domain)
+    }
+
+    fn shelf_path(&self) -> PathBuf {
+        let shelves = self.dir.path().join("guard/tpm-state");
+        shelves.join(self.domain.to_string())
+    }
+
+    fn original(&self) -> Option<Original> {
+        Original::read(&self.states(), self.domain, &self.vtpm).unwrap()
+    }
+
+    fn keep(&self, occasion: Occasion) -> String {
+        let original = self.original().unwrap();
+        self.shelf().keep(&original, "vm1", occasion).unwrap()
+    }
+
+    /// The copies that can be read, all of them.
+    fn copies(&self) -> Vec<KeptState> {
+        let (copies, unreadable) = self.shelf().copies().unwrap();
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        copies
+    }
+
+    fn put_back(&self) -> Result<PutBack, PutBackError> {
+        let start = (self.states(), self.domain, &self.vtpm);
+        put_back(&self.copies()[0], Some((&start.0, start.1, start.2)))
+    }
+}
+
+fn swtpm_path(states: &Path, domain: DomainUuid, vtpm: &Emulator) -> PathBuf {
+    crate::swtpm::state_path(states, domain, vtpm)
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn a_copy_is_private_and_whole_and_comes_back_with_its_modes() {
+    let place = Place::new();
+    let guest = place.states().join(place.domain.to_string());
+    fs::set_permissions(&guest, Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(guest.join("tpm2"), Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(place.state(), Permissions::from_mode(0o640)).unwrap();
+
+    let sha256 = place.keep(Occasion::Start);
+    let files = [format!("{sha256}.json"), format!("{sha256}.state")];
+    assert_eq!(names(&place.shelf_path()), files);
+    assert_eq!(mode(&place.shelf_path()), 0o700);
+    for file in files {
+        assert_eq!(mode(&place.shelf_path().join(file)), 0o600);
+    }
+
+    place.delete();
+    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(fs::read(place.state()).unwrap(), STATE);
+    assert_eq!(mode(&guest), 0o711);
+    assert_eq!(mode(&guest.join("tpm2")), 0o700);
+    assert_eq!(mode(&place.state()), 0o640);
+    assert_eq!(names(&guest.join("tpm2")), ["tpm2-00.permall"]);
+    assert_eq!(place.put_back().unwrap(), PutBack::AlreadyThere);
+}
+
+#[test]
+fn where_no_tpm_has_run_yet_libvirts_directory_is_made_too() {
+    let place = Place::new();
+    place.keep(Occasion::Start);
+    fs::remove_dir_all(place.states()).unwrap();
+    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(fs::read(place.state()).unwrap(), STATE);
+}
+
+#[test]
+fn another_state_is_never_overwritten() {
+    let place = Place::new();
+    place.keep(Occasion::Start);
+    place.put(b"another");
+    let refused = place.put_back();
+    assert!(
+        matches!(refused, Err(PutBackError::Occupied { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(place.state()).unwrap(), b"another");
+    // A link that leads nowhere is no place for a state either.
+    fs::remove_file(place.state()).unwrap();
+    symlink(place.dir.path().join("elsewhere"), place.state()).unwrap();
+    assert!(place.put_back().is_err());
+    assert!(!place.dir.path().join("elsewhere").exists());
+}
+
+#[test]
+fn no_directory_is_made_behind_a_link() {
+    let place = Place::new();
+    place.keep(Occasion::Start);
+    place.delete();
+    let elsewhere = place.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, place.states().join(place.domain.to_string())).unwrap();
+    assert!(place.put_back().is_err());
+    assert!(names(&elsewhere).is_empty());
+}
+
+#[test]
+fn the_same_bytes_are_kept_once_and_others_beside_them() {
+    let place = Place::new();
+    let first = place.keep(Occasion::Start);
+    assert_eq!(place.keep(Occasion::Release), first);
+    assert_eq!(place.copies().len(), 1);
+    assert_eq!(place.copies()[0].manifest.occasion, Occasion::Start);
+
+    place.put(b"a later state");
+    let second = place.keep(Occasion::Release);
+    let kept = place.copies();
+    let order: Vec<_> = kept.iter().map(|copy| copy.manifest.sha256()).collect();
+    assert_eq!(order, [&second, &first], "the latest first");
+
+    place.shelf().drop_copy(&second).unwrap();
+    place.shelf().drop_copy(&second).unwrap();
+    assert_eq!(place.copies().len(), 1);
+}
+
+#[test]
+fn a_copy_that_was_set_aside_stays_and_the_same_bytes_may_stand_by_again() {
+    let place = Place::new();
+    place.keep(Occasion::Start);
+    assert_eq!(place.shelf().set_aside(Timestamp(7)).unwrap(), 1);
+    assert_eq!(place.shelf().set_aside(Timestamp(8)).unwrap(), 0);
+    assert!(!place.copies()[0].is_standing_by());
+    assert_eq!(
+        place.copies()[0].manifest.set_aside_at(),
+        Some(Timestamp(7))
+    );
+    place.keep(Occasion::Start);
+    assert_eq!(place.copies().len(), 1);
+    assert!(place.copies()[0].is_standing_by());
+}
+
+#[test]
+fn without_its_manifest_a_copy_is_none_and_the_next_one_is_whole() {
+    let place = Place::new();
+    let sha256 = place.keep(Occasion::Start);
+    // As a kill between the two leaves it.
+    fs::remove_file(place.shelf_path().join(format!("{sha256}.json"))).unwrap();
+    fs::write(place.shelf_path().join(".half.1"), "half").unwrap();
+    assert!(place.copies().is_empty());
+    place.keep(Occasion::Start);
+    assert_eq!(place.copies()[0].bytes, STATE);
+
+    place.shelf().drop_copy(&sha256).unwrap();
+    place.shelf().note_run(Run::default()).unwrap();
+    place.shelf().forget_run().unwrap();
+    place.shelf().tidy().unwrap();
+    assert!(!place.shelf_path().exists());
+}
+
+#[test]
+fn damage_is_told_and_mended_by_the_next_copy() {
+    let place = Place::new();
+    let sha256 = place.keep(Occasion::Start);
+    let file = |end: &str| place.shelf_path().join(format!("{sha256}{end}"));
+    let manifest = fs::read_to_string(file(".json")).unwrap();
+    let damages: [(&str, Vec<u8>); 5] = [
+        (".state", STATE[1..].to_vec()),
+        (".state", Vec::new()),
+        (".json", manifest.as_bytes()[..40].to_vec()),
+        (
+            ".json",
+            manifest.replace("\"format\": 1", "\"format\": 2").into(),
+        ),
+        (
+            ".json",
+            manifest
+                .replace("/swtpm", "../x")
+                .replace("\"/", "\"")
+                .into(),
+        ),
+    ];
+    for (end, damaged) in damages {
+        fs::write(file(end), damaged).unwrap();
+        let (copies, unreadable) = place.shelf().copies().unwrap();
+        assert_eq!((copies.len(), unreadable.len()), (0, 1), "{end}");
+        place.keep(Occasion::Start);
+        assert_eq!(place.copies()[0].bytes, STATE);
+    }
+}
+
+#[test]
+fn a_directory_that_others_may_write_is_not_trusted() {
+    let place = Place::new();
+    place.keep(Occasion::Start);
+    fs::set_permissions(place.shelf_path(), Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(
+        place.shelf().copies(),
+        Err(KeptError::NotTrusted { .. })
+    ));
+}
+
+#[test]
+fn a_state_elsewhere_comes_back_where_the_xml_has_it_now() {
+    let mut place = Place::new();
+    let dir = |place: &Place, name: &str| place.dir.path().join(name);
+    place.vtpm.source = Some(StateSource::Dir(dir(&place, "old")));
+    place.put(STATE);
+    place.keep(Occasion::Start);
+    place.vtpm.source = Some(StateSource::Dir(dir(&place, "new")));
+    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(fs::read(dir(&place, "new/tpm2-00.permall")).unwrap(), STATE);
+    // One file is another format.
+    place.vtpm.source = Some(StateSource::File(dir(&place, "file")));
+    assert!(matches!(place.put_back(), Err(PutBackError::OtherTpm)));
+}
+
+#[test]
+fn the_way_of_a_run_is_noted_and_forgotten() {
+    let place = Place::new();
+    let shelf = place.shelf();
+    assert_eq!(shelf.run().unwrap(), Run::default());
+    let run = Run {
+        starting: true,
+        state: Some(place.keep(Occasion::Start)),
+        ended_normally: false,
+        migrated: false,
+    };
+    shelf.note_run(run.clone()).unwrap();
+    assert_eq!(shelf.run().unwrap(), run);
+    assert_eq!(place.copies().len(), 1, "it is no copy");
+    shelf.forget_run().unwrap();
+    shelf.tidy().unwrap();
+    assert_eq!(shelf.run().unwrap(), Run::default());
+    assert_eq!(place.copies().len(), 1);
+    assert_eq!(
+        domains(&place.dir.path().join("guard")).unwrap(),
+        [place.domain]
+    );
+}

@@ -1,0 +1,183 @@
+//! `state list | show | restore`, and what `reset` does to kept copies.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vtpm_guard::clock::Timestamp;
+use vtpm_guard::domain::{Emulator, TpmVersion};
+use vtpm_guard::ids::DomainUuid;
+use vtpm_guard::kept::{Original, Shelf};
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
+use vtpm_guard::store::{AddKey, NewKey, OtherKeys};
+use vtpm_guard::swtpm::state_path;
+use vtpm_guard::verdict::facts::Occasion;
+use zeroize::Zeroizing;
+
+use crate::env::{Host, VM1, VM2, golden};
+
+/// A real state, and what opens it.
+const STATE: &[u8] = include_bytes!("../vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
+const PASSPHRASE: &[u8] = b"correct horse";
+
+impl Host {
+    /// The place of a guest's TPM state.
+    fn place(&self, guest: &str) -> PathBuf {
+        let domain = DomainUuid::parse(guest).unwrap();
+        state_path(&self.path("swtpm"), domain, &vtpm())
+    }
+
+    /// A state in that place, kept, and then gone.
+    fn keep_state(&self, guest: &str, name: &str, bytes: &[u8], occasion: Occasion) {
+        let place = self.place(guest);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, bytes).unwrap();
+        let domain = DomainUuid::parse(guest).unwrap();
+        let original = Original::read(&self.path("swtpm"), domain, &vtpm()).unwrap();
+        Shelf::of(&self.state_dir(), domain)
+            .keep(&original.unwrap(), name, occasion)
+            .unwrap();
+        fs::remove_dir_all(self.path("swtpm")).unwrap();
+    }
+
+    /// A key that opens [`STATE`].
+    fn give_right_key(&self, guest: &str) {
+        let kek = self.kek("nkp-a");
+        let domain = DomainUuid::parse(guest).unwrap();
+        let dek = Dek::from_bytes(Zeroizing::new(PASSPHRASE.to_vec()));
+        let key = NewKey {
+            wrapped_dek: WrappedDek::wrap(&kek, &dek, domain).unwrap(),
+            key_id: kek.key_id(),
+            key_version: 1,
+            algorithm: ALGORITHM,
+        };
+        let mut store = self.store();
+        let provider = store.provider("nkp-a").unwrap();
+        store
+            .add_key(&AddKey {
+                domain,
+                provider: provider.uuid,
+                key: &key,
+                secret_uuid: None,
+                first_used_at: Some(Timestamp::now()),
+                others: OtherKeys::Retire,
+                now: Timestamp::now(),
+            })
+            .unwrap();
+    }
+
+    fn shelf(&self, guest: &str) -> PathBuf {
+        self.state_dir().join("tpm-state").join(guest)
+    }
+}
+
+fn vtpm() -> Emulator {
+    Emulator {
+        version: TpmVersion::V2_0,
+        secret_uuid: None,
+        persistent_state: false,
+        source: None,
+    }
+}
+
+/// A guest with a copy that its key opens, and one whose copy is of no known format.
+fn host_with_copies() -> Host {
+    let host = Host::with_provider("nkp-a");
+    host.give_right_key(VM1);
+    host.keep_state(VM1, "vm1", STATE, Occasion::Release);
+    host.keep_state(VM2, "vm2\n", b"nonsense", Occasion::Start);
+    host
+}
+
+#[test]
+fn copies_are_listed_with_what_they_are_good_for() {
+    golden("state-list-empty", &Host::new().run(&["state", "list"]));
+    let host = host_with_copies();
+    golden("state-list", &host.run(&["state", "list"]));
+    let list = host.json(&["state", "list"]);
+    let expected = [
+        ("release", "encrypted", true),
+        ("start", "unreadable", false),
+    ];
+    for (copy, (occasion, state, opened)) in list.as_array().unwrap().iter().zip(expected) {
+        assert_eq!(copy["occasion"], occasion);
+        assert_eq!(copy["state"], state);
+        assert_eq!(copy["opened"], opened);
+    }
+}
+
+#[test]
+fn one_guests_copies_are_shown() {
+    let host = host_with_copies();
+    let shown = host.json(&["state", "show", VM1]);
+    assert_eq!(shown["domain"]["uuid"], VM1);
+    assert_eq!(shown["copies"][0]["size"], STATE.len());
+    assert_eq!(
+        shown["copies"][0]["path"],
+        host.place(VM1).to_string_lossy().as_ref()
+    );
+    let words = host.run(&["state", "show", VM1]).succeeds().stdout;
+    assert!(words.contains("opened by its key  yes"), "{words}");
+    Host::new()
+        .run(&["state", "show", VM1])
+        .ends_with(2)
+        .saying("no kept copy");
+}
+
+#[test]
+fn a_copy_is_put_back_once_and_never_over_another_state() {
+    let host = host_with_copies();
+    golden("state-restore", &host.run(&["state", "restore", VM1]));
+    assert_eq!(fs::read(host.place(VM1)).unwrap(), STATE);
+    golden("state-restore-again", &host.run(&["state", "restore", VM1]));
+
+    fs::write(host.place(VM1), "another").unwrap();
+    host.run(&["state", "restore", VM1])
+        .ends_with(1)
+        .saying("not overwritten");
+    assert_eq!(fs::read(host.place(VM1)).unwrap(), b"another");
+    host.run(&["state", "restore", VM2])
+        .succeeds()
+        .saying("no key of");
+    Host::new()
+        .run(&["state", "restore", VM1])
+        .ends_with(2)
+        .saying("no kept copy");
+}
+
+#[test]
+fn the_copy_that_the_key_opens_is_put_back_before_a_later_one() {
+    let host = host_with_copies();
+    host.keep_state(VM1, "vm1", b"a later one", Occasion::Start);
+    host.run(&["state", "restore", VM1]).succeeds();
+    assert_eq!(fs::read(host.place(VM1)).unwrap(), STATE);
+}
+
+#[test]
+fn reset_sets_copies_aside_and_destroys_none() {
+    let host = host_with_copies();
+    golden("reset-with-copy", &host.run(&["reset", VM1]));
+    assert!(host.json(&["state", "show", VM1])["copies"][0]["set_aside_at"].is_number());
+    golden("state-list-set-aside", &host.run(&["state", "list"]));
+    // A guest without any key, too: its copy stands in the way of a new TPM.
+    host.run(&["reset", VM2]).succeeds().saying("set aside");
+    host.run(&["reset", VM2]).ends_with(1).saying("has no key");
+    host.run(&["state", "restore", VM1]).succeeds();
+    assert_eq!(fs::read(host.place(VM1)).unwrap(), STATE);
+}
+
+#[test]
+fn damage_is_told_beside_the_rest() {
+    let host = host_with_copies();
+    let state = |path: &Path| path.extension().is_some_and(|end| end == "state");
+    let entries = fs::read_dir(host.shelf(VM1)).unwrap();
+    let file = entries
+        .map(|entry| entry.unwrap().path())
+        .find(|path| state(path));
+    fs::write(file.unwrap(), "damaged").unwrap();
+    let ran = host.run(&["state", "list"]).succeeds().saying("damaged");
+    assert!(
+        ran.stdout.contains(VM2) && !ran.stdout.contains(VM1),
+        "{ran:?}"
+    );
+}
