@@ -15,4 +15,5 @@ mod many_keys;
 mod refusals;
 mod repairs;
 mod secrets;
+mod state_elsewhere;
 mod store_trouble;
