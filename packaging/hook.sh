@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # The link that makes libvirt run the guard, and the daemon that must notice it. `./dev package`
 # puts this text at the head of the scripts in deb/ and rpm/: sh, and nothing but coreutils.
 
@@ -28,7 +29,7 @@ libvirt_runs_only_one_hook() {
 
 # At the first installation; not at an upgrade, for then the link is there or is not wanted.
 link_hook() {
-    mkdir -p -m 0700 $STATE_DIR
+    [ -d $STATE_DIR ] || mkdir -m 0700 $STATE_DIR
     [ ! -e $LINKED ] || return 0
     link=$LINK
     if libvirt_runs_only_one_hook; then link=$ONLY_HOOK; fi
@@ -50,7 +51,7 @@ link_hook() {
 # Before the program goes. A daemon that is not told goes on calling a hook that is not there.
 unlink_hook() {
     for link in $LINK $ONLY_HOOK; do
-        if [ "$(readlink $link)" = $HOOK ]; then rm $link; fi
+        if [ "$(readlink "$link")" = $HOOK ]; then rm "$link"; fi
     done
     rm -f $LINKED
     reload_daemon
