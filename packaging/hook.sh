@@ -71,9 +71,16 @@ reload_daemon() {
     done
 }
 
-# systemd reads the drop-ins again.
+# systemd reads the units and drop-ins again.
 reload_systemd() {
     if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+}
+
+# Before the unit goes: the nightly check, where the administrator has enabled it.
+disable_check() {
+    if [ -d /run/systemd/system ]; then
+        systemctl --quiet disable --now vtpm-guard-check.timer || true
+    fi
 }
 
 name_guests_that_lock() {

@@ -37,24 +37,54 @@ pub fn keep(state_dir: &Path, xml: &[u8], code: Code, guest: &str, keep: usize) 
     prune(state_dir, keep)
 }
 
+/// The XML of one refused start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// When the start was refused.
+    pub at: Timestamp,
+    /// Why.
+    pub code: Code,
+    /// The guest's name, as far as it fits into a file name.
+    pub guest: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl Capture {
+    /// Reads `MILLISECONDS-CODE-GUEST.xml`; other files are none of ours.
+    fn parse(path: PathBuf) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.strip_suffix(".xml")?;
+        let mut parts = name.splitn(3, '-');
+        let at = Timestamp(parts.next()?.parse().ok()?);
+        let code = Code::parse(parts.next()?)?;
+        let guest = parts.next()?.to_owned();
+        Some(Self {
+            at,
+            code,
+            guest,
+            path,
+        })
+    }
+}
+
 /// The captures in `state_dir`, oldest first.
-pub fn list(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = match fs::read_dir(directory(state_dir)) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<Vec<_>>>()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+pub fn list(state_dir: &Path) -> io::Result<Vec<Capture>> {
+    let entries = match fs::read_dir(directory(state_dir)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    files.sort();
-    Ok(files)
+    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut captures: Vec<_> = paths?.into_iter().filter_map(Capture::parse).collect();
+    captures.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(captures)
 }
 
 fn prune(state_dir: &Path, keep: usize) -> io::Result<()> {
-    let files = list(state_dir)?;
-    let surplus = files.len().saturating_sub(keep);
-    for file in &files[..surplus] {
-        match fs::remove_file(file) {
+    let captures = list(state_dir)?;
+    let surplus = captures.len().saturating_sub(keep);
+    for capture in &captures[..surplus] {
+        match fs::remove_file(&capture.path) {
             // Another hook prunes too.
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -96,15 +126,35 @@ mod tests {
             )
             .unwrap();
         }
-        let files = list(state_dir.path()).unwrap();
-        assert_eq!(files.len(), 3);
-        assert_eq!(fs::read_to_string(&files[2]).unwrap(), "<domain>4</domain>");
-        assert!(
-            files[2].to_str().unwrap().ends_with("-VG201-.._vm_4.xml"),
-            "{files:?}"
+        let captures = list(state_dir.path()).unwrap();
+        assert_eq!(captures.len(), 3);
+        let last = &captures[2];
+        assert_eq!(
+            fs::read_to_string(&last.path).unwrap(),
+            "<domain>4</domain>"
         );
-        let mode = fs::metadata(&files[0]).unwrap().permissions().mode();
+        assert_eq!(
+            (last.code, last.guest.as_str()),
+            (Code::KeyMissing, ".._vm_4")
+        );
+        assert!((Timestamp::now().0 - last.at.0).abs() < 60_000, "{last:?}");
+        let mode = fs::metadata(&last.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn files_of_other_names_are_left_alone() {
+        let state_dir = tempfile::tempdir().unwrap();
+        keep(state_dir.path(), b"<domain/>", Code::KeyLost, "vm", 3).unwrap();
+        for name in ["notes.xml", "1-VG999-vm.xml", "000-VG101", "README"] {
+            fs::write(directory(state_dir.path()).join(name), "x").unwrap();
+        }
+        keep(state_dir.path(), b"<domain/>", Code::KeyLost, "vm2", 1).unwrap();
+        let captures = list(state_dir.path()).unwrap();
+        assert_eq!(captures.len(), 1);
+        assert_eq!(captures[0].guest, "vm2");
+        let files = fs::read_dir(directory(state_dir.path())).unwrap().count();
+        assert_eq!(files, 5);
     }
 
     #[test]
@@ -112,6 +162,6 @@ mod tests {
         let state_dir = tempfile::tempdir().unwrap();
         keep(state_dir.path(), b"<domain/>", Code::KeyMissing, "vm", 0).unwrap();
         keep(state_dir.path(), b"", Code::KeyMissing, "vm", 3).unwrap();
-        assert_eq!(list(state_dir.path()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(list(state_dir.path()).unwrap(), []);
     }
 }

@@ -5,6 +5,12 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::verdict::facts::HostSecret;
 
+/// What all usage names of the guard's own secrets begin with.
+const USAGE_PREFIX: &str = "vtpm-guard:";
+
+/// What the description of a secret says that was laid out.
+const LAID_OUT: &str = "vtpm-guard stage";
+
 /// What providing a key did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provided {
@@ -28,24 +34,52 @@ pub enum SecretError {
     /// The usage belongs to another secret, or the UUID to another usage type: libvirt's words.
     #[error("{0}")]
     Conflict(String),
+    /// It is starting itself and the guests that start with it, and takes nothing until then.
+    #[error("libvirtd is still starting, and answers nobody until its guests are up")]
+    Starting,
 }
 
 /// The usage name of the guard's own secret for this domain. Only secrets that bear it does
 /// the guard ever drop.
 #[must_use]
 pub fn usage_name(domain: DomainUuid) -> String {
-    format!("vtpm-guard:{domain}")
+    format!("{USAGE_PREFIX}{domain}")
 }
 
 /// The XML that defines the guard's own secret: ephemeral, so that libvirt keeps the key in
 /// memory alone, and private, so that it tells it to nobody.
 #[must_use]
 pub fn definition(secret: SecretUuid, domain: DomainUuid) -> String {
+    described(secret, domain, "vtpm-guard")
+}
+
+/// The same for a secret that is laid out for the start of the daemon: its description says
+/// so, until a later start has defined it anew.
+#[must_use]
+pub fn laid_out_definition(secret: SecretUuid, domain: DomainUuid) -> String {
+    described(secret, domain, LAID_OUT)
+}
+
+/// Whether this definition is that of a secret that was laid out.
+#[must_use]
+pub fn is_laid_out(definition: &str) -> bool {
+    definition.contains(LAID_OUT)
+}
+
+/// The domain that the usage name in a definition of the guard's own names.
+#[must_use]
+pub fn domain_of_usage(definition: &str) -> Option<DomainUuid> {
+    let (_, behind) = definition.split_once(&format!("<name>{USAGE_PREFIX}"))?;
+    let (uuid, _) = behind.split_once("</name>")?;
+    DomainUuid::parse(uuid).ok()
+}
+
+fn described(secret: SecretUuid, domain: DomainUuid, by: &str) -> String {
     let usage_name = usage_name(domain);
     format!(
         "<secret ephemeral='yes' private='yes'>\
            <uuid>{secret}</uuid>\
-           <description>vTPM key of {domain} (vtpm-guard)</description>\
+           <description>vTPM key of {domain} ({by})</description>\
            <usage type='vtpm'><name>{usage_name}</name></usage>\
          </secret>"
     )

@@ -1,16 +1,23 @@
 //! `check`: would these guests start now? Changes nothing.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::cli::CheckedDomains;
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
+use super::metrics;
 use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
+use crate::clock::Timestamp;
 use crate::guard::{Mode, prepare};
 
-pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode, AdminError> {
+pub(super) fn run(
+    context: &Context,
+    which: &CheckedDomains,
+    metrics: Option<&Path>,
+) -> Result<ExitCode, AdminError> {
     let guard = context.guard(BrokenConfig::DefaultsHold)?;
     let (asked, guests) = match &which.xml {
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
@@ -32,6 +39,9 @@ pub(super) fn run(context: &Context, which: &CheckedDomains) -> Result<ExitCode,
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();
     progress.done();
+    if let Some(file) = metrics {
+        metrics::write(file, &judged, Timestamp::now())?;
+    }
     outcomes::print(&context.output, asked, &judged)?;
     Ok(outcomes::status(&judged, true))
 }

@@ -59,6 +59,9 @@ pub enum Command {
         /// Which guests.
         #[command(flatten)]
         which: CheckedDomains,
+        /// Write what was found into this file, too, for Prometheus' textfile collector.
+        #[arg(long, value_name = "FILE")]
+        metrics: Option<PathBuf>,
     },
     /// The repairs of a start, without a start.
     Repair {
@@ -71,9 +74,9 @@ pub enum Command {
     },
     /// Do what the hook would do with this captured domain XML.
     Replay {
-        /// The XML; "-" reads it from stdin.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// What to replay.
+        #[command(flatten)]
+        xml: ReplayedXml,
         /// The hook's operation.
         #[arg(long, value_name = "OP", default_value = "prepare")]
         operation: String,
@@ -92,17 +95,33 @@ pub enum Command {
         /// The guest's name or UUID.
         domain: String,
     },
+    /// Before libvirtd starts: lay out the keys of the guests that will start with it.
+    ///
+    /// A monolithic libvirtd answers nobody until the guests that start with it are up, so their
+    /// keys must be there before. They lie on tmpfs alone, linked from /etc/libvirt/secrets.
+    /// Guests that would not start are named and left out; that is no failure.
+    Stage,
+    /// When libvirtd is up: take away what `stage` laid out.
+    ///
+    /// Waits until libvirtd answers, removes the files, and drops the secrets that have done
+    /// their work. Doing it again changes nothing.
+    Unstage,
     /// The state of the guard on this host.
     Status,
     /// What can make the guard fail, or a start fail later.
-    Doctor,
-    /// The decisions of the past, newest first.
+    Doctor {
+        /// Recovery files to look at, too.
+        #[command(flatten)]
+        recovery: RecoveryFiles,
+    },
+    /// The decisions of the past, newest first; or the captured XML of refused starts.
     History {
-        /// Only this guest's: name or UUID.
-        domain: Option<String>,
-        /// How many.
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: usize,
+        /// Which decisions.
+        #[command(flatten)]
+        which: Decisions,
+        /// List the captured XML of refused starts instead, as `replay --capture` counts them.
+        #[arg(long, conflicts_with_all = ["domain", "code", "since", "until"])]
+        captures: bool,
     },
     /// What a code means, why it matters, what to do.
     Explain {
@@ -195,6 +214,14 @@ pub enum Key {
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
     },
+    /// Take a guest's key over from the backup of another host's store.
+    Import {
+        /// The guest's name or UUID.
+        domain: String,
+        /// What `store backup` wrote on the other host.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
     /// List the key references.
     List {
         /// Only this guest's: name or UUID.
@@ -264,4 +291,46 @@ pub struct CheckedDomains {
     /// The guest of this domain XML ("-": stdin), known to libvirt or not.
     #[arg(long, value_name = "FILE")]
     pub xml: Option<PathBuf>,
+}
+
+/// FILE or --capture N.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ReplayedXml {
+    /// The XML; "-" reads it from stdin.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The XML of a refused start, by its number in `history --captures`; 1 is the last one.
+    #[arg(long, value_name = "N")]
+    pub capture: Option<usize>,
+}
+
+/// The filters of `history`.
+#[derive(Debug, Args)]
+pub struct Decisions {
+    /// Only this guest's: name or UUID.
+    pub domain: Option<String>,
+    /// Only refusals with this code: VG101, or its name.
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Only from then on: "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only until then.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// How many.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
+}
+
+/// The recovery files that `doctor` looks at.
+#[derive(Debug, Args)]
+pub struct RecoveryFiles {
+    /// Is this recovery file whole, and does every provider have one? May be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub recovery_file: Vec<PathBuf>,
+    /// Open the recovery files, too: the first line of this file ("-": of stdin) is their passphrase.
+    #[arg(long, value_name = "FILE", requires = "recovery_file")]
+    pub passphrase_file: Option<PathBuf>,
 }

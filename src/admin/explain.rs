@@ -18,7 +18,8 @@ pub(super) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, Adm
     Ok(ExitCode::SUCCESS)
 }
 
-fn parse(text: &str) -> Result<Code, AdminError> {
+/// A code as a person writes it.
+pub(super) fn parse(text: &str) -> Result<Code, AdminError> {
     Code::parse(text).ok_or_else(|| {
         AdminError::usage(format!("there is no code \"{text}\""))
             .with_hint("see all codes: vtpm-guard explain")

@@ -5,31 +5,25 @@ use std::process::ExitCode;
 use comfy_table::{Cell, Color};
 use serde_json::{Value, json};
 
+use super::cli::Decisions;
 use super::context::Context;
 use super::error::AdminError;
 use super::output::{self, table};
+use super::{explain, moment};
 use crate::ids::DomainUuid;
-use crate::store::{Access, EventFilter, EventRow};
+use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;
 
-pub(super) fn run(
-    context: &Context,
-    domain: Option<&str>,
-    limit: usize,
-) -> Result<ExitCode, AdminError> {
-    let filter = match domain.map(|text| (text, DomainUuid::parse(text))) {
-        None => EventFilter::All,
-        Some((_, Ok(uuid))) => EventFilter::Domain(uuid),
-        Some((name, Err(_))) => EventFilter::Name(name),
-    };
+pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, AdminError> {
+    let query = query(which)?;
     let events = match context.store(Access::Read)? {
-        Some(store) => store.history(filter, limit)?,
+        Some(store) => store.history(query, which.limit)?,
         None => Vec::new(),
     };
     let documents: Value = events.iter().map(document).collect();
     context.output.answer(&documents, |out| {
         if events.is_empty() {
-            return writeln!(out, "no decisions yet");
+            return writeln!(out, "no such decisions");
         }
         let mut rows = table(&[
             "WHEN",
@@ -56,6 +50,22 @@ pub(super) fn run(
         writeln!(out, "{}", rows.trim_fmt())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn query(which: &Decisions) -> Result<EventQuery<'_>, AdminError> {
+    let domain = which.domain.as_deref();
+    let whose = match domain.map(|text| (text, DomainUuid::parse(text))) {
+        None => EventFilter::All,
+        Some((_, Ok(uuid))) => EventFilter::Domain(uuid),
+        Some((name, Err(_))) => EventFilter::Name(name),
+    };
+    let moment = |text: &Option<String>| text.as_deref().map(moment::parse).transpose();
+    Ok(EventQuery {
+        whose,
+        code: which.code.as_deref().map(explain::parse).transpose()?,
+        since: moment(&which.since)?,
+        until: moment(&which.until)?,
+    })
 }
 
 fn document(row: &EventRow) -> Value {

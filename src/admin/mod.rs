@@ -1,5 +1,6 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
+mod captures;
 mod check;
 pub mod cli;
 mod completions;
@@ -11,6 +12,8 @@ mod explain;
 mod guests;
 mod history;
 mod key;
+mod metrics;
+mod moment;
 mod outcomes;
 mod output;
 mod passphrase;
@@ -19,9 +22,11 @@ mod provider;
 mod repair;
 mod replay;
 mod reset;
+mod stage;
 mod status;
 mod store;
 mod trouble;
+mod unstage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,10 +49,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
-        Command::Check { which } => check::run(context, which),
+        Command::Check { which, metrics } => check::run(context, which, metrics.as_deref()),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
         Command::Replay {
-            file,
+            xml,
             operation,
             sub_operation,
             dry_run,
@@ -55,7 +60,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         } => {
             let (dry_run, no_secret) = (*dry_run, *no_secret);
             let replay = replay::Replay {
-                file,
+                xml,
                 operation,
                 sub_operation,
                 dry_run,
@@ -63,13 +68,16 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
             };
             replay::run(context, &replay)
         }
-        Command::History { domain, limit } => history::run(context, domain.as_deref(), *limit),
+        Command::History { captures: true, .. } => captures::run(context),
+        Command::History { which, .. } => history::run(context, which),
         Command::Status => status::run(context),
-        Command::Doctor => doctor::run(context),
+        Command::Doctor { recovery } => doctor::run(context, recovery),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
         Command::Reset { domain } => reset::run(context, domain),
+        Command::Stage => stage::run(context),
+        Command::Unstage => unstage::run(context),
         Command::Store(verb) => store::run(context, verb),
         Command::Completions { shell } => completions::run(context, *shell),
     }

@@ -1,8 +1,9 @@
 //! `replay`: what the hook would do with a captured domain XML.
 
-use std::path::Path;
 use std::process::ExitCode;
 
+use super::captures;
+use super::cli::ReplayedXml;
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
@@ -15,7 +16,7 @@ use crate::verdict::{Decision, Reason, Verdict};
 
 /// How the XML is replayed.
 pub(super) struct Replay<'a> {
-    pub(super) file: &'a Path,
+    pub(super) xml: &'a ReplayedXml,
     pub(super) operation: &'a str,
     pub(super) sub_operation: &'a str,
     pub(super) dry_run: bool,
@@ -28,7 +29,10 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
     if replay.no_secret {
         guard.secrets = None;
     }
-    let guest = guests::from_file(replay.file)?;
+    let guest = match (&replay.xml.file, replay.xml.capture) {
+        (Some(file), _) => guests::from_file(file)?,
+        (None, number) => guests::from_file(&captures::file(context, number.unwrap_or(1))?)?,
+    };
     let outcome = match Operation::parse(replay.operation, replay.sub_operation) {
         Some(Operation::Prepare) => start(context, &guard, replay, &guest),
         Some(operation) => {

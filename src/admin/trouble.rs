@@ -8,6 +8,7 @@ use crate::key::keyring::KeyringError;
 use crate::key::random::RandomError;
 use crate::provider::recovery::RecoveryError;
 use crate::report::shell_word;
+use crate::staging::StagingError;
 use crate::store::{Obstacle, StoreError};
 
 const RUN_AS_ROOT: &str = "run it as root";
@@ -85,6 +86,20 @@ impl From<KeyringError> for AdminError {
             KeyringError::SealFailed { .. } | KeyringError::Io { .. } => {
                 return Self::failed(error);
             }
+        };
+        Self::failed(error).with_hint(hint)
+    }
+}
+
+impl From<StagingError> for AdminError {
+    fn from(error: StagingError) -> Self {
+        let hint = match &error {
+            StagingError::NotInMemory(_) => "mount a tmpfs over it: mount -t tmpfs tmpfs /run",
+            StagingError::NotTrusted { .. } => "chown root and chmod 0700 it, or remove it",
+            StagingError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                RUN_AS_ROOT
+            }
+            StagingError::Io { .. } => return Self::failed(error),
         };
         Self::failed(error).with_hint(hint)
     }

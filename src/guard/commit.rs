@@ -6,7 +6,7 @@ use crate::key::dek::Dek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::report;
 use crate::store::{Change, Event, NewKey, StoreError};
-use crate::verdict::facts::References;
+use crate::verdict::facts::{References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Decision, Finding, Verdict};
@@ -99,7 +99,14 @@ fn write(
         event: event.as_ref(),
         now: Timestamp::now(),
     };
-    store.apply(&change).map(|_| ())
+    store.apply(&change)?;
+    if facts.state != TpmState::Absent {
+        // The start that the key was made for may have ended without anybody to see it.
+        if let Err(error) = store.keep_fresh_key(domain.uuid) {
+            tracing::warn!(%error, "the key could not be noted as one in use");
+        }
+    }
+    Ok(())
 }
 
 /// Makes the DEK of a `create-key` repair, wrapped by the provider that the repair names.

@@ -143,7 +143,7 @@ pub(super) fn gather(
     };
     let (uuid, vtpm) = (*uuid, vtpm.clone());
     let state = read_state(&guard.libvirt_state_dir, uuid, &vtpm);
-    gathered.facts.state = summary(&state);
+    gathered.facts.state = state.summary();
     if needs_rows(&vtpm, &state) {
         gathered.read_rows(guard, uuid, access, deadline);
         gathered.try_keys(&guard.keyring(), uuid, &state, deadline);
@@ -157,12 +157,15 @@ fn needs_rows(vtpm: &Emulator, state: &StateFile) -> bool {
     vtpm.secret_uuid.is_some() || matches!(state, StateFile::Encrypted(_))
 }
 
-fn summary(state: &StateFile) -> TpmState {
-    match state {
-        StateFile::Absent => TpmState::Absent,
-        StateFile::Plain => TpmState::Plain,
-        StateFile::Encrypted(_) => TpmState::Encrypted,
-        StateFile::Unreadable(how) => TpmState::Unreadable(how.clone()),
+impl StateFile {
+    /// The fact that the core needs to know of it.
+    pub(super) fn summary(&self) -> TpmState {
+        match self {
+            Self::Absent => TpmState::Absent,
+            Self::Plain => TpmState::Plain,
+            Self::Encrypted(_) => TpmState::Encrypted,
+            Self::Unreadable(how) => TpmState::Unreadable(how.clone()),
+        }
     }
 }
 

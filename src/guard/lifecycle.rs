@@ -59,16 +59,21 @@ fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lifec
         return Ok(());
     };
     let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
-    let taken_back = with_store(guard, deadline, |store| {
+    let mut taken_back = false;
+    let noted = with_store(guard, deadline, |store| {
         if matches!(state, StateFile::Absent) {
-            store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
+            taken_back = store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
+        } else {
+            store.keep_fresh_key(domain.uuid)?;
         }
         store.has_key_refs(domain.uuid)
     });
-    if guard.config.secret_lifetime != Lifetime::Keep && may_be_managed(&taken_back) {
+    // A key that nobody has any more is not one to start the guest with.
+    let is_over = taken_back || guard.config.secret_lifetime != Lifetime::Keep;
+    if is_over && may_be_managed(&noted) {
         drop_secret(guard, domain, secret, deadline)?;
     }
-    taken_back?;
+    noted?;
     Ok(())
 }
 

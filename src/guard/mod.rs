@@ -3,6 +3,7 @@
 //! what a start does begin at the same value.
 
 mod commit;
+mod daemon_start;
 mod gather;
 mod lifecycle;
 mod operation;
@@ -35,6 +36,8 @@ pub struct Guard {
     pub libvirt_state_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
+    /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
+    libvirt_starts: bool,
 }
 
 impl Guard {
@@ -47,6 +50,7 @@ impl Guard {
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             secrets: None,
+            libvirt_starts: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
-use super::{Guard, before_the_answer};
+use super::{Guard, before_the_answer, daemon_start};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -39,6 +39,11 @@ pub fn prepare(
     mode: Mode,
     deadline: Deadline,
 ) -> Outcome {
+    if let (Mode::CarryOut, Ok(domain)) = (mode, domain)
+        && let Some(outcome) = daemon_start::allow_loaded(guard, domain, operation)
+    {
+        return outcome;
+    }
     let access = if mode == Mode::DryRun {
         Access::Read
     } else {
@@ -158,6 +163,7 @@ fn provide(
         Err(SecretError::Refused(reason)) => Err(Refusal::SecretRefused { secret, reason }),
         Err(SecretError::Conflict(reason)) => Err(Refusal::SecretConflict { secret, reason }),
         Err(SecretError::Unreachable(reason)) => Err(Refusal::LibvirtUnreachable { reason }),
+        Err(SecretError::Starting) => Err(Refusal::LibvirtStarting),
     }
 }
 

@@ -50,8 +50,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Err(error) = sys::protect_process() {
         tracing::warn!(%error, "a core dump of this process could hold keys");
     }
-    let guard = guard_of_this_host();
+    let mut guard = guard_of_this_host();
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
+    let deadline = guard.mind_starting_libvirtd(domain.as_ref().ok(), deadline);
     emergency::answer_at(deadline);
     // A log that cannot be opened stops nothing: there is nobody else to tell.
     let _ = log::init(&guard.config, &guard.state_dir);

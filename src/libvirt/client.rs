@@ -61,6 +61,20 @@ impl Libvirt {
         }
     }
 
+    /// Undefines the secret if it is the one that was laid out for this guest's start with the
+    /// daemon. Says whether it was there to drop.
+    pub fn drop_laid_out(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::DropLaidOut { secret, domain }, deadline)? {
+            Response::Dropped(dropped) => Ok(dropped),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
     fn ask(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {
         let mut conversation = match self.conversation.take() {
             Some(conversation) => conversation,

@@ -6,6 +6,7 @@
 
 mod client;
 mod conversation;
+mod files;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;
@@ -14,6 +15,9 @@ mod program;
     allow(dead_code, reason = "the helper's half of it")
 )]
 mod protocol;
+mod starting;
 
 pub use client::Libvirt;
+pub use files::SECRETS_DIR;
 pub use protocol::Guest;
+pub use starting::{StartingLibvirtd, called_by_starting_libvirtd};

@@ -47,6 +47,13 @@ pub(super) enum Request<'a> {
         /// The domain whose secret of the guard's it may be.
         domain: DomainUuid,
     },
+    /// `drop-laid-out SECRET DOMAIN`
+    DropLaidOut {
+        /// The secret.
+        secret: SecretUuid,
+        /// The domain for whose start with the daemon it may have been laid out.
+        domain: DomainUuid,
+    },
     /// `guests`
     Guests,
     /// `guest`, and a name or a UUID as the body.
@@ -68,6 +75,9 @@ impl<'a> Request<'a> {
                 (format!("provide {secret} {domain} {foreign}"), key)
             }
             Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
+            Self::DropLaidOut { secret, domain } => {
+                (format!("drop-laid-out {secret} {domain}"), &[])
+            }
             Self::Guests => ("guests".to_owned(), &[]),
             Self::Guest(name_or_uuid) => ("guest".to_owned(), name_or_uuid.as_bytes()),
         };
@@ -95,6 +105,10 @@ impl<'a> Request<'a> {
                 });
             }
             ["drop", secret, domain] => Self::Drop {
+                secret: secret.parse().ok()?,
+                domain: domain.parse().ok()?,
+            },
+            ["drop-laid-out", secret, domain] => Self::DropLaidOut {
                 secret: secret.parse().ok()?,
                 domain: domain.parse().ok()?,
             },
@@ -151,6 +165,7 @@ impl From<SecretError> for Response {
         match error {
             SecretError::Refused(words) => Self::Refused(words),
             SecretError::Unreachable(words) => Self::Unreachable(words),
+            SecretError::Starting => Self::Unreachable(error.to_string()),
             SecretError::Conflict(words) => Self::Conflict(words),
         }
     }

@@ -15,6 +15,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::Unproven => "the key is there, and no TPM state contradicts it",
         Reason::NewKey => "a new key for a new TPM",
         Reason::NotAStart => "not a start: only prepare may be refused",
+        Reason::LoadedSecret => "libvirtd loaded its secret before it started it",
         Reason::HostSecret => "libvirt's own secret carries the start",
     }
 }

@@ -25,7 +25,8 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         | Refusal::ProviderSealed { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
-        | Refusal::SecretConflict { .. } => libvirt_words(why),
+        | Refusal::LibvirtStarting
+        | Refusal::SecretConflict { .. } => libvirt_words(domain, why),
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
@@ -170,7 +171,7 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
     }
 }
 
-fn libvirt_words(why: &Refusal) -> (String, String) {
+fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
     match why {
         Refusal::SecretRefused { secret, reason } => (
             format!("libvirt did not take the secret {secret}: {reason}"),
@@ -183,6 +184,14 @@ fn libvirt_words(why: &Refusal) -> (String, String) {
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver runs: virsh -c secret:///system secret-list".to_owned(),
+        ),
+        Refusal::LibvirtStarting => (
+            "libvirtd is still starting, and takes no key until its guests are up".to_owned(),
+            format!(
+                "start it afterwards: virsh start {}; for the next time, vtpm-guard stage lays \
+                 keys out before libvirtd starts",
+                shell_word(domain)
+            ),
         ),
         _ => unreachable!("only refusals about libvirt come here"),
     }

@@ -28,6 +28,15 @@ impl Store {
         copy_to_new_file(&self.connection, to, deadline)
     }
 
+    /// Opens a copy that [`Store::backup`] made, as a store in memory: the file itself is read
+    /// whole, checked, and left alone.
+    pub fn open_copy(from: &Path, deadline: Deadline) -> Result<Self, StoreError> {
+        Ok(Self {
+            connection: checked_copy(from, deadline)?,
+            path: from.to_owned(),
+        })
+    }
+
     /// Replaces the store in `state_dir` by a copy that [`Store::backup`] made, and keeps the
     /// one that was there beside it, as `store.db.replaced-TIME`.
     ///

@@ -38,6 +38,10 @@ pub struct EventRow {
     pub event: Event,
 }
 
+/// How many events are kept; beyond that, the oldest go as new ones come. Every start writes
+/// one, so without a limit the store would grow for ever.
+pub const EVENTS_KEPT: i64 = 100_000;
+
 /// Whose events to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFilter<'a> {
@@ -49,6 +53,30 @@ pub enum EventFilter<'a> {
     Name(&'a str),
 }
 
+/// Which events to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventQuery<'a> {
+    /// Whose.
+    pub whose: EventFilter<'a>,
+    /// Only refusals with this code.
+    pub code: Option<Code>,
+    /// None before this.
+    pub since: Option<Timestamp>,
+    /// None after this.
+    pub until: Option<Timestamp>,
+}
+
+impl<'a> From<EventFilter<'a>> for EventQuery<'a> {
+    fn from(whose: EventFilter<'a>) -> Self {
+        Self {
+            whose,
+            code: None,
+            since: None,
+            until: None,
+        }
+    }
+}
+
 impl Store {
     /// Records an event by itself. One that belongs to repairs goes with them into `apply`.
     pub fn record_event(&mut self, event: &Event) -> Result<(), StoreError> {
@@ -56,20 +84,30 @@ impl Store {
     }
 
     /// The newest events, newest first. A row that names no domain by UUID is left out.
-    pub fn history(
+    pub fn history<'a>(
         &self,
-        filter: EventFilter<'_>,
+        query: impl Into<EventQuery<'a>>,
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
-        let (condition, value) = match filter {
+        let query: EventQuery<'_> = query.into();
+        let (condition, value) = match query.whose {
             EventFilter::All => ("?1 IS NULL", None),
             EventFilter::Domain(uuid) => ("domain_uuid = ?1", Some(uuid.to_string())),
             EventFilter::Name(name) => ("domain_name = ?1", Some(name.to_owned())),
         };
-        let sql = format!("SELECT * FROM event WHERE {condition} ORDER BY at DESC, id DESC");
+        let sql = format!(
+            "SELECT * FROM event
+             WHERE {condition}
+               AND (?2 IS NULL OR code = ?2)
+               AND (?3 IS NULL OR at >= ?3)
+               AND (?4 IS NULL OR at <= ?4)
+             ORDER BY at DESC, id DESC"
+        );
+        let (since, until) = (query.since.map(|at| at.0), query.until.map(|at| at.0));
         self.read(|connection| {
-            let mut query = connection.prepare(&sql)?;
-            let rows = query.query_map([value], event_row)?;
+            let mut select = connection.prepare(&sql)?;
+            let values = params![value, query.code.map(Code::as_str), since, until];
+            let rows = select.query_map(values, event_row)?;
             Ok(rows
                 .filter_map(Result::transpose)
                 .take(limit)
@@ -114,6 +152,17 @@ pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(),
             event.message,
             event.repairs_json,
         ],
+    )?;
+    forget_the_oldest(transaction, transaction.last_insert_rowid())
+}
+
+/// Takes away at most two events: enough to keep the number down, and too few to lose the
+/// history to one row that somebody wrote with a huge id.
+fn forget_the_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), Failure> {
+    transaction.execute(
+        "DELETE FROM event WHERE id IN
+             (SELECT id FROM event WHERE id <= ?1 ORDER BY id LIMIT 2)",
+        [newest.saturating_sub(EVENTS_KEPT)],
     )?;
     Ok(())
 }

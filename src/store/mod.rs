@@ -42,7 +42,7 @@ pub use backup::Restored;
 pub use bindings::{Bound, LockedDomain, Unbound};
 pub use check::StoreFinding;
 pub use error::{Obstacle, StoreError};
-pub use events::{Event, EventFilter, EventRow};
+pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
 pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
 pub use providers::{NewProvider, Rewrapped, Rotation};
 pub use start::INCOMING_LIFETIME;

@@ -20,6 +20,10 @@ pub const INCOMING_LIFETIME: Duration = Duration::from_mins(10);
 #[allow(clippy::cast_possible_truncation, reason = "600,000 fits")]
 const INCOMING_LIFETIME_MS: i64 = INCOMING_LIFETIME.as_millis() as i64;
 
+/// The rows of `fresh_key` about domain ?1.
+const OF_DOMAIN: &str = "key_ref_id IN
+    (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND resource_uuid = ?1)";
+
 impl Store {
     /// Notes that TPM state will arrive for this domain, and forgets old notes.
     pub fn note_incoming(
@@ -50,13 +54,23 @@ impl Store {
                  WHERE resource_uuid = ?1 AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            transaction.execute(
-                "DELETE FROM fresh_key WHERE key_ref_id IN
-                 (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND resource_uuid = ?1)",
-                [domain.to_string()],
-            )?;
+            forget_fresh_key(transaction, domain)?;
             forget_incoming(transaction, domain)
         })
+    }
+
+    /// Notes that TPM state of this domain was seen: a key that was made for a start is no
+    /// longer taken back, for the state may come back from a copy when it is gone.
+    pub fn keep_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
+        let is_fresh = self.read(|connection| {
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM fresh_key WHERE {OF_DOMAIN})");
+            Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
+        })?;
+        // Most often there is nothing to note, and nobody to be locked out for it.
+        if is_fresh {
+            self.write(|transaction| forget_fresh_key(transaction, domain))?;
+        }
+        Ok(())
     }
 
     /// Makes the row of a key that was made for a start that failed a placeholder again, and
@@ -101,6 +115,12 @@ pub(super) fn state_arrives(
         params![domain.to_string(), now.0, INCOMING_LIFETIME_MS],
         |row| row.get(0),
     )?)
+}
+
+fn forget_fresh_key(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+    let sql = format!("DELETE FROM fresh_key WHERE {OF_DOMAIN}");
+    transaction.execute(&sql, [domain.to_string()])?;
+    Ok(())
 }
 
 pub(super) fn forget_incoming(

@@ -6,6 +6,7 @@ mod applying;
 mod copies;
 mod damage;
 mod foreign;
+mod history;
 mod managing;
 mod opening;
 mod speed;

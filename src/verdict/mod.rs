@@ -61,6 +61,9 @@ pub enum Reason {
     NewKey,
     /// libvirt has a secret of its own, and the guard does not manage it.
     HostSecret,
+    /// libvirtd is starting, and has loaded the guest's secret: it was laid out, or is a
+    /// persistent one.
+    LoadedSecret,
     /// The operation is none that could be refused.
     NotAStart,
 }

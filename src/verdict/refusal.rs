@@ -77,6 +77,8 @@ pub enum Refusal {
         /// Says how.
         reason: String,
     },
+    /// libvirtd is starting, and the guest with it, whose key was not laid out before.
+    LibvirtStarting,
     /// The usage belongs to another secret, or the UUID to another usage type.
     SecretConflict {
         /// The secret.
@@ -121,7 +123,7 @@ impl Refusal {
             Self::TpmStateMissing => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
-            Self::LibvirtUnreachable { .. } => Code::LibvirtUnreachable,
+            Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,
             Self::SecretConflict { .. } => Code::SecretConflict,
             Self::Store(StoreTrouble::Unavailable(_)) => Code::StoreUnavailable,
             Self::Store(StoreTrouble::Corrupt(_)) => Code::StoreCorrupt,

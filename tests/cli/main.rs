@@ -7,7 +7,10 @@
 mod bad_input;
 mod env;
 mod help;
+mod history;
 mod key;
+mod key_import;
+mod metrics;
 mod provider;
 mod recovery;
 mod store;

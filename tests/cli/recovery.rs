@@ -82,6 +82,9 @@ fn a_deleted_provider_comes_back_with_its_key_and_opens_its_guests() {
     host.run(&import)
         .ends_with(1)
         .saying("on this host already, and its key opens");
+    let drill = [&import[..], &["--dry-run"]].concat();
+    golden("provider-import-drill", &host.run(&drill));
+    assert_eq!(host.json(&drill)["action"], "none");
 }
 
 #[test]

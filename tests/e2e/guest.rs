@@ -38,7 +38,8 @@ pub(crate) struct KeyRef {
     pub(crate) retired_at: Option<i64>,
 }
 
-const PASSPHRASE_FILE: &str = "/run/passphrase";
+/// The passphrase of all recovery files.
+pub(crate) const PASSPHRASE_FILE: &str = "/run/passphrase";
 
 impl Host {
     /// Defines a guest: q35, 16 MiB, no disk, so it starts in half a second.
@@ -134,6 +135,12 @@ impl Host {
         fs::read(self.path(&format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest)))).unwrap()
     }
 
+    /// Puts other bytes into the TPM state file, which keeps its owner and mode.
+    pub(crate) fn set_tpm_state(&self, guest: &Guest, bytes: &[u8]) {
+        let state = format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest));
+        fs::write(self.path(&state), bytes).unwrap();
+    }
+
     /// Whether there is a TPM state file.
     pub(crate) fn has_tpm_state(&self, guest: &Guest) -> bool {
         let state = format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest));
@@ -148,9 +155,9 @@ impl Host {
     /// How many TPMs swtpm has manufactured for this guest: one, as long as it keeps its own.
     pub(crate) fn tpms_made(&self, guest: &Guest) -> usize {
         let log = format!("/var/log/swtpm/libvirt/qemu/{}-swtpm.log", guest.name);
-        self.read(&log)
-            .matches("Starting vTPM manufacturing")
-            .count()
+        // No log: its TPM has never run here.
+        let log = fs::read_to_string(self.path(&log)).unwrap_or_default();
+        log.matches("Starting vTPM manufacturing").count()
     }
 
     /// Makes a provider and exports it, as a careful administrator does.
@@ -289,6 +296,7 @@ fn tpm_dir(guest: &Guest) -> String {
     format!("/var/lib/libvirt/swtpm/{}", guest.uuid)
 }
 
-fn recovery_file(provider: &str) -> String {
+/// Where `create_provider` exports a provider to.
+pub(crate) fn recovery_file(provider: &str) -> String {
     format!("/run/{provider}.recovery")
 }

@@ -132,15 +132,35 @@ impl Host {
 
     /// Kills libvirtd and starts it again; guests go on running.
     pub(crate) fn restart_libvirtd(&self) {
-        let mut restart = Command::new(PRIVATE_HOST);
-        restart.arg("restart-daemon").arg(self.dir.path());
-        assert!(restart.status().unwrap().success());
+        self.tell_host("restart-daemon");
+    }
+
+    /// Kills libvirtd as the end of the host would: it will start its guests again.
+    pub(crate) fn stop_libvirtd(&self) {
+        self.tell_host("stop-daemon");
+    }
+
+    /// Starts libvirtd, and does not wait until it answers.
+    pub(crate) fn start_libvirtd(&self) {
+        self.tell_host("start-daemon");
+    }
+
+    fn tell_host(&self, verb: &str) {
+        let mut told = Command::new(PRIVATE_HOST);
+        told.arg(verb).arg(self.dir.path());
+        assert!(told.status().unwrap().success());
     }
 
     /// Sends a signal to libvirtd: `STOP` makes it deaf, `CONT` wakes it.
     pub(crate) fn signal_libvirtd(&self, signal: &str) {
         let pid = self.read("/run/libvirtd.pid");
         self.run(&["kill", "-s", signal, pid.trim()]).ok();
+    }
+
+    /// The host's process 1, as this process knows it.
+    pub(crate) fn pid(&self) -> String {
+        let pid = fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        pid.trim().to_owned()
     }
 
     /// A path of the host as this process reaches it.

@@ -7,11 +7,18 @@
 )]
 
 mod born_from;
+mod daemon_start;
+mod doctor;
+mod fresh_keys;
 mod guest;
 mod hook_contract;
 mod host;
 mod libvirt_alone;
+mod lifetimes;
 mod many_keys;
+mod migration;
+mod page;
+mod recovery_page;
 mod refusals;
 mod repairs;
 mod secrets;

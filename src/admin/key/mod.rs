@@ -1,6 +1,7 @@
 //! `key …`: which guest's key is wrapped by which provider.
 
 mod bind;
+mod import;
 mod list;
 mod show;
 
@@ -22,6 +23,7 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
     context::protect_keys()?;
     match verb {
         cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
+        cli::Key::Import { domain, from } => import::run(context, domain, from),
         cli::Key::List { domain } => list::run(context, domain.as_deref()),
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),

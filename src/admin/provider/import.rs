@@ -35,6 +35,9 @@ enum Plan {
     Create,
     /// Seals the KEK of this one again: it did not open any more.
     OpenAgain(Provider),
+    /// Nothing: the provider is there, and its key opens. Only a dry run comes so far, to see
+    /// that the file would bring it back.
+    Nothing,
 }
 
 /// The key references that a KEK opens, of those that name it.
@@ -68,6 +71,7 @@ pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
         "action": match plan {
             Plan::Create => "create",
             Plan::OpenAgain(_) => "open-again",
+            Plan::Nothing => "none",
         },
         "uuid": uuid.map(|uuid| uuid.to_string()),
         "name": name,
@@ -81,6 +85,11 @@ pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
         let key = header.key_id.short();
         let seal = seal_words(&context.keyring().seal(header.key_id));
         match (&plan, import.dry_run) {
+            (Plan::Nothing, _) => writeln!(
+                out,
+                "the file brings back key {key} of provider \"{name}\", which is on this host and opens: \
+                 nothing would be imported"
+            ),
             (Plan::Create, true) => writeln!(out, "would import provider \"{name}\": key {key}"),
             (Plan::Create, false) => {
                 writeln!(
@@ -105,6 +114,7 @@ pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
         let guests = count(opened.guests, "guest");
         match opened.key_refs {
             0 => writeln!(out, "no guest of this host has a key under it"),
+            _ if matches!(plan, Plan::Nothing) => writeln!(out, "it opens {key_refs} of {guests}"),
             _ => writeln!(
                 out,
                 "it opens {key_refs} of {guests}: the next start binds them"
@@ -143,6 +153,7 @@ fn plan(
     match (named, same_key) {
         (Some(known), _) if known.key_id == key_id => {
             match context.keyring().open(key_id, context::patience()) {
+                Ok(_) if import.dry_run => Ok(Plan::Nothing),
                 Ok(_) => Err(AdminError::refused(format!(
                     "provider \"{name}\" is on this host already, and its key opens: \
                      nothing is to be imported"

@@ -72,6 +72,7 @@ fn answer(connection: &Connect, uri: &str, request: &Request<'_>) -> Result<Resp
             replace_foreign,
         } => secrets.provide(secret, domain, key, replace_foreign),
         Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
+        Request::DropLaidOut { secret, domain } => secrets.drop_laid_out(secret, domain),
         Request::Guests => guests::all(connection),
         Request::Guest(name_or_uuid) => guests::find(connection, name_or_uuid),
     }

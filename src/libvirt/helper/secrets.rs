@@ -10,13 +10,10 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::files::{SECRETS_DIR, stored_value};
 use crate::libvirt::protocol::Response;
-use crate::secret::{SecretError, definition, usage_name};
+use crate::secret::{SecretError, definition, is_laid_out, usage_name};
 use crate::sys;
-
-/// Where a system daemon keeps the secrets that are not ephemeral: `UUID.xml` and, if there
-/// is a value, `UUID.base64` (libvirt 12.1 and later: or another extension).
-const SECRETS_DIR: &str = "/etc/libvirt/secrets";
 
 /// The secret driver at the other end of a connection.
 pub(super) struct Secrets<'a> {
@@ -82,14 +79,26 @@ impl Secrets<'_> {
         uuid: SecretUuid,
         domain: DomainUuid,
     ) -> Result<Response, SecretError> {
-        let Some(found) = self
-            .look_up(uuid)?
-            .filter(|found| found.is_the_guards(domain))
-        else {
+        match self.look_up(uuid)? {
+            Some(found) if found.is_the_guards(domain) => found.undefine(),
+            _ => Ok(Response::Dropped(false)),
+        }
+    }
+
+    /// The same, but only if it still is the one that was laid out for the daemon's start: one
+    /// that a later start has defined anew is that start's.
+    pub(super) fn drop_laid_out(
+        &self,
+        uuid: SecretUuid,
+        domain: DomainUuid,
+    ) -> Result<Response, SecretError> {
+        let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Dropped(false));
         };
-        let undefined = failure::found(found.secret.undefine())?;
-        Ok(Response::Dropped(undefined.is_some()))
+        match failure::found(found.secret.xml_desc(0))? {
+            Some(xml) if found.is_the_guards(domain) && is_laid_out(&xml) => found.undefine(),
+            _ => Ok(Response::Dropped(false)),
+        }
     }
 
     fn look_up(&self, uuid: SecretUuid) -> Result<Option<Found>, SecretError> {
@@ -164,6 +173,12 @@ impl Secrets<'_> {
 }
 
 impl Found {
+    /// Undefines it, and says whether it was still there.
+    fn undefine(&self) -> Result<Response, SecretError> {
+        let undefined = failure::found(self.secret.undefine())?;
+        Ok(Response::Dropped(undefined.is_some()))
+    }
+
     /// Whether it is the secret that the guard itself defines for this domain.
     fn is_the_guards(&self, domain: DomainUuid) -> bool {
         self.usage_type == VIR_SECRET_USAGE_TYPE_VTPM && self.usage == usage_name(domain)
@@ -174,19 +189,4 @@ impl Found {
     fn opens_vtpms(&self) -> bool {
         [VIR_SECRET_USAGE_TYPE_VTPM, VIR_SECRET_USAGE_TYPE_NONE].contains(&self.usage_type)
     }
-}
-
-/// Whether the daemon's files hold a value of this secret; `None` if they do not know it.
-fn stored_value(dir: &Path, uuid: SecretUuid) -> Option<bool> {
-    let definition = format!("{uuid}.xml");
-    dir.join(&definition)
-        .try_exists()
-        .ok()
-        .filter(|known| *known)?;
-    let stem = format!("{uuid}.");
-    let mut files = dir.read_dir().ok()?.flatten();
-    Some(files.any(|file| {
-        let name = file.file_name();
-        name != *definition && name.as_encoded_bytes().starts_with(stem.as_bytes())
-    }))
 }

@@ -106,6 +106,19 @@ fn a_key_made_for_a_start_that_failed_is_taken_back_once() {
 }
 
 #[test]
+fn a_key_whose_state_was_seen_is_never_taken_back() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    make_key(&mut store, domain(1), &provider);
+    make_key(&mut store, domain(2), &provider);
+    for _ in 0..2 {
+        store.keep_fresh_key(domain(1)).unwrap();
+    }
+    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    assert!(store.take_back_fresh_key(domain(2), NOW).unwrap());
+}
+
+#[test]
 fn a_key_that_was_not_made_by_a_start_is_never_taken_back() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);

@@ -1,0 +1,39 @@
+//! Guests that start with the daemon: are their keys laid out for it, and taken away after?
+
+use super::{Ailment, drop_in};
+use crate::admin::output;
+use crate::staging::{Definition, DefinitionFiles, Place};
+
+pub(super) fn ailments() -> Vec<Ailment> {
+    [nobody_stages(), left_laid_out()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn nobody_stages() -> Option<Ailment> {
+    if !drop_in::is_missing() {
+        return None;
+    }
+    let starting = DefinitionFiles::default().autostarting().ok()?;
+    let is_encrypted = |guest: &Definition| {
+        let domain = guest.domain.as_ref();
+        domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
+    };
+    let guest = starting.into_iter().find(is_encrypted)?.name;
+    Some(Ailment::fault(
+        format!("libvirtd starts \"{guest}\" by itself, but does not run vtpm-guard stage before"),
+        "a monolithic libvirtd takes no key while it starts its guests: they would be refused",
+        "install the drop-in libvirtd.service.d/50-vtpm-guard.conf, then: systemctl daemon-reload",
+    ))
+}
+
+fn left_laid_out() -> Option<Ailment> {
+    let laid_out = Place::of_this_host().laid_out().ok()?;
+    let keys = output::count(Some(laid_out.len()).filter(|&keys| keys > 0)?, "key");
+    Some(Ailment::fault(
+        format!("{keys} laid out for the start of libvirtd"),
+        "it has loaded them, and they need not lie in /run any longer",
+        "vtpm-guard unstage",
+    ))
+}

@@ -1,0 +1,156 @@
+//! Is the hook there, may it run, and has the daemon noticed it?
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::Ailment;
+use crate::admin::context::{self, Context};
+use crate::admin::status::HOOK_LINK;
+use crate::child;
+use crate::clock::Timestamp;
+use crate::store::{Access, EventFilter, EventQuery};
+
+/// Where a daemon that runs hooks writes its process id when it starts.
+const PID_FILES: [&str; 2] = ["/run/libvirtd.pid", "/run/virtqemud.pid"];
+
+/// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
+const FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
+
+pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
+    let link = Path::new(HOOK_LINK);
+    if let Some(ailment) = cannot_run(link) {
+        return vec![ailment];
+    }
+    [not_noticed(context, link), apparmor(link), selinux(link)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn cannot_run(link: &Path) -> Option<Ailment> {
+    let what = match fs::metadata(link) {
+        Ok(file) if !file.is_file() => format!("{HOOK_LINK} is not a program"),
+        Ok(file) if file.permissions().mode() & 0o111 == 0 => {
+            format!("{HOOK_LINK} cannot be executed")
+        }
+        Ok(file) if file.permissions().mode() & 0o001 == 0 => {
+            return Some(Ailment::fault(
+                format!("{HOOK_LINK} cannot be executed by plain users"),
+                "their session daemons run the same hook, and none of their guests can start",
+                format!("chmod 0755 $(readlink -f {HOOK_LINK})"),
+            ));
+        }
+        Ok(_) => return None,
+        Err(_) if link.is_symlink() => format!("{HOOK_LINK} leads nowhere"),
+        Err(_) => format!("{HOOK_LINK} is not there"),
+    };
+    Some(Ailment::fault(
+        what,
+        "libvirt starts guests without asking the guard, and without their keys",
+        format!(
+            "mkdir -p /etc/libvirt/hooks/qemu.d && ln -sf /usr/sbin/vtpm-guard-hook {HOOK_LINK}, \
+             then reload the daemon: systemctl reload libvirtd"
+        ),
+    ))
+}
+
+/// libvirt looks for hooks when its daemon starts and when it is reloaded, and otherwise does
+/// not see that there is one. A daemon younger than the link has seen it, and so has one that
+/// has asked since; of any other nothing is known.
+fn not_noticed(context: &Context, link: &Path) -> Option<Ailment> {
+    let made = changed_at(&fs::symlink_metadata(link).ok()?);
+    let started = PID_FILES
+        .iter()
+        .filter_map(|file| fs::metadata(file).ok())
+        .map(|file| changed_at(&file))
+        .max()?;
+    if started >= made || has_asked_since(context, made) {
+        return None;
+    }
+    Some(Ailment::advice(
+        "the daemon was started before the hook's link was made, and has not asked it since",
+        "libvirt sees a first hook only when its daemon starts or is reloaded",
+        "systemctl reload libvirtd (or virtqemud), then start a guest; kill -HUP does the same",
+    ))
+}
+
+/// When the file was made or last changed.
+fn changed_at(file: &fs::Metadata) -> Timestamp {
+    Timestamp(file.ctime() * 1000 + file.ctime_nsec() / 1_000_000)
+}
+
+fn has_asked_since(context: &Context, made: Timestamp) -> bool {
+    let query = EventQuery {
+        since: Some(made),
+        ..EventFilter::All.into()
+    };
+    let Ok(Some(store)) = context.store(Access::Read) else {
+        return false;
+    };
+    let events = store.history(query, usize::MAX).unwrap_or_default();
+    events.iter().any(|row| row.event.operation == "prepare")
+}
+
+fn apparmor(link: &Path) -> Option<Ailment> {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").ok()?;
+    let target = fs::canonicalize(link).ok()?;
+    if !enabled.starts_with('Y') || may_run_under_apparmor(&target) {
+        return None;
+    }
+    Some(Ailment::fault(
+        format!("AppArmor does not let libvirtd run {}", target.display()),
+        "every start of every guest fails",
+        format!(
+            "install it as /usr/sbin/vtpm-guard-hook, and link it: ln -sf /usr/sbin/vtpm-guard-hook {HOOK_LINK}"
+        ),
+    ))
+}
+
+fn may_run_under_apparmor(target: &Path) -> bool {
+    FREE_TO_RUN.iter().any(|place| target.starts_with(place))
+}
+
+/// `restorecon -n` says what it would relabel, and nothing where all is as the policy has it.
+fn selinux(link: &Path) -> Option<Ailment> {
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        return None;
+    }
+    let target = fs::canonicalize(link).ok()?;
+    let target = target.to_str()?;
+    let output = child::run(
+        Path::new("restorecon"),
+        &["-n", "-v", HOOK_LINK, target],
+        b"",
+        64 * 1024,
+        context::patience(),
+    );
+    let labels = output.ok()?.stdout;
+    let labels = String::from_utf8_lossy(&labels);
+    (!labels.trim().is_empty()).then(|| {
+        Ailment::advice(
+            format!(
+                "the hook has not the SELinux label of the policy: {}",
+                labels.trim()
+            ),
+            "an enforcing host may not let the daemon run it",
+            format!("restorecon -v {HOOK_LINK} {target}"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apparmor_lets_libvirtd_run_what_lies_in_sbin() {
+        assert!(may_run_under_apparmor(Path::new(
+            "/usr/sbin/vtpm-guard-hook"
+        )));
+        assert!(!may_run_under_apparmor(Path::new(
+            "/usr/libexec/vtpm-guard-hook"
+        )));
+        assert!(!may_run_under_apparmor(Path::new("/usr/sbinary")));
+    }
+}

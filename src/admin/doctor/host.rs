@@ -1,0 +1,122 @@
+//! The host around it: room on its disks, the versions of libvirt and swtpm.
+
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+
+use super::{Ailment, unreadable};
+use crate::admin::context;
+use crate::child;
+use crate::swtpm::LIBVIRT_STATE_DIR;
+
+/// Below this, in bytes, a disk counts as full.
+const SCARCE: u64 = 64 * 1024 * 1024;
+
+/// libvirt runs every program in `qemu.d` since then.
+const OLDEST_LIBVIRT: Version = Version(6, 5);
+/// The newest that this program was tested with: docs/tested-on.md.
+const NEWEST_LIBVIRT: Version = Version(11, 3);
+const NEWEST_SWTPM: Version = Version(0, 10);
+
+pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
+    let places = [state_dir, Path::new(LIBVIRT_STATE_DIR)];
+    let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
+    found.extend(libvirt());
+    found.extend(swtpm());
+    found
+}
+
+fn room(place: &Path) -> Option<Ailment> {
+    if !place.exists() {
+        return None;
+    }
+    let disk = match statvfs(place) {
+        Ok(disk) => disk,
+        Err(errno) => return Some(unreadable(place, &errno.into())),
+    };
+    let free = disk.blocks_available() * disk.fragment_size();
+    (free < SCARCE).then(|| {
+        Ailment::fault(
+            format!("{} has {} KiB left", place.display(), free / 1024),
+            "a new guest's key or TPM state could not be written, and its start would fail",
+            format!("df -h {}", place.display()),
+        )
+    })
+}
+
+fn libvirt() -> Option<Ailment> {
+    let version = ["libvirtd", "virtqemud"].into_iter().find_map(version_of)?;
+    if version < OLDEST_LIBVIRT {
+        return Some(Ailment::fault(
+            format!("libvirt {version} does not know /etc/libvirt/hooks/qemu.d"),
+            "the hook is never asked",
+            "link it as the one hook of this host: ln -s /usr/sbin/vtpm-guard-hook /etc/libvirt/hooks/qemu",
+        ));
+    }
+    newer("libvirt", version, NEWEST_LIBVIRT)
+}
+
+fn swtpm() -> Option<Ailment> {
+    newer("swtpm", version_of("swtpm")?, NEWEST_SWTPM)
+}
+
+fn newer(what: &str, version: Version, tested: Version) -> Option<Ailment> {
+    (version > tested).then(|| {
+        Ailment::advice(
+            format!("{what} {version} is newer than {tested}, the newest that was tested"),
+            "what it does at a start may have changed",
+            "try one guest, and see its decision: vtpm-guard history",
+        )
+    })
+}
+
+/// The first two numbers of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32, u32);
+
+impl Version {
+    /// The first word of these that looks like one, as in "libvirtd (libvirt) 9.0.0" and in
+    /// "TPM emulator version 0.7.1, Copyright (c) 2014-2022 IBM Corp.".
+    fn find(words: &str) -> Option<Self> {
+        words.split_whitespace().find_map(|word| {
+            let mut numbers = word.trim_end_matches(',').split('.');
+            let version = Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+            Some(version)
+        })
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// What a program says of its version; `None` where it is not installed or says nothing.
+fn version_of(program: &str) -> Option<Version> {
+    let output = child::run(
+        Path::new(program),
+        &["--version"],
+        b"",
+        4096,
+        context::patience(),
+    );
+    Version::find(&String::from_utf8_lossy(&output.ok()?.stdout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        let swtpm = "TPM emulator version 0.7.1, Copyright (c) 2014-2022 IBM Corp. and others\n";
+        assert_eq!(Version::find(swtpm), Some(Version(0, 7)));
+        assert_eq!(
+            Version::find("libvirtd (libvirt) 11.3.0\n"),
+            Some(Version(11, 3))
+        );
+        assert_eq!(Version::find("no version"), None);
+        assert!(Version(6, 10) > OLDEST_LIBVIRT && Version(5, 9) < OLDEST_LIBVIRT);
+    }
+}

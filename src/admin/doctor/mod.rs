@@ -1,0 +1,147 @@
+//! `doctor`: what can make the guard fail silently, or a start fail later.
+
+mod daemon_start;
+mod drop_in;
+mod files;
+mod hook;
+mod host;
+mod recovery;
+mod secrets;
+mod store;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::cli::RecoveryFiles;
+use super::context::{self, Context};
+use super::error::AdminError;
+use super::output::count;
+use crate::ids::SecretUuid;
+use crate::libvirt::Libvirt;
+use crate::secret::HostSecrets;
+use crate::verdict::facts::HostSecret;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Severity {
+    /// The guard does not do its work, or a start will fail.
+    Fault,
+    /// It works, and something should be seen to.
+    Advice,
+}
+
+/// Something to see to: what, why it matters, the command that helps.
+struct Ailment {
+    severity: Severity,
+    what: String,
+    why: &'static str,
+    command: String,
+}
+
+impl Ailment {
+    fn fault(what: impl Into<String>, why: &'static str, command: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Fault,
+            what: what.into(),
+            why,
+            command: command.into(),
+        }
+    }
+
+    fn advice(what: impl Into<String>, why: &'static str, command: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Advice,
+            ..Self::fault(what, why, command)
+        }
+    }
+}
+
+pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, AdminError> {
+    context::protect_keys()?;
+    let mut ailments = hook::ailments(context);
+    ailments.extend(configuration(context));
+    ailments.extend(libvirt(context));
+    ailments.extend(daemon_start::ailments());
+    ailments.extend(files::ailments(context.state_dir()));
+    ailments.extend(store::ailments(context));
+    ailments.extend(recovery::ailments(context, recovery)?);
+    ailments.extend(secrets::ailments());
+    ailments.extend(host::ailments(context.state_dir()));
+    ailments.sort_by_key(|ailment| ailment.severity);
+
+    let faults = ailments
+        .iter()
+        .filter(|ailment| ailment.severity == Severity::Fault)
+        .count();
+    let documents: Value = ailments.iter().map(document).collect();
+    context.output.answer(&documents, |out| {
+        for ailment in &ailments {
+            describe(out, ailment)?;
+        }
+        match (faults, ailments.len() - faults) {
+            (0, 0) => writeln!(out, "nothing found"),
+            (faults, advice) => writeln!(
+                out,
+                "{}, {advice} to see to when there is time",
+                count(faults, "fault")
+            ),
+        }
+    })?;
+    Ok(ExitCode::from(u8::from(faults > 0)))
+}
+
+fn document(ailment: &Ailment) -> Value {
+    json!({
+        "severity": match ailment.severity {
+            Severity::Fault => "fault",
+            Severity::Advice => "advice",
+        },
+        "what": ailment.what,
+        "why": ailment.why,
+        "command": ailment.command,
+    })
+}
+
+fn describe(out: &mut dyn Write, ailment: &Ailment) -> io::Result<()> {
+    let sign = match ailment.severity {
+        Severity::Fault => "\x1b[31mfault\x1b[0m ",
+        Severity::Advice => "\x1b[33madvice\x1b[0m",
+    };
+    writeln!(out, "{sign}  {}", ailment.what)?;
+    writeln!(out, "        why it matters: {}", ailment.why)?;
+    writeln!(out, "        what helps:     {}", ailment.command)
+}
+
+fn configuration(context: &Context) -> Option<Ailment> {
+    let error = context.config().err()?;
+    Some(Ailment::fault(
+        format!("the configuration is broken: {error}"),
+        "the hook goes by the defaults until it is mended",
+        "edit the file (man vtpm-guard.toml); vtpm-guard doctor says when it is in order",
+    ))
+}
+
+fn libvirt(context: &Context) -> Option<Ailment> {
+    let uri = context.config().unwrap_or_default().secret_uri;
+    // Any UUID will do: the question is whether there is an answer.
+    let answer = Libvirt::at(&uri).state(SecretUuid::random(), context::patience());
+    let HostSecret::Unreachable(reason) = answer else {
+        return None;
+    };
+    Some(Ailment::fault(
+        format!("libvirt's secret driver does not answer at {uri}: {reason}"),
+        "the hook could not hand over a key, and every start that needs one would be refused",
+        format!("virsh -c {uri} secret-list"),
+    ))
+}
+
+/// A file that could not be looked at.
+fn unreadable(path: &std::path::Path, error: &io::Error) -> Ailment {
+    Ailment::fault(
+        format!("{} cannot be looked at: {error}", path.display()),
+        "nothing is known of what is in it",
+        "run vtpm-guard doctor as root",
+    )
+}

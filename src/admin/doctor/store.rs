@@ -1,0 +1,104 @@
+//! The store, the providers in it, and their sealed keys.
+
+use super::Ailment;
+use crate::admin::context::{self, Context};
+use crate::admin::error::AdminError;
+use crate::admin::output;
+use crate::clock::Timestamp;
+use crate::report::shell_word;
+use crate::store::{Access, EventFilter, Store};
+use crate::verdict::facts::Provider;
+
+/// How far the history may be ahead of the clock, in milliseconds.
+const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
+
+/// How long an export is trusted without being tried, in milliseconds: a year.
+const TRUSTED_EXPORT_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+
+pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
+    look_at(context).unwrap_or_else(|error| {
+        vec![Ailment::fault(
+            format!("the store cannot be used: {error}"),
+            "no guest's key is known",
+            "vtpm-guard store check",
+        )]
+    })
+}
+
+fn look_at(context: &Context) -> Result<Vec<Ailment>, AdminError> {
+    let Some(store) = context.store(Access::Read)? else {
+        return Ok(Vec::new());
+    };
+    let mut found: Vec<_> = store
+        .check()?
+        .iter()
+        .map(|finding| {
+            Ailment::fault(
+                format!("the store: {finding}"),
+                "a start that needs this row may be refused",
+                "vtpm-guard store check",
+            )
+        })
+        .collect();
+    for provider in store.providers()? {
+        found.extend(sealed(context, &provider));
+        found.extend(export(&provider));
+    }
+    found.extend(clock(&store)?);
+    Ok(found)
+}
+
+fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
+    let opened = context.keyring().open(provider.key_id, context::patience());
+    let error = opened.err()?;
+    Some(Ailment::fault(
+        format!(
+            "the key of provider \"{}\" does not open: {error}",
+            provider.name
+        ),
+        "the guests that are bound to it cannot start",
+        "put it in place again: vtpm-guard provider import FILE",
+    ))
+}
+
+fn export(provider: &Provider) -> Option<Ailment> {
+    let name = shell_word(&provider.name);
+    let command = format!("vtpm-guard provider export {name} --output FILE");
+    let Some(exported_at) = provider.exported_at else {
+        return Some(Ailment::fault(
+            format!("provider \"{}\" was never exported", provider.name),
+            "with this host its key is lost, and with it every TPM that depends on it",
+            command,
+        ));
+    };
+    let age = Timestamp::now().0.saturating_sub(exported_at.0);
+    (age > TRUSTED_EXPORT_MS).then(|| {
+        Ailment::advice(
+            format!(
+                "provider \"{}\" was last exported at {}",
+                provider.name,
+                output::time(Some(exported_at))
+            ),
+            "a recovery file that nobody has opened for a year may be lost or damaged",
+            "try it: vtpm-guard provider import FILE --dry-run",
+        )
+    })
+}
+
+fn clock(store: &Store) -> Result<Option<Ailment>, AdminError> {
+    let newest = store.history(EventFilter::All, 1)?.pop();
+    let Timestamp(now) = Timestamp::now();
+    let ahead = newest.filter(|row| row.event.at.0 > now.saturating_add(CLOCK_TOLERANCE_MS));
+    Ok(ahead.map(|row| {
+        Ailment::advice(
+            format!(
+                "the last decision is of {}, and the clock says {}",
+                output::time(Some(row.event.at)),
+                output::time(Some(Timestamp(now)))
+            ),
+            "the clock was set back or is wrong: the history is out of order, and notes of \
+             arriving TPM state expire at the wrong time",
+            "timedatectl",
+        )
+    }))
+}

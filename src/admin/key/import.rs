@@ -1,0 +1,174 @@
+//! `key import`: a guest's key from the backup of another host's store, as it is wrapped.
+//!
+//! The guest moves, its key moves with it; the KEK comes by `provider import`. Nothing is
+//! unwrapped but to see that it opens here.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{document, label};
+use crate::admin::context::{self, Context};
+use crate::admin::domains::NamedDomain;
+use crate::admin::error::AdminError;
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::id::KeyId;
+use crate::key::wrap::{self, WrappedDek};
+use crate::report::shell_word;
+use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
+use crate::verdict::facts::Provider;
+
+pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), AdminError> {
+    let copy = Store::open_copy(from, context::patience())?;
+    let domain = find(&copy, text)?;
+    let (record, wrapped) = the_key(&copy, &domain, from)?;
+    let mut store = context
+        .store(Access::Write)?
+        .ok_or_else(|| no_provider(&label(&domain), &record, None))?;
+
+    let known = store.all_key_refs(Some(domain.uuid), true)?;
+    let same = known
+        .iter()
+        .find(|row| row.key_ref.wrapped_dek.as_ref() == Some(&wrapped));
+    if let Some(row) = same {
+        return answer(
+            context,
+            &domain,
+            &row.key_ref.provider_name,
+            row.key_ref.id,
+            false,
+        );
+    }
+    let provider = opens_here(context, &store, &domain, &record, &wrapped)?;
+    let key = NewKey {
+        wrapped_dek: wrapped,
+        key_id: provider.key_id,
+        key_version: provider.key_version,
+        algorithm: wrap::ALGORITHM,
+    };
+    let id = store.add_key(&AddKey {
+        domain: domain.uuid,
+        provider: provider.uuid,
+        key: &key,
+        secret_uuid: record.key_ref.secret_uuid,
+        first_used_at: record.key_ref.first_used_at,
+        others: OtherKeys::Refuse,
+        now: Timestamp::now(),
+    })?;
+    answer(context, &domain, &provider.name, id, true)
+}
+
+/// The guest, which this host's libvirt need not know yet: the copy knows its name.
+fn find(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
+    if let Ok(uuid) = DomainUuid::parse(text) {
+        return Ok(NamedDomain { uuid, name: None });
+    }
+    let uuid = copy.domain_uuid_by_name(text)?.ok_or_else(|| {
+        AdminError::usage(format!("the backup knows no guest \"{text}\""))
+            .with_hint("name it by its UUID: virsh domuuid DOMAIN, on the host that has it")
+    })?;
+    Ok(NamedDomain {
+        uuid,
+        name: Some(text.to_owned()),
+    })
+}
+
+/// The one key of the guest that is in use in the copy.
+fn the_key(
+    copy: &Store,
+    domain: &NamedDomain,
+    from: &Path,
+) -> Result<(KeyRefRecord, WrappedDek), AdminError> {
+    let label = label(domain);
+    let mut keyed: Vec<_> = copy
+        .all_key_refs(Some(domain.uuid), false)?
+        .into_iter()
+        .filter_map(|row| Some((row.key_ref.wrapped_dek.clone()?, row)))
+        .collect();
+    match (keyed.pop(), keyed.len()) {
+        (Some((wrapped, row)), 0) => Ok((row, wrapped)),
+        (None, _) => Err(
+            AdminError::usage(format!("{} has no key of {label}", from.display()))
+                .with_hint("back the other host's store up again: vtpm-guard store backup FILE"),
+        ),
+        (Some(_), others) => Err(AdminError::refused(format!(
+            "{} has {} keys of {label} in use",
+            from.display(),
+            others + 1
+        ))
+        .with_hint(
+            "choose one on the other host: vtpm-guard key use ID; then back its store up again",
+        )),
+    }
+}
+
+/// The provider of this host whose KEK opens the key.
+fn opens_here(
+    context: &Context,
+    store: &Store,
+    domain: &NamedDomain,
+    record: &KeyRefRecord,
+    wrapped: &WrappedDek,
+) -> Result<Provider, AdminError> {
+    let label = label(domain);
+    let corrupt = |why: String| {
+        AdminError::refused(format!("the wrapped key of {label} is damaged: {why}"))
+            .with_hint("use another backup")
+    };
+    let key_id = wrapped
+        .key_id()
+        .map_err(|error| corrupt(error.to_string()))?;
+    let provider = store
+        .providers()?
+        .into_iter()
+        .find(|provider| provider.key_id == key_id)
+        .ok_or_else(|| no_provider(&label, record, Some(key_id)))?;
+    let kek = context.keyring().open(key_id, context::patience())?;
+    match wrapped.unwrap(&kek, domain.uuid) {
+        Ok(Some(_)) => Ok(provider),
+        Ok(None) => Err(no_provider(&label, record, Some(key_id))),
+        Err(error) => Err(corrupt(error.to_string())),
+    }
+}
+
+fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> AdminError {
+    let key = key_id.map_or(String::new(), |key_id| format!(" (key {})", key_id.short()));
+    AdminError::refused(format!(
+        "the key of {label} is wrapped by provider \"{}\"{key}, which is not on this host",
+        record.key_ref.provider_name
+    ))
+    .with_hint("import it first: vtpm-guard provider import FILE")
+}
+
+fn answer(
+    context: &Context,
+    domain: &NamedDomain,
+    provider: &str,
+    id: KeyRefId,
+    changed: bool,
+) -> Result<(), AdminError> {
+    let answer: Value = json!({
+        "domain": document(domain),
+        "key_ref": id.0,
+        "provider": provider,
+        "changed": changed,
+    });
+    let label = label(domain);
+    context.output.answer(&answer, |out| {
+        if changed {
+            writeln!(
+                out,
+                "imported the key of {label}, under provider \"{provider}\""
+            )
+        } else {
+            writeln!(out, "the key of {label} is here already: nothing changed")
+        }
+    })?;
+    context.output.note(&format!(
+        "its TPM's state comes with a migration, or by hand; see whether it would start: \
+         vtpm-guard check {}",
+        shell_word(&label)
+    ));
+    Ok(())
+}

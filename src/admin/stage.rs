@@ -1,0 +1,85 @@
+//! `stage`: before libvirtd starts, the keys of the guests that will start with it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use comfy_table::{Cell, Color};
+use serde_json::Value;
+
+use super::context::{self, BrokenConfig, Context};
+use super::error::AdminError;
+use super::outcomes::Judged;
+use super::output::{count, table};
+use crate::guard::{Mode, prepare};
+use crate::report::{one_line, outcome_json, reason, refusal};
+use crate::staging::{Definition, DefinitionFiles, Place, Staging};
+use crate::verdict::Decision;
+use crate::verdict::outcome::SecretAction;
+
+/// How long one guest may hold up the daemon's start, a locked store above all.
+const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
+
+pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
+    context::protect_keys()?;
+    let place = Place::of_this_host();
+    place.clear()?;
+    let starting = DefinitionFiles::default().starting().map_err(|error| {
+        AdminError::failed(format!("libvirt's definitions cannot be read: {error}"))
+    })?;
+    if !starting.is_empty() {
+        place.check()?;
+    }
+    let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
+    guard.secrets = Some(Box::new(Staging(place)));
+    let deadline = context::patience();
+    let judge = |Definition { name, domain }| {
+        let for_one = deadline.at_most(FOR_ONE_GUEST);
+        let outcome = prepare(&guard, &domain, "stage", Mode::CarryOut, for_one);
+        Judged { name, outcome }
+    };
+    let judged: Vec<_> = starting.into_iter().map(judge).collect();
+    let document: Value = judged
+        .iter()
+        .map(|one| outcome_json(&one.outcome))
+        .collect();
+    context
+        .output
+        .answer(&document, |out| overview(out, &judged))?;
+    // A guest that is refused is no reason to keep the daemon down, and all the others.
+    Ok(ExitCode::SUCCESS)
+}
+
+fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
+    if judged.is_empty() {
+        return writeln!(out, "no guest will start with libvirtd");
+    }
+    let mut rows = table(&["DOMAIN", "KEY", "WHY"]);
+    for Judged { name, outcome } in judged {
+        let (key, colour, why) = match (&outcome.verdict.decision, outcome.secret) {
+            (Decision::Allow(why), SecretAction::None) => {
+                ("-", Color::Reset, reason(*why).to_owned())
+            }
+            (Decision::Allow(why), _) => ("laid out", Color::Green, reason(*why).to_owned()),
+            (Decision::Deny(why), _) => {
+                let message = one_line(&refusal(name, why).message);
+                (why.code().as_str(), Color::Red, message)
+            }
+        };
+        rows.add_row([
+            Cell::new(one_line(name)),
+            Cell::new(key).fg(colour),
+            Cell::new(why),
+        ]);
+    }
+    writeln!(out, "{}", rows.trim_fmt())?;
+    let laid_out = judged
+        .iter()
+        .filter(|one| one.outcome.secret != SecretAction::None)
+        .count();
+    let guests = count(judged.len(), "guest");
+    writeln!(
+        out,
+        "{guests} will start with libvirtd, {laid_out} of them with a key that is laid out"
+    )
+}

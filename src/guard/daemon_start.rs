@@ -1,0 +1,96 @@
+//! A start that libvirtd makes while it is starting itself. It cannot be asked then, but its
+//! files tell which secrets it has.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Guard;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::Domain;
+use crate::libvirt::{SECRETS_DIR, StartingLibvirtd, called_by_starting_libvirtd};
+use crate::report;
+use crate::store::{Access, Event};
+use crate::swtpm::read_state;
+use crate::verdict::facts::HostSecret;
+use crate::verdict::outcome::{Outcome, SecretAction};
+use crate::verdict::{Decision, Reason, Verdict};
+
+/// How long one call of the hook may hold up the daemon's start: there is nothing worth
+/// waiting for, and all other guests and clients wait.
+const TIME_LIMIT: Duration = Duration::from_millis(1500);
+
+/// How long history may hold up a start that depends on nothing.
+const TO_RECORD: Duration = Duration::from_millis(300);
+
+impl Guard {
+    /// If the libvirtd that calls this hook is still starting, it will not be asked. Gives the
+    /// deadline that holds then: a shorter one, but not for a guest that is sure to start.
+    #[must_use]
+    pub fn mind_starting_libvirtd(
+        &mut self,
+        domain: Option<&Domain>,
+        deadline: Deadline,
+    ) -> Deadline {
+        if !called_by_starting_libvirtd() {
+            return deadline;
+        }
+        self.libvirt_starts = true;
+        self.secrets = Some(Box::new(StartingLibvirtd(Path::new(SECRETS_DIR))));
+        match domain.filter(|domain| has_loaded(self, domain)) {
+            Some(_) => deadline,
+            None => deadline.at_most(TIME_LIMIT),
+        }
+    }
+}
+
+/// Whether libvirtd is starting and has loaded this guest's secret, value and all.
+fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
+    let (Some(secrets), Some((_, secret))) = (&guard.secrets, domain.encrypted_vtpm()) else {
+        return false;
+    };
+    let at_once = Deadline::after(Duration::ZERO);
+    guard.libvirt_starts && secrets.state(secret, at_once) == HostSecret::HasValue
+}
+
+/// Allows the start of a guest whose secret a starting libvirtd has loaded. If `stage` laid it
+/// out, the verdict was made there; if it is a persistent one of somebody else's, it carries the
+/// start as it did without the guard. `None`: the start is to be judged.
+pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> Option<Outcome> {
+    let (vtpm, _) = domain
+        .encrypted_vtpm()
+        .filter(|_| has_loaded(guard, domain))?;
+    let reason = Reason::LoadedSecret;
+    record(guard, domain, operation, reason);
+    Some(Outcome {
+        state: read_state(&guard.libvirt_state_dir, domain.uuid, vtpm).summary(),
+        domain: Some(domain.clone()),
+        verdict: Verdict {
+            decision: Decision::Allow(reason),
+            findings: Vec::new(),
+            repairs: Vec::new(),
+            secret: None,
+        },
+        secret: SecretAction::None,
+        dry_run: false,
+    })
+}
+
+/// The log has it in any case.
+fn record(guard: &Guard, domain: &Domain, operation: &str, why: Reason) {
+    let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
+        return;
+    };
+    let event = Event {
+        at: Timestamp::now(),
+        domain_uuid: domain.uuid,
+        domain_name: domain.name.clone(),
+        operation: operation.to_owned(),
+        allowed: true,
+        code: None,
+        message: report::reason(why).to_owned(),
+        repairs_json: report::repairs_json(&[]).to_string(),
+    };
+    if let Err(error) = store.record_event(&event) {
+        tracing::warn!(%error, "the start could not be recorded");
+    }
+}

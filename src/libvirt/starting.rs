@@ -1,0 +1,168 @@
+//! The window in which a libvirtd is up and answers nobody: it starts its drivers, and with
+//! them the guests that start with it, and only then lets clients in.
+
+use std::fs;
+use std::path::Path;
+use std::process;
+
+use super::files::stored_value;
+use crate::clock::Deadline;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::secret::{HostSecrets, Provided, SecretError};
+use crate::verdict::facts::HostSecret;
+
+/// The monolithic daemon. The modular ones are not meant: while virtqemud starts its guests,
+/// virtsecretd answers.
+const MONOLITHIC: &str = "libvirtd";
+
+/// The thread in which a daemon starts its drivers; it ends when clients are let in
+/// (`daemonStateInit` in libvirt's `src/remote/remote_daemon.c`, 9.0 and 11.3).
+const INITIALISING: &str = "daemon-init";
+
+/// How many generations up the daemon is looked for: a hook may be called through a script.
+const GENERATIONS: usize = 4;
+
+/// Whether this process was started by a libvirtd that is still starting itself. Where /proc
+/// does not tell, it was not, and libvirt is asked as ever.
+#[must_use]
+pub fn called_by_starting_libvirtd() -> bool {
+    is_child_of_starting_libvirtd(Path::new("/proc"), process::id())
+}
+
+fn is_child_of_starting_libvirtd(proc: &Path, mut pid: u32) -> bool {
+    for _ in 0..GENERATIONS {
+        let Some(parent) = parent(proc, pid) else {
+            return false;
+        };
+        let parent_dir = proc.join(parent.to_string());
+        if is_called(&parent_dir, MONOLITHIC) {
+            return has_thread(&parent_dir, INITIALISING);
+        }
+        pid = parent;
+    }
+    false
+}
+
+/// The fourth word of `/proc/PID/stat`, behind a name that may hold anything (proc(5)).
+fn parent(proc: &Path, pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    behind_name.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn has_thread(process: &Path, name: &str) -> bool {
+    let Ok(threads) = process.join("task").read_dir() else {
+        return false;
+    };
+    threads
+        .flatten()
+        .any(|thread| is_called(&thread.path(), name))
+}
+
+fn is_called(task: &Path, name: &str) -> bool {
+    fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+/// The secrets of a libvirtd that is still starting: those of its files, and no others, for it
+/// keeps no ephemeral ones over its end. It takes none, and drops none.
+pub struct StartingLibvirtd<'a>(pub &'a Path);
+
+impl HostSecrets for StartingLibvirtd<'_> {
+    fn expect_question(&self, _deadline: Deadline) {}
+
+    fn state(&self, secret: SecretUuid, _deadline: Deadline) -> HostSecret {
+        match stored_value(self.0, secret) {
+            None => HostSecret::Absent,
+            Some(false) => HostSecret::NoValue,
+            Some(true) => HostSecret::HasValue,
+        }
+    }
+
+    fn provide(
+        &self,
+        _secret: SecretUuid,
+        _domain: DomainUuid,
+        _dek: &Dek,
+        _replace_foreign: bool,
+        _deadline: Deadline,
+    ) -> Result<Provided, SecretError> {
+        Err(SecretError::Starting)
+    }
+
+    /// What is left is dropped by `unstage`, when libvirtd is up.
+    fn drop_own(
+        &self,
+        _secret: SecretUuid,
+        _domain: DomainUuid,
+        _deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// A `/proc` of these processes: pid, parent, name, names of threads.
+    fn proc(processes: &[(u32, u32, &str, &[&str])]) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        for (pid, parent, name, threads) in processes {
+            let dir = proc.path().join(pid.to_string());
+            fs::create_dir(&dir).unwrap();
+            let stat = format!("{pid} (a ) name) S {parent} 1 1 0 -1");
+            fs::write(dir.join("stat"), stat).unwrap();
+            fs::write(dir.join("comm"), format!("{name}\n")).unwrap();
+            for (number, thread) in threads.iter().enumerate() {
+                let task = dir.join("task").join(number.to_string());
+                fs::create_dir_all(&task).unwrap();
+                fs::write(task.join("comm"), format!("{thread}\n")).unwrap();
+            }
+        }
+        proc
+    }
+
+    const STARTING: &[&str] = &["libvirtd", "rpc-libvirtd", "daemon-init"];
+    const UP: &[&str] = &["libvirtd", "rpc-libvirtd", "vm-daemon-init"];
+
+    #[test]
+    fn a_libvirtd_that_starts_its_drivers_is_starting() {
+        let proc = proc(&[(7, 5, "vtpm-guard-hook", &[]), (5, 1, "libvirtd", STARTING)]);
+        assert!(is_child_of_starting_libvirtd(proc.path(), 7));
+    }
+
+    #[test]
+    fn a_libvirtd_that_is_up_is_not_starting() {
+        let proc = proc(&[(7, 5, "vtpm-guard-hook", &[]), (5, 1, "libvirtd", UP)]);
+        assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
+    }
+
+    #[test]
+    fn a_script_between_them_hides_nothing() {
+        let proc = proc(&[
+            (8, 7, "vtpm-guard-hook", &[]),
+            (7, 5, "sh", &[]),
+            (5, 1, "libvirtd", STARTING),
+        ]);
+        assert!(is_child_of_starting_libvirtd(proc.path(), 8));
+    }
+
+    #[test]
+    fn a_modular_daemon_has_its_secrets_elsewhere() {
+        let proc = proc(&[
+            (7, 5, "vtpm-guard-hook", &[]),
+            (5, 1, "virtqemud", STARTING),
+        ]);
+        assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
+    }
+
+    #[test]
+    fn where_proc_does_not_tell_libvirt_is_asked() {
+        let proc = proc(&[(7, 5, "vtpm-guard-hook", &[])]);
+        assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
+        assert!(!is_child_of_starting_libvirtd(proc.path(), 9));
+        assert!(!called_by_starting_libvirtd());
+    }
+}

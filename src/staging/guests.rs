@@ -1,0 +1,216 @@
+//! Which guests will start with the daemon, as far as its files tell: it cannot be asked yet.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::domain::{self, Domain};
+use crate::ids::DomainUuid;
+
+/// The definition of a guest, or why it could not be read.
+pub struct Definition {
+    /// The guest's name: its file's.
+    pub name: String,
+    /// The domain.
+    pub domain: Result<Domain, String>,
+}
+
+/// The places of libvirt's files about guests.
+pub struct DefinitionFiles {
+    /// The persistent definitions, `NAME.xml`; below it `autostart`, with a link `NAME.xml` to
+    /// the definition of each guest that starts with the daemon, and `NAME.xml.once` of one
+    /// that does so once (libvirt 11.2; `virDomainObjListLoadConfig` in its
+    /// `src/conf/virdomainobjlist.c`).
+    pub definitions: PathBuf,
+    /// `NAME.xml` of each guest that runs; gone after a boot.
+    pub running: PathBuf,
+    /// The list of what libvirt-guests has saved or shut down, and will start again: a line
+    /// for each connection, its URI and then UUIDs.
+    pub stopped_for_shutdown: PathBuf,
+}
+
+impl Default for DefinitionFiles {
+    fn default() -> Self {
+        Self {
+            definitions: "/etc/libvirt/qemu".into(),
+            running: "/run/libvirt/qemu".into(),
+            stopped_for_shutdown: "/var/lib/libvirt/libvirt-guests".into(),
+        }
+    }
+}
+
+impl DefinitionFiles {
+    /// The guests that the daemon itself starts, at its first start after a boot.
+    pub fn autostarting(&self) -> io::Result<Vec<Definition>> {
+        Ok(self.read_all(self.autostart_names()?).collect())
+    }
+
+    /// The guests that will start with the daemon, by name. One that runs already needs no key.
+    pub fn starting(&self) -> io::Result<Vec<Definition>> {
+        let mut names = self.autostart_names()?;
+        let uuids = self.stopped_for_shutdown()?;
+        if !uuids.is_empty() {
+            for file in file_names(&self.definitions)? {
+                let Some(name) = file.strip_suffix(".xml") else {
+                    continue;
+                };
+                if matches!(self.read(name), Some(Ok(domain)) if uuids.contains(&domain.uuid)) {
+                    names.insert(name.to_owned());
+                }
+            }
+        }
+        names.retain(|name| !self.running.join(format!("{name}.xml")).exists());
+        Ok(self.read_all(names).collect())
+    }
+
+    fn autostart_names(&self) -> io::Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for link in file_names(&self.definitions.join("autostart"))? {
+            let link = link.strip_suffix(".once").unwrap_or(&link);
+            names.extend(link.strip_suffix(".xml").map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    fn read_all(&self, names: BTreeSet<String>) -> impl Iterator<Item = Definition> {
+        names.into_iter().filter_map(|name| {
+            let domain = self.read(&name)?;
+            Some(Definition { name, domain })
+        })
+    }
+
+    /// The definition of this name; `None` if there is none, as behind a link that leads
+    /// nowhere.
+    fn read(&self, name: &str) -> Option<Result<Domain, String>> {
+        let file = match File::open(self.definitions.join(format!("{name}.xml"))) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        Some(domain::read(BufReader::new(file)).map_err(|error| error.to_string()))
+    }
+
+    fn stopped_for_shutdown(&self) -> io::Result<BTreeSet<DomainUuid>> {
+        let list = match fs::read_to_string(&self.stopped_for_shutdown) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            list => list?,
+        };
+        let words = list
+            .lines()
+            .flat_map(|line| line.split_whitespace().skip(1));
+        Ok(words
+            .filter_map(|word| DomainUuid::parse(word).ok())
+            .collect())
+    }
+}
+
+/// The names in a directory that libvirt could have given; none where there is no such
+/// directory.
+fn file_names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match dir.read_dir() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name());
+    let names: Vec<_> = entries.map(name).collect::<io::Result<_>>()?;
+    Ok(names
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
+        .collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn uuid(number: u32) -> String {
+        format!("11111111-2222-4333-8444-{number:012}")
+    }
+
+    /// libvirt's files with the definitions vm1 to vm4.
+    fn files() -> (tempfile::TempDir, DefinitionFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = DefinitionFiles {
+            definitions: dir.path().join("qemu"),
+            running: dir.path().join("run"),
+            stopped_for_shutdown: dir.path().join("libvirt-guests"),
+        };
+        fs::create_dir_all(files.definitions.join("autostart")).unwrap();
+        fs::create_dir(&files.running).unwrap();
+        for number in 1..=4 {
+            let xml = format!(
+                "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n<domain type='kvm'>\
+                 <name>vm{number}</name><uuid>{}</uuid></domain>\n",
+                uuid(number)
+            );
+            fs::write(files.definitions.join(format!("vm{number}.xml")), xml).unwrap();
+        }
+        (dir, files)
+    }
+
+    fn autostart(files: &DefinitionFiles, link: &str) {
+        let name = link.strip_suffix(".once").unwrap_or(link);
+        let target = files.definitions.join(name);
+        symlink(target, files.definitions.join("autostart").join(link)).unwrap();
+    }
+
+    fn names(files: &DefinitionFiles) -> Vec<String> {
+        let starting = files.starting().unwrap();
+        starting.into_iter().map(|guest| guest.name).collect()
+    }
+
+    #[test]
+    fn guests_that_libvirtd_starts_always_or_once_will_start() {
+        let (_dir, files) = files();
+        assert_eq!(names(&files), [""; 0]);
+        autostart(&files, "vm3.xml");
+        autostart(&files, "vm1.xml.once");
+        autostart(&files, "vm1.xml");
+        assert_eq!(names(&files), ["vm1", "vm3"]);
+        let first = files.starting().unwrap().remove(0);
+        assert_eq!(first.domain.unwrap().uuid.to_string(), uuid(1));
+    }
+
+    #[test]
+    fn guests_that_libvirt_guests_stopped_will_start() {
+        let (_dir, files) = files();
+        let list = format!("default {} {}\nlxc:/// {}\n", uuid(4), uuid(2), uuid(9));
+        fs::write(&files.stopped_for_shutdown, list).unwrap();
+        assert_eq!(names(&files), ["vm2", "vm4"]);
+    }
+
+    #[test]
+    fn a_guest_that_runs_needs_no_key() {
+        let (_dir, files) = files();
+        autostart(&files, "vm1.xml");
+        autostart(&files, "vm2.xml");
+        fs::write(files.running.join("vm1.xml"), "<domstatus/>").unwrap();
+        assert_eq!(names(&files), ["vm2"]);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_no_guest_and_a_broken_definition_is_told() {
+        let (_dir, files) = files();
+        autostart(&files, "gone.xml");
+        autostart(&files, "vm1.xml");
+        fs::write(files.definitions.join("vm1.xml"), "<domain>").unwrap();
+        let starting = files.starting().unwrap();
+        assert_eq!(starting.len(), 1);
+        assert!(starting[0].domain.is_err());
+    }
+
+    #[test]
+    fn a_host_without_libvirt_has_no_guests() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = DefinitionFiles {
+            definitions: dir.path().join("a"),
+            running: dir.path().join("b"),
+            stopped_for_shutdown: dir.path().join("c"),
+        };
+        assert_eq!(names(&files), [""; 0]);
+    }
+}

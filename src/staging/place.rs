@@ -1,0 +1,231 @@
+//! Where keys are laid out: files on tmpfs, and links to them from libvirt's directory of
+//! secrets. What lies on a disk is a link, never a key.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use base64ct::{Base64, Encoding};
+use nix::libc;
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use zeroize::Zeroizing;
+
+use crate::durable;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::libvirt::SECRETS_DIR;
+use crate::secret::{domain_of_usage, laid_out_definition};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
+
+/// Where the files lie. /run is a tmpfs; that is checked all the same.
+const STAGED_DIR: &str = "/run/vtpm-guard/staged";
+
+/// `RAMFS_MAGIC` of linux/magic.h.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// The extensions of a secret's definition and of its value, as libvirt reads them
+/// (`virSecretLoadAllConfigs` and `virSecretLoadValue` in its `src/conf/virsecretobj.c`).
+const DEFINITION: &str = "xml";
+const VALUE: &str = "base64";
+
+/// Why nothing could be laid out, or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum StagingError {
+    /// The directory is on a disk.
+    #[error("{path} is not on a tmpfs: keys would lie in clear on a disk", path = .0.display())]
+    NotInMemory(PathBuf),
+    /// Others than this process's user can get at the directory.
+    #[error(
+        "{path} belongs to the user {owner} and has mode {mode:04o}; it must be this user's alone",
+        path = .path.display()
+    )]
+    NotTrusted {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's UID.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The system says no.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// What it was about.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+/// A secret that is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaidOut {
+    /// The secret.
+    pub secret: SecretUuid,
+    /// The domain whose vTPM's key it holds.
+    pub domain: DomainUuid,
+}
+
+/// The directory on tmpfs, and libvirt's.
+pub struct Place {
+    staged: PathBuf,
+    secrets: PathBuf,
+}
+
+impl Place {
+    /// Where a system libvirtd of this host looks.
+    #[must_use]
+    pub fn of_this_host() -> Self {
+        Self::at(STAGED_DIR.into(), SECRETS_DIR.into())
+    }
+
+    /// The files lie in `staged`, the links in `secrets`.
+    #[must_use]
+    pub fn at(staged: PathBuf, secrets: PathBuf) -> Self {
+        Self { staged, secrets }
+    }
+
+    /// libvirt's directory of secrets.
+    #[must_use]
+    pub fn secrets(&self) -> &Path {
+        &self.secrets
+    }
+
+    /// Lays a key out, as the guard's own secret of this domain: ephemeral, so that libvirt
+    /// keeps it in memory alone from then on. The definition's link comes last, for libvirt
+    /// loads what has one. There must be no secret of this UUID.
+    pub fn lay_out(&self, laid_out: LaidOut, dek: &Dek) -> Result<(), StagingError> {
+        let LaidOut { secret, domain } = laid_out;
+        let staged = self.open_staged()?;
+        make_dir(&self.secrets).map_err(|source| io_error(&self.secrets, source))?;
+        let value = in_base64(dek);
+        let definition = laid_out_definition(secret, domain);
+        for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
+            let name = format!("{secret}.{extension}");
+            let (file, link) = (self.staged.join(&name), self.secrets.join(&name));
+            durable::replace(&staged, OsStr::new(".new"), OsStr::new(&name), bytes)
+                .map_err(|source| io_error(&file, source))?;
+            symlink(&file, &link).map_err(|source| io_error(&link, source))?;
+        }
+        Ok(())
+    }
+
+    /// What is laid out.
+    pub fn laid_out(&self) -> Result<Vec<LaidOut>, StagingError> {
+        let mut found = Vec::new();
+        for file in entries(&self.staged)? {
+            if file.extension() != Some(OsStr::new(DEFINITION)) {
+                continue;
+            }
+            let definition = fs::read_to_string(&file).map_err(|source| io_error(&file, source))?;
+            let secret = file
+                .file_stem()
+                .and_then(OsStr::to_str)
+                .and_then(|stem| SecretUuid::parse(stem).ok());
+            let domain = domain_of_usage(&definition);
+            found.extend(
+                secret
+                    .zip(domain)
+                    .map(|(secret, domain)| LaidOut { secret, domain }),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Takes everything away: first the links, also those whose files are gone (a host that
+    /// went down between `stage` and `unstage`), then the files. Nothing there is no error.
+    pub fn clear(&self) -> Result<(), StagingError> {
+        for link in entries(&self.secrets)? {
+            let leads_here = fs::read_link(&link).is_ok_and(|file| file.starts_with(&self.staged));
+            if leads_here {
+                remove(&link)?;
+            }
+        }
+        self.remove_files(|_| true)
+    }
+
+    /// Takes the keys away and leaves the rest: libvirt's directory still says which secrets it
+    /// has loaded.
+    pub fn remove_keys(&self) -> Result<(), StagingError> {
+        self.remove_files(|file| file.extension() != Some(OsStr::new(DEFINITION)))
+    }
+
+    fn remove_files(&self, which: impl Fn(&Path) -> bool) -> Result<(), StagingError> {
+        let files = entries(&self.staged)?;
+        files
+            .iter()
+            .filter(|file| which(file))
+            .try_for_each(|file| remove(file))
+    }
+
+    /// Makes the directory if need be, and makes sure that it is this user's and in memory.
+    fn open_staged(&self) -> Result<File, StagingError> {
+        let path = &self.staged;
+        let failed = |source: io::Error| io_error(path, source);
+        make_dir(path).map_err(failed)?;
+        let dir = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(failed)?;
+        let metadata = dir.metadata().map_err(failed)?;
+        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        if owner != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
+            let path = path.clone();
+            return Err(StagingError::NotTrusted { path, owner, mode });
+        }
+        let file_system = fstatfs(&dir).map_err(|errno| failed(errno.into()))?;
+        if ![TMPFS_MAGIC, RAMFS_MAGIC].contains(&file_system.filesystem_type()) {
+            return Err(StagingError::NotInMemory(path.clone()));
+        }
+        Ok(dir)
+    }
+
+    /// Whether keys could be laid out here.
+    pub fn check(&self) -> Result<(), StagingError> {
+        self.open_staged().map(drop)
+    }
+}
+
+/// The key in a buffer that is wiped, of the final size from the start.
+fn in_base64(dek: &Dek) -> Zeroizing<Vec<u8>> {
+    let bytes = dek.expose();
+    let mut text = Zeroizing::new(vec![0; Base64::encoded_len(bytes)]);
+    // The only error is a buffer that is too short.
+    let encoded = Base64::encode(bytes, &mut text).is_ok();
+    debug_assert!(encoded);
+    text
+}
+
+/// The paths in a directory; none where there is no such directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, StagingError> {
+    let listed =
+        || -> io::Result<Vec<PathBuf>> { dir.read_dir()?.map(|entry| Ok(entry?.path())).collect() };
+    match listed() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|source| io_error(dir, source)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StagingError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn io_error(path: &Path, source: io::Error) -> StagingError {
+    StagingError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}

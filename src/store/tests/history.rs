@@ -1,0 +1,78 @@
+//! The history: what is asked of it, and how long it grows.
+
+use super::super::{EVENTS_KEPT, Event, EventFilter, EventQuery, Store};
+use crate::clock::Timestamp;
+use crate::store::testing::{domain, event, new_store};
+use crate::verdict::code::Code;
+
+fn denied(code: Code, at: i64) -> Event {
+    Event {
+        allowed: false,
+        code: Some(code),
+        ..event(domain(1), "vm1", Timestamp(at))
+    }
+}
+
+fn times<'a>(store: &Store, query: impl Into<EventQuery<'a>>) -> Vec<i64> {
+    let rows = store.history(query, 99).unwrap();
+    rows.into_iter().map(|row| row.event.at.0).collect()
+}
+
+#[test]
+fn a_code_and_a_span_of_time_narrow_it_down() {
+    let (_dir, mut store) = new_store();
+    for (code, at) in [
+        (Code::KeyLost, 10),
+        (Code::KeyMissing, 20),
+        (Code::KeyLost, 30),
+    ] {
+        store.record_event(&denied(code, at)).unwrap();
+    }
+    store
+        .record_event(&event(domain(2), "vm2", Timestamp(40)))
+        .unwrap();
+    let all = EventQuery::from(EventFilter::All);
+
+    let lost = Some(Code::KeyLost);
+    assert_eq!(times(&store, EventQuery { code: lost, ..all }), [30, 10]);
+    let since = Some(Timestamp(20));
+    assert_eq!(times(&store, EventQuery { since, ..all }), [40, 30, 20]);
+    let until = Some(Timestamp(20));
+    assert_eq!(times(&store, EventQuery { until, ..all }), [20, 10]);
+    let both = EventQuery {
+        since,
+        until,
+        ..all
+    };
+    assert_eq!(times(&store, both), [20]);
+    let vm2 = EventQuery {
+        code: lost,
+        ..EventFilter::Name("vm2").into()
+    };
+    assert_eq!(times(&store, vm2), [] as [i64; 0]);
+}
+
+#[test]
+fn the_oldest_go_when_there_are_too_many() {
+    let (_dir, mut store) = new_store();
+    for at in 0..4 {
+        store.record_event(&denied(Code::KeyLost, at)).unwrap();
+    }
+    let far = EVENTS_KEPT + 2;
+    let sql = "UPDATE event SET id = ?1 WHERE at = 3";
+    store.connection.execute(sql, [far]).unwrap();
+    store.record_event(&denied(Code::KeyLost, 4)).unwrap();
+    assert_eq!(times(&store, EventFilter::All), [4, 3, 2]);
+}
+
+#[test]
+fn one_huge_id_costs_two_events_at_most() {
+    let (_dir, mut store) = new_store();
+    for at in 0..5 {
+        store.record_event(&denied(Code::KeyLost, at)).unwrap();
+    }
+    let sql = "UPDATE event SET id = 1 << 60 WHERE at = 4";
+    store.connection.execute(sql, []).unwrap();
+    store.record_event(&denied(Code::KeyLost, 5)).unwrap();
+    assert_eq!(times(&store, EventFilter::All), [5, 4, 3, 2]);
+}

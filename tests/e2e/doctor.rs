@@ -1,0 +1,174 @@
+//! `doctor` on a host that is in order, and on hosts that are not.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+use vtpm_guard::ids::SecretUuid;
+
+use crate::guest::{PASSPHRASE_FILE, recovery_file};
+use crate::host::Host;
+
+const LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
+
+/// What the doctor found, `severity: what` for each, which must be as bad as this status says.
+#[track_caller]
+fn found(host: &Host, arguments: &[&str], status: i32) -> Vec<String> {
+    let answer = host.guard(&[&["--json", "doctor"], arguments].concat());
+    assert_eq!(answer.status, status, "{answer:#?}");
+    let documents: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let ailments = documents.as_array().unwrap().iter();
+    ailments
+        .map(|ailment| {
+            let text = |key: &str| ailment[key].as_str().unwrap();
+            assert!(!text("why").is_empty() && !text("command").is_empty());
+            format!("{}: {}", text("severity"), text("what"))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn finds(host: &Host, status: i32, words: &str) {
+    let found = found(host, &[], status);
+    assert!(
+        found.len() == 1 && found[0].contains(words),
+        "{words:?}: {found:#?}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_host_in_order_has_nothing() {
+    let (host, _guest) = Host::with_used_guest();
+    let answer = host.guard(&["doctor"]).ok();
+    assert_eq!(answer.stdout, "nothing found\n");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_hook_must_be_there_and_run_and_be_noticed() {
+    let (host, guest) = Host::with_used_guest();
+    let link = host.path(LINK);
+    fs::remove_file(&link).unwrap();
+    finds(
+        &host,
+        1,
+        "fault: /etc/libvirt/hooks/qemu.d/50-vtpm-guard is not there",
+    );
+    host.run(&["ln", "-s", "/nowhere", LINK]).ok();
+    finds(&host, 1, "leads nowhere");
+    host.run(&["cp", "/usr/sbin/vtpm-guard-hook", "/usr/sbin/other-hook"])
+        .ok();
+    host.run(&["ln", "-sf", "/usr/sbin/other-hook", LINK]).ok();
+    let hook = host.path("/usr/sbin/other-hook");
+    fs::set_permissions(&hook, Permissions::from_mode(0o600)).unwrap();
+    finds(&host, 1, "cannot be executed");
+    fs::set_permissions(&hook, Permissions::from_mode(0o700)).unwrap();
+    finds(&host, 1, "cannot be executed by plain users");
+    fs::set_permissions(&hook, Permissions::from_mode(0o755)).unwrap();
+    finds(
+        &host,
+        0,
+        "advice: the daemon was started before the hook's link was made",
+    );
+    host.run(&["ln", "-sf", "/usr/sbin/vtpm-guard-hook", LINK])
+        .ok();
+    host.start_and_stop(&guest);
+    assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn what_is_wrong_with_store_keys_and_configuration_is_told() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[policy]\ndegrade = 'allow'\n");
+    finds(&host, 1, "the configuration is broken");
+    host.configure("");
+
+    host.update_key_refs(&guest, "provider_uuid = NULL, provider_name = 'nkp-b'");
+    finds(&host, 1, "there is no provider \"nkp-b\"");
+    host.update_key_refs(&guest, "provider_name = 'nkp-a'");
+
+    let sql = "UPDATE key_provider SET exported_at = NULL";
+    host.store().execute(sql, []).unwrap();
+    finds(&host, 1, "fault: provider \"nkp-a\" was never exported");
+    let sql = "UPDATE key_provider SET exported_at = 1700000000000";
+    host.store().execute(sql, []).unwrap();
+    finds(&host, 0, "advice: provider \"nkp-a\" was last exported at");
+    let sql = "UPDATE key_provider SET exported_at = unixepoch() * 1000";
+    host.store().execute(sql, []).unwrap();
+
+    let sql = "UPDATE event SET at = at + 86400000";
+    host.store().execute(sql, []).unwrap();
+    finds(&host, 0, "advice: the last decision is of");
+    host.store().execute("DELETE FROM event", []).unwrap();
+
+    let (_, key_id) = host.provider("nkp-a");
+    let key = host.path(&format!("/var/lib/vtpm-guard/keys/{key_id}"));
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let words = found(&host, &[], 1).join("\n");
+    assert!(
+        words.contains(&format!("/keys/{key_id} has mode 0644")),
+        "{words}"
+    );
+    assert!(
+        words.contains("the key of provider \"nkp-a\" does not open"),
+        "{words}"
+    );
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn keys_in_clear_full_disks_and_deaf_daemons_are_told() {
+    let (host, _guest) = Host::with_used_guest();
+    let secret = SecretUuid::random();
+    host.define_secret(secret, "by-hand", Some("a key in clear"));
+    finds(
+        &host,
+        0,
+        &format!("advice: /etc/libvirt/secrets/{secret}.base64 holds"),
+    );
+    host.virsh(&["secret-undefine", &secret.to_string()]).ok();
+
+    let place = "/var/lib/libvirt/swtpm";
+    host.run(&["mount", "-t", "tmpfs", "-o", "size=1m", "none", place])
+        .ok();
+    finds(&host, 1, "/var/lib/libvirt/swtpm has 1024 KiB left");
+    host.run(&["umount", place]).ok();
+
+    let pid = host.read("/run/libvirtd.pid");
+    host.run(&["kill", "-KILL", pid.trim()]).ok();
+    finds(&host, 1, "libvirt's secret driver does not answer");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn recovery_files_are_tried() {
+    let (host, _guest) = Host::with_used_guest();
+    let file = recovery_file("nkp-a");
+    let with =
+        |more: &[&str], status| found(&host, &[&["--recovery-file", &file], more].concat(), status);
+    assert_eq!(with(&[], 0), [] as [&str; 0]);
+    assert_eq!(
+        with(&["--passphrase-file", PASSPHRASE_FILE], 0),
+        [] as [&str; 0]
+    );
+    host.write("/run/wrong", "battery staple");
+    let wrong = with(&["--passphrase-file", "/run/wrong"], 1);
+    assert!(wrong[0].contains("the passphrase is wrong"), "{wrong:#?}");
+
+    host.create_provider("nkp-b");
+    let missing = with(&[], 1);
+    assert_eq!(missing.len(), 1, "{missing:#?}");
+    assert!(
+        missing[0].contains("brings back provider \"nkp-b\""),
+        "{missing:#?}"
+    );
+
+    let whole = fs::read(host.path(&file)).unwrap();
+    fs::write(host.path(&file), &whole[..whole.len() - 9]).unwrap();
+    let damaged = with(&[], 1);
+    assert!(damaged[0].contains("it is damaged"), "{damaged:#?}");
+}

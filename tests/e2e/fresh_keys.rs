@@ -1,0 +1,194 @@
+//! A key that was made for a start that failed: taken back as long as nothing was encrypted with
+//! it, kept from then on, whatever happens.
+
+use crate::guest::{Guest, KeyRef};
+use crate::host::Host;
+
+/// Fails at one operation of the hook, after the guard.
+fn failing_at(operation: &str) -> String {
+    format!("#!/bin/sh\n[ \"$2\" != {operation} ] || {{ echo made-up failure >&2; exit 1; }}\n")
+}
+
+const FAILING_HOOK: &str = "/etc/libvirt/hooks/qemu.d/90-failing";
+
+/// A host with a bound guest that has never run.
+fn host_with_new_guest() -> (Host, Guest) {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let guest = host.define_bound_guest("vm1", "nkp-a");
+    (host, guest)
+}
+
+#[track_caller]
+fn assert_is_placeholder(row: &KeyRef) {
+    assert_eq!(row.provider_name, "nkp-a");
+    assert_eq!(
+        (
+            &row.wrapped_dek,
+            &row.kek_ref,
+            row.key_version,
+            row.first_used_at
+        ),
+        (&None, &None, None, None)
+    );
+}
+
+impl Host {
+    fn fail_at(&self, operation: &str) {
+        self.write_program(FAILING_HOOK, &failing_at(operation));
+    }
+
+    fn fail_no_longer(&self) {
+        self.write_program(FAILING_HOOK, "#!/bin/sh\n");
+    }
+
+    #[track_caller]
+    fn start_fails(&self, guest: &Guest, words: &str) {
+        let answer = self.start(guest);
+        assert_eq!(answer.status, 1, "{answer:#?}");
+        assert!(answer.stderr.contains(words), "{answer:#?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_made_for_a_start_that_failed_before_any_state_existed_is_taken_back() {
+    let (host, guest) = host_with_new_guest();
+    let id = host.only_key_ref(&guest).id;
+    host.fail_at("prepare");
+    host.start_fails(&guest, "made-up failure");
+    assert!(!host.has_tpm_state(&guest));
+    let row = host.only_key_ref(&guest);
+    assert_eq!(row.id, id);
+    assert_is_placeholder(&row);
+    assert!(!host.has_secret(guest.secret));
+
+    host.fail_no_longer();
+    host.start_and_stop(&guest);
+    assert!(host.only_key_ref(&guest).wrapped_dek.is_some());
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_whose_tpm_exists_is_kept_though_its_first_start_failed() {
+    let (host, guest) = host_with_new_guest();
+    host.fail_at("start");
+    for _ in 0..2 {
+        host.start_fails(&guest, "made-up failure");
+        assert!(host.has_tpm_state(&guest));
+        let row = host.only_key_ref(&guest);
+        assert!(
+            row.wrapped_dek.is_some() && row.first_used_at.is_none(),
+            "{row:?}"
+        );
+    }
+    let row = host.only_key_ref(&guest);
+    host.fail_no_longer();
+    host.start_and_stop(&guest);
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, row.wrapped_dek);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_whose_tpm_existed_once_is_kept_though_a_later_start_fails_without_it() {
+    let (host, guest) = host_with_new_guest();
+    host.fail_at("start");
+    host.start_fails(&guest, "made-up failure");
+    let key = host.only_key_ref(&guest).wrapped_dek;
+
+    // Somebody may have a copy of the state that is taken away here.
+    host.remove_tpm_state(&guest);
+    host.fail_at("prepare");
+    host.start_fails(&guest, "made-up failure");
+    assert!(!host.has_tpm_state(&guest));
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, key);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_tpm_that_nobody_saw_made_is_seen_by_the_next_start() {
+    let (host, guest) = host_with_new_guest();
+    // The daemon dies in the middle of the start, when the TPM has been made.
+    let die = "#!/bin/sh\n[ \"$2\" != start ] || kill -KILL $(cat /run/libvirtd.pid)\n";
+    host.write_program(FAILING_HOOK, die);
+    assert_ne!(host.start(&guest).status, 0);
+    host.fail_no_longer();
+    host.start_libvirtd();
+    let key = host.only_key_ref(&guest).wrapped_dek;
+    assert!(key.is_some() && host.has_tpm_state(&guest));
+
+    let xml = host.xml(&guest);
+    let hook = |operation: [&str; 3]| host.hook("vm1", &operation, &xml).ok();
+    hook(["prepare", "begin", "-"]);
+    host.remove_tpm_state(&guest);
+    hook(["release", "end", "failed"]);
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, key);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_that_is_taken_back_leaves_no_secret_even_with_lifetime_keep() {
+    let (host, guest) = host_with_new_guest();
+    host.configure("[secret]\nlifetime = \"keep\"\n");
+    host.fail_at("prepare");
+    host.start_fails(&guest, "made-up failure");
+    assert_is_placeholder(&host.only_key_ref(&guest));
+    assert!(!host.has_secret(guest.secret));
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_that_was_used_is_kept_whatever_happens_to_its_tpm() {
+    let (host, guest) = Host::with_used_guest();
+    let row = host.only_key_ref(&guest);
+    host.fail_at("prepare");
+    host.start_fails(&guest, "made-up failure");
+    assert_eq!(host.only_key_ref(&guest), row);
+
+    host.remove_tpm_state(&guest);
+    host.fail_no_longer();
+    let xml = host.xml(&guest);
+    for operation in ["stopped", "release"] {
+        assert_eq!(
+            host.hook("vm1", &[operation, "end", "failed"], &xml).status,
+            0
+        );
+    }
+    assert_eq!(host.only_key_ref(&guest), row);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_is_kept_though_the_first_run_ended_before_anybody_saw_it_end() {
+    let (host, guest) = host_with_new_guest();
+    host.start_running(&guest);
+    let key = host.only_key_ref(&guest).wrapped_dek;
+    host.stop_libvirtd();
+    let pid = host.read("/run/libvirt/qemu/vm1.pid");
+    host.run(&["kill", "-KILL", pid.trim()]).ok();
+    host.start_libvirtd();
+    host.virsh(&["uri"]).ok();
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, key);
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_made_by_stage_is_taken_back_when_the_start_with_the_daemon_fails() {
+    let (host, guest) = host_with_new_guest();
+    host.virsh(&["autostart", "vm1"]).ok();
+    host.fail_at("prepare");
+    host.stop_libvirtd();
+    host.guard(&["stage"]).ok();
+    assert!(host.only_key_ref(&guest).wrapped_dek.is_some());
+    host.start_libvirtd();
+    host.guard(&["unstage"]).ok();
+    assert_eq!(host.state(&guest), "shut off");
+    assert_is_placeholder(&host.only_key_ref(&guest));
+    assert!(!host.has_secret(guest.secret));
+
+    host.fail_no_longer();
+    host.start_and_stop(&guest);
+}

@@ -1,0 +1,122 @@
+//! docs/migration.md, played word for word on two hosts that are joined by a network: a running
+//! guest moves, and a stopped one.
+
+use std::fs;
+use std::process::Command;
+
+use crate::guest::{Guest, recovery_file};
+use crate::host::Host;
+use crate::page::blocks;
+
+const HERE: &str = "10.99.0.1";
+const THERE: &str = "10.99.0.2";
+
+/// Two hosts with a network between them, whose daemons speak with each other.
+struct Pair {
+    here: Host,
+    there: Host,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self {
+            here: Host::new(),
+            there: Host::new(),
+        };
+        let (here, there) = (pair.here.pid(), pair.there.pid());
+        let joined = Command::new("ip")
+            .args(["link", "add", "wire", "netns", &here, "type", "veth"])
+            .args(["peer", "name", "wire", "netns", &there])
+            .status();
+        assert!(joined.unwrap().success());
+        pair.here.join("here.example", HERE);
+        pair.there.join("there.example", THERE);
+        pair
+    }
+
+    /// `/mnt/backup` is one place for both hosts.
+    fn carry_over(&self, files: &[&str]) {
+        for file in files {
+            let path = format!("/mnt/backup/{file}");
+            let content = fs::read(self.here.path(&path)).unwrap();
+            self.there.write(&path, content);
+        }
+    }
+}
+
+/// The blocks of commands in a section of the page.
+fn page<const N: usize>(heading: &str) -> [String; N] {
+    blocks("migration.md", heading).try_into().unwrap()
+}
+
+impl Host {
+    /// Gives this end of the wire an address, and lets the daemon listen there.
+    fn join(&self, name: &str, address: &str) {
+        let script = format!(
+            "set -eu
+             hostname {name}
+             printf '{HERE} here.example\\n{THERE} there.example\\n' >>/etc/hosts
+             ip link set lo up
+             ip address add {address}/24 dev wire
+             ip link set wire up
+             printf '%s\\n' 'listen_tls = 0' 'listen_tcp = 1' 'auth_tcp = \"none\"' \
+                 \"host_uuid = '$(cat /proc/sys/kernel/random/uuid)'\" >>/etc/libvirt/libvirtd.conf
+             pid=$(cat /run/libvirtd.pid)
+             kill -TERM $pid
+             while kill -0 $pid 2>/dev/null; do sleep 0.05; done
+             libvirtd -d --listen
+             timeout 30 virsh uri"
+        );
+        self.run(&["sh", "-c", &script]).ok();
+    }
+}
+
+fn prepared() -> (Pair, Guest) {
+    let pair = Pair::new();
+    pair.here.create_provider("nkp-a");
+    let guest = pair.here.define_bound_guest("vm1", "nkp-a");
+    pair.here.start_and_stop(&guest);
+    for host in [&pair.here, &pair.there] {
+        host.attach_backup_disk();
+    }
+    let recovery = fs::read(pair.here.path(&recovery_file("nkp-a"))).unwrap();
+    pair.here.write("/mnt/backup/nkp-a.recovery", recovery);
+    pair.carry_over(&["passphrase", "nkp-a.recovery"]);
+    let [import] = page("Once for both hosts");
+    pair.there.play(&import).ok();
+    (pair, guest)
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_running_guest_takes_its_tpm_along() {
+    let (pair, guest) = prepared();
+    pair.here.start_running(&guest);
+    let state = pair.here.tpm_state(&guest);
+    let [backup, import, migrate] = page("A running guest");
+    pair.here.play(&backup).ok();
+    pair.carry_over(&["store.backup"]);
+    pair.there.play(&import).ok();
+    pair.here.play(&migrate).ok();
+
+    assert_eq!(pair.there.state(&guest), "running");
+    assert_eq!(pair.there.tpms_made(&guest), 0, "it is the TPM that it had");
+    assert_eq!(pair.there.tpm_state(&guest).len(), state.len());
+    assert!(!pair.there.has_secret(guest.secret));
+    assert!(!pair.here.has_secret(guest.secret));
+    pair.there.stop(&guest);
+    pair.there.start_running(&guest);
+    assert_eq!(pair.there.tpms_made(&guest), 0);
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_stopped_guest_takes_its_tpm_along() {
+    let (pair, guest) = prepared();
+    let [save, bring] = page("A stopped guest");
+    pair.here.play(&save).ok();
+    pair.carry_over(&["store.backup", "vm1.xml", "vm1-tpm.tar"]);
+    pair.there.play(&bring).ok();
+    assert_eq!(pair.there.state(&guest), "running");
+    assert_eq!(pair.there.tpms_made(&guest), 0);
+}
