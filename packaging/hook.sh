@@ -44,7 +44,8 @@ link_hook() {
         ln -s $HOOK $link
         if command -v restorecon >/dev/null; then restorecon -R /etc/libvirt/hooks || true; fi
     fi
-    : >$LINKED
+    # As everything there: for root alone.
+    (umask 077 && : >$LINKED)
     reload_daemon
 }
 
