@@ -32,16 +32,8 @@ fn guest_with_state_elsewhere(host: &Host) -> Option<Guest> {
     host.virsh(&["define", "/run/vm1.xml"]).ok();
     host.bind(&guest, "nkp-a");
     let known = host.xml(&guest).contains(STATE_DIR);
-    assert_eq!(known, libvirt_version(host) >= (10, 10));
+    assert_eq!(known, host.libvirt_version() >= (10, 10));
     known.then_some(guest)
-}
-
-/// Major and minor version of the host's libvirt.
-fn libvirt_version(host: &Host) -> (u32, u32) {
-    let answer = host.run(&["libvirtd", "--version"]).ok().stdout;
-    let version = answer.trim().rsplit(' ').next().unwrap();
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]
