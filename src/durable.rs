@@ -1,14 +1,15 @@
 //! Files that are there whole or not at all, also after a kill or a power cut.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, unlinkat};
 
 /// Puts `bytes` under `name` into `dir`, mode 0600, in place of what is there.
 ///
@@ -17,6 +18,26 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 pub fn replace(dir: &File, temporary: &OsStr, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
     write_temporary(dir, temporary, bytes)?;
     renameat(dir, temporary, dir, name).inspect_err(|_| forget(dir, temporary))?;
+    sync_directory(dir)
+}
+
+/// Writes `bytes` durably under `name` into `dir`, with the owner, group and mode of another
+/// file, in place of what a killed writer left there. For [`rename`] to follow.
+pub fn write_as(dir: &File, name: &OsStr, bytes: &[u8], like: &Metadata) -> io::Result<()> {
+    write_temporary_with(dir, name, bytes, |file| {
+        fchown(
+            file,
+            Some(Uid::from_raw(like.uid())),
+            Some(Gid::from_raw(like.gid())),
+        )?;
+        // After the owner: changing that takes the set-user-id bits away.
+        file.set_permissions(Permissions::from_mode(like.mode() & 0o7777))
+    })
+}
+
+/// Renames a file that was written durably, in place of what is there, for good.
+pub fn rename(dir: &File, from: &OsStr, to: &OsStr) -> io::Result<()> {
+    renameat(dir, from, dir, to)?;
     sync_directory(dir)
 }
 
@@ -69,11 +90,24 @@ fn sync_directory(dir: &File) -> io::Result<()> {
 }
 
 fn write_temporary(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    write_temporary_with(dir, name, bytes, |_| Ok(()))
+}
+
+/// `dress` gives the file what it needs besides its bytes before those are made durable.
+fn write_temporary_with(
+    dir: &File,
+    name: &OsStr,
+    bytes: &[u8],
+    dress: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     forget(dir, name);
     let flags =
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| dress(&file))
+        .and_then(|()| file.sync_all());
     written.inspect_err(|_| forget(dir, name))
 }
 

@@ -19,9 +19,12 @@ macro_rules! uuid_type {
             /// Reads a UUID in any spelling that libvirt takes: upper or lower case, with or
             /// without dashes, with white space around it.
             pub fn parse(text: &str) -> Result<Self, UuidError> {
-                uuid::Uuid::try_parse(text.trim())
+                // The lengths leave out the forms `urn:uuid:…` and `{…}`.
+                Some(text.trim())
+                    .filter(|trimmed| matches!(trimmed.len(), 32 | 36))
+                    .and_then(|trimmed| uuid::Uuid::try_parse(trimmed).ok())
                     .map(Self)
-                    .map_err(|_| UuidError(text.to_owned()))
+                    .ok_or_else(|| UuidError(text.to_owned()))
             }
 
             /// A new random UUID (version 4).

@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use tracing::{Level, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
 
 use crate::config::{Config, DEFAULT_STATE_DIR, LogTarget};
 use crate::report;
@@ -21,14 +19,9 @@ use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
 
+mod journald;
 #[cfg(test)]
 mod tests;
-
-/// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
-const IDENTIFIER: &str = "vtpm-guard";
-
-/// What the names of fields begin with in the journal: `VTPM_GUARD_DOMAIN=vm1`.
-const FIELD_PREFIX: &str = "VTPM_GUARD";
 
 /// The file of a host without journald.
 const DEFAULT_FILE: &str = "/var/log/vtpm-guard.log";
@@ -39,7 +32,7 @@ const FILE_NAME: &str = "vtpm-guard.log";
 /// Why there is no log. Nothing else depends on it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// journald does not listen.
+    /// journald does not listen, or takes no more.
     #[error("no log: journald: {0}")]
     Journald(#[source] io::Error),
     /// The file cannot be opened; a symbolic link is not followed.
@@ -66,9 +59,9 @@ pub enum LogError {
 pub fn init(config: &Config, state_dir: &Path) -> Result<(), LogError> {
     let level = config.log_level;
     match &config.log_target {
-        LogTarget::Journald => install(journald(level)?),
+        LogTarget::Journald => install(journald::subscriber(level)?),
         LogTarget::File(path) => install(file(path, level)?),
-        LogTarget::Auto => match journald(level) {
+        LogTarget::Auto => match journald::subscriber(level) {
             Ok(journald) => install(journald),
             Err(_) => install(file(&default_file(state_dir), level)?),
         },
@@ -87,16 +80,6 @@ fn default_file(state_dir: &Path) -> PathBuf {
     } else {
         state_dir.join(FILE_NAME)
     }
-}
-
-fn journald(level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
-    let journald = tracing_journald::layer()
-        .map_err(LogError::Journald)?
-        .with_syslog_identifier(IDENTIFIER.to_owned())
-        .with_field_prefix(Some(FIELD_PREFIX.to_owned()));
-    Ok(tracing_subscriber::registry()
-        .with(LevelFilter::from_level(level))
-        .with(journald))
 }
 
 fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {

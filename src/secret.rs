@@ -1,5 +1,7 @@
 //! The host secret: what the guard asks of libvirt's secret driver.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -37,6 +39,38 @@ pub enum SecretError {
     /// It is starting itself and the guests that start with it, and takes nothing until then.
     #[error("libvirtd is still starting, and answers nobody until its guests are up")]
     Starting,
+}
+
+/// A secret that libvirt has, for who wants to take its key over.
+pub struct Found {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its usage: for a vTPM's, a name; empty where it has none.
+    pub usage: String,
+    /// Its value.
+    pub value: Value,
+}
+
+/// What libvirt lets a secret be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// `<usage type='vtpm'>`: for vTPMs alone.
+    Vtpm,
+    /// No usage: for anything, vTPMs included.
+    Anything,
+    /// Another usage: libvirt does not take it for a vTPM.
+    Other,
+}
+
+/// A secret's value, as far as libvirt tells it.
+pub enum Value {
+    /// There is none.
+    None,
+    /// The secret is private: libvirt tells nobody.
+    Private,
+    /// This.
+    Told(Dek),
 }
 
 /// The usage name of the guard's own secret for this domain. Only secrets that bear it does

@@ -11,7 +11,7 @@ use virt::error::{Error, ErrorNumber};
 #[cfg(feature = "libvirt")]
 use virt::secret::Secret;
 #[cfg(feature = "libvirt")]
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Keeps the keys in this process's memory out of core dumps, and the memory itself out of
 /// reach of other processes of the same user (ptrace, /proc/PID/mem).
@@ -45,27 +45,36 @@ pub fn secret_usage_id(secret: &Secret) -> Result<String, Error> {
 #[cfg(feature = "libvirt")]
 /// Whether a libvirt secret has a value. libvirt offers no other way than to read it; it is
 /// wiped at once. An error says that the value may not be read, or libvirt not be asked.
+pub fn secret_has_value(secret: &Secret) -> Result<bool, Error> {
+    Ok(secret_value(secret)?.is_some())
+}
+
+#[cfg(feature = "libvirt")]
+/// The value of a libvirt secret; `None` if it has none. An error says that the value may not
+/// be read, or libvirt not be asked.
 #[expect(
     unsafe_code,
     reason = "virt's wrapper neither wipes nor frees the value"
 )]
-pub fn secret_has_value(secret: &Secret) -> Result<bool, Error> {
+pub fn secret_value(secret: &Secret) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
     let mut len = 0;
     // SAFETY: the pointer is that of a live secret; `len` is valid for a write.
     let value = unsafe { virt_sys::virSecretGetValue(secret.as_ptr(), &raw mut len, 0) };
     if value.is_null() {
         let error = Error::last_error();
         return if error.code().is(ErrorNumber::NoSecret) {
-            Ok(false)
+            Ok(None)
         } else {
             Err(error)
         };
     }
     // SAFETY: libvirt gives a buffer of `len` bytes that is the caller's alone.
-    unsafe { std::slice::from_raw_parts_mut(value, len) }.zeroize();
+    let bytes = unsafe { std::slice::from_raw_parts_mut(value, len) };
+    let copy = Zeroizing::new(bytes.to_vec());
+    bytes.zeroize();
     // SAFETY: the buffer comes from malloc, is the caller's to free, and nobody has it now.
     unsafe { nix::libc::free(value.cast()) };
-    Ok(true)
+    Ok(Some(copy))
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::Libvirt;
-use vtpm_guard::secret::{HostSecrets, Provided, SecretError};
+use vtpm_guard::libvirt::files::{self, Stored};
+use vtpm_guard::secret::{HostSecrets, Provided, Purpose, SecretError, Value};
 use vtpm_guard::verdict::facts::HostSecret;
 use zeroize::Zeroizing;
 
@@ -262,6 +263,7 @@ fn a_secret_for_something_else_is_a_conflict() {
         host.somebody_sets(b"theirs");
         let error = host.provide(b"made-up key", true).unwrap_err();
         assert!(matches!(error, SecretError::Conflict(_)), "{error:?}");
+        assert!(matches!(host.state(), HostSecret::Conflict(_)));
         assert_eq!(host.value(), b"theirs");
     }
 }
@@ -393,4 +395,63 @@ fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid() {
         &["--connect", "qemu:///system", "undefine", &uuid.to_string()],
         b"",
     );
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn somebody_elses_value_is_told_byte_for_byte_and_goes_with_its_files() {
+    let longest = vec![7; Dek::MAX_LEN];
+    for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
+        let host = Host::new();
+        host.somebody_defines("no", "no", &vtpm("somebody's"));
+        assert_eq!(host.provide(value, false), Ok(Provided::Set));
+        let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
+        assert_eq!(
+            (found.purpose, found.usage.as_str()),
+            (Purpose::Vtpm, "somebody's")
+        );
+        assert!(matches!(found.value, Value::Told(dek) if dek.expose() == value));
+
+        assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
+        assert_eq!(host.state(), HostSecret::Absent);
+        let dir = Path::new(files::SECRETS_DIR);
+        assert!(files::left_behind(dir, host.secret).unwrap().is_empty());
+        assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(false));
+        assert!(host.libvirt.reveal(host.secret, soon()).unwrap().is_none());
+    }
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_private_value_is_in_libvirts_file_byte_for_byte() {
+    let longest = vec![7; Dek::MAX_LEN];
+    for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
+        let host = Host::new();
+        host.somebody_defines("no", "yes", &vtpm("somebody's"));
+        assert_eq!(host.provide(value, true), Ok(Provided::Set));
+        let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
+        assert!(matches!(found.value, Value::Private));
+        let stored = files::stored_value(Path::new(files::SECRETS_DIR), host.secret).unwrap();
+        assert!(matches!(stored, Stored::Value(dek) if dek.expose() == value));
+        assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
+    }
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn a_secret_that_may_serve_other_things_is_told_but_not_undefined() {
+    let volume = "<usage type='volume'><volume>/made-up</volume></usage>";
+    for (usage, purpose) in [("", Purpose::Anything), (volume, Purpose::Other)] {
+        let host = Host::new();
+        host.somebody_defines("no", "no", usage);
+        let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
+        assert_eq!(found.purpose, purpose);
+        assert!(matches!(found.value, Value::None));
+        let undefined = host.libvirt.undefine(host.secret, soon());
+        assert!(
+            matches!(undefined, Err(SecretError::Conflict(_))),
+            "{undefined:?}"
+        );
+        assert_eq!(host.state(), HostSecret::NoValue);
+    }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::cli::CheckedDomains;
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
+use super::forgotten;
 use super::guests::{self, NamedGuest};
 use super::metrics;
 use super::outcomes::{self, Asked, Judged};
@@ -19,9 +20,15 @@ pub(super) fn run(
     metrics: Option<&Path>,
 ) -> Result<ExitCode, AdminError> {
     let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    let mut forgotten = None;
     let (asked, guests) = match &which.xml {
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
-        None if which.all => (Asked::Several, guests::all()?),
+        None if which.all => {
+            let listed = guests::list()?;
+            forgotten = forgotten::among(context, &listed);
+            let guests = listed.into_iter().map(NamedGuest::from).collect();
+            (Asked::Several, guests)
+        }
         None => (
             if which.domains.len() == 1 {
                 Asked::One
@@ -43,5 +50,8 @@ pub(super) fn run(
         metrics::write(file, &judged, Timestamp::now())?;
     }
     outcomes::print(&context.output, asked, &judged)?;
+    if let Some(words) = forgotten.and_then(forgotten::in_words) {
+        context.output.note(&words);
+    }
     Ok(outcomes::status(&judged, true))
 }

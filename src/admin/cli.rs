@@ -54,6 +54,23 @@ pub enum Command {
     /// Key references: which guest's key is wrapped by which provider.
     #[command(subcommand)]
     Key(Key),
+    /// Take over the keys in existing libvirt vTPM secrets.
+    ///
+    /// For each guest: reads the secret's value, proves it against the TPM state, wraps it with
+    /// the provider's key. Only when the wrapped key is certain is libvirt's secret undefined,
+    /// its clear text with it. Running guests go on running. Interrupted, it can be run again.
+    Adopt {
+        /// Which guests.
+        #[command(flatten)]
+        which: Domains,
+        /// The provider's name or UUID; where none is named, the one that the guest is bound
+        /// to, else the default provider.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+        /// Leave libvirt's secret as it is.
+        #[arg(long)]
+        keep_plaintext: bool,
+    },
     /// Would it start now? Changes nothing.
     Check {
         /// Which guests.
@@ -89,6 +106,19 @@ pub enum Command {
         /// Leave libvirt alone, as if it had no secret: works on any machine.
         #[arg(long)]
         no_secret: bool,
+    },
+    /// Turn a stopped guest's plain TPM state into an encrypted one, and say so in its XML.
+    ///
+    /// The guest keeps its TPM. All or nothing: a command that was interrupted leaves the guest
+    /// as it was, or refused with the advice to run it again, which completes it. The plain
+    /// state is kept beside the store until the guest has started.
+    Encrypt {
+        /// The guest's name or UUID.
+        domain: String,
+        /// The provider's name or UUID; without it the one that the guest is bound to, else the
+        /// default provider.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
     },
     /// Let the next start of a guest make a new TPM.
     Reset {
@@ -168,6 +198,11 @@ pub enum Provider {
         /// Its name or UUID.
         name: String,
     },
+    /// Give a provider a new key, and wrap every guest's key anew with it.
+    Rotate {
+        /// Its name or UUID.
+        name: String,
+    },
     /// Write a provider's key to a recovery file, protected by a passphrase.
     Export {
         /// Its name or UUID.
@@ -242,10 +277,36 @@ pub enum Key {
         /// Its ID, as `key list` shows it.
         id: i64,
     },
+    /// Give a stopped guest's TPM a new key, under the same provider.
+    ///
+    /// Its state is encrypted anew; the TPM stays the same. The old key is retired.
+    Renew {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Give a cloned guest what its TPM needs: the key of the original for a copied state, a
+    /// key of its own where there is none.
+    Clone {
+        /// The original's name or UUID.
+        domain: String,
+        /// The clone's name or UUID; libvirt must know it already.
+        #[arg(value_name = "NEW-DOMAIN")]
+        new_domain: String,
+    },
     /// Use this key reference, and retire the guest's others.
     Use {
         /// Its ID, as `key show` shows it.
         id: i64,
+    },
+    /// Remove the key references of guests that libvirt no longer knows and whose TPM state is
+    /// gone. The store of before is kept beside the store.
+    Prune {
+        /// Only of guests that nothing was heard of for so long: 12h, 30d, 8w.
+        #[arg(long, value_name = "AGE", default_value = "30d")]
+        older_than: String,
+        /// Say what would be removed, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -1,17 +1,18 @@
 //! What every verb works with: configuration, store, keyring, libvirt.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cli::Global;
 use super::error::AdminError;
 use super::output::Output;
 use crate::clock::Deadline;
-use crate::config::{Config, DEFAULT_CONFIG};
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::guard::Guard;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
 use crate::store::{Access, Store, StoreError};
+use crate::swtpm::LIBVIRT_STATE_DIR;
 use crate::sys;
 
 /// How long an administrator is kept waiting for a lock or for libvirt.
@@ -29,7 +30,7 @@ pub(super) enum BrokenConfig {
     IsAnError,
 }
 
-/// Keeps keys out of core dumps; for every verb that handles one.
+/// Keeps keys out of core dumps, for every verb: most of them open one.
 pub(super) fn protect_keys() -> Result<(), AdminError> {
     sys::protect_process().map_err(|error| {
         AdminError::failed(format!("keys cannot be kept out of core dumps: {error}"))
@@ -68,10 +69,25 @@ impl Context {
         Keyring::at(self.state_dir().join("keys"))
     }
 
+    /// The directories that hold one directory of TPM state for each guest: libvirt's, the
+    /// copies kept of transient guests, and those of before an `encrypt`.
+    pub(super) fn state_places(&self) -> [PathBuf; 3] {
+        [
+            PathBuf::from(LIBVIRT_STATE_DIR),
+            self.state_dir().join("tpm-state"),
+            self.state_dir().join("plain-state"),
+        ]
+    }
+
     /// The store; `None` where there is no database yet.
     pub(super) fn store(&self, access: Access) -> Result<Option<Store>, AdminError> {
         match Store::open(self.state_dir(), access, patience()) {
-            Ok(store) => Ok(Some(store)),
+            Ok(store) => {
+                if access != Access::Read {
+                    store.be_whole_when_closed()?;
+                }
+                Ok(Some(store))
+            }
             Err(StoreError::Missing) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -79,23 +95,41 @@ impl Context {
 
     /// The configuration. A file that was named must be there.
     pub(super) fn config(&self) -> Result<Config, AdminError> {
-        let path = match &self.global.config {
-            Some(path) if !path.exists() => {
-                return Err(AdminError::usage(format!(
-                    "{}: there is no such file",
-                    path.display()
-                )));
-            }
-            Some(path) => path,
-            None => Path::new(DEFAULT_CONFIG),
-        };
+        self.named_config_is_there()?;
+        let named = self.global.config.as_deref();
+        let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
         Config::load(path).map_err(|error| {
-            AdminError::usage(error).with_hint("what may stand in it: man vtpm-guard.toml")
+            let hint = match &error {
+                ConfigError::WrongOwner { .. } | ConfigError::WritableByOthers { .. } => {
+                    "only root's own files are trusted: chown root, chmod go-w"
+                }
+                _ => "what may stand in it: man vtpm-guard.toml",
+            };
+            AdminError::usage(error).with_hint(hint)
         })
+    }
+
+    fn named_config_is_there(&self) -> Result<(), AdminError> {
+        match &self.global.config {
+            Some(path) if !path.exists() => Err(AdminError::usage(format!(
+                "{}: there is no such file",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A user who may not read the store cannot say what the hook, as its owner, would do.
+    fn may_judge(&self) -> Result<(), AdminError> {
+        match self.store(Access::Read) {
+            Err(error) if error.is_for_want_of_permission() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The guard, as the hook would be on this host.
     pub(super) fn guard(&self, broken: BrokenConfig) -> Result<Guard, AdminError> {
+        self.named_config_is_there()?;
         let (config, trouble) = match (self.config(), broken) {
             (Ok(config), _) => (config, None),
             (Err(error), BrokenConfig::DefaultsHold) => {
@@ -105,6 +139,7 @@ impl Context {
         };
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
+        self.may_judge()?;
         guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
         Ok(guard)
     }

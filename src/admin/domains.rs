@@ -1,8 +1,11 @@
 //! DOMAIN arguments: a guest's name or UUID.
 
+use std::time::Duration;
+
 use super::context::{self, Context};
 use super::error::AdminError;
 use super::guests::unreachable;
+use crate::clock::Deadline;
 use crate::ids::DomainUuid;
 use crate::store::{Access, EventFilter, Store, StoreError};
 
@@ -14,22 +17,30 @@ pub(super) struct NamedDomain {
     pub(super) name: Option<String>,
 }
 
-/// Finds the guest that `text` names. A UUID needs nobody to be asked; a name is libvirt's,
-/// or where libvirt cannot be asked or has forgotten it, one of the store's history.
+/// How long libvirt may take to say whose a UUID is, which names a guest also without it.
+const PATIENCE_FOR_UUID: Duration = Duration::from_secs(3);
+
+/// Finds the guest that `text` names: the one of this UUID or this name that libvirt knows (a
+/// name may look like a UUID), else whoever has this UUID, else one of the store's history.
 pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, AdminError> {
-    if let Ok(uuid) = DomainUuid::parse(text) {
-        let name = match context.store(Access::Read)? {
-            Some(store) => last_name(&store, uuid)?,
-            None => None,
-        };
-        return Ok(NamedDomain { uuid, name });
-    }
-    let asked = context::libvirt().guest(text, context::patience());
+    let uuid = DomainUuid::parse(text).ok();
+    let deadline = match uuid {
+        Some(_) => Deadline::after(PATIENCE_FOR_UUID),
+        None => context::patience(),
+    };
+    let asked = context::libvirt().guest(text, deadline);
     if let Ok(Some(guest)) = &asked {
         return Ok(NamedDomain {
             uuid: guest.uuid,
             name: Some(guest.name.clone()),
         });
+    }
+    if let Some(uuid) = uuid {
+        let name = match context.store(Access::Read)? {
+            Some(store) => last_name(&store, uuid)?,
+            None => None,
+        };
+        return Ok(NamedDomain { uuid, name });
     }
     if let Some(store) = context.store(Access::Read)?
         && let Some(uuid) = store.domain_uuid_by_name(text)?

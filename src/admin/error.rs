@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 /// Why a command did not do what it was asked to. The kind decides the exit status.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct AdminError {
     kind: Kind,
     message: String,
@@ -18,6 +18,8 @@ enum Kind {
     Refused,
     /// Wrong arguments, or a broken configuration. Status 2.
     Usage,
+    /// This user may not do it. Status 4.
+    NoPermission,
     /// Anything else: files, store, libvirt. Status 4.
     Failed,
 }
@@ -45,13 +47,29 @@ impl AdminError {
         self
     }
 
+    /// Something that this user may not do.
+    pub(super) fn no_permission(message: impl fmt::Display) -> Self {
+        Self::new(Kind::NoPermission, format_args!("no permission: {message}"))
+            .with_hint("run it as root")
+    }
+
+    /// Whether another user could do it.
+    pub(super) fn is_for_want_of_permission(&self) -> bool {
+        self.kind == Kind::NoPermission
+    }
+
     /// The exit status of the design.
     pub(super) fn status(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Refused => 1,
             Kind::Usage => 2,
-            Kind::Failed => 4,
+            Kind::NoPermission | Kind::Failed => 4,
         })
+    }
+
+    /// Whether it was asked for properly, and refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.kind == Kind::Refused
     }
 
     /// The hint, if there is one.

@@ -28,10 +28,15 @@ impl From<Guest> for NamedGuest {
 
 /// All guests that libvirt knows.
 pub(super) fn all() -> Result<Vec<NamedGuest>, AdminError> {
-    let guests = context::libvirt()
-        .guests(context::patience())
-        .map_err(|error| unreachable(&error))?;
+    let guests = list()?;
     Ok(guests.into_iter().map(NamedGuest::from).collect())
+}
+
+/// All guests, as libvirt describes them.
+pub(super) fn list() -> Result<Vec<Guest>, AdminError> {
+    context::libvirt()
+        .guests(context::patience())
+        .map_err(|error| unreachable(&error))
 }
 
 /// The guests that libvirt knows under these names or UUIDs.
@@ -41,10 +46,7 @@ pub(super) fn named(names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
         let found = libvirt
             .guest(name, context::patience())
             .map_err(|error| unreachable(&error))?;
-        found.map(NamedGuest::from).ok_or_else(|| {
-            AdminError::usage(format!("libvirt knows no guest \"{name}\""))
-                .with_hint("see which there are: virsh list --all")
-        })
+        found.map(NamedGuest::from).ok_or_else(|| unknown(name))
     };
     names.iter().map(find).collect()
 }
@@ -72,6 +74,12 @@ pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
         name,
         domain: read.map_err(|error| error.to_string()),
     })
+}
+
+/// A guest that was named, and that libvirt does not know.
+pub(super) fn unknown(name: &str) -> AdminError {
+    AdminError::usage(format!("libvirt knows no guest \"{name}\""))
+        .with_hint("see which there are: virsh list --all")
 }
 
 /// What a guest of libvirt's could not be asked for.

@@ -1,5 +1,6 @@
 //! What a person asks: the `vtpm-guard` command. One file per verb.
 
+mod adopt;
 mod captures;
 mod check;
 pub mod cli;
@@ -7,13 +8,16 @@ mod completions;
 mod context;
 mod doctor;
 mod domains;
+mod encrypt;
 mod error;
 mod explain;
+mod forgotten;
 mod guests;
 mod history;
 mod key;
 mod metrics;
 mod moment;
+mod opened;
 mod outcomes;
 mod output;
 mod passphrase;
@@ -24,6 +28,7 @@ mod replay;
 mod reset;
 mod stage;
 mod status;
+mod stopped;
 mod store;
 mod trouble;
 mod unstage;
@@ -44,12 +49,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return output::usage(&error),
     };
     let context = Context::new(cli.global);
-    dispatch(&context, &cli.command).unwrap_or_else(|error| context.output.error(&error))
+    context::protect_keys()
+        .and_then(|()| dispatch(&context, &cli.command))
+        .unwrap_or_else(|error| context.output.error(&error))
 }
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
         Command::Check { which, metrics } => check::run(context, which, metrics.as_deref()),
+        Command::Adopt {
+            which,
+            provider,
+            keep_plaintext,
+        } => adopt::run(context, which, provider.as_deref(), *keep_plaintext),
         Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
         Command::Replay {
             xml,
@@ -75,6 +87,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),
         Command::Key(verb) => key::run(context, verb),
+        Command::Encrypt { domain, provider } => encrypt::run(context, domain, provider.as_deref()),
         Command::Reset { domain } => reset::run(context, domain),
         Command::Stage => stage::run(context),
         Command::Unstage => unstage::run(context),

@@ -7,11 +7,11 @@ use comfy_table::{Cell, Color};
 use serde_json::Value;
 
 use super::error::AdminError;
-use super::output::{Output, table};
+use super::output::{Output, count, table};
 use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
-use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
+use crate::verdict::{Decision, Reason};
 
 /// One judged guest, under the name that the answer gives it.
 pub(super) struct Judged {
@@ -56,13 +56,15 @@ pub(super) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
 }
 
 fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
-    let Judged { name, outcome } = one;
+    let outcome = &one.outcome;
+    let name = &one_line(&one.name);
     let tense = if outcome.dry_run {
         "would start"
     } else {
         "starts"
     };
     match &outcome.verdict.decision {
+        Decision::Allow(why @ Reason::NotAStart) => writeln!(out, "{name}: {}", reason(*why))?,
         Decision::Allow(why) => writeln!(out, "{name}: {tense}: {}", reason(*why))?,
         Decision::Deny(why) => {
             let Words { message, hint } = refusal(name, why);
@@ -122,7 +124,8 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
     let guests = judged.len();
     writeln!(
         out,
-        "{guests} guests: {} would start, {refused} would not",
+        "{}: {} would start, {refused} would not",
+        count(guests, "guest"),
         guests - refused
     )
 }
@@ -136,7 +139,8 @@ fn in_words(repair: &Repair) -> String {
     match repair {
         Repair::RebindProvider { provider_name, .. }
         | Repair::BindProvider { provider_name, .. } => {
-            format!("{} ({row} to \"{provider_name}\")", repair.kind())
+            let name = one_line(provider_name);
+            format!("{} ({row} to \"{name}\")", repair.kind())
         }
         Repair::DeleteDuplicate { kept, .. } => {
             format!("{} ({row}, whose key {kept} keeps)", repair.kind())

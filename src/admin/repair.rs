@@ -15,7 +15,6 @@ pub(super) fn run(
     which: &Domains,
     dry_run: bool,
 ) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (asked, guests) = if which.all {
         (Asked::Several, guests::all()?)

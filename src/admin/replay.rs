@@ -24,7 +24,6 @@ pub(super) struct Replay<'a> {
 }
 
 pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
     if replay.no_secret {
         guard.secrets = None;
@@ -37,9 +36,9 @@ pub(super) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
         Some(Operation::Prepare) => start(context, &guard, replay, &guest),
         Some(operation) => {
             follow_up(&guard, replay, operation, &guest)?;
-            never_refused(&guest, replay)
+            never_refused(&guard, &guest, replay)
         }
-        None => never_refused(&guest, replay),
+        None => never_refused(&guard, &guest, replay),
     };
     let judged = [Judged {
         name: guest.name,
@@ -83,10 +82,11 @@ fn follow_up(
 }
 
 /// The outcome of an operation other than `prepare begin`.
-fn never_refused(guest: &NamedGuest, replay: &Replay<'_>) -> Outcome {
+fn never_refused(guard: &Guard, guest: &NamedGuest, replay: &Replay<'_>) -> Outcome {
+    let domain = guest.domain.as_ref().ok();
     Outcome {
-        domain: guest.domain.as_ref().ok().cloned(),
-        state: TpmState::Absent,
+        domain: domain.cloned(),
+        state: domain.map_or(TpmState::Absent, |domain| guard.tpm_state(domain)),
         verdict: Verdict {
             decision: Decision::Allow(Reason::NotAStart),
             findings: Vec::new(),

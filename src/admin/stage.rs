@@ -77,9 +77,14 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
         .iter()
         .filter(|one| one.outcome.secret != SecretAction::None)
         .count();
-    let guests = count(judged.len(), "guest");
+    let refused = judged
+        .iter()
+        .filter(|one| !one.outcome.is_allowed())
+        .count();
     writeln!(
         out,
-        "{guests} will start with libvirtd, {laid_out} of them with a key that is laid out"
+        "{} to start with libvirtd: {} laid out, {refused} refused",
+        count(judged.len(), "guest"),
+        count(laid_out, "key"),
     )
 }

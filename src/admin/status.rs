@@ -2,14 +2,21 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::error::AdminError;
+use super::forgotten;
+use crate::clock::Deadline;
 use crate::key::keyring::KeyringError;
+use crate::report::one_line;
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
+
+/// How long libvirt may take to list its guests.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// Where libvirt looks for the hook.
 pub(super) const HOOK_LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
@@ -43,6 +50,9 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
         .iter()
         .map(|provider| seal(context, provider))
         .collect();
+    // At a glance: a libvirt that does not answer at once is not waited for.
+    let known = context::libvirt().guests(Deadline::after(GLANCE)).ok();
+    let forgotten = known.and_then(|known| forgotten::among(context, &known));
     let document = json!({
         "hook": { "path": HOOK_LINK, "installed": hook == "installed" },
         "configuration": config,
@@ -54,10 +64,11 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
             "exported": provider.exported_at.is_some(),
         })).collect::<Vec<_>>(),
         "key_refs": { "keyed": key_refs.len() - placeholders, "placeholders": placeholders },
+        "guests_unknown_to_libvirt": forgotten,
     });
     context.output.answer(&document, |out| {
         writeln!(out, "hook:          {hook} ({HOOK_LINK})")?;
-        writeln!(out, "configuration: {config}")?;
+        writeln!(out, "configuration: {}", one_line(&config))?;
         let exists = if store.is_some() {
             ""
         } else {
@@ -73,6 +84,9 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
             "keys:          {} in use, {placeholders} to be made at first start",
             key_refs.len() - placeholders
         )?;
+        if let Some(words) = forgotten.and_then(forgotten::in_words) {
+            writeln!(out, "forgotten:     {words}")?;
+        }
         if providers.is_empty() {
             writeln!(
                 out,
@@ -88,7 +102,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
             writeln!(
                 out,
                 "provider:      {} (key {}), sealed by {seal}{exported}",
-                provider.name,
+                one_line(&provider.name),
                 provider.key_id.short()
             )?;
         }

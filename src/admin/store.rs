@@ -10,6 +10,7 @@ use super::cli;
 use super::context::{self, Context};
 use super::error::AdminError;
 use super::output::{count, table};
+use super::trouble;
 use crate::clock::{Deadline, Timestamp};
 use crate::report::one_line;
 use crate::store::{Access, Store, StoreError, StoreFinding};
@@ -96,7 +97,8 @@ fn backup(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
 
 fn restore(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
     let deadline = Deadline::after(COPY_PATIENCE);
-    let restored = Store::restore(context.state_dir(), file, Timestamp::now(), deadline)?;
+    let restored = Store::restore(context.state_dir(), file, Timestamp::now(), deadline)
+        .map_err(trouble::backup)?;
     let missed = missed_keys(context)?;
     let document = json!({
         "previous": restored.previous.as_ref().map(|path| path.to_string_lossy()),

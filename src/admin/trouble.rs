@@ -11,8 +11,6 @@ use crate::report::shell_word;
 use crate::staging::StagingError;
 use crate::store::{Obstacle, StoreError};
 
-const RUN_AS_ROOT: &str = "run it as root";
-
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         match &error {
@@ -53,11 +51,9 @@ impl From<StoreError> for AdminError {
 
 fn in_the_way(error: &StoreError, reason: &Obstacle) -> AdminError {
     match reason {
-        Obstacle::NotOurs { user, .. } if *user != 0 => {
-            AdminError::failed(format!("no permission: {error}")).with_hint(RUN_AS_ROOT)
-        }
+        Obstacle::NotOurs { user, .. } if *user != 0 => AdminError::no_permission(error),
         Obstacle::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
-            AdminError::failed(format!("no permission: {error}")).with_hint(RUN_AS_ROOT)
+            AdminError::no_permission(error)
         }
         Obstacle::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
@@ -80,7 +76,7 @@ impl From<KeyringError> for AdminError {
                 "only root's own files are trusted: chown root, chmod go-rwx"
             }
             KeyringError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-                RUN_AS_ROOT
+                return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
             KeyringError::SealFailed { .. } | KeyringError::Io { .. } => {
@@ -97,7 +93,7 @@ impl From<StagingError> for AdminError {
             StagingError::NotInMemory(_) => "mount a tmpfs over it: mount -t tmpfs tmpfs /run",
             StagingError::NotTrusted { .. } => "chown root and chmod 0700 it, or remove it",
             StagingError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-                RUN_AS_ROOT
+                return Self::no_permission(error);
             }
             StagingError::Io { .. } => return Self::failed(error),
         };
@@ -108,6 +104,24 @@ impl From<StagingError> for AdminError {
 impl From<RandomError> for AdminError {
     fn from(error: RandomError) -> Self {
         Self::failed(error)
+    }
+}
+
+/// What is wrong with the backup that is to be restored, or with restoring it. The store of
+/// before may be damaged, or too new: that is what a backup is for.
+pub(super) fn backup(error: StoreError) -> AdminError {
+    match &error {
+        StoreError::Corrupt { .. } => AdminError::failed(format!("the backup is damaged: {error}"))
+            .with_hint("use another copy of it"),
+        StoreError::TooNew { .. } => AdminError::failed(format!("the backup is too new: {error}"))
+            .with_hint("install a newer vtpm-guard"),
+        StoreError::Unavailable {
+            reason: Obstacle::NotAFile | Obstacle::NotAStore,
+            ..
+        } => {
+            AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")
+        }
+        _ => error.into(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::ids::{DomainUuid, SecretUuid};
 
+mod encrypt;
 mod error;
 mod input;
 mod parse;
@@ -17,6 +18,7 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
+pub use encrypt::encrypt_vtpm;
 pub use error::{DomainXmlError, XmlFault};
 
 /// What the guard needs to know of a libvirt guest.

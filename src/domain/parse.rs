@@ -187,6 +187,12 @@ impl Reading {
         Ok(())
     }
 
+    /// Whether the last event was the tag of the TPM's `<backend>`, or something in it that
+    /// is not looked at.
+    pub(super) fn is_at_backend(&self) -> bool {
+        self.place == Place::Backend
+    }
+
     /// The document has ended.
     pub(super) fn finish(self) -> Result<Domain, DomainXmlError> {
         if self.depth > 0 || !self.rooted {

@@ -112,6 +112,19 @@ pub fn try_rows(
     Keys::default().try_rows(keyring, references, domain, state, deadline)
 }
 
+impl Guard {
+    /// The state of this domain's TPM; of one that is not emulated, `Absent`.
+    #[must_use]
+    pub fn tpm_state(&self, domain: &Domain) -> TpmState {
+        match &domain.vtpm {
+            Some(Vtpm::Emulator(vtpm)) => {
+                read_state(&self.libvirt_state_dir, domain.uuid, vtpm).summary()
+            }
+            _ => TpmState::Absent,
+        }
+    }
+}
+
 /// Gathers what the verdict on this domain depends on, and no more: for a domain without an
 /// emulated TPM nothing is read.
 pub(super) fn gather(

@@ -1,7 +1,9 @@
 //! What follows a verdict: the guest runs, or it is gone, or its TPM state is on its way.
 //! None of this may refuse anything; what fails is told to the caller, who logs it.
 
-use super::{Guard, Operation, before_the_answer};
+use std::io;
+
+use super::{Guard, Operation, before_the_answer, plain_state};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Vtpm};
@@ -19,6 +21,9 @@ pub enum LifecycleError {
     /// libvirt.
     #[error("the host secret was not dropped: {0}")]
     Secret(#[from] SecretError),
+    /// The plain TPM state that `encrypt` kept.
+    #[error("the plain TPM state that was kept is still there: {0}")]
+    PlainState(#[from] io::Error),
 }
 
 /// Does what follows a verdict at this operation; at `prepare`, which makes verdicts, nothing.
@@ -46,10 +51,13 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
         store.mark_started(domain.uuid, Timestamp::now())?;
         store.has_key_refs(domain.uuid)
     });
+    // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
+    let forgotten = plain_state::forget(&guard.state_dir, domain.uuid);
     if guard.config.secret_lifetime == Lifetime::Start && may_be_managed(&noted) {
         drop_secret(guard, domain, secret, deadline)?;
     }
     noted?;
+    forgotten?;
     Ok(())
 }
 
@@ -64,6 +72,7 @@ fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lifec
         if matches!(state, StateFile::Absent) {
             taken_back = store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
         } else {
+            // Should that state be out of sight when a later start fails, its key stays.
             store.keep_fresh_key(domain.uuid)?;
         }
         store.has_key_refs(domain.uuid)

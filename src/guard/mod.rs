@@ -7,6 +7,7 @@ mod daemon_start;
 mod gather;
 mod lifecycle;
 mod operation;
+pub mod plain_state;
 mod prepare;
 
 pub use gather::try_rows;

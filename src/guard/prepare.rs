@@ -78,7 +78,11 @@ fn attempt(
 ) -> Option<Outcome> {
     let mut verdict = judge(guard, &mut gathered.facts, deadline);
     if mode == Mode::DryRun {
-        let secret = foreseen(guard, &mut gathered.facts, &verdict, deadline);
+        let foreseen = foreseen(guard, &mut gathered.facts, &verdict, deadline);
+        let secret = foreseen.unwrap_or_else(|refusal| {
+            verdict.decision = Decision::Deny(refusal);
+            SecretAction::None
+        });
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
@@ -173,18 +177,20 @@ fn foreseen(
     facts: &mut Facts,
     verdict: &Verdict,
     deadline: Deadline,
-) -> SecretAction {
-    if verdict.secret.is_none() || guard.secrets.is_none() {
-        return SecretAction::None;
-    }
+) -> Result<SecretAction, Refusal> {
+    let (Some(_), Some(_), Some((secret, _))) = (verdict.secret, &guard.secrets, facts.secret())
+    else {
+        return Ok(SecretAction::None);
+    };
     match facts
         .host_secret
         .clone()
         .unwrap_or_else(|| ask(guard, facts, deadline))
     {
-        HostSecret::Absent => SecretAction::Defined,
-        HostSecret::NoValue | HostSecret::HasValue => SecretAction::Set,
-        HostSecret::Unreachable(_) => SecretAction::None,
+        HostSecret::Absent => Ok(SecretAction::Defined),
+        HostSecret::NoValue | HostSecret::HasValue => Ok(SecretAction::Set),
+        HostSecret::Conflict(reason) => Err(Refusal::SecretConflict { secret, reason }),
+        HostSecret::Unreachable(reason) => Err(Refusal::LibvirtUnreachable { reason }),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::panic;
 use std::process;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::clock::Deadline;
@@ -19,6 +20,15 @@ static REFUSABLE: OnceLock<String> = OnceLock::new();
 pub(super) fn may_refuse(guest: &str) {
     // A second call would name the same guest: one hook guards one start.
     let _ = REFUSABLE.set(guest.to_owned());
+}
+
+/// Whether the start has been refused: then nothing may let it pass any more.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// The start is refused. Should the deadline pass, or a panic come, while this is told and
+/// kept for later, the hook ends at once, and with the status of a refusal.
+pub(super) fn refused() {
+    REFUSED.store(true, Ordering::SeqCst);
 }
 
 /// Answers for a panic: where it was, never what it said, which might hold a value.
@@ -51,6 +61,9 @@ pub(super) fn answer_at(deadline: Deadline) {
 }
 
 fn answer(refusal: &Refusal) -> ! {
+    if REFUSED.load(Ordering::SeqCst) {
+        process::exit(1)
+    }
     let Some(guest) = REFUSABLE.get() else {
         process::exit(0)
     };

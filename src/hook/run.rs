@@ -91,6 +91,7 @@ fn prepare(
     let Decision::Deny(refusal) = &verdict.decision else {
         return ExitCode::SUCCESS;
     };
+    emergency::refused();
     let name = domain.as_ref().map_or(guest, |domain| &domain.name);
     // libvirt reads to the end of stderr: nothing can be done for a reader that has left.
     let _ = writeln!(io::stderr(), "{}", report::refusal_line(name, refusal));
@@ -121,10 +122,10 @@ fn called_by_owner(state_dir: &Path) -> bool {
 
 /// The domain, or why its XML could not be read; and the XML itself, if it is not too long.
 fn read_domain(started: Instant) -> (Result<Domain, String>, Vec<u8>) {
+    // The last tenth of the deadline is kept back for the verdict on what did not come.
     let time_limit = || {
-        Config::load(Path::new(DEFAULT_CONFIG))
-            .unwrap_or_default()
-            .hook_deadline
+        let config = Config::load(Path::new(DEFAULT_CONFIG)).unwrap_or_default();
+        config.hook_deadline / 10 * 9
     };
     let mut stdin = Stdin::new(started, time_limit);
     let mut head = Vec::with_capacity(8 * 1024);

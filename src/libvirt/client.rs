@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::conversation::Conversation;
 use super::program;
-use super::protocol::{Guest, Request, Response};
+use super::protocol::{Guest, Request, Response, Revealed, SavedRuns};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{HostSecrets, Provided, SecretError};
+use crate::secret::{Found, HostSecrets, Provided, SecretError, Value};
 use crate::verdict::facts::HostSecret;
 
 /// One libvirt connection, made by a helper at the first question and kept for the next.
@@ -75,6 +75,83 @@ impl Libvirt {
         }
     }
 
+    /// What libvirt keeps of runs of this guest that have not ended. Never to be asked from a
+    /// hook.
+    pub fn saved_runs(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<SavedRuns, SecretError> {
+        match self.ask(&Request::SavedRuns(domain), deadline)? {
+            Response::SavedRuns(saved) => Ok(saved),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// The secret under this UUID, with its value as far as libvirt tells it.
+    pub fn reveal(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        let (purpose, usage, value) = match self.ask(&Request::Reveal(secret), deadline)? {
+            Response::Absent => return Ok(None),
+            Response::Secret {
+                purpose,
+                usage,
+                value,
+            } => (purpose, usage, value),
+            other => return Err(misunderstood(&other)),
+        };
+        let value = match value {
+            Revealed::None => Value::None,
+            Revealed::Private => Value::Private,
+            Revealed::Follows => Value::Told(self.value(deadline)?),
+        };
+        Ok(Some(Found {
+            purpose,
+            usage,
+            value,
+        }))
+    }
+
+    /// Undefines a secret for vTPMs, whoever made it, with its value and libvirt's files of
+    /// it. Says whether there was one.
+    pub fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
+        match self.ask(&Request::Undefine(secret), deadline)? {
+            Response::Undefined(undefined) => Ok(undefined),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Gives the emulated TPM in the guest's persistent definition `<encryption>` with this
+    /// secret, and changes nothing else of it. Says whether it did: if not, the guest has no
+    /// emulated TPM without that element. Never to be asked from a hook.
+    pub fn encrypt_vtpm(
+        &self,
+        domain: DomainUuid,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
+            Response::Redefined(changed) => Ok(changed),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// The value that the last answer announced.
+    fn value(&self, deadline: Deadline) -> Result<Dek, SecretError> {
+        let mut conversation = self.conversation.take().ok_or_else(no_time)?;
+        let bytes = conversation
+            .value(deadline)
+            .map_err(|error| match error.kind() {
+                ErrorKind::TimedOut => no_time(),
+                _ => self.helper_trouble(&error),
+            })?;
+        self.conversation.replace(Some(conversation));
+        Ok(Dek::from_bytes(bytes))
+    }
+
     fn ask(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {
         let mut conversation = match self.conversation.take() {
             Some(conversation) => conversation,
@@ -126,6 +203,7 @@ impl HostSecrets for Libvirt {
             Ok(Response::NoValue) => HostSecret::NoValue,
             Ok(Response::HasValue) => HostSecret::HasValue,
             Ok(other) => HostSecret::Unreachable(misunderstood(&other).to_string()),
+            Err(SecretError::Conflict(words)) => HostSecret::Conflict(words),
             Err(error) => HostSecret::Unreachable(error.to_string()),
         }
     }

@@ -7,8 +7,9 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use zeroize::Zeroizing;
 
-use super::protocol::{MAX_RESPONSE, Request, Response, read_frame};
+use super::protocol::{MAX_RESPONSE, MAX_VALUE, Request, Response, read_frame};
 use crate::clock::Deadline;
 
 /// POSIX's `PIPE_BUF` on Linux, in bytes: a pipe that poll calls writable takes as many
@@ -63,6 +64,19 @@ impl Conversation {
             let _ = self.child.kill();
         }
         answer
+    }
+
+    /// Reads the value that the last response announced. After an error the helper is gone.
+    pub(super) fn value(&mut self, deadline: Deadline) -> io::Result<Zeroizing<Vec<u8>>> {
+        let Some(stdout) = &mut self.stdout else {
+            return Err(ErrorKind::BrokenPipe.into());
+        };
+        let value = read_frame(&mut Timed(stdout, deadline), MAX_VALUE)
+            .and_then(|frame| frame.ok_or_else(|| ErrorKind::UnexpectedEof.into()));
+        if value.is_err() {
+            let _ = self.child.kill();
+        }
+        value
     }
 
     fn exchange(&mut self, request: &Request<'_>, deadline: Deadline) -> io::Result<Response> {

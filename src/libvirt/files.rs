@@ -1,26 +1,303 @@
-//! The files in which a system daemon keeps its secrets: they tell what it has, also while it
-//! cannot be asked.
+//! The files in which a system daemon of this host keeps its secrets.
+//!
+//! Format (libvirt, `src/conf/virsecretobj.c`): a secret that is not ephemeral has `UUID.xml`,
+//! its definition, and, if it has a value, `UUID.base64`, the value in base64 without line
+//! breaks; from libvirt 12.1 on it may be `UUID.aes256cbc` instead, encrypted with a key of
+//! libvirt's own.
 
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64ct::{Base64, Encoding};
+use nix::errno::Errno;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use zeroize::Zeroizing;
 
 use crate::ids::SecretUuid;
+use crate::key::dek::Dek;
 
-/// Where a system daemon keeps the secrets that are not ephemeral: `UUID.xml` and, if there
-/// is a value, `UUID.base64` (libvirt 12.1 and later: or another extension).
+/// Where a system daemon keeps the secrets that are not ephemeral.
 pub const SECRETS_DIR: &str = "/etc/libvirt/secrets";
 
-/// Whether the daemon's files hold a value of this secret; `None` if they do not know it.
+/// The longest `UUID.base64` that is read, in bytes.
+const MAX_BASE64_LEN: usize = Dek::MAX_LEN.div_ceil(3) * 4;
+
+/// Whether the files of this host are those of the daemon at this URI.
 #[must_use]
-pub(super) fn stored_value(dir: &Path, uuid: SecretUuid) -> Option<bool> {
-    let definition = format!("{uuid}.xml");
-    dir.join(&definition)
-        .try_exists()
-        .ok()
-        .filter(|known| *known)?;
-    let stem = format!("{uuid}.");
-    let mut files = dir.read_dir().ok()?.flatten();
-    Some(files.any(|file| {
-        let name = file.file_name();
-        name != *definition && name.as_encoded_bytes().starts_with(stem.as_bytes())
-    }))
+pub fn are_of_this_host(uri: &str) -> bool {
+    uri.ends_with(":///system")
+}
+
+/// The value of a secret as the daemon's files have it.
+pub enum Stored {
+    /// They have none.
+    None,
+    /// This.
+    Value(Dek),
+    /// It is encrypted with a key of libvirt's own, in this file.
+    Encrypted(PathBuf),
+}
+
+/// Why a value was not read from the daemon's files.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The system did not let the file be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Others than root may have written or read it.
+    #[error("{path} is not trusted: {reason}", path = .path.display())]
+    NotTrusted {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It holds something else than a value in base64.
+    #[error("{path} is not a value as libvirt writes it", path = .path.display())]
+    NotAValue {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The value of this secret in `dir`, a daemon's directory of secrets.
+pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<Stored, FilesError> {
+    let plain = dir.join(format!("{secret}.base64"));
+    if let Some(file) = open(dir, &plain)? {
+        return read_base64(file, plain).map(Stored::Value);
+    }
+    let encrypted = dir.join(format!("{secret}.aes256cbc"));
+    match encrypted.symlink_metadata() {
+        Ok(_) => Ok(Stored::Encrypted(encrypted)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Stored::None),
+        Err(source) => Err(io_error(&encrypted, source)),
+    }
+}
+
+/// Whether the daemon has a value of this secret, as far as its files tell; `None` if they do
+/// not know the secret. They tell it also while the daemon cannot be asked.
+#[must_use]
+pub(super) fn has_value(dir: &Path, secret: SecretUuid) -> Option<bool> {
+    let files = left_behind(dir, secret).ok()?;
+    let is_definition = |file: &PathBuf| file.extension().is_some_and(|kind| kind == "xml");
+    let (definition, values): (Vec<_>, Vec<_>) = files.into_iter().partition(is_definition);
+    (!definition.is_empty()).then_some(!values.is_empty())
+}
+
+/// The files of this secret that are in `dir`.
+pub fn left_behind(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, FilesError> {
+    let fail = |source| io_error(dir, source);
+    let files = match dir.read_dir() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        files => files.map_err(fail)?,
+    };
+    let stem = format!("{secret}.");
+    let mut left = Vec::new();
+    for file in files {
+        let file = file.map_err(fail)?;
+        if file
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(stem.as_bytes())
+        {
+            left.push(file.path());
+        }
+    }
+    left.sort();
+    Ok(left)
+}
+
+/// Opens a file of the daemon's that nobody but this process's user (root) and root could have
+/// written or read; `None` if there is none.
+fn open(dir: &Path, path: &Path) -> Result<Option<File>, FilesError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+        .open(path);
+    let file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+            return Err(not_trusted(path, "it is not a regular file".to_owned()));
+        }
+        Err(source) => return Err(io_error(path, source)),
+    };
+    let found = file.metadata().map_err(|source| io_error(path, source))?;
+    if !found.is_file() {
+        return Err(not_trusted(path, "it is not a regular file".to_owned()));
+    }
+    let of_dir = dir.metadata().map_err(|source| io_error(dir, source))?;
+    let user = nix::unistd::geteuid().as_raw();
+    // Whoever may write to the directory could have put another file there.
+    for (place, what, forbidden) in [(path, &found, 0o077), (dir, &of_dir, 0o022)] {
+        if ![0, user].contains(&what.uid()) {
+            return Err(not_trusted(
+                place,
+                format!("it belongs to user {}", what.uid()),
+            ));
+        }
+        if what.mode() & forbidden != 0 {
+            let mode = what.mode() & 0o7777;
+            return Err(not_trusted(
+                place,
+                format!("its mode is {mode:04o}, so others have access"),
+            ));
+        }
+    }
+    Ok(Some(file))
+}
+
+fn read_base64(file: File, path: PathBuf) -> Result<Dek, FilesError> {
+    // All of it at once: a buffer that grew would leave copies of a key behind. One byte more
+    // than is allowed shows that there is more.
+    let mut text = Zeroizing::new(vec![0; MAX_BASE64_LEN + 1]);
+    let mut len = 0;
+    let mut file = file;
+    loop {
+        match file.read(&mut text[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(source) => return Err(io_error(&path, source)),
+        }
+    }
+    let text = text[..len].trim_ascii_end();
+    let mut value = Zeroizing::new(vec![0; text.len() / 4 * 3]);
+    let decoded = Base64::decode(text, &mut value).map(<[u8]>::len);
+    match decoded {
+        Ok(len @ 1..=Dek::MAX_LEN) => {
+            value.truncate(len);
+            Ok(Dek::from_bytes(value))
+        }
+        _ => Err(FilesError::NotAValue { path }),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> FilesError {
+    FilesError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn not_trusted(path: &Path, reason: String) -> FilesError {
+    FilesError::NotTrusted {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    /// A directory of secrets with one value in it, under this extension and with this mode.
+    fn secrets(extension: &str, content: &str, mode: u32) -> (tempfile::TempDir, SecretUuid) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+        let secret = SecretUuid::random();
+        let file = dir.path().join(format!("{secret}.{extension}"));
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        (dir, secret)
+    }
+
+    /// Why nothing was read.
+    fn refusal((dir, secret): &(tempfile::TempDir, SecretUuid)) -> String {
+        match stored_value(dir.path(), *secret) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("it was read"),
+        }
+    }
+
+    #[test]
+    fn a_value_comes_out_byte_for_byte() {
+        for (text, bytes) in [
+            ("YQ==", &b"a"[..]),
+            ("YQ==\n", b"a"),
+            ("AP8KAA==", b"\0\xff\n\0"),
+            ("YSBtYWRlLXVwIGtleQ==", b"a made-up key"),
+        ] {
+            let (dir, secret) = secrets("base64", text, 0o600);
+            let Stored::Value(dek) = stored_value(dir.path(), secret).unwrap() else {
+                panic!("no value in {text:?}");
+            };
+            assert_eq!(dek.expose(), bytes, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_value_of_libvirts_is_read_and_a_longer_one_is_not() {
+        let whole_triples = "AAAA".repeat(Dek::MAX_LEN / 3);
+        let longest = format!("{whole_triples}AA==");
+        let (dir, secret) = secrets("base64", &longest, 0o600);
+        let stored = stored_value(dir.path(), secret).unwrap();
+        assert!(matches!(stored, Stored::Value(dek) if dek.expose().len() == Dek::MAX_LEN));
+
+        let longer = format!("{whole_triples}AAA=");
+        assert!(refusal(&secrets("base64", &longer, 0o600)).contains("not a value"));
+    }
+
+    #[test]
+    fn what_is_not_base64_is_not_a_value() {
+        for text in ["", "\n", "YQ", "Y Q==", "YQ==YQ==", "not base64!"] {
+            let words = refusal(&secrets("base64", text, 0o600));
+            assert!(words.contains("not a value"), "{text:?}: {words}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_or_a_link_is_not_trusted() {
+        for mode in [0o640, 0o604, 0o620] {
+            assert!(refusal(&secrets("base64", "YQ==", mode)).contains("others have access"));
+        }
+        let (dir, secret) = secrets("elsewhere", "YQ==", 0o600);
+        let target = dir.path().join(format!("{secret}.elsewhere"));
+        symlink(target, dir.path().join(format!("{secret}.base64"))).unwrap();
+        assert!(refusal(&(dir, secret)).contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_not_trusted() {
+        let made = secrets("base64", "YQ==", 0o600);
+        fs::set_permissions(made.0.path(), Permissions::from_mode(0o770)).unwrap();
+        assert!(refusal(&made).contains("others have access"));
+    }
+
+    #[test]
+    fn an_encrypted_value_and_none_are_told_apart() {
+        let (dir, secret) = secrets("aes256cbc", "AAAA", 0o600);
+        let stored = stored_value(dir.path(), secret).unwrap();
+        assert!(
+            matches!(stored, Stored::Encrypted(path) if path.ends_with(format!("{secret}.aes256cbc")))
+        );
+        let other = SecretUuid::random();
+        assert!(matches!(
+            stored_value(dir.path(), other).unwrap(),
+            Stored::None
+        ));
+    }
+
+    #[test]
+    fn every_file_of_a_secret_is_found_and_no_other() {
+        let (dir, secret) = secrets("base64", "YQ==", 0o600);
+        let name = |extension: &str| dir.path().join(format!("{secret}.{extension}"));
+        fs::write(name("xml"), "").unwrap();
+        fs::write(dir.path().join("another.xml"), "").unwrap();
+        let left = left_behind(dir.path(), secret).unwrap();
+        assert_eq!(left, [name("base64"), name("xml")]);
+        let nowhere = dir.path().join("nowhere");
+        assert!(left_behind(&nowhere, secret).unwrap().is_empty());
+    }
 }

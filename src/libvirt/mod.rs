@@ -6,7 +6,7 @@
 
 mod client;
 mod conversation;
-mod files;
+pub mod files;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;
@@ -19,5 +19,5 @@ mod starting;
 
 pub use client::Libvirt;
 pub use files::SECRETS_DIR;
-pub use protocol::Guest;
+pub use protocol::{Guest, SavedRuns};
 pub use starting::{StartingLibvirtd, called_by_starting_libvirtd};

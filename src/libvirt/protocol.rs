@@ -2,7 +2,8 @@
 //!
 //! Both directions carry frames: a length (u32, big-endian), then as many bytes. A request is
 //! a line of words and, after the line feed, a body of raw bytes: a key, or a domain's name.
-//! A response is a JSON document; it never holds a key.
+//! A response is a JSON document; it never holds a key. The one response that announces a
+//! secret's value is followed by a frame of its own with the raw bytes.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::secret::SecretError;
+use crate::key::dek::Dek;
+use crate::secret::{Purpose, SecretError};
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,9 @@ mod tests;
 /// The longest request in bytes: a secret's value may have 65536 (libvirt's
 /// `VIR_SECRET_VALUE_MAX`), and the words need some room.
 pub(super) const MAX_REQUEST: usize = 65536 + 1024;
+
+/// The longest value of a secret that follows a response, in bytes.
+pub(super) const MAX_VALUE: usize = Dek::MAX_LEN;
 
 /// The longest response in bytes: the definitions of several thousand guests.
 pub(super) const MAX_RESPONSE: usize = 64 << 20;
@@ -54,6 +59,19 @@ pub(super) enum Request<'a> {
         /// The domain for whose start with the daemon it may have been laid out.
         domain: DomainUuid,
     },
+    /// `reveal SECRET`: what it is for, and its value.
+    Reveal(SecretUuid),
+    /// `undefine SECRET`: one for vTPMs, whoever made it.
+    Undefine(SecretUuid),
+    /// `encrypt-vtpm DOMAIN SECRET`
+    EncryptVtpm {
+        /// The domain whose XML is to say that its vTPM is encrypted.
+        domain: DomainUuid,
+        /// The secret that it is to name.
+        secret: SecretUuid,
+    },
+    /// `saved-runs DOMAIN`
+    SavedRuns(DomainUuid),
     /// `guests`
     Guests,
     /// `guest`, and a name or a UUID as the body.
@@ -78,6 +96,12 @@ impl<'a> Request<'a> {
             Self::DropLaidOut { secret, domain } => {
                 (format!("drop-laid-out {secret} {domain}"), &[])
             }
+            Self::Reveal(secret) => (format!("reveal {secret}"), &[]),
+            Self::Undefine(secret) => (format!("undefine {secret}"), &[]),
+            Self::EncryptVtpm { domain, secret } => {
+                (format!("encrypt-vtpm {domain} {secret}"), &[])
+            }
+            Self::SavedRuns(domain) => (format!("saved-runs {domain}"), &[]),
             Self::Guests => ("guests".to_owned(), &[]),
             Self::Guest(name_or_uuid) => ("guest".to_owned(), name_or_uuid.as_bytes()),
         };
@@ -112,6 +136,13 @@ impl<'a> Request<'a> {
                 secret: secret.parse().ok()?,
                 domain: domain.parse().ok()?,
             },
+            ["reveal", secret] => Self::Reveal(secret.parse().ok()?),
+            ["undefine", secret] => Self::Undefine(secret.parse().ok()?),
+            ["encrypt-vtpm", domain, secret] => Self::EncryptVtpm {
+                domain: domain.parse().ok()?,
+                secret: secret.parse().ok()?,
+            },
+            ["saved-runs", domain] => Self::SavedRuns(domain.parse().ok()?),
             ["guests"] => Self::Guests,
             ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
             _ => return None,
@@ -138,6 +169,21 @@ pub(super) enum Response {
     LeftAsIs,
     /// Whether there was a secret of the guard's to drop.
     Dropped(bool),
+    /// A secret, and whether its value follows.
+    Secret {
+        /// What it is for.
+        purpose: Purpose,
+        /// Its usage: a name, a path and the like; empty where it has none.
+        usage: String,
+        /// Its value.
+        value: Revealed,
+    },
+    /// Whether there was a secret to undefine.
+    Undefined(bool),
+    /// Whether the domain XML was changed; if not, it has no vTPM that could be encrypted.
+    Redefined(bool),
+    /// What is kept of the domain's runs.
+    SavedRuns(SavedRuns),
     /// The guests that were asked for.
     Guests(Vec<Guest>),
     /// [`SecretError::Refused`]
@@ -146,6 +192,18 @@ pub(super) enum Response {
     Unreachable(String),
     /// [`SecretError::Conflict`]
     Conflict(String),
+}
+
+/// What libvirt tells of a secret's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Revealed {
+    /// There is none.
+    None,
+    /// The secret is private: libvirt tells nobody.
+    Private,
+    /// The next frame holds it.
+    Follows,
 }
 
 impl Response {
@@ -189,6 +247,16 @@ pub struct Guest {
     pub xml: String,
 }
 
+/// What libvirt keeps of runs of a guest that have not ended: memory, and the TPM's state with
+/// it, to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRuns {
+    /// Whether there is a managed save image.
+    pub managed_save: bool,
+    /// How many snapshots were taken while it ran.
+    pub snapshots: u32,
+}
+
 /// A domain's UUID in JSON.
 mod uuid_text {
     use serde::de::Error;
@@ -224,6 +292,11 @@ pub(super) fn read_frame(
     let mut frame = Zeroizing::new(vec![0; length]);
     from.read_exact(&mut frame)?;
     Ok(Some(frame))
+}
+
+/// The frame of a secret's value, in a buffer that is wiped.
+pub(super) fn value_frame(value: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
+    to_frame(&[value], MAX_VALUE)
 }
 
 /// A frame of these parts, in a buffer of its final size.

@@ -5,15 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process;
 
-use super::files::stored_value;
+use super::files::has_value;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{HostSecrets, Provided, SecretError};
 use crate::verdict::facts::HostSecret;
 
-/// The monolithic daemon. The modular ones are not meant: while virtqemud starts its guests,
-/// virtsecretd answers.
+/// What the monolithic daemon is called, or a part of it (NixOS: `.libvirtd-wrapped`). The
+/// modular ones are not meant: while virtqemud starts its guests, virtsecretd answers.
 const MONOLITHIC: &str = "libvirtd";
 
 /// The thread in which a daemon starts its drivers; it ends when clients are let in
@@ -36,7 +36,7 @@ fn is_child_of_starting_libvirtd(proc: &Path, mut pid: u32) -> bool {
             return false;
         };
         let parent_dir = proc.join(parent.to_string());
-        if is_called(&parent_dir, MONOLITHIC) {
+        if name(&parent_dir).is_some_and(|name| name.contains(MONOLITHIC)) {
             return has_thread(&parent_dir, INITIALISING);
         }
         pid = parent;
@@ -51,17 +51,17 @@ fn parent(proc: &Path, pid: u32) -> Option<u32> {
     behind_name.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn has_thread(process: &Path, name: &str) -> bool {
-    let Ok(threads) = process.join("task").read_dir() else {
-        return false;
-    };
+fn has_thread(process: &Path, wanted: &str) -> bool {
+    let threads = process.join("task").read_dir().into_iter().flatten();
     threads
         .flatten()
-        .any(|thread| is_called(&thread.path(), name))
+        .any(|thread| name(&thread.path()).is_some_and(|name| name == wanted))
 }
 
-fn is_called(task: &Path, name: &str) -> bool {
-    fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+/// The name of a process or a thread, cut to 15 bytes by the kernel.
+fn name(task: &Path) -> Option<String> {
+    let comm = fs::read_to_string(task.join("comm")).ok()?;
+    Some(comm.trim_end().to_owned())
 }
 
 /// The secrets of a libvirtd that is still starting: those of its files, and no others, for it
@@ -72,7 +72,7 @@ impl HostSecrets for StartingLibvirtd<'_> {
     fn expect_question(&self, _deadline: Deadline) {}
 
     fn state(&self, secret: SecretUuid, _deadline: Deadline) -> HostSecret {
-        match stored_value(self.0, secret) {
+        match has_value(self.0, secret) {
             None => HostSecret::Absent,
             Some(false) => HostSecret::NoValue,
             Some(true) => HostSecret::HasValue,

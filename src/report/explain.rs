@@ -70,7 +70,8 @@ pub fn explain(code: Code) -> Explanation {
                    and no key for it is known: neither the store nor libvirt has one.",
             why: "A new key would not open this TPM, and making one over existing state \
                    would hide that the right one is lost.",
-            remedy: "Bring the key back: restore the store from a backup (vtpm-guard store \
+            remedy: "See whether a retired key opens it (vtpm-guard key show DOMAIN), and take \
+                   it back: vtpm-guard key use ID. Or bring the key back: restore the store from a backup (vtpm-guard store \
                    restore FILE), or define the libvirt secret and set its old value (virsh \
                    secret-define, virsh secret-set-value). If the TPM is to be given up, \
                    remove its state (virsh undefine --tpm removes it with the domain).",
@@ -118,8 +119,9 @@ pub fn explain(code: Code) -> Explanation {
                    passed before everything was done.",
             why: "The hook never waits for ever: a hanging hook would hang the daemon with \
                    it.",
-            remedy: "See whether the daemon with the secret driver runs: virsh -c \
-                   secret:///system secret-list. On slow hosts raise hook.deadline in the \
+            remedy: "vtpm-guard doctor says whether the secret driver answers at the secret.uri \
+                   of the configuration; virsh -c secret:///system secret-list asks it directly. \
+                   On slow hosts raise hook.deadline in the \
                    configuration.",
         },
         Code::SecretConflict => Explanation {
@@ -156,7 +158,7 @@ pub fn explain(code: Code) -> Explanation {
             what: "The domain XML that libvirt handed over cannot be read, and the policy \
                    refuses guests whose vTPM is not encrypted.",
             why: "What is not known to be encrypted counts as unencrypted under that policy.",
-            remedy: "Replay the XML to see what is wrong with it: vtpm-guard replay FILE. With \
+            remedy: "See what is wrong with it: vtpm-guard check --xml FILE. With \
                    policy.unencrypted = \"allow\" such a start goes on.",
         },
         Code::UnencryptedVtpm => Explanation {
@@ -171,8 +173,9 @@ pub fn explain(code: Code) -> Explanation {
                    other is not.",
             why: "swtpm would answer \"CMD_INIT: 0x101 operation failed\" either way: \
                    encryption cannot be switched by editing the XML.",
-            remedy: "Make the XML say again what the state is (virsh edit DOMAIN). To encrypt a \
-                   plain TPM for real: vtpm-guard encrypt DOMAIN --provider NAME.",
+            remedy: "To encrypt a plain TPM for real, or to go on with what was interrupted, or to \
+                   put <encryption> back: vtpm-guard encrypt DOMAIN --provider NAME. Else make the \
+                   XML say again what the state is: virsh edit DOMAIN.",
         },
         Code::Internal => Explanation {
             what: "vtpm-guard came to a point that it should never reach.",

@@ -23,11 +23,14 @@ pub fn refusal_line(domain: &str, why: &Refusal) -> String {
     ))
 }
 
-/// Control characters would let a name or a foreign error text forge a line of its own.
+/// Control characters would let a name or a foreign error text forge a line of its own, and
+/// those of Unicode that turn the direction of writing would let it show as another one.
 #[must_use]
 pub fn one_line(text: &str) -> String {
+    let misleads =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if misleads(c) { ' ' } else { c })
         .collect()
 }
 
@@ -68,8 +71,9 @@ mod tests {
         let why = Refusal::LibvirtUnreachable {
             reason: "no\nanswer\u{1b}[31m".to_owned(),
         };
-        let line = refusal_line("a\nb", &why);
+        let line = refusal_line("a\nb\u{2028}\u{202e}c", &why);
         assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains(": a b  c: "), "{line:?}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
             "policy.unencrypted = \"deny\" refuses such guests; see what the guard reads: \
-             vtpm-guard replay FILE"
+             vtpm-guard check --xml FILE"
                 .to_owned(),
         ),
         Refusal::UnencryptedVtpm => (
@@ -115,10 +115,12 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             format!("take it over: vtpm-guard adopt {domain} --provider NAME"),
         ),
         Refusal::KeyLost => (
-            "the vTPM has its state already, and no key for it is known".to_owned(),
-            "bring the key back with the store's backup: vtpm-guard store restore FILE, \
-             or set the value of its libvirt secret: virsh secret-set-value"
+            "the vTPM has its state already, or it is on its way, and no key for it is known"
                 .to_owned(),
+            format!(
+                "see whether a retired key opens it: vtpm-guard key show {domain}; or bring the \
+                 key back with the store's backup: vtpm-guard store restore FILE"
+            ),
         ),
         Refusal::KeyAmbiguous { key_refs } => (
             format!(
@@ -154,14 +156,18 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             state_encrypted: true,
         } => (
             "the TPM's state is encrypted, but the domain XML has no <encryption>".to_owned(),
-            format!("put <encryption secret='UUID'/> back: virsh edit {domain}"),
+            format!(
+                "put it back, if the store has the key: vtpm-guard encrypt {domain}; else by hand: \
+                 virsh edit {domain}"
+            ),
         ),
         Refusal::EncryptionMismatch {
             state_encrypted: false,
         } => (
             "the domain XML says that the vTPM is encrypted, but its state is not".to_owned(),
             format!(
-                "take <encryption> out of the XML, then: vtpm-guard encrypt {domain} --provider NAME"
+                "encrypt the state: vtpm-guard encrypt {domain} --provider NAME; or take <encryption> \
+                 out of the XML: virsh edit {domain}"
             ),
         ),
         _ => (
@@ -179,11 +185,15 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
         ),
         Refusal::SecretConflict { secret, reason } => (
             format!("the secret {secret} cannot be used for this vTPM: {reason}"),
-            "see whose it is: virsh secret-list; remove it: virsh secret-undefine UUID".to_owned(),
+            format!(
+                "see whose it is: virsh secret-list; if nothing needs it: virsh secret-undefine \
+                 UUID; else name another secret in the XML: virsh edit {}",
+                shell_word(domain)
+            ),
         ),
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
-            "see whether its secret driver runs: virsh -c secret:///system secret-list".to_owned(),
+            "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
         ),
         Refusal::LibvirtStarting => (
             "libvirtd is still starting, and takes no key until its guests are up".to_owned(),

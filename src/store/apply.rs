@@ -4,13 +4,13 @@
 use rusqlite::{ToSql, Transaction, params};
 
 use super::error::Failure;
-use super::schema::{KEYED, LIVE, PLACEHOLDER};
+use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
 use super::{Event, Store, StoreError, events, load, start};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
-use crate::verdict::facts::References;
+use crate::verdict::facts::{Provider, References};
 use crate::verdict::repair::Repair;
 
 /// A wrapped DEK and what the row says of it.
@@ -156,11 +156,23 @@ impl Repairs<'_> {
         name: &str,
         only_if: &str,
     ) -> Result<(), Failure> {
-        let only_if = format!(
-            "{only_if} AND EXISTS (SELECT 1 FROM key_provider WHERE uuid = ?4 AND name = ?5)"
+        self.saw(|seen| seen.uuid == provider && seen.name == name)?;
+        // The provider's UUID as its row spells it, else the two would not be tied.
+        let uuid = is_uuid("uuid", "?4");
+        let set = format!(
+            "provider_uuid = (SELECT uuid FROM key_provider WHERE {uuid}), provider_name = ?5"
         );
-        let set = "provider_uuid = ?4, provider_name = ?5";
-        self.update(key_ref, set, &only_if, &[&provider.to_string(), &name])
+        self.update(key_ref, &set, only_if, &[&provider.to_string(), &name])
+    }
+
+    /// The provider that a repair names must be one that the verdict saw, and so one that is
+    /// there now.
+    fn saw(&self, is_it: impl FnMut(&Provider) -> bool) -> Result<(), Failure> {
+        if self.change.seen.providers.iter().any(is_it) {
+            Ok(())
+        } else {
+            Err(StoreError::Changed.into())
+        }
     }
 
     /// Deletes a duplicate. The row that holds the same DEK must be there to keep it.
@@ -173,21 +185,17 @@ impl Repairs<'_> {
 
     fn create_key(&self, key_ref: KeyRefId, provider: ProviderUuid) -> Result<(), Failure> {
         let key = self.change.new_key.ok_or(StoreError::NoNewKey)?;
+        self.saw(|seen| seen.uuid == provider && seen.key_id == key.key_id)?;
         let set = "wrapped_dek = ?4, kek_ref = ?5, key_version = ?6, algorithm = ?7,
                    secret_uuid = coalesce(?8, secret_uuid), first_used_at = NULL";
-        let only_if = format!(
-            "{PLACEHOLDER} AND EXISTS (SELECT 1 FROM key_provider WHERE uuid = ?9 AND key_id = ?10)"
-        );
-        let values: [&dyn ToSql; 7] = [
+        let values: [&dyn ToSql; 5] = [
             &key.wrapped_dek.as_bytes(),
             &key.kek_ref(),
             &key.key_version,
             &key.algorithm,
             &self.change.secret_uuid.map(|uuid| uuid.to_string()),
-            &provider.to_string(),
-            &key.key_id.to_string(),
         ];
-        self.update(key_ref, set, &only_if, &values)?;
+        self.update(key_ref, set, PLACEHOLDER, &values)?;
         start::note_fresh_key(self.transaction, key_ref, self.change.now)
     }
 
@@ -199,9 +207,10 @@ impl Repairs<'_> {
         only_if: &str,
         values: &[&dyn ToSql],
     ) -> Result<(), Failure> {
+        let of_domain = is_uuid("resource_uuid", "?2");
         let sql = format!(
             "UPDATE key_ref SET {set}, updated_at = ?3
-             WHERE id = ?1 AND resource_uuid = ?2 AND {LIVE} AND {only_if}"
+             WHERE id = ?1 AND {of_domain} AND {LIVE} AND {only_if}"
         );
         let domain = self.change.domain.to_string();
         let mut all: Vec<&dyn ToSql> = vec![&key_ref.0, &domain, &self.change.now.0];
@@ -210,9 +219,9 @@ impl Repairs<'_> {
     }
 
     fn delete(&self, key_ref: KeyRefId, only_if: &str) -> Result<(), Failure> {
-        let sql = format!(
-            "DELETE FROM key_ref WHERE id = ?1 AND resource_uuid = ?2 AND {LIVE} AND {only_if}"
-        );
+        let of_domain = is_uuid("resource_uuid", "?2");
+        let sql =
+            format!("DELETE FROM key_ref WHERE id = ?1 AND {of_domain} AND {LIVE} AND {only_if}");
         let domain = self.change.domain.to_string();
         exactly_one(self.transaction.execute(&sql, params![key_ref.0, domain])?)
     }
@@ -234,10 +243,14 @@ pub(super) fn insert_placeholder(
     (provider, name): (ProviderUuid, &str),
     now: Timestamp,
 ) -> Result<KeyRefId, Failure> {
-    let rows = transaction.execute(
+    let named = is_uuid("uuid", "?3");
+    let sql = format!(
         "INSERT INTO key_ref (resource_type, resource_uuid, secret_uuid, provider_uuid,
                               provider_name, created_at, updated_at)
-         SELECT 'tpm', ?1, ?2, uuid, name, ?5, ?5 FROM key_provider WHERE uuid = ?3 AND name = ?4",
+         SELECT 'tpm', ?1, ?2, uuid, ?4, ?5, ?5 FROM key_provider WHERE {named}"
+    );
+    let rows = transaction.execute(
+        &sql,
         params![
             domain.to_string(),
             secret_uuid.map(|uuid| uuid.to_string()),

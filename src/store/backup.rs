@@ -37,6 +37,18 @@ impl Store {
         })
     }
 
+    /// Copies the store beside itself, as `store.db.OCCASION-TIME`, and says where.
+    pub fn backup_beside(
+        &self,
+        occasion: &str,
+        now: Timestamp,
+        deadline: Deadline,
+    ) -> Result<PathBuf, StoreError> {
+        let kept = place::beside(&self.path, &format!(".{occasion}-{}", stamp(now)));
+        self.backup(&kept, deadline)?;
+        Ok(kept)
+    }
+
     /// Replaces the store in `state_dir` by a copy that [`Store::backup`] made, and keeps the
     /// one that was there beside it, as `store.db.replaced-TIME`.
     ///

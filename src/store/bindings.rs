@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::apply::{insert_placeholder, kek_ref};
 use super::error::Failure;
-use super::schema::LIVE;
+use super::schema::{LIVE, is_uuid};
 use super::{Store, StoreError, events, keys, load, providers};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
@@ -78,9 +78,14 @@ impl Store {
                 let to = (provider.uuid, provider.name.as_str());
                 return insert_placeholder(transaction, domain, None, to, now).map(Bound::Made);
             };
+            let named = is_uuid("uuid", "?2");
+            let sql = format!(
+                "UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE {named}),
+                                    provider_name = ?3, updated_at = ?4
+                 WHERE id = ?1"
+            );
             transaction.execute(
-                "UPDATE key_ref SET provider_uuid = ?2, provider_name = ?3, updated_at = ?4
-                 WHERE id = ?1",
+                &sql,
                 params![row.id.0, provider.uuid.to_string(), provider.name, now.0],
             )?;
             Ok(Bound::Moved {
@@ -124,9 +129,10 @@ impl Store {
 
 /// The domains with a live row that has anything to do with this provider.
 fn domains_near(connection: &Connection, provider: &Provider) -> Result<Vec<DomainUuid>, Failure> {
+    let bound = is_uuid("provider_uuid", "?1");
     let sql = format!(
         "SELECT DISTINCT resource_uuid FROM key_ref
-         WHERE {LIVE} AND (provider_uuid = ?1 OR provider_name = ?2 OR kek_ref = ?3
+         WHERE {LIVE} AND ({bound} OR provider_name = ?2 OR kek_ref = ?3
                            OR instr(wrapped_dek, ?4) > 0)"
     );
     let mut query = connection.prepare(&sql)?;

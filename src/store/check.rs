@@ -67,11 +67,18 @@ impl fmt::Display for StoreFinding {
             Self::SchemaMissing(name) => write!(f, "{name} is missing"),
             Self::SchemaDiffers(name) => write!(f, "{name} is not as this program makes it"),
             Self::SchemaForeign(name) => write!(f, "{name} is not of this program's making"),
+            Self::Dangling { table, rows: 1 } => {
+                write!(f, "1 row of {table} refers to a row that is not there")
+            }
             Self::Dangling { table, rows } => {
                 write!(f, "{rows} rows of {table} refer to rows that are not there")
             }
             Self::ProviderUnreadable { name, column } => {
-                write!(f, "provider \"{name}\": its {column} cannot be read")
+                write!(
+                    f,
+                    "provider \"{name}\": its {column} cannot be read; one that is imported under \
+                     this name takes its place"
+                )
             }
             Self::KeyRefUnreadable { key_ref, column } => {
                 write!(f, "key reference {key_ref}: its {column} cannot be read")

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::apply::{NewKey, exactly_one, kek_ref};
 use super::error::Failure;
 use super::load::{self, KEY_REF_COLUMNS};
-use super::schema::{KEYED, LIVE, PLACEHOLDER};
+use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
 use super::{Store, StoreError, providers, row};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
@@ -53,6 +53,8 @@ pub enum OtherKeys {
     Refuse,
     /// They are retired.
     Retire,
+    /// They stay in use, until the TPM's state tells which of them is right.
+    Keep,
 }
 
 /// What choosing a key did.
@@ -72,7 +74,10 @@ impl Store {
         domain: Option<DomainUuid>,
         include_retired: bool,
     ) -> Result<Vec<KeyRefRecord>, StoreError> {
-        let of_domain = domain.map_or("?1 IS NULL", |_| "resource_uuid = ?1");
+        let of_domain = match domain {
+            Some(_) => is_uuid("resource_uuid", "?1"),
+            None => "?1 IS NULL".to_owned(),
+        };
         let retired = if include_retired {
             ""
         } else {
@@ -107,7 +112,9 @@ impl Store {
                 return Err(StoreError::HasKey { key_ref, provider }.into());
             }
             delete_placeholders(transaction, add.domain)?;
-            retire_keyed(transaction, add.domain, None, add.now)?;
+            if add.others == OtherKeys::Retire {
+                retire_keyed(transaction, add.domain, None, add.now)?;
+            }
             transaction.execute(
                 "INSERT INTO key_ref
                      (resource_type, resource_uuid, secret_uuid, provider_uuid, provider_name,
@@ -179,9 +186,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<usize, StoreError> {
         self.write(|transaction| {
+            let of_domain = is_uuid("resource_uuid", "?1");
             let sql = format!(
                 "UPDATE key_ref SET first_used_at = NULL, updated_at = ?2
-                 WHERE resource_uuid = ?1 AND {LIVE} AND first_used_at IS NOT NULL"
+                 WHERE {of_domain} AND {LIVE} AND first_used_at IS NOT NULL"
             );
             Ok(transaction.execute(&sql, params![domain.to_string(), now.0])?)
         })
@@ -214,7 +222,8 @@ fn record(connection: &Connection, id: KeyRefId) -> Result<KeyRefRecord, Failure
     found.pop().ok_or_else(|| StoreError::NoKeyRef(id).into())
 }
 
-fn records(
+/// The key references that a condition selects, by id.
+pub(super) fn records(
     connection: &Connection,
     condition: &str,
     values: impl rusqlite::Params,
@@ -238,7 +247,7 @@ fn key_ref_record(row: &Row<'_>) -> rusqlite::Result<Option<KeyRefRecord>> {
     Ok(Some(KeyRefRecord {
         domain,
         key_ref: load::key_ref(row)?,
-        retired_at: row::time(row, "retired_at")?,
+        retired_at: row::happened(row, "retired_at")?,
         algorithm: row::full_text(row, "algorithm")?,
         updated_at: row::time(row, "updated_at")?.unwrap_or(Timestamp(0)),
     }))
@@ -251,9 +260,10 @@ pub(super) fn retire_keyed(
     kept: Option<KeyRefId>,
     now: Timestamp,
 ) -> Result<Vec<KeyRefId>, Failure> {
+    let of_domain = is_uuid("resource_uuid", "?1");
     let sql = format!(
         "UPDATE key_ref SET retired_at = ?2, updated_at = ?2
-         WHERE resource_uuid = ?1 AND {LIVE} AND {KEYED} AND id IS NOT ?3 RETURNING id"
+         WHERE {of_domain} AND {LIVE} AND {KEYED} AND id IS NOT ?3 RETURNING id"
     );
     let mut update = transaction.prepare(&sql)?;
     let values = params![domain.to_string(), now.0, kept.map(|id| id.0)];
@@ -266,6 +276,7 @@ pub(super) fn delete_placeholders(
     transaction: &Transaction<'_>,
     domain: DomainUuid,
 ) -> Result<usize, Failure> {
-    let sql = format!("DELETE FROM key_ref WHERE resource_uuid = ?1 AND {LIVE} AND {PLACEHOLDER}");
+    let of_domain = is_uuid("resource_uuid", "?1");
+    let sql = format!("DELETE FROM key_ref WHERE {of_domain} AND {LIVE} AND {PLACEHOLDER}");
     Ok(transaction.execute(&sql, [domain.to_string()])?)
 }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::error::Failure;
-use super::schema::LIVE;
+use super::schema::{LIVE, is_uuid};
 use super::{Store, StoreError, row, start};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
@@ -32,9 +32,8 @@ impl Store {
     /// Whether the domain has key references that are not retired.
     pub fn has_key_refs(&self, domain: DomainUuid) -> Result<bool, StoreError> {
         self.read(|connection| {
-            let sql = format!(
-                "SELECT EXISTS (SELECT 1 FROM key_ref WHERE {LIVE} AND resource_uuid = ?1)"
-            );
+            let of_domain = is_uuid("resource_uuid", "?1");
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM key_ref WHERE {LIVE} AND {of_domain})");
             Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
         })
     }
@@ -59,12 +58,15 @@ pub(super) fn key_refs(
 ) -> Result<Vec<KeyRef>, Failure> {
     let mut query = connection.prepare(&live_rows_sql())?;
     let rows = query.query_map(params![domain.to_string()], key_ref)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    rows.sort_by_key(|row| row.id);
+    Ok(rows)
 }
 
 /// The query on the path of every start.
 pub(super) fn live_rows_sql() -> String {
-    format!("SELECT {KEY_REF_COLUMNS} FROM key_ref WHERE {LIVE} AND resource_uuid = ?1 ORDER BY id")
+    let of_domain = is_uuid("resource_uuid", "?1");
+    format!("SELECT {KEY_REF_COLUMNS} FROM key_ref WHERE {LIVE} AND {of_domain}")
 }
 
 pub(super) fn key_ref(row: &Row<'_>) -> rusqlite::Result<KeyRef> {
@@ -76,7 +78,7 @@ pub(super) fn key_ref(row: &Row<'_>) -> rusqlite::Result<KeyRef> {
         key_version: row::integer(row, "key_version")?,
         kek_ref: row::full_text(row, "kek_ref")?,
         wrapped_dek: row::bytes(row, "wrapped_dek")?.map(WrappedDek::from_stored),
-        first_used_at: row::time(row, "first_used_at")?,
+        first_used_at: row::happened(row, "first_used_at")?,
         created_at: row::time(row, "created_at")?.unwrap_or(Timestamp(0)),
     })
 }

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
 //! | `load`, `apply`, `start` | what a guarded start reads and writes |
-//! | `providers`, `keys`, `bindings`, `events` | what the administrator reads and writes |
+//! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `check`, `backup` | is it whole; copies of it, and back from them |
 
 mod apply;
@@ -22,6 +22,8 @@ mod keys;
 mod load;
 mod place;
 mod providers;
+mod prune;
+mod rotation;
 mod row;
 mod schema;
 mod start;
@@ -30,6 +32,7 @@ mod testing;
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
@@ -44,7 +47,9 @@ pub use check::StoreFinding;
 pub use error::{Obstacle, StoreError};
 pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
 pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
-pub use providers::{NewProvider, Rewrapped, Rotation};
+pub use providers::NewProvider;
+pub use prune::Prune;
+pub use rotation::{Rewrapped, Rotation, former_name, former_of};
 pub use start::INCOMING_LIFETIME;
 
 /// What a caller is going to do with the store.
@@ -103,6 +108,16 @@ impl Store {
     /// of which may take its time.
     pub fn set_deadline(&mut self, deadline: Deadline) -> Result<(), StoreError> {
         connect::keep_deadline(&mut self.connection, deadline)
+            .map_err(|error| StoreError::from_sqlite(&self.path, error))
+    }
+
+    /// Has the write-ahead log moved into the database when this connection closes as the last
+    /// one, so that `store.db` is whole by itself, also for who copies that file alone. It
+    /// costs some waits for the disk, which a guest's start does not take upon itself.
+    pub fn be_whole_when_closed(&self) -> Result<(), StoreError> {
+        self.connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .map(drop)
             .map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
 

@@ -2,13 +2,13 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::apply::{NewKey, exactly_one};
+use super::apply::exactly_one;
 use super::error::Failure;
-use super::{Store, StoreError, keys, load};
+use super::schema::is_uuid;
+use super::{Store, StoreError, load, rotation};
 use crate::clock::Timestamp;
-use crate::ids::{KeyRefId, ProviderUuid};
+use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
-use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::Provider;
 
 /// A provider to be made.
@@ -24,34 +24,6 @@ pub struct NewProvider {
     pub key_version: i64,
     /// Whether it becomes the default.
     pub is_default: bool,
-}
-
-/// One key reference whose DEK was wrapped anew.
-#[derive(Debug, Clone)]
-pub struct Rewrapped {
-    /// The row.
-    pub key_ref: KeyRefId,
-    /// The wrapped DEK that was opened.
-    pub seen: WrappedDek,
-    /// The same DEK under the new KEK.
-    pub key: NewKey,
-}
-
-/// A provider gets a new KEK.
-#[derive(Debug)]
-pub struct Rotation<'a> {
-    /// The provider, as it was when the rows were wrapped anew.
-    pub provider: &'a Provider,
-    /// The new KEK's id.
-    pub key_id: KeyId,
-    /// The new KEK's version.
-    pub key_version: i64,
-    /// The rows that go with it: those of [`Store::key_refs_under`], retired ones too.
-    pub rewrapped: &'a [Rewrapped],
-    /// The rows under the old KEK that do not open, and so stay as they are.
-    pub given_up: &'a [KeyRefId],
-    /// The time that goes into `updated_at`.
-    pub now: Timestamp,
 }
 
 impl Store {
@@ -79,7 +51,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            name_is_free(transaction, &provider.name)?;
+            take_name(transaction, &provider.name)?;
             transaction.execute(
                 "INSERT INTO key_provider
                      (uuid, name, kind, key_id, key_version, is_default, created_at, updated_at)
@@ -99,7 +71,8 @@ impl Store {
         })
     }
 
-    /// Gives a provider, and the key references that are bound to it, another name.
+    /// Gives a provider, and the key references that are bound to it, another name. Its former
+    /// KEKs go by the new name too.
     pub fn rename_provider(
         &mut self,
         provider: ProviderUuid,
@@ -111,16 +84,11 @@ impl Store {
             if found.name == name {
                 return Ok(());
             }
-            name_is_free(transaction, name)?;
-            transaction.execute(
-                "UPDATE key_provider SET name = ?2, updated_at = ?3 WHERE uuid = ?1",
-                params![provider.to_string(), name, now.0],
-            )?;
-            transaction.execute(
-                "UPDATE key_ref SET provider_name = ?2, updated_at = ?3 WHERE provider_uuid = ?1",
-                params![provider.to_string(), name, now.0],
-            )?;
-            Ok(())
+            for former in rotation::formers(transaction, &found)? {
+                let former_name = rotation::former_name(name, former.key_id);
+                give_name(transaction, former.uuid, &former_name, now)?;
+            }
+            give_name(transaction, provider, name, now)
         })
     }
 
@@ -133,19 +101,22 @@ impl Store {
         self.write(|transaction| make_default(transaction, provider, now))
     }
 
-    /// Notes that the provider's KEK is in a recovery file.
+    /// Notes that the provider's KEK is in a recovery file. `Changed` if it has another KEK by
+    /// now: that one is in no file.
     pub fn mark_exported(
         &mut self,
         provider: ProviderUuid,
+        key_id: KeyId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            by_uuid(transaction, provider)?;
-            transaction.execute(
-                "UPDATE key_provider SET exported_at = ?2, updated_at = ?2 WHERE uuid = ?1",
-                params![provider.to_string(), now.0],
-            )?;
-            Ok(())
+            if by_uuid(transaction, provider)?.key_id != key_id {
+                return Err(StoreError::Changed.into());
+            }
+            let is_it = is_uuid("uuid", "?1");
+            let sql =
+                format!("UPDATE key_provider SET exported_at = ?2, updated_at = ?2 WHERE {is_it}");
+            exactly_one(transaction.execute(&sql, params![provider.to_string(), now.0])?)
         })
     }
 
@@ -153,57 +124,11 @@ impl Store {
     /// name. [`Store::domains_locked_without`] says whom that locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
-            let sql = "DELETE FROM key_provider WHERE uuid = ?1";
-            match transaction.execute(sql, [provider.to_string()])? {
+            let sql = format!("DELETE FROM key_provider WHERE {}", is_uuid("uuid", "?1"));
+            match transaction.execute(&sql, [provider.to_string()])? {
                 0 => Err(StoreError::NoProvider(provider.to_string()).into()),
                 _ => Ok(()),
             }
-        })
-    }
-
-    /// Gives a provider its new KEK together with the rows that were wrapped anew with it.
-    /// `Changed` if any row under the old KEK would be left behind that was not given up:
-    /// somebody made it meanwhile.
-    pub fn rotate_provider(&mut self, rotation: &Rotation<'_>) -> Result<(), StoreError> {
-        let Rotation { provider, now, .. } = rotation;
-        self.write(|transaction| {
-            if by_uuid(transaction, provider.uuid)?.key_id != provider.key_id {
-                return Err(StoreError::Changed.into());
-            }
-            for Rewrapped { key_ref, seen, key } in rotation.rewrapped {
-                exactly_one(transaction.execute(
-                    "UPDATE key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
-                                        algorithm = ?6, updated_at = ?7
-                     WHERE id = ?1 AND wrapped_dek = ?2",
-                    params![
-                        key_ref.0,
-                        seen.as_bytes(),
-                        key.wrapped_dek.as_bytes(),
-                        key.kek_ref(),
-                        key.key_version,
-                        key.algorithm,
-                        now.0
-                    ],
-                )?)?;
-            }
-            let left = keys::under_kek(transaction, provider.key_id)?;
-            if left
-                .iter()
-                .any(|row| !rotation.given_up.contains(&row.key_ref.id))
-            {
-                return Err(StoreError::Changed.into());
-            }
-            exactly_one(transaction.execute(
-                "UPDATE key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
-                                         updated_at = ?4
-                 WHERE uuid = ?1",
-                params![
-                    provider.uuid.to_string(),
-                    rotation.key_id.to_string(),
-                    rotation.key_version,
-                    now.0
-                ],
-            )?)
         })
     }
 }
@@ -214,10 +139,34 @@ pub(super) fn by_uuid(connection: &Connection, uuid: ProviderUuid) -> Result<Pro
     found.ok_or_else(|| StoreError::NoProvider(uuid.to_string()).into())
 }
 
-fn name_is_free(transaction: &Transaction<'_>, name: &str) -> Result<(), Failure> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM key_provider WHERE name = ?1)";
-    if transaction.query_row(sql, [name], |row| row.get(0))? {
+/// Refuses a name that another provider bears. A row that cannot be read bears it in vain:
+/// nothing can be bound to it, and no command could show, rename or delete it. So it goes, and
+/// key references that name it find the provider that takes its name.
+pub(super) fn take_name(transaction: &Transaction<'_>, name: &str) -> Result<(), Failure> {
+    let providers = load::providers(transaction)?;
+    if providers.iter().any(|provider| provider.name == name) {
         return Err(StoreError::NameTaken(name.to_owned()).into());
+    }
+    transaction.execute("DELETE FROM key_provider WHERE name = ?1", [name])?;
+    Ok(())
+}
+
+fn give_name(
+    transaction: &Transaction<'_>,
+    provider: ProviderUuid,
+    name: &str,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    take_name(transaction, name)?;
+    for (table, column, uuid) in [
+        ("key_provider", "name", "uuid"),
+        ("key_ref", "provider_name", "provider_uuid"),
+    ] {
+        let is_it = is_uuid(uuid, "?1");
+        transaction.execute(
+            &format!("UPDATE {table} SET {column} = ?2, updated_at = ?3 WHERE {is_it}"),
+            params![provider.to_string(), name, now.0],
+        )?;
     }
     Ok(())
 }
@@ -228,10 +177,11 @@ fn make_default(
     now: Timestamp,
 ) -> Result<(), Failure> {
     by_uuid(transaction, provider)?;
-    transaction.execute(
-        "UPDATE key_provider SET is_default = (uuid = ?1), updated_at = ?2
-         WHERE is_default IS NOT (uuid = ?1)",
-        params![provider.to_string(), now.0],
-    )?;
+    let is_it = is_uuid("uuid", "?1");
+    let sql = format!(
+        "UPDATE key_provider SET is_default = ({is_it}), updated_at = ?2
+         WHERE is_default IS NOT ({is_it})"
+    );
+    transaction.execute(&sql, params![provider.to_string(), now.0])?;
     Ok(())
 }

@@ -19,13 +19,16 @@ pub(super) fn full_text(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<
     Ok(text(row, column)?.filter(|text| !text.is_empty()))
 }
 
-/// A text that `parse` understands.
+/// A text that `parse` understands; white space around it is not overlooked, for SQLite does
+/// not overlook it when it looks for the value.
 pub(super) fn parsed<T>(
     row: &Row<'_>,
     column: &str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> rusqlite::Result<Option<T>> {
-    Ok(text(row, column)?.and_then(|text| parse(&text)))
+    Ok(text(row, column)?
+        .filter(|text| text.trim() == text)
+        .and_then(|text| parse(&text)))
 }
 
 /// Bytes, at least one.
@@ -41,6 +44,16 @@ pub(super) fn integer(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<i6
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(number) => Some(number),
         _ => None,
+    })
+}
+
+/// When something happened that a row notes by a value in this column. A time in another
+/// tool's spelling still says that it did.
+pub(super) fn happened(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(Timestamp(number)),
+        _ => Some(Timestamp(0)),
     })
 }
 

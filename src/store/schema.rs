@@ -30,10 +30,20 @@ const SHARED_TABLES: &str = "'key_provider', 'key_ref', 'event'";
 
 /// The rows that a start looks at.
 pub(super) const LIVE: &str = "resource_type = 'tpm' AND retired_at IS NULL";
-/// The rows that hold a wrapped DEK: an empty one counts as missing.
-pub(super) const KEYED: &str = "length(wrapped_dek) > 0";
+/// The rows that hold a wrapped DEK: an empty one, or a number, counts as missing, as it does
+/// in [`super::row::bytes`]. The length in bytes, for that of a text ends at its first NUL.
+pub(super) const KEYED: &str =
+    "(typeof(wrapped_dek) IN ('blob', 'text') AND length(CAST(wrapped_dek AS BLOB)) > 0)";
 /// The rows that do not.
-pub(super) const PLACEHOLDER: &str = "coalesce(length(wrapped_dek), 0) = 0";
+pub(super) const PLACEHOLDER: &str =
+    "NOT (typeof(wrapped_dek) IN ('blob', 'text') AND length(CAST(wrapped_dek AS BLOB)) > 0)";
+
+/// Whether a column holds the UUID of a parameter (`?1`), which is in lower case and with
+/// hyphens, in any spelling that is read: other tools write upper case, or leave the hyphens
+/// out, and tables of theirs do not compare without regard to case. An index serves it.
+pub(super) fn is_uuid(column: &str, parameter: &str) -> String {
+    format!("{column} COLLATE NOCASE IN ({parameter}, replace({parameter}, '-', ''))")
+}
 
 /// What a database is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
-use super::schema::{KEYED, LIVE};
+use super::schema::{KEYED, LIVE, is_uuid};
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -21,8 +21,10 @@ pub const INCOMING_LIFETIME: Duration = Duration::from_mins(10);
 const INCOMING_LIFETIME_MS: i64 = INCOMING_LIFETIME.as_millis() as i64;
 
 /// The rows of `fresh_key` about domain ?1.
-const OF_DOMAIN: &str = "key_ref_id IN
-    (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND resource_uuid = ?1)";
+fn of_domain() -> String {
+    let of_domain = is_uuid("resource_uuid", "?1");
+    format!("key_ref_id IN (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND {of_domain})")
+}
 
 impl Store {
     /// Notes that TPM state will arrive for this domain, and forgets old notes.
@@ -49,44 +51,52 @@ impl Store {
     /// taken back.
     pub fn mark_started(&mut self, domain: DomainUuid, now: Timestamp) -> Result<(), StoreError> {
         self.write(|transaction| {
+            let of_domain = is_uuid("resource_uuid", "?1");
             let sql = format!(
                 "UPDATE key_ref SET first_used_at = ?2, updated_at = ?2
-                 WHERE resource_uuid = ?1 AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
+                 WHERE {of_domain} AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            forget_fresh_key(transaction, domain)?;
+            forget_freshness(transaction, domain)?;
             forget_incoming(transaction, domain)
         })
     }
 
-    /// Notes that TPM state of this domain was seen: a key that was made for a start is no
-    /// longer taken back, for the state may come back from a copy when it is gone.
+    /// Notes that the domain's keys are no longer fresh: there is TPM state that may be
+    /// encrypted with them, whatever became of the start. They are never taken back.
     pub fn keep_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
         let is_fresh = self.read(|connection| {
-            let sql = format!("SELECT EXISTS (SELECT 1 FROM fresh_key WHERE {OF_DOMAIN})");
+            let sql = format!(
+                "SELECT EXISTS (SELECT 1 FROM fresh_key WHERE {})",
+                of_domain()
+            );
             Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
         })?;
         // Most often there is nothing to note, and nobody to be locked out for it.
         if is_fresh {
-            self.write(|transaction| forget_fresh_key(transaction, domain))?;
+            self.write(|transaction| forget_freshness(transaction, domain))?;
         }
         Ok(())
     }
 
     /// Makes the row of a key that was made for a start that failed a placeholder again, and
-    /// says whether there was one. For the caller to ask only where no TPM state exists:
-    /// then nothing was ever encrypted with that key.
+    /// says whether there was one. A row that changed since then is left alone: another tool
+    /// may have deleted the guard's row, which leaves the note of its key behind if foreign
+    /// keys are off, and the id may be that of a row with another key by now. For the caller
+    /// to ask only where no TPM state exists: then nothing was ever encrypted with that key.
     pub fn take_back_fresh_key(
         &mut self,
         domain: DomainUuid,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         self.write(|transaction| {
+            let of_domain = is_uuid("resource_uuid", "?1");
             let sql = format!(
                 "UPDATE key_ref SET wrapped_dek = NULL, kek_ref = NULL, key_version = NULL,
                                     algorithm = NULL, updated_at = ?2
-                 WHERE resource_uuid = ?1 AND {LIVE} AND first_used_at IS NULL
-                   AND id IN (SELECT key_ref_id FROM fresh_key)
+                 WHERE {of_domain} AND {LIVE} AND first_used_at IS NULL
+                   AND EXISTS (SELECT 1 FROM fresh_key
+                               WHERE key_ref_id = key_ref.id AND at = key_ref.updated_at)
                  RETURNING id"
             );
             let mut update = transaction.prepare(&sql)?;
@@ -117,8 +127,8 @@ pub(super) fn state_arrives(
     )?)
 }
 
-fn forget_fresh_key(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
-    let sql = format!("DELETE FROM fresh_key WHERE {OF_DOMAIN}");
+fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+    let sql = format!("DELETE FROM fresh_key WHERE {}", of_domain());
     transaction.execute(&sql, [domain.to_string()])?;
     Ok(())
 }
@@ -140,6 +150,10 @@ pub(super) fn note_fresh_key(
     key_ref: KeyRefId,
     now: Timestamp,
 ) -> Result<(), Failure> {
+    transaction.execute(
+        "DELETE FROM fresh_key WHERE key_ref_id NOT IN (SELECT id FROM key_ref)",
+        [],
+    )?;
     transaction.execute(
         "INSERT OR REPLACE INTO fresh_key (key_ref_id, at) VALUES (?1, ?2)",
         params![key_ref.0, now.0],

@@ -9,5 +9,6 @@ mod foreign;
 mod history;
 mod managing;
 mod opening;
+mod rotating;
 mod speed;
 mod starting;

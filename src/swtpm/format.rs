@@ -20,8 +20,12 @@ use super::proof::{EncryptedState, FileKeyLen};
 const HEADER_LEN: usize = 10;
 const RECORD_HEADER_LEN: usize = 6;
 
-/// The newest version that is known.
+/// The newest version that is known, and the one that is written.
 const VERSION: u8 = 2;
+
+/// The lowest version that a reader of what is written must know: what swtpm 0.1 and later
+/// write (`BLOB_HEADER_VERSION`, `min_version` in `SWTPM_NVRAM_PrependHeader`).
+const MIN_VERSION: u8 = 1;
 
 const FLAG_ENCRYPTED: u16 = 0x01;
 const FLAG_256_BIT_KEY: u16 = 0x08;
@@ -42,8 +46,40 @@ pub enum Contents {
     Encrypted(EncryptedState),
 }
 
+/// The records of a state, as they lie in it.
+pub(super) enum Records<'a> {
+    /// The TPM's data in clear.
+    Plain(&'a [u8]),
+    /// The TPM's data, encrypted.
+    Encrypted {
+        /// The length of the AES key.
+        key_len: FileKeyLen,
+        /// The ciphertext.
+        data: &'a [u8],
+        /// The IV; swtpm's old versions wrote none.
+        iv: Option<&'a [u8]>,
+        /// The MAC.
+        mac: &'a [u8],
+    },
+}
+
 /// Reads one state. An error says that swtpm would not start from it.
 pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
+    match split(blob)? {
+        Records::Plain(_) => Ok(Contents::Plain),
+        Records::Encrypted {
+            key_len,
+            data,
+            iv,
+            mac,
+        } => EncryptedState::new(key_len, data, iv, mac)
+            .map(Contents::Encrypted)
+            .ok_or(StateError::EncryptedData),
+    }
+}
+
+/// Finds the records of one state.
+pub(super) fn split(blob: &[u8]) -> Result<Records<'_>, StateError> {
     if blob.is_empty() {
         return Err(StateError::Empty);
     }
@@ -68,13 +104,13 @@ pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
     let flags = u16::from_be_bytes([f0, f1]);
     match version {
         1 if flags & FLAG_ENCRYPTED != 0 => Err(StateError::EncryptedVersion1),
-        1 => Ok(Contents::Plain),
-        VERSION => parse_records(body, flags),
+        1 => Ok(Records::Plain(body)),
+        VERSION => split_records(body, flags),
         _ => Err(StateError::Version(version)),
     }
 }
 
-fn parse_records(records: &[u8], flags: u16) -> Result<Contents, StateError> {
+fn split_records(records: &[u8], flags: u16) -> Result<Records<'_>, StateError> {
     let find = |tag| find_record(records, tag);
     if let (Some(data), Some(mac)) = (find(TAG_ENCRYPTED_DATA), find(TAG_HMAC)) {
         let key_len = if flags & FLAG_256_BIT_KEY == 0 {
@@ -82,16 +118,38 @@ fn parse_records(records: &[u8], flags: u16) -> Result<Contents, StateError> {
         } else {
             FileKeyLen::Bits256
         };
-        EncryptedState::new(key_len, data, find(TAG_IV), mac)
-            .map(Contents::Encrypted)
-            .ok_or(StateError::EncryptedData)
-    } else if find(TAG_PLAIN_DATA).is_some() {
-        Ok(Contents::Plain)
+        Ok(Records::Encrypted {
+            key_len,
+            data,
+            iv: find(TAG_IV),
+            mac,
+        })
+    } else if let Some(data) = find(TAG_PLAIN_DATA) {
+        Ok(Records::Plain(data))
     } else if find(TAG_MIGRATION_DATA).is_some() || find(TAG_ENCRYPTED_MIGRATION_DATA).is_some() {
         Err(StateError::MigrationBlob)
     } else {
         Err(StateError::NoData)
     }
+}
+
+/// Puts a state together that is encrypted with a 256-bit key, its records in swtpm's order
+/// (`SWTPM_NVRAM_EncryptData`). `None` if it would be longer than its header can say.
+pub(super) fn join_encrypted(data: &[u8], mac: &[u8], iv: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    for (tag, value) in [(TAG_ENCRYPTED_DATA, data), (TAG_HMAC, mac), (TAG_IV, iv)] {
+        body.extend(tag.to_be_bytes());
+        body.extend(u32::try_from(value.len()).ok()?.to_be_bytes());
+        body.extend_from_slice(value);
+    }
+    let header_len = u16::try_from(HEADER_LEN).ok()?;
+    let len = u32::try_from(HEADER_LEN + body.len()).ok()?;
+    let mut blob = vec![VERSION, MIN_VERSION];
+    blob.extend(header_len.to_be_bytes());
+    blob.extend((FLAG_ENCRYPTED | FLAG_256_BIT_KEY).to_be_bytes());
+    blob.extend(len.to_be_bytes());
+    blob.append(&mut body);
+    Some(blob)
 }
 
 /// The first record of this tag. As in swtpm, a record that does not fit ends the search.

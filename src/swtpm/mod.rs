@@ -4,8 +4,10 @@
 //! says that they would make a new TPM without a word; [`StateFile::Unreadable`] that the start
 //! would fail, or that swtpm would destroy what is there.
 
+mod cipher;
 mod error;
 pub mod format;
+mod held;
 pub mod linear;
 mod place;
 mod proof;
@@ -17,7 +19,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+pub use cipher::{RecryptError, TpmData};
 pub use error::StateError;
+pub use held::{HeldState, HoldError, StagedState};
 pub use place::{LIBVIRT_STATE_DIR, state_path};
 pub use proof::EncryptedState;
 

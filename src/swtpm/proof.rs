@@ -20,7 +20,7 @@ use crate::key::dek::Dek;
 
 const KDF_SALT: &[u8] = b"swtpm";
 const KDF_ROUNDS: u32 = 1000;
-const MAC_LEN: usize = 32;
+pub(super) const MAC_LEN: usize = 32;
 const AES_BLOCK_LEN: usize = 16;
 
 /// The length of the AES key that a state is encrypted with.
@@ -34,9 +34,9 @@ pub(super) enum FileKeyLen {
 }
 
 impl FileKeyLen {
-    const MAX_BYTES: usize = 32;
+    pub(super) const MAX_BYTES: usize = 32;
 
-    fn bytes(self) -> usize {
+    pub(super) fn bytes(self) -> usize {
         match self {
             Self::Bits128 => 16,
             Self::Bits256 => Self::MAX_BYTES,
@@ -77,15 +77,44 @@ impl EncryptedState {
     /// each key.
     #[must_use]
     pub fn is_opened_by(&self, dek: &Dek) -> bool {
-        let mut file_key = Zeroizing::new([0; FileKeyLen::MAX_BYTES]);
-        let file_key = &mut file_key[..self.key_len.bytes()];
-        pbkdf2::pbkdf2_hmac::<Sha512>(dek.expose(), KDF_SALT, KDF_ROUNDS, file_key);
-        // HMAC takes keys of any length, so there is always one.
-        Hmac::<Sha256>::new_from_slice(file_key).is_ok_and(|mac| {
-            mac.chain_update(&self.authenticated)
-                .verify_slice(&self.mac)
-                .is_ok()
-        })
+        let file_key = FileKey::of(dek, self.key_len);
+        file_key.authenticates(&self.authenticated, &self.mac)
+    }
+}
+
+/// The key that swtpm makes of a DEK for one state file. Wiped when dropped.
+pub(super) struct FileKey {
+    bytes: Zeroizing<[u8; FileKeyLen::MAX_BYTES]>,
+    len: FileKeyLen,
+}
+
+impl FileKey {
+    pub(super) fn of(dek: &Dek, len: FileKeyLen) -> Self {
+        let mut bytes = Zeroizing::new([0; FileKeyLen::MAX_BYTES]);
+        let key = &mut bytes[..len.bytes()];
+        pbkdf2::pbkdf2_hmac::<Sha512>(dek.expose(), KDF_SALT, KDF_ROUNDS, key);
+        Self { bytes, len }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len.bytes()]
+    }
+
+    fn authenticates(&self, authenticated: &[u8], mac: &[u8; MAC_LEN]) -> bool {
+        self.hmac(authenticated)
+            .is_some_and(|computed| computed.verify_slice(mac).is_ok())
+    }
+
+    /// The MAC over encrypted data followed by its IV.
+    pub(super) fn mac(&self, authenticated: &[u8]) -> Option<[u8; MAC_LEN]> {
+        self.hmac(authenticated)
+            .map(|computed| computed.finalize().into_bytes().into())
+    }
+
+    /// HMAC takes keys of any length, so there is always one.
+    fn hmac(&self, authenticated: &[u8]) -> Option<Hmac<Sha256>> {
+        let mac = Hmac::<Sha256>::new_from_slice(self.bytes()).ok()?;
+        Some(mac.chain_update(authenticated))
     }
 }
 

@@ -179,6 +179,8 @@ pub enum HostSecret {
     NoValue,
     /// It has one with a value, which it does not tell.
     HasValue,
+    /// It has one for another use, which it gives to no vTPM: says for which.
+    Conflict(String),
     /// It could not be asked: says why.
     Unreachable(String),
 }

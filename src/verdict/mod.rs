@@ -1,5 +1,6 @@
 //! The core: facts in, verdict out. Pure: no SQLite, no libvirt, no files, no clock, no log.
 
+pub mod adopt;
 pub mod code;
 pub mod decide;
 pub mod facts;

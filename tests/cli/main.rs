@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
+mod adopt;
 mod bad_input;
+mod check;
+mod encrypt;
 mod env;
 mod help;
 mod history;
@@ -12,5 +15,7 @@ mod key;
 mod key_import;
 mod metrics;
 mod provider;
+mod prune;
 mod recovery;
+mod rotate;
 mod store;

@@ -347,3 +347,27 @@ fn import_counts_what_its_key_opens() {
         serde_json::json!({ "key_refs": 2, "guests": 2 })
     );
 }
+
+#[test]
+fn a_half_made_row_of_another_tools_does_not_stand_in_the_way_of_an_import() {
+    let host = Host::with_provider("nkp-a");
+    host.start_for_the_first_time(VM1, "nkp-a");
+    let (file, passphrase) = export(&host, "nkp-a");
+    let store = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
+    store
+        .execute("UPDATE key_provider SET key_id = NULL", [])
+        .unwrap();
+    drop(store);
+    host.run(&[
+        "provider",
+        "import",
+        &file,
+        "--passphrase-file",
+        &passphrase,
+    ])
+    .succeeds();
+    let list = host.json(&["provider", "list"]);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_eq!(list[0]["name"], "nkp-a");
+    assert_eq!(host.store().check().unwrap(), []);
+}

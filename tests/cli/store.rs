@@ -68,6 +68,25 @@ fn a_backup_is_whole_private_and_overwrites_nothing() {
 }
 
 #[test]
+fn a_plain_copy_of_the_file_has_all_that_an_administrator_did() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["key", "bind", VM1]).succeeds();
+    let other = Host::new();
+    fs::create_dir(other.state_dir()).unwrap();
+    fs::copy(
+        host.state_dir().join("store.db"),
+        other.state_dir().join("store.db"),
+    )
+    .unwrap();
+    for list in [["provider", "list"], ["key", "list"]] {
+        let (here, there) = (host.json(&list), other.json(&list));
+        assert_eq!(here.as_array().unwrap().len(), 1);
+        assert_eq!(there[0]["uuid"], here[0]["uuid"]);
+        assert_eq!(there[0]["id"], here[0]["id"]);
+    }
+}
+
+#[test]
 fn a_restore_brings_the_rows_back_and_keeps_the_store_of_before() {
     let host = Host::with_provider("nkp-a");
     host.run(&["key", "bind", VM1]).succeeds();
@@ -98,5 +117,10 @@ fn what_is_no_backup_is_not_restored() {
     for file in [text.as_str(), "missing", "."] {
         host.run(&["store", "restore", file]).ends_with(4);
     }
+    host.run(&["store", "restore", &text])
+        .saying("the backup is damaged")
+        .saying("use another copy of it");
+    host.run(&["store", "restore", "."])
+        .saying("vtpm-guard store backup FILE");
     assert_eq!(host.stored(), before);
 }

@@ -2,14 +2,14 @@
 //! laid out before, and taken away afterwards.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use vtpm_guard::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
-use crate::host::Host;
+use crate::host::{Host, finish};
 
 const STAGED: &str = "/run/vtpm-guard/staged";
 const SECRETS: &str = "/etc/libvirt/secrets";
@@ -179,6 +179,30 @@ fn a_saved_guest_is_restored_by_the_start_of_the_daemon() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {
+    let (host, guest) = Host::with_used_guest();
+    let list = format!("default {}\n", guest.uuid);
+    host.write("/etc/default/libvirt-guests", "ON_BOOT=start\n");
+    host.write("/var/lib/libvirt/libvirt-guests", list);
+    host.stop_libvirtd();
+    let staged = host.guard(&["stage"]).ok().stdout;
+    assert!(staged.contains("laid out"), "{staged}");
+    host.start_libvirtd();
+    let unstage = host
+        .command(&["/usr/sbin/vtpm-guard", "unstage"])
+        .spawn()
+        .unwrap();
+    let start = ["/usr/lib/libvirt/libvirt-guests.sh", "start"];
+    host.run(&[&["env", "ON_BOOT=start"], &start[..]].concat())
+        .ok();
+    finish(unstage).ok();
+    assert_eq!(host.state(&guest), "running");
+    assert!(!host.has_secret(guest.secret));
+    host.assert_nothing_is_laid_out();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
     let (host, guest) = Host::with_used_guest();
     host.autostart(&guest);
@@ -222,6 +246,31 @@ fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn stage_may_be_killed_at_any_moment_and_run_again() {
+    let (host, guest) = Host::with_used_guest();
+    let others = ["vm2", "vm3", "vm4"].map(|name| host.define_bound_guest(name, "nkp-a"));
+    for guest in others.iter().chain([&guest]) {
+        host.autostart(guest);
+    }
+    host.stop_libvirtd();
+    let kill_again_and_again = "for ms in $(seq 1 3 150); do \
+         timeout -s KILL $(printf 0.%03d $ms) vtpm-guard stage >/dev/null 2>&1; \
+         find /etc/libvirt/secrets ! -type l ! -type d; done";
+    let on_disk = host.run(&["sh", "-c", kill_again_and_again]).ok().stdout;
+    assert_eq!(on_disk, "");
+    host.guard(&["stage"]).ok();
+    host.start_libvirtd();
+    host.guard(&["unstage"]).ok();
+    for guest in others.iter().chain([&guest]) {
+        assert_eq!(host.state(guest), "running");
+        assert_eq!(host.tpms_made(guest), 1);
+        host.only_key_ref(guest);
+    }
+    host.assert_nothing_is_laid_out();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_up() {
     let (host, unprovable) = Host::with_used_guest();
     host.create_provider("nkp-b");
@@ -246,6 +295,32 @@ fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_u
         ("deny", Some("VG101"))
     );
     for guest in [&unprovable, &other] {
+        let time = host.time_to_prepare(guest);
+        assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_locked_store_does_not_hold_up_the_start_of_the_daemon() {
+    let (host, guest) = Host::with_used_guest();
+    let other = host.define_bound_guest("vm2", "nkp-a");
+    host.start_and_stop(&other);
+    host.autostart(&guest);
+    host.add_clocks();
+    host.stop_libvirtd();
+    host.guard(&["stage"]).ok();
+    let link = host.path("/etc/libvirt/qemu/autostart/vm2.xml");
+    symlink("/etc/libvirt/qemu/vm2.xml", link).unwrap();
+
+    let store = host.store();
+    store.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    host.start_libvirtd();
+    host.guard(&["unstage"]).ok();
+    store.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(host.state(&guest), "running");
+    assert_eq!(host.state(&other), "shut off");
+    for guest in [&guest, &other] {
         let time = host.time_to_prepare(guest);
         assert!(time < Duration::from_secs(2), "{}: {time:?}", guest.name);
     }

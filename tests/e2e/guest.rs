@@ -1,9 +1,16 @@
 //! Guests, providers and key references on a host, as the scenarios need them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use rusqlite::{Connection, Row, params};
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::key::kek::Kek;
+use vtpm_guard::key::wrap::WrappedDek;
+use vtpm_guard::provider::passphrase::Passphrase;
+use vtpm_guard::provider::recovery::RecoveryFile;
+use zeroize::Zeroizing;
 
 use crate::host::{Host, Output};
 
@@ -38,6 +45,7 @@ pub(crate) struct KeyRef {
     pub(crate) retired_at: Option<i64>,
 }
 
+const PASSPHRASE: &str = "a made-up passphrase";
 /// The passphrase of all recovery files.
 pub(crate) const PASSPHRASE_FILE: &str = "/run/passphrase";
 
@@ -141,6 +149,19 @@ impl Host {
         fs::write(self.path(&state), bytes).unwrap();
     }
 
+    /// Where the guest's TPM state file is, as this process reaches it.
+    pub(crate) fn tpm_state_file(&self, guest: &Guest) -> PathBuf {
+        self.path(&format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest)))
+    }
+
+    /// The key of a provider, out of its recovery file.
+    pub(crate) fn kek(&self, provider: &str) -> Kek {
+        let passphrase = Zeroizing::new(PASSPHRASE.as_bytes().to_vec());
+        let passphrase = Passphrase::from_bytes(passphrase).unwrap();
+        let file = RecoveryFile::read(&self.path(&recovery_file(provider)));
+        file.unwrap().open(&passphrase).unwrap()
+    }
+
     /// Whether there is a TPM state file.
     pub(crate) fn has_tpm_state(&self, guest: &Guest) -> bool {
         let state = format!("{}/tpm2/tpm2-00.permall", tpm_dir(guest));
@@ -166,8 +187,14 @@ impl Host {
         self.export_provider(name);
     }
 
-    fn export_provider(&self, name: &str) {
-        self.write(PASSPHRASE_FILE, "a made-up passphrase\n");
+    pub(crate) fn export_provider(&self, name: &str) {
+        self.write(
+            PASSPHRASE_FILE,
+            format!(
+                "{PASSPHRASE}
+"
+            ),
+        );
         let file = recovery_file(name);
         let export = ["provider", "export", name, "--output", &file];
         self.guard(&[&export[..], &["--passphrase-file", PASSPHRASE_FILE]].concat())
@@ -257,6 +284,12 @@ impl Host {
 }
 
 impl KeyRef {
+    /// The guest's key in this row, which this provider's key wraps.
+    pub(crate) fn dek(&self, guest: &Guest, kek: &Kek) -> Dek {
+        let wrapped = WrappedDek::from_stored(self.wrapped_dek.clone().unwrap());
+        wrapped.unwrap(kek, guest.uuid).unwrap().unwrap()
+    }
+
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get("id")?,

@@ -1,6 +1,7 @@
 //! What libvirt and other callers may rely on, whatever happens: silence on stdout, a status,
 //! an answer in time.
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,20 @@ fn a_stdin_that_never_ends_does_not_hold_the_guests_lock_past_the_deadline() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_refusal_stays_one_though_the_deadline_passes_while_it_is_told() {
+    let host = Host::new();
+    host.configure("[policy]\nunencrypted = \"deny\"\n[hook]\ndeadline = \"1s\"\n");
+    // One piece after the other: stdin is never silent for long, and does not end in time.
+    let trickle = "for i in 0 1 2 3 4 5; do printf '<'; sleep 0.25; done";
+    let call = "/usr/sbin/vtpm-guard-hook vm1 prepare begin -";
+    for _ in 0..5 {
+        host.run(&["bash", "-c", &format!("({trickle}) | {call}")])
+            .refused_with("VG501");
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_deaf_libvirtd_is_an_answer_within_the_deadline() {
     let (host, guest) = Host::with_used_guest();
     host.configure("[hook]\ndeadline = \"2s\"\n");
@@ -126,6 +141,42 @@ fn a_deaf_libvirtd_is_an_answer_within_the_deadline() {
     host.signal_libvirtd("CONT");
     assert_eq!(host.key_refs(&guest), rows);
     host.start_running(&guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_journald_that_takes_nothing_holds_up_no_start() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[hook]\ndeadline = \"2s\"\n");
+    host.write(
+        "/run/journald.py",
+        "import os, socket, sys, time\n\
+         os.makedirs('/run/systemd/journal', exist_ok=True)\n\
+         path = '/run/systemd/journal/socket'\n\
+         journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         journald.bind(path)\n\
+         others = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         others.setblocking(False)\n\
+         try:\n\
+         \x20   while True: others.sendto(b'MESSAGE=words', path)\n\
+         except BlockingIOError: print('full', flush=True)\n\
+         sys.stdin.read()\n",
+    );
+    let mut journald = host
+        .command(&["python3", "/run/journald.py"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(journald.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "full\n");
+
+    host.start_running(&guest);
+    drop(journald.stdin.take());
+    journald.wait().unwrap();
 }
 
 #[test]

@@ -17,11 +17,13 @@ enum Stage {
     /// While the daemon was down.
     CrashedUnseen,
     StartedWithTheDaemon,
+    /// When its TPM was up already.
+    StartFailed,
 }
 
 use Stage::*;
 
-const LIFE: [Stage; 14] = [
+const LIFE: [Stage; 15] = [
     Started,
     Crashed,
     Started,
@@ -36,6 +38,7 @@ const LIFE: [Stage; 14] = [
     StartedWithTheDaemon,
     DaemonRestarted,
     Destroyed,
+    StartFailed,
 ];
 
 impl Host {
@@ -68,6 +71,11 @@ impl Host {
                 self.start_libvirtd();
                 self.guard(&["unstage"]).ok();
                 assert_eq!(self.state(guest), "running");
+            }
+            StartFailed => {
+                let failing = "#!/bin/sh\n[ \"$2\" != start ]\n";
+                self.write_program("/etc/libvirt/hooks/qemu.d/90-failing", failing);
+                assert_ne!(self.start(guest).status, 0);
             }
         }
     }
@@ -140,6 +148,7 @@ fn with_lifetime_keep_only_the_end_of_the_daemon_takes_the_secret() {
             (6, Restored),
             (9, Started),
             (11, StartedWithTheDaemon),
+            (14, StartFailed),
         ]
     );
 }

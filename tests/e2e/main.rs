@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopting;
 mod born_from;
 mod daemon_start;
 mod doctor;
@@ -19,8 +20,11 @@ mod many_keys;
 mod migration;
 mod page;
 mod recovery_page;
+mod recrypting;
 mod refusals;
 mod repairs;
+mod rotating;
 mod secrets;
 mod state_elsewhere;
 mod store_trouble;
+mod tpm;

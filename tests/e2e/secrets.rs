@@ -123,3 +123,26 @@ fn a_usage_that_belongs_to_another_secret_is_a_conflict() {
     assert_eq!(host.key_refs(&guest), rows);
     assert!(host.has_secret(other));
 }
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_for_another_use_is_a_conflict_that_a_check_foresees() {
+    let (host, guest) = Host::with_used_guest();
+    host.write(
+        "/run/secret.xml",
+        format!(
+            "<secret ephemeral='no' private='no'><uuid>{}</uuid>\
+             <usage type='volume'><volume>/a/disk</volume></usage></secret>",
+            guest.secret
+        ),
+    );
+    host.virsh(&["secret-define", "/run/secret.xml"]).ok();
+    for rows in ["rows", "no rows"] {
+        let check = host.guard(&["check", "vm1"]);
+        assert_eq!(check.status, 1, "{rows}: {check:#?}");
+        assert!(check.stdout.contains("VG303"), "{rows}: {check:#?}");
+        host.start(&guest).refused_with("VG303");
+        host.delete_key_refs(&guest);
+    }
+    assert!(host.has_secret(guest.secret));
+}

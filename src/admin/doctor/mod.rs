@@ -5,6 +5,7 @@ mod drop_in;
 mod files;
 mod hook;
 mod host;
+mod plain_states;
 mod recovery;
 mod secrets;
 mod store;
@@ -20,6 +21,7 @@ use super::error::AdminError;
 use super::output::count;
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
+use crate::report::one_line;
 use crate::secret::HostSecrets;
 use crate::verdict::facts::HostSecret;
 
@@ -68,6 +70,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments());
+    ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context.state_dir()));
     ailments.sort_by_key(|ailment| ailment.severity);
 
@@ -109,9 +112,13 @@ fn describe(out: &mut dyn Write, ailment: &Ailment) -> io::Result<()> {
         Severity::Fault => "\x1b[31mfault\x1b[0m ",
         Severity::Advice => "\x1b[33madvice\x1b[0m",
     };
-    writeln!(out, "{sign}  {}", ailment.what)?;
+    writeln!(out, "{sign}  {}", one_line(&ailment.what))?;
     writeln!(out, "        why it matters: {}", ailment.why)?;
-    writeln!(out, "        what helps:     {}", ailment.command)
+    writeln!(
+        out,
+        "        what helps:     {}",
+        one_line(&ailment.command)
+    )
 }
 
 fn configuration(context: &Context) -> Option<Ailment> {

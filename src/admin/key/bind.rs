@@ -51,7 +51,10 @@ pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
     answer(context, &domain, &provider, &done)
 }
 
-fn default_provider(context: &Context) -> Result<(Store, Provider), AdminError> {
+/// The store, and the default provider in it.
+pub(in crate::admin) fn default_provider(
+    context: &Context,
+) -> Result<(Store, Provider), AdminError> {
     let none = || {
         AdminError::usage("there is no default provider").with_hint(
             "name one: --provider NAME; or choose one: vtpm-guard provider set-default NAME",

@@ -1,15 +1,20 @@
 //! `key …`: which guest's key is wrapped by which provider.
 
 mod bind;
+mod clone;
 mod import;
 mod list;
+mod prune;
+mod renew;
 mod show;
+
+pub(super) use bind::default_provider;
 
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::context::{self, Context};
+use super::context::Context;
 use super::domains::{self, NamedDomain};
 use super::error::AdminError;
 use super::output::count;
@@ -20,7 +25,6 @@ use crate::report::{one_line, shell_word};
 use crate::store::{Access, Store, StoreError, UsedKey};
 
 pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     match verb {
         cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
         cli::Key::Import { domain, from } => import::run(context, domain, from),
@@ -28,7 +32,13 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),
         cli::Key::Retire { id } => retire(context, KeyRefId(*id)),
+        cli::Key::Clone { domain, new_domain } => clone::run(context, domain, new_domain),
+        cli::Key::Renew { domain } => renew::run(context, domain),
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
+        cli::Key::Prune {
+            older_than,
+            dry_run,
+        } => prune::run(context, older_than, *dry_run),
     }?;
     Ok(ExitCode::SUCCESS)
 }

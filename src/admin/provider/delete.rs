@@ -68,7 +68,11 @@ fn refuse_harm(
 }
 
 /// Removes the sealed KEK, unless another provider has the same. Says whether it is gone.
-fn remove_key(context: &Context, store: &Store, provider: &Provider) -> Result<bool, AdminError> {
+pub(super) fn remove_key(
+    context: &Context,
+    store: &Store,
+    provider: &Provider,
+) -> Result<bool, AdminError> {
     let others = store.providers()?;
     if others.iter().any(|other| other.key_id == provider.key_id) {
         return Ok(false);

@@ -1,16 +1,18 @@
-//! `provider export`: the key into a recovery file, under a passphrase.
+//! `provider export`: the key into a recovery file, under a passphrase. Once the key of a
+//! rotation is in one, the former key goes, if nothing needs it.
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::find;
+use super::{Exclusive, delete, find};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
+use crate::key::id::KeyId;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
-use crate::report::one_line;
+use crate::report::{one_line, shell_word};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
 
@@ -46,12 +48,21 @@ pub(super) fn run(
             output.display()
         ))
     })?;
+    let formers = drop_formers(context, &provider)?;
+    let key_ids = |gone| {
+        let these = formers.iter().filter(|former| former.is_gone() == gone);
+        these
+            .map(|former| former.key_id.to_string())
+            .collect::<Value>()
+    };
     let document = json!({
         "file": output.to_string_lossy(),
         "uuid": provider.uuid.to_string(),
         "name": provider.name,
         "key_id": provider.key_id.to_string(),
         "exported_at": now.0,
+        "former_keys_dropped": key_ids(true),
+        "former_keys_kept": key_ids(false),
     });
     context.output.answer(&document, |out| {
         writeln!(
@@ -66,11 +77,86 @@ pub(super) fn run(
         "keep the file away from this host, and the passphrase away from the file: \
          without either the key is lost",
     );
+    for former in &formers {
+        context.output.note(&former.in_words());
+    }
     Ok(())
+}
+
+/// A former key of the exported provider.
+struct Former {
+    name: String,
+    key_id: KeyId,
+    /// Why it is still here; `None` where it was dropped.
+    needed: Option<Need>,
+}
+
+/// Why a former key is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Key references are bound to it, or wrapped with it.
+    KeyRefs,
+    /// Store backups of its time need it, and no recovery file holds it.
+    NeverExported,
+}
+
+impl Former {
+    fn is_gone(&self) -> bool {
+        self.needed.is_none()
+    }
+
+    fn in_words(&self) -> String {
+        let (key, word) = (self.key_id.short(), shell_word(&self.name));
+        match self.needed {
+            None => format!(
+                "the former key {key} is dropped: nothing on this host needs it; keep its \
+                 recovery file with the store backups of its time"
+            ),
+            Some(Need::KeyRefs) => format!(
+                "the former key {key} is kept as provider \"{}\": key references need it, see \
+                 vtpm-guard key list",
+                self.name
+            ),
+            Some(Need::NeverExported) => format!(
+                "the former key {key} is kept: it was never exported, and store backups of its \
+                 time need it; vtpm-guard provider export {word} --output FILE, or \
+                 vtpm-guard provider delete {word} --force"
+            ),
+        }
+    }
+}
+
+/// Drops the former keys that nothing needs any more.
+fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, AdminError> {
+    let (mut store, _) = find(context, &provider.uuid.to_string(), Access::Write)?;
+    let _exclusive = Exclusive::acquire(context)?;
+    let mut formers = Vec::new();
+    if store.provider(&provider.uuid.to_string())?.key_id != provider.key_id {
+        // Rotated once more since: what was exported is a former key by now.
+        return Ok(formers);
+    }
+    for former in store.former_keks(provider)? {
+        let needed = if former.exported_at.is_none() {
+            Some(Need::NeverExported)
+        } else if store.delete_former(&former)? {
+            // The row before the key that it needs: a kill in between leaves a key that nobody
+            // needs.
+            delete::remove_key(context, &store, &former)?;
+            None
+        } else {
+            Some(Need::KeyRefs)
+        };
+        formers.push(Former {
+            name: former.name,
+            key_id: former.key_id,
+            needed,
+        });
+    }
+    Ok(formers)
 }
 
 /// Opens the store again: the first one's deadline may have passed while somebody typed.
 fn note_export(context: &Context, provider: &Provider, now: Timestamp) -> Result<(), AdminError> {
     let (mut store, _) = find(context, &provider.uuid.to_string(), Access::Write)?;
-    Ok(store.mark_exported(provider.uuid, now)?)
+    Ok(store.mark_exported(provider.uuid, provider.key_id, now)?)
 }

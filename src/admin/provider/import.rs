@@ -211,7 +211,7 @@ fn carry_out(
         return Err(error.into());
     }
     // The file that it came from is its export.
-    store.mark_exported(new.uuid, header.created)?;
+    store.mark_exported(new.uuid, new.key_id, header.created)?;
     Ok(new.uuid)
 }
 

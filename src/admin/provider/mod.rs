@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod list;
 mod name;
+mod rotate;
 
 use std::fs::{File, TryLockError};
 use std::process::ExitCode;
@@ -23,13 +24,13 @@ use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     match verb {
         cli::Provider::Create { name, default } => create::run(context, name, *default),
         cli::Provider::List => list::list(context),
         cli::Provider::Show { name } => list::show(context, name),
         cli::Provider::Rename { name, new_name } => rename(context, name, new_name),
         cli::Provider::SetDefault { name } => set_default(context, name),
+        cli::Provider::Rotate { name } => rotate::run(context, name),
         cli::Provider::Export {
             name,
             output,
@@ -119,13 +120,13 @@ pub(super) fn named_by<'a>(row: &KeyRef, providers: &'a [Provider]) -> Option<&'
 /// Held while providers come and go, until it is dropped. A sealed KEK and its provider's row
 /// are two things: of two administrators at once, one would remove the KEK that the other's
 /// row needs.
-struct Exclusive {
+pub(super) struct Exclusive {
     _state_dir: File,
 }
 
 impl Exclusive {
     /// Waits until nobody else holds it. The state directory must be there.
-    fn acquire(context: &Context) -> Result<Self, AdminError> {
+    pub(super) fn acquire(context: &Context) -> Result<Self, AdminError> {
         let path = context.state_dir();
         let fail = |error| AdminError::failed(format!("{}: {error}", path.display()));
         let state_dir = File::open(path).map_err(fail)?;

@@ -4,11 +4,11 @@
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
-use virt_sys::VIR_DOMAIN_XML_INACTIVE;
+use virt_sys::{VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE, VIR_DOMAIN_XML_INACTIVE};
 
 use super::failure;
 use crate::ids::DomainUuid;
-use crate::libvirt::protocol::{Guest, Response};
+use crate::libvirt::protocol::{Guest, Response, SavedRuns};
 use crate::secret::SecretError;
 
 /// All guests, without those that go away meanwhile.
@@ -32,6 +32,22 @@ pub(super) fn find(connection: &Connect, name_or_uuid: &str) -> Result<Response,
     };
     let guest = domain.as_ref().map(describe).transpose()?.flatten();
     Ok(Response::Guests(guest.into_iter().collect()))
+}
+
+/// What is kept of a guest's runs that have not ended.
+pub(super) fn saved_runs(
+    connection: &Connect,
+    domain: DomainUuid,
+) -> Result<Response, SecretError> {
+    let domain = connection
+        .lookup_domain_by_uuid_string(&domain.to_string())
+        .map_err(failure::of_call)?;
+    let managed_save = domain.has_managed_save(0).map_err(failure::of_call)?;
+    let snapshots = domain.num_snapshots(VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE);
+    Ok(Response::SavedRuns(SavedRuns {
+        managed_save,
+        snapshots: snapshots.map_err(failure::of_call)?,
+    }))
 }
 
 /// What libvirt says of a guest; `None` if it has gone away meanwhile.

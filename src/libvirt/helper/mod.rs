@@ -1,5 +1,6 @@
 //! The helper's side: one connection, as many requests as come, then goodbye.
 
+mod definition;
 mod failure;
 mod guests;
 mod secrets;
@@ -15,9 +16,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use virt::connect::Connect;
+use zeroize::Zeroizing;
 
 use self::secrets::Secrets;
-use super::protocol::{MAX_REQUEST, Request, Response, read_frame};
+use super::protocol::{MAX_REQUEST, Request, Response, read_frame, value_frame};
 use crate::secret::SecretError;
 use crate::sys;
 
@@ -52,16 +54,28 @@ fn serve(uri: &str) -> io::Result<()> {
     let connection = Connect::open(Some(uri)).map_err(failure::to_connect);
     while let Some(frame) = read_frame(&mut requests, MAX_REQUEST)? {
         let request = Request::parse(&frame).ok_or(ErrorKind::InvalidData)?;
+        let mut value = None;
         let response = match &connection {
-            Ok(connection) => answer(connection, uri, &request).unwrap_or_else(Response::from),
+            Ok(connection) => {
+                answer(connection, uri, &request, &mut value).unwrap_or_else(Response::from)
+            }
             Err(error) => error.clone().into(),
         };
         responses.write_all(&response.to_frame()?)?;
+        if let Some(value) = value {
+            responses.write_all(&value_frame(&value)?)?;
+        }
     }
     Ok(())
 }
 
-fn answer(connection: &Connect, uri: &str, request: &Request<'_>) -> Result<Response, SecretError> {
+/// Answers one request; `value` is what follows the answer, if anything does.
+fn answer(
+    connection: &Connect,
+    uri: &str,
+    request: &Request<'_>,
+    value: &mut Option<Zeroizing<Vec<u8>>>,
+) -> Result<Response, SecretError> {
     let secrets = Secrets { connection, uri };
     match *request {
         Request::State(secret) => secrets.state(secret),
@@ -73,6 +87,12 @@ fn answer(connection: &Connect, uri: &str, request: &Request<'_>) -> Result<Resp
         } => secrets.provide(secret, domain, key, replace_foreign),
         Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
         Request::DropLaidOut { secret, domain } => secrets.drop_laid_out(secret, domain),
+        Request::Reveal(secret) => secrets.reveal(secret, value),
+        Request::Undefine(secret) => secrets.undefine(secret),
+        Request::EncryptVtpm { domain, secret } => {
+            definition::encrypt_vtpm(connection, domain, secret)
+        }
+        Request::SavedRuns(domain) => guests::saved_runs(connection, domain),
         Request::Guests => guests::all(connection),
         Request::Guest(name_or_uuid) => guests::find(connection, name_or_uuid),
     }

@@ -1,6 +1,8 @@
 //! The calls on libvirt's secret driver. They alone are safe from a hook: the daemon's
 //! priority workers serve them while all others wait for hooks.
 
+mod taking;
+
 use std::path::Path;
 
 use virt::connect::Connect;
@@ -10,7 +12,7 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::libvirt::files::{SECRETS_DIR, stored_value};
+use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::libvirt::protocol::Response;
 use crate::secret::{SecretError, definition, is_laid_out, usage_name};
 use crate::sys;
@@ -34,6 +36,7 @@ impl Secrets<'_> {
     pub(super) fn state(&self, uuid: SecretUuid) -> Result<Response, SecretError> {
         Ok(match self.look_up(uuid)? {
             None => Response::Absent,
+            Some(found) if !found.opens_vtpms() => return Err(found.conflict()),
             Some(found) if self.has_value(&found)? => Response::HasValue,
             Some(_) => Response::NoValue,
         })
@@ -61,10 +64,7 @@ impl Secrets<'_> {
                 self.define_with(uuid, domain, key)?;
                 Ok(Response::Set)
             }
-            Some(found) if !found.opens_vtpms() => Err(SecretError::Conflict(format!(
-                "the secret {uuid} is not one for a vTPM; its usage is \"{}\"",
-                found.usage
-            ))),
+            Some(found) if !found.opens_vtpms() => Err(found.conflict()),
             Some(found) if !replace_foreign && self.has_value(&found)? => Ok(Response::LeftAsIs),
             Some(found) => {
                 found.secret.set_value(key, 0).map_err(failure::of_call)?;
@@ -161,9 +161,8 @@ impl Secrets<'_> {
         match sys::secret_has_value(&found.secret).map_err(failure::of_call) {
             Ok(has_value) => Ok(has_value),
             Err(SecretError::Refused(_)) => {
-                let of_this_host = self.uri.ends_with(":///system");
-                let stored = of_this_host
-                    .then(|| stored_value(Path::new(SECRETS_DIR), found.uuid))
+                let stored = files::are_of_this_host(self.uri)
+                    .then(|| files::has_value(Path::new(SECRETS_DIR), found.uuid))
                     .flatten();
                 Ok(stored.unwrap_or(true))
             }
@@ -173,6 +172,14 @@ impl Secrets<'_> {
 }
 
 impl Found {
+    /// What is told of a secret that is for another use.
+    fn conflict(&self) -> SecretError {
+        SecretError::Conflict(format!(
+            "it is not one for a vTPM; its usage is \"{}\"",
+            self.usage
+        ))
+    }
+
     /// Undefines it, and says whether it was still there.
     fn undefine(&self) -> Result<Response, SecretError> {
         let undefined = failure::found(self.secret.undefine())?;

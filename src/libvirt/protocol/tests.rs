@@ -40,6 +40,17 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
             domain: domain(),
         },
+        Request::Reveal(secret()),
+        Request::Undefine(secret()),
+        Request::EncryptVtpm {
+            domain: domain(),
+            secret: secret(),
+        },
+        Request::SavedRuns(domain()),
+        Request::DropLaidOut {
+            secret: secret(),
+            domain: domain(),
+        },
         Request::Guests,
         Request::Guest("a name with spaces, ünïcode and a\nline feed"),
     ];
@@ -63,6 +74,17 @@ fn every_response_arrives_as_it_was_sent() {
         Response::Absent,
         Response::HasValue,
         Response::Dropped(true),
+        Response::Secret {
+            purpose: Purpose::Vtpm,
+            usage: "a \"name\"".to_owned(),
+            value: Revealed::Follows,
+        },
+        Response::Undefined(false),
+        Response::Redefined(false),
+        Response::SavedRuns(SavedRuns {
+            managed_save: true,
+            snapshots: 2,
+        }),
         Response::Guests(vec![guest]),
         Response::Conflict("the usage belongs to another".to_owned()),
     ];

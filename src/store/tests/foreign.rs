@@ -205,3 +205,112 @@ fn rows_of_other_resources_and_events_without_a_domain_are_not_ours() {
     assert_eq!(events[0].event.repairs_json, "[]");
     open(dir.path(), Access::Write).unwrap();
 }
+
+#[test]
+fn uuids_without_hyphens_name_the_same_domain_and_provider() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let vm = domain(1);
+    raw(
+        dir.path(),
+        &format!(
+            "UPDATE key_provider SET uuid = replace(uuid, '-', '');
+             INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
+             VALUES (replace('{vm}', '-', ''), 'p', x'01')"
+        ),
+    );
+    let seen = store.references(vm, NOW).unwrap();
+    let rebind = crate::verdict::repair::Repair::RebindProvider {
+        key_ref: seen.key_refs[0].id,
+        provider: provider.uuid,
+        provider_name: "p".into(),
+    };
+    apply(&mut store, vm, &[rebind], None).unwrap();
+    store.mark_started(vm, NOW).unwrap();
+
+    let row = &store.references(vm, NOW).unwrap().key_refs[0];
+    assert_eq!(row.provider_uuid, Some(provider.uuid));
+    assert_eq!(row.first_used_at, Some(NOW));
+    assert_eq!(store.check().unwrap(), []);
+    store.rename_provider(provider.uuid, "other", NOW).unwrap();
+    let row = &store.references(vm, NOW).unwrap().key_refs[0];
+    assert_eq!(row.provider_name, "other");
+}
+
+#[test]
+fn a_provider_whose_name_is_no_text_can_be_bound_to() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let vm = domain(1);
+    let key_ref = make_key(&mut store, vm, &provider);
+    raw(
+        dir.path(),
+        "UPDATE key_provider SET name = CAST(x'70ff' AS TEXT)",
+    );
+    let rebind = crate::verdict::repair::Repair::RebindProvider {
+        key_ref,
+        provider: provider.uuid,
+        provider_name: "p\u{fffd}".into(),
+    };
+    apply(&mut store, vm, &[rebind], None).unwrap();
+    let row = &store.references(vm, NOW).unwrap().key_refs[0];
+    assert_eq!(row.provider_name, "p\u{fffd}");
+}
+
+#[test]
+fn a_store_of_another_tools_making_may_compare_and_type_as_it_likes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let vm = domain(1);
+    raw(
+        dir.path(),
+        &format!(
+            "CREATE TABLE key_provider (uuid PRIMARY KEY, name UNIQUE, kind, key_id, key_version,
+                 is_default, exported_at, created_at, updated_at);
+             CREATE TABLE key_ref (id INTEGER PRIMARY KEY, resource_type, resource_uuid,
+                 secret_uuid, provider_uuid REFERENCES key_provider(uuid) ON DELETE SET NULL,
+                 provider_name NOT NULL, key_version, kek_ref, wrapped_dek BLOB, algorithm,
+                 first_used_at, retired_at, created_at, updated_at);
+             CREATE TABLE event (id INTEGER PRIMARY KEY, at, domain_uuid, domain_name, operation,
+                 decision, code, message, repairs);
+             INSERT INTO key_provider (uuid, name, key_id)
+                 VALUES ('A0000000-0000-4000-8000-000000000000', 'p', upper('{key}'));
+             INSERT INTO key_ref (id, resource_type, resource_uuid, provider_name, wrapped_dek,
+                                  first_used_at, retired_at)
+                 VALUES (1, 'tpm', upper('{vm}'), 'p', x'01', '2026-01-02 03:04:05', NULL),
+                        (2, 'tpm', upper('{vm}'), 'p', 17, NULL, NULL),
+                        (3, 'tpm', upper('{vm}'), 'p', x'02', NULL, '2026-01-02 03:04:05')",
+            key = key_id(1)
+        ),
+    );
+    let mut store = open(dir.path(), Access::Write).unwrap();
+    let seen = store.references(vm, NOW).unwrap();
+    let ids: Vec<_> = seen.key_refs.iter().map(|row| row.id.0).collect();
+    assert_eq!(ids, [1, 2], "the third is retired");
+    assert!(
+        seen.key_refs[0].first_used_at.is_some(),
+        "used, at whatever time"
+    );
+    assert_eq!(seen.key_refs[1].wrapped_dek, None, "a number is no key");
+    let provider = seen.providers[0].uuid;
+    let repairs = [
+        crate::verdict::repair::Repair::DeletePlaceholder {
+            key_ref: KeyRefId(2),
+        },
+        crate::verdict::repair::Repair::RebindProvider {
+            key_ref: KeyRefId(1),
+            provider,
+            provider_name: "p".into(),
+        },
+    ];
+    apply(&mut store, vm, &repairs, None).unwrap();
+    let rows = store.references(vm, NOW).unwrap().key_refs;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].provider_uuid, Some(provider));
+    let retired = store.key_ref(KeyRefId(3)).unwrap();
+    assert!(retired.retired_at.is_some(), "retired, at whatever time");
+}

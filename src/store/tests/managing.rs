@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::super::testing::*;
 use super::super::{
-    AddKey, Bound, EventFilter, LockedDomain, NewProvider, OtherKeys, Rewrapped, Rotation, Store,
-    StoreError, Unbound,
+    AddKey, Bound, EventFilter, LockedDomain, NewProvider, OtherKeys, Store, StoreError, Unbound,
 };
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::verdict::facts::Provider;
@@ -93,7 +92,7 @@ fn what_is_not_there_is_named() {
     let refusals = [
         store.rename_provider(nobody, "x", NOW),
         store.set_default_provider(nobody, NOW),
-        store.mark_exported(nobody, NOW),
+        store.mark_exported(nobody, key_id(1), NOW),
         store.delete_provider(nobody),
         store.bind(domain(1), nobody, NOW).map(drop),
     ];
@@ -115,7 +114,12 @@ fn what_is_not_there_is_named() {
 fn an_export_is_remembered() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
-    store.mark_exported(provider.uuid, NOW).unwrap();
+    let other_key = store.mark_exported(provider.uuid, key_id(2), NOW);
+    assert!(matches!(other_key, Err(StoreError::Changed)));
+    assert_eq!(store.provider("p").unwrap().exported_at, None);
+    store
+        .mark_exported(provider.uuid, provider.key_id, NOW)
+        .unwrap();
     assert_eq!(store.provider("p").unwrap().exported_at, Some(NOW));
 }
 
@@ -281,6 +285,11 @@ fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
     assert_eq!(live[0].first_used_at, Some(NOW));
     assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
     assert_eq!(store.all_key_refs(Some(domain(1)), true).unwrap().len(), 2);
+    add.others = OtherKeys::Keep;
+    let third = store.add_key(&add).unwrap();
+    let live = store.references(domain(1), NOW).unwrap().key_refs;
+    let live: Vec<_> = live.iter().map(|row| row.id).collect();
+    assert_eq!(live, [second, third], "both are in use");
 }
 
 #[test]
@@ -341,53 +350,6 @@ fn an_orphan_placeholder_locks_nobody_out() {
     insert_placeholder(dir.path(), domain(1), &provider);
     assert_eq!(locked(&store, &provider), []);
     assert_eq!(locked(&store, &other), [domain(1)]);
-}
-
-#[test]
-fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
-    let (_dir, mut store) = new_store();
-    let provider = make_provider(&mut store, "p", 1);
-    make_key(&mut store, domain(1), &provider);
-    let retired = make_key(&mut store, domain(2), &provider);
-    store.retire(retired, NOW).unwrap();
-    let rows = store.key_refs_under(provider.key_id).unwrap();
-    assert_eq!(rows.len(), 2);
-    let mut rewrapped: Vec<_> = rows
-        .iter()
-        .map(|row| Rewrapped {
-            key_ref: row.key_ref.id,
-            seen: row.key_ref.wrapped_dek.clone().unwrap(),
-            key: new_key(9),
-        })
-        .collect();
-    let given_up = [rewrapped.pop().unwrap().key_ref];
-    let rotation = |rewrapped, given_up| Rotation {
-        provider: &provider,
-        key_id: key_id(9),
-        key_version: 2,
-        rewrapped,
-        given_up,
-        now: NOW,
-    };
-    let refused = store.rotate_provider(&rotation(&rewrapped, &[]));
-    assert!(matches!(refused, Err(StoreError::Changed)));
-    assert_eq!(
-        store.key_refs_under(provider.key_id).unwrap(),
-        rows,
-        "nothing happened"
-    );
-
-    store
-        .rotate_provider(&rotation(&rewrapped, &given_up))
-        .unwrap();
-    let after = store.provider("p").unwrap();
-    assert_eq!((after.key_id, after.key_version), (key_id(9), 2));
-    assert_eq!(store.key_refs_under(provider.key_id).unwrap().len(), 1);
-    let again = store.rotate_provider(&rotation(&[], &given_up));
-    assert!(
-        matches!(again, Err(StoreError::Changed)),
-        "it has another KEK by now"
-    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::INCOMING_LIFETIME;
 use super::super::testing::*;
 use crate::clock::Timestamp;
+use crate::ids::KeyRefId;
 
 #[test]
 fn a_note_of_arriving_state_holds_for_its_domain_and_its_time() {
@@ -128,4 +129,52 @@ fn a_key_that_was_not_made_by_a_start_is_never_taken_back() {
     assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
     let rows = store.references(domain(1), NOW).unwrap().key_refs;
     assert!(rows[0].wrapped_dek.is_some());
+}
+
+#[test]
+fn a_key_of_another_tools_in_the_place_of_a_fresh_one_is_never_taken_back() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let KeyRefId(id) = make_key(&mut store, domain(1), &provider);
+    raw(
+        dir.path(),
+        &format!(
+            "PRAGMA foreign_keys = off;
+             DELETE FROM key_ref;
+             INSERT INTO key_ref (id, resource_uuid, provider_name, wrapped_dek)
+             VALUES ({id}, '{}', 'p', x'0102')",
+            domain(2)
+        ),
+    );
+    assert!(
+        !store
+            .take_back_fresh_key(domain(2), later(Duration::from_mins(1)))
+            .unwrap()
+    );
+    let rows = store.references(domain(2), NOW).unwrap().key_refs;
+    assert!(rows[0].wrapped_dek.is_some());
+
+    // The note of a row that is gone goes with the next one.
+    raw(dir.path(), "PRAGMA foreign_keys = off; DELETE FROM key_ref");
+    make_key(&mut store, domain(3), &provider);
+    assert_eq!(store.check().unwrap(), []);
+}
+
+#[test]
+fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let key_ref = make_key(&mut store, domain(1), &provider);
+    make_key(&mut store, domain(2), &provider);
+    store.keep_fresh_key(domain(1)).unwrap();
+    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    assert!(
+        store
+            .key_ref(key_ref)
+            .unwrap()
+            .key_ref
+            .wrapped_dek
+            .is_some()
+    );
+    assert!(store.take_back_fresh_key(domain(2), NOW).unwrap());
 }

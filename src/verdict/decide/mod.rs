@@ -69,6 +69,14 @@ impl<'a> Case<'a> {
         rows.filter(|row| row.wrapped_dek.is_none())
     }
 
+    /// The UUID that the domain XML names belongs to a secret for another use.
+    fn conflict(&self, reason: &str) -> Refusal {
+        Refusal::SecretConflict {
+            secret: self.secret_uuid,
+            reason: reason.to_owned(),
+        }
+    }
+
     /// No state on disk and none on its way: libvirt would make a new TPM.
     fn would_be_a_new_tpm(&self) -> bool {
         self.facts.state == TpmState::Absent && !self.references.state_arrives
@@ -134,6 +142,7 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Some(HostSecret::HasValue) => {
             return allow(Reason::HostSecret).noting(Finding::Unmanaged).into();
         }
+        Some(HostSecret::Conflict(reason)) => return deny(case.conflict(reason)).into(),
         Some(HostSecret::Unreachable(reason)) => {
             return deny(Refusal::LibvirtUnreachable {
                 reason: reason.clone(),
@@ -142,12 +151,11 @@ fn no_rows(case: &Case<'_>) -> Answer {
         }
         Some(HostSecret::Absent | HostSecret::NoValue) => {}
     }
-    match (&case.facts.state, &policy.auto_bind) {
-        (TpmState::Encrypted | TpmState::Unreadable(_), _) => deny(Refusal::KeyLost).into(),
-        (TpmState::Absent, Some(name)) if case.would_be_a_new_tpm() => {
-            placeholders::bind_and_make_key(case, name)
-        }
-        _ => deny(Refusal::KeyMissing).into(),
+    // Binding helps where a new TPM would be made, and nowhere else.
+    match &policy.auto_bind {
+        _ if !case.would_be_a_new_tpm() => deny(Refusal::KeyLost).into(),
+        Some(name) => placeholders::bind_and_make_key(case, name),
+        None => deny(Refusal::KeyMissing).into(),
     }
 }
 

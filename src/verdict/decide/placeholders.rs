@@ -67,6 +67,7 @@ fn existing_tpm(case: &Case<'_>) -> Answer {
     match &case.facts.host_secret {
         None => Answer::AskHostSecret,
         Some(HostSecret::HasValue) => allow(Reason::HostSecret).noting(Finding::Unmanaged).into(),
+        Some(HostSecret::Conflict(reason)) => deny(case.conflict(reason)).into(),
         Some(HostSecret::Unreachable(reason)) => deny(Refusal::LibvirtUnreachable {
             reason: reason.clone(),
         })

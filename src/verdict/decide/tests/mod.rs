@@ -25,6 +25,10 @@ fn unreachable() -> HostSecret {
     HostSecret::Unreachable("no answer".to_owned())
 }
 
+fn for_another_use() -> HostSecret {
+    HostSecret::Conflict("a volume's".to_owned())
+}
+
 fn refusal(facts: &crate::verdict::facts::Facts) -> Refusal {
     match super::decide(facts) {
         Answer::Verdict(verdict) => match verdict.decision {
@@ -239,7 +243,7 @@ fn no_provider_refuses_unless_the_host_secret_carries_the_start() {
         key_id: Some(key('A')),
     };
     assert_eq!(refusal(&facts), missing);
-    for no_help in [NoSecret, NoValue, unreachable()] {
+    for no_help in [NoSecret, NoValue, for_another_use(), unreachable()] {
         assert_eq!(verdict(&facts.clone().host(no_help)), "deny VG101");
     }
     let carried = facts.clone().host(HasValue).state(Encrypted);
@@ -486,6 +490,10 @@ fn no_key_is_made_over_existing_state() {
         let carried = facts.clone().host(HasValue);
         assert_eq!(verdict(&carried), "allow HostSecret");
         assert_eq!(findings(&carried), [Finding::Unmanaged]);
+        assert_eq!(
+            verdict(&facts.clone().host(for_another_use())),
+            "deny VG303"
+        );
         assert_eq!(verdict(&facts.host(unreachable())), "deny VG302");
     }
     let arriving = guest()
@@ -519,7 +527,7 @@ fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
     assert_eq!(verdict(&facts.clone().host(NoValue)), verdict(&facts));
     assert_eq!(verdict(&facts.clone().host(HasValue)), "allow HostSecret");
     assert_eq!(verdict(&facts.clone().state(Encrypted)), "deny VG202");
-    assert_eq!(verdict(&facts.clone().arriving()), "deny VG201");
+    assert_eq!(verdict(&facts.clone().arriving()), "deny VG202");
     assert_eq!(verdict(&facts.kek_sealed('A')), "deny VG104");
     assert_eq!(verdict(&auto(guest())), "deny VG101");
 }
@@ -534,6 +542,7 @@ fn no_rows_and_no_host_secret_is_a_missing_or_a_lost_key() {
         );
     }
     assert_eq!(verdict(&guest().host(unreachable())), "deny VG302");
+    assert_eq!(verdict(&guest().host(for_another_use())), "deny VG303");
 }
 
 #[test]
@@ -588,7 +597,7 @@ fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
     ];
     for (trouble, refused) in cases {
         let facts = guest().store(trouble.clone());
-        for no_help in [NoSecret, NoValue, unreachable()] {
+        for no_help in [NoSecret, NoValue, for_another_use(), unreachable()] {
             assert_eq!(verdict(&facts.clone().host(no_help)), refused);
         }
         let carried = facts.host(HasValue);

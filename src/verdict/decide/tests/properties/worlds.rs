@@ -52,6 +52,7 @@ pub(super) fn host_secret() -> impl Strategy<Value = HostSecret> {
         HostSecret::Absent,
         HostSecret::NoValue,
         HostSecret::HasValue,
+        HostSecret::Conflict("a volume's".to_owned()),
         HostSecret::Unreachable("no answer".to_owned()),
     ])
 }

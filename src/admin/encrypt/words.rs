@@ -1,0 +1,79 @@
+//! What `encrypt` says: why not, and what helps.
+
+use std::io;
+use std::path::Path;
+
+use crate::admin::error::AdminError;
+use crate::admin::stopped::Known;
+use crate::guard::plain_state;
+use crate::ids::SecretUuid;
+use crate::report::shell_word;
+use crate::secret::SecretError;
+
+pub(super) fn no_provider() -> AdminError {
+    AdminError::usage("there is no default provider")
+        .with_hint("name one: --provider NAME; or choose one: vtpm-guard provider set-default NAME")
+}
+
+/// Nothing to encrypt: the guest's first start makes an encrypted TPM if its XML says so.
+pub(super) fn no_state(known: &Known) -> AdminError {
+    let word = shell_word(&known.guest.name);
+    let hint = match known.vtpm.secret_uuid {
+        Some(_) => format!("see what its start would do: vtpm-guard check {word}"),
+        None => format!(
+            "let its first start make an encrypted one: vtpm-guard key bind {word} --provider \
+             NAME; virsh edit {word}, in the TPM's <backend>: <encryption secret='{}'/>",
+            SecretUuid::random()
+        ),
+    };
+    AdminError::refused(format!(
+        "{} has no TPM state that could be encrypted",
+        known.label()
+    ))
+    .with_hint(hint)
+}
+
+pub(super) fn not_ours(known: &Known) -> AdminError {
+    let word = shell_word(&known.guest.name);
+    AdminError::refused(format!(
+        "the TPM state of {} is encrypted already, and no key in the store opens it on this host",
+        known.label()
+    ))
+    .with_hint(format!(
+        "see what its keys need: vtpm-guard key show {word}"
+    ))
+}
+
+pub(super) fn not_kept(state_dir: &Path, error: &io::Error) -> AdminError {
+    AdminError::failed(format!(
+        "the plain state cannot be kept in {}: {error}; nothing was changed",
+        plain_state::shelf(state_dir).display()
+    ))
+}
+
+pub(super) fn not_redefined(known: &Known, error: &SecretError) -> AdminError {
+    AdminError::failed(format!(
+        "the XML of {} was not changed: {error}",
+        known.label()
+    ))
+}
+
+pub(super) fn redefined_meanwhile(known: &Known) -> AdminError {
+    AdminError::failed(format!(
+        "the XML of {} was changed by somebody else just now",
+        known.label()
+    ))
+    .with_hint("try again")
+}
+
+/// Only going on makes it whole.
+pub(super) fn unfinished(known: &Known, error: &AdminError) -> AdminError {
+    let label = known.label();
+    AdminError::failed(format!(
+        "the encryption of the TPM of {label} is not finished: {error}"
+    ))
+    .with_hint(format!(
+        "run it again, it goes on from here: vtpm-guard encrypt {}",
+        shell_word(&known.guest.name)
+    ))
+}

@@ -1,0 +1,152 @@
+//! `key renew`: a stopped guest's TPM gets a new key; the TPM itself stays the same.
+//!
+//! At any moment the state is opened by exactly one of two keys, and both are in the store and
+//! in use until the state has been replaced: after a kill the next start finds out which.
+
+use serde_json::json;
+
+use super::document;
+use crate::admin::context::{self, BrokenConfig, Context};
+use crate::admin::error::AdminError;
+use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::admin::stopped::{Known, stopped};
+use crate::clock::Timestamp;
+use crate::ids::KeyRefId;
+use crate::key::dek::Dek;
+use crate::report::{one_line, shell_word};
+use crate::store::{Access, AddKey, OtherKeys, Store, StoreError};
+use crate::swtpm::{RecryptError, TpmData};
+
+pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
+    let guard = context.guard(BrokenConfig::IsAnError)?;
+    let known = stopped(&context::libvirt(), text)?;
+    let Some(secret) = known.vtpm.secret_uuid else {
+        return Err(not_encrypted(&known));
+    };
+    let Some(held) = known.hold(&guard)? else {
+        return Err(no_state(&known));
+    };
+    let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
+    let keyring = context.keyring();
+    let (old, data) = {
+        let found = store.references(known.uuid(), Timestamp::now())?;
+        let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
+        proven(&known, keys, held.blob())?
+    };
+
+    let dek = Dek::generate()?;
+    let staged = known.stage(held, &data, &dek)?;
+    let now = Timestamp::now();
+    let id = store.add_key(&AddKey {
+        domain: known.uuid(),
+        provider: old.provider.uuid,
+        key: &wrap_for(&keyring, &old.provider, &dek, known.uuid())?,
+        secret_uuid: Some(secret),
+        // The TPM is one that a guest has used.
+        first_used_at: Some(now),
+        others: OtherKeys::Keep,
+        now,
+    })?;
+    if let Err(error) = staged.put_in_place() {
+        return Err(put_back(&mut store, id, &known, &error));
+    }
+    let retired = match store.use_key(id, now) {
+        Ok(used) => used.retired,
+        Err(error) => {
+            context.output.note(&format!(
+                "the old key stays beside the new one until the next start: {error}"
+            ));
+            Vec::new()
+        }
+    };
+    let message = format!(
+        "its TPM state is encrypted with a new key of provider \"{}\" (key reference {id})",
+        old.provider.name
+    );
+    known.record(context, &mut store, "renew", message);
+    answer(context, &known, &old, id, &retired)
+}
+
+/// The key that opens the state, and what is in it.
+fn proven(
+    known: &Known,
+    keys: Vec<OpenedKey>,
+    blob: &[u8],
+) -> Result<(OpenedKey, TpmData), AdminError> {
+    for key in keys {
+        match TpmData::decrypt(blob, &key.dek) {
+            Ok(data) => return Ok((key, data)),
+            Err(RecryptError::OtherKey) => {}
+            Err(error) => return Err(known.not_recrypted(&error)),
+        }
+    }
+    let word = shell_word(&known.guest.name);
+    Err(AdminError::refused(format!(
+        "no key of {} opens its TPM state on this host, so it cannot be given another",
+        known.label()
+    ))
+    .with_hint(format!("see what each opens: vtpm-guard key show {word}")))
+}
+
+/// The new state was not put in place: the new key opens nothing, and goes out of use.
+fn put_back(store: &mut Store, id: KeyRefId, known: &Known, error: &std::io::Error) -> AdminError {
+    match store.retire(id, Timestamp::now()) {
+        Ok(_) => known.not_written(error),
+        // The next start retires it, for the state proves the old one.
+        Err(second) => AdminError::failed(format!(
+            "the TPM state of {} cannot be written anew: {error}; its new key stays in the store \
+             until its next start: {second}",
+            known.label()
+        )),
+    }
+}
+
+fn not_encrypted(known: &Known) -> AdminError {
+    AdminError::refused(format!("the vTPM of {} is not encrypted", known.label())).with_hint(
+        format!(
+            "encrypt it: vtpm-guard encrypt {}",
+            shell_word(&known.guest.name)
+        ),
+    )
+}
+
+fn no_state(known: &Known) -> AdminError {
+    AdminError::refused(format!(
+        "{} has no TPM state that could be encrypted anew",
+        known.label()
+    ))
+    .with_hint(format!(
+        "see what its start would do: vtpm-guard check {}",
+        shell_word(&known.guest.name)
+    ))
+}
+
+fn answer(
+    context: &Context,
+    known: &Known,
+    old: &OpenedKey,
+    id: KeyRefId,
+    retired: &[KeyRefId],
+) -> Result<(), AdminError> {
+    let provider = &old.provider;
+    let answer = json!({
+        "domain": document(&known.named()),
+        "provider": { "name": provider.name, "uuid": provider.uuid.to_string() },
+        "key_ref": id.0,
+        "retired": retired.iter().map(|id| id.0).collect::<Vec<_>>(),
+    });
+    context.output.answer(&answer, |out| {
+        writeln!(
+            out,
+            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {}",
+            known.label(),
+            one_line(&provider.name),
+            old.key_ref.id
+        )
+    })?;
+    context.output.note(
+        "a backup of the TPM state from before is opened by the old key alone, which is retired, \
+         not deleted",
+    );
+    Ok(())
+}

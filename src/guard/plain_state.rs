@@ -1,0 +1,108 @@
+//! The plain TPM state of a guest whose vTPM was encrypted, kept until the guest has started
+//! with the encrypted one: `STATE-DIR/plain-state/DOMAIN-UUID/` holds the file under its own
+//! name, with its owner and mode, in directories that are root's alone.
+//!
+//! It is plain, as it was before; no state that was encrypted ever comes here.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::durable;
+use crate::ids::DomainUuid;
+use crate::swtpm::HeldState;
+
+/// Keeps the plain state that is held, in place of one kept before. Gives its place.
+pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
+    let dir = place(state_dir, domain);
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    for made in dir.ancestors().take(2) {
+        durable::sync_parent(made)?;
+    }
+    let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
+    let mut temporary = name.to_owned();
+    temporary.push(".new");
+    let open = File::open(&dir)?;
+    durable::write_as(&open, &temporary, state.blob(), state.metadata())?;
+    durable::rename(&open, &temporary, name)?;
+    Ok(dir.join(name))
+}
+
+/// Forgets the domain's plain state, if one is kept. Says whether one was.
+pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
+    let dir = place(state_dir, domain);
+    match fs::remove_dir_all(&dir) {
+        Ok(()) => {
+            durable::sync_parent(&dir)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The domains whose plain state is kept, by UUID.
+pub fn kept(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
+    let entries = match fs::read_dir(shelf(state_dir)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut domains = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        domains.extend(name.to_str().and_then(|name| DomainUuid::parse(name).ok()));
+    }
+    domains.sort();
+    Ok(domains)
+}
+
+/// The directory of them all.
+#[must_use]
+pub fn shelf(state_dir: &Path) -> PathBuf {
+    state_dir.join("plain-state")
+}
+
+fn place(state_dir: &Path, domain: DomainUuid) -> PathBuf {
+    shelf(state_dir).join(domain.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::domain::{Emulator, StateSource, TpmVersion};
+
+    #[test]
+    fn a_plain_state_is_kept_apart_and_forgotten_once() {
+        let (dir, state_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(dir.path().join("tpm2-00.permall"), b"plain").unwrap();
+        let (domain, vtpm) = (
+            DomainUuid::random(),
+            Emulator {
+                version: TpmVersion::V2_0,
+                secret_uuid: None,
+                source: Some(StateSource::Dir(dir.path().to_owned())),
+            },
+        );
+        assert!(!forget(state_dir.path(), domain).unwrap());
+
+        let held = HeldState::take(Path::new("/nowhere"), domain, &vtpm);
+        let held = held.unwrap().unwrap();
+        keep(state_dir.path(), domain, &held).unwrap();
+        let kept = keep(state_dir.path(), domain, &held).unwrap();
+        assert_eq!(fs::read(&kept).unwrap(), b"plain");
+        assert_eq!(super::kept(state_dir.path()).unwrap(), [domain]);
+        for parent in kept.ancestors().skip(1).take(2) {
+            assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
+        }
+
+        assert!(forget(state_dir.path(), domain).unwrap());
+        assert!(!forget(state_dir.path(), domain).unwrap());
+        assert!(!kept.exists());
+        assert!(super::kept(state_dir.path()).unwrap().is_empty());
+    }
+}

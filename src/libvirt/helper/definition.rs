@@ -1,0 +1,37 @@
+//! The persistent definition of a guest, changed as `virsh edit` changes it.
+
+use virt::connect::Connect;
+use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_SECURE};
+use zeroize::Zeroizing;
+
+use super::failure;
+use crate::domain;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::protocol::Response;
+use crate::secret::SecretError;
+
+/// Gives the guest's emulated TPM `<encryption>`. The definition holds the passwords of
+/// graphics devices, which a redefinition without them would take away; they do not leave
+/// this process.
+pub(super) fn encrypt_vtpm(
+    connection: &Connect,
+    domain: DomainUuid,
+    secret: SecretUuid,
+) -> Result<Response, SecretError> {
+    let guest = connection
+        .lookup_domain_by_uuid_string(&domain.to_string())
+        .map_err(failure::of_call)?;
+    let before = guest
+        .xml_desc(VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE)
+        .map(Zeroizing::new)
+        .map_err(failure::of_call)?;
+    let after = domain::encrypt_vtpm(&before, secret)
+        .map_err(|error| SecretError::Refused(error.to_string()))?;
+    let Some(after) = after.map(Zeroizing::new) else {
+        return Ok(Response::Redefined(false));
+    };
+    connection
+        .define_domain_xml(&after)
+        .map_err(failure::of_call)?;
+    Ok(Response::Redefined(true))
+}

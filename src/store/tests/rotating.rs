@@ -1,0 +1,170 @@
+//! A provider's new KEK, its rows, and its former KEK.
+
+use super::super::testing::*;
+use super::super::{Rewrapped, Rotation, Store, StoreError, former_of};
+use crate::ids::KeyRefId;
+use crate::verdict::facts::Provider;
+
+#[test]
+fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    make_key(&mut store, domain(1), &provider);
+    let retired = make_key(&mut store, domain(2), &provider);
+    store.retire(retired, NOW).unwrap();
+    let rows = store.key_refs_under(provider.key_id).unwrap();
+    assert_eq!(rows.len(), 2);
+    let mut rewrapped: Vec<_> = rows
+        .iter()
+        .map(|row| Rewrapped {
+            key_ref: row.key_ref.id,
+            seen: row.key_ref.wrapped_dek.clone().unwrap(),
+            key: new_key(9),
+        })
+        .collect();
+    let given_up = [rewrapped.pop().unwrap().key_ref];
+    let rotation = |rewrapped, given_up| Rotation {
+        provider: &provider,
+        key_id: key_id(9),
+        key_version: 2,
+        rewrapped,
+        given_up,
+        now: NOW,
+    };
+    let refused = store.rotate_provider(&rotation(&rewrapped, &[]));
+    assert!(matches!(refused, Err(StoreError::Changed)));
+    assert_eq!(
+        store.key_refs_under(provider.key_id).unwrap(),
+        rows,
+        "nothing happened"
+    );
+
+    store
+        .rotate_provider(&rotation(&rewrapped, &given_up))
+        .unwrap();
+    let after = store.provider("p").unwrap();
+    assert_eq!((after.key_id, after.key_version), (key_id(9), 2));
+    assert_eq!(store.key_refs_under(provider.key_id).unwrap().len(), 1);
+    let again = store.rotate_provider(&rotation(&[], &given_up));
+    assert!(
+        matches!(again, Err(StoreError::Changed)),
+        "it has another KEK by now"
+    );
+}
+
+/// Rotates a provider to the KEK of this number; each row counts as wrapped anew.
+fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
+    let rows = store.key_refs_under(provider.key_id).unwrap();
+    let rewrap = |row: &super::super::KeyRefRecord| Rewrapped {
+        key_ref: row.key_ref.id,
+        seen: row.key_ref.wrapped_dek.clone().unwrap(),
+        key: new_key(key),
+    };
+    let rewrapped: Vec<_> = rows.iter().map(rewrap).collect();
+    let rotation = Rotation {
+        provider,
+        key_id: key_id(key),
+        key_version: provider.key_version + 1,
+        rewrapped: &rewrapped,
+        given_up: &[],
+        now: NOW,
+    };
+    store.rotate_provider(&rotation).unwrap();
+    store.provider(&provider.uuid.to_string()).unwrap()
+}
+
+fn names(providers: &[Provider]) -> Vec<&str> {
+    providers.iter().map(|it| it.name.as_str()).collect()
+}
+
+#[test]
+fn the_former_kek_stays_as_a_provider_that_is_as_exported_as_it_was() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    store
+        .mark_exported(provider.uuid, provider.key_id, NOW)
+        .unwrap();
+    let provider = store.provider("p").unwrap();
+    let after = rotate(&mut store, &provider, 2);
+    assert_eq!(after.exported_at, None);
+
+    let formers = store.former_keks(&after).unwrap();
+    assert_eq!(names(&formers), ["p/01010101"]);
+    let former = &formers[0];
+    assert_eq!((former.key_id, former.key_version), (key_id(1), 1));
+    assert_eq!(former.exported_at, Some(NOW));
+    assert!(!former.is_default);
+    assert_eq!(former_of(former), Some("p"));
+    assert_eq!(former_of(&after), None);
+}
+
+#[test]
+fn a_kek_that_another_provider_has_too_stays_with_that_one() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    make_provider(&mut store, "twin", 1);
+    let after = rotate(&mut store, &provider, 2);
+    assert_eq!(store.former_keks(&after).unwrap(), []);
+    assert_eq!(names(&store.providers().unwrap()), ["p", "twin"]);
+}
+
+#[test]
+fn former_keks_follow_the_name_of_their_provider() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    make_provider(&mut store, "p/other", 5);
+    let provider = rotate(&mut store, &provider, 2);
+    let provider = rotate(&mut store, &provider, 3);
+    store.rename_provider(provider.uuid, "q", NOW).unwrap();
+    let provider = store.provider("q").unwrap();
+    let formers = store.former_keks(&provider).unwrap();
+    assert_eq!(names(&formers), ["q/01010101", "q/02020202"]);
+    assert!(store.provider("p/other").is_ok(), "that one was never its");
+}
+
+#[test]
+fn a_former_kek_goes_only_when_no_row_needs_it() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let after = rotate(&mut store, &provider, 2);
+    let former = store.former_keks(&after).unwrap().remove(0);
+
+    // A row of before, brought back, and then retired, needs it still.
+    let row = make_key(&mut store, domain(1), &former);
+    assert!(!store.delete_former(&former).unwrap());
+    store.retire(row, NOW).unwrap();
+    raw(
+        dir.path(),
+        "UPDATE key_ref SET provider_uuid = NULL, provider_name = 'x'",
+    );
+    assert!(!store.delete_former(&former).unwrap());
+    store.delete_retired(row).unwrap();
+
+    // So does a placeholder that names it.
+    insert_placeholder(dir.path(), domain(1), &former);
+    assert!(!store.delete_former(&former).unwrap());
+    raw(dir.path(), "DELETE FROM key_ref");
+    assert!(store.delete_former(&former).unwrap());
+    assert_eq!(store.former_keks(&after).unwrap(), []);
+}
+
+#[test]
+fn rows_that_a_rotation_missed_are_taken_up_whole_or_not_at_all() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let after = rotate(&mut store, &provider, 2);
+    let former = store.former_keks(&after).unwrap().remove(0);
+    let row = make_key(&mut store, domain(1), &former);
+    let missed = |key_ref| Rewrapped {
+        key_ref,
+        seen: new_key(1).wrapped_dek,
+        key: new_key(2),
+    };
+    let changed = store.rewrap(&after, &[missed(row), missed(KeyRefId(99))], NOW);
+    assert!(matches!(changed, Err(StoreError::Changed)));
+    assert_eq!(store.key_refs_under(key_id(1)).unwrap().len(), 1);
+    store.rewrap(&after, &[missed(row)], NOW).unwrap();
+    assert_eq!(store.key_refs_under(key_id(1)).unwrap(), []);
+    let before = store.rewrap(&provider, &[], NOW);
+    assert!(matches!(before, Err(StoreError::Changed)));
+}

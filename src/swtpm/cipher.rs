@@ -1,0 +1,148 @@
+//! A TPM's data out of one state and into another: from plain to encrypted, from one DEK to the
+//! next. What the guest sees of its TPM stays the same, down to the last byte.
+//!
+//! ```text
+//! padded    = data || N bytes of value N, up to the next multiple of 32 (N: 1 to 32)
+//! encrypted = AES-256-CBC(file key, first 16 bytes of the IV, padded)   [FIPS 197, SP 800-38A]
+//! MAC       = HMAC-SHA-256(file key, encrypted || all 32 bytes of the IV)
+//! ```
+//!
+//! (swtpm, `src/swtpm/swtpm_aes.c`: `SWTPM_SymmetricKeyData_EncryptCBC`; the file key:
+//! [`proof`](super::proof). swtpm pads to the length of the key, not to that of AES's blocks.)
+
+use aes::Aes256;
+use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
+use zeroize::Zeroizing;
+
+use super::StateError;
+use super::format::{self, Records};
+use super::proof::{EncryptedState, FileKey, FileKeyLen};
+use crate::key::dek::Dek;
+use crate::key::random::{self, RandomError};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
+
+const BLOCK_LEN: usize = 16;
+const IV_LEN: usize = 32;
+const PADDED_TO: usize = 32;
+
+/// Why a state cannot be written under another key.
+#[derive(Debug, thiserror::Error)]
+pub enum RecryptError {
+    /// The state itself.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// No IV could be made.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The DEK is not this state's: its MAC does not verify.
+    #[error("it is encrypted with another key")]
+    OtherKey,
+    /// AES-128: swtpm's default, which libvirt does not use and does not start.
+    #[error("it is encrypted with a 128-bit key, which libvirt never uses")]
+    ShortKey,
+    /// The MAC verifies, but what comes out has no valid padding: swtpm would not take it.
+    #[error("what its key decrypts has no valid padding: it is damaged")]
+    Padding,
+}
+
+/// A TPM's data in clear. Wiped when dropped; never to be written as it is.
+pub struct TpmData(Zeroizing<Vec<u8>>);
+
+impl TpmData {
+    /// The data of a plain state; `None` if the state is encrypted.
+    pub fn from_plain(blob: &[u8]) -> Result<Option<Self>, StateError> {
+        Ok(match format::split(blob)? {
+            Records::Plain(data) => Some(Self(Zeroizing::new(data.to_vec()))),
+            Records::Encrypted { .. } => None,
+        })
+    }
+
+    /// The data of an encrypted state, if `dek` opens it.
+    pub fn decrypt(blob: &[u8], dek: &Dek) -> Result<Self, RecryptError> {
+        let Records::Encrypted {
+            key_len,
+            data,
+            iv,
+            mac,
+        } = format::split(blob)?
+        else {
+            return Err(StateError::EncryptedData.into());
+        };
+        if key_len == FileKeyLen::Bits128 {
+            return Err(RecryptError::ShortKey);
+        }
+        let state = EncryptedState::new(key_len, data, iv, mac).ok_or(StateError::EncryptedData)?;
+        if !state.is_opened_by(dek) {
+            return Err(RecryptError::OtherKey);
+        }
+        let file_key = FileKey::of(dek, key_len);
+        // Without a record for it, swtpm takes an IV of zeros.
+        let iv = iv.unwrap_or(&[0; IV_LEN]);
+        let mut bytes = Zeroizing::new(data.to_vec());
+        let mut cipher =
+            cbc::Decryptor::<Aes256>::new_from_slices(file_key.bytes(), &iv[..BLOCK_LEN])
+                .map_err(|_| StateError::EncryptedData)?;
+        for block in bytes.chunks_exact_mut(BLOCK_LEN) {
+            let block = block.try_into().map_err(|_| StateError::EncryptedData)?;
+            cipher.decrypt_block(block);
+        }
+        let len = unpadded_len(&bytes).ok_or(RecryptError::Padding)?;
+        bytes.truncate(len);
+        Ok(Self(bytes))
+    }
+
+    /// A whole state with this data, encrypted as libvirt's swtpm does it, under `dek`.
+    pub fn encrypt(&self, dek: &Dek) -> Result<Vec<u8>, RecryptError> {
+        let mut iv = [0; IV_LEN];
+        random::fill(&mut iv)?;
+        self.encrypt_with_iv(dek, &iv)
+    }
+
+    /// The IV is a parameter for the test vectors alone.
+    fn encrypt_with_iv(&self, dek: &Dek, iv: &[u8; IV_LEN]) -> Result<Vec<u8>, RecryptError> {
+        let file_key = FileKey::of(dek, FileKeyLen::Bits256);
+        let mut bytes = self.padded();
+        let mut cipher =
+            cbc::Encryptor::<Aes256>::new_from_slices(file_key.bytes(), &iv[..BLOCK_LEN])
+                .map_err(|_| StateError::EncryptedData)?;
+        for block in bytes.chunks_exact_mut(BLOCK_LEN) {
+            let block = block.try_into().map_err(|_| StateError::EncryptedData)?;
+            cipher.encrypt_block(block);
+        }
+        let authenticated = [&bytes[..], iv].concat();
+        file_key
+            .mac(&authenticated)
+            .and_then(|mac| format::join_encrypted(&bytes, &mac, iv))
+            .ok_or_else(|| StateError::TooLong.into())
+    }
+
+    /// The data and its padding, in a buffer that does not grow: growing leaves a copy behind.
+    fn padded(&self) -> Zeroizing<Vec<u8>> {
+        let padding = PADDED_TO - self.0.len() % PADDED_TO;
+        let mut padded = Zeroizing::new(Vec::with_capacity(self.0.len() + padding));
+        padded.extend_from_slice(&self.0);
+        #[allow(clippy::cast_possible_truncation, reason = "it is 32 at most")]
+        padded.resize(self.0.len() + padding, padding as u8);
+        padded
+    }
+
+    /// Whether both hold the same.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        use subtle::ConstantTimeEq;
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+/// How many bytes come before the padding; `None` if it is none. The MAC has verified, so
+/// nobody can learn anything from the answer.
+fn unpadded_len(padded: &[u8]) -> Option<usize> {
+    let padding = *padded.last()?;
+    let len = padded.len().checked_sub(usize::from(padding))?;
+    let valid = (1..=PADDED_TO).contains(&usize::from(padding))
+        && padded[len..].iter().all(|&byte| byte == padding);
+    valid.then_some(len)
+}

@@ -1,0 +1,699 @@
+//! `adopt`: the keys of guests whose secrets somebody else made come into the store, and the
+//! clear text goes.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vtpm_guard::ids::SecretUuid;
+
+use crate::guest::{Guest, Tpm};
+use crate::host::{Host, Output, finish};
+
+/// The value of the secrets that somebody else made, and how libvirt writes it to the disk.
+const KEY: &str = "a made-up key, nowhere else";
+const KEY_BASE64: &str = "YSBtYWRlLXVwIGtleSwgbm93aGVyZSBlbHNl";
+
+/// The attributes of a `<secret>`.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    ephemeral: bool,
+    private: bool,
+}
+
+const ORDINARY: Kind = Kind {
+    ephemeral: false,
+    private: false,
+};
+const PRIVATE: Kind = Kind {
+    private: true,
+    ..ORDINARY
+};
+const EPHEMERAL: Kind = Kind {
+    ephemeral: true,
+    ..ORDINARY
+};
+
+/// Defines a secret as somebody else would, with `usage` as its `<usage>`, and sets its value.
+fn define_secret(host: &Host, kind: Kind, usage: &str, value: &str) -> SecretUuid {
+    let secret = SecretUuid::random();
+    let yes_no = |yes| if yes { "yes" } else { "no" };
+    let (ephemeral, private) = (yes_no(kind.ephemeral), yes_no(kind.private));
+    host.write(
+        "/run/secret.xml",
+        format!(
+            "<secret ephemeral='{ephemeral}' private='{private}'><uuid>{secret}</uuid>{usage}\
+             </secret>"
+        ),
+    );
+    host.virsh(&["secret-define", "/run/secret.xml"]).ok();
+    set_value(host, secret, value);
+    secret
+}
+
+fn vtpm_usage(name: &str) -> String {
+    format!("<usage type='vtpm'><name>{name}</name></usage>")
+}
+
+fn set_value(host: &Host, secret: SecretUuid, value: &str) {
+    host.write("/run/value", value);
+    let secret = secret.to_string();
+    let set = ["secret-set-value", &secret, "--plain", "--file"];
+    host.virsh(&[&set[..], &["/run/value"]].concat()).ok();
+    fs::remove_file(host.path("/run/value")).unwrap();
+}
+
+/// A guest whose secret somebody else made, and which has run once with it.
+fn define_used_guest(host: &Host, name: &str, kind: Kind) -> Guest {
+    let secret = define_secret(host, kind, &vtpm_usage(name), KEY);
+    let guest = host.define_guest(name, Tpm::Encrypted(secret));
+    host.start_and_stop(&guest);
+    guest
+}
+
+/// A host with the exported provider `nkp-a` and such a guest `vm1`.
+fn host_with_guest(kind: Kind) -> (Host, Guest) {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let guest = define_used_guest(&host, "vm1", kind);
+    (host, guest)
+}
+
+fn adopt(host: &Host, arguments: &[&str]) -> Output {
+    host.guard(&[&["adopt"], arguments].concat())
+}
+
+/// The one document of `adopt --json` for one guest, and the exit status.
+#[track_caller]
+fn adopt_one(host: &Host, arguments: &[&str]) -> (Value, i32) {
+    let output = adopt(host, &[&["--json"], arguments].concat());
+    let documents: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(documents.as_array().unwrap().len(), 1, "{output:#?}");
+    (documents[0].clone(), output.status)
+}
+
+/// The guest is adopted: one used row, no secret, no file, no trace of the key; and it boots
+/// with the TPM that it had.
+#[track_caller]
+fn assert_adopted(host: &Host, guest: &Guest) {
+    let row = host.only_key_ref(guest);
+    assert!(row.wrapped_dek.is_some() && row.first_used_at.is_some());
+    assert_eq!(row.provider_name, "nkp-a");
+    assert_eq!(row.secret_uuid, Some(guest.secret.to_string()));
+    assert!(!host.has_secret(guest.secret));
+    assert_no_trace(host);
+
+    let state = host.tpm_state(guest);
+    if host.state(guest) == "running" {
+        host.stop(guest);
+    }
+    host.start_running(guest);
+    assert_eq!(host.tpm_state(guest), state, "the TPM's state changed");
+    assert_eq!(host.tpms_made(guest), 1, "a new TPM was made");
+    assert_no_trace(host);
+}
+
+/// No file of the host's holds the key in clear.
+#[track_caller]
+fn assert_no_trace(host: &Host) {
+    let found = files_with_the_key(host);
+    assert!(found.is_empty(), "the key is in {found}");
+}
+
+fn files_with_the_key(host: &Host) -> String {
+    let places = ["/etc", "/var", "/run"];
+    let search = ["grep", "-rlaF", "-D", "skip", "-e", KEY, "-e", KEY_BASE64];
+    host.run(&[&search[..], &places].concat()).stdout
+}
+
+/// The refusal left the store without a row and libvirt's secret with its value.
+#[track_caller]
+fn assert_untouched(host: &Host, guest: &Guest) {
+    assert!(host.key_refs(guest).is_empty());
+    assert!(host.has_secret(guest.secret));
+}
+
+#[track_caller]
+fn assert_refused(host: &Host, arguments: &[&str], words: &str, hint: &str) {
+    let (document, status) = adopt_one(host, arguments);
+    assert_eq!((&document["result"], status), (&"refused".into(), 1));
+    let text = |key: &str| document[key].as_str().unwrap().to_owned();
+    assert!(text("reason").contains(words), "{document:#}");
+    assert!(text("hint").contains(hint), "{document:#}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_ordinary_secret_is_taken_over_and_goes() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    assert_ne!(files_with_the_key(&host), "", "the search finds nothing");
+    let (document, status) = adopt_one(&host, &["vm1", "--provider", "nkp-a"]);
+    assert_eq!(status, 0, "{document:#}");
+    let row = host.only_key_ref(&guest);
+    assert_eq!(document["result"], "adopted");
+    assert_eq!(document["domain"]["uuid"], guest.uuid.to_string());
+    assert_eq!(document["key_ref"], row.id);
+    assert_eq!(document["provider"], "nkp-a");
+    assert_eq!(document["proven"], true);
+    assert_eq!(document["secret"]["uuid"], guest.secret.to_string());
+    assert_eq!(document["secret"]["action"], "removed");
+    assert_adopted(&host, &guest);
+
+    let history = host.guard(&["history", "vm1", "--json"]).ok().stdout;
+    assert!(history.contains("\"adopt\""), "{history}");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_private_secret_is_taken_over_from_libvirts_own_files() {
+    let (host, guest) = host_with_guest(PRIVATE);
+    let value = host.virsh(&["secret-get-value", &guest.secret.to_string()]);
+    assert_ne!(value.status, 0, "the secret is not private: {value:#?}");
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_ephemeral_secret_is_taken_over_and_a_private_one_cannot_be() {
+    let (host, guest) = host_with_guest(EPHEMERAL);
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+
+    let private = Kind {
+        private: true,
+        ..EPHEMERAL
+    };
+    let other = define_used_guest(&host, "vm2", private);
+    assert_refused(&host, &["vm2"], "is private", "virsh secret-define");
+    assert_untouched(&host, &other);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_private_secret_that_libvirt_keeps_encrypted_is_refused_and_the_words_say_where_it_is() {
+    let (host, guest) = host_with_guest(PRIVATE);
+    // As libvirt 12.1 would have it.
+    let file = |extension: &str| format!("/etc/libvirt/secrets/{}.{extension}", guest.secret);
+    fs::rename(host.path(&file("base64")), host.path(&file("aes256cbc"))).unwrap();
+    assert_refused(
+        &host,
+        &["vm1"],
+        &file("aes256cbc"),
+        "a new secret that is not private",
+    );
+    assert_untouched(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_running_guest_is_adopted_and_goes_on_running() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.start_running(&guest);
+    adopt(&host, &["vm1"]).ok();
+    assert_eq!(host.state(&guest), "running");
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_saved_guest_is_adopted_and_comes_back() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.start_running(&guest);
+    host.virsh(&["managedsave", "vm1"]).ok();
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["proven"], status), (&true.into(), 0));
+    assert!(!host.has_secret(guest.secret));
+    host.start_running(&guest);
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_value_that_does_not_open_the_tpm_is_refused_and_stays() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    set_value(&host, guest.secret, "a wrong key");
+    let words = "does not open its TPM state";
+    assert_refused(&host, &["vm1"], words, "secret-set-value");
+    assert_refused(&host, &["vm1", "--keep-plaintext"], words, "VG204");
+    assert_untouched(&host, &guest);
+    set_value(&host, guest.secret, KEY);
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn plain_state_and_guests_without_an_encrypted_vtpm_are_refused() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let plain = host.define_guest("vm1", Tpm::Plain);
+    host.start_and_stop(&plain);
+    let words = "it has no encrypted vTPM";
+    assert_refused(&host, &["vm1"], words, "vtpm-guard encrypt vm1");
+
+    let secret = define_secret(&host, ORDINARY, &vtpm_usage("vm1"), KEY);
+    let plain = host.redefine_guest(plain, Tpm::Encrypted(secret));
+    let words = "is not encrypted";
+    assert_refused(&host, &["vm1"], words, "vtpm-guard encrypt vm1");
+    assert_untouched(&host, &plain);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn the_secret_does_not_go_before_the_provider_was_exported_unless_it_is_to_stay() {
+    let host = Host::new();
+    host.guard(&["provider", "create", "nkp-a"]).ok();
+    let guest = define_used_guest(&host, "vm1", ORDINARY);
+    let words = "\"nkp-a\" was never exported";
+    assert_refused(&host, &["vm1"], words, "vtpm-guard provider export nkp-a");
+    assert_untouched(&host, &guest);
+
+    adopt(&host, &["vm1", "--keep-plaintext"]).ok();
+    let row = host.only_key_ref(&guest);
+    assert!(host.has_secret(guest.secret));
+    assert_refused(&host, &["vm1"], words, "vtpm-guard provider export nkp-a");
+    assert!(host.has_secret(guest.secret));
+
+    host.export_provider("nkp-a");
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_eq!(host.only_key_ref(&guest), row);
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn with_keep_plaintext_the_secret_stays_as_it_is_and_the_guest_starts() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let uuid = guest.secret.to_string();
+    let xml = host.virsh(&["secret-dumpxml", &uuid]).ok().stdout;
+    let (document, _) = adopt_one(&host, &["vm1", "--keep-plaintext"]);
+    assert_eq!(document["result"], "adopted");
+    assert_eq!(document["secret"]["action"], "kept");
+    assert_eq!(host.virsh(&["secret-dumpxml", &uuid]).ok().stdout, xml);
+    host.start_and_stop(&guest);
+    let value = host.virsh(&["secret-get-value", &uuid, "--plain"]).ok();
+    assert_eq!(value.stdout.trim_end(), KEY);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn adopting_twice_changes_nothing_the_second_time() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    adopt(&host, &["vm1"]).ok();
+    let (row, events) = (host.only_key_ref(&guest), events(&host));
+    let (document, status) = adopt_one(&host, &["vm1", "vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_eq!(document["secret"]["action"], "none");
+    assert_eq!(document["proven"], true);
+    assert_eq!(host.only_key_ref(&guest), row);
+    assert_eq!(self::events(&host), events);
+    assert_adopted(&host, &guest);
+}
+
+fn events(host: &Host) -> i64 {
+    let count = "SELECT count(*) FROM event WHERE operation = 'adopt'";
+    host.store().query_row(count, [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn all_takes_every_guest_that_can_be_adopted_and_says_why_the_others_cannot() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let private = define_used_guest(&host, "vm2", PRIVATE);
+    let wrong = define_used_guest(&host, "vm3", ORDINARY);
+    set_value(&host, wrong.secret, "a wrong key");
+    let bound = host.define_bound_guest("vm4", "nkp-a");
+    host.start_and_stop(&bound);
+    host.define_guest("vm5", Tpm::Plain);
+    host.define_guest("vm6", Tpm::None);
+
+    let output = adopt(&host, &["--all"]);
+    assert_eq!(output.status, 1, "{output:#?}");
+    for (name, result) in [
+        ("vm1", "adopted"),
+        ("vm2", "adopted"),
+        ("vm3", "refused"),
+        ("vm4", "already"),
+    ] {
+        let mut lines = output.stdout.lines();
+        let line = lines.find(|line| line.starts_with(name)).unwrap();
+        assert!(line.contains(result), "{output:#?}");
+    }
+    assert!(!output.stdout.contains("vm5") && !output.stdout.contains("vm6"));
+    let counts = "4 guests: 2 adopted, 1 already, 1 refused, 0 failed";
+    assert!(output.stdout.contains(counts), "{output:#?}");
+    assert_untouched(&host, &wrong);
+    host.virsh(&["secret-undefine", &wrong.secret.to_string()])
+        .ok();
+    assert_adopted(&host, &guest);
+    assert_adopted(&host, &private);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_of_two_guests_goes_with_the_second() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
+    host.start_and_stop(&twin);
+    let together = "vtpm-guard adopt vm1 vm2";
+    assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
+    assert_untouched(&host, &guest);
+
+    let keeping = adopt_one(&host, &["vm2", "--keep-plaintext"]).0;
+    assert_eq!(keeping["secret"]["action"], "kept");
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+    assert_adopted(&host, &twin);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_of_two_guests_stays_while_the_others_provider_was_never_exported() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.guard(&["provider", "create", "nkp-b"]).ok();
+    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
+    host.start_and_stop(&twin);
+    let keep = ["vm2", "--provider", "nkp-b", "--keep-plaintext"];
+    adopt(&host, &keep).ok();
+
+    let together = "vtpm-guard adopt vm1 vm2";
+    assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
+    let output = adopt(&host, &["vm1", "vm2"]);
+    assert_eq!(output.status, 1, "{output:#?}");
+    let words = "\"nkp-b\" was never exported";
+    assert!(output.stdout.contains(words), "{output:#?}");
+    assert!(host.has_secret(guest.secret));
+
+    host.export_provider("nkp-b");
+    adopt(&host, &["--all"]).ok();
+    assert!(!host.has_secret(guest.secret));
+    assert_no_trace(&host);
+    assert_eq!(host.only_key_ref(&twin).provider_name, "nkp-b");
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_of_two_guests_stays_while_one_of_them_is_refused() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
+    let plain = "/var/lib/libvirt/swtpm";
+    let state = format!("{plain}/{}/tpm2/tpm2-00.permall", twin.uuid);
+    host.write(&state, "no TPM state");
+
+    let output = adopt(&host, &["vm1", "vm2"]);
+    assert_eq!(output.status, 1, "{output:#?}");
+    let words = "libvirt's secret stays until vm2 is adopted, too";
+    assert!(output.stdout.contains(words), "{output:#?}");
+    assert!(host.has_secret(guest.secret));
+    assert!(host.only_key_ref(&guest).wrapped_dek.is_some());
+    assert!(host.key_refs(&twin).is_empty());
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_secret_without_usage_is_taken_over_but_left_to_the_administrator() {
+    let (host, _) = host_with_guest(ORDINARY);
+    let secret = define_secret(&host, ORDINARY, "", KEY);
+    let guest = host.define_guest("vm2", Tpm::Encrypted(secret));
+    host.start_and_stop(&guest);
+    assert_refused(&host, &["vm2"], "has no usage", "--keep-plaintext");
+    assert_untouched(&host, &guest);
+    adopt(&host, &["vm2", "--keep-plaintext"]).ok();
+    assert!(host.only_key_ref(&guest).first_used_at.is_some());
+    assert!(host.has_secret(secret));
+
+    let volume = "<usage type='volume'><volume>/disk</volume></usage>";
+    let secret = define_secret(&host, ORDINARY, volume, KEY);
+    let guest = host.define_guest("vm3", Tpm::Encrypted(secret));
+    assert_refused(&host, &["vm3"], "not one for a vTPM", "virsh edit vm3");
+    assert_untouched(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_guest_that_never_ran_is_adopted_and_its_key_counts_as_unused() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let secret = define_secret(&host, ORDINARY, &vtpm_usage("vm1"), KEY);
+    let guest = host.define_guest("vm1", Tpm::Encrypted(secret));
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["proven"], status), (&false.into(), 0));
+    assert_eq!(host.only_key_ref(&guest).first_used_at, None);
+    host.start_and_stop(&guest);
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_placeholder_says_which_provider_it_is_and_becomes_the_keyed_row() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.create_provider("nkp-b");
+    host.bind(&guest, "nkp-b");
+    adopt(&host, &["vm1"]).ok();
+    let row = host.only_key_ref(&guest);
+    assert_eq!(row.provider_name, "nkp-b");
+    assert!(row.wrapped_dek.is_some());
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn another_key_of_the_guest_is_not_pushed_aside() {
+    let (host, guest) = Host::with_used_guest();
+    let row = host.only_key_ref(&guest);
+    host.remove_tpm_state(&guest);
+    host.write("/run/secret.xml", "");
+    host.define_secret(guest.secret, "by hand", Some(KEY));
+    let retire = format!("vtpm-guard key retire {}", row.id);
+    assert_refused(&host, &["vm1"], "another key", &retire);
+    assert_eq!(host.only_key_ref(&guest), row);
+    assert!(host.has_secret(guest.secret));
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_guest_that_libvirt_does_not_know_or_a_secret_that_it_does_not_have_is_told() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let output = adopt(&host, &["vm1", "vm9"]);
+    assert_eq!(output.status, 2, "{output:#?}");
+    assert!(output.stderr.contains("no guest \"vm9\""), "{output:#?}");
+    assert_untouched(&host, &guest);
+    host.virsh(&["secret-undefine", &guest.secret.to_string()])
+        .ok();
+    assert_refused(&host, &["vm1"], "libvirt has no secret", "key bind vm1");
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let uuid = guest.secret.to_string();
+    // A persistent secret that is defined anew as ephemeral leaves its UUID.xml behind.
+    host.write(
+        "/run/secret.xml",
+        format!(
+            "<secret ephemeral='yes' private='no'><uuid>{uuid}</uuid>{}</secret>",
+            vtpm_usage("vm1")
+        ),
+    );
+    host.virsh(&["secret-define", "/run/secret.xml"]).ok();
+    let file = format!("/etc/libvirt/secrets/{uuid}.xml");
+    for _ in 0..2 {
+        let (document, status) = adopt_one(&host, &["vm1"]);
+        assert_eq!((&document["result"], status), (&"failed".into(), 4));
+        assert_eq!(document["key_ref"], host.only_key_ref(&guest).id);
+        assert_eq!(document["hint"], format!("remove what is left: rm {file}"));
+    }
+    fs::remove_file(host.path(&file)).unwrap();
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn an_empty_secret_of_a_guest_whose_key_the_guard_has_goes_before_a_start_fills_it() {
+    let (host, guest) = Host::with_used_guest();
+    host.define_secret(guest.secret, "by hand", None);
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_eq!(document["secret"]["action"], "removed");
+    assert!(!host.has_secret(guest.secret));
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+    let files = fs::read_dir(host.path("/etc/libvirt/secrets")).unwrap();
+    assert_eq!(files.count(), 0);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn with_lifetime_keep_the_guards_own_secret_takes_the_place_of_the_old_one() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    host.configure("[secret]\nlifetime = \"keep\"\n");
+    adopt(&host, &["vm1"]).ok();
+    let uuid = guest.secret.to_string();
+    let xml = host.virsh(&["secret-dumpxml", &uuid]).ok().stdout;
+    let own = format!("vtpm-guard:{}", guest.uuid);
+    assert!(
+        xml.contains(&own) && xml.contains("ephemeral='yes'"),
+        "{xml}"
+    );
+    assert_no_trace(&host);
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_store_that_cannot_be_written_leaves_libvirts_secret_alone() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let dir = "/var/lib/vtpm-guard";
+    host.run(&["mount", "-o", "remount,bind,ro", dir]).ok();
+    let output = adopt(&host, &["vm1"]);
+    assert_eq!(output.status, 4, "{output:#?}");
+    host.run(&["mount", "-o", "remount,bind,rw", dir]).ok();
+    assert_untouched(&host, &guest);
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+}
+
+/// A run of `adopt --all` that something happens to.
+struct Run<'h> {
+    host: &'h Host,
+    child: Child,
+}
+
+impl<'h> Run<'h> {
+    /// Starts it, while the store is locked, and waits until it waits for the store.
+    fn waiting_for_the_store(host: &'h Host) -> Self {
+        let script = "echo $$ >/run/adopt.pid; exec /usr/sbin/vtpm-guard adopt --all --json";
+        let child = host
+            .command(&["sh", "-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let state_dir = fs::File::open(host.path("/var/lib/vtpm-guard")).unwrap();
+        // It holds this lock once it has libvirt's answer about the guests.
+        wait_until(|| match state_dir.try_lock() {
+            Ok(()) => {
+                state_dir.unlock().unwrap();
+                false
+            }
+            Err(_) => true,
+        });
+        // Reading the secret and the state takes milliseconds.
+        sleep(Duration::from_secs(1));
+        Self { host, child }
+    }
+
+    fn kill(mut self) {
+        let pid = self.host.read("/run/adopt.pid");
+        self.host.run(&["kill", "-KILL", pid.trim()]).ok();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(25), "it never came");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// A run of `adopt --all` that has stored this guest's key and waits for libvirt, which is deaf.
+fn stopped_after_the_key_is_stored<'h>(host: &'h Host, guest: &Guest) -> Run<'h> {
+    let store = host.store();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let run = Run::waiting_for_the_store(host);
+    host.signal_libvirtd("STOP");
+    store.execute_batch("ROLLBACK").unwrap();
+    wait_until(|| !host.key_refs(guest).is_empty());
+    run
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn killed_before_the_key_is_stored_it_has_changed_nothing() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let store = host.store();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    Run::waiting_for_the_store(&host).kill();
+    store.execute_batch("ROLLBACK").unwrap();
+    assert_untouched(&host, &guest);
+    adopt(&host, &["vm1"]).ok();
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn killed_after_the_key_is_stored_the_guest_starts_and_the_next_run_removes_the_secret() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    stopped_after_the_key_is_stored(&host, &guest).kill();
+    host.signal_libvirtd("CONT");
+    let row = host.only_key_ref(&guest);
+    assert!(host.has_secret(guest.secret));
+    host.start_and_stop(&guest);
+    assert!(host.has_secret(guest.secret));
+
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_eq!(document["secret"]["action"], "removed");
+    assert_eq!(host.only_key_ref(&guest), row);
+    assert_eq!(events(&host), 1);
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn killed_after_the_secret_is_gone_all_is_done() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let run = stopped_after_the_key_is_stored(&host, &guest);
+    // The history waits for this lock; what comes before it only reads.
+    let store = host.store();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    host.signal_libvirtd("CONT");
+    wait_until(|| !host.has_secret(guest.secret));
+    run.kill();
+    store.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(events(&host), 0);
+
+    let (document, status) = adopt_one(&host, &["vm1"]);
+    assert_eq!((&document["result"], status), (&"already".into(), 0));
+    assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_libvirt_that_falls_silent_is_waited_for_once_and_no_secret_goes() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    let others = ["vm2", "vm3"].map(|name| define_used_guest(&host, name, ORDINARY));
+    let run = stopped_after_the_key_is_stored(&host, &guest);
+    let started = Instant::now();
+    let output = finish(run.child);
+    assert!(started.elapsed() < Duration::from_secs(45), "{output:#?}");
+    host.signal_libvirtd("CONT");
+    assert_eq!(output.status, 4, "{output:#?}");
+    let documents: Value = serde_json::from_str(&output.stdout).unwrap();
+    for document in documents.as_array().unwrap() {
+        assert_eq!(document["result"], "failed", "{document:#}");
+        assert_ne!(document["secret"]["action"], "removed", "{document:#}");
+    }
+    assert_eq!(documents[0]["key_ref"], host.only_key_ref(&guest).id);
+    assert!(host.has_secret(guest.secret));
+    for other in &others {
+        assert_untouched(&host, other);
+    }
+
+    adopt(&host, &["--all"]).ok();
+    assert_adopted(&host, &guest);
+}

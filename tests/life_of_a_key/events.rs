@@ -1,0 +1,395 @@
+//! What can happen to a host.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use vtpm_guard::clock::Timestamp;
+use vtpm_guard::guard::{Mode, Operation};
+use vtpm_guard::ids::KeyRefId;
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::key::wrap::WrappedDek;
+use vtpm_guard::store::KeyRefRecord;
+use vtpm_guard::verdict::Decision;
+
+use crate::host::Host;
+use crate::statements;
+use crate::tpm;
+
+/// How a start that the guard allows goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum StartEnds {
+    Runs,
+    /// Before swtpm has made or opened a state.
+    FailsBeforeState,
+    /// QEMU does not start.
+    FailsAfterState,
+    /// The host dies: nobody calls the hook again, and libvirt forgets its secrets.
+    HostDiesBeforeState,
+    HostDiesAfterState,
+}
+
+/// The TPM state of a start that the hook was told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced<'a> {
+    Nothing,
+    /// A saved guest's: an older one lies at its place all the time.
+    Saved,
+    /// A migrated guest's: it comes after `prepare`.
+    Arriving(&'a [u8]),
+}
+
+/// Guests and providers by number, rows by chance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Event {
+    Start(usize, StartEnds),
+    /// The hook is killed before it has written anything.
+    StartKilledEarly(usize),
+    Stop(usize),
+    /// Saved and restored: the state stays where it is.
+    SaveAndRestore(usize),
+    /// It comes from another host: its state arrives after `prepare`.
+    MigrateIn(usize),
+    LoseState(usize),
+    DaemonRestarts,
+    Bind(usize, usize),
+    Unbind(usize),
+    Reset(usize),
+    Retire(usize, Pick),
+    Use(usize, Pick),
+    DeleteProvider(usize),
+    /// Another tool deletes the row; its UUID dangles in the key references.
+    DeleteProviderByHand(usize),
+    ImportProvider(usize),
+    Rotate(usize),
+    InsertPlaceholder(usize, usize),
+    InsertDuplicate(usize),
+    /// A row with another key, as a wrong restore brings it.
+    InsertOtherKey(usize, usize),
+    DropColumns(usize),
+}
+
+/// One of several, by chance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pick(Index);
+
+/// Random stories.
+pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
+    use Event::*;
+    let guest = || 0..2_usize;
+    let provider = || 0..2_usize;
+    let pick = || any::<Index>().prop_map(Pick);
+    let ends = prop_oneof![
+        6 => Just(StartEnds::Runs),
+        1 => Just(StartEnds::FailsBeforeState),
+        1 => Just(StartEnds::FailsAfterState),
+        1 => Just(StartEnds::HostDiesBeforeState),
+        1 => Just(StartEnds::HostDiesAfterState),
+    ];
+    let event = prop_oneof![
+        12 => (guest(), ends).prop_map(|(guest, ends)| Start(guest, ends)),
+        1 => guest().prop_map(StartKilledEarly),
+        8 => guest().prop_map(Stop),
+        2 => guest().prop_map(SaveAndRestore),
+        2 => guest().prop_map(MigrateIn),
+        1 => guest().prop_map(LoseState),
+        1 => Just(DaemonRestarts),
+        8 => (guest(), provider()).prop_map(|(guest, provider)| Bind(guest, provider)),
+        1 => guest().prop_map(Unbind),
+        1 => guest().prop_map(Reset),
+        1 => (guest(), pick()).prop_map(|(guest, row)| Retire(guest, row)),
+        2 => (guest(), pick()).prop_map(|(guest, row)| Use(guest, row)),
+        2 => provider().prop_map(DeleteProvider),
+        1 => provider().prop_map(DeleteProviderByHand),
+        5 => (0..4_usize).prop_map(ImportProvider),
+        2 => provider().prop_map(Rotate),
+        2 => (guest(), provider()).prop_map(|(guest, it)| InsertPlaceholder(guest, it)),
+        2 => guest().prop_map(InsertDuplicate),
+        1 => (guest(), provider()).prop_map(|(guest, it)| InsertOtherKey(guest, it)),
+        2 => guest().prop_map(DropColumns),
+    ];
+    // Most stories are about guests that are bound and have run.
+    let beginning = vec![Bind(0, 0), Start(0, StartEnds::Runs), Stop(0)];
+    vec(event, 1..24).prop_map(move |story| [beginning.clone(), story].concat())
+}
+
+impl Event {
+    pub(crate) fn happen(self, host: &mut Host) {
+        let what = match self {
+            Self::Start(guest, ends) => start(host, guest, ends, Announced::Nothing),
+            Self::StartKilledEarly(guest) => {
+                let _ = host.prepare(guest, Mode::DryRun);
+                Some("killed".to_owned())
+            }
+            Self::Stop(guest) => stop(host, guest),
+            Self::SaveAndRestore(guest) => stop(host, guest).and_then(|_| {
+                host.follow_up(guest, Operation::Restore);
+                start(host, guest, StartEnds::Runs, Announced::Saved)
+            }),
+            Self::MigrateIn(guest) => migrate_in(host, guest),
+            Self::LoseState(guest) => {
+                let running = host.guests[guest].running;
+                let lost = !running && fs::remove_file(host.state_file(guest)).is_ok();
+                lost.then(|| "lost".to_owned())
+            }
+            Self::DaemonRestarts => {
+                host.secrets.forget();
+                None
+            }
+            Self::Bind(..)
+            | Self::Unbind(_)
+            | Self::Reset(_)
+            | Self::Retire(..)
+            | Self::Use(..) => self.administer(host),
+            Self::DeleteProvider(_)
+            | Self::DeleteProviderByHand(_)
+            | Self::ImportProvider(_)
+            | Self::Rotate(_) => self.change_providers(host),
+            Self::InsertPlaceholder(..)
+            | Self::InsertDuplicate(_)
+            | Self::InsertOtherKey(..)
+            | Self::DropColumns(_) => self.meddle(host),
+        };
+        host.say(format!("  {}", what.as_deref().unwrap_or("-")));
+    }
+
+    fn administer(self, host: &mut Host) -> Option<String> {
+        let now = Timestamp::now();
+        let mut store = host.store();
+        let uuid = |guest: usize| host.guests[guest].domain.uuid;
+        match self {
+            Self::Bind(guest, provider) => {
+                let provider = store.provider(NAMES[provider]).ok()?;
+                store.bind(uuid(guest), provider.uuid, now).ok()?;
+                Some("bound".to_owned())
+            }
+            Self::Unbind(guest) => {
+                store.unbind(uuid(guest), now).unwrap();
+                None
+            }
+            Self::Reset(guest) => {
+                store.reset_first_used(uuid(guest), now).unwrap();
+                host.guests[guest].used.clear();
+                Some("reset".to_owned())
+            }
+            Self::Retire(guest, pick) => {
+                let row = pick.one_of(&host.rows(guest))?;
+                store.retire(row, now).unwrap();
+                None
+            }
+            Self::Use(guest, pick) => {
+                let row = pick.one_of(&host.rows(guest))?;
+                store.use_key(row, now).ok()?;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn change_providers(self, host: &mut Host) -> Option<String> {
+        match self {
+            Self::DeleteProvider(provider) => {
+                let mut store = host.store();
+                let provider = store.provider(NAMES[provider]).ok()?;
+                store.delete_provider(provider.uuid).unwrap();
+                host.guard.keyring().remove(provider.key_id).unwrap();
+                Some("deleted".to_owned())
+            }
+            Self::DeleteProviderByHand(provider) => {
+                let name = NAMES[provider];
+                host.sql(&format!("DELETE FROM key_provider WHERE name = '{name}'"));
+                None
+            }
+            Self::ImportProvider(kek) => {
+                let kek = kek.min(host.keks.len() - 1);
+                host.import(kek).then(|| "imported".to_owned())
+            }
+            Self::Rotate(provider) => rotate(host, NAMES[provider]),
+            _ => None,
+        }
+    }
+
+    /// What other tools do to the store.
+    fn meddle(self, host: &mut Host) -> Option<String> {
+        let uuid = |guest: usize| host.guests[guest].domain.uuid;
+        match self {
+            Self::InsertPlaceholder(guest, provider) => {
+                let provider = host.store().provider(NAMES[provider]).ok()?;
+                host.sql(&format!(
+                    "INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name)
+                     VALUES ('{}', '{}', '{}')",
+                    uuid(guest),
+                    provider.uuid,
+                    provider.name
+                ));
+                Some("inserted".to_owned())
+            }
+            Self::InsertDuplicate(guest) => {
+                let columns = "resource_uuid, secret_uuid, provider_name, key_version, kek_ref,
+                               wrapped_dek, algorithm, first_used_at, retired_at";
+                host.sql(&format!(
+                    "INSERT INTO key_ref ({columns}) SELECT {columns} FROM key_ref
+                     WHERE resource_uuid = '{}' AND length(wrapped_dek) > 0 LIMIT 1",
+                    uuid(guest)
+                ));
+                Some("inserted".to_owned())
+            }
+            Self::InsertOtherKey(guest, kek) => {
+                let (name, kek) = &host.keks[kek];
+                let dek = Dek::generate().unwrap();
+                let wrapped = WrappedDek::wrap(kek, &dek, uuid(guest)).unwrap();
+                let digits = wrapped.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+                let hex = digits.collect::<Vec<_>>().concat();
+                host.sql(&format!(
+                    "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
+                     VALUES ('{}', '{name}', x'{hex}')",
+                    uuid(guest)
+                ));
+                None
+            }
+            Self::DropColumns(guest) => {
+                host.sql(&format!(
+                    "UPDATE key_ref SET key_version = NULL, kek_ref = '', provider_uuid = NULL,
+                                        secret_uuid = NULL
+                     WHERE resource_uuid = '{}'",
+                    uuid(guest)
+                ));
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The providers that there are at the beginning.
+const NAMES: [&str; 2] = ["a", "b"];
+
+impl Pick {
+    fn one_of(self, rows: &[KeyRefRecord]) -> Option<KeyRefId> {
+        (!rows.is_empty()).then(|| self.0.get(rows).key_ref.id)
+    }
+}
+
+/// A start as libvirt does it: the hook, the secret, swtpm, QEMU.
+fn start(
+    host: &mut Host,
+    guest: usize,
+    ends: StartEnds,
+    announced: Announced<'_>,
+) -> Option<String> {
+    if host.guests[guest].running {
+        return None;
+    }
+    let is_announced = announced != Announced::Nothing;
+    let seen = statements::before_a_start(host, guest);
+    let outcome = host.prepare(guest, Mode::CarryOut);
+    statements::of_a_start(host, guest, &seen, &outcome, is_announced);
+    if let Decision::Deny(refusal) = &outcome.verdict.decision {
+        host.follow_up(guest, Operation::Ended);
+        return Some(format!("refused {}", refusal.code().as_str()));
+    }
+    match ends {
+        StartEnds::FailsBeforeState => {
+            host.follow_up(guest, Operation::Ended);
+            return Some("failed".to_owned());
+        }
+        StartEnds::HostDiesBeforeState => {
+            host.secrets.forget();
+            return Some("died".to_owned());
+        }
+        _ => {}
+    }
+    let value = host.secrets.value(host.guests[guest].secret);
+    let value = value.expect("a start that is allowed finds its secret");
+    if let Announced::Arriving(state) = announced {
+        let path = host.state_file(guest);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, state).unwrap();
+    }
+    match host.opens_state(guest, &value) {
+        Some(true) => {}
+        Some(false) => {
+            statements::of_a_value_that_does_not_open(host, guest, &outcome, is_announced);
+            host.follow_up(guest, Operation::Ended);
+            return Some("CMD_INIT".to_owned());
+        }
+        None => {
+            statements::of_a_new_tpm(host, guest, &value);
+            tpm::make(&host.state_file(guest), &value);
+        }
+    }
+    if matches!(ends, StartEnds::HostDiesAfterState) {
+        host.secrets.forget();
+        return Some("died".to_owned());
+    }
+    // From here on the guard hears of the state.
+    host.guests[guest].made_with.insert(value.clone());
+    if matches!(ends, StartEnds::FailsAfterState) {
+        host.follow_up(guest, Operation::Ended);
+        return Some("failed".to_owned());
+    }
+    host.follow_up(guest, Operation::Started);
+    host.guests[guest].running = true;
+    host.guests[guest].used.insert(value);
+    Some("runs".to_owned())
+}
+
+fn stop(host: &mut Host, guest: usize) -> Option<String> {
+    let running = std::mem::take(&mut host.guests[guest].running);
+    running.then(|| {
+        host.follow_up(guest, Operation::Ended);
+        "stopped".to_owned()
+    })
+}
+
+/// The state is taken away and comes back after `prepare`, as on a destination.
+fn migrate_in(host: &mut Host, guest: usize) -> Option<String> {
+    if host.guests[guest].running {
+        return None;
+    }
+    let path = host.state_file(guest);
+    let state = fs::read(&path).ok()?;
+    fs::remove_file(&path).unwrap();
+    host.follow_up(guest, Operation::MigrateIn);
+    let what = start(host, guest, StartEnds::Runs, Announced::Arriving(&state));
+    // Where it was refused, the source still has it.
+    fs::write(&path, state).unwrap();
+    what
+}
+
+/// The administrator's command.
+pub(crate) fn rotation(host: &Host, name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"));
+    command
+        .arg("--state-dir")
+        .arg(&host.guard.state_dir)
+        .args(["provider", "rotate", name])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// The administrator's command, and what it leaves: one more KEK that a recovery file may hold.
+fn rotate(host: &mut Host, name: &str) -> Option<String> {
+    let before = host.store().provider(name).ok()?;
+    let done = rotation(host, name).status().unwrap().success();
+    let after = host.store().provider(name).unwrap();
+    let keyring = host.guard.keyring();
+    if !done {
+        assert_eq!(after, before, "a rotation that failed has changed nothing");
+        return None;
+    }
+    if after.key_id != before.key_id {
+        let kek = keyring.open(after.key_id, crate::host::soon()).unwrap();
+        host.lay_kek(&kek);
+        host.keks.push((name.to_owned(), kek));
+        assert!(
+            keyring.open(before.key_id, crate::host::soon()).is_ok(),
+            "the former key goes with an export alone"
+        );
+        statements::of_a_rotation(host, before.key_id);
+    }
+    Some("rotated".to_owned())
+}

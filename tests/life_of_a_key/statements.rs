@@ -1,0 +1,213 @@
+//! What always holds (design.md), asked of what this test knows.
+
+use std::fs;
+
+use vtpm_guard::domain::Domain;
+use vtpm_guard::guard::{Mode, prepare};
+use vtpm_guard::ids::DomainUuid;
+use vtpm_guard::key::id::KeyId;
+use vtpm_guard::key::wrap::WrappedDek;
+use vtpm_guard::store::KeyRefRecord;
+use vtpm_guard::verdict::outcome::Outcome;
+use vtpm_guard::verdict::repair::Repair;
+use vtpm_guard::verdict::{Decision, Reason};
+
+use crate::host::{DekBytes, Host, soon};
+
+/// What there was before a start was judged.
+pub(crate) struct Seen {
+    rows: Vec<KeyRefRecord>,
+    has_state: bool,
+}
+
+pub(crate) fn before_a_start(host: &Host, guest: usize) -> Seen {
+    Seen {
+        rows: host.rows(guest),
+        has_state: host.state_file(guest).exists(),
+    }
+}
+
+/// After each event.
+pub(crate) fn hold(host: &mut Host) {
+    for guest in 0..host.guests.len() {
+        no_key_of_a_tpm_is_lost(host, guest);
+        if !host.guests[guest].running {
+            what_can_start_would_start(host, guest);
+        }
+    }
+}
+
+/// Once, after the last event.
+pub(crate) fn hold_at_the_end(host: &mut Host) {
+    no_key_lies_in_clear(host);
+    a_guest_without_a_vtpm_starts(host);
+}
+
+/// Statement 1: whatever a TPM was ever encrypted with is still in the store, wrapped by a KEK
+/// that a recovery file can bring back.
+fn no_key_of_a_tpm_is_lost(host: &Host, guest: usize) {
+    let rows = host.rows(guest);
+    let kept: Vec<DekBytes> = rows.iter().filter_map(|row| host.unwrapped(row)).collect();
+    for dek in &host.guests[guest].made_with {
+        assert!(
+            kept.contains(dek),
+            "the key of a TPM is lost: {:#?}",
+            host.told
+        );
+    }
+}
+
+/// Statement 7, and the reason for all this: a guest whose key is on this host starts.
+fn what_can_start_would_start(host: &Host, guest: usize) {
+    let store = host.store();
+    let keyring = host.guard.keyring();
+    let opens_here = |row: &&KeyRefRecord| {
+        let providers = store.providers().unwrap();
+        row.retired_at.is_none()
+            && providers.iter().any(|provider| {
+                let Ok(kek) = keyring.open(provider.key_id, soon()) else {
+                    return false;
+                };
+                let wrapped = row.key_ref.wrapped_dek.as_ref();
+                let opened = wrapped.and_then(|it| it.unwrap(&kek, row.domain).ok().flatten());
+                opened.is_some_and(|dek| host.opens_state(guest, dek.expose()) == Some(true))
+            })
+    };
+    if host.rows(guest).iter().any(|row| opens_here(&row)) {
+        let outcome = host.prepare(guest, Mode::DryRun);
+        assert!(outcome.is_allowed(), "{outcome:#?} {:#?}", host.told);
+    }
+}
+
+/// Statements 1 to 4, at a start that was judged and carried out.
+pub(crate) fn of_a_start(
+    host: &Host,
+    guest: usize,
+    seen: &Seen,
+    outcome: &Outcome,
+    announced: bool,
+) {
+    let repairs = &outcome.verdict.repairs;
+    let allowed = outcome.is_allowed();
+    assert!(allowed || repairs.is_empty(), "a refusal changes nothing");
+    if !allowed {
+        assert_eq!(host.rows(guest), seen.rows, "a refusal changes nothing");
+    }
+    let kept: Vec<_> = host
+        .rows(guest)
+        .iter()
+        .filter_map(|row| host.unwrapped(row))
+        .collect();
+    for dek in seen.rows.iter().filter_map(|row| host.unwrapped(row)) {
+        assert!(kept.contains(&dek), "a start lost a key: {:#?}", host.told);
+    }
+    for repair in repairs {
+        match repair {
+            Repair::RebindProvider {
+                key_ref, provider, ..
+            } => {
+                let row = seen.rows.iter().find(|row| row.key_ref.id == *key_ref);
+                let row = row.unwrap();
+                let provider = host.store().provider(&provider.to_string()).unwrap();
+                let kek = host.guard.keyring().open(provider.key_id, soon()).unwrap();
+                let wrapped = row.key_ref.wrapped_dek.as_ref();
+                // A placeholder that goes with a rebind has nothing to be unwrapped.
+                let opened = wrapped.map(|it| it.unwrap(&kek, row.domain));
+                assert!(
+                    matches!(opened, Some(Ok(Some(_)))),
+                    "rebound, never unwrapped"
+                );
+            }
+            Repair::CreateKey { .. } => {
+                assert!(
+                    !seen.has_state,
+                    "a key is made over a state: {:#?}",
+                    host.told
+                );
+            }
+            _ => {}
+        }
+    }
+    if announced && !allowed {
+        // The note of the state that is to arrive is used up: the next start is another one.
+        return;
+    }
+    let again = host.prepare(guest, Mode::DryRun);
+    assert_eq!(again.verdict.repairs, [], "planned twice: {:#?}", host.told);
+}
+
+/// The guard proves a key before it lets a start go on. It cannot where the state is yet to
+/// arrive, nor where libvirt's own secret carries the start.
+pub(crate) fn of_a_value_that_does_not_open(
+    host: &Host,
+    guest: usize,
+    outcome: &Outcome,
+    announced: bool,
+) {
+    let unprovable = matches!(
+        outcome.verdict.decision,
+        Decision::Allow(Reason::HostSecret)
+    );
+    let name = &host.guests[guest].domain.name;
+    assert!(
+        announced || unprovable,
+        "{name} was let start with a key that does not open its TPM: {:#?}",
+        host.told
+    );
+}
+
+/// A rotation leaves nothing behind under the key that was the provider's before.
+pub(crate) fn of_a_rotation(host: &Host, before: KeyId) {
+    for guest in 0..host.guests.len() {
+        for row in host.rows(guest) {
+            let is_under = |it: &WrappedDek| it.key_id() == Ok(before);
+            let left = row.key_ref.wrapped_dek.as_ref().is_some_and(is_under);
+            assert!(!left, "{row:#?} was left behind: {:#?}", host.told);
+        }
+    }
+}
+
+/// VG205: libvirt makes a new TPM under a used key only after a reset.
+pub(crate) fn of_a_new_tpm(host: &Host, guest: usize, value: &[u8]) {
+    let used = &host.guests[guest].used;
+    assert!(
+        !used.contains(value),
+        "a used TPM is silently made anew: {:#?}",
+        host.told
+    );
+}
+
+/// Statement 6: of all that lies in the state directory, only sealed KEKs may give a key away.
+fn no_key_lies_in_clear(host: &Host) {
+    let deks = host.deks();
+    let keks: Vec<_> = host.keks.iter().map(|(_, kek)| kek).collect();
+    for entry in fs::read_dir(&host.guard.state_dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        let holds = |key: &[u8]| bytes.windows(key.len()).any(|window| window == key);
+        let file = path.display();
+        assert!(
+            !deks.keys().any(|dek| holds(dek)),
+            "{file} holds a DEK in clear"
+        );
+        assert!(
+            !keks.iter().any(|kek| holds(kek.expose())),
+            "{file} holds a KEK in clear"
+        );
+    }
+}
+
+/// Statement 5: a domain without an emulated vTPM is never refused, whatever the store is.
+fn a_guest_without_a_vtpm_starts(host: &mut Host) {
+    let plain = Domain {
+        name: "plain".to_owned(),
+        uuid: DomainUuid::random(),
+        vtpm: None,
+    };
+    fs::write(host.guard.state_dir.join("store.db"), "no store at all").unwrap();
+    let outcome = prepare(&host.guard, &Ok(plain), "prepare", Mode::CarryOut, soon());
+    assert!(outcome.is_allowed());
+}
