@@ -130,6 +130,14 @@ impl Host {
         self.run_with_input(&call, xml)
     }
 
+    /// Major and minor version of the host's libvirt.
+    pub(crate) fn libvirt_version(&self) -> (u32, u32) {
+        let answer = self.run(&["libvirtd", "--version"]).ok().stdout;
+        let version = answer.trim().rsplit(' ').next().unwrap();
+        let mut numbers = version.split('.').map(|number| number.parse().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+
     /// Kills libvirtd and starts it again; guests go on running.
     pub(crate) fn restart_libvirtd(&self) {
         self.tell_host("restart-daemon");

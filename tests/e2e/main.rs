@@ -27,6 +27,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod state_elsewhere;
 mod store_trouble;
 mod tpm;
 mod transient;

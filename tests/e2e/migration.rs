@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::guest::{Guest, recovery_file};
+use crate::guest::{Guest, Tpm, recovery_file};
 use crate::host::Host;
 use crate::page::blocks;
 
@@ -100,13 +100,33 @@ fn a_running_guest_takes_its_tpm_along() {
     pair.here.play(&migrate).ok();
 
     assert_eq!(pair.there.state(&guest), "running");
-    assert_eq!(pair.there.tpms_made(&guest), 0, "it is the TPM that it had");
+    let made = pair.there.tpms_made(&guest);
+    let makes_one_first = pair.there.libvirt_version() > (9, 0);
+    assert!(
+        made == 0 || makes_one_first,
+        "it is not the TPM that it had"
+    );
     assert_eq!(pair.there.tpm_state(&guest).len(), state.len());
     assert!(!pair.there.has_secret(guest.secret));
     assert!(!pair.here.has_secret(guest.secret));
     pair.there.stop(&guest);
     pair.there.start_running(&guest);
-    assert_eq!(pair.there.tpms_made(&guest), 0);
+    assert_eq!(pair.there.tpms_made(&guest), made);
+}
+
+// libvirt 11.3 lets swtpm make a TPM on the second host before the state of the first arrives.
+// Encrypted states differ each time that they are written; plain ones can be compared.
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_tpm_arrives_byte_for_byte() {
+    let pair = Pair::new();
+    let guest = pair.here.define_guest("vm1", Tpm::Plain);
+    pair.here.start_running(&guest);
+    let state = pair.here.tpm_state(&guest);
+    let [_, _, migrate] = page("A running guest");
+    pair.here.play(&migrate).ok();
+    assert_eq!(pair.there.state(&guest), "running");
+    assert!(pair.there.tpm_state(&guest) == state, "it is another TPM");
 }
 
 #[test]
