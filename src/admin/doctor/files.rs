@@ -6,15 +6,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Ailment, unreadable};
+use crate::guard::plain_state;
 
 pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
     let mut found = Vec::new();
-    look_at(state_dir, &mut found);
+    look_at(state_dir, &plain_state::shelf(state_dir), &mut found);
     found
 }
 
-/// Looks at a file or directory, and at all in it.
-fn look_at(path: &Path, found: &mut Vec<Ailment>) {
+/// Looks at a file or directory, and at all in it. What lies in a directory of `plain_states`
+/// has the owner and mode that it had as a guest's TPM state.
+fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Ailment>) {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         // Nothing has been made yet, or SQLite took its own file away meanwhile.
@@ -36,13 +38,13 @@ fn look_at(path: &Path, found: &mut Vec<Ailment>) {
             format!("chmod go-rwx {shown}"),
         ));
     }
-    if !file.is_dir() {
+    if !file.is_dir() || path.parent() == Some(plain_states) {
         return;
     }
     match fs::read_dir(path) {
         Ok(entries) => entries
             .flatten()
-            .for_each(|entry| look_at(&entry.path(), found)),
+            .for_each(|entry| look_at(&entry.path(), plain_states, found)),
         Err(error) => found.push(unreadable(path, &error)),
     }
 }
