@@ -18,16 +18,16 @@ const KEY_BASE64: &str = "YSBtYWRlLXVwIGtleSwgbm93aGVyZSBlbHNl";
 
 /// The attributes of a `<secret>`.
 #[derive(Debug, Clone, Copy)]
-struct Kind {
+pub(crate) struct Kind {
     ephemeral: bool,
     private: bool,
 }
 
-const ORDINARY: Kind = Kind {
+pub(crate) const ORDINARY: Kind = Kind {
     ephemeral: false,
     private: false,
 };
-const PRIVATE: Kind = Kind {
+pub(crate) const PRIVATE: Kind = Kind {
     private: true,
     ..ORDINARY
 };
@@ -66,7 +66,7 @@ fn set_value(host: &Host, secret: SecretUuid, value: &str) {
 }
 
 /// A guest whose secret somebody else made, and which has run once with it.
-fn define_used_guest(host: &Host, name: &str, kind: Kind) -> Guest {
+pub(crate) fn define_used_guest(host: &Host, name: &str, kind: Kind) -> Guest {
     let secret = define_secret(host, kind, &vtpm_usage(name), KEY);
     let guest = host.define_guest(name, Tpm::Encrypted(secret));
     host.start_and_stop(&guest);
@@ -117,12 +117,12 @@ fn assert_adopted(host: &Host, guest: &Guest) {
 
 /// No file of the host's holds the key in clear.
 #[track_caller]
-fn assert_no_trace(host: &Host) {
+pub(crate) fn assert_no_trace(host: &Host) {
     let found = files_with_the_key(host);
     assert!(found.is_empty(), "the key is in {found}");
 }
 
-fn files_with_the_key(host: &Host) -> String {
+pub(crate) fn files_with_the_key(host: &Host) -> String {
     let places = ["/etc", "/var", "/run"];
     let search = ["grep", "-rlaF", "-D", "skip", "-e", KEY, "-e", KEY_BASE64];
     host.run(&[&search[..], &places].concat()).stdout

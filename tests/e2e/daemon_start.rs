@@ -34,12 +34,12 @@ fn drop_in_command(key: &str) -> Vec<&'static str> {
 }
 
 impl Host {
-    fn autostart(&self, guest: &Guest) {
+    pub(crate) fn autostart(&self, guest: &Guest) {
         self.virsh(&["autostart", &guest.name]).ok();
     }
 
     /// What systemd does with the drop-in, at a boot. Gives what `stage` said.
-    fn boot_libvirtd(&self) -> String {
+    pub(crate) fn boot_libvirtd(&self) -> String {
         self.stop_libvirtd();
         let staged = self.run(&drop_in_command("ExecStartPre")).ok().stdout;
         self.start_libvirtd();

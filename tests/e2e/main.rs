@@ -10,6 +10,7 @@ mod adopting;
 mod born_from;
 mod daemon_start;
 mod doctor;
+mod first_day;
 mod fresh_keys;
 mod guest;
 mod hook_contract;
