@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::AdminError;
-use super::output::{self, table};
+use super::output;
+use super::table::table;
 use crate::capture::{self, Capture};
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
@@ -38,7 +39,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
                 capture.path.display().to_string(),
             ]);
         }
-        writeln!(out, "{}", rows.trim_fmt())
+        writeln!(out, "{rows}")
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::AdminError;
-use super::output::table;
+use super::table::table;
 use crate::report::{Explanation, explain};
 use crate::verdict::code::Code;
 
@@ -51,7 +51,7 @@ fn list(context: &Context) -> Result<(), AdminError> {
         for code in Code::ALL {
             rows.add_row([code.as_str(), code.name(), code.summary()]);
         }
-        writeln!(out, "{}", rows.trim_fmt())
+        writeln!(out, "{rows}")
     })
 }
 

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::cli::Decisions;
 use super::context::Context;
 use super::error::AdminError;
-use super::output::{self, table};
+use super::output;
+use super::table::{BAD, GOOD, table};
 use super::{explain, moment};
 use crate::ids::DomainUuid;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
@@ -35,8 +36,8 @@ pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
         ]);
         for event in &events {
             let (decision, colour) = match event.event.code {
-                None => ("allow", Color::Green),
-                Some(code) => (code.as_str(), Color::Red),
+                None => ("allow", GOOD),
+                Some(code) => (code.as_str(), BAD),
             };
             rows.add_row([
                 Cell::new(output::time(Some(event.event.at))),
@@ -47,7 +48,7 @@ pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
                 Cell::new(&event.event.message),
             ]);
         }
-        writeln!(out, "{}", rows.trim_fmt())
+        writeln!(out, "{rows}")
     })?;
     Ok(ExitCode::SUCCESS)
 }

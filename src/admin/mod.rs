@@ -31,6 +31,7 @@ mod state;
 mod status;
 mod stopped;
 mod store;
+mod table;
 mod trouble;
 mod unstage;
 

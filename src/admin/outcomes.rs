@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Cell;
 use serde_json::Value;
 
 use super::error::AdminError;
-use super::output::{Output, count, table, time};
+use super::output::{Output, count, time};
+use super::table::{BAD, GOOD, NOTABLE, table};
 use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
@@ -101,11 +102,11 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
     for Judged { name, outcome } in judged {
         let repairs = outcome.verdict.repairs.len();
         let (start, colour, why) = match &outcome.verdict.decision {
-            Decision::Allow(why) if repairs == 0 => ("yes", Color::Green, reason(*why).to_owned()),
-            Decision::Allow(why) => ("repaired", Color::Yellow, reason(*why).to_owned()),
+            Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
+            Decision::Allow(why) => ("repaired", NOTABLE, reason(*why).to_owned()),
             Decision::Deny(why) => (
                 why.code().as_str(),
-                Color::Red,
+                BAD,
                 one_line(&refusal(name, why).message),
             ),
         };
@@ -116,7 +117,7 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
             Cell::new(why),
         ]);
     }
-    writeln!(out, "{}", rows.trim_fmt())?;
+    writeln!(out, "{rows}")?;
     let refused = judged
         .iter()
         .filter(|one| !one.outcome.is_allowed())

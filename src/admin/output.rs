@@ -3,7 +3,6 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 use super::error::AdminError;
@@ -78,41 +77,6 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
     // Nobody is left to be told that the terminal is gone.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
-}
-
-/// A table: aligned, with a bold heading on a terminal, as wide as the terminal; plain, one
-/// line for each row, in a pipe.
-pub(super) fn table(heading: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(
-        heading
-            .iter()
-            .map(|text| Cell::new(text).add_attribute(Attribute::Bold)),
-    );
-    if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table
-}
-
-/// A table of one thing's properties, one line for each.
-pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    for (name, value) in rows {
-        table.add_row([
-            Cell::new(name).add_attribute(Attribute::Bold),
-            Cell::new(value),
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table
 }
 
 /// A number of things: "1 guest", "2 guests".

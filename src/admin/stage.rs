@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::outcomes::Judged;
-use super::output::{count, table};
+use super::output::count;
+use super::table::{BAD, GOOD, table};
 use crate::guard::{Mode, prepare};
 use crate::report::{one_line, outcome_json, reason, refusal};
 use crate::staging::{Definition, DefinitionFiles, Place, Staging};
@@ -60,10 +61,10 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
             (Decision::Allow(why), SecretAction::None) => {
                 ("-", Color::Reset, reason(*why).to_owned())
             }
-            (Decision::Allow(why), _) => ("laid out", Color::Green, reason(*why).to_owned()),
+            (Decision::Allow(why), _) => ("laid out", GOOD, reason(*why).to_owned()),
             (Decision::Deny(why), _) => {
                 let message = one_line(&refusal(name, why).message);
-                (why.code().as_str(), Color::Red, message)
+                (why.code().as_str(), BAD, message)
             }
         };
         rows.add_row([
@@ -72,7 +73,7 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
             Cell::new(why),
         ]);
     }
-    writeln!(out, "{}", rows.trim_fmt())?;
+    writeln!(out, "{rows}")?;
     let laid_out = judged
         .iter()
         .filter(|one| one.outcome.secret != SecretAction::None)

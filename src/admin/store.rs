@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::cli;
 use super::context::{self, Context};
 use super::error::AdminError;
-use super::output::{count, table};
+use super::output::count;
+use super::table::table;
 use super::trouble;
 use crate::clock::{Deadline, Timestamp};
 use crate::report::one_line;
@@ -57,7 +58,7 @@ fn check(context: &Context) -> Result<ExitCode, AdminError> {
             for found in &findings {
                 rows.add_row([kind(found), &one_line(&found.to_string())]);
             }
-            writeln!(out, "{}", rows.trim_fmt())
+            writeln!(out, "{rows}")
         })?;
     if findings.iter().any(StoreFinding::is_damage) {
         context

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{SecretFate, Taken, Work};
 use crate::admin::error::AdminError;
-use crate::admin::output::{Output, count, table};
+use crate::admin::output::{Output, count};
+use crate::admin::table::{BAD, GOOD, NOTABLE, table};
 use crate::report::one_line;
 
 /// What came of one guest, in one word.
@@ -31,9 +32,9 @@ impl Outcome {
 
     fn colour(self) -> Color {
         match self {
-            Self::Adopted | Self::Already => Color::Green,
-            Self::Refused => Color::Yellow,
-            Self::Failed => Color::Red,
+            Self::Adopted | Self::Already => GOOD,
+            Self::Refused => NOTABLE,
+            Self::Failed => BAD,
         }
     }
 }
@@ -125,7 +126,7 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
                 Cell::new(work.reason()),
             ]);
         }
-        writeln!(out, "{}", rows.trim_fmt())?;
+        writeln!(out, "{rows}")?;
         for work in works {
             if let Some(hint) = work.trouble.as_ref().and_then(AdminError::hint) {
                 let name = one_line(&work.candidate.guest.name);

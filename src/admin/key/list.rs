@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::admin::context::Context;
 use crate::admin::domains;
 use crate::admin::error::AdminError;
-use crate::admin::output::{self, table};
+use crate::admin::output;
+use crate::admin::table::table;
 use crate::key::id::KeyId;
 use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
@@ -65,7 +66,7 @@ pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminEr
                 output::time(Some(row.key_ref.created_at)),
             ]);
         }
-        writeln!(out, "{}", lines.trim_fmt())
+        writeln!(out, "{lines}")
     })
 }
 

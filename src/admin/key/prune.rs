@@ -15,7 +15,8 @@ use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::forgotten::{self, Forgotten};
 use crate::admin::guests;
-use crate::admin::output::{count, table, time};
+use crate::admin::output::{count, time};
+use crate::admin::table::table;
 use crate::clock::Timestamp;
 use crate::report::{one_line, shell_word};
 use crate::store::{Access, Event, Prune};
@@ -154,7 +155,7 @@ fn answer(
                 one_line(&fate.reason()),
             ]);
         }
-        writeln!(out, "{}", lines.trim_fmt())?;
+        writeln!(out, "{lines}")?;
         let tense = if dry_run { "would remove" } else { "removed" };
         writeln!(
             out,

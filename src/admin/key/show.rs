@@ -9,7 +9,8 @@ use super::{document, label, no_rows, provider};
 use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
-use crate::admin::output::{self, table};
+use crate::admin::output;
+use crate::admin::table::table;
 use crate::domain::{Emulator, TpmVersion};
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
@@ -89,7 +90,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
                 }),
             ]);
         }
-        writeln!(out, "{}", lines.trim_fmt())
+        writeln!(out, "{lines}")
     })?;
     context.output.note(&format!(
         "the TPM state was looked for at {}",

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{Exclusive, find};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
-use crate::admin::output::{count, table};
+use crate::admin::output::count;
+use crate::admin::table::table;
 use crate::report::{one_line, shell_word};
 use crate::store::{Access, LockedDomain, Store};
 use crate::verdict::facts::Provider;
@@ -43,7 +44,7 @@ fn refuse_harm(
                 let name = guest.name.as_deref().map_or("-".to_owned(), one_line);
                 rows.add_row([name, guest.uuid.to_string()]);
             }
-            writeln!(out, "{}", rows.trim_fmt())
+            writeln!(out, "{rows}")
         })?;
         return Err(AdminError::refused(format!(
             "provider \"{}\" is needed: {} would not start without it",

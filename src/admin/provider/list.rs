@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{find, named_by};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
-use crate::admin::output::{self, fields, table};
+use crate::admin::output;
+use crate::admin::table::{fields, table};
 use crate::key::keyring::{Keyring, KeyringError, Seal};
 use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
@@ -79,7 +80,7 @@ pub(super) fn list(context: &Context) -> Result<(), AdminError> {
                 guests.to_string(),
             ]);
         }
-        writeln!(out, "{}", rows.trim_fmt())
+        writeln!(out, "{rows}")
     })
 }
 

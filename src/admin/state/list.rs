@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::{Judged, copies_of, name};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
-use crate::admin::output::{self, table};
+use crate::admin::output;
+use crate::admin::table::table;
 use crate::kept;
 
 pub(super) fn run(context: &Context) -> Result<(), AdminError> {
@@ -34,6 +35,6 @@ pub(super) fn run(context: &Context) -> Result<(), AdminError> {
                 judged.purpose().to_owned(),
             ]);
         }
-        writeln!(out, "{}", lines.trim_fmt())
+        writeln!(out, "{lines}")
     })
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{Judged, copies_of, no_copies};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
-use crate::admin::output::{self, fields};
+use crate::admin::output;
+use crate::admin::table::fields;
 use crate::admin::{domains, key};
 use crate::report::one_line;
 
@@ -41,7 +42,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
                 ),
                 ("sha256", manifest.sha256().to_owned()),
             ]);
-            writeln!(out, "{}", rows.trim_fmt())?;
+            writeln!(out, "{rows}")?;
         }
         Ok(())
     })

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{Done, Rotated, Row};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
-use crate::admin::output::{count, table};
+use crate::admin::output::count;
 use crate::admin::provider::list::seal_words;
+use crate::admin::table::table;
 use crate::report::{one_line, shell_word};
 use crate::store::former_name;
 
@@ -83,7 +84,7 @@ pub(super) fn print(context: &Context, rotated: &Rotated) -> Result<(), AdminErr
                     row.why().map_or("-".to_owned(), one_line),
                 ]);
             }
-            writeln!(out, "{}", lines.trim_fmt())?;
+            writeln!(out, "{lines}")?;
         }
         let name = one_line(&provider.name);
         let rewrapped = count(counted("rewrapped"), "key reference");

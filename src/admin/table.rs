@@ -1,0 +1,116 @@
+//! Tables for people: aligned, with a bold heading and colours on a terminal, and fitted to its
+//! width; plain, one line for each row, in a pipe.
+
+mod layout;
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use comfy_table::{
+    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
+};
+
+use self::layout::{Column, layout};
+
+/// What is as it should be. All colours are of the terminal's own palette.
+pub(super) const GOOD: Color = Color::DarkGreen;
+/// What should be seen to.
+pub(super) const NOTABLE: Color = Color::DarkYellow;
+/// What is wrong.
+pub(super) const BAD: Color = Color::DarkRed;
+
+/// Blanks between two columns.
+const GAP: u16 = 2;
+
+/// Nobody reads a table on less; a terminal that says so does not know its width.
+const NARROWEST: u16 = 40;
+
+/// Rows under a heading.
+pub(super) struct Rows {
+    heading: Vec<&'static str>,
+    table: Table,
+}
+
+/// A table with this heading. The words of the heading say how a column may be fitted to a
+/// narrow terminal.
+pub(super) fn table(heading: &[&'static str]) -> Rows {
+    let mut table = plain();
+    let bold = |text: &&'static str| Cell::new(*text).add_attribute(Attribute::Bold);
+    table.set_header(heading.iter().map(bold));
+    pad(&mut table, heading.len());
+    Rows {
+        heading: heading.to_vec(),
+        table,
+    }
+}
+
+impl Rows {
+    pub(super) fn add_row<T: Into<Row>>(&mut self, row: T) {
+        self.table.add_row(row);
+    }
+
+    /// The table for a terminal of this width, or for a pipe.
+    fn fitted(&self, terminal: Option<u16>) -> Table {
+        let mut table = self.table.clone();
+        let Some(terminal) = terminal.filter(|&width| width >= NARROWEST) else {
+            return table;
+        };
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(terminal);
+        let columns: Vec<_> = self
+            .heading
+            .iter()
+            .zip(table.column_max_content_widths())
+            .map(|(heading, width)| Column::new(heading, width))
+            .collect();
+        let widths = layout(&columns, terminal, GAP);
+        let shown = widths.iter().rposition(Option::is_some);
+        pad(&mut table, shown.map_or(0, |last| last + 1));
+        for (column, width) in table.column_iter_mut().zip(widths) {
+            let padding = column.padding_width();
+            column.set_constraint(match width {
+                Some(width) => ColumnConstraint::Absolute(Width::Fixed(width + padding)),
+                None => ColumnConstraint::Hidden,
+            });
+        }
+        table
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let terminal = io::stdout().is_terminal();
+        let width = self.table.width().filter(|_| terminal);
+        f.write_str(&self.fitted(width).trim_fmt())
+    }
+}
+
+/// A table of one thing's properties, one line for each.
+pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Table {
+    let mut table = plain();
+    for (name, value) in rows {
+        let name = Cell::new(name).add_attribute(Attribute::Bold);
+        table.add_row([name, Cell::new(value)]);
+    }
+    pad(&mut table, 2);
+    table
+}
+
+/// A gap after each of the first columns, up to the last one of these.
+fn pad(table: &mut Table, columns: usize) {
+    for (at, column) in table.column_iter_mut().enumerate() {
+        let gap = if at + 1 < columns { GAP } else { 0 };
+        column.set_padding((0, gap));
+    }
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.style_text_only();
+    table
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
