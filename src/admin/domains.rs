@@ -1,5 +1,6 @@
 //! DOMAIN arguments: a guest's name or UUID.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::context::{self, Context};
@@ -55,6 +56,34 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
         Ok(_) => Err(AdminError::usage(format!("there is no guest \"{text}\""))
             .with_hint("see which there are: virsh list --all")),
     }
+}
+
+/// How long libvirt may take to name the guests that the history does not know.
+const PATIENCE_FOR_NAMES: Duration = Duration::from_secs(2);
+
+/// The names of guests: those that they bore last, else what libvirt calls them.
+pub(super) fn names(
+    store: &Store,
+    domains: BTreeSet<DomainUuid>,
+) -> Result<BTreeMap<DomainUuid, String>, StoreError> {
+    let mut names = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for domain in domains {
+        match last_name(store, domain)? {
+            Some(name) => drop(names.insert(domain, name)),
+            None => unknown.push(domain),
+        }
+    }
+    let (libvirt, deadline) = (context::libvirt(), Deadline::after(PATIENCE_FOR_NAMES));
+    for domain in unknown {
+        match libvirt.guest(&domain.to_string(), deadline) {
+            Ok(Some(guest)) => drop(names.insert(domain, guest.name)),
+            Ok(None) => {}
+            // A libvirt that does not answer knows no more of the next one.
+            Err(_) => break,
+        }
+    }
+    Ok(names)
 }
 
 /// The name that a guest bore last, as far as the history goes back.

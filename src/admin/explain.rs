@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::AdminError;
+use super::output::wrapped;
 use super::table::table;
 use crate::report::{Explanation, explain};
 use crate::verdict::code::Code;
@@ -36,7 +37,7 @@ fn one(context: &Context, code: Code) -> Result<(), AdminError> {
             ("What to do", remedy),
         ] {
             writeln!(out, "{heading}:")?;
-            for line in wrapped(text) {
+            for line in wrapped(text, 78) {
                 writeln!(out, "  {line}")?;
             }
         }
@@ -64,19 +65,4 @@ fn document(code: Code) -> Value {
         "why": why,
         "what_to_do": remedy,
     })
-}
-
-/// Lines of at most 78 columns.
-fn wrapped(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.len() + word.len() < 78 => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

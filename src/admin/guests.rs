@@ -32,11 +32,13 @@ pub(super) fn all() -> Result<Vec<NamedGuest>, AdminError> {
     Ok(guests.into_iter().map(NamedGuest::from).collect())
 }
 
-/// All guests, as libvirt describes them.
+/// All guests, as libvirt describes them, by name.
 pub(super) fn list() -> Result<Vec<Guest>, AdminError> {
-    context::libvirt()
+    let mut guests = context::libvirt()
         .guests(context::patience())
-        .map_err(|error| unreachable(&error))
+        .map_err(|error| unreachable(&error))?;
+    guests.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(guests)
 }
 
 /// The guests that libvirt knows under these names or UUIDs.

@@ -24,7 +24,13 @@ pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
     let documents: Value = events.iter().map(document).collect();
     context.output.answer(&documents, |out| {
         if events.is_empty() {
-            return writeln!(out, "no such decisions");
+            let asked_for_all = query == EventFilter::All.into();
+            let such = if asked_for_all {
+                "decisions yet"
+            } else {
+                "such decisions"
+            };
+            return writeln!(out, "no {such}");
         }
         let mut rows = table(&[
             "WHEN",

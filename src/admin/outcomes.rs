@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::error::AdminError;
 use super::output::{Output, count, time};
-use super::table::{BAD, GOOD, NOTABLE, table};
+use super::table::{BAD, GOOD, NOTABLE, painted, table};
 use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
@@ -66,7 +66,14 @@ fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
     };
     match &outcome.verdict.decision {
         Decision::Allow(why @ Reason::NotAStart) => writeln!(out, "{name}: {}", reason(*why))?,
-        Decision::Allow(why) => writeln!(out, "{name}: {tense}: {}", reason(*why))?,
+        Decision::Allow(why) => {
+            let colour = if outcome.verdict.repairs.is_empty() {
+                GOOD
+            } else {
+                NOTABLE
+            };
+            writeln!(out, "{name}: {}: {}", painted(colour, tense), reason(*why))?;
+        }
         Decision::Deny(why) => {
             let Words { message, hint } = refusal(name, why);
             let tense = if outcome.dry_run {
@@ -76,11 +83,12 @@ fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
             };
             writeln!(
                 out,
-                "{name}: {tense}: {}: {}",
+                "{name}: {}: {}: {}",
+                painted(BAD, tense),
                 why.code(),
                 one_line(&message)
             )?;
-            writeln!(out, "  help: {}", one_line(&hint))?;
+            writeln!(out, "  hint: {}", one_line(&hint))?;
         }
     }
     let tense = if outcome.dry_run {
@@ -118,6 +126,12 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
         ]);
     }
     writeln!(out, "{rows}")?;
+    for Judged { name, outcome } in judged {
+        if let Decision::Deny(why) = &outcome.verdict.decision {
+            let Words { hint, .. } = refusal(name, why);
+            writeln!(out, "  hint: {}: {}", one_line(name), one_line(&hint))?;
+        }
+    }
     let refused = judged
         .iter()
         .filter(|one| !one.outcome.is_allowed())

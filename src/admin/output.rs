@@ -1,11 +1,12 @@
 //! Answers: tables for people, one JSON document for programs; talk goes to stderr.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use super::error::AdminError;
+use super::table;
 use crate::report::one_line;
 
 /// Where the answer of one command goes, and in which form.
@@ -48,13 +49,6 @@ impl Output {
         };
     }
 
-    /// Tells a person at a terminal what takes so long.
-    pub(super) fn wait(&self, text: &str) {
-        if io::stderr().is_terminal() {
-            self.note(&format!("{text} ..."));
-        }
-    }
-
     /// Tells what went wrong, and what helps.
     pub(super) fn error(&self, error: &AdminError) -> ExitCode {
         let mut err = anstream::stderr().lock();
@@ -79,6 +73,33 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
+/// Lines of at most so many columns; a longer word has a line of its own.
+pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + word.chars().count() < columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A text that starts in the column `indent`, wrapped there for the terminal; in a pipe it is
+/// one line.
+pub(super) fn hanging(text: &str, indent: usize) -> String {
+    match table::terminal_width() {
+        Some(width) => {
+            let columns = usize::from(width).saturating_sub(indent);
+            wrapped(text, columns).join(&format!("\n{:indent$}", ""))
+        }
+        None => text.to_owned(),
+    }
+}
+
 /// A number of things: "1 guest", "2 guests".
 pub(super) fn count(number: usize, thing: &str) -> String {
     match number {
@@ -96,4 +117,20 @@ pub(super) fn time(at: Option<crate::clock::Timestamp>) -> String {
     at.to_zoned_datetime(jiff::tz::TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn a_text_wraps_between_words_and_a_path_stays_whole() {
+        let text = "the file /a/very/long/path/to/it is gone";
+        assert_eq!(
+            wrapped(text, 12),
+            ["the file", "/a/very/long/path/to/it", "is gone"]
+        );
+        assert_eq!(wrapped("exactly ten", 11), ["exactly ten"]);
+        assert_eq!(wrapped("exactly ten", 10), ["exactly", "ten"]);
+    }
 }

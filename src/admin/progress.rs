@@ -12,11 +12,18 @@ impl Progress {
             return Self(ProgressBar::hidden());
         }
         let bar = ProgressBar::new(things as u64).with_prefix(verb);
-        let style = ProgressStyle::with_template("{prefix} {pos}/{len} {wide_bar} {msg}");
+        let style = ProgressStyle::with_template("{prefix} {pos}/{len} {bar:24} {wide_msg}");
         Self(match style {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         })
+    }
+
+    /// One thing that takes a while.
+    pub(super) fn waiting(what: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.tick();
+        Self(bar)
     }
 
     /// The next thing.

@@ -19,6 +19,23 @@ pub(super) const NOTABLE: Color = Color::DarkYellow;
 /// What is wrong.
 pub(super) const BAD: Color = Color::DarkRed;
 
+/// A cell that has this colour if there is reason for it.
+pub(super) fn cell_if(reason: bool, colour: Color, text: impl ToString) -> Cell {
+    let cell = Cell::new(text);
+    if reason { cell.fg(colour) } else { cell }
+}
+
+/// A word in one of these colours, outside of a table. A pipe gets the word alone.
+pub(super) fn painted(colour: Color, word: &str) -> String {
+    let code = match colour {
+        GOOD => 32,
+        NOTABLE => 33,
+        BAD => 31,
+        _ => 39,
+    };
+    format!("\x1b[{code}m{word}\x1b[0m")
+}
+
 /// Blanks between two columns.
 const GAP: u16 = 2;
 
@@ -52,7 +69,7 @@ impl Rows {
     /// The table for a terminal of this width, or for a pipe.
     fn fitted(&self, terminal: Option<u16>) -> Table {
         let mut table = self.table.clone();
-        let Some(terminal) = terminal.filter(|&width| width >= NARROWEST) else {
+        let Some(terminal) = terminal else {
             return table;
         };
         table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -79,10 +96,14 @@ impl Rows {
 
 impl fmt::Display for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let terminal = io::stdout().is_terminal();
-        let width = self.table.width().filter(|_| terminal);
-        f.write_str(&self.fitted(width).trim_fmt())
+        f.write_str(&self.fitted(terminal_width()).trim_fmt())
     }
+}
+
+/// The width of the terminal that stdout is, and `None` in a pipe.
+pub(super) fn terminal_width() -> Option<u16> {
+    let width = Table::new().width().filter(|_| io::stdout().is_terminal());
+    width.filter(|&width| width >= NARROWEST)
 }
 
 /// A table of one thing's properties, one line for each.

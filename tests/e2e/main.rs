@@ -17,6 +17,7 @@ mod hook_contract;
 mod host;
 mod libvirt_alone;
 mod lifetimes;
+mod looks;
 mod many_keys;
 mod migrated;
 mod migration;

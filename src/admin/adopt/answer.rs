@@ -114,7 +114,7 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
         if works.is_empty() {
             return writeln!(out, "no guest has an encrypted vTPM");
         }
-        let mut rows = table(&["DOMAIN", "RESULT", "PROVIDER", "KEY", "WHY"]);
+        let mut rows = table(&["DOMAIN", "RESULT", "PROVIDER", "KEY REF", "WHY"]);
         for work in works {
             let taken = work.taken.as_ref();
             let outcome = work.outcome();
@@ -130,7 +130,7 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
         for work in works {
             if let Some(hint) = work.trouble.as_ref().and_then(AdminError::hint) {
                 let name = one_line(&work.candidate.guest.name);
-                writeln!(out, "  help: {name}: {}", one_line(hint))?;
+                writeln!(out, "  hint: {name}: {}", one_line(hint))?;
             }
         }
         let number = |wanted| works.iter().filter(|work| work.outcome() == wanted).count();

@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use super::cli::RecoveryFiles;
 use super::context::{self, Context};
 use super::error::AdminError;
-use super::output::count;
+use super::output::{count, hanging};
+use super::table::{BAD, NOTABLE, painted};
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
 use crate::report::one_line;
@@ -109,11 +110,13 @@ fn document(ailment: &Ailment) -> Value {
 
 fn describe(out: &mut dyn Write, ailment: &Ailment) -> io::Result<()> {
     let sign = match ailment.severity {
-        Severity::Fault => "\x1b[31mfault\x1b[0m ",
-        Severity::Advice => "\x1b[33madvice\x1b[0m",
+        Severity::Fault => format!("{} ", painted(BAD, "fault")),
+        Severity::Advice => painted(NOTABLE, "advice"),
     };
-    writeln!(out, "{sign}  {}", one_line(&ailment.what))?;
-    writeln!(out, "        why it matters: {}", ailment.why)?;
+    let (what, why) = (one_line(&ailment.what), ailment.why);
+    writeln!(out, "{sign}  {}", hanging(&what, 8))?;
+    writeln!(out, "        why it matters: {}", hanging(why, 24))?;
+    // To be copied: no line breaks are put into it.
     writeln!(
         out,
         "        what helps:     {}",

@@ -1,12 +1,11 @@
 //! `key list`; how a key reference is described.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use serde_json::{Value, json};
 
 use crate::admin::context::Context;
-use crate::admin::domains;
+use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::admin::table::table;
@@ -23,18 +22,16 @@ pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminEr
     let mut names = BTreeMap::new();
     if let Some(store) = context.store(Access::Read)? {
         rows = store.all_key_refs(domain.as_ref().map(|domain| domain.uuid), true)?;
-        for row in &rows {
-            if let Entry::Vacant(unknown) = names.entry(row.domain) {
-                unknown.insert(domains::last_name(&store, row.domain)?);
-            }
-        }
+        names = domains::names(&store, rows.iter().map(|row| row.domain).collect())?;
     }
-    if let Some(domain) = domain
-        && domain.name.is_some()
+    if let Some(NamedDomain {
+        uuid,
+        name: Some(name),
+    }) = domain
     {
-        names.insert(domain.uuid, domain.name);
+        names.insert(uuid, name);
     }
-    let name = |row: &KeyRefRecord| names.get(&row.domain).cloned().flatten();
+    let name = |row: &KeyRefRecord| names.get(&row.domain).cloned();
     let documents: Value = rows
         .iter()
         .map(|row| document(row, name(row).as_deref()))
@@ -90,7 +87,7 @@ pub(super) fn document(row: &KeyRefRecord, domain_name: Option<&str>) -> Value {
     })
 }
 
-pub(super) fn state(row: &KeyRefRecord) -> &'static str {
+pub(in crate::admin) fn state(row: &KeyRefRecord) -> &'static str {
     match (row.retired_at, &row.key_ref.wrapped_dek) {
         (Some(_), _) => "retired",
         (None, Some(_)) => "keyed",

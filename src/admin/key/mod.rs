@@ -9,6 +9,7 @@ mod renew;
 mod show;
 
 pub(super) use bind::default_provider;
+pub(super) use list::state;
 
 use std::process::ExitCode;
 

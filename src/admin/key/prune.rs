@@ -144,11 +144,13 @@ fn answer(
         if judged.is_empty() {
             return writeln!(out, "libvirt knows every guest that has a key reference");
         }
-        let mut lines = table(&["DOMAIN", "UUID", "KEY REFS", "LAST CHANGE", "RESULT", "WHY"]);
+        let mut lines = table(&["DOMAIN", "KEY REFS", "LAST CHANGE", "RESULT", "WHY"]);
         for (fate, guest) in judged {
             lines.add_row([
-                guest.name.as_deref().map_or("-".to_owned(), one_line),
-                guest.uuid.to_string(),
+                guest
+                    .name
+                    .as_deref()
+                    .map_or(guest.uuid.to_string(), one_line),
                 guest.rows.len().to_string(),
                 time(Some(guest.last_change)),
                 fate.word().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::list;
@@ -10,7 +11,7 @@ use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output;
-use crate::admin::table::table;
+use crate::admin::table::{BAD, GOOD, table};
 use crate::domain::{Emulator, TpmVersion};
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
@@ -77,17 +78,17 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         for tried in &tried {
             let key_ref = &tried.row.key_ref;
             lines.add_row([
-                key_ref.id.to_string(),
-                list::state(tried.row).to_owned(),
-                one_line(&tried.provider()),
-                list::key_id(key_ref).map_or("-".to_owned(), |id| id.short()),
-                output::time(key_ref.first_used_at),
-                tried.tpm().unwrap_or("-").to_owned(),
-                one_line(&match tried.opens() {
-                    None => "-".to_owned(),
-                    Some(Ok(())) => "yes".to_owned(),
-                    Some(Err(why)) => format!("no: {why}"),
-                }),
+                Cell::new(key_ref.id),
+                Cell::new(list::state(tried.row)),
+                Cell::new(one_line(&tried.provider())),
+                Cell::new(list::key_id(key_ref).map_or("-".to_owned(), |id| id.short())),
+                Cell::new(output::time(key_ref.first_used_at)),
+                tried.tpm_cell(),
+                match tried.opens() {
+                    None => Cell::new("-"),
+                    Some(Ok(())) => Cell::new("yes").fg(GOOD),
+                    Some(Err(why)) => Cell::new(one_line(&format!("no: {why}"))).fg(BAD),
+                },
             ]);
         }
         writeln!(out, "{lines}")
@@ -145,6 +146,14 @@ impl Tried<'_> {
                 Err(reason.clone())
             }
         })
+    }
+
+    fn tpm_cell(&self) -> Cell {
+        match self.tpm() {
+            Some(word @ "proven") => Cell::new(word).fg(GOOD),
+            Some(word) => Cell::new(word).fg(BAD),
+            None => Cell::new("-"),
+        }
     }
 
     /// What the TPM state says of the key.

@@ -43,6 +43,7 @@ fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), Admi
     let described = Described {
         provider,
         seal: seal_words(&Ok(seal)),
+        is_sealed: true,
         guests: 0,
     };
     context.output.answer(&described.document(), |out| {

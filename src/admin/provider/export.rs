@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Exclusive, delete, find};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
+use crate::admin::progress::Progress;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
@@ -35,9 +36,10 @@ pub(super) fn run(
         .open(provider.key_id, context::patience())?;
     let passphrase = passphrase::choose(passphrase_file)?;
 
-    context.output.wait("deriving a key from the passphrase");
+    let waiting = Progress::waiting("deriving a key from the passphrase");
     let now = Timestamp::now();
     let sealed = RecoveryFile::seal(&kek, &provider.name, provider.key_version, now, &passphrase);
+    waiting.done();
     sealed
         .and_then(|file| file.write_to(output))
         .map_err(|error| trouble::recovery(output, error))?;

@@ -10,6 +10,7 @@ use super::{Exclusive, name};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
+use crate::admin::progress::Progress;
 use crate::admin::{passphrase, trouble};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
@@ -49,7 +50,7 @@ struct Opened {
 }
 
 pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminError> {
-    let (header, kek) = read(context, import)?;
+    let (header, kek) = read(import)?;
     let name = import.name.unwrap_or(&header.provider);
     name::check(name).map_err(|error| {
         error.with_hint("give it another name: vtpm-guard provider import FILE --name NAME")
@@ -131,13 +132,14 @@ pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
 }
 
 /// Reads the whole file and opens it, before anything is looked at or changed.
-fn read(context: &Context, import: &Import<'_>) -> Result<(Header, Kek), AdminError> {
+fn read(import: &Import<'_>) -> Result<(Header, Kek), AdminError> {
     let fail = |error| trouble::recovery(import.file, error);
     let file = RecoveryFile::read(import.file).map_err(fail)?;
     let passphrase = passphrase::ask(import.passphrase_file)?;
-    context.output.wait("deriving a key from the passphrase");
-    let kek = file.open(&passphrase).map_err(fail)?;
-    Ok((file.header().clone(), kek))
+    let waiting = Progress::waiting("deriving a key from the passphrase");
+    let kek = file.open(&passphrase);
+    waiting.done();
+    Ok((file.header().clone(), kek.map_err(fail)?))
 }
 
 fn plan(

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::{find, named_by};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output;
-use crate::admin::table::{fields, table};
+use crate::admin::table::{BAD, NOTABLE, cell_if, fields, table};
 use crate::key::keyring::{Keyring, KeyringError, Seal};
 use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
@@ -19,6 +20,8 @@ pub(super) struct Described<'a> {
     pub(super) provider: &'a Provider,
     /// How its KEK is sealed on this host, or why it is not.
     pub(super) seal: String,
+    /// Whether it is sealed there, and can be used.
+    pub(super) is_sealed: bool,
     /// How many guests are bound to it.
     pub(super) guests: usize,
 }
@@ -29,6 +32,7 @@ impl Described<'_> {
             provider,
             seal,
             guests,
+            ..
         } = self;
         json!({
             "uuid": provider.uuid.to_string(),
@@ -66,18 +70,19 @@ pub(super) fn list(context: &Context) -> Result<(), AdminError> {
         for Described {
             provider,
             seal,
+            is_sealed,
             guests,
         } in &described
         {
             rows.add_row([
-                one_line(&provider.name),
-                provider.uuid.to_string(),
-                provider.key_id.short(),
-                provider.key_version.to_string(),
-                if provider.is_default { "yes" } else { "-" }.to_owned(),
-                seal.clone(),
-                exported(provider),
-                guests.to_string(),
+                Cell::new(one_line(&provider.name)),
+                Cell::new(provider.uuid),
+                Cell::new(provider.key_id.short()),
+                Cell::new(provider.key_version),
+                Cell::new(if provider.is_default { "yes" } else { "-" }),
+                cell_if(!is_sealed, BAD, seal),
+                cell_if(provider.exported_at.is_none(), NOTABLE, exported(provider)),
+                Cell::new(guests),
             ]);
         }
         writeln!(out, "{rows}")
@@ -131,9 +136,11 @@ pub(super) fn describe<'a>(
         .iter()
         .filter(|row| is_its(named_by(&row.key_ref, all)));
     let guests: BTreeSet<_> = bound.map(|row| row.domain).collect();
+    let seal = keyring.seal(provider.key_id);
     Described {
         provider,
-        seal: seal_words(&keyring.seal(provider.key_id)),
+        seal: seal_words(&seal),
+        is_sealed: seal.is_ok(),
         guests: guests.len(),
     }
 }

@@ -131,8 +131,3 @@ fn where_nothing_else_helps_a_time_wraps_between_day_and_hour() {
     );
     assert!(on(&history, 200)[1].starts_with(TIME));
 }
-
-#[test]
-fn a_terminal_that_does_not_know_its_width_gets_all() {
-    assert_eq!(on(&providers(), 0), on(&providers(), 200));
-}

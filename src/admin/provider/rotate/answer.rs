@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Done, Rotated, Row};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
+use crate::admin::key;
 use crate::admin::output::count;
 use crate::admin::provider::list::seal_words;
 use crate::admin::table::table;
@@ -12,13 +13,6 @@ use crate::report::{one_line, shell_word};
 use crate::store::former_name;
 
 impl Row {
-    fn state(&self) -> &'static str {
-        match self.record.retired_at {
-            Some(_) => "retired",
-            None => "in use",
-        }
-    }
-
     fn result(&self) -> &'static str {
         match self.result {
             Ok(Done::Rewrapped) => "rewrapped",
@@ -79,7 +73,7 @@ pub(super) fn print(context: &Context, rotated: &Rotated) -> Result<(), AdminErr
                 lines.add_row([
                     row.record.key_ref.id.to_string(),
                     guest.unwrap_or_else(|| row.record.domain.to_string()),
-                    row.state().to_owned(),
+                    key::state(&row.record).to_owned(),
                     row.result().to_owned(),
                     row.why().map_or("-".to_owned(), one_line),
                 ]);
