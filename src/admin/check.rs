@@ -4,22 +4,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::cli::CheckedDomains;
-use super::context::{self, BrokenConfig, Context};
+use super::context::Context;
 use super::error::AdminError;
 use super::forgotten;
 use super::guests::{self, NamedGuest};
-use super::metrics;
-use super::outcomes::{self, Asked, Judged};
+use super::outcomes::{self, Asked};
 use super::progress::Progress;
+use super::{judge, metrics};
 use crate::clock::Timestamp;
-use crate::guard::{Mode, prepare};
 
 pub(super) fn run(
     context: &Context,
     which: &CheckedDomains,
     metrics: Option<&Path>,
 ) -> Result<ExitCode, AdminError> {
-    let guard = context.guard(BrokenConfig::DefaultsHold)?;
     let mut forgotten = None;
     let (asked, guests) = match &which.xml {
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
@@ -39,12 +37,7 @@ pub(super) fn run(
         ),
     };
     let progress = Progress::new("checking", guests.len());
-    let judge = |NamedGuest { name, domain }| {
-        progress.at(&name);
-        let outcome = prepare(&guard, &domain, "check", Mode::DryRun, context::patience());
-        Judged { name, outcome }
-    };
-    let judged: Vec<_> = guests.into_iter().map(judge).collect();
+    let judged = judge::all(context, &guests, &progress)?;
     progress.done();
     if let Some(file) = metrics {
         metrics::write(file, &judged, Timestamp::now())?;

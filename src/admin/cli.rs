@@ -139,8 +139,12 @@ pub enum Command {
     /// The kept copies of TPM state.
     #[command(subcommand)]
     State(State),
-    /// The state of the guard on this host.
-    Status,
+    /// The state of the guard on this host, and of every guest with an emulated TPM.
+    Status {
+        /// Which guests are shown.
+        #[command(flatten)]
+        filters: StatusFilters,
+    },
     /// What can make the guard fail, or a start fail later.
     Doctor {
         /// Recovery files to look at, too.
@@ -414,4 +418,18 @@ pub struct RecoveryFiles {
     /// Open the recovery files, too: the first line of this file ("-": of stdin) is their passphrase.
     #[arg(long, value_name = "FILE", requires = "recovery_file")]
     pub passphrase_file: Option<PathBuf>,
+}
+
+/// Which guests `status` shows.
+#[derive(Debug, Args)]
+pub struct StatusFilters {
+    /// Only guests that would not start now, or only after repairs.
+    #[arg(long)]
+    pub problems: bool,
+    /// Only guests whose TPM is not encrypted.
+    #[arg(long)]
+    pub plain: bool,
+    /// Only guests whose key reference names this provider.
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<String>,
 }

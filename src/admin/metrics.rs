@@ -121,6 +121,7 @@ mod tests {
                     repairs: Vec::new(),
                     secret: None,
                 },
+                key: None,
                 secret: SecretAction::None,
                 dry_run: true,
             },

@@ -14,6 +14,7 @@ mod explain;
 mod forgotten;
 mod guests;
 mod history;
+mod judge;
 mod key;
 mod metrics;
 mod moment;
@@ -84,7 +85,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError
         }
         Command::History { captures: true, .. } => captures::run(context),
         Command::History { which, .. } => history::run(context, which),
-        Command::Status => status::run(context),
+        Command::Status { filters } => status::run(context, filters),
         Command::Doctor { recovery } => doctor::run(context, recovery),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Provider(verb) => provider::run(context, verb),

@@ -93,6 +93,7 @@ fn never_refused(guard: &Guard, guest: &NamedGuest, replay: &Replay<'_>) -> Outc
             repairs: Vec::new(),
             secret: None,
         },
+        key: None,
         secret: SecretAction::None,
         dry_run: replay.dry_run,
     }

@@ -134,7 +134,7 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
         return Err(fault(format!("the key of provider {uuid} was not opened")));
     };
     let dek = Dek::generate().map_err(|error| fault(error.to_string()))?;
-    let wrapped = WrappedDek::wrap(kek, &dek, domain.uuid);
+    let wrapped = WrappedDek::wrap(&kek, &dek, domain.uuid);
     let new_key = NewKey {
         wrapped_dek: wrapped.map_err(|error| fault(error.to_string()))?,
         key_id: provider.key_id,

@@ -70,6 +70,7 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> O
             repairs: Vec::new(),
             secret: None,
         },
+        key: None,
         secret: SecretAction::None,
         dry_run: false,
     })

@@ -2,22 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::keys::Keys;
 use super::{Guard, copies};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
-use crate::ids::{DomainUuid, KeyRefId};
+use crate::ids::DomainUuid;
 use crate::kept::KeptState;
-use crate::key::dek::Dek;
 use crate::key::id::KeyId;
-use crate::key::kek::Kek;
-use crate::key::keyring::Keyring;
-use crate::key::wrap::WrappedDek;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
-use crate::verdict::facts::{
-    DekNumber, Facts, KekState, Kept, KeptCopy, KeyRef, NotOpened, Proof, References, TpmState,
-    Trial,
-};
+use crate::verdict::facts::{Facts, KekState, Kept, KeptCopy, KeyRef, References, TpmState, Trial};
 
 /// The facts, and what was opened on the way to them.
 pub(super) struct Gathered {
@@ -27,93 +21,6 @@ pub(super) struct Gathered {
     pub(super) store: Option<Store>,
     /// The copy of `facts.kept`.
     pub(super) copy: Option<KeptState>,
-}
-
-/// The opened keys of one start.
-#[derive(Default)]
-pub(super) struct Keys {
-    /// The different DEKs; a [`DekNumber`] is an index here.
-    deks: Vec<Dek>,
-    keks: BTreeMap<KeyId, Result<Kek, String>>,
-}
-
-impl Keys {
-    pub(super) fn dek(&self, number: DekNumber) -> Option<&Dek> {
-        self.deks.get(number.0)
-    }
-
-    pub(super) fn kek(&self, key_id: KeyId) -> Option<&Kek> {
-        self.keks.get(&key_id)?.as_ref().ok()
-    }
-
-    fn open_kek(
-        &mut self,
-        keyring: &Keyring,
-        key_id: KeyId,
-        deadline: Deadline,
-    ) -> Result<&Kek, &String> {
-        let opened = || {
-            keyring
-                .open(key_id, deadline)
-                .map_err(|error| error.to_string())
-        };
-        self.keks.entry(key_id).or_insert_with(opened).as_ref()
-    }
-
-    /// The number of this DEK among those of the domain.
-    fn number(&mut self, dek: Dek) -> DekNumber {
-        let known = self.deks.iter().position(|other| other.same_as(&dek));
-        DekNumber(known.unwrap_or_else(|| {
-            self.deks.push(dek);
-            self.deks.len() - 1
-        }))
-    }
-
-    /// Tries the wrapped DEK of each row, and proves against the state what opens.
-    fn try_rows(
-        &mut self,
-        keyring: &Keyring,
-        references: &References,
-        domain: DomainUuid,
-        state: &StateFile,
-        deadline: Deadline,
-    ) -> BTreeMap<KeyRefId, Trial> {
-        let mut trials = BTreeMap::new();
-        let mut proofs = BTreeMap::new();
-        for row in &references.key_refs {
-            let Some(wrapped) = &row.wrapped_dek else {
-                continue;
-            };
-            let trial = match open(self, keyring, references, wrapped, domain, deadline) {
-                Ok((key_id, dek)) => {
-                    let number = self.number(dek);
-                    let proof = *proofs
-                        .entry(number)
-                        .or_insert_with(|| prove(self, number, state));
-                    Trial::Opened {
-                        key_id,
-                        dek: number,
-                        proof,
-                    }
-                }
-                Err(why) => Trial::NotOpened(why),
-            };
-            trials.insert(row.id, trial);
-        }
-        trials
-    }
-}
-
-/// Tries rows as a start would, for who only wants to know what they open.
-#[must_use]
-pub fn try_rows(
-    keyring: &Keyring,
-    references: &References,
-    domain: DomainUuid,
-    state: &StateFile,
-    deadline: Deadline,
-) -> BTreeMap<KeyRefId, Trial> {
-    Keys::default().try_rows(keyring, references, domain, state, deadline)
 }
 
 impl Guard {
@@ -148,7 +55,7 @@ pub(super) fn gather(
             host_secret: None,
             policy: guard.config.policy.clone(),
         },
-        keys: Keys::default(),
+        keys: Keys::of(guard),
         store: None,
         copy: None,
     };
@@ -169,9 +76,8 @@ pub(super) fn gather(
     gathered.facts.kept.ended_normally = ended_normally;
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
-        let keyring = guard.keyring();
-        gathered.try_keys(&keyring, uuid, &state, deadline);
-        gathered.try_copies(&keyring, uuid, copies, deadline);
+        gathered.try_keys(uuid, &state, deadline);
+        gathered.try_copies(uuid, copies, deadline);
     }
     gathered
 }
@@ -214,23 +120,17 @@ impl Gathered {
         }
     }
 
-    fn try_keys(
-        &mut self,
-        keyring: &Keyring,
-        domain: DomainUuid,
-        state: &StateFile,
-        deadline: Deadline,
-    ) {
+    fn try_keys(&mut self, domain: DomainUuid, state: &StateFile, deadline: Deadline) {
         let Self { facts, keys, .. } = self;
         let Ok(references) = &facts.references else {
             return;
         };
-        facts.trials = keys.try_rows(keyring, references, domain, state, deadline);
+        facts.trials = keys.try_rows(references, domain, state, deadline);
         if facts.trials.is_empty() && facts.state == TpmState::Absent {
             for key_id in keks_for_a_new_key(references, facts.policy.auto_bind.as_deref()) {
-                let tried = match keys.open_kek(keyring, key_id, deadline) {
+                let tried = match keys.open_kek(key_id, deadline) {
                     Ok(_) => KekState::Opens,
-                    Err(reason) => KekState::Sealed(reason.clone()),
+                    Err(reason) => KekState::Sealed(reason),
                 };
                 facts.keks.insert(key_id, tried);
             }
@@ -241,7 +141,6 @@ impl Gathered {
     /// the keys against it, if it takes the place of the state.
     fn try_copies(
         &mut self,
-        keyring: &Keyring,
         domain: DomainUuid,
         copies: Vec<(KeptState, StateFile)>,
         deadline: Deadline,
@@ -250,7 +149,7 @@ impl Gathered {
         let mut chosen = None;
         for (copy, state) in copies {
             let trials = match &facts.references {
-                Ok(references) => keys.try_rows(keyring, references, domain, &state, deadline),
+                Ok(references) => keys.try_rows(references, domain, &state, deadline),
                 Err(_) => BTreeMap::new(),
             };
             let is_proven = trials.values().any(Trial::is_proven);
@@ -273,47 +172,6 @@ impl Gathered {
         if facts.copy_in_place().is_some() {
             facts.trials = trials;
         }
-    }
-}
-
-/// Opens one wrapped DEK with the KEK that its header names: no other KEK could.
-fn open(
-    keys: &mut Keys,
-    keyring: &Keyring,
-    references: &References,
-    wrapped: &WrappedDek,
-    domain: DomainUuid,
-    deadline: Deadline,
-) -> Result<(KeyId, Dek), NotOpened> {
-    let corrupt = |reason: String| NotOpened::Corrupt { reason };
-    let key_id = wrapped
-        .key_id()
-        .map_err(|error| corrupt(error.to_string()))?;
-    if !references
-        .providers
-        .iter()
-        .any(|provider| provider.key_id == key_id)
-    {
-        return Err(NotOpened::NoProvider { key_id });
-    }
-    let kek = keys
-        .open_kek(keyring, key_id, deadline)
-        .map_err(|reason| NotOpened::Sealed {
-            key_id,
-            reason: reason.clone(),
-        })?;
-    match wrapped.unwrap(kek, domain) {
-        Ok(Some(dek)) => Ok((key_id, dek)),
-        Ok(None) => Err(NotOpened::NoProvider { key_id }),
-        Err(error) => Err(corrupt(error.to_string())),
-    }
-}
-
-fn prove(keys: &Keys, number: DekNumber, state: &StateFile) -> Proof {
-    match (state, keys.dek(number)) {
-        (StateFile::Encrypted(state), Some(dek)) if state.is_opened_by(dek) => Proof::Proven,
-        (StateFile::Encrypted(_), _) => Proof::Refuted,
-        _ => Proof::None,
     }
 }
 

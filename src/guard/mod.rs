@@ -6,16 +6,19 @@ mod commit;
 mod copies;
 mod daemon_start;
 mod gather;
+mod keys;
 mod lifecycle;
 mod operation;
 pub mod plain_state;
 mod prepare;
 mod status;
 
-pub use gather::try_rows;
+pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};
 pub use prepare::{Mode, prepare};
+
+use keys::OpenedKeks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,6 +54,7 @@ pub struct Guard {
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
     libvirt_starts: bool,
+    opened_keks: OpenedKeks,
 }
 
 impl Guard {
@@ -66,6 +70,7 @@ impl Guard {
             libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
             secrets: None,
             libvirt_starts: false,
+            opened_keks: OpenedKeks::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::secret::{Provided, SecretError};
 use crate::store::Access;
 use crate::verdict::decide::decide;
 use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, Trial};
-use crate::verdict::outcome::{Outcome, SecretAction};
+use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Verdict};
 
@@ -247,6 +247,7 @@ impl Facts {
 impl Gathered {
     fn into_outcome(self, verdict: Verdict, secret: SecretAction, mode: Mode) -> Outcome {
         Outcome {
+            key: KeyInUse::of(&verdict, &self.facts),
             domain: self.facts.domain.ok(),
             state: self.facts.state,
             verdict,

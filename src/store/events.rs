@@ -1,5 +1,7 @@
 //! The history: one event for each decision.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::Failure;
@@ -112,6 +114,25 @@ impl Store {
                 .filter_map(Result::transpose)
                 .take(limit)
                 .collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// When each domain was last let start, as far as the history goes back.
+    pub fn last_starts(&self) -> Result<BTreeMap<DomainUuid, Timestamp>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT domain_uuid, max(at) AS at FROM event
+                 WHERE operation = 'prepare' AND decision = 'allow' GROUP BY domain_uuid",
+            )?;
+            let mut rows = query.query([])?;
+            let mut last = BTreeMap::new();
+            while let Some(found) = rows.next()? {
+                let uuid = row::parsed(found, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
+                if let (Some(uuid), Some(at)) = (uuid, row::time(found, "at")?) {
+                    last.insert(uuid, at);
+                }
+            }
+            Ok(last)
         })
     }
 

@@ -1,8 +1,10 @@
 //! What came of a guarded start, ready to be told.
 
-use super::facts::TpmState;
-use super::{Decision, Verdict};
+use super::facts::{Facts, KeySource, Proof, TpmState, Trial};
+use super::{Decision, ProvideSecret, Verdict};
 use crate::domain::Domain;
+use crate::ids::KeyRefId;
+use crate::key::id::KeyId;
 
 /// What came of one start.
 #[derive(Debug, Clone)]
@@ -13,10 +15,53 @@ pub struct Outcome {
     pub state: TpmState,
     /// The verdict; after a failure to carry it out, the refusal that this became.
     pub verdict: Verdict,
+    /// The key reference that the start goes by, or would go by if it were allowed.
+    pub key: Option<KeyInUse>,
     /// What was done, or would be done, to libvirt's secret.
     pub secret: SecretAction,
     /// Whether nothing was carried out.
     pub dry_run: bool,
+}
+
+/// A guest's key reference, as `status` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyInUse {
+    /// The row.
+    pub key_ref: KeyRefId,
+    /// The provider that the row names.
+    pub provider_name: String,
+    /// The KEK that wraps the DEK; `None` for a placeholder, and where it cannot be read.
+    pub key_id: Option<KeyId>,
+    /// What the TPM state says of it.
+    pub proof: Proof,
+}
+
+impl KeyInUse {
+    /// The key reference that this verdict goes by: the one whose key it provides, else the
+    /// first that has a key, else the first.
+    #[must_use]
+    pub fn of(verdict: &Verdict, facts: &Facts) -> Option<Self> {
+        let rows = &facts.references.as_ref().ok()?.key_refs;
+        let provided = match verdict.secret {
+            Some(ProvideSecret {
+                key: KeySource::Row(id),
+                ..
+            }) => rows.iter().find(|row| row.id == id),
+            _ => None,
+        };
+        let keyed = || rows.iter().find(|row| row.wrapped_dek.is_some());
+        let row = provided.or_else(keyed).or(rows.first())?;
+        let wrapped = row.wrapped_dek.as_ref();
+        Some(Self {
+            key_ref: row.id,
+            provider_name: row.provider_name.clone(),
+            key_id: wrapped.and_then(|wrapped| wrapped.key_id().ok()),
+            proof: match facts.trials.get(&row.id) {
+                Some(Trial::Opened { proof, .. }) => *proof,
+                _ => Proof::None,
+            },
+        })
+    }
 }
 
 /// What was done to libvirt's secret.

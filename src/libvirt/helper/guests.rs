@@ -1,21 +1,42 @@
 //! Guests, for the administrator's command. A hook must never ask for them: libvirt holds the
 //! starting guest's lock while the hook runs.
 
+use std::collections::BTreeSet;
+
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
-use virt_sys::{VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE, VIR_DOMAIN_XML_INACTIVE};
+use virt_sys::{
+    VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+    VIR_CONNECT_LIST_DOMAINS_PERSISTENT, VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE, VIR_DOMAIN_XML_INACTIVE,
+};
 
 use super::failure;
 use crate::ids::DomainUuid;
 use crate::libvirt::protocol::{Guest, Response, SavedRuns};
 use crate::secret::SecretError;
 
-/// All guests, without those that go away meanwhile.
+/// All guests, without those that go away meanwhile. A host may have a thousand, so what they
+/// are is asked of all of them at once.
 pub(super) fn all(connection: &Connect) -> Result<Response, SecretError> {
+    let list = |flags| connection.list_all_domains(flags).map_err(failure::of_call);
+    let those = |flags| -> Result<BTreeSet<String>, SecretError> {
+        let domains = list(flags)?;
+        let uuids: Result<_, Error> = domains.iter().map(Domain::uuid_string).collect();
+        uuids.map_err(failure::of_call)
+    };
+    let active = those(VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
+    let persistent = those(VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
+    let autostart = those(VIR_CONNECT_LIST_DOMAINS_AUTOSTART)?;
     let mut guests = Vec::new();
-    for domain in connection.list_all_domains(0).map_err(failure::of_call)? {
-        guests.extend(describe(&domain)?);
+    for domain in list(0)? {
+        let uuid = domain.uuid_string().map_err(failure::of_call)?;
+        let traits = Traits {
+            running: active.contains(&uuid),
+            persistent: persistent.contains(&uuid),
+            autostart: autostart.contains(&uuid),
+        };
+        guests.extend(describe(&domain, |_| Ok(traits))?);
     }
     Ok(Response::Guests(guests))
 }
@@ -30,7 +51,8 @@ pub(super) fn find(connection: &Connect, name_or_uuid: &str) -> Result<Response,
         Some(domain) => Some(domain),
         None => failure::found(connection.lookup_domain_by_name(name_or_uuid))?,
     };
-    let guest = domain.as_ref().map(describe).transpose()?.flatten();
+    let guest = domain.map(|domain| describe(&domain, Traits::of));
+    let guest = guest.transpose()?.flatten();
     Ok(Response::Guests(guest.into_iter().collect()))
 }
 
@@ -50,28 +72,48 @@ pub(super) fn saved_runs(
     }))
 }
 
+/// What libvirt says of a guest beside its XML.
+#[derive(Clone, Copy)]
+struct Traits {
+    running: bool,
+    persistent: bool,
+    autostart: bool,
+}
+
+impl Traits {
+    fn of(domain: &Domain) -> Result<Self, Error> {
+        Ok(Self {
+            running: domain.is_active()?,
+            persistent: domain.is_persistent()?,
+            autostart: domain.autostart()?,
+        })
+    }
+}
+
 /// What libvirt says of a guest; `None` if it has gone away meanwhile.
-fn describe(domain: &Domain) -> Result<Option<Guest>, SecretError> {
+fn describe(
+    domain: &Domain,
+    traits: impl FnOnce(&Domain) -> Result<Traits, Error>,
+) -> Result<Option<Guest>, SecretError> {
     let Some(uuid) = failure::found(domain.uuid_string())? else {
         return Ok(None);
     };
     let uuid = DomainUuid::parse(&uuid).map_err(|error| SecretError::Refused(error.to_string()))?;
-    failure::found(read(domain, uuid))
-}
-
-fn read(domain: &Domain, uuid: DomainUuid) -> Result<Guest, Error> {
-    let persistent = domain.is_persistent()?;
-    let xml_flags = if persistent {
-        VIR_DOMAIN_XML_INACTIVE
-    } else {
-        0
+    let read = || {
+        let traits = traits(domain)?;
+        let xml_flags = if traits.persistent {
+            VIR_DOMAIN_XML_INACTIVE
+        } else {
+            0
+        };
+        Ok(Guest {
+            name: domain.name()?,
+            uuid,
+            running: traits.running,
+            persistent: traits.persistent,
+            autostart: traits.autostart,
+            xml: domain.xml_desc(xml_flags)?,
+        })
     };
-    Ok(Guest {
-        name: domain.name()?,
-        uuid,
-        running: domain.is_active()?,
-        persistent,
-        autostart: domain.autostart()?,
-        xml: domain.xml_desc(xml_flags)?,
-    })
+    failure::found(read())
 }

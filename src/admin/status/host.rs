@@ -1,0 +1,132 @@
+//! The first lines of `status`: hook, configuration, store, providers.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::admin::context::Context;
+use crate::admin::error::AdminError;
+use crate::admin::forgotten;
+use crate::key::keyring::KeyringError;
+use crate::libvirt::Guest;
+use crate::report::one_line;
+use crate::store::{Access, KeyRefRecord, Store};
+use crate::verdict::facts::Provider;
+
+/// Where libvirt looks for the hook.
+pub(in crate::admin) const HOOK_LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
+
+pub(super) struct Host {
+    hook_is_installed: bool,
+    configuration: String,
+    store: PathBuf,
+    store_exists: bool,
+    keyed: usize,
+    placeholders: usize,
+    /// Guests that have keys and that libvirt does not know; `None` where it cannot be asked.
+    forgotten: Option<usize>,
+    /// Each with how its KEK is sealed here.
+    providers: Vec<(Provider, String)>,
+}
+
+impl Host {
+    /// Looks around. `known` are the guests that libvirt knows, if it could be asked.
+    pub(super) fn look(context: &Context, known: Option<&[Guest]>) -> Result<Self, AdminError> {
+        let store = context.store(Access::Read)?;
+        let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
+        let rows = store
+            .as_ref()
+            .map_or(Ok(Vec::new()), |store| store.all_key_refs(None, false))?;
+        let is_placeholder = |row: &&KeyRefRecord| row.key_ref.wrapped_dek.is_none();
+        let placeholders = rows.iter().filter(is_placeholder).count();
+        let with_seal = |provider: Provider| {
+            let seal = seal(context, &provider);
+            (provider, seal)
+        };
+        Ok(Self {
+            hook_is_installed: Path::new(HOOK_LINK).exists(),
+            configuration: match context.config() {
+                Ok(_) => "in order".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            store: context.state_dir().join("store.db"),
+            store_exists: store.is_some(),
+            keyed: rows.len() - placeholders,
+            placeholders,
+            forgotten: known.and_then(|known| forgotten::among(context, known)),
+            providers: providers.into_iter().map(with_seal).collect(),
+        })
+    }
+
+    pub(super) fn document(&self) -> Value {
+        let provider = |(provider, seal): &(Provider, String)| {
+            json!({
+                "name": provider.name,
+                "key_id": provider.key_id.to_string(),
+                "seal": seal,
+                "exported": provider.exported_at.is_some(),
+            })
+        };
+        json!({
+            "hook": { "path": HOOK_LINK, "installed": self.hook_is_installed },
+            "configuration": self.configuration,
+            "store": { "path": self.store, "exists": self.store_exists },
+            "providers": self.providers.iter().map(provider).collect::<Value>(),
+            "key_refs": { "keyed": self.keyed, "placeholders": self.placeholders },
+            "guests_unknown_to_libvirt": self.forgotten,
+        })
+    }
+
+    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let hook = if self.hook_is_installed {
+            "installed"
+        } else {
+            "not installed"
+        };
+        writeln!(out, "hook:          {hook} ({HOOK_LINK})")?;
+        writeln!(out, "configuration: {}", one_line(&self.configuration))?;
+        let exists = if self.store_exists {
+            ""
+        } else {
+            " (there is none yet)"
+        };
+        writeln!(out, "store:         {}{exists}", self.store.display())?;
+        writeln!(
+            out,
+            "keys:          {} in use, {} to be made at first start",
+            self.keyed, self.placeholders
+        )?;
+        if let Some(words) = self.forgotten.and_then(forgotten::in_words) {
+            writeln!(out, "forgotten:     {words}")?;
+        }
+        if self.providers.is_empty() {
+            writeln!(
+                out,
+                "providers:     none; make one: vtpm-guard provider create NAME --default"
+            )?;
+        }
+        for (provider, seal) in &self.providers {
+            let exported = match provider.exported_at {
+                Some(_) => "",
+                None => ", never exported",
+            };
+            writeln!(
+                out,
+                "provider:      {} (key {}), sealed by {seal}{exported}",
+                one_line(&provider.name),
+                provider.key_id.short()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// How a provider's KEK is sealed here, or why it is not.
+fn seal(context: &Context, provider: &Provider) -> String {
+    match context.keyring().seal(provider.key_id) {
+        Ok(seal) => seal.to_string(),
+        Err(KeyringError::Missing(_)) => "nothing: its key is missing".to_owned(),
+        Err(error) => format!("nothing usable: {error}"),
+    }
+}
