@@ -106,12 +106,19 @@ fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
 }
 
 fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
-    let mut rows = table(&["DOMAIN", "START", "REPAIRS", "WHY"]);
+    let mut rows = table(&["DOMAIN", "STARTS", "REPAIRS", "WHY"]);
     for Judged { name, outcome } in judged {
         let repairs = outcome.verdict.repairs.len();
         let (start, colour, why) = match &outcome.verdict.decision {
             Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
-            Decision::Allow(why) => ("repaired", NOTABLE, reason(*why).to_owned()),
+            Decision::Allow(why) => {
+                let starts = if outcome.dry_run {
+                    "after repairs"
+                } else {
+                    "repaired"
+                };
+                (starts, NOTABLE, reason(*why).to_owned())
+            }
             Decision::Deny(why) => (
                 why.code().as_str(),
                 BAD,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use comfy_table::{Cell, Color};
+use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use crate::admin::cli::StatusFilters;
@@ -12,8 +12,9 @@ use crate::admin::error::AdminError;
 use crate::admin::guests::NamedGuest;
 use crate::admin::judge;
 use crate::admin::outcomes::Judged;
-use crate::admin::output::{count, table, time};
+use crate::admin::output::{count, time};
 use crate::admin::progress::Progress;
+use crate::admin::table::{BAD, GOOD, NOTABLE, table};
 use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::libvirt::Guest;
@@ -82,7 +83,7 @@ impl Guests {
         writeln!(out)?;
         if !self.rows.is_empty() {
             let mut lines = table(&[
-                "GUEST",
+                "DOMAIN",
                 "STATE",
                 "TPM",
                 "PROVIDER",
@@ -94,7 +95,7 @@ impl Guests {
             for row in &self.rows {
                 lines.add_row(row.cells());
             }
-            writeln!(out, "{}", lines.trim_fmt())?;
+            writeln!(out, "{lines}")?;
         }
         let encrypted = self.rows.iter().filter(|row| row.is_encrypted()).count();
         let refused = self.rows.iter().filter(|row| !row.is_allowed()).count();
@@ -183,16 +184,14 @@ impl Row {
         let provider = self.key().map(|key| one_line(&key.provider_name));
         let key_id = self.key().and_then(|key| key.key_id);
         let proven = match self.key().map(|key| key.proof) {
-            Some(Proof::Proven) => Cell::new("yes").fg(Color::Green),
-            Some(Proof::Refuted) => Cell::new("no").fg(Color::Red),
+            Some(Proof::Proven) => Cell::new("yes").fg(GOOD),
+            Some(Proof::Refuted) => Cell::new("no").fg(BAD),
             Some(Proof::None) | None => Cell::new("-"),
         };
         let starts = match &self.outcome().verdict.decision {
-            Decision::Deny(refusal) => Cell::new(refusal.code().as_str()).fg(Color::Red),
-            Decision::Allow(_) if self.needs_repairs() => {
-                Cell::new("after repairs").fg(Color::Yellow)
-            }
-            Decision::Allow(_) => Cell::new("yes").fg(Color::Green),
+            Decision::Deny(refusal) => Cell::new(refusal.code().as_str()).fg(BAD),
+            Decision::Allow(_) if self.needs_repairs() => Cell::new("after repairs").fg(NOTABLE),
+            Decision::Allow(_) => Cell::new("yes").fg(GOOD),
         };
         [
             Cell::new(one_line(&self.judged.name)),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::admin::forgotten;
+use crate::admin::table::{BAD, GOOD, NOTABLE, painted};
 use crate::key::keyring::KeyringError;
 use crate::libvirt::Guest;
 use crate::report::one_line;
@@ -80,9 +81,9 @@ impl Host {
 
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let hook = if self.hook_is_installed {
-            "installed"
+            painted(GOOD, "installed")
         } else {
-            "not installed"
+            painted(BAD, "not installed")
         };
         writeln!(out, "hook:          {hook} ({HOOK_LINK})")?;
         writeln!(out, "configuration: {}", one_line(&self.configuration))?;
@@ -108,8 +109,8 @@ impl Host {
         }
         for (provider, seal) in &self.providers {
             let exported = match provider.exported_at {
-                Some(_) => "",
-                None => ", never exported",
+                Some(_) => String::new(),
+                None => format!(", {}", painted(NOTABLE, "never exported")),
             };
             writeln!(
                 out,

@@ -27,12 +27,37 @@ enum Kind {
 /// The width of a day.
 const DAY: u16 = 10;
 
-/// What `(sentences, names, times)` are not to fall short of, from comfortable to barely legible.
-const ATTEMPTS: [(u16, u16, u16); 4] = [
-    (24, u16::MAX, u16::MAX),
-    (24, 20, u16::MAX),
-    (20, 16, DAY),
-    (12, 8, DAY),
+/// How much a table gives way.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// Spare columns below this rank are left out.
+    spare: u8,
+    /// What the others are not to fall short of, where their content is wider.
+    sentence: u16,
+    name: u16,
+    time: u16,
+}
+
+const fn way(spare: u8, sentence: u16, name: u16, time: u16) -> Way {
+    Way {
+        spare,
+        sentence,
+        name,
+        time,
+    }
+}
+
+/// From comfortable to barely legible.
+const WAYS: [Way; 9] = [
+    way(0, 24, u16::MAX, u16::MAX),
+    way(1, 24, u16::MAX, u16::MAX),
+    way(2, 24, u16::MAX, u16::MAX),
+    way(3, 24, u16::MAX, u16::MAX),
+    way(4, 24, u16::MAX, u16::MAX),
+    way(4, 24, 20, u16::MAX),
+    way(5, 24, 20, u16::MAX),
+    way(5, 20, 16, DAY),
+    way(5, 12, 8, DAY),
 ];
 
 impl Column {
@@ -40,83 +65,69 @@ impl Column {
         let kind = match heading {
             "WHY" | "MESSAGE" | "REPAIRS" | "WHAT" | "WHAT HAPPENED" | "OPENS" => Kind::Sentence,
             "DOMAIN" | "NAME" | "PROVIDER" => Kind::Name,
-            "WHEN" | "FIRST USED" | "EXPORTED" | "KEPT AT" | "LAST CHANGE" => Kind::Time,
+            "WHEN" | "FIRST USED" | "LAST START" | "EXPORTED" | "KEPT AT" | "LAST CHANGE" => {
+                Kind::Time
+            }
             "UUID" => Kind::Spare(0),
             "FILE" => Kind::Spare(1),
             "CREATED" => Kind::Spare(2),
             "VERSION" | "SIZE" => Kind::Spare(3),
+            "KEY" => Kind::Spare(4),
             _ => Kind::Whole,
         };
         Self { kind, width }
     }
 
-    /// How narrow it may become.
-    fn least(&self, (sentence, name, time): (u16, u16, u16)) -> u16 {
-        self.width.min(match self.kind {
-            Kind::Sentence => sentence,
-            Kind::Name => name,
-            Kind::Time => time,
+    /// How wide it is at least; `None` where it is left out.
+    fn least(&self, way: Way) -> Option<u16> {
+        let least = match self.kind {
+            Kind::Sentence => way.sentence,
+            Kind::Name => way.name,
+            Kind::Time => way.time,
+            Kind::Spare(rank) if rank < way.spare => return None,
             Kind::Spare(_) | Kind::Whole => u16::MAX,
-        })
+        };
+        Some(self.width.min(least))
     }
 }
 
 /// The width of each column, `None` for one that is left out. Where nothing helps the table is
 /// wider than the terminal.
 pub(super) fn layout(columns: &[Column], terminal: u16, gap: u16) -> Vec<Option<u16>> {
-    let mut shown: Vec<&Column> = columns.iter().collect();
-    let mut attempts = ATTEMPTS.into_iter();
-    let mut attempt = attempts.next().unwrap_or_default();
-    while room(&shown, attempt, terminal, gap).is_none() {
-        let spare = shown
-            .iter()
-            .enumerate()
-            .filter_map(|(at, column)| match column.kind {
-                Kind::Spare(rank) => Some((rank, at)),
-                _ => None,
-            })
-            .min();
-        if let Some((_, at)) = spare {
-            shown.remove(at);
-        } else if let Some(next) = attempts.next() {
-            attempt = next;
-        } else {
+    let mut widths = Vec::new();
+    for way in WAYS {
+        widths = columns.iter().map(|column| column.least(way)).collect();
+        if let Some(room) = room(&widths, terminal, gap) {
+            spread(columns, &mut widths, room);
             break;
         }
     }
-    let left = room(&shown, attempt, terminal, gap).unwrap_or(0);
-    let widths = spread(&shown, attempt, left);
-    columns
-        .iter()
-        .map(|column| {
-            let at = shown
-                .iter()
-                .position(|shown| std::ptr::eq(*shown, column))?;
-            Some(widths[at])
-        })
-        .collect()
+    widths
 }
 
-/// What is left of the terminal when each column is as narrow as it may be.
-fn room(shown: &[&Column], attempt: (u16, u16, u16), terminal: u16, gap: u16) -> Option<u16> {
-    let gaps = gap.saturating_mul(u16::try_from(shown.len().saturating_sub(1)).ok()?);
-    shown
-        .iter()
-        .map(|column| column.least(attempt))
-        .try_fold(terminal.checked_sub(gaps)?, u16::checked_sub)
+/// What these widths leave of the terminal.
+fn room(widths: &[Option<u16>], terminal: u16, gap: u16) -> Option<u16> {
+    let mut shown = widths.iter().flatten();
+    let first = terminal.checked_sub(*shown.next()?)?;
+    shown.try_fold(first, |room, width| {
+        room.checked_sub(gap)?.checked_sub(*width)
+    })
 }
 
 /// Gives the room to the columns that need it most. A time has all of its width, or that of a day.
-fn spread(shown: &[&Column], attempt: (u16, u16, u16), room: u16) -> Vec<u16> {
-    let mut widths: Vec<u16> = shown.iter().map(|column| column.least(attempt)).collect();
+fn spread(columns: &[Column], widths: &mut [Option<u16>], room: u16) {
     for _ in 0..room {
-        let need = |at: &usize| 256 * u32::from(shown[*at].width) / u32::from(widths[*at].max(1));
-        let needy = (0..shown.len())
-            .filter(|&at| widths[at] < shown[at].width && shown[at].kind != Kind::Time);
-        let Some(neediest) = needy.max_by_key(need) else {
+        let need = |at: &usize| {
+            let width = widths[*at].unwrap_or(0).max(1);
+            256 * u32::from(columns[*at].width) / u32::from(width)
+        };
+        let may_grow = |at: &usize| {
+            columns[*at].kind != Kind::Time
+                && widths[*at].is_some_and(|width| width < columns[*at].width)
+        };
+        let Some(neediest) = (0..columns.len()).filter(may_grow).max_by_key(need) else {
             break;
         };
-        widths[neediest] += 1;
+        widths[neediest] = widths[neediest].map(|width| width + 1);
     }
-    widths
 }

@@ -131,3 +131,32 @@ fn where_nothing_else_helps_a_time_wraps_between_day_and_hour() {
     );
     assert!(on(&history, 200)[1].starts_with(TIME));
 }
+
+#[test]
+fn status_fits_too() {
+    let heading = [
+        "DOMAIN",
+        "STATE",
+        "TPM",
+        "PROVIDER",
+        "KEY",
+        "PROVEN",
+        "LAST START",
+        "STARTS",
+    ];
+    let row = [
+        "win11",
+        "shut off",
+        "encrypted",
+        "nkp-a",
+        "146b92e9",
+        "yes",
+        TIME,
+        "yes",
+    ];
+    let lines = on(&with(&heading, &row), 80);
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    let row = [&row[..7], &["after repairs"]].concat();
+    let lines = on(&with(&heading, &row), 80);
+    assert!(lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
+}
