@@ -36,6 +36,37 @@ fn the_readme_lists_every_code_in_the_program_s_words() {
     assert_eq!(rows, codes);
 }
 
+/// README.md and all of docs/.
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
+    docs.map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .chain([PathBuf::from("README.md")])
+        .collect()
+}
+
+#[test]
+fn every_page_and_picture_that_a_page_links_is_there() {
+    let mut seen = 0;
+    let mut missing = Vec::new();
+    for page in pages() {
+        let text = read(&page);
+        let links = text.split("](").skip(1);
+        for link in links.filter_map(|rest| rest.split([')', '#']).next()) {
+            if link.is_empty() || link.contains("://") {
+                continue;
+            }
+            seen += 1;
+            let beside = Path::new(ROOT).join(&page).with_file_name(link);
+            if !beside.exists() {
+                missing.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} links were found");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 /// A command that a text tells people to run: what follows "vtpm-guard" after one of these.
 const LEADS: [&str; 3] = [": vtpm-guard ", "`vtpm-guard ", "\nvtpm-guard "];
 
@@ -83,10 +114,8 @@ fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
 #[test]
 fn every_command_that_a_text_names_exists() {
     let cli = Cli::command();
-    let mut texts = vec![
-        PathBuf::from("README.md"),
-        PathBuf::from("packaging/config/config.toml"),
-    ];
+    let mut texts = pages();
+    texts.push(PathBuf::from("packaging/config/config.toml"));
     rust_files(&Path::new(ROOT).join("src"), &mut texts);
     let mut seen = 0;
     let mut unknown = Vec::new();
