@@ -32,3 +32,4 @@ mod status;
 mod store_trouble;
 mod tpm;
 mod transient;
+mod units;
