@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """How long `status` and `check --all` take on a host with a thousand guests, each with an
 encrypted TPM of its own, all proven. Runs in a private host, which `./dev bench` brings up.
 

@@ -30,6 +30,8 @@ mod rotating;
 mod saved;
 mod secrets;
 mod state_elsewhere;
+mod status;
 mod store_trouble;
 mod tpm;
 mod transient;
+mod units;

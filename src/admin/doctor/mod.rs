@@ -1,5 +1,6 @@
 //! `doctor`: what can make the guard fail silently, or a start fail later.
 
+mod copies;
 mod daemon_start;
 mod drop_in;
 mod files;
@@ -71,6 +72,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments());
+    ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context.state_dir()));
     ailments.sort_by_key(|ailment| ailment.severity);
