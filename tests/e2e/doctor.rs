@@ -79,6 +79,21 @@ fn the_hook_must_be_there_and_run_and_be_noticed() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_hook_may_be_the_only_one_that_an_old_libvirt_runs() {
+    let (host, guest) = Host::with_used_guest();
+    fs::remove_file(host.path(LINK)).unwrap();
+    let only = "/etc/libvirt/hooks/qemu";
+    host.run(&["ln", "-s", "/usr/sbin/vtpm-guard-hook", only])
+        .ok();
+    host.restart_libvirtd();
+    host.start_running(&guest);
+    assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
+    let status = host.guard(&["status"]).ok().stdout;
+    assert!(status.contains("installed (/etc/libvirt/hooks/qemu)"));
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
 fn what_is_wrong_with_store_keys_and_configuration_is_told() {
     let (host, guest) = Host::with_used_guest();
     host.configure("[policy]\ndegrade = 'allow'\n");

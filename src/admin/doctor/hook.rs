@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Ailment;
 use crate::admin::context::{self, Context};
-use crate::admin::status::HOOK_LINK;
+use crate::admin::status::hook_link;
 use crate::child;
 use crate::clock::Timestamp;
 use crate::store::{Access, EventFilter, EventQuery};
@@ -18,7 +18,7 @@ const PID_FILES: [&str; 2] = ["/run/libvirtd.pid", "/run/virtqemud.pid"];
 const FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
 pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
-    let link = Path::new(HOOK_LINK);
+    let link = Path::new(hook_link());
     if let Some(ailment) = cannot_run(link) {
         return vec![ailment];
     }
@@ -29,27 +29,28 @@ pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
 }
 
 fn cannot_run(link: &Path) -> Option<Ailment> {
+    let shown = link.display();
     let what = match fs::metadata(link) {
-        Ok(file) if !file.is_file() => format!("{HOOK_LINK} is not a program"),
+        Ok(file) if !file.is_file() => format!("{shown} is not a program"),
         Ok(file) if file.permissions().mode() & 0o111 == 0 => {
-            format!("{HOOK_LINK} cannot be executed")
+            format!("{shown} cannot be executed")
         }
         Ok(file) if file.permissions().mode() & 0o001 == 0 => {
             return Some(Ailment::fault(
-                format!("{HOOK_LINK} cannot be executed by plain users"),
+                format!("{shown} cannot be executed by plain users"),
                 "their session daemons run the same hook, and none of their guests can start",
-                format!("chmod 0755 $(readlink -f {HOOK_LINK})"),
+                format!("chmod 0755 $(readlink -f {shown})"),
             ));
         }
         Ok(_) => return None,
-        Err(_) if link.is_symlink() => format!("{HOOK_LINK} leads nowhere"),
-        Err(_) => format!("{HOOK_LINK} is not there"),
+        Err(_) if link.is_symlink() => format!("{shown} leads nowhere"),
+        Err(_) => format!("{shown} is not there"),
     };
     Some(Ailment::fault(
         what,
         "libvirt starts guests without asking the guard, and without their keys",
         format!(
-            "mkdir -p /etc/libvirt/hooks/qemu.d && ln -sf /usr/sbin/vtpm-guard-hook {HOOK_LINK}, \
+            "mkdir -p /etc/libvirt/hooks/qemu.d && ln -sf /usr/sbin/vtpm-guard-hook {shown}, \
              then reload the daemon: systemctl reload libvirtd"
         ),
     ))
@@ -102,7 +103,8 @@ fn apparmor(link: &Path) -> Option<Ailment> {
         format!("AppArmor does not let libvirtd run {}", target.display()),
         "every start of every guest fails",
         format!(
-            "install it as /usr/sbin/vtpm-guard-hook, and link it: ln -sf /usr/sbin/vtpm-guard-hook {HOOK_LINK}"
+            "install it as /usr/sbin/vtpm-guard-hook, and link it: ln -sf /usr/sbin/vtpm-guard-hook {}",
+            link.display()
         ),
     ))
 }
@@ -120,7 +122,7 @@ fn selinux(link: &Path) -> Option<Ailment> {
     let target = target.to_str()?;
     let output = child::run(
         Path::new("restorecon"),
-        &["-n", "-v", HOOK_LINK, target],
+        &["-n", "-v", hook_link(), target],
         b"",
         64 * 1024,
         context::patience(),
@@ -134,7 +136,7 @@ fn selinux(link: &Path) -> Option<Ailment> {
                 labels.trim()
             ),
             "an enforcing host may not let the daemon run it",
-            format!("restorecon -v {HOOK_LINK} {target}"),
+            format!("restorecon -v {} {target}", link.display()),
         )
     })
 }

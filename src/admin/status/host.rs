@@ -1,5 +1,6 @@
 //! The first lines of `status`: hook, configuration, store, providers.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,23 @@ use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
 
 /// Where libvirt looks for the hook.
-pub(in crate::admin) const HOOK_LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
+const HOOK_LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
+
+/// The one hook that libvirt before 6.5 runs, and later ones run, too.
+const ONLY_HOOK: &str = "/etc/libvirt/hooks/qemu";
+
+/// The program that the links lead to.
+const HOOK: &str = "/usr/sbin/vtpm-guard-hook";
+
+/// The link by which libvirt runs the hook, or the one that should be there.
+pub(in crate::admin) fn hook_link() -> &'static str {
+    let is_the_only_one = fs::read_link(ONLY_HOOK).is_ok_and(|target| target == Path::new(HOOK));
+    if is_the_only_one && !Path::new(HOOK_LINK).exists() {
+        ONLY_HOOK
+    } else {
+        HOOK_LINK
+    }
+}
 
 pub(super) struct Host {
     hook_is_installed: bool,
@@ -46,7 +63,7 @@ impl Host {
             (provider, seal)
         };
         Ok(Self {
-            hook_is_installed: Path::new(HOOK_LINK).exists(),
+            hook_is_installed: Path::new(hook_link()).exists(),
             configuration: match context.config() {
                 Ok(_) => "in order".to_owned(),
                 Err(error) => error.to_string(),
@@ -70,7 +87,7 @@ impl Host {
             })
         };
         json!({
-            "hook": { "path": HOOK_LINK, "installed": self.hook_is_installed },
+            "hook": { "path": hook_link(), "installed": self.hook_is_installed },
             "configuration": self.configuration,
             "store": { "path": self.store, "exists": self.store_exists },
             "providers": self.providers.iter().map(provider).collect::<Value>(),
@@ -85,7 +102,7 @@ impl Host {
         } else {
             painted(BAD, "not installed")
         };
-        writeln!(out, "hook:          {hook} ({HOOK_LINK})")?;
+        writeln!(out, "hook:          {hook} ({})", hook_link())?;
         writeln!(out, "configuration: {}", one_line(&self.configuration))?;
         let exists = if self.store_exists {
             ""

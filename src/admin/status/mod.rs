@@ -15,7 +15,7 @@ use super::context::{self, Context};
 use super::error::AdminError;
 use super::guests::unreachable;
 use crate::clock::Deadline;
-pub(super) use host::HOOK_LINK;
+pub(super) use host::hook_link;
 
 /// How long libvirt may take to list its guests: at a glance, so it is not waited for longer.
 const GLANCE: Duration = Duration::from_secs(5);
