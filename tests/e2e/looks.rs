@@ -85,6 +85,13 @@ fn a_guest_that_has_not_started_yet_is_listed_by_its_name() {
     let list = host.guard(&["key", "list"]).ok().stdout;
     let row = list.lines().find(|line| line.contains(" placeholder "));
     assert!(row.unwrap().contains(LONG), "{list}");
+    let refused = host.guard(&["provider", "delete", "nkp-a"]);
+    let names: Vec<_> = refused
+        .stdout
+        .lines()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(names, ["DOMAIN", LONG, "vm1"], "{refused:#?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Exclusive, find};
 use crate::admin::context::Context;
+use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
 use crate::admin::table::table;
@@ -15,7 +16,7 @@ pub(super) fn run(context: &Context, name: &str, force: bool) -> Result<(), Admi
     let (mut store, _) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
     let provider = store.provider(name)?;
-    let locked = store.domains_locked_without(&provider)?;
+    let locked = named(&store, store.domains_locked_without(&provider)?)?;
     if !force {
         refuse_harm(context, &provider, &locked)?;
     }
@@ -23,6 +24,17 @@ pub(super) fn run(context: &Context, name: &str, force: bool) -> Result<(), Admi
     store.delete_provider(provider.uuid)?;
     let key_removed = remove_key(context, &store, &provider)?;
     answer(context, &provider, &locked, key_removed)
+}
+
+/// The guests with their names, also those that only libvirt knows; by name.
+fn named(store: &Store, mut guests: Vec<LockedDomain>) -> Result<Vec<LockedDomain>, AdminError> {
+    let mut names = domains::names(store, guests.iter().map(|guest| guest.uuid).collect())?;
+    for guest in &mut guests {
+        guest.name = names.remove(&guest.uuid);
+    }
+    let nameless_last = |guest: &LockedDomain| (guest.name.is_none(), guest.name.clone());
+    guests.sort_by_key(nameless_last);
+    Ok(guests)
 }
 
 fn refuse_harm(
