@@ -104,7 +104,6 @@ pub(super) fn run(
     provider: Option<&str>,
     keep_plaintext: bool,
 ) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (store, found) = match provider {
         Some(name) => provider::find(context, name, Access::Write)?,
