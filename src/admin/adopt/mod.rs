@@ -26,7 +26,7 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::libvirt::{Guest, Libvirt};
-use crate::store::{Access, Store};
+use crate::store::Store;
 use crate::verdict::facts::Provider;
 
 /// A guest that libvirt knows, and its definition.
@@ -106,7 +106,7 @@ pub(super) fn run(
 ) -> Result<ExitCode, AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (store, found) = match provider {
-        Some(name) => provider::find(context, name, Access::Write)?,
+        Some(name) => provider::find_for_new_keys(context, name)?,
         None => key::default_provider(context)?,
     };
     let known = known_guests()?;

@@ -9,6 +9,7 @@ use super::document;
 use crate::admin::context::{self, BrokenConfig, Context};
 use crate::admin::error::AdminError;
 use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::admin::provider::for_new_keys;
 use crate::admin::stopped::{Known, stopped};
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
@@ -16,6 +17,7 @@ use crate::key::dek::Dek;
 use crate::report::{one_line, shell_word};
 use crate::store::{Access, AddKey, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
+use crate::verdict::facts::Provider;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
@@ -28,19 +30,18 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     };
     let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
     let keyring = context.keyring();
-    let (old, data) = {
-        let found = store.references(known.uuid(), Timestamp::now())?;
-        let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
-        proven(&known, keys, held.blob())?
-    };
+    let found = store.references(known.uuid(), Timestamp::now())?;
+    let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
+    let (old, data) = proven(&known, keys, held.blob())?;
+    let provider = for_new_keys(&old.provider, &found.providers);
 
     let dek = Dek::generate()?;
     let staged = known.stage(held, &data, &dek)?;
     let now = Timestamp::now();
     let id = store.add_key(&AddKey {
         domain: known.uuid(),
-        provider: old.provider.uuid,
-        key: &wrap_for(&keyring, &old.provider, &dek, known.uuid())?,
+        provider: provider.uuid,
+        key: &wrap_for(&keyring, provider, &dek, known.uuid())?,
         secret_uuid: Some(secret),
         // The TPM is one that a guest has used.
         first_used_at: Some(now),
@@ -61,10 +62,10 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     };
     let message = format!(
         "its TPM state is encrypted with a new key of provider \"{}\" (key reference {id})",
-        old.provider.name
+        provider.name
     );
     known.record(context, &mut store, "renew", message);
-    answer(context, &known, &old, id, &retired)
+    answer(context, &known, provider, (id, old.key_ref.id), &retired)
 }
 
 /// The key that opens the state, and what is in it.
@@ -124,11 +125,10 @@ fn no_state(known: &Known) -> AdminError {
 fn answer(
     context: &Context,
     known: &Known,
-    old: &OpenedKey,
-    id: KeyRefId,
+    provider: &Provider,
+    (id, old): (KeyRefId, KeyRefId),
     retired: &[KeyRefId],
 ) -> Result<(), AdminError> {
-    let provider = &old.provider;
     let answer = json!({
         "domain": document(&known.named()),
         "provider": { "name": provider.name, "uuid": provider.uuid.to_string() },
@@ -138,10 +138,9 @@ fn answer(
     context.output.answer(&answer, |out| {
         writeln!(
             out,
-            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {}",
+            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {old}",
             known.label(),
             one_line(&provider.name),
-            old.key_ref.id
         )
     })?;
     context.output.note(
