@@ -3,6 +3,8 @@
 //! At any moment the state is opened by exactly one of two keys, and both are in the store and
 //! in use until the state has been replaced: after a kill the next start finds out which.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::document;
@@ -12,8 +14,9 @@ use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
 use crate::admin::provider::for_new_keys;
 use crate::admin::stopped::{Known, stopped};
 use crate::clock::Timestamp;
-use crate::ids::KeyRefId;
+use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::report::{one_line, shell_word};
 use crate::store::{Access, AddKey, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
@@ -25,6 +28,11 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let Some(secret) = known.vtpm.secret_uuid else {
         return Err(not_encrypted(&known));
     };
+    if files::are_of_this_host(&guard.config.secret_uri)
+        && files::is_kept(Path::new(SECRETS_DIR), secret).map_err(AdminError::failed)?
+    {
+        return Err(kept_by_libvirt(&known, secret));
+    }
     let Some(held) = known.hold(&guard)? else {
         return Err(no_state(&known));
     };
@@ -111,6 +119,20 @@ fn not_encrypted(known: &Known) -> AdminError {
     )
 }
 
+/// libvirt's own copy would carry the start with the daemon, which the old key no longer opens;
+/// and every other start would write the new key there.
+fn kept_by_libvirt(known: &Known, secret: SecretUuid) -> AdminError {
+    AdminError::refused(format!(
+        "libvirt keeps a key of {} itself, as the secret {secret} in {SECRETS_DIR}, and would write \
+         the new one there, too",
+        known.label()
+    ))
+    .with_hint(format!(
+        "take it over first: vtpm-guard adopt {}",
+        shell_word(&known.guest.name)
+    ))
+}
+
 fn no_state(known: &Known) -> AdminError {
     AdminError::refused(format!(
         "{} has no TPM state that could be encrypted anew",
@@ -144,8 +166,8 @@ fn answer(
         )
     })?;
     context.output.note(
-        "a backup of the TPM state from before is opened by the old key alone, which is retired, \
-         not deleted",
+        "a backup of the TPM state from before, or a file of virsh save, is opened by the old key \
+         alone, which is retired, not deleted",
     );
     Ok(())
 }
