@@ -6,21 +6,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Ailment, unreadable};
+use crate::guard::plain_state;
 
 pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
     let mut found = Vec::new();
-    look_at(state_dir, &mut found);
+    look_at(state_dir, &plain_state::shelf(state_dir), &mut found);
     found
 }
 
-/// Looks at a file or directory, and at all in it.
-fn look_at(path: &Path, found: &mut Vec<Ailment>) {
+/// Looks at a file or directory, and at all in it; but not at files in `plain_states`, which keep
+/// their owner in directories that are root's alone.
+fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Ailment>) {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         // Nothing has been made yet, or SQLite took its own file away meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => return found.push(unreadable(path, &error)),
     };
+    if file.is_file() && path.starts_with(plain_states) {
+        return;
+    }
     let user = nix::unistd::geteuid().as_raw();
     let shown = path.display();
     if file.uid() != user {
@@ -42,7 +47,7 @@ fn look_at(path: &Path, found: &mut Vec<Ailment>) {
     match fs::read_dir(path) {
         Ok(entries) => entries
             .flatten()
-            .for_each(|entry| look_at(&entry.path(), found)),
+            .for_each(|entry| look_at(&entry.path(), plain_states, found)),
         Err(error) => found.push(unreadable(path, &error)),
     }
 }
