@@ -22,7 +22,6 @@ use crate::verdict::outcome::SecretAction;
 const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let place = Place::of_this_host();
     place.clear()?;
     let starting = DefinitionFiles::default().starting().map_err(|error| {

@@ -91,6 +91,13 @@ pub(super) fn has_value(dir: &Path, secret: SecretUuid) -> Option<bool> {
     (!definition.is_empty()).then_some(!values.is_empty())
 }
 
+/// Whether the daemon keeps this secret in `dir` for good; one that `stage` has laid out is a
+/// link to memory.
+pub fn is_kept(dir: &Path, secret: SecretUuid) -> Result<bool, FilesError> {
+    let files = left_behind(dir, secret)?;
+    Ok(files.iter().any(|file| !file.is_symlink()))
+}
+
 /// The files of this secret that are in `dir`.
 pub fn left_behind(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, FilesError> {
     let fail = |source| io_error(dir, source);

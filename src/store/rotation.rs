@@ -76,7 +76,7 @@ impl Store {
             if providers::by_uuid(transaction, provider.uuid)?.key_id != provider.key_id {
                 return Err(StoreError::Changed.into());
             }
-            rewrap(transaction, rotation.rewrapped, *now)?;
+            rewrap(transaction, provider, rotation.rewrapped, *now)?;
             let left = keys::under_kek(transaction, provider.key_id)?;
             if left
                 .iter()
@@ -103,8 +103,8 @@ impl Store {
         })
     }
 
-    /// Writes rows that were wrapped anew with the KEK that the provider has already: what a
-    /// rotation of before has missed. `Changed` if it has another KEK, or a row was changed.
+    /// Writes rows that were wrapped anew with the KEK that the provider has already, and binds
+    /// them to it: what a rotation of before has missed. `Changed` if it has another KEK, or a row was changed.
     pub fn rewrap(
         &mut self,
         provider: &Provider,
@@ -115,7 +115,7 @@ impl Store {
             if providers::by_uuid(transaction, provider.uuid)?.key_id != provider.key_id {
                 return Err(StoreError::Changed.into());
             }
-            rewrap(transaction, rewrapped, now)
+            rewrap(transaction, provider, rewrapped, now)
         })
     }
 
@@ -150,15 +150,19 @@ pub(super) fn formers(
     Ok(all)
 }
 
+/// Rows that were bound to a former KEK are the provider's now, or that one would be needed
+/// for ever.
 fn rewrap(
     transaction: &Transaction<'_>,
+    provider: &Provider,
     rewrapped: &[Rewrapped],
     now: Timestamp,
 ) -> Result<(), Failure> {
     for Rewrapped { key_ref, seen, key } in rewrapped {
         exactly_one(transaction.execute(
             "UPDATE key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
-                                algorithm = ?6, updated_at = ?7
+                                algorithm = ?6, provider_uuid = ?7, provider_name = ?8,
+                                updated_at = ?9
              WHERE id = ?1 AND wrapped_dek = ?2",
             params![
                 key_ref.0,
@@ -167,6 +171,8 @@ fn rewrap(
                 key.kek_ref(),
                 key.key_version,
                 key.algorithm,
+                provider.uuid.to_string(),
+                provider.name,
                 now.0
             ],
         )?)?;

@@ -206,6 +206,58 @@ fn only_a_provider_is_rotated_and_no_former_key() {
 }
 
 #[test]
+fn a_former_key_wraps_nothing_new() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["provider", "rotate", "nkp-a"]).succeeds();
+    let list = host.json(&["provider", "list"]);
+    let former = list[1]["name"].as_str().unwrap();
+    let stored = host.stored();
+    for command in [
+        &["key", "bind", VM1, "--provider", former][..],
+        &["provider", "set-default", former],
+        &["adopt", VM1, "--provider", former],
+        &["encrypt", VM1, "--provider", former],
+    ] {
+        host.run(command)
+            .ends_with(1)
+            .saying("is a former key of provider \"nkp-a\"")
+            .saying("name that one: nkp-a");
+    }
+    assert_eq!(host.stored(), stored);
+
+    host.run(&["provider", "delete", "nkp-a", "--force"])
+        .succeeds();
+    host.run(&["key", "bind", VM1, "--provider", former])
+        .ends_with(1)
+        .saying("that one is gone")
+        .saying("vtpm-guard provider rename nkp-a/");
+}
+
+#[test]
+fn an_imported_key_leaves_its_former_provider_at_the_next_rotation() {
+    let host = Host::with_provider("nkp-a");
+    let id = host.start_for_the_first_time(VM1, "nkp-a");
+    export(&host, "first.recovery").succeeds();
+    let backup = host.path("store.backup").to_str().unwrap().to_owned();
+    host.run(&["store", "backup", &backup]).succeeds();
+    host.run(&["provider", "rotate", "nkp-a"]).succeeds();
+    host.run(&["key", "retire", &id.to_string()]).succeeds();
+    host.run(&["key", "import", VM1, "--from", &backup])
+        .succeeds()
+        .saying("that is a former key of provider \"nkp-a\"")
+        .saying("vtpm-guard provider rotate nkp-a");
+
+    host.run(&["provider", "rotate", "nkp-a"]).succeeds();
+    for row in host.store().all_key_refs(None, true).unwrap() {
+        assert_eq!(row.key_ref.provider_name, "nkp-a");
+    }
+    export(&host, "second.recovery")
+        .succeeds()
+        .saying("is dropped");
+    assert_eq!(sealed_keys(&host), 1);
+}
+
+#[test]
 fn of_two_providers_with_one_key_each_keeps_its_own_guests() {
     let host = Host::with_provider("nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");

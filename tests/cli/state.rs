@@ -107,6 +107,21 @@ fn copies_are_listed_with_what_they_are_good_for() {
 }
 
 #[test]
+fn a_copy_that_no_key_in_use_opens_is_not_for_the_next_start() {
+    let host = Host::with_provider("nkp-a");
+    host.keep_state(VM1, "vm1", STATE, Occasion::Release);
+    let list = || host.run(&["state", "list"]).stdout;
+    assert!(
+        list().contains("the next start"),
+        "libvirt's own secret may open it"
+    );
+    host.start_for_the_first_time(VM1, "nkp-a");
+    assert!(!list().contains("the next start"), "{}", list());
+    host.give_right_key(VM1);
+    assert!(list().contains("the next start"), "{}", list());
+}
+
+#[test]
 fn one_guests_copies_are_shown() {
     let host = host_with_copies();
     let shown = host.json(&["state", "show", VM1]);

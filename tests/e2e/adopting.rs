@@ -302,6 +302,23 @@ fn with_keep_plaintext_the_secret_stays_as_it_is_and_the_guest_starts() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_that_libvirt_keeps_too_is_not_renewed_before_it_is_taken_over() {
+    let (host, guest) = host_with_guest(ORDINARY);
+    adopt(&host, &["vm1", "--keep-plaintext"]).ok();
+    let row = host.only_key_ref(&guest);
+    let refused = host.guard(&["key", "renew", "vm1"]);
+    assert_eq!(refused.status, 1, "{refused:#?}");
+    assert!(refused.stderr.contains("vtpm-guard adopt vm1"));
+    assert_eq!(host.only_key_ref(&guest), row);
+
+    adopt(&host, &["vm1"]).ok();
+    host.guard(&["key", "renew", "vm1"]).ok();
+    host.start_and_stop(&guest);
+    assert_no_trace(&host);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn adopting_twice_changes_nothing_the_second_time() {
     let (host, guest) = host_with_guest(ORDINARY);
     adopt(&host, &["vm1"]).ok();

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use vtpm_guard::ids::SecretUuid;
 
-use crate::guest::{PASSPHRASE_FILE, recovery_file};
+use crate::guest::{PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::Host;
 
 const LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
@@ -132,6 +132,23 @@ fn what_is_wrong_with_store_keys_and_configuration_is_told() {
     );
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn what_a_rotation_and_an_encryption_leave_for_a_while_is_advice() {
+    let (host, _guest) = Host::with_used_guest();
+    let plain = host.define_guest("vm2", Tpm::Plain);
+    host.start_and_stop(&plain);
+    host.guard(&["encrypt", "vm2"]).ok();
+    finds(&host, 0, "advice: the plain TPM state of");
+    host.start_and_stop(&plain);
+
+    host.guard(&["provider", "rotate", "nkp-a"]).ok();
+    let sql = "UPDATE key_provider SET exported_at =
+                   CASE name WHEN 'nkp-a' THEN unixepoch() * 1000 END";
+    host.store().execute(sql, []).unwrap();
+    finds(&host, 0, "advice: provider \"nkp-a/");
 }
 
 #[test]

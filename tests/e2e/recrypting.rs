@@ -392,6 +392,33 @@ fn a_clone_with_a_copied_state_starts_beside_the_original() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn new_keys_of_a_guest_whose_provider_is_a_former_key_are_under_the_present_one() {
+    let (host, guest) = Host::with_used_guest();
+    let old = host.only_key_ref(&guest);
+    host.guard(&["provider", "rotate", "nkp-a"]).ok();
+    // As another tool brings it back; the start binds it to the former key.
+    host.delete_key_refs(&guest);
+    host.insert_key_ref(&guest, &old);
+    host.start_and_stop(&guest);
+    assert_ne!(host.only_key_ref(&guest).provider_name, "nkp-a");
+
+    let clone = host.define_guest("vm2", Tpm::Encrypted(SecretUuid::random()));
+    host.guard(&["key", "clone", "vm1", "vm2"]).ok();
+    assert_eq!(host.only_key_ref(&clone).provider_name, "nkp-a");
+    let copy = host.define_guest("vm3", Tpm::Encrypted(SecretUuid::random()));
+    copy_tpm_state(&host, &guest, &copy);
+    host.guard(&["key", "clone", "vm1", "vm3"]).ok();
+    assert_eq!(host.only_key_ref(&copy).provider_name, "nkp-a");
+    host.guard(&["key", "renew", "vm1"]).ok();
+    let rows = host.key_refs(&guest);
+    assert_eq!(rows[1].provider_name, "nkp-a", "{rows:#?}");
+    for guest in [&guest, &clone, &copy] {
+        host.start_and_stop(guest);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_clone_without_state_gets_a_key_of_its_own() {
     let (host, guest) = Host::with_used_guest();
     let same_secret = host.define_guest("vm2", Tpm::Encrypted(guest.secret));

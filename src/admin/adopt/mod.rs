@@ -26,7 +26,7 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::libvirt::{Guest, Libvirt};
-use crate::store::{Access, Store};
+use crate::store::Store;
 use crate::verdict::facts::Provider;
 
 /// A guest that libvirt knows, and its definition.
@@ -104,10 +104,9 @@ pub(super) fn run(
     provider: Option<&str>,
     keep_plaintext: bool,
 ) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (store, found) = match provider {
-        Some(name) => provider::find(context, name, Access::Write)?,
+        Some(name) => provider::find_for_new_keys(context, name)?,
         None => key::default_provider(context)?,
     };
     let known = known_guests()?;

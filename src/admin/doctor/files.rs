@@ -14,8 +14,8 @@ pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
     found
 }
 
-/// Looks at a file or directory, and at all in it. What lies in a directory of `plain_states`
-/// has the owner and mode that it had as a guest's TPM state.
+/// Looks at a file or directory, and at all in it; but not at files in `plain_states`, which keep
+/// the owner that they had as a guest's TPM state, in directories that are root's alone.
 fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Ailment>) {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
@@ -23,6 +23,9 @@ fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Ailment>) {
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => return found.push(unreadable(path, &error)),
     };
+    if file.is_file() && path.starts_with(plain_states) {
+        return;
+    }
     let user = nix::unistd::geteuid().as_raw();
     let shown = path.display();
     if file.uid() != user {
@@ -38,7 +41,7 @@ fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Ailment>) {
             format!("chmod go-rwx {shown}"),
         ));
     }
-    if !file.is_dir() || path.parent() == Some(plain_states) {
+    if !file.is_dir() {
         return;
     }
     match fs::read_dir(path) {

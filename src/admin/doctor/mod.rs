@@ -63,7 +63,6 @@ impl Ailment {
 }
 
 pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let mut ailments = hook::ailments(context);
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));

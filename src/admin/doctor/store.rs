@@ -6,7 +6,7 @@ use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::clock::Timestamp;
 use crate::report::shell_word;
-use crate::store::{Access, EventFilter, Store};
+use crate::store::{Access, EventFilter, Store, former_of};
 use crate::verdict::facts::Provider;
 
 /// How far the history may be ahead of the clock, in milliseconds.
@@ -42,7 +42,7 @@ fn look_at(context: &Context) -> Result<Vec<Ailment>, AdminError> {
         .collect();
     for provider in store.providers()? {
         found.extend(sealed(context, &provider));
-        found.extend(export(&provider));
+        found.extend(export(&store, &provider)?);
     }
     found.extend(clock(&store)?);
     Ok(found)
@@ -61,18 +61,23 @@ fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
     ))
 }
 
-fn export(provider: &Provider) -> Option<Ailment> {
+fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminError> {
     let name = shell_word(&provider.name);
     let command = format!("vtpm-guard provider export {name} --output FILE");
     let Some(exported_at) = provider.exported_at else {
-        return Some(Ailment::fault(
-            format!("provider \"{}\" was never exported", provider.name),
-            "with this host its key is lost, and with it every TPM that depends on it",
-            command,
-        ));
+        let what = format!("provider \"{}\" was never exported", provider.name);
+        let is_needed =
+            former_of(provider).is_none() || !store.key_refs_under(provider.key_id)?.is_empty();
+        return Ok(Some(if is_needed {
+            let why = "with this host its key is lost, and with it every TPM that depends on it";
+            Ailment::fault(what, why, command)
+        } else {
+            let why = "it is a former key, and store backups of its time open with it alone";
+            Ailment::advice(what, why, command)
+        }));
     };
     let age = Timestamp::now().0.saturating_sub(exported_at.0);
-    (age > TRUSTED_EXPORT_MS).then(|| {
+    Ok((age > TRUSTED_EXPORT_MS).then(|| {
         Ailment::advice(
             format!(
                 "provider \"{}\" was last exported at {}",
@@ -82,7 +87,7 @@ fn export(provider: &Provider) -> Option<Ailment> {
             "a recovery file that nobody has opened for a year may be lost or damaged",
             "try it: vtpm-guard provider import FILE --dry-run",
         )
-    })
+    }))
 }
 
 fn clock(store: &Store) -> Result<Option<Ailment>, AdminError> {

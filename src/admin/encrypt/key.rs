@@ -44,7 +44,7 @@ impl Choice {
     /// The store, and the choice of who named this provider, or none.
     pub(super) fn of(context: &Context, named: Option<&str>) -> Result<(Store, Self), AdminError> {
         if let Some(name) = named {
-            let (store, provider) = provider::find(context, name, Access::Write)?;
+            let (store, provider) = provider::find_for_new_keys(context, name)?;
             return Ok((store, Self::Named(provider)));
         }
         let store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;

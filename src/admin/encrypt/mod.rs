@@ -39,7 +39,6 @@ pub(super) fn run(
     text: &str,
     named: Option<&str>,
 ) -> Result<ExitCode, AdminError> {
-    context::protect_keys()?;
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let libvirt = context::libvirt();
     let (mut store, choice) = Choice::of(context, named)?;

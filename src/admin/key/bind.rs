@@ -25,7 +25,7 @@ enum Done {
 
 pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<(), AdminError> {
     let (mut store, provider) = match named {
-        Some(name) => provider::find(context, name, Access::Write)?,
+        Some(name) => provider::find_for_new_keys(context, name)?,
         None => default_provider(context)?,
     };
     let domain = domains::resolve(context, text)?;

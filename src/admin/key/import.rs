@@ -11,6 +11,7 @@ use super::{document, label};
 use crate::admin::context::{self, Context};
 use crate::admin::domains::NamedDomain;
 use crate::admin::error::AdminError;
+use crate::admin::provider::for_new_keys;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
@@ -40,7 +41,8 @@ pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), Admi
             false,
         );
     }
-    let provider = opens_here(context, &store, &domain, &record, &wrapped)?;
+    let providers = store.providers()?;
+    let provider = opens_here(context, &providers, &domain, &record, &wrapped)?;
     let key = NewKey {
         wrapped_dek: wrapped,
         key_id: provider.key_id,
@@ -56,7 +58,17 @@ pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), Admi
         others: OtherKeys::Refuse,
         now: Timestamp::now(),
     })?;
-    answer(context, &domain, &provider.name, id, true)
+    answer(context, &domain, &provider.name, id, true)?;
+    let present = for_new_keys(&provider, &providers);
+    if present.uuid != provider.uuid {
+        context.output.note(&format!(
+            "that is a former key of provider \"{}\"; to wrap it with the present one: vtpm-guard \
+             provider rotate {}",
+            present.name,
+            shell_word(&present.name)
+        ));
+    }
+    Ok(())
 }
 
 /// The guest, which this host's libvirt need not know yet: the copy knows its name.
@@ -106,7 +118,7 @@ fn the_key(
 /// The provider of this host whose KEK opens the key.
 fn opens_here(
     context: &Context,
-    store: &Store,
+    providers: &[Provider],
     domain: &NamedDomain,
     record: &KeyRefRecord,
     wrapped: &WrappedDek,
@@ -119,10 +131,10 @@ fn opens_here(
     let key_id = wrapped
         .key_id()
         .map_err(|error| corrupt(error.to_string()))?;
-    let provider = store
-        .providers()?
-        .into_iter()
+    let provider = providers
+        .iter()
         .find(|provider| provider.key_id == key_id)
+        .cloned()
         .ok_or_else(|| no_provider(&label, record, Some(key_id)))?;
     let kek = context.keyring().open(key_id, context::patience())?;
     match wrapped.unwrap(&kek, domain.uuid) {

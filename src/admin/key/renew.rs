@@ -3,19 +3,24 @@
 //! At any moment the state is opened by exactly one of two keys, and both are in the store and
 //! in use until the state has been replaced: after a kill the next start finds out which.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::document;
 use crate::admin::context::{self, BrokenConfig, Context};
 use crate::admin::error::AdminError;
 use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::admin::provider::for_new_keys;
 use crate::admin::stopped::{Known, stopped};
 use crate::clock::Timestamp;
-use crate::ids::KeyRefId;
+use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::report::{one_line, shell_word};
 use crate::store::{Access, AddKey, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
+use crate::verdict::facts::Provider;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
@@ -23,24 +28,28 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let Some(secret) = known.vtpm.secret_uuid else {
         return Err(not_encrypted(&known));
     };
+    if files::are_of_this_host(&guard.config.secret_uri)
+        && files::is_kept(Path::new(SECRETS_DIR), secret).map_err(AdminError::failed)?
+    {
+        return Err(kept_by_libvirt(&known, secret));
+    }
     let Some(held) = known.hold(&guard)? else {
         return Err(no_state(&known));
     };
     let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
     let keyring = context.keyring();
-    let (old, data) = {
-        let found = store.references(known.uuid(), Timestamp::now())?;
-        let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
-        proven(&known, keys, held.blob())?
-    };
+    let found = store.references(known.uuid(), Timestamp::now())?;
+    let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
+    let (old, data) = proven(&known, keys, held.blob())?;
+    let provider = for_new_keys(&old.provider, &found.providers);
 
     let dek = Dek::generate()?;
     let staged = known.stage(held, &data, &dek)?;
     let now = Timestamp::now();
     let id = store.add_key(&AddKey {
         domain: known.uuid(),
-        provider: old.provider.uuid,
-        key: &wrap_for(&keyring, &old.provider, &dek, known.uuid())?,
+        provider: provider.uuid,
+        key: &wrap_for(&keyring, provider, &dek, known.uuid())?,
         secret_uuid: Some(secret),
         // The TPM is one that a guest has used.
         first_used_at: Some(now),
@@ -61,10 +70,10 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     };
     let message = format!(
         "its TPM state is encrypted with a new key of provider \"{}\" (key reference {id})",
-        old.provider.name
+        provider.name
     );
     known.record(context, &mut store, "renew", message);
-    answer(context, &known, &old, id, &retired)
+    answer(context, &known, provider, (id, old.key_ref.id), &retired)
 }
 
 /// The key that opens the state, and what is in it.
@@ -110,6 +119,20 @@ fn not_encrypted(known: &Known) -> AdminError {
     )
 }
 
+/// libvirt's own copy would carry the start with the daemon, which the old key no longer opens;
+/// and every other start would write the new key there.
+fn kept_by_libvirt(known: &Known, secret: SecretUuid) -> AdminError {
+    AdminError::refused(format!(
+        "libvirt keeps a key of {} itself, as the secret {secret} in {SECRETS_DIR}, and would write \
+         the new one there, too",
+        known.label()
+    ))
+    .with_hint(format!(
+        "take it over first: vtpm-guard adopt {}",
+        shell_word(&known.guest.name)
+    ))
+}
+
 fn no_state(known: &Known) -> AdminError {
     AdminError::refused(format!(
         "{} has no TPM state that could be encrypted anew",
@@ -124,11 +147,10 @@ fn no_state(known: &Known) -> AdminError {
 fn answer(
     context: &Context,
     known: &Known,
-    old: &OpenedKey,
-    id: KeyRefId,
+    provider: &Provider,
+    (id, old): (KeyRefId, KeyRefId),
     retired: &[KeyRefId],
 ) -> Result<(), AdminError> {
-    let provider = &old.provider;
     let answer = json!({
         "domain": document(&known.named()),
         "provider": { "name": provider.name, "uuid": provider.uuid.to_string() },
@@ -138,15 +160,14 @@ fn answer(
     context.output.answer(&answer, |out| {
         writeln!(
             out,
-            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {}",
+            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {old}",
             known.label(),
             one_line(&provider.name),
-            old.key_ref.id
         )
     })?;
     context.output.note(
-        "a backup of the TPM state from before is opened by the old key alone, which is retired, \
-         not deleted",
+        "a backup of the TPM state from before, or a file of virsh save, is opened by the old key \
+         alone, which is retired, not deleted",
     );
     Ok(())
 }

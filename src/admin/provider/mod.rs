@@ -19,8 +19,8 @@ use super::cli;
 use super::context::{self, Context};
 use super::error::AdminError;
 use crate::clock::Timestamp;
-use crate::report::one_line;
-use crate::store::{Access, Store, StoreError};
+use crate::report::{one_line, shell_word};
+use crate::store::{Access, Store, StoreError, former_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
@@ -77,7 +77,7 @@ fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminErro
 }
 
 fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
-    let (mut store, provider) = find(context, name, Access::Write)?;
+    let (mut store, provider) = find_for_new_keys(context, name)?;
     store.set_default_provider(provider.uuid, Timestamp::now())?;
     let document = json!({
         "uuid": provider.uuid.to_string(),
@@ -103,6 +103,50 @@ pub(super) fn find(
     let store = context.store(access)?.ok_or_else(no_provider)?;
     let provider = store.provider(name)?;
     Ok((store, provider))
+}
+
+/// The same, for keys that are to be made: a former key wraps no new one.
+pub(super) fn find_for_new_keys(
+    context: &Context,
+    name: &str,
+) -> Result<(Store, Provider), AdminError> {
+    let (store, provider) = find(context, name, Access::Write)?;
+    refuse_former(&store, &provider, |owner| {
+        format!("name that one: {}", shell_word(owner))
+    })?;
+    Ok((store, provider))
+}
+
+/// Refuses a former key of a provider. `instead` says what helps, given that provider's name.
+fn refuse_former(
+    store: &Store,
+    provider: &Provider,
+    instead: impl FnOnce(&str) -> String,
+) -> Result<(), AdminError> {
+    let Some(owner) = former_of(provider) else {
+        return Ok(());
+    };
+    let is_there = store.providers()?.iter().any(|other| other.name == owner);
+    let hint = if is_there {
+        instead(owner)
+    } else {
+        let word = shell_word(&provider.name);
+        format!(
+            "that one is gone; to make this one of its own: vtpm-guard provider rename {word} NAME"
+        )
+    };
+    Err(AdminError::refused(format!(
+        "provider \"{}\" is a former key of provider \"{owner}\"",
+        provider.name
+    ))
+    .with_hint(hint))
+}
+
+/// The provider that wraps a new key in the place of one that `provider` wraps: itself, or, of
+/// a former key, the one whose it was.
+pub(super) fn for_new_keys<'a>(provider: &'a Provider, all: &'a [Provider]) -> &'a Provider {
+    let owner = former_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
+    owner.unwrap_or(provider)
 }
 
 /// The provider that a row names: by UUID, or, where that is nobody's, by name.

@@ -6,7 +6,7 @@
 
 mod answer;
 
-use super::{Exclusive, find, named_by};
+use super::{Exclusive, find, named_by, refuse_former};
 use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
@@ -16,9 +16,7 @@ use crate::clock::Timestamp;
 use crate::key::kek::Kek;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
 use crate::report::shell_word;
-use crate::store::{
-    Access, KeyRefRecord, NewKey, Rewrapped, Rotation, Store, StoreError, former_of,
-};
+use crate::store::{Access, KeyRefRecord, NewKey, Rewrapped, Rotation, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How often the rows are wrapped anew because somebody changed one of them meanwhile.
@@ -56,13 +54,9 @@ pub(super) fn run(context: &Context, name: &str) -> Result<(), AdminError> {
     let (mut store, _) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
     let provider = store.provider(name)?;
-    if let Some(owner) = former_of(&provider) {
-        return Err(AdminError::refused(format!(
-            "provider \"{}\" is a former key of provider \"{owner}\"",
-            provider.name
-        ))
-        .with_hint(format!("vtpm-guard provider rotate {}", shell_word(owner))));
-    }
+    refuse_former(&store, &provider, |owner| {
+        format!("vtpm-guard provider rotate {}", shell_word(owner))
+    })?;
     let missed = finish(context, &mut store, &provider)?;
     let (before, rows) = if missed.is_empty() {
         let rows = rotate(context, &mut store, &provider)?;

@@ -38,6 +38,8 @@ struct Judged {
     state: StateFile,
     /// Whether a key of the guest opens it.
     opened: bool,
+    /// Whether the guest has keys, and so a start takes only a copy that one of them opens.
+    keyed: bool,
 }
 
 /// A guest's copies, the latest first. What cannot be read is told and left out.
@@ -53,6 +55,8 @@ fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, Admin
         Some(store) => store.references(domain, Timestamp::now())?,
         None => References::default(),
     };
+    let mut rows = references.key_refs.iter();
+    let keyed = rows.any(|row| row.wrapped_dek.is_some());
     let keyring = context.keyring();
     let judge = |copy: KeptState| {
         let state = copy.state();
@@ -60,6 +64,7 @@ fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, Admin
         Judged {
             domain,
             opened: trials.values().any(Trial::is_proven),
+            keyed,
             copy,
             state,
         }
@@ -103,10 +108,11 @@ impl Judged {
 
     /// What it is there for, for people.
     fn purpose(&self) -> &'static str {
-        match (self.copy.is_standing_by(), &self.state) {
-            (true, StateFile::Encrypted(_) | StateFile::Plain) => "the next start without state",
-            (true, _) => "state restore",
-            (false, _) => "state restore (set aside)",
+        match &self.state {
+            _ if !self.copy.is_standing_by() => "state restore (set aside)",
+            StateFile::Encrypted(_) if self.opened || !self.keyed => "the next start without state",
+            StateFile::Plain => "the next start without state",
+            _ => "state restore",
         }
     }
 }

@@ -101,6 +101,7 @@ fn copy_key(
     let Some(OpenedKey { provider, dek, .. }) = opening(&pair.original, rows) else {
         return Err(words::not_opened(pair));
     };
+    let provider = provider::for_new_keys(&provider, &providers).clone();
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
         provider: provider.uuid,
@@ -134,6 +135,7 @@ fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Prov
         .or_else(|| rows.first())
         .and_then(|row| provider::named_by(row, &seen.providers))
         .ok_or_else(|| words::not_bound(&pair.original, &pair.clone))?;
+    let provider = provider::for_new_keys(provider, &seen.providers);
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
     if !matches!(bound, Bound::Already(_)) {
         let (original, provider) = (&pair.original.guest.name, &provider.name);
