@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
 
 use vtpm_guard::ids::SecretUuid;
 use vtpm_guard::swtpm::TpmData;
 
 use crate::guest::{Guest, KeyRef, Tpm};
-use crate::host::{Host, Output};
+use crate::host::{Host, Output, finish};
 use crate::tpm::{endorsement_key_1_2, identity};
 
 /// A host with a provider and a stopped guest whose TPM is plain and has been used.
@@ -352,6 +355,43 @@ fn a_renewal_that_was_killed_before_or_after_its_last_step_is_healed_by_the_next
             assert_eq!(row.retired_at.is_none(), row.id == proven, "{row:?}");
         }
     }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_guest_that_starts_while_its_key_is_renewed_keeps_its_key() {
+    let (host, guest) = Host::with_used_guest();
+    let (state, row) = (host.tpm_state(&guest), host.only_key_ref(&guest));
+    // A start is judged after the renewal has seen the guest stopped, and before it has a key.
+    let store = host.store();
+    store.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let renewal = host
+        .command(&["vtpm-guard", "key", "renew", "vm1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let staged = host
+        .tpm_state_file(&guest)
+        .with_file_name(".tpm2-00.permall.vtpm-guard");
+    while !staged.exists() {
+        sleep(Duration::from_millis(10));
+    }
+    store
+        .execute_batch(
+            "INSERT INTO event (at, domain_uuid, domain_name, operation, decision, message, repairs)
+             SELECT at + 1, domain_uuid, domain_name, operation, decision, message, repairs
+             FROM event WHERE operation = 'prepare'; COMMIT",
+        )
+        .unwrap();
+    let renewal = finish(renewal);
+    assert_eq!(renewal.status, 1, "{renewal:?}");
+    assert!(renewal.stderr.contains("is starting"), "{renewal:?}");
+
+    assert_eq!(host.tpm_state(&guest), state);
+    assert!(!staged.exists());
+    host.start_and_stop(&guest);
+    assert_eq!(host.key_refs(&guest)[0], row);
 }
 
 /// Copies the TPM state of a stopped guest to another, as a clone of the whole host does.

@@ -18,12 +18,18 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::report::{one_line, shell_word};
-use crate::store::{Access, AddKey, OtherKeys, Store, StoreError};
+use crate::store::{Access, AddKey, EventFilter, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
 use crate::verdict::facts::Provider;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
+    // Before it is seen to be stopped: any start that is judged from here on writes an event.
+    let store = context.store(Access::Write)?;
+    let before = match &store {
+        Some(store) => newest_event(store, EventFilter::All)?,
+        None => 0,
+    };
     let known = stopped(&context::libvirt(), text)?;
     let Some(secret) = known.vtpm.secret_uuid else {
         return Err(not_encrypted(&known));
@@ -36,7 +42,8 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let Some(held) = known.hold(&guard)? else {
         return Err(no_state(&known));
     };
-    let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
+    let mut store = store.ok_or(StoreError::Missing)?;
+    store.set_deadline(context::patience())?;
     let keyring = context.keyring();
     let found = store.references(known.uuid(), Timestamp::now())?;
     let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
@@ -56,6 +63,12 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         others: OtherKeys::Keep,
         now,
     })?;
+    if newest_event(&store, EventFilter::Domain(known.uuid()))? > before {
+        // It was judged by the old state, and given the old key.
+        drop(staged);
+        store.retire(id, now)?;
+        return Err(starting(&known));
+    }
     if let Err(error) = staged.put_in_place() {
         return Err(put_back(&mut store, id, &known, &error));
     }
@@ -74,6 +87,12 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     );
     known.record(context, &mut store, "renew", message);
     answer(context, &known, provider, (id, old.key_ref.id), &retired)
+}
+
+/// The number of the newest event; 0 where there is none.
+fn newest_event(store: &Store, whose: EventFilter<'_>) -> Result<i64, StoreError> {
+    let newest = store.history(whose, 1)?.pop();
+    Ok(newest.map_or(0, |row| row.id))
 }
 
 /// The key that opens the state, and what is in it.
@@ -129,6 +148,14 @@ fn kept_by_libvirt(known: &Known, secret: SecretUuid) -> AdminError {
     ))
     .with_hint(format!(
         "take it over first: vtpm-guard adopt {}",
+        shell_word(&known.guest.name)
+    ))
+}
+
+fn starting(known: &Known) -> AdminError {
+    let label = known.label();
+    AdminError::refused(format!("{label} is starting: its TPM keeps its key")).with_hint(format!(
+        "shut it down first: virsh shutdown {}",
         shell_word(&known.guest.name)
     ))
 }
