@@ -1,0 +1,77 @@
+//! The arguments of `key …`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+/// `key …`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Bind a guest to a provider; its key is made at its first start.
+    Bind {
+        /// The guest's name or UUID.
+        domain: String,
+        /// The provider's name or UUID; the default provider where none is named.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+    },
+    /// Take a guest's key over from the backup of another host's store.
+    Import {
+        /// The guest's name or UUID.
+        domain: String,
+        /// What `store backup` wrote on the other host.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
+    /// List the key references.
+    List {
+        /// Only this guest's: name or UUID.
+        domain: Option<String>,
+    },
+    /// Show a guest's key references, also the retired ones, and what each of them opens.
+    Show {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Take a guest out of the guard's hands: its placeholders go, its keys are retired.
+    Unbind {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Put a key reference out of use; its wrapped key is kept.
+    Retire {
+        /// Its ID, as `key list` shows it.
+        id: i64,
+    },
+    /// Give a stopped guest's TPM a new key, under the same provider.
+    ///
+    /// Its state is encrypted anew; the TPM stays the same. The old key is retired.
+    Renew {
+        /// The guest's name or UUID.
+        domain: String,
+    },
+    /// Give a cloned guest what its TPM needs: the key of the original for a copied state, a
+    /// key of its own where there is none.
+    Clone {
+        /// The original's name or UUID.
+        domain: String,
+        /// The clone's name or UUID; libvirt must know it already.
+        #[arg(value_name = "NEW-DOMAIN")]
+        new_domain: String,
+    },
+    /// Use this key reference, and retire the guest's others.
+    Use {
+        /// Its ID, as `key show` shows it.
+        id: i64,
+    },
+    /// Remove the key references of guests that libvirt no longer knows and whose TPM state is
+    /// gone. The store of before is kept beside the store.
+    Prune {
+        /// Only of guests that nothing was heard of for so long: 12h, 30d, 8w.
+        #[arg(long, value_name = "AGE", default_value = "30d")]
+        older_than: String,
+        /// Say what would be removed, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
