@@ -14,6 +14,7 @@ use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::store::KeyRefRecord;
 use vtpm_guard::verdict::Decision;
 
+use crate::clone;
 use crate::host::{Host, TRANSIENT};
 use crate::statements;
 use crate::tpm;
@@ -53,6 +54,8 @@ pub(crate) enum Event {
     /// It comes from another host: its state arrives after `prepare`.
     MigrateIn(usize),
     LoseState(usize),
+    /// The other guest becomes a clone of this one.
+    Clone(usize),
     DaemonRestarts,
     Bind(usize, usize),
     Unbind(usize),
@@ -95,6 +98,7 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => guest().prop_map(SaveAndRestore),
         2 => guest().prop_map(MigrateIn),
         1 => guest().prop_map(LoseState),
+        3 => guest().prop_map(Clone),
         1 => Just(DaemonRestarts),
         8 => (guest(), provider()).prop_map(|(guest, provider)| Bind(guest, provider)),
         1 => guest().prop_map(Unbind),
@@ -131,6 +135,7 @@ impl Event {
                 let lost = !running && fs::remove_file(host.state_file(guest)).is_ok();
                 lost.then(|| "lost".to_owned())
             }
+            Self::Clone(original) => clone::happen(host, original),
             Self::DaemonRestarts => {
                 host.secrets.forget();
                 None

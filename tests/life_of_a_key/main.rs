@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod clone;
 mod events;
 mod host;
 mod libvirt;
@@ -114,6 +115,28 @@ fn a_transient_guest_has_its_tpm_again_after_a_failed_start_and_after_a_run() {
     let runs = host.told.iter().filter(|line| *line == "  runs").count();
     assert_eq!(runs, 3, "{:#?}", host.told);
     assert_eq!(host.guests[1].made_with.len(), 1, "one TPM, all the time");
+}
+
+/// A clone and its original start with one key, each wrapped for itself.
+#[test]
+fn a_clone_has_the_tpm_of_its_original() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let story = [
+        Bind(0, 0),
+        Start(0, Runs),
+        Stop(0),
+        Clone(0),
+        Start(0, Runs),
+        Start(1, Runs),
+        Stop(1),
+        Rotate(0),
+        Start(1, Runs),
+    ];
+    let host = play(&story);
+    let runs = host.told.iter().filter(|line| *line == "  runs").count();
+    assert_eq!(runs, 4, "{:#?}", host.told);
+    assert_eq!(host.guests[0].made_with, host.guests[1].made_with);
 }
 
 #[test]
