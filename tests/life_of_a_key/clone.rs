@@ -24,11 +24,15 @@ pub(crate) fn happen(host: &mut Host, original: usize) -> Option<String> {
         (host.opens_state(original, &bytes) == Some(true)).then_some(bytes)
     })?;
     let mut store = host.store();
-    let mut present = store.providers().unwrap().into_iter().filter_map(|provider| {
-        let mut keks = host.keks.iter();
-        let (_, kek) = keks.find(|(_, kek)| kek.key_id() == provider.key_id)?;
-        Some((provider, kek))
-    });
+    let mut present = store
+        .providers()
+        .unwrap()
+        .into_iter()
+        .filter_map(|provider| {
+            let mut keks = host.keks.iter();
+            let (_, kek) = keks.find(|(_, kek)| kek.key_id() == provider.key_id)?;
+            Some((provider, kek))
+        });
     let (provider, kek) = present.next()?;
     let domain = host.guests[clone].domain.uuid;
     let key = NewKey {
