@@ -93,8 +93,8 @@ impl Store {
         };
         match (identity, access) {
             (Identity::Empty, Access::Read | Access::Write) => return Err(StoreError::Missing),
-            (Identity::Ours(_), Access::Read) | (Identity::Ours(schema::KNOWN), _) => {}
-            (Identity::Adoptable(_), Access::Read) => schema::stand_in_tables(&store.connection)
+            (Identity::Ours(schema::KNOWN), _) => {}
+            (_, Access::Read) => schema::stand_in_tables(&store.connection)
                 .map_err(|error| StoreError::from_sqlite(&place.file, error))?,
             (_, Access::Write | Access::Create) => {
                 store.migrate()?;

@@ -16,10 +16,16 @@ pub(super) struct Migration {
 
 /// Every step from an empty database to today's schema. A step that was released is never
 /// edited; a change of the schema is a new step.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    sql: include_str!("schema_v1.sql"),
-}];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        sql: include_str!("schema_v1.sql"),
+    },
+    Migration {
+        version: 2,
+        sql: include_str!("schema_v2.sql"),
+    },
+];
 
 /// The newest schema version that this program knows.
 pub(super) const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -101,9 +107,9 @@ pub(super) fn migrate(
     let is_due = |step: &&Migration| match identity {
         Identity::Empty => true,
         Identity::Ours(version) => step.version > version,
-        // The first step makes only what is not there yet: another tool may have left out
-        // the indexes and the tables that it does not know.
-        Identity::Adoptable(version) => step.version > version || step.version == 1,
+        // A step makes only what is not there yet: another tool may have left out the indexes
+        // and the tables that it does not know.
+        Identity::Adoptable(_) => true,
     };
     for step in migrations.iter().filter(is_due) {
         transaction.execute_batch(step.sql)?;
@@ -115,17 +121,28 @@ pub(super) fn migrate(
     Ok(())
 }
 
-/// For reading a store that another tool made and that has not been written yet: gives this
-/// connection the tables that the other tool does not know, empty and of its own.
+/// For reading a store that is not brought forward, being older or made by another tool: gives
+/// this connection the tables that the database lacks, empty and of its own.
 pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
-    let there: bool = connection.query_row(
-        "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'incoming'",
-        [],
-        |row| row.get(0),
-    )?;
-    if there {
-        return Ok(());
+    for (table, columns) in [
+        (
+            "arriving",
+            "domain_uuid TEXT, operation TEXT, daemon TEXT, at INTEGER",
+        ),
+        (
+            "seen_state",
+            "domain_uuid TEXT, domain_name TEXT, secret_uuid TEXT, path TEXT, at INTEGER",
+        ),
+    ] {
+        let there: bool = connection.query_row(
+            "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1",
+            [table],
+            |row| row.get(0),
+        )?;
+        // A temporary table hides one of the database that has the same name.
+        if !there {
+            connection.execute_batch(&format!("CREATE TEMP TABLE {table} ({columns})"))?;
+        }
     }
-    connection
-        .execute_batch("CREATE TEMP TABLE incoming (domain_uuid TEXT, operation TEXT, at INTEGER)")
+    Ok(())
 }

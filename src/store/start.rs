@@ -36,11 +36,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction.execute(
-                "DELETE FROM incoming WHERE abs(at - ?1) > ?2",
+                "DELETE FROM arriving WHERE abs(at - ?1) > ?2",
                 params![now.0, INCOMING_LIFETIME_MS],
             )?;
             transaction.execute(
-                "INSERT OR REPLACE INTO incoming (domain_uuid, operation, at) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO arriving (domain_uuid, operation, at) VALUES (?1, ?2, ?3)",
                 params![domain.to_string(), operation, now.0],
             )?;
             Ok(())
@@ -121,7 +121,7 @@ pub(super) fn state_arrives(
     now: Timestamp,
 ) -> Result<bool, Failure> {
     Ok(connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM incoming WHERE domain_uuid = ?1 AND abs(at - ?2) <= ?3)",
+        "SELECT EXISTS (SELECT 1 FROM arriving WHERE domain_uuid = ?1 AND abs(at - ?2) <= ?3)",
         params![domain.to_string(), now.0, INCOMING_LIFETIME_MS],
         |row| row.get(0),
     )?)
@@ -138,7 +138,7 @@ pub(super) fn forget_incoming(
     domain: DomainUuid,
 ) -> Result<(), Failure> {
     transaction.execute(
-        "DELETE FROM incoming WHERE domain_uuid = ?1",
+        "DELETE FROM arriving WHERE domain_uuid = ?1",
         [domain.to_string()],
     )?;
     Ok(())

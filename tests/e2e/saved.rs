@@ -128,7 +128,7 @@ fn the_announcement_of_a_stream_that_never_came_expires() {
     let check = |host: &Host| host.guard(&["check", "vm1"]).status;
     assert_eq!(check(&host), 0, "it is on its way");
     let past = Duration::from_mins(11).as_millis();
-    let age = format!("UPDATE incoming SET at = at - {past}");
+    let age = format!("UPDATE arriving SET at = at - {past}");
     host.store().execute(&age, []).unwrap();
     assert_eq!(check(&host), 1);
     host.start(&guest).refused_with("VG205");

@@ -237,7 +237,7 @@ fn a_backup_that_another_tool_made_is_brought_to_the_schema() {
     let (_dir, _store, _shelf, backup) = store_and_backup("p");
     rusqlite::Connection::open(&backup)
         .unwrap()
-        .execute_batch("DROP TABLE incoming; PRAGMA application_id = 0; PRAGMA user_version = 0")
+        .execute_batch("DROP TABLE arriving; DROP TABLE seen_state; PRAGMA application_id = 0; PRAGMA user_version = 0")
         .unwrap();
     let target = TempDir::new().unwrap();
     restore(target.path(), &backup).unwrap();

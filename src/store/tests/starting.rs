@@ -29,7 +29,7 @@ fn a_later_note_replaces_the_earlier_and_old_ones_are_forgotten() {
     store.note_incoming(domain(2), "restore", NOW).unwrap();
     let tomorrow = later(Duration::from_hours(24));
     store.note_incoming(domain(1), "restore", tomorrow).unwrap();
-    assert_eq!(number(&store, "SELECT count(*) FROM incoming"), 1);
+    assert_eq!(number(&store, "SELECT count(*) FROM arriving"), 1);
     assert!(store.references(domain(1), tomorrow).unwrap().state_arrives);
 }
 
