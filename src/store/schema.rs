@@ -105,11 +105,10 @@ pub(super) fn migrate(
     migrations: &[Migration],
 ) -> Result<(), Failure> {
     let is_due = |step: &&Migration| match identity {
-        Identity::Empty => true,
         Identity::Ours(version) => step.version > version,
         // A step makes only what is not there yet: another tool may have left out the indexes
         // and the tables that it does not know.
-        Identity::Adoptable(_) => true,
+        Identity::Empty | Identity::Adoptable(_) => true,
     };
     for step in migrations.iter().filter(is_due) {
         transaction.execute_batch(step.sql)?;
