@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::keys::Keys;
 use super::{Guard, copies};
 use crate::clock::{Deadline, Timestamp};
-use crate::domain::{Domain, Emulator, Vtpm};
+use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::DomainUuid;
 use crate::kept::KeptState;
 use crate::key::id::KeyId;
@@ -40,7 +40,7 @@ impl Guard {
 /// emulated TPM nothing is read.
 pub(super) fn gather(
     guard: &Guard,
-    domain: Result<Domain, String>,
+    domain: Result<Domain, UnreadableDomain>,
     access: Access,
     deadline: Deadline,
 ) -> Gathered {

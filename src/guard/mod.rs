@@ -5,6 +5,7 @@
 mod commit;
 mod copies;
 mod daemon_start;
+mod definition;
 mod gather;
 mod keys;
 mod lifecycle;
@@ -42,6 +43,8 @@ pub struct Guard {
     pub config: Config,
     /// Why the configuration file could not be used, if so: the defaults hold.
     pub config_trouble: Option<String>,
+    /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
+    pub xml_trouble: Option<String>,
     /// The directory of the store and the sealed KEKs.
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
@@ -64,6 +67,7 @@ impl Guard {
         Self {
             config,
             config_trouble: None,
+            xml_trouble: None,
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),

@@ -5,7 +5,7 @@ use super::gather::{Gathered, gather};
 use super::status::is_running;
 use super::{Guard, before_the_answer, copies, daemon_start};
 use crate::clock::Deadline;
-use crate::domain::{Domain, Vtpm};
+use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
@@ -35,7 +35,7 @@ pub enum Mode {
 /// verdict out. `operation` is what history says was asked for.
 pub fn prepare(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     deadline: Deadline,
@@ -79,7 +79,7 @@ pub fn prepare(
 
 fn judged(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     access: Access,
@@ -144,6 +144,10 @@ fn judge(guard: &Guard, facts: &mut Facts, deadline: Deadline) -> Verdict {
         verdict
             .findings
             .extend(trouble.map(Finding::ConfigurationBroken));
+        let trouble = guard.xml_trouble.clone();
+        verdict
+            .findings
+            .extend(trouble.map(Finding::DefinitionRead));
     }
     verdict
 }

@@ -25,13 +25,13 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         | Refusal::ProviderSealed { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
+        | Refusal::DeadlinePassed
         | Refusal::LibvirtStarting
         | Refusal::SecretConflict { .. } => libvirt_words(domain, why),
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
-            "policy.unencrypted = \"deny\" refuses such guests; see what the guard reads: \
-             vtpm-guard check --xml FILE"
+            "whether its vTPM is encrypted is not known; for details: vtpm-guard check --xml FILE"
                 .to_owned(),
         ),
         Refusal::UnencryptedVtpm => (
@@ -198,6 +198,13 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
+        ),
+        Refusal::DeadlinePassed => (
+            "the start was not judged before hook.deadline passed".to_owned(),
+            format!(
+                "find out what does not answer: vtpm-guard doctor; then start it again: virsh start {}",
+                shell_word(domain)
+            ),
         ),
         Refusal::LibvirtStarting => (
             "libvirtd is still starting, and takes no key until its guests are up".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
-use crate::domain::Domain;
+use crate::domain::{Domain, UnreadableDomain};
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
@@ -12,7 +12,7 @@ use crate::key::wrap::WrappedDek;
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The domain, or why its XML could not be read.
-    pub domain: Result<Domain, String>,
+    pub domain: Result<Domain, UnreadableDomain>,
     /// The store's answer.
     pub references: Result<References, StoreTrouble>,
     /// What trying the wrapped DEK of each keyed row gave; its proof is against the TPM state,

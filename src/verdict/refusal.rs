@@ -82,6 +82,8 @@ pub enum Refusal {
         /// Says how.
         reason: String,
     },
+    /// The hook's deadline passed before the start was judged.
+    DeadlinePassed,
     /// libvirtd is starting, and the guest with it, whose key was not laid out before.
     LibvirtStarting,
     /// The usage belongs to another secret, or the UUID to another usage type.
@@ -128,7 +130,9 @@ impl Refusal {
             Self::TpmStateMissing | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
-            Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,
+            Self::LibvirtUnreachable { .. } | Self::DeadlinePassed | Self::LibvirtStarting => {
+                Code::LibvirtUnreachable
+            }
             Self::SecretConflict { .. } => Code::SecretConflict,
             Self::Store(StoreTrouble::Unavailable(_)) => Code::StoreUnavailable,
             Self::Store(StoreTrouble::Corrupt(_)) => Code::StoreCorrupt,

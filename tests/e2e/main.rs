@@ -14,6 +14,7 @@ mod first_day;
 mod fresh_keys;
 mod guest;
 mod hook_contract;
+mod hook_input;
 mod host;
 mod libvirt_alone;
 mod lifetimes;

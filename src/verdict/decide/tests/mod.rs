@@ -10,7 +10,7 @@ use given::{
 };
 
 use crate::clock::Timestamp;
-use crate::domain::Vtpm;
+use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::facts::{
     HostSecret, Occasion, Permission, StoreTrouble, TpmState, TransientState,
@@ -709,15 +709,20 @@ fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
 }
 
 #[test]
-fn unreadable_xml_is_allowed_unless_the_policy_refuses_unencrypted_vtpms() {
+fn unreadable_xml_is_refused_only_where_an_emulated_tpm_was_seen_and_the_policy_says_so() {
     let mut facts = guest();
-    facts.domain = Err("not XML".to_owned());
+    facts.domain = Err(UnreadableDomain::unseen("not XML"));
     assert_eq!(verdict(&facts), "allow UnreadableXml");
     assert_eq!(
         findings(&facts),
         [Finding::XmlUnreadable("not XML".to_owned())]
     );
-    let strict = facts.policy(|policy| policy.unencrypted = Permission::Deny);
+    let mut strict = facts.policy(|policy| policy.unencrypted = Permission::Deny);
+    assert_eq!(verdict(&strict), "allow UnreadableXml");
+    strict.domain = Err(UnreadableDomain {
+        reason: "not XML".to_owned(),
+        has_emulated_tpm: true,
+    });
     assert_eq!(verdict(&strict), "deny VG501");
 }
 
