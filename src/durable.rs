@@ -35,6 +35,12 @@ pub fn write_as(dir: &File, name: &OsStr, bytes: &[u8], like: &Metadata) -> io::
     })
 }
 
+/// Writes `bytes` durably under `name` into `dir`, mode 0600, in place of what a killed writer
+/// left there. For [`rename`] to follow.
+pub fn write(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    write_temporary(dir, name, bytes)
+}
+
 /// Renames a file that was written durably, in place of what is there, for good.
 pub fn rename(dir: &File, from: &OsStr, to: &OsStr) -> io::Result<()> {
     renameat(dir, from, dir, to)?;

@@ -1,6 +1,5 @@
 //! What the program asks of the operating system; the one address of unsafe code.
 
-#[cfg(feature = "libvirt")]
 use std::ffi::CStr;
 use std::io;
 
@@ -75,6 +74,101 @@ pub fn secret_value(secret: &Secret) -> Result<Option<Zeroizing<Vec<u8>>>, Error
     // SAFETY: the buffer comes from malloc, is the caller's to free, and nobody has it now.
     unsafe { nix::libc::free(value.cast()) };
     Ok(Some(copy))
+}
+
+/// The keyring of this process (keyrings(7)), which ends with it.
+pub const PROCESS_KEYRING: i32 = nix::libc::KEY_SPEC_PROCESS_KEYRING;
+
+/// The keyring of this process's user, which all of the user's processes share.
+pub const USER_KEYRING: i32 = nix::libc::KEY_SPEC_USER_KEYRING;
+
+/// Puts a key of type "user" into a keyring of the kernel, and returns its serial number.
+#[expect(unsafe_code, reason = "nix has no wrapper of this call")]
+pub fn add_key(description: &CStr, payload: &[u8], keyring: i32) -> io::Result<i32> {
+    // SAFETY: both strings end in NUL, the payload is as long as is said, and the kernel copies
+    // all of it before the call returns.
+    let serial = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_add_key,
+            c"user".as_ptr(),
+            description.as_ptr(),
+            payload.as_ptr(),
+            payload.len(),
+            keyring,
+        )
+    };
+    serial_number(serial)
+}
+
+/// Finds a key of type "user" in a keyring; its serial number.
+#[expect(unsafe_code, reason = "nix has no wrapper of this call")]
+pub fn find_key(keyring: i32, description: &CStr) -> io::Result<i32> {
+    // SAFETY: both strings end in NUL; the kernel only reads them.
+    let serial = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_keyctl,
+            nix::libc::KEYCTL_SEARCH,
+            keyring,
+            c"user".as_ptr(),
+            description.as_ptr(),
+            0,
+        )
+    };
+    serial_number(serial)
+}
+
+/// Reads a key into `payload`, as much as there is room for; returns how long the key is.
+#[expect(unsafe_code, reason = "nix has no wrapper of this call")]
+pub fn read_key(serial: i32, payload: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer may be written to, and is as long as is said.
+    let length = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_keyctl,
+            nix::libc::KEYCTL_READ,
+            serial,
+            payload.as_mut_ptr(),
+            payload.len(),
+        )
+    };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// Lets the kernel remove a key after this many seconds.
+pub fn set_key_timeout(serial: i32, seconds: u32) -> io::Result<()> {
+    keyctl(nix::libc::KEYCTL_SET_TIMEOUT, serial, seconds)
+}
+
+/// Sets who may do what with a key (`keyctl_setperm(3)`).
+pub fn set_key_permissions(serial: i32, permissions: u32) -> io::Result<()> {
+    keyctl(nix::libc::KEYCTL_SETPERM, serial, permissions)
+}
+
+/// Puts a key into one more keyring, in place of one of the same description.
+pub fn link_key(serial: i32, keyring: i32) -> io::Result<()> {
+    keyctl(nix::libc::KEYCTL_LINK, serial, keyring.cast_unsigned())
+}
+
+/// Takes a key out of a keyring.
+pub fn unlink_key(serial: i32, keyring: i32) -> io::Result<()> {
+    keyctl(nix::libc::KEYCTL_UNLINK, serial, keyring.cast_unsigned())
+}
+
+/// A call of keyctl(2) with two numbers.
+#[expect(unsafe_code, reason = "nix has no wrapper of this call")]
+fn keyctl(operation: u32, one: i32, other: u32) -> io::Result<()> {
+    // SAFETY: the kernel takes these three arguments as numbers; no memory is involved.
+    let done = unsafe { nix::libc::syscall(nix::libc::SYS_keyctl, operation, one, other) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn serial_number(answer: std::ffi::c_long) -> io::Result<i32> {
+    match i32::try_from(answer) {
+        Ok(serial) if serial >= 0 => Ok(serial),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl Gathered {
             for key_id in keks_for_a_new_key(references, facts.policy.auto_bind.as_deref()) {
                 let tried = match keys.open_kek(key_id, deadline) {
                     Ok(_) => KekState::Opens,
-                    Err(reason) => KekState::Sealed(reason),
+                    Err(why) => why,
                 };
                 facts.keks.insert(key_id, tried);
             }

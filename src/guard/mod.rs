@@ -53,6 +53,8 @@ pub struct Guard {
     pub libvirt_definitions_dir: PathBuf,
     /// The directory of libvirt's notes on running guests: `NAME.xml`.
     pub libvirt_run_dir: PathBuf,
+    /// Whether a KEK that is slow to open is shared with the other starts of these seconds.
+    pub shares_keks: bool,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
@@ -72,6 +74,7 @@ impl Guard {
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
             libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            shares_keks: false,
             secrets: None,
             libvirt_starts: false,
             opened_keks: OpenedKeks::default(),
@@ -81,7 +84,12 @@ impl Guard {
     /// The sealed KEKs of this host.
     #[must_use]
     pub fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir.join("keys"))
+        let keyring = Keyring::at(self.state_dir.join("keys"));
+        if self.shares_keks {
+            keyring.sharing()
+        } else {
+            keyring
+        }
     }
 
     /// Opens the store; `None` where there is no database yet. A locked store may take half

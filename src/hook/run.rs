@@ -118,6 +118,7 @@ fn guard_of_this_host() -> Guard {
     };
     let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
     guard.config_trouble = trouble;
+    guard.shares_keks = true;
     guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
     guard
 }

@@ -8,4 +8,5 @@ pub mod kek;
 pub mod keyring;
 pub mod random;
 pub mod seal;
+mod shared;
 pub mod wrap;

@@ -50,11 +50,13 @@ pub fn explain(code: Code) -> Explanation {
         Code::ProviderSealed => Explanation {
             what: "The provider is there, but its key on this host cannot be opened: its \
                    sealed file is missing, damaged, not root's alone, or sealed by another \
-                   host.",
+                   host; or it did not open in time.",
             why: "The key is sealed to this host. After a reinstallation, or on a copy of \
                    the disk in another machine, the seal does not open.",
-            remedy: "Import the provider again from its recovery file: vtpm-guard provider \
-                   import FILE. It seals the key anew, and no guest needs to be touched.",
+            remedy: "Where the message says \"in time\", start the guest again: many starts at \
+                   once wait for one TPM, each until hook.deadline. Else import the provider \
+                   again from its recovery file: vtpm-guard provider import FILE. It seals the \
+                   key again, and no guest needs to be touched.",
         },
         Code::KeyMissing => Explanation {
             what: "The domain XML asks for an encrypted vTPM, but the store has no key for \

@@ -22,7 +22,8 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::ProviderMissing { .. }
         | Refusal::ProviderKeyMismatch { .. }
         | Refusal::ProviderAmbiguous { .. }
-        | Refusal::ProviderSealed { .. } => provider_words(domain, why),
+        | Refusal::ProviderSealed { .. }
+        | Refusal::ProviderNotInTime { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
         | Refusal::DeadlinePassed
@@ -101,6 +102,13 @@ fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
         Refusal::ProviderSealed { provider, reason } => (
             format!("the key of provider \"{provider}\" cannot be opened on this host: {reason}"),
             "put it in place again: vtpm-guard provider import FILE".to_owned(),
+        ),
+        Refusal::ProviderNotInTime { provider } => (
+            format!(
+                "the key of provider \"{provider}\" did not open in time: its TPM is slow, or busy \
+                 with other starts"
+            ),
+            format!("start it again: virsh start {domain}"),
         ),
         _ => unreachable!("only refusals about providers come here"),
     }

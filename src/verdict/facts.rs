@@ -134,6 +134,8 @@ pub enum KekState {
     Opens,
     /// It does not: says why.
     Sealed(String),
+    /// It had not opened when the time was over.
+    NotInTime,
 }
 
 /// What trying one row's wrapped DEK gave.
@@ -175,6 +177,11 @@ pub enum NotOpened {
         key_id: KeyId,
         /// Why it does not open.
         reason: String,
+    },
+    /// A provider has that key id, but its KEK had not opened when the time was over.
+    NotInTime {
+        /// The KEK's id.
+        key_id: KeyId,
     },
     /// Its own KEK is there and the bytes do not authenticate, or they are no wrapped DEK.
     Corrupt {

@@ -40,6 +40,11 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// The provider's KEK had not opened when the time was over.
+    ProviderNotInTime {
+        /// Its name.
+        provider: String,
+    },
     /// No key reference and no host secret.
     KeyMissing,
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
@@ -122,7 +127,7 @@ impl Refusal {
             Self::ProviderMissing { .. } => Code::ProviderMissing,
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
-            Self::ProviderSealed { .. } => Code::ProviderSealed,
+            Self::ProviderSealed { .. } | Self::ProviderNotInTime { .. } => Code::ProviderSealed,
             Self::KeyMissing | Self::Unmanaged => Code::KeyMissing,
             Self::KeyLost => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,

@@ -10,7 +10,9 @@ use crate::verdict::{Answer, Finding, Reason};
 pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     let provider_not_at_hand = matches!(
         refusal,
-        Refusal::ProviderMissing { .. } | Refusal::ProviderSealed { .. }
+        Refusal::ProviderMissing { .. }
+            | Refusal::ProviderSealed { .. }
+            | Refusal::ProviderNotInTime { .. }
     );
     if !provider_not_at_hand || case.facts.policy.degraded == Permission::Deny {
         return deny(refusal).into();

@@ -91,6 +91,10 @@ fn make_key(mut verdict: Verdict, row: Option<&KeyRef>, owner: &Provider) -> Ver
 fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {
     let reason = match case.facts.keks.get(&owner.key_id) {
         Some(KekState::Opens) => return None,
+        Some(KekState::NotInTime) => {
+            let provider = owner.name.clone();
+            return Some(Refusal::ProviderNotInTime { provider });
+        }
         Some(KekState::Sealed(reason)) => reason.clone(),
         None => "its key was not tried".to_owned(),
     };
