@@ -19,10 +19,30 @@ use zeroize::{Zeroize, Zeroizing};
 /// with a pipe, as systemd-coredump has it) ignores it; one of a process that is not dumpable
 /// is not made at all (core(5), `PR_SET_DUMPABLE` in prctl(2)). Children do not inherit the
 /// latter, for exec resets it, but they inherit the limit.
+///
+/// As root it also keeps the memory out of the swap space, where keys would outlive the process.
 pub fn protect_process() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     set_dumpable(false)?;
+    lock_memory();
     Ok(())
+}
+
+/// Locks into memory all that this process has and will have, each page as it is first used.
+///
+/// Only without a limit: under one, a later allocation would fail. Where it cannot be done (a
+/// plain user, a container), the swap space should be encrypted, as docs/threat-model.md says.
+#[expect(
+    unsafe_code,
+    reason = "nix's flags lack the one for pages not used yet"
+)]
+fn lock_memory() {
+    use nix::libc::{MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, RLIM_INFINITY, mlockall};
+    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err() {
+        return;
+    }
+    // SAFETY: the call takes a number and changes no memory of this process.
+    let _ = unsafe { mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) };
 }
 
 #[cfg(feature = "libvirt")]
@@ -192,6 +212,11 @@ mod tests {
         let words: Vec<_> = core.split_whitespace().collect();
         assert_eq!(words, ["Max", "core", "file", "size", "0", "0", "bytes"]);
         assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        if nix::unistd::geteuid().is_root() {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let locked = status.lines().find(|line| line.starts_with("VmLck:"));
+            assert!(!locked.unwrap().contains("\t       0 kB"), "{locked:?}");
+        }
     }
 
     #[test]

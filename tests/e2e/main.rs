@@ -5,6 +5,7 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopting;
 mod born_from;
@@ -20,6 +21,7 @@ mod libvirt_alone;
 mod lifetimes;
 mod looks;
 mod many_keys;
+mod memory;
 mod migrated;
 mod migration;
 mod page;
@@ -30,6 +32,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod slow_tpm;
 mod state_elsewhere;
 mod status;
 mod store_trouble;
