@@ -20,11 +20,11 @@ use super::id::KeyId;
 use super::kek::Kek;
 pub use super::seal::{Seal, WeakerSeal};
 use super::seal::{SealError, Sealed, Sealer};
-use super::shared;
 use crate::child::ChildError;
 use crate::clock::Deadline;
 
 mod dir;
+mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -8,5 +8,4 @@ pub mod kek;
 pub mod keyring;
 pub mod random;
 pub mod seal;
-mod shared;
 pub mod wrap;

@@ -14,8 +14,8 @@
 use std::ffi::CString;
 use std::io;
 
-use super::id::KeyId;
-use super::kek::Kek;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
 use crate::sys;
 
 /// How long a KEK stays, in seconds: long enough for the starts that wait for it.
