@@ -13,7 +13,8 @@ use crate::clock::Timestamp;
 use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::facts::{
-    HostSecret, Occasion, Permission, StoreTrouble, TpmState, TransientState,
+    HostSecret, KekState, NotOpened, Occasion, Permission, StoreTrouble, TpmState, TransientState,
+    Trial,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
@@ -280,6 +281,26 @@ fn a_sealed_provider_refuses_unless_the_host_secret_carries_the_start() {
         }
     );
     assert_eq!(verdict(&facts.host(HasValue)), "allow HostSecret");
+}
+
+#[test]
+fn a_key_that_does_not_open_in_time_refuses_for_that_alone() {
+    let not_in_time = Refusal::ProviderNotInTime {
+        provider: "a".to_owned(),
+    };
+    let mut row = sealed(1, "a", 1, 'A');
+    row.trial = Some(Trial::NotOpened(NotOpened::NotInTime { key_id: key('A') }));
+    let keyed = guest().provider("a", 1, 'A').row(row);
+    assert_eq!(refusal(&keyed), not_in_time);
+    assert_eq!(verdict(&keyed.host(HasValue)), "allow HostSecret");
+
+    let mut new = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    new.keks.insert(key('A'), KekState::NotInTime);
+    assert_eq!(refusal(&new), not_in_time);
+
+    let words = crate::report::refusal("vm1", &not_in_time);
+    assert!(words.message.contains("did not open in time"));
+    assert_eq!(words.hint, "start it again: virsh start vm1");
 }
 
 #[test]
