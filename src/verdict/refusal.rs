@@ -46,6 +46,12 @@ pub enum Refusal {
     Unmanaged,
     /// Encrypted (or arriving) state and no key.
     KeyLost,
+    /// The guest's key comes from whoever starts it, and none was given for the state that is
+    /// there.
+    ClientsKeyMissing {
+        /// The secret that it belongs into.
+        secret: SecretUuid,
+    },
     /// Several different keys and no proof.
     KeyAmbiguous {
         /// The rows to choose from.
@@ -147,7 +153,7 @@ impl Refusal {
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } => Code::ProviderSealed,
             Self::KeyMissing | Self::Unmanaged => Code::KeyMissing,
-            Self::KeyLost => Code::KeyLost,
+            Self::KeyLost | Self::ClientsKeyMissing { .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. }
             | Self::HostValueDoesNotOpenTpm { .. }
