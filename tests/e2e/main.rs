@@ -32,6 +32,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod shared_secret;
 mod slow_tpm;
 mod state_elsewhere;
 mod status;
