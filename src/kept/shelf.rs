@@ -1,9 +1,8 @@
 //! The directory of one guest's copies.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::KeptError;
@@ -14,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::durable;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, StateFile};
+use crate::trusted::TrustedDir;
 use crate::verdict::facts::Occasion;
 
 /// The directory of all copies in a state directory.
@@ -138,7 +138,7 @@ impl Shelf {
 
     /// Drops a copy for good: its manifest first, without which the bytes are nothing.
     pub fn drop_copy(&self, sha256: &str) -> Result<(), KeptError> {
-        let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
+        let dir = self.open_or_make()?;
         for name in [manifest_name(sha256), state_name(sha256)] {
             let path = self.path.join(&name);
             durable::remove(&dir, OsStr::new(&name)).map_err(KeptError::io(&path))?;
@@ -185,7 +185,7 @@ impl Shelf {
 
     /// Forgets how far the run had come.
     pub fn forget_run(&self) -> Result<(), KeptError> {
-        let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
+        let dir = self.open_or_make()?;
         durable::remove(&dir, OsStr::new(RUN)).map_err(KeptError::io(&self.path))
     }
 
@@ -222,9 +222,7 @@ impl Shelf {
     }
 
     fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), KeptError> {
-        let temporary = OsString::from(format!(".{name}.{}", std::process::id()));
-        durable::replace(dir, &temporary, OsStr::new(name), bytes)
-            .map_err(KeptError::io(&self.path.join(name)))
+        durable::replace(dir, OsStr::new(name), bytes).map_err(KeptError::io(&self.path.join(name)))
     }
 
     fn open_or_make(&self) -> Result<File, KeptError> {
@@ -232,15 +230,6 @@ impl Shelf {
     }
 
     fn try_open_or_make(&self) -> io::Result<File> {
-        if !self.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.path)?;
-            for made in self.path.ancestors().take(2) {
-                durable::sync_parent(made)?;
-            }
-        }
-        File::open(&self.path)
+        TrustedDir::open_or_make_own(&self.path)?.to_file()
     }
 }

@@ -1,9 +1,9 @@
 //! The keyring's directory: trusts only its own user's files, writes whole ones.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,12 +18,10 @@ use crate::clock::Deadline;
 use crate::durable;
 use crate::key::id::KeyId;
 use crate::key::seal::MAX_SEALED;
+use crate::trusted::TrustedDir;
 
 /// The longest file: a sealed key and its first line.
 const MAX_FILE: usize = MAX_SEALED + 100;
-
-/// Where a key is written before it gets its name.
-const TEMPORARY: &str = ".new";
 
 /// How often a lock is tried that another writer holds.
 const LOCK_POLL: Duration = Duration::from_millis(1);
@@ -56,10 +54,8 @@ impl Dir {
         if let Some(dir) = Self::open(path)? {
             return Ok(dir);
         }
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        created.map_err(io_error(path))?;
-        // Its name is as durable as the keys in it will be.
-        durable::sync_parent(path).map_err(io_error(path))?;
+        let made = TrustedDir::open_or_make(path);
+        made.map_err(|distrust| io_error(path)(distrust.into()))?;
         Self::open(path)?.ok_or_else(|| io_error(path)(io::ErrorKind::NotFound.into()))
     }
 
@@ -100,7 +96,7 @@ impl Dir {
         deadline: Deadline,
     ) -> Result<(), KeyringError> {
         self.lock(deadline)?;
-        durable::replace(&self.dir, OsStr::new(TEMPORARY), &name(key_id), bytes)
+        durable::replace(&self.dir, &name(key_id), bytes)
             .map_err(io_error(&self.path.join(name(key_id))))
     }
 

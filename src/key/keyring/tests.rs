@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::child;
+use crate::durable;
 use crate::key::hex;
 
 fn in_time() -> Deadline {
@@ -215,10 +216,10 @@ fn what_a_killed_writer_left_does_no_harm_and_goes_away() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
     keyring.store(&kek(1), in_time()).unwrap();
-    fs::write(keyring.dir.join(".new"), "half a k").unwrap();
+    let left = durable::leave_abandoned(&keyring.dir);
     assert_eq!(keyring.list().unwrap(), [kek(1).key_id()]);
     keyring.store(&kek(2), in_time()).unwrap();
-    assert!(!keyring.dir.join(".new").exists());
+    assert!(!left.exists());
 }
 
 #[test]
