@@ -38,10 +38,8 @@ impl From<StoreError> for AdminError {
             }
             StoreError::NotKeyed(_) => Self::refused(error)
                 .with_hint("a placeholder gets its key at the guest's first start"),
-            StoreError::InUse(id) => {
-                let hint = format!("vtpm-guard key retire {id}");
-                Self::refused(error).with_hint(hint)
-            }
+            StoreError::NotAsWritten(_) => Self::failed(error)
+                .with_hint("show what is not of its schema: vtpm-guard store check"),
             StoreError::HasKey { .. } => {
                 Self::refused(error).with_hint("see what it opens: vtpm-guard key show DOMAIN")
             }
@@ -120,6 +118,18 @@ pub(super) fn backup(error: StoreError) -> AdminError {
             ..
         } => {
             AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")
+        }
+        StoreError::Unavailable {
+            path,
+            reason: Obstacle::Program { kind, name },
+        } => {
+            let name = name.replace('"', "\"\"");
+            let hint = format!(
+                "use a backup that nobody has changed, or remove it: sqlite3 {} {}",
+                shell_word(&path.to_string_lossy()),
+                shell_word(&format!("DROP {kind} \"{name}\"")),
+            );
+            AdminError::refused(error).with_hint(hint)
         }
         _ => error.into(),
     }

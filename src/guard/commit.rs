@@ -1,12 +1,15 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
+use super::TO_RECORD;
 use super::gather::Gathered;
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
+use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
+use crate::key::kek::Kek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::report;
-use crate::store::{Change, Event, NewKey, StoreError};
-use crate::verdict::facts::{References, TpmState};
+use crate::store::{Change, Event, NewKey, Store, StoreError};
+use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Decision, Finding, Verdict};
@@ -24,8 +27,13 @@ pub(super) enum Committed {
 
 /// Writes the verdict. Where the store takes no change, a start whose key is there goes on
 /// all the same, with a finding; one whose new key cannot be kept is refused.
-pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: &str) -> Committed {
-    let new_key = match make_key(gathered, verdict) {
+pub(super) fn commit(
+    gathered: &mut Gathered,
+    verdict: &mut Verdict,
+    operation: &str,
+    deadline: Deadline,
+) -> Committed {
+    let new_key = match key_to_create(gathered, verdict) {
         Ok(new_key) => new_key,
         Err(refusal) => {
             *verdict = Verdict {
@@ -38,7 +46,7 @@ pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: 
         }
     };
     let (new_key, new_dek) = new_key.unzip();
-    match write(gathered, verdict, new_key.as_ref(), operation) {
+    match write(gathered, verdict, new_key.as_ref(), operation, deadline) {
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
@@ -68,7 +76,10 @@ pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, operation: &str
     let Some(store) = &mut gathered.store else {
         return;
     };
-    if let Err(error) = store.record_event(&event) {
+    let recorded = store
+        .set_deadline(Deadline::after(TO_RECORD))
+        .and_then(|()| store.record_event(&event));
+    if let Err(error) = recorded {
         tracing::warn!(%error, "the refusal could not be recorded");
     }
 }
@@ -78,6 +89,7 @@ fn write(
     verdict: &Verdict,
     new_key: Option<&NewKey>,
     operation: &str,
+    deadline: Deadline,
 ) -> Result<(), StoreError> {
     let event = event(gathered, verdict, operation);
     let Gathered {
@@ -91,6 +103,9 @@ fn write(
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
         return Ok(());
     };
+    if verdict.repairs.is_empty() {
+        store.set_deadline(deadline.at_most(TO_RECORD))?;
+    }
     let change = Change {
         domain: domain.uuid,
         seen,
@@ -111,8 +126,8 @@ fn write(
     Ok(())
 }
 
-/// Makes the DEK of a `create-key` repair, wrapped by the provider that the repair names.
-fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
+/// The DEK of a `create-key` repair, wrapped by the provider that the repair names.
+fn key_to_create(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
     let provider = verdict.repairs.iter().find_map(|repair| match repair {
         Repair::CreateKey { provider, .. } => Some(*provider),
         _ => None,
@@ -133,15 +148,37 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
     let Some((provider, kek)) = opened else {
         return Err(fault(format!("the key of provider {uuid} was not opened")));
     };
-    let dek = Dek::generate().map_err(|error| fault(error.to_string()))?;
-    let wrapped = WrappedDek::wrap(&kek, &dek, domain.uuid);
-    let new_key = NewKey {
-        wrapped_dek: wrapped.map_err(|error| fault(error.to_string()))?,
+    let made = make_key(gathered.store.as_ref(), &kek, provider, domain.uuid);
+    made.map(Some).map_err(fault)
+}
+
+/// A key for a guest, wrapped by this provider: one that was made for an earlier start of it
+/// that failed, else a new one. An error says why there is none.
+pub fn make_key(
+    store: Option<&Store>,
+    kek: &Kek,
+    provider: &Provider,
+    domain: DomainUuid,
+) -> Result<(NewKey, Dek), String> {
+    // Without the earlier ones there is a new one all the same.
+    let spare = store.and_then(|store| store.spare_keys(domain, kek.key_id()).ok());
+    for wrapped in spare.into_iter().flatten() {
+        if let Ok(Some(dek)) = wrapped.unwrap(kek, domain) {
+            return Ok((new_key(provider, wrapped), dek));
+        }
+    }
+    let dek = Dek::generate().map_err(|error| error.to_string())?;
+    let wrapped = WrappedDek::wrap(kek, &dek, domain).map_err(|error| error.to_string())?;
+    Ok((new_key(provider, wrapped), dek))
+}
+
+fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
+    NewKey {
+        wrapped_dek,
         key_id: provider.key_id,
         key_version: provider.key_version,
         algorithm: wrap::ALGORITHM,
-    };
-    Ok(Some((new_key, dek)))
+    }
 }
 
 fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {

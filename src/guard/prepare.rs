@@ -116,7 +116,8 @@ fn attempt(
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
+    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation, deadline)
+    else {
         return None;
     };
     let mut secret = SecretAction::None;

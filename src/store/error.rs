@@ -62,9 +62,10 @@ pub enum StoreError {
     /// The key reference is a placeholder: it has no key yet.
     #[error("key reference {0} has no key")]
     NotKeyed(KeyRefId),
-    /// The key reference is in use, and what was asked for needs a retired one.
-    #[error("key reference {0} is in use; retire it first")]
-    InUse(KeyRefId),
+    /// What was written was read back before the commit, and it is something else: the schema is
+    /// not as this program makes it. Nothing was changed.
+    #[error("the store would not keep what is written to it: {0}")]
+    NotAsWritten(&'static str),
     /// The domain has a key already.
     #[error("key reference {key_ref}, bound to \"{provider}\", holds the domain's key already")]
     HasKey {
@@ -114,6 +115,14 @@ pub enum Obstacle {
         store: i64,
         /// The backup's page size in bytes.
         backup: i64,
+    },
+    /// A trigger or a view in a backup.
+    #[error("it has a {kind} {name:?}, which vtpm-guard did not make")]
+    Program {
+        /// `trigger` or `view`.
+        kind: String,
+        /// Its name.
+        name: String,
     },
     /// A SQLite database of another program.
     #[error("a database, but not a store of vtpm-guard")]
