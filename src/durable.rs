@@ -110,19 +110,29 @@ pub fn replace(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
 /// Puts `bytes` under `name` into `dir`, mode 0600. A file that has that name already stays, and
 /// is an error (`AlreadyExists`).
 pub fn create(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
-    NewFile::write(dir, |file| file.write_all(bytes))?.create(name)
+    create_in(dir, name, bytes, |_| Ok(()))
+}
+
+/// As [`create`], and `style` gives the file its owner and mode before it appears.
+pub fn create_in(
+    dir: &File,
+    name: &OsStr,
+    bytes: &[u8],
+    style: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
+    let new = NewFile::write(dir, |file| {
+        file.write_all(bytes)?;
+        style(file)
+    })?;
+    new.create(name)
 }
 
 /// Gives an open file the owner, group and mode of another one.
 pub fn set_attributes(file: &File, like: &Metadata) -> io::Result<()> {
-    set_owner_and_mode(file, (like.uid(), like.gid()), like.mode() & 0o7777)
-}
-
-/// Gives an open file its owner, group and mode.
-pub fn set_owner_and_mode(file: &File, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
-    fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    let (owner, group) = (Uid::from_raw(like.uid()), Gid::from_raw(like.gid()));
+    fchown(file, Some(owner), Some(group))?;
     // After the owner: changing that takes the set-user-id bits away.
-    file.set_permissions(Permissions::from_mode(mode))
+    file.set_permissions(Permissions::from_mode(like.mode() & 0o7777))
 }
 
 /// The directory that a path's last name is in, opened, and that name.

@@ -57,6 +57,14 @@ pub enum Distrust {
     },
 }
 
+impl Distrust {
+    /// Whether the path leads nowhere.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl From<Distrust> for io::Error {
     fn from(distrust: Distrust) -> Self {
         match distrust {
@@ -90,9 +98,7 @@ impl TrustedDir {
     pub fn open_own(path: &Path) -> Result<Option<Self>, Distrust> {
         match Self::open(path) {
             Ok(dir) => dir.checked_as_own().map(Some),
-            Err(Distrust::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(None)
-            }
+            Err(distrust) if distrust.is_missing() => Ok(None),
             Err(distrust) => Err(distrust),
         }
     }
@@ -139,7 +145,6 @@ impl TrustedDir {
 /// Opens the file at `path`, also through symbolic links that can be relied on. `None`: there is
 /// none. Whose the file itself is, and what it is, is for the caller to look at.
 pub fn open_file(path: &Path, flags: OFlag) -> Result<Option<File>, Distrust> {
-    let is_missing = |distrust: &Distrust| matches!(distrust, Distrust::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
     let mut path = std::path::absolute(path).map_err(|error| io_error(path, error))?;
     for _ in 0..MAX_LINKS {
         let fail = |errno: Errno| io_error(&path, errno.into());
@@ -147,7 +152,7 @@ pub fn open_file(path: &Path, flags: OFlag) -> Result<Option<File>, Distrust> {
             return Err(fail(Errno::EISDIR));
         };
         let dir = match TrustedDir::open(parent) {
-            Err(distrust) if is_missing(&distrust) => return Ok(None),
+            Err(distrust) if distrust.is_missing() => return Ok(None),
             dir => dir?,
         };
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -29,6 +29,9 @@ pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Resu
 /// Forgets the domain's plain state, if one is kept. Says whether one was.
 pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
     let dir = place(state_dir, domain);
+    if TrustedDir::open_own(&dir)?.is_none() {
+        return Ok(false);
+    }
     match fs::remove_dir_all(&dir) {
         Ok(()) => {
             let above = TrustedDir::open(&shelf(state_dir))?;

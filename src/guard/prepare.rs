@@ -62,7 +62,7 @@ pub fn prepare(
         Ok(domain) if mode == Mode::CarryOut => {
             let is_start = operation == "prepare" || !is_running(guard, domain);
             if is_start {
-                copies::keep_before_start(guard, domain)
+                copies::keep_before_start(guard, domain, deadline)
             } else {
                 Ok(())
             }

@@ -1,9 +1,9 @@
 //! Puts a kept copy back in its state's place, with owners and modes as they were.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::manifest::Attributes;
 use super::shelf::KeptState;
 use crate::domain::Emulator;
-use crate::durable::{self, NewFile};
+use crate::durable;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, Backend, state_path};
 
@@ -75,18 +75,12 @@ pub fn put_back(
         .file_name()
         .ok_or_else(|| failed(ErrorKind::IsADirectory.into()))?;
     let dir = open_directories(&path, &manifest.directories)?;
-    let owner = dir.metadata().map_err(failed)?;
-    let owner = match owner.uid() {
-        // libvirt hands the file over to swtpm's user, in a directory of root's, too.
-        0 => (manifest.file.uid, manifest.file.gid),
-        // What lies in swtpm's own directory is swtpm's, whoever it belonged to.
-        uid => (uid, owner.gid()),
+    let Attributes { uid, gid, mode } = manifest.file;
+    let dress = |file: &File| {
+        fchown(file, Some(uid), Some(gid))?;
+        file.set_permissions(Permissions::from_mode(mode))
     };
-    let written = NewFile::write(&dir, |file| {
-        file.write_all(&copy.bytes)?;
-        durable::set_owner_and_mode(file, owner, manifest.file.mode & 0o777)
-    });
-    match written.and_then(|new| new.create(name)) {
+    match durable::create_in(&dir, name, &copy.bytes, dress) {
         Ok(()) => Ok(PutBack::Done),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             match swtpm::read_bytes(&path, manifest.backend) {
@@ -132,7 +126,8 @@ fn open_or_make(parent: &File, name: &OsStr, attributes: Attributes) -> io::Resu
     let _ = unlinkat(parent, temporary.as_os_str(), UnlinkatFlags::RemoveDir);
     mkdirat(parent, temporary.as_os_str(), Mode::S_IRWXU)?;
     let dir = File::from(openat(parent, temporary.as_os_str(), flags, Mode::empty())?);
-    durable::set_owner_and_mode(&dir, (attributes.uid, attributes.gid), attributes.mode)?;
+    fchown(&dir, Some(attributes.uid), Some(attributes.gid))?;
+    dir.set_permissions(Permissions::from_mode(attributes.mode))?;
     let no_replace = RenameFlags::RENAME_NOREPLACE;
     renameat2(parent, temporary.as_os_str(), parent, name, no_replace)?;
     parent.sync_all()?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
@@ -18,7 +18,7 @@ use crate::clock::Deadline;
 use crate::durable;
 use crate::key::id::KeyId;
 use crate::key::seal::MAX_SEALED;
-use crate::trusted::TrustedDir;
+use crate::trusted::{self, TrustedDir};
 
 /// The longest file: a sealed key and its first line.
 const MAX_FILE: usize = MAX_SEALED + 100;
@@ -35,8 +35,14 @@ pub(super) struct Dir {
 impl Dir {
     /// Opens it; `None` if there is none.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, KeyringError> {
+        let parent = match TrustedDir::open(path.parent().unwrap_or(path)) {
+            Ok(parent) => parent,
+            Err(distrust) if distrust.is_missing() => return Ok(None),
+            Err(distrust) => return Err(parent_error(distrust)),
+        };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir = match open(path, flags, Mode::empty()) {
+        let name = path.file_name().unwrap_or_default();
+        let dir = match openat(parent.fd(), name, flags, Mode::empty()) {
             Ok(dir) => File::from(dir),
             Err(Errno::ENOENT) => return Ok(None),
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
@@ -55,7 +61,7 @@ impl Dir {
             return Ok(dir);
         }
         let made = TrustedDir::open_or_make(path);
-        made.map_err(|distrust| io_error(path)(distrust.into()))?;
+        made.map_err(parent_error)?;
         Self::open(path)?.ok_or_else(|| io_error(path)(io::ErrorKind::NotFound.into()))
     }
 
@@ -146,6 +152,16 @@ fn trust(path: &Path, file: &File, forbidden: u32) -> Result<(), KeyringError> {
         return Err(distrusted(path, Distrust::Mode(found.mode() & 0o7777)));
     }
     Ok(())
+}
+
+fn parent_error(distrust: trusted::Distrust) -> KeyringError {
+    match distrust {
+        trusted::Distrust::Owner { path, owner } => distrusted(&path, Distrust::Owner(owner)),
+        trusted::Distrust::WritableByOthers { path, mode } => {
+            distrusted(&path, Distrust::Mode(mode))
+        }
+        trusted::Distrust::Io { path, source } => KeyringError::Io { path, source },
+    }
 }
 
 fn distrusted(path: &Path, reason: Distrust) -> KeyringError {
