@@ -16,6 +16,7 @@ mod tpm;
 
 use proptest::prelude::*;
 
+use vtpm_guard::clock::Timestamp;
 use vtpm_guard::guard::Mode;
 
 use events::{Event, events};
@@ -25,13 +26,17 @@ use host::Host;
 const STORIES: u32 = 80;
 
 fn play(story: &[Event]) -> Host {
-    let mut host = Host::new();
+    let mut host = play_on(Host::new(), story);
+    statements::hold_at_the_end(&mut host);
+    host
+}
+
+fn play_on(mut host: Host, story: &[Event]) -> Host {
     for (step, event) in story.iter().enumerate() {
         host.say(format!("{step}: {event:?}"));
         event.happen(&mut host);
         statements::hold(&mut host);
     }
-    statements::hold_at_the_end(&mut host);
     host
 }
 
@@ -137,6 +142,42 @@ fn a_clone_has_the_tpm_of_its_original() {
     let runs = host.told.iter().filter(|line| *line == "  runs").count();
     assert_eq!(runs, 4, "{:#?}", host.told);
     assert_eq!(host.guests[0].made_with, host.guests[1].made_with);
+}
+
+/// M1 of the audit: the store is locked when the first run is to be noted, and the states are out
+/// of sight when it ends.
+#[test]
+fn a_key_that_nobody_could_note_as_used_outlives_states_that_are_out_of_sight() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let story = [Bind(0, 0), Start(0, RunsUnnoted), StopWithoutStates(0)];
+    let mut host = play_on(Host::new(), &story);
+    let refused = host.prepare(0, Mode::DryRun);
+    assert!(!refused.is_allowed(), "no key is made over the state");
+    let rows = host.rows(0);
+    let proven = rows.iter().find(|row| {
+        let dek = host.unwrapped(row);
+        dek.is_some_and(|dek| host.opens_state(0, &dek) == Some(true))
+    });
+    let proven = proven.unwrap().key_ref.id;
+    host.store().use_key(proven, Timestamp::now()).unwrap();
+    Start(0, Runs).happen(&mut host);
+    assert_eq!(host.told.last().unwrap(), "  runs", "{:#?}", host.told);
+}
+
+#[test]
+fn a_guest_whose_first_start_fails_again_and_again_has_one_key() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let story: Vec<_> = [Bind(0, 0)]
+        .into_iter()
+        .chain([Start(0, FailsBeforeState); 20])
+        .chain([Start(0, Runs)])
+        .collect();
+    let mut host = play_on(Host::new(), &story[..21]);
+    assert_eq!(host.rows(0).len(), 2, "a placeholder and a retired key");
+    host = play_on(host, &story[21..]);
+    assert_eq!(host.rows(0).len(), 1);
 }
 
 #[test]
