@@ -137,7 +137,8 @@ pub fn set_attributes(file: &File, like: &Metadata) -> io::Result<()> {
 
 /// The directory that a path's last name is in, opened, and that name.
 pub fn open_parent(path: &Path) -> io::Result<(File, &OsStr)> {
-    let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
+    // A path such as "." or "..": it is there.
+    let name = path.file_name().ok_or(ErrorKind::AlreadyExists)?;
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());

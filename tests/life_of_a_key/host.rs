@@ -154,10 +154,16 @@ impl Host {
         follow_up(&self.guard, operation, &self.guests[guest].domain, soon()).unwrap();
     }
 
-    /// `started` while another program holds the write lock for longer than the hook waits.
-    pub(crate) fn started_while_the_store_is_locked(&self, guest: usize) {
+    /// Holds the store's write lock until it is dropped.
+    pub(crate) fn lock_store(&self) -> rusqlite::Connection {
         let locker = rusqlite::Connection::open(self.guard.state_dir.join("store.db")).unwrap();
         locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+        locker
+    }
+
+    /// `started` while another program holds the write lock for longer than the hook waits.
+    pub(crate) fn started_while_the_store_is_locked(&self, guest: usize) {
+        let _lock = self.lock_store();
         let domain = &self.guests[guest].domain;
         let deadline = Deadline::after(Duration::from_millis(40));
         // Where there is nothing to note it succeeds.

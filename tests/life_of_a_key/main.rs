@@ -14,10 +14,12 @@ mod libvirt;
 mod statements;
 mod tpm;
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
-use vtpm_guard::clock::Timestamp;
-use vtpm_guard::guard::Mode;
+use vtpm_guard::clock::{Deadline, Timestamp};
+use vtpm_guard::guard::{Mode, Operation, prepare};
 
 use events::{Event, events};
 use host::Host;
@@ -178,6 +180,46 @@ fn a_guest_whose_first_start_fails_again_and_again_has_one_key() {
     assert_eq!(host.rows(0).len(), 2, "a placeholder and a retired key");
     host = play_on(host, &story[21..]);
     assert_eq!(host.rows(0).len(), 1);
+}
+
+/// L8 of the audit: somebody holds the store's write lock.
+#[test]
+fn only_what_must_be_written_waits_for_a_locked_store() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let mut host = play_on(
+        Host::new(),
+        &[Bind(0, 0), Start(0, Runs), Stop(0), Bind(1, 0)],
+    );
+    let lock = host.lock_store();
+    let waited = |work: &mut dyn FnMut()| {
+        let started = Instant::now();
+        work();
+        started.elapsed()
+    };
+    let second = Duration::from_secs(1);
+    let took = waited(&mut || assert!(host.prepare(0, Mode::CarryOut).is_allowed()));
+    assert!(
+        took < second,
+        "a start that only records its event: {took:?}"
+    );
+    let took = waited(&mut || {
+        host.follow_up(0, Operation::Started);
+        host.ends(0);
+    });
+    assert!(took < second, "what follows it: {took:?}");
+
+    // A new key must be written: without it there is no start.
+    let patient = Deadline::after(Duration::from_secs(3));
+    let took = waited(&mut || {
+        let domain = Ok(host.guests[1].domain.clone());
+        let outcome = prepare(&host.guard, &domain, "prepare", Mode::CarryOut, patient);
+        assert!(!outcome.is_allowed());
+    });
+    assert!(took > second, "the first start of a guest: {took:?}");
+    drop(lock);
+    Start(1, Runs).happen(&mut host);
+    assert_eq!(host.told.last().unwrap(), "  runs");
 }
 
 #[test]
