@@ -3,7 +3,7 @@
 use super::TO_RECORD;
 use super::gather::Gathered;
 use crate::clock::{Deadline, Timestamp};
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::key::wrap::{self, WrappedDek};
@@ -11,8 +11,8 @@ use crate::report;
 use crate::store::{Change, Event, NewKey, Store, StoreError};
 use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
-use crate::verdict::repair::Repair;
-use crate::verdict::{Decision, Finding, Verdict};
+use crate::verdict::repair::{KeyOrigin, Repair};
+use crate::verdict::{Decision, Finding, Reason, Verdict};
 
 /// What came of writing.
 pub(super) enum Committed {
@@ -33,7 +33,7 @@ pub(super) fn commit(
     operation: &str,
     deadline: Deadline,
 ) -> Committed {
-    let new_key = match key_to_create(gathered, verdict) {
+    let new_key = match key_to_write(gathered, verdict) {
         Ok(new_key) => new_key,
         Err(refusal) => {
             *verdict = Verdict {
@@ -113,6 +113,7 @@ fn write(
         new_key,
         secret_uuid: facts.secret().map(|(secret, _)| secret),
         consume_incoming: seen.state_arrives,
+        clients_key: clients_key(verdict),
         event: event.as_ref(),
         now: Timestamp::now(),
     };
@@ -126,13 +127,35 @@ fn write(
     Ok(())
 }
 
-/// The DEK of a `create-key` repair, wrapped by the provider that the repair names.
-fn key_to_create(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
-    let provider = verdict.repairs.iter().find_map(|repair| match repair {
-        Repair::CreateKey { provider, .. } => Some(*provider),
-        _ => None,
-    });
-    let Some(uuid) = provider else {
+/// What a verdict has wrapped: the key, and where it comes from.
+struct ToWrap {
+    provider: ProviderUuid,
+    origin: KeyOrigin,
+}
+
+impl ToWrap {
+    /// Of several repairs at most one wraps a key.
+    fn of(verdict: &Verdict) -> Option<Self> {
+        verdict.repairs.iter().find_map(|repair| match *repair {
+            Repair::CreateKey {
+                provider, origin, ..
+            } => Some(Self { provider, origin }),
+            Repair::KeepHostValue { provider } => Some(Self {
+                provider,
+                origin: KeyOrigin::HostSecret,
+            }),
+            _ => None,
+        })
+    }
+}
+
+/// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names.
+fn key_to_write(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
+    let Some(ToWrap {
+        provider: uuid,
+        origin,
+    }) = ToWrap::of(verdict)
+    else {
         return Ok(None);
     };
     let fault = |reason: String| Refusal::Internal { reason };
@@ -148,28 +171,46 @@ fn key_to_create(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKe
     let Some((provider, kek)) = opened else {
         return Err(fault(format!("the key of provider {uuid} was not opened")));
     };
-    let made = make_key(gathered.store.as_ref(), &kek, provider, domain.uuid);
+    let host_value = match origin {
+        KeyOrigin::Random => None,
+        KeyOrigin::HostSecret => {
+            let value = gathered.host_value();
+            Some(value.ok_or_else(|| fault("libvirt's value is not known".to_owned()))?)
+        }
+    };
+    let store = gathered.store.as_ref();
+    let made = make_key(store, &kek, provider, domain.uuid, host_value);
     made.map(Some).map_err(fault)
 }
 
-/// A key for a guest, wrapped by this provider: one that was made for an earlier start of it
-/// that failed, else a new one. An error says why there is none.
+/// A key for a guest, wrapped by this provider: the given one, else a new one. Where one was
+/// made for an earlier start of the guest that failed, that one is taken again. What was wrapped
+/// is opened again before it counts. An error says why there is none.
 pub fn make_key(
     store: Option<&Store>,
     kek: &Kek,
     provider: &Provider,
     domain: DomainUuid,
+    given: Option<Dek>,
 ) -> Result<(NewKey, Dek), String> {
     // Without the earlier ones there is a new one all the same.
     let spare = store.and_then(|store| store.spare_keys(domain, kek.key_id()).ok());
     for wrapped in spare.into_iter().flatten() {
-        if let Ok(Some(dek)) = wrapped.unwrap(kek, domain) {
+        if let Ok(Some(dek)) = wrapped.unwrap(kek, domain)
+            && given.as_ref().is_none_or(|given| given.same_as(&dek))
+        {
             return Ok((new_key(provider, wrapped), dek));
         }
     }
-    let dek = Dek::generate().map_err(|error| error.to_string())?;
+    let dek = match given {
+        Some(given) => given,
+        None => Dek::generate().map_err(|error| error.to_string())?,
+    };
     let wrapped = WrappedDek::wrap(kek, &dek, domain).map_err(|error| error.to_string())?;
-    Ok((new_key(provider, wrapped), dek))
+    match wrapped.unwrap(kek, domain) {
+        Ok(Some(again)) if again.same_as(&dek) => Ok((new_key(provider, wrapped), dek)),
+        _ => Err("a wrapped key does not open again".to_owned()),
+    }
 }
 
 fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
@@ -178,6 +219,15 @@ fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
         key_id: provider.key_id,
         key_version: provider.key_version,
         algorithm: wrap::ALGORITHM,
+    }
+}
+
+/// Whether an allowed start goes by a key that its client brought; one that is refused tells
+/// nothing.
+fn clients_key(verdict: &Verdict) -> Option<bool> {
+    match verdict.decision {
+        Decision::Allow(reason) => Some(reason == Reason::ClientsKey),
+        Decision::Deny(_) => None,
     }
 }
 

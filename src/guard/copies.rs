@@ -281,7 +281,8 @@ impl Opener {
             keys,
             deadline,
         } = self;
-        let trials = keys.try_rows(references, *domain, &copy.state(), *deadline);
+        let (rows, providers) = (&references.key_refs, &references.providers);
+        let trials = keys.try_rows(rows, providers, *domain, &copy.state(), *deadline);
         trials.values().any(Trial::is_proven)
     }
 }

@@ -12,7 +12,7 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// What a guest's TPM state is encrypted with.
 pub(super) struct Key {
@@ -118,7 +118,7 @@ impl Key {
             .keyring()
             .open(provider.key_id, context::patience())?;
         let (new_key, dek) =
-            make_key(Some(&*store), &kek, &provider, domain).map_err(AdminError::failed)?;
+            make_key(Some(&*store), &kek, &provider, domain, None).map_err(AdminError::failed)?;
         let made = store.apply(&Change {
             domain,
             seen,
@@ -126,6 +126,7 @@ impl Key {
             new_key: Some(&new_key),
             secret_uuid: Some(secret),
             consume_incoming: false,
+            clients_key: None,
             event: None,
             now: Timestamp::now(),
         })?;
@@ -166,6 +167,7 @@ impl Key {
             new_key: None,
             secret_uuid: None,
             consume_incoming: false,
+            clients_key: None,
             event: None,
             now,
         })?;
@@ -187,6 +189,7 @@ fn creation(placeholder: Option<&KeyRef>, provider: &Provider) -> Vec<Repair> {
     let create = Repair::CreateKey {
         key_ref,
         provider: provider.uuid,
+        origin: KeyOrigin::Random,
     };
     bind.into_iter().chain([create]).collect()
 }

@@ -5,7 +5,7 @@ use super::super::{
     Access, AddKey, EventFilter, OtherKeys, Rewrapped, Rotation, Store, StoreError, StoreFinding,
 };
 use crate::ids::KeyRefId;
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 #[test]
 fn the_least_that_a_tool_must_write_is_a_row() {
@@ -71,6 +71,7 @@ fn uuids_in_upper_case_name_the_same_domain_and_provider() {
     let create = crate::verdict::repair::Repair::CreateKey {
         key_ref: Some(seen.key_refs[0].id),
         provider: provider.uuid,
+        origin: crate::verdict::repair::KeyOrigin::Random,
     };
     apply(&mut store, vm, &[create], Some(&new_key(1))).unwrap();
     store.delete_provider(provider.uuid).unwrap();
@@ -471,6 +472,7 @@ fn a_key_that_reads_back_as_another_one_is_not_committed() {
     let create = Repair::CreateKey {
         key_ref: Some(store.references(domain(2), NOW).unwrap().key_refs[0].id),
         provider: provider.uuid,
+        origin: KeyOrigin::Random,
     };
     for written in [
         store.rewrap(&provider, &rewrapped, NOW),

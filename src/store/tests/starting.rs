@@ -7,7 +7,7 @@ use super::super::{INCOMING_LIFETIME, NewKey, Store};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::facts::Provider;
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 fn is_taken_back(store: &mut Store, domain: DomainUuid) -> bool {
     let done = store.take_back_fresh_key(domain, None, NOW);
@@ -48,6 +48,7 @@ fn the_repairs_of_a_start_consume_the_note_if_told_so() {
         let seen = store.references(domain(1), NOW).unwrap();
         let change = super::super::Change {
             consume_incoming,
+            clients_key: None,
             ..change(domain(1), &seen, &[])
         };
         store.apply(&change).unwrap();
@@ -162,6 +163,7 @@ fn a_spare_key_is_used_again_and_its_row_goes_where_another_holds_it() {
         let create = Repair::CreateKey {
             key_ref: Some(placeholder.id),
             provider: provider.uuid,
+            origin: KeyOrigin::Random,
         };
         apply(&mut store, domain(1), &[create], Some(&again)).unwrap();
         assert_eq!(store.all_key_refs(None, true).unwrap().len(), 1);
