@@ -6,19 +6,19 @@ use std::path::Path;
 
 use super::context;
 use super::error::AdminError;
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, UnreadableDomain};
 use crate::libvirt::Guest;
 use crate::secret::SecretError;
 
 /// A guest, or why its XML could not be read.
 pub(super) struct NamedGuest {
     pub(super) name: String,
-    pub(super) domain: Result<Domain, String>,
+    pub(super) domain: Result<Domain, UnreadableDomain>,
 }
 
 impl From<Guest> for NamedGuest {
     fn from(guest: Guest) -> Self {
-        let domain = domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string());
+        let domain = domain::examine(guest.xml.as_bytes());
         Self {
             name: guest.name,
             domain,
@@ -56,7 +56,7 @@ pub(super) fn named(names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
 /// The guest of a captured XML; `-` is stdin.
 pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
     let read = if file == Path::new("-") {
-        domain::read(io::stdin().lock())
+        domain::examine(io::stdin().lock())
     } else {
         let failed = |error: io::Error| {
             AdminError::failed(format!("{}: {error}", file.display()))
@@ -66,16 +66,13 @@ pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
         if opened.metadata().map_err(failed)?.is_dir() {
             return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        domain::read(BufReader::new(opened))
+        domain::examine(BufReader::new(opened))
     };
     let name = match &read {
         Ok(domain) => domain.name.clone(),
         Err(_) => file.display().to_string(),
     };
-    Ok(NamedGuest {
-        name,
-        domain: read.map_err(|error| error.to_string()),
-    })
+    Ok(NamedGuest { name, domain: read })
 }
 
 /// A guest that was named, and that libvirt does not know.

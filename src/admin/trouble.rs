@@ -77,9 +77,10 @@ impl From<KeyringError> for AdminError {
                 return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
-            KeyringError::SealFailed { .. } | KeyringError::Io { .. } => {
-                return Self::failed(error);
+            KeyringError::SealFailed { .. } => {
+                "fix that and try again; or accept a weaker seal: --allow-weaker-seal"
             }
+            KeyringError::Io { .. } => return Self::failed(error),
         };
         Self::failed(error).with_hint(hint)
     }

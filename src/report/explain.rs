@@ -50,11 +50,13 @@ pub fn explain(code: Code) -> Explanation {
         Code::ProviderSealed => Explanation {
             what: "The provider is there, but its key on this host cannot be opened: its \
                    sealed file is missing, damaged, not root's alone, or sealed by another \
-                   host.",
+                   host; or it did not open in time.",
             why: "The key is sealed to this host. After a reinstallation, or on a copy of \
                    the disk in another machine, the seal does not open.",
-            remedy: "Import the provider again from its recovery file: vtpm-guard provider \
-                   import FILE. It seals the key anew, and no guest needs to be touched.",
+            remedy: "Where the message says \"in time\", start the guest again: many starts at \
+                   once wait for one TPM, each until hook.deadline. Else import the provider \
+                   again from its recovery file: vtpm-guard provider import FILE. It seals the \
+                   key again, and no guest needs to be touched.",
         },
         Code::KeyMissing => Explanation {
             what: "The domain XML asks for an encrypted vTPM, but the store has no key for \
@@ -163,11 +165,14 @@ pub fn explain(code: Code) -> Explanation {
                    upgrade: vtpm-guard store restore FILE.",
         },
         Code::DomainXmlInvalid => Explanation {
-            what: "The domain XML that libvirt handed over cannot be read, and the policy \
-                   refuses guests whose vTPM is not encrypted.",
-            why: "What is not known to be encrypted counts as unencrypted under that policy.",
-            remedy: "See what is wrong with it: vtpm-guard check --xml FILE. With \
-                   policy.unencrypted = \"allow\" such a start goes on.",
+            what: "The domain XML cannot be read. A start is refused for that only where the \
+                   XML showed an emulated TPM before the error, and the policy refuses vTPMs \
+                   that are not encrypted; check never promises that such a guest would start.",
+            why: "An encrypted vTPM gets no key then, and one that is not known to be encrypted \
+                   counts as unencrypted under that policy.",
+            remedy: "The message names the line and what is wrong there: vtpm-guard check --xml \
+                   FILE. libvirt's own documents are always readable, so look for a program that \
+                   changes what the hook gets: /etc/libvirt/hooks.",
         },
         Code::UnencryptedVtpm => Explanation {
             what: "The guest's vTPM is not encrypted, and policy.unencrypted = \"deny\" refuses \

@@ -78,6 +78,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
             )
         }
         Finding::XmlUnreadable(how) => ("xml-unreadable", how.clone()),
+        Finding::DefinitionRead(how) => ("definition-read", how.clone()),
         Finding::NewTpmAllowed => (
             "new-tpm",
             "the TPM's state is gone, and policy.missing_state lets libvirt make a new TPM"

@@ -22,9 +22,11 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::ProviderMissing { .. }
         | Refusal::ProviderKeyMismatch { .. }
         | Refusal::ProviderAmbiguous { .. }
-        | Refusal::ProviderSealed { .. } => provider_words(domain, why),
+        | Refusal::ProviderSealed { .. }
+        | Refusal::ProviderNotInTime { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
+        | Refusal::DeadlinePassed
         | Refusal::LibvirtStarting
         | Refusal::SecretConflict { .. }
         | Refusal::SecretOfGuest { .. }
@@ -32,8 +34,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
-            "policy.unencrypted = \"deny\" refuses such guests; see what the guard reads: \
-             vtpm-guard check --xml FILE"
+            "whether its vTPM is encrypted is not known; for details: vtpm-guard check --xml FILE"
                 .to_owned(),
         ),
         Refusal::UnencryptedVtpm => (
@@ -103,6 +104,13 @@ fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
         Refusal::ProviderSealed { provider, reason } => (
             format!("the key of provider \"{provider}\" cannot be opened on this host: {reason}"),
             "put it in place again: vtpm-guard provider import FILE".to_owned(),
+        ),
+        Refusal::ProviderNotInTime { provider } => (
+            format!(
+                "the key of provider \"{provider}\" did not open in time: its TPM is slow, or busy \
+                 with other starts"
+            ),
+            format!("start it again: virsh start {domain}"),
         ),
         _ => unreachable!("only refusals about providers come here"),
     }
@@ -237,6 +245,13 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
+        ),
+        Refusal::DeadlinePassed => (
+            "the start was not judged before hook.deadline passed".to_owned(),
+            format!(
+                "find out what does not answer: vtpm-guard doctor; then start it again: virsh start {}",
+                shell_word(domain)
+            ),
         ),
         Refusal::LibvirtStarting => (
             "libvirtd is still starting, and takes no key until its guests are up".to_owned(),

@@ -17,6 +17,7 @@ mod metrics;
 mod provider;
 mod prune;
 mod recovery;
+mod reseal;
 mod rotate;
 mod state;
 mod store;

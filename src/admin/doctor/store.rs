@@ -5,6 +5,7 @@ use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::clock::Timestamp;
+use crate::key::keyring::Seal;
 use crate::report::shell_word;
 use crate::store::{Access, EventFilter, Store, former_of};
 use crate::verdict::facts::Provider;
@@ -42,6 +43,7 @@ fn look_at(context: &Context) -> Result<Vec<Ailment>, AdminError> {
         .collect();
     for provider in store.providers()? {
         found.extend(sealed(context, &provider));
+        found.extend(weakly_sealed(context, &provider));
         found.extend(export(&store, &provider)?);
     }
     found.extend(clock(&store)?);
@@ -59,6 +61,26 @@ fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
         "the guests that are bound to it cannot start",
         "put it in place again: vtpm-guard provider import FILE",
     ))
+}
+
+/// A key that this host could protect better than it does.
+fn weakly_sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
+    let keyring = context.keyring();
+    let seal = keyring.seal(provider.key_id).ok()?;
+    let strongest = keyring.strongest_seal(context::patience()).ok()?;
+    (seal < strongest).then(|| {
+        Ailment::advice(
+            format!(
+                "the key of provider \"{}\" is sealed: {seal}, and this host can do: {strongest}",
+                provider.name
+            ),
+            match seal {
+                Seal::RootOnlyFile => "a copy of this disk, or of a backup of it, opens every TPM",
+                _ => "a copy of this disk opens every TPM, in any machine",
+            },
+            format!("vtpm-guard provider reseal {}", shell_word(&provider.name)),
+        )
+    })
 }
 
 fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminError> {

@@ -142,6 +142,9 @@ impl Tried<'_> {
                 "no provider of this host has key {}",
                 key_id.short()
             )),
+            Trial::NotOpened(NotOpened::NotInTime { .. }) => {
+                Err("its provider's key did not open in time".to_owned())
+            }
             Trial::NotOpened(NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason }) => {
                 Err(reason.clone())
             }

@@ -23,7 +23,7 @@ pub(super) fn run(
     output: &Path,
     passphrase_file: Option<&Path>,
 ) -> Result<(), AdminError> {
-    // All that can be known to fail does so before anybody types a passphrase.
+    // What can be known to fail without the key does so before anybody types a passphrase.
     let (_, provider) = find(context, name, Access::Write)?;
     if output.symlink_metadata().is_ok() {
         return Err(trouble::recovery(
@@ -31,10 +31,12 @@ pub(super) fn run(
             RecoveryError::Exists(output.to_owned()),
         ));
     }
+    context.keyring().seal(provider.key_id)?;
+    let passphrase = passphrase::choose(passphrase_file)?;
+    // Only now: the key is not in memory while somebody types.
     let kek = context
         .keyring()
         .open(provider.key_id, context::patience())?;
-    let passphrase = passphrase::choose(passphrase_file)?;
 
     let waiting = Progress::waiting("deriving a key from the passphrase");
     let now = Timestamp::now();

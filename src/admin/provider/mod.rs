@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod list;
 mod name;
+mod reseal;
 mod rotate;
 
 use std::fs::{File, TryLockError};
@@ -25,12 +26,17 @@ use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
     match verb {
-        cli::Provider::Create { name, default } => create::run(context, name, *default),
+        cli::Provider::Create {
+            name,
+            default,
+            sealing,
+        } => create::run(context, name, *default, sealing.weaker()),
         cli::Provider::List => list::list(context),
         cli::Provider::Show { name } => list::show(context, name),
         cli::Provider::Rename { name, new_name } => rename(context, name, new_name),
         cli::Provider::SetDefault { name } => set_default(context, name),
-        cli::Provider::Rotate { name } => rotate::run(context, name),
+        cli::Provider::Rotate { name, sealing } => rotate::run(context, name, sealing.weaker()),
+        cli::Provider::Reseal { name } => return reseal::run(context, name.as_deref()),
         cli::Provider::Export {
             name,
             output,
@@ -41,12 +47,14 @@ pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, A
             name,
             passphrase_file,
             dry_run,
+            sealing,
         } => {
             let import = import::Import {
                 file,
                 name: name.as_deref(),
                 passphrase_file: passphrase_file.as_deref(),
                 dry_run: *dry_run,
+                weaker: sealing.weaker(),
             };
             import::run(context, &import)
         }
