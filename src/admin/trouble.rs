@@ -7,7 +7,7 @@ use super::error::AdminError;
 use crate::key::keyring::KeyringError;
 use crate::key::random::RandomError;
 use crate::provider::recovery::RecoveryError;
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::staging::StagingError;
 use crate::store::{Obstacle, StoreError};
 
@@ -27,11 +27,17 @@ impl From<StoreError> for AdminError {
                 .with_hint("install the newer vtpm-guard again"),
             StoreError::NoNewKey => Self::failed(error),
             StoreError::NameTaken(name) => {
-                let hint = format!("see it: vtpm-guard provider show {}", shell_word(name));
+                let hint = format!(
+                    "see it: vtpm-guard provider show {}",
+                    Arg::provider_named(name)
+                );
                 Self::refused(error).with_hint(hint)
             }
             StoreError::NoProvider(_) => {
                 Self::usage(error).with_hint("see which there are: vtpm-guard provider list")
+            }
+            StoreError::AmbiguousProvider(_) => {
+                Self::usage(error).with_hint("name it by its other one: vtpm-guard provider list")
             }
             StoreError::NoKeyRef(_) => {
                 Self::usage(error).with_hint("see which there are: vtpm-guard key list")

@@ -17,7 +17,7 @@ use crate::domain::{self, Domain, Vtpm};
 use crate::guard::{self, Guard, Mode, Operation};
 use crate::libvirt::Libvirt;
 use crate::log;
-use crate::report;
+use crate::report::{self, Named};
 use crate::sys;
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
@@ -92,11 +92,11 @@ fn prepare(
         return ExitCode::SUCCESS;
     };
     emergency::refused();
-    let name = domain.as_ref().map_or(guest, |domain| &domain.name);
+    let named = domain.as_ref().map_or(Named::from(guest), Named::from);
     // libvirt reads to the end of stderr: nothing can be done for a reader that has left.
-    let _ = writeln!(io::stderr(), "{}", report::refusal_line(name, refusal));
+    let _ = writeln!(io::stderr(), "{}", report::refusal_line(named, refusal));
     let kept = guard.config.capture_denied;
-    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), name, kept) {
+    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), named.name, kept) {
         tracing::warn!(%error, "the domain XML was not captured");
     }
     ExitCode::FAILURE

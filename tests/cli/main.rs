@@ -11,6 +11,7 @@ mod encrypt;
 mod env;
 mod help;
 mod history;
+mod hostile_names;
 mod key;
 mod key_import;
 mod metrics;

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use serde_json::{Value, json};
 
 use super::{SecretFate, Taken, Work};
 use crate::admin::error::AdminError;
 use crate::admin::output::{Output, count};
-use crate::admin::table::{BAD, GOOD, NOTABLE, table};
-use crate::report::one_line;
+use crate::admin::table::{BAD, Cell, GOOD, NOTABLE, table};
+use crate::report::label;
 
 /// What came of one guest, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Work<'_> {
 
     fn reason(&self) -> String {
         match (&self.trouble, &self.taken) {
-            (Some(trouble), _) => one_line(&trouble.to_string()),
+            (Some(trouble), _) => trouble.to_string(),
             (None, taken) => taken.as_ref().map_or(String::new(), Taken::in_words),
         }
     }
@@ -90,7 +90,7 @@ impl Taken {
             SecretFate::Kept | SecretFate::ToGo => "; libvirt's secret stays".to_owned(),
             SecretFate::KeptFor(others) => format!(
                 "; libvirt's secret stays until {} is adopted, too",
-                one_line(&others.join(", "))
+                others.join(", ")
             ),
             SecretFate::Removed => "; libvirt's secret is gone".to_owned(),
         };
@@ -119,18 +119,17 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
             let taken = work.taken.as_ref();
             let outcome = work.outcome();
             rows.add_row([
-                Cell::new(one_line(&work.candidate.guest.name)),
+                Cell::new(&work.candidate.guest.name),
                 Cell::new(outcome.word()).fg(outcome.colour()),
-                Cell::new(taken.map_or("-".to_owned(), |taken| one_line(&taken.provider))),
+                Cell::new(taken.map_or("-", |taken| &taken.provider)),
                 Cell::new(taken.map_or("-".to_owned(), |taken| taken.key_ref.to_string())),
                 Cell::new(work.reason()),
             ]);
         }
-        writeln!(out, "{rows}")?;
+        out.table(&rows)?;
         for work in works {
             if let Some(hint) = work.trouble.as_ref().and_then(AdminError::hint) {
-                let name = one_line(&work.candidate.guest.name);
-                writeln!(out, "  hint: {name}: {}", one_line(hint))?;
+                writeln!(out, "  hint: {}: {hint}", label(&work.candidate.guest.name))?;
             }
         }
         let number = |wanted| works.iter().filter(|work| work.outcome() == wanted).count();

@@ -2,6 +2,7 @@
 
 use super::{Ailment, drop_in};
 use crate::admin::output;
+use crate::report::quoted;
 use crate::staging::{Definition, DefinitionFiles, Place};
 
 pub(super) fn ailments() -> Vec<Ailment> {
@@ -22,7 +23,10 @@ fn nobody_stages() -> Option<Ailment> {
     };
     let guest = starting.into_iter().find(is_encrypted)?.name;
     Some(Ailment::fault(
-        format!("libvirtd starts \"{guest}\" by itself, but does not run vtpm-guard stage before"),
+        format!(
+            "libvirtd starts {} by itself, but does not run \"vtpm-guard stage\" before",
+            quoted(&guest)
+        ),
         "a monolithic libvirtd takes no key while it starts its guests: they would be refused",
         "install the drop-in libvirtd.service.d/50-vtpm-guard.conf, then: systemctl daemon-reload",
     ))

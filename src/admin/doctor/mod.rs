@@ -11,7 +11,7 @@ mod recovery;
 mod secrets;
 mod store;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use super::cli::RecoveryFiles;
 use super::context::{self, Context};
 use super::error::AdminError;
-use super::output::{count, hanging};
-use super::table::{BAD, NOTABLE, painted};
+use super::output::count;
+use super::printer::Printer;
+use super::table::{BAD, NOTABLE};
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
-use crate::report::one_line;
 use crate::secret::HostSecrets;
 use crate::verdict::facts::HostSecret;
 
@@ -109,20 +109,18 @@ fn document(ailment: &Ailment) -> Value {
     })
 }
 
-fn describe(out: &mut dyn Write, ailment: &Ailment) -> io::Result<()> {
-    let sign = match ailment.severity {
-        Severity::Fault => format!("{} ", painted(BAD, "fault")),
-        Severity::Advice => painted(NOTABLE, "advice"),
+fn describe(out: &mut Printer<'_>, ailment: &Ailment) -> io::Result<()> {
+    let (colour, sign, gap) = match ailment.severity {
+        Severity::Fault => (BAD, "fault", "   "),
+        Severity::Advice => (NOTABLE, "advice", "  "),
     };
-    let (what, why) = (one_line(&ailment.what), ailment.why);
-    writeln!(out, "{sign}  {}", hanging(&what, 8))?;
-    writeln!(out, "        why it matters: {}", hanging(why, 24))?;
+    out.painted(colour, sign)?;
+    out.part(format_args!("{gap}"))?;
+    out.hanging(8, &ailment.what)?;
+    out.part(format_args!("        why it matters: "))?;
+    out.hanging(24, ailment.why)?;
     // To be copied: no line breaks are put into it.
-    writeln!(
-        out,
-        "        what helps:     {}",
-        one_line(&ailment.command)
-    )
+    writeln!(out, "        what helps:     {}", ailment.command)
 }
 
 fn configuration(context: &Context) -> Option<Ailment> {

@@ -5,7 +5,7 @@ use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::clock::Timestamp;
-use crate::report::shell_word;
+use crate::report::{Arg, quoted};
 use crate::store::{Access, EventFilter, Store, former_of};
 use crate::verdict::facts::Provider;
 
@@ -53,8 +53,8 @@ fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
     let error = opened.err()?;
     Some(Ailment::fault(
         format!(
-            "the key of provider \"{}\" does not open: {error}",
-            provider.name
+            "the key of provider {} does not open: {error}",
+            quoted(&provider.name)
         ),
         "the guests that are bound to it cannot start",
         "put it in place again: vtpm-guard provider import FILE",
@@ -62,10 +62,10 @@ fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
 }
 
 fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminError> {
-    let name = shell_word(&provider.name);
+    let name = Arg::provider(provider);
     let command = format!("vtpm-guard provider export {name} --output FILE");
     let Some(exported_at) = provider.exported_at else {
-        let what = format!("provider \"{}\" was never exported", provider.name);
+        let what = format!("provider {} was never exported", quoted(&provider.name));
         let is_needed =
             former_of(provider).is_none() || !store.key_refs_under(provider.key_id)?.is_empty();
         return Ok(Some(if is_needed {
@@ -80,8 +80,8 @@ fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminEr
     Ok((age > TRUSTED_EXPORT_MS).then(|| {
         Ailment::advice(
             format!(
-                "provider \"{}\" was last exported at {}",
-                provider.name,
+                "provider {} was last exported at {}",
+                quoted(&provider.name),
                 output::time(Some(exported_at))
             ),
             "a recovery file that nobody has opened for a year may be lost or damaged",

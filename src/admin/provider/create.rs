@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
 use crate::key::keyring::Seal;
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), Ad
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
-    answer(context, &store.provider(name)?, seal)
+    answer(context, &store.provider_of(new.uuid)?, seal)
 }
 
 fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), AdminError> {
@@ -65,7 +65,7 @@ fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), Admi
             "this host has no systemd credentials: the key lies in a file that only root can read",
         );
     }
-    let word = shell_word(&provider.name);
+    let word = Arg::provider(provider);
     context.output.note(&format!(
         "export it now, or its guests are lost with this host: \
          vtpm-guard provider export {word} --output FILE"
