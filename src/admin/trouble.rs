@@ -24,7 +24,7 @@ impl From<StoreError> for AdminError {
             StoreError::Corrupt { .. } => Self::failed(format!("the store is damaged: {error}"))
                 .with_hint("bring back a backup: vtpm-guard store restore FILE"),
             StoreError::TooNew { .. } => Self::failed(format!("the store is too new: {error}"))
-                .with_hint("install the newer vtpm-guard again"),
+                .with_hint("reinstall the newer version of vtpm-guard"),
             StoreError::NoNewKey => Self::failed(error),
             StoreError::NameTaken(name) => {
                 let hint = format!(
@@ -144,7 +144,7 @@ pub(super) fn recovery(file: &Path, error: RecoveryError) -> AdminError {
         RecoveryError::UnusableName => AdminError::refused(error)
             .with_hint("give it another one first: vtpm-guard provider rename NAME NEW"),
         RecoveryError::NotARecoveryFile => {
-            named(error).with_hint("such files are made by: vtpm-guard provider export")
+            named(error).with_hint("make one: vtpm-guard provider export NAME --output FILE")
         }
         RecoveryError::TooNew(_) => named(error).with_hint("install a newer vtpm-guard"),
         RecoveryError::Damaged => named(error).with_hint("use another copy of it"),

@@ -229,7 +229,8 @@ fn store_words(trouble: &StoreTrouble) -> (String, String) {
                 "the store has schema version {found}, and this program knows versions up to \
                  {known}"
             ),
-            "install the newer vtpm-guard again, or: vtpm-guard store restore FILE".to_owned(),
+            "reinstall the newer version, or restore a backup: vtpm-guard store restore FILE"
+                .to_owned(),
         ),
     }
 }

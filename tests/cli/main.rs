@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopt;
+mod ambiguous;
 mod bad_input;
 mod check;
 mod encrypt;

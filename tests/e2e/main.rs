@@ -21,6 +21,7 @@ mod looks;
 mod many_keys;
 mod migrated;
 mod migration;
+mod names;
 mod page;
 mod recovery_page;
 mod recrypting;

@@ -128,7 +128,7 @@ fn configuration(context: &Context) -> Option<Ailment> {
     Some(Ailment::fault(
         format!("the configuration is broken: {error}"),
         "the hook goes by the defaults until it is mended",
-        "edit the file (man vtpm-guard.toml); vtpm-guard doctor says when it is in order",
+        "edit the file (man vtpm-guard.toml), then check it: vtpm-guard doctor",
     ))
 }
 
@@ -151,6 +151,6 @@ fn unreadable(path: &std::path::Path, error: &io::Error) -> Ailment {
     Ailment::fault(
         format!("{} cannot be looked at: {error}", path.display()),
         "nothing is known of what is in it",
-        "run vtpm-guard doctor as root",
+        "run it as root: vtpm-guard doctor",
     )
 }
