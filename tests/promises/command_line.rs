@@ -81,10 +81,12 @@ pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
         "SHELL" => "bash",
         word => word,
     });
-    let parsed = Cli::try_parse_from(words);
-    parsed
-        .map(Some)
-        .map_err(|error| format!("{}: {error}", line.join(" ")))
+    match Cli::try_parse_from(words) {
+        Ok(cli) => Ok(Some(cli)),
+        // Help and version are answers.
+        Err(error) if !error.use_stderr() => Ok(None),
+        Err(error) => Err(format!("{}: {error}", line.join(" "))),
+    }
 }
 
 /// Whether these are the first words of a command of this program, and not words about it.

@@ -6,6 +6,7 @@ use comfy_table::Color;
 use serde_json::{Value, json};
 
 use super::{SecretFate, Taken, Work};
+use crate::admin::domains::NamedDomain;
 use crate::admin::error::AdminError;
 use crate::admin::output::{Output, count};
 use crate::admin::table::{BAD, Cell, GOOD, NOTABLE, table};
@@ -56,6 +57,18 @@ impl Work<'_> {
         }
     }
 
+    /// What is wrong with the key that was taken over.
+    fn warnings(&self) -> Option<String> {
+        self.taken.as_ref().filter(|taken| taken.guessable)?;
+        let guest = NamedDomain::from(&self.candidate.guest);
+        Some(format!(
+            "the key of {} is so short that it can be guessed from a copy of its TPM state; renew \
+             it once the guest is shut down: vtpm-guard key renew {}",
+            guest.label(),
+            guest.arg
+        ))
+    }
+
     fn document(&self) -> Value {
         let taken = self.taken.as_ref();
         let guest = &self.candidate.guest;
@@ -72,6 +85,10 @@ impl Work<'_> {
             })),
             "reason": self.reason(),
             "hint": self.trouble.as_ref().and_then(AdminError::hint),
+            "warnings": self.warnings().into_iter().map(|message| json!({
+                "kind": "guessable-key",
+                "message": message,
+            })).collect::<Value>(),
         })
     }
 }
@@ -143,6 +160,13 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
             number(Outcome::Failed)
         )
     })
+}
+
+/// Says what is wrong with keys that were taken over.
+pub(super) fn warn(output: &Output, works: &[Work<'_>]) {
+    for warning in works.iter().filter_map(Work::warnings) {
+        output.note(&warning);
+    }
 }
 
 /// 4 if anything failed, else 1 if anything was refused, else 0.

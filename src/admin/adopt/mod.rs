@@ -62,6 +62,8 @@ struct Taken {
     new: bool,
     /// Whether the TPM state has proven it.
     proven: bool,
+    /// Whether it is so short that it can be guessed.
+    guessable: bool,
     secret: SecretFate,
 }
 
@@ -140,6 +142,7 @@ pub(super) fn run(
     progress.done();
     adopting.finish(&mut works);
     answer::print(&context.output, &works)?;
+    answer::warn(&context.output, &works);
     Ok(answer::status(&works))
 }
 

@@ -50,6 +50,7 @@ impl Adopting {
             provider,
             new,
             proven: adoption.proven,
+            guessable: value.as_ref().is_some_and(Dek::is_guessable),
             secret,
         })
     }
