@@ -6,6 +6,8 @@ mod drop_in;
 mod files;
 mod hook;
 mod host;
+mod host_tpm;
+mod other_hooks;
 mod plain_states;
 mod recovery;
 mod secrets;
@@ -14,6 +16,7 @@ mod store;
 use std::io;
 use std::process::ExitCode;
 
+use comfy_table::Color;
 use serde_json::{Value, json};
 
 use super::cli::RecoveryFiles;
@@ -32,8 +35,10 @@ use crate::verdict::facts::HostSecret;
 enum Severity {
     /// The guard does not do its work, or a start will fail.
     Fault,
-    /// It works, and something should be seen to.
+    /// It works, and something should be addressed.
     Advice,
+    /// A fact about this host that helps to understand what happens on it.
+    Note,
 }
 
 /// Something to see to: what, why it matters, the command that helps.
@@ -60,10 +65,18 @@ impl Ailment {
             ..Self::fault(what, why, command)
         }
     }
+
+    fn note(what: impl Into<String>, why: &'static str, command: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Note,
+            ..Self::fault(what, why, command)
+        }
+    }
 }
 
 pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, AdminError> {
     let mut ailments = hook::ailments(context);
+    ailments.extend(other_hooks::ailments());
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
     ailments.extend(daemon_start::ailments());
@@ -74,18 +87,20 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context.state_dir()));
+    ailments.extend(host_tpm::ailments(context));
     ailments.sort_by_key(|ailment| ailment.severity);
 
-    let faults = ailments
-        .iter()
-        .filter(|ailment| ailment.severity == Severity::Fault)
-        .count();
+    let number = |severity| {
+        let such = ailments.iter().filter(|one| one.severity == severity);
+        such.count()
+    };
+    let (faults, advice) = (number(Severity::Fault), number(Severity::Advice));
     let documents: Value = ailments.iter().map(document).collect();
     context.output.answer(&documents, |out| {
         for ailment in &ailments {
             describe(out, ailment)?;
         }
-        match (faults, ailments.len() - faults) {
+        match (faults, advice) {
             (0, 0) => writeln!(out, "nothing found"),
             (faults, advice) => writeln!(
                 out,
@@ -102,6 +117,7 @@ fn document(ailment: &Ailment) -> Value {
         "severity": match ailment.severity {
             Severity::Fault => "fault",
             Severity::Advice => "advice",
+            Severity::Note => "note",
         },
         "what": ailment.what,
         "why": ailment.why,
@@ -113,6 +129,7 @@ fn describe(out: &mut Printer<'_>, ailment: &Ailment) -> io::Result<()> {
     let (colour, sign, gap) = match ailment.severity {
         Severity::Fault => (BAD, "fault", "   "),
         Severity::Advice => (NOTABLE, "advice", "  "),
+        Severity::Note => (Color::Reset, "note", "    "),
     };
     out.painted(colour, sign)?;
     out.part(format_args!("{gap}"))?;
