@@ -39,6 +39,14 @@ fn the_readme_lists_every_code_in_the_program_s_words() {
     assert_eq!(rows, codes);
 }
 
+#[test]
+fn the_troubleshooting_page_knows_every_code() {
+    let page = read("docs/troubleshooting.md");
+    let row = |code: &&Code| page.contains(&format!("\n| {} | ", code.as_str()));
+    let missing: Vec<_> = Code::ALL.iter().filter(|code| !row(code)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// README.md and all of docs/.
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
