@@ -246,9 +246,8 @@ mod tests {
         assert_eq!(names(), [me, "nobody".to_owned()]);
     }
 
-    #[test]
-    fn only_a_key_that_is_nowhere_else_is_worth_a_warning() {
-        let mut provider = Provider {
+    fn provider() -> Provider {
+        Provider {
             uuid: ProviderUuid::random(),
             name: "nkp-a".to_owned(),
             key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
@@ -256,7 +255,28 @@ mod tests {
             is_default: true,
             exported_at: None,
             created_at: Timestamp(0),
-        };
+        }
+    }
+
+    #[test]
+    fn only_a_key_that_is_sealed_to_the_tpm_depends_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        fs::create_dir(&keys).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+        let provider = provider();
+        let file = keys.join(provider.key_id.to_string());
+        for (seal, depends) in [("host+tpm2", true), ("host", false)] {
+            fs::write(&file, format!("vtpm-guard-kek 1 systemd-creds {seal}\nx")).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            let found = sealed_to_tpm(std::slice::from_ref(&provider), &Keyring::at(keys.clone()));
+            assert_eq!(!found.is_empty(), depends, "{seal}");
+        }
+    }
+
+    #[test]
+    fn only_a_key_that_is_nowhere_else_is_worth_a_warning() {
+        let mut provider = provider();
         let never = depends_on_tpm(&provider);
         assert_eq!(never.severity, Severity::Advice);
         assert_eq!(
