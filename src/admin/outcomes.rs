@@ -11,7 +11,7 @@ use super::printer::Printer;
 use super::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::report::{Named, Words, finding, label, outcome_json, quoted, reason, refusal};
 use crate::verdict::outcome::Outcome;
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Reason};
 
 /// One judged guest, under the name that the answer gives it.
@@ -183,6 +183,16 @@ fn in_words(repair: &Repair) -> String {
         Repair::FillKekRef { kek_ref, .. } => format!("{} ({row}: {kek_ref})", repair.kind()),
         Repair::SetSecretUuid { secret_uuid, .. } => {
             format!("{} ({row}: {secret_uuid})", repair.kind())
+        }
+        Repair::CreateKey {
+            origin: KeyOrigin::HostSecret,
+            ..
+        } => format!("{} ({row}: the value of libvirt's secret)", repair.kind()),
+        Repair::KeepHostValue { .. } => {
+            format!(
+                "{} (a new row: the value of libvirt's secret)",
+                repair.kind()
+            )
         }
         Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } | Repair::CreateKey { .. } => {
             format!("{} ({row})", repair.kind())

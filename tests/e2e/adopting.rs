@@ -500,7 +500,10 @@ fn a_guest_that_libvirt_does_not_know_or_a_secret_that_it_does_not_have_is_told(
     let (host, guest) = host_with_guest(ORDINARY);
     let output = adopt(&host, &["vm1", "vm9"]);
     assert_eq!(output.status, 2, "{output:#?}");
-    assert!(output.stderr.contains("guest \"vm9\" not found"), "{output:#?}");
+    assert!(
+        output.stderr.contains("guest \"vm9\" not found"),
+        "{output:#?}"
+    );
     assert_untouched(&host, &guest);
     host.virsh(&["secret-undefine", &guest.secret.to_string()])
         .ok();

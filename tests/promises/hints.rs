@@ -49,10 +49,14 @@ fn key_id() -> KeyId {
     KeyId::parse("3f2a9c01000000000000000000000000").unwrap()
 }
 
+fn secret() -> SecretUuid {
+    SecretUuid::parse("6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d").unwrap()
+}
+
 /// One refusal of each kind.
 fn refusals(word: &str) -> Vec<Refusal> {
     let word = || word.to_owned();
-    let secret = SecretUuid::parse("6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d").unwrap();
+    let secret = secret();
     let (key_ref, key_refs) = (KeyRefId(1), vec![KeyRefId(1), KeyRefId(2)]);
     vec![
         Refusal::ProviderMissing {
@@ -80,6 +84,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::KeyMissing,
         Refusal::Unmanaged,
         Refusal::KeyLost,
+        Refusal::ClientsKeyMissing { secret },
         Refusal::KeyAmbiguous {
             key_refs: key_refs.clone(),
         },
@@ -100,6 +105,16 @@ fn refusals(word: &str) -> Vec<Refusal> {
             secret,
             reason: word(),
         },
+        Refusal::SecretOfGuest {
+            secret,
+            guests: vec![word(), word()],
+        },
+        Refusal::SecretInUse {
+            secret,
+            guest: word(),
+        },
+        Refusal::HostValueDoesNotOpenTpm { secret },
+        Refusal::RetiredKeyOpensTpm { key_ref },
         Refusal::Store(StoreTrouble::Unavailable(word())),
         Refusal::Store(StoreTrouble::Corrupt(word())),
         Refusal::Store(StoreTrouble::TooNew { found: 9, known: 1 }),
@@ -131,6 +146,10 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::UnusableKey(id),
         Finding::IncompleteRow(id),
         Finding::Unmanaged,
+        Finding::ClientsKey,
+        Finding::HiddenValue(secret()),
+        Finding::HostValueKept,
+        Finding::HostValueProven,
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::NewTpmAllowed,
@@ -243,7 +262,7 @@ fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_calle
                 let (_, sentence) = finding(guest, &found);
                 if let Finding::Degraded(why) = &found {
                     check(&refusal(guest, why).hint, name, uuid);
-                } else if matches!(found, Finding::Unmanaged) {
+                } else if matches!(found, Finding::Unmanaged | Finding::HostValueProven) {
                     seen += check(&sentence, name, uuid);
                 }
             }
