@@ -17,7 +17,7 @@ use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, Mode, Operation};
 use crate::libvirt::Libvirt;
 use crate::log;
-use crate::report;
+use crate::report::{self, Named};
 use crate::sys;
 use crate::verdict::Decision;
 use crate::verdict::facts::Permission;
@@ -100,11 +100,11 @@ fn prepare(
         log::decision(guest, "prepare", &outcome);
         return ExitCode::SUCCESS;
     };
-    let name = domain.as_ref().map_or(guest, |domain| &domain.name);
-    emergency::refuse(&report::refusal_line(name, refusal));
+    let named = domain.as_ref().map_or(Named::from(guest), Named::from);
+    emergency::refuse(&report::refusal_line(named, refusal));
     log::decision(guest, "prepare", &outcome);
     let kept = guard.config.capture_denied;
-    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), name, kept) {
+    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), named.name, kept) {
         tracing::warn!(%error, "the domain XML was not captured");
     }
     ExitCode::FAILURE
