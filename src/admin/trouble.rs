@@ -133,7 +133,7 @@ pub(super) fn backup(error: StoreError) -> AdminError {
             let name = name.replace('"', "\"\"");
             let hint = format!(
                 "use a backup that nobody has changed, or remove it: sqlite3 {} {}",
-                Arg::file(&path),
+                Arg::file(path),
                 Arg::statement(&format!("DROP {kind} \"{name}\"")),
             );
             AdminError::refused(error).with_hint(hint)

@@ -254,8 +254,8 @@ fn libvirt_words(domain: &Arg, why: &Refusal) -> (String, String) {
         Refusal::DeadlinePassed => (
             "the start was not judged before hook.deadline passed".to_owned(),
             format!(
-                "find out what does not answer: vtpm-guard doctor; then start it again: virsh start {}",
-                domain
+                "find out what does not answer: vtpm-guard doctor; then start it again: virsh start \
+                 {domain}"
             ),
         ),
         Refusal::LibvirtStarting => (
