@@ -1,5 +1,9 @@
-//! The domain XML of the last refused starts, kept for `replay`. libvirt gives hooks the XML
-//! without its secrets, so there are none in these files.
+//! The domain XML of the last refused starts, kept for `replay`.
+//!
+//! At `prepare` libvirt leaves out the passwords of graphics devices, and nothing else. What else
+//! a definition holds is in these files, too, and may be confidential: OEM strings and credentials
+//! in `<sysinfo>`, arguments in `<qemu:commandline>`, cloud-init's user data in `<metadata>`. So
+//! they are for root alone, and few. At `restore`, where the passwords are there, none is kept.
 
 use std::ffi::OsStr;
 use std::fs;

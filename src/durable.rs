@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
+
+use zeroize::Zeroizing;
 
 use crate::key::random;
 
@@ -45,7 +47,7 @@ impl NewFile {
         random::fill(&mut random).map_err(io::Error::other)?;
         let temporary = OsString::from(format!("{TEMPORARY}{:016x}", u64::from_be_bytes(random)));
         let flags =
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = File::from(openat(dir, temporary.as_os_str(), flags, mode)?);
         let mut new = Self {
@@ -57,6 +59,13 @@ impl NewFile {
         write(&mut new.file)?;
         new.file.sync_all()?;
         Ok(new)
+    }
+
+    /// Whether what the disk gives back are these bytes.
+    pub fn reads_back(&self, bytes: &[u8]) -> io::Result<bool> {
+        let mut read = Zeroizing::new(vec![0; bytes.len()]);
+        self.file.read_exact_at(&mut read, 0)?;
+        Ok(self.file.metadata()?.len() == bytes.len() as u64 && *read == bytes)
     }
 
     /// Gives it this name. A file that has it already stays, and is an error (`AlreadyExists`).

@@ -5,6 +5,7 @@
 mod commit;
 mod copies;
 mod daemon_start;
+mod definition;
 mod gather;
 mod keys;
 mod lease;
@@ -49,6 +50,8 @@ pub struct Guard {
     pub config: Config,
     /// Why the configuration file could not be used, if so: the defaults hold.
     pub config_trouble: Option<String>,
+    /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
+    pub xml_trouble: Option<String>,
     /// The directory of the store and the sealed KEKs.
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
@@ -57,6 +60,8 @@ pub struct Guard {
     pub libvirt_definitions_dir: PathBuf,
     /// The directory of libvirt's notes on running guests: `NAME.xml`.
     pub libvirt_run_dir: PathBuf,
+    /// Whether a KEK that is slow to open is shared with the other starts of these seconds.
+    pub shares_keks: bool,
     /// The guard's own directory on a tmpfs.
     pub run_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
@@ -73,10 +78,12 @@ impl Guard {
         Self {
             config,
             config_trouble: None,
+            xml_trouble: None,
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
             libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            shares_keks: false,
             run_dir: PathBuf::from(RUN_DIR),
             secrets: None,
             libvirt_starts: false,
@@ -87,7 +94,12 @@ impl Guard {
     /// The sealed KEKs of this host.
     #[must_use]
     pub fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir.join("keys"))
+        let keyring = Keyring::at(self.state_dir.join("keys"));
+        if self.shares_keks {
+            keyring.sharing()
+        } else {
+            keyring
+        }
     }
 
     /// Where the guard keeps who is being started with which secret.

@@ -6,7 +6,7 @@ use super::lease::{self, Lease, LeaseError};
 use super::status::is_running;
 use super::{Guard, Operation, before_the_answer, copies, daemon_start};
 use crate::clock::Deadline;
-use crate::domain::{Domain, Vtpm};
+use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
@@ -36,7 +36,7 @@ pub enum Mode {
 /// verdict out. `operation` is what history says was asked for.
 pub fn prepare(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     deadline: Deadline,
@@ -80,7 +80,7 @@ pub fn prepare(
 
 fn judged(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     access: Access,
@@ -150,6 +150,10 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         verdict
             .findings
             .extend(trouble.map(Finding::ConfigurationBroken));
+        let trouble = guard.xml_trouble.clone();
+        verdict
+            .findings
+            .extend(trouble.map(Finding::DefinitionRead));
     }
     verdict
 }

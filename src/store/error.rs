@@ -51,11 +51,14 @@ pub enum StoreError {
     #[error("a key is to be stored, and none was given")]
     NoNewKey,
     /// Another provider has that name.
-    #[error("there is a key provider \"{0}\" already")]
+    #[error("there is a key provider {0:?} already")]
     NameTaken(String),
     /// No provider has that name or UUID.
-    #[error("there is no key provider \"{0}\"")]
+    #[error("there is no key provider {0:?}")]
     NoProvider(String),
+    /// One provider has that name, and another has it as its UUID.
+    #[error("{0:?} is ambiguous: it is the UUID of one key provider and the name of another")]
+    AmbiguousProvider(String),
     /// No key reference has that id.
     #[error("there is no key reference {0}")]
     NoKeyRef(KeyRefId),

@@ -27,21 +27,27 @@ pub struct NewProvider {
 }
 
 impl Store {
-    /// The provider of this name, else of this UUID.
+    /// The provider of this name or UUID.
     pub fn provider(&self, name_or_uuid: &str) -> Result<Provider, StoreError> {
         let providers = self.providers()?;
         let uuid = ProviderUuid::parse(name_or_uuid).ok();
-        let by_name = providers
-            .iter()
-            .find(|provider| provider.name == name_or_uuid);
-        by_name
-            .or_else(|| {
-                providers
-                    .iter()
-                    .find(|provider| Some(provider.uuid) == uuid)
-            })
-            .cloned()
-            .ok_or_else(|| StoreError::NoProvider(name_or_uuid.to_owned()))
+        let is_meant =
+            |provider: &&Provider| provider.name == name_or_uuid || Some(provider.uuid) == uuid;
+        let mut meant = providers.iter().filter(is_meant);
+        match (meant.next(), meant.next()) {
+            (Some(provider), None) => Ok(provider.clone()),
+            (None, _) => Err(StoreError::NoProvider(name_or_uuid.to_owned())),
+            // Another program gave one provider the UUID of the other as its name.
+            (Some(_), Some(_)) => Err(StoreError::AmbiguousProvider(name_or_uuid.to_owned())),
+        }
+    }
+
+    /// The provider of this UUID.
+    pub fn provider_of(&self, uuid: ProviderUuid) -> Result<Provider, StoreError> {
+        let mut providers = self.providers()?.into_iter();
+        providers
+            .find(|provider| provider.uuid == uuid)
+            .ok_or_else(|| StoreError::NoProvider(uuid.to_string()))
     }
 
     /// Makes a provider's row. Its KEK must be in the keyring before.

@@ -58,12 +58,15 @@ fn only_prepare_refuses_and_nothing_writes_on_stdout() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn an_unreadable_domain_xml_passes_unless_the_policy_refuses_unencrypted_vtpms() {
+fn an_unreadable_domain_xml_passes_unless_an_emulated_tpm_was_seen_and_the_policy_is_strict() {
     let host = Host::new();
-    assert_eq!(host.hook("vm1", &PREPARE, "<domain><name>vm").status, 0);
+    let seen = "<domain><name>vm</name><devices><tpm><backend type='emulator'>";
+    assert_eq!(host.hook("vm1", &PREPARE, seen).status, 0);
     host.configure("[policy]\nunencrypted = \"deny\"\n");
-    host.hook("vm1", &PREPARE, "<domain><name>vm")
-        .refused_with("VG501");
+    host.hook("vm1", &PREPARE, seen).refused_with("VG501");
+    for unseen in ["<domain><name>vm", "", "\n", "<domain><devices><tpm>"] {
+        assert_eq!(host.hook("vm1", &PREPARE, unseen).status, 0, "{unseen:?}");
+    }
 }
 
 #[test]
@@ -114,7 +117,8 @@ fn a_refusal_stays_one_though_the_deadline_passes_while_it_is_told() {
     let host = Host::new();
     host.configure("[policy]\nunencrypted = \"deny\"\n[hook]\ndeadline = \"1s\"\n");
     // One piece after the other: stdin is never silent for long, and does not end in time.
-    let trickle = "for i in 0 1 2 3 4 5; do printf '<'; sleep 0.25; done";
+    let trickle = "printf \"<domain><devices><tpm><backend type='emulator'>\"; \
+                   for i in 0 1 2 3 4 5; do printf '<'; sleep 0.25; done";
     let call = "/usr/sbin/vtpm-guard-hook vm1 prepare begin -";
     for _ in 0..5 {
         host.run(&["bash", "-c", &format!("({trickle}) | {call}")])
