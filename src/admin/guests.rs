@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use super::context;
+use super::context::{self, Context};
+use super::domains;
 use super::error::AdminError;
 use crate::domain::{self, Domain, UnreadableDomain};
 use crate::libvirt::Guest;
@@ -42,14 +43,8 @@ pub(super) fn list() -> Result<Vec<Guest>, AdminError> {
 }
 
 /// The guests that libvirt knows under these names or UUIDs.
-pub(super) fn named(names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
-    let libvirt = context::libvirt();
-    let find = |name: &String| {
-        let found = libvirt
-            .guest(name, context::patience())
-            .map_err(|error| unreachable(&error))?;
-        found.map(NamedGuest::from).ok_or_else(|| unknown(name))
-    };
+pub(super) fn named(context: &Context, names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
+    let find = |name: &String| domains::defined(context, name).map(NamedGuest::from);
     names.iter().map(find).collect()
 }
 
@@ -73,12 +68,6 @@ pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
         Err(_) => file.display().to_string(),
     };
     Ok(NamedGuest { name, domain: read })
-}
-
-/// A guest that was named, and that libvirt does not know.
-pub(super) fn unknown(name: &str) -> AdminError {
-    AdminError::usage(format!("libvirt knows no guest \"{name}\""))
-        .with_hint("see which there are: virsh list --all")
 }
 
 /// What a guest of libvirt's could not be asked for.

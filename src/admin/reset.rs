@@ -9,19 +9,18 @@ use super::error::AdminError;
 use super::{domains, key};
 use crate::clock::Timestamp;
 use crate::kept::Shelf;
-use crate::report::shell_word;
 use crate::store::Access;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
     let domain = domains::resolve(context, text)?;
-    let label = key::label(&domain);
+    let label = domain.label();
     let no_key = || {
         AdminError::refused(format!(
             "{label} has no key, so nothing keeps it from a new TPM"
         ))
         .with_hint(format!(
             "see what its start would do: vtpm-guard check {}",
-            shell_word(&label)
+            domain.arg
         ))
     };
     let now = Timestamp::now();
@@ -63,7 +62,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         };
         context.output.note(&format!(
             "{set_aside} set aside: vtpm-guard state show {}",
-            shell_word(&label)
+            domain.arg
         ));
     }
     if reset > 0 {

@@ -15,6 +15,7 @@ pub mod plain_state;
 mod prepare;
 mod status;
 
+pub use commit::make_key;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};
@@ -136,6 +137,9 @@ impl Guard {
         }
     }
 }
+
+/// How long history may hold up a start that depends on nothing else that is written.
+const TO_RECORD: Duration = Duration::from_millis(300);
 
 /// The part of a deadline that is kept back for the answer itself.
 const ANSWER_RESERVE: Duration = Duration::from_millis(200);

@@ -63,7 +63,7 @@ pub fn prepare(
         Ok(domain) if mode == Mode::CarryOut => {
             let is_start = operation == Operation::PREPARE || !is_running(guard, domain);
             if is_start {
-                copies::keep_before_start(guard, domain)
+                copies::keep_before_start(guard, domain, deadline)
             } else {
                 Ok(())
             }
@@ -113,7 +113,8 @@ fn attempt(
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
+    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation, deadline)
+    else {
         return None;
     };
     let mut secret = SecretAction::None;

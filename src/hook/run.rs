@@ -17,7 +17,7 @@ use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, Mode, Operation};
 use crate::libvirt::Libvirt;
 use crate::log;
-use crate::report;
+use crate::report::{self, Named};
 use crate::sys;
 use crate::verdict::Decision;
 use crate::verdict::facts::Permission;
@@ -100,11 +100,11 @@ fn prepare(
         log::decision(guest, "prepare", &outcome);
         return ExitCode::SUCCESS;
     };
-    let name = domain.as_ref().map_or(guest, |domain| &domain.name);
-    emergency::refuse(&report::refusal_line(name, refusal));
+    let named = domain.as_ref().map_or(Named::from(guest), Named::from);
+    emergency::refuse(&report::refusal_line(named, refusal));
     log::decision(guest, "prepare", &outcome);
     let kept = guard.config.capture_denied;
-    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), name, kept) {
+    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), named.name, kept) {
         tracing::warn!(%error, "the domain XML was not captured");
     }
     ExitCode::FAILURE
@@ -123,10 +123,18 @@ fn guard_of_this_host() -> Guard {
     guard
 }
 
-/// Session daemons run the same hook as plain users, whose guests are none of its business.
+/// Session daemons run the same hook as plain users, whose guests are none of its business. For
+/// root it always is: where the directory is somebody else's, the store cannot be used (VG401).
 fn called_by_owner(state_dir: &Path) -> bool {
     let owner = std::fs::metadata(state_dir).map_or(0, |metadata| metadata.uid());
-    nix::unistd::geteuid().as_raw() == owner
+    let user = nix::unistd::geteuid().as_raw();
+    user == owner || (user == 0 && is_root_of_this_host())
+}
+
+/// Whether root here is root, and not a plain user in a namespace of its own.
+fn is_root_of_this_host() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The domain, or why its XML could not be read; and the XML itself, if it is not too long.

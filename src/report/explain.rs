@@ -91,9 +91,9 @@ pub fn explain(code: Code) -> Explanation {
                    with it: this key did not encrypt this state.",
             why: "The start would end in \"CMD_INIT: 0x101 operation failed\". State and key \
                    come from two different points in time, or from two different guests.",
-            remedy: "Restore the state that belongs to the key, or the key that belongs to \
-                   the state: vtpm-guard key show DOMAIN lists the retired ones too, and \
-                   vtpm-guard key use ID takes one of them. If the guard does not manage the \
+            remedy: "Restore the state that belongs to the key, or the key that belongs to the \
+                   state. List its keys, including retired ones: vtpm-guard key show DOMAIN; \
+                   use one of them: vtpm-guard key use ID. If the guard does not manage the \
                    guest, it is the value of libvirt's own secret that is wrong: set the right \
                    one with virsh secret-set-value.",
         },
@@ -125,10 +125,9 @@ pub fn explain(code: Code) -> Explanation {
                    passed before everything was done.",
             why: "The hook never waits for ever: a hanging hook would hang the daemon with \
                    it.",
-            remedy: "vtpm-guard doctor says whether the secret driver answers at the secret.uri \
-                   of the configuration; virsh -c secret:///system secret-list asks it directly. \
-                   On slow hosts raise hook.deadline in the \
-                   configuration.",
+            remedy: "Check whether the secret driver answers at the configured secret.uri: \
+                   vtpm-guard doctor; or ask it directly: virsh -c secret:///system secret-list. \
+                   On slow hosts raise hook.deadline in the configuration.",
         },
         Code::SecretConflict => Explanation {
             what: "The UUID that the domain XML names belongs to a secret for another use, or to \
@@ -148,8 +147,8 @@ pub fn explain(code: Code) -> Explanation {
                    permission, not root's, or the disk failed or is full.",
             why: "Without the store the guest's key is not known. Had libvirt a secret of \
                    its own with a value, the start would have gone on.",
-            remedy: "The message says which file and why. vtpm-guard store check looks at the \
-                   whole store.",
+            remedy: "The message says which file and why. To check the whole store: \
+                   vtpm-guard store check.",
         },
         Code::StoreCorrupt => Explanation {
             what: "SQLite says that the store's file is damaged.",

@@ -5,12 +5,14 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopt;
+mod ambiguous;
 mod bad_input;
 mod check;
 mod encrypt;
 mod env;
 mod help;
 mod history;
+mod hostile_names;
 mod key;
 mod key_import;
 mod metrics;

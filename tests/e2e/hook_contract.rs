@@ -203,3 +203,38 @@ fn a_running_guest_survives_the_restart_of_its_daemon_without_its_provider() {
     host.restart_libvirtd();
     assert_eq!(host.state(&guest), "running");
 }
+
+/// L3 of the audit: root is not let pass because somebody owns its directory.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn for_root_a_state_directory_of_somebody_elses_is_a_store_that_cannot_be_used() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[log]\ntarget = \"/var/log/guard.log\"\n");
+    let xml = host.xml(&guest);
+    host.run(&["chown", "65534", "/var/lib/vtpm-guard"]).ok();
+    let refused = host.hook("vm1", &PREPARE, &xml);
+    assert_eq!(refused.status, 1, "{refused:#?}");
+    assert!(
+        refused.stderr.starts_with("vtpm-guard: VG401"),
+        "{refused:#?}"
+    );
+    assert!(host.read("/var/log/guard.log").contains("VG401"));
+
+    // Plain users, and root of a namespace of theirs, are none of its business.
+    for who in [
+        &["setpriv", "--reuid", "65533", "--clear-groups"][..],
+        &[
+            "setpriv",
+            "--reuid",
+            "65533",
+            "--clear-groups",
+            "unshare",
+            "-r",
+        ],
+    ] {
+        let call = [who, &["/usr/sbin/vtpm-guard-hook", "vm1"], &PREPARE].concat();
+        assert_passes_silently(&host.run_with_input(&call, &xml));
+    }
+    host.run(&["chown", "0", "/var/lib/vtpm-guard"]).ok();
+    host.start_running(&guest);
+}

@@ -24,6 +24,7 @@ mod many_keys;
 mod memory;
 mod migrated;
 mod migration;
+mod names;
 mod page;
 mod recovery_page;
 mod recrypting;

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
 use crate::key::keyring::{Stored, WeakerSeal};
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -41,7 +41,7 @@ pub(super) fn run(
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
-    answer(context, &store.provider(name)?, &stored)
+    answer(context, &store.provider_of(new.uuid)?, &stored)
 }
 
 fn answer(context: &Context, provider: &Provider, stored: &Stored) -> Result<(), AdminError> {
@@ -66,7 +66,7 @@ fn answer(context: &Context, provider: &Provider, stored: &Stored) -> Result<(),
         )
     })?;
     reseal::note_weaker(context, &provider.name, stored);
-    let word = shell_word(&provider.name);
+    let word = Arg::provider(provider);
     context.output.note(&format!(
         "export it now, or its guests are lost with this host: \
          vtpm-guard provider export {word} --output FILE"

@@ -18,7 +18,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::keyring::WeakerSeal;
 use crate::provider::recovery::{Header, RecoveryFile};
-use crate::report::shell_word;
+use crate::report::{Arg, quoted};
 use crate::store::{Access, NewProvider, Store, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -157,7 +157,7 @@ fn plan(
     name: &str,
     key_id: KeyId,
 ) -> Result<Plan, AdminError> {
-    let file = shell_word(&import.file.to_string_lossy());
+    let file = Arg::file(import.file);
     let named = providers.iter().find(|provider| provider.name == name);
     let same_key = providers.iter().find(|provider| provider.key_id == key_id);
     match (named, same_key) {
@@ -172,15 +172,15 @@ fn plan(
             }
         }
         (_, Some(other)) => Err(AdminError::refused(format!(
-            "the file's key {} is on this host already, as provider \"{}\": a second one would \
-             be ambiguous",
+            "the file's key {} is on this host already, as provider {}: a second one would be \
+             ambiguous",
             key_id.short(),
-            other.name
+            quoted(&other.name)
         ))
         .with_hint(format!(
             "if its key does not open any more: vtpm-guard provider import {file} --name {0}; \
              to change its name: vtpm-guard provider rename {0} NEW",
-            shell_word(&other.name)
+            Arg::provider(other)
         ))),
         (Some(known), None) => Err(AdminError::refused(format!(
             "there is a provider \"{name}\" with another key: {}; the file's is {}",

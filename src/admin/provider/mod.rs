@@ -20,7 +20,7 @@ use super::cli;
 use super::context::{self, Context};
 use super::error::AdminError;
 use crate::clock::Timestamp;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, quoted};
 use crate::store::{Access, Store, StoreError, former_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
@@ -74,12 +74,15 @@ fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminErro
     });
     context.output.answer(&document, |out| {
         if provider.name == new_name {
-            return writeln!(out, "provider \"{new_name}\" is called so: nothing changed");
+            return writeln!(
+                out,
+                "provider \"{new_name}\" already has that name; nothing changed"
+            );
         }
         writeln!(
             out,
-            "provider \"{}\" is now called \"{new_name}\"",
-            one_line(&provider.name)
+            "provider {} is now called \"{new_name}\"",
+            quoted(&provider.name)
         )
     })
 }
@@ -92,12 +95,12 @@ fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
         "name": provider.name,
         "changed": !provider.is_default,
     });
-    let name = one_line(&provider.name);
+    let name = quoted(&provider.name);
     context.output.answer(&document, |out| {
         if provider.is_default {
-            return writeln!(out, "provider \"{name}\" is the default: nothing changed");
+            return writeln!(out, "provider {name} is the default: nothing changed");
         }
-        writeln!(out, "provider \"{name}\" is now the default")
+        writeln!(out, "provider {name} is now the default")
     })
 }
 
@@ -120,7 +123,7 @@ pub(super) fn find_for_new_keys(
 ) -> Result<(Store, Provider), AdminError> {
     let (store, provider) = find(context, name, Access::Write)?;
     refuse_former(&store, &provider, |owner| {
-        format!("name that one: {}", shell_word(owner))
+        format!("name that one: {}", Arg::provider_named(owner))
     })?;
     Ok((store, provider))
 }
@@ -138,14 +141,15 @@ fn refuse_former(
     let hint = if is_there {
         instead(owner)
     } else {
-        let word = shell_word(&provider.name);
+        let word = Arg::provider(provider);
         format!(
             "that one is gone; to make this one of its own: vtpm-guard provider rename {word} NAME"
         )
     };
     Err(AdminError::refused(format!(
-        "provider \"{}\" is a former key of provider \"{owner}\"",
-        provider.name
+        "provider {} is a former key of provider {}",
+        quoted(&provider.name),
+        quoted(owner)
     ))
     .with_hint(hint))
 }

@@ -8,7 +8,7 @@ use super::{Exclusive, find};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::key::keyring::{KeyringError, Resealed, Seal, Stored};
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, one_line};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
 
@@ -66,7 +66,7 @@ fn print(context: &Context, one: bool, lines: &[Line]) -> Result<(), AdminError>
                 "the key of provider \"{}\" was on this disk in clear until now, and may be in \
                  its free blocks and in backups; to replace it: vtpm-guard provider rotate {}",
                 line.provider.name,
-                shell_word(&line.provider.name)
+                Arg::provider(&line.provider)
             ));
         }
     }
@@ -106,7 +106,7 @@ impl Line {
 
 /// Says aloud where a key is stored under a weaker seal than it could be.
 pub(super) fn note_weaker(context: &Context, provider: &str, stored: &Stored) {
-    let word = shell_word(provider);
+    let word = Arg::provider_named(provider);
     let in_clear = "the key is in a file that only root can read, in clear";
     match (&stored.trouble, stored.seal) {
         (Some(trouble), seal) => {

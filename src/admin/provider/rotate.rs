@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::key::kek::Kek;
 use crate::key::keyring::WeakerSeal;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::store::{Access, KeyRefRecord, NewKey, Rewrapped, Rotation, Store, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -52,11 +52,11 @@ struct Rotated {
 }
 
 pub(super) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), AdminError> {
-    let (mut store, _) = find(context, name, Access::Write)?;
+    let (mut store, found) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
-    let provider = store.provider(name)?;
+    let provider = store.provider_of(found.uuid)?;
     refuse_former(&store, &provider, |owner| {
-        format!("vtpm-guard provider rotate {}", shell_word(owner))
+        format!("vtpm-guard provider rotate {}", Arg::provider_named(owner))
     })?;
     let missed = finish(context, &mut store, &provider)?;
     let (before, rows) = if missed.is_empty() {
@@ -65,7 +65,7 @@ pub(super) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(
     } else {
         (None, missed)
     };
-    let provider = store.provider(&provider.uuid.to_string())?;
+    let provider = store.provider_of(provider.uuid)?;
     let formers = store.former_keks(&provider)?;
     let rotated = Rotated {
         provider,

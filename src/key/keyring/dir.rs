@@ -1,29 +1,27 @@
 //! The keyring's directory: trusts only its own user's files, writes whole ones.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::{Distrust, KeyringError};
 use crate::clock::Deadline;
-use crate::durable;
+use crate::durable::{self, NewFile};
 use crate::key::id::KeyId;
 use crate::key::seal::MAX_SEALED;
+use crate::trusted::{self, TrustedDir};
 
 /// The longest file: a sealed key and its first line.
 const MAX_FILE: usize = MAX_SEALED + 100;
-
-/// Where a key is written before it gets its name.
-const TEMPORARY: &str = ".new";
 
 /// How often a lock is tried that another writer holds.
 const LOCK_POLL: Duration = Duration::from_millis(1);
@@ -37,8 +35,14 @@ pub(super) struct Dir {
 impl Dir {
     /// Opens it; `None` if there is none.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, KeyringError> {
+        let parent = match TrustedDir::open(path.parent().unwrap_or(path)) {
+            Ok(parent) => parent,
+            Err(distrust) if distrust.is_missing() => return Ok(None),
+            Err(distrust) => return Err(parent_error(distrust)),
+        };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir = match open(path, flags, Mode::empty()) {
+        let name = path.file_name().unwrap_or_default();
+        let dir = match openat(parent.fd(), name, flags, Mode::empty()) {
             Ok(dir) => File::from(dir),
             Err(Errno::ENOENT) => return Ok(None),
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
@@ -56,10 +60,8 @@ impl Dir {
         if let Some(dir) = Self::open(path)? {
             return Ok(dir);
         }
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        created.map_err(io_error(path))?;
-        // Its name is as durable as the keys in it will be.
-        durable::sync_parent(path).map_err(io_error(path))?;
+        let made = TrustedDir::open_or_make(path);
+        made.map_err(parent_error)?;
         Self::open(path)?.ok_or_else(|| io_error(path)(io::ErrorKind::NotFound.into()))
     }
 
@@ -118,18 +120,14 @@ impl Dir {
     ) -> Result<(), KeyringError> {
         self.lock(deadline)?;
         let path = self.path.join(name(key_id));
-        let temporary = OsStr::new(TEMPORARY);
-        durable::write(&self.dir, temporary, bytes).map_err(io_error(&path))?;
-        let written = self
-            .open_file(temporary)?
-            .map(|file| read_whole(&path, file))
-            .transpose()?;
-        if written.is_none_or(|written| *written != bytes) {
-            let _ = durable::remove(&self.dir, temporary);
-            let reason = "the disk does not give back what was written to it";
+        let written = NewFile::write(&self.dir, |file| file.write_all(bytes))
+            .and_then(|new| Ok((new.reads_back(bytes)?, new)));
+        let (reads_back, new) = written.map_err(io_error(&path))?;
+        if !reads_back {
+            let reason = "the disk does not return what was written to it";
             return Err(io_error(&path)(io::Error::other(reason)));
         }
-        durable::rename(&self.dir, temporary, &name(key_id)).map_err(io_error(&path))
+        new.replace(&name(key_id)).map_err(io_error(&path))
     }
 
     /// Removes a key's file.
@@ -205,6 +203,16 @@ fn trust(path: &Path, file: &File, forbidden: u32) -> Result<(), KeyringError> {
         return Err(distrusted(path, Distrust::Mode(found.mode() & 0o7777)));
     }
     Ok(())
+}
+
+fn parent_error(distrust: trusted::Distrust) -> KeyringError {
+    match distrust {
+        trusted::Distrust::Owner { path, owner } => distrusted(&path, Distrust::Owner(owner)),
+        trusted::Distrust::WritableByOthers { path, mode } => {
+            distrusted(&path, Distrust::Mode(mode))
+        }
+        trusted::Distrust::Io { path, source } => KeyringError::Io { path, source },
+    }
 }
 
 fn distrusted(path: &Path, reason: Distrust) -> KeyringError {

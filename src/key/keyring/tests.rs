@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::child;
+use crate::durable;
 use crate::key::hex;
 
 fn in_time() -> Deadline {
@@ -403,12 +404,12 @@ fn what_a_killed_writer_left_does_no_harm_and_goes_away() {
     keyring
         .store(&kek(1), WeakerSeal::Refused, in_time())
         .unwrap();
-    fs::write(keyring.dir.join(".new"), "half a k").unwrap();
+    let left = durable::leave_abandoned(&keyring.dir);
     assert_eq!(keyring.list().unwrap(), [kek(1).key_id()]);
     keyring
         .store(&kek(2), WeakerSeal::Refused, in_time())
         .unwrap();
-    assert!(!keyring.dir.join(".new").exists());
+    assert!(!left.exists());
 }
 
 #[test]
