@@ -81,6 +81,8 @@ fn refusals(word: &str) -> Vec<Refusal> {
             provider: word(),
             reason: word(),
         },
+        Refusal::ProviderNotInTime { provider: word() },
+        Refusal::DeadlinePassed,
         Refusal::KeyMissing,
         Refusal::Unmanaged,
         Refusal::KeyLost,
