@@ -154,6 +154,7 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::HostValueProven,
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
+        Finding::DefinitionRead(word()),
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
