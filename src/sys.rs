@@ -2,7 +2,10 @@
 
 #[cfg(feature = "libvirt")]
 use std::ffi::CStr;
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
@@ -24,6 +27,25 @@ pub fn protect_process() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     set_dumpable(false)?;
     Ok(())
+}
+
+/// Whether a file has a POSIX access control list beyond its mode.
+#[must_use]
+#[expect(unsafe_code, reason = "neither std nor nix reads extended attributes")]
+pub fn has_acl(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: both strings end in NUL; with a length of 0 nothing is written.
+    let len = unsafe {
+        nix::libc::getxattr(
+            path.as_ptr(),
+            c"system.posix_acl_access".as_ptr(),
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    len > 0
 }
 
 #[cfg(feature = "libvirt")]

@@ -1,9 +1,10 @@
 //! Gathers the facts of one start: TPM state, rows, and what trying each key gave.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::keys::Keys;
-use super::{Guard, copies};
+use super::{Guard, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::ids::DomainUuid;
@@ -51,6 +52,7 @@ pub(super) fn gather(
             trials: BTreeMap::new(),
             keks: BTreeMap::new(),
             state: TpmState::Absent,
+            hindrance: None,
             kept: Kept::default(),
             host_secret: None,
             policy: guard.config.policy.clone(),
@@ -62,13 +64,13 @@ pub(super) fn gather(
     let Ok(domain) = &gathered.facts.domain else {
         return gathered;
     };
-    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+    let Some(Vtpm::Emulator(vtpm)) = domain.vtpm.clone() else {
         return gathered;
     };
-    let uuid = domain.uuid;
+    let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent => copies::standing_by(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => copies::standing_by(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
@@ -79,13 +81,15 @@ pub(super) fn gather(
         gathered.try_keys(uuid, &state, deadline);
         gathered.try_copies(uuid, copies, deadline);
     }
+    gathered.look_for_hindrance(guard, vtpm, access, deadline);
     gathered
 }
 
 /// An unencrypted vTPM has no rows; but encrypted state under it is no contradiction while
 /// other state is on its way, and only the store knows that.
 fn needs_rows(vtpm: &Emulator, state: &StateFile) -> bool {
-    vtpm.secret_uuid.is_some() || matches!(state, StateFile::Encrypted(_))
+    let may_contradict = matches!(state, StateFile::Encrypted(_) | StateFile::Damaged(_));
+    vtpm.secret_uuid.is_some() || may_contradict
 }
 
 impl StateFile {
@@ -95,12 +99,43 @@ impl StateFile {
             Self::Absent => TpmState::Absent,
             Self::Plain => TpmState::Plain,
             Self::Encrypted(_) => TpmState::Encrypted,
+            Self::Damaged(how) => TpmState::Damaged(how.clone()),
             Self::Unreadable(how) => TpmState::Unreadable(how.clone()),
         }
     }
 }
 
 impl Gathered {
+    /// A start that the guard judges is hindered; of a guest whose vTPM is not encrypted, which is
+    /// libvirt's affair, only who asks is told.
+    fn look_for_hindrance(
+        &mut self,
+        guard: &Guard,
+        vtpm: &Emulator,
+        access: Access,
+        deadline: Deadline,
+    ) {
+        let facts = &mut self.facts;
+        let (Ok(domain), is_asked) = (&facts.domain, access == Access::Read) else {
+            return;
+        };
+        if vtpm.secret_uuid.is_none() && !is_asked {
+            return;
+        }
+        let arrives = facts
+            .references
+            .as_ref()
+            .is_ok_and(|found| found.state_arrives);
+        let waits = !is_asked && !arrives;
+        let longest = if waits {
+            hindrance::FOR_THE_LOCK
+        } else {
+            Duration::ZERO
+        };
+        let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
+        facts.hindrance = hindrance::look(guard, domain, vtpm, patience);
+    }
+
     fn read_rows(&mut self, guard: &Guard, domain: DomainUuid, access: Access, deadline: Deadline) {
         let opened = match guard.open_store(access, deadline) {
             // A store on a read-only file system can still say which key it is.
@@ -153,7 +188,9 @@ impl Gathered {
                 Err(_) => BTreeMap::new(),
             };
             let is_proven = trials.values().any(Trial::is_proven);
-            if chosen.is_none() || is_proven {
+            // A damaged state may be mended by hand: only certainty takes its place.
+            let may_be_chosen = !matches!(facts.state, TpmState::Damaged(_));
+            if is_proven || (chosen.is_none() && may_be_chosen) {
                 chosen = Some((copy, state, trials));
             }
             if is_proven {
@@ -169,8 +206,9 @@ impl Gathered {
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
         });
         self.copy = Some(copy);
-        if facts.copy_in_place().is_some() {
-            facts.trials = trials;
+        let without = std::mem::replace(&mut facts.trials, trials);
+        if facts.copy_in_place().is_none() {
+            facts.trials = without;
         }
     }
 }

@@ -70,8 +70,10 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 
 /// `stopped end`: the guest is gone, or its start has failed.
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let dropped = drop_first(guard, domain, deadline);
     let noted = copies::note_migration(guard, domain);
     ended(guard, domain, deadline)?;
+    dropped?;
     Ok(noted?)
 }
 
@@ -82,16 +84,36 @@ fn released(
     ending: Ending,
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
+    let dropped = drop_first(guard, domain, deadline);
     let kept = copies::keep_after_run(guard, domain, ending, deadline);
     let ended = ended(guard, domain, deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
     }
     ended?;
+    dropped?;
     Ok(kept?)
 }
 
-/// The guest is gone: so is its host secret, and a key that was made for nothing.
+/// The guest is gone, and its host secret goes first: what follows looks at its TPM's state, in
+/// whose place swtpm's user may have put something that takes all the time that there is.
+fn drop_first(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let Some((_, secret)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if guard.config.secret_lifetime == Lifetime::Keep {
+        return Ok(());
+    }
+    // The other half is for what follows.
+    let half = deadline.at_most(deadline.remaining() / 2);
+    let managed = with_store(guard, half, |store| store.has_key_refs(domain.uuid));
+    if may_be_managed(&managed) {
+        drop_secret(guard, domain, secret, half)?;
+    }
+    Ok(())
+}
+
+/// The guest is gone: so is a key that was made for nothing, and the secret with it.
 fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(());
@@ -107,9 +129,9 @@ fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lifec
         }
         store.has_key_refs(domain.uuid)
     });
-    // A key that nobody has any more is not one to start the guest with.
-    let is_over = taken_back || guard.config.secret_lifetime != Lifetime::Keep;
-    if is_over && may_be_managed(&noted) {
+    // A key that nobody has any more is not one to start the guest with; under any other lifetime
+    // its secret has gone already.
+    if taken_back && guard.config.secret_lifetime == Lifetime::Keep {
         drop_secret(guard, domain, secret, deadline)?;
     }
     noted?;

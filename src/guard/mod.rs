@@ -2,10 +2,12 @@
 //! and the administrator's commands both come through here, so that what `check` prints and
 //! what a start does begin at the same value.
 
+pub mod bring_back;
 mod commit;
 mod copies;
 mod daemon_start;
 mod gather;
+mod hindrance;
 mod keys;
 mod lifecycle;
 mod operation;
@@ -28,13 +30,6 @@ use crate::config::Config;
 use crate::key::keyring::Keyring;
 use crate::secret::HostSecrets;
 use crate::store::{Access, Store, StoreError};
-use crate::swtpm::LIBVIRT_STATE_DIR;
-
-/// libvirt's directory of definitions of persistent guests.
-const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
-
-/// libvirt's directory of notes on running guests.
-const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
 
 /// What a guarded start works with.
 pub struct Guard {
@@ -62,12 +57,12 @@ impl Guard {
     #[must_use]
     pub fn new(config: Config, state_dir: PathBuf) -> Self {
         Self {
-            config,
             config_trouble: None,
             state_dir,
-            libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
-            libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
-            libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            libvirt_state_dir: config.libvirt.tpm_states(),
+            libvirt_definitions_dir: config.libvirt.definitions(),
+            libvirt_run_dir: config.libvirt.running(),
+            config,
             secrets: None,
             libvirt_starts: false,
             opened_keks: OpenedKeks::default(),

@@ -10,11 +10,11 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
 use crate::store::Access;
-use crate::verdict::decide::decide;
+use crate::verdict::decide::{decide, unusable_state};
 use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
-use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Verdict};
+use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
 
 /// How often a verdict is made anew because the rows changed under it. Each time somebody
 /// else's change was carried out whole, so this ends.
@@ -74,7 +74,22 @@ pub fn prepare(
         let finding = Finding::CopyNotKept(error.to_string());
         outcome.verdict.findings.push(finding);
     }
+    if let (Mode::CarryOut, "prepare", Ok(domain)) = (mode, operation, domain) {
+        note_refused_state(guard, domain, &outcome);
+    }
     outcome
+}
+
+/// Of a transient guest libvirt deletes the state now, which is damaged or in use elsewhere.
+fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
+    let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_))) =
+        &outcome.verdict.decision
+    else {
+        return;
+    };
+    if let Err(error) = copies::note_refusal(guard, domain, why.code()) {
+        tracing::warn!(domain = domain.name, %error, "its TPM's state will not be kept from libvirt");
+    }
 }
 
 fn judged(
@@ -202,13 +217,19 @@ fn provide(
     }
 }
 
-/// What providing the key would do.
+/// What providing the key would do, and why libvirt would fail.
 fn foreseen(
     guard: &Guard,
     facts: &mut Facts,
     verdict: &Verdict,
     deadline: Deadline,
 ) -> Result<SecretAction, Refusal> {
+    // libvirt starts it, and fails: nobody is kept from that, and whoever asks is told.
+    if verdict.decision == Decision::Allow(Reason::Unencrypted)
+        && let Some(refusal) = unusable_state(facts)
+    {
+        return Err(refusal);
+    }
     let (Some(_), Some(_), Some((secret, _))) = (verdict.secret, &guard.secrets, facts.secret())
     else {
         return Ok(SecretAction::None);

@@ -224,7 +224,7 @@ pub(super) fn evidence(state: &StateFile, dek: &Dek) -> Evidence {
         StateFile::Encrypted(_) => Evidence::Refuted,
         StateFile::Absent => Evidence::NoState,
         StateFile::Plain => Evidence::Plain,
-        StateFile::Unreadable(why) => Evidence::Unreadable(why.clone()),
+        StateFile::Damaged(why) | StateFile::Unreadable(why) => Evidence::Unreadable(why.clone()),
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         .collect();
     let answer = json!({
         "domain": document(&domain),
-        "tpm_state": { "path": path.to_string_lossy(), "state": state_word(&tpm) },
+        "tpm_state": { "path": path.to_string_lossy(), "state": tpm.word() },
         "key_refs": tried.iter().map(|t| t.document(domain.name.as_deref())).collect::<Value>(),
     });
     context.output.answer(&answer, |out| {
@@ -63,7 +63,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             "{}{}, TPM state: {}",
             label(&domain),
             uuid.unwrap_or_default(),
-            state_word(&tpm)
+            tpm.word()
         )?;
         let heading = [
             "ID",
@@ -201,14 +201,5 @@ fn tpm_state(libvirt_state_dir: &Path, domain: DomainUuid) -> (PathBuf, StateFil
     match (&newer.1, look(TpmVersion::V1_2)) {
         (StateFile::Absent, older) if !matches!(older.1, StateFile::Absent) => older,
         _ => newer,
-    }
-}
-
-fn state_word(state: &StateFile) -> &'static str {
-    match state {
-        StateFile::Absent => "absent",
-        StateFile::Plain => "plain",
-        StateFile::Encrypted(_) => "encrypted",
-        StateFile::Unreadable(_) => "unreadable",
     }
 }

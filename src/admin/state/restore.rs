@@ -72,6 +72,10 @@ fn not_put_back(label: &str, error: &PutBackError) -> AdminError {
         PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
-        PutBackError::Io { .. } => AdminError::failed(error),
+        PutBackError::NotAState { .. } => AdminError::refused(error).with_hint(format!(
+            "see the others: vtpm-guard state show {}",
+            shell_word(label)
+        )),
+        PutBackError::State { .. } | PutBackError::Io { .. } => AdminError::failed(error),
     }
 }

@@ -1,0 +1,4 @@
+//! The machine that this program runs on: where libvirt keeps its files, which users there are.
+
+pub mod dirs;
+pub mod users;
