@@ -48,6 +48,24 @@ pub fn has_acl(path: &Path) -> bool {
     len > 0
 }
 
+/// Takes a lease on a file, at which other openers wait. Its breaking is told by a signal that
+/// nobody minds.
+#[cfg(test)]
+#[expect(unsafe_code, reason = "nix has no leases")]
+pub fn take_lease(file: &std::fs::File) -> io::Result<()> {
+    use nix::libc::{F_SETLEASE, F_WRLCK, SIGURG, fcntl};
+    use std::os::fd::AsRawFd;
+    /// `F_SETSIG` of linux/fcntl.h, which libc lacks.
+    const F_SETSIG: i32 = 10;
+    for (command, argument) in [(F_SETSIG, SIGURG), (F_SETLEASE, F_WRLCK)] {
+        // SAFETY: the descriptor is open, and both commands take a number.
+        if unsafe { fcntl(file.as_raw_fd(), command, argument) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 #[cfg(feature = "libvirt")]
 /// The usage id of a libvirt secret. (`Secret::usage_id` of virt 0.5 frees the string, which
 /// belongs to the secret: the secret's own end would free it again.)

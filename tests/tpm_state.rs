@@ -76,7 +76,7 @@ fn check(vector: &Vector) {
     };
     match (vector.kind.as_str(), read(source, version)) {
         ("absent", StateFile::Absent) | ("plain", StateFile::Plain) => {}
-        ("unreadable", StateFile::Unreadable(reason)) => {
+        ("damaged", StateFile::Damaged(reason)) | ("unreadable", StateFile::Unreadable(reason)) => {
             assert!(!vector.reason.is_empty(), "{}", vector.name);
             assert!(reason.contains(&vector.reason), "{}: {reason}", vector.name);
         }

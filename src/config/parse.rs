@@ -172,7 +172,11 @@ fn set(
         "libvirt.config_dir" => config.libvirt.config = directory(&full, value)?,
         "libvirt.state_dir" => config.libvirt.state = directory(&full, value)?,
         "libvirt.run_dir" => config.libvirt.run = directory(&full, value)?,
-        "libvirt.tpm_dir" => config.libvirt.tpm = Some(directory(&full, value)?),
+        "libvirt.tpm_dir" => {
+            let usual = string(value).is_some_and(str::is_empty);
+            let named = (!usual).then(|| directory(&full, value));
+            config.libvirt.tpm = named.transpose()?;
+        }
         "capture.denied" => {
             let wanted = format!("a number from 0 to {MAX_CAPTURED}");
             let denied = count(value).filter(|count| *count <= MAX_CAPTURED);

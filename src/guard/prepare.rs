@@ -10,8 +10,9 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
 use crate::store::Access;
+use crate::swtpm::{StatePlace, remove_empty_directory};
 use crate::verdict::decide::{decide, unusable_state};
-use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, Trial};
+use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
@@ -131,6 +132,7 @@ fn attempt(
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
+    clear_the_way_for_a_new_tpm(guard, &gathered.facts, &verdict);
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
         return None;
     };
@@ -145,6 +147,26 @@ fn attempt(
         }
     }
     Some(gathered.into_outcome(verdict, secret, mode))
+}
+
+/// libvirt skips setting up a new TPM where a directory for its state is there already. Should
+/// that stay, the TPM is one without certificates, and no worse for it.
+fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) {
+    let (Ok(domain), Decision::Allow(_)) = (&facts.domain, &verdict.decision) else {
+        return;
+    };
+    let references = facts.references.as_ref();
+    let arrives = references.is_ok_and(|references| references.state_arrives);
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return;
+    };
+    if *facts.state_in_force() != TpmState::Absent || arrives {
+        return;
+    }
+    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    if let Err(error) = remove_empty_directory(&place) {
+        tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
+    }
 }
 
 fn judge(guard: &Guard, facts: &mut Facts, deadline: Deadline) -> Verdict {

@@ -53,6 +53,9 @@ pub enum StateError {
         /// The length that it has.
         found: u64,
     },
+    /// The data of a TPM, bare. Under a key no swtpm starts from it, without one only swtpm 0.7.
+    #[error("it has no header, and swtpm 0.8 and later do not start from such a state")]
+    Headerless,
     /// A format that no swtpm known today reads.
     #[error("it is of format version {0}, which this program does not know")]
     Version(u8),
@@ -91,6 +94,7 @@ impl StateError {
             | Self::KernelFile(_)
             | Self::Empty
             | Self::Length { .. }
+            | Self::Headerless
             | Self::Header
             | Self::MigrationBlob
             | Self::NoData

@@ -106,12 +106,11 @@ pub(super) fn split(blob: &[u8]) -> Result<Records<'_>, StateError> {
     };
     let [version, min_version, s0, s1, f0, f1, ..] = *header;
     if len_in_header(header) != found {
-        // swtpm takes what has no header for data of the time before there was one.
-        return if is_libtpms_data(blob) {
-            Ok(Records::Plain(blob))
+        return Err(if is_libtpms_data(blob) {
+            StateError::Headerless
         } else {
-            Err(StateError::Length { found })
-        };
+            StateError::Length { found }
+        });
     }
     let newest = version.max(min_version);
     if (VERSION + 1..ABSURD_VERSION).contains(&newest) {

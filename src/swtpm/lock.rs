@@ -19,7 +19,7 @@ use super::bounded::bounded;
 use super::place::{Backend, StatePlace};
 use super::{HoldError, StateError, open};
 
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 
 /// What swtpm makes its lock with, where umask lets it.
 const LOCK_MODE: Mode = Mode::from_bits_truncate(0o640);

@@ -6,6 +6,7 @@
 
 mod bounded;
 mod cipher;
+mod empty;
 mod error;
 pub mod format;
 mod held;
@@ -24,6 +25,7 @@ use std::io::{Cursor, Read, Seek};
 use std::path::Path;
 
 pub use cipher::{RecryptError, TpmData};
+pub use empty::remove_empty_directory;
 pub use error::StateError;
 pub use held::{HeldState, HoldError, StagedState};
 pub use lock::{LockHolder, LockProblem, lock_problem};

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -81,6 +81,22 @@ pub(super) fn open_obstacle(place: &StatePlace) -> Result<(File, PathBuf, OsStri
         dir = next;
     }
     Ok((reopen_directory(&dir)?, path, place.file.clone()))
+}
+
+/// The directory of this name in another, itself and not behind a link; `None` if there is none.
+pub(super) fn open_directory_in(parent: &File, name: &OsStr) -> Result<Option<File>, StateError> {
+    let Some(dir) = look(parent, name)? else {
+        return Ok(None);
+    };
+    check_directory(&dir, Path::new(name))?;
+    reopen_directory(&dir).map(Some)
+}
+
+/// The names in a directory that is open, whatever its path leads to by now.
+pub(super) fn names_in(dir: &File) -> Result<Vec<OsString>, StateError> {
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    let names = entries.map(|entry| Ok(entry?.file_name()));
+    Ok(names.collect::<io::Result<_>>()?)
 }
 
 fn reopen_directory(handle: &File) -> Result<File, StateError> {

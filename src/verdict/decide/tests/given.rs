@@ -9,8 +9,9 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Occasion,
-    Policy, Proof, Provider, References, StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, Hindrance, HostSecret, KekState, Kept, KeptCopy, KeyRef, KeySource,
+    NotOpened, Occasion, Policy, Proof, Provider, References, StoreTrouble, TpmState, Trial,
+    kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Verdict};
@@ -143,6 +144,7 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
+        hindrance: None,
         kept: Kept::default(),
         host_secret: Some(HostSecret::Absent),
         policy: Policy::default(),
@@ -194,6 +196,11 @@ impl Facts {
 
     pub(super) fn state(mut self, state: TpmState) -> Self {
         self.state = state;
+        self
+    }
+
+    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
+        self.hindrance = Some(hindrance);
         self
     }
 

@@ -10,8 +10,8 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, KeptCopy, KeyRef, NotOpened, Occasion, Policy, Proof,
-    References, StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, Hindrance, HostSecret, KekState, KeptCopy, KeyRef, NotOpened, Occasion,
+    Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 
@@ -27,6 +27,7 @@ pub(super) struct World {
     /// The KEKs that do not open on this host.
     pub(super) sealed: BTreeSet<KeyId>,
     pub(super) tpm: Tpm,
+    pub(super) hindrance: Option<Hindrance>,
     /// The kept copy of a TPM state: its DEK.
     pub(super) copy: Option<u8>,
     /// Whether the last run, of a transient guest, ended normally.
@@ -50,6 +51,7 @@ pub(super) enum Tpm {
     Absent,
     Plain,
     Unreadable,
+    Damaged,
     /// With this DEK.
     Encrypted(u8),
 }
@@ -79,9 +81,11 @@ impl World {
         facts.state = match self.tpm {
             Tpm::Absent => TpmState::Absent,
             Tpm::Plain => TpmState::Plain,
-            Tpm::Unreadable => TpmState::Unreadable("cut short".to_owned()),
+            Tpm::Unreadable => TpmState::Unreadable("a newer format".to_owned()),
+            Tpm::Damaged => TpmState::Damaged("cut short".to_owned()),
             Tpm::Encrypted(_) => TpmState::Encrypted,
         };
+        facts.hindrance = self.hindrance.clone();
         facts.kept.copy = self.copy.map(|_| KeptCopy {
             occasion: Occasion::Start,
             kept_at: Timestamp(5),
@@ -98,13 +102,18 @@ impl World {
             .map(|provider| (provider.key_id, self.kek(provider.key_id)))
             .collect();
         facts.references = Ok(self.references.clone());
-        let tpm = match (facts.copy_in_place(), self.copy) {
-            (Some(_), Some(dek)) => Tpm::Encrypted(dek),
-            _ => self.tpm,
+        let trials = |tpm| {
+            let rows = self.references.key_refs.iter();
+            rows.filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
+                .collect()
         };
-        facts.trials = (self.references.key_refs.iter())
-            .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
-            .collect();
+        facts.trials = trials(self.tpm);
+        if let Some(dek) = self.copy {
+            let without = std::mem::replace(&mut facts.trials, trials(Tpm::Encrypted(dek)));
+            if facts.copy_in_place().is_none() {
+                facts.trials = without;
+            }
+        }
         facts
     }
 
@@ -138,7 +147,7 @@ impl World {
         let proof = match tpm {
             Tpm::Encrypted(with) if with == dek => Proof::Proven,
             Tpm::Encrypted(_) => Proof::Refuted,
-            Tpm::Absent | Tpm::Plain | Tpm::Unreadable => Proof::None,
+            Tpm::Absent | Tpm::Plain | Tpm::Unreadable | Tpm::Damaged => Proof::None,
         };
         Trial::Opened {
             key_id,
@@ -230,7 +239,7 @@ impl World {
                 secret_uuid,
             } => self.row(key_ref).secret_uuid = Some(secret_uuid),
             Repair::RestoreTpmState { .. } => {
-                assert_eq!(self.tpm, Tpm::Absent);
+                assert!(matches!(self.tpm, Tpm::Absent | Tpm::Damaged));
                 self.tpm = Tpm::Encrypted(self.copy.unwrap());
             }
         }
