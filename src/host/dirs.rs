@@ -53,6 +53,18 @@ impl LibvirtDirs {
         self.config.join("hooks")
     }
 
+    /// Where libvirt 6.5 and later look for this hook.
+    #[must_use]
+    pub fn hook_link(&self) -> PathBuf {
+        self.hooks().join("qemu.d/50-vtpm-guard")
+    }
+
+    /// The one hook that earlier ones run, and later ones run, too.
+    #[must_use]
+    pub fn only_hook(&self) -> PathBuf {
+        self.hooks().join("qemu")
+    }
+
     /// The configuration of the QEMU driver.
     #[must_use]
     pub fn qemu_conf(&self) -> PathBuf {

@@ -2,20 +2,21 @@
 
 use super::{Ailment, drop_in};
 use crate::admin::output;
+use crate::host::dirs::LibvirtDirs;
 use crate::staging::{Definition, DefinitionFiles, Place};
 
-pub(super) fn ailments() -> Vec<Ailment> {
-    [nobody_stages(), left_laid_out()]
+pub(super) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
+    [nobody_stages(dirs), left_laid_out(dirs)]
         .into_iter()
         .flatten()
         .collect()
 }
 
-fn nobody_stages() -> Option<Ailment> {
-    if !drop_in::is_missing() {
+fn nobody_stages(dirs: &LibvirtDirs) -> Option<Ailment> {
+    if !drop_in::is_missing(dirs) {
         return None;
     }
-    let starting = DefinitionFiles::default().autostarting().ok()?;
+    let starting = DefinitionFiles::from(dirs).autostarting().ok()?;
     let is_encrypted = |guest: &Definition| {
         let domain = guest.domain.as_ref();
         domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
@@ -28,8 +29,8 @@ fn nobody_stages() -> Option<Ailment> {
     ))
 }
 
-fn left_laid_out() -> Option<Ailment> {
-    let laid_out = Place::of_this_host().laid_out().ok()?;
+fn left_laid_out(dirs: &LibvirtDirs) -> Option<Ailment> {
+    let laid_out = Place::of_this_host(dirs).laid_out().ok()?;
     let keys = output::count(Some(laid_out.len()).filter(|&keys| keys > 0)?, "key");
     Some(Ailment::fault(
         format!("{keys} laid out for the start of libvirtd"),

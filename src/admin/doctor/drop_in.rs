@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::host::dirs::LibvirtDirs;
+
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
 const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",
@@ -12,12 +14,10 @@ const UNIT_DIRS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
-/// There while a monolithic libvirtd runs.
-const PID_FILE: &str = "/run/libvirtd.pid";
-
 /// Whether this host's libvirtd is monolithic and is started without `stage`.
-pub(super) fn is_missing() -> bool {
-    Path::new(PID_FILE).exists()
+pub(super) fn is_missing(dirs: &LibvirtDirs) -> bool {
+    // There while a monolithic libvirtd runs.
+    dirs.pid_file("libvirtd").exists()
         && !UNIT_DIRS
             .iter()
             .any(|dir| runs_stage(&Path::new(dir).join("libvirtd.service.d")))

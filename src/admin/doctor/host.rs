@@ -5,9 +5,8 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 
 use super::{Ailment, unreadable};
-use crate::admin::context;
+use crate::admin::context::{self, Context};
 use crate::child;
-use crate::swtpm::LIBVIRT_STATE_DIR;
 
 /// Below this, in bytes, a disk counts as full.
 const SCARCE: u64 = 64 * 1024 * 1024;
@@ -18,8 +17,9 @@ const OLDEST_LIBVIRT: Version = Version(6, 5);
 const NEWEST_LIBVIRT: Version = Version(11, 3);
 const NEWEST_SWTPM: Version = Version(0, 10);
 
-pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
-    let places = [state_dir, Path::new(LIBVIRT_STATE_DIR)];
+pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
+    let states = context.libvirt_dirs().tpm_states();
+    let places = [context.state_dir(), &states];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
     found.extend(libvirt());
     found.extend(swtpm());

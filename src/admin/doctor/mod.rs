@@ -6,6 +6,7 @@ mod drop_in;
 mod files;
 mod hook;
 mod host;
+mod libvirt_dirs;
 mod plain_states;
 mod recovery;
 mod secrets;
@@ -66,14 +67,15 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     let mut ailments = hook::ailments(context);
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
-    ailments.extend(daemon_start::ailments());
+    ailments.extend(libvirt_dirs::ailments(context));
+    ailments.extend(daemon_start::ailments(&context.libvirt_dirs()));
     ailments.extend(files::ailments(context.state_dir()));
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
-    ailments.extend(secrets::ailments());
+    ailments.extend(secrets::ailments(&context.libvirt_dirs().secrets()));
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
-    ailments.extend(host::ailments(context.state_dir()));
+    ailments.extend(host::ailments(context));
     ailments.sort_by_key(|ailment| ailment.severity);
 
     let faults = ailments

@@ -17,7 +17,7 @@ use crate::guard::try_rows;
 use crate::ids::DomainUuid;
 use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
-use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, read_state, state_path};
+use crate::swtpm::{StateFile, read_state, state_path};
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 
 #[cfg(test)]
@@ -35,7 +35,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     if rows.is_empty() {
         return Err(no_rows(&domain));
     }
-    let (path, tpm) = tpm_state(Path::new(LIBVIRT_STATE_DIR), domain.uuid);
+    let (path, tpm) = tpm_state(&context.libvirt_dirs().tpm_states(), domain.uuid);
     let all = References {
         key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
         providers,
