@@ -30,6 +30,7 @@ mod rotating;
 mod saved;
 mod secrets;
 mod state_elsewhere;
+mod state_trouble;
 mod status;
 mod store_trouble;
 mod tpm;

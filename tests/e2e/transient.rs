@@ -31,7 +31,7 @@ impl Host {
 
     /// The same, and it has run once, and its state lies in libvirt's place: as where a host
     /// went down with its guests.
-    fn with_transient_state() -> (Self, Guest, Vec<u8>) {
+    pub(crate) fn with_transient_state() -> (Self, Guest, Vec<u8>) {
         let (host, guest) = Self::with_transient_guest();
         host.create_running(&guest);
         let state = host.tpm_state(&guest);
