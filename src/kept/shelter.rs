@@ -36,7 +36,8 @@ pub struct Shelter {
     parent: File,
     /// The directory that libvirt deletes.
     original: OsString,
-    shelter: OsString,
+    /// The one with the second names.
+    beside: OsString,
 }
 
 impl Shelter {
@@ -47,12 +48,12 @@ impl Shelter {
         let Some((parent, original)) = place.open_parent_of_deleted()? else {
             return Ok(None);
         };
-        let mut shelter = OsString::from(".vtpm-guard.");
-        shelter.push(&original);
+        let mut beside = OsString::from(".vtpm-guard.");
+        beside.push(&original);
         Ok(Some(Self {
             parent,
             original,
-            shelter,
+            beside,
         }))
     }
 
@@ -60,8 +61,8 @@ impl Shelter {
     pub fn fill(&self) -> io::Result<()> {
         self.empty()?;
         let original = open_dir(&self.parent, &self.original)?;
-        mkdirat(&self.parent, self.shelter.as_os_str(), Mode::S_IRWXU)?;
-        let shelter = open_dir(&self.parent, &self.shelter)?;
+        mkdirat(&self.parent, self.beside.as_os_str(), Mode::S_IRWXU)?;
+        let shelter = open_dir(&self.parent, &self.beside)?;
         link_all(&original, &shelter, DEPTH).inspect_err(|_| {
             let _ = self.empty();
         })
@@ -69,7 +70,7 @@ impl Shelter {
 
     /// Puts them in the place of what libvirt has deleted.
     pub fn bring_back(&self) -> io::Result<Returned> {
-        let (from, to) = (self.shelter.as_os_str(), self.original.as_os_str());
+        let (from, to) = (self.beside.as_os_str(), self.original.as_os_str());
         let renamed = match renameat2(
             &self.parent,
             from,
@@ -95,12 +96,12 @@ impl Shelter {
     /// Whether it is filled.
     #[must_use]
     pub fn is_filled(&self) -> bool {
-        open_dir(&self.parent, &self.shelter).is_ok()
+        open_dir(&self.parent, &self.beside).is_ok()
     }
 
     /// Takes the second names away.
     pub fn empty(&self) -> io::Result<()> {
-        remove_all(&self.parent, &self.shelter, DEPTH)
+        remove_all(&self.parent, &self.beside, DEPTH)
     }
 }
 

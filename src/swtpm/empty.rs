@@ -8,18 +8,17 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::bounded::bounded;
 use super::lock::{self, LOCK};
 use super::open;
 use super::place::{Base, StatePlace};
-use super::{HoldError, StateError};
+use super::{HoldError, StateError, bounded};
 
 /// Removes libvirt's own directory of a TPM's state where it holds nothing, or swtpm's lock alone
 /// which nobody holds; and the guest's directory around it, if nothing else is in that. Says
 /// whether it was there to remove.
 pub fn remove_empty_directory(place: &StatePlace) -> Result<bool, HoldError> {
     let asked = place.clone();
-    bounded(&place.common_directory(), move || Ok(remove(&asked)))?
+    bounded(place, move || Ok(remove(&asked)))?
 }
 
 fn remove(place: &StatePlace) -> Result<bool, HoldError> {

@@ -12,8 +12,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bounded::bounded;
-use super::{StateError, StatePlace, lock, open, read_bounded};
+use super::{StateError, StatePlace, bounded, lock, open, read_bounded};
 use crate::domain::{Emulator, StateSource};
 use crate::durable;
 use crate::ids::DomainUuid;
@@ -68,12 +67,8 @@ impl HeldState {
             return Err(HoldError::Linear);
         }
         let place = StatePlace::of(libvirt_state_dir, domain, vtpm);
-        // Held files may be used by the thread that asked for them.
-        let taking = move || Ok(Self::take_at(&place));
-        bounded(
-            &StatePlace::of(libvirt_state_dir, domain, vtpm).common_directory(),
-            taking,
-        )?
+        let asked = place.clone();
+        bounded(&place, move || Ok(Self::take_at(&asked)))?
     }
 
     fn take_at(place: &StatePlace) -> Result<Option<Self>, HoldError> {

@@ -15,9 +15,8 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::bounded::bounded;
 use super::place::{Backend, StatePlace};
-use super::{HoldError, StateError, open};
+use super::{HoldError, StateError, bounded, open};
 
 pub(super) const LOCK: &str = ".lock";
 
@@ -69,9 +68,8 @@ impl fmt::Display for LockHolder {
 /// for a moment: a swtpm that starts in it would fail. What cannot be looked at is no problem.
 #[must_use]
 pub fn lock_problem(place: &StatePlace) -> Option<LockProblem> {
-    let directory = place.common_directory();
-    let place = place.clone();
-    let looked = bounded(&directory, move || look(&place));
+    let asked = place.clone();
+    let looked = bounded(place, move || look(&asked));
     looked.unwrap_or_else(|error| {
         tracing::warn!(%error, "the lock on the TPM's state could not be looked at");
         None

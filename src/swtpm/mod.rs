@@ -4,7 +4,6 @@
 //! says that they would make a new TPM without a word; [`StateFile::Damaged`] that swtpm would
 //! fail whatever the key, hang, or destroy what is there; [`StateFile::Unreadable`] leaves it open.
 
-mod bounded;
 mod cipher;
 mod empty;
 mod error;
@@ -33,9 +32,8 @@ pub use place::{Backend, LIBVIRT_STATE_DIR, StatePlace, state_path};
 pub use proof::EncryptedState;
 pub use reach::{ClosedDirectory, closed_directory};
 
-use bounded::bounded;
-
 use crate::domain::Emulator;
+use crate::host;
 use crate::ids::DomainUuid;
 use format::Contents;
 
@@ -63,18 +61,16 @@ pub enum StateFile {
 #[must_use]
 pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> StateFile {
     let place = StatePlace::of(libvirt_state_dir, domain, vtpm);
-    let path = place.path.clone();
-    let contents = bounded(&place.common_directory(), move || {
-        match open::open(&place)? {
-            None => Ok(None),
-            Some(file) => match place.backend {
-                Backend::Linear => linear_contents(file),
-                Backend::Directory => format::parse(&read_bounded(file)?).map(Some),
-            },
-        }
+    let asked = place.clone();
+    let contents = bounded(&place, move || match open::open(&asked)? {
+        None => Ok(None),
+        Some(file) => match asked.backend {
+            Backend::Linear => linear_contents(file),
+            Backend::Directory => format::parse(&read_bounded(file)?).map(Some),
+        },
     });
     contents.map_or_else(
-        |error| StateFile::failed(&error, format!("{}: {error}", path.display())),
+        |error| StateFile::failed(&error, format!("{}: {error}", place.path.display())),
         StateFile::from,
     )
 }
@@ -94,9 +90,9 @@ pub struct StateBytes {
 /// Reads the file of a state as it is, without looking at what is in it. `None`: there is none,
 /// or it is a block device.
 pub fn read_bytes(place: &StatePlace) -> Result<Option<StateBytes>, StateError> {
-    let place = place.clone();
-    bounded(&place.common_directory(), move || {
-        let Some(file) = open::open(&place)? else {
+    let asked = place.clone();
+    bounded(place, move || {
+        let Some(file) = open::open(&asked)? else {
             return Ok(None);
         };
         let metadata = file.metadata()?;
@@ -106,7 +102,7 @@ pub fn read_bytes(place: &StatePlace) -> Result<Option<StateBytes>, StateError> 
         Ok(Some(StateBytes {
             bytes: read_bounded(file)?,
             metadata,
-            directories: open::directories(&place)?,
+            directories: open::directories(&asked)?,
         }))
     })
 }
@@ -144,6 +140,14 @@ impl StateFile {
             Self::Unreadable(words)
         }
     }
+}
+
+/// Does `work`, which looks at this place, in a bounded time.
+fn bounded<T: Send + 'static>(
+    place: &StatePlace,
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StateError> {
+    host::bounded::bounded(&place.common_directory(), work).unwrap_or(Err(StateError::NoAnswer))
 }
 
 impl From<Option<Contents>> for StateFile {

@@ -24,7 +24,7 @@ use super::StateError;
 use super::place::{Backend, Base, StatePlace};
 use crate::host::users;
 
-/// As many links as the kernel follows (path_resolution(7)).
+/// As many links as the kernel follows (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
 /// The permission bits that let group or others write.

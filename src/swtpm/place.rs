@@ -5,8 +5,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::bounded::bounded;
-use super::{StateError, open};
+use super::{StateError, bounded, open};
 use crate::domain::{Emulator, StateSource, TpmVersion};
 use crate::ids::DomainUuid;
 
@@ -151,7 +150,7 @@ impl StatePlace {
     /// missing. Comes back within seconds.
     pub fn open_base(&self) -> Result<Option<File>, StateError> {
         let place = self.clone();
-        bounded(&self.common_directory(), move || open::open_base(&place))
+        bounded(self, move || open::open_base(&place))
     }
 
     /// Where that directory is: the outermost one that libvirt makes, or, for a state in one
@@ -177,7 +176,7 @@ impl StatePlace {
         ) else {
             return Ok(None);
         };
-        let parent = bounded(&self.common_directory(), move || match &place.base {
+        let parent = bounded(self, move || match &place.base {
             Base::SourceDir(path) => open::open_parent(path),
             Base::Libvirt(_) | Base::SourceFile(_) => open::open_base(&place),
         })?;
@@ -188,9 +187,7 @@ impl StatePlace {
     /// should be a directory and is none. Gives its directory, that one's path, and its name.
     pub fn open_obstacle(&self) -> Result<(File, PathBuf, OsString), StateError> {
         let place = self.clone();
-        bounded(&self.common_directory(), move || {
-            open::open_obstacle(&place)
-        })
+        bounded(self, move || open::open_obstacle(&place))
     }
 
     /// The regular file of this name in a directory that [`open_obstacle`](Self::open_obstacle)

@@ -7,9 +7,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::bounded::bounded;
-use super::open;
 use super::place::{Backend, StatePlace};
+use super::{bounded, open};
 use crate::host::users::{self, User};
 use crate::sys;
 
@@ -37,7 +36,7 @@ pub struct ClosedDirectory {
 #[must_use]
 pub fn closed_directory(place: &StatePlace, qemu_conf: &Path) -> Option<ClosedDirectory> {
     let (asked, conf) = (place.clone(), qemu_conf.to_owned());
-    let looked = bounded(&place.common_directory(), move || {
+    let looked = bounded(place, move || {
         let Some(user) = swtpm_user(&asked, &conf) else {
             return Ok(None);
         };

@@ -47,7 +47,7 @@ codes! {
     TpmStateMissing = "VG205" "tpm-state-missing" "The key was used before, and the TPM's state is gone.",
     KeyCorrupt = "VG206" "key-corrupt" "The wrapped key is damaged, or belongs to another domain.",
     TpmStateDamaged = "VG207" "tpm-state-damaged" "swtpm would refuse the TPM's state, whatever the key.",
-    TpmInUse = "VG208" "tpm-in-use" "Another process holds the lock on the TPM's state.",
+    TpmInUse = "VG208" "tpm-in-use" "The TPM's state is in use elsewhere: its lock is held.",
     TpmStateUnreachable = "VG209" "tpm-state-unreachable" "swtpm's user cannot reach the TPM's state.",
     SecretRefused = "VG301" "secret-refused" "libvirt refused to take the secret.",
     LibvirtUnreachable = "VG302" "libvirt-unreachable" "libvirt did not answer in time, or the hook's deadline passed.",

@@ -84,6 +84,11 @@ impl Host {
         );
         let status = self.guard(&["status"]).ok().stdout;
         assert!(status.contains(code), "{status}");
+        let doctor = self.guard(&["doctor"]);
+        assert!(
+            doctor.stdout.contains(&format!("{} ({code} ", guest.name)),
+            "{doctor:#?}"
+        );
         self.write("/run/replayed.xml", self.xml(guest));
         let replayed = self.guard(&["replay", "/run/replayed.xml", "--dry-run"]);
         assert!(replayed.stdout.contains(code), "{replayed:#?}");
@@ -109,7 +114,7 @@ type Damage = (&'static str, fn(&Path, &[u8]));
 const DAMAGES: [Damage; 7] = [
     ("it is empty", |file, _| fs::write(file, b"").unwrap()),
     ("its length (1000 bytes)", |file, state| {
-        fs::write(file, &state[..1000]).unwrap()
+        fs::write(file, &state[..1000]).unwrap();
     }),
     ("its length (4096 bytes)", |file, _| {
         let noise: Vec<u8> = (0..4096_u32)
@@ -118,7 +123,7 @@ const DAMAGES: [Damage; 7] = [
         fs::write(file, noise).unwrap();
     }),
     ("its length (17 bytes)", |file, _| {
-        fs::write(file, b"<domain></domain>").unwrap()
+        fs::write(file, b"<domain></domain>").unwrap();
     }),
     ("it is a directory", |file, _| {
         fs::remove_file(file).unwrap();

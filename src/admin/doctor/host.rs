@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
 use super::{Ailment, unreadable};
 use crate::admin::context::{self, Context};
 use crate::child;
+use crate::host::bounded::bounded;
 
 /// Below this, in bytes, a disk counts as full.
 const SCARCE: u64 = 64 * 1024 * 1024;
@@ -27,12 +29,18 @@ pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
 }
 
 fn room(place: &Path) -> Option<Ailment> {
-    if !place.exists() {
-        return None;
-    }
-    let disk = match statvfs(place) {
-        Ok(disk) => disk,
-        Err(errno) => return Some(unreadable(place, &errno.into())),
+    let asked = place.to_owned();
+    let disk = match bounded(place, move || statvfs(&asked)) {
+        Some(Ok(disk)) => disk,
+        Some(Err(Errno::ENOENT)) => return None,
+        Some(Err(errno)) => return Some(unreadable(place, &errno.into())),
+        None => {
+            return Some(Ailment::fault(
+                format!("the file system of {} does not answer", place.display()),
+                "no guest whose TPM state is there can start, and nothing is known of any",
+                format!("findmnt -T {}", place.display()),
+            ));
+        }
     };
     let free = disk.blocks_available() * disk.fragment_size();
     (free < SCARCE).then(|| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Ailment;
 use crate::admin::context::{self, Context};
 use crate::domain::{self, Vtpm};
+use crate::host::bounded::bounded;
 use crate::host::dirs::LibvirtDirs;
 use crate::libvirt::Guest;
 use crate::report::one_line;
@@ -84,8 +85,12 @@ fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
     let is_libvirts_own =
         matches!(&domain.vtpm, Some(Vtpm::Emulator(vtpm)) if vtpm.source.is_none());
     let uuid = domain.uuid.to_string();
-    let directory = dirs.tpm_states().join(&uuid);
-    (guest.running && is_libvirts_own && !directory.exists()).then(|| Missed {
+    let states = dirs.tpm_states();
+    let directory = states.join(&uuid);
+    let asked = directory.clone();
+    let is_missing =
+        guest.running && is_libvirts_own && bounded(&states, move || asked.exists()) == Some(false);
+    is_missing.then(|| Missed {
         guest: guest.name.clone(),
         file: directory,
         setting: "tpm_dir",

@@ -11,6 +11,7 @@ mod plain_states;
 mod recovery;
 mod secrets;
 mod store;
+mod tpm_states;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments(&context.libvirt_dirs().secrets()));
+    ailments.extend(tpm_states::ailments(context));
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context));

@@ -8,30 +8,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::StateError;
-
-/// How long one state is waited for. A live file system needs milliseconds.
+/// How long one look at a file is waited for. A live file system needs milliseconds.
 const TIME_LIMIT: Duration = Duration::from_secs(3);
 
-/// The places whose threads have not come back. A host whose file system hangs may have a
-/// thousand guests on it: only the first is waited for.
+/// The places whose threads have not come back. A host whose file system hangs may have the files
+/// of a thousand guests on it: only the first is waited for.
 static HANGING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Does `work`, which looks at files below `place`, within the time limit.
-pub(super) fn bounded<T: Send + 'static>(
+/// Does `work`, which looks at files below `place`. `None`: it did not come back in time.
+pub fn bounded<T: Send + 'static>(
     place: &Path,
-    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
-) -> Result<T, StateError> {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     within(TIME_LIMIT, place, work)
 }
 
 fn within<T: Send + 'static>(
     limit: Duration,
     place: &Path,
-    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
-) -> Result<T, StateError> {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     if hanging(|places| places.iter().any(|hanging| hanging == place)) {
-        return Err(StateError::NoAnswer);
+        return None;
     }
     let (answer, answered) = mpsc::channel();
     let came_back = Arc::new(AtomicBool::new(false));
@@ -46,24 +44,21 @@ fn within<T: Send + 'static>(
         // Nobody waits any more where the time was up.
         let _ = answer.send(done);
     };
-    // A small stack: it reads, and no more.
-    thread::Builder::new()
-        .stack_size(256 * 1024)
-        .spawn(reader)?;
-    match answered.recv_timeout(limit) {
-        Ok(done) => done,
-        Err(RecvTimeoutError::Timeout) => {
-            hanging(|places| {
-                if !came_back.load(Ordering::SeqCst) {
-                    places.push(place.to_owned());
-                }
-            });
-            Err(StateError::NoAnswer)
-        }
-        Err(RecvTimeoutError::Disconnected) => {
-            Err(std::io::Error::other("reading it failed inside vtpm-guard").into())
-        }
+    // A small stack: it reads, and no more. Where no thread can be had, nothing is looked at.
+    let reader = thread::Builder::new().stack_size(256 * 1024).spawn(reader);
+    if let Err(error) = reader {
+        tracing::warn!(%error, "no thread to look at files in");
+        return None;
     }
+    let done = answered.recv_timeout(limit);
+    if let Err(RecvTimeoutError::Timeout) = done {
+        hanging(|places| {
+            if !came_back.load(Ordering::SeqCst) {
+                places.push(place.to_owned());
+            }
+        });
+    }
+    done.ok()
 }
 
 fn hanging<T>(ask: impl FnOnce(&mut Vec<PathBuf>) -> T) -> T {
@@ -82,25 +77,17 @@ mod tests {
         let place = Path::new("/a/place/that/hangs");
         let limit = Duration::from_millis(30);
         let (wake, asleep) = mpsc::channel::<()>();
-        let hangs = move || Ok(asleep.recv().is_ok());
         let started = Instant::now();
-        assert!(matches!(
-            within(limit, place, hangs),
-            Err(StateError::NoAnswer)
-        ));
+        assert_eq!(within(limit, place, move || asleep.recv().is_ok()), None);
         assert!(started.elapsed() < Duration::from_secs(2));
 
-        let at_once = || -> Result<u8, StateError> { Ok(1) };
-        assert!(matches!(
-            within(limit, place, at_once),
-            Err(StateError::NoAnswer)
-        ));
-        assert_eq!(within(limit, Path::new("/another"), at_once).unwrap(), 1);
+        assert_eq!(within(limit, place, || 1), None);
+        assert_eq!(within(limit, Path::new("/another"), || 1), Some(1));
 
         wake.send(()).unwrap();
         while hanging(|places| places.iter().any(|hanging| hanging == place)) {
             thread::yield_now();
         }
-        assert_eq!(within(limit, place, at_once).unwrap(), 1);
+        assert_eq!(within(limit, place, || 1), Some(1));
     }
 }
