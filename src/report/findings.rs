@@ -18,6 +18,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::NotAStart => "not a start: only prepare may be refused",
         Reason::LoadedSecret => "libvirtd loaded its secret before it started it",
         Reason::HostSecret => "libvirt's own secret carries the start",
+        Reason::ClientsKey => "its key comes from whoever starts it",
     }
 }
 
@@ -64,6 +65,10 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
                 shell_word(domain)
             ),
         ),
+        Finding::ClientsKey
+        | Finding::HiddenValue(_)
+        | Finding::HostValueKept
+        | Finding::HostValueProven => host_secret(domain, finding),
         Finding::StoreUnusable(trouble) => {
             let why = crate::verdict::refusal::Refusal::Store(trouble.clone());
             let words = refusal(domain, &why);
@@ -118,5 +123,38 @@ fn when(occasion: Occasion) -> &'static str {
     match occasion {
         Occasion::Start => "before a start that failed",
         Occasion::Release => "after the last run",
+    }
+}
+
+/// What was noticed of libvirt's own secret.
+fn host_secret(domain: &str, finding: &Finding) -> (&'static str, String) {
+    match finding {
+        Finding::ClientsKey => (
+            "clients-key",
+            "the guest's key comes from whoever starts it, in a secret that libvirt discloses to \
+             nobody"
+                .to_owned(),
+        ),
+        Finding::HiddenValue(secret) => (
+            "hidden-value",
+            format!(
+                "libvirt has a value for the secret {secret} that it does not disclose; it was left \
+                 in place. If the guest fails to start with it and nothing else needs it: \
+                 virsh secret-undefine {secret}"
+            ),
+        ),
+        Finding::HostValueKept => (
+            "host-value-kept",
+            "libvirt's secret had another value than the key; it is kept as a retired key reference"
+                .to_owned(),
+        ),
+        _ => (
+            "host-value-proven",
+            format!(
+                "libvirt's own secret opens the TPM's state, and no key reference does; take it \
+                 over: vtpm-guard adopt {} --provider NAME",
+                shell_word(domain)
+            ),
+        ),
     }
 }

@@ -29,6 +29,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod shared_secret;
 mod state_elsewhere;
 mod state_trouble;
 mod status;
