@@ -9,7 +9,7 @@ use serde::Deserialize;
 use vtpm_guard::domain::{Emulator, StateSource, TpmVersion};
 use vtpm_guard::ids::DomainUuid;
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::swtpm::{LIBVIRT_STATE_DIR, StateFile, read_state};
+use vtpm_guard::swtpm::{StateFile, read_state};
 use zeroize::Zeroizing;
 
 #[derive(Deserialize)]
@@ -45,11 +45,7 @@ fn read(source: StateSource, version: TpmVersion) -> StateFile {
         persistent_state: false,
         source: Some(source),
     };
-    read_state(
-        Path::new(LIBVIRT_STATE_DIR),
-        DomainUuid::random(),
-        &emulator,
-    )
+    read_state(Path::new("/nowhere"), DomainUuid::random(), &emulator)
 }
 
 fn dek(passphrase: &[u8]) -> Dek {

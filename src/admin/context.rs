@@ -146,7 +146,8 @@ impl Context {
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
         self.may_judge()?;
-        guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+        let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+        guard.secrets = Some(Box::new(libvirt));
         Ok(guard)
     }
 }

@@ -138,7 +138,8 @@ fn guard_of_this_host() -> Guard {
     };
     let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
     guard.config_trouble = trouble;
-    guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+    let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+    guard.secrets = Some(Box::new(libvirt));
     guard
 }
 

@@ -18,6 +18,5 @@ mod protocol;
 mod starting;
 
 pub use client::Libvirt;
-pub use files::SECRETS_DIR;
 pub use protocol::{Guest, SavedRuns};
 pub use starting::{Process, StartingLibvirtd, called_by_starting_libvirtd, calling_daemon};

@@ -28,7 +28,7 @@ pub use empty::remove_empty_directory;
 pub use error::StateError;
 pub use held::{HeldState, HoldError, StagedState};
 pub use lock::{LockHolder, LockProblem, lock_problem};
-pub use place::{Backend, LIBVIRT_STATE_DIR, StatePlace, state_path};
+pub use place::{Backend, StatePlace, state_path};
 pub use proof::EncryptedState;
 pub use reach::{ClosedDirectory, closed_directory};
 

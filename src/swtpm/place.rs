@@ -9,9 +9,6 @@ use super::{StateError, bounded, open};
 use crate::domain::{Emulator, StateSource, TpmVersion};
 use crate::ids::DomainUuid;
 
-/// libvirt's directory of TPM states.
-pub const LIBVIRT_STATE_DIR: &str = "/var/lib/libvirt/swtpm";
-
 /// How swtpm keeps a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
