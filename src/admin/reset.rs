@@ -11,7 +11,6 @@ use crate::clock::Timestamp;
 use crate::domain::{Emulator, TpmVersion};
 use crate::ids::DomainUuid;
 use crate::kept::Shelf;
-use crate::report::shell_word;
 use crate::store::Access;
 use crate::swtpm::{StatePlace, remove_empty_directory};
 
@@ -37,14 +36,14 @@ fn remove_empty_directories(context: &Context, domain: DomainUuid) {
 
 pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
     let domain = domains::resolve(context, text)?;
-    let label = key::label(&domain);
+    let label = domain.label();
     let no_key = || {
         AdminError::refused(format!(
             "{label} has no key, so nothing keeps it from a new TPM"
         ))
         .with_hint(format!(
             "see what its start would do: vtpm-guard check {}",
-            shell_word(&label)
+            domain.arg
         ))
     };
     let now = Timestamp::now();
@@ -87,7 +86,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         };
         context.output.note(&format!(
             "{set_aside} set aside: vtpm-guard state show {}",
-            shell_word(&label)
+            domain.arg
         ));
     }
     if reset > 0 {

@@ -7,7 +7,7 @@ use super::keys::Keys;
 use super::status::is_running;
 use super::{Guard, before_the_answer, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
-use crate::domain::{Domain, Emulator, Vtpm};
+use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::kept::KeptState;
 use crate::key::dek::Dek;
@@ -49,7 +49,7 @@ impl Guard {
 /// emulated TPM nothing is read.
 pub(super) fn gather(
     guard: &Guard,
-    domain: Result<Domain, String>,
+    domain: Result<Domain, UnreadableDomain>,
     access: Access,
     deadline: Deadline,
 ) -> Gathered {
@@ -187,7 +187,7 @@ impl Gathered {
             {
                 let tried = match keys.open_kek(key_id, deadline) {
                     Ok(_) => KekState::Opens,
-                    Err(reason) => KekState::Sealed(reason),
+                    Err(why) => why,
                 };
                 facts.keks.insert(key_id, tried);
             }

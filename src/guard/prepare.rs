@@ -6,7 +6,7 @@ use super::lease::{self, Lease, LeaseError};
 use super::status::is_running;
 use super::{Guard, Operation, before_the_answer, copies, daemon_start};
 use crate::clock::Deadline;
-use crate::domain::{Domain, Vtpm};
+use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
@@ -37,7 +37,7 @@ pub enum Mode {
 /// verdict out. `operation` is what history says was asked for.
 pub fn prepare(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     deadline: Deadline,
@@ -64,7 +64,7 @@ pub fn prepare(
         Ok(domain) if mode == Mode::CarryOut => {
             let is_start = operation == Operation::PREPARE || !is_running(guard, domain);
             if is_start {
-                copies::keep_before_start(guard, domain)
+                copies::keep_before_start(guard, domain, deadline)
             } else {
                 Ok(())
             }
@@ -96,7 +96,7 @@ fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
 
 fn judged(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     access: Access,
@@ -136,7 +136,8 @@ fn attempt(
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
     clear_the_way_for_a_new_tpm(guard, &gathered.facts, &verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
+    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation, deadline)
+    else {
         return None;
     };
     let mut secret = SecretAction::None;
@@ -192,6 +193,10 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         verdict
             .findings
             .extend(trouble.map(Finding::ConfigurationBroken));
+        let trouble = guard.xml_trouble.clone();
+        verdict
+            .findings
+            .extend(trouble.map(Finding::DefinitionRead));
     }
     verdict
 }

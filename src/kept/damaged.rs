@@ -3,9 +3,8 @@
 //! or too long for one, stays beside its place, under another name.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::durable;
 use crate::ids::DomainUuid;
 use crate::swtpm::{MAX_STATE_LEN, StatePlace};
+use crate::trusted::TrustedDir;
 
 /// Moves what is in the state's place away, and says where it is now. Its place is free then,
 /// also where this fails half-way; nothing is lost by that, nor by a kill.
@@ -70,13 +70,9 @@ fn keep(
     file.take(u64::from(MAX_STATE_LEN))
         .read_to_end(&mut bytes)?;
     let to = state_dir.join("damaged-state").join(domain.to_string());
-    DirBuilder::new().recursive(true).mode(0o700).create(&to)?;
-    for made in to.ancestors().take(2) {
-        durable::sync_parent(made)?;
-    }
-    durable::create_in(&File::open(&to)?, aside, &bytes, |copy| {
-        fchown(copy, Some(metadata.uid()), Some(metadata.gid()))?;
-        copy.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))
+    let open = TrustedDir::open_or_make_own(&to)?.to_file()?;
+    durable::create_in(&open, aside, &bytes, |copy| {
+        durable::set_attributes(copy, &metadata)
     })?;
     durable::remove(dir, aside)?;
     Ok(to.join(aside))

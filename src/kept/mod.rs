@@ -30,7 +30,7 @@ pub use damaged::set_aside;
 pub use manifest::{Attributes, Manifest, Run};
 pub use original::Original;
 pub use put_back::{PutBack, PutBackError, put_back};
-pub use shelf::{KeptState, Shelf, domains};
+pub use shelf::{COPIES_KEPT, KeptState, Shelf, domains};
 pub use shelter::{Returned, Shelter};
 
 use crate::swtpm::StateError;
