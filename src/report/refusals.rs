@@ -233,8 +233,10 @@ fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
         Refusal::TpmHindered(Hindrance::InUse { holder, pid }) => (
             format!("the TPM's state is in use: {holder} holds its lock"),
             match pid {
-                Some(pid) => format!("for details: ps -fp {pid}; if it is left over: kill {pid}"),
-                None => "stop the guest where it runs, then start it here".to_owned(),
+                Some(pid) => format!(
+                    "for details: ps -fp {pid}; if it is left over: kill {pid}, then: virsh start {domain}"
+                ),
+                None => format!("stop the guest where it runs, then: virsh start {domain}"),
             },
         ),
         Refusal::TpmHindered(Hindrance::BadLock { path, what }) => (

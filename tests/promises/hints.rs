@@ -7,7 +7,7 @@ use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
-use vtpm_guard::verdict::facts::{Occasion, StoreTrouble};
+use vtpm_guard::verdict::facts::{Hindrance, Occasion, StoreTrouble};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -83,6 +83,25 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::ProviderNotInTime { provider: word() },
         Refusal::DeadlinePassed,
+        Refusal::TpmStateDamaged { how: word() },
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: None,
+        }),
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: Some(7),
+        }),
+        Refusal::TpmHindered(Hindrance::BadLock {
+            path: word(),
+            what: word(),
+        }),
+        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+            path: word(),
+            mode: 0o700,
+            needed: 0o711,
+            user: word(),
+        }),
         Refusal::KeyMissing,
         Refusal::Unmanaged,
         Refusal::KeyLost,
@@ -155,6 +174,10 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::DefinitionRead(word()),
+        Finding::StateDamaged {
+            how: word(),
+            occasion: Occasion::Start,
+        },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
