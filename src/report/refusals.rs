@@ -234,14 +234,18 @@ fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
             format!("the TPM's state is in use: {holder} holds its lock"),
             match pid {
                 Some(pid) => format!(
-                    "for details: ps -fp {pid}; if it is left over: kill {pid}, then: virsh start {domain}"
+                    "for details: ps -fp {pid}; if it is left over: kill {pid}, then: virsh start \
+                     {domain}"
                 ),
                 None => format!("stop the guest where it runs, then: virsh start {domain}"),
             },
         ),
         Refusal::TpmHindered(Hindrance::BadLock { path, what }) => (
             format!("swtpm cannot lock the TPM's state: {path}: {what}"),
-            format!("move it away: mv {0} {0}.old", Arg::file(Path::new(path))),
+            format!(
+                "move it away: mv {0} {0}.old, then: virsh start {domain}",
+                Arg::file(Path::new(path))
+            ),
         ),
         Refusal::TpmHindered(Hindrance::ClosedDirectory {
             path,
@@ -253,7 +257,10 @@ fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 "swtpm, which runs as {user}, cannot reach the TPM's state: {path} has mode \
                  {mode:04o} and needs {needed:04o}"
             ),
-            format!("open it: chmod {needed:04o} {}", Arg::file(Path::new(path))),
+            format!(
+                "open it: chmod {needed:04o} {}, then: virsh start {domain}",
+                Arg::file(Path::new(path))
+            ),
         ),
         _ => unreachable!("only refusals about the TPM's state come here"),
     }

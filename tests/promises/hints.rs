@@ -112,6 +112,25 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::KeyDoesNotOpenTpm { key_refs },
         Refusal::TpmStateMissing,
         Refusal::TpmStateNotRestored { reason: word() },
+        Refusal::TpmStateDamaged { how: word() },
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: Some(7),
+        }),
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: None,
+        }),
+        Refusal::TpmHindered(Hindrance::BadLock {
+            path: "/states/.lock".to_owned(),
+            what: word(),
+        }),
+        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+            path: "/my states".to_owned(),
+            mode: 0o700,
+            needed: 0o711,
+            user: word(),
+        }),
         Refusal::KeyCorrupt {
             key_ref,
             reason: word(),
@@ -181,6 +200,10 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
+            occasion: Occasion::Start,
+        },
+        Finding::StateDamaged {
+            how: word(),
             occasion: Occasion::Start,
         },
         Finding::CopyNotKept(word()),
