@@ -213,7 +213,7 @@ pub(super) fn keep_after_run(
 /// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
 /// `qemuExtTPMCleanupHost`). A definition that cannot be looked at counts as none: then a copy is
 /// kept in vain.
-fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
+pub(super) fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
     let definition = format!("{}.xml", domain.name);
     !vtpm.persistent_state && !guard.libvirt_definitions_dir.join(definition).exists()
 }
@@ -242,7 +242,7 @@ fn is_opened(guard: &Guard, domain: &Domain, copy: &KeptState, deadline: Deadlin
 }
 
 impl Guard {
-    fn shelf(&self, domain: &Domain) -> Shelf {
+    pub(super) fn shelf(&self, domain: &Domain) -> Shelf {
         Shelf::of(&self.state_dir, domain.uuid)
     }
 }

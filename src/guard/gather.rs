@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::keys::Keys;
-use super::{Guard, copies};
+use super::{Guard, arriving, copies};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::ids::DomainUuid;
@@ -52,6 +52,8 @@ pub(super) fn gather(
             keks: BTreeMap::new(),
             state: TpmState::Absent,
             kept: Kept::default(),
+            arrival: None,
+            snapshots: Vec::new(),
             host_secret: None,
             policy: guard.config.policy.clone(),
         },
@@ -74,8 +76,12 @@ pub(super) fn gather(
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
     gathered.facts.state = state.summary();
     gathered.facts.kept.ended_normally = ended_normally;
+    if matches!(state, StateFile::Absent) {
+        gathered.facts.snapshots = arriving::snapshots(guard, domain);
+    }
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
+        gathered.look_for_arrival(guard);
         gathered.try_keys(uuid, &state, deadline);
         gathered.try_copies(uuid, copies, deadline);
     }
@@ -118,6 +124,23 @@ impl Gathered {
             Ok(None) => {}
             Err(error) => self.facts.references = Err(error.trouble()),
         }
+    }
+
+    /// Whether what was announced is for this start; and what is on its way unannounced.
+    fn look_for_arrival(&mut self, guard: &Guard) {
+        let Facts {
+            domain: Ok(domain),
+            references: Ok(references),
+            arrival,
+            snapshots,
+            ..
+        } = &mut self.facts
+        else {
+            return;
+        };
+        let announced = references.announced.as_ref();
+        *arrival = arriving::arrival(guard, domain, announced, snapshots);
+        references.state_arrives = arrival.is_some();
     }
 
     fn try_keys(&mut self, domain: DomainUuid, state: &StateFile, deadline: Deadline) {

@@ -2,9 +2,12 @@
 //! and the administrator's commands both come through here, so that what `check` prints and
 //! what a start does begin at the same value.
 
+mod arriving;
+mod begun;
 mod commit;
 mod copies;
 mod daemon_start;
+mod failed;
 mod gather;
 mod keys;
 mod lifecycle;
@@ -13,6 +16,7 @@ pub mod plain_state;
 mod prepare;
 mod status;
 
+pub use arriving::{HookCall, has_managed_save};
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};
@@ -36,6 +40,15 @@ const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
 /// libvirt's directory of notes on running guests.
 const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
 
+/// libvirt's directory of saved runs: managed saves and snapshots.
+const LIBVIRT_SAVED_DIR: &str = "/var/lib/libvirt/qemu";
+
+/// The directory of swtpm's logs of libvirt's guests.
+const SWTPM_LOG_DIR: &str = "/var/log/swtpm/libvirt/qemu";
+
+/// The guard's own directory in memory, which a boot empties.
+const RUN_DIR: &str = "/run/vtpm-guard";
+
 /// What a guarded start works with.
 pub struct Guard {
     /// The configuration in force.
@@ -50,6 +63,14 @@ pub struct Guard {
     pub libvirt_definitions_dir: PathBuf,
     /// The directory of libvirt's notes on running guests: `NAME.xml`.
     pub libvirt_run_dir: PathBuf,
+    /// libvirt's directory of saved runs: `save/NAME.save`, `snapshot/NAME/SNAPSHOT.xml`.
+    pub libvirt_saved_dir: PathBuf,
+    /// The directory of swtpm's logs: `NAME-swtpm.log`.
+    pub swtpm_log_dir: PathBuf,
+    /// The guard's directory in memory.
+    pub run_dir: PathBuf,
+    /// libvirtd's call, where it is libvirtd that asks, and not a person.
+    pub call: Option<HookCall>,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
@@ -68,6 +89,10 @@ impl Guard {
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
             libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            libvirt_saved_dir: PathBuf::from(LIBVIRT_SAVED_DIR),
+            swtpm_log_dir: PathBuf::from(SWTPM_LOG_DIR),
+            run_dir: PathBuf::from(RUN_DIR),
+            call: None,
             secrets: None,
             libvirt_starts: false,
             opened_keks: OpenedKeks::default(),

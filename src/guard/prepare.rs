@@ -3,7 +3,7 @@
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
 use super::status::is_running;
-use super::{Guard, before_the_answer, copies, daemon_start};
+use super::{Guard, before_the_answer, begun, copies, daemon_start};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -11,7 +11,7 @@ use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
 use crate::store::Access;
 use crate::verdict::decide::decide;
-use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, Trial};
+use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Verdict};
@@ -128,8 +128,24 @@ fn attempt(
                 record(&mut gathered, &verdict, operation);
             }
         }
+        note_begun(guard, &gathered.facts, &verdict);
     }
     Some(gathered.into_outcome(verdict, secret, mode))
+}
+
+/// Notes that a start goes on, so that it is known if it fails.
+fn note_begun(guard: &Guard, facts: &Facts, verdict: &Verdict) {
+    let (Some(_), Ok(domain), Decision::Allow(_)) = (&guard.call, &facts.domain, &verdict.decision)
+    else {
+        return;
+    };
+    if domain.encrypted_vtpm().is_none() {
+        return;
+    }
+    let awaits_state = facts.arrival.is_some() && facts.state == TpmState::Absent;
+    if let Err(error) = begun::note(guard, domain, awaits_state) {
+        tracing::warn!(domain = domain.name, %error, "should this start fail, it is not known");
+    }
 }
 
 fn judge(guard: &Guard, facts: &mut Facts, deadline: Deadline) -> Verdict {

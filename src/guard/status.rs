@@ -17,11 +17,22 @@ const STATUS_LIMIT: u64 = 1024 * 1024;
 /// `qemuDomainObjPrivateXMLFormatJob`): the source confirms once the destination has told that the
 /// guest runs there; otherwise the phase is another (`qemuMigrationSrcConfirmPhase`).
 pub(super) fn has_migrated_away(guard: &Guard, domain: &Domain) -> bool {
+    status(guard, domain).is_some_and(|status| is_confirmed(&status))
+}
+
+/// Whether the guest has run, as its status file says at `stopped end`: a start that fails ends
+/// as the job that it is (`<job async='start' …>`, `async='migration in'`), or before there is
+/// such a file. At `release end` there is none any more.
+pub(super) fn has_run(guard: &Guard, domain: &Domain) -> bool {
+    status(guard, domain).is_some_and(|status| is_past_its_start(&status))
+}
+
+fn status(guard: &Guard, domain: &Domain) -> Option<String> {
     let path = guard.libvirt_run_dir.join(format!("{}.xml", domain.name));
     let mut status = String::new();
-    let read =
-        File::open(path).and_then(|file| file.take(STATUS_LIMIT).read_to_string(&mut status));
-    read.is_ok() && is_confirmed(&status)
+    let file = File::open(path).ok()?;
+    file.take(STATUS_LIMIT).read_to_string(&mut status).ok()?;
+    Some(status)
 }
 
 /// Whether libvirt has notes of this guest: it runs. A start that is being prepared has none yet.
@@ -33,16 +44,40 @@ pub(super) fn is_running(guard: &Guard, domain: &Domain) -> bool {
 }
 
 fn is_confirmed(status: &str) -> bool {
-    let job = status.split_once("<job ").map(|(_, rest)| rest);
-    let tag = job
-        .and_then(|rest| rest.split_once('>'))
-        .map(|(tag, _)| tag);
-    tag.is_some_and(|tag| tag.contains("async='migration out'") && tag.contains("phase='confirm3'"))
+    job(status).is_some_and(|job| {
+        job.contains("async='migration out'") && job.contains("phase='confirm3'")
+    })
+}
+
+fn is_past_its_start(status: &str) -> bool {
+    let starts = ["async='start'", "async='migration in'"];
+    job(status).is_some_and(|job| !starts.iter().any(|start| job.contains(start)))
+}
+
+/// The attributes of the job that libvirt is about with the guest.
+fn job(status: &str) -> Option<&str> {
+    let (_, rest) = status.split_once("<job ")?;
+    rest.split_once('>').map(|(job, _)| job)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_whose_start_is_not_over_has_not_run() {
+        let status = |job: &str| format!("<domstatus state='paused'>\n  <job {job}/>");
+        for (job, has_run) in [
+            ("type='none' async='none'", true),
+            ("type='destroy' async='none'", true),
+            ("type='none' async='save' phase='none'", true),
+            ("type='none' async='start' phase='none'", false),
+            ("type='none' async='migration in' phase='prepare'", false),
+        ] {
+            assert_eq!(is_past_its_start(&status(job)), has_run, "{job}");
+        }
+        assert!(!is_past_its_start(""));
+    }
 
     #[test]
     fn only_a_confirmed_migration_is_one() {

@@ -14,8 +14,8 @@ use crate::capture;
 use crate::clock::Deadline;
 use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 use crate::domain::{self, Domain, Vtpm};
-use crate::guard::{self, Guard, Mode, Operation};
-use crate::libvirt::Libvirt;
+use crate::guard::{self, Guard, HookCall, Mode, Operation};
+use crate::libvirt::{Libvirt, calling_attempt};
 use crate::log;
 use crate::report;
 use crate::sys;
@@ -51,6 +51,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         tracing::warn!(%error, "a core dump of this process could hold keys");
     }
     let mut guard = guard_of_this_host();
+    guard.call = Some(HookCall {
+        attempt: Box::new(calling_attempt),
+        xml,
+    });
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
     let deadline = guard.mind_starting_libvirtd(domain.as_ref().ok(), deadline);
     emergency::answer_at(deadline);
@@ -58,7 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let _ = log::init(&guard.config, &guard.state_dir);
 
     match (event.operation, &domain) {
-        (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, &xml, deadline),
+        (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, deadline),
         (operation, Ok(domain)) => {
             if let Err(error) = guard::follow_up(&guard, operation, domain, deadline) {
                 tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "not all was done");
@@ -80,7 +84,6 @@ fn prepare(
     guard: &Guard,
     guest: &str,
     domain: &Result<Domain, String>,
-    xml: &[u8],
     deadline: Deadline,
 ) -> ExitCode {
     let outcome = guard::prepare(guard, domain, "prepare", Mode::CarryOut, deadline);
@@ -96,6 +99,7 @@ fn prepare(
     // libvirt reads to the end of stderr: nothing can be done for a reader that has left.
     let _ = writeln!(io::stderr(), "{}", report::refusal_line(name, refusal));
     let kept = guard.config.capture_denied;
+    let xml = guard.call.as_ref().map_or(&[][..], |call| &call.xml);
     if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), name, kept) {
         tracing::warn!(%error, "the domain XML was not captured");
     }

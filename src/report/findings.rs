@@ -1,8 +1,9 @@
 //! The sentences of what was noticed, and of starts that go on.
 
 use super::refusals::refusal;
-use super::shell_word;
-use crate::verdict::facts::Occasion;
+use super::{date, shell_word};
+use crate::clock::Timestamp;
+use crate::verdict::facts::{Arrival, Occasion};
 use crate::verdict::{Finding, Reason};
 
 /// Why a start goes on.
@@ -84,14 +85,29 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
              policy.transient_state gives each run a new TPM"
                 .to_owned(),
         ),
-        Finding::StateGone { occasion } => (
+        Finding::StateGone { occasion, kept_at } => (
             "state-gone",
             format!(
-                "the TPM's state is gone; the copy that was kept {} takes its place",
+                "the TPM's state is gone; the copy that was kept {} on {} takes its place; should \
+                 the guest have run on another host since, it is older than that run",
                 match occasion {
                     Occasion::Start => "before a start that failed",
                     Occasion::Release => "after the last run",
-                }
+                },
+                date(*kept_at)
+            ),
+        ),
+        Finding::StateArrives {
+            arrival,
+            first_used_at,
+        } => ("state-arrives", state_arrives(*arrival, *first_used_at)),
+        Finding::StateInSnapshots(names) => (
+            "state-in-snapshots",
+            format!(
+                "snapshots of when it ran hold the TPM's state as it was: {}; go back to one: \
+                 virsh snapshot-revert {} NAME",
+                names.join(", "),
+                shell_word(domain)
             ),
         ),
         Finding::CopyNotKept(how) => (
@@ -106,4 +122,19 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
             format!("the repairs and this start could not be recorded: {how}"),
         ),
     }
+}
+
+fn state_arrives(arrival: Arrival, first_used_at: Option<Timestamp>) -> String {
+    let (brings, elsewhere) = match arrival {
+        Arrival::Migration => ("the migration", "where it comes from"),
+        Arrival::Restore => ("the saved guest", "since it was saved"),
+        Arrival::Snapshot => ("the snapshot", "since it was made"),
+    };
+    let used = first_used_at.map_or_else(String::new, |at| {
+        format!(
+            "; its key has been in use here since {}; if the key was renewed {elsewhere}, the start will fail",
+            date(at)
+        )
+    });
+    format!("the TPM's state arrives with {brings}, so nothing here proves its key{used}")
 }

@@ -1,6 +1,6 @@
 //! The sentence and the hint of each refusal.
 
-use super::shell_word;
+use super::{date, shell_word};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::StoreTrouble;
 use crate::verdict::refusal::Refusal;
@@ -143,6 +143,15 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
              new, empty TPM"
                 .to_owned(),
+            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::SeenStateMissing { path, at } => (
+            format!(
+                "its TPM had state in {} when it ran here on {}, and that is gone: libvirt would \
+                 make a new, empty TPM",
+                path.display(),
+                date(*at)
+            ),
             format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
         ),
         Refusal::TpmStateNotRestored { reason } => (

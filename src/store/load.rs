@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::error::Failure;
 use super::schema::{LIVE, is_uuid};
-use super::{Store, StoreError, row, start};
+use super::{Store, StoreError, announced, row, seen};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
@@ -44,10 +44,13 @@ pub(super) fn references(
     domain: DomainUuid,
     now: Timestamp,
 ) -> Result<References, Failure> {
+    let announced = announced::for_domain(connection, domain, now)?;
     Ok(References {
         key_refs: key_refs(connection, domain)?,
         providers: providers(connection)?,
-        state_arrives: start::state_arrives(connection, domain, now)?,
+        state_arrives: announced.is_some(),
+        announced,
+        seen_state: seen::state_of(connection, domain)?,
     })
 }
 

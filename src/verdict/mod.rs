@@ -116,9 +116,21 @@ pub enum Finding {
     FreshTpm,
     /// The TPM's state is gone, and a copy that the guard kept takes its place.
     StateGone {
-        /// When the copy was kept.
+        /// When in the guest's life the copy was kept.
         occasion: facts::Occasion,
+        /// When it was kept.
+        kept_at: crate::clock::Timestamp,
     },
+    /// The start rests on a TPM state that is on its way: a used key has none here, or one that
+    /// it does not open.
+    StateArrives {
+        /// How it gets here.
+        arrival: facts::Arrival,
+        /// When a guest first ran here with the key.
+        first_used_at: Option<crate::clock::Timestamp>,
+    },
+    /// The TPM's state is gone, and these snapshots of when the guest ran hold it as it was.
+    StateInSnapshots(Vec<String>),
     /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
     CopyNotKept(String),
     /// The configuration is broken; the defaults hold.

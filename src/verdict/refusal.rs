@@ -1,7 +1,10 @@
 //! Refusals: what is wrong, with the values that the sentence to the administrator needs.
 
+use std::path::PathBuf;
+
 use super::code::Code;
 use super::facts::StoreTrouble;
+use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
@@ -58,6 +61,13 @@ pub enum Refusal {
     },
     /// A used key without its TPM state.
     TpmStateMissing,
+    /// A guest whose key is not the guard's has run here with a TPM, and its state is gone.
+    SeenStateMissing {
+        /// Where it was.
+        path: PathBuf,
+        /// When it was first seen there.
+        at: Timestamp,
+    },
     /// A used key without its TPM state, whose kept copy could not be put back.
     TpmStateNotRestored {
         /// Says why.
@@ -125,7 +135,9 @@ impl Refusal {
             Self::KeyLost => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,
-            Self::TpmStateMissing | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
+            Self::TpmStateMissing
+            | Self::SeenStateMissing { .. }
+            | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,

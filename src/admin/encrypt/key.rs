@@ -121,7 +121,6 @@ impl Key {
             repairs: &creation(placeholder, &provider),
             new_key: Some(&new_key),
             secret_uuid: Some(secret),
-            consume_incoming: false,
             event: None,
             now: Timestamp::now(),
         })?;
@@ -160,7 +159,6 @@ impl Key {
             repairs: &[Repair::DeletePlaceholder { key_ref: self.id }],
             new_key: None,
             secret_uuid: None,
-            consume_incoming: false,
             event: None,
             now,
         })?;

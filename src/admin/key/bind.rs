@@ -105,7 +105,6 @@ fn rebind(
         repairs: &repairs,
         new_key: None,
         secret_uuid: None,
-        consume_incoming: false,
         event: None,
         now: Timestamp::now(),
     })?;

@@ -7,6 +7,7 @@ mod mend;
 mod placeholders;
 mod provider;
 
+use super::code::Code;
 use super::facts::{Facts, HostSecret, KeyRef, Permission, References, StoreTrouble, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
@@ -17,7 +18,7 @@ use crate::ids::SecretUuid;
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`.
 pub fn decide(facts: &Facts) -> Answer {
     match by_table(facts) {
-        Answer::Verdict(verdict) => put_back_copy(facts, verdict).into(),
+        Answer::Verdict(verdict) => note_arrival(facts, put_back_copy(facts, verdict)).into(),
         Answer::AskHostSecret => Answer::AskHostSecret,
     }
 }
@@ -26,11 +27,36 @@ pub fn decide(facts: &Facts) -> Answer {
 fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
     if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_in_place()) {
         let (occasion, kept_at) = (copy.occasion, copy.kept_at);
-        verdict.findings.insert(0, Finding::StateGone { occasion });
+        verdict
+            .findings
+            .insert(0, Finding::StateGone { occasion, kept_at });
         let repair = Repair::RestoreTpmState { occasion, kept_at };
         verdict.repairs.insert(0, repair);
     }
     verdict
+}
+
+/// What is on its way is not proven. A start that rests on it says so, and one that is refused
+/// for want of a state where that may be had from.
+fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
+    let rows = facts.references.iter().flat_map(|found| &found.key_refs);
+    let first_used_at = rows.filter_map(|row| row.first_used_at).min();
+    match (&verdict.decision, facts.arrival) {
+        (Decision::Allow(_), Some(arrival)) if facts.rests_on_arrival() => {
+            verdict.noting(Finding::StateArrives {
+                arrival,
+                first_used_at,
+            })
+        }
+        (Decision::Deny(refusal), None)
+            if refusal.code() == Code::TpmStateMissing && !facts.snapshots.is_empty() =>
+        {
+            let names = facts.snapshots.clone();
+            verdict.findings.push(Finding::StateInSnapshots(names));
+            verdict
+        }
+        _ => verdict,
+    }
 }
 
 fn by_table(facts: &Facts) -> Answer {
@@ -176,9 +202,7 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Some(HostSecret::HasValue) if policy.unmanaged == Permission::Deny => {
             return deny(Refusal::Unmanaged).into();
         }
-        Some(HostSecret::HasValue) => {
-            return allow(Reason::HostSecret).noting(Finding::Unmanaged).into();
-        }
+        Some(HostSecret::HasValue) => return unmanaged(case),
         Some(HostSecret::Conflict(reason)) => return deny(case.conflict(reason)).into(),
         Some(HostSecret::Unreachable(reason)) => {
             return deny(Refusal::LibvirtUnreachable {
@@ -194,6 +218,22 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Some(name) => placeholders::bind_and_make_key(case, name),
         None => deny(Refusal::KeyMissing).into(),
     }
+}
+
+/// libvirt has a key of its own for the guest, which has run here with a TPM under it, or not yet.
+fn unmanaged(case: &Case<'_>) -> Answer {
+    let mut verdict = allow(Reason::HostSecret).noting(Finding::Unmanaged);
+    match &case.references.seen_state {
+        Some(seen) if case.would_be_a_new_tpm() => {
+            if case.facts.policy.missing_state == Permission::Deny {
+                let path = seen.path.clone();
+                return deny(Refusal::SeenStateMissing { path, at: seen.at }).into();
+            }
+            verdict.findings.push(Finding::NewTpmAllowed);
+        }
+        _ => {}
+    }
+    verdict.into()
 }
 
 fn allow(reason: Reason) -> Verdict {

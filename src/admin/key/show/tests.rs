@@ -85,7 +85,7 @@ fn the_key_that_opens_the_tpm_is_proven_and_another_refuted() {
     let all = References {
         key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
         providers: vec![provider],
-        state_arrives: false,
+        ..References::default()
     };
     let (_, state) = tpm_state(dir.path(), domain);
     let trials = try_rows(&keyring, &all, domain, &state, deadline);

@@ -9,8 +9,9 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Occasion,
-    Policy, Proof, Provider, References, StoreTrouble, TpmState, Trial, kek_ref,
+    Arrival, DekNumber, Facts, HostSecret, KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened,
+    Occasion, Policy, Proof, Provider, References, SeenState, StoreTrouble, TpmState, Trial,
+    kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Verdict};
@@ -144,6 +145,8 @@ pub(super) fn guest() -> Facts {
         keks: BTreeMap::new(),
         state: TpmState::Absent,
         kept: Kept::default(),
+        arrival: None,
+        snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
         policy: Policy::default(),
     }
@@ -215,6 +218,18 @@ impl Facts {
 
     pub(super) fn arriving(mut self) -> Self {
         self.references.as_mut().unwrap().state_arrives = true;
+        self.arrival = Some(Arrival::Migration);
+        self
+    }
+
+    /// The guest has run here with a TPM, whoever has its key.
+    pub(super) fn seen(mut self) -> Self {
+        self.references.as_mut().unwrap().seen_state = Some(SeenState {
+            domain_name: "vm1".to_owned(),
+            secret_uuid: None,
+            path: "/there".into(),
+            at: Timestamp(7),
+        });
         self
     }
 

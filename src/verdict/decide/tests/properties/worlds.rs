@@ -37,6 +37,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                     key_refs: numbered(rows, 1),
                     providers,
                     state_arrives: arrives,
+                    ..References::default()
                 },
                 retired: numbered(retired, 50),
                 sealed: sealed.into_iter().map(key).collect(),

@@ -1,0 +1,159 @@
+//! TPM state that gets to its place after `prepare`: with a guest that migrates here, is restored,
+//! or reverts to a snapshot of when it ran. Then no state here is no state gone, and a state that
+//! is here proves nothing.
+//!
+//! libvirt announces the first two at the hook (`migrate begin`, `restore begin`), before it knows
+//! whether it will start anything. So an announcement holds for the attempt alone that it was made
+//! in. [`is_a_runs_own`] says what the third is known by.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::Guard;
+use super::status::is_running;
+use crate::clock::Timestamp;
+use crate::domain::Domain;
+use crate::verdict::facts::{Announcement, Arrival};
+
+/// As much of a file of libvirt's as is read, in bytes.
+const READ_LIMIT: u64 = 1024 * 1024;
+
+/// libvirtd, as it calls the hook.
+pub struct HookCall {
+    /// Which attempt to start a guest this call belongs to; asked for where it matters.
+    pub attempt: Box<dyn Fn() -> String>,
+    /// The domain XML as it came; empty where it is too long to be kept.
+    pub xml: Vec<u8>,
+}
+
+/// How the TPM state of this start gets to its place; `None`: it is there, or it is gone.
+/// `snapshots` are those of when the guest ran.
+///
+/// Whoever asks without being libvirtd asks about the guest's next start: that goes on from a
+/// managed save, if there is one, and from no announcement.
+pub(super) fn arrival(
+    guard: &Guard,
+    domain: &Domain,
+    announced: Option<&Announcement>,
+    snapshots: &[String],
+) -> Option<Arrival> {
+    let Some(call) = &guard.call else {
+        return has_managed_save(guard, &domain.name).then_some(Arrival::Restore);
+    };
+    let announced = announced.filter(|it| holds_for(it, call, guard, domain));
+    let reverts = || !snapshots.is_empty() && is_a_runs_own(guard, domain, &call.xml);
+    match announced {
+        Some(announcement) => Some(announcement.arrival),
+        None => reverts().then_some(Arrival::Snapshot),
+    }
+}
+
+/// What is to be noted at `migrate begin` and `restore begin`. Nothing where the guest runs:
+/// libvirt will refuse to restore it; and nothing where nobody starts it.
+pub(super) fn announcement(
+    guard: &Guard,
+    domain: &Domain,
+    arrival: Arrival,
+) -> Option<Announcement> {
+    let call = guard.call.as_ref()?;
+    (!is_running(guard, domain)).then(|| Announcement {
+        domain_name: domain.name.clone(),
+        arrival,
+        attempt: (call.attempt)(),
+        at: Timestamp::now(),
+    })
+}
+
+/// Whether an announcement was made in the attempt that this `prepare` belongs to.
+fn holds_for(announcement: &Announcement, call: &HookCall, guard: &Guard, domain: &Domain) -> bool {
+    // libvirt refuses an image with the UUID of a guest of another name, after it has announced it.
+    let is_of_this_attempt =
+        announcement.domain_name == domain.name && announcement.attempt == (call.attempt)();
+    // A guest that is migrated offline is announced, too. What comes of it is its definition,
+    // which is written afterwards; a guest that migrates as it runs is prepared before.
+    let came_offline = announcement.arrival == Arrival::Migration
+        && defined_at(guard, domain).is_some_and(|defined| defined > announcement.at);
+    is_of_this_attempt && !came_offline
+}
+
+/// When the guest's definition was last written.
+fn defined_at(guard: &Guard, domain: &Domain) -> Option<Timestamp> {
+    let written = fs::metadata(definition(guard, domain)?)
+        .and_then(|metadata| metadata.modified())
+        .ok()?;
+    let since_epoch = written.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_millis()).ok().map(Timestamp)
+}
+
+/// Whether this domain XML is the configuration of a run, and not the guest's definition:
+/// libvirt starts a guest with it that goes on from a snapshot of that run, and from nothing
+/// else that it does not announce.
+///
+/// A run's configuration says of each disk that has no backing file `<backingStore/>`, and of a
+/// CPU that it is to be just so (libvirt 9.0). Where that is missing, or the definition has it
+/// too because somebody has copied it from a run, this is not known, and the start is an
+/// ordinary one.
+fn is_a_runs_own(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
+    let definition = definition(guard, domain).and_then(|path| read(&path));
+    let (Some(definition), Ok(xml)) = (definition, std::str::from_utf8(xml)) else {
+        return false;
+    };
+    let traces = |xml: &str| ["<backingStore/>", "check='full'"].map(|it| xml.matches(it).count());
+    let [in_definition, in_run] = [traces(&definition), traces(xml)];
+    in_run
+        .iter()
+        .zip(in_definition)
+        .any(|(run, defined)| *run > defined)
+}
+
+/// The guest's snapshots of when it ran, by name: they hold its TPM as it was.
+pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
+    if !is_file_name(&domain.name) {
+        return Vec::new();
+    }
+    let all = guard.libvirt_saved_dir.join("snapshot");
+    let entries = all.join(&domain.name).read_dir();
+    let mut names: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.path();
+            let has_memory = read(&path).is_some_and(|xml| {
+                ["internal", "external"]
+                    .iter()
+                    .any(|kind| xml.contains(&format!("<memory snapshot='{kind}'")))
+            });
+            let name = path.file_stem()?.to_str()?.to_owned();
+            has_memory.then_some(name)
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// Whether the next start of the guest of this name goes on from a managed save.
+#[must_use]
+pub fn has_managed_save(guard: &Guard, name: &str) -> bool {
+    let save = guard.libvirt_saved_dir.join("save");
+    is_file_name(name) && save.join(format!("{name}.save")).exists()
+}
+
+fn definition(guard: &Guard, domain: &Domain) -> Option<PathBuf> {
+    let file = format!("{}.xml", domain.name);
+    is_file_name(&domain.name).then(|| guard.libvirt_definitions_dir.join(file))
+}
+
+/// What a caller passes at `restore` as a guest's name may be anything.
+fn is_file_name(name: &str) -> bool {
+    !name.contains('/') && name != ".."
+}
+
+fn read(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(READ_LIMIT).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
