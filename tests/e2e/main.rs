@@ -7,9 +7,11 @@
 )]
 
 mod adopting;
+mod arriving;
 mod born_from;
 mod daemon_start;
 mod doctor;
+mod failed_starts;
 mod first_day;
 mod fresh_keys;
 mod guest;
@@ -29,6 +31,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod seen;
 mod state_elsewhere;
 mod status;
 mod store_trouble;

@@ -7,22 +7,22 @@ use crate::guest::Guest;
 use crate::host::Host;
 use crate::tpm::{Identity, identity};
 
-const SAVED: &str = "/run/vm1.save";
+pub(crate) const SAVED: &str = "/run/vm1.save";
 
 impl Host {
     /// Saves a guest, and waits for its swtpm to end: it holds a lock on the state for a moment
     /// longer, and a restore by libvirt that is faster fails.
-    fn save(&self, guest: &Guest) {
+    pub(crate) fn save(&self, guest: &Guest) {
         self.virsh(&["save", &guest.name, SAVED]).ok();
         self.wait_for_swtpm();
     }
 
-    fn wait_for_swtpm(&self) {
+    pub(crate) fn wait_for_swtpm(&self) {
         self.run(&["sh", "-c", "while pgrep -x swtpm; do sleep 0.05; done"]);
     }
 
     /// Gives a guest a disk that can hold a snapshot.
-    fn use_disk(&self, guest: &Guest) {
+    pub(crate) fn use_disk(&self, guest: &Guest) {
         let image = "/var/lib/libvirt/vm1.qcow2";
         self.write(image, empty_qcow2());
         let disk = format!(
@@ -35,7 +35,7 @@ impl Host {
     }
 
     /// Who the guest's TPM is.
-    fn tpm(&self, guest: &Guest) -> Identity {
+    pub(crate) fn tpm(&self, guest: &Guest) -> Identity {
         let dek = self.only_key_ref(guest).dek(guest, &self.kek("nkp-a"));
         identity(&self.tpm_state(guest), Some(dek.expose()))
     }
@@ -44,7 +44,7 @@ impl Host {
     /// encrypts what comes with the stream anew. And libvirt 11 lets it make a TPM before the
     /// stream brings the right one, so that the TPMs made do not tell.)
     #[track_caller]
-    fn runs_with(&self, guest: &Guest, tpm: &Identity) {
+    pub(crate) fn runs_with(&self, guest: &Guest, tpm: &Identity) {
         assert_eq!(self.state(guest), "running");
         assert_eq!(self.tpm(guest), *tpm);
     }
