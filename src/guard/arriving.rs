@@ -157,3 +157,178 @@ fn read(path: &Path) -> Option<String> {
     file.take(READ_LIMIT).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::ids::DomainUuid;
+
+    /// The thread of a daemon that calls the hook in these tests.
+    const ATTEMPT: &str = "5 500 6";
+
+    fn domain() -> Domain {
+        Domain {
+            name: "vm1".to_owned(),
+            uuid: DomainUuid::random(),
+            vtpm: None,
+        }
+    }
+
+    /// A guard that libvirtd calls with this XML.
+    fn called_with(xml: &str) -> (TempDir, Guard) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guard = Guard::new(Config::default(), dir.path().join("state"));
+        guard.libvirt_definitions_dir = dir.path().join("qemu");
+        guard.libvirt_run_dir = dir.path().join("run");
+        guard.libvirt_saved_dir = dir.path().join("saved");
+        for made in ["qemu", "run", "saved/save", "saved/snapshot/vm1"] {
+            fs::create_dir_all(dir.path().join(made)).unwrap();
+        }
+        guard.call = Some(HookCall {
+            attempt: Box::new(|| ATTEMPT.to_owned()),
+            xml: xml.as_bytes().to_vec(),
+        });
+        (dir, guard)
+    }
+
+    fn announced(arrival: Arrival) -> Announcement {
+        Announcement {
+            domain_name: "vm1".to_owned(),
+            arrival,
+            attempt: ATTEMPT.to_owned(),
+            at: Timestamp::now(),
+        }
+    }
+
+    #[test]
+    fn an_announcement_is_for_its_attempt_and_its_guest() {
+        let (_dir, guard) = called_with("");
+        let arrives = |it: &Announcement| arrival(&guard, &domain(), Some(it), &[]);
+        for arrival in [Arrival::Migration, Arrival::Restore] {
+            let announced = announced(arrival);
+            assert_eq!(arrives(&announced), Some(arrival));
+            for attempt in ["", "5 500", "5 500 7", "5 501 6"] {
+                let of_another = Announcement {
+                    attempt: attempt.to_owned(),
+                    ..announced.clone()
+                };
+                assert_eq!(arrives(&of_another), None, "{attempt:?}");
+            }
+            let of_another_name = Announcement {
+                domain_name: "vm2".to_owned(),
+                ..announced
+            };
+            assert_eq!(arrives(&of_another_name), None);
+        }
+    }
+
+    #[test]
+    fn a_guest_whose_definition_came_after_its_announcement_was_migrated_offline() {
+        let (_dir, guard) = called_with("");
+        let definition = guard.libvirt_definitions_dir.join("vm1.xml");
+        fs::write(&definition, "").unwrap();
+        let write_at = |at: SystemTime| {
+            File::options()
+                .write(true)
+                .open(&definition)
+                .unwrap()
+                .set_modified(at)
+                .unwrap();
+        };
+        let arrives = |arrival| super::arrival(&guard, &domain(), Some(&announced(arrival)), &[]);
+        write_at(SystemTime::now() - Duration::from_secs(5));
+        assert_eq!(arrives(Arrival::Migration), Some(Arrival::Migration));
+        write_at(SystemTime::now() + Duration::from_secs(5));
+        assert_eq!(arrives(Arrival::Migration), None);
+        assert_eq!(arrives(Arrival::Restore), Some(Arrival::Restore));
+    }
+
+    #[test]
+    fn nothing_is_announced_for_a_guest_that_runs_nor_by_a_person() {
+        let (_dir, mut guard) = called_with("");
+        let noted = |guard: &Guard| announcement(guard, &domain(), Arrival::Restore);
+        assert_eq!(noted(&guard).unwrap().attempt, ATTEMPT);
+        let status = guard.libvirt_run_dir.join("vm1.xml");
+        fs::write(&status, "").unwrap();
+        assert_eq!(noted(&guard), None);
+        fs::remove_file(status).unwrap();
+        guard.call = None;
+        assert_eq!(noted(&guard), None);
+    }
+
+    #[test]
+    fn a_person_asks_about_the_next_start_which_goes_on_from_a_managed_save() {
+        let (_dir, mut guard) = called_with("");
+        let save = guard.libvirt_saved_dir.join("save/vm1.save");
+        fs::write(&save, "").unwrap();
+        assert_eq!(
+            arrival(&guard, &domain(), None, &[]),
+            None,
+            "libvirt announces it"
+        );
+        guard.call = None;
+        let asked =
+            |guard: &Guard| arrival(guard, &domain(), Some(&announced(Arrival::Migration)), &[]);
+        assert_eq!(asked(&guard), Some(Arrival::Restore));
+        fs::remove_file(save).unwrap();
+        assert_eq!(asked(&guard), None);
+    }
+
+    #[test]
+    fn a_run_that_is_gone_back_to_is_known_by_its_configuration() {
+        let run = "<cpu check='full'/><disk><backingStore/></disk>";
+        let names = ["before".to_owned()];
+        for (xml, definition, is_reverted) in [
+            (run, Some("<cpu check='none'/><disk/>"), true),
+            (
+                "<cpu/><disk><backingStore/></disk>",
+                Some("<cpu/><disk/>"),
+                true,
+            ),
+            // Copied from a run, or just started.
+            (run, Some(run), false),
+            (
+                "<cpu check='none'/><disk/>",
+                Some("<cpu check='none'/><disk/>"),
+                false,
+            ),
+            (run, None, false),
+        ] {
+            let (_dir, guard) = called_with(xml);
+            if let Some(definition) = definition {
+                fs::write(guard.libvirt_definitions_dir.join("vm1.xml"), definition).unwrap();
+            }
+            let found = arrival(&guard, &domain(), None, &names);
+            assert_eq!(found.is_some(), is_reverted, "{xml} {definition:?}");
+            assert_eq!(arrival(&guard, &domain(), None, &[]), None, "no snapshots");
+        }
+    }
+
+    #[test]
+    fn snapshots_with_memory_are_told_by_name() {
+        let (_dir, guard) = called_with("");
+        let of_vm1 = guard.libvirt_saved_dir.join("snapshot/vm1");
+        for (name, memory) in [
+            ("b", "<memory snapshot='internal'/>"),
+            ("a", "<memory snapshot='external' file='/x'/>"),
+            (
+                "disks",
+                "<memory snapshot='no'/><domain><memory unit='KiB'/></domain>",
+            ),
+        ] {
+            fs::write(of_vm1.join(format!("{name}.xml")), memory).unwrap();
+        }
+        assert_eq!(snapshots(&guard, &domain()), ["a", "b"]);
+        let elsewhere = Domain {
+            name: "../snapshot/vm1".to_owned(),
+            ..domain()
+        };
+        assert!(snapshots(&guard, &elsewhere).is_empty());
+    }
+}

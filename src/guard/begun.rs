@@ -112,3 +112,79 @@ fn log_path(guard: &Guard, domain: &Domain) -> PathBuf {
         .swtpm_log_dir
         .join(format!("{}-swtpm.log", domain.name))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::ids::DomainUuid;
+
+    fn setting() -> (TempDir, Guard, Domain) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guard = Guard::new(Config::default(), dir.path().join("state"));
+        guard.run_dir = dir.path().join("guard");
+        guard.libvirt_run_dir = dir.path().join("run");
+        guard.swtpm_log_dir = dir.path().to_owned();
+        fs::create_dir(&guard.libvirt_run_dir).unwrap();
+        let domain = Domain {
+            name: "vm1".to_owned(),
+            uuid: DomainUuid::random(),
+            vtpm: None,
+        };
+        (dir, guard, domain)
+    }
+
+    #[test]
+    fn a_start_has_failed_once_if_nobody_has_taken_its_note_and_it_never_ran() {
+        let (_dir, guard, domain) = setting();
+        assert_eq!(take_failed(&guard, &domain), None);
+        for awaits_state in [false, true] {
+            note(&guard, &domain, awaits_state).unwrap();
+            let failed = take_failed(&guard, &domain).unwrap();
+            assert_eq!(failed.awaits_state, awaits_state);
+            assert_eq!(take_failed(&guard, &domain), None);
+        }
+        let status = guard.libvirt_run_dir.join("vm1.xml");
+        for (job, has_failed) in [("start", true), ("none", false)] {
+            fs::write(&status, format!("<job type='none' async='{job}'/>")).unwrap();
+            note(&guard, &domain, false).unwrap();
+            assert_eq!(take_failed(&guard, &domain).is_some(), has_failed, "{job}");
+        }
+    }
+
+    #[test]
+    fn what_swtpm_said_since_is_one_line() {
+        let (_dir, guard, domain) = setting();
+        let log = log_path(&guard, &domain);
+        fs::write(&log, "of a run before\n").unwrap();
+        note(&guard, &domain, false).unwrap();
+        let begun = take(&guard, &domain).unwrap();
+        let said = || log_since(&guard, &domain, &begun);
+        assert_eq!(said(), None);
+        let endless = "x".repeat(10_000);
+        fs::write(
+            &log,
+            format!("of a run before\n\none\ntwo\nthree\n\u{1b}[31mfour\n{endless}\n"),
+        )
+        .unwrap();
+        let line = said().unwrap();
+        assert!(
+            !line.contains(char::is_control) && !line.contains("before"),
+            "{line}"
+        );
+        assert!(line.len() as u64 <= LOG_LIMIT, "{}", line.len());
+
+        fs::write(&log, "of a run before\none\ntwo\nthree\nfour\nfive\n").unwrap();
+        assert_eq!(said().unwrap(), "two | three | four | five");
+        fs::write(&log, "new\n").unwrap();
+        assert_eq!(said().unwrap(), "new", "it was rotated");
+        fs::remove_file(&log).unwrap();
+        symlink("/etc/passwd", &log).unwrap();
+        assert_eq!(said(), None, "no link is followed");
+    }
+}
