@@ -1,10 +1,12 @@
 //! A start that the guard has let pass and that has not succeeded yet: a note on tmpfs, from
 //! `prepare` to `started`. Where it is still there when the guest stops, the start has failed.
 //!
-//! libvirt itself says so only since 10.5, and only at `release end`.
+//! libvirt says so itself since 10.5, at `release end`; before, its status file at `stopped end`
+//! tells whether the guest has run all the same and `started` was not seen. A guest that migrates
+//! here is `started` before its state arrives: its note stays until it stops.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -12,9 +14,11 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::Guard;
-use super::status::has_run;
+use super::operation::Ending;
+use super::status::Progress;
 use crate::domain::Domain;
 use crate::report::one_line;
+use crate::verdict::facts::Arrival;
 
 /// How much is told of swtpm's log: its last lines, and as much of each, in characters.
 const LOG_LINES: usize = 4;
@@ -29,14 +33,26 @@ pub(super) struct Begun {
     /// There was no TPM state, because one was on its way: what is there after a failure is not
     /// the guest's.
     pub(super) awaits_state: bool,
+    /// The guest migrates to this host.
+    migrates: bool,
     /// How long swtpm's log was, in bytes: what comes after that is about this start.
     log_length: u64,
 }
 
-/// Notes a start that goes on.
-pub(super) fn note(guard: &Guard, domain: &Domain, awaits_state: bool) -> io::Result<()> {
+/// Where the TPM state of a start is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Awaited {
+    /// It is not in its place.
+    pub(super) is_absent: bool,
+    /// How it gets there.
+    pub(super) arrival: Option<Arrival>,
+}
+
+/// Notes a start that goes on, and how its TPM state gets to its place if it is not there.
+pub(super) fn note(guard: &Guard, domain: &Domain, awaited: Awaited) -> io::Result<()> {
     let begun = Begun {
-        awaits_state,
+        awaits_state: awaited.is_absent && awaited.arrival.is_some(),
+        migrates: awaited.arrival == Some(Arrival::Migration),
         log_length: fs::symlink_metadata(log_path(guard, domain)).map_or(0, |it| it.len()),
     };
     let path = path(guard, domain);
@@ -49,22 +65,48 @@ pub(super) fn note(guard: &Guard, domain: &Domain, awaits_state: bool) -> io::Re
     fs::write(path, serde_json::to_vec(&begun)?)
 }
 
-/// Takes the note of a start away, if there is one.
-pub(super) fn take(guard: &Guard, domain: &Domain) -> Option<Begun> {
-    let path = path(guard, domain);
-    let bytes = fs::read(&path).ok()?;
-    if let Err(error) = fs::remove_file(&path) {
-        tracing::warn!(domain = domain.name, %error, "the note of a start stays");
+/// The guest runs: takes its note away. Says whether its TPM is now in its place; that of a
+/// guest that migrates here is yet to come.
+pub(super) fn has_started(guard: &Guard, domain: &Domain) -> bool {
+    let migrates = read(guard, domain).is_some_and(|begun| begun.migrates);
+    if !migrates {
+        remove(guard, domain);
     }
+    !migrates
+}
+
+/// The start that has failed, at `stopped end`, or at `release end` with what libvirt says there.
+/// `None` where the guest has run, where its start was refused, and while that is not known.
+pub(super) fn take_failed(
+    guard: &Guard,
+    domain: &Domain,
+    progress: Option<Progress>,
+    ending: Option<Ending>,
+) -> Option<Begun> {
+    let begun = read(guard, domain)?;
+    let has_failed = match (progress, ending) {
+        (Some(progress), _) => progress == Progress::Starting,
+        (None, Some(Ending::Failed | Ending::Unknown)) => true,
+        (None, Some(Ending::Ended | Ending::Migrated)) => false,
+        // `release end` follows.
+        (None, None) => return None,
+    };
+    remove(guard, domain);
+    has_failed.then_some(begun)
+}
+
+fn read(guard: &Guard, domain: &Domain) -> Option<Begun> {
+    let bytes = fs::read(path(guard, domain)).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Takes the note away of a start that has failed; `None` where the guest has run, or its start
-/// was refused.
-pub(super) fn take_failed(guard: &Guard, domain: &Domain) -> Option<Begun> {
-    let begun = take(guard, domain)?;
-    // `started` may not have been seen: then libvirt's own notes say that it ran.
-    (!has_run(guard, domain)).then_some(begun)
+fn remove(guard: &Guard, domain: &Domain) {
+    match fs::remove_file(path(guard, domain)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!(domain = domain.name, %error, "the note of a start stays");
+        }
+        _ => {}
+    }
 }
 
 /// What swtpm has written to the log of this guest since then, as one line: its last lines. The
@@ -139,22 +181,56 @@ mod tests {
         (dir, guard, domain)
     }
 
+    const HERE: Awaited = Awaited {
+        is_absent: false,
+        arrival: None,
+    };
+
+    fn arriving(arrival: Arrival) -> Awaited {
+        Awaited {
+            is_absent: true,
+            arrival: Some(arrival),
+        }
+    }
+
     #[test]
-    fn a_start_has_failed_once_if_nobody_has_taken_its_note_and_it_never_ran() {
+    fn a_start_has_failed_once_if_it_never_ran() {
         let (_dir, guard, domain) = setting();
-        assert_eq!(take_failed(&guard, &domain), None);
-        for awaits_state in [false, true] {
-            note(&guard, &domain, awaits_state).unwrap();
-            let failed = take_failed(&guard, &domain).unwrap();
-            assert_eq!(failed.awaits_state, awaits_state);
-            assert_eq!(take_failed(&guard, &domain), None);
+        let (starting, ran) = (Some(Progress::Starting), Some(Progress::Ran));
+        for (progress, ending, has_failed) in [
+            (starting, None, true),
+            (ran, None, false),
+            (None, Some(Ending::Failed), true),
+            (None, Some(Ending::Unknown), true),
+            (None, Some(Ending::Ended), false),
+            (None, Some(Ending::Migrated), false),
+        ] {
+            note(&guard, &domain, HERE).unwrap();
+            let failed = || take_failed(&guard, &domain, progress, ending).is_some();
+            assert_eq!(failed(), has_failed, "{progress:?} {ending:?}");
+            assert!(!failed(), "nor twice");
         }
-        let status = guard.libvirt_run_dir.join("vm1.xml");
-        for (job, has_failed) in [("start", true), ("none", false)] {
-            fs::write(&status, format!("<job type='none' async='{job}'/>")).unwrap();
-            note(&guard, &domain, false).unwrap();
-            assert_eq!(take_failed(&guard, &domain).is_some(), has_failed, "{job}");
+        // At `stopped end` without a status file it is not known yet.
+        note(&guard, &domain, arriving(Arrival::Restore)).unwrap();
+        assert_eq!(take_failed(&guard, &domain, None, None), None);
+        let failed = take_failed(&guard, &domain, None, Some(Ending::Unknown));
+        assert!(failed.unwrap().awaits_state);
+    }
+
+    #[test]
+    fn a_guest_that_migrates_here_has_not_started_when_it_is_started() {
+        let (_dir, guard, domain) = setting();
+        for (awaited, is_over) in [
+            (HERE, true),
+            (arriving(Arrival::Restore), true),
+            (arriving(Arrival::Migration), false),
+        ] {
+            note(&guard, &domain, awaited).unwrap();
+            assert_eq!(has_started(&guard, &domain), is_over);
+            let failed = take_failed(&guard, &domain, Some(Progress::Starting), None);
+            assert_eq!(failed.is_some(), !is_over);
         }
+        assert!(has_started(&guard, &domain), "without a note, too");
     }
 
     #[test]
@@ -162,8 +238,8 @@ mod tests {
         let (_dir, guard, domain) = setting();
         let log = log_path(&guard, &domain);
         fs::write(&log, "of a run before\n").unwrap();
-        note(&guard, &domain, false).unwrap();
-        let begun = take(&guard, &domain).unwrap();
+        note(&guard, &domain, HERE).unwrap();
+        let begun = read(&guard, &domain).unwrap();
         let said = || log_since(&guard, &domain, &begun);
         assert_eq!(said(), None);
         let endless = "x".repeat(10_000);

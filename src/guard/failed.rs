@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use super::begun::{self, Begun};
+use super::operation::Ending;
+use super::status::progress;
 use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
@@ -13,8 +15,15 @@ use crate::report::shell_word;
 use crate::store::Event;
 use crate::swtpm::StateFile;
 
-/// Looks at a start that has failed. Gives the event that tells of it.
-pub(super) fn look(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
+/// Looks whether a start has failed, at `stopped end`, or at `release end` with libvirt's reason.
+/// Gives the event that tells of it.
+pub(super) fn look(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Event> {
+    domain.encrypted_vtpm()?;
+    let begun = begun::take_failed(guard, domain, progress(guard, domain), ending)?;
+    Some(event(guard, domain, &begun))
+}
+
+fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
     let mut message = "the start failed after it was allowed".to_owned();
     if let Some(said) = begun::log_since(guard, domain, begun) {
         message = format!("{message}; swtpm: {said}");
@@ -49,12 +58,14 @@ pub(super) fn look(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
 
 /// Sets the TPM state aside that a start left whose own never arrived: libvirt has made a TPM for
 /// it (9.0 for a guest that is restored, 11.3 for one that migrates here), under the guest's
-/// key, and the next start would take it for the guest's. What libvirt deletes itself may stay.
+/// key, and the next start would take it for the guest's. What libvirt deletes itself is only not
+/// kept.
 fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, KeptError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(false);
     };
     if copies::libvirt_would_delete(guard, domain, vtpm) {
+        copies::note_tpm_elsewhere(guard, domain)?;
         return Ok(false);
     }
     let Some(original) = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)? else {

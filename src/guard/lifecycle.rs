@@ -4,7 +4,7 @@
 use std::io;
 
 use super::operation::Ending;
-use super::status::has_run;
+use super::status::{Progress, progress};
 use super::{Guard, Operation, arriving, before_the_answer, begun, copies, failed, plain_state};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
@@ -12,7 +12,7 @@ use crate::domain::{Domain, Emulator};
 use crate::ids::SecretUuid;
 use crate::kept::KeptError;
 use crate::secret::SecretError;
-use crate::store::{Access, Store, StoreError};
+use crate::store::{Access, Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
 use crate::verdict::facts::{Arrival, SeenState};
 
@@ -57,10 +57,12 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
         forget_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
-    begun::take(guard, domain);
+    let has_its_tpm = begun::has_started(guard, domain);
     let noted = with_store(guard, deadline, |store| {
         store.mark_started(domain.uuid, Timestamp::now())?;
-        note_state(guard, domain, vtpm, store)?;
+        if has_its_tpm {
+            note_state(guard, domain, vtpm, store)?;
+        }
         store.has_key_refs(domain.uuid)
     });
     // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
@@ -75,8 +77,9 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 
 /// `stopped end`: the guest is gone, or its start has failed.
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let failed = failed::look(guard, domain, None);
     let noted = copies::note_migration(guard, domain);
-    ended(guard, domain, deadline)?;
+    ended(guard, domain, failed.as_ref(), deadline)?;
     Ok(noted?)
 }
 
@@ -87,8 +90,9 @@ fn released(
     ending: Ending,
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
+    let failed = failed::look(guard, domain, Some(ending));
     let kept = copies::keep_after_run(guard, domain, ending, deadline);
-    let ended = ended(guard, domain, deadline);
+    let ended = ended(guard, domain, failed.as_ref(), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
     }
@@ -97,17 +101,22 @@ fn released(
 }
 
 /// The guest is gone: so is its host secret, and a key that was made for nothing.
-fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+/// `failed` tells of a start that failed after it was allowed.
+fn ended(
+    guard: &Guard,
+    domain: &Domain,
+    failed: Option<&Event>,
+    deadline: Deadline,
+) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(forget_announcement(guard, domain, deadline)?);
     };
-    let has_run = has_run(guard, domain);
-    let failed = begun::take_failed(guard, domain).map(|begun| failed::look(guard, domain, &begun));
+    let has_run = progress(guard, domain) == Some(Progress::Ran);
     let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
     let mut taken_back = false;
     let noted = with_store(guard, deadline, |store| {
         store.forget_announcement(domain.uuid)?;
-        if let Some(event) = &failed {
+        if let Some(event) = failed {
             store.record_event(event)?;
         }
         if has_run {

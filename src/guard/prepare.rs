@@ -1,5 +1,7 @@
 //! `prepare begin`: the only operation that may refuse a start.
 
+use super::arriving::has_managed_save;
+use super::begun::Awaited;
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
 use super::status::is_running;
@@ -11,7 +13,7 @@ use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
 use crate::store::Access;
 use crate::verdict::decide::decide;
-use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
+use crate::verdict::facts::{Arrival, Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Verdict};
@@ -43,6 +45,12 @@ pub fn prepare(
     if let (Mode::CarryOut, Ok(domain)) = (mode, domain)
         && let Some(outcome) = daemon_start::allow_loaded(guard, domain, operation)
     {
+        let is_saved = has_managed_save(guard, &domain.name);
+        let awaited = Awaited {
+            is_absent: outcome.state == TpmState::Absent,
+            arrival: is_saved.then_some(Arrival::Restore),
+        };
+        note_begun(guard, domain, awaited);
         return outcome;
     }
     let access = if mode == Mode::DryRun {
@@ -128,22 +136,23 @@ fn attempt(
                 record(&mut gathered, &verdict, operation);
             }
         }
-        note_begun(guard, &gathered.facts, &verdict);
+        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, &verdict.decision) {
+            let awaited = Awaited {
+                is_absent: gathered.facts.state == TpmState::Absent,
+                arrival: gathered.facts.arrival,
+            };
+            note_begun(guard, domain, awaited);
+        }
     }
     Some(gathered.into_outcome(verdict, secret, mode))
 }
 
-/// Notes that a start goes on, so that it is known if it fails.
-fn note_begun(guard: &Guard, facts: &Facts, verdict: &Verdict) {
-    let (Some(_), Ok(domain), Decision::Allow(_)) = (&guard.call, &facts.domain, &verdict.decision)
-    else {
-        return;
-    };
-    if domain.encrypted_vtpm().is_none() {
+/// Notes that the start of a guest goes on, so that it is known if it fails.
+fn note_begun(guard: &Guard, domain: &Domain, awaited: Awaited) {
+    if guard.call.is_none() || domain.encrypted_vtpm().is_none() {
         return;
     }
-    let awaits_state = facts.arrival.is_some() && facts.state == TpmState::Absent;
-    if let Err(error) = begun::note(guard, domain, awaits_state) {
+    if let Err(error) = begun::note(guard, domain, awaited) {
         tracing::warn!(domain = domain.name, %error, "should this start fail, it is not known");
     }
 }

@@ -20,11 +20,21 @@ pub(super) fn has_migrated_away(guard: &Guard, domain: &Domain) -> bool {
     status(guard, domain).is_some_and(|status| is_confirmed(&status))
 }
 
-/// Whether the guest has run, as its status file says at `stopped end`: a start that fails ends
-/// as the job that it is (`<job async='start' …>`, `async='migration in'`), or before there is
-/// such a file. At `release end` there is none any more.
-pub(super) fn has_run(guard: &Guard, domain: &Domain) -> bool {
-    status(guard, domain).is_some_and(|status| is_past_its_start(&status))
+/// How far a guest had come when it stopped, as its status file says at `stopped end`; at
+/// `release end` it is gone. `None`: it says nothing, and may never have been there.
+///
+/// A start that fails ends as the job that it is: `<job async='start' …>`, `async='migration in'`.
+pub(super) fn progress(guard: &Guard, domain: &Domain) -> Option<Progress> {
+    progress_in(&status(guard, domain)?)
+}
+
+/// How far a guest had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Its start was not over, or its migration to this host was not.
+    Starting,
+    /// It had run.
+    Ran,
 }
 
 fn status(guard: &Guard, domain: &Domain) -> Option<String> {
@@ -49,9 +59,14 @@ fn is_confirmed(status: &str) -> bool {
     })
 }
 
-fn is_past_its_start(status: &str) -> bool {
+fn progress_in(status: &str) -> Option<Progress> {
+    let job = job(status)?;
     let starts = ["async='start'", "async='migration in'"];
-    job(status).is_some_and(|job| !starts.iter().any(|start| job.contains(start)))
+    Some(if starts.iter().any(|start| job.contains(start)) {
+        Progress::Starting
+    } else {
+        Progress::Ran
+    })
 }
 
 /// The attributes of the job that libvirt is about with the guest.
@@ -74,9 +89,10 @@ mod tests {
             ("type='none' async='start' phase='none'", false),
             ("type='none' async='migration in' phase='prepare'", false),
         ] {
-            assert_eq!(is_past_its_start(&status(job)), has_run, "{job}");
+            let found = progress_in(&status(job)).unwrap();
+            assert_eq!(found == Progress::Ran, has_run, "{job}");
         }
-        assert!(!is_past_its_start(""));
+        assert_eq!(progress_in(""), None);
     }
 
     #[test]
