@@ -10,6 +10,7 @@ mod daemon_start;
 mod failed;
 mod gather;
 mod keys;
+mod lease;
 mod lifecycle;
 mod operation;
 pub mod plain_state;
@@ -29,8 +30,10 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::Config;
+use crate::ids::DomainUuid;
 use crate::key::keyring::Keyring;
 use crate::secret::HostSecrets;
+use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::LIBVIRT_STATE_DIR;
 
@@ -46,7 +49,7 @@ const LIBVIRT_SAVED_DIR: &str = "/var/lib/libvirt/qemu";
 /// The directory of swtpm's logs of libvirt's guests.
 const SWTPM_LOG_DIR: &str = "/var/log/swtpm/libvirt/qemu";
 
-/// The guard's own directory in memory, which a boot empties.
+/// The guard's own directory on a tmpfs.
 const RUN_DIR: &str = "/run/vtpm-guard";
 
 /// What a guarded start works with.
@@ -67,7 +70,7 @@ pub struct Guard {
     pub libvirt_saved_dir: PathBuf,
     /// The directory of swtpm's logs: `NAME-swtpm.log`.
     pub swtpm_log_dir: PathBuf,
-    /// The guard's directory in memory.
+    /// The guard's own directory on a tmpfs.
     pub run_dir: PathBuf,
     /// libvirtd's call, where it is libvirtd that asks, and not a person.
     pub call: Option<HookCall>,
@@ -103,6 +106,26 @@ impl Guard {
     #[must_use]
     pub fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir.join("keys"))
+    }
+
+    /// Where the guard keeps who is being started with which secret.
+    fn leases_dir(&self) -> PathBuf {
+        self.run_dir.join("secrets")
+    }
+
+    /// libvirt's files about guests.
+    fn definition_files(&self) -> DefinitionFiles {
+        DefinitionFiles {
+            definitions: self.libvirt_definitions_dir.clone(),
+            running: self.libvirt_run_dir.clone(),
+            ..DefinitionFiles::default()
+        }
+    }
+
+    /// What people call this domain: its name in libvirt's files, else its UUID.
+    fn name_of(&self, domain: DomainUuid) -> String {
+        let known = self.definition_files().defined_as(domain);
+        known.map_or_else(|| domain.to_string(), |known| known.name)
     }
 
     /// Opens the store; `None` where there is no database yet. A locked store may take half

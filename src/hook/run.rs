@@ -86,7 +86,7 @@ fn prepare(
     domain: &Result<Domain, String>,
     deadline: Deadline,
 ) -> ExitCode {
-    let outcome = guard::prepare(guard, domain, "prepare", Mode::CarryOut, deadline);
+    let outcome = guard::prepare(guard, domain, Operation::PREPARE, Mode::CarryOut, deadline);
     log::decision(guest, "prepare", &outcome);
     let Outcome {
         verdict, domain, ..

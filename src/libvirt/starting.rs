@@ -8,12 +8,12 @@ use std::process;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::has_value;
+use super::files::secret_on_disk;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{HostSecrets, Provided, SecretError};
-use crate::verdict::facts::HostSecret;
+use crate::secret::{Found, HostSecrets, Provided, SecretError, Value};
+use crate::verdict::Over;
 
 /// What the monolithic daemon is called, or a part of it (NixOS: `.libvirtd-wrapped`). The
 /// modular ones are not meant: while virtqemud starts its guests, virtsecretd answers.
@@ -143,23 +143,34 @@ pub struct StartingLibvirtd<'a>(pub &'a Path);
 impl HostSecrets for StartingLibvirtd<'_> {
     fn expect_question(&self, _deadline: Deadline) {}
 
-    fn state(&self, secret: SecretUuid, _deadline: Deadline) -> HostSecret {
-        match has_value(self.0, secret) {
-            None => HostSecret::Absent,
-            Some(false) => HostSecret::NoValue,
-            Some(true) => HostSecret::HasValue,
-        }
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        _deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        secret_on_disk(self.0, secret)
     }
 
+    /// Only a guest that has the very value of what was laid out for another one needs nothing.
     fn provide(
         &self,
-        _secret: SecretUuid,
-        _domain: DomainUuid,
-        _dek: &Dek,
-        _replace_foreign: bool,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        dek: &Dek,
+        over: Over,
         _deadline: Deadline,
     ) -> Result<Provided, SecretError> {
-        Err(SecretError::Starting)
+        if over == Over::TheSame {
+            return Ok(Provided::LeftAsIs);
+        }
+        let Some(found) = secret_on_disk(self.0, secret)? else {
+            return Err(SecretError::Starting);
+        };
+        match (found.definition.guards_domain(), &found.value) {
+            (Some(_), Value::Told(value)) if value.same_as(dek) => Ok(Provided::LeftAsIs),
+            (Some(other), _) if other != domain => Err(SecretError::OfGuest(other)),
+            _ => Err(SecretError::Starting),
+        }
     }
 
     /// What is left is dropped by `unstage`, when libvirtd is up.

@@ -19,6 +19,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::NotAStart => "not a start: only prepare may be refused",
         Reason::LoadedSecret => "libvirtd loaded its secret before it started it",
         Reason::HostSecret => "libvirt's own secret carries the start",
+        Reason::ClientsKey => "its key comes from whoever starts it",
     }
 }
 
@@ -65,6 +66,10 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
                 shell_word(domain)
             ),
         ),
+        Finding::ClientsKey
+        | Finding::HiddenValue(_)
+        | Finding::HostValueKept
+        | Finding::HostValueProven => host_secret(domain, finding),
         Finding::StoreUnusable(trouble) => {
             let why = crate::verdict::refusal::Refusal::Store(trouble.clone());
             let words = refusal(domain, &why);
@@ -85,6 +90,26 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
              policy.transient_state gives each run a new TPM"
                 .to_owned(),
         ),
+        Finding::StateGone { .. } | Finding::StateArrives { .. } | Finding::StateInSnapshots(_) => {
+            state_elsewhere(domain, finding)
+        }
+        Finding::CopyNotKept(how) => (
+            "copy-not-kept",
+            format!("no copy of the TPM's state was kept, should this start fail: {how}"),
+        ),
+        Finding::ConfigurationBroken(how) => {
+            ("configuration-broken", format!("the defaults hold: {how}"))
+        }
+        Finding::NotRecorded(how) => (
+            "not-recorded",
+            format!("the repairs and this start could not be recorded: {how}"),
+        ),
+    }
+}
+
+/// Where the TPM's state is, if it is not in its place.
+fn state_elsewhere(domain: &str, finding: &Finding) -> (&'static str, String) {
+    match finding {
         Finding::StateGone { occasion, kept_at } => (
             "state-gone",
             format!(
@@ -110,17 +135,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
                 shell_word(domain)
             ),
         ),
-        Finding::CopyNotKept(how) => (
-            "copy-not-kept",
-            format!("no copy of the TPM's state was kept, should this start fail: {how}"),
-        ),
-        Finding::ConfigurationBroken(how) => {
-            ("configuration-broken", format!("the defaults hold: {how}"))
-        }
-        Finding::NotRecorded(how) => (
-            "not-recorded",
-            format!("the repairs and this start could not be recorded: {how}"),
-        ),
+        _ => unreachable!("only findings about the TPM's state come here"),
     }
 }
 
@@ -137,4 +152,37 @@ fn state_arrives(arrival: Arrival, first_used_at: Option<Timestamp>) -> String {
         )
     });
     format!("the TPM's state arrives with {brings}, so nothing here proves its key{used}")
+}
+
+/// What was noticed of libvirt's own secret.
+fn host_secret(domain: &str, finding: &Finding) -> (&'static str, String) {
+    match finding {
+        Finding::ClientsKey => (
+            "clients-key",
+            "the guest's key comes from whoever starts it, in a secret that libvirt discloses to \
+             nobody"
+                .to_owned(),
+        ),
+        Finding::HiddenValue(secret) => (
+            "hidden-value",
+            format!(
+                "libvirt has a value for the secret {secret} that it does not disclose; it was left \
+                 in place. If the guest fails to start with it and nothing else needs it: \
+                 virsh secret-undefine {secret}"
+            ),
+        ),
+        Finding::HostValueKept => (
+            "host-value-kept",
+            "libvirt's secret had another value than the key; it is kept as a retired key reference"
+                .to_owned(),
+        ),
+        _ => (
+            "host-value-proven",
+            format!(
+                "libvirt's own secret opens the TPM's state, and no key reference does; take it \
+                 over: vtpm-guard adopt {} --provider NAME",
+                shell_word(domain)
+            ),
+        ),
+    }
 }

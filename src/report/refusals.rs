@@ -26,7 +26,9 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
         | Refusal::LibvirtStarting
-        | Refusal::SecretConflict { .. } => libvirt_words(domain, why),
+        | Refusal::SecretConflict { .. }
+        | Refusal::SecretOfGuest { .. }
+        | Refusal::SecretInUse { .. } => libvirt_words(domain, why),
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
@@ -45,6 +47,9 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
         ),
+        Refusal::TpmStateMissing
+        | Refusal::SeenStateMissing { .. }
+        | Refusal::TpmStateNotRestored { .. } => state_words(domain, why),
         _ => key_words(domain, why),
     };
     Words { message, hint }
@@ -122,6 +127,16 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
                  key back with the store's backup: vtpm-guard store restore FILE"
             ),
         ),
+        Refusal::ClientsKeyMissing { secret } => (
+            format!(
+                "the guest's key comes from whoever starts it, and libvirt was given none for the \
+                 secret {secret}"
+            ),
+            format!(
+                "start it with that client; if its key is to stay on this host, give libvirt the \
+                 value and: vtpm-guard adopt {domain} --provider NAME"
+            ),
+        ),
         Refusal::KeyAmbiguous { key_refs } => (
             format!(
                 "{} may each hold the vTPM's key, and no TPM state tells which is right",
@@ -139,24 +154,18 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
                  vtpm-guard key show {domain}"
             ),
         ),
-        Refusal::TpmStateMissing => (
-            "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
-             new, empty TPM"
-                .to_owned(),
-            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
-        ),
-        Refusal::SeenStateMissing { path, at } => (
+        Refusal::HostValueDoesNotOpenTpm { secret } => (
+            format!("libvirt's own secret {secret} does not open the TPM's state"),
             format!(
-                "its TPM had state in {} when it ran here on {}, and that is gone: libvirt would \
-                 make a new, empty TPM",
-                path.display(),
-                date(*at)
+                "give it the value that this TPM was made with: virsh secret-set-value {secret} \
+                 --plain --file FILE; or restore the TPM state that belongs to its value"
             ),
-            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
         ),
-        Refusal::TpmStateNotRestored { reason } => (
-            format!("the TPM's state is gone, and its kept copy could not be put back: {reason}"),
-            format!("mend that, or put it back by hand: vtpm-guard state restore {domain}"),
+        Refusal::RetiredKeyOpensTpm { key_ref } => (
+            format!(
+                "the TPM's state is opened by key reference {key_ref}, which is retired, and by none in use"
+            ),
+            format!("use it again: vtpm-guard key use {key_ref}"),
         ),
         Refusal::KeyCorrupt { key_ref, reason } => (
             format!(
@@ -190,6 +199,33 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
     }
 }
 
+/// What is said of a TPM's state that is gone.
+fn state_words(domain: &str, why: &Refusal) -> (String, String) {
+    let domain = shell_word(domain);
+    match why {
+        Refusal::TpmStateMissing => (
+            "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
+             new, empty TPM"
+                .to_owned(),
+            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::SeenStateMissing { path, at } => (
+            format!(
+                "its TPM had state in {} when it ran here on {}, and that is gone: libvirt would \
+                 make a new, empty TPM",
+                path.display(),
+                date(*at)
+            ),
+            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::TpmStateNotRestored { reason } => (
+            format!("the TPM's state is gone, and its kept copy could not be put back: {reason}"),
+            format!("mend that, or put it back by hand: vtpm-guard state restore {domain}"),
+        ),
+        _ => unreachable!("only refusals about the TPM's state come here"),
+    }
+}
+
 fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
     match why {
         Refusal::SecretRefused { secret, reason } => (
@@ -204,6 +240,20 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
                 shell_word(domain)
             ),
         ),
+        Refusal::SecretOfGuest { secret, guests } => (
+            format!(
+                "the secret {secret} that its XML names belongs to {}, which has another key",
+                guest_names(guests)
+            ),
+            own_secret(domain),
+        ),
+        Refusal::SecretInUse { secret, guest } => (
+            format!(
+                "the secret {secret} is in use for the start of guest \"{guest}\", which names it in \
+                 its XML too and has another key"
+            ),
+            own_secret(domain),
+        ),
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
@@ -217,6 +267,23 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
             ),
         ),
         _ => unreachable!("only refusals about libvirt come here"),
+    }
+}
+
+/// What helps where guests with different keys name one secret.
+fn own_secret(domain: &str) -> String {
+    format!(
+        "give it a secret UUID of its own in <encryption secret=…> (uuidgen makes one): \
+         virsh edit {}",
+        shell_word(domain)
+    )
+}
+
+fn guest_names(guests: &[String]) -> String {
+    let quoted: Vec<_> = guests.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.as_slice() {
+        [one] => format!("guest {one}"),
+        several => format!("guests {}", several.join(", ")),
     }
 }
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::error::Failure;
 use super::schema::{LIVE, is_uuid};
-use super::{Store, StoreError, announced, row, seen};
+use super::{Store, StoreError, announced, row, seen, start};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
@@ -45,12 +45,16 @@ pub(super) fn references(
     now: Timestamp,
 ) -> Result<References, Failure> {
     let announced = announced::for_domain(connection, domain, now)?;
+    let (key_refs, mut retired) = rows(connection, domain)?;
+    retired.retain(|row| row.wrapped_dek.is_some());
     Ok(References {
-        key_refs: key_refs(connection, domain)?,
+        key_refs,
+        retired,
         providers: providers(connection)?,
         state_arrives: announced.is_some(),
         announced,
         seen_state: seen::state_of(connection, domain)?,
+        clients_key: start::is_started_with_a_clients_key(connection, domain)?,
     })
 }
 
@@ -59,17 +63,38 @@ pub(super) fn key_refs(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<Vec<KeyRef>, Failure> {
-    let mut query = connection.prepare(&live_rows_sql())?;
-    let rows = query.query_map(params![domain.to_string()], key_ref)?;
-    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
-    rows.sort_by_key(|row| row.id);
-    Ok(rows)
+    Ok(rows(connection, domain)?.0)
+}
+
+/// The domain's rows that are in use, and those that are retired, by id.
+fn rows(
+    connection: &Connection,
+    domain: DomainUuid,
+) -> Result<(Vec<KeyRef>, Vec<KeyRef>), Failure> {
+    let mut query = connection.prepare(&rows_sql())?;
+    let mut found = query.query(params![domain.to_string()])?;
+    let (mut key_refs, mut retired) = (Vec::new(), Vec::new());
+    while let Some(row) = found.next()? {
+        let is_retired: bool = row.get("is_retired")?;
+        let rows = if is_retired {
+            &mut retired
+        } else {
+            &mut key_refs
+        };
+        rows.push(key_ref(row)?);
+    }
+    key_refs.sort_by_key(|row| row.id);
+    retired.sort_by_key(|row| row.id);
+    Ok((key_refs, retired))
 }
 
 /// The query on the path of every start.
-pub(super) fn live_rows_sql() -> String {
+pub(super) fn rows_sql() -> String {
     let of_domain = is_uuid("resource_uuid", "?1");
-    format!("SELECT {KEY_REF_COLUMNS} FROM key_ref WHERE {LIVE} AND {of_domain}")
+    format!(
+        "SELECT {KEY_REF_COLUMNS}, retired_at IS NOT NULL AS is_retired FROM key_ref
+         WHERE resource_type = 'tpm' AND {of_domain}"
+    )
 }
 
 pub(super) fn key_ref(row: &Row<'_>) -> rusqlite::Result<KeyRef> {

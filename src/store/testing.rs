@@ -13,7 +13,7 @@ use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{Announcement, Arrival, Provider, References};
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// The time at which tests happen.
 pub(super) const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -116,6 +116,7 @@ pub(super) fn change<'a>(
         repairs,
         new_key: None,
         secret_uuid: None,
+        clients_key: None,
         event: None,
         now: NOW,
     }
@@ -146,6 +147,7 @@ pub(super) fn make_key(store: &mut Store, domain: DomainUuid, provider: &Provide
         Repair::CreateKey {
             key_ref: None,
             provider: provider.uuid,
+            origin: KeyOrigin::Random,
         },
     ];
     let key = NewKey {

@@ -49,6 +49,12 @@ pub enum Refusal {
     Unmanaged,
     /// Encrypted (or arriving) state and no key.
     KeyLost,
+    /// The guest's key comes from whoever starts it, and none was given for the state that is
+    /// there.
+    ClientsKeyMissing {
+        /// The secret that it belongs into.
+        secret: SecretUuid,
+    },
     /// Several different keys and no proof.
     KeyAmbiguous {
         /// The rows to choose from.
@@ -101,6 +107,31 @@ pub enum Refusal {
         /// libvirt's words.
         reason: String,
     },
+    /// libvirt's secret has a value that is not this guest's key, and another guest's definition
+    /// names that secret.
+    SecretOfGuest {
+        /// The secret.
+        secret: SecretUuid,
+        /// The other guests, by name.
+        guests: Vec<String>,
+    },
+    /// Another guest is being started with that secret under another key.
+    SecretInUse {
+        /// The secret.
+        secret: SecretUuid,
+        /// The other guest's name.
+        guest: String,
+    },
+    /// libvirt's own secret does not open the TPM's state.
+    HostValueDoesNotOpenTpm {
+        /// The secret.
+        secret: SecretUuid,
+    },
+    /// A key that was retired opens the TPM's state, and none in use does.
+    RetiredKeyOpensTpm {
+        /// The retired row.
+        key_ref: KeyRefId,
+    },
     /// The store cannot be used.
     Store(StoreTrouble),
     /// The XML cannot be read, and the policy refuses unencrypted vTPMs.
@@ -132,16 +163,20 @@ impl Refusal {
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } => Code::ProviderSealed,
             Self::KeyMissing | Self::Unmanaged => Code::KeyMissing,
-            Self::KeyLost => Code::KeyLost,
+            Self::KeyLost | Self::ClientsKeyMissing { .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
-            Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,
+            Self::KeyDoesNotOpenTpm { .. }
+            | Self::HostValueDoesNotOpenTpm { .. }
+            | Self::RetiredKeyOpensTpm { .. } => Code::KeyDoesNotOpenTpm,
             Self::TpmStateMissing
             | Self::SeenStateMissing { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,
-            Self::SecretConflict { .. } => Code::SecretConflict,
+            Self::SecretConflict { .. } | Self::SecretOfGuest { .. } | Self::SecretInUse { .. } => {
+                Code::SecretConflict
+            }
             Self::Store(StoreTrouble::Unavailable(_)) => Code::StoreUnavailable,
             Self::Store(StoreTrouble::Corrupt(_)) => Code::StoreCorrupt,
             Self::Store(StoreTrouble::TooNew { .. }) => Code::StoreTooNew,

@@ -32,6 +32,7 @@ mod rotating;
 mod saved;
 mod secrets;
 mod seen;
+mod shared_secret;
 mod state_elsewhere;
 mod status;
 mod store_trouble;

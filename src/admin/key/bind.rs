@@ -105,6 +105,7 @@ fn rebind(
         repairs: &repairs,
         new_key: None,
         secret_uuid: None,
+        clients_key: None,
         event: None,
         now: Timestamp::now(),
     })?;
