@@ -92,9 +92,9 @@ fn defined_at(guard: &Guard, domain: &Domain) -> Option<Timestamp> {
 /// else that it does not announce.
 ///
 /// A run's configuration says of each disk that has no backing file `<backingStore/>`, and of a
-/// CPU that it is to be just so (libvirt 9.0). Where that is missing, or the definition has it
-/// too because somebody has copied it from a run, this is not known, and the start is an
-/// ordinary one.
+/// CPU that it is to be just so (libvirt 9.0). Where that is missing (libvirt 11.3 goes back with
+/// the definition of that time, and nothing tells it from an ordinary start), or the definition has
+/// it too because somebody has copied it from a run, the start is an ordinary one.
 fn is_a_runs_own(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
     let definition = definition(guard, domain).and_then(|path| read(&path));
     let (Some(definition), Ok(xml)) = (definition, std::str::from_utf8(xml)) else {

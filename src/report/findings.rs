@@ -90,9 +90,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
              policy.transient_state gives each run a new TPM"
                 .to_owned(),
         ),
-        Finding::StateGone { .. } | Finding::StateArrives { .. } | Finding::StateInSnapshots(_) => {
-            state_elsewhere(domain, finding)
-        }
+        Finding::StateGone { .. } | Finding::StateArrives { .. } => state_elsewhere(finding),
         Finding::CopyNotKept(how) => (
             "copy-not-kept",
             format!("no copy of the TPM's state was kept, should this start fail: {how}"),
@@ -108,7 +106,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
 }
 
 /// Where the TPM's state is, if it is not in its place.
-fn state_elsewhere(domain: &str, finding: &Finding) -> (&'static str, String) {
+fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
     match finding {
         Finding::StateGone { occasion, kept_at } => (
             "state-gone",
@@ -126,15 +124,6 @@ fn state_elsewhere(domain: &str, finding: &Finding) -> (&'static str, String) {
             arrival,
             first_used_at,
         } => ("state-arrives", state_arrives(*arrival, *first_used_at)),
-        Finding::StateInSnapshots(names) => (
-            "state-in-snapshots",
-            format!(
-                "snapshots of when it ran hold the TPM's state as it was: {}; go back to one: \
-                 virsh snapshot-revert {} NAME",
-                names.join(", "),
-                shell_word(domain)
-            ),
-        ),
         _ => unreachable!("only findings about the TPM's state come here"),
     }
 }

@@ -123,7 +123,6 @@ fn finding_json(domain: &str, found: &Finding) -> Value {
             json["arrival"] = arrival.as_str().into();
             json["first_used_at"] = first_used_at.map(|at| at.0).into();
         }
-        Finding::StateInSnapshots(names) => json["snapshots"] = names.clone().into(),
         Finding::Degraded(why) => json["code"] = why.code().as_str().into(),
         _ => {}
     }

@@ -48,6 +48,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
         ),
         Refusal::TpmStateMissing
+        | Refusal::StateInSnapshots { .. }
         | Refusal::SeenStateMissing { .. }
         | Refusal::TpmStateNotRestored { .. } => state_words(domain, why),
         _ => key_words(domain, why),
@@ -208,6 +209,18 @@ fn state_words(domain: &str, why: &Refusal) -> (String, String) {
              new, empty TPM"
                 .to_owned(),
             format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::StateInSnapshots { names } => (
+            format!(
+                "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
+                 new, empty TPM; snapshots of the running guest hold the old one: {}",
+                names.join(", ")
+            ),
+            // A newer libvirt starts a guest that goes back to a snapshot just like any other.
+            format!(
+                "go back to one: virsh snapshot-revert {domain} NAME; where this refuses that too, \
+                 first: vtpm-guard reset {domain}"
+            ),
         ),
         Refusal::SeenStateMissing { path, at } => (
             format!(

@@ -155,8 +155,6 @@ pub enum Finding {
         /// When a guest first ran here with the key.
         first_used_at: Option<crate::clock::Timestamp>,
     },
-    /// The TPM's state is gone, and these snapshots of when the guest ran hold it as it was.
-    StateInSnapshots(Vec<String>),
     /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
     CopyNotKept(String),
     /// The configuration is broken; the defaults hold.

@@ -67,6 +67,11 @@ pub enum Refusal {
     },
     /// A used key without its TPM state.
     TpmStateMissing,
+    /// A used key without its TPM state, which snapshots of when the guest ran hold as it was.
+    StateInSnapshots {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A guest whose key is not the guard's has run here with a TPM, and its state is gone.
     SeenStateMissing {
         /// Where it was.
@@ -169,6 +174,7 @@ impl Refusal {
             | Self::HostValueDoesNotOpenTpm { .. }
             | Self::RetiredKeyOpensTpm { .. } => Code::KeyDoesNotOpenTpm,
             Self::TpmStateMissing
+            | Self::StateInSnapshots { .. }
             | Self::SeenStateMissing { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,

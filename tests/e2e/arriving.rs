@@ -246,10 +246,18 @@ fn a_snapshot_of_the_running_guest_brings_its_tpm() {
     host.stop(&guest);
     host.wait_for_swtpm();
     host.remove_tpm_state(&guest);
-    // An ordinary start does not have it.
-    host.start(&guest).refused_with("VG205");
-    assert!(host.check_finds(&guest, "state-in-snapshots"));
-    host.virsh(&["snapshot-revert", "vm1", "before"]).ok();
+    // An ordinary start does not have it, and the refusal says how to get it.
+    let revert = ["snapshot-revert", "vm1", "before"];
+    let refused = host.start(&guest).refused_with("VG205");
+    let hint = "virsh snapshot-revert vm1 NAME";
+    assert!(refused.stderr.contains(": before; "), "{refused:#?}");
+    assert!(refused.stderr.contains(hint), "{refused:#?}");
+    if host.libvirt_version() > (9, 0) {
+        // Nothing tells it from an ordinary start.
+        host.virsh(&revert).refused_with("VG205");
+        host.guard(&["reset", "vm1"]).ok();
+    }
+    host.virsh(&revert).ok();
     host.runs_with(&guest, &tpm);
 
     // A revert that fails leaves nothing behind.
@@ -257,7 +265,7 @@ fn a_snapshot_of_the_running_guest_brings_its_tpm() {
     host.wait_for_swtpm();
     host.remove_tpm_state(&guest);
     host.fail_at("start");
-    assert_eq!(host.virsh(&["snapshot-revert", "vm1", "before"]).status, 1);
+    assert_eq!(host.virsh(&revert).status, 1);
     host.fail_no_longer();
     assert!(!host.has_tpm_state(&guest));
     host.start(&guest).refused_with("VG205");

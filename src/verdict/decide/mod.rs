@@ -7,7 +7,6 @@ mod mend;
 mod placeholders;
 mod provider;
 
-use super::code::Code;
 use super::facts::{Facts, KeyRef, Permission, References, StoreTrouble, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
@@ -49,11 +48,9 @@ fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
                 first_used_at,
             })
         }
-        (Decision::Deny(refusal), None)
-            if refusal.code() == Code::TpmStateMissing && !facts.snapshots.is_empty() =>
-        {
+        (Decision::Deny(Refusal::TpmStateMissing), _) if !facts.snapshots.is_empty() => {
             let names = facts.snapshots.clone();
-            verdict.findings.push(Finding::StateInSnapshots(names));
+            verdict.decision = Decision::Deny(Refusal::StateInSnapshots { names });
             verdict
         }
         _ => verdict,
