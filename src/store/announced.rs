@@ -14,7 +14,7 @@ use crate::ids::DomainUuid;
 use crate::verdict::facts::{Announcement, Arrival};
 
 /// How long an announcement holds. libvirt calls `prepare begin` in the same call, before it
-/// receives anything: measured 20 to 90 ms on libvirt 9.0. Other hooks may run in between, and
+/// receives anything: measured 70 to 120 ms on libvirt 9.0. Other hooks may run in between, and
 /// libvirt may probe QEMU first, which takes up to 9 s.
 pub const ANNOUNCEMENT_LIFETIME: Duration = Duration::from_secs(30);
 
