@@ -33,7 +33,7 @@ pub(super) fn run(
             } else {
                 Asked::Several
             },
-            guests::named(&which.domains)?,
+            guests::named(context, &which.domains)?,
         ),
     };
     let progress = Progress::new("checking", guests.len());

@@ -2,15 +2,14 @@
 
 use std::process::ExitCode;
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::cli::Decisions;
 use super::context::Context;
 use super::error::AdminError;
 use super::output;
-use super::table::{BAD, GOOD, table};
-use super::{explain, moment};
+use super::table::{BAD, Cell, GOOD, table};
+use super::{domains, explain, moment};
 use crate::ids::DomainUuid;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;
@@ -18,7 +17,12 @@ use crate::verdict::code::Code;
 pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, AdminError> {
     let query = query(which)?;
     let events = match context.store(Access::Read)? {
-        Some(store) => store.history(query, which.limit)?,
+        Some(store) => {
+            if let Some(text) = &which.domain {
+                domains::refuse_two(&store, text)?;
+            }
+            store.history(query, which.limit)?
+        }
         None => Vec::new(),
     };
     let documents: Value = events.iter().map(document).collect();
@@ -54,7 +58,7 @@ pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
                 Cell::new(&event.event.message),
             ]);
         }
-        writeln!(out, "{rows}")
+        out.table(&rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }

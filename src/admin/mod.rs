@@ -22,6 +22,7 @@ mod opened;
 mod outcomes;
 mod output;
 mod passphrase;
+mod printer;
 mod progress;
 mod provider;
 mod repair;
@@ -47,9 +48,10 @@ use error::AdminError;
 
 /// Runs one command and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return output::usage(&error),
+        Err(error) => return output::usage(error, &arguments),
     };
     let context = Context::new(cli.global);
     context::protect_keys()

@@ -24,7 +24,7 @@ pub(super) fn run(
         } else {
             Asked::Several
         };
-        (asked, guests::named(&which.domains)?)
+        (asked, guests::named(context, &which.domains)?)
     };
     let mode = if dry_run {
         Mode::DryRun

@@ -11,19 +11,18 @@ use super::key;
 use crate::clock::Timestamp;
 use crate::guard::has_managed_save;
 use crate::kept::Shelf;
-use crate::report::shell_word;
 use crate::store::Access;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
     let domain = domains::resolve(context, text)?;
-    let label = key::label(&domain);
+    let label = domain.label();
     let no_key = || {
         AdminError::refused(format!(
             "{label} has no key, so nothing keeps it from a new TPM"
         ))
         .with_hint(format!(
             "see what its start would do: vtpm-guard check {}",
-            shell_word(&label)
+            domain.arg
         ))
     };
     refuse_managed_save(context, &domain)?;
@@ -70,7 +69,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         };
         context.output.note(&format!(
             "{set_aside} set aside: vtpm-guard state show {}",
-            shell_word(&label)
+            domain.arg
         ));
     }
     if reset > 0 {
@@ -87,10 +86,10 @@ fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), Ad
     let guard = context.guard(BrokenConfig::DefaultsHold)?;
     match &domain.name {
         Some(name) if has_managed_save(&guard, name) => {
-            let word = shell_word(name);
+            let word = &domain.arg;
             Err(AdminError::refused(format!(
                 "{} has a managed save, and its TPM is in there",
-                key::label(domain)
+                domain.label()
             ))
             .with_hint(format!(
                 "start the guest, its TPM comes with it: virsh start {word}; or give the save up \

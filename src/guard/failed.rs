@@ -11,7 +11,7 @@ use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
 use crate::kept::{KeptError, Original};
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::store::Event;
 use crate::swtpm::StateFile;
 
@@ -31,7 +31,7 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
     if begun.awaits_state {
         match set_aside(guard, domain) {
             Ok(true) => {
-                let name = shell_word(&domain.name);
+                let name = Arg::guest(domain);
                 message = format!(
                     "{message}; the TPM state that it left is not the guest's, and is set aside: \
                      vtpm-guard state show {name}"

@@ -2,6 +2,7 @@
 //! None of this may refuse anything; what fails is told to the caller, who logs it.
 
 use std::io;
+use std::time::Duration;
 
 use super::operation::Ending;
 use super::status::{Progress, progress};
@@ -17,6 +18,10 @@ use crate::secret::SecretError;
 use crate::store::{Access, Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
 use crate::verdict::facts::{Arrival, SeenState};
+
+/// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
+/// two it was since 10.5.
+const FAILS_WITHIN: Duration = Duration::from_mins(1);
 
 /// Why something that follows a verdict was not done.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +87,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let failed = failed::look(guard, domain, None);
     let noted = copies::note_migration(guard, domain);
-    ended(guard, domain, failed.as_ref(), deadline)?;
+    ended(guard, domain, None, failed.as_ref(), deadline)?;
     Ok(noted?)
 }
 
@@ -95,7 +100,7 @@ fn released(
 ) -> Result<(), LifecycleError> {
     let failed = failed::look(guard, domain, Some(ending));
     let kept = copies::keep_after_run(guard, domain, ending, deadline);
-    let ended = ended(guard, domain, failed.as_ref(), deadline);
+    let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
     }
@@ -103,11 +108,12 @@ fn released(
     Ok(kept?)
 }
 
-/// The guest is gone: so is its host secret, and a key that was made for nothing.
-/// `failed` tells of a start that failed after it was allowed.
+/// The guest is gone: so is its host secret, and a key that was made for nothing. `ending` is
+/// known at `release` alone; `failed` tells of a start that failed after it was allowed.
 fn ended(
     guard: &Guard,
     domain: &Domain,
+    ending: Option<Ending>,
     failed: Option<&Event>,
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
@@ -125,11 +131,22 @@ fn ended(
         if has_run {
             note_state(guard, domain, vtpm, store)?;
         }
-        if matches!(state, StateFile::Absent) {
-            taken_back = store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
-        } else {
+        let now = Timestamp::now();
+        match ending {
+            // It has run, though `started` may not have been able to note it.
+            Some(Ending::Ended) => store.mark_started(domain.uuid, now)?,
             // Should that state be out of sight when a later start fails, its key stays.
-            store.keep_fresh_key(domain.uuid)?;
+            _ if !matches!(state, StateFile::Absent) => store.keep_fresh_key(domain.uuid)?,
+            Some(Ending::Failed) => {
+                taken_back = store.take_back_fresh_key(domain.uuid, None, now)?.is_some();
+            }
+            Some(Ending::Unknown) => {
+                let within = Some(FAILS_WITHIN);
+                taken_back = store
+                    .take_back_fresh_key(domain.uuid, within, now)?
+                    .is_some();
+            }
+            Some(Ending::Migrated) | None => {}
         }
         store.has_key_refs(domain.uuid)
     });

@@ -53,6 +53,7 @@ pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
 pub use providers::NewProvider;
 pub use prune::Prune;
 pub use rotation::{Rewrapped, Rotation, former_name, former_of};
+pub use start::TakenBack;
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,9 +37,10 @@ pub(crate) fn page() -> Page {
         (
             "stopped end, release end",
             "The guest is gone, or its start has failed: drops the secret unless secret.lifetime \
-             is \"keep\", and takes back a key made for a start that failed before there was any \
-             TPM state. Records a start that failed after it was allowed, and sets a TPM aside \
-             that libvirt made for a guest whose own state never arrived.",
+             is \"keep\". Retires a key made for a start that failed before there was any TPM \
+             state, beside a new placeholder; the next first start uses it again. Records a start \
+             that failed after it was allowed, and sets a TPM aside that libvirt made for a guest \
+             whose own state never arrived.",
         ),
         (
             "migrate begin, restore begin",

@@ -7,16 +7,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{document, label};
+use super::document;
 use crate::admin::context::{self, Context};
-use crate::admin::domains::NamedDomain;
+use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::admin::provider::for_new_keys;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
 use crate::key::wrap::{self, WrappedDek};
-use crate::report::shell_word;
+use crate::report::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
 use crate::verdict::facts::Provider;
 
@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), Admi
     let (record, wrapped) = the_key(&copy, &domain, from)?;
     let mut store = context
         .store(Access::Write)?
-        .ok_or_else(|| no_provider(&label(&domain), &record, None))?;
+        .ok_or_else(|| no_provider(&domain.label(), &record, None))?;
 
     let known = store.all_key_refs(Some(domain.uuid), true)?;
     let same = known
@@ -62,10 +62,10 @@ pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), Admi
     let present = for_new_keys(&provider, &providers);
     if present.uuid != provider.uuid {
         context.output.note(&format!(
-            "that is a former key of provider \"{}\"; to wrap it with the present one: vtpm-guard \
+            "that is a previous key of provider {}; to wrap it with the present one: vtpm-guard \
              provider rotate {}",
-            present.name,
-            shell_word(&present.name)
+            quoted(&present.name),
+            Arg::provider(present)
         ));
     }
     Ok(())
@@ -73,17 +73,16 @@ pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), Admi
 
 /// The guest, which this host's libvirt need not know yet: the copy knows its name.
 fn find(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
+    domains::refuse_two(copy, text)?;
     if let Ok(uuid) = DomainUuid::parse(text) {
-        return Ok(NamedDomain { uuid, name: None });
+        return Ok(NamedDomain::of_uuid(uuid, None));
     }
     let uuid = copy.domain_uuid_by_name(text)?.ok_or_else(|| {
-        AdminError::usage(format!("the backup knows no guest \"{text}\""))
+        AdminError::usage(format!("the backup knows no guest {}", quoted(text)))
             .with_hint("name it by its UUID: virsh domuuid DOMAIN, on the host that has it")
     })?;
-    Ok(NamedDomain {
-        uuid,
-        name: Some(text.to_owned()),
-    })
+    // On this host that name may be another guest's.
+    Ok(NamedDomain::of_uuid(uuid, Some(text.to_owned())))
 }
 
 /// The one key of the guest that is in use in the copy.
@@ -92,7 +91,7 @@ fn the_key(
     domain: &NamedDomain,
     from: &Path,
 ) -> Result<(KeyRefRecord, WrappedDek), AdminError> {
-    let label = label(domain);
+    let label = domain.label();
     let mut keyed: Vec<_> = copy
         .all_key_refs(Some(domain.uuid), false)?
         .into_iter()
@@ -123,7 +122,7 @@ fn opens_here(
     record: &KeyRefRecord,
     wrapped: &WrappedDek,
 ) -> Result<Provider, AdminError> {
-    let label = label(domain);
+    let label = domain.label();
     let corrupt = |why: String| {
         AdminError::refused(format!("the wrapped key of {label} is damaged: {why}"))
             .with_hint("use another backup")
@@ -147,8 +146,8 @@ fn opens_here(
 fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> AdminError {
     let key = key_id.map_or(String::new(), |key_id| format!(" (key {})", key_id.short()));
     AdminError::refused(format!(
-        "the key of {label} is wrapped by provider \"{}\"{key}, which is not on this host",
-        record.key_ref.provider_name
+        "the key of {label} is wrapped by provider {}{key}, which is not on this host",
+        quoted(&record.key_ref.provider_name)
     ))
     .with_hint("import it first: vtpm-guard provider import FILE")
 }
@@ -166,12 +165,13 @@ fn answer(
         "provider": provider,
         "changed": changed,
     });
-    let label = label(domain);
+    let label = domain.label();
     context.output.answer(&answer, |out| {
         if changed {
             writeln!(
                 out,
-                "imported the key of {label}, under provider \"{provider}\""
+                "imported the key of {label}, under provider {}",
+                quoted(provider)
             )
         } else {
             writeln!(out, "the key of {label} is here already: nothing changed")
@@ -180,7 +180,7 @@ fn answer(
     context.output.note(&format!(
         "its TPM's state comes with a migration, or by hand; see whether it would start: \
          vtpm-guard check {}",
-        shell_word(&label)
+        domain.arg
     ));
     Ok(())
 }

@@ -2,20 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::list;
-use super::{document, label, no_rows, provider};
+use super::{document, no_rows, provider};
 use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output;
-use crate::admin::table::{BAD, GOOD, table};
+use crate::admin::table::{BAD, Cell, GOOD, table};
 use crate::domain::{Emulator, TpmVersion};
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
-use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
 use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, read_state, state_path};
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
@@ -61,7 +59,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         writeln!(
             out,
             "{}{}, TPM state: {}",
-            label(&domain),
+            domain.label(),
             uuid.unwrap_or_default(),
             state_word(&tpm)
         )?;
@@ -80,18 +78,18 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             lines.add_row([
                 Cell::new(key_ref.id),
                 Cell::new(list::state(tried.row)),
-                Cell::new(one_line(&tried.provider())),
+                Cell::new(tried.provider()),
                 Cell::new(list::key_id(key_ref).map_or("-".to_owned(), |id| id.short())),
                 Cell::new(output::time(key_ref.first_used_at)),
                 tried.tpm_cell(),
                 match tried.opens() {
                     None => Cell::new("-"),
                     Some(Ok(())) => Cell::new("yes").fg(GOOD),
-                    Some(Err(why)) => Cell::new(one_line(&format!("no: {why}"))).fg(BAD),
+                    Some(Err(why)) => Cell::new(format!("no: {why}")).fg(BAD),
                 },
             ]);
         }
-        writeln!(out, "{lines}")
+        out.table(&lines)
     })?;
     context.output.note(&format!(
         "the TPM state was looked for at {}",
@@ -142,6 +140,9 @@ impl Tried<'_> {
                 "no provider of this host has key {}",
                 key_id.short()
             )),
+            Trial::NotOpened(NotOpened::NotInTime { .. }) => {
+                Err("its provider's key did not open in time".to_owned())
+            }
             Trial::NotOpened(NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason }) => {
                 Err(reason.clone())
             }

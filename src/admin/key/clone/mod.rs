@@ -8,14 +8,14 @@ mod words;
 use serde_json::json;
 
 use super::document;
-use crate::admin::context::{self, BrokenConfig, Context};
+use crate::admin::context::{BrokenConfig, Context};
 use crate::admin::error::AdminError;
 use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
 use crate::admin::provider;
 use crate::admin::stopped::{Known, known};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::report::{one_line, shell_word};
+use crate::report::quoted;
 use crate::store::{Access, AddKey, Bound, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state};
 use crate::verdict::facts::{KeyRef, Provider};
@@ -40,8 +40,7 @@ struct Pair {
 
 pub(super) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
-    let libvirt = context::libvirt();
-    let (original, clone) = (known(&libvirt, text)?, known(&libvirt, new_text)?);
+    let (original, clone) = (known(context, text)?, known(context, new_text)?);
     if original.uuid() == clone.uuid() {
         let label = clone.label();
         return Err(AdminError::usage(format!(
@@ -139,7 +138,7 @@ fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Prov
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
     if !matches!(bound, Bound::Already(_)) {
         let (original, provider) = (&pair.original.guest.name, &provider.name);
-        let message = format!("bound to provider \"{provider}\", as {original} is");
+        let message = format!("bound to provider {provider}, as {original} is");
         pair.clone.record(context, store, "clone", message);
     }
     Ok((Done::Bound(bound), provider.clone()))
@@ -165,11 +164,11 @@ fn answer(
         "action": action,
     });
     let (original, clone) = (pair.original.label(), pair.clone.label());
-    let provider = one_line(&provider.name);
+    let provider = quoted(&provider.name);
     context.output.answer(&document, |out| match done {
         Done::Copied(_) => writeln!(
             out,
-            "{clone} has the key of {original} for its TPM state, under provider \"{provider}\" \
+            "{clone} has the key of {original} for its TPM state, under provider {provider} \
              (key reference {id})"
         ),
         Done::Already(_) => writeln!(
@@ -178,12 +177,12 @@ fn answer(
         ),
         Done::Bound(Bound::Already(_)) => writeln!(
             out,
-            "{clone} is bound to provider \"{provider}\" already (key reference {id}): nothing \
+            "{clone} is bound to provider {provider} already (key reference {id}): nothing \
              changed"
         ),
         Done::Bound(_) => writeln!(
             out,
-            "{clone} is bound to provider \"{provider}\" (key reference {id}); its first start \
+            "{clone} is bound to provider {provider} (key reference {id}); its first start \
              makes a new TPM and a key of its own"
         ),
     })?;
@@ -199,7 +198,7 @@ fn answer(
         context.output.note(&format!(
             "both guests have the same TPM now, with the same identity; a key of its own for the \
              clone: vtpm-guard key renew {}",
-            shell_word(&pair.clone.guest.name)
+            pair.clone.arg()
         ));
     }
     Ok(())

@@ -4,7 +4,6 @@ use super::Pair;
 use crate::admin::error::AdminError;
 use crate::admin::stopped::Known;
 use crate::ids::SecretUuid;
-use crate::report::shell_word;
 
 pub(super) fn not_encrypted(clone: &Known) -> AdminError {
     AdminError::refused(format!(
@@ -13,7 +12,7 @@ pub(super) fn not_encrypted(clone: &Known) -> AdminError {
     ))
     .with_hint(format!(
         "let its XML name a secret: virsh edit {}, <encryption secret='{}'/>",
-        shell_word(&clone.guest.name),
+        clone.arg(),
         SecretUuid::random()
     ))
 }
@@ -25,7 +24,7 @@ pub(super) fn plain(clone: &Known) -> AdminError {
     ))
     .with_hint(format!(
         "encrypt it with a key of its own: vtpm-guard encrypt {}",
-        shell_word(&clone.guest.name)
+        clone.arg()
     ))
 }
 
@@ -36,7 +35,7 @@ pub(super) fn not_opened(pair: &Pair) -> AdminError {
     ))
     .with_hint(format!(
         "see what its keys need: vtpm-guard key show {}",
-        shell_word(&pair.original.guest.name)
+        pair.original.arg()
     ))
 }
 
@@ -44,7 +43,7 @@ pub(super) fn not_bound(original: &Known, clone: &Known) -> AdminError {
     let label = original.label();
     AdminError::refused(format!("{label} is bound to no provider of this host")).with_hint(format!(
         "bind the clone: vtpm-guard key bind {} --provider NAME",
-        shell_word(&clone.guest.name)
+        clone.arg()
     ))
 }
 
@@ -62,7 +61,7 @@ pub(super) fn one_secret_for_two_keys(pair: &Pair) -> AdminError {
 pub(super) fn own_secret(clone: &Known) -> String {
     format!(
         "give the clone a secret of its own: virsh edit {}, <encryption secret='{}'/>",
-        shell_word(&clone.guest.name),
+        clone.arg(),
         SecretUuid::random()
     )
 }
