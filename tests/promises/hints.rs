@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use vtpm_guard::admin::cli::{Cli, Command, Key, State};
+use vtpm_guard::clock::Timestamp;
 use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
-use vtpm_guard::verdict::facts::{Hindrance, Occasion, StoreTrouble};
+use vtpm_guard::verdict::facts::{Arrival, Hindrance, Occasion, StoreTrouble};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -54,6 +55,7 @@ fn secret() -> SecretUuid {
 }
 
 /// One refusal of each kind.
+#[allow(clippy::too_many_lines, reason = "one line for each refusal")]
 fn refusals(word: &str) -> Vec<Refusal> {
     let word = || word.to_owned();
     let secret = secret();
@@ -83,25 +85,6 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::ProviderNotInTime { provider: word() },
         Refusal::DeadlinePassed,
-        Refusal::TpmStateDamaged { how: word() },
-        Refusal::TpmHindered(Hindrance::InUse {
-            holder: word(),
-            pid: None,
-        }),
-        Refusal::TpmHindered(Hindrance::InUse {
-            holder: word(),
-            pid: Some(7),
-        }),
-        Refusal::TpmHindered(Hindrance::BadLock {
-            path: word(),
-            what: word(),
-        }),
-        Refusal::TpmHindered(Hindrance::ClosedDirectory {
-            path: word(),
-            mode: 0o700,
-            needed: 0o711,
-            user: word(),
-        }),
         Refusal::KeyMissing,
         Refusal::Unmanaged,
         Refusal::KeyLost,
@@ -111,6 +94,13 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::KeyDoesNotOpenTpm { key_refs },
         Refusal::TpmStateMissing,
+        Refusal::StateInSnapshots {
+            names: vec![word()],
+        },
+        Refusal::SeenStateMissing {
+            path: word().into(),
+            at: Timestamp(5),
+        },
         Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged { how: word() },
         Refusal::TpmHindered(Hindrance::InUse {
@@ -201,10 +191,11 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::FreshTpm,
         Finding::StateGone {
             occasion: Occasion::Start,
+            kept_at: Timestamp(5),
         },
-        Finding::StateDamaged {
-            how: word(),
-            occasion: Occasion::Start,
+        Finding::StateArrives {
+            arrival: Arrival::Restore,
+            first_used_at: Some(Timestamp(5)),
         },
         Finding::CopyNotKept(word()),
         Finding::ConfigurationBroken(word()),
