@@ -83,24 +83,14 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::ProviderNotInTime { provider: word() },
         Refusal::DeadlinePassed,
-        Refusal::KeyMissing,
-        Refusal::Unmanaged,
-        Refusal::KeyLost,
-        Refusal::ClientsKeyMissing { secret },
-        Refusal::KeyAmbiguous {
-            key_refs: key_refs.clone(),
-        },
-        Refusal::KeyDoesNotOpenTpm { key_refs },
-        Refusal::TpmStateMissing,
-        Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged { how: word() },
         Refusal::TpmHindered(Hindrance::InUse {
             holder: word(),
-            pid: Some(7),
+            pid: None,
         }),
         Refusal::TpmHindered(Hindrance::InUse {
             holder: word(),
-            pid: None,
+            pid: Some(7),
         }),
         Refusal::TpmHindered(Hindrance::BadLock {
             path: "/states/.lock".to_owned(),
@@ -112,6 +102,16 @@ fn refusals(word: &str) -> Vec<Refusal> {
             needed: 0o711,
             user: word(),
         }),
+        Refusal::KeyMissing,
+        Refusal::Unmanaged,
+        Refusal::KeyLost,
+        Refusal::ClientsKeyMissing { secret },
+        Refusal::KeyAmbiguous {
+            key_refs: key_refs.clone(),
+        },
+        Refusal::KeyDoesNotOpenTpm { key_refs },
+        Refusal::TpmStateMissing,
+        Refusal::TpmStateNotRestored { reason: word() },
         Refusal::KeyCorrupt {
             key_ref,
             reason: word(),
@@ -174,13 +174,13 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::DefinitionRead(word()),
+        Finding::StateDamaged {
+            how: word(),
+            occasion: Occasion::Start,
+        },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
-            occasion: Occasion::Start,
-        },
-        Finding::StateDamaged {
-            how: word(),
             occasion: Occasion::Start,
         },
         Finding::CopyNotKept(word()),
