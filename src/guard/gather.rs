@@ -53,6 +53,7 @@ pub(super) fn gather(
             state: TpmState::Absent,
             kept: Kept::default(),
             host_secret: None,
+            elsewhere: None,
             policy: guard.config.policy.clone(),
         },
         keys: Keys::of(guard),

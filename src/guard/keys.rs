@@ -12,8 +12,8 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::keyring::Keyring;
 use crate::key::wrap::WrappedDek;
-use crate::swtpm::StateFile;
-use crate::verdict::facts::{DekNumber, NotOpened, Proof, References, Trial};
+use crate::swtpm::{EncryptedState, StateFile};
+use crate::verdict::facts::{DekNumber, NotOpened, Proof, Provider, References, Trial};
 
 /// The KEKs that were opened, for all the guests that one guard judges: systemd takes longer to
 /// open one than all the rest of a verdict. They are wiped with the guard.
@@ -102,7 +102,7 @@ impl Keys {
             let Some(wrapped) = &row.wrapped_dek else {
                 continue;
             };
-            let trial = match self.open(references, wrapped, domain, deadline) {
+            let trial = match self.open(&references.providers, wrapped, domain, deadline) {
                 Ok((key_id, dek)) => {
                     let number = self.number(dek);
                     let proof = *proofs
@@ -124,7 +124,7 @@ impl Keys {
     /// Opens one wrapped DEK with the KEK that its header names: no other KEK could.
     fn open(
         &mut self,
-        references: &References,
+        providers: &[Provider],
         wrapped: &WrappedDek,
         domain: DomainUuid,
         deadline: Deadline,
@@ -133,11 +133,7 @@ impl Keys {
         let key_id = wrapped
             .key_id()
             .map_err(|error| corrupt(error.to_string()))?;
-        if !references
-            .providers
-            .iter()
-            .any(|provider| provider.key_id == key_id)
-        {
+        if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
         }
         let kek = self
@@ -148,6 +144,19 @@ impl Keys {
             Ok(None) => Err(NotOpened::NoProvider { key_id }),
             Err(error) => Err(corrupt(error.to_string())),
         }
+    }
+
+    /// Whether another domain's wrapped DEK opens this state.
+    pub(super) fn opens_state(
+        &mut self,
+        providers: &[Provider],
+        wrapped: &WrappedDek,
+        domain: DomainUuid,
+        state: &EncryptedState,
+        deadline: Deadline,
+    ) -> bool {
+        let opened = self.open(providers, wrapped, domain, deadline);
+        opened.is_ok_and(|(_, dek)| state.is_opened_by(&dek))
     }
 
     fn prove(&self, number: DekNumber, state: &StateFile) -> Proof {

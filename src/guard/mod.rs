@@ -5,6 +5,7 @@
 mod commit;
 mod copies;
 mod daemon_start;
+mod elsewhere;
 mod gather;
 mod keys;
 mod lifecycle;
@@ -13,6 +14,7 @@ pub mod plain_state;
 mod prepare;
 mod status;
 
+pub use elsewhere::state_elsewhere;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};

@@ -3,7 +3,7 @@
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
 use super::status::is_running;
-use super::{Guard, before_the_answer, copies, daemon_start};
+use super::{Guard, before_the_answer, copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -94,7 +94,7 @@ fn judged(
     let mut gathered = gather(guard, domain.clone(), Access::Read, deadline);
     let reason = "its rows kept changing while the start was judged".to_owned();
     gathered.facts.references = Err(StoreTrouble::Unavailable(reason));
-    let verdict = judge(guard, &mut gathered.facts, deadline);
+    let verdict = judge(guard, &mut gathered, deadline);
     gathered.into_outcome(verdict, SecretAction::None, mode)
 }
 
@@ -106,7 +106,7 @@ fn attempt(
     mode: Mode,
     deadline: Deadline,
 ) -> Option<Outcome> {
-    let mut verdict = judge(guard, &mut gathered.facts, deadline);
+    let mut verdict = judge(guard, &mut gathered, deadline);
     if mode == Mode::DryRun {
         let foreseen = foreseen(guard, &mut gathered.facts, &verdict, deadline);
         let secret = foreseen.unwrap_or_else(|refusal| {
@@ -132,14 +132,20 @@ fn attempt(
     Some(gathered.into_outcome(verdict, secret, mode))
 }
 
-fn judge(guard: &Guard, facts: &mut Facts, deadline: Deadline) -> Verdict {
+fn judge(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Verdict {
     let mut verdict = loop {
-        match decide(facts) {
+        match decide(&gathered.facts) {
             Answer::Verdict(verdict) => break verdict,
-            Answer::AskHostSecret => facts.host_secret = Some(ask(guard, facts, deadline)),
+            Answer::AskHostSecret => {
+                gathered.facts.host_secret = Some(ask(guard, &gathered.facts, deadline));
+            }
+            Answer::AskElsewhere => {
+                let found = elsewhere::look(guard, gathered, deadline);
+                gathered.facts.elsewhere = Some(found);
+            }
         }
     };
-    if facts.vtpm_is_emulated() {
+    if gathered.facts.vtpm_is_emulated() {
         let trouble = guard.config_trouble.clone();
         verdict
             .findings

@@ -6,6 +6,7 @@
 
 mod client;
 mod conversation;
+pub mod definitions;
 pub mod files;
 #[cfg(feature = "libvirt")]
 pub mod helper;

@@ -1,5 +1,6 @@
 //! Words: the sentence, the hint and the exit status of every answer, in one place.
 
+mod elsewhere;
 mod explain;
 mod findings;
 mod json;

@@ -41,6 +41,15 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
                 shell_word(domain)
             ),
         ),
+        Refusal::KeyMissingNotDefined { .. }
+        | Refusal::KeyOfRelative { .. }
+        | Refusal::KeyMissingStateElsewhere(_)
+        | Refusal::KeyUnknown
+        | Refusal::KeyNotImported
+        | Refusal::KeyRetired { .. }
+        | Refusal::KeyOfAnother { .. }
+        | Refusal::TpmStateElsewhere(_)
+        | Refusal::TpmStateUndefined => super::elsewhere::words(domain, why),
         Refusal::Internal { reason } => (
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
@@ -115,12 +124,9 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
             format!("take it over: vtpm-guard adopt {domain} --provider NAME"),
         ),
         Refusal::KeyLost => (
-            "the vTPM has its state already, or it is on its way, and no key for it is known"
+            "the vTPM has its state already, and the store of this host knows no key and no provider"
                 .to_owned(),
-            format!(
-                "see whether a retired key opens it: vtpm-guard key show {domain}; or bring the \
-                 key back with the store's backup: vtpm-guard store restore FILE"
-            ),
+            "restore the store from its backup: vtpm-guard store restore FILE".to_owned(),
         ),
         Refusal::KeyAmbiguous { key_refs } => (
             format!(

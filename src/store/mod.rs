@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
 //! | `load`, `apply`, `start` | what a guarded start reads and writes |
+//! | `nearby` | what it knows of a guest under another name |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `check`, `backup` | is it whole; copies of it, and back from them |
 
@@ -20,6 +21,7 @@ mod error;
 mod events;
 mod keys;
 mod load;
+mod nearby;
 mod place;
 mod providers;
 mod prune;
@@ -47,6 +49,7 @@ pub use check::StoreFinding;
 pub use error::{Obstacle, StoreError};
 pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
 pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
+pub use nearby::SeenState;
 pub use providers::NewProvider;
 pub use prune::Prune;
 pub use rotation::{Rewrapped, Rotation, former_name, former_of};

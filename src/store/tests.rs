@@ -8,6 +8,7 @@ mod damage;
 mod foreign;
 mod history;
 mod managing;
+mod nearby;
 mod opening;
 mod rotating;
 mod speed;

@@ -7,6 +7,7 @@ use crate::domain::Domain;
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
+use crate::verdict::elsewhere::Elsewhere;
 
 /// Everything that the verdict on one start depends on.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Facts {
     pub kept: Kept,
     /// libvirt's own secret; `None` while nobody has asked.
     pub host_secret: Option<HostSecret>,
+    /// What this host has under another name; `None` while nobody has looked.
+    pub elsewhere: Option<Elsewhere>,
     /// The policy in force.
     pub policy: Policy,
 }

@@ -1,8 +1,9 @@
 //! Refusals: what is wrong, with the values that the sentence to the administrator needs.
 
 use super::code::Code;
+use super::elsewhere::{OtherDomain, Relative, StateElsewhere};
 use super::facts::StoreTrouble;
-use crate::ids::{KeyRefId, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
 /// Why a start is refused.
@@ -42,10 +43,44 @@ pub enum Refusal {
     },
     /// No key reference and no host secret.
     KeyMissing,
+    /// Likewise, and libvirt has no definition of the guest: its UUID may be that of one attempt.
+    KeyMissingNotDefined {
+        /// That UUID.
+        domain: DomainUuid,
+    },
+    /// Likewise, and the guest may be another one under a new UUID, or a copy of it.
+    KeyOfRelative {
+        /// That other one.
+        relative: Relative,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
+    },
+    /// No key reference and no host secret, and a TPM state that the XML does not name.
+    KeyMissingStateElsewhere(StateElsewhere),
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
     Unmanaged,
     /// Encrypted (or arriving) state and no key.
     KeyLost,
+    /// Likewise, in a store that is in order.
+    KeyUnknown,
+    /// Arriving state and no key.
+    KeyNotImported,
+    /// A retired key of the guest opens the state, and none that is in use.
+    KeyRetired {
+        /// The retired row.
+        key_ref: KeyRefId,
+        /// The rows in use, which do not.
+        tried: Vec<KeyRefId>,
+    },
+    /// The key of another domain opens the state, and none of the guest's.
+    KeyOfAnother {
+        /// The domain that has it.
+        holder: OtherDomain,
+        /// The rows in use, which do not.
+        tried: Vec<KeyRefId>,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
+    },
     /// Several different keys and no proof.
     KeyAmbiguous {
         /// The rows to choose from.
@@ -58,6 +93,10 @@ pub enum Refusal {
     },
     /// A used key without its TPM state.
     TpmStateMissing,
+    /// A used key, and a TPM state that the XML does not name.
+    TpmStateElsewhere(StateElsewhere),
+    /// A used key without its TPM state, which was probably deleted with the guest's definition.
+    TpmStateUndefined,
     /// A used key without its TPM state, whose kept copy could not be put back.
     TpmStateNotRestored {
         /// Says why.
@@ -121,11 +160,27 @@ impl Refusal {
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } => Code::ProviderSealed,
-            Self::KeyMissing | Self::Unmanaged => Code::KeyMissing,
-            Self::KeyLost => Code::KeyLost,
+            Self::KeyMissing
+            | Self::KeyMissingNotDefined { .. }
+            | Self::KeyOfRelative { .. }
+            | Self::KeyMissingStateElsewhere(_)
+            | Self::Unmanaged => Code::KeyMissing,
+            Self::KeyRetired { tried, .. } | Self::KeyOfAnother { tried, .. }
+                if !tried.is_empty() =>
+            {
+                Code::KeyDoesNotOpenTpm
+            }
+            Self::KeyLost
+            | Self::KeyUnknown
+            | Self::KeyNotImported
+            | Self::KeyRetired { .. }
+            | Self::KeyOfAnother { .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,
-            Self::TpmStateMissing | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
+            Self::TpmStateMissing
+            | Self::TpmStateElsewhere(_)
+            | Self::TpmStateUndefined
+            | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,

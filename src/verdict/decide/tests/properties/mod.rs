@@ -14,9 +14,11 @@ use model::{World, Xml};
 use worlds::world;
 
 use super::super::decide;
+use super::given::nothing_elsewhere;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
+use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     HostSecret, KekState, KeyRef, KeySource, Proof, Provider, TpmState, Trial,
 };
@@ -44,12 +46,23 @@ impl World {
                 assert_eq!(self.host_secret, None, "asked for what it was told");
                 self.with_host(HostSecret::HasValue).verdict()
             }
+            Answer::AskElsewhere => {
+                assert_eq!(self.elsewhere, None, "looked for what it was told");
+                self.with_elsewhere(nothing_elsewhere()).verdict()
+            }
         }
     }
 
     fn with_host(&self, host_secret: HostSecret) -> Self {
         Self {
             host_secret: Some(host_secret),
+            ..self.clone()
+        }
+    }
+
+    fn with_elsewhere(&self, elsewhere: Elsewhere) -> Self {
+        Self {
+            elsewhere: Some(elsewhere),
             ..self.clone()
         }
     }
@@ -125,6 +138,12 @@ proptest! {
         }
         let provided = verdict.secret.is_some_and(|secret| secret.key == KeySource::Created);
         prop_assert_eq!(made.len(), usize::from(provided));
+        let bound = verdict.repairs.iter().any(|repair| matches!(
+            repair,
+            Repair::BindProvider { key_ref: None, .. }
+        ));
+        let forbids = world.elsewhere.as_ref().is_some_and(Elsewhere::forbids_a_new_tpm);
+        prop_assert!(!(bound && forbids), "a guest that may be another one was bound by itself");
         for kek in made {
             prop_assert!(world.would_make_a_new_tpm());
             prop_assert!(world.references.key_refs.iter().all(|row| row.wrapped_dek.is_none()));

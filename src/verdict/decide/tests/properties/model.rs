@@ -9,6 +9,7 @@ use crate::domain::Vtpm;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
+use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     DekNumber, Facts, HostSecret, KekState, KeptCopy, KeyRef, NotOpened, Occasion, Policy, Proof,
     References, StoreTrouble, TpmState, Trial, kek_ref,
@@ -32,6 +33,7 @@ pub(super) struct World {
     /// Whether the last run, of a transient guest, ended normally.
     pub(super) ended_normally: bool,
     pub(super) host_secret: Option<HostSecret>,
+    pub(super) elsewhere: Option<Elsewhere>,
     pub(super) policy: Policy,
 }
 
@@ -89,6 +91,7 @@ impl World {
         });
         facts.kept.ended_normally = self.ended_normally;
         facts.host_secret = self.host_secret.clone();
+        facts.elsewhere = self.elsewhere.clone();
         facts.policy = self.policy.clone();
         if let Err(trouble) = &self.store {
             facts.references = Err(trouble.clone());

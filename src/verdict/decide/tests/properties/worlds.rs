@@ -11,8 +11,11 @@ use proptest::sample::{select, subsequence};
 use super::super::given::{SECRET, key, uuid};
 use super::model::{Tpm, World, Xml, garbage, wrap};
 use crate::clock::Timestamp;
-use crate::ids::{KeyRefId, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
+use crate::verdict::elsewhere::{
+    Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+};
 use crate::verdict::facts::{
     HostSecret, KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState,
     kek_ref,
@@ -27,9 +30,14 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     let keys = (providers(), subsequence(vec!['A', 'B', 'C'], 0..=1));
     let rows = (rows(4), rows(1));
     let surroundings = (xml(), store(), tpms(), once_in(3));
-    let permissions = (maybe(host_secret()), policy());
+    let permissions = (maybe(host_secret()), maybe(elsewhere()), policy());
     (keys, rows, surroundings, permissions).prop_map(
-        |((providers, sealed), (rows, retired), (xml, store, tpms, arrives), (host, policy))| {
+        |(
+            (providers, sealed),
+            (rows, retired),
+            (xml, store, tpms, arrives),
+            (host, elsewhere, policy),
+        )| {
             World {
                 xml,
                 store,
@@ -44,6 +52,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 copy: tpms.1,
                 ended_normally: tpms.2,
                 host_secret: host,
+                elsewhere,
                 policy,
             }
         },
@@ -58,6 +67,34 @@ pub(super) fn host_secret() -> impl Strategy<Value = HostSecret> {
         HostSecret::Conflict("a volume's".to_owned()),
         HostSecret::Unreachable("no answer".to_owned()),
     ])
+}
+
+pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
+    let other = OtherDomain {
+        uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000099").unwrap(),
+        name: Some("other".to_owned()),
+        is_defined: true,
+    };
+    let relative = Relative {
+        domain: other.clone(),
+        by: Kinship::Secret,
+    };
+    let state = StateElsewhere {
+        path: "/there".into(),
+        wanted: "/here".into(),
+        kind: ElsewhereKind::LastSeen,
+    };
+    let found = (once_in(4), once_in(4), once_in(4), once_in(4), once_in(4));
+    (any::<bool>(), found).prop_map(
+        move |(is_defined, (seen, was_undefined, retired, held, related))| Elsewhere {
+            is_defined,
+            state: seen.then(|| state.clone()),
+            was_undefined,
+            retired_key: retired.then_some(KeyRefId(50)),
+            key_holder: held.then(|| other.clone()),
+            relative: related.then(|| relative.clone()),
+        },
+    )
 }
 
 /// True once in `n` times.

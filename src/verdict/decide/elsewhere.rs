@@ -1,0 +1,94 @@
+//! Before a refusal says gone, lost or missing: what this host has under another name.
+
+use crate::ids::KeyRefId;
+use crate::verdict::elsewhere::Elsewhere;
+use crate::verdict::facts::Facts;
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Answer, Decision, Verdict};
+
+/// The verdict, with the refusal that names what was found instead of one that misses it.
+pub(super) fn name_it(facts: &Facts, verdict: Verdict) -> Answer {
+    let Decision::Deny(refusal) = &verdict.decision else {
+        return verdict.into();
+    };
+    if !misses_something(refusal) {
+        return verdict.into();
+    }
+    match &facts.elsewhere {
+        None => Answer::AskElsewhere,
+        Some(found) => Verdict {
+            decision: Decision::Deny(refined(facts, found, refusal.clone())),
+            ..verdict
+        }
+        .into(),
+    }
+}
+
+fn misses_something(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::KeyMissing
+            | Refusal::KeyLost
+            | Refusal::KeyDoesNotOpenTpm { .. }
+            | Refusal::TpmStateMissing
+    )
+}
+
+fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
+    let arrives = facts
+        .references
+        .as_ref()
+        .is_ok_and(|references| references.state_arrives);
+    match refusal {
+        Refusal::KeyMissing => key_missing(facts, found),
+        Refusal::KeyLost if arrives => Refusal::KeyNotImported,
+        Refusal::KeyLost => match known_key(found, Vec::new()) {
+            Some(known) => known,
+            // Without a provider there is no store but a lost one.
+            None if has_providers(facts) => Refusal::KeyUnknown,
+            None => Refusal::KeyLost,
+        },
+        Refusal::KeyDoesNotOpenTpm { key_refs } => {
+            known_key(found, key_refs.clone()).unwrap_or(Refusal::KeyDoesNotOpenTpm { key_refs })
+        }
+        Refusal::TpmStateMissing => match &found.state {
+            Some(state) => Refusal::TpmStateElsewhere(state.clone()),
+            None if found.was_undefined => Refusal::TpmStateUndefined,
+            None => Refusal::TpmStateMissing,
+        },
+        other => other,
+    }
+}
+
+/// No key, and no state at its place.
+fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
+    match (&found.relative, &found.state, &facts.domain) {
+        (Some(relative), _, _) => Refusal::KeyOfRelative {
+            relative: relative.clone(),
+            is_defined: found.is_defined,
+        },
+        (None, Some(state), _) => Refusal::KeyMissingStateElsewhere(state.clone()),
+        (None, None, Ok(domain)) if !found.is_defined => Refusal::KeyMissingNotDefined {
+            domain: domain.uuid,
+        },
+        _ => Refusal::KeyMissing,
+    }
+}
+
+fn has_providers(facts: &Facts) -> bool {
+    let references = facts.references.as_ref();
+    references.is_ok_and(|references| !references.providers.is_empty())
+}
+
+/// The refusal that names the key of the TPM's state; `tried` do not open it.
+fn known_key(found: &Elsewhere, tried: Vec<KeyRefId>) -> Option<Refusal> {
+    match (found.retired_key, &found.key_holder) {
+        (Some(key_ref), _) => Some(Refusal::KeyRetired { key_ref, tried }),
+        (None, Some(holder)) => Some(Refusal::KeyOfAnother {
+            holder: holder.clone(),
+            tried,
+            is_defined: found.is_defined,
+        }),
+        (None, None) => None,
+    }
+}
