@@ -33,6 +33,7 @@ mod status;
 mod stopped;
 mod store;
 mod table;
+mod tpm_place;
 mod trouble;
 mod unstage;
 

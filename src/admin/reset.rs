@@ -4,13 +4,17 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{BrokenConfig, Context};
+use super::domains::NamedDomain;
 use super::error::AdminError;
-use super::{domains, key};
+use super::{domains, key, tpm_place};
 use crate::clock::Timestamp;
+use crate::guard::state_elsewhere;
 use crate::kept::Shelf;
-use crate::report::shell_word;
-use crate::store::Access;
+use crate::report::{self, shell_word};
+use crate::store::{Access, Store};
+use crate::swtpm::{StateFile, read_state};
+use crate::verdict::refusal::Refusal;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
     let domain = domains::resolve(context, text)?;
@@ -31,6 +35,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         None => Vec::new(),
     };
     let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
+    refuse_beside_state(context, store.as_ref(), &domain)?;
     // A kept copy would take the place of a state that is gone.
     let copies = Shelf::of(context.state_dir(), domain.uuid).set_aside(now)?;
     let reset = match &mut store {
@@ -73,4 +78,28 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A TPM state that the guest's XML only does not name is not gone.
+fn refuse_beside_state(
+    context: &Context,
+    store: Option<&Store>,
+    domain: &NamedDomain,
+) -> Result<(), AdminError> {
+    let Some((defined, vtpm)) = tpm_place::definition(domain.uuid) else {
+        return Ok(());
+    };
+    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    let state = read_state(&guard.libvirt_state_dir, domain.uuid, &vtpm);
+    let seen = store
+        .map(|store| store.seen_state(domain.uuid))
+        .transpose()?;
+    let seen = seen.flatten().map(|seen| seen.path);
+    match state_elsewhere(&guard, &defined, &vtpm, seen.as_deref()) {
+        Some(found) if matches!(state, StateFile::Absent) => {
+            let words = report::refusal(&defined.name, &Refusal::TpmStateElsewhere(found));
+            Err(AdminError::refused(words.message).with_hint(words.hint))
+        }
+        _ => Ok(()),
+    }
 }

@@ -32,6 +32,11 @@ pub(super) fn known(libvirt: &Libvirt, text: &str) -> Result<Known, AdminError> 
             AdminError::usage(format!("libvirt knows no guest \"{}\"", one_line(text)))
                 .with_hint("see which there are: virsh list --all")
         })?;
+    understood(guest)
+}
+
+/// A guest of libvirt's with its definition read. It must have an emulated TPM.
+pub(super) fn understood(guest: Guest) -> Result<Known, AdminError> {
     let label = one_line(&guest.name);
     let domain = domain::read(guest.xml.as_bytes())
         .map_err(|error| AdminError::failed(format!("the XML of {label} is not read: {error}")))?;

@@ -29,6 +29,15 @@ pub struct KeptState {
 }
 
 impl KeptState {
+    /// A copy that is in memory alone: of a state that is to be put in another guest's place.
+    #[must_use]
+    pub fn of(original: Original, domain_name: &str, occasion: Occasion) -> Self {
+        Self {
+            manifest: manifest(&original, domain_name, occasion),
+            bytes: original.bytes,
+        }
+    }
+
     /// What the state is.
     #[must_use]
     pub fn state(&self) -> StateFile {
@@ -51,6 +60,24 @@ impl KeptState {
     #[must_use]
     pub fn is_standing_by(&self) -> bool {
         self.manifest.set_aside_at.is_none()
+    }
+}
+
+/// The manifest of a first copy of this state.
+fn manifest(original: &Original, domain_name: &str, occasion: Occasion) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        number: 1,
+        domain_name: domain_name.to_owned(),
+        occasion,
+        kept_at: Timestamp::now().0,
+        set_aside_at: None,
+        tpm_version: original.tpm_version,
+        backend: original.backend,
+        path: original.path.clone(),
+        file: original.file,
+        directories: original.directories.clone(),
+        sha256: hash(&original.bytes),
     }
 }
 
@@ -116,18 +143,8 @@ impl Shelf {
         }
         let latest = copies.first().map_or(0, |copy| copy.manifest.number);
         let manifest = Manifest {
-            format: FORMAT,
             number: latest + 1,
-            domain_name: domain_name.to_owned(),
-            occasion,
-            kept_at: Timestamp::now().0,
-            set_aside_at: None,
-            tpm_version: original.tpm_version,
-            backend: original.backend,
-            path: original.path.clone(),
-            file: original.file,
-            directories: original.directories.clone(),
-            sha256,
+            ..manifest(original, domain_name, occasion)
         };
         if same.is_none() {
             self.write(&dir, &state_name(&manifest.sha256), &original.bytes)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::shell_word;
 use crate::domain::TpmVersion;
-use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, StateElsewhere};
+use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and what helps.
@@ -22,34 +22,7 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
         Refusal::KeyOfRelative {
             relative,
             is_defined,
-        } => {
-            let other = &relative.domain;
-            let clone = format!(
-                "{}vtpm-guard key clone {} {guest}",
-                define_first(*is_defined, "give it that key: "),
-                argument(other, domain)
-            );
-            match relative.by {
-                Kinship::Secret => (
-                    format!(
-                        "the vTPM has no key, and it names the secret of {}, whose key was used: \
-                         this is the same guest under a new UUID, or a copy of it",
-                        label(other)
-                    ),
-                    clone,
-                ),
-                Kinship::Name => (
-                    format!(
-                        "the vTPM has no key, and a guest of this name, {}, has a used one: this \
-                         is the same guest under a new UUID, or a new guest",
-                        other.uuid
-                    ),
-                    format!(
-                        "{clone}; for a new guest: vtpm-guard key bind {guest} --provider NAME"
-                    ),
-                ),
-            }
-        }
+        } => of_relative(domain, relative, *is_defined),
         Refusal::KeyMissingStateElsewhere(state) => {
             let (message, hint) = state_elsewhere(&guest, state);
             (
@@ -57,6 +30,65 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
                 format!("{hint}; for a new TPM move that state away"),
             )
         }
+        Refusal::TpmStateElsewhere(state) => {
+            let (message, hint) = state_elsewhere(&guest, state);
+            (
+                message,
+                format!(
+                    "{hint}; for a new TPM move that state away, then: vtpm-guard reset {guest}"
+                ),
+            )
+        }
+        Refusal::TpmStateUndefined => (
+            "the vTPM's key was used before, but the TPM's state is gone, and the guest's \
+             definition is newer than its last start: virsh undefine deletes the state, unless \
+             it is told to keep it (--keep-tpm)"
+                .to_owned(),
+            format!(
+                "bring the state back from a backup, or let a new TPM be made: vtpm-guard reset \
+                 {guest}"
+            ),
+        ),
+        _ => of_lost_key(domain, why),
+    }
+}
+
+fn of_relative(domain: &str, relative: &Relative, is_defined: bool) -> (String, String) {
+    let (guest, other) = (shell_word(domain), &relative.domain);
+    let clone = format!("vtpm-guard key clone {} {guest}", argument(other, domain));
+    match relative.by {
+        Kinship::Secret => (
+            format!(
+                "the vTPM has no key, and it names the secret of {}, whose key was used: this is \
+                 the same guest under a new UUID, or a copy of it",
+                label(other)
+            ),
+            match (is_defined, other.is_defined) {
+                (false, _) => format!("{DEFINE_FIRST}{clone}"),
+                (true, false) => format!("{TAKE_OVER}{clone}"),
+                (true, true) => format!(
+                    "give the copy a secret UUID of its own (uuidgen; virsh edit {guest}), then: \
+                     {clone}"
+                ),
+            },
+        ),
+        Kinship::Name => (
+            format!(
+                "the vTPM has no key, and a guest of this name, {}, has a used one: this is the \
+                 same guest under a new UUID, or a new guest",
+                other.uuid
+            ),
+            format!(
+                "{}{clone}; for a new guest: vtpm-guard key bind {guest} --provider NAME",
+                if is_defined { TAKE_OVER } else { DEFINE_FIRST }
+            ),
+        ),
+    }
+}
+
+fn of_lost_key(domain: &str, why: &Refusal) -> (String, String) {
+    let guest = shell_word(domain);
+    match why {
         Refusal::KeyUnknown => (
             "the vTPM has its state already, and no key of this host is known to open it"
                 .to_owned(),
@@ -85,40 +117,23 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
             ),
             format!(
                 "{}vtpm-guard key clone {} {guest}",
-                define_first(*is_defined, "give this guest the key, too: "),
+                if *is_defined {
+                    "give this guest the key, too: "
+                } else {
+                    DEFINE_FIRST
+                },
                 argument(holder, domain)
             ),
         ),
-        Refusal::TpmStateElsewhere(state) => {
-            let (message, hint) = state_elsewhere(&guest, state);
-            (
-                message,
-                format!(
-                    "{hint}; for a new TPM move that state away, then: vtpm-guard reset {guest}"
-                ),
-            )
-        }
-        // The last of those that come here.
-        _ => (
-            "the vTPM's key was used before, but the TPM's state is gone, and the guest's \
-             definition is newer than its last start: virsh undefine deletes the state, unless \
-             it is told to keep it (--keep-tpm)"
-                .to_owned(),
-            format!(
-                "bring the state back from a backup, or let a new TPM be made: vtpm-guard reset \
-                 {guest}"
-            ),
-        ),
+        _ => unreachable!("only refusals that miss something come here"),
     }
 }
 
 /// The beginning of a hint whose command needs libvirt to know the guest.
-fn define_first(is_defined: bool, otherwise: &str) -> String {
-    if is_defined {
-        return otherwise.to_owned();
-    }
-    "define it first (virsh define FILE), then: ".to_owned()
-}
+const DEFINE_FIRST: &str = "define it first (virsh define FILE), then: ";
+
+/// The beginning of a hint for a guest that came back under a new UUID.
+const TAKE_OVER: &str = "take its TPM and key over: ";
 
 fn state_elsewhere(guest: &str, state: &StateElsewhere) -> (String, String) {
     let StateElsewhere { path, wanted, kind } = state;
@@ -170,5 +185,116 @@ fn argument(other: &OtherDomain, guest: &str) -> String {
     match &other.name {
         Some(name) if other.is_defined && name != guest => shell_word(name),
         _ => other.uuid.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::ids::{DomainUuid, KeyRefId};
+
+    const OTHER: &str = "d0000000-0000-4000-8000-000000000002";
+
+    fn hint(why: &Refusal) -> String {
+        words("vm1", why).1
+    }
+
+    fn other(name: &str, is_defined: bool) -> OtherDomain {
+        OtherDomain {
+            uuid: DomainUuid::parse(OTHER).unwrap(),
+            name: Some(name.to_owned()),
+            is_defined,
+        }
+    }
+
+    fn relative(by: Kinship, other_is_defined: bool, is_defined: bool) -> Refusal {
+        let domain = other("vm0", other_is_defined);
+        let relative = Relative { domain, by };
+        Refusal::KeyOfRelative {
+            relative,
+            is_defined,
+        }
+    }
+
+    #[test]
+    fn a_guest_that_libvirt_does_not_define_is_not_to_be_bound_by_name() {
+        let hint = hint(&Refusal::KeyMissingNotDefined {
+            domain: DomainUuid::parse(OTHER).unwrap(),
+        });
+        for way in ["policy.auto_bind", "virsh define", "--print-xml 1"] {
+            assert!(hint.contains(way), "{hint}");
+        }
+        assert!(hint.ends_with(&format!("key bind {OTHER} --provider NAME")));
+        assert!(!hint.contains("vm1"), "{hint}");
+    }
+
+    #[test]
+    fn a_relative_is_named_by_what_can_only_be_it() {
+        let clone = |other: &str| format!("vtpm-guard key clone {other} vm1");
+        for (why, begins, ends) in [
+            (
+                relative(Kinship::Secret, true, true),
+                "give the copy",
+                clone("vm0"),
+            ),
+            (
+                relative(Kinship::Secret, false, true),
+                TAKE_OVER,
+                clone(OTHER),
+            ),
+            (
+                relative(Kinship::Secret, true, false),
+                DEFINE_FIRST,
+                clone("vm0"),
+            ),
+        ] {
+            let hint = hint(&why);
+            assert!(hint.starts_with(begins) && hint.ends_with(&ends), "{hint}");
+        }
+        let by_name = hint(&relative(Kinship::Name, false, true));
+        assert!(by_name.contains(&clone(OTHER)), "{by_name}");
+        assert!(by_name.ends_with("vtpm-guard key bind vm1 --provider NAME"));
+    }
+
+    #[test]
+    fn the_holder_of_the_key_is_named() {
+        let of = |holder| Refusal::KeyOfAnother {
+            holder,
+            tried: vec![KeyRefId(1)],
+            is_defined: true,
+        };
+        let named = hint(&of(other("vm0", true)));
+        assert!(named.ends_with("vtpm-guard key clone vm0 vm1"), "{named}");
+        for unnamed in [other("vm1", true), other("vm0", false)] {
+            let named = hint(&of(unnamed));
+            assert!(named.ends_with(&format!("clone {OTHER} vm1")), "{named}");
+        }
+    }
+
+    #[test]
+    fn a_state_elsewhere_is_named_and_how_the_xml_names_it_again() {
+        for (kind, word) in [
+            (
+                ElsewhereKind::OtherVersion(TpmVersion::V1_2),
+                "version='1.2'",
+            ),
+            (ElsewhereKind::LastSeen, "<source>"),
+            (ElsewhereKind::OwnDirectory, "<source>"),
+        ] {
+            let state = StateElsewhere {
+                path: "/there/tpm2-00.permall".into(),
+                wanted: "/here/tpm2-00.permall".into(),
+                kind,
+            };
+            for why in [
+                Refusal::TpmStateElsewhere(state.clone()),
+                Refusal::KeyMissingStateElsewhere(state),
+            ] {
+                let (message, hint) = words("vm1", &why);
+                assert!(message.contains("/there/tpm2-00.permall"), "{message}");
+                assert!(hint.contains(word), "{hint}");
+            }
+        }
     }
 }

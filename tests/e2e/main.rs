@@ -7,6 +7,7 @@
 )]
 
 mod adopting;
+mod another_name;
 mod born_from;
 mod daemon_start;
 mod doctor;

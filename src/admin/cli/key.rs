@@ -15,13 +15,16 @@ pub enum Key {
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
     },
-    /// Take a guest's key over from the backup of another host's store.
+    /// Import a guest's key from a store backup, of this host or of another one.
     Import {
         /// The guest's name or UUID.
         domain: String,
-        /// What `store backup` wrote on the other host.
+        /// What `store backup` wrote.
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
+        /// The guest's name or UUID in the backup, where it has another UUID here.
+        #[arg(long = "as", value_name = "OLD-DOMAIN")]
+        old_domain: Option<String>,
     },
     /// List the key references.
     List {
@@ -50,10 +53,12 @@ pub enum Key {
         /// The guest's name or UUID.
         domain: String,
     },
-    /// Give a cloned guest what its TPM needs: the key of the original for a copied state, a
-    /// key of its own where there is none.
+    /// Set up a cloned guest's key: the original's for a copied TPM state, otherwise a new one.
+    ///
+    /// Also for a guest that came back under a new UUID: where libvirt has forgotten the former
+    /// one, its TPM state is copied, too.
     Clone {
-        /// The original's name or UUID.
+        /// The original's name or UUID; libvirt may have forgotten it.
         domain: String,
         /// The clone's name or UUID; libvirt must know it already.
         #[arg(value_name = "NEW-DOMAIN")]

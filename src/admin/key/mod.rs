@@ -28,7 +28,11 @@ use crate::store::{Access, Store, StoreError, UsedKey};
 pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
     match verb {
         cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
-        cli::Key::Import { domain, from } => import::run(context, domain, from),
+        cli::Key::Import {
+            domain,
+            from,
+            old_domain,
+        } => import::run(context, domain, from, old_domain.as_deref()),
         cli::Key::List { domain } => list::run(context, domain.as_deref()),
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),

@@ -4,6 +4,8 @@ mod list;
 mod restore;
 mod show;
 
+pub(super) use restore::not_put_back;
+
 use std::io::ErrorKind;
 use std::process::ExitCode;
 

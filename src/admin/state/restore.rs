@@ -61,7 +61,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     Ok(())
 }
 
-fn not_put_back(label: &str, error: &PutBackError) -> AdminError {
+pub(in crate::admin) fn not_put_back(label: &str, error: &PutBackError) -> AdminError {
     match error {
         PutBackError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
             "{label} has a TPM state; move it away first if the kept one is the right one"
