@@ -8,6 +8,7 @@ use super::error::AdminError;
 use super::guests::unreachable;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
+use crate::report::one_line;
 use crate::store::{Access, EventFilter, Store, StoreError};
 
 /// A guest that was named on the command line.
@@ -56,6 +57,30 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
         Ok(_) => Err(AdminError::usage(format!("there is no guest \"{text}\""))
             .with_hint("see which there are: virsh list --all")),
     }
+}
+
+/// The same, but a name that is only history's names nobody, where libvirt says so: it may be
+/// that of one failed attempt, whose UUID never comes back.
+pub(super) fn resolve_present(context: &Context, text: &str) -> Result<NamedDomain, AdminError> {
+    if DomainUuid::parse(text).is_err()
+        && matches!(
+            context::libvirt().guest(text, context::patience()),
+            Ok(None)
+        )
+        && let Some(store) = context.store(Access::Read)?
+        && let Some(uuid) = store.domain_uuid_by_name(text)?
+    {
+        return Err(AdminError::refused(format!(
+            "libvirt knows no guest \"{}\"; the history does, under the UUID {uuid}, which may \
+             have been that of one attempt",
+            one_line(text)
+        ))
+        .with_hint(format!(
+            "define it first (virsh define FILE), or name the UUID that it will have: vtpm-guard \
+             key bind {uuid} --provider NAME"
+        )));
+    }
+    resolve(context, text)
 }
 
 /// How long libvirt may take to name the guests that the history does not know.

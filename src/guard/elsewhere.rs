@@ -10,6 +10,7 @@ use super::gather::Gathered;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::kept::Shelf;
 use crate::libvirt::definitions;
 use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
@@ -128,19 +129,35 @@ impl Look<'_> {
         if let Some(secret) = self.vtpm.secret_uuid
             && let Some(uuid) = self.other_user_of(secret)?
         {
-            let domain = self.describe(uuid)?;
-            let by = Kinship::Secret;
-            return Ok(Some(Relative { domain, by }));
+            return self.related(uuid, Kinship::Secret).map(Some);
         }
         for uuid in self.store.users_of_name(&self.domain.name)? {
             // One that libvirt defines has another name by now: names are unique.
             if uuid != self.domain.uuid && !self.is_defined(uuid) {
-                let domain = self.describe(uuid)?;
-                let by = Kinship::Name;
-                return Ok(Some(Relative { domain, by }));
+                return self.related(uuid, Kinship::Name).map(Some);
             }
         }
         Ok(None)
+    }
+
+    fn related(&self, uuid: DomainUuid, by: Kinship) -> Result<Relative, StoreError> {
+        let own = [TpmVersion::V1_2, TpmVersion::V2_0].map(|version| {
+            let source = None;
+            let vtpm = Emulator {
+                version,
+                source,
+                ..self.vtpm.clone()
+            };
+            state_path(&self.guard.libvirt_state_dir, uuid, &vtpm)
+        });
+        let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
+        let copies = Shelf::of(&self.guard.state_dir, uuid).copies();
+        let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
+        Ok(Relative {
+            domain: self.describe(uuid)?,
+            by,
+            has_state: has_copy || own.iter().chain(&seen).any(|path| is_filled(path)),
+        })
     }
 
     /// Another domain with a used key whose row, or whose definition, names this secret.

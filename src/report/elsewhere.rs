@@ -12,11 +12,13 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
     let guest = shell_word(domain);
     match why {
         Refusal::KeyMissingNotDefined { domain: uuid } => (
-            "the vTPM has no key, and libvirt has no definition of this guest".to_owned(),
+            "the vTPM has no key, and libvirt has no definition of this guest: its UUID may be new \
+             at each attempt"
+                .to_owned(),
             format!(
-                "where each attempt has a new UUID, as with virt-install, define it first (virsh \
-                 define; virt-install --print-xml 1) or set policy.auto_bind; where {uuid} stays: \
-                 vtpm-guard key bind {uuid} --provider NAME"
+                "define it first (virsh define; virt-install --print-xml 1 writes the file), then: \
+                 vtpm-guard key bind {guest} --provider NAME; or set policy.auto_bind; if its UUID \
+                 stays: vtpm-guard key bind {uuid} --provider NAME"
             ),
         ),
         Refusal::KeyOfRelative {
@@ -55,35 +57,32 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
 
 fn of_relative(domain: &str, relative: &Relative, is_defined: bool) -> (String, String) {
     let (guest, other) = (shell_word(domain), &relative.domain);
+    let message = match relative.by {
+        Kinship::Secret => format!(
+            "the vTPM has no key, and it names the secret of {}, whose key was used: this is the \
+             same guest under a new UUID, or a copy of it",
+            label(other)
+        ),
+        Kinship::Name => format!(
+            "the vTPM has no key, and a guest of this name, {}, has a used one: this is the same \
+             guest under a new UUID, or a new guest",
+            other.uuid
+        ),
+    };
     let clone = format!("vtpm-guard key clone {} {guest}", argument(other, domain));
-    match relative.by {
-        Kinship::Secret => (
-            format!(
-                "the vTPM has no key, and it names the secret of {}, whose key was used: this is \
-                 the same guest under a new UUID, or a copy of it",
-                label(other)
-            ),
-            match (is_defined, other.is_defined) {
-                (false, _) => format!("{DEFINE_FIRST}{clone}"),
-                (true, false) => format!("{TAKE_OVER}{clone}"),
-                (true, true) => format!(
-                    "give the copy a secret UUID of its own (uuidgen; virsh edit {guest}), then: \
-                     {clone}"
-                ),
-            },
-        ),
-        Kinship::Name => (
-            format!(
-                "the vTPM has no key, and a guest of this name, {}, has a used one: this is the \
-                 same guest under a new UUID, or a new guest",
-                other.uuid
-            ),
-            format!(
-                "{}{clone}; for a new guest: vtpm-guard key bind {guest} --provider NAME",
-                if is_defined { TAKE_OVER } else { DEFINE_FIRST }
-            ),
-        ),
-    }
+    let bind = format!("vtpm-guard key bind {guest} --provider NAME");
+    let first = if is_defined { "" } else { DEFINE_FIRST };
+    let hint = if other.is_defined {
+        format!("{first}give the copy a secret UUID of its own (virsh edit {guest}), then: {clone}")
+    } else if relative.has_state {
+        format!("{first}take its TPM and key over: {clone}; for a new guest: {bind}")
+    } else {
+        format!(
+            "{first}for a new guest: {bind}; for the same one, whose TPM's state is not on this \
+             host, bring that back from a backup, then: {clone}"
+        )
+    };
+    (message, hint)
 }
 
 fn of_lost_key(domain: &str, why: &Refusal) -> (String, String) {
@@ -130,10 +129,7 @@ fn of_lost_key(domain: &str, why: &Refusal) -> (String, String) {
 }
 
 /// The beginning of a hint whose command needs libvirt to know the guest.
-const DEFINE_FIRST: &str = "define it first (virsh define FILE), then: ";
-
-/// The beginning of a hint for a guest that came back under a new UUID.
-const TAKE_OVER: &str = "take its TPM and key over: ";
+const DEFINE_FIRST: &str = "define it first (virsh define FILE); ";
 
 fn state_elsewhere(guest: &str, state: &StateElsewhere) -> (String, String) {
     let StateElsewhere { path, wanted, kind } = state;
@@ -208,12 +204,11 @@ mod tests {
         }
     }
 
-    fn relative(by: Kinship, other_is_defined: bool, is_defined: bool) -> Refusal {
-        let domain = other("vm0", other_is_defined);
-        let relative = Relative { domain, by };
-        Refusal::KeyOfRelative {
-            relative,
-            is_defined,
+    fn relative(by: Kinship, other_is_defined: bool, has_state: bool) -> Relative {
+        Relative {
+            domain: other("vm0", other_is_defined),
+            by,
+            has_state,
         }
     }
 
@@ -226,13 +221,19 @@ mod tests {
             assert!(hint.contains(way), "{hint}");
         }
         assert!(hint.ends_with(&format!("key bind {OTHER} --provider NAME")));
-        assert!(!hint.contains("vm1"), "{hint}");
     }
 
     #[test]
     fn a_relative_is_named_by_what_can_only_be_it() {
         let clone = |other: &str| format!("vtpm-guard key clone {other} vm1");
-        for (why, begins, ends) in [
+        let bind = "vtpm-guard key bind vm1 --provider NAME";
+        let hint = |relative, is_defined| {
+            hint(&Refusal::KeyOfRelative {
+                relative,
+                is_defined,
+            })
+        };
+        for (relative, begins, ends) in [
             (
                 relative(Kinship::Secret, true, true),
                 "give the copy",
@@ -240,21 +241,33 @@ mod tests {
             ),
             (
                 relative(Kinship::Secret, false, true),
-                TAKE_OVER,
-                clone(OTHER),
+                "take its TPM",
+                bind.to_owned(),
             ),
             (
-                relative(Kinship::Secret, true, false),
-                DEFINE_FIRST,
-                clone("vm0"),
+                relative(Kinship::Name, false, true),
+                "take its TPM",
+                bind.to_owned(),
+            ),
+            (
+                relative(Kinship::Name, false, false),
+                "for a new guest",
+                clone(OTHER),
             ),
         ] {
-            let hint = hint(&why);
-            assert!(hint.starts_with(begins) && hint.ends_with(&ends), "{hint}");
+            let defined = hint(relative.clone(), true);
+            assert!(
+                defined.starts_with(begins) && defined.ends_with(&ends),
+                "{defined}"
+            );
+            let other = if relative.domain.is_defined {
+                "vm0"
+            } else {
+                OTHER
+            };
+            assert!(defined.contains(&clone(other)), "{defined}");
+            assert_eq!(hint(relative, false), format!("{DEFINE_FIRST}{defined}"));
         }
-        let by_name = hint(&relative(Kinship::Name, false, true));
-        assert!(by_name.contains(&clone(OTHER)), "{by_name}");
-        assert!(by_name.ends_with("vtpm-guard key bind vm1 --provider NAME"));
     }
 
     #[test]

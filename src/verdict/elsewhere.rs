@@ -64,6 +64,8 @@ pub struct Relative {
     pub domain: OtherDomain,
     /// What they have in common.
     pub by: Kinship,
+    /// Whether TPM state of it, or a saved copy, is on this host.
+    pub has_state: bool,
 }
 
 /// What two domains have in common.

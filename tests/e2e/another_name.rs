@@ -17,15 +17,17 @@ fn tpm_of(host: &Host, guest: &Guest) -> Identity {
     identity(&host.tpm_state(guest), Some(dek.expose()))
 }
 
-/// The hint's last command, as a shell would run it.
+/// The hint's first command, as a shell would run it.
 #[track_caller]
 fn follow(host: &Host, refused: &Output) {
-    let line = refused
-        .stderr
+    let (_, line) = refused.stderr.split_once("vtpm-guard: VG").unwrap();
+    let (_, hint) = line
         .lines()
-        .find(|line| line.contains(" VG"))
+        .next()
+        .unwrap()
+        .split_once("vtpm-guard ")
         .unwrap();
-    let (_, command) = line.rsplit_once("vtpm-guard ").unwrap();
+    let command = hint.split(';').next().unwrap();
     host.run(&["sh", "-euxc", &format!("vtpm-guard {command}")])
         .ok();
 }
@@ -97,7 +99,8 @@ fn where_its_state_is_gone_too_nothing_is_promised() {
         ..old.clone()
     };
     let guest = host.redefine_guest(renewed, Tpm::Encrypted(old.secret));
-    host.start(&guest).refused_with("VG201");
+    let refused = host.start(&guest).refused_with("VG201");
+    assert!(refused.stderr.contains("for a new guest: "), "{refused:?}");
     let refused = host.guard(&["key", "clone", &old.uuid.to_string(), "vm1"]);
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.stderr.contains("no TPM state"), "{refused:?}");

@@ -36,3 +36,4 @@ mod store_trouble;
 mod tpm;
 mod transient;
 mod units;
+mod virtinst;

@@ -17,8 +17,11 @@ fn other() -> OtherDomain {
 }
 
 fn relative(by: Kinship) -> Relative {
-    let domain = other();
-    Relative { domain, by }
+    Relative {
+        domain: other(),
+        by,
+        has_state: true,
+    }
 }
 
 fn of_another(tried: &[KeyRefId]) -> Refusal {

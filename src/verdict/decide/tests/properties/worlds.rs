@@ -78,6 +78,7 @@ pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
     let relative = Relative {
         domain: other.clone(),
         by: Kinship::Secret,
+        has_state: true,
     };
     let state = StateElsewhere {
         path: "/there".into(),

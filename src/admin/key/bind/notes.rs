@@ -1,0 +1,149 @@
+//! What is to be said of a guest that was bound: what libvirt has under its secret's UUID, and
+//! who else uses it.
+
+use std::path::Path;
+
+use crate::admin::context::{self, Context};
+use crate::admin::domains::NamedDomain;
+use crate::admin::error::AdminError;
+use crate::admin::{guests, tpm_place};
+use crate::domain;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::Libvirt;
+use crate::libvirt::files::{self, SECRETS_DIR, Stored};
+use crate::report::{one_line, shell_word};
+use crate::secret::{Purpose, Value, usage_name};
+use crate::store::Store;
+use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile};
+
+/// A value that libvirt has for a secret, and that is not the guard's.
+enum Foreign {
+    /// Root can read it.
+    Readable,
+    /// Nobody can.
+    Private,
+}
+
+/// Says what an administrator should know before the first start of a guest without a key.
+pub(super) fn say(
+    context: &Context,
+    store: &Store,
+    bound: &NamedDomain,
+    provider: &str,
+) -> Result<(), AdminError> {
+    let Some((defined, vtpm)) = tpm_place::definition(bound.uuid) else {
+        if context::libvirt().guests(context::patience()).is_ok() {
+            context.output.note(&format!(
+                "libvirt does not know {} yet",
+                bound
+                    .name
+                    .as_deref()
+                    .map_or(bound.uuid.to_string(), one_line)
+            ));
+        }
+        return Ok(());
+    };
+    let (name, word) = (one_line(&defined.name), shell_word(&defined.name));
+    let Some(secret) = vtpm.secret_uuid else {
+        context.output.note(&format!(
+            "the vTPM of {name} is not encrypted, so no key is made at its start: vtpm-guard \
+             encrypt {word} --provider {}",
+            shell_word(provider)
+        ));
+        return Ok(());
+    };
+    match foreign_value(context, secret, bound.uuid) {
+        Some(Foreign::Readable) => context.output.note(&format!(
+            "libvirt has a value for the secret {secret} of {name}, which is its key; take it \
+             over: vtpm-guard adopt {word} --provider {}",
+            shell_word(provider)
+        )),
+        Some(Foreign::Private) => context.output.note(&format!(
+            "libvirt has a private value for the secret {secret} of {name}, which whoever set it \
+             brings along: no key is made while it is there"
+        )),
+        None => {
+            let place =
+                tpm_place::find(Path::new(LIBVIRT_STATE_DIR), bound.uuid, Some(&vtpm), None);
+            if !matches!(place.state, StateFile::Absent) {
+                context.output.note(&format!(
+                    "{name} has a TPM state already, and no key is made over it: vtpm-guard check \
+                     {word}"
+                ));
+            }
+        }
+    }
+    for note in relatives(store, &defined.name, bound.uuid, secret)? {
+        context.output.note(&note);
+    }
+    Ok(())
+}
+
+fn foreign_value(context: &Context, secret: SecretUuid, domain: DomainUuid) -> Option<Foreign> {
+    let uri = context.config().unwrap_or_default().secret_uri;
+    let revealed = Libvirt::at(&uri).reveal(secret, context::patience());
+    let found = revealed.ok().flatten()?;
+    let is_own = found.purpose == Purpose::Vtpm && found.usage == usage_name(domain);
+    if is_own || found.purpose == Purpose::Other {
+        return None;
+    }
+    match found.value {
+        Value::None => None,
+        Value::Told(dek) => (!dek.expose().is_empty()).then_some(Foreign::Readable),
+        Value::Private => {
+            let files = files::are_of_this_host(&uri)
+                .then(|| files::stored_value(Path::new(SECRETS_DIR), secret));
+            Some(match files {
+                Some(Ok(Stored::Value(_))) => Foreign::Readable,
+                _ => Foreign::Private,
+            })
+        }
+    }
+}
+
+/// Who else has this secret or had this name.
+fn relatives(
+    store: &Store,
+    name: &str,
+    bound: DomainUuid,
+    secret: SecretUuid,
+) -> Result<Vec<String>, AdminError> {
+    let word = shell_word(name);
+    let known = guests::list()?;
+    let names_it = |xml: &str| {
+        let read = domain::read(xml.as_bytes());
+        read.is_ok_and(|read| {
+            read.encrypted_vtpm()
+                .is_some_and(|(_, uuid)| uuid == secret)
+        })
+    };
+    let sharers: Vec<_> = known
+        .iter()
+        .filter(|guest| guest.uuid != bound && names_it(&guest.xml))
+        .map(|guest| one_line(&guest.name))
+        .collect();
+    let mut notes = Vec::new();
+    if !sharers.is_empty() {
+        let verb = if sharers.len() == 1 { "names" } else { "name" };
+        notes.push(format!(
+            "{} {verb} the secret {secret}, too; give this guest one of its own: virsh edit \
+             {word}, <encryption secret='{}'/>",
+            sharers.join(", "),
+            SecretUuid::random()
+        ));
+    }
+    let is_known = |uuid: &DomainUuid| known.iter().any(|guest| guest.uuid == *uuid);
+    let users = store.users_of_secret(secret)?;
+    let former = users.into_iter().chain(store.users_of_name(name)?);
+    if let Some(former) = former
+        .into_iter()
+        .find(|uuid| *uuid != bound && !is_known(uuid))
+    {
+        notes.push(format!(
+            "its secret or its name is that of {former}, whose key was used and which libvirt no \
+             longer knows; if it is the same guest, take its TPM over: vtpm-guard key clone \
+             {former} {word}"
+        ));
+    }
+    Ok(notes)
+}
