@@ -1,6 +1,6 @@
 //! What every verb works with: configuration, store, keyring, libvirt.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::cli::Global;
@@ -12,7 +12,6 @@ use crate::guard::Guard;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
 use crate::store::{Access, Store, StoreError};
-use crate::swtpm::LIBVIRT_STATE_DIR;
 use crate::sys;
 
 /// How long an administrator is kept waiting for a lock or for libvirt.
@@ -67,16 +66,6 @@ impl Context {
 
     pub(super) fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir().join("keys"))
-    }
-
-    /// The directories that hold one directory of TPM state for each guest: libvirt's, the
-    /// copies kept of transient guests, and those of before an `encrypt`.
-    pub(super) fn state_places(&self) -> [PathBuf; 3] {
-        [
-            PathBuf::from(LIBVIRT_STATE_DIR),
-            self.state_dir().join("tpm-state"),
-            self.state_dir().join("plain-state"),
-        ]
     }
 
     /// The store; `None` where there is no database yet.

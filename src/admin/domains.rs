@@ -9,7 +9,7 @@ use super::guests::unreachable;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
 use crate::report::one_line;
-use crate::store::{Access, EventFilter, Store, StoreError};
+use crate::store::{Access, Store, StoreError};
 
 /// A guest that was named on the command line.
 pub(super) struct NamedDomain {
@@ -39,7 +39,7 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
     }
     if let Some(uuid) = uuid {
         let name = match context.store(Access::Read)? {
-            Some(store) => last_name(&store, uuid)?,
+            Some(store) => store.last_name(uuid)?,
             None => None,
         };
         return Ok(NamedDomain { uuid, name });
@@ -94,7 +94,7 @@ pub(super) fn names(
     let mut names = BTreeMap::new();
     let mut unknown = Vec::new();
     for domain in domains {
-        match last_name(store, domain)? {
+        match store.last_name(domain)? {
             Some(name) => drop(names.insert(domain, name)),
             None => unknown.push(domain),
         }
@@ -109,10 +109,4 @@ pub(super) fn names(
         }
     }
     Ok(names)
-}
-
-/// The name that a guest bore last, as far as the history goes back.
-pub(super) fn last_name(store: &Store, uuid: DomainUuid) -> Result<Option<String>, StoreError> {
-    let newest = store.history(EventFilter::Domain(uuid), 1)?.pop();
-    Ok(newest.map(|row| row.event.domain_name))
 }

@@ -104,6 +104,21 @@ impl Shelf {
         Self { path }
     }
 
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, with every copy that it holds. Says whether it was there.
+    pub fn remove(&self) -> Result<bool, KeptError> {
+        match fs::remove_dir_all(&self.path).and_then(|()| durable::sync_parent(&self.path)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(KeptError::io(&self.path)(error)),
+        }
+    }
+
     /// Whether there is one. Costs one look.
     #[must_use]
     pub fn exists(&self) -> bool {

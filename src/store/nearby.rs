@@ -49,6 +49,17 @@ impl Store {
         Ok(at.map(Timestamp).max(seen))
     }
 
+    /// Whether the domain has been at home here, as far as the store knows: it was let start, or
+    /// an administrator's command changed something of it.
+    pub fn was_here(&self, domain: DomainUuid) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM event
+                                  WHERE domain_uuid = ?1 AND decision = 'allow')
+                       OR EXISTS (SELECT 1 FROM seen_state WHERE domain_uuid = ?1)";
+        self.read(|connection| {
+            Ok(connection.query_row(sql, [domain.to_string()], |row| row.get(0))?)
+        })
+    }
+
     /// The name that a domain had last, as far as the store knows.
     pub fn last_name(&self, domain: DomainUuid) -> Result<Option<String>, StoreError> {
         if let Some(name) = self.read(|connection| events::last_name(connection, domain))? {

@@ -38,6 +38,8 @@ impl Store {
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");
                 transaction.execute(&sql, params![uuid])?;
+                let seen = "DELETE FROM seen_state WHERE domain_uuid = ?1";
+                transaction.execute(seen, params![uuid])?;
                 events::insert(transaction, event)?;
             }
             Ok(())

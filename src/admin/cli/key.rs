@@ -69,13 +69,19 @@ pub enum Key {
         /// Its ID, as `key show` shows it.
         id: i64,
     },
-    /// Remove the key references of guests that libvirt no longer knows and whose TPM state is
-    /// gone. The store of before is kept beside the store.
+    /// Remove the keys of guests that libvirt no longer knows and whose TPM state is gone.
+    ///
+    /// The guard's own copies of their TPM state go with them. The previous store is kept next
+    /// to it.
     Prune {
-        /// Only of guests that nothing was heard of for so long: 12h, 30d, 8w.
-        #[arg(long, value_name = "AGE", default_value = "30d")]
-        older_than: String,
-        /// Say what would be removed, and change nothing.
+        /// Only guests inactive for at least this long (12h, 30d, 8w) [default: 30d; 1d for
+        /// those that never had a key].
+        #[arg(long, value_name = "AGE")]
+        older_than: Option<String>,
+        /// Also keys that were used, but never on this host: those of a standby host.
+        #[arg(long)]
+        standby: bool,
+        /// Only show what would be removed.
         #[arg(long)]
         dry_run: bool,
     },

@@ -108,7 +108,11 @@ fn what_was_seen_is_remembered() {
     assert_eq!(store.seen_state(domain(1)).unwrap(), None);
     assert_eq!(store.last_start(domain(1)).unwrap(), None);
     assert_eq!(store.last_name(domain(1)).unwrap(), None);
+    assert!(!store.was_here(domain(1)).unwrap());
     see(dir.path(), 1, "vm1");
+    assert!(store.was_here(domain(1)).unwrap());
+    name(&mut store, 2, "vm2", 10);
+    assert!(store.was_here(domain(2)).unwrap());
     let seen = store.seen_state(domain(1)).unwrap().unwrap();
     assert_eq!(seen.path, Path::new("/somewhere/vm1"));
     assert_eq!(seen.secret_uuid, Some(secret(1)));
