@@ -1,11 +1,14 @@
 //! The host secret: what the guard asks of libvirt's secret driver.
 
+mod definition;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::verdict::facts::HostSecret;
+use crate::verdict::Over;
+pub use definition::Definition;
 
 /// What all usage names of the guard's own secrets begin with.
 const USAGE_PREFIX: &str = "vtpm-guard:";
@@ -20,7 +23,7 @@ pub enum Provided {
     Set,
     /// The secret was defined and got the value.
     Defined,
-    /// Somebody else's secret was left as it is.
+    /// A secret that has the value already was left as it is.
     LeftAsIs,
 }
 
@@ -36,17 +39,21 @@ pub enum SecretError {
     /// The usage belongs to another secret, or the UUID to another usage type: libvirt's words.
     #[error("{0}")]
     Conflict(String),
+    /// The guard's own secret of another guest, which has another key, is there.
+    #[error("it holds the key of the guest {0}")]
+    OfGuest(DomainUuid),
+    /// What libvirt has is no longer what the verdict saw: look and decide again.
+    #[error("the secret changed while it was looked at")]
+    Changed,
     /// It is starting itself and the guests that start with it, and takes nothing until then.
     #[error("libvirtd is still starting, and answers nobody until its guests are up")]
     Starting,
 }
 
-/// A secret that libvirt has, for who wants to take its key over.
+/// A secret that libvirt has.
 pub struct Found {
-    /// What it is for.
-    pub purpose: Purpose,
-    /// Its usage: for a vTPM's, a name; empty where it has none.
-    pub usage: String,
+    /// What it is.
+    pub definition: Definition,
     /// Its value.
     pub value: Value,
 }
@@ -94,18 +101,25 @@ pub fn laid_out_definition(secret: SecretUuid, domain: DomainUuid) -> String {
     described(secret, domain, LAID_OUT)
 }
 
-/// Whether this definition is that of a secret that was laid out.
-#[must_use]
-pub fn is_laid_out(definition: &str) -> bool {
-    definition.contains(LAID_OUT)
+impl Definition {
+    /// Whether it is that of a secret that was laid out.
+    #[must_use]
+    pub fn is_laid_out(&self) -> bool {
+        self.description.contains(LAID_OUT)
+    }
+
+    /// The domain whose key the secret holds, if it is one of the guard's own.
+    #[must_use]
+    pub fn guards_domain(&self) -> Option<DomainUuid> {
+        let is_for_vtpms = self.purpose == Purpose::Vtpm;
+        domain_of_usage(&self.usage).filter(|_| is_for_vtpms)
+    }
 }
 
-/// The domain that the usage name in a definition of the guard's own names.
+/// The domain that the usage name of one of the guard's own secrets names.
 #[must_use]
-pub fn domain_of_usage(definition: &str) -> Option<DomainUuid> {
-    let (_, behind) = definition.split_once(&format!("<name>{USAGE_PREFIX}"))?;
-    let (uuid, _) = behind.split_once("</name>")?;
-    DomainUuid::parse(uuid).ok()
+pub fn domain_of_usage(usage: &str) -> Option<DomainUuid> {
+    DomainUuid::parse(usage.strip_prefix(USAGE_PREFIX)?).ok()
 }
 
 fn described(secret: SecretUuid, domain: DomainUuid, by: &str) -> String {
@@ -124,18 +138,20 @@ pub trait HostSecrets {
     /// Tells that a question will follow, so that connecting can go on beside other work.
     fn expect_question(&self, deadline: Deadline);
 
-    /// What libvirt has under this UUID. Unreachable libvirt is an answer, not an error.
-    fn state(&self, secret: SecretUuid, deadline: Deadline) -> HostSecret;
+    /// What libvirt has under this UUID, with its value as far as root can read it.
+    fn inspect(&self, secret: SecretUuid, deadline: Deadline)
+    -> Result<Option<Found>, SecretError>;
 
     /// Gives libvirt the key: defines the secret (usage type vtpm, usage name
     /// `vtpm-guard:DOMAIN-UUID`, private, ephemeral) if there is none, and sets its value.
-    /// Somebody else's secret that has a value gets a new one only if `replace_foreign`.
+    /// What is there already is replaced only as far as `over` allows; where it is something
+    /// else, the answer is [`SecretError::Changed`].
     fn provide(
         &self,
         secret: SecretUuid,
         domain: DomainUuid,
         dek: &Dek,
-        replace_foreign: bool,
+        over: Over,
         deadline: Deadline,
     ) -> Result<Provided, SecretError>;
 

@@ -43,13 +43,6 @@ pub fn secret_usage_id(secret: &Secret) -> Result<String, Error> {
 }
 
 #[cfg(feature = "libvirt")]
-/// Whether a libvirt secret has a value. libvirt offers no other way than to read it; it is
-/// wiped at once. An error says that the value may not be read, or libvirt not be asked.
-pub fn secret_has_value(secret: &Secret) -> Result<bool, Error> {
-    Ok(secret_value(secret)?.is_some())
-}
-
-#[cfg(feature = "libvirt")]
 /// The value of a libvirt secret; `None` if it has none. An error says that the value may not
 /// be read, or libvirt not be asked.
 #[expect(

@@ -13,7 +13,7 @@ use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::Libvirt;
 use vtpm_guard::secret::{HostSecrets, SecretError};
-use vtpm_guard::verdict::facts::HostSecret;
+use vtpm_guard::verdict::Over;
 use zeroize::Zeroizing;
 
 const HELPER: &str = env!("CARGO_BIN_EXE_vtpm-guard-libvirt");
@@ -39,9 +39,10 @@ impl SilentDaemon {
 
 /// What an unreachable libvirt says.
 fn words(libvirt: &Libvirt, time: Duration) -> String {
-    match libvirt.state(SecretUuid::random(), Deadline::after(time)) {
-        HostSecret::Unreachable(words) => words,
-        other => panic!("{other:?}"),
+    match libvirt.inspect(SecretUuid::random(), Deadline::after(time)) {
+        Err(SecretError::Unreachable(words)) => words,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it was reached"),
     }
 }
 
@@ -103,7 +104,7 @@ fn a_daemon_that_is_not_there_is_unreachable_in_libvirts_words() {
         SecretUuid::random(),
         DomainUuid::random(),
         &dek,
-        false,
+        Over::GuardsOwn,
         Deadline::after(Duration::from_secs(5)),
     );
     assert!(

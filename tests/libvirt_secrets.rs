@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use virt::connect::Connect;
 use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::Libvirt;
 use vtpm_guard::libvirt::files::{self, Stored};
-use vtpm_guard::secret::{HostSecrets, Provided, Purpose, SecretError, Value};
-use vtpm_guard::verdict::facts::HostSecret;
+use vtpm_guard::secret::{Found, HostSecrets, Provided, Purpose, SecretError, Value};
+use vtpm_guard::verdict::Over;
+use vtpm_guard::verdict::Over::{ForeignDefinition, ForeignValue, GuardsOwn};
 use zeroize::Zeroizing;
 
 const HELPER: &str = env!("CARGO_BIN_EXE_vtpm-guard-libvirt");
@@ -56,17 +58,11 @@ impl Host {
         define(self.secret, ephemeral, private, usage);
     }
 
+    /// Sets its value, as somebody else would. virsh takes no long ones.
     fn somebody_sets(&self, value: &[u8]) {
-        virsh(
-            &[
-                "secret-set-value",
-                &self.secret.to_string(),
-                "--plain",
-                "--file",
-                "/dev/stdin",
-            ],
-            value,
-        );
+        let connection = Connect::open(Some("secret:///system")).unwrap();
+        let secret = connection.lookup_secret_by_uuid_string(&self.secret.to_string());
+        secret.unwrap().set_value(value, 0).unwrap();
     }
 
     /// The secret's value; of a private one libvirt does not tell.
@@ -81,14 +77,24 @@ impl Host {
         String::from_utf8(virsh(&["secret-dumpxml", &self.secret.to_string()], b"")).unwrap()
     }
 
-    fn state(&self) -> HostSecret {
-        self.libvirt.state(self.secret, soon())
+    fn inspect(&self) -> Option<Found> {
+        self.libvirt.inspect(self.secret, soon()).unwrap()
     }
 
-    fn provide(&self, key: &[u8], replace_foreign: bool) -> Result<Provided, SecretError> {
+    /// What a hook learns of the secret's value: `none`, `hidden`, or the bytes.
+    fn seen_value(&self) -> String {
+        match self.inspect().map(|found| found.value) {
+            None => "absent".to_owned(),
+            Some(Value::None) => "none".to_owned(),
+            Some(Value::Private) => "hidden".to_owned(),
+            Some(Value::Told(dek)) => String::from_utf8_lossy(dek.expose()).into_owned(),
+        }
+    }
+
+    fn provide(&self, key: &[u8], over: Over) -> Result<Provided, SecretError> {
         let dek = Dek::from_bytes(Zeroizing::new(key.to_vec()));
         self.libvirt
-            .provide(self.secret, self.domain, &dek, replace_foreign, soon())
+            .provide(self.secret, self.domain, &dek, over, soon())
     }
 
     fn drop_own(&self) -> Result<bool, SecretError> {
@@ -135,9 +141,14 @@ fn virsh(args: &[&str], input: &[u8]) -> Vec<u8> {
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage() {
     let host = Host::new();
-    assert_eq!(host.state(), HostSecret::Absent);
-    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Defined));
-    assert_eq!(host.state(), HostSecret::HasValue);
+    assert!(host.inspect().is_none());
+    assert_eq!(
+        host.provide(b"made-up key", GuardsOwn),
+        Ok(Provided::Defined)
+    );
+    let found = host.inspect().unwrap();
+    assert_eq!(found.definition.guards_domain(), Some(host.domain));
+    assert!(matches!(found.value, Value::Private));
     let xml = host.xml();
     assert!(xml.contains("ephemeral='yes' private='yes'"), "{xml}");
     assert!(xml.contains("<usage type='vtpm'>"), "{xml}");
@@ -152,8 +163,11 @@ fn an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage() {
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn the_guards_own_secret_gets_the_value_again() {
     let host = Host::new();
-    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Defined));
-    assert_eq!(host.provide(b"another", false), Ok(Provided::Set));
+    assert_eq!(
+        host.provide(b"made-up key", GuardsOwn),
+        Ok(Provided::Defined)
+    );
+    assert_eq!(host.provide(b"another", GuardsOwn), Ok(Provided::Set));
 }
 
 #[test]
@@ -164,7 +178,7 @@ fn the_guards_own_secret_from_a_file_leaves_the_disk() {
         host.somebody_defines("no", private, &vtpm(&host.own_usage()));
         host.somebody_sets(b"made-up key");
         assert!(host.file("base64").exists());
-        assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
+        assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
         assert!(host.xml().contains("ephemeral='yes' private='yes'"));
         assert!(!host.file("xml").exists() && !host.file("base64").exists());
     }
@@ -178,20 +192,23 @@ fn the_guards_own_secret_whose_files_were_taken_away_is_set() {
     host.somebody_sets(b"made-up key");
     std::fs::remove_file(host.file("xml")).unwrap();
     std::fs::remove_file(host.file("base64")).unwrap();
-    assert_eq!(host.state(), HostSecret::HasValue);
-    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
+    assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
     assert_eq!(host.drop_own(), Ok(true));
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
-fn a_secret_tells_whether_it_has_a_value() {
+fn a_value_is_read_wherever_root_can_read_it() {
     for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no")] {
         let host = Host::new();
         host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
-        assert_eq!(host.state(), HostSecret::NoValue, "{ephemeral} {private}");
+        assert_eq!(host.seen_value(), "none", "{ephemeral} {private}");
         host.somebody_sets(b"made-up key");
-        assert_eq!(host.state(), HostSecret::HasValue, "{ephemeral} {private}");
+        assert_eq!(host.seen_value(), "made-up key", "{ephemeral} {private}");
+        let definition = host.inspect().unwrap().definition;
+        assert_eq!(definition.is_ephemeral, ephemeral == "yes");
+        assert_eq!(definition.is_private, private == "yes");
+        assert_eq!(definition.guards_domain(), None);
     }
 }
 
@@ -200,52 +217,95 @@ fn a_secret_tells_whether_it_has_a_value() {
 fn an_ephemeral_private_secret_does_not_tell_and_counts_as_having_a_value() {
     let host = Host::new();
     host.somebody_defines("yes", "yes", &vtpm(&host.secret.to_string()));
-    assert_eq!(host.state(), HostSecret::HasValue);
+    assert_eq!(host.seen_value(), "hidden");
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
-fn somebody_elses_secret_with_a_value_is_left_as_it_is() {
+fn somebody_elses_secret_is_left_as_it_is_where_nothing_of_it_may_be_replaced() {
     for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no"), ("yes", "yes")] {
-        let host = Host::new();
-        host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
-        host.somebody_sets(b"theirs");
-        let before = host.xml();
-        assert_eq!(host.provide(b"made-up key", false), Ok(Provided::LeftAsIs));
-        assert_eq!(host.xml(), before);
-        if private == "no" {
-            assert_eq!(host.value(), b"theirs");
+        for value in [None, Some(b"theirs")] {
+            let host = Host::new();
+            host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
+            if let Some(value) = value {
+                host.somebody_sets(value);
+            }
+            let (before, seen) = (host.xml(), host.seen_value());
+            let provided = host.provide(b"made-up key", GuardsOwn);
+            assert_eq!(provided, Err(SecretError::Changed));
+            assert_eq!((host.xml(), host.seen_value()), (before, seen));
         }
     }
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
-fn somebody_elses_secret_gets_exactly_the_key_if_it_may_be_replaced() {
-    let key = b"made-up \0 key\n\xff with all that a value may hold\n";
-    let host = Host::new();
-    host.somebody_defines("yes", "no", &vtpm(&host.secret.to_string()));
-    host.somebody_sets(b"theirs");
-    assert_eq!(host.provide(key, true), Ok(Provided::Set));
-    assert_eq!(host.value(), key);
+fn only_a_secret_that_keeps_its_value_to_itself_gets_the_key() {
+    for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no"), ("yes", "yes")] {
+        let host = Host::new();
+        host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
+        host.somebody_sets(b"theirs");
+        let (before, seen) = (host.xml(), host.seen_value());
+        let provided = host.provide(b"made-up key", ForeignValue);
+        if (ephemeral, private) == ("yes", "yes") {
+            assert_eq!(provided, Ok(Provided::Set));
+            assert_eq!(host.xml(), before, "it stays defined");
+        } else {
+            assert_eq!(provided, Err(SecretError::Changed));
+            assert_eq!((host.xml(), host.seen_value()), (before, seen));
+        }
+    }
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
-fn somebody_elses_secret_without_a_value_gets_it() {
-    let host = Host::new();
-    host.somebody_defines("yes", "no", &vtpm(&host.secret.to_string()));
-    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
-    assert_eq!(host.value(), b"made-up key");
+fn somebody_elses_definition_gives_way_to_the_guards_own_and_no_key_is_left_in_clear() {
+    for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no"), ("yes", "yes")] {
+        for value in [None, Some(b"theirs")] {
+            let host = Host::new();
+            host.somebody_defines(ephemeral, private, &vtpm(&host.secret.to_string()));
+            if let Some(value) = value {
+                host.somebody_sets(value);
+            }
+            let provided = host.provide(b"made-up key", ForeignDefinition);
+            assert_eq!(provided, Ok(Provided::Set));
+            let found = host.inspect().unwrap();
+            assert_eq!(found.definition.guards_domain(), Some(host.domain));
+            assert!(found.definition.is_ephemeral && found.definition.is_private);
+            assert!(!host.file("xml").exists() && !host.file("base64").exists());
+            assert_eq!(host.drop_own(), Ok(true));
+        }
+    }
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_secret_without_a_usage_serves_a_vtpm_too() {
     let host = Host::new();
-    host.somebody_defines("yes", "no", "");
-    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Set));
-    assert_eq!(host.value(), b"made-up key");
+    host.somebody_defines("yes", "yes", "");
+    assert_eq!(
+        host.provide(b"made-up key", ForeignValue),
+        Ok(Provided::Set)
+    );
+    assert_eq!(
+        host.inspect().unwrap().definition.purpose,
+        Purpose::Anything
+    );
+}
+
+#[test]
+#[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+fn the_guards_secret_of_another_guest_gives_way_as_its_own() {
+    let host = Host::new();
+    let other = DomainUuid::random();
+    host.somebody_defines("yes", "yes", &vtpm(&format!("vtpm-guard:{other}")));
+    assert_eq!(
+        host.inspect().unwrap().definition.guards_domain(),
+        Some(other)
+    );
+    assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
+    let found = host.inspect().unwrap();
+    assert_eq!(found.definition.guards_domain(), Some(host.domain));
 }
 
 #[test]
@@ -261,9 +321,11 @@ fn a_secret_for_something_else_is_a_conflict() {
         let host = Host::new();
         host.somebody_defines("yes", "no", &usage);
         host.somebody_sets(b"theirs");
-        let error = host.provide(b"made-up key", true).unwrap_err();
-        assert!(matches!(error, SecretError::Conflict(_)), "{error:?}");
-        assert!(matches!(host.state(), HostSecret::Conflict(_)));
+        for over in [GuardsOwn, ForeignDefinition, ForeignValue] {
+            let error = host.provide(b"made-up key", over).unwrap_err();
+            assert!(matches!(error, SecretError::Conflict(_)), "{error:?}");
+        }
+        assert_eq!(host.inspect().unwrap().definition.purpose, Purpose::Other);
         assert_eq!(host.value(), b"theirs");
     }
 }
@@ -274,31 +336,29 @@ fn a_usage_that_another_secret_holds_is_a_conflict_that_names_it() {
     let host = Host::new();
     let holder = SecretUuid::random();
     define(holder, "yes", "yes", &vtpm(&host.own_usage()));
-    let error = host.provide(b"made-up key", true).unwrap_err();
+    let error = host.provide(b"made-up key", GuardsOwn).unwrap_err();
     let SecretError::Conflict(words) = error else {
         panic!("{error:?}");
     };
     assert!(words.contains(&holder.to_string()), "{words}");
-    assert_eq!(host.state(), HostSecret::Absent);
+    assert!(host.inspect().is_none());
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_value_that_libvirt_refuses_leaves_no_secret_behind() {
     let host = Host::new();
-    let error = host.provide(&vec![7; 65537], false).unwrap_err();
+    let error = host.provide(&vec![7; 65537], GuardsOwn).unwrap_err();
     assert!(error.to_string().contains("65537 > 65536"), "{error}");
-    assert_eq!(host.state(), HostSecret::Absent);
+    assert!(host.inspect().is_none());
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
-fn the_longest_value_that_libvirt_takes_arrives() {
+fn the_longest_value_that_libvirt_takes_is_taken() {
     let host = Host::new();
-    host.somebody_defines("yes", "no", &vtpm(&host.secret.to_string()));
     let key = vec![b'k'; 65536];
-    assert_eq!(host.provide(&key, false), Ok(Provided::Set));
-    assert_eq!(host.value(), key);
+    assert_eq!(host.provide(&key, GuardsOwn), Ok(Provided::Defined));
 }
 
 #[test]
@@ -306,18 +366,21 @@ fn the_longest_value_that_libvirt_takes_arrives() {
 fn only_the_guards_own_secret_for_this_very_domain_is_dropped() {
     let host = Host::new();
     assert_eq!(host.drop_own(), Ok(false));
-    assert_eq!(host.provide(b"made-up key", false), Ok(Provided::Defined));
+    assert_eq!(
+        host.provide(b"made-up key", GuardsOwn),
+        Ok(Provided::Defined)
+    );
     assert_eq!(
         host.libvirt
             .drop_own(host.secret, DomainUuid::random(), soon()),
         Ok(false)
     );
     assert_eq!(host.drop_own(), Ok(true));
-    assert_eq!(host.state(), HostSecret::Absent);
+    assert!(host.inspect().is_none());
 
     host.somebody_defines("no", "no", &vtpm(&host.secret.to_string()));
     assert_eq!(host.drop_own(), Ok(false));
-    assert_eq!(host.state(), HostSecret::NoValue);
+    assert_eq!(host.seen_value(), "none");
 }
 
 #[test]
@@ -328,29 +391,22 @@ fn a_libvirt_that_does_not_answer_is_unreachable_at_the_deadline() {
     let libvirtd = Pid::from_raw(pid.trim().parse().unwrap());
     kill(libvirtd, Signal::SIGSTOP).unwrap();
     let asked = Instant::now();
-    let state = host
+    let answer = host
         .libvirt
-        .state(host.secret, Deadline::after(Duration::from_millis(300)));
+        .inspect(host.secret, Deadline::after(Duration::from_millis(300)));
     let waited = asked.elapsed();
     kill(libvirtd, Signal::SIGCONT).unwrap();
-    assert_eq!(
-        state,
-        HostSecret::Unreachable("libvirt did not answer in time".to_owned())
-    );
+    assert!(matches!(answer, Err(SecretError::Unreachable(words)) if words.contains("in time")));
     assert!(waited >= Duration::from_millis(300), "{waited:?}");
     assert!(waited < Duration::from_millis(800), "{waited:?}");
-    assert_eq!(
-        host.state(),
-        HostSecret::Absent,
-        "the next question is answered"
-    );
+    assert!(host.inspect().is_none(), "the next question is answered");
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_libvirt_that_stops_answering_between_two_questions_is_unreachable_too() {
     let host = Host::new();
-    assert_eq!(host.state(), HostSecret::Absent);
+    assert!(host.inspect().is_none());
     let pid = std::fs::read_to_string("/run/libvirtd.pid").unwrap();
     let libvirtd = Pid::from_raw(pid.trim().parse().unwrap());
     kill(libvirtd, Signal::SIGSTOP).unwrap();
@@ -358,7 +414,7 @@ fn a_libvirt_that_stops_answering_between_two_questions_is_unreachable_too() {
     let deadline = Deadline::after(Duration::from_millis(300));
     let provided = host
         .libvirt
-        .provide(host.secret, host.domain, &dek, false, deadline);
+        .provide(host.secret, host.domain, &dek, GuardsOwn, deadline);
     kill(libvirtd, Signal::SIGCONT).unwrap();
     assert!(
         matches!(provided, Err(SecretError::Unreachable(_))),
@@ -404,16 +460,17 @@ fn somebody_elses_value_is_told_byte_for_byte_and_goes_with_its_files() {
     for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
         let host = Host::new();
         host.somebody_defines("no", "no", &vtpm("somebody's"));
-        assert_eq!(host.provide(value, false), Ok(Provided::Set));
+        host.somebody_sets(value);
         let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
+        let definition = &found.definition;
         assert_eq!(
-            (found.purpose, found.usage.as_str()),
+            (definition.purpose, definition.usage.as_str()),
             (Purpose::Vtpm, "somebody's")
         );
         assert!(matches!(found.value, Value::Told(dek) if dek.expose() == value));
 
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
-        assert_eq!(host.state(), HostSecret::Absent);
+        assert!(host.inspect().is_none());
         let dir = Path::new(files::SECRETS_DIR);
         assert!(files::left_behind(dir, host.secret).unwrap().is_empty());
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(false));
@@ -428,11 +485,12 @@ fn a_private_value_is_in_libvirts_file_byte_for_byte() {
     for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
         let host = Host::new();
         host.somebody_defines("no", "yes", &vtpm("somebody's"));
-        assert_eq!(host.provide(value, true), Ok(Provided::Set));
+        host.somebody_sets(value);
         let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
         assert!(matches!(found.value, Value::Private));
         let stored = files::stored_value(Path::new(files::SECRETS_DIR), host.secret).unwrap();
         assert!(matches!(stored, Stored::Value(dek) if dek.expose() == value));
+        assert!(matches!(host.inspect().unwrap().value, Value::Told(dek) if dek.expose() == value));
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
     }
 }
@@ -445,20 +503,13 @@ fn a_secret_that_may_serve_other_things_is_told_but_not_undefined() {
         let host = Host::new();
         host.somebody_defines("no", "no", usage);
         let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
-        assert_eq!(found.purpose, purpose);
+        assert_eq!(found.definition.purpose, purpose);
         assert!(matches!(found.value, Value::None));
         let undefined = host.libvirt.undefine(host.secret, soon());
         assert!(
             matches!(undefined, Err(SecretError::Conflict(_))),
             "{undefined:?}"
         );
-        let still_there = host.state();
-        match purpose {
-            Purpose::Anything => assert_eq!(still_there, HostSecret::NoValue),
-            _ => assert!(
-                matches!(still_there, HostSecret::Conflict(_)),
-                "{still_there:?}"
-            ),
-        }
+        assert_eq!(host.inspect().unwrap().definition.purpose, purpose);
     }
 }

@@ -18,7 +18,7 @@ use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::store::{
     Access, Change, Event, EventFilter, NewKey, NewProvider, Store, StoreError,
 };
-use vtpm_guard::verdict::repair::Repair;
+use vtpm_guard::verdict::repair::{KeyOrigin, Repair};
 
 /// Tells a child process of these tests where its store is; its presence makes it one.
 const CHILD_DIR: &str = "STORE_KILL_DIR";
@@ -105,6 +105,7 @@ fn make_key(store: &mut Store, domain: DomainUuid) {
         Repair::CreateKey {
             key_ref: None,
             provider: provider.uuid,
+            origin: KeyOrigin::Random,
         },
     ];
     let new_key = NewKey {

@@ -11,7 +11,7 @@ use super::output::{Output, count, time};
 use super::table::{BAD, GOOD, NOTABLE, painted, table};
 use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
 use crate::verdict::outcome::Outcome;
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Reason};
 
 /// One judged guest, under the name that the answer gives it.
@@ -176,6 +176,16 @@ fn in_words(repair: &Repair) -> String {
         Repair::FillKekRef { kek_ref, .. } => format!("{} ({row}: {kek_ref})", repair.kind()),
         Repair::SetSecretUuid { secret_uuid, .. } => {
             format!("{} ({row}: {secret_uuid})", repair.kind())
+        }
+        Repair::CreateKey {
+            origin: KeyOrigin::HostSecret,
+            ..
+        } => format!("{} ({row}: the value of libvirt's secret)", repair.kind()),
+        Repair::KeepHostValue { .. } => {
+            format!(
+                "{} (a new row: the value of libvirt's secret)",
+                repair.kind()
+            )
         }
         Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } | Repair::CreateKey { .. } => {
             format!("{} ({row})", repair.kind())

@@ -2,13 +2,14 @@
 
 use super::gather::Gathered;
 use crate::clock::Timestamp;
+use crate::ids::ProviderUuid;
 use crate::key::dek::Dek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::report;
 use crate::store::{Change, Event, NewKey, StoreError};
 use crate::verdict::facts::{References, TpmState};
 use crate::verdict::refusal::Refusal;
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding, Verdict};
 
 /// What came of writing.
@@ -111,13 +112,36 @@ fn write(
     Ok(())
 }
 
-/// Makes the DEK of a `create-key` repair, wrapped by the provider that the repair names.
+/// What a verdict has wrapped: the key, and where it comes from.
+struct ToWrap {
+    provider: ProviderUuid,
+    origin: KeyOrigin,
+}
+
+impl ToWrap {
+    /// Of several repairs at most one wraps a key.
+    fn of(verdict: &Verdict) -> Option<Self> {
+        verdict.repairs.iter().find_map(|repair| match *repair {
+            Repair::CreateKey {
+                provider, origin, ..
+            } => Some(Self { provider, origin }),
+            Repair::KeepHostValue { provider } => Some(Self {
+                provider,
+                origin: KeyOrigin::HostSecret,
+            }),
+            _ => None,
+        })
+    }
+}
+
+/// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names. What
+/// was wrapped is opened again before it counts.
 fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
-    let provider = verdict.repairs.iter().find_map(|repair| match repair {
-        Repair::CreateKey { provider, .. } => Some(*provider),
-        _ => None,
-    });
-    let Some(uuid) = provider else {
+    let Some(ToWrap {
+        provider: uuid,
+        origin,
+    }) = ToWrap::of(verdict)
+    else {
         return Ok(None);
     };
     let fault = |reason: String| Refusal::Internal { reason };
@@ -133,7 +157,12 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
     let Some((provider, kek)) = opened else {
         return Err(fault(format!("the key of provider {uuid} was not opened")));
     };
-    let dek = Dek::generate().map_err(|error| fault(error.to_string()))?;
+    let dek = match origin {
+        KeyOrigin::Random => Dek::generate().map_err(|error| fault(error.to_string()))?,
+        KeyOrigin::HostSecret => gathered
+            .host_value()
+            .ok_or_else(|| fault("libvirt's value is not known".to_owned()))?,
+    };
     let wrapped = WrappedDek::wrap(&kek, &dek, domain.uuid);
     let new_key = NewKey {
         wrapped_dek: wrapped.map_err(|error| fault(error.to_string()))?,
@@ -141,6 +170,10 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
         key_version: provider.key_version,
         algorithm: wrap::ALGORITHM,
     };
+    let opens = new_key.wrapped_dek.unwrap(&kek, domain.uuid);
+    if !matches!(opens, Ok(Some(again)) if again.same_as(&dek)) {
+        return Err(fault("a wrapped key does not open again".to_owned()));
+    }
     Ok(Some((new_key, dek)))
 }
 

@@ -11,7 +11,7 @@ use crate::libvirt::{SECRETS_DIR, StartingLibvirtd, called_by_starting_libvirtd}
 use crate::report;
 use crate::store::{Access, Event};
 use crate::swtpm::read_state;
-use crate::verdict::facts::HostSecret;
+use crate::verdict::facts::Permission;
 use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::{Decision, Reason, Verdict};
 
@@ -36,6 +36,9 @@ impl Guard {
         }
         self.libvirt_starts = true;
         self.secrets = Some(Box::new(StartingLibvirtd(Path::new(SECRETS_DIR))));
+        // A persistent secret of the guest's own carries its start as if there were no guard:
+        // nobody could be asked to take it over now.
+        self.config.policy.unmanaged = Permission::Allow;
         match domain.filter(|domain| has_loaded(self, domain)) {
             Some(_) => deadline,
             None => deadline.at_most(TIME_LIMIT),
@@ -43,18 +46,24 @@ impl Guard {
     }
 }
 
-/// Whether libvirtd is starting and has loaded this guest's secret, value and all.
+/// Whether libvirtd is starting and has loaded this very guest's secret, as it was laid out.
 fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
     let (Some(secrets), Some((_, secret))) = (&guard.secrets, domain.encrypted_vtpm()) else {
         return false;
     };
     let at_once = Deadline::after(Duration::ZERO);
-    guard.libvirt_starts && secrets.state(secret, at_once) == HostSecret::HasValue
+    let is_laid_out = || match secrets.inspect(secret, at_once) {
+        Ok(Some(found)) => {
+            let of_guest = found.definition.guards_domain() == Some(domain.uuid);
+            of_guest && found.definition.is_laid_out()
+        }
+        _ => false,
+    };
+    guard.libvirt_starts && is_laid_out()
 }
 
-/// Allows the start of a guest whose secret a starting libvirtd has loaded. If `stage` laid it
-/// out, the verdict was made there; if it is a persistent one of somebody else's, it carries the
-/// start as it did without the guard. `None`: the start is to be judged.
+/// Allows the start of a guest whose secret `stage` laid out for a starting libvirtd: the verdict
+/// was made there. `None`: the start is to be judged, by what the daemon's files tell.
 pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> Option<Outcome> {
     let (vtpm, _) = domain
         .encrypted_vtpm()

@@ -7,17 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use super::Guard;
 use super::gather::Gathered;
+use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, StateSource, TpmVersion, Vtpm};
-use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::ids::{DomainUuid, SecretUuid};
 use crate::kept::Shelf;
-use crate::libvirt::definitions;
 use crate::store::{Store, StoreError};
-use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
+use crate::swtpm::{EncryptedState, StateFile, state_path};
 use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
-use crate::verdict::facts::Provider;
 
 /// How long the look may take; it never takes more than half of what is left.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -28,59 +27,45 @@ const KEYS_TRIED: usize = 500;
 /// Looks. What cannot be read is not found.
 pub(super) fn look(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
     let deadline = deadline.at_most(TIME_LIMIT.min(deadline.remaining() / 2));
-    let Ok(domain) = gathered.facts.domain.clone() else {
+    let Gathered {
+        facts,
+        keys,
+        store,
+        state,
+        ..
+    } = gathered;
+    let Ok(domain) = &facts.domain else {
         return Elsewhere::default();
     };
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return Elsewhere::default();
     };
-    let definition = definitions::named(&guard.libvirt_definitions_dir, &domain.name);
-    let is_defined = definition.is_some_and(|defined| defined.uuid == domain.uuid);
-    let Some(store) = gathered.store.take() else {
+    let is_defined = guard.definition_files().defined_as(domain.uuid).is_some();
+    let Some(store) = store else {
         return Elsewhere {
             is_defined,
-            state: state_elsewhere(guard, &domain, vtpm, None),
+            state: state_elsewhere(guard, domain, vtpm, None),
             ..Elsewhere::default()
         };
     };
     let look = Look {
         guard,
-        domain: &domain,
+        domain,
         vtpm,
-        store: &store,
+        store,
         deadline,
     };
     let mut found = Elsewhere {
         is_defined,
         ..look.by_names().unwrap_or_default()
     };
-    if let Some(state) = encrypted_state(guard, gathered, &domain, vtpm) {
-        match look.owner_of(&state, gathered) {
-            Ok(Some((owner, key_ref))) if owner == domain.uuid => found.retired_key = Some(key_ref),
-            Ok(Some((owner, _))) => found.key_holder = look.describe(owner).ok(),
-            Ok(None) => {}
+    if let StateFile::Encrypted(state) = state {
+        match look.holder_of_key(state, keys) {
+            Ok(holder) => found.key_holder = holder,
             Err(error) => tracing::warn!(%error, "keys of other guests were not tried"),
         }
     }
-    gathered.store = Some(store);
     found
-}
-
-/// The encrypted state that the start is judged by.
-fn encrypted_state(
-    guard: &Guard,
-    gathered: &Gathered,
-    domain: &Domain,
-    vtpm: &Emulator,
-) -> Option<EncryptedState> {
-    let state = match (gathered.facts.copy_in_place(), &gathered.copy) {
-        (Some(_), Some(copy)) => copy.state(),
-        _ => read_state(&guard.libvirt_state_dir, domain.uuid, vtpm),
-    };
-    match state {
-        StateFile::Encrypted(state) => Some(state),
-        _ => None,
-    }
 }
 
 /// What one look works with.
@@ -133,7 +118,7 @@ impl Look<'_> {
         }
         for uuid in self.store.users_of_name(&self.domain.name)? {
             // One that libvirt defines has another name by now: names are unique.
-            if uuid != self.domain.uuid && !self.is_defined(uuid) {
+            if uuid != self.domain.uuid && self.definition_of(uuid).is_none() {
                 return self.related(uuid, Kinship::Name).map(Some);
             }
         }
@@ -171,11 +156,8 @@ impl Look<'_> {
         {
             return Ok(Some(uuid));
         }
-        for other in self.definitions_holding(&secret.to_string()) {
-            let names_it = other
-                .encrypted_vtpm()
-                .is_some_and(|(_, named)| named == secret);
-            if is_other(&other.uuid) && names_it && self.store.has_used_key(other.uuid)? {
+        for other in self.guard.definition_files().naming(secret) {
+            if is_other(&other.uuid) && self.store.has_used_key(other.uuid)? {
                 return Ok(Some(other.uuid));
             }
         }
@@ -194,26 +176,17 @@ impl Look<'_> {
         })
     }
 
-    fn is_defined(&self, uuid: DomainUuid) -> bool {
-        self.definition_of(uuid).is_some()
-    }
-
     fn definition_of(&self, uuid: DomainUuid) -> Option<Domain> {
-        let holding = self.definitions_holding(&uuid.to_string());
-        holding.into_iter().find(|domain| domain.uuid == uuid)
+        self.guard.definition_files().defined_as(uuid)
     }
 
-    fn definitions_holding(&self, text: &str) -> Vec<Domain> {
-        definitions::holding(&self.guard.libvirt_definitions_dir, text, self.deadline)
-    }
-
-    /// The domain with the key that opens this state, and the row that has it.
-    fn owner_of(
+    /// Another domain with a key that opens this state.
+    fn holder_of_key(
         &self,
         state: &EncryptedState,
-        gathered: &mut Gathered,
-    ) -> Result<Option<(DomainUuid, KeyRefId)>, StoreError> {
-        let providers: Vec<Provider> = self.store.providers()?;
+        keys: &mut Keys,
+    ) -> Result<Option<OtherDomain>, StoreError> {
+        let providers = self.store.providers()?;
         let (uuid, name) = (self.domain.uuid, &self.domain.name);
         let rows = self
             .store
@@ -222,13 +195,10 @@ impl Look<'_> {
             if self.deadline.has_passed() {
                 break;
             }
-            let is_tried = row.domain == uuid && row.retired_at.is_none();
-            let Some(wrapped) = row.key_ref.wrapped_dek.as_ref().filter(|_| !is_tried) else {
-                continue;
-            };
-            let keys = &mut gathered.keys;
-            if keys.opens_state(&providers, wrapped, row.domain, state, self.deadline) {
-                return Ok(Some((row.domain, row.key_ref.id)));
+            if let Some(wrapped) = &row.key_ref.wrapped_dek
+                && keys.opens_state(&providers, wrapped, row.domain, state, self.deadline)
+            {
+                return self.describe(row.domain).map(Some);
             }
         }
         Ok(None)

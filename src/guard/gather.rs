@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::keys::Keys;
-use super::{Guard, copies};
+use super::{Guard, before_the_answer, copies};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, SecretUuid};
 use crate::kept::KeptState;
+use crate::key::dek::Dek;
 use crate::key::id::KeyId;
+use crate::secret::{Found, Purpose, Value};
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
-use crate::verdict::facts::{Facts, KekState, Kept, KeptCopy, KeyRef, References, TpmState, Trial};
+use crate::verdict::facts::{
+    Facts, ForeignSecret, HostSecret, HostValue, KekState, Kept, KeptCopy, KeyRef, Provider,
+    References, TpmState, Trial,
+};
 
 /// The facts, and what was opened on the way to them.
 pub(super) struct Gathered {
@@ -21,6 +26,8 @@ pub(super) struct Gathered {
     pub(super) store: Option<Store>,
     /// The copy of `facts.kept`.
     pub(super) copy: Option<KeptState>,
+    /// The state that keys are proven against: the TPM's, or the copy that takes its place.
+    pub(super) state: StateFile,
 }
 
 impl Guard {
@@ -54,11 +61,13 @@ pub(super) fn gather(
             kept: Kept::default(),
             host_secret: None,
             elsewhere: None,
+            retired: BTreeMap::new(),
             policy: guard.config.policy.clone(),
         },
         keys: Keys::of(guard),
         store: None,
         copy: None,
+        state: StateFile::Absent,
     };
     let Ok(domain) = &gathered.facts.domain else {
         return gathered;
@@ -74,11 +83,15 @@ pub(super) fn gather(
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
     gathered.facts.state = state.summary();
+    gathered.state = state;
     gathered.facts.kept.ended_normally = ended_normally;
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
-        gathered.try_keys(uuid, &state, deadline);
+        gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, copies, deadline);
+        if !gathered.facts.trials.values().any(Trial::is_proven) {
+            gathered.try_retired(uuid, deadline);
+        }
     }
     gathered
 }
@@ -121,14 +134,22 @@ impl Gathered {
         }
     }
 
-    fn try_keys(&mut self, domain: DomainUuid, state: &StateFile, deadline: Deadline) {
-        let Self { facts, keys, .. } = self;
-        let Ok(references) = &facts.references else {
+    fn try_keys(&mut self, domain: DomainUuid, deadline: Deadline) {
+        let Self {
+            facts, keys, state, ..
+        } = self;
+        let Ok(References {
+            key_refs,
+            providers,
+            ..
+        }) = &facts.references
+        else {
             return;
         };
-        facts.trials = keys.try_rows(references, domain, state, deadline);
+        facts.trials = keys.try_rows(key_refs, providers, domain, state, deadline);
         if facts.trials.is_empty() && facts.state == TpmState::Absent {
-            for key_id in keks_for_a_new_key(references, facts.policy.auto_bind.as_deref()) {
+            for key_id in keks_for_a_new_key(key_refs, providers, facts.policy.auto_bind.as_deref())
+            {
                 let tried = match keys.open_kek(key_id, deadline) {
                     Ok(_) => KekState::Opens,
                     Err(reason) => KekState::Sealed(reason),
@@ -150,7 +171,11 @@ impl Gathered {
         let mut chosen = None;
         for (copy, state) in copies {
             let trials = match &facts.references {
-                Ok(references) => keys.try_rows(references, domain, &state, deadline),
+                Ok(References {
+                    key_refs,
+                    providers,
+                    ..
+                }) => keys.try_rows(key_refs, providers, domain, &state, deadline),
                 Err(_) => BTreeMap::new(),
             };
             let is_proven = trials.values().any(Trial::is_proven);
@@ -172,23 +197,161 @@ impl Gathered {
         self.copy = Some(copy);
         if facts.copy_in_place().is_some() {
             facts.trials = trials;
+            self.state = state;
         }
+    }
+
+    /// Tries the retired rows: they may hold the key of a state that has come back.
+    fn try_retired(&mut self, domain: DomainUuid, deadline: Deadline) {
+        let Self {
+            facts, keys, state, ..
+        } = self;
+        if let Ok(References {
+            retired, providers, ..
+        }) = &facts.references
+        {
+            facts.retired = keys.try_rows(retired, providers, domain, state, deadline);
+        }
+    }
+
+    /// The value of libvirt's own secret, if it is known.
+    pub(super) fn host_value(&self) -> Option<Dek> {
+        match &self.facts.host_secret {
+            Some(HostSecret::Foreign(ForeignSecret {
+                value: HostValue::Known { dek, .. },
+                ..
+            })) => self.keys.dek(*dek).map(Dek::copy),
+            _ => None,
+        }
+    }
+
+    /// Asks libvirt for its secret of the UUID that the domain XML names, and its own files for
+    /// other guests that name it.
+    pub(super) fn ask_host_secret(&mut self, guard: &Guard, deadline: Deadline) {
+        let (Some(secrets), Some((secret, domain))) = (&guard.secrets, self.facts.secret()) else {
+            self.facts.host_secret = Some(HostSecret::Absent);
+            return;
+        };
+        let domain = domain.uuid;
+        let answer = match secrets.inspect(secret, before_the_answer(deadline)) {
+            Ok(None) => HostSecret::Absent,
+            Ok(Some(found)) => self.understand(guard, secret, domain, found, deadline),
+            Err(error) => HostSecret::Unreachable(error.to_string()),
+        };
+        self.facts.host_secret = Some(answer);
+    }
+
+    fn understand(
+        &mut self,
+        guard: &Guard,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        found: Found,
+        deadline: Deadline,
+    ) -> HostSecret {
+        let Found { definition, value } = found;
+        if definition.purpose == Purpose::Other {
+            let usage = definition.usage;
+            return HostSecret::Conflict(format!(
+                "it is not one for a vTPM; its usage is \"{usage}\""
+            ));
+        }
+        if let Some(other) = definition.guards_domain() {
+            return HostSecret::Guards(other);
+        }
+        let value = match value {
+            Value::None => HostValue::None,
+            // No byte is a value to libvirt.
+            Value::Told(dek) if dek.expose().is_empty() => HostValue::None,
+            Value::Told(dek) => {
+                let dek = self.keys.number(dek);
+                let proof = self.keys.prove(dek, &self.state);
+                HostValue::Known { dek, proof }
+            }
+            Value::Private => HostValue::Hidden,
+        };
+        let mut named_by = Vec::new();
+        if !self.is_settled(value) {
+            self.try_retired(domain, deadline);
+            named_by = self.guests_with_another_key(guard, secret, domain, deadline);
+        }
+        HostSecret::Foreign(ForeignSecret {
+            is_ephemeral: definition.is_ephemeral,
+            is_private: definition.is_private,
+            serves_anything: definition.purpose == Purpose::Anything,
+            value,
+            named_by,
+        })
+    }
+
+    /// Whether it does not matter who else names the secret: nothing of it will be replaced.
+    fn is_settled(&self, value: HostValue) -> bool {
+        let has_rows = (self.facts.references.as_ref())
+            .is_ok_and(|references| !references.key_refs.is_empty());
+        let is_held = |trial: &Trial| match (trial, value) {
+            (Trial::Opened { dek, .. }, HostValue::Known { dek: known, .. }) => *dek == known,
+            _ => false,
+        };
+        value == HostValue::None || !has_rows || self.facts.trials.values().any(is_held)
+    }
+
+    /// The other guests that name this secret, by name, without those that are known to have a
+    /// key of this guest: they share it on purpose.
+    fn guests_with_another_key(
+        &mut self,
+        guard: &Guard,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Vec<String> {
+        let mut others = guard.definition_files().naming(secret);
+        others.retain(|other| other.uuid != domain);
+        others.retain(|other| !self.shares_a_key_with(other.uuid, deadline));
+        others.into_iter().map(|other| other.name).collect()
+    }
+
+    fn shares_a_key_with(&mut self, other: DomainUuid, deadline: Deadline) -> bool {
+        let Self {
+            facts, keys, store, ..
+        } = self;
+        let rows = store
+            .as_ref()
+            .map(|store| store.references(other, Timestamp::now()));
+        let Some(Ok(References {
+            key_refs,
+            providers,
+            ..
+        })) = rows
+        else {
+            return false;
+        };
+        let dek = |trial: &Trial| match trial {
+            Trial::Opened { dek, .. } => Some(*dek),
+            Trial::NotOpened(_) => None,
+        };
+        let ours: Vec<_> = facts.trials.values().filter_map(dek).collect();
+        let theirs = keys.try_rows(&key_refs, &providers, other, &StateFile::Absent, deadline);
+        let mut theirs = theirs.values().filter_map(dek);
+        theirs.any(|dek| ours.contains(&dek))
     }
 }
 
 /// The KEKs that may have to wrap a new key: those of the providers that the placeholders,
 /// or without any row `policy.auto_bind`, name.
-fn keks_for_a_new_key(references: &References, auto_bind: Option<&str>) -> Vec<KeyId> {
+fn keks_for_a_new_key(
+    rows: &[KeyRef],
+    providers: &[Provider],
+    auto_bind: Option<&str>,
+) -> Vec<KeyId> {
     let names_it = |row: &KeyRef, uuid, name: &str| {
         row.provider_uuid == Some(uuid) || row.provider_name == name
     };
     let is_named = |uuid, name: &str| {
-        let rows = &references.key_refs;
         rows.iter().any(|row| names_it(row, uuid, name))
             || (rows.is_empty() && auto_bind == Some(name))
     };
-    let providers = references.providers.iter();
     providers
+        .iter()
         .filter(|p| is_named(p.uuid, &p.name))
         .map(|p| p.key_id)
         .collect()

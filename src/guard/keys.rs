@@ -13,7 +13,7 @@ use crate::key::kek::Kek;
 use crate::key::keyring::Keyring;
 use crate::key::wrap::WrappedDek;
 use crate::swtpm::{EncryptedState, StateFile};
-use crate::verdict::facts::{DekNumber, NotOpened, Proof, Provider, References, Trial};
+use crate::verdict::facts::{DekNumber, KeyRef, NotOpened, Proof, Provider, References, Trial};
 
 /// The KEKs that were opened, for all the guests that one guard judges: systemd takes longer to
 /// open one than all the rest of a verdict. They are wiped with the guard.
@@ -80,7 +80,7 @@ impl Keys {
     }
 
     /// The number of this DEK among those of the domain.
-    fn number(&mut self, dek: Dek) -> DekNumber {
+    pub(super) fn number(&mut self, dek: Dek) -> DekNumber {
         let known = self.deks.iter().position(|other| other.same_as(&dek));
         DekNumber(known.unwrap_or_else(|| {
             self.deks.push(dek);
@@ -88,21 +88,22 @@ impl Keys {
         }))
     }
 
-    /// Tries the wrapped DEK of each row, and proves against the state what opens.
+    /// Tries the wrapped DEK of each of these rows, and proves against the state what opens.
     pub(super) fn try_rows(
         &mut self,
-        references: &References,
+        rows: &[KeyRef],
+        providers: &[Provider],
         domain: DomainUuid,
         state: &StateFile,
         deadline: Deadline,
     ) -> BTreeMap<KeyRefId, Trial> {
         let mut trials = BTreeMap::new();
         let mut proofs = BTreeMap::new();
-        for row in &references.key_refs {
+        for row in rows {
             let Some(wrapped) = &row.wrapped_dek else {
                 continue;
             };
-            let trial = match self.open(&references.providers, wrapped, domain, deadline) {
+            let trial = match self.open(providers, wrapped, domain, deadline) {
                 Ok((key_id, dek)) => {
                     let number = self.number(dek);
                     let proof = *proofs
@@ -159,7 +160,7 @@ impl Keys {
         opened.is_ok_and(|(_, dek)| state.is_opened_by(&dek))
     }
 
-    fn prove(&self, number: DekNumber, state: &StateFile) -> Proof {
+    pub(super) fn prove(&self, number: DekNumber, state: &StateFile) -> Proof {
         match (state, self.dek(number)) {
             (StateFile::Encrypted(state), Some(dek)) if state.is_opened_by(dek) => Proof::Proven,
             (StateFile::Encrypted(_), _) => Proof::Refuted,
@@ -177,5 +178,12 @@ pub fn try_rows(
     state: &StateFile,
     deadline: Deadline,
 ) -> BTreeMap<KeyRefId, Trial> {
-    Keys::with(keyring.clone(), OpenedKeks::default()).try_rows(references, domain, state, deadline)
+    let mut keys = Keys::with(keyring.clone(), OpenedKeks::default());
+    keys.try_rows(
+        &references.key_refs,
+        &references.providers,
+        domain,
+        state,
+        deadline,
+    )
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::operation::Ending;
-use super::{Guard, Operation, before_the_answer, copies, plain_state};
+use super::{Guard, Operation, before_the_answer, copies, lease, plain_state};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Vtpm};
@@ -60,8 +60,9 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
     });
     // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
     let forgotten = plain_state::forget(&guard.state_dir, domain.uuid);
-    if guard.config.secret_lifetime == Lifetime::Start && may_be_managed(&noted) {
-        drop_secret(guard, domain, secret, deadline)?;
+    let is_over = guard.config.secret_lifetime == Lifetime::Start;
+    if may_be_managed(&noted) {
+        leave_secret(guard, domain, secret, is_over, deadline)?;
     }
     noted?;
     forgotten?;
@@ -109,8 +110,8 @@ fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lifec
     });
     // A key that nobody has any more is not one to start the guest with.
     let is_over = taken_back || guard.config.secret_lifetime != Lifetime::Keep;
-    if is_over && may_be_managed(&noted) {
-        drop_secret(guard, domain, secret, deadline)?;
+    if may_be_managed(&noted) {
+        leave_secret(guard, domain, secret, is_over, deadline)?;
     }
     noted?;
     Ok(())
@@ -150,16 +151,31 @@ fn may_be_managed(has_key_refs: &Result<bool, StoreError>) -> bool {
     !matches!(has_key_refs, Ok(false))
 }
 
-fn drop_secret(
+/// The use of the secret for this guest's start is over. Drops it, if `is_over` says that the
+/// guard's lifetime for it is over too, and if no other guest is being started with it.
+fn leave_secret(
     guard: &Guard,
     domain: &Domain,
     secret: SecretUuid,
+    is_over: bool,
     deadline: Deadline,
 ) -> Result<(), SecretError> {
-    match &guard.secrets {
-        Some(secrets) => secrets
-            .drop_own(secret, domain.uuid, before_the_answer(deadline))
-            .map(|_| ()),
-        None => Ok(()),
+    let Some(secrets) = guard.secrets.as_ref().filter(|_| !guard.libvirt_starts) else {
+        return Ok(());
+    };
+    let until = before_the_answer(deadline);
+    let drop_it = |defined_for| {
+        if is_over {
+            secrets.drop_own(secret, defined_for, until).map(drop)
+        } else {
+            Ok(())
+        }
+    };
+    match lease::leave(&guard.leases_dir(), secret, domain.uuid, until, drop_it) {
+        Ok(dropped) => dropped.unwrap_or(Ok(())),
+        Err(error) => {
+            tracing::warn!(%secret, %error, "who is being started with the secret is not known");
+            drop_it(domain.uuid)
+        }
     }
 }

@@ -8,6 +8,7 @@ mod daemon_start;
 mod elsewhere;
 mod gather;
 mod keys;
+mod lease;
 mod lifecycle;
 mod operation;
 pub mod plain_state;
@@ -27,8 +28,10 @@ use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::Config;
+use crate::ids::DomainUuid;
 use crate::key::keyring::Keyring;
 use crate::secret::HostSecrets;
+use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::LIBVIRT_STATE_DIR;
 
@@ -37,6 +40,9 @@ const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
 
 /// libvirt's directory of notes on running guests.
 const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
+
+/// The guard's own directory on a tmpfs.
+const RUN_DIR: &str = "/run/vtpm-guard";
 
 /// What a guarded start works with.
 pub struct Guard {
@@ -52,6 +58,8 @@ pub struct Guard {
     pub libvirt_definitions_dir: PathBuf,
     /// The directory of libvirt's notes on running guests: `NAME.xml`.
     pub libvirt_run_dir: PathBuf,
+    /// The guard's own directory on a tmpfs.
+    pub run_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
@@ -70,6 +78,7 @@ impl Guard {
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
             libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            run_dir: PathBuf::from(RUN_DIR),
             secrets: None,
             libvirt_starts: false,
             opened_keks: OpenedKeks::default(),
@@ -80,6 +89,26 @@ impl Guard {
     #[must_use]
     pub fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir.join("keys"))
+    }
+
+    /// Where the guard keeps who is being started with which secret.
+    fn leases_dir(&self) -> PathBuf {
+        self.run_dir.join("secrets")
+    }
+
+    /// libvirt's files about guests.
+    fn definition_files(&self) -> DefinitionFiles {
+        DefinitionFiles {
+            definitions: self.libvirt_definitions_dir.clone(),
+            running: self.libvirt_run_dir.clone(),
+            ..DefinitionFiles::default()
+        }
+    }
+
+    /// What people call this domain: its name in libvirt's files, else its UUID.
+    fn name_of(&self, domain: DomainUuid) -> String {
+        let known = self.definition_files().defined_as(domain);
+        known.map_or_else(|| domain.to_string(), |known| known.name)
     }
 
     /// Opens the store; `None` where there is no database yet. A locked store may take half

@@ -2,8 +2,9 @@
 
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
+use super::lease::{self, Lease, LeaseError};
 use super::status::is_running;
-use super::{Guard, before_the_answer, copies, daemon_start, elsewhere};
+use super::{Guard, Operation, before_the_answer, copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -14,7 +15,7 @@ use crate::verdict::decide::decide;
 use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
-use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Verdict};
+use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
 
 /// How often a verdict is made anew because the rows changed under it. Each time somebody
 /// else's change was carried out whole, so this ends.
@@ -60,7 +61,7 @@ pub fn prepare(
     // is only replayed, of a guest that runs, is none that could fail.
     let kept = match domain {
         Ok(domain) if mode == Mode::CarryOut => {
-            let is_start = operation == "prepare" || !is_running(guard, domain);
+            let is_start = operation == Operation::PREPARE || !is_running(guard, domain);
             if is_start {
                 copies::keep_before_start(guard, domain)
             } else {
@@ -108,11 +109,7 @@ fn attempt(
 ) -> Option<Outcome> {
     let mut verdict = judge(guard, &mut gathered, deadline);
     if mode == Mode::DryRun {
-        let foreseen = foreseen(guard, &mut gathered.facts, &verdict, deadline);
-        let secret = foreseen.unwrap_or_else(|refusal| {
-            verdict.decision = Decision::Deny(refusal);
-            SecretAction::None
-        });
+        let secret = foreseen(guard, &gathered.facts, &verdict);
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
@@ -121,9 +118,16 @@ fn attempt(
     };
     let mut secret = SecretAction::None;
     if mode == Mode::CarryOut {
-        match provide(guard, &gathered, &verdict, new_dek.as_ref(), deadline) {
+        let provide = Provide {
+            guard,
+            gathered: &gathered,
+            is_start: operation == Operation::PREPARE,
+            deadline,
+        };
+        match provide.carry_out(&verdict, new_dek.as_ref()) {
             Ok(done) => secret = done,
-            Err(refusal) => {
+            Err(NotProvided::SecretChanged) => return None,
+            Err(NotProvided::Refused(refusal)) => {
                 verdict.decision = Decision::Deny(refusal);
                 record(&mut gathered, &verdict, operation);
             }
@@ -136,9 +140,7 @@ fn judge(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Verdict 
     let mut verdict = loop {
         match decide(&gathered.facts) {
             Answer::Verdict(verdict) => break verdict,
-            Answer::AskHostSecret => {
-                gathered.facts.host_secret = Some(ask(guard, &gathered.facts, deadline));
-            }
+            Answer::AskHostSecret => gathered.ask_host_secret(guard, deadline),
             Answer::AskElsewhere => {
                 let found = elsewhere::look(guard, gathered, deadline);
                 gathered.facts.elsewhere = Some(found);
@@ -154,80 +156,128 @@ fn judge(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Verdict 
     verdict
 }
 
-fn ask(guard: &Guard, facts: &Facts, deadline: Deadline) -> HostSecret {
-    match (&guard.secrets, facts.secret()) {
-        (Some(secrets), Some((secret, _))) => secrets.state(secret, before_the_answer(deadline)),
-        _ => HostSecret::Absent,
+/// Why libvirt was not given a key.
+enum NotProvided {
+    /// What it has is no longer what the verdict saw.
+    SecretChanged,
+    /// The start is refused.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for NotProvided {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
-/// Gives libvirt the key that the verdict names.
-fn provide(
-    guard: &Guard,
-    gathered: &Gathered,
-    verdict: &Verdict,
-    new_dek: Option<&Dek>,
+/// Gives libvirt the key that a verdict names.
+struct Provide<'a> {
+    guard: &'a Guard,
+    gathered: &'a Gathered,
+    /// Whether a guest is being started, so that `started` or `release` follows.
+    is_start: bool,
     deadline: Deadline,
-) -> Result<SecretAction, Refusal> {
-    let (
-        Some(ProvideSecret {
-            key,
-            replace_foreign,
-        }),
-        Some(secrets),
-        Some((secret, domain)),
-    ) = (verdict.secret, &guard.secrets, gathered.facts.secret())
-    else {
-        return Ok(SecretAction::None);
-    };
-    let dek = match key {
-        KeySource::Created => new_dek,
-        KeySource::Row(id) => match gathered.facts.trials.get(&id) {
-            Some(Trial::Opened { dek, .. }) => gathered.keys.dek(*dek),
-            _ => None,
-        },
-    };
-    let Some(dek) = dek else {
-        let reason = "the verdict names a key that was not opened".to_owned();
-        return Err(Refusal::Internal { reason });
-    };
-    match secrets.provide(
-        secret,
-        domain,
-        dek,
-        replace_foreign,
-        before_the_answer(deadline),
-    ) {
-        Ok(Provided::Set) => Ok(SecretAction::Set),
-        Ok(Provided::Defined) => Ok(SecretAction::Defined),
-        Ok(Provided::LeftAsIs) => Ok(SecretAction::None),
-        Err(SecretError::Refused(reason)) => Err(Refusal::SecretRefused { secret, reason }),
-        Err(SecretError::Conflict(reason)) => Err(Refusal::SecretConflict { secret, reason }),
-        Err(SecretError::Unreachable(reason)) => Err(Refusal::LibvirtUnreachable { reason }),
-        Err(SecretError::Starting) => Err(Refusal::LibvirtStarting),
+}
+
+impl Provide<'_> {
+    fn carry_out(
+        &self,
+        verdict: &Verdict,
+        new_dek: Option<&Dek>,
+    ) -> Result<SecretAction, NotProvided> {
+        let (Some(provide), Some(secrets), Some((secret, domain))) = (
+            verdict.secret,
+            &self.guard.secrets,
+            self.gathered.facts.secret(),
+        ) else {
+            return Ok(SecretAction::None);
+        };
+        let Some(dek) = self.dek(provide.key, new_dek) else {
+            let reason = "the verdict names a key that was not opened".to_owned();
+            return Err(Refusal::Internal { reason }.into());
+        };
+        let until = before_the_answer(self.deadline);
+        let lease = self.lease(secret, domain.uuid, dek, until)?;
+        let provided = match &lease {
+            // Another guest that is being started has the same key.
+            Some(lease) if lease.is_shared() => Ok(Provided::LeftAsIs),
+            _ => secrets.provide(secret, domain.uuid, dek, provide.over, until),
+        };
+        let (action, defines) = match provided {
+            Ok(Provided::Set) => (SecretAction::Set, provide.over != Over::ForeignValue),
+            Ok(Provided::Defined) => (SecretAction::Defined, true),
+            Ok(Provided::LeftAsIs) => (SecretAction::None, false),
+            Err(error) => return Err(self.not_provided(secret, error)),
+        };
+        if let Some(lease) = lease.filter(|_| self.is_start)
+            && let Err(error) = lease.hold(domain, dek, defines)
+        {
+            tracing::warn!(%secret, %error, "it is not noted that the secret is in use");
+        }
+        Ok(action)
+    }
+
+    fn dek<'a>(&'a self, key: KeySource, new_dek: Option<&'a Dek>) -> Option<&'a Dek> {
+        match key {
+            KeySource::Created => new_dek,
+            KeySource::Row(id) => match self.gathered.facts.trials.get(&id) {
+                Some(Trial::Opened { dek, .. }) => self.gathered.keys.dek(*dek),
+                _ => None,
+            },
+        }
+    }
+
+    /// Makes sure that no other guest is being started with that secret under another key.
+    /// While libvirtd starts, it starts one guest after the other, and takes no key.
+    fn lease(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        dek: &Dek,
+        until: Deadline,
+    ) -> Result<Option<Lease>, Refusal> {
+        if self.guard.libvirt_starts {
+            return Ok(None);
+        }
+        match lease::take(&self.guard.leases_dir(), secret, domain, dek, until) {
+            Ok(lease) => Ok(Some(lease)),
+            Err(LeaseError::InUse(guest)) => Err(Refusal::SecretInUse { secret, guest }),
+            Err(error @ LeaseError::Io { .. }) => {
+                tracing::warn!(%secret, %error, "who is being started with the secret is not known");
+                match &self.gathered.facts.host_secret {
+                    // Perhaps for a start that is under way.
+                    Some(HostSecret::Guards(other)) if *other != domain => {
+                        let guest = other.to_string();
+                        Err(Refusal::SecretInUse { secret, guest })
+                    }
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    fn not_provided(&self, secret: SecretUuid, error: SecretError) -> NotProvided {
+        NotProvided::Refused(match error {
+            SecretError::Changed => return NotProvided::SecretChanged,
+            SecretError::Refused(reason) => Refusal::SecretRefused { secret, reason },
+            SecretError::Conflict(reason) => Refusal::SecretConflict { secret, reason },
+            SecretError::OfGuest(domain) => Refusal::SecretOfGuest {
+                secret,
+                guests: vec![self.guard.name_of(domain)],
+            },
+            SecretError::Unreachable(reason) => Refusal::LibvirtUnreachable { reason },
+            SecretError::Starting => Refusal::LibvirtStarting,
+        })
     }
 }
 
 /// What providing the key would do.
-fn foreseen(
-    guard: &Guard,
-    facts: &mut Facts,
-    verdict: &Verdict,
-    deadline: Deadline,
-) -> Result<SecretAction, Refusal> {
-    let (Some(_), Some(_), Some((secret, _))) = (verdict.secret, &guard.secrets, facts.secret())
-    else {
-        return Ok(SecretAction::None);
-    };
-    match facts
-        .host_secret
-        .clone()
-        .unwrap_or_else(|| ask(guard, facts, deadline))
-    {
-        HostSecret::Absent => Ok(SecretAction::Defined),
-        HostSecret::NoValue | HostSecret::HasValue => Ok(SecretAction::Set),
-        HostSecret::Conflict(reason) => Err(Refusal::SecretConflict { secret, reason }),
-        HostSecret::Unreachable(reason) => Err(Refusal::LibvirtUnreachable { reason }),
+fn foreseen(guard: &Guard, facts: &Facts, verdict: &Verdict) -> SecretAction {
+    match (verdict.secret, &guard.secrets, &facts.host_secret) {
+        (None, ..) | (_, None, _) => SecretAction::None,
+        (Some(provide), ..) if provide.over == Over::TheSame => SecretAction::None,
+        (Some(_), Some(_), None | Some(HostSecret::Absent)) => SecretAction::Defined,
+        (Some(_), Some(_), Some(_)) => SecretAction::Set,
     }
 }
 
@@ -243,10 +293,10 @@ impl Facts {
     }
 
     /// The secret that the domain XML names, and the domain.
-    pub(super) fn secret(&self) -> Option<(SecretUuid, DomainUuid)> {
+    pub(super) fn secret(&self) -> Option<(SecretUuid, &Domain)> {
         let domain = self.domain.as_ref().ok()?;
         let (_, secret) = domain.encrypted_vtpm()?;
-        Some((secret, domain.uuid))
+        Some((secret, domain))
     }
 }
 

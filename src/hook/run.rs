@@ -83,7 +83,7 @@ fn prepare(
     xml: &[u8],
     deadline: Deadline,
 ) -> ExitCode {
-    let outcome = guard::prepare(guard, domain, "prepare", Mode::CarryOut, deadline);
+    let outcome = guard::prepare(guard, domain, Operation::PREPARE, Mode::CarryOut, deadline);
     log::decision(guest, "prepare", &outcome);
     let Outcome {
         verdict, domain, ..

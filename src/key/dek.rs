@@ -47,6 +47,12 @@ impl Dek {
         &self.0
     }
 
+    /// A second box with the same bytes. By name, for no copy of a key is made by the way.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// Whether both are the same key, compared in constant time.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {

@@ -2,16 +2,17 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::conversation::Conversation;
+use super::files::{SECRETS_DIR, are_of_this_host, value_on_disk};
 use super::program;
 use super::protocol::{Guest, Request, Response, Revealed, SavedRuns};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Found, HostSecrets, Provided, SecretError, Value};
-use crate::verdict::facts::HostSecret;
+use crate::secret::{Definition, Found, HostSecrets, Provided, SecretError, Value};
+use crate::verdict::Over;
 
 /// One libvirt connection, made by a helper at the first question and kept for the next.
 /// Dropping it ends the helper.
@@ -94,13 +95,9 @@ impl Libvirt {
         secret: SecretUuid,
         deadline: Deadline,
     ) -> Result<Option<Found>, SecretError> {
-        let (purpose, usage, value) = match self.ask(&Request::Reveal(secret), deadline)? {
+        let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
             Response::Absent => return Ok(None),
-            Response::Secret {
-                purpose,
-                usage,
-                value,
-            } => (purpose, usage, value),
+            Response::Secret { definition, value } => (definition, value),
             other => return Err(misunderstood(&other)),
         };
         let value = match value {
@@ -108,11 +105,11 @@ impl Libvirt {
             Revealed::Private => Value::Private,
             Revealed::Follows => Value::Told(self.value(deadline)?),
         };
-        Ok(Some(Found {
-            purpose,
-            usage,
-            value,
-        }))
+        let Some(definition) = Definition::parse(&definition) else {
+            let words = format!("libvirt's definition of the secret {secret} cannot be read");
+            return Err(SecretError::Refused(words));
+        };
+        Ok(Some(Found { definition, value }))
     }
 
     /// Undefines a secret for vTPMs, whoever made it, with its value and libvirt's files of
@@ -171,6 +168,7 @@ impl Libvirt {
             Response::Refused(words) => Err(SecretError::Refused(words)),
             Response::Unreachable(words) => Err(SecretError::Unreachable(words)),
             Response::Conflict(words) => Err(SecretError::Conflict(words)),
+            Response::Changed => Err(SecretError::Changed),
             answer => Ok(answer),
         }
     }
@@ -197,15 +195,20 @@ impl HostSecrets for Libvirt {
         }
     }
 
-    fn state(&self, secret: SecretUuid, deadline: Deadline) -> HostSecret {
-        match self.ask(&Request::State(secret), deadline) {
-            Ok(Response::Absent) => HostSecret::Absent,
-            Ok(Response::NoValue) => HostSecret::NoValue,
-            Ok(Response::HasValue) => HostSecret::HasValue,
-            Ok(other) => HostSecret::Unreachable(misunderstood(&other).to_string()),
-            Err(SecretError::Conflict(words)) => HostSecret::Conflict(words),
-            Err(error) => HostSecret::Unreachable(error.to_string()),
+    /// The value of a private secret that libvirt keeps on disk is read there.
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        let mut found = self.reveal(secret, deadline)?;
+        if let Some(found) = &mut found {
+            let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
+            if is_stored && matches!(found.value, Value::Private) {
+                found.value = value_on_disk(Path::new(SECRETS_DIR), secret);
+            }
         }
+        Ok(found)
     }
 
     fn provide(
@@ -213,19 +216,21 @@ impl HostSecrets for Libvirt {
         secret: SecretUuid,
         domain: DomainUuid,
         dek: &Dek,
-        replace_foreign: bool,
+        over: Over,
         deadline: Deadline,
     ) -> Result<Provided, SecretError> {
+        if over == Over::TheSame {
+            return Ok(Provided::LeftAsIs);
+        }
         let request = Request::Provide {
             secret,
             domain,
             key: dek.expose(),
-            replace_foreign,
+            over,
         };
         match self.ask(&request, deadline)? {
             Response::Set => Ok(Provided::Set),
             Response::Defined => Ok(Provided::Defined),
-            Response::LeftAsIs => Ok(Provided::LeftAsIs),
             other => Err(misunderstood(&other)),
         }
     }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
+use crate::secret::{Definition, Found, SecretError, Value};
 
 /// Where a system daemon keeps the secrets that are not ephemeral.
 pub const SECRETS_DIR: &str = "/etc/libvirt/secrets";
@@ -81,14 +82,56 @@ pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<Stored, FilesError
     }
 }
 
-/// Whether the daemon has a value of this secret, as far as its files tell; `None` if they do
-/// not know the secret. They tell it also while the daemon cannot be asked.
-#[must_use]
-pub(super) fn has_value(dir: &Path, secret: SecretUuid) -> Option<bool> {
-    let files = left_behind(dir, secret).ok()?;
-    let is_definition = |file: &PathBuf| file.extension().is_some_and(|kind| kind == "xml");
-    let (definition, values): (Vec<_>, Vec<_>) = files.into_iter().partition(is_definition);
-    (!definition.is_empty()).then_some(!values.is_empty())
+/// The value of a secret that libvirt keeps on disk and tells nobody, as far as its files have
+/// it. Where they do not say, there may be one.
+pub(super) fn value_on_disk(dir: &Path, secret: SecretUuid) -> Value {
+    match stored_value(dir, secret) {
+        Ok(Stored::Value(dek)) => Value::Told(dek),
+        Ok(Stored::None) if dir.join(format!("{secret}.xml")).exists() => Value::None,
+        Ok(Stored::None | Stored::Encrypted(_)) => Value::Private,
+        Err(error) => {
+            tracing::warn!(%secret, %error, "its value cannot be read");
+            Value::Private
+        }
+    }
+}
+
+/// The secret as the daemon's files have it; `None` if they do not know it. They tell it also
+/// while the daemon cannot be asked.
+pub fn secret_on_disk(dir: &Path, secret: SecretUuid) -> Result<Option<Found>, SecretError> {
+    let path = dir.join(format!("{secret}.xml"));
+    let definition = match std::fs::read_to_string(&path) {
+        Ok(text) => Definition::parse(&text),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(SecretError::Unreachable(format!(
+                "{}: {error}",
+                path.display()
+            )));
+        }
+    };
+    let Some(definition) = definition else {
+        let words = format!("{} is not a secret's definition", path.display());
+        return Err(SecretError::Unreachable(words));
+    };
+    // One that was laid out is a link, which is followed for nobody else's.
+    let value = if definition.is_laid_out() {
+        laid_out_value(dir, secret)
+    } else {
+        value_on_disk(dir, secret)
+    };
+    Ok(Some(Found { definition, value }))
+}
+
+/// The value behind the link that `stage` made, on tmpfs.
+fn laid_out_value(dir: &Path, secret: SecretUuid) -> Value {
+    let link = dir.join(format!("{secret}.base64"));
+    let target = link.read_link().ok();
+    let read = target.and_then(|target| {
+        let file = open(target.parent()?, &target).ok()??;
+        read_base64(file, target).ok()
+    });
+    read.map_or(Value::Private, Value::Told)
 }
 
 /// Whether the daemon keeps this secret in `dir` for good; one that `stage` has laid out is a

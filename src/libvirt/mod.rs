@@ -6,7 +6,6 @@
 
 mod client;
 mod conversation;
-pub mod definitions;
 pub mod files;
 #[cfg(feature = "libvirt")]
 pub mod helper;
@@ -21,4 +20,4 @@ mod starting;
 pub use client::Libvirt;
 pub use files::SECRETS_DIR;
 pub use protocol::{Guest, SavedRuns};
-pub use starting::{StartingLibvirtd, called_by_starting_libvirtd};
+pub use starting::{Process, StartingLibvirtd, called_by_starting_libvirtd, calling_daemon};

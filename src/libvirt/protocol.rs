@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Purpose, SecretError};
+use crate::secret::SecretError;
+use crate::verdict::Over;
 
 #[cfg(test)]
 mod tests;
@@ -32,9 +33,7 @@ const LENGTH_LEN: usize = size_of::<u32>();
 /// A question to libvirt.
 #[derive(PartialEq, Eq)]
 pub(super) enum Request<'a> {
-    /// `state SECRET`
-    State(SecretUuid),
-    /// `provide SECRET DOMAIN keep|replace`, and the key as the body.
+    /// `provide SECRET DOMAIN own|definition|value`, and the key as the body.
     Provide {
         /// The secret that is to hold the key.
         secret: SecretUuid,
@@ -42,8 +41,8 @@ pub(super) enum Request<'a> {
         domain: DomainUuid,
         /// The value.
         key: &'a [u8],
-        /// Whether somebody else's secret that has a value gets this one.
-        replace_foreign: bool,
+        /// What it may replace.
+        over: Over,
     },
     /// `drop SECRET DOMAIN`
     Drop {
@@ -82,15 +81,14 @@ impl<'a> Request<'a> {
     /// The whole frame, in a buffer that is wiped.
     pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
         let (words, body): (_, &[u8]) = match self {
-            Self::State(secret) => (format!("state {secret}"), &[]),
             Self::Provide {
                 secret,
                 domain,
                 key,
-                replace_foreign,
+                over,
             } => {
-                let foreign = if *replace_foreign { "replace" } else { "keep" };
-                (format!("provide {secret} {domain} {foreign}"), key)
+                let over = word(*over);
+                (format!("provide {secret} {domain} {over}"), key)
             }
             Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
             Self::DropLaidOut { secret, domain } => {
@@ -115,17 +113,12 @@ impl<'a> Request<'a> {
         let body = &frame[line_feed + 1..];
         let words: Vec<&str> = words.split(' ').collect();
         let request = match *words.as_slice() {
-            ["state", secret] => Self::State(secret.parse().ok()?),
-            ["provide", secret, domain, foreign] => {
+            ["provide", secret, domain, over] => {
                 return Some(Self::Provide {
                     secret: secret.parse().ok()?,
                     domain: domain.parse().ok()?,
                     key: body,
-                    replace_foreign: match foreign {
-                        "replace" => true,
-                        "keep" => false,
-                        _ => return None,
-                    },
+                    over: OVER.into_iter().find(|known| word(*known) == over)?,
                 });
             }
             ["drop", secret, domain] => Self::Drop {
@@ -151,30 +144,34 @@ impl<'a> Request<'a> {
     }
 }
 
+/// What a key may replace in libvirt; where it is there already, nothing is asked.
+const OVER: [Over; 3] = [Over::GuardsOwn, Over::ForeignDefinition, Over::ForeignValue];
+
+fn word(over: Over) -> &'static str {
+    match over {
+        Over::TheSame => "nothing",
+        Over::GuardsOwn => "own",
+        Over::ForeignDefinition => "definition",
+        Over::ForeignValue => "value",
+    }
+}
+
 /// The helper's answer.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Response {
     /// There is no such secret.
     Absent,
-    /// It has no value.
-    NoValue,
-    /// It has a value, or libvirt does not tell.
-    HasValue,
     /// An existing secret got the value.
     Set,
     /// The secret was defined and got the value.
     Defined,
-    /// Somebody else's secret was left as it is.
-    LeftAsIs,
     /// Whether there was a secret of the guard's to drop.
     Dropped(bool),
     /// A secret, and whether its value follows.
     Secret {
-        /// What it is for.
-        purpose: Purpose,
-        /// Its usage: a name, a path and the like; empty where it has none.
-        usage: String,
+        /// Its definition, in libvirt's XML.
+        definition: String,
         /// Its value.
         value: Revealed,
     },
@@ -192,6 +189,8 @@ pub(super) enum Response {
     Unreachable(String),
     /// [`SecretError::Conflict`]
     Conflict(String),
+    /// [`SecretError::Changed`]
+    Changed,
 }
 
 /// What libvirt tells of a secret's value.
@@ -223,8 +222,9 @@ impl From<SecretError> for Response {
         match error {
             SecretError::Refused(words) => Self::Refused(words),
             SecretError::Unreachable(words) => Self::Unreachable(words),
-            SecretError::Starting => Self::Unreachable(error.to_string()),
+            SecretError::Starting | SecretError::OfGuest(_) => Self::Unreachable(error.to_string()),
             SecretError::Conflict(words) => Self::Conflict(words),
+            SecretError::Changed => Self::Changed,
         }
     }
 }

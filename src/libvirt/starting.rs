@@ -1,16 +1,19 @@
 //! The window in which a libvirtd is up and answers nobody: it starts its drivers, and with
 //! them the guests that start with it, and only then lets clients in.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process;
 
-use super::files::has_value;
+use serde::{Deserialize, Serialize};
+
+use super::files::secret_on_disk;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{HostSecrets, Provided, SecretError};
-use crate::verdict::facts::HostSecret;
+use crate::secret::{Found, HostSecrets, Provided, SecretError, Value};
+use crate::verdict::Over;
 
 /// What the monolithic daemon is called, or a part of it (NixOS: `.libvirtd-wrapped`). The
 /// modular ones are not meant: while virtqemud starts its guests, virtsecretd answers.
@@ -20,8 +23,42 @@ const MONOLITHIC: &str = "libvirtd";
 /// (`daemonStateInit` in libvirt's `src/remote/remote_daemon.c`, 9.0 and 11.3).
 const INITIALISING: &str = "daemon-init";
 
+/// The parts of a name by which a daemon that runs guests is known.
+const DAEMONS: [&str; 2] = [MONOLITHIC, "virtqemud"];
+
 /// How many generations up the daemon is looked for: a hook may be called through a script.
 const GENERATIONS: usize = 4;
+
+/// A process, told apart from a later one of the same number by when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the boot (proc(5), field 22 of `stat`).
+    pub started: u64,
+}
+
+impl Process {
+    /// Whether it still lives.
+    #[must_use]
+    pub fn lives(self) -> bool {
+        Stat::of(Path::new("/proc"), self.pid).is_some_and(|stat| stat.started == self.started)
+    }
+}
+
+/// `PID START-TIME`
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.started)
+    }
+}
+
+/// The libvirtd or virtqemud that started this process; `None` where /proc shows none, as for
+/// a hook that a person calls.
+#[must_use]
+pub fn calling_daemon() -> Option<Process> {
+    daemon_above(Path::new("/proc"), process::id()).map(|(daemon, _)| daemon)
+}
 
 /// Whether this process was started by a libvirtd that is still starting itself. Where /proc
 /// does not tell, it was not, and libvirt is asked as ever.
@@ -30,25 +67,48 @@ pub fn called_by_starting_libvirtd() -> bool {
     is_child_of_starting_libvirtd(Path::new("/proc"), process::id())
 }
 
-fn is_child_of_starting_libvirtd(proc: &Path, mut pid: u32) -> bool {
+fn is_child_of_starting_libvirtd(proc: &Path, pid: u32) -> bool {
+    daemon_above(proc, pid).is_some_and(|(daemon, name)| {
+        name.contains(MONOLITHIC) && has_thread(&proc.join(daemon.pid.to_string()), INITIALISING)
+    })
+}
+
+/// The nearest daemon among the ancestors of a process, and its name.
+fn daemon_above(proc: &Path, mut pid: u32) -> Option<(Process, String)> {
     for _ in 0..GENERATIONS {
-        let Some(parent) = parent(proc, pid) else {
-            return false;
-        };
-        let parent_dir = proc.join(parent.to_string());
-        if name(&parent_dir).is_some_and(|name| name.contains(MONOLITHIC)) {
-            return has_thread(&parent_dir, INITIALISING);
+        let parent = Stat::of(proc, pid)?.parent;
+        let name = name(&proc.join(parent.to_string()));
+        if let Some(name) = name.filter(|name| DAEMONS.iter().any(|known| name.contains(known))) {
+            let started = Stat::of(proc, parent)?.started;
+            let daemon = Process {
+                pid: parent,
+                started,
+            };
+            return Some((daemon, name));
         }
         pid = parent;
     }
-    false
+    None
 }
 
-/// The fourth word of `/proc/PID/stat`, behind a name that may hold anything (proc(5)).
-fn parent(proc: &Path, pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
-    let (_, behind_name) = stat.rsplit_once(')')?;
-    behind_name.split_whitespace().nth(1)?.parse().ok()
+/// What `/proc/PID/stat` says of a process (proc(5)).
+struct Stat {
+    parent: u32,
+    started: u64,
+}
+
+impl Stat {
+    /// `None` where there is no such process.
+    fn of(proc: &Path, pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
+        // The second field is a name that may hold anything, in parentheses.
+        let (_, behind_name) = stat.rsplit_once(')')?;
+        let mut fields = behind_name.split_whitespace();
+        let parent = fields.nth(1)?.parse().ok()?;
+        // Fields 5 to 21 are skipped.
+        let started = fields.nth(17)?.parse().ok()?;
+        Some(Self { parent, started })
+    }
 }
 
 fn has_thread(process: &Path, wanted: &str) -> bool {
@@ -71,23 +131,34 @@ pub struct StartingLibvirtd<'a>(pub &'a Path);
 impl HostSecrets for StartingLibvirtd<'_> {
     fn expect_question(&self, _deadline: Deadline) {}
 
-    fn state(&self, secret: SecretUuid, _deadline: Deadline) -> HostSecret {
-        match has_value(self.0, secret) {
-            None => HostSecret::Absent,
-            Some(false) => HostSecret::NoValue,
-            Some(true) => HostSecret::HasValue,
-        }
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        _deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        secret_on_disk(self.0, secret)
     }
 
+    /// Only a guest that has the very value of what was laid out for another one needs nothing.
     fn provide(
         &self,
-        _secret: SecretUuid,
-        _domain: DomainUuid,
-        _dek: &Dek,
-        _replace_foreign: bool,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        dek: &Dek,
+        over: Over,
         _deadline: Deadline,
     ) -> Result<Provided, SecretError> {
-        Err(SecretError::Starting)
+        if over == Over::TheSame {
+            return Ok(Provided::LeftAsIs);
+        }
+        let Some(found) = secret_on_disk(self.0, secret)? else {
+            return Err(SecretError::Starting);
+        };
+        match (found.definition.guards_domain(), &found.value) {
+            (Some(_), Value::Told(value)) if value.same_as(dek) => Ok(Provided::LeftAsIs),
+            (Some(other), _) if other != domain => Err(SecretError::OfGuest(other)),
+            _ => Err(SecretError::Starting),
+        }
     }
 
     /// What is left is dropped by `unstage`, when libvirtd is up.
@@ -112,7 +183,8 @@ mod tests {
         for (pid, parent, name, threads) in processes {
             let dir = proc.path().join(pid.to_string());
             fs::create_dir(&dir).unwrap();
-            let stat = format!("{pid} (a ) name) S {parent} 1 1 0 -1");
+            let fields = "1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0";
+            let stat = format!("{pid} (a ) name) S {parent} {fields} {pid}00 0 0");
             fs::write(dir.join("stat"), stat).unwrap();
             fs::write(dir.join("comm"), format!("{name}\n")).unwrap();
             for (number, thread) in threads.iter().enumerate() {
@@ -156,6 +228,40 @@ mod tests {
             (5, 1, "virtqemud", STARTING),
         ]);
         assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
+    }
+
+    #[test]
+    fn the_daemon_above_a_hook_is_told_apart_by_its_start() {
+        for daemon in ["libvirtd", "virtqemud", ".virtqemud-wrap"] {
+            let proc = proc(&[
+                (8, 7, "vtpm-guard-hook", &[]),
+                (7, 5, "sh", &[]),
+                (5, 1, daemon, UP),
+            ]);
+            let found = daemon_above(proc.path(), 8).map(|(process, _)| process.to_string());
+            assert_eq!(found.as_deref(), Some("5 500"), "{daemon}");
+        }
+        let proc = proc(&[(8, 7, "vtpm-guard-hook", &[]), (7, 1, "bash", &[])]);
+        assert!(daemon_above(proc.path(), 8).is_none());
+    }
+
+    #[test]
+    fn a_process_lives_until_it_has_ended() {
+        let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+        let started = Stat::of(Path::new("/proc"), child.id()).unwrap().started;
+        let sleeping = Process {
+            pid: child.id(),
+            started,
+        };
+        assert!(sleeping.lives());
+        let another = Process {
+            started: started + 1,
+            ..sleeping
+        };
+        assert!(!another.lives(), "of the same number, started later");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!sleeping.lives());
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn of_lost_key(domain: &str, why: &Refusal) -> (String, String) {
                  {guest} --from BACKUP"
             ),
         ),
-        Refusal::KeyRetired { key_ref, .. } => (
+        Refusal::KeyRetired { key_ref } => (
             format!("key reference {key_ref} opens the TPM's state, and it is retired"),
             format!("use it: vtpm-guard key use {key_ref}"),
         ),
@@ -188,7 +188,7 @@ fn argument(other: &OtherDomain, guest: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::ids::{DomainUuid, KeyRefId};
+    use crate::ids::DomainUuid;
 
     const OTHER: &str = "d0000000-0000-4000-8000-000000000002";
 
@@ -274,7 +274,7 @@ mod tests {
     fn the_holder_of_the_key_is_named() {
         let of = |holder| Refusal::KeyOfAnother {
             holder,
-            tried: vec![KeyRefId(1)],
+            refuted: true,
             is_defined: true,
         };
         let named = hint(&of(other("vm0", true)));

@@ -89,9 +89,11 @@ pub fn explain(code: Code) -> Explanation {
                    with it: this key did not encrypt this state.",
             why: "The start would end in \"CMD_INIT: 0x101 operation failed\". State and key \
                    come from two different points in time, or from two different guests.",
-            remedy: "Bring back the state that belongs to the key, or the key that belongs to \
+            remedy: "Restore the state that belongs to the key, or the key that belongs to \
                    the state: vtpm-guard key show DOMAIN lists the retired ones too, and \
-                   vtpm-guard key use ID takes one of them.",
+                   vtpm-guard key use ID takes one of them. If the guard does not manage the \
+                   guest, it is the value of libvirt's own secret that is wrong: set the right \
+                   one with virsh secret-set-value.",
         },
         Code::TpmStateMissing => Explanation {
             what: "The guest ran with this key before, and now its TPM has no state.",
@@ -127,13 +129,17 @@ pub fn explain(code: Code) -> Explanation {
                    configuration.",
         },
         Code::SecretConflict => Explanation {
-            what: "The UUID that the domain XML names belongs to a secret for another use, or \
-                   the guard's usage name for this guest belongs to a secret of another UUID.",
-            why: "libvirt refuses two secrets with one usage, and a secret of another usage \
-                   type does not serve a vTPM.",
-            remedy: "Find the other one with virsh secret-list, and remove it with virsh \
-                   secret-undefine UUID if nothing needs it, or name another secret in the \
-                   domain XML.",
+            what: "The UUID that the domain XML names belongs to a secret for another use, or to \
+                   one that another guest needs: guests made from one template name the same \
+                   secret, and each has a key of its own. Or the guard's usage name for this \
+                   guest belongs to a secret of another UUID.",
+            why: "A secret holds one value. With the key of another guest this TPM would not \
+                   open, or a new TPM would be encrypted with a key that is not its own; and \
+                   the value that is there may be the only key of the other guest's TPM.",
+            remedy: "Give the guest a secret UUID of its own: uuidgen makes one, virsh edit DOMAIN \
+                   puts it into <encryption secret=...>, and the guard follows. If the message \
+                   speaks of another use, find that secret with virsh secret-list, and remove it \
+                   with virsh secret-undefine UUID if nothing needs it.",
         },
         Code::StoreUnavailable => Explanation {
             what: "The store could not be opened, read or written: locked for too long, no \

@@ -64,6 +64,10 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
                 shell_word(domain)
             ),
         ),
+        Finding::ClientsKey
+        | Finding::HiddenValue(_)
+        | Finding::HostValueKept
+        | Finding::HostValueProven => host_secret(domain, finding),
         Finding::StoreUnusable(trouble) => {
             let why = crate::verdict::refusal::Refusal::Store(trouble.clone());
             let words = refusal(domain, &why);
@@ -104,6 +108,39 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
         Finding::NotRecorded(how) => (
             "not-recorded",
             format!("the repairs and this start could not be recorded: {how}"),
+        ),
+    }
+}
+
+/// What was noticed of libvirt's own secret.
+fn host_secret(domain: &str, finding: &Finding) -> (&'static str, String) {
+    match finding {
+        Finding::ClientsKey => (
+            "clients-key",
+            "the guest's key comes from whoever starts it, in a secret that libvirt discloses to \
+             nobody"
+                .to_owned(),
+        ),
+        Finding::HiddenValue(secret) => (
+            "hidden-value",
+            format!(
+                "libvirt has a value for the secret {secret} that it does not disclose; it was left \
+                 in place. If the guest fails to start with it and nothing else needs it: \
+                 virsh secret-undefine {secret}"
+            ),
+        ),
+        Finding::HostValueKept => (
+            "host-value-kept",
+            "libvirt's secret had another value than the key; it is kept as a retired key reference"
+                .to_owned(),
+        ),
+        _ => (
+            "host-value-proven",
+            format!(
+                "libvirt's own secret opens the TPM's state, and no key reference does; take it \
+                 over: vtpm-guard adopt {} --provider NAME",
+                shell_word(domain)
+            ),
         ),
     }
 }

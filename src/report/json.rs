@@ -6,8 +6,11 @@ use super::{finding, reason, refusal};
 use crate::domain::{Domain, Emulator, TpmVersion, Vtpm};
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding};
+
+/// What `from` says of a key that was not made of random bits.
+const HOST_SECRET: &str = "host-secret";
 
 /// One outcome, as `check`, `repair` and `replay` print it.
 #[must_use]
@@ -76,7 +79,18 @@ fn repair_json(repair: &Repair) -> Value {
             json["provider_uuid"] = provider.to_string().into();
             json["provider_name"] = provider_name.as_str().into();
         }
-        Repair::CreateKey { provider, .. } => json["provider_uuid"] = provider.to_string().into(),
+        Repair::CreateKey {
+            provider, origin, ..
+        } => {
+            json["provider_uuid"] = provider.to_string().into();
+            if *origin == KeyOrigin::HostSecret {
+                json["from"] = HOST_SECRET.into();
+            }
+        }
+        Repair::KeepHostValue { provider } => {
+            json["provider_uuid"] = provider.to_string().into();
+            json["from"] = HOST_SECRET.into();
+        }
         Repair::DeleteDuplicate { kept, .. } => json["kept"] = kept.0.into(),
         Repair::FillKeyVersion { key_version, .. } => json["key_version"] = (*key_version).into(),
         Repair::FillKekRef { kek_ref, .. } => json["kek_ref"] = kek_ref.as_str().into(),

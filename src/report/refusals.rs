@@ -26,7 +26,9 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
         | Refusal::LibvirtStarting
-        | Refusal::SecretConflict { .. } => libvirt_words(domain, why),
+        | Refusal::SecretConflict { .. }
+        | Refusal::SecretOfGuest { .. }
+        | Refusal::SecretInUse { .. } => libvirt_words(domain, why),
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
@@ -145,6 +147,19 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
                  vtpm-guard key show {domain}"
             ),
         ),
+        Refusal::HostValueDoesNotOpenTpm { secret } => (
+            format!("libvirt's own secret {secret} does not open the TPM's state"),
+            format!(
+                "give it the value that this TPM was made with: virsh secret-set-value {secret} \
+                 --plain --file FILE; or restore the TPM state that belongs to its value"
+            ),
+        ),
+        Refusal::RetiredKeyOpensTpm { key_ref } => (
+            format!(
+                "the TPM's state is opened by key reference {key_ref}, which is retired, and by none in use"
+            ),
+            format!("use it again: vtpm-guard key use {key_ref}"),
+        ),
         Refusal::TpmStateMissing => (
             "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
              new, empty TPM"
@@ -201,6 +216,20 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
                 shell_word(domain)
             ),
         ),
+        Refusal::SecretOfGuest { secret, guests } => (
+            format!(
+                "the secret {secret} that its XML names belongs to {}, which has another key",
+                guest_names(guests)
+            ),
+            own_secret(domain),
+        ),
+        Refusal::SecretInUse { secret, guest } => (
+            format!(
+                "the secret {secret} is in use for the start of guest \"{guest}\", which names it in \
+                 its XML too and has another key"
+            ),
+            own_secret(domain),
+        ),
         Refusal::LibvirtUnreachable { reason } => (
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
@@ -214,6 +243,23 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
             ),
         ),
         _ => unreachable!("only refusals about libvirt come here"),
+    }
+}
+
+/// What helps where guests with different keys name one secret.
+fn own_secret(domain: &str) -> String {
+    format!(
+        "give it a secret UUID of its own in <encryption secret=…> (uuidgen makes one): \
+         virsh edit {}",
+        shell_word(domain)
+    )
+}
+
+fn guest_names(guests: &[String]) -> String {
+    let quoted: Vec<_> = guests.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.as_slice() {
+        [one] => format!("guest {one}"),
+        several => format!("guests {}", several.join(", ")),
     }
 }
 

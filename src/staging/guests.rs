@@ -6,7 +6,7 @@ use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::domain::{self, Domain};
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, SecretUuid};
 
 /// The definition of a guest, or why it could not be read.
 pub struct Definition {
@@ -64,6 +64,40 @@ impl DefinitionFiles {
         Ok(self.read_all(names).collect())
     }
 
+    /// The guests, defined or running, that name this secret. What cannot be read names none.
+    #[must_use]
+    pub fn naming(&self, secret: SecretUuid) -> Vec<Domain> {
+        let names_it = |domain: &Domain| matches!(domain.encrypted_vtpm(), Some((_, named)) if named == secret);
+        self.holding(&secret.to_string(), names_it)
+    }
+
+    /// The guest of this UUID, defined or running.
+    #[must_use]
+    pub fn defined_as(&self, uuid: DomainUuid) -> Option<Domain> {
+        let is_it = |domain: &Domain| domain.uuid == uuid;
+        self.holding(&uuid.to_string(), is_it).pop()
+    }
+
+    /// The guests whose files hold this text, as libvirt spells it, and that `are_meant`. A guest
+    /// that is defined and runs is one.
+    fn holding(&self, text: &str, are_meant: impl Fn(&Domain) -> bool) -> Vec<Domain> {
+        let mut found: Vec<Domain> = Vec::new();
+        for dir in [&self.definitions, &self.running] {
+            for name in file_names(dir).unwrap_or_default() {
+                if name.strip_suffix(".xml").is_none() {
+                    continue;
+                }
+                let document = fs::read_to_string(dir.join(&name)).unwrap_or_default();
+                if !document.contains(text) {
+                    continue;
+                }
+                let domain = domain_in(&document).filter(&are_meant);
+                found.extend(domain.filter(|new| found.iter().all(|old| old.uuid != new.uuid)));
+            }
+        }
+        found
+    }
+
     fn autostart_names(&self) -> io::Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         for link in file_names(&self.definitions.join("autostart"))? {
@@ -103,6 +137,14 @@ impl DefinitionFiles {
             .filter_map(|word| DomainUuid::parse(word).ok())
             .collect())
     }
+}
+
+/// The domain in a definition, or in the notes on a running guest, which stand around its XML.
+fn domain_in(document: &str) -> Option<Domain> {
+    const END: &str = "</domain>";
+    let from = document.find("<domain ")?;
+    let to = document.rfind(END)? + END.len();
+    domain::read(document.get(from..to)?.as_bytes()).ok()
 }
 
 /// The names in a directory that libvirt could have given; none where there is no such
@@ -201,6 +243,39 @@ mod tests {
         let starting = files.starting().unwrap();
         assert_eq!(starting.len(), 1);
         assert!(starting[0].domain.is_err());
+    }
+
+    #[test]
+    fn the_guests_that_name_a_secret_are_found_defined_or_running() {
+        let (_dir, files) = files();
+        let secret = SecretUuid::random();
+        let with_tpm = |number: u32| {
+            format!(
+                "<domain type='kvm'><name>vm{number}</name><uuid>{}</uuid><devices>\
+                 <tpm model='tpm-crb'><backend type='emulator' version='2.0'>\
+                 <encryption secret='{secret}'/></backend></tpm></devices></domain>",
+                uuid(number)
+            )
+        };
+        fs::write(files.definitions.join("vm2.xml"), with_tpm(2)).unwrap();
+        let notes = |number| {
+            format!(
+                "<domstatus state='running'>{}</domstatus>",
+                with_tpm(number)
+            )
+        };
+        fs::write(files.running.join("vm2.xml"), notes(2)).unwrap();
+        fs::write(files.running.join("vm9.xml"), notes(9)).unwrap();
+        let mut names: Vec<_> = files
+            .naming(secret)
+            .into_iter()
+            .map(|found| found.name)
+            .collect();
+        names.sort();
+        assert_eq!(names, ["vm2", "vm9"]);
+        assert!(files.naming(SecretUuid::random()).is_empty());
+        let vm9 = DomainUuid::parse(&uuid(9)).unwrap();
+        assert_eq!(files.defined_as(vm9).unwrap().name, "vm9");
     }
 
     #[test]

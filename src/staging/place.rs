@@ -16,7 +16,7 @@ use crate::durable;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::SECRETS_DIR;
-use crate::secret::{domain_of_usage, laid_out_definition};
+use crate::secret::{Definition, laid_out_definition};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -127,7 +127,7 @@ impl Place {
                 .file_stem()
                 .and_then(OsStr::to_str)
                 .and_then(|stem| SecretUuid::parse(stem).ok());
-            let domain = domain_of_usage(&definition);
+            let domain = Definition::parse(&definition).and_then(|read| read.guards_domain());
             found.extend(
                 secret
                     .zip(domain)

@@ -6,8 +6,8 @@ use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::StartingLibvirtd;
-use crate::secret::{HostSecrets, Provided, SecretError};
-use crate::verdict::facts::HostSecret;
+use crate::secret::{Found, HostSecrets, Provided, SecretError};
+use crate::verdict::Over;
 
 /// The secrets of a libvirtd that is yet to start.
 pub struct Staging(pub Place);
@@ -15,34 +15,35 @@ pub struct Staging(pub Place);
 impl HostSecrets for Staging {
     fn expect_question(&self, _deadline: Deadline) {}
 
-    fn state(&self, secret: SecretUuid, deadline: Deadline) -> HostSecret {
-        StartingLibvirtd(self.0.secrets()).state(secret, deadline)
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        StartingLibvirtd(self.0.secrets()).inspect(secret, deadline)
     }
 
-    /// A persistent secret of somebody else's stays as it is, and carries the start.
+    /// What is laid out for another guest stays, and serves this one if it has the same key.
+    /// A persistent secret of somebody else's stays as it is: only a running daemon can put one
+    /// of the guard's in its place.
     fn provide(
         &self,
         secret: SecretUuid,
         domain: DomainUuid,
         dek: &Dek,
-        _replace_foreign: bool,
+        over: Over,
         deadline: Deadline,
     ) -> Result<Provided, SecretError> {
-        let refused = |error: super::StagingError| SecretError::Refused(error.to_string());
-        let same = |laid_out: &&LaidOut| laid_out.secret == secret;
-        match self.0.laid_out().map_err(refused)?.iter().find(same) {
-            Some(other) if other.domain != domain => {
-                return Err(SecretError::Conflict(format!(
-                    "it is the one of the guest {}, too",
-                    other.domain
-                )));
-            }
-            _ => {}
+        let files = StartingLibvirtd(self.0.secrets());
+        match files.provide(secret, domain, dek, over, deadline) {
+            Err(SecretError::Starting) => {}
+            answer => return answer,
         }
-        if self.state(secret, deadline) != HostSecret::Absent {
-            return Ok(Provided::LeftAsIs);
+        if files.inspect(secret, deadline)?.is_some() {
+            return Err(SecretError::Starting);
         }
         let laid_out = LaidOut { secret, domain };
+        let refused = |error: super::StagingError| SecretError::Refused(error.to_string());
         self.0.lay_out(laid_out, dek).map_err(refused)?;
         Ok(Provided::Defined)
     }
@@ -61,12 +62,14 @@ impl HostSecrets for Staging {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::fs;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::secret::Value;
 
     fn staging() -> (tempfile::TempDir, Staging) {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -81,7 +84,8 @@ mod tests {
         domain: DomainUuid,
     ) -> Result<Provided, SecretError> {
         let dek = Dek::from_bytes(Zeroizing::new(b"key".to_vec()));
-        staging.provide(secret, domain, &dek, true, Deadline::after(Duration::ZERO))
+        let at_once = Deadline::after(Duration::ZERO);
+        staging.provide(secret, domain, &dek, Over::GuardsOwn, at_once)
     }
 
     #[test]
@@ -96,14 +100,22 @@ mod tests {
     fn a_persistent_secret_of_somebody_elses_stays_as_it_is() {
         let (_dir, staging) = staging();
         let secret = SecretUuid::random();
-        let deadline = Deadline::after(Duration::ZERO);
         let file = |extension| staging.0.secrets().join(format!("{secret}.{extension}"));
-        fs::write(file("xml"), "<secret/>").unwrap();
-        assert_eq!(staging.state(secret, deadline), HostSecret::NoValue);
+        let value = || {
+            let found = staging.inspect(secret, Deadline::after(Duration::ZERO));
+            found.unwrap().unwrap().value
+        };
+        fs::write(file("xml"), "<secret ephemeral='no' private='yes'/>").unwrap();
+        assert!(matches!(value(), Value::None));
         fs::write(file("base64"), "b3RoZXI=").unwrap();
-        assert_eq!(staging.state(secret, deadline), HostSecret::HasValue);
+        assert!(
+            matches!(value(), Value::Private),
+            "others could have written it"
+        );
+        fs::set_permissions(file("base64"), Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(value(), Value::Told(dek) if dek.expose() == b"other"));
         let provided = provide(&staging, secret, DomainUuid::random());
-        assert_eq!(provided, Ok(Provided::LeftAsIs));
+        assert_eq!(provided, Err(SecretError::Starting));
         assert_eq!(staging.0.laid_out().unwrap(), []);
         assert_eq!(fs::read_to_string(file("base64")).unwrap(), "b3RoZXI=");
     }
@@ -111,12 +123,15 @@ mod tests {
     #[test]
     fn one_secret_cannot_hold_the_keys_of_two_guests() {
         let (_dir, staging) = staging();
-        let secret = SecretUuid::random();
-        provide(&staging, secret, DomainUuid::random()).unwrap();
-        let second = provide(&staging, secret, DomainUuid::random());
-        assert!(
-            matches!(second, Err(SecretError::Conflict(_))),
-            "{second:?}"
-        );
+        let (secret, first) = (SecretUuid::random(), DomainUuid::random());
+        provide(&staging, secret, first).unwrap();
+        // A guest that has the same key needs nothing more.
+        let same = provide(&staging, secret, DomainUuid::random());
+        assert_eq!(same, Ok(Provided::LeftAsIs));
+        let other = Dek::from_bytes(Zeroizing::new(b"another key".to_vec()));
+        let at_once = Deadline::after(Duration::ZERO);
+        let second = DomainUuid::random();
+        let second = staging.provide(secret, second, &other, Over::GuardsOwn, at_once);
+        assert_eq!(second, Err(SecretError::OfGuest(first)));
     }
 }

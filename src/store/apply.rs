@@ -47,7 +47,7 @@ pub struct Change<'a> {
     pub seen: &'a References,
     /// The repairs, in order.
     pub repairs: &'a [Repair],
-    /// The key of a `CreateKey` among them.
+    /// The key of a `CreateKey` or a `KeepHostValue` among them.
     pub new_key: Option<&'a NewKey>,
     /// The secret that the domain XML names, for rows that the repairs make.
     pub secret_uuid: Option<SecretUuid>,
@@ -109,7 +109,9 @@ impl Repairs<'_> {
             Repair::RetireKey { key_ref } => {
                 self.update(*key_ref, "retired_at = ?4", "TRUE", &[&self.change.now.0])
             }
-            Repair::CreateKey { key_ref, provider } => {
+            Repair::CreateKey {
+                key_ref, provider, ..
+            } => {
                 let key_ref = key_ref.or(self.made).ok_or(StoreError::Changed)?;
                 self.create_key(key_ref, *provider)
             }
@@ -127,6 +129,7 @@ impl Repairs<'_> {
                 let secret_uuid = secret_uuid.to_string();
                 self.update(*key_ref, "secret_uuid = ?4", "TRUE", &[&secret_uuid])
             }
+            Repair::KeepHostValue { provider } => self.add_retired(*provider),
             // Done with files, before the rows change.
             Repair::RestoreTpmState { .. } => Ok(()),
             Repair::BindProvider {
@@ -199,6 +202,33 @@ impl Repairs<'_> {
         ];
         self.update(key_ref, set, PLACEHOLDER, &values)?;
         start::note_fresh_key(self.transaction, key_ref, self.change.now)
+    }
+
+    /// Adds the key of this change as a row that is retired already.
+    fn add_retired(&self, provider: ProviderUuid) -> Result<(), Failure> {
+        let key = self.change.new_key.ok_or(StoreError::NoNewKey)?;
+        self.saw(|seen| seen.uuid == provider && seen.key_id == key.key_id)?;
+        let named = is_uuid("uuid", "?3");
+        let sql = format!(
+            "INSERT INTO key_ref (resource_type, resource_uuid, secret_uuid, provider_uuid,
+                                  provider_name, wrapped_dek, kek_ref, key_version, algorithm,
+                                  retired_at, created_at, updated_at)
+             SELECT 'tpm', ?1, ?2, uuid, name, ?4, ?5, ?6, ?7, ?8, ?8, ?8 FROM key_provider
+             WHERE {named}"
+        );
+        exactly_one(self.transaction.execute(
+            &sql,
+            params![
+                self.change.domain.to_string(),
+                self.change.secret_uuid.map(|uuid| uuid.to_string()),
+                provider.to_string(),
+                key.wrapped_dek.as_bytes(),
+                key.kek_ref(),
+                key.key_version,
+                key.algorithm,
+                self.change.now.0,
+            ],
+        )?)
     }
 
     /// Changes one live row of the domain. `values` are `?4` and following.

@@ -44,8 +44,11 @@ pub(super) fn references(
     domain: DomainUuid,
     now: Timestamp,
 ) -> Result<References, Failure> {
+    let (key_refs, mut retired) = rows(connection, domain)?;
+    retired.retain(|row| row.wrapped_dek.is_some());
     Ok(References {
-        key_refs: key_refs(connection, domain)?,
+        key_refs,
+        retired,
         providers: providers(connection)?,
         state_arrives: start::state_arrives(connection, domain, now)?,
     })
@@ -56,17 +59,38 @@ pub(super) fn key_refs(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<Vec<KeyRef>, Failure> {
-    let mut query = connection.prepare(&live_rows_sql())?;
-    let rows = query.query_map(params![domain.to_string()], key_ref)?;
-    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
-    rows.sort_by_key(|row| row.id);
-    Ok(rows)
+    Ok(rows(connection, domain)?.0)
+}
+
+/// The domain's rows that are in use, and those that are retired, by id.
+fn rows(
+    connection: &Connection,
+    domain: DomainUuid,
+) -> Result<(Vec<KeyRef>, Vec<KeyRef>), Failure> {
+    let mut query = connection.prepare(&rows_sql())?;
+    let mut found = query.query(params![domain.to_string()])?;
+    let (mut key_refs, mut retired) = (Vec::new(), Vec::new());
+    while let Some(row) = found.next()? {
+        let is_retired: bool = row.get("is_retired")?;
+        let rows = if is_retired {
+            &mut retired
+        } else {
+            &mut key_refs
+        };
+        rows.push(key_ref(row)?);
+    }
+    key_refs.sort_by_key(|row| row.id);
+    retired.sort_by_key(|row| row.id);
+    Ok((key_refs, retired))
 }
 
 /// The query on the path of every start.
-pub(super) fn live_rows_sql() -> String {
+pub(super) fn rows_sql() -> String {
     let of_domain = is_uuid("resource_uuid", "?1");
-    format!("SELECT {KEY_REF_COLUMNS} FROM key_ref WHERE {LIVE} AND {of_domain}")
+    format!(
+        "SELECT {KEY_REF_COLUMNS}, retired_at IS NOT NULL AS is_retired FROM key_ref
+         WHERE resource_type = 'tpm' AND {of_domain}"
+    )
 }
 
 pub(super) fn key_ref(row: &Row<'_>) -> rusqlite::Result<KeyRef> {

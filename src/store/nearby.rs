@@ -88,9 +88,9 @@ impl Store {
         self.used_keys(had_it, name)
     }
 
-    /// All keys that may be those of one domain's TPM state, retired ones too, at most `limit`:
-    /// first the domain's own, then those for its secret, then those of domains that had its
-    /// name, then the others; of each the latest first.
+    /// The keys of other domains that may be those of this one's TPM state, retired ones too, at
+    /// most `limit`: first those for its secret, then those of domains that had its name, then the
+    /// others; of each the latest first.
     pub fn keys_near(
         &self,
         domain: DomainUuid,
@@ -101,8 +101,8 @@ impl Store {
         let of_domain = is_uuid("resource_uuid", "?1");
         let of_secret = is_uuid("secret_uuid", "?2");
         let condition = format!(
-            "resource_type = 'tpm' AND {KEYED}
-             ORDER BY {of_domain} DESC, coalesce({of_secret}, FALSE) DESC,
+            "resource_type = 'tpm' AND {KEYED} AND NOT {of_domain}
+             ORDER BY coalesce({of_secret}, FALSE) DESC,
                       EXISTS (SELECT 1 FROM event
                               WHERE domain_uuid = resource_uuid AND domain_name = ?3) DESC,
                       updated_at DESC, id DESC

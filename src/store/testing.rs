@@ -13,7 +13,7 @@ use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{Provider, References};
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// The time at which tests happen.
 pub(super) const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -137,6 +137,7 @@ pub(super) fn make_key(store: &mut Store, domain: DomainUuid, provider: &Provide
         Repair::CreateKey {
             key_ref: None,
             provider: provider.uuid,
+            origin: KeyOrigin::Random,
         },
     ];
     let key = NewKey {

@@ -48,7 +48,7 @@ codes! {
     KeyCorrupt = "VG206" "key-corrupt" "The wrapped key is damaged, or belongs to another domain.",
     SecretRefused = "VG301" "secret-refused" "libvirt refused to take the secret.",
     LibvirtUnreachable = "VG302" "libvirt-unreachable" "libvirt did not answer in time, or the hook's deadline passed.",
-    SecretConflict = "VG303" "secret-conflict" "The secret's usage belongs to another secret, or its UUID to another use.",
+    SecretConflict = "VG303" "secret-conflict" "The secret belongs to another use, or to another guest.",
     StoreUnavailable = "VG401" "store-unavailable" "The store cannot be read or written.",
     StoreCorrupt = "VG402" "store-corrupt" "The store is damaged.",
     StoreTooNew = "VG403" "store-too-new" "The store was written by a newer program.",

@@ -4,20 +4,18 @@
 use std::path::PathBuf;
 
 use crate::domain::TpmVersion;
-use crate::ids::{DomainUuid, KeyRefId};
+use crate::ids::DomainUuid;
 
 /// What was found beside the guest's own rows and its state's own place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// Whether libvirt's files have a definition of the guest.
+    /// Whether libvirt knows the guest, as its files tell.
     pub is_defined: bool,
     /// A TPM state of the guest, where its XML does not look for it.
     pub state: Option<StateElsewhere>,
     /// The guest was probably undefined, and its TPM's state deleted with it: its definition is
     /// newer than its last start, and libvirt's directory of its TPM is gone.
     pub was_undefined: bool,
-    /// A retired key reference of the guest's own that opens the TPM's state.
-    pub retired_key: Option<KeyRefId>,
     /// The domain that has the key of the TPM's state.
     pub key_holder: Option<OtherDomain>,
     /// The domain with a used key that the guest may be, under a new UUID, or a copy of.
@@ -53,7 +51,7 @@ pub struct OtherDomain {
     pub uuid: DomainUuid,
     /// The name that it had last, where that is known.
     pub name: Option<String>,
-    /// Whether libvirt's files have a definition of it.
+    /// Whether libvirt knows it, as its files tell.
     pub is_defined: bool,
 }
 

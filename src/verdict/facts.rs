@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
 use crate::domain::Domain;
-use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
@@ -29,6 +29,9 @@ pub struct Facts {
     pub host_secret: Option<HostSecret>,
     /// What this host has under another name; `None` while nobody has looked.
     pub elsewhere: Option<Elsewhere>,
+    /// What trying the retired rows gave. They are tried only where the state proves no row in
+    /// use, or where libvirt's secret has a value that no row in use holds.
+    pub retired: BTreeMap<KeyRefId, Trial>,
     /// The policy in force.
     pub policy: Policy,
 }
@@ -66,6 +69,16 @@ impl Facts {
         self.kept.ended_normally && self.policy.transient_state == TransientState::Fresh
     }
 
+    /// Whether libvirt's own value opens the TPM's state.
+    pub(super) fn host_value_is_proven(&self) -> bool {
+        let proven = Proof::Proven;
+        matches!(
+            &self.host_secret,
+            Some(HostSecret::Foreign(ForeignSecret { value: HostValue::Known { proof, .. }, .. }))
+                if *proof == proven
+        )
+    }
+
     /// Keys open, and the state is none's of them.
     fn is_refuted(&self) -> bool {
         let proof = |trial: &Trial| match trial {
@@ -82,6 +95,8 @@ impl Facts {
 pub struct References {
     /// The domain's key references that are not retired, by id.
     pub key_refs: Vec<KeyRef>,
+    /// The domain's retired key references that hold a key, by id.
+    pub retired: Vec<KeyRef>,
     /// All providers, by name.
     pub providers: Vec<Provider>,
     /// Whether a `migrate begin` or `restore begin` announced state, not too long ago.
@@ -274,14 +289,47 @@ impl Occasion {
 pub enum HostSecret {
     /// libvirt has none.
     Absent,
-    /// It has one without a value.
-    NoValue,
-    /// It has one with a value, which it does not tell.
-    HasValue,
+    /// The guard's own, with the key of this domain: the one that starts, or another one that
+    /// has the same UUID in its XML.
+    Guards(DomainUuid),
+    /// One that somebody else defined.
+    Foreign(ForeignSecret),
     /// It has one for another use, which it gives to no vTPM: says for which.
     Conflict(String),
     /// It could not be asked: says why.
     Unreachable(String),
+}
+
+/// A secret that somebody else defined, and that libvirt gives to a vTPM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignSecret {
+    /// libvirt keeps its value in memory alone, and never writes it to a disk.
+    pub is_ephemeral: bool,
+    /// libvirt gives its value to no client.
+    pub is_private: bool,
+    /// Whether it has a usage other than vTPMs, too: then its value may open other things.
+    pub serves_anything: bool,
+    /// Its value.
+    pub value: HostValue,
+    /// The other guests whose definitions name it, by name; looked for only where there is a
+    /// value.
+    pub named_by: Vec<String>,
+}
+
+/// The value of a secret of libvirt's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostValue {
+    /// There is none.
+    None,
+    /// There is one, as far as libvirt tells, and nobody can read it.
+    Hidden,
+    /// Root can read it.
+    Known {
+        /// Keys of equal number are the same, as among [`Trial`]s.
+        dek: DekNumber,
+        /// What the TPM state says of it.
+        proof: Proof,
+    },
 }
 
 /// Why the store gave no answer.

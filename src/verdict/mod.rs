@@ -72,14 +72,28 @@ pub enum Reason {
     NotAStart,
 }
 
-/// Which key libvirt must be given, and how.
+/// Which key libvirt must be given, and what it may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProvideSecret {
     /// Whose DEK.
     pub key: KeySource,
-    /// Whether a secret that somebody else defined under this UUID, and that has a value,
-    /// gets its value replaced: only where the DEK is proven or no state can contradict it.
-    pub replace_foreign: bool,
+    /// What it may replace.
+    pub over: Over,
+}
+
+/// What may be replaced when libvirt is given a key. No value is ever lost: one that root can
+/// read is in the store before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing: libvirt has this very value already, in somebody else's secret.
+    TheSame,
+    /// Nothing but secrets of the guard's own, whose values are all in the store.
+    GuardsOwn,
+    /// The definition of somebody else's secret: one of the guard's own, ephemeral and private,
+    /// takes its place.
+    ForeignDefinition,
+    /// The value of somebody else's secret, which is ephemeral and private and stays defined.
+    ForeignValue,
 }
 
 /// Something noticed that does not stop the start.
@@ -108,6 +122,16 @@ pub enum Finding {
     Degraded(Refusal),
     /// The guest's secret is not managed by the guard: `adopt` would take it over.
     Unmanaged,
+    /// libvirt's secret is ephemeral and private, and not the guard's: the guest's key comes from
+    /// whoever starts it.
+    ClientsKey,
+    /// libvirt has a value that it does not disclose, and that may not be the right one; it is
+    /// left in place.
+    HiddenValue(crate::ids::SecretUuid),
+    /// libvirt had another value than the key: it is kept as a retired key reference.
+    HostValueKept,
+    /// libvirt's value opens the TPM's state, and no key of the store does.
+    HostValueProven,
     /// The store could not be used; libvirt's own secret carries the start.
     StoreUnusable(facts::StoreTrouble),
     /// The domain XML could not be read.

@@ -69,15 +69,13 @@ pub enum Refusal {
     KeyRetired {
         /// The retired row.
         key_ref: KeyRefId,
-        /// The rows in use, which do not.
-        tried: Vec<KeyRefId>,
     },
     /// The key of another domain opens the state, and none of the guest's.
     KeyOfAnother {
         /// The domain that has it.
         holder: OtherDomain,
-        /// The rows in use, which do not.
-        tried: Vec<KeyRefId>,
+        /// Whether a key of the guest's own, or libvirt's value, is there and does not.
+        refuted: bool,
         /// Whether libvirt has a definition of the guest.
         is_defined: bool,
     },
@@ -130,6 +128,31 @@ pub enum Refusal {
         /// libvirt's words.
         reason: String,
     },
+    /// libvirt's secret has a value that is not this guest's key, and another guest's definition
+    /// names that secret.
+    SecretOfGuest {
+        /// The secret.
+        secret: SecretUuid,
+        /// The other guests, by name.
+        guests: Vec<String>,
+    },
+    /// Another guest is being started with that secret under another key.
+    SecretInUse {
+        /// The secret.
+        secret: SecretUuid,
+        /// The other guest's name.
+        guest: String,
+    },
+    /// libvirt's own secret does not open the TPM's state.
+    HostValueDoesNotOpenTpm {
+        /// The secret.
+        secret: SecretUuid,
+    },
+    /// A key that was retired opens the TPM's state, and none in use does.
+    RetiredKeyOpensTpm {
+        /// The retired row.
+        key_ref: KeyRefId,
+    },
     /// The store cannot be used.
     Store(StoreTrouble),
     /// The XML cannot be read, and the policy refuses unencrypted vTPMs.
@@ -165,18 +188,16 @@ impl Refusal {
             | Self::KeyOfRelative { .. }
             | Self::KeyMissingStateElsewhere(_)
             | Self::Unmanaged => Code::KeyMissing,
-            Self::KeyRetired { tried, .. } | Self::KeyOfAnother { tried, .. }
-                if !tried.is_empty() =>
-            {
-                Code::KeyDoesNotOpenTpm
-            }
             Self::KeyLost
             | Self::KeyUnknown
             | Self::KeyNotImported
             | Self::KeyRetired { .. }
-            | Self::KeyOfAnother { .. } => Code::KeyLost,
+            | Self::KeyOfAnother { refuted: false, .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
-            Self::KeyDoesNotOpenTpm { .. } => Code::KeyDoesNotOpenTpm,
+            Self::KeyDoesNotOpenTpm { .. }
+            | Self::HostValueDoesNotOpenTpm { .. }
+            | Self::RetiredKeyOpensTpm { .. }
+            | Self::KeyOfAnother { refuted: true, .. } => Code::KeyDoesNotOpenTpm,
             Self::TpmStateMissing
             | Self::TpmStateElsewhere(_)
             | Self::TpmStateUndefined
@@ -184,7 +205,9 @@ impl Refusal {
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,
-            Self::SecretConflict { .. } => Code::SecretConflict,
+            Self::SecretConflict { .. } | Self::SecretOfGuest { .. } | Self::SecretInUse { .. } => {
+                Code::SecretConflict
+            }
             Self::Store(StoreTrouble::Unavailable(_)) => Code::StoreUnavailable,
             Self::Store(StoreTrouble::Corrupt(_)) => Code::StoreCorrupt,
             Self::Store(StoreTrouble::TooNew { .. }) => Code::StoreTooNew,

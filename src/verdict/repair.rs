@@ -5,6 +5,15 @@ use super::facts::Occasion;
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 
+/// Where a new row's DEK comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// It is made of random bits.
+    Random,
+    /// It is the value of libvirt's secret, which a client gave for a guest without state.
+    HostSecret,
+}
+
 /// One planned change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repair {
@@ -42,6 +51,14 @@ pub enum Repair {
     CreateKey {
         /// The placeholder; `None`: the row made by `BindProvider`.
         key_ref: Option<KeyRefId>,
+        /// The provider whose KEK wraps it.
+        provider: ProviderUuid,
+        /// Where the DEK comes from.
+        origin: KeyOrigin,
+    },
+    /// Wraps the value of libvirt's secret, which is about to be replaced, with the provider's
+    /// KEK and adds it as a retired row.
+    KeepHostValue {
         /// The provider whose KEK wraps it.
         provider: ProviderUuid,
     },
@@ -92,7 +109,7 @@ impl Repair {
             Self::DeletePlaceholder { .. } => "delete-placeholder",
             Self::RebindProvider { .. } => "rebind-provider",
             Self::DeleteDuplicate { .. } => "delete-duplicate",
-            Self::RetireKey { .. } => "retire-key",
+            Self::RetireKey { .. } | Self::KeepHostValue { .. } => "retire-key",
             Self::CreateKey { .. } => "create-key",
             Self::FillKeyVersion { .. } => "fill-key-version",
             Self::FillKekRef { .. } => "fill-kek-ref",
@@ -114,7 +131,7 @@ impl Repair {
             | Self::FillKekRef { key_ref, .. }
             | Self::SetSecretUuid { key_ref, .. } => Some(*key_ref),
             Self::CreateKey { key_ref, .. } | Self::BindProvider { key_ref, .. } => *key_ref,
-            Self::RestoreTpmState { .. } => None,
+            Self::RestoreTpmState { .. } | Self::KeepHostValue { .. } => None,
         }
     }
 }

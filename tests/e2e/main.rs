@@ -30,6 +30,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod shared_secret;
 mod state_elsewhere;
 mod status;
 mod store_trouble;

@@ -59,6 +59,7 @@ impl Host {
         let secrets = Secrets::default();
         let mut guard = Guard::new(Config::default(), dir.path().join("state"));
         guard.libvirt_state_dir = dir.path().join("swtpm");
+        guard.run_dir = dir.path().join("run");
         guard.libvirt_run_dir = dir.path().join("run");
         // The first guest is defined, the second is transient: libvirt takes its TPM's state
         // away when it stops and when its start fails.

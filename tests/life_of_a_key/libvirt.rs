@@ -7,17 +7,22 @@ use std::rc::Rc;
 use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::secret::{HostSecrets, Provided, SecretError};
-use vtpm_guard::verdict::facts::HostSecret;
+use vtpm_guard::secret::{
+    Definition, Found, HostSecrets, Provided, SecretError, Value, definition,
+};
+use vtpm_guard::verdict::Over;
 
 /// The secrets; every clone is the same libvirt. All are the guard's own.
 #[derive(Clone, Default)]
-pub(crate) struct Secrets(Rc<RefCell<BTreeMap<SecretUuid, Vec<u8>>>>);
+pub(crate) struct Secrets(Rc<RefCell<BTreeMap<SecretUuid, Held>>>);
+
+/// The domain whose key a secret holds, and the value.
+type Held = (DomainUuid, Vec<u8>);
 
 impl Secrets {
     /// The value that a start would find.
     pub(crate) fn value(&self, secret: SecretUuid) -> Option<Vec<u8>> {
-        self.0.borrow().get(&secret).cloned()
+        self.0.borrow().get(&secret).map(|(_, value)| value.clone())
     }
 
     /// The daemon is started again: what is ephemeral is gone.
@@ -29,31 +34,40 @@ impl Secrets {
 impl HostSecrets for Secrets {
     fn expect_question(&self, _deadline: Deadline) {}
 
-    fn state(&self, secret: SecretUuid, _deadline: Deadline) -> HostSecret {
-        match self.value(secret) {
-            Some(_) => HostSecret::HasValue,
-            None => HostSecret::Absent,
-        }
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        _deadline: Deadline,
+    ) -> Result<Option<Found>, SecretError> {
+        let held = self.0.borrow();
+        Ok(held.get(&secret).map(|(domain, _)| Found {
+            definition: Definition::parse(&definition(secret, *domain)).unwrap(),
+            value: Value::Private,
+        }))
     }
 
     fn provide(
         &self,
         secret: SecretUuid,
-        _domain: DomainUuid,
+        domain: DomainUuid,
         dek: &Dek,
-        _replace_foreign: bool,
+        over: Over,
         _deadline: Deadline,
     ) -> Result<Provided, SecretError> {
-        let before = self.0.borrow_mut().insert(secret, dek.expose().to_vec());
+        assert_eq!(over, Over::GuardsOwn, "all are the guard's own");
+        let value = (domain, dek.expose().to_vec());
+        let before = self.0.borrow_mut().insert(secret, value);
         Ok(before.map_or(Provided::Defined, |_| Provided::Set))
     }
 
     fn drop_own(
         &self,
         secret: SecretUuid,
-        _domain: DomainUuid,
+        domain: DomainUuid,
         _deadline: Deadline,
     ) -> Result<bool, SecretError> {
-        Ok(self.0.borrow_mut().remove(&secret).is_some())
+        let mut held = self.0.borrow_mut();
+        let is_own = held.get(&secret).is_some_and(|(of, _)| *of == domain);
+        Ok(is_own && held.remove(&secret).is_some())
     }
 }

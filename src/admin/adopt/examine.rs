@@ -16,7 +16,7 @@ use crate::key::kek::Kek;
 use crate::key::keyring::KeyringError;
 use crate::libvirt::Libvirt;
 use crate::libvirt::files::{self, SECRETS_DIR, Stored};
-use crate::secret::{Purpose, SecretError, Value, usage_name};
+use crate::secret::{Purpose, SecretError, Value};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand};
 use crate::verdict::facts::{KeyRef, Proof, Provider, References};
@@ -84,13 +84,14 @@ impl Adopting {
         let Some(found) = found.map_err(|error| guests::unreachable(&error))? else {
             return Ok((SecretAtHand::Absent, None));
         };
-        if found.purpose == Purpose::Other {
-            return Ok((SecretAtHand::OtherUse(found.usage), None));
+        let definition = found.definition;
+        if definition.purpose == Purpose::Other {
+            return Ok((SecretAtHand::OtherUse(definition.usage), None));
         }
-        if found.purpose == Purpose::Vtpm && found.usage == usage_name(domain) {
+        if definition.guards_domain() == Some(domain) {
             return Ok((SecretAtHand::Own, None));
         }
-        let serves_anything = found.purpose == Purpose::Anything;
+        let serves_anything = definition.purpose == Purpose::Anything;
         let value = match found.value {
             Value::Told(dek) => Ok(dek),
             Value::None => return Ok((SecretAtHand::NoValue { serves_anything }, None)),

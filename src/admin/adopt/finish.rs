@@ -16,6 +16,7 @@ use crate::key::id::KeyId;
 use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::secret::HostSecrets;
 use crate::store::Event;
+use crate::verdict::Over;
 use crate::verdict::adopt::{Evidence, SecretAtHand};
 use crate::verdict::facts::References;
 
@@ -155,7 +156,13 @@ impl Adopting {
             let (_, dek) = self.stored_dek(target, taken.key_ref, &references)?;
             let domain = target.domain.uuid;
             let provided = self.ask(|secrets| {
-                secrets.provide(target.secret, domain, &dek, false, context::patience())
+                secrets.provide(
+                    target.secret,
+                    domain,
+                    &dek,
+                    Over::GuardsOwn,
+                    context::patience(),
+                )
             })?;
             provided.map_err(|error| words::not_provided(target.secret, &error))?;
         }

@@ -172,7 +172,10 @@ pub(super) fn not_kept(key_ref: KeyRefId, error: UnwrapError) -> AdminError {
 pub(super) fn not_undefined(secret: SecretUuid, error: &SecretError) -> AdminError {
     match error {
         SecretError::Unreachable(_) | SecretError::Starting => guests::unreachable(error),
-        SecretError::Refused(_) | SecretError::Conflict(_) => AdminError::failed(format!(
+        SecretError::Refused(_)
+        | SecretError::Conflict(_)
+        | SecretError::OfGuest(_)
+        | SecretError::Changed => AdminError::failed(format!(
             "its key is in the store, but the secret {secret} stays: {error}"
         ))
         .with_hint("try again, or remove it: virsh secret-undefine"),

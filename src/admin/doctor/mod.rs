@@ -25,7 +25,6 @@ use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
 use crate::report::one_line;
 use crate::secret::HostSecrets;
-use crate::verdict::facts::HostSecret;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,10 +136,8 @@ fn configuration(context: &Context) -> Option<Ailment> {
 fn libvirt(context: &Context) -> Option<Ailment> {
     let uri = context.config().unwrap_or_default().secret_uri;
     // Any UUID will do: the question is whether there is an answer.
-    let answer = Libvirt::at(&uri).state(SecretUuid::random(), context::patience());
-    let HostSecret::Unreachable(reason) = answer else {
-        return None;
-    };
+    let answer = Libvirt::at(&uri).inspect(SecretUuid::random(), context::patience());
+    let reason = answer.err()?;
     Some(Ailment::fault(
         format!("libvirt's secret driver does not answer at {uri}: {reason}"),
         "the hook could not hand over a key, and every start that needs one would be refused",

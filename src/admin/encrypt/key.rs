@@ -11,7 +11,7 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// What a guest's TPM state is encrypted with.
 pub(super) struct Key {
@@ -182,6 +182,7 @@ fn creation(placeholder: Option<&KeyRef>, provider: &Provider) -> Vec<Repair> {
     let create = Repair::CreateKey {
         key_ref,
         provider: provider.uuid,
+        origin: KeyOrigin::Random,
     };
     bind.into_iter().chain([create]).collect()
 }

@@ -46,7 +46,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let all = References {
         key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
         providers,
-        state_arrives: false,
+        ..References::default()
     };
     let keyring = context.keyring();
     let trials = try_rows(&keyring, &all, domain.uuid, &tpm, context::patience());

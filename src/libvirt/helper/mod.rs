@@ -57,7 +57,7 @@ fn serve(uri: &str) -> io::Result<()> {
         let mut value = None;
         let response = match &connection {
             Ok(connection) => {
-                answer(connection, uri, &request, &mut value).unwrap_or_else(Response::from)
+                answer(connection, &request, &mut value).unwrap_or_else(Response::from)
             }
             Err(error) => error.clone().into(),
         };
@@ -72,19 +72,17 @@ fn serve(uri: &str) -> io::Result<()> {
 /// Answers one request; `value` is what follows the answer, if anything does.
 fn answer(
     connection: &Connect,
-    uri: &str,
     request: &Request<'_>,
     value: &mut Option<Zeroizing<Vec<u8>>>,
 ) -> Result<Response, SecretError> {
-    let secrets = Secrets { connection, uri };
+    let secrets = Secrets { connection };
     match *request {
-        Request::State(secret) => secrets.state(secret),
         Request::Provide {
             secret,
             domain,
             key,
-            replace_foreign,
-        } => secrets.provide(secret, domain, key, replace_foreign),
+            over,
+        } => secrets.provide(secret, domain, key, over),
         Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
         Request::DropLaidOut { secret, domain } => secrets.drop_laid_out(secret, domain),
         Request::Reveal(secret) => secrets.reveal(secret, value),

@@ -3,8 +3,6 @@
 
 mod taking;
 
-use std::path::Path;
-
 use virt::connect::Connect;
 use virt::error::Error;
 use virt::secret::Secret;
@@ -12,15 +10,14 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::libvirt::files::{self, SECRETS_DIR};
 use crate::libvirt::protocol::Response;
-use crate::secret::{SecretError, definition, is_laid_out, usage_name};
+use crate::secret::{Definition, SecretError, definition, domain_of_usage, usage_name};
 use crate::sys;
+use crate::verdict::Over;
 
 /// The secret driver at the other end of a connection.
 pub(super) struct Secrets<'a> {
     pub(super) connection: &'a Connect,
-    pub(super) uri: &'a str,
 }
 
 /// A secret that libvirt has.
@@ -32,45 +29,39 @@ struct Found {
 }
 
 impl Secrets<'_> {
-    /// What there is under this UUID.
-    pub(super) fn state(&self, uuid: SecretUuid) -> Result<Response, SecretError> {
-        Ok(match self.look_up(uuid)? {
-            None => Response::Absent,
-            Some(found) if !found.opens_vtpms() => return Err(found.conflict()),
-            Some(found) if self.has_value(&found)? => Response::HasValue,
-            Some(_) => Response::NoValue,
-        })
-    }
-
-    /// Gives the secret this value, and defines it if it is absent.
+    /// Gives the secret this value, and defines it if it is absent. What is there is replaced
+    /// only as far as `over` allows.
     pub(super) fn provide(
         &self,
         uuid: SecretUuid,
         domain: DomainUuid,
         key: &[u8],
-        replace_foreign: bool,
+        over: Over,
     ) -> Result<Response, SecretError> {
-        match self.look_up(uuid)? {
-            None => {
-                self.define_with(uuid, domain, key)?;
-                Ok(Response::Defined)
-            }
-            Some(found) if found.is_the_guards(domain) => {
-                // Made anew, for it may have come from files that were laid out for the
-                // daemon's start. Merely defined again as ephemeral it would leave UUID.xml
-                // behind (`virSecretObjDeleteConfig` in `src/conf/virsecretobj.c` looks at the
-                // new definition), and the daemon's next start a secret without a value.
-                failure::found(found.secret.undefine())?;
-                self.define_with(uuid, domain, key)?;
-                Ok(Response::Set)
-            }
-            Some(found) if !found.opens_vtpms() => Err(found.conflict()),
-            Some(found) if !replace_foreign && self.has_value(&found)? => Ok(Response::LeftAsIs),
-            Some(found) => {
-                found.secret.set_value(key, 0).map_err(failure::of_call)?;
-                Ok(Response::Set)
-            }
+        let Some(found) = self.look_up(uuid)? else {
+            self.define_with(uuid, domain, key)?;
+            return Ok(Response::Defined);
+        };
+        if !found.opens_vtpms() {
+            return Err(found.conflict());
         }
+        let is_the_guards = found.guards_domain().is_some();
+        match over {
+            Over::GuardsOwn if is_the_guards => {}
+            Over::ForeignDefinition if !is_the_guards => {}
+            Over::ForeignValue if !is_the_guards && found.keeps_its_value_to_itself()? => {
+                found.secret.set_value(key, 0).map_err(failure::of_call)?;
+                return Ok(Response::Set);
+            }
+            _ => return Err(SecretError::Changed),
+        }
+        // Undefined first, for it may have come from files, of `stage` or on a disk. Merely
+        // defined again as ephemeral it would leave UUID.xml behind (`virSecretObjDeleteConfig`
+        // in `src/conf/virsecretobj.c` looks at the new definition), and the daemon's next start
+        // a secret without a value.
+        failure::found(found.secret.undefine())?;
+        self.define_with(uuid, domain, key)?;
+        Ok(Response::Set)
     }
 
     /// Undefines the secret if it is the guard's own for this domain.
@@ -95,9 +86,10 @@ impl Secrets<'_> {
         let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Dropped(false));
         };
-        match failure::found(found.secret.xml_desc(0))? {
-            Some(xml) if found.is_the_guards(domain) && is_laid_out(&xml) => found.undefine(),
-            _ => Ok(Response::Dropped(false)),
+        if found.is_the_guards(domain) && found.definition()?.is_laid_out() {
+            found.undefine()
+        } else {
+            Ok(Response::Dropped(false))
         }
     }
 
@@ -152,23 +144,6 @@ impl Secrets<'_> {
                 },
             )
     }
-
-    /// Whether the secret has a value, as far as libvirt tells. It does not for a private one:
-    /// `secretGetValue` (`src/secret/secret_driver.c`) refuses before it looks for the value.
-    /// Then the daemon's own files may tell. If nothing does, the secret counts as having
-    /// one: libvirt itself stops a start for which it is missing.
-    fn has_value(&self, found: &Found) -> Result<bool, SecretError> {
-        match sys::secret_has_value(&found.secret).map_err(failure::of_call) {
-            Ok(has_value) => Ok(has_value),
-            Err(SecretError::Refused(_)) => {
-                let stored = files::are_of_this_host(self.uri)
-                    .then(|| files::has_value(Path::new(SECRETS_DIR), found.uuid))
-                    .flatten();
-                Ok(stored.unwrap_or(true))
-            }
-            Err(error) => Err(error),
-        }
-    }
 }
 
 impl Found {
@@ -188,7 +163,29 @@ impl Found {
 
     /// Whether it is the secret that the guard itself defines for this domain.
     fn is_the_guards(&self, domain: DomainUuid) -> bool {
-        self.usage_type == VIR_SECRET_USAGE_TYPE_VTPM && self.usage == usage_name(domain)
+        self.guards_domain() == Some(domain)
+    }
+
+    /// The domain whose key it holds, if the guard defined it.
+    fn guards_domain(&self) -> Option<DomainUuid> {
+        let is_for_vtpms = self.usage_type == VIR_SECRET_USAGE_TYPE_VTPM;
+        domain_of_usage(&self.usage).filter(|_| is_for_vtpms)
+    }
+
+    /// Whether libvirt keeps its value in memory alone, and gives it to no client.
+    fn keeps_its_value_to_itself(&self) -> Result<bool, SecretError> {
+        let definition = self.definition()?;
+        Ok(definition.is_ephemeral && definition.is_private)
+    }
+
+    fn definition(&self) -> Result<Definition, SecretError> {
+        let xml = self.secret.xml_desc(0).map_err(failure::of_call)?;
+        Definition::parse(&xml).ok_or_else(|| {
+            SecretError::Refused(format!(
+                "libvirt's definition of {} cannot be read",
+                self.uuid
+            ))
+        })
     }
 
     /// Whether libvirt takes it for a vTPM: `virSecretGetSecretString`

@@ -23,18 +23,17 @@ fn sent(frame: &[u8]) -> Zeroizing<Vec<u8>> {
 #[test]
 fn every_request_arrives_as_it_was_sent() {
     let requests = [
-        Request::State(secret()),
         Request::Provide {
             secret: secret(),
             domain: domain(),
             key: b"a made-up key\n with a line feed, \0 and \xff",
-            replace_foreign: true,
+            over: Over::ForeignDefinition,
         },
         Request::Provide {
             secret: secret(),
             domain: domain(),
             key: &[],
-            replace_foreign: false,
+            over: Over::GuardsOwn,
         },
         Request::Drop {
             secret: secret(),
@@ -72,11 +71,10 @@ fn every_response_arrives_as_it_was_sent() {
     };
     let responses = [
         Response::Absent,
-        Response::HasValue,
+        Response::Changed,
         Response::Dropped(true),
         Response::Secret {
-            purpose: Purpose::Vtpm,
-            usage: "a \"name\"".to_owned(),
+            definition: "<secret ephemeral=\"no\"/>".to_owned(),
             value: Revealed::Follows,
         },
         Response::Undefined(false),
@@ -101,7 +99,7 @@ fn a_request_is_written_into_a_buffer_of_its_final_size() {
         secret: secret(),
         domain: domain(),
         key: &key,
-        replace_foreign: false,
+        over: Over::GuardsOwn,
     };
     let frame = request.to_frame().unwrap();
     assert_eq!(frame.len(), frame.capacity());
@@ -114,7 +112,7 @@ fn what_is_too_long_is_neither_sent_nor_read() {
         secret: secret(),
         domain: domain(),
         key: &key,
-        replace_foreign: false,
+        over: Over::GuardsOwn,
     };
     assert!(request.to_frame().is_err());
     assert!(read_frame(&mut &b"\xff\xff\xff\xff"[..], MAX_REQUEST).is_err());
@@ -154,12 +152,12 @@ proptest! {
     }
 
     #[test]
-    fn any_key_arrives(key: Vec<u8>, replace_foreign: bool) {
+    fn any_key_arrives(key: Vec<u8>, over in proptest::sample::select(OVER.to_vec())) {
         let request = Request::Provide {
             secret: secret(),
             domain: domain(),
             key: &key,
-            replace_foreign,
+            over,
         };
         let frame = sent(&request.to_frame().unwrap());
         prop_assert!(Request::parse(&frame) == Some(request));

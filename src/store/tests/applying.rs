@@ -4,7 +4,7 @@ use super::super::testing::*;
 use super::super::{Access, Change, EventFilter, Store, StoreError};
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::verdict::facts::{KeyRef, Provider};
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 struct Setting {
     dir: tempfile::TempDir,
@@ -68,6 +68,7 @@ fn a_first_start_binds_and_makes_the_key_in_one_row() {
         Repair::CreateKey {
             key_ref: None,
             provider: provider.uuid,
+            origin: KeyOrigin::Random,
         },
     ];
     let key = new_key(1);
@@ -110,6 +111,7 @@ fn a_key_goes_into_the_placeholder_that_is_there() {
     let create = Repair::CreateKey {
         key_ref: Some(placeholder),
         provider: it.provider.uuid,
+        origin: KeyOrigin::Random,
     };
     apply(&mut it.store, it.vm, &[create], Some(&new_key(1))).unwrap();
     assert_eq!(it.rows()[0].id, placeholder);
@@ -124,6 +126,7 @@ fn a_key_never_replaces_a_key() {
     let create = Repair::CreateKey {
         key_ref: Some(key_ref),
         provider: it.provider.uuid,
+        origin: KeyOrigin::Random,
     };
     let refused = apply(&mut it.store, it.vm, &[create], Some(&new_key(1)));
     assert!(matches!(refused, Err(StoreError::Changed)));
@@ -137,6 +140,7 @@ fn a_key_is_only_stored_under_the_provider_whose_kek_wraps_it() {
     let create = Repair::CreateKey {
         key_ref: Some(placeholder),
         provider: it.provider.uuid,
+        origin: KeyOrigin::Random,
     };
     let foreign = apply(
         &mut it.store,

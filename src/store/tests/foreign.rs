@@ -68,6 +68,7 @@ fn uuids_in_upper_case_name_the_same_domain_and_provider() {
     let create = crate::verdict::repair::Repair::CreateKey {
         key_ref: Some(seen.key_refs[0].id),
         provider: provider.uuid,
+        origin: crate::verdict::repair::KeyOrigin::Random,
     };
     apply(&mut store, vm, &[create], Some(&new_key(1))).unwrap();
     store.delete_provider(provider.uuid).unwrap();

@@ -1,12 +1,13 @@
 //! The key is chosen: what becomes of the rows that hold it, and of the others.
 
+use super::host_secret::{Chosen, give};
 use super::keyed::{Closed, Opened};
 use super::mend::mend;
 use super::{Case, allow, deny, provider};
 use crate::verdict::facts::{DekNumber, KeySource, Proof, Provider, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
-use crate::verdict::{Answer, Finding, ProvideSecret, Reason};
+use crate::verdict::{Answer, Finding, Reason};
 
 /// Allows the start with this DEK. Of the rows that hold it one is kept and mended; rows with
 /// other keys, or with none that opens, are retired; placeholders go.
@@ -53,18 +54,13 @@ pub(super) fn use_key(
         verdict.findings.push(Finding::StateUnreadable(how.clone()));
     }
     verdict.findings.extend(case.used_tpm_replaced());
-    // A foreign secret's value may be the only right key: it is replaced only by a proven
-    // one, or where there is no TPM that it could be the key of. The state that proves a key
-    // may be an old one while another is on its way.
-    let arrives = case.references.state_arrives;
-    let replace_foreign = (proven && !arrives) || case.would_be_a_new_tpm();
-    let key = KeySource::Row(kept_id);
-    verdict
-        .providing(ProvideSecret {
-            key,
-            replace_foreign,
-        })
-        .into()
+    let chosen = Chosen {
+        source: KeySource::Row(kept_id),
+        dek: Some(dek),
+        is_proven: proven,
+        owner,
+    };
+    give(case, verdict, &chosen)
 }
 
 /// The row with the nearest tie to its provider, then the oldest; if none has a provider,

@@ -1,6 +1,5 @@
 //! Before a refusal says gone, lost or missing: what this host has under another name.
 
-use crate::ids::KeyRefId;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::Facts;
 use crate::verdict::refusal::Refusal;
@@ -30,6 +29,7 @@ fn misses_something(refusal: &Refusal) -> bool {
         Refusal::KeyMissing
             | Refusal::KeyLost
             | Refusal::KeyDoesNotOpenTpm { .. }
+            | Refusal::HostValueDoesNotOpenTpm { .. }
             | Refusal::TpmStateMissing
     )
 }
@@ -42,14 +42,14 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
     match refusal {
         Refusal::KeyMissing => key_missing(facts, found),
         Refusal::KeyLost if arrives => Refusal::KeyNotImported,
-        Refusal::KeyLost => match known_key(found, Vec::new()) {
-            Some(known) => known,
+        Refusal::KeyLost => known_key(facts, found, false).unwrap_or(if has_providers(facts) {
+            Refusal::KeyUnknown
+        } else {
             // Without a provider there is no store but a lost one.
-            None if has_providers(facts) => Refusal::KeyUnknown,
-            None => Refusal::KeyLost,
-        },
-        Refusal::KeyDoesNotOpenTpm { key_refs } => {
-            known_key(found, key_refs.clone()).unwrap_or(Refusal::KeyDoesNotOpenTpm { key_refs })
+            Refusal::KeyLost
+        }),
+        Refusal::KeyDoesNotOpenTpm { .. } | Refusal::HostValueDoesNotOpenTpm { .. } => {
+            known_key(facts, found, true).unwrap_or(refusal)
         }
         Refusal::TpmStateMissing => match &found.state {
             Some(state) => Refusal::TpmStateElsewhere(state.clone()),
@@ -75,20 +75,29 @@ fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
     }
 }
 
+/// The refusal that names the key of the TPM's state, if this host has it. `refuted` says that
+/// another one was tried.
+fn known_key(facts: &Facts, found: &Elsewhere, refuted: bool) -> Option<Refusal> {
+    let mut retired = facts.retired.iter();
+    if let Some((key_ref, _)) = retired.find(|(_, trial)| trial.is_proven()) {
+        let key_ref = *key_ref;
+        return Some(if refuted {
+            Refusal::RetiredKeyOpensTpm { key_ref }
+        } else {
+            Refusal::KeyRetired { key_ref }
+        });
+    }
+    found
+        .key_holder
+        .clone()
+        .map(|holder| Refusal::KeyOfAnother {
+            holder,
+            refuted,
+            is_defined: found.is_defined,
+        })
+}
+
 fn has_providers(facts: &Facts) -> bool {
     let references = facts.references.as_ref();
     references.is_ok_and(|references| !references.providers.is_empty())
-}
-
-/// The refusal that names the key of the TPM's state; `tried` do not open it.
-fn known_key(found: &Elsewhere, tried: Vec<KeyRefId>) -> Option<Refusal> {
-    match (found.retired_key, &found.key_holder) {
-        (Some(key_ref), _) => Some(Refusal::KeyRetired { key_ref, tried }),
-        (None, Some(holder)) => Some(Refusal::KeyOfAnother {
-            holder: holder.clone(),
-            tried,
-            is_defined: found.is_defined,
-        }),
-        (None, None) => None,
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::chosen::use_key;
-use super::host_secret::degrade_or_deny;
+use super::host_secret::{carry_or_deny, degrade_or_deny};
 use super::{Case, deny, provider};
 use crate::key::id::KeyId;
 use crate::verdict::Answer;
@@ -83,7 +83,7 @@ fn none_opens(case: &Case<'_>, opened: &[Opened<'_>], closed: Vec<Closed<'_>>) -
             return deny(Refusal::TpmStateMissing).into();
         }
         let key_refs = opened.iter().map(|row| row.row.id).collect();
-        return deny(Refusal::KeyDoesNotOpenTpm { key_refs }).into();
+        return carry_or_deny(case, Refusal::KeyDoesNotOpenTpm { key_refs });
     }
     degrade_or_deny(case, most_helpful(mendable))
 }

@@ -8,12 +8,13 @@ mod mend;
 mod placeholders;
 mod provider;
 
-use super::facts::{Facts, HostSecret, KeyRef, Permission, References, StoreTrouble, TpmState};
+use super::facts::{Facts, KeyRef, Permission, References, StoreTrouble, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
 use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
 use crate::domain::Vtpm;
-use crate::ids::SecretUuid;
+use crate::ids::{DomainUuid, SecretUuid};
+use host_secret::Carries;
 
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
 /// `AskElsewhere` only while `facts.elsewhere` is.
@@ -49,7 +50,12 @@ fn by_table(facts: &Facts) -> Answer {
     let references = match &facts.references {
         Ok(references) => references,
         Err(trouble) if *facts.state_in_force() != TpmState::Plain => {
-            return unusable_store(facts, trouble);
+            let case = Case {
+                facts,
+                references: &References::default(),
+                secret_uuid,
+            };
+            return unusable_store(&case, trouble);
         }
         Err(_) => &References::default(),
     };
@@ -89,6 +95,20 @@ impl<'a> Case<'a> {
     fn placeholders(&self) -> impl Iterator<Item = &'a KeyRef> {
         let rows = self.references.key_refs.iter();
         rows.filter(|row| row.wrapped_dek.is_none())
+    }
+
+    /// Whether this is the domain that starts.
+    fn is_this(&self, domain: DomainUuid) -> bool {
+        self.facts
+            .domain
+            .as_ref()
+            .is_ok_and(|this| this.uuid == domain)
+    }
+
+    /// libvirt's own value is not the key of this TPM.
+    fn host_value_does_not_open(&self) -> Refusal {
+        let secret = self.secret_uuid;
+        Refusal::HostValueDoesNotOpenTpm { secret }
     }
 
     /// The UUID that the domain XML names belongs to a secret for another use.
@@ -161,34 +181,29 @@ fn unencrypted(facts: &Facts) -> Verdict {
     }
 }
 
-fn unusable_store(facts: &Facts, trouble: &StoreTrouble) -> Answer {
-    match &facts.host_secret {
-        None => Answer::AskHostSecret,
-        Some(HostSecret::HasValue) => allow(Reason::HostSecret)
+fn unusable_store(case: &Case<'_>, trouble: &StoreTrouble) -> Answer {
+    match case.carries() {
+        Carries::Ask => Answer::AskHostSecret,
+        Carries::Yes(_) => allow(Reason::HostSecret)
             .noting(Finding::StoreUnusable(trouble.clone()))
             .into(),
-        Some(_) => deny(Refusal::Store(trouble.clone())).into(),
+        Carries::Refuted | Carries::No => deny(Refusal::Store(trouble.clone())).into(),
     }
 }
 
 fn no_rows(case: &Case<'_>) -> Answer {
     let policy = &case.facts.policy;
-    match &case.facts.host_secret {
-        None => return Answer::AskHostSecret,
-        Some(HostSecret::HasValue) if policy.unmanaged == Permission::Deny => {
+    if let Some(refusal) = case.host_secret_refusal() {
+        return deny(refusal).into();
+    }
+    match case.carries() {
+        Carries::Ask => return Answer::AskHostSecret,
+        Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
             return deny(Refusal::Unmanaged).into();
         }
-        Some(HostSecret::HasValue) => {
-            return allow(Reason::HostSecret).noting(Finding::Unmanaged).into();
-        }
-        Some(HostSecret::Conflict(reason)) => return deny(case.conflict(reason)).into(),
-        Some(HostSecret::Unreachable(reason)) => {
-            return deny(Refusal::LibvirtUnreachable {
-                reason: reason.clone(),
-            })
-            .into();
-        }
-        Some(HostSecret::Absent | HostSecret::NoValue) => {}
+        Carries::Yes(finding) => return allow(Reason::HostSecret).noting(finding).into(),
+        Carries::Refuted => return deny(case.host_value_does_not_open()).into(),
+        Carries::No => {}
     }
     // Binding helps where a new TPM would be made, and nowhere else.
     match &policy.auto_bind {

@@ -1,12 +1,14 @@
 //! Placeholders without any keyed row: a binding whose key is yet to be made.
 
-use super::host_secret::degrade_or_deny;
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use super::host_secret::{Carries, Chosen, degrade_or_deny, give};
 use super::mend::mend;
 use super::{Case, allow, deny, provider};
-use crate::verdict::facts::{HostSecret, KekState, KeyRef, KeySource, Provider};
+use crate::verdict::facts::{HostSecret, HostValue, KekState, KeyRef, KeySource, Provider};
 use crate::verdict::refusal::Refusal;
-use crate::verdict::repair::Repair;
-use crate::verdict::{Answer, Finding, ProvideSecret, Reason, Verdict};
+use crate::verdict::repair::{KeyOrigin, Repair};
+use crate::verdict::{Answer, Finding, Over, ProvideSecret, Reason, Verdict};
 
 pub(super) fn decide(case: &Case<'_>) -> Answer {
     if !case.would_be_a_new_tpm() {
@@ -28,6 +30,10 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
     if let Some(refusal) = sealed(case, owner) {
         return degrade_or_deny(case, refusal);
     }
+    let origin = match origin_of_a_new_key(case) {
+        Continue(origin) => origin,
+        Break(answer) => return answer,
+    };
     let mut verdict = allow(Reason::NewKey);
     for key_ref in rows.iter().map(|row| row.id).filter(|id| *id != kept.id) {
         verdict.plan(
@@ -36,7 +42,7 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
         );
     }
     mend(&mut verdict, case, kept, owner);
-    make_key(verdict, Some(kept), owner).into()
+    make_key(case, verdict, Some(kept), owner, origin)
 }
 
 /// Makes a row, and its key, for a guest without any: `policy.auto_bind`.
@@ -59,33 +65,68 @@ pub(super) fn bind_and_make_key(case: &Case<'_>, provider_name: &str) -> Answer 
         provider: owner.uuid,
         provider_name: owner.name.clone(),
     });
-    make_key(verdict, None, owner).into()
+    make_key(case, verdict, None, owner, KeyOrigin::Random)
 }
 
 /// A key must never be made over existing state, nor over state that is on its way.
 fn existing_tpm(case: &Case<'_>) -> Answer {
-    match &case.facts.host_secret {
-        None => Answer::AskHostSecret,
-        Some(HostSecret::HasValue) => allow(Reason::HostSecret).noting(Finding::Unmanaged).into(),
-        Some(HostSecret::Conflict(reason)) => deny(case.conflict(reason)).into(),
-        Some(HostSecret::Unreachable(reason)) => deny(Refusal::LibvirtUnreachable {
-            reason: reason.clone(),
-        })
-        .into(),
-        Some(HostSecret::Absent | HostSecret::NoValue) => deny(Refusal::KeyLost).into(),
+    if let Some(refusal) = case.host_secret_refusal() {
+        return deny(refusal).into();
+    }
+    match case.carries() {
+        Carries::Ask => Answer::AskHostSecret,
+        Carries::Yes(finding) => allow(Reason::HostSecret).noting(finding).into(),
+        Carries::Refuted => deny(case.host_value_does_not_open()).into(),
+        Carries::No => deny(Refusal::KeyLost).into(),
     }
 }
 
-fn make_key(mut verdict: Verdict, row: Option<&KeyRef>, owner: &Provider) -> Verdict {
+/// A value that a client gave libvirt for a guest without state is that guest's key, and no
+/// other is ever made beside it: it becomes the row's where root can read it, and else carries
+/// the start by itself.
+fn origin_of_a_new_key(case: &Case<'_>) -> ControlFlow<Answer, KeyOrigin> {
+    let foreign = match &case.facts.host_secret {
+        None => return Break(Answer::AskHostSecret),
+        Some(HostSecret::Foreign(foreign)) => foreign,
+        Some(_) => return Continue(KeyOrigin::Random),
+    };
+    match foreign.value {
+        HostValue::None => Continue(KeyOrigin::Random),
+        // It may be the key of that guest's TPM.
+        _ if !foreign.named_by.is_empty() => {
+            let (secret, guests) = (case.secret_uuid, foreign.named_by.clone());
+            Break(deny(Refusal::SecretOfGuest { secret, guests }).into())
+        }
+        HostValue::Known { .. } => Continue(KeyOrigin::HostSecret),
+        HostValue::Hidden => Break(allow(Reason::HostSecret).noting(foreign.finding()).into()),
+    }
+}
+
+fn make_key(
+    case: &Case<'_>,
+    mut verdict: Verdict,
+    row: Option<&KeyRef>,
+    owner: &Provider,
+    origin: KeyOrigin,
+) -> Answer {
     verdict.repairs.push(Repair::CreateKey {
         key_ref: row.map(|row| row.id),
         provider: owner.uuid,
+        origin,
     });
-    // There is no state that could contradict the new key.
-    verdict.providing(ProvideSecret {
-        key: KeySource::Created,
-        replace_foreign: true,
-    })
+    if origin == KeyOrigin::HostSecret {
+        // libvirt has it already, and it stays there until `adopt` takes it away.
+        let (key, over) = (KeySource::Created, Over::TheSame);
+        let verdict = verdict.noting(Finding::Unmanaged);
+        return verdict.providing(ProvideSecret { key, over }).into();
+    }
+    let chosen = Chosen {
+        source: KeySource::Created,
+        dek: None,
+        is_proven: false,
+        owner,
+    };
+    give(case, verdict, &chosen)
 }
 
 fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {

@@ -10,9 +10,8 @@ use crate::admin::{guests, tpm_place};
 use crate::domain;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::Libvirt;
-use crate::libvirt::files::{self, SECRETS_DIR, Stored};
 use crate::report::{one_line, shell_word};
-use crate::secret::{Purpose, Value, usage_name};
+use crate::secret::{Found, HostSecrets, Purpose, Value};
 use crate::store::Store;
 use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile};
 
@@ -52,7 +51,7 @@ pub(super) fn say(
         ));
         return Ok(());
     };
-    match foreign_value(context, secret, bound.uuid) {
+    match foreign_value(context, secret) {
         Some(Foreign::Readable) => context.output.note(&format!(
             "libvirt has a value for the secret {secret} of {name}, which is its key; take it \
              over: vtpm-guard adopt {word} --provider {}",
@@ -79,25 +78,17 @@ pub(super) fn say(
     Ok(())
 }
 
-fn foreign_value(context: &Context, secret: SecretUuid, domain: DomainUuid) -> Option<Foreign> {
+fn foreign_value(context: &Context, secret: SecretUuid) -> Option<Foreign> {
     let uri = context.config().unwrap_or_default().secret_uri;
-    let revealed = Libvirt::at(&uri).reveal(secret, context::patience());
-    let found = revealed.ok().flatten()?;
-    let is_own = found.purpose == Purpose::Vtpm && found.usage == usage_name(domain);
-    if is_own || found.purpose == Purpose::Other {
+    let inspected = Libvirt::at(&uri).inspect(secret, context::patience());
+    let Found { definition, value } = inspected.ok().flatten()?;
+    if definition.guards_domain().is_some() || definition.purpose == Purpose::Other {
         return None;
     }
-    match found.value {
-        Value::None => None,
-        Value::Told(dek) => (!dek.expose().is_empty()).then_some(Foreign::Readable),
-        Value::Private => {
-            let files = files::are_of_this_host(&uri)
-                .then(|| files::stored_value(Path::new(SECRETS_DIR), secret));
-            Some(match files {
-                Some(Ok(Stored::Value(_))) => Foreign::Readable,
-                _ => Foreign::Private,
-            })
-        }
+    match value {
+        Value::Told(dek) if !dek.expose().is_empty() => Some(Foreign::Readable),
+        Value::Private => Some(Foreign::Private),
+        Value::Told(_) | Value::None => None,
     }
 }
 

@@ -64,7 +64,7 @@ fn the_key_that_opens_the_tpm_is_proven_and_another_refuted() {
     let all = References {
         key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
         providers: vec![provider],
-        state_arrives: false,
+        ..References::default()
     };
     let state = tpm_place::find(dir.path(), domain, None, None).state;
     let trials = try_rows(&keyring, &all, domain, &state, deadline);

@@ -32,8 +32,7 @@ impl Secrets<'_> {
             Err(error) => return Err(failure::of_call(error)),
         };
         Ok(Response::Secret {
-            purpose: found.purpose(),
-            usage: found.usage,
+            definition: found.secret.xml_desc(0).map_err(failure::of_call)?,
             value: revealed,
         })
     }

@@ -1,11 +1,11 @@
 //! The rows about a TPM and a key that this host has under another name.
 
-use super::given::{emulator, guest, keyless, opens, placeholder, verdict};
-use super::{Encrypted, HasValue, refusal, unreadable};
+use super::given::{emulator, guest, hidden, keyless, known, opens, placeholder, verdict};
+use super::{Encrypted, refusal, unreadable};
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
-use crate::verdict::facts::{Facts, Occasion, Permission};
+use crate::verdict::facts::{Facts, Occasion, Permission, Proof};
 use crate::verdict::refusal::Refusal;
 
 fn other() -> OtherDomain {
@@ -24,19 +24,19 @@ fn relative(by: Kinship) -> Relative {
     }
 }
 
-fn of_another(tried: &[KeyRefId]) -> Refusal {
+fn of_another(refuted: bool) -> Refusal {
     Refusal::KeyOfAnother {
         holder: other(),
-        tried: tried.to_vec(),
+        refuted,
         is_defined: true,
     }
 }
 
-fn of_retired(tried: &[KeyRefId]) -> Refusal {
-    Refusal::KeyRetired {
-        key_ref: KeyRefId(7),
-        tried: tried.to_vec(),
-    }
+/// A retired row that opens the TPM's state.
+fn with_retired_key(mut facts: Facts) -> Facts {
+    let row = opens(7, "a", 1, 'A', 0).proven();
+    facts.retired.insert(row.key_ref.id, row.trial.unwrap());
+    facts
 }
 
 fn state(kind: ElsewhereKind) -> StateElsewhere {
@@ -108,15 +108,16 @@ fn a_guest_that_libvirt_does_not_define_is_not_to_be_bound_by_name() {
 
 #[test]
 fn the_key_of_another_guest_is_named_and_so_is_a_retired_one() {
+    let key_ref = KeyRefId(7);
     for facts in [newcomer(), newcomer().row(placeholder(1, "a", 1))] {
         let lost = facts.state(Encrypted);
         assert_eq!(refusal(&lost), Refusal::KeyUnknown);
         let held = lost.elsewhere(|found| found.key_holder = Some(other()));
         assert_eq!(verdict(&held), "deny VG202");
-        assert_eq!(refusal(&held), of_another(&[]));
-        let retired = held.elsewhere(|found| found.retired_key = Some(KeyRefId(7)));
+        assert_eq!(refusal(&held), of_another(false));
+        let retired = with_retired_key(held);
         assert_eq!(verdict(&retired), "deny VG202");
-        assert_eq!(refusal(&retired), of_retired(&[]));
+        assert_eq!(refusal(&retired), Refusal::KeyRetired { key_ref });
     }
     assert_eq!(refusal(&guest().state(Encrypted)), Refusal::KeyLost);
     assert_eq!(
@@ -126,17 +127,19 @@ fn the_key_of_another_guest_is_named_and_so_is_a_retired_one() {
 }
 
 #[test]
-fn a_key_that_does_not_open_the_tpm_is_no_reason_not_to_look() {
-    let wrong = newcomer()
-        .row(opens(1, "a", 1, 'A', 0).refuted())
-        .state(Encrypted);
-    assert_eq!(verdict(&wrong), "deny VG204");
-    let held = wrong.elsewhere(|found| found.key_holder = Some(other()));
-    assert_eq!(verdict(&held), "deny VG204");
-    assert_eq!(refusal(&held), of_another(&[KeyRefId(1)]));
-    let retired = held.elsewhere(|found| found.retired_key = Some(KeyRefId(7)));
-    assert_eq!(verdict(&retired), "deny VG204");
-    assert_eq!(refusal(&retired), of_retired(&[KeyRefId(1)]));
+fn a_key_or_a_value_that_does_not_open_the_tpm_is_no_reason_not_to_look() {
+    let key_ref = KeyRefId(7);
+    let wrong_key = newcomer().row(opens(1, "a", 1, 'A', 0).refuted());
+    let wrong_value = newcomer().host(known(9, Proof::Refuted));
+    for facts in [wrong_key, wrong_value] {
+        let wrong = facts.state(Encrypted);
+        assert_eq!(verdict(&wrong), "deny VG204");
+        let held = wrong.elsewhere(|found| found.key_holder = Some(other()));
+        assert_eq!(verdict(&held), "deny VG204");
+        assert_eq!(refusal(&held), of_another(true));
+        let retired = with_retired_key(held);
+        assert_eq!(refusal(&retired), Refusal::RetiredKeyOpensTpm { key_ref });
+    }
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn a_used_tpm_s_state_elsewhere_is_named() {
     // libvirt's own secret would make a new TPM just the same.
     let degraded = guest()
         .row(keyless(1, "a", 1, 'A').used())
-        .host(HasValue)
+        .host(hidden())
         .elsewhere(|found| found.state = Some(state(ElsewhereKind::LastSeen)));
     assert_eq!(
         refusal(&degraded),
@@ -192,7 +195,7 @@ fn a_start_that_goes_on_does_not_look() {
     assert_eq!(unasked(newcomer()), "look elsewhere");
     assert_eq!(unasked(newcomer().state(Encrypted)), "look elsewhere");
     assert_eq!(unasked(used()), "look elsewhere");
-    assert!(unasked(newcomer().host(HasValue)).starts_with("allow"));
+    assert!(unasked(newcomer().host(hidden())).starts_with("allow"));
     assert!(unasked(newcomer().row(placeholder(1, "a", 1))).starts_with("allow"));
     let proven = newcomer().row(opens(1, "a", 1, 'A', 0).used().proven());
     assert!(unasked(proven.kept(Occasion::Start)).starts_with("allow"));

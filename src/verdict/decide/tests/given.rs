@@ -10,11 +10,12 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Occasion,
-    Policy, Proof, Provider, References, StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, Kept, KeptCopy, KeyRef,
+    KeySource, NotOpened, Occasion, Policy, Proof, Provider, References, StoreTrouble, TpmState,
+    Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
-use crate::verdict::{Answer, Decision, Finding, Verdict};
+use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
 
 pub(super) const SECRET: &str = "5ec2e700-0000-4000-8000-000000000001";
 
@@ -132,6 +133,49 @@ impl Row {
     }
 }
 
+/// A secret that somebody else defined: where libvirt keeps it, who gets to read it, its value.
+pub(super) fn foreign(ephemeral: bool, private: bool, value: HostValue) -> HostSecret {
+    HostSecret::Foreign(ForeignSecret {
+        is_ephemeral: ephemeral,
+        is_private: private,
+        serves_anything: false,
+        value,
+        named_by: Vec::new(),
+    })
+}
+
+/// A persistent secret of somebody else's with a value that nobody can read.
+pub(super) fn hidden() -> HostSecret {
+    foreign(false, true, HostValue::Hidden)
+}
+
+/// An ephemeral and private one, as a client defines it for one start.
+pub(super) fn clients() -> HostSecret {
+    foreign(true, true, HostValue::Hidden)
+}
+
+/// A persistent one without a value.
+pub(super) fn valueless() -> HostSecret {
+    foreign(false, false, HostValue::None)
+}
+
+/// A persistent one whose value is the DEK of this number.
+pub(super) fn known(dek: usize, proof: Proof) -> HostSecret {
+    let dek = DekNumber(dek);
+    foreign(false, false, HostValue::Known { dek, proof })
+}
+
+impl HostSecret {
+    /// Other guests' definitions name it, too.
+    pub(super) fn named_by(mut self, guests: &[&str]) -> Self {
+        let Self::Foreign(foreign) = &mut self else {
+            panic!("not a foreign one")
+        };
+        foreign.named_by = guests.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+}
+
 /// A guest with an encrypted vTPM: no state, no rows, no providers, no host secret.
 pub(super) fn guest() -> Facts {
     Facts {
@@ -147,6 +191,7 @@ pub(super) fn guest() -> Facts {
         kept: Kept::default(),
         host_secret: Some(HostSecret::Absent),
         elsewhere: Some(nothing_elsewhere()),
+        retired: BTreeMap::new(),
         policy: Policy::default(),
     }
 }
@@ -278,12 +323,13 @@ fn in_words(verdict: &Verdict) -> String {
             KeySource::Row(id) => format!("provide {id}"),
             KeySource::Created => "provide the new key".to_owned(),
         };
-        let keep = if secret.replace_foreign {
-            ""
-        } else {
-            ", not over a foreign value"
+        let over = match secret.over {
+            Over::GuardsOwn => "",
+            Over::TheSame => ", which libvirt has",
+            Over::ForeignDefinition => " in place of a foreign secret",
+            Over::ForeignValue => " over a foreign value",
         };
-        words.push(key + keep);
+        words.push(key + over);
     }
     words.join("; ")
 }

@@ -6,19 +6,19 @@ mod given;
 mod properties;
 
 use given::{
-    SECRET, corrupt, emulator, findings, guest, key, keyless, opens, placeholder, sealed, uuid,
-    verdict,
+    SECRET, clients, corrupt, emulator, findings, guest, hidden, key, keyless, known, opens,
+    placeholder, sealed, valueless, verdict,
 };
 
 use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::facts::{
-    HostSecret, Occasion, Permission, StoreTrouble, TpmState, TransientState,
+    HostSecret, Occasion, Permission, Proof, StoreTrouble, TpmState, TransientState,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
-use HostSecret::{Absent as NoSecret, HasValue, NoValue};
+use HostSecret::Absent as NoSecret;
 use TpmState::{Absent, Encrypted, Plain};
 
 fn unreadable() -> TpmState {
@@ -91,10 +91,7 @@ fn one_keyed_row_whose_provider_opens_it_is_healthy() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used())
         .arriving();
-    assert_eq!(
-        verdict(&to_arrive),
-        "allow Unproven; provide 1, not over a foreign value"
-    );
+    assert_eq!(verdict(&to_arrive), "allow Unproven; provide 1");
 
     // The state left behind by an earlier run says nothing of the one that arrives.
     let left_behind = guest()
@@ -103,7 +100,7 @@ fn one_keyed_row_whose_provider_opens_it_is_healthy() {
         .arriving();
     assert_eq!(
         verdict(&left_behind.state(Encrypted)),
-        "allow Unproven; provide 1, not over a foreign value"
+        "allow Unproven; provide 1"
     );
 }
 
@@ -113,10 +110,7 @@ fn unreadable_state_is_no_refusal_by_itself() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used());
     let facts = facts.state(unreadable());
-    assert_eq!(
-        verdict(&facts),
-        "allow Unproven; provide 1, not over a foreign value"
-    );
+    assert_eq!(verdict(&facts), "allow Unproven; provide 1");
     assert_eq!(
         findings(&facts),
         [Finding::StateUnreadable("cut short".to_owned())]
@@ -234,7 +228,7 @@ fn a_provider_of_that_name_with_another_key_is_never_rebound_to() {
     };
     assert_eq!(refusal(&facts), mismatch);
     // libvirt's own secret does not change that.
-    assert_eq!(verdict(&facts.host(HasValue)), "deny VG102");
+    assert_eq!(verdict(&facts.host(hidden())), "deny VG102");
 }
 
 #[test]
@@ -247,10 +241,10 @@ fn no_provider_refuses_unless_the_host_secret_carries_the_start() {
         key_id: Some(key('A')),
     };
     assert_eq!(refusal(&facts), missing);
-    for no_help in [NoSecret, NoValue, for_another_use(), unreachable()] {
+    for no_help in [NoSecret, valueless(), for_another_use(), unreachable()] {
         assert_eq!(verdict(&facts.clone().host(no_help)), "deny VG101");
     }
-    let carried = facts.clone().host(HasValue).state(Encrypted);
+    let carried = facts.clone().host(hidden()).state(Encrypted);
     assert_eq!(verdict(&carried), "allow HostSecret");
     assert_eq!(findings(&carried), [Finding::Degraded(missing)]);
     let strict = carried.policy(|policy| policy.degraded = Permission::Deny);
@@ -259,7 +253,7 @@ fn no_provider_refuses_unless_the_host_secret_carries_the_start() {
 
 #[test]
 fn a_degraded_start_must_not_make_a_new_tpm_over_a_lost_one() {
-    let facts = guest().row(keyless(1, "a", 1, 'A').used()).host(HasValue);
+    let facts = guest().row(keyless(1, "a", 1, 'A').used()).host(hidden());
     assert_eq!(verdict(&facts), "deny VG205");
     let allowed = facts.policy(|policy| policy.missing_state = Permission::Allow);
     assert_eq!(verdict(&allowed), "allow HostSecret");
@@ -280,7 +274,7 @@ fn a_sealed_provider_refuses_unless_the_host_secret_carries_the_start() {
             reason
         }
     );
-    assert_eq!(verdict(&facts.host(HasValue)), "allow HostSecret");
+    assert_eq!(verdict(&facts.host(hidden())), "allow HostSecret");
 }
 
 #[test]
@@ -366,7 +360,7 @@ fn a_key_that_does_not_open_encrypted_state_is_refused() {
     let facts = guest()
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).refuted());
-    let facts = facts.state(Encrypted).host(HasValue);
+    let facts = facts.state(Encrypted).host(hidden());
     assert_eq!(
         refusal(&facts),
         Refusal::KeyDoesNotOpenTpm {
@@ -449,7 +443,7 @@ fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
 
 #[test]
 fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
-    let unmanaged = guest().host(HasValue).kept(Occasion::Start);
+    let unmanaged = guest().host(hidden()).kept(Occasion::Start);
     let put_back = "allow HostSecret; restore-tpm-state of start";
     assert_eq!(verdict(&unmanaged), put_back);
     let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
@@ -509,11 +503,8 @@ fn plain_state_under_an_encrypted_xml_is_refused() {
             state_encrypted: false
         }
     );
-    assert_eq!(verdict(&guest().state(Plain).host(HasValue)), "deny VG503");
-    assert_eq!(
-        verdict(&facts.arriving()),
-        "allow Unproven; provide 1, not over a foreign value"
-    );
+    assert_eq!(verdict(&guest().state(Plain).host(hidden())), "deny VG503");
+    assert_eq!(verdict(&facts.arriving()), "allow Unproven; provide 1");
 }
 
 #[test]
@@ -521,7 +512,7 @@ fn a_wrapped_key_that_does_not_authenticate_is_refused() {
     let facts = guest()
         .provider("a", 1, 'A')
         .row(corrupt(1, "a", 1, 'A'))
-        .host(HasValue);
+        .host(hidden());
     let reason = "not authentic".to_owned();
     assert_eq!(
         refusal(&facts),
@@ -573,7 +564,7 @@ fn a_placeholder_finds_its_provider_by_name_or_not_at_all() {
         key_id: None,
     };
     assert_eq!(refusal(&gone), missing);
-    assert_eq!(verdict(&gone.host(HasValue)), "allow HostSecret");
+    assert_eq!(verdict(&gone.host(hidden())), "allow HostSecret");
     let closed = guest()
         .provider("a", 1, 'A')
         .kek_sealed('A')
@@ -589,7 +580,7 @@ fn no_key_is_made_over_existing_state() {
             .row(placeholder(1, "a", 1))
             .state(state);
         assert_eq!(verdict(&facts), "deny VG202");
-        let carried = facts.clone().host(HasValue);
+        let carried = facts.clone().host(hidden());
         assert_eq!(verdict(&carried), "allow HostSecret");
         assert_eq!(findings(&carried), [Finding::Unmanaged]);
         assert_eq!(
@@ -608,7 +599,7 @@ fn no_key_is_made_over_existing_state() {
 #[test]
 fn a_guest_without_rows_is_unmanaged_when_libvirt_has_its_secret() {
     for state in [Absent, Encrypted, unreadable()] {
-        let facts = guest().state(state).host(HasValue);
+        let facts = guest().state(state).host(hidden());
         assert_eq!(verdict(&facts), "allow HostSecret");
         assert_eq!(findings(&facts), [Finding::Unmanaged]);
         let strict = facts.policy(|policy| policy.unmanaged = Permission::Deny);
@@ -626,8 +617,11 @@ fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
         verdict(&facts),
         "allow NewKey; bind-provider new to a; create-key new; provide the new key"
     );
-    assert_eq!(verdict(&facts.clone().host(NoValue)), verdict(&facts));
-    assert_eq!(verdict(&facts.clone().host(HasValue)), "allow HostSecret");
+    assert_eq!(
+        verdict(&facts.clone().host(valueless())),
+        verdict(&facts) + " in place of a foreign secret"
+    );
+    assert_eq!(verdict(&facts.clone().host(hidden())), "allow HostSecret");
     assert_eq!(verdict(&facts.clone().state(Encrypted)), "deny VG202");
     assert_eq!(verdict(&facts.clone().arriving()), "deny VG202");
     assert_eq!(verdict(&facts.kek_sealed('A')), "deny VG104");
@@ -636,7 +630,7 @@ fn auto_bind_makes_a_key_for_a_guest_without_rows_and_state() {
 
 #[test]
 fn no_rows_and_no_host_secret_is_a_missing_or_a_lost_key() {
-    for nothing in [NoSecret, NoValue] {
+    for nothing in [NoSecret, valueless()] {
         assert_eq!(verdict(&guest().host(nothing.clone())), "deny VG201");
         assert_eq!(
             verdict(&guest().host(nothing).state(Encrypted)),
@@ -699,10 +693,10 @@ fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
     ];
     for (trouble, refused) in cases {
         let facts = guest().store(trouble.clone());
-        for no_help in [NoSecret, NoValue, for_another_use(), unreachable()] {
+        for no_help in [NoSecret, valueless(), for_another_use(), unreachable()] {
             assert_eq!(verdict(&facts.clone().host(no_help)), refused);
         }
-        let carried = facts.host(HasValue);
+        let carried = facts.host(hidden());
         assert_eq!(verdict(&carried), "allow HostSecret");
         assert_eq!(findings(&carried), [Finding::StoreUnusable(trouble)]);
         assert_eq!(verdict(&carried.state(Plain)), "deny VG503");
@@ -729,23 +723,209 @@ fn the_host_secret_is_asked_for_only_where_it_matters() {
         verdict(&facts)
     };
     let provider = guest().provider("a", 1, 'A');
-    assert_eq!(unasked(guest()), "ask");
-    assert_eq!(unasked(guest().row(keyless(1, "a", 1, 'A'))), "ask");
+    let keyed = provider.clone().row(opens(1, "a", 1, 'A', 0));
+    let refuted = provider.clone().row(opens(1, "a", 1, 'A', 0).refuted());
+    for facts in [
+        guest(),
+        guest().row(keyless(1, "a", 1, 'A')),
+        guest().store(StoreTrouble::Corrupt(String::new())),
+        keyed.clone(),
+        provider.clone().row(placeholder(1, "a", 1)),
+        refuted.state(Encrypted),
+    ] {
+        assert_eq!(unasked(facts), "ask");
+    }
+    let unencrypted = guest().vtpm(Some(emulator(None)));
+    assert_eq!(unasked(unencrypted), "allow Unencrypted");
+    assert_eq!(unasked(keyed.state(Plain)), "deny VG503");
+    let used = provider.row(opens(1, "a", 1, 'A', 0).used());
+    assert_eq!(unasked(used), "deny VG205");
+}
+
+/// A guest whose key 0 is in row 1, proven, used or not.
+fn keyed(row: impl FnOnce(given::Row) -> given::Row) -> crate::verdict::facts::Facts {
+    let row = row(opens(1, "a", 1, 'A', 0));
+    guest().provider("a", 1, 'A').row(row)
+}
+
+#[test]
+fn a_foreign_secret_that_has_the_key_is_left_as_it_is() {
+    for facts in [
+        keyed(|row| row.used().proven()).state(Encrypted),
+        keyed(|row| row),
+        keyed(given::Row::used).arriving(),
+    ] {
+        // Also where other guests share it.
+        let facts = facts.host(known(0, Proof::None).named_by(&["vm2"]));
+        assert!(verdict(&facts).ends_with("; provide 1, which libvirt has"));
+    }
+}
+
+#[test]
+fn a_foreign_secret_without_a_value_is_replaced_by_the_guards_own() {
+    let facts = keyed(|row| row.used().proven()).state(Encrypted);
+    let replaced = "allow Proven; provide 1 in place of a foreign secret";
+    assert_eq!(verdict(&facts.host(valueless())), replaced);
+    let placeholder = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
     assert_eq!(
-        unasked(guest().store(StoreTrouble::Corrupt(String::new()))),
-        "ask"
+        verdict(&placeholder.host(valueless())),
+        "allow NewKey; create-key 1; provide the new key in place of a foreign secret"
     );
-    let row = provider.clone().row(opens(1, "a", 1, 'A', 0));
-    assert_eq!(unasked(row), "allow Unproven; provide 1");
-    let row = provider.clone().row(placeholder(1, "a", 1));
+}
+
+#[test]
+fn a_foreign_value_that_the_state_refutes_is_kept_as_a_retired_key_and_replaced() {
+    let facts = keyed(|row| row.used().proven()).state(Encrypted);
+    let other = known(7, Proof::Refuted);
+    let replaced = "allow Proven; retire-key new; provide 1 in place of a foreign secret";
+    assert_eq!(verdict(&facts.clone().host(other.clone())), replaced);
     assert_eq!(
-        unasked(row),
-        "allow NewKey; create-key 1; provide the new key"
+        findings(&facts.clone().host(other)),
+        [Finding::HostValueKept]
     );
+    // Without state it may be this guest's own key all the same: nothing of it is lost.
+    let replaced = "allow Unproven; retire-key new; provide 1 in place of a foreign secret";
+    let unused = keyed(|row| row).host(known(7, Proof::None));
+    assert_eq!(verdict(&unused), replaced);
+    let arriving = keyed(given::Row::used)
+        .arriving()
+        .host(known(7, Proof::None));
+    assert_eq!(verdict(&arriving), replaced);
+    // A retired row that holds it is enough.
+    let mut kept = facts.host(known(7, Proof::Refuted));
+    let retired = opens(9, "a", 1, 'A', 7).refuted();
+    kept.retired
+        .insert(retired.key_ref.id, retired.trial.unwrap());
     assert_eq!(
-        unasked(guest().vtpm(Some(emulator(None)))),
-        "allow Unencrypted"
+        verdict(&kept),
+        "allow Proven; provide 1 in place of a foreign secret"
     );
-    let row = provider.row(keyless(1, "a", 9, 'A').with(|row| row.provider_uuid = Some(uuid(1))));
-    assert_eq!(unasked(row.state(Plain)), "deny VG503");
+}
+
+#[test]
+fn a_value_that_another_guest_may_need_is_never_touched() {
+    for facts in [
+        keyed(|row| row.used().proven()).state(Encrypted),
+        keyed(|row| row),
+        keyed(given::Row::used).arriving(),
+        guest().provider("a", 1, 'A').row(placeholder(1, "a", 1)),
+    ] {
+        for host in [known(7, Proof::None), hidden(), clients()] {
+            let facts = facts.clone().host(host.named_by(&["vm2"]));
+            let guests = vec!["vm2".to_owned()];
+            let secret = SecretUuid::parse(SECRET).unwrap();
+            assert_eq!(refusal(&facts), Refusal::SecretOfGuest { secret, guests });
+        }
+    }
+    let mut anything = known(7, Proof::Refuted);
+    if let HostSecret::Foreign(foreign) = &mut anything {
+        foreign.serves_anything = true;
+    }
+    let facts = keyed(|row| row.used().proven()).state(Encrypted);
+    assert_eq!(verdict(&facts.host(anything)), "deny VG303");
+}
+
+#[test]
+fn a_hidden_value_gives_way_only_to_a_proven_key_and_only_in_memory() {
+    let proven = keyed(|row| row.used().proven()).state(Encrypted);
+    assert_eq!(
+        verdict(&proven.clone().host(clients())),
+        "allow Proven; provide 1 over a foreign value"
+    );
+    // On a disk it would be written in clear; unproven, it may be the right one.
+    let secret = SecretUuid::parse(SECRET).unwrap();
+    for facts in [
+        proven.clone().host(hidden()),
+        proven.arriving().host(clients()),
+        keyed(|row| row).host(clients()),
+        keyed(|row| row).state(unreadable()).host(clients()),
+    ] {
+        assert!(!verdict(&facts).contains("provide"), "{}", verdict(&facts));
+        assert!(findings(&facts).contains(&Finding::HiddenValue(secret)));
+    }
+}
+
+#[test]
+fn a_value_that_a_client_gave_a_bound_guest_without_state_is_its_key() {
+    let bound = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    let given = bound.clone().host(known(7, Proof::None));
+    assert_eq!(
+        verdict(&given),
+        "allow NewKey; create-key 1; provide the new key, which libvirt has"
+    );
+    // One that nobody can read carries the start, and no other key is made.
+    let hidden_value = bound.clone().host(clients());
+    assert_eq!(verdict(&hidden_value), "allow HostSecret");
+    assert_eq!(findings(&hidden_value), [Finding::ClientsKey]);
+    assert_eq!(verdict(&bound.host(hidden())), "allow HostSecret");
+}
+
+#[test]
+fn a_guest_started_with_a_clients_key_goes_on_so() {
+    let unmanaged = guest().state(Encrypted).host(clients());
+    assert_eq!(findings(&unmanaged), [Finding::ClientsKey]);
+    // It was bound, and its own key never used.
+    let bound = keyed(given::Row::refuted).state(Encrypted).host(clients());
+    assert_eq!(verdict(&bound), "allow HostSecret");
+    let used = keyed(|row| row.refuted().used()).state(Encrypted);
+    assert_eq!(verdict(&used.host(clients())), "deny VG204");
+}
+
+#[test]
+fn an_unmanaged_value_that_does_not_open_the_state_is_refused() {
+    let secret = SecretUuid::parse(SECRET).unwrap();
+    let does_not_open = Refusal::HostValueDoesNotOpenTpm { secret };
+    let wrong = guest().state(Encrypted).host(known(7, Proof::Refuted));
+    assert_eq!(refusal(&wrong), does_not_open);
+    let bound = wrong
+        .clone()
+        .provider("a", 1, 'A')
+        .row(placeholder(1, "a", 1));
+    assert_eq!(refusal(&bound), does_not_open);
+    let degraded = wrong.clone().row(keyless(1, "a", 1, 'A'));
+    assert_eq!(verdict(&degraded), "deny VG101");
+    assert_eq!(verdict(&wrong.clone().arriving()), "allow HostSecret");
+    let right = guest().state(Encrypted).host(known(7, Proof::Proven));
+    assert_eq!(verdict(&right), "allow HostSecret");
+    let no_state = guest().host(known(7, Proof::None));
+    assert_eq!(verdict(&no_state), "allow HostSecret");
+}
+
+#[test]
+fn a_value_or_a_retired_key_that_opens_the_state_is_named() {
+    let refuted = keyed(|row| row.used().refuted()).state(Encrypted);
+    let carried = refuted.clone().host(known(7, Proof::Proven));
+    assert_eq!(verdict(&carried), "allow HostSecret");
+    assert_eq!(findings(&carried), [Finding::HostValueProven]);
+    let mut retired = refuted;
+    let row = opens(9, "a", 1, 'A', 7).proven();
+    retired.retired.insert(row.key_ref.id, row.trial.unwrap());
+    let key_ref = KeyRefId(9);
+    assert_eq!(refusal(&retired), Refusal::RetiredKeyOpensTpm { key_ref });
+}
+
+#[test]
+fn the_guards_own_secret_is_no_evidence() {
+    let this = guest().domain.unwrap().uuid;
+    let own = HostSecret::Guards(this);
+    let others = HostSecret::Guards(crate::ids::DomainUuid::random());
+    let trouble = StoreTrouble::Unavailable("locked".to_owned());
+    // What an earlier start left behind carries a start only over the TPM that is there.
+    let locked = guest().store(trouble);
+    assert_eq!(verdict(&locked.clone().host(own.clone())), "deny VG401");
+    let locked = locked.state(Encrypted);
+    assert_eq!(
+        verdict(&locked.clone().host(own.clone())),
+        "allow HostSecret"
+    );
+    assert_eq!(verdict(&locked.host(others.clone())), "deny VG401");
+    assert_eq!(verdict(&guest().host(own)), "deny VG201");
+    // No guest starts with the value of another.
+    assert_eq!(verdict(&guest().host(others.clone())), "deny VG201");
+    assert_eq!(
+        verdict(&guest().state(Encrypted).host(others.clone())),
+        "deny VG202"
+    );
+    let healthy = keyed(|row| row.used().proven()).state(Encrypted);
+    assert_eq!(verdict(&healthy.host(others)), "allow Proven; provide 1");
 }

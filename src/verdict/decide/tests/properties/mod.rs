@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use model::{World, Xml};
+use model::{Foreign, Host, Tpm, Value, World, Xml};
 use worlds::world;
 
 use super::super::decide;
@@ -19,11 +19,9 @@ use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
 use crate::verdict::elsewhere::Elsewhere;
-use crate::verdict::facts::{
-    HostSecret, KekState, KeyRef, KeySource, Proof, Provider, TpmState, Trial,
-};
-use crate::verdict::repair::Repair;
-use crate::verdict::{Answer, Decision, Reason, Verdict};
+use crate::verdict::facts::{KekState, KeyRef, KeySource, Proof, Provider, TpmState, Trial};
+use crate::verdict::repair::{KeyOrigin, Repair};
+use crate::verdict::{Answer, Decision, Over, Reason, Verdict};
 
 const CASES: u32 = 10_000;
 
@@ -44,7 +42,7 @@ impl World {
             Answer::Verdict(verdict) => verdict,
             Answer::AskHostSecret => {
                 assert_eq!(self.host_secret, None, "asked for what it was told");
-                self.with_host(HostSecret::HasValue).verdict()
+                self.with_host(Host::HIDDEN).verdict()
             }
             Answer::AskElsewhere => {
                 assert_eq!(self.elsewhere, None, "looked for what it was told");
@@ -53,7 +51,7 @@ impl World {
         }
     }
 
-    fn with_host(&self, host_secret: HostSecret) -> Self {
+    fn with_host(&self, host_secret: Host) -> Self {
         Self {
             host_secret: Some(host_secret),
             ..self.clone()
@@ -115,6 +113,58 @@ proptest! {
     }
 
     #[test]
+    fn no_value_of_libvirts_is_lost_and_none_of_another_guests_is_touched(world in world()) {
+        let verdict = world.verdict();
+        let Some(Host::Foreign(foreign)) = world.host_secret else {
+            return Ok(());
+        };
+        let over = verdict.secret.map(|secret| secret.over);
+        if matches!(over, Some(Over::ForeignDefinition | Over::ForeignValue)) {
+            if let Value::Known(dek) = foreign.value {
+                let kept = world.after(&verdict.repairs).wrapped_deks();
+                prop_assert!(kept.contains(&vec![dek]), "{dek} is not in {kept:?}");
+                prop_assert!(!foreign.serves_anything);
+            }
+            prop_assert!(foreign.value == Value::None || !foreign.is_named_by_another);
+        }
+        // A hidden value is replaced only where the state proves that it can be of no use.
+        if foreign.value == Value::Hidden && over.is_some() {
+            prop_assert_eq!(verdict.decision, Decision::Allow(Reason::Proven));
+            prop_assert!(!world.references.state_arrives);
+        }
+    }
+
+    #[test]
+    fn a_key_goes_into_somebody_elses_secret_only_where_it_never_meets_a_disk_or_a_client(
+        world in world(),
+    ) {
+        let over = world.verdict().secret.map(|secret| secret.over);
+        if let (Some(Over::ForeignValue), Some(Host::Foreign(foreign))) = (over, world.host_secret) {
+            prop_assert!(foreign.is_ephemeral && foreign.is_private);
+        }
+    }
+
+    #[test]
+    fn a_start_that_a_known_value_of_libvirts_would_fail_is_never_let_pass_with_it(
+        world in world(),
+    ) {
+        let verdict = world.verdict();
+        if verdict.decision == Decision::Allow(Reason::HostSecret)
+            && let Some(Host::Foreign(Foreign { value: Value::Known(dek), .. })) = world.host_secret
+            && let Tpm::Encrypted(with) = world.tpm_in_force()
+        {
+            prop_assert!(dek == with || world.references.state_arrives);
+        }
+    }
+
+    #[test]
+    fn no_guest_starts_with_the_value_of_another(world in world()) {
+        let of_another = World { host_secret: Some(Host::GuardsOfAnother), ..world };
+        let verdict = of_another.verdict();
+        prop_assert!(verdict.decision != Decision::Allow(Reason::HostSecret));
+    }
+
+    #[test]
     fn a_row_is_rebound_only_to_a_provider_whose_kek_opened_it(world in world()) {
         for repair in world.verdict().repairs {
             if let Repair::RebindProvider { key_ref, provider, provider_name } = repair {
@@ -132,8 +182,14 @@ proptest! {
         let verdict = world.verdict();
         let mut made = Vec::new();
         for repair in &verdict.repairs {
-            if let Repair::CreateKey { provider, .. } = repair {
+            if let Repair::CreateKey { provider, origin, .. } = repair {
                 made.push(world.provider(*provider).key_id);
+                // Never another one beside a value that a client gave.
+                let has_value = matches!(
+                    &world.host_secret,
+                    Some(Host::Foreign(foreign)) if foreign.value != Value::None
+                );
+                prop_assert_eq!(*origin == KeyOrigin::HostSecret, has_value);
             }
         }
         let provided = verdict.secret.is_some_and(|secret| secret.key == KeySource::Created);

@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use super::super::given::{SECRET, emulator, guest, key};
 use crate::clock::Timestamp;
 use crate::domain::Vtpm;
-use crate::ids::{KeyRefId, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    DekNumber, Facts, HostSecret, KekState, KeptCopy, KeyRef, NotOpened, Occasion, Policy, Proof,
-    References, StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, KeptCopy, KeyRef, NotOpened,
+    Occasion, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
 };
-use crate::verdict::repair::Repair;
+use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// The DEK that `create-key` makes.
 const NEW_DEK: u8 = 99;
@@ -32,7 +32,7 @@ pub(super) struct World {
     pub(super) copy: Option<u8>,
     /// Whether the last run, of a transient guest, ended normally.
     pub(super) ended_normally: bool,
-    pub(super) host_secret: Option<HostSecret>,
+    pub(super) host_secret: Option<Host>,
     pub(super) elsewhere: Option<Elsewhere>,
     pub(super) policy: Policy,
 }
@@ -54,6 +54,47 @@ pub(super) enum Tpm {
     Unreadable,
     /// With this DEK.
     Encrypted(u8),
+}
+
+/// libvirt's secret of the UUID that the XML names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Host {
+    Absent,
+    Guards,
+    GuardsOfAnother,
+    Foreign(Foreign),
+    Conflict,
+    Unreachable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each combination is a world")]
+pub(super) struct Foreign {
+    pub(super) is_ephemeral: bool,
+    pub(super) is_private: bool,
+    pub(super) value: Value,
+    /// It has no usage; another guest's definition names it.
+    pub(super) serves_anything: bool,
+    pub(super) is_named_by_another: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Value {
+    None,
+    Hidden,
+    /// This DEK.
+    Known(u8),
+}
+
+impl Host {
+    /// A persistent secret of somebody else's with a value that nobody can read.
+    pub(super) const HIDDEN: Self = Self::Foreign(Foreign {
+        is_ephemeral: false,
+        is_private: true,
+        serves_anything: false,
+        value: Value::Hidden,
+        is_named_by_another: false,
+    });
 }
 
 /// A toy wrapping: which KEK, which DEK, and whether the bytes authenticate.
@@ -90,7 +131,8 @@ impl World {
             is_encrypted: true,
         });
         facts.kept.ended_normally = self.ended_normally;
-        facts.host_secret = self.host_secret.clone();
+        let tpm = self.stands_in(&facts);
+        facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
         facts.elsewhere = self.elsewhere.clone();
         facts.policy = self.policy.clone();
         if let Err(trouble) = &self.store {
@@ -101,14 +143,29 @@ impl World {
             .map(|provider| (provider.key_id, self.kek(provider.key_id)))
             .collect();
         facts.references = Ok(self.references.clone());
-        let tpm = match (facts.copy_in_place(), self.copy) {
+        facts.references.as_mut().unwrap().retired = self.retired.clone();
+        let tpm = self.stands_in(&facts);
+        facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
+        let tried = |rows: &[KeyRef]| {
+            rows.iter()
+                .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
+                .collect()
+        };
+        facts.trials = tried(&self.references.key_refs);
+        facts.retired = tried(&self.retired);
+        facts
+    }
+
+    /// The TPM that the start is judged by.
+    pub(super) fn tpm_in_force(&self) -> Tpm {
+        self.stands_in(&self.facts())
+    }
+
+    fn stands_in(&self, facts: &Facts) -> Tpm {
+        match (facts.copy_in_place(), self.copy) {
             (Some(_), Some(dek)) => Tpm::Encrypted(dek),
             _ => self.tpm,
-        };
-        facts.trials = (self.references.key_refs.iter())
-            .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
-            .collect();
-        facts
+        }
     }
 
     fn kek(&self, key_id: KeyId) -> KekState {
@@ -138,11 +195,7 @@ impl World {
         if authentic == 0 {
             return corrupt("not authentic");
         }
-        let proof = match tpm {
-            Tpm::Encrypted(with) if with == dek => Proof::Proven,
-            Tpm::Encrypted(_) => Proof::Refuted,
-            Tpm::Absent | Tpm::Plain | Tpm::Unreadable => Proof::None,
-        };
+        let proof = proof(tpm, dek);
         Trial::Opened {
             key_id,
             dek: DekNumber(dek.into()),
@@ -208,7 +261,15 @@ impl World {
                 row.provider_uuid = Some(provider);
                 row.provider_name = provider_name;
             }
-            Repair::CreateKey { key_ref, provider } => {
+            Repair::CreateKey {
+                key_ref,
+                provider,
+                origin,
+            } => {
+                let dek = match origin {
+                    KeyOrigin::Random => NEW_DEK,
+                    KeyOrigin::HostSecret => self.host_value(),
+                };
                 let mut providers = self.references.providers.iter();
                 let owner = providers.find(|found| found.uuid == provider).unwrap();
                 let (key_id, key_version) = (owner.key_id, owner.key_version);
@@ -217,11 +278,22 @@ impl World {
                     None => self.references.key_refs.last_mut().unwrap(),
                 };
                 assert_eq!(row.wrapped_dek, None);
-                row.wrapped_dek = Some(wrap(key_id, NEW_DEK, true));
+                row.wrapped_dek = Some(wrap(key_id, dek, true));
                 row.kek_ref = Some(kek_ref(key_id));
                 row.key_version = Some(key_version);
                 row.secret_uuid = Some(SecretUuid::parse(SECRET).unwrap());
                 row.first_used_at = None;
+            }
+            Repair::KeepHostValue { provider } => {
+                let mut providers = self.references.providers.iter();
+                let owner = providers.find(|found| found.uuid == provider).unwrap();
+                let kek = owner.key_id;
+                let dek = self.host_value();
+                self.retired.push(KeyRef {
+                    id: KeyRefId(200),
+                    wrapped_dek: Some(wrap(kek, dek, true)),
+                    ..blank()
+                });
             }
             Repair::FillKeyVersion {
                 key_ref,
@@ -252,17 +324,69 @@ impl World {
 
     fn new_row(&mut self) -> &mut KeyRef {
         let rows = &mut self.references.key_refs;
-        rows.push(KeyRef {
-            id: KeyRefId(100),
-            secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
-            provider_uuid: None,
-            provider_name: String::new(),
-            key_version: None,
-            kek_ref: None,
-            wrapped_dek: None,
-            first_used_at: None,
-            created_at: Timestamp(100),
-        });
+        rows.push(blank());
         rows.last_mut().unwrap()
+    }
+
+    fn host_value(&self) -> u8 {
+        match self.host_secret {
+            Some(Host::Foreign(Foreign {
+                value: Value::Known(dek),
+                ..
+            })) => dek,
+            other => panic!("no value to wrap: {other:?}"),
+        }
+    }
+}
+
+fn host_secret(host: Host, tpm: Tpm) -> HostSecret {
+    let this = guest().domain.unwrap().uuid;
+    let another = "d0000000-0000-4000-8000-000000000099";
+    match host {
+        Host::Absent => HostSecret::Absent,
+        Host::Guards => HostSecret::Guards(this),
+        Host::GuardsOfAnother => HostSecret::Guards(DomainUuid::parse(another).unwrap()),
+        Host::Conflict => HostSecret::Conflict("a volume's".to_owned()),
+        Host::Unreachable => HostSecret::Unreachable("no answer".to_owned()),
+        Host::Foreign(foreign) => HostSecret::Foreign(ForeignSecret {
+            is_ephemeral: foreign.is_ephemeral,
+            is_private: foreign.is_private,
+            serves_anything: foreign.serves_anything,
+            value: match foreign.value {
+                Value::None => HostValue::None,
+                Value::Hidden => HostValue::Hidden,
+                Value::Known(dek) => HostValue::Known {
+                    dek: DekNumber(dek.into()),
+                    proof: proof(tpm, dek),
+                },
+            },
+            named_by: (foreign.is_named_by_another.then(|| "vm2".to_owned()))
+                .into_iter()
+                .collect(),
+        }),
+    }
+}
+
+/// What the TPM says of a DEK.
+fn proof(tpm: Tpm, dek: u8) -> Proof {
+    match tpm {
+        Tpm::Encrypted(with) if with == dek => Proof::Proven,
+        Tpm::Encrypted(_) => Proof::Refuted,
+        Tpm::Absent | Tpm::Plain | Tpm::Unreadable => Proof::None,
+    }
+}
+
+/// A new row.
+fn blank() -> KeyRef {
+    KeyRef {
+        id: KeyRefId(100),
+        secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
+        provider_uuid: None,
+        provider_name: String::new(),
+        key_version: None,
+        kek_ref: None,
+        wrapped_dek: None,
+        first_used_at: None,
+        created_at: Timestamp(100),
     }
 }

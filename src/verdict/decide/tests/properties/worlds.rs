@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::super::given::{SECRET, key, uuid};
-use super::model::{Tpm, World, Xml, garbage, wrap};
+use super::model::{Foreign, Host, Tpm, Value, World, Xml, garbage, wrap};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
@@ -17,8 +17,7 @@ use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
 use crate::verdict::facts::{
-    HostSecret, KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState,
-    kek_ref,
+    KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState, kek_ref,
 };
 
 const OTHER_SECRET: &str = "5ec2e700-0000-4000-8000-000000000099";
@@ -44,6 +43,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 references: References {
                     key_refs: numbered(rows, 1),
                     providers,
+                    retired: Vec::new(),
                     state_arrives: arrives,
                 },
                 retired: numbered(retired, 50),
@@ -59,14 +59,33 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     )
 }
 
-pub(super) fn host_secret() -> impl Strategy<Value = HostSecret> {
-    select(vec![
-        HostSecret::Absent,
-        HostSecret::NoValue,
-        HostSecret::HasValue,
-        HostSecret::Conflict("a volume's".to_owned()),
-        HostSecret::Unreachable("no answer".to_owned()),
-    ])
+pub(super) fn host_secret() -> impl Strategy<Value = Host> {
+    let value = weighted([
+        (2, Value::None),
+        (2, Value::Hidden),
+        (2, Value::Known(0)),
+        (1, Value::Known(1)),
+        (2, Value::Known(2)),
+    ]);
+    let kinds = (any::<bool>(), any::<bool>(), once_in(4), once_in(3));
+    let host = weighted([
+        (2, Some(Host::Absent)),
+        (1, Some(Host::Guards)),
+        (1, Some(Host::GuardsOfAnother)),
+        (1, Some(Host::Conflict)),
+        (1, Some(Host::Unreachable)),
+        (6, None),
+    ]);
+    (host, value, kinds).prop_map(|(host, value, kinds)| {
+        let (is_ephemeral, is_private, serves_anything, is_named_by_another) = kinds;
+        host.unwrap_or(Host::Foreign(Foreign {
+            is_ephemeral,
+            is_private,
+            value,
+            serves_anything,
+            is_named_by_another,
+        }))
+    })
 }
 
 pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
@@ -85,17 +104,16 @@ pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
         wanted: "/here".into(),
         kind: ElsewhereKind::LastSeen,
     };
-    let found = (once_in(4), once_in(4), once_in(4), once_in(4), once_in(4));
-    (any::<bool>(), found).prop_map(
-        move |(is_defined, (seen, was_undefined, retired, held, related))| Elsewhere {
+    let found = (once_in(4), once_in(4), once_in(4), once_in(4));
+    (any::<bool>(), found).prop_map(move |(is_defined, (seen, was_undefined, held, related))| {
+        Elsewhere {
             is_defined,
             state: seen.then(|| state.clone()),
             was_undefined,
-            retired_key: retired.then_some(KeyRefId(50)),
             key_holder: held.then(|| other.clone()),
             relative: related.then(|| relative.clone()),
-        },
-    )
+        }
+    })
 }
 
 /// True once in `n` times.

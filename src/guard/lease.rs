@@ -1,0 +1,305 @@
+//! Whose start a secret of libvirt's is in use for. Guests made from one template name the same
+//! secret; between `prepare`, which sets its value, and `started` or `release` no other guest
+//! with another key may be given it.
+//!
+//! `/run/vtpm-guard/secrets/SECRET-UUID` says who is in between, and goes with the last of them;
+//! `SECRET-UUID.lock` is held while libvirt is asked, and serves nothing else. Both are on a
+//! tmpfs: no start survives a boot. Guests that have the same key share the secret; a digest
+//! under a salt of its own tells equal keys, so that the file holds none.
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use nix::libc;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::Domain;
+use crate::durable;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::key::random;
+use crate::libvirt::{Process, calling_daemon};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
+
+/// How often a secret that is in use is looked at again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long a start may take whose daemon lives and that nobody has seen the end of: the hook
+/// may have been killed at `started`. swtpm has had its key long since.
+const LONGEST_START: Duration = Duration::from_mins(10);
+
+/// The same for a start that no daemon makes: somebody calls the hook by hand.
+const WITHOUT_DAEMON: Duration = Duration::from_secs(30);
+
+/// Why a secret cannot be had for a start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LeaseError {
+    /// Another guest is being started with it, under another key: that guest's name.
+    #[error("it is in use for the start of the guest \"{0}\"")]
+    InUse(String),
+    /// Who uses it cannot be found out or written down.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+/// A guest between `prepare` and `started` or `release`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    domain: String,
+    name: String,
+    /// The daemon that starts it; its end is the start's.
+    daemon: Option<Process>,
+    since: i64,
+}
+
+impl Holder {
+    /// Whether its start may still be under way.
+    fn is_starting(&self, now: Timestamp) -> bool {
+        let limit = match self.daemon {
+            Some(daemon) if daemon.lives() => LONGEST_START,
+            Some(_) => return false,
+            None => WITHOUT_DAEMON,
+        };
+        let age = u64::try_from(now.0 - self.since).map(Duration::from_millis);
+        age.is_ok_and(|age| age < limit)
+    }
+}
+
+/// What stands in a lease's file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    /// The key's digest, under `salt`.
+    salt: Vec<u8>,
+    digest: Vec<u8>,
+    /// The domain whose usage name the secret bears.
+    defined_for: String,
+    holders: Vec<Holder>,
+}
+
+/// One secret, which nobody else gives to libvirt, or takes from it, as long as this lives.
+pub(super) struct Lease {
+    path: PathBuf,
+    dir: File,
+    record: Record,
+    domain: DomainUuid,
+    _lock: File,
+}
+
+/// Takes hold of `secret` for the start of `domain` with `dek`: waits until no guest with
+/// another key is being started with it.
+pub(super) fn take(
+    dir: &Path,
+    secret: SecretUuid,
+    domain: DomainUuid,
+    dek: &Dek,
+    deadline: Deadline,
+) -> Result<Lease, LeaseError> {
+    loop {
+        let lease = Lease::lock(dir, secret, domain, deadline)?;
+        let Some(other) = lease.others().next() else {
+            return Ok(lease);
+        };
+        if lease.is_for(dek) {
+            return Ok(lease);
+        }
+        let name = other.name.clone();
+        drop(lease);
+        if deadline.has_passed() {
+            return Err(LeaseError::InUse(name));
+        }
+        thread::sleep(POLL.min(deadline.remaining()));
+    }
+}
+
+/// Ends the use of `secret` by `domain`, whose start is over. `drop_secret` is called if nobody
+/// else is being started with it, with the domain whose usage name the secret bears.
+pub(super) fn leave<T>(
+    dir: &Path,
+    secret: SecretUuid,
+    domain: DomainUuid,
+    deadline: Deadline,
+    drop_secret: impl FnOnce(DomainUuid) -> T,
+) -> Result<Option<T>, LeaseError> {
+    let mut lease = Lease::lock(dir, secret, domain, deadline)?;
+    if lease.others().next().is_some() {
+        lease
+            .record
+            .holders
+            .retain(|other| other.domain != domain.to_string());
+        lease.write()?;
+        return Ok(None);
+    }
+    let defined_for = DomainUuid::parse(&lease.record.defined_for).unwrap_or(domain);
+    let done = drop_secret(defined_for);
+    lease.remove()?;
+    Ok(Some(done))
+}
+
+impl Lease {
+    /// Whether other guests that have the same key are being started with it: libvirt has it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.others().next().is_some()
+    }
+
+    /// Writes down that this guest is being started. `defines` says that the secret was defined
+    /// for it.
+    pub(super) fn hold(
+        mut self,
+        domain: &Domain,
+        dek: &Dek,
+        defines: bool,
+    ) -> Result<(), LeaseError> {
+        let uuid = domain.uuid.to_string();
+        if defines {
+            self.record.defined_for.clone_from(&uuid);
+        }
+        if !self.is_for(dek) {
+            let mut salt = vec![0; 32];
+            random::fill(&mut salt).map_err(|error| self.error(io::Error::other(error)))?;
+            self.record.digest = digest(&salt, dek);
+            self.record.salt = salt;
+        }
+        self.record.holders.retain(|holder| holder.domain != uuid);
+        self.record.holders.push(Holder {
+            domain: uuid,
+            name: domain.name.clone(),
+            daemon: calling_daemon(),
+            since: Timestamp::now().0,
+        });
+        self.write()
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Holder> {
+        let this = self.domain.to_string();
+        let holders = self.record.holders.iter();
+        holders.filter(move |holder| holder.domain != this)
+    }
+
+    fn is_for(&self, dek: &Dek) -> bool {
+        !self.record.salt.is_empty() && digest(&self.record.salt, dek) == self.record.digest
+    }
+
+    fn lock(
+        dir: &Path,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Self, LeaseError> {
+        let path = dir.join(secret.to_string());
+        let error = |source| LeaseError::Io {
+            path: path.clone(),
+            source,
+        };
+        let dir = open_dir(dir).map_err(error)?;
+        let lock = lock(&path.with_extension("lock"), deadline).map_err(error)?;
+        let mut record = read(&path).map_err(error)?;
+        let now = Timestamp::now();
+        record.holders.retain(|holder| holder.is_starting(now));
+        Ok(Self {
+            path,
+            dir,
+            record,
+            domain,
+            _lock: lock,
+        })
+    }
+
+    fn write(&self) -> Result<(), LeaseError> {
+        let bytes = serde_json::to_vec(&self.record).map_err(|error| self.error(error.into()))?;
+        let name = self.path.file_name().unwrap_or_default();
+        let mut temporary = OsString::from(name);
+        temporary.push(".new");
+        durable::replace(&self.dir, &temporary, name, &bytes).map_err(|error| self.error(error))
+    }
+
+    /// Nobody uses the secret. Whoever waits for the lock sees that it is gone, and makes
+    /// another one.
+    fn remove(self) -> Result<(), LeaseError> {
+        for path in [self.path.clone(), self.path.with_extension("lock")] {
+            let name = path.file_name().unwrap_or_default();
+            durable::remove(&self.dir, name).map_err(|error| self.error(error))?;
+        }
+        Ok(())
+    }
+
+    fn error(&self, source: io::Error) -> LeaseError {
+        LeaseError::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn digest(salt: &[u8], dek: &Dek) -> Vec<u8> {
+    // HMAC takes keys of any length.
+    Hmac::<Sha256>::new_from_slice(salt)
+        .map(|mac| {
+            mac.chain_update(dek.expose())
+                .finalize()
+                .into_bytes()
+                .to_vec()
+        })
+        .unwrap_or_default()
+}
+
+/// What the file says; one that is not there, or that cannot be understood, names nobody.
+fn read(path: &Path) -> io::Result<Record> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Record::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The lock, held by this process until the file is closed.
+fn lock(path: &Path, deadline: Deadline) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        match file.try_lock() {
+            // Its last holder may have removed it.
+            Ok(()) if file.metadata()?.nlink() > 0 => return Ok(file),
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if deadline.has_passed() => {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(POLL.min(deadline.remaining())),
+        }
+    }
+}
+
+/// The directory, which must be this user's alone.
+fn open_dir(path: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let dir = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)?;
+    let metadata = dir.metadata()?;
+    if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        return Err(io::Error::other("others than its owner have access"));
+    }
+    Ok(dir)
+}
