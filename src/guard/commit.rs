@@ -10,7 +10,7 @@ use crate::store::{Change, Event, NewKey, StoreError};
 use crate::verdict::facts::{References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
-use crate::verdict::{Decision, Finding, Verdict};
+use crate::verdict::{Decision, Finding, Reason, Verdict};
 
 /// What came of writing.
 pub(super) enum Committed {
@@ -99,6 +99,7 @@ fn write(
         new_key,
         secret_uuid: facts.secret().map(|(secret, _)| secret),
         consume_incoming: seen.state_arrives,
+        clients_key: clients_key(verdict),
         event: event.as_ref(),
         now: Timestamp::now(),
     };
@@ -175,6 +176,15 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
         return Err(fault("a wrapped key does not open again".to_owned()));
     }
     Ok(Some((new_key, dek)))
+}
+
+/// Whether an allowed start goes by a key that its client brought; one that is refused tells
+/// nothing.
+fn clients_key(verdict: &Verdict) -> Option<bool> {
+    match verdict.decision {
+        Decision::Allow(reason) => Some(reason == Reason::ClientsKey),
+        Decision::Deny(_) => None,
+    }
 }
 
 fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::keys::Keys;
+use super::status::is_running;
 use super::{Guard, before_the_answer, copies};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
@@ -227,18 +228,39 @@ impl Gathered {
 
     /// Asks libvirt for its secret of the UUID that the domain XML names, and its own files for
     /// other guests that name it.
-    pub(super) fn ask_host_secret(&mut self, guard: &Guard, deadline: Deadline) {
+    ///
+    /// `foresees` is for a look at a start that nobody makes now: a guest whose client brings its
+    /// key at each start is seen as with that key.
+    pub(super) fn ask_host_secret(&mut self, guard: &Guard, foresees: bool, deadline: Deadline) {
         let (Some(secrets), Some((secret, domain))) = (&guard.secrets, self.facts.secret()) else {
             self.facts.host_secret = Some(HostSecret::Absent);
             return;
         };
         let domain = domain.uuid;
         let answer = match secrets.inspect(secret, before_the_answer(deadline)) {
+            Ok(None) if foresees && self.is_started_by_a_client(guard) => {
+                HostSecret::Foreign(ForeignSecret {
+                    is_ephemeral: true,
+                    is_private: true,
+                    serves_anything: false,
+                    value: HostValue::Hidden,
+                    named_by: Vec::new(),
+                })
+            }
             Ok(None) => HostSecret::Absent,
             Ok(Some(found)) => self.understand(guard, secret, domain, found, deadline),
             Err(error) => HostSecret::Unreachable(error.to_string()),
         };
         self.facts.host_secret = Some(answer);
+    }
+
+    /// Whether whoever starts the guest brings its key: its last start says so, or that it runs
+    /// and neither the guard nor libvirt has a key.
+    fn is_started_by_a_client(&self, guard: &Guard) -> bool {
+        let (Ok(domain), Ok(references)) = (&self.facts.domain, &self.facts.references) else {
+            return false;
+        };
+        references.clients_key || references.key_refs.is_empty() && is_running(guard, domain)
     }
 
     fn understand(

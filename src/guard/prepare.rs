@@ -95,7 +95,7 @@ fn judged(
     let mut gathered = gather(guard, domain.clone(), Access::Read, deadline);
     let reason = "its rows kept changing while the start was judged".to_owned();
     gathered.facts.references = Err(StoreTrouble::Unavailable(reason));
-    let verdict = judge(guard, &mut gathered, deadline);
+    let verdict = judge(guard, &mut gathered, mode, deadline);
     gathered.into_outcome(verdict, SecretAction::None, mode)
 }
 
@@ -107,7 +107,7 @@ fn attempt(
     mode: Mode,
     deadline: Deadline,
 ) -> Option<Outcome> {
-    let mut verdict = judge(guard, &mut gathered, deadline);
+    let mut verdict = judge(guard, &mut gathered, mode, deadline);
     if mode == Mode::DryRun {
         let secret = foreseen(guard, &gathered.facts, &verdict);
         return Some(gathered.into_outcome(verdict, secret, mode));
@@ -136,11 +136,12 @@ fn attempt(
     Some(gathered.into_outcome(verdict, secret, mode))
 }
 
-fn judge(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Verdict {
+fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline) -> Verdict {
+    let foresees = mode == Mode::DryRun;
     let mut verdict = loop {
         match decide(&gathered.facts) {
             Answer::Verdict(verdict) => break verdict,
-            Answer::AskHostSecret => gathered.ask_host_secret(guard, deadline),
+            Answer::AskHostSecret => gathered.ask_host_secret(guard, foresees, deadline),
             Answer::AskElsewhere => {
                 let found = elsewhere::look(guard, gathered, deadline);
                 gathered.facts.elsewhere = Some(found);

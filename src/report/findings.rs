@@ -18,6 +18,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::NotAStart => "not a start: only prepare may be refused",
         Reason::LoadedSecret => "libvirtd loaded its secret before it started it",
         Reason::HostSecret => "libvirt's own secret carries the start",
+        Reason::ClientsKey => "its key comes from whoever starts it",
     }
 }
 

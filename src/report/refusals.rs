@@ -130,6 +130,16 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
                 .to_owned(),
             "restore the store from its backup: vtpm-guard store restore FILE".to_owned(),
         ),
+        Refusal::ClientsKeyMissing { secret } => (
+            format!(
+                "the guest's key comes from whoever starts it, and libvirt was given none for the \
+                 secret {secret}"
+            ),
+            format!(
+                "start it with that client; if its key is to stay on this host, give libvirt the \
+                 value and: vtpm-guard adopt {domain} --provider NAME"
+            ),
+        ),
         Refusal::KeyAmbiguous { key_refs } => (
             format!(
                 "{} may each hold the vTPM's key, and no TPM state tells which is right",

@@ -47,6 +47,8 @@ pub struct Change<'a> {
     pub seen: &'a References,
     /// The repairs, in order.
     pub repairs: &'a [Repair],
+    /// Whether this start goes by a key that its client brought; `None` where there is none.
+    pub clients_key: Option<bool>,
     /// The key of a `CreateKey` or a `KeepHostValue` among them.
     pub new_key: Option<&'a NewKey>,
     /// The secret that the domain XML names, for rows that the repairs make.
@@ -80,6 +82,11 @@ impl Store {
             let made = repairs.made;
             if change.consume_incoming {
                 start::forget_incoming(transaction, change.domain)?;
+            }
+            if let Some(is_clients) = change.clients_key
+                && is_clients != change.seen.clients_key
+            {
+                start::note_clients_key(transaction, change.domain, is_clients, change.now)?;
             }
             if let Some(event) = change.event {
                 events::insert(transaction, event)?;

@@ -51,6 +51,7 @@ pub(super) fn references(
         retired,
         providers: providers(connection)?,
         state_arrives: start::state_arrives(connection, domain, now)?,
+        clients_key: start::is_started_with_a_clients_key(connection, domain)?,
     })
 }
 

@@ -132,6 +132,7 @@ pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
             "seen_state",
             "domain_uuid TEXT, domain_name TEXT, secret_uuid TEXT, path TEXT, at INTEGER",
         ),
+        ("clients_key", "domain_uuid TEXT, at INTEGER"),
     ] {
         let there: bool = connection.query_row(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1",

@@ -24,3 +24,9 @@ CREATE TABLE IF NOT EXISTS seen_state (
 
 -- Which guests use a secret, for guests that share one.
 CREATE INDEX IF NOT EXISTS key_ref_secret ON key_ref (secret_uuid);
+
+-- The guest's last allowed start went by a key that whoever started it brought along.
+CREATE TABLE IF NOT EXISTS clients_key (
+    domain_uuid TEXT PRIMARY KEY COLLATE NOCASE,
+    at          INTEGER NOT NULL
+) STRICT;

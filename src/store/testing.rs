@@ -107,6 +107,7 @@ pub(super) fn change<'a>(
         new_key: None,
         secret_uuid: None,
         consume_incoming: false,
+        clients_key: None,
         event: None,
         now: NOW,
     }

@@ -101,6 +101,8 @@ pub struct References {
     pub providers: Vec<Provider>,
     /// Whether a `migrate begin` or `restore begin` announced state, not too long ago.
     pub state_arrives: bool,
+    /// Whether the domain's last allowed start went by a key that its client brought.
+    pub clients_key: bool,
 }
 
 /// One row of `key_ref`.

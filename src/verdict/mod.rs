@@ -65,6 +65,8 @@ pub enum Reason {
     NewKey,
     /// libvirt has a secret of its own, and the guard does not manage it.
     HostSecret,
+    /// Whoever starts the guest brings its key, in a secret that libvirt discloses to nobody.
+    ClientsKey,
     /// libvirtd is starting, and has loaded the guest's secret: it was laid out, or is a
     /// persistent one.
     LoadedSecret,

@@ -79,6 +79,12 @@ pub enum Refusal {
         /// Whether libvirt has a definition of the guest.
         is_defined: bool,
     },
+    /// The guest's key comes from whoever starts it, and none was given for the state that is
+    /// there.
+    ClientsKeyMissing {
+        /// The secret that it belongs into.
+        secret: SecretUuid,
+    },
     /// Several different keys and no proof.
     KeyAmbiguous {
         /// The rows to choose from.
@@ -189,6 +195,7 @@ impl Refusal {
             | Self::KeyMissingStateElsewhere(_)
             | Self::Unmanaged => Code::KeyMissing,
             Self::KeyLost
+            | Self::ClientsKeyMissing { .. }
             | Self::KeyUnknown
             | Self::KeyNotImported
             | Self::KeyRetired { .. }

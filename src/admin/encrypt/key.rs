@@ -122,6 +122,7 @@ impl Key {
             new_key: Some(&new_key),
             secret_uuid: Some(secret),
             consume_incoming: false,
+            clients_key: None,
             event: None,
             now: Timestamp::now(),
         })?;
@@ -161,6 +162,7 @@ impl Key {
             new_key: None,
             secret_uuid: None,
             consume_incoming: false,
+            clients_key: None,
             event: None,
             now,
         })?;

@@ -112,6 +112,7 @@ fn rebind(
         new_key: None,
         secret_uuid: None,
         consume_incoming: false,
+        clients_key: None,
         event: None,
         now: Timestamp::now(),
     })?;

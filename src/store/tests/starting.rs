@@ -41,6 +41,7 @@ fn the_repairs_of_a_start_consume_the_note_if_told_so() {
         let seen = store.references(domain(1), NOW).unwrap();
         let change = super::super::Change {
             consume_incoming,
+            clients_key: None,
             ..change(domain(1), &seen, &[])
         };
         store.apply(&change).unwrap();

@@ -85,6 +85,15 @@ impl ForeignSecret {
     }
 }
 
+/// Allows a start that libvirt's own secret carries, with what is to be said of that.
+pub(super) fn carried(finding: Finding) -> Verdict {
+    let reason = match finding {
+        Finding::ClientsKey => Reason::ClientsKey,
+        _ => Reason::HostSecret,
+    };
+    allow(reason).noting(finding)
+}
+
 /// Refuses, unless the trouble is a provider that is not at hand, libvirt has a value, and the
 /// policy lets the start rest on it.
 pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
@@ -115,16 +124,14 @@ pub(super) fn carry_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
         return Answer::AskHostSecret;
     }
     if case.facts.host_value_is_proven() {
-        return allow(Reason::HostSecret)
-            .noting(Finding::HostValueProven)
-            .into();
+        return carried(Finding::HostValueProven).into();
     }
     let mut retired = case.facts.retired.iter();
     if let Some((key_ref, _)) = retired.find(|(_, trial)| trial.is_proven()) {
         return deny(Refusal::RetiredKeyOpensTpm { key_ref: *key_ref }).into();
     }
     if case.is_started_with_a_clients_key() {
-        return allow(Reason::HostSecret).noting(Finding::ClientsKey).into();
+        return carried(Finding::ClientsKey).into();
     }
     deny(refusal).into()
 }

@@ -14,7 +14,7 @@ use super::repair::Repair;
 use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
 use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, SecretUuid};
-use host_secret::Carries;
+use host_secret::{Carries, carried};
 
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
 /// `AskElsewhere` only while `facts.elsewhere` is.
@@ -103,6 +103,16 @@ impl<'a> Case<'a> {
             .domain
             .as_ref()
             .is_ok_and(|this| this.uuid == domain)
+    }
+
+    /// There is a TPM, and no key for it.
+    fn key_lost(&self) -> Refusal {
+        if self.references.clients_key {
+            let secret = self.secret_uuid;
+            Refusal::ClientsKeyMissing { secret }
+        } else {
+            Refusal::KeyLost
+        }
     }
 
     /// libvirt's own value is not the key of this TPM.
@@ -201,13 +211,13 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
             return deny(Refusal::Unmanaged).into();
         }
-        Carries::Yes(finding) => return allow(Reason::HostSecret).noting(finding).into(),
+        Carries::Yes(finding) => return carried(finding).into(),
         Carries::Refuted => return deny(case.host_value_does_not_open()).into(),
         Carries::No => {}
     }
     // Binding helps where a new TPM would be made, and nowhere else.
     match &policy.auto_bind {
-        _ if !case.would_be_a_new_tpm() => deny(Refusal::KeyLost).into(),
+        _ if !case.would_be_a_new_tpm() => deny(case.key_lost()).into(),
         Some(name) => match &case.facts.elsewhere {
             None => Answer::AskElsewhere,
             Some(found) if found.forbids_a_new_tpm() => deny(Refusal::KeyMissing).into(),

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use super::host_secret::{Carries, Chosen, degrade_or_deny, give};
+use super::host_secret::{Carries, Chosen, carried, degrade_or_deny, give};
 use super::mend::mend;
 use super::{Case, allow, deny, provider};
 use crate::verdict::facts::{HostSecret, HostValue, KekState, KeyRef, KeySource, Provider};
@@ -75,9 +75,9 @@ fn existing_tpm(case: &Case<'_>) -> Answer {
     }
     match case.carries() {
         Carries::Ask => Answer::AskHostSecret,
-        Carries::Yes(finding) => allow(Reason::HostSecret).noting(finding).into(),
+        Carries::Yes(finding) => carried(finding).into(),
         Carries::Refuted => deny(case.host_value_does_not_open()).into(),
-        Carries::No => deny(Refusal::KeyLost).into(),
+        Carries::No => deny(case.key_lost()).into(),
     }
 }
 
@@ -98,7 +98,7 @@ fn origin_of_a_new_key(case: &Case<'_>) -> ControlFlow<Answer, KeyOrigin> {
             Break(deny(Refusal::SecretOfGuest { secret, guests }).into())
         }
         HostValue::Known { .. } => Continue(KeyOrigin::HostSecret),
-        HostValue::Hidden => Break(allow(Reason::HostSecret).noting(foreign.finding()).into()),
+        HostValue::Hidden => Break(carried(foreign.finding()).into()),
     }
 }
 

@@ -855,7 +855,7 @@ fn a_value_that_a_client_gave_a_bound_guest_without_state_is_its_key() {
     );
     // One that nobody can read carries the start, and no other key is made.
     let hidden_value = bound.clone().host(clients());
-    assert_eq!(verdict(&hidden_value), "allow HostSecret");
+    assert_eq!(verdict(&hidden_value), "allow ClientsKey");
     assert_eq!(findings(&hidden_value), [Finding::ClientsKey]);
     assert_eq!(verdict(&bound.host(hidden())), "allow HostSecret");
 }
@@ -866,9 +866,17 @@ fn a_guest_started_with_a_clients_key_goes_on_so() {
     assert_eq!(findings(&unmanaged), [Finding::ClientsKey]);
     // It was bound, and its own key never used.
     let bound = keyed(given::Row::refuted).state(Encrypted).host(clients());
-    assert_eq!(verdict(&bound), "allow HostSecret");
+    assert_eq!(verdict(&bound), "allow ClientsKey");
     let used = keyed(|row| row.refuted().used()).state(Encrypted);
     assert_eq!(verdict(&used.host(clients())), "deny VG204");
+    // Where the client brings none, it is not the store that could be restored.
+    let mut brought_none = guest().state(Encrypted);
+    brought_none.references.as_mut().unwrap().clients_key = true;
+    let secret = SecretUuid::parse(SECRET).unwrap();
+    assert_eq!(
+        refusal(&brought_none),
+        Refusal::ClientsKeyMissing { secret }
+    );
 }
 
 #[test]
