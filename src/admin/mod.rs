@@ -18,6 +18,7 @@ mod judge;
 mod key;
 mod metrics;
 mod moment;
+mod nagios;
 mod opened;
 mod outcomes;
 mod output;
@@ -27,6 +28,7 @@ mod provider;
 mod repair;
 mod replay;
 mod reset;
+mod shared_secrets;
 mod stage;
 mod state;
 mod status;
@@ -48,9 +50,18 @@ use error::AdminError;
 
 /// Runs one command and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return output::usage(&error),
+        Err(error) => {
+            let status = output::usage(&error);
+            let is_plugin = arguments.iter().any(|argument| argument == "--nagios");
+            return if is_plugin && error.use_stderr() {
+                nagios::usage()
+            } else {
+                status
+            };
+        }
     };
     let context = Context::new(cli.global);
     context::protect_keys()
@@ -60,13 +71,28 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
-        Command::Check { which, metrics } => check::run(context, which, metrics.as_deref()),
+        Command::Check {
+            which,
+            metrics,
+            nagios,
+        } => check::run(
+            context,
+            check::Check {
+                which,
+                metrics: metrics.as_deref(),
+                nagios: *nagios,
+            },
+        ),
         Command::Adopt {
             which,
             provider,
             keep_plaintext,
         } => adopt::run(context, which, provider.as_deref(), *keep_plaintext),
-        Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
+        Command::Repair {
+            which,
+            dry_run,
+            nagios,
+        } => repair::run(context, which, *dry_run, *nagios),
         Command::Replay {
             xml,
             operation,

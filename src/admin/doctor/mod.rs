@@ -9,6 +9,7 @@ mod host;
 mod plain_states;
 mod recovery;
 mod secrets;
+mod shared_secrets;
 mod store;
 
 use std::io::{self, Write};
@@ -70,6 +71,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments());
+    ailments.extend(shared_secrets::ailments(context));
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context.state_dir()));
