@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::domain::TpmVersion;
 use crate::ids::DomainUuid;
+use crate::verdict::facts::TransientState;
 
 /// What was found beside the guest's own rows and its state's own place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,8 +79,14 @@ pub enum Kinship {
 impl Elsewhere {
     /// Whether a new TPM could take the place of one that is still wanted, so that nobody but
     /// an administrator may have it made.
+    ///
+    /// Nothing is wanted of a transient guest's former runs where policy gives each run a new
+    /// TPM, and nothing of them is left.
     #[must_use]
-    pub fn forbids_a_new_tpm(&self) -> bool {
-        self.relative.is_some() || self.state.is_some()
+    pub fn forbids_a_new_tpm(&self, transient_state: TransientState) -> bool {
+        let is_fresh = transient_state == TransientState::Fresh && !self.is_defined;
+        let is_wanted =
+            |relative: &Relative| !is_fresh || relative.has_state || relative.domain.is_defined;
+        self.state.is_some() || self.relative.as_ref().is_some_and(is_wanted)
     }
 }

@@ -219,3 +219,58 @@ fn a_guest_that_was_undefined_on_purpose_is_told_what_became_of_its_tpm() {
     follow(&host, &refused);
     host.start_running(&guest);
 }
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_renamed_guest_has_its_former_history() {
+    let (host, guest) = Host::with_used_guest();
+    host.virsh(&["domrename", "vm1", "web"]).ok();
+    let told = host.guard(&["history", "web"]).ok();
+    assert!(told.stdout.contains("vm1"), "{told:?}");
+    assert!(
+        told.stderr.contains("former names are listed, too: vm1"),
+        "{told:?}"
+    );
+    let shown = host.guard(&["key", "show", "web"]).ok();
+    assert!(shown.stdout.contains("proven"), "{shown:?}");
+    let renamed = Guest {
+        name: "web".to_owned(),
+        ..guest
+    };
+    host.start_running(&renamed);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn binding_says_what_libvirt_has_and_who_else_uses_it() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let secret = SecretUuid::random();
+    let guest = host.define_guest("vm1", Tpm::Encrypted(secret));
+    host.define_secret(secret, "vm1", Some("a value of somebody's"));
+    let bind = ["key", "bind", "vm1", "--provider", "nkp-a"];
+    let bound = host.guard(&bind).ok();
+    let adopt = "vtpm-guard adopt vm1 --provider nkp-a";
+    assert!(bound.stderr.contains(adopt), "{bound:?}");
+    host.run(&["sh", "-c", adopt]).ok();
+    host.start_and_stop(&guest);
+
+    let other = host.define_guest("vm2", Tpm::Encrypted(secret));
+    let bound = host
+        .guard(&["key", "bind", "vm2", "--provider", "nkp-a"])
+        .ok();
+    assert!(bound.stderr.contains("vm1 names the secret"), "{bound:?}");
+    for command in [&["check", "--all"][..], &["doctor"]] {
+        let told = host.guard(command);
+        let told = format!("{}{}", told.stdout, told.stderr);
+        assert!(told.contains("vm1, vm2 name the libvirt secret"), "{told}");
+    }
+    host.redefine_guest(other, Tpm::Encrypted(SecretUuid::random()));
+    let told = host.guard(&["check", "--all"]);
+    assert!(!told.stderr.contains("name the libvirt secret"), "{told:?}");
+    let unknown = DomainUuid::random().to_string();
+    let bound = host
+        .guard(&["key", "bind", &unknown, "--provider", "nkp-a"])
+        .ok();
+    assert!(bound.stderr.contains("libvirt does not know"), "{bound:?}");
+}

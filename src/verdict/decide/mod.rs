@@ -220,7 +220,9 @@ fn no_rows(case: &Case<'_>) -> Answer {
         _ if !case.would_be_a_new_tpm() => deny(case.key_lost()).into(),
         Some(name) => match &case.facts.elsewhere {
             None => Answer::AskElsewhere,
-            Some(found) if found.forbids_a_new_tpm() => deny(Refusal::KeyMissing).into(),
+            Some(found) if found.forbids_a_new_tpm(policy.transient_state) => {
+                deny(Refusal::KeyMissing).into()
+            }
             Some(_) => placeholders::bind_and_make_key(case, name),
         },
         None => deny(Refusal::KeyMissing).into(),

@@ -5,7 +5,7 @@ use super::{Encrypted, refusal, unreadable};
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
-use crate::verdict::facts::{Facts, Occasion, Permission, Proof};
+use crate::verdict::facts::{Facts, Occasion, Permission, Proof, TransientState};
 use crate::verdict::refusal::Refusal;
 
 fn other() -> OtherDomain {
@@ -78,6 +78,24 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
             );
         }
     }
+    // Where each run of a transient guest has a new TPM anyway, nothing is lost.
+    let transient = auto_bind(newcomer()).elsewhere(|found| {
+        found.is_defined = false;
+        found.relative = Some(relative(Kinship::Secret));
+    });
+    let fresh = transient
+        .clone()
+        .policy(|policy| policy.transient_state = TransientState::Fresh);
+    assert_eq!(verdict(&transient), "deny VG201");
+    assert_eq!(verdict(&fresh), "deny VG201");
+    let gone = |facts: Facts| {
+        facts.elsewhere(|found| {
+            let relative = found.relative.as_mut().unwrap();
+            (relative.has_state, relative.domain.is_defined) = (false, false);
+        })
+    };
+    assert_eq!(verdict(&gone(transient)), "deny VG201");
+    assert!(verdict(&gone(fresh)).starts_with("allow NewKey"));
     // Bound by an administrator, it is a guest like any other.
     let bound = newcomer()
         .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)))

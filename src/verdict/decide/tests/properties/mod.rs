@@ -199,7 +199,9 @@ proptest! {
             repair,
             Repair::BindProvider { key_ref: None, .. }
         ));
-        let forbids = world.elsewhere.as_ref().is_some_and(Elsewhere::forbids_a_new_tpm);
+        let transient_state = world.policy.transient_state;
+        let forbids = |found: &Elsewhere| found.forbids_a_new_tpm(transient_state);
+        let forbids = world.elsewhere.as_ref().is_some_and(forbids);
         prop_assert!(!(bound && forbids), "a guest that may be another one was bound by itself");
         for kek in made {
             prop_assert!(world.would_make_a_new_tpm());
