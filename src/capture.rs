@@ -1,12 +1,18 @@
-//! The domain XML of the last refused starts, kept for `replay`. libvirt gives hooks the XML
-//! without its secrets, so there are none in these files.
+//! The domain XML of the last refused starts, kept for `replay`.
+//!
+//! At `prepare` libvirt leaves out the passwords of graphics devices, and nothing else. What else
+//! a definition holds is in these files, too, and may be confidential: OEM strings and credentials
+//! in `<sysinfo>`, arguments in `<qemu:commandline>`, cloud-init's user data in `<metadata>`. So
+//! they are for root alone, and few. At `restore`, where the passwords are there, none is kept.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
+use crate::durable;
+use crate::trusted::TrustedDir;
 use crate::verdict::code::Code;
 
 /// The directory of captures in a state directory.
@@ -21,19 +27,10 @@ pub fn keep(state_dir: &Path, xml: &[u8], code: Code, guest: &str, keep: usize) 
     if keep == 0 || xml.is_empty() {
         return Ok(());
     }
-    let directory = directory(state_dir);
-    match DirBuilder::new().mode(0o700).create(&directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    let directory = TrustedDir::open_or_make_own(&directory(state_dir))?.to_file()?;
     let Timestamp(now) = Timestamp::now();
     let file_name = format!("{now:015}-{}-{}.xml", code.as_str(), file_name_part(guest));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(directory.join(file_name))?;
-    file.write_all(xml)?;
+    durable::create(&directory, OsStr::new(&file_name), xml)?;
     prune(state_dir, keep)
 }
 
@@ -108,8 +105,9 @@ fn file_name_part(guest: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
 
     #[test]
     fn the_last_refusals_are_kept_for_root_alone() {

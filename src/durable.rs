@@ -1,72 +1,162 @@
-//! Files that are there whole or not at all, also after a kill or a power cut.
+//! Files that are there whole or not at all, also after a kill or a power cut; and the one way
+//! in which this program makes a file.
+//!
+//! The directory may be another user's: a collector's, a backup user's, swtpm's. So it is opened
+//! once, and everything in it is done by name from there. The new file gets a name that nobody
+//! can know beforehand; nothing that is there already is opened, followed or changed. Owner and
+//! mode are set on the open file. It takes its final name by a rename, when it is whole.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, unlinkat};
+use nix::libc;
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
+
+use zeroize::Zeroizing;
+
+use crate::key::random;
+
+/// How the name of an unfinished file begins; random digits follow.
+const TEMPORARY: &str = ".vtpm-guard-";
+
+/// A file that was unfinished for so long was left by a writer that was killed.
+const ABANDONED_AFTER: Duration = Duration::from_hours(1);
+
+/// A file that is whole and durable, and has no name of its own yet. Dropping it removes it.
+pub struct NewFile {
+    dir: File,
+    temporary: OsString,
+    file: File,
+    has_its_name: bool,
+}
+
+impl NewFile {
+    /// Makes a file of mode 0600 in `dir`, which `write` gives its bytes, and its owner and mode
+    /// where those are to be others.
+    pub fn write(dir: &File, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Self> {
+        remove_abandoned(dir);
+        let mut random = [0; 8];
+        random::fill(&mut random).map_err(io::Error::other)?;
+        let temporary = OsString::from(format!("{TEMPORARY}{:016x}", u64::from_be_bytes(random)));
+        let flags =
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = File::from(openat(dir, temporary.as_os_str(), flags, mode)?);
+        let mut new = Self {
+            dir: dir.try_clone()?,
+            temporary,
+            file,
+            has_its_name: false,
+        };
+        write(&mut new.file)?;
+        new.file.sync_all()?;
+        Ok(new)
+    }
+
+    /// Whether what the disk gives back are these bytes.
+    pub fn reads_back(&self, bytes: &[u8]) -> io::Result<bool> {
+        let mut read = Zeroizing::new(vec![0; bytes.len()]);
+        self.file.read_exact_at(&mut read, 0)?;
+        Ok(self.file.metadata()?.len() == bytes.len() as u64 && *read == bytes)
+    }
+
+    /// Gives it this name. A file that has it already stays, and is an error (`AlreadyExists`).
+    pub fn create(mut self, name: &OsStr) -> io::Result<()> {
+        self.is_unchanged()?;
+        rename_to_new(&self.dir, &self.temporary, name)?;
+        self.has_its_name = true;
+        sync_directory(&self.dir)
+    }
+
+    /// Gives it this name, in place of the file that has it.
+    pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
+        self.is_unchanged()?;
+        renameat(&self.dir, self.temporary.as_os_str(), &self.dir, name)?;
+        self.has_its_name = true;
+        sync_directory(&self.dir)
+    }
+
+    /// Whether its temporary name is still that of this very file, and of nothing that the
+    /// directory's owner has put in its place.
+    fn is_unchanged(&self) -> io::Result<()> {
+        let found = fstatat(
+            &self.dir,
+            self.temporary.as_os_str(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?;
+        let made = self.file.metadata()?;
+        if (found.st_dev, found.st_ino) == (made.dev(), made.ino()) {
+            Ok(())
+        } else {
+            Err(io::Error::other(
+                "another process replaced the file while it was being written",
+            ))
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.has_its_name && self.is_unchanged().is_ok() {
+            forget(&self.dir, &self.temporary);
+        }
+    }
+}
 
 /// Puts `bytes` under `name` into `dir`, mode 0600, in place of what is there.
-///
-/// They are written to `temporary`, in the same directory, first; what a killed writer left
-/// there goes away. Writers that use the same name must not do so at once.
-pub fn replace(dir: &File, temporary: &OsStr, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
-    write_temporary(dir, temporary, bytes)?;
-    renameat(dir, temporary, dir, name).inspect_err(|_| forget(dir, temporary))?;
-    sync_directory(dir)
+pub fn replace(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    NewFile::write(dir, |file| file.write_all(bytes))?.replace(name)
 }
 
-/// Writes `bytes` durably under `name` into `dir`, with the owner, group and mode of another
-/// file, in place of what a killed writer left there. For [`rename`] to follow.
-pub fn write_as(dir: &File, name: &OsStr, bytes: &[u8], like: &Metadata) -> io::Result<()> {
-    write_temporary_with(dir, name, bytes, |file| {
-        fchown(
-            file,
-            Some(Uid::from_raw(like.uid())),
-            Some(Gid::from_raw(like.gid())),
-        )?;
-        // After the owner: changing that takes the set-user-id bits away.
-        file.set_permissions(Permissions::from_mode(like.mode() & 0o7777))
-    })
+/// Puts `bytes` under `name` into `dir`, mode 0600. A file that has that name already stays, and
+/// is an error (`AlreadyExists`).
+pub fn create(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    create_in(dir, name, bytes, |_| Ok(()))
 }
 
-/// Renames a file that was written durably, in place of what is there, for good.
-pub fn rename(dir: &File, from: &OsStr, to: &OsStr) -> io::Result<()> {
-    renameat(dir, from, dir, to)?;
-    sync_directory(dir)
-}
-
-/// Makes a new file, mode 0600. One that is there already stays as it is, and is an error
-/// (`AlreadyExists`).
-pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
-    create_in(&open_parent(path)?, name, bytes, |_| Ok(()))
-}
-
-/// Makes a new file of that name in `dir`, which `dress` gives its owner and mode before it
-/// appears. One that is there already stays as it is, and is an error (`AlreadyExists`).
+/// As [`create`], and `style` gives the file its owner and mode before it appears.
 pub fn create_in(
     dir: &File,
     name: &OsStr,
     bytes: &[u8],
-    dress: impl FnOnce(&File) -> io::Result<()>,
+    style: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let written = open_temporary(dir, &temporary).and_then(|mut file| {
+    let new = NewFile::write(dir, |file| {
         file.write_all(bytes)?;
-        dress(&file)?;
-        file.sync_all()?;
-        rename_to_new(dir, &temporary, name)
-    });
-    written.inspect_err(|_| forget(dir, &temporary))?;
-    sync_directory(dir)
+        style(file)
+    })?;
+    new.create(name)
+}
+
+/// Gives an open file the owner, group and mode of another one.
+pub fn set_attributes(file: &File, like: &Metadata) -> io::Result<()> {
+    let (owner, group) = (Uid::from_raw(like.uid()), Gid::from_raw(like.gid()));
+    fchown(file, Some(owner), Some(group))?;
+    // After the owner: changing that takes the set-user-id bits away.
+    file.set_permissions(Permissions::from_mode(like.mode() & 0o7777))
+}
+
+/// The directory that a path's last name is in, opened, and that name.
+pub fn open_parent(path: &Path) -> io::Result<(File, &OsStr)> {
+    // A path such as "." or "..": it is there.
+    let name = path.file_name().ok_or(ErrorKind::AlreadyExists)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    // A FIFO in its place is an error, and nothing to wait for.
+    let dir = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY)
+        .open(parent.unwrap_or(Path::new(".")))?;
+    Ok((dir, name))
 }
 
 /// Removes a file for good; one that is not there is no error.
@@ -78,53 +168,13 @@ pub fn remove(dir: &File, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// Makes sure that a directory that was made stays made.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
-    sync_directory(&open_parent(path)?)
-}
-
-fn open_parent(path: &Path) -> io::Result<File> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))
-}
-
 /// Makes sure that what was made, renamed or removed in a directory stays so.
-fn sync_directory(dir: &File) -> io::Result<()> {
+pub fn sync_directory(dir: &File) -> io::Result<()> {
     match dir.sync_all() {
         // File systems without this call (some network ones) say so; there is no other.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
         result => result,
     }
-}
-
-fn write_temporary(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
-    write_temporary_with(dir, name, bytes, |_| Ok(()))
-}
-
-/// `dress` gives the file what it needs besides its bytes before those are made durable.
-fn write_temporary_with(
-    dir: &File,
-    name: &OsStr,
-    bytes: &[u8],
-    dress: impl FnOnce(&File) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut file = open_temporary(dir, name)?;
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| dress(&file))
-        .and_then(|()| file.sync_all());
-    written.inspect_err(|_| forget(dir, name))
-}
-
-/// A new file, mode 0600, in place of what a killed writer left.
-fn open_temporary(dir: &File, name: &OsStr) -> io::Result<File> {
-    forget(dir, name);
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    Ok(File::from(openat(dir, name, flags, mode)?))
 }
 
 /// Renames unless `to` exists. NFS has no such rename, but links; FAT has no links, but such
@@ -140,85 +190,47 @@ fn rename_to_new(dir: &File, from: &OsStr, to: &OsStr) -> io::Result<()> {
     }
 }
 
+/// Removes the unfinished files of writers that were killed: regular files with a temporary's
+/// name that are this user's or the directory's owner's. Where it cannot, they stay.
+fn remove_abandoned(dir: &File) {
+    let Ok(owner) = dir.metadata().map(|it| it.uid()) else {
+        return;
+    };
+    let listed = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    for entry in listed.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            continue;
+        }
+        let is_abandoned = entry.metadata().is_ok_and(|found| {
+            let age = found.modified().ok().and_then(|at| at.elapsed().ok());
+            found.is_file()
+                && [owner, geteuid().as_raw()].contains(&found.uid())
+                && age.is_some_and(|age| age > ABANDONED_AFTER)
+        });
+        if is_abandoned {
+            forget(dir, &name);
+        }
+    }
+}
+
 /// Removes a file that nobody will miss, if it can be.
 fn forget(dir: &File, name: &OsStr) {
     let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
 }
 
+/// What a writer leaves in a directory that was killed long ago.
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn names(dir: &Path) -> Vec<OsString> {
-        let mut names: Vec<_> = fs::read_dir(dir)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_new_file_is_whole_private_and_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        create(&path, b"words").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"words");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o600
-        );
-        assert_eq!(names(dir.path()), ["file"]);
-    }
-
-    #[test]
-    fn a_file_that_is_there_is_not_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        fs::write(&path, b"old").unwrap();
-        let error = create(&path, b"new").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-        assert_eq!(names(dir.path()), ["file"]);
-    }
-
-    #[test]
-    fn a_link_that_leads_nowhere_is_there_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
-        assert_eq!(
-            create(&path, b"new").unwrap_err().kind(),
-            ErrorKind::AlreadyExists
-        );
-        assert_eq!(names(dir.path()), ["file"]);
-    }
-
-    #[test]
-    fn replacing_leaves_the_new_bytes_and_no_temporary() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = File::open(dir.path()).unwrap();
-        fs::write(dir.path().join(".new"), b"left by a killed writer").unwrap();
-        for bytes in [&b"one"[..], b"two"] {
-            replace(&open, OsStr::new(".new"), OsStr::new("file"), bytes).unwrap();
-            assert_eq!(fs::read(dir.path().join("file")).unwrap(), bytes);
-            assert_eq!(names(dir.path()), ["file"]);
-        }
-        remove(&open, OsStr::new("file")).unwrap();
-        remove(&open, OsStr::new("file")).unwrap();
-        assert!(names(dir.path()).is_empty());
-    }
-
-    #[test]
-    fn a_replacement_that_fails_leaves_no_temporary() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = File::open(dir.path()).unwrap();
-        fs::create_dir(dir.path().join("file")).unwrap();
-        assert!(replace(&open, OsStr::new(".new"), OsStr::new("file"), b"x").is_err());
-        assert_eq!(names(dir.path()), ["file"]);
-    }
+pub(crate) fn leave_abandoned(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join(format!("{TEMPORARY}0123456789abcdef"));
+    fs::write(&path, "half").unwrap();
+    let long_ago = std::time::SystemTime::now() - 2 * ABANDONED_AFTER;
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(long_ago).unwrap();
+    path
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::MakeWriter;
 
 use crate::config::{Config, DEFAULT_STATE_DIR, LogTarget};
-use crate::report;
+use crate::report::{self, Named};
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
@@ -150,7 +150,7 @@ impl Write for LineWriter<'_> {
         let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
         let mut line = String::with_capacity(text.len() + 1);
         for character in text.chars() {
-            if character.is_control() {
+            if report::misleads(character) {
                 line.extend(character.escape_default());
             } else {
                 line.push(character);
@@ -168,7 +168,12 @@ impl Write for LineWriter<'_> {
 
 /// Logs what came of a start: one line.
 pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
-    let name = outcome.domain.as_ref().map_or(guest, |domain| &domain.name);
+    let named = outcome
+        .domain
+        .as_ref()
+        .map_or(Named::from(guest), Named::from);
+    // journalctl shows what it gets: nothing in it may command the terminal or forge a line.
+    let name = &report::one_line(named.name);
     let uuid = outcome
         .domain
         .as_ref()
@@ -179,7 +184,7 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
         .verdict
         .findings
         .iter()
-        .map(|noticed| report::finding(name, noticed).1)
+        .map(|noticed| report::one_line(&report::finding(named, noticed).1))
         .collect();
     let (repairs, findings) = (repairs.join(","), findings.join("; "));
     match &outcome.verdict.decision {
@@ -207,16 +212,16 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
             }
         }
         Decision::Deny(why) => {
-            let (code, words) = (why.code().as_str(), report::refusal(name, why));
+            let (code, words) = (why.code().as_str(), report::refusal(named, why));
             tracing::error!(
                 domain = name,
                 uuid,
                 operation,
                 decision = "deny",
                 code,
-                hint = words.hint,
+                hint = report::one_line(&words.hint),
                 "{}",
-                words.message
+                report::one_line(&words.message)
             );
         }
     }

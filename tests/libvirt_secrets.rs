@@ -427,8 +427,48 @@ fn a_libvirt_that_stops_answering_between_two_questions_is_unreachable_too() {
 fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid() {
     let host = Host::at("qemu:///system");
     let uuid = DomainUuid::random();
+    define_guest("a guest", uuid);
+    let guests = host.libvirt.guests(soon()).unwrap();
+    let guest = guests.iter().find(|guest| guest.uuid == uuid).unwrap();
+    assert_eq!(guest.name, "a guest");
+    assert!(guest.persistent && !guest.running && !guest.autostart);
+    assert!(guest.xml.contains("<name>a guest</name>"), "{}", guest.xml);
+    for name_or_uuid in ["a guest", &uuid.to_string()] {
+        let called = host.libvirt.guests_called(name_or_uuid, soon()).unwrap();
+        assert_eq!(called, std::slice::from_ref(guest));
+    }
+    assert_eq!(
+        host.libvirt.guest(uuid, soon()).as_ref(),
+        Ok(&Some(guest.clone()))
+    );
+    assert_eq!(
+        host.libvirt.guests_called("no such guest", soon()),
+        Ok(Vec::new())
+    );
+    assert_eq!(host.libvirt.guest(DomainUuid::random(), soon()), Ok(None));
+
+    // A guest that is named after the UUID of the other.
+    let other = DomainUuid::random();
+    define_guest(&uuid.to_string(), other);
+    let called = host
+        .libvirt
+        .guests_called(&uuid.to_string(), soon())
+        .unwrap();
+    let uuids: Vec<_> = called.iter().map(|guest| guest.uuid).collect();
+    assert_eq!(uuids, [uuid, other]);
+    let found = host.libvirt.guest(uuid, soon()).unwrap().unwrap();
+    assert_eq!((found.uuid, found.name.as_str()), (uuid, "a guest"));
+    for uuid in [uuid, other] {
+        virsh(
+            &["--connect", "qemu:///system", "undefine", &uuid.to_string()],
+            b"",
+        );
+    }
+}
+
+fn define_guest(name: &str, uuid: DomainUuid) {
     let xml = format!(
-        "<domain type='qemu'><name>a guest</name><uuid>{uuid}</uuid>\
+        "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid>\
            <memory unit='MiB'>16</memory><os><type>hvm</type></os>\
          </domain>"
     );
@@ -436,21 +476,6 @@ fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid() {
     std::fs::write(file.path(), xml).unwrap();
     let file = file.path().to_str().unwrap();
     virsh(&["--connect", "qemu:///system", "define", file], b"");
-
-    let guests = host.libvirt.guests(soon()).unwrap();
-    let guest = guests.iter().find(|guest| guest.uuid == uuid).unwrap();
-    assert_eq!(guest.name, "a guest");
-    assert!(guest.persistent && !guest.running && !guest.autostart);
-    assert!(guest.xml.contains("<name>a guest</name>"), "{}", guest.xml);
-    for name_or_uuid in ["a guest", &uuid.to_string()] {
-        let found = host.libvirt.guest(name_or_uuid, soon()).unwrap();
-        assert_eq!(found.as_ref(), Some(guest));
-    }
-    assert_eq!(host.libvirt.guest("no such guest", soon()), Ok(None));
-    virsh(
-        &["--connect", "qemu:///system", "undefine", &uuid.to_string()],
-        b"",
-    );
 }
 
 #[test]

@@ -140,3 +140,47 @@ fn child_reads_only() {
         "{refused:?}"
     );
 }
+
+/// The sandbox of the nightly check, and a hook that writes meanwhile.
+#[test]
+#[ignore = "needs root: ./dev test runs it"]
+fn the_unit_of_the_nightly_check_writes_nothing_and_reads_while_hooks_write() {
+    let unit = include_str!("../packaging/systemd/vtpm-guard-check.service");
+    let writable: Vec<_> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("ReadWritePaths="))
+        .collect();
+    assert_eq!(writable, [] as [&str; 0]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = open(dir.path(), Access::Create).unwrap();
+    writer.record_event(&event()).unwrap();
+    let sandbox = "mount --bind \"$0\" \"$0\"
+                   mount -o remount,bind,ro \"$0\"";
+    std::thread::scope(|scope| {
+        let path = dir.path();
+        let reader =
+            scope.spawn(move || run_with_mounts(sandbox, "child_reads_while_others_write", path));
+        while !reader.is_finished() {
+            writer.record_event(&event()).unwrap();
+        }
+    });
+}
+
+#[test]
+#[ignore = "the child of the_unit_of_the_nightly_check_..., which runs it"]
+fn child_reads_while_others_write() {
+    let Some(dir) = child_dir() else { return };
+    fs::write(dir.join("store.db"), "").unwrap_err();
+    fs::write(dir.join("new"), "").unwrap_err();
+    let mut counts = Vec::new();
+    for _ in 0..20 {
+        counts.push(events(&open(&dir, Access::Read).unwrap()));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(counts.is_sorted(), "{counts:?}");
+    assert!(
+        counts[0] < counts[19],
+        "what others write is seen: {counts:?}"
+    );
+}

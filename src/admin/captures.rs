@@ -39,7 +39,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
                 capture.path.display().to_string(),
             ]);
         }
-        writeln!(out, "{rows}")
+        out.table(&rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }

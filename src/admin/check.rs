@@ -84,7 +84,7 @@ fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, AdminError
             } else {
                 Asked::Several
             },
-            guests::named(&which.domains)?,
+            guests::named(context, &which.domains)?,
         ),
     };
     let progress = Progress::new("checking", guests.len());

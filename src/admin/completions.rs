@@ -19,6 +19,6 @@ pub(super) fn run(context: &Context, shell: Shell) -> Result<ExitCode, AdminErro
     });
     context
         .output
-        .answer(&document, |out| out.write_all(&script))?;
+        .answer(&document, |out| out.verbatim(&script))?;
     Ok(ExitCode::SUCCESS)
 }

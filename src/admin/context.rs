@@ -89,7 +89,9 @@ impl Context {
         let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
         Config::load(path).map_err(|error| {
             let hint = match &error {
-                ConfigError::WrongOwner { .. } | ConfigError::WritableByOthers { .. } => {
+                ConfigError::WrongOwner { .. }
+                | ConfigError::WritableByOthers { .. }
+                | ConfigError::Path(_) => {
                     "only root's own files are trusted: chown root, chmod go-w"
                 }
                 _ => "what may stand in it: man vtpm-guard.toml",

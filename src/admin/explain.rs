@@ -52,7 +52,7 @@ fn list(context: &Context) -> Result<(), AdminError> {
         for code in Code::ALL {
             rows.add_row([code.as_str(), code.name(), code.summary()]);
         }
-        writeln!(out, "{rows}")
+        out.table(&rows)
     })
 }
 

@@ -4,21 +4,22 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use super::context;
+use super::context::{self, Context};
+use super::domains;
 use super::error::AdminError;
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, UnreadableDomain};
 use crate::libvirt::Guest;
 use crate::secret::SecretError;
 
 /// A guest, or why its XML could not be read.
 pub(super) struct NamedGuest {
     pub(super) name: String,
-    pub(super) domain: Result<Domain, String>,
+    pub(super) domain: Result<Domain, UnreadableDomain>,
 }
 
 impl From<Guest> for NamedGuest {
     fn from(guest: Guest) -> Self {
-        let domain = domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string());
+        let domain = domain::examine(guest.xml.as_bytes());
         Self {
             name: guest.name,
             domain,
@@ -42,21 +43,15 @@ pub(super) fn list() -> Result<Vec<Guest>, AdminError> {
 }
 
 /// The guests that libvirt knows under these names or UUIDs.
-pub(super) fn named(names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
-    let libvirt = context::libvirt();
-    let find = |name: &String| {
-        let found = libvirt
-            .guest(name, context::patience())
-            .map_err(|error| unreachable(&error))?;
-        found.map(NamedGuest::from).ok_or_else(|| unknown(name))
-    };
+pub(super) fn named(context: &Context, names: &[String]) -> Result<Vec<NamedGuest>, AdminError> {
+    let find = |name: &String| domains::defined(context, name).map(NamedGuest::from);
     names.iter().map(find).collect()
 }
 
 /// The guest of a captured XML; `-` is stdin.
 pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
     let read = if file == Path::new("-") {
-        domain::read(io::stdin().lock())
+        domain::examine(io::stdin().lock())
     } else {
         let failed = |error: io::Error| {
             AdminError::failed(format!("{}: {error}", file.display()))
@@ -66,22 +61,13 @@ pub(super) fn from_file(file: &Path) -> Result<NamedGuest, AdminError> {
         if opened.metadata().map_err(failed)?.is_dir() {
             return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        domain::read(BufReader::new(opened))
+        domain::examine(BufReader::new(opened))
     };
     let name = match &read {
         Ok(domain) => domain.name.clone(),
         Err(_) => file.display().to_string(),
     };
-    Ok(NamedGuest {
-        name,
-        domain: read.map_err(|error| error.to_string()),
-    })
-}
-
-/// A guest that was named, and that libvirt does not know.
-pub(super) fn unknown(name: &str) -> AdminError {
-    AdminError::usage(format!("libvirt knows no guest \"{name}\""))
-        .with_hint("see which there are: virsh list --all")
+    Ok(NamedGuest { name, domain: read })
 }
 
 /// What a guest of libvirt's could not be asked for.

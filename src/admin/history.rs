@@ -4,18 +4,17 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::cli::Decisions;
 use super::context::{self, Context};
 use super::error::AdminError;
 use super::output;
-use super::table::{BAD, GOOD, table};
-use super::{explain, moment};
+use super::table::{BAD, Cell, GOOD, table};
+use super::{domains, explain, moment};
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
-use crate::report::one_line;
+use crate::report::label;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;
 
@@ -25,7 +24,12 @@ const PATIENCE_FOR_NAME: Duration = Duration::from_secs(3);
 pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, AdminError> {
     let query = query(which, known_uuid(which))?;
     let events = match context.store(Access::Read)? {
-        Some(store) => store.history(query, which.limit)?,
+        Some(store) => {
+            if let Some(text) = &which.domain {
+                domains::refuse_two(&store, text)?;
+            }
+            store.history(query, which.limit)?
+        }
         None => Vec::new(),
     };
     let documents: Value = events.iter().map(document).collect();
@@ -61,7 +65,7 @@ pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
                 Cell::new(&event.event.message),
             ]);
         }
-        writeln!(out, "{rows}")
+        out.table(&rows)
     })?;
     if let EventFilter::Guest(name, _) = query.whose {
         for note in other_names(name, &events) {
@@ -78,8 +82,9 @@ fn known_uuid(which: &Decisions) -> Option<DomainUuid> {
     if DomainUuid::parse(name).is_ok() {
         return None;
     }
-    let guest = context::libvirt().guest(name, Deadline::after(PATIENCE_FOR_NAME));
-    Some(guest.ok()??.uuid)
+    let guests = context::libvirt().guests_called(name, Deadline::after(PATIENCE_FOR_NAME));
+    let named = guests.ok()?.into_iter().find(|guest| guest.name == name);
+    named.map(|guest| guest.uuid)
 }
 
 /// What an administrator who asked for a name may not know of it.
@@ -87,8 +92,9 @@ fn other_names(name: &str, events: &[EventRow]) -> Vec<String> {
     let mut notes = Vec::new();
     let names: BTreeSet<_> = events
         .iter()
-        .map(|row| one_line(&row.event.domain_name))
-        .filter(|other| other != name && !other.is_empty())
+        .map(|row| &row.event.domain_name)
+        .filter(|other| *other != name && !other.is_empty())
+        .map(|other| label(other))
         .collect();
     if !names.is_empty() {
         let names: Vec<_> = names.into_iter().collect();
@@ -103,7 +109,7 @@ fn other_names(name: &str, events: &[EventRow]) -> Vec<String> {
             "{} guests had the name {}; to see one of them: vtpm-guard history UUID (--json \
              shows the UUIDs)",
             uuids.len(),
-            one_line(name)
+            label(name)
         ));
     }
     notes

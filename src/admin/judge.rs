@@ -10,7 +10,11 @@ use super::error::AdminError;
 use super::guests::NamedGuest;
 use super::outcomes::Judged;
 use super::progress::Progress;
+use crate::domain::UnreadableDomain;
 use crate::guard::{Mode, prepare};
+use crate::verdict::Decision;
+use crate::verdict::outcome::Outcome;
+use crate::verdict::refusal::Refusal;
 
 /// Fewer guests than this are not worth a thread more: each opens keys of its own, and asks
 /// libvirt through a helper of its own.
@@ -53,8 +57,21 @@ fn some(
             return Ok(judged);
         };
         progress.at(name);
-        let outcome = prepare(&guard, domain, "check", Mode::DryRun, context::patience());
+        let mut outcome = prepare(&guard, domain, "check", Mode::DryRun, context::patience());
+        if let Err(unreadable) = domain {
+            would_not_start(&mut outcome, unreadable);
+        }
         let name = name.clone();
         judged.push((index, Judged { name, outcome }));
+    }
+}
+
+/// The hook lets a guest pass whose XML it cannot read. Its encrypted vTPM would get no key
+/// then, so nobody may be told that it would start.
+fn would_not_start(outcome: &mut Outcome, unreadable: &UnreadableDomain) {
+    if outcome.is_allowed() {
+        let reason = unreadable.reason.clone();
+        outcome.verdict.decision = Decision::Deny(Refusal::DomainXmlInvalid { reason });
+        outcome.verdict.findings.clear();
     }
 }

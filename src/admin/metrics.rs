@@ -2,7 +2,7 @@
 //! collector of `node_exporter`.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -12,6 +12,7 @@ use nix::libc;
 use super::error::AdminError;
 use super::outcomes::Judged;
 use crate::clock::Timestamp;
+use crate::durable::{self, NewFile};
 use crate::verdict::{Decision, Reason};
 
 /// Writes the metrics into `file`, whole or not at all: the collector may read at any moment.
@@ -32,20 +33,16 @@ fn put(file: &Path, text: &str) -> Result<(), AdminError> {
     })
 }
 
-/// A file that everybody may read: the collector is not root.
+/// A file that everybody may read: the collector is not root. Its directory may be the
+/// collector's own, and what is in it anybody's.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    // The collector reads files that end in .prom; this one does not.
-    let temporary = file.with_file_name(format!(".{}.new", name.to_string_lossy()));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    let mut written = options.open(&temporary)?;
-    written.set_permissions(Permissions::from_mode(0o644))?;
-    written.write_all(text.as_bytes())?;
-    fs::rename(&temporary, file).inspect_err(|_| {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    })
+    let (dir, name) = durable::open_parent(file)?;
+    // The collector reads files that end in .prom; the unfinished one does not.
+    let new = NewFile::write(&dir, |new| {
+        new.set_permissions(Permissions::from_mode(0o644))?;
+        new.write_all(text.as_bytes())
+    })?;
+    new.replace(name)
 }
 
 /// The metrics of a check, one family after the other.
@@ -158,6 +155,12 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
     use crate::admin::outcomes::testing::{UUID, judged};
     use crate::verdict::refusal::Refusal;
@@ -237,5 +240,28 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(&dir.path().join("no/such"), &[], Timestamp(0)).is_err());
         assert!(write(Path::new("/"), &[], Timestamp(0)).is_err());
+    }
+    /// What the owner of the collector's directory may have put there (H1 of the audit).
+    #[test]
+    fn whatever_is_in_the_way_nothing_behind_it_changes_and_nothing_waits() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let precious = elsewhere.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o600)).unwrap();
+        let file = dir.path().join("vtpm-guard.prom");
+        let temporary = dir.path().join(".vtpm-guard.prom.new");
+        for name in [&file, &temporary] {
+            symlink(&precious, name).unwrap();
+            write(&file, &[], Timestamp(0)).unwrap();
+            assert_eq!(fs::read(&precious).unwrap(), b"precious");
+            let mode = fs::metadata(&precious).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o600);
+            fs::remove_file(name).unwrap();
+            mkfifo(name, Mode::S_IRWXU).unwrap();
+            write(&file, &[], Timestamp(0)).unwrap();
+            assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
+        }
+        mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
+        assert!(write(&dir.path().join("fifo/x.prom"), &[], Timestamp(0)).is_err());
     }
 }

@@ -23,6 +23,7 @@ mod opened;
 mod outcomes;
 mod output;
 mod passphrase;
+mod printer;
 mod progress;
 mod provider;
 mod repair;
@@ -54,9 +55,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let status = output::usage(&error);
+            let is_answer = !error.use_stderr();
+            let status = output::usage(error, &arguments);
             let is_plugin = arguments.iter().any(|argument| argument == "--nagios");
-            return if is_plugin && error.use_stderr() {
+            return if is_plugin && !is_answer {
                 nagios::usage()
             } else {
                 status

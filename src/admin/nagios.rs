@@ -8,7 +8,7 @@ use serde_json::json;
 use super::error::AdminError;
 use super::outcomes::Judged;
 use super::output::{Output, count};
-use crate::report::one_line;
+use crate::report::{label, one_line};
 use crate::verdict::{Decision, Reason};
 
 /// How many guests the line names.
@@ -81,7 +81,7 @@ fn line(judged: &[Judged]) -> (Status, String) {
             ),
         )
     } else if !due.is_empty() {
-        let named: Vec<_> = due.iter().map(|one| plain(&one.name)).collect();
+        let named: Vec<_> = due.iter().map(|one| plain(&label(&one.name))).collect();
         (
             Status::Warning,
             format!(
@@ -113,7 +113,11 @@ fn line(judged: &[Judged]) -> (Status, String) {
 fn refused(one: &Judged) -> Option<String> {
     match &one.outcome.verdict.decision {
         Decision::Allow(_) => None,
-        Decision::Deny(why) => Some(format!("{} ({})", plain(&one.name), why.code().as_str())),
+        Decision::Deny(why) => Some(format!(
+            "{} ({})",
+            plain(&label(&one.name)),
+            why.code().as_str()
+        )),
     }
 }
 
@@ -169,7 +173,7 @@ mod tests {
         assert!(words.starts_with("1 guest would start, 1 repaired | "));
         let (status, words) = line(&[repaired(), lost("a|b"), fine()]);
         assert_eq!(status, Status::Critical);
-        assert!(words.starts_with("1 of 3 guests would not start: a b (VG202) | guests=3"));
+        assert!(words.starts_with("1 of 3 guests would not start: \"a b\" (VG202) | guests=3"));
         let many: Vec<_> = (0..12).map(|number| lost(&number.to_string())).collect();
         assert!(line(&many).1.contains("9 (VG202) and 2 more | "));
         assert_eq!(line(&[]).0, Status::Ok);

@@ -1,15 +1,15 @@
 //! Outcomes for people and for programs: what `check`, `repair` and `replay` print.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
-use comfy_table::Cell;
 use serde_json::Value;
 
 use super::error::AdminError;
 use super::output::{Output, count, time};
-use super::table::{BAD, GOOD, NOTABLE, painted, table};
-use crate::report::{Words, finding, one_line, outcome_json, reason, refusal};
+use super::printer::Printer;
+use super::table::{BAD, Cell, GOOD, NOTABLE, table};
+use crate::report::{Named, Words, finding, label, outcome_json, quoted, reason, refusal};
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Reason};
@@ -20,6 +20,16 @@ pub(super) struct Judged {
     pub(super) name: String,
     /// What came of it.
     pub(super) outcome: Outcome,
+}
+
+impl Judged {
+    /// The guest for messages.
+    pub(super) fn named(&self) -> Named<'_> {
+        Named {
+            name: &self.name,
+            uuid: self.outcome.domain.as_ref().map(|domain| domain.uuid),
+        }
+    }
 }
 
 /// Whether one guest was named, or any number of them.
@@ -56,9 +66,9 @@ pub(super) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
     })
 }
 
-fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
+fn paragraph(out: &mut Printer<'_>, one: &Judged) -> io::Result<()> {
     let outcome = &one.outcome;
-    let name = &one_line(&one.name);
+    let name = label(&one.name);
     let tense = if outcome.dry_run {
         "would start"
     } else {
@@ -72,23 +82,21 @@ fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
             } else {
                 NOTABLE
             };
-            writeln!(out, "{name}: {}: {}", painted(colour, tense), reason(*why))?;
+            out.part(format_args!("{name}: "))?;
+            out.painted(colour, tense)?;
+            writeln!(out, ": {}", reason(*why))?;
         }
         Decision::Deny(why) => {
-            let Words { message, hint } = refusal(name, why);
+            let Words { message, hint } = refusal(one.named(), why);
             let tense = if outcome.dry_run {
                 "would not start"
             } else {
                 "does not start"
             };
-            writeln!(
-                out,
-                "{name}: {}: {}: {}",
-                painted(BAD, tense),
-                why.code(),
-                one_line(&message)
-            )?;
-            writeln!(out, "  hint: {}", one_line(&hint))?;
+            out.part(format_args!("{name}: "))?;
+            out.painted(BAD, tense)?;
+            writeln!(out, ": {}: {message}", why.code())?;
+            writeln!(out, "  hint: {hint}")?;
         }
     }
     let tense = if outcome.dry_run {
@@ -100,14 +108,15 @@ fn paragraph(out: &mut dyn Write, one: &Judged) -> io::Result<()> {
         writeln!(out, "  {tense}: {}", in_words(repair))?;
     }
     for noticed in &outcome.verdict.findings {
-        writeln!(out, "  noticed: {}", one_line(&finding(name, noticed).1))?;
+        writeln!(out, "  noticed: {}", finding(one.named(), noticed).1)?;
     }
     Ok(())
 }
 
-fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
+fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
     let mut rows = table(&["DOMAIN", "STARTS", "REPAIRS", "WHY"]);
-    for Judged { name, outcome } in judged {
+    for one in judged {
+        let Judged { name, outcome } = one;
         let repairs = outcome.verdict.repairs.len();
         let (start, colour, why) = match &outcome.verdict.decision {
             Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
@@ -119,24 +128,23 @@ fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
                 };
                 (starts, NOTABLE, reason(*why).to_owned())
             }
-            Decision::Deny(why) => (
-                why.code().as_str(),
-                BAD,
-                one_line(&refusal(name, why).message),
-            ),
+            Decision::Deny(why) => {
+                let message = refusal(one.named(), why).message;
+                (why.code().as_str(), BAD, message)
+            }
         };
         rows.add_row([
-            Cell::new(one_line(name)),
+            Cell::new(name),
             Cell::new(start).fg(colour),
             Cell::new(repairs),
             Cell::new(why),
         ]);
     }
-    writeln!(out, "{rows}")?;
-    for Judged { name, outcome } in judged {
-        if let Decision::Deny(why) = &outcome.verdict.decision {
-            let Words { hint, .. } = refusal(name, why);
-            writeln!(out, "  hint: {}: {}", one_line(name), one_line(&hint))?;
+    out.table(&rows)?;
+    for one in judged {
+        if let Decision::Deny(why) = &one.outcome.verdict.decision {
+            let Words { hint, .. } = refusal(one.named(), why);
+            writeln!(out, "  hint: {}: {hint}", label(&one.name))?;
         }
     }
     let refused = judged
@@ -161,8 +169,7 @@ fn in_words(repair: &Repair) -> String {
     match repair {
         Repair::RebindProvider { provider_name, .. }
         | Repair::BindProvider { provider_name, .. } => {
-            let name = one_line(provider_name);
-            format!("{} ({row} to \"{name}\")", repair.kind())
+            format!("{} ({row} to {})", repair.kind(), quoted(provider_name))
         }
         Repair::DeleteDuplicate { kept, .. } => {
             format!("{} ({row}, whose key {kept} keeps)", repair.kind())

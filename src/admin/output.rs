@@ -1,13 +1,18 @@
 //! Answers: tables for people, one JSON document for programs; talk goes to stderr.
 
+use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use clap::Parser;
+
+use super::cli::Cli;
 use super::error::AdminError;
-use super::table;
-use crate::report::one_line;
+use super::printer::Printer;
+use crate::report::{misleads, one_line};
 
 /// Where the answer of one command goes, and in which form.
 pub(super) struct Output {
@@ -23,13 +28,13 @@ impl Output {
     pub(super) fn answer(
         &self,
         document: &Value,
-        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        text: impl FnOnce(&mut Printer<'_>) -> io::Result<()>,
     ) -> Result<(), AdminError> {
         let mut out = anstream::stdout().lock();
         let written = if self.json {
-            writeln!(out, "{document:#}")
+            writeln!(out, "{}", escaped(&format!("{document:#}")))
         } else {
-            text(&mut out)
+            text(&mut Printer::new(&mut out))
         };
         match written.and_then(|()| out.flush()) {
             // A reader that has seen enough (`| head`) is no failure.
@@ -43,7 +48,7 @@ impl Output {
         let (text, mut err) = (one_line(text), anstream::stderr());
         // Talk that nobody hears changes nothing.
         let _ = if self.json {
-            writeln!(err, "{}", json!({ "note": text }))
+            writeln!(err, "{}", escaped(&json!({ "note": text }).to_string()))
         } else {
             writeln!(err, "vtpm-guard: {text}")
         };
@@ -55,7 +60,8 @@ impl Output {
         let message = one_line(&error.to_string());
         // Nobody is left to be told that stderr is closed.
         let _ = if self.json {
-            writeln!(err, "{}", json!({ "error": message, "hint": error.hint() }))
+            let document = json!({ "error": message, "hint": error.hint() });
+            writeln!(err, "{}", escaped(&document.to_string()))
         } else {
             match error.hint() {
                 Some(hint) => writeln!(err, "vtpm-guard: {message}\n  hint: {}", one_line(hint)),
@@ -66,8 +72,30 @@ impl Output {
     }
 }
 
-/// Prints what clap says of the arguments. Help and version are answers; all else is usage.
-pub(super) fn usage(error: &clap::Error) -> ExitCode {
+/// A JSON document in which what misleads a person who reads it on a terminal is escaped, too:
+/// serde escapes what JSON demands, which leaves DEL, C1 and the marks of Unicode as they are.
+/// Outside of strings JSON has none of them but line feeds.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || !misleads(c) {
+            text.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\u{unit:04x}");
+        }
+    }
+    text
+}
+
+/// Prints what clap says of these arguments. Help and version are answers; all else is usage.
+/// clap repeats an argument as it is, so it is asked again for arguments that mislead nobody.
+pub(super) fn usage(error: clap::Error, arguments: &[OsString]) -> ExitCode {
+    let shown = |argument: &OsString| one_line(&argument.to_string_lossy());
+    let error =
+        Cli::try_parse_from(arguments.iter().map(shown)).map_or_else(|told| told, |_| error);
     // Nobody is left to be told that the terminal is gone.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
@@ -86,18 +114,6 @@ pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// A text that starts in the column `indent`, wrapped there for the terminal; in a pipe it is
-/// one line.
-pub(super) fn hanging(text: &str, indent: usize) -> String {
-    match table::terminal_width() {
-        Some(width) => {
-            let columns = usize::from(width).saturating_sub(indent);
-            wrapped(text, columns).join(&format!("\n{:indent$}", ""))
-        }
-        None => text.to_owned(),
-    }
 }
 
 /// A number of things: "1 guest", "2 guests".
@@ -121,7 +137,21 @@ pub(super) fn time(at: Option<crate::clock::Timestamp>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::{escaped, wrapped};
+
+    #[test]
+    fn json_keeps_its_value_and_misleads_no_terminal() {
+        let value = serde_json::json!({ "name": "a\u{1b}\u{7f}\u{9b}\u{202e}\u{e0041}\nö" });
+        let text = escaped(&format!("{value:#}"));
+        assert!(
+            text.contains(r#""a\u001b\u007f\u009b\u202e\udb40\udc41\nö""#),
+            "{text}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).ok(),
+            Some(value)
+        );
+    }
 
     #[test]
     fn a_text_wraps_between_words_and_a_path_stays_whole() {

@@ -1,36 +1,109 @@
 //! The passphrase of a recovery file: the first line of a file or of stdin, or asked for.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::error::AdminError;
 use crate::provider::passphrase::Passphrase;
+use crate::report::Arg;
 
 /// The longest passphrase, in bytes.
 const MAX_LEN: usize = 1024;
 
-/// A passphrase for a new recovery file. A person types it twice: a slip of the fingers would
-/// lock the key away for good.
-pub(super) fn choose(file: Option<&Path>) -> Result<Passphrase, AdminError> {
-    if let Some(file) = file {
-        return from_file(file);
+/// Below so many characters a passphrase can be guessed, whatever a guess costs.
+const STRONG_CHARS: usize = 12;
+
+/// A passphrase for a new recovery file, and what makes it a weak one.
+pub(super) struct Chosen {
+    pub(super) passphrase: Passphrase,
+    pub(super) weaknesses: Vec<Weakness>,
+}
+
+/// Why a recovery file would be opened by somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Weakness {
+    /// The passphrase has only so many characters.
+    Short(usize),
+    /// Others than its owner may read the file that it is in.
+    OpenFile { file: PathBuf, mode: u32 },
+}
+
+impl Weakness {
+    /// Its kind, for JSON.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Short(_) => "short-passphrase",
+            Self::OpenFile { .. } => "open-passphrase-file",
+        }
     }
+}
+
+impl fmt::Display for Weakness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short(chars) => write!(
+                f,
+                "weak passphrase: it has {chars} of the {STRONG_CHARS} characters that it should \
+                 have at least, and whoever gets the recovery file can guess it"
+            ),
+            Self::OpenFile { file, mode } => write!(
+                f,
+                "others can read the passphrase in {} (mode {mode:04o}): chmod 0600 {}",
+                file.display(),
+                Arg::file(file)
+            ),
+        }
+    }
+}
+
+/// A passphrase for a new recovery file. A person types it twice: a typing error would lock the
+/// key away for good.
+pub(super) fn choose(file: Option<&Path>) -> Result<Chosen, AdminError> {
+    let (passphrase, open_file) = match file {
+        Some(path) => {
+            let file = open(path)?;
+            let weakness = open_to_others(path, &file);
+            (from_file(path, file)?, weakness)
+        }
+        None => (typed_twice()?, None),
+    };
+    let chars = passphrase.chars();
+    let short = (chars < STRONG_CHARS).then_some(Weakness::Short(chars));
+    Ok(Chosen {
+        passphrase,
+        weaknesses: short.into_iter().chain(open_file).collect(),
+    })
+}
+
+fn typed_twice() -> Result<Passphrase, AdminError> {
     let first = typed("Passphrase for the recovery file: ")?;
-    let second = typed("The same once more: ")?;
+    let second = typed("Repeat passphrase: ")?;
     if *first != *second {
         return Err(AdminError::usage("the two passphrases are not the same"));
     }
     filled(first)
 }
 
+/// Whether others than its owner may read this file. A pipe or a terminal is nobody else's.
+fn open_to_others(path: &Path, file: &File) -> Option<Weakness> {
+    let metadata = file.metadata().ok()?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    (metadata.is_file() && mode & 0o044 != 0).then(|| Weakness::OpenFile {
+        file: path.to_owned(),
+        mode,
+    })
+}
+
 /// The passphrase of an existing recovery file.
 pub(super) fn ask(file: Option<&Path>) -> Result<Passphrase, AdminError> {
     match file {
-        Some(file) => from_file(file),
+        Some(path) => from_file(path, open(path)?),
         None => filled(typed("Passphrase of the recovery file: ")?),
     }
 }
@@ -45,15 +118,22 @@ fn typed(prompt: &str) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     }
 }
 
-fn from_file(path: &Path) -> Result<Passphrase, AdminError> {
+fn open(path: &Path) -> Result<File, AdminError> {
     let opened = if path == Path::new("-") {
         // The descriptor itself: std's stdin keeps what it reads in a buffer that is not wiped.
         io::stdin().as_fd().try_clone_to_owned().map(File::from)
     } else {
         File::open(path)
     };
-    let line = opened.and_then(first_line);
-    filled(line.map_err(|error| AdminError::failed(format!("{}: {error}", path.display())))?)
+    opened.map_err(|error| unreadable(path, &error))
+}
+
+fn from_file(path: &Path, file: File) -> Result<Passphrase, AdminError> {
+    filled(first_line(file).map_err(|error| unreadable(path, &error))?)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> AdminError {
+    AdminError::failed(format!("{}: {error}", path.display()))
 }
 
 /// Reads up to the first line feed, which is no part of it, nor is a carriage return before.
@@ -112,6 +192,27 @@ mod tests {
             );
         }
         assert_eq!(*first_line(&b"\nmore"[..]).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_short_passphrase_and_one_that_others_can_read_are_weak() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passphrase");
+        let weaknesses = |line: &str, mode| {
+            std::fs::write(&path, line).unwrap();
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            choose(Some(&path)).unwrap().weaknesses
+        };
+        let open = |mode| Weakness::OpenFile {
+            file: path.clone(),
+            mode,
+        };
+        assert_eq!(weaknesses("zwölf Zeichen\n", 0o600), []);
+        assert_eq!(weaknesses("zwölfZeichen\n", 0o600), []);
+        assert_eq!(weaknesses("elf Zeichen\n", 0o600), [Weakness::Short(11)]);
+        assert_eq!(weaknesses("zwölf Zeichen\n", 0o640), [open(0o640)]);
+        assert_eq!(weaknesses("pw", 0o604), [Weakness::Short(2), open(0o604)]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::report::one_line;
+
 /// How far a piece of work has come. In a pipe nothing is shown.
 pub(super) struct Progress(ProgressBar);
 
@@ -28,7 +30,7 @@ impl Progress {
 
     /// The next thing.
     pub(super) fn at(&self, name: &str) {
-        self.0.set_message(name.to_owned());
+        self.0.set_message(one_line(name));
         self.0.inc(1);
     }
 

@@ -42,7 +42,7 @@ fn repair(
         } else {
             Asked::Several
         };
-        (asked, guests::named(&which.domains)?)
+        (asked, guests::named(context, &which.domains)?)
     };
     let mode = if dry_run {
         Mode::DryRun

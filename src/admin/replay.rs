@@ -8,6 +8,7 @@ use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
 use super::outcomes::{self, Asked, Judged};
+use crate::config::Lifetime;
 use crate::guard::{self, Guard, Mode, Operation, prepare};
 use crate::log;
 use crate::verdict::facts::TpmState;
@@ -63,7 +64,34 @@ fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &NamedGue
     if !replay.dry_run {
         log::decision(&guest.name, "replay", &outcome);
     }
+    drop_unused_secret(context, guard, &outcome);
     outcome
+}
+
+/// Drops the secret that the replay gave libvirt for a start which does not follow. A guest that is
+/// active, perhaps starting, needs its secret; so does one of which libvirt says nothing.
+fn drop_unused_secret(context: &Context, guard: &Guard, outcome: &Outcome) {
+    let (Some(domain), Some(secrets)) = (&outcome.domain, &guard.secrets) else {
+        return;
+    };
+    let Some((_, secret)) = domain.encrypted_vtpm() else {
+        return;
+    };
+    let stays = guard.config.secret_lifetime == Lifetime::Keep;
+    if stays || outcome.secret == SecretAction::None {
+        return;
+    }
+    let known = context::libvirt().guest(domain.uuid, context::patience());
+    let dropped = match known {
+        Ok(Some(guest)) if guest.running => Ok(false),
+        Ok(_) => secrets.drop_own(secret, domain.uuid, context::patience()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = dropped {
+        context.output.note(&format!(
+            "the secret {secret} stays in libvirt until the guest's next start: {error}"
+        ));
+    }
 }
 
 fn follow_up(

@@ -11,21 +11,21 @@ use super::{domains, key, tpm_place};
 use crate::clock::Timestamp;
 use crate::guard::state_elsewhere;
 use crate::kept::Shelf;
-use crate::report::{self, shell_word};
+use crate::report;
 use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::refusal::Refusal;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
     let domain = domains::resolve(context, text)?;
-    let label = key::label(&domain);
+    let label = domain.label();
     let no_key = || {
         AdminError::refused(format!(
             "{label} has no key, so nothing keeps it from a new TPM"
         ))
         .with_hint(format!(
             "see what its start would do: vtpm-guard check {}",
-            shell_word(&label)
+            domain.arg
         ))
     };
     let now = Timestamp::now();
@@ -68,7 +68,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         };
         context.output.note(&format!(
             "{set_aside} set aside: vtpm-guard state show {}",
-            shell_word(&label)
+            domain.arg
         ));
     }
     if reset > 0 {

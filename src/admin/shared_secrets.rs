@@ -10,34 +10,37 @@ use super::opened::opened_keys;
 use crate::domain::Domain;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, label};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
 
 /// Guests with different keys under one secret.
 pub(super) struct SharedSecret {
     secret: SecretUuid,
-    /// Their names, in the order of libvirt's list.
-    guests: Vec<String>,
+    /// In the order of libvirt's list.
+    guests: Vec<Domain>,
 }
 
 impl SharedSecret {
     /// What is wrong.
     pub(super) fn what(&self) -> String {
+        let names: Vec<_> = self.guests.iter().map(|guest| label(&guest.name)).collect();
         format!(
             "{} name the libvirt secret {} and have different keys",
-            self.guests.join(", "),
+            names.join(", "),
             self.secret
         )
     }
 
     /// What helps.
     pub(super) fn command(&self) -> String {
-        let last = self.guests.last().map_or("", String::as_str);
+        let (Some(last), secret) = (self.guests.last(), SecretUuid::random()) else {
+            return String::new();
+        };
         format!(
-            "give each of them a secret UUID of its own: virsh edit {}, <encryption secret='{}'/>",
-            shell_word(last),
-            SecretUuid::random()
+            "give each of them a secret UUID of its own: virsh edit {}, <encryption \
+             secret='{secret}'/>",
+            Arg::guest(last)
         )
     }
 }
@@ -65,8 +68,7 @@ pub(super) fn find(
     let mut shared = Vec::new();
     for (secret, domains) in by_secret {
         if differ(context, &store, &providers, &domains)? {
-            let guests = domains.iter().map(|domain| one_line(&domain.name));
-            let guests = guests.collect();
+            let guests = domains.into_iter().cloned().collect();
             shared.push(SharedSecret { secret, guests });
         }
     }

@@ -1,19 +1,20 @@
 //! `stage`: before libvirtd starts, the keys of the guests that will start with it.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use serde_json::Value;
 
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::outcomes::Judged;
 use super::output::count;
-use super::table::{BAD, GOOD, table};
+use super::printer::Printer;
+use super::table::{BAD, Cell, GOOD, table};
 use crate::guard::{Mode, prepare};
-use crate::report::{one_line, outcome_json, reason, refusal};
+use crate::report::{outcome_json, reason, refusal};
 use crate::staging::{Definition, DefinitionFiles, Place, Staging};
 use crate::verdict::Decision;
 use crate::verdict::outcome::SecretAction;
@@ -50,29 +51,26 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn overview(out: &mut dyn Write, judged: &[Judged]) -> io::Result<()> {
+fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
     if judged.is_empty() {
         return writeln!(out, "no guest will start with libvirtd");
     }
     let mut rows = table(&["DOMAIN", "KEY", "WHY"]);
-    for Judged { name, outcome } in judged {
+    for one in judged {
+        let Judged { name, outcome } = one;
         let (key, colour, why) = match (&outcome.verdict.decision, outcome.secret) {
             (Decision::Allow(why), SecretAction::None) => {
                 ("-", Color::Reset, reason(*why).to_owned())
             }
             (Decision::Allow(why), _) => ("laid out", GOOD, reason(*why).to_owned()),
             (Decision::Deny(why), _) => {
-                let message = one_line(&refusal(name, why).message);
+                let message = refusal(one.named(), why).message;
                 (why.code().as_str(), BAD, message)
             }
         };
-        rows.add_row([
-            Cell::new(one_line(name)),
-            Cell::new(key).fg(colour),
-            Cell::new(why),
-        ]);
+        rows.add_row([Cell::new(name), Cell::new(key).fg(colour), Cell::new(why)]);
     }
-    writeln!(out, "{rows}")?;
+    out.table(&rows)?;
     let laid_out = judged
         .iter()
         .filter(|one| one.outcome.secret != SecretAction::None)

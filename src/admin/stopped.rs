@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::context::{self, Context};
-use super::domains::NamedDomain;
+use super::domains::{self, NamedDomain};
 use super::error::AdminError;
 use super::guests::unreachable;
 use crate::clock::Timestamp;
@@ -12,7 +12,7 @@ use crate::guard::Guard;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::{Guest, Libvirt, SavedRuns};
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, label};
 use crate::store::{Event, Store};
 use crate::swtpm::{HeldState, HoldError, RecryptError, StagedState, TpmData};
 
@@ -24,27 +24,20 @@ pub(super) struct Known {
 }
 
 /// The guest of this name or UUID. It must have an emulated TPM.
-pub(super) fn known(libvirt: &Libvirt, text: &str) -> Result<Known, AdminError> {
-    let guest = libvirt
-        .guest(text, context::patience())
-        .map_err(|error| unreachable(&error))?
-        .ok_or_else(|| {
-            AdminError::usage(format!("libvirt knows no guest \"{}\"", one_line(text)))
-                .with_hint("see which there are: virsh list --all")
-        })?;
-    understood(guest)
+pub(super) fn known(context: &Context, text: &str) -> Result<Known, AdminError> {
+    understood(domains::defined(context, text)?)
 }
 
 /// A guest of libvirt's with its definition read. It must have an emulated TPM.
 pub(super) fn understood(guest: Guest) -> Result<Known, AdminError> {
-    let label = one_line(&guest.name);
+    let label = label(&guest.name);
     let domain = domain::read(guest.xml.as_bytes())
         .map_err(|error| AdminError::failed(format!("the XML of {label} is not read: {error}")))?;
     let Some(Vtpm::Emulator(vtpm)) = domain.vtpm.clone() else {
         return Err(
             AdminError::refused(format!("{label} has no emulated TPM")).with_hint(format!(
                 "see its devices: virsh dumpxml {}",
-                shell_word(&guest.name)
+                Arg::guest(&domain)
             )),
         );
     };
@@ -57,9 +50,13 @@ pub(super) fn understood(guest: Guest) -> Result<Known, AdminError> {
 
 /// The same, where it is stopped, and nothing is kept that goes on from its TPM's present
 /// state.
-pub(super) fn stopped(libvirt: &Libvirt, text: &str) -> Result<Known, AdminError> {
-    let known = known(libvirt, text)?;
-    let (label, word) = (known.label(), shell_word(&known.guest.name));
+pub(super) fn stopped(
+    context: &Context,
+    libvirt: &Libvirt,
+    text: &str,
+) -> Result<Known, AdminError> {
+    let known = known(context, text)?;
+    let (label, word) = (known.label(), known.arg());
     if !known.guest.persistent {
         return Err(AdminError::refused(format!(
             "{label} is transient: libvirt keeps neither its definition nor its TPM state"
@@ -103,15 +100,17 @@ pub(super) fn stopped(libvirt: &Libvirt, text: &str) -> Result<Known, AdminError
 impl Known {
     /// Its name for messages.
     pub(super) fn label(&self) -> String {
-        one_line(&self.guest.name)
+        label(&self.guest.name)
+    }
+
+    /// How a command line names it.
+    pub(super) fn arg(&self) -> Arg {
+        Arg::guest(&self.domain)
     }
 
     /// The same for `key::document`.
     pub(super) fn named(&self) -> NamedDomain {
-        NamedDomain {
-            uuid: self.domain.uuid,
-            name: Some(self.guest.name.clone()),
-        }
+        (&self.guest).into()
     }
 
     /// Takes hold of its TPM state, if there is one.
@@ -127,7 +126,7 @@ impl Known {
             HoldError::InUse => AdminError::refused(message).with_hint(format!(
                 "the guest is starting, or a TPM emulator is left over: see virsh domstate {}, \
                  pgrep -a swtpm",
-                shell_word(&self.guest.name)
+                self.arg()
             )),
             HoldError::Linear | HoldError::NotAFile | HoldError::Volatile(_) => {
                 AdminError::refused(message)

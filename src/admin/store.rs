@@ -13,7 +13,7 @@ use super::output::count;
 use super::table::table;
 use super::trouble;
 use crate::clock::{Deadline, Timestamp};
-use crate::report::one_line;
+use crate::report::label;
 use crate::store::{Access, Store, StoreError, StoreFinding};
 
 /// How long copying a store may take.
@@ -56,9 +56,9 @@ fn check(context: &Context) -> Result<ExitCode, AdminError> {
             }
             let mut rows = table(&["FINDING", "WHAT"]);
             for found in &findings {
-                rows.add_row([kind(found), &one_line(&found.to_string())]);
+                rows.add_row([kind(found), &found.to_string()]);
             }
-            writeln!(out, "{rows}")
+            out.table(&rows)
         })?;
     if findings.iter().any(StoreFinding::is_damage) {
         context
@@ -91,7 +91,7 @@ fn backup(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
     if !never_exported.is_empty() {
         context
             .output
-            .note(&format!("never exported: {}", never_exported.join(", ")));
+            .note(&format!("never exported: {}", labels(&never_exported)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,7 +119,7 @@ fn restore(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
                 1 => "the key of 1 provider does".to_owned(),
                 several => format!("the keys of {} do", count(several, "provider")),
             },
-            missed.join(", ")
+            labels(&missed)
         ));
     }
     Ok(ExitCode::SUCCESS)
@@ -135,6 +135,11 @@ fn missed_keys(context: &Context) -> Result<Vec<String>, AdminError> {
         .filter(|provider| keyring.open(provider.key_id, context::patience()).is_err())
         .map(|provider| provider.name)
         .collect())
+}
+
+fn labels(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| label(name)).collect();
+    names.join(", ")
 }
 
 fn kind(found: &StoreFinding) -> &'static str {

@@ -3,14 +3,12 @@
 
 mod layout;
 
-use std::fmt;
 use std::io::{self, IsTerminal};
 
-use comfy_table::{
-    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
-};
+use comfy_table::{Attribute, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use self::layout::{Column, layout};
+use crate::report::one_line;
 
 /// What is as it should be. All colours are of the terminal's own palette.
 pub(super) const GOOD: Color = Color::DarkGreen;
@@ -18,6 +16,30 @@ pub(super) const GOOD: Color = Color::DarkGreen;
 pub(super) const NOTABLE: Color = Color::DarkYellow;
 /// What is wrong.
 pub(super) const BAD: Color = Color::DarkRed;
+
+/// A cell. Whatever its text holds, it is data: it ends no line and commands no terminal.
+pub(super) struct Cell(comfy_table::Cell);
+
+impl Cell {
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "numbers and identities are passed as they are"
+    )]
+    pub(super) fn new(text: impl ToString) -> Self {
+        Self(comfy_table::Cell::new(one_line(&text.to_string())))
+    }
+
+    /// The same in this colour.
+    pub(super) fn fg(self, colour: Color) -> Self {
+        Self(self.0.fg(colour))
+    }
+}
+
+impl<T: ToString> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text)
+    }
+}
 
 /// A cell that has this colour if there is reason for it.
 pub(super) fn cell_if(reason: bool, colour: Color, text: impl ToString) -> Cell {
@@ -52,7 +74,7 @@ pub(super) struct Rows {
 /// narrow terminal.
 pub(super) fn table(heading: &[&'static str]) -> Rows {
     let mut table = plain();
-    let bold = |text: &&'static str| Cell::new(*text).add_attribute(Attribute::Bold);
+    let bold = |text: &&'static str| comfy_table::Cell::new(*text).add_attribute(Attribute::Bold);
     table.set_header(heading.iter().map(bold));
     pad(&mut table, heading.len());
     Rows {
@@ -62,14 +84,20 @@ pub(super) fn table(heading: &[&'static str]) -> Rows {
 }
 
 impl Rows {
-    pub(super) fn add_row<T: Into<Row>>(&mut self, row: T) {
-        self.table.add_row(row);
+    pub(super) fn add_row<T: Into<Cell>>(&mut self, row: impl IntoIterator<Item = T>) {
+        let cells = row.into_iter().map(|cell| cell.into().0);
+        self.table.add_row(cells.collect::<Vec<_>>());
+    }
+
+    /// The table as stdout, a terminal or a pipe, shows it best.
+    pub(super) fn shown(&self) -> String {
+        self.fitted(terminal_width()).trim_fmt()
     }
 
     /// The table for a terminal of this width, or for a pipe.
     fn fitted(&self, terminal: Option<u16>) -> Table {
         let mut table = self.table.clone();
-        let Some(terminal) = terminal else {
+        let Some(terminal) = terminal.filter(|_| !self.heading.is_empty()) else {
             return table;
         };
         table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -94,12 +122,6 @@ impl Rows {
     }
 }
 
-impl fmt::Display for Rows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.fitted(terminal_width()).trim_fmt())
-    }
-}
-
 /// The width of the terminal that stdout is, and `None` in a pipe.
 pub(super) fn terminal_width() -> Option<u16> {
     let width = Table::new().width().filter(|_| io::stdout().is_terminal());
@@ -107,14 +129,17 @@ pub(super) fn terminal_width() -> Option<u16> {
 }
 
 /// A table of one thing's properties, one line for each.
-pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Table {
+pub(super) fn fields<const N: usize>(rows: [(&str, String); N]) -> Rows {
     let mut table = plain();
     for (name, value) in rows {
-        let name = Cell::new(name).add_attribute(Attribute::Bold);
-        table.add_row([name, Cell::new(value)]);
+        let name = comfy_table::Cell::new(name).add_attribute(Attribute::Bold);
+        table.add_row([name, Cell::new(value).0]);
     }
     pad(&mut table, 2);
-    table
+    Rows {
+        heading: Vec::new(),
+        table,
+    }
 }
 
 /// A gap after each of the first columns, up to the last one of these.

@@ -22,7 +22,7 @@ pub(super) struct TpmPlace {
 /// The guest's definition and its emulated TPM, where libvirt knows it.
 pub(super) fn definition(uuid: DomainUuid) -> Option<(Domain, Emulator)> {
     let deadline = Deadline::after(PATIENCE_FOR_XML);
-    let guest = context::libvirt().guest(&uuid.to_string(), deadline);
+    let guest = context::libvirt().guest(uuid, deadline);
     let domain = domain::read(guest.ok()??.xml.as_bytes()).ok()?;
     match domain.vtpm.clone() {
         Some(Vtpm::Emulator(vtpm)) => Some((domain, vtpm)),

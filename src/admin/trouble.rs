@@ -7,7 +7,7 @@ use super::error::AdminError;
 use crate::key::keyring::KeyringError;
 use crate::key::random::RandomError;
 use crate::provider::recovery::RecoveryError;
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::staging::StagingError;
 use crate::store::{Obstacle, StoreError};
 
@@ -24,24 +24,28 @@ impl From<StoreError> for AdminError {
             StoreError::Corrupt { .. } => Self::failed(format!("the store is damaged: {error}"))
                 .with_hint("bring back a backup: vtpm-guard store restore FILE"),
             StoreError::TooNew { .. } => Self::failed(format!("the store is too new: {error}"))
-                .with_hint("install the newer vtpm-guard again"),
+                .with_hint("reinstall the newer version of vtpm-guard"),
             StoreError::NoNewKey => Self::failed(error),
             StoreError::NameTaken(name) => {
-                let hint = format!("see it: vtpm-guard provider show {}", shell_word(name));
+                let hint = format!(
+                    "see it: vtpm-guard provider show {}",
+                    Arg::provider_named(name)
+                );
                 Self::refused(error).with_hint(hint)
             }
             StoreError::NoProvider(_) => {
                 Self::usage(error).with_hint("see which there are: vtpm-guard provider list")
+            }
+            StoreError::AmbiguousProvider(_) => {
+                Self::usage(error).with_hint("name it by its other one: vtpm-guard provider list")
             }
             StoreError::NoKeyRef(_) => {
                 Self::usage(error).with_hint("see which there are: vtpm-guard key list")
             }
             StoreError::NotKeyed(_) => Self::refused(error)
                 .with_hint("a placeholder gets its key at the guest's first start"),
-            StoreError::InUse(id) => {
-                let hint = format!("vtpm-guard key retire {id}");
-                Self::refused(error).with_hint(hint)
-            }
+            StoreError::NotAsWritten(_) => Self::failed(error)
+                .with_hint("show what is not of its schema: vtpm-guard store check"),
             StoreError::HasKey { .. } => {
                 Self::refused(error).with_hint("see what it opens: vtpm-guard key show DOMAIN")
             }
@@ -79,9 +83,10 @@ impl From<KeyringError> for AdminError {
                 return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
-            KeyringError::SealFailed { .. } | KeyringError::Io { .. } => {
-                return Self::failed(error);
+            KeyringError::SealFailed { .. } => {
+                "fix that and try again; or accept a weaker seal: --allow-weaker-seal"
             }
+            KeyringError::Io { .. } => return Self::failed(error),
         };
         Self::failed(error).with_hint(hint)
     }
@@ -121,6 +126,18 @@ pub(super) fn backup(error: StoreError) -> AdminError {
         } => {
             AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")
         }
+        StoreError::Unavailable {
+            path,
+            reason: Obstacle::Program { kind, name },
+        } => {
+            let name = name.replace('"', "\"\"");
+            let hint = format!(
+                "use a backup that nobody has changed, or remove it: sqlite3 {} {}",
+                Arg::file(path),
+                Arg::statement(&format!("DROP {kind} \"{name}\"")),
+            );
+            AdminError::refused(error).with_hint(hint)
+        }
         _ => error.into(),
     }
 }
@@ -138,7 +155,7 @@ pub(super) fn recovery(file: &Path, error: RecoveryError) -> AdminError {
         RecoveryError::UnusableName => AdminError::refused(error)
             .with_hint("give it another one first: vtpm-guard provider rename NAME NEW"),
         RecoveryError::NotARecoveryFile => {
-            named(error).with_hint("such files are made by: vtpm-guard provider export")
+            named(error).with_hint("make one: vtpm-guard provider export NAME --output FILE")
         }
         RecoveryError::TooNew(_) => named(error).with_hint("install a newer vtpm-guard"),
         RecoveryError::Damaged => named(error).with_hint("use another copy of it"),

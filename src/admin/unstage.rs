@@ -11,7 +11,7 @@ use super::guests::unreachable;
 use super::output::count;
 use crate::clock::Deadline;
 use crate::config::Lifetime;
-use crate::libvirt::Guest;
+use crate::libvirt::{Guest, a_daemon_runs};
 use crate::secret::SecretError;
 use crate::staging::{LaidOut, Place};
 
@@ -24,7 +24,9 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     let place = Place::of_this_host();
     let laid_out = place.laid_out()?;
     let mut dropped = Vec::new();
-    if !laid_out.is_empty() {
+    // After a start that failed, and after a stop: what a daemon would hold is gone with it.
+    let daemon_runs = a_daemon_runs();
+    if !laid_out.is_empty() && daemon_runs {
         let lifetime = context
             .guard(BrokenConfig::DefaultsHold)?
             .config
@@ -47,7 +49,7 @@ pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
         }
     }
     place.clear()?;
-    answer(context, &laid_out, &dropped)
+    answer(context, &laid_out, &dropped, daemon_runs)
 }
 
 /// Drops what `started` and `release` could not: they do not wait for a libvirtd that is
@@ -80,6 +82,7 @@ fn answer(
     context: &Context,
     laid_out: &[LaidOut],
     dropped: &[LaidOut],
+    daemon_runs: bool,
 ) -> Result<ExitCode, AdminError> {
     let document: Value = laid_out
         .iter()
@@ -97,10 +100,13 @@ fn answer(
         if laid_out.is_empty() {
             return writeln!(out, "nothing was laid out");
         }
-        let keys = count(laid_out.len(), "key");
+        let keys = count(laid_out.len(), "staged key");
+        if !daemon_runs {
+            return writeln!(out, "removed {keys}; libvirtd does not run");
+        }
         writeln!(
             out,
-            "took {keys} away; libvirt has dropped {} of the secrets",
+            "removed {keys}; libvirt has dropped {} of the secrets",
             dropped.len()
         )
     })?;

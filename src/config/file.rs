@@ -1,36 +1,32 @@
 //! Reads a file that decides what root does: only if root alone can have written it.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 
 use super::ConfigError;
+use crate::trusted::{self, Distrust, WRITABLE_BY_OTHERS};
 
 /// Bytes of a configuration file; with every key and comment it is some KiB.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// The permission bits that let group or others write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
-
 /// The file's text, or `None` if there is no such file. Owner and mode are those of the
-/// opened file, so nobody can swap it between check and use.
+/// opened file, so nobody can swap it between check and use; nobody but root can change what
+/// its path leads to.
 pub(super) fn read_trusted(path: &Path) -> Result<Option<String>, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let opened = OpenOptions::new()
-        .read(true)
-        // A FIFO or a terminal in its place must not stop the guest's start.
-        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
-        .open(path);
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
+    // A FIFO or a terminal in its place must not stop the guest's start.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut file = match trusted::open_file(path, flags) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(None),
+        Err(Distrust::Io { source, .. }) => return Err(unreadable(source)),
+        Err(distrust) => return Err(ConfigError::Path(distrust)),
     };
 
     let path = || path.to_owned();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::trusted::Distrust;
 use crate::verdict::facts::Policy;
 
 mod file;
@@ -77,6 +78,9 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
+    /// Others can change what its path leads to.
+    #[error(transparent)]
+    Path(Distrust),
     /// Somebody else than root and the user who runs this owns it.
     #[error("{path}: owned by user {owner}, not by root", path = .path.display())]
     WrongOwner {

@@ -28,6 +28,9 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("capture", &["denied"]),
 ];
 
+/// The shortest `hook.deadline`: less would refuse starts that are in order, on a busy host.
+const MIN_DEADLINE: Duration = Duration::from_millis(500);
+
 /// The longest `hook.deadline`: a hook that hangs holds the guest's lock.
 const MAX_DEADLINE: Duration = Duration::from_mins(10);
 
@@ -155,7 +158,7 @@ fn set(
         }
         "secret.lifetime" => config.secret_lifetime = choice(&full, value, LIFETIMES)?,
         "hook.deadline" => {
-            let wanted = "a time like \"500ms\", \"10s\" or \"2m\", at most \"10m\"";
+            let wanted = "a time like \"500ms\", \"10s\" or \"2m\", from \"500ms\" to \"10m\"";
             let deadline = string(value).and_then(duration);
             config.hook_deadline = deadline.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
@@ -211,7 +214,7 @@ fn count(value: &DeValue<'_>) -> Option<usize> {
     }
 }
 
-/// A time as digits and a unit: more than nothing, and no more than [`MAX_DEADLINE`].
+/// A time as digits and a unit, from [`MIN_DEADLINE`] to [`MAX_DEADLINE`].
 fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
@@ -221,7 +224,9 @@ fn duration(text: &str) -> Option<Duration> {
         "m" => Duration::from_secs(number.checked_mul(60)?),
         _ => return None,
     };
-    (Duration::ZERO < time && time <= MAX_DEADLINE).then_some(time)
+    (MIN_DEADLINE..=MAX_DEADLINE)
+        .contains(&time)
+        .then_some(time)
 }
 
 fn log_target(text: &str) -> Option<LogTarget> {

@@ -4,14 +4,20 @@
 use std::io::{self, BufRead, Read};
 
 use super::XmlFault;
+use super::shorten::Shortener;
 
 /// Bytes of a whole document. libvirt's own calls carry at most 4 MiB of XML
-/// (`VIR_NET_MESSAGE_STRING_MAX`); this bounds the time that an endless input can take.
-pub(super) const MAX_DOCUMENT: u64 = 16 << 20;
+/// (`VIR_NET_MESSAGE_STRING_MAX`), and what it writes of them may be longer by the escapes
+/// (`&apos;`) and the indentation: 16 times in the worst case. This bounds the time that an
+/// endless input can take.
+pub(super) const MAX_DOCUMENT: u64 = 64 << 20;
 
-/// Bytes of one tag, text, comment and so on. The largest honest ones are texts in
-/// `<metadata>` and `<sysinfo>`, some tens of KiB; this bounds the memory.
+/// Bytes of one tag, text, comment and so on, after it was shortened. Only what cannot be
+/// shortened reaches it, such as a tag that never ends; this bounds the memory.
 pub(super) const MAX_PIECE: u64 = 1 << 20;
+
+/// Bytes that are shortened at once.
+const PART: usize = 8 << 10;
 
 /// Why the input stopped before its end.
 #[derive(Debug)]
@@ -22,10 +28,17 @@ pub(super) enum Stop {
     Limit(XmlFault),
 }
 
-/// A [`BufRead`] that ends with an error where a limit is reached, and that counts lines.
+/// A [`BufRead`] that shortens what is too long, ends with an error where a limit is reached,
+/// and counts lines.
 #[derive(Debug)]
 pub(super) struct Bounded<R> {
     inner: R,
+    shortener: Shortener,
+    /// Shortened, and not yet consumed from `position` on.
+    ready: Vec<u8>,
+    position: usize,
+    /// Line breaks that were left out of `ready`.
+    line_breaks: u64,
     document_left: u64,
     piece_left: u64,
     line: u64,
@@ -36,6 +49,10 @@ impl<R> Bounded<R> {
     pub(super) fn new(inner: R) -> Self {
         Self {
             inner,
+            shortener: Shortener::default(),
+            ready: Vec::with_capacity(PART),
+            position: 0,
+            line_breaks: 0,
             document_left: MAX_DOCUMENT,
             piece_left: MAX_PIECE,
             line: 1,
@@ -57,53 +74,83 @@ impl<R> Bounded<R> {
     pub(super) fn take_stop(&mut self) -> Option<Stop> {
         self.stop.take()
     }
+}
 
-    /// The limit that has been reached.
-    fn limit_fault(&self) -> XmlFault {
-        if self.document_left == 0 {
-            XmlFault::DocumentTooLarge {
-                limit: MAX_DOCUMENT,
+impl<R: BufRead> Bounded<R> {
+    /// Makes more of the input ready; nothing only at its end.
+    fn refill(&mut self) -> Result<(), Refill> {
+        self.ready.clear();
+        self.position = 0;
+        self.line += std::mem::take(&mut self.line_breaks);
+        while self.ready.is_empty() {
+            let chunk = self.inner.fill_buf().map_err(Refill::from)?;
+            if chunk.is_empty() {
+                break;
             }
-        } else {
-            XmlFault::PieceTooLarge { limit: MAX_PIECE }
+            if self.document_left == 0 {
+                let limit = MAX_DOCUMENT;
+                return Err(Refill::Stop(Stop::Limit(XmlFault::DocumentTooLarge {
+                    limit,
+                })));
+            }
+            let allowed = usize::try_from(self.document_left).unwrap_or(usize::MAX);
+            let part = &chunk[..chunk.len().min(PART).min(allowed)];
+            let length = part.len();
+            self.line_breaks += self.shortener.pass(part, &mut self.ready);
+            self.inner.consume(length);
+            self.document_left -= length as u64;
+        }
+        Ok(())
+    }
+
+    fn stopped(&mut self, stop: Stop) -> io::Error {
+        self.stop = Some(stop);
+        io::Error::other("the input has stopped")
+    }
+}
+
+/// Why nothing more was made ready.
+enum Refill {
+    /// The parser tries again by itself.
+    Interrupted(io::Error),
+    Stop(Stop),
+}
+
+impl From<io::Error> for Refill {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::Interrupted => Self::Interrupted(error),
+            _ => Self::Stop(Stop::Io(error)),
         }
     }
 }
 
 impl<R: BufRead> BufRead for Bounded<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let limit = self.document_left.min(self.piece_left);
-        let fault = (limit == 0).then(|| self.limit_fault());
-        let stop = match (self.inner.fill_buf(), fault) {
-            // The parser tries again by itself.
-            (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-            (Err(error), _) => Stop::Io(error),
-            (Ok(chunk), Some(fault)) if !chunk.is_empty() => Stop::Limit(fault),
-            (Ok(chunk), _) => {
-                let allowed = usize::try_from(limit).unwrap_or(usize::MAX);
-                return Ok(&chunk[..chunk.len().min(allowed)]);
+        if self.position == self.ready.len() {
+            match self.refill() {
+                Ok(()) => {}
+                Err(Refill::Interrupted(error)) => return Err(error),
+                Err(Refill::Stop(stop)) => return Err(self.stopped(stop)),
             }
-        };
-        self.stop = Some(stop);
-        Err(io::Error::other("the input has stopped"))
+        }
+        if self.piece_left == 0 && self.position < self.ready.len() {
+            let limit = MAX_PIECE;
+            return Err(self.stopped(Stop::Limit(XmlFault::PieceTooLarge { limit })));
+        }
+        let ready = &self.ready[self.position..];
+        let allowed = usize::try_from(self.piece_left).unwrap_or(usize::MAX);
+        Ok(&ready[..ready.len().min(allowed)])
     }
 
     fn consume(&mut self, amount: usize) {
-        // What fill_buf has shown is still there: this reads nothing.
-        if let Some(used) = self
-            .inner
-            .fill_buf()
-            .ok()
-            .and_then(|chunk| chunk.get(..amount))
-        {
-            self.line += used
-                .iter()
-                .map(|&byte| u64::from(byte == b'\n'))
-                .sum::<u64>();
-        }
-        self.document_left = self.document_left.saturating_sub(amount as u64);
+        let used = &self.ready[self.position..self.position + amount];
+        self.line += used
+            .iter()
+            .map(|&byte| u64::from(byte == b'\n'))
+            .sum::<u64>();
+        self.position += amount;
         self.piece_left = self.piece_left.saturating_sub(amount as u64);
-        self.inner.consume(amount);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! libvirt's own documents are well-formed, but what is replayed, restored or migrated comes
 //! from elsewhere. A document either is understood as libvirt understands it, or it is an error.
+//! What libvirt accepts is never an error: lengths and names are libvirt's business.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ mod encrypt;
 mod error;
 mod input;
 mod parse;
+mod shorten;
 mod tpm;
 mod xml;
 
@@ -92,9 +94,40 @@ pub enum StateSource {
     File(PathBuf),
 }
 
+/// A domain whose XML could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableDomain {
+    /// Why.
+    pub reason: String,
+    /// Whether an emulated TPM was seen before the error.
+    pub has_emulated_tpm: bool,
+}
+
+impl UnreadableDomain {
+    /// A domain of which nothing was seen.
+    pub fn unseen(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            has_emulated_tpm: false,
+        }
+    }
+}
+
 /// Reads a domain XML to its end. Memory stays below a fixed bound, whatever the input.
 pub fn read(input: impl BufRead) -> Result<Domain, DomainXmlError> {
     let mut reading = parse::Reading::default();
     xml::for_each_event(input, |event| reading.take(event))?;
     reading.finish()
+}
+
+/// Likewise; where it cannot be read, returns also what was seen before the error.
+pub fn examine(input: impl BufRead) -> Result<Domain, UnreadableDomain> {
+    let mut reading = parse::Reading::default();
+    let read = xml::for_each_event(input, |event| reading.take(event));
+    let has_emulated_tpm = reading.has_emulated_tpm();
+    read.and_then(|()| reading.finish())
+        .map_err(|error| UnreadableDomain {
+            reason: error.to_string(),
+            has_emulated_tpm,
+        })
 }

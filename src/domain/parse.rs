@@ -13,11 +13,13 @@ use super::tpm::{Tpm, put};
 use super::xml::{self, MAX_VALUE, attribute};
 use crate::ids::DomainUuid;
 
-/// Levels of elements; libvirt's own documents stay below 12, `<metadata>` may go deeper.
-const MAX_DEPTH: usize = 256;
+/// Levels of elements; libvirt's own documents stay below 12, `<metadata>` may go as deep as
+/// libxml2 does (`xmlParserMaxDepth`, 256 before 2.14).
+const MAX_DEPTH: usize = 2048;
 
-/// Bytes of a domain's name: libvirt makes file names of it (`NAME_MAX`).
-const MAX_NAME: usize = 255;
+/// Bytes of the names of all open elements, which the parser keeps: as many as libvirt's own
+/// calls carry of a whole document.
+const MAX_OPEN_NAMES: usize = 4 << 20;
 
 /// What has been read so far.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct Reading {
     place: Place,
     /// Open elements, ignored ones too.
     depth: usize,
+    /// Bytes of their names.
+    open_names: usize,
     /// Open elements from the outermost ignored one.
     ignored: usize,
     /// Whether anything has been read: then an XML declaration comes too late.
@@ -61,10 +65,22 @@ impl Reading {
         let begun = std::mem::replace(&mut self.begun, true);
         match event {
             Event::Start(tag) => self.open(tag),
-            Event::End(_) => self.close(),
-            Event::Text(text) if self.depth > 0 => self.text(&text.xml10_content()),
-            Event::CData(text) if self.depth > 0 => self.text(&text.xml10_content()),
-            Event::GeneralRef(reference) if self.depth > 0 => self.text(&xml::resolve(reference)?),
+            Event::End(tag) => {
+                self.open_names = self.open_names.saturating_sub(tag.name().as_ref().len());
+                self.close()
+            }
+            Event::Text(text) if self.depth > 0 => {
+                self.text(&text.xml10_content());
+                Ok(())
+            }
+            Event::CData(text) if self.depth > 0 => {
+                self.text(&text.xml10_content());
+                Ok(())
+            }
+            Event::GeneralRef(reference) if self.depth > 0 => {
+                self.text(&xml::resolve(reference)?);
+                Ok(())
+            }
             Event::Text(text) if text.trim_ascii().is_empty() => Ok(()),
             Event::Decl(declaration) if !begun => xml::check_declaration(declaration),
             Event::Decl(_) => Err(XmlFault::Syntax(
@@ -78,7 +94,8 @@ impl Reading {
 
     fn open(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlFault> {
         self.depth += 1;
-        if self.depth > MAX_DEPTH {
+        self.open_names += tag.name().as_ref().len();
+        if self.depth > MAX_DEPTH || self.open_names > MAX_OPEN_NAMES {
             return Err(XmlFault::TooDeep { limit: MAX_DEPTH });
         }
         let foreign = xml::check_tag(tag)?;
@@ -169,28 +186,24 @@ impl Reading {
         Ok(())
     }
 
-    fn text(&mut self, text: &str) -> Result<(), XmlFault> {
+    fn text(&mut self, text: &str) {
         if self.ignored == 0 && matches!(self.place, Place::Name | Place::Uuid) {
-            if self.text.len() + text.len() > MAX_VALUE {
-                let what = if self.place == Place::Name {
-                    "the name"
-                } else {
-                    "the UUID"
-                };
-                return Err(XmlFault::TooLong {
-                    what,
-                    limit: MAX_VALUE,
-                });
-            }
-            self.text.push_str(text);
+            // Of a longer name, which is for people only, the beginning will do; a longer UUID
+            // is none.
+            let left = text.floor_char_boundary(MAX_VALUE - self.text.len());
+            self.text.push_str(&text[..left]);
         }
-        Ok(())
     }
 
     /// Whether the last event was the tag of the TPM's `<backend>`, or something in it that
     /// is not looked at.
     pub(super) fn is_at_backend(&self) -> bool {
         self.place == Place::Backend
+    }
+
+    /// Whether an emulated TPM has been seen, as far as the document was read.
+    pub(super) fn has_emulated_tpm(&self) -> bool {
+        self.tpm.as_ref().is_some_and(Tpm::is_emulated)
     }
 
     /// The document has ended.
@@ -207,21 +220,16 @@ impl Reading {
     }
 }
 
-/// A domain's name. libvirt takes blanks at its ends for part of it, but no line break: one
-/// comes from laying out the document, with the blanks around it.
+/// A domain's name: whatever libvirt has taken for one, control characters included. It takes
+/// blanks at its ends for part of it, but no line break: one comes from laying out the document,
+/// with the blanks around it.
 fn domain_name(text: &str) -> Result<String, XmlFault> {
     let name = if text.contains('\n') {
         text.trim_ascii()
     } else {
         text
     };
-    if name.len() > MAX_NAME {
-        return Err(XmlFault::TooLong {
-            what: "the name",
-            limit: MAX_NAME,
-        });
-    }
-    if name.trim_ascii().is_empty() || name.contains(|c: char| c.is_control() && c != '\t') {
+    if name.is_empty() {
         return Err(XmlFault::bad_value("a domain's name", name));
     }
     Ok(name.to_owned())

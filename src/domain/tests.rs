@@ -118,10 +118,7 @@ fn every_vector_reads_as_its_line_says() {
             "domstatus",
             "error: line 1: the root element is <domstatus>, not <domain> without a namespace",
         ),
-        (
-            "deep-nesting",
-            "error: line 1: elements are nested deeper than 256 levels",
-        ),
+        ("deep-nesting", "no TPM"),
     ]);
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/domain-xml");
     let mut found = BTreeMap::new();
@@ -311,10 +308,6 @@ fn what_is_wrong_with_a_tpm_is_named() {
             emulator_with("<source type='nbd' path='/x'/>"),
             bad_value("a known type of TPM source", "nbd"),
         ),
-        (
-            emulator_with("<source type='dir' path='/x&#10;y'/>"),
-            bad_value("a path", "/x\\ny"),
-        ),
     ] {
         assert_eq!(fault(&document), expected, "{document}");
     }
@@ -340,25 +333,10 @@ fn a_name_is_put_together_from_its_pieces() {
         "vm1",
         "as libvirt's /domain/name[1]"
     );
-    for (written, shown) in [
-        ("", ""),
-        (" ", " "),
-        ("a\nb", "a\\nb"),
-        ("a&#7;b", "a\\u{7}b"),
-    ] {
-        assert_eq!(fault(named(written)), bad_value("a domain's name", shown));
+    for empty in ["", "\n"] {
+        assert_eq!(fault(named(empty)), bad_value("a domain's name", ""));
     }
-    let long = XmlFault::TooLong {
-        what: "the name",
-        limit: 255,
-    };
-    assert_eq!(name(&named(&"x".repeat(255))).len(), 255);
-    assert_eq!(fault(named(&"x".repeat(256))), long);
-    let flood = XmlFault::TooLong {
-        what: "the name",
-        limit: 4096,
-    };
-    assert_eq!(fault(named(&"x<!---->".repeat(4097))), flood);
+    assert_eq!(name(&named(&"ü<!---->".repeat(4097))), "ü".repeat(2048));
 }
 
 #[test]
@@ -386,6 +364,176 @@ fn a_domain_without_name_or_uuid_is_none() {
     let without = |from: &str| read(domain_with("").replacen(from, "x", 2).as_bytes()).unwrap_err();
     assert!(matches!(without("name"), DomainXmlError::Missing("name")));
     assert!(matches!(without("uuid"), DomainXmlError::Missing("uuid")));
+}
+
+// What libvirt accepts.
+
+/// Documents that libvirt 9.0 takes and hands to its hooks, each with this inside `<devices>`:
+/// the cases of the security audit, and their siblings.
+#[allow(clippy::too_many_lines, reason = "a list")]
+fn accepted_by_libvirt(devices: &str) -> Vec<(&'static str, String)> {
+    const MIB: usize = 1 << 20;
+    let whole = |inside: &str| domain_with(&format!("{inside}<devices>{devices}</devices>"));
+    let named = |name: &str| whole("").replacen("vm1", name, 1);
+    let metadata = |inside: &str| {
+        whole(&format!(
+            "<metadata><x:a xmlns:x='urn:x'>{inside}</x:a></metadata>"
+        ))
+    };
+    let attributes: Vec<_> = (0..60_000).map(|n| format!(" a{n}='{n}'")).collect();
+    let attributes = attributes.concat();
+    vec![
+        ("plain", whole("")),
+        ("name with DEL", named("de\x7fl")),
+        ("name with U+0085", named("ne\u{85}l")),
+        ("name with CR", named("c\rr")),
+        ("name with a CR reference", named("c&#13;r")),
+        ("name with TAB", named("t\tb")),
+        ("name with line break inside", named("a\nb")),
+        ("name with U+202E", named("ev\u{202e}il")),
+        ("name of one blank", named(" ")),
+        ("name of 255 bytes", named(&"x".repeat(255))),
+        ("name of 256 bytes", named(&"x".repeat(256))),
+        ("name of 5000 bytes", named(&"ü".repeat(2500))),
+        ("name of 100,000 bytes", named(&"ü".repeat(50_000))),
+        ("name of escapes", named(&"&apos;".repeat(300))),
+        (
+            "description of 4 MiB",
+            whole(&format!(
+                "<description>{}</description>",
+                "d".repeat(4 * MIB)
+            )),
+        ),
+        (
+            "description of escapes",
+            whole(&format!(
+                "<description>{}</description>",
+                "&apos;".repeat(MIB)
+            )),
+        ),
+        (
+            "description not in ASCII",
+            whole(&format!(
+                "<description>{}</description>",
+                "ü€".repeat(MIB / 2)
+            )),
+        ),
+        (
+            "title of 2 MiB",
+            whole(&format!("<title>{}</title>", "t".repeat(2 * MIB))),
+        ),
+        ("metadata text", metadata(&"m".repeat(2 * MIB))),
+        (
+            "metadata CDATA",
+            metadata(&format!("<![CDATA[{}]]>", "]<tpm>&".repeat(MIB / 3))),
+        ),
+        (
+            "metadata comment",
+            metadata(&format!("<!--{}-->", "<tpm> - ".repeat(MIB / 4))),
+        ),
+        (
+            "metadata instruction",
+            metadata(&format!("<?x {}?>", "? > ".repeat(MIB / 2))),
+        ),
+        (
+            "metadata attribute",
+            metadata(&format!("<b c='{}'/>", "&lt;v".repeat(MIB / 2))),
+        ),
+        (
+            "metadata attribute with quotes",
+            metadata(&format!("<b c=\"{}\"/>", "'>/".repeat(MIB / 2))),
+        ),
+        (
+            "metadata attributes",
+            metadata(&format!("<b{attributes}/>")),
+        ),
+        (
+            "metadata attributes, not empty",
+            metadata(&format!("<b{attributes}>text</b>")),
+        ),
+        (
+            "metadata element name",
+            metadata(&format!("<{}/>", "e".repeat(1100))),
+        ),
+        (
+            "metadata attribute name",
+            metadata(&format!("<b {}='1'/>", "a".repeat(40_000))),
+        ),
+        (
+            "metadata element name of libxml2's length",
+            metadata(&format!("<{}/>", "e".repeat(50_000))),
+        ),
+        (
+            "metadata with 240 levels",
+            metadata(&format!("{}{}", "<b>".repeat(240), "</b>".repeat(240))),
+        ),
+        (
+            "metadata with a TPM",
+            metadata("<devices><tpm><backend type='emulator'/></tpm></devices>"),
+        ),
+        ("many elements", metadata(&"<b/>\n".repeat(100_000))),
+        ("white space", whole(&" \n".repeat(MIB))),
+        (
+            "the comment of libvirt's own files",
+            format!("<!--\nWARNING: {}\n-->\n{}", "w".repeat(100_000), whole("")),
+        ),
+    ]
+}
+
+#[test]
+fn nothing_that_libvirt_accepts_is_unreadable() {
+    for (what, document) in accepted_by_libvirt("") {
+        match read(document.as_bytes()) {
+            Ok(domain) => assert_eq!(domain.vtpm, None, "{what}"),
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn an_encrypted_tpm_is_found_wherever_libvirt_finds_it() {
+    let tpm = format!(
+        "<tpm model='tpm-crb'><backend type='emulator' version='2.0'>\
+         <encryption secret='{UUID}'/></backend></tpm>"
+    );
+    for (what, document) in accepted_by_libvirt(&tpm) {
+        let domain = read(document.as_bytes()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let secret = domain
+            .encrypted_vtpm()
+            .map(|(_, secret)| secret.to_string());
+        assert_eq!(secret.as_deref(), Some(UUID), "{what}");
+    }
+    let quoted = emulator_with("<source type='dir' path='/&apos;&#127;&#10;x'/>");
+    let source = Some(StateSource::Dir("/'\x7f\nx".into()));
+    assert_eq!(emulator(&quoted).source, source);
+}
+
+#[test]
+fn what_was_seen_before_an_error_is_known() {
+    let cut = |document: String, at: &str| document[..document.find(at).unwrap()].to_owned();
+    let encryption = format!("<encryption secret='{UUID}'/>");
+    for (document, seen) in [
+        (String::new(), false),
+        (domain_with("<a></b>"), false),
+        (devices("<tpm/>"), false),
+        (devices("<tpm><backend type='passthrough'/></tpm><"), false),
+        (cut(emulator_with(""), "<backend"), false),
+        (cut(emulator_with(&encryption), "<encryption"), true),
+        (cut(emulator_with(&encryption), "</backend>"), true),
+        (format!("{}<", emulator_with("")), true),
+        (emulator_with("<encryption secret='x'/>"), true),
+        (
+            devices("<tpm><backend type='emulator' version='3.0'/></tpm>"),
+            true,
+        ),
+    ] {
+        let unreadable = examine(document.as_bytes()).unwrap_err();
+        assert_eq!(unreadable.has_emulated_tpm, seen, "{document}");
+        assert_eq!(
+            unreadable.reason,
+            read(document.as_bytes()).unwrap_err().to_string()
+        );
+    }
 }
 
 // XML.
@@ -525,36 +673,23 @@ impl Read for Endless<'_> {
     }
 }
 
-/// Padded, so that 16 MiB are no million events.
+/// Padded, so that 64 MiB are no million events.
 const ELEMENT: &[u8] = b"<a b='                                                        '/>";
-const COMMENT: &[u8] = b"<!--                                                          -->";
 
 #[test]
 fn an_input_without_end_stops_soon() {
     const PIECE: u64 = 1 << 20;
-    const DOCUMENT: u64 = 16 << 20;
+    const DOCUMENT: u64 = 64 << 20;
     let cases: &[(&[u8], &[u8], u64)] = &[
         (b"", b"x", PIECE),
         (b"", b" ", PIECE),
-        (b"<domain>", b"text", PIECE),
-        (b"<domain><!--", b"comment", PIECE),
-        (b"<domain><![CDATA[", b"data", PIECE),
-        (b"<domain><?pi ", b"x", PIECE),
         (b"<!DOCTYPE a [", b"<!ENTITY b 'c'>", PIECE),
-        (b"<domain a='", b"value", PIECE),
-        (b"<domain ", b"a='1' ", PIECE),
         (b"<", b"name", PIECE),
         (b"</", b"name", PIECE),
-        (b"<domain>&", b"entity", PIECE),
-        (b"<domain>&#", b"0", PIECE),
-        (b"<domain><name>", b"&amp;", PIECE),
+        (b"<domain a='&", b"name", PIECE),
+        (b"<domain>", b"text", DOCUMENT),
+        (b"<domain ", b"a='1' ", DOCUMENT),
         (b"<domain>", ELEMENT, DOCUMENT),
-        (b"<domain/>", COMMENT, DOCUMENT),
-        (
-            b"<domain><devices>",
-            b"<tpm model='spapr-tpm-proxy'/>",
-            DOCUMENT,
-        ),
         (b"", b"<a>", PIECE),
         (b"<domain>", b"<a>", PIECE),
     ];
@@ -578,29 +713,35 @@ fn an_input_without_end_stops_soon() {
 
 #[test]
 fn the_largest_honest_pieces_are_read() {
-    let text = domain_with(&format!("<metadata>{}</metadata>", "x".repeat(900_000)));
-    assert!(read(text.as_bytes()).is_ok());
     let many = domain_with(&format!(
         "<metadata>{}</metadata>",
         "<a b='c'/>\n".repeat(200_000)
     ));
     assert!(read(many.as_bytes()).is_ok());
-    let deep = domain_with(&format!("{}{}", "<a>".repeat(255), "</a>".repeat(255)));
-    assert!(read(deep.as_bytes()).is_ok());
-    let deeper = domain_with(&format!("{}{}", "<a>".repeat(256), "</a>".repeat(256)));
-    assert_eq!(fault(deeper), XmlFault::TooDeep { limit: 256 });
+    let deep = |levels| {
+        domain_with(&format!(
+            "{}{}",
+            "<a>".repeat(levels),
+            "</a>".repeat(levels)
+        ))
+    };
+    assert!(read(deep(2047).as_bytes()).is_ok());
+    assert_eq!(fault(deep(2048)), XmlFault::TooDeep { limit: 2048 });
+    let name = "x".repeat(50_000);
+    let wide = domain_with(&format!("<{name}>").repeat(90));
+    assert_eq!(fault(wide), XmlFault::TooDeep { limit: 2048 });
 }
 
 #[test]
 fn a_limit_says_which_one_it_is() {
-    let comment = domain_with(&format!("<!--{}-->", "x".repeat(1 << 20)));
-    assert_eq!(fault(comment), XmlFault::PieceTooLarge { limit: 1 << 20 });
-    let document = domain_with(&format!("<a>{}</a>", "x".repeat(1000)).repeat(17_000));
+    let reference = domain_with(&format!("<a b='&{};'/>", "x".repeat(1 << 20)));
+    assert_eq!(fault(reference), XmlFault::PieceTooLarge { limit: 1 << 20 });
+    let document = domain_with(&format!("<a>{}</a>", "x".repeat(100_000)).repeat(700));
     assert_eq!(
         fault(document),
-        XmlFault::DocumentTooLarge { limit: 16 << 20 }
+        XmlFault::DocumentTooLarge { limit: 64 << 20 }
     );
-    let name = domain_with(&format!("<{}/>", "x".repeat(1025)));
+    let name = domain_with(&format!("<{}/>", "x".repeat(50_001)));
     assert_eq!(
         fault(name),
         XmlFault::BadXmlName(format!("{}…", "x".repeat(160)))
@@ -712,7 +853,7 @@ proptest! {
         let place = place % document.len();
         document[place] = byte;
         if let Ok(domain) = read(document.as_slice()) {
-            prop_assert!(!domain.name.trim().is_empty());
+            prop_assert!(!domain.name.is_empty());
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::ids::SecretUuid;
 pub(super) struct Tpm {
     /// Model `tpm-tis`, or none named.
     is_tis: bool,
+    /// Its `<backend>` is of type emulator, whatever else is wrong with it.
+    is_emulated: bool,
     backend: Option<Backend>,
 }
 
@@ -45,12 +47,20 @@ impl Tpm {
         let is_tis = model.is_none_or(|model| model == "tpm-tis");
         Ok(Some(Self {
             is_tis,
+            is_emulated: false,
             backend: None,
         }))
     }
 
+    /// Whether a `<backend type='emulator'>` has been seen in it, right or wrong.
+    pub(super) fn is_emulated(&self) -> bool {
+        self.is_emulated
+    }
+
     /// Takes the tag of its `<backend>`.
     pub(super) fn take_backend(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlFault> {
+        let kind = attribute(tag, "type", "a type of TPM backend")?;
+        self.is_emulated |= kind.as_deref() == Some("emulator");
         put("backend", &mut self.backend, Backend::read(tag)?)
     }
 
@@ -174,8 +184,9 @@ pub(super) fn put<T>(
     slot: &mut Option<T>,
     value: T,
 ) -> Result<(), XmlFault> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(XmlFault::Repeated(element)),
+    if slot.is_some() {
+        return Err(XmlFault::Repeated(element));
     }
+    *slot = Some(value);
+    Ok(())
 }

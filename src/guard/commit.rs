@@ -1,13 +1,15 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
+use super::TO_RECORD;
 use super::gather::Gathered;
-use crate::clock::Timestamp;
-use crate::ids::ProviderUuid;
+use crate::clock::{Deadline, Timestamp};
+use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
+use crate::key::kek::Kek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::report;
-use crate::store::{Change, Event, NewKey, StoreError};
-use crate::verdict::facts::{References, TpmState};
+use crate::store::{Change, Event, NewKey, Store, StoreError};
+use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding, Reason, Verdict};
@@ -25,8 +27,13 @@ pub(super) enum Committed {
 
 /// Writes the verdict. Where the store takes no change, a start whose key is there goes on
 /// all the same, with a finding; one whose new key cannot be kept is refused.
-pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: &str) -> Committed {
-    let new_key = match make_key(gathered, verdict) {
+pub(super) fn commit(
+    gathered: &mut Gathered,
+    verdict: &mut Verdict,
+    operation: &str,
+    deadline: Deadline,
+) -> Committed {
+    let new_key = match key_to_write(gathered, verdict) {
         Ok(new_key) => new_key,
         Err(refusal) => {
             *verdict = Verdict {
@@ -39,7 +46,7 @@ pub(super) fn commit(gathered: &mut Gathered, verdict: &mut Verdict, operation: 
         }
     };
     let (new_key, new_dek) = new_key.unzip();
-    match write(gathered, verdict, new_key.as_ref(), operation) {
+    match write(gathered, verdict, new_key.as_ref(), operation, deadline) {
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
@@ -69,7 +76,10 @@ pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, operation: &str
     let Some(store) = &mut gathered.store else {
         return;
     };
-    if let Err(error) = store.record_event(&event) {
+    let recorded = store
+        .set_deadline(Deadline::after(TO_RECORD))
+        .and_then(|()| store.record_event(&event));
+    if let Err(error) = recorded {
         tracing::warn!(%error, "the refusal could not be recorded");
     }
 }
@@ -79,6 +89,7 @@ fn write(
     verdict: &Verdict,
     new_key: Option<&NewKey>,
     operation: &str,
+    deadline: Deadline,
 ) -> Result<(), StoreError> {
     let event = event(gathered, verdict, operation);
     let Gathered {
@@ -92,6 +103,9 @@ fn write(
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
         return Ok(());
     };
+    if verdict.repairs.is_empty() {
+        store.set_deadline(deadline.at_most(TO_RECORD))?;
+    }
     let change = Change {
         domain: domain.uuid,
         seen,
@@ -135,9 +149,8 @@ impl ToWrap {
     }
 }
 
-/// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names. What
-/// was wrapped is opened again before it counts.
-fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
+/// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names.
+fn key_to_write(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
     let Some(ToWrap {
         provider: uuid,
         origin,
@@ -158,24 +171,55 @@ fn make_key(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, De
     let Some((provider, kek)) = opened else {
         return Err(fault(format!("the key of provider {uuid} was not opened")));
     };
-    let dek = match origin {
-        KeyOrigin::Random => Dek::generate().map_err(|error| fault(error.to_string()))?,
-        KeyOrigin::HostSecret => gathered
-            .host_value()
-            .ok_or_else(|| fault("libvirt's value is not known".to_owned()))?,
+    let host_value = match origin {
+        KeyOrigin::Random => None,
+        KeyOrigin::HostSecret => {
+            let value = gathered.host_value();
+            Some(value.ok_or_else(|| fault("libvirt's value is not known".to_owned()))?)
+        }
     };
-    let wrapped = WrappedDek::wrap(&kek, &dek, domain.uuid);
-    let new_key = NewKey {
-        wrapped_dek: wrapped.map_err(|error| fault(error.to_string()))?,
+    let store = gathered.store.as_ref();
+    let made = make_key(store, &kek, provider, domain.uuid, host_value);
+    made.map(Some).map_err(fault)
+}
+
+/// A key for a guest, wrapped by this provider: the given one, else a new one. Where one was
+/// made for an earlier start of the guest that failed, that one is taken again. What was wrapped
+/// is opened again before it counts. An error says why there is none.
+pub fn make_key(
+    store: Option<&Store>,
+    kek: &Kek,
+    provider: &Provider,
+    domain: DomainUuid,
+    given: Option<Dek>,
+) -> Result<(NewKey, Dek), String> {
+    // Without the earlier ones there is a new one all the same.
+    let spare = store.and_then(|store| store.spare_keys(domain, kek.key_id()).ok());
+    for wrapped in spare.into_iter().flatten() {
+        if let Ok(Some(dek)) = wrapped.unwrap(kek, domain)
+            && given.as_ref().is_none_or(|given| given.same_as(&dek))
+        {
+            return Ok((new_key(provider, wrapped), dek));
+        }
+    }
+    let dek = match given {
+        Some(given) => given,
+        None => Dek::generate().map_err(|error| error.to_string())?,
+    };
+    let wrapped = WrappedDek::wrap(kek, &dek, domain).map_err(|error| error.to_string())?;
+    match wrapped.unwrap(kek, domain) {
+        Ok(Some(again)) if again.same_as(&dek) => Ok((new_key(provider, wrapped), dek)),
+        _ => Err("a wrapped key does not open again".to_owned()),
+    }
+}
+
+fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
+    NewKey {
+        wrapped_dek,
         key_id: provider.key_id,
         key_version: provider.key_version,
         algorithm: wrap::ALGORITHM,
-    };
-    let opens = new_key.wrapped_dek.unwrap(&kek, domain.uuid);
-    if !matches!(opens, Ok(Some(again)) if again.same_as(&dek)) {
-        return Err(fault("a wrapped key does not open again".to_owned()));
     }
-    Ok(Some((new_key, dek)))
 }
 
 /// Whether an allowed start goes by a key that its client brought; one that is refused tells

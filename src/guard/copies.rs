@@ -9,24 +9,30 @@
 //! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
 //! | `stopped` and `release` of a guest that has migrated away | none is kept |
 
+use super::Guard;
 use super::gather::Gathered;
+use super::keys::Keys;
 use super::lifecycle::with_store;
 use super::operation::Ending;
 use super::status::has_migrated_away;
-use super::{Guard, try_rows};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
+use crate::ids::DomainUuid;
 use crate::kept::{KeptError, KeptState, Original, Run, Shelf, put_back};
 use crate::store::Access;
 use crate::swtpm::StateFile;
-use crate::verdict::facts::{Occasion, Permission, TransientState, Trial};
+use crate::verdict::facts::{Occasion, Permission, References, TransientState, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Decision, Verdict};
 
 /// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
 /// delete it. A persistent guest costs one look.
-pub(super) fn keep_before_start(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
+pub(super) fn keep_before_start(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), KeptError> {
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return Ok(());
     };
@@ -49,7 +55,22 @@ pub(super) fn keep_before_start(guard: &Guard, domain: &Domain) -> Result<(), Ke
         ended_normally: is_absent && shelf.run().is_ok_and(|before| before.ended_normally),
         migrated: false,
     })?;
-    kept.map(|_| ())
+    if let Some(current) = kept? {
+        drop_surplus(guard, domain, &shelf, &current, deadline);
+    }
+    Ok(())
+}
+
+/// Drops all copies but a few, among them the one that a key of the guest opens.
+fn drop_surplus(guard: &Guard, domain: &Domain, shelf: &Shelf, current: &str, deadline: Deadline) {
+    let mut opener = None;
+    let dropped = shelf.drop_surplus(current, |copy| {
+        let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
+        opener.opens(copy)
+    });
+    if let Err(error) = dropped {
+        tracing::warn!(domain = domain.name, %error, "saved copies of the TPM state pile up");
+    }
 }
 
 /// Whether the start of a guest whose vTPM is not encrypted may be refused.
@@ -70,13 +91,12 @@ pub(super) fn standing_by(
     if !shelf.exists() {
         return (Vec::new(), false);
     }
-    let (mut copies, unreadable) = shelf
-        .copies()
+    let (copies, unreadable) = shelf
+        .standing_by()
         .unwrap_or_else(|error| (Vec::new(), vec![error]));
     for error in unreadable {
         tracing::warn!(domain = domain.name, %error, "a copy of the TPM's state is not used");
     }
-    copies.retain(KeptState::is_standing_by);
     let with_state = |copy: KeptState| {
         let state = copy.state();
         (copy, state)
@@ -135,10 +155,15 @@ pub(super) fn drop_after_start(
     let run = shelf.run().unwrap_or_default();
     // First, for whatever fails below: the start has not.
     shelf.forget_run()?;
-    let (copies, _) = shelf.copies()?;
-    for copy in copies.iter().filter(|copy| copy.is_standing_by()) {
+    let (copies, _) = shelf.standing_by()?;
+    let mut opener = None;
+    for copy in &copies {
         let name = copy.manifest.sha256();
-        if run.state.as_deref() == Some(name) || is_opened(guard, domain, copy, deadline) {
+        let mut is_opened = || {
+            let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
+            opener.opens(copy)
+        };
+        if run.state.as_deref() == Some(name) || is_opened() {
             shelf.drop_copy(name)?;
         }
     }
@@ -179,7 +204,8 @@ pub(super) fn keep_after_run(
         let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
         let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
         if let Some(original) = original.filter(is_encrypted) {
-            shelf.keep(&original, &domain.name, occasion)?;
+            let current = shelf.keep(&original, &domain.name, occasion)?;
+            drop_surplus(guard, domain, &shelf, &current, deadline);
         }
         Ok(())
     };
@@ -224,21 +250,41 @@ fn may_have_key_refs(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool
     !matches!(found, Ok(false))
 }
 
-/// Whether a key of this guest, whose vTPM is encrypted, opens this copy; not where the store
-/// does not answer.
-fn is_opened(guard: &Guard, domain: &Domain, copy: &KeptState, deadline: Deadline) -> bool {
-    if domain.encrypted_vtpm().is_none() {
-        return false;
+/// The keys of a guest whose vTPM is encrypted, to see which copies they open; none where the
+/// store does not answer.
+struct Opener {
+    domain: DomainUuid,
+    references: References,
+    keys: Keys,
+    deadline: Deadline,
+}
+
+impl Opener {
+    fn of(guard: &Guard, domain: &Domain, deadline: Deadline) -> Self {
+        let has_keys = domain.encrypted_vtpm().is_some();
+        let store = has_keys.then(|| guard.open_store(Access::Read, deadline).ok().flatten());
+        let references = store
+            .flatten()
+            .and_then(|store| store.references(domain.uuid, Timestamp::now()).ok());
+        Self {
+            domain: domain.uuid,
+            references: references.unwrap_or_default(),
+            keys: Keys::of(guard),
+            deadline,
+        }
     }
-    let Ok(Some(store)) = guard.open_store(Access::Read, deadline) else {
-        return false;
-    };
-    let Ok(references) = store.references(domain.uuid, Timestamp::now()) else {
-        return false;
-    };
-    let (keyring, state) = (guard.keyring(), copy.state());
-    let trials = try_rows(&keyring, &references, domain.uuid, &state, deadline);
-    trials.values().any(Trial::is_proven)
+
+    fn opens(&mut self, copy: &KeptState) -> bool {
+        let Self {
+            domain,
+            references,
+            keys,
+            deadline,
+        } = self;
+        let (rows, providers) = (&references.key_refs, &references.providers);
+        let trials = keys.try_rows(rows, providers, *domain, &copy.state(), *deadline);
+        trials.values().any(Trial::is_proven)
+    }
 }
 
 impl Guard {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Guard;
+use super::{Guard, TO_RECORD};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
 use crate::libvirt::{SECRETS_DIR, StartingLibvirtd, called_by_starting_libvirtd};
@@ -18,9 +18,6 @@ use crate::verdict::{Decision, Reason, Verdict};
 /// How long one call of the hook may hold up the daemon's start: there is nothing worth
 /// waiting for, and all other guests and clients wait.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
-
-/// How long history may hold up a start that depends on nothing.
-const TO_RECORD: Duration = Duration::from_millis(300);
 
 impl Guard {
     /// If the libvirtd that calls this hook is still starting, it will not be asked. Gives the

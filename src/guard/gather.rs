@@ -6,7 +6,7 @@ use super::keys::Keys;
 use super::status::is_running;
 use super::{Guard, before_the_answer, copies};
 use crate::clock::{Deadline, Timestamp};
-use crate::domain::{Domain, Emulator, Vtpm};
+use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::kept::KeptState;
 use crate::key::dek::Dek;
@@ -48,7 +48,7 @@ impl Guard {
 /// emulated TPM nothing is read.
 pub(super) fn gather(
     guard: &Guard,
-    domain: Result<Domain, String>,
+    domain: Result<Domain, UnreadableDomain>,
     access: Access,
     deadline: Deadline,
 ) -> Gathered {
@@ -153,7 +153,7 @@ impl Gathered {
             {
                 let tried = match keys.open_kek(key_id, deadline) {
                     Ok(_) => KekState::Opens,
-                    Err(reason) => KekState::Sealed(reason),
+                    Err(why) => why,
                 };
                 facts.keks.insert(key_id, tried);
             }

@@ -4,16 +4,18 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::Guard;
+use super::{Guard, before_the_answer};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::key::keyring::Keyring;
+use crate::key::keyring::{Keyring, KeyringError};
 use crate::key::wrap::WrappedDek;
 use crate::swtpm::{EncryptedState, StateFile};
-use crate::verdict::facts::{DekNumber, KeyRef, NotOpened, Proof, Provider, References, Trial};
+use crate::verdict::facts::{
+    DekNumber, KekState, KeyRef, NotOpened, Proof, Provider, References, Trial,
+};
 
 /// The KEKs that were opened, for all the guests that one guard judges: systemd takes longer to
 /// open one than all the rest of a verdict. They are wiped with the guard.
@@ -26,7 +28,7 @@ pub(super) struct Keys {
     deks: Vec<Dek>,
     keks: OpenedKeks,
     /// Why a KEK does not open. Not for longer than one start: the next may come in time.
-    sealed: BTreeMap<KeyId, String>,
+    sealed: BTreeMap<KeyId, KekState>,
     keyring: Keyring,
 }
 
@@ -54,27 +56,32 @@ impl Keys {
         self.keks.0.borrow().get(&key_id).cloned()
     }
 
-    /// Opens a KEK; why it does not open is asked once.
+    /// Opens a KEK, early enough before the deadline that a refusal can still be told; why it
+    /// does not open (never `Opens`) is asked once.
     pub(super) fn open_kek(
         &mut self,
         key_id: KeyId,
         deadline: Deadline,
-    ) -> Result<Rc<Kek>, String> {
+    ) -> Result<Rc<Kek>, KekState> {
         if let Some(kek) = self.kek(key_id) {
             return Ok(kek);
         }
-        if let Some(reason) = self.sealed.get(&key_id) {
-            return Err(reason.clone());
+        if let Some(why) = self.sealed.get(&key_id) {
+            return Err(why.clone());
         }
-        match self.keyring.open(key_id, deadline) {
+        match self.keyring.open(key_id, before_the_answer(deadline)) {
             Ok(kek) => {
                 let kek = Rc::new(kek);
                 self.keks.0.borrow_mut().insert(key_id, Rc::clone(&kek));
                 Ok(kek)
             }
             Err(error) => {
-                self.sealed.insert(key_id, error.to_string());
-                Err(error.to_string())
+                let why = match error {
+                    KeyringError::TimedOut => KekState::NotInTime,
+                    error => KekState::Sealed(error.to_string()),
+                };
+                self.sealed.insert(key_id, why.clone());
+                Err(why)
             }
         }
     }
@@ -137,9 +144,10 @@ impl Keys {
         if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
         }
-        let kek = self
-            .open_kek(key_id, deadline)
-            .map_err(|reason| NotOpened::Sealed { key_id, reason })?;
+        let kek = self.open_kek(key_id, deadline).map_err(|why| match why {
+            KekState::Sealed(reason) => NotOpened::Sealed { key_id, reason },
+            KekState::NotInTime | KekState::Opens => NotOpened::NotInTime { key_id },
+        })?;
         match wrapped.unwrap(&kek, domain) {
             Ok(Some(dek)) => Ok((key_id, dek)),
             Ok(None) => Err(NotOpened::NoProvider { key_id }),

@@ -7,7 +7,6 @@
 //! tmpfs: no start survives a boot. Guests that have the same key share the secret; a digest
 //! under a salt of its own tells equal keys, so that the file holds none.
 
-use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -223,9 +222,7 @@ impl Lease {
     fn write(&self) -> Result<(), LeaseError> {
         let bytes = serde_json::to_vec(&self.record).map_err(|error| self.error(error.into()))?;
         let name = self.path.file_name().unwrap_or_default();
-        let mut temporary = OsString::from(name);
-        temporary.push(".new");
-        durable::replace(&self.dir, &temporary, name, &bytes).map_err(|error| self.error(error))
+        durable::replace(&self.dir, name, &bytes).map_err(|error| self.error(error))
     }
 
     /// Nobody uses the secret. Whoever waits for the lock sees that it is gone, and makes

@@ -2,6 +2,7 @@
 //! None of this may refuse anything; what fails is told to the caller, who logs it.
 
 use std::io;
+use std::time::Duration;
 
 use super::operation::Ending;
 use super::{Guard, Operation, before_the_answer, copies, lease, plain_state};
@@ -13,6 +14,10 @@ use crate::kept::KeptError;
 use crate::secret::SecretError;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
+
+/// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
+/// two it was since 10.5.
+const FAILS_WITHIN: Duration = Duration::from_mins(1);
 
 /// Why something that follows a verdict was not done.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +77,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 /// `stopped end`: the guest is gone, or its start has failed.
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let noted = copies::note_migration(guard, domain);
-    ended(guard, domain, deadline)?;
+    ended(guard, domain, None, deadline)?;
     Ok(noted?)
 }
 
@@ -84,7 +89,7 @@ fn released(
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
     let kept = copies::keep_after_run(guard, domain, ending, deadline);
-    let ended = ended(guard, domain, deadline);
+    let ended = ended(guard, domain, Some(ending), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
     }
@@ -92,19 +97,36 @@ fn released(
     Ok(kept?)
 }
 
-/// The guest is gone: so is its host secret, and a key that was made for nothing.
-fn ended(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+/// The guest is gone: so is its host secret, and a key that was made for nothing. `ending` is
+/// known at `release` alone.
+fn ended(
+    guard: &Guard,
+    domain: &Domain,
+    ending: Option<Ending>,
+    deadline: Deadline,
+) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
     let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
     let mut taken_back = false;
     let noted = with_store(guard, deadline, |store| {
-        if matches!(state, StateFile::Absent) {
-            taken_back = store.take_back_fresh_key(domain.uuid, Timestamp::now())?;
-        } else {
+        let now = Timestamp::now();
+        match ending {
+            // It has run, though `started` may not have been able to note it.
+            Some(Ending::Ended) => store.mark_started(domain.uuid, now)?,
             // Should that state be out of sight when a later start fails, its key stays.
-            store.keep_fresh_key(domain.uuid)?;
+            _ if !matches!(state, StateFile::Absent) => store.keep_fresh_key(domain.uuid)?,
+            Some(Ending::Failed) => {
+                taken_back = store.take_back_fresh_key(domain.uuid, None, now)?.is_some();
+            }
+            Some(Ending::Unknown) => {
+                let within = Some(FAILS_WITHIN);
+                taken_back = store
+                    .take_back_fresh_key(domain.uuid, within, now)?
+                    .is_some();
+            }
+            Some(Ending::Migrated) | None => {}
         }
         store.has_key_refs(domain.uuid)
     });

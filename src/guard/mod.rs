@@ -5,6 +5,7 @@
 mod commit;
 mod copies;
 mod daemon_start;
+mod definition;
 mod elsewhere;
 mod gather;
 mod keys;
@@ -15,6 +16,7 @@ pub mod plain_state;
 mod prepare;
 mod status;
 
+pub use commit::make_key;
 pub use elsewhere::state_elsewhere;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
@@ -50,6 +52,8 @@ pub struct Guard {
     pub config: Config,
     /// Why the configuration file could not be used, if so: the defaults hold.
     pub config_trouble: Option<String>,
+    /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
+    pub xml_trouble: Option<String>,
     /// The directory of the store and the sealed KEKs.
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
@@ -58,6 +62,8 @@ pub struct Guard {
     pub libvirt_definitions_dir: PathBuf,
     /// The directory of libvirt's notes on running guests: `NAME.xml`.
     pub libvirt_run_dir: PathBuf,
+    /// Whether a KEK that is slow to open is shared with the other starts of these seconds.
+    pub shares_keks: bool,
     /// The guard's own directory on a tmpfs.
     pub run_dir: PathBuf,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
@@ -74,10 +80,12 @@ impl Guard {
         Self {
             config,
             config_trouble: None,
+            xml_trouble: None,
             state_dir,
             libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
             libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
             libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            shares_keks: false,
             run_dir: PathBuf::from(RUN_DIR),
             secrets: None,
             libvirt_starts: false,
@@ -88,7 +96,12 @@ impl Guard {
     /// The sealed KEKs of this host.
     #[must_use]
     pub fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir.join("keys"))
+        let keyring = Keyring::at(self.state_dir.join("keys"));
+        if self.shares_keks {
+            keyring.sharing()
+        } else {
+            keyring
+        }
     }
 
     /// Where the guard keeps who is being started with which secret.
@@ -126,6 +139,9 @@ impl Guard {
         }
     }
 }
+
+/// How long history may hold up a start that depends on nothing else that is written.
+const TO_RECORD: Duration = Duration::from_millis(300);
 
 /// The part of a deadline that is kept back for the answer itself.
 const ANSWER_RESERVE: Duration = Duration::from_millis(200);

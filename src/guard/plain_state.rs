@@ -4,37 +4,38 @@
 //!
 //! It is plain, as it was before; no state that was encrypted ever comes here.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::durable;
+use crate::durable::{self, NewFile};
 use crate::ids::DomainUuid;
 use crate::swtpm::HeldState;
+use crate::trusted::TrustedDir;
 
 /// Keeps the plain state that is held, in place of one kept before. Gives its place.
 pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
     let dir = place(state_dir, domain);
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    for made in dir.ancestors().take(2) {
-        durable::sync_parent(made)?;
-    }
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
-    let mut temporary = name.to_owned();
-    temporary.push(".new");
-    let open = File::open(&dir)?;
-    durable::write_as(&open, &temporary, state.blob(), state.metadata())?;
-    durable::rename(&open, &temporary, name)?;
+    let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
+    let new = NewFile::write(&open, |file| {
+        file.write_all(state.blob())?;
+        durable::set_attributes(file, state.metadata())
+    })?;
+    new.replace(name)?;
     Ok(dir.join(name))
 }
 
 /// Forgets the domain's plain state, if one is kept. Says whether one was.
 pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
     let dir = place(state_dir, domain);
+    if TrustedDir::open_own(&dir)?.is_none() {
+        return Ok(false);
+    }
     match fs::remove_dir_all(&dir) {
         Ok(()) => {
-            durable::sync_parent(&dir)?;
+            let above = TrustedDir::open(&shelf(state_dir))?;
+            durable::sync_directory(&above.to_file()?)?;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

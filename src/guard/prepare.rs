@@ -6,7 +6,7 @@ use super::lease::{self, Lease, LeaseError};
 use super::status::is_running;
 use super::{Guard, Operation, before_the_answer, copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
-use crate::domain::{Domain, Vtpm};
+use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
@@ -36,7 +36,7 @@ pub enum Mode {
 /// verdict out. `operation` is what history says was asked for.
 pub fn prepare(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     deadline: Deadline,
@@ -63,7 +63,7 @@ pub fn prepare(
         Ok(domain) if mode == Mode::CarryOut => {
             let is_start = operation == Operation::PREPARE || !is_running(guard, domain);
             if is_start {
-                copies::keep_before_start(guard, domain)
+                copies::keep_before_start(guard, domain, deadline)
             } else {
                 Ok(())
             }
@@ -80,7 +80,7 @@ pub fn prepare(
 
 fn judged(
     guard: &Guard,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     operation: &str,
     mode: Mode,
     access: Access,
@@ -113,7 +113,8 @@ fn attempt(
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation) else {
+    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation, deadline)
+    else {
         return None;
     };
     let mut secret = SecretAction::None;
@@ -153,6 +154,10 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         verdict
             .findings
             .extend(trouble.map(Finding::ConfigurationBroken));
+        let trouble = guard.xml_trouble.clone();
+        verdict
+            .findings
+            .extend(trouble.map(Finding::DefinitionRead));
     }
     verdict
 }

@@ -1,19 +1,46 @@
 //! The last resort: a panic, or a deadline that passed while some call did not come back.
-//! Whatever hangs, libvirt gets its answer.
+//! Whatever hangs, libvirt gets its answer, and only one.
 
-use std::io::Write;
+use std::io;
+use std::os::fd::AsFd;
 use std::panic;
 use std::process;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock::Deadline;
 use crate::report::refusal_line;
 use crate::verdict::refusal::Refusal;
 
+/// How long a stderr that takes nothing may hold up the end of a refusal. libvirt reads it all
+/// the time; a dispatcher between the two may not.
+const TO_TELL: Duration = Duration::from_secs(5);
+
+/// How long an allowed start may still be held up, by its log for instance.
+const AFTER_ALLOWING: Duration = Duration::from_secs(1);
+
 /// The guest whose start may be refused; unset while nothing may be refused.
 static REFUSABLE: OnceLock<String> = OnceLock::new();
+
+/// How far the answer has come; see the constants below.
+static ANSWER: AtomicU8 = AtomicU8::new(UNDECIDED);
+
+/// Nothing is decided.
+const UNDECIDED: u8 = 0;
+/// The start goes on: nothing may refuse it any more.
+const ALLOWED: u8 = 1;
+/// The start is refused, and somebody writes the line of it.
+const REFUSING: u8 = 2;
+/// The start is refused, and the line is written.
+const REFUSED: u8 = 3;
+
+/// The thread that watches the deadline.
+static WATCH: OnceLock<Thread> = OnceLock::new();
 
 /// From here on a panic or a passed deadline refuses the start of this guest. Before it, and
 /// in all other operations, both end the hook with status 0.
@@ -22,13 +49,26 @@ pub(super) fn may_refuse(guest: &str) {
     let _ = REFUSABLE.set(guest.to_owned());
 }
 
-/// Whether the start has been refused: then nothing may let it pass any more.
-static REFUSED: AtomicBool = AtomicBool::new(false);
+/// The start goes on. A deadline that passes, or a panic that comes, while this is logged ends
+/// the hook with status 0.
+pub(super) fn allowed() {
+    let _ = take_over(ALLOWED);
+    if let Some(watch) = WATCH.get() {
+        watch.unpark();
+    }
+}
 
-/// The start is refused. Should the deadline pass, or a panic come, while this is told and
-/// kept for later, the hook ends at once, and with the status of a refusal.
-pub(super) fn refused() {
-    REFUSED.store(true, Ordering::SeqCst);
+/// The start is refused: tells it. Should the deadline pass, or a panic come, meanwhile or
+/// later, the hook ends with the status of a refusal, and not before the line is written.
+pub(super) fn refuse(line: &str) {
+    match take_over(REFUSING) {
+        Ok(()) => {
+            tell(line);
+            ANSWER.store(REFUSED, Ordering::SeqCst);
+        }
+        // The deadline has passed just now, and its answer ends the process.
+        Err(_) => thread::sleep(2 * TO_TELL),
+    }
 }
 
 /// Answers for a panic: where it was, never what it said, which might hold a value.
@@ -47,27 +87,192 @@ pub(super) fn answer_for_panics() {
 /// Answers when the deadline passes before the process has ended.
 pub(super) fn answer_at(deadline: Deadline) {
     let watch = move || {
-        while !deadline.has_passed() {
-            thread::sleep(deadline.remaining());
+        let mut end = deadline;
+        while !end.has_passed() {
+            thread::park_timeout(end.remaining());
+            if ANSWER.load(Ordering::SeqCst) == ALLOWED {
+                end = end.at_most(AFTER_ALLOWING);
+            }
         }
-        answer(&Refusal::LibvirtUnreachable {
-            reason: "the hook's deadline has passed".to_owned(),
-        });
+        answer(&Refusal::DeadlinePassed);
     };
-    // Without a thread to watch, the deadlines of the single steps still hold.
-    if let Err(error) = thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
-        tracing::warn!(%error, "nobody watches the deadline");
+    match thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
+        Ok(watch) => drop(WATCH.set(watch.thread().clone())),
+        // Without a thread to watch, the deadlines of the single steps still hold.
+        Err(error) => tracing::warn!(%error, "nobody watches the deadline"),
     }
 }
 
 fn answer(refusal: &Refusal) -> ! {
-    if REFUSED.load(Ordering::SeqCst) {
-        process::exit(1)
+    match take_over(REFUSING) {
+        Ok(()) => {
+            let Some(guest) = REFUSABLE.get() else {
+                process::exit(0)
+            };
+            tell(&refusal_line(guest, refusal));
+            process::exit(1)
+        }
+        Err(ALLOWED) => process::exit(0),
+        Err(_) => {
+            let end = Deadline::after(TO_TELL);
+            while ANSWER.load(Ordering::SeqCst) == REFUSING && !end.has_passed() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            process::exit(1)
+        }
     }
-    let Some(guest) = REFUSABLE.get() else {
-        process::exit(0)
-    };
-    // A closed stderr cannot be told anything; the status still refuses.
-    let _ = writeln!(std::io::stderr(), "{}", refusal_line(guest, refusal));
-    process::exit(1)
+}
+
+/// Decides the answer, unless that was done before: then the error is what was decided.
+fn take_over(answer: u8) -> Result<(), u8> {
+    let (before, after) = (Ordering::SeqCst, Ordering::SeqCst);
+    let decided = ANSWER.compare_exchange(UNDECIDED, answer, before, after);
+    decided.map(|_| ())
+}
+
+/// Writes a line on stderr. A reader that has left, or takes nothing for too long, cannot be
+/// told anything; the status still refuses.
+fn tell(line: &str) {
+    let end = Deadline::after(TO_TELL);
+    let stderr = io::stderr();
+    let line = format!("{line}\n");
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() && !end.has_passed() {
+        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        let timeout = PollTimeout::try_from(end.remaining()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        // No more than a writable pipe takes without waiting (`PIPE_BUF`).
+        match nix::unistd::write(&stderr, &rest[..rest.len().min(4096)]) {
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// The scene that a child process of this test plays.
+    const SCENE: &str = "VTPM_GUARD_TEST_SCENE";
+
+    const DEADLINE: Duration = Duration::from_millis(300);
+
+    /// Longer than the deadline, and than what may follow it.
+    fn hang() {
+        thread::sleep(Duration::from_secs(20));
+    }
+
+    #[test]
+    #[ignore = "ends its own process: run by the tests below in one of its own"]
+    fn scene() {
+        let scene = std::env::var(SCENE).unwrap();
+        if !scene.contains("not refusable") {
+            may_refuse("vm1");
+        }
+        answer_at(Deadline::after(DEADLINE));
+        answer_for_panics();
+        match scene.as_str() {
+            "hangs" | "hangs, not refusable" => hang(),
+            "panics" | "panics, not refusable" => panic!("a fault"),
+            "allowed, then hangs" => {
+                allowed();
+                hang();
+            }
+            "allowed, then panics" => {
+                allowed();
+                panic!("a fault");
+            }
+            "refused, then hangs" => {
+                refuse("the line");
+                hang();
+            }
+            "refused, then panics" => {
+                refuse("the line");
+                panic!("a fault");
+            }
+            other => panic!("no scene {other}"),
+        }
+    }
+
+    fn play(scene: &str, stderr: Stdio) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "hook::emergency::tests::scene"])
+            .env(SCENE, scene)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap()
+    }
+
+    /// The status, the lines on stderr, and how long it took.
+    fn played(scene: &str) -> (i32, String, Duration) {
+        let started = Instant::now();
+        let output = play(scene, Stdio::piped()).wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said, started.elapsed())
+    }
+
+    #[test]
+    fn the_deadline_and_a_panic_refuse_a_guest_that_may_be_refused_and_no_other() {
+        let (status, said, _) = played("hangs");
+        assert!(
+            status == 1 && said.starts_with("vtpm-guard: VG302 "),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let (status, said, _) = played("panics");
+        assert!(
+            status == 1 && said.starts_with("vtpm-guard: VG901 "),
+            "{said}"
+        );
+        for scene in ["hangs, not refusable", "panics, not refusable"] {
+            let (status, said, _) = played(scene);
+            assert_eq!((status, said.as_str()), (0, ""), "{scene}");
+        }
+    }
+
+    #[test]
+    fn nothing_after_the_verdict_refuses_an_allowed_start_or_holds_it_up_for_long() {
+        for scene in ["allowed, then hangs", "allowed, then panics"] {
+            let (status, said, time) = played(scene);
+            assert_eq!((status, said.as_str()), (0, ""), "{scene}");
+            assert!(time < Duration::from_secs(5), "{scene}: {time:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_after_the_verdict_lets_a_refused_start_pass() {
+        for scene in ["refused, then hangs", "refused, then panics"] {
+            let (status, said, _) = played(scene);
+            assert_eq!((status, said.as_str()), (1, "the line\n"), "{scene}");
+        }
+    }
+
+    #[test]
+    fn a_stderr_that_takes_nothing_for_a_while_gets_the_line_before_the_status() {
+        for scene in ["refused, then hangs", "hangs"] {
+            let (mut reader, mut writer) = io::pipe().unwrap();
+            // 64 KiB are what a pipe holds.
+            writer.write_all(&vec![b'x'; 64 << 10]).unwrap();
+            let mut child = play(scene, writer.into());
+            thread::sleep(2 * DEADLINE);
+            assert!(child.try_wait().unwrap().is_none(), "{scene}: no line yet");
+            let mut said = Vec::new();
+            reader.read_to_end(&mut said).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(1), "{scene}");
+            let line = String::from_utf8(said[64 << 10..].to_vec()).unwrap();
+            assert_eq!(line.lines().count(), 1, "{scene}: {line}");
+        }
+    }
 }

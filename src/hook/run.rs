@@ -1,7 +1,7 @@
 //! One call of the hook: read, judge, carry out, answer.
 
 use std::ffi::OsString;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,13 +13,14 @@ use super::stdin::Stdin;
 use crate::capture;
 use crate::clock::Deadline;
 use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
-use crate::domain::{self, Domain, Vtpm};
+use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, Mode, Operation};
 use crate::libvirt::Libvirt;
 use crate::log;
-use crate::report;
+use crate::report::{self, Named};
 use crate::sys;
 use crate::verdict::Decision;
+use crate::verdict::facts::Permission;
 use crate::verdict::outcome::Outcome;
 
 /// As much of the domain XML as is kept in memory, in bytes, to be captured should the start
@@ -40,22 +41,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if !concerns_the_guard(&domain) {
         return ExitCode::SUCCESS;
     }
-    // The deadline or a fault may refuse this guest, but never one without an encrypted vTPM.
-    let is_encrypted = domain
-        .as_ref()
-        .is_ok_and(|domain| domain.encrypted_vtpm().is_some());
-    if event.operation == Operation::Prepare && is_encrypted {
+    let is_start = event.operation == Operation::Prepare;
+    if is_start && may_be_refused(&domain, None) {
         emergency::may_refuse(&event.guest);
     }
     if let Err(error) = sys::protect_process() {
         tracing::warn!(%error, "a core dump of this process could hold keys");
     }
     let mut guard = guard_of_this_host();
+    let domain = domain.or_else(|unreadable| guard.defined_by_libvirt(&event.guest, unreadable));
+    if is_start && may_be_refused(&domain, Some(&guard)) {
+        emergency::may_refuse(&event.guest);
+    }
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
     let deadline = guard.mind_starting_libvirtd(domain.as_ref().ok(), deadline);
     emergency::answer_at(deadline);
     // A log that cannot be opened stops nothing: there is nobody else to tell.
     let _ = log::init(&guard.config, &guard.state_dir);
+    if let Some(trouble) = &guard.xml_trouble {
+        tracing::warn!(guest = event.guest, "{trouble}");
+    }
+    if !concerns_the_guard(&domain) {
+        return ExitCode::SUCCESS;
+    }
 
     match (event.operation, &domain) {
         (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, &xml, deadline),
@@ -68,7 +76,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (_, Err(error)) => {
             tracing::warn!(
                 guest = event.guest,
-                error,
+                error = error.reason,
                 "the domain XML could not be read"
             );
             ExitCode::SUCCESS
@@ -79,24 +87,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn prepare(
     guard: &Guard,
     guest: &str,
-    domain: &Result<Domain, String>,
+    domain: &Result<Domain, UnreadableDomain>,
     xml: &[u8],
     deadline: Deadline,
 ) -> ExitCode {
     let outcome = guard::prepare(guard, domain, Operation::PREPARE, Mode::CarryOut, deadline);
-    log::decision(guest, "prepare", &outcome);
     let Outcome {
         verdict, domain, ..
     } = &outcome;
     let Decision::Deny(refusal) = &verdict.decision else {
+        emergency::allowed();
+        log::decision(guest, "prepare", &outcome);
         return ExitCode::SUCCESS;
     };
-    emergency::refused();
-    let name = domain.as_ref().map_or(guest, |domain| &domain.name);
-    // libvirt reads to the end of stderr: nothing can be done for a reader that has left.
-    let _ = writeln!(io::stderr(), "{}", report::refusal_line(name, refusal));
+    let named = domain.as_ref().map_or(Named::from(guest), Named::from);
+    emergency::refuse(&report::refusal_line(named, refusal));
+    log::decision(guest, "prepare", &outcome);
     let kept = guard.config.capture_denied;
-    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), name, kept) {
+    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), named.name, kept) {
         tracing::warn!(%error, "the domain XML was not captured");
     }
     ExitCode::FAILURE
@@ -110,18 +118,27 @@ fn guard_of_this_host() -> Guard {
     };
     let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
     guard.config_trouble = trouble;
+    guard.shares_keks = true;
     guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
     guard
 }
 
-/// Session daemons run the same hook as plain users, whose guests are none of its business.
+/// Session daemons run the same hook as plain users, whose guests are none of its business. For
+/// root it always is: where the directory is somebody else's, the store cannot be used (VG401).
 fn called_by_owner(state_dir: &Path) -> bool {
     let owner = std::fs::metadata(state_dir).map_or(0, |metadata| metadata.uid());
-    nix::unistd::geteuid().as_raw() == owner
+    let user = nix::unistd::geteuid().as_raw();
+    user == owner || (user == 0 && is_root_of_this_host())
+}
+
+/// Whether root here is root, and not a plain user in a namespace of its own.
+fn is_root_of_this_host() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The domain, or why its XML could not be read; and the XML itself, if it is not too long.
-fn read_domain(started: Instant) -> (Result<Domain, String>, Vec<u8>) {
+fn read_domain(started: Instant) -> (Result<Domain, UnreadableDomain>, Vec<u8>) {
     // The last tenth of the deadline is kept back for the verdict on what did not come.
     let time_limit = || {
         let config = Config::load(Path::new(DEFAULT_CONFIG)).unwrap_or_default();
@@ -131,19 +148,94 @@ fn read_domain(started: Instant) -> (Result<Domain, String>, Vec<u8>) {
     let mut head = Vec::with_capacity(8 * 1024);
     let limit = CAPTURE_LIMIT as u64;
     if let Err(error) = stdin.by_ref().take(limit).read_to_end(&mut head) {
-        return (Err(error.to_string()), head);
+        let has_emulated_tpm =
+            domain::examine(head.as_slice()).is_err_and(|seen| seen.has_emulated_tpm);
+        let unreadable = UnreadableDomain {
+            reason: error.to_string(),
+            has_emulated_tpm,
+        };
+        return (Err(unreadable), head);
     }
-    let domain = if head.len() < CAPTURE_LIMIT {
-        domain::read(head.as_slice())
+    let domain = if head.trim_ascii().is_empty() {
+        // libvirt always gives one.
+        let reason = "stdin was empty: does another hook read it before this one?";
+        Err(UnreadableDomain::unseen(reason))
+    } else if head.len() < CAPTURE_LIMIT {
+        domain::examine(head.as_slice())
     } else {
-        domain::read(BufReader::new(head.as_slice().chain(stdin)))
+        domain::examine(BufReader::new(head.as_slice().chain(stdin)))
     };
     if head.len() == CAPTURE_LIMIT {
         head.clear();
     }
-    (domain.map_err(|error| error.to_string()), head)
+    (domain, head)
 }
 
-fn concerns_the_guard(domain: &Result<Domain, String>) -> bool {
+/// Whether the table may refuse this guest, and so the deadline and a panic, too: one with an
+/// emulated TPM, for encrypted state may be under an XML that does not say so; and one that was
+/// seen to have one before its XML turned out to be unreadable, where the policy of `guard`
+/// refuses it.
+fn may_be_refused(domain: &Result<Domain, UnreadableDomain>, guard: Option<&Guard>) -> bool {
+    match domain {
+        Ok(domain) => domain.has_emulated_tpm(),
+        Err(unreadable) => {
+            let denies = |guard: &Guard| guard.config.policy.unencrypted == Permission::Deny;
+            unreadable.has_emulated_tpm && guard.is_some_and(denies)
+        }
+    }
+}
+
+fn concerns_the_guard(domain: &Result<Domain, UnreadableDomain>) -> bool {
     !matches!(domain, Ok(domain) if !matches!(domain.vtpm, Some(Vtpm::Emulator(_))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_table_may_refuse_the_deadline_may_refuse_too() {
+        let domain = |devices: &str| {
+            let uuid = "7c1d3b52-9a4e-4c55-8f10-0123456789ab";
+            let xml = format!(
+                "<domain><name>vm1</name><uuid>{uuid}</uuid><devices>{devices}</devices></domain>"
+            );
+            domain::examine(xml.as_bytes())
+        };
+        let strict = {
+            let mut guard = Guard::new(Config::default(), PathBuf::new());
+            guard.config.policy.unencrypted = Permission::Deny;
+            guard
+        };
+        let lax = Guard::new(Config::default(), PathBuf::new());
+        let seen = Err(UnreadableDomain {
+            reason: String::new(),
+            has_emulated_tpm: true,
+        });
+        let unseen = Err(UnreadableDomain::unseen(""));
+        for (domain, guard, refusable) in [
+            (domain("<tpm><backend type='emulator'/></tpm>"), &lax, true),
+            (
+                domain("<tpm><backend type='emulator'/></tpm>"),
+                &strict,
+                true,
+            ),
+            (domain(""), &strict, false),
+            (
+                domain("<tpm><backend type='external'/></tpm>"),
+                &strict,
+                false,
+            ),
+            (seen.clone(), &strict, true),
+            (seen, &lax, false),
+            (unseen, &strict, false),
+        ] {
+            assert_eq!(
+                may_be_refused(&domain, Some(guard)),
+                refusable,
+                "{domain:?}"
+            );
+        }
+    }
 }

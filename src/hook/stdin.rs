@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long stdin may be silent before its deadline is asked for. libvirt writes the XML at
+/// How long reading stdin may take before its deadline is asked for. libvirt writes the XML at
 /// once, so that most calls never ask, and never read the configuration for it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -30,18 +30,19 @@ impl<F: Fn() -> Duration> Stdin<F> {
     }
 
     fn wait(&self) -> io::Result<()> {
-        if is_readable(PATIENCE)? {
-            return Ok(());
-        }
         loop {
-            let limit = *self.asked.get_or_init(&self.time_limit);
-            let left = limit.saturating_sub(self.started.elapsed());
-            if left.is_zero() {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "stdin stayed open and silent",
-                ));
+            let passed = self.started.elapsed();
+            let limit = if passed < PATIENCE {
+                PATIENCE
+            } else {
+                *self.asked.get_or_init(&self.time_limit)
+            };
+            // Also while bytes trickle in, one by one.
+            if passed >= limit {
+                let error = "stdin did not end in time";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, error));
             }
+            let left = limit.saturating_sub(passed);
             if is_readable(left)? {
                 return Ok(());
             }

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::libc;
@@ -12,23 +12,19 @@ use sha2::{Digest, Sha256};
 use super::KeptError;
 use crate::key::hex;
 use crate::swtpm::MAX_STATE_LEN;
-
-/// The permission bits that let the group or everybody write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+use crate::trusted::{Distrust, TrustedDir};
 
 /// The names in a directory of copies, which must be this user's alone; none where there is none.
 pub(super) fn names(path: &Path) -> Result<Vec<OsString>, KeptError> {
-    let entries = match File::open(path).and_then(|dir| dir.metadata()) {
-        Ok(metadata) => {
-            let user = nix::unistd::geteuid().as_raw();
-            if metadata.uid() != user || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-                let path = path.to_owned();
-                return Err(KeptError::NotTrusted { path });
-            }
-            fs::read_dir(path).map_err(KeptError::io(path))?
+    // What its path leads to is root's to change, and so no other directory by now.
+    let entries = match TrustedDir::open_own(path) {
+        Ok(Some(_)) => fs::read_dir(path).map_err(KeptError::io(path))?,
+        Ok(None) => return Ok(Vec::new()),
+        Err(Distrust::Io { path, source }) => return Err(KeptError::Io { path, source }),
+        Err(_) => {
+            let path = path.to_owned();
+            return Err(KeptError::NotTrusted { path });
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(KeptError::io(path)(error)),
     };
     let names = entries.map(|entry| Ok(entry?.file_name()));
     names

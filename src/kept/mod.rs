@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub use manifest::{Attributes, Manifest, Run};
 pub use original::Original;
 pub use put_back::{PutBack, PutBackError, put_back};
-pub use shelf::{KeptState, Shelf, domains};
+pub use shelf::{COPIES_KEPT, KeptState, Shelf, domains};
 
 use crate::swtpm::StateError;
 

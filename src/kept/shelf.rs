@@ -1,9 +1,8 @@
 //! The directory of one guest's copies.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::KeptError;
@@ -14,11 +13,16 @@ use crate::clock::Timestamp;
 use crate::durable;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, StateFile};
+use crate::trusted::TrustedDir;
 use crate::verdict::facts::Occasion;
 
 /// The directory of all copies in a state directory.
 const DIRECTORY: &str = "tpm-state";
 const RUN: &str = "run.json";
+
+/// How many copies of one guest's TPM state stand by. Each start that fails of a transient guest
+/// whose state has changed makes one more, and each may have megabytes.
+pub const COPIES_KEPT: usize = 4;
 
 /// One copy, read whole.
 #[derive(Debug)]
@@ -112,7 +116,13 @@ impl Shelf {
 
     /// Removes it, with every copy that it holds. Says whether it was there.
     pub fn remove(&self) -> Result<bool, KeptError> {
-        match fs::remove_dir_all(&self.path).and_then(|()| durable::sync_parent(&self.path)) {
+        // Nothing is removed for anybody who could have put it there.
+        names(&self.path)?;
+        let removed = fs::remove_dir_all(&self.path).and_then(|()| {
+            let (above, _) = durable::open_parent(&self.path)?;
+            durable::sync_directory(&above)
+        });
+        match removed {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(KeptError::io(&self.path)(error)),
@@ -127,14 +137,31 @@ impl Shelf {
 
     /// All copies that can be read, the latest first, and why the others cannot.
     pub fn copies(&self) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
+        self.copies_that(|_| true)
+    }
+
+    /// Those that may be put back without anybody asking for it; of the others no more than the
+    /// manifest is read.
+    pub fn standing_by(&self) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
+        self.copies_that(|manifest| manifest.set_aside_at.is_none())
+    }
+
+    fn copies_that(
+        &self,
+        mut is_wanted: impl FnMut(&Manifest) -> bool,
+    ) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
         let (mut copies, mut unreadable) = (Vec::new(), Vec::new());
         for name in names(&self.path)? {
             let name = Path::new(&name);
             if name.extension() != Some(OsStr::new("json")) || name == Path::new(RUN) {
                 continue;
             }
-            match self.read_copy(&self.path.join(name)) {
-                Ok(copy) => copies.push(copy),
+            let manifest = Self::read_manifest(&self.path.join(name));
+            match manifest.and_then(|manifest| {
+                let wanted = is_wanted(&manifest);
+                wanted.then(|| self.read_copy(manifest)).transpose()
+            }) {
+                Ok(copy) => copies.extend(copy),
                 Err(error) => unreadable.push(error),
             }
         }
@@ -150,13 +177,16 @@ impl Shelf {
         occasion: Occasion,
     ) -> Result<String, KeptError> {
         let dir = self.open_or_make()?;
-        let (copies, _) = self.copies()?;
         let sha256 = hash(&original.bytes);
-        let same = copies.iter().find(|copy| copy.manifest.sha256 == sha256);
+        let mut latest = 0;
+        let (same, _) = self.copies_that(|manifest| {
+            latest = latest.max(manifest.number);
+            manifest.sha256 == sha256
+        })?;
+        let same = same.first();
         if same.is_some_and(KeptState::is_standing_by) {
             return Ok(sha256);
         }
-        let latest = copies.first().map_or(0, |copy| copy.manifest.number);
         let manifest = Manifest {
             number: latest + 1,
             ..manifest(original, domain_name, occasion)
@@ -170,7 +200,7 @@ impl Shelf {
 
     /// Drops a copy for good: its manifest first, without which the bytes are nothing.
     pub fn drop_copy(&self, sha256: &str) -> Result<(), KeptError> {
-        let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
+        let dir = self.open_or_make()?;
         for name in [manifest_name(sha256), state_name(sha256)] {
             let path = self.path.join(&name);
             durable::remove(&dir, OsStr::new(&name)).map_err(KeptError::io(&path))?;
@@ -178,11 +208,34 @@ impl Shelf {
         Ok(())
     }
 
+    /// Drops copies that stand by, where there are more than [`COPIES_KEPT`]: all but that of the
+    /// state which is there now, and the latest that `is_proven` says is the guest's. Where none
+    /// is, the earliest stays: those that came later may be what somebody put in the state's
+    /// place.
+    pub fn drop_surplus(
+        &self,
+        current: &str,
+        mut is_proven: impl FnMut(&KeptState) -> bool,
+    ) -> Result<(), KeptError> {
+        let (copies, _) = self.standing_by()?;
+        if copies.len() <= COPIES_KEPT {
+            return Ok(());
+        }
+        let proven = copies.iter().position(&mut is_proven);
+        let proven = proven.unwrap_or(copies.len() - 1);
+        for (at, copy) in copies.iter().enumerate() {
+            let name = copy.manifest.sha256();
+            if name != current && at != proven {
+                self.drop_copy(name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets aside every copy that stands by: none is put back by itself any more. Gives their
     /// number.
     pub fn set_aside(&self, now: Timestamp) -> Result<usize, KeptError> {
-        let (mut copies, _) = self.copies()?;
-        copies.retain(KeptState::is_standing_by);
+        let (mut copies, _) = self.standing_by()?;
         for KeptState { manifest, .. } in &mut copies {
             let dir = self.open_or_make()?;
             manifest.set_aside_at = Some(now.0);
@@ -217,7 +270,7 @@ impl Shelf {
 
     /// Forgets how far the run had come.
     pub fn forget_run(&self) -> Result<(), KeptError> {
-        let dir = File::open(&self.path).map_err(KeptError::io(&self.path))?;
+        let dir = self.open_or_make()?;
         durable::remove(&dir, OsStr::new(RUN)).map_err(KeptError::io(&self.path))
     }
 
@@ -231,7 +284,7 @@ impl Shelf {
         Ok(())
     }
 
-    fn read_copy(&self, path: &Path) -> Result<KeptState, KeptError> {
+    fn read_manifest(path: &Path) -> Result<Manifest, KeptError> {
         let unknown = || KeptError::UnknownManifest {
             path: path.to_owned(),
         };
@@ -241,6 +294,10 @@ impl Shelf {
         if manifest.format != FORMAT || !is_named_so || !manifest.path.is_absolute() {
             return Err(unknown());
         }
+        Ok(manifest)
+    }
+
+    fn read_copy(&self, manifest: Manifest) -> Result<KeptState, KeptError> {
         let path = self.path.join(state_name(&manifest.sha256));
         let bytes = read(&path).map_err(KeptError::io(&path))?;
         if hash(&bytes) != manifest.sha256 {
@@ -254,9 +311,7 @@ impl Shelf {
     }
 
     fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), KeptError> {
-        let temporary = OsString::from(format!(".{name}.{}", std::process::id()));
-        durable::replace(dir, &temporary, OsStr::new(name), bytes)
-            .map_err(KeptError::io(&self.path.join(name)))
+        durable::replace(dir, OsStr::new(name), bytes).map_err(KeptError::io(&self.path.join(name)))
     }
 
     fn open_or_make(&self) -> Result<File, KeptError> {
@@ -264,15 +319,6 @@ impl Shelf {
     }
 
     fn try_open_or_make(&self) -> io::Result<File> {
-        if !self.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.path)?;
-            for made in self.path.ancestors().take(2) {
-                durable::sync_parent(made)?;
-            }
-        }
-        File::open(&self.path)
+        TrustedDir::open_or_make_own(&self.path)?.to_file()
     }
 }

@@ -301,3 +301,61 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
         [place.domain]
     );
 }
+
+/// An orchestrator retries, and swtpm's user writes other bytes each time.
+#[test]
+fn no_more_than_a_few_copies_stand_by_the_proven_and_the_latest_among_them() {
+    let place = Place::new();
+    let keep = |bytes: String| {
+        place.put(bytes.as_bytes());
+        place.keep(Occasion::Start)
+    };
+    let first = keep("the first".to_owned());
+    let mut proven = None;
+    for number in 0..100 {
+        let latest = keep(format!("state {number}"));
+        if number == 50 {
+            proven = Some(latest.clone());
+        }
+        let is_proven = |copy: &KeptState| Some(copy.manifest.sha256()) == proven.as_deref();
+        place.shelf().drop_surplus(&latest, is_proven).unwrap();
+        let copies = place.copies();
+        assert!(copies.len() <= COPIES_KEPT, "{} copies", copies.len());
+        let has = |sha256: &str| copies.iter().any(|copy| copy.manifest.sha256() == sha256);
+        assert!(has(&latest), "the latest");
+        match &proven {
+            Some(proven) => assert!(has(proven), "the proven one"),
+            None => assert!(has(&first), "none is proven: the earliest"),
+        }
+    }
+}
+
+/// Its state is an old one again.
+#[test]
+fn the_copy_of_the_state_that_is_there_is_not_surplus() {
+    let place = Place::new();
+    let mut names = Vec::new();
+    for number in 0..=COPIES_KEPT {
+        place.put(format!("state {number}").as_bytes());
+        names.push(place.keep(Occasion::Start));
+    }
+    place.put(b"state 1");
+    assert_eq!(place.keep(Occasion::Start), names[1]);
+    place.shelf().drop_surplus(&names[1], |_| false).unwrap();
+    let left = place.copies();
+    let left: Vec<_> = left.iter().map(|copy| copy.manifest.sha256()).collect();
+    assert_eq!(left, [&names[1], &names[0]]);
+}
+
+#[test]
+fn what_was_set_aside_by_a_person_is_not_surplus() {
+    let place = Place::new();
+    for number in 0..10 {
+        place.put(format!("state {number}").as_bytes());
+        let current = place.keep(Occasion::Start);
+        place.shelf().set_aside(Timestamp(number)).unwrap();
+        place.shelf().drop_surplus(&current, |_| false).unwrap();
+    }
+    assert_eq!(place.copies().len(), 10);
+    assert!(place.shelf().standing_by().unwrap().0.is_empty());
+}

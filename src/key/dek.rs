@@ -21,6 +21,9 @@ impl Dek {
     /// `remote_protocol.x`.
     pub const MAX_LEN: usize = 65_536;
 
+    /// Shorter values, in bytes, can be guessed.
+    const STRONG_LEN: usize = 16;
+
     /// The random bits of a new key, in bytes.
     const RANDOM_LEN: usize = 32;
 
@@ -45,6 +48,15 @@ impl Dek {
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether it is so short that somebody who has the TPM's state may guess it: swtpm derives
+    /// its file key with 1000 rounds, which is a cheap guess. NULs at the end do not count for
+    /// swtpm.
+    #[must_use]
+    pub fn is_guessable(&self) -> bool {
+        let end = self.0.iter().rposition(|byte| *byte != 0);
+        end.map_or(0, |last| last + 1) < Self::STRONG_LEN
     }
 
     /// A second box with the same bytes. By name, for no copy of a key is made by the way.
@@ -72,6 +84,21 @@ mod tests {
         assert_eq!(one.expose().len(), 64);
         assert!(one.expose().iter().all(u8::is_ascii_hexdigit));
         assert!(!one.same_as(&other));
+    }
+
+    #[test]
+    fn a_short_value_can_be_guessed_and_a_new_key_cannot() {
+        let dek = |bytes: &[u8]| Dek::from_bytes(Zeroizing::new(bytes.to_vec()));
+        for short in [
+            &b""[..],
+            b"a",
+            b"fifteen bytes..",
+            b"a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        ] {
+            assert!(dek(short).is_guessable(), "{short:?}");
+        }
+        assert!(!dek(b"sixteen bytes...").is_guessable());
+        assert!(!Dek::generate().unwrap().is_guessable());
     }
 
     #[test]

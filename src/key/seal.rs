@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::hex;
@@ -15,15 +16,37 @@ use crate::clock::Deadline;
 /// The longest sealed text, in bytes. systemd's are some 150 to 1500 bytes long.
 pub(super) const MAX_SEALED: usize = 16 * 1024;
 
-/// How a KEK is sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a KEK is sealed; the stronger seal is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seal {
-    /// `systemd-creds` with the host's key and its TPM 2.0.
-    HostAndTpm2,
-    /// `systemd-creds` with the host's key.
-    Host,
     /// In clear in a file that only root can read: the host has no systemd credentials.
     RootOnlyFile,
+    /// `systemd-creds` with the host's key.
+    Host,
+    /// `systemd-creds` with the host's key and its TPM 2.0.
+    HostAndTpm2,
+}
+
+impl Seal {
+    /// All of them, the strongest first.
+    pub(super) const ALL: [Self; 3] = [Self::HostAndTpm2, Self::Host, Self::RootOnlyFile];
+}
+
+/// What happens where a key cannot be sealed as strongly as this host should be able to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeakerSeal {
+    /// It is an error: what fails now may work in a moment.
+    Refused,
+    /// The next weaker seal is taken, down to a file in clear: an administrator said so.
+    Allowed,
+}
+
+/// A sealed key.
+pub(super) struct Sealed {
+    pub(super) seal: Seal,
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// Why it is not sealed as strongly as this host should be able to.
+    pub(super) trouble: Option<String>,
 }
 
 /// As `provider show` and `status` say it.
@@ -55,11 +78,18 @@ pub enum SealError {
 #[derive(Debug, Clone)]
 pub struct Sealer {
     program: PathBuf,
+    /// Whether it can seal for this user.
+    seals: bool,
 }
 
 impl Default for Sealer {
+    /// The host's own, whose key is root's: a plain user's keys (those of a trial) are sealed by
+    /// nobody.
     fn default() -> Self {
-        Self::at(PathBuf::from("systemd-creds"))
+        Self {
+            program: PathBuf::from("systemd-creds"),
+            seals: geteuid().is_root(),
+        }
     }
 }
 
@@ -67,37 +97,92 @@ impl Sealer {
     /// A program that understands what `systemd-creds` does.
     #[must_use]
     pub fn at(program: PathBuf) -> Self {
-        Self { program }
+        Self {
+            program,
+            seals: true,
+        }
+    }
+
+    /// The strongest seal that this host has: with its TPM 2.0, if it has one that systemd can
+    /// use; a file in clear only where systemd credentials are not installed.
+    pub(super) fn strongest(&self, deadline: Deadline) -> Result<Seal, SealError> {
+        if !self.seals {
+            return Ok(Seal::RootOnlyFile);
+        }
+        let args = ["has-tpm2", "--quiet"];
+        match child::run(&self.program, &args, b"", MAX_SEALED, deadline) {
+            Ok(output) if output.status.success() => Ok(Seal::HostAndTpm2),
+            // Firmware, driver, system and libraries must all support one; the status is a mask
+            // of those that do not. Before systemd 251 there was no such question.
+            Ok(output) if output.status.code().is_some() => Ok(Seal::Host),
+            Ok(output) => Err(SealError::Refused(format!(
+                "{}: {}",
+                self.program.display(),
+                output.status
+            ))),
+            Err(ChildError::NotInstalled(_)) => Ok(Seal::RootOnlyFile),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Seals as strongly as this host can, and believes nothing that did not unseal again.
+    ///
+    /// That the host key cannot be made or read now (a full or read-only disk), or that the TPM
+    /// is busy or locked out, is no reason to leave the key less protected for good: it is an
+    /// error, unless a weaker seal was allowed.
     pub(super) fn seal(
         &self,
         kek: &Kek,
+        weaker: WeakerSeal,
         deadline: Deadline,
-    ) -> Result<(Seal, Zeroizing<Vec<u8>>), SealError> {
-        let with_tpm2 = self.has_tpm2(deadline)?.then_some(Seal::HostAndTpm2);
-        for seal in with_tpm2.into_iter().chain([Seal::Host]) {
-            let sealed = self.encrypt(seal, kek, deadline).and_then(|sealed| {
-                self.unseal(seal, &sealed, kek.key_id(), deadline)?;
-                Ok(sealed)
-            });
-            match sealed {
-                Ok(sealed) => return Ok((seal, sealed)),
-                // Not on this host: no such program, no host key (/var/lib/systemd cannot be
-                // written), a TPM that does not do what it says.
-                Err(
-                    SealError::Child(ChildError::NotInstalled(_))
-                    | SealError::Refused(_)
-                    | SealError::NotTheKey,
-                ) => {}
+    ) -> Result<Sealed, SealError> {
+        let strongest = match self.strongest(deadline) {
+            Err(SealError::Refused(_)) if weaker == WeakerSeal::Allowed => Seal::Host,
+            strongest => strongest?,
+        };
+        let mut trouble = None;
+        for seal in Seal::ALL.into_iter().filter(|seal| *seal <= strongest) {
+            match self.seal_with(seal, kek, deadline) {
+                Ok(bytes) => {
+                    return Ok(Sealed {
+                        seal,
+                        bytes,
+                        trouble,
+                    });
+                }
+                Err(error) if weaker == WeakerSeal::Allowed => {
+                    let first = || format!("{seal}: {error}");
+                    trouble = Some(trouble.unwrap_or_else(first));
+                }
                 Err(error) => return Err(error),
             }
         }
-        let mut digits = Zeroizing::new(vec![0; 2 * Kek::LEN + 1]);
-        hex::encode(kek.expose(), &mut digits[..2 * Kek::LEN]);
-        digits[2 * Kek::LEN] = b'\n';
-        Ok((Seal::RootOnlyFile, digits))
+        Err(SealError::Refused(trouble.unwrap_or_default()))
+    }
+
+    /// Seals in this one way, and unseals it again.
+    pub(super) fn seal_with(
+        &self,
+        seal: Seal,
+        kek: &Kek,
+        deadline: Deadline,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let with_key = match seal {
+            Seal::HostAndTpm2 => "--with-key=host+tpm2",
+            Seal::Host => "--with-key=host",
+            Seal::RootOnlyFile => {
+                let mut digits = Zeroizing::new(vec![0; 2 * Kek::LEN + 1]);
+                hex::encode(kek.expose(), &mut digits[..2 * Kek::LEN]);
+                digits[2 * Kek::LEN] = b'\n';
+                return Ok(digits);
+            }
+        };
+        let name = credential_name(kek.key_id());
+        // No PCRs: a firmware update must not lock the key away.
+        let args = ["encrypt", with_key, "--tpm2-pcrs=", &name, "-", "-"];
+        let sealed = self.run(&args, kek.expose(), deadline)?;
+        self.unseal(seal, &sealed, kek.key_id(), deadline)?;
+        Ok(sealed)
     }
 
     /// Unseals, and makes sure that it is the key with this id.
@@ -121,37 +206,6 @@ impl Sealer {
         };
         kek.filter(|kek| kek.key_id() == key_id)
             .ok_or(SealError::NotTheKey)
-    }
-
-    fn encrypt(
-        &self,
-        seal: Seal,
-        kek: &Kek,
-        deadline: Deadline,
-    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let with_key = match seal {
-            Seal::HostAndTpm2 => "--with-key=host+tpm2",
-            Seal::Host | Seal::RootOnlyFile => "--with-key=host",
-        };
-        let name = credential_name(kek.key_id());
-        // No PCRs: a firmware update must not lock the key away.
-        let args = ["encrypt", with_key, "--tpm2-pcrs=", &name, "-", "-"];
-        self.run(&args, kek.expose(), deadline)
-    }
-
-    /// Whether firmware, driver, system and libraries all support a TPM 2.0: exit status 0.
-    fn has_tpm2(&self, deadline: Deadline) -> Result<bool, SealError> {
-        match child::run(
-            &self.program,
-            &["has-tpm2", "--quiet"],
-            b"",
-            MAX_SEALED,
-            deadline,
-        ) {
-            Ok(output) => Ok(output.status.success()),
-            Err(ChildError::NotInstalled(_)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn run(

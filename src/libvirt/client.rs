@@ -49,17 +49,27 @@ impl Libvirt {
         }
     }
 
-    /// The guest of this UUID or, if there is none, of this name. Never to be asked from a
-    /// hook.
-    pub fn guest(
+    /// The guest of this UUID and the one of this name: two, where the name of one is the UUID
+    /// of the other. Never to be asked from a hook.
+    pub fn guests_called(
         &self,
         name_or_uuid: &str,
         deadline: Deadline,
-    ) -> Result<Option<Guest>, SecretError> {
+    ) -> Result<Vec<Guest>, SecretError> {
         match self.ask(&Request::Guest(name_or_uuid), deadline)? {
-            Response::Guests(guests) => Ok(guests.into_iter().next()),
+            Response::Guests(guests) => Ok(guests),
             other => Err(misunderstood(&other)),
         }
+    }
+
+    /// The guest of this UUID. Never to be asked from a hook.
+    pub fn guest(
+        &self,
+        uuid: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Guest>, SecretError> {
+        let called = self.guests_called(&uuid.to_string(), deadline)?;
+        Ok(called.into_iter().find(|guest| guest.uuid == uuid))
     }
 
     /// Undefines the secret if it is the one that was laid out for this guest's start with the

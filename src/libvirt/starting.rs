@@ -118,6 +118,39 @@ fn has_thread(process: &Path, wanted: &str) -> bool {
         .any(|thread| name(&thread.path()).is_some_and(|name| name == wanted))
 }
 
+/// The daemon of a modular libvirt that holds its secrets.
+const MODULAR: &str = "virtsecretd";
+
+/// Whether a daemon that may hold secrets runs on this host. Nobody connects to it to find out:
+/// where none runs, systemd listens in its place, and would start it and let the caller wait.
+#[must_use]
+pub fn a_daemon_runs() -> bool {
+    daemon_in(Path::new("/proc"))
+}
+
+fn daemon_in(proc: &Path) -> bool {
+    let Ok(processes) = proc.read_dir() else {
+        // Nobody knows, and a daemon that runs must not be taken for one that does not.
+        return true;
+    };
+    let is_one = |process: &Path| {
+        let name = name(process).unwrap_or_default();
+        (name.contains(MONOLITHIC) || name.contains(MODULAR)) && !has_ended(process)
+    };
+    processes.flatten().any(|process| is_one(&process.path()))
+}
+
+/// Whether a process has ended, and only its parent has not heard of it yet: the third word of
+/// `/proc/PID/stat` (proc(5)).
+fn has_ended(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, behind_name)| {
+        let mut words = behind_name.split_whitespace();
+        words.next()
+    });
+    matches!(state, Some("Z" | "X") | None)
+}
+
 /// The name of a process or a thread, cut to 15 bytes by the kernel.
 fn name(task: &Path) -> Option<String> {
     let comm = fs::read_to_string(task.join("comm")).ok()?;
@@ -194,6 +227,26 @@ mod tests {
             }
         }
         proc
+    }
+
+    #[test]
+    fn a_daemon_is_known_by_its_process_and_not_by_its_socket() {
+        for (name, runs) in [
+            ("libvirtd", true),
+            (".libvirtd-wrapp", true),
+            ("virtsecretd", true),
+            ("vtpm-guard-libv", false),
+            ("virtqemud", false),
+            ("virtlogd", false),
+        ] {
+            let proc = proc(&[(1, 0, "init", &[]), (5, 1, name, &[])]);
+            fs::write(proc.path().join("uptime"), "").unwrap();
+            assert_eq!(daemon_in(proc.path()), runs, "{name}");
+        }
+        let proc = proc(&[(5, 1, "libvirtd", &[])]);
+        fs::write(proc.path().join("5/stat"), "5 (libvirtd) Z 1 1 1 0 -1").unwrap();
+        assert!(!daemon_in(proc.path()), "a zombie");
+        assert!(daemon_in(&proc.path().join("nowhere")), "unknown");
     }
 
     const STARTING: &[&str] = &["libvirtd", "rpc-libvirtd", "daemon-init"];

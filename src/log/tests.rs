@@ -3,10 +3,19 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
+use tracing::Event;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::*;
+use crate::verdict::facts::TpmState;
+use crate::verdict::outcome::SecretAction;
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Finding, Reason, Verdict};
 
 /// What `events` leaves in a log of this level.
 fn logged(level: Level, events: impl FnOnce()) -> String {
@@ -56,14 +65,15 @@ fn only_events_of_the_level_and_above_are_written() {
 
 #[test]
 fn a_value_cannot_forge_a_line() {
-    let evil = "vm1\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J\u{85}\u{7f}";
+    let evil =
+        "vm1\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J\u{85}\u{7f}\u{202e}\u{2028}";
     let log = logged(Level::INFO, || {
         tracing::info!(shown = %evil, debugged = ?evil, text = evil, "{evil}");
     });
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.ends_with('\n'));
     assert!(
-        !log.trim_end_matches('\n').contains(char::is_control),
+        !log.trim_end_matches('\n').contains(report::misleads),
         "{log}"
     );
     assert_eq!(
@@ -71,6 +81,95 @@ fn a_value_cannot_forge_a_line() {
         4,
         "nothing is lost: {log}"
     );
+}
+
+/// What a log gets that escapes nothing, as journald does.
+#[derive(Clone, Default)]
+struct Raw(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Raw {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_decision_misleads_nobody_in_a_log_that_escapes_nothing() {
+    let evil = "ev\u{1b}[31m\u{7}\nil\u{9b}31m\u{202e}\u{2028}";
+    let verdict = |decision, findings| Outcome {
+        domain: None,
+        state: TpmState::Absent,
+        verdict: Verdict {
+            decision,
+            findings,
+            repairs: Vec::new(),
+            secret: None,
+        },
+        key: None,
+        secret: SecretAction::None,
+        dry_run: false,
+    };
+    let reason = evil.to_owned();
+    let outcomes = [
+        verdict(Decision::Deny(Refusal::Internal { reason }), Vec::new()),
+        verdict(
+            Decision::Allow(Reason::UnreadableXml),
+            vec![Finding::XmlUnreadable(evil.to_owned())],
+        ),
+    ];
+    let raw = Raw::default();
+    let writer = raw.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .event_format(Plain)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for outcome in &outcomes {
+            decision(evil, "prepare", outcome);
+        }
+    });
+    let text = String::from_utf8(raw.0.lock().unwrap().clone()).unwrap();
+    assert!(text.matches("31m").count() > 2, "{text:?}");
+    assert!(!text.contains(report::misleads), "{text:?}");
+}
+
+/// Every field as it is, one behind the other.
+struct Plain;
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        writer.write_str(&fields.0)
+    }
+}
+
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_str(&mut self, _: &Field, value: &str) {
+        self.0.push_str(value);
+    }
+
+    fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
+        let _ = fmt::Write::write_fmt(&mut self.0, format_args!("{value:?}"));
+    }
 }
 
 #[test]

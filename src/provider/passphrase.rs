@@ -12,6 +12,12 @@ impl Passphrase {
         (!bytes.is_empty()).then_some(Self(bytes))
     }
 
+    /// How many characters it has; of bytes that are no text, how many bytes.
+    #[must_use]
+    pub fn chars(&self) -> usize {
+        std::str::from_utf8(&self.0).map_or(self.0.len(), |text| text.chars().count())
+    }
+
     /// The bytes, for the derivation of a key.
     pub(super) fn expose(&self) -> &[u8] {
         &self.0

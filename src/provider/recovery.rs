@@ -194,7 +194,9 @@ impl RecoveryFile {
 
     /// Writes a new file that only its owner may read, durably; one that is there stays.
     pub fn write_to(&self, path: &Path) -> Result<(), RecoveryError> {
-        durable::create(path, self.to_string().as_bytes()).map_err(|source| match source.kind() {
+        let written = durable::open_parent(path)
+            .and_then(|(dir, name)| durable::create(&dir, name, self.to_string().as_bytes()));
+        written.map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => RecoveryError::Exists(path.to_owned()),
             _ => RecoveryError::Io {
                 path: path.to_owned(),

@@ -1,15 +1,13 @@
 //! The sentences about a TPM and a key that this host has under another name.
 
-use std::path::Path;
-
-use super::shell_word;
+use super::{Arg, Named, quoted};
 use crate::domain::TpmVersion;
 use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and what helps.
-pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
-    let guest = shell_word(domain);
+pub(super) fn words(domain: Named<'_>, why: &Refusal) -> (String, String) {
+    let guest = &Arg::guest(domain);
     match why {
         Refusal::KeyMissingNotDefined { domain: uuid } => (
             "the vTPM has no key, and libvirt has no definition of this guest: its UUID may be new \
@@ -26,14 +24,14 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
             is_defined,
         } => of_relative(domain, relative, *is_defined),
         Refusal::KeyMissingStateElsewhere(state) => {
-            let (message, hint) = state_elsewhere(&guest, state);
+            let (message, hint) = state_elsewhere(guest, state);
             (
                 format!("the vTPM has no key, and {message}"),
                 format!("{hint}; for a new TPM move that state away"),
             )
         }
         Refusal::TpmStateElsewhere(state) => {
-            let (message, hint) = state_elsewhere(&guest, state);
+            let (message, hint) = state_elsewhere(guest, state);
             (
                 message,
                 format!(
@@ -55,8 +53,8 @@ pub(super) fn words(domain: &str, why: &Refusal) -> (String, String) {
     }
 }
 
-fn of_relative(domain: &str, relative: &Relative, is_defined: bool) -> (String, String) {
-    let (guest, other) = (shell_word(domain), &relative.domain);
+fn of_relative(domain: Named<'_>, relative: &Relative, is_defined: bool) -> (String, String) {
+    let (guest, other) = (Arg::guest(domain), &relative.domain);
     let message = match relative.by {
         Kinship::Secret => format!(
             "the vTPM has no key, and it names the secret of {}, whose key was used: this is the \
@@ -85,8 +83,8 @@ fn of_relative(domain: &str, relative: &Relative, is_defined: bool) -> (String, 
     (message, hint)
 }
 
-fn of_lost_key(domain: &str, why: &Refusal) -> (String, String) {
-    let guest = shell_word(domain);
+fn of_lost_key(domain: Named<'_>, why: &Refusal) -> (String, String) {
+    let guest = Arg::guest(domain);
     match why {
         Refusal::KeyUnknown => (
             "the vTPM has its state already, and no key of this host is known to open it"
@@ -131,9 +129,9 @@ fn of_lost_key(domain: &str, why: &Refusal) -> (String, String) {
 /// The beginning of a hint whose command needs libvirt to know the guest.
 const DEFINE_FIRST: &str = "define it first (virsh define FILE); ";
 
-fn state_elsewhere(guest: &str, state: &StateElsewhere) -> (String, String) {
+fn state_elsewhere(guest: &Arg, state: &StateElsewhere) -> (String, String) {
     let StateElsewhere { path, wanted, kind } = state;
-    let (path, wanted) = (path.display(), quoted(wanted));
+    let (path, wanted) = (path.display(), Arg::file(wanted));
     match kind {
         ElsewhereKind::OtherVersion(version) => {
             let (version, other) = match version {
@@ -164,23 +162,22 @@ fn state_elsewhere(guest: &str, state: &StateElsewhere) -> (String, String) {
     }
 }
 
-fn quoted(path: &Path) -> String {
-    shell_word(&path.to_string_lossy())
-}
-
 /// Another domain, in a sentence.
 fn label(other: &OtherDomain) -> String {
     match &other.name {
-        Some(name) => format!("\"{name}\" ({})", other.uuid),
+        Some(name) => format!("{} ({})", quoted(name), other.uuid),
         None => other.uuid.to_string(),
     }
 }
 
 /// Another domain, as the argument of a command: by name, unless that could be another guest's.
-fn argument(other: &OtherDomain, guest: &str) -> String {
+fn argument(other: &OtherDomain, guest: Named<'_>) -> Arg {
     match &other.name {
-        Some(name) if other.is_defined && name != guest => shell_word(name),
-        _ => other.uuid.to_string(),
+        Some(name) if other.is_defined && name != guest.name => Arg::guest(Named {
+            name,
+            uuid: Some(other.uuid),
+        }),
+        _ => Arg::uuid(other.uuid),
     }
 }
 
@@ -193,7 +190,7 @@ mod tests {
     const OTHER: &str = "d0000000-0000-4000-8000-000000000002";
 
     fn hint(why: &Refusal) -> String {
-        words("vm1", why).1
+        words("vm1".into(), why).1
     }
 
     fn other(name: &str, is_defined: bool) -> OtherDomain {
@@ -304,7 +301,7 @@ mod tests {
                 Refusal::TpmStateElsewhere(state.clone()),
                 Refusal::KeyMissingStateElsewhere(state),
             ] {
-                let (message, hint) = words("vm1", &why);
+                let (message, hint) = words("vm1".into(), &why);
                 assert!(message.contains("/there/tpm2-00.permall"), "{message}");
                 assert!(hint.contains(word), "{hint}");
             }

@@ -50,11 +50,13 @@ pub fn explain(code: Code) -> Explanation {
         Code::ProviderSealed => Explanation {
             what: "The provider is there, but its key on this host cannot be opened: its \
                    sealed file is missing, damaged, not root's alone, or sealed by another \
-                   host.",
+                   host; or it did not open in time.",
             why: "The key is sealed to this host. After a reinstallation, or on a copy of \
                    the disk in another machine, the seal does not open.",
-            remedy: "Import the provider again from its recovery file: vtpm-guard provider \
-                   import FILE. It seals the key anew, and no guest needs to be touched.",
+            remedy: "Where the message says \"in time\", start the guest again: many starts at \
+                   once wait for one TPM, each until hook.deadline. Else import the provider \
+                   again from its recovery file: vtpm-guard provider import FILE. It seals the \
+                   key again, and no guest needs to be touched.",
         },
         Code::KeyMissing => Explanation {
             what: "The domain XML asks for an encrypted vTPM, but the store has no key for \
@@ -95,9 +97,9 @@ pub fn explain(code: Code) -> Explanation {
                    with it: this key did not encrypt this state.",
             why: "The start would end in \"CMD_INIT: 0x101 operation failed\". State and key \
                    come from two different points in time, or from two different guests.",
-            remedy: "Restore the state that belongs to the key, or the key that belongs to \
-                   the state: vtpm-guard key show DOMAIN lists the retired ones too, and \
-                   vtpm-guard key use ID takes one of them. If the guard does not manage the \
+            remedy: "Restore the state that belongs to the key, or the key that belongs to the \
+                   state. List its keys, including retired ones: vtpm-guard key show DOMAIN; \
+                   use one of them: vtpm-guard key use ID. If the guard does not manage the \
                    guest, it is the value of libvirt's own secret that is wrong: set the right \
                    one with virsh secret-set-value.",
         },
@@ -130,10 +132,9 @@ pub fn explain(code: Code) -> Explanation {
                    passed before everything was done.",
             why: "The hook never waits for ever: a hanging hook would hang the daemon with \
                    it.",
-            remedy: "vtpm-guard doctor says whether the secret driver answers at the secret.uri \
-                   of the configuration; virsh -c secret:///system secret-list asks it directly. \
-                   On slow hosts raise hook.deadline in the \
-                   configuration.",
+            remedy: "Check whether the secret driver answers at the configured secret.uri: \
+                   vtpm-guard doctor; or ask it directly: virsh -c secret:///system secret-list. \
+                   On slow hosts raise hook.deadline in the configuration.",
         },
         Code::SecretConflict => Explanation {
             what: "The UUID that the domain XML names belongs to a secret for another use, or to \
@@ -153,8 +154,8 @@ pub fn explain(code: Code) -> Explanation {
                    permission, not root's, or the disk failed or is full.",
             why: "Without the store the guest's key is not known. Had libvirt a secret of \
                    its own with a value, the start would have gone on.",
-            remedy: "The message says which file and why. vtpm-guard store check looks at the \
-                   whole store.",
+            remedy: "The message says which file and why. To check the whole store: \
+                   vtpm-guard store check.",
         },
         Code::StoreCorrupt => Explanation {
             what: "SQLite says that the store's file is damaged.",
@@ -170,11 +171,14 @@ pub fn explain(code: Code) -> Explanation {
                    upgrade: vtpm-guard store restore FILE.",
         },
         Code::DomainXmlInvalid => Explanation {
-            what: "The domain XML that libvirt handed over cannot be read, and the policy \
-                   refuses guests whose vTPM is not encrypted.",
-            why: "What is not known to be encrypted counts as unencrypted under that policy.",
-            remedy: "See what is wrong with it: vtpm-guard check --xml FILE. With \
-                   policy.unencrypted = \"allow\" such a start goes on.",
+            what: "The domain XML cannot be read. A start is refused for that only where the \
+                   XML showed an emulated TPM before the error, and the policy refuses vTPMs \
+                   that are not encrypted; check never promises that such a guest would start.",
+            why: "An encrypted vTPM gets no key then, and one that is not known to be encrypted \
+                   counts as unencrypted under that policy.",
+            remedy: "The message names the line and what is wrong there: vtpm-guard check --xml \
+                   FILE. libvirt's own documents are always readable, so look for a program that \
+                   changes what the hook gets: /etc/libvirt/hooks.",
         },
         Code::UnencryptedVtpm => Explanation {
             what: "The guest's vTPM is not encrypted, and policy.unencrypted = \"deny\" refuses \

@@ -1,7 +1,7 @@
 //! The sentences of what was noticed, and of starts that go on.
 
 use super::refusals::refusal;
-use super::shell_word;
+use super::{Arg, Named, quoted};
 use crate::verdict::facts::Occasion;
 use crate::verdict::{Finding, Reason};
 
@@ -24,7 +24,8 @@ pub fn reason(reason: Reason) -> &'static str {
 
 /// What was noticed: its kind for JSON, its sentence for people.
 #[must_use]
-pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
+pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static str, String) {
+    let guest = guest.into();
     match finding {
         Finding::StateUnreadable(how) => (
             "state-unreadable",
@@ -36,7 +37,10 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
         ),
         Finding::ProviderLost { key_ref, provider } => (
             "provider-lost",
-            format!("key reference {key_ref} lost its provider \"{provider}\" and is bound again"),
+            format!(
+                "key reference {key_ref} lost its provider {} and is bound again",
+                quoted(provider)
+            ),
         ),
         Finding::DuplicateKey(id) => (
             "duplicate-key",
@@ -51,7 +55,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
             format!("key reference {id} lacked values, or named another secret or an old name"),
         ),
         Finding::Degraded(why) => {
-            let words = refusal(domain, why);
+            let words = refusal(guest, why);
             (
                 "degraded",
                 format!("{}: {}; {}", why.code(), words.message, words.hint),
@@ -62,22 +66,23 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
             format!(
                 "libvirt's secret is not managed by the guard; take it over: \
                  vtpm-guard adopt {} --provider NAME",
-                shell_word(domain)
+                Arg::guest(guest)
             ),
         ),
         Finding::ClientsKey
         | Finding::HiddenValue(_)
         | Finding::HostValueKept
-        | Finding::HostValueProven => host_secret(domain, finding),
+        | Finding::HostValueProven => host_secret(guest, finding),
         Finding::StoreUnusable(trouble) => {
             let why = crate::verdict::refusal::Refusal::Store(trouble.clone());
-            let words = refusal(domain, &why);
+            let words = refusal(guest, &why);
             (
                 "store-unusable",
                 format!("{}: {}; {}", why.code(), words.message, words.hint),
             )
         }
         Finding::XmlUnreadable(how) => ("xml-unreadable", how.clone()),
+        Finding::DefinitionRead(how) => ("definition-read", how.clone()),
         Finding::NewTpmAllowed => (
             "new-tpm",
             "the TPM's state is gone, and policy.missing_state lets libvirt make a new TPM"
@@ -114,7 +119,7 @@ pub fn finding(domain: &str, finding: &Finding) -> (&'static str, String) {
 }
 
 /// What was noticed of libvirt's own secret.
-fn host_secret(domain: &str, finding: &Finding) -> (&'static str, String) {
+fn host_secret(guest: Named<'_>, finding: &Finding) -> (&'static str, String) {
     match finding {
         Finding::ClientsKey => (
             "clients-key",
@@ -140,7 +145,7 @@ fn host_secret(domain: &str, finding: &Finding) -> (&'static str, String) {
             format!(
                 "libvirt's own secret opens the TPM's state, and no key reference does; take it \
                  over: vtpm-guard adopt {} --provider NAME",
-                shell_word(domain)
+                Arg::guest(guest)
             ),
         ),
     }

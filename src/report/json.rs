@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{finding, reason, refusal};
+use super::{Named, finding, reason, refusal};
 use crate::domain::{Domain, Emulator, TpmVersion, Vtpm};
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
@@ -15,11 +15,11 @@ const HOST_SECRET: &str = "host-secret";
 /// One outcome, as `check`, `repair` and `replay` print it.
 #[must_use]
 pub fn outcome_json(outcome: &Outcome) -> Value {
-    let name = outcome.domain.as_ref().map_or("", |domain| &domain.name);
+    let guest = outcome.domain.as_ref().map_or(Named::from(""), Named::from);
     let (decision, code, message, hint) = match &outcome.verdict.decision {
         Decision::Allow(why) => ("allow", None, reason(*why).to_owned(), String::new()),
         Decision::Deny(why) => {
-            let words = refusal(name, why);
+            let words = refusal(guest, why);
             ("deny", Some(why.code().as_str()), words.message, words.hint)
         }
     };
@@ -27,7 +27,7 @@ pub fn outcome_json(outcome: &Outcome) -> Value {
         .verdict
         .findings
         .iter()
-        .map(|found| finding_json(name, found))
+        .map(|found| finding_json(guest, found))
         .collect();
     let secret = outcome.domain.as_ref().and_then(Domain::encrypted_vtpm);
     json!({
@@ -106,8 +106,8 @@ fn repair_json(repair: &Repair) -> Value {
     json
 }
 
-fn finding_json(domain: &str, found: &Finding) -> Value {
-    let (kind, message) = finding(domain, found);
+fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
+    let (kind, message) = finding(guest, found);
     let mut json = json!({ "kind": kind, "message": message });
     match found {
         Finding::OrphanPlaceholder(id)

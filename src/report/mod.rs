@@ -1,11 +1,13 @@
 //! Words: the sentence, the hint and the exit status of every answer, in one place.
 
+mod command;
 mod elsewhere;
 mod explain;
 mod findings;
 mod json;
 mod refusals;
 
+pub use command::{Arg, Named};
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
 pub use json::{outcome_json, repairs_json};
@@ -16,33 +18,68 @@ use crate::verdict::refusal::Refusal;
 /// The line of a refusal, as libvirt shows it to whoever ran the start:
 /// `vtpm-guard: VG102 provider-key-mismatch: vm1: …; …`
 #[must_use]
-pub fn refusal_line(domain: &str, why: &Refusal) -> String {
-    let Words { message, hint } = refusal(domain, why);
+pub fn refusal_line<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> String {
+    let guest = guest.into();
+    let Words { message, hint } = refusal(guest, why);
     one_line(&format!(
-        "vtpm-guard: {}: {domain}: {message}; {hint}",
-        why.code()
+        "vtpm-guard: {}: {}: {message}; {hint}",
+        why.code(),
+        label(guest.name)
     ))
 }
 
-/// Control characters would let a name or a foreign error text forge a line of its own, and
-/// those of Unicode that turn the direction of writing would let it show as another one.
+/// Whether a character shows as something else than itself: control characters could forge a line
+/// or command a terminal, and those of Unicode that are invisible or turn the direction of writing
+/// (general category Cf) let one name look like another.
+#[must_use]
+pub fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A text of which no character misleads: each of those that do is a blank.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    let misleads =
-        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
         .map(|c| if misleads(c) { ' ' } else { c })
         .collect()
 }
 
-/// A name as a word of a command line that can be pasted into a shell.
+/// A name within a sentence. One that could be read as a part of it stands in quotes, so that
+/// everybody sees where it ends.
 #[must_use]
-pub fn shell_word(name: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c);
-    if !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain) {
+pub fn label(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.:/@+".contains(c);
+    if !name.is_empty() && name.chars().all(is_plain) {
         return name.to_owned();
     }
-    format!("'{}'", name.replace('\'', r"'\''"))
+    quoted(name)
+}
+
+/// A name in quotes that nothing within it ends.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in name.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if misleads(c) => quoted.extend(c.escape_default()),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 #[cfg(test)]
@@ -74,15 +111,21 @@ mod tests {
         };
         let line = refusal_line("a\nb\u{2028}\u{202e}c", &why);
         assert!(!line.contains(char::is_control), "{line:?}");
-        assert!(line.contains(": a b  c: "), "{line:?}");
+        assert!(line.contains(r#": "a\nb\u{2028}\u{202e}c": "#), "{line:?}");
     }
 
     #[test]
-    fn names_are_quoted_for_the_shell_only_where_it_matters() {
-        assert_eq!(shell_word("vm-1.example"), "vm-1.example");
-        assert_eq!(shell_word("my vm"), "'my vm'");
-        assert_eq!(shell_word("it's"), r"'it'\''s'");
-        assert_eq!(shell_word("-f"), "'-f'");
+    fn a_name_in_a_sentence_shows_where_it_ends() {
+        assert_eq!(label("vm-1"), "vm-1");
+        assert_eq!(label("größe"), "größe");
+        assert_eq!(label("my vm"), "\"my vm\"");
+        assert_eq!(
+            label("vm1: fine; now: vtpm-guard key prune"),
+            "\"vm1: fine; now: vtpm-guard key prune\""
+        );
+        assert_eq!(label("a\"b\\"), r#""a\"b\\""#);
+        assert_eq!(label("a\u{1b}[31m\u{202e}"), r#""a\u{1b}[31m\u{202e}""#);
+        assert_eq!(label(""), "\"\"");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The sentence and the hint of each refusal.
 
-use super::shell_word;
+use super::{Arg, Named, label, quoted};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::StoreTrouble;
 use crate::verdict::refusal::Refusal;
@@ -15,16 +15,20 @@ pub struct Words {
     pub hint: String,
 }
 
-/// The words of a refusal of the start of `domain`.
+/// The words of a refusal of this guest's start.
 #[must_use]
-pub fn refusal(domain: &str, why: &Refusal) -> Words {
+pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
+    let guest = guest.into();
+    let domain = &Arg::guest(guest);
     let (message, hint) = match why {
         Refusal::ProviderMissing { .. }
         | Refusal::ProviderKeyMismatch { .. }
         | Refusal::ProviderAmbiguous { .. }
-        | Refusal::ProviderSealed { .. } => provider_words(domain, why),
+        | Refusal::ProviderSealed { .. }
+        | Refusal::ProviderNotInTime { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
+        | Refusal::DeadlinePassed
         | Refusal::LibvirtStarting
         | Refusal::SecretConflict { .. }
         | Refusal::SecretOfGuest { .. }
@@ -32,16 +36,12 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         Refusal::Store(trouble) => store_words(trouble),
         Refusal::DomainXmlInvalid { reason } => (
             format!("the domain XML cannot be read: {reason}"),
-            "policy.unencrypted = \"deny\" refuses such guests; see what the guard reads: \
-             vtpm-guard check --xml FILE"
+            "whether its vTPM is encrypted is not known; for details: vtpm-guard check --xml FILE"
                 .to_owned(),
         ),
         Refusal::UnencryptedVtpm => (
             "its vTPM is not encrypted, and policy.unencrypted refuses that".to_owned(),
-            format!(
-                "encrypt it: vtpm-guard encrypt {} --provider NAME",
-                shell_word(domain)
-            ),
+            format!("encrypt it: vtpm-guard encrypt {domain} --provider NAME"),
         ),
         Refusal::KeyMissingNotDefined { .. }
         | Refusal::KeyOfRelative { .. }
@@ -51,7 +51,7 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
         | Refusal::KeyRetired { .. }
         | Refusal::KeyOfAnother { .. }
         | Refusal::TpmStateElsewhere(_)
-        | Refusal::TpmStateUndefined => super::elsewhere::words(domain, why),
+        | Refusal::TpmStateUndefined => super::elsewhere::words(guest, why),
         Refusal::Internal { reason } => (
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
@@ -61,17 +61,17 @@ pub fn refusal(domain: &str, why: &Refusal) -> Words {
     Words { message, hint }
 }
 
-fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
-    let domain = shell_word(domain);
+fn provider_words(domain: &Arg, why: &Refusal) -> (String, String) {
     match why {
         Refusal::ProviderMissing {
             provider,
             key_id: Some(key_id),
         } => (
             format!(
-                "the vTPM's key is wrapped with key {} of provider \"{provider}\", and no \
-                 provider on this host has it",
-                key_id.short()
+                "the vTPM's key is wrapped with key {} of provider {}, and no provider on this \
+                 host has it",
+                key_id.short(),
+                quoted(provider)
             ),
             "import it: vtpm-guard provider import FILE".to_owned(),
         ),
@@ -79,7 +79,10 @@ fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
             provider,
             key_id: None,
         } => (
-            format!("the vTPM is bound to provider \"{provider}\", which is not on this host"),
+            format!(
+                "the vTPM is bound to provider {}, which is not on this host",
+                quoted(provider)
+            ),
             format!(
                 "import it: vtpm-guard provider import FILE, or bind to another: \
                  vtpm-guard key bind {domain} --provider NAME"
@@ -91,7 +94,8 @@ fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
             wrapped_with,
         } => (
             format!(
-                "provider \"{provider}\" has key {}, but the vTPM's key is wrapped with {}",
+                "provider {} has key {}, but the vTPM's key is wrapped with {}",
+                quoted(provider),
                 has.short(),
                 wrapped_with.short()
             ),
@@ -103,22 +107,32 @@ fn provider_words(domain: &str, why: &Refusal) -> (String, String) {
             candidates,
         } => (
             format!(
-                "provider \"{provider}\" is gone, and several others have its key {}: {}",
+                "provider {} is gone, and several others have its key {}: {}",
+                quoted(provider),
                 key_id.short(),
-                candidates.join(", ")
+                labels(candidates)
             ),
             format!("say which: vtpm-guard key bind {domain} --provider NAME"),
         ),
         Refusal::ProviderSealed { provider, reason } => (
-            format!("the key of provider \"{provider}\" cannot be opened on this host: {reason}"),
+            format!(
+                "the key of provider {} cannot be opened on this host: {reason}",
+                quoted(provider)
+            ),
             "put it in place again: vtpm-guard provider import FILE".to_owned(),
+        ),
+        Refusal::ProviderNotInTime { provider } => (
+            format!(
+                "the key of provider \"{provider}\" did not open in time: its TPM is slow, or busy \
+                 with other starts"
+            ),
+            format!("start it again: virsh start {domain}"),
         ),
         _ => unreachable!("only refusals about providers come here"),
     }
 }
 
-fn key_words(domain: &str, why: &Refusal) -> (String, String) {
-    let domain = shell_word(domain);
+fn key_words(domain: &Arg, why: &Refusal) -> (String, String) {
     match why {
         Refusal::Unmanaged => (
             "libvirt has a secret of its own for the vTPM, and policy.unmanaged refuses that"
@@ -212,7 +226,7 @@ fn key_words(domain: &str, why: &Refusal) -> (String, String) {
     }
 }
 
-fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
+fn libvirt_words(domain: &Arg, why: &Refusal) -> (String, String) {
     match why {
         Refusal::SecretRefused { secret, reason } => (
             format!("libvirt did not take the secret {secret}: {reason}"),
@@ -222,8 +236,7 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
             format!("the secret {secret} cannot be used for this vTPM: {reason}"),
             format!(
                 "see whose it is: virsh secret-list; if nothing needs it: virsh secret-undefine \
-                 UUID; else name another secret in the XML: virsh edit {}",
-                shell_word(domain)
+                 UUID; else name another secret in the XML: virsh edit {domain}"
             ),
         ),
         Refusal::SecretOfGuest { secret, guests } => (
@@ -235,8 +248,9 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
         ),
         Refusal::SecretInUse { secret, guest } => (
             format!(
-                "the secret {secret} is in use for the start of guest \"{guest}\", which names it in \
-                 its XML too and has another key"
+                "the secret {secret} is in use for the start of guest {}, which names it in its \
+                 XML too and has another key",
+                quoted(guest)
             ),
             own_secret(domain),
         ),
@@ -244,12 +258,18 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
             format!("libvirt did not answer: {reason}"),
             "see whether its secret driver answers: vtpm-guard doctor".to_owned(),
         ),
+        Refusal::DeadlinePassed => (
+            "the start was not judged before hook.deadline passed".to_owned(),
+            format!(
+                "find out what does not answer: vtpm-guard doctor; then start it again: virsh start \
+                 {domain}"
+            ),
+        ),
         Refusal::LibvirtStarting => (
             "libvirtd is still starting, and takes no key until its guests are up".to_owned(),
             format!(
-                "start it afterwards: virsh start {}; for the next time, vtpm-guard stage lays \
-                 keys out before libvirtd starts",
-                shell_word(domain)
+                "start it afterwards: virsh start {domain}; why its key was not staged: vtpm-guard \
+                 doctor"
             ),
         ),
         _ => unreachable!("only refusals about libvirt come here"),
@@ -257,16 +277,15 @@ fn libvirt_words(domain: &str, why: &Refusal) -> (String, String) {
 }
 
 /// What helps where guests with different keys name one secret.
-fn own_secret(domain: &str) -> String {
+fn own_secret(domain: &Arg) -> String {
     format!(
         "give it a secret UUID of its own in <encryption secret=…> (uuidgen makes one): \
-         virsh edit {}",
-        shell_word(domain)
+         virsh edit {domain}"
     )
 }
 
 fn guest_names(guests: &[String]) -> String {
-    let quoted: Vec<_> = guests.iter().map(|name| format!("\"{name}\"")).collect();
+    let quoted: Vec<_> = guests.iter().map(|name| quoted(name)).collect();
     match quoted.as_slice() {
         [one] => format!("guest {one}"),
         several => format!("guests {}", several.join(", ")),
@@ -288,9 +307,15 @@ fn store_words(trouble: &StoreTrouble) -> (String, String) {
                 "the store has schema version {found}, and this program knows versions up to \
                  {known}"
             ),
-            "install the newer vtpm-guard again, or: vtpm-guard store restore FILE".to_owned(),
+            "reinstall the newer version, or restore a backup: vtpm-guard store restore FILE"
+                .to_owned(),
         ),
     }
+}
+
+fn labels(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| label(name)).collect();
+    names.join(", ")
 }
 
 fn rows(key_refs: &[KeyRefId]) -> String {

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, UnreadableDomain};
 use crate::ids::{DomainUuid, SecretUuid};
 
 /// The definition of a guest, or why it could not be read.
@@ -13,7 +13,7 @@ pub struct Definition {
     /// The guest's name: its file's.
     pub name: String,
     /// The domain.
-    pub domain: Result<Domain, String>,
+    pub domain: Result<Domain, UnreadableDomain>,
 }
 
 /// The places of libvirt's files about guests.
@@ -116,13 +116,13 @@ impl DefinitionFiles {
 
     /// The definition of this name; `None` if there is none, as behind a link that leads
     /// nowhere.
-    fn read(&self, name: &str) -> Option<Result<Domain, String>> {
+    fn read(&self, name: &str) -> Option<Result<Domain, UnreadableDomain>> {
         let file = match File::open(self.definitions.join(format!("{name}.xml"))) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => return Some(Err(error.to_string())),
+            Err(error) => return Some(Err(UnreadableDomain::unseen(error.to_string()))),
         };
-        Some(domain::read(BufReader::new(file)).map_err(|error| error.to_string()))
+        Some(domain::examine(BufReader::new(file)))
     }
 
     fn stopped_for_shutdown(&self) -> io::Result<BTreeSet<DomainUuid>> {

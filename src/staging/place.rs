@@ -2,13 +2,12 @@
 //! secrets. What lies on a disk is a link, never a key.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
-use nix::libc;
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use zeroize::Zeroizing;
 
@@ -17,6 +16,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::SECRETS_DIR;
 use crate::secret::{Definition, laid_out_definition};
+use crate::trusted::TrustedDir;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -102,13 +102,14 @@ impl Place {
     pub fn lay_out(&self, laid_out: LaidOut, dek: &Dek) -> Result<(), StagingError> {
         let LaidOut { secret, domain } = laid_out;
         let staged = self.open_staged()?;
-        make_dir(&self.secrets).map_err(|source| io_error(&self.secrets, source))?;
+        let secrets = TrustedDir::open_or_make(&self.secrets);
+        secrets.map_err(|distrust| io_error(&self.secrets, distrust.into()))?;
         let value = in_base64(dek);
         let definition = laid_out_definition(secret, domain);
         for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
             let name = format!("{secret}.{extension}");
             let (file, link) = (self.staged.join(&name), self.secrets.join(&name));
-            durable::replace(&staged, OsStr::new(".new"), OsStr::new(&name), bytes)
+            durable::replace(&staged, OsStr::new(&name), bytes)
                 .map_err(|source| io_error(&file, source))?;
             symlink(&file, &link).map_err(|source| io_error(&link, source))?;
         }
@@ -167,11 +168,9 @@ impl Place {
     fn open_staged(&self) -> Result<File, StagingError> {
         let path = &self.staged;
         let failed = |source: io::Error| io_error(path, source);
-        make_dir(path).map_err(failed)?;
-        let dir = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-            .open(path)
+        let dir = TrustedDir::open_or_make(path)
+            .map_err(io::Error::from)
+            .and_then(|dir| dir.to_file())
             .map_err(failed)?;
         let metadata = dir.metadata().map_err(failed)?;
         let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
@@ -217,10 +216,6 @@ fn remove(path: &Path) -> Result<(), StagingError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(path, error)),
         _ => Ok(()),
     }
-}
-
-fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn io_error(path: &Path, source: io::Error) -> StagingError {

@@ -5,7 +5,7 @@ use rusqlite::{ToSql, Transaction, params};
 
 use super::error::Failure;
 use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
-use super::{Event, Store, StoreError, events, load, start};
+use super::{Event, Store, StoreError, events, keys, load, start};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
@@ -208,6 +208,9 @@ impl Repairs<'_> {
             &self.change.secret_uuid.map(|uuid| uuid.to_string()),
         ];
         self.update(key_ref, set, PLACEHOLDER, &values)?;
+        let domain = self.change.domain;
+        read_back(self.transaction, key_ref, domain, key)?;
+        start::forget_spare(self.transaction, key_ref, domain, key)?;
         start::note_fresh_key(self.transaction, key_ref, self.change.now)
     }
 
@@ -217,7 +220,8 @@ impl Repairs<'_> {
         self.saw(|seen| seen.uuid == provider && seen.key_id == key.key_id)?;
         let named = is_uuid("uuid", "?3");
         let sql = format!(
-            "INSERT INTO key_ref (resource_type, resource_uuid, secret_uuid, provider_uuid,
+            "INSERT OR ABORT INTO key_ref
+                                 (resource_type, resource_uuid, secret_uuid, provider_uuid,
                                   provider_name, wrapped_dek, kek_ref, key_version, algorithm,
                                   retired_at, created_at, updated_at)
              SELECT 'tpm', ?1, ?2, uuid, name, ?4, ?5, ?6, ?7, ?8, ?8, ?8 FROM key_provider
@@ -235,7 +239,11 @@ impl Repairs<'_> {
                 key.algorithm,
                 self.change.now.0,
             ],
-        )?)
+        )?)?;
+        let key_ref = KeyRefId(self.transaction.last_insert_rowid());
+        let domain = self.change.domain;
+        read_back(self.transaction, key_ref, domain, key)?;
+        start::forget_spare(self.transaction, key_ref, domain, key)
     }
 
     /// Changes one live row of the domain. `values` are `?4` and following.
@@ -248,7 +256,7 @@ impl Repairs<'_> {
     ) -> Result<(), Failure> {
         let of_domain = is_uuid("resource_uuid", "?2");
         let sql = format!(
-            "UPDATE key_ref SET {set}, updated_at = ?3
+            "UPDATE OR ABORT key_ref SET {set}, updated_at = ?3
              WHERE id = ?1 AND {of_domain} AND {LIVE} AND {only_if}"
         );
         let domain = self.change.domain.to_string();
@@ -274,6 +282,26 @@ pub(super) fn exactly_one(rows: usize) -> Result<(), Failure> {
     }
 }
 
+/// Reads a key back that was written to a row, before anything is committed. The table may be
+/// another tool's: what its schema makes of a value is not for this program to know.
+pub(super) fn read_back(
+    transaction: &Transaction<'_>,
+    key_ref: KeyRefId,
+    domain: DomainUuid,
+    key: &NewKey,
+) -> Result<(), Failure> {
+    let found = keys::record(transaction, key_ref)?;
+    let row = &found.key_ref;
+    let is_kept = found.domain == domain
+        && row.wrapped_dek.as_ref() == Some(&key.wrapped_dek)
+        && row.kek_ref == Some(key.kek_ref());
+    if is_kept {
+        Ok(())
+    } else {
+        Err(StoreError::NotAsWritten("a key reads back as another one").into())
+    }
+}
+
 /// Makes a row without a key, bound to a provider.
 pub(super) fn insert_placeholder(
     transaction: &Transaction<'_>,
@@ -284,7 +312,7 @@ pub(super) fn insert_placeholder(
 ) -> Result<KeyRefId, Failure> {
     let named = is_uuid("uuid", "?3");
     let sql = format!(
-        "INSERT INTO key_ref (resource_type, resource_uuid, secret_uuid, provider_uuid,
+        "INSERT OR ABORT INTO key_ref (resource_type, resource_uuid, secret_uuid, provider_uuid,
                               provider_name, created_at, updated_at)
          SELECT 'tpm', ?1, ?2, uuid, ?4, ?5, ?5 FROM key_provider WHERE {named}"
     );

@@ -1,18 +1,21 @@
 //! Copies of the store, and back from them. KEKs are not in the store, so neither are they in
 //! a copy of it: a provider is saved by `provider export`.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::serialize::Data;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{Failure, Obstacle, StoreError};
 use super::place::{self, Place};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
+use crate::durable::{self, NewFile};
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,7 @@ impl Store {
         deadline: Deadline,
     ) -> Result<Restored, StoreError> {
         let copy = checked_copy(from, deadline)?;
+        refuse_programs(&copy, from)?;
         let place = Place::open(state_dir, true)?;
         let had_content = place.file_len()?.is_some_and(|len| len > 0);
         place.make_file()?;
@@ -91,7 +95,7 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
         } else {
             connect::immutable(&from, deadline)?
         };
-        let mut copy = Connection::open_in_memory()?;
+        let mut copy = connect::in_memory()?;
         copy_content(&source, &mut copy, deadline)?;
         connect::keep_deadline(&mut copy, deadline)?;
         if let Some(StoreFinding::Damaged(detail)) = check::damage(&copy)?.into_iter().next() {
@@ -162,8 +166,8 @@ fn replace_file(
     deadline: Deadline,
 ) -> Result<(), StoreError> {
     let fail = |error| StoreError::unavailable(&place.file, error);
-    let new = place::beside(&place.file, &format!(".new-{}", std::process::id()));
-    copy_to_new_file(copy, &new, deadline)?;
+    let content = content(copy, &place.file, deadline)?;
+    let new = NewFile::write(&place.dir()?, |file| file.write_all(&content)).map_err(fail)?;
     if !kept.exists() {
         fs::hard_link(&place.file, kept).map_err(fail)?;
     }
@@ -174,35 +178,56 @@ fn replace_file(
             fs::rename(&log, place::beside(kept, suffix)).map_err(fail)?;
         }
     }
-    fs::rename(&new, &place.file).map_err(fail)
+    new.replace(OsStr::new(place::FILE_NAME)).map_err(fail)
 }
 
 /// Copies a database into a new file of mode 0600, durably. Where it fails it leaves no file.
 fn copy_to_new_file(from: &Connection, to: &Path, deadline: Deadline) -> Result<(), StoreError> {
-    let fail = |error| StoreError::unavailable(to, error);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)
-        .map_err(fail)?;
-    let to = fs::canonicalize(to).map_err(fail)?;
-    let fill = || -> rusqlite::Result<()> {
-        let mut file = connect::open(&to, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
-        // The file is new and of no use half filled: no journal that could outlive a kill.
-        file.pragma_update(None, "journal_mode", "memory")?;
-        copy_content(from, &mut file, deadline)?;
-        // The pages say that they use a write-ahead log; a copy that is one file does not.
-        file.pragma_update(None, "journal_mode", "delete")?;
-        file.close().map_err(|(_, error)| error)
+    let content = content(from, to, deadline)?;
+    durable::open_parent(to)
+        .and_then(|(dir, name)| durable::create(&dir, name, &content))
+        .map_err(|error| StoreError::unavailable(to, error))
+}
+
+/// Where the header of a database file says by which journal it is written and read: 1 stands
+/// for a rollback journal, 2 for a write-ahead log (SQLite, "Database File Format").
+const JOURNAL_VERSIONS: std::ops::Range<usize> = 18..20;
+
+/// A database as one file that needs no other beside it. It is put together in memory: SQLite
+/// itself opens no file in a directory that may be somebody else's.
+fn content(from: &Connection, path: &Path, deadline: Deadline) -> Result<Vec<u8>, StoreError> {
+    let copied = || {
+        let mut copy = connect::in_memory()?;
+        copy_content(from, &mut copy, deadline)?;
+        let data: Data<'_> = copy.serialize("main")?;
+        Ok(data.to_vec())
     };
-    let filled = fill().map_err(|error| StoreError::from_sqlite(&to, error));
-    filled
-        .and_then(|()| place::sync_dir(to.parent().unwrap_or(&to)))
-        .inspect_err(|_| {
-            // The first error is the one to tell.
-            let _ = fs::remove_file(&to);
-        })
+    let mut content = copied().map_err(|error| StoreError::from_sqlite(path, error))?;
+    if let Some(versions) = content.get_mut(JOURNAL_VERSIONS) {
+        versions.fill(1);
+    }
+    Ok(content)
+}
+
+/// Refuses a copy with triggers or views: this program makes none, and what somebody has put
+/// there must not get into the store, where other tools would run it.
+fn refuse_programs(copy: &Connection, from: &Path) -> Result<(), StoreError> {
+    let found = || -> rusqlite::Result<Vec<(String, String)>> {
+        let mut query = copy.prepare(
+            "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view')
+             ORDER BY type, name",
+        )?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    };
+    let mut found = found().map_err(|error| StoreError::from_sqlite(from, error))?;
+    match found.pop() {
+        None => Ok(()),
+        Some((kind, name)) => {
+            let reason = Obstacle::Program { kind, name };
+            Err(StoreError::unavailable(from, reason))
+        }
+    }
 }
 
 fn copy_content(

@@ -80,7 +80,7 @@ impl Store {
             };
             let named = is_uuid("uuid", "?2");
             let sql = format!(
-                "UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE {named}),
+                "UPDATE OR ABORT key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE {named}),
                                     provider_name = ?3, updated_at = ?4
                  WHERE id = ?1"
             );

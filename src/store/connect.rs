@@ -128,12 +128,32 @@ pub(super) fn open(
     let mut connection = Connection::open_with_flags(path, flags)?;
     keep_deadline(&mut connection, deadline)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
-    // What the file says is data: its views and triggers call no functions with side effects,
-    // its statements write no schema by the back door, and damaged pages are found out.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    distrust_schema(&connection)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     Ok(connection)
+}
+
+/// Opens an empty database in memory.
+pub(super) fn in_memory() -> rusqlite::Result<Connection> {
+    let connection = Connection::open_in_memory()?;
+    distrust_schema(&connection)?;
+    Ok(connection)
+}
+
+/// What a file says of its schema is data, and no program. No trigger of it runs, nor stands a
+/// view for a table: this program makes neither, and `ON DELETE` acts without. Its expressions
+/// call no functions with side effects, its statements write no schema by the back door, and
+/// damaged pages are found out.
+fn distrust_schema(connection: &Connection) -> rusqlite::Result<()> {
+    for (setting, value) in [
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+    ] {
+        connection.set_db_config(setting, value)?;
+    }
+    Ok(())
 }
 
 /// Makes a connection wait for locks until the deadline, and give up long work at it.

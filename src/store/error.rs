@@ -51,20 +51,24 @@ pub enum StoreError {
     #[error("a key is to be stored, and none was given")]
     NoNewKey,
     /// Another provider has that name.
-    #[error("there is a key provider \"{0}\" already")]
+    #[error("there is a key provider {0:?} already")]
     NameTaken(String),
     /// No provider has that name or UUID.
-    #[error("there is no key provider \"{0}\"")]
+    #[error("there is no key provider {0:?}")]
     NoProvider(String),
+    /// One provider has that name, and another has it as its UUID.
+    #[error("{0:?} is ambiguous: it is the UUID of one key provider and the name of another")]
+    AmbiguousProvider(String),
     /// No key reference has that id.
     #[error("there is no key reference {0}")]
     NoKeyRef(KeyRefId),
     /// The key reference is a placeholder: it has no key yet.
     #[error("key reference {0} has no key")]
     NotKeyed(KeyRefId),
-    /// The key reference is in use, and what was asked for needs a retired one.
-    #[error("key reference {0} is in use; retire it first")]
-    InUse(KeyRefId),
+    /// What was written was read back before the commit, and it is something else: the schema is
+    /// not as this program makes it. Nothing was changed.
+    #[error("the store would not keep what is written to it: {0}")]
+    NotAsWritten(&'static str),
     /// The domain has a key already.
     #[error("key reference {key_ref}, bound to \"{provider}\", holds the domain's key already")]
     HasKey {
@@ -114,6 +118,14 @@ pub enum Obstacle {
         store: i64,
         /// The backup's page size in bytes.
         backup: i64,
+    },
+    /// A trigger or a view in a backup.
+    #[error("it has a {kind} {name:?}, which vtpm-guard did not make")]
+    Program {
+        /// `trigger` or `view`.
+        kind: String,
+        /// Its name.
+        name: String,
     },
     /// A SQLite database of another program.
     #[error("a database, but not a store of vtpm-guard")]

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, Transaction, params};
 
-use super::apply::{NewKey, exactly_one, kek_ref};
+use super::apply::{NewKey, kek_ref, read_back};
 use super::error::Failure;
 use super::load::{self, KEY_REF_COLUMNS};
 use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
@@ -116,7 +116,7 @@ impl Store {
                 retire_keyed(transaction, add.domain, None, add.now)?;
             }
             transaction.execute(
-                "INSERT INTO key_ref
+                "INSERT OR ABORT INTO key_ref
                      (resource_type, resource_uuid, secret_uuid, provider_uuid, provider_name,
                       key_version, kek_ref, wrapped_dek, algorithm, first_used_at,
                       created_at, updated_at)
@@ -134,7 +134,9 @@ impl Store {
                     add.now.0
                 ],
             )?;
-            Ok(KeyRefId(transaction.last_insert_rowid()))
+            let id = KeyRefId(transaction.last_insert_rowid());
+            read_back(transaction, id, add.domain, add.key)?;
+            Ok(id)
         })
     }
 
@@ -142,7 +144,7 @@ impl Store {
     pub fn retire(&mut self, id: KeyRefId, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
             record(transaction, id)?;
-            let sql = "UPDATE key_ref SET retired_at = ?2, updated_at = ?2
+            let sql = "UPDATE OR ABORT key_ref SET retired_at = ?2, updated_at = ?2
                        WHERE id = ?1 AND retired_at IS NULL";
             Ok(transaction.execute(sql, params![id.0, now.0])? == 1)
         })
@@ -156,7 +158,7 @@ impl Store {
                 return Err(StoreError::NotKeyed(id).into());
             }
             transaction.execute(
-                "UPDATE key_ref SET retired_at = NULL, updated_at = ?2
+                "UPDATE OR ABORT key_ref SET retired_at = NULL, updated_at = ?2
                  WHERE id = ?1 AND retired_at IS NOT NULL",
                 params![id.0, now.0],
             )?;
@@ -164,17 +166,6 @@ impl Store {
                 domain: chosen.domain,
                 retired: retire_keyed(transaction, chosen.domain, Some(id), now)?,
             })
-        })
-    }
-
-    /// Deletes a retired key reference for good, and with it, perhaps, the last copy of a
-    /// key: only ever because an administrator asked for it.
-    pub fn delete_retired(&mut self, id: KeyRefId) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            if record(transaction, id)?.retired_at.is_none() {
-                return Err(StoreError::InUse(id).into());
-            }
-            exactly_one(transaction.execute("DELETE FROM key_ref WHERE id = ?1", [id.0])?)
         })
     }
 
@@ -188,7 +179,7 @@ impl Store {
         self.write(|transaction| {
             let of_domain = is_uuid("resource_uuid", "?1");
             let sql = format!(
-                "UPDATE key_ref SET first_used_at = NULL, updated_at = ?2
+                "UPDATE OR ABORT key_ref SET first_used_at = NULL, updated_at = ?2
                  WHERE {of_domain} AND {LIVE} AND first_used_at IS NOT NULL"
             );
             Ok(transaction.execute(&sql, params![domain.to_string(), now.0])?)
@@ -217,7 +208,7 @@ pub(super) fn under_kek(
     Ok(candidates)
 }
 
-fn record(connection: &Connection, id: KeyRefId) -> Result<KeyRefRecord, Failure> {
+pub(super) fn record(connection: &Connection, id: KeyRefId) -> Result<KeyRefRecord, Failure> {
     let mut found = records(connection, "resource_type = 'tpm' AND id = ?1", [id.0])?;
     found.pop().ok_or_else(|| StoreError::NoKeyRef(id).into())
 }
@@ -271,7 +262,7 @@ pub(super) fn retire_keyed(
 ) -> Result<Vec<KeyRefId>, Failure> {
     let of_domain = is_uuid("resource_uuid", "?1");
     let sql = format!(
-        "UPDATE key_ref SET retired_at = ?2, updated_at = ?2
+        "UPDATE OR ABORT key_ref SET retired_at = ?2, updated_at = ?2
          WHERE {of_domain} AND {LIVE} AND {KEYED} AND id IS NOT ?3 RETURNING id"
     );
     let mut update = transaction.prepare(&sql)?;

@@ -53,7 +53,7 @@ pub use nearby::SeenState;
 pub use providers::NewProvider;
 pub use prune::Prune;
 pub use rotation::{Rewrapped, Rotation, former_name, former_of};
-pub use start::INCOMING_LIFETIME;
+pub use start::{INCOMING_LIFETIME, TakenBack};
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,29 +1,26 @@
 //! Where the store lies: its directory and its file, and whether they can be trusted.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::sys::statvfs::FsFlags;
+use nix::unistd::geteuid;
 
 use super::error::{Obstacle, StoreError};
+use crate::durable;
+use crate::trusted::{Distrust, TrustedDir, WRITABLE_BY_OTHERS};
 
 /// The database's name in the state directory.
-const FILE_NAME: &str = "store.db";
+pub(super) const FILE_NAME: &str = "store.db";
 
-/// The permission bits that let the group or everybody write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
-
-/// A state directory that belongs to the user who runs this program, and to nobody else.
+/// A state directory that belongs to the user who runs this program, and to nobody else, nor
+/// does any directory above it.
 pub(super) struct Place {
-    /// The directory, opened with `O_PATH`: what was checked is what is used.
-    dir_fd: OwnedFd,
-    dir: PathBuf,
+    dir: TrustedDir,
     /// The database's path, without any symbolic link in it (`SQLITE_OPEN_NOFOLLOW` refuses
     /// them in the directories of a path too).
     pub(super) file: PathBuf,
@@ -32,24 +29,20 @@ pub(super) struct Place {
 impl Place {
     /// Opens the state directory; `create` makes one that is missing.
     pub(super) fn open(state_dir: &Path, create: bool) -> Result<Self, StoreError> {
-        let fail = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::Missing,
-            io::ErrorKind::NotADirectory => {
-                StoreError::unavailable(state_dir, Obstacle::NotADirectory)
-            }
-            _ => StoreError::unavailable(state_dir, error),
+        let opened = if create {
+            TrustedDir::open_or_make_own(state_dir).map(Some)
+        } else {
+            TrustedDir::open_own(state_dir)
         };
-        if create && !state_dir.exists() {
-            make_dir(state_dir).map_err(|error| StoreError::unavailable(state_dir, error))?;
-        }
-        let dir = fs::canonicalize(state_dir).map_err(fail)?;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir_fd =
-            nix::fcntl::open(&dir, flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
-        let stat = nix::sys::stat::fstat(&dir_fd).map_err(|errno| fail(errno.into()))?;
-        check_owner(&dir, &stat)?;
-        let file = dir.join(FILE_NAME);
-        Ok(Self { dir_fd, dir, file })
+        let dir = opened.map_err(distrusted)?.ok_or(StoreError::Missing)?;
+        let file = dir.path().join(FILE_NAME);
+        Ok(Self { dir, file })
+    }
+
+    /// The directory, to make files in it.
+    pub(super) fn dir(&self) -> Result<File, StoreError> {
+        let dir = self.dir.to_file();
+        dir.map_err(|error| StoreError::unavailable(self.dir.path(), error))
     }
 
     /// The database's length in bytes; `None` if there is none.
@@ -58,7 +51,7 @@ impl Place {
     /// the process holds on it through others (POSIX), SQLite's among them.
     pub(super) fn file_len(&self) -> Result<Option<u64>, StoreError> {
         let stat =
-            match nix::sys::stat::fstatat(&self.dir_fd, FILE_NAME, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            match nix::sys::stat::fstatat(self.dir.fd(), FILE_NAME, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::ENOENT) => return Ok(None),
                 Err(errno) => {
@@ -76,7 +69,7 @@ impl Place {
     /// it), unless there is one. `mknod`, for it leaves no descriptor to close.
     pub(super) fn make_file(&self) -> Result<(), StoreError> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        match nix::sys::stat::mknodat(&self.dir_fd, FILE_NAME, SFlag::S_IFREG, mode, 0) {
+        match nix::sys::stat::mknodat(self.dir.fd(), FILE_NAME, SFlag::S_IFREG, mode, 0) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(StoreError::unavailable(&self.file, io::Error::from(errno))),
         }
@@ -84,14 +77,16 @@ impl Place {
 
     /// Makes the names in the directory, and the directory's own, survive a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let above = self.dir.parent().unwrap_or(&self.dir);
-        [&self.dir, above].into_iter().try_for_each(sync_dir)
+        let above = self.dir.path().parent().unwrap_or(self.dir.path());
+        let synced = durable::sync_directory(&self.dir()?)
+            .and_then(|()| durable::sync_directory(&File::open(above)?));
+        synced.map_err(|error| StoreError::unavailable(above, error))
     }
 
     /// Whether the database can change under no hand: its file system is mounted read-only,
     /// and no write-ahead log with content waits beside it.
     pub(super) fn is_immutable(&self) -> bool {
-        let read_only = nix::sys::statvfs::fstatvfs(&self.dir_fd)
+        let read_only = nix::sys::statvfs::fstatvfs(self.dir.fd())
             .is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY));
         read_only && wal_len(&self.file) == 0
     }
@@ -109,21 +104,24 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Makes a directory's entries survive a power cut.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| StoreError::unavailable(dir, error))
-}
-
-/// Makes the directory, 0700, and those above it that are missing. Another process that
-/// makes it at the same time is no error.
-fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+fn distrusted(distrust: Distrust) -> StoreError {
+    match distrust {
+        Distrust::Io { path, source } => match source.kind() {
+            io::ErrorKind::NotADirectory => StoreError::unavailable(&path, Obstacle::NotADirectory),
+            _ => StoreError::unavailable(&path, source),
+        },
+        Distrust::Owner { path, owner } => {
+            let user = geteuid().as_raw();
+            StoreError::unavailable(&path, Obstacle::NotOurs { owner, user })
+        }
+        Distrust::WritableByOthers { path, mode } => {
+            StoreError::unavailable(&path, Obstacle::WritableByOthers { mode })
+        }
+    }
 }
 
 fn check_owner(path: &Path, stat: &FileStat) -> Result<(), StoreError> {
-    let user = nix::unistd::geteuid().as_raw();
+    let user = geteuid().as_raw();
     if stat.st_uid != user {
         let owner = stat.st_uid;
         return Err(StoreError::unavailable(

@@ -27,21 +27,27 @@ pub struct NewProvider {
 }
 
 impl Store {
-    /// The provider of this name, else of this UUID.
+    /// The provider of this name or UUID.
     pub fn provider(&self, name_or_uuid: &str) -> Result<Provider, StoreError> {
         let providers = self.providers()?;
         let uuid = ProviderUuid::parse(name_or_uuid).ok();
-        let by_name = providers
-            .iter()
-            .find(|provider| provider.name == name_or_uuid);
-        by_name
-            .or_else(|| {
-                providers
-                    .iter()
-                    .find(|provider| Some(provider.uuid) == uuid)
-            })
-            .cloned()
-            .ok_or_else(|| StoreError::NoProvider(name_or_uuid.to_owned()))
+        let is_meant =
+            |provider: &&Provider| provider.name == name_or_uuid || Some(provider.uuid) == uuid;
+        let mut meant = providers.iter().filter(is_meant);
+        match (meant.next(), meant.next()) {
+            (Some(provider), None) => Ok(provider.clone()),
+            (None, _) => Err(StoreError::NoProvider(name_or_uuid.to_owned())),
+            // Another program gave one provider the UUID of the other as its name.
+            (Some(_), Some(_)) => Err(StoreError::AmbiguousProvider(name_or_uuid.to_owned())),
+        }
+    }
+
+    /// The provider of this UUID.
+    pub fn provider_of(&self, uuid: ProviderUuid) -> Result<Provider, StoreError> {
+        let mut providers = self.providers()?.into_iter();
+        providers
+            .find(|provider| provider.uuid == uuid)
+            .ok_or_else(|| StoreError::NoProvider(uuid.to_string()))
     }
 
     /// Makes a provider's row. Its KEK must be in the keyring before.
@@ -53,7 +59,7 @@ impl Store {
         self.write(|transaction| {
             take_name(transaction, &provider.name)?;
             transaction.execute(
-                "INSERT INTO key_provider
+                "INSERT OR ABORT INTO key_provider
                      (uuid, name, kind, key_id, key_version, is_default, created_at, updated_at)
                  VALUES (?1, ?2, 'native', ?3, ?4, 0, ?5, ?5)",
                 params![
@@ -114,8 +120,9 @@ impl Store {
                 return Err(StoreError::Changed.into());
             }
             let is_it = is_uuid("uuid", "?1");
-            let sql =
-                format!("UPDATE key_provider SET exported_at = ?2, updated_at = ?2 WHERE {is_it}");
+            let sql = format!(
+                "UPDATE OR ABORT key_provider SET exported_at = ?2, updated_at = ?2 WHERE {is_it}"
+            );
             exactly_one(transaction.execute(&sql, params![provider.to_string(), now.0])?)
         })
     }
@@ -124,8 +131,7 @@ impl Store {
     /// name. [`Store::domains_locked_without`] says whom that locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
-            let sql = format!("DELETE FROM key_provider WHERE {}", is_uuid("uuid", "?1"));
-            match transaction.execute(&sql, [provider.to_string()])? {
+            match delete(transaction, &is_uuid("uuid", "?1"), &provider.to_string())? {
                 0 => Err(StoreError::NoProvider(provider.to_string()).into()),
                 _ => Ok(()),
             }
@@ -147,8 +153,28 @@ pub(super) fn take_name(transaction: &Transaction<'_>, name: &str) -> Result<(),
     if providers.iter().any(|provider| provider.name == name) {
         return Err(StoreError::NameTaken(name.to_owned()).into());
     }
-    transaction.execute("DELETE FROM key_provider WHERE name = ?1", [name])?;
+    delete(transaction, "name = ?1", name)?;
     Ok(())
+}
+
+/// Deletes the providers that a condition on ?1 selects. Their key references stay, whatever the
+/// foreign keys of a table that another tool made are to do.
+pub(super) fn delete(
+    transaction: &Transaction<'_>,
+    condition: &str,
+    value: &str,
+) -> Result<usize, Failure> {
+    let key_refs = || -> rusqlite::Result<i64> {
+        transaction.query_row("SELECT count(*) FROM key_ref", [], |row| row.get(0))
+    };
+    let before = key_refs()?;
+    let sql = format!("DELETE FROM key_provider WHERE {condition}");
+    let deleted = transaction.execute(&sql, [value])?;
+    if key_refs()? == before {
+        Ok(deleted)
+    } else {
+        Err(StoreError::NotAsWritten("key references would go with their provider").into())
+    }
 }
 
 fn give_name(
@@ -164,7 +190,7 @@ fn give_name(
     ] {
         let is_it = is_uuid(uuid, "?1");
         transaction.execute(
-            &format!("UPDATE {table} SET {column} = ?2, updated_at = ?3 WHERE {is_it}"),
+            &format!("UPDATE OR ABORT {table} SET {column} = ?2, updated_at = ?3 WHERE {is_it}"),
             params![provider.to_string(), name, now.0],
         )?;
     }
@@ -179,7 +205,7 @@ fn make_default(
     by_uuid(transaction, provider)?;
     let is_it = is_uuid("uuid", "?1");
     let sql = format!(
-        "UPDATE key_provider SET is_default = ({is_it}), updated_at = ?2
+        "UPDATE OR ABORT key_provider SET is_default = ({is_it}), updated_at = ?2
          WHERE is_default IS NOT ({is_it})"
     );
     transaction.execute(&sql, params![provider.to_string(), now.0])?;

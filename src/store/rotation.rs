@@ -7,7 +7,7 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::apply::{NewKey, exactly_one};
+use super::apply::{NewKey, exactly_one, read_back};
 use super::error::Failure;
 use super::schema::is_uuid;
 use super::{Store, StoreError, keys, load, providers};
@@ -86,7 +86,7 @@ impl Store {
             }
             let is_it = is_uuid("uuid", "?1");
             let sql = format!(
-                "UPDATE key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
+                "UPDATE OR ABORT key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
                                          updated_at = ?4
                  WHERE {is_it}"
             );
@@ -135,8 +135,8 @@ impl Store {
             if bound || !keys::under_kek(transaction, former.key_id)?.is_empty() {
                 return Ok(false);
             }
-            let sql = format!("DELETE FROM key_provider WHERE {}", is_uuid("uuid", "?1"));
-            Ok(transaction.execute(&sql, [former.uuid.to_string()])? == 1)
+            let is_it = is_uuid("uuid", "?1");
+            Ok(providers::delete(transaction, &is_it, &former.uuid.to_string())? == 1)
         })
     }
 }
@@ -160,7 +160,7 @@ fn rewrap(
 ) -> Result<(), Failure> {
     for Rewrapped { key_ref, seen, key } in rewrapped {
         exactly_one(transaction.execute(
-            "UPDATE key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
+            "UPDATE OR ABORT key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
                                 algorithm = ?6, provider_uuid = ?7, provider_name = ?8,
                                 updated_at = ?9
              WHERE id = ?1 AND wrapped_dek = ?2",
@@ -176,6 +176,8 @@ fn rewrap(
                 now.0
             ],
         )?)?;
+        let domain = keys::record(transaction, *key_ref)?.domain;
+        read_back(transaction, *key_ref, domain, key)?;
     }
     Ok(())
 }
@@ -194,7 +196,7 @@ fn keep_former(
     let name = former_name(&provider.name, provider.key_id);
     providers::take_name(transaction, &name)?;
     transaction.execute(
-        "INSERT INTO key_provider (uuid, name, kind, key_id, key_version, is_default,
+        "INSERT OR ABORT INTO key_provider (uuid, name, kind, key_id, key_version, is_default,
                                    exported_at, created_at, updated_at)
          VALUES (?1, ?2, 'native', ?3, ?4, 0, ?5, ?6, ?7)",
         params![

@@ -9,7 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::{StateError, read_bounded, state_path};
 use crate::domain::{Emulator, StateSource};
-use crate::durable;
+use crate::durable::{self, NewFile};
 use crate::ids::DomainUuid;
 
 #[cfg(test)]
@@ -136,43 +136,26 @@ impl HeldState {
     }
 
     /// Writes a new state beside the old one, durably. Nothing has changed until it is
-    /// [put in place](StagedState::put_in_place); what a killed one leaves here, the next
-    /// takes away.
+    /// [put in place](StagedState::put_in_place).
     pub fn stage(self, blob: &[u8]) -> io::Result<StagedState> {
-        let mut temporary = OsString::from(".");
-        temporary.push(&self.name);
-        temporary.push(".vtpm-guard");
-        durable::write_as(&self.dir, &temporary, blob, &self.meta)?;
-        Ok(StagedState {
-            held: self,
-            temporary: Some(temporary),
-        })
+        let new = NewFile::write(&self.dir, |file| {
+            file.write_all(blob)?;
+            durable::set_attributes(file, &self.meta)
+        })?;
+        Ok(StagedState { held: self, new })
     }
 }
 
 /// A new state that lies ready beside the old one. Dropping it takes it away.
 pub struct StagedState {
     held: HeldState,
-    temporary: Option<OsString>,
+    new: NewFile,
 }
 
 impl StagedState {
     /// Puts it in the old one's place, in one step.
-    pub fn put_in_place(mut self) -> io::Result<()> {
-        if let Some(temporary) = &self.temporary {
-            durable::rename(&self.held.dir, temporary, &self.held.name)?;
-        }
-        self.temporary = None;
-        Ok(())
-    }
-}
-
-impl Drop for StagedState {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            // What stays is written over by the next one, and read by nobody.
-            let _ = durable::remove(&self.held.dir, temporary);
-        }
+    pub fn put_in_place(self) -> io::Result<()> {
+        self.new.replace(&self.held.name)
     }
 }
 

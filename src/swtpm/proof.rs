@@ -82,15 +82,16 @@ impl EncryptedState {
     }
 }
 
-/// The key that swtpm makes of a DEK for one state file. Wiped when dropped.
+/// The key that swtpm makes of a DEK for one state file. Wiped when dropped. It is in a box, so
+/// that moving it leaves no copies behind on the stack.
 pub(super) struct FileKey {
-    bytes: Zeroizing<[u8; FileKeyLen::MAX_BYTES]>,
+    bytes: Box<Zeroizing<[u8; FileKeyLen::MAX_BYTES]>>,
     len: FileKeyLen,
 }
 
 impl FileKey {
     pub(super) fn of(dek: &Dek, len: FileKeyLen) -> Self {
-        let mut bytes = Zeroizing::new([0; FileKeyLen::MAX_BYTES]);
+        let mut bytes = Box::new(Zeroizing::new([0; FileKeyLen::MAX_BYTES]));
         let key = &mut bytes[..len.bytes()];
         pbkdf2::pbkdf2_hmac::<Sha512>(dek.expose(), KDF_SALT, KDF_ROUNDS, key);
         Self { bytes, len }

@@ -2,7 +2,7 @@
 //! last clear copy of a key goes only when its wrapped copy is certain, so every doubt refuses.
 
 use super::facts::Proof;
-use crate::ids::KeyRefId;
+use crate::ids::{DomainUuid, KeyRefId};
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +22,7 @@ pub struct AdoptFacts {
     pub exported: bool,
     /// The other guests that name the secret, will not be adopted with this one, and do not
     /// have its key yet, or not under an exported KEK.
-    pub sharers: Vec<String>,
+    pub sharers: Vec<Sharer>,
     /// Whether libvirt's secret is to stay as it is.
     pub keep_plaintext: bool,
 }
@@ -59,6 +59,15 @@ pub enum NotTold {
     Encrypted(String),
     /// libvirt's file was not taken: why.
     File(String),
+}
+
+/// Another guest that names the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharer {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: DomainUuid,
 }
 
 /// What the TPM state says of a value.
@@ -159,7 +168,7 @@ pub enum AdoptRefusal {
     /// The secret may serve other things than vTPMs, so it may not go.
     ServesAnything,
     /// Other guests need the secret, so it may not go.
-    Shared(Vec<String>),
+    Shared(Vec<Sharer>),
     /// The KEK is in no recovery file, so the secret may not go.
     NeverExported,
 }

@@ -39,7 +39,7 @@ codes! {
     ProviderMissing = "VG101" "provider-missing" "No provider on this host has the KEK that wrapped the key.",
     ProviderKeyMismatch = "VG102" "provider-key-mismatch" "The provider of that name has another key.",
     ProviderAmbiguous = "VG103" "provider-ambiguous" "Several providers open the key, and nothing says which one it belongs to.",
-    ProviderSealed = "VG104" "provider-sealed" "The provider's KEK cannot be opened on this host.",
+    ProviderSealed = "VG104" "provider-sealed" "The provider's KEK cannot be opened on this host, or not in time.",
     KeyMissing = "VG201" "key-missing" "The guest has no key, and libvirt has none for it.",
     KeyLost = "VG202" "key-lost" "The TPM's state is encrypted, and no key for it is known.",
     KeyAmbiguous = "VG203" "key-ambiguous" "Several different keys, and no state that tells which is right.",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
-use crate::domain::Domain;
+use crate::domain::{Domain, UnreadableDomain};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
@@ -13,7 +13,7 @@ use crate::verdict::elsewhere::Elsewhere;
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The domain, or why its XML could not be read.
-    pub domain: Result<Domain, String>,
+    pub domain: Result<Domain, UnreadableDomain>,
     /// The store's answer.
     pub references: Result<References, StoreTrouble>,
     /// What trying the wrapped DEK of each keyed row gave; its proof is against the TPM state,
@@ -154,6 +154,8 @@ pub enum KekState {
     Opens,
     /// It does not: says why.
     Sealed(String),
+    /// It had not opened when the time was over.
+    NotInTime,
 }
 
 /// What trying one row's wrapped DEK gave.
@@ -195,6 +197,11 @@ pub enum NotOpened {
         key_id: KeyId,
         /// Why it does not open.
         reason: String,
+    },
+    /// A provider has that key id, but its KEK had not opened when the time was over.
+    NotInTime {
+        /// The KEK's id.
+        key_id: KeyId,
     },
     /// Its own KEK is there and the bytes do not authenticate, or they are no wrapped DEK.
     Corrupt {

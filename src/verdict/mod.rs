@@ -138,6 +138,9 @@ pub enum Finding {
     StoreUnusable(facts::StoreTrouble),
     /// The domain XML could not be read.
     XmlUnreadable(String),
+    /// The domain XML that was given could not be read, and libvirt's own definition of the guest
+    /// took its place: says why, and which file.
+    DefinitionRead(String),
     /// The TPM's state is missing and the policy lets libvirt make a new TPM.
     NewTpmAllowed,
     /// The TPM's state went with the guest's last run, which ended normally, and the policy

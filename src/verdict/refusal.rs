@@ -41,6 +41,11 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// The provider's KEK had not opened when the time was over.
+    ProviderNotInTime {
+        /// Its name.
+        provider: String,
+    },
     /// No key reference and no host secret.
     KeyMissing,
     /// Likewise, and libvirt has no definition of the guest: its UUID may be that of one attempt.
@@ -125,6 +130,8 @@ pub enum Refusal {
         /// Says how.
         reason: String,
     },
+    /// The hook's deadline passed before the start was judged.
+    DeadlinePassed,
     /// libvirtd is starting, and the guest with it, whose key was not laid out before.
     LibvirtStarting,
     /// The usage belongs to another secret, or the UUID to another usage type.
@@ -188,7 +195,7 @@ impl Refusal {
             Self::ProviderMissing { .. } => Code::ProviderMissing,
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
-            Self::ProviderSealed { .. } => Code::ProviderSealed,
+            Self::ProviderSealed { .. } | Self::ProviderNotInTime { .. } => Code::ProviderSealed,
             Self::KeyMissing
             | Self::KeyMissingNotDefined { .. }
             | Self::KeyOfRelative { .. }
@@ -211,7 +218,9 @@ impl Refusal {
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::SecretRefused { .. } => Code::SecretRefused,
-            Self::LibvirtUnreachable { .. } | Self::LibvirtStarting => Code::LibvirtUnreachable,
+            Self::LibvirtUnreachable { .. } | Self::DeadlinePassed | Self::LibvirtStarting => {
+                Code::LibvirtUnreachable
+            }
             Self::SecretConflict { .. } | Self::SecretOfGuest { .. } | Self::SecretInUse { .. } => {
                 Code::SecretConflict
             }

@@ -116,6 +116,20 @@ fn a_name_from_a_file_cannot_forge_a_line_or_speak_to_the_terminal() {
 }
 
 #[test]
+fn a_guest_whose_xml_cannot_be_read_is_never_said_to_start() {
+    let host = Host::new();
+    let cut = "<domain><name>vm1</name><devices><tpm><backend type='emulator'>";
+    for content in [cut, "no XML", ""] {
+        let file = host.file("broken.xml", content);
+        let ran = host.run(&["check", "--xml", &file]).ends_with(1);
+        assert!(ran.stdout.contains("would not start: VG501 "), "{ran:?}");
+        let ran = host.run(&["check", "--xml", &file, "--json"]).ends_with(1);
+        let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(answer["decision"], "deny");
+    }
+}
+
+#[test]
 fn a_user_who_may_not_read_the_store_gets_no_verdict() {
     if !geteuid().is_root() {
         eprintln!("skipped: another user is needed, and this one is not root");

@@ -1,6 +1,7 @@
 //! One host: a state directory, the command, and what a start would have left in the store.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,13 @@ impl Host {
         let path = self.path(name);
         fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// A file with this passphrase, a good one, for its owner alone.
+    pub(crate) fn passphrase_file(&self) -> String {
+        let file = self.file("passphrase", "correct horse battery staple\n");
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        file
     }
 
     /// The command with these arguments, in an environment that changes no answer.
@@ -240,6 +248,5 @@ pub(crate) fn soon() -> Deadline {
 
 /// The mode of a file, permission bits alone.
 pub(crate) fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }

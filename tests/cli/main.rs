@@ -5,18 +5,21 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopt;
+mod ambiguous;
 mod bad_input;
 mod check;
 mod encrypt;
 mod env;
 mod help;
 mod history;
+mod hostile_names;
 mod key;
 mod key_import;
 mod metrics;
 mod provider;
 mod prune;
 mod recovery;
+mod reseal;
 mod rotate;
 mod state;
 mod store;

@@ -1,6 +1,7 @@
 //! `check --metrics FILE` and `check --nagios`: what monitoring makes of a check.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use crate::env::{Host, VM1, VM2};
 
@@ -66,4 +67,31 @@ fn a_plugin_says_one_line_and_its_own_status() {
     );
     host.run(&["check", "--nagios", "--nonsense"]).ends_with(3);
     host.run(&["check", "--nagios", "--help"]).ends_with(0);
+}
+
+/// H1 of the audit: the collector's directory belongs to the collector.
+#[test]
+fn the_owner_of_the_directory_cannot_make_root_write_anywhere_else() {
+    let host = Host::with_provider("nkp-a");
+    let xml = format!("<domain><name>vm1</name><uuid>{VM1}</uuid><devices/></domain>");
+    let xml = host.file("vm1.xml", &xml);
+    let directory = host.path("collector");
+    fs::create_dir(&directory).unwrap();
+    // Only root can give it away; whoever runs this, the links are the same.
+    let _ = std::os::unix::fs::chown(&directory, Some(65_534), Some(65_534));
+    let key = fs::read_dir(host.state_dir().join("keys")).unwrap().next();
+    let key = key.unwrap().unwrap().path();
+    let before = (fs::read(&key).unwrap(), fs::metadata(&key).unwrap().mode());
+    for name in ["vtpm-guard.prom", ".vtpm-guard.prom.new"] {
+        symlink(&key, directory.join(name)).unwrap();
+    }
+    let file = directory.join("vtpm-guard.prom");
+    let check = ["check", "--xml", &xml, "--metrics", file.to_str().unwrap()];
+    host.run(&check).succeeds();
+    assert_eq!(
+        (fs::read(&key).unwrap(), fs::metadata(&key).unwrap().mode()),
+        before
+    );
+    assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
+    assert!(!file.is_symlink());
 }

@@ -23,7 +23,7 @@ fn vector(host: &Host, name: &str) -> (String, String) {
 }
 
 fn export(host: &Host, name: &str) -> (String, String) {
-    let passphrase = host.file("passphrase", "pass word\n");
+    let passphrase = host.passphrase_file();
     let file = host
         .path(&format!("{name}.recovery"))
         .to_str()
@@ -250,6 +250,26 @@ fn a_passphrase_comes_from_a_file_or_stdin_and_is_never_empty() {
     let same = host.file("same", "pass word");
     host.run(&["provider", "import", "f", "--passphrase-file", &same])
         .succeeds();
+}
+
+#[test]
+fn a_weak_passphrase_and_one_that_others_can_read_are_noted() {
+    let host = Host::with_provider("nkp-a");
+    let weak = host.file("weak", "pw\n");
+    let export = ["provider", "export", "nkp-a", "--passphrase-file", &weak];
+    host.run(&[&export[..], &["--output", "f"]].concat())
+        .succeeds()
+        .saying("weak passphrase: it has 2 of the 12 characters")
+        .saying("others can read the passphrase in");
+    let answer = host.json(&[&export[..], &["--output", "g"]].concat());
+    let warnings = answer["warnings"].as_array().unwrap();
+    let kinds: Vec<_> = warnings.iter().map(|warning| &warning["kind"]).collect();
+    assert_eq!(kinds, ["short-passphrase", "open-passphrase-file"]);
+
+    let good = host.passphrase_file();
+    let export = ["provider", "export", "nkp-a", "--passphrase-file", &good];
+    let answer = host.json(&[&export[..], &["--output", "h"]].concat());
+    assert_eq!(answer["warnings"], serde_json::json!([]));
 }
 
 /// Runs the command on a terminal of its own, on which somebody types these lines. Gives its

@@ -20,7 +20,7 @@ fn dek(host: &Host, guest: &str, kek: &Kek) -> Option<Dek> {
 }
 
 fn export(host: &Host, file: &str) -> crate::env::Ran {
-    let passphrase = host.file("passphrase", "pass word\n");
+    let passphrase = host.passphrase_file();
     let file = host.path(file).to_str().unwrap().to_owned();
     let export = ["provider", "export", "nkp-a", "--output", &file];
     host.run(&[&export[..], &["--passphrase-file", &passphrase]].concat())
@@ -244,7 +244,7 @@ fn an_imported_key_leaves_its_former_provider_at_the_next_rotation() {
     host.run(&["key", "retire", &id.to_string()]).succeeds();
     host.run(&["key", "import", VM1, "--from", &backup])
         .succeeds()
-        .saying("that is a former key of provider \"nkp-a\"")
+        .saying("that is a previous key of provider \"nkp-a\"")
         .saying("vtpm-guard provider rotate nkp-a");
 
     host.run(&["provider", "rotate", "nkp-a"]).succeeds();

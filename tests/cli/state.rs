@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 use crate::env::{Host, VM1, VM2, golden};
 
 /// A real state, and what opens it.
-const STATE: &[u8] = include_bytes!("../vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
+pub(crate) const STATE: &[u8] =
+    include_bytes!("../vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
 const PASSPHRASE: &[u8] = b"correct horse";
 
 impl Host {
@@ -28,7 +29,7 @@ impl Host {
     }
 
     /// A state in that place, kept, and then gone.
-    fn keep_state(&self, guest: &str, name: &str, bytes: &[u8], occasion: Occasion) {
+    pub(crate) fn keep_state(&self, guest: &str, name: &str, bytes: &[u8], occasion: Occasion) {
         let place = self.place(guest);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, bytes).unwrap();

@@ -1,6 +1,8 @@
 //! `store check | backup | restore`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use crate::env::{Host, VM1, golden, mode};
 
@@ -123,4 +125,49 @@ fn what_is_no_backup_is_not_restored() {
     host.run(&["store", "restore", "."])
         .saying("vtpm-guard store backup FILE");
     assert_eq!(host.stored(), before);
+}
+
+#[test]
+fn a_backup_with_a_trigger_is_refused_with_the_command_that_removes_it() {
+    let host = Host::with_provider("nkp-a");
+    host.run(&["store", "backup", "copy"]).succeeds();
+    let copy = rusqlite::Connection::open(host.path("copy")).unwrap();
+    let trigger = "CREATE TRIGGER \"it's \"\"one\" AFTER UPDATE ON key_ref BEGIN SELECT 1; END";
+    copy.execute_batch(trigger).unwrap();
+    drop(copy);
+    let before = host.stored();
+    let refused = host.run(&["store", "restore", "copy"]);
+    let line = refused
+        .ends_with(1)
+        .saying("trigger")
+        .stderr
+        .lines()
+        .last()
+        .unwrap()
+        .to_owned();
+    assert_eq!(host.stored(), before);
+    if Command::new("sqlite3").arg("-version").output().is_err() {
+        return;
+    }
+    let (_, command) = line.split_once("remove it: ").unwrap();
+    let done = Command::new("sh")
+        .args(["-c", command])
+        .current_dir(host.path(""))
+        .status();
+    assert!(done.unwrap().success(), "{command}");
+    host.run(&["store", "restore", "copy"]).succeeds();
+}
+
+/// L4 of the audit: what root relies on, nobody else can change.
+#[test]
+fn a_state_directory_below_one_that_others_may_write_is_not_used() {
+    let host = Host::with_provider("nkp-a");
+    let above = host.path("");
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o777)).unwrap();
+    host.run(&["provider", "list"])
+        .ends_with(4)
+        .saying("others may write to it")
+        .saying("chmod go-w");
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o700)).unwrap();
+    host.run(&["provider", "list"]).succeeds();
 }

@@ -500,7 +500,10 @@ fn a_guest_that_libvirt_does_not_know_or_a_secret_that_it_does_not_have_is_told(
     let (host, guest) = host_with_guest(ORDINARY);
     let output = adopt(&host, &["vm1", "vm9"]);
     assert_eq!(output.status, 2, "{output:#?}");
-    assert!(output.stderr.contains("no guest \"vm9\""), "{output:#?}");
+    assert!(
+        output.stderr.contains("guest \"vm9\" not found"),
+        "{output:#?}"
+    );
     assert_untouched(&host, &guest);
     host.virsh(&["secret-undefine", &guest.secret.to_string()])
         .ok();
@@ -713,4 +716,25 @@ fn a_libvirt_that_falls_silent_is_waited_for_once_and_no_secret_goes() {
 
     adopt(&host, &["--all"]).ok();
     assert_adopted(&host, &guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_value_that_can_be_guessed_is_adopted_with_a_warning() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    for (name, value, guessable) in [("vm1", "fifteen bytes..", true), ("vm2", KEY, false)] {
+        let secret = define_secret(&host, ORDINARY, &vtpm_usage(name), value);
+        let guest = host.define_guest(name, Tpm::Encrypted(secret));
+        host.start_and_stop(&guest);
+        let (document, status) = adopt_one(&host, &[name, "--keep-plaintext"]);
+        assert_eq!((status, &document["result"]), (0, &"adopted".into()));
+        let warnings = document["warnings"].as_array().unwrap();
+        assert_eq!(warnings.len(), usize::from(guessable), "{document:#}");
+    }
+    let said = adopt(&host, &["--all"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    let (_, hint) = said.stderr.split_once("vtpm-guard key renew ").unwrap();
+    assert_eq!(hint.trim_end(), "vm1", "{said:?}");
+    host.guard(&["key", "renew", "vm1"]).ok();
 }

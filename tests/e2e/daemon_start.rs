@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -377,7 +378,7 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
     let found = || host.guard(&["doctor"]);
     assert_eq!(found().stdout, "nothing found\n");
     host.autostart(&guest);
-    assert!(found().stdout.contains("does not run vtpm-guard stage"));
+    assert!(found().stdout.contains("does not run \"vtpm-guard stage\""));
     let drop_in = "/run/systemd/system/libvirtd.service.d/50-vtpm-guard.conf";
     host.write(drop_in, DROP_IN);
     assert_eq!(found().stdout, "nothing found\n");
@@ -412,20 +413,37 @@ fn keys_are_not_laid_out_on_a_disk() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn unstage_without_a_daemon_takes_all_away_and_says_so() {
+fn after_a_failed_start_of_the_daemon_its_keys_are_gone_at_once() {
     let (host, guest) = Host::with_used_guest();
     host.autostart(&guest);
     host.stop_libvirtd();
-    host.guard(&["stage"]).ok();
-    let failed = host.guard(&["unstage"]);
-    assert_eq!(failed.status, 4, "{failed:?}");
-    assert!(
-        failed.stderr.contains("libvirt cannot be asked"),
-        "{failed:?}"
+    // systemd listens for a socket-activated daemon that is down: whoever connects waits.
+    let socket = host.path("/run/libvirt/libvirt-sock");
+    fs::remove_file(&socket).unwrap();
+    let listens = UnixListener::bind(&socket).unwrap();
+    host.run(&drop_in_command("ExecStartPre")).ok();
+    assert_eq!(host.names(STAGED).len(), 2);
+
+    let started = Instant::now();
+    let cleared = host.run(&drop_in_command("ExecStopPost")).ok();
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(
+        cleared.stdout,
+        "removed 1 staged key; libvirtd does not run\n"
     );
     host.assert_nothing_is_laid_out();
-    host.guard(&["unstage"]).ok();
+    listens.set_nonblocking(true).unwrap();
+    assert!(listens.accept().is_err(), "nobody is to connect");
+
+    host.run(&drop_in_command("ExecStopPost")).ok();
+    fs::remove_file(&socket).unwrap();
+    let staged = host.run(&drop_in_command("ExecStartPre")).ok().stdout;
+    assert!(staged.contains("laid out"), "{staged}");
     host.start_libvirtd();
+    host.run(&drop_in_command("ExecStartPost")).ok();
+    host.assert_nothing_is_laid_out();
+    assert_eq!(host.state(&guest), "running");
 }
 
 #[test]

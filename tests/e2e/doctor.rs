@@ -232,3 +232,36 @@ fn copies_of_tpm_state_that_nobody_comes_back_for_are_told() {
     .ok();
     finds(&host, 1, "fault: a kept copy of TPM state cannot be used");
 }
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn other_hooks_and_a_linked_base_are_facts_and_copies_of_hooks_are_advice() {
+    let (host, guest) = Host::with_used_guest();
+    let hook = "#!/bin/sh\nexit 0\n";
+    host.write_program("/etc/libvirt/hooks/qemu.d/10-before", hook);
+    host.run(&["mv", "/var/lib/libvirt/swtpm", "/var/lib/libvirt/elsewhere"])
+        .ok();
+    host.run(&["ln", "-s", "elsewhere", "/var/lib/libvirt/swtpm"])
+        .ok();
+    host.start_and_stop(&guest);
+    let facts = [
+        "note: other hooks run before the guard: /etc/libvirt/hooks/qemu.d/10-before",
+        "note: /var/lib/libvirt/swtpm is a link to elsewhere",
+    ];
+    assert_eq!(found(&host, &[], 0), facts);
+    let answer = host.guard(&["doctor"]).ok();
+    assert!(
+        answer.stdout.starts_with("note    other hooks"),
+        "{answer:?}"
+    );
+    assert!(answer.stdout.ends_with("\nnothing found\n"), "{answer:?}");
+
+    host.write_program("/etc/libvirt/hooks/qemu.d/10-before.dpkg-old", hook);
+    let found = found(&host, &[], 0);
+    assert_eq!(
+        found[0],
+        "advice: /etc/libvirt/hooks/qemu.d/10-before.dpkg-old looks like a backup copy, and libvirt \
+         runs it"
+    );
+    assert_eq!(found.len(), 3, "{found:#?}");
+}

@@ -58,12 +58,15 @@ fn only_prepare_refuses_and_nothing_writes_on_stdout() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn an_unreadable_domain_xml_passes_unless_the_policy_refuses_unencrypted_vtpms() {
+fn an_unreadable_domain_xml_passes_unless_an_emulated_tpm_was_seen_and_the_policy_is_strict() {
     let host = Host::new();
-    assert_eq!(host.hook("vm1", &PREPARE, "<domain><name>vm").status, 0);
+    let seen = "<domain><name>vm</name><devices><tpm><backend type='emulator'>";
+    assert_eq!(host.hook("vm1", &PREPARE, seen).status, 0);
     host.configure("[policy]\nunencrypted = \"deny\"\n");
-    host.hook("vm1", &PREPARE, "<domain><name>vm")
-        .refused_with("VG501");
+    host.hook("vm1", &PREPARE, seen).refused_with("VG501");
+    for unseen in ["<domain><name>vm", "", "\n", "<domain><devices><tpm>"] {
+        assert_eq!(host.hook("vm1", &PREPARE, unseen).status, 0, "{unseen:?}");
+    }
 }
 
 #[test]
@@ -114,7 +117,8 @@ fn a_refusal_stays_one_though_the_deadline_passes_while_it_is_told() {
     let host = Host::new();
     host.configure("[policy]\nunencrypted = \"deny\"\n[hook]\ndeadline = \"1s\"\n");
     // One piece after the other: stdin is never silent for long, and does not end in time.
-    let trickle = "for i in 0 1 2 3 4 5; do printf '<'; sleep 0.25; done";
+    let trickle = "printf \"<domain><devices><tpm><backend type='emulator'>\"; \
+                   for i in 0 1 2 3 4 5; do printf '<'; sleep 0.25; done";
     let call = "/usr/sbin/vtpm-guard-hook vm1 prepare begin -";
     for _ in 0..5 {
         host.run(&["bash", "-c", &format!("({trickle}) | {call}")])
@@ -198,4 +202,39 @@ fn a_running_guest_survives_the_restart_of_its_daemon_without_its_provider() {
     host.delete_provider("nkp-a");
     host.restart_libvirtd();
     assert_eq!(host.state(&guest), "running");
+}
+
+/// L3 of the audit: root is not let pass because somebody owns its directory.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn for_root_a_state_directory_of_somebody_elses_is_a_store_that_cannot_be_used() {
+    let (host, guest) = Host::with_used_guest();
+    host.configure("[log]\ntarget = \"/var/log/guard.log\"\n");
+    let xml = host.xml(&guest);
+    host.run(&["chown", "65534", "/var/lib/vtpm-guard"]).ok();
+    let refused = host.hook("vm1", &PREPARE, &xml);
+    assert_eq!(refused.status, 1, "{refused:#?}");
+    assert!(
+        refused.stderr.starts_with("vtpm-guard: VG401"),
+        "{refused:#?}"
+    );
+    assert!(host.read("/var/log/guard.log").contains("VG401"));
+
+    // Plain users, and root of a namespace of theirs, are none of its business.
+    for who in [
+        &["setpriv", "--reuid", "65533", "--clear-groups"][..],
+        &[
+            "setpriv",
+            "--reuid",
+            "65533",
+            "--clear-groups",
+            "unshare",
+            "-r",
+        ],
+    ] {
+        let call = [who, &["/usr/sbin/vtpm-guard-hook", "vm1"], &PREPARE].concat();
+        assert_passes_silently(&host.run_with_input(&call, &xml));
+    }
+    host.run(&["chown", "0", "/var/lib/vtpm-guard"]).ok();
+    host.start_running(&guest);
 }

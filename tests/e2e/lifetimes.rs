@@ -152,3 +152,33 @@ fn with_lifetime_keep_only_the_end_of_the_daemon_takes_the_secret() {
         ]
     );
 }
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_replay_leaves_no_secret_for_a_start_that_does_not_follow() {
+    let (host, guest) = Host::with_used_guest();
+    host.write("/run/vm1.captured.xml", host.xml(&guest));
+    let replay = || {
+        let answer = host.guard(&["--json", "replay", "/run/vm1.captured.xml"]);
+        assert!(
+            answer.stdout.contains("\"action\": \"defined\""),
+            "{answer:?}"
+        );
+        assert_eq!((answer.status, answer.stderr.as_str()), (0, ""));
+    };
+    for lifetime in ["start", "run"] {
+        host.configure(&format!("[secret]\nlifetime = \"{lifetime}\"\n"));
+        replay();
+        assert!(!host.has_secret(guest.secret), "{lifetime}");
+    }
+    // A guest that is active may be starting, and needs it.
+    host.configure("");
+    host.start_running(&guest);
+    replay();
+    assert!(host.has_secret(guest.secret));
+    host.stop(&guest);
+    assert!(!host.has_secret(guest.secret));
+    host.configure("[secret]\nlifetime = \"keep\"\n");
+    replay();
+    assert!(host.has_secret(guest.secret));
+}

@@ -5,6 +5,7 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopting;
 mod another_name;
@@ -15,14 +16,17 @@ mod first_day;
 mod fresh_keys;
 mod guest;
 mod hook_contract;
+mod hook_input;
 mod host;
 mod libvirt_alone;
 mod lifetimes;
 mod looks;
 mod many_keys;
+mod memory;
 mod migrated;
 mod migration;
 mod monitored;
+mod names;
 mod page;
 mod pruning;
 mod recovery_page;
@@ -33,6 +37,7 @@ mod rotating;
 mod saved;
 mod secrets;
 mod shared_secret;
+mod slow_tpm;
 mod state_elsewhere;
 mod status;
 mod store_trouble;

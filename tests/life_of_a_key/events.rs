@@ -23,6 +23,8 @@ use crate::tpm;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum StartEnds {
     Runs,
+    /// It runs, but somebody holds the store's write lock when the hook wants to note it.
+    RunsUnnoted,
     /// Before swtpm has made or opened a state.
     FailsBeforeState,
     /// QEMU does not start.
@@ -49,6 +51,9 @@ pub(crate) enum Event {
     /// The hook is killed before it has written anything.
     StartKilledEarly(usize),
     Stop(usize),
+    /// The file system of the states was unmounted before it: all of them are out of sight, and
+    /// back afterwards.
+    StopWithoutStates(usize),
     /// Saved and restored: the state stays where it is.
     SaveAndRestore(usize),
     /// It comes from another host: its state arrives after `prepare`.
@@ -86,6 +91,7 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
     let pick = || any::<Index>().prop_map(Pick);
     let ends = prop_oneof![
         6 => Just(StartEnds::Runs),
+        2 => Just(StartEnds::RunsUnnoted),
         1 => Just(StartEnds::FailsBeforeState),
         1 => Just(StartEnds::FailsAfterState),
         1 => Just(StartEnds::HostDiesBeforeState),
@@ -95,6 +101,7 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
         12 => (guest(), ends).prop_map(|(guest, ends)| Start(guest, ends)),
         1 => guest().prop_map(StartKilledEarly),
         8 => guest().prop_map(Stop),
+        2 => guest().prop_map(StopWithoutStates),
         2 => guest().prop_map(SaveAndRestore),
         2 => guest().prop_map(MigrateIn),
         1 => guest().prop_map(LoseState),
@@ -128,6 +135,12 @@ impl Event {
                 Some("killed".to_owned())
             }
             Self::Stop(guest) => stop(host, guest),
+            Self::StopWithoutStates(guest) => host.guests[guest].running.then(|| {
+                host.hide_states();
+                stop(host, guest);
+                host.show_states();
+                "stopped".to_owned()
+            }),
             Self::SaveAndRestore(guest) => save_and_restore(host, guest),
             Self::MigrateIn(guest) => migrate_in(host, guest),
             Self::LoseState(guest) => {
@@ -322,19 +335,22 @@ fn start(
             tpm::make(&host.state_file(guest), &value);
         }
     }
+    host.guests[guest].made_with.insert(value.clone());
     if matches!(ends, StartEnds::HostDiesAfterState) {
         host.secrets.forget();
         return Some("died".to_owned());
     }
-    // From here on the guard hears of the state.
-    host.guests[guest].made_with.insert(value.clone());
     if matches!(ends, StartEnds::FailsAfterState) {
         host.ends(guest);
         return Some("failed".to_owned());
     }
-    host.follow_up(guest, Operation::Started);
     host.guests[guest].running = true;
-    host.guests[guest].used.insert(value);
+    if matches!(ends, StartEnds::RunsUnnoted) {
+        host.started_while_the_store_is_locked(guest);
+    } else {
+        host.follow_up(guest, Operation::Started);
+        host.guests[guest].used.insert(value);
+    }
     Some("runs".to_owned())
 }
 

@@ -155,6 +155,35 @@ impl Host {
         follow_up(&self.guard, operation, &self.guests[guest].domain, soon()).unwrap();
     }
 
+    /// Holds the store's write lock until it is dropped.
+    pub(crate) fn lock_store(&self) -> rusqlite::Connection {
+        let locker = rusqlite::Connection::open(self.guard.state_dir.join("store.db")).unwrap();
+        locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+        locker
+    }
+
+    /// `started` while another program holds the write lock for longer than the hook waits.
+    pub(crate) fn started_while_the_store_is_locked(&self, guest: usize) {
+        let _lock = self.lock_store();
+        let domain = &self.guests[guest].domain;
+        let deadline = Deadline::after(Duration::from_millis(40));
+        // Where there is nothing to note it succeeds.
+        let _ = follow_up(&self.guard, Operation::Started, domain, deadline);
+    }
+
+    /// The directory of the TPM states is empty: its file system is not mounted.
+    pub(crate) fn hide_states(&self) {
+        let states = &self.guard.libvirt_state_dir;
+        fs::rename(states, states.with_extension("hidden")).unwrap();
+        fs::create_dir(states).unwrap();
+    }
+
+    pub(crate) fn show_states(&self) {
+        let states = &self.guard.libvirt_state_dir;
+        fs::remove_dir_all(states).unwrap();
+        fs::rename(states.with_extension("hidden"), states).unwrap();
+    }
+
     /// The end of a run or of a start, as libvirt has it before it tells reasons (10.5).
     pub(crate) fn ends(&self, guest: usize) {
         self.follow_up(guest, Operation::Ended);

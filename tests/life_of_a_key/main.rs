@@ -14,9 +14,12 @@ mod libvirt;
 mod statements;
 mod tpm;
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
-use vtpm_guard::guard::Mode;
+use vtpm_guard::clock::{Deadline, Timestamp};
+use vtpm_guard::guard::{Mode, Operation, prepare};
 
 use events::{Event, events};
 use host::Host;
@@ -25,13 +28,17 @@ use host::Host;
 const STORIES: u32 = 80;
 
 fn play(story: &[Event]) -> Host {
-    let mut host = Host::new();
+    let mut host = play_on(Host::new(), story);
+    statements::hold_at_the_end(&mut host);
+    host
+}
+
+fn play_on(mut host: Host, story: &[Event]) -> Host {
     for (step, event) in story.iter().enumerate() {
         host.say(format!("{step}: {event:?}"));
         event.happen(&mut host);
         statements::hold(&mut host);
     }
-    statements::hold_at_the_end(&mut host);
     host
 }
 
@@ -137,6 +144,82 @@ fn a_clone_has_the_tpm_of_its_original() {
     let runs = host.told.iter().filter(|line| *line == "  runs").count();
     assert_eq!(runs, 4, "{:#?}", host.told);
     assert_eq!(host.guests[0].made_with, host.guests[1].made_with);
+}
+
+/// M1 of the audit: the store is locked when the first run is to be noted, and the states are out
+/// of sight when it ends.
+#[test]
+fn a_key_that_nobody_could_note_as_used_outlives_states_that_are_out_of_sight() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let story = [Bind(0, 0), Start(0, RunsUnnoted), StopWithoutStates(0)];
+    let mut host = play_on(Host::new(), &story);
+    let refused = host.prepare(0, Mode::DryRun);
+    assert!(!refused.is_allowed(), "no key is made over the state");
+    let rows = host.rows(0);
+    let proven = rows.iter().find(|row| {
+        let dek = host.unwrapped(row);
+        dek.is_some_and(|dek| host.opens_state(0, &dek) == Some(true))
+    });
+    let proven = proven.unwrap().key_ref.id;
+    host.store().use_key(proven, Timestamp::now()).unwrap();
+    Start(0, Runs).happen(&mut host);
+    assert_eq!(host.told.last().unwrap(), "  runs", "{:#?}", host.told);
+}
+
+#[test]
+fn a_guest_whose_first_start_fails_again_and_again_has_one_key() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let story: Vec<_> = [Bind(0, 0)]
+        .into_iter()
+        .chain([Start(0, FailsBeforeState); 20])
+        .chain([Start(0, Runs)])
+        .collect();
+    let mut host = play_on(Host::new(), &story[..21]);
+    assert_eq!(host.rows(0).len(), 2, "a placeholder and a retired key");
+    host = play_on(host, &story[21..]);
+    assert_eq!(host.rows(0).len(), 1);
+}
+
+/// L8 of the audit: somebody holds the store's write lock.
+#[test]
+fn only_what_must_be_written_waits_for_a_locked_store() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let mut host = play_on(
+        Host::new(),
+        &[Bind(0, 0), Start(0, Runs), Stop(0), Bind(1, 0)],
+    );
+    let lock = host.lock_store();
+    let waited = |work: &mut dyn FnMut()| {
+        let started = Instant::now();
+        work();
+        started.elapsed()
+    };
+    let second = Duration::from_secs(1);
+    let took = waited(&mut || assert!(host.prepare(0, Mode::CarryOut).is_allowed()));
+    assert!(
+        took < second,
+        "a start that only records its event: {took:?}"
+    );
+    let took = waited(&mut || {
+        host.follow_up(0, Operation::Started);
+        host.ends(0);
+    });
+    assert!(took < second, "what follows it: {took:?}");
+
+    // A new key must be written: without it there is no start.
+    let patient = Deadline::after(Duration::from_secs(3));
+    let took = waited(&mut || {
+        let domain = Ok(host.guests[1].domain.clone());
+        let outcome = prepare(&host.guard, &domain, "prepare", Mode::CarryOut, patient);
+        assert!(!outcome.is_allowed());
+    });
+    assert!(took > second, "the first start of a guest: {took:?}");
+    drop(lock);
+    Start(1, Runs).happen(&mut host);
+    assert_eq!(host.told.last().unwrap(), "  runs");
 }
 
 #[test]

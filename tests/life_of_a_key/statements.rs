@@ -43,8 +43,8 @@ pub(crate) fn hold_at_the_end(host: &mut Host) {
     a_guest_without_a_vtpm_starts(host);
 }
 
-/// Statement 1: whatever a TPM was ever encrypted with is still in the store, wrapped by a KEK
-/// that a recovery file can bring back.
+/// Statement 1: whatever libvirt was ever given when a TPM was made is still in the store, in a
+/// row that may be retired, wrapped by a KEK that a recovery file can bring back.
 fn no_key_of_a_tpm_is_lost(host: &Host, guest: usize) {
     let rows = host.rows(guest);
     let kept: Vec<DekBytes> = rows.iter().filter_map(|row| host.unwrapped(row)).collect();

@@ -49,7 +49,8 @@ pub(crate) fn page() -> Page {
         ("/var/lib/vtpm-guard/keys", "The providers' keys, sealed."),
         (
             "/var/lib/vtpm-guard/captures",
-            "The domain XML of the last refused starts.",
+            "The domain XML of the last refused starts, without the passwords of graphics devices. \
+             <sysinfo>, <qemu:commandline> and <metadata> are in it, and may hold confidential data.",
         ),
         (
             "/etc/libvirt/hooks/qemu.d/50-vtpm-guard",

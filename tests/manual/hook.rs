@@ -37,8 +37,8 @@ pub(crate) fn page() -> Page {
         (
             "stopped end, release end",
             "The guest is gone, or its start has failed: drops the secret unless secret.lifetime \
-             is \"keep\", and takes back a key made for a start that failed before there was any \
-             TPM state.",
+             is \"keep\". Retires a key made for a start that failed before there was any TPM \
+             state, beside a new placeholder; the next first start uses it again.",
         ),
         (
             "migrate begin, restore begin",

@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use serde_json::{Value, json};
 
 use super::{SecretFate, Taken, Work};
+use crate::admin::domains::NamedDomain;
 use crate::admin::error::AdminError;
 use crate::admin::output::{Output, count};
-use crate::admin::table::{BAD, GOOD, NOTABLE, table};
-use crate::report::one_line;
+use crate::admin::table::{BAD, Cell, GOOD, NOTABLE, table};
+use crate::report::label;
 
 /// What came of one guest, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,21 @@ impl Work<'_> {
 
     fn reason(&self) -> String {
         match (&self.trouble, &self.taken) {
-            (Some(trouble), _) => one_line(&trouble.to_string()),
+            (Some(trouble), _) => trouble.to_string(),
             (None, taken) => taken.as_ref().map_or(String::new(), Taken::in_words),
         }
+    }
+
+    /// What is wrong with the key that was taken over.
+    fn warnings(&self) -> Option<String> {
+        self.taken.as_ref().filter(|taken| taken.guessable)?;
+        let guest = NamedDomain::from(&self.candidate.guest);
+        Some(format!(
+            "the key of {} is so short that it can be guessed from a copy of its TPM state; renew \
+             it once the guest is shut down: vtpm-guard key renew {}",
+            guest.label(),
+            guest.arg
+        ))
     }
 
     fn document(&self) -> Value {
@@ -72,6 +85,10 @@ impl Work<'_> {
             })),
             "reason": self.reason(),
             "hint": self.trouble.as_ref().and_then(AdminError::hint),
+            "warnings": self.warnings().into_iter().map(|message| json!({
+                "kind": "guessable-key",
+                "message": message,
+            })).collect::<Value>(),
         })
     }
 }
@@ -90,7 +107,7 @@ impl Taken {
             SecretFate::Kept | SecretFate::ToGo => "; libvirt's secret stays".to_owned(),
             SecretFate::KeptFor(others) => format!(
                 "; libvirt's secret stays until {} is adopted, too",
-                one_line(&others.join(", "))
+                others.join(", ")
             ),
             SecretFate::Removed => "; libvirt's secret is gone".to_owned(),
         };
@@ -119,18 +136,17 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
             let taken = work.taken.as_ref();
             let outcome = work.outcome();
             rows.add_row([
-                Cell::new(one_line(&work.candidate.guest.name)),
+                Cell::new(&work.candidate.guest.name),
                 Cell::new(outcome.word()).fg(outcome.colour()),
-                Cell::new(taken.map_or("-".to_owned(), |taken| one_line(&taken.provider))),
+                Cell::new(taken.map_or("-", |taken| &taken.provider)),
                 Cell::new(taken.map_or("-".to_owned(), |taken| taken.key_ref.to_string())),
                 Cell::new(work.reason()),
             ]);
         }
-        writeln!(out, "{rows}")?;
+        out.table(&rows)?;
         for work in works {
             if let Some(hint) = work.trouble.as_ref().and_then(AdminError::hint) {
-                let name = one_line(&work.candidate.guest.name);
-                writeln!(out, "  hint: {name}: {}", one_line(hint))?;
+                writeln!(out, "  hint: {}: {hint}", label(&work.candidate.guest.name))?;
             }
         }
         let number = |wanted| works.iter().filter(|work| work.outcome() == wanted).count();
@@ -144,6 +160,13 @@ pub(super) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
             number(Outcome::Failed)
         )
     })
+}
+
+/// Says what is wrong with keys that were taken over.
+pub(super) fn warn(output: &Output, works: &[Work<'_>]) {
+    for warning in works.iter().filter_map(Work::warnings) {
+        output.note(&warning);
+    }
 }
 
 /// 4 if anything failed, else 1 if anything was refused, else 0.

@@ -18,7 +18,9 @@ use crate::libvirt::Libvirt;
 use crate::libvirt::files::{self, SECRETS_DIR, Stored};
 use crate::secret::{Purpose, SecretError, Value};
 use crate::swtpm::{StateFile, read_state};
-use crate::verdict::adopt::{AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand};
+use crate::verdict::adopt::{
+    AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand, Sharer,
+};
 use crate::verdict::facts::{KeyRef, Proof, Provider, References};
 
 /// The facts, and the key that was read on the way to them.
@@ -178,7 +180,7 @@ impl Adopting {
         secret: SecretUuid,
         value: &Dek,
         others: &[&Candidate],
-    ) -> Result<Vec<String>, AdminError> {
+    ) -> Result<Vec<Sharer>, AdminError> {
         let mut sharers = Vec::new();
         for other in others.iter().filter(|one| one.secret() == Some(secret)) {
             let uuid = other.guest.uuid;
@@ -190,7 +192,8 @@ impl Adopting {
                     && provider.is_some_and(|known| is_exported(&references, known.key_id))
             };
             if !held.iter().any(is_safe) {
-                sharers.push(other.guest.name.clone());
+                let name = other.guest.name.clone();
+                sharers.push(Sharer { name, uuid });
             }
         }
         Ok(sharers)

@@ -14,6 +14,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::libvirt::files::{self, SECRETS_DIR};
+use crate::report::label;
 use crate::secret::HostSecrets;
 use crate::store::Event;
 use crate::verdict::Over;
@@ -94,7 +95,7 @@ impl Adopting {
         let undone: Vec<_> = sharing
             .iter()
             .filter(|work| work.trouble.is_some())
-            .map(|work| work.candidate.guest.name.clone())
+            .map(|work| label(&work.candidate.guest.name))
             .collect();
         let fate = if undone.is_empty() {
             self.undefine(secret).map(|()| SecretFate::Removed)

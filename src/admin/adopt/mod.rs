@@ -19,10 +19,10 @@ use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::progress::Progress;
 use super::provider::Exclusive;
-use super::{guests, key, provider};
+use super::{domains, guests, key, provider};
 use crate::domain::{self, Domain, Emulator};
 use crate::guard::Guard;
-use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::libvirt::{Guest, Libvirt};
@@ -62,6 +62,8 @@ struct Taken {
     new: bool,
     /// Whether the TPM state has proven it.
     proven: bool,
+    /// Whether it is so short that it can be guessed.
+    guessable: bool,
     secret: SecretFate,
 }
 
@@ -110,7 +112,7 @@ pub(super) fn run(
         None => key::default_provider(context)?,
     };
     let known = known_guests()?;
-    let (chosen, others) = choose(which, &known)?;
+    let (chosen, others) = choose(context, which, &known)?;
     // A provider that is deleted or rotated meanwhile would take the key with it.
     let _exclusive = Exclusive::acquire(context)?;
     let mut adopting = Adopting {
@@ -140,6 +142,7 @@ pub(super) fn run(
     progress.done();
     adopting.finish(&mut works);
     answer::print(&context.output, &works)?;
+    answer::warn(&context.output, &works);
     Ok(answer::status(&works))
 }
 
@@ -160,15 +163,14 @@ fn known_guests() -> Result<Vec<Candidate>, AdminError> {
 /// The guests to adopt, each once, and all others. With `--all` those without an encrypted
 /// vTPM are left out; one whose XML cannot be read may have one.
 fn choose<'k>(
+    context: &Context,
     which: &Domains,
     known: &'k [Candidate],
 ) -> Result<(Vec<&'k Candidate>, Vec<&'k Candidate>), AdminError> {
     let mut wanted = Vec::new();
     for text in &which.domains {
-        let uuid = DomainUuid::parse(text).ok();
-        let by_uuid = known.iter().find(|one| Some(one.guest.uuid) == uuid);
-        let found = by_uuid.or_else(|| known.iter().find(|one| one.guest.name == *text));
-        wanted.push(found.ok_or_else(|| guests::unknown(text))?.guest.uuid);
+        let found = domains::pick(context, text, known.iter().map(|one| &one.guest))?;
+        wanted.push(found.ok_or_else(|| domains::unknown(text))?.uuid);
     }
     let is_chosen = |one: &&Candidate| {
         let may_have_one = one.domain.is_err() || one.secret().is_some();

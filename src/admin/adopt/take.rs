@@ -27,7 +27,7 @@ impl Adopting {
             value,
             provider,
         } = self.examine(target, others)?;
-        let adoption = decide(&facts).map_err(|why| words::refusal(why, target, &provider.name))?;
+        let adoption = decide(&facts).map_err(|why| words::refusal(why, target, &provider))?;
         let (key_ref, new) = match (adoption.key, &value) {
             (AdoptedKey::Held(key_ref), _) => (key_ref, false),
             (AdoptedKey::New, Some(dek)) => {
@@ -50,6 +50,7 @@ impl Adopting {
             provider,
             new,
             proven: adoption.proven,
+            guessable: value.as_ref().is_some_and(Dek::is_guessable),
             secret,
         })
     }

@@ -8,13 +8,14 @@ use crate::admin::guests;
 use crate::domain::Domain;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::wrap::UnwrapError;
-use crate::report::shell_word;
+use crate::report::{Arg, Named, label, quoted};
 use crate::secret::SecretError;
-use crate::verdict::adopt::{AdoptRefusal, NotTold, SecretAtHand};
+use crate::verdict::adopt::{AdoptRefusal, NotTold, SecretAtHand, Sharer};
+use crate::verdict::facts::Provider;
 
 /// A refusal of the decision. `provider` is the one whose key wraps, or would.
-pub(super) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &str) -> AdminError {
-    let guest = shell_word(&target.domain.name);
+pub(super) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &Provider) -> AdminError {
+    let guest = Arg::guest(target.domain);
     let secret = target.secret;
     let (message, hint) = match why {
         AdoptRefusal::NothingToAdopt(at_hand) => nothing_to_adopt(&at_hand, secret, &guest),
@@ -71,31 +72,41 @@ pub(super) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &str) -> 
             ),
         ),
         AdoptRefusal::Shared(others) => (
-            format!("{} needs the secret {secret}, too", others.join(", ")),
-            format!("adopt them together: vtpm-guard adopt {}", {
-                let others = others.iter().map(|name| shell_word(name));
-                std::iter::once(guest)
-                    .chain(others)
-                    .collect::<Vec<_>>()
-                    .join(" ")
+            format!("{} needs the secret {secret}, too", names(&others)),
+            format!("adopt them together: vtpm-guard adopt {guest} {}", {
+                let others: Vec<_> = others.iter().map(|other| arg(other).to_string()).collect();
+                others.join(" ")
             }),
         ),
         AdoptRefusal::NeverExported => (
             format!(
-                "provider \"{provider}\" was never exported, and libvirt's secret is the only \
-                 other copy of the key"
+                "provider {} was never exported, and libvirt's secret is the only other copy of \
+                 the key",
+                quoted(&provider.name)
             ),
             format!(
-                "vtpm-guard provider export {} --output FILE; or leave the secret as it is: \
-                 --keep-plaintext",
-                shell_word(provider)
+                "export it: vtpm-guard provider export {} --output FILE; or leave the secret as it \
+                 is: --keep-plaintext",
+                Arg::provider(provider)
             ),
         ),
     };
     AdminError::refused(message).with_hint(hint)
 }
 
-fn nothing_to_adopt(at_hand: &SecretAtHand, secret: SecretUuid, guest: &str) -> (String, String) {
+fn names(sharers: &[Sharer]) -> String {
+    let names: Vec<_> = sharers.iter().map(|sharer| label(&sharer.name)).collect();
+    names.join(", ")
+}
+
+fn arg(Sharer { name, uuid }: &Sharer) -> Arg {
+    Arg::guest(Named {
+        name,
+        uuid: Some(*uuid),
+    })
+}
+
+fn nothing_to_adopt(at_hand: &SecretAtHand, secret: SecretUuid, guest: &Arg) -> (String, String) {
     match at_hand {
         SecretAtHand::Own => (
             format!("the secret {secret} is the guard's own, and no key of its opens the TPM"),
@@ -116,7 +127,7 @@ fn not_told(
     why: NotTold,
     held: Option<KeyRefId>,
     secret: SecretUuid,
-    guest: &str,
+    guest: &Arg,
 ) -> (String, String) {
     let why = match why {
         NotTold::NoFile => "and keeps no file of it on this host".to_owned(),
@@ -147,10 +158,7 @@ pub(super) fn xml_unreadable(why: &str) -> AdminError {
 
 pub(super) fn no_encrypted_vtpm(domain: &Domain) -> AdminError {
     let hint = match domain.vtpm {
-        Some(_) => format!(
-            "encrypt it: vtpm-guard encrypt {}",
-            shell_word(&domain.name)
-        ),
+        Some(_) => format!("encrypt it: vtpm-guard encrypt {}", Arg::guest(domain)),
         None => "see its XML: virsh dumpxml".to_owned(),
     };
     AdminError::refused("it has no encrypted vTPM").with_hint(hint)
@@ -192,7 +200,7 @@ pub(super) fn not_provided(secret: SecretUuid, error: &SecretError) -> AdminErro
 pub(super) fn left_behind(secret: SecretUuid, files: &[PathBuf]) -> AdminError {
     let files: Vec<_> = files
         .iter()
-        .map(|file| shell_word(&file.display().to_string()))
+        .map(|file| Arg::file(file).to_string())
         .collect();
     AdminError::failed(format!(
         "its key is in the store and libvirt has no secret {secret} any more, but left behind {}",

@@ -110,6 +110,9 @@ pub enum Command {
         nagios: bool,
     },
     /// Do what the hook would do with this captured domain XML.
+    ///
+    /// The secret that libvirt gets for a start is dropped again at the end, unless the guest is
+    /// active.
     Replay {
         /// What to replay.
         #[command(flatten)]
@@ -151,10 +154,11 @@ pub enum Command {
     /// keys must be there before. They lie on tmpfs alone, linked from /etc/libvirt/secrets.
     /// Guests that would not start are named and left out; that is no failure.
     Stage,
-    /// When libvirtd is up: take away what `stage` laid out.
+    /// Remove staged keys (run once libvirtd is up, and after it stopped or failed to start).
     ///
     /// Waits until libvirtd answers, removes the files, and drops the secrets that have done
-    /// their work. Doing it again changes nothing.
+    /// their work. Where no libvirtd runs, it removes the files at once. Doing it again changes
+    /// nothing.
     Unstage,
     /// The kept copies of TPM state.
     #[command(subcommand)]

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+
+use crate::key::keyring::WeakerSeal;
 
 /// `provider …`
 #[derive(Debug, Subcommand)]
@@ -14,6 +16,9 @@ pub enum Provider {
         /// Make it the default.
         #[arg(long)]
         default: bool,
+        /// Where to store the key.
+        #[command(flatten)]
+        sealing: Sealing,
     },
     /// List the providers.
     List,
@@ -38,6 +43,18 @@ pub enum Provider {
     Rotate {
         /// Its name or UUID.
         name: String,
+        /// Where to store the new key.
+        #[command(flatten)]
+        sealing: Sealing,
+    },
+    /// Seal provider keys again, where this host can protect them better now.
+    ///
+    /// For a key that was stored in a root-only file, or without the TPM, because nothing
+    /// stronger could be used then. The old file is replaced only when the new one has been
+    /// opened and read back. Doing it again changes nothing.
+    Reseal {
+        /// Provider name or UUID [default: all providers].
+        name: Option<String>,
     },
     /// Write a provider's key to a recovery file, protected by a passphrase.
     Export {
@@ -63,6 +80,9 @@ pub enum Provider {
         /// Check the file and the passphrase, and change nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Where to store the key.
+        #[command(flatten)]
+        sealing: Sealing,
     },
     /// Delete a provider and its key.
     Delete {
@@ -72,4 +92,24 @@ pub enum Provider {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// How a provider's key is sealed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Sealing {
+    /// If systemd-creds fails, use the next weaker seal: without the TPM, at worst a root-only
+    /// file, which holds the key in clear.
+    #[arg(long)]
+    allow_weaker_seal: bool,
+}
+
+impl Sealing {
+    /// What happens where the host's strongest seal fails.
+    pub(in crate::admin) fn weaker(self) -> WeakerSeal {
+        if self.allow_weaker_seal {
+            WeakerSeal::Allowed
+        } else {
+            WeakerSeal::Refused
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::admin::output;
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::kept::{self, KeptState, Shelf};
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, label};
 use crate::store::Access;
 
 /// How old a copy may be before it is told of, in milliseconds: 90 days.
@@ -44,17 +44,17 @@ fn old(context: &Context, domain: DomainUuid, copies: &[KeptState]) -> Option<Ai
     // A store that cannot be read is told of elsewhere.
     let store = context.store(Access::Read).ok().flatten();
     let name = store.and_then(|store| store.last_name(domain).ok().flatten());
-    let name = name.unwrap_or_else(|| domain.to_string());
+    let name = name.map_or_else(|| domain.to_string(), |name| label(&name));
     Some(Ailment::advice(
         format!(
             "the copy of the TPM's state of {} was kept at {}, and the guest has not come back",
-            one_line(&name),
+            name,
             output::time(Some(newest))
         ),
         "if it never does, the copy is of no more use",
         format!(
             "vtpm-guard state show {0}; if it never comes back: vtpm-guard state drop {0}",
-            shell_word(&name)
+            Arg::uuid(domain)
         ),
     ))
 }

@@ -1,7 +1,9 @@
 //! Guests that start with the daemon: are their keys laid out for it, and taken away after?
 
-use super::{Ailment, drop_in};
+use super::Ailment;
+use super::drop_in::{self, Lacking};
 use crate::admin::output;
+use crate::report::quoted;
 use crate::staging::{Definition, DefinitionFiles, Place};
 
 pub(super) fn ailments() -> Vec<Ailment> {
@@ -12,19 +14,29 @@ pub(super) fn ailments() -> Vec<Ailment> {
 }
 
 fn nobody_stages() -> Option<Ailment> {
-    if !drop_in::is_missing() {
-        return None;
-    }
+    let lacking = drop_in::lacking()?;
     let starting = DefinitionFiles::default().autostarting().ok()?;
     let is_encrypted = |guest: &Definition| {
         let domain = guest.domain.as_ref();
         domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
     };
     let guest = starting.into_iter().find(is_encrypted)?.name;
+    let command = "install the packaged drop-in libvirtd.service.d/50-vtpm-guard.conf, then: \
+                   systemctl daemon-reload";
+    if lacking == Lacking::UnstageAfterFailure {
+        return Some(Ailment::advice(
+            "the drop-in of libvirtd.service does not run \"vtpm-guard unstage\" as ExecStopPost",
+            "after a failed start of libvirtd the staged keys would stay in clear in /run",
+            command,
+        ));
+    }
     Some(Ailment::fault(
-        format!("libvirtd starts \"{guest}\" by itself, but does not run vtpm-guard stage before"),
+        format!(
+            "libvirtd starts {} by itself, but does not run \"vtpm-guard stage\" before",
+            quoted(&guest)
+        ),
         "a monolithic libvirtd takes no key while it starts its guests: they would be refused",
-        "install the drop-in libvirtd.service.d/50-vtpm-guard.conf, then: systemctl daemon-reload",
+        command,
     ))
 }
 

@@ -15,15 +15,35 @@ const UNIT_DIRS: [&str; 5] = [
 /// There while a monolithic libvirtd runs.
 const PID_FILE: &str = "/run/libvirtd.pid";
 
-/// Whether this host's libvirtd is monolithic and is started without `stage`.
-pub(super) fn is_missing() -> bool {
-    Path::new(PID_FILE).exists()
-        && !UNIT_DIRS
-            .iter()
-            .any(|dir| runs_stage(&Path::new(dir).join("libvirtd.service.d")))
+/// What this host's libvirtd lacks of the drop-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// It is started without `stage`.
+    Stage,
+    /// After a start that failed, nobody runs `unstage`.
+    UnstageAfterFailure,
 }
 
-fn runs_stage(drop_ins: &Path) -> bool {
+/// What a monolithic libvirtd of this host lacks.
+pub(super) fn lacking() -> Option<Lacking> {
+    let is_monolithic = Path::new(PID_FILE).exists();
+    let drop_ins = UNIT_DIRS.map(|dir| Path::new(dir).join("libvirtd.service.d"));
+    let texts: Vec<_> = drop_ins.iter().flat_map(|dir| texts(dir)).collect();
+    is_monolithic.then(|| lacking_in(&texts)).flatten()
+}
+
+fn lacking_in(texts: &[String]) -> Option<Lacking> {
+    let runs = |key: &str, verb: &str| {
+        let mut lines = texts.iter().flat_map(|text| text.lines());
+        lines.any(|line| line.starts_with(key) && line.ends_with(verb))
+    };
+    if !runs("ExecStartPre=", "vtpm-guard stage") {
+        return Some(Lacking::Stage);
+    }
+    (!runs("ExecStopPost=", "vtpm-guard unstage")).then_some(Lacking::UnstageAfterFailure)
+}
+
+fn texts(drop_ins: &Path) -> Vec<String> {
     let files = drop_ins.read_dir().into_iter().flatten().flatten();
     files
         .map(|file| file.path())
@@ -31,5 +51,22 @@ fn runs_stage(drop_ins: &Path) -> bool {
             path.extension()
                 .is_some_and(|extension| extension == "conf")
         })
-        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("vtpm-guard stage")))
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str =
+        include_str!("../../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
+
+    #[test]
+    fn the_shipped_drop_in_lacks_nothing_and_an_older_one_the_clearing_after_a_failure() {
+        assert_eq!(lacking_in(&[SHIPPED.to_owned()]), None);
+        let older = SHIPPED.replace("\nExecStopPost=", "\n#");
+        assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageAfterFailure));
+        assert_eq!(lacking_in(&[]), Some(Lacking::Stage));
+    }
 }

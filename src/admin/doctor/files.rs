@@ -7,11 +7,40 @@ use std::path::Path;
 
 use super::{Ailment, unreadable};
 use crate::guard::plain_state;
+use crate::trusted::{Distrust, TrustedDir};
 
 pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
     let mut found = Vec::new();
+    found.extend(way_to(state_dir));
     look_at(state_dir, &plain_state::shelf(state_dir), &mut found);
     found
+}
+
+/// The directories above: what is wrong with the state directory itself is told below.
+fn way_to(state_dir: &Path) -> Option<Ailment> {
+    let (path, way_out) = match TrustedDir::open(state_dir.parent()?) {
+        Err(Distrust::Owner { path, owner }) => {
+            let shown = path.display();
+            (
+                format!("{shown} belongs to user {owner}"),
+                format!("chown root {shown}"),
+            )
+        }
+        Err(Distrust::WritableByOthers { path, mode }) => {
+            let shown = path.display();
+            (
+                format!("{shown} has mode {mode:04o}"),
+                format!("chmod go-w {shown}"),
+            )
+        }
+        // What is missing is made; what else there is, reading the store tells.
+        Ok(_) | Err(Distrust::Io { .. }) => return None,
+    };
+    Some(Ailment::fault(
+        path,
+        "others can change what the state directory's path leads to, and the guard refuses to use it",
+        way_out,
+    ))
 }
 
 /// Looks at a file or directory, and at all in it; but not at files in `plain_states`, which keep

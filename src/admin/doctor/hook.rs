@@ -22,10 +22,15 @@ pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
     if let Some(ailment) = cannot_run(link) {
         return vec![ailment];
     }
-    [not_noticed(context, link), apparmor(link), selinux(link)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        not_noticed(context, link),
+        apparmor(link),
+        selinux(link),
+        selinux_hooks(Path::new("/sys/fs/selinux")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn cannot_run(link: &Path) -> Option<Ailment> {
@@ -141,9 +146,47 @@ fn selinux(link: &Path) -> Option<Ailment> {
     })
 }
 
+/// Fedora's policy, since 2024, runs hooks unconfined only where this boolean is on, which it is
+/// not at first. Without it they have the rights of the daemon's domain, if they may run at all.
+/// `/sys/fs/selinux/booleans/NAME` holds its value, and the one that is pending.
+fn selinux_hooks(selinux: &Path) -> Option<Ailment> {
+    let read = |name: &str| fs::read_to_string(selinux.join(name)).ok();
+    let is_enforcing = read("enforce")?.starts_with('1');
+    let is_off = read("booleans/virt_hooks_unconfined")?.starts_with('0');
+    (is_enforcing && is_off).then(|| {
+        Ailment::advice(
+            "SELinux is enforcing, and its boolean virt_hooks_unconfined is off",
+            "the policy may keep the daemon from running hooks, which refuses every start (exit \
+             status 126), or keep the guard from its store and keys",
+            "setsebool -P virt_hooks_unconfined on; what is denied shows: ausearch -m avc -ts recent",
+        )
+    })
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn selinux_s_boolean_for_hooks_is_missed_only_where_it_is_off_and_enforced() {
+        let selinux = tempfile::tempdir().unwrap();
+        let told = |enforce: &str, boolean: Option<&str>| {
+            let booleans = selinux.path().join("booleans");
+            let _ = fs::remove_dir_all(&booleans);
+            fs::create_dir(&booleans).unwrap();
+            fs::write(selinux.path().join("enforce"), enforce).unwrap();
+            if let Some(value) = boolean {
+                fs::write(booleans.join("virt_hooks_unconfined"), value).unwrap();
+            }
+            selinux_hooks(selinux.path()).is_some()
+        };
+        assert!(told("1", Some("0 0")));
+        assert!(!told("1", Some("1 1")));
+        assert!(!told("0", Some("0 0")));
+        assert!(!told("1", None), "a policy without it");
+        assert!(selinux_hooks(Path::new("/nowhere")).is_none());
+    }
 
     #[test]
     fn apparmor_lets_libvirtd_run_what_lies_in_sbin() {

@@ -1,5 +1,6 @@
 //! The host around it: room on its disks, the version of libvirt.
 
+use std::fs;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
@@ -18,6 +19,7 @@ const OLDEST_LIBVIRT: Version = Version(6, 5);
 pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
     let places = [state_dir, Path::new(LIBVIRT_STATE_DIR)];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
+    found.extend(linked_base(Path::new(LIBVIRT_STATE_DIR)));
     found.extend(libvirt());
     found
 }
@@ -38,6 +40,18 @@ fn room(place: &Path) -> Option<Ailment> {
             format!("df -h {}", place.display()),
         )
     })
+}
+
+/// TPM states on another file system, by a link in the place of libvirt's directory.
+fn linked_base(base: &Path) -> Option<Ailment> {
+    let target = fs::read_link(base).ok()?;
+    Some(Ailment::note(
+        format!("{} is a link to {}", base.display(), target.display()),
+        "where that file system is not mounted, every guest's TPM state counts as missing, and its \
+         start is refused (VG205)",
+        "have it mounted before the daemon starts: RequiresMountsFor= in a drop-in of libvirtd.service \
+         or virtqemud.service",
+    ))
 }
 
 fn libvirt() -> Option<Ailment> {
@@ -85,8 +99,20 @@ fn version_of(program: &str) -> Option<Version> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_the_base_is_told_as_a_fact() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("swtpm");
+        assert!(linked_base(&base).is_none());
+        std::os::unix::fs::symlink("/mnt/ceph/swtpm", &base).unwrap();
+        let found = linked_base(&base).unwrap();
+        assert!(found.what.ends_with("swtpm is a link to /mnt/ceph/swtpm"));
+        assert_eq!(found.severity, super::super::Severity::Note);
+    }
 
     #[test]
     fn versions_are_found_in_what_programs_say() {

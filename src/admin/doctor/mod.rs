@@ -6,25 +6,28 @@ mod drop_in;
 mod files;
 mod hook;
 mod host;
+mod host_tpm;
+mod other_hooks;
 mod plain_states;
 mod recovery;
 mod secrets;
 mod shared_secrets;
 mod store;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
+use comfy_table::Color;
 use serde_json::{Value, json};
 
 use super::cli::RecoveryFiles;
 use super::context::{self, Context};
 use super::error::AdminError;
-use super::output::{count, hanging};
-use super::table::{BAD, NOTABLE, painted};
+use super::output::count;
+use super::printer::Printer;
+use super::table::{BAD, NOTABLE};
 use crate::ids::SecretUuid;
 use crate::libvirt::Libvirt;
-use crate::report::one_line;
 use crate::secret::HostSecrets;
 
 /// How bad it is.
@@ -32,8 +35,10 @@ use crate::secret::HostSecrets;
 enum Severity {
     /// The guard does not do its work, or a start will fail.
     Fault,
-    /// It works, and something should be seen to.
+    /// It works, and something should be addressed.
     Advice,
+    /// A fact about this host that helps to understand what happens on it.
+    Note,
 }
 
 /// Something to see to: what, why it matters, the command that helps.
@@ -60,10 +65,18 @@ impl Ailment {
             ..Self::fault(what, why, command)
         }
     }
+
+    fn note(what: impl Into<String>, why: &'static str, command: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Note,
+            ..Self::fault(what, why, command)
+        }
+    }
 }
 
 pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, AdminError> {
     let mut ailments = hook::ailments(context);
+    ailments.extend(other_hooks::ailments());
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
     ailments.extend(daemon_start::ailments());
@@ -75,18 +88,20 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
     ailments.extend(host::ailments(context.state_dir()));
+    ailments.extend(host_tpm::ailments(context));
     ailments.sort_by_key(|ailment| ailment.severity);
 
-    let faults = ailments
-        .iter()
-        .filter(|ailment| ailment.severity == Severity::Fault)
-        .count();
+    let number = |severity| {
+        let such = ailments.iter().filter(|one| one.severity == severity);
+        such.count()
+    };
+    let (faults, advice) = (number(Severity::Fault), number(Severity::Advice));
     let documents: Value = ailments.iter().map(document).collect();
     context.output.answer(&documents, |out| {
         for ailment in &ailments {
             describe(out, ailment)?;
         }
-        match (faults, ailments.len() - faults) {
+        match (faults, advice) {
             (0, 0) => writeln!(out, "nothing found"),
             (faults, advice) => writeln!(
                 out,
@@ -103,6 +118,7 @@ fn document(ailment: &Ailment) -> Value {
         "severity": match ailment.severity {
             Severity::Fault => "fault",
             Severity::Advice => "advice",
+            Severity::Note => "note",
         },
         "what": ailment.what,
         "why": ailment.why,
@@ -110,20 +126,19 @@ fn document(ailment: &Ailment) -> Value {
     })
 }
 
-fn describe(out: &mut dyn Write, ailment: &Ailment) -> io::Result<()> {
-    let sign = match ailment.severity {
-        Severity::Fault => format!("{} ", painted(BAD, "fault")),
-        Severity::Advice => painted(NOTABLE, "advice"),
+fn describe(out: &mut Printer<'_>, ailment: &Ailment) -> io::Result<()> {
+    let (colour, sign, gap) = match ailment.severity {
+        Severity::Fault => (BAD, "fault", "   "),
+        Severity::Advice => (NOTABLE, "advice", "  "),
+        Severity::Note => (Color::Reset, "note", "    "),
     };
-    let (what, why) = (one_line(&ailment.what), ailment.why);
-    writeln!(out, "{sign}  {}", hanging(&what, 8))?;
-    writeln!(out, "        why it matters: {}", hanging(why, 24))?;
+    out.painted(colour, sign)?;
+    out.part(format_args!("{gap}"))?;
+    out.hanging(8, &ailment.what)?;
+    out.part(format_args!("        why it matters: "))?;
+    out.hanging(24, ailment.why)?;
     // To be copied: no line breaks are put into it.
-    writeln!(
-        out,
-        "        what helps:     {}",
-        one_line(&ailment.command)
-    )
+    writeln!(out, "        what helps:     {}", ailment.command)
 }
 
 fn configuration(context: &Context) -> Option<Ailment> {
@@ -131,7 +146,7 @@ fn configuration(context: &Context) -> Option<Ailment> {
     Some(Ailment::fault(
         format!("the configuration is broken: {error}"),
         "the hook goes by the defaults until it is mended",
-        "edit the file (man vtpm-guard.toml); vtpm-guard doctor says when it is in order",
+        "edit the file (man vtpm-guard.toml), then check it: vtpm-guard doctor",
     ))
 }
 
@@ -152,6 +167,6 @@ fn unreadable(path: &std::path::Path, error: &io::Error) -> Ailment {
     Ailment::fault(
         format!("{} cannot be looked at: {error}", path.display()),
         "nothing is known of what is in it",
-        "run vtpm-guard doctor as root",
+        "run it as root: vtpm-guard doctor",
     )
 }

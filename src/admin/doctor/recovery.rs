@@ -10,6 +10,7 @@ use crate::admin::passphrase;
 use crate::key::id::KeyId;
 use crate::provider::passphrase::Passphrase;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
+use crate::report::{Arg, quoted};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
 
@@ -69,14 +70,14 @@ fn useless(file: &Path, error: &RecoveryError) -> Ailment {
 fn not_covered(provider: &Provider) -> Ailment {
     Ailment::fault(
         format!(
-            "none of these recovery files brings back provider \"{}\" (key {})",
-            provider.name,
+            "none of these recovery files brings back provider {} (key {})",
+            quoted(&provider.name),
             provider.key_id.short()
         ),
         "with this host its key is lost, and with it every TPM that depends on it",
         format!(
             "vtpm-guard provider export {} --output FILE",
-            crate::report::shell_word(&provider.name)
+            Arg::provider(provider)
         ),
     )
 }

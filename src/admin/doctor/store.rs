@@ -5,7 +5,8 @@ use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::clock::Timestamp;
-use crate::report::shell_word;
+use crate::key::keyring::Seal;
+use crate::report::{Arg, quoted};
 use crate::store::{Access, EventFilter, Store, former_of};
 use crate::verdict::facts::Provider;
 
@@ -42,6 +43,7 @@ fn look_at(context: &Context) -> Result<Vec<Ailment>, AdminError> {
         .collect();
     for provider in store.providers()? {
         found.extend(sealed(context, &provider));
+        found.extend(weakly_sealed(context, &provider));
         found.extend(export(&store, &provider)?);
     }
     found.extend(clock(&store)?);
@@ -53,19 +55,39 @@ fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
     let error = opened.err()?;
     Some(Ailment::fault(
         format!(
-            "the key of provider \"{}\" does not open: {error}",
-            provider.name
+            "the key of provider {} does not open: {error}",
+            quoted(&provider.name)
         ),
         "the guests that are bound to it cannot start",
         "put it in place again: vtpm-guard provider import FILE",
     ))
 }
 
+/// A key that this host could protect better than it does.
+fn weakly_sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
+    let keyring = context.keyring();
+    let seal = keyring.seal(provider.key_id).ok()?;
+    let strongest = keyring.strongest_seal(context::patience()).ok()?;
+    (seal < strongest).then(|| {
+        Ailment::advice(
+            format!(
+                "the key of provider {} is sealed: {seal}, and this host can do: {strongest}",
+                quoted(&provider.name)
+            ),
+            match seal {
+                Seal::RootOnlyFile => "a copy of this disk, or of a backup of it, opens every TPM",
+                _ => "a copy of this disk opens every TPM, in any machine",
+            },
+            format!("vtpm-guard provider reseal {}", Arg::provider(provider)),
+        )
+    })
+}
+
 fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminError> {
-    let name = shell_word(&provider.name);
+    let name = Arg::provider(provider);
     let command = format!("vtpm-guard provider export {name} --output FILE");
     let Some(exported_at) = provider.exported_at else {
-        let what = format!("provider \"{}\" was never exported", provider.name);
+        let what = format!("provider {} was never exported", quoted(&provider.name));
         let is_needed =
             former_of(provider).is_none() || !store.key_refs_under(provider.key_id)?.is_empty();
         return Ok(Some(if is_needed {
@@ -80,8 +102,8 @@ fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminEr
     Ok((age > TRUSTED_EXPORT_MS).then(|| {
         Ailment::advice(
             format!(
-                "provider \"{}\" was last exported at {}",
-                provider.name,
+                "provider {} was last exported at {}",
+                quoted(&provider.name),
                 output::time(Some(exported_at))
             ),
             "a recovery file that nobody has opened for a year may be lost or damaged",

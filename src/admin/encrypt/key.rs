@@ -2,11 +2,12 @@
 //! again where nothing comes of it.
 
 use super::words;
-use crate::admin::context::Context;
+use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
-use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::admin::opened::{OpenedKey, opened_keys};
 use crate::admin::provider;
 use crate::clock::Timestamp;
+use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::store::{Access, Change, Store, StoreError};
@@ -113,8 +114,11 @@ impl Key {
                 bound.cloned().or(default).ok_or_else(words::no_provider)?
             }
         };
-        let dek = Dek::generate()?;
-        let new_key = wrap_for(&context.keyring(), &provider, &dek, domain)?;
+        let kek = context
+            .keyring()
+            .open(provider.key_id, context::patience())?;
+        let (new_key, dek) =
+            make_key(Some(&*store), &kek, &provider, domain, None).map_err(AdminError::failed)?;
         let made = store.apply(&Change {
             domain,
             seen,
@@ -150,15 +154,16 @@ impl Key {
             return Ok(());
         };
         let now = Timestamp::now();
-        store.take_back_fresh_key(domain, now)?;
-        if made == Made::InPlaceholder {
+        let taken_back = store.take_back_fresh_key(domain, None, now)?;
+        let placeholder = taken_back.and_then(|taken_back| taken_back.placeholder);
+        let (Made::InNewRow, Some(key_ref)) = (made, placeholder) else {
             return Ok(());
-        }
+        };
         let seen = store.references(domain, now)?;
         store.apply(&Change {
             domain,
             seen: &seen,
-            repairs: &[Repair::DeletePlaceholder { key_ref: self.id }],
+            repairs: &[Repair::DeletePlaceholder { key_ref }],
             new_key: None,
             secret_uuid: None,
             consume_incoming: false,

@@ -28,7 +28,7 @@ use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::libvirt::Libvirt;
-use crate::report::one_line;
+use crate::report::quoted;
 use crate::secret::SecretError;
 use crate::store::Store;
 use crate::swtpm::{HeldState, TpmData};
@@ -42,7 +42,7 @@ pub(super) fn run(
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let libvirt = context::libvirt();
     let (mut store, choice) = Choice::of(context, named)?;
-    let known = stopped(&libvirt, text)?;
+    let known = stopped(context, &libvirt, text)?;
     let held = known.hold(&guard)?.ok_or_else(|| words::no_state(&known))?;
     let data =
         TpmData::from_plain(held.blob()).map_err(|error| known.not_recrypted(&error.into()))?;
@@ -217,11 +217,11 @@ impl Job<'_> {
             "secret_uuid": secret.to_string(),
             "action": action_word,
         });
-        let (label, provider) = (self.known.label(), one_line(&provider.name));
+        let (label, provider) = (self.known.label(), quoted(&provider.name));
         self.context.output.answer(&document, |out| match action {
             Action::Encrypted => writeln!(
                 out,
-                "the TPM of {label} is encrypted with a key of provider \"{provider}\" (key \
+                "the TPM of {label} is encrypted with a key of provider {provider} (key \
                  reference {key_ref}); its XML names the secret {secret}"
             ),
             Action::Completed => writeln!(
@@ -232,7 +232,7 @@ impl Job<'_> {
             Action::None => writeln!(
                 out,
                 "the TPM of {label} is encrypted already (key reference {key_ref} of provider \
-                 \"{provider}\"): nothing changed"
+                 {provider}): nothing changed"
             ),
         })
     }

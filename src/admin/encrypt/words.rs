@@ -7,7 +7,6 @@ use crate::admin::error::AdminError;
 use crate::admin::stopped::Known;
 use crate::guard::plain_state;
 use crate::ids::SecretUuid;
-use crate::report::shell_word;
 use crate::secret::SecretError;
 
 pub(super) fn no_provider() -> AdminError {
@@ -17,7 +16,7 @@ pub(super) fn no_provider() -> AdminError {
 
 /// Nothing to encrypt: the guest's first start makes an encrypted TPM if its XML says so.
 pub(super) fn no_state(known: &Known) -> AdminError {
-    let word = shell_word(&known.guest.name);
+    let word = known.arg();
     let hint = match known.vtpm.secret_uuid {
         Some(_) => format!("see what its start would do: vtpm-guard check {word}"),
         None => format!(
@@ -34,7 +33,7 @@ pub(super) fn no_state(known: &Known) -> AdminError {
 }
 
 pub(super) fn not_ours(known: &Known) -> AdminError {
-    let word = shell_word(&known.guest.name);
+    let word = known.arg();
     AdminError::refused(format!(
         "the TPM state of {} is encrypted already, and no key in the store opens it on this host",
         known.label()
@@ -74,6 +73,6 @@ pub(super) fn unfinished(known: &Known, error: &AdminError) -> AdminError {
     ))
     .with_hint(format!(
         "run it again, it goes on from here: vtpm-guard encrypt {}",
-        shell_word(&known.guest.name)
+        known.arg()
     ))
 }

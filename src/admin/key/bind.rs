@@ -4,13 +4,13 @@ mod notes;
 
 use serde_json::json;
 
-use super::{document, label, provider};
+use super::{document, provider};
 use crate::admin::context::{self, Context};
 use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
-use crate::report::{one_line, shell_word};
+use crate::report::quoted;
 use crate::store::{Access, Bound, Change, Store};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::Repair;
@@ -52,7 +52,7 @@ pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
     };
     answer(context, &domain, &provider, &done)?;
     match done {
-        Done::Placeholder(_) => notes::say(context, &store, &domain, &provider.name),
+        Done::Placeholder(_) => notes::say(context, &store, &domain, &provider),
         Done::Rebound(_) | Done::Keyed(_) => Ok(()),
     }
 }
@@ -120,22 +120,22 @@ fn rebind(
 }
 
 fn not_its_key(keyed: &[&KeyRef], provider: &Provider, domain: &NamedDomain) -> AdminError {
-    let label = label(domain);
+    let label = domain.label();
     let rows: Vec<_> = keyed
         .iter()
-        .map(|row| format!("{} of provider \"{}\"", row.id, row.provider_name))
+        .map(|row| format!("{} of provider {}", row.id, quoted(&row.provider_name)))
         .collect();
     AdminError::refused(format!(
-        "{label} has a key already (key reference {}), and the key {} of provider \"{}\" does not \
+        "{label} has a key already (key reference {}), and the key {} of provider {} does not \
          open it",
         rows.join(", "),
         provider.key_id.short(),
-        provider.name
+        quoted(&provider.name)
     ))
     .with_hint(format!(
         "see what it needs: vtpm-guard key show {0}; to give the key up, and with it the TPM's \
          state: vtpm-guard key unbind {0}",
-        shell_word(&label)
+        domain.arg
     ))
 }
 
@@ -157,29 +157,28 @@ fn answer(
         "action": action,
         "key_refs": key_refs.iter().map(|id| id.0).collect::<Vec<_>>(),
     });
-    let (label, provider) = (label(domain), one_line(&provider.name));
+    let (label, provider) = (domain.label(), quoted(&provider.name));
     context.output.answer(&document, |out| match done {
         Done::Placeholder(Bound::Made(id)) => writeln!(
             out,
-            "{label} is bound to provider \"{provider}\" (key reference {id}); its key is made at \
+            "{label} is bound to provider {provider} (key reference {id}); its key is made at \
              its first start"
         ),
         Done::Placeholder(Bound::Moved { key_ref, from }) => writeln!(
             out,
-            "{label} is now bound to provider \"{provider}\" (key reference {key_ref}), no more \
-             to \"{}\"",
-            one_line(from)
+            "{label} is now bound to provider {provider} (key reference {key_ref}; was {})",
+            quoted(from)
         ),
         Done::Placeholder(Bound::Already(id)) | Done::Keyed(id) => writeln!(
             out,
-            "{label} is bound to provider \"{provider}\" already (key reference {id}): nothing \
+            "{label} is bound to provider {provider} already (key reference {id}): nothing \
              changed"
         ),
         Done::Rebound(ids) => {
             let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
             writeln!(
                 out,
-                "{label} is bound to provider \"{provider}\", whose key opens its own (key \
+                "{label} is bound to provider {provider}, whose key opens its own (key \
                  reference {})",
                 ids.join(", ")
             )

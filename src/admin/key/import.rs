@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{document, label};
+use super::document;
 use crate::admin::context::{self, Context};
-use crate::admin::domains::NamedDomain;
+use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::admin::opened::{opened_keys, wrap_for};
 use crate::admin::provider::for_new_keys;
@@ -18,7 +18,7 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::wrap::{self, WrappedDek};
-use crate::report::shell_word;
+use crate::report::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
 use crate::verdict::facts::{KeyRef, Provider};
 
@@ -29,7 +29,7 @@ pub(super) fn run(
     old_text: Option<&str>,
 ) -> Result<(), AdminError> {
     let copy = Store::open_copy(from, context::patience())?;
-    let domain = find(&copy, text)?;
+    let domain = find(context, &copy, text)?;
     let old = match old_text {
         Some(old_text) => find_in(&copy, old_text)?,
         None => same_guest(&copy, &domain, from)?,
@@ -37,7 +37,7 @@ pub(super) fn run(
     let (record, wrapped) = the_key(&copy, &old, from)?;
     let mut store = context
         .store(Access::Write)?
-        .ok_or_else(|| no_provider(&label(&domain), &record, None))?;
+        .ok_or_else(|| no_provider(&domain.label(), &record, None))?;
 
     let providers = store.providers()?;
     let known = store.all_key_refs(Some(domain.uuid), true)?;
@@ -78,37 +78,37 @@ pub(super) fn run(
     let present = for_new_keys(&provider, &providers);
     if present.uuid != provider.uuid {
         context.output.note(&format!(
-            "that is a former key of provider \"{}\"; to wrap it with the present one: vtpm-guard \
+            "that is a previous key of provider {}; to wrap it with the present one: vtpm-guard \
              provider rotate {}",
-            present.name,
-            shell_word(&present.name)
+            quoted(&present.name),
+            Arg::provider(present)
         ));
     }
     Ok(())
 }
 
 /// The guest as this host knows it; it need not know it yet, and the copy knows its name.
-fn find(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
-    let here = context::libvirt().guest(text, context::patience());
-    if let Ok(Some(guest)) = here {
-        return Ok(NamedDomain {
-            uuid: guest.uuid,
-            name: Some(guest.name),
-        });
+fn find(context: &Context, copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
+    if let Ok(guests) = context::libvirt().guests_called(text, context::patience())
+        && let Some(guest) = domains::pick(context, text, &guests)?
+    {
+        return Ok(guest.into());
     }
     find_in(copy, text)
 }
 
 /// The guest as the copy knows it.
 fn find_in(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
+    domains::refuse_two(copy, text)?;
     if let Ok(uuid) = DomainUuid::parse(text) {
-        return Ok(NamedDomain { uuid, name: None });
+        return Ok(NamedDomain::of_uuid(uuid, None));
     }
     let users = copy.users_of_name(text)?;
     if users.len() > 1 {
         let uuids: Vec<_> = users.iter().map(ToString::to_string).collect();
         return Err(AdminError::refused(format!(
-            "the backup has keys of several guests of the name \"{text}\": {}",
+            "the backup has keys of several guests of the name {}: {}",
+            quoted(text),
             uuids.join(", ")
         ))
         .with_hint("name one by its UUID"));
@@ -118,13 +118,11 @@ fn find_in(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
         None => copy.domain_uuid_by_name(text)?,
     };
     let uuid = uuid.ok_or_else(|| {
-        AdminError::usage(format!("the backup knows no guest \"{text}\""))
+        AdminError::usage(format!("the backup knows no guest {}", quoted(text)))
             .with_hint("name it by its UUID: virsh domuuid DOMAIN, on the host that has it")
     })?;
-    Ok(NamedDomain {
-        uuid,
-        name: Some(text.to_owned()),
-    })
+    // On this host that name may be another guest's.
+    Ok(NamedDomain::of_uuid(uuid, Some(text.to_owned())))
 }
 
 /// The guest in the copy: by its UUID. A key of another guest of its name is taken only when
@@ -137,12 +135,9 @@ fn same_guest(copy: &Store, domain: &NamedDomain, from: &Path) -> Result<NamedDo
         _ => Vec::new(),
     };
     match namesakes.first() {
-        None => Ok(NamedDomain {
-            uuid: domain.uuid,
-            name: domain.name.clone(),
-        }),
+        None => Ok(NamedDomain::of_uuid(domain.uuid, domain.name.clone())),
         Some(old) => {
-            let label = label(domain);
+            let label = domain.label();
             Err(AdminError::refused(format!(
                 "{} has no key of {label} under its UUID {}, but one of a guest of that name, {old}",
                 from.display(),
@@ -150,8 +145,8 @@ fn same_guest(copy: &Store, domain: &NamedDomain, from: &Path) -> Result<NamedDo
             ))
             .with_hint(format!(
                 "if it is the same guest under a new UUID: vtpm-guard key import {} --from {} --as {old}",
-                shell_word(&label),
-                shell_word(&from.to_string_lossy())
+                domain.arg,
+                Arg::file(from)
             )))
         }
     }
@@ -163,7 +158,7 @@ fn the_key(
     domain: &NamedDomain,
     from: &Path,
 ) -> Result<(KeyRefRecord, WrappedDek), AdminError> {
-    let label = label(domain);
+    let label = domain.label();
     let mut keyed: Vec<_> = copy
         .all_key_refs(Some(domain.uuid), false)?
         .into_iter()
@@ -194,7 +189,7 @@ fn opens_here(
     record: &KeyRefRecord,
     wrapped: &WrappedDek,
 ) -> Result<(Provider, Dek), AdminError> {
-    let label = label(domain);
+    let label = domain.label();
     let corrupt = |why: String| {
         AdminError::refused(format!("the wrapped key of {label} is damaged: {why}"))
             .with_hint("use another backup")
@@ -218,8 +213,8 @@ fn opens_here(
 fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> AdminError {
     let key = key_id.map_or(String::new(), |key_id| format!(" (key {})", key_id.short()));
     AdminError::refused(format!(
-        "the key of {label} is wrapped by provider \"{}\"{key}, which is not on this host",
-        record.key_ref.provider_name
+        "the key of {label} is wrapped by provider {}{key}, which is not on this host",
+        quoted(&record.key_ref.provider_name)
     ))
     .with_hint("import it first: vtpm-guard provider import FILE")
 }
@@ -255,12 +250,13 @@ fn answer(
         "provider": provider,
         "changed": changed,
     });
-    let label = label(domain);
+    let label = domain.label();
     context.output.answer(&answer, |out| {
         if changed {
             writeln!(
                 out,
-                "imported the key of {label}, under provider \"{provider}\""
+                "imported the key of {label}, under provider {}",
+                quoted(provider)
             )
         } else {
             writeln!(out, "the key of {label} is here already: nothing changed")
@@ -269,7 +265,7 @@ fn answer(
     context.output.note(&format!(
         "its TPM's state comes with a migration, or by hand; see whether it would start: \
          vtpm-guard check {}",
-        shell_word(&label)
+        domain.arg
     ));
     Ok(())
 }

@@ -10,7 +10,6 @@ use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::admin::table::table;
 use crate::key::id::KeyId;
-use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::KeyRef;
 
@@ -27,6 +26,7 @@ pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminEr
     if let Some(NamedDomain {
         uuid,
         name: Some(name),
+        ..
     }) = domain
     {
         names.insert(uuid, name);
@@ -53,17 +53,15 @@ pub(super) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminEr
         for row in &rows {
             lines.add_row([
                 row.key_ref.id.to_string(),
-                name(row)
-                    .as_deref()
-                    .map_or(row.domain.to_string(), one_line),
-                one_line(&row.key_ref.provider_name),
+                name(row).unwrap_or_else(|| row.domain.to_string()),
+                row.key_ref.provider_name.clone(),
                 state(row).to_owned(),
                 key_id(&row.key_ref).map_or("-".to_owned(), |id| id.short()),
                 output::time(row.key_ref.first_used_at),
                 output::time(Some(row.key_ref.created_at)),
             ]);
         }
-        writeln!(out, "{lines}")
+        out.table(&lines)
     })
 }
 

@@ -22,7 +22,7 @@ use super::output::count;
 use super::{cli, provider};
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
-use crate::report::{one_line, shell_word};
+use crate::report::label;
 use crate::store::{Access, Store, StoreError, UsedKey};
 
 pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
@@ -51,7 +51,7 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
 
 fn unbind(context: &Context, domain: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, domain)?;
-    let label = label(&domain);
+    let label = domain.label();
     let store = context.store(Access::Write)?;
     let unbound = store.map(|mut store| store.unbind(domain.uuid, Timestamp::now()));
     let unbound = match unbound.transpose()? {
@@ -74,7 +74,7 @@ fn unbind(context: &Context, domain: &str) -> Result<(), AdminError> {
     if unbound.retired > 0 {
         context.output.note(&format!(
             "a retired key is kept; to take it back: vtpm-guard key show {}, vtpm-guard key use ID",
-            shell_word(&label)
+            domain.arg
         ));
     }
     Ok(())
@@ -103,7 +103,8 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
         }
     })?;
     if was_in_use && !store.has_key_refs(domain)? {
-        let label = store.last_name(domain)?.unwrap_or(domain.to_string());
+        let name = store.last_name(domain)?;
+        let label = name.map_or(domain.to_string(), |name| label(&name));
         context.output.note(&format!(
             "{label} has no key in use now; to take this one back: vtpm-guard key use {id}"
         ));
@@ -123,7 +124,7 @@ fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
         "retired": retired.iter().map(|id| id.0).collect::<Value>(),
         "changed": changed,
     });
-    let label = name.as_deref().map_or(domain.to_string(), one_line);
+    let label = name.as_deref().map_or(domain.to_string(), label);
     context.output.answer(&document, |out| {
         let changed = if changed { "" } else { ": nothing changed" };
         writeln!(out, "key reference {id} is the key of {label}{changed}")?;
@@ -144,21 +145,14 @@ fn store_with(context: &Context, id: KeyRefId) -> Result<Store, AdminError> {
     Ok(store.ok_or(StoreError::NoKeyRef(id))?)
 }
 
-/// A guest as a person calls it.
-pub(super) fn label(domain: &NamedDomain) -> String {
-    let name = domain.name.as_deref().map(one_line);
-    name.unwrap_or_else(|| domain.uuid.to_string())
-}
-
 pub(super) fn document(domain: &NamedDomain) -> Value {
     json!({ "name": domain.name, "uuid": domain.uuid.to_string() })
 }
 
 /// The guest has nothing that could be shown, unbound or chosen.
 fn no_rows(domain: &NamedDomain) -> AdminError {
-    let label = label(domain);
-    AdminError::usage(format!("{label} has no key reference")).with_hint(format!(
+    AdminError::usage(format!("{} has no key reference", domain.label())).with_hint(format!(
         "bind it to a provider: vtpm-guard key bind {} --provider NAME",
-        shell_word(&label)
+        domain.arg
     ))
 }

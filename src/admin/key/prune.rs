@@ -21,7 +21,7 @@ use crate::admin::table::table;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::kept::Shelf;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, quoted};
 use crate::store::{Access, Event, Prune};
 
 /// How long nothing must have been heard of a guest that has a key.
@@ -176,7 +176,7 @@ fn age(text: &str) -> Result<Duration, AdminError> {
         number.checked_mul(unit_s).map(Duration::from_secs)
     };
     parse().ok_or_else(|| {
-        AdminError::usage(format!("\"{}\" is no age", one_line(text)))
+        AdminError::usage(format!("invalid age {}", quoted(text)))
             .with_hint("a number and a unit: 12h, 30d, 8w")
     })
 }
@@ -219,18 +219,15 @@ fn answer(
         let mut lines = table(&heading);
         for (fate, guest) in judged {
             lines.add_row([
-                guest
-                    .name
-                    .as_deref()
-                    .map_or(guest.uuid.to_string(), one_line),
+                guest.name.clone().unwrap_or_else(|| guest.uuid.to_string()),
                 guest.rows.len().to_string(),
                 guest.copies.to_string(),
                 time(Some(guest.last_change)),
                 fate.word().to_owned(),
-                one_line(&fate.reason()),
+                fate.reason(),
             ]);
         }
-        writeln!(out, "{lines}")?;
+        out.table(&lines)?;
         let tense = if dry_run { "would remove" } else { "removed" };
         writeln!(
             out,
@@ -242,7 +239,7 @@ fn answer(
     if let Some(backup) = backup {
         context.output.note(&format!(
             "the previous store is kept, with these keys: vtpm-guard store restore {}",
-            shell_word(&backup.to_string_lossy())
+            Arg::file(backup)
         ));
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files::{self, SECRETS_DIR};
-use crate::report::{one_line, shell_word};
+use crate::report::quoted;
 use crate::store::{Access, AddKey, EventFilter, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
 use crate::verdict::facts::Provider;
@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         Some(store) => newest_event(store, EventFilter::All)?,
         None => 0,
     };
-    let known = stopped(&context::libvirt(), text)?;
+    let known = stopped(context, &context::libvirt(), text)?;
     let Some(secret) = known.vtpm.secret_uuid else {
         return Err(not_encrypted(&known));
     };
@@ -108,7 +108,7 @@ fn proven(
             Err(error) => return Err(known.not_recrypted(&error)),
         }
     }
-    let word = shell_word(&known.guest.name);
+    let word = known.arg();
     Err(AdminError::refused(format!(
         "no key of {} opens its TPM state on this host, so it cannot be given another",
         known.label()
@@ -130,12 +130,8 @@ fn put_back(store: &mut Store, id: KeyRefId, known: &Known, error: &std::io::Err
 }
 
 fn not_encrypted(known: &Known) -> AdminError {
-    AdminError::refused(format!("the vTPM of {} is not encrypted", known.label())).with_hint(
-        format!(
-            "encrypt it: vtpm-guard encrypt {}",
-            shell_word(&known.guest.name)
-        ),
-    )
+    AdminError::refused(format!("the vTPM of {} is not encrypted", known.label()))
+        .with_hint(format!("encrypt it: vtpm-guard encrypt {}", known.arg()))
 }
 
 /// libvirt's own copy would carry the start with the daemon, which the old key no longer opens;
@@ -148,7 +144,7 @@ fn kept_by_libvirt(known: &Known, secret: SecretUuid) -> AdminError {
     ))
     .with_hint(format!(
         "take it over first: vtpm-guard adopt {}",
-        shell_word(&known.guest.name)
+        known.arg()
     ))
 }
 
@@ -156,7 +152,7 @@ fn starting(known: &Known) -> AdminError {
     let label = known.label();
     AdminError::refused(format!("{label} is starting: its TPM keeps its key")).with_hint(format!(
         "shut it down first: virsh shutdown {}",
-        shell_word(&known.guest.name)
+        known.arg()
     ))
 }
 
@@ -167,7 +163,7 @@ fn no_state(known: &Known) -> AdminError {
     ))
     .with_hint(format!(
         "see what its start would do: vtpm-guard check {}",
-        shell_word(&known.guest.name)
+        known.arg()
     ))
 }
 
@@ -187,9 +183,9 @@ fn answer(
     context.output.answer(&answer, |out| {
         writeln!(
             out,
-            "{} has a new key of provider \"{}\" (key reference {id}), in place of key reference {old}",
+            "{} has a new key of provider {} (key reference {id}), in place of key reference {old}",
             known.label(),
-            one_line(&provider.name),
+            quoted(&provider.name),
         )
     })?;
     context.output.note(

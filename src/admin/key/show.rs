@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::list;
-use super::{document, label, no_rows, provider};
+use super::{document, no_rows, provider};
 use crate::admin::context::{self, Context};
 use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output;
-use crate::admin::table::{BAD, GOOD, table};
+use crate::admin::table::{BAD, Cell, GOOD, table};
 use crate::admin::tpm_place::{self, TpmPlace};
 use crate::guard::try_rows;
-use crate::report::{one_line, shell_word};
 use crate::store::{Access, KeyRefRecord};
 use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, state_path};
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
@@ -68,7 +66,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         writeln!(
             out,
             "{}{}, TPM state: {}",
-            label(&domain),
+            domain.label(),
             uuid.unwrap_or_default(),
             state_word(&tpm)
         )?;
@@ -87,18 +85,18 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             lines.add_row([
                 Cell::new(key_ref.id),
                 Cell::new(list::state(tried.row)),
-                Cell::new(one_line(&tried.provider())),
+                Cell::new(tried.provider()),
                 Cell::new(list::key_id(key_ref).map_or("-".to_owned(), |id| id.short())),
                 Cell::new(output::time(key_ref.first_used_at)),
                 tried.tpm_cell(),
                 match tried.opens() {
                     None => Cell::new("-"),
                     Some(Ok(())) => Cell::new("yes").fg(GOOD),
-                    Some(Err(why)) => Cell::new(one_line(&format!("no: {why}"))).fg(BAD),
+                    Some(Err(why)) => Cell::new(format!("no: {why}")).fg(BAD),
                 },
             ]);
         }
-        writeln!(out, "{lines}")
+        out.table(&lines)
     })?;
     context.output.note(&format!(
         "the TPM state was looked for at {}",
@@ -109,7 +107,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         context.output.note(&format!(
             "its XML looks for it at {}: vtpm-guard check {}",
             wanted.display(),
-            shell_word(&label(&domain))
+            domain.arg
         ));
     }
     Ok(())
@@ -157,6 +155,9 @@ impl Tried<'_> {
                 "no provider of this host has key {}",
                 key_id.short()
             )),
+            Trial::NotOpened(NotOpened::NotInTime { .. }) => {
+                Err("its provider's key did not open in time".to_owned())
+            }
             Trial::NotOpened(NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason }) => {
                 Err(reason.clone())
             }

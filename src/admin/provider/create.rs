@@ -1,18 +1,23 @@
 //! `provider create`: a new key under a name.
 
-use super::list::{Described, seal_words};
-use super::{Exclusive, name};
+use super::list::Described;
+use super::{Exclusive, name, reseal};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
-use crate::key::keyring::Seal;
-use crate::report::shell_word;
+use crate::key::keyring::{Stored, WeakerSeal};
+use crate::report::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
 
-pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), AdminError> {
+pub(super) fn run(
+    context: &Context,
+    name: &str,
+    default: bool,
+    weaker: WeakerSeal,
+) -> Result<(), AdminError> {
     name::check(name)?;
     let mut store = context.store(Access::Create)?.ok_or(StoreError::Missing)?;
     let _exclusive = Exclusive::acquire(context)?;
@@ -23,7 +28,7 @@ pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), Ad
     let kek = Kek::generate()?;
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
     let keyring = context.keyring();
-    let seal = keyring.store(&kek, context::patience())?;
+    let stored = keyring.store(&kek, weaker, context::patience())?;
     let new = NewProvider {
         uuid: ProviderUuid::random(),
         name: name.to_owned(),
@@ -36,13 +41,13 @@ pub(super) fn run(context: &Context, name: &str, default: bool) -> Result<(), Ad
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
-    answer(context, &store.provider(name)?, seal)
+    answer(context, &store.provider_of(new.uuid)?, &stored)
 }
 
-fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), AdminError> {
+fn answer(context: &Context, provider: &Provider, stored: &Stored) -> Result<(), AdminError> {
     let described = Described {
         provider,
-        seal: seal_words(&Ok(seal)),
+        seal: stored.seal.to_string(),
         is_sealed: true,
         guests: 0,
     };
@@ -60,12 +65,8 @@ fn answer(context: &Context, provider: &Provider, seal: Seal) -> Result<(), Admi
             described.seal
         )
     })?;
-    if seal == Seal::RootOnlyFile {
-        context.output.note(
-            "this host has no systemd credentials: the key lies in a file that only root can read",
-        );
-    }
-    let word = shell_word(&provider.name);
+    reseal::note_weaker(context, &provider.name, stored);
+    let word = Arg::provider(provider);
     context.output.note(&format!(
         "export it now, or its guests are lost with this host: \
          vtpm-guard provider export {word} --output FILE"

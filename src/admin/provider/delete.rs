@@ -8,14 +8,14 @@ use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
 use crate::admin::table::table;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, quoted};
 use crate::store::{Access, LockedDomain, Store};
 use crate::verdict::facts::Provider;
 
 pub(super) fn run(context: &Context, name: &str, force: bool) -> Result<(), AdminError> {
-    let (mut store, _) = find(context, name, Access::Write)?;
+    let (mut store, found) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
-    let provider = store.provider(name)?;
+    let provider = store.provider_of(found.uuid)?;
     let locked = named(&store, store.domains_locked_without(&provider)?)?;
     if !force {
         refuse_harm(context, &provider, &locked)?;
@@ -42,7 +42,7 @@ fn refuse_harm(
     provider: &Provider,
     locked: &[LockedDomain],
 ) -> Result<(), AdminError> {
-    let word = shell_word(&provider.name);
+    let word = Arg::provider(provider);
     if !locked.is_empty() {
         let document = json!({
             "deleted": false,
@@ -53,14 +53,14 @@ fn refuse_harm(
         context.output.answer(&document, |out| {
             let mut rows = table(&["DOMAIN", "UUID"]);
             for guest in locked {
-                let name = guest.name.as_deref().map_or("-".to_owned(), one_line);
-                rows.add_row([name, guest.uuid.to_string()]);
+                let name = guest.name.as_deref().unwrap_or("-");
+                rows.add_row([name, &guest.uuid.to_string()]);
             }
-            writeln!(out, "{rows}")
+            out.table(&rows)
         })?;
         return Err(AdminError::refused(format!(
-            "provider \"{}\" is needed: {} would not start without it",
-            provider.name,
+            "provider {} is needed: {} would not start without it",
+            quoted(&provider.name),
             count(locked.len(), "guest")
         ))
         .with_hint(format!(
@@ -69,8 +69,8 @@ fn refuse_harm(
     }
     if provider.exported_at.is_none() {
         return Err(AdminError::refused(format!(
-            "provider \"{}\" was never exported: its key would be gone for good",
-            provider.name
+            "provider {} was never exported: its key would be gone for good",
+            quoted(&provider.name)
         ))
         .with_hint(format!(
             "export it: vtpm-guard provider export {word} --output FILE; \
@@ -92,10 +92,10 @@ pub(super) fn remove_key(
     }
     context.keyring().remove(provider.key_id).map_err(|error| {
         AdminError::failed(format!(
-            "provider \"{}\" is deleted, but its sealed key is not: {error}",
-            provider.name
+            "provider {} is deleted, but its sealed key is not: {error}",
+            quoted(&provider.name)
         ))
-        .with_hint("remove the file that bears the key id by hand")
+        .with_hint("manually remove the file named after the key ID")
     })?;
     Ok(true)
 }
@@ -123,8 +123,8 @@ fn answer(
         };
         writeln!(
             out,
-            "deleted provider \"{}\": key {key}{kept}",
-            one_line(&provider.name)
+            "deleted provider {}: key {key}{kept}",
+            quoted(&provider.name)
         )
     })?;
     if !locked.is_empty() {

@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use super::{Exclusive, delete, find};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
+use crate::admin::passphrase::{self, Chosen};
 use crate::admin::progress::Progress;
-use crate::admin::{passphrase, trouble};
+use crate::admin::trouble;
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
+use crate::key::kek::Kek;
 use crate::provider::recovery::{RecoveryError, RecoveryFile};
-use crate::report::{one_line, shell_word};
-use crate::store::Access;
+use crate::report::{Arg, quoted};
+use crate::store::{Access, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 pub(super) fn run(
@@ -23,7 +25,7 @@ pub(super) fn run(
     output: &Path,
     passphrase_file: Option<&Path>,
 ) -> Result<(), AdminError> {
-    // All that can be known to fail does so before anybody types a passphrase.
+    // What can be known to fail without the key does so before anybody types a passphrase.
     let (_, provider) = find(context, name, Access::Write)?;
     if output.symlink_metadata().is_ok() {
         return Err(trouble::recovery(
@@ -31,10 +33,13 @@ pub(super) fn run(
             RecoveryError::Exists(output.to_owned()),
         ));
     }
-    let kek = context
-        .keyring()
-        .open(provider.key_id, context::patience())?;
-    let passphrase = passphrase::choose(passphrase_file)?;
+    context.keyring().seal(provider.key_id)?;
+    // Only then is the key opened: it is not in memory while somebody types.
+    let Chosen {
+        passphrase,
+        weaknesses,
+    } = passphrase::choose(passphrase_file)?;
+    let kek = open(context, &provider)?;
 
     let waiting = Progress::waiting("deriving a key from the passphrase");
     let now = Timestamp::now();
@@ -65,12 +70,16 @@ pub(super) fn run(
         "exported_at": now.0,
         "former_keys_dropped": key_ids(true),
         "former_keys_kept": key_ids(false),
+        "warnings": weaknesses.iter().map(|weakness| json!({
+            "kind": weakness.kind(),
+            "message": weakness.to_string(),
+        })).collect::<Value>(),
     });
     context.output.answer(&document, |out| {
         writeln!(
             out,
-            "exported provider \"{}\", key {}, to {}",
-            one_line(&provider.name),
+            "exported provider {}, key {}, to {}",
+            quoted(&provider.name),
             provider.key_id.short(),
             output.display()
         )
@@ -79,10 +88,23 @@ pub(super) fn run(
         "keep the file away from this host, and the passphrase away from the file: \
          without either the key is lost",
     );
+    for weakness in &weaknesses {
+        context.output.note(&weakness.to_string());
+    }
     for former in &formers {
         context.output.note(&former.in_words());
     }
     Ok(())
+}
+
+fn open(context: &Context, provider: &Provider) -> Result<Kek, AdminError> {
+    let keyring = context.keyring();
+    Ok(keyring.open(provider.key_id, context::patience())?)
+}
+
+/// The store, whose deadline may have passed while somebody typed.
+fn reopened(context: &Context) -> Result<Store, AdminError> {
+    Ok(context.store(Access::Write)?.ok_or(StoreError::Missing)?)
 }
 
 /// A former key of the exported provider.
@@ -108,20 +130,20 @@ impl Former {
     }
 
     fn in_words(&self) -> String {
-        let (key, word) = (self.key_id.short(), shell_word(&self.name));
+        let (key, word) = (self.key_id.short(), Arg::provider_named(&self.name));
         match self.needed {
             None => format!(
                 "the former key {key} is dropped: nothing on this host needs it; keep its \
                  recovery file with the store backups of its time"
             ),
             Some(Need::KeyRefs) => format!(
-                "the former key {key} is kept as provider \"{}\": key references need it, see \
-                 vtpm-guard key list",
-                self.name
+                "the former key {key} is kept as provider {}: key references need it; list \
+                 them: vtpm-guard key list",
+                quoted(&self.name)
             ),
             Some(Need::NeverExported) => format!(
                 "the former key {key} is kept: it was never exported, and store backups of its \
-                 time need it; vtpm-guard provider export {word} --output FILE, or \
+                 time need it: vtpm-guard provider export {word} --output FILE; or: \
                  vtpm-guard provider delete {word} --force"
             ),
         }
@@ -130,10 +152,10 @@ impl Former {
 
 /// Drops the former keys that nothing needs any more.
 fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, AdminError> {
-    let (mut store, _) = find(context, &provider.uuid.to_string(), Access::Write)?;
+    let mut store = reopened(context)?;
     let _exclusive = Exclusive::acquire(context)?;
     let mut formers = Vec::new();
-    if store.provider(&provider.uuid.to_string())?.key_id != provider.key_id {
+    if store.provider_of(provider.uuid)?.key_id != provider.key_id {
         // Rotated once more since: what was exported is a former key by now.
         return Ok(formers);
     }
@@ -157,8 +179,7 @@ fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, A
     Ok(formers)
 }
 
-/// Opens the store again: the first one's deadline may have passed while somebody typed.
 fn note_export(context: &Context, provider: &Provider, now: Timestamp) -> Result<(), AdminError> {
-    let (mut store, _) = find(context, &provider.uuid.to_string(), Access::Write)?;
+    let mut store = reopened(context)?;
     Ok(store.mark_exported(provider.uuid, provider.key_id, now)?)
 }

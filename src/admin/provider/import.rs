@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::list::seal_words;
-use super::{Exclusive, name};
+use super::{Exclusive, name, reseal};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
@@ -16,8 +16,9 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
+use crate::key::keyring::WeakerSeal;
 use crate::provider::recovery::{Header, RecoveryFile};
-use crate::report::shell_word;
+use crate::report::{Arg, quoted};
 use crate::store::{Access, NewProvider, Store, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -28,6 +29,7 @@ pub(super) struct Import<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) passphrase_file: Option<&'a Path>,
     pub(super) dry_run: bool,
+    pub(super) weaker: WeakerSeal,
 }
 
 /// What an import does.
@@ -64,7 +66,13 @@ pub(super) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
         let mut store = context.store(Access::Create)?.ok_or(StoreError::Missing)?;
         let _exclusive = Exclusive::acquire(context)?;
         let plan = plan(context, import, &store.providers()?, name, header.key_id)?;
-        let uuid = carry_out(context, &mut store, &plan, name, &header, &kek)?;
+        // The key before the row that needs it: a kill in between leaves a key that nobody
+        // needs.
+        let stored = context
+            .keyring()
+            .store(&kek, import.weaker, context::patience())?;
+        let uuid = carry_out(context, &mut store, &plan, name, &header)?;
+        reseal::note_weaker(context, name, &stored);
         (Some(store), plan, Some(uuid))
     };
     let opened = opened_by(&kek, store.as_ref())?;
@@ -149,7 +157,7 @@ fn plan(
     name: &str,
     key_id: KeyId,
 ) -> Result<Plan, AdminError> {
-    let file = shell_word(&import.file.to_string_lossy());
+    let file = Arg::file(import.file);
     let named = providers.iter().find(|provider| provider.name == name);
     let same_key = providers.iter().find(|provider| provider.key_id == key_id);
     match (named, same_key) {
@@ -164,15 +172,15 @@ fn plan(
             }
         }
         (_, Some(other)) => Err(AdminError::refused(format!(
-            "the file's key {} is on this host already, as provider \"{}\": a second one would \
-             be ambiguous",
+            "the file's key {} is on this host already, as provider {}: a second one would be \
+             ambiguous",
             key_id.short(),
-            other.name
+            quoted(&other.name)
         ))
         .with_hint(format!(
             "if its key does not open any more: vtpm-guard provider import {file} --name {0}; \
              to change its name: vtpm-guard provider rename {0} NEW",
-            shell_word(&other.name)
+            Arg::provider(other)
         ))),
         (Some(known), None) => Err(AdminError::refused(format!(
             "there is a provider \"{name}\" with another key: {}; the file's is {}",
@@ -192,11 +200,7 @@ fn carry_out(
     plan: &Plan,
     name: &str,
     header: &Header,
-    kek: &Kek,
 ) -> Result<ProviderUuid, AdminError> {
-    let keyring = context.keyring();
-    // The key before the row that needs it: a kill in between leaves a key that nobody needs.
-    keyring.store(kek, context::patience())?;
     if let Plan::OpenAgain(known) = plan {
         return Ok(known.uuid);
     }
@@ -209,7 +213,7 @@ fn carry_out(
     };
     if let Err(error) = store.create_provider(&new, Timestamp::now()) {
         // The first error is the one to tell; no other provider has this key.
-        let _ = keyring.remove(new.key_id);
+        let _ = context.keyring().remove(new.key_id);
         return Err(error.into());
     }
     // The file that it came from is its export.

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::{find, named_by};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output;
-use crate::admin::table::{BAD, NOTABLE, cell_if, fields, table};
+use crate::admin::table::{BAD, Cell, NOTABLE, cell_if, fields, table};
 use crate::key::keyring::{Keyring, KeyringError, Seal};
-use crate::report::one_line;
 use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::Provider;
 
@@ -75,7 +73,7 @@ pub(super) fn list(context: &Context) -> Result<(), AdminError> {
         } in &described
         {
             rows.add_row([
-                Cell::new(one_line(&provider.name)),
+                Cell::new(&provider.name),
                 Cell::new(provider.uuid),
                 Cell::new(provider.key_id.short()),
                 Cell::new(provider.key_version),
@@ -85,7 +83,7 @@ pub(super) fn list(context: &Context) -> Result<(), AdminError> {
                 Cell::new(guests),
             ]);
         }
-        writeln!(out, "{rows}")
+        out.table(&rows)
     })
 }
 
@@ -106,7 +104,7 @@ pub(super) fn show(context: &Context, name: &str) -> Result<(), AdminError> {
             .as_deref()
             .map_or("yes".to_owned(), |trouble| format!("no: {trouble}"));
         let rows = [
-            ("name", one_line(&provider.name)),
+            ("name", provider.name.clone()),
             ("uuid", provider.uuid.to_string()),
             ("key id", provider.key_id.to_string()),
             ("key version", provider.key_version.to_string()),
@@ -115,12 +113,12 @@ pub(super) fn show(context: &Context, name: &str) -> Result<(), AdminError> {
                 if provider.is_default { "yes" } else { "no" }.to_owned(),
             ),
             ("sealed", described.seal.clone()),
-            ("key opens", one_line(&opens)),
+            ("key opens", opens),
             ("created", output::time(Some(provider.created_at))),
             ("exported", exported(&provider)),
             ("guests", described.guests.to_string()),
         ];
-        writeln!(out, "{}", fields(rows).trim_fmt())
+        out.table(&fields(rows))
     })
 }
 

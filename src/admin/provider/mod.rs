@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod list;
 mod name;
+mod reseal;
 mod rotate;
 
 use std::fs::{File, TryLockError};
@@ -19,18 +20,23 @@ use super::cli;
 use super::context::{self, Context};
 use super::error::AdminError;
 use crate::clock::Timestamp;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, quoted};
 use crate::store::{Access, Store, StoreError, former_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, AdminError> {
     match verb {
-        cli::Provider::Create { name, default } => create::run(context, name, *default),
+        cli::Provider::Create {
+            name,
+            default,
+            sealing,
+        } => create::run(context, name, *default, sealing.weaker()),
         cli::Provider::List => list::list(context),
         cli::Provider::Show { name } => list::show(context, name),
         cli::Provider::Rename { name, new_name } => rename(context, name, new_name),
         cli::Provider::SetDefault { name } => set_default(context, name),
-        cli::Provider::Rotate { name } => rotate::run(context, name),
+        cli::Provider::Rotate { name, sealing } => rotate::run(context, name, sealing.weaker()),
+        cli::Provider::Reseal { name } => return reseal::run(context, name.as_deref()),
         cli::Provider::Export {
             name,
             output,
@@ -41,12 +47,14 @@ pub(super) fn run(context: &Context, verb: &cli::Provider) -> Result<ExitCode, A
             name,
             passphrase_file,
             dry_run,
+            sealing,
         } => {
             let import = import::Import {
                 file,
                 name: name.as_deref(),
                 passphrase_file: passphrase_file.as_deref(),
                 dry_run: *dry_run,
+                weaker: sealing.weaker(),
             };
             import::run(context, &import)
         }
@@ -66,12 +74,15 @@ fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminErro
     });
     context.output.answer(&document, |out| {
         if provider.name == new_name {
-            return writeln!(out, "provider \"{new_name}\" is called so: nothing changed");
+            return writeln!(
+                out,
+                "provider \"{new_name}\" already has that name; nothing changed"
+            );
         }
         writeln!(
             out,
-            "provider \"{}\" is now called \"{new_name}\"",
-            one_line(&provider.name)
+            "provider {} is now called \"{new_name}\"",
+            quoted(&provider.name)
         )
     })
 }
@@ -84,12 +95,12 @@ fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
         "name": provider.name,
         "changed": !provider.is_default,
     });
-    let name = one_line(&provider.name);
+    let name = quoted(&provider.name);
     context.output.answer(&document, |out| {
         if provider.is_default {
-            return writeln!(out, "provider \"{name}\" is the default: nothing changed");
+            return writeln!(out, "provider {name} is the default: nothing changed");
         }
-        writeln!(out, "provider \"{name}\" is now the default")
+        writeln!(out, "provider {name} is now the default")
     })
 }
 
@@ -112,7 +123,7 @@ pub(super) fn find_for_new_keys(
 ) -> Result<(Store, Provider), AdminError> {
     let (store, provider) = find(context, name, Access::Write)?;
     refuse_former(&store, &provider, |owner| {
-        format!("name that one: {}", shell_word(owner))
+        format!("name that one: {}", Arg::provider_named(owner))
     })?;
     Ok((store, provider))
 }
@@ -130,14 +141,15 @@ fn refuse_former(
     let hint = if is_there {
         instead(owner)
     } else {
-        let word = shell_word(&provider.name);
+        let word = Arg::provider(provider);
         format!(
             "that one is gone; to make this one of its own: vtpm-guard provider rename {word} NAME"
         )
     };
     Err(AdminError::refused(format!(
-        "provider \"{}\" is a former key of provider \"{owner}\"",
-        provider.name
+        "provider {} is a former key of provider {}",
+        quoted(&provider.name),
+        quoted(owner)
     ))
     .with_hint(hint))
 }

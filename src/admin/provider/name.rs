@@ -2,7 +2,7 @@
 
 use crate::admin::error::AdminError;
 use crate::ids::ProviderUuid;
-use crate::report::one_line;
+use crate::report::{misleads, quoted};
 
 /// The longest name, in characters.
 const MAX_CHARS: usize = 64;
@@ -28,21 +28,14 @@ pub(super) fn check(name: &str) -> Result<(), AdminError> {
         return Ok(());
     };
     Err(AdminError::usage(format!(
-        "\"{}\" cannot be a provider's name: it {fault}",
-        one_line(name)
+        "{} cannot be a provider's name: it {fault}",
+        quoted(name)
     )))
 }
 
-/// Control characters, white space but the space itself, and the marks that show nothing or
-/// turn the line around (Unicode's general category Cf, the ones in use).
+/// What misleads, and white space but the space itself.
 fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || (c.is_whitespace() && c != ' ')
-        || matches!(
-            c,
-            '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
+    misleads(c) || (c.is_whitespace() && c != ' ')
 }
 
 #[cfg(test)]

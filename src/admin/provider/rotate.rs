@@ -6,15 +6,16 @@
 
 mod answer;
 
-use super::{Exclusive, find, named_by, refuse_former};
+use super::{Exclusive, find, named_by, refuse_former, reseal};
 use crate::admin::context::{self, Context};
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
 use crate::admin::progress::Progress;
 use crate::clock::Timestamp;
 use crate::key::kek::Kek;
+use crate::key::keyring::WeakerSeal;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::store::{Access, KeyRefRecord, NewKey, Rewrapped, Rotation, Store, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -49,21 +50,21 @@ struct Rotated {
     rows: Vec<Row>,
 }
 
-pub(super) fn run(context: &Context, name: &str) -> Result<(), AdminError> {
-    let (mut store, _) = find(context, name, Access::Write)?;
+pub(super) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), AdminError> {
+    let (mut store, found) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
-    let provider = store.provider(name)?;
+    let provider = store.provider_of(found.uuid)?;
     refuse_former(&store, &provider, |owner| {
-        format!("vtpm-guard provider rotate {}", shell_word(owner))
+        format!("vtpm-guard provider rotate {}", Arg::provider_named(owner))
     })?;
     let missed = finish(context, &mut store, &provider)?;
     let (before, rows) = if missed.is_empty() {
-        let rows = rotate(context, &mut store, &provider)?;
+        let rows = rotate(context, &mut store, &provider, weaker)?;
         (Some(provider.clone()), rows)
     } else {
         (None, missed)
     };
-    let provider = store.provider(&provider.uuid.to_string())?;
+    let provider = store.provider_of(provider.uuid)?;
     let formers = store.former_keks(&provider)?;
     let rotated = Rotated {
         provider,
@@ -129,6 +130,7 @@ fn rotate(
     context: &Context,
     store: &mut Store,
     provider: &Provider,
+    weaker: WeakerSeal,
 ) -> Result<Vec<Row>, AdminError> {
     let keyring = context.keyring();
     let old = keyring.open(provider.key_id, context::patience())?;
@@ -139,7 +141,7 @@ fn rotate(
         key_version: provider.key_version + 1,
     };
     // The key before the rows that need it: a kill in between leaves a key that nobody needs.
-    keyring.store(&new, context::patience())?;
+    let stored = keyring.store(&new, weaker, context::patience())?;
     // What was sealed must open, before anything is wrapped with it.
     if let Err(error) = keyring.open(new.key_id(), context::patience()) {
         // The first error is the one to tell; nothing was ever wrapped with this key.
@@ -148,7 +150,9 @@ fn rotate(
     }
     // From here on it stays, whatever fails: a commit that ended in an I/O error may be found
     // done after a crash, and then every guest needs it.
-    work.carry_out(store, provider)
+    let rows = work.carry_out(store, provider)?;
+    reseal::note_weaker(context, &provider.name, &stored);
+    Ok(rows)
 }
 
 /// From which key to which.

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
 use crate::ids::DomainUuid;
 use crate::kept::Shelf;
-use crate::report::{one_line, shell_word};
+use crate::report::quoted;
 use crate::store::{Access, Event, Store};
 use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile};
 use crate::verdict::facts::{KeyRef, References, Trial};
@@ -28,7 +28,7 @@ pub(super) fn run(
     force: bool,
 ) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
-    let label = key::label(&domain);
+    let label = domain.label();
     let (dropped, kept) = chosen(copies_of(context, domain.uuid)?, named)?;
     let state_dir = context.state_dir();
     let plain = named.is_empty() && has_plain_state(state_dir, domain.uuid)?;
@@ -49,7 +49,7 @@ pub(super) fn run(
         .with_hint(format!(
             "put it back: vtpm-guard state restore {0}; or give its TPM up: vtpm-guard state drop \
              {0} --force",
-            shell_word(&label)
+            domain.arg
         )));
     }
     let shelf = Shelf::of(state_dir, domain.uuid);
@@ -91,11 +91,7 @@ pub(super) fn run(
         "kept": kept.len(),
     });
     context.output.answer(&document, |out| {
-        writeln!(
-            out,
-            "removed {copies} of the TPM state of {}",
-            one_line(&label)
-        )
+        writeln!(out, "removed {copies} of the TPM state of {label}")
     })?;
     Ok(())
 }
@@ -107,10 +103,10 @@ fn chosen(copies: Vec<Judged>, named: &[String]) -> Result<(Vec<Judged>, Vec<Jud
         let is_it = |judged: &&Judged| judged.copy.manifest.sha256().starts_with(digits.as_str());
         let found = copies.iter().filter(is_it).count();
         if digits.len() < LEAST_DIGITS || found != 1 {
-            let copy = one_line(digits);
+            let copy = quoted(digits);
             return Err(AdminError::usage(match found {
-                0 => format!("there is no copy \"{copy}\""),
-                _ => format!("\"{copy}\" names more than one copy, or has too few digits"),
+                0 => format!("there is no copy {copy}"),
+                _ => format!("{copy} names more than one copy, or has too few digits"),
             })
             .with_hint("name it by its sha256: vtpm-guard state show DOMAIN"));
         }
@@ -167,7 +163,7 @@ impl Remains {
         let has_state = matches!(place.state, StateFile::Plain)
             || trials.values().any(Trial::is_proven)
             || kept.iter().any(|copy| copy.opened);
-        let found = context::libvirt().guest(&domain.to_string(), context::patience());
+        let found = context::libvirt().guest(domain, context::patience());
         let is_keyed = |row: &KeyRef| row.wrapped_dek.is_some();
         let is_used = |row: &KeyRef| is_keyed(row) && row.first_used_at.is_some();
         let rows = &references.key_refs;

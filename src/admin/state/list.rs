@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Judged, copies_of, name};
+use super::{Judged, copies_of};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::admin::output;
@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context) -> Result<(), AdminError> {
         for judged in &copies {
             let manifest = &judged.copy.manifest;
             lines.add_row([
-                name(&judged.copy),
+                manifest.domain_name.clone(),
                 judged.domain.to_string(),
                 manifest.occasion.as_str().to_owned(),
                 judged.copy.len().to_string(),
@@ -35,6 +35,6 @@ pub(super) fn run(context: &Context) -> Result<(), AdminError> {
                 judged.purpose().to_owned(),
             ]);
         }
-        writeln!(out, "{lines}")
+        out.table(&lines)
     })
 }

@@ -20,7 +20,6 @@ use crate::clock::Timestamp;
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
 use crate::kept::{KeptError, KeptState, Shelf};
-use crate::report::one_line;
 use crate::store::Access;
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{References, Trial};
@@ -127,14 +126,9 @@ impl Judged {
 
 /// There is nothing to show or to put back.
 fn no_copies(domain: &NamedDomain) -> AdminError {
-    let label = super::key::label(domain);
+    let label = domain.label();
     AdminError::usage(format!("there is no kept copy of the TPM state of {label}"))
         .with_hint("see which there are: vtpm-guard state list")
-}
-
-/// The name that a copy gives its guest, for people.
-fn name(copy: &KeptState) -> String {
-    one_line(&copy.manifest.domain_name)
 }
 
 impl From<KeptError> for AdminError {

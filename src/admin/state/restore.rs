@@ -7,16 +7,16 @@ use serde_json::json;
 
 use super::{Judged, copies_of, no_copies};
 use crate::admin::context::{self, Context};
+use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
-use crate::admin::{domains, key};
+use crate::admin::key;
 use crate::domain::{self, Vtpm};
 use crate::kept::{PutBack, PutBackError, put_back};
-use crate::report::shell_word;
 use crate::swtpm::LIBVIRT_STATE_DIR;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
-    let label = key::label(&domain);
+    let label = domain.label();
     let copies = copies_of(context, domain.uuid)?;
     // One that the key opens before one that it does not, one that stands by before one that
     // was set aside, the latest before the others.
@@ -25,22 +25,18 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         return Err(no_copies(&domain));
     };
     // Without libvirt nothing can go wrong either: a guest that runs has its state.
-    let guest = context::libvirt().guest(&domain.uuid.to_string(), context::patience());
+    let guest = context::libvirt().guest(domain.uuid, context::patience());
     let guest = guest.ok().flatten();
     if guest.as_ref().is_some_and(|guest| guest.running) {
-        return Err(
-            AdminError::refused(format!("{label} is running")).with_hint(format!(
-                "stop it first: virsh shutdown {}",
-                shell_word(&label)
-            )),
-        );
+        return Err(AdminError::refused(format!("{label} is running"))
+            .with_hint(format!("stop it first: virsh shutdown {}", domain.arg)));
     }
     let defined = guest.and_then(|guest| domain::read(guest.xml.as_bytes()).ok());
     let start = match defined.as_ref().map(|defined| &defined.vtpm) {
         Some(Some(Vtpm::Emulator(vtpm))) => Some((Path::new(LIBVIRT_STATE_DIR), domain.uuid, vtpm)),
         _ => None,
     };
-    let done = put_back(&best.copy, start).map_err(|error| not_put_back(&label, &error))?;
+    let done = put_back(&best.copy, start).map_err(|error| not_put_back(&domain, &error))?;
     let document = json!({
         "domain": key::document(&domain),
         "copy": best.document(),
@@ -55,19 +51,20 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     if !best.opened {
         context.output.note(&format!(
             "no key of {label} opens this copy: vtpm-guard check {}",
-            shell_word(&label)
+            domain.arg
         ));
     }
     Ok(())
 }
 
-pub(in crate::admin) fn not_put_back(label: &str, error: &PutBackError) -> AdminError {
+pub(in crate::admin) fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminError {
     match error {
         PutBackError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
-            "{label} has a TPM state; move it away first if the kept one is the right one"
+            "{} has a TPM state; move it away first if the kept one is the right one",
+            domain.label()
         )),
         PutBackError::OtherTpm => {
-            AdminError::refused(error).with_hint(format!("virsh edit {}", shell_word(label)))
+            AdminError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
         }
         PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")

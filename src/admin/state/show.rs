@@ -8,7 +8,6 @@ use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::admin::table::fields;
 use crate::admin::{domains, key};
-use crate::report::one_line;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
@@ -28,21 +27,21 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             let manifest = &judged.copy.manifest;
             let owner = manifest.file();
             let rows = fields([
-                ("domain", one_line(&manifest.domain_name)),
+                ("domain", manifest.domain_name.clone()),
                 ("uuid", judged.domain.to_string()),
                 ("occasion", manifest.occasion.as_str().to_owned()),
                 ("kept at", output::time(Some(manifest.kept_at()))),
                 ("set aside at", output::time(manifest.set_aside_at())),
                 ("size", judged.copy.len().to_string()),
                 ("opened by its key", judged.opened_word().to_owned()),
-                ("place", one_line(&manifest.path.to_string_lossy())),
+                ("place", manifest.path.to_string_lossy().into_owned()),
                 (
                     "owner and mode",
                     format!("{}:{} {:04o}", owner.uid, owner.gid, owner.mode),
                 ),
                 ("sha256", manifest.sha256().to_owned()),
             ]);
-            writeln!(out, "{rows}")?;
+            out.table(&rows)?;
         }
         Ok(())
     })

@@ -1,9 +1,8 @@
 //! The table of `status`: every guest with an emulated TPM.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use crate::admin::cli::StatusFilters;
@@ -13,12 +12,12 @@ use crate::admin::guests::NamedGuest;
 use crate::admin::judge;
 use crate::admin::outcomes::Judged;
 use crate::admin::output::{count, time};
+use crate::admin::printer::Printer;
 use crate::admin::progress::Progress;
-use crate::admin::table::{BAD, GOOD, NOTABLE, table};
+use crate::admin::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::libvirt::Guest;
-use crate::report::one_line;
 use crate::store::Access;
 use crate::verdict::facts::Proof;
 use crate::verdict::outcome::{KeyInUse, Outcome};
@@ -79,7 +78,7 @@ impl Guests {
         self.rows.iter().map(Row::document).collect()
     }
 
-    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         writeln!(out)?;
         if !self.rows.is_empty() {
             let mut lines = table(&[
@@ -95,22 +94,22 @@ impl Guests {
             for row in &self.rows {
                 lines.add_row(row.cells());
             }
-            writeln!(out, "{lines}")?;
+            out.table(&lines)?;
         }
         let encrypted = self.rows.iter().filter(|row| row.is_encrypted()).count();
         let refused = self.rows.iter().filter(|row| !row.is_allowed()).count();
         let guests = self.rows.len();
-        write!(
+        let hidden = match self.hidden {
+            0 => String::new(),
+            hidden => format!("; {hidden} not shown"),
+        };
+        writeln!(
             out,
-            "{}: {encrypted} encrypted, {} plain; {} would start now, {refused} would not",
+            "{}: {encrypted} encrypted, {} plain; {} would start now, {refused} would not{hidden}",
             count(guests, "guest"),
             guests - encrypted,
             guests - refused,
-        )?;
-        match self.hidden {
-            0 => writeln!(out),
-            hidden => writeln!(out, "; {hidden} not shown"),
-        }
+        )
     }
 }
 
@@ -187,7 +186,7 @@ impl Row {
 
     fn cells(&self) -> [Cell; 8] {
         let dash = || "-".to_owned();
-        let provider = self.key().map(|key| one_line(&key.provider_name));
+        let provider = self.key().map(|key| key.provider_name.clone());
         let key_id = self.key().and_then(|key| key.key_id);
         let proven = match self.key().map(|key| key.proof) {
             Some(Proof::Proven) => Cell::new("yes").fg(GOOD),
@@ -201,7 +200,7 @@ impl Row {
             Decision::Allow(_) => Cell::new("yes").fg(GOOD),
         };
         [
-            Cell::new(one_line(&self.judged.name)),
+            Cell::new(&self.judged.name),
             Cell::new(if self.running { "running" } else { "shut off" }),
             Cell::new(if self.is_encrypted() {
                 "encrypted"

@@ -1,7 +1,7 @@
 //! The first lines of `status`: hook, configuration, store, providers.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use crate::admin::context::Context;
 use crate::admin::error::AdminError;
 use crate::admin::forgotten;
-use crate::admin::table::{BAD, GOOD, NOTABLE, painted};
+use crate::admin::printer::Printer;
+use crate::admin::table::{BAD, GOOD, NOTABLE};
 use crate::key::keyring::KeyringError;
 use crate::libvirt::Guest;
-use crate::report::one_line;
+use crate::report::label;
 use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
 
@@ -96,14 +97,15 @@ impl Host {
         })
     }
 
-    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
-        let hook = if self.hook_is_installed {
-            painted(GOOD, "installed")
+    pub(super) fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        out.part(format_args!("hook:          "))?;
+        if self.hook_is_installed {
+            out.painted(GOOD, "installed")?;
         } else {
-            painted(BAD, "not installed")
-        };
-        writeln!(out, "hook:          {hook} ({})", hook_link())?;
-        writeln!(out, "configuration: {}", one_line(&self.configuration))?;
+            out.painted(BAD, "not installed")?;
+        }
+        writeln!(out, " ({})", hook_link())?;
+        writeln!(out, "configuration: {}", self.configuration)?;
         let exists = if self.store_exists {
             ""
         } else {
@@ -125,16 +127,16 @@ impl Host {
             )?;
         }
         for (provider, seal) in &self.providers {
-            let exported = match provider.exported_at {
-                Some(_) => String::new(),
-                None => format!(", {}", painted(NOTABLE, "never exported")),
-            };
-            writeln!(
-                out,
-                "provider:      {} (key {}), sealed by {seal}{exported}",
-                one_line(&provider.name),
+            out.part(format_args!(
+                "provider:      {} (key {}), sealed by {seal}",
+                label(&provider.name),
                 provider.key_id.short()
-            )?;
+            ))?;
+            if provider.exported_at.is_none() {
+                out.part(format_args!(", "))?;
+                out.painted(NOTABLE, "never exported")?;
+            }
+            writeln!(out)?;
         }
         Ok(())
     }

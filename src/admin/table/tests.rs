@@ -1,7 +1,5 @@
 //! Tables of this command, on terminals of several widths.
 
-use comfy_table::Cell;
-
 use super::*;
 
 const UUID: &str = "11111111-2222-4333-8444-000000000001";

@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::child;
+use crate::durable;
 use crate::key::hex;
 
 fn in_time() -> Deadline {
@@ -55,7 +57,10 @@ fn a_stored_key_opens_and_lies_there_privately() {
     let keyring = plain_keyring(&home);
     let key_id = kek(1).key_id();
     assert_eq!(
-        keyring.store(&kek(1), in_time()).unwrap(),
+        keyring
+            .store(&kek(1), WeakerSeal::Refused, in_time())
+            .unwrap()
+            .seal,
         Seal::RootOnlyFile
     );
     assert_eq!(
@@ -82,7 +87,8 @@ fn the_host_seals_where_it_can() {
     let kek = Kek::from_bytes(bytes);
     let key_id = kek.key_id();
 
-    let seal = keyring.store(&kek, in_time()).unwrap();
+    let weaker = WeakerSeal::Allowed;
+    let seal = keyring.store(&kek, weaker, in_time()).unwrap().seal;
     let setup = child::run(Path::new("systemd-creds"), &["setup"], b"", 4096, in_time());
     let has_host_key = setup.is_ok_and(|output| output.status.success());
     assert_eq!(seal != Seal::RootOnlyFile, has_host_key);
@@ -102,13 +108,16 @@ fn the_host_seals_where_it_can() {
             KeyringError::UnsealFailed { .. }
         ));
         // systemd's own check of the name: another key's file does not open under this one.
-        keyring.store(another, in_time()).unwrap();
+        keyring
+            .store(another, WeakerSeal::Refused, in_time())
+            .unwrap();
         fs::copy(keyring.path(another.key_id()), keyring.path(key_id)).unwrap();
         assert!(matches!(
             failure(&keyring, key_id),
             KeyringError::UnsealFailed { .. }
         ));
-        assert_eq!(keyring.store(&kek, in_time()).unwrap(), seal);
+        let stored = keyring.store(&kek, weaker, in_time()).unwrap();
+        assert_eq!((stored.seal, stored.trouble), (seal, None));
         assert_eq!(
             keyring.open(key_id, in_time()).unwrap().expose(),
             kek.expose()
@@ -116,28 +125,194 @@ fn the_host_seals_where_it_can() {
     }
 }
 
+/// A stand-in for systemd-creds: `has_tpm2`, `encrypt` and `decrypt` are lines of a shell script;
+/// sealed text is the key behind a line that says how it was sealed.
+fn fake(home: &tempfile::TempDir, has_tpm2: &str, encrypt: &str, decrypt: &str) -> Keyring {
+    let program = home.path().join("systemd-creds");
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nhas-tpm2) {has_tpm2} ;;\nencrypt) {encrypt}\n echo \"$2\"; cat ;;\n\
+         decrypt) {decrypt}\n tail -n +2 ;;\nesac\n"
+    );
+    // Not written by this process: a child of another test could hold it open for writing.
+    let copy = format!("cat >{0} && chmod 755 {0}", program.display());
+    let args = ["-c", &copy];
+    child::run(Path::new("sh"), &args, script.as_bytes(), 100, in_time()).unwrap();
+    Keyring::with_sealer(home.path().join("keys"), Sealer::at(program))
+}
+
 #[test]
-fn a_sealer_that_fails_or_gives_nothing_back_is_not_used() {
-    for program in ["false", "true"] {
-        let home = tempfile::tempdir().unwrap();
-        let keyring = sealed_by(program, &home);
+fn a_sealer_that_fails_is_an_error_unless_a_weaker_seal_was_allowed() {
+    let home = tempfile::tempdir().unwrap();
+    let once = format!(
+        "[ -e {0} ] || {{ touch {0}; echo no space left >&2; exit 1; }}",
+        home.path().join("failed").display()
+    );
+    let fail_with_tpm2 = "case $2 in *tpm2) echo lockout >&2; exit 1; esac";
+    for (encrypt, seal, why) in [
+        (once.as_str(), Seal::HostAndTpm2, "no space left"),
+        (fail_with_tpm2, Seal::Host, "lockout"),
+        ("exit 1;", Seal::RootOnlyFile, "exit status: 1"),
+        // It says that it has done it, and gives another key back.
+        ("echo x;", Seal::RootOnlyFile, "not this key"),
+    ] {
+        let keyring = fake(&home, "exit 0", encrypt, "");
+        let key = Kek::generate().unwrap();
+        let error = keyring
+            .store(&key, WeakerSeal::Refused, in_time())
+            .unwrap_err();
+        assert!(matches!(error, KeyringError::SealFailed { .. }), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(keyring.list().unwrap(), [], "{encrypt}");
+
+        let stored = keyring.store(&key, WeakerSeal::Allowed, in_time()).unwrap();
+        assert_eq!(stored.seal, seal, "{encrypt}");
         assert_eq!(
-            keyring.store(&kek(1), in_time()).unwrap(),
-            Seal::RootOnlyFile,
-            "{program}"
+            stored.trouble.is_some(),
+            seal != Seal::HostAndTpm2,
+            "{encrypt}"
         );
-        assert!(
-            keyring.open(kek(1).key_id(), in_time()).is_ok(),
-            "{program}"
-        );
+        assert!(keyring.open(key.key_id(), in_time()).is_ok(), "{encrypt}");
+        keyring.remove(key.key_id()).unwrap();
     }
+}
+
+#[test]
+fn only_a_host_without_the_means_gets_a_weaker_seal_by_itself() {
+    let home = tempfile::tempdir().unwrap();
+    for (has_tpm2, seal) in [
+        ("exit 0", Some(Seal::HostAndTpm2)),
+        ("exit 5", Some(Seal::Host)),
+        ("kill $$", None),
+    ] {
+        let keyring = fake(&home, has_tpm2, "", "");
+        let key = Kek::generate().unwrap();
+        let stored = keyring.store(&key, WeakerSeal::Refused, in_time());
+        assert_eq!(stored.ok().map(|stored| stored.seal), seal, "{has_tpm2}");
+        assert_eq!(keyring.strongest_seal(in_time()).ok(), seal);
+    }
+    let strongest = plain_keyring(&home).strongest_seal(in_time()).unwrap();
+    assert_eq!(strongest, Seal::RootOnlyFile);
+}
+
+#[test]
+fn a_key_is_sealed_again_only_where_that_is_stronger_and_works() {
+    let home = tempfile::tempdir().unwrap();
+    let key = Kek::generate().unwrap();
+    let key_id = key.key_id();
+    plain_keyring(&home)
+        .store(&key, WeakerSeal::Refused, in_time())
+        .unwrap();
+    let file = |keyring: &Keyring| fs::read(keyring.path(key_id)).unwrap();
+    let resealed = |before, after| Resealed { before, after };
+
+    let plain = plain_keyring(&home);
+    let before = file(&plain);
+    assert_eq!(
+        plain.reseal(key_id, in_time()).unwrap(),
+        resealed(Seal::RootOnlyFile, Seal::RootOnlyFile)
+    );
+    // One that fails, and one that gives another key back: the old file stays.
+    for encrypt in ["exit 1;", "echo x;"] {
+        let broken = fake(&home, "exit 0", encrypt, "");
+        assert!(broken.reseal(key_id, in_time()).is_err(), "{encrypt}");
+        assert_eq!(file(&broken), before);
+    }
+    let host = fake(&home, "exit 1", "", "");
+    assert_eq!(
+        host.reseal(key_id, in_time()).unwrap(),
+        resealed(Seal::RootOnlyFile, Seal::Host)
+    );
+    let with_tpm2 = fake(&home, "exit 0", "", "");
+    assert_eq!(
+        with_tpm2.reseal(key_id, in_time()).unwrap(),
+        resealed(Seal::Host, Seal::HostAndTpm2)
+    );
+    let before = file(&with_tpm2);
+    // Without its TPM it is not sealed less well.
+    assert_eq!(
+        fake(&home, "exit 1", "", "")
+            .reseal(key_id, in_time())
+            .unwrap(),
+        resealed(Seal::HostAndTpm2, Seal::HostAndTpm2)
+    );
+    assert_eq!(file(&with_tpm2), before);
+    assert_eq!(
+        with_tpm2.open(key_id, in_time()).unwrap().expose(),
+        key.expose()
+    );
+}
+
+#[test]
+fn a_slow_seal_is_opened_once_for_all_that_ask_at_the_same_time() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = home.path().join("opened");
+    let slow = format!("echo >>{}; sleep 0.4;", opened.display());
+    let keyring = fake(&home, "exit 0", "", &slow).sharing();
+    let key = Kek::generate().unwrap();
+    if shared::put(&key).is_err() {
+        eprintln!("skipped: no kernel keyring here");
+        return;
+    }
+    shared::forget(key.key_id());
+    keyring.store(&key, WeakerSeal::Refused, in_time()).unwrap();
+    fs::remove_file(&opened).unwrap();
+
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            let (keyring, key) = (&keyring, &key);
+            scope.spawn(move || {
+                let again = keyring.open(key.key_id(), in_time()).unwrap();
+                assert_eq!(again.expose(), key.expose());
+            });
+        }
+    });
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(fs::read_to_string(&opened).unwrap().lines().count(), 1);
+    // A keyring that does not share, as those of the administrator's commands, opens it itself.
+    let alone = Keyring {
+        shares: false,
+        ..keyring.clone()
+    };
+    alone.open(key.key_id(), in_time()).unwrap();
+    assert_eq!(fs::read_to_string(&opened).unwrap().lines().count(), 2);
+    keyring.remove(key.key_id()).unwrap();
+    assert!(shared::get(key.key_id()).is_none());
+}
+
+#[test]
+fn a_seal_that_hangs_ends_by_the_deadline_for_each_that_waits() {
+    let home = tempfile::tempdir().unwrap();
+    let key = Kek::generate().unwrap();
+    fake(&home, "exit 0", "", "")
+        .store(&key, WeakerSeal::Refused, in_time())
+        .unwrap();
+    let keyring = fake(&home, "exit 0", "", "sleep 60;").sharing();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let (keyring, key_id) = (&keyring, key.key_id());
+            scope.spawn(move || {
+                let started = Instant::now();
+                let soon = Deadline::after(Duration::from_millis(300));
+                let error = keyring.open(key_id, soon).err().unwrap();
+                assert!(matches!(error, KeyringError::TimedOut), "{error}");
+                assert!(started.elapsed() < Duration::from_secs(2));
+            });
+        }
+    });
 }
 
 #[test]
 fn a_sealer_that_cannot_be_run_is_an_error_and_nothing_is_stored() {
     let home = tempfile::tempdir().unwrap();
     let keyring = sealed_by("/etc/passwd", &home);
-    let error = keyring.store(&kek(1), in_time()).unwrap_err();
+    let error = keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap_err();
     assert!(matches!(error, KeyringError::SealFailed { .. }), "{error}");
     assert_eq!(keyring.list().unwrap(), []);
 }
@@ -148,7 +323,7 @@ fn past_the_deadline_nothing_is_sealed_and_nothing_opens() {
     let keyring = sealed_by("cat", &home);
     let passed = Deadline::after(Duration::ZERO);
     assert!(matches!(
-        keyring.store(&kek(1), passed),
+        keyring.store(&kek(1), WeakerSeal::Refused, passed),
         Err(KeyringError::TimedOut)
     ));
     let key_id = kek(1).key_id();
@@ -169,7 +344,9 @@ fn an_unsealing_that_fails_says_why() {
     let home = tempfile::tempdir().unwrap();
     let keyring = sealed_by("ls", &home);
     let key_id = kek(1).key_id();
-    plain_keyring(&home).store(&kek(1), in_time()).unwrap();
+    plain_keyring(&home)
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     overwrite(
         &keyring,
         key_id,
@@ -184,10 +361,14 @@ fn an_unsealing_that_fails_says_why() {
 fn a_key_that_is_there_and_opens_stays() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     let path = keyring.path(kek(1).key_id());
     let before = fs::metadata(&path).unwrap();
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     assert_eq!(
         fs::metadata(&path).unwrap().modified().unwrap(),
         before.modified().unwrap()
@@ -199,14 +380,20 @@ fn a_key_that_is_there_and_does_not_open_is_replaced() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
     let key_id = kek(1).key_id();
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     overwrite(&keyring, key_id, "");
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     assert!(keyring.open(key_id, in_time()).is_ok());
 
     fs::remove_file(keyring.path(key_id)).unwrap();
     symlink("/dev/null", keyring.path(key_id)).unwrap();
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     assert!(keyring.open(key_id, in_time()).is_ok());
 }
 
@@ -214,11 +401,15 @@ fn a_key_that_is_there_and_does_not_open_is_replaced() {
 fn what_a_killed_writer_left_does_no_harm_and_goes_away() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
-    fs::write(keyring.dir.join(".new"), "half a k").unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
+    let left = durable::leave_abandoned(&keyring.dir);
     assert_eq!(keyring.list().unwrap(), [kek(1).key_id()]);
-    keyring.store(&kek(2), in_time()).unwrap();
-    assert!(!keyring.dir.join(".new").exists());
+    keyring
+        .store(&kek(2), WeakerSeal::Refused, in_time())
+        .unwrap();
+    assert!(!left.exists());
 }
 
 #[test]
@@ -228,7 +419,11 @@ fn many_writers_at_once_lose_nothing() {
     std::thread::scope(|scope| {
         for byte in 0..16 {
             let keyring = &keyring;
-            scope.spawn(move || keyring.store(&kek(byte), in_time()).unwrap());
+            scope.spawn(move || {
+                keyring
+                    .store(&kek(byte), WeakerSeal::Refused, in_time())
+                    .unwrap()
+            });
         }
     });
     for byte in 0..16 {
@@ -248,7 +443,9 @@ fn a_key_that_is_not_there_is_missing() {
     assert!(matches!(failure(&keyring, key_id), KeyringError::Missing(id) if id == key_id));
     assert_eq!(keyring.list().unwrap(), []);
     keyring.remove(key_id).unwrap();
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     keyring.remove(key_id).unwrap();
     keyring.remove(key_id).unwrap();
     assert!(matches!(
@@ -261,7 +458,9 @@ fn a_key_that_is_not_there_is_missing() {
 fn a_file_that_others_may_read_is_not_trusted() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     let key_id = kek(1).key_id();
     fs::set_permissions(keyring.path(key_id), fs::Permissions::from_mode(0o640)).unwrap();
     let error = failure(&keyring, key_id);
@@ -277,7 +476,9 @@ fn a_file_that_others_may_read_is_not_trusted() {
 fn a_link_or_a_fifo_is_not_trusted() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     let (key_id, path) = (kek(1).key_id(), keyring.path(kek(1).key_id()));
     let not_a_file = |error| {
         matches!(
@@ -300,7 +501,9 @@ fn a_link_or_a_fifo_is_not_trusted() {
 fn a_directory_that_others_may_write_or_a_link_to_one_is_not_trusted() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     fs::set_permissions(&keyring.dir, fs::Permissions::from_mode(0o770)).unwrap();
     let error = failure(&keyring, kek(1).key_id());
     assert!(matches!(
@@ -314,7 +517,9 @@ fn a_directory_that_others_may_write_or_a_link_to_one_is_not_trusted() {
     let link = home.path().join("link");
     symlink(&keyring.dir, &link).unwrap();
     let through_link = Keyring::with_sealer(link, keyring.sealer.clone());
-    let error = through_link.store(&kek(2), in_time()).unwrap_err();
+    let error = through_link
+        .store(&kek(2), WeakerSeal::Refused, in_time())
+        .unwrap_err();
     assert!(matches!(
         error,
         KeyringError::NotTrusted {
@@ -331,7 +536,9 @@ fn what_belongs_to_another_user_is_not_trusted() {
     }
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     let key_id = kek(1).key_id();
     let owned_by_65534 = |error| {
         matches!(
@@ -352,7 +559,9 @@ fn what_belongs_to_another_user_is_not_trusted() {
 fn a_file_of_another_key_or_another_format_is_damaged() {
     let home = tempfile::tempdir().unwrap();
     let keyring = plain_keyring(&home);
-    keyring.store(&kek(1), in_time()).unwrap();
+    keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
     let (key_id, own) = (kek(1).key_id(), digits(&kek(1)));
     let other = digits(&kek(2));
     for content in [

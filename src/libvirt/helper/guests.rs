@@ -41,19 +41,19 @@ pub(super) fn all(connection: &Connect) -> Result<Response, SecretError> {
     Ok(Response::Guests(guests))
 }
 
-/// The guest of this UUID or, if there is none, of this name.
+/// The guest of this UUID and the one of this name: two, where a name is another guest's UUID.
 pub(super) fn find(connection: &Connect, name_or_uuid: &str) -> Result<Response, SecretError> {
     let by_uuid = match DomainUuid::parse(name_or_uuid) {
         Ok(uuid) => failure::found(connection.lookup_domain_by_uuid_string(&uuid.to_string()))?,
         Err(_) => None,
     };
-    let domain = match by_uuid {
-        Some(domain) => Some(domain),
-        None => failure::found(connection.lookup_domain_by_name(name_or_uuid))?,
-    };
-    let guest = domain.map(|domain| describe(&domain, Traits::of));
-    let guest = guest.transpose()?.flatten();
-    Ok(Response::Guests(guest.into_iter().collect()))
+    let by_name = failure::found(connection.lookup_domain_by_name(name_or_uuid))?;
+    let mut guests: Vec<Guest> = Vec::new();
+    for domain in by_uuid.into_iter().chain(by_name) {
+        let guest = describe(&domain, Traits::of)?;
+        guests.extend(guest.filter(|guest| guests.iter().all(|known| known.uuid != guest.uuid)));
+    }
+    Ok(Response::Guests(guests))
 }
 
 /// What is kept of a guest's runs that have not ended.

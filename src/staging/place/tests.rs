@@ -104,7 +104,7 @@ fn the_keys_alone_can_go() {
 fn a_secret_that_is_there_is_not_replaced() {
     let (_dir, place) = place();
     let one = new();
-    make_dir(&place.secrets).unwrap();
+    fs::create_dir_all(&place.secrets).unwrap();
     let theirs = place.secrets.join(format!("{}.base64", one.secret));
     fs::write(&theirs, "theirs").unwrap();
     assert!(place.lay_out(one, &dek(b"key")).is_err());
@@ -127,7 +127,7 @@ fn no_key_is_written_where_others_could_get_at_it() {
 #[test]
 fn no_key_is_written_through_a_link() {
     let (dir, place) = place();
-    make_dir(&dir.path().join("run")).unwrap();
+    fs::create_dir_all(dir.path().join("run")).unwrap();
     symlink("/tmp", &place.staged).unwrap();
     assert!(place.lay_out(new(), &dek(b"key")).is_err());
 }

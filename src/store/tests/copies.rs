@@ -265,3 +265,76 @@ fn two_restores_and_writers_at_once_leave_a_whole_store() {
     });
     assert_eq!(open(dir.path(), Access::Read).unwrap().check().unwrap(), []);
 }
+
+/// What the owner of a backup's directory may do to it while root writes there.
+#[test]
+fn a_directory_whose_owner_swaps_files_makes_a_backup_touch_nothing_else() {
+    let (_dir, mut store) = new_store();
+    make_provider(&mut store, "p", 1);
+    let (shelf, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let text = elsewhere.path().join("precious");
+    let database = elsewhere.path().join("other.db");
+    fs::write(&text, "precious").unwrap();
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .execute_batch("CREATE TABLE other (x)")
+        .unwrap();
+    let targets = [&text, &database].map(|path| (path.clone(), fs::read(path).unwrap()));
+
+    let backup = shelf.path().join("x.db");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let link = shelf.path().join("link");
+            for (target, _) in targets.iter().cycle() {
+                if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                // Whatever is there just now, the link takes its place.
+                for entry in fs::read_dir(shelf.path()).unwrap().flatten() {
+                    let _ = std::os::unix::fs::symlink(target, &link);
+                    let _ = fs::rename(&link, entry.path());
+                }
+            }
+        });
+        for _ in 0..300 {
+            // It may be refused, for the name is taken.
+            let _ = store.backup(&backup, soon());
+            let _ = fs::remove_file(&backup);
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    for (target, content) in targets {
+        assert_eq!(fs::read(&target).unwrap(), content, "{}", target.display());
+    }
+}
+
+#[test]
+fn a_backup_with_a_trigger_or_a_view_is_not_restored() {
+    for (sql, kind, name) in [
+        (
+            "CREATE TRIGGER t\u{1b} AFTER UPDATE OF wrapped_dek ON key_ref
+             BEGIN UPDATE key_ref SET wrapped_dek = randomblob(9) WHERE id = new.id; END",
+            "trigger",
+            "t\u{1b}",
+        ),
+        ("CREATE VIEW v AS SELECT * FROM key_ref", "view", "v"),
+    ] {
+        let (dir, store, _shelf, backup) = store_and_backup("p");
+        let other = rusqlite::Connection::open(&backup).unwrap();
+        other
+            .execute_batch(&sql.replace("t\u{1b}", "\"t\u{1b}\""))
+            .unwrap();
+        drop(other);
+        match restore(dir.path(), &backup) {
+            Err(error @ StoreError::Unavailable { .. }) => {
+                let words = error.to_string();
+                assert!(words.contains(&format!("{kind} {name:?}")), "{words}");
+                assert!(!words.contains('\u{1b}'), "{words}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(names(&store), ["p"]);
+        Store::open_copy(&backup, soon()).unwrap();
+    }
+}

@@ -102,7 +102,6 @@ fn what_is_not_there_is_named() {
     let refusals = [
         store.retire(nothing, NOW).map(drop),
         store.use_key(nothing, NOW).map(drop),
-        store.delete_retired(nothing),
         store.key_ref(nothing).map(drop),
     ];
     for refusal in refusals {
@@ -242,25 +241,6 @@ fn a_placeholder_cannot_be_the_key() {
 }
 
 #[test]
-fn only_retired_rows_are_deleted() {
-    let (_dir, mut store) = new_store();
-    let provider = make_provider(&mut store, "p", 1);
-    let key_ref = make_key(&mut store, domain(1), &provider);
-    assert!(matches!(
-        store.delete_retired(key_ref),
-        Err(StoreError::InUse(_))
-    ));
-    store.retire(key_ref, NOW).unwrap();
-    store.delete_retired(key_ref).unwrap();
-    assert_eq!(store.all_key_refs(None, true).unwrap(), []);
-    assert_eq!(
-        number(&store, "SELECT count(*) FROM fresh_key"),
-        0,
-        "its note went with it"
-    );
-}
-
-#[test]
 fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
@@ -283,7 +263,8 @@ fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
     let live = store.references(domain(1), NOW).unwrap().key_refs;
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [second]);
     assert_eq!(live[0].first_used_at, Some(NOW));
-    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    let taken_back = store.take_back_fresh_key(domain(1), None, NOW);
+    assert_eq!(taken_back.unwrap(), None);
     assert_eq!(store.all_key_refs(Some(domain(1)), true).unwrap().len(), 2);
     add.others = OtherKeys::Keep;
     let third = store.add_key(&add).unwrap();

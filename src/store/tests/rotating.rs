@@ -138,7 +138,7 @@ fn a_former_kek_goes_only_when_no_row_needs_it() {
         "UPDATE key_ref SET provider_uuid = NULL, provider_name = 'x'",
     );
     assert!(!store.delete_former(&former).unwrap());
-    store.delete_retired(row).unwrap();
+    raw(dir.path(), &format!("DELETE FROM key_ref WHERE id = {row}"));
 
     // So does a placeholder that names it.
     insert_placeholder(dir.path(), domain(1), &former);

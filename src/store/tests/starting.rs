@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
-use super::super::INCOMING_LIFETIME;
 use super::super::testing::*;
+use super::super::{INCOMING_LIFETIME, NewKey, Store};
 use crate::clock::Timestamp;
-use crate::ids::KeyRefId;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::verdict::facts::Provider;
+use crate::verdict::repair::{KeyOrigin, Repair};
+
+fn is_taken_back(store: &mut Store, domain: DomainUuid) -> bool {
+    let done = store.take_back_fresh_key(domain, None, NOW);
+    done.unwrap().is_some()
+}
 
 #[test]
 fn a_note_of_arriving_state_holds_for_its_domain_and_its_time() {
@@ -77,34 +84,98 @@ fn a_boot_that_worked_marks_the_keys_in_use_once() {
         None
     );
     assert!(
-        !store.take_back_fresh_key(domain(1), NOW).unwrap(),
+        !is_taken_back(&mut store, domain(1)),
         "it is not fresh any more"
     );
-    assert!(
-        store.take_back_fresh_key(domain(2), NOW).unwrap(),
-        "this one is"
-    );
+    assert!(is_taken_back(&mut store, domain(2)), "this one is");
 }
 
 #[test]
-fn a_key_made_for_a_start_that_failed_is_taken_back_once() {
+fn a_key_made_for_a_start_that_failed_is_retired_beside_a_placeholder() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
+    let before = store.key_ref(key_ref).unwrap().key_ref;
 
-    assert!(store.take_back_fresh_key(domain(1), NOW).unwrap());
-    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    let taken_back = store
+        .take_back_fresh_key(domain(1), None, NOW)
+        .unwrap()
+        .unwrap();
+    assert_eq!(taken_back.retired, [key_ref]);
+    assert!(!is_taken_back(&mut store, domain(1)), "once");
 
-    let row = store.key_ref(key_ref).unwrap();
-    assert_eq!(row.key_ref.wrapped_dek, None);
-    assert_eq!(row.key_ref.kek_ref, None);
-    assert_eq!(row.key_ref.key_version, None);
-    assert_eq!(row.algorithm, None);
+    let retired = store.key_ref(key_ref).unwrap();
+    assert_eq!(retired.key_ref, before, "with its key");
+    assert_eq!(retired.retired_at, Some(NOW));
+    let rows = store.references(domain(1), NOW).unwrap().key_refs;
+    let [placeholder] = rows.as_slice() else {
+        panic!("{rows:#?}");
+    };
+    assert_eq!(Some(placeholder.id), taken_back.placeholder);
     assert_eq!(
-        row.key_ref.provider_uuid,
-        Some(provider.uuid),
+        (&placeholder.wrapped_dek, placeholder.provider_uuid),
+        (&None, Some(provider.uuid)),
         "still bound"
     );
+    assert_eq!(store.check().unwrap(), []);
+}
+
+#[test]
+fn only_a_key_that_was_made_lately_is_taken_back_where_libvirt_does_not_tell_of_failure() {
+    let (_dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    make_key(&mut store, domain(1), &provider);
+    let minute = Duration::from_mins(1);
+    let late = later(minute + Duration::from_millis(1));
+    let take_back = |store: &mut Store, at| {
+        let done = store.take_back_fresh_key(domain(1), Some(minute), at);
+        done.unwrap().is_some()
+    };
+    assert!(!take_back(&mut store, late));
+    assert!(take_back(&mut store, later(minute)));
+}
+
+/// A thousand failed starts leave one retired key.
+#[test]
+fn a_spare_key_is_used_again_and_its_row_goes_where_another_holds_it() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let other = make_provider(&mut store, "other", 2);
+    make_key(&mut store, domain(1), &provider);
+    let spare =
+        |store: &Store, provider: &Provider| store.spare_keys(domain(1), provider.key_id).unwrap();
+    assert_eq!(spare(&store, &provider), [], "in use");
+    for _ in 0..3 {
+        assert!(is_taken_back(&mut store, domain(1)));
+        let [wrapped] = spare(&store, &provider).try_into().unwrap();
+        assert_eq!(spare(&store, &other), []);
+        assert_eq!(store.spare_keys(domain(2), provider.key_id).unwrap(), []);
+        let [placeholder] = store
+            .references(domain(1), NOW)
+            .unwrap()
+            .key_refs
+            .try_into()
+            .unwrap();
+        let again = NewKey {
+            wrapped_dek: wrapped,
+            ..new_key(1)
+        };
+        let create = Repair::CreateKey {
+            key_ref: Some(placeholder.id),
+            provider: provider.uuid,
+            origin: KeyOrigin::Random,
+        };
+        apply(&mut store, domain(1), &[create], Some(&again)).unwrap();
+        assert_eq!(store.all_key_refs(None, true).unwrap().len(), 1);
+    }
+
+    // One that somebody has done anything with is nobody's to use again.
+    assert!(is_taken_back(&mut store, domain(1)));
+    raw(
+        dir.path(),
+        "UPDATE key_ref SET updated_at = 7 WHERE wrapped_dek IS NOT NULL",
+    );
+    assert_eq!(spare(&store, &provider), []);
 }
 
 #[test]
@@ -116,8 +187,8 @@ fn a_key_whose_state_was_seen_is_never_taken_back() {
     for _ in 0..2 {
         store.keep_fresh_key(domain(1)).unwrap();
     }
-    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
-    assert!(store.take_back_fresh_key(domain(2), NOW).unwrap());
+    assert!(!is_taken_back(&mut store, domain(1)));
+    assert!(is_taken_back(&mut store, domain(2)));
 }
 
 #[test]
@@ -127,7 +198,7 @@ fn a_key_that_was_not_made_by_a_start_is_never_taken_back() {
     make_key(&mut store, domain(1), &provider);
     store.mark_started(domain(1), NOW).unwrap();
     store.reset_first_used(domain(1), NOW).unwrap();
-    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    assert!(!is_taken_back(&mut store, domain(1)));
     let rows = store.references(domain(1), NOW).unwrap().key_refs;
     assert!(rows[0].wrapped_dek.is_some());
 }
@@ -147,11 +218,7 @@ fn a_key_of_another_tools_in_the_place_of_a_fresh_one_is_never_taken_back() {
             domain(2)
         ),
     );
-    assert!(
-        !store
-            .take_back_fresh_key(domain(2), later(Duration::from_mins(1)))
-            .unwrap()
-    );
+    assert!(!is_taken_back(&mut store, domain(2)));
     let rows = store.references(domain(2), NOW).unwrap().key_refs;
     assert!(rows[0].wrapped_dek.is_some());
 
@@ -168,7 +235,7 @@ fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
     let key_ref = make_key(&mut store, domain(1), &provider);
     make_key(&mut store, domain(2), &provider);
     store.keep_fresh_key(domain(1)).unwrap();
-    assert!(!store.take_back_fresh_key(domain(1), NOW).unwrap());
+    assert!(!is_taken_back(&mut store, domain(1)));
     assert!(
         store
             .key_ref(key_ref)
@@ -177,5 +244,5 @@ fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
             .wrapped_dek
             .is_some()
     );
-    assert!(store.take_back_fresh_key(domain(2), NOW).unwrap());
+    assert!(is_taken_back(&mut store, domain(2)));
 }

@@ -38,6 +38,13 @@ fn adopts(facts: &AdoptFacts, key: AdoptedKey, remove_secret: bool) {
     assert_eq!((adoption.key, adoption.remove_secret), (key, remove_secret));
 }
 
+fn vm2() -> Sharer {
+    Sharer {
+        name: "vm2".to_owned(),
+        uuid: DomainUuid::parse("11111111-2222-4333-8444-000000000002").unwrap(),
+    }
+}
+
 #[test]
 fn a_proven_value_is_taken_over_and_the_secret_goes() {
     adopts(&ordinary(), AdoptedKey::New, true);
@@ -129,7 +136,7 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
         ..ordinary()
     };
     let shared = AdoptFacts {
-        sharers: vec!["vm2".to_owned()],
+        sharers: vec![vm2()],
         ..ordinary()
     };
     let never_exported = AdoptFacts {
@@ -142,7 +149,7 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
     };
     for (facts, refusal) in [
         (open, AdoptRefusal::ServesAnything),
-        (shared, AdoptRefusal::Shared(vec!["vm2".to_owned()])),
+        (shared, AdoptRefusal::Shared(vec![vm2()])),
         (never_exported, AdoptRefusal::NeverExported),
         (held_but_never_exported, AdoptRefusal::NeverExported),
     ] {

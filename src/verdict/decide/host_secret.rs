@@ -99,7 +99,9 @@ pub(super) fn carried(finding: Finding) -> Verdict {
 pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     let provider_not_at_hand = matches!(
         refusal,
-        Refusal::ProviderMissing { .. } | Refusal::ProviderSealed { .. }
+        Refusal::ProviderMissing { .. }
+            | Refusal::ProviderSealed { .. }
+            | Refusal::ProviderNotInTime { .. }
     );
     if !provider_not_at_hand || case.facts.policy.degraded == Permission::Deny {
         return deny(refusal).into();

@@ -104,7 +104,7 @@ fn most_helpful(closed: Vec<Closed<'_>>) -> Refusal {
     let rank = |row: &Closed<'_>| match &row.why {
         Refusal::ProviderMissing { .. } => 0,
         Refusal::ProviderKeyMismatch { .. } => 1,
-        Refusal::ProviderSealed { .. } => 2,
+        Refusal::ProviderSealed { .. } | Refusal::ProviderNotInTime { .. } => 2,
         _ => 3,
     };
     closed

@@ -12,7 +12,7 @@ use super::facts::{Facts, KeyRef, Permission, References, StoreTrouble, TpmState
 use super::refusal::Refusal;
 use super::repair::Repair;
 use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
-use crate::domain::Vtpm;
+use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use host_secret::{Carries, carried};
 
@@ -39,7 +39,7 @@ fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
 fn by_table(facts: &Facts) -> Answer {
     let domain = match &facts.domain {
         Ok(domain) => domain,
-        Err(reason) => return unreadable_xml(facts, reason),
+        Err(unreadable) => return unreadable_xml(facts, unreadable),
     };
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return allow(Reason::NoEmulatedTpm).into();
@@ -163,15 +163,14 @@ impl<'a> Case<'a> {
     }
 }
 
-fn unreadable_xml(facts: &Facts, reason: &str) -> Answer {
-    if facts.policy.unencrypted == Permission::Deny {
-        return deny(Refusal::DomainXmlInvalid {
-            reason: reason.to_owned(),
-        })
-        .into();
+/// A guest that is not known to have an emulated TPM is never refused.
+fn unreadable_xml(facts: &Facts, unreadable: &UnreadableDomain) -> Answer {
+    let reason = unreadable.reason.clone();
+    if unreadable.has_emulated_tpm && facts.policy.unencrypted == Permission::Deny {
+        return deny(Refusal::DomainXmlInvalid { reason }).into();
     }
     allow(Reason::UnreadableXml)
-        .noting(Finding::XmlUnreadable(reason.to_owned()))
+        .noting(Finding::XmlUnreadable(reason))
         .into()
 }
 

@@ -132,6 +132,10 @@ fn make_key(
 fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {
     let reason = match case.facts.keks.get(&owner.key_id) {
         Some(KekState::Opens) => return None,
+        Some(KekState::NotInTime) => {
+            let provider = owner.name.clone();
+            return Some(Refusal::ProviderNotInTime { provider });
+        }
         Some(KekState::Sealed(reason)) => reason.clone(),
         None => "its key was not tried".to_owned(),
     };

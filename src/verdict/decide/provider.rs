@@ -70,19 +70,26 @@ pub(super) fn owner<'a>(
 pub(super) fn why_closed(row: &KeyRef, not_opened: &NotOpened, references: &References) -> Refusal {
     match not_opened {
         NotOpened::NoProvider { key_id } => not_owned(row, *key_id, references),
-        NotOpened::Sealed { key_id, reason } => {
-            let provider = owner(row, *key_id, references)
-                .map_or(&row.provider_name, |(_, provider)| &provider.name);
-            Refusal::ProviderSealed {
-                provider: provider.clone(),
-                reason: reason.clone(),
-            }
-        }
+        NotOpened::Sealed { key_id, reason } => Refusal::ProviderSealed {
+            provider: owner_name(row, *key_id, references),
+            reason: reason.clone(),
+        },
+        NotOpened::NotInTime { key_id } => Refusal::ProviderNotInTime {
+            provider: owner_name(row, *key_id, references),
+        },
         NotOpened::Corrupt { reason } => Refusal::KeyCorrupt {
             key_ref: row.id,
             reason: reason.clone(),
         },
     }
+}
+
+fn owner_name(row: &KeyRef, key_id: KeyId, references: &References) -> String {
+    let owner = owner(row, key_id, references);
+    owner.map_or_else(
+        |_| row.provider_name.clone(),
+        |(_, provider)| provider.name.clone(),
+    )
 }
 
 fn not_owned(row: &KeyRef, key_id: KeyId, references: &References) -> Refusal {

@@ -7,13 +7,14 @@ use crate::admin::context::{self, Context};
 use crate::admin::domains::NamedDomain;
 use crate::admin::error::AdminError;
 use crate::admin::{guests, tpm_place};
-use crate::domain;
+use crate::domain::{self, Domain};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::Libvirt;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, label};
 use crate::secret::{Found, HostSecrets, Purpose, Value};
 use crate::store::Store;
 use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile};
+use crate::verdict::facts::Provider;
 
 /// A value that libvirt has for a secret, and that is not the guard's.
 enum Foreign {
@@ -28,26 +29,22 @@ pub(super) fn say(
     context: &Context,
     store: &Store,
     bound: &NamedDomain,
-    provider: &str,
+    provider: &Provider,
 ) -> Result<(), AdminError> {
     let Some((defined, vtpm)) = tpm_place::definition(bound.uuid) else {
         if context::libvirt().guests(context::patience()).is_ok() {
-            context.output.note(&format!(
-                "libvirt does not know {} yet",
-                bound
-                    .name
-                    .as_deref()
-                    .map_or(bound.uuid.to_string(), one_line)
-            ));
+            context
+                .output
+                .note(&format!("libvirt does not know {} yet", bound.label()));
         }
         return Ok(());
     };
-    let (name, word) = (one_line(&defined.name), shell_word(&defined.name));
+    let (name, word) = (label(&defined.name), Arg::guest(&defined));
     let Some(secret) = vtpm.secret_uuid else {
         context.output.note(&format!(
             "the vTPM of {name} is not encrypted, so no key is made at its start: vtpm-guard \
              encrypt {word} --provider {}",
-            shell_word(provider)
+            Arg::provider(provider)
         ));
         return Ok(());
     };
@@ -55,7 +52,7 @@ pub(super) fn say(
         Some(Foreign::Readable) => context.output.note(&format!(
             "libvirt has a value for the secret {secret} of {name}, which is its key; take it \
              over: vtpm-guard adopt {word} --provider {}",
-            shell_word(provider)
+            Arg::provider(provider)
         )),
         Some(Foreign::Private) => context.output.note(&format!(
             "libvirt has a private value for the secret {secret} of {name}, which whoever set it \
@@ -72,7 +69,7 @@ pub(super) fn say(
             }
         }
     }
-    for note in relatives(store, &defined.name, bound.uuid, secret)? {
+    for note in relatives(store, &defined, secret)? {
         context.output.note(&note);
     }
     Ok(())
@@ -93,13 +90,8 @@ fn foreign_value(context: &Context, secret: SecretUuid) -> Option<Foreign> {
 }
 
 /// Who else has this secret or had this name.
-fn relatives(
-    store: &Store,
-    name: &str,
-    bound: DomainUuid,
-    secret: SecretUuid,
-) -> Result<Vec<String>, AdminError> {
-    let word = shell_word(name);
+fn relatives(store: &Store, bound: &Domain, secret: SecretUuid) -> Result<Vec<String>, AdminError> {
+    let word = Arg::guest(bound);
     let known = guests::list()?;
     let names_it = |xml: &str| {
         let read = domain::read(xml.as_bytes());
@@ -110,8 +102,8 @@ fn relatives(
     };
     let sharers: Vec<_> = known
         .iter()
-        .filter(|guest| guest.uuid != bound && names_it(&guest.xml))
-        .map(|guest| one_line(&guest.name))
+        .filter(|guest| guest.uuid != bound.uuid && names_it(&guest.xml))
+        .map(|guest| label(&guest.name))
         .collect();
     let mut notes = Vec::new();
     if !sharers.is_empty() {
@@ -125,10 +117,10 @@ fn relatives(
     }
     let is_known = |uuid: &DomainUuid| known.iter().any(|guest| guest.uuid == *uuid);
     let users = store.users_of_secret(secret)?;
-    let former = users.into_iter().chain(store.users_of_name(name)?);
+    let former = users.into_iter().chain(store.users_of_name(&bound.name)?);
     if let Some(former) = former
         .into_iter()
-        .find(|uuid| *uuid != bound && !is_known(uuid))
+        .find(|uuid| *uuid != bound.uuid && !is_known(uuid))
     {
         notes.push(format!(
             "its secret or its name is that of {former}, whose key was used and which libvirt no \

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use self::original::{LeftBehind, Source};
 use super::document;
-use crate::admin::context::{self, BrokenConfig, Context};
+use crate::admin::context::{BrokenConfig, Context};
 use crate::admin::error::AdminError;
 use crate::admin::opened::{OpenedKey, opened_keys, wrap_for};
 use crate::admin::provider;
@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::kept::put_back;
-use crate::report::{one_line, shell_word};
+use crate::report::quoted;
 use crate::store::{Access, AddKey, Bound, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state};
 use crate::verdict::facts::{KeyRef, Provider};
@@ -50,10 +50,9 @@ struct Pair {
 
 pub(super) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
-    let libvirt = context::libvirt();
-    let clone = known(&libvirt, new_text)?;
+    let clone = known(context, new_text)?;
     let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
-    let original = Source::find(&libvirt, &store, text, &clone)?;
+    let original = Source::find(context, &store, text, &clone)?;
     let Some(secret) = clone.vtpm.secret_uuid else {
         return Err(words::not_encrypted(&clone));
     };
@@ -181,7 +180,7 @@ fn take_over(
             return Err(words::runs(clone));
         }
         let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
-        put_back(&copy, Some(start)).map_err(|error| not_put_back(&clone.label(), &error))?;
+        put_back(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
     }
@@ -210,7 +209,7 @@ fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Prov
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
     if !matches!(bound, Bound::Already(_)) {
         let (original, provider) = (pair.original.label(), &provider.name);
-        let message = format!("bound to provider \"{provider}\", as {original} is");
+        let message = format!("bound to provider {provider}, as {original} is");
         pair.clone.record(context, store, "clone", message);
     }
     Ok((Done::Bound(bound), provider.clone()))
@@ -237,16 +236,16 @@ fn answer(
         "action": action,
     });
     let (original, clone) = (pair.original.label(), pair.clone.label());
-    let provider = one_line(&provider.name);
+    let provider = quoted(&provider.name);
     context.output.answer(&document, |out| match done {
         Done::Copied(_) => writeln!(
             out,
-            "{clone} has the key of {original} for its TPM state, under provider \"{provider}\" \
+            "{clone} has the key of {original} for its TPM state, under provider {provider} \
              (key reference {id})"
         ),
         Done::TakenOver(..) => writeln!(
             out,
-            "{clone} has the TPM of {original}, and its key under provider \"{provider}\" (key \
+            "{clone} has the TPM of {original}, and its key under provider {provider} (key \
              reference {id})"
         ),
         Done::Already(_) => writeln!(
@@ -255,12 +254,12 @@ fn answer(
         ),
         Done::Bound(Bound::Already(_)) => writeln!(
             out,
-            "{clone} is bound to provider \"{provider}\" already (key reference {id}): nothing \
+            "{clone} is bound to provider {provider} already (key reference {id}): nothing \
              changed"
         ),
         Done::Bound(_) => writeln!(
             out,
-            "{clone} is bound to provider \"{provider}\" (key reference {id}); its first start \
+            "{clone} is bound to provider {provider} (key reference {id}); its first start \
              makes a new TPM and a key of its own"
         ),
     })?;
@@ -282,7 +281,7 @@ fn answer(
         context.output.note(&format!(
             "both guests have the same TPM now, with the same identity; a key of its own for the \
              clone: vtpm-guard key renew {}",
-            shell_word(&pair.clone.guest.name)
+            pair.clone.arg()
         ));
     }
     Ok(())

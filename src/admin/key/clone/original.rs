@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::admin::context;
-use crate::admin::domains::NamedDomain;
+use crate::admin::context::{self, Context};
+use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
 use crate::admin::guests::unreachable;
 use crate::admin::stopped::{Known, understood};
@@ -11,8 +11,7 @@ use crate::domain::{Emulator, StateSource};
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::kept::{KeptError, KeptState, Original, Shelf};
-use crate::libvirt::Libvirt;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, label, quoted};
 use crate::store::Store;
 use crate::swtpm::StateFile;
 use crate::verdict::facts::Occasion;
@@ -34,17 +33,20 @@ pub(super) struct LeftBehind {
 
 impl Source {
     /// The guest of this name or UUID that libvirt knows, else the one that the store remembers.
+    /// A name that is the clone's by now means the one that had it before.
     pub(super) fn find(
-        libvirt: &Libvirt,
+        context: &Context,
         store: &Store,
         text: &str,
         clone: &Known,
     ) -> Result<Self, AdminError> {
-        let guest = libvirt
-            .guest(text, context::patience())
+        let guests = context::libvirt()
+            .guests_called(text, context::patience())
             .map_err(|error| unreachable(&error))?;
-        if let Some(guest) = guest.filter(|guest| guest.uuid != clone.uuid()) {
-            return Ok(Self::Known(Box::new(understood(guest)?)));
+        if let Some(guest) = domains::pick(context, text, &guests)?
+            && guest.uuid != clone.uuid()
+        {
+            return Ok(Self::Known(Box::new(understood(guest.clone())?)));
         }
         let uuid = match DomainUuid::parse(text) {
             Ok(uuid) => Some(uuid),
@@ -60,23 +62,23 @@ impl Source {
                     "{label} is not a clone of itself"
                 )))
             }
-            Some(uuid) => Ok(Self::Forgotten(NamedDomain {
-                name: store.last_name(uuid)?,
-                uuid,
-            })),
+            Some(uuid) => {
+                let name = store.last_name(uuid)?;
+                Ok(Self::Forgotten(NamedDomain::of_uuid(uuid, name)))
+            }
             None if text == clone.guest.name => Err(AdminError::usage(format!(
                 "no other guest of the name {} has a key here",
                 clone.label()
             ))
             .with_hint(format!(
                 "bring it from a backup of the store: vtpm-guard key import {0} --from BACKUP --as {0}",
-                shell_word(text)
+                clone.arg()
             ))),
             None => Err(AdminError::usage(format!(
-                "neither libvirt nor the store knows a guest \"{}\"",
-                one_line(text)
+                "neither libvirt nor the store knows a guest {}",
+                quoted(text)
             ))
-            .with_hint("see which there are: virsh list --all, vtpm-guard key list")),
+            .with_hint("list them: virsh list --all; vtpm-guard key list")),
         }
     }
 
@@ -90,10 +92,7 @@ impl Source {
     pub(super) fn named(&self) -> NamedDomain {
         match self {
             Self::Known(known) => known.named(),
-            Self::Forgotten(domain) => NamedDomain {
-                uuid: domain.uuid,
-                name: domain.name.clone(),
-            },
+            Self::Forgotten(domain) => NamedDomain::of_uuid(domain.uuid, domain.name.clone()),
         }
     }
 
@@ -102,18 +101,18 @@ impl Source {
     pub(super) fn label(&self) -> String {
         match self {
             Self::Known(known) => known.label(),
-            Self::Forgotten(NamedDomain { uuid, name }) => match name {
-                Some(name) => format!("{} ({uuid})", one_line(name)),
+            Self::Forgotten(NamedDomain { uuid, name, .. }) => match name {
+                Some(name) => format!("{} ({uuid})", label(name)),
                 None => uuid.to_string(),
             },
         }
     }
 
     /// What commands call it.
-    pub(super) fn word(&self) -> String {
+    pub(super) fn arg(&self) -> Arg {
         match self {
-            Self::Known(known) => shell_word(&known.guest.name),
-            Self::Forgotten(domain) => domain.uuid.to_string(),
+            Self::Known(known) => known.arg(),
+            Self::Forgotten(domain) => domain.arg.clone(),
         }
     }
 

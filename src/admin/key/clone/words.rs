@@ -5,7 +5,7 @@ use crate::admin::error::AdminError;
 use crate::admin::stopped::Known;
 use crate::guard::Guard;
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::report::shell_word;
+use crate::report::Arg;
 use crate::swtpm::state_path;
 
 pub(super) fn not_encrypted(clone: &Known) -> AdminError {
@@ -15,7 +15,7 @@ pub(super) fn not_encrypted(clone: &Known) -> AdminError {
     ))
     .with_hint(format!(
         "let its XML name a secret: virsh edit {}, <encryption secret='{}'/>",
-        shell_word(&clone.guest.name),
+        clone.arg(),
         SecretUuid::random()
     ))
 }
@@ -27,7 +27,7 @@ pub(super) fn plain(clone: &Known) -> AdminError {
     ))
     .with_hint(format!(
         "encrypt it with a key of its own: vtpm-guard encrypt {}",
-        shell_word(&clone.guest.name)
+        clone.arg()
     ))
 }
 
@@ -38,7 +38,7 @@ pub(super) fn not_opened(pair: &Pair) -> AdminError {
     ))
     .with_hint(format!(
         "see what its keys need: vtpm-guard key show {}",
-        pair.original.word()
+        pair.original.arg()
     ))
 }
 
@@ -51,24 +51,22 @@ pub(super) fn own_key_is_retired(clone: &Known, key_ref: KeyRefId) -> AdminError
 }
 
 pub(super) fn runs(clone: &Known) -> AdminError {
-    AdminError::refused(format!("{} is running", clone.label())).with_hint(format!(
-        "stop it first: virsh shutdown {}",
-        shell_word(&clone.guest.name)
-    ))
+    AdminError::refused(format!("{} is running", clone.label()))
+        .with_hint(format!("stop it first: virsh shutdown {}", clone.arg()))
 }
 
 /// The original's TPM is used and gone: the clone's start would make a new one.
 pub(super) fn no_state_left(pair: &Pair, guard: &Guard) -> AdminError {
     let (original, clone) = (pair.original.label(), &pair.clone);
     let place = state_path(&guard.libvirt_state_dir, clone.uuid(), &clone.vtpm);
-    let word = shell_word(&clone.guest.name);
     AdminError::refused(format!(
         "no TPM state that a key of {original} opens is left on this host"
     ))
     .with_hint(format!(
-        "bring it back from a backup to {}, then again; for a new TPM: vtpm-guard key bind {word} \
+        "bring it back from a backup to {}, then again; for a new TPM: vtpm-guard key bind {} \
          --provider NAME",
-        shell_word(&place.to_string_lossy())
+        Arg::file(&place),
+        clone.arg()
     ))
 }
 
@@ -76,7 +74,7 @@ pub(super) fn not_bound(pair: &Pair) -> AdminError {
     let (label, clone) = (pair.original.label(), &pair.clone);
     AdminError::refused(format!("{label} is bound to no provider of this host")).with_hint(format!(
         "bind the clone: vtpm-guard key bind {} --provider NAME",
-        shell_word(&clone.guest.name)
+        clone.arg()
     ))
 }
 
@@ -94,7 +92,7 @@ pub(super) fn one_secret_for_two_keys(pair: &Pair) -> AdminError {
 pub(super) fn own_secret(clone: &Known) -> String {
     format!(
         "give the clone a secret of its own: virsh edit {}, <encryption secret='{}'/>",
-        shell_word(&clone.guest.name),
+        clone.arg(),
         SecretUuid::random()
     )
 }

@@ -10,7 +10,7 @@ use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
-use crate::key::keyring::Keyring;
+use crate::key::keyring::{Keyring, WeakerSeal};
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::KeyRef;
 
@@ -30,7 +30,7 @@ fn the_key_that_opens_the_tpm_is_proven_and_another_refuted() {
     let deadline = Deadline::after(Duration::from_secs(20));
     let keyring = Keyring::at(dir.path().join("keys"));
     let kek = Kek::generate().unwrap();
-    keyring.store(&kek, deadline).unwrap();
+    keyring.store(&kek, WeakerSeal::Allowed, deadline).unwrap();
     let provider = Provider {
         uuid: ProviderUuid::random(),
         name: "nkp-a".to_owned(),

@@ -9,7 +9,7 @@ use crate::admin::key;
 use crate::admin::output::count;
 use crate::admin::provider::list::seal_words;
 use crate::admin::table::table;
-use crate::report::{one_line, shell_word};
+use crate::report::{Arg, quoted};
 use crate::store::former_name;
 
 impl Row {
@@ -69,24 +69,25 @@ pub(super) fn print(context: &Context, rotated: &Rotated) -> Result<(), AdminErr
         if !rows.is_empty() {
             let mut lines = table(&["ID", "DOMAIN", "STATE", "RESULT", "WHY"]);
             for row in rows {
-                let guest = row.guest.as_deref().map(one_line);
                 lines.add_row([
                     row.record.key_ref.id.to_string(),
-                    guest.unwrap_or_else(|| row.record.domain.to_string()),
+                    row.guest
+                        .clone()
+                        .unwrap_or_else(|| row.record.domain.to_string()),
                     key::state(&row.record).to_owned(),
                     row.result().to_owned(),
-                    row.why().map_or("-".to_owned(), one_line),
+                    row.why().unwrap_or("-").to_owned(),
                 ]);
             }
-            writeln!(out, "{lines}")?;
+            out.table(&lines)?;
         }
-        let name = one_line(&provider.name);
+        let name = quoted(&provider.name);
         let rewrapped = count(counted("rewrapped"), "key reference");
         let key = provider.key_id.short();
         match before {
             Some(before) => writeln!(
                 out,
-                "provider \"{name}\" has a new key: {key} (version {}), no more {}, sealed: {}; \
+                "provider {name} has a new key: {key} (version {}), no more {}, sealed: {}; \
                  {rewrapped} wrapped anew",
                 provider.key_version,
                 before.key_id.short(),
@@ -95,7 +96,7 @@ pub(super) fn print(context: &Context, rotated: &Rotated) -> Result<(), AdminErr
             None => writeln!(
                 out,
                 "finished what a rotation of before had missed: {rewrapped} wrapped anew with key \
-                 {key} of provider \"{name}\", which stays"
+                 {key} of provider {name}, which stays"
             ),
         }
     })?;
@@ -105,7 +106,7 @@ pub(super) fn print(context: &Context, rotated: &Rotated) -> Result<(), AdminErr
 
 fn notes(context: &Context, rotated: &Rotated, not_opened: usize) {
     let output = &context.output;
-    let word = shell_word(&rotated.provider.name);
+    let word = Arg::provider(&rotated.provider);
     if not_opened > 0 {
         output.note(&format!(
             "{} did not open and stayed as before: vtpm-guard key show DOMAIN",
@@ -126,16 +127,17 @@ fn notes(context: &Context, rotated: &Rotated, not_opened: usize) {
     };
     output.note("store backups from before need the former key: keep its recovery file with them");
     let former = former_name(&before.name, before.key_id);
-    if rotated.formers.iter().any(|kept| kept.name == former) {
+    if let Some(kept) = rotated.formers.iter().find(|kept| kept.name == former) {
+        let former = quoted(&former);
         output.note(&match before.exported_at {
             Some(_) => format!(
-                "the former key stays as provider \"{former}\" until the new one is exported and \
+                "the former key stays as provider {former} until the new one is exported and \
                  nothing needs the former one"
             ),
             None => format!(
-                "the former key was never exported: it stays as provider \"{former}\" until it is \
+                "the former key was never exported: it stays as provider {former} until it is \
                  (vtpm-guard provider export {word} --output FILE), or is deleted with --force",
-                word = shell_word(&former)
+                word = Arg::provider(kept)
             ),
         });
     }

@@ -11,10 +11,11 @@ use given::{
 };
 
 use crate::clock::Timestamp;
-use crate::domain::Vtpm;
+use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::facts::{
-    HostSecret, Occasion, Permission, Proof, StoreTrouble, TpmState, TransientState,
+    HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble, TpmState,
+    TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
@@ -275,6 +276,26 @@ fn a_sealed_provider_refuses_unless_the_host_secret_carries_the_start() {
         }
     );
     assert_eq!(verdict(&facts.host(hidden())), "allow HostSecret");
+}
+
+#[test]
+fn a_key_that_does_not_open_in_time_refuses_for_that_alone() {
+    let not_in_time = Refusal::ProviderNotInTime {
+        provider: "a".to_owned(),
+    };
+    let mut row = sealed(1, "a", 1, 'A');
+    row.trial = Some(Trial::NotOpened(NotOpened::NotInTime { key_id: key('A') }));
+    let keyed = guest().provider("a", 1, 'A').row(row);
+    assert_eq!(refusal(&keyed), not_in_time);
+    assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
+
+    let mut new = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    new.keks.insert(key('A'), KekState::NotInTime);
+    assert_eq!(refusal(&new), not_in_time);
+
+    let words = crate::report::refusal("vm1", &not_in_time);
+    assert!(words.message.contains("did not open in time"));
+    assert_eq!(words.hint, "start it again: virsh start vm1");
 }
 
 #[test]
@@ -704,15 +725,20 @@ fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
 }
 
 #[test]
-fn unreadable_xml_is_allowed_unless_the_policy_refuses_unencrypted_vtpms() {
+fn unreadable_xml_is_refused_only_where_an_emulated_tpm_was_seen_and_the_policy_says_so() {
     let mut facts = guest();
-    facts.domain = Err("not XML".to_owned());
+    facts.domain = Err(UnreadableDomain::unseen("not XML"));
     assert_eq!(verdict(&facts), "allow UnreadableXml");
     assert_eq!(
         findings(&facts),
         [Finding::XmlUnreadable("not XML".to_owned())]
     );
-    let strict = facts.policy(|policy| policy.unencrypted = Permission::Deny);
+    let mut strict = facts.policy(|policy| policy.unencrypted = Permission::Deny);
+    assert_eq!(verdict(&strict), "allow UnreadableXml");
+    strict.domain = Err(UnreadableDomain {
+        reason: "not XML".to_owned(),
+        has_emulated_tpm: true,
+    });
     assert_eq!(verdict(&strict), "deny VG501");
 }
 

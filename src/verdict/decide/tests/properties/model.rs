@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::given::{SECRET, emulator, guest, key};
 use crate::clock::Timestamp;
-use crate::domain::Vtpm;
+use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
@@ -117,7 +117,10 @@ impl World {
             Xml::Encrypted => Some(emulator(Some(SECRET))),
         });
         if self.xml == Xml::Unreadable {
-            facts.domain = Err("not XML".to_owned());
+            facts.domain = Err(UnreadableDomain {
+                reason: "not XML".to_owned(),
+                has_emulated_tpm: true,
+            });
         }
         facts.state = match self.tpm {
             Tpm::Absent => TpmState::Absent,

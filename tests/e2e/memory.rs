@@ -1,0 +1,165 @@
+//! What is left of keys in the memory of the programs: nothing as they end, and no provider's key
+//! while a person types.
+
+use std::fmt::Write;
+use std::fs;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
+
+use sha2::Sha512;
+use vtpm_guard::key::kek::Kek;
+
+use crate::guest::{Guest, PASSPHRASE_FILE};
+use crate::host::Host;
+
+/// Stops a program at its end, and says which of the patterns are anywhere in its memory.
+const SEARCH: &str = r#"
+import gdb
+patterns = dict(line.split() for line in open("/run/patterns"))
+gdb.execute("set pagination off")
+gdb.execute("set confirm off")
+gdb.execute("catch syscall exit_group")
+gdb.execute("run </run/input >/run/output 2>/run/errors")
+pid = gdb.selected_inferior().pid
+memory = open("/proc/%d/mem" % pid, "rb", 0)
+found = set()
+for line in open("/proc/%d/maps" % pid):
+    span, rights = line.split()[:2]
+    start, end = (int(part, 16) for part in span.split("-"))
+    if not rights.startswith("rw"):
+        continue
+    try:
+        memory.seek(start)
+        content = memory.read(end - start)
+    except (OSError, ValueError):
+        continue
+    found |= {name for name, digits in patterns.items() if bytes.fromhex(digits) in content}
+open("/run/found", "w").write(" ".join(sorted(found)))
+gdb.execute("kill")
+"#;
+
+/// The secrets of a guest, and a name that must be found where the search works.
+fn patterns(host: &Host, guest: &Guest, kek: &Kek) -> String {
+    let dek = host.only_key_ref(guest).dek(guest, kek);
+    let mut file_key = [0; 32];
+    pbkdf2::pbkdf2_hmac::<Sha512>(dek.expose(), b"swtpm", 1000, &mut file_key);
+    let mut lines = String::new();
+    for (name, bytes) in [
+        ("kek", &kek.expose()[..]),
+        ("half-kek", &kek.expose()[16..]),
+        ("dek", dek.expose()),
+        ("half-dek", &dek.expose()[32..]),
+        ("file-key", &file_key),
+        ("half-file-key", &file_key[16..]),
+        ("witness", b"/usr/sbin/vtpm-guard"),
+    ] {
+        let digits: String = bytes.iter().fold(String::new(), |mut digits, byte| {
+            write!(digits, "{byte:02x}").unwrap();
+            digits
+        });
+        writeln!(lines, "{name} {digits}").unwrap();
+    }
+    lines
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn no_key_is_left_in_memory_when_a_program_ends() {
+    let (host, guest) = Host::with_used_guest();
+    let has_python = ["gdb", "-batch", "-nx", "-ex", "python print(1)"];
+    if host.run(&has_python).stdout.trim() != "1" {
+        eprintln!("skipped: there is no gdb with Python here");
+        return;
+    }
+    host.write("/run/patterns", patterns(&host, &guest, &host.kek("nkp-a")));
+    host.write("/run/search.py", SEARCH);
+    let xml = host.xml(&guest);
+    host.write("/run/input", &xml);
+    let export = [
+        "provider",
+        "export",
+        "nkp-a",
+        "--output",
+        "/run/again.recovery",
+    ];
+    let guard = "/usr/sbin/vtpm-guard";
+    for call in [
+        &["/usr/sbin/vtpm-guard-hook", "vm1", "prepare", "begin", "-"][..],
+        &[guard, "check", "vm1"],
+        &[guard, "key", "show", "vm1"],
+        &[guard, "status"],
+        &[guard, "replay", "/run/input", "--no-secret"],
+        &[
+            &[guard],
+            &export[..],
+            &["--passphrase-file", PASSPHRASE_FILE],
+        ]
+        .concat(),
+        &[guard, "provider", "reseal"],
+        &[guard, "key", "renew", "vm1"],
+    ] {
+        let gdb = ["gdb", "-batch", "-nx", "-x", "/run/search.py", "--args"];
+        let ran = host.run(&[&gdb[..], call].concat());
+        let found = host.path("/run/found");
+        let words = fs::read_to_string(&found).unwrap_or_else(|_| panic!("{call:?}: {ran:#?}"));
+        fs::remove_file(found).unwrap();
+        let errors = host.read("/run/errors");
+        assert_eq!(words, "witness", "{call:?}: {errors}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn no_providers_key_is_in_memory_while_a_passphrase_is_typed() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let kek = host.kek("nkp-a");
+    // script(1) gives it a terminal of its own, on which nobody types.
+    let export = "/usr/sbin/vtpm-guard provider export nkp-a --output /run/typed.recovery";
+    let mut typing = host
+        .command(&["script", "-qfec", export, "/run/typescript"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let prompt = "Passphrase for the recovery file";
+    let asks =
+        || fs::read_to_string(host.path("/run/typescript")).is_ok_and(|said| said.contains(prompt));
+    for _ in 0..100 {
+        if asks() {
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    let script = host.run(&["cat", "/run/typescript"]).stdout;
+    assert!(asks(), "{script}");
+    let pids = host.run(&["pgrep", "-x", "vtpm-guard"]).ok().stdout;
+    let search = "import sys\n\
+        pid, pattern = sys.argv[1], bytes.fromhex(sys.argv[2])\n\
+        memory = open('/proc/%s/mem' % pid, 'rb', 0)\n\
+        for line in open('/proc/%s/maps' % pid):\n\
+        \x20 span, rights = line.split()[:2]\n\
+        \x20 start, end = (int(part, 16) for part in span.split('-'))\n\
+        \x20 if not rights.startswith('rw'): continue\n\
+        \x20 try: memory.seek(start); content = memory.read(end - start)\n\
+        \x20 except (OSError, ValueError): continue\n\
+        \x20 if pattern in content: print('found')\n";
+    let found = |bytes: &[u8]| {
+        let mut digits = String::new();
+        for byte in bytes {
+            write!(digits, "{byte:02x}").unwrap();
+        }
+        let pid = pids.trim();
+        let ran = host.run(&["python3", "-c", search, pid, &digits]).ok();
+        ran.stdout.contains("found")
+    };
+    assert!(
+        found(b"/run/typed.recovery"),
+        "the search finds nothing at all"
+    );
+    assert!(!found(&kek.expose()[..]));
+    drop(typing.stdin.take());
+    host.run(&["kill", pids.trim()]);
+    let _ = typing.wait();
+}

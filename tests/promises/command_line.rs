@@ -1,0 +1,131 @@
+//! Command lines in texts, read as a shell and the program's own parser read them.
+
+use clap::Parser;
+use vtpm_guard::admin::cli::Cli;
+
+/// The programs whose command lines texts name.
+const PROGRAMS: [&str; 2] = ["vtpm-guard ", "virsh "];
+
+/// The command lines in a text, each as its words: from a program's name to the end of what a
+/// person would copy.
+pub(crate) fn command_lines(text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((at, program)) = first(rest) {
+        let (words, end) = words(&rest[at + program.len()..]);
+        let line = std::iter::once(program.trim_end().to_owned()).chain(words);
+        found.push(line.collect());
+        rest = &rest[at + program.len() + end..];
+    }
+    found
+}
+
+fn first(text: &str) -> Option<(usize, &'static str)> {
+    let starts = PROGRAMS.iter().filter_map(|program| {
+        let at = text.match_indices(program).find(|(at, _)| {
+            let before = text[..*at].chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || "-/_.".contains(c))
+        });
+        at.map(|(at, _)| (at, *program))
+    });
+    starts.min()
+}
+
+/// The words up to the end of the command line, and where that is. What is in single quotes is a
+/// part of a word, whatever it is.
+fn words(text: &str) -> (Vec<String>, usize) {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = text.char_indices().peekable();
+    let mut end = text.len();
+    while let Some((at, c)) = chars.next() {
+        let next = chars.peek().map(|(_, next)| *next);
+        let closes = matches!(c, ';' | ',' | '.' | ')' | ':' | '?')
+            && next.is_none_or(|next| next.is_whitespace() || ";,.)`\"".contains(next));
+        if closes
+            || matches!(
+                c,
+                '`' | '"' | '|' | '>' | '<' | '#' | '&' | '\n' | '(' | ';'
+            )
+        {
+            end = at;
+            break;
+        }
+        match c {
+            ' ' => words.extend(word.take()),
+            '\'' => {
+                let word = word.get_or_insert_default();
+                word.extend(chars.by_ref().map(|(_, c)| c).take_while(|c| *c != '\''));
+            }
+            '\\' => word
+                .get_or_insert_default()
+                .extend(chars.next().map(|(_, c)| c)),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    (words, end)
+}
+
+/// What this program's own parser says against a command line, with words in the place of
+/// placeholders; `None` where it takes it, or where it is another program's.
+pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
+    if line[0] != "vtpm-guard" {
+        return Ok(None);
+    }
+    let words = line.iter().map(|word| match word.as_str() {
+        "ID" | "N" => "1",
+        "CODE" => "VG101",
+        "TIME" => "2h",
+        "AGE" => "30d",
+        "SHELL" => "bash",
+        word => word,
+    });
+    match Cli::try_parse_from(words) {
+        Ok(cli) => Ok(Some(cli)),
+        // Help and version are answers.
+        Err(error) if !error.use_stderr() => Ok(None),
+        Err(error) => Err(format!("{}: {error}", line.join(" "))),
+    }
+}
+
+/// Whether these are the first words of a command of this program, and not words about it.
+pub(crate) fn is_command(line: &[String]) -> bool {
+    use clap::CommandFactory;
+    let verb = line.get(1).map(String::as_str).unwrap_or_default();
+    line[0] == "vtpm-guard"
+        && (verb.starts_with('-') || Cli::command().find_subcommand(verb).is_some())
+}
+
+#[test]
+fn command_lines_are_read_as_a_shell_reads_them() {
+    let lines = |text: &str| -> Vec<String> {
+        let lines = command_lines(text);
+        lines.iter().map(|line| line.join("|")).collect()
+    };
+    assert_eq!(
+        lines(
+            "see what it opens: vtpm-guard key show 'my vm; vtpm-guard doctor'; or: virsh edit 'it'\\''s'"
+        ),
+        [
+            "vtpm-guard|key|show|my vm; vtpm-guard doctor",
+            "virsh|edit|it's"
+        ]
+    );
+    assert_eq!(
+        lines(
+            "compare: vtpm-guard key show vm1, vtpm-guard key use ID. The TPM's state (vtpm-guard doctor)"
+        ),
+        [
+            "vtpm-guard|key|show|vm1",
+            "vtpm-guard|key|use|ID",
+            "vtpm-guard|doctor"
+        ]
+    );
+    assert_eq!(lines("`vtpm-guard status`, `check`"), ["vtpm-guard|status"]);
+    assert_eq!(lines("/usr/sbin/vtpm-guard stage"), [""; 0]);
+    assert_eq!(
+        lines("vtpm-guard import ./a.b"),
+        ["vtpm-guard|import|./a.b"]
+    );
+}

@@ -1,0 +1,296 @@
+//! Every hint names commands that exist, for the guest that it is about, whatever that is called.
+
+use std::collections::BTreeSet;
+
+use vtpm_guard::admin::cli::{Cli, Command, Key, State};
+use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
+use vtpm_guard::key::id::KeyId;
+use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
+use vtpm_guard::verdict::Finding;
+use vtpm_guard::verdict::facts::{Occasion, StoreTrouble};
+use vtpm_guard::verdict::refusal::Refusal;
+
+use crate::command_line::{command_lines, parsed};
+use crate::read;
+
+const UUID: &str = "11111111-2222-4333-8444-00000000000b";
+
+/// What a guest may be called: by an administrator, and by somebody who wants a command to mean
+/// another guest, or another command.
+const NAMES: [&str; 25] = [
+    "vm1",
+    "my vm",
+    "größe",
+    "it's",
+    "a\"b",
+    "a\\b",
+    "$(reboot)",
+    "`reboot`",
+    "x; vtpm-guard provider delete nkp-a --force",
+    "x, vtpm-guard reset vm2",
+    "x' --force; reboot '",
+    "DOMAIN",
+    "11111111-2222-4333-8444-00000000000a",
+    "1111111122224333844400000000000A",
+    " 11111111-2222-4333-8444-00000000000a ",
+    "7",
+    "007",
+    "-f",
+    "--all",
+    "--",
+    "",
+    "a\nvtpm-guard reset vm2",
+    "a\u{1b}[31m\u{9b}31m",
+    "a\u{202e}b\u{2028}c",
+    "a\u{200b}b",
+];
+
+fn key_id() -> KeyId {
+    KeyId::parse("3f2a9c01000000000000000000000000").unwrap()
+}
+
+fn secret() -> SecretUuid {
+    SecretUuid::parse("6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d").unwrap()
+}
+
+/// One refusal of each kind.
+fn refusals(word: &str) -> Vec<Refusal> {
+    let word = || word.to_owned();
+    let secret = secret();
+    let (key_ref, key_refs) = (KeyRefId(1), vec![KeyRefId(1), KeyRefId(2)]);
+    vec![
+        Refusal::ProviderMissing {
+            provider: word(),
+            key_id: Some(key_id()),
+        },
+        Refusal::ProviderMissing {
+            provider: word(),
+            key_id: None,
+        },
+        Refusal::ProviderKeyMismatch {
+            provider: word(),
+            has: key_id(),
+            wrapped_with: key_id(),
+        },
+        Refusal::ProviderAmbiguous {
+            provider: word(),
+            key_id: key_id(),
+            candidates: vec![word(), word()],
+        },
+        Refusal::ProviderSealed {
+            provider: word(),
+            reason: word(),
+        },
+        Refusal::KeyMissing,
+        Refusal::Unmanaged,
+        Refusal::KeyLost,
+        Refusal::ClientsKeyMissing { secret },
+        Refusal::KeyAmbiguous {
+            key_refs: key_refs.clone(),
+        },
+        Refusal::KeyDoesNotOpenTpm { key_refs },
+        Refusal::TpmStateMissing,
+        Refusal::TpmStateNotRestored { reason: word() },
+        Refusal::KeyCorrupt {
+            key_ref,
+            reason: word(),
+        },
+        Refusal::SecretRefused {
+            secret,
+            reason: word(),
+        },
+        Refusal::LibvirtUnreachable { reason: word() },
+        Refusal::LibvirtStarting,
+        Refusal::SecretConflict {
+            secret,
+            reason: word(),
+        },
+        Refusal::SecretOfGuest {
+            secret,
+            guests: vec![word(), word()],
+        },
+        Refusal::SecretInUse {
+            secret,
+            guest: word(),
+        },
+        Refusal::HostValueDoesNotOpenTpm { secret },
+        Refusal::RetiredKeyOpensTpm { key_ref },
+        Refusal::Store(StoreTrouble::Unavailable(word())),
+        Refusal::Store(StoreTrouble::Corrupt(word())),
+        Refusal::Store(StoreTrouble::TooNew { found: 9, known: 1 }),
+        Refusal::DomainXmlInvalid { reason: word() },
+        Refusal::UnencryptedVtpm,
+        Refusal::EncryptionMismatch {
+            state_encrypted: true,
+        },
+        Refusal::EncryptionMismatch {
+            state_encrypted: false,
+        },
+        Refusal::Internal { reason: word() },
+    ]
+}
+
+/// One finding of each kind.
+fn findings(word: &str) -> Vec<Finding> {
+    let word = || word.to_owned();
+    let id = KeyRefId(1);
+    let degraded = refusals(&word()).into_iter().map(Finding::Degraded);
+    let others = [
+        Finding::StateUnreadable(word()),
+        Finding::OrphanPlaceholder(id),
+        Finding::ProviderLost {
+            key_ref: id,
+            provider: word(),
+        },
+        Finding::DuplicateKey(id),
+        Finding::UnusableKey(id),
+        Finding::IncompleteRow(id),
+        Finding::Unmanaged,
+        Finding::ClientsKey,
+        Finding::HiddenValue(secret()),
+        Finding::HostValueKept,
+        Finding::HostValueProven,
+        Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
+        Finding::XmlUnreadable(word()),
+        Finding::NewTpmAllowed,
+        Finding::FreshTpm,
+        Finding::StateGone {
+            occasion: Occasion::Start,
+        },
+        Finding::CopyNotKept(word()),
+        Finding::ConfigurationBroken(word()),
+        Finding::NotRecorded(word()),
+    ];
+    degraded.chain(others).collect()
+}
+
+/// The variants of an enum, as its source has them.
+fn variants(file: &str, name: &str) -> BTreeSet<String> {
+    let source = read(file);
+    let (_, body) = source.split_once(&format!("pub enum {name} {{\n")).unwrap();
+    let (body, _) = body.split_once("\n}\n").unwrap();
+    let lines = body.lines().filter_map(|line| line.strip_prefix("    "));
+    lines
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|line| {
+            line.split(|c: char| !c.is_alphanumeric())
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect()
+}
+
+fn variant(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    text.split(|c: char| !c.is_alphanumeric())
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn every_refusal_and_finding_is_tried() {
+    let tried: BTreeSet<_> = refusals("x").iter().map(variant).collect();
+    assert_eq!(tried, variants("src/verdict/refusal.rs", "Refusal"));
+    let tried: BTreeSet<_> = findings("x").iter().map(variant).collect();
+    assert_eq!(tried, variants("src/verdict/mod.rs", "Finding"));
+}
+
+/// The guest that a command is about.
+fn guest_of(cli: &Cli) -> Option<&str> {
+    match &cli.command {
+        Command::Key(
+            Key::Bind { domain, .. }
+            | Key::Import { domain, .. }
+            | Key::Show { domain }
+            | Key::Unbind { domain }
+            | Key::Renew { domain }
+            | Key::Clone { domain, .. },
+        )
+        | Command::State(State::Show { domain } | State::Restore { domain })
+        | Command::Encrypt { domain, .. }
+        | Command::Reset { domain } => Some(domain),
+        Command::Adopt { which, .. } | Command::Repair { which, .. } => Some(&which.domains[0]),
+        Command::Check { which, .. } => which.domains.first().map(String::as_str),
+        _ => None,
+    }
+}
+
+/// Checks the commands of a hint that is about this guest.
+fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
+    let lines = command_lines(hint);
+    for line in &lines {
+        let guest = match parsed(line) {
+            Err(error) => panic!("{hint}\n{error}"),
+            Ok(Some(cli)) => guest_of(&cli).map(str::to_owned),
+            // virsh: what follows the verb.
+            Ok(None) if ["edit", "start"].contains(&line[1].as_str()) => {
+                assert_eq!(line.len(), 3, "{hint}");
+                line.get(2).cloned()
+            }
+            Ok(None) => None,
+        };
+        let Some(guest) = guest else { continue };
+        let uuid = uuid.map_or("DOMAIN".to_owned(), |uuid| uuid.to_string());
+        assert!(
+            guest == name || guest == uuid,
+            "{hint}: {guest:?}, not {name:?}"
+        );
+        let would_be_another = DomainUuid::parse(name).is_ok() || name.parse::<u32>().is_ok();
+        assert!(guest == uuid || !would_be_another, "{hint}: {guest:?}");
+    }
+    lines.len()
+}
+
+#[test]
+fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_called() {
+    let uuid = DomainUuid::parse(UUID).unwrap();
+    let mut seen = 0;
+    for name in NAMES {
+        for uuid in [Some(uuid), None] {
+            let guest = Named { name, uuid };
+            for why in refusals(name) {
+                let words = refusal(guest, &why);
+                let commands = check(&words.hint, name, uuid);
+                assert!(commands > 0, "{:?} names no command: {}", why, words.hint);
+                seen += commands;
+                let line = refusal_line(guest, &why);
+                assert!(!line.contains(misleads), "{line:?}");
+            }
+            for found in findings(name) {
+                let (_, sentence) = finding(guest, &found);
+                if let Finding::Degraded(why) = &found {
+                    check(&refusal(guest, why).hint, name, uuid);
+                } else if matches!(found, Finding::Unmanaged | Finding::HostValueProven) {
+                    seen += check(&sentence, name, uuid);
+                }
+            }
+        }
+    }
+    assert!(seen > 1000, "{seen}");
+}
+
+#[test]
+fn a_name_that_begins_as_an_option_does_is_taken_behind_two_dashes() {
+    use clap::Parser;
+    for (line, meant) in [
+        (vec!["key", "show", "--", "-f"], "-f"),
+        (vec!["key", "bind", "--provider", "a", "--", "-f"], "-f"),
+        (vec!["key", "unbind", "--", "--all"], "--all"),
+        (vec!["key", "renew", "--json", "--", "-f"], "-f"),
+        (vec!["key", "clone", "--", "-f", "-g"], "-f"),
+        (vec!["key", "import", "--from", "x", "--", "-f"], "-f"),
+        (vec!["adopt", "--provider", "a", "--", "-f", "-g"], "-f"),
+        (vec!["check", "--", "-f"], "-f"),
+        (vec!["repair", "--dry-run", "--", "--all"], "--all"),
+        (vec!["encrypt", "--provider", "a", "--", "-f"], "-f"),
+        (vec!["reset", "--", "-f"], "-f"),
+        (vec!["state", "show", "--", "-f"], "-f"),
+        (vec!["state", "restore", "--", "-f"], "-f"),
+    ] {
+        let words = std::iter::once("vtpm-guard").chain(line.iter().copied());
+        let cli = Cli::try_parse_from(words).unwrap();
+        assert_eq!(guest_of(&cli), Some(meant), "{line:?}");
+    }
+}

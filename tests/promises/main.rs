@@ -1,0 +1,194 @@
+//! What README and messages promise, the program keeps.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vtpm_guard::verdict::code::Code;
+
+use crate::command_line::{command_lines, is_command, parsed};
+
+mod command_line;
+mod hints;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
+}
+
+#[test]
+fn the_readme_lists_every_code_in_the_program_s_words() {
+    let rows: Vec<String> = read("README.md")
+        .lines()
+        .filter(|line| line.starts_with("| VG"))
+        .map(str::to_owned)
+        .collect();
+    let codes: Vec<String> = Code::ALL
+        .iter()
+        .map(|code| {
+            format!(
+                "| {} | {} | {} |",
+                code.as_str(),
+                code.name(),
+                code.summary()
+            )
+        })
+        .collect();
+    assert_eq!(rows, codes);
+}
+
+#[test]
+fn the_troubleshooting_page_knows_every_code() {
+    let page = read("docs/troubleshooting.md");
+    let row = |code: &&Code| page.contains(&format!("\n| {} | ", code.as_str()));
+    let missing: Vec<_> = Code::ALL.iter().filter(|code| !row(code)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// README.md and all of docs/.
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
+    docs.map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .chain([PathBuf::from("README.md")])
+        .collect()
+}
+
+#[test]
+fn every_page_and_picture_that_a_page_links_is_there() {
+    let mut seen = 0;
+    let mut missing = Vec::new();
+    for page in pages() {
+        let text = read(&page);
+        let links = text.split("](").skip(1);
+        for link in links.filter_map(|rest| rest.split([')', '#']).next()) {
+            if link.is_empty() || link.contains("://") {
+                continue;
+            }
+            seen += 1;
+            let beside = Path::new(ROOT).join(&page).with_file_name(link);
+            if !beside.exists() {
+                missing.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} links were found");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The string literals of a Rust source, each with a digit in the place of what is put into it.
+/// Byte strings are no text.
+fn literals(source: &str) -> Vec<String> {
+    let mut literals = Vec::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(['"', '/', '\'']) {
+        let (before, behind) = rest.split_at(at);
+        if let Some(comment) = behind.strip_prefix("//") {
+            rest = comment.split_once('\n').map_or("", |(_, rest)| rest);
+        } else if let Some(char) = behind
+            .strip_prefix("'\"'")
+            .or(behind.strip_prefix("'\\\"'"))
+        {
+            rest = char;
+        } else if let Some(body) = behind.strip_prefix('"') {
+            let hashes = before.len() - before.trim_end_matches('#').len();
+            let is_raw = before.trim_end_matches('#').ends_with('r');
+            let is_bytes = before.ends_with('b') || before.trim_end_matches('#').ends_with("br");
+            let (text, behind) = if is_raw {
+                body.split_once(&format!("\"{}", "#".repeat(hashes)))
+                    .unwrap()
+            } else {
+                let end = end_of_literal(body);
+                (&body[..end], &body[end + 1..])
+            };
+            if !is_bytes {
+                literals.push(filled(text));
+            }
+            rest = behind;
+        } else {
+            rest = &behind[1..];
+        }
+    }
+    literals
+}
+
+fn end_of_literal(body: &str) -> usize {
+    let mut escaped = false;
+    let end = body.find(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    end.unwrap()
+}
+
+/// A literal as it is printed.
+fn filled(text: &str) -> String {
+    let mut joined = String::new();
+    for part in text.split("\\\n") {
+        let part = if joined.is_empty() {
+            part
+        } else {
+            part.trim_start()
+        };
+        joined.push_str(part);
+    }
+    let mut filled = String::new();
+    let mut rest = joined.replace("\\\"", "\"").replace("\\n", "\n");
+    while let Some((before, behind)) = rest.split_once('{') {
+        filled.push_str(before);
+        let Some((_, behind)) = behind.split_once('}') else {
+            break;
+        };
+        filled.push('1');
+        rest = behind.to_owned();
+    }
+    filled + &rest
+}
+
+fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_command_that_a_text_names_parses() {
+    let mut texts: Vec<(PathBuf, String)> = pages()
+        .into_iter()
+        .chain([
+            PathBuf::from("SECURITY.md"),
+            PathBuf::from("packaging/config/config.toml"),
+            PathBuf::from("packaging/hook.sh"),
+        ])
+        .map(|page| (page.clone(), read(page)))
+        .collect();
+    let mut sources = Vec::new();
+    rust_files(&Path::new(ROOT).join("src"), &mut sources);
+    for file in sources {
+        let all = literals(&read(&file));
+        texts.extend(all.into_iter().map(|text| (file.clone(), text)));
+    }
+    let mut seen = 0;
+    let mut unknown = Vec::new();
+    for (file, text) in texts {
+        for line in command_lines(&text) {
+            if !is_command(&line) {
+                continue;
+            }
+            seen += 1;
+            if let Err(error) = parsed(&line) {
+                unknown.push(format!("{}: {error}", file.display()));
+            }
+        }
+    }
+    assert!(seen > 150, "only {seen} commands were found in the texts");
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+}
