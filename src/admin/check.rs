@@ -8,22 +8,73 @@ use super::context::Context;
 use super::error::AdminError;
 use super::forgotten;
 use super::guests::{self, NamedGuest};
-use super::outcomes::{self, Asked};
+use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
-use super::{judge, metrics};
+use super::{judge, metrics, nagios, shared_secrets};
 use crate::clock::Timestamp;
 
-pub(super) fn run(
-    context: &Context,
-    which: &CheckedDomains,
-    metrics: Option<&Path>,
-) -> Result<ExitCode, AdminError> {
-    let mut forgotten = None;
+/// What `check` was asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Check<'a> {
+    pub(super) which: &'a CheckedDomains,
+    /// The file for Prometheus' textfile collector.
+    pub(super) metrics: Option<&'a Path>,
+    /// The answer of a monitoring plugin.
+    pub(super) nagios: bool,
+}
+
+pub(super) fn run(context: &Context, asked: Check<'_>) -> Result<ExitCode, AdminError> {
+    match (answer(context, asked), asked.nagios) {
+        (Err(error), true) => Ok(nagios::unknown(&context.output, &error)),
+        (answer, _) => answer,
+    }
+}
+
+fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, AdminError> {
+    let checked = look(context, asked.which);
+    if let Some(file) = asked.metrics {
+        let now = Timestamp::now();
+        match &checked {
+            Ok(checked) => metrics::write(file, &checked.judged, now)?,
+            // The first error is the one to tell; but a file that cannot be written is one, too.
+            Err(_) => {
+                if let Err(error) = metrics::write_failure(file, now) {
+                    context.output.note(&error.to_string());
+                }
+            }
+        }
+    }
+    let Checked {
+        asked: number,
+        judged,
+        notes,
+    } = checked?;
+    if asked.nagios {
+        return nagios::print(&context.output, &judged);
+    }
+    outcomes::print(&context.output, number, &judged)?;
+    for note in notes {
+        context.output.note(&note);
+    }
+    Ok(outcomes::status(&judged, true))
+}
+
+/// What a check found.
+struct Checked {
+    asked: Asked,
+    judged: Vec<Judged>,
+    /// What concerns no guest alone.
+    notes: Vec<String>,
+}
+
+fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, AdminError> {
+    let mut notes = Vec::new();
     let (asked, guests) = match &which.xml {
         Some(file) => (Asked::One, vec![guests::from_file(file)?]),
         None if which.all => {
             let listed = guests::list()?;
-            forgotten = forgotten::among(context, &listed);
+            let forgotten = forgotten::among(context, &listed);
+            notes.extend(forgotten.and_then(forgotten::in_words));
             let guests = listed.into_iter().map(NamedGuest::from).collect();
             (Asked::Several, guests)
         }
@@ -39,12 +90,13 @@ pub(super) fn run(
     let progress = Progress::new("checking", guests.len());
     let judged = judge::all(context, &guests, &progress)?;
     progress.done();
-    if let Some(file) = metrics {
-        metrics::write(file, &judged, Timestamp::now())?;
+    // A store that cannot be read was told of with each guest.
+    for shared in shared_secrets::find(context, &guests).unwrap_or_default() {
+        notes.push(format!("{}; {}", shared.what(), shared.command()));
     }
-    outcomes::print(&context.output, asked, &judged)?;
-    if let Some(words) = forgotten.and_then(forgotten::in_words) {
-        context.output.note(&words);
-    }
-    Ok(outcomes::status(&judged, true))
+    Ok(Checked {
+        asked,
+        judged,
+        notes,
+    })
 }

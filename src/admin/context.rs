@@ -1,6 +1,6 @@
 //! What every verb works with: configuration, store, keyring, libvirt.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::cli::Global;
@@ -67,16 +67,6 @@ impl Context {
 
     pub(super) fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir().join("keys"))
-    }
-
-    /// The directories that hold one directory of TPM state for each guest: libvirt's, the
-    /// copies kept of transient guests, and those of before an `encrypt`.
-    pub(super) fn state_places(&self) -> [PathBuf; 3] {
-        [
-            self.libvirt_dirs().tpm_states(),
-            self.state_dir().join("tpm-state"),
-            self.state_dir().join("plain-state"),
-        ]
     }
 
     /// Where libvirt keeps its files; by the defaults where the configuration is broken, as the

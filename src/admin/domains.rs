@@ -15,7 +15,7 @@ use crate::ids::DomainUuid;
 use crate::kept::Shelf;
 use crate::libvirt::Guest;
 use crate::report::{Arg, Named, label, quoted};
-use crate::store::{Access, EventFilter, Store, StoreError};
+use crate::store::{Access, Store, StoreError};
 
 /// A guest that was named on the command line.
 pub(super) struct NamedDomain {
@@ -94,6 +94,29 @@ pub(super) fn resolve(context: &Context, text: &str) -> Result<NamedDomain, Admi
         Err(error) => Err(unreachable(&error).with_hint("name the guest by its UUID")),
         Ok(_) => Err(unknown(text)),
     }
+}
+
+/// The same, but a name that is only history's names nobody, where libvirt says so: it may be
+/// that of one failed attempt, whose UUID never comes back.
+pub(super) fn resolve_present(context: &Context, text: &str) -> Result<NamedDomain, AdminError> {
+    let is_name = DomainUuid::parse(text).is_err();
+    if is_name
+        && let Ok(guests) = context::libvirt().guests_called(text, context::patience())
+        && guests.is_empty()
+        && let Some(store) = context.store(Access::Read)?
+        && let Some(uuid) = store.domain_uuid_by_name(text)?
+    {
+        return Err(AdminError::refused(format!(
+            "libvirt knows no guest {}; the history does, under the UUID {uuid}, which may have \
+             been that of one attempt",
+            quoted(text)
+        ))
+        .with_hint(format!(
+            "define it first (virsh define FILE), or name the UUID that it will have: vtpm-guard \
+             key bind {uuid} --provider NAME"
+        )));
+    }
+    resolve(context, text)
 }
 
 /// Finds the guest that `text` names, which libvirt must know.
@@ -217,7 +240,7 @@ pub(super) fn names(
     let mut names = BTreeMap::new();
     let mut unknown = Vec::new();
     for domain in domains {
-        match last_name(store, domain)? {
+        match store.last_name(domain)? {
             Some(name) => drop(names.insert(domain, name)),
             None => unknown.push(domain),
         }
@@ -234,8 +257,7 @@ pub(super) fn names(
     Ok(names)
 }
 
-/// The name that a guest bore last, as far as the history goes back.
+/// The name that a guest bore last, as far as the store knows.
 pub(super) fn last_name(store: &Store, uuid: DomainUuid) -> Result<Option<String>, StoreError> {
-    let newest = store.history(EventFilter::Domain(uuid), 1)?.pop();
-    Ok(newest.map(|row| row.event.domain_name))
+    store.last_name(uuid)
 }

@@ -1,4 +1,5 @@
-//! Guests that libvirt no longer knows and that still have key references.
+//! Guests that libvirt no longer knows, and what is left of them: key references, saved copies
+//! of TPM state, a plain state of before an `encrypt`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,11 +7,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use super::domains;
 use super::error::AdminError;
 use crate::clock::Timestamp;
+use crate::guard::plain_state;
 use crate::host::bounded::bounded;
 use crate::ids::DomainUuid;
+use crate::kept::{self, Shelf};
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
 
@@ -21,43 +23,94 @@ pub(super) struct Forgotten {
     pub(super) name: Option<String>,
     /// All its key references, by id.
     pub(super) rows: Vec<KeyRefRecord>,
-    /// When it was last heard of: a change of its rows, or an event.
+    /// When it was last heard of: a change of its rows, an event, a copy of its state.
     pub(super) last_change: Timestamp,
-    /// TPM state of it that is still on this host.
+    /// TPM state of it that is still on this host and that is none of the guard's copies, or a
+    /// copy that cannot be read.
     pub(super) state: Option<PathBuf>,
+    /// How many copies of its TPM state the guard has, a plain one of before an `encrypt` too.
+    pub(super) copies: usize,
+    /// Whether it has been at home on this host, as far as the history goes back.
+    pub(super) was_here: bool,
 }
 
-/// The forgotten guests, by UUID. `known` are those that libvirt knows; `state_places` the
-/// directories that hold one directory of TPM state for each guest.
+impl Forgotten {
+    /// Whether a guest has run with one of its keys.
+    pub(super) fn is_used(&self) -> bool {
+        let mut rows = self.rows.iter();
+        rows.any(|row| row.key_ref.first_used_at.is_some())
+    }
+
+    /// Whether none of its rows holds a key.
+    pub(super) fn has_no_key(&self) -> bool {
+        let mut rows = self.rows.iter();
+        rows.all(|row| row.key_ref.wrapped_dek.is_none())
+    }
+}
+
+/// The forgotten guests, by UUID. `known` are those that libvirt knows.
 pub(super) fn find(
+    context: &Context,
     store: &Store,
     known: &BTreeSet<DomainUuid>,
-    state_places: &[PathBuf],
 ) -> Result<Vec<Forgotten>, AdminError> {
+    let (state_dir, tpm_states) = (context.state_dir(), context.libvirt_dirs().tpm_states());
+    let plain: BTreeSet<_> = plain_state::kept(state_dir)
+        .map_err(|error| {
+            let shelf = plain_state::shelf(state_dir);
+            AdminError::failed(format!("{}: {error}", shelf.display()))
+        })?
+        .into_iter()
+        .collect();
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
     for row in store.all_key_refs(None, true)? {
-        if !known.contains(&row.domain) {
-            by_domain.entry(row.domain).or_default().push(row);
-        }
+        by_domain.entry(row.domain).or_default().push(row);
     }
+    for uuid in kept::domains(state_dir)?
+        .into_iter()
+        .chain(plain.iter().copied())
+    {
+        by_domain.entry(uuid).or_default();
+    }
+    by_domain.retain(|uuid, _| !known.contains(uuid));
     let describe = |(uuid, rows): (DomainUuid, Vec<KeyRefRecord>)| {
         let newest_event = store.history(EventFilter::Domain(uuid), 1)?.pop();
+        let (copies, unreadable) = Shelf::of(state_dir, uuid).copies()?;
         let changes = rows
             .iter()
-            .flat_map(|row| [row.updated_at, row.key_ref.created_at]);
-        let last_change = changes.chain(newest_event.map(|row| row.event.at)).max();
-        let mut places = state_places
-            .iter()
-            .map(|place| place.join(uuid.to_string()));
+            .flat_map(|row| [row.updated_at, row.key_ref.created_at])
+            .chain(newest_event.map(|row| row.event.at))
+            .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
+        let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
         Ok(Forgotten {
             uuid,
-            name: domains::last_name(store, uuid)?,
+            name: store.last_name(uuid)?.or(copy_name),
+            last_change: changes.max().unwrap_or(Timestamp(0)),
+            state: if unreadable.is_empty() {
+                left_by_libvirt(store, &tpm_states, uuid)?
+            } else {
+                Some(Shelf::of(state_dir, uuid).path().to_owned())
+            },
+            copies: copies.len() + usize::from(plain.contains(&uuid)),
+            was_here: store.was_here(uuid)?,
             rows,
-            last_change: last_change.unwrap_or(Timestamp(0)),
-            state: places.find(|place| may_hold_state(place)),
         })
     };
     by_domain.into_iter().map(describe).collect()
+}
+
+/// TPM state at libvirt's own place, or where the guest's last start found it.
+fn left_by_libvirt(
+    store: &Store,
+    tpm_states: &Path,
+    uuid: DomainUuid,
+) -> Result<Option<PathBuf>, AdminError> {
+    let own = tpm_states.join(uuid.to_string());
+    if may_hold_state(&own) {
+        return Ok(Some(own));
+    }
+    let seen = store.seen_state(uuid)?.map(|seen| seen.path);
+    Ok(seen.filter(|path| may_be_there(path)))
 }
 
 /// How many guests with key references are not among those that libvirt knows; `None` where
@@ -71,14 +124,17 @@ pub(super) fn among(context: &Context, known: &[Guest]) -> Option<usize> {
     Some(unknown.len())
 }
 
-/// "3 guests that libvirt no longer knows have keys: …"; `None` for none.
+/// "3 guests that libvirt no longer knows have keys; …"; `None` for none.
 pub(super) fn in_words(guests: usize) -> Option<String> {
     let subject = match guests {
         0 => return None,
         1 => "1 guest that libvirt no longer knows has keys".to_owned(),
         _ => format!("{guests} guests that libvirt no longer knows have keys"),
     };
-    Some(format!("{subject}: vtpm-guard key prune --dry-run"))
+    // What runs elsewhere, or will, needs its key here when it comes back.
+    Some(format!(
+        "{subject}; if none of them runs on another host: vtpm-guard key prune --dry-run"
+    ))
 }
 
 /// What does not answer may hold one.
@@ -86,6 +142,12 @@ fn may_hold_state(place: &Path) -> bool {
     let asked = place.to_owned();
     let around = place.parent().unwrap_or(place);
     bounded(around, move || holds_state(&asked)).unwrap_or(true)
+}
+
+/// Likewise, of one file.
+fn may_be_there(path: &Path) -> bool {
+    let asked = path.to_owned();
+    bounded(path, move || asked.exists()).unwrap_or(true)
 }
 
 /// Whether there is any file below `place` but swtpm's lock. What cannot be read may be state.

@@ -1,21 +1,28 @@
 //! `history`: the decisions of the past, newest first.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::cli::Decisions;
-use super::context::Context;
+use super::context::{self, Context};
 use super::error::AdminError;
 use super::output;
 use super::table::{BAD, Cell, GOOD, table};
 use super::{domains, explain, moment};
+use crate::clock::Deadline;
 use crate::ids::DomainUuid;
+use crate::report::label;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;
 
+/// How long libvirt may take to say whose a name is, without which history answers, too.
+const PATIENCE_FOR_NAME: Duration = Duration::from_secs(3);
+
 pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, AdminError> {
-    let query = query(which)?;
+    let query = query(which, known_uuid(which))?;
     let events = match context.store(Access::Read)? {
         Some(store) => {
             if let Some(text) = &which.domain {
@@ -60,15 +67,60 @@ pub(super) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
         }
         out.table(&rows)
     })?;
+    if let EventFilter::Guest(name, _) = query.whose {
+        for note in other_names(name, &events) {
+            context.output.note(&note);
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn query(which: &Decisions) -> Result<EventQuery<'_>, AdminError> {
+/// The UUID of the guest that libvirt knows by the name that was given: it may have had another
+/// one at its last start.
+fn known_uuid(which: &Decisions) -> Option<DomainUuid> {
+    let name = which.domain.as_deref()?;
+    if DomainUuid::parse(name).is_ok() {
+        return None;
+    }
+    let guests = context::libvirt().guests_called(name, Deadline::after(PATIENCE_FOR_NAME));
+    let named = guests.ok()?.into_iter().find(|guest| guest.name == name);
+    named.map(|guest| guest.uuid)
+}
+
+/// What an administrator who asked for a name may not know of it.
+fn other_names(name: &str, events: &[EventRow]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let names: BTreeSet<_> = events
+        .iter()
+        .map(|row| &row.event.domain_name)
+        .filter(|other| *other != name && !other.is_empty())
+        .map(|other| label(other))
+        .collect();
+    if !names.is_empty() {
+        let names: Vec<_> = names.into_iter().collect();
+        notes.push(format!(
+            "its former names are listed, too: {}",
+            names.join(", ")
+        ));
+    }
+    let uuids: BTreeSet<_> = events.iter().map(|row| row.event.domain_uuid).collect();
+    if uuids.len() > 1 {
+        notes.push(format!(
+            "{} guests had the name {}; to see one of them: vtpm-guard history UUID (--json \
+             shows the UUIDs)",
+            uuids.len(),
+            label(name)
+        ));
+    }
+    notes
+}
+
+fn query(which: &Decisions, known: Option<DomainUuid>) -> Result<EventQuery<'_>, AdminError> {
     let domain = which.domain.as_deref();
     let whose = match domain.map(|text| (text, DomainUuid::parse(text))) {
         None => EventFilter::All,
         Some((_, Ok(uuid))) => EventFilter::Domain(uuid),
-        Some((name, Err(_))) => EventFilter::Name(name),
+        Some((name, Err(_))) => EventFilter::Guest(name, known),
     };
     let moment = |text: &Option<String>| text.as_deref().map(moment::parse).transpose();
     Ok(EventQuery {

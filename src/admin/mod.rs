@@ -18,6 +18,7 @@ mod judge;
 mod key;
 mod metrics;
 mod moment;
+mod nagios;
 mod opened;
 mod outcomes;
 mod output;
@@ -28,12 +29,14 @@ mod provider;
 mod repair;
 mod replay;
 mod reset;
+mod shared_secrets;
 mod stage;
 mod state;
 mod status;
 mod stopped;
 mod store;
 mod table;
+mod tpm_place;
 mod trouble;
 mod unstage;
 
@@ -51,7 +54,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<_> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return output::usage(error, &arguments),
+        Err(error) => {
+            let is_answer = !error.use_stderr();
+            let status = output::usage(error, &arguments);
+            let is_plugin = arguments.iter().any(|argument| argument == "--nagios");
+            return if is_plugin && !is_answer {
+                nagios::usage()
+            } else {
+                status
+            };
+        }
     };
     let context = Context::new(cli.global);
     context::protect_keys()
@@ -61,13 +73,28 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
     match command {
-        Command::Check { which, metrics } => check::run(context, which, metrics.as_deref()),
+        Command::Check {
+            which,
+            metrics,
+            nagios,
+        } => check::run(
+            context,
+            check::Check {
+                which,
+                metrics: metrics.as_deref(),
+                nagios: *nagios,
+            },
+        ),
         Command::Adopt {
             which,
             provider,
             keep_plaintext,
         } => adopt::run(context, which, provider.as_deref(), *keep_plaintext),
-        Command::Repair { which, dry_run } => repair::run(context, which, *dry_run),
+        Command::Repair {
+            which,
+            dry_run,
+            nagios,
+        } => repair::run(context, which, *dry_run, *nagios),
         Command::Replay {
             xml,
             operation,

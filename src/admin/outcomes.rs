@@ -199,3 +199,38 @@ fn in_words(repair: &Repair) -> String {
         }
     }
 }
+
+/// What tests of answers share.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(super) mod testing {
+    use super::*;
+    use crate::domain;
+    use crate::verdict::Verdict;
+    use crate::verdict::facts::TpmState;
+    use crate::verdict::outcome::SecretAction;
+
+    /// The UUID of every guest.
+    pub(in crate::admin) const UUID: &str = "11111111-2222-4333-8444-000000000001";
+
+    /// A guest with this decision.
+    pub(in crate::admin) fn judged(name: &str, decision: Decision) -> Judged {
+        let xml = format!("<domain><name>x</name><uuid>{UUID}</uuid></domain>");
+        Judged {
+            name: name.to_owned(),
+            outcome: Outcome {
+                domain: Some(domain::read(xml.as_bytes()).unwrap()),
+                state: TpmState::Absent,
+                verdict: Verdict {
+                    decision,
+                    findings: Vec::new(),
+                    repairs: Vec::new(),
+                    secret: None,
+                },
+                key: None,
+                secret: SecretAction::None,
+                dry_run: true,
+            },
+        }
+    }
+}

@@ -6,6 +6,7 @@ use super::cli::Domains;
 use super::context::{self, BrokenConfig, Context};
 use super::error::AdminError;
 use super::guests::{self, NamedGuest};
+use super::nagios;
 use super::outcomes::{self, Asked, Judged};
 use super::progress::Progress;
 use crate::guard::{Mode, prepare};
@@ -14,7 +15,24 @@ pub(super) fn run(
     context: &Context,
     which: &Domains,
     dry_run: bool,
+    as_plugin: bool,
 ) -> Result<ExitCode, AdminError> {
+    match (repair(context, which, dry_run), as_plugin) {
+        (Ok((_, judged)), true) => nagios::print(&context.output, &judged),
+        (Ok((asked, judged)), false) => {
+            outcomes::print(&context.output, asked, &judged)?;
+            Ok(outcomes::status(&judged, dry_run))
+        }
+        (Err(error), true) => Ok(nagios::unknown(&context.output, &error)),
+        (Err(error), false) => Err(error),
+    }
+}
+
+fn repair(
+    context: &Context,
+    which: &Domains,
+    dry_run: bool,
+) -> Result<(Asked, Vec<Judged>), AdminError> {
     let guard = context.guard(BrokenConfig::IsAnError)?;
     let (asked, guests) = if which.all {
         (Asked::Several, guests::all()?)
@@ -39,6 +57,5 @@ pub(super) fn run(
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();
     progress.done();
-    outcomes::print(&context.output, asked, &judged)?;
-    Ok(outcomes::status(&judged, dry_run))
+    Ok((asked, judged))
 }

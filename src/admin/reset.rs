@@ -5,16 +5,18 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::context::{BrokenConfig, Context};
-use super::domains::{self, NamedDomain};
+use super::domains::NamedDomain;
 use super::error::AdminError;
-use super::key;
+use super::{domains, key, tpm_place};
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, TpmVersion};
-use crate::guard::has_managed_save;
+use crate::guard::{has_managed_save, state_elsewhere};
 use crate::ids::DomainUuid;
 use crate::kept::Shelf;
-use crate::store::Access;
-use crate::swtpm::{StatePlace, remove_empty_directory};
+use crate::report;
+use crate::store::{Access, Store};
+use crate::swtpm::{StateFile, StatePlace, read_state, remove_empty_directory};
+use crate::verdict::refusal::Refusal;
 
 /// A state directory without a state would keep libvirt from setting the new TPM up whole.
 fn remove_empty_directories(context: &Context, domain: DomainUuid) {
@@ -56,6 +58,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         None => Vec::new(),
     };
     let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
+    refuse_beside_state(context, store.as_ref(), &domain)?;
     // A kept copy would take the place of a state that is gone.
     let copies = Shelf::of(context.state_dir(), domain.uuid).set_aside(now)?;
     let forgotten = match &mut store {
@@ -119,6 +122,30 @@ fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), Ad
                 "start the guest, its TPM comes with it: virsh start {word}; or give the save up \
                  first: virsh managedsave-remove {word}"
             )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A TPM state that the guest's XML only does not name is not gone.
+fn refuse_beside_state(
+    context: &Context,
+    store: Option<&Store>,
+    domain: &NamedDomain,
+) -> Result<(), AdminError> {
+    let Some((defined, vtpm)) = tpm_place::definition(domain.uuid) else {
+        return Ok(());
+    };
+    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    let state = read_state(&guard.libvirt_state_dir, domain.uuid, &vtpm);
+    let seen = store
+        .map(|store| store.seen_state(domain.uuid))
+        .transpose()?;
+    let seen = seen.flatten().map(|seen| seen.path);
+    match state_elsewhere(&guard, &defined, &vtpm, seen.as_deref()) {
+        Some(found) if matches!(state, StateFile::Absent) => {
+            let words = report::refusal(&defined.name, &Refusal::TpmStateElsewhere(found));
+            Err(AdminError::refused(words.message).with_hint(words.hint))
         }
         _ => Ok(()),
     }

@@ -25,7 +25,11 @@ pub(super) struct Known {
 
 /// The guest of this name or UUID. It must have an emulated TPM.
 pub(super) fn known(context: &Context, text: &str) -> Result<Known, AdminError> {
-    let guest = domains::defined(context, text)?;
+    understood(domains::defined(context, text)?)
+}
+
+/// A guest of libvirt's with its definition read. It must have an emulated TPM.
+pub(super) fn understood(guest: Guest) -> Result<Known, AdminError> {
     let label = label(&guest.name);
     let domain = domain::read(guest.xml.as_bytes())
         .map_err(|error| AdminError::failed(format!("the XML of {label} is not read: {error}")))?;

@@ -29,7 +29,7 @@ pub(super) struct Gathered {
     /// The copy of `facts.kept`.
     pub(super) copy: Option<KeptState>,
     /// The state that keys are proven against: the TPM's, or the copy that takes its place.
-    state: StateFile,
+    pub(super) state: StateFile,
 }
 
 impl Guard {
@@ -65,6 +65,7 @@ pub(super) fn gather(
             arrival: None,
             snapshots: Vec::new(),
             host_secret: None,
+            elsewhere: None,
             retired: BTreeMap::new(),
             policy: guard.config.policy.clone(),
         },

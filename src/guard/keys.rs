@@ -12,7 +12,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::keyring::{Keyring, KeyringError};
 use crate::key::wrap::WrappedDek;
-use crate::swtpm::StateFile;
+use crate::swtpm::{EncryptedState, StateFile};
 use crate::verdict::facts::{
     DekNumber, KekState, KeyRef, NotOpened, Proof, Provider, References, Trial,
 };
@@ -153,6 +153,19 @@ impl Keys {
             Ok(None) => Err(NotOpened::NoProvider { key_id }),
             Err(error) => Err(corrupt(error.to_string())),
         }
+    }
+
+    /// Whether another domain's wrapped DEK opens this state.
+    pub(super) fn opens_state(
+        &mut self,
+        providers: &[Provider],
+        wrapped: &WrappedDek,
+        domain: DomainUuid,
+        state: &EncryptedState,
+        deadline: Deadline,
+    ) -> bool {
+        let opened = self.open(providers, wrapped, domain, deadline);
+        opened.is_ok_and(|(_, dek)| state.is_opened_by(&dek))
     }
 
     pub(super) fn prove(&self, number: DekNumber, state: &StateFile) -> Proof {

@@ -9,6 +9,7 @@ mod commit;
 mod copies;
 mod daemon_start;
 mod definition;
+mod elsewhere;
 mod failed;
 mod gather;
 mod hindrance;
@@ -22,6 +23,7 @@ mod status;
 
 pub use arriving::{HookCall, has_managed_save};
 pub use commit::make_key;
+pub use elsewhere::state_elsewhere;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};

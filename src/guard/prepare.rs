@@ -6,7 +6,7 @@ use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
 use super::lease::{self, Lease, LeaseError};
 use super::status::is_running;
-use super::{Guard, Operation, before_the_answer, begun, copies, daemon_start};
+use super::{Guard, Operation, before_the_answer, begun, copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -211,6 +211,10 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         match decide(&gathered.facts) {
             Answer::Verdict(verdict) => break verdict,
             Answer::AskHostSecret => gathered.ask_host_secret(guard, foresees, deadline),
+            Answer::AskElsewhere => {
+                let found = elsewhere::look(guard, gathered, deadline);
+                gathered.facts.elsewhere = Some(found);
+            }
         }
     };
     if gathered.facts.vtpm_is_emulated() {

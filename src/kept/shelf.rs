@@ -33,6 +33,15 @@ pub struct KeptState {
 }
 
 impl KeptState {
+    /// A copy that is in memory alone: of a state that is to be put in another guest's place.
+    #[must_use]
+    pub fn of(original: Original, domain_name: &str, occasion: Occasion) -> Self {
+        Self {
+            manifest: manifest(&original, domain_name, occasion),
+            bytes: original.bytes,
+        }
+    }
+
     /// What the state is.
     #[must_use]
     pub fn state(&self) -> StateFile {
@@ -58,6 +67,24 @@ impl KeptState {
     }
 }
 
+/// The manifest of a first copy of this state.
+fn manifest(original: &Original, domain_name: &str, occasion: Occasion) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        number: 1,
+        domain_name: domain_name.to_owned(),
+        occasion,
+        kept_at: Timestamp::now().0,
+        set_aside_at: None,
+        tpm_version: original.tpm_version,
+        backend: original.backend,
+        path: original.path.clone(),
+        file: original.file,
+        directories: original.directories.clone(),
+        sha256: hash(&original.bytes),
+    }
+}
+
 /// The guests that have a directory of copies, by UUID.
 pub fn domains(state_dir: &Path) -> Result<Vec<DomainUuid>, KeptError> {
     let names = names(&state_dir.join(DIRECTORY))?;
@@ -79,6 +106,27 @@ impl Shelf {
     pub fn of(state_dir: &Path, domain: DomainUuid) -> Self {
         let path = state_dir.join(DIRECTORY).join(domain.to_string());
         Self { path }
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, with every copy that it holds. Says whether it was there.
+    pub fn remove(&self) -> Result<bool, KeptError> {
+        // Nothing is removed for anybody who could have put it there.
+        names(&self.path)?;
+        let removed = fs::remove_dir_all(&self.path).and_then(|()| {
+            let (above, _) = durable::open_parent(&self.path)?;
+            durable::sync_directory(&above)
+        });
+        match removed {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(KeptError::io(&self.path)(error)),
+        }
     }
 
     /// Whether there is one. Costs one look.
@@ -160,18 +208,9 @@ impl Shelf {
             return Ok(sha256);
         }
         let manifest = Manifest {
-            format: FORMAT,
             number: latest + 1,
-            domain_name: domain_name.to_owned(),
-            occasion,
-            kept_at: Timestamp::now().0,
             set_aside_at,
-            tpm_version: original.tpm_version,
-            backend: original.backend,
-            path: original.path.clone(),
-            file: original.file,
-            directories: original.directories.clone(),
-            sha256,
+            ..manifest(original, domain_name, occasion)
         };
         if same.is_none() {
             self.write(&dir, &state_name(&manifest.sha256), &original.bytes)?;

@@ -63,20 +63,26 @@ pub fn explain(code: Code) -> Explanation {
                    the guest, and libvirt has no secret of its own with a value (or the \
                    policy refuses guests that are not managed).",
             why: "libvirt would answer \"Secret not found\".",
-            remedy: "Bind the guest to a provider: vtpm-guard key bind DOMAIN --provider NAME. \
-                   Its key is made at the first start. With policy.auto_bind this happens by \
-                   itself.",
+            remedy: "A new guest: bind it to a provider: vtpm-guard key bind DOMAIN --provider \
+                   NAME; its key is made at the first start. With policy.auto_bind this happens \
+                   by itself. Where the message names another guest, this may be that one under \
+                   a new UUID, or a copy of it: vtpm-guard key clone OTHER DOMAIN. Where libvirt \
+                   has no definition of it, as at the first boot of virt-install, define it first \
+                   (virsh define), for its UUID may be new at each attempt.",
         },
         Code::KeyLost => Explanation {
             what: "The TPM has its state already, encrypted or on its way with a migration, \
                    and no key for it is known: neither the store nor libvirt has one.",
             why: "A new key would not open this TPM, and making one over existing state \
                    would hide that the right one is lost.",
-            remedy: "See whether a retired key opens it (vtpm-guard key show DOMAIN), and take \
-                   it back: vtpm-guard key use ID. Or bring the key back: restore the store from a backup (vtpm-guard store \
-                   restore FILE), or define the libvirt secret and set its old value (virsh \
-                   secret-define, virsh secret-set-value). If the TPM is to be given up, \
-                   remove its state (virsh undefine --tpm removes it with the domain).",
+            remedy: "The message names the key where this host has it: a retired one \
+                   (vtpm-guard key use ID), or that of another guest, of which this one is a copy \
+                   (vtpm-guard key clone OTHER DOMAIN). Else bring it from the backup of a store \
+                   that has it: vtpm-guard key import DOMAIN --from BACKUP, with --as OLD where \
+                   the guest has a new UUID. If the whole store is lost: vtpm-guard store \
+                   restore FILE. Or define the libvirt secret and set its old value (virsh \
+                   secret-define, virsh secret-set-value). If the TPM is to be given up, remove \
+                   its state (virsh undefine --tpm removes it with the domain).",
         },
         Code::KeyAmbiguous => Explanation {
             what: "Several key references hold different keys, or keys that cannot be had, \
@@ -102,11 +108,12 @@ pub fn explain(code: Code) -> Explanation {
                    now its TPM has no state.",
             why: "libvirt would make a new, empty TPM without a word, and the guest would \
                    ask for its BitLocker recovery key.",
-            remedy: "See whether the guard kept a copy: vtpm-guard state list; put it back: \
-                   vtpm-guard state restore DOMAIN. Else bring the state back from a backup of \
-                   /var/lib/libvirt/swtpm/UUID. A snapshot of the running guest brings the TPM \
-                   as it was: virsh snapshot-revert DOMAIN NAME. libvirt removes the state of a \
-                   guest that is undefined (virsh undefine --keep-tpm keeps it): if the guest \
+            remedy: "Where the message names a state of it, let the XML name that one again \
+                   (virsh edit DOMAIN). See whether the guard kept a copy: vtpm-guard state list; \
+                   put it back: vtpm-guard state restore DOMAIN. Else bring the state back from a \
+                   backup of /var/lib/libvirt/swtpm/UUID. A snapshot of the running guest brings \
+                   the TPM as it was: virsh snapshot-revert DOMAIN NAME. libvirt removes the state \
+                   of a guest that is undefined (virsh undefine --keep-tpm keeps it): if the guest \
                    was defined again on purpose, or the TPM is really to be made new: \
                    vtpm-guard reset DOMAIN.",
         },

@@ -1,6 +1,7 @@
 //! Words: the sentence, the hint and the exit status of every answer, in one place.
 
 mod command;
+mod elsewhere;
 mod explain;
 mod findings;
 mod json;

@@ -20,6 +20,7 @@ pub struct Words {
 /// The words of a refusal of this guest's start.
 #[must_use]
 pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
+    let guest = guest.into();
     let domain = &Arg::guest(guest);
     let (message, hint) = match why {
         Refusal::ProviderMissing { .. }
@@ -44,6 +45,15 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
             "its vTPM is not encrypted, and policy.unencrypted refuses that".to_owned(),
             format!("encrypt it: vtpm-guard encrypt {domain} --provider NAME"),
         ),
+        Refusal::KeyMissingNotDefined { .. }
+        | Refusal::KeyOfRelative { .. }
+        | Refusal::KeyMissingStateElsewhere(_)
+        | Refusal::KeyUnknown
+        | Refusal::KeyNotImported
+        | Refusal::KeyRetired { .. }
+        | Refusal::KeyOfAnother { .. }
+        | Refusal::TpmStateElsewhere(_)
+        | Refusal::TpmStateUndefined => super::elsewhere::words(guest, why),
         Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_) => state_words(domain, why),
         Refusal::Internal { reason } => (
             format!("a fault of vtpm-guard: {reason}"),
@@ -137,12 +147,9 @@ fn key_words(domain: &Arg, why: &Refusal) -> (String, String) {
             format!("take it over: vtpm-guard adopt {domain} --provider NAME"),
         ),
         Refusal::KeyLost => (
-            "the vTPM has its state already, or it is on its way, and no key for it is known"
+            "the vTPM has its state already, and the store of this host knows no key and no provider"
                 .to_owned(),
-            format!(
-                "see whether a retired key opens it: vtpm-guard key show {domain}; or bring the \
-                 key back with the store's backup: vtpm-guard store restore FILE"
-            ),
+            "restore the store from its backup: vtpm-guard store restore FILE".to_owned(),
         ),
         Refusal::ClientsKeyMissing { secret } => (
             format!(

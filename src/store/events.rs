@@ -51,8 +51,11 @@ pub enum EventFilter<'a> {
     All,
     /// Those of this domain.
     Domain(DomainUuid),
-    /// Those of the domains that bore this name.
+    /// Those of the domains that bore this name, while they did.
     Name(&'a str),
+    /// Likewise, and all others of a guest that has this name now: of one that bore it last, and
+    /// of this domain.
+    Guest(&'a str, Option<DomainUuid>),
 }
 
 /// Which events to list.
@@ -67,6 +70,14 @@ pub struct EventQuery<'a> {
     /// None after this.
     pub until: Option<Timestamp>,
 }
+
+/// The events of [`EventFilter::Guest`]: a domain whose newest event has the name bore it last.
+const OF_GUEST: &str = "(domain_name = ?1 OR domain_uuid = ?5 OR domain_uuid IN
+    (SELECT domain_uuid FROM event AS named
+     WHERE domain_name = ?1
+       AND NOT EXISTS (SELECT 1 FROM event AS later
+                       WHERE later.domain_uuid = named.domain_uuid
+                         AND (later.at, later.id) > (named.at, named.id))))";
 
 impl<'a> From<EventFilter<'a>> for EventQuery<'a> {
     fn from(whose: EventFilter<'a>) -> Self {
@@ -92,11 +103,13 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
         let query: EventQuery<'_> = query.into();
-        let (condition, value) = match query.whose {
-            EventFilter::All => ("?1 IS NULL", None),
-            EventFilter::Domain(uuid) => ("domain_uuid = ?1", Some(uuid.to_string())),
-            EventFilter::Name(name) => ("domain_name = ?1", Some(name.to_owned())),
+        let (condition, name, uuid) = match query.whose {
+            EventFilter::All => ("?1 IS NULL AND ?5 IS NULL", None, None),
+            EventFilter::Domain(uuid) => ("?1 IS NULL AND domain_uuid = ?5", None, Some(uuid)),
+            EventFilter::Name(name) => ("domain_name = ?1 AND ?5 IS NULL", Some(name), None),
+            EventFilter::Guest(name, uuid) => (OF_GUEST, Some(name), uuid),
         };
+        let uuid = uuid.map(|uuid| uuid.to_string());
         let sql = format!(
             "SELECT * FROM event
              WHERE {condition}
@@ -108,7 +121,7 @@ impl Store {
         let (since, until) = (query.since.map(|at| at.0), query.until.map(|at| at.0));
         self.read(|connection| {
             let mut select = connection.prepare(&sql)?;
-            let values = params![value, query.code.map(Code::as_str), since, until];
+            let values = params![name, query.code.map(Code::as_str), since, until, uuid];
             let rows = select.query_map(values, event_row)?;
             Ok(rows
                 .filter_map(Result::transpose)

@@ -219,9 +219,18 @@ pub(super) fn records(
     condition: &str,
     values: impl rusqlite::Params,
 ) -> Result<Vec<KeyRefRecord>, Failure> {
+    records_in_order(connection, &format!("{condition} ORDER BY id"), values)
+}
+
+/// The key references that a condition selects, in the order that stands behind it.
+pub(super) fn records_in_order(
+    connection: &Connection,
+    condition: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<KeyRefRecord>, Failure> {
     let sql = format!(
         "SELECT {KEY_REF_COLUMNS}, resource_uuid, retired_at, algorithm, updated_at
-         FROM key_ref WHERE {condition} ORDER BY id"
+         FROM key_ref WHERE {condition}"
     );
     let mut query = connection.prepare(&sql)?;
     let rows = query.query_map(values, key_ref_record)?;

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
 //! | `load`, `apply`, `start`, `announced`, `seen` | what a guarded start reads and writes |
+//! | `nearby` | what it knows of a guest under another name |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `check`, `backup` | is it whole; copies of it, and back from them |
 
@@ -21,6 +22,7 @@ mod error;
 mod events;
 mod keys;
 mod load;
+mod nearby;
 mod place;
 mod providers;
 mod prune;

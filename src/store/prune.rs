@@ -38,7 +38,10 @@ impl Store {
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");
                 transaction.execute(&sql, params![uuid])?;
-                transaction.execute("DELETE FROM seen_state WHERE domain_uuid = ?1", [&uuid])?;
+                for notes in ["seen_state", "clients_key"] {
+                    let sql = format!("DELETE FROM {notes} WHERE domain_uuid = ?1");
+                    transaction.execute(&sql, params![uuid])?;
+                }
                 events::insert(transaction, event)?;
             }
             Ok(())

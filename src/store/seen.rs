@@ -74,10 +74,13 @@ pub(super) fn state_of(
     let Some(found) = rows.next()? else {
         return Ok(None);
     };
+    let Some(path) = row::full_text(found, "path")? else {
+        return Ok(None);
+    };
     Ok(Some(SeenState {
         domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
         secret_uuid: row::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
-        path: PathBuf::from(row::text(found, "path")?.unwrap_or_default()),
+        path: PathBuf::from(path),
         at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
     }))
 }

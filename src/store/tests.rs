@@ -9,6 +9,7 @@ mod damage;
 mod foreign;
 mod history;
 mod managing;
+mod nearby;
 mod opening;
 mod rotating;
 mod seen;

@@ -8,6 +8,7 @@ use crate::domain::{Domain, UnreadableDomain};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
+use crate::verdict::elsewhere::Elsewhere;
 
 /// Everything that the verdict on one start depends on.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Facts {
     pub snapshots: Vec<String>,
     /// libvirt's own secret; `None` while nobody has asked.
     pub host_secret: Option<HostSecret>,
+    /// What this host has under another name; `None` while nobody has looked.
+    pub elsewhere: Option<Elsewhere>,
     /// What trying the retired rows gave. They are tried only where the state proves no row in
     /// use, or where libvirt's secret has a value that no row in use holds.
     pub retired: BTreeMap<KeyRefId, Trial>,

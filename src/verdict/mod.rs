@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod code;
 pub mod decide;
+pub mod elsewhere;
 pub mod facts;
 pub mod outcome;
 pub mod refusal;
@@ -18,6 +19,8 @@ use repair::Repair;
 pub enum Answer {
     /// The facts do not suffice: ask libvirt for the host secret and decide again.
     AskHostSecret,
+    /// Something is missing: look for it under another name on this host and decide again.
+    AskElsewhere,
     /// The verdict.
     Verdict(Verdict),
 }

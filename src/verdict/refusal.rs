@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::code::Code;
+use super::elsewhere::{OtherDomain, Relative, StateElsewhere};
 use super::facts::{Hindrance, StoreTrouble};
 use crate::clock::Timestamp;
-use crate::ids::{KeyRefId, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
 /// Why a start is refused.
@@ -50,10 +51,42 @@ pub enum Refusal {
     },
     /// No key reference and no host secret.
     KeyMissing,
+    /// Likewise, and libvirt has no definition of the guest: its UUID may be that of one attempt.
+    KeyMissingNotDefined {
+        /// That UUID.
+        domain: DomainUuid,
+    },
+    /// Likewise, and the guest may be another one under a new UUID, or a copy of it.
+    KeyOfRelative {
+        /// That other one.
+        relative: Relative,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
+    },
+    /// No key reference and no host secret, and a TPM state that the XML does not name.
+    KeyMissingStateElsewhere(StateElsewhere),
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
     Unmanaged,
     /// Encrypted (or arriving) state and no key.
     KeyLost,
+    /// Likewise, in a store that is in order.
+    KeyUnknown,
+    /// Arriving state and no key.
+    KeyNotImported,
+    /// A retired key of the guest opens the state, and none that is in use.
+    KeyRetired {
+        /// The retired row.
+        key_ref: KeyRefId,
+    },
+    /// The key of another domain opens the state, and none of the guest's.
+    KeyOfAnother {
+        /// The domain that has it.
+        holder: OtherDomain,
+        /// Whether a key of the guest's own, or libvirt's value, is there and does not.
+        refuted: bool,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
+    },
     /// The guest's key comes from whoever starts it, and none was given for the state that is
     /// there.
     ClientsKeyMissing {
@@ -84,6 +117,10 @@ pub enum Refusal {
         /// When it was first seen there.
         at: Timestamp,
     },
+    /// A used key, and a TPM state that the XML does not name.
+    TpmStateElsewhere(StateElsewhere),
+    /// A used key without its TPM state, which was probably deleted with the guest's definition.
+    TpmStateUndefined,
     /// A used key without its TPM state, whose kept copy could not be put back.
     TpmStateNotRestored {
         /// Says why.
@@ -181,15 +218,27 @@ impl Refusal {
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } | Self::ProviderNotInTime { .. } => Code::ProviderSealed,
-            Self::KeyMissing | Self::Unmanaged => Code::KeyMissing,
-            Self::KeyLost | Self::ClientsKeyMissing { .. } => Code::KeyLost,
+            Self::KeyMissing
+            | Self::KeyMissingNotDefined { .. }
+            | Self::KeyOfRelative { .. }
+            | Self::KeyMissingStateElsewhere(_)
+            | Self::Unmanaged => Code::KeyMissing,
+            Self::KeyLost
+            | Self::ClientsKeyMissing { .. }
+            | Self::KeyUnknown
+            | Self::KeyNotImported
+            | Self::KeyRetired { .. }
+            | Self::KeyOfAnother { refuted: false, .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. }
             | Self::HostValueDoesNotOpenTpm { .. }
-            | Self::RetiredKeyOpensTpm { .. } => Code::KeyDoesNotOpenTpm,
+            | Self::RetiredKeyOpensTpm { .. }
+            | Self::KeyOfAnother { refuted: true, .. } => Code::KeyDoesNotOpenTpm,
             Self::TpmStateMissing
             | Self::StateInSnapshots { .. }
             | Self::SeenStateMissing { .. }
+            | Self::TpmStateElsewhere(_)
+            | Self::TpmStateUndefined
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,

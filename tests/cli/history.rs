@@ -86,6 +86,34 @@ fn filters_narrow_them_down() {
 }
 
 #[test]
+fn a_name_finds_what_happened_under_former_names_and_other_uuids() {
+    let host = host_with_history();
+    let mut store = host.store();
+    for event in [
+        refused(VM1, "web", Code::KeyLost, NOON + 3 * HOUR),
+        refused(VM2, "old-web", Code::KeyLost, NOON + 4 * HOUR),
+        refused(VM2, "web", Code::KeyLost, NOON + 5 * HOUR),
+    ] {
+        store.record_event(&event).unwrap();
+    }
+    let all = pairs(&[
+        ("web", "VG202"),
+        ("old-web", "VG202"),
+        ("web", "VG202"),
+        ("vm1", "VG202"),
+        ("vm2", "VG101"),
+        ("vm1", "VG101"),
+    ]);
+    assert_eq!(told(&host, &["web"]), all);
+    host.run(&["history", "web"])
+        .succeeds()
+        .saying("its former names are listed, too: old-web, vm1, vm2")
+        .saying("2 guests had the name web");
+    // Whoever had the name for a while and has another now is not that guest.
+    assert_eq!(told(&host, &["vm2"]), pairs(&[("vm2", "VG101")]));
+}
+
+#[test]
 fn a_filter_that_says_nothing_is_refused() {
     let host = host_with_history();
     host.run(&["history", "--since", "tomorrow"])

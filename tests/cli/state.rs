@@ -190,6 +190,56 @@ fn reset_sets_copies_aside_and_destroys_none() {
 }
 
 #[test]
+fn a_copy_is_dropped_unless_it_is_all_that_a_used_key_opens() {
+    let host = host_with_copies();
+    host.run(&["state", "drop", VM1])
+        .ends_with(1)
+        .saying("without this copy its TPM is lost");
+    let later = [3, 3, 0, 10, 0, 0, 0, 0, 0, 11, 1];
+    host.keep_state(VM1, "vm1", &later, Occasion::Start);
+    host.run(&["state", "drop", VM1]).ends_with(1);
+    let copies = host.json(&["state", "show", VM1])["copies"].clone();
+    let sha256 = |at: usize| copies[at]["sha256"].as_str().unwrap().to_owned();
+    assert_eq!(copies[1]["opened"], true);
+    for (digits, status) in [(&sha256(0)[..3], 2), ("0123456789", 2), (&sha256(1), 1)] {
+        host.run(&["state", "drop", VM1, "--copy", digits])
+            .ends_with(status);
+    }
+    golden(
+        "state-drop",
+        &host.run(&["state", "drop", VM1, "--copy", &sha256(0)[..8]]),
+    );
+    let left = host.json(&["state", "show", VM1])["copies"].clone();
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    assert_eq!(left[0]["sha256"], sha256(1));
+    let history = host.json(&["history", VM1]);
+    assert_eq!(history[0]["operation"], "drop");
+
+    host.run(&["state", "drop", VM1, "--force"]).succeeds();
+    assert!(!host.shelf(VM1).exists());
+    host.run(&["state", "drop", VM1])
+        .ends_with(2)
+        .saying("no kept copy");
+    // A guest without a key may have libvirt's own: its only state is not dropped either.
+    host.run(&["state", "drop", VM2]).ends_with(1);
+    host.run(&["state", "drop", VM2, "--force"]).succeeds();
+    assert!(!host.shelf(VM2).exists());
+}
+
+#[test]
+fn a_plain_state_of_before_an_encrypt_is_dropped_too() {
+    let host = host_with_copies();
+    let plain = host.state_dir().join("plain-state").join(VM2);
+    fs::create_dir_all(&plain).unwrap();
+    fs::write(plain.join("tpm2-00.permall"), "plain").unwrap();
+    host.run(&["state", "drop", VM2])
+        .ends_with(1)
+        .saying("without these copies its TPM is lost");
+    host.run(&["state", "drop", VM2, "--force"]).succeeds();
+    assert!(!plain.exists());
+}
+
+#[test]
 fn damage_is_told_beside_the_rest() {
     let host = host_with_copies();
     let state = |path: &Path| path.extension().is_some_and(|end| end == "state");

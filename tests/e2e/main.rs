@@ -8,6 +8,7 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopting;
+mod another_name;
 mod arriving;
 mod born_from;
 mod daemon_start;
@@ -26,8 +27,10 @@ mod many_keys;
 mod memory;
 mod migrated;
 mod migration;
+mod monitored;
 mod names;
 mod page;
+mod pruning;
 mod recovery_page;
 mod recrypting;
 mod refusals;
@@ -45,3 +48,4 @@ mod store_trouble;
 mod tpm;
 mod transient;
 mod units;
+mod virtinst;

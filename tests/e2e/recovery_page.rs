@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::guest::Guest;
+use vtpm_guard::ids::DomainUuid;
+
+use crate::guest::{Guest, Tpm};
 use crate::host::Host;
 use crate::page;
 
@@ -19,6 +21,20 @@ fn backed_up() -> (Host, Guest) {
     host.attach_backup_disk();
     host.play(&commands_under("What to have before")).ok();
     (host, guest)
+}
+
+/// Takes what `backed_up` backed up to another host.
+fn copy_backup(from: &Host, to: &Host) {
+    for file in [
+        "passphrase",
+        "nkp-a.recovery",
+        "store.backup",
+        "vm1.xml",
+        "vm1-tpm.tar",
+    ] {
+        let path = format!("{BACKUP}/{file}");
+        to.write(&path, fs::read(from.path(&path)).unwrap());
+    }
 }
 
 #[track_caller]
@@ -59,16 +75,7 @@ fn the_host_is_lost() {
     let (lost, guest) = backed_up();
     let host = Host::new();
     host.attach_backup_disk();
-    for file in [
-        "passphrase",
-        "nkp-a.recovery",
-        "store.backup",
-        "vm1.xml",
-        "vm1-tpm.tar",
-    ] {
-        let path = format!("{BACKUP}/{file}");
-        host.write(&path, fs::read(lost.path(&path)).unwrap());
-    }
+    copy_backup(&lost, &host);
     drop(lost);
     brings_back(&host, &guest, "The host is lost");
 }
@@ -107,6 +114,45 @@ fn the_key_does_not_open_the_tpm() {
     host.set_tpm_state(&guest, &state);
     refused(&host, &guest, "VG204");
     brings_back(&host, &guest, "The key does not open the TPM");
+}
+
+/// The guest as a restore brings it back: its name, its secret, and a new UUID.
+fn under_a_new_uuid(guest: &Guest) -> Guest {
+    Guest {
+        uuid: DomainUuid::random(),
+        ..guest.clone()
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_guest_comes_back_under_a_new_uuid() {
+    let (host, guest) = backed_up();
+    let tpm = host.tpm_state(&guest);
+    // libvirt deletes the TPM's state.
+    host.virsh(&["undefine", "vm1"]).ok();
+    let guest = host.redefine_guest(under_a_new_uuid(&guest), Tpm::Encrypted(guest.secret));
+    refused(&host, &guest, "VG201");
+    brings_back(&host, &guest, "A guest comes back under a new UUID");
+    host.stop(&guest);
+    assert_eq!(host.tpm_state(&guest), tpm, "its TPM");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_guest_comes_back_under_a_new_uuid_on_another_host() {
+    let (first, guest) = backed_up();
+    let host = Host::new();
+    host.attach_backup_disk();
+    copy_backup(&first, &host);
+    drop(first);
+    let guest = host.redefine_guest(under_a_new_uuid(&guest), Tpm::Encrypted(guest.secret));
+    refused(&host, &guest, "VG201");
+    brings_back(
+        &host,
+        &guest,
+        "A guest comes back under a new UUID on another host",
+    );
 }
 
 #[test]

@@ -15,13 +15,16 @@ pub enum Key {
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
     },
-    /// Take a guest's key over from the backup of another host's store.
+    /// Import a guest's key from a store backup, of this host or of another one.
     Import {
         /// The guest's name or UUID.
         domain: String,
-        /// What `store backup` wrote on the other host.
+        /// What `store backup` wrote.
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
+        /// The guest's name or UUID in the backup, where it has another UUID here.
+        #[arg(long = "as", value_name = "OLD-DOMAIN")]
+        old_domain: Option<String>,
     },
     /// List the key references.
     List {
@@ -50,10 +53,12 @@ pub enum Key {
         /// The guest's name or UUID.
         domain: String,
     },
-    /// Give a cloned guest what its TPM needs: the key of the original for a copied state, a
-    /// key of its own where there is none.
+    /// Set up a cloned guest's key: the original's for a copied TPM state, otherwise a new one.
+    ///
+    /// Also for a guest that came back under a new UUID: where libvirt has forgotten the former
+    /// one, its TPM state is copied, too.
     Clone {
-        /// The original's name or UUID.
+        /// The original's name or UUID; libvirt may have forgotten it.
         domain: String,
         /// The clone's name or UUID; libvirt must know it already.
         #[arg(value_name = "NEW-DOMAIN")]
@@ -64,13 +69,19 @@ pub enum Key {
         /// Its ID, as `key show` shows it.
         id: i64,
     },
-    /// Remove the key references of guests that libvirt no longer knows and whose TPM state is
-    /// gone. The store of before is kept beside the store.
+    /// Remove the keys of guests that libvirt no longer knows and whose TPM state is gone.
+    ///
+    /// The guard's own copies of their TPM state go with them. The previous store is kept next
+    /// to it.
     Prune {
-        /// Only of guests that nothing was heard of for so long: 12h, 30d, 8w.
-        #[arg(long, value_name = "AGE", default_value = "30d")]
-        older_than: String,
-        /// Say what would be removed, and change nothing.
+        /// Only guests inactive for at least this long (12h, 30d, 8w) [default: 30d; 1d for
+        /// those that never had a key].
+        #[arg(long, value_name = "AGE")]
+        older_than: Option<String>,
+        /// Also keys that were used, but never on this host: those of a standby host.
+        #[arg(long)]
+        standby: bool,
+        /// Only show what would be removed.
         #[arg(long)]
         dry_run: bool,
     },

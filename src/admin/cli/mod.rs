@@ -92,6 +92,10 @@ pub enum Command {
         /// Write what was found into this file, too, for Prometheus' textfile collector.
         #[arg(long, value_name = "FILE")]
         metrics: Option<PathBuf>,
+        /// Answer as a monitoring plugin: one line, and exit status 0 OK, 1 WARNING (repairs
+        /// are due), 2 CRITICAL (a guest would not start), 3 UNKNOWN.
+        #[arg(long)]
+        nagios: bool,
     },
     /// The repairs of a start, without a start.
     Repair {
@@ -101,6 +105,9 @@ pub enum Command {
         /// Say what would be repaired, and change nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Answer as a monitoring plugin, as `check --nagios` does.
+        #[arg(long)]
+        nagios: bool,
     },
     /// Do what the hook would do with this captured domain XML.
     ///

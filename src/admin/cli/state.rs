@@ -17,4 +17,17 @@ pub enum State {
         /// The guest's name or UUID.
         domain: String,
     },
+    /// Remove saved copies of a guest's TPM state, and the plain state of before an encrypt.
+    ///
+    /// Refuses to remove the only TPM state that a used key opens.
+    Drop {
+        /// The guest's name or UUID.
+        domain: String,
+        /// Only this copy: the first digits of its sha256, as `state show` shows it (repeatable).
+        #[arg(long = "copy", value_name = "SHA256")]
+        copies: Vec<String>,
+        /// Remove them even if the guest's TPM is lost with them.
+        #[arg(long)]
+        force: bool,
+    },
 }

@@ -2,7 +2,6 @@
 
 use super::Ailment;
 use crate::admin::context::Context;
-use crate::admin::domains::last_name;
 use crate::admin::output;
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
@@ -44,7 +43,7 @@ fn old(context: &Context, domain: DomainUuid, copies: &[KeptState]) -> Option<Ai
     }
     // A store that cannot be read is told of elsewhere.
     let store = context.store(Access::Read).ok().flatten();
-    let name = store.and_then(|store| last_name(&store, domain).ok().flatten());
+    let name = store.and_then(|store| store.last_name(domain).ok().flatten());
     let name = name.map_or_else(|| domain.to_string(), |name| label(&name));
     Some(Ailment::advice(
         format!(
@@ -53,7 +52,10 @@ fn old(context: &Context, domain: DomainUuid, copies: &[KeptState]) -> Option<Ai
             output::time(Some(newest))
         ),
         "if it never does, the copy is of no more use",
-        format!("vtpm-guard state show {}", Arg::uuid(domain)),
+        format!(
+            "vtpm-guard state show {0}; if it never comes back: vtpm-guard state drop {0}",
+            Arg::uuid(domain)
+        ),
     ))
 }
 

@@ -12,6 +12,7 @@ mod other_hooks;
 mod plain_states;
 mod recovery;
 mod secrets;
+mod shared_secrets;
 mod store;
 mod tpm_states;
 
@@ -86,6 +87,7 @@ pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments(&context.libvirt_dirs().secrets()));
+    ailments.extend(shared_secrets::ailments(context));
     ailments.extend(tpm_states::ailments(context));
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));

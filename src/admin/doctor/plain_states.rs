@@ -16,6 +16,9 @@ fn still_kept(domain: DomainUuid) -> Ailment {
     Ailment::advice(
         format!("the plain TPM state of {domain}, which was encrypted, is still kept"),
         "whoever has this disk, or a backup of it, opens the guest's TPM as it was",
-        format!("start the guest, which proves the encrypted one: virsh start {domain}"),
+        format!(
+            "start the guest, which proves the encrypted one: virsh start {domain}; if it is \
+             gone: vtpm-guard state drop {domain}"
+        ),
     )
 }

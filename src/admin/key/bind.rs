@@ -1,5 +1,7 @@
 //! `key bind`: ties a guest to a provider, and never a key to one that does not open it.
 
+mod notes;
+
 use serde_json::json;
 
 use super::{document, provider};
@@ -28,7 +30,7 @@ pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
         Some(name) => provider::find_for_new_keys(context, name)?,
         None => default_provider(context)?,
     };
-    let domain = domains::resolve(context, text)?;
+    let domain = domains::resolve_present(context, text)?;
     let now = Timestamp::now();
     let seen = store.references(domain.uuid, now)?;
     let keyed: Vec<_> = seen
@@ -48,7 +50,11 @@ pub(super) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
             context, &mut store, &seen, &keyed, &provider, &domain,
         )?)
     };
-    answer(context, &domain, &provider, &done)
+    answer(context, &domain, &provider, &done)?;
+    match done {
+        Done::Placeholder(_) => notes::say(context, &store, &domain, &provider),
+        Done::Rebound(_) | Done::Keyed(_) => Ok(()),
+    }
 }
 
 /// The store, and the default provider in it.

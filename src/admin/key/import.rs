@@ -1,7 +1,7 @@
 //! `key import`: a guest's key from the backup of another host's store, as it is wrapped.
 //!
 //! The guest moves, its key moves with it; the KEK comes by `provider import`. Nothing is
-//! unwrapped but to see that it opens here.
+//! unwrapped but to see that it opens here, and where the guest has another UUID by now.
 
 use std::path::Path;
 
@@ -11,43 +11,59 @@ use super::document;
 use crate::admin::context::{self, Context};
 use crate::admin::domains::{self, NamedDomain};
 use crate::admin::error::AdminError;
+use crate::admin::opened::{opened_keys, wrap_for};
 use crate::admin::provider::for_new_keys;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::wrap::{self, WrappedDek};
 use crate::report::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{KeyRef, Provider};
 
-pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), AdminError> {
+pub(super) fn run(
+    context: &Context,
+    text: &str,
+    from: &Path,
+    old_text: Option<&str>,
+) -> Result<(), AdminError> {
     let copy = Store::open_copy(from, context::patience())?;
-    let domain = find(&copy, text)?;
-    let (record, wrapped) = the_key(&copy, &domain, from)?;
+    let domain = find(context, &copy, text)?;
+    let old = match old_text {
+        Some(old_text) => find_in(&copy, old_text)?,
+        None => same_guest(&copy, &domain, from)?,
+    };
+    let (record, wrapped) = the_key(&copy, &old, from)?;
     let mut store = context
         .store(Access::Write)?
         .ok_or_else(|| no_provider(&domain.label(), &record, None))?;
 
+    let providers = store.providers()?;
     let known = store.all_key_refs(Some(domain.uuid), true)?;
     let same = known
         .iter()
         .find(|row| row.key_ref.wrapped_dek.as_ref() == Some(&wrapped));
     if let Some(row) = same {
-        return answer(
-            context,
-            &domain,
-            &row.key_ref.provider_name,
-            row.key_ref.id,
-            false,
-        );
+        return already_here(context, &domain, row);
     }
-    let providers = store.providers()?;
-    let provider = opens_here(context, &providers, &domain, &record, &wrapped)?;
-    let key = NewKey {
-        wrapped_dek: wrapped,
-        key_id: provider.key_id,
-        key_version: provider.key_version,
-        algorithm: wrap::ALGORITHM,
+    let (provider, dek) = opens_here(context, &providers, &old, &record, &wrapped)?;
+    let key = if old.uuid == domain.uuid {
+        NewKey {
+            wrapped_dek: wrapped,
+            key_id: provider.key_id,
+            key_version: provider.key_version,
+            algorithm: wrap::ALGORITHM,
+        }
+    } else {
+        let rows = known.iter().map(|row| row.key_ref.clone());
+        let own = opened_keys(&context.keyring(), rows, &providers, domain.uuid);
+        let same = own.iter().find(|key| key.dek.same_as(&dek));
+        let is_it = |row: &&KeyRefRecord| same.is_some_and(|key| key.key_ref.id == row.key_ref.id);
+        if let Some(row) = known.iter().find(is_it) {
+            return already_here(context, &domain, row);
+        }
+        wrap_for(&context.keyring(), &provider, &dek, domain.uuid)?
     };
     let id = store.add_key(&AddKey {
         domain: domain.uuid,
@@ -71,18 +87,69 @@ pub(super) fn run(context: &Context, text: &str, from: &Path) -> Result<(), Admi
     Ok(())
 }
 
-/// The guest, which this host's libvirt need not know yet: the copy knows its name.
-fn find(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
+/// The guest as this host knows it; it need not know it yet, and the copy knows its name.
+fn find(context: &Context, copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
+    if let Ok(guests) = context::libvirt().guests_called(text, context::patience())
+        && let Some(guest) = domains::pick(context, text, &guests)?
+    {
+        return Ok(guest.into());
+    }
+    find_in(copy, text)
+}
+
+/// The guest as the copy knows it.
+fn find_in(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
     domains::refuse_two(copy, text)?;
     if let Ok(uuid) = DomainUuid::parse(text) {
         return Ok(NamedDomain::of_uuid(uuid, None));
     }
-    let uuid = copy.domain_uuid_by_name(text)?.ok_or_else(|| {
+    let users = copy.users_of_name(text)?;
+    if users.len() > 1 {
+        let uuids: Vec<_> = users.iter().map(ToString::to_string).collect();
+        return Err(AdminError::refused(format!(
+            "the backup has keys of several guests of the name {}: {}",
+            quoted(text),
+            uuids.join(", ")
+        ))
+        .with_hint("name one by its UUID"));
+    }
+    let uuid = match users.first() {
+        Some(uuid) => Some(*uuid),
+        None => copy.domain_uuid_by_name(text)?,
+    };
+    let uuid = uuid.ok_or_else(|| {
         AdminError::usage(format!("the backup knows no guest {}", quoted(text)))
             .with_hint("name it by its UUID: virsh domuuid DOMAIN, on the host that has it")
     })?;
     // On this host that name may be another guest's.
     Ok(NamedDomain::of_uuid(uuid, Some(text.to_owned())))
+}
+
+/// The guest in the copy: by its UUID. A key of another guest of its name is taken only when
+/// that one is named.
+fn same_guest(copy: &Store, domain: &NamedDomain, from: &Path) -> Result<NamedDomain, AdminError> {
+    let has_key = |row: &KeyRefRecord| row.key_ref.wrapped_dek.is_some();
+    let rows = copy.all_key_refs(Some(domain.uuid), false)?;
+    let namesakes = match &domain.name {
+        Some(name) if !rows.iter().any(has_key) => copy.users_of_name(name)?,
+        _ => Vec::new(),
+    };
+    match namesakes.first() {
+        None => Ok(NamedDomain::of_uuid(domain.uuid, domain.name.clone())),
+        Some(old) => {
+            let label = domain.label();
+            Err(AdminError::refused(format!(
+                "{} has no key of {label} under its UUID {}, but one of a guest of that name, {old}",
+                from.display(),
+                domain.uuid
+            ))
+            .with_hint(format!(
+                "if it is the same guest under a new UUID: vtpm-guard key import {} --from {} --as {old}",
+                domain.arg,
+                Arg::file(from)
+            )))
+        }
+    }
 }
 
 /// The one key of the guest that is in use in the copy.
@@ -114,14 +181,14 @@ fn the_key(
     }
 }
 
-/// The provider of this host whose KEK opens the key.
+/// The provider of this host whose KEK opens the key, and what is in it.
 fn opens_here(
     context: &Context,
     providers: &[Provider],
     domain: &NamedDomain,
     record: &KeyRefRecord,
     wrapped: &WrappedDek,
-) -> Result<Provider, AdminError> {
+) -> Result<(Provider, Dek), AdminError> {
     let label = domain.label();
     let corrupt = |why: String| {
         AdminError::refused(format!("the wrapped key of {label} is damaged: {why}"))
@@ -137,7 +204,7 @@ fn opens_here(
         .ok_or_else(|| no_provider(&label, record, Some(key_id)))?;
     let kek = context.keyring().open(key_id, context::patience())?;
     match wrapped.unwrap(&kek, domain.uuid) {
-        Ok(Some(_)) => Ok(provider),
+        Ok(Some(dek)) => Ok((provider, dek)),
         Ok(None) => Err(no_provider(&label, record, Some(key_id))),
         Err(error) => Err(corrupt(error.to_string())),
     }
@@ -150,6 +217,24 @@ fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> Adm
         quoted(&record.key_ref.provider_name)
     ))
     .with_hint("import it first: vtpm-guard provider import FILE")
+}
+
+/// The guest has this very key.
+fn already_here(
+    context: &Context,
+    domain: &NamedDomain,
+    row: &KeyRefRecord,
+) -> Result<(), AdminError> {
+    let KeyRef {
+        id, provider_name, ..
+    } = &row.key_ref;
+    answer(context, domain, provider_name, *id, false)?;
+    if row.retired_at.is_some() {
+        context.output.note(&format!(
+            "it is retired; to use it: vtpm-guard key use {id}"
+        ));
+    }
+    Ok(())
 }
 
 fn answer(

@@ -28,7 +28,11 @@ use crate::store::{Access, Store, StoreError, UsedKey};
 pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminError> {
     match verb {
         cli::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
-        cli::Key::Import { domain, from } => import::run(context, domain, from),
+        cli::Key::Import {
+            domain,
+            from,
+            old_domain,
+        } => import::run(context, domain, from, old_domain.as_deref()),
         cli::Key::List { domain } => list::run(context, domain.as_deref()),
         cli::Key::Show { domain } => show::run(context, domain),
         cli::Key::Unbind { domain } => unbind(context, domain),
@@ -38,8 +42,9 @@ pub(super) fn run(context: &Context, verb: &cli::Key) -> Result<ExitCode, AdminE
         cli::Key::Use { id } => use_key(context, KeyRefId(*id)),
         cli::Key::Prune {
             older_than,
+            standby,
             dry_run,
-        } => prune::run(context, older_than, *dry_run),
+        } => prune::run(context, older_than.as_deref(), *standby, *dry_run),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -81,7 +86,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
     let was_in_use = store.retire(id, Timestamp::now())?;
     let document = json!({
         "id": id.0,
-        "domain": { "name": domains::last_name(&store, domain)?, "uuid": domain.to_string() },
+        "domain": { "name": store.last_name(domain)?, "uuid": domain.to_string() },
         "changed": was_in_use,
     });
     context.output.answer(&document, |out| {
@@ -98,7 +103,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
         }
     })?;
     if was_in_use && !store.has_key_refs(domain)? {
-        let name = domains::last_name(&store, domain)?;
+        let name = store.last_name(domain)?;
         let label = name.map_or(domain.to_string(), |name| label(&name));
         context.output.note(&format!(
             "{label} has no key in use now; to take this one back: vtpm-guard key use {id}"
@@ -111,7 +116,7 @@ fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
     let mut store = store_with(context, id)?;
     let was_retired = store.key_ref(id)?.retired_at.is_some();
     let UsedKey { domain, retired } = store.use_key(id, Timestamp::now())?;
-    let name = domains::last_name(&store, domain)?;
+    let name = store.last_name(domain)?;
     let changed = was_retired || !retired.is_empty();
     let document = json!({
         "id": id.0,

@@ -1,7 +1,5 @@
 //! `key show`: a guest's key references, also the retired ones, and what each of them opens.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 
 use super::list;
@@ -11,11 +9,10 @@ use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output;
 use crate::admin::table::{BAD, Cell, GOOD, table};
-use crate::domain::{Emulator, TpmVersion};
+use crate::admin::tpm_place::{self, TpmPlace};
 use crate::guard::try_rows;
-use crate::ids::DomainUuid;
 use crate::store::{Access, KeyRefRecord};
-use crate::swtpm::{StateFile, read_state, state_path};
+use crate::swtpm::state_path;
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 
 #[cfg(test)]
@@ -23,17 +20,25 @@ mod tests;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
-    let (rows, providers) = match context.store(Access::Read)? {
-        Some(store) => (
-            store.all_key_refs(Some(domain.uuid), true)?,
-            store.providers()?,
-        ),
-        None => (Vec::new(), Vec::new()),
+    let Some(store) = context.store(Access::Read)? else {
+        return Err(no_rows(&domain));
     };
+    let (rows, providers) = (
+        store.all_key_refs(Some(domain.uuid), true)?,
+        store.providers()?,
+    );
     if rows.is_empty() {
         return Err(no_rows(&domain));
     }
-    let (path, tpm) = tpm_state(&context.libvirt_dirs().tpm_states(), domain.uuid);
+    let defined = tpm_place::definition(domain.uuid);
+    let seen = store.seen_state(domain.uuid)?.map(|seen| seen.path);
+    let libvirt_state_dir = &context.libvirt_dirs().tpm_states();
+    let TpmPlace { path, state: tpm } = tpm_place::find(
+        libvirt_state_dir,
+        domain.uuid,
+        defined.as_ref().map(|(_, vtpm)| vtpm),
+        seen.as_deref(),
+    );
     let all = References {
         key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
         providers,
@@ -95,6 +100,14 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         "the TPM state was looked for at {}",
         path.display()
     ));
+    let wanted = defined.map(|(_, vtpm)| state_path(libvirt_state_dir, domain.uuid, &vtpm));
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != path) {
+        context.output.note(&format!(
+            "its XML looks for it at {}: vtpm-guard check {}",
+            wanted.display(),
+            domain.arg
+        ));
+    }
     Ok(())
 }
 
@@ -183,24 +196,4 @@ fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provi
     named
         .filter(|provider| provider.key_id == key_id)
         .or_else(|| providers.iter().find(|provider| provider.key_id == key_id))
-}
-
-/// The TPM state at libvirt's default place, of a TPM 2.0 or else of a TPM 1.2. The domain
-/// XML, which may name another place, is not at hand here.
-fn tpm_state(libvirt_state_dir: &Path, domain: DomainUuid) -> (PathBuf, StateFile) {
-    let look = |version| {
-        let vtpm = Emulator {
-            version,
-            secret_uuid: None,
-            persistent_state: false,
-            source: None,
-        };
-        let path = state_path(libvirt_state_dir, domain, &vtpm);
-        (path, read_state(libvirt_state_dir, domain, &vtpm))
-    };
-    let newer = look(TpmVersion::V2_0);
-    match (&newer.1, look(TpmVersion::V1_2)) {
-        (StateFile::Absent, older) if !matches!(older.1, StateFile::Absent) => older,
-        _ => newer,
-    }
 }

@@ -8,7 +8,6 @@ mod answer;
 
 use super::{Exclusive, find, named_by, refuse_former, reseal};
 use crate::admin::context::{self, Context};
-use crate::admin::domains;
 use crate::admin::error::AdminError;
 use crate::admin::output::count;
 use crate::admin::progress::Progress;
@@ -260,7 +259,7 @@ impl Row {
         result: Result<Done, String>,
     ) -> Result<Self, AdminError> {
         Ok(Self {
-            guest: domains::last_name(store, record.domain)?,
+            guest: store.last_name(record.domain)?,
             record,
             result,
         })

@@ -1,8 +1,11 @@
 //! `state …`: the kept copies of TPM state.
 
+mod drop;
 mod list;
 mod restore;
 mod show;
+
+pub(super) use restore::not_put_back;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -26,6 +29,11 @@ pub(super) fn run(context: &Context, verb: &cli::State) -> Result<ExitCode, Admi
         cli::State::List => list::run(context)?,
         cli::State::Show { domain } => show::run(context, domain)?,
         cli::State::Restore { domain } => restore::run(context, domain)?,
+        cli::State::Drop {
+            domain,
+            copies,
+            force,
+        } => drop::run(context, domain, copies, *force)?,
     }
     Ok(ExitCode::SUCCESS)
 }

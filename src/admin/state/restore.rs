@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     Ok(())
 }
 
-fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminError {
+pub(in crate::admin) fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminError {
     match error {
         PutBackError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
             "{} has a TPM state; move it away first if the kept one is the right one",

@@ -19,9 +19,9 @@ use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::libvirt::Guest;
 use crate::store::Access;
-use crate::verdict::Decision;
 use crate::verdict::facts::Proof;
 use crate::verdict::outcome::{KeyInUse, Outcome};
+use crate::verdict::{Decision, Reason};
 
 /// A guest with an emulated TPM.
 struct Row {
@@ -134,6 +134,11 @@ impl Row {
         self.outcome().is_allowed()
     }
 
+    /// Whether whoever starts it brings its key.
+    fn has_a_clients_key(&self) -> bool {
+        self.outcome().verdict.decision == Decision::Allow(Reason::ClientsKey)
+    }
+
     fn is_encrypted(&self) -> bool {
         let domain = self.outcome().domain.as_ref();
         domain.is_some_and(|domain| domain.encrypted_vtpm().is_some())
@@ -172,6 +177,7 @@ impl Row {
                 Proof::None => None,
             }),
             "last_start_at": self.last_start.map(|at| at.0),
+            "clients_key": self.has_a_clients_key(),
             "would_start": code.is_none(),
             "code": code,
             "repairs": verdict.repairs.len(),
@@ -190,6 +196,7 @@ impl Row {
         let starts = match &self.outcome().verdict.decision {
             Decision::Deny(refusal) => Cell::new(refusal.code().as_str()).fg(BAD),
             Decision::Allow(_) if self.needs_repairs() => Cell::new("after repairs").fg(NOTABLE),
+            Decision::Allow(Reason::ClientsKey) => Cell::new("by its client").fg(GOOD),
             Decision::Allow(_) => Cell::new("yes").fg(GOOD),
         };
         [

@@ -1,6 +1,7 @@
 //! The decision table of design.md ("prepare: from facts to verdict").
 
 mod chosen;
+mod elsewhere;
 mod host_secret;
 mod keyed;
 mod mend;
@@ -15,11 +16,14 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use host_secret::{Carries, carried};
 
-/// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`.
+/// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
+/// `AskElsewhere` only while `facts.elsewhere` is.
 pub fn decide(facts: &Facts) -> Answer {
     match by_table(facts) {
-        Answer::Verdict(verdict) => note_arrival(facts, put_back_copy(facts, verdict)).into(),
-        Answer::AskHostSecret => Answer::AskHostSecret,
+        Answer::Verdict(verdict) => {
+            elsewhere::name_it(facts, note_arrival(facts, put_back_copy(facts, verdict)))
+        }
+        question => question,
     }
 }
 
@@ -268,7 +272,13 @@ fn no_rows(case: &Case<'_>) -> Answer {
     // Binding helps where a new TPM would be made, and nowhere else.
     match &policy.auto_bind {
         _ if !case.would_be_a_new_tpm() => deny(case.key_lost()).into(),
-        Some(name) => placeholders::bind_and_make_key(case, name),
+        Some(name) => match &case.facts.elsewhere {
+            None => Answer::AskElsewhere,
+            Some(found) if found.forbids_a_new_tpm(policy.transient_state) => {
+                deny(Refusal::KeyMissing).into()
+            }
+            Some(_) => placeholders::bind_and_make_key(case, name),
+        },
         None => deny(Refusal::KeyMissing).into(),
     }
 }

@@ -3,7 +3,10 @@
 use super::Pair;
 use crate::admin::error::AdminError;
 use crate::admin::stopped::Known;
-use crate::ids::SecretUuid;
+use crate::guard::Guard;
+use crate::ids::{KeyRefId, SecretUuid};
+use crate::report::Arg;
+use crate::swtpm::state_path;
 
 pub(super) fn not_encrypted(clone: &Known) -> AdminError {
     AdminError::refused(format!(
@@ -39,8 +42,36 @@ pub(super) fn not_opened(pair: &Pair) -> AdminError {
     ))
 }
 
-pub(super) fn not_bound(original: &Known, clone: &Known) -> AdminError {
-    let label = original.label();
+pub(super) fn own_key_is_retired(clone: &Known, key_ref: KeyRefId) -> AdminError {
+    AdminError::refused(format!(
+        "{} has the key of its TPM state already, and it is retired",
+        clone.label()
+    ))
+    .with_hint(format!("use it: vtpm-guard key use {key_ref}"))
+}
+
+pub(super) fn runs(clone: &Known) -> AdminError {
+    AdminError::refused(format!("{} is running", clone.label()))
+        .with_hint(format!("stop it first: virsh shutdown {}", clone.arg()))
+}
+
+/// The original's TPM is used and gone: the clone's start would make a new one.
+pub(super) fn no_state_left(pair: &Pair, guard: &Guard) -> AdminError {
+    let (original, clone) = (pair.original.label(), &pair.clone);
+    let place = state_path(&guard.libvirt_state_dir, clone.uuid(), &clone.vtpm);
+    AdminError::refused(format!(
+        "no TPM state that a key of {original} opens is left on this host"
+    ))
+    .with_hint(format!(
+        "bring it back from a backup to {}, then again; for a new TPM: vtpm-guard key bind {} \
+         --provider NAME",
+        Arg::file(&place),
+        clone.arg()
+    ))
+}
+
+pub(super) fn not_bound(pair: &Pair) -> AdminError {
+    let (label, clone) = (pair.original.label(), &pair.clone);
     AdminError::refused(format!("{label} is bound to no provider of this host")).with_hint(format!(
         "bind the clone: vtpm-guard key bind {} --provider NAME",
         clone.arg()

@@ -1,13 +1,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::clock::{Deadline, Timestamp};
-use crate::ids::{KeyRefId, ProviderUuid};
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::key::keyring::{Keyring, WeakerSeal};
@@ -20,27 +21,6 @@ fn lay_state(libvirt_state_dir: &Path, domain: DomainUuid, vector: &str, file: &
     let file = libvirt_state_dir.join(domain.to_string()).join(file);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::copy(vectors.join(vector).join(file.file_name().unwrap()), file).unwrap();
-}
-
-#[test]
-fn the_state_of_either_version_is_found() {
-    let dir = tempfile::tempdir().unwrap();
-    let domain = DomainUuid::random();
-    let found = || {
-        let (path, state) = tpm_state(dir.path(), domain);
-        let path = path
-            .strip_prefix(dir.path().join(domain.to_string()))
-            .unwrap();
-        (path.to_str().unwrap().to_owned(), state.word())
-    };
-    assert_eq!(found(), ("tpm2/tpm2-00.permall".to_owned(), "absent"));
-    for (vector, file, state) in [
-        ("tpm1.2-plain", "tpm1.2/tpm-00.permall", "plain"),
-        ("tpm2-encrypted", "tpm2/tpm2-00.permall", "encrypted"),
-    ] {
-        lay_state(dir.path(), domain, vector, file);
-        assert_eq!(found(), (file.to_owned(), state));
-    }
 }
 
 #[test]
@@ -87,7 +67,7 @@ fn the_key_that_opens_the_tpm_is_proven_and_another_refuted() {
         providers: vec![provider],
         ..References::default()
     };
-    let (_, state) = tpm_state(dir.path(), domain);
+    let state = tpm_place::find(dir.path(), domain, None, None).state;
     let trials = try_rows(&keyring, &all, domain, &state, deadline);
     let said = rows.each_ref().map(|row| {
         let tried = Tried {

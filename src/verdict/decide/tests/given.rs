@@ -8,6 +8,7 @@ use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
+use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
     KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
@@ -192,8 +193,17 @@ pub(super) fn guest() -> Facts {
         arrival: None,
         snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
+        elsewhere: Some(nothing_elsewhere()),
         retired: BTreeMap::new(),
         policy: Policy::default(),
+    }
+}
+
+/// This host has nothing of the guest under another name; libvirt defines it.
+pub(super) fn nothing_elsewhere() -> Elsewhere {
+    Elsewhere {
+        is_defined: true,
+        ..Elsewhere::default()
     }
 }
 
@@ -284,6 +294,12 @@ impl Facts {
         self
     }
 
+    /// What this host has under another name.
+    pub(super) fn elsewhere(mut self, change: impl FnOnce(&mut Elsewhere)) -> Self {
+        change(self.elsewhere.as_mut().unwrap());
+        self
+    }
+
     pub(super) fn host(mut self, secret: HostSecret) -> Self {
         self.host_secret = Some(secret);
         self
@@ -304,6 +320,7 @@ impl Facts {
 pub(super) fn verdict(facts: &Facts) -> String {
     match decide(facts) {
         Answer::AskHostSecret => "ask".to_owned(),
+        Answer::AskElsewhere => "look elsewhere".to_owned(),
         Answer::Verdict(verdict) => in_words(&verdict),
     }
 }

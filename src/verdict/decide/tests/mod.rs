@@ -1,6 +1,7 @@
 //! The decision table of design.md, row by row, in its order.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod elsewhere;
 mod given;
 mod properties;
 
@@ -40,7 +41,7 @@ fn refusal(facts: &crate::verdict::facts::Facts) -> Refusal {
             Decision::Deny(refusal) => refusal,
             Decision::Allow(reason) => panic!("allowed: {reason:?}"),
         },
-        Answer::AskHostSecret => panic!("no verdict yet"),
+        Answer::AskHostSecret | Answer::AskElsewhere => panic!("no verdict yet"),
     }
 }
 

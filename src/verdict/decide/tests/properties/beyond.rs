@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::many;
 use super::model::{Host, Tpm, Value, World, Xml};
-use super::worlds::{host_secret, world};
+use super::worlds::{elsewhere, host_secret, world};
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
 use crate::verdict::decide::decide;
@@ -36,6 +36,26 @@ proptest! {
         let unasked = World { host_secret: None, ..world.clone() };
         if let Answer::Verdict(verdict) = decide(&unasked.facts()) {
             prop_assert_eq!(world.with_host(host).verdict(), verdict);
+        }
+    }
+
+    #[test]
+    fn what_is_elsewhere_matters_only_where_it_is_looked_for(
+        world in world(),
+        found in elsewhere(),
+    ) {
+        let unasked = World { elsewhere: None, ..world.clone() };
+        match decide(&unasked.facts()) {
+            Answer::Verdict(verdict) => {
+                prop_assert_eq!(world.with_elsewhere(found).verdict(), verdict);
+            }
+            // A start that goes on looks only before it binds a guest by itself.
+            Answer::AskElsewhere => {
+                let verdict = world.with_elsewhere(found).verdict();
+                prop_assert!(!is_allowed(&verdict)
+                    || verdict.decision == Decision::Allow(Reason::NewKey));
+            }
+            Answer::AskHostSecret => {}
         }
     }
 

@@ -14,9 +14,11 @@ use model::{Foreign, Host, Tpm, Value, World, Xml};
 use worlds::world;
 
 use super::super::decide;
+use super::given::nothing_elsewhere;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
+use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{KekState, KeyRef, KeySource, Proof, Provider, TpmState, Trial};
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Answer, Decision, Over, Reason, Verdict};
@@ -42,12 +44,23 @@ impl World {
                 assert_eq!(self.host_secret, None, "asked for what it was told");
                 self.with_host(Host::HIDDEN).verdict()
             }
+            Answer::AskElsewhere => {
+                assert_eq!(self.elsewhere, None, "looked for what it was told");
+                self.with_elsewhere(nothing_elsewhere()).verdict()
+            }
         }
     }
 
     fn with_host(&self, host_secret: Host) -> Self {
         Self {
             host_secret: Some(host_secret),
+            ..self.clone()
+        }
+    }
+
+    fn with_elsewhere(&self, elsewhere: Elsewhere) -> Self {
+        Self {
+            elsewhere: Some(elsewhere),
             ..self.clone()
         }
     }
@@ -182,6 +195,14 @@ proptest! {
         }
         let provided = verdict.secret.is_some_and(|secret| secret.key == KeySource::Created);
         prop_assert_eq!(made.len(), usize::from(provided));
+        let bound = verdict.repairs.iter().any(|repair| matches!(
+            repair,
+            Repair::BindProvider { key_ref: None, .. }
+        ));
+        let transient_state = world.policy.transient_state;
+        let forbids = |found: &Elsewhere| found.forbids_a_new_tpm(transient_state);
+        let forbids = world.elsewhere.as_ref().is_some_and(forbids);
+        prop_assert!(!(bound && forbids), "a guest that may be another one was bound by itself");
         for kek in made {
             prop_assert!(world.would_make_a_new_tpm());
             prop_assert!(world.references.key_refs.iter().all(|row| row.wrapped_dek.is_none()));

@@ -9,6 +9,7 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
+use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, KeptCopy, KeyRef,
     NotOpened, Occasion, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
@@ -33,6 +34,7 @@ pub(super) struct World {
     /// Whether the last run, of a transient guest, ended normally.
     pub(super) ended_normally: bool,
     pub(super) host_secret: Option<Host>,
+    pub(super) elsewhere: Option<Elsewhere>,
     pub(super) policy: Policy,
 }
 
@@ -143,6 +145,7 @@ impl World {
         facts.kept.ended_normally = self.ended_normally;
         let tpm = self.stands_in(&facts);
         facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
+        facts.elsewhere = self.elsewhere.clone();
         facts.policy = self.policy.clone();
         if let Err(trouble) = &self.store {
             facts.references = Err(trouble.clone());

@@ -11,8 +11,11 @@ use proptest::sample::{select, subsequence};
 use super::super::given::{SECRET, key, uuid};
 use super::model::{Foreign, Host, Tpm, Value, World, Xml, garbage, wrap};
 use crate::clock::Timestamp;
-use crate::ids::{KeyRefId, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
+use crate::verdict::elsewhere::{
+    Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+};
 use crate::verdict::facts::{
     Hindrance, KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState,
     kek_ref,
@@ -27,13 +30,13 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     let keys = (providers(), subsequence(vec!['A', 'B', 'C'], 0..=1));
     let rows = (rows(4), rows(1));
     let surroundings = (xml(), store(), (tpms(), hindrance()), once_in(3));
-    let permissions = (maybe(host_secret()), policy());
+    let permissions = (maybe(host_secret()), maybe(elsewhere()), policy());
     (keys, rows, surroundings, permissions).prop_map(
         |(
             (providers, sealed),
             (rows, retired),
             (xml, store, (tpms, hindrance), arrives),
-            (host, policy),
+            (host, elsewhere, policy),
         )| {
             World {
                 xml,
@@ -52,6 +55,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 copy: tpms.1,
                 ended_normally: tpms.2,
                 host_secret: host,
+                elsewhere,
                 policy,
             }
         },
@@ -84,6 +88,34 @@ pub(super) fn host_secret() -> impl Strategy<Value = Host> {
             serves_anything,
             is_named_by_another,
         }))
+    })
+}
+
+pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
+    let other = OtherDomain {
+        uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000099").unwrap(),
+        name: Some("other".to_owned()),
+        is_defined: true,
+    };
+    let relative = Relative {
+        domain: other.clone(),
+        by: Kinship::Secret,
+        has_state: true,
+    };
+    let state = StateElsewhere {
+        path: "/there".into(),
+        wanted: "/here".into(),
+        kind: ElsewhereKind::LastSeen,
+    };
+    let found = (once_in(4), once_in(4), once_in(4), once_in(4));
+    (any::<bool>(), found).prop_map(move |(is_defined, (seen, was_undefined, held, related))| {
+        Elsewhere {
+            is_defined,
+            state: seen.then(|| state.clone()),
+            was_undefined,
+            key_holder: held.then(|| other.clone()),
+            relative: related.then(|| relative.clone()),
+        }
     })
 }
 

@@ -1,0 +1,263 @@
+//! Before a refusal says gone, lost or missing: looks for the guest's TPM and its key under
+//! other names on this host.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::Guard;
+use super::gather::Gathered;
+use super::keys::Keys;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::{Domain, Emulator, StateSource, TpmVersion, Vtpm};
+use crate::host::bounded::bounded;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::kept::Shelf;
+use crate::store::{Store, StoreError};
+use crate::swtpm::{EncryptedState, StateFile, state_path};
+use crate::verdict::elsewhere::{
+    Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+};
+
+/// How long the look may take; it never takes more than half of what is left.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+
+/// How many keys are tried on a TPM state: each takes a millisecond.
+const KEYS_TRIED: usize = 500;
+
+/// Looks. What cannot be read is not found.
+pub(super) fn look(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
+    let deadline = deadline.at_most(TIME_LIMIT.min(deadline.remaining() / 2));
+    let Gathered {
+        facts,
+        keys,
+        store,
+        state,
+        ..
+    } = gathered;
+    let Ok(domain) = &facts.domain else {
+        return Elsewhere::default();
+    };
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return Elsewhere::default();
+    };
+    let is_defined = guard.definition_files().defined_as(domain.uuid).is_some();
+    let Some(store) = store else {
+        return Elsewhere {
+            is_defined,
+            state: state_elsewhere(guard, domain, vtpm, None),
+            ..Elsewhere::default()
+        };
+    };
+    let look = Look {
+        guard,
+        domain,
+        vtpm,
+        store,
+        deadline,
+    };
+    let mut found = Elsewhere {
+        is_defined,
+        ..look.by_names().unwrap_or_default()
+    };
+    if let StateFile::Encrypted(state) = state {
+        match look.holder_of_key(state, keys) {
+            Ok(holder) => found.key_holder = holder,
+            Err(error) => tracing::warn!(%error, "keys of other guests were not tried"),
+        }
+    }
+    found
+}
+
+/// What one look works with.
+struct Look<'a> {
+    guard: &'a Guard,
+    domain: &'a Domain,
+    vtpm: &'a Emulator,
+    store: &'a Store,
+    deadline: Deadline,
+}
+
+impl Look<'_> {
+    /// What names, UUIDs and places tell.
+    fn by_names(&self) -> Result<Elsewhere, StoreError> {
+        let Self { guard, domain, .. } = self;
+        let seen = self.store.seen_state(domain.uuid)?;
+        let seen = seen.as_ref().map(|seen| seen.path.as_path());
+        Ok(Elsewhere {
+            state: state_elsewhere(guard, domain, self.vtpm, seen),
+            was_undefined: self.was_undefined()?,
+            relative: self.relative()?,
+            ..Elsewhere::default()
+        })
+    }
+
+    /// libvirt deletes the directory of a guest's TPM when it is undefined, and a definition
+    /// that is younger than the last start is a new one, or an edited one.
+    fn was_undefined(&self) -> Result<bool, StoreError> {
+        let directory = self
+            .guard
+            .libvirt_state_dir
+            .join(self.domain.uuid.to_string());
+        let asked = directory.clone();
+        let is_gone = bounded(&directory, move || !asked.exists()).unwrap_or(false);
+        if self.vtpm.source.is_some() || !is_gone {
+            return Ok(false);
+        }
+        let definition = format!("{}.xml", self.domain.name);
+        let definition = self.guard.libvirt_definitions_dir.join(definition);
+        let Some(defined_at) = changed_at(&definition) else {
+            return Ok(false);
+        };
+        let last_start = self.store.last_start(self.domain.uuid)?;
+        Ok(last_start.is_some_and(|last_start| last_start < defined_at))
+    }
+
+    fn relative(&self) -> Result<Option<Relative>, StoreError> {
+        if let Some(secret) = self.vtpm.secret_uuid
+            && let Some(uuid) = self.other_user_of(secret)?
+        {
+            return self.related(uuid, Kinship::Secret).map(Some);
+        }
+        for uuid in self.store.users_of_name(&self.domain.name)? {
+            // One that libvirt defines has another name by now: names are unique.
+            if uuid != self.domain.uuid && self.definition_of(uuid).is_none() {
+                return self.related(uuid, Kinship::Name).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn related(&self, uuid: DomainUuid, by: Kinship) -> Result<Relative, StoreError> {
+        let own = [TpmVersion::V1_2, TpmVersion::V2_0].map(|version| {
+            let source = None;
+            let vtpm = Emulator {
+                version,
+                source,
+                ..self.vtpm.clone()
+            };
+            state_path(&self.guard.libvirt_state_dir, uuid, &vtpm)
+        });
+        let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
+        let copies = Shelf::of(&self.guard.state_dir, uuid).copies();
+        let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
+        Ok(Relative {
+            domain: self.describe(uuid)?,
+            by,
+            has_state: has_copy || own.iter().chain(&seen).any(|path| is_filled(path)),
+        })
+    }
+
+    /// Another domain with a used key whose row, or whose definition, names this secret.
+    fn other_user_of(&self, secret: SecretUuid) -> Result<Option<DomainUuid>, StoreError> {
+        let is_other = |uuid: &DomainUuid| *uuid != self.domain.uuid;
+        if let Some(uuid) = self
+            .store
+            .users_of_secret(secret)?
+            .into_iter()
+            .find(is_other)
+        {
+            return Ok(Some(uuid));
+        }
+        for other in self.guard.definition_files().naming(secret) {
+            if is_other(&other.uuid) && self.store.has_used_key(other.uuid)? {
+                return Ok(Some(other.uuid));
+            }
+        }
+        Ok(None)
+    }
+
+    fn describe(&self, uuid: DomainUuid) -> Result<OtherDomain, StoreError> {
+        let defined = self.definition_of(uuid);
+        Ok(OtherDomain {
+            uuid,
+            is_defined: defined.is_some(),
+            name: match defined {
+                Some(domain) => Some(domain.name),
+                None => self.store.last_name(uuid)?,
+            },
+        })
+    }
+
+    fn definition_of(&self, uuid: DomainUuid) -> Option<Domain> {
+        self.guard.definition_files().defined_as(uuid)
+    }
+
+    /// Another domain with a key that opens this state.
+    fn holder_of_key(
+        &self,
+        state: &EncryptedState,
+        keys: &mut Keys,
+    ) -> Result<Option<OtherDomain>, StoreError> {
+        let providers = self.store.providers()?;
+        let (uuid, name) = (self.domain.uuid, &self.domain.name);
+        let rows = self
+            .store
+            .keys_near(uuid, self.vtpm.secret_uuid, name, KEYS_TRIED)?;
+        for row in rows {
+            if self.deadline.has_passed() {
+                break;
+            }
+            if let Some(wrapped) = &row.key_ref.wrapped_dek
+                && keys.opens_state(&providers, wrapped, row.domain, state, self.deadline)
+            {
+                return self.describe(row.domain).map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A TPM state of this guest that its XML does not name: of the other TPM version, at libvirt's
+/// own place, or where its last start found it.
+#[must_use]
+pub fn state_elsewhere(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+    last_seen: Option<&Path>,
+) -> Option<StateElsewhere> {
+    let place = |vtpm: &Emulator| state_path(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let wanted = place(vtpm);
+    let mut candidates: Vec<(PathBuf, ElsewhereKind)> = Vec::new();
+    let other_version = match vtpm.version {
+        TpmVersion::V1_2 => TpmVersion::V2_0,
+        TpmVersion::V2_0 => TpmVersion::V1_2,
+    };
+    let other = Emulator {
+        version: other_version,
+        ..vtpm.clone()
+    };
+    if !matches!(vtpm.source, Some(StateSource::File(_))) {
+        candidates.push((place(&other), ElsewhereKind::OtherVersion(other_version)));
+    }
+    if vtpm.source.is_some() {
+        for version in [vtpm.version, other_version] {
+            let default = Emulator {
+                version,
+                source: None,
+                ..vtpm.clone()
+            };
+            candidates.push((place(&default), ElsewhereKind::OwnDirectory));
+        }
+    }
+    candidates.extend(last_seen.map(|path| (path.to_owned(), ElsewhereKind::LastSeen)));
+    candidates
+        .into_iter()
+        .find(|(path, _)| *path != wanted && is_filled(path))
+        .map(|(path, kind)| StateElsewhere { path, wanted, kind })
+}
+
+/// Whether there is a file with something in it; not where its file system does not answer.
+fn is_filled(path: &Path) -> bool {
+    let asked = path.to_owned();
+    let is_filled =
+        move || fs::metadata(asked).is_ok_and(|found| found.is_file() && found.len() > 0);
+    bounded(path.parent().unwrap_or(path), is_filled).unwrap_or(false)
+}
+
+fn changed_at(path: &Path) -> Option<Timestamp> {
+    let changed = fs::metadata(path).and_then(|found| found.modified()).ok()?;
+    let since = changed.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok().map(Timestamp)
+}

@@ -1,0 +1,109 @@
+//! Before a refusal says gone, lost or missing: what this host has under another name.
+
+use crate::verdict::elsewhere::Elsewhere;
+use crate::verdict::facts::Facts;
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Answer, Decision, Verdict};
+
+/// The verdict, with the refusal that names what was found instead of one that misses it.
+pub(super) fn name_it(facts: &Facts, verdict: Verdict) -> Answer {
+    let Decision::Deny(refusal) = &verdict.decision else {
+        return verdict.into();
+    };
+    if !misses_something(refusal) {
+        return verdict.into();
+    }
+    match &facts.elsewhere {
+        None => Answer::AskElsewhere,
+        Some(found) => Verdict {
+            decision: Decision::Deny(refined(facts, found, refusal.clone())),
+            ..verdict
+        }
+        .into(),
+    }
+}
+
+fn misses_something(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::KeyMissing
+            | Refusal::KeyLost
+            | Refusal::KeyDoesNotOpenTpm { .. }
+            | Refusal::HostValueDoesNotOpenTpm { .. }
+            | Refusal::TpmStateMissing
+            | Refusal::StateInSnapshots { .. }
+            | Refusal::SeenStateMissing { .. }
+    )
+}
+
+fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
+    let arrives = facts
+        .references
+        .as_ref()
+        .is_ok_and(|references| references.state_arrives);
+    match refusal {
+        Refusal::KeyMissing => key_missing(facts, found),
+        Refusal::KeyLost if arrives => Refusal::KeyNotImported,
+        Refusal::KeyLost => known_key(facts, found, false).unwrap_or(if has_providers(facts) {
+            Refusal::KeyUnknown
+        } else {
+            // Without a provider there is no store but a lost one.
+            Refusal::KeyLost
+        }),
+        Refusal::KeyDoesNotOpenTpm { .. } | Refusal::HostValueDoesNotOpenTpm { .. } => {
+            known_key(facts, found, true).unwrap_or(refusal)
+        }
+        Refusal::TpmStateMissing => match &found.state {
+            Some(state) => Refusal::TpmStateElsewhere(state.clone()),
+            None if found.was_undefined => Refusal::TpmStateUndefined,
+            None => Refusal::TpmStateMissing,
+        },
+        Refusal::StateInSnapshots { .. } | Refusal::SeenStateMissing { .. } => found
+            .state
+            .clone()
+            .map_or(refusal, Refusal::TpmStateElsewhere),
+        other => other,
+    }
+}
+
+/// No key, and no state at its place.
+fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
+    match (&found.relative, &found.state, &facts.domain) {
+        (Some(relative), _, _) => Refusal::KeyOfRelative {
+            relative: relative.clone(),
+            is_defined: found.is_defined,
+        },
+        (None, Some(state), _) => Refusal::KeyMissingStateElsewhere(state.clone()),
+        (None, None, Ok(domain)) if !found.is_defined => Refusal::KeyMissingNotDefined {
+            domain: domain.uuid,
+        },
+        _ => Refusal::KeyMissing,
+    }
+}
+
+/// The refusal that names the key of the TPM's state, if this host has it. `refuted` says that
+/// another one was tried.
+fn known_key(facts: &Facts, found: &Elsewhere, refuted: bool) -> Option<Refusal> {
+    let mut retired = facts.retired.iter();
+    if let Some((key_ref, _)) = retired.find(|(_, trial)| trial.is_proven()) {
+        let key_ref = *key_ref;
+        return Some(if refuted {
+            Refusal::RetiredKeyOpensTpm { key_ref }
+        } else {
+            Refusal::KeyRetired { key_ref }
+        });
+    }
+    found
+        .key_holder
+        .clone()
+        .map(|holder| Refusal::KeyOfAnother {
+            holder,
+            refuted,
+            is_defined: found.is_defined,
+        })
+}
+
+fn has_providers(facts: &Facts) -> bool {
+    let references = facts.references.as_ref();
+    references.is_ok_and(|references| !references.providers.is_empty())
+}
