@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::context::{BrokenConfig, Context};
-use super::domains::NamedDomain;
+use super::domains::{self, NamedDomain};
 use super::error::AdminError;
-use super::{domains, key, tpm_place};
+use super::{key, tpm_place};
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, TpmVersion};
 use crate::guard::{has_managed_save, state_elsewhere};
@@ -108,25 +108,6 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A guest that goes on from a managed save has its TPM in there, and needs no new one.
-fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), AdminError> {
-    let guard = context.guard(BrokenConfig::DefaultsHold)?;
-    match &domain.name {
-        Some(name) if has_managed_save(&guard, name) => {
-            let word = &domain.arg;
-            Err(AdminError::refused(format!(
-                "{} has a managed save, and its TPM is in there",
-                domain.label()
-            ))
-            .with_hint(format!(
-                "start the guest, its TPM comes with it: virsh start {word}; or give the save up \
-                 first: virsh managedsave-remove {word}"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// A TPM state that the guest's XML only does not name is not gone.
 fn refuse_beside_state(
     context: &Context,
@@ -144,8 +125,27 @@ fn refuse_beside_state(
     let seen = seen.flatten().map(|seen| seen.path);
     match state_elsewhere(&guard, &defined, &vtpm, seen.as_deref()) {
         Some(found) if matches!(state, StateFile::Absent) => {
-            let words = report::refusal(&defined.name, &Refusal::TpmStateElsewhere(found));
+            let words = report::refusal(&defined, &Refusal::TpmStateElsewhere(found));
             Err(AdminError::refused(words.message).with_hint(words.hint))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A guest that goes on from a managed save has its TPM in there, and needs no new one.
+fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), AdminError> {
+    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    match &domain.name {
+        Some(name) if has_managed_save(&guard, name) => {
+            let word = &domain.arg;
+            Err(AdminError::refused(format!(
+                "{} has a managed save, and its TPM is in there",
+                domain.label()
+            ))
+            .with_hint(format!(
+                "start the guest, its TPM comes with it: virsh start {word}; or give the save up \
+                 first: virsh managedsave-remove {word}"
+            )))
         }
         _ => Ok(()),
     }

@@ -5,17 +5,11 @@ use rusqlite::params;
 
 use super::keys::{KeyRefRecord, records_in_order};
 use super::schema::{KEYED, LIVE, is_uuid};
-use super::{Store, StoreError, events, seen};
+use super::{Store, StoreError, events};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::verdict::facts::SeenState;
 
 impl Store {
-    /// The TPM state that this domain last ran with.
-    pub fn seen_state(&self, domain: DomainUuid) -> Result<Option<SeenState>, StoreError> {
-        self.read(|connection| seen::state_of(connection, domain))
-    }
-
     /// When the domain was last let start, as far as the store knows.
     pub fn last_start(&self, domain: DomainUuid) -> Result<Option<Timestamp>, StoreError> {
         let at: Option<i64> = self.read(|connection| {

@@ -53,6 +53,11 @@ impl Store {
         })
     }
 
+    /// The TPM state that this guest last ran with.
+    pub fn seen_state(&self, domain: DomainUuid) -> Result<Option<SeenState>, StoreError> {
+        self.read(|connection| state_of(connection, domain))
+    }
+
     /// Forgets that a guest had a TPM. Says whether that was known.
     pub fn forget_seen_state(&mut self, domain: DomainUuid) -> Result<bool, StoreError> {
         self.write(|transaction| {
@@ -74,13 +79,10 @@ pub(super) fn state_of(
     let Some(found) = rows.next()? else {
         return Ok(None);
     };
-    let Some(path) = row::full_text(found, "path")? else {
-        return Ok(None);
-    };
     Ok(Some(SeenState {
         domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
         secret_uuid: row::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
-        path: PathBuf::from(path),
+        path: PathBuf::from(row::text(found, "path")?.unwrap_or_default()),
         at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
     }))
 }

@@ -105,6 +105,10 @@ pub enum Refusal {
     },
     /// A used key without its TPM state.
     TpmStateMissing,
+    /// A used key, and a TPM state that the XML does not name.
+    TpmStateElsewhere(StateElsewhere),
+    /// A used key without its TPM state, which was probably deleted with the guest's definition.
+    TpmStateUndefined,
     /// A used key without its TPM state, which snapshots of when the guest ran hold as it was.
     StateInSnapshots {
         /// Their names.
@@ -117,10 +121,6 @@ pub enum Refusal {
         /// When it was first seen there.
         at: Timestamp,
     },
-    /// A used key, and a TPM state that the XML does not name.
-    TpmStateElsewhere(StateElsewhere),
-    /// A used key without its TPM state, which was probably deleted with the guest's definition.
-    TpmStateUndefined,
     /// A used key without its TPM state, whose kept copy could not be put back.
     TpmStateNotRestored {
         /// Says why.
@@ -235,10 +235,10 @@ impl Refusal {
             | Self::RetiredKeyOpensTpm { .. }
             | Self::KeyOfAnother { refuted: true, .. } => Code::KeyDoesNotOpenTpm,
             Self::TpmStateMissing
-            | Self::StateInSnapshots { .. }
-            | Self::SeenStateMissing { .. }
             | Self::TpmStateElsewhere(_)
             | Self::TpmStateUndefined
+            | Self::StateInSnapshots { .. }
+            | Self::SeenStateMissing { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
