@@ -9,6 +9,7 @@ use super::output::Output;
 use crate::clock::Deadline;
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::guard::Guard;
+use crate::host::dirs::LibvirtDirs;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
 use crate::store::{Access, Store, StoreError};
@@ -66,6 +67,12 @@ impl Context {
 
     pub(super) fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir().join("keys"))
+    }
+
+    /// Where libvirt keeps its files; by the defaults where the configuration is broken, as the
+    /// hook has it.
+    pub(super) fn libvirt_dirs(&self) -> LibvirtDirs {
+        self.config().unwrap_or_default().libvirt
     }
 
     /// The store; `None` where there is no database yet.
@@ -131,7 +138,8 @@ impl Context {
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
         self.may_judge()?;
-        guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+        let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+        guard.secrets = Some(Box::new(libvirt));
         Ok(guard)
     }
 }

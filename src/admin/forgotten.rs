@@ -10,11 +10,11 @@ use super::context::Context;
 use super::error::AdminError;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
+use crate::host::bounded::bounded;
 use crate::ids::DomainUuid;
 use crate::kept::{self, Shelf};
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
-use crate::swtpm::LIBVIRT_STATE_DIR;
 
 /// A guest that libvirt does not know.
 pub(super) struct Forgotten {
@@ -50,10 +50,11 @@ impl Forgotten {
 
 /// The forgotten guests, by UUID. `known` are those that libvirt knows.
 pub(super) fn find(
+    context: &Context,
     store: &Store,
     known: &BTreeSet<DomainUuid>,
-    state_dir: &Path,
 ) -> Result<Vec<Forgotten>, AdminError> {
+    let (state_dir, tpm_states) = (context.state_dir(), context.libvirt_dirs().tpm_states());
     let plain: BTreeSet<_> = plain_state::kept(state_dir)
         .map_err(|error| {
             let shelf = plain_state::shelf(state_dir);
@@ -86,7 +87,7 @@ pub(super) fn find(
             name: store.last_name(uuid)?.or(copy_name),
             last_change: changes.max().unwrap_or(Timestamp(0)),
             state: if unreadable.is_empty() {
-                left_by_libvirt(store, uuid)?
+                left_by_libvirt(store, &tpm_states, uuid)?
             } else {
                 Some(Shelf::of(state_dir, uuid).path().to_owned())
             },
@@ -99,13 +100,17 @@ pub(super) fn find(
 }
 
 /// TPM state at libvirt's own place, or where the guest's last start found it.
-fn left_by_libvirt(store: &Store, uuid: DomainUuid) -> Result<Option<PathBuf>, AdminError> {
-    let own = Path::new(LIBVIRT_STATE_DIR).join(uuid.to_string());
-    if holds_state(&own) {
+fn left_by_libvirt(
+    store: &Store,
+    tpm_states: &Path,
+    uuid: DomainUuid,
+) -> Result<Option<PathBuf>, AdminError> {
+    let own = tpm_states.join(uuid.to_string());
+    if may_hold_state(&own) {
         return Ok(Some(own));
     }
     let seen = store.seen_state(uuid)?.map(|seen| seen.path);
-    Ok(seen.filter(|path| path.exists()))
+    Ok(seen.filter(|path| may_be_there(path)))
 }
 
 /// How many guests with key references are not among those that libvirt knows; `None` where
@@ -130,6 +135,19 @@ pub(super) fn in_words(guests: usize) -> Option<String> {
     Some(format!(
         "{subject}; if none of them runs on another host: vtpm-guard key prune --dry-run"
     ))
+}
+
+/// What does not answer may hold one.
+fn may_hold_state(place: &Path) -> bool {
+    let asked = place.to_owned();
+    let around = place.parent().unwrap_or(place);
+    bounded(around, move || holds_state(&asked)).unwrap_or(true)
+}
+
+/// Likewise, of one file.
+fn may_be_there(path: &Path) -> bool {
+    let asked = path.to_owned();
+    bounded(path, move || asked.exists()).unwrap_or(true)
 }
 
 /// Whether there is any file below `place` but swtpm's lock. What cannot be read may be state.

@@ -10,6 +10,7 @@ use super::gather::Gathered;
 use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, StateSource, TpmVersion, Vtpm};
+use crate::host::bounded::bounded;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::kept::Shelf;
 use crate::store::{Store, StoreError};
@@ -98,7 +99,9 @@ impl Look<'_> {
             .guard
             .libvirt_state_dir
             .join(self.domain.uuid.to_string());
-        if self.vtpm.source.is_some() || directory.exists() {
+        let asked = directory.clone();
+        let is_gone = bounded(&directory, move || !asked.exists()).unwrap_or(false);
+        if self.vtpm.source.is_some() || !is_gone {
             return Ok(false);
         }
         let definition = format!("{}.xml", self.domain.name);
@@ -245,9 +248,12 @@ pub fn state_elsewhere(
         .map(|(path, kind)| StateElsewhere { path, wanted, kind })
 }
 
-/// Whether there is a file with something in it.
+/// Whether there is a file with something in it; not where its file system does not answer.
 fn is_filled(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
+    let asked = path.to_owned();
+    let is_filled =
+        move || fs::metadata(asked).is_ok_and(|found| found.is_file() && found.len() > 0);
+    bounded(path.parent().unwrap_or(path), is_filled).unwrap_or(false)
 }
 
 fn changed_at(path: &Path) -> Option<Timestamp> {

@@ -2,12 +2,14 @@
 //! and the administrator's commands both come through here, so that what `check` prints and
 //! what a start does begin at the same value.
 
+pub mod bring_back;
 mod commit;
 mod copies;
 mod daemon_start;
 mod definition;
 mod elsewhere;
 mod gather;
+mod hindrance;
 mod keys;
 mod lease;
 mod lifecycle;
@@ -35,13 +37,6 @@ use crate::key::keyring::Keyring;
 use crate::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
-use crate::swtpm::LIBVIRT_STATE_DIR;
-
-/// libvirt's directory of definitions of persistent guests.
-const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
-
-/// libvirt's directory of notes on running guests.
-const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
 
 /// The guard's own directory on a tmpfs.
 const RUN_DIR: &str = "/run/vtpm-guard";
@@ -78,15 +73,15 @@ impl Guard {
     #[must_use]
     pub fn new(config: Config, state_dir: PathBuf) -> Self {
         Self {
-            config,
             config_trouble: None,
             xml_trouble: None,
             state_dir,
-            libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
-            libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
-            libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
+            libvirt_state_dir: config.libvirt.tpm_states(),
+            libvirt_definitions_dir: config.libvirt.definitions(),
+            libvirt_run_dir: config.libvirt.running(),
             shares_keks: false,
             run_dir: PathBuf::from(RUN_DIR),
+            config,
             secrets: None,
             libvirt_starts: false,
             opened_keks: OpenedKeks::default(),
@@ -114,7 +109,7 @@ impl Guard {
         DefinitionFiles {
             definitions: self.libvirt_definitions_dir.clone(),
             running: self.libvirt_run_dir.clone(),
-            ..DefinitionFiles::default()
+            ..DefinitionFiles::from(&self.config.libvirt)
         }
     }
 

@@ -98,10 +98,15 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
             "state-gone",
             format!(
                 "the TPM's state is gone; the copy that was kept {} takes its place",
-                match occasion {
-                    Occasion::Start => "before a start that failed",
-                    Occasion::Release => "after the last run",
-                }
+                when(*occasion)
+            ),
+        ),
+        Finding::StateDamaged { how, occasion } => (
+            "state-damaged",
+            format!(
+                "the TPM's state is damaged ({how}); it is set aside, and the copy that was kept {} \
+                 takes its place",
+                when(*occasion)
             ),
         ),
         Finding::CopyNotKept(how) => (
@@ -115,6 +120,14 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
             "not-recorded",
             format!("the repairs and this start could not be recorded: {how}"),
         ),
+    }
+}
+
+/// When a copy was kept.
+fn when(occasion: Occasion) -> &'static str {
+    match occasion {
+        Occasion::Start => "before a start that failed",
+        Occasion::Release => "after the last run",
     }
 }
 

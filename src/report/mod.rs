@@ -105,6 +105,14 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_did_not_open_in_time_is_no_reason_to_import_it() {
+        let provider = "nkp-a".to_owned();
+        let words = refusal("vm 1", &Refusal::ProviderNotInTime { provider });
+        assert!(words.message.contains("did not open in time"), "{words:?}");
+        assert_eq!(words.hint, "start it again: virsh start 'vm 1'");
+    }
+
+    #[test]
     fn a_refusal_stays_one_line_whatever_names_and_errors_hold() {
         let why = Refusal::LibvirtUnreachable {
             reason: "no\nanswer\u{1b}[31m".to_owned(),

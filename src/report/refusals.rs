@@ -1,8 +1,10 @@
 //! The sentence and the hint of each refusal.
 
+use std::path::Path;
+
 use super::{Arg, Named, label, quoted};
 use crate::ids::KeyRefId;
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::{Hindrance, StoreTrouble};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and the command that mends it. Neither ends in a full stop: they are parts
@@ -52,6 +54,7 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
         | Refusal::KeyOfAnother { .. }
         | Refusal::TpmStateElsewhere(_)
         | Refusal::TpmStateUndefined => super::elsewhere::words(guest, why),
+        Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_) => state_words(domain, why),
         Refusal::Internal { reason } => (
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
@@ -223,6 +226,41 @@ fn key_words(domain: &Arg, why: &Refusal) -> (String, String) {
             "the vTPM has no key, and libvirt has no secret for it".to_owned(),
             format!("bind it to a provider: vtpm-guard key bind {domain} --provider NAME"),
         ),
+    }
+}
+
+fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
+    match why {
+        Refusal::TpmStateDamaged { how } => (
+            format!("swtpm would refuse the TPM's state, whatever the key: {how}"),
+            format!(
+                "restore the file from a backup, or a saved copy: vtpm-guard state show {domain}"
+            ),
+        ),
+        Refusal::TpmHindered(Hindrance::InUse { holder, pid }) => (
+            format!("the TPM's state is in use: {holder} holds its lock"),
+            match pid {
+                Some(pid) => format!("for details: ps -fp {pid}; if it is left over: kill {pid}"),
+                None => "stop the guest where it runs, then start it here".to_owned(),
+            },
+        ),
+        Refusal::TpmHindered(Hindrance::BadLock { path, what }) => (
+            format!("swtpm cannot lock the TPM's state: {path}: {what}"),
+            format!("move it away: mv {0} {0}.old", Arg::file(Path::new(path))),
+        ),
+        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+            path,
+            mode,
+            needed,
+            user,
+        }) => (
+            format!(
+                "swtpm, which runs as {user}, cannot reach the TPM's state: {path} has mode \
+                 {mode:04o} and needs {needed:04o}"
+            ),
+            format!("open it: chmod {needed:04o} {}", Arg::file(Path::new(path))),
+        ),
+        _ => unreachable!("only refusals about the TPM's state come here"),
     }
 }
 

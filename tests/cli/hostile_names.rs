@@ -48,6 +48,8 @@ const COMMANDS: &[&[&str]] = &[
     &["provider", "rename", EVIL, "other"],
     &["provider", "set-default", EVIL],
     &["provider", "rotate", EVIL],
+    &["provider", "reseal"],
+    &["provider", "reseal", EVIL],
     &[
         "provider",
         "export",

@@ -193,6 +193,10 @@ impl Host {
     fn write_with_mode(&self, path: &str, content: &[u8], mode: u32) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Behind a link of the host's is a place of this machine's own.
+        if path.is_symlink() {
+            fs::remove_file(&path).unwrap();
+        }
         OpenOptions::new()
             .write(true)
             .create(true)

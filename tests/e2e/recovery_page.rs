@@ -157,6 +157,24 @@ fn a_guest_comes_back_under_a_new_uuid_on_another_host() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_tpm_s_state_is_damaged() {
+    let (host, guest) = backed_up();
+    host.set_tpm_state(&guest, b"damaged");
+    refused(&host, &guest, "VG207");
+    brings_back(&host, &guest, "The TPM's state is damaged");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_tpm_s_state_is_out_of_reach() {
+    let (host, guest) = backed_up();
+    host.run(&["chmod", "0700", "/var/lib/libvirt/swtpm"]).ok();
+    refused(&host, &guest, "VG209");
+    brings_back(&host, &guest, "The TPM's state is in use, or out of reach");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
 fn the_tpm_s_state_is_lost() {
     let (host, guest) = backed_up();
     host.remove_tpm_state(&guest);

@@ -216,29 +216,47 @@ fn a_tpm_that_cannot_be_encrypted_now_is_left_as_it_is() {
 fn an_encryption_that_fails_leaves_everything_as_it_was() {
     let (host, guest) = with_plain_guest();
     let dir = format!("/var/lib/libvirt/swtpm/{}/tpm2", guest.uuid);
+    let plain = format!("/var/lib/vtpm-guard/plain-state/{}", guest.uuid);
     let obstacles = [
         // libvirt cannot write the new definition.
-        "/etc/libvirt/qemu/vm1.xml.new".to_owned(),
-        // The plain state cannot be kept.
-        format!(
-            "/var/lib/vtpm-guard/plain-state/{}/tpm2-00.permall.new",
-            guest.uuid
+        (
+            "mkdir -p /etc/libvirt/qemu/vm1.xml.new/in-the-way".to_owned(),
+            "rm -r /etc/libvirt/qemu/vm1.xml.new".to_owned(),
         ),
-        // The new state cannot be written.
-        format!("{dir}/.tpm2-00.permall.vtpm-guard"),
+        // The plain state cannot be kept.
+        (
+            format!("mkdir -m 0700 -p {plain} {plain}/tpm2-00.permall/in-the-way"),
+            format!("rm -rf {plain}"),
+        ),
+        // The new state cannot be written: there is room for the directory, the lock, the state.
+        (
+            format!(
+                "cp -a {dir} /run/copy && mount -t tmpfs -o nr_inodes=3,mode=0700 none {dir} \
+                 && cp -a /run/copy/. {dir} && rm -r /run/copy"
+            ),
+            format!("umount {dir}"),
+        ),
     ];
-    for obstacle in &obstacles {
-        let before = all(&host, &guest);
-        let path = host.path(obstacle);
-        fs::create_dir_all(path.join("in-the-way")).unwrap();
+    let mut keys = Vec::new();
+    for (obstacle, way_out) in &obstacles {
+        let (_, xml, state, files) = all(&host, &guest);
+        host.run(&["sh", "-c", obstacle]).ok();
         let answer = encrypt(&host, &guest);
         assert_eq!(answer.status, 4, "{obstacle}: {answer:?}");
-        let _ = fs::remove_dir_all(&path);
-        assert_eq!(all(&host, &guest), before, "{obstacle}: {answer:?}");
+        host.run(&["sh", "-c", way_out]).ok();
+        let (rows, xml_after, state_after, files_after) = all(&host, &guest);
+        assert_eq!(xml_after, xml, "{obstacle}: {answer:?}");
+        assert_eq!((state_after, files_after), (state, files), "{obstacle}");
         assert!(!kept_plain_state(&host, &guest).exists(), "{obstacle}");
+        // The key that was made is out of use, and the next attempt takes it again.
+        assert!(rows.iter().all(|row| row.retired_at.is_some()), "{rows:#?}");
+        keys.extend(rows.into_iter().map(|row| row.wrapped_dek));
         host.start_and_stop(&guest);
     }
+    assert_eq!(keys.len(), obstacles.len(), "one at a time");
     encrypt(&host, &guest).ok();
+    let key = host.only_key_ref(&guest).wrapped_dek;
+    assert!(keys.iter().all(|retired| *retired == key));
     host.start_and_stop(&guest);
 }
 

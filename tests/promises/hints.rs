@@ -81,6 +81,8 @@ fn refusals(word: &str) -> Vec<Refusal> {
             provider: word(),
             reason: word(),
         },
+        Refusal::ProviderNotInTime { provider: word() },
+        Refusal::DeadlinePassed,
         Refusal::KeyMissing,
         Refusal::Unmanaged,
         Refusal::KeyLost,
@@ -152,6 +154,7 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::HostValueProven,
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
+        Finding::DefinitionRead(word()),
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {

@@ -80,3 +80,22 @@ fn look_at(path: &Path, plain_states: &Path, found: &mut Vec<Ailment>) {
         Err(error) => found.push(unreadable(path, &error)),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_above_that_others_may_write_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        fs::create_dir(&state_dir).unwrap();
+        fs::set_permissions(&state_dir, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(ailments(&state_dir).len(), 0);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o775)).unwrap();
+        assert_eq!(ailments(&state_dir).len(), 1);
+    }
+}

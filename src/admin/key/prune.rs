@@ -68,7 +68,7 @@ pub(super) fn run(
     let mut judged = Vec::new();
     let mut backup = None;
     if let Some(mut store) = store {
-        let forgotten = forgotten::find(&store, &known, context.state_dir())?;
+        let forgotten = forgotten::find(context, &store, &known)?;
         judged = forgotten
             .into_iter()
             .map(|guest| (fate(&guest, rule, now), guest))

@@ -1,7 +1,5 @@
 //! `key show`: a guest's key references, also the retired ones, and what each of them opens.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::list;
@@ -14,7 +12,7 @@ use crate::admin::table::{BAD, Cell, GOOD, table};
 use crate::admin::tpm_place::{self, TpmPlace};
 use crate::guard::try_rows;
 use crate::store::{Access, KeyRefRecord};
-use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, state_path};
+use crate::swtpm::state_path;
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 
 #[cfg(test)]
@@ -34,7 +32,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     }
     let defined = tpm_place::definition(domain.uuid);
     let seen = store.seen_state(domain.uuid)?.map(|seen| seen.path);
-    let libvirt_state_dir = Path::new(LIBVIRT_STATE_DIR);
+    let libvirt_state_dir = &context.libvirt_dirs().tpm_states();
     let TpmPlace { path, state: tpm } = tpm_place::find(
         libvirt_state_dir,
         domain.uuid,
@@ -58,7 +56,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         .collect();
     let answer = json!({
         "domain": document(&domain),
-        "tpm_state": { "path": path.to_string_lossy(), "state": state_word(&tpm) },
+        "tpm_state": { "path": path.to_string_lossy(), "state": tpm.word() },
         "key_refs": tried.iter().map(|t| t.document(domain.name.as_deref())).collect::<Value>(),
     });
     context.output.answer(&answer, |out| {
@@ -68,7 +66,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             "{}{}, TPM state: {}",
             domain.label(),
             uuid.unwrap_or_default(),
-            state_word(&tpm)
+            tpm.word()
         )?;
         let heading = [
             "ID",
@@ -198,13 +196,4 @@ fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provi
     named
         .filter(|provider| provider.key_id == key_id)
         .or_else(|| providers.iter().find(|provider| provider.key_id == key_id))
-}
-
-fn state_word(state: &StateFile) -> &'static str {
-    match state {
-        StateFile::Absent => "absent",
-        StateFile::Plain => "plain",
-        StateFile::Encrypted(_) => "encrypted",
-        StateFile::Unreadable(_) => "unreadable",
-    }
 }

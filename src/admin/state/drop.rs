@@ -15,7 +15,7 @@ use crate::ids::DomainUuid;
 use crate::kept::Shelf;
 use crate::report::quoted;
 use crate::store::{Access, Event, Store};
-use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile};
+use crate::swtpm::StateFile;
 use crate::verdict::facts::{KeyRef, References, Trial};
 
 /// How many digits of a copy's SHA-256 name it.
@@ -154,7 +154,7 @@ impl Remains {
             ),
             None => (References::default(), None),
         };
-        let libvirt_state_dir = Path::new(LIBVIRT_STATE_DIR);
+        let libvirt_state_dir = &context.libvirt_dirs().tpm_states();
         let defined = tpm_place::definition(domain);
         let vtpm = defined.as_ref().map(|(_, vtpm)| vtpm);
         let place = tpm_place::find(libvirt_state_dir, domain, vtpm, seen.as_deref());
@@ -184,7 +184,7 @@ impl Remains {
     /// Whether the guest may go on with this copy: its used key opens it, or it is the state of a
     /// guest without any key, which libvirt's own secret may open.
     fn wants(&self, copy: &Judged) -> bool {
-        let is_state = matches!(copy.state, StateFile::Plain | StateFile::Encrypted(_));
+        let is_state = !matches!(copy.state, StateFile::Absent | StateFile::Damaged(_));
         match self.keys {
             Keys::Used => copy.opened,
             Keys::Unused => false,

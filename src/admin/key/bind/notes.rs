@@ -1,8 +1,6 @@
 //! What is to be said of a guest that was bound: what libvirt has under its secret's UUID, and
 //! who else uses it.
 
-use std::path::Path;
-
 use crate::admin::context::{self, Context};
 use crate::admin::domains::NamedDomain;
 use crate::admin::error::AdminError;
@@ -13,7 +11,7 @@ use crate::libvirt::Libvirt;
 use crate::report::{Arg, label};
 use crate::secret::{Found, HostSecrets, Purpose, Value};
 use crate::store::Store;
-use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile};
+use crate::swtpm::StateFile;
 use crate::verdict::facts::Provider;
 
 /// A value that libvirt has for a secret, and that is not the guard's.
@@ -59,8 +57,12 @@ pub(super) fn say(
              brings along: no key is made while it is there"
         )),
         None => {
-            let place =
-                tpm_place::find(Path::new(LIBVIRT_STATE_DIR), bound.uuid, Some(&vtpm), None);
+            let place = tpm_place::find(
+                &context.libvirt_dirs().tpm_states(),
+                bound.uuid,
+                Some(&vtpm),
+                None,
+            );
             if !matches!(place.state, StateFile::Absent) {
                 context.output.note(&format!(
                     "{name} has a TPM state already, and no key is made over it: vtpm-guard check \

@@ -73,7 +73,7 @@ pub(super) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
             None => bind(context, &mut store, &pair)?,
         },
         StateFile::Plain => return Err(words::plain(&pair.clone)),
-        StateFile::Unreadable(how) => {
+        StateFile::Damaged(how) | StateFile::Unreadable(how) => {
             return Err(AdminError::refused(format!(
                 "the TPM state of {} cannot be read: {how}",
                 pair.clone.label()

@@ -10,9 +10,9 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, Kept, KeptCopy, KeyRef,
-    KeySource, NotOpened, Occasion, Policy, Proof, Provider, References, StoreTrouble, TpmState,
-    Trial, kek_ref,
+    DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept, KeptCopy,
+    KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References, StoreTrouble,
+    TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -188,6 +188,7 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
+        hindrance: None,
         kept: Kept::default(),
         host_secret: Some(HostSecret::Absent),
         elsewhere: Some(nothing_elsewhere()),
@@ -252,12 +253,18 @@ impl Facts {
         self
     }
 
+    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
+        self.hindrance = Some(hindrance);
+        self
+    }
+
     /// The guard has a copy of an encrypted state.
     pub(super) fn kept(mut self, occasion: Occasion) -> Self {
         self.kept.copy = Some(KeptCopy {
             occasion,
             kept_at: Timestamp(5),
             is_encrypted: true,
+            is_proven: self.trials.values().any(Trial::is_proven),
         });
         self
     }
