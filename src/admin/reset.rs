@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::context::{BrokenConfig, Context};
-use super::domains::NamedDomain;
+use super::domains::{self, NamedDomain};
 use super::error::AdminError;
-use super::{domains, key, tpm_place};
+use super::{key, tpm_place};
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, TpmVersion};
-use crate::guard::state_elsewhere;
+use crate::guard::{has_managed_save, state_elsewhere};
 use crate::ids::DomainUuid;
 use crate::kept::Shelf;
 use crate::report;
@@ -50,6 +50,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
             domain.arg
         ))
     };
+    refuse_managed_save(context, &domain)?;
     let now = Timestamp::now();
     let mut store = context.store(Access::Write)?;
     let rows = match &store {
@@ -60,10 +61,14 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     refuse_beside_state(context, store.as_ref(), &domain)?;
     // A kept copy would take the place of a state that is gone.
     let copies = Shelf::of(context.state_dir(), domain.uuid).set_aside(now)?;
+    let forgotten = match &mut store {
+        Some(store) => store.forget_seen_state(domain.uuid)?,
+        None => false,
+    };
     let reset = match &mut store {
         Some(store) if has_key => store.reset_first_used(domain.uuid, now)?,
-        _ if copies == 0 => return Err(no_key()),
-        _ => 0,
+        _ if copies == 0 && !forgotten => return Err(no_key()),
+        _ => usize::from(forgotten),
     };
     remove_empty_directories(context, domain.uuid);
     let document = json!({
@@ -120,8 +125,27 @@ fn refuse_beside_state(
     let seen = seen.flatten().map(|seen| seen.path);
     match state_elsewhere(&guard, &defined, &vtpm, seen.as_deref()) {
         Some(found) if matches!(state, StateFile::Absent) => {
-            let words = report::refusal(&defined.name, &Refusal::TpmStateElsewhere(found));
+            let words = report::refusal(&defined, &Refusal::TpmStateElsewhere(found));
             Err(AdminError::refused(words.message).with_hint(words.hint))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A guest that goes on from a managed save has its TPM in there, and needs no new one.
+fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), AdminError> {
+    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    match &domain.name {
+        Some(name) if has_managed_save(&guard, name) => {
+            let word = &domain.arg;
+            Err(AdminError::refused(format!(
+                "{} has a managed save, and its TPM is in there",
+                domain.label()
+            ))
+            .with_hint(format!(
+                "start the guest, its TPM comes with it: virsh start {word}; or give the save up \
+                 first: virsh managedsave-remove {word}"
+            )))
         }
         _ => Ok(()),
     }

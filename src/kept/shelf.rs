@@ -176,6 +176,26 @@ impl Shelf {
         domain_name: &str,
         occasion: Occasion,
     ) -> Result<String, KeptError> {
+        self.write_copy(original, domain_name, occasion, None)
+    }
+
+    /// Keeps a copy that is never put back by itself.
+    pub fn keep_aside(
+        &self,
+        original: &Original,
+        domain_name: &str,
+        now: Timestamp,
+    ) -> Result<String, KeptError> {
+        self.write_copy(original, domain_name, Occasion::Start, Some(now.0))
+    }
+
+    fn write_copy(
+        &self,
+        original: &Original,
+        domain_name: &str,
+        occasion: Occasion,
+        set_aside_at: Option<i64>,
+    ) -> Result<String, KeptError> {
         let dir = self.open_or_make()?;
         let sha256 = hash(&original.bytes);
         let mut latest = 0;
@@ -189,6 +209,7 @@ impl Shelf {
         }
         let manifest = Manifest {
             number: latest + 1,
+            set_aside_at,
             ..manifest(original, domain_name, occasion)
         };
         if same.is_none() {

@@ -1,43 +1,15 @@
 //! What the store knows of a guest under another name: other domains with its secret or its
 //! name, all keys that might be its TPM's, and where its TPM's state was seen.
 
-use std::path::PathBuf;
-
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::params;
 
 use super::keys::{KeyRefRecord, records_in_order};
 use super::schema::{KEYED, LIVE, is_uuid};
-use super::{Store, StoreError, events, row};
+use super::{Store, StoreError, events};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 
-/// The TPM state of a guest that ran, as its last start found it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeenState {
-    /// The guest.
-    pub domain: DomainUuid,
-    /// Its name then.
-    pub domain_name: String,
-    /// The secret that its XML named.
-    pub secret_uuid: Option<SecretUuid>,
-    /// The state's file.
-    pub path: PathBuf,
-    /// When.
-    pub at: Timestamp,
-}
-
 impl Store {
-    /// Where the last start of this domain found its TPM's state.
-    pub fn seen_state(&self, domain: DomainUuid) -> Result<Option<SeenState>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT * FROM seen_state WHERE domain_uuid = ?1";
-            let seen = connection
-                .query_row(sql, [domain.to_string()], |row| seen_state(row, domain))
-                .optional()?;
-            Ok(seen.flatten())
-        })
-    }
-
     /// When the domain was last let start, as far as the store knows.
     pub fn last_start(&self, domain: DomainUuid) -> Result<Option<Timestamp>, StoreError> {
         let at: Option<i64> = self.read(|connection| {
@@ -130,17 +102,4 @@ impl Store {
         }
         Ok(domains)
     }
-}
-
-fn seen_state(found: &Row<'_>, domain: DomainUuid) -> rusqlite::Result<Option<SeenState>> {
-    let Some(path) = row::full_text(found, "path")? else {
-        return Ok(None);
-    };
-    Ok(Some(SeenState {
-        domain,
-        domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
-        secret_uuid: row::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
-        path: PathBuf::from(path),
-        at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
-    }))
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod announced;
 mod applying;
 mod copies;
 mod damage;
@@ -11,5 +12,6 @@ mod managing;
 mod nearby;
 mod opening;
 mod rotating;
+mod seen;
 mod speed;
 mod starting;

@@ -1,8 +1,11 @@
 //! Refusals: what is wrong, with the values that the sentence to the administrator needs.
 
+use std::path::PathBuf;
+
 use super::code::Code;
 use super::elsewhere::{OtherDomain, Relative, StateElsewhere};
 use super::facts::{Hindrance, StoreTrouble};
+use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
@@ -106,6 +109,18 @@ pub enum Refusal {
     TpmStateElsewhere(StateElsewhere),
     /// A used key without its TPM state, which was probably deleted with the guest's definition.
     TpmStateUndefined,
+    /// A used key without its TPM state, which snapshots of when the guest ran hold as it was.
+    StateInSnapshots {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A guest whose key is not the guard's has run here with a TPM, and its state is gone.
+    SeenStateMissing {
+        /// Where it was.
+        path: PathBuf,
+        /// When it was first seen there.
+        at: Timestamp,
+    },
     /// A used key without its TPM state, whose kept copy could not be put back.
     TpmStateNotRestored {
         /// Says why.
@@ -222,6 +237,8 @@ impl Refusal {
             Self::TpmStateMissing
             | Self::TpmStateElsewhere(_)
             | Self::TpmStateUndefined
+            | Self::StateInSnapshots { .. }
+            | Self::SeenStateMissing { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,

@@ -9,9 +9,11 @@
 
 mod adopting;
 mod another_name;
+mod arriving;
 mod born_from;
 mod daemon_start;
 mod doctor;
+mod failed_starts;
 mod first_day;
 mod fresh_keys;
 mod guest;
@@ -36,6 +38,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod seen;
 mod shared_secret;
 mod slow_tpm;
 mod state_elsewhere;

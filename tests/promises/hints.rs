@@ -3,17 +3,23 @@
 use std::collections::BTreeSet;
 
 use vtpm_guard::admin::cli::{Cli, Command, Key, State};
+use vtpm_guard::clock::Timestamp;
 use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
-use vtpm_guard::verdict::facts::{Occasion, StoreTrouble};
+use vtpm_guard::verdict::elsewhere::{
+    ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+};
+use vtpm_guard::verdict::facts::{Arrival, Hindrance, Occasion, StoreTrouble};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
 use crate::read;
 
 const UUID: &str = "11111111-2222-4333-8444-00000000000b";
+/// Of a guest that a refusal names beside the one that it is about.
+const OTHER_UUID: &str = "11111111-2222-4333-8444-00000000000c";
 
 /// What a guest may be called: by an administrator, and by somebody who wants a command to mean
 /// another guest, or another command.
@@ -53,7 +59,47 @@ fn secret() -> SecretUuid {
     SecretUuid::parse("6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d").unwrap()
 }
 
+fn state_elsewhere() -> StateElsewhere {
+    StateElsewhere {
+        path: "/there/tpm2-00.permall".into(),
+        wanted: "/my states/tpm2-00.permall".into(),
+        kind: ElsewhereKind::LastSeen,
+    }
+}
+
+/// The refusals that name another guest, which is called so.
+fn refusals_about_two(name: &str) -> impl Iterator<Item = Refusal> {
+    let other = move |is_defined| OtherDomain {
+        uuid: DomainUuid::parse(OTHER_UUID).unwrap(),
+        name: Some(name.to_owned()),
+        is_defined,
+    };
+    [true, false].into_iter().flat_map(move |is_defined| {
+        let relative = move |by| Relative {
+            domain: other(is_defined),
+            by,
+            has_state: is_defined,
+        };
+        [
+            Refusal::KeyOfRelative {
+                relative: relative(Kinship::Secret),
+                is_defined,
+            },
+            Refusal::KeyOfRelative {
+                relative: relative(Kinship::Name),
+                is_defined,
+            },
+            Refusal::KeyOfAnother {
+                holder: other(is_defined),
+                refuted: is_defined,
+                is_defined,
+            },
+        ]
+    })
+}
+
 /// One refusal of each kind.
+#[allow(clippy::too_many_lines, reason = "one line for each refusal")]
 fn refusals(word: &str) -> Vec<Refusal> {
     let word = || word.to_owned();
     let secret = secret();
@@ -84,7 +130,16 @@ fn refusals(word: &str) -> Vec<Refusal> {
         Refusal::ProviderNotInTime { provider: word() },
         Refusal::DeadlinePassed,
         Refusal::KeyMissing,
+        Refusal::KeyMissingNotDefined {
+            domain: DomainUuid::parse(UUID).unwrap(),
+        },
+        Refusal::KeyMissingStateElsewhere(state_elsewhere()),
         Refusal::Unmanaged,
+        Refusal::KeyUnknown,
+        Refusal::KeyNotImported,
+        Refusal::KeyRetired { key_ref },
+        Refusal::TpmStateElsewhere(state_elsewhere()),
+        Refusal::TpmStateUndefined,
         Refusal::KeyLost,
         Refusal::ClientsKeyMissing { secret },
         Refusal::KeyAmbiguous {
@@ -92,7 +147,33 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::KeyDoesNotOpenTpm { key_refs },
         Refusal::TpmStateMissing,
+        Refusal::StateInSnapshots {
+            names: vec![word()],
+        },
+        Refusal::SeenStateMissing {
+            path: word().into(),
+            at: Timestamp(5),
+        },
         Refusal::TpmStateNotRestored { reason: word() },
+        Refusal::TpmStateDamaged { how: word() },
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: Some(7),
+        }),
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: None,
+        }),
+        Refusal::TpmHindered(Hindrance::BadLock {
+            path: "/states/.lock".to_owned(),
+            what: word(),
+        }),
+        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+            path: "/my states".to_owned(),
+            mode: 0o700,
+            needed: 0o711,
+            user: word(),
+        }),
         Refusal::KeyCorrupt {
             key_ref,
             reason: word(),
@@ -155,10 +236,19 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::DefinitionRead(word()),
+        Finding::StateDamaged {
+            how: word(),
+            occasion: Occasion::Start,
+        },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
             occasion: Occasion::Start,
+            kept_at: Timestamp(5),
+        },
+        Finding::StateArrives {
+            arrival: Arrival::Restore,
+            first_used_at: Some(Timestamp(5)),
         },
         Finding::CopyNotKept(word()),
         Finding::ConfigurationBroken(word()),
@@ -194,7 +284,8 @@ fn variant(value: &impl std::fmt::Debug) -> String {
 
 #[test]
 fn every_refusal_and_finding_is_tried() {
-    let tried: BTreeSet<_> = refusals("x").iter().map(variant).collect();
+    let tried = refusals("x").into_iter().chain(refusals_about_two("x"));
+    let tried: BTreeSet<_> = tried.map(|why| variant(&why)).collect();
     assert_eq!(tried, variants("src/verdict/refusal.rs", "Refusal"));
     let tried: BTreeSet<_> = findings("x").iter().map(variant).collect();
     assert_eq!(tried, variants("src/verdict/mod.rs", "Finding"));
@@ -209,7 +300,9 @@ fn guest_of(cli: &Cli) -> Option<&str> {
             | Key::Show { domain }
             | Key::Unbind { domain }
             | Key::Renew { domain }
-            | Key::Clone { domain, .. },
+            | Key::Clone {
+                new_domain: domain, ..
+            },
         )
         | Command::State(State::Show { domain } | State::Restore { domain })
         | Command::Encrypt { domain, .. }
@@ -227,6 +320,11 @@ fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
         let guest = match parsed(line) {
             Err(error) => panic!("{hint}\n{error}"),
             Ok(Some(cli)) => guest_of(&cli).map(str::to_owned),
+            // A file, whatever it is called, is one word: `mv FILE FILE.old`, `chmod MODE FILE`.
+            Ok(None) if ["mv", "chmod"].contains(&line[0].as_str()) => {
+                assert_eq!(line.len(), 3, "{hint}");
+                None
+            }
             // virsh: what follows the verb.
             Ok(None) if ["edit", "start"].contains(&line[1].as_str()) => {
                 assert_eq!(line.len(), 3, "{hint}");
@@ -237,11 +335,14 @@ fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
         let Some(guest) = guest else { continue };
         let uuid = uuid.map_or("DOMAIN".to_owned(), |uuid| uuid.to_string());
         assert!(
-            guest == name || guest == uuid,
+            guest == name || guest == uuid || guest == UUID,
             "{hint}: {guest:?}, not {name:?}"
         );
         let would_be_another = DomainUuid::parse(name).is_ok() || name.parse::<u32>().is_ok();
-        assert!(guest == uuid || !would_be_another, "{hint}: {guest:?}");
+        assert!(
+            guest == uuid || guest == UUID || !would_be_another,
+            "{hint}: {guest:?}"
+        );
     }
     lines.len()
 }
@@ -253,7 +354,7 @@ fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_calle
     for name in NAMES {
         for uuid in [Some(uuid), None] {
             let guest = Named { name, uuid };
-            for why in refusals(name) {
+            for why in refusals(name).into_iter().chain(refusals_about_two(name)) {
                 let words = refusal(guest, &why);
                 let commands = check(&words.hint, name, uuid);
                 assert!(commands > 0, "{:?} names no command: {}", why, words.hint);
@@ -282,7 +383,7 @@ fn a_name_that_begins_as_an_option_does_is_taken_behind_two_dashes() {
         (vec!["key", "bind", "--provider", "a", "--", "-f"], "-f"),
         (vec!["key", "unbind", "--", "--all"], "--all"),
         (vec!["key", "renew", "--json", "--", "-f"], "-f"),
-        (vec!["key", "clone", "--", "-f", "-g"], "-f"),
+        (vec!["key", "clone", "--", "-f", "-g"], "-g"),
         (vec!["key", "import", "--from", "x", "--", "-f"], "-f"),
         (vec!["adopt", "--provider", "a", "--", "-f", "-g"], "-f"),
         (vec!["check", "--", "-f"], "-f"),

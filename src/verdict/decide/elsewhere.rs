@@ -31,6 +31,8 @@ fn misses_something(refusal: &Refusal) -> bool {
             | Refusal::KeyDoesNotOpenTpm { .. }
             | Refusal::HostValueDoesNotOpenTpm { .. }
             | Refusal::TpmStateMissing
+            | Refusal::StateInSnapshots { .. }
+            | Refusal::SeenStateMissing { .. }
     )
 }
 
@@ -51,12 +53,21 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         Refusal::KeyDoesNotOpenTpm { .. } | Refusal::HostValueDoesNotOpenTpm { .. } => {
             known_key(facts, found, true).unwrap_or(refusal)
         }
-        Refusal::TpmStateMissing => match &found.state {
-            Some(state) => Refusal::TpmStateElsewhere(state.clone()),
-            None if found.was_undefined => Refusal::TpmStateUndefined,
-            None => Refusal::TpmStateMissing,
-        },
+        Refusal::TpmStateMissing
+        | Refusal::StateInSnapshots { .. }
+        | Refusal::SeenStateMissing { .. } => state_missing(found, refusal),
         other => other,
+    }
+}
+
+/// A TPM that was used, and no state at its place.
+fn state_missing(found: &Elsewhere, refusal: Refusal) -> Refusal {
+    match &found.state {
+        Some(state) => Refusal::TpmStateElsewhere(state.clone()),
+        None if found.was_undefined && refusal == Refusal::TpmStateMissing => {
+            Refusal::TpmStateUndefined
+        }
+        None => refusal,
     }
 }
 

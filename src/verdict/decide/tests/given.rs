@@ -10,9 +10,9 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept, KeptCopy,
-    KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References, StoreTrouble,
-    TpmState, Trial, kek_ref,
+    Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
+    KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
+    SeenState, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -190,6 +190,8 @@ pub(super) fn guest() -> Facts {
         state: TpmState::Absent,
         hindrance: None,
         kept: Kept::default(),
+        arrival: None,
+        snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
         elsewhere: Some(nothing_elsewhere()),
         retired: BTreeMap::new(),
@@ -277,6 +279,18 @@ impl Facts {
 
     pub(super) fn arriving(mut self) -> Self {
         self.references.as_mut().unwrap().state_arrives = true;
+        self.arrival = Some(Arrival::Migration);
+        self
+    }
+
+    /// The guest has run here with a TPM, whoever has its key.
+    pub(super) fn seen(mut self) -> Self {
+        self.references.as_mut().unwrap().seen_state = Some(SeenState {
+            domain_name: "vm1".to_owned(),
+            secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
+            path: "/there".into(),
+            at: Timestamp(7),
+        });
         self
     }
 
