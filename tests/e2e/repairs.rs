@@ -88,11 +88,18 @@ fn a_key_made_for_a_start_that_failed_is_taken_back() {
 
     assert_eq!(host.start(&guest).status, 1);
     assert!(!host.has_tpm_state(&guest));
-    assert_eq!(host.only_key_ref(&guest).wrapped_dek, None);
+    let rows = host.key_refs(&guest);
+    let [made, placeholder] = rows.as_slice() else {
+        panic!("{rows:#?}")
+    };
+    assert!(made.wrapped_dek.is_some() && made.retired_at.is_some());
+    assert!(placeholder.wrapped_dek.is_none() && placeholder.retired_at.is_none());
     assert!(!host.has_secret(guest.secret));
 
+    // The next start uses that key: no start that fails leaves another one.
     std::fs::remove_file(host.path(later_hook)).unwrap();
     host.start_running(&guest);
+    assert_eq!(host.only_key_ref(&guest).wrapped_dek, made.wrapped_dek);
 }
 
 #[test]
