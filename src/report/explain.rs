@@ -122,8 +122,9 @@ pub fn explain(code: Code) -> Explanation {
                    damaged, cut short, or was made for another domain.",
             why: "Nothing can be unwrapped from it. A wrapped key copied from another \
                    guest's row does not open by design.",
-            remedy: "Restore the store from a backup: vtpm-guard store restore FILE. Where the \
-                   guest was cloned, the clone needs a key reference of its own.",
+            remedy: "Take this guest's key from a backup of the store, whose other keys stay as \
+                   they are here: vtpm-guard key import DOMAIN --from BACKUP. The damaged row is \
+                   retired. Where the guest was cloned, the clone needs a key reference of its own.",
         },
         Code::TpmStateDamaged => Explanation {
             what: "The file of the TPM's state is empty, cut off, or no TPM state at all, or \

@@ -106,7 +106,8 @@ fn provider_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 has.short(),
                 wrapped_with.short()
             ),
-            "import the original: vtpm-guard provider import FILE".to_owned(),
+            "import the original beside it: vtpm-guard provider import FILE --name NEW-NAME"
+                .to_owned(),
         ),
         Refusal::ProviderAmbiguous {
             provider,
@@ -126,7 +127,7 @@ fn provider_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 "the key of provider {} cannot be opened on this host: {reason}",
                 quoted(provider)
             ),
-            "put it in place again: vtpm-guard provider import FILE".to_owned(),
+            "restore it: vtpm-guard provider import FILE".to_owned(),
         ),
         Refusal::ProviderNotInTime { provider } => (
             format!(
@@ -196,7 +197,10 @@ fn key_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 "the wrapped key of {} does not open: {reason}",
                 rows(&[*key_ref])
             ),
-            "bring it back with the store's backup: vtpm-guard store restore FILE".to_owned(),
+            format!(
+                "take the whole one from a backup of the store: vtpm-guard key import {domain} --from \
+                 BACKUP"
+            ),
         ),
         Refusal::EncryptionMismatch {
             state_encrypted: true,

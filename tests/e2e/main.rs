@@ -17,6 +17,7 @@ mod failed_starts;
 mod first_day;
 mod fresh_keys;
 mod guest;
+mod hints;
 mod hook_contract;
 mod hook_input;
 mod host;

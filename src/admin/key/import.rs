@@ -14,13 +14,15 @@ use crate::admin::error::AdminError;
 use crate::admin::opened::{opened_keys, wrap_for};
 use crate::admin::provider::for_new_keys;
 use crate::clock::Timestamp;
+use crate::guard::try_rows;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::wrap::{self, WrappedDek};
 use crate::report::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
-use crate::verdict::facts::{KeyRef, Provider};
+use crate::swtpm::StateFile;
+use crate::verdict::facts::{KeyRef, NotOpened, Provider, Trial};
 
 pub(super) fn run(
     context: &Context,
@@ -65,13 +67,18 @@ pub(super) fn run(
         }
         wrap_for(&context.keyring(), &provider, &dek, domain.uuid)?
     };
+    let others = if are_damaged(context, &store, domain.uuid)? {
+        OtherKeys::Retire
+    } else {
+        OtherKeys::Refuse
+    };
     let id = store.add_key(&AddKey {
         domain: domain.uuid,
         provider: provider.uuid,
         key: &key,
         secret_uuid: record.key_ref.secret_uuid,
         first_used_at: record.key_ref.first_used_at,
-        others: OtherKeys::Refuse,
+        others,
         now: Timestamp::now(),
     })?;
     answer(context, &domain, &provider.name, id, true)?;
@@ -85,6 +92,16 @@ pub(super) fn run(
         ));
     }
     Ok(())
+}
+
+/// Whether all keys that the guest has in use here are damaged (VG206): the one from the backup
+/// takes their place.
+fn are_damaged(context: &Context, store: &Store, domain: DomainUuid) -> Result<bool, AdminError> {
+    let references = store.references(domain, Timestamp::now())?;
+    let (keyring, deadline) = (context.keyring(), context::patience());
+    let trials = try_rows(&keyring, &references, domain, &StateFile::Absent, deadline);
+    let is_damaged = |trial: &Trial| matches!(trial, Trial::NotOpened(NotOpened::Corrupt { .. }));
+    Ok(trials.values().all(is_damaged))
 }
 
 /// The guest as this host knows it; it need not know it yet, and the copy knows its name.
