@@ -106,8 +106,7 @@ fn provider_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 has.short(),
                 wrapped_with.short()
             ),
-            "import the original beside it: vtpm-guard provider import FILE --name NEW-NAME"
-                .to_owned(),
+            "import the original: vtpm-guard provider import FILE".to_owned(),
         ),
         Refusal::ProviderAmbiguous {
             provider,

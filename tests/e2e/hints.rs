@@ -141,9 +141,17 @@ fn provider_key_mismatch() {
     host.guard(&["provider", "create", "nkp-a"]).ok();
     let hint = host.refused(&guest, Code::ProviderKeyMismatch);
     let file = recovery_file("nkp-a");
-    let import = "vtpm-guard provider import FILE --name NEW-NAME";
-    host.follow(&hint, import, &[("FILE", &file), ("NEW-NAME", "nkp-b")])
-        .ok();
+    let import = "vtpm-guard provider import FILE";
+    let taken = host.follow(&hint, import, &[("FILE", &file)]);
+    // Its name is taken by the other one, and the next line says what helps.
+    assert_eq!(taken.status, 1, "{taken:#?}");
+    let import = format!("{import} --name NAME");
+    host.follow(
+        &taken.stderr.replace(&file, "FILE"),
+        &import,
+        &[("FILE", &file), ("NAME", "nkp-b")],
+    )
+    .ok();
     host.starts_with_its_tpm(&guest, &state);
 }
 
