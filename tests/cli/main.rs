@@ -8,6 +8,7 @@ mod adopt;
 mod ambiguous;
 mod bad_input;
 mod check;
+mod elsewhere;
 mod encrypt;
 mod env;
 mod help;

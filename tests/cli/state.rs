@@ -44,7 +44,7 @@ impl Host {
     }
 
     /// A key that opens [`STATE`].
-    fn give_right_key(&self, guest: &str) {
+    pub(crate) fn give_right_key(&self, guest: &str) {
         let kek = self.kek("nkp-a");
         let domain = DomainUuid::parse(guest).unwrap();
         let dek = Dek::from_bytes(Zeroizing::new(PASSPHRASE.to_vec()));

@@ -75,3 +75,32 @@ fn a_state_in_a_directory_of_its_own_is_proven_and_missed() {
     host.start_running(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
 }
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_state_that_the_xml_names_no_more_is_named() {
+    let host = Host::new();
+    host.create_provider("nkp-a");
+    let Some(guest) = guest_with_state_elsewhere(&host) else {
+        return;
+    };
+    host.start_and_stop(&guest);
+    let xml = host.virsh(&["dumpxml", "--inactive", "vm1"]).ok().stdout;
+    let without: String = xml
+        .lines()
+        .filter(|line| !line.contains("<source type='dir'"))
+        .fold(String::new(), |xml, line| xml + line + "\n");
+    assert_ne!(without, xml);
+    host.write("/run/without.xml", without);
+    host.write("/run/with.xml", xml);
+    host.virsh(&["define", "/run/without.xml"]).ok();
+    let refused = host.start(&guest).refused_with("VG205");
+    assert!(refused.stderr.contains(STATE_DIR), "{refused:?}");
+    assert!(!host.has_tpm_state(&guest), "libvirt made a new TPM");
+    let shown = host.guard(&["key", "show", "vm1"]).ok();
+    assert!(shown.stdout.contains("proven"), "{shown:?}");
+    assert_eq!(host.guard(&["reset", "vm1"]).status, 1);
+    host.virsh(&["define", "/run/with.xml"]).ok();
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
