@@ -1,7 +1,10 @@
 //! What the program asks of the operating system; the one address of unsafe code.
 
 use std::ffi::CStr;
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,6 +28,43 @@ pub fn protect_process() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     set_dumpable(false)?;
     lock_memory();
+    Ok(())
+}
+
+/// Whether a file has a POSIX access control list beyond its mode.
+#[must_use]
+#[expect(unsafe_code, reason = "neither std nor nix reads extended attributes")]
+pub fn has_acl(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: both strings end in NUL; with a length of 0 nothing is written.
+    let len = unsafe {
+        nix::libc::getxattr(
+            path.as_ptr(),
+            c"system.posix_acl_access".as_ptr(),
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    len > 0
+}
+
+/// Takes a lease on a file, at which other openers wait. Its breaking is told by a signal that
+/// nobody minds.
+#[cfg(test)]
+#[expect(unsafe_code, reason = "nix has no leases")]
+pub fn take_lease(file: &std::fs::File) -> io::Result<()> {
+    use nix::libc::{F_SETLEASE, F_WRLCK, SIGURG, fcntl};
+    use std::os::fd::AsRawFd;
+    /// `F_SETSIG` of linux/fcntl.h, which libc lacks.
+    const F_SETSIG: i32 = 10;
+    for (command, argument) in [(F_SETSIG, SIGURG), (F_SETLEASE, F_WRLCK)] {
+        // SAFETY: the descriptor is open, and both commands take a number.
+        if unsafe { fcntl(file.as_raw_fd(), command, argument) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
     Ok(())
 }
 

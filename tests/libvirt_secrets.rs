@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use virt::connect::Connect;
 use vtpm_guard::clock::Deadline;
+use vtpm_guard::host::dirs::LibvirtDirs;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::Libvirt;
@@ -496,8 +497,8 @@ fn somebody_elses_value_is_told_byte_for_byte_and_goes_with_its_files() {
 
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
         assert!(host.inspect().is_none());
-        let dir = Path::new(files::SECRETS_DIR);
-        assert!(files::left_behind(dir, host.secret).unwrap().is_empty());
+        let dir = LibvirtDirs::default().secrets();
+        assert!(files::left_behind(&dir, host.secret).unwrap().is_empty());
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(false));
         assert!(host.libvirt.reveal(host.secret, soon()).unwrap().is_none());
     }
@@ -513,7 +514,7 @@ fn a_private_value_is_in_libvirts_file_byte_for_byte() {
         host.somebody_sets(value);
         let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
         assert!(matches!(found.value, Value::Private));
-        let stored = files::stored_value(Path::new(files::SECRETS_DIR), host.secret).unwrap();
+        let stored = files::stored_value(&LibvirtDirs::default().secrets(), host.secret).unwrap();
         assert!(matches!(stored, Stored::Value(dek) if dek.expose() == value));
         assert!(matches!(host.inspect().unwrap().value, Value::Told(dek) if dek.expose() == value));
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));

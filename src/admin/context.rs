@@ -9,10 +9,10 @@ use super::output::Output;
 use crate::clock::Deadline;
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
 use crate::guard::Guard;
+use crate::host::dirs::LibvirtDirs;
 use crate::key::keyring::Keyring;
 use crate::libvirt::Libvirt;
 use crate::store::{Access, Store, StoreError};
-use crate::swtpm::LIBVIRT_STATE_DIR;
 use crate::sys;
 
 /// How long an administrator is kept waiting for a lock or for libvirt.
@@ -73,10 +73,16 @@ impl Context {
     /// copies kept of transient guests, and those of before an `encrypt`.
     pub(super) fn state_places(&self) -> [PathBuf; 3] {
         [
-            PathBuf::from(LIBVIRT_STATE_DIR),
+            self.libvirt_dirs().tpm_states(),
             self.state_dir().join("tpm-state"),
             self.state_dir().join("plain-state"),
         ]
+    }
+
+    /// Where libvirt keeps its files; by the defaults where the configuration is broken, as the
+    /// hook has it.
+    pub(super) fn libvirt_dirs(&self) -> LibvirtDirs {
+        self.config().unwrap_or_default().libvirt
     }
 
     /// The store; `None` where there is no database yet.
@@ -142,7 +148,8 @@ impl Context {
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
         self.may_judge()?;
-        guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+        let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+        guard.secrets = Some(Box::new(libvirt));
         Ok(guard)
     }
 }

@@ -9,6 +9,7 @@ use super::context::Context;
 use super::domains;
 use super::error::AdminError;
 use crate::clock::Timestamp;
+use crate::host::bounded::bounded;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
@@ -53,7 +54,7 @@ pub(super) fn find(
             name: domains::last_name(store, uuid)?,
             rows,
             last_change: last_change.unwrap_or(Timestamp(0)),
-            state: places.find(|place| holds_state(place)),
+            state: places.find(|place| may_hold_state(place)),
         })
     };
     by_domain.into_iter().map(describe).collect()
@@ -78,6 +79,13 @@ pub(super) fn in_words(guests: usize) -> Option<String> {
         _ => format!("{guests} guests that libvirt no longer knows have keys"),
     };
     Some(format!("{subject}: vtpm-guard key prune --dry-run"))
+}
+
+/// What does not answer may hold one.
+fn may_hold_state(place: &Path) -> bool {
+    let asked = place.to_owned();
+    let around = place.parent().unwrap_or(place);
+    bounded(around, move || holds_state(&asked)).unwrap_or(true)
 }
 
 /// Whether there is any file below `place` but swtpm's lock. What cannot be read may be state.

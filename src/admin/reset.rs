@@ -9,9 +9,32 @@ use super::domains::{self, NamedDomain};
 use super::error::AdminError;
 use super::key;
 use crate::clock::Timestamp;
+use crate::domain::{Emulator, TpmVersion};
 use crate::guard::has_managed_save;
+use crate::ids::DomainUuid;
 use crate::kept::Shelf;
 use crate::store::Access;
+use crate::swtpm::{StatePlace, remove_empty_directory};
+
+/// A state directory without a state would keep libvirt from setting the new TPM up whole.
+fn remove_empty_directories(context: &Context, domain: DomainUuid) {
+    let states = context.libvirt_dirs().tpm_states();
+    for version in [TpmVersion::V2_0, TpmVersion::V1_2] {
+        let vtpm = Emulator {
+            version,
+            secret_uuid: None,
+            persistent_state: false,
+            source: None,
+        };
+        let place = StatePlace::of(&states, domain, &vtpm);
+        if let Err(error) = remove_empty_directory(&place) {
+            context.output.note(&format!(
+                "the empty directory {} stays, and a new TPM in it would have no certificates: {error}",
+                place.directory().display()
+            ));
+        }
+    }
+}
 
 pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
     let domain = domains::resolve(context, text)?;
@@ -44,6 +67,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         _ if copies == 0 && !forgotten => return Err(no_key()),
         _ => usize::from(forgotten),
     };
+    remove_empty_directories(context, domain.uuid);
     let document = json!({
         "domain": key::document(&domain),
         "changed": reset + copies > 0,

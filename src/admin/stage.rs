@@ -23,9 +23,10 @@ use crate::verdict::outcome::SecretAction;
 const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    let place = Place::of_this_host();
+    let dirs = context.libvirt_dirs();
+    let place = Place::of_this_host(&dirs);
     place.clear()?;
-    let starting = DefinitionFiles::default().starting().map_err(|error| {
+    let starting = DefinitionFiles::from(&dirs).starting().map_err(|error| {
         AdminError::failed(format!("libvirt's definitions cannot be read: {error}"))
     })?;
     if !starting.is_empty() {

@@ -124,9 +124,8 @@ impl Known {
                  pgrep -a swtpm",
                 self.arg()
             )),
-            HoldError::Linear | HoldError::NotAFile | HoldError::Volatile(_) => {
-                AdminError::refused(message)
-            }
+            HoldError::Linear | HoldError::Volatile(_) => AdminError::refused(message),
+            HoldError::State(error) if error.is_damage() => AdminError::refused(message),
             HoldError::State(_) | HoldError::Io(_) => AdminError::failed(message),
         }
     }

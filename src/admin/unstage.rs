@@ -21,7 +21,7 @@ use crate::staging::{LaidOut, Place};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    let place = Place::of_this_host();
+    let place = Place::of_this_host(&context.libvirt_dirs());
     let laid_out = place.laid_out()?;
     let mut dropped = Vec::new();
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::host::dirs::LibvirtDirs;
 use crate::trusted::Distrust;
 use crate::verdict::facts::Policy;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub log_level: tracing::Level,
     /// `log.target`
     pub log_target: LogTarget,
+    /// `[libvirt]`: where libvirt keeps its files.
+    pub libvirt: LibvirtDirs,
     /// `capture.denied`: how many XML documents of refused starts are kept.
     pub capture_denied: usize,
 }
@@ -146,6 +149,7 @@ impl Default for Config {
             hook_deadline: Duration::from_secs(10),
             log_level: tracing::Level::INFO,
             log_target: LogTarget::Auto,
+            libvirt: LibvirtDirs::default(),
             capture_denied: 20,
         }
     }

@@ -1,7 +1,7 @@
 //! From TOML to a [`Config`]. Section, key and value are looked at one by one, so that every
 //! error names its line, its key and what would be right there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -26,6 +26,10 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("hook", &["deadline"]),
     ("log", &["level", "target"]),
     ("capture", &["denied"]),
+    (
+        "libvirt",
+        &["config_dir", "state_dir", "run_dir", "tpm_dir"],
+    ),
 ];
 
 /// The shortest `hook.deadline`: less would refuse starts that are in order, on a busy host.
@@ -168,6 +172,14 @@ fn set(
             let target = string(value).and_then(log_target);
             config.log_target = target.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
+        "libvirt.config_dir" => config.libvirt.config = directory(&full, value)?,
+        "libvirt.state_dir" => config.libvirt.state = directory(&full, value)?,
+        "libvirt.run_dir" => config.libvirt.run = directory(&full, value)?,
+        "libvirt.tpm_dir" => {
+            let usual = string(value).is_some_and(str::is_empty);
+            let named = (!usual).then(|| directory(&full, value));
+            config.libvirt.tpm = named.transpose()?;
+        }
         "capture.denied" => {
             let wanted = format!("a number from 0 to {MAX_CAPTURED}");
             let denied = count(value).filter(|count| *count <= MAX_CAPTURED);
@@ -181,6 +193,14 @@ fn set(
         }
     }
     Ok(())
+}
+
+/// A directory of libvirt's.
+fn directory(key: &str, value: &DeValue<'_>) -> Result<PathBuf, ConfigFault> {
+    let path = string(value).map(Path::new);
+    let path = path.filter(|path| path.is_absolute() && path.parent().is_some());
+    path.map(Path::to_owned)
+        .ok_or_else(|| bad_value(key, value, "the absolute path of a directory"))
 }
 
 /// One of a few words.

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::parse::KEYS;
 use super::*;
+use crate::host::dirs::LibvirtDirs;
 use crate::verdict::facts::{Permission, TransientState};
 
 const SHIPPED: &str = include_str!("../../packaging/config/config.toml");
@@ -87,6 +88,11 @@ fn every_known_key_is_heeded() {
         target = "/var/log/guard.log"
         [capture]
         denied = 0
+        [libvirt]
+        config_dir = "/a"
+        state_dir = "/b"
+        run_dir = "/c"
+        tpm_dir = "/d"
         "#,
     );
     let expected = Config {
@@ -103,6 +109,12 @@ fn every_known_key_is_heeded() {
         hook_deadline: Duration::from_mins(2),
         log_level: tracing::Level::TRACE,
         log_target: LogTarget::File("/var/log/guard.log".into()),
+        libvirt: LibvirtDirs {
+            config: "/a".into(),
+            state: "/b".into(),
+            run: "/c".into(),
+            tpm: Some("/d".into()),
+        },
         capture_denied: 0,
     };
     assert_eq!(config, expected);
@@ -169,11 +181,11 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         ),
         (
             "\n[polizy]",
-            "2: there is no section \"polizy\"; the sections are policy, secret, hook, log, capture",
+            "2: there is no section \"polizy\"; the sections are policy, secret, hook, log, capture, libvirt",
         ),
         (
             "degraded = 'deny'",
-            "1: there is no section \"degraded\"; the sections are policy, secret, hook, log, capture",
+            "1: there is no section \"degraded\"; the sections are policy, secret, hook, log, capture, libvirt",
         ),
         (
             "policy = 1",

@@ -9,19 +9,20 @@
 //! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
 //! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | none is kept |
 
-use super::Guard;
 use super::gather::Gathered;
 use super::keys::Keys;
 use super::lifecycle::with_store;
 use super::operation::Ending;
 use super::status::has_migrated_away;
+use super::{Guard, bring_back};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::ids::DomainUuid;
-use crate::kept::{KeptError, KeptState, Original, Run, Shelf, put_back};
+use crate::kept::{KeptError, KeptState, Original, Run, Shelf, Shelter, put_back, set_aside};
 use crate::store::Access;
-use crate::swtpm::StateFile;
-use crate::verdict::facts::{Occasion, Permission, References, TransientState, Trial};
+use crate::swtpm::{StateFile, StatePlace};
+use crate::verdict::code::Code;
+use crate::verdict::facts::{Occasion, Permission, References, TpmState, TransientState, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Decision, Verdict};
@@ -39,6 +40,7 @@ pub(super) fn keep_before_start(
     if !libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
+    bring_back::at_once(guard, domain.uuid, vtpm);
     let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
     if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
@@ -54,6 +56,7 @@ pub(super) fn keep_before_start(
         state: kept.as_ref().ok().cloned().flatten(),
         ended_normally: is_absent && shelf.run().is_ok_and(|before| before.ended_normally),
         migrated: false,
+        refused: None,
     })?;
     if let Some(current) = kept? {
         drop_surplus(guard, domain, &shelf, &current, deadline);
@@ -71,6 +74,23 @@ fn drop_surplus(guard: &Guard, domain: &Domain, shelf: &Shelf, current: &str, de
     if let Err(error) = dropped {
         tracing::warn!(domain = domain.name, %error, "saved copies of the TPM state pile up");
     }
+}
+
+/// Notes that a start was refused for what is wrong with the state that is there, which libvirt
+/// will delete although nobody gave it up.
+pub(super) fn note_refusal(guard: &Guard, domain: &Domain, code: Code) -> Result<(), KeptError> {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    let shelf = guard.shelf(domain);
+    shelf.note_run(Run {
+        starting: true,
+        refused: Some(code.as_str().to_owned()),
+        ..shelf.run().unwrap_or_default()
+    })
 }
 
 /// Whether the start of a guest whose vTPM is not encrypted may be refused.
@@ -109,6 +129,20 @@ pub(super) fn standing_by(
     (copies, ended_normally)
 }
 
+/// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
+/// [`bring_back`](super::bring_back).
+fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), KeptError> {
+    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let failed = |source| KeptError::State {
+        path: place.path.clone(),
+        source,
+    };
+    match Shelter::of(&place).map_err(failed)? {
+        Some(shelter) => shelter.fill().map_err(KeptError::io(&place.path)),
+        None => Ok(()),
+    }
+}
+
 /// Carries out a `restore-tpm-state` repair. Where that fails, the start is refused: libvirt
 /// would make a new TPM.
 pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
@@ -123,9 +157,12 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
         return;
     };
     let start = (guard.libvirt_state_dir.as_path(), domain.uuid, vtpm);
-    if let Err(error) = put_back(copy, Some(start)) {
-        let reason = error.to_string();
-        verdict.decision = Decision::Deny(Refusal::TpmStateNotRestored { reason });
+    if let Err(refusal) = free_place(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
+        put_back(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
+            reason: error.to_string(),
+        })
+    }) {
+        verdict.decision = Decision::Deny(refusal);
         verdict.repairs.clear();
         verdict.secret = None;
         return;
@@ -138,6 +175,28 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
         .and_then(|run| shelf.note_run(Run { state, ..run }));
     if let Err(error) = noted {
         tracing::warn!(domain = domain.name, %error, "it is not noted which copy was put back");
+    }
+}
+
+/// Sets a damaged state aside. Any other stays: a copy never takes its place.
+fn free_place(
+    guard: &Guard,
+    state: &TpmState,
+    domain: &Domain,
+    vtpm: &Emulator,
+) -> Result<(), Refusal> {
+    let TpmState::Damaged(how) = state else {
+        return Ok(());
+    };
+    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    match set_aside(&guard.state_dir, domain.uuid, &place, Timestamp::now()) {
+        Ok(aside) => {
+            tracing::warn!(domain = domain.name, path = %aside.display(), "a damaged TPM state was set aside");
+            Ok(())
+        }
+        Err(error) => Err(Refusal::TpmStateDamaged {
+            how: format!("{how}; a saved copy cannot take its place: {error}"),
+        }),
     }
 }
 
@@ -218,6 +277,7 @@ pub(super) fn keep_after_run(
     match ending {
         // Its TPM lives on elsewhere: a copy would bring an old one back, or one of nobody's.
         _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
+        _ if run.starting && run.refused.is_some() => shelter(guard, domain, vtpm),
         // It has run, although `started` was not seen.
         Ending::Ended if run.starting => keep(Occasion::Release),
         // The copy of before the start is the state that the next one needs.

@@ -1,13 +1,12 @@
 //! A start that libvirtd makes while it is starting itself. It cannot be asked then, but its
 //! files tell which secrets it has.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::{Guard, TO_RECORD};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
-use crate::libvirt::{SECRETS_DIR, StartingLibvirtd, called_by_starting_libvirtd};
+use crate::libvirt::{StartingLibvirtd, called_by_starting_libvirtd};
 use crate::report;
 use crate::store::{Access, Event};
 use crate::swtpm::read_state;
@@ -32,7 +31,7 @@ impl Guard {
             return deadline;
         }
         self.libvirt_starts = true;
-        self.secrets = Some(Box::new(StartingLibvirtd(Path::new(SECRETS_DIR))));
+        self.secrets = Some(Box::new(StartingLibvirtd(self.config.libvirt.secrets())));
         // A persistent secret of the guest's own carries its start as if there were no guard:
         // nobody could be asked to take it over now.
         self.config.policy.unmanaged = Permission::Allow;

@@ -1,10 +1,11 @@
 //! Gathers the facts of one start: TPM state, rows, and what trying each key gave.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::keys::Keys;
 use super::status::is_running;
-use super::{Guard, arriving, before_the_answer, copies};
+use super::{Guard, arriving, before_the_answer, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -59,6 +60,7 @@ pub(super) fn gather(
             trials: BTreeMap::new(),
             keks: BTreeMap::new(),
             state: TpmState::Absent,
+            hindrance: None,
             kept: Kept::default(),
             arrival: None,
             snapshots: Vec::new(),
@@ -74,13 +76,13 @@ pub(super) fn gather(
     let Ok(domain) = &gathered.facts.domain else {
         return gathered;
     };
-    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+    let Some(Vtpm::Emulator(vtpm)) = domain.vtpm.clone() else {
         return gathered;
     };
-    let uuid = domain.uuid;
+    let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent => copies::standing_by(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => copies::standing_by(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
@@ -99,13 +101,15 @@ pub(super) fn gather(
             gathered.try_retired(uuid, deadline);
         }
     }
+    gathered.look_for_hindrance(guard, vtpm, access, deadline);
     gathered
 }
 
 /// An unencrypted vTPM has no rows; but encrypted state under it is no contradiction while
 /// other state is on its way, and only the store knows that.
 fn needs_rows(vtpm: &Emulator, state: &StateFile) -> bool {
-    vtpm.secret_uuid.is_some() || matches!(state, StateFile::Encrypted(_))
+    let may_contradict = matches!(state, StateFile::Encrypted(_) | StateFile::Damaged(_));
+    vtpm.secret_uuid.is_some() || may_contradict
 }
 
 impl StateFile {
@@ -115,12 +119,43 @@ impl StateFile {
             Self::Absent => TpmState::Absent,
             Self::Plain => TpmState::Plain,
             Self::Encrypted(_) => TpmState::Encrypted,
+            Self::Damaged(how) => TpmState::Damaged(how.clone()),
             Self::Unreadable(how) => TpmState::Unreadable(how.clone()),
         }
     }
 }
 
 impl Gathered {
+    /// A start that the guard judges is hindered; of a guest whose vTPM is not encrypted, which is
+    /// libvirt's affair, only who asks is told.
+    fn look_for_hindrance(
+        &mut self,
+        guard: &Guard,
+        vtpm: &Emulator,
+        access: Access,
+        deadline: Deadline,
+    ) {
+        let facts = &mut self.facts;
+        let (Ok(domain), is_asked) = (&facts.domain, access == Access::Read) else {
+            return;
+        };
+        if vtpm.secret_uuid.is_none() && !is_asked {
+            return;
+        }
+        let arrives = facts
+            .references
+            .as_ref()
+            .is_ok_and(|found| found.state_arrives);
+        let waits = !is_asked && !arrives;
+        let longest = if waits {
+            hindrance::FOR_THE_LOCK
+        } else {
+            Duration::ZERO
+        };
+        let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
+        facts.hindrance = hindrance::look(guard, domain, vtpm, patience);
+    }
+
     fn read_rows(&mut self, guard: &Guard, domain: DomainUuid, access: Access, deadline: Deadline) {
         let opened = match guard.open_store(access, deadline) {
             // A store on a read-only file system can still say which key it is.
@@ -192,6 +227,7 @@ impl Gathered {
     ) {
         let Self { facts, keys, .. } = self;
         let mut chosen = None;
+        let mut is_proven = false;
         for (copy, state) in copies {
             let trials = match &facts.references {
                 Ok(References {
@@ -201,7 +237,7 @@ impl Gathered {
                 }) => keys.try_rows(key_refs, providers, domain, &state, deadline),
                 Err(_) => BTreeMap::new(),
             };
-            let is_proven = trials.values().any(Trial::is_proven);
+            is_proven = trials.values().any(Trial::is_proven);
             if chosen.is_none() || is_proven {
                 chosen = Some((copy, state, trials));
             }
@@ -216,6 +252,7 @@ impl Gathered {
             occasion: copy.manifest.occasion,
             kept_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
+            is_proven,
         });
         self.copy = Some(copy);
         if facts.copy_in_place().is_some() {

@@ -85,9 +85,11 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 
 /// `stopped end`: the guest is gone, or its start has failed.
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let dropped = drop_first(guard, domain, deadline);
     let failed = failed::look(guard, domain, None);
     let noted = copies::note_migration(guard, domain);
     ended(guard, domain, None, failed.as_ref(), deadline)?;
+    dropped?;
     Ok(noted?)
 }
 
@@ -98,6 +100,7 @@ fn released(
     ending: Ending,
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
+    let dropped = drop_first(guard, domain, deadline);
     let failed = failed::look(guard, domain, Some(ending));
     let kept = copies::keep_after_run(guard, domain, ending, deadline);
     let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
@@ -105,10 +108,27 @@ fn released(
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
     }
     ended?;
+    dropped?;
     Ok(kept?)
 }
 
-/// The guest is gone: so is its host secret, and a key that was made for nothing. `ending` is
+/// The guest is gone, and its host secret goes first: what follows looks at its TPM's state, in
+/// whose place swtpm's user may have put something that takes all the time that there is.
+fn drop_first(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+    let Some((_, secret)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    // The other half is for what follows.
+    let half = deadline.at_most(deadline.remaining() / 2);
+    let managed = with_store(guard, half, |store| store.has_key_refs(domain.uuid));
+    if may_be_managed(&managed) {
+        let is_over = guard.config.secret_lifetime != Lifetime::Keep;
+        leave_secret(guard, domain, secret, is_over, half)?;
+    }
+    Ok(())
+}
+
+/// The guest is gone: so is a key that was made for nothing, and the secret with it. `ending` is
 /// known at `release` alone; `failed` tells of a start that failed after it was allowed.
 fn ended(
     guard: &Guard,
@@ -150,10 +170,10 @@ fn ended(
         }
         store.has_key_refs(domain.uuid)
     });
-    // A key that nobody has any more is not one to start the guest with.
-    let is_over = taken_back || guard.config.secret_lifetime != Lifetime::Keep;
-    if may_be_managed(&noted) {
-        leave_secret(guard, domain, secret, is_over, deadline)?;
+    // A key that nobody has any more is not one to start the guest with; under any other lifetime
+    // its secret has gone already.
+    if taken_back && guard.config.secret_lifetime == Lifetime::Keep {
+        leave_secret(guard, domain, secret, true, deadline)?;
     }
     noted?;
     Ok(())

@@ -4,12 +4,14 @@
 
 mod arriving;
 mod begun;
+pub mod bring_back;
 mod commit;
 mod copies;
 mod daemon_start;
 mod definition;
 mod failed;
 mod gather;
+mod hindrance;
 mod keys;
 mod lease;
 mod lifecycle;
@@ -37,16 +39,6 @@ use crate::key::keyring::Keyring;
 use crate::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
-use crate::swtpm::LIBVIRT_STATE_DIR;
-
-/// libvirt's directory of definitions of persistent guests.
-const LIBVIRT_DEFINITIONS_DIR: &str = "/etc/libvirt/qemu";
-
-/// libvirt's directory of notes on running guests.
-const LIBVIRT_RUN_DIR: &str = "/run/libvirt/qemu";
-
-/// libvirt's directory of saved runs: managed saves and snapshots.
-const LIBVIRT_SAVED_DIR: &str = "/var/lib/libvirt/qemu";
 
 /// The directory of swtpm's logs of libvirt's guests.
 const SWTPM_LOG_DIR: &str = "/var/log/swtpm/libvirt/qemu";
@@ -92,18 +84,18 @@ impl Guard {
     #[must_use]
     pub fn new(config: Config, state_dir: PathBuf) -> Self {
         Self {
-            config,
             config_trouble: None,
             xml_trouble: None,
             state_dir,
-            libvirt_state_dir: PathBuf::from(LIBVIRT_STATE_DIR),
-            libvirt_definitions_dir: PathBuf::from(LIBVIRT_DEFINITIONS_DIR),
-            libvirt_run_dir: PathBuf::from(LIBVIRT_RUN_DIR),
-            libvirt_saved_dir: PathBuf::from(LIBVIRT_SAVED_DIR),
+            libvirt_state_dir: config.libvirt.tpm_states(),
+            libvirt_definitions_dir: config.libvirt.definitions(),
+            libvirt_run_dir: config.libvirt.running(),
+            libvirt_saved_dir: config.libvirt.saved(),
             swtpm_log_dir: PathBuf::from(SWTPM_LOG_DIR),
             shares_keks: false,
             run_dir: PathBuf::from(RUN_DIR),
             call: None,
+            config,
             secrets: None,
             libvirt_starts: false,
             opened_keks: OpenedKeks::default(),
@@ -131,7 +123,7 @@ impl Guard {
         DefinitionFiles {
             definitions: self.libvirt_definitions_dir.clone(),
             running: self.libvirt_run_dir.clone(),
-            ..DefinitionFiles::default()
+            ..DefinitionFiles::from(&self.config.libvirt)
         }
     }
 

@@ -13,11 +13,12 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Provided, SecretError};
 use crate::store::Access;
-use crate::verdict::decide::decide;
+use crate::swtpm::{StatePlace, remove_empty_directory};
+use crate::verdict::decide::{decide, unusable_state};
 use crate::verdict::facts::{Arrival, Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
-use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
+use crate::verdict::{Answer, Decision, Finding, Over, Reason, Verdict};
 
 /// How often a verdict is made anew because the rows changed under it. Each time somebody
 /// else's change was carried out whole, so this ends.
@@ -83,7 +84,22 @@ pub fn prepare(
         let finding = Finding::CopyNotKept(error.to_string());
         outcome.verdict.findings.push(finding);
     }
+    if let (Mode::CarryOut, "prepare", Ok(domain)) = (mode, operation, domain) {
+        note_refused_state(guard, domain, &outcome);
+    }
     outcome
+}
+
+/// Of a transient guest libvirt deletes the state now, which is damaged or in use elsewhere.
+fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
+    let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_))) =
+        &outcome.verdict.decision
+    else {
+        return;
+    };
+    if let Err(error) = copies::note_refusal(guard, domain, why.code()) {
+        tracing::warn!(domain = domain.name, %error, "its TPM's state will not be kept from libvirt");
+    }
 }
 
 fn judged(
@@ -118,9 +134,16 @@ fn attempt(
     let mut verdict = judge(guard, &mut gathered, mode, deadline);
     if mode == Mode::DryRun {
         let secret = foreseen(guard, &gathered.facts, &verdict);
+        // libvirt starts it, and fails: nobody is kept from that, and whoever asks is told.
+        if verdict.decision == Decision::Allow(Reason::Unencrypted)
+            && let Some(refusal) = unusable_state(&gathered.facts)
+        {
+            verdict.decision = Decision::Deny(refusal);
+        }
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
+    clear_the_way_for_a_new_tpm(guard, &gathered.facts, &verdict);
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation, deadline)
     else {
         return None;
@@ -150,6 +173,26 @@ fn attempt(
         }
     }
     Some(gathered.into_outcome(verdict, secret, mode))
+}
+
+/// libvirt skips setting up a new TPM where a directory for its state is there already. Should
+/// that stay, the TPM is one without certificates, and no worse for it.
+fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) {
+    let (Ok(domain), Decision::Allow(_)) = (&facts.domain, &verdict.decision) else {
+        return;
+    };
+    let references = facts.references.as_ref();
+    let arrives = references.is_ok_and(|references| references.state_arrives);
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return;
+    };
+    if *facts.state_in_force() != TpmState::Absent || arrives {
+        return;
+    }
+    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    if let Err(error) = remove_empty_directory(&place) {
+        tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
+    }
 }
 
 /// Notes that the start of a guest goes on, so that it is known if it fails.

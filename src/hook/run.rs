@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use super::emergency;
@@ -14,7 +15,7 @@ use crate::capture;
 use crate::clock::Deadline;
 use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
-use crate::guard::{self, Guard, HookCall, Mode, Operation};
+use crate::guard::{self, Guard, HookCall, Mode, Operation, bring_back};
 use crate::libvirt::{Libvirt, calling_attempt};
 use crate::log;
 use crate::report::{self, Named};
@@ -31,6 +32,10 @@ const CAPTURE_LIMIT: usize = 1024 * 1024;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
     emergency::answer_for_panics();
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    if bring_back::run(Path::new(DEFAULT_STATE_DIR), &arguments) {
+        return ExitCode::SUCCESS;
+    }
     let Some(event) = HookEvent::parse(arguments) else {
         return ExitCode::SUCCESS;
     };
@@ -75,6 +80,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if let Err(error) = guard::follow_up(&guard, operation, domain, deadline) {
                 tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "not all was done");
             }
+            if matches!(operation, Operation::Released(_)) {
+                leave_behind(&guard, domain);
+            }
             ExitCode::SUCCESS
         }
         (_, Err(error)) => {
@@ -85,6 +93,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// libvirt deletes a state that must stay when this hook has returned: another process puts it
+/// back. It keeps none of the hook's streams, to whose ends libvirt reads.
+fn leave_behind(guard: &Guard, domain: &Domain) {
+    let Some(arguments) = bring_back::arguments(guard, domain) else {
+        return;
+    };
+    let spawned = std::env::current_exe().and_then(|program| {
+        Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(domain = domain.name, %error, "its TPM's state comes back at its next start only");
     }
 }
 
@@ -123,7 +151,8 @@ fn guard_of_this_host() -> Guard {
     let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
     guard.config_trouble = trouble;
     guard.shares_keks = true;
-    guard.secrets = Some(Box::new(Libvirt::at(&guard.config.secret_uri)));
+    let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+    guard.secrets = Some(Box::new(libvirt));
     guard
 }
 

@@ -68,6 +68,10 @@ pub struct Run {
     /// The guest has moved to another host, with its TPM.
     #[serde(default)]
     pub migrated: bool,
+    /// The start was refused with this code, for what is wrong with the state that is there: it
+    /// must be there afterwards, too.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// [`Run`] as it is written.

@@ -12,11 +12,13 @@
 //! A copy is never overwritten: other bytes are another copy. So a worse one cannot take the
 //! place of a better one, and which of several is right is decided by the key that opens it.
 
+mod damaged;
 mod files;
 mod manifest;
 mod original;
 mod put_back;
 mod shelf;
+mod shelter;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
@@ -24,10 +26,12 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use damaged::set_aside;
 pub use manifest::{Attributes, Manifest, Run};
 pub use original::Original;
 pub use put_back::{PutBack, PutBackError, put_back};
 pub use shelf::{COPIES_KEPT, KeptState, Shelf, domains};
+pub use shelter::{Returned, Shelter};
 
 use crate::swtpm::StateError;
 
@@ -59,6 +63,14 @@ pub enum KeptError {
     Damaged {
         /// The file.
         path: PathBuf,
+    },
+    /// What is in the state's place is no TPM state.
+    #[error("{path}: {how}", path = .path.display())]
+    NotAState {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        how: String,
     },
     /// The TPM state itself cannot be read.
     #[error("{path}: {source}", path = .path.display())]

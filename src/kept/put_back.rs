@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -11,12 +11,12 @@ use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::manifest::Attributes;
+use super::manifest::{Attributes, Manifest};
 use super::shelf::KeptState;
 use crate::domain::Emulator;
 use crate::durable;
 use crate::ids::DomainUuid;
-use crate::swtpm::{self, Backend, state_path};
+use crate::swtpm::{self, Backend, StateError, StateFile, StatePlace};
 
 /// What putting a copy back did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum PutBack {
 /// Why a copy was not put back. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]
 pub enum PutBackError {
-    /// The system says no.
+    /// I/O error.
     #[error("{path}: {source}", path = .path.display())]
     Io {
         /// The file or directory.
@@ -38,7 +38,21 @@ pub enum PutBackError {
         /// What the system said.
         source: io::Error,
     },
-    /// Something else stands in the state's place.
+    /// The way to the state's place cannot be used.
+    #[error("{path}: {source}", path = .path.display())]
+    State {
+        /// The state's place.
+        path: PathBuf,
+        /// Why.
+        source: StateError,
+    },
+    /// The copy is no TPM state.
+    #[error("the copy is no TPM state that swtpm would take: {how}")]
+    NotAState {
+        /// What is wrong with it.
+        how: String,
+    },
+    /// Something else is in the state's place.
     #[error("{path}: something is there already, and it is not overwritten", path = .path.display())]
     Occupied {
         /// The state's place.
@@ -58,57 +72,87 @@ pub fn put_back(
     start: Option<(&Path, DomainUuid, &Emulator)>,
 ) -> Result<PutBack, PutBackError> {
     let manifest = &copy.manifest;
-    let path = match start {
+    if let StateFile::Damaged(how) = copy.state() {
+        return Err(PutBackError::NotAState { how });
+    }
+    let place = match start {
         Some((_, _, vtpm))
             if (vtpm.version, Backend::of(vtpm)) != (manifest.tpm_version, manifest.backend) =>
         {
             return Err(PutBackError::OtherTpm);
         }
-        Some((libvirt_state_dir, domain, vtpm)) => state_path(libvirt_state_dir, domain, vtpm),
-        None => manifest.path.clone(),
+        Some((libvirt_state_dir, domain, vtpm)) => StatePlace::of(libvirt_state_dir, domain, vtpm),
+        None => StatePlace::of_copy(&manifest.path, manifest.directories.len(), manifest.backend),
     };
-    let failed = |source| PutBackError::Io {
-        path: path.clone(),
-        source,
-    };
-    let name = path
-        .file_name()
-        .ok_or_else(|| failed(ErrorKind::IsADirectory.into()))?;
-    let dir = open_directories(&path, &manifest.directories)?;
-    let Attributes { uid, gid, mode } = manifest.file;
+    let dir = open_directories(&place, &manifest.directories)?;
+    let owner = owner(&dir, manifest).map_err(|source| io_error(&place.path, source))?;
     let dress = |file: &File| {
-        fchown(file, Some(uid), Some(gid))?;
-        file.set_permissions(Permissions::from_mode(mode))
+        fchown(file, Some(owner.uid), Some(owner.gid))?;
+        file.set_permissions(Permissions::from_mode(owner.mode))
     };
-    match durable::create_in(&dir, name, &copy.bytes, dress) {
+    match durable::create_in(&dir, place.file_name(), &copy.bytes, dress) {
         Ok(()) => Ok(PutBack::Done),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            match swtpm::read_bytes(&path, manifest.backend) {
-                Ok(Some((_, bytes))) if bytes == copy.bytes => Ok(PutBack::AlreadyThere),
-                _ => Err(PutBackError::Occupied { path }),
-            }
-        }
-        Err(error) => Err(failed(error)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match swtpm::read_bytes(&place) {
+            Ok(Some(found)) if found.bytes == copy.bytes => Ok(PutBack::AlreadyThere),
+            _ => Err(PutBackError::Occupied { path: place.path }),
+        },
+        Err(error) => Err(io_error(&place.path, error)),
     }
 }
 
+/// Whose the state becomes: the user's who owns its directory, which is swtpm's. A copy of a file
+/// of somebody else's does not come back as his.
+fn owner(dir: &File, manifest: &Manifest) -> io::Result<Attributes> {
+    let Attributes { uid, gid, mode } = manifest.file;
+    let (uid, gid) = match manifest.backend {
+        Backend::Directory => {
+            let found = dir.metadata()?;
+            (found.uid(), found.gid())
+        }
+        // It is in a directory of the administrator's.
+        Backend::Linear => (uid, gid),
+    };
+    Ok(Attributes {
+        uid,
+        gid,
+        mode: mode & 0o666,
+    })
+}
+
 /// Opens the directory of the state, and makes those that libvirt has deleted.
-fn open_directories(path: &Path, wanted: &[Attributes]) -> Result<File, PutBackError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| PutBackError::Io { path, source }
+fn open_directories(place: &StatePlace, wanted: &[Attributes]) -> Result<File, PutBackError> {
+    let mut path = place.base_path().to_owned();
+    let mut wanted = wanted.iter();
+    let base = place.open_base().map_err(|source| PutBackError::State {
+        path: place.path.clone(),
+        source,
+    })?;
+    let mut dir = match (base, wanted.next()) {
+        (Some(base), _) => base,
+        (None, Some(attributes)) => {
+            make_base(&path, *attributes).map_err(|error| io_error(&path, error))?
+        }
+        (None, None) => return Err(io_error(&path, ErrorKind::NotFound.into())),
     };
-    let mut paths: Vec<&Path> = path.ancestors().skip(1).take(wanted.len() + 1).collect();
-    paths.reverse();
-    let Some((base, own)) = paths.split_first() else {
-        return Err(failed(path)(ErrorKind::NotADirectory.into()));
-    };
-    let mut dir = File::open(base).map_err(failed(base))?;
-    for (path, attributes) in own.iter().zip(wanted) {
-        let name = path.file_name().unwrap_or_default();
-        dir = open_or_make(&dir, name, *attributes).map_err(failed(path))?;
+    for (name, attributes) in place.directories_below().iter().zip(wanted) {
+        path.push(name);
+        dir = open_or_make(&dir, name, *attributes).map_err(|error| io_error(&path, error))?;
     }
     Ok(dir)
+}
+
+/// Makes libvirt's directory of all states, or the one that the domain XML names.
+fn make_base(path: &Path, attributes: Attributes) -> io::Result<File> {
+    let (parent, name) = path
+        .parent()
+        .zip(path.file_name())
+        .ok_or(ErrorKind::IsADirectory)?;
+    open_or_make(&File::open(parent)?, name, attributes)
+}
+
+fn io_error(path: &Path, source: io::Error) -> PutBackError {
+    let path = path.to_owned();
+    PutBackError::Io { path, source }
 }
 
 /// A directory that is there stays as it is. One that is made appears with its owner and mode.

@@ -12,7 +12,19 @@ use crate::domain::{Emulator, StateSource, TpmVersion};
 use crate::ids::DomainUuid;
 use crate::verdict::facts::Occasion;
 
-const STATE: &[u8] = b"some bytes of a state";
+const STATE: &[u8] = include_bytes!("../../tests/vectors/tpm-state/tpm2-plain/tpm2-00.permall");
+const LATER: &[u8] = include_bytes!("../../tests/vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
+
+/// A state of a newer format than this program knows.
+fn newer(text: &str) -> Vec<u8> {
+    let len = u32::try_from(10 + text.len()).unwrap();
+    [
+        &[3, 3, 0, 10, 0, 0],
+        &len.to_be_bytes()[..],
+        text.as_bytes(),
+    ]
+    .concat()
+}
 
 /// A guest's TPM state in libvirt's place, and the guard's state directory beside it.
 struct Place {
@@ -176,7 +188,7 @@ fn the_same_bytes_are_kept_once_and_others_beside_them() {
     assert_eq!(place.copies().len(), 1);
     assert_eq!(place.copies()[0].manifest.occasion, Occasion::Start);
 
-    place.put(b"a later state");
+    place.put(LATER);
     let second = place.keep(Occasion::Release);
     let kept = place.copies();
     let order: Vec<_> = kept.iter().map(|copy| copy.manifest.sha256()).collect();
@@ -288,6 +300,7 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
         state: Some(place.keep(Occasion::Start)),
         ended_normally: false,
         migrated: false,
+        refused: None,
     };
     shelf.note_run(run.clone()).unwrap();
     assert_eq!(shelf.run().unwrap(), run);
@@ -302,12 +315,162 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
     );
 }
 
+#[test]
+fn what_is_no_tpm_state_is_neither_kept_nor_put_back() {
+    let place = Place::new();
+    let sha256 = place.keep(Occasion::Start);
+    for other in [&b"root:$y$TOP-SECRET-OF-ROOT"[..], b"", &STATE[..700]] {
+        place.put(other);
+        let kept = Original::read(&place.states(), place.domain, &place.vtpm);
+        let Err(KeptError::NotAState { how, .. }) = kept else {
+            panic!("{kept:?}")
+        };
+        assert!(!how.contains("SECRET"), "{how}");
+    }
+    // As an older program kept it.
+    place.delete();
+    let other = b"root:$y$TOP-SECRET-OF-ROOT";
+    let other_sha256 = super::files::hash(other);
+    let file = |sha256: &str, end: &str| place.shelf_path().join(format!("{sha256}{end}"));
+    let manifest = fs::read_to_string(file(&sha256, ".json")).unwrap();
+    let manifest = manifest.replace(&sha256, &other_sha256);
+    fs::write(
+        file(&other_sha256, ".json"),
+        manifest.replace("\"number\": 1", "\"number\": 2"),
+    )
+    .unwrap();
+    fs::write(file(&other_sha256, ".state"), other).unwrap();
+    assert_eq!(place.copies()[0].bytes, other);
+    let refused = place.put_back();
+    assert!(
+        matches!(refused, Err(PutBackError::NotAState { .. })),
+        "{refused:?}"
+    );
+    assert!(!place.state().exists());
+}
+
+#[test]
+fn what_comes_back_belongs_to_the_owner_of_its_directory_and_is_no_program() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let directory = place.state().parent().unwrap().to_owned();
+    std::os::unix::fs::chown(&directory, Some(107), Some(115)).unwrap();
+    fs::set_permissions(place.state(), Permissions::from_mode(0o4755)).unwrap();
+    place.keep(Occasion::Start);
+    place.delete();
+    place.put_back().unwrap();
+    let found = fs::metadata(place.state()).unwrap();
+    assert_eq!((found.uid(), found.gid()), (107, 115));
+    assert_eq!(found.mode() & 0o7777, 0o644);
+}
+
+#[test]
+fn a_link_for_libvirts_directory_is_followed_when_a_copy_comes_back() {
+    let place = Place::new();
+    place.keep(Occasion::Start);
+    place.delete();
+    let disk = place.dir.path().join("disk");
+    fs::rename(place.states(), &disk).unwrap();
+    symlink("disk", place.states()).unwrap();
+    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    let below = place
+        .state()
+        .strip_prefix(place.states())
+        .unwrap()
+        .to_owned();
+    assert_eq!(fs::read(disk.join(below)).unwrap(), STATE);
+    // By hand, too, without a definition that names the place.
+    place.delete();
+    assert_eq!(put_back(&place.copies()[0], None).unwrap(), PutBack::Done);
+    assert_eq!(fs::read(place.state()).unwrap(), STATE);
+}
+
+#[test]
+fn a_damaged_state_is_moved_to_the_guards_own_directory() {
+    let place = Place::new();
+    let guard = place.dir.path().join("guard");
+    let set_aside = || {
+        let of = crate::swtpm::StatePlace::of(&place.states(), place.domain, &place.vtpm);
+        super::set_aside(&guard, place.domain, &of, Timestamp(7)).unwrap()
+    };
+    place.put(b"damaged");
+    fs::set_permissions(place.state(), Permissions::from_mode(0o640)).unwrap();
+    let aside = set_aside();
+    assert!(
+        aside.starts_with(guard.join("damaged-state")),
+        "{}",
+        aside.display()
+    );
+    assert_eq!(fs::read(&aside).unwrap(), b"damaged");
+    assert_eq!(mode(&aside), 0o640);
+    assert_eq!(mode(aside.parent().unwrap()), 0o700);
+    assert!(names(place.state().parent().unwrap()).is_empty());
+
+    // What is no file stays where it is, under another name.
+    symlink("/etc/hostname", place.state()).unwrap();
+    let beside = set_aside();
+    assert_eq!(
+        beside,
+        place.state().with_file_name("tpm2-00.permall.damaged-7")
+    );
+    assert!(beside.is_symlink() && !place.state().is_symlink());
+    fs::remove_dir_all(place.state().parent().unwrap()).unwrap();
+    symlink("/tmp", place.state().parent().unwrap()).unwrap();
+    let beside = set_aside();
+    assert!(beside.ends_with("tpm2.damaged-7") && beside.is_symlink());
+}
+
+#[test]
+fn a_sheltered_state_comes_back_with_its_owner_its_modes_and_its_lock() {
+    let place = Place::new();
+    let of = crate::swtpm::StatePlace::of(&place.states(), place.domain, &place.vtpm);
+    let shelter = Shelter::of(&of).unwrap().unwrap();
+    assert_eq!(shelter.bring_back().unwrap(), Returned::NotSheltered);
+    let guest = place.states().join(place.domain.to_string());
+    let lock = place.state().with_file_name(".lock");
+    fs::write(&lock, "").unwrap();
+    place.put(b"whatever is in it");
+    for (path, mode) in [
+        (&guest, 0o711),
+        (&guest.join("tpm2"), 0o700),
+        (&place.state(), 0o640),
+    ] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = (inode(&place.state()), inode(&lock));
+
+    shelter.fill().unwrap();
+    // As one that was killed left it.
+    shelter.fill().unwrap();
+    assert!(shelter.is_filled());
+    assert_eq!(shelter.bring_back().unwrap(), Returned::StillThere);
+    place.delete();
+    assert_eq!(shelter.bring_back().unwrap(), Returned::Back);
+    assert_eq!((inode(&place.state()), inode(&lock)), before);
+    assert_eq!(
+        (
+            mode(&guest),
+            mode(&guest.join("tpm2")),
+            mode(&place.state())
+        ),
+        (0o711, 0o700, 0o640)
+    );
+    assert_eq!(shelter.bring_back().unwrap(), Returned::NotSheltered);
+
+    shelter.fill().unwrap();
+    shelter.empty().unwrap();
+    assert!(!shelter.is_filled() && place.state().exists());
+}
+
 /// An orchestrator retries, and swtpm's user writes other bytes each time.
 #[test]
 fn no_more_than_a_few_copies_stand_by_the_proven_and_the_latest_among_them() {
     let place = Place::new();
     let keep = |bytes: String| {
-        place.put(bytes.as_bytes());
+        place.put(&newer(&bytes));
         place.keep(Occasion::Start)
     };
     let first = keep("the first".to_owned());
@@ -336,10 +499,10 @@ fn the_copy_of_the_state_that_is_there_is_not_surplus() {
     let place = Place::new();
     let mut names = Vec::new();
     for number in 0..=COPIES_KEPT {
-        place.put(format!("state {number}").as_bytes());
+        place.put(&newer(&format!("state {number}")));
         names.push(place.keep(Occasion::Start));
     }
-    place.put(b"state 1");
+    place.put(&newer("state 1"));
     assert_eq!(place.keep(Occasion::Start), names[1]);
     place.shelf().drop_surplus(&names[1], |_| false).unwrap();
     let left = place.copies();
@@ -351,7 +514,7 @@ fn the_copy_of_the_state_that_is_there_is_not_surplus() {
 fn what_was_set_aside_by_a_person_is_not_surplus() {
     let place = Place::new();
     for number in 0..10 {
-        place.put(format!("state {number}").as_bytes());
+        place.put(&newer(&format!("state {number}")));
         let current = place.keep(Occasion::Start);
         place.shelf().set_aside(Timestamp(number)).unwrap();
         place.shelf().drop_surplus(&current, |_| false).unwrap();

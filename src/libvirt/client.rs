@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::conversation::Conversation;
-use super::files::{SECRETS_DIR, are_of_this_host, value_on_disk};
+use super::files::{are_of_this_host, value_on_disk};
 use super::program;
 use super::protocol::{Guest, Request, Response, Revealed, SavedRuns};
 use crate::clock::Deadline;
+use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::secret::{Definition, Found, HostSecrets, Provided, SecretError, Value};
@@ -18,6 +19,8 @@ use crate::verdict::Over;
 /// Dropping it ends the helper.
 pub struct Libvirt {
     uri: String,
+    /// Where a system daemon of this host keeps its secrets.
+    secrets_dir: PathBuf,
     program: PathBuf,
     conversation: RefCell<Option<Conversation>>,
 }
@@ -29,9 +32,17 @@ impl Libvirt {
     pub fn at(uri: &str) -> Self {
         Self {
             uri: uri.to_owned(),
+            secrets_dir: LibvirtDirs::default().secrets(),
             program: program::find(),
             conversation: RefCell::default(),
         }
+    }
+
+    /// The same, of a libvirt that keeps its files in these directories.
+    #[must_use]
+    pub fn with_dirs(mut self, dirs: &LibvirtDirs) -> Self {
+        self.secrets_dir = dirs.secrets();
+        self
     }
 
     /// The same with another helper than the one that is installed.
@@ -215,7 +226,7 @@ impl HostSecrets for Libvirt {
         if let Some(found) = &mut found {
             let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
             if is_stored && matches!(found.value, Value::Private) {
-                found.value = value_on_disk(Path::new(SECRETS_DIR), secret);
+                found.value = value_on_disk(&self.secrets_dir, secret);
             }
         }
         Ok(found)

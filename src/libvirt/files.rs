@@ -19,9 +19,6 @@ use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::secret::{Definition, Found, SecretError, Value};
 
-/// Where a system daemon keeps the secrets that are not ephemeral.
-pub const SECRETS_DIR: &str = "/etc/libvirt/secrets";
-
 /// The longest `UUID.base64` that is read, in bytes.
 const MAX_BASE64_LEN: usize = Dek::MAX_LEN.div_ceil(3) * 4;
 

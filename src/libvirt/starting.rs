@@ -171,9 +171,9 @@ fn name(task: &Path) -> Option<String> {
 
 /// The secrets of a libvirtd that is still starting: those of its files, and no others, for it
 /// keeps no ephemeral ones over its end. It takes none, and drops none.
-pub struct StartingLibvirtd<'a>(pub &'a Path);
+pub struct StartingLibvirtd<P>(pub P);
 
-impl HostSecrets for StartingLibvirtd<'_> {
+impl<P: AsRef<Path>> HostSecrets for StartingLibvirtd<P> {
     fn expect_question(&self, _deadline: Deadline) {}
 
     fn inspect(
@@ -181,7 +181,7 @@ impl HostSecrets for StartingLibvirtd<'_> {
         secret: SecretUuid,
         _deadline: Deadline,
     ) -> Result<Option<Found>, SecretError> {
-        secret_on_disk(self.0, secret)
+        secret_on_disk(self.0.as_ref(), secret)
     }
 
     /// Only a guest that has the very value of what was laid out for another one needs nothing.
@@ -196,7 +196,7 @@ impl HostSecrets for StartingLibvirtd<'_> {
         if over == Over::TheSame {
             return Ok(Provided::LeftAsIs);
         }
-        let Some(found) = secret_on_disk(self.0, secret)? else {
+        let Some(found) = secret_on_disk(self.0.as_ref(), secret)? else {
             return Err(SecretError::Starting);
         };
         match (found.definition.guards_domain(), &found.value) {

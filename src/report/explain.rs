@@ -118,6 +118,36 @@ pub fn explain(code: Code) -> Explanation {
             remedy: "Restore the store from a backup: vtpm-guard store restore FILE. Where the \
                    guest was cloned, the clone needs a key reference of its own.",
         },
+        Code::TpmStateDamaged => Explanation {
+            what: "The file of the TPM's state is empty, cut off, or no TPM state at all, or \
+                   something else is in its place: a directory, a link, a FIFO.",
+            why: "swtpm would refuse it whatever the key, and the start would end in \
+                   \"CMD_INIT: 0x9\" or \"0x101 operation failed\". The file is left as it is: what \
+                   is in it may still be worth something.",
+            remedy: "Restore the file from a backup, with its owner and mode. A saved copy that the \
+                   guest's key opens is put back by the next start itself; for the others: \
+                   vtpm-guard state show DOMAIN. If the TPM is to be given up: move the file away, \
+                   then vtpm-guard reset DOMAIN.",
+        },
+        Code::TpmInUse => Explanation {
+            what: "Another process holds the lock on the TPM's state (the file .lock beside it): a \
+                   TPM emulator that was left over, or one on another host that uses the same \
+                   directory.",
+            why: "swtpm could not lock the state, and the start would end in \"CMD_INIT: 0x9\". Two \
+                   TPMs on one state would destroy it.",
+            remedy: "If the guest runs on another host, stop it there, or migrate it. If the process \
+                   is left over from an earlier run, end it: the message names it. While it \
+                   ends by itself, starting again is enough.",
+        },
+        Code::TpmStateUnreachable => Explanation {
+            what: "A directory above the TPM's state does not let swtpm's user through, or \
+                   something that cannot be locked is in the place of the state's lock.",
+            why: "libvirt runs swtpm as a user of its own, and hands over to it the state's \
+                   directory, but not those above. The start would end in \"CMD_INIT: 0x9\".",
+            remedy: "The message names the directory and the mode that it needs: chmod 0711 DIRECTORY. \
+                   Where swtpm runs as another user than libvirt's usual one, swtpm_user in \
+                   /etc/libvirt/qemu.conf says so.",
+        },
         Code::SecretRefused => Explanation {
             what: "libvirt answered, and refused to define the secret or to take its value.",
             why: "Without the secret the TPM cannot be opened.",

@@ -95,7 +95,9 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
              policy.transient_state gives each run a new TPM"
                 .to_owned(),
         ),
-        Finding::StateGone { .. } | Finding::StateArrives { .. } => state_elsewhere(finding),
+        Finding::StateGone { .. } | Finding::StateDamaged { .. } | Finding::StateArrives { .. } => {
+            state_elsewhere(finding)
+        }
         Finding::CopyNotKept(how) => (
             "copy-not-kept",
             format!("no copy of the TPM's state was kept, should this start fail: {how}"),
@@ -110,6 +112,14 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
     }
 }
 
+/// When a copy was kept.
+fn when(occasion: Occasion) -> &'static str {
+    match occasion {
+        Occasion::Start => "before a start that failed",
+        Occasion::Release => "after the last run",
+    }
+}
+
 /// Where the TPM's state is, if it is not in its place.
 fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
     match finding {
@@ -118,11 +128,16 @@ fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
             format!(
                 "the TPM's state is gone; the copy that was kept {} on {} takes its place; should \
                  the guest have run on another host since, it is older than that run",
-                match occasion {
-                    Occasion::Start => "before a start that failed",
-                    Occasion::Release => "after the last run",
-                },
+                when(*occasion),
                 date(*kept_at)
+            ),
+        ),
+        Finding::StateDamaged { how, occasion } => (
+            "state-damaged",
+            format!(
+                "the TPM's state is damaged ({how}); it is set aside, and the copy that was kept {} \
+                 takes its place",
+                when(*occasion)
             ),
         ),
         Finding::StateArrives {

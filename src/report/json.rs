@@ -150,6 +150,7 @@ fn emulator_json(vtpm: &Emulator, state: &TpmState) -> Value {
             TpmState::Absent => "absent",
             TpmState::Plain => "plain",
             TpmState::Encrypted => "encrypted",
+            TpmState::Damaged(_) => "damaged",
             TpmState::Unreadable(_) => "unreadable",
         },
     })

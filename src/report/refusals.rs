@@ -1,8 +1,10 @@
 //! The sentence and the hint of each refusal.
 
+use std::path::Path;
+
 use super::{Arg, Named, date, label, quoted};
 use crate::ids::KeyRefId;
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::{Hindrance, StoreTrouble};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and the command that mends it. Neither ends in a full stop: they are parts
@@ -42,6 +44,7 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
             "its vTPM is not encrypted, and policy.unencrypted refuses that".to_owned(),
             format!("encrypt it: vtpm-guard encrypt {domain} --provider NAME"),
         ),
+        Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_) => state_words(domain, why),
         Refusal::Internal { reason } => (
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
@@ -49,7 +52,7 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
         Refusal::TpmStateMissing
         | Refusal::StateInSnapshots { .. }
         | Refusal::SeenStateMissing { .. }
-        | Refusal::TpmStateNotRestored { .. } => state_words(domain, why),
+        | Refusal::TpmStateNotRestored { .. } => missing_state_words(domain, why),
         _ => key_words(domain, why),
     };
     Words { message, hint }
@@ -213,8 +216,52 @@ fn key_words(domain: &Arg, why: &Refusal) -> (String, String) {
     }
 }
 
-/// What is said of a TPM's state that is gone.
 fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
+    match why {
+        Refusal::TpmStateDamaged { how } => (
+            format!("swtpm would refuse the TPM's state, whatever the key: {how}"),
+            format!(
+                "restore the file from a backup, or a saved copy: vtpm-guard state show {domain}"
+            ),
+        ),
+        Refusal::TpmHindered(Hindrance::InUse { holder, pid }) => (
+            format!("the TPM's state is in use: {holder} holds its lock"),
+            match pid {
+                Some(pid) => format!(
+                    "for details: ps -fp {pid}; if it is left over: kill {pid}, then: virsh start \
+                     {domain}"
+                ),
+                None => format!("stop the guest where it runs, then: virsh start {domain}"),
+            },
+        ),
+        Refusal::TpmHindered(Hindrance::BadLock { path, what }) => (
+            format!("swtpm cannot lock the TPM's state: {path}: {what}"),
+            format!(
+                "move it away: mv {0} {0}.old, then: virsh start {domain}",
+                Arg::file(Path::new(path))
+            ),
+        ),
+        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+            path,
+            mode,
+            needed,
+            user,
+        }) => (
+            format!(
+                "swtpm, which runs as {user}, cannot reach the TPM's state: {path} has mode \
+                 {mode:04o} and needs {needed:04o}"
+            ),
+            format!(
+                "open it: chmod {needed:04o} {}, then: virsh start {domain}",
+                Arg::file(Path::new(path))
+            ),
+        ),
+        _ => unreachable!("only refusals about the TPM's state come here"),
+    }
+}
+
+/// What is said of a TPM's state that is gone.
+fn missing_state_words(domain: &Arg, why: &Refusal) -> (String, String) {
     match why {
         Refusal::TpmStateMissing => (
             "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \

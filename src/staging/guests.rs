@@ -6,6 +6,7 @@ use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::domain::{self, Domain, UnreadableDomain};
+use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 
 /// The definition of a guest, or why it could not be read.
@@ -30,12 +31,12 @@ pub struct DefinitionFiles {
     pub stopped_for_shutdown: PathBuf,
 }
 
-impl Default for DefinitionFiles {
-    fn default() -> Self {
+impl From<&LibvirtDirs> for DefinitionFiles {
+    fn from(dirs: &LibvirtDirs) -> Self {
         Self {
-            definitions: "/etc/libvirt/qemu".into(),
-            running: "/run/libvirt/qemu".into(),
-            stopped_for_shutdown: "/var/lib/libvirt/libvirt-guests".into(),
+            definitions: dirs.definitions(),
+            running: dirs.running(),
+            stopped_for_shutdown: dirs.stopped_for_shutdown(),
         }
     }
 }

@@ -12,9 +12,9 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use zeroize::Zeroizing;
 
 use crate::durable;
+use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::SECRETS_DIR;
 use crate::secret::{Definition, laid_out_definition};
 use crate::trusted::TrustedDir;
 
@@ -80,8 +80,8 @@ pub struct Place {
 impl Place {
     /// Where a system libvirtd of this host looks.
     #[must_use]
-    pub fn of_this_host() -> Self {
-        Self::at(STAGED_DIR.into(), SECRETS_DIR.into())
+    pub fn of_this_host(dirs: &LibvirtDirs) -> Self {
+        Self::at(STAGED_DIR.into(), dirs.secrets())
     }
 
     /// The files lie in `staged`, the links in `secrets`.

@@ -30,6 +30,9 @@ const MIN_VERSION: u8 = 1;
 const FLAG_ENCRYPTED: u16 = 0x01;
 const FLAG_256_BIT_KEY: u16 = 0x08;
 
+/// Versions from here on are no format of the future: they are random bytes.
+const ABSURD_VERSION: u8 = 16;
+
 const TAG_PLAIN_DATA: u16 = 1;
 const TAG_ENCRYPTED_DATA: u16 = 2;
 const TAG_HMAC: u16 = 3;
@@ -63,10 +66,16 @@ pub(super) enum Records<'a> {
     },
 }
 
-/// Reads one state. An error says that swtpm would not start from it.
+/// Reads one state. An error says that swtpm, as libvirt runs it, would not start from it, or
+/// that this program does not know whether it would.
 pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
     match split(blob)? {
-        Records::Plain(_) => Ok(Contents::Plain),
+        Records::Plain(data) if is_libtpms_data(data) => Ok(Contents::Plain),
+        Records::Plain(_) => Err(StateError::NoData),
+        Records::Encrypted {
+            key_len: FileKeyLen::Bits128,
+            ..
+        } => Err(StateError::ShortKey),
         Records::Encrypted {
             key_len,
             data,
@@ -78,6 +87,14 @@ pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
     }
 }
 
+/// Whether libtpms would take these bytes for the permanent state of a TPM, by their first bytes:
+/// a version and a magic number (TPM 2.0, `PERSISTENT_ALL_MAGIC` in its `NVMarshal.c`), or the
+/// tags of the state and of its first structure (TPM 1.2, `TPM_PermanentAll_Load`).
+fn is_libtpms_data(data: &[u8]) -> bool {
+    let tpm2_magic = data.get(2..6);
+    tpm2_magic == Some(&[0xab, 0x36, 0x47, 0x23]) || data.starts_with(&[0x00, 0x01, 0x00, 0x22])
+}
+
 /// Finds the records of one state.
 pub(super) fn split(blob: &[u8]) -> Result<Records<'_>, StateError> {
     if blob.is_empty() {
@@ -85,29 +102,43 @@ pub(super) fn split(blob: &[u8]) -> Result<Records<'_>, StateError> {
     }
     let found = blob.len() as u64;
     let Some((header, body)) = blob.split_first_chunk::<HEADER_LEN>() else {
-        return Err(StateError::Length {
-            expected: HEADER_LEN as u64,
-            found,
-        });
+        return Err(StateError::Length { found });
     };
-    let [version, min_version, s0, s1, f0, f1, l0, l1, l2, l3] = *header;
-    let expected = u64::from(u32::from_be_bytes([l0, l1, l2, l3]));
-    if expected != found {
-        return Err(StateError::Length { expected, found });
+    let [version, min_version, s0, s1, f0, f1, ..] = *header;
+    if len_in_header(header) != found {
+        return Err(if is_libtpms_data(blob) {
+            StateError::Headerless
+        } else {
+            StateError::Length { found }
+        });
     }
-    if min_version > VERSION {
-        return Err(StateError::Version(min_version));
+    let newest = version.max(min_version);
+    if (VERSION + 1..ABSURD_VERSION).contains(&newest) {
+        return Err(StateError::Version(newest));
     }
     if usize::from(u16::from_be_bytes([s0, s1])) != HEADER_LEN {
         return Err(StateError::Header);
     }
     let flags = u16::from_be_bytes([f0, f1]);
     match version {
+        _ if newest > VERSION => Err(StateError::Header),
         1 if flags & FLAG_ENCRYPTED != 0 => Err(StateError::EncryptedVersion1),
         1 => Ok(Records::Plain(body)),
         VERSION => split_records(body, flags),
-        _ => Err(StateError::Version(version)),
+        _ => Err(StateError::Header),
     }
+}
+
+/// Whether a file of this length, which begins so, has the length that its header gives.
+pub(super) fn is_as_long_as_it_says(beginning: &[u8], len: u64) -> bool {
+    let header = beginning.first_chunk();
+    header.is_some_and(|header| len_in_header(header) == len)
+}
+
+/// The length of the whole that a header gives.
+fn len_in_header(header: &[u8; HEADER_LEN]) -> u64 {
+    let [.., l0, l1, l2, l3] = *header;
+    u32::from_be_bytes([l0, l1, l2, l3]).into()
 }
 
 fn split_records(records: &[u8], flags: u16) -> Result<Records<'_>, StateError> {

@@ -54,10 +54,7 @@ pub fn read_permall(mut store: impl Read + Seek) -> Result<Option<Vec<u8>>, Stat
     store.take(len.into()).read_to_end(&mut permall)?;
     let found = permall.len() as u64;
     if found < u64::from(len) {
-        return Err(StateError::Length {
-            expected: len.into(),
-            found,
-        });
+        return Err(StateError::Length { found });
     }
     Ok(Some(permall))
 }

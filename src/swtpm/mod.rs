@@ -1,16 +1,20 @@
 //! swtpm's TPM state: where it is, what it is, and whether a DEK opens it.
 //!
 //! The rule for every odd case is what libvirt and swtpm would make of it. [`StateFile::Absent`]
-//! says that they would make a new TPM without a word; [`StateFile::Unreadable`] that the start
-//! would fail, or that swtpm would destroy what is there.
+//! says that they would make a new TPM without a word; [`StateFile::Damaged`] that swtpm would
+//! fail whatever the key, hang, or destroy what is there; [`StateFile::Unreadable`] leaves it open.
 
 mod cipher;
+mod empty;
 mod error;
 pub mod format;
 mod held;
 pub mod linear;
+mod lock;
+mod open;
 mod place;
 mod proof;
+mod reach;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
@@ -20,12 +24,16 @@ use std::io::{Cursor, Read, Seek};
 use std::path::Path;
 
 pub use cipher::{RecryptError, TpmData};
+pub use empty::remove_empty_directory;
 pub use error::StateError;
 pub use held::{HeldState, HoldError, StagedState};
-pub use place::{Backend, LIBVIRT_STATE_DIR, state_path};
+pub use lock::{LockHolder, LockProblem, lock_problem};
+pub use place::{Backend, StatePlace, state_path};
 pub use proof::EncryptedState;
+pub use reach::{ClosedDirectory, closed_directory};
 
 use crate::domain::Emulator;
+use crate::host;
 use crate::ids::DomainUuid;
 use format::Contents;
 
@@ -42,39 +50,61 @@ pub enum StateFile {
     Plain,
     /// Encrypted.
     Encrypted(EncryptedState),
-    /// There is something, and it is damaged or unreadable: says what and how.
+    /// There is something that swtpm would refuse whatever the key: says what and how.
+    Damaged(String),
+    /// There is something that cannot be read, or is of a newer format: says what and how.
     Unreadable(String),
 }
 
 /// Reads the state of a domain's emulated TPM, once. Never fails: what cannot be read is
-/// `Unreadable`. It does not wait either, whatever stands in the state's place.
+/// `Damaged` or `Unreadable`. Whatever is in the state's place, this comes back within seconds.
 #[must_use]
 pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> StateFile {
-    let path = state_path(libvirt_state_dir, domain, vtpm);
-    let contents = match Backend::of(vtpm) {
-        Backend::Linear => read_linear(&path),
-        Backend::Directory => read_permall(&path),
-    };
+    let place = StatePlace::of(libvirt_state_dir, domain, vtpm);
+    let asked = place.clone();
+    let contents = bounded(&place, move || match open::open(&asked)? {
+        None => Ok(None),
+        Some(file) => match asked.backend {
+            Backend::Linear => linear_contents(file),
+            Backend::Directory => format::parse(&read_bounded(file)?).map(Some),
+        },
+    });
     contents.map_or_else(
-        |error| StateFile::Unreadable(format!("{}: {error}", path.display())),
+        |error| StateFile::failed(&error, format!("{}: {error}", place.path.display())),
         StateFile::from,
     )
 }
 
+/// The file of a state, as it is.
+#[derive(Debug)]
+pub struct StateBytes {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its owner and mode.
+    pub metadata: Metadata,
+    /// Owner and mode of the directories around it that libvirt makes, from the outermost: below
+    /// [`Base`](place::Base), and that directory itself.
+    pub directories: Vec<Metadata>,
+}
+
 /// Reads the file of a state as it is, without looking at what is in it. `None`: there is none,
 /// or it is a block device.
-pub fn read_bytes(
-    path: &Path,
-    backend: Backend,
-) -> Result<Option<(Metadata, Vec<u8>)>, StateError> {
-    let Some(file) = place::open(path, backend)? else {
-        return Ok(None);
-    };
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Ok(None);
-    }
-    Ok(Some((metadata, read_bounded(file)?)))
+pub fn read_bytes(place: &StatePlace) -> Result<Option<StateBytes>, StateError> {
+    let asked = place.clone();
+    bounded(place, move || {
+        let Some(file) = open::open(&asked)? else {
+            return Ok(None);
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        Ok(Some(StateBytes {
+            bytes: read_bounded(file)?,
+            metadata,
+            directories: open::directories(&asked)?,
+        }))
+    })
 }
 
 /// What the bytes of a state's file are.
@@ -85,9 +115,39 @@ pub fn state_in(bytes: &[u8], backend: Backend) -> StateFile {
         Backend::Linear => linear_contents(Cursor::new(bytes)),
     };
     contents.map_or_else(
-        |error| StateFile::Unreadable(error.to_string()),
+        |error| StateFile::failed(&error, error.to_string()),
         StateFile::from,
     )
+}
+
+impl StateFile {
+    /// What it is, in one word, as JSON has it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Plain => "plain",
+            Self::Encrypted(_) => "encrypted",
+            Self::Damaged(_) => "damaged",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+
+    fn failed(error: &StateError, words: String) -> Self {
+        if error.is_damage() {
+            Self::Damaged(words)
+        } else {
+            Self::Unreadable(words)
+        }
+    }
+}
+
+/// Does `work`, which looks at this place, in a bounded time.
+fn bounded<T: Send + 'static>(
+    place: &StatePlace,
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StateError> {
+    host::bounded::bounded(&place.common_directory(), work).unwrap_or(Err(StateError::NoAnswer))
 }
 
 impl From<Option<Contents>> for StateFile {
@@ -100,22 +160,6 @@ impl From<Option<Contents>> for StateFile {
     }
 }
 
-/// A file of swtpm's directory backend: the state and nothing else.
-fn read_permall(path: &Path) -> Result<Option<Contents>, StateError> {
-    let Some(file) = place::open(path, Backend::Directory)? else {
-        return Ok(None);
-    };
-    format::parse(&read_bounded(file)?).map(Some)
-}
-
-/// A file or block device of swtpm's linear backend: a table of contents and several states.
-fn read_linear(path: &Path) -> Result<Option<Contents>, StateError> {
-    let Some(store) = place::open(path, Backend::Linear)? else {
-        return Ok(None);
-    };
-    linear_contents(store)
-}
-
 fn linear_contents(store: impl Read + Seek) -> Result<Option<Contents>, StateError> {
     let Some(permall) = linear::read_permall(store)? else {
         return Ok(None);
@@ -123,13 +167,21 @@ fn linear_contents(store: impl Read + Seek) -> Result<Option<Contents>, StateErr
     format::parse(&permall).map(Some)
 }
 
-fn read_bounded(file: File) -> Result<Vec<u8>, StateError> {
-    let mut bytes = Vec::new();
-    // One byte more than is allowed shows that there is more.
-    file.take(u64::from(MAX_STATE_LEN) + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() > MAX_STATE_LEN as usize {
-        return Err(StateError::TooLong);
+fn read_bounded(mut file: File) -> Result<Vec<u8>, StateError> {
+    let len = file.metadata()?.len();
+    if len > u64::from(MAX_STATE_LEN) {
+        // Some day TPMs may be larger; what has no header of that length is none of them.
+        let mut beginning = [0; 16];
+        file.read_exact(&mut beginning)?;
+        return Err(if format::is_as_long_as_it_says(&beginning, len) {
+            StateError::TooLong
+        } else {
+            StateError::Length { found: len }
+        });
     }
+    let mut bytes = Vec::new();
+    // It may grow meanwhile, but not beyond this.
+    file.take(u64::from(MAX_STATE_LEN))
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }

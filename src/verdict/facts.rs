@@ -23,7 +23,9 @@ pub struct Facts {
     pub keks: BTreeMap<KeyId, KekState>,
     /// The TPM state.
     pub state: TpmState,
-    /// What was kept of the TPM; looked for only where its state is absent.
+    /// What keeps swtpm from using the TPM state, whatever the key.
+    pub hindrance: Option<Hindrance>,
+    /// What was kept of the TPM; looked for only where its state is absent or damaged.
     pub kept: Kept,
     /// How the TPM state of this very start gets to its place, if it is on its way; then
     /// `references.state_arrives`, too.
@@ -45,16 +47,24 @@ impl Facts {
     /// goes on, as if that state had never been away.
     ///
     /// None does where state is on its way, where policy gives each run a TPM of its own, and
-    /// where policy lets a new TPM take the place of one that no key of the guest opens.
+    /// where policy lets a new TPM take the place of one that no key of the guest opens. In the
+    /// place of a damaged state, only a copy that a key of the guest opens does.
     #[must_use]
     pub fn copy_in_place(&self) -> Option<&KeptCopy> {
         let references = self.references.as_ref();
         let arrives = references.is_ok_and(|references| references.state_arrives);
         let may_be_missing = self.policy.missing_state == Permission::Allow && self.is_refuted();
         let is_emulated = self.domain.as_ref().is_ok_and(Domain::has_emulated_tpm);
-        let stands = is_emulated && self.state == TpmState::Absent && !arrives;
-        let wanted = stands && !self.starts_fresh() && !may_be_missing;
-        self.kept.copy.as_ref().filter(|_| wanted)
+        let is_encrypted = |domain: &Domain| domain.encrypted_vtpm().is_some();
+        let stands = |copy: &KeptCopy| match self.state {
+            TpmState::Absent => is_emulated && !self.starts_fresh() && !may_be_missing,
+            TpmState::Damaged(_) => copy.is_proven && self.domain.as_ref().is_ok_and(is_encrypted),
+            TpmState::Plain | TpmState::Encrypted | TpmState::Unreadable(_) => false,
+        };
+        self.kept
+            .copy
+            .as_ref()
+            .filter(|copy| !arrives && stands(copy))
     }
 
     /// The TPM state that the start is judged by.
@@ -316,8 +326,40 @@ pub enum TpmState {
     Plain,
     /// Encrypted.
     Encrypted,
-    /// Something is there that cannot be read: says how.
+    /// Something is there that swtpm would refuse whatever the key: says what.
+    Damaged(String),
+    /// Something is there that cannot be read, or is of a newer format: says how.
     Unreadable(String),
+}
+
+/// What keeps swtpm from using a TPM state, whatever the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hindrance {
+    /// The lock on it is held.
+    InUse {
+        /// By whom, for people.
+        holder: String,
+        /// The process, where it is one of this host.
+        pid: Option<i32>,
+    },
+    /// Something that swtpm cannot lock is in the place of its lock.
+    BadLock {
+        /// The lock's path.
+        path: String,
+        /// What is there.
+        what: String,
+    },
+    /// A directory above it is closed to swtpm's user.
+    ClosedDirectory {
+        /// The directory.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+        /// Those that it needs.
+        needed: u32,
+        /// swtpm's user.
+        user: String,
+    },
 }
 
 /// What the guard kept of a TPM whose state libvirt deletes: a transient guest's.
@@ -338,6 +380,8 @@ pub struct KeptCopy {
     pub kept_at: Timestamp,
     /// Whether it is encrypted.
     pub is_encrypted: bool,
+    /// Whether a key of the guest opens it.
+    pub is_proven: bool,
 }
 
 /// When in a guest's life a copy of its TPM state is kept.

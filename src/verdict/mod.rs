@@ -158,6 +158,14 @@ pub enum Finding {
         /// When a guest first ran here with the key.
         first_used_at: Option<crate::clock::Timestamp>,
     },
+    /// The TPM's state is damaged; it is set aside, and a copy that the guard kept and that the key
+    /// opens takes its place.
+    StateDamaged {
+        /// Says what is in its place.
+        how: String,
+        /// When the copy was kept.
+        occasion: facts::Occasion,
+    },
     /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
     CopyNotKept(String),
     /// The configuration is broken; the defaults hold.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::code::Code;
-use super::facts::StoreTrouble;
+use super::facts::{Hindrance, StoreTrouble};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
@@ -96,6 +96,13 @@ pub enum Refusal {
         /// Says how.
         reason: String,
     },
+    /// swtpm would refuse the state whatever the key, and no saved copy that the key opens is here.
+    TpmStateDamaged {
+        /// Says what is in its place.
+        how: String,
+    },
+    /// swtpm could not use the state now.
+    TpmHindered(Hindrance),
     /// libvirt refused to define the secret or to take its value.
     SecretRefused {
         /// The secret.
@@ -185,6 +192,11 @@ impl Refusal {
             | Self::SeenStateMissing { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
+            Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
+            Self::TpmHindered(Hindrance::InUse { .. }) => Code::TpmInUse,
+            Self::TpmHindered(Hindrance::ClosedDirectory { .. } | Hindrance::BadLock { .. }) => {
+                Code::TpmStateUnreachable
+            }
             Self::SecretRefused { .. } => Code::SecretRefused,
             Self::LibvirtUnreachable { .. } | Self::DeadlinePassed | Self::LibvirtStarting => {
                 Code::LibvirtUnreachable

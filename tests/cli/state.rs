@@ -19,6 +19,8 @@ use crate::env::{Host, VM1, VM2, golden};
 /// A real state, and what opens it.
 pub(crate) const STATE: &[u8] =
     include_bytes!("../vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
+/// A state of a newer format than this program knows.
+const NEWER: &[u8] = &[3, 3, 0, 10, 0, 0, 0, 0, 0, 10];
 const PASSPHRASE: &[u8] = b"correct horse";
 
 impl Host {
@@ -81,12 +83,12 @@ fn vtpm() -> Emulator {
     }
 }
 
-/// A guest with a copy that its key opens, and one whose copy is of no known format.
+/// A guest with a copy that its key opens, and one whose copy is of a newer format.
 fn host_with_copies() -> Host {
     let host = Host::with_provider("nkp-a");
     host.give_right_key(VM1);
     host.keep_state(VM1, "vm1", STATE, Occasion::Release);
-    host.keep_state(VM2, "vm2\n", b"nonsense", Occasion::Start);
+    host.keep_state(VM2, "vm2\n", NEWER, Occasion::Start);
     host
 }
 
@@ -164,7 +166,12 @@ fn a_copy_is_put_back_once_and_never_over_another_state() {
 #[test]
 fn the_copy_that_the_key_opens_is_put_back_before_a_later_one() {
     let host = host_with_copies();
-    host.keep_state(VM1, "vm1", b"a later one", Occasion::Start);
+    host.keep_state(
+        VM1,
+        "vm1",
+        &[3, 3, 0, 10, 0, 0, 0, 0, 0, 11, 1],
+        Occasion::Start,
+    );
     host.run(&["state", "restore", VM1]).succeeds();
     assert_eq!(fs::read(host.place(VM1)).unwrap(), STATE);
 }

@@ -39,6 +39,7 @@ mod seen;
 mod shared_secret;
 mod slow_tpm;
 mod state_elsewhere;
+mod state_trouble;
 mod status;
 mod store_trouble;
 mod tpm;

@@ -111,6 +111,24 @@ fn the_key_does_not_open_the_tpm() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_tpm_s_state_is_damaged() {
+    let (host, guest) = backed_up();
+    host.set_tpm_state(&guest, b"damaged");
+    refused(&host, &guest, "VG207");
+    brings_back(&host, &guest, "The TPM's state is damaged");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_tpm_s_state_is_out_of_reach() {
+    let (host, guest) = backed_up();
+    host.run(&["chmod", "0700", "/var/lib/libvirt/swtpm"]).ok();
+    refused(&host, &guest, "VG209");
+    brings_back(&host, &guest, "The TPM's state is in use, or out of reach");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
 fn the_tpm_s_state_is_lost() {
     let (host, guest) = backed_up();
     host.remove_tpm_state(&guest);

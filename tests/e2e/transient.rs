@@ -31,7 +31,7 @@ impl Host {
 
     /// The same, and it has run once, and its state lies in libvirt's place: as where a host
     /// went down with its guests.
-    fn with_transient_state() -> (Self, Guest, Vec<u8>) {
+    pub(crate) fn with_transient_state() -> (Self, Guest, Vec<u8>) {
         let (host, guest) = Self::with_transient_guest();
         host.create_running(&guest);
         let state = host.tpm_state(&guest);
@@ -491,7 +491,7 @@ fn a_kill_at_any_moment_leaves_a_whole_copy_or_none_and_a_whole_state_or_none() 
     let place = format!("/var/lib/libvirt/swtpm/{}/tpm2/tpm2-00.permall", guest.uuid);
     let (mut kept, mut put_back) = (0, 0);
     for moment in 0..60 {
-        let seconds = f64::from(moment) / 500.0;
+        let seconds = f64::from(moment) / 300.0;
         let call = format!(
             "timeout -s KILL {seconds:.3} /usr/sbin/vtpm-guard-hook vm1 prepare begin - \
              </run/transient.xml"

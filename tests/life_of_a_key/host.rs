@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -60,6 +60,9 @@ impl Host {
         let memory = Path::new("/dev/shm");
         let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir());
         let dir = dir.unwrap();
+        // swtpm's user gets through to the states, as on a real host.
+        let open = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(dir.path(), open).unwrap();
         let secrets = Secrets::default();
         let mut guard = Guard::new(Config::default(), dir.path().join("state"));
         guard.libvirt_state_dir = dir.path().join("swtpm");

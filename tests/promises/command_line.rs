@@ -4,7 +4,7 @@ use clap::Parser;
 use vtpm_guard::admin::cli::Cli;
 
 /// The programs whose command lines texts name.
-const PROGRAMS: [&str; 2] = ["vtpm-guard ", "virsh "];
+const PROGRAMS: [&str; 4] = ["vtpm-guard ", "virsh ", "mv ", "chmod "];
 
 /// The command lines in a text, each as its words: from a program's name to the end of what a
 /// person would copy.

@@ -8,7 +8,7 @@ use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
-use vtpm_guard::verdict::facts::{Arrival, Occasion, StoreTrouble};
+use vtpm_guard::verdict::facts::{Arrival, Hindrance, Occasion, StoreTrouble};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -55,6 +55,7 @@ fn secret() -> SecretUuid {
 }
 
 /// One refusal of each kind.
+#[allow(clippy::too_many_lines, reason = "one line for each refusal")]
 fn refusals(word: &str) -> Vec<Refusal> {
     let word = || word.to_owned();
     let secret = secret();
@@ -101,6 +102,25 @@ fn refusals(word: &str) -> Vec<Refusal> {
             at: Timestamp(5),
         },
         Refusal::TpmStateNotRestored { reason: word() },
+        Refusal::TpmStateDamaged { how: word() },
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: Some(7),
+        }),
+        Refusal::TpmHindered(Hindrance::InUse {
+            holder: word(),
+            pid: None,
+        }),
+        Refusal::TpmHindered(Hindrance::BadLock {
+            path: "/states/.lock".to_owned(),
+            what: word(),
+        }),
+        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+            path: "/my states".to_owned(),
+            mode: 0o700,
+            needed: 0o711,
+            user: word(),
+        }),
         Refusal::KeyCorrupt {
             key_ref,
             reason: word(),
@@ -163,6 +183,10 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::DefinitionRead(word()),
+        Finding::StateDamaged {
+            how: word(),
+            occasion: Occasion::Start,
+        },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
@@ -240,6 +264,11 @@ fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
         let guest = match parsed(line) {
             Err(error) => panic!("{hint}\n{error}"),
             Ok(Some(cli)) => guest_of(&cli).map(str::to_owned),
+            // A file, whatever it is called, is one word: `mv FILE FILE.old`, `chmod MODE FILE`.
+            Ok(None) if ["mv", "chmod"].contains(&line[0].as_str()) => {
+                assert_eq!(line.len(), 3, "{hint}");
+                None
+            }
             // virsh: what follows the verb.
             Ok(None) if ["edit", "start"].contains(&line[1].as_str()) => {
                 assert_eq!(line.len(), 3, "{hint}");

@@ -1,7 +1,6 @@
 //! What is to be known of a guest before its key is taken over.
 
 use std::collections::btree_map::Entry;
-use std::path::Path;
 
 use super::{Adopting, Candidate, Target};
 use crate::admin::context;
@@ -15,7 +14,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::keyring::KeyringError;
 use crate::libvirt::Libvirt;
-use crate::libvirt::files::{self, SECRETS_DIR, Stored};
+use crate::libvirt::files::{self, Stored};
 use crate::secret::{Purpose, SecretError, Value};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
@@ -127,7 +126,7 @@ impl Adopting {
         if !files::are_of_this_host(&self.guard.config.secret_uri) {
             return Err(NotTold::NoFile);
         }
-        match files::stored_value(Path::new(SECRETS_DIR), secret) {
+        match files::stored_value(&self.guard.config.libvirt.secrets(), secret) {
             Ok(Stored::Value(dek)) => Ok(dek),
             Ok(Stored::Encrypted(path)) => Err(NotTold::Encrypted(path.display().to_string())),
             Ok(Stored::None) => Err(NotTold::NoFile),
@@ -228,7 +227,7 @@ pub(super) fn evidence(state: &StateFile, dek: &Dek) -> Evidence {
         StateFile::Encrypted(_) => Evidence::Refuted,
         StateFile::Absent => Evidence::NoState,
         StateFile::Plain => Evidence::Plain,
-        StateFile::Unreadable(why) => Evidence::Unreadable(why.clone()),
+        StateFile::Damaged(why) | StateFile::Unreadable(why) => Evidence::Unreadable(why.clone()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The second half: makes sure of the stored key, and only then lets libvirt's secret go.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::examine::{evidence, is_exported};
 use super::{Adopting, SecretFate, Taken, Target, Work, words};
@@ -13,7 +12,7 @@ use crate::config::Lifetime;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
-use crate::libvirt::files::{self, SECRETS_DIR};
+use crate::libvirt::files;
 use crate::report::label;
 use crate::secret::HostSecrets;
 use crate::store::Event;
@@ -146,7 +145,7 @@ impl Adopting {
         let removed = taken.secret == SecretFate::Removed;
         let uri = &self.guard.config.secret_uri;
         if (removed || taken.secret == SecretFate::Absent) && files::are_of_this_host(uri) {
-            let left = files::left_behind(Path::new(SECRETS_DIR), target.secret)
+            let left = files::left_behind(&self.guard.config.libvirt.secrets(), target.secret)
                 .map_err(AdminError::failed)?;
             if !left.is_empty() {
                 return Err(words::left_behind(target.secret, &left));

@@ -116,7 +116,7 @@ pub(super) fn run(
     // A provider that is deleted or rotated meanwhile would take the key with it.
     let _exclusive = Exclusive::acquire(context)?;
     let mut adopting = Adopting {
-        secrets: Libvirt::at(&guard.config.secret_uri),
+        secrets: Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt),
         guard,
         store,
         provider: found,

@@ -3,19 +3,20 @@
 use super::Ailment;
 use super::drop_in::{self, Lacking};
 use crate::admin::output;
+use crate::host::dirs::LibvirtDirs;
 use crate::report::quoted;
 use crate::staging::{Definition, DefinitionFiles, Place};
 
-pub(super) fn ailments() -> Vec<Ailment> {
-    [nobody_stages(), left_laid_out()]
+pub(super) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
+    [nobody_stages(dirs), left_laid_out(dirs)]
         .into_iter()
         .flatten()
         .collect()
 }
 
-fn nobody_stages() -> Option<Ailment> {
-    let lacking = drop_in::lacking()?;
-    let starting = DefinitionFiles::default().autostarting().ok()?;
+fn nobody_stages(dirs: &LibvirtDirs) -> Option<Ailment> {
+    let lacking = drop_in::lacking(dirs)?;
+    let starting = DefinitionFiles::from(dirs).autostarting().ok()?;
     let is_encrypted = |guest: &Definition| {
         let domain = guest.domain.as_ref();
         domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
@@ -40,8 +41,8 @@ fn nobody_stages() -> Option<Ailment> {
     ))
 }
 
-fn left_laid_out() -> Option<Ailment> {
-    let laid_out = Place::of_this_host().laid_out().ok()?;
+fn left_laid_out(dirs: &LibvirtDirs) -> Option<Ailment> {
+    let laid_out = Place::of_this_host(dirs).laid_out().ok()?;
     let keys = output::count(Some(laid_out.len()).filter(|&keys| keys > 0)?, "key");
     Some(Ailment::fault(
         format!("{keys} laid out for the start of libvirtd"),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::host::dirs::LibvirtDirs;
+
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
 const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",
@@ -11,9 +13,6 @@ const UNIT_DIRS: [&str; 5] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// There while a monolithic libvirtd runs.
-const PID_FILE: &str = "/run/libvirtd.pid";
 
 /// What this host's libvirtd lacks of the drop-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +24,9 @@ pub(super) enum Lacking {
 }
 
 /// What a monolithic libvirtd of this host lacks.
-pub(super) fn lacking() -> Option<Lacking> {
-    let is_monolithic = Path::new(PID_FILE).exists();
+pub(super) fn lacking(dirs: &LibvirtDirs) -> Option<Lacking> {
+    // There while a monolithic libvirtd runs.
+    let is_monolithic = dirs.pid_file("libvirtd").exists();
     let drop_ins = UNIT_DIRS.map(|dir| Path::new(dir).join("libvirtd.service.d"));
     let texts: Vec<_> = drop_ins.iter().flat_map(|dir| texts(dir)).collect();
     is_monolithic.then(|| lacking_in(&texts)).flatten()

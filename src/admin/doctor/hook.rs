@@ -11,14 +11,14 @@ use crate::child;
 use crate::clock::Timestamp;
 use crate::store::{Access, EventFilter, EventQuery};
 
-/// Where a daemon that runs hooks writes its process id when it starts.
-const PID_FILES: [&str; 2] = ["/run/libvirtd.pid", "/run/virtqemud.pid"];
+/// The daemons that run hooks.
+const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 /// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
 const FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
 pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
-    let link = Path::new(hook_link());
+    let link = &hook_link(&context.libvirt_dirs());
     if let Some(ailment) = cannot_run(link) {
         return vec![ailment];
     }
@@ -55,8 +55,9 @@ fn cannot_run(link: &Path) -> Option<Ailment> {
         what,
         "libvirt starts guests without asking the guard, and without their keys",
         format!(
-            "mkdir -p /etc/libvirt/hooks/qemu.d && ln -sf /usr/sbin/vtpm-guard-hook {shown}, \
-             then reload the daemon: systemctl reload libvirtd"
+            "mkdir -p {} && ln -sf /usr/sbin/vtpm-guard-hook {shown}, then reload the daemon: \
+             systemctl reload libvirtd",
+            link.parent().unwrap_or(link).display()
         ),
     ))
 }
@@ -66,9 +67,10 @@ fn cannot_run(link: &Path) -> Option<Ailment> {
 /// has asked since; of any other nothing is known.
 fn not_noticed(context: &Context, link: &Path) -> Option<Ailment> {
     let made = changed_at(&fs::symlink_metadata(link).ok()?);
-    let started = PID_FILES
+    let dirs = context.libvirt_dirs();
+    let started = DAEMONS
         .iter()
-        .filter_map(|file| fs::metadata(file).ok())
+        .filter_map(|daemon| fs::metadata(dirs.pid_file(daemon)).ok())
         .map(|file| changed_at(&file))
         .max()?;
     if started >= made || has_asked_since(context, made) {
@@ -127,7 +129,7 @@ fn selinux(link: &Path) -> Option<Ailment> {
     let target = target.to_str()?;
     let output = child::run(
         Path::new("restorecon"),
-        &["-n", "-v", hook_link(), target],
+        &["-n", "-v", link.to_str()?, target],
         b"",
         64 * 1024,
         context::patience(),

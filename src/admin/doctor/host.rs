@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
 use super::{Ailment, unreadable};
-use crate::admin::context;
+use crate::admin::context::{self, Context};
 use crate::child;
-use crate::swtpm::LIBVIRT_STATE_DIR;
+use crate::host::bounded::bounded;
 
 /// Below this, in bytes, a disk counts as full.
 const SCARCE: u64 = 64 * 1024 * 1024;
@@ -16,21 +17,28 @@ const SCARCE: u64 = 64 * 1024 * 1024;
 /// libvirt runs every program in `qemu.d` since then.
 const OLDEST_LIBVIRT: Version = Version(6, 5);
 
-pub(super) fn ailments(state_dir: &Path) -> Vec<Ailment> {
-    let places = [state_dir, Path::new(LIBVIRT_STATE_DIR)];
+pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
+    let states = context.libvirt_dirs().tpm_states();
+    let places = [context.state_dir(), &states];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
-    found.extend(linked_base(Path::new(LIBVIRT_STATE_DIR)));
+    found.extend(linked_base(&states));
     found.extend(libvirt());
     found
 }
 
 fn room(place: &Path) -> Option<Ailment> {
-    if !place.exists() {
-        return None;
-    }
-    let disk = match statvfs(place) {
-        Ok(disk) => disk,
-        Err(errno) => return Some(unreadable(place, &errno.into())),
+    let asked = place.to_owned();
+    let disk = match bounded(place, move || statvfs(&asked)) {
+        Some(Ok(disk)) => disk,
+        Some(Err(Errno::ENOENT)) => return None,
+        Some(Err(errno)) => return Some(unreadable(place, &errno.into())),
+        None => {
+            return Some(Ailment::fault(
+                format!("the file system of {} does not answer", place.display()),
+                "no guest whose TPM state is there can start, and nothing is known of any",
+                format!("findmnt -T {}", place.display()),
+            ));
+        }
     };
     let free = disk.blocks_available() * disk.fragment_size();
     (free < SCARCE).then(|| {

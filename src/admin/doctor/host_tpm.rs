@@ -12,11 +12,7 @@ use crate::admin::context::Context;
 use crate::key::keyring::{Keyring, Seal};
 use crate::report::{Arg, quoted};
 use crate::store::Access;
-use crate::swtpm::LIBVIRT_STATE_DIR;
 use crate::verdict::facts::Provider;
-
-/// libvirt's configuration of QEMU, which may name swtpm's user.
-const QEMU_CONF: &str = "/etc/libvirt/qemu.conf";
 
 /// The user that swtpm runs as where nothing says otherwise.
 const DEFAULT_USER: &str = "tss";
@@ -28,7 +24,8 @@ pub(super) fn ailments(context: &Context) -> Vec<Ailment> {
     let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &context.keyring());
     let mut found: Vec<_> = sealed.iter().map(depends_on_tpm).collect();
     if !sealed.is_empty() {
-        let users = swtpm_users(Path::new(QEMU_CONF), Path::new(LIBVIRT_STATE_DIR));
+        let dirs = context.libvirt_dirs();
+        let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
         found.extend(shared_device(Path::new("/dev"), &users));
     }
     found

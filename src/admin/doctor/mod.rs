@@ -7,11 +7,13 @@ mod files;
 mod hook;
 mod host;
 mod host_tpm;
+mod libvirt_dirs;
 mod other_hooks;
 mod plain_states;
 mod recovery;
 mod secrets;
 mod store;
+mod tpm_states;
 
 use std::io;
 use std::process::ExitCode;
@@ -75,17 +77,19 @@ impl Ailment {
 
 pub(super) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, AdminError> {
     let mut ailments = hook::ailments(context);
-    ailments.extend(other_hooks::ailments());
+    ailments.extend(other_hooks::ailments(&context.libvirt_dirs()));
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
-    ailments.extend(daemon_start::ailments());
+    ailments.extend(libvirt_dirs::ailments(context));
+    ailments.extend(daemon_start::ailments(&context.libvirt_dirs()));
     ailments.extend(files::ailments(context.state_dir()));
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
-    ailments.extend(secrets::ailments());
+    ailments.extend(secrets::ailments(&context.libvirt_dirs().secrets()));
+    ailments.extend(tpm_states::ailments(context));
     ailments.extend(copies::ailments(context));
     ailments.extend(plain_states::ailments(context));
-    ailments.extend(host::ailments(context.state_dir()));
+    ailments.extend(host::ailments(context));
     ailments.extend(host_tpm::ailments(context));
     ailments.sort_by_key(|ailment| ailment.severity);
 

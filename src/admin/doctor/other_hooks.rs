@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 
 use super::Ailment;
 use crate::admin::status::hook_link;
+use crate::host::dirs::LibvirtDirs;
 use crate::report::Arg;
-
-/// libvirt's directory of hooks.
-const HOOKS: &str = "/etc/libvirt/hooks";
 
 /// How much of a script is read.
 const SCRIPT_LIMIT: usize = 64 * 1024;
@@ -36,8 +34,8 @@ const LEFT_OVER: [&str; 12] = [
     ".swp",
 ];
 
-pub(super) fn ailments() -> Vec<Ailment> {
-    look_at(Path::new(HOOKS), Path::new(hook_link()))
+pub(super) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
+    look_at(&dirs.hooks(), &hook_link(dirs))
 }
 
 fn look_at(hooks: &Path, ours: &Path) -> Vec<Ailment> {

@@ -6,12 +6,9 @@ use std::path::Path;
 
 use super::{Ailment, unreadable};
 
-/// Where libvirt keeps persistent secrets: `UUID.xml`, and the value in `UUID.base64` or,
+/// Looks where libvirt keeps persistent secrets: `UUID.xml`, and the value in `UUID.base64` or,
 /// since libvirt 12.1, encrypted in `UUID.aes256cbc`.
-const SECRETS: &str = "/etc/libvirt/secrets";
-
-pub(super) fn ailments() -> Vec<Ailment> {
-    let directory = Path::new(SECRETS);
+pub(super) fn ailments(directory: &Path) -> Vec<Ailment> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),

@@ -16,7 +16,7 @@ use crate::admin::stopped::{Known, stopped};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::files::{self, SECRETS_DIR};
+use crate::libvirt::files;
 use crate::report::quoted;
 use crate::store::{Access, AddKey, EventFilter, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
@@ -35,9 +35,13 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         return Err(not_encrypted(&known));
     };
     if files::are_of_this_host(&guard.config.secret_uri)
-        && files::is_kept(Path::new(SECRETS_DIR), secret).map_err(AdminError::failed)?
+        && files::is_kept(&guard.config.libvirt.secrets(), secret).map_err(AdminError::failed)?
     {
-        return Err(kept_by_libvirt(&known, secret));
+        return Err(kept_by_libvirt(
+            &known,
+            secret,
+            &guard.config.libvirt.secrets(),
+        ));
     }
     let Some(held) = known.hold(&guard)? else {
         return Err(no_state(&known));
@@ -136,11 +140,12 @@ fn not_encrypted(known: &Known) -> AdminError {
 
 /// libvirt's own copy would carry the start with the daemon, which the old key no longer opens;
 /// and every other start would write the new key there.
-fn kept_by_libvirt(known: &Known, secret: SecretUuid) -> AdminError {
+fn kept_by_libvirt(known: &Known, secret: SecretUuid, dir: &Path) -> AdminError {
     AdminError::refused(format!(
-        "libvirt keeps a key of {} itself, as the secret {secret} in {SECRETS_DIR}, and would write \
-         the new one there, too",
-        known.label()
+        "libvirt keeps a key of {} itself, as the secret {secret} in {}, and would write the new \
+         one there, too",
+        known.label(),
+        dir.display()
     ))
     .with_hint(format!(
         "take it over first: vtpm-guard adopt {}",

@@ -15,7 +15,7 @@ use crate::domain::{Emulator, TpmVersion};
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
 use crate::store::{Access, KeyRefRecord};
-use crate::swtpm::{LIBVIRT_STATE_DIR, StateFile, read_state, state_path};
+use crate::swtpm::{StateFile, read_state, state_path};
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 
 #[cfg(test)]
@@ -33,7 +33,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     if rows.is_empty() {
         return Err(no_rows(&domain));
     }
-    let (path, tpm) = tpm_state(Path::new(LIBVIRT_STATE_DIR), domain.uuid);
+    let (path, tpm) = tpm_state(&context.libvirt_dirs().tpm_states(), domain.uuid);
     let all = References {
         key_refs: rows.iter().map(|row| row.key_ref.clone()).collect(),
         providers,
@@ -51,7 +51,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         .collect();
     let answer = json!({
         "domain": document(&domain),
-        "tpm_state": { "path": path.to_string_lossy(), "state": state_word(&tpm) },
+        "tpm_state": { "path": path.to_string_lossy(), "state": tpm.word() },
         "key_refs": tried.iter().map(|t| t.document(domain.name.as_deref())).collect::<Value>(),
     });
     context.output.answer(&answer, |out| {
@@ -61,7 +61,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             "{}{}, TPM state: {}",
             domain.label(),
             uuid.unwrap_or_default(),
-            state_word(&tpm)
+            tpm.word()
         )?;
         let heading = [
             "ID",
@@ -202,14 +202,5 @@ fn tpm_state(libvirt_state_dir: &Path, domain: DomainUuid) -> (PathBuf, StateFil
     match (&newer.1, look(TpmVersion::V1_2)) {
         (StateFile::Absent, older) if !matches!(older.1, StateFile::Absent) => older,
         _ => newer,
-    }
-}
-
-fn state_word(state: &StateFile) -> &'static str {
-    match state {
-        StateFile::Absent => "absent",
-        StateFile::Plain => "plain",
-        StateFile::Encrypted(_) => "encrypted",
-        StateFile::Unreadable(_) => "unreadable",
     }
 }

@@ -77,7 +77,7 @@ impl Judged {
         json!({
             "domain": { "name": manifest.domain_name, "uuid": self.domain.to_string() },
             "occasion": manifest.occasion.as_str(),
-            "state": self.state_word(),
+            "state": self.state.word(),
             "opened": self.opened,
             "size": self.copy.len(),
             "kept_at": manifest.kept_at().0,
@@ -87,21 +87,12 @@ impl Judged {
         })
     }
 
-    fn state_word(&self) -> &'static str {
-        match self.state {
-            StateFile::Absent => "absent",
-            StateFile::Plain => "plain",
-            StateFile::Encrypted(_) => "encrypted",
-            StateFile::Unreadable(_) => "unreadable",
-        }
-    }
-
     /// Whether the guest's key opens it, for people.
     fn opened_word(&self) -> &'static str {
         match (&self.state, self.opened) {
             (StateFile::Encrypted(_), true) => "yes",
             (StateFile::Encrypted(_), false) => "no",
-            _ => self.state_word(),
+            _ => self.state.word(),
         }
     }
 

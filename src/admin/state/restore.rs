@@ -1,7 +1,6 @@
 //! `state restore`: puts a kept copy back by hand.
 
 use std::io::ErrorKind;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -12,7 +11,6 @@ use crate::admin::error::AdminError;
 use crate::admin::key;
 use crate::domain::{self, Vtpm};
 use crate::kept::{PutBack, PutBackError, put_back};
-use crate::swtpm::LIBVIRT_STATE_DIR;
 
 pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
@@ -32,8 +30,9 @@ pub(super) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             .with_hint(format!("stop it first: virsh shutdown {}", domain.arg)));
     }
     let defined = guest.and_then(|guest| domain::read(guest.xml.as_bytes()).ok());
+    let states = context.libvirt_dirs().tpm_states();
     let start = match defined.as_ref().map(|defined| &defined.vtpm) {
-        Some(Some(Vtpm::Emulator(vtpm))) => Some((Path::new(LIBVIRT_STATE_DIR), domain.uuid, vtpm)),
+        Some(Some(Vtpm::Emulator(vtpm))) => Some((states.as_path(), domain.uuid, vtpm)),
         _ => None,
     };
     let done = put_back(&best.copy, start).map_err(|error| not_put_back(&domain, &error))?;
@@ -69,6 +68,10 @@ fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminError {
         PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
-        PutBackError::Io { .. } => AdminError::failed(error),
+        PutBackError::NotAState { .. } => AdminError::refused(error).with_hint(format!(
+            "see the others: vtpm-guard state show {}",
+            domain.arg
+        )),
+        PutBackError::State { .. } | PutBackError::Io { .. } => AdminError::failed(error),
     }
 }

@@ -11,33 +11,29 @@ use crate::admin::error::AdminError;
 use crate::admin::forgotten;
 use crate::admin::printer::Printer;
 use crate::admin::table::{BAD, GOOD, NOTABLE};
+use crate::host::dirs::LibvirtDirs;
 use crate::key::keyring::KeyringError;
 use crate::libvirt::Guest;
 use crate::report::label;
 use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
 
-/// Where libvirt looks for the hook.
-const HOOK_LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
-
-/// The one hook that libvirt before 6.5 runs, and later ones run, too.
-const ONLY_HOOK: &str = "/etc/libvirt/hooks/qemu";
-
 /// The program that the links lead to.
 const HOOK: &str = "/usr/sbin/vtpm-guard-hook";
 
 /// The link by which libvirt runs the hook, or the one that should be there.
-pub(in crate::admin) fn hook_link() -> &'static str {
-    let is_the_only_one = fs::read_link(ONLY_HOOK).is_ok_and(|target| target == Path::new(HOOK));
-    if is_the_only_one && !Path::new(HOOK_LINK).exists() {
-        ONLY_HOOK
+pub(in crate::admin) fn hook_link(dirs: &LibvirtDirs) -> PathBuf {
+    let (link, only) = (dirs.hook_link(), dirs.only_hook());
+    let is_the_only_one = fs::read_link(&only).is_ok_and(|target| target == Path::new(HOOK));
+    if is_the_only_one && !link.exists() {
+        only
     } else {
-        HOOK_LINK
+        link
     }
 }
 
 pub(super) struct Host {
-    hook_is_installed: bool,
+    hook_link: PathBuf,
     configuration: String,
     store: PathBuf,
     store_exists: bool,
@@ -64,7 +60,7 @@ impl Host {
             (provider, seal)
         };
         Ok(Self {
-            hook_is_installed: Path::new(hook_link()).exists(),
+            hook_link: hook_link(&context.libvirt_dirs()),
             configuration: match context.config() {
                 Ok(_) => "in order".to_owned(),
                 Err(error) => error.to_string(),
@@ -88,7 +84,7 @@ impl Host {
             })
         };
         json!({
-            "hook": { "path": hook_link(), "installed": self.hook_is_installed },
+            "hook": { "path": self.hook_link, "installed": self.hook_link.exists() },
             "configuration": self.configuration,
             "store": { "path": self.store, "exists": self.store_exists },
             "providers": self.providers.iter().map(provider).collect::<Value>(),
@@ -99,12 +95,12 @@ impl Host {
 
     pub(super) fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         out.part(format_args!("hook:          "))?;
-        if self.hook_is_installed {
+        if self.hook_link.exists() {
             out.painted(GOOD, "installed")?;
         } else {
             out.painted(BAD, "not installed")?;
         }
-        writeln!(out, " ({})", hook_link())?;
+        writeln!(out, " ({})", self.hook_link.display())?;
         writeln!(out, "configuration: {}", self.configuration)?;
         let exists = if self.store_exists {
             ""

@@ -7,7 +7,7 @@ mod mend;
 mod placeholders;
 mod provider;
 
-use super::facts::{Facts, KeyRef, Permission, References, StoreTrouble, TpmState};
+use super::facts::{Facts, Hindrance, KeyRef, Permission, References, StoreTrouble, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
 use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
@@ -27,9 +27,14 @@ pub fn decide(facts: &Facts) -> Answer {
 fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
     if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_in_place()) {
         let (occasion, kept_at) = (copy.occasion, copy.kept_at);
-        verdict
-            .findings
-            .insert(0, Finding::StateGone { occasion, kept_at });
+        let finding = match &facts.state {
+            TpmState::Damaged(how) => Finding::StateDamaged {
+                how: how.clone(),
+                occasion,
+            },
+            _ => Finding::StateGone { occasion, kept_at },
+        };
+        verdict.findings.insert(0, finding);
         let repair = Repair::RestoreTpmState { occasion, kept_at };
         verdict.repairs.insert(0, repair);
     }
@@ -70,16 +75,23 @@ fn by_table(facts: &Facts) -> Answer {
     };
     let references = match &facts.references {
         Ok(references) => references,
-        Err(trouble) if *facts.state_in_force() != TpmState::Plain => {
-            let case = Case {
-                facts,
-                references: &References::default(),
-                secret_uuid,
-            };
-            return unusable_store(&case, trouble);
-        }
-        Err(_) => &References::default(),
+        Err(trouble) => match (&facts.hindrance, facts.state_in_force()) {
+            // It cannot start, whether state arrives or not, which only the store knows.
+            (Some(Hindrance::ClosedDirectory { .. }), _)
+            | (_, TpmState::Plain | TpmState::Damaged(_)) => &References::default(),
+            _ => {
+                let case = Case {
+                    facts,
+                    references: &References::default(),
+                    secret_uuid,
+                };
+                return unusable_store(&case, trouble);
+            }
+        },
     };
+    if let Some(refusal) = unusable_state(facts) {
+        return deny(refusal).into();
+    }
     if *facts.state_in_force() == TpmState::Plain && !references.state_arrives {
         return deny(Refusal::EncryptionMismatch {
             state_encrypted: false,
@@ -97,6 +109,21 @@ fn by_table(facts: &Facts) -> Answer {
         placeholders::decide(&case)
     } else {
         no_rows(&case)
+    }
+}
+
+/// Why swtpm could not start from the state, whatever the key. State on its way takes the place of
+/// what is there, and its lock is held by the source of the migration; but it needs the way to it.
+pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
+    let references = facts.references.as_ref();
+    let arrives = references.is_ok_and(|references| references.state_arrives);
+    match (&facts.hindrance, facts.state_in_force()) {
+        (Some(Hindrance::InUse { .. }), _) if arrives => None,
+        (Some(hindrance), _) => Some(Refusal::TpmHindered(hindrance.clone())),
+        (None, TpmState::Damaged(how)) if !arrives => {
+            Some(Refusal::TpmStateDamaged { how: how.clone() })
+        }
+        (None, _) => None,
     }
 }
 
@@ -196,18 +223,20 @@ fn unreadable_xml(facts: &Facts, unreadable: &UnreadableDomain) -> Answer {
 }
 
 fn unencrypted(facts: &Facts) -> Verdict {
-    let arrives = facts
-        .references
-        .as_ref()
-        .is_ok_and(|found| found.state_arrives);
-    if *facts.state_in_force() == TpmState::Encrypted && !arrives {
-        deny(Refusal::EncryptionMismatch {
+    let (has_rows, arrives) = match &facts.references {
+        Ok(found) => (!found.key_refs.is_empty(), found.state_arrives),
+        Err(_) => (false, false),
+    };
+    match facts.state_in_force() {
+        TpmState::Encrypted if !arrives => deny(Refusal::EncryptionMismatch {
             state_encrypted: true,
-        })
-    } else if facts.policy.unencrypted == Permission::Deny {
-        deny(Refusal::UnencryptedVtpm)
-    } else {
-        allow(Reason::Unencrypted)
+        }),
+        // Without a row the guard knows nothing of this guest, and leaves it to libvirt.
+        TpmState::Damaged(how) if has_rows && !arrives => {
+            deny(Refusal::TpmStateDamaged { how: how.clone() })
+        }
+        _ if facts.policy.unencrypted == Permission::Deny => deny(Refusal::UnencryptedVtpm),
+        _ => allow(Reason::Unencrypted),
     }
 }
 

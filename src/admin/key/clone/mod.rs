@@ -65,7 +65,7 @@ pub(super) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
         StateFile::Encrypted(state) => copy_key(context, &mut store, &pair, state)?,
         StateFile::Absent => bind(context, &mut store, &pair)?,
         StateFile::Plain => return Err(words::plain(&pair.clone)),
-        StateFile::Unreadable(how) => {
+        StateFile::Damaged(how) | StateFile::Unreadable(how) => {
             return Err(AdminError::refused(format!(
                 "the TPM state of {} cannot be read: {how}",
                 pair.clone.label()

@@ -31,7 +31,7 @@ fn the_state_of_either_version_is_found() {
         let path = path
             .strip_prefix(dir.path().join(domain.to_string()))
             .unwrap();
-        (path.to_str().unwrap().to_owned(), state_word(&state))
+        (path.to_str().unwrap().to_owned(), state.word())
     };
     assert_eq!(found(), ("tpm2/tpm2-00.permall".to_owned(), "absent"));
     for (vector, file, state) in [

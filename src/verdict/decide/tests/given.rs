@@ -9,9 +9,9 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::facts::{
-    Arrival, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, Kept, KeptCopy,
-    KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References, SeenState,
-    StoreTrouble, TpmState, Trial, kek_ref,
+    Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
+    KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
+    SeenState, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -187,6 +187,7 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
+        hindrance: None,
         kept: Kept::default(),
         arrival: None,
         snapshots: Vec::new(),
@@ -244,12 +245,18 @@ impl Facts {
         self
     }
 
+    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
+        self.hindrance = Some(hindrance);
+        self
+    }
+
     /// The guard has a copy of an encrypted state.
     pub(super) fn kept(mut self, occasion: Occasion) -> Self {
         self.kept.copy = Some(KeptCopy {
             occasion,
             kept_at: Timestamp(5),
             is_encrypted: true,
+            is_proven: self.trials.values().any(Trial::is_proven),
         });
         self
     }

@@ -12,9 +12,10 @@ use given::{
 use crate::clock::Timestamp;
 use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
-    Arrival, HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble, TpmState,
-    TransientState, Trial,
+    Arrival, Hindrance, HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble,
+    TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
@@ -183,6 +184,114 @@ fn unreadable_state_is_no_refusal_by_itself() {
     assert_eq!(
         findings(&facts),
         [Finding::StateUnreadable("cut short".to_owned())]
+    );
+}
+
+fn damaged() -> TpmState {
+    TpmState::Damaged("it is empty".to_owned())
+}
+
+#[test]
+fn a_damaged_state_is_refused_whatever_the_key_and_whoever_has_it() {
+    let keyed = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used());
+    let bound = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    let unmanaged = guest().host(hidden());
+    let no_store = guest().store(StoreTrouble::Unavailable("locked".to_owned()));
+    for facts in [keyed, bound, unmanaged, no_store.host(hidden()), guest()] {
+        assert_eq!(verdict(&facts.state(damaged())), "deny VG207");
+    }
+    let plain = guest().vtpm(Some(emulator(None))).state(damaged());
+    assert_eq!(verdict(&plain), "allow Unencrypted");
+    assert!(unusable_state(&plain).is_some(), "but it would not start");
+    let with_rows = plain.row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(verdict(&with_rows), "deny VG207");
+}
+
+#[test]
+fn what_arrives_takes_the_place_of_a_damaged_state() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used())
+        .arriving();
+    assert_eq!(
+        verdict(&facts.state(damaged())),
+        "allow Unproven; provide 1"
+    );
+}
+
+#[test]
+fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
+    let row = || opens(1, "a", 1, 'A', 0).used();
+    let with = |row| {
+        let facts = guest().provider("a", 1, 'A').row(row);
+        facts.kept(Occasion::Release).state(damaged())
+    };
+    let proven = with(row().proven());
+    assert_eq!(
+        verdict(&proven),
+        "allow Proven; restore-tpm-state of release; provide 1"
+    );
+    assert_eq!(
+        findings(&proven),
+        [Finding::StateDamaged {
+            how: "it is empty".to_owned(),
+            occasion: Occasion::Release
+        }]
+    );
+    assert_eq!(verdict(&with(row())), "deny VG207");
+    assert_eq!(verdict(&with(row().refuted())), "deny VG207");
+    // "A new TPM may be made" is said of a state that is gone, not of one that is damaged.
+    let may_be_missing = with(row()).policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&may_be_missing), "deny VG207");
+}
+
+#[test]
+fn a_lock_that_is_held_refuses_unless_state_is_on_its_way() {
+    let held = || Hindrance::InUse {
+        holder: "swtpm (process 7)".to_owned(),
+        pid: Some(7),
+    };
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).proven())
+        .state(Encrypted)
+        .hindered(held());
+    assert_eq!(verdict(&facts), "deny VG208");
+    assert_eq!(
+        verdict(&guest().hindered(held()).host(hidden())),
+        "deny VG208"
+    );
+    assert!(verdict(&facts.arriving()).starts_with("allow"));
+    let plain = guest().vtpm(Some(emulator(None))).hindered(held());
+    assert_eq!(verdict(&plain), "allow Unencrypted");
+}
+
+#[test]
+fn a_closed_directory_refuses_whatever_arrives_and_whatever_the_store_says() {
+    let closed = Hindrance::ClosedDirectory {
+        path: "/var/lib/libvirt/swtpm".to_owned(),
+        mode: 0o700,
+        needed: 0o711,
+        user: "tss".to_owned(),
+    };
+    let bad_lock = Hindrance::BadLock {
+        path: "/states/.lock".to_owned(),
+        what: "it is a FIFO".to_owned(),
+    };
+    for hindrance in [closed.clone(), bad_lock] {
+        let facts = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+        assert_eq!(verdict(&facts.hindered(hindrance)), "deny VG209");
+    }
+    assert_eq!(
+        verdict(&guest().arriving().hindered(closed.clone())),
+        "deny VG209"
+    );
+    let no_store = guest().store(StoreTrouble::Unavailable("locked".to_owned()));
+    assert_eq!(
+        verdict(&no_store.host(hidden()).hindered(closed)),
+        "deny VG209"
     );
 }
 

@@ -11,7 +11,7 @@ use crate::key::id::KeyId;
 use crate::verdict::code::Code;
 use crate::verdict::decide::decide;
 use crate::verdict::decide::tests::given::SECRET;
-use crate::verdict::facts::{KeyRef, KeySource, Permission, Proof, Trial, kek_ref};
+use crate::verdict::facts::{Hindrance, KeyRef, KeySource, Permission, Proof, Trial, kek_ref};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
@@ -85,11 +85,28 @@ proptest! {
     }
 
     #[test]
+    fn what_swtpm_would_refuse_whatever_the_key_never_starts(world in world()) {
+        let verdict = world.verdict();
+        if world.xml != Xml::Encrypted || !is_allowed(&verdict) {
+            return Ok(());
+        }
+        // Only the store knows of state that is on its way.
+        let arrives = world.store.is_ok() && world.references.state_arrives;
+        let is_replaced = verdict.repairs.iter().any(|repair| repair.kind() == "restore-tpm-state");
+        prop_assert!(world.tpm != Tpm::Damaged || arrives || is_replaced);
+        match world.hindrance {
+            None => {}
+            Some(Hindrance::InUse { .. }) => prop_assert!(arrives || world.store.is_err()),
+            Some(hindrance) => prop_assert!(false, "{:?}", hindrance),
+        }
+    }
+
+    #[test]
     fn a_proven_row_always_wins(world in world()) {
         let opened = world.opened();
         let is_proven = |(_, _, proof): &&(KeyRef, KeyId, Proof)| *proof == Proof::Proven;
         let proven: Vec<_> = opened.iter().filter(is_proven).collect();
-        if !is_guarded(&world) || proven.is_empty() {
+        if !is_guarded(&world) || proven.is_empty() || world.hindrance.is_some() {
             return Ok(());
         }
         let verdict = world.verdict();
@@ -152,7 +169,8 @@ proptest! {
         let mut keyed = world.references.key_refs.clone();
         keyed.retain(|row| row.wrapped_dek.is_some());
         let used = keyed.iter().any(|row| row.first_used_at.is_some());
-        if is_guarded(&world) && world.would_make_a_new_tpm() && used {
+        let is_judged = is_guarded(&world) && world.hindrance.is_none();
+        if is_judged && world.would_make_a_new_tpm() && used {
             let verdict = world.verdict();
             let allowed = verdict.findings.contains(&Finding::NewTpmAllowed);
             let fresh = verdict.findings.contains(&Finding::FreshTpm);
@@ -167,8 +185,14 @@ proptest! {
         let verdict = world.verdict();
         let is_restore = |repair: &Repair| repair.kind() == "restore-tpm-state";
         if verdict.repairs.iter().any(is_restore) {
-            prop_assert_eq!(world.tpm, Tpm::Absent);
-            prop_assert!(!world.facts().starts_fresh());
+            match world.tpm {
+                Tpm::Absent => prop_assert!(!world.facts().starts_fresh()),
+                Tpm::Damaged => prop_assert_eq!(
+                    &verdict.decision,
+                    &Decision::Allow(Reason::Proven)
+                ),
+                other => prop_assert!(false, "over {:?}", other),
+            }
             // Only the store knows of state that is on its way.
             prop_assert!(!world.references.state_arrives || world.store.is_err());
             prop_assert!(verdict.decision != Decision::Allow(Reason::NewKey));

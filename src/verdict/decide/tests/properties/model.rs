@@ -1,7 +1,7 @@
 //! A small world of keys, providers, rows and one TPM. Facts follow from it as the host gives
 //! them, and repairs change it as the store does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::given::{SECRET, emulator, guest, key};
 use crate::clock::Timestamp;
@@ -10,8 +10,8 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{
-    DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, KeptCopy, KeyRef, NotOpened,
-    Occasion, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
+    DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, KeptCopy, KeyRef,
+    NotOpened, Occasion, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
 
@@ -27,6 +27,7 @@ pub(super) struct World {
     /// The KEKs that do not open on this host.
     pub(super) sealed: BTreeSet<KeyId>,
     pub(super) tpm: Tpm,
+    pub(super) hindrance: Option<Hindrance>,
     /// The kept copy of a TPM state: its DEK.
     pub(super) copy: Option<u8>,
     /// Whether the last run, of a transient guest, ended normally.
@@ -50,6 +51,7 @@ pub(super) enum Tpm {
     Absent,
     Plain,
     Unreadable,
+    Damaged,
     /// With this DEK.
     Encrypted(u8),
 }
@@ -123,13 +125,20 @@ impl World {
         facts.state = match self.tpm {
             Tpm::Absent => TpmState::Absent,
             Tpm::Plain => TpmState::Plain,
-            Tpm::Unreadable => TpmState::Unreadable("cut short".to_owned()),
+            Tpm::Unreadable => TpmState::Unreadable("a newer format".to_owned()),
+            Tpm::Damaged => TpmState::Damaged("cut short".to_owned()),
             Tpm::Encrypted(_) => TpmState::Encrypted,
         };
-        facts.kept.copy = self.copy.map(|_| KeptCopy {
+        facts.hindrance = self.hindrance.clone();
+        facts.kept.copy = self.copy.map(|dek| KeptCopy {
             occasion: Occasion::Start,
             kept_at: Timestamp(5),
             is_encrypted: true,
+            is_proven: self.store.is_ok()
+                && self
+                    .tried(&self.references.key_refs, Tpm::Encrypted(dek))
+                    .values()
+                    .any(Trial::is_proven),
         });
         facts.kept.ended_normally = self.ended_normally;
         let tpm = self.stands_in(&facts);
@@ -146,14 +155,15 @@ impl World {
         facts.references.as_mut().unwrap().retired = self.retired.clone();
         let tpm = self.stands_in(&facts);
         facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
-        let tried = |rows: &[KeyRef]| {
-            rows.iter()
-                .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
-                .collect()
-        };
-        facts.trials = tried(&self.references.key_refs);
-        facts.retired = tried(&self.retired);
+        facts.trials = self.tried(&self.references.key_refs, tpm);
+        facts.retired = self.tried(&self.retired, tpm);
         facts
+    }
+
+    fn tried(&self, rows: &[KeyRef], tpm: Tpm) -> BTreeMap<KeyRefId, Trial> {
+        rows.iter()
+            .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
+            .collect()
     }
 
     /// The TPM that the start is judged by.
@@ -305,7 +315,7 @@ impl World {
                 secret_uuid,
             } => self.row(key_ref).secret_uuid = Some(secret_uuid),
             Repair::RestoreTpmState { .. } => {
-                assert_eq!(self.tpm, Tpm::Absent);
+                assert!(matches!(self.tpm, Tpm::Absent | Tpm::Damaged));
                 self.tpm = Tpm::Encrypted(self.copy.unwrap());
             }
         }
@@ -372,7 +382,7 @@ fn proof(tpm: Tpm, dek: u8) -> Proof {
     match tpm {
         Tpm::Encrypted(with) if with == dek => Proof::Proven,
         Tpm::Encrypted(_) => Proof::Refuted,
-        Tpm::Absent | Tpm::Plain | Tpm::Unreadable => Proof::None,
+        Tpm::Absent | Tpm::Plain | Tpm::Unreadable | Tpm::Damaged => Proof::None,
     }
 }
 

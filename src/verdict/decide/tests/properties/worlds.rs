@@ -14,7 +14,8 @@ use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::facts::{
-    KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState, kek_ref,
+    Hindrance, KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState,
+    kek_ref,
 };
 
 const OTHER_SECRET: &str = "5ec2e700-0000-4000-8000-000000000099";
@@ -25,10 +26,15 @@ const UUIDS: RangeInclusive<u8> = 1..=4;
 pub(super) fn world() -> impl Strategy<Value = World> {
     let keys = (providers(), subsequence(vec!['A', 'B', 'C'], 0..=1));
     let rows = (rows(4), rows(1));
-    let surroundings = (xml(), store(), tpms(), once_in(3));
+    let surroundings = (xml(), store(), (tpms(), hindrance()), once_in(3));
     let permissions = (maybe(host_secret()), policy());
     (keys, rows, surroundings, permissions).prop_map(
-        |((providers, sealed), (rows, retired), (xml, store, tpms, arrives), (host, policy))| {
+        |(
+            (providers, sealed),
+            (rows, retired),
+            (xml, store, (tpms, hindrance), arrives),
+            (host, policy),
+        )| {
             World {
                 xml,
                 store,
@@ -42,6 +48,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 retired: numbered(retired, 50),
                 sealed: sealed.into_iter().map(key).collect(),
                 tpm: tpms.0,
+                hindrance,
                 copy: tpms.1,
                 ended_normally: tpms.2,
                 host_secret: host,
@@ -135,6 +142,7 @@ fn tpm() -> impl Strategy<Value = Tpm> {
         (1, Tpm::Encrypted(2)),
         (1, Tpm::Plain),
         (1, Tpm::Unreadable),
+        (1, Tpm::Damaged),
     ])
 }
 
@@ -142,6 +150,20 @@ fn tpm() -> impl Strategy<Value = Tpm> {
 fn tpms() -> impl Strategy<Value = (Tpm, Option<u8>, bool)> {
     let copy = weighted([(4, None), (2, Some(0)), (1, Some(1)), (1, Some(2))]);
     (tpm(), copy, once_in(4))
+}
+
+fn hindrance() -> impl Strategy<Value = Option<Hindrance>> {
+    let held = Hindrance::InUse {
+        holder: "swtpm (process 7)".to_owned(),
+        pid: Some(7),
+    };
+    let closed = Hindrance::ClosedDirectory {
+        path: "/states".to_owned(),
+        mode: 0o700,
+        needed: 0o711,
+        user: "tss".to_owned(),
+    };
+    weighted([(18, None), (1, Some(held)), (1, Some(closed))])
 }
 
 fn policy() -> impl Strategy<Value = Policy> {

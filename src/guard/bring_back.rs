@@ -1,0 +1,115 @@
+//! After a refusal for what is wrong with a transient guest's TPM state (VG207 to VG209): libvirt
+//! deletes that state when the last hook has returned. So the hook leaves a process behind that
+//! waits for it and puts the state back.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::Guard;
+use crate::clock::Deadline;
+use crate::domain::{Domain, Emulator};
+use crate::ids::DomainUuid;
+use crate::kept::{Returned, Shelf, Shelter};
+use crate::swtpm::{Backend, StatePlace};
+
+/// How long libvirt may take to delete the state; it does so at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The first arguments of the process that is left behind. With those that follow it has five;
+/// libvirt's calls have four, whatever the guest's name is.
+const MARK: [&str; 2] = ["--bring-back", "--"];
+
+/// The arguments of the process that must be left behind for this guest, if one must.
+#[must_use]
+pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
+    let (vtpm, _) = domain.encrypted_vtpm()?;
+    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let is_filled = Shelter::of(&place).ok().flatten()?.is_filled();
+    is_filled.then(|| {
+        let directories = place.directories_below().len() + 1;
+        let [mark, end] = MARK.map(OsString::from);
+        [
+            mark,
+            end,
+            domain.uuid.to_string().into(),
+            place.path.clone().into(),
+            directories.to_string().into(),
+        ]
+    })
+}
+
+/// What that process does. Says whether this is it.
+pub fn run(state_dir: &Path, arguments: &[OsString]) -> bool {
+    let [mark, end, what @ ..] = arguments else {
+        return false;
+    };
+    let is_it = [mark, end] == MARK && what.len() == 3;
+    if is_it {
+        wait_and_bring_back(state_dir, what);
+    }
+    is_it
+}
+
+fn wait_and_bring_back(state_dir: &Path, what: &[OsString]) {
+    let parsed = || {
+        let [domain, path, directories] = what else {
+            return None;
+        };
+        let domain = DomainUuid::parse(domain.to_str()?).ok()?;
+        let directories = directories.to_str()?.parse().ok()?;
+        let place = StatePlace::of_copy(Path::new(path), directories, Backend::Directory);
+        Some((domain, place))
+    };
+    let Some((domain, place)) = parsed() else {
+        return;
+    };
+    let patience = Deadline::after(PATIENCE);
+    loop {
+        let done = attempt(state_dir, domain, &place);
+        if done != Some(Returned::StillThere) {
+            return;
+        }
+        if patience.has_passed() {
+            // libvirt keeps it after all.
+            if let Ok(Some(shelter)) = Shelter::of(&place) {
+                let _ = shelter.empty();
+            }
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Where that process has not come to it yet: before the guest's next start.
+pub(super) fn at_once(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
+    let place = StatePlace::of(&guard.libvirt_state_dir, domain, vtpm);
+    attempt(&guard.state_dir, domain, &place);
+}
+
+/// Brings the state back, if it is gone. The copy of it is of no more use then; left there, it
+/// would take the place of a later state.
+fn attempt(state_dir: &Path, domain: DomainUuid, place: &StatePlace) -> Option<Returned> {
+    let shelter = Shelter::of(place).ok().flatten()?;
+    let returned = shelter.bring_back().unwrap_or_else(|error| {
+        tracing::warn!(%domain, %error, "the TPM's state cannot be put back after libvirt deleted it");
+        Returned::NotSheltered
+    });
+    if returned == Returned::Back {
+        let shelf = Shelf::of(state_dir, domain);
+        let dropped = shelf.run().and_then(|run| {
+            if let Some(copy) = run.state {
+                shelf.drop_copy(&copy)?;
+            }
+            shelf.forget_run()?;
+            shelf.tidy()
+        });
+        if let Err(error) = dropped {
+            tracing::warn!(%domain, %error, "the copy of the TPM's state was not dropped");
+        }
+    }
+    Some(returned)
+}
