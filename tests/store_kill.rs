@@ -130,7 +130,6 @@ fn make_key(store: &mut Store, domain: DomainUuid) {
         repairs: &repairs,
         new_key: Some(&new_key),
         secret_uuid: None,
-        consume_incoming: true,
         clients_key: None,
         event: Some(&event),
         now,

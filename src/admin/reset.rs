@@ -4,11 +4,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{BrokenConfig, Context};
+use super::domains::{self, NamedDomain};
 use super::error::AdminError;
-use super::{domains, key};
+use super::key;
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, TpmVersion};
+use crate::guard::has_managed_save;
 use crate::ids::DomainUuid;
 use crate::kept::Shelf;
 use crate::store::Access;
@@ -46,6 +48,7 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
             domain.arg
         ))
     };
+    refuse_managed_save(context, &domain)?;
     let now = Timestamp::now();
     let mut store = context.store(Access::Write)?;
     let rows = match &store {
@@ -55,10 +58,14 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
     // A kept copy would take the place of a state that is gone.
     let copies = Shelf::of(context.state_dir(), domain.uuid).set_aside(now)?;
+    let forgotten = match &mut store {
+        Some(store) => store.forget_seen_state(domain.uuid)?,
+        None => false,
+    };
     let reset = match &mut store {
         Some(store) if has_key => store.reset_first_used(domain.uuid, now)?,
-        _ if copies == 0 => return Err(no_key()),
-        _ => 0,
+        _ if copies == 0 && !forgotten => return Err(no_key()),
+        _ => usize::from(forgotten),
     };
     remove_empty_directories(context, domain.uuid);
     let document = json!({
@@ -96,4 +103,23 @@ pub(super) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A guest that goes on from a managed save has its TPM in there, and needs no new one.
+fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), AdminError> {
+    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+    match &domain.name {
+        Some(name) if has_managed_save(&guard, name) => {
+            let word = &domain.arg;
+            Err(AdminError::refused(format!(
+                "{} has a managed save, and its TPM is in there",
+                domain.label()
+            ))
+            .with_hint(format!(
+                "start the guest, its TPM comes with it: virsh start {word}; or give the save up \
+                 first: virsh managedsave-remove {word}"
+            )))
+        }
+        _ => Ok(()),
+    }
 }

@@ -112,7 +112,6 @@ fn write(
         repairs: &verdict.repairs,
         new_key,
         secret_uuid: facts.secret().map(|(secret, _)| secret),
-        consume_incoming: seen.state_arrives,
         clients_key: clients_key(verdict),
         event: event.as_ref(),
         now: Timestamp::now(),

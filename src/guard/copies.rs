@@ -7,7 +7,7 @@
 //! | `started` | the copies of the guest's own state go |
 //! | `release` after a start that failed | they stay |
 //! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
-//! | `stopped` and `release` of a guest that has migrated away | none is kept |
+//! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | none is kept |
 
 use super::gather::Gathered;
 use super::keys::Keys;
@@ -238,6 +238,12 @@ pub(super) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), KeptE
     if !libvirt_would_delete(guard, domain, vtpm) || !has_migrated_away(guard, domain) {
         return Ok(());
     }
+    note_tpm_elsewhere(guard, domain)
+}
+
+/// Notes that the state which libvirt is about to delete is not the guest's TPM: that is on another
+/// host, or in a saved image.
+pub(super) fn note_tpm_elsewhere(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
     guard.shelf(domain).note_run(Run {
         migrated: true,
         ..Run::default()
@@ -269,6 +275,8 @@ pub(super) fn keep_after_run(
         Ok(())
     };
     match ending {
+        // Its TPM lives on elsewhere: a copy would bring an old one back, or one of nobody's.
+        _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
         _ if run.starting && run.refused.is_some() => shelter(guard, domain, vtpm),
         // It has run, although `started` was not seen.
         Ending::Ended if run.starting => keep(Occasion::Release),
@@ -276,8 +284,6 @@ pub(super) fn keep_after_run(
         _ if run.starting => Ok(()),
         // It failed between `started` and its end.
         Ending::Failed => keep(Occasion::Start),
-        // Its TPM lives on elsewhere: a copy would bring an old one back.
-        _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
         Ending::Migrated => Ok(()),
         _ if !may_have_key_refs(guard, domain, deadline) => Ok(()),
         Ending::Ended | Ending::Unknown => {
@@ -299,7 +305,7 @@ pub(super) fn keep_after_run(
 /// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
 /// `qemuExtTPMCleanupHost`). A definition that cannot be looked at counts as none: then a copy is
 /// kept in vain.
-fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
+pub(super) fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
     let definition = format!("{}.xml", domain.name);
     !vtpm.persistent_state && !guard.libvirt_definitions_dir.join(definition).exists()
 }

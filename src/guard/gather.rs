@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::keys::Keys;
 use super::status::is_running;
-use super::{Guard, before_the_answer, copies, hindrance};
+use super::{Guard, arriving, before_the_answer, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -62,6 +62,8 @@ pub(super) fn gather(
             state: TpmState::Absent,
             hindrance: None,
             kept: Kept::default(),
+            arrival: None,
+            snapshots: Vec::new(),
             host_secret: None,
             retired: BTreeMap::new(),
             policy: guard.config.policy.clone(),
@@ -87,8 +89,12 @@ pub(super) fn gather(
     gathered.facts.state = state.summary();
     gathered.state = state;
     gathered.facts.kept.ended_normally = ended_normally;
+    if gathered.facts.state == TpmState::Absent {
+        gathered.facts.snapshots = arriving::snapshots(guard, domain);
+    }
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
+        gathered.look_for_arrival(guard);
         gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, copies, deadline);
         if !gathered.facts.trials.values().any(Trial::is_proven) {
@@ -167,6 +173,23 @@ impl Gathered {
             Ok(None) => {}
             Err(error) => self.facts.references = Err(error.trouble()),
         }
+    }
+
+    /// Whether what was announced is for this start; and what is on its way unannounced.
+    fn look_for_arrival(&mut self, guard: &Guard) {
+        let Facts {
+            domain: Ok(domain),
+            references: Ok(references),
+            arrival,
+            snapshots,
+            ..
+        } = &mut self.facts
+        else {
+            return;
+        };
+        let announced = references.announced.as_ref();
+        *arrival = arriving::arrival(guard, domain, announced, snapshots);
+        references.state_arrives = arrival.is_some();
     }
 
     fn try_keys(&mut self, domain: DomainUuid, deadline: Deadline) {

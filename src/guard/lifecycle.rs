@@ -5,15 +5,19 @@ use std::io;
 use std::time::Duration;
 
 use super::operation::Ending;
-use super::{Guard, Operation, before_the_answer, copies, lease, plain_state};
+use super::status::{Progress, progress};
+use super::{
+    Guard, Operation, arriving, before_the_answer, begun, copies, failed, lease, plain_state,
+};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
-use crate::domain::{Domain, Vtpm};
+use crate::domain::{Domain, Emulator};
 use crate::ids::SecretUuid;
 use crate::kept::KeptError;
 use crate::secret::SecretError;
-use crate::store::{Access, Store, StoreError};
-use crate::swtpm::{StateFile, read_state};
+use crate::store::{Access, Event, Store, StoreError};
+use crate::swtpm::{StateFile, read_state, state_path};
+use crate::verdict::facts::{Arrival, SeenState};
 
 /// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
 /// two it was since 10.5.
@@ -48,19 +52,24 @@ pub fn follow_up(
         Operation::Started => started(guard, domain, deadline),
         Operation::Ended => stopped(guard, domain, deadline),
         Operation::Released(ending) => released(guard, domain, ending, deadline),
-        Operation::MigrateIn => state_announced(guard, domain, "migrate", deadline),
-        Operation::Restore => state_announced(guard, domain, "restore", deadline),
+        Operation::MigrateIn => announced(guard, domain, Arrival::Migration, deadline),
+        Operation::Restore => announced(guard, domain, Arrival::Restore, deadline),
     }
 }
 
 /// `started begin`: the key has been used; host secret and kept copy have done their work.
 fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let dropped = copies::drop_after_start(guard, domain, deadline);
-    let Some((_, secret)) = domain.encrypted_vtpm() else {
+    let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
+        forget_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
+    let has_its_tpm = begun::has_started(guard, domain);
     let noted = with_store(guard, deadline, |store| {
         store.mark_started(domain.uuid, Timestamp::now())?;
+        if has_its_tpm {
+            note_state(guard, domain, vtpm, store)?;
+        }
         store.has_key_refs(domain.uuid)
     });
     // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
@@ -77,8 +86,9 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 /// `stopped end`: the guest is gone, or its start has failed.
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
     let dropped = drop_first(guard, domain, deadline);
+    let failed = failed::look(guard, domain, None);
     let noted = copies::note_migration(guard, domain);
-    ended(guard, domain, None, deadline)?;
+    ended(guard, domain, None, failed.as_ref(), deadline)?;
     dropped?;
     Ok(noted?)
 }
@@ -91,8 +101,9 @@ fn released(
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
     let dropped = drop_first(guard, domain, deadline);
+    let failed = failed::look(guard, domain, Some(ending));
     let kept = copies::keep_after_run(guard, domain, ending, deadline);
-    let ended = ended(guard, domain, Some(ending), deadline);
+    let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
     }
@@ -118,19 +129,28 @@ fn drop_first(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), 
 }
 
 /// The guest is gone: so is a key that was made for nothing, and the secret with it. `ending` is
-/// known at `release` alone.
+/// known at `release` alone; `failed` tells of a start that failed after it was allowed.
 fn ended(
     guard: &Guard,
     domain: &Domain,
     ending: Option<Ending>,
+    failed: Option<&Event>,
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
-        return Ok(());
+        return Ok(forget_announcement(guard, domain, deadline)?);
     };
+    let has_run = progress(guard, domain) == Some(Progress::Ran);
     let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
     let mut taken_back = false;
     let noted = with_store(guard, deadline, |store| {
+        store.forget_announcement(domain.uuid)?;
+        if let Some(event) = failed {
+            store.record_event(event)?;
+        }
+        if has_run {
+            note_state(guard, domain, vtpm, store)?;
+        }
         let now = Timestamp::now();
         match ending {
             // It has run, though `started` may not have been able to note it.
@@ -160,19 +180,61 @@ fn ended(
 }
 
 /// `migrate begin`, `restore begin`: TPM state will arrive with the stream.
-fn state_announced(
+fn announced(
     guard: &Guard,
     domain: &Domain,
-    operation: &str,
+    arrival: Arrival,
     deadline: Deadline,
 ) -> Result<(), LifecycleError> {
-    if matches!(domain.vtpm, Some(Vtpm::Emulator(_))) {
+    if domain.has_emulated_tpm()
+        && let Some(announcement) = arriving::announcement(guard, domain, arrival)
+    {
         with_store(guard, deadline, |store| {
-            store.note_incoming(domain.uuid, operation, Timestamp::now())?;
+            store.announce(domain.uuid, &announcement)?;
             Ok(true)
         })?;
     }
     Ok(())
+}
+
+/// What was announced for this guest was for a start that is over.
+fn forget_announcement(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    if domain.has_emulated_tpm() {
+        with_store(guard, deadline, |store| {
+            store.forget_announcement(domain.uuid)?;
+            Ok(true)
+        })?;
+    }
+    Ok(())
+}
+
+/// Notes that the guest has run with the TPM state that is in its place, so that it is missed if
+/// it goes. That of a transient guest goes with each run.
+fn note_state(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+    store: &mut Store,
+) -> Result<(), StoreError> {
+    if copies::libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    match read_state(&guard.libvirt_state_dir, domain.uuid, vtpm) {
+        StateFile::Encrypted(_) => store.note_seen_state(
+            domain.uuid,
+            &SeenState {
+                domain_name: domain.name.clone(),
+                secret_uuid: vtpm.secret_uuid,
+                path: state_path(&guard.libvirt_state_dir, domain.uuid, vtpm),
+                at: Timestamp::now(),
+            },
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Does `work`, which says whether the domain has key references. Without a store it has none.

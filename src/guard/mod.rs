@@ -2,11 +2,14 @@
 //! and the administrator's commands both come through here, so that what `check` prints and
 //! what a start does begin at the same value.
 
+mod arriving;
+mod begun;
 pub mod bring_back;
 mod commit;
 mod copies;
 mod daemon_start;
 mod definition;
+mod failed;
 mod gather;
 mod hindrance;
 mod keys;
@@ -17,6 +20,7 @@ pub mod plain_state;
 mod prepare;
 mod status;
 
+pub use arriving::{HookCall, has_managed_save};
 pub use commit::make_key;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
@@ -35,6 +39,9 @@ use crate::key::keyring::Keyring;
 use crate::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
+
+/// The directory of swtpm's logs of libvirt's guests.
+const SWTPM_LOG_DIR: &str = "/var/log/swtpm/libvirt/qemu";
 
 /// The guard's own directory on a tmpfs.
 const RUN_DIR: &str = "/run/vtpm-guard";
@@ -55,10 +62,16 @@ pub struct Guard {
     pub libvirt_definitions_dir: PathBuf,
     /// The directory of libvirt's notes on running guests: `NAME.xml`.
     pub libvirt_run_dir: PathBuf,
+    /// libvirt's directory of saved runs: `save/NAME.save`, `snapshot/NAME/SNAPSHOT.xml`.
+    pub libvirt_saved_dir: PathBuf,
+    /// The directory of swtpm's logs: `NAME-swtpm.log`.
+    pub swtpm_log_dir: PathBuf,
     /// Whether a KEK that is slow to open is shared with the other starts of these seconds.
     pub shares_keks: bool,
     /// The guard's own directory on a tmpfs.
     pub run_dir: PathBuf,
+    /// libvirtd's call, where it is libvirtd that asks, and not a person.
+    pub call: Option<HookCall>,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
@@ -77,8 +90,11 @@ impl Guard {
             libvirt_state_dir: config.libvirt.tpm_states(),
             libvirt_definitions_dir: config.libvirt.definitions(),
             libvirt_run_dir: config.libvirt.running(),
+            libvirt_saved_dir: config.libvirt.saved(),
+            swtpm_log_dir: PathBuf::from(SWTPM_LOG_DIR),
             shares_keks: false,
             run_dir: PathBuf::from(RUN_DIR),
+            call: None,
             config,
             secrets: None,
             libvirt_starts: false,

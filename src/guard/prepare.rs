@@ -1,10 +1,12 @@
 //! `prepare begin`: the only operation that may refuse a start.
 
+use super::arriving::has_managed_save;
+use super::begun::Awaited;
 use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
 use super::lease::{self, Lease, LeaseError};
 use super::status::is_running;
-use super::{Guard, Operation, before_the_answer, copies, daemon_start};
+use super::{Guard, Operation, before_the_answer, begun, copies, daemon_start};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -13,7 +15,7 @@ use crate::secret::{Provided, SecretError};
 use crate::store::Access;
 use crate::swtpm::{StatePlace, remove_empty_directory};
 use crate::verdict::decide::{decide, unusable_state};
-use crate::verdict::facts::{Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
+use crate::verdict::facts::{Arrival, Facts, HostSecret, KeySource, StoreTrouble, TpmState, Trial};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding, Over, Reason, Verdict};
@@ -45,6 +47,12 @@ pub fn prepare(
     if let (Mode::CarryOut, Ok(domain)) = (mode, domain)
         && let Some(outcome) = daemon_start::allow_loaded(guard, domain, operation)
     {
+        let is_saved = has_managed_save(guard, &domain.name);
+        let awaited = Awaited {
+            is_absent: outcome.state == TpmState::Absent,
+            arrival: is_saved.then_some(Arrival::Restore),
+        };
+        note_begun(guard, domain, awaited);
         return outcome;
     }
     let access = if mode == Mode::DryRun {
@@ -156,6 +164,13 @@ fn attempt(
                 record(&mut gathered, &verdict, operation);
             }
         }
+        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, &verdict.decision) {
+            let awaited = Awaited {
+                is_absent: gathered.facts.state == TpmState::Absent,
+                arrival: gathered.facts.arrival,
+            };
+            note_begun(guard, domain, awaited);
+        }
     }
     Some(gathered.into_outcome(verdict, secret, mode))
 }
@@ -177,6 +192,16 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
     if let Err(error) = remove_empty_directory(&place) {
         tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
+    }
+}
+
+/// Notes that the start of a guest goes on, so that it is known if it fails.
+fn note_begun(guard: &Guard, domain: &Domain, awaited: Awaited) {
+    if guard.call.is_none() || domain.encrypted_vtpm().is_none() {
+        return;
+    }
+    if let Err(error) = begun::note(guard, domain, awaited) {
+        tracing::warn!(domain = domain.name, %error, "should this start fail, it is not known");
     }
 }
 

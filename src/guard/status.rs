@@ -17,11 +17,32 @@ const STATUS_LIMIT: u64 = 1024 * 1024;
 /// `qemuDomainObjPrivateXMLFormatJob`): the source confirms once the destination has told that the
 /// guest runs there; otherwise the phase is another (`qemuMigrationSrcConfirmPhase`).
 pub(super) fn has_migrated_away(guard: &Guard, domain: &Domain) -> bool {
+    status(guard, domain).is_some_and(|status| is_confirmed(&status))
+}
+
+/// How far a guest had come when it stopped, as its status file says at `stopped end`; at
+/// `release end` it is gone. `None`: it says nothing, and may never have been there.
+///
+/// A start that fails ends as the job that it is: `<job async='start' …>`, `async='migration in'`.
+pub(super) fn progress(guard: &Guard, domain: &Domain) -> Option<Progress> {
+    progress_in(&status(guard, domain)?)
+}
+
+/// How far a guest had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Its start was not over, or its migration to this host was not.
+    Starting,
+    /// It had run.
+    Ran,
+}
+
+fn status(guard: &Guard, domain: &Domain) -> Option<String> {
     let path = guard.libvirt_run_dir.join(format!("{}.xml", domain.name));
     let mut status = String::new();
-    let read =
-        File::open(path).and_then(|file| file.take(STATUS_LIMIT).read_to_string(&mut status));
-    read.is_ok() && is_confirmed(&status)
+    let file = File::open(path).ok()?;
+    file.take(STATUS_LIMIT).read_to_string(&mut status).ok()?;
+    Some(status)
 }
 
 /// Whether libvirt has notes of this guest: it runs. A start that is being prepared has none yet.
@@ -33,16 +54,46 @@ pub(super) fn is_running(guard: &Guard, domain: &Domain) -> bool {
 }
 
 fn is_confirmed(status: &str) -> bool {
-    let job = status.split_once("<job ").map(|(_, rest)| rest);
-    let tag = job
-        .and_then(|rest| rest.split_once('>'))
-        .map(|(tag, _)| tag);
-    tag.is_some_and(|tag| tag.contains("async='migration out'") && tag.contains("phase='confirm3'"))
+    job(status).is_some_and(|job| {
+        job.contains("async='migration out'") && job.contains("phase='confirm3'")
+    })
+}
+
+fn progress_in(status: &str) -> Option<Progress> {
+    let job = job(status)?;
+    let starts = ["async='start'", "async='migration in'"];
+    Some(if starts.iter().any(|start| job.contains(start)) {
+        Progress::Starting
+    } else {
+        Progress::Ran
+    })
+}
+
+/// The attributes of the job that libvirt is about with the guest.
+fn job(status: &str) -> Option<&str> {
+    let (_, rest) = status.split_once("<job ")?;
+    rest.split_once('>').map(|(job, _)| job)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_whose_start_is_not_over_has_not_run() {
+        let status = |job: &str| format!("<domstatus state='paused'>\n  <job {job}/>");
+        for (job, has_run) in [
+            ("type='none' async='none'", true),
+            ("type='destroy' async='none'", true),
+            ("type='none' async='save' phase='none'", true),
+            ("type='none' async='start' phase='none'", false),
+            ("type='none' async='migration in' phase='prepare'", false),
+        ] {
+            let found = progress_in(&status(job));
+            assert_eq!(found == Some(Progress::Ran), has_run, "{job}");
+        }
+        assert_eq!(progress_in(""), None);
+    }
 
     #[test]
     fn only_a_confirmed_migration_is_one() {

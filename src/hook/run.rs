@@ -15,8 +15,8 @@ use crate::capture;
 use crate::clock::Deadline;
 use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
-use crate::guard::{self, Guard, Mode, Operation, bring_back};
-use crate::libvirt::Libvirt;
+use crate::guard::{self, Guard, HookCall, Mode, Operation, bring_back};
+use crate::libvirt::{Libvirt, calling_attempt};
 use crate::log;
 use crate::report::{self, Named};
 use crate::sys;
@@ -54,6 +54,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         tracing::warn!(%error, "a core dump of this process could hold keys");
     }
     let mut guard = guard_of_this_host();
+    guard.call = Some(HookCall {
+        attempt: Box::new(calling_attempt),
+        xml,
+    });
     let domain = domain.or_else(|unreadable| guard.defined_by_libvirt(&event.guest, unreadable));
     if is_start && may_be_refused(&domain, Some(&guard)) {
         emergency::may_refuse(&event.guest);
@@ -71,7 +75,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 
     match (event.operation, &domain) {
-        (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, &xml, deadline),
+        (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, deadline),
         (operation, Ok(domain)) => {
             if let Err(error) = guard::follow_up(&guard, operation, domain, deadline) {
                 tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "not all was done");
@@ -116,7 +120,6 @@ fn prepare(
     guard: &Guard,
     guest: &str,
     domain: &Result<Domain, UnreadableDomain>,
-    xml: &[u8],
     deadline: Deadline,
 ) -> ExitCode {
     let outcome = guard::prepare(guard, domain, Operation::PREPARE, Mode::CarryOut, deadline);
@@ -132,6 +135,7 @@ fn prepare(
     emergency::refuse(&report::refusal_line(named, refusal));
     log::decision(guest, "prepare", &outcome);
     let kept = guard.config.capture_denied;
+    let xml = guard.call.as_ref().map_or(&[][..], |call| &call.xml);
     if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), named.name, kept) {
         tracing::warn!(%error, "the domain XML was not captured");
     }

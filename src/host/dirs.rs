@@ -77,6 +77,12 @@ impl LibvirtDirs {
         self.run.join("qemu")
     }
 
+    /// What it saved of runs that have not ended: managed saves in `save`, snapshots in `snapshot`.
+    #[must_use]
+    pub fn saved(&self) -> PathBuf {
+        self.state.join("qemu")
+    }
+
     /// The guests that libvirt-guests has saved or shut down, and will start again.
     #[must_use]
     pub fn stopped_for_shutdown(&self) -> PathBuf {
@@ -105,6 +111,7 @@ mod tests {
             (dirs.hooks(), "/etc/libvirt/hooks"),
             (dirs.qemu_conf(), "/etc/libvirt/qemu.conf"),
             (dirs.running(), "/run/libvirt/qemu"),
+            (dirs.saved(), "/var/lib/libvirt/qemu"),
             (
                 dirs.stopped_for_shutdown(),
                 "/var/lib/libvirt/libvirt-guests",

@@ -55,6 +55,12 @@ impl Original {
         }))
     }
 
+    /// Its file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the state is.
     #[must_use]
     pub fn state(&self) -> StateFile {

@@ -128,6 +128,26 @@ impl Shelf {
         domain_name: &str,
         occasion: Occasion,
     ) -> Result<String, KeptError> {
+        self.write_copy(original, domain_name, occasion, None)
+    }
+
+    /// Keeps a copy that is never put back by itself.
+    pub fn keep_aside(
+        &self,
+        original: &Original,
+        domain_name: &str,
+        now: Timestamp,
+    ) -> Result<String, KeptError> {
+        self.write_copy(original, domain_name, Occasion::Start, Some(now.0))
+    }
+
+    fn write_copy(
+        &self,
+        original: &Original,
+        domain_name: &str,
+        occasion: Occasion,
+        set_aside_at: Option<i64>,
+    ) -> Result<String, KeptError> {
         let dir = self.open_or_make()?;
         let sha256 = hash(&original.bytes);
         let mut latest = 0;
@@ -145,7 +165,7 @@ impl Shelf {
             domain_name: domain_name.to_owned(),
             occasion,
             kept_at: Timestamp::now().0,
-            set_aside_at: None,
+            set_aside_at,
             tpm_version: original.tpm_version,
             backend: original.backend,
             path: original.path.clone(),

@@ -4,6 +4,7 @@
 //! libraries. So only the helper, `vtpm-guard-libvirt`, is; the hook and the command start it
 //! when they have a question, and talk with it over two pipes.
 
+mod attempt;
 mod client;
 mod conversation;
 pub mod files;
@@ -17,6 +18,7 @@ mod program;
 mod protocol;
 mod starting;
 
+pub use attempt::calling_attempt;
 pub use client::Libvirt;
 pub use protocol::{Guest, SavedRuns};
 pub use starting::{

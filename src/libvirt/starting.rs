@@ -57,7 +57,7 @@ impl fmt::Display for Process {
 /// a hook that a person calls.
 #[must_use]
 pub fn calling_daemon() -> Option<Process> {
-    daemon_above(Path::new("/proc"), process::id()).map(|(daemon, _)| daemon)
+    daemon_above(Path::new("/proc"), process::id()).map(|found| found.daemon)
 }
 
 /// Whether this process was started by a libvirtd that is still starting itself. Where /proc
@@ -68,13 +68,21 @@ pub fn called_by_starting_libvirtd() -> bool {
 }
 
 fn is_child_of_starting_libvirtd(proc: &Path, pid: u32) -> bool {
-    daemon_above(proc, pid).is_some_and(|(daemon, name)| {
-        name.contains(MONOLITHIC) && has_thread(&proc.join(daemon.pid.to_string()), INITIALISING)
+    daemon_above(proc, pid).is_some_and(|found| {
+        let directory = proc.join(found.daemon.pid.to_string());
+        found.name.contains(MONOLITHIC) && has_thread(&directory, INITIALISING)
     })
 }
 
-/// The nearest daemon among the ancestors of a process, and its name.
-fn daemon_above(proc: &Path, mut pid: u32) -> Option<(Process, String)> {
+/// The nearest daemon among the ancestors of a process.
+pub(super) struct DaemonAbove {
+    pub(super) daemon: Process,
+    name: String,
+    /// Its child that leads to the process, or is it.
+    pub(super) child: u32,
+}
+
+pub(super) fn daemon_above(proc: &Path, mut pid: u32) -> Option<DaemonAbove> {
     for _ in 0..GENERATIONS {
         let parent = Stat::of(proc, pid)?.parent;
         let name = name(&proc.join(parent.to_string()));
@@ -84,7 +92,11 @@ fn daemon_above(proc: &Path, mut pid: u32) -> Option<(Process, String)> {
                 pid: parent,
                 started,
             };
-            return Some((daemon, name));
+            return Some(DaemonAbove {
+                daemon,
+                name,
+                child: pid,
+            });
         }
         pid = parent;
     }
@@ -291,7 +303,7 @@ mod tests {
                 (7, 5, "sh", &[]),
                 (5, 1, daemon, UP),
             ]);
-            let found = daemon_above(proc.path(), 8).map(|(process, _)| process.to_string());
+            let found = daemon_above(proc.path(), 8).map(|found| found.daemon.to_string());
             assert_eq!(found.as_deref(), Some("5 500"), "{daemon}");
         }
         let proc = proc(&[(8, 7, "vtpm-guard-hook", &[]), (7, 1, "bash", &[])]);

@@ -98,12 +98,16 @@ pub fn explain(code: Code) -> Explanation {
                    one with virsh secret-set-value.",
         },
         Code::TpmStateMissing => Explanation {
-            what: "The guest ran with this key before, and now its TPM has no state.",
+            what: "The guest ran here before, with this key or with one of libvirt's own, and \
+                   now its TPM has no state.",
             why: "libvirt would make a new, empty TPM without a word, and the guest would \
                    ask for its BitLocker recovery key.",
             remedy: "See whether the guard kept a copy: vtpm-guard state list; put it back: \
                    vtpm-guard state restore DOMAIN. Else bring the state back from a backup of \
-                   /var/lib/libvirt/swtpm/UUID. If the TPM is really to be made new: \
+                   /var/lib/libvirt/swtpm/UUID. A snapshot of the running guest brings the TPM \
+                   as it was: virsh snapshot-revert DOMAIN NAME. libvirt removes the state of a \
+                   guest that is undefined (virsh undefine --keep-tpm keeps it): if the guest \
+                   was defined again on purpose, or the TPM is really to be made new: \
                    vtpm-guard reset DOMAIN.",
         },
         Code::KeyCorrupt => Explanation {

@@ -1,8 +1,9 @@
 //! The sentences of what was noticed, and of starts that go on.
 
 use super::refusals::refusal;
-use super::{Arg, Named, quoted};
-use crate::verdict::facts::Occasion;
+use super::{Arg, Named, date, quoted};
+use crate::clock::Timestamp;
+use crate::verdict::facts::{Arrival, Occasion};
 use crate::verdict::{Finding, Reason};
 
 /// Why a start goes on.
@@ -94,21 +95,9 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
              policy.transient_state gives each run a new TPM"
                 .to_owned(),
         ),
-        Finding::StateGone { occasion } => (
-            "state-gone",
-            format!(
-                "the TPM's state is gone; the copy that was kept {} takes its place",
-                when(*occasion)
-            ),
-        ),
-        Finding::StateDamaged { how, occasion } => (
-            "state-damaged",
-            format!(
-                "the TPM's state is damaged ({how}); it is set aside, and the copy that was kept {} \
-                 takes its place",
-                when(*occasion)
-            ),
-        ),
+        Finding::StateGone { .. } | Finding::StateDamaged { .. } | Finding::StateArrives { .. } => {
+            state_elsewhere(finding)
+        }
         Finding::CopyNotKept(how) => (
             "copy-not-kept",
             format!("no copy of the TPM's state was kept, should this start fail: {how}"),
@@ -129,6 +118,49 @@ fn when(occasion: Occasion) -> &'static str {
         Occasion::Start => "before a start that failed",
         Occasion::Release => "after the last run",
     }
+}
+
+/// Where the TPM's state is, if it is not in its place.
+fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
+    match finding {
+        Finding::StateGone { occasion, kept_at } => (
+            "state-gone",
+            format!(
+                "the TPM's state is gone; the copy that was kept {} on {} takes its place; should \
+                 the guest have run on another host since, it is older than that run",
+                when(*occasion),
+                date(*kept_at)
+            ),
+        ),
+        Finding::StateDamaged { how, occasion } => (
+            "state-damaged",
+            format!(
+                "the TPM's state is damaged ({how}); it is set aside, and the copy that was kept {} \
+                 takes its place",
+                when(*occasion)
+            ),
+        ),
+        Finding::StateArrives {
+            arrival,
+            first_used_at,
+        } => ("state-arrives", state_arrives(*arrival, *first_used_at)),
+        _ => unreachable!("only findings about the TPM's state come here"),
+    }
+}
+
+fn state_arrives(arrival: Arrival, first_used_at: Option<Timestamp>) -> String {
+    let (brings, elsewhere) = match arrival {
+        Arrival::Migration => ("the migration", "where it comes from"),
+        Arrival::Restore => ("the saved guest", "since it was saved"),
+        Arrival::Snapshot => ("the snapshot", "since it was made"),
+    };
+    let used = first_used_at.map_or_else(String::new, |at| {
+        format!(
+            "; its key has been in use here since {}; if the key was renewed {elsewhere}, the start will fail",
+            date(at)
+        )
+    });
+    format!("the TPM's state arrives with {brings}, so nothing here proves its key{used}")
 }
 
 /// What was noticed of libvirt's own secret.

@@ -115,6 +115,14 @@ fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
         | Finding::UnusableKey(id)
         | Finding::IncompleteRow(id)
         | Finding::ProviderLost { key_ref: id, .. } => json["key_ref"] = id.0.into(),
+        Finding::StateGone { kept_at, .. } => json["kept_at"] = kept_at.0.into(),
+        Finding::StateArrives {
+            arrival,
+            first_used_at,
+        } => {
+            json["arrival"] = arrival.as_str().into();
+            json["first_used_at"] = first_used_at.map(|at| at.0).into();
+        }
         Finding::Degraded(why) => json["code"] = why.code().as_str().into(),
         _ => {}
     }

@@ -12,6 +12,7 @@ pub use findings::{finding, reason};
 pub use json::{outcome_json, repairs_json};
 pub use refusals::{Words, refusal};
 
+use crate::clock::Timestamp;
 use crate::verdict::refusal::Refusal;
 
 /// The line of a refusal, as libvirt shows it to whoever ran the start:
@@ -53,6 +54,17 @@ pub fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if misleads(c) { ' ' } else { c })
         .collect()
+}
+
+/// A point in time as messages give it: local time, to the minute.
+#[must_use]
+pub fn date(at: Timestamp) -> String {
+    let Ok(at) = jiff::Timestamp::from_millisecond(at.0) else {
+        return "an unknown day".to_owned();
+    };
+    at.to_zoned_datetime(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M")
+        .to_string()
 }
 
 /// A name within a sentence. One that could be read as a part of it stands in quotes, so that

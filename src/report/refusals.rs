@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Arg, Named, label, quoted};
+use super::{Arg, Named, date, label, quoted};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::{Hindrance, StoreTrouble};
 use crate::verdict::refusal::Refusal;
@@ -49,6 +49,10 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
         ),
+        Refusal::TpmStateMissing
+        | Refusal::StateInSnapshots { .. }
+        | Refusal::SeenStateMissing { .. }
+        | Refusal::TpmStateNotRestored { .. } => missing_state_words(domain, why),
         _ => key_words(domain, why),
     };
     Words { message, hint }
@@ -180,16 +184,6 @@ fn key_words(domain: &Arg, why: &Refusal) -> (String, String) {
             ),
             format!("use it again: vtpm-guard key use {key_ref}"),
         ),
-        Refusal::TpmStateMissing => (
-            "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
-             new, empty TPM"
-                .to_owned(),
-            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
-        ),
-        Refusal::TpmStateNotRestored { reason } => (
-            format!("the TPM's state is gone, and its kept copy could not be put back: {reason}"),
-            format!("mend that, or put it back by hand: vtpm-guard state restore {domain}"),
-        ),
         Refusal::KeyCorrupt { key_ref, reason } => (
             format!(
                 "the wrapped key of {} does not open: {reason}",
@@ -261,6 +255,48 @@ fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 "open it: chmod {needed:04o} {}, then: virsh start {domain}",
                 Arg::file(Path::new(path))
             ),
+        ),
+        _ => unreachable!("only refusals about the TPM's state come here"),
+    }
+}
+
+/// What is said of a TPM's state that is gone.
+fn missing_state_words(domain: &Arg, why: &Refusal) -> (String, String) {
+    match why {
+        Refusal::TpmStateMissing => (
+            "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
+             new, empty TPM"
+                .to_owned(),
+            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::StateInSnapshots { names } => (
+            format!(
+                "the vTPM's key was used before, but the TPM's state is gone: libvirt would make a \
+                 new, empty TPM; snapshots of the running guest hold the old one: {}",
+                names
+                    .iter()
+                    .map(|name| label(name))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+            // A newer libvirt starts a guest that goes back to a snapshot just like any other.
+            format!(
+                "go back to one: virsh snapshot-revert {domain} NAME; where this refuses that too, \
+                 first: vtpm-guard reset {domain}"
+            ),
+        ),
+        Refusal::SeenStateMissing { path, at } => (
+            format!(
+                "its TPM had state in {} when it ran here on {}, and that is gone: libvirt would \
+                 make a new, empty TPM",
+                path.display(),
+                date(*at)
+            ),
+            format!("bring the state back, or let a new TPM be made: vtpm-guard reset {domain}"),
+        ),
+        Refusal::TpmStateNotRestored { reason } => (
+            format!("the TPM's state is gone, and its kept copy could not be put back: {reason}"),
+            format!("mend that, or put it back by hand: vtpm-guard state restore {domain}"),
         ),
         _ => unreachable!("only refusals about the TPM's state come here"),
     }

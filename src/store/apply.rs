@@ -53,8 +53,6 @@ pub struct Change<'a> {
     pub new_key: Option<&'a NewKey>,
     /// The secret that the domain XML names, for rows that the repairs make.
     pub secret_uuid: Option<SecretUuid>,
-    /// Whether the note that TPM state will arrive has served its purpose.
-    pub consume_incoming: bool,
     /// The event to record with them.
     pub event: Option<&'a Event>,
     /// The time that goes into `created_at`, `updated_at`, `retired_at`.
@@ -67,7 +65,8 @@ impl Store {
     /// (or no longer) what the verdict saw: read and decide again.
     pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
         self.write(|transaction| {
-            if load::references(transaction, change.domain, change.now)? != *change.seen {
+            let found = load::references(transaction, change.domain, change.now)?;
+            if !found.judged_alike(change.seen) {
                 return Err(StoreError::Changed.into());
             }
             let mut repairs = Repairs {
@@ -80,9 +79,6 @@ impl Store {
                 .iter()
                 .try_for_each(|repair| repairs.apply(repair))?;
             let made = repairs.made;
-            if change.consume_incoming {
-                start::forget_incoming(transaction, change.domain)?;
-            }
             if let Some(is_clients) = change.clients_key
                 && is_clients != change.seen.clients_key
             {
@@ -93,6 +89,15 @@ impl Store {
             }
             Ok(made)
         })
+    }
+}
+
+impl References {
+    /// Whether a verdict on these rows is one on the others, too. Whether an announcement is
+    /// for this start was decided by whoever judged it, and is no matter of the store's.
+    fn judged_alike(&self, other: &Self) -> bool {
+        (&self.key_refs, &self.providers, &self.announced)
+            == (&other.key_refs, &other.providers, &other.announced)
     }
 }
 

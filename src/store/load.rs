@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::error::Failure;
 use super::schema::{LIVE, is_uuid};
-use super::{Store, StoreError, row, start};
+use super::{Store, StoreError, announced, row, seen, start};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
@@ -44,13 +44,16 @@ pub(super) fn references(
     domain: DomainUuid,
     now: Timestamp,
 ) -> Result<References, Failure> {
+    let announced = announced::for_domain(connection, domain, now)?;
     let (key_refs, mut retired) = rows(connection, domain)?;
     retired.retain(|row| row.wrapped_dek.is_some());
     Ok(References {
         key_refs,
         retired,
         providers: providers(connection)?,
-        state_arrives: start::state_arrives(connection, domain, now)?,
+        state_arrives: announced.is_some(),
+        announced,
+        seen_state: seen::state_of(connection, domain)?,
         clients_key: start::is_started_with_a_clients_key(connection, domain)?,
     })
 }

@@ -7,10 +7,11 @@
 //! | file | job |
 //! | --- | --- |
 //! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
-//! | `load`, `apply`, `start` | what a guarded start reads and writes |
+//! | `load`, `apply`, `start`, `announced`, `seen` | what a guarded start reads and writes |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `check`, `backup` | is it whole; copies of it, and back from them |
 
+mod announced;
 mod apply;
 mod backup;
 mod bindings;
@@ -26,6 +27,7 @@ mod prune;
 mod rotation;
 mod row;
 mod schema;
+mod seen;
 mod start;
 #[cfg(test)]
 mod testing;
@@ -40,6 +42,7 @@ use error::Failure;
 use place::Place;
 use schema::Identity;
 
+pub use announced::ANNOUNCEMENT_LIFETIME;
 pub use apply::{Change, NewKey};
 pub use backup::Restored;
 pub use bindings::{Bound, LockedDomain, Unbound};
@@ -50,7 +53,7 @@ pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
 pub use providers::NewProvider;
 pub use prune::Prune;
 pub use rotation::{Rewrapped, Rotation, former_name, former_of};
-pub use start::{INCOMING_LIFETIME, TakenBack};
+pub use start::TakenBack;
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

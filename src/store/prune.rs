@@ -38,6 +38,7 @@ impl Store {
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");
                 transaction.execute(&sql, params![uuid])?;
+                transaction.execute("DELETE FROM seen_state WHERE domain_uuid = ?1", [&uuid])?;
                 events::insert(transaction, event)?;
             }
             Ok(())

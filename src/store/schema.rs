@@ -126,7 +126,7 @@ pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
     for (table, columns) in [
         (
             "arriving",
-            "domain_uuid TEXT, operation TEXT, daemon TEXT, at INTEGER",
+            "domain_uuid TEXT, domain_name TEXT, operation TEXT, daemon TEXT, at INTEGER",
         ),
         (
             "seen_state",

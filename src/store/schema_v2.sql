@@ -4,10 +4,11 @@
 DROP TABLE IF EXISTS incoming;
 
 -- A `migrate begin` or `restore begin` has announced that TPM state will arrive, for one
--- attempt of one daemon: `daemon` is its process, "PID START-TIME" (proc(5), field 22), empty
--- where it could not be found.
+-- attempt of one daemon: `daemon` is its process and the thread that called the hook,
+-- "PID START-TIME THREAD" (proc(5), field 22 of stat), empty where they could not be found.
 CREATE TABLE IF NOT EXISTS arriving (
     domain_uuid TEXT PRIMARY KEY COLLATE NOCASE,
+    domain_name TEXT NOT NULL DEFAULT '',
     operation   TEXT NOT NULL,
     daemon      TEXT NOT NULL DEFAULT '',
     at          INTEGER NOT NULL

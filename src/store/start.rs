@@ -1,5 +1,4 @@
-//! What the hook notes around a start: that TPM state will arrive, that a key is fresh, that
-//! the boot worked or did not.
+//! What the hook notes around a start: that a key is fresh, that the boot worked or did not.
 
 use std::time::Duration;
 
@@ -7,20 +6,11 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
 use super::schema::{KEYED, LIVE, is_uuid};
-use super::{NewKey, Store, StoreError, keys, load};
+use super::{NewKey, Store, StoreError, announced, keys, load};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
-
-/// How long a `migrate begin` or `restore begin` vouches for TPM state that will arrive.
-/// libvirt calls `prepare begin` directly after it, before anything is received, so this only
-/// bounds how long a start that never came can mislead a later one.
-pub const INCOMING_LIFETIME: Duration = Duration::from_mins(10);
-
-/// [`INCOMING_LIFETIME`] in milliseconds.
-#[allow(clippy::cast_possible_truncation, reason = "600,000 fits")]
-const INCOMING_LIFETIME_MS: i64 = INCOMING_LIFETIME.as_millis() as i64;
 
 /// The rows of `fresh_key` about domain ?1.
 fn of_domain() -> String {
@@ -29,26 +19,6 @@ fn of_domain() -> String {
 }
 
 impl Store {
-    /// Notes that TPM state will arrive for this domain, and forgets old notes.
-    pub fn note_incoming(
-        &mut self,
-        domain: DomainUuid,
-        operation: &str,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            transaction.execute(
-                "DELETE FROM arriving WHERE abs(at - ?1) > ?2",
-                params![now.0, INCOMING_LIFETIME_MS],
-            )?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO arriving (domain_uuid, operation, at) VALUES (?1, ?2, ?3)",
-                params![domain.to_string(), operation, now.0],
-            )?;
-            Ok(())
-        })
-    }
-
     /// Notes that the domain runs with its key: the key has been used, and is no longer
     /// taken back.
     pub fn mark_started(&mut self, domain: DomainUuid, now: Timestamp) -> Result<(), StoreError> {
@@ -75,7 +45,7 @@ impl Store {
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
             forget_freshness(transaction, domain)?;
-            forget_incoming(transaction, domain)
+            announced::forget(transaction, domain)
         })
     }
 
@@ -232,34 +202,9 @@ pub(super) fn note_clients_key(
     Ok(())
 }
 
-/// Whether a note about this domain still holds. One from the future is as good as one from
-/// the past: the clock may have been set.
-pub(super) fn state_arrives(
-    connection: &Connection,
-    domain: DomainUuid,
-    now: Timestamp,
-) -> Result<bool, Failure> {
-    Ok(connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM arriving WHERE domain_uuid = ?1 AND abs(at - ?2) <= ?3)",
-        params![domain.to_string(), now.0, INCOMING_LIFETIME_MS],
-        |row| row.get(0),
-    )?)
-}
-
 fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
     let sql = format!("DELETE FROM fresh_key WHERE {}", of_domain());
     transaction.execute(&sql, [domain.to_string()])?;
-    Ok(())
-}
-
-pub(super) fn forget_incoming(
-    transaction: &Transaction<'_>,
-    domain: DomainUuid,
-) -> Result<(), Failure> {
-    transaction.execute(
-        "DELETE FROM arriving WHERE domain_uuid = ?1",
-        [domain.to_string()],
-    )?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
-use crate::verdict::facts::{Provider, References};
+use crate::verdict::facts::{Announcement, Arrival, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// The time at which tests happen.
@@ -42,6 +42,16 @@ pub(super) fn raw(dir: &Path, sql: &str) {
     let other = rusqlite::Connection::open(dir.join("store.db")).unwrap();
     other.pragma_update(None, "foreign_keys", false).unwrap();
     other.execute_batch(sql).unwrap();
+}
+
+/// Of a guest that migrates here.
+pub(super) fn announcement(at: Timestamp) -> Announcement {
+    Announcement {
+        domain_name: "vm1".to_owned(),
+        arrival: Arrival::Migration,
+        attempt: "5 500 6".to_owned(),
+        at,
+    }
 }
 
 pub(super) fn number(store: &Store, sql: &str) -> i64 {
@@ -106,7 +116,6 @@ pub(super) fn change<'a>(
         repairs,
         new_key: None,
         secret_uuid: None,
-        consume_incoming: false,
         clients_key: None,
         event: None,
         now: NOW,

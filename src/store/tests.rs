@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod announced;
 mod applying;
 mod copies;
 mod damage;
@@ -10,5 +11,6 @@ mod history;
 mod managing;
 mod opening;
 mod rotating;
+mod seen;
 mod speed;
 mod starting;

@@ -1,6 +1,7 @@
 //! The facts that a verdict rests on.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::clock::Timestamp;
 use crate::domain::{Domain, UnreadableDomain};
@@ -26,6 +27,12 @@ pub struct Facts {
     pub hindrance: Option<Hindrance>,
     /// What was kept of the TPM; looked for only where its state is absent or damaged.
     pub kept: Kept,
+    /// How the TPM state of this very start gets to its place, if it is on its way; then
+    /// `references.state_arrives`, too.
+    pub arrival: Option<Arrival>,
+    /// The names of the guest's snapshots of when it ran, which hold its TPM as it was; looked
+    /// for only where its state is absent.
+    pub snapshots: Vec<String>,
     /// libvirt's own secret; `None` while nobody has asked.
     pub host_secret: Option<HostSecret>,
     /// What trying the retired rows gave. They are tried only where the state proves no row in
@@ -76,6 +83,15 @@ impl Facts {
         self.kept.ended_normally && self.policy.transient_state == TransientState::Fresh
     }
 
+    /// The state of a guest with a used key is on its way, and without it the start would be
+    /// another one: there is none here, or none that the key opens.
+    #[must_use]
+    pub fn rests_on_arrival(&self) -> bool {
+        let rows = self.references.iter().flat_map(|found| &found.key_refs);
+        let is_used = rows.clone().any(|row| row.first_used_at.is_some());
+        is_used && (self.state == TpmState::Absent || self.is_refuted())
+    }
+
     /// Whether libvirt's own value opens the TPM's state.
     pub(super) fn host_value_is_proven(&self) -> bool {
         let proven = Proof::Proven;
@@ -106,10 +122,64 @@ pub struct References {
     pub retired: Vec<KeyRef>,
     /// All providers, by name.
     pub providers: Vec<Provider>,
-    /// Whether a `migrate begin` or `restore begin` announced state, not too long ago.
+    /// What a `migrate begin` or `restore begin` announced, not too long ago.
+    pub announced: Option<Announcement>,
+    /// Whether TPM state is on its way: the store says that it was announced; for a start,
+    /// [`Facts::arrival`] says whether this start is the one that it was announced for.
     pub state_arrives: bool,
     /// Whether the domain's last allowed start went by a key that its client brought.
     pub clients_key: bool,
+    /// What was seen of the guest's TPM when it last ran here, whether or not it has a key.
+    pub seen_state: Option<SeenState>,
+}
+
+/// That TPM state will arrive, for one attempt of one daemon to start a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The guest's name in the domain XML: a saved image may give another guest's UUID.
+    pub domain_name: String,
+    /// How it will arrive.
+    pub arrival: Arrival,
+    /// The attempt: the daemon and its thread, empty where they could not be found.
+    pub attempt: String,
+    /// When it was announced.
+    pub at: Timestamp,
+}
+
+/// How a TPM state gets to its place after `prepare`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// With a guest that migrates to this host.
+    Migration,
+    /// With a saved guest that is restored, from a file or from its managed save.
+    Restore,
+    /// With a snapshot of the running guest that is reverted to.
+    Snapshot,
+}
+
+impl Arrival {
+    /// Its name, as JSON spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Migration => "migration",
+            Self::Restore => "restore",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// A TPM state that a guest ran with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenState {
+    /// The guest's name at that time.
+    pub domain_name: String,
+    /// The secret that its XML named.
+    pub secret_uuid: Option<SecretUuid>,
+    /// Where its file was.
+    pub path: PathBuf,
+    /// When it was first seen there.
+    pub at: Timestamp,
 }
 
 /// One row of `key_ref`.

@@ -145,8 +145,18 @@ pub enum Finding {
     FreshTpm,
     /// The TPM's state is gone, and a copy that the guard kept takes its place.
     StateGone {
-        /// When the copy was kept.
+        /// When in the guest's life the copy was kept.
         occasion: facts::Occasion,
+        /// When it was kept.
+        kept_at: crate::clock::Timestamp,
+    },
+    /// The start rests on a TPM state that is on its way: a used key has none here, or one that
+    /// it does not open.
+    StateArrives {
+        /// How it gets here.
+        arrival: facts::Arrival,
+        /// When a guest first ran here with the key.
+        first_used_at: Option<crate::clock::Timestamp>,
     },
     /// The TPM's state is damaged; it is set aside, and a copy that the guard kept and that the key
     /// opens takes its place.

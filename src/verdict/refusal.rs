@@ -1,7 +1,10 @@
 //! Refusals: what is wrong, with the values that the sentence to the administrator needs.
 
+use std::path::PathBuf;
+
 use super::code::Code;
 use super::facts::{Hindrance, StoreTrouble};
+use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
@@ -69,6 +72,18 @@ pub enum Refusal {
     },
     /// A used key without its TPM state.
     TpmStateMissing,
+    /// A used key without its TPM state, which snapshots of when the guest ran hold as it was.
+    StateInSnapshots {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A guest whose key is not the guard's has run here with a TPM, and its state is gone.
+    SeenStateMissing {
+        /// Where it was.
+        path: PathBuf,
+        /// When it was first seen there.
+        at: Timestamp,
+    },
     /// A used key without its TPM state, whose kept copy could not be put back.
     TpmStateNotRestored {
         /// Says why.
@@ -172,7 +187,10 @@ impl Refusal {
             Self::KeyDoesNotOpenTpm { .. }
             | Self::HostValueDoesNotOpenTpm { .. }
             | Self::RetiredKeyOpensTpm { .. } => Code::KeyDoesNotOpenTpm,
-            Self::TpmStateMissing | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
+            Self::TpmStateMissing
+            | Self::StateInSnapshots { .. }
+            | Self::SeenStateMissing { .. }
+            | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
             Self::TpmHindered(Hindrance::InUse { .. }) => Code::TpmInUse,

@@ -34,11 +34,11 @@ fn assert_is_placeholder(row: &KeyRef) {
 }
 
 impl Host {
-    fn fail_at(&self, operation: &str) {
+    pub(crate) fn fail_at(&self, operation: &str) {
         self.write_program(FAILING_HOOK, &failing_at(operation));
     }
 
-    fn fail_no_longer(&self) {
+    pub(crate) fn fail_no_longer(&self) {
         self.write_program(FAILING_HOOK, "#!/bin/sh\n");
     }
 
@@ -63,7 +63,7 @@ impl Host {
     }
 
     #[track_caller]
-    fn start_fails(&self, guest: &Guest, words: &str) {
+    pub(crate) fn start_fails(&self, guest: &Guest, words: &str) {
         let answer = self.start(guest);
         assert_eq!(answer.status, 1, "{answer:#?}");
         assert!(answer.stderr.contains(words), "{answer:#?}");

@@ -8,9 +8,11 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod adopting;
+mod arriving;
 mod born_from;
 mod daemon_start;
 mod doctor;
+mod failed_starts;
 mod first_day;
 mod fresh_keys;
 mod guest;
@@ -33,6 +35,7 @@ mod repairs;
 mod rotating;
 mod saved;
 mod secrets;
+mod seen;
 mod shared_secret;
 mod slow_tpm;
 mod state_elsewhere;

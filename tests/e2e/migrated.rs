@@ -8,7 +8,7 @@ use crate::host::Host;
 const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 
 /// Two hosts on a network of their own, whose libvirtds listen on it.
-fn joined(hosts: [&Host; 2]) {
+pub(crate) fn joined(hosts: [&Host; 2]) {
     let pids = hosts.map(|host| {
         // `/proc/PID/root`
         let root = host.path("/");

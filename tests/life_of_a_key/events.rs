@@ -58,6 +58,12 @@ pub(crate) enum Event {
     SaveAndRestore(usize),
     /// It comes from another host: its state arrives after `prepare`.
     MigrateIn(usize),
+    /// libvirt announces a restore that it then refuses: the guest runs, or the image is another's.
+    RestoreRefused(usize),
+    /// A restore that is prepared and fails, after libvirt has made a TPM for it.
+    RestoreFails(usize),
+    /// The same, with the state gone.
+    RestoreWithoutStateFails(usize),
     LoseState(usize),
     /// The other guest becomes a clone of this one.
     Clone(usize),
@@ -104,6 +110,9 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => guest().prop_map(StopWithoutStates),
         2 => guest().prop_map(SaveAndRestore),
         2 => guest().prop_map(MigrateIn),
+        2 => guest().prop_map(RestoreRefused),
+        1 => guest().prop_map(RestoreFails),
+        2 => guest().prop_map(RestoreWithoutStateFails),
         1 => guest().prop_map(LoseState),
         3 => guest().prop_map(Clone),
         1 => Just(DaemonRestarts),
@@ -143,6 +152,21 @@ impl Event {
             }),
             Self::SaveAndRestore(guest) => save_and_restore(host, guest),
             Self::MigrateIn(guest) => migrate_in(host, guest),
+            Self::RestoreRefused(guest) => {
+                host.next_attempt();
+                host.follow_up(guest, Operation::Restore);
+                Some("refused".to_owned())
+            }
+            Self::RestoreFails(guest) => restore_fails(host, guest),
+            Self::RestoreWithoutStateFails(guest) => {
+                let running = host.guests[guest].running;
+                let lost = !running && fs::remove_file(host.state_file(guest)).is_ok();
+                if lost {
+                    restore_fails(host, guest)
+                } else {
+                    None
+                }
+            }
             Self::LoseState(guest) => {
                 let running = host.guests[guest].running;
                 let lost = !running && fs::remove_file(host.state_file(guest)).is_ok();
@@ -298,9 +322,12 @@ fn start(
         return None;
     }
     let is_announced = announced != Announced::Nothing;
+    if !is_announced {
+        host.next_attempt();
+    }
     let seen = statements::before_a_start(host, guest);
     let outcome = host.prepare(guest, Mode::CarryOut);
-    statements::of_a_start(host, guest, &seen, &outcome, is_announced);
+    statements::of_a_start(host, guest, &seen, &outcome);
     if let Decision::Deny(refusal) = &outcome.verdict.decision {
         host.ends(guest);
         return Some(format!("refused {}", refusal.code().as_str()));
@@ -324,7 +351,7 @@ fn start(
         fs::write(path, state).unwrap();
     }
     match host.opens_state(guest, &value) {
-        Some(true) => {}
+        Some(true) => statements::of_a_tpm_that_is_there(host, guest),
         Some(false) => {
             statements::of_a_value_that_does_not_open(host, guest, &outcome, is_announced);
             host.ends(guest);
@@ -344,7 +371,7 @@ fn start(
         host.ends(guest);
         return Some("failed".to_owned());
     }
-    host.guests[guest].running = true;
+    host.runs(guest);
     if matches!(ends, StartEnds::RunsUnnoted) {
         host.started_while_the_store_is_locked(guest);
     } else {
@@ -367,6 +394,7 @@ fn stop(host: &mut Host, guest: usize) -> Option<String> {
 fn save_and_restore(host: &mut Host, guest: usize) -> Option<String> {
     let saved = fs::read(host.state_file(guest)).ok()?;
     stop(host, guest)?;
+    host.next_attempt();
     host.follow_up(guest, Operation::Restore);
     if guest != TRANSIENT {
         return start(host, guest, StartEnds::Runs, Announced::Saved);
@@ -388,11 +416,32 @@ fn migrate_in(host: &mut Host, guest: usize) -> Option<String> {
     let path = host.state_file(guest);
     let state = fs::read(&path).ok()?;
     fs::remove_file(&path).unwrap();
+    host.next_attempt();
     host.follow_up(guest, Operation::MigrateIn);
     let what = start(host, guest, StartEnds::Runs, Announced::Arriving(&state));
     // Where it was refused, the source still has it.
     fs::write(&path, state).unwrap();
     what
+}
+
+/// Nothing of the stream arrives, and QEMU does not start.
+fn restore_fails(host: &mut Host, guest: usize) -> Option<String> {
+    if host.guests[guest].running {
+        return None;
+    }
+    host.next_attempt();
+    host.follow_up(guest, Operation::Restore);
+    let outcome = host.prepare(guest, Mode::CarryOut);
+    if let Decision::Deny(refusal) = &outcome.verdict.decision {
+        host.ends(guest);
+        return Some(format!("refused {}", refusal.code().as_str()));
+    }
+    let value = host.secrets.value(host.guests[guest].secret)?;
+    if !host.state_file(guest).exists() {
+        tpm::make_makeshift(&host.state_file(guest), &value);
+    }
+    host.ends(guest);
+    Some("failed".to_owned())
 }
 
 /// The administrator's command.

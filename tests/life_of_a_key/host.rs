@@ -1,17 +1,19 @@
 //! One host with two guests and two providers, and what this test knows of its keys.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::config::Config;
 use vtpm_guard::domain::{Domain, Emulator, TpmVersion, Vtpm};
-use vtpm_guard::guard::{Guard, Mode, Operation, follow_up, prepare};
+use vtpm_guard::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
 use vtpm_guard::ids::{DomainUuid, ProviderUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
@@ -43,6 +45,8 @@ pub(crate) struct Host {
     _dir: TempDir,
     pub(crate) guard: Guard,
     pub(crate) secrets: Secrets,
+    /// Which attempt to start a guest libvirtd is at.
+    attempt: Rc<Cell<u32>>,
     pub(crate) guests: [Guest; 2],
     /// Every KEK that ever was, under the name of its provider: what recovery files hold.
     pub(crate) keks: Vec<(String, Kek)>,
@@ -62,8 +66,17 @@ impl Host {
         let secrets = Secrets::default();
         let mut guard = Guard::new(Config::default(), dir.path().join("state"));
         guard.libvirt_state_dir = dir.path().join("swtpm");
-        guard.run_dir = dir.path().join("run");
         guard.libvirt_run_dir = dir.path().join("run");
+        fs::create_dir(&guard.libvirt_run_dir).unwrap();
+        guard.libvirt_saved_dir = dir.path().join("saved");
+        guard.swtpm_log_dir = dir.path().join("log");
+        guard.run_dir = dir.path().join("guard");
+        let attempt = Rc::new(Cell::new(0));
+        let calls = Rc::clone(&attempt);
+        guard.call = Some(HookCall {
+            attempt: Box::new(move || calls.get().to_string()),
+            xml: Vec::new(),
+        });
         // The first guest is defined, the second is transient: libvirt takes its TPM's state
         // away when it stops and when its start fails.
         guard.libvirt_definitions_dir = dir.path().join("qemu");
@@ -74,6 +87,7 @@ impl Host {
             _dir: dir,
             guard,
             secrets,
+            attempt,
             guests: [guest("vm1"), guest("vm2")],
             keks: Vec::new(),
             told: Vec::new(),
@@ -148,6 +162,22 @@ impl Host {
         }
     }
 
+    /// libvirtd is asked to start a guest: what was announced before is for another start.
+    pub(crate) fn next_attempt(&self) {
+        self.attempt.set(self.attempt.get() + 1);
+    }
+
+    /// The guest runs, and libvirt notes it.
+    pub(crate) fn runs(&mut self, guest: usize) {
+        self.guests[guest].running = true;
+        fs::write(self.status_file(guest), "<job type='none' async='none'/>").unwrap();
+    }
+
+    fn status_file(&self, guest: usize) -> PathBuf {
+        let name = format!("{}.xml", self.guests[guest].domain.name);
+        self.guard.libvirt_run_dir.join(name)
+    }
+
     pub(crate) fn prepare(&self, guest: usize, mode: Mode) -> Outcome {
         let domain = Ok(self.guests[guest].domain.clone());
         prepare(&self.guard, &domain, "prepare", mode, soon())
@@ -190,6 +220,8 @@ impl Host {
     /// The end of a run or of a start, as libvirt has it before it tells reasons (10.5).
     pub(crate) fn ends(&self, guest: usize) {
         self.follow_up(guest, Operation::Ended);
+        // A start that failed has none.
+        let _ = fs::remove_file(self.status_file(guest));
         let released = Operation::parse("release", "end", "-").unwrap();
         self.follow_up(guest, released);
         if guest == TRANSIENT {

@@ -98,6 +98,35 @@ fn a_key_is_made_used_locked_out_brought_back_and_rotated() {
     );
 }
 
+/// What was announced and did not come lets no start pass that it was not announced for.
+#[test]
+fn a_restore_that_fails_makes_no_refusal_go_away() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let told = [
+        (Bind(0, 0), "bound"),
+        (Start(0, Runs), "runs"),
+        (RestoreRefused(0), "refused"),
+        (Stop(0), "stopped"),
+        (LoseState(0), "lost"),
+        (Start(0, Runs), "refused VG205"),
+        (RestoreRefused(0), "refused"),
+        (Start(0, Runs), "refused VG205"),
+        (RestoreFails(0), "failed"),
+        (Start(0, Runs), "refused VG205"),
+        (RestoreFails(0), "failed"),
+        (Start(0, Runs), "refused VG205"),
+    ];
+    let story: Vec<_> = told.iter().map(|(event, _)| *event).collect();
+    let host = play(&story);
+    let heard: Vec<_> = host
+        .told
+        .iter()
+        .filter_map(|line| line.strip_prefix("  "))
+        .collect();
+    assert_eq!(heard, told.map(|(_, what)| what), "{:#?}", host.told);
+}
+
 /// The same of a guest whose TPM state libvirt takes away: it comes back each time.
 #[test]
 fn a_transient_guest_has_its_tpm_again_after_a_failed_start_and_after_a_run() {

@@ -13,6 +13,7 @@ use vtpm_guard::verdict::repair::Repair;
 use vtpm_guard::verdict::{Decision, Reason};
 
 use crate::host::{DekBytes, Host, soon};
+use crate::tpm;
 
 /// What there was before a start was judged.
 pub(crate) struct Seen {
@@ -80,13 +81,7 @@ fn what_can_start_would_start(host: &Host, guest: usize) {
 }
 
 /// Statements 1 to 4, at a start that was judged and carried out.
-pub(crate) fn of_a_start(
-    host: &Host,
-    guest: usize,
-    seen: &Seen,
-    outcome: &Outcome,
-    announced: bool,
-) {
+pub(crate) fn of_a_start(host: &Host, guest: usize, seen: &Seen, outcome: &Outcome) {
     let repairs = &outcome.verdict.repairs;
     let allowed = outcome.is_allowed();
     assert!(allowed || repairs.is_empty(), "a refusal changes nothing");
@@ -128,10 +123,7 @@ pub(crate) fn of_a_start(
             _ => {}
         }
     }
-    if announced {
-        // The note of the state that is to arrive is used up: the next start is another one.
-        return;
-    }
+    // Nor where a dispatcher has the hook called twice in one attempt.
     let again = host.prepare(guest, Mode::DryRun);
     assert_eq!(again.verdict.repairs, [], "planned twice: {:#?}", host.told);
 }
@@ -152,6 +144,15 @@ pub(crate) fn of_a_value_that_does_not_open(
     assert!(
         announced || unprovable,
         "{name} was let start with a key that does not open its TPM: {:#?}",
+        host.told
+    );
+}
+
+/// A TPM that was made for a start whose own had not arrived is nobody's.
+pub(crate) fn of_a_tpm_that_is_there(host: &Host, guest: usize) {
+    assert!(
+        !tpm::is_makeshift(&host.state_file(guest)),
+        "a TPM that was made for a restore is taken for the guest's: {:#?}",
         host.told
     );
 }

@@ -9,9 +9,28 @@ use sha2::{Sha256, Sha512};
 
 const FLAGS_ENCRYPTED_256: u16 = 0x01 | 0x08;
 
+/// What stands in the state of a guest's own TPM, and in that of one that was made for a start
+/// whose own had not arrived.
+const OWN: u8 = 0x5a;
+const MAKESHIFT: u8 = 0x66;
+
 /// Writes a state that `dek` opens, as a first start does.
 pub(crate) fn make(path: &Path, dek: &[u8]) {
-    let (data, iv) = ([0x5a; 64], [0x17; 32]);
+    make_of(OWN, path, dek);
+}
+
+/// Writes one that is not the guest's: libvirt makes a TPM for a restore, too.
+pub(crate) fn make_makeshift(path: &Path, dek: &[u8]) {
+    make_of(MAKESHIFT, path, dek);
+}
+
+pub(crate) fn is_makeshift(path: &Path) -> bool {
+    let state = fs::read(path).unwrap_or_default();
+    state.windows(64).any(|window| window == [MAKESHIFT; 64])
+}
+
+fn make_of(content: u8, path: &Path, dek: &[u8]) {
+    let (data, iv) = ([content; 64], [0x17; 32]);
     let mut file_key = [0; 32];
     pbkdf2::pbkdf2_hmac::<Sha512>(dek, b"swtpm", 1000, &mut file_key);
     let mac = Hmac::<Sha256>::new_from_slice(&file_key)

@@ -31,19 +31,21 @@ pub(crate) fn page() -> Page {
         ),
         (
             "started begin",
-            "The guest runs: notes that its key has been used, and drops the secret from libvirt \
-             where secret.lifetime is \"start\".",
+            "The guest runs: notes that its key has been used and that its TPM has state, and drops \
+             the secret from libvirt where secret.lifetime is \"start\".",
         ),
         (
             "stopped end, release end",
             "The guest is gone, or its start has failed: drops the secret unless secret.lifetime \
              is \"keep\". Retires a key made for a start that failed before there was any TPM \
-             state, beside a new placeholder; the next first start uses it again.",
+             state, beside a new placeholder; the next first start uses it again. Records a start \
+             that failed after it was allowed, and sets a TPM aside that libvirt made for a guest \
+             whose own state never arrived.",
         ),
         (
             "migrate begin, restore begin",
-            "Notes that TPM state will arrive with the stream of the start that follows. Prints \
-             nothing.",
+            "Notes that TPM state will arrive, for this attempt of this daemon to start the guest, \
+             for 30 seconds at most, and not where the guest runs. Prints nothing.",
         ),
     ] {
         page.entry(operation, meaning);

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use vtpm_guard::admin::cli::{Cli, Command, Key, State};
+use vtpm_guard::clock::Timestamp;
 use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
-use vtpm_guard::verdict::facts::{Hindrance, Occasion, StoreTrouble};
+use vtpm_guard::verdict::facts::{Arrival, Hindrance, Occasion, StoreTrouble};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -54,6 +55,7 @@ fn secret() -> SecretUuid {
 }
 
 /// One refusal of each kind.
+#[allow(clippy::too_many_lines, reason = "one line for each refusal")]
 fn refusals(word: &str) -> Vec<Refusal> {
     let word = || word.to_owned();
     let secret = secret();
@@ -83,14 +85,31 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::ProviderNotInTime { provider: word() },
         Refusal::DeadlinePassed,
+        Refusal::KeyMissing,
+        Refusal::Unmanaged,
+        Refusal::KeyLost,
+        Refusal::ClientsKeyMissing { secret },
+        Refusal::KeyAmbiguous {
+            key_refs: key_refs.clone(),
+        },
+        Refusal::KeyDoesNotOpenTpm { key_refs },
+        Refusal::TpmStateMissing,
+        Refusal::StateInSnapshots {
+            names: vec![word()],
+        },
+        Refusal::SeenStateMissing {
+            path: word().into(),
+            at: Timestamp(5),
+        },
+        Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged { how: word() },
         Refusal::TpmHindered(Hindrance::InUse {
             holder: word(),
-            pid: None,
+            pid: Some(7),
         }),
         Refusal::TpmHindered(Hindrance::InUse {
             holder: word(),
-            pid: Some(7),
+            pid: None,
         }),
         Refusal::TpmHindered(Hindrance::BadLock {
             path: "/states/.lock".to_owned(),
@@ -102,16 +121,6 @@ fn refusals(word: &str) -> Vec<Refusal> {
             needed: 0o711,
             user: word(),
         }),
-        Refusal::KeyMissing,
-        Refusal::Unmanaged,
-        Refusal::KeyLost,
-        Refusal::ClientsKeyMissing { secret },
-        Refusal::KeyAmbiguous {
-            key_refs: key_refs.clone(),
-        },
-        Refusal::KeyDoesNotOpenTpm { key_refs },
-        Refusal::TpmStateMissing,
-        Refusal::TpmStateNotRestored { reason: word() },
         Refusal::KeyCorrupt {
             key_ref,
             reason: word(),
@@ -182,6 +191,11 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::FreshTpm,
         Finding::StateGone {
             occasion: Occasion::Start,
+            kept_at: Timestamp(5),
+        },
+        Finding::StateArrives {
+            arrival: Arrival::Restore,
+            first_used_at: Some(Timestamp(5)),
         },
         Finding::CopyNotKept(word()),
         Finding::ConfigurationBroken(word()),
@@ -250,6 +264,11 @@ fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
         let guest = match parsed(line) {
             Err(error) => panic!("{hint}\n{error}"),
             Ok(Some(cli)) => guest_of(&cli).map(str::to_owned),
+            // A file, whatever it is called, is one word: `mv FILE FILE.old`, `chmod MODE FILE`.
+            Ok(None) if ["mv", "chmod"].contains(&line[0].as_str()) => {
+                assert_eq!(line.len(), 3, "{hint}");
+                None
+            }
             // virsh: what follows the verb.
             Ok(None) if ["edit", "start"].contains(&line[1].as_str()) => {
                 assert_eq!(line.len(), 3, "{hint}");

@@ -137,6 +137,9 @@ pub enum Command {
         provider: Option<String>,
     },
     /// Let the next start of a guest make a new TPM.
+    ///
+    /// Also of a guest whose key is libvirt's own. Refused where the guest has a managed save: its
+    /// TPM is in there.
     Reset {
         /// The guest's name or UUID.
         domain: String,

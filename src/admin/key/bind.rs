@@ -105,7 +105,6 @@ fn rebind(
         repairs: &repairs,
         new_key: None,
         secret_uuid: None,
-        consume_incoming: false,
         clients_key: None,
         event: None,
         now: Timestamp::now(),

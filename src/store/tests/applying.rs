@@ -320,7 +320,7 @@ fn nothing_is_applied_when_the_rows_are_not_those_that_were_seen() {
     let meanwhile: [fn(&mut Setting); 4] = [
         |it| assert_ne!(it.placeholder(), KeyRefId(0)),
         |it| it.store.delete_provider(it.other.uuid).unwrap(),
-        |it| it.store.note_incoming(it.vm, "migrate", NOW).unwrap(),
+        |it| it.store.announce(it.vm, &announcement(NOW)).unwrap(),
         |it| it.store.mark_started(it.vm, NOW).unwrap(),
     ];
     for happens in meanwhile {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::super::testing::*;
-use super::super::{INCOMING_LIFETIME, NewKey, Store};
-use crate::clock::Timestamp;
+use super::super::{NewKey, Store};
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::facts::Provider;
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -15,56 +14,13 @@ fn is_taken_back(store: &mut Store, domain: DomainUuid) -> bool {
 }
 
 #[test]
-fn a_note_of_arriving_state_holds_for_its_domain_and_its_time() {
-    let (_dir, mut store) = new_store();
-    store.note_incoming(domain(1), "migrate", NOW).unwrap();
-    let arrives = |uuid, at| store.references(uuid, at).unwrap().state_arrives;
-    assert!(arrives(domain(1), NOW));
-    assert!(arrives(domain(1), later(INCOMING_LIFETIME)));
-    assert!(!arrives(
-        domain(1),
-        later(INCOMING_LIFETIME + Duration::from_millis(1))
-    ));
-    assert!(!arrives(domain(1), Timestamp(0)), "the clock was set");
-    assert!(!arrives(domain(2), NOW));
-}
-
-#[test]
-fn a_later_note_replaces_the_earlier_and_old_ones_are_forgotten() {
-    let (_dir, mut store) = new_store();
-    store.note_incoming(domain(1), "migrate", NOW).unwrap();
-    store.note_incoming(domain(2), "restore", NOW).unwrap();
-    let tomorrow = later(Duration::from_hours(24));
-    store.note_incoming(domain(1), "restore", tomorrow).unwrap();
-    assert_eq!(number(&store, "SELECT count(*) FROM arriving"), 1);
-    assert!(store.references(domain(1), tomorrow).unwrap().state_arrives);
-}
-
-#[test]
-fn the_repairs_of_a_start_consume_the_note_if_told_so() {
-    let (_dir, mut store) = new_store();
-    store.note_incoming(domain(1), "migrate", NOW).unwrap();
-    for (consume_incoming, arrives_after) in [(false, true), (true, false)] {
-        let seen = store.references(domain(1), NOW).unwrap();
-        let change = super::super::Change {
-            consume_incoming,
-            clients_key: None,
-            ..change(domain(1), &seen, &[])
-        };
-        store.apply(&change).unwrap();
-        let after = store.references(domain(1), NOW).unwrap();
-        assert_eq!(after.state_arrives, arrives_after);
-    }
-}
-
-#[test]
 fn a_boot_that_worked_marks_the_keys_in_use_once() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
     insert_placeholder(dir.path(), domain(1), &provider);
     let untouched = make_key(&mut store, domain(2), &provider);
-    store.note_incoming(domain(1), "migrate", NOW).unwrap();
+    store.announce(domain(1), &announcement(NOW)).unwrap();
 
     store.mark_started(domain(1), NOW).unwrap();
     store

@@ -18,7 +18,7 @@ use host_secret::{Carries, carried};
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`.
 pub fn decide(facts: &Facts) -> Answer {
     match by_table(facts) {
-        Answer::Verdict(verdict) => put_back_copy(facts, verdict).into(),
+        Answer::Verdict(verdict) => note_arrival(facts, put_back_copy(facts, verdict)).into(),
         Answer::AskHostSecret => Answer::AskHostSecret,
     }
 }
@@ -32,13 +32,34 @@ fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
                 how: how.clone(),
                 occasion,
             },
-            _ => Finding::StateGone { occasion },
+            _ => Finding::StateGone { occasion, kept_at },
         };
         verdict.findings.insert(0, finding);
         let repair = Repair::RestoreTpmState { occasion, kept_at };
         verdict.repairs.insert(0, repair);
     }
     verdict
+}
+
+/// What is on its way is not proven. A start that rests on it says so, and one that is refused
+/// for want of a state where that may be had from.
+fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
+    let rows = facts.references.iter().flat_map(|found| &found.key_refs);
+    let first_used_at = rows.filter_map(|row| row.first_used_at).min();
+    match (&verdict.decision, facts.arrival) {
+        (Decision::Allow(_), Some(arrival)) if facts.rests_on_arrival() => {
+            verdict.noting(Finding::StateArrives {
+                arrival,
+                first_used_at,
+            })
+        }
+        (Decision::Deny(Refusal::TpmStateMissing), _) if !facts.snapshots.is_empty() => {
+            let names = facts.snapshots.clone();
+            verdict.decision = Decision::Deny(Refusal::StateInSnapshots { names });
+            verdict
+        }
+        _ => verdict,
+    }
 }
 
 fn by_table(facts: &Facts) -> Answer {
@@ -239,6 +260,7 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
             return deny(Refusal::Unmanaged).into();
         }
+        Carries::Yes(Finding::Unmanaged) => return unmanaged(case),
         Carries::Yes(finding) => return carried(finding).into(),
         Carries::Refuted => return deny(case.host_value_does_not_open()).into(),
         Carries::No => {}
@@ -249,6 +271,22 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Some(name) => placeholders::bind_and_make_key(case, name),
         None => deny(Refusal::KeyMissing).into(),
     }
+}
+
+/// libvirt has a key of its own for the guest, which has run here with a TPM under it, or not yet.
+fn unmanaged(case: &Case<'_>) -> Answer {
+    let mut verdict = carried(Finding::Unmanaged);
+    match &case.references.seen_state {
+        Some(seen) if case.would_be_a_new_tpm() && seen.secret_uuid == Some(case.secret_uuid) => {
+            if case.facts.policy.missing_state == Permission::Deny {
+                let path = seen.path.clone();
+                return deny(Refusal::SeenStateMissing { path, at: seen.at }).into();
+            }
+            verdict.findings.push(Finding::NewTpmAllowed);
+        }
+        _ => {}
+    }
+    verdict.into()
 }
 
 fn allow(reason: Reason) -> Verdict {

@@ -9,9 +9,9 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::facts::{
-    DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept, KeptCopy,
-    KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References, StoreTrouble,
-    TpmState, Trial, kek_ref,
+    Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
+    KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
+    SeenState, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -189,6 +189,8 @@ pub(super) fn guest() -> Facts {
         state: TpmState::Absent,
         hindrance: None,
         kept: Kept::default(),
+        arrival: None,
+        snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
         retired: BTreeMap::new(),
         policy: Policy::default(),
@@ -267,6 +269,18 @@ impl Facts {
 
     pub(super) fn arriving(mut self) -> Self {
         self.references.as_mut().unwrap().state_arrives = true;
+        self.arrival = Some(Arrival::Migration);
+        self
+    }
+
+    /// The guest has run here with a TPM, whoever has its key.
+    pub(super) fn seen(mut self) -> Self {
+        self.references.as_mut().unwrap().seen_state = Some(SeenState {
+            domain_name: "vm1".to_owned(),
+            secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
+            path: "/there".into(),
+            at: Timestamp(7),
+        });
         self
     }
 

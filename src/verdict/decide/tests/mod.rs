@@ -14,7 +14,7 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
-    Hindrance, HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble,
+    Arrival, Hindrance, HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble,
     TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
@@ -103,6 +103,75 @@ fn one_keyed_row_whose_provider_opens_it_is_healthy() {
         verdict(&left_behind.state(Encrypted)),
         "allow Unproven; provide 1"
     );
+}
+
+#[test]
+fn a_start_that_rests_on_a_state_to_come_says_so() {
+    let used = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used());
+    let arrives = |found: &[Finding]| {
+        found.iter().any(|it| {
+            matches!(
+                it,
+                Finding::StateArrives {
+                    arrival: Arrival::Migration,
+                    first_used_at: Some(_)
+                }
+            )
+        })
+    };
+    assert!(arrives(&findings(&used.clone().arriving())));
+    let refuted = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().refuted())
+        .state(Encrypted)
+        .arriving();
+    assert!(arrives(&findings(&refuted)));
+    // A key that nobody has used waits for nothing, and one that is proven by what is here.
+    let new = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert!(!arrives(&findings(&new.arriving())));
+    let proven = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven())
+        .state(Encrypted)
+        .arriving();
+    assert!(!arrives(&findings(&proven)));
+
+    let mut gone = used;
+    assert_eq!(findings(&gone), []);
+    gone.snapshots = vec!["before".to_owned()];
+    assert_eq!(verdict(&gone), "deny VG205");
+    let names = vec!["before".to_owned()];
+    assert_eq!(refusal(&gone), Refusal::StateInSnapshots { names });
+}
+
+#[test]
+fn an_unmanaged_guest_whose_tpm_was_seen_gets_no_new_one() {
+    let seen = guest().host(hidden()).seen();
+    assert_eq!(verdict(&seen), "deny VG205");
+    let allowed = seen
+        .clone()
+        .policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow HostSecret");
+    assert_eq!(
+        findings(&allowed),
+        [Finding::Unmanaged, Finding::NewTpmAllowed]
+    );
+    for there in [seen.clone().state(Encrypted), seen.arriving()] {
+        assert_eq!(verdict(&there), "allow HostSecret");
+        assert_eq!(findings(&there), [Finding::Unmanaged]);
+    }
+    let never_seen = guest().host(hidden());
+    assert_eq!(verdict(&never_seen), "allow HostSecret");
+
+    // Another secret is another TPM, and whoever brings a key for each start sees to both.
+    let mut of_another_secret = guest().host(hidden()).seen();
+    let references = of_another_secret.references.as_mut().unwrap();
+    references.seen_state.as_mut().unwrap().secret_uuid = None;
+    assert_eq!(verdict(&of_another_secret), "allow HostSecret");
+    let clients = guest().host(clients()).seen();
+    assert_eq!(verdict(&clients), "allow ClientsKey");
 }
 
 #[test]
@@ -530,7 +599,11 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
             verdict(&facts),
             format!("allow Proven; restore-tpm-state of {words}; provide 1")
         );
-        assert_eq!(findings(&facts), [Finding::StateGone { occasion }]);
+        let found = findings(&facts);
+        assert!(
+            matches!(found[..], [Finding::StateGone { occasion: it, .. }] if it == occasion),
+            "{found:?}"
+        );
     }
     // Not over state that is there or on its way.
     let facts = proven.kept(Occasion::Start);

@@ -43,7 +43,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                     providers,
                     retired: Vec::new(),
                     state_arrives: arrives,
-                    clients_key: false,
+                    ..References::default()
                 },
                 retired: numbered(retired, 50),
                 sealed: sealed.into_iter().map(key).collect(),

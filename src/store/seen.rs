@@ -1,0 +1,83 @@
+//! The TPM states that guests ran with, whether or not the guard has their keys: so that one
+//! that is gone is missed.
+
+use std::path::PathBuf;
+
+use rusqlite::{Connection, params};
+
+use super::error::Failure;
+use super::{Store, StoreError, row};
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::verdict::facts::SeenState;
+
+/// How many guests are remembered; beyond that, those noted longest ago are forgotten. A host
+/// whose guests each live for one job would remember them for ever.
+const REMEMBERED: i64 = 10_000;
+
+impl Store {
+    /// Notes that a guest runs with this TPM state. Where that is known, nothing is written.
+    pub fn note_seen_state(
+        &mut self,
+        domain: DomainUuid,
+        seen: &SeenState,
+    ) -> Result<(), StoreError> {
+        let known = self.read(|connection| state_of(connection, domain))?;
+        let is_known = known.is_some_and(|known| {
+            SeenState {
+                at: seen.at,
+                ..known
+            } == *seen
+        });
+        if is_known {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO seen_state (domain_uuid, domain_name, secret_uuid, path, at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    domain.to_string(),
+                    seen.domain_name,
+                    seen.secret_uuid.map(|uuid| uuid.to_string()),
+                    seen.path.to_string_lossy(),
+                    seen.at.0,
+                ],
+            )?;
+            transaction.execute(
+                "DELETE FROM seen_state WHERE rowid IN
+                     (SELECT rowid FROM seen_state ORDER BY at DESC, rowid DESC LIMIT -1 OFFSET ?1)",
+                [REMEMBERED],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Forgets that a guest had a TPM. Says whether that was known.
+    pub fn forget_seen_state(&mut self, domain: DomainUuid) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let sql = "DELETE FROM seen_state WHERE domain_uuid = ?1";
+            Ok(transaction.execute(sql, [domain.to_string()])? > 0)
+        })
+    }
+}
+
+/// The TPM state that this guest last ran with.
+pub(super) fn state_of(
+    connection: &Connection,
+    domain: DomainUuid,
+) -> Result<Option<SeenState>, Failure> {
+    let mut query = connection.prepare(
+        "SELECT domain_name, secret_uuid, path, at FROM seen_state WHERE domain_uuid = ?1",
+    )?;
+    let mut rows = query.query([domain.to_string()])?;
+    let Some(found) = rows.next()? else {
+        return Ok(None);
+    };
+    Ok(Some(SeenState {
+        domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
+        secret_uuid: row::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
+        path: PathBuf::from(row::text(found, "path")?.unwrap_or_default()),
+        at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
+    }))
+}
