@@ -2,8 +2,8 @@
 //!
 //! libvirt announces state that will arrive (`restore begin`, `migrate begin`) and prepares the
 //! start (`prepare begin`) in one call of a client's, which one thread of the daemon serves from
-//! its beginning to its end (libvirt 9.0 to 12.8: `qemuDomainRestoreInternal`,
-//! `qemuDomainObjRestore`, `qemuMigrationDstPrepareAny`; measured on 9.0).
+//! its beginning to its end (`qemuDomainRestoreInternal`, `qemuDomainObjRestore`,
+//! `qemuMigrationDstPrepareAny`; seen on libvirt 9.0 and 11.3).
 
 use std::fs;
 use std::path::Path;
