@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vtpm_guard::ids::SecretUuid;
 use vtpm_guard::swtpm::TpmData;
@@ -389,10 +389,22 @@ fn a_guest_that_starts_while_its_key_is_renewed_keeps_its_key() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let staged = host
-        .tpm_state_file(&guest)
-        .with_file_name(".tpm2-00.permall.vtpm-guard");
-    while !staged.exists() {
+    let dir = host.tpm_state_file(&guest).parent().unwrap().to_owned();
+    let is_staged = || {
+        let names = dir
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .into_iter()
+            .any(|name| name.to_string_lossy().starts_with(".vtpm-guard-"))
+    };
+    let waiting = Instant::now();
+    while !is_staged() {
+        assert!(
+            waiting.elapsed() < Duration::from_secs(30),
+            "no new state is staged"
+        );
         sleep(Duration::from_millis(10));
     }
     store
@@ -407,7 +419,7 @@ fn a_guest_that_starts_while_its_key_is_renewed_keeps_its_key() {
     assert!(renewal.stderr.contains("is starting"), "{renewal:?}");
 
     assert_eq!(host.tpm_state(&guest), state);
-    assert!(!staged.exists());
+    assert!(!is_staged());
     host.start_and_stop(&guest);
     assert_eq!(host.key_refs(&guest)[0], row);
 }
