@@ -4,20 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::Keys;
-use super::status::is_running;
-use super::{Guard, arriving, before_the_answer, copies, hindrance};
+use super::{Guard, arriving, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
-use crate::ids::{DomainUuid, SecretUuid};
+use crate::ids::DomainUuid;
 use crate::kept::KeptState;
-use crate::key::dek::Dek;
 use crate::key::id::KeyId;
-use crate::secret::{Found, Purpose, Value};
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::facts::{
-    Facts, ForeignSecret, HostSecret, HostValue, KekState, Kept, KeptCopy, KeyRef, Provider,
-    References, TpmState, Trial,
+    Facts, KekState, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial,
 };
 
 /// The facts, and what was opened on the way to them.
@@ -263,7 +259,7 @@ impl Gathered {
     }
 
     /// Tries the retired rows: they may hold the key of a state that has come back.
-    fn try_retired(&mut self, domain: DomainUuid, deadline: Deadline) {
+    pub(super) fn try_retired(&mut self, domain: DomainUuid, deadline: Deadline) {
         let Self {
             facts, keys, state, ..
         } = self;
@@ -273,148 +269,6 @@ impl Gathered {
         {
             facts.retired = keys.try_rows(retired, providers, domain, state, deadline);
         }
-    }
-
-    /// The value of libvirt's own secret, if it is known.
-    pub(super) fn host_value(&self) -> Option<Dek> {
-        match &self.facts.host_secret {
-            Some(HostSecret::Foreign(ForeignSecret {
-                value: HostValue::Known { dek, .. },
-                ..
-            })) => self.keys.dek(*dek).map(Dek::copy),
-            _ => None,
-        }
-    }
-
-    /// Asks libvirt for its secret of the UUID that the domain XML names, and its own files for
-    /// other guests that name it.
-    ///
-    /// `foresees` is for a look at a start that nobody makes now: a guest whose client brings its
-    /// key at each start is seen as with that key.
-    pub(super) fn ask_host_secret(&mut self, guard: &Guard, foresees: bool, deadline: Deadline) {
-        let (Some(secrets), Some((secret, domain))) = (&guard.secrets, self.facts.secret()) else {
-            self.facts.host_secret = Some(HostSecret::Absent);
-            return;
-        };
-        let domain = domain.uuid;
-        let answer = match secrets.inspect(secret, before_the_answer(deadline)) {
-            Ok(None) if foresees && self.is_started_by_a_client(guard) => {
-                HostSecret::Foreign(ForeignSecret {
-                    is_ephemeral: true,
-                    is_private: true,
-                    serves_anything: false,
-                    value: HostValue::Hidden,
-                    named_by: Vec::new(),
-                })
-            }
-            Ok(None) => HostSecret::Absent,
-            Ok(Some(found)) => self.understand(guard, secret, domain, found, deadline),
-            Err(error) => HostSecret::Unreachable(error.to_string()),
-        };
-        self.facts.host_secret = Some(answer);
-    }
-
-    /// Whether whoever starts the guest brings its key: its last start says so, or that it runs
-    /// and neither the guard nor libvirt has a key.
-    fn is_started_by_a_client(&self, guard: &Guard) -> bool {
-        let (Ok(domain), Ok(references)) = (&self.facts.domain, &self.facts.references) else {
-            return false;
-        };
-        references.clients_key || references.key_refs.is_empty() && is_running(guard, domain)
-    }
-
-    fn understand(
-        &mut self,
-        guard: &Guard,
-        secret: SecretUuid,
-        domain: DomainUuid,
-        found: Found,
-        deadline: Deadline,
-    ) -> HostSecret {
-        let Found { definition, value } = found;
-        if definition.purpose == Purpose::Other {
-            let usage = definition.usage;
-            return HostSecret::Conflict(format!(
-                "it is not one for a vTPM; its usage is \"{usage}\""
-            ));
-        }
-        if let Some(other) = definition.guards_domain() {
-            return HostSecret::Guards(other);
-        }
-        let value = match value {
-            Value::None => HostValue::None,
-            // No byte is a value to libvirt.
-            Value::Told(dek) if dek.expose().is_empty() => HostValue::None,
-            Value::Told(dek) => {
-                let dek = self.keys.number(dek);
-                let proof = self.keys.prove(dek, &self.state);
-                HostValue::Known { dek, proof }
-            }
-            Value::Private => HostValue::Hidden,
-        };
-        let mut named_by = Vec::new();
-        if !self.is_settled(value) {
-            self.try_retired(domain, deadline);
-            named_by = self.guests_with_another_key(guard, secret, domain, deadline);
-        }
-        HostSecret::Foreign(ForeignSecret {
-            is_ephemeral: definition.is_ephemeral,
-            is_private: definition.is_private,
-            serves_anything: definition.purpose == Purpose::Anything,
-            value,
-            named_by,
-        })
-    }
-
-    /// Whether it does not matter who else names the secret: nothing of it will be replaced.
-    fn is_settled(&self, value: HostValue) -> bool {
-        let has_rows = (self.facts.references.as_ref())
-            .is_ok_and(|references| !references.key_refs.is_empty());
-        let is_held = |trial: &Trial| match (trial, value) {
-            (Trial::Opened { dek, .. }, HostValue::Known { dek: known, .. }) => *dek == known,
-            _ => false,
-        };
-        value == HostValue::None || !has_rows || self.facts.trials.values().any(is_held)
-    }
-
-    /// The other guests that name this secret, by name, without those that are known to have a
-    /// key of this guest: they share it on purpose.
-    fn guests_with_another_key(
-        &mut self,
-        guard: &Guard,
-        secret: SecretUuid,
-        domain: DomainUuid,
-        deadline: Deadline,
-    ) -> Vec<String> {
-        let mut others = guard.definition_files().naming(secret);
-        others.retain(|other| other.uuid != domain);
-        others.retain(|other| !self.shares_a_key_with(other.uuid, deadline));
-        others.into_iter().map(|other| other.name).collect()
-    }
-
-    fn shares_a_key_with(&mut self, other: DomainUuid, deadline: Deadline) -> bool {
-        let Self {
-            facts, keys, store, ..
-        } = self;
-        let rows = store
-            .as_ref()
-            .map(|store| store.references(other, Timestamp::now()));
-        let Some(Ok(References {
-            key_refs,
-            providers,
-            ..
-        })) = rows
-        else {
-            return false;
-        };
-        let dek = |trial: &Trial| match trial {
-            Trial::Opened { dek, .. } => Some(*dek),
-            Trial::NotOpened(_) => None,
-        };
-        let ours: Vec<_> = facts.trials.values().filter_map(dek).collect();
-        let theirs = keys.try_rows(&key_refs, &providers, other, &StateFile::Absent, deadline);
-        let mut theirs = theirs.values().filter_map(dek);
-        theirs.any(|dek| ours.contains(&dek))
     }
 }
 

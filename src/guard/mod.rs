@@ -13,12 +13,14 @@ mod elsewhere;
 mod failed;
 mod gather;
 mod hindrance;
+mod host_secret;
 mod keys;
 mod lease;
 mod lifecycle;
 mod operation;
 pub mod plain_state;
 mod prepare;
+mod provide;
 mod status;
 
 pub use arriving::{HookCall, has_managed_save};

@@ -42,7 +42,7 @@ pub(super) fn words(domain: Named<'_>, why: &Refusal) -> (String, String) {
         Refusal::TpmStateUndefined => (
             "the vTPM's key was used before, but the TPM's state is gone, and the guest's \
              definition is newer than its last start: virsh undefine deletes the state, unless \
-             it is told to keep it (--keep-tpm)"
+             --keep-tpm is given"
                 .to_owned(),
             format!(
                 "bring the state back from a backup, or let a new TPM be made: vtpm-guard reset \

@@ -306,7 +306,7 @@ fn missing_state_words(domain: &Arg, why: &Refusal) -> (String, String) {
         ),
         Refusal::TpmStateNotRestored { reason } => (
             format!("the TPM's state is gone, and its kept copy could not be put back: {reason}"),
-            format!("mend that, or put it back by hand: vtpm-guard state restore {domain}"),
+            format!("fix that, or restore it by hand: vtpm-guard state restore {domain}"),
         ),
         _ => unreachable!("only refusals about the TPM's state come here"),
     }

@@ -1,0 +1,139 @@
+//! Gives libvirt the key that a verdict names, while no other guest is being started with the same
+//! secret under another key.
+
+use super::gather::Gathered;
+use super::lease::{self, Lease, LeaseError};
+use super::{Guard, before_the_answer};
+use crate::clock::Deadline;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::secret::{Provided, SecretError};
+use crate::verdict::facts::{Facts, HostSecret, KeySource, Trial};
+use crate::verdict::outcome::SecretAction;
+use crate::verdict::refusal::Refusal;
+use crate::verdict::{Over, Verdict};
+
+/// Why libvirt was not given a key.
+pub(super) enum NotProvided {
+    /// What it has is no longer what the verdict saw.
+    SecretChanged,
+    /// The start is refused.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for NotProvided {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Gives libvirt the key that a verdict names.
+pub(super) struct Provide<'a> {
+    pub(super) guard: &'a Guard,
+    pub(super) gathered: &'a Gathered,
+    /// Whether a guest is being started, so that `started` or `release` follows.
+    pub(super) is_start: bool,
+    pub(super) deadline: Deadline,
+}
+
+impl Provide<'_> {
+    pub(super) fn carry_out(
+        &self,
+        verdict: &Verdict,
+        new_dek: Option<&Dek>,
+    ) -> Result<SecretAction, NotProvided> {
+        let (Some(provide), Some(secrets), Some((secret, domain))) = (
+            verdict.secret,
+            &self.guard.secrets,
+            self.gathered.facts.secret(),
+        ) else {
+            return Ok(SecretAction::None);
+        };
+        let Some(dek) = self.dek(provide.key, new_dek) else {
+            let reason = "the verdict names a key that was not opened".to_owned();
+            return Err(Refusal::Internal { reason }.into());
+        };
+        let until = before_the_answer(self.deadline);
+        let lease = self.lease(secret, domain.uuid, dek, until)?;
+        let provided = match &lease {
+            // Another guest that is being started has the same key.
+            Some(lease) if lease.is_shared() => Ok(Provided::LeftAsIs),
+            _ => secrets.provide(secret, domain.uuid, dek, provide.over, until),
+        };
+        let (action, defines) = match provided {
+            Ok(Provided::Set) => (SecretAction::Set, provide.over != Over::ForeignValue),
+            Ok(Provided::Defined) => (SecretAction::Defined, true),
+            Ok(Provided::LeftAsIs) => (SecretAction::None, false),
+            Err(error) => return Err(self.not_provided(secret, error)),
+        };
+        if let Some(lease) = lease.filter(|_| self.is_start)
+            && let Err(error) = lease.hold(domain, dek, defines)
+        {
+            tracing::warn!(%secret, %error, "it is not noted that the secret is in use");
+        }
+        Ok(action)
+    }
+
+    fn dek<'a>(&'a self, key: KeySource, new_dek: Option<&'a Dek>) -> Option<&'a Dek> {
+        match key {
+            KeySource::Created => new_dek,
+            KeySource::Row(id) => match self.gathered.facts.trials.get(&id) {
+                Some(Trial::Opened { dek, .. }) => self.gathered.keys.dek(*dek),
+                _ => None,
+            },
+        }
+    }
+
+    /// Makes sure that no other guest is being started with that secret under another key.
+    /// While libvirtd starts, it starts one guest after the other, and takes no key.
+    fn lease(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        dek: &Dek,
+        until: Deadline,
+    ) -> Result<Option<Lease>, Refusal> {
+        if self.guard.libvirt_starts {
+            return Ok(None);
+        }
+        match lease::take(&self.guard.leases_dir(), secret, domain, dek, until) {
+            Ok(lease) => Ok(Some(lease)),
+            Err(LeaseError::InUse(guest)) => Err(Refusal::SecretInUse { secret, guest }),
+            Err(error @ LeaseError::Io { .. }) => {
+                tracing::warn!(%secret, %error, "who is being started with the secret is not known");
+                match &self.gathered.facts.host_secret {
+                    // Perhaps for a start that is under way.
+                    Some(HostSecret::Guards(other)) if *other != domain => {
+                        let guest = other.to_string();
+                        Err(Refusal::SecretInUse { secret, guest })
+                    }
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    fn not_provided(&self, secret: SecretUuid, error: SecretError) -> NotProvided {
+        NotProvided::Refused(match error {
+            SecretError::Changed => return NotProvided::SecretChanged,
+            SecretError::Refused(reason) => Refusal::SecretRefused { secret, reason },
+            SecretError::Conflict(reason) => Refusal::SecretConflict { secret, reason },
+            SecretError::OfGuest(domain) => Refusal::SecretOfGuest {
+                secret,
+                guests: vec![self.guard.name_of(domain)],
+            },
+            SecretError::Unreachable(reason) => Refusal::LibvirtUnreachable { reason },
+            SecretError::Starting => Refusal::LibvirtStarting,
+        })
+    }
+}
+
+/// What providing the key would do.
+pub(super) fn foreseen(guard: &Guard, facts: &Facts, verdict: &Verdict) -> SecretAction {
+    match (verdict.secret, &guard.secrets, &facts.host_secret) {
+        (None, ..) | (_, None, _) => SecretAction::None,
+        (Some(provide), ..) if provide.over == Over::TheSame => SecretAction::None,
+        (Some(_), Some(_), None | Some(HostSecret::Absent)) => SecretAction::Defined,
+        (Some(_), Some(_), Some(_)) => SecretAction::Set,
+    }
+}
