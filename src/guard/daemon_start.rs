@@ -42,7 +42,7 @@ impl Guard {
     }
 }
 
-/// Whether libvirtd is starting and has loaded this very guest's secret, as it was laid out.
+/// Whether libvirtd is starting and has loaded this very guest's secret, as it was staged.
 fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
     let (Some(secrets), Some((_, secret))) = (&guard.secrets, domain.encrypted_vtpm()) else {
         return false;
@@ -58,7 +58,7 @@ fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
     guard.libvirt_starts && is_laid_out()
 }
 
-/// Allows the start of a guest whose secret `stage` laid out for a starting libvirtd: the verdict
+/// Allows the start of a guest whose secret `stage` prepared for a starting libvirtd: the verdict
 /// was made there. `None`: the start is to be judged, by what the daemon's files tell.
 pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> Option<Outcome> {
     let (vtpm, _) = domain

@@ -258,11 +258,14 @@ impl Gathered {
         }
     }
 
-    /// Tries the retired rows: they may hold the key of a state that has come back.
+    /// Tries the retired rows, once: they may hold the key of a state that has come back.
     pub(super) fn try_retired(&mut self, domain: DomainUuid, deadline: Deadline) {
         let Self {
             facts, keys, state, ..
         } = self;
+        if !facts.retired.is_empty() {
+            return;
+        }
         if let Ok(References {
             retired, providers, ..
         }) = &facts.references

@@ -111,7 +111,7 @@ pub fn secret_on_disk(dir: &Path, secret: SecretUuid) -> Result<Option<Found>, S
         let words = format!("{} is not a secret's definition", path.display());
         return Err(SecretError::Unreachable(words));
     };
-    // One that was laid out is a link, which is followed for nobody else's.
+    // A staged one is a link; nobody else's link is followed.
     let value = if definition.is_laid_out() {
         laid_out_value(dir, secret)
     } else {
