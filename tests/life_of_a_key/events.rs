@@ -419,7 +419,9 @@ fn migrate_in(host: &mut Host, guest: usize) -> Option<String> {
     host.next_attempt();
     host.follow_up(guest, Operation::MigrateIn);
     let what = start(host, guest, StartEnds::Runs, Announced::Arriving(&state));
-    // Where it was refused, the source still has it.
+    // Where it was refused, the source still has it. A failed arrival was set aside with its
+    // directory.
+    fs::create_dir_all(path.parent()?).unwrap();
     fs::write(&path, state).unwrap();
     what
 }

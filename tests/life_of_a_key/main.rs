@@ -196,6 +196,29 @@ fn a_key_that_nobody_could_note_as_used_outlives_states_that_are_out_of_sight() 
     assert_eq!(host.told.last().unwrap(), "  runs", "{:#?}", host.told);
 }
 
+/// The guest comes with its TPM from a host where another of its keys is in use: the arrival fails,
+/// and the state that came is set aside with its directory.
+#[test]
+fn an_arrival_that_its_key_does_not_open_costs_no_state() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let mut host = play_on(
+        Host::new(),
+        &[Bind(0, 0), Start(0, Runs), Stop(0), InsertOtherKey(0, 0)],
+    );
+    let other = host.rows(0).pop().unwrap().key_ref.id;
+    host.store().use_key(other, Timestamp::now()).unwrap();
+    let host = play_on(host, &[MigrateIn(0), Start(0, Runs)]);
+    let heard = host.told.iter().filter_map(|line| line.strip_prefix("  "));
+    let heard: Vec<_> = heard.collect();
+    assert_eq!(
+        heard[4..],
+        ["CMD_INIT", "refused VG204"],
+        "{:#?}",
+        host.told
+    );
+}
+
 #[test]
 fn a_guest_whose_first_start_fails_again_and_again_has_one_key() {
     use events::Event::*;
