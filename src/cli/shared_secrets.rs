@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::context::Context;
-use super::guests::NamedGuest;
-use super::opened::opened_keys;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::domain::Domain;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
+use crate::manage::guests::ListedGuest;
+use crate::manage::opened::opened_keys;
 use crate::messages::{Arg, label};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
@@ -49,8 +49,8 @@ impl SharedSecret {
 /// be compared, and guests that share libvirt's own value, are left alone.
 pub(crate) fn find(
     context: &Context,
-    guests: &[NamedGuest],
-) -> Result<Vec<SharedSecret>, AdminError> {
+    guests: &[ListedGuest],
+) -> Result<Vec<SharedSecret>, CommandError> {
     let mut by_secret = BTreeMap::<SecretUuid, Vec<&Domain>>::new();
     for domain in guests.iter().filter_map(|guest| guest.domain.as_ref().ok()) {
         if let Some((_, secret)) = domain.encrypted_vtpm() {
@@ -61,7 +61,7 @@ pub(crate) fn find(
     if by_secret.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(store) = context.store(Access::Read)? else {
+    let Some(store) = context.host.store(Access::Read)? else {
         return Ok(Vec::new());
     };
     let providers = store.providers()?;
@@ -82,7 +82,7 @@ fn differ(
     store: &Store,
     providers: &[Provider],
     domains: &[&Domain],
-) -> Result<bool, AdminError> {
+) -> Result<bool, CommandError> {
     let mut first: Option<Vec<Dek>> = None;
     let mut is_to_be_made = false;
     for domain in domains {
@@ -90,7 +90,7 @@ fn differ(
         let has_key = rows.iter().any(|row| row.key_ref.wrapped_dek.is_some());
         is_to_be_made |= !rows.is_empty() && !has_key;
         let rows = rows.into_iter().map(|row| row.key_ref);
-        let opened = opened_keys(&context.keyring(), rows, providers, domain.uuid);
+        let opened = opened_keys(&context.host.keyring(), rows, providers, domain.uuid);
         let deks: Vec<_> = opened.into_iter().map(|key| key.dek).collect();
         match &first {
             _ if deks.is_empty() => {}

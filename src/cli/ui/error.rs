@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// Why a command did not do what it was asked to. The kind decides the exit status.
 #[derive(Debug, Clone)]
-pub(crate) struct AdminError {
+pub(crate) struct CommandError {
     kind: Kind,
     message: String,
     hint: Option<String>,
@@ -24,7 +24,7 @@ enum Kind {
     Failed,
 }
 
-impl AdminError {
+impl CommandError {
     /// Something that would do harm.
     pub(crate) fn refused(message: impl fmt::Display) -> Self {
         Self::new(Kind::Refused, message)
@@ -86,7 +86,7 @@ impl AdminError {
     }
 }
 
-impl fmt::Display for AdminError {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }

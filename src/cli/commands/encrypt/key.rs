@@ -3,13 +3,14 @@
 
 use super::words;
 use crate::cli::commands::provider;
-use crate::cli::context::{self, Context};
-use crate::cli::opened::{OpenedKey, opened_keys};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::manage::host::default_deadline;
+use crate::manage::opened::{OpenedKey, opened_keys};
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -43,12 +44,18 @@ pub(crate) enum Choice {
 
 impl Choice {
     /// The store, and the choice of who named this provider, or none.
-    pub(crate) fn of(context: &Context, named: Option<&str>) -> Result<(Store, Self), AdminError> {
+    pub(crate) fn of(
+        context: &Context,
+        named: Option<&str>,
+    ) -> Result<(Store, Self), CommandError> {
         if let Some(name) = named {
             let (store, provider) = provider::find_for_new_keys(context, name)?;
             return Ok((store, Self::Named(provider)));
         }
-        let store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
+        let store = context
+            .host
+            .store(Access::Write)?
+            .ok_or(StoreError::Missing)?;
         let mut all = store.providers()?.into_iter();
         let default = all.find(|provider| provider.is_default);
         Ok((store, Self::Default(default)))
@@ -65,7 +72,7 @@ impl Choice {
 /// The keys of the guest that open on this host.
 pub(crate) fn opened(context: &Context, seen: &References, domain: DomainUuid) -> Vec<OpenedKey> {
     let rows = seen.key_refs.iter().cloned();
-    opened_keys(&context.keyring(), rows, &seen.providers, domain)
+    opened_keys(&context.host.keyring(), rows, &seen.providers, domain)
 }
 
 impl Key {
@@ -77,7 +84,7 @@ impl Key {
         domain: DomainUuid,
         choice: Choice,
         secret: Option<SecretUuid>,
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         let seen = store.references(domain, Timestamp::now())?;
         let mut keys = opened(context, &seen, domain);
         keys.retain(|key| choice.fits(&key.provider));
@@ -102,7 +109,7 @@ impl Key {
         seen: &References,
         choice: Choice,
         secret: Option<SecretUuid>,
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         let placeholder = seen.key_refs.iter().find(|row| row.wrapped_dek.is_none());
         let secret = secret
             .or(placeholder.and_then(|row| row.secret_uuid))
@@ -115,10 +122,11 @@ impl Key {
             }
         };
         let kek = context
+            .host
             .keyring()
-            .open(provider.key_id, context::patience())?;
+            .open(provider.key_id, default_deadline())?;
         let (new_key, dek) =
-            make_key(Some(&*store), &kek, &provider, domain, None).map_err(AdminError::failed)?;
+            make_key(Some(&*store), &kek, &provider, domain, None).map_err(CommandError::failed)?;
         let made = store.apply(&Change {
             domain,
             seen,

@@ -17,14 +17,15 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cli::args;
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
+use crate::manage::host::default_deadline;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, Store, StoreError, former_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
-pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, CommandError> {
     match verb {
         args::Provider::Create {
             name,
@@ -63,7 +64,7 @@ pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminError> {
+fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), CommandError> {
     name::check(new_name)?;
     let (mut store, provider) = find(context, name, Access::Write)?;
     store.rename_provider(provider.uuid, new_name, Timestamp::now())?;
@@ -87,7 +88,7 @@ fn rename(context: &Context, name: &str, new_name: &str) -> Result<(), AdminErro
     })
 }
 
-fn set_default(context: &Context, name: &str) -> Result<(), AdminError> {
+fn set_default(context: &Context, name: &str) -> Result<(), CommandError> {
     let (mut store, provider) = find_for_new_keys(context, name)?;
     store.set_default_provider(provider.uuid, Timestamp::now())?;
     let document = json!({
@@ -109,9 +110,9 @@ pub(crate) fn find(
     context: &Context,
     name: &str,
     access: Access,
-) -> Result<(Store, Provider), AdminError> {
+) -> Result<(Store, Provider), CommandError> {
     let no_provider = || StoreError::NoProvider(name.to_owned());
-    let store = context.store(access)?.ok_or_else(no_provider)?;
+    let store = context.host.store(access)?.ok_or_else(no_provider)?;
     let provider = store.provider(name)?;
     Ok((store, provider))
 }
@@ -120,7 +121,7 @@ pub(crate) fn find(
 pub(crate) fn find_for_new_keys(
     context: &Context,
     name: &str,
-) -> Result<(Store, Provider), AdminError> {
+) -> Result<(Store, Provider), CommandError> {
     let (store, provider) = find(context, name, Access::Write)?;
     refuse_former(&store, &provider, |owner| {
         format!("name that one: {}", Arg::provider_named(owner))
@@ -133,7 +134,7 @@ fn refuse_former(
     store: &Store,
     provider: &Provider,
     instead: impl FnOnce(&str) -> String,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let Some(owner) = former_of(provider) else {
         return Ok(());
     };
@@ -146,7 +147,7 @@ fn refuse_former(
             "that one is gone; to make this one of its own: vtpm-guard provider rename {word} NAME"
         )
     };
-    Err(AdminError::refused(format!(
+    Err(CommandError::refused(format!(
         "provider {} is a former key of provider {}",
         quoted(&provider.name),
         quoted(owner)
@@ -182,18 +183,18 @@ pub(crate) struct Exclusive {
 
 impl Exclusive {
     /// Waits until nobody else holds it. The state directory must be there.
-    pub(crate) fn acquire(context: &Context) -> Result<Self, AdminError> {
-        let path = context.state_dir();
-        let fail = |error| AdminError::failed(format!("{}: {error}", path.display()));
+    pub(crate) fn acquire(context: &Context) -> Result<Self, CommandError> {
+        let path = context.host.state_dir();
+        let fail = |error| CommandError::failed(format!("{}: {error}", path.display()));
         let state_dir = File::open(path).map_err(fail)?;
-        let deadline = context::patience();
+        let deadline = default_deadline();
         loop {
             match state_dir.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(fail(error)),
                 Err(TryLockError::WouldBlock) if deadline.has_passed() => {
                     return Err(
-                        AdminError::failed("another vtpm-guard is changing providers")
+                        CommandError::failed("another vtpm-guard is changing providers")
                             .with_hint("try again when it is done"),
                     );
                 }

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{Exclusive, find};
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::keyring::{KeyringError, Resealed, Seal, StoredKek};
+use crate::manage::host::default_deadline;
 use crate::messages::{Arg, one_line};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
@@ -18,10 +19,10 @@ struct Line {
     resealed: Result<Resealed, KeyringError>,
 }
 
-pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, CommandError> {
     let providers = match name {
         Some(name) => vec![find(context, name, Access::Read)?.1],
-        None => match context.store(Access::Read)? {
+        None => match context.host.store(Access::Read)? {
             Some(store) => store.providers()?,
             None => Vec::new(),
         },
@@ -33,10 +34,10 @@ pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Adm
         return Ok(ExitCode::SUCCESS);
     }
     let _exclusive = Exclusive::acquire(context)?;
-    let keyring = context.keyring();
+    let keyring = context.host.keyring();
     let mut lines = Vec::new();
     for provider in providers {
-        let resealed = match (name, keyring.reseal(provider.key_id, context::patience())) {
+        let resealed = match (name, keyring.reseal(provider.key_id, default_deadline())) {
             // The error of the only one is the error of the command.
             (Some(_), Err(error)) => return Err(error.into()),
             (_, resealed) => resealed,
@@ -48,7 +49,7 @@ pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Adm
     Ok(ExitCode::from(if failed { 4 } else { 0 }))
 }
 
-fn print(context: &Context, one: bool, lines: &[Line]) -> Result<(), AdminError> {
+fn print(context: &Context, one: bool, lines: &[Line]) -> Result<(), CommandError> {
     let documents: Vec<Value> = lines.iter().map(Line::document).collect();
     let document = match documents.as_slice() {
         [document] if one => document.clone(),

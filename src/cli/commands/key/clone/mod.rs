@@ -15,13 +15,15 @@ use self::original::{LeftBehind, Source};
 use super::document;
 use crate::cli::commands::provider;
 use crate::cli::commands::state::not_put_back;
-use crate::cli::context::{BrokenConfig, Context};
-use crate::cli::opened::{OpenedKey, opened_keys, wrap_for};
-use crate::cli::stopped::{Known, known};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors::not_recorded;
 use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::manage::host::BrokenConfig;
+use crate::manage::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::quoted;
 use crate::store::{Access, AddKey, Bound, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state};
@@ -43,15 +45,18 @@ enum Done {
 /// The original and its clone.
 struct Pair {
     original: Source,
-    clone: Known,
+    clone: DefinedGuest,
     /// The secret that the clone's XML names.
     secret: SecretUuid,
 }
 
-pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), AdminError> {
-    let guard = context.guard(BrokenConfig::IsAnError)?;
-    let clone = known(context, new_text)?;
-    let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
+pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), CommandError> {
+    let guard = context.host.guard(BrokenConfig::Fail)?;
+    let clone = context.host.guest_with_tpm(new_text)?;
+    let mut store = context
+        .host
+        .store(Access::Write)?
+        .ok_or(StoreError::Missing)?;
     let original = Source::find(context, &store, text, &clone)?;
     let Some(secret) = clone.vtpm.secret_uuid else {
         return Err(words::not_encrypted(&clone));
@@ -74,7 +79,7 @@ pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
         },
         StateFile::Plain => return Err(words::plain(&pair.clone)),
         StateFile::Damaged(how) | StateFile::Unreadable(how) => {
-            return Err(AdminError::refused(format!(
+            return Err(CommandError::refused(format!(
                 "the TPM state of {} cannot be read: {how}",
                 pair.clone.label()
             )));
@@ -89,7 +94,7 @@ fn copy_key(
     store: &mut Store,
     pair: &Pair,
     state: &EncryptedState,
-) -> Result<(Done, Provider), AdminError> {
+) -> Result<(Done, Provider), CommandError> {
     let clone = &pair.clone;
     if let Some((key, retired)) = opening(context, store, clone.uuid(), state)? {
         let id = key.key_ref.id;
@@ -113,7 +118,7 @@ fn opening(
     store: &Store,
     domain: DomainUuid,
     state: &EncryptedState,
-) -> Result<Option<(OpenedKey, bool)>, AdminError> {
+) -> Result<Option<(OpenedKey, bool)>, CommandError> {
     let providers = store.providers()?;
     let rows = store.all_key_refs(Some(domain), true)?;
     let (retired, in_use): (Vec<_>, Vec<_>) = rows
@@ -121,7 +126,7 @@ fn opening(
         .partition(|row: &KeyRefRecord| row.retired_at.is_some());
     for (rows, are_retired) in [(in_use, false), (retired, true)] {
         let rows = rows.into_iter().map(|row| row.key_ref);
-        let found = opened_keys(&context.keyring(), rows, &providers, domain)
+        let found = opened_keys(&context.host.keyring(), rows, &providers, domain)
             .into_iter()
             .find(|key| state.is_opened_by(&key.dek));
         if let Some(key) = found {
@@ -137,13 +142,13 @@ fn wrap_for_clone(
     store: &mut Store,
     pair: &Pair,
     key: &OpenedKey,
-) -> Result<(KeyRefId, Provider), AdminError> {
+) -> Result<(KeyRefId, Provider), CommandError> {
     let (clone, now) = (&pair.clone, Timestamp::now());
     let provider = provider::for_new_keys(&key.provider, &store.providers()?).clone();
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
         provider: provider.uuid,
-        key: &wrap_for(&context.keyring(), &provider, &key.dek, clone.uuid())?,
+        key: &wrap_for(&context.host.keyring(), &provider, &key.dek, clone.uuid())?,
         secret_uuid: Some(pair.secret),
         first_used_at: Some(now),
         // Its own keys do not open its state, which has proven this one; should its own state
@@ -155,7 +160,7 @@ fn wrap_for_clone(
         "the key of {} for its TPM state (key reference {id})",
         pair.original.label()
     );
-    clone.record(context, store, "clone", message);
+    record(context, clone, store, message);
     Ok((id, provider))
 }
 
@@ -167,7 +172,7 @@ fn take_over(
     guard: &Guard,
     store: &mut Store,
     pair: &Pair,
-) -> Result<Option<(Done, Provider)>, AdminError> {
+) -> Result<Option<(Done, Provider)>, CommandError> {
     let clone = &pair.clone;
     for LeftBehind { path, copy } in pair.original.left_behind(guard, store, clone)? {
         let StateFile::Encrypted(state) = copy.state() else {
@@ -180,7 +185,8 @@ fn take_over(
             return Err(words::runs(clone));
         }
         let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
-        restore_copy(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
+        restore_copy(&copy, Some(start))
+            .map_err(|error| not_put_back(&clone.reference(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
     }
@@ -191,7 +197,11 @@ fn take_over(
 }
 
 /// The clone has no state: its first start makes a new TPM, and a key for it.
-fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Provider), AdminError> {
+fn bind(
+    context: &Context,
+    store: &mut Store,
+    pair: &Pair,
+) -> Result<(Done, Provider), CommandError> {
     if pair.original.secret() == Some(pair.secret) {
         return Err(words::one_secret_for_two_keys(pair));
     }
@@ -210,9 +220,15 @@ fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Prov
     if !matches!(bound, Bound::Already(_)) {
         let (original, provider) = (pair.original.label(), &provider.name);
         let message = format!("bound to provider {provider}, as {original} is");
-        pair.clone.record(context, store, "clone", message);
+        record(context, &pair.clone, store, message);
     }
     Ok((Done::Bound(bound), provider.clone()))
+}
+
+fn record(context: &Context, clone: &DefinedGuest, store: &mut Store, message: String) {
+    if let Err(error) = clone.record(store, "clone", message) {
+        context.output.note(&not_recorded(&error));
+    }
 }
 
 fn answer(
@@ -220,7 +236,7 @@ fn answer(
     pair: &Pair,
     done: &Done,
     provider: &Provider,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let (action, id) = match done {
         Done::Copied(id) => ("copied", id),
         Done::TakenOver(id, _) => ("taken-over", id),
@@ -230,7 +246,7 @@ fn answer(
     };
     let document = json!({
         "domain": document(&pair.original.named()),
-        "clone": document(&pair.clone.named()),
+        "clone": document(&pair.clone.reference()),
         "provider": { "name": provider.name, "uuid": provider.uuid.to_string() },
         "key_ref": id.0,
         "action": action,

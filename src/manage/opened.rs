@@ -1,11 +1,10 @@
 //! The keys of a guest that open on this host, for the commands that need their bytes.
 
-use super::context;
-use crate::cli::ui::error::AdminError;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::keyring::Keyring;
+use crate::manage::host::{HostError, default_deadline};
 use crate::store::NewKey;
 use crate::verdict::facts::{KeyRef, Provider};
 
@@ -26,7 +25,7 @@ pub(crate) fn opened_keys(
     let open = |key_ref: KeyRef| {
         let wrapped = key_ref.wrapped_dek.as_ref()?;
         let key_id = wrapped.key_id().ok()?;
-        let kek = keyring.open(key_id, context::patience()).ok()?;
+        let kek = keyring.open(key_id, default_deadline()).ok()?;
         let dek = wrapped.unwrap(&kek, domain).ok()??;
         let mut holders = providers.iter().filter(|holder| holder.key_id == key_id);
         let named = |holder: &&Provider| Some(holder.uuid) == key_ref.provider_uuid;
@@ -46,9 +45,9 @@ pub(crate) fn wrap_for(
     provider: &Provider,
     dek: &Dek,
     domain: DomainUuid,
-) -> Result<NewKey, AdminError> {
-    let kek = keyring.open(provider.key_id, context::patience())?;
-    let wrapped_dek = WrappedDek::wrap(&kek, dek, domain).map_err(AdminError::failed)?;
+) -> Result<NewKey, HostError> {
+    let kek = keyring.open(provider.key_id, default_deadline())?;
+    let wrapped_dek = WrappedDek::wrap(&kek, dek, domain)?;
     Ok(NewKey {
         wrapped_dek,
         key_id: provider.key_id,
