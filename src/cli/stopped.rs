@@ -11,7 +11,7 @@ use crate::domain::{self, Domain, Emulator, Vtpm};
 use crate::guard::Guard;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
-use crate::libvirt::{Guest, LibvirtClient, SavedRuns};
+use crate::libvirt::{Guest, Libvirt, SavedRuns};
 use crate::messages::{Arg, label};
 use crate::store::{Event, Origin, Store};
 use crate::swtpm::{LockError, LockedState, RecryptError, StagedState, TpmData};
@@ -52,7 +52,7 @@ pub(crate) fn understood(guest: Guest) -> Result<Known, AdminError> {
 /// state.
 pub(crate) fn stopped(
     context: &Context,
-    libvirt: &LibvirtClient,
+    libvirt: &dyn Libvirt,
     text: &str,
 ) -> Result<Known, AdminError> {
     let known = known(context, text)?;

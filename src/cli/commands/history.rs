@@ -16,6 +16,7 @@ use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::cli::ui::time;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
+use crate::libvirt::Libvirt;
 use crate::messages::label;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;

@@ -10,6 +10,7 @@ use crate::cli::ui::check_table::{self, Asked, Judged};
 use crate::cli::ui::error::AdminError;
 use crate::config::Lifetime;
 use crate::guard::{self, Guard, Mode, Operation, prepare};
+use crate::libvirt::Libvirt;
 use crate::log;
 use crate::store::Origin;
 use crate::verdict::facts::TpmState;

@@ -12,6 +12,7 @@ use crate::config::Lifetime;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
+use crate::libvirt::Libvirt;
 use crate::libvirt::files;
 use crate::libvirt::secret::HostSecrets;
 use crate::messages::label;

@@ -13,6 +13,7 @@ use crate::cli::{domains, tpm_place};
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
 use crate::ids::DomainUuid;
+use crate::libvirt::Libvirt;
 use crate::messages::quoted;
 use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
