@@ -13,6 +13,7 @@ use crate::domain::UnreadableDomain;
 use crate::guard::{Mode, prepare};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
@@ -58,7 +59,13 @@ fn some(
             return Ok(judged);
         };
         progress.at(name);
-        let mut outcome = prepare(&guard, domain, "check", Mode::DryRun, default_deadline());
+        let mut outcome = prepare(
+            &guard,
+            domain,
+            Origin::Check,
+            Mode::DryRun,
+            default_deadline(),
+        );
         if let Err(unreadable) = domain {
             would_not_start(&mut outcome, unreadable);
         }

@@ -11,9 +11,9 @@ use crate::host::dirs::LibvirtDirs;
 use crate::key::random::RandomError;
 use crate::key::wrap::WrapError;
 use crate::keyring::{Keyring, KeyringError};
-use crate::libvirt::LibvirtClient;
 use crate::libvirt::files::FilesError;
 use crate::libvirt::secret::SecretError;
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyError;
 
@@ -72,13 +72,6 @@ pub(crate) enum HostError {
     Io { path: PathBuf, error: io::Error },
 }
 
-impl HostError {
-    pub(crate) fn io(path: &Path, error: io::Error) -> Self {
-        let path = path.to_owned();
-        Self::Io { path, error }
-    }
-}
-
 /// The host. Everything that it hands out is opened anew.
 pub(crate) struct Host {
     state_dir: PathBuf,
@@ -114,7 +107,7 @@ impl Host {
         match Store::open(&self.state_dir, access, default_deadline()) {
             Ok(store) => {
                 if access != Access::Read {
-                    store.be_whole_when_closed()?;
+                    store.checkpoint_on_close()?;
                 }
                 Ok(Some(store))
             }
@@ -159,7 +152,7 @@ impl Host {
     }
 
     /// The libvirt whose guests are listed.
-    pub(crate) fn libvirt(&self) -> LibvirtClient {
-        LibvirtClient::at(GUESTS_URI)
+    pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
+        Box::new(LibvirtClient::at(GUESTS_URI))
     }
 }

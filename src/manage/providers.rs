@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
 use crate::ids::ProviderUuid;
-use crate::store::{Access, Store, StoreError, former_of};
+use crate::store::{Access, Store, StoreError, previous_key_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
 /// A provider, as answers and messages name it.
@@ -93,7 +93,7 @@ impl Host {
 
 /// Refuses a previous key of a provider.
 pub(crate) fn refuse_previous_key(store: &Store, provider: &Provider) -> Result<(), ProviderError> {
-    let Some(owner) = former_of(provider) else {
+    let Some(owner) = previous_key_of(provider) else {
         return Ok(());
     };
     let mut providers = store.providers()?.into_iter();
@@ -107,7 +107,8 @@ pub(crate) fn refuse_previous_key(store: &Store, provider: &Provider) -> Result<
 /// The provider that wraps a new key in the place of one that `provider` wraps: itself, or, of
 /// a previous key, the one whose key it was.
 pub(crate) fn for_new_keys<'a>(provider: &'a Provider, all: &'a [Provider]) -> &'a Provider {
-    let owner = former_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
+    let owner =
+        previous_key_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
     owner.unwrap_or(provider)
 }
 

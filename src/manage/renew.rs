@@ -17,7 +17,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files;
 use crate::manage::opened::{OpenedKey, opened_keys, wrap_for};
-use crate::store::{Access, AddKey, EventFilter, OtherKeys, Store, StoreError};
+use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
 
 /// What `key renew` did.
@@ -152,7 +152,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
         replaced: old.key_ref.id,
         retired,
         not_retired,
-        not_recorded: guest.record(&mut store, "renew", message).err(),
+        not_recorded: guest.record(&mut store, Origin::Renew, message).err(),
     })
 }
 

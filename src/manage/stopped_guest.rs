@@ -9,9 +9,9 @@ use crate::domain::{self, Domain, DomainXmlError, Emulator, Vtpm};
 use crate::guard::Guard;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
-use crate::libvirt::{Guest, LibvirtClient, SavedRuns};
+use crate::libvirt::{Guest, Libvirt, SavedRuns};
 use crate::messages::{Arg, label};
-use crate::store::{Event, Store, StoreError};
+use crate::store::{Event, Origin, Store, StoreError};
 use crate::swtpm::{LockError, LockedState, RecryptError, StagedState, TpmData};
 
 /// A guest that libvirt knows, with its definition read; it has an emulated TPM.
@@ -82,7 +82,7 @@ impl DefinedGuest {
     }
 
     /// Fails unless it is stopped, and nothing is kept that resumes with its TPM's present state.
-    pub(crate) fn must_be_stopped(&self, libvirt: &LibvirtClient) -> Result<(), StoppedError> {
+    pub(crate) fn must_be_stopped(&self, libvirt: &dyn Libvirt) -> Result<(), StoppedError> {
         if !self.guest.persistent {
             return Err(StoppedError::Transient(self.reference()));
         }
@@ -149,19 +149,11 @@ impl DefinedGuest {
     pub(crate) fn record(
         &self,
         store: &mut Store,
-        operation: &str,
+        origin: Origin,
         message: String,
     ) -> Result<(), StoreError> {
-        store.record_event(&Event {
-            at: Timestamp::now(),
-            domain_uuid: self.uuid(),
-            domain_name: self.guest.name.clone(),
-            operation: operation.to_owned(),
-            allowed: true,
-            code: None,
-            message,
-            repairs_json: "[]".to_owned(),
-        })
+        let (now, name) = (Timestamp::now(), &self.guest.name);
+        store.record_event(&Event::new(now, origin, self.uuid(), name, message))
     }
 }
 
@@ -174,7 +166,7 @@ impl Host {
     /// The same, stopped.
     pub(crate) fn stopped_guest(&self, text: &str) -> Result<DefinedGuest, StoppedError> {
         let guest = self.guest_with_tpm(text)?;
-        guest.must_be_stopped(&self.libvirt())?;
+        guest.must_be_stopped(&*self.libvirt())?;
         Ok(guest)
     }
 }

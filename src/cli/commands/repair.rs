@@ -11,6 +11,7 @@ use crate::cli::ui::progress::Progress;
 use crate::guard::{Mode, prepare};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::store::Origin;
 
 pub(crate) fn run(
     context: &Context,
@@ -53,7 +54,7 @@ fn repair(
     let progress = Progress::new("repairing", guests.len());
     let judge = |ListedGuest { name, domain }| {
         progress.at(&name);
-        let outcome = prepare(&guard, &domain, "repair", mode, default_deadline());
+        let outcome = prepare(&guard, &domain, Origin::Repair, mode, default_deadline());
         Judged { name, outcome }
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();

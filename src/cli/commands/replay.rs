@@ -13,6 +13,7 @@ use crate::guard::{self, Guard, Mode, Operation, prepare};
 use crate::log;
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::store::Origin;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::{Decision, Reason, Verdict};
@@ -62,7 +63,13 @@ fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &ListedGu
     {
         context.output.note(&error.to_string());
     }
-    let outcome = prepare(guard, &guest.domain, "replay", mode, default_deadline());
+    let outcome = prepare(
+        guard,
+        &guest.domain,
+        Origin::Replay,
+        mode,
+        default_deadline(),
+    );
     if !replay.dry_run {
         log::decision(&guest.name, "replay", &outcome);
     }

@@ -53,11 +53,6 @@ impl CommandError {
             .with_hint("run it as root")
     }
 
-    /// Whether another user could do it.
-    pub(crate) fn is_for_want_of_permission(&self) -> bool {
-        self.kind == Kind::NoPermission
-    }
-
     /// The exit status of the design.
     pub(crate) fn status(&self) -> ExitCode {
         ExitCode::from(match self.kind {

@@ -18,7 +18,7 @@ use crate::manage::stopped_guest::StoppedError;
 use crate::messages::{Arg, label, quoted};
 use crate::recovery::file::RecoveryError;
 use crate::staging::StagingError;
-use crate::store::{Obstacle, StoreError};
+use crate::store::{StoreError, UnavailableReason};
 use crate::swtpm::LockError;
 
 impl From<StoreError> for CommandError {
@@ -63,17 +63,19 @@ impl From<StoreError> for CommandError {
     }
 }
 
-fn in_the_way(error: &StoreError, reason: &Obstacle) -> CommandError {
+fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
     match reason {
-        Obstacle::NotOurs { user, .. } if *user != 0 => CommandError::no_permission(error),
-        Obstacle::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
+        UnavailableReason::NotOurs { user, .. } if *user != 0 => CommandError::no_permission(error),
+        UnavailableReason::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
             CommandError::no_permission(error)
         }
-        Obstacle::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
+        UnavailableReason::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             CommandError::refused(error).with_hint("nothing is overwritten: name a new file")
         }
-        Obstacle::NotOurs { .. } | Obstacle::WritableByOthers { .. } => CommandError::failed(error)
-            .with_hint("only root's own files are trusted: chown root, chmod go-w"),
+        UnavailableReason::NotOurs { .. } | UnavailableReason::WritableByOthers { .. } => {
+            CommandError::failed(error)
+                .with_hint("only root's own files are trusted: chown root, chmod go-w")
+        }
         _ => CommandError::failed(error),
     }
 }
@@ -321,13 +323,13 @@ pub(crate) fn backup(error: StoreError) -> CommandError {
                 .with_hint("install a newer vtpm-guard")
         }
         StoreError::Unavailable {
-            reason: Obstacle::NotAFile | Obstacle::NotAStore,
+            reason: UnavailableReason::NotAFile | UnavailableReason::NotAStore,
             ..
         } => CommandError::failed(error)
             .with_hint("backups are made by: vtpm-guard store backup FILE"),
         StoreError::Unavailable {
             path,
-            reason: Obstacle::Program { kind, name },
+            reason: UnavailableReason::Program { kind, name },
         } => {
             let name = name.replace('"', "\"\"");
             let hint = format!(

@@ -3,7 +3,6 @@
 use std::collections::btree_map::Entry;
 
 use super::{Adopting, Candidate, Target};
-use crate::cli::commands::provider::named_by;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
@@ -11,10 +10,11 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::KeyringError;
-use crate::libvirt::LibvirtClient;
 use crate::libvirt::files::{self, StoredValue};
 use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
     AdoptFacts, Evidence, Expected, Held, HeldKey, SecretAtHand, Sharer, Undisclosed,

@@ -14,9 +14,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use super::provider::Exclusive;
 use crate::cli::args::Domains;
-use crate::cli::commands::{key, provider};
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
@@ -28,6 +26,7 @@ use crate::key::kek::Kek;
 use crate::libvirt::{Guest, LibvirtClient};
 use crate::manage::guests::GuestError;
 use crate::manage::host::BrokenConfig;
+use crate::manage::providers::ProvidersLock;
 use crate::store::Store;
 use crate::verdict::facts::Provider;
 
@@ -110,13 +109,13 @@ pub(crate) fn run(
 ) -> Result<ExitCode, CommandError> {
     let guard = context.host.guard(BrokenConfig::Fail)?;
     let (store, found) = match provider {
-        Some(name) => provider::find_for_new_keys(context, name)?,
-        None => key::default_provider(context)?,
+        Some(name) => context.host.provider_for_new_keys(Some(name))?,
+        None => context.host.provider_for_new_keys(None)?,
     };
     let known = known_guests(context)?;
     let (chosen, others) = choose(context, which, &known)?;
     // A provider that is deleted or rotated meanwhile would take the key with it.
-    let _exclusive = Exclusive::acquire(context)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let mut adopting = Adopting {
         secrets: LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt),
         guard,

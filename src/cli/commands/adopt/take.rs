@@ -2,13 +2,13 @@
 
 use super::examine::{Examined, provider_of};
 use super::{Adopting, Candidate, SecretFate, Taken, Target, words};
-use crate::cli::commands::provider::named_by;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::store::{AddKey, NewKey, OtherKeys};
 use crate::verdict::adopt::{AdoptedKey, SecretAtHand, decide};
 use crate::verdict::facts::{Provider, References};

@@ -2,7 +2,6 @@
 //! again where nothing comes of it.
 
 use super::words;
-use crate::cli::commands::provider;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
@@ -11,6 +10,7 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::host::default_deadline;
 use crate::manage::opened::{OpenedKey, opened_keys};
+use crate::manage::providers::named_by;
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -49,7 +49,7 @@ impl Choice {
         named: Option<&str>,
     ) -> Result<(Store, Self), CommandError> {
         if let Some(name) = named {
-            let (store, provider) = provider::find_for_new_keys(context, name)?;
+            let (store, provider) = context.host.provider_for_new_keys(Some(name))?;
             return Ok((store, Self::Named(provider)));
         }
         let store = context
@@ -114,7 +114,7 @@ impl Key {
         let secret = secret
             .or(placeholder.and_then(|row| row.secret_uuid))
             .unwrap_or_else(SecretUuid::random);
-        let bound = placeholder.and_then(|row| provider::named_by(row, &seen.providers));
+        let bound = placeholder.and_then(|row| named_by(row, &seen.providers));
         let provider = match choice {
             Choice::Named(provider) => provider,
             Choice::Default(default) => {
@@ -161,7 +161,7 @@ impl Key {
             return Ok(());
         };
         let now = Timestamp::now();
-        let taken_back = store.take_back_fresh_key(domain, None, now)?;
+        let taken_back = store.retire_fresh_key(domain, None, now)?;
         let placeholder = taken_back.and_then(|taken_back| taken_back.placeholder);
         let (Made::InNewRow, Some(key_ref)) = (made, placeholder) else {
             return Ok(());

@@ -27,12 +27,12 @@ use crate::cli::ui::host_errors::not_recorded;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::libvirt::LibvirtClient;
+use crate::libvirt::Libvirt;
 use crate::libvirt::secret::SecretError;
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::stopped_guest::{DefinedGuest, StoppedError};
 use crate::messages::quoted;
-use crate::store::Store;
+use crate::store::{Origin, Store};
 use crate::swtpm::{LockedState, TpmData};
 use crate::verdict::facts::Provider;
 
@@ -52,7 +52,7 @@ pub(crate) fn run(
         .map_err(|error| StoppedError::Recrypt(known.reference(), error.into()))?;
     let mut job = Job {
         context,
-        libvirt: &libvirt,
+        libvirt: &*libvirt,
         store: &mut store,
         known: &known,
     };
@@ -66,7 +66,7 @@ pub(crate) fn run(
 /// One guest's encryption.
 struct Job<'a> {
     context: &'a Context,
-    libvirt: &'a LibvirtClient,
+    libvirt: &'a dyn Libvirt,
     store: &'a mut Store,
     known: &'a DefinedGuest,
 }
@@ -200,7 +200,7 @@ impl Job<'_> {
     }
 
     fn record(&mut self, message: String) {
-        if let Err(error) = self.known.record(self.store, "encrypt", message) {
+        if let Err(error) = self.known.record(self.store, Origin::Encrypt, message) {
             self.context.output.note(&not_recorded(&error));
         }
     }

@@ -4,7 +4,7 @@ mod notes;
 
 use serde_json::json;
 
-use super::{document, provider};
+use super::document;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
@@ -12,14 +12,14 @@ use crate::ids::KeyRefId;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::default_deadline;
 use crate::messages::quoted;
-use crate::store::{Access, Bound, Change, Store};
+use crate::store::{BindingChange, Change, Store};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::Repair;
 
 /// What binding did.
 enum Done {
     /// To one without a key.
-    Placeholder(Bound),
+    Placeholder(BindingChange),
     /// These keyed rows, which the provider's key opens, name it now.
     Rebound(Vec<KeyRefId>),
     /// This keyed row is bound to it already.
@@ -28,8 +28,8 @@ enum Done {
 
 pub(crate) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<(), CommandError> {
     let (mut store, provider) = match named {
-        Some(name) => provider::find_for_new_keys(context, name)?,
-        None => default_provider(context)?,
+        Some(name) => context.host.provider_for_new_keys(Some(name))?,
+        None => context.host.provider_for_new_keys(None)?,
     };
     let domain = context.host.present_guest(text)?;
     let now = Timestamp::now();
@@ -56,19 +56,6 @@ pub(crate) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
         Done::Placeholder(_) => notes::say(context, &store, &domain, &provider),
         Done::Rebound(_) | Done::Keyed(_) => Ok(()),
     }
-}
-
-/// The store, and the default provider in it.
-pub(crate) fn default_provider(context: &Context) -> Result<(Store, Provider), CommandError> {
-    let none = || {
-        CommandError::usage("there is no default provider").with_hint(
-            "name one: --provider NAME; or choose one: vtpm-guard provider set-default NAME",
-        )
-    };
-    let store = context.host.store(Access::Write)?.ok_or_else(none)?;
-    let providers = store.providers()?;
-    let default = providers.into_iter().find(|provider| provider.is_default);
-    Ok((store, default.ok_or_else(none)?))
 }
 
 /// Binds the keyed rows that the provider's key opens to it.
@@ -145,9 +132,9 @@ fn answer(
     done: &Done,
 ) -> Result<(), CommandError> {
     let (action, key_refs) = match done {
-        Done::Placeholder(Bound::Made(id)) => ("made", vec![*id]),
-        Done::Placeholder(Bound::Moved { key_ref, .. }) => ("moved", vec![*key_ref]),
-        Done::Placeholder(Bound::Already(id)) | Done::Keyed(id) => ("none", vec![*id]),
+        Done::Placeholder(BindingChange::Added(id)) => ("made", vec![*id]),
+        Done::Placeholder(BindingChange::Moved { key_ref, .. }) => ("moved", vec![*key_ref]),
+        Done::Placeholder(BindingChange::Unchanged(id)) | Done::Keyed(id) => ("none", vec![*id]),
         Done::Rebound(ids) => ("rebound", ids.clone()),
     };
     let document = json!({
@@ -158,17 +145,17 @@ fn answer(
     });
     let (label, provider) = (domain.label(), quoted(&provider.name));
     context.output.answer(&document, |out| match done {
-        Done::Placeholder(Bound::Made(id)) => writeln!(
+        Done::Placeholder(BindingChange::Added(id)) => writeln!(
             out,
             "{label} is bound to provider {provider} (key reference {id}); its key is made at \
              its first start"
         ),
-        Done::Placeholder(Bound::Moved { key_ref, from }) => writeln!(
+        Done::Placeholder(BindingChange::Moved { key_ref, from }) => writeln!(
             out,
             "{label} is now bound to provider {provider} (key reference {key_ref}; was {})",
             quoted(from)
         ),
-        Done::Placeholder(Bound::Already(id)) | Done::Keyed(id) => writeln!(
+        Done::Placeholder(BindingChange::Unchanged(id)) | Done::Keyed(id) => writeln!(
             out,
             "{label} is bound to provider {provider} already (key reference {id}): nothing \
              changed"

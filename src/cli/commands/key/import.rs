@@ -8,7 +8,6 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::document;
-use crate::cli::commands::provider::for_new_keys;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
@@ -20,6 +19,7 @@ use crate::key::wrap::{self, WrappedDek};
 use crate::manage::guests::{GuestRef, refuse_ambiguous};
 use crate::manage::host::default_deadline;
 use crate::manage::opened::{opened_keys, wrap_for};
+use crate::manage::providers::for_new_keys;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
 use crate::swtpm::StateFile;

@@ -8,7 +8,6 @@ mod prune;
 mod renew;
 mod show;
 
-pub(crate) use bind::default_provider;
 pub(crate) use list::state;
 
 use std::process::ExitCode;
@@ -16,7 +15,6 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::args;
-use crate::cli::commands::provider;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
 use crate::cli::ui::error::CommandError;
@@ -24,7 +22,7 @@ use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::manage::guests::GuestRef;
 use crate::messages::label;
-use crate::store::{Access, Store, StoreError, UsedKey};
+use crate::store::{Access, Store, StoreError, UseKeyResult};
 
 pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, CommandError> {
     match verb {
@@ -116,7 +114,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), CommandError> {
 fn use_key(context: &Context, id: KeyRefId) -> Result<(), CommandError> {
     let mut store = store_with(context, id)?;
     let was_retired = store.key_ref(id)?.retired_at.is_some();
-    let UsedKey { domain, retired } = store.use_key(id, Timestamp::now())?;
+    let UseKeyResult { domain, retired } = store.use_key(id, Timestamp::now())?;
     let name = store.last_name(domain)?;
     let changed = was_retired || !retired.is_empty();
     let document = json!({

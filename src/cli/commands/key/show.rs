@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 
 use super::list;
-use super::{document, no_rows, provider};
+use super::{document, no_rows};
 use crate::cli::context::Context;
 use crate::cli::ui::answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::guard::try_rows;
 use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::manage::tpm_place::{self, TpmPlace};
 use crate::store::{Access, KeyRefRecord};
 use crate::swtpm::state_path;
@@ -189,7 +190,7 @@ impl Tried<'_> {
 /// The provider that has the KEK of a keyed row, the named one first; for a placeholder the
 /// one that it names.
 fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provider> {
-    let named = provider::named_by(&row.key_ref, providers);
+    let named = named_by(&row.key_ref, providers);
     let Some(key_id) = list::key_id(&row.key_ref) else {
         return named;
     };

@@ -1,7 +1,7 @@
 //! `provider create`: a new key under a name.
 
 use super::list::Described;
-use super::{Exclusive, name, reseal};
+use super::{name, reseal};
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
@@ -9,6 +9,7 @@ use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
 use crate::keyring::{StoredKek, WeakerSeal};
 use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
@@ -24,7 +25,7 @@ pub(crate) fn run(
         .host
         .store(Access::Create)?
         .ok_or(StoreError::Missing)?;
-    let _exclusive = Exclusive::acquire(context)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let providers = store.providers()?;
     if providers.iter().any(|provider| provider.name == name) {
         return Err(StoreError::NameTaken(name.to_owned()).into());
@@ -45,7 +46,7 @@ pub(crate) fn run(
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
-    answer(context, &store.provider_of(new.uuid)?, &stored)
+    answer(context, &store.provider_by_uuid(new.uuid)?, &stored)
 }
 
 fn answer(context: &Context, provider: &Provider, stored: &StoredKek) -> Result<(), CommandError> {

@@ -2,20 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::{Exclusive, find};
 use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, LockedDomain, Store};
+use crate::store::{Access, DependentDomain, Store};
 use crate::verdict::facts::Provider;
 
 pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), CommandError> {
-    let (mut store, found) = find(context, name, Access::Write)?;
-    let _exclusive = Exclusive::acquire(context)?;
-    let provider = store.provider_of(found.uuid)?;
-    let locked = named(context, &store, store.domains_locked_without(&provider)?)?;
+    let (mut store, found) = context.host.provider(name, Access::Write)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
+    let provider = store.provider_by_uuid(found.uuid)?;
+    let locked = named(context, &store, store.dependent_domains(&provider)?)?;
     if !force {
         refuse_harm(context, &provider, &locked)?;
     }
@@ -29,15 +29,15 @@ pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), Comm
 fn named(
     context: &Context,
     store: &Store,
-    mut guests: Vec<LockedDomain>,
-) -> Result<Vec<LockedDomain>, CommandError> {
+    mut guests: Vec<DependentDomain>,
+) -> Result<Vec<DependentDomain>, CommandError> {
     let mut names = context
         .host
         .names(store, guests.iter().map(|guest| guest.uuid).collect())?;
     for guest in &mut guests {
         guest.name = names.remove(&guest.uuid);
     }
-    let nameless_last = |guest: &LockedDomain| (guest.name.is_none(), guest.name.clone());
+    let nameless_last = |guest: &DependentDomain| (guest.name.is_none(), guest.name.clone());
     guests.sort_by_key(nameless_last);
     Ok(guests)
 }
@@ -45,7 +45,7 @@ fn named(
 fn refuse_harm(
     context: &Context,
     provider: &Provider,
-    locked: &[LockedDomain],
+    locked: &[DependentDomain],
 ) -> Result<(), CommandError> {
     let word = Arg::provider(provider);
     if !locked.is_empty() {
@@ -112,7 +112,7 @@ pub(crate) fn remove_key(
 fn answer(
     context: &Context,
     provider: &Provider,
-    locked: &[LockedDomain],
+    locked: &[DependentDomain],
     key_removed: bool,
 ) -> Result<(), CommandError> {
     let document = json!({
@@ -152,8 +152,8 @@ fn answer(
     Ok(())
 }
 
-fn documents(locked: &[LockedDomain]) -> Value {
+fn documents(locked: &[DependentDomain]) -> Value {
     let document =
-        |guest: &LockedDomain| json!({ "name": guest.name, "uuid": guest.uuid.to_string() });
+        |guest: &DependentDomain| json!({ "name": guest.name, "uuid": guest.uuid.to_string() });
     locked.iter().map(document).collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Exclusive, delete, find};
+use super::delete;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::host_errors;
@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, quoted};
 use crate::recovery::file::{RecoveryError, RecoveryFile};
 use crate::store::{Access, Store, StoreError};
@@ -27,7 +28,7 @@ pub(crate) fn run(
     passphrase_file: Option<&Path>,
 ) -> Result<(), CommandError> {
     // What can be known to fail without the key does so before anybody types a passphrase.
-    let (_, provider) = find(context, name, Access::Write)?;
+    let (_, provider) = context.host.provider(name, Access::Write)?;
     if output.symlink_metadata().is_ok() {
         return Err(host_errors::recovery(
             output,
@@ -157,16 +158,16 @@ impl Former {
 /// Drops the former keys that nothing needs any more.
 fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, CommandError> {
     let mut store = reopened(context)?;
-    let _exclusive = Exclusive::acquire(context)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let mut formers = Vec::new();
-    if store.provider_of(provider.uuid)?.key_id != provider.key_id {
+    if store.provider_by_uuid(provider.uuid)?.key_id != provider.key_id {
         // Rotated once more since: what was exported is a former key by now.
         return Ok(formers);
     }
-    for former in store.former_keks(provider)? {
+    for former in store.previous_keys(provider)? {
         let needed = if former.exported_at.is_none() {
             Some(Need::NeverExported)
-        } else if store.delete_former(&former)? {
+        } else if store.delete_previous_key(&former)? {
             // The row before the key that it needs: a kill in between leaves a key that nobody
             // needs.
             delete::remove_key(context, &store, &former)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::list::seal_words;
-use super::{Exclusive, name, reseal};
+use super::{name, reseal};
 use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
 use crate::cli::ui::error::CommandError;
@@ -18,6 +18,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
 use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, quoted};
 use crate::recovery::file::{Header, RecoveryFile};
 use crate::store::{Access, NewProvider, Store, StoreError};
@@ -68,7 +69,7 @@ pub(crate) fn run(context: &Context, import: &Import<'_>) -> Result<(), CommandE
             .host
             .store(Access::Create)?
             .ok_or(StoreError::Missing)?;
-        let _exclusive = Exclusive::acquire(context)?;
+        let _exclusive = ProvidersLock::acquire(&context.host)?;
         let plan = plan(context, import, &store.providers()?, name, header.key_id)?;
         // The key before the row that needs it: a kill in between leaves a key that nobody
         // needs.

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{find, named_by};
 use crate::cli::context::Context;
 use crate::cli::ui::answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, NOTABLE, cell_if, fields, table};
 use crate::keyring::{Keyring, KeyringError, Seal};
 use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::Provider;
 
@@ -89,7 +89,7 @@ pub(crate) fn list(context: &Context) -> Result<(), CommandError> {
 }
 
 pub(crate) fn show(context: &Context, name: &str) -> Result<(), CommandError> {
-    let (store, provider) = find(context, name, Access::Read)?;
+    let (store, provider) = context.host.provider(name, Access::Read)?;
     let keyring = context.host.keyring();
     let rows = store.all_key_refs(None, false)?;
     let described = describe(&provider, &store.providers()?, &rows, &keyring);

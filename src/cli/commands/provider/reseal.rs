@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Exclusive, find};
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::keyring::{KeyringError, Resealed, Seal, StoredKek};
 use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, one_line};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
@@ -21,7 +21,7 @@ struct Line {
 
 pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, CommandError> {
     let providers = match name {
-        Some(name) => vec![find(context, name, Access::Read)?.1],
+        Some(name) => vec![context.host.provider(name, Access::Read)?.1],
         None => match context.host.store(Access::Read)? {
             Some(store) => store.providers()?,
             None => Vec::new(),
@@ -33,7 +33,7 @@ pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Com
             .answer(&json!([]), |out| writeln!(out, "no providers yet"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let _exclusive = Exclusive::acquire(context)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let keyring = context.host.keyring();
     let mut lines = Vec::new();
     for provider in providers {

@@ -13,7 +13,6 @@ use serde_json::json;
 
 use self::original::{LeftBehind, Source};
 use super::document;
-use crate::cli::commands::provider;
 use crate::cli::commands::state::not_put_back;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
@@ -23,9 +22,12 @@ use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::manage::host::BrokenConfig;
 use crate::manage::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::manage::providers::{for_new_keys, named_by};
 use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::quoted;
-use crate::store::{Access, AddKey, Bound, KeyRefRecord, OtherKeys, Store, StoreError};
+use crate::store::{
+    Access, AddKey, BindingChange, KeyRefRecord, Origin, OtherKeys, Store, StoreError,
+};
 use crate::swtpm::{EncryptedState, StateFile, read_state};
 use crate::tpm_copies::restore_copy;
 use crate::verdict::facts::{KeyRef, Provider};
@@ -39,7 +41,7 @@ enum Done {
     /// A row of the clone's opens its TPM already.
     Already(KeyRefId),
     /// A placeholder: the clone's first start makes a key.
-    Bound(Bound),
+    Bound(BindingChange),
 }
 
 /// The original and its clone.
@@ -144,7 +146,7 @@ fn wrap_for_clone(
     key: &OpenedKey,
 ) -> Result<(KeyRefId, Provider), CommandError> {
     let (clone, now) = (&pair.clone, Timestamp::now());
-    let provider = provider::for_new_keys(&key.provider, &store.providers()?).clone();
+    let provider = for_new_keys(&key.provider, &store.providers()?).clone();
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
         provider: provider.uuid,
@@ -213,11 +215,11 @@ fn bind(
         .iter()
         .find(keyed)
         .or_else(|| rows.first())
-        .and_then(|row| provider::named_by(row, &seen.providers))
+        .and_then(|row| named_by(row, &seen.providers))
         .ok_or_else(|| words::not_bound(pair))?;
-    let provider = provider::for_new_keys(provider, &seen.providers);
+    let provider = for_new_keys(provider, &seen.providers);
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
-    if !matches!(bound, Bound::Already(_)) {
+    if !matches!(bound, BindingChange::Unchanged(_)) {
         let (original, provider) = (pair.original.label(), &provider.name);
         let message = format!("bound to provider {provider}, as {original} is");
         record(context, &pair.clone, store, message);
@@ -226,7 +228,7 @@ fn bind(
 }
 
 fn record(context: &Context, clone: &DefinedGuest, store: &mut Store, message: String) {
-    if let Err(error) = clone.record(store, "clone", message) {
+    if let Err(error) = clone.record(store, Origin::Clone, message) {
         context.output.note(&not_recorded(&error));
     }
 }
@@ -240,9 +242,9 @@ fn answer(
     let (action, id) = match done {
         Done::Copied(id) => ("copied", id),
         Done::TakenOver(id, _) => ("taken-over", id),
-        Done::Already(id) | Done::Bound(Bound::Already(id)) => ("none", id),
-        Done::Bound(Bound::Made(id)) => ("made", id),
-        Done::Bound(Bound::Moved { key_ref, .. }) => ("moved", key_ref),
+        Done::Already(id) | Done::Bound(BindingChange::Unchanged(id)) => ("none", id),
+        Done::Bound(BindingChange::Added(id)) => ("made", id),
+        Done::Bound(BindingChange::Moved { key_ref, .. }) => ("moved", key_ref),
     };
     let document = json!({
         "domain": document(&pair.original.named()),
@@ -268,7 +270,7 @@ fn answer(
             out,
             "{clone} has the key of its TPM state already (key reference {id}): nothing changed"
         ),
-        Done::Bound(Bound::Already(_)) => writeln!(
+        Done::Bound(BindingChange::Unchanged(_)) => writeln!(
             out,
             "{clone} is bound to provider {provider} already (key reference {id}): nothing \
              changed"
