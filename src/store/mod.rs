@@ -45,7 +45,7 @@ use place::Place;
 use schema::Identity;
 
 pub use announced::ANNOUNCEMENT_LIFETIME;
-pub use apply::{Change, NewKey};
+pub use apply::Change;
 pub use backup::Restored;
 pub use bindings::{Bound, LockedDomain, Unbound};
 pub use check::StoreFinding;
