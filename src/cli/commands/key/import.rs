@@ -20,6 +20,7 @@ use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::keyring::unlock::Unlocker;
+use crate::libvirt::Libvirt;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store};
 use crate::swtpm::StateFile;
