@@ -58,9 +58,9 @@ pub(crate) fn find(
         context.host.state_dir(),
         context.host.libvirt_dirs().tpm_states(),
     );
-    let plain: BTreeSet<_> = plain_state::kept(state_dir)
+    let plain: BTreeSet<_> = plain_state::list(state_dir)
         .map_err(|error| {
-            let shelf = plain_state::shelf(state_dir);
+            let shelf = plain_state::dir(state_dir);
             CommandError::failed(format!("{}: {error}", shelf.display()))
         })?
         .into_iter()

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
-use crate::guard::Guard;
+use crate::guard::{Guard, MakeKeyError};
 use crate::host::dirs::LibvirtDirs;
 use crate::key::random::RandomError;
-use crate::key::wrap::WrapError;
+use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
 use crate::libvirt::files::FilesError;
 use crate::libvirt::secret::SecretError;
@@ -55,6 +56,12 @@ pub(crate) enum HostError {
     /// A key could not be wrapped.
     #[error(transparent)]
     Wrap(#[from] WrapError),
+    /// A provider key that several keys need.
+    #[error(transparent)]
+    ProviderKey(#[from] Rc<KeyringError>),
+    /// A key could not be made.
+    #[error(transparent)]
+    MakeKey(#[from] MakeKeyError),
     /// The saved copies of TPM state.
     #[error(transparent)]
     Copies(#[from] CopyError),
@@ -137,7 +144,7 @@ impl Host {
         };
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
-        guard.config_trouble = trouble;
+        guard.config_error = trouble;
         let secrets = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
         guard.secrets = Some(Box::new(secrets));
         Ok(guard)

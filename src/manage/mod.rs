@@ -3,7 +3,6 @@
 
 pub(crate) mod guests;
 pub(crate) mod host;
-pub(crate) mod opened;
 pub(crate) mod providers;
 pub(crate) mod renew;
 pub(crate) mod stopped_guest;

@@ -15,8 +15,8 @@ use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::libvirt::files;
-use crate::manage::opened::{OpenedKey, opened_keys, wrap_for};
 use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
 
@@ -110,19 +110,25 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
     };
     let mut store = store.ok_or(StoreError::Missing)?;
     store.set_deadline(default_deadline())?;
-    let keyring = host.keyring();
+    let mut unlocker = Unlocker::new(&host.keyring());
     let found = store.references(guest.uuid(), Timestamp::now())?;
-    let keys = opened_keys(&keyring, found.key_refs, &found.providers, guest.uuid());
+    let keys = unlocker.open_rows(
+        found.key_refs,
+        &found.providers,
+        guest.uuid(),
+        default_deadline(),
+    );
     let (old, data) = proven(&guest, keys, locked.blob())?;
     let provider = for_new_keys(&old.provider, &found.providers);
 
     let dek = Dek::generate()?;
+    let key = unlocker.wrap(&dek, provider, guest.uuid(), default_deadline())?;
     let staged = guest.stage(locked, &data, &dek)?;
     let now = Timestamp::now();
     let key_ref = store.add_key(&AddKey {
         domain: guest.uuid(),
         provider: provider.uuid,
-        key: &wrap_for(&keyring, provider, &dek, guest.uuid())?,
+        key: &key,
         secret_uuid: Some(secret),
         // The TPM is one that a guest has used.
         first_used_at: Some(now),

@@ -7,9 +7,11 @@ use std::path::Path;
 use super::answer::count;
 use super::error::CommandError;
 use crate::config::ConfigError;
+use crate::guard::MakeKeyError;
 use crate::ids::DomainUuid;
 use crate::key::random::RandomError;
 use crate::keyring::KeyringError;
+use crate::keyring::unlock::WrapError;
 use crate::libvirt::secret::SecretError;
 use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::host::HostError;
@@ -82,7 +84,13 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
 
 impl From<KeyringError> for CommandError {
     fn from(error: KeyringError) -> Self {
-        let hint = match &error {
+        (&error).into()
+    }
+}
+
+impl From<&KeyringError> for CommandError {
+    fn from(error: &KeyringError) -> Self {
+        let hint = match error {
             KeyringError::Missing(_)
             | KeyringError::Damaged { .. }
             | KeyringError::UnsealFailed { .. } => {
@@ -134,8 +142,13 @@ impl From<HostError> for CommandError {
             HostError::NoConfig(_) => Self::usage(error),
             HostError::Libvirt(_) => Self::failed(error)
                 .with_hint("see whether it runs: virsh -c qemu:///system list --all"),
+            HostError::ProviderKey(error) | HostError::Wrap(WrapError::Keyring(error)) => {
+                (&*error).into()
+            }
+            HostError::MakeKey(MakeKeyError::Wrap(error)) => HostError::Wrap(error).into(),
             HostError::SecretFiles(_)
             | HostError::Wrap(_)
+            | HostError::MakeKey(_)
             | HostError::Random(_)
             | HostError::Io { .. } => Self::failed(error),
         }

@@ -6,10 +6,11 @@ use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
+use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, WrappedDek};
 use crate::manage::host::default_deadline;
 use crate::manage::providers::named_by;
-use crate::store::{AddKey, NewKey, OtherKeys};
+use crate::store::{AddKey, OtherKeys};
 use crate::verdict::adopt::{AdoptedKey, SecretAtHand, decide};
 use crate::verdict::facts::{Provider, References};
 

@@ -6,10 +6,10 @@ use crate::guard::plain_state;
 use crate::ids::DomainUuid;
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    match plain_state::kept(context.host.state_dir()) {
+    match plain_state::list(context.host.state_dir()) {
         Ok(domains) => domains.into_iter().map(still_kept).collect(),
         Err(error) => vec![unreadable(
-            &plain_state::shelf(context.host.state_dir()),
+            &plain_state::dir(context.host.state_dir()),
             &error,
         )],
     }

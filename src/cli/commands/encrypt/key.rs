@@ -8,8 +8,9 @@ use crate::clock::Timestamp;
 use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::keyring::unlock::{OpenedKey, Unlocker};
+use crate::manage::host::HostError;
 use crate::manage::host::default_deadline;
-use crate::manage::opened::{OpenedKey, opened_keys};
 use crate::manage::providers::named_by;
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
@@ -72,7 +73,8 @@ impl Choice {
 /// The keys of the guest that open on this host.
 pub(crate) fn opened(context: &Context, seen: &References, domain: DomainUuid) -> Vec<OpenedKey> {
     let rows = seen.key_refs.iter().cloned();
-    opened_keys(&context.host.keyring(), rows, &seen.providers, domain)
+    let mut unlocker = Unlocker::new(&context.host.keyring());
+    unlocker.open_rows(rows, &seen.providers, domain, default_deadline())
 }
 
 impl Key {
@@ -121,12 +123,17 @@ impl Key {
                 bound.cloned().or(default).ok_or_else(words::no_provider)?
             }
         };
-        let kek = context
-            .host
-            .keyring()
-            .open(provider.key_id, default_deadline())?;
-        let (new_key, dek) =
-            make_key(Some(&*store), &kek, &provider, domain, None).map_err(CommandError::failed)?;
+        let mut unlocker = Unlocker::new(&context.host.keyring());
+        let patience = default_deadline();
+        let made = make_key(
+            &mut unlocker,
+            Some(&*store),
+            &provider,
+            domain,
+            None,
+            patience,
+        );
+        let (new_key, dek) = made.map_err(HostError::from)?;
         let made = store.apply(&Change {
             domain,
             seen,

@@ -126,7 +126,7 @@ impl Job<'_> {
         key: &Key,
     ) -> Result<PathBuf, Failure> {
         let (known, state_dir) = (self.known, self.context.host.state_dir());
-        let kept = plain_state::keep(state_dir, known.uuid(), &held)
+        let kept = plain_state::save(state_dir, known.uuid(), &held)
             .map_err(|error| Failure::Before(words::not_kept(state_dir, &error)))?;
         let staged = known
             .stage(held, data, &key.dek)
@@ -188,7 +188,7 @@ impl Job<'_> {
     /// Takes back what was done for an attempt that failed.
     fn take_back(&mut self, key: &Key, error: CommandError) -> CommandError {
         let domain = self.known.uuid();
-        let forgotten = plain_state::forget(self.context.host.state_dir(), domain);
+        let forgotten = plain_state::remove(self.context.host.state_dir(), domain);
         let undone = forgotten
             .map_err(CommandError::failed)
             .and_then(|_| Ok(key.take_back(self.store, domain)?));

@@ -107,8 +107,8 @@ pub(crate) fn run(
 
 fn drop_copies(state_dir: &Path, guest: &Forgotten) -> Result<(), CommandError> {
     CopyStore::of(state_dir, guest.uuid).remove()?;
-    plain_state::forget(state_dir, guest.uuid).map_err(|error| {
-        let shelf = plain_state::shelf(state_dir);
+    plain_state::remove(state_dir, guest.uuid).map_err(|error| {
+        let shelf = plain_state::dir(state_dir);
         CommandError::failed(format!("{}: {error}", shelf.display()))
     })?;
     Ok(())

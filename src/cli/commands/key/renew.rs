@@ -8,6 +8,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::host_errors::not_recorded;
 use crate::cli::ui::printer::Printer;
 use crate::manage::renew::{RenewError, Renewed, renew};
+
 use crate::messages::quoted;
 
 pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {

@@ -20,8 +20,9 @@ use crate::cli::ui::host_errors::not_recorded;
 use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
-use crate::manage::host::BrokenConfig;
-use crate::manage::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::keyring::unlock::{OpenedKey, Unlocker};
+use crate::manage::host::HostError;
+use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::providers::{for_new_keys, named_by};
 use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::quoted;
@@ -126,9 +127,11 @@ fn opening(
     let (retired, in_use): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|row: &KeyRefRecord| row.retired_at.is_some());
+    let mut unlocker = Unlocker::new(&context.host.keyring());
     for (rows, are_retired) in [(in_use, false), (retired, true)] {
         let rows = rows.into_iter().map(|row| row.key_ref);
-        let found = opened_keys(&context.host.keyring(), rows, &providers, domain)
+        let found = unlocker
+            .open_rows(rows, &providers, domain, default_deadline())
             .into_iter()
             .find(|key| state.is_opened_by(&key.dek));
         if let Some(key) = found {
@@ -147,10 +150,14 @@ fn wrap_for_clone(
 ) -> Result<(KeyRefId, Provider), CommandError> {
     let (clone, now) = (&pair.clone, Timestamp::now());
     let provider = for_new_keys(&key.provider, &store.providers()?).clone();
+    let mut unlocker = Unlocker::new(&context.host.keyring());
+    let wrapped = unlocker
+        .wrap(&key.dek, &provider, clone.uuid(), default_deadline())
+        .map_err(HostError::from)?;
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
         provider: provider.uuid,
-        key: &wrap_for(&context.host.keyring(), &provider, &key.dek, clone.uuid())?,
+        key: &wrapped,
         secret_uuid: Some(pair.secret),
         first_used_at: Some(now),
         // Its own keys do not open its state, which has proven this one; should its own state
