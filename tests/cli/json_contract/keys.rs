@@ -61,8 +61,12 @@ pub(super) fn show(answers: &mut Answers) {
     );
     answers.ask(&site, "one that does not open, and a placeholder", "vm1");
     site.did("key retire 1");
+    answers.ask(&site, "its key is retired", "vm1");
     site.define("vm2", 2, true);
     site.did("key bind vm2 --provider a");
+    site.did(&format!("replay {}", site.path("bin/libvirt/qemu/vm2.xml")));
+    site.state(2, ENCRYPTED);
+    answers.ask(&site, "a key that does not open the TPM", "vm2");
     site.state(2, PLAIN);
     answers.ask(&site, "a guest whose TPM is plain", "vm2");
     site.define("vm3", 3, true);

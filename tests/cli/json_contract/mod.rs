@@ -4,6 +4,7 @@
 //! so does a key that is added: whoever reads the difference accepts it (`cargo insta review`),
 //! and names it in `docs/json.md`.
 
+mod doc;
 mod guests;
 mod hosts;
 mod keys;
