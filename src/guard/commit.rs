@@ -1,14 +1,15 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
-use super::TO_RECORD;
 use super::gather::Gathered;
+use super::{TO_RECORD, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
-use crate::key::kek::Kek;
-use crate::key::wrap::{self, WrappedDek};
-use crate::report;
-use crate::store::{Change, Event, NewKey, Store, StoreError};
+use crate::key::new_key::NewKey;
+use crate::key::random::RandomError;
+use crate::keyring::unlock::{Unlocker, WrapError};
+use crate::messages;
+use crate::store::{Change, Event, Origin, Store, StoreError};
 use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -30,10 +31,10 @@ pub(super) enum Committed {
 pub(super) fn commit(
     gathered: &mut Gathered,
     verdict: &mut Verdict,
-    operation: &str,
+    origin: Origin,
     deadline: Deadline,
 ) -> Committed {
-    let new_key = match key_to_write(gathered, verdict) {
+    let new_key = match key_to_write(gathered, verdict, deadline) {
         Ok(new_key) => new_key,
         Err(refusal) => {
             *verdict = Verdict {
@@ -46,11 +47,11 @@ pub(super) fn commit(
         }
     };
     let (new_key, new_dek) = new_key.unzip();
-    match write(gathered, verdict, new_key.as_ref(), operation, deadline) {
+    match write(gathered, verdict, new_key.as_ref(), origin, deadline) {
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
-            verdict.decision = Decision::Deny(Refusal::Store(error.trouble()));
+            verdict.decision = Decision::Deny(Refusal::Store(error.access_error()));
             verdict.repairs.clear();
             verdict.secret = None;
             Committed::Done { new_dek: None }
@@ -69,8 +70,8 @@ pub(super) fn commit(
 
 /// Records the verdict that a failure after the repairs has become. That this may fail too is
 /// left to the log: the refusal itself is what matters.
-pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, operation: &str) {
-    let Some(event) = event(gathered, verdict, operation) else {
+pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, origin: Origin) {
+    let Some(event) = event(gathered, verdict, origin) else {
         return;
     };
     let Some(store) = &mut gathered.store else {
@@ -88,10 +89,10 @@ fn write(
     gathered: &mut Gathered,
     verdict: &Verdict,
     new_key: Option<&NewKey>,
-    operation: &str,
+    origin: Origin,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let event = event(gathered, verdict, operation);
+    let event = event(gathered, verdict, origin);
     let Gathered {
         facts,
         store: Some(store),
@@ -119,7 +120,7 @@ fn write(
     store.apply(&change)?;
     if facts.state != TpmState::Absent {
         // The start that the key was made for may have ended without anybody to see it.
-        if let Err(error) = store.keep_fresh_key(domain.uuid) {
+        if let Err(error) = store.clear_fresh_key(domain.uuid) {
             tracing::warn!(%error, "the key could not be noted as one in use");
         }
     }
@@ -149,7 +150,11 @@ impl ToWrap {
 }
 
 /// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names.
-fn key_to_write(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
+fn key_to_write(
+    gathered: &mut Gathered,
+    verdict: &Verdict,
+    deadline: Deadline,
+) -> Result<Option<(NewKey, Dek)>, Refusal> {
     let Some(ToWrap {
         provider: uuid,
         origin,
@@ -157,68 +162,72 @@ fn key_to_write(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey
     else {
         return Ok(None);
     };
-    let fault = |reason: String| Refusal::Internal { reason };
-    let (Ok(domain), Ok(References { providers, .. })) =
-        (&gathered.facts.domain, &gathered.facts.references)
-    else {
-        return Err(fault(
-            "a key is to be made for a domain that is not known".to_owned(),
-        ));
-    };
-    let found = providers.iter().find(|provider| provider.uuid == uuid);
-    let opened = found.and_then(|provider| Some((provider, gathered.keys.kek(provider.key_id)?)));
-    let Some((provider, kek)) = opened else {
-        return Err(fault(format!("the key of provider {uuid} was not opened")));
-    };
+    let internal = |reason: String| Refusal::Internal { reason };
     let host_value = match origin {
         KeyOrigin::Random => None,
         KeyOrigin::HostSecret => {
             let value = gathered.host_value();
-            Some(value.ok_or_else(|| fault("libvirt's value is not known".to_owned()))?)
+            Some(value.ok_or_else(|| internal("libvirt's value is not known".to_owned()))?)
         }
     };
-    let store = gathered.store.as_ref();
-    let made = make_key(store, &kek, provider, domain.uuid, host_value);
-    made.map(Some).map_err(fault)
+    let Gathered {
+        facts, store, keys, ..
+    } = gathered;
+    let (Ok(domain), Ok(References { providers, .. })) = (&facts.domain, &facts.references) else {
+        return Err(internal(
+            "a key is to be made for a guest that is not known".to_owned(),
+        ));
+    };
+    let provider = providers.iter().find(|provider| provider.uuid == uuid);
+    let provider = provider.ok_or_else(|| internal(format!("there is no provider {uuid}")))?;
+    let made = make_key(
+        keys.unlocker(),
+        store.as_ref(),
+        provider,
+        domain.uuid,
+        host_value,
+        before_the_answer(deadline),
+    );
+    made.map(Some).map_err(|error| internal(error.to_string()))
 }
 
-/// A key for a guest, wrapped by this provider: the given one, else a new one. Where one was
-/// made for an earlier start of the guest that failed, that one is taken again. What was wrapped
-/// is opened again before it counts. An error says why there is none.
+/// Why a guest gets no key.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeKeyError {
+    /// There was no randomness.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The key could not be wrapped.
+    #[error(transparent)]
+    Wrap(#[from] WrapError),
+}
+
+/// Makes a key for a guest, wrapped by this provider: the given DEK, or else a new one. A key
+/// that was made for an earlier start of the guest, which failed, is used again.
 pub fn make_key(
+    unlocker: &mut Unlocker,
     store: Option<&Store>,
-    kek: &Kek,
     provider: &Provider,
-    domain: DomainUuid,
+    guest: DomainUuid,
     given: Option<Dek>,
-) -> Result<(NewKey, Dek), String> {
-    // Without the earlier ones there is a new one all the same.
-    let spare = store.and_then(|store| store.spare_keys(domain, kek.key_id()).ok());
+    deadline: Deadline,
+) -> Result<(NewKey, Dek), MakeKeyError> {
+    // If the store does not return the earlier ones, a new one is made.
+    let spare = store.and_then(|store| store.spare_keys(guest, provider.key_id).ok());
     for wrapped in spare.into_iter().flatten() {
-        if let Ok(Some(dek)) = wrapped.unwrap(kek, domain)
+        if let Ok(dek) = unlocker.open(&wrapped, guest, deadline)
             && given.as_ref().is_none_or(|given| given.same_as(&dek))
         {
-            return Ok((new_key(provider, wrapped), dek));
+            let key = NewKey::new(wrapped, provider.key_id, provider.key_version);
+            return Ok((key, dek));
         }
     }
     let dek = match given {
         Some(given) => given,
-        None => Dek::generate().map_err(|error| error.to_string())?,
+        None => Dek::generate()?,
     };
-    let wrapped = WrappedDek::wrap(kek, &dek, domain).map_err(|error| error.to_string())?;
-    match wrapped.unwrap(kek, domain) {
-        Ok(Some(again)) if again.same_as(&dek) => Ok((new_key(provider, wrapped), dek)),
-        _ => Err("a wrapped key does not open again".to_owned()),
-    }
-}
-
-fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
-    NewKey {
-        wrapped_dek,
-        key_id: provider.key_id,
-        key_version: provider.key_version,
-        algorithm: wrap::ALGORITHM,
-    }
+    let key = unlocker.wrap(&dek, provider, guest, deadline)?;
+    Ok((key, dek))
 }
 
 /// Whether an allowed start goes by a key that its client brought; one that is refused tells
@@ -230,23 +239,19 @@ fn clients_key(verdict: &Verdict) -> Option<bool> {
     }
 }
 
-fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {
+fn event(gathered: &Gathered, verdict: &Verdict, origin: Origin) -> Option<Event> {
     let domain = gathered.facts.domain.as_ref().ok()?;
     let (code, message) = match &verdict.decision {
-        Decision::Allow(reason) => (None, report::reason(*reason).to_owned()),
+        Decision::Allow(reason) => (None, messages::reason(*reason).to_owned()),
         Decision::Deny(refusal) => (
             Some(refusal.code()),
-            report::refusal(&domain.name, refusal).message,
+            messages::refusal(&domain.name, refusal).message,
         ),
     };
+    let now = Timestamp::now();
     Some(Event {
-        at: Timestamp::now(),
-        domain_uuid: domain.uuid,
-        domain_name: domain.name.clone(),
-        operation: operation.to_owned(),
-        allowed: code.is_none(),
         code,
-        message,
-        repairs_json: report::repairs_json(&verdict.repairs).to_string(),
+        repairs_json: messages::repairs_json(&verdict.repairs).to_string(),
+        ..Event::new(now, origin, domain.uuid, &domain.name, message)
     })
 }

@@ -8,13 +8,11 @@ use super::{Guard, arriving, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::DomainUuid;
-use crate::kept::KeptState;
 use crate::key::id::KeyId;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
-use crate::verdict::facts::{
-    Facts, KekState, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial,
-};
+use crate::tpm_copies::SavedCopy;
+use crate::verdict::facts::{Facts, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial};
 
 /// The facts, and what was opened on the way to them.
 pub(super) struct Gathered {
@@ -23,7 +21,7 @@ pub(super) struct Gathered {
     /// The store that the rows came from; `None` where there is none, or it is unusable.
     pub(super) store: Option<Store>,
     /// The copy of `facts.kept`.
-    pub(super) copy: Option<KeptState>,
+    pub(super) copy: Option<SavedCopy>,
     /// The state that keys are proven against: the TPM's, or the copy that takes its place.
     pub(super) state: StateFile,
 }
@@ -79,7 +77,7 @@ pub(super) fn gather(
     let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent | StateFile::Damaged(_) => copies::standing_by(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => copies::available_copies(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
@@ -164,11 +162,11 @@ impl Gathered {
         match opened {
             Ok(Some(store)) => {
                 let rows = store.references(domain, Timestamp::now());
-                self.facts.references = rows.map_err(|error| error.trouble());
+                self.facts.references = rows.map_err(|error| error.access_error());
                 self.store = Some(store);
             }
             Ok(None) => {}
-            Err(error) => self.facts.references = Err(error.trouble()),
+            Err(error) => self.facts.references = Err(error.access_error()),
         }
     }
 
@@ -205,11 +203,7 @@ impl Gathered {
         if facts.trials.is_empty() && facts.state == TpmState::Absent {
             for key_id in keks_for_a_new_key(key_refs, providers, facts.policy.auto_bind.as_deref())
             {
-                let tried = match keys.open_kek(key_id, deadline) {
-                    Ok(_) => KekState::Opens,
-                    Err(why) => why,
-                };
-                facts.keks.insert(key_id, tried);
+                facts.keks.insert(key_id, keys.try_kek(key_id, deadline));
             }
         }
     }
@@ -219,7 +213,7 @@ impl Gathered {
     fn try_copies(
         &mut self,
         domain: DomainUuid,
-        copies: Vec<(KeptState, StateFile)>,
+        copies: Vec<(SavedCopy, StateFile)>,
         deadline: Deadline,
     ) {
         let Self { facts, keys, .. } = self;
@@ -246,7 +240,7 @@ impl Gathered {
             return;
         };
         facts.kept.copy = Some(KeptCopy {
-            occasion: copy.manifest.occasion,
+            occasion: copy.manifest.reason,
             kept_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
             is_proven,

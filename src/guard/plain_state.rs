@@ -8,19 +8,19 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, NewFile};
+use crate::host::atomic::{self, NewFile};
+use crate::host::trusted::TrustedDir;
 use crate::ids::DomainUuid;
-use crate::swtpm::HeldState;
-use crate::trusted::TrustedDir;
+use crate::swtpm::LockedState;
 
 /// Keeps the plain state that is held, in place of one kept before. Gives its place.
-pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
+pub fn keep(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
     let dir = place(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
     let new = NewFile::write(&open, |file| {
         file.write_all(state.blob())?;
-        durable::set_attributes(file, state.metadata())
+        atomic::set_attributes(file, state.metadata())
     })?;
     new.replace(name)?;
     Ok(dir.join(name))
@@ -35,7 +35,7 @@ pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
     match fs::remove_dir_all(&dir) {
         Ok(()) => {
             let above = TrustedDir::open(&shelf(state_dir))?;
-            durable::sync_directory(&above.to_file()?)?;
+            atomic::sync_directory(&above.to_file()?)?;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -92,7 +92,7 @@ mod tests {
         );
         assert!(!forget(state_dir.path(), domain).unwrap());
 
-        let held = HeldState::take(Path::new("/nowhere"), domain, &vtpm);
+        let held = LockedState::lock(Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
         keep(state_dir.path(), domain, &held).unwrap();
         let kept = keep(state_dir.path(), domain, &held).unwrap();

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, Transaction, params};
 
-use super::apply::{NewKey, kek_ref, read_back};
+use super::apply::{kek_ref, read_back};
 use super::error::Failure;
 use super::load::{self, KEY_REF_COLUMNS};
 use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
@@ -10,6 +10,7 @@ use super::{Store, StoreError, providers, row};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
+use crate::key::new_key::NewKey;
 use crate::verdict::facts::KeyRef;
 
 /// A key reference with what only the administrator asks for.
@@ -59,7 +60,7 @@ pub enum OtherKeys {
 
 /// What choosing a key did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsedKey {
+pub struct UseKeyResult {
     /// The domain whose key it is.
     pub domain: DomainUuid,
     /// The rows that were retired for it.
@@ -127,7 +128,7 @@ impl Store {
                     provider.uuid.to_string(),
                     provider.name,
                     add.key.key_version,
-                    add.key.kek_ref(),
+                    kek_ref(add.key.key_id),
                     add.key.wrapped_dek.as_bytes(),
                     add.key.algorithm,
                     add.first_used_at.map(|time| time.0),
@@ -151,7 +152,7 @@ impl Store {
     }
 
     /// Makes this the domain's key: takes it back into use, and retires the domain's others.
-    pub fn use_key(&mut self, id: KeyRefId, now: Timestamp) -> Result<UsedKey, StoreError> {
+    pub fn use_key(&mut self, id: KeyRefId, now: Timestamp) -> Result<UseKeyResult, StoreError> {
         self.write(|transaction| {
             let chosen = record(transaction, id)?;
             if chosen.key_ref.wrapped_dek.is_none() {
@@ -162,7 +163,7 @@ impl Store {
                  WHERE id = ?1 AND retired_at IS NOT NULL",
                 params![id.0, now.0],
             )?;
-            Ok(UsedKey {
+            Ok(UseKeyResult {
                 domain: chosen.domain,
                 retired: retire_keyed(transaction, chosen.domain, Some(id), now)?,
             })

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::domain::{StateSource, TpmVersion};
+use crate::host::sys;
 use crate::key::dek::Dek;
-use crate::sys;
 
 const DOMAIN: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
@@ -168,7 +168,7 @@ fn below_it_no_link_is_followed_wherever_it_leads() {
             "{reason}"
         );
         let vtpm = emulator(TpmVersion::V2_0, None);
-        let place_of_it = StatePlace::of(states.path(), DomainUuid::parse(DOMAIN).unwrap(), &vtpm);
+        let place_of_it = StatePath::of(states.path(), DomainUuid::parse(DOMAIN).unwrap(), &vtpm);
         assert!(read_bytes(&place_of_it).is_err());
         fs::remove_file(&place).unwrap();
     }

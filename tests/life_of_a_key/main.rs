@@ -20,6 +20,7 @@ use proptest::prelude::*;
 
 use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::guard::{Mode, Operation, prepare};
+use vtpm_guard::store::Origin;
 
 use events::{Event, events};
 use host::Host;
@@ -202,7 +203,7 @@ fn a_key_that_nobody_could_note_as_used_outlives_states_that_are_out_of_sight() 
 fn an_arrival_that_its_key_does_not_open_costs_no_state() {
     use events::Event::*;
     use events::StartEnds::*;
-    let mut host = play_on(
+    let host = play_on(
         Host::new(),
         &[Bind(0, 0), Start(0, Runs), Stop(0), InsertOtherKey(0, 0)],
     );
@@ -265,7 +266,13 @@ fn only_what_must_be_written_waits_for_a_locked_store() {
     let patient = Deadline::after(Duration::from_secs(3));
     let took = waited(&mut || {
         let domain = Ok(host.guests[1].domain.clone());
-        let outcome = prepare(&host.guard, &domain, "prepare", Mode::CarryOut, patient);
+        let outcome = prepare(
+            &host.guard,
+            &domain,
+            Origin::Prepare,
+            Mode::CarryOut,
+            patient,
+        );
         assert!(!outcome.is_allowed());
     });
     assert!(took > second, "the first start of a guest: {took:?}");

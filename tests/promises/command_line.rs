@@ -1,7 +1,7 @@
 //! Command lines in texts, read as a shell and the program's own parser read them.
 
 use clap::Parser;
-use vtpm_guard::admin::cli::Cli;
+use vtpm_guard::cli::args::Cli;
 
 /// The programs whose command lines texts name.
 const PROGRAMS: [&str; 4] = ["vtpm-guard ", "virsh ", "mv ", "chmod "];
@@ -87,6 +87,41 @@ pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
         Err(error) if !error.use_stderr() => Ok(None),
         Err(error) => Err(format!("{}: {error}", line.join(" "))),
     }
+}
+
+/// How command lines of other programs begin, of which `messages::Command` has all.
+const OTHER_COMMANDS: [&str; 19] = [
+    "ausearch -",
+    "chmod ",
+    "chown ",
+    "kill ",
+    "ln -s",
+    "man vtpm",
+    "mkdir -",
+    "mv ",
+    "pgrep ",
+    "ps -",
+    "restorecon -",
+    "rm ",
+    "setsebool ",
+    "sqlite3 ",
+    "systemctl ",
+    "tpm2_",
+    "uuidgen",
+    "virsh ",
+    "virt-install --",
+];
+
+/// Whether a text has a command line in it, of this program or of another.
+pub(crate) fn names_a_command(text: &str) -> bool {
+    let begins = |command: &&str| {
+        text.match_indices(*command).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || "-/_.".contains(c))
+        })
+    };
+    OTHER_COMMANDS.iter().any(|command| begins(&command))
+        || command_lines(text).iter().any(|line| is_command(line))
 }
 
 /// Whether these are the first words of a command of this program, and not words about it.

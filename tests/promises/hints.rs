@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use vtpm_guard::admin::cli::{Cli, Command, Key, State};
+use vtpm_guard::cli::args::{Cli, Command, Key, State};
 use vtpm_guard::clock::Timestamp;
 use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
-use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
+use vtpm_guard::messages::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
 use vtpm_guard::verdict::elsewhere::{
     ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
-use vtpm_guard::verdict::facts::{Arrival, Hindrance, Occasion, StoreTrouble};
+use vtpm_guard::verdict::facts::{Arrival, CopyReason, Hindrance, StoreAccessError};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -198,9 +198,9 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::HostValueDoesNotOpenTpm { secret },
         Refusal::RetiredKeyOpensTpm { key_ref },
-        Refusal::Store(StoreTrouble::Unavailable(word())),
-        Refusal::Store(StoreTrouble::Corrupt(word())),
-        Refusal::Store(StoreTrouble::TooNew { found: 9, known: 1 }),
+        Refusal::Store(StoreAccessError::Unavailable(word())),
+        Refusal::Store(StoreAccessError::Corrupt(word())),
+        Refusal::Store(StoreAccessError::TooNew { found: 9, known: 1 }),
         Refusal::DomainXmlInvalid { reason: word() },
         Refusal::UnencryptedVtpm,
         Refusal::EncryptionMismatch {
@@ -233,17 +233,17 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::HiddenValue(secret()),
         Finding::HostValueKept,
         Finding::HostValueProven,
-        Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
+        Finding::StoreUnusable(StoreAccessError::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::DefinitionRead(word()),
         Finding::StateDamaged {
             how: word(),
-            occasion: Occasion::Start,
+            occasion: CopyReason::Start,
         },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
-            occasion: Occasion::Start,
+            occasion: CopyReason::Start,
             kept_at: Timestamp(5),
         },
         Finding::StateArrives {
@@ -286,9 +286,9 @@ fn variant(value: &impl std::fmt::Debug) -> String {
 fn every_refusal_and_finding_is_tried() {
     let tried = refusals("x").into_iter().chain(refusals_about_two("x"));
     let tried: BTreeSet<_> = tried.map(|why| variant(&why)).collect();
-    assert_eq!(tried, variants("src/verdict/refusal.rs", "Refusal"));
+    assert_eq!(tried, variants("core/src/verdict/refusal.rs", "Refusal"));
     let tried: BTreeSet<_> = findings("x").iter().map(variant).collect();
-    assert_eq!(tried, variants("src/verdict/mod.rs", "Finding"));
+    assert_eq!(tried, variants("core/src/verdict/mod.rs", "Finding"));
 }
 
 /// The guest that a command is about.

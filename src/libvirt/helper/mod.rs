@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 
 use self::secrets::Secrets;
 use super::protocol::{MAX_REQUEST, Request, Response, read_frame, value_frame};
-use crate::secret::SecretError;
-use crate::sys;
+use crate::host::sys;
+use crate::libvirt::secret::SecretError;
 
 /// How long the helper may go on once nobody is left to ask it, to close its connection.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -84,7 +84,7 @@ fn answer(
             over,
         } => secrets.provide(secret, domain, key, over),
         Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
-        Request::DropLaidOut { secret, domain } => secrets.drop_laid_out(secret, domain),
+        Request::DropStaged { secret, domain } => secrets.drop_staged(secret, domain),
         Request::Reveal(secret) => secrets.reveal(secret, value),
         Request::Undefine(secret) => secrets.undefine(secret),
         Request::EncryptVtpm { domain, secret } => {

@@ -1,0 +1,265 @@
+//! `adopt`: may the key in libvirt's secret be taken over, and may the secret go then? The
+//! last clear copy of a key goes only when its wrapped copy is certain, so every doubt refuses.
+
+use super::facts::Proof;
+use crate::ids::{DomainUuid, KeyRefId};
+
+#[cfg(test)]
+mod tests;
+
+/// Everything that the decision on one guest depends on.
+#[derive(Debug, Clone)]
+pub struct AdoptFacts {
+    /// The secret that the domain XML names, as libvirt has it.
+    pub secret: SecretAtHand,
+    /// What the TPM state says of the secret's value; without a value, `NoState`.
+    pub evidence: Evidence,
+    /// Why there must be TPM state, if so.
+    pub expected: Option<Expected>,
+    /// The guest's key references in use that have a key.
+    pub keys: Vec<HeldKey>,
+    /// Whether the KEK that wraps the key, or will, is in a recovery file.
+    pub exported: bool,
+    /// The other guests that name the secret, will not be adopted with this one, and do not
+    /// have its key yet, or not under an exported KEK.
+    pub sharers: Vec<Sharer>,
+    /// Whether libvirt's secret is to stay as it is.
+    pub keep_plaintext: bool,
+}
+
+/// The secret that the domain XML names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretAtHand {
+    /// libvirt has none.
+    Absent,
+    /// It is the guard's own.
+    Own,
+    /// It has no value.
+    NoValue {
+        /// Whether it has no usage, and so may serve other things than vTPMs.
+        serves_anything: bool,
+    },
+    /// Its usage lets libvirt take it for no vTPM: the usage.
+    OtherUse(String),
+    /// It has a value that cannot be read.
+    Undisclosed(Undisclosed),
+    /// Its value was read.
+    Value {
+        /// Whether it has no usage, and so may serve other things than vTPMs.
+        serves_anything: bool,
+    },
+}
+
+/// Why the value of a private secret cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undisclosed {
+    /// libvirt keeps it in memory alone, or on another host.
+    NoFile,
+    /// libvirt keeps it encrypted, in this file.
+    Encrypted(String),
+    /// libvirt's file was not taken: why.
+    File(String),
+}
+
+/// Another guest that names the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharer {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: DomainUuid,
+}
+
+/// What the TPM state says of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Evidence {
+    /// The value opens it.
+    Proven,
+    /// It does not.
+    Refuted,
+    /// There is no state.
+    NoState,
+    /// The state is not encrypted.
+    Plain,
+    /// The state cannot be read: why.
+    Unreadable(String),
+}
+
+/// Why a guest must have TPM state, even where none is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// A restore or an incoming migration was announced, and will bring it.
+    Arrives,
+    /// The guest runs.
+    Runs,
+}
+
+/// A key that the guard holds for the guest already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldKey {
+    /// Its row.
+    pub key_ref: KeyRefId,
+    /// What it is.
+    pub key: Held,
+}
+
+/// What a held key is, beside the secret's value, and what the TPM state says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The same key.
+    Same,
+    /// Another key. Also where there is no value to compare it with.
+    Another(Proof),
+    /// Nothing opens it here: no provider, another key, damage.
+    Closed,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adoption {
+    /// Where the key will be.
+    pub key: AdoptedKey,
+    /// Whether the TPM state has proven it.
+    pub proven: bool,
+    /// Whether libvirt's secret goes once the key is certain.
+    pub remove_secret: bool,
+}
+
+/// Where the key of an adopted guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdoptedKey {
+    /// In a row that is to be made.
+    New,
+    /// In this row already.
+    Held(KeyRefId),
+}
+
+/// Why a guest is not adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdoptRefusal {
+    /// libvirt has no secret, or an empty one, and the guard no key that opens the TPM.
+    NothingToAdopt(SecretAtHand),
+    /// The secret is for something else: its usage.
+    OtherUse(String),
+    /// The value cannot be read.
+    Undisclosed {
+        /// Why.
+        why: Undisclosed,
+        /// A key that the guard holds, and that the TPM state does not refute.
+        held: Option<KeyRefId>,
+    },
+    /// The value does not open the TPM state.
+    DoesNotOpen,
+    /// The TPM state is not encrypted.
+    StatePlain,
+    /// The TPM state cannot be read: why.
+    StateUnreadable(String),
+    /// The TPM state has been announced, and is not here yet.
+    StateArrives,
+    /// The guest runs, and its TPM state is not where it should be.
+    RunsWithoutState,
+    /// The guard holds another key for this guest.
+    HasAnotherKey {
+        /// Its row.
+        key_ref: KeyRefId,
+        /// Whether it could be opened.
+        opened: bool,
+    },
+    /// The secret may serve other things than vTPMs, so it may not go.
+    ServesAnything,
+    /// Other guests need the secret, so it may not go.
+    Shared(Vec<Sharer>),
+    /// The KEK is in no recovery file, so the secret may not go.
+    NeverExported,
+}
+
+/// Decides on one guest.
+pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
+    let serves_anything = match &facts.secret {
+        SecretAtHand::OtherUse(usage) => return Err(AdoptRefusal::OtherUse(usage.clone())),
+        SecretAtHand::Undisclosed(why) => {
+            let held = facts.opening_key().map(|(key_ref, _)| key_ref);
+            let why = why.clone();
+            return Err(AdoptRefusal::Undisclosed { why, held });
+        }
+        SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue { .. } => {
+            return facts.without_a_value();
+        }
+        SecretAtHand::Value { serves_anything } => *serves_anything,
+    };
+    facts.nothing_contradicts()?;
+    let key = facts.place_for_the_key()?;
+    if !facts.keep_plaintext {
+        if serves_anything {
+            return Err(AdoptRefusal::ServesAnything);
+        }
+        if !facts.sharers.is_empty() {
+            return Err(AdoptRefusal::Shared(facts.sharers.clone()));
+        }
+        if !facts.exported {
+            return Err(AdoptRefusal::NeverExported);
+        }
+    }
+    Ok(Adoption {
+        key,
+        proven: facts.evidence == Evidence::Proven,
+        remove_secret: !facts.keep_plaintext,
+    })
+}
+
+impl AdoptFacts {
+    /// The guard has all there is, or nobody has anything. An empty secret goes, too: the next
+    /// start would put the key into it, and libvirt that on the disk.
+    fn without_a_value(&self) -> Result<Adoption, AdoptRefusal> {
+        match self.opening_key() {
+            Some((key_ref, proof)) => Ok(Adoption {
+                key: AdoptedKey::Held(key_ref),
+                proven: proof == Proof::Proven,
+                remove_secret: !self.keep_plaintext
+                    && matches!(
+                        self.secret,
+                        SecretAtHand::NoValue {
+                            serves_anything: false
+                        }
+                    ),
+            }),
+            None => Err(AdoptRefusal::NothingToAdopt(self.secret.clone())),
+        }
+    }
+
+    /// A key of the guard's that the TPM state does not refute, a proven one first.
+    fn opening_key(&self) -> Option<(KeyRefId, Proof)> {
+        let with = |wanted| {
+            let mut keys = self.keys.iter();
+            keys.find(|held| held.key == Held::Another(wanted))
+                .map(|held| (held.key_ref, wanted))
+        };
+        with(Proof::Proven).or_else(|| with(Proof::None))
+    }
+
+    fn nothing_contradicts(&self) -> Result<(), AdoptRefusal> {
+        match &self.evidence {
+            Evidence::Refuted => Err(AdoptRefusal::DoesNotOpen),
+            Evidence::Plain => Err(AdoptRefusal::StatePlain),
+            Evidence::Unreadable(why) => Err(AdoptRefusal::StateUnreadable(why.clone())),
+            Evidence::NoState => match self.expected {
+                Some(Expected::Arrives) => Err(AdoptRefusal::StateArrives),
+                Some(Expected::Runs) => Err(AdoptRefusal::RunsWithoutState),
+                None => Ok(()),
+            },
+            Evidence::Proven => Ok(()),
+        }
+    }
+
+    fn place_for_the_key(&self) -> Result<AdoptedKey, AdoptRefusal> {
+        let same = self.keys.iter().find(|held| held.key == Held::Same);
+        match (same, self.keys.first()) {
+            (Some(held), _) => Ok(AdoptedKey::Held(held.key_ref)),
+            (None, Some(other)) => Err(AdoptRefusal::HasAnotherKey {
+                key_ref: other.key_ref,
+                opened: other.key != Held::Closed,
+            }),
+            (None, None) => Ok(AdoptedKey::New),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The decision of `adopt`, case by case.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+const EMPTY: SecretAtHand = SecretAtHand::NoValue {
+    serves_anything: false,
+};
+
+const ROW: KeyRefId = KeyRefId(7);
+
+/// A stopped guest with a proven value, a provider that was exported, and nothing odd.
+fn ordinary() -> AdoptFacts {
+    AdoptFacts {
+        secret: SecretAtHand::Value {
+            serves_anything: false,
+        },
+        evidence: Evidence::Proven,
+        expected: None,
+        keys: Vec::new(),
+        exported: true,
+        sharers: Vec::new(),
+        keep_plaintext: false,
+    }
+}
+
+/// The same guest, for which the guard holds this key.
+fn holding(key: Held) -> AdoptFacts {
+    AdoptFacts {
+        keys: vec![HeldKey { key_ref: ROW, key }],
+        ..ordinary()
+    }
+}
+
+#[track_caller]
+fn adopts(facts: &AdoptFacts, key: AdoptedKey, remove_secret: bool) {
+    let adoption = decide(facts).unwrap();
+    assert_eq!((adoption.key, adoption.remove_secret), (key, remove_secret));
+}
+
+fn vm2() -> Sharer {
+    Sharer {
+        name: "vm2".to_owned(),
+        uuid: DomainUuid::parse("11111111-2222-4333-8444-000000000002").unwrap(),
+    }
+}
+
+#[test]
+fn a_proven_value_is_taken_over_and_the_secret_goes() {
+    adopts(&ordinary(), AdoptedKey::New, true);
+    let running = AdoptFacts {
+        expected: Some(Expected::Runs),
+        ..ordinary()
+    };
+    adopts(&running, AdoptedKey::New, true);
+}
+
+#[test]
+fn what_the_state_contradicts_is_not_taken_over_whatever_else_is_known() {
+    let unreadable = || "it is cut".to_owned();
+    for (evidence, refusal) in [
+        (Evidence::Refuted, AdoptRefusal::DoesNotOpen),
+        (Evidence::Plain, AdoptRefusal::StatePlain),
+        (
+            Evidence::Unreadable(unreadable()),
+            AdoptRefusal::StateUnreadable(unreadable()),
+        ),
+    ] {
+        for keep_plaintext in [false, true] {
+            for given in [ordinary(), holding(Held::Same)] {
+                let facts = AdoptFacts {
+                    evidence: evidence.clone(),
+                    keep_plaintext,
+                    ..given
+                };
+                assert_eq!(decide(&facts), Err(refusal.clone()));
+            }
+        }
+    }
+}
+
+#[test]
+fn without_state_a_value_is_taken_over_if_nothing_contradicts() {
+    let no_state = AdoptFacts {
+        evidence: Evidence::NoState,
+        ..ordinary()
+    };
+    adopts(&no_state, AdoptedKey::New, true);
+    assert!(!decide(&no_state).unwrap().proven && decide(&ordinary()).unwrap().proven);
+    let arrives = AdoptFacts {
+        expected: Some(Expected::Arrives),
+        ..no_state.clone()
+    };
+    assert_eq!(decide(&arrives), Err(AdoptRefusal::StateArrives));
+    let runs = AdoptFacts {
+        expected: Some(Expected::Runs),
+        ..no_state
+    };
+    assert_eq!(decide(&runs), Err(AdoptRefusal::RunsWithoutState));
+}
+
+#[test]
+fn a_key_that_the_guard_holds_already_is_not_added_again_and_the_secret_still_goes() {
+    let held = AdoptedKey::Held(ROW);
+    adopts(&holding(Held::Same), held, true);
+}
+
+#[test]
+fn another_key_of_the_guest_is_never_pushed_aside() {
+    for (key, opened) in [
+        (Held::Another(Proof::Proven), true),
+        (Held::Another(Proof::Refuted), true),
+        (Held::Closed, false),
+    ] {
+        let refusal = AdoptRefusal::HasAnotherKey {
+            key_ref: ROW,
+            opened,
+        };
+        assert_eq!(decide(&holding(key)), Err(refusal));
+    }
+    let mut both = holding(Held::Closed);
+    both.keys.push(HeldKey {
+        key_ref: KeyRefId(8),
+        key: Held::Same,
+    });
+    let held = AdoptedKey::Held(KeyRefId(8));
+    adopts(&both, held, true);
+}
+
+#[test]
+fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_never_exported() {
+    let open = AdoptFacts {
+        secret: SecretAtHand::Value {
+            serves_anything: true,
+        },
+        ..ordinary()
+    };
+    let shared = AdoptFacts {
+        sharers: vec![vm2()],
+        ..ordinary()
+    };
+    let never_exported = AdoptFacts {
+        exported: false,
+        ..ordinary()
+    };
+    let held_but_never_exported = AdoptFacts {
+        exported: false,
+        ..holding(Held::Same)
+    };
+    for (facts, refusal) in [
+        (open, AdoptRefusal::ServesAnything),
+        (shared, AdoptRefusal::Shared(vec![vm2()])),
+        (never_exported, AdoptRefusal::NeverExported),
+        (held_but_never_exported, AdoptRefusal::NeverExported),
+    ] {
+        assert_eq!(decide(&facts), Err(refusal));
+        let keeping = AdoptFacts {
+            keep_plaintext: true,
+            ..facts
+        };
+        assert!(decide(&keeping).is_ok_and(|adoption| !adoption.remove_secret));
+    }
+}
+
+#[test]
+fn without_a_value_only_a_key_that_the_guard_holds_will_do() {
+    for secret in [SecretAtHand::Absent, SecretAtHand::Own, EMPTY] {
+        let with = |given: AdoptFacts| AdoptFacts {
+            secret: secret.clone(),
+            evidence: Evidence::NoState,
+            ..given
+        };
+        let opening = with(holding(Held::Another(Proof::Proven)));
+        let is_empty = secret == EMPTY;
+        adopts(&opening, AdoptedKey::Held(ROW), is_empty);
+        let unproven = with(holding(Held::Another(Proof::None)));
+        adopts(&unproven, AdoptedKey::Held(ROW), is_empty);
+        let proven = [opening, unproven].map(|facts| decide(&facts).unwrap().proven);
+        assert_eq!(proven, [true, false]);
+        for nothing in [
+            ordinary(),
+            holding(Held::Another(Proof::Refuted)),
+            holding(Held::Closed),
+        ] {
+            let refusal = AdoptRefusal::NothingToAdopt(secret.clone());
+            assert_eq!(decide(&with(nothing)), Err(refusal));
+        }
+    }
+}
+
+#[test]
+fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
+    let keeping = AdoptFacts {
+        secret: EMPTY,
+        keep_plaintext: true,
+        ..holding(Held::Another(Proof::Proven))
+    };
+    let serving = AdoptFacts {
+        secret: SecretAtHand::NoValue {
+            serves_anything: true,
+        },
+        keep_plaintext: false,
+        ..keeping.clone()
+    };
+    adopts(&keeping, AdoptedKey::Held(ROW), false);
+    adopts(&serving, AdoptedKey::Held(ROW), false);
+}
+
+#[test]
+fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_has() {
+    let untold = |given: AdoptFacts| AdoptFacts {
+        secret: SecretAtHand::Undisclosed(Undisclosed::NoFile),
+        evidence: Evidence::NoState,
+        ..given
+    };
+    let refusal = |held| {
+        let why = Undisclosed::NoFile;
+        Err(AdoptRefusal::Undisclosed { why, held })
+    };
+    assert_eq!(decide(&untold(ordinary())), refusal(None));
+    let opening = untold(holding(Held::Another(Proof::Proven)));
+    assert_eq!(decide(&opening), refusal(Some(ROW)));
+}
+
+#[test]
+fn a_secret_for_something_else_is_left_alone() {
+    let usage = || "/var/lib/libvirt/images/disk.img".to_owned();
+    let facts = AdoptFacts {
+        secret: SecretAtHand::OtherUse(usage()),
+        ..holding(Held::Same)
+    };
+    assert_eq!(decide(&facts), Err(AdoptRefusal::OtherUse(usage())));
+}

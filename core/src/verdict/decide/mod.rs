@@ -1,0 +1,346 @@
+//! The decision table of design.md ("prepare: from facts to verdict").
+
+mod chosen;
+mod elsewhere;
+mod host_secret;
+mod keyed;
+mod mend;
+mod placeholders;
+mod provider;
+
+use super::facts::{Facts, Hindrance, KeyRef, Permission, References, StoreAccessError, TpmState};
+use super::refusal::Refusal;
+use super::repair::Repair;
+use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
+use crate::domain::{UnreadableDomain, Vtpm};
+use crate::ids::{DomainUuid, SecretUuid};
+use host_secret::{Carries, carried};
+
+/// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
+/// `AskElsewhere` only while `facts.elsewhere` is.
+pub fn decide(facts: &Facts) -> Answer {
+    match by_table(facts) {
+        Answer::Verdict(verdict) => {
+            elsewhere::name_it(facts, note_arrival(facts, put_back_copy(facts, verdict)))
+        }
+        question => question,
+    }
+}
+
+/// A start that was judged by a kept copy gets that copy as its state.
+fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
+    if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_in_place()) {
+        let (occasion, kept_at) = (copy.occasion, copy.kept_at);
+        let finding = match &facts.state {
+            TpmState::Damaged(how) => Finding::StateDamaged {
+                how: how.clone(),
+                occasion,
+            },
+            _ => Finding::StateGone { occasion, kept_at },
+        };
+        verdict.findings.insert(0, finding);
+        let repair = Repair::RestoreTpmState { occasion, kept_at };
+        verdict.repairs.insert(0, repair);
+    }
+    verdict
+}
+
+/// What is on its way is not proven. A start that rests on it says so, and one that is refused
+/// for want of a state where that may be had from.
+fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
+    let rows = facts.references.iter().flat_map(|found| &found.key_refs);
+    let first_used_at = rows.filter_map(|row| row.first_used_at).min();
+    match (&verdict.decision, facts.arrival) {
+        (Decision::Allow(_), Some(arrival)) if facts.rests_on_arrival() => {
+            verdict.noting(Finding::StateArrives {
+                arrival,
+                first_used_at,
+            })
+        }
+        (Decision::Deny(Refusal::TpmStateMissing), _) if !facts.snapshots.is_empty() => {
+            let names = facts.snapshots.clone();
+            verdict.decision = Decision::Deny(Refusal::StateInSnapshots { names });
+            verdict
+        }
+        _ => verdict,
+    }
+}
+
+fn by_table(facts: &Facts) -> Answer {
+    let domain = match &facts.domain {
+        Ok(domain) => domain,
+        Err(unreadable) => return unreadable_xml(facts, unreadable),
+    };
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return allow(Reason::NoEmulatedTpm).into();
+    };
+    let Some(secret_uuid) = vtpm.secret_uuid else {
+        return unencrypted(facts).into();
+    };
+    let references = match &facts.references {
+        Ok(references) => references,
+        Err(trouble) => match (&facts.hindrance, facts.state_in_force()) {
+            // It cannot start, whether state arrives or not, which only the store knows.
+            (Some(Hindrance::ClosedDirectory { .. }), _)
+            | (_, TpmState::Plain | TpmState::Damaged(_)) => &References::default(),
+            _ => {
+                let case = Case {
+                    facts,
+                    references: &References::default(),
+                    secret_uuid,
+                };
+                return unusable_store(&case, trouble);
+            }
+        },
+    };
+    if let Some(refusal) = unusable_state(facts) {
+        return deny(refusal).into();
+    }
+    if *facts.state_in_force() == TpmState::Plain && !references.state_arrives {
+        return deny(Refusal::EncryptionMismatch {
+            state_encrypted: false,
+        })
+        .into();
+    }
+    let case = Case {
+        facts,
+        references,
+        secret_uuid,
+    };
+    if case.keyed_rows().next().is_some() {
+        keyed::decide(&case)
+    } else if case.placeholders().next().is_some() {
+        placeholders::decide(&case)
+    } else {
+        no_rows(&case)
+    }
+}
+
+/// Why swtpm could not start from the state, whatever the key. State on its way takes the place of
+/// what is there, and its lock is held by the source of the migration; but it needs the way to it.
+pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
+    let references = facts.references.as_ref();
+    let arrives = references.is_ok_and(|references| references.state_arrives);
+    match (&facts.hindrance, facts.state_in_force()) {
+        (Some(Hindrance::InUse { .. }), _) if arrives => None,
+        (Some(hindrance), _) => Some(Refusal::TpmHindered(hindrance.clone())),
+        (None, TpmState::Damaged(how)) if !arrives => {
+            Some(Refusal::TpmStateDamaged { how: how.clone() })
+        }
+        (None, _) => None,
+    }
+}
+
+/// The facts of an encrypted vTPM whose store could be read.
+struct Case<'a> {
+    facts: &'a Facts,
+    references: &'a References,
+    secret_uuid: SecretUuid,
+}
+
+impl<'a> Case<'a> {
+    fn keyed_rows(&self) -> impl Iterator<Item = &'a KeyRef> {
+        let rows = self.references.key_refs.iter();
+        rows.filter(|row| row.wrapped_dek.is_some())
+    }
+
+    fn placeholders(&self) -> impl Iterator<Item = &'a KeyRef> {
+        let rows = self.references.key_refs.iter();
+        rows.filter(|row| row.wrapped_dek.is_none())
+    }
+
+    /// Whether this is the domain that starts.
+    fn is_this(&self, domain: DomainUuid) -> bool {
+        self.facts
+            .domain
+            .as_ref()
+            .is_ok_and(|this| this.uuid == domain)
+    }
+
+    /// There is a TPM, and no key for it.
+    fn key_lost(&self) -> Refusal {
+        if self.references.clients_key {
+            let secret = self.secret_uuid;
+            Refusal::ClientsKeyMissing { secret }
+        } else {
+            Refusal::KeyLost
+        }
+    }
+
+    /// libvirt's own value is not the key of this TPM.
+    fn host_value_does_not_open(&self) -> Refusal {
+        let secret = self.secret_uuid;
+        Refusal::HostValueDoesNotOpenTpm { secret }
+    }
+
+    /// The UUID that the domain XML names belongs to a secret for another use.
+    fn conflict(&self, reason: &str) -> Refusal {
+        Refusal::SecretConflict {
+            secret: self.secret_uuid,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// No state on disk and none on its way: libvirt would make a new TPM.
+    fn would_be_a_new_tpm(&self) -> bool {
+        *self.facts.state_in_force() == TpmState::Absent && !self.references.state_arrives
+    }
+
+    /// A guest has run with one of the keys.
+    fn is_used(&self) -> bool {
+        let mut rows = self.references.key_refs.iter();
+        rows.any(|row| row.first_used_at.is_some())
+    }
+
+    /// The new TPM would take the place of one that a guest has used.
+    fn used_tpm_is_missing(&self) -> bool {
+        self.would_be_a_new_tpm() && self.is_used()
+    }
+
+    /// Likewise, and the policy does not let libvirt make it.
+    fn refuses_new_tpm(&self) -> bool {
+        let allowed =
+            self.facts.starts_fresh() || self.facts.policy.missing_state == Permission::Allow;
+        self.used_tpm_is_missing() && !allowed
+    }
+
+    /// What is to be said of a new TPM in the place of a used one.
+    fn used_tpm_replaced(&self) -> Option<Finding> {
+        self.used_tpm_is_missing()
+            .then_some(if self.facts.starts_fresh() {
+                Finding::FreshTpm
+            } else {
+                Finding::NewTpmAllowed
+            })
+    }
+}
+
+/// A guest that is not known to have an emulated TPM is never refused.
+fn unreadable_xml(facts: &Facts, unreadable: &UnreadableDomain) -> Answer {
+    let reason = unreadable.reason.clone();
+    if unreadable.has_emulated_tpm && facts.policy.unencrypted == Permission::Deny {
+        return deny(Refusal::DomainXmlInvalid { reason }).into();
+    }
+    allow(Reason::UnreadableXml)
+        .noting(Finding::XmlUnreadable(reason))
+        .into()
+}
+
+fn unencrypted(facts: &Facts) -> Verdict {
+    let (has_rows, arrives) = match &facts.references {
+        Ok(found) => (!found.key_refs.is_empty(), found.state_arrives),
+        Err(_) => (false, false),
+    };
+    match facts.state_in_force() {
+        TpmState::Encrypted if !arrives => deny(Refusal::EncryptionMismatch {
+            state_encrypted: true,
+        }),
+        // Without a row the guard knows nothing of this guest, and leaves it to libvirt.
+        TpmState::Damaged(how) if has_rows && !arrives => {
+            deny(Refusal::TpmStateDamaged { how: how.clone() })
+        }
+        _ if facts.policy.unencrypted == Permission::Deny => deny(Refusal::UnencryptedVtpm),
+        _ => allow(Reason::Unencrypted),
+    }
+}
+
+fn unusable_store(case: &Case<'_>, trouble: &StoreAccessError) -> Answer {
+    match case.carries() {
+        Carries::Ask => Answer::AskHostSecret,
+        Carries::Yes(_) => allow(Reason::HostSecret)
+            .noting(Finding::StoreUnusable(trouble.clone()))
+            .into(),
+        Carries::Refuted | Carries::No => deny(Refusal::Store(trouble.clone())).into(),
+    }
+}
+
+fn no_rows(case: &Case<'_>) -> Answer {
+    let policy = &case.facts.policy;
+    if let Some(refusal) = case.host_secret_refusal() {
+        return deny(refusal).into();
+    }
+    match case.carries() {
+        Carries::Ask => return Answer::AskHostSecret,
+        Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
+            return deny(Refusal::Unmanaged).into();
+        }
+        Carries::Yes(Finding::Unmanaged) => return unmanaged(case),
+        Carries::Yes(finding) => return carried(finding).into(),
+        Carries::Refuted => return deny(case.host_value_does_not_open()).into(),
+        Carries::No => {}
+    }
+    // Binding helps where a new TPM would be made, and nowhere else.
+    match &policy.auto_bind {
+        _ if !case.would_be_a_new_tpm() => deny(case.key_lost()).into(),
+        Some(name) => match &case.facts.elsewhere {
+            None => Answer::AskElsewhere,
+            Some(found) if found.forbids_a_new_tpm(policy.transient_state) => {
+                deny(Refusal::KeyMissing).into()
+            }
+            Some(_) => placeholders::bind_and_make_key(case, name),
+        },
+        None => deny(Refusal::KeyMissing).into(),
+    }
+}
+
+/// libvirt has a key of its own for the guest, which has run here with a TPM under it, or not yet.
+fn unmanaged(case: &Case<'_>) -> Answer {
+    let mut verdict = carried(Finding::Unmanaged);
+    match &case.references.seen_state {
+        Some(seen) if case.would_be_a_new_tpm() && seen.secret_uuid == Some(case.secret_uuid) => {
+            if case.facts.policy.missing_state == Permission::Deny {
+                let path = seen.path.clone();
+                return deny(Refusal::SeenStateMissing { path, at: seen.at }).into();
+            }
+            verdict.findings.push(Finding::NewTpmAllowed);
+        }
+        _ => {}
+    }
+    verdict.into()
+}
+
+fn allow(reason: Reason) -> Verdict {
+    Verdict {
+        decision: Decision::Allow(reason),
+        findings: Vec::new(),
+        repairs: Vec::new(),
+        secret: None,
+    }
+}
+
+/// A refusal changes nothing: it has no repairs and provides no secret.
+fn deny(refusal: Refusal) -> Verdict {
+    Verdict {
+        decision: Decision::Deny(refusal),
+        findings: Vec::new(),
+        repairs: Vec::new(),
+        secret: None,
+    }
+}
+
+impl Verdict {
+    fn noting(mut self, finding: Finding) -> Self {
+        self.findings.push(finding);
+        self
+    }
+
+    /// Notes what was found, and plans what mends it.
+    fn plan(&mut self, finding: Finding, repair: Repair) {
+        self.findings.push(finding);
+        self.repairs.push(repair);
+    }
+
+    fn providing(mut self, secret: ProvideSecret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests;

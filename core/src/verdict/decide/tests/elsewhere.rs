@@ -1,0 +1,224 @@
+//! The rows about a TPM and a key that this host has under another name.
+
+use super::given::{emulator, guest, hidden, keyless, known, opens, placeholder, verdict};
+use super::{Encrypted, refusal, unreadable};
+use crate::domain::TpmVersion;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
+use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TransientState};
+use crate::verdict::refusal::Refusal;
+
+fn other() -> OtherDomain {
+    OtherDomain {
+        uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000002").unwrap(),
+        name: Some("vm0".to_owned()),
+        is_defined: true,
+    }
+}
+
+fn relative(by: Kinship) -> Relative {
+    Relative {
+        domain: other(),
+        by,
+        has_state: true,
+    }
+}
+
+fn of_another(refuted: bool) -> Refusal {
+    Refusal::KeyOfAnother {
+        holder: other(),
+        refuted,
+        is_defined: true,
+    }
+}
+
+/// A retired row that opens the TPM's state.
+fn with_retired_key(mut facts: Facts) -> Facts {
+    let row = opens(7, "a", 1, 'A', 0).proven();
+    facts.retired.insert(row.key_ref.id, row.trial.unwrap());
+    facts
+}
+
+fn state(kind: ElsewhereKind) -> StateElsewhere {
+    StateElsewhere {
+        path: "/there/tpm2-00.permall".into(),
+        wanted: "/here/tpm2-00.permall".into(),
+        kind,
+    }
+}
+
+/// A guest without rows on a host with the provider `a`.
+fn newcomer() -> Facts {
+    guest().provider("a", 1, 'A')
+}
+
+/// A guest with a used key, and no state.
+fn used() -> Facts {
+    newcomer().row(opens(1, "a", 1, 'A', 0).used())
+}
+
+#[test]
+fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
+    let auto_bind = |facts: Facts| facts.policy(|policy| policy.auto_bind = Some("a".to_owned()));
+    let strangers = auto_bind(newcomer());
+    assert_eq!(
+        verdict(&strangers),
+        "allow NewKey; bind-provider new to a; create-key new; provide the new key"
+    );
+    for by in [Kinship::Secret, Kinship::Name] {
+        for facts in [newcomer(), auto_bind(newcomer())] {
+            let facts = facts.elsewhere(|found| found.relative = Some(relative(by)));
+            assert_eq!(verdict(&facts), "deny VG201");
+            assert_eq!(
+                refusal(&facts),
+                Refusal::KeyOfRelative {
+                    relative: relative(by),
+                    is_defined: true
+                }
+            );
+        }
+    }
+    // Where each run of a transient guest has a new TPM anyway, nothing is lost.
+    let transient = auto_bind(newcomer()).elsewhere(|found| {
+        found.is_defined = false;
+        found.relative = Some(relative(Kinship::Secret));
+    });
+    let fresh = transient
+        .clone()
+        .policy(|policy| policy.transient_state = TransientState::Fresh);
+    assert_eq!(verdict(&transient), "deny VG201");
+    assert_eq!(verdict(&fresh), "deny VG201");
+    let gone = |facts: Facts| {
+        facts.elsewhere(|found| {
+            let relative = found.relative.as_mut().unwrap();
+            (relative.has_state, relative.domain.is_defined) = (false, false);
+        })
+    };
+    assert_eq!(verdict(&gone(transient)), "deny VG201");
+    assert!(verdict(&gone(fresh)).starts_with("allow NewKey"));
+    // Bound by an administrator, it is a guest like any other.
+    let bound = newcomer()
+        .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)))
+        .row(placeholder(1, "a", 1));
+    assert_eq!(
+        verdict(&bound),
+        "allow NewKey; create-key 1; provide the new key"
+    );
+}
+
+#[test]
+fn nor_is_one_whose_state_is_elsewhere() {
+    let state = state(ElsewhereKind::OtherVersion(TpmVersion::V2_0));
+    let facts = newcomer()
+        .policy(|policy| policy.auto_bind = Some("a".to_owned()))
+        .elsewhere(|found| found.state = Some(state.clone()));
+    assert_eq!(verdict(&facts), "deny VG201");
+    assert_eq!(refusal(&facts), Refusal::KeyMissingStateElsewhere(state));
+}
+
+#[test]
+fn a_guest_that_libvirt_does_not_define_is_not_to_be_bound_by_name() {
+    let facts = newcomer().elsewhere(|found| found.is_defined = false);
+    assert_eq!(verdict(&facts), "deny VG201");
+    let domain = facts.domain.as_ref().unwrap().uuid;
+    assert_eq!(refusal(&facts), Refusal::KeyMissingNotDefined { domain });
+}
+
+#[test]
+fn the_key_of_another_guest_is_named_and_so_is_a_retired_one() {
+    let key_ref = KeyRefId(7);
+    for facts in [newcomer(), newcomer().row(placeholder(1, "a", 1))] {
+        let lost = facts.state(Encrypted);
+        assert_eq!(refusal(&lost), Refusal::KeyUnknown);
+        let held = lost.elsewhere(|found| found.key_holder = Some(other()));
+        assert_eq!(verdict(&held), "deny VG202");
+        assert_eq!(refusal(&held), of_another(false));
+        let retired = with_retired_key(held);
+        assert_eq!(verdict(&retired), "deny VG202");
+        assert_eq!(refusal(&retired), Refusal::KeyRetired { key_ref });
+    }
+    assert_eq!(refusal(&guest().state(Encrypted)), Refusal::KeyLost);
+    assert_eq!(
+        refusal(&newcomer().state(unreadable())),
+        Refusal::KeyUnknown
+    );
+}
+
+#[test]
+fn a_key_or_a_value_that_does_not_open_the_tpm_is_no_reason_not_to_look() {
+    let key_ref = KeyRefId(7);
+    let wrong_key = newcomer().row(opens(1, "a", 1, 'A', 0).refuted());
+    let wrong_value = newcomer().host(known(9, Proof::Refuted));
+    for facts in [wrong_key, wrong_value] {
+        let wrong = facts.state(Encrypted);
+        assert_eq!(verdict(&wrong), "deny VG204");
+        let held = wrong.elsewhere(|found| found.key_holder = Some(other()));
+        assert_eq!(verdict(&held), "deny VG204");
+        assert_eq!(refusal(&held), of_another(true));
+        let retired = with_retired_key(held);
+        assert_eq!(refusal(&retired), Refusal::RetiredKeyOpensTpm { key_ref });
+    }
+}
+
+#[test]
+fn state_on_its_way_needs_the_key_from_where_it_comes() {
+    for facts in [newcomer(), newcomer().row(placeholder(1, "a", 1))] {
+        let facts = facts
+            .arriving()
+            .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)));
+        assert_eq!(verdict(&facts), "deny VG202");
+        assert_eq!(refusal(&facts), Refusal::KeyNotImported);
+    }
+}
+
+#[test]
+fn a_used_tpm_s_state_elsewhere_is_named() {
+    for kind in [
+        ElsewhereKind::OtherVersion(TpmVersion::V1_2),
+        ElsewhereKind::LastSeen,
+        ElsewhereKind::OwnDirectory,
+    ] {
+        let facts = used().elsewhere(|found| {
+            found.state = Some(state(kind));
+            found.was_undefined = true;
+        });
+        assert_eq!(verdict(&facts), "deny VG205");
+        assert_eq!(refusal(&facts), Refusal::TpmStateElsewhere(state(kind)));
+    }
+    // libvirt's own secret would make a new TPM just the same.
+    let degraded = guest()
+        .row(keyless(1, "a", 1, 'A').used())
+        .host(hidden())
+        .elsewhere(|found| found.state = Some(state(ElsewhereKind::LastSeen)));
+    assert_eq!(
+        refusal(&degraded),
+        Refusal::TpmStateElsewhere(state(ElsewhereKind::LastSeen))
+    );
+}
+
+#[test]
+fn a_state_that_went_with_the_definition_is_said_to() {
+    let undefined = used().elsewhere(|found| found.was_undefined = true);
+    assert_eq!(verdict(&undefined), "deny VG205");
+    assert_eq!(refusal(&undefined), Refusal::TpmStateUndefined);
+    assert_eq!(refusal(&used()), Refusal::TpmStateMissing);
+}
+
+#[test]
+fn a_start_that_goes_on_does_not_look() {
+    let unasked = |mut facts: Facts| {
+        facts.elsewhere = None;
+        verdict(&facts)
+    };
+    assert_eq!(unasked(newcomer()), "look elsewhere");
+    assert_eq!(unasked(newcomer().state(Encrypted)), "look elsewhere");
+    assert_eq!(unasked(used()), "look elsewhere");
+    assert!(unasked(newcomer().host(hidden())).starts_with("allow"));
+    assert!(unasked(newcomer().row(placeholder(1, "a", 1))).starts_with("allow"));
+    let proven = newcomer().row(opens(1, "a", 1, 'A', 0).used().proven());
+    assert!(unasked(proven.kept(CopyReason::Start)).starts_with("allow"));
+    assert!(unasked(used().arriving()).starts_with("allow"));
+    let allowed = used().policy(|policy| policy.missing_state = Permission::Allow);
+    assert!(unasked(allowed).starts_with("allow"));
+    assert!(unasked(guest().vtpm(Some(emulator(None)))).starts_with("allow"));
+}

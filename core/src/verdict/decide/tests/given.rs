@@ -1,0 +1,374 @@
+//! Facts and verdicts in one line each, for the table of tests.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Timestamp;
+use crate::domain::{Domain, Emulator, TpmVersion, Vtpm};
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+use crate::verdict::decide::decide;
+use crate::verdict::elsewhere::Elsewhere;
+use crate::verdict::facts::{
+    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue,
+    KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Policy, Proof, Provider, References,
+    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
+};
+use crate::verdict::repair::Repair;
+use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
+
+pub(super) const SECRET: &str = "5ec2e700-0000-4000-8000-000000000001";
+
+/// The KEK that wrapped a key, or that a provider has, by a letter.
+pub(super) fn key(letter: char) -> KeyId {
+    KeyId::from_bytes([u8::try_from(letter).unwrap(); KeyId::LEN])
+}
+
+/// A provider's UUID by a number.
+pub(super) fn uuid(number: u8) -> ProviderUuid {
+    ProviderUuid::parse(&format!("00000000-0000-4000-8000-0000000000{number:02}")).unwrap()
+}
+
+/// A row and what trying it gave.
+#[derive(Clone)]
+pub(super) struct Row {
+    pub(super) key_ref: KeyRef,
+    pub(super) trial: Option<Trial>,
+}
+
+/// A placeholder bound to the provider `name` of UUID `number`.
+pub(super) fn placeholder(id: i64, name: &str, number: u8) -> Row {
+    Row {
+        key_ref: KeyRef {
+            id: KeyRefId(id),
+            secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
+            provider_uuid: Some(uuid(number)),
+            provider_name: name.to_owned(),
+            key_version: None,
+            kek_ref: None,
+            wrapped_dek: None,
+            first_used_at: None,
+            created_at: Timestamp(id),
+        },
+        trial: None,
+    }
+}
+
+/// A complete row whose key was wrapped with the KEK `letter`, with this trial.
+fn keyed(id: i64, name: &str, number: u8, letter: char, trial: Trial) -> Row {
+    let mut row = placeholder(id, name, number);
+    row.key_ref.key_version = Some(1);
+    row.key_ref.kek_ref = Some(kek_ref(key(letter)));
+    row.key_ref.wrapped_dek = Some(WrappedDek::from_stored(vec![1]));
+    row.trial = Some(trial);
+    row
+}
+
+/// A keyed row that opens to the DEK of this number.
+pub(super) fn opens(id: i64, name: &str, number: u8, letter: char, dek: usize) -> Row {
+    let trial = Trial::Opened {
+        key_id: key(letter),
+        dek: DekNumber(dek),
+        proof: Proof::None,
+    };
+    keyed(id, name, number, letter, trial)
+}
+
+/// A keyed row whose KEK no provider has.
+pub(super) fn keyless(id: i64, name: &str, number: u8, letter: char) -> Row {
+    let trial = NotOpened::NoProvider {
+        key_id: key(letter),
+    };
+    keyed(id, name, number, letter, Trial::NotOpened(trial))
+}
+
+/// A keyed row whose KEK is there and sealed.
+pub(super) fn sealed(id: i64, name: &str, number: u8, letter: char) -> Row {
+    let trial = NotOpened::Sealed {
+        key_id: key(letter),
+        reason: "no host key".to_owned(),
+    };
+    keyed(id, name, number, letter, Trial::NotOpened(trial))
+}
+
+/// A keyed row that does not authenticate.
+pub(super) fn corrupt(id: i64, name: &str, number: u8, letter: char) -> Row {
+    let trial = NotOpened::Corrupt {
+        reason: "not authentic".to_owned(),
+    };
+    keyed(id, name, number, letter, Trial::NotOpened(trial))
+}
+
+impl Row {
+    fn proof(mut self, answer: Proof) -> Self {
+        let Some(Trial::Opened { proof, .. }) = &mut self.trial else {
+            panic!("it does not open")
+        };
+        *proof = answer;
+        self
+    }
+
+    pub(super) fn proven(self) -> Self {
+        self.proof(Proof::Proven)
+    }
+
+    pub(super) fn refuted(self) -> Self {
+        self.proof(Proof::Refuted)
+    }
+
+    pub(super) fn used(mut self) -> Self {
+        self.key_ref.first_used_at = Some(Timestamp(7));
+        self
+    }
+
+    /// As `ON DELETE SET NULL` leaves it.
+    pub(super) fn uuid_lost(mut self) -> Self {
+        self.key_ref.provider_uuid = None;
+        self
+    }
+
+    pub(super) fn with(mut self, change: impl FnOnce(&mut KeyRef)) -> Self {
+        change(&mut self.key_ref);
+        self
+    }
+}
+
+/// A secret that somebody else defined: where libvirt keeps it, who gets to read it, its value.
+pub(super) fn foreign(ephemeral: bool, private: bool, value: HostValue) -> HostSecret {
+    HostSecret::Foreign(ForeignSecret {
+        is_ephemeral: ephemeral,
+        is_private: private,
+        serves_anything: false,
+        value,
+        named_by: Vec::new(),
+    })
+}
+
+/// A persistent secret of somebody else's with a value that nobody can read.
+pub(super) fn hidden() -> HostSecret {
+    foreign(false, true, HostValue::Hidden)
+}
+
+/// An ephemeral and private one, as a client defines it for one start.
+pub(super) fn clients() -> HostSecret {
+    foreign(true, true, HostValue::Hidden)
+}
+
+/// A persistent one without a value.
+pub(super) fn valueless() -> HostSecret {
+    foreign(false, false, HostValue::None)
+}
+
+/// A persistent one whose value is the DEK of this number.
+pub(super) fn known(dek: usize, proof: Proof) -> HostSecret {
+    let dek = DekNumber(dek);
+    foreign(false, false, HostValue::Known { dek, proof })
+}
+
+impl HostSecret {
+    /// Other guests' definitions name it, too.
+    pub(super) fn named_by(mut self, guests: &[&str]) -> Self {
+        let Self::Foreign(foreign) = &mut self else {
+            panic!("not a foreign one")
+        };
+        foreign.named_by = guests.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+}
+
+/// A guest with an encrypted vTPM: no state, no rows, no providers, no host secret.
+pub(super) fn guest() -> Facts {
+    Facts {
+        domain: Ok(Domain {
+            name: "vm1".to_owned(),
+            uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000001").unwrap(),
+            vtpm: Some(emulator(Some(SECRET))),
+        }),
+        references: Ok(References::default()),
+        trials: BTreeMap::new(),
+        keks: BTreeMap::new(),
+        state: TpmState::Absent,
+        hindrance: None,
+        kept: Kept::default(),
+        arrival: None,
+        snapshots: Vec::new(),
+        host_secret: Some(HostSecret::Absent),
+        elsewhere: Some(nothing_elsewhere()),
+        retired: BTreeMap::new(),
+        policy: Policy::default(),
+    }
+}
+
+/// This host has nothing of the guest under another name; libvirt defines it.
+pub(super) fn nothing_elsewhere() -> Elsewhere {
+    Elsewhere {
+        is_defined: true,
+        ..Elsewhere::default()
+    }
+}
+
+pub(super) fn emulator(secret: Option<&str>) -> Vtpm {
+    Vtpm::Emulator(Emulator {
+        version: TpmVersion::V2_0,
+        secret_uuid: secret.map(|uuid| SecretUuid::parse(uuid).unwrap()),
+        persistent_state: false,
+        source: None,
+    })
+}
+
+impl Facts {
+    pub(super) fn vtpm(mut self, vtpm: Option<Vtpm>) -> Self {
+        self.domain.as_mut().unwrap().vtpm = vtpm;
+        self
+    }
+
+    pub(super) fn row(mut self, row: Row) -> Self {
+        self.trials
+            .extend(row.trial.map(|trial| (row.key_ref.id, trial)));
+        self.references.as_mut().unwrap().key_refs.push(row.key_ref);
+        self
+    }
+
+    /// A provider whose KEK is `letter` and opens.
+    pub(super) fn provider(mut self, name: &str, number: u8, letter: char) -> Self {
+        self.references.as_mut().unwrap().providers.push(Provider {
+            uuid: uuid(number),
+            name: name.to_owned(),
+            key_id: key(letter),
+            key_version: 1,
+            is_default: false,
+            exported_at: None,
+            created_at: Timestamp(1),
+        });
+        self.keks.insert(key(letter), KekState::Opens);
+        self
+    }
+
+    pub(super) fn kek_sealed(mut self, letter: char) -> Self {
+        self.keks
+            .insert(key(letter), KekState::Sealed("no host key".to_owned()));
+        self
+    }
+
+    pub(super) fn state(mut self, state: TpmState) -> Self {
+        self.state = state;
+        self
+    }
+
+    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
+        self.hindrance = Some(hindrance);
+        self
+    }
+
+    /// The guard has a copy of an encrypted state.
+    pub(super) fn kept(mut self, occasion: CopyReason) -> Self {
+        self.kept.copy = Some(KeptCopy {
+            occasion,
+            kept_at: Timestamp(5),
+            is_encrypted: true,
+            is_proven: self.trials.values().any(Trial::is_proven),
+        });
+        self
+    }
+
+    /// The guest is transient, and its last run ended normally.
+    pub(super) fn ended_normally(mut self) -> Self {
+        self.kept.ended_normally = true;
+        self
+    }
+
+    pub(super) fn arriving(mut self) -> Self {
+        self.references.as_mut().unwrap().state_arrives = true;
+        self.arrival = Some(Arrival::Migration);
+        self
+    }
+
+    /// The guest has run here with a TPM, whoever has its key.
+    pub(super) fn seen(mut self) -> Self {
+        self.references.as_mut().unwrap().seen_state = Some(SeenState {
+            domain_name: "vm1".to_owned(),
+            secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
+            path: "/there".into(),
+            at: Timestamp(7),
+        });
+        self
+    }
+
+    /// What this host has under another name.
+    pub(super) fn elsewhere(mut self, change: impl FnOnce(&mut Elsewhere)) -> Self {
+        change(self.elsewhere.as_mut().unwrap());
+        self
+    }
+
+    pub(super) fn host(mut self, secret: HostSecret) -> Self {
+        self.host_secret = Some(secret);
+        self
+    }
+
+    pub(super) fn store(mut self, trouble: StoreAccessError) -> Self {
+        self.references = Err(trouble);
+        self
+    }
+
+    pub(super) fn policy(mut self, change: impl FnOnce(&mut Policy)) -> Self {
+        change(&mut self.policy);
+        self
+    }
+}
+
+/// The verdict in one line: decision; repairs; the key provided.
+pub(super) fn verdict(facts: &Facts) -> String {
+    match decide(facts) {
+        Answer::AskHostSecret => "ask".to_owned(),
+        Answer::AskElsewhere => "look elsewhere".to_owned(),
+        Answer::Verdict(verdict) => in_words(&verdict),
+    }
+}
+
+/// The findings of the verdict, by their names.
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+    let Answer::Verdict(verdict) = decide(facts) else {
+        panic!("no verdict yet")
+    };
+    verdict.findings
+}
+
+fn in_words(verdict: &Verdict) -> String {
+    let mut words = vec![match &verdict.decision {
+        Decision::Allow(reason) => format!("allow {reason:?}"),
+        Decision::Deny(refusal) => format!("deny {}", refusal.code().as_str()),
+    }];
+    words.extend(verdict.repairs.iter().map(repair_in_words));
+    if let Some(secret) = verdict.secret {
+        let key = match secret.key {
+            KeySource::Row(id) => format!("provide {id}"),
+            KeySource::Created => "provide the new key".to_owned(),
+        };
+        let over = match secret.over {
+            Over::GuardsOwn => "",
+            Over::TheSame => ", which libvirt has",
+            Over::ForeignDefinition => " in place of a foreign secret",
+            Over::ForeignValue => " over a foreign value",
+        };
+        words.push(key + over);
+    }
+    words.join("; ")
+}
+
+fn repair_in_words(repair: &Repair) -> String {
+    let row = repair
+        .key_ref()
+        .map_or("new".to_owned(), |id| id.to_string());
+    let detail = match repair {
+        Repair::RebindProvider { provider_name, .. }
+        | Repair::BindProvider { provider_name, .. } => {
+            format!(" to {provider_name}")
+        }
+        Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
+        Repair::RestoreTpmState { occasion, .. } => {
+            return format!("{} of {}", repair.kind(), occasion.as_str());
+        }
+        _ => String::new(),
+    };
+    format!("{} {row}{detail}", repair.kind())
+}

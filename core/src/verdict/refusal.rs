@@ -1,0 +1,265 @@
+//! Refusals: what is wrong, with the values that the sentence to the administrator needs.
+
+use std::path::PathBuf;
+
+use super::code::Code;
+use super::elsewhere::{OtherDomain, Relative, StateElsewhere};
+use super::facts::{Hindrance, StoreAccessError};
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::key::id::KeyId;
+
+/// Why a start is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No provider has the KEK; `key_id` is `None` for a placeholder, which has no key yet.
+    ProviderMissing {
+        /// The provider's name in the row.
+        provider: String,
+        /// The key id that is missed.
+        key_id: Option<KeyId>,
+    },
+    /// The provider of that name has another key.
+    ProviderKeyMismatch {
+        /// Its name.
+        provider: String,
+        /// Its key id.
+        has: KeyId,
+        /// The key id that wrapped the DEK.
+        wrapped_with: KeyId,
+    },
+    /// Several providers have the KEK.
+    ProviderAmbiguous {
+        /// The provider's name in the row, which no provider bears.
+        provider: String,
+        /// The key id.
+        key_id: KeyId,
+        /// The names of those that have it.
+        candidates: Vec<String>,
+    },
+    /// The provider's KEK does not open here.
+    ProviderSealed {
+        /// Its name.
+        provider: String,
+        /// Why.
+        reason: String,
+    },
+    /// The provider's KEK had not opened when the time was over.
+    ProviderNotInTime {
+        /// Its name.
+        provider: String,
+    },
+    /// No key reference and no host secret.
+    KeyMissing,
+    /// Likewise, and libvirt has no definition of the guest: its UUID may be that of one attempt.
+    KeyMissingNotDefined {
+        /// That UUID.
+        domain: DomainUuid,
+    },
+    /// Likewise, and the guest may be another one under a new UUID, or a copy of it.
+    KeyOfRelative {
+        /// That other one.
+        relative: Relative,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
+    },
+    /// No key reference and no host secret, and a TPM state that the XML does not name.
+    KeyMissingStateElsewhere(StateElsewhere),
+    /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
+    Unmanaged,
+    /// Encrypted (or arriving) state and no key.
+    KeyLost,
+    /// Likewise, in a store that is in order.
+    KeyUnknown,
+    /// Arriving state and no key.
+    KeyNotImported,
+    /// A retired key of the guest opens the state, and none that is in use.
+    KeyRetired {
+        /// The retired row.
+        key_ref: KeyRefId,
+    },
+    /// The key of another domain opens the state, and none of the guest's.
+    KeyOfAnother {
+        /// The domain that has it.
+        holder: OtherDomain,
+        /// Whether a key of the guest's own, or libvirt's value, is there and does not.
+        refuted: bool,
+        /// Whether libvirt has a definition of the guest.
+        is_defined: bool,
+    },
+    /// The guest's key comes from whoever starts it, and none was given for the state that is
+    /// there.
+    ClientsKeyMissing {
+        /// The secret that it belongs into.
+        secret: SecretUuid,
+    },
+    /// Several different keys and no proof.
+    KeyAmbiguous {
+        /// The rows to choose from.
+        key_refs: Vec<KeyRefId>,
+    },
+    /// The key does not open the state.
+    KeyDoesNotOpenTpm {
+        /// The rows that were tried.
+        key_refs: Vec<KeyRefId>,
+    },
+    /// A used key without its TPM state.
+    TpmStateMissing,
+    /// A used key, and a TPM state that the XML does not name.
+    TpmStateElsewhere(StateElsewhere),
+    /// A used key without its TPM state, which was probably deleted with the guest's definition.
+    TpmStateUndefined,
+    /// A used key without its TPM state, which snapshots of when the guest ran hold as it was.
+    StateInSnapshots {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A guest whose key is not the guard's has run here with a TPM, and its state is gone.
+    SeenStateMissing {
+        /// Where it was.
+        path: PathBuf,
+        /// When it was first seen there.
+        at: Timestamp,
+    },
+    /// A used key without its TPM state, whose kept copy could not be put back.
+    TpmStateNotRestored {
+        /// Says why.
+        reason: String,
+    },
+    /// A wrapped key that does not authenticate.
+    KeyCorrupt {
+        /// The row.
+        key_ref: KeyRefId,
+        /// Says how.
+        reason: String,
+    },
+    /// swtpm would refuse the state whatever the key, and no saved copy that the key opens is here.
+    TpmStateDamaged {
+        /// Says what is in its place.
+        how: String,
+    },
+    /// swtpm could not use the state now.
+    TpmHindered(Hindrance),
+    /// libvirt refused to define the secret or to take its value.
+    SecretRefused {
+        /// The secret.
+        secret: SecretUuid,
+        /// libvirt's words.
+        reason: String,
+    },
+    /// libvirt did not answer.
+    LibvirtUnreachable {
+        /// Says how.
+        reason: String,
+    },
+    /// The hook's deadline passed before the start was judged.
+    DeadlinePassed,
+    /// libvirtd is starting, and the guest with it, whose key was not laid out before.
+    LibvirtStarting,
+    /// The usage belongs to another secret, or the UUID to another usage type.
+    SecretConflict {
+        /// The secret.
+        secret: SecretUuid,
+        /// libvirt's words.
+        reason: String,
+    },
+    /// libvirt's secret has a value that is not this guest's key, and another guest's definition
+    /// names that secret.
+    SecretOfGuest {
+        /// The secret.
+        secret: SecretUuid,
+        /// The other guests, by name.
+        guests: Vec<String>,
+    },
+    /// Another guest is being started with that secret under another key.
+    SecretInUse {
+        /// The secret.
+        secret: SecretUuid,
+        /// The other guest's name.
+        guest: String,
+    },
+    /// libvirt's own secret does not open the TPM's state.
+    HostValueDoesNotOpenTpm {
+        /// The secret.
+        secret: SecretUuid,
+    },
+    /// A key that was retired opens the TPM's state, and none in use does.
+    RetiredKeyOpensTpm {
+        /// The retired row.
+        key_ref: KeyRefId,
+    },
+    /// The store cannot be used.
+    Store(StoreAccessError),
+    /// The XML cannot be read, and the policy refuses unencrypted vTPMs.
+    DomainXmlInvalid {
+        /// Says how.
+        reason: String,
+    },
+    /// The policy refuses unencrypted vTPMs.
+    UnencryptedVtpm,
+    /// XML and state disagree about encryption.
+    EncryptionMismatch {
+        /// Whether it is the state that is encrypted (and the XML that is not).
+        state_encrypted: bool,
+    },
+    /// A fault of this program.
+    Internal {
+        /// Says what.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// The code of this refusal.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::ProviderMissing { .. } => Code::ProviderMissing,
+            Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
+            Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
+            Self::ProviderSealed { .. } | Self::ProviderNotInTime { .. } => Code::ProviderSealed,
+            Self::KeyMissing
+            | Self::KeyMissingNotDefined { .. }
+            | Self::KeyOfRelative { .. }
+            | Self::KeyMissingStateElsewhere(_)
+            | Self::Unmanaged => Code::KeyMissing,
+            Self::KeyLost
+            | Self::ClientsKeyMissing { .. }
+            | Self::KeyUnknown
+            | Self::KeyNotImported
+            | Self::KeyRetired { .. }
+            | Self::KeyOfAnother { refuted: false, .. } => Code::KeyLost,
+            Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
+            Self::KeyDoesNotOpenTpm { .. }
+            | Self::HostValueDoesNotOpenTpm { .. }
+            | Self::RetiredKeyOpensTpm { .. }
+            | Self::KeyOfAnother { refuted: true, .. } => Code::KeyDoesNotOpenTpm,
+            Self::TpmStateMissing
+            | Self::TpmStateElsewhere(_)
+            | Self::TpmStateUndefined
+            | Self::StateInSnapshots { .. }
+            | Self::SeenStateMissing { .. }
+            | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
+            Self::KeyCorrupt { .. } => Code::KeyCorrupt,
+            Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
+            Self::TpmHindered(Hindrance::InUse { .. }) => Code::TpmInUse,
+            Self::TpmHindered(Hindrance::ClosedDirectory { .. } | Hindrance::BadLock { .. }) => {
+                Code::TpmStateUnreachable
+            }
+            Self::SecretRefused { .. } => Code::SecretRefused,
+            Self::LibvirtUnreachable { .. } | Self::DeadlinePassed | Self::LibvirtStarting => {
+                Code::LibvirtUnreachable
+            }
+            Self::SecretConflict { .. } | Self::SecretOfGuest { .. } | Self::SecretInUse { .. } => {
+                Code::SecretConflict
+            }
+            Self::Store(StoreAccessError::Unavailable(_)) => Code::StoreUnavailable,
+            Self::Store(StoreAccessError::Corrupt(_)) => Code::StoreCorrupt,
+            Self::Store(StoreAccessError::TooNew { .. }) => Code::StoreTooNew,
+            Self::DomainXmlInvalid { .. } => Code::DomainXmlInvalid,
+            Self::UnencryptedVtpm => Code::UnencryptedVtpm,
+            Self::EncryptionMismatch { .. } => Code::EncryptionMismatch,
+            Self::Internal { .. } => Code::Internal,
+        }
+    }
+}

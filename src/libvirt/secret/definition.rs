@@ -1,0 +1,147 @@
+//! A secret's definition, as libvirt writes it (`virSecretDefFormat` in its
+//! `src/conf/secret_conf.c`).
+
+use quick_xml::Reader;
+use quick_xml::events::{BytesStart, Event};
+
+use super::Purpose;
+
+/// What a secret's definition says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretDefinition {
+    /// libvirt keeps its value in memory alone.
+    pub is_ephemeral: bool,
+    /// libvirt gives its value to no client.
+    pub is_private: bool,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its usage: for a vTPM's, a name; empty where it has none.
+    pub usage: String,
+    /// What its description says; empty where it has none.
+    pub description: String,
+}
+
+impl SecretDefinition {
+    /// Reads a definition; `None` where the text is none.
+    #[must_use]
+    pub fn parse(xml: &str) -> Option<Self> {
+        let mut reader = Reader::from_str(xml);
+        let mut path: Vec<String> = Vec::new();
+        let mut found = None;
+        loop {
+            match reader.read_event().ok()? {
+                Event::Start(tag) => {
+                    path.push(tag.name().as_ref().to_owned());
+                    open(&mut found, &path, &tag)?;
+                }
+                Event::Empty(tag) => {
+                    path.push(tag.name().as_ref().to_owned());
+                    open(&mut found, &path, &tag)?;
+                    path.pop();
+                }
+                Event::End(_) => {
+                    path.pop()?;
+                }
+                Event::Text(text) => take_text(found.as_mut(), &path, &text.xml10_content()),
+                Event::GeneralRef(reference) => {
+                    let character = match reference.resolve_char_ref().ok()? {
+                        Some(character) => character.to_string(),
+                        None => {
+                            quick_xml::escape::resolve_predefined_entity(&reference)?.to_owned()
+                        }
+                    };
+                    take_text(found.as_mut(), &path, &character);
+                }
+                Event::Eof => break,
+                _ => {}
+            }
+        }
+        found.filter(|_| path.is_empty())
+    }
+}
+
+fn open(found: &mut Option<SecretDefinition>, path: &[String], tag: &BytesStart<'_>) -> Option<()> {
+    let is_yes = |name| attribute(tag, name).is_some_and(|value| value == "yes");
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match (path.as_slice(), found.as_mut()) {
+        (["secret"], None) => {
+            *found = Some(SecretDefinition {
+                is_ephemeral: is_yes("ephemeral"),
+                is_private: is_yes("private"),
+                purpose: Purpose::Anything,
+                usage: String::new(),
+                description: String::new(),
+            });
+        }
+        (["secret", "usage"], Some(found)) => {
+            found.purpose = match attribute(tag, "type").as_deref() {
+                Some("vtpm") => Purpose::Vtpm,
+                _ => Purpose::Other,
+            };
+        }
+        (_, Some(_)) => {}
+        (_, None) => return None,
+    }
+    Some(())
+}
+
+fn take_text(found: Option<&mut SecretDefinition>, path: &[String], text: &str) {
+    let Some(found) = found else { return };
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        ["secret", "usage", _] => found.usage.push_str(text),
+        ["secret", "description"] => found.description.push_str(text),
+        _ => {}
+    }
+}
+
+fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
+    let attribute = tag.try_get_attribute(name).ok()??;
+    Some(attribute.value.into_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_as_libvirt_writes_it_is_read() {
+        let xml = "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n\
+             <secret ephemeral='no' private='yes'>\n  <uuid>x</uuid>\n  \
+             <description>a &amp; b&#x1F;</description>\n  \
+             <usage type='vtpm'>\n    <name>vm&lt;1&gt;</name>\n  </usage>\n</secret>\n";
+        let found = SecretDefinition::parse(xml).unwrap();
+        assert!(!found.is_ephemeral && found.is_private);
+        assert_eq!(found.purpose, Purpose::Vtpm);
+        assert_eq!(found.usage, "vm<1>");
+        assert_eq!(found.description, "a & b\u{1f}");
+    }
+
+    #[test]
+    fn a_secret_without_a_usage_is_for_anything() {
+        let found = SecretDefinition::parse("<secret ephemeral='yes' private='no'/>").unwrap();
+        assert_eq!(found.purpose, Purpose::Anything);
+        assert!(found.is_ephemeral && !found.is_private);
+        let volume = "<secret><usage type='volume'><volume>/a</volume></usage></secret>";
+        let found = SecretDefinition::parse(volume).unwrap();
+        assert_eq!(
+            (found.purpose, found.usage.as_str()),
+            (Purpose::Other, "/a")
+        );
+    }
+
+    #[test]
+    fn what_is_no_definition_is_none() {
+        for text in [
+            "",
+            "secret",
+            "<domain/>",
+            "<secret>",
+            "<secret",
+            "<a><secret/></a>",
+        ] {
+            assert_eq!(SecretDefinition::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Words: the sentence, the hint and the exit status of every answer, in one place.
+
+mod arg;
+mod command;
+mod elsewhere;
+mod explain;
+mod findings;
+mod json;
+mod refusals;
+
+pub use arg::{Arg, Named, kind};
+pub use command::Command;
+pub use explain::{Explanation, explain};
+pub use findings::{finding, reason};
+pub use json::{outcome_json, repairs_json};
+pub use refusals::{Words, refusal};
+
+use crate::clock::Timestamp;
+use crate::verdict::refusal::Refusal;
+
+/// The line of a refusal, as libvirt shows it to whoever ran the start:
+/// `vtpm-guard: VG102 provider-key-mismatch: vm1: …; …`
+#[must_use]
+pub fn refusal_line<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> String {
+    let guest = guest.into();
+    let Words { message, hint } = refusal(guest, why);
+    one_line(&format!(
+        "vtpm-guard: {}: {}: {message}; {hint}",
+        why.code(),
+        label(guest.name)
+    ))
+}
+
+/// Whether a character shows as something else than itself: control characters could forge a line
+/// or command a terminal, and those of Unicode that are invisible or turn the direction of writing
+/// (general category Cf) let one name look like another.
+#[must_use]
+pub fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A text of which no character misleads: each of those that do is a blank.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if misleads(c) { ' ' } else { c })
+        .collect()
+}
+
+/// A point in time as messages give it: local time, to the minute.
+#[must_use]
+pub fn date(at: Timestamp) -> String {
+    let Ok(at) = jiff::Timestamp::from_millisecond(at.0) else {
+        return "an unknown day".to_owned();
+    };
+    at.to_zoned_datetime(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M")
+        .to_string()
+}
+
+/// A name within a sentence. One that could be read as a part of it stands in quotes, so that
+/// everybody sees where it ends.
+#[must_use]
+pub fn label(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.:/@+".contains(c);
+    if !name.is_empty() && name.chars().all(is_plain) {
+        return name.to_owned();
+    }
+    quoted(name)
+}
+
+/// A name in quotes that nothing within it ends.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in name.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if misleads(c) => quoted.extend(c.escape_default()),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::key::id::KeyId;
+    use crate::verdict::code::Code;
+
+    #[test]
+    fn the_line_of_a_refusal_is_the_one_of_the_design() {
+        let why = Refusal::ProviderKeyMismatch {
+            provider: "nkp-a".to_owned(),
+            has: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
+            wrapped_with: KeyId::parse("9c1d77e0000000000000000000000000").unwrap(),
+        };
+        assert_eq!(
+            refusal_line("vm1", &why),
+            "vtpm-guard: VG102 provider-key-mismatch: vm1: provider \"nkp-a\" has key 3f2a9c01, \
+             but the vTPM's key is wrapped with 9c1d77e0; import the original: \
+             vtpm-guard provider import FILE"
+        );
+    }
+
+    #[test]
+    fn a_key_that_did_not_open_in_time_is_no_reason_to_import_it() {
+        let provider = "nkp-a".to_owned();
+        let words = refusal("vm 1", &Refusal::ProviderNotInTime { provider });
+        assert!(words.message.contains("did not open in time"), "{words:?}");
+        assert_eq!(words.hint, "start it again: virsh start 'vm 1'");
+    }
+
+    #[test]
+    fn a_refusal_stays_one_line_whatever_names_and_errors_hold() {
+        let why = Refusal::LibvirtUnreachable {
+            reason: "no\nanswer\u{1b}[31m".to_owned(),
+        };
+        let line = refusal_line("a\nb\u{2028}\u{202e}c", &why);
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains(r#": "a\nb\u{2028}\u{202e}c": "#), "{line:?}");
+    }
+
+    #[test]
+    fn a_name_in_a_sentence_shows_where_it_ends() {
+        assert_eq!(label("vm-1"), "vm-1");
+        assert_eq!(label("größe"), "größe");
+        assert_eq!(label("my vm"), "\"my vm\"");
+        assert_eq!(
+            label("vm1: fine; now: vtpm-guard key prune"),
+            "\"vm1: fine; now: vtpm-guard key prune\""
+        );
+        assert_eq!(label("a\"b\\"), r#""a\"b\\""#);
+        assert_eq!(label("a\u{1b}[31m\u{202e}"), r#""a\u{1b}[31m\u{202e}""#);
+        assert_eq!(label(""), "\"\"");
+    }
+
+    #[test]
+    fn every_code_is_explained() {
+        for code in Code::ALL {
+            let explanation = explain(*code);
+            for text in [explanation.what, explanation.why, explanation.remedy] {
+                assert!(text.ends_with('.'), "{code}: {text}");
+            }
+        }
+    }
+}
