@@ -32,19 +32,13 @@ fn shown(golden: &str) -> Vec<(String, String)> {
         if !is_stdout {
             continue;
         }
-        let (path, kind) = match line.strip_prefix(' ') {
-            Some(kind) => (shown.last().unwrap().0.clone(), kind.trim_start()),
-            None => {
-                let (path, kind) = line.split_once(' ').unwrap();
-                let path = path.trim_end_matches('?');
-                // A list of answers has the keys of one.
-                (
-                    path.trim_start_matches("[]")
-                        .trim_start_matches('.')
-                        .to_owned(),
-                    kind.trim(),
-                )
-            }
+        let (path, kind) = if let Some(kind) = line.strip_prefix(' ') {
+            (shown.last().unwrap().0.clone(), kind.trim_start())
+        } else {
+            let (path, kind) = line.split_once(' ').unwrap();
+            // A list of answers has the keys of one.
+            let path = path.trim_end_matches('?').trim_start_matches("[]");
+            (path.trim_start_matches('.').to_owned(), kind.trim())
         };
         shown.push((path, kind.to_owned()));
     }
