@@ -41,6 +41,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
+use crate::host::crash;
 use error::Failure;
 use place::Place;
 use schema::Identity;
@@ -159,7 +160,9 @@ impl Store {
             .map_err(Failure::from)
             .and_then(|transaction| {
                 let answer = work(&transaction)?;
+                crash::point();
                 transaction.commit()?;
+                crash::point();
                 Ok(answer)
             })
             .map_err(|failure| failure.at(&self.path))
