@@ -12,7 +12,7 @@ use rusqlite::serialize::Data;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{Failure, StoreError, UnavailableReason};
-use super::place::{self, Place};
+use super::store_path::{self, StorePath};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
 use crate::host::atomic::{self, NewFile};
@@ -47,7 +47,7 @@ impl Store {
         now: Timestamp,
         deadline: Deadline,
     ) -> Result<PathBuf, StoreError> {
-        let kept = place::beside(&self.path, &format!(".{occasion}-{}", stamp(now)));
+        let kept = store_path::beside(&self.path, &format!(".{occasion}-{}", stamp(now)));
         self.backup(&kept, deadline)?;
         Ok(kept)
     }
@@ -67,16 +67,16 @@ impl Store {
     ) -> Result<Restored, StoreError> {
         let copy = checked_copy(from, deadline)?;
         refuse_programs(&copy, from)?;
-        let place = Place::open(state_dir, true)?;
-        let had_content = place.file_len()?.is_some_and(|len| len > 0);
-        place.make_file()?;
-        let kept = place::beside(&place.file, &format!(".replaced-{}", stamp(now)));
+        let location = StorePath::open(state_dir, true)?;
+        let had_content = location.file_len()?.is_some_and(|len| len > 0);
+        location.make_file()?;
+        let kept = store_path::beside(&location.file, &format!(".replaced-{}", stamp(now)));
         let previous = had_content.then(|| kept.clone());
-        match replace_content(&copy, &place, previous.as_deref(), deadline) {
-            Err(StoreError::Corrupt { .. }) => replace_file(&copy, &place, &kept, deadline)?,
+        match replace_content(&copy, &location, previous.as_deref(), deadline) {
+            Err(StoreError::Corrupt { .. }) => replace_file(&copy, &location, &kept, deadline)?,
             other => other?,
         }
-        place.sync()?;
+        location.sync()?;
         Ok(Restored { previous })
     }
 }
@@ -90,7 +90,7 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
     let read = || -> Result<Connection, Failure> {
         // A file that somebody copied while it was in use brings its log along; any other is
         // read without making files beside it.
-        let source = if place::wal_len(&from) > 0 {
+        let source = if store_path::wal_len(&from) > 0 {
             connect::open(&from, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)?
         } else {
             connect::immutable(&from, deadline)?
@@ -118,11 +118,11 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
 /// store is copied to `kept` under the same lock.
 fn replace_content(
     copy: &Connection,
-    place: &Place,
+    location: &StorePath,
     kept: Option<&Path>,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let file = &place.file;
+    let file = &location.file;
     let fail = |error| StoreError::from_sqlite(file, error);
     let open = |flags| connect::open(file, flags, deadline).map_err(fail);
     let mut store = open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -161,24 +161,24 @@ fn replace_content(
 /// that one, for no process can open it.
 fn replace_file(
     copy: &Connection,
-    place: &Place,
+    location: &StorePath,
     kept: &Path,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let fail = |error| StoreError::unavailable(&place.file, error);
-    let content = content(copy, &place.file, deadline)?;
-    let new = NewFile::write(&place.dir()?, |file| file.write_all(&content)).map_err(fail)?;
+    let fail = |error| StoreError::unavailable(&location.file, error);
+    let content = content(copy, &location.file, deadline)?;
+    let new = NewFile::write(&location.dir()?, |file| file.write_all(&content)).map_err(fail)?;
     if !kept.exists() {
-        fs::hard_link(&place.file, kept).map_err(fail)?;
+        fs::hard_link(&location.file, kept).map_err(fail)?;
     }
     for suffix in ["-wal", "-journal"] {
         // A log of the old file must not be taken for the new one's.
-        let log = place::beside(&place.file, suffix);
+        let log = store_path::beside(&location.file, suffix);
         if log.exists() {
-            fs::rename(&log, place::beside(kept, suffix)).map_err(fail)?;
+            fs::rename(&log, store_path::beside(kept, suffix)).map_err(fail)?;
         }
     }
-    new.replace(OsStr::new(place::FILE_NAME)).map_err(fail)
+    new.replace(OsStr::new(store_path::FILE_NAME)).map_err(fail)
 }
 
 /// Copies a database into a new file of mode 0600, durably. Where it fails it leaves no file.

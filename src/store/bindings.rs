@@ -2,13 +2,13 @@
 
 use rusqlite::{Connection, params};
 
-use super::apply::{insert_placeholder, kek_ref};
 use super::error::Failure;
+use super::key_rows::{self, NewRow};
 use super::schema::{LIVE, is_uuid};
-use super::{Store, StoreError, events, keys, load, providers};
+use super::{Store, StoreError, columns, events, provider_rows};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
-use crate::verdict::facts::{KeyRef, Provider};
+use crate::verdict::facts::{KeyRef, Provider, kek_ref};
 
 /// What binding a domain did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +54,9 @@ impl Store {
         now: Timestamp,
     ) -> Result<BindingChange, StoreError> {
         self.write(|transaction| {
-            let all = load::providers(transaction)?;
-            let provider = providers::by_uuid(transaction, provider)?;
-            let rows = load::key_refs(transaction, domain)?;
+            let all = provider_rows::all(transaction)?;
+            let provider = provider_rows::by_uuid(transaction, provider)?;
+            let rows = key_rows::in_use(transaction, domain)?;
             let (keyed, placeholders): (Vec<_>, Vec<_>) =
                 rows.iter().partition(|row| row.wrapped_dek.is_some());
             let candidates = if keyed.is_empty() {
@@ -75,8 +75,16 @@ impl Store {
                 return Err(StoreError::HasKey { key_ref, provider }.into());
             }
             let Some(row) = placeholders.first() else {
-                let to = (provider.uuid, provider.name.as_str());
-                return insert_placeholder(transaction, domain, None, to, now).map(BindingChange::Added);
+                let row = NewRow {
+                    domain,
+                    provider: (provider.uuid, &provider.name),
+                    secret_uuid: None,
+                    key: None,
+                    first_used_at: None,
+                    retired_at: None,
+                    now,
+                };
+                return key_rows::insert(transaction, &row).map(BindingChange::Added);
             };
             let named = is_uuid("uuid", "?2");
             let sql = format!(
@@ -103,8 +111,8 @@ impl Store {
     ) -> Result<UnbindCounts, StoreError> {
         self.write(|transaction| {
             Ok(UnbindCounts {
-                placeholders: keys::delete_placeholders(transaction, domain)?,
-                retired: keys::retire_keyed(transaction, domain, None, now)?.len(),
+                placeholders: key_rows::delete_placeholders(transaction, domain)?,
+                retired: key_rows::retire_keyed(transaction, domain, None, now)?.len(),
             })
         })
     }
@@ -117,10 +125,10 @@ impl Store {
         provider: &Provider,
     ) -> Result<Vec<DependentDomain>, StoreError> {
         self.read(|connection| {
-            let all = load::providers(connection)?;
+            let all = provider_rows::all(connection)?;
             let mut locked = Vec::new();
             for uuid in domains_near(connection, provider)? {
-                let rows = load::key_refs(connection, uuid)?;
+                let rows = key_rows::in_use(connection, uuid)?;
                 if is_locked_without(&rows, provider, &all) {
                     let name = events::last_name(connection, uuid)?;
                     locked.push(DependentDomain { uuid, name });
@@ -147,7 +155,7 @@ fn domains_near(connection: &Connection, provider: &Provider) -> Result<Vec<Doma
         provider.key_id.as_bytes()
     ];
     let texts = query
-        .query_map(values, |row| super::row::text(row, "resource_uuid"))?
+        .query_map(values, |row| columns::text(row, "resource_uuid"))?
         .collect::<Result<Vec<_>, _>>()?;
     let parse = |text: &String| DomainUuid::parse(text).ok();
     let mut domains: Vec<_> = texts.iter().flatten().filter_map(parse).collect();
@@ -163,7 +171,7 @@ fn is_locked_without(rows: &[KeyRef], provider: &Provider, all: &[Provider]) -> 
     if rows.iter().any(|row| is_keyed(&row)) {
         rows.iter()
             .filter(is_keyed)
-            .any(|row| match keys::kek_of(row) {
+            .any(|row| match key_rows::kek_of(row) {
                 Some(key_id) => key_id == provider.key_id && !has_twin,
                 None => is_bound_to(row, provider, all),
             })

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::error::Failure;
 use super::schema::{self, MIGRATIONS};
-use super::{Store, StoreError, row};
+use super::{Store, StoreError, columns};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 
@@ -177,9 +177,9 @@ fn providers(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     let mut rows = query.query([])?;
     let mut findings = Vec::new();
     while let Some(provider) = rows.next()? {
-        let name = row::text(provider, "name")?.unwrap_or_default();
-        let uuid = row::parsed(provider, "uuid", |text| ProviderUuid::parse(text).ok())?;
-        let key_id = row::parsed(provider, "key_id", KeyId::parse)?;
+        let name = columns::text(provider, "name")?.unwrap_or_default();
+        let uuid = columns::parsed(provider, "uuid", |text| ProviderUuid::parse(text).ok())?;
+        let key_id = columns::parsed(provider, "key_id", KeyId::parse)?;
         for (column, is_readable) in [("uuid", uuid.is_some()), ("key_id", key_id.is_some())] {
             if !is_readable {
                 let name = name.clone();
@@ -205,7 +205,7 @@ fn key_refs(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     while let Some(found) = rows.next()? {
         let key_ref = KeyRefId(found.get("id")?);
         let readable = |column, parse: fn(&str) -> bool| -> rusqlite::Result<bool> {
-            Ok(row::full_text(found, column)?.is_none_or(|text| parse(&text)))
+            Ok(columns::full_text(found, column)?.is_none_or(|text| parse(&text)))
         };
         let columns = [
             (
@@ -225,7 +225,7 @@ fn key_refs(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
             findings.push(StoreFinding::KeyRefUnreadable { key_ref, column });
         }
         if found.get("is_lost")? {
-            let provider = row::text(found, "provider_name")?.unwrap_or_default();
+            let provider = columns::text(found, "provider_name")?.unwrap_or_default();
             findings.push(StoreFinding::ProviderUnknown { key_ref, provider });
         }
     }

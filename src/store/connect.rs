@@ -12,8 +12,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{Failure, StoreError};
-use super::place::{self, Place};
 use super::schema::{self, Identity};
+use super::store_path::{self, StorePath};
 use crate::clock::Deadline;
 
 /// How long to sleep before asking for a lock again. Sixty-four hooks at once are through in
@@ -29,17 +29,17 @@ const SHORT_LOG: u64 = 256 * 1024;
 
 /// Opens the database for reading and writing, and finds out what it is.
 pub(super) fn read_write(
-    place: &Place,
+    location: &StorePath,
     deadline: Deadline,
 ) -> Result<(Connection, Identity), StoreError> {
     let open = || {
-        let connection = open(&place.file, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
-        let identity = schema::identify(&connection, &place.file)?;
+        let connection = open(&location.file, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
+        let identity = schema::identify(&connection, &location.file)?;
         set_wal(&connection)?;
-        keep_short_log(&connection, place)?;
+        keep_short_log(&connection, location)?;
         Ok((connection, identity))
     };
-    open().map_err(|failure: Failure| failure.at(&place.file))
+    open().map_err(|failure: Failure| failure.at(&location.file))
 }
 
 /// Opens the database for reading, and finds out what it is.
@@ -49,35 +49,35 @@ pub(super) fn read_write(
 /// read-only file system nobody can write, so the database is read as a file that never
 /// changes.
 pub(super) fn read_only(
-    place: &Place,
+    location: &StorePath,
     deadline: Deadline,
 ) -> Result<(Connection, Identity), StoreError> {
     let identified = |connection: Connection| {
-        let identity = schema::identify(&connection, &place.file)?;
+        let identity = schema::identify(&connection, &location.file)?;
         Ok((connection, identity))
     };
-    open(&place.file, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)
+    open(&location.file, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)
         .map_err(Failure::from)
         .and_then(identified)
         .or_else(|failure| match failure {
             Failure::Sqlite(error) if is_for_want_of_index(&error) => {
-                if place.is_immutable() {
-                    identified(immutable(&place.file, deadline)?)
+                if location.is_immutable() {
+                    identified(immutable(&location.file, deadline)?)
                 } else {
-                    identified(alone(&place.file, deadline)?)
+                    identified(alone(&location.file, deadline)?)
                 }
             }
             failure => Err(failure),
         })
-        .map_err(|failure| failure.at(&place.file))
+        .map_err(|failure| failure.at(&location.file))
 }
 
 /// Leaves the write-ahead log in place when the last connection closes, as long as the log is
 /// short. Else every hook would make it anew, and move its pages to the database at its end:
 /// five waits for the disk in the place of two. A longer log goes the usual way, so that the
 /// next to open the database has little to read.
-fn keep_short_log(connection: &Connection, place: &Place) -> rusqlite::Result<()> {
-    if place::wal_len(&place.file) < SHORT_LOG {
+fn keep_short_log(connection: &Connection, location: &StorePath) -> rusqlite::Result<()> {
+    if store_path::wal_len(&location.file) < SHORT_LOG {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::Failure;
-use super::{Origin, Store, StoreError, row};
+use super::{Origin, Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::verdict::code::Code;
@@ -174,8 +174,9 @@ impl Store {
             let mut rows = query.query([])?;
             let mut last = BTreeMap::new();
             while let Some(found) = rows.next()? {
-                let uuid = row::parsed(found, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
-                if let (Some(uuid), Some(at)) = (uuid, row::time(found, "at")?) {
+                let uuid =
+                    columns::parsed(found, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
+                if let (Some(uuid), Some(at)) = (uuid, columns::time(found, "at")?) {
                     last.insert(uuid, at);
                 }
             }
@@ -200,7 +201,7 @@ pub(super) fn last_name(
     )?;
     let mut rows = query.query([domain.to_string()])?;
     match rows.next()? {
-        Some(found) => Ok(row::full_text(found, "domain_name")?),
+        Some(found) => Ok(columns::full_text(found, "domain_name")?),
         None => Ok(None),
     }
 }
@@ -236,19 +237,20 @@ fn forget_the_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), F
 }
 
 fn event_row(row: &Row<'_>) -> rusqlite::Result<Option<EventRow>> {
-    let Some(domain_uuid) = row::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?
+    let Some(domain_uuid) =
+        columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?
     else {
         return Ok(None);
     };
     Ok(Some(EventRow {
         id: row.get("id")?,
-        at: row::time(row, "at")?.unwrap_or(Timestamp(0)),
+        at: columns::time(row, "at")?.unwrap_or(Timestamp(0)),
         domain_uuid,
-        domain_name: row::text(row, "domain_name")?.unwrap_or_default(),
-        operation: row::text(row, "operation")?.unwrap_or_default(),
-        allowed: row::text(row, "decision")?.as_deref() == Some("allow"),
-        code: row::parsed(row, "code", Code::parse)?,
-        message: row::text(row, "message")?.unwrap_or_default(),
-        repairs_json: row::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
+        domain_name: columns::text(row, "domain_name")?.unwrap_or_default(),
+        operation: columns::text(row, "operation")?.unwrap_or_default(),
+        allowed: columns::text(row, "decision")?.as_deref() == Some("allow"),
+        code: columns::parsed(row, "code", Code::parse)?,
+        message: columns::text(row, "message")?.unwrap_or_default(),
+        repairs_json: columns::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
     }))
 }

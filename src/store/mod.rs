@@ -12,26 +12,30 @@
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `check`, `backup` | is it whole; copies of it, and back from them |
 
-mod announced;
+mod announcements;
 mod apply;
 mod backup;
 mod bindings;
 mod check;
+mod clients_key;
+mod columns;
 mod connect;
 mod error;
 mod events;
+mod fresh_keys;
+mod key_rows;
 mod keys;
-mod load;
-mod nearby;
 mod origin;
-mod place;
+mod provider_rows;
 mod providers;
 mod prune;
+mod references;
+mod related_guests;
+mod repairs;
 mod rotation;
-mod row;
 mod schema;
-mod seen;
-mod start;
+mod seen_state;
+mod store_path;
 #[cfg(test)]
 mod testing;
 
@@ -42,22 +46,24 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
 use error::Failure;
-use place::Place;
 use schema::Identity;
+use store_path::StorePath;
 
-pub use announced::ANNOUNCEMENT_LIFETIME;
+pub use announcements::ANNOUNCEMENT_LIFETIME;
 pub use apply::Change;
 pub use backup::Restored;
 pub use bindings::{BindingChange, DependentDomain, UnbindCounts};
 pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
-pub use keys::{AddKey, KeyRefRecord, OtherKeys, UseKeyResult};
+pub use fresh_keys::RetiredFreshKey;
+pub use key_rows::KeyRefRecord;
+pub use keys::{AddKey, OtherKeys, UseKeyResult};
 pub use origin::Origin;
+pub use provider_rows::{previous_key_name, previous_key_of};
 pub use providers::NewProvider;
 pub use prune::Prune;
-pub use rotation::{RewrappedRow, Rotation, previous_key_name, previous_key_of};
-pub use start::RetiredFreshKey;
+pub use rotation::{RewrappedRow, Rotation};
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,28 +90,28 @@ impl Store {
     /// An empty file, or a database without any table, is `Missing`: a creation that was
     /// killed leaves it behind, and the next one goes on from there.
     pub fn open(state_dir: &Path, access: Access, deadline: Deadline) -> Result<Self, StoreError> {
-        let place = Place::open(state_dir, access == Access::Create)?;
-        match (place.file_len()?, access) {
-            (None, Access::Create) => place.make_file()?,
+        let location = StorePath::open(state_dir, access == Access::Create)?;
+        match (location.file_len()?, access) {
+            (None, Access::Create) => location.make_file()?,
             (None | Some(0), Access::Read | Access::Write) => return Err(StoreError::Missing),
             _ => {}
         }
         let (connection, identity) = match access {
-            Access::Read => connect::read_only(&place, deadline)?,
-            Access::Write | Access::Create => connect::read_write(&place, deadline)?,
+            Access::Read => connect::read_only(&location, deadline)?,
+            Access::Write | Access::Create => connect::read_write(&location, deadline)?,
         };
         let mut store = Self {
             connection,
-            path: place.file.clone(),
+            path: location.file.clone(),
         };
         match (identity, access) {
             (Identity::Empty, Access::Read | Access::Write) => return Err(StoreError::Missing),
             (Identity::Ours(schema::KNOWN), _) => {}
             (_, Access::Read) => schema::stand_in_tables(&store.connection)
-                .map_err(|error| StoreError::from_sqlite(&place.file, error))?,
+                .map_err(|error| StoreError::from_sqlite(&location.file, error))?,
             (_, Access::Write | Access::Create) => {
                 store.migrate()?;
-                place.sync()?;
+                location.sync()?;
             }
         }
         Ok(store)

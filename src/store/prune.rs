@@ -2,7 +2,7 @@
 
 use rusqlite::params;
 
-use super::keys::records;
+use super::key_rows;
 use super::schema::is_uuid;
 use super::{Event, KeyRefRecord, Store, StoreError, events};
 use crate::ids::DomainUuid;
@@ -33,7 +33,7 @@ impl Store {
                 let uuid = domain.to_string();
                 let is_its = is_uuid("resource_uuid", "?1");
                 let of_domain = format!("resource_type = 'tpm' AND {is_its}");
-                if records(transaction, &of_domain, [&uuid])? != *seen {
+                if key_rows::select(transaction, &of_domain, [&uuid])? != *seen {
                     return Err(StoreError::Changed.into());
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");

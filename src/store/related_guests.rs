@@ -3,7 +3,7 @@
 
 use rusqlite::params;
 
-use super::keys::{KeyRefRecord, records_in_order};
+use super::key_rows::{self, KeyRefRecord};
 use super::schema::{KEYED, LIVE, is_uuid};
 use super::{Store, StoreError, events};
 use crate::clock::Timestamp;
@@ -84,7 +84,7 @@ impl Store {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read(|connection| {
             let values = params![domain.to_string(), secret, name, limit];
-            records_in_order(connection, &condition, values)
+            key_rows::select_in_order(connection, &condition, values)
         })
     }
 
@@ -93,7 +93,8 @@ impl Store {
             "{LIVE} AND {KEYED} AND first_used_at IS NOT NULL AND {condition}
              ORDER BY updated_at DESC, id DESC"
         );
-        let rows = self.read(|connection| records_in_order(connection, &condition, [value]))?;
+        let rows =
+            self.read(|connection| key_rows::select_in_order(connection, &condition, [value]))?;
         let mut domains = Vec::new();
         for row in rows {
             if !domains.contains(&row.domain) {

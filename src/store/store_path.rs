@@ -19,14 +19,14 @@ pub(super) const FILE_NAME: &str = "store.db";
 
 /// A state directory that belongs to the user who runs this program, and to nobody else, nor
 /// does any directory above it.
-pub(super) struct Place {
+pub(super) struct StorePath {
     dir: TrustedDir,
     /// The database's path, without any symbolic link in it (`SQLITE_OPEN_NOFOLLOW` refuses
     /// them in the directories of a path too).
     pub(super) file: PathBuf,
 }
 
-impl Place {
+impl StorePath {
     /// Opens the state directory; `create` makes one that is missing.
     pub(super) fn open(state_dir: &Path, create: bool) -> Result<Self, StoreError> {
         let opened = if create {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
-use super::{Store, StoreError, row};
+use super::{Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::verdict::facts::{Announcement, Arrival};
@@ -62,7 +62,7 @@ impl Store {
             Ok(connection.query_row(sql, [domain.to_string()], |row| row.get(0))?)
         })?;
         if is_announced {
-            self.write(|transaction| forget(transaction, domain))?;
+            self.write(|transaction| delete(transaction, domain))?;
         }
         Ok(())
     }
@@ -83,18 +83,18 @@ pub(super) fn for_domain(
     let Some(found) = rows.next()? else {
         return Ok(None);
     };
-    let Some(arrival) = row::parsed(found, "operation", arrival)? else {
+    let Some(arrival) = columns::parsed(found, "operation", arrival)? else {
         return Ok(None);
     };
     Ok(Some(Announcement {
-        domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
+        domain_name: columns::text(found, "domain_name")?.unwrap_or_default(),
         arrival,
-        attempt: row::text(found, "daemon")?.unwrap_or_default(),
-        at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
+        attempt: columns::text(found, "daemon")?.unwrap_or_default(),
+        at: columns::time(found, "at")?.unwrap_or(Timestamp(0)),
     }))
 }
 
-pub(super) fn forget(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+pub(super) fn delete(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
     transaction.execute(
         "DELETE FROM arriving WHERE domain_uuid = ?1",
         [domain.to_string()],

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rusqlite::{Connection, params};
 
 use super::error::Failure;
-use super::{Store, StoreError, row};
+use super::{Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::verdict::facts::SeenState;
@@ -22,7 +22,7 @@ impl Store {
         domain: DomainUuid,
         seen: &SeenState,
     ) -> Result<(), StoreError> {
-        let known = self.read(|connection| state_of(connection, domain))?;
+        let known = self.read(|connection| of_domain(connection, domain))?;
         let is_known = known.is_some_and(|known| {
             SeenState {
                 at: seen.at,
@@ -55,7 +55,7 @@ impl Store {
 
     /// The TPM state that this guest last ran with.
     pub fn seen_state(&self, domain: DomainUuid) -> Result<Option<SeenState>, StoreError> {
-        self.read(|connection| state_of(connection, domain))
+        self.read(|connection| of_domain(connection, domain))
     }
 
     /// Forgets that a guest had a TPM. Says whether that was known.
@@ -68,7 +68,7 @@ impl Store {
 }
 
 /// The TPM state that this guest last ran with.
-pub(super) fn state_of(
+pub(super) fn of_domain(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<Option<SeenState>, Failure> {
@@ -80,9 +80,9 @@ pub(super) fn state_of(
         return Ok(None);
     };
     Ok(Some(SeenState {
-        domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
-        secret_uuid: row::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
-        path: PathBuf::from(row::text(found, "path")?.unwrap_or_default()),
-        at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
+        domain_name: columns::text(found, "domain_name")?.unwrap_or_default(),
+        secret_uuid: columns::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
+        path: PathBuf::from(columns::text(found, "path")?.unwrap_or_default()),
+        at: columns::time(found, "at")?.unwrap_or(Timestamp(0)),
     }))
 }

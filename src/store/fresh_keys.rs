@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
 use super::schema::{KEYED, LIVE, is_uuid};
-use super::{Store, StoreError, announced, keys, load};
+use super::{Store, StoreError, announcements, key_rows};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
@@ -45,8 +45,8 @@ impl Store {
                  WHERE {of_domain} AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            forget_freshness(transaction, domain)?;
-            announced::forget(transaction, domain)
+            clear(transaction, domain)?;
+            announcements::delete(transaction, domain)
         })
     }
 
@@ -62,7 +62,7 @@ impl Store {
         })?;
         // Most often there is nothing to note, and nobody to be locked out for it.
         if is_fresh {
-            self.write(|transaction| forget_freshness(transaction, domain))?;
+            self.write(|transaction| clear(transaction, domain))?;
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Store {
                 is_uuid("resource_uuid", "?1")
             );
             let values = params![domain.to_string(), now.0, within];
-            let fresh = keys::records(connection, &condition, values)?;
+            let fresh = key_rows::select(connection, &condition, values)?;
             Ok(fresh.into_iter().map(|row| row.key_ref.id).collect())
         };
         // Most often there is none, and nobody to be locked out for it.
@@ -107,10 +107,10 @@ impl Store {
                     params![id.0, now.0],
                 )?;
                 // It stays fresh: see `spare_keys`.
-                note_fresh_key(transaction, *id, now)?;
+                note(transaction, *id, now)?;
             }
             let mut placeholder = None;
-            if load::key_refs(transaction, domain)?.is_empty() {
+            if key_rows::in_use(transaction, domain)?.is_empty() {
                 transaction.execute(
                     "INSERT OR ABORT INTO key_ref (resource_type, resource_uuid, secret_uuid,
                                                    provider_uuid, provider_name,
@@ -139,8 +139,8 @@ impl Store {
     ) -> Result<Vec<WrappedDek>, StoreError> {
         let condition = format!("{} AND {}", is_uuid("resource_uuid", "?1"), is_spare());
         let mut spare =
-            self.read(|connection| keys::records(connection, &condition, [domain.to_string()]))?;
-        spare.retain(|row| keys::kek_of(&row.key_ref) == Some(key_id));
+            self.read(|connection| key_rows::select(connection, &condition, [domain.to_string()]))?;
+        spare.retain(|row| key_rows::kek_of(&row.key_ref) == Some(key_id));
         let wrapped = spare.into_iter().rev();
         Ok(wrapped.filter_map(|row| row.key_ref.wrapped_dek).collect())
     }
@@ -170,47 +170,14 @@ fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Whether the domain's last allowed start went by a key that its client brought.
-pub(super) fn is_started_with_a_clients_key(
-    connection: &Connection,
-    domain: DomainUuid,
-) -> Result<bool, Failure> {
-    Ok(connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM clients_key WHERE domain_uuid = ?1)",
-        [domain.to_string()],
-        |row| row.get(0),
-    )?)
-}
-
-/// Notes whether this start goes by a key that its client brought.
-pub(super) fn note_clients_key(
-    transaction: &Transaction<'_>,
-    domain: DomainUuid,
-    is_clients: bool,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    if is_clients {
-        transaction.execute(
-            "INSERT OR REPLACE INTO clients_key (domain_uuid, at) VALUES (?1, ?2)",
-            params![domain.to_string(), now.0],
-        )?;
-    } else {
-        transaction.execute(
-            "DELETE FROM clients_key WHERE domain_uuid = ?1",
-            [domain.to_string()],
-        )?;
-    }
-    Ok(())
-}
-
-fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+fn clear(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
     let sql = format!("DELETE FROM fresh_key WHERE {}", of_domain());
     transaction.execute(&sql, [domain.to_string()])?;
     Ok(())
 }
 
 /// Deletes the spare row whose very bytes another row of the domain holds now.
-pub(super) fn forget_spare(
+pub(super) fn delete_spare(
     transaction: &Transaction<'_>,
     holder: KeyRefId,
     domain: DomainUuid,
@@ -227,7 +194,7 @@ pub(super) fn forget_spare(
 }
 
 /// Notes that a key was made for a start that has not succeeded yet.
-pub(super) fn note_fresh_key(
+pub(super) fn note(
     transaction: &Transaction<'_>,
     key_ref: KeyRefId,
     now: Timestamp,
