@@ -16,11 +16,11 @@ use crate::verdict::facts::{Announcement, Arrival};
 /// How long an announcement holds. libvirt calls `prepare begin` in the same call, before it
 /// receives anything: measured 70 to 120 ms on libvirt 9.0. Other hooks may run in between, and
 /// libvirt may probe QEMU first, which takes up to 9 s.
-pub const ANNOUNCEMENT_LIFETIME: Duration = Duration::from_secs(30);
+pub(super) const LIFETIME: Duration = Duration::from_secs(30);
 
-/// [`ANNOUNCEMENT_LIFETIME`] in milliseconds.
+/// [`LIFETIME`] in milliseconds.
 #[allow(clippy::cast_possible_truncation, reason = "30,000 fits")]
-const LIFETIME_MS: i64 = ANNOUNCEMENT_LIFETIME.as_millis() as i64;
+const LIFETIME_MS: i64 = LIFETIME.as_millis() as i64;
 
 impl Store {
     /// Notes that TPM state will arrive for this domain, and forgets old announcements.

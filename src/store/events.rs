@@ -1,4 +1,4 @@
-//! The history: one event for each decision.
+//! The history: one event for each decision and each change of an administrator's.
 
 use std::collections::BTreeMap;
 
@@ -74,38 +74,38 @@ pub struct EventRow {
     pub repairs_json: String,
 }
 
-/// How many events are kept; beyond that, the oldest go as new ones come. Every start writes
+/// How many events are kept; beyond that, each new one deletes the oldest. Every start writes
 /// one, so without a limit the store would grow for ever.
-pub const EVENTS_KEPT: i64 = 100_000;
+pub(super) const EVENTS_KEPT: i64 = 100_000;
 
-/// Whose events to list.
+/// Which guests' events to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFilter<'a> {
-    /// Everybody's.
+    /// All events.
     All,
-    /// Those of this domain.
+    /// Those of this guest.
     Domain(DomainUuid),
-    /// Those of the domains that bore this name, while they did.
+    /// Those of all guests with this name, from the time when they had it.
     Name(&'a str),
-    /// Likewise, and all others of a guest that has this name now: of one that bore it last, and
-    /// of this domain.
+    /// Likewise, and all other events of guests with this name now: those that had it last, and
+    /// the guest of this UUID.
     Guest(&'a str, Option<DomainUuid>),
 }
 
 /// Which events to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventQuery<'a> {
-    /// Whose.
+    /// Of which guests.
     pub whose: EventFilter<'a>,
     /// Only refusals with this code.
     pub code: Option<Code>,
-    /// None before this.
+    /// Only at or after this time.
     pub since: Option<Timestamp>,
-    /// None after this.
+    /// Only at or before this time.
     pub until: Option<Timestamp>,
 }
 
-/// The events of [`EventFilter::Guest`]: a domain whose newest event has the name bore it last.
+/// The events of [`EventFilter::Guest`]: a guest whose newest event has the name had it last.
 const OF_GUEST: &str = "(domain_name = ?1 OR domain_uuid = ?5 OR domain_uuid IN
     (SELECT domain_uuid FROM event AS named
      WHERE domain_name = ?1
@@ -125,12 +125,12 @@ impl<'a> From<EventFilter<'a>> for EventQuery<'a> {
 }
 
 impl Store {
-    /// Records an event by itself. One that belongs to repairs goes with them into `apply`.
+    /// Records an event by itself. One that belongs to repairs is recorded with them by `apply`.
     pub fn record_event(&mut self, event: &Event) -> Result<(), StoreError> {
         self.write(|transaction| insert(transaction, event))
     }
 
-    /// The newest events, newest first. A row that names no domain by UUID is left out.
+    /// The newest events, newest first. A row without the UUID of a guest is left out.
     pub fn history<'a>(
         &self,
         query: impl Into<EventQuery<'a>>,
@@ -164,7 +164,7 @@ impl Store {
         })
     }
 
-    /// When each domain was last let start, as far as the history goes back.
+    /// When the last start of each guest was allowed, as far back as the history goes.
     pub fn last_starts(&self) -> Result<BTreeMap<DomainUuid, Timestamp>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare(
@@ -184,14 +184,14 @@ impl Store {
         })
     }
 
-    /// The domain that bore this name last, as far as the history goes back.
+    /// The guest that had this name last, as far back as the history goes.
     pub fn domain_uuid_by_name(&self, name: &str) -> Result<Option<DomainUuid>, StoreError> {
         let newest = self.history(EventFilter::Name(name), 1)?;
         Ok(newest.first().map(|row| row.domain_uuid))
     }
 }
 
-/// The name that a domain bore last, as far as the history goes back.
+/// The name that a guest had last, as far back as the history goes.
 pub(super) fn last_name(
     connection: &Connection,
     domain: DomainUuid,
@@ -222,12 +222,12 @@ pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(),
             event.repairs_json,
         ],
     )?;
-    forget_the_oldest(transaction, transaction.last_insert_rowid())
+    delete_oldest(transaction, transaction.last_insert_rowid())
 }
 
-/// Takes away at most two events: enough to keep the number down, and too few to lose the
-/// history to one row that somebody wrote with a huge id.
-fn forget_the_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), Failure> {
+/// Deletes at most two events: enough to limit their number, and too few to lose the history
+/// because of one row that another program wrote with a huge id.
+fn delete_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), Failure> {
     transaction.execute(
         "DELETE FROM event WHERE id IN
              (SELECT id FROM event WHERE id <= ?1 ORDER BY id LIMIT 2)",

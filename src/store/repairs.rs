@@ -1,15 +1,37 @@
-//! One repair of a verdict, as a change to the rows that the verdict saw.
+//! The repairs of a verdict, one by one, as changes to the rows that the verdict saw.
 
 use rusqlite::{ToSql, Transaction, params};
 
 use super::error::Failure;
 use super::key_rows::{self, NewRow, exactly_one};
 use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
-use super::{Change, StoreError, fresh_keys};
-use crate::ids::{KeyRefId, ProviderUuid};
+use super::{Event, StoreError, fresh_keys};
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::new_key::NewKey;
-use crate::verdict::facts::{Provider, kek_ref};
+use crate::verdict::facts::{Provider, References, kek_ref};
 use crate::verdict::repair::Repair;
+
+/// A verdict's changes, applied together or not at all.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The domain.
+    pub domain: DomainUuid,
+    /// What the verdict saw; if the store differs by now, nothing is changed.
+    pub seen: &'a References,
+    /// The repairs, in order.
+    pub repairs: &'a [Repair],
+    /// Whether this start goes by a key that its client brought; `None` where there is none.
+    pub clients_key: Option<bool>,
+    /// The key of a `CreateKey` or a `KeepHostValue` among them.
+    pub new_key: Option<&'a NewKey>,
+    /// The secret that the domain XML names, for rows that the repairs make.
+    pub secret_uuid: Option<SecretUuid>,
+    /// The event to record with them.
+    pub event: Option<&'a Event>,
+    /// The time that goes into `created_at`, `updated_at`, `retired_at`.
+    pub now: Timestamp,
+}
 
 pub(super) struct Repairs<'a> {
     pub(super) transaction: &'a Transaction<'a>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::ANNOUNCEMENT_LIFETIME;
+use super::super::announcements::LIFETIME;
 use super::super::testing::*;
 use crate::clock::Timestamp;
 
@@ -13,8 +13,8 @@ fn an_announcement_holds_for_its_domain_and_its_time() {
     let announced = |uuid, at| store.references(uuid, at).unwrap().announced;
     let whole = Some(announcement(NOW));
     assert_eq!(announced(domain(1), NOW), whole);
-    assert_eq!(announced(domain(1), later(ANNOUNCEMENT_LIFETIME)), whole);
-    let too_late = later(ANNOUNCEMENT_LIFETIME + Duration::from_millis(1));
+    assert_eq!(announced(domain(1), later(LIFETIME)), whole);
+    let too_late = later(LIFETIME + Duration::from_millis(1));
     assert_eq!(announced(domain(1), too_late), None);
     assert_eq!(
         announced(domain(1), Timestamp(0)),

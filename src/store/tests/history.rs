@@ -1,6 +1,7 @@
 //! The history: what is asked of it, and how long it grows.
 
-use super::super::{EVENTS_KEPT, Event, EventFilter, EventQuery, Store};
+use super::super::events::EVENTS_KEPT;
+use super::super::{Event, EventFilter, EventQuery, Store};
 use crate::clock::Timestamp;
 use crate::store::testing::{domain, event, new_store};
 use crate::verdict::code::Code;

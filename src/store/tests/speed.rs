@@ -20,7 +20,10 @@ fn plan(store: &Store, sql: &str) -> String {
 
 /// How many instructions SQLite's machine needs for one domain's rows.
 fn instructions(store: &Store) -> i32 {
-    let mut query = store.connection.prepare(&key_rows::of_domain_sql()).unwrap();
+    let mut query = store
+        .connection
+        .prepare(&key_rows::of_domain_sql())
+        .unwrap();
     let rows = query
         .query_map([domain(1).to_string()], |row| row.get::<_, i64>(0))
         .unwrap();
