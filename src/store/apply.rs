@@ -1,14 +1,14 @@
-//! Applying a verdict's repairs: all of them in one transaction, and only to the rows that
-//! the verdict saw.
+//! Applying a verdict's repairs: all of them in one transaction, and only to the rows that the
+//! verdict saw.
 
 use super::repairs::{Change, Repairs};
 use super::{Store, StoreError, clients_key, events, references};
 use crate::ids::KeyRefId;
 
 impl Store {
-    /// Applies a verdict's changes in one transaction. Gives the id of the row that a
-    /// `BindProvider` made. `Changed` says that nothing was applied, for the rows are not
-    /// (or no longer) what the verdict saw: read and decide again.
+    /// Applies a verdict's changes in one transaction. Returns the id of the row that a
+    /// `BindProvider` added. `Changed` means that nothing was applied, because the rows are not (or
+    /// no longer) what the verdict saw: read and decide again.
     pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
         self.write(|transaction| {
             let found = references::references(transaction, change.domain, change.now)?;

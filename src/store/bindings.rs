@@ -1,4 +1,4 @@
-//! Which provider a domain is bound to, and which domains depend on a provider.
+//! Which provider a guest is bound to, and which guests depend on a provider.
 
 use rusqlite::{Connection, params};
 
@@ -10,12 +10,12 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::verdict::facts::{KeyRef, Provider, kek_ref};
 
-/// What binding a domain did.
+/// What binding a guest changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BindingChange {
-    /// Nothing: this row binds it to that provider already.
+    /// Nothing: this row already binds it to that provider.
     Unchanged(KeyRefId),
-    /// This placeholder was made.
+    /// This placeholder was added.
     Added(KeyRefId),
     /// A placeholder that named another provider was bound to this one.
     Moved {
@@ -26,7 +26,7 @@ pub enum BindingChange {
     },
 }
 
-/// What unbinding a domain did.
+/// What unbinding a guest changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnbindCounts {
     /// How many placeholders were deleted.
@@ -35,18 +35,18 @@ pub struct UnbindCounts {
     pub retired: usize,
 }
 
-/// A domain that does not start without a certain provider.
+/// A guest that does not start without a certain provider.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DependentDomain {
     /// Its UUID.
     pub uuid: DomainUuid,
-    /// Its name, where the history knows it.
+    /// Its name, if the history knows it.
     pub name: Option<String>,
 }
 
 impl Store {
-    /// Binds a domain to a provider: makes a placeholder, unless it is bound to it already.
-    /// A domain that has a key under another provider is not bound anew: `HasKey`.
+    /// Binds a guest to a provider: adds a placeholder, unless it is already bound to it. `HasKey`
+    /// if the guest has a key under another provider.
     pub fn bind(
         &mut self,
         domain: DomainUuid,
@@ -103,7 +103,7 @@ impl Store {
         })
     }
 
-    /// Takes a domain out of the guard's hands: its placeholders are deleted, its keys retired.
+    /// Stops managing a guest: deletes its placeholders and retires its keys.
     pub fn unbind(
         &mut self,
         domain: DomainUuid,
@@ -117,7 +117,7 @@ impl Store {
         })
     }
 
-    /// The domains that would not start if this provider were deleted, by UUID: those with a
+    /// The guests that would not start if this provider were deleted, by UUID: those with a
     /// key under its KEK, unless another provider has the same KEK, and those without a key
     /// that are bound to it.
     pub fn dependent_domains(
@@ -139,7 +139,7 @@ impl Store {
     }
 }
 
-/// The domains with a live row that has anything to do with this provider.
+/// The guests with a row in use that may refer to this provider.
 fn domains_near(connection: &Connection, provider: &Provider) -> Result<Vec<DomainUuid>, Failure> {
     let bound = is_uuid("provider_uuid", "?1");
     let sql = format!(
@@ -180,7 +180,7 @@ fn is_locked_without(rows: &[KeyRef], provider: &Provider, all: &[Provider]) -> 
     }
 }
 
-/// Whether a row names this provider: by UUID, or, where its UUID is nobody's, by name.
+/// Whether a row names this provider: by UUID, or, if no provider has that UUID, by name.
 fn is_bound_to(row: &KeyRef, provider: &Provider, all: &[Provider]) -> bool {
     match row.provider_uuid {
         Some(uuid) if all.iter().any(|known| known.uuid == uuid) => uuid == provider.uuid,

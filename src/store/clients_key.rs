@@ -1,4 +1,4 @@
-//! Which guests were last started with a key that their client brought.
+//! Which guests were last started with a key that their client provided.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -6,7 +6,7 @@ use super::error::Failure;
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 
-/// Whether the domain's last allowed start went by a key that its client brought.
+/// Whether the guest's last allowed start used a key that its client provided.
 pub(super) fn is_noted(connection: &Connection, domain: DomainUuid) -> Result<bool, Failure> {
     Ok(connection.query_row(
         "SELECT EXISTS (SELECT 1 FROM clients_key WHERE domain_uuid = ?1)",
@@ -15,7 +15,7 @@ pub(super) fn is_noted(connection: &Connection, domain: DomainUuid) -> Result<bo
     )?)
 }
 
-/// Notes whether this start goes by a key that its client brought.
+/// Records whether this start uses a key that its client provided.
 pub(super) fn note(
     transaction: &Transaction<'_>,
     domain: DomainUuid,

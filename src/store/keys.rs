@@ -1,4 +1,4 @@
-//! Key references as the administrator lists, adds, chooses and retires them.
+//! Key references, as the administrator lists, adds, chooses and retires them.
 
 use rusqlite::params;
 
@@ -10,10 +10,10 @@ use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 
-/// A key that was made elsewhere, for a domain.
+/// A key to be added to a guest.
 #[derive(Debug)]
 pub struct AddKey<'a> {
-    /// The domain.
+    /// The guest.
     pub domain: DomainUuid,
     /// The provider whose KEK wraps it.
     pub provider: ProviderUuid,
@@ -23,35 +23,35 @@ pub struct AddKey<'a> {
     pub secret_uuid: Option<SecretUuid>,
     /// When a guest first ran with it, if one did.
     pub first_used_at: Option<Timestamp>,
-    /// What becomes of keys that the domain has already.
+    /// What happens to keys that the guest already has.
     pub others: OtherKeys,
     /// The time that goes into `created_at`, `updated_at`, `retired_at`.
     pub now: Timestamp,
 }
 
-/// What becomes of the keys that a domain has when it gets another one.
+/// What happens to the keys of a guest that gets another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherKeys {
-    /// There must be none.
+    /// There must be none, or else the new key is refused.
     Refuse,
     /// They are retired.
     Retire,
-    /// They stay in use, until the TPM's state tells which of them is right.
+    /// They stay in use, until the TPM's state shows which one is right.
     Keep,
 }
 
-/// What choosing a key did.
+/// The result of choosing a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UseKeyResult {
-    /// The domain whose key it is.
+    /// The guest whose key it is.
     pub domain: DomainUuid,
-    /// The rows that were retired for it.
+    /// The other keys, which were retired.
     pub retired: Vec<KeyRefId>,
 }
 
 impl Store {
-    /// The key references of one domain, or of all, by id. A row that names no domain by
-    /// UUID is left out; [`Store::check`] lists it.
+    /// The key references of one guest, or of all, by id. A row without the UUID of a guest is left
+    /// out; [`Store::check`] lists it.
     pub fn all_key_refs(
         &self,
         domain: Option<DomainUuid>,
@@ -71,7 +71,7 @@ impl Store {
         self.read(|connection| key_rows::select(connection, &condition, [domain]))
     }
 
-    /// The key references, retired ones too, whose DEK this KEK wraps.
+    /// The key references, including retired ones, whose DEK this KEK wraps.
     pub fn key_refs_under(&self, key_id: KeyId) -> Result<Vec<KeyRefRecord>, StoreError> {
         self.read(|connection| key_rows::under_kek(connection, key_id))
     }
@@ -81,7 +81,7 @@ impl Store {
         self.read(|connection| key_rows::by_id(connection, id))
     }
 
-    /// Whether the domain has key references that are not retired.
+    /// Whether the guest has key references that are not retired.
     pub fn has_key_refs(&self, domain: DomainUuid) -> Result<bool, StoreError> {
         self.read(|connection| {
             let of_domain = is_uuid("resource_uuid", "?1");
@@ -90,7 +90,8 @@ impl Store {
         })
     }
 
-    /// Adds a key to a domain. Its placeholders go: they would be filled at no start.
+    /// Adds a key to a guest. Its placeholders are deleted: no start would fill them. `Changed` if
+    /// another KEK than the provider's wraps the key, `HasKey` as [`OtherKeys`] says.
     pub fn add_key(&mut self, add: &AddKey<'_>) -> Result<KeyRefId, StoreError> {
         self.write(|transaction| {
             let provider = provider_rows::by_uuid(transaction, add.provider)?;
@@ -120,7 +121,7 @@ impl Store {
         })
     }
 
-    /// Takes a key reference out of use; it keeps its wrapped DEK. Says whether it was in use.
+    /// Retires a key reference; its wrapped DEK is kept. Returns whether it was in use.
     pub fn retire(&mut self, id: KeyRefId, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
             key_rows::by_id(transaction, id)?;
@@ -130,7 +131,7 @@ impl Store {
         })
     }
 
-    /// Makes this the domain's key: takes it back into use, and retires the domain's others.
+    /// Makes this the guest's key: puts it back into use, and retires the guest's others.
     pub fn use_key(&mut self, id: KeyRefId, now: Timestamp) -> Result<UseKeyResult, StoreError> {
         self.write(|transaction| {
             let chosen = key_rows::by_id(transaction, id)?;
@@ -149,8 +150,8 @@ impl Store {
         })
     }
 
-    /// Forgets that the domain's keys have been used, so that its next start may make a new
-    /// TPM. Gives the number of keys that had been.
+    /// Clears the mark that the guest's keys have been used, so that its next start may create a new
+    /// TPM. Returns the number of keys that were marked.
     pub fn reset_first_used(
         &mut self,
         domain: DomainUuid,

@@ -1,4 +1,4 @@
-//! The key providers' rows.
+//! Key providers, as the administrator creates, renames, finds and deletes them.
 
 use rusqlite::params;
 
@@ -10,7 +10,7 @@ use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::facts::Provider;
 
-/// A provider to be made.
+/// A provider to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewProvider {
     /// Its UUID.
@@ -55,7 +55,8 @@ impl Store {
         self.read(|connection| provider_rows::by_uuid(connection, uuid))
     }
 
-    /// Makes a provider's row. Its KEK must be in the keyring before.
+    /// Creates a provider's row. Its KEK must already be in the keyring. `NameTaken` if another
+    /// provider has its name.
     pub fn create_provider(
         &mut self,
         provider: &NewProvider,
@@ -109,8 +110,8 @@ impl Store {
         self.write(|transaction| provider_rows::set_default(transaction, provider, now))
     }
 
-    /// Notes that the provider's KEK is in a recovery file. `Changed` if it has another KEK by
-    /// now: that one is in no file.
+    /// Records that the provider's KEK is in a recovery file. `Changed` if it has another KEK by
+    /// now, which is in no file.
     pub fn mark_exported(
         &mut self,
         provider: ProviderUuid,
@@ -130,7 +131,7 @@ impl Store {
     }
 
     /// Deletes a provider's row. Its key references lose their provider's UUID and keep its
-    /// name. [`Store::dependent_domains`] says whom that locks out.
+    /// name. [`Store::dependent_domains`] lists the guests that this locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
             if provider_rows::delete(transaction, provider)? {

@@ -1,4 +1,4 @@
-//! Removing the key references of domains that are no more.
+//! Deleting the key references of guests that no longer exist.
 
 use rusqlite::params;
 
@@ -7,21 +7,21 @@ use super::schema::is_uuid;
 use super::{Event, KeyRefRecord, Store, StoreError, events};
 use crate::ids::DomainUuid;
 
-/// A domain whose key references go for good, retired ones too.
+/// A guest whose key references are deleted, including retired ones.
 #[derive(Debug)]
 pub struct Prune<'a> {
-    /// The domain.
+    /// The guest.
     pub domain: DomainUuid,
-    /// All its key references, as whoever decided saw them.
+    /// All its key references, as they were when the decision was made.
     pub seen: &'a [KeyRefRecord],
-    /// The event that tells of it.
+    /// The event to record.
     pub event: &'a Event,
 }
 
 impl Store {
-    /// Deletes all key references of these domains, and with them, perhaps, the last copy of
-    /// a key: only ever because an administrator asked for it. `Changed` if any domain has
-    /// other rows by now: then nothing is deleted.
+    /// Deletes all key references of these guests, and perhaps the last copy of a key with them:
+    /// only when an administrator asks for it. `Changed` if any guest has other rows by now: then
+    /// nothing is deleted.
     pub fn prune(&mut self, domains: &[Prune<'_>]) -> Result<(), StoreError> {
         self.write(|transaction| {
             for Prune {

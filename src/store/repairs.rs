@@ -15,17 +15,17 @@ use crate::verdict::repair::Repair;
 /// A verdict's changes, applied together or not at all.
 #[derive(Debug)]
 pub struct Change<'a> {
-    /// The domain.
+    /// The guest.
     pub domain: DomainUuid,
-    /// What the verdict saw; if the store differs by now, nothing is changed.
+    /// What the verdict saw; if the store differs now, nothing is changed.
     pub seen: &'a References,
     /// The repairs, in order.
     pub repairs: &'a [Repair],
-    /// Whether this start goes by a key that its client brought; `None` where there is none.
+    /// Whether this start uses a key that its client provided; `None` if nothing starts.
     pub clients_key: Option<bool>,
     /// The key of a `CreateKey` or a `KeepHostValue` among them.
     pub new_key: Option<&'a NewKey>,
-    /// The secret that the domain XML names, for rows that the repairs make.
+    /// The secret that the domain XML names, for rows that the repairs add.
     pub secret_uuid: Option<SecretUuid>,
     /// The event to record with them.
     pub event: Option<&'a Event>,
@@ -36,7 +36,7 @@ pub struct Change<'a> {
 pub(super) struct Repairs<'a> {
     pub(super) transaction: &'a Transaction<'a>,
     pub(super) change: &'a Change<'a>,
-    /// The row that a `BindProvider` made.
+    /// The row that a `BindProvider` added.
     pub(super) made: Option<KeyRefId>,
 }
 
@@ -74,7 +74,7 @@ impl Repairs<'_> {
                 self.update(*key_ref, "secret_uuid = ?4", "TRUE", &[&secret_uuid])
             }
             Repair::KeepHostValue { provider } => self.add_retired(*provider),
-            // Done with files, before the rows change.
+            // Carried out on files, before the rows change.
             Repair::RestoreTpmState { .. } => Ok(()),
             Repair::BindProvider {
                 key_ref: Some(key_ref),
@@ -101,7 +101,7 @@ impl Repairs<'_> {
         only_if: &str,
     ) -> Result<(), Failure> {
         self.saw(|seen| seen.uuid == provider && seen.name == name)?;
-        // The provider's UUID as its row spells it, else the two would not be tied.
+        // The provider's UUID as its own row spells it, or else a foreign key would not match.
         let uuid = is_uuid("uuid", "?4");
         let set = format!(
             "provider_uuid = (SELECT uuid FROM key_provider WHERE {uuid}), provider_name = ?5"
@@ -109,8 +109,7 @@ impl Repairs<'_> {
         self.update(key_ref, &set, only_if, &[&provider.to_string(), &name])
     }
 
-    /// The provider that a repair names must be one that the verdict saw, and so one that is
-    /// there now.
+    /// The provider that a repair names must be one that the verdict saw, and so exists now.
     fn saw(&self, is_it: impl FnMut(&Provider) -> bool) -> Result<(), Failure> {
         if self.change.seen.providers.iter().any(is_it) {
             Ok(())
@@ -119,7 +118,7 @@ impl Repairs<'_> {
         }
     }
 
-    /// Deletes a duplicate. The row that holds the same DEK must be there to keep it.
+    /// Deletes a duplicate. The row that keeps the same DEK must exist.
     fn merge(&self, key_ref: KeyRefId, kept: KeyRefId) -> Result<(), Failure> {
         let set = "first_used_at = (SELECT min(first_used_at) FROM key_ref WHERE id IN (?1, ?4))";
         let only_if = format!("{KEYED} AND id <> ?4");
@@ -146,7 +145,7 @@ impl Repairs<'_> {
         fresh_keys::note(self.transaction, key_ref, self.change.now)
     }
 
-    /// Adds the key of this change as a row that is retired already.
+    /// Adds the key of this change as a retired row.
     fn add_retired(&self, provider: ProviderUuid) -> Result<(), Failure> {
         let key = self.change.new_key.ok_or(StoreError::NoNewKey)?;
         let is_it = |seen: &&Provider| seen.uuid == provider && seen.key_id == key.key_id;
@@ -177,7 +176,7 @@ impl Repairs<'_> {
         }
     }
 
-    /// Changes one live row of the domain. `values` are `?4` and following.
+    /// Changes one row in use of the guest. `values` are `?4` and following.
     fn update(
         &self,
         key_ref: KeyRefId,

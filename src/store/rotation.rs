@@ -17,7 +17,7 @@ use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{Provider, kek_ref};
 
-/// One key reference whose DEK was wrapped anew.
+/// A key reference whose DEK was re-wrapped.
 #[derive(Debug, Clone)]
 pub struct RewrappedRow {
     /// The row.
@@ -31,32 +31,31 @@ pub struct RewrappedRow {
 /// A provider gets a new KEK.
 #[derive(Debug)]
 pub struct Rotation<'a> {
-    /// The provider, as it was when the rows were wrapped anew.
+    /// The provider, as it was when the rows were re-wrapped.
     pub provider: &'a Provider,
     /// The new KEK's id.
     pub key_id: KeyId,
     /// The new KEK's version.
     pub key_version: i64,
-    /// The rows that go with it: those of [`Store::key_refs_under`], retired ones too.
+    /// The rows that change with it: those of [`Store::key_refs_under`], including retired ones.
     pub rewrapped: &'a [RewrappedRow],
-    /// The rows under the old KEK that do not open, and so stay as they are.
+    /// The rows under the old KEK that cannot be opened, and so stay as they are.
     pub given_up: &'a [KeyRefId],
     /// The time that goes into `updated_at`.
     pub now: Timestamp,
 }
 
 impl Store {
-    /// The former KEKs of a provider, by name.
+    /// The previous KEKs of a provider, by name.
     pub fn previous_keys(&self, provider: &Provider) -> Result<Vec<Provider>, StoreError> {
         self.read(|connection| provider_rows::previous(connection, provider))
     }
 
-    /// Gives a provider its new KEK together with the rows that were wrapped anew with it, and
-    /// keeps the former KEK, unless another provider has it too. The new one counts as never
-    /// exported.
+    /// Gives a provider its new KEK together with the rows that were re-wrapped with it, and keeps
+    /// the previous KEK, unless another provider has it too. The new one counts as never exported.
     ///
-    /// `Changed` if any row under the old KEK would be left behind that was not given up:
-    /// somebody made it meanwhile.
+    /// `Changed` if a row under the old KEK would be left that was not given up: someone added it
+    /// in the meantime.
     pub fn rotate_provider(&mut self, rotation: &Rotation<'_>) -> Result<(), StoreError> {
         let Rotation { provider, now, .. } = rotation;
         self.write(|transaction| {
@@ -90,8 +89,8 @@ impl Store {
         })
     }
 
-    /// Writes rows that were wrapped anew with the KEK that the provider has already, and binds
-    /// them to it: what a rotation of before has missed. `Changed` if it has another KEK, or a row was changed.
+    /// Writes rows that an earlier rotation missed, re-wrapped with the KEK that the provider now
+    /// has, and binds them to it. `Changed` if it has another KEK, or a row was changed.
     pub fn rewrap(
         &mut self,
         provider: &Provider,
@@ -106,9 +105,9 @@ impl Store {
         })
     }
 
-    /// Deletes the row of a former KEK that no key reference needs, retired ones included.
-    /// Says whether it is gone.
-    pub fn delete_previous_key(&mut self, former: &Provider) -> Result<bool, StoreError> {
+    /// Deletes the row of a previous KEK, if no key reference needs it, including retired ones.
+    /// Returns whether it was deleted.
+    pub fn delete_previous_key(&mut self, previous: &Provider) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let is_its = is_uuid("provider_uuid", "?1");
             let sql = format!(
@@ -116,19 +115,19 @@ impl Store {
             );
             let bound: bool = transaction.query_row(
                 &sql,
-                params![former.uuid.to_string(), former.name],
+                params![previous.uuid.to_string(), previous.name],
                 |row| row.get(0),
             )?;
-            if bound || !key_rows::under_kek(transaction, former.key_id)?.is_empty() {
+            if bound || !key_rows::under_kek(transaction, previous.key_id)?.is_empty() {
                 return Ok(false);
             }
-            provider_rows::delete(transaction, former.uuid)
+            provider_rows::delete(transaction, previous.uuid)
         })
     }
 }
 
-/// Rows that were bound to a former KEK are the provider's now, or that one would be needed
-/// for ever.
+/// Rows that were bound to a previous KEK are bound to the provider now, or else that KEK would
+/// be needed for ever.
 fn rewrap(
     transaction: &Transaction<'_>,
     provider: &Provider,

@@ -1,5 +1,5 @@
-//! The TPM states that guests ran with, whether or not the guard has their keys: so that one
-//! that is gone is missed.
+//! The TPM states that guests ran with, whether or not the guard has their keys, so that it is
+//! noticed when one is gone.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::verdict::facts::SeenState;
 
-/// How many guests are remembered; beyond that, those noted longest ago are forgotten. A host
-/// whose guests each live for one job would remember them for ever.
-const REMEMBERED: i64 = 10_000;
+/// How many guests are recorded; beyond that, the oldest records are deleted. A host whose guests
+/// each live for one job would otherwise keep them for ever.
+const STATES_KEPT: i64 = 10_000;
 
 impl Store {
-    /// Notes that a guest runs with this TPM state. Where that is known, nothing is written.
+    /// Records that a guest runs with this TPM state. If that is known, nothing is written.
     pub fn note_seen_state(
         &mut self,
         domain: DomainUuid,
@@ -47,7 +47,7 @@ impl Store {
             transaction.execute(
                 "DELETE FROM seen_state WHERE rowid IN
                      (SELECT rowid FROM seen_state ORDER BY at DESC, rowid DESC LIMIT -1 OFFSET ?1)",
-                [REMEMBERED],
+                [STATES_KEPT],
             )?;
             Ok(())
         })
@@ -58,7 +58,7 @@ impl Store {
         self.read(|connection| of_domain(connection, domain))
     }
 
-    /// Forgets that a guest had a TPM. Says whether that was known.
+    /// Deletes the record of a guest's TPM state. Returns whether there was one.
     pub fn clear_seen_state(&mut self, domain: DomainUuid) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let sql = "DELETE FROM seen_state WHERE domain_uuid = ?1";

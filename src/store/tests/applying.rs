@@ -49,7 +49,7 @@ impl Setting {
 }
 
 #[test]
-fn a_first_start_binds_and_makes_the_key_in_one_row() {
+fn a_first_start_binds_and_creates_the_key_in_one_row() {
     let Setting {
         dir: _dir,
         mut store,
@@ -103,7 +103,7 @@ fn a_first_start_binds_and_makes_the_key_in_one_row() {
 }
 
 #[test]
-fn a_key_goes_into_the_placeholder_that_is_there() {
+fn a_key_is_put_into_an_existing_placeholder() {
     let mut it = setting();
     let placeholder = it.placeholder();
     let create = Repair::CreateKey {
@@ -167,7 +167,7 @@ fn a_placeholder_is_deleted_and_a_keyed_row_is_not() {
 }
 
 #[test]
-fn a_rebind_sets_uuid_and_name_and_asks_for_a_provider_that_is_there() {
+fn a_rebind_sets_uuid_and_name_and_needs_an_existing_provider() {
     let mut it = setting();
     let key_ref = it.keyed();
     let to = |provider: &Provider, name: &str| Repair::RebindProvider {
@@ -187,7 +187,7 @@ fn a_rebind_sets_uuid_and_name_and_asks_for_a_provider_that_is_there() {
 }
 
 #[test]
-fn a_duplicate_goes_only_while_the_kept_row_holds_a_key() {
+fn a_duplicate_is_deleted_only_if_the_kept_row_holds_a_key() {
     let mut it = setting();
     let old = it.keyed();
     let kept = it.keyed();
@@ -230,7 +230,7 @@ fn a_duplicate_goes_only_while_the_kept_row_holds_a_key() {
 }
 
 #[test]
-fn a_retired_row_keeps_its_key_and_is_out_of_the_verdicts_sight() {
+fn a_retired_row_keeps_its_key_and_is_not_judged() {
     let mut it = setting();
     let key_ref = it.keyed();
     it.apply(Repair::RetireKey { key_ref }).unwrap();
@@ -241,7 +241,7 @@ fn a_retired_row_keeps_its_key_and_is_out_of_the_verdicts_sight() {
 }
 
 #[test]
-fn gaps_are_filled_in() {
+fn missing_values_are_filled_in() {
     let mut it = setting();
     let key_ref = it.keyed();
     raw(

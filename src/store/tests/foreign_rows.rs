@@ -5,7 +5,7 @@ use super::super::{Access, EventFilter, StoreFinding};
 use crate::ids::KeyRefId;
 
 #[test]
-fn the_least_that_a_tool_must_write_is_a_row() {
+fn a_row_with_only_what_a_tool_must_write_is_read() {
     let (dir, store) = new_store();
     let vm = domain(1);
     raw(
@@ -79,7 +79,7 @@ fn uuids_in_upper_case_name_the_same_domain_and_provider() {
 }
 
 #[test]
-fn a_dangling_provider_uuid_is_told_and_does_not_stop_a_change() {
+fn a_dangling_provider_uuid_is_reported_and_does_not_prevent_a_change() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let vm = domain(1);
@@ -110,7 +110,7 @@ fn a_dangling_provider_uuid_is_told_and_does_not_stop_a_change() {
 }
 
 #[test]
-fn a_provider_that_cannot_be_read_is_left_out_and_told() {
+fn a_provider_that_cannot_be_read_is_left_out_and_reported() {
     let (dir, mut store) = new_store();
     make_provider(&mut store, "good", 1);
     raw(
@@ -142,7 +142,7 @@ fn a_provider_that_cannot_be_read_is_left_out_and_told() {
 }
 
 #[test]
-fn the_check_names_rows_that_cannot_be_read_and_providers_that_are_not_there() {
+fn the_check_reports_unreadable_rows_and_missing_providers() {
     let (dir, store) = new_store();
     raw(
         dir.path(),
@@ -170,7 +170,7 @@ fn the_check_names_rows_that_cannot_be_read_and_providers_that_are_not_there() {
 }
 
 #[test]
-fn the_check_names_what_is_not_of_our_schema() {
+fn the_check_reports_what_differs_from_the_schema() {
     let (dir, store) = new_store();
     raw(
         dir.path(),
@@ -188,7 +188,7 @@ fn the_check_names_what_is_not_of_our_schema() {
 }
 
 #[test]
-fn rows_of_other_resources_and_events_without_a_domain_are_not_ours() {
+fn rows_of_other_resources_and_events_without_a_guest_are_ignored() {
     let (dir, store) = new_store();
     let vm = domain(1);
     raw(
@@ -239,7 +239,7 @@ fn uuids_without_hyphens_name_the_same_domain_and_provider() {
 }
 
 #[test]
-fn a_provider_whose_name_is_no_text_can_be_bound_to() {
+fn a_provider_whose_name_is_not_a_text_can_be_bound_to() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let vm = domain(1);

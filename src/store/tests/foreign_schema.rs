@@ -6,7 +6,7 @@ use crate::ids::KeyRefId;
 use crate::verdict::repair::{KeyOrigin, Repair};
 
 #[test]
-fn a_store_of_another_tools_making_may_compare_and_type_as_it_likes() {
+fn a_store_that_another_tool_made_may_have_other_types_and_collations() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(
         dir.path(),
@@ -73,7 +73,7 @@ const LOSE_KEYS: &str = "
     CREATE TRIGGER told AFTER INSERT ON event BEGIN DELETE FROM key_ref; END;";
 
 #[test]
-fn triggers_of_strangers_never_run_and_foreign_keys_act_all_the_same() {
+fn foreign_triggers_never_run_and_foreign_keys_still_work() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     raw(dir.path(), LOSE_KEYS);
@@ -108,7 +108,7 @@ fn triggers_of_strangers_never_run_and_foreign_keys_act_all_the_same() {
 }
 
 #[test]
-fn a_view_in_the_place_of_a_table_is_an_error() {
+fn a_view_instead_of_a_table_is_an_error() {
     let (dir, store) = new_store();
     drop(store);
     raw(
@@ -126,7 +126,7 @@ fn a_view_in_the_place_of_a_table_is_an_error() {
 }
 
 /// A store that another tool made so that it does not keep what is written to it.
-fn meddling_store(key_ref: &str) -> (tempfile::TempDir, Store) {
+fn foreign_store(key_ref: &str) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     raw(
         dir.path(),
@@ -145,8 +145,8 @@ fn meddling_store(key_ref: &str) -> (tempfile::TempDir, Store) {
 }
 
 #[test]
-fn a_table_that_replaces_other_rows_is_not_let_do_so() {
-    let (_dir, mut store) = meddling_store(", UNIQUE (algorithm) ON CONFLICT REPLACE");
+fn a_table_that_would_replace_other_rows_cannot_do_so() {
+    let (_dir, mut store) = foreign_store(", UNIQUE (algorithm) ON CONFLICT REPLACE");
     let provider = make_provider(&mut store, "p", 1);
     let first = make_key(&mut store, domain(1), &provider);
     let add = AddKey {
@@ -163,8 +163,8 @@ fn a_table_that_replaces_other_rows_is_not_let_do_so() {
 }
 
 #[test]
-fn key_references_never_go_with_their_provider() {
-    let (_dir, mut store) = meddling_store(
+fn key_references_are_never_deleted_with_their_provider() {
+    let (_dir, mut store) = foreign_store(
         ", FOREIGN KEY (provider_uuid) REFERENCES key_provider (uuid) ON DELETE CASCADE",
     );
     let provider = make_provider(&mut store, "p", 1);
@@ -188,7 +188,7 @@ fn key_references_never_go_with_their_provider() {
 /// Should something change a key between its writing and the commit, as a trigger would do that
 /// runs after all.
 #[test]
-fn a_key_that_reads_back_as_another_one_is_not_committed() {
+fn a_key_that_reads_back_differently_is_not_committed() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);

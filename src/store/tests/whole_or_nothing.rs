@@ -7,7 +7,7 @@ use crate::ids::KeyRefId;
 use crate::verdict::repair::Repair;
 
 #[test]
-fn a_repair_that_fails_takes_the_earlier_ones_and_the_event_back() {
+fn a_failing_repair_rolls_back_the_earlier_ones_and_the_event() {
     let mut it = setting();
     let key_ref = it.keyed();
     let placeholder = it.placeholder();
@@ -31,7 +31,7 @@ fn a_repair_that_fails_takes_the_earlier_ones_and_the_event_back() {
 }
 
 #[test]
-fn nothing_is_applied_when_the_rows_are_not_those_that_were_seen() {
+fn nothing_is_applied_if_the_rows_are_not_those_that_were_seen() {
     let meanwhile: [fn(&mut Setting); 4] = [
         |it| assert_ne!(it.placeholder(), KeyRefId(0)),
         |it| it.store.delete_provider(it.other.uuid).unwrap(),
@@ -52,7 +52,7 @@ fn nothing_is_applied_when_the_rows_are_not_those_that_were_seen() {
 }
 
 #[test]
-fn no_repair_reaches_another_domains_row() {
+fn no_repair_changes_another_guests_row() {
     let mut it = setting();
     let key_ref = it.keyed();
     let refused = apply(
@@ -66,7 +66,7 @@ fn no_repair_reaches_another_domains_row() {
 }
 
 #[test]
-fn a_full_disk_changes_nothing_and_is_named() {
+fn a_full_disk_changes_nothing_and_is_reported() {
     let mut it = setting();
     let pages = number(&it.store, "PRAGMA page_count");
     it.store
