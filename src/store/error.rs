@@ -147,6 +147,19 @@ impl StoreError {
         }
     }
 
+    /// Whether another user, such as root, could use the store.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        match self {
+            Self::Unavailable { reason, .. } => match reason {
+                UnavailableReason::NotOurs { user, .. } => *user != 0,
+                UnavailableReason::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     pub(super) fn unavailable(path: &Path, reason: impl Into<UnavailableReason>) -> Self {
         Self::Unavailable {
             path: path.to_owned(),
