@@ -116,7 +116,7 @@ impl Known {
     /// Takes hold of its TPM state, if there is one.
     pub(crate) fn hold(&self, guard: &Guard) -> Result<Option<HeldState>, AdminError> {
         let Self { domain, vtpm, .. } = self;
-        HeldState::take(&guard.libvirt_state_dir, domain.uuid, vtpm)
+        HeldState::take(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)
             .map_err(|error| self.not_held(&error))
     }
 

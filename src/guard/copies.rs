@@ -17,6 +17,7 @@ use super::status::has_migrated_away;
 use super::{Guard, bring_back};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
+use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::{StateFile, StatePlace};
@@ -41,7 +42,7 @@ pub(super) fn keep_before_start(
         return Ok(());
     }
     bring_back::at_once(guard, domain.uuid, vtpm);
-    let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let original = Original::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
     }
@@ -132,13 +133,13 @@ pub(super) fn standing_by(
 /// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
 /// [`bring_back`](super::bring_back).
 fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), KeptError> {
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePlace::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let failed = |source| KeptError::State {
         path: place.path.clone(),
         source,
     };
     match Shelter::of(&place).map_err(failed)? {
-        Some(shelter) => shelter.fill().map_err(KeptError::io(&place.path)),
+        Some(shelter) => Ok(shelter.fill().map_err(PathError::at(&place.path))?),
         None => Ok(()),
     }
 }
@@ -156,7 +157,8 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return;
     };
-    let start = (guard.libvirt_state_dir.as_path(), domain.uuid, vtpm);
+    let states = guard.config.libvirt.tpm_states();
+    let start = (states.as_path(), domain.uuid, vtpm);
     if let Err(refusal) = free_place(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
         put_back(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
             reason: error.to_string(),
@@ -188,7 +190,7 @@ fn free_place(
     let TpmState::Damaged(how) = state else {
         return Ok(());
     };
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePlace::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     match set_aside(&guard.state_dir, domain.uuid, &place, Timestamp::now()) {
         Ok(aside) => {
             tracing::warn!(domain = domain.name, path = %aside.display(), "a damaged TPM state was set aside");
@@ -266,7 +268,7 @@ pub(super) fn keep_after_run(
     let shelf = guard.shelf(domain);
     let run = shelf.run().unwrap_or_default();
     let keep = |occasion| {
-        let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
+        let original = Original::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?;
         let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
         if let Some(original) = original.filter(is_encrypted) {
             let current = shelf.keep(&original, &domain.name, occasion)?;
@@ -307,7 +309,7 @@ pub(super) fn keep_after_run(
 /// kept in vain.
 pub(super) fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
     let definition = format!("{}.xml", domain.name);
-    !vtpm.persistent_state && !guard.libvirt_definitions_dir.join(definition).exists()
+    !vtpm.persistent_state && !guard.config.libvirt.definitions().join(definition).exists()
 }
 
 /// A store that does not answer leaves it open.

@@ -10,6 +10,7 @@ use super::status::progress;
 use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
+use crate::host::path_error::PathError;
 use crate::messages::Arg;
 use crate::store::Event;
 use crate::swtpm::StateFile;
@@ -68,7 +69,8 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, KeptError> {
         copies::note_tpm_elsewhere(guard, domain)?;
         return Ok(false);
     }
-    let Some(original) = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)? else {
+    let Some(original) = Original::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?
+    else {
         return Ok(false);
     };
     if !matches!(original.state(), StateFile::Encrypted(_) | StateFile::Plain) {
@@ -78,7 +80,7 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, KeptError> {
     guard
         .shelf(domain)
         .keep_aside(&original, &domain.name, now)?;
-    remove(original.path(), vtpm).map_err(KeptError::io(original.path()))?;
+    remove(original.path(), vtpm).map_err(PathError::at(original.path()))?;
     Ok(true)
 }
 

@@ -6,18 +6,19 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::host::atomic::{self, NewFile};
-use crate::host::trusted::TrustedDir;
+use crate::host::dirs::StateDir;
+use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::HeldState;
 
 /// Keeps the plain state that is held, in place of one kept before. Gives its place.
-pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
+pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
     let dir = place(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
-    let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
+    let open = trusted::make_dir(&dir, &trusted::STATE_DIR)?;
     let new = NewFile::write(&open, |file| {
         file.write_all(state.blob())?;
         atomic::set_attributes(file, state.metadata())
@@ -27,15 +28,15 @@ pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Resu
 }
 
 /// Forgets the domain's plain state, if one is kept. Says whether one was.
-pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
+pub fn forget(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
     let dir = place(state_dir, domain);
-    if TrustedDir::open_own(&dir)?.is_none() {
+    if trusted::find(&dir, &trusted::STATE_DIR)?.is_none() {
         return Ok(false);
     }
     match fs::remove_dir_all(&dir) {
         Ok(()) => {
-            let above = TrustedDir::open(&shelf(state_dir))?;
-            atomic::sync_directory(&above.to_file()?)?;
+            let above = trusted::make_dir(&state_dir.plain_states(), &trusted::STATE_DIR)?;
+            atomic::sync_directory(&above)?;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -44,8 +45,8 @@ pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
 }
 
 /// The domains whose plain state is kept, by UUID.
-pub fn kept(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
-    let entries = match fs::read_dir(shelf(state_dir)) {
+pub fn kept(state_dir: &StateDir) -> io::Result<Vec<DomainUuid>> {
+    let entries = match fs::read_dir(state_dir.plain_states()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -59,14 +60,8 @@ pub fn kept(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
     Ok(domains)
 }
 
-/// The directory of them all.
-#[must_use]
-pub fn shelf(state_dir: &Path) -> PathBuf {
-    state_dir.join("plain-state")
-}
-
-fn place(state_dir: &Path, domain: DomainUuid) -> PathBuf {
-    shelf(state_dir).join(domain.to_string())
+fn place(state_dir: &StateDir, domain: DomainUuid) -> PathBuf {
+    state_dir.plain_states().join(domain.to_string())
 }
 
 #[cfg(test)]
@@ -79,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_plain_state_is_kept_apart_and_forgotten_once() {
-        let (dir, state_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, below) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state_dir = &StateDir::at(below.path());
         fs::write(dir.path().join("tpm2-00.permall"), b"plain").unwrap();
         let (domain, vtpm) = (
             DomainUuid::random(),
@@ -90,21 +86,21 @@ mod tests {
                 persistent_state: false,
             },
         );
-        assert!(!forget(state_dir.path(), domain).unwrap());
+        assert!(!forget(state_dir, domain).unwrap());
 
         let held = HeldState::take(Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
-        keep(state_dir.path(), domain, &held).unwrap();
-        let kept = keep(state_dir.path(), domain, &held).unwrap();
+        keep(state_dir, domain, &held).unwrap();
+        let kept = keep(state_dir, domain, &held).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), b"plain");
-        assert_eq!(super::kept(state_dir.path()).unwrap(), [domain]);
+        assert_eq!(super::kept(state_dir).unwrap(), [domain]);
         for parent in kept.ancestors().skip(1).take(2) {
             assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
         }
 
-        assert!(forget(state_dir.path(), domain).unwrap());
-        assert!(!forget(state_dir.path(), domain).unwrap());
+        assert!(forget(state_dir, domain).unwrap());
+        assert!(!forget(state_dir, domain).unwrap());
         assert!(!kept.exists());
-        assert!(super::kept(state_dir.path()).unwrap().is_empty());
+        assert!(super::kept(state_dir).unwrap().is_empty());
     }
 }

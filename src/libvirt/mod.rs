@@ -21,6 +21,7 @@ mod starting;
 
 pub use attempt::calling_attempt;
 pub use client::Libvirt;
+pub use program::find as helper_program;
 pub use protocol::{Guest, SavedRuns};
 pub use starting::{
     Process, StartingLibvirtd, a_daemon_runs, called_by_starting_libvirtd, calling_daemon,

@@ -3,7 +3,10 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use nix::unistd::geteuid;
+
 use super::error::AdminError;
+use crate::host::trusted::Reason;
 use crate::key::random::RandomError;
 use crate::keyring::KeyringError;
 use crate::messages::Arg;
@@ -55,14 +58,16 @@ impl From<StoreError> for AdminError {
 
 fn in_the_way(error: &StoreError, reason: &Obstacle) -> AdminError {
     match reason {
-        Obstacle::NotOurs { user, .. } if *user != 0 => AdminError::no_permission(error),
+        Obstacle::Untrusted(Reason::Owner(_)) if !geteuid().is_root() => {
+            AdminError::no_permission(error)
+        }
         Obstacle::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
             AdminError::no_permission(error)
         }
         Obstacle::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
         }
-        Obstacle::NotOurs { .. } | Obstacle::WritableByOthers { .. } => AdminError::failed(error)
+        Obstacle::Untrusted(Reason::Owner(_) | Reason::Writable(_)) => AdminError::failed(error)
             .with_hint("only root's own files are trusted: chown root, chmod go-w"),
         _ => AdminError::failed(error),
     }
@@ -79,7 +84,7 @@ impl From<KeyringError> for AdminError {
             KeyringError::NotTrusted { .. } => {
                 "only root's own files are trusted: chown root, chmod go-rwx"
             }
-            KeyringError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            KeyringError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
@@ -97,7 +102,7 @@ impl From<StagingError> for AdminError {
         let hint = match &error {
             StagingError::NotInMemory(_) => "mount a tmpfs over it: mount -t tmpfs tmpfs /run",
             StagingError::NotTrusted { .. } => "chown root and chmod 0700 it, or remove it",
-            StagingError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            StagingError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
             StagingError::Io { .. } => return Self::failed(error),
@@ -121,7 +126,7 @@ pub(crate) fn backup(error: StoreError) -> AdminError {
         StoreError::TooNew { .. } => AdminError::failed(format!("the backup is too new: {error}"))
             .with_hint("install a newer vtpm-guard"),
         StoreError::Unavailable {
-            reason: Obstacle::NotAFile | Obstacle::NotAStore,
+            reason: Obstacle::Untrusted(Reason::NotAFile) | Obstacle::NotAStore,
             ..
         } => {
             AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")

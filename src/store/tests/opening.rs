@@ -100,7 +100,7 @@ fn a_link_or_a_directory_in_the_place_of_the_file_is_refused() {
         matches!(
             result,
             Err(StoreError::Unavailable {
-                reason: Obstacle::NotAFile,
+                reason: Obstacle::Untrusted(Reason::NotAFile),
                 ..
             })
         )
@@ -129,9 +129,7 @@ fn a_directory_or_a_file_that_others_write_to_is_refused() {
         let before = mode(&path);
         fs::set_permissions(&path, Permissions::from_mode(before | 0o020)).unwrap();
         let refused = open(dir.path(), Access::Read).unwrap_err();
-        let reason = Obstacle::WritableByOthers {
-            mode: before | 0o020,
-        };
+        let reason = Reason::Writable(before | 0o020);
         assert_eq!(
             refused.trouble(),
             StoreTrouble::Unavailable(format!("{}: {reason}", path.display()))
@@ -148,7 +146,7 @@ fn a_file_in_the_place_of_the_directory_is_refused() {
         assert!(matches!(
             refused,
             Err(StoreError::Unavailable {
-                reason: Obstacle::NotADirectory,
+                reason: Obstacle::Untrusted(Reason::NotADirectory),
                 ..
             })
         ));

@@ -125,7 +125,7 @@ fn no_copies(domain: &NamedDomain) -> AdminError {
 impl From<KeptError> for AdminError {
     fn from(error: KeptError) -> Self {
         match &error {
-            KeptError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            KeptError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 Self::failed(format!("no permission: {error}")).with_hint("run it as root")
             }
             KeptError::NotTrusted { .. } => Self::failed(error)

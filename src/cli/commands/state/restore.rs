@@ -65,7 +65,7 @@ pub(crate) fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminE
         PutBackError::OtherTpm => {
             AdminError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
         }
-        PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+        PutBackError::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
             AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
         PutBackError::NotAState { .. } => AdminError::refused(error).with_hint(format!(

@@ -146,7 +146,7 @@ impl Source {
                 source,
                 ..clone.vtpm.clone()
             };
-            if let Some(state) = Original::read(&guard.libvirt_state_dir, *uuid, &vtpm)? {
+            if let Some(state) = Original::read(&guard.config.libvirt.tpm_states(), *uuid, &vtpm)? {
                 let path = state.path().to_owned();
                 let copy = KeptState::of(state, &clone.guest.name, Occasion::Start);
                 found.push(LeftBehind { path, copy });
