@@ -115,6 +115,7 @@ fn every_known_key_is_heeded() {
             state: "/b".into(),
             run: "/c".into(),
             tpm: Some("/d".into()),
+            ..LibvirtDirs::default()
         },
         capture_denied: 0,
     };

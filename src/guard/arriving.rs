@@ -167,6 +167,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::host::dirs::{LibvirtDirs, StateDir};
     use crate::ids::DomainUuid;
 
     /// The thread of a daemon that calls the hook in these tests.

@@ -12,8 +12,8 @@ use crate::domain::{Domain, Emulator};
 use crate::host::dirs::StateDir;
 use crate::host::poll::poll;
 use crate::ids::DomainUuid;
-use crate::swtpm::{Backend, StatePlace};
-use crate::tpm_copies::{Returned, Shelf, Shelter};
+use crate::swtpm::{Backend, StatePath};
+use crate::tpm_copies::{CopyStore, HardLinks, LinksRestored};
 
 /// How long libvirt may take to delete the state; it does so at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,8 +28,8 @@ const MARK: [&str; 2] = ["--bring-back", "--"];
 #[must_use]
 pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
-    let place = StatePlace::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
-    let is_filled = Shelter::of(&place).ok().flatten()?.is_filled();
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+    let is_filled = HardLinks::of(&place).ok().flatten()?.exist();
     is_filled.then(|| {
         let directories = place.directories_below().len() + 1;
         let [mark, end] = MARK.map(OsString::from);
@@ -62,45 +62,45 @@ fn wait_and_bring_back(state_dir: &StateDir, what: &[OsString]) {
         };
         let domain = DomainUuid::parse(domain.to_str()?).ok()?;
         let directories = directories.to_str()?.parse().ok()?;
-        let place = StatePlace::of_copy(Path::new(path), directories, Backend::Directory);
+        let place = StatePath::of_copy(Path::new(path), directories, Backend::Directory);
         Some((domain, place))
     };
     let Some((domain, place)) = parsed() else {
         return;
     };
     let gone = poll(PAUSE, Deadline::after(PATIENCE), || {
-        (attempt(state_dir, domain, &place) != Some(Returned::StillThere)).then_some(())
+        (attempt(state_dir, domain, &place) != Some(LinksRestored::StillThere)).then_some(())
     });
     if gone.is_none()
-        && let Ok(Some(shelter)) = Shelter::of(&place)
+        && let Ok(Some(shelter)) = HardLinks::of(&place)
     {
         // libvirt keeps it after all.
-        let _ = shelter.empty();
+        let _ = shelter.remove();
     }
 }
 
 /// Where that process has not come to it yet: before the guest's next start.
 pub(super) fn at_once(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
-    let place = StatePlace::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
     attempt(&guard.state_dir, domain, &place);
 }
 
 /// Brings the state back, if it is gone. The copy of it is of no more use then; left there, it
 /// would take the place of a later state.
-fn attempt(state_dir: &StateDir, domain: DomainUuid, place: &StatePlace) -> Option<Returned> {
-    let shelter = Shelter::of(place).ok().flatten()?;
-    let returned = shelter.bring_back().unwrap_or_else(|error| {
+fn attempt(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> Option<LinksRestored> {
+    let shelter = HardLinks::of(place).ok().flatten()?;
+    let returned = shelter.restore().unwrap_or_else(|error| {
         tracing::warn!(%domain, %error, "the TPM's state cannot be put back after libvirt deleted it");
-        Returned::NotSheltered
+        LinksRestored::NoLinks
     });
-    if returned == Returned::Back {
-        let shelf = Shelf::of(state_dir, domain);
-        let dropped = shelf.run().and_then(|run| {
+    if returned == LinksRestored::Restored {
+        let copy_store = CopyStore::of(state_dir, domain);
+        let dropped = copy_store.run().and_then(|run| {
             if let Some(copy) = run.state {
-                shelf.drop_copy(&copy)?;
+                copy_store.drop_copy(&copy)?;
             }
-            shelf.forget_run()?;
-            shelf.tidy()
+            copy_store.remove_run()?;
+            copy_store.remove_if_empty()
         });
         if let Err(error) = dropped {
             tracing::warn!(%domain, %error, "the copy of the TPM's state was not dropped");

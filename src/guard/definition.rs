@@ -56,6 +56,7 @@ impl Guard {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::host::dirs::{LibvirtDirs, StateDir};
 
     const UUID: &str = "7c1d3b52-9a4e-4c55-8f10-0123456789ab";
 

@@ -12,10 +12,10 @@ use crate::host::atomic::{self, NewFile};
 use crate::host::dirs::StateDir;
 use crate::host::trusted;
 use crate::ids::DomainUuid;
-use crate::swtpm::HeldState;
+use crate::swtpm::LockedState;
 
 /// Keeps the plain state that is held, in place of one kept before. Gives its place.
-pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
+pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
     let dir = place(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = trusted::make_dir(&dir, &trusted::STATE_DIR)?;
@@ -88,7 +88,7 @@ mod tests {
         );
         assert!(!forget(state_dir, domain).unwrap());
 
-        let held = HeldState::take(Path::new("/nowhere"), domain, &vtpm);
+        let held = LockedState::lock(std::path::Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
         keep(state_dir, domain, &held).unwrap();
         let kept = keep(state_dir, domain, &held).unwrap();

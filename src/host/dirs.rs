@@ -298,6 +298,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_hosts_log_is_in_var_log_and_any_other_in_its_state_directory() {
+        for (state_dir, log) in [
+            ("/var/lib/vtpm-guard", "/var/log/vtpm-guard.log"),
+            ("/var/lib/vtpm-guard/", "/var/log/vtpm-guard.log"),
+            ("/srv/state", "/srv/state/vtpm-guard.log"),
+        ] {
+            assert_eq!(StateDir::at(state_dir).log(), Path::new(log));
+        }
+    }
+
+    #[test]
     fn the_paths_are_those_that_distributions_build_in() {
         let dirs = LibvirtDirs::default();
         for (found, wanted) in [

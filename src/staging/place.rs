@@ -17,7 +17,7 @@ use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Definition, laid_out_definition};
+use crate::libvirt::secret::{SecretDefinition, staged_definition};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -87,7 +87,7 @@ impl Place {
         let staged = self.open_staged()?;
         trusted::make(&self.secrets, &trusted::LIBVIRT_DIR)?;
         let value = in_base64(dek);
-        let definition = laid_out_definition(secret, domain);
+        let definition = staged_definition(secret, domain);
         for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
             let name = format!("{secret}.{extension}");
             let (file, link) = (self.staged.join(&name), self.secrets.join(&name));
@@ -109,7 +109,7 @@ impl Place {
                 .file_stem()
                 .and_then(OsStr::to_str)
                 .and_then(|stem| SecretUuid::parse(stem).ok());
-            let domain = Definition::parse(&definition).and_then(|read| read.guards_domain());
+            let domain = SecretDefinition::parse(&definition).and_then(|read| read.guards_domain());
             found.extend(
                 secret
                     .zip(domain)

@@ -10,7 +10,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::serialize::Data;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use super::error::{Failure, Obstacle, StoreError};
+use super::error::{Failure, StoreError, UnavailableReason};
 use super::place::{self, Place};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
@@ -106,7 +106,7 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
         }
         let identity = schema::identify(&copy, &from)?;
         if identity == schema::Identity::Empty {
-            return Err(StoreError::unavailable(&from, Obstacle::NotAStore).into());
+            return Err(StoreError::unavailable(&from, UnavailableReason::NotAStore).into());
         }
         let transaction = Transaction::new_unchecked(&copy, TransactionBehavior::Immediate)?;
         schema::migrate(&transaction, identity, schema::MIGRATIONS)?;
@@ -142,7 +142,7 @@ fn replace_content(
     if copied != kept_size {
         return Err(StoreError::unavailable(
             file,
-            Obstacle::PageSize {
+            UnavailableReason::PageSize {
                 store: kept_size,
                 backup: copied,
             },
@@ -226,7 +226,7 @@ fn refuse_programs(copy: &Connection, from: &Path) -> Result<(), StoreError> {
     match found.pop() {
         None => Ok(()),
         Some((kind, name)) => {
-            let reason = Obstacle::Program { kind, name };
+            let reason = UnavailableReason::Program { kind, name };
             Err(StoreError::unavailable(from, reason))
         }
     }

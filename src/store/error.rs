@@ -7,7 +7,7 @@ use rusqlite::ErrorCode;
 
 use crate::host::trusted::{Distrust, Reason};
 use crate::ids::KeyRefId;
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::StoreAccessError;
 
 /// Why the store did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum StoreError {
         /// The file or directory.
         path: PathBuf,
         /// What is in the way.
-        reason: Obstacle,
+        reason: UnavailableReason,
     },
     /// SQLite calls it damaged.
     #[error("{path}: {detail}", path = .path.display())]
@@ -82,7 +82,7 @@ pub enum StoreError {
 
 /// What is in the way of a store.
 #[derive(Debug, thiserror::Error)]
-pub enum Obstacle {
+pub enum UnavailableReason {
     /// The operating system said no.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -120,18 +120,18 @@ impl StoreError {
     /// The trouble that a verdict speaks of. `Missing` is no trouble to a verdict: it counts
     /// as no rows, so ask for it first.
     #[must_use]
-    pub fn trouble(&self) -> StoreTrouble {
+    pub fn access_error(&self) -> StoreAccessError {
         match self {
-            Self::Corrupt { .. } => StoreTrouble::Corrupt(self.to_string()),
-            Self::TooNew { found, known } => StoreTrouble::TooNew {
+            Self::Corrupt { .. } => StoreAccessError::Corrupt(self.to_string()),
+            Self::TooNew { found, known } => StoreAccessError::TooNew {
                 found: *found,
                 known: *known,
             },
-            _ => StoreTrouble::Unavailable(self.to_string()),
+            _ => StoreAccessError::Unavailable(self.to_string()),
         }
     }
 
-    pub(super) fn unavailable(path: &Path, reason: impl Into<Obstacle>) -> Self {
+    pub(super) fn unavailable(path: &Path, reason: impl Into<UnavailableReason>) -> Self {
         Self::Unavailable {
             path: path.to_owned(),
             reason: reason.into(),
@@ -150,7 +150,7 @@ impl StoreError {
                 path: path.to_owned(),
                 detail: words(&error),
             },
-            _ => Self::unavailable(path, Obstacle::Sqlite(error)),
+            _ => Self::unavailable(path, UnavailableReason::Sqlite(error)),
         }
     }
 }

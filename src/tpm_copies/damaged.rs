@@ -10,24 +10,24 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat, renameat2};
 
-use super::KeptError;
+use super::CopyError;
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::ids::DomainUuid;
-use crate::swtpm::{MAX_STATE_LEN, StatePlace};
+use crate::swtpm::{MAX_STATE_LEN, StatePath};
 
 /// Moves what is in the state's place away, and says where it is now. Its place is free then,
 /// also where this fails half-way; nothing is lost by that, nor by a kill.
 pub fn set_aside(
     state_dir: &StateDir,
     domain: DomainUuid,
-    place: &StatePlace,
+    place: &StatePath,
     now: Timestamp,
-) -> Result<PathBuf, KeptError> {
-    let failed = |source| KeptError::State {
+) -> Result<PathBuf, CopyError> {
+    let failed = |source| CopyError::State {
         path: place.path.clone(),
         source,
     };
@@ -59,7 +59,7 @@ pub fn set_aside(
 fn keep(
     state_dir: &StateDir,
     domain: DomainUuid,
-    place: &StatePlace,
+    place: &StatePath,
     dir: &File,
     aside: &OsString,
 ) -> io::Result<PathBuf> {

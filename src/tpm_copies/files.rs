@@ -1,4 +1,4 @@
-//! The files of a shelf: which there are, how they are named, read and hashed.
+//! The files of a copy_store: which there are, how they are named, read and hashed.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,14 +7,14 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::KeptError;
+use super::CopyError;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::key::hex;
 use crate::swtpm::MAX_STATE_LEN;
 
 /// The names in a directory of copies, which must be this user's alone; none where there is none.
-pub(super) fn names(path: &Path) -> Result<Vec<OsString>, KeptError> {
+pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
     // What its path leads to is root's to change, and so no other directory by now.
     if trusted::find(path, &trusted::STATE_DIR)?.is_none() {
         return Ok(Vec::new());
@@ -27,7 +27,7 @@ pub(super) fn names(path: &Path) -> Result<Vec<OsString>, KeptError> {
 }
 
 /// Reads a file of a copy, no more of it than a copy can have. `None`: there is none.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, KeptError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, CopyError> {
     let Some(file) = trusted::open(path, &trusted::SAVED_COPY)? else {
         return Ok(None);
     };

@@ -12,25 +12,25 @@
 //! A copy is never overwritten: other bytes are another copy. So a worse one cannot take the
 //! place of a better one, and which of several is right is decided by the key that opens it.
 
+mod copy_store;
 mod damaged;
 mod files;
+mod hard_links;
+mod live_state;
 mod manifest;
-mod original;
-mod put_back;
-mod shelf;
-mod shelter;
+mod restore;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
 use std::path::PathBuf;
 
+pub use copy_store::{CopyStore, MAX_COPIES, SavedCopy, domains};
 pub use damaged::set_aside;
-pub use manifest::{Attributes, Manifest, Run};
-pub use original::Original;
-pub use put_back::{PutBack, PutBackError, put_back};
-pub use shelf::{COPIES_KEPT, KeptState, Shelf, domains};
-pub use shelter::{Returned, Shelter};
+pub use hard_links::{HardLinks, LinksRestored};
+pub use live_state::LiveState;
+pub use manifest::{Attributes, Manifest, RunRecord};
+pub use restore::{CopyRestored, RestoreError, restore_copy};
 
 use crate::host::path_error::PathError;
 use crate::host::trusted::Distrust;
@@ -38,7 +38,7 @@ use crate::swtpm::StateError;
 
 /// Why a copy was not kept, read or dropped.
 #[derive(Debug, thiserror::Error)]
-pub enum KeptError {
+pub enum CopyError {
     /// The system's error: a full disk, for one.
     #[error(transparent)]
     Io(#[from] PathError),
@@ -75,7 +75,7 @@ pub enum KeptError {
     },
 }
 
-impl From<Distrust> for KeptError {
+impl From<Distrust> for CopyError {
     fn from(distrust: Distrust) -> Self {
         match distrust {
             Distrust::Io(error) => Self::Io(error),

@@ -23,8 +23,8 @@ use crate::config::duration;
 use crate::guard::plain_state;
 use crate::host::dirs::StateDir;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, Event, Prune};
-use crate::tpm_copies::Shelf;
+use crate::store::{Access, Event, Origin, Prune};
+use crate::tpm_copies::CopyStore;
 
 /// How long nothing must have been heard of a guest that has a key.
 const AGE: Duration = Duration::from_hours(30 * 24);
@@ -103,7 +103,7 @@ pub(crate) fn run(
 }
 
 fn drop_copies(state_dir: &StateDir, guest: &Forgotten) -> Result<(), AdminError> {
-    Shelf::of(state_dir, guest.uuid).remove()?;
+    CopyStore::of(state_dir, guest.uuid).remove()?;
     plain_state::forget(state_dir, guest.uuid).map_err(|error| {
         let shelf = state_dir.plain_states();
         AdminError::failed(format!("{}: {error}", shelf.display()))
@@ -133,19 +133,12 @@ fn fate(guest: &Forgotten, rule: Rule, now: Timestamp) -> Fate {
 }
 
 fn event(guest: &Forgotten, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        domain_uuid: guest.uuid,
-        domain_name: guest.name.clone().unwrap_or_default(),
-        operation: "prune".to_owned(),
-        allowed: true,
-        code: None,
-        message: format!(
-            "libvirt no longer knows it and no TPM state of it is left: {} removed",
-            things(guest.rows.len(), guest.copies)
-        ),
-        repairs_json: "[]".to_owned(),
-    }
+    let message = format!(
+        "libvirt no longer knows it and no TPM state of it is left: {} removed",
+        things(guest.rows.len(), guest.copies)
+    );
+    let name = guest.name.clone().unwrap_or_default();
+    Event::new(now, Origin::Prune, guest.uuid, name, message)
 }
 
 /// Key references and copies, as far as there are any.

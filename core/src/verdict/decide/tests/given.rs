@@ -10,9 +10,9 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
-    KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
-    SeenState, StoreTrouble, TpmState, Trial, kek_ref,
+    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue,
+    KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Policy, Proof, Provider, References,
+    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -261,7 +261,7 @@ impl Facts {
     }
 
     /// The guard has a copy of an encrypted state.
-    pub(super) fn kept(mut self, occasion: Occasion) -> Self {
+    pub(super) fn kept(mut self, occasion: CopyReason) -> Self {
         self.kept.copy = Some(KeptCopy {
             occasion,
             kept_at: Timestamp(5),
@@ -305,7 +305,7 @@ impl Facts {
         self
     }
 
-    pub(super) fn store(mut self, trouble: StoreTrouble) -> Self {
+    pub(super) fn store(mut self, trouble: StoreAccessError) -> Self {
         self.references = Err(trouble);
         self
     }

@@ -11,8 +11,9 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, KeptCopy, KeyRef,
-    NotOpened, Occasion, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
+    CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState,
+    KeptCopy, KeyRef, NotOpened, Policy, Proof, References, StoreAccessError, TpmState, Trial,
+    kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
 
@@ -22,7 +23,7 @@ const NEW_DEK: u8 = 99;
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) xml: Xml,
-    pub(super) store: Result<(), StoreTrouble>,
+    pub(super) store: Result<(), StoreAccessError>,
     pub(super) references: References,
     pub(super) retired: Vec<KeyRef>,
     /// The KEKs that do not open on this host.
@@ -133,7 +134,7 @@ impl World {
         };
         facts.hindrance = self.hindrance.clone();
         facts.kept.copy = self.copy.map(|dek| KeptCopy {
-            occasion: Occasion::Start,
+            occasion: CopyReason::Start,
             kept_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.store.is_ok()
