@@ -28,7 +28,7 @@ pub fn keep(
     if keep == 0 || xml.is_empty() {
         return Ok(());
     }
-    let directory = trusted::make_dir(&state_dir.captures(), &trusted::STATE_DIR)?;
+    let directory = trusted::make_dir(&state_dir.captures(), trusted::STATE_DIR)?;
     let Timestamp(now) = Timestamp::now();
     let file_name = format!("{now:015}-{}-{}.xml", code.as_str(), file_name_part(guest));
     atomic::create(&directory, OsStr::new(&file_name), xml)?;

@@ -12,7 +12,7 @@ const MAX_SIZE: u64 = 1 << 20;
 
 /// The file's text, or `None` if there is no such file.
 pub(super) fn read_trusted(path: &Path) -> Result<Option<String>, ConfigError> {
-    let file = match trusted::open(path, &trusted::CONFIG) {
+    let file = match trusted::open(path, trusted::CONFIG) {
         Ok(Some(file)) => file,
         Ok(None) => return Ok(None),
         Err(Distrust::Io(error)) => return Err(ConfigError::Unreadable(error)),

@@ -57,7 +57,7 @@ pub(super) fn note(guard: &Guard, domain: &Domain, awaited: Awaited) -> io::Resu
         migrates: awaited.arrival == Some(Arrival::Migration),
         log_length: fs::symlink_metadata(log_path(guard, domain)).map_or(0, |it| it.len()),
     };
-    let dir = trusted::make_dir(&guard.run_dir.starts(), &trusted::RUN_DIR)?;
+    let dir = trusted::make_dir(&guard.run_dir.starts(), trusted::RUN_DIR)?;
     let name = OsString::from(domain.uuid.to_string());
     atomic::replace(&dir, &name, &serde_json::to_vec(&begun)?)
 }

@@ -208,7 +208,7 @@ impl Lease {
         deadline: Deadline,
     ) -> Result<Self, LeaseError> {
         let path = dir.join(secret.to_string());
-        let dir = trusted::make_dir(dir, &trusted::RUN_DIR)?;
+        let dir = trusted::make_dir(dir, trusted::RUN_DIR)?;
         let lock = lock(&path.with_extension("lock"), deadline).map_err(PathError::at(&path))?;
         let mut record = read(&path).map_err(PathError::at(&path))?;
         let now = Timestamp::now();

@@ -18,7 +18,7 @@ use crate::swtpm::LockedState;
 pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
     let dir = place(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
-    let open = trusted::make_dir(&dir, &trusted::STATE_DIR)?;
+    let open = trusted::make_dir(&dir, trusted::STATE_DIR)?;
     let new = NewFile::write(&open, |file| {
         file.write_all(state.blob())?;
         atomic::set_attributes(file, state.metadata())
@@ -30,12 +30,12 @@ pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io
 /// Forgets the domain's plain state, if one is kept. Says whether one was.
 pub fn forget(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
     let dir = place(state_dir, domain);
-    if trusted::find(&dir, &trusted::STATE_DIR)?.is_none() {
+    if trusted::find(&dir, trusted::STATE_DIR)?.is_none() {
         return Ok(false);
     }
     match fs::remove_dir_all(&dir) {
         Ok(()) => {
-            let above = trusted::make_dir(&state_dir.plain_states(), &trusted::STATE_DIR)?;
+            let above = trusted::make_dir(&state_dir.plain_states(), trusted::STATE_DIR)?;
             atomic::sync_directory(&above)?;
             Ok(true)
         }

@@ -198,25 +198,25 @@ impl From<Distrust> for io::Error {
     fn from(distrust: Distrust) -> Self {
         match distrust {
             Distrust::Io(error) => error.source,
-            other => Self::other(other),
+            untrusted @ Distrust::Untrusted { .. } => Self::other(untrusted),
         }
     }
 }
 
 impl Rule {
     /// Checks an open file. `path` is what an error names.
-    pub fn check(&self, path: &Path, file: impl AsFd) -> Result<(), Distrust> {
+    pub fn check(self, path: &Path, file: impl AsFd) -> Result<(), Distrust> {
         self.check_stat(path, &fstat(file).map_err(Distrust::io(path))?)
     }
 
     /// The same for a file that cannot be opened, by what `fstatat` says without following a
     /// link.
-    pub fn check_stat(&self, path: &Path, found: &FileStat) -> Result<(), Distrust> {
+    pub fn check_stat(self, path: &Path, found: &FileStat) -> Result<(), Distrust> {
         self.reason(found)
             .map_or(Ok(()), |reason| Err(Distrust::untrusted(path, reason)))
     }
 
-    fn reason(&self, found: &FileStat) -> Option<Reason> {
+    fn reason(self, found: &FileStat) -> Option<Reason> {
         let mode = found.st_mode & 0o7777;
         let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
         match self.kind {
@@ -285,7 +285,7 @@ impl Trusted {
     pub fn open(&self) -> Result<File, Distrust> {
         match (&self.parent, self.path.file_name()) {
             (Some(parent), Some(name)) if self.rule.kind == Kind::File => {
-                let file = open_in(parent, &self.path, name, &self.rule)?;
+                let file = open_in(parent, &self.path, name, self.rule)?;
                 file.ok_or_else(|| Distrust::io(&self.path)(Errno::ENOENT))
             }
             _ => open_directory(&self.fd).map_err(Distrust::io(&self.path)),
@@ -294,7 +294,7 @@ impl Trusted {
 }
 
 /// Looks a path up by a rule. `None`: there is nothing.
-pub fn find(path: &Path, rule: &Rule) -> Result<Option<Trusted>, Distrust> {
+pub fn find(path: &Path, rule: Rule) -> Result<Option<Trusted>, Distrust> {
     match walk::to(path, rule, false) {
         Ok(found) => rule.check(&found.path, &found.fd).map(|()| Some(found)),
         Err(Distrust::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -303,12 +303,12 @@ pub fn find(path: &Path, rule: &Rule) -> Result<Option<Trusted>, Distrust> {
 }
 
 /// Opens the directory at `path`, and makes it and those above it that are missing, of mode 0700.
-pub fn make_dir(path: &Path, rule: &Rule) -> Result<File, Distrust> {
+pub fn make_dir(path: &Path, rule: Rule) -> Result<File, Distrust> {
     make(path, rule)?.open()
 }
 
 /// As [`make_dir`], not opened for reading yet.
-pub fn make(path: &Path, rule: &Rule) -> Result<Trusted, Distrust> {
+pub fn make(path: &Path, rule: Rule) -> Result<Trusted, Distrust> {
     let found = walk::to(path, rule, true)?;
     rule.check(&found.path, &found.fd)?;
     Ok(found)
@@ -316,7 +316,7 @@ pub fn make(path: &Path, rule: &Rule) -> Result<Trusted, Distrust> {
 
 /// Opens a file for reading, or a directory. `None`: there is none. What breaks the rule is not
 /// opened, and nothing is waited for.
-pub fn open(path: &Path, rule: &Rule) -> Result<Option<File>, Distrust> {
+pub fn open(path: &Path, rule: Rule) -> Result<Option<File>, Distrust> {
     find(path, rule)?.map(|found| found.open()).transpose()
 }
 
@@ -326,7 +326,7 @@ pub fn open_in(
     dir: impl AsFd,
     path: &Path,
     name: &OsStr,
-    rule: &Rule,
+    rule: Rule,
 ) -> Result<Option<File>, Distrust> {
     // Non-blocking, or a FIFO of that name would hold up the start for ever.
     let flags = OFlag::O_RDONLY

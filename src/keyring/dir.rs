@@ -28,7 +28,7 @@ pub(crate) struct Dir {
 impl Dir {
     /// Opens it; `None` if there is none.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, KeyringError> {
-        let dir = trusted::open(path, &trusted::KEYRING_DIR)?;
+        let dir = trusted::open(path, trusted::KEYRING_DIR)?;
         Ok(dir.map(|dir| Self {
             path: path.to_owned(),
             dir,
@@ -39,7 +39,7 @@ impl Dir {
     pub(crate) fn create(path: &Path) -> Result<Self, KeyringError> {
         Ok(Self {
             path: path.to_owned(),
-            dir: trusted::make_dir(path, &trusted::KEYRING_DIR)?,
+            dir: trusted::make_dir(path, trusted::KEYRING_DIR)?,
         })
     }
 
@@ -75,7 +75,7 @@ impl Dir {
             &self.dir,
             &path,
             name,
-            &trusted::SEALED_KEY,
+            trusted::SEALED_KEY,
         )?)
     }
 

@@ -54,7 +54,7 @@ pub enum FilesError {
 /// The value of this secret in `dir`, a daemon's directory of secrets.
 pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<StoredValue, FilesError> {
     let plain = dir.join(format!("{secret}.base64"));
-    if let Some(file) = trusted::open(&plain, &trusted::LIBVIRT_SECRET)? {
+    if let Some(file) = trusted::open(&plain, trusted::LIBVIRT_SECRET)? {
         return read_base64(file, plain).map(StoredValue::Value);
     }
     let encrypted = dir.join(format!("{secret}.aes256cbc"));
@@ -114,7 +114,7 @@ fn staged_value(dir: &Path, secret: SecretUuid) -> SecretValue {
     let link = dir.join(format!("{secret}.base64"));
     let target = link.read_link().ok();
     let read = target.and_then(|target| {
-        let file = trusted::open(&target, &trusted::LIBVIRT_SECRET).ok()??;
+        let file = trusted::open(&target, trusted::LIBVIRT_SECRET).ok()??;
         read_base64(file, target).ok()
     });
     read.map_or(SecretValue::Private, SecretValue::Disclosed)

@@ -21,7 +21,7 @@ pub fn find() -> PathBuf {
 
 /// Makes sure that nobody but root and this process's user could have put the program there.
 pub(super) fn check(program: &Path) -> Result<(), Distrust> {
-    match trusted::find(program, &trusted::HELPER)? {
+    match trusted::find(program, trusted::HELPER)? {
         Some(_) => Ok(()),
         None => Err(PathError::new(program, ErrorKind::NotFound).into()),
     }

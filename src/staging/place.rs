@@ -85,7 +85,7 @@ impl Place {
     pub fn lay_out(&self, laid_out: LaidOut, dek: &Dek) -> Result<(), StagingError> {
         let LaidOut { secret, domain } = laid_out;
         let staged = self.open_staged()?;
-        trusted::make(&self.secrets, &trusted::LIBVIRT_DIR)?;
+        trusted::make(&self.secrets, trusted::LIBVIRT_DIR)?;
         let value = in_base64(dek);
         let definition = staged_definition(secret, domain);
         for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
@@ -148,7 +148,7 @@ impl Place {
     /// Makes the directory if need be, and makes sure that it is this user's and in memory.
     fn open_staged(&self) -> Result<File, StagingError> {
         let path = &self.staged;
-        let dir = trusted::make_dir(path, &trusted::RUN_DIR)?;
+        let dir = trusted::make_dir(path, trusted::RUN_DIR)?;
         let file_system = fstatfs(&dir).map_err(|errno| PathError::new(&**path, errno))?;
         if ![TMPFS_MAGIC, RAMFS_MAGIC].contains(&file_system.filesystem_type()) {
             return Err(StagingError::NotInMemory(path.clone()));

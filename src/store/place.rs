@@ -27,9 +27,9 @@ impl Place {
     /// Opens the state directory; `create` makes one that is missing.
     pub(super) fn open(state_dir: &Path, create: bool) -> Result<Self, StoreError> {
         let dir = if create {
-            trusted::make(state_dir, &trusted::STATE_DIR)?
+            trusted::make(state_dir, trusted::STATE_DIR)?
         } else {
-            trusted::find(state_dir, &trusted::STATE_DIR)?.ok_or(StoreError::Missing)?
+            trusted::find(state_dir, trusted::STATE_DIR)?.ok_or(StoreError::Missing)?
         };
         let file = dir.path().join(StateDir::STORE_NAME);
         Ok(Self { dir, file })

@@ -20,7 +20,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use super::StateError;
 use super::state_path::{Backend, Base, StatePath};
 use crate::host::dirs::of_descriptor;
-use crate::host::trusted::{self, Distrust, Reason};
+use crate::host::trusted::{self, Distrust, Reason, Trusted};
 use crate::host::users;
 
 /// Opens what can hold a state, for reading. `None`: there is nothing, and libvirt would make a
@@ -235,8 +235,8 @@ fn look(dir: &File, name: &OsStr) -> Result<Option<File>, StateError> {
 /// What has this path, where only links of root's own are followed, in directories that nobody
 /// else may write: those of the administrator. `None` if there is nothing.
 fn walk(path: &Path) -> Result<Option<File>, StateError> {
-    match trusted::find(path, &trusted::TPM_STATE) {
-        Ok(found) => Ok(found.map(|found| found.into_handle())),
+    match trusted::find(path, trusted::TPM_STATE) {
+        Ok(found) => Ok(found.map(Trusted::into_handle)),
         Err(Distrust::Io(error)) => Err(error.source.into()),
         Err(Distrust::Untrusted { path, reason }) => Err(match reason {
             Reason::Link(maker) => StateError::Link {

@@ -335,6 +335,6 @@ impl CopyStore {
     }
 
     fn open_or_make(&self) -> Result<File, CopyError> {
-        Ok(trusted::make_dir(&self.path, &trusted::STATE_DIR)?)
+        Ok(trusted::make_dir(&self.path, trusted::STATE_DIR)?)
     }
 }

@@ -72,7 +72,7 @@ fn keep(
     file.take(u64::from(MAX_STATE_LEN))
         .read_to_end(&mut bytes)?;
     let to = state_dir.damaged_states().join(domain.to_string());
-    let open = trusted::make_dir(&to, &trusted::STATE_DIR)?;
+    let open = trusted::make_dir(&to, trusted::STATE_DIR)?;
     atomic::create_in(&open, aside, &bytes, |copy| {
         atomic::set_attributes(copy, &metadata)
     })?;

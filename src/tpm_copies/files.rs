@@ -1,4 +1,4 @@
-//! The files of a copy_store: which there are, how they are named, read and hashed.
+//! The files of a guest's saved copies: which there are, how they are named, read and hashed.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::swtpm::MAX_STATE_LEN;
 /// The names in a directory of copies, which must be this user's alone; none where there is none.
 pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
     // What its path leads to is root's to change, and so no other directory by now.
-    if trusted::find(path, &trusted::STATE_DIR)?.is_none() {
+    if trusted::find(path, trusted::STATE_DIR)?.is_none() {
         return Ok(Vec::new());
     }
     let entries = fs::read_dir(path).map_err(PathError::at(path))?;
@@ -28,7 +28,7 @@ pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
 
 /// Reads a file of a copy, no more of it than a copy can have. `None`: there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, CopyError> {
-    let Some(file) = trusted::open(path, &trusted::SAVED_COPY)? else {
+    let Some(file) = trusted::open(path, trusted::SAVED_COPY)? else {
         return Ok(None);
     };
     let mut bytes = Vec::new();

@@ -79,7 +79,7 @@ impl Host {
             .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TZ", "UTC")])
             .current_dir(self.dir.path())
             .arg("--state-dir")
-            .arg(self.state_dir())
+            .arg(&*self.state_dir())
             .args(arguments);
         command
     }

@@ -24,7 +24,7 @@ const MAX_LINKS: usize = 40;
 
 /// Finds what has this path. The way to it obeys the rule; whether it does is not checked yet.
 /// `make` makes directories that are missing.
-pub(super) fn to(path: &Path, rule: &Rule, make: bool) -> Result<Trusted, Distrust> {
+pub(super) fn to(path: &Path, rule: Rule, make: bool) -> Result<Trusted, Distrust> {
     let absolute = std::path::absolute(path).map_err(PathError::at(path))?;
     let mut walk = Walk {
         at: root(rule)?,
@@ -107,7 +107,7 @@ impl Walk {
         let target = readlinkat(&self.at.fd, name).map_err(Distrust::io(path))?;
         let target = PathBuf::from(target);
         if target.is_absolute() {
-            self.at = root(&rule)?;
+            self.at = root(rule)?;
         }
         self.go_first(&target);
         Ok(())
@@ -126,11 +126,11 @@ impl Walk {
     }
 }
 
-fn root(rule: &Rule) -> Result<Trusted, Distrust> {
+fn root(rule: Rule) -> Result<Trusted, Distrust> {
     let path = PathBuf::from("/");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let fd: OwnedFd = nix::fcntl::open(&path, flags, Mode::empty()).map_err(Distrust::io(&path))?;
-    let (rule, parent) = (*rule, None);
+    let parent = None;
     Ok(Trusted {
         fd,
         path,

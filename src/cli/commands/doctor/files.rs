@@ -32,7 +32,7 @@ pub(crate) fn ailments(state_dir: &StateDir, dirs: &LibvirtDirs) -> Vec<Ailment>
         ),
     ] {
         // What is missing is made; a path in the state directory is found below.
-        if let Err(Distrust::Untrusted { path, reason }) = trusted::find(&path, &rule)
+        if let Err(Distrust::Untrusted { path, reason }) = trusted::find(&path, rule)
             && !path.starts_with(&**state_dir)
         {
             found.push(distrusted(&path, reason, why));
@@ -103,7 +103,7 @@ mod tests {
         let state_dir = StateDir::at(dir.path().join("state"));
         let dirs = LibvirtDirs::below(dir.path());
         let set_mode = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         fs::create_dir(&*state_dir).unwrap();
         set_mode(&state_dir, 0o700);

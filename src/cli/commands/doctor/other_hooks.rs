@@ -196,8 +196,10 @@ mod tests {
         }
 
         fn found(&self) -> Vec<(Severity, String)> {
-            let mut dirs = LibvirtDirs::default();
-            dirs.config = self.0.path().to_owned();
+            let dirs = LibvirtDirs {
+                config: self.0.path().to_owned(),
+                ..LibvirtDirs::default()
+            };
             let found = look_at(&dirs, &self.ours()).into_iter();
             found.map(|one| (one.severity, one.what)).collect()
         }

@@ -19,8 +19,6 @@ use crate::messages::label;
 use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
 
-/// The program that the links lead to.
-
 /// The link by which libvirt runs the hook, or the one that should be there.
 pub(crate) fn hook_link(dirs: &LibvirtDirs) -> PathBuf {
     let (link, only) = (dirs.hook_link(), dirs.only_hook());
