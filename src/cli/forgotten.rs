@@ -55,7 +55,7 @@ pub(crate) fn find(
     known: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<Forgotten>, AdminError> {
     let (state_dir, tpm_states) = (context.state_dir(), context.libvirt_dirs().tpm_states());
-    let plain: BTreeSet<_> = plain_state::kept(state_dir)
+    let plain: BTreeSet<_> = plain_state::list(state_dir)
         .map_err(|error| {
             let shelf = state_dir.plain_states();
             AdminError::failed(format!("{}: {error}", shelf.display()))

@@ -14,9 +14,9 @@ use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::LockedState;
 
-/// Keeps the plain state that is held, in place of one kept before. Gives its place.
-pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
-    let dir = place(state_dir, domain);
+/// Saves the locked plain state, replacing one that was saved before. Returns its path.
+pub fn save(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
+    let dir = guest_dir(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = trusted::make_dir(&dir, trusted::STATE_DIR)?;
     let new = NewFile::write(&open, |file| {
@@ -27,13 +27,13 @@ pub fn keep(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io
     Ok(dir.join(name))
 }
 
-/// Forgets the domain's plain state, if one is kept. Says whether one was.
-pub fn forget(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
-    let dir = place(state_dir, domain);
-    if trusted::find(&dir, trusted::STATE_DIR)?.is_none() {
+/// Removes the guest's plain state. Returns whether there was one.
+pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
+    let own = guest_dir(state_dir, domain);
+    if trusted::find(&own, trusted::STATE_DIR)?.is_none() {
         return Ok(false);
     }
-    match fs::remove_dir_all(&dir) {
+    match fs::remove_dir_all(&own) {
         Ok(()) => {
             let above = trusted::make_dir(&state_dir.plain_states(), trusted::STATE_DIR)?;
             atomic::sync_directory(&above)?;
@@ -44,8 +44,8 @@ pub fn forget(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
     }
 }
 
-/// The domains whose plain state is kept, by UUID.
-pub fn kept(state_dir: &StateDir) -> io::Result<Vec<DomainUuid>> {
+/// The guests whose plain state is kept, by UUID.
+pub fn list(state_dir: &StateDir) -> io::Result<Vec<DomainUuid>> {
     let entries = match fs::read_dir(state_dir.plain_states()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -60,7 +60,7 @@ pub fn kept(state_dir: &StateDir) -> io::Result<Vec<DomainUuid>> {
     Ok(domains)
 }
 
-fn place(state_dir: &StateDir, domain: DomainUuid) -> PathBuf {
+fn guest_dir(state_dir: &StateDir, domain: DomainUuid) -> PathBuf {
     state_dir.plain_states().join(domain.to_string())
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use crate::domain::{Emulator, StateSource, TpmVersion};
 
     #[test]
-    fn a_plain_state_is_kept_apart_and_forgotten_once() {
+    fn a_plain_state_is_saved_apart_and_removed_once() {
         let (dir, below) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let state_dir = &StateDir::at(below.path());
         fs::write(dir.path().join("tpm2-00.permall"), b"plain").unwrap();
@@ -86,21 +86,21 @@ mod tests {
                 persistent_state: false,
             },
         );
-        assert!(!forget(state_dir, domain).unwrap());
+        assert!(!remove(state_dir, domain).unwrap());
 
         let held = LockedState::lock(std::path::Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
-        keep(state_dir, domain, &held).unwrap();
-        let kept = keep(state_dir, domain, &held).unwrap();
+        save(state_dir, domain, &held).unwrap();
+        let kept = save(state_dir, domain, &held).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), b"plain");
-        assert_eq!(super::kept(state_dir).unwrap(), [domain]);
+        assert_eq!(super::list(state_dir).unwrap(), [domain]);
         for parent in kept.ancestors().skip(1).take(2) {
             assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
         }
 
-        assert!(forget(state_dir, domain).unwrap());
-        assert!(!forget(state_dir, domain).unwrap());
+        assert!(remove(state_dir, domain).unwrap());
+        assert!(!remove(state_dir, domain).unwrap());
         assert!(!kept.exists());
-        assert!(super::kept(state_dir).unwrap().is_empty());
+        assert!(super::list(state_dir).unwrap().is_empty());
     }
 }

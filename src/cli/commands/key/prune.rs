@@ -104,7 +104,7 @@ pub(crate) fn run(
 
 fn drop_copies(state_dir: &StateDir, guest: &Forgotten) -> Result<(), AdminError> {
     CopyStore::of(state_dir, guest.uuid).remove()?;
-    plain_state::forget(state_dir, guest.uuid).map_err(|error| {
+    plain_state::remove(state_dir, guest.uuid).map_err(|error| {
         let shelf = state_dir.plain_states();
         AdminError::failed(format!("{}: {error}", shelf.display()))
     })?;

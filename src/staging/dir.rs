@@ -1,5 +1,5 @@
-//! Where keys are laid out: files on tmpfs, and links to them from libvirt's directory of
-//! secrets. What lies on a disk is a link, never a key.
+//! Staged keys: files on tmpfs, and links to them in libvirt's directory of secrets. Only links
+//! are on a disk, never a key.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -31,11 +31,11 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 const DEFINITION: &str = "xml";
 const VALUE: &str = "base64";
 
-/// Why nothing could be laid out, or taken away.
+/// Why keys could not be staged or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     /// The directory is on a disk.
-    #[error("{path} is not on a tmpfs: keys would lie in clear on a disk", path = .0.display())]
+    #[error("{path} is not on a tmpfs: keys would be in clear on a disk", path = .0.display())]
     NotInMemory(PathBuf),
     /// Others than this process's user have access to the directory.
     #[error(transparent)]
@@ -45,29 +45,29 @@ pub enum StagingError {
     Io(#[from] PathError),
 }
 
-/// A secret that is laid out.
+/// A staged secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaidOut {
+pub struct StagedSecret {
     /// The secret.
     pub secret: SecretUuid,
-    /// The domain whose vTPM's key it holds.
+    /// The guest whose key it holds.
     pub domain: DomainUuid,
 }
 
 /// The directory on tmpfs, and libvirt's.
-pub struct Place {
+pub struct StagingDir {
     staged: PathBuf,
     secrets: PathBuf,
 }
 
-impl Place {
-    /// Where a system libvirtd of this host looks.
+impl StagingDir {
+    /// Where the system libvirtd of this host loads secrets from.
     #[must_use]
     pub fn of_this_host(dirs: &LibvirtDirs) -> Self {
         Self::at(RunDir::default().staged(), dirs.secrets())
     }
 
-    /// The files lie in `staged`, the links in `secrets`.
+    /// Files go to `staged`, links to `secrets`.
     #[must_use]
     pub fn at(staged: PathBuf, secrets: PathBuf) -> Self {
         Self { staged, secrets }
@@ -79,11 +79,11 @@ impl Place {
         &self.secrets
     }
 
-    /// Lays a key out, as the guard's own secret of this domain: ephemeral, so that libvirt
-    /// keeps it in memory alone from then on. The definition's link comes last, for libvirt
-    /// loads what has one. There must be no secret of this UUID.
-    pub fn lay_out(&self, laid_out: LaidOut, dek: &Dek) -> Result<(), StagingError> {
-        let LaidOut { secret, domain } = laid_out;
+    /// Stages a key as the guard's own secret for this guest: ephemeral, so that libvirt then
+    /// keeps it only in memory. The definition's link is made last, since libvirt loads every
+    /// secret that has one. There must be no secret with this UUID.
+    pub fn stage(&self, staged: StagedSecret, dek: &Dek) -> Result<(), StagingError> {
+        let StagedSecret { secret, domain } = staged;
         let staged = self.open_staged()?;
         trusted::make(&self.secrets, trusted::LIBVIRT_DIR)?;
         let value = in_base64(dek);
@@ -97,8 +97,8 @@ impl Place {
         Ok(())
     }
 
-    /// What is laid out.
-    pub fn laid_out(&self) -> Result<Vec<LaidOut>, StagingError> {
+    /// Returns the staged secrets.
+    pub fn staged(&self) -> Result<Vec<StagedSecret>, StagingError> {
         let mut found = Vec::new();
         for file in entries(&self.staged)? {
             if file.extension() != Some(OsStr::new(DEFINITION)) {
@@ -113,14 +113,14 @@ impl Place {
             found.extend(
                 secret
                     .zip(domain)
-                    .map(|(secret, domain)| LaidOut { secret, domain }),
+                    .map(|(secret, domain)| StagedSecret { secret, domain }),
             );
         }
         Ok(found)
     }
 
-    /// Takes everything away: first the links, also those whose files are gone (a host that
-    /// went down between `stage` and `unstage`), then the files. Nothing there is no error.
+    /// Removes everything: first the links, including those whose files are gone (the host went
+    /// down between `stage` and `unstage`), then the files. An empty directory is no error.
     pub fn clear(&self) -> Result<(), StagingError> {
         for link in entries(&self.secrets)? {
             let leads_here = fs::read_link(&link).is_ok_and(|file| file.starts_with(&self.staged));
@@ -131,8 +131,8 @@ impl Place {
         self.remove_files(|_| true)
     }
 
-    /// Takes the keys away and leaves the rest: libvirt's directory still says which secrets it
-    /// has loaded.
+    /// Removes the keys and leaves the definitions: they still say which secrets libvirt has
+    /// loaded.
     pub fn remove_keys(&self) -> Result<(), StagingError> {
         self.remove_files(|file| file.extension() != Some(OsStr::new(DEFINITION)))
     }
@@ -145,7 +145,7 @@ impl Place {
             .try_for_each(|file| remove(file))
     }
 
-    /// Makes the directory if need be, and makes sure that it is this user's and in memory.
+    /// Creates the directory if necessary, and verifies that it is this user's and in memory.
     fn open_staged(&self) -> Result<File, StagingError> {
         let path = &self.staged;
         let dir = trusted::make_dir(path, trusted::RUN_DIR)?;
@@ -156,7 +156,7 @@ impl Place {
         Ok(dir)
     }
 
-    /// Whether keys could be laid out here.
+    /// Checks whether keys could be staged here.
     pub fn check(&self) -> Result<(), StagingError> {
         self.open_staged().map(drop)
     }
