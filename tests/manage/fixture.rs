@@ -44,9 +44,9 @@ impl Fixture {
         let root = dir.path();
         let config = format!(
             "[libvirt]\nconfig_dir = {0:?}\nstate_dir = {1:?}\nrun_dir = {2:?}\n",
-            root.join("libvirt/etc"),
-            root.join("libvirt/state"),
-            root.join("libvirt/run"),
+            root.join("libvirt/etc/libvirt"),
+            root.join("libvirt/var/lib/libvirt"),
+            root.join("libvirt/run/libvirt"),
         );
         fs::write(root.join("config.toml"), config).unwrap();
         let fixture = Self {
