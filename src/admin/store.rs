@@ -17,7 +17,7 @@ use crate::report::label;
 use crate::store::{Access, Store, StoreError, StoreFinding};
 
 /// How long copying a store may take.
-const COPY_PATIENCE: Duration = Duration::from_mins(10);
+const COPY_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 pub(super) fn run(context: &Context, verb: &cli::Store) -> Result<ExitCode, AdminError> {
     match verb {

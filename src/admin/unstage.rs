@@ -18,7 +18,7 @@ use crate::staging::{LaidOut, Place};
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
 /// answers after that. systemd gives a service 90 seconds for all of its start
 /// (`DefaultTimeoutStartSec`), and would end libvirtd after them.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     let place = Place::of_this_host(&context.libvirt_dirs());

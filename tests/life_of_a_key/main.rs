@@ -202,7 +202,7 @@ fn a_key_that_nobody_could_note_as_used_outlives_states_that_are_out_of_sight() 
 fn an_arrival_that_its_key_does_not_open_costs_no_state() {
     use events::Event::*;
     use events::StartEnds::*;
-    let mut host = play_on(
+    let host = play_on(
         Host::new(),
         &[Bind(0, 0), Start(0, Runs), Stop(0), InsertOtherKey(0, 0)],
     );

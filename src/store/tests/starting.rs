@@ -24,7 +24,7 @@ fn a_boot_that_worked_marks_the_keys_in_use_once() {
 
     store.mark_started(domain(1), NOW).unwrap();
     store
-        .mark_started(domain(1), later(Duration::from_mins(1)))
+        .mark_started(domain(1), later(Duration::from_secs(60)))
         .unwrap();
 
     let rows = store.references(domain(1), NOW).unwrap();
@@ -81,7 +81,7 @@ fn only_a_key_that_was_made_lately_is_taken_back_where_libvirt_does_not_tell_of_
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
-    let minute = Duration::from_mins(1);
+    let minute = Duration::from_secs(60);
     let late = later(minute + Duration::from_millis(1));
     let take_back = |store: &mut Store, at| {
         let done = store.take_back_fresh_key(domain(1), Some(minute), at);
