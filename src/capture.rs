@@ -11,8 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
-use crate::durable;
-use crate::trusted::TrustedDir;
+use crate::host::atomic;
+use crate::host::trusted::TrustedDir;
 use crate::verdict::code::Code;
 
 /// The directory of captures in a state directory.
@@ -30,7 +30,7 @@ pub fn keep(state_dir: &Path, xml: &[u8], code: Code, guest: &str, keep: usize) 
     let directory = TrustedDir::open_or_make_own(&directory(state_dir))?.to_file()?;
     let Timestamp(now) = Timestamp::now();
     let file_name = format!("{now:015}-{}-{}.xml", code.as_str(), file_name_part(guest));
-    durable::create(&directory, OsStr::new(&file_name), xml)?;
+    atomic::create(&directory, OsStr::new(&file_name), xml)?;
     prune(state_dir, keep)
 }
 

@@ -5,33 +5,27 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | doors | `src/bin/*`: argument vector in, exit status out |
-//! | what is asked for | `hook` (libvirtd asks), `admin` (a person asks); neither knows the other |
-//! | one guarded start | `guard`: gathers facts, carries out verdicts |
-//! | outside things | `store` (SQLite), `secret`, `libvirt` and `staging` (libvirt), `swtpm` (its state file), `kept` (copies of it), `provider`, `config`, `log`, `report`, `key::keyring` and `key::seal` (the sealed keys), `capture` (refused XML), `child` (other programs), `durable` (whole files), `host` (libvirt's directories, users), `trusted` (directories that root may rely on), `sys` |
-//! | the core, pure | `verdict`: facts in, verdict out |
-//! | words | `domain`, `key`, `ids`, `clock` |
+//! | what is asked for | `hook` (libvirtd asks), `cli` (a person asks); neither knows the other |
+//! | what is done | `guard`: one guarded start; `staging`: keys on tmpfs for guests that start with libvirtd |
+//! | what is said | `messages`: refusals, findings, hints; `log`; `capture`: refused XML |
+//! | outside things | `store` (SQLite), `keyring` (sealed provider keys), `recovery` (the recovery file), `libvirt`, `swtpm` (its state file), `tpm_copies` (saved copies of it), `config` |
+//! | the machine | `host`: paths, trusted files, atomic writes, processes |
+//! | the core, pure | `vtpm-guard-core`: `verdict` (facts in, verdict out), and its words `domain`, `key`, `ids`, `clock` |
 
-pub mod admin;
 pub mod capture;
-pub mod child;
-pub mod clock;
+pub mod cli;
 pub mod config;
-pub mod domain;
-pub mod durable;
 pub mod guard;
 pub mod hook;
 pub mod host;
-pub mod ids;
-pub mod kept;
-pub mod key;
+pub mod keyring;
 pub mod libvirt;
 pub mod log;
-pub mod provider;
-pub mod report;
-pub mod secret;
+pub mod messages;
+pub mod recovery;
 pub mod staging;
 pub mod store;
 pub mod swtpm;
-pub mod sys;
-pub mod trusted;
-pub mod verdict;
+pub mod tpm_copies;
+
+pub use vtpm_guard_core::{clock, domain, ids, key, verdict};

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::MakeWriter;
 
 use crate::config::{Config, DEFAULT_STATE_DIR, LogTarget};
-use crate::report::{self, Named};
+use crate::messages::{self, Named};
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::repair::Repair;
@@ -150,7 +150,7 @@ impl Write for LineWriter<'_> {
         let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
         let mut line = String::with_capacity(text.len() + 1);
         for character in text.chars() {
-            if report::misleads(character) {
+            if messages::misleads(character) {
                 line.extend(character.escape_default());
             } else {
                 line.push(character);
@@ -173,7 +173,7 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
         .as_ref()
         .map_or(Named::from(guest), Named::from);
     // journalctl shows what it gets: nothing in it may command the terminal or forge a line.
-    let name = &report::one_line(named.name);
+    let name = &messages::one_line(named.name);
     let uuid = outcome
         .domain
         .as_ref()
@@ -184,12 +184,12 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
         .verdict
         .findings
         .iter()
-        .map(|noticed| report::one_line(&report::finding(named, noticed).1))
+        .map(|noticed| messages::one_line(&messages::finding(named, noticed).1))
         .collect();
     let (repairs, findings) = (repairs.join(","), findings.join("; "));
     match &outcome.verdict.decision {
         Decision::Allow(why) => {
-            let why = report::reason(*why);
+            let why = messages::reason(*why);
             if findings.is_empty() {
                 tracing::info!(
                     domain = name,
@@ -212,16 +212,16 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
             }
         }
         Decision::Deny(why) => {
-            let (code, words) = (why.code().as_str(), report::refusal(named, why));
+            let (code, words) = (why.code().as_str(), messages::refusal(named, why));
             tracing::error!(
                 domain = name,
                 uuid,
                 operation,
                 decision = "deny",
                 code,
-                hint = report::one_line(&words.hint),
+                hint = messages::one_line(&words.hint),
                 "{}",
-                report::one_line(&words.message)
+                messages::one_line(&words.message)
             );
         }
     }

@@ -12,7 +12,7 @@ use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::Libvirt;
-use vtpm_guard::secret::{HostSecrets, SecretError};
+use vtpm_guard::libvirt::secret::{HostSecrets, SecretError};
 use vtpm_guard::verdict::Over;
 use zeroize::Zeroizing;
 

@@ -18,7 +18,7 @@ use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::Libvirt;
 use vtpm_guard::libvirt::files::{self, Stored};
-use vtpm_guard::secret::{Found, HostSecrets, Provided, Purpose, SecretError, Value};
+use vtpm_guard::libvirt::secret::{Found, HostSecrets, Provided, Purpose, SecretError, Value};
 use vtpm_guard::verdict::Over;
 use vtpm_guard::verdict::Over::{ForeignDefinition, ForeignValue, GuardsOwn};
 use zeroize::Zeroizing;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    vtpm_guard::admin::run(std::env::args_os())
+    vtpm_guard::cli::run(std::env::args_os())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::ConfigError;
-use crate::trusted::{self, Distrust, WRITABLE_BY_OTHERS};
+use crate::host::trusted::{self, Distrust, WRITABLE_BY_OTHERS};
 
 /// Bytes of a configuration file; with every key and comment it is some KiB.
 const MAX_SIZE: u64 = 1 << 20;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::dirs::LibvirtDirs;
-use crate::trusted::Distrust;
+use crate::host::trusted::Distrust;
 use crate::verdict::facts::Policy;
 
 mod file;

@@ -17,7 +17,7 @@ use super::Guard;
 use super::operation::Ending;
 use super::status::Progress;
 use crate::domain::Domain;
-use crate::report::one_line;
+use crate::messages::one_line;
 use crate::verdict::facts::Arrival;
 
 /// How much is told of swtpm's log: its last lines, and as much of each, in characters.

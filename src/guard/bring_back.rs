@@ -11,8 +11,8 @@ use super::Guard;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator};
 use crate::ids::DomainUuid;
-use crate::kept::{Returned, Shelf, Shelter};
 use crate::swtpm::{Backend, StatePlace};
+use crate::tpm_copies::{Returned, Shelf, Shelter};
 
 /// How long libvirt may take to delete the state; it does so at once.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::key::wrap::{self, WrappedDek};
-use crate::report;
+use crate::messages;
 use crate::store::{Change, Event, NewKey, Store, StoreError};
 use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
@@ -233,10 +233,10 @@ fn clients_key(verdict: &Verdict) -> Option<bool> {
 fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {
     let domain = gathered.facts.domain.as_ref().ok()?;
     let (code, message) = match &verdict.decision {
-        Decision::Allow(reason) => (None, report::reason(*reason).to_owned()),
+        Decision::Allow(reason) => (None, messages::reason(*reason).to_owned()),
         Decision::Deny(refusal) => (
             Some(refusal.code()),
-            report::refusal(&domain.name, refusal).message,
+            messages::refusal(&domain.name, refusal).message,
         ),
     };
     Some(Event {
@@ -247,6 +247,6 @@ fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Even
         allowed: code.is_none(),
         code,
         message,
-        repairs_json: report::repairs_json(&verdict.repairs).to_string(),
+        repairs_json: messages::repairs_json(&verdict.repairs).to_string(),
     })
 }

@@ -7,7 +7,7 @@ use super::{Guard, TO_RECORD};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
 use crate::libvirt::{StartingLibvirtd, called_by_starting_libvirtd};
-use crate::report;
+use crate::messages;
 use crate::store::{Access, Event};
 use crate::swtpm::read_state;
 use crate::verdict::facts::Permission;
@@ -93,8 +93,8 @@ fn record(guard: &Guard, domain: &Domain, operation: &str, why: Reason) {
         operation: operation.to_owned(),
         allowed: true,
         code: None,
-        message: report::reason(why).to_owned(),
-        repairs_json: report::repairs_json(&[]).to_string(),
+        message: messages::reason(why).to_owned(),
+        repairs_json: messages::repairs_json(&[]).to_string(),
     };
     if let Err(error) = store.record_event(&event) {
         tracing::warn!(%error, "the start could not be recorded");

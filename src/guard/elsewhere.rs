@@ -12,9 +12,9 @@ use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::host::bounded::bounded;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::kept::Shelf;
 use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
+use crate::tpm_copies::Shelf;
 use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };

@@ -10,10 +10,10 @@ use super::status::progress;
 use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
-use crate::kept::{KeptError, Original};
-use crate::report::Arg;
+use crate::messages::Arg;
 use crate::store::Event;
 use crate::swtpm::StateFile;
+use crate::tpm_copies::{KeptError, Original};
 
 /// Looks whether a start has failed, at `stopped end`, or at `release end` with libvirt's reason.
 /// Gives the event that tells of it.

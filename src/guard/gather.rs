@@ -8,10 +8,10 @@ use super::{Guard, arriving, copies, hindrance};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::DomainUuid;
-use crate::kept::KeptState;
 use crate::key::id::KeyId;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
+use crate::tpm_copies::KeptState;
 use crate::verdict::facts::{
     Facts, KekState, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial,
 };

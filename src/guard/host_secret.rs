@@ -7,7 +7,7 @@ use super::{Guard, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Found, Purpose, Value};
+use crate::libvirt::secret::{Found, Purpose, Value};
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{ForeignSecret, HostSecret, HostValue, References, Trial};
 

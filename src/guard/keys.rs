@@ -10,8 +10,8 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::key::keyring::{Keyring, KeyringError};
 use crate::key::wrap::WrappedDek;
+use crate::keyring::{Keyring, KeyringError};
 use crate::swtpm::{EncryptedState, StateFile};
 use crate::verdict::facts::{
     DekNumber, KekState, KeyRef, NotOpened, Proof, Provider, References, Trial,

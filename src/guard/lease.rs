@@ -21,7 +21,7 @@ use sha2::Sha256;
 
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
-use crate::durable;
+use crate::host::atomic;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::random;
@@ -222,7 +222,7 @@ impl Lease {
     fn write(&self) -> Result<(), LeaseError> {
         let bytes = serde_json::to_vec(&self.record).map_err(|error| self.error(error.into()))?;
         let name = self.path.file_name().unwrap_or_default();
-        durable::replace(&self.dir, name, &bytes).map_err(|error| self.error(error))
+        atomic::replace(&self.dir, name, &bytes).map_err(|error| self.error(error))
     }
 
     /// Nobody uses the secret. Whoever waits for the lock sees that it is gone, and makes
@@ -230,7 +230,7 @@ impl Lease {
     fn remove(self) -> Result<(), LeaseError> {
         for path in [self.path.clone(), self.path.with_extension("lock")] {
             let name = path.file_name().unwrap_or_default();
-            durable::remove(&self.dir, name).map_err(|error| self.error(error))?;
+            atomic::remove(&self.dir, name).map_err(|error| self.error(error))?;
         }
         Ok(())
     }

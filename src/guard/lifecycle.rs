@@ -13,10 +13,10 @@ use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
 use crate::ids::SecretUuid;
-use crate::kept::KeptError;
-use crate::secret::SecretError;
+use crate::libvirt::secret::SecretError;
 use crate::store::{Access, Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
+use crate::tpm_copies::KeptError;
 use crate::verdict::facts::{Arrival, SeenState};
 
 /// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the

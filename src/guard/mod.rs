@@ -39,8 +39,8 @@ use std::time::Duration;
 use crate::clock::Deadline;
 use crate::config::Config;
 use crate::ids::DomainUuid;
-use crate::key::keyring::Keyring;
-use crate::secret::HostSecrets;
+use crate::keyring::Keyring;
+use crate::libvirt::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
 

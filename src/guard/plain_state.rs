@@ -8,10 +8,10 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, NewFile};
+use crate::host::atomic::{self, NewFile};
+use crate::host::trusted::TrustedDir;
 use crate::ids::DomainUuid;
 use crate::swtpm::HeldState;
-use crate::trusted::TrustedDir;
 
 /// Keeps the plain state that is held, in place of one kept before. Gives its place.
 pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
@@ -20,7 +20,7 @@ pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Resu
     let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
     let new = NewFile::write(&open, |file| {
         file.write_all(state.blob())?;
-        durable::set_attributes(file, state.metadata())
+        atomic::set_attributes(file, state.metadata())
     })?;
     new.replace(name)?;
     Ok(dir.join(name))
@@ -35,7 +35,7 @@ pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
     match fs::remove_dir_all(&dir) {
         Ok(()) => {
             let above = TrustedDir::open(&shelf(state_dir))?;
-            durable::sync_directory(&above.to_file()?)?;
+            atomic::sync_directory(&above.to_file()?)?;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

@@ -8,8 +8,7 @@ use super::provide::{NotProvided, Provide, foreseen};
 use super::status::is_running;
 use super::{Guard, Operation, before_the_answer, begun, copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
-use crate::domain::{Domain, UnreadableDomain, Vtpm};
-use crate::ids::SecretUuid;
+use crate::domain::{Domain, UnreadableDomain};
 use crate::store::Access;
 use crate::swtpm::{StatePlace, remove_empty_directory};
 use crate::verdict::decide::{decide, unusable_state};
@@ -226,25 +225,6 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
             .extend(trouble.map(Finding::DefinitionRead));
     }
     verdict
-}
-
-impl Facts {
-    fn vtpm_is_emulated(&self) -> bool {
-        matches!(
-            &self.domain,
-            Ok(Domain {
-                vtpm: Some(Vtpm::Emulator(_)),
-                ..
-            })
-        )
-    }
-
-    /// The secret that the domain XML names, and the domain.
-    pub(super) fn secret(&self) -> Option<(SecretUuid, &Domain)> {
-        let domain = self.domain.as_ref().ok()?;
-        let (_, secret) = domain.encrypted_vtpm()?;
-        Some((secret, domain))
-    }
 }
 
 impl Gathered {

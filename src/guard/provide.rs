@@ -7,7 +7,7 @@ use super::{Guard, before_the_answer};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Provided, SecretError};
+use crate::libvirt::secret::{Provided, SecretError};
 use crate::verdict::facts::{Facts, HostSecret, KeySource, Trial};
 use crate::verdict::outcome::SecretAction;
 use crate::verdict::refusal::Refusal;

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock::Deadline;
-use crate::report::refusal_line;
+use crate::messages::refusal_line;
 use crate::verdict::refusal::Refusal;
 
 /// How long a stderr that takes nothing may hold up the end of a refusal. libvirt reads it all

@@ -12,7 +12,7 @@ use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Definition, Found, HostSecrets, Provided, SecretError, Value};
+use crate::libvirt::secret::{Definition, Found, HostSecrets, Provided, SecretError, Value};
 use crate::verdict::Over;
 
 /// One libvirt connection, made by a helper at the first question and kept for the next.

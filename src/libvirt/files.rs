@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
-use crate::secret::{Definition, Found, SecretError, Value};
+use crate::libvirt::secret::{Definition, Found, SecretError, Value};
 
 /// The longest `UUID.base64` that is read, in bytes.
 const MAX_BASE64_LEN: usize = Dek::MAX_LEN.div_ceil(3) * 4;

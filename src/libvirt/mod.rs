@@ -16,6 +16,7 @@ mod program;
     allow(dead_code, reason = "the helper's half of it")
 )]
 mod protocol;
+pub mod secret;
 mod starting;
 
 pub use attempt::calling_attempt;

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::SecretError;
+use crate::libvirt::secret::SecretError;
 use crate::verdict::Over;
 
 #[cfg(test)]

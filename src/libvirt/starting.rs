@@ -12,7 +12,7 @@ use super::files::secret_on_disk;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Found, HostSecrets, Provided, SecretError, Value};
+use crate::libvirt::secret::{Found, HostSecrets, Provided, SecretError, Value};
 use crate::verdict::Over;
 
 /// What the monolithic daemon is called, or a part of it (NixOS: `.libvirtd-wrapped`). The

@@ -73,7 +73,7 @@ fn a_value_cannot_forge_a_line() {
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.ends_with('\n'));
     assert!(
-        !log.trim_end_matches('\n').contains(report::misleads),
+        !log.trim_end_matches('\n').contains(messages::misleads),
         "{log}"
     );
     assert_eq!(
@@ -137,7 +137,7 @@ fn a_decision_misleads_nobody_in_a_log_that_escapes_nothing() {
     });
     let text = String::from_utf8(raw.0.lock().unwrap().clone()).unwrap();
     assert!(text.matches("31m").count() > 2, "{text:?}");
-    assert!(!text.contains(report::misleads), "{text:?}");
+    assert!(!text.contains(messages::misleads), "{text:?}");
 }
 
 /// Every field as it is, one behind the other.

@@ -11,12 +11,12 @@ use base64ct::{Base64, Encoding};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use zeroize::Zeroizing;
 
-use crate::durable;
+use crate::host::atomic;
 use crate::host::dirs::LibvirtDirs;
+use crate::host::trusted::TrustedDir;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::secret::{Definition, laid_out_definition};
-use crate::trusted::TrustedDir;
+use crate::libvirt::secret::{Definition, laid_out_definition};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -109,7 +109,7 @@ impl Place {
         for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
             let name = format!("{secret}.{extension}");
             let (file, link) = (self.staged.join(&name), self.secrets.join(&name));
-            durable::replace(&staged, OsStr::new(&name), bytes)
+            atomic::replace(&staged, OsStr::new(&name), bytes)
                 .map_err(|source| io_error(&file, source))?;
             symlink(&file, &link).map_err(|source| io_error(&link, source))?;
         }

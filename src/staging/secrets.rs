@@ -6,7 +6,7 @@ use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::StartingLibvirtd;
-use crate::secret::{Found, HostSecrets, Provided, SecretError};
+use crate::libvirt::secret::{Found, HostSecrets, Provided, SecretError};
 use crate::verdict::Over;
 
 /// The secrets of a libvirtd that is yet to start.
@@ -69,7 +69,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::secret::Value;
+    use crate::libvirt::secret::Value;
 
     fn staging() -> (tempfile::TempDir, Staging) {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();

@@ -92,15 +92,6 @@ impl Store {
     }
 }
 
-impl References {
-    /// Whether a verdict on these rows is one on the others, too. Whether an announcement is
-    /// for this start was decided by whoever judged it, and is no matter of the store's.
-    fn judged_alike(&self, other: &Self) -> bool {
-        (&self.key_refs, &self.providers, &self.announced)
-            == (&other.key_refs, &other.providers, &other.announced)
-    }
-}
-
 struct Repairs<'a> {
     transaction: &'a Transaction<'a>,
     change: &'a Change<'a>,

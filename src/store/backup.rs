@@ -15,7 +15,7 @@ use super::error::{Failure, Obstacle, StoreError};
 use super::place::{self, Place};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
-use crate::durable::{self, NewFile};
+use crate::host::atomic::{self, NewFile};
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,8 +184,8 @@ fn replace_file(
 /// Copies a database into a new file of mode 0600, durably. Where it fails it leaves no file.
 fn copy_to_new_file(from: &Connection, to: &Path, deadline: Deadline) -> Result<(), StoreError> {
     let content = content(from, to, deadline)?;
-    durable::open_parent(to)
-        .and_then(|(dir, name)| durable::create(&dir, name, &content))
+    atomic::open_parent(to)
+        .and_then(|(dir, name)| atomic::create(&dir, name, &content))
         .map_err(|error| StoreError::unavailable(to, error))
 }
 

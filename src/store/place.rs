@@ -11,8 +11,8 @@ use nix::sys::statvfs::FsFlags;
 use nix::unistd::geteuid;
 
 use super::error::{Obstacle, StoreError};
-use crate::durable;
-use crate::trusted::{Distrust, TrustedDir, WRITABLE_BY_OTHERS};
+use crate::host::atomic;
+use crate::host::trusted::{Distrust, TrustedDir, WRITABLE_BY_OTHERS};
 
 /// The database's name in the state directory.
 pub(super) const FILE_NAME: &str = "store.db";
@@ -78,8 +78,8 @@ impl Place {
     /// Makes the names in the directory, and the directory's own, survive a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let above = self.dir.path().parent().unwrap_or(self.dir.path());
-        let synced = durable::sync_directory(&self.dir()?)
-            .and_then(|()| durable::sync_directory(&File::open(above)?));
+        let synced = atomic::sync_directory(&self.dir()?)
+            .and_then(|()| atomic::sync_directory(&File::open(above)?));
         synced.map_err(|error| StoreError::unavailable(above, error))
     }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::{StateError, StatePlace, bounded, lock, open, read_bounded};
 use crate::domain::{Emulator, StateSource};
-use crate::durable::{self, NewFile};
+use crate::host::atomic::{self, NewFile};
 use crate::ids::DomainUuid;
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ impl HeldState {
     pub fn stage(self, blob: &[u8]) -> io::Result<StagedState> {
         let new = NewFile::write(&self.dir, |file| {
             file.write_all(blob)?;
-            durable::set_attributes(file, &self.meta)
+            atomic::set_attributes(file, &self.meta)
         })?;
         Ok(StagedState { held: self, new })
     }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::place::{Backend, StatePlace};
 use super::{bounded, open};
+use crate::host::sys;
 use crate::host::users::{self, User};
-use crate::sys;
 
 /// The users that libvirt runs swtpm as where `qemu.conf` names none.
 const USUAL_USERS: [&str; 2] = ["tss", "swtpm"];

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::domain::{StateSource, TpmVersion};
+use crate::host::sys;
 use crate::key::dek::Dek;
-use crate::sys;
 
 const DOMAIN: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 

@@ -12,8 +12,8 @@ use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::ids::{DomainUuid, KeyRefId};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
-use vtpm_guard::key::keyring::Keyring;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
+use vtpm_guard::keyring::Keyring;
 use vtpm_guard::store::{Access, AddKey, Event, NewKey, OtherKeys, Store};
 
 /// A guest.

@@ -1,6 +1,6 @@
 //! Names and other people's words are data: whatever stands in the store, in the files that the
 //! command reads, or in its arguments, no byte of it commands a terminal, forges a line, or shows
-//! as something else than it is. The hook's own line and its log are tried in `src/report` and
+//! as something else than it is. The hook's own line and its log are tried in `src/messages` and
 //! `src/log`, guests that libvirt names in `tests/e2e/names.rs`.
 
 use std::collections::BTreeSet;
@@ -8,8 +8,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
-use vtpm_guard::admin::cli::Cli;
 use vtpm_guard::capture;
+use vtpm_guard::cli::args::Cli;
 use vtpm_guard::verdict::code::Code;
 use vtpm_guard::verdict::facts::Occasion;
 

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use vtpm_guard::clock::Timestamp;
 use vtpm_guard::domain::{Emulator, TpmVersion};
 use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::kept::{Original, Shelf};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
 use vtpm_guard::store::{AddKey, NewKey, OtherKeys};
 use vtpm_guard::swtpm::state_path;
+use vtpm_guard::tpm_copies::{Original, Shelf};
 use vtpm_guard::verdict::facts::Occasion;
 use zeroize::Zeroizing;
 

@@ -8,8 +8,8 @@ use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
 use vtpm_guard::key::wrap::WrappedDek;
-use vtpm_guard::provider::passphrase::Passphrase;
-use vtpm_guard::provider::recovery::RecoveryFile;
+use vtpm_guard::recovery::file::RecoveryFile;
+use vtpm_guard::recovery::passphrase::Passphrase;
 use zeroize::Zeroizing;
 
 use crate::host::{Host, Output};

@@ -138,7 +138,7 @@ impl Host {
         true
     }
 
-    /// Puts a KEK into the keyring as a root-only file (src/key/keyring.rs has the format):
+    /// Puts a KEK into the keyring as a root-only file (src/keyring/mod.rs has the format):
     /// no other program has to be asked to open that.
     pub(crate) fn lay_kek(&self, kek: &Kek) {
         let keys = self.guard.state_dir.join("keys");

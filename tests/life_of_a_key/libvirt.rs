@@ -7,7 +7,7 @@ use std::rc::Rc;
 use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::secret::{
+use vtpm_guard::libvirt::secret::{
     Definition, Found, HostSecrets, Provided, SecretError, Value, definition,
 };
 use vtpm_guard::verdict::Over;

@@ -1,6 +1,6 @@
 //! vtpm-guard-codes(7): what `vtpm-guard explain` says of each code.
 
-use vtpm_guard::report::{Explanation, explain};
+use vtpm_guard::messages::{Explanation, explain};
 use vtpm_guard::verdict::code::Code;
 
 use crate::page::Page;

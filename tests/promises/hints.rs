@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use vtpm_guard::admin::cli::{Cli, Command, Key, State};
+use vtpm_guard::cli::args::{Cli, Command, Key, State};
 use vtpm_guard::clock::Timestamp;
 use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::key::id::KeyId;
-use vtpm_guard::report::{Named, finding, misleads, refusal, refusal_line};
+use vtpm_guard::messages::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
 use vtpm_guard::verdict::elsewhere::{
     ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
@@ -286,9 +286,9 @@ fn variant(value: &impl std::fmt::Debug) -> String {
 fn every_refusal_and_finding_is_tried() {
     let tried = refusals("x").into_iter().chain(refusals_about_two("x"));
     let tried: BTreeSet<_> = tried.map(|why| variant(&why)).collect();
-    assert_eq!(tried, variants("src/verdict/refusal.rs", "Refusal"));
+    assert_eq!(tried, variants("core/src/verdict/refusal.rs", "Refusal"));
     let tried: BTreeSet<_> = findings("x").iter().map(variant).collect();
-    assert_eq!(tried, variants("src/verdict/mod.rs", "Finding"));
+    assert_eq!(tried, variants("core/src/verdict/mod.rs", "Finding"));
 }
 
 /// The guest that a command is about.

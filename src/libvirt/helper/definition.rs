@@ -8,7 +8,7 @@ use super::failure;
 use crate::domain;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::protocol::Response;
-use crate::secret::SecretError;
+use crate::libvirt::secret::SecretError;
 
 /// Gives the guest's emulated TPM `<encryption>`. The definition holds the passwords of
 /// graphics devices, which a redefinition without them would take away; they do not leave

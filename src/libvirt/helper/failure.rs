@@ -2,7 +2,7 @@
 
 use virt::error::{Error, ErrorDomain, ErrorNumber};
 
-use crate::secret::SecretError;
+use crate::libvirt::secret::SecretError;
 
 /// How much of libvirt's words is kept, in characters.
 const MAX_WORDS: usize = 500;

@@ -14,7 +14,7 @@ use virt_sys::{
 use super::failure;
 use crate::ids::DomainUuid;
 use crate::libvirt::protocol::{Guest, Response, SavedRuns};
-use crate::secret::SecretError;
+use crate::libvirt::secret::SecretError;
 
 /// All guests, without those that go away meanwhile. A host may have a thousand, so what they
 /// are is asked of all of them at once.

@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 
 use self::secrets::Secrets;
 use super::protocol::{MAX_REQUEST, Request, Response, read_frame, value_frame};
-use crate::secret::SecretError;
-use crate::sys;
+use crate::host::sys;
+use crate::libvirt::secret::SecretError;
 
 /// How long the helper may go on once nobody is left to ask it, to close its connection.
 const GOODBYE: Duration = Duration::from_millis(500);

@@ -9,10 +9,10 @@ use virt::secret::Secret;
 use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 
 use super::failure;
+use crate::host::sys;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::protocol::Response;
-use crate::secret::{Definition, SecretError, definition, domain_of_usage, usage_name};
-use crate::sys;
+use crate::libvirt::secret::{Definition, SecretError, definition, domain_of_usage, usage_name};
 use crate::verdict::Over;
 
 /// The secret driver at the other end of a connection.

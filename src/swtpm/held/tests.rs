@@ -62,7 +62,7 @@ fn a_new_state_that_is_not_put_in_place_goes_away() {
 #[test]
 fn what_a_killed_one_left_goes_away() {
     let dir = with_state();
-    crate::durable::leave_abandoned(dir.path());
+    crate::host::atomic::leave_abandoned(dir.path());
     let staged = take_in(&dir).unwrap().unwrap().stage(b"new").unwrap();
     staged.put_in_place().unwrap();
     assert_eq!(names(&dir), [LOCK, NAME]);

@@ -6,11 +6,11 @@ use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 use zeroize::Zeroizing;
 
 use super::{Found, Secrets};
+use crate::host::sys;
 use crate::ids::SecretUuid;
 use crate::libvirt::helper::failure;
 use crate::libvirt::protocol::{Response, Revealed};
-use crate::secret::{Purpose, SecretError};
-use crate::sys;
+use crate::libvirt::secret::{Purpose, SecretError};
 
 impl Secrets<'_> {
     /// What the secret is for. Its value, if libvirt tells it, goes into `value`.

@@ -1,0 +1,9 @@
+//! Keys: their identities, their boxes, how one wraps another, how a host seals them.
+
+pub mod dek;
+mod derive;
+pub mod hex;
+pub mod id;
+pub mod kek;
+pub mod random;
+pub mod wrap;

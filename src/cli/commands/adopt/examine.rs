@@ -1,0 +1,249 @@
+//! What is to be known of a guest before its key is taken over.
+
+use std::collections::btree_map::Entry;
+
+use super::{Adopting, Candidate, Target};
+use crate::cli::commands::provider::named_by;
+use crate::cli::context;
+use crate::cli::guests;
+use crate::cli::ui::error::AdminError;
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::key::dek::Dek;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+use crate::keyring::KeyringError;
+use crate::libvirt::Libvirt;
+use crate::libvirt::files::{self, Stored};
+use crate::libvirt::secret::{Purpose, SecretError, Value};
+use crate::swtpm::{StateFile, read_state};
+use crate::verdict::adopt::{
+    AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand, Sharer,
+};
+use crate::verdict::facts::{KeyRef, Proof, Provider, References};
+
+/// The facts, and the key that was read on the way to them.
+pub(crate) struct Examined {
+    pub(crate) facts: AdoptFacts,
+    pub(crate) references: References,
+    /// The secret's value, if it was read.
+    pub(crate) value: Option<Dek>,
+    /// The provider whose KEK wraps the key, or will.
+    pub(crate) provider: Provider,
+}
+
+impl Adopting {
+    /// Looks at one guest. `others` are the guests that will not be adopted with it.
+    pub(crate) fn examine(
+        &mut self,
+        target: Target<'_>,
+        others: &[&Candidate],
+    ) -> Result<Examined, AdminError> {
+        let (secret, value) = self.secret_at_hand(target.secret, target.domain.uuid)?;
+        let state = self.state(target);
+        let evidence = value
+            .as_ref()
+            .map_or(Evidence::NoState, |dek| evidence(&state, dek));
+        let references = self.references(target.domain.uuid)?;
+        let keys = self.held_keys(target.domain.uuid, &references, value.as_ref(), &state);
+        let sharers = match &value {
+            Some(dek) => self.sharers(target.secret, dek, others)?,
+            None => Vec::new(),
+        };
+        let same = keys.iter().find(|held| held.key == Held::Same);
+        let provider = same
+            .and_then(|held| provider_of(&references, held.key_ref))
+            .map_or_else(|| self.provider_for(&references), Provider::clone);
+        let facts = AdoptFacts {
+            secret,
+            evidence,
+            expected: match (references.state_arrives, target.running) {
+                (true, _) => Some(Expected::Arrives),
+                (false, true) => Some(Expected::Runs),
+                (false, false) => None,
+            },
+            keys,
+            exported: is_exported(&references, provider.key_id),
+            sharers,
+            keep_plaintext: self.keep_plaintext,
+        };
+        Ok(Examined {
+            facts,
+            references,
+            value,
+            provider,
+        })
+    }
+
+    /// What libvirt has under this UUID, and its value as far as it can be read.
+    pub(crate) fn secret_at_hand(
+        &mut self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+    ) -> Result<(SecretAtHand, Option<Dek>), AdminError> {
+        let found = self.ask(|secrets| secrets.reveal(secret, context::patience()))?;
+        let Some(found) = found.map_err(|error| guests::unreachable(&error))? else {
+            return Ok((SecretAtHand::Absent, None));
+        };
+        let definition = found.definition;
+        if definition.purpose == Purpose::Other {
+            return Ok((SecretAtHand::OtherUse(definition.usage), None));
+        }
+        if definition.guards_domain() == Some(domain) {
+            return Ok((SecretAtHand::Own, None));
+        }
+        let serves_anything = definition.purpose == Purpose::Anything;
+        let value = match found.value {
+            Value::Told(dek) => Ok(dek),
+            Value::None => return Ok((SecretAtHand::NoValue { serves_anything }, None)),
+            Value::Private => self.value_in_files(secret),
+        };
+        Ok(match value {
+            // No byte is a value to libvirt, and nothing to wrap.
+            Ok(dek) if dek.expose().is_empty() => (SecretAtHand::NoValue { serves_anything }, None),
+            Ok(dek) => (SecretAtHand::Value { serves_anything }, Some(dek)),
+            Err(why) => (SecretAtHand::NotTold(why), None),
+        })
+    }
+
+    /// Asks libvirt for secrets, unless it has been unreachable before: then the outer error.
+    pub(crate) fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&Libvirt) -> Result<T, SecretError>,
+    ) -> Result<Result<T, SecretError>, AdminError> {
+        if let Some(unreachable) = &self.unreachable {
+            return Err(unreachable.clone());
+        }
+        let answer = question(&self.secrets);
+        if let Err(error @ SecretError::Unreachable(_)) = &answer {
+            self.unreachable = Some(guests::unreachable(error));
+        }
+        Ok(answer)
+    }
+
+    /// The value of a private secret, from libvirt's own files.
+    fn value_in_files(&self, secret: SecretUuid) -> Result<Dek, NotTold> {
+        if !files::are_of_this_host(&self.guard.config.secret_uri) {
+            return Err(NotTold::NoFile);
+        }
+        match files::stored_value(&self.guard.config.libvirt.secrets(), secret) {
+            Ok(Stored::Value(dek)) => Ok(dek),
+            Ok(Stored::Encrypted(path)) => Err(NotTold::Encrypted(path.display().to_string())),
+            Ok(Stored::None) => Err(NotTold::NoFile),
+            Err(error) => Err(NotTold::File(error.to_string())),
+        }
+    }
+
+    /// The guest's TPM state as it is now.
+    pub(crate) fn state(&self, target: Target<'_>) -> StateFile {
+        let dir = &self.guard.libvirt_state_dir;
+        read_state(dir, target.domain.uuid, target.vtpm)
+    }
+
+    /// The rows of one guest, read under a deadline of their own.
+    pub(crate) fn references(&mut self, domain: DomainUuid) -> Result<References, AdminError> {
+        self.store.set_deadline(context::patience())?;
+        Ok(self.store.references(domain, Timestamp::now())?)
+    }
+
+    /// What the guest's keyed rows hold, beside this value.
+    fn held_keys(
+        &mut self,
+        domain: DomainUuid,
+        references: &References,
+        value: Option<&Dek>,
+        state: &StateFile,
+    ) -> Vec<HeldKey> {
+        let rows = references.key_refs.iter();
+        let keyed = rows.filter(|row| row.wrapped_dek.is_some());
+        let hold = |row: &KeyRef| {
+            let key = match self.unwrap(domain, references, row) {
+                None => Held::Closed,
+                Some(dek) if value.is_some_and(|value| value.same_as(&dek)) => Held::Same,
+                Some(dek) => Held::Another(match evidence(state, &dek) {
+                    Evidence::Proven => Proof::Proven,
+                    Evidence::Refuted => Proof::Refuted,
+                    _ => Proof::None,
+                }),
+            };
+            let key_ref = row.id;
+            HeldKey { key_ref, key }
+        };
+        keyed.map(hold).collect()
+    }
+
+    /// The other guests that name this secret and do not have its key in the store, under a
+    /// KEK that has been exported.
+    fn sharers(
+        &mut self,
+        secret: SecretUuid,
+        value: &Dek,
+        others: &[&Candidate],
+    ) -> Result<Vec<Sharer>, AdminError> {
+        let mut sharers = Vec::new();
+        for other in others.iter().filter(|one| one.secret() == Some(secret)) {
+            let uuid = other.guest.uuid;
+            let references = self.references(uuid)?;
+            let held = self.held_keys(uuid, &references, Some(value), &StateFile::Absent);
+            let is_safe = |held: &HeldKey| {
+                let provider = provider_of(&references, held.key_ref);
+                held.key == Held::Same
+                    && provider.is_some_and(|known| is_exported(&references, known.key_id))
+            };
+            if !held.iter().any(is_safe) {
+                let name = other.guest.name.clone();
+                sharers.push(Sharer { name, uuid });
+            }
+        }
+        Ok(sharers)
+    }
+
+    /// The DEK of a row, as a start would get it: the KEK must be that of a provider.
+    fn unwrap(&mut self, domain: DomainUuid, references: &References, row: &KeyRef) -> Option<Dek> {
+        let wrapped = row.wrapped_dek.as_ref()?;
+        let key_id = wrapped.key_id().ok()?;
+        let providers = &references.providers;
+        providers.iter().find(|known| known.key_id == key_id)?;
+        let kek = self.kek(key_id).ok()?;
+        wrapped.unwrap(kek, domain).ok().flatten()
+    }
+
+    /// A KEK of this host, opened once.
+    pub(crate) fn kek(&mut self, key_id: KeyId) -> Result<&Kek, KeyringError> {
+        match self.keks.entry(key_id) {
+            Entry::Occupied(opened) => Ok(opened.into_mut()),
+            Entry::Vacant(slot) => {
+                let kek = self.guard.keyring().open(key_id, context::patience())?;
+                Ok(slot.insert(kek))
+            }
+        }
+    }
+}
+
+/// What the TPM state says of a key.
+pub(crate) fn evidence(state: &StateFile, dek: &Dek) -> Evidence {
+    match state {
+        StateFile::Encrypted(state) if state.is_opened_by(dek) => Evidence::Proven,
+        StateFile::Encrypted(_) => Evidence::Refuted,
+        StateFile::Absent => Evidence::NoState,
+        StateFile::Plain => Evidence::Plain,
+        StateFile::Damaged(why) | StateFile::Unreadable(why) => Evidence::Unreadable(why.clone()),
+    }
+}
+
+/// Whether a provider with this KEK has been exported.
+pub(crate) fn is_exported(references: &References, kek: KeyId) -> bool {
+    let mut providers = references.providers.iter();
+    providers.any(|known| known.key_id == kek && known.exported_at.is_some())
+}
+
+/// The provider whose KEK wraps this row's key.
+pub(crate) fn provider_of(references: &References, key_ref: KeyRefId) -> Option<&Provider> {
+    let row = references.key_refs.iter().find(|row| row.id == key_ref)?;
+    let key_id = row.wrapped_dek.as_ref()?.key_id().ok()?;
+    let wraps = |known: &&Provider| known.key_id == key_id;
+    // Of several with the same KEK, the one that the row names.
+    named_by(row, &references.providers)
+        .filter(wraps)
+        .or_else(|| references.providers.iter().find(wraps))
+}

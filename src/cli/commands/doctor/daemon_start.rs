@@ -1,0 +1,52 @@
+//! Guests that start with the daemon: are their keys laid out for it, and taken away after?
+
+use super::Ailment;
+use super::drop_in::{self, Lacking};
+use crate::cli::ui::answer;
+use crate::host::dirs::LibvirtDirs;
+use crate::messages::quoted;
+use crate::staging::{Definition, DefinitionFiles, Place};
+
+pub(crate) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
+    [nobody_stages(dirs), left_laid_out(dirs)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn nobody_stages(dirs: &LibvirtDirs) -> Option<Ailment> {
+    let lacking = drop_in::lacking(dirs)?;
+    let starting = DefinitionFiles::from(dirs).autostarting().ok()?;
+    let is_encrypted = |guest: &Definition| {
+        let domain = guest.domain.as_ref();
+        domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
+    };
+    let guest = starting.into_iter().find(is_encrypted)?.name;
+    let command = "install the packaged drop-in libvirtd.service.d/50-vtpm-guard.conf, then: \
+                   systemctl daemon-reload";
+    if lacking == Lacking::UnstageAfterFailure {
+        return Some(Ailment::advice(
+            "the drop-in of libvirtd.service does not run \"vtpm-guard unstage\" as ExecStopPost",
+            "after a failed start of libvirtd the staged keys would stay in clear in /run",
+            command,
+        ));
+    }
+    Some(Ailment::fault(
+        format!(
+            "libvirtd starts {} by itself, but does not run \"vtpm-guard stage\" before",
+            quoted(&guest)
+        ),
+        "a monolithic libvirtd takes no key while it starts its guests: they would be refused",
+        command,
+    ))
+}
+
+fn left_laid_out(dirs: &LibvirtDirs) -> Option<Ailment> {
+    let laid_out = Place::of_this_host(dirs).laid_out().ok()?;
+    let keys = answer::count(Some(laid_out.len()).filter(|&keys| keys > 0)?, "key");
+    Some(Ailment::fault(
+        format!("{keys} laid out for the start of libvirtd"),
+        "it has loaded them, and they need not lie in /run any longer",
+        "vtpm-guard unstage",
+    ))
+}

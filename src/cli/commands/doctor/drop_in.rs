@@ -1,0 +1,72 @@
+//! Whether a monolithic libvirtd of this host runs `stage` before it starts.
+
+use std::fs;
+use std::path::Path;
+
+use crate::host::dirs::LibvirtDirs;
+
+/// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
+const UNIT_DIRS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// What this host's libvirtd lacks of the drop-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lacking {
+    /// It is started without `stage`.
+    Stage,
+    /// After a start that failed, nobody runs `unstage`.
+    UnstageAfterFailure,
+}
+
+/// What a monolithic libvirtd of this host lacks.
+pub(crate) fn lacking(dirs: &LibvirtDirs) -> Option<Lacking> {
+    // There while a monolithic libvirtd runs.
+    let is_monolithic = dirs.pid_file("libvirtd").exists();
+    let drop_ins = UNIT_DIRS.map(|dir| Path::new(dir).join("libvirtd.service.d"));
+    let texts: Vec<_> = drop_ins.iter().flat_map(|dir| texts(dir)).collect();
+    is_monolithic.then(|| lacking_in(&texts)).flatten()
+}
+
+fn lacking_in(texts: &[String]) -> Option<Lacking> {
+    let runs = |key: &str, verb: &str| {
+        let mut lines = texts.iter().flat_map(|text| text.lines());
+        lines.any(|line| line.starts_with(key) && line.ends_with(verb))
+    };
+    if !runs("ExecStartPre=", "vtpm-guard stage") {
+        return Some(Lacking::Stage);
+    }
+    (!runs("ExecStopPost=", "vtpm-guard unstage")).then_some(Lacking::UnstageAfterFailure)
+}
+
+fn texts(drop_ins: &Path) -> Vec<String> {
+    let files = drop_ins.read_dir().into_iter().flatten().flatten();
+    files
+        .map(|file| file.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "conf")
+        })
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str =
+        include_str!("../../../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
+
+    #[test]
+    fn the_shipped_drop_in_lacks_nothing_and_an_older_one_the_clearing_after_a_failure() {
+        assert_eq!(lacking_in(&[SHIPPED.to_owned()]), None);
+        let older = SHIPPED.replace("\nExecStopPost=", "\n#");
+        assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageAfterFailure));
+        assert_eq!(lacking_in(&[]), Some(Lacking::Stage));
+    }
+}

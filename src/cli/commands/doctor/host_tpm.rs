@@ -1,0 +1,286 @@
+//! Providers whose keys are sealed to this host's TPM 2.0: what becomes of them with it, and who
+//! else may use it.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+use super::Ailment;
+use crate::cli::context::Context;
+use crate::keyring::{Keyring, Seal};
+use crate::messages::{Arg, quoted};
+use crate::store::Access;
+use crate::verdict::facts::Provider;
+
+/// The user that swtpm runs as where nothing says otherwise.
+const DEFAULT_USER: &str = "tss";
+
+pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
+    // A store that cannot be read is told of elsewhere.
+    let store = context.store(Access::Read).ok().flatten();
+    let providers = store.and_then(|store| store.providers().ok());
+    let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &context.keyring());
+    let mut found: Vec<_> = sealed.iter().map(depends_on_tpm).collect();
+    if !sealed.is_empty() {
+        let dirs = context.libvirt_dirs();
+        let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
+        found.extend(shared_device(Path::new("/dev"), &users));
+    }
+    found
+}
+
+fn sealed_to_tpm(providers: &[Provider], keyring: &Keyring) -> Vec<Provider> {
+    let is_sealed = |provider: &&Provider| {
+        let seal = keyring.seal(provider.key_id);
+        seal.is_ok_and(|seal| seal == Seal::HostAndTpm2)
+    };
+    providers.iter().filter(is_sealed).cloned().collect()
+}
+
+fn depends_on_tpm(provider: &Provider) -> Ailment {
+    let what = format!(
+        "the key of provider {} is sealed to this host's TPM 2.0",
+        quoted(&provider.name)
+    );
+    let why = "it no longer opens after the TPM is cleared (a reset of the firmware's settings may do \
+               that, a firmware update of some processors, too), nor with another mainboard; then \
+               only its recovery file brings it back";
+    if provider.exported_at.is_some() {
+        return Ailment::note(
+            what,
+            why,
+            "have its recovery file at hand before such work: vtpm-guard provider import FILE",
+        );
+    }
+    Ailment::advice(
+        format!("{what}, and was never exported"),
+        why,
+        format!(
+            "vtpm-guard provider export {} --output FILE",
+            Arg::provider(provider)
+        ),
+    )
+}
+
+/// The users that swtpm runs as on this host: the one that libvirt is configured for, and those
+/// whose TPM states are there.
+fn swtpm_users(qemu_conf: &Path, states: &Path) -> Vec<User> {
+    let configured = fs::read_to_string(qemu_conf).ok();
+    let configured = configured.as_deref().and_then(configured_user);
+    let owners = states.read_dir().into_iter().flatten().flatten();
+    let owners = owners.flat_map(|domain| domain.path().read_dir().into_iter().flatten().flatten());
+    let mut uids: Vec<_> = owners
+        .filter_map(|state| state.metadata().ok())
+        .filter(Metadata::is_dir)
+        .map(|dir| dir.uid())
+        .collect();
+    uids.sort_unstable();
+    uids.dedup();
+    let mut users: Vec<User> = uids
+        .into_iter()
+        .filter_map(|uid| User::from_uid(Uid::from_raw(uid)).ok()?)
+        .collect();
+    let name = match (&configured, users.is_empty()) {
+        (Some(name), _) => Some(name.as_str()),
+        (None, true) => Some(DEFAULT_USER),
+        (None, false) => None,
+    };
+    let named = name.and_then(|name| User::from_name(name.trim_start_matches('+')).ok()?);
+    users.extend(named.filter(|named| users.iter().all(|user| user.uid != named.uid)));
+    users
+}
+
+/// `swtpm_user = "tss"` in libvirt's configuration.
+fn configured_user(conf: &str) -> Option<String> {
+    let value = conf.lines().find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "swtpm_user").then(|| value.trim())
+    })?;
+    Some(value.trim_matches(['"', '\'']).to_owned())
+}
+
+/// A device of the TPM that one of these users may open.
+fn shared_device(dev: &Path, users: &[User]) -> Option<Ailment> {
+    let open_to = |device: &PathBuf| {
+        let metadata = fs::metadata(device).ok()?;
+        users.iter().find(|user| may_open(&metadata, user))
+    };
+    let devices = devices(dev);
+    let (device, user) = devices
+        .iter()
+        .find_map(|device| Some((device, open_to(device)?)))?;
+    Some(Ailment::advice(
+        format!(
+            "{} can be opened by user {}, which swtpm runs as",
+            device.display(),
+            quoted(&user.name)
+        ),
+        "whoever breaks out of a guest into its swtpm can clear the host's TPM, and every key that is \
+         sealed to it is lost but for its recovery file, or keep it busy and hold up every start",
+        "run swtpm as a user of its own (swtpm_user in /etc/libvirt/qemu.conf), or give the device \
+         another owner by a udev rule; set a lockout authorization (tpm2_changeauth -c lockout); and \
+         export every provider: vtpm-guard provider export NAME --output FILE",
+    ))
+}
+
+/// `tpm0`, `tpmrm0` and the like.
+fn devices(dev: &Path) -> Vec<PathBuf> {
+    let is_tpm = |name: &str| {
+        let number = name.strip_prefix("tpmrm").or(name.strip_prefix("tpm"));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let entries = dev.read_dir().into_iter().flatten().flatten();
+    let mut devices: Vec<_> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_tpm))
+        .map(|entry| entry.path())
+        .collect();
+    devices.sort();
+    devices
+}
+
+/// Whether a user may read and write a device.
+fn may_open(device: &Metadata, user: &User) -> bool {
+    let mode = device.mode();
+    if user.uid.is_root() {
+        return true;
+    }
+    if device.uid() == user.uid.as_raw() {
+        return mode & 0o600 == 0o600;
+    }
+    if groups(user).contains(&Gid::from_raw(device.gid())) {
+        return mode & 0o060 == 0o060;
+    }
+    mode & 0o006 == 0o006
+}
+
+fn groups(user: &User) -> Vec<Gid> {
+    let name = std::ffi::CString::new(user.name.as_str()).unwrap_or_default();
+    getgrouplist(&name, user.gid).unwrap_or_else(|_| vec![user.gid])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use nix::unistd::geteuid;
+
+    use super::super::Severity;
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::ProviderUuid;
+    use crate::key::id::KeyId;
+
+    fn user(name: &str) -> Option<User> {
+        User::from_name(name).unwrap()
+    }
+
+    /// Devices of these names, owners, groups and modes. Real nodes need no test: only their
+    /// owner and mode count.
+    fn dev(nodes: &[(&str, u32, u32, u32)]) -> tempfile::TempDir {
+        let dev = tempfile::tempdir().unwrap();
+        for (name, uid, gid, mode) in nodes {
+            let path = dev.path().join(name);
+            fs::write(&path, "").unwrap();
+            chown(&path, Some(*uid), Some(*gid)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
+        }
+        dev
+    }
+
+    #[test]
+    fn a_device_of_swtpm_s_user_is_told() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let nobody = user("nobody").unwrap();
+        let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+        for (nodes, told) in [
+            (&[("tpm0", uid, 0, 0o660)][..], true),
+            (&[("tpmrm0", 0, gid, 0o660)], true),
+            (&[("tpm0", 0, 0, 0o660), ("tpmrm0", 0, 0, 0o666)], true),
+            (&[("tpm0", 0, 0, 0o660), ("tpmrm0", 0, 0, 0o660)], false),
+            (&[("tpm0", uid, gid, 0o000)], false),
+            (
+                &[("tpm", uid, gid, 0o660), ("tpmlog0", uid, gid, 0o660)],
+                false,
+            ),
+            (&[], false),
+        ] {
+            let dev = dev(nodes);
+            let found = shared_device(dev.path(), std::slice::from_ref(&nobody));
+            assert_eq!(found.is_some(), told, "{nodes:?}");
+            if let Some(found) = found {
+                assert!(
+                    found
+                        .what
+                        .ends_with("can be opened by user \"nobody\", which swtpm runs as")
+                );
+                assert_eq!(found.severity, Severity::Advice);
+            }
+        }
+    }
+
+    #[test]
+    fn swtpm_s_user_is_the_configured_one_and_whoever_has_states() {
+        let dir = tempfile::tempdir().unwrap();
+        let (conf, states) = (dir.path().join("qemu.conf"), dir.path().join("swtpm"));
+        let names = || -> Vec<_> {
+            let users = swtpm_users(&conf, &states).into_iter();
+            users.map(|user| user.name).collect()
+        };
+        let default: Vec<_> = user(DEFAULT_USER)
+            .map(|user| user.name)
+            .into_iter()
+            .collect();
+        assert_eq!(names(), default);
+        fs::write(&conf, "#swtpm_user = \"tss\"\nswtpm_user = \"nobody\"\n").unwrap();
+        assert_eq!(names(), ["nobody"]);
+        fs::create_dir_all(states.join("some-uuid/tpm2")).unwrap();
+        let me = User::from_uid(geteuid()).unwrap().unwrap().name;
+        assert_eq!(names(), [me, "nobody".to_owned()]);
+    }
+
+    fn provider() -> Provider {
+        Provider {
+            uuid: ProviderUuid::random(),
+            name: "nkp-a".to_owned(),
+            key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
+            key_version: 1,
+            is_default: true,
+            exported_at: None,
+            created_at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn only_a_key_that_is_sealed_to_the_tpm_depends_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        fs::create_dir(&keys).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+        let provider = provider();
+        let file = keys.join(provider.key_id.to_string());
+        for (seal, depends) in [("host+tpm2", true), ("host", false)] {
+            fs::write(&file, format!("vtpm-guard-kek 1 systemd-creds {seal}\nx")).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            let found = sealed_to_tpm(std::slice::from_ref(&provider), &Keyring::at(keys.clone()));
+            assert_eq!(!found.is_empty(), depends, "{seal}");
+        }
+    }
+
+    #[test]
+    fn only_a_key_that_is_nowhere_else_is_worth_a_warning() {
+        let mut provider = provider();
+        let never = depends_on_tpm(&provider);
+        assert_eq!(never.severity, Severity::Advice);
+        assert_eq!(
+            never.command,
+            "vtpm-guard provider export nkp-a --output FILE"
+        );
+        provider.exported_at = Some(Timestamp(1));
+        assert_eq!(depends_on_tpm(&provider).severity, Severity::Note);
+    }
+}

@@ -1,0 +1,141 @@
+//! Does libvirt keep its files where the configuration says? Its guests tell: each has some.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Ailment;
+use crate::cli::context::{self, Context};
+use crate::domain::{self, Vtpm};
+use crate::host::bounded::bounded;
+use crate::host::dirs::LibvirtDirs;
+use crate::libvirt::Guest;
+use crate::messages::one_line;
+
+pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
+    let Ok(guests) = context::libvirt().guests(context::patience()) else {
+        // That is said elsewhere.
+        return Vec::new();
+    };
+    let dirs = context.libvirt_dirs();
+    let first = |is_wrong: fn(&LibvirtDirs, &Guest) -> Option<Missed>| {
+        guests.iter().find_map(|guest| is_wrong(&dirs, guest))
+    };
+    [first(definition), first(status), first(tpm)]
+        .into_iter()
+        .flatten()
+        .map(Missed::ailment)
+        .collect()
+}
+
+/// A file that libvirt has of a guest, and not where the configuration says.
+struct Missed {
+    guest: String,
+    file: PathBuf,
+    setting: &'static str,
+    /// Where it is, as far as that is known.
+    found_in: Option<PathBuf>,
+}
+
+impl Missed {
+    fn ailment(self) -> Ailment {
+        let Self {
+            guest,
+            file,
+            setting,
+            found_in,
+        } = self;
+        let value = match &found_in {
+            Some(directory) => directory.display().to_string(),
+            None => "DIRECTORY".to_owned(),
+        };
+        Ailment::fault(
+            format!(
+                "libvirt has the guest \"{}\", but {} is not there: libvirt keeps its files elsewhere",
+                one_line(&guest),
+                file.display()
+            ),
+            "the guard looks in the wrong directory: it sees no TPM states, definitions or secrets",
+            format!("in /etc/vtpm-guard/config.toml: [libvirt] {setting} = \"{value}\""),
+        )
+    }
+}
+
+fn definition(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
+    let file = dirs.definitions().join(format!("{}.xml", guest.name));
+    (guest.persistent && !file.exists()).then(|| Missed {
+        guest: guest.name.clone(),
+        file,
+        setting: "config_dir",
+        found_in: None,
+    })
+}
+
+fn status(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
+    let file = dirs.running().join(format!("{}.xml", guest.name));
+    (guest.running && !file.exists()).then(|| Missed {
+        guest: guest.name.clone(),
+        file,
+        setting: "run_dir",
+        found_in: None,
+    })
+}
+
+fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
+    let domain = domain::read(guest.xml.as_bytes()).ok()?;
+    let is_libvirts_own =
+        matches!(&domain.vtpm, Some(Vtpm::Emulator(vtpm)) if vtpm.source.is_none());
+    let uuid = domain.uuid.to_string();
+    let states = dirs.tpm_states();
+    let directory = states.join(&uuid);
+    let asked = directory.clone();
+    let is_missing =
+        guest.running && is_libvirts_own && bounded(&states, move || asked.exists()) == Some(false);
+    is_missing.then(|| Missed {
+        guest: guest.name.clone(),
+        file: directory,
+        setting: "tpm_dir",
+        found_in: used_by_swtpm(Path::new("/proc"), &uuid),
+    })
+}
+
+/// The directory of TPM states that the swtpm of this guest was started with:
+/// `--tpmstate dir=DIRECTORY/UUID/tpm2,…`.
+fn used_by_swtpm(proc: &Path, uuid: &str) -> Option<PathBuf> {
+    let processes = proc.read_dir().ok()?.flatten();
+    let mut commands =
+        processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    commands.find_map(|command| {
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let state = command.split('\0').find_map(|argument| {
+            argument
+                .split(',')
+                .find_map(|part| part.strip_prefix("dir="))
+        })?;
+        let (directory, _) = state.split_once(&format!("/{uuid}/"))?;
+        Some(PathBuf::from(directory))
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_states_is_read_from_swtpms_command_line() {
+        let proc = tempfile::tempdir().unwrap();
+        for (pid, command) in [
+            ("1", "init\0dir=/x\0"),
+            (
+                "7",
+                "/usr/bin/swtpm\0socket\0--tpmstate\0dir=/tank/swtpm/U-U-I-D/tpm2,mode=0600\0",
+            ),
+        ] {
+            fs::create_dir(proc.path().join(pid)).unwrap();
+            fs::write(proc.path().join(pid).join("cmdline"), command).unwrap();
+        }
+        let found = used_by_swtpm(proc.path(), "U-U-I-D");
+        assert_eq!(found.as_deref(), Some(Path::new("/tank/swtpm")));
+        assert_eq!(used_by_swtpm(proc.path(), "other"), None);
+    }
+}

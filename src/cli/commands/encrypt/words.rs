@@ -1,0 +1,78 @@
+//! What `encrypt` says: why not, and what helps.
+
+use std::io;
+use std::path::Path;
+
+use crate::cli::stopped::Known;
+use crate::cli::ui::error::AdminError;
+use crate::guard::plain_state;
+use crate::ids::SecretUuid;
+use crate::libvirt::secret::SecretError;
+
+pub(crate) fn no_provider() -> AdminError {
+    AdminError::usage("there is no default provider")
+        .with_hint("name one: --provider NAME; or choose one: vtpm-guard provider set-default NAME")
+}
+
+/// Nothing to encrypt: the guest's first start makes an encrypted TPM if its XML says so.
+pub(crate) fn no_state(known: &Known) -> AdminError {
+    let word = known.arg();
+    let hint = match known.vtpm.secret_uuid {
+        Some(_) => format!("see what its start would do: vtpm-guard check {word}"),
+        None => format!(
+            "let its first start make an encrypted one: vtpm-guard key bind {word} --provider \
+             NAME; virsh edit {word}, in the TPM's <backend>: <encryption secret='{}'/>",
+            SecretUuid::random()
+        ),
+    };
+    AdminError::refused(format!(
+        "{} has no TPM state that could be encrypted",
+        known.label()
+    ))
+    .with_hint(hint)
+}
+
+pub(crate) fn not_ours(known: &Known) -> AdminError {
+    let word = known.arg();
+    AdminError::refused(format!(
+        "the TPM state of {} is encrypted already, and no key in the store opens it on this host",
+        known.label()
+    ))
+    .with_hint(format!(
+        "see what its keys need: vtpm-guard key show {word}"
+    ))
+}
+
+pub(crate) fn not_kept(state_dir: &Path, error: &io::Error) -> AdminError {
+    AdminError::failed(format!(
+        "the plain state cannot be kept in {}: {error}; nothing was changed",
+        plain_state::shelf(state_dir).display()
+    ))
+}
+
+pub(crate) fn not_redefined(known: &Known, error: &SecretError) -> AdminError {
+    AdminError::failed(format!(
+        "the XML of {} was not changed: {error}",
+        known.label()
+    ))
+}
+
+pub(crate) fn redefined_meanwhile(known: &Known) -> AdminError {
+    AdminError::failed(format!(
+        "the XML of {} was changed by somebody else just now",
+        known.label()
+    ))
+    .with_hint("try again")
+}
+
+/// Only going on makes it whole.
+pub(crate) fn unfinished(known: &Known, error: &AdminError) -> AdminError {
+    let label = known.label();
+    AdminError::failed(format!(
+        "the encryption of the TPM of {label} is not finished: {error}"
+    ))
+    .with_hint(format!(
+        "run it again, it goes on from here: vtpm-guard encrypt {}",
+        known.arg()
+    ))
+}

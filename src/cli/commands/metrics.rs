@@ -1,0 +1,267 @@
+//! `check --metrics FILE`: what was found, in Prometheus' text format, for the textfile
+//! collector of `node_exporter`.
+
+use std::fmt::Write as _;
+use std::fs::{OpenOptions, Permissions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::libc;
+
+use crate::cli::ui::check_table::Judged;
+use crate::cli::ui::error::AdminError;
+use crate::clock::Timestamp;
+use crate::host::atomic::{self, NewFile};
+use crate::verdict::{Decision, Reason};
+
+/// Writes the metrics into `file`, whole or not at all: the collector may read at any moment.
+pub(crate) fn write(file: &Path, judged: &[Judged], now: Timestamp) -> Result<(), AdminError> {
+    put(file, &text(judged, now))
+}
+
+/// Writes that nothing could be found out, lest the file of an earlier check pass for today's.
+/// When a check last succeeded stays in it.
+pub(crate) fn write_failure(file: &Path, now: Timestamp) -> Result<(), AdminError> {
+    put(file, &check(false, now, last_success(file)))
+}
+
+fn put(file: &Path, text: &str) -> Result<(), AdminError> {
+    replace(file, text).map_err(|error| {
+        AdminError::failed(format!("{}: {error}", file.display()))
+            .with_hint("--metrics FILE takes a file in a directory that is there")
+    })
+}
+
+/// A file that everybody may read: the collector is not root. Its directory may be the
+/// collector's own, and what is in it anybody's.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    let (dir, name) = atomic::open_parent(file)?;
+    // The collector reads files that end in .prom; the unfinished one does not.
+    let new = NewFile::write(&dir, |new| {
+        new.set_permissions(Permissions::from_mode(0o644))?;
+        new.write_all(text.as_bytes())
+    })?;
+    new.replace(name)
+}
+
+/// The metrics of a check, one family after the other.
+fn text(judged: &[Judged], now: Timestamp) -> String {
+    let of_each = |value: &dyn Fn(&Judged) -> usize| -> Vec<String> {
+        let sample = |one: &Judged| format!("{} {}", guest(one), value(one));
+        judged.iter().map(sample).collect()
+    };
+    let decision = |one: &Judged| one.outcome.verdict.decision.clone();
+    let mut text = family(
+        "vtpm_guard_guest_would_start",
+        "Whether the guest would start now (1) or be refused (0).",
+        &of_each(&|one| usize::from(one.outcome.is_allowed())),
+    );
+    text += &family(
+        "vtpm_guard_guest_refusal",
+        "The code that a guest would be refused with; only of guests that would be.",
+        &judged.iter().filter_map(refusal).collect::<Vec<_>>(),
+    );
+    text += &family(
+        "vtpm_guard_guest_repairs",
+        "How many repairs its next start would make.",
+        &of_each(&|one| one.outcome.verdict.repairs.len()),
+    );
+    text += &family(
+        "vtpm_guard_guest_clients_key",
+        "Whether the guest's key comes from whoever starts it (1), so that the guard has none.",
+        &of_each(&|one| usize::from(decision(one) == Decision::Allow(Reason::ClientsKey))),
+    );
+    text + &check(true, now, Some(seconds(now)))
+}
+
+/// What is to be said of the check itself.
+fn check(success: bool, now: Timestamp, last_success: Option<i64>) -> String {
+    let mut text = family(
+        "vtpm_guard_check_success",
+        "Whether the guests could be checked (1); if not (0), nothing is said of any.",
+        &[format!(" {}", u8::from(success))],
+    );
+    text += &family(
+        "vtpm_guard_check_timestamp_seconds",
+        "When it was tried to check the guests, in seconds since 1970.",
+        &[format!(" {}", seconds(now))],
+    );
+    let last_success = last_success.map(|at| format!(" {at}"));
+    text + &family(
+        LAST_SUCCESS,
+        "When the guests were last checked, in seconds since 1970.",
+        &last_success.into_iter().collect::<Vec<_>>(),
+    )
+}
+
+const LAST_SUCCESS: &str = "vtpm_guard_check_last_success_timestamp_seconds";
+
+/// When a check last succeeded, as the file says that is to be replaced.
+fn last_success(file: &Path) -> Option<i64> {
+    let mut text = String::new();
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(file)
+        .ok()?;
+    opened.take(MAX_LEN).read_to_string(&mut text).ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix(LAST_SUCCESS)?.trim().parse().ok())
+}
+
+/// The most that is read of a file that is to be replaced, in bytes.
+const MAX_LEN: u64 = 16 * 1024 * 1024;
+
+fn seconds(at: Timestamp) -> i64 {
+    at.0 / 1000
+}
+
+fn family(name: &str, help: &str, samples: &[String]) -> String {
+    let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+    for sample in samples {
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "{name}{sample}");
+    }
+    text
+}
+
+/// The code is a label here, and nowhere else: a guest's other series stay the same when it changes.
+fn refusal(one: &Judged) -> Option<String> {
+    match &one.outcome.verdict.decision {
+        Decision::Allow(_) => None,
+        Decision::Deny(refusal) => {
+            let (guest, code) = (guest(one), refusal.code().as_str());
+            let labels = guest.trim_end_matches('}');
+            Some(format!("{labels},code=\"{code}\"}} 1"))
+        }
+    }
+}
+
+fn guest(one: &Judged) -> String {
+    let uuid = one.outcome.domain.as_ref();
+    let uuid = uuid.map_or(String::new(), |domain| domain.uuid.to_string());
+    format!("{{domain=\"{}\",uuid=\"{uuid}\"}}", escaped(&one.name))
+}
+
+/// A label's value as the text format has it.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+    use crate::cli::ui::check_table::testing::{UUID, judged};
+    use crate::verdict::refusal::Refusal;
+
+    const NOON: Timestamp = Timestamp(1_800_000_000_999);
+
+    #[test]
+    fn each_guest_is_a_sample_of_its_own_and_a_code_one_more() {
+        let judged = [
+            judged("vm1", Decision::Allow(Reason::ClientsKey)),
+            judged("a \"b\"\\", Decision::Deny(Refusal::KeyLost)),
+        ];
+        let text = text(&judged, NOON);
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let (vm1, other) = (
+            format!("domain=\"vm1\",uuid=\"{UUID}\""),
+            format!("domain=\"a \\\"b\\\"\\\\\",uuid=\"{UUID}\""),
+        );
+        assert_eq!(
+            samples,
+            [
+                format!("vtpm_guard_guest_would_start{{{vm1}}} 1"),
+                format!("vtpm_guard_guest_would_start{{{other}}} 0"),
+                format!("vtpm_guard_guest_refusal{{{other},code=\"VG202\"}} 1"),
+                format!("vtpm_guard_guest_repairs{{{vm1}}} 0"),
+                format!("vtpm_guard_guest_repairs{{{other}}} 0"),
+                format!("vtpm_guard_guest_clients_key{{{vm1}}} 1"),
+                format!("vtpm_guard_guest_clients_key{{{other}}} 0"),
+                "vtpm_guard_check_success 1".to_owned(),
+                "vtpm_guard_check_timestamp_seconds 1800000000".to_owned(),
+                "vtpm_guard_check_last_success_timestamp_seconds 1800000000".to_owned(),
+            ]
+        );
+        for name in samples
+            .iter()
+            .filter_map(|line| line.split(['{', ' ']).next())
+        {
+            assert!(text.contains(&format!("# TYPE {name} gauge\n")), "{name}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_check_that_failed_says_so_and_when_one_succeeded() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("vtpm-guard.prom");
+        write_failure(&file, NOON).unwrap();
+        let failed = || fs::read_to_string(&file).unwrap();
+        assert!(failed().contains("\nvtpm_guard_check_success 0\n"));
+        assert!(!failed().contains("\nvtpm_guard_check_last_success_timestamp_seconds "));
+
+        let judged = [judged("vm1", Decision::Allow(Reason::Proven))];
+        write(&file, &judged, NOON).unwrap();
+        for days in 1..=2 {
+            write_failure(&file, Timestamp(NOON.0 + days * 86_400_000)).unwrap();
+        }
+        let failed = failed();
+        for line in [
+            "vtpm_guard_check_success 0",
+            "vtpm_guard_check_timestamp_seconds 1800172800",
+            "vtpm_guard_check_last_success_timestamp_seconds 1800000000",
+        ] {
+            assert!(failed.lines().any(|found| found == line), "{failed}");
+        }
+        assert!(!failed.contains("vm1"), "{failed}");
+    }
+
+    #[test]
+    fn the_file_is_replaced_whole_and_readable_by_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("vtpm-guard.prom");
+        fs::write(&file, "old").unwrap();
+        write(&file, &[], Timestamp(0)).unwrap();
+        assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write(&dir.path().join("no/such"), &[], Timestamp(0)).is_err());
+        assert!(write(Path::new("/"), &[], Timestamp(0)).is_err());
+    }
+    /// What the owner of the collector's directory may have put there (H1 of the audit).
+    #[test]
+    fn whatever_is_in_the_way_nothing_behind_it_changes_and_nothing_waits() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let precious = elsewhere.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o600)).unwrap();
+        let file = dir.path().join("vtpm-guard.prom");
+        let temporary = dir.path().join(".vtpm-guard.prom.new");
+        for name in [&file, &temporary] {
+            symlink(&precious, name).unwrap();
+            write(&file, &[], Timestamp(0)).unwrap();
+            assert_eq!(fs::read(&precious).unwrap(), b"precious");
+            let mode = fs::metadata(&precious).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o600);
+            fs::remove_file(name).unwrap();
+            mkfifo(name, Mode::S_IRWXU).unwrap();
+            write(&file, &[], Timestamp(0)).unwrap();
+            assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
+        }
+        mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
+        assert!(write(&dir.path().join("fifo/x.prom"), &[], Timestamp(0)).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! `state restore`: puts a kept copy back by hand.
+
+use std::io::ErrorKind;
+
+use serde_json::json;
+
+use super::{Judged, copies_of, no_copies};
+use crate::cli::commands::key;
+use crate::cli::context::{self, Context};
+use crate::cli::domains::{self, NamedDomain};
+use crate::cli::ui::error::AdminError;
+use crate::domain::{self, Vtpm};
+use crate::tpm_copies::{PutBack, PutBackError, put_back};
+
+pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
+    let domain = domains::resolve(context, text)?;
+    let label = domain.label();
+    let copies = copies_of(context, domain.uuid)?;
+    // One that the key opens before one that it does not, one that stands by before one that
+    // was set aside, the latest before the others.
+    let worth = |judged: &&Judged| (judged.opened, judged.copy.is_standing_by());
+    let Some(best) = copies.iter().rev().max_by_key(worth) else {
+        return Err(no_copies(&domain));
+    };
+    // Without libvirt nothing can go wrong either: a guest that runs has its state.
+    let guest = context::libvirt().guest(domain.uuid, context::patience());
+    let guest = guest.ok().flatten();
+    if guest.as_ref().is_some_and(|guest| guest.running) {
+        return Err(AdminError::refused(format!("{label} is running"))
+            .with_hint(format!("stop it first: virsh shutdown {}", domain.arg)));
+    }
+    let defined = guest.and_then(|guest| domain::read(guest.xml.as_bytes()).ok());
+    let states = context.libvirt_dirs().tpm_states();
+    let start = match defined.as_ref().map(|defined| &defined.vtpm) {
+        Some(Some(Vtpm::Emulator(vtpm))) => Some((states.as_path(), domain.uuid, vtpm)),
+        _ => None,
+    };
+    let done = put_back(&best.copy, start).map_err(|error| not_put_back(&domain, &error))?;
+    let document = json!({
+        "domain": key::document(&domain),
+        "copy": best.document(),
+        "changed": done == PutBack::Done,
+    });
+    context.output.answer(&document, |out| match done {
+        PutBack::Done => writeln!(out, "the TPM state of {label} is back in its place"),
+        PutBack::AlreadyThere => {
+            writeln!(out, "the TPM state of {label} is there: nothing changed")
+        }
+    })?;
+    if !best.opened {
+        context.output.note(&format!(
+            "no key of {label} opens this copy: vtpm-guard check {}",
+            domain.arg
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminError {
+    match error {
+        PutBackError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
+            "{} has a TPM state; move it away first if the kept one is the right one",
+            domain.label()
+        )),
+        PutBackError::OtherTpm => {
+            AdminError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
+        }
+        PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
+        }
+        PutBackError::NotAState { .. } => AdminError::refused(error).with_hint(format!(
+            "see the others: vtpm-guard state show {}",
+            domain.arg
+        )),
+        PutBackError::State { .. } | PutBackError::Io { .. } => AdminError::failed(error),
+    }
+}

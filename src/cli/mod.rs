@@ -1,0 +1,105 @@
+//! What a person asks: the `vtpm-guard` command. One file per verb.
+
+pub mod args;
+mod commands;
+mod context;
+mod domains;
+mod forgotten;
+mod guests;
+mod judge;
+mod opened;
+mod shared_secrets;
+mod stopped;
+mod tpm_place;
+mod ui;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use context::Context;
+use ui::error::AdminError;
+
+/// Runs one command and gives its exit status.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_answer = !error.use_stderr();
+            let status = ui::answer::usage(error, &arguments);
+            let is_plugin = arguments.iter().any(|argument| argument == "--nagios");
+            return if is_plugin && !is_answer {
+                commands::nagios::usage()
+            } else {
+                status
+            };
+        }
+    };
+    let context = Context::new(cli.global);
+    context::protect_keys()
+        .and_then(|()| dispatch(&context, &cli.command))
+        .unwrap_or_else(|error| context.output.error(&error))
+}
+
+fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
+    match command {
+        Command::Check {
+            which,
+            metrics,
+            nagios,
+        } => commands::check::run(
+            context,
+            commands::check::Check {
+                which,
+                metrics: metrics.as_deref(),
+                nagios: *nagios,
+            },
+        ),
+        Command::Adopt {
+            which,
+            provider,
+            keep_plaintext,
+        } => commands::adopt::run(context, which, provider.as_deref(), *keep_plaintext),
+        Command::Repair {
+            which,
+            dry_run,
+            nagios,
+        } => commands::repair::run(context, which, *dry_run, *nagios),
+        Command::Replay {
+            xml,
+            operation,
+            sub_operation,
+            dry_run,
+            no_secret,
+        } => {
+            let (dry_run, no_secret) = (*dry_run, *no_secret);
+            let replay = commands::replay::Replay {
+                xml,
+                operation,
+                sub_operation,
+                dry_run,
+                no_secret,
+            };
+            commands::replay::run(context, &replay)
+        }
+        Command::History { captures: true, .. } => commands::captures::run(context),
+        Command::History { which, .. } => commands::history::run(context, which),
+        Command::Status { filters } => commands::status::run(context, filters),
+        Command::Doctor { recovery } => commands::doctor::run(context, recovery),
+        Command::Explain { code } => commands::explain::run(context, code.as_deref()),
+        Command::Provider(verb) => commands::provider::run(context, verb),
+        Command::Key(verb) => commands::key::run(context, verb),
+        Command::Encrypt { domain, provider } => {
+            commands::encrypt::run(context, domain, provider.as_deref())
+        }
+        Command::Reset { domain } => commands::reset::run(context, domain),
+        Command::Stage => commands::stage::run(context),
+        Command::Unstage => commands::unstage::run(context),
+        Command::State(verb) => commands::state::run(context, verb),
+        Command::Store(verb) => commands::store::run(context, verb),
+        Command::Completions { shell } => commands::completions::run(context, *shell),
+    }
+}

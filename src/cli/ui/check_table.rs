@@ -1,0 +1,236 @@
+//! Outcomes for people and for programs: what `check`, `repair` and `replay` print.
+
+use std::io;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::error::AdminError;
+use super::printer::Printer;
+use super::table::{BAD, Cell, GOOD, NOTABLE, table};
+use crate::cli::ui::answer::{Output, count, time};
+use crate::messages::{Named, Words, finding, label, outcome_json, quoted, reason, refusal};
+use crate::verdict::outcome::Outcome;
+use crate::verdict::repair::{KeyOrigin, Repair};
+use crate::verdict::{Decision, Reason};
+
+/// One judged guest, under the name that the answer gives it.
+pub(crate) struct Judged {
+    /// The guest's name; the file's where the XML could not be read.
+    pub(crate) name: String,
+    /// What came of it.
+    pub(crate) outcome: Outcome,
+}
+
+impl Judged {
+    /// The guest for messages.
+    pub(crate) fn named(&self) -> Named<'_> {
+        Named {
+            name: &self.name,
+            uuid: self.outcome.domain.as_ref().map(|domain| domain.uuid),
+        }
+    }
+}
+
+/// Whether one guest was named, or any number of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// One: one document, one paragraph.
+    One,
+    /// Several: a list, a table.
+    Several,
+}
+
+/// Prints the outcomes.
+pub(crate) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<(), AdminError> {
+    let documents: Vec<Value> = judged
+        .iter()
+        .map(|one| outcome_json(&one.outcome))
+        .collect();
+    match (asked, judged) {
+        (Asked::One, [one]) => output.answer(&documents[0], |out| paragraph(out, one)),
+        _ => output.answer(&Value::from(documents), |out| overview(out, judged)),
+    }
+}
+
+/// 1 if any start is refused; else 3 if any needs repairs and `after_repairs` is to be told; else 0.
+pub(crate) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
+    let refused = judged.iter().any(|one| !one.outcome.is_allowed());
+    let repaired = judged
+        .iter()
+        .any(|one| !one.outcome.verdict.repairs.is_empty());
+    ExitCode::from(match (refused, after_repairs && repaired) {
+        (true, _) => 1,
+        (false, true) => 3,
+        (false, false) => 0,
+    })
+}
+
+fn paragraph(out: &mut Printer<'_>, one: &Judged) -> io::Result<()> {
+    let outcome = &one.outcome;
+    let name = label(&one.name);
+    let tense = if outcome.dry_run {
+        "would start"
+    } else {
+        "starts"
+    };
+    match &outcome.verdict.decision {
+        Decision::Allow(why @ Reason::NotAStart) => writeln!(out, "{name}: {}", reason(*why))?,
+        Decision::Allow(why) => {
+            let colour = if outcome.verdict.repairs.is_empty() {
+                GOOD
+            } else {
+                NOTABLE
+            };
+            out.part(format_args!("{name}: "))?;
+            out.painted(colour, tense)?;
+            writeln!(out, ": {}", reason(*why))?;
+        }
+        Decision::Deny(why) => {
+            let Words { message, hint } = refusal(one.named(), why);
+            let tense = if outcome.dry_run {
+                "would not start"
+            } else {
+                "does not start"
+            };
+            out.part(format_args!("{name}: "))?;
+            out.painted(BAD, tense)?;
+            writeln!(out, ": {}: {message}", why.code())?;
+            writeln!(out, "  hint: {hint}")?;
+        }
+    }
+    let tense = if outcome.dry_run {
+        "would repair"
+    } else {
+        "repaired"
+    };
+    for repair in &outcome.verdict.repairs {
+        writeln!(out, "  {tense}: {}", in_words(repair))?;
+    }
+    for noticed in &outcome.verdict.findings {
+        writeln!(out, "  noticed: {}", finding(one.named(), noticed).1)?;
+    }
+    Ok(())
+}
+
+fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
+    let mut rows = table(&["DOMAIN", "STARTS", "REPAIRS", "WHY"]);
+    for one in judged {
+        let Judged { name, outcome } = one;
+        let repairs = outcome.verdict.repairs.len();
+        let (start, colour, why) = match &outcome.verdict.decision {
+            Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
+            Decision::Allow(why) => {
+                let starts = if outcome.dry_run {
+                    "after repairs"
+                } else {
+                    "repaired"
+                };
+                (starts, NOTABLE, reason(*why).to_owned())
+            }
+            Decision::Deny(why) => {
+                let message = refusal(one.named(), why).message;
+                (why.code().as_str(), BAD, message)
+            }
+        };
+        rows.add_row([
+            Cell::new(name),
+            Cell::new(start).fg(colour),
+            Cell::new(repairs),
+            Cell::new(why),
+        ]);
+    }
+    out.table(&rows)?;
+    for one in judged {
+        if let Decision::Deny(why) = &one.outcome.verdict.decision {
+            let Words { hint, .. } = refusal(one.named(), why);
+            writeln!(out, "  hint: {}: {hint}", label(&one.name))?;
+        }
+    }
+    let refused = judged
+        .iter()
+        .filter(|one| !one.outcome.is_allowed())
+        .count();
+    let guests = judged.len();
+    writeln!(
+        out,
+        "{}: {} would start, {refused} would not",
+        count(guests, "guest"),
+        guests - refused
+    )
+}
+
+/// A repair as a person says it.
+fn in_words(repair: &Repair) -> String {
+    let row = repair.key_ref().map_or_else(
+        || "a new row".to_owned(),
+        |id| format!("key reference {id}"),
+    );
+    match repair {
+        Repair::RebindProvider { provider_name, .. }
+        | Repair::BindProvider { provider_name, .. } => {
+            format!("{} ({row} to {})", repair.kind(), quoted(provider_name))
+        }
+        Repair::DeleteDuplicate { kept, .. } => {
+            format!("{} ({row}, whose key {kept} keeps)", repair.kind())
+        }
+        Repair::RestoreTpmState { kept_at, .. } => {
+            format!("{} (kept at {})", repair.kind(), time(Some(*kept_at)))
+        }
+        Repair::FillKeyVersion { key_version, .. } => {
+            format!("{} ({row}: {key_version})", repair.kind())
+        }
+        Repair::FillKekRef { kek_ref, .. } => format!("{} ({row}: {kek_ref})", repair.kind()),
+        Repair::SetSecretUuid { secret_uuid, .. } => {
+            format!("{} ({row}: {secret_uuid})", repair.kind())
+        }
+        Repair::CreateKey {
+            origin: KeyOrigin::HostSecret,
+            ..
+        } => format!("{} ({row}: the value of libvirt's secret)", repair.kind()),
+        Repair::KeepHostValue { .. } => {
+            format!(
+                "{} (a new row: the value of libvirt's secret)",
+                repair.kind()
+            )
+        }
+        Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } | Repair::CreateKey { .. } => {
+            format!("{} ({row})", repair.kind())
+        }
+    }
+}
+
+/// What tests of answers share.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(crate) mod testing {
+    use super::*;
+    use crate::domain;
+    use crate::verdict::Verdict;
+    use crate::verdict::facts::TpmState;
+    use crate::verdict::outcome::SecretAction;
+
+    /// The UUID of every guest.
+    pub(in crate::cli) const UUID: &str = "11111111-2222-4333-8444-000000000001";
+
+    /// A guest with this decision.
+    pub(in crate::cli) fn judged(name: &str, decision: Decision) -> Judged {
+        let xml = format!("<domain><name>x</name><uuid>{UUID}</uuid></domain>");
+        Judged {
+            name: name.to_owned(),
+            outcome: Outcome {
+                domain: Some(domain::read(xml.as_bytes()).unwrap()),
+                state: TpmState::Absent,
+                verdict: Verdict {
+                    decision,
+                    findings: Vec::new(),
+                    repairs: Vec::new(),
+                    secret: None,
+                },
+                key: None,
+                secret: SecretAction::None,
+                dry_run: true,
+            },
+        }
+    }
+}

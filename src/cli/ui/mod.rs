@@ -1,0 +1,11 @@
+//! What answers, errors and questions are made of; knows no command.
+
+pub(crate) mod answer;
+pub(crate) mod check_table;
+pub(crate) mod error;
+pub(crate) mod passphrase;
+pub(crate) mod printer;
+pub(crate) mod progress;
+pub(crate) mod table;
+pub(crate) mod time;
+pub(crate) mod trouble;

@@ -1,0 +1,70 @@
+//! Moments as a person writes them: so long ago, or a date.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, ZonedDateTime};
+
+use super::error::AdminError;
+use crate::clock::Timestamp;
+
+/// Reads "90m", "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
+pub(crate) fn parse(text: &str) -> Result<Timestamp, AdminError> {
+    let moment = if let Ok(span) = text.parse::<Span>() {
+        ZonedDateTime::now().checked_sub(span.abs())
+    } else {
+        let date: Result<DateTime, _> = text.parse();
+        date.and_then(|date| date.to_zoned_datetime(TimeZone::system()))
+    };
+    let moment = moment.map_err(|_| {
+        AdminError::usage(format!("\"{text}\" is no moment"))
+            .with_hint("so long ago as \"2h\" or \"7d\", or a date: \"2026-11-30 14:00\"")
+    })?;
+    Ok(Timestamp(moment.timestamp().as_millisecond()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_long_ago() {
+        let Timestamp(now) = Timestamp::now();
+        for (text, seconds) in [
+            ("90s", 90),
+            ("90m", 5_400),
+            ("2h", 7_200),
+            ("1d 1h", 90_000),
+        ] {
+            let Timestamp(then) = parse(text).unwrap();
+            let off = (now - then - seconds * 1000).abs();
+            // A day may be an hour longer or shorter where clocks are set twice a year.
+            assert!(
+                off < 5_000 || (text.contains('d') && off < 3_605_000),
+                "{text}: {off}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_date_is_a_local_one() {
+        let midnight = parse("2026-11-30").unwrap();
+        assert_eq!(parse("2026-11-30 00:00").unwrap(), midnight);
+        let Timestamp(half_past_two) = parse("2026-11-30T02:30:00").unwrap();
+        assert_eq!(half_past_two - midnight.0, 9_000_000);
+    }
+
+    #[test]
+    fn nonsense_is_no_moment() {
+        for text in [
+            "",
+            "yesterday",
+            "2026-13-01",
+            "5",
+            "9999999999999y",
+            "VG101",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! How a host seals a KEK: systemd credentials where it has them, else a plain text that
+//! only a root-only file may hold.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+use zeroize::Zeroizing;
+
+use crate::clock::Deadline;
+use crate::host::process::{self, ChildError};
+use crate::key::hex;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+
+/// The longest sealed text, in bytes. systemd's are some 150 to 1500 bytes long.
+pub(crate) const MAX_SEALED: usize = 16 * 1024;
+
+/// How a KEK is sealed; the stronger seal is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seal {
+    /// In clear in a file that only root can read: the host has no systemd credentials.
+    RootOnlyFile,
+    /// `systemd-creds` with the host's key.
+    Host,
+    /// `systemd-creds` with the host's key and its TPM 2.0.
+    HostAndTpm2,
+}
+
+impl Seal {
+    /// All of them, the strongest first.
+    pub(crate) const ALL: [Self; 3] = [Self::HostAndTpm2, Self::Host, Self::RootOnlyFile];
+}
+
+/// What happens where a key cannot be sealed as strongly as this host should be able to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeakerSeal {
+    /// It is an error: what fails now may work in a moment.
+    Refused,
+    /// The next weaker seal is taken, down to a file in clear: an administrator said so.
+    Allowed,
+}
+
+/// A sealed key.
+pub(crate) struct Sealed {
+    pub(crate) seal: Seal,
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    /// Why it is not sealed as strongly as this host should be able to.
+    pub(crate) trouble: Option<String>,
+}
+
+/// As `provider show` and `status` say it.
+impl fmt::Display for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostAndTpm2 => "systemd host+tpm2",
+            Self::Host => "systemd host",
+            Self::RootOnlyFile => "root-only file",
+        })
+    }
+}
+
+/// Why a sealer did not give what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// It could not be run to its end.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// It said no: the last line of its words.
+    #[error("{0}")]
+    Refused(String),
+    /// What came out is not the key with this id.
+    #[error("what was unsealed is not this key")]
+    NotTheKey,
+}
+
+/// The program that seals, `systemd-creds`.
+#[derive(Debug, Clone)]
+pub struct Sealer {
+    program: PathBuf,
+    /// Whether it can seal for this user.
+    seals: bool,
+}
+
+impl Default for Sealer {
+    /// The host's own, whose key is root's: a plain user's keys (those of a trial) are sealed by
+    /// nobody.
+    fn default() -> Self {
+        Self {
+            program: PathBuf::from("systemd-creds"),
+            seals: geteuid().is_root(),
+        }
+    }
+}
+
+impl Sealer {
+    /// A program that understands what `systemd-creds` does.
+    #[must_use]
+    pub fn at(program: PathBuf) -> Self {
+        Self {
+            program,
+            seals: true,
+        }
+    }
+
+    /// The strongest seal that this host has: with its TPM 2.0, if it has one that systemd can
+    /// use; a file in clear only where systemd credentials are not installed.
+    pub(crate) fn strongest(&self, deadline: Deadline) -> Result<Seal, SealError> {
+        if !self.seals {
+            return Ok(Seal::RootOnlyFile);
+        }
+        let args = ["has-tpm2", "--quiet"];
+        match process::run(&self.program, &args, b"", MAX_SEALED, deadline) {
+            Ok(output) if output.status.success() => Ok(Seal::HostAndTpm2),
+            // Firmware, driver, system and libraries must all support one; the status is a mask
+            // of those that do not. Before systemd 251 there was no such question.
+            Ok(output) if output.status.code().is_some() => Ok(Seal::Host),
+            Ok(output) => Err(SealError::Refused(format!(
+                "{}: {}",
+                self.program.display(),
+                output.status
+            ))),
+            Err(ChildError::NotInstalled(_)) => Ok(Seal::RootOnlyFile),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Seals as strongly as this host can, and believes nothing that did not unseal again.
+    ///
+    /// That the host key cannot be made or read now (a full or read-only disk), or that the TPM
+    /// is busy or locked out, is no reason to leave the key less protected for good: it is an
+    /// error, unless a weaker seal was allowed.
+    pub(crate) fn seal(
+        &self,
+        kek: &Kek,
+        weaker: WeakerSeal,
+        deadline: Deadline,
+    ) -> Result<Sealed, SealError> {
+        let strongest = match self.strongest(deadline) {
+            Err(SealError::Refused(_)) if weaker == WeakerSeal::Allowed => Seal::Host,
+            strongest => strongest?,
+        };
+        let mut trouble = None;
+        for seal in Seal::ALL.into_iter().filter(|seal| *seal <= strongest) {
+            match self.seal_with(seal, kek, deadline) {
+                Ok(bytes) => {
+                    return Ok(Sealed {
+                        seal,
+                        bytes,
+                        trouble,
+                    });
+                }
+                Err(error) if weaker == WeakerSeal::Allowed => {
+                    let first = || format!("{seal}: {error}");
+                    trouble = Some(trouble.unwrap_or_else(first));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(SealError::Refused(trouble.unwrap_or_default()))
+    }
+
+    /// Seals in this one way, and unseals it again.
+    pub(crate) fn seal_with(
+        &self,
+        seal: Seal,
+        kek: &Kek,
+        deadline: Deadline,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let with_key = match seal {
+            Seal::HostAndTpm2 => "--with-key=host+tpm2",
+            Seal::Host => "--with-key=host",
+            Seal::RootOnlyFile => {
+                let mut digits = Zeroizing::new(vec![0; 2 * Kek::LEN + 1]);
+                hex::encode(kek.expose(), &mut digits[..2 * Kek::LEN]);
+                digits[2 * Kek::LEN] = b'\n';
+                return Ok(digits);
+            }
+        };
+        let name = credential_name(kek.key_id());
+        // No PCRs: a firmware update must not lock the key away.
+        let args = ["encrypt", with_key, "--tpm2-pcrs=", &name, "-", "-"];
+        let sealed = self.run(&args, kek.expose(), deadline)?;
+        self.unseal(seal, &sealed, kek.key_id(), deadline)?;
+        Ok(sealed)
+    }
+
+    /// Unseals, and makes sure that it is the key with this id.
+    pub(crate) fn unseal(
+        &self,
+        seal: Seal,
+        sealed: &[u8],
+        key_id: KeyId,
+        deadline: Deadline,
+    ) -> Result<Kek, SealError> {
+        let kek = match seal {
+            Seal::RootOnlyFile => {
+                let digits = sealed.trim_ascii();
+                Kek::made_by(|bytes| hex::decode(digits, bytes).ok_or(())).ok()
+            }
+            Seal::Host | Seal::HostAndTpm2 => {
+                let name = credential_name(key_id);
+                let bytes = self.run(&["decrypt", &name, "-", "-"], sealed, deadline)?;
+                Kek::from_slice(&bytes)
+            }
+        };
+        kek.filter(|kek| kek.key_id() == key_id)
+            .ok_or(SealError::NotTheKey)
+    }
+
+    fn run(
+        &self,
+        args: &[&str],
+        input: &[u8],
+        deadline: Deadline,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let output = process::run(&self.program, args, input, MAX_SEALED, deadline)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        // Notes, such as the one about the host key's medium, come before the reason.
+        Err(SealError::Refused(match output.stderr.lines().last() {
+            Some(words) => words.trim().to_owned(),
+            None => format!("{}: {}", self.program.display(), output.status),
+        }))
+    }
+}
+
+/// The name under which systemd seals it, and without which it does not unseal.
+fn credential_name(key_id: KeyId) -> String {
+    format!("--name=vtpm-guard-{key_id}")
+}

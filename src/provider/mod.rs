@@ -1,4 +1,0 @@
-//! Key providers: the recovery file that carries one from host to host.
-
-pub mod passphrase;
-pub mod recovery;

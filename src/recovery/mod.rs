@@ -1,0 +1,4 @@
+//! Key providers: the recovery file that carries one from host to host.
+
+pub mod file;
+pub mod passphrase;
