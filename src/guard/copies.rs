@@ -130,7 +130,7 @@ pub(super) fn standing_by(
 }
 
 /// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
-/// [`bring_back`](super::bring_back).
+/// `guard::bring_back`.
 fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), KeptError> {
     let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
     let failed = |source| KeptError::State {
