@@ -16,9 +16,11 @@ use vtpm_guard::clock::Deadline;
 use vtpm_guard::host::dirs::LibvirtDirs;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::libvirt::Libvirt;
-use vtpm_guard::libvirt::files::{self, Stored};
-use vtpm_guard::libvirt::secret::{Found, HostSecrets, Provided, Purpose, SecretError, Value};
+use vtpm_guard::libvirt::LibvirtClient;
+use vtpm_guard::libvirt::files::{self, StoredValue};
+use vtpm_guard::libvirt::secret::{
+    HostSecrets, LibvirtSecret, Provided, Purpose, SecretError, SecretValue,
+};
 use vtpm_guard::verdict::Over;
 use vtpm_guard::verdict::Over::{ForeignDefinition, ForeignValue, GuardsOwn};
 use zeroize::Zeroizing;
@@ -30,7 +32,7 @@ static LIBVIRTD: Mutex<()> = Mutex::new(());
 
 /// A secret and a domain of a test's own, and the connection that is tested.
 struct Host {
-    libvirt: Libvirt,
+    libvirt: LibvirtClient,
     secret: SecretUuid,
     domain: DomainUuid,
     _turn: MutexGuard<'static, ()>,
@@ -43,7 +45,7 @@ impl Host {
 
     fn at(uri: &str) -> Self {
         Self {
-            libvirt: Libvirt::at(uri).with_helper(HELPER.into()),
+            libvirt: LibvirtClient::at(uri).with_helper(HELPER.into()),
             secret: SecretUuid::random(),
             domain: DomainUuid::random(),
             _turn: LIBVIRTD.lock().unwrap_or_else(PoisonError::into_inner),
@@ -78,7 +80,7 @@ impl Host {
         String::from_utf8(virsh(&["secret-dumpxml", &self.secret.to_string()], b"")).unwrap()
     }
 
-    fn inspect(&self) -> Option<Found> {
+    fn inspect(&self) -> Option<LibvirtSecret> {
         self.libvirt.inspect(self.secret, soon()).unwrap()
     }
 
@@ -86,9 +88,9 @@ impl Host {
     fn seen_value(&self) -> String {
         match self.inspect().map(|found| found.value) {
             None => "absent".to_owned(),
-            Some(Value::None) => "none".to_owned(),
-            Some(Value::Private) => "hidden".to_owned(),
-            Some(Value::Told(dek)) => String::from_utf8_lossy(dek.expose()).into_owned(),
+            Some(SecretValue::None) => "none".to_owned(),
+            Some(SecretValue::Private) => "hidden".to_owned(),
+            Some(SecretValue::Disclosed(dek)) => String::from_utf8_lossy(dek.expose()).into_owned(),
         }
     }
 
@@ -149,7 +151,7 @@ fn an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage() {
     );
     let found = host.inspect().unwrap();
     assert_eq!(found.definition.guards_domain(), Some(host.domain));
-    assert!(matches!(found.value, Value::Private));
+    assert!(matches!(found.value, SecretValue::Private));
     let xml = host.xml();
     assert!(xml.contains("ephemeral='yes' private='yes'"), "{xml}");
     assert!(xml.contains("<usage type='vtpm'>"), "{xml}");
@@ -493,12 +495,16 @@ fn somebody_elses_value_is_told_byte_for_byte_and_goes_with_its_files() {
             (definition.purpose, definition.usage.as_str()),
             (Purpose::Vtpm, "somebody's")
         );
-        assert!(matches!(found.value, Value::Told(dek) if dek.expose() == value));
+        assert!(matches!(found.value, SecretValue::Disclosed(dek) if dek.expose() == value));
 
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
         assert!(host.inspect().is_none());
         let dir = LibvirtDirs::default().secrets();
-        assert!(files::left_behind(&dir, host.secret).unwrap().is_empty());
+        assert!(
+            files::remaining_files(&dir, host.secret)
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(false));
         assert!(host.libvirt.reveal(host.secret, soon()).unwrap().is_none());
     }
@@ -513,10 +519,12 @@ fn a_private_value_is_in_libvirts_file_byte_for_byte() {
         host.somebody_defines("no", "yes", &vtpm("somebody's"));
         host.somebody_sets(value);
         let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
-        assert!(matches!(found.value, Value::Private));
+        assert!(matches!(found.value, SecretValue::Private));
         let stored = files::stored_value(&LibvirtDirs::default().secrets(), host.secret).unwrap();
-        assert!(matches!(stored, Stored::Value(dek) if dek.expose() == value));
-        assert!(matches!(host.inspect().unwrap().value, Value::Told(dek) if dek.expose() == value));
+        assert!(matches!(stored, StoredValue::Value(dek) if dek.expose() == value));
+        assert!(
+            matches!(host.inspect().unwrap().value, SecretValue::Disclosed(dek) if dek.expose() == value)
+        );
         assert_eq!(host.libvirt.undefine(host.secret, soon()), Ok(true));
     }
 }
@@ -530,7 +538,7 @@ fn a_secret_that_may_serve_other_things_is_told_but_not_undefined() {
         host.somebody_defines("no", "no", usage);
         let found = host.libvirt.reveal(host.secret, soon()).unwrap().unwrap();
         assert_eq!(found.definition.purpose, purpose);
-        assert!(matches!(found.value, Value::None));
+        assert!(matches!(found.value, SecretValue::None));
         let undefined = host.libvirt.undefine(host.secret, soon());
         assert!(
             matches!(undefined, Err(SecretError::Conflict(_))),

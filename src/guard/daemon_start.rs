@@ -22,7 +22,7 @@ impl Guard {
     /// If the libvirtd that calls this hook is still starting, it will not be asked. Gives the
     /// deadline that holds then: a shorter one, but not for a guest that is sure to start.
     #[must_use]
-    pub fn mind_starting_libvirtd(
+    pub fn handle_starting_daemon(
         &mut self,
         domain: Option<&Domain>,
         deadline: Deadline,
@@ -48,14 +48,14 @@ fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
         return false;
     };
     let at_once = Deadline::after(Duration::ZERO);
-    let is_laid_out = || match secrets.inspect(secret, at_once) {
+    let is_staged = || match secrets.inspect(secret, at_once) {
         Ok(Some(found)) => {
             let of_guest = found.definition.guards_domain() == Some(domain.uuid);
-            of_guest && found.definition.is_laid_out()
+            of_guest && found.definition.is_staged()
         }
         _ => false,
     };
-    guard.libvirt_starts && is_laid_out()
+    guard.libvirt_starts && is_staged()
 }
 
 /// Allows the start of a guest whose secret `stage` prepared for a starting libvirtd: the verdict

@@ -14,7 +14,7 @@ use crate::host::bounded::bounded;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
-use crate::tpm_copies::Shelf;
+use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
@@ -139,7 +139,7 @@ impl Look<'_> {
             state_path(&self.guard.libvirt_state_dir, uuid, &vtpm)
         });
         let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
-        let copies = Shelf::of(&self.guard.state_dir, uuid).copies();
+        let copies = CopyStore::of(&self.guard.state_dir, uuid).copies();
         let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
         Ok(Relative {
             domain: self.describe(uuid)?,

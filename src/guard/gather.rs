@@ -11,7 +11,7 @@ use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
-use crate::tpm_copies::KeptState;
+use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{
     Facts, KekState, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial,
 };
@@ -23,7 +23,7 @@ pub(super) struct Gathered {
     /// The store that the rows came from; `None` where there is none, or it is unusable.
     pub(super) store: Option<Store>,
     /// The copy of `facts.kept`.
-    pub(super) copy: Option<KeptState>,
+    pub(super) copy: Option<SavedCopy>,
     /// The state that keys are proven against: the TPM's, or the copy that takes its place.
     pub(super) state: StateFile,
 }
@@ -79,7 +79,7 @@ pub(super) fn gather(
     let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent | StateFile::Damaged(_) => copies::standing_by(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => copies::available_copies(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
@@ -219,7 +219,7 @@ impl Gathered {
     fn try_copies(
         &mut self,
         domain: DomainUuid,
-        copies: Vec<(KeptState, StateFile)>,
+        copies: Vec<(SavedCopy, StateFile)>,
         deadline: Deadline,
     ) {
         let Self { facts, keys, .. } = self;
@@ -246,7 +246,7 @@ impl Gathered {
             return;
         };
         facts.kept.copy = Some(KeptCopy {
-            occasion: copy.manifest.occasion,
+            occasion: copy.manifest.reason,
             kept_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
             is_proven,

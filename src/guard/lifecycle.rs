@@ -16,7 +16,7 @@ use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::store::{Access, Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
-use crate::tpm_copies::KeptError;
+use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
 
 /// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
@@ -37,7 +37,7 @@ pub enum LifecycleError {
     PlainState(#[from] io::Error),
     /// The copies of TPM state.
     #[error("the copy of the TPM's state: {0}")]
-    Copy(#[from] KeptError),
+    Copy(#[from] CopyError),
 }
 
 /// Does what follows a verdict at this operation; at `prepare`, which makes verdicts, nothing.

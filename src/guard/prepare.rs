@@ -10,7 +10,7 @@ use super::{Guard, Operation, before_the_answer, begun, copies, daemon_start, el
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::store::Access;
-use crate::swtpm::{StatePlace, remove_empty_directory};
+use crate::swtpm::{StatePath, remove_empty_directory};
 use crate::verdict::decide::{decide, unusable_state};
 use crate::verdict::facts::{Arrival, Facts, StoreTrouble, TpmState};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
@@ -186,7 +186,7 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     if *facts.state_in_force() != TpmState::Absent || arrives {
         return;
     }
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
     if let Err(error) = remove_empty_directory(&place) {
         tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
     }

@@ -12,12 +12,14 @@ use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Definition, Found, HostSecrets, Provided, SecretError, Value};
+use crate::libvirt::secret::{
+    HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue,
+};
 use crate::verdict::Over;
 
 /// One libvirt connection, made by a helper at the first question and kept for the next.
 /// Dropping it ends the helper.
-pub struct Libvirt {
+pub struct LibvirtClient {
     uri: String,
     /// Where a system daemon of this host keeps its secrets.
     secrets_dir: PathBuf,
@@ -25,7 +27,7 @@ pub struct Libvirt {
     conversation: RefCell<Option<Conversation>>,
 }
 
-impl Libvirt {
+impl LibvirtClient {
     /// The libvirt of this URI: `secret:///system` for secrets, `qemu:///system` for both
     /// secrets and guests. Nothing is started or connected yet.
     #[must_use]
@@ -85,13 +87,13 @@ impl Libvirt {
 
     /// Undefines the secret if it is the one that was laid out for this guest's start with the
     /// daemon. Says whether it was there to drop.
-    pub fn drop_laid_out(
+    pub fn drop_staged(
         &self,
         secret: SecretUuid,
         domain: DomainUuid,
         deadline: Deadline,
     ) -> Result<bool, SecretError> {
-        match self.ask(&Request::DropLaidOut { secret, domain }, deadline)? {
+        match self.ask(&Request::DropStaged { secret, domain }, deadline)? {
             Response::Dropped(dropped) => Ok(dropped),
             other => Err(misunderstood(&other)),
         }
@@ -115,22 +117,22 @@ impl Libvirt {
         &self,
         secret: SecretUuid,
         deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
         let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
             Response::Absent => return Ok(None),
             Response::Secret { definition, value } => (definition, value),
             other => return Err(misunderstood(&other)),
         };
         let value = match value {
-            Revealed::None => Value::None,
-            Revealed::Private => Value::Private,
-            Revealed::Follows => Value::Told(self.value(deadline)?),
+            Revealed::None => SecretValue::None,
+            Revealed::Private => SecretValue::Private,
+            Revealed::Follows => SecretValue::Disclosed(self.value(deadline)?),
         };
-        let Some(definition) = Definition::parse(&definition) else {
+        let Some(definition) = SecretDefinition::parse(&definition) else {
             let words = format!("libvirt's definition of the secret {secret} cannot be read");
             return Err(SecretError::Refused(words));
         };
-        Ok(Some(Found { definition, value }))
+        Ok(Some(LibvirtSecret { definition, value }))
     }
 
     /// Undefines a secret for vTPMs, whoever made it, with its value and libvirt's files of
@@ -208,7 +210,7 @@ impl Libvirt {
     }
 }
 
-impl HostSecrets for Libvirt {
+impl HostSecrets for LibvirtClient {
     fn expect_question(&self, deadline: Deadline) {
         if self.conversation.borrow().is_none() {
             // What is in the way now is in the way of the question too, and told there.
@@ -221,11 +223,11 @@ impl HostSecrets for Libvirt {
         &self,
         secret: SecretUuid,
         deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
         let mut found = self.reveal(secret, deadline)?;
         if let Some(found) = &mut found {
             let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
-            if is_stored && matches!(found.value, Value::Private) {
+            if is_stored && matches!(found.value, SecretValue::Private) {
                 found.value = value_on_disk(&self.secrets_dir, secret);
             }
         }

@@ -20,7 +20,7 @@ pub mod secret;
 mod starting;
 
 pub use attempt::calling_attempt;
-pub use client::Libvirt;
+pub use client::LibvirtClient;
 pub use protocol::{Guest, SavedRuns};
 pub use starting::{
     Process, StartingLibvirtd, a_daemon_runs, called_by_starting_libvirtd, calling_daemon,

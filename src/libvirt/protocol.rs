@@ -51,8 +51,8 @@ pub(super) enum Request<'a> {
         /// The domain whose secret of the guard's it may be.
         domain: DomainUuid,
     },
-    /// `drop-laid-out SECRET DOMAIN`
-    DropLaidOut {
+    /// `drop-staged SECRET DOMAIN`
+    DropStaged {
         /// The secret.
         secret: SecretUuid,
         /// The domain for whose start with the daemon it may have been laid out.
@@ -91,9 +91,7 @@ impl<'a> Request<'a> {
                 (format!("provide {secret} {domain} {over}"), key)
             }
             Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
-            Self::DropLaidOut { secret, domain } => {
-                (format!("drop-laid-out {secret} {domain}"), &[])
-            }
+            Self::DropStaged { secret, domain } => (format!("drop-staged {secret} {domain}"), &[]),
             Self::Reveal(secret) => (format!("reveal {secret}"), &[]),
             Self::Undefine(secret) => (format!("undefine {secret}"), &[]),
             Self::EncryptVtpm { domain, secret } => {
@@ -125,7 +123,7 @@ impl<'a> Request<'a> {
                 secret: secret.parse().ok()?,
                 domain: domain.parse().ok()?,
             },
-            ["drop-laid-out", secret, domain] => Self::DropLaidOut {
+            ["drop-staged", secret, domain] => Self::DropStaged {
                 secret: secret.parse().ok()?,
                 domain: domain.parse().ok()?,
             },

@@ -3,7 +3,7 @@
 use super::refusals::refusal;
 use super::{Arg, Named, date, quoted};
 use crate::clock::Timestamp;
-use crate::verdict::facts::{Arrival, Occasion};
+use crate::verdict::facts::{Arrival, CopyReason};
 use crate::verdict::{Finding, Reason};
 
 /// Why a start goes on.
@@ -113,10 +113,10 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
 }
 
 /// When a copy was kept.
-fn when(occasion: Occasion) -> &'static str {
+fn when(occasion: CopyReason) -> &'static str {
     match occasion {
-        Occasion::Start => "before a start that failed",
-        Occasion::Release => "after the last run",
+        CopyReason::Start => "before a start that failed",
+        CopyReason::Release => "after the last run",
     }
 }
 

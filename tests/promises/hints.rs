@@ -11,7 +11,7 @@ use vtpm_guard::verdict::Finding;
 use vtpm_guard::verdict::elsewhere::{
     ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
-use vtpm_guard::verdict::facts::{Arrival, Hindrance, Occasion, StoreTrouble};
+use vtpm_guard::verdict::facts::{Arrival, CopyReason, Hindrance, StoreTrouble};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -238,12 +238,12 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::DefinitionRead(word()),
         Finding::StateDamaged {
             how: word(),
-            occasion: Occasion::Start,
+            occasion: CopyReason::Start,
         },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
-            occasion: Occasion::Start,
+            occasion: CopyReason::Start,
             kept_at: Timestamp(5),
         },
         Finding::StateArrives {

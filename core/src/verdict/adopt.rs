@@ -42,7 +42,7 @@ pub enum SecretAtHand {
     /// Its usage lets libvirt take it for no vTPM: the usage.
     OtherUse(String),
     /// It has a value that cannot be read.
-    NotTold(NotTold),
+    Undisclosed(Undisclosed),
     /// Its value was read.
     Value {
         /// Whether it has no usage, and so may serve other things than vTPMs.
@@ -52,7 +52,7 @@ pub enum SecretAtHand {
 
 /// Why the value of a private secret cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotTold {
+pub enum Undisclosed {
     /// libvirt keeps it in memory alone, or on another host.
     NoFile,
     /// libvirt keeps it encrypted, in this file.
@@ -142,9 +142,9 @@ pub enum AdoptRefusal {
     /// The secret is for something else: its usage.
     OtherUse(String),
     /// The value cannot be read.
-    NotTold {
+    Undisclosed {
         /// Why.
-        why: NotTold,
+        why: Undisclosed,
         /// A key that the guard holds, and that the TPM state does not refute.
         held: Option<KeyRefId>,
     },
@@ -177,10 +177,10 @@ pub enum AdoptRefusal {
 pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
     let serves_anything = match &facts.secret {
         SecretAtHand::OtherUse(usage) => return Err(AdoptRefusal::OtherUse(usage.clone())),
-        SecretAtHand::NotTold(why) => {
+        SecretAtHand::Undisclosed(why) => {
             let held = facts.opening_key().map(|(key_ref, _)| key_ref);
             let why = why.clone();
-            return Err(AdoptRefusal::NotTold { why, held });
+            return Err(AdoptRefusal::Undisclosed { why, held });
         }
         SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue { .. } => {
             return facts.without_a_value();

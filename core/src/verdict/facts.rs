@@ -408,7 +408,7 @@ pub struct Kept {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptCopy {
     /// When in a guest's life it was kept.
-    pub occasion: Occasion,
+    pub occasion: CopyReason,
     /// When it was kept.
     pub kept_at: Timestamp,
     /// Whether it is encrypted.
@@ -419,14 +419,14 @@ pub struct KeptCopy {
 
 /// When in a guest's life a copy of its TPM state is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occasion {
+pub enum CopyReason {
     /// Before a start, which may fail.
     Start,
     /// After a run that ended normally.
     Release,
 }
 
-impl Occasion {
+impl CopyReason {
     /// Its name, as JSON and the copies' manifests spell it.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -149,7 +149,7 @@ pub enum Finding {
     /// The TPM's state is gone, and a copy that the guard kept takes its place.
     StateGone {
         /// When in the guest's life the copy was kept.
-        occasion: facts::Occasion,
+        occasion: facts::CopyReason,
         /// When it was kept.
         kept_at: crate::clock::Timestamp,
     },
@@ -167,7 +167,7 @@ pub enum Finding {
         /// Says what is in its place.
         how: String,
         /// When the copy was kept.
-        occasion: facts::Occasion,
+        occasion: facts::CopyReason,
     },
     /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
     CopyNotKept(String),

@@ -71,7 +71,7 @@ fn drop_secrets(
             Lifetime::Run => !runs,
             Lifetime::Keep => false,
         };
-        if has_done_its_work && libvirt.drop_laid_out(one.secret, one.domain, deadline)? {
+        if has_done_its_work && libvirt.drop_staged(one.secret, one.domain, deadline)? {
             dropped.push(one);
         }
     }

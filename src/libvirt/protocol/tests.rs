@@ -46,7 +46,7 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
         },
         Request::SavedRuns(domain()),
-        Request::DropLaidOut {
+        Request::DropStaged {
             secret: secret(),
             domain: domain(),
         },

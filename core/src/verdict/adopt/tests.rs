@@ -209,13 +209,13 @@ fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
 #[test]
 fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_has() {
     let untold = |given: AdoptFacts| AdoptFacts {
-        secret: SecretAtHand::NotTold(NotTold::NoFile),
+        secret: SecretAtHand::Undisclosed(Undisclosed::NoFile),
         evidence: Evidence::NoState,
         ..given
     };
     let refusal = |held| {
-        let why = NotTold::NoFile;
-        Err(AdoptRefusal::NotTold { why, held })
+        let why = Undisclosed::NoFile;
+        Err(AdoptRefusal::Undisclosed { why, held })
     };
     assert_eq!(decide(&untold(ordinary())), refusal(None));
     let opening = untold(holding(Held::Another(Proof::Proven)));

@@ -13,12 +13,12 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::KeyringError;
-use crate::libvirt::Libvirt;
-use crate::libvirt::files::{self, Stored};
-use crate::libvirt::secret::{Purpose, SecretError, Value};
+use crate::libvirt::LibvirtClient;
+use crate::libvirt::files::{self, StoredValue};
+use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
-    AdoptFacts, Evidence, Expected, Held, HeldKey, NotTold, SecretAtHand, Sharer,
+    AdoptFacts, Evidence, Expected, Held, HeldKey, SecretAtHand, Sharer, Undisclosed,
 };
 use crate::verdict::facts::{KeyRef, Proof, Provider, References};
 
@@ -94,22 +94,22 @@ impl Adopting {
         }
         let serves_anything = definition.purpose == Purpose::Anything;
         let value = match found.value {
-            Value::Told(dek) => Ok(dek),
-            Value::None => return Ok((SecretAtHand::NoValue { serves_anything }, None)),
-            Value::Private => self.value_in_files(secret),
+            SecretValue::Disclosed(dek) => Ok(dek),
+            SecretValue::None => return Ok((SecretAtHand::NoValue { serves_anything }, None)),
+            SecretValue::Private => self.value_in_files(secret),
         };
         Ok(match value {
             // No byte is a value to libvirt, and nothing to wrap.
             Ok(dek) if dek.expose().is_empty() => (SecretAtHand::NoValue { serves_anything }, None),
             Ok(dek) => (SecretAtHand::Value { serves_anything }, Some(dek)),
-            Err(why) => (SecretAtHand::NotTold(why), None),
+            Err(why) => (SecretAtHand::Undisclosed(why), None),
         })
     }
 
     /// Asks libvirt for secrets, unless it has been unreachable before: then the outer error.
     pub(crate) fn ask<T>(
         &mut self,
-        question: impl FnOnce(&Libvirt) -> Result<T, SecretError>,
+        question: impl FnOnce(&LibvirtClient) -> Result<T, SecretError>,
     ) -> Result<Result<T, SecretError>, AdminError> {
         if let Some(unreachable) = &self.unreachable {
             return Err(unreachable.clone());
@@ -122,15 +122,17 @@ impl Adopting {
     }
 
     /// The value of a private secret, from libvirt's own files.
-    fn value_in_files(&self, secret: SecretUuid) -> Result<Dek, NotTold> {
+    fn value_in_files(&self, secret: SecretUuid) -> Result<Dek, Undisclosed> {
         if !files::are_of_this_host(&self.guard.config.secret_uri) {
-            return Err(NotTold::NoFile);
+            return Err(Undisclosed::NoFile);
         }
         match files::stored_value(&self.guard.config.libvirt.secrets(), secret) {
-            Ok(Stored::Value(dek)) => Ok(dek),
-            Ok(Stored::Encrypted(path)) => Err(NotTold::Encrypted(path.display().to_string())),
-            Ok(Stored::None) => Err(NotTold::NoFile),
-            Err(error) => Err(NotTold::File(error.to_string())),
+            Ok(StoredValue::Value(dek)) => Ok(dek),
+            Ok(StoredValue::Encrypted(path)) => {
+                Err(Undisclosed::Encrypted(path.display().to_string()))
+            }
+            Ok(StoredValue::None) => Err(Undisclosed::NoFile),
+            Err(error) => Err(Undisclosed::File(error.to_string())),
         }
     }
 

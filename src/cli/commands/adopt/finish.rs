@@ -145,7 +145,7 @@ impl Adopting {
         let removed = taken.secret == SecretFate::Removed;
         let uri = &self.guard.config.secret_uri;
         if (removed || taken.secret == SecretFate::Absent) && files::are_of_this_host(uri) {
-            let left = files::left_behind(&self.guard.config.libvirt.secrets(), target.secret)
+            let left = files::remaining_files(&self.guard.config.libvirt.secrets(), target.secret)
                 .map_err(AdminError::failed)?;
             if !left.is_empty() {
                 return Err(words::left_behind(target.secret, &left));

@@ -10,7 +10,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::wrap::UnwrapError;
 use crate::libvirt::secret::SecretError;
 use crate::messages::{Arg, Named, label, quoted};
-use crate::verdict::adopt::{AdoptRefusal, NotTold, SecretAtHand, Sharer};
+use crate::verdict::adopt::{AdoptRefusal, SecretAtHand, Sharer, Undisclosed};
 use crate::verdict::facts::Provider;
 
 /// A refusal of the decision. `provider` is the one whose key wraps, or would.
@@ -23,7 +23,7 @@ pub(crate) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &Provider
             format!("the secret {secret} is not one for a vTPM; its usage is \"{usage}\""),
             format!("let its XML name a secret of usage type vtpm: virsh edit {guest}"),
         ),
-        AdoptRefusal::NotTold { why, held } => not_told(why, held, secret, &guest),
+        AdoptRefusal::Undisclosed { why, held } => undisclosed(why, held, secret, &guest),
         AdoptRefusal::DoesNotOpen => (
             format!("the value of the secret {secret} does not open its TPM state"),
             format!(
@@ -123,16 +123,16 @@ fn nothing_to_adopt(at_hand: &SecretAtHand, secret: SecretUuid, guest: &Arg) -> 
     }
 }
 
-fn not_told(
-    why: NotTold,
+fn undisclosed(
+    why: Undisclosed,
     held: Option<KeyRefId>,
     secret: SecretUuid,
     guest: &Arg,
 ) -> (String, String) {
     let why = match why {
-        NotTold::NoFile => "and keeps no file of it on this host".to_owned(),
-        NotTold::Encrypted(path) => format!("and keeps it encrypted in {path}"),
-        NotTold::File(why) => format!("and its file was not taken: {why}"),
+        Undisclosed::NoFile => "and keeps no file of it on this host".to_owned(),
+        Undisclosed::Encrypted(path) => format!("and keeps it encrypted in {path}"),
+        Undisclosed::File(why) => format!("and its file was not taken: {why}"),
     };
     let hint = match held {
         Some(key_ref) => format!(

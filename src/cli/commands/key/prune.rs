@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, Event, Prune};
-use crate::tpm_copies::Shelf;
+use crate::tpm_copies::CopyStore;
 
 /// How long nothing must have been heard of a guest that has a key.
 const AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -101,7 +101,7 @@ pub(crate) fn run(
 }
 
 fn drop_copies(state_dir: &Path, guest: &Forgotten) -> Result<(), AdminError> {
-    Shelf::of(state_dir, guest.uuid).remove()?;
+    CopyStore::of(state_dir, guest.uuid).remove()?;
     plain_state::forget(state_dir, guest.uuid).map_err(|error| {
         let shelf = plain_state::shelf(state_dir);
         AdminError::failed(format!("{}: {error}", shelf.display()))

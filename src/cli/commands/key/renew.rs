@@ -35,7 +35,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         return Err(not_encrypted(&known));
     };
     if files::are_of_this_host(&guard.config.secret_uri)
-        && files::is_kept(&guard.config.libvirt.secrets(), secret).map_err(AdminError::failed)?
+        && files::is_on_disk(&guard.config.libvirt.secrets(), secret).map_err(AdminError::failed)?
     {
         return Err(kept_by_libvirt(
             &known,
@@ -73,7 +73,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         store.retire(id, now)?;
         return Err(starting(&known));
     }
-    if let Err(error) = staged.put_in_place() {
+    if let Err(error) = staged.install() {
         return Err(put_back(&mut store, id, &known, &error));
     }
     let retired = match store.use_key(id, now) {

@@ -7,7 +7,7 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
-use crate::keyring::{Stored, WeakerSeal};
+use crate::keyring::{StoredKek, WeakerSeal};
 use crate::messages::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
@@ -44,7 +44,7 @@ pub(crate) fn run(
     answer(context, &store.provider_of(new.uuid)?, &stored)
 }
 
-fn answer(context: &Context, provider: &Provider, stored: &Stored) -> Result<(), AdminError> {
+fn answer(context: &Context, provider: &Provider, stored: &StoredKek) -> Result<(), AdminError> {
     let described = Described {
         provider,
         seal: stored.seal.to_string(),

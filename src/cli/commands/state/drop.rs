@@ -16,7 +16,7 @@ use crate::ids::DomainUuid;
 use crate::messages::quoted;
 use crate::store::{Access, Event, Store};
 use crate::swtpm::StateFile;
-use crate::tpm_copies::Shelf;
+use crate::tpm_copies::CopyStore;
 use crate::verdict::facts::{KeyRef, References, Trial};
 
 /// How many digits of a copy's SHA-256 name it.
@@ -53,15 +53,15 @@ pub(crate) fn run(
             domain.arg
         )));
     }
-    let shelf = Shelf::of(state_dir, domain.uuid);
+    let copy_store = CopyStore::of(state_dir, domain.uuid);
     for judged in &dropped {
-        shelf.drop_copy(judged.copy.manifest.sha256())?;
+        copy_store.drop_copy(judged.copy.manifest.sha256())?;
     }
     if force && named.is_empty() {
         // With what cannot be read as a copy.
-        shelf.remove()?;
-    } else if shelf.exists() {
-        shelf.tidy()?;
+        copy_store.remove()?;
+    } else if copy_store.exists() {
+        copy_store.remove_if_empty()?;
     }
     if plain {
         plain_state::forget(state_dir, domain.uuid)
@@ -200,6 +200,6 @@ fn has_plain_state(state_dir: &Path, domain: DomainUuid) -> Result<bool, AdminEr
 }
 
 fn not_plain(state_dir: &Path, error: &std::io::Error) -> AdminError {
-    let shelf = plain_state::shelf(state_dir);
-    AdminError::failed(format!("{}: {error}", shelf.display()))
+    let copy_store = plain_state::shelf(state_dir);
+    AdminError::failed(format!("{}: {error}", copy_store.display()))
 }

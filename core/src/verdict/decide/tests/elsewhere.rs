@@ -5,7 +5,7 @@ use super::{Encrypted, refusal, unreadable};
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
-use crate::verdict::facts::{Facts, Occasion, Permission, Proof, TransientState};
+use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TransientState};
 use crate::verdict::refusal::Refusal;
 
 fn other() -> OtherDomain {
@@ -216,7 +216,7 @@ fn a_start_that_goes_on_does_not_look() {
     assert!(unasked(newcomer().host(hidden())).starts_with("allow"));
     assert!(unasked(newcomer().row(placeholder(1, "a", 1))).starts_with("allow"));
     let proven = newcomer().row(opens(1, "a", 1, 'A', 0).used().proven());
-    assert!(unasked(proven.kept(Occasion::Start)).starts_with("allow"));
+    assert!(unasked(proven.kept(CopyReason::Start)).starts_with("allow"));
     assert!(unasked(used().arriving()).starts_with("allow"));
     let allowed = used().policy(|policy| policy.missing_state = Permission::Allow);
     assert!(unasked(allowed).starts_with("allow"));

@@ -10,8 +10,8 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
-    KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
+    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue,
+    KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Policy, Proof, Provider, References,
     SeenState, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
@@ -261,7 +261,7 @@ impl Facts {
     }
 
     /// The guard has a copy of an encrypted state.
-    pub(super) fn kept(mut self, occasion: Occasion) -> Self {
+    pub(super) fn kept(mut self, occasion: CopyReason) -> Self {
         self.kept.copy = Some(KeptCopy {
             occasion,
             kept_at: Timestamp(5),

@@ -15,8 +15,8 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
-    Arrival, Hindrance, HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble,
-    TpmState, TransientState, Trial,
+    Arrival, CopyReason, Hindrance, HostSecret, KekState, NotOpened, Permission, Proof,
+    StoreTrouble, TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
@@ -227,7 +227,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
     let row = || opens(1, "a", 1, 'A', 0).used();
     let with = |row| {
         let facts = guest().provider("a", 1, 'A').row(row);
-        facts.kept(Occasion::Release).state(damaged())
+        facts.kept(CopyReason::Release).state(damaged())
     };
     let proven = with(row().proven());
     assert_eq!(
@@ -238,7 +238,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
         findings(&proven),
         [Finding::StateDamaged {
             how: "it is empty".to_owned(),
-            occasion: Occasion::Release
+            occasion: CopyReason::Release
         }]
     );
     assert_eq!(verdict(&with(row())), "deny VG207");
@@ -593,7 +593,7 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
     let proven = guest()
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().proven());
-    for occasion in [Occasion::Start, Occasion::Release] {
+    for occasion in [CopyReason::Start, CopyReason::Release] {
         let facts = proven.clone().kept(occasion);
         let words = occasion.as_str();
         assert_eq!(
@@ -607,7 +607,7 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
         );
     }
     // Not over state that is there or on its way.
-    let facts = proven.kept(Occasion::Start);
+    let facts = proven.kept(CopyReason::Start);
     let there = facts.clone().state(Encrypted);
     assert_eq!(verdict(&there), "allow Proven; provide 1");
     assert!(!verdict(&facts.arriving()).contains("restore"));
@@ -619,7 +619,7 @@ fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().refuted())
         .row(opens(2, "a", 1, 'A', 1).used().proven())
-        .kept(Occasion::Release);
+        .kept(CopyReason::Release);
     assert_eq!(
         verdict(&facts),
         "allow Proven; restore-tpm-state of release; retire-key 1; provide 2"
@@ -628,7 +628,7 @@ fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
 
 #[test]
 fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
-    let other = guest().provider("a", 1, 'A').kept(Occasion::Start);
+    let other = guest().provider("a", 1, 'A').kept(CopyReason::Start);
     let used = other.clone().row(opens(1, "a", 1, 'A', 0).used().refuted());
     assert_eq!(verdict(&used), "deny VG205");
     let allowed = used.policy(|policy| policy.missing_state = Permission::Allow);
@@ -642,7 +642,7 @@ fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
 
 #[test]
 fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
-    let unmanaged = guest().host(hidden()).kept(Occasion::Start);
+    let unmanaged = guest().host(hidden()).kept(CopyReason::Start);
     let put_back = "allow HostSecret; restore-tpm-state of start";
     assert_eq!(verdict(&unmanaged), put_back);
     let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
@@ -654,7 +654,7 @@ fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
 
 #[test]
 fn a_kept_copy_stands_for_the_state_of_an_unencrypted_vtpm_too() {
-    let facts = guest().vtpm(Some(emulator(None))).kept(Occasion::Start);
+    let facts = guest().vtpm(Some(emulator(None))).kept(CopyReason::Start);
     assert_eq!(verdict(&facts), "deny VG503");
     let mut plain = facts;
     plain.kept.copy.as_mut().unwrap().is_encrypted = false;
@@ -669,19 +669,19 @@ fn a_transient_guest_that_ended_normally_starts_as_the_policy_says() {
     let guest = guest().provider("a", 1, 'A').ended_normally();
     let proven = guest.clone().row(opens(1, "a", 1, 'A', 0).used().proven());
     assert_eq!(
-        verdict(&proven.clone().kept(Occasion::Release)),
+        verdict(&proven.clone().kept(CopyReason::Release)),
         "allow Proven; restore-tpm-state of release; provide 1"
     );
     let ended = guest.row(opens(1, "a", 1, 'A', 0).used());
     assert_eq!(verdict(&ended), "deny VG205");
 
     let fresh = ended.policy(|policy| policy.transient_state = TransientState::Fresh);
-    for facts in [fresh.clone(), fresh.clone().kept(Occasion::Release)] {
+    for facts in [fresh.clone(), fresh.clone().kept(CopyReason::Release)] {
         assert!(!verdict(&facts).contains("restore"), "{}", verdict(&facts));
         assert_eq!(findings(&facts), [Finding::FreshTpm]);
     }
     // A start that failed is no end of a run.
-    let mut failed = proven.kept(Occasion::Start);
+    let mut failed = proven.kept(CopyReason::Start);
     failed.policy.transient_state = TransientState::Fresh;
     failed.kept.ended_normally = false;
     assert_eq!(

@@ -25,7 +25,7 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::messages::quoted;
 use crate::store::{Access, AddKey, Bound, KeyRefRecord, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state};
-use crate::tpm_copies::put_back;
+use crate::tpm_copies::restore_copy;
 use crate::verdict::facts::{KeyRef, Provider};
 
 /// What cloning did.
@@ -180,7 +180,7 @@ fn take_over(
             return Err(words::runs(clone));
         }
         let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
-        put_back(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
+        restore_copy(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
     }

@@ -11,8 +11,8 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, KeptCopy, KeyRef,
-    NotOpened, Occasion, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
+    CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState,
+    KeptCopy, KeyRef, NotOpened, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
 
@@ -133,7 +133,7 @@ impl World {
         };
         facts.hindrance = self.hindrance.clone();
         facts.kept.copy = self.copy.map(|dek| KeptCopy {
-            occasion: Occasion::Start,
+            occasion: CopyReason::Start,
             kept_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.store.is_ok()
