@@ -16,11 +16,11 @@ use vtpm_guard::clock::Deadline;
 use vtpm_guard::host::dirs::LibvirtDirs;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::libvirt::LibvirtClient;
 use vtpm_guard::libvirt::files::{self, StoredValue};
 use vtpm_guard::libvirt::secret::{
     HostSecrets, LibvirtSecret, Provided, Purpose, SecretError, SecretValue,
 };
+use vtpm_guard::libvirt::{Libvirt, LibvirtClient};
 use vtpm_guard::verdict::Over;
 use vtpm_guard::verdict::Over::{ForeignDefinition, ForeignValue, GuardsOwn};
 use zeroize::Zeroizing;
@@ -434,7 +434,7 @@ fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid() {
     let guests = host.libvirt.guests(soon()).unwrap();
     let guest = guests.iter().find(|guest| guest.uuid == uuid).unwrap();
     assert_eq!(guest.name, "a guest");
-    assert!(guest.persistent && !guest.running && !guest.autostart);
+    assert!(guest.persistent && !guest.running);
     assert!(guest.xml.contains("<name>a guest</name>"), "{}", guest.xml);
     for name_or_uuid in ["a guest", &uuid.to_string()] {
         let called = host.libvirt.guests_called(name_or_uuid, soon()).unwrap();

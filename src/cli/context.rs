@@ -80,7 +80,7 @@ impl Context {
         match Store::open(self.state_dir(), access, patience()) {
             Ok(store) => {
                 if access != Access::Read {
-                    store.be_whole_when_closed()?;
+                    store.checkpoint_on_close()?;
                 }
                 Ok(Some(store))
             }

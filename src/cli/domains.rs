@@ -12,7 +12,7 @@ use super::guests::unreachable;
 use crate::cli::ui::error::AdminError;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
-use crate::libvirt::Guest;
+use crate::libvirt::{Guest, Libvirt};
 use crate::messages::{Arg, Named, label, quoted};
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyStore;

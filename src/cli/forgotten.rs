@@ -79,7 +79,7 @@ pub(crate) fn find(
         let changes = rows
             .iter()
             .flat_map(|row| [row.updated_at, row.key_ref.created_at])
-            .chain(newest_event.map(|row| row.event.at))
+            .chain(newest_event.map(|row| row.at))
             .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
         let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
         Ok(Forgotten {
@@ -92,7 +92,7 @@ pub(crate) fn find(
                 Some(CopyStore::of(state_dir, uuid).path().to_owned())
             },
             copies: copies.len() + usize::from(plain.contains(&uuid)),
-            was_here: store.was_here(uuid)?,
+            was_here: store.is_known_here(uuid)?,
             rows,
         })
     };

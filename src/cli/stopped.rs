@@ -11,9 +11,9 @@ use crate::domain::{self, Domain, Emulator, Vtpm};
 use crate::guard::Guard;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
-use crate::libvirt::{Guest, LibvirtClient, SavedRuns};
+use crate::libvirt::{Guest, Libvirt, SavedRuns};
 use crate::messages::{Arg, label};
-use crate::store::{Event, Store};
+use crate::store::{Event, Origin, Store};
 use crate::swtpm::{LockError, LockedState, RecryptError, StagedState, TpmData};
 
 /// A guest that libvirt knows, with its definition read.
@@ -52,7 +52,7 @@ pub(crate) fn understood(guest: Guest) -> Result<Known, AdminError> {
 /// state.
 pub(crate) fn stopped(
     context: &Context,
-    libvirt: &LibvirtClient,
+    libvirt: &dyn Libvirt,
     text: &str,
 ) -> Result<Known, AdminError> {
     let known = known(context, text)?;
@@ -171,20 +171,12 @@ impl Known {
         &self,
         context: &Context,
         store: &mut Store,
-        operation: &str,
+        origin: Origin,
         message: String,
     ) {
-        let recorded = store.record_event(&Event {
-            at: Timestamp::now(),
-            domain_uuid: self.domain.uuid,
-            domain_name: self.guest.name.clone(),
-            operation: operation.to_owned(),
-            allowed: true,
-            code: None,
-            message,
-            repairs_json: "[]".to_owned(),
-        });
-        if let Err(error) = recorded {
+        let now = Timestamp::now();
+        let event = Event::new(now, origin, self.domain.uuid, &self.guest.name, message);
+        if let Err(error) = store.record_event(&event) {
             let note = format!("it is done, but the history does not know it: {error}");
             context.output.note(&note);
         }

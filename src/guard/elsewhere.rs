@@ -193,7 +193,7 @@ impl Look<'_> {
         let (uuid, name) = (self.domain.uuid, &self.domain.name);
         let rows = self
             .store
-            .keys_near(uuid, self.vtpm.secret_uuid, name, KEYS_TRIED)?;
+            .candidate_keys(uuid, self.vtpm.secret_uuid, name, KEYS_TRIED)?;
         for row in rows {
             if self.deadline.has_passed() {
                 break;

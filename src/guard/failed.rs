@@ -11,7 +11,7 @@ use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
 use crate::messages::Arg;
-use crate::store::Event;
+use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, LiveState};
 
@@ -44,16 +44,8 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
         }
     }
     tracing::warn!(domain = domain.name, %domain.uuid, message);
-    Event {
-        at: Timestamp::now(),
-        domain_uuid: domain.uuid,
-        domain_name: domain.name.clone(),
-        operation: "stopped".to_owned(),
-        allowed: true,
-        code: None,
-        message,
-        repairs_json: "[]".to_owned(),
-    }
+    let now = Timestamp::now();
+    Event::new(now, Origin::Stopped, domain.uuid, &domain.name, message)
 }
 
 /// Sets the TPM state aside that a start left whose own never arrived: libvirt has made a TPM for

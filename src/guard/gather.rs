@@ -164,11 +164,11 @@ impl Gathered {
         match opened {
             Ok(Some(store)) => {
                 let rows = store.references(domain, Timestamp::now());
-                self.facts.references = rows.map_err(|error| error.trouble());
+                self.facts.references = rows.map_err(|error| error.access_error());
                 self.store = Some(store);
             }
             Ok(None) => {}
-            Err(error) => self.facts.references = Err(error.trouble()),
+            Err(error) => self.facts.references = Err(error.access_error()),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::host::sys;
 use crate::libvirt::{LibvirtClient, calling_attempt};
 use crate::log;
 use crate::messages::{self, Named};
+use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::facts::Permission;
 use crate::verdict::outcome::Outcome;
@@ -122,7 +123,7 @@ fn prepare(
     domain: &Result<Domain, UnreadableDomain>,
     deadline: Deadline,
 ) -> ExitCode {
-    let outcome = guard::prepare(guard, domain, Operation::PREPARE, Mode::CarryOut, deadline);
+    let outcome = guard::prepare(guard, domain, Origin::Prepare, Mode::CarryOut, deadline);
     let Outcome {
         verdict, domain, ..
     } = &outcome;

@@ -8,6 +8,7 @@ mod attempt;
 mod client;
 mod conversation;
 pub mod files;
+mod guests;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;
@@ -21,7 +22,7 @@ mod starting;
 
 pub use attempt::calling_attempt;
 pub use client::LibvirtClient;
-pub use protocol::{Guest, SavedRuns};
+pub use guests::{Guest, Libvirt, SavedRuns};
 pub use starting::{
     Process, StartingLibvirtd, a_daemon_runs, called_by_starting_libvirtd, calling_daemon,
 };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Arg, Named, date, label, quoted};
 use crate::ids::KeyRefId;
-use crate::verdict::facts::{Hindrance, StoreTrouble};
+use crate::verdict::facts::{Hindrance, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and the command that mends it. Neither ends in a full stop: they are parts
@@ -378,17 +378,17 @@ fn guest_names(guests: &[String]) -> String {
     }
 }
 
-fn store_words(trouble: &StoreTrouble) -> (String, String) {
+fn store_words(trouble: &StoreAccessError) -> (String, String) {
     match trouble {
-        StoreTrouble::Unavailable(reason) => (
+        StoreAccessError::Unavailable(reason) => (
             format!("the store cannot be used: {reason}"),
             "see what is wrong with it: vtpm-guard store check".to_owned(),
         ),
-        StoreTrouble::Corrupt(reason) => (
+        StoreAccessError::Corrupt(reason) => (
             format!("the store is damaged: {reason}"),
             "bring back a backup: vtpm-guard store restore FILE".to_owned(),
         ),
-        StoreTrouble::TooNew { found, known } => (
+        StoreAccessError::TooNew { found, known } => (
             format!(
                 "the store has schema version {found}, and this program knows versions up to \
                  {known}"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 use crate::ids::KeyRefId;
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::StoreAccessError;
 
 /// Why the store did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum StoreError {
         /// The file or directory.
         path: PathBuf,
         /// What is in the way.
-        reason: Obstacle,
+        reason: UnavailableReason,
     },
     /// SQLite calls it damaged.
     #[error("{path}: {detail}", path = .path.display())]
@@ -81,7 +81,7 @@ pub enum StoreError {
 
 /// What is in the way of a store.
 #[derive(Debug, thiserror::Error)]
-pub enum Obstacle {
+pub enum UnavailableReason {
     /// The operating system said no.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -136,18 +136,18 @@ impl StoreError {
     /// The trouble that a verdict speaks of. `Missing` is no trouble to a verdict: it counts
     /// as no rows, so ask for it first.
     #[must_use]
-    pub fn trouble(&self) -> StoreTrouble {
+    pub fn access_error(&self) -> StoreAccessError {
         match self {
-            Self::Corrupt { .. } => StoreTrouble::Corrupt(self.to_string()),
-            Self::TooNew { found, known } => StoreTrouble::TooNew {
+            Self::Corrupt { .. } => StoreAccessError::Corrupt(self.to_string()),
+            Self::TooNew { found, known } => StoreAccessError::TooNew {
                 found: *found,
                 known: *known,
             },
-            _ => StoreTrouble::Unavailable(self.to_string()),
+            _ => StoreAccessError::Unavailable(self.to_string()),
         }
     }
 
-    pub(super) fn unavailable(path: &Path, reason: impl Into<Obstacle>) -> Self {
+    pub(super) fn unavailable(path: &Path, reason: impl Into<UnavailableReason>) -> Self {
         Self::Unavailable {
             path: path.to_owned(),
             reason: reason.into(),
@@ -166,7 +166,7 @@ impl StoreError {
                 path: path.to_owned(),
                 detail: words(&error),
             },
-            _ => Self::unavailable(path, Obstacle::Sqlite(error)),
+            _ => Self::unavailable(path, UnavailableReason::Sqlite(error)),
         }
     }
 }

@@ -11,7 +11,7 @@ use vtpm_guard::verdict::Finding;
 use vtpm_guard::verdict::elsewhere::{
     ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
-use vtpm_guard::verdict::facts::{Arrival, CopyReason, Hindrance, StoreTrouble};
+use vtpm_guard::verdict::facts::{Arrival, CopyReason, Hindrance, StoreAccessError};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -198,9 +198,9 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::HostValueDoesNotOpenTpm { secret },
         Refusal::RetiredKeyOpensTpm { key_ref },
-        Refusal::Store(StoreTrouble::Unavailable(word())),
-        Refusal::Store(StoreTrouble::Corrupt(word())),
-        Refusal::Store(StoreTrouble::TooNew { found: 9, known: 1 }),
+        Refusal::Store(StoreAccessError::Unavailable(word())),
+        Refusal::Store(StoreAccessError::Corrupt(word())),
+        Refusal::Store(StoreAccessError::TooNew { found: 9, known: 1 }),
         Refusal::DomainXmlInvalid { reason: word() },
         Refusal::UnencryptedVtpm,
         Refusal::EncryptionMismatch {
@@ -233,7 +233,7 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::HiddenValue(secret()),
         Finding::HostValueKept,
         Finding::HostValueProven,
-        Finding::StoreUnusable(StoreTrouble::Unavailable(word())),
+        Finding::StoreUnusable(StoreAccessError::Unavailable(word())),
         Finding::XmlUnreadable(word()),
         Finding::DefinitionRead(word()),
         Finding::StateDamaged {

@@ -16,7 +16,7 @@ pub struct Facts {
     /// The domain, or why its XML could not be read.
     pub domain: Result<Domain, UnreadableDomain>,
     /// The store's answer.
-    pub references: Result<References, StoreTrouble>,
+    pub references: Result<References, StoreAccessError>,
     /// What trying the wrapped DEK of each keyed row gave; its proof is against the TPM state,
     /// or against the kept copy in its place.
     pub trials: BTreeMap<KeyRefId, Trial>,
@@ -487,7 +487,7 @@ pub enum HostValue {
 
 /// Why the store gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreTrouble {
+pub enum StoreAccessError {
     /// Locked past the deadline, not readable, not root's.
     Unavailable(String),
     /// SQLite calls it damaged.

@@ -135,7 +135,7 @@ pub enum Finding {
     /// libvirt's value opens the TPM's state, and no key of the store does.
     HostValueProven,
     /// The store could not be used; libvirt's own secret carries the start.
-    StoreUnusable(facts::StoreTrouble),
+    StoreUnusable(facts::StoreAccessError),
     /// The domain XML could not be read.
     XmlUnreadable(String),
     /// The domain XML that was given could not be read, and libvirt's own definition of the guest

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::code::Code;
 use super::elsewhere::{OtherDomain, Relative, StateElsewhere};
-use super::facts::{Hindrance, StoreTrouble};
+use super::facts::{Hindrance, StoreAccessError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
@@ -189,7 +189,7 @@ pub enum Refusal {
         key_ref: KeyRefId,
     },
     /// The store cannot be used.
-    Store(StoreTrouble),
+    Store(StoreAccessError),
     /// The XML cannot be read, and the policy refuses unencrypted vTPMs.
     DomainXmlInvalid {
         /// Says how.
@@ -253,9 +253,9 @@ impl Refusal {
             Self::SecretConflict { .. } | Self::SecretOfGuest { .. } | Self::SecretInUse { .. } => {
                 Code::SecretConflict
             }
-            Self::Store(StoreTrouble::Unavailable(_)) => Code::StoreUnavailable,
-            Self::Store(StoreTrouble::Corrupt(_)) => Code::StoreCorrupt,
-            Self::Store(StoreTrouble::TooNew { .. }) => Code::StoreTooNew,
+            Self::Store(StoreAccessError::Unavailable(_)) => Code::StoreUnavailable,
+            Self::Store(StoreAccessError::Corrupt(_)) => Code::StoreCorrupt,
+            Self::Store(StoreAccessError::TooNew { .. }) => Code::StoreTooNew,
             Self::DomainXmlInvalid { .. } => Code::DomainXmlInvalid,
             Self::UnencryptedVtpm => Code::UnencryptedVtpm,
             Self::EncryptionMismatch { .. } => Code::EncryptionMismatch,

@@ -63,7 +63,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     // A kept copy would take the place of a state that is gone.
     let copies = CopyStore::of(context.state_dir(), domain.uuid).set_aside(now)?;
     let forgotten = match &mut store {
-        Some(store) => store.forget_seen_state(domain.uuid)?,
+        Some(store) => store.clear_seen_state(domain.uuid)?,
         None => false,
     };
     let reset = match &mut store {

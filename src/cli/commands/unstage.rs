@@ -12,7 +12,7 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Deadline;
 use crate::config::Lifetime;
 use crate::libvirt::secret::SecretError;
-use crate::libvirt::{Guest, a_daemon_runs};
+use crate::libvirt::{Guest, Libvirt, a_daemon_runs};
 use crate::staging::{LaidOut, Place};
 
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and

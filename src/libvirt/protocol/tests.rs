@@ -66,7 +66,6 @@ fn every_response_arrives_as_it_was_sent() {
         uuid: domain(),
         running: true,
         persistent: false,
-        autostart: false,
         xml: "<domain>\n  <name>vm</name>\n</domain>".to_owned(),
     };
     let responses = [

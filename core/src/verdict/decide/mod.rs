@@ -8,7 +8,7 @@ mod mend;
 mod placeholders;
 mod provider;
 
-use super::facts::{Facts, Hindrance, KeyRef, Permission, References, StoreTrouble, TpmState};
+use super::facts::{Facts, Hindrance, KeyRef, Permission, References, StoreAccessError, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
 use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
@@ -244,7 +244,7 @@ fn unencrypted(facts: &Facts) -> Verdict {
     }
 }
 
-fn unusable_store(case: &Case<'_>, trouble: &StoreTrouble) -> Answer {
+fn unusable_store(case: &Case<'_>, trouble: &StoreAccessError) -> Answer {
     match case.carries() {
         Carries::Ask => Answer::AskHostSecret,
         Carries::Yes(_) => allow(Reason::HostSecret)

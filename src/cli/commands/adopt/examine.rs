@@ -13,9 +13,9 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::KeyringError;
-use crate::libvirt::LibvirtClient;
 use crate::libvirt::files::{self, StoredValue};
 use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
     AdoptFacts, Evidence, Expected, Held, HeldKey, SecretAtHand, Sharer, Undisclosed,

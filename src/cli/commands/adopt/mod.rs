@@ -26,7 +26,7 @@ use crate::guard::Guard;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::libvirt::{Guest, LibvirtClient};
+use crate::libvirt::{Guest, Libvirt, LibvirtClient};
 use crate::store::Store;
 use crate::verdict::facts::Provider;
 

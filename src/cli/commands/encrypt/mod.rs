@@ -27,10 +27,10 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::libvirt::LibvirtClient;
 use crate::libvirt::secret::SecretError;
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::messages::quoted;
-use crate::store::Store;
+use crate::store::{Origin, Store};
 use crate::swtpm::{LockedState, TpmData};
 use crate::verdict::facts::Provider;
 
@@ -195,7 +195,7 @@ impl Job<'_> {
 
     fn record(&mut self, message: String) {
         self.known
-            .record(self.context, self.store, "encrypt", message);
+            .record(self.context, self.store, Origin::Encrypt, message);
     }
 
     fn answer(

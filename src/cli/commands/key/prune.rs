@@ -21,7 +21,7 @@ use crate::cli::ui::table::table;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, Event, Prune};
+use crate::store::{Access, Event, Origin, Prune};
 use crate::tpm_copies::CopyStore;
 
 /// How long nothing must have been heard of a guest that has a key.
@@ -131,19 +131,12 @@ fn fate(guest: &Forgotten, rule: Rule, now: Timestamp) -> Fate {
 }
 
 fn event(guest: &Forgotten, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        domain_uuid: guest.uuid,
-        domain_name: guest.name.clone().unwrap_or_default(),
-        operation: "prune".to_owned(),
-        allowed: true,
-        code: None,
-        message: format!(
-            "libvirt no longer knows it and no TPM state of it is left: {} removed",
-            things(guest.rows.len(), guest.copies)
-        ),
-        repairs_json: "[]".to_owned(),
-    }
+    let message = format!(
+        "libvirt no longer knows it and no TPM state of it is left: {} removed",
+        things(guest.rows.len(), guest.copies)
+    );
+    let name = guest.name.clone().unwrap_or_default();
+    Event::new(now, Origin::Prune, guest.uuid, name, message)
 }
 
 /// Key references and copies, as far as there are any.

@@ -18,7 +18,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files;
 use crate::messages::quoted;
-use crate::store::{Access, AddKey, EventFilter, OtherKeys, Store, StoreError};
+use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
 use crate::verdict::facts::Provider;
 
@@ -89,7 +89,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         "its TPM state is encrypted with a new key of provider \"{}\" (key reference {id})",
         provider.name
     );
-    known.record(context, &mut store, "renew", message);
+    known.record(context, &mut store, Origin::Renew, message);
     answer(context, &known, provider, (id, old.key_ref.id), &retired)
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn run(
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
-    answer(context, &store.provider_of(new.uuid)?, &stored)
+    answer(context, &store.provider_by_uuid(new.uuid)?, &stored)
 }
 
 fn answer(context: &Context, provider: &Provider, stored: &StoredKek) -> Result<(), AdminError> {

@@ -13,8 +13,9 @@ use crate::cli::{domains, tpm_place};
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
 use crate::ids::DomainUuid;
+use crate::libvirt::Libvirt;
 use crate::messages::quoted;
-use crate::store::{Access, Event, Store};
+use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::CopyStore;
 use crate::verdict::facts::{KeyRef, References, Trial};
@@ -74,16 +75,8 @@ pub(crate) fn run(
     };
     let message = format!("{copies} of its TPM state removed");
     if let Some(mut store) = store {
-        store.record_event(&Event {
-            at: Timestamp::now(),
-            domain_uuid: domain.uuid,
-            domain_name: domain.name.clone().unwrap_or_default(),
-            operation: "drop".to_owned(),
-            allowed: true,
-            code: None,
-            message,
-            repairs_json: "[]".to_owned(),
-        })?;
+        let (now, name) = (Timestamp::now(), domain.name.clone().unwrap_or_default());
+        store.record_event(&Event::new(now, Origin::Drop, domain.uuid, name, message))?;
     }
     let document = json!({
         "domain": key::document(&domain),

@@ -10,6 +10,7 @@ use crate::cli::context::{self, Context};
 use crate::cli::domains::{self, NamedDomain};
 use crate::cli::ui::error::AdminError;
 use crate::domain::{self, Vtpm};
+use crate::libvirt::Libvirt;
 use crate::tpm_copies::{CopyRestored, RestoreError, restore_copy};
 
 pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {

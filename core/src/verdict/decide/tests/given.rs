@@ -12,7 +12,7 @@ use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     Arrival, CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue,
     KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Policy, Proof, Provider, References,
-    SeenState, StoreTrouble, TpmState, Trial, kek_ref,
+    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -305,7 +305,7 @@ impl Facts {
         self
     }
 
-    pub(super) fn store(mut self, trouble: StoreTrouble) -> Self {
+    pub(super) fn store(mut self, trouble: StoreAccessError) -> Self {
         self.references = Err(trouble);
         self
     }

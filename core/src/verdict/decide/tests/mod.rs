@@ -16,7 +16,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
     Arrival, CopyReason, Hindrance, HostSecret, KekState, NotOpened, Permission, Proof,
-    StoreTrouble, TpmState, TransientState, Trial,
+    StoreAccessError, TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
@@ -199,7 +199,7 @@ fn a_damaged_state_is_refused_whatever_the_key_and_whoever_has_it() {
         .row(opens(1, "a", 1, 'A', 0).used());
     let bound = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
     let unmanaged = guest().host(hidden());
-    let no_store = guest().store(StoreTrouble::Unavailable("locked".to_owned()));
+    let no_store = guest().store(StoreAccessError::Unavailable("locked".to_owned()));
     for facts in [keyed, bound, unmanaged, no_store.host(hidden()), guest()] {
         assert_eq!(verdict(&facts.state(damaged())), "deny VG207");
     }
@@ -289,7 +289,7 @@ fn a_closed_directory_refuses_whatever_arrives_and_whatever_the_store_says() {
         verdict(&guest().arriving().hindered(closed.clone())),
         "deny VG209"
     );
-    let no_store = guest().store(StoreTrouble::Unavailable("locked".to_owned()));
+    let no_store = guest().store(StoreAccessError::Unavailable("locked".to_owned()));
     assert_eq!(
         verdict(&no_store.host(hidden()).hindered(closed)),
         "deny VG209"
@@ -647,7 +647,7 @@ fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
     assert_eq!(verdict(&unmanaged), put_back);
     let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
     assert_eq!(verdict(&degraded), put_back);
-    let trouble = StoreTrouble::Unavailable("locked".to_owned());
+    let trouble = StoreAccessError::Unavailable("locked".to_owned());
     assert_eq!(verdict(&degraded.clone().store(trouble)), put_back);
     assert_eq!(verdict(&degraded.host(NoSecret)), "deny VG101");
 }
@@ -886,9 +886,18 @@ fn the_secret_that_the_xml_names_is_right() {
 #[test]
 fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
     let cases = [
-        (StoreTrouble::Unavailable("locked".to_owned()), "deny VG401"),
-        (StoreTrouble::Corrupt("damaged".to_owned()), "deny VG402"),
-        (StoreTrouble::TooNew { found: 9, known: 1 }, "deny VG403"),
+        (
+            StoreAccessError::Unavailable("locked".to_owned()),
+            "deny VG401",
+        ),
+        (
+            StoreAccessError::Corrupt("damaged".to_owned()),
+            "deny VG402",
+        ),
+        (
+            StoreAccessError::TooNew { found: 9, known: 1 },
+            "deny VG403",
+        ),
     ];
     for (trouble, refused) in cases {
         let facts = guest().store(trouble.clone());
@@ -932,7 +941,7 @@ fn the_host_secret_is_asked_for_only_where_it_matters() {
     for facts in [
         guest(),
         guest().row(keyless(1, "a", 1, 'A')),
-        guest().store(StoreTrouble::Corrupt(String::new())),
+        guest().store(StoreAccessError::Corrupt(String::new())),
         keyed.clone(),
         provider.clone().row(placeholder(1, "a", 1)),
         refuted.state(Encrypted),
@@ -1121,7 +1130,7 @@ fn the_guards_own_secret_is_no_evidence() {
     let this = guest().domain.unwrap().uuid;
     let own = HostSecret::Guards(this);
     let others = HostSecret::Guards(crate::ids::DomainUuid::random());
-    let trouble = StoreTrouble::Unavailable("locked".to_owned());
+    let trouble = StoreAccessError::Unavailable("locked".to_owned());
     // What an earlier start left behind carries a start only over the TPM that is there.
     let locked = guest().store(trouble);
     assert_eq!(verdict(&locked.clone().host(own.clone())), "deny VG401");

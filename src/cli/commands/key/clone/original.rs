@@ -10,6 +10,7 @@ use crate::cli::ui::error::AdminError;
 use crate::domain::{Emulator, StateSource};
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::Libvirt;
 use crate::messages::{Arg, label, quoted};
 use crate::store::Store;
 use crate::swtpm::StateFile;

@@ -12,7 +12,8 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState,
-    KeptCopy, KeyRef, NotOpened, Policy, Proof, References, StoreTrouble, TpmState, Trial, kek_ref,
+    KeptCopy, KeyRef, NotOpened, Policy, Proof, References, StoreAccessError, TpmState, Trial,
+    kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
 
@@ -22,7 +23,7 @@ const NEW_DEK: u8 = 99;
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) xml: Xml,
-    pub(super) store: Result<(), StoreTrouble>,
+    pub(super) store: Result<(), StoreAccessError>,
     pub(super) references: References,
     pub(super) retired: Vec<KeyRef>,
     /// The KEKs that do not open on this host.

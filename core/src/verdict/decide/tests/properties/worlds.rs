@@ -17,7 +17,7 @@ use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
 };
 use crate::verdict::facts::{
-    Hindrance, KeyRef, Permission, Policy, Provider, References, StoreTrouble, TransientState,
+    Hindrance, KeyRef, Permission, Policy, Provider, References, StoreAccessError, TransientState,
     kek_ref,
 };
 
@@ -156,12 +156,12 @@ fn xml() -> impl Strategy<Value = Xml> {
     ])
 }
 
-fn store() -> impl Strategy<Value = Result<(), StoreTrouble>> {
+fn store() -> impl Strategy<Value = Result<(), StoreAccessError>> {
     weighted([
         (45, Ok(())),
-        (1, Err(StoreTrouble::Unavailable("locked".to_owned()))),
-        (1, Err(StoreTrouble::Corrupt("damaged".to_owned()))),
-        (1, Err(StoreTrouble::TooNew { found: 9, known: 1 })),
+        (1, Err(StoreAccessError::Unavailable("locked".to_owned()))),
+        (1, Err(StoreAccessError::Corrupt("damaged".to_owned()))),
+        (1, Err(StoreAccessError::TooNew { found: 9, known: 1 })),
     ])
 }
 
