@@ -10,7 +10,7 @@ use super::status::progress;
 use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
-use crate::messages::Arg;
+use crate::messages::Command;
 use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, LiveState};
@@ -31,10 +31,10 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
     if begun.awaits_state {
         match set_aside(guard, domain) {
             Ok(true) => {
-                let name = Arg::guest(domain);
                 message = format!(
-                    "{message}; the TPM state that it left is not the guest's, and is set aside: \
-                     vtpm-guard state show {name}"
+                    "{message}; the TPM state that it left is not the guest's, and is set aside; \
+                     for details: {}",
+                    Command::StateShow(domain.into())
                 );
             }
             Ok(false) => {}

@@ -7,6 +7,9 @@
 mod attempt;
 mod client;
 mod conversation;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(crate) mod fake;
 pub mod files;
 mod guests;
 #[cfg(feature = "libvirt")]
