@@ -1,4 +1,4 @@
-//! The files of a copy_store: which there are, how they are named, read and hashed.
+//! The files of a `CopyStore`: which there are, how they are named, read and hashed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
