@@ -1,14 +1,14 @@
 //! The host that a command works on: its configuration, its store, its keys, its libvirt.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::Deadline;
-use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
+use crate::config::{Config, ConfigError};
 use crate::guard::{Guard, MakeKeyError};
-use crate::host::dirs::LibvirtDirs;
+use crate::host::dirs::{self, LibvirtDirs, StateDir};
+use crate::host::path_error::PathError;
 use crate::key::random::RandomError;
 use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
@@ -75,32 +75,53 @@ pub(crate) enum HostError {
     #[error("libvirt is unreachable: {0}")]
     Libvirt(#[from] SecretError),
     /// A file or directory.
-    #[error("{path}: {error}", path = .path.display())]
-    Io { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
+}
+
+/// How libvirt is reached.
+enum Connection {
+    /// Through the helper.
+    Helper,
+    /// The one of a test.
+    #[cfg(test)]
+    Fake(crate::libvirt::fake::FakeLibvirt),
 }
 
 /// The host. Everything that it hands out is opened anew.
 pub(crate) struct Host {
-    state_dir: PathBuf,
+    state_dir: StateDir,
     config_path: Option<PathBuf>,
+    connection: Connection,
 }
 
 impl Host {
     /// The host whose store is in `state_dir`, with the configuration of this file; `None` is the
     /// usual one, which need not exist.
-    pub(crate) fn new(state_dir: PathBuf, config_path: Option<PathBuf>) -> Self {
+    pub(crate) fn new(state_dir: StateDir, config_path: Option<PathBuf>) -> Self {
         Self {
             state_dir,
             config_path,
+            connection: Connection::Helper,
         }
     }
 
-    pub(crate) fn state_dir(&self) -> &Path {
+    /// A host of a test, below this directory, with the libvirt of the test.
+    #[cfg(test)]
+    pub(crate) fn fake(root: &Path, libvirt: crate::libvirt::fake::FakeLibvirt) -> Self {
+        Self {
+            state_dir: StateDir::at(root.join("guard")),
+            config_path: Some(root.join("config.toml")),
+            connection: Connection::Fake(libvirt),
+        }
+    }
+
+    pub(crate) fn state_dir(&self) -> &StateDir {
         &self.state_dir
     }
 
     pub(crate) fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir.join("keys"))
+        Keyring::at(self.state_dir.keys())
     }
 
     /// Where libvirt keeps its files; by the defaults where the configuration is broken, as for
@@ -128,7 +149,7 @@ impl Host {
         let path = match &self.config_path {
             Some(path) if !path.exists() => return Err(HostError::NoConfig(path.clone())),
             Some(path) => path,
-            None => Path::new(DEFAULT_CONFIG),
+            None => Path::new(dirs::CONFIG),
         };
         Ok(Config::load(path)?)
     }
@@ -145,8 +166,17 @@ impl Host {
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
-        let secrets = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
-        guard.secrets = Some(Box::new(secrets));
+        guard.secrets = Some(match &self.connection {
+            Connection::Helper => {
+                let client = LibvirtClient::at(&guard.config.secret_uri);
+                Box::new(client.with_dirs(&guard.config.libvirt))
+            }
+            #[cfg(test)]
+            Connection::Fake(libvirt) => {
+                guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
+                Box::new(libvirt.clone())
+            }
+        });
         Ok(guard)
     }
 
@@ -160,6 +190,10 @@ impl Host {
 
     /// The libvirt whose guests are listed.
     pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
-        Box::new(LibvirtClient::at(GUESTS_URI))
+        match &self.connection {
+            Connection::Helper => Box::new(LibvirtClient::at(GUESTS_URI)),
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+        }
     }
 }

@@ -46,6 +46,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
+use crate::host::crash;
 use error::Failure;
 use schema::Identity;
 use store_path::StorePath;
@@ -165,7 +166,9 @@ impl Store {
             .map_err(Failure::from)
             .and_then(|transaction| {
                 let answer = work(&transaction)?;
+                crash::point();
                 transaction.commit()?;
+                crash::point();
                 Ok(answer)
             })
             .map_err(|failure| failure.at(&self.path))
