@@ -120,8 +120,7 @@ pub(crate) fn names_a_command(text: &str) -> bool {
             !before.is_some_and(|c| c.is_alphanumeric() || "-/_.".contains(c))
         })
     };
-    OTHER_COMMANDS.iter().any(|command| begins(&command))
-        || command_lines(text).iter().any(|line| is_command(line))
+    OTHER_COMMANDS.iter().any(begins) || command_lines(text).iter().any(|line| is_command(line))
 }
 
 /// Whether these are the first words of a command of this program, and not words about it.

@@ -9,6 +9,7 @@ use vtpm_guard::verdict::code::Code;
 
 use crate::command_line::{command_lines, is_command, names_a_command, parsed};
 
+mod checkout;
 mod command_line;
 mod hints;
 
@@ -47,12 +48,21 @@ fn the_troubleshooting_page_knows_every_code() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// README.md and all of docs/.
+/// The pages at the top and all of docs/.
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
     docs.map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .chain([PathBuf::from("README.md")])
+        .chain(
+            [
+                "README.md",
+                "CONTRIBUTING.md",
+                "SECURITY.md",
+                "RELEASING.md",
+                "packaging/README.md",
+            ]
+            .map(PathBuf::from),
+        )
         .collect()
 }
 
@@ -164,7 +174,6 @@ fn every_command_that_a_text_names_parses() {
     let mut texts: Vec<(PathBuf, String)> = pages()
         .into_iter()
         .chain([
-            PathBuf::from("SECURITY.md"),
             PathBuf::from("packaging/config/config.toml"),
             PathBuf::from("packaging/hook.sh"),
         ])
