@@ -1,7 +1,6 @@
-//! The sentences of what was noticed, and of starts that go on.
+//! The sentences of findings, and of the reasons why a start goes on.
 
-use super::refusals::refusal;
-use super::{Arg, Named, date, quoted};
+use super::{Arg, Command, Named, date, quoted, refusal};
 use crate::clock::Timestamp;
 use crate::verdict::facts::{Arrival, CopyReason};
 use crate::verdict::{Finding, Reason};
@@ -11,41 +10,41 @@ use crate::verdict::{Finding, Reason};
 pub fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::NoEmulatedTpm => "no emulated TPM",
-        Reason::Unencrypted => "its vTPM is not encrypted",
+        Reason::Unencrypted => "the vTPM is not encrypted",
         Reason::UnreadableXml => "the domain XML could not be read; an encrypted vTPM gets no key",
-        Reason::Proven => "the key opens the TPM's state",
-        Reason::Unproven => "the key is there, and no TPM state contradicts it",
-        Reason::NewKey => "a new key for a new TPM",
-        Reason::NotAStart => "not a start: only prepare may be refused",
-        Reason::LoadedSecret => "libvirtd loaded its secret before it started it",
-        Reason::HostSecret => "libvirt's own secret carries the start",
-        Reason::ClientsKey => "its key comes from whoever starts it",
+        Reason::Proven => "the key opens the TPM state",
+        Reason::Unproven => "key available; no TPM state to verify it against",
+        Reason::NewKey => "new key for a new TPM",
+        Reason::NotAStart => "not a start: only prepare can be refused",
+        Reason::LoadedSecret => "libvirtd had already loaded its secret",
+        Reason::HostSecret => "starts with libvirt's own secret",
+        Reason::ClientsKey => "the client that starts it provides its key",
     }
 }
 
-/// What was noticed: its kind for JSON, its sentence for people.
+/// A finding: its kind for JSON, its sentence for people.
 #[must_use]
 pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static str, String) {
     let guest = guest.into();
     match finding {
         Finding::StateUnreadable(how) => (
             "state-unreadable",
-            format!("the TPM's state proves no key: {how}"),
+            format!("the TPM state cannot verify a key: {how}"),
         ),
         Finding::OrphanPlaceholder(id) => (
             "orphan-placeholder",
-            format!("key reference {id} is a placeholder beside the row that is used"),
+            format!("key reference {id} is a placeholder next to the one in use"),
         ),
         Finding::ProviderLost { key_ref, provider } => (
             "provider-lost",
             format!(
-                "key reference {key_ref} lost its provider {} and is bound again",
+                "key reference {key_ref} named provider {}, which is gone, and is rebound",
                 quoted(provider)
             ),
         ),
         Finding::DuplicateKey(id) => (
             "duplicate-key",
-            format!("key reference {id} holds the same key once more"),
+            format!("key reference {id} duplicates the key"),
         ),
         Finding::UnusableKey(id) => (
             "unusable-key",
@@ -53,7 +52,7 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
         ),
         Finding::IncompleteRow(id) => (
             "incomplete-row",
-            format!("key reference {id} lacked values, or named another secret or an old name"),
+            format!("key reference {id} was incomplete or outdated"),
         ),
         Finding::Degraded(why) => {
             let words = refusal(guest, why);
@@ -65,9 +64,8 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
         Finding::Unmanaged => (
             "unmanaged",
             format!(
-                "libvirt's secret is not managed by the guard; take it over: \
-                 vtpm-guard adopt {} --provider NAME",
-                Arg::guest(guest)
+                "libvirt's secret is not managed by vtpm-guard; adopt it: {}",
+                Command::AdoptWith(guest.into(), Arg::NAME)
             ),
         ),
         Finding::ClientsKey
@@ -86,12 +84,12 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
         Finding::DefinitionRead(how) => ("definition-read", how.clone()),
         Finding::NewTpmAllowed => (
             "new-tpm",
-            "the TPM's state is gone, and policy.missing_state lets libvirt make a new TPM"
+            "the TPM state is gone, and policy.missing_state lets libvirt create a new TPM"
                 .to_owned(),
         ),
         Finding::FreshTpm => (
             "fresh-tpm",
-            "the TPM's state went with the last run of this transient guest, and \
+            "the TPM state was deleted after the last run of this transient guest, and \
              policy.transient_state gives each run a new TPM"
                 .to_owned(),
         ),
@@ -100,11 +98,12 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
         }
         Finding::CopyNotKept(how) => (
             "copy-not-kept",
-            format!("no copy of the TPM's state was kept, should this start fail: {how}"),
+            format!("no copy of the TPM state was saved in case this start fails: {how}"),
         ),
-        Finding::ConfigurationBroken(how) => {
-            ("configuration-broken", format!("the defaults hold: {how}"))
-        }
+        Finding::ConfigurationBroken(how) => (
+            "configuration-broken",
+            format!("using the default configuration: {how}"),
+        ),
         Finding::NotRecorded(how) => (
             "not-recorded",
             format!("the repairs and this start could not be recorded: {how}"),
@@ -112,22 +111,22 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
     }
 }
 
-/// When a copy was kept.
+/// When a copy was saved.
 fn when(occasion: CopyReason) -> &'static str {
     match occasion {
-        CopyReason::Start => "before a start that failed",
+        CopyReason::Start => "before a failed start",
         CopyReason::Release => "after the last run",
     }
 }
 
-/// Where the TPM's state is, if it is not in its place.
+/// What is said of a TPM state that is missing, damaged or arriving.
 fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
     match finding {
         Finding::StateGone { occasion, kept_at } => (
             "state-gone",
             format!(
-                "the TPM's state is gone; the copy that was kept {} on {} takes its place; should \
-                 the guest have run on another host since, it is older than that run",
+                "the TPM state is gone; the copy saved {} on {} is restored; if the guest has run on \
+                 another host since, the copy is older than that run",
                 when(*occasion),
                 date(*kept_at)
             ),
@@ -135,8 +134,7 @@ fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
         Finding::StateDamaged { how, occasion } => (
             "state-damaged",
             format!(
-                "the TPM's state is damaged ({how}); it is set aside, and the copy that was kept {} \
-                 takes its place",
+                "the TPM state is damaged ({how}); it is set aside, and the copy saved {} is restored",
                 when(*occasion)
             ),
         ),
@@ -150,47 +148,47 @@ fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
 
 fn state_arrives(arrival: Arrival, first_used_at: Option<Timestamp>) -> String {
     let (brings, elsewhere) = match arrival {
-        Arrival::Migration => ("the migration", "where it comes from"),
-        Arrival::Restore => ("the saved guest", "since it was saved"),
-        Arrival::Snapshot => ("the snapshot", "since it was made"),
+        Arrival::Migration => ("the migration", "on the source host"),
+        Arrival::Restore => ("the saved guest", "after it was saved"),
+        Arrival::Snapshot => ("the snapshot", "after it was taken"),
     };
     let used = first_used_at.map_or_else(String::new, |at| {
         format!(
-            "; its key has been in use here since {}; if the key was renewed {elsewhere}, the start will fail",
+            "; the key has been used here since {}; if it was renewed {elsewhere}, the start will fail",
             date(at)
         )
     });
-    format!("the TPM's state arrives with {brings}, so nothing here proves its key{used}")
+    format!("the TPM state arrives with {brings}, so its key cannot be verified here{used}")
 }
 
-/// What was noticed of libvirt's own secret.
+/// What is said of libvirt's own secret.
 fn host_secret(guest: Named<'_>, finding: &Finding) -> (&'static str, String) {
     match finding {
         Finding::ClientsKey => (
             "clients-key",
-            "the guest's key comes from whoever starts it, in a secret that libvirt discloses to \
-             nobody"
+            "the client that starts the guest provides its key, in a private secret, which libvirt \
+             does not disclose"
                 .to_owned(),
         ),
         Finding::HiddenValue(secret) => (
             "hidden-value",
             format!(
-                "libvirt has a value for the secret {secret} that it does not disclose; it was left \
-                 in place. If the guest fails to start with it and nothing else needs it: \
-                 virsh secret-undefine {secret}"
+                "libvirt does not disclose its value for the secret {secret}, which is left in place; if \
+                 the guest fails to start with it and nothing else needs it, remove it: {}",
+                Command::VirshSecretUndefine((*secret).into())
             ),
         ),
         Finding::HostValueKept => (
             "host-value-kept",
-            "libvirt's secret had another value than the key; it is kept as a retired key reference"
+            "libvirt's secret had another value than the key; that value is kept as a retired key \
+             reference"
                 .to_owned(),
         ),
         _ => (
             "host-value-proven",
             format!(
-                "libvirt's own secret opens the TPM's state, and no key reference does; take it \
-                 over: vtpm-guard adopt {} --provider NAME",
-                Arg::guest(guest)
+                "libvirt's own secret opens the TPM state, and no key reference does; adopt it: {}",
+                Command::AdoptWith(guest.into(), Arg::NAME)
             ),
         ),
     }
