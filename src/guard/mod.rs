@@ -24,14 +24,12 @@ mod provide;
 mod status;
 
 pub use arriving::{HookCall, has_managed_save};
-pub use commit::make_key;
+pub use commit::{MakeKeyError, make_key};
 pub use elsewhere::state_elsewhere;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};
 pub use prepare::{Mode, prepare};
-
-use keys::OpenedKeks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +38,7 @@ use crate::clock::Deadline;
 use crate::config::Config;
 use crate::ids::DomainUuid;
 use crate::keyring::Keyring;
+use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::libvirt::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
@@ -80,7 +79,7 @@ pub struct Guard {
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
     libvirt_starts: bool,
-    opened_keks: OpenedKeks,
+    unsealed_keks: UnsealedKeks,
 }
 
 impl Guard {
@@ -102,7 +101,7 @@ impl Guard {
             config,
             secrets: None,
             libvirt_starts: false,
-            opened_keks: OpenedKeks::default(),
+            unsealed_keks: UnsealedKeks::default(),
         }
     }
 
@@ -115,6 +114,11 @@ impl Guard {
         } else {
             keyring
         }
+    }
+
+    /// Opens and wraps keys; unseals no KEK twice for all that this guard does.
+    fn unlocker(&self) -> Unlocker {
+        Unlocker::sharing(self.keyring(), self.unsealed_keks.clone())
     }
 
     /// Where the guard keeps who is being started with which secret.
