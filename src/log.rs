@@ -1,5 +1,5 @@
-//! The log: journald where there is one, else a file. Never stdout, which libvirt reads, nor
-//! stderr, which it shows to whoever started the guest.
+//! The log: journald if the host has it, otherwise a file. Never stdout, which libvirt reads, nor
+//! stderr, which it shows to the client that started the guest.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -29,10 +29,10 @@ const DEFAULT_FILE: &str = "/var/log/vtpm-guard.log";
 /// The file in a state directory that is not the host's own.
 const FILE_NAME: &str = "vtpm-guard.log";
 
-/// Why there is no log. Nothing else depends on it.
+/// Why there is no log. Nothing else depends on the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// journald does not listen, or takes no more.
+    /// journald does not listen, or accepts no more events.
     #[error("no log: journald: {0}")]
     Journald(#[source] io::Error),
     /// The file cannot be opened; a symbolic link is not followed.
@@ -43,15 +43,15 @@ pub enum LogError {
         /// Why.
         source: io::Error,
     },
-    /// It is a device, a pipe or the like, it is somebody else's, or it has a second name:
-    /// writing to it might change something that is no log.
+    /// It is a device, a pipe or the like, it is owned by someone else, or it has a second hard
+    /// link: writing to it might change something that is not a log.
     #[error("no log: {path}: not a regular file of our own", path = .path.display())]
     NotOurFile {
         /// The file.
         path: PathBuf,
     },
-    /// This process has a log already.
-    #[error("no log: there is one already")]
+    /// This process already has a log.
+    #[error("no log: this process already has one")]
     AlreadySet,
 }
 
@@ -72,8 +72,8 @@ fn install(subscriber: impl Subscriber + Send + Sync) -> Result<(), LogError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)
 }
 
-/// The file where there is no journald: a host's log is where a host's logs are, that of any
-/// other state directory is inside it.
+/// The file without journald: in /var/log for the host's own state directory, otherwise inside
+/// the state directory.
 fn default_file(state_dir: &Path) -> PathBuf {
     if state_dir == Path::new(DEFAULT_STATE_DIR) {
         PathBuf::from(DEFAULT_FILE)
@@ -89,13 +89,13 @@ fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogE
         .with_timer(Utc)
         .with_target(false)
         .with_ansi(false)
-        // Its words about a full disk would go to stderr.
+        // Its own errors, as about a full disk, would go to stderr.
         .log_internal_errors(false)
         .with_writer(lines)
         .finish())
 }
 
-/// Opens a log to append to it, or makes it, readable for its owner only.
+/// Opens a log for appending, or creates it, accessible to its owner only.
 fn open(path: &Path) -> Result<File, LogError> {
     let unwritable = |source| LogError::Unwritable {
         path: path.to_owned(),
@@ -105,7 +105,7 @@ fn open(path: &Path) -> Result<File, LogError> {
         .append(true)
         .create(true)
         .mode(0o600)
-        // A FIFO that nobody reads must not stop the guest's start.
+        // A FIFO without a reader must not block the guest's start.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
         .open(path)
         .map_err(unwritable)?;
@@ -129,8 +129,8 @@ impl FormatTime for Utc {
     }
 }
 
-/// A file that gets each event as one line in one write, so that the lines of processes that
-/// write at once do not mix.
+/// A file that receives each event as one line in one write, so that the lines of concurrent
+/// processes do not mix.
 struct LineFile(File);
 
 impl<'f> MakeWriter<'f> for LineFile {
@@ -141,8 +141,8 @@ impl<'f> MakeWriter<'f> for LineFile {
     }
 }
 
-/// Writes one event. A guest's name may hold any character: a line break in it must not look
-/// like the next event, nor an escape sequence reach a terminal.
+/// Writes one event. A guest's name may contain any character: a line break in it must not look
+/// like the next event, and an escape sequence must not reach a terminal.
 struct LineWriter<'f>(&'f File);
 
 impl Write for LineWriter<'_> {
@@ -166,13 +166,13 @@ impl Write for LineWriter<'_> {
     }
 }
 
-/// Logs what came of a start: one line.
+/// Logs the outcome of a start: one line.
 pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
     let named = outcome
         .domain
         .as_ref()
         .map_or(Named::from(guest), Named::from);
-    // journalctl shows what it gets: nothing in it may command the terminal or forge a line.
+    // journalctl prints this unchanged: it must not control the terminal or forge a line.
     let name = &messages::one_line(named.name);
     let uuid = outcome
         .domain
@@ -184,7 +184,7 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
         .verdict
         .findings
         .iter()
-        .map(|noticed| messages::one_line(&messages::finding(named, noticed).1))
+        .map(|finding| messages::one_line(&messages::finding(named, finding).1))
         .collect();
     let (repairs, findings) = (repairs.join(","), findings.join("; "));
     match &outcome.verdict.decision {
