@@ -9,7 +9,7 @@ use crate::guard::MakeKeyError;
 use crate::key::random::RandomError;
 use crate::keyring::KeyringError;
 use crate::keyring::unlock::WrapError;
-use crate::messages::Arg;
+use crate::messages::{Arg, Command};
 use crate::recovery::file::RecoveryError;
 use crate::staging::StagingError;
 use crate::store::{StoreError, UnavailableReason};
@@ -68,6 +68,13 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> AdminError {
         UnavailableReason::NotOurs { .. } | UnavailableReason::WritableByOthers { .. } => {
             AdminError::failed(error)
                 .with_hint("only root's own files are trusted: chown root, chmod go-w")
+        }
+        UnavailableReason::PageSize { store, .. } => {
+            let convert = Arg::statement(&format!("PRAGMA page_size = {store}; VACUUM"));
+            AdminError::failed(error).with_hint(format!(
+                "convert the backup: {}",
+                Command::Sqlite(Arg::BACKUP, convert)
+            ))
         }
         _ => AdminError::failed(error),
     }
