@@ -54,9 +54,9 @@ pub struct Guard {
     /// The configuration in force.
     pub config: Config,
     /// Why the configuration file could not be used, if so: the defaults hold.
-    pub config_trouble: Option<String>,
+    pub config_error: Option<String>,
     /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
-    pub xml_trouble: Option<String>,
+    pub xml_error: Option<String>,
     /// The directory of the store and the sealed KEKs.
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
@@ -87,8 +87,8 @@ impl Guard {
     #[must_use]
     pub fn new(config: Config, state_dir: PathBuf) -> Self {
         Self {
-            config_trouble: None,
-            xml_trouble: None,
+            config_error: None,
+            xml_error: None,
             state_dir,
             libvirt_state_dir: config.libvirt.tpm_states(),
             libvirt_definitions_dir: config.libvirt.definitions(),

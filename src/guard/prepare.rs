@@ -214,11 +214,11 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         }
     };
     if gathered.facts.vtpm_is_emulated() {
-        let trouble = guard.config_trouble.clone();
+        let trouble = guard.config_error.clone();
         verdict
             .findings
             .extend(trouble.map(Finding::ConfigurationBroken));
-        let trouble = guard.xml_trouble.clone();
+        let trouble = guard.xml_error.clone();
         verdict
             .findings
             .extend(trouble.map(Finding::DefinitionRead));
