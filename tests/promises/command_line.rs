@@ -165,3 +165,23 @@ fn command_lines_are_read_as_a_shell_reads_them() {
         ["vtpm-guard|import|./a.b"]
     );
 }
+
+#[test]
+fn a_command_is_told_from_a_sentence_about_a_program() {
+    for text in [
+        "retry: virsh start vm1",
+        "vtpm-guard doctor",
+        "fix its mode: chmod 0711 /a",
+        "(uuidgen prints one)",
+    ] {
+        assert!(names_a_command(text), "{text}");
+    }
+    for text in [
+        "vtpm-guard reached a state that should be impossible",
+        "/usr/sbin/vtpm-guard stage",
+        "the domain XML of a guest",
+        "virsh",
+    ] {
+        assert!(!names_a_command(text), "{text}");
+    }
+}
