@@ -6,7 +6,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use super::misleads;
+use super::{Named, misleads};
 use crate::domain::Domain;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::verdict::code;
@@ -14,36 +14,6 @@ use crate::verdict::facts;
 
 #[cfg(test)]
 mod tests;
-
-/// A guest as messages call it: its name, and its UUID where that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
-    /// The guest's name.
-    pub name: &'a str,
-    /// Its UUID.
-    pub uuid: Option<DomainUuid>,
-}
-
-impl<'a> From<&'a str> for Named<'a> {
-    fn from(name: &'a str) -> Self {
-        Self { name, uuid: None }
-    }
-}
-
-impl<'a> From<&'a String> for Named<'a> {
-    fn from(name: &'a String) -> Self {
-        name.as_str().into()
-    }
-}
-
-impl<'a> From<&'a Domain> for Named<'a> {
-    fn from(domain: &'a Domain) -> Self {
-        Self {
-            name: &domain.name,
-            uuid: Some(domain.uuid),
-        }
-    }
-}
 
 /// What an argument stands for: the compiler keeps a file from being passed as a guest.
 pub mod kind {

@@ -8,7 +8,7 @@ mod findings;
 mod json;
 mod refusal;
 
-pub use arg::{Arg, Named, kind};
+pub use arg::{Arg, kind};
 pub use command::Command;
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
@@ -16,6 +16,38 @@ pub use json::{outcome_json, repairs_json};
 pub use refusal::{Words, refusal, refusal_line};
 
 use crate::clock::Timestamp;
+use crate::domain::Domain;
+use crate::ids::DomainUuid;
+
+/// A guest as messages call it: its name, and its UUID where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The guest's name.
+    pub name: &'a str,
+    /// Its UUID.
+    pub uuid: Option<DomainUuid>,
+}
+
+impl<'a> From<&'a str> for Named<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, uuid: None }
+    }
+}
+
+impl<'a> From<&'a String> for Named<'a> {
+    fn from(name: &'a String) -> Self {
+        name.as_str().into()
+    }
+}
+
+impl<'a> From<&'a Domain> for Named<'a> {
+    fn from(domain: &'a Domain) -> Self {
+        Self {
+            name: &domain.name,
+            uuid: Some(domain.uuid),
+        }
+    }
+}
 
 /// Whether a character can mislead a reader: control characters could forge a line or control a
 /// terminal, and the Unicode characters that are invisible or change the direction of writing
