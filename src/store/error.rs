@@ -79,6 +79,21 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether another user, root above all, could do it.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        match self {
+            Self::Unavailable { reason, .. } => match reason {
+                UnavailableReason::NotOurs { user, .. } => *user != 0,
+                UnavailableReason::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
 /// What is in the way of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum UnavailableReason {

@@ -4,11 +4,11 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, ZonedDateTime};
 
-use super::error::AdminError;
+use super::error::CommandError;
 use crate::clock::Timestamp;
 
 /// Reads "90m", "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
-pub(crate) fn parse(text: &str) -> Result<Timestamp, AdminError> {
+pub(crate) fn parse(text: &str) -> Result<Timestamp, CommandError> {
     let moment = if let Ok(span) = text.parse::<Span>() {
         ZonedDateTime::now().checked_sub(span.abs())
     } else {
@@ -16,7 +16,7 @@ pub(crate) fn parse(text: &str) -> Result<Timestamp, AdminError> {
         date.and_then(|date| date.to_zoned_datetime(TimeZone::system()))
     };
     let moment = moment.map_err(|_| {
-        AdminError::usage(format!("\"{text}\" is no moment"))
+        CommandError::usage(format!("\"{text}\" is no moment"))
             .with_hint("so long ago as \"2h\" or \"7d\", or a date: \"2026-11-30 14:00\"")
     })?;
     Ok(Timestamp(moment.timestamp().as_millisecond()))
