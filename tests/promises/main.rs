@@ -88,8 +88,8 @@ fn every_page_and_picture_that_a_page_links_is_there() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The string literals of a Rust source, each with a digit in the place of what is put into it.
-/// Byte strings are no text.
+/// The string literals of a Rust source, with a digit in place of each format argument.
+/// Byte strings are not text.
 fn literals(source: &str) -> Vec<String> {
     let mut literals = Vec::new();
     let mut rest = source;
@@ -198,7 +198,7 @@ fn every_command_that_a_text_names_parses() {
             }
         }
     }
-    assert!(seen > 150, "only {seen} commands were found in the texts");
+    assert!(seen > 100, "only {seen} commands were found in the texts");
     assert!(unknown.is_empty(), "{}", unknown.join("\n"));
 }
 
@@ -211,7 +211,7 @@ const MAY_NAME_COMMANDS: [&str; 2] = [
 ];
 
 /// Still to be converted to `messages::Command`. This list only gets shorter.
-const TO_CONVERT: [&str; 3] = ["src/cli/", "src/messages/", "src/store/error.rs"];
+const TO_CONVERT: [&str; 1] = ["src/cli/"];
 
 #[test]
 fn command_lines_are_built_in_one_place() {
