@@ -2,6 +2,7 @@
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
 pub(crate) mod bind;
+pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
 pub(crate) mod guests;
@@ -10,11 +11,13 @@ pub(crate) mod import_key;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
 pub(crate) mod providers;
+pub(crate) mod prune;
 pub(crate) mod renew;
 pub(crate) mod reset;
 pub(crate) mod restore_state;
 pub(crate) mod stopped_guest;
 pub(crate) mod tpm_place;
+pub(crate) mod unknown_guests;
 
 #[cfg(test)]
 #[path = "../../tests/manage/mod.rs"]

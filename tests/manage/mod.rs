@@ -7,9 +7,11 @@
 )]
 
 mod bind;
+mod clone;
 mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
+mod prune;
 mod renew;
 mod states;
