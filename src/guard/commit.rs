@@ -36,12 +36,7 @@ pub(super) fn commit(
     let new_key = match key_to_write(gathered, verdict) {
         Ok(new_key) => new_key,
         Err(refusal) => {
-            *verdict = Verdict {
-                decision: Decision::Deny(refusal),
-                repairs: Vec::new(),
-                secret: None,
-                ..verdict.clone()
-            };
+            verdict.refuse(refusal);
             None
         }
     };
@@ -50,18 +45,12 @@ pub(super) fn commit(
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
-            verdict.decision = Decision::Deny(Refusal::Store(error.trouble()));
-            verdict.repairs.clear();
-            verdict.secret = None;
+            verdict.refuse(Refusal::Store(error.trouble()));
             Committed::Done { new_dek: None }
         }
         Err(error) => {
-            // What was done with files is done.
-            let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
-            verdict.repairs.retain(is_restore);
-            verdict
-                .findings
-                .push(Finding::NotRecorded(error.to_string()));
+            verdict.drop_store_repairs();
+            verdict.note(Finding::NotRecorded(error.to_string()));
             Committed::Done { new_dek: None }
         }
     }
@@ -103,13 +92,13 @@ fn write(
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
         return Ok(());
     };
-    if verdict.repairs.is_empty() {
+    if verdict.repairs().is_empty() {
         store.set_deadline(deadline.at_most(TO_RECORD))?;
     }
     let change = Change {
         domain: domain.uuid,
         seen,
-        repairs: &verdict.repairs,
+        repairs: verdict.repairs(),
         new_key,
         secret_uuid: facts.secret().map(|(secret, _)| secret),
         clients_key: clients_key(verdict),
@@ -135,7 +124,7 @@ struct ToWrap {
 impl ToWrap {
     /// Of several repairs at most one wraps a key.
     fn of(verdict: &Verdict) -> Option<Self> {
-        verdict.repairs.iter().find_map(|repair| match *repair {
+        verdict.repairs().iter().find_map(|repair| match *repair {
             Repair::CreateKey {
                 provider, origin, ..
             } => Some(Self { provider, origin }),
@@ -224,15 +213,15 @@ fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
 /// Whether an allowed start goes by a key that its client brought; one that is refused tells
 /// nothing.
 fn clients_key(verdict: &Verdict) -> Option<bool> {
-    match verdict.decision {
-        Decision::Allow(reason) => Some(reason == Reason::ClientsKey),
+    match verdict.decision() {
+        Decision::Allow(reason) => Some(*reason == Reason::ClientsKey),
         Decision::Deny(_) => None,
     }
 }
 
 fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {
     let domain = gathered.facts.domain.as_ref().ok()?;
-    let (code, message) = match &verdict.decision {
+    let (code, message) = match verdict.decision() {
         Decision::Allow(reason) => (None, messages::reason(*reason).to_owned()),
         Decision::Deny(refusal) => (
             Some(refusal.code()),
@@ -247,6 +236,6 @@ fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Even
         allowed: code.is_none(),
         code,
         message,
-        repairs_json: messages::repairs_json(&verdict.repairs).to_string(),
+        repairs_json: messages::repairs_json(verdict.repairs()).to_string(),
     })
 }

@@ -21,11 +21,11 @@ use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::{StateFile, StatePlace};
 use crate::tpm_copies::{KeptError, KeptState, Original, Run, Shelf, Shelter, put_back, set_aside};
+use crate::verdict::Verdict;
 use crate::verdict::code::Code;
-use crate::verdict::facts::{Occasion, Permission, References, TpmState, TransientState, Trial};
+use crate::verdict::facts::{CopyReason, Permission, References, TpmState, TransientState, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
-use crate::verdict::{Decision, Verdict};
 
 /// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
 /// delete it. A persistent guest costs one look.
@@ -48,7 +48,7 @@ pub(super) fn keep_before_start(
     let shelf = guard.shelf(domain);
     let is_absent = matches!(original, Ok(None));
     let kept = original.and_then(|original| {
-        let keep = |original| shelf.keep(&original, &domain.name, Occasion::Start);
+        let keep = |original| shelf.keep(&original, &domain.name, CopyReason::Start);
         original.map(keep).transpose()
     });
     shelf.note_run(Run {
@@ -147,7 +147,7 @@ fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), KeptEr
 /// would make a new TPM.
 pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
     let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
-    if !verdict.repairs.iter().any(is_restore) {
+    if !verdict.repairs().iter().any(is_restore) {
         return;
     }
     let (Ok(domain), Some(copy)) = (&gathered.facts.domain, &gathered.copy) else {
@@ -162,9 +162,7 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
             reason: error.to_string(),
         })
     }) {
-        verdict.decision = Decision::Deny(refusal);
-        verdict.repairs.clear();
-        verdict.secret = None;
+        verdict.refuse(refusal);
         return;
     }
     // So that `started` drops this copy, whether or not a key tells that it is the guest's.
@@ -279,16 +277,16 @@ pub(super) fn keep_after_run(
         _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
         _ if run.starting && run.refused.is_some() => shelter(guard, domain, vtpm),
         // It has run, although `started` was not seen.
-        Ending::Ended if run.starting => keep(Occasion::Release),
+        Ending::Ended if run.starting => keep(CopyReason::Release),
         // The copy of before the start is the state that the next one needs.
         _ if run.starting => Ok(()),
         // It failed between `started` and its end.
-        Ending::Failed => keep(Occasion::Start),
+        Ending::Failed => keep(CopyReason::Start),
         Ending::Migrated => Ok(()),
         _ if !may_have_key_refs(guard, domain, deadline) => Ok(()),
         Ending::Ended | Ending::Unknown => {
             let kept = match guard.config.policy.transient_state {
-                TransientState::Keep => keep(Occasion::Release),
+                TransientState::Keep => keep(CopyReason::Release),
                 // Older ones are not of the run that has ended, nor of a start that failed.
                 TransientState::Fresh => shelf.set_aside(Timestamp::now()).map(|_| ()),
             };

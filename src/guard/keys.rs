@@ -77,7 +77,7 @@ impl Keys {
             }
             Err(error) => {
                 let why = match error {
-                    KeyringError::TimedOut => KekState::NotInTime,
+                    KeyringError::TimedOut => KekState::TimedOut,
                     error => KekState::Sealed(error.to_string()),
                 };
                 self.sealed.insert(key_id, why.clone());
@@ -146,7 +146,7 @@ impl Keys {
         }
         let kek = self.open_kek(key_id, deadline).map_err(|why| match why {
             KekState::Sealed(reason) => NotOpened::Sealed { key_id, reason },
-            KekState::NotInTime | KekState::Opens => NotOpened::NotInTime { key_id },
+            KekState::TimedOut | KekState::Opens => NotOpened::TimedOut { key_id },
         })?;
         match wrapped.unwrap(&kek, domain) {
             Ok(Some(dek)) => Ok((key_id, dek)),

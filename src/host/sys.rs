@@ -290,7 +290,11 @@ mod tests {
     fn a_protected_process_dumps_no_core() {
         let output = process::run(
             &std::env::current_exe().unwrap(),
-            &["--exact", "--ignored", "host::sys::tests::protects_this_process"],
+            &[
+                "--exact",
+                "--ignored",
+                "host::sys::tests::protects_this_process",
+            ],
             b"",
             1 << 16,
             Deadline::after(Duration::from_secs(20)),

@@ -3,7 +3,7 @@
 use super::refusals::refusal;
 use super::{Arg, Named, date, quoted};
 use crate::clock::Timestamp;
-use crate::verdict::facts::{Arrival, Occasion};
+use crate::verdict::facts::{Arrival, CopyReason};
 use crate::verdict::{Finding, Reason};
 
 /// Why a start goes on.
@@ -113,23 +113,23 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
 }
 
 /// When a copy was kept.
-fn when(occasion: Occasion) -> &'static str {
+fn when(occasion: CopyReason) -> &'static str {
     match occasion {
-        Occasion::Start => "before a start that failed",
-        Occasion::Release => "after the last run",
+        CopyReason::Start => "before a start that failed",
+        CopyReason::Release => "after the last run",
     }
 }
 
 /// Where the TPM's state is, if it is not in its place.
 fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
     match finding {
-        Finding::StateGone { occasion, kept_at } => (
+        Finding::StateGone { occasion, saved_at } => (
             "state-gone",
             format!(
                 "the TPM's state is gone; the copy that was kept {} on {} takes its place; should \
                  the guest have run on another host since, it is older than that run",
                 when(*occasion),
-                date(*kept_at)
+                date(*saved_at)
             ),
         ),
         Finding::StateDamaged { how, occasion } => (

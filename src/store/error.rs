@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 use crate::ids::KeyRefId;
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::StoreAccessError;
 
 /// Why the store did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -136,14 +136,14 @@ impl StoreError {
     /// The trouble that a verdict speaks of. `Missing` is no trouble to a verdict: it counts
     /// as no rows, so ask for it first.
     #[must_use]
-    pub fn trouble(&self) -> StoreTrouble {
+    pub fn trouble(&self) -> StoreAccessError {
         match self {
-            Self::Corrupt { .. } => StoreTrouble::Corrupt(self.to_string()),
-            Self::TooNew { found, known } => StoreTrouble::TooNew {
+            Self::Corrupt { .. } => StoreAccessError::Corrupt(self.to_string()),
+            Self::TooNew { found, known } => StoreAccessError::TooNew {
                 found: *found,
                 known: *known,
             },
-            _ => StoreTrouble::Unavailable(self.to_string()),
+            _ => StoreAccessError::Unavailable(self.to_string()),
         }
     }
 

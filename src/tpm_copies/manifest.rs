@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
 use crate::swtpm::Backend;
-use crate::verdict::facts::Occasion;
+use crate::verdict::facts::CopyReason;
 
 /// The format of manifests and run marks that this program writes, and the only one it reads.
 pub(super) const FORMAT: u32 = 1;
@@ -25,7 +25,7 @@ pub struct Manifest {
     pub domain_name: String,
     /// When in the guest's life it was kept.
     #[serde(with = "OccasionName")]
-    pub occasion: Occasion,
+    pub occasion: CopyReason,
     /// When it was kept, in milliseconds since 1970.
     pub(super) kept_at: i64,
     /// When `reset` set it aside, in milliseconds since 1970: it is not put back by itself.
@@ -118,9 +118,9 @@ impl Attributes {
     }
 }
 
-/// How manifests spell [`Occasion`].
+/// How manifests spell [`CopyReason`].
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Occasion", rename_all = "lowercase")]
+#[serde(remote = "CopyReason", rename_all = "lowercase")]
 enum OccasionName {
     Start,
     Release,

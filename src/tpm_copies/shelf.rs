@@ -14,7 +14,7 @@ use crate::host::atomic;
 use crate::host::trusted::TrustedDir;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, StateFile};
-use crate::verdict::facts::Occasion;
+use crate::verdict::facts::CopyReason;
 
 /// The directory of all copies in a state directory.
 const DIRECTORY: &str = "tpm-state";
@@ -35,7 +35,7 @@ pub struct KeptState {
 impl KeptState {
     /// A copy that is in memory alone: of a state that is to be put in another guest's place.
     #[must_use]
-    pub fn of(original: Original, domain_name: &str, occasion: Occasion) -> Self {
+    pub fn of(original: Original, domain_name: &str, occasion: CopyReason) -> Self {
         Self {
             manifest: manifest(&original, domain_name, occasion),
             bytes: original.bytes,
@@ -68,7 +68,7 @@ impl KeptState {
 }
 
 /// The manifest of a first copy of this state.
-fn manifest(original: &Original, domain_name: &str, occasion: Occasion) -> Manifest {
+fn manifest(original: &Original, domain_name: &str, occasion: CopyReason) -> Manifest {
     Manifest {
         format: FORMAT,
         number: 1,
@@ -174,7 +174,7 @@ impl Shelf {
         &self,
         original: &Original,
         domain_name: &str,
-        occasion: Occasion,
+        occasion: CopyReason,
     ) -> Result<String, KeptError> {
         self.write_copy(original, domain_name, occasion, None)
     }
@@ -186,14 +186,14 @@ impl Shelf {
         domain_name: &str,
         now: Timestamp,
     ) -> Result<String, KeptError> {
-        self.write_copy(original, domain_name, Occasion::Start, Some(now.0))
+        self.write_copy(original, domain_name, CopyReason::Start, Some(now.0))
     }
 
     fn write_copy(
         &self,
         original: &Original,
         domain_name: &str,
-        occasion: Occasion,
+        occasion: CopyReason,
         set_aside_at: Option<i64>,
     ) -> Result<String, KeptError> {
         let dir = self.open_or_make()?;

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, StateSource, TpmVersion};
 use crate::ids::DomainUuid;
-use crate::verdict::facts::Occasion;
+use crate::verdict::facts::CopyReason;
 
 const STATE: &[u8] = include_bytes!("../../tests/vectors/tpm-state/tpm2-plain/tpm2-00.permall");
 const LATER: &[u8] = include_bytes!("../../tests/vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
@@ -80,7 +80,7 @@ impl Place {
         Original::read(&self.states(), self.domain, &self.vtpm).unwrap()
     }
 
-    fn keep(&self, occasion: Occasion) -> String {
+    fn keep(&self, occasion: CopyReason) -> String {
         let original = self.original().unwrap();
         self.shelf().keep(&original, "vm1", occasion).unwrap()
     }
@@ -123,7 +123,7 @@ fn a_copy_is_private_and_whole_and_comes_back_with_its_modes() {
     fs::set_permissions(guest.join("tpm2"), Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(place.state(), Permissions::from_mode(0o640)).unwrap();
 
-    let sha256 = place.keep(Occasion::Start);
+    let sha256 = place.keep(CopyReason::Start);
     let files = [format!("{sha256}.json"), format!("{sha256}.state")];
     assert_eq!(names(&place.shelf_path()), files);
     assert_eq!(mode(&place.shelf_path()), 0o700);
@@ -144,7 +144,7 @@ fn a_copy_is_private_and_whole_and_comes_back_with_its_modes() {
 #[test]
 fn where_no_tpm_has_run_yet_libvirts_directory_is_made_too() {
     let place = Place::new();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     fs::remove_dir_all(place.states()).unwrap();
     assert_eq!(place.put_back().unwrap(), PutBack::Done);
     assert_eq!(fs::read(place.state()).unwrap(), STATE);
@@ -153,7 +153,7 @@ fn where_no_tpm_has_run_yet_libvirts_directory_is_made_too() {
 #[test]
 fn another_state_is_never_overwritten() {
     let place = Place::new();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     place.put(b"another");
     let refused = place.put_back();
     assert!(
@@ -171,7 +171,7 @@ fn another_state_is_never_overwritten() {
 #[test]
 fn no_directory_is_made_behind_a_link() {
     let place = Place::new();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     place.delete();
     let elsewhere = place.dir.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -183,13 +183,13 @@ fn no_directory_is_made_behind_a_link() {
 #[test]
 fn the_same_bytes_are_kept_once_and_others_beside_them() {
     let place = Place::new();
-    let first = place.keep(Occasion::Start);
-    assert_eq!(place.keep(Occasion::Release), first);
+    let first = place.keep(CopyReason::Start);
+    assert_eq!(place.keep(CopyReason::Release), first);
     assert_eq!(place.copies().len(), 1);
-    assert_eq!(place.copies()[0].manifest.occasion, Occasion::Start);
+    assert_eq!(place.copies()[0].manifest.occasion, CopyReason::Start);
 
     place.put(LATER);
-    let second = place.keep(Occasion::Release);
+    let second = place.keep(CopyReason::Release);
     let kept = place.copies();
     let order: Vec<_> = kept.iter().map(|copy| copy.manifest.sha256()).collect();
     assert_eq!(order, [&second, &first], "the latest first");
@@ -202,7 +202,7 @@ fn the_same_bytes_are_kept_once_and_others_beside_them() {
 #[test]
 fn a_copy_that_was_set_aside_stays_and_the_same_bytes_may_stand_by_again() {
     let place = Place::new();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     assert_eq!(place.shelf().set_aside(Timestamp(7)).unwrap(), 1);
     assert_eq!(place.shelf().set_aside(Timestamp(8)).unwrap(), 0);
     assert!(!place.copies()[0].is_standing_by());
@@ -210,7 +210,7 @@ fn a_copy_that_was_set_aside_stays_and_the_same_bytes_may_stand_by_again() {
         place.copies()[0].manifest.set_aside_at(),
         Some(Timestamp(7))
     );
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     assert_eq!(place.copies().len(), 1);
     assert!(place.copies()[0].is_standing_by());
 }
@@ -218,12 +218,12 @@ fn a_copy_that_was_set_aside_stays_and_the_same_bytes_may_stand_by_again() {
 #[test]
 fn without_its_manifest_a_copy_is_none_and_the_next_one_is_whole() {
     let place = Place::new();
-    let sha256 = place.keep(Occasion::Start);
+    let sha256 = place.keep(CopyReason::Start);
     // As a kill between the two leaves it.
     fs::remove_file(place.shelf_path().join(format!("{sha256}.json"))).unwrap();
     fs::write(place.shelf_path().join(".half.1"), "half").unwrap();
     assert!(place.copies().is_empty());
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     assert_eq!(place.copies()[0].bytes, STATE);
 
     place.shelf().drop_copy(&sha256).unwrap();
@@ -236,7 +236,7 @@ fn without_its_manifest_a_copy_is_none_and_the_next_one_is_whole() {
 #[test]
 fn damage_is_told_and_mended_by_the_next_copy() {
     let place = Place::new();
-    let sha256 = place.keep(Occasion::Start);
+    let sha256 = place.keep(CopyReason::Start);
     let file = |end: &str| place.shelf_path().join(format!("{sha256}{end}"));
     let manifest = fs::read_to_string(file(".json")).unwrap();
     let damages: [(&str, Vec<u8>); 5] = [
@@ -259,7 +259,7 @@ fn damage_is_told_and_mended_by_the_next_copy() {
         fs::write(file(end), damaged).unwrap();
         let (copies, unreadable) = place.shelf().copies().unwrap();
         assert_eq!((copies.len(), unreadable.len()), (0, 1), "{end}");
-        place.keep(Occasion::Start);
+        place.keep(CopyReason::Start);
         assert_eq!(place.copies()[0].bytes, STATE);
     }
 }
@@ -267,7 +267,7 @@ fn damage_is_told_and_mended_by_the_next_copy() {
 #[test]
 fn a_directory_that_others_may_write_is_not_trusted() {
     let place = Place::new();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     fs::set_permissions(place.shelf_path(), Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(
         place.shelf().copies(),
@@ -281,7 +281,7 @@ fn a_state_elsewhere_comes_back_where_the_xml_has_it_now() {
     let dir = |place: &Place, name: &str| place.dir.path().join(name);
     place.vtpm.source = Some(StateSource::Dir(dir(&place, "old")));
     place.put(STATE);
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     place.vtpm.source = Some(StateSource::Dir(dir(&place, "new")));
     assert_eq!(place.put_back().unwrap(), PutBack::Done);
     assert_eq!(fs::read(dir(&place, "new/tpm2-00.permall")).unwrap(), STATE);
@@ -297,7 +297,7 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
     assert_eq!(shelf.run().unwrap(), Run::default());
     let run = Run {
         starting: true,
-        state: Some(place.keep(Occasion::Start)),
+        state: Some(place.keep(CopyReason::Start)),
         ended_normally: false,
         migrated: false,
         refused: None,
@@ -318,7 +318,7 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
 #[test]
 fn what_is_no_tpm_state_is_neither_kept_nor_put_back() {
     let place = Place::new();
-    let sha256 = place.keep(Occasion::Start);
+    let sha256 = place.keep(CopyReason::Start);
     for other in [&b"root:$y$TOP-SECRET-OF-ROOT"[..], b"", &STATE[..700]] {
         place.put(other);
         let kept = Original::read(&place.states(), place.domain, &place.vtpm);
@@ -358,7 +358,7 @@ fn what_comes_back_belongs_to_the_owner_of_its_directory_and_is_no_program() {
     let directory = place.state().parent().unwrap().to_owned();
     std::os::unix::fs::chown(&directory, Some(107), Some(115)).unwrap();
     fs::set_permissions(place.state(), Permissions::from_mode(0o4755)).unwrap();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     place.delete();
     place.put_back().unwrap();
     let found = fs::metadata(place.state()).unwrap();
@@ -369,7 +369,7 @@ fn what_comes_back_belongs_to_the_owner_of_its_directory_and_is_no_program() {
 #[test]
 fn a_link_for_libvirts_directory_is_followed_when_a_copy_comes_back() {
     let place = Place::new();
-    place.keep(Occasion::Start);
+    place.keep(CopyReason::Start);
     place.delete();
     let disk = place.dir.path().join("disk");
     fs::rename(place.states(), &disk).unwrap();
@@ -471,7 +471,7 @@ fn no_more_than_a_few_copies_stand_by_the_proven_and_the_latest_among_them() {
     let place = Place::new();
     let keep = |bytes: String| {
         place.put(&newer(&bytes));
-        place.keep(Occasion::Start)
+        place.keep(CopyReason::Start)
     };
     let first = keep("the first".to_owned());
     let mut proven = None;
@@ -500,10 +500,10 @@ fn the_copy_of_the_state_that_is_there_is_not_surplus() {
     let mut names = Vec::new();
     for number in 0..=COPIES_KEPT {
         place.put(&newer(&format!("state {number}")));
-        names.push(place.keep(Occasion::Start));
+        names.push(place.keep(CopyReason::Start));
     }
     place.put(&newer("state 1"));
-    assert_eq!(place.keep(Occasion::Start), names[1]);
+    assert_eq!(place.keep(CopyReason::Start), names[1]);
     place.shelf().drop_surplus(&names[1], |_| false).unwrap();
     let left = place.copies();
     let left: Vec<_> = left.iter().map(|copy| copy.manifest.sha256()).collect();
@@ -515,7 +515,7 @@ fn what_was_set_aside_by_a_person_is_not_surplus() {
     let place = Place::new();
     for number in 0..10 {
         place.put(&newer(&format!("state {number}")));
-        let current = place.keep(Occasion::Start);
+        let current = place.keep(CopyReason::Start);
         place.shelf().set_aside(Timestamp(number)).unwrap();
         place.shelf().drop_surplus(&current, |_| false).unwrap();
     }

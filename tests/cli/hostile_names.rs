@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use vtpm_guard::capture;
 use vtpm_guard::cli::args::Cli;
 use vtpm_guard::verdict::code::Code;
-use vtpm_guard::verdict::facts::Occasion;
+use vtpm_guard::verdict::facts::CopyReason;
 
 use crate::env::{Host, VM1, VM2};
 use crate::state::STATE;
@@ -192,7 +192,7 @@ fn hostile_host() -> Host {
     host.start_for_the_first_time(VM1, "nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");
     host.name_guest(VM1, "vm1");
-    host.keep_state(VM1, EVIL, STATE, Occasion::Release);
+    host.keep_state(VM1, EVIL, STATE, CopyReason::Release);
     let store = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
     store.pragma_update(None, "foreign_keys", false).unwrap();
     let repairs = serde_json::json!([{ "kind": EVIL, "key_ref": 1 }]).to_string();

@@ -11,7 +11,7 @@ use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
 use vtpm_guard::store::{AddKey, NewKey, OtherKeys};
 use vtpm_guard::swtpm::state_path;
 use vtpm_guard::tpm_copies::{Original, Shelf};
-use vtpm_guard::verdict::facts::Occasion;
+use vtpm_guard::verdict::facts::CopyReason;
 use zeroize::Zeroizing;
 
 use crate::env::{Host, VM1, VM2, golden};
@@ -31,7 +31,7 @@ impl Host {
     }
 
     /// A state in that place, kept, and then gone.
-    pub(crate) fn keep_state(&self, guest: &str, name: &str, bytes: &[u8], occasion: Occasion) {
+    pub(crate) fn keep_state(&self, guest: &str, name: &str, bytes: &[u8], occasion: CopyReason) {
         let place = self.place(guest);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, bytes).unwrap();
@@ -87,8 +87,8 @@ fn vtpm() -> Emulator {
 fn host_with_copies() -> Host {
     let host = Host::with_provider("nkp-a");
     host.give_right_key(VM1);
-    host.keep_state(VM1, "vm1", STATE, Occasion::Release);
-    host.keep_state(VM2, "vm2\n", NEWER, Occasion::Start);
+    host.keep_state(VM1, "vm1", STATE, CopyReason::Release);
+    host.keep_state(VM2, "vm2\n", NEWER, CopyReason::Start);
     host
 }
 
@@ -112,7 +112,7 @@ fn copies_are_listed_with_what_they_are_good_for() {
 #[test]
 fn a_copy_that_no_key_in_use_opens_is_not_for_the_next_start() {
     let host = Host::with_provider("nkp-a");
-    host.keep_state(VM1, "vm1", STATE, Occasion::Release);
+    host.keep_state(VM1, "vm1", STATE, CopyReason::Release);
     let list = || host.run(&["state", "list"]).stdout;
     assert!(
         list().contains("the next start"),
@@ -170,7 +170,7 @@ fn the_copy_that_the_key_opens_is_put_back_before_a_later_one() {
         VM1,
         "vm1",
         &[3, 3, 0, 10, 0, 0, 0, 0, 0, 11, 1],
-        Occasion::Start,
+        CopyReason::Start,
     );
     host.run(&["state", "restore", VM1]).succeeds();
     assert_eq!(fs::read(host.place(VM1)).unwrap(), STATE);
@@ -196,7 +196,7 @@ fn a_copy_is_dropped_unless_it_is_all_that_a_used_key_opens() {
         .ends_with(1)
         .saying("without this copy its TPM is lost");
     let later = [3, 3, 0, 10, 0, 0, 0, 0, 0, 11, 1];
-    host.keep_state(VM1, "vm1", &later, Occasion::Start);
+    host.keep_state(VM1, "vm1", &later, CopyReason::Start);
     host.run(&["state", "drop", VM1]).ends_with(1);
     let copies = host.json(&["state", "show", VM1])["copies"].clone();
     let sha256 = |at: usize| copies[at]["sha256"].as_str().unwrap().to_owned();

@@ -1,7 +1,7 @@
 //! Repairs: single changes, planned here and carried out elsewhere: those to the store in one
 //! transaction, that of a TPM state before it.
 
-use super::facts::Occasion;
+use super::facts::CopyReason;
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 
@@ -95,9 +95,9 @@ pub enum Repair {
     /// Puts the kept copy of the TPM state back in the state's place. Changes no row.
     RestoreTpmState {
         /// When in the guest's life the copy was kept.
-        occasion: Occasion,
+        occasion: CopyReason,
         /// When it was kept.
-        kept_at: Timestamp,
+        saved_at: Timestamp,
     },
 }
 

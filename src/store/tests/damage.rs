@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::super::testing::*;
 use super::super::{Access, EventFilter, StoreError, StoreFinding};
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::StoreAccessError;
 
 /// A store in one file, with some content, as bytes.
 fn healthy() -> Vec<u8> {
@@ -37,7 +37,7 @@ fn a_file_that_is_no_database_is_corrupt() {
         for access in [Access::Read, Access::Write, Access::Create] {
             let refused = open(dir.path(), access).unwrap_err();
             assert!(
-                matches!(refused.trouble(), StoreTrouble::Corrupt(_)),
+                matches!(refused.trouble(), StoreAccessError::Corrupt(_)),
                 "{refused}"
             );
         }

@@ -11,7 +11,7 @@ use super::super::schema::{self, APPLICATION_ID, Identity, KNOWN, MIGRATIONS, Mi
 use super::super::testing::*;
 use super::super::{Access, Obstacle, Store, StoreError};
 use crate::clock::Deadline;
-use crate::verdict::facts::StoreTrouble;
+use crate::verdict::facts::StoreAccessError;
 
 fn mode(path: &std::path::Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -134,7 +134,7 @@ fn a_directory_or_a_file_that_others_write_to_is_refused() {
         };
         assert_eq!(
             refused.trouble(),
-            StoreTrouble::Unavailable(format!("{}: {reason}", path.display()))
+            StoreAccessError::Unavailable(format!("{}: {reason}", path.display()))
         );
         fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
     }
@@ -164,7 +164,7 @@ fn a_newer_schema_is_refused_with_both_versions() {
         let trouble = open(dir.path(), access).unwrap_err().trouble();
         assert_eq!(
             trouble,
-            StoreTrouble::TooNew {
+            StoreAccessError::TooNew {
                 found: 99,
                 known: KNOWN
             }

@@ -10,9 +10,9 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState, Kept,
-    KeptCopy, KeyRef, KeySource, NotOpened, Occasion, Policy, Proof, Provider, References,
-    SeenState, StoreTrouble, TpmState, Trial, kek_ref,
+    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, KeyRef,
+    KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References, SavedCopy, SavedTpm,
+    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -188,8 +188,8 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
-        hindrance: None,
-        kept: Kept::default(),
+        obstacle: None,
+        saved: SavedTpm::default(),
         arrival: None,
         snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
@@ -255,16 +255,16 @@ impl Facts {
         self
     }
 
-    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
-        self.hindrance = Some(hindrance);
+    pub(super) fn obstructed(mut self, obstacle: Obstacle) -> Self {
+        self.obstacle = Some(obstacle);
         self
     }
 
     /// The guard has a copy of an encrypted state.
-    pub(super) fn kept(mut self, occasion: Occasion) -> Self {
-        self.kept.copy = Some(KeptCopy {
+    pub(super) fn with_saved(mut self, occasion: CopyReason) -> Self {
+        self.saved.copy = Some(SavedCopy {
             occasion,
-            kept_at: Timestamp(5),
+            saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.trials.values().any(Trial::is_proven),
         });
@@ -273,7 +273,7 @@ impl Facts {
 
     /// The guest is transient, and its last run ended normally.
     pub(super) fn ended_normally(mut self) -> Self {
-        self.kept.ended_normally = true;
+        self.saved.ended_normally = true;
         self
     }
 
@@ -305,7 +305,7 @@ impl Facts {
         self
     }
 
-    pub(super) fn store(mut self, trouble: StoreTrouble) -> Self {
+    pub(super) fn store(mut self, trouble: StoreAccessError) -> Self {
         self.references = Err(trouble);
         self
     }

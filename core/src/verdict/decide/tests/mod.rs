@@ -15,8 +15,8 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
-    Arrival, Hindrance, HostSecret, KekState, NotOpened, Occasion, Permission, Proof, StoreTrouble,
-    TpmState, TransientState, Trial,
+    Arrival, CopyReason, HostSecret, KekState, NotOpened, Obstacle, Permission, Proof,
+    StoreAccessError, TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding};
@@ -199,7 +199,7 @@ fn a_damaged_state_is_refused_whatever_the_key_and_whoever_has_it() {
         .row(opens(1, "a", 1, 'A', 0).used());
     let bound = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
     let unmanaged = guest().host(hidden());
-    let no_store = guest().store(StoreTrouble::Unavailable("locked".to_owned()));
+    let no_store = guest().store(StoreAccessError::Unavailable("locked".to_owned()));
     for facts in [keyed, bound, unmanaged, no_store.host(hidden()), guest()] {
         assert_eq!(verdict(&facts.state(damaged())), "deny VG207");
     }
@@ -227,7 +227,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
     let row = || opens(1, "a", 1, 'A', 0).used();
     let with = |row| {
         let facts = guest().provider("a", 1, 'A').row(row);
-        facts.kept(Occasion::Release).state(damaged())
+        facts.with_saved(CopyReason::Release).state(damaged())
     };
     let proven = with(row().proven());
     assert_eq!(
@@ -238,7 +238,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
         findings(&proven),
         [Finding::StateDamaged {
             how: "it is empty".to_owned(),
-            occasion: Occasion::Release
+            occasion: CopyReason::Release
         }]
     );
     assert_eq!(verdict(&with(row())), "deny VG207");
@@ -250,7 +250,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
 
 #[test]
 fn a_lock_that_is_held_refuses_unless_state_is_on_its_way() {
-    let held = || Hindrance::InUse {
+    let held = || Obstacle::InUse {
         holder: "swtpm (process 7)".to_owned(),
         pid: Some(7),
     };
@@ -258,40 +258,40 @@ fn a_lock_that_is_held_refuses_unless_state_is_on_its_way() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).proven())
         .state(Encrypted)
-        .hindered(held());
+        .obstructed(held());
     assert_eq!(verdict(&facts), "deny VG208");
     assert_eq!(
-        verdict(&guest().hindered(held()).host(hidden())),
+        verdict(&guest().obstructed(held()).host(hidden())),
         "deny VG208"
     );
     assert!(verdict(&facts.arriving()).starts_with("allow"));
-    let plain = guest().vtpm(Some(emulator(None))).hindered(held());
+    let plain = guest().vtpm(Some(emulator(None))).obstructed(held());
     assert_eq!(verdict(&plain), "allow Unencrypted");
 }
 
 #[test]
 fn a_closed_directory_refuses_whatever_arrives_and_whatever_the_store_says() {
-    let closed = Hindrance::ClosedDirectory {
+    let closed = Obstacle::ClosedDirectory {
         path: "/var/lib/libvirt/swtpm".to_owned(),
         mode: 0o700,
         needed: 0o711,
         user: "tss".to_owned(),
     };
-    let bad_lock = Hindrance::BadLock {
+    let bad_lock = Obstacle::BadLock {
         path: "/states/.lock".to_owned(),
         what: "it is a FIFO".to_owned(),
     };
-    for hindrance in [closed.clone(), bad_lock] {
+    for obstacle in [closed.clone(), bad_lock] {
         let facts = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
-        assert_eq!(verdict(&facts.hindered(hindrance)), "deny VG209");
+        assert_eq!(verdict(&facts.obstructed(obstacle)), "deny VG209");
     }
     assert_eq!(
-        verdict(&guest().arriving().hindered(closed.clone())),
+        verdict(&guest().arriving().obstructed(closed.clone())),
         "deny VG209"
     );
-    let no_store = guest().store(StoreTrouble::Unavailable("locked".to_owned()));
+    let no_store = guest().store(StoreAccessError::Unavailable("locked".to_owned()));
     assert_eq!(
-        verdict(&no_store.host(hidden()).hindered(closed)),
+        verdict(&no_store.host(hidden()).obstructed(closed)),
         "deny VG209"
     );
 }
@@ -458,17 +458,17 @@ fn a_sealed_provider_refuses_unless_the_host_secret_carries_the_start() {
 
 #[test]
 fn a_key_that_does_not_open_in_time_refuses_for_that_alone() {
-    let not_in_time = Refusal::ProviderNotInTime {
+    let not_in_time = Refusal::ProviderTimedOut {
         provider: "a".to_owned(),
     };
     let mut row = sealed(1, "a", 1, 'A');
-    row.trial = Some(Trial::NotOpened(NotOpened::NotInTime { key_id: key('A') }));
+    row.trial = Some(Trial::NotOpened(NotOpened::TimedOut { key_id: key('A') }));
     let keyed = guest().provider("a", 1, 'A').row(row);
     assert_eq!(refusal(&keyed), not_in_time);
     assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
 
     let mut new = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
-    new.keks.insert(key('A'), KekState::NotInTime);
+    new.keks.insert(key('A'), KekState::TimedOut);
     assert_eq!(refusal(&new), not_in_time);
 }
 
@@ -593,8 +593,8 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
     let proven = guest()
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().proven());
-    for occasion in [Occasion::Start, Occasion::Release] {
-        let facts = proven.clone().kept(occasion);
+    for occasion in [CopyReason::Start, CopyReason::Release] {
+        let facts = proven.clone().with_saved(occasion);
         let words = occasion.as_str();
         assert_eq!(
             verdict(&facts),
@@ -607,7 +607,7 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
         );
     }
     // Not over state that is there or on its way.
-    let facts = proven.kept(Occasion::Start);
+    let facts = proven.with_saved(CopyReason::Start);
     let there = facts.clone().state(Encrypted);
     assert_eq!(verdict(&there), "allow Proven; provide 1");
     assert!(!verdict(&facts.arriving()).contains("restore"));
@@ -619,7 +619,7 @@ fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().refuted())
         .row(opens(2, "a", 1, 'A', 1).used().proven())
-        .kept(Occasion::Release);
+        .with_saved(CopyReason::Release);
     assert_eq!(
         verdict(&facts),
         "allow Proven; restore-tpm-state of release; retire-key 1; provide 2"
@@ -628,7 +628,7 @@ fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
 
 #[test]
 fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
-    let other = guest().provider("a", 1, 'A').kept(Occasion::Start);
+    let other = guest().provider("a", 1, 'A').with_saved(CopyReason::Start);
     let used = other.clone().row(opens(1, "a", 1, 'A', 0).used().refuted());
     assert_eq!(verdict(&used), "deny VG205");
     let allowed = used.policy(|policy| policy.missing_state = Permission::Allow);
@@ -642,22 +642,24 @@ fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
 
 #[test]
 fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
-    let unmanaged = guest().host(hidden()).kept(Occasion::Start);
+    let unmanaged = guest().host(hidden()).with_saved(CopyReason::Start);
     let put_back = "allow HostSecret; restore-tpm-state of start";
     assert_eq!(verdict(&unmanaged), put_back);
     let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
     assert_eq!(verdict(&degraded), put_back);
-    let trouble = StoreTrouble::Unavailable("locked".to_owned());
+    let trouble = StoreAccessError::Unavailable("locked".to_owned());
     assert_eq!(verdict(&degraded.clone().store(trouble)), put_back);
     assert_eq!(verdict(&degraded.host(NoSecret)), "deny VG101");
 }
 
 #[test]
 fn a_kept_copy_stands_for_the_state_of_an_unencrypted_vtpm_too() {
-    let facts = guest().vtpm(Some(emulator(None))).kept(Occasion::Start);
+    let facts = guest()
+        .vtpm(Some(emulator(None)))
+        .with_saved(CopyReason::Start);
     assert_eq!(verdict(&facts), "deny VG503");
     let mut plain = facts;
-    plain.kept.copy.as_mut().unwrap().is_encrypted = false;
+    plain.saved.copy.as_mut().unwrap().is_encrypted = false;
     let put_back = "allow Unencrypted; restore-tpm-state of start";
     assert_eq!(verdict(&plain), put_back);
     let encrypted = plain.vtpm(Some(emulator(Some(SECRET))));
@@ -669,21 +671,21 @@ fn a_transient_guest_that_ended_normally_starts_as_the_policy_says() {
     let guest = guest().provider("a", 1, 'A').ended_normally();
     let proven = guest.clone().row(opens(1, "a", 1, 'A', 0).used().proven());
     assert_eq!(
-        verdict(&proven.clone().kept(Occasion::Release)),
+        verdict(&proven.clone().with_saved(CopyReason::Release)),
         "allow Proven; restore-tpm-state of release; provide 1"
     );
     let ended = guest.row(opens(1, "a", 1, 'A', 0).used());
     assert_eq!(verdict(&ended), "deny VG205");
 
     let fresh = ended.policy(|policy| policy.transient_state = TransientState::Fresh);
-    for facts in [fresh.clone(), fresh.clone().kept(Occasion::Release)] {
+    for facts in [fresh.clone(), fresh.clone().with_saved(CopyReason::Release)] {
         assert!(!verdict(&facts).contains("restore"), "{}", verdict(&facts));
         assert_eq!(findings(&facts), [Finding::FreshTpm]);
     }
     // A start that failed is no end of a run.
-    let mut failed = proven.kept(Occasion::Start);
+    let mut failed = proven.with_saved(CopyReason::Start);
     failed.policy.transient_state = TransientState::Fresh;
-    failed.kept.ended_normally = false;
+    failed.saved.ended_normally = false;
     assert_eq!(
         verdict(&failed),
         "allow Proven; restore-tpm-state of start; provide 1"
@@ -886,9 +888,18 @@ fn the_secret_that_the_xml_names_is_right() {
 #[test]
 fn an_unusable_store_refuses_unless_the_host_secret_carries_the_start() {
     let cases = [
-        (StoreTrouble::Unavailable("locked".to_owned()), "deny VG401"),
-        (StoreTrouble::Corrupt("damaged".to_owned()), "deny VG402"),
-        (StoreTrouble::TooNew { found: 9, known: 1 }, "deny VG403"),
+        (
+            StoreAccessError::Unavailable("locked".to_owned()),
+            "deny VG401",
+        ),
+        (
+            StoreAccessError::Corrupt("damaged".to_owned()),
+            "deny VG402",
+        ),
+        (
+            StoreAccessError::TooNew { found: 9, known: 1 },
+            "deny VG403",
+        ),
     ];
     for (trouble, refused) in cases {
         let facts = guest().store(trouble.clone());
@@ -932,7 +943,7 @@ fn the_host_secret_is_asked_for_only_where_it_matters() {
     for facts in [
         guest(),
         guest().row(keyless(1, "a", 1, 'A')),
-        guest().store(StoreTrouble::Corrupt(String::new())),
+        guest().store(StoreAccessError::Corrupt(String::new())),
         keyed.clone(),
         provider.clone().row(placeholder(1, "a", 1)),
         refuted.state(Encrypted),
@@ -1121,7 +1132,7 @@ fn the_guards_own_secret_is_no_evidence() {
     let this = guest().domain.unwrap().uuid;
     let own = HostSecret::Guards(this);
     let others = HostSecret::Guards(crate::ids::DomainUuid::random());
-    let trouble = StoreTrouble::Unavailable("locked".to_owned());
+    let trouble = StoreAccessError::Unavailable("locked".to_owned());
     // What an earlier start left behind carries a start only over the TPM that is there.
     let locked = guest().store(trouble);
     assert_eq!(verdict(&locked.clone().host(own.clone())), "deny VG401");

@@ -14,7 +14,7 @@ use crate::messages::{Arg, label, quoted};
 use crate::store::Store;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{KeptError, KeptState, Original, Shelf};
-use crate::verdict::facts::Occasion;
+use crate::verdict::facts::CopyReason;
 
 /// The guest whose key, and perhaps whose TPM, the clone gets.
 pub(crate) enum Source {
@@ -148,7 +148,7 @@ impl Source {
             };
             if let Some(state) = Original::read(&guard.libvirt_state_dir, *uuid, &vtpm)? {
                 let path = state.path().to_owned();
-                let copy = KeptState::of(state, &clone.guest.name, Occasion::Start);
+                let copy = KeptState::of(state, &clone.guest.name, CopyReason::Start);
                 found.push(LeftBehind { path, copy });
             }
         }
