@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::libvirt::Libvirt;
+use vtpm_guard::libvirt::LibvirtClient;
 use vtpm_guard::libvirt::secret::{HostSecrets, SecretError};
 use vtpm_guard::verdict::Over;
 use zeroize::Zeroizing;
@@ -38,7 +38,7 @@ impl SilentDaemon {
 }
 
 /// What an unreachable libvirt says.
-fn words(libvirt: &Libvirt, time: Duration) -> String {
+fn words(libvirt: &LibvirtClient, time: Duration) -> String {
     match libvirt.inspect(SecretUuid::random(), Deadline::after(time)) {
         Err(SecretError::Unreachable(words)) => words,
         Err(other) => panic!("{other:?}"),
@@ -72,7 +72,7 @@ fn end_of(helper: &mut Child) -> ExitStatus {
 #[test]
 fn a_daemon_that_never_answers_is_unreachable_at_the_deadline() {
     let daemon = SilentDaemon::new();
-    let libvirt = Libvirt::at(&daemon.uri).with_helper(HELPER.into());
+    let libvirt = LibvirtClient::at(&daemon.uri).with_helper(HELPER.into());
     let asked = Instant::now();
     let said = words(&libvirt, Duration::from_millis(300));
     let waited = asked.elapsed();
@@ -85,7 +85,7 @@ fn a_daemon_that_never_answers_is_unreachable_at_the_deadline() {
 fn a_deadline_that_has_passed_starts_no_helper() {
     let daemon = SilentDaemon::new();
     daemon.socket.set_nonblocking(true).unwrap();
-    let libvirt = Libvirt::at(&daemon.uri).with_helper(HELPER.into());
+    let libvirt = LibvirtClient::at(&daemon.uri).with_helper(HELPER.into());
     assert_eq!(
         words(&libvirt, Duration::ZERO),
         "libvirt did not answer in time"
@@ -95,7 +95,8 @@ fn a_deadline_that_has_passed_starts_no_helper() {
 
 #[test]
 fn a_daemon_that_is_not_there_is_unreachable_in_libvirts_words() {
-    let libvirt = Libvirt::at("secret:///system?socket=/nowhere/sock").with_helper(HELPER.into());
+    let libvirt =
+        LibvirtClient::at("secret:///system?socket=/nowhere/sock").with_helper(HELPER.into());
     let said = words(&libvirt, Duration::from_secs(5));
     assert!(said.contains("'/nowhere/sock'"), "{said}");
 
@@ -115,7 +116,7 @@ fn a_daemon_that_is_not_there_is_unreachable_in_libvirts_words() {
 
 #[test]
 fn a_helper_that_is_not_installed_is_named() {
-    let libvirt = Libvirt::at("secret:///system").with_helper("/usr/nowhere/helper".into());
+    let libvirt = LibvirtClient::at("secret:///system").with_helper("/usr/nowhere/helper".into());
     let said = words(&libvirt, Duration::from_secs(5));
     assert!(
         said.starts_with("/usr/nowhere/helper: No such file"),
@@ -126,7 +127,7 @@ fn a_helper_that_is_not_installed_is_named() {
 #[test]
 fn a_helper_that_ends_without_an_answer_is_quoted() {
     // Any program will do that complains about the URI.
-    let libvirt = Libvirt::at("not-a-script").with_helper("/usr/bin/bash".into());
+    let libvirt = LibvirtClient::at("not-a-script").with_helper("/usr/bin/bash".into());
     let said = words(&libvirt, Duration::from_secs(5));
     assert!(
         said.starts_with("/usr/bin/bash: it ended without an answer"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::store::{Access, Event, EventFilter, Store, StoreError};
+use vtpm_guard::store::{Access, Event, EventFilter, Origin, Store, StoreError};
 
 /// Tells a child process of these tests where its store is; its presence makes it one.
 const CHILD_DIR: &str = "STORE_FAULTS_DIR";
@@ -20,16 +20,8 @@ fn open(dir: &Path, access: Access) -> Result<Store, StoreError> {
 }
 
 fn event() -> Event {
-    Event {
-        at: Timestamp::now(),
-        domain_uuid: DomainUuid::random(),
-        domain_name: "vm".to_owned(),
-        operation: "prepare".to_owned(),
-        allowed: true,
-        code: None,
-        message: "x".repeat(2000),
-        repairs_json: "[]".to_owned(),
-    }
+    let (now, domain) = (Timestamp::now(), DomainUuid::random());
+    Event::new(now, Origin::Prepare, domain, "vm", "x".repeat(2000))
 }
 
 fn events(store: &Store) -> usize {

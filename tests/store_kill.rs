@@ -16,7 +16,7 @@ use vtpm_guard::ids::{DomainUuid, ProviderUuid};
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::store::{
-    Access, Change, Event, EventFilter, NewKey, NewProvider, Store, StoreError,
+    Access, Change, Event, EventFilter, NewKey, NewProvider, Origin, Store, StoreError,
 };
 use vtpm_guard::verdict::repair::{KeyOrigin, Repair};
 
@@ -114,16 +114,7 @@ fn make_key(store: &mut Store, domain: DomainUuid) {
         key_version: 1,
         algorithm: "none",
     };
-    let event = Event {
-        at: now,
-        domain_uuid: domain,
-        domain_name: "vm".to_owned(),
-        operation: "prepare".to_owned(),
-        allowed: true,
-        code: None,
-        message: "x".repeat(500),
-        repairs_json: "[]".to_owned(),
-    };
+    let event = Event::new(now, Origin::Prepare, domain, "vm", "x".repeat(500));
     let change = Change {
         domain,
         seen: &seen,
@@ -211,15 +202,9 @@ fn a_kill_during_a_restore_leaves_one_store_or_the_other() {
     let dir = tempfile::tempdir().unwrap();
     let state_dir = dir.path().join("state");
     let mut store = open(&state_dir, Access::Create).unwrap();
-    let event = |i| Event {
-        at: Timestamp(i),
-        domain_uuid: DomainUuid::random(),
-        domain_name: "vm".to_owned(),
-        operation: "prepare".to_owned(),
-        allowed: true,
-        code: None,
-        message: "x".repeat(2000),
-        repairs_json: "[]".to_owned(),
+    let event = |i| {
+        let (domain, message) = (DomainUuid::random(), "x".repeat(2000));
+        Event::new(Timestamp(i), Origin::Prepare, domain, "vm", message)
     };
     store.record_event(&event(0)).unwrap();
     store.backup(&dir.path().join("small"), soon()).unwrap();

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use vtpm_guard::domain::{Emulator, StateSource, TpmVersion};
 use vtpm_guard::ids::DomainUuid;
 use vtpm_guard::key::dek::Dek;
-use vtpm_guard::swtpm::{LockHolder, LockProblem, StateFile, StatePlace, lock_problem, read_state};
+use vtpm_guard::swtpm::{LockHolder, LockProblem, StateFile, StatePath, lock_problem, read_state};
 use zeroize::Zeroizing;
 
 #[derive(Deserialize)]
@@ -266,7 +266,7 @@ fn a_lock_is_seen_with_its_holder_and_looking_at_it_disturbs_no_start() {
         persistent_state: false,
         source: Some(StateSource::Dir(states.clone())),
     };
-    let place = StatePlace::of(Path::new("/nowhere"), DomainUuid::random(), &vtpm);
+    let place = StatePath::of(Path::new("/nowhere"), DomainUuid::random(), &vtpm);
     assert_eq!(lock_problem(&place), None);
 
     let (looking, looked) = (AtomicBool::new(true), AtomicBool::new(false));

@@ -12,7 +12,7 @@ use crate::guard::Guard;
 use crate::host::dirs::LibvirtDirs;
 use crate::host::sys;
 use crate::keyring::Keyring;
-use crate::libvirt::Libvirt;
+use crate::libvirt::LibvirtClient;
 use crate::store::{Access, Store, StoreError};
 
 /// How long an administrator is kept waiting for a lock or for libvirt.
@@ -43,8 +43,8 @@ pub(crate) fn patience() -> Deadline {
 }
 
 /// The libvirt whose guests are listed.
-pub(crate) fn libvirt() -> Libvirt {
-    Libvirt::at(GUESTS_URI)
+pub(crate) fn libvirt() -> LibvirtClient {
+    LibvirtClient::at(GUESTS_URI)
 }
 
 /// What every verb works with.
@@ -80,7 +80,7 @@ impl Context {
         match Store::open(self.state_dir(), access, patience()) {
             Ok(store) => {
                 if access != Access::Read {
-                    store.be_whole_when_closed()?;
+                    store.checkpoint_on_close()?;
                 }
                 Ok(Some(store))
             }
@@ -138,7 +138,7 @@ impl Context {
         let mut guard = Guard::new(config, self.state_dir().to_owned());
         guard.config_trouble = trouble;
         self.may_judge()?;
-        let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+        let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
         guard.secrets = Some(Box::new(libvirt));
         Ok(guard)
     }

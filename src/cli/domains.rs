@@ -12,10 +12,10 @@ use super::guests::unreachable;
 use crate::cli::ui::error::AdminError;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
-use crate::libvirt::Guest;
+use crate::libvirt::{Guest, Libvirt};
 use crate::messages::{Arg, Named, label, quoted};
 use crate::store::{Access, Store, StoreError};
-use crate::tpm_copies::Shelf;
+use crate::tpm_copies::CopyStore;
 
 /// A guest that was named on the command line.
 pub(crate) struct NamedDomain {
@@ -162,7 +162,7 @@ pub(crate) fn pick<'g>(
             _ => Ok(Some(one)),
         },
         (None, Some(other)) => {
-            let has_copies = Shelf::of(context.state_dir(), uuid).exists();
+            let has_copies = CopyStore::of(context.state_dir(), uuid).exists();
             let known = store().is_some_and(|store| knows(&store, uuid));
             if has_copies || known {
                 return Err(ambiguous(text, None, other.uuid));

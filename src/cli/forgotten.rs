@@ -14,7 +14,7 @@ use crate::host::bounded::bounded;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
-use crate::tpm_copies::{self, Shelf};
+use crate::tpm_copies::{self, CopyStore};
 
 /// A guest that libvirt does not know.
 pub(crate) struct Forgotten {
@@ -75,11 +75,11 @@ pub(crate) fn find(
     by_domain.retain(|uuid, _| !known.contains(uuid));
     let describe = |(uuid, rows): (DomainUuid, Vec<KeyRefRecord>)| {
         let newest_event = store.history(EventFilter::Domain(uuid), 1)?.pop();
-        let (copies, unreadable) = Shelf::of(state_dir, uuid).copies()?;
+        let (copies, unreadable) = CopyStore::of(state_dir, uuid).copies()?;
         let changes = rows
             .iter()
             .flat_map(|row| [row.updated_at, row.key_ref.created_at])
-            .chain(newest_event.map(|row| row.event.at))
+            .chain(newest_event.map(|row| row.at))
             .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
         let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
         Ok(Forgotten {
@@ -89,10 +89,10 @@ pub(crate) fn find(
             state: if unreadable.is_empty() {
                 left_by_libvirt(store, &tpm_states, uuid)?
             } else {
-                Some(Shelf::of(state_dir, uuid).path().to_owned())
+                Some(CopyStore::of(state_dir, uuid).path().to_owned())
             },
             copies: copies.len() + usize::from(plain.contains(&uuid)),
-            was_here: store.was_here(uuid)?,
+            was_here: store.is_known_here(uuid)?,
             rows,
         })
     };

@@ -8,8 +8,8 @@ use super::context::{self, Context};
 use super::domains;
 use crate::cli::ui::error::AdminError;
 use crate::domain::{self, Domain, UnreadableDomain};
-use crate::libvirt::Guest;
 use crate::libvirt::secret::SecretError;
+use crate::libvirt::{Guest, Libvirt};
 
 /// A guest, or why its XML could not be read.
 pub(crate) struct NamedGuest {

@@ -12,6 +12,7 @@ use crate::cli::ui::error::AdminError;
 use crate::cli::ui::progress::Progress;
 use crate::domain::UnreadableDomain;
 use crate::guard::{Mode, prepare};
+use crate::store::Origin;
 use crate::verdict::Verdict;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
@@ -57,7 +58,13 @@ fn some(
             return Ok(judged);
         };
         progress.at(name);
-        let mut outcome = prepare(&guard, domain, "check", Mode::DryRun, context::patience());
+        let mut outcome = prepare(
+            &guard,
+            domain,
+            Origin::Check,
+            Mode::DryRun,
+            context::patience(),
+        );
         if let Err(unreadable) = domain {
             would_not_start(&mut outcome, unreadable);
         }

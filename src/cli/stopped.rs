@@ -13,8 +13,8 @@ use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::{Guest, Libvirt, SavedRuns};
 use crate::messages::{Arg, label};
-use crate::store::{Event, Store};
-use crate::swtpm::{HeldState, HoldError, RecryptError, StagedState, TpmData};
+use crate::store::{Event, Origin, Store};
+use crate::swtpm::{LockError, LockedState, RecryptError, StagedState, TpmData};
 
 /// A guest that libvirt knows, with its definition read.
 pub(crate) struct Known {
@@ -52,7 +52,7 @@ pub(crate) fn understood(guest: Guest) -> Result<Known, AdminError> {
 /// state.
 pub(crate) fn stopped(
     context: &Context,
-    libvirt: &Libvirt,
+    libvirt: &dyn Libvirt,
     text: &str,
 ) -> Result<Known, AdminError> {
     let known = known(context, text)?;
@@ -114,23 +114,23 @@ impl Known {
     }
 
     /// Takes hold of its TPM state, if there is one.
-    pub(crate) fn hold(&self, guard: &Guard) -> Result<Option<HeldState>, AdminError> {
+    pub(crate) fn hold(&self, guard: &Guard) -> Result<Option<LockedState>, AdminError> {
         let Self { domain, vtpm, .. } = self;
-        HeldState::take(&guard.libvirt_state_dir, domain.uuid, vtpm)
+        LockedState::lock(&guard.libvirt_state_dir, domain.uuid, vtpm)
             .map_err(|error| self.not_held(&error))
     }
 
-    fn not_held(&self, error: &HoldError) -> AdminError {
+    fn not_held(&self, error: &LockError) -> AdminError {
         let message = format!("the TPM state of {}: {error}", self.label());
         match error {
-            HoldError::InUse => AdminError::refused(message).with_hint(format!(
+            LockError::InUse => AdminError::refused(message).with_hint(format!(
                 "the guest is starting, or a TPM emulator is left over: see virsh domstate {}, \
                  pgrep -a swtpm",
                 self.arg()
             )),
-            HoldError::Linear | HoldError::Volatile(_) => AdminError::refused(message),
-            HoldError::State(error) if error.is_damage() => AdminError::refused(message),
-            HoldError::State(_) | HoldError::Io(_) => AdminError::failed(message),
+            LockError::Linear | LockError::Volatile(_) => AdminError::refused(message),
+            LockError::State(error) if error.is_damage() => AdminError::refused(message),
+            LockError::State(_) | LockError::Io(_) => AdminError::failed(message),
         }
     }
 
@@ -138,7 +138,7 @@ impl Known {
     /// state is opened once more before anything rests on it.
     pub(crate) fn stage(
         &self,
-        held: HeldState,
+        held: LockedState,
         data: &TpmData,
         dek: &Dek,
     ) -> Result<StagedState, AdminError> {
@@ -171,20 +171,12 @@ impl Known {
         &self,
         context: &Context,
         store: &mut Store,
-        operation: &str,
+        origin: Origin,
         message: String,
     ) {
-        let recorded = store.record_event(&Event {
-            at: Timestamp::now(),
-            domain_uuid: self.domain.uuid,
-            domain_name: self.guest.name.clone(),
-            operation: operation.to_owned(),
-            allowed: true,
-            code: None,
-            message,
-            repairs_json: "[]".to_owned(),
-        });
-        if let Err(error) = recorded {
+        let now = Timestamp::now();
+        let event = Event::new(now, origin, self.domain.uuid, &self.guest.name, message);
+        if let Err(error) = store.record_event(&event) {
             let note = format!("it is done, but the history does not know it: {error}");
             context.output.note(&note);
         }

@@ -8,6 +8,7 @@ use super::context;
 use crate::clock::Deadline;
 use crate::domain::{self, Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::ids::DomainUuid;
+use crate::libvirt::Libvirt;
 use crate::swtpm::{StateFile, read_state, state_path};
 
 /// How long libvirt may take to show the XML of a guest, without which there are other answers.

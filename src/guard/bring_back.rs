@@ -11,8 +11,8 @@ use super::Guard;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator};
 use crate::ids::DomainUuid;
-use crate::swtpm::{Backend, StatePlace};
-use crate::tpm_copies::{Returned, Shelf, Shelter};
+use crate::swtpm::{Backend, StatePath};
+use crate::tpm_copies::{CopyStore, HardLinks, LinksRestored};
 
 /// How long libvirt may take to delete the state; it does so at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,8 +27,8 @@ const MARK: [&str; 2] = ["--bring-back", "--"];
 #[must_use]
 pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
-    let is_filled = Shelter::of(&place).ok().flatten()?.is_filled();
+    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let is_filled = HardLinks::of(&place).ok().flatten()?.exist();
     is_filled.then(|| {
         let directories = place.directories_below().len() + 1;
         let [mark, end] = MARK.map(OsString::from);
@@ -61,7 +61,7 @@ fn wait_and_bring_back(state_dir: &Path, what: &[OsString]) {
         };
         let domain = DomainUuid::parse(domain.to_str()?).ok()?;
         let directories = directories.to_str()?.parse().ok()?;
-        let place = StatePlace::of_copy(Path::new(path), directories, Backend::Directory);
+        let place = StatePath::of_copy(Path::new(path), directories, Backend::Directory);
         Some((domain, place))
     };
     let Some((domain, place)) = parsed() else {
@@ -70,13 +70,13 @@ fn wait_and_bring_back(state_dir: &Path, what: &[OsString]) {
     let patience = Deadline::after(PATIENCE);
     loop {
         let done = attempt(state_dir, domain, &place);
-        if done != Some(Returned::StillThere) {
+        if done != Some(LinksRestored::StillThere) {
             return;
         }
         if patience.has_passed() {
             // libvirt keeps it after all.
-            if let Ok(Some(shelter)) = Shelter::of(&place) {
-                let _ = shelter.empty();
+            if let Ok(Some(shelter)) = HardLinks::of(&place) {
+                let _ = shelter.remove();
             }
             return;
         }
@@ -86,26 +86,26 @@ fn wait_and_bring_back(state_dir: &Path, what: &[OsString]) {
 
 /// Where that process has not come to it yet: before the guest's next start.
 pub(super) fn at_once(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain, vtpm);
+    let place = StatePath::of(&guard.libvirt_state_dir, domain, vtpm);
     attempt(&guard.state_dir, domain, &place);
 }
 
 /// Brings the state back, if it is gone. The copy of it is of no more use then; left there, it
 /// would take the place of a later state.
-fn attempt(state_dir: &Path, domain: DomainUuid, place: &StatePlace) -> Option<Returned> {
-    let shelter = Shelter::of(place).ok().flatten()?;
-    let returned = shelter.bring_back().unwrap_or_else(|error| {
+fn attempt(state_dir: &Path, domain: DomainUuid, place: &StatePath) -> Option<LinksRestored> {
+    let shelter = HardLinks::of(place).ok().flatten()?;
+    let returned = shelter.restore().unwrap_or_else(|error| {
         tracing::warn!(%domain, %error, "the TPM's state cannot be put back after libvirt deleted it");
-        Returned::NotSheltered
+        LinksRestored::NoLinks
     });
-    if returned == Returned::Back {
-        let shelf = Shelf::of(state_dir, domain);
-        let dropped = shelf.run().and_then(|run| {
+    if returned == LinksRestored::Restored {
+        let copy_store = CopyStore::of(state_dir, domain);
+        let dropped = copy_store.run().and_then(|run| {
             if let Some(copy) = run.state {
-                shelf.drop_copy(&copy)?;
+                copy_store.drop_copy(&copy)?;
             }
-            shelf.forget_run()?;
-            shelf.tidy()
+            copy_store.remove_run()?;
+            copy_store.remove_if_empty()
         });
         if let Err(error) = dropped {
             tracing::warn!(%domain, %error, "the copy of the TPM's state was not dropped");

@@ -8,7 +8,7 @@ use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::key::wrap::{self, WrappedDek};
 use crate::messages;
-use crate::store::{Change, Event, NewKey, Store, StoreError};
+use crate::store::{Change, Event, NewKey, Origin, Store, StoreError};
 use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -30,7 +30,7 @@ pub(super) enum Committed {
 pub(super) fn commit(
     gathered: &mut Gathered,
     verdict: &mut Verdict,
-    operation: &str,
+    origin: Origin,
     deadline: Deadline,
 ) -> Committed {
     let new_key = match key_to_write(gathered, verdict) {
@@ -41,11 +41,11 @@ pub(super) fn commit(
         }
     };
     let (new_key, new_dek) = new_key.unzip();
-    match write(gathered, verdict, new_key.as_ref(), operation, deadline) {
+    match write(gathered, verdict, new_key.as_ref(), origin, deadline) {
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
-            verdict.refuse(Refusal::Store(error.trouble()));
+            verdict.refuse(Refusal::Store(error.access_error()));
             Committed::Done { new_dek: None }
         }
         Err(error) => {
@@ -58,8 +58,8 @@ pub(super) fn commit(
 
 /// Records the verdict that a failure after the repairs has become. That this may fail too is
 /// left to the log: the refusal itself is what matters.
-pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, operation: &str) {
-    let Some(event) = event(gathered, verdict, operation) else {
+pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, origin: Origin) {
+    let Some(event) = event(gathered, verdict, origin) else {
         return;
     };
     let Some(store) = &mut gathered.store else {
@@ -77,10 +77,10 @@ fn write(
     gathered: &mut Gathered,
     verdict: &Verdict,
     new_key: Option<&NewKey>,
-    operation: &str,
+    origin: Origin,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let event = event(gathered, verdict, operation);
+    let event = event(gathered, verdict, origin);
     let Gathered {
         facts,
         store: Some(store),
@@ -108,7 +108,7 @@ fn write(
     store.apply(&change)?;
     if facts.state != TpmState::Absent {
         // The start that the key was made for may have ended without anybody to see it.
-        if let Err(error) = store.keep_fresh_key(domain.uuid) {
+        if let Err(error) = store.clear_fresh_key(domain.uuid) {
             tracing::warn!(%error, "the key could not be noted as one in use");
         }
     }
@@ -219,7 +219,7 @@ fn clients_key(verdict: &Verdict) -> Option<bool> {
     }
 }
 
-fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Event> {
+fn event(gathered: &Gathered, verdict: &Verdict, origin: Origin) -> Option<Event> {
     let domain = gathered.facts.domain.as_ref().ok()?;
     let (code, message) = match verdict.decision() {
         Decision::Allow(reason) => (None, messages::reason(*reason).to_owned()),
@@ -228,14 +228,10 @@ fn event(gathered: &Gathered, verdict: &Verdict, operation: &str) -> Option<Even
             messages::refusal(&domain.name, refusal).message,
         ),
     };
+    let now = Timestamp::now();
     Some(Event {
-        at: Timestamp::now(),
-        domain_uuid: domain.uuid,
-        domain_name: domain.name.clone(),
-        operation: operation.to_owned(),
-        allowed: code.is_none(),
         code,
-        message,
         repairs_json: messages::repairs_json(verdict.repairs()).to_string(),
+        ..Event::new(now, origin, domain.uuid, &domain.name, message)
     })
 }

@@ -19,8 +19,10 @@ use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::ids::DomainUuid;
 use crate::store::Access;
-use crate::swtpm::{StateFile, StatePlace};
-use crate::tpm_copies::{KeptError, KeptState, Original, Run, Shelf, Shelter, put_back, set_aside};
+use crate::swtpm::{StateFile, StatePath};
+use crate::tpm_copies::{
+    CopyError, CopyStore, HardLinks, LiveState, RunRecord, SavedCopy, restore_copy, set_aside,
+};
 use crate::verdict::Verdict;
 use crate::verdict::code::Code;
 use crate::verdict::facts::{CopyReason, Permission, References, TpmState, TransientState, Trial};
@@ -33,7 +35,7 @@ pub(super) fn keep_before_start(
     guard: &Guard,
     domain: &Domain,
     deadline: Deadline,
-) -> Result<(), KeptError> {
+) -> Result<(), CopyError> {
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return Ok(());
     };
@@ -41,33 +43,39 @@ pub(super) fn keep_before_start(
         return Ok(());
     }
     bring_back::at_once(guard, domain.uuid, vtpm);
-    let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let original = LiveState::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
     if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
     }
-    let shelf = guard.shelf(domain);
+    let copy_store = guard.copy_store(domain);
     let is_absent = matches!(original, Ok(None));
     let kept = original.and_then(|original| {
-        let keep = |original| shelf.keep(&original, &domain.name, CopyReason::Start);
+        let keep = |original| copy_store.save(&original, &domain.name, CopyReason::Start);
         original.map(keep).transpose()
     });
-    shelf.note_run(Run {
+    copy_store.write_run(RunRecord {
         starting: true,
         state: kept.as_ref().ok().cloned().flatten(),
-        ended_normally: is_absent && shelf.run().is_ok_and(|before| before.ended_normally),
+        ended_normally: is_absent && copy_store.run().is_ok_and(|before| before.ended_normally),
         migrated: false,
         refused: None,
     })?;
     if let Some(current) = kept? {
-        drop_surplus(guard, domain, &shelf, &current, deadline);
+        drop_surplus(guard, domain, &copy_store, &current, deadline);
     }
     Ok(())
 }
 
 /// Drops all copies but a few, among them the one that a key of the guest opens.
-fn drop_surplus(guard: &Guard, domain: &Domain, shelf: &Shelf, current: &str, deadline: Deadline) {
+fn drop_surplus(
+    guard: &Guard,
+    domain: &Domain,
+    copy_store: &CopyStore,
+    current: &str,
+    deadline: Deadline,
+) {
     let mut opener = None;
-    let dropped = shelf.drop_surplus(current, |copy| {
+    let dropped = copy_store.drop_surplus(current, |copy| {
         let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
         opener.opens(copy)
     });
@@ -78,46 +86,46 @@ fn drop_surplus(guard: &Guard, domain: &Domain, shelf: &Shelf, current: &str, de
 
 /// Notes that a start was refused for what is wrong with the state that is there, which libvirt
 /// will delete although nobody gave it up.
-pub(super) fn note_refusal(guard: &Guard, domain: &Domain, code: Code) -> Result<(), KeptError> {
+pub(super) fn note_refusal(guard: &Guard, domain: &Domain, code: Code) -> Result<(), CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
     if !libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
-    let shelf = guard.shelf(domain);
-    shelf.note_run(Run {
+    let copy_store = guard.copy_store(domain);
+    copy_store.write_run(RunRecord {
         starting: true,
         refused: Some(code.as_str().to_owned()),
-        ..shelf.run().unwrap_or_default()
+        ..copy_store.run().unwrap_or_default()
     })
 }
 
 /// Whether the start of a guest whose vTPM is not encrypted may be refused.
-fn may_be_refused(guard: &Guard, original: &Result<Option<Original>, KeptError>) -> bool {
-    let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
+fn may_be_refused(guard: &Guard, original: &Result<Option<LiveState>, CopyError>) -> bool {
+    let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
     let found = original.as_ref().ok().and_then(Option::as_ref);
     guard.config.policy.unencrypted == Permission::Deny || found.is_some_and(is_encrypted)
 }
 
 /// The copies that may take the place of a state that is gone, the latest first, and whether
 /// the last run of a transient guest ended normally. What cannot be read is left to `state list`.
-pub(super) fn standing_by(
+pub(super) fn available_copies(
     guard: &Guard,
     domain: &Domain,
     vtpm: &Emulator,
-) -> (Vec<(KeptState, StateFile)>, bool) {
-    let shelf = guard.shelf(domain);
-    if !shelf.exists() {
+) -> (Vec<(SavedCopy, StateFile)>, bool) {
+    let copy_store = guard.copy_store(domain);
+    if !copy_store.exists() {
         return (Vec::new(), false);
     }
-    let (copies, unreadable) = shelf
-        .standing_by()
+    let (copies, unreadable) = copy_store
+        .available_copies()
         .unwrap_or_else(|error| (Vec::new(), vec![error]));
     for error in unreadable {
         tracing::warn!(domain = domain.name, %error, "a copy of the TPM's state is not used");
     }
-    let with_state = |copy: KeptState| {
+    let with_state = |copy: SavedCopy| {
         let state = copy.state();
         (copy, state)
     };
@@ -125,20 +133,20 @@ pub(super) fn standing_by(
     let copies = copies.into_iter().map(with_state);
     let copies = copies.filter(|(_, state)| is_state(state)).collect();
     let ended_normally = libvirt_would_delete(guard, domain, vtpm)
-        && shelf.run().is_ok_and(|run| run.ended_normally);
+        && copy_store.run().is_ok_and(|run| run.ended_normally);
     (copies, ended_normally)
 }
 
 /// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
 /// [`bring_back`](super::bring_back).
-fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), KeptError> {
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
-    let failed = |source| KeptError::State {
+fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), CopyError> {
+    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let failed = |source| CopyError::State {
         path: place.path.clone(),
         source,
     };
-    match Shelter::of(&place).map_err(failed)? {
-        Some(shelter) => shelter.fill().map_err(KeptError::io(&place.path)),
+    match HardLinks::of(&place).map_err(failed)? {
+        Some(shelter) => shelter.make().map_err(CopyError::io(&place.path)),
         None => Ok(()),
     }
 }
@@ -158,7 +166,7 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
     };
     let start = (guard.libvirt_state_dir.as_path(), domain.uuid, vtpm);
     if let Err(refusal) = free_place(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
-        put_back(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
+        restore_copy(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
             reason: error.to_string(),
         })
     }) {
@@ -166,11 +174,11 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
         return;
     }
     // So that `started` drops this copy, whether or not a key tells that it is the guest's.
-    let shelf = guard.shelf(domain);
+    let copy_store = guard.copy_store(domain);
     let state = Some(copy.manifest.sha256().to_owned());
-    let noted = shelf
+    let noted = copy_store
         .run()
-        .and_then(|run| shelf.note_run(Run { state, ..run }));
+        .and_then(|run| copy_store.write_run(RunRecord { state, ..run }));
     if let Err(error) = noted {
         tracing::warn!(domain = domain.name, %error, "it is not noted which copy was put back");
     }
@@ -186,7 +194,7 @@ fn free_place(
     let TpmState::Damaged(how) = state else {
         return Ok(());
     };
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
     match set_aside(&guard.state_dir, domain.uuid, &place, Timestamp::now()) {
         Ok(aside) => {
             tracing::warn!(domain = domain.name, path = %aside.display(), "a damaged TPM state was set aside");
@@ -204,15 +212,15 @@ pub(super) fn drop_after_start(
     guard: &Guard,
     domain: &Domain,
     deadline: Deadline,
-) -> Result<(), KeptError> {
-    let shelf = guard.shelf(domain);
-    if !shelf.exists() {
+) -> Result<(), CopyError> {
+    let copy_store = guard.copy_store(domain);
+    if !copy_store.exists() {
         return Ok(());
     }
-    let run = shelf.run().unwrap_or_default();
+    let run = copy_store.run().unwrap_or_default();
     // First, for whatever fails below: the start has not.
-    shelf.forget_run()?;
-    let (copies, _) = shelf.standing_by()?;
+    copy_store.remove_run()?;
+    let (copies, _) = copy_store.available_copies()?;
     let mut opener = None;
     for copy in &copies {
         let name = copy.manifest.sha256();
@@ -221,15 +229,15 @@ pub(super) fn drop_after_start(
             opener.opens(copy)
         };
         if run.state.as_deref() == Some(name) || is_opened() {
-            shelf.drop_copy(name)?;
+            copy_store.drop_copy(name)?;
         }
     }
-    shelf.tidy()
+    copy_store.remove_if_empty()
 }
 
 /// `stopped end`: notes that the guest has moved to another host, which at `release` an older
 /// libvirt no longer tells.
-pub(super) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
+pub(super) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
@@ -241,10 +249,10 @@ pub(super) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), KeptE
 
 /// Notes that the state which libvirt is about to delete is not the guest's TPM: that is on another
 /// host, or in a saved image.
-pub(super) fn note_tpm_elsewhere(guard: &Guard, domain: &Domain) -> Result<(), KeptError> {
-    guard.shelf(domain).note_run(Run {
+pub(super) fn note_tpm_elsewhere(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
+    guard.copy_store(domain).write_run(RunRecord {
         migrated: true,
-        ..Run::default()
+        ..RunRecord::default()
     })
 }
 
@@ -254,27 +262,29 @@ pub(super) fn keep_after_run(
     domain: &Domain,
     ending: Ending,
     deadline: Deadline,
-) -> Result<(), KeptError> {
+) -> Result<(), CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
     if !libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
-    let shelf = guard.shelf(domain);
-    let run = shelf.run().unwrap_or_default();
+    let copy_store = guard.copy_store(domain);
+    let run = copy_store.run().unwrap_or_default();
     let keep = |occasion| {
-        let original = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
-        let is_encrypted = |found: &Original| matches!(found.state(), StateFile::Encrypted(_));
+        let original = LiveState::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
+        let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
         if let Some(original) = original.filter(is_encrypted) {
-            let current = shelf.keep(&original, &domain.name, occasion)?;
-            drop_surplus(guard, domain, &shelf, &current, deadline);
+            let current = copy_store.save(&original, &domain.name, occasion)?;
+            drop_surplus(guard, domain, &copy_store, &current, deadline);
         }
         Ok(())
     };
     match ending {
         // Its TPM lives on elsewhere: a copy would bring an old one back, or one of nobody's.
-        _ if run.migrated => shelf.forget_run().and_then(|()| shelf.tidy()),
+        _ if run.migrated => copy_store
+            .remove_run()
+            .and_then(|()| copy_store.remove_if_empty()),
         _ if run.starting && run.refused.is_some() => shelter(guard, domain, vtpm),
         // It has run, although `started` was not seen.
         Ending::Ended if run.starting => keep(CopyReason::Release),
@@ -288,11 +298,11 @@ pub(super) fn keep_after_run(
             let kept = match guard.config.policy.transient_state {
                 TransientState::Keep => keep(CopyReason::Release),
                 // Older ones are not of the run that has ended, nor of a start that failed.
-                TransientState::Fresh => shelf.set_aside(Timestamp::now()).map(|_| ()),
+                TransientState::Fresh => copy_store.set_aside(Timestamp::now()).map(|_| ()),
             };
-            shelf.note_run(Run {
+            copy_store.write_run(RunRecord {
                 ended_normally: true,
-                ..Run::default()
+                ..RunRecord::default()
             })?;
             kept
         }
@@ -338,7 +348,7 @@ impl Opener {
         }
     }
 
-    fn opens(&mut self, copy: &KeptState) -> bool {
+    fn opens(&mut self, copy: &SavedCopy) -> bool {
         let Self {
             domain,
             references,
@@ -352,7 +362,7 @@ impl Opener {
 }
 
 impl Guard {
-    pub(super) fn shelf(&self, domain: &Domain) -> Shelf {
-        Shelf::of(&self.state_dir, domain.uuid)
+    pub(super) fn copy_store(&self, domain: &Domain) -> CopyStore {
+        CopyStore::of(&self.state_dir, domain.uuid)
     }
 }

@@ -8,7 +8,7 @@ use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
 use crate::libvirt::{StartingLibvirtd, called_by_starting_libvirtd};
 use crate::messages;
-use crate::store::{Access, Event};
+use crate::store::{Access, Event, Origin};
 use crate::swtpm::read_state;
 use crate::verdict::facts::Permission;
 use crate::verdict::outcome::{Outcome, SecretAction};
@@ -22,7 +22,7 @@ impl Guard {
     /// If the libvirtd that calls this hook is still starting, it will not be asked. Gives the
     /// deadline that holds then: a shorter one, but not for a guest that is sure to start.
     #[must_use]
-    pub fn mind_starting_libvirtd(
+    pub fn handle_starting_daemon(
         &mut self,
         domain: Option<&Domain>,
         deadline: Deadline,
@@ -48,24 +48,24 @@ fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
         return false;
     };
     let at_once = Deadline::after(Duration::ZERO);
-    let is_laid_out = || match secrets.inspect(secret, at_once) {
+    let is_staged = || match secrets.inspect(secret, at_once) {
         Ok(Some(found)) => {
             let of_guest = found.definition.guards_domain() == Some(domain.uuid);
-            of_guest && found.definition.is_laid_out()
+            of_guest && found.definition.is_staged()
         }
         _ => false,
     };
-    guard.libvirt_starts && is_laid_out()
+    guard.libvirt_starts && is_staged()
 }
 
 /// Allows the start of a guest whose secret `stage` prepared for a starting libvirtd: the verdict
 /// was made there. `None`: the start is to be judged, by what the daemon's files tell.
-pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> Option<Outcome> {
+pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Option<Outcome> {
     let (vtpm, _) = domain
         .encrypted_vtpm()
         .filter(|_| has_loaded(guard, domain))?;
     let reason = Reason::LoadedSecret;
-    record(guard, domain, operation, reason);
+    record(guard, domain, origin, reason);
     Some(Outcome {
         state: read_state(&guard.libvirt_state_dir, domain.uuid, vtpm).summary(),
         domain: Some(domain.clone()),
@@ -77,20 +77,12 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, operation: &str) -> O
 }
 
 /// The log has it in any case.
-fn record(guard: &Guard, domain: &Domain, operation: &str, why: Reason) {
+fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
     let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
         return;
     };
-    let event = Event {
-        at: Timestamp::now(),
-        domain_uuid: domain.uuid,
-        domain_name: domain.name.clone(),
-        operation: operation.to_owned(),
-        allowed: true,
-        code: None,
-        message: messages::reason(why).to_owned(),
-        repairs_json: messages::repairs_json(&[]).to_string(),
-    };
+    let (now, why) = (Timestamp::now(), messages::reason(why));
+    let event = Event::new(now, origin, domain.uuid, &domain.name, why);
     if let Err(error) = store.record_event(&event) {
         tracing::warn!(%error, "the start could not be recorded");
     }

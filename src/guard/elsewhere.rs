@@ -14,7 +14,7 @@ use crate::host::bounded::bounded;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
-use crate::tpm_copies::Shelf;
+use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
@@ -139,7 +139,7 @@ impl Look<'_> {
             state_path(&self.guard.libvirt_state_dir, uuid, &vtpm)
         });
         let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
-        let copies = Shelf::of(&self.guard.state_dir, uuid).copies();
+        let copies = CopyStore::of(&self.guard.state_dir, uuid).copies();
         let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
         Ok(RelatedGuest {
             domain: self.describe(uuid)?,
@@ -193,7 +193,7 @@ impl Look<'_> {
         let (uuid, name) = (self.domain.uuid, &self.domain.name);
         let rows = self
             .store
-            .keys_near(uuid, self.vtpm.secret_uuid, name, KEYS_TRIED)?;
+            .candidate_keys(uuid, self.vtpm.secret_uuid, name, KEYS_TRIED)?;
         for row in rows {
             if self.deadline.has_passed() {
                 break;

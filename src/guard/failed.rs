@@ -10,10 +10,10 @@ use super::status::progress;
 use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
-use crate::messages::Arg;
-use crate::store::Event;
+use crate::messages::Command;
+use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{KeptError, Original};
+use crate::tpm_copies::{CopyError, LiveState};
 
 /// Looks whether a start has failed, at `stopped end`, or at `release end` with libvirt's reason.
 /// Gives the event that tells of it.
@@ -31,10 +31,10 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
     if begun.awaits_state {
         match set_aside(guard, domain) {
             Ok(true) => {
-                let name = Arg::guest(domain);
                 message = format!(
-                    "{message}; the TPM state that it left is not the guest's, and is set aside: \
-                     vtpm-guard state show {name}"
+                    "{message}; the TPM state that it left is not the guest's, and is set aside; \
+                     for details: {}",
+                    Command::StateShow(domain.into())
                 );
             }
             Ok(false) => {}
@@ -44,23 +44,15 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
         }
     }
     tracing::warn!(domain = domain.name, %domain.uuid, message);
-    Event {
-        at: Timestamp::now(),
-        domain_uuid: domain.uuid,
-        domain_name: domain.name.clone(),
-        operation: "stopped".to_owned(),
-        allowed: true,
-        code: None,
-        message,
-        repairs_json: "[]".to_owned(),
-    }
+    let now = Timestamp::now();
+    Event::new(now, Origin::Stopped, domain.uuid, &domain.name, message)
 }
 
 /// Sets the TPM state aside that a start left whose own never arrived: libvirt has made a TPM for
 /// it (9.0 for a guest that is restored, 11.3 for one that migrates here), under the guest's
 /// key, and the next start would take it for the guest's. What libvirt deletes itself is only not
 /// kept.
-fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, KeptError> {
+fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(false);
     };
@@ -68,7 +60,7 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, KeptError> {
         copies::note_tpm_elsewhere(guard, domain)?;
         return Ok(false);
     }
-    let Some(original) = Original::read(&guard.libvirt_state_dir, domain.uuid, vtpm)? else {
+    let Some(original) = LiveState::read(&guard.libvirt_state_dir, domain.uuid, vtpm)? else {
         return Ok(false);
     };
     if !matches!(original.state(), StateFile::Encrypted(_) | StateFile::Plain) {
@@ -76,9 +68,9 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, KeptError> {
     }
     let now = Timestamp::now();
     guard
-        .shelf(domain)
-        .keep_aside(&original, &domain.name, now)?;
-    remove(original.path(), vtpm).map_err(KeptError::io(original.path()))?;
+        .copy_store(domain)
+        .save_set_aside(&original, &domain.name, now)?;
+    remove(original.path(), vtpm).map_err(CopyError::io(original.path()))?;
     Ok(true)
 }
 

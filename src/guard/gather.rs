@@ -11,9 +11,9 @@ use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
-use crate::tpm_copies::KeptState;
+use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{
-    Facts, KekState, KeyRef, Provider, References, SavedCopy, SavedTpm, TpmState, Trial,
+    CopyToRestore, Facts, KekState, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
 };
 
 /// The facts, and what was opened on the way to them.
@@ -23,7 +23,7 @@ pub(super) struct Gathered {
     /// The store that the rows came from; `None` where there is none, or it is unusable.
     pub(super) store: Option<Store>,
     /// The copy of `facts.saved`.
-    pub(super) copy: Option<KeptState>,
+    pub(super) copy: Option<SavedCopy>,
     /// The state that keys are proven against: the TPM's, or the copy that takes its place.
     pub(super) state: StateFile,
 }
@@ -79,7 +79,7 @@ pub(super) fn gather(
     let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent | StateFile::Damaged(_) => copies::standing_by(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => copies::available_copies(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
@@ -164,11 +164,11 @@ impl Gathered {
         match opened {
             Ok(Some(store)) => {
                 let rows = store.references(domain, Timestamp::now());
-                self.facts.references = rows.map_err(|error| error.trouble());
+                self.facts.references = rows.map_err(|error| error.access_error());
                 self.store = Some(store);
             }
             Ok(None) => {}
-            Err(error) => self.facts.references = Err(error.trouble()),
+            Err(error) => self.facts.references = Err(error.access_error()),
         }
     }
 
@@ -219,7 +219,7 @@ impl Gathered {
     fn try_copies(
         &mut self,
         domain: DomainUuid,
-        copies: Vec<(KeptState, StateFile)>,
+        copies: Vec<(SavedCopy, StateFile)>,
         deadline: Deadline,
     ) {
         let Self { facts, keys, .. } = self;
@@ -245,8 +245,8 @@ impl Gathered {
         let Some((copy, state, trials)) = chosen else {
             return;
         };
-        facts.saved.copy = Some(SavedCopy {
-            occasion: copy.manifest.occasion,
+        facts.saved.copy = Some(CopyToRestore {
+            reason: copy.manifest.reason,
             saved_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
             is_proven,

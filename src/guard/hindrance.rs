@@ -8,7 +8,7 @@ use super::status::is_running;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator, Vtpm};
 use crate::swtpm::{
-    LockHolder, LockProblem, StateFile, StatePlace, closed_directory, lock_problem, read_state,
+    LockHolder, LockProblem, StateFile, StatePath, closed_directory, lock_problem, read_state,
 };
 use crate::verdict::facts::Obstacle;
 use crate::verdict::refusal::Refusal;
@@ -45,7 +45,7 @@ pub(super) fn look(
     vtpm: &Emulator,
     patience: Deadline,
 ) -> Option<Obstacle> {
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
     if let Some(closed) = closed_directory(&place, &guard.config.libvirt.qemu_conf()) {
         return Some(Obstacle::ClosedDirectory {
             path: closed.path.display().to_string(),

@@ -7,7 +7,7 @@ use super::{Guard, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Found, Purpose, Value};
+use crate::libvirt::secret::{LibvirtSecret, Purpose, SecretValue};
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{ForeignSecret, HostSecret, HostValue, References, Trial};
 
@@ -65,10 +65,10 @@ impl Gathered {
         guard: &Guard,
         secret: SecretUuid,
         domain: DomainUuid,
-        found: Found,
+        found: LibvirtSecret,
         deadline: Deadline,
     ) -> HostSecret {
-        let Found { definition, value } = found;
+        let LibvirtSecret { definition, value } = found;
         if definition.purpose == Purpose::Other {
             let usage = definition.usage;
             return HostSecret::Conflict(format!(
@@ -79,15 +79,15 @@ impl Gathered {
             return HostSecret::Guards(other);
         }
         let value = match value {
-            Value::None => HostValue::None,
+            SecretValue::None => HostValue::None,
             // No byte is a value to libvirt.
-            Value::Told(dek) if dek.expose().is_empty() => HostValue::None,
-            Value::Told(dek) => {
+            SecretValue::Disclosed(dek) if dek.expose().is_empty() => HostValue::None,
+            SecretValue::Disclosed(dek) => {
                 let dek = self.keys.number(dek);
                 let proof = self.keys.prove(dek, &self.state);
                 HostValue::Known { dek, proof }
             }
-            Value::Private => HostValue::Hidden,
+            SecretValue::Private => HostValue::Hidden,
         };
         let mut named_by = Vec::new();
         if !self.is_settled(value) {

@@ -16,7 +16,7 @@ use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::store::{Access, Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
-use crate::tpm_copies::KeptError;
+use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
 
 /// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
@@ -37,7 +37,7 @@ pub enum LifecycleError {
     PlainState(#[from] io::Error),
     /// The copies of TPM state.
     #[error("the copy of the TPM's state: {0}")]
-    Copy(#[from] KeptError),
+    Copy(#[from] CopyError),
 }
 
 /// Does what follows a verdict at this operation; at `prepare`, which makes verdicts, nothing.
@@ -144,7 +144,7 @@ fn ended(
     let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
     let mut taken_back = false;
     let noted = with_store(guard, deadline, |store| {
-        store.forget_announcement(domain.uuid)?;
+        store.clear_announcement(domain.uuid)?;
         if let Some(event) = failed {
             store.record_event(event)?;
         }
@@ -156,15 +156,13 @@ fn ended(
             // It has run, though `started` may not have been able to note it.
             Some(Ending::Ended) => store.mark_started(domain.uuid, now)?,
             // Should that state be out of sight when a later start fails, its key stays.
-            _ if !matches!(state, StateFile::Absent) => store.keep_fresh_key(domain.uuid)?,
+            _ if !matches!(state, StateFile::Absent) => store.clear_fresh_key(domain.uuid)?,
             Some(Ending::Failed) => {
-                taken_back = store.take_back_fresh_key(domain.uuid, None, now)?.is_some();
+                taken_back = store.retire_fresh_key(domain.uuid, None, now)?.is_some();
             }
             Some(Ending::Unknown) => {
                 let within = Some(FAILS_WITHIN);
-                taken_back = store
-                    .take_back_fresh_key(domain.uuid, within, now)?
-                    .is_some();
+                taken_back = store.retire_fresh_key(domain.uuid, within, now)?.is_some();
             }
             Some(Ending::Migrated) | None => {}
         }
@@ -205,7 +203,7 @@ fn forget_announcement(
 ) -> Result<(), StoreError> {
     if domain.has_emulated_tpm() {
         with_store(guard, deadline, |store| {
-            store.forget_announcement(domain.uuid)?;
+            store.clear_announcement(domain.uuid)?;
             Ok(true)
         })?;
     }

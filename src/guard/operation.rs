@@ -31,9 +31,6 @@ pub enum Ending {
 }
 
 impl Operation {
-    /// What history calls a start.
-    pub const PREPARE: &str = "prepare";
-
     /// The operation that these words of libvirt's stand for; `None` where there is nothing to
     /// do, unknown words included: what a later libvirt says is not refused.
     #[must_use]

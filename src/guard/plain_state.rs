@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use crate::host::atomic::{self, NewFile};
 use crate::host::trusted::TrustedDir;
 use crate::ids::DomainUuid;
-use crate::swtpm::HeldState;
+use crate::swtpm::LockedState;
 
 /// Keeps the plain state that is held, in place of one kept before. Gives its place.
-pub fn keep(state_dir: &Path, domain: DomainUuid, state: &HeldState) -> io::Result<PathBuf> {
+pub fn keep(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
     let dir = place(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
@@ -92,7 +92,7 @@ mod tests {
         );
         assert!(!forget(state_dir.path(), domain).unwrap());
 
-        let held = HeldState::take(Path::new("/nowhere"), domain, &vtpm);
+        let held = LockedState::lock(Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
         keep(state_dir.path(), domain, &held).unwrap();
         let kept = keep(state_dir.path(), domain, &held).unwrap();

@@ -6,11 +6,11 @@ use super::commit::{Committed, commit, record};
 use super::gather::{Gathered, gather};
 use super::provide::{NotProvided, Provide, foreseen};
 use super::status::is_running;
-use super::{Guard, Operation, before_the_answer, begun, copies, daemon_start, elsewhere};
+use super::{Guard, before_the_answer, begun, copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
-use crate::store::Access;
-use crate::swtpm::{StatePlace, remove_empty_directory};
+use crate::store::{Access, Origin};
+use crate::swtpm::{StatePath, remove_empty_directory};
 use crate::verdict::decide::{decide, unusable_state};
 use crate::verdict::facts::{Arrival, Facts, StoreAccessError, TpmState};
 use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
@@ -33,16 +33,16 @@ pub enum Mode {
 }
 
 /// Judges the start of `domain` (or of one whose XML could not be read: why), and carries the
-/// verdict out. `operation` is what history says was asked for.
+/// verdict out. `origin` is what the history says asked for it.
 pub fn prepare(
     guard: &Guard,
     domain: &Result<Domain, UnreadableDomain>,
-    operation: &str,
+    origin: Origin,
     mode: Mode,
     deadline: Deadline,
 ) -> Outcome {
     if let (Mode::CarryOut, Ok(domain)) = (mode, domain)
-        && let Some(outcome) = daemon_start::allow_loaded(guard, domain, operation)
+        && let Some(outcome) = daemon_start::allow_loaded(guard, domain, origin)
     {
         let is_saved = has_managed_save(guard, &domain.name);
         let awaited = Awaited {
@@ -67,7 +67,7 @@ pub fn prepare(
     // is only replayed, of a guest that runs, is none that could fail.
     let kept = match domain {
         Ok(domain) if mode == Mode::CarryOut => {
-            let is_start = operation == Operation::PREPARE || !is_running(guard, domain);
+            let is_start = origin == Origin::Prepare || !is_running(guard, domain);
             if is_start {
                 copies::keep_before_start(guard, domain, deadline)
             } else {
@@ -76,12 +76,12 @@ pub fn prepare(
         }
         _ => Ok(()),
     };
-    let mut outcome = judged(guard, domain, operation, mode, access, deadline);
+    let mut outcome = judged(guard, domain, origin, mode, access, deadline);
     if let Err(error) = kept {
         let finding = Finding::CopyNotKept(error.to_string());
         outcome.verdict.note(finding);
     }
-    if let (Mode::CarryOut, "prepare", Ok(domain)) = (mode, operation, domain) {
+    if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
         note_refused_state(guard, domain, &outcome);
     }
     outcome
@@ -102,14 +102,14 @@ fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
 fn judged(
     guard: &Guard,
     domain: &Result<Domain, UnreadableDomain>,
-    operation: &str,
+    origin: Origin,
     mode: Mode,
     access: Access,
     deadline: Deadline,
 ) -> Outcome {
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
-        if let Some(outcome) = attempt(guard, gathered, operation, mode, deadline) {
+        if let Some(outcome) = attempt(guard, gathered, origin, mode, deadline) {
             return outcome;
         }
     }
@@ -124,7 +124,7 @@ fn judged(
 fn attempt(
     guard: &Guard,
     mut gathered: Gathered,
-    operation: &str,
+    origin: Origin,
     mode: Mode,
     deadline: Deadline,
 ) -> Option<Outcome> {
@@ -141,8 +141,7 @@ fn attempt(
     }
     copies::carry_out_restore(guard, &gathered, &mut verdict);
     clear_the_way_for_a_new_tpm(guard, &gathered.facts, &verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, operation, deadline)
-    else {
+    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, origin, deadline) else {
         return None;
     };
     let mut secret = SecretAction::None;
@@ -150,7 +149,7 @@ fn attempt(
         let provide = Provide {
             guard,
             gathered: &gathered,
-            is_start: operation == Operation::PREPARE,
+            is_start: origin == Origin::Prepare,
             deadline,
         };
         match provide.carry_out(&verdict, new_dek.as_ref()) {
@@ -158,7 +157,7 @@ fn attempt(
             Err(NotProvided::SecretChanged) => return None,
             Err(NotProvided::Refused(refusal)) => {
                 verdict.refuse_after_repairs(refusal);
-                record(&mut gathered, &verdict, operation);
+                record(&mut gathered, &verdict, origin);
             }
         }
         if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, verdict.decision()) {
@@ -186,7 +185,7 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     if *facts.effective_state() != TpmState::Absent || arrives {
         return;
     }
-    let place = StatePlace::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
     if let Err(error) = remove_empty_directory(&place) {
         tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
     }

@@ -17,9 +17,10 @@ use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, HookCall, Mode, Operation, bring_back};
 use crate::host::sys;
-use crate::libvirt::{Libvirt, calling_attempt};
+use crate::libvirt::{LibvirtClient, calling_attempt};
 use crate::log;
 use crate::messages::{self, Named};
+use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::facts::Permission;
 use crate::verdict::outcome::Outcome;
@@ -63,7 +64,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         emergency::may_refuse(&event.guest);
     }
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
-    let deadline = guard.mind_starting_libvirtd(domain.as_ref().ok(), deadline);
+    let deadline = guard.handle_starting_daemon(domain.as_ref().ok(), deadline);
     emergency::answer_at(deadline);
     // A log that cannot be opened stops nothing: there is nobody else to tell.
     let _ = log::init(&guard.config, &guard.state_dir);
@@ -122,7 +123,7 @@ fn prepare(
     domain: &Result<Domain, UnreadableDomain>,
     deadline: Deadline,
 ) -> ExitCode {
-    let outcome = guard::prepare(guard, domain, Operation::PREPARE, Mode::CarryOut, deadline);
+    let outcome = guard::prepare(guard, domain, Origin::Prepare, Mode::CarryOut, deadline);
     let Outcome {
         verdict, domain, ..
     } = &outcome;
@@ -151,7 +152,7 @@ fn guard_of_this_host() -> Guard {
     let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
     guard.config_trouble = trouble;
     guard.shares_keks = true;
-    let libvirt = Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+    let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
     guard.secrets = Some(Box::new(libvirt));
     guard
 }

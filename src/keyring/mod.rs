@@ -105,7 +105,7 @@ pub struct Keyring {
 
 /// How a KEK was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredKek {
     /// How it is sealed.
     pub seal: Seal,
     /// Why it is not sealed as strongly as this host should be able to; a weaker seal was
@@ -159,13 +159,13 @@ impl Keyring {
         kek: &Kek,
         weaker: WeakerSeal,
         deadline: Deadline,
-    ) -> Result<Stored, KeyringError> {
+    ) -> Result<StoredKek, KeyringError> {
         let key_id = kek.key_id();
         let dir = Dir::create(&self.dir)?;
         match self.open(key_id, deadline) {
             Ok(_) => {
                 let (seal, trouble) = (self.seal(key_id)?, None);
-                return Ok(Stored { seal, trouble });
+                return Ok(StoredKek { seal, trouble });
             }
             // The caller has the very key: what does not open is replaced by what does.
             Err(
@@ -185,7 +185,7 @@ impl Keyring {
             .seal(kek, weaker, deadline)
             .map_err(not_sealed)?;
         dir.replace(key_id, &file(seal, &bytes), deadline)?;
-        Ok(Stored { seal, trouble })
+        Ok(StoredKek { seal, trouble })
     }
 
     /// The strongest seal that this host has now.

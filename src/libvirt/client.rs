@@ -6,18 +6,21 @@ use std::path::PathBuf;
 
 use super::conversation::Conversation;
 use super::files::{are_of_this_host, value_on_disk};
+use super::guests::{Guest, Libvirt, SavedRuns};
 use super::program;
-use super::protocol::{Guest, Request, Response, Revealed, SavedRuns};
+use super::protocol::{Request, Response, Revealed};
 use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Definition, Found, HostSecrets, Provided, SecretError, Value};
+use crate::libvirt::secret::{
+    HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue,
+};
 use crate::verdict::Over;
 
 /// One libvirt connection, made by a helper at the first question and kept for the next.
 /// Dropping it ends the helper.
-pub struct Libvirt {
+pub struct LibvirtClient {
     uri: String,
     /// Where a system daemon of this host keeps its secrets.
     secrets_dir: PathBuf,
@@ -25,7 +28,7 @@ pub struct Libvirt {
     conversation: RefCell<Option<Conversation>>,
 }
 
-impl Libvirt {
+impl LibvirtClient {
     /// The libvirt of this URI: `secret:///system` for secrets, `qemu:///system` for both
     /// secrets and guests. Nothing is started or connected yet.
     #[must_use]
@@ -50,111 +53,6 @@ impl Libvirt {
     pub fn with_helper(mut self, program: PathBuf) -> Self {
         self.program = program;
         self
-    }
-
-    /// All guests. Never to be asked from a hook: libvirt holds the starting guest's lock.
-    pub fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
-        match self.ask(&Request::Guests, deadline)? {
-            Response::Guests(guests) => Ok(guests),
-            other => Err(misunderstood(&other)),
-        }
-    }
-
-    /// The guest of this UUID and the one of this name: two, where the name of one is the UUID
-    /// of the other. Never to be asked from a hook.
-    pub fn guests_called(
-        &self,
-        name_or_uuid: &str,
-        deadline: Deadline,
-    ) -> Result<Vec<Guest>, SecretError> {
-        match self.ask(&Request::Guest(name_or_uuid), deadline)? {
-            Response::Guests(guests) => Ok(guests),
-            other => Err(misunderstood(&other)),
-        }
-    }
-
-    /// The guest of this UUID. Never to be asked from a hook.
-    pub fn guest(
-        &self,
-        uuid: DomainUuid,
-        deadline: Deadline,
-    ) -> Result<Option<Guest>, SecretError> {
-        let called = self.guests_called(&uuid.to_string(), deadline)?;
-        Ok(called.into_iter().find(|guest| guest.uuid == uuid))
-    }
-
-    /// Undefines the secret if it is the one that was laid out for this guest's start with the
-    /// daemon. Says whether it was there to drop.
-    pub fn drop_laid_out(
-        &self,
-        secret: SecretUuid,
-        domain: DomainUuid,
-        deadline: Deadline,
-    ) -> Result<bool, SecretError> {
-        match self.ask(&Request::DropLaidOut { secret, domain }, deadline)? {
-            Response::Dropped(dropped) => Ok(dropped),
-            other => Err(misunderstood(&other)),
-        }
-    }
-
-    /// What libvirt keeps of runs of this guest that have not ended. Never to be asked from a
-    /// hook.
-    pub fn saved_runs(
-        &self,
-        domain: DomainUuid,
-        deadline: Deadline,
-    ) -> Result<SavedRuns, SecretError> {
-        match self.ask(&Request::SavedRuns(domain), deadline)? {
-            Response::SavedRuns(saved) => Ok(saved),
-            other => Err(misunderstood(&other)),
-        }
-    }
-
-    /// The secret under this UUID, with its value as far as libvirt tells it.
-    pub fn reveal(
-        &self,
-        secret: SecretUuid,
-        deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
-        let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
-            Response::Absent => return Ok(None),
-            Response::Secret { definition, value } => (definition, value),
-            other => return Err(misunderstood(&other)),
-        };
-        let value = match value {
-            Revealed::None => Value::None,
-            Revealed::Private => Value::Private,
-            Revealed::Follows => Value::Told(self.value(deadline)?),
-        };
-        let Some(definition) = Definition::parse(&definition) else {
-            let words = format!("libvirt's definition of the secret {secret} cannot be read");
-            return Err(SecretError::Refused(words));
-        };
-        Ok(Some(Found { definition, value }))
-    }
-
-    /// Undefines a secret for vTPMs, whoever made it, with its value and libvirt's files of
-    /// it. Says whether there was one.
-    pub fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
-        match self.ask(&Request::Undefine(secret), deadline)? {
-            Response::Undefined(undefined) => Ok(undefined),
-            other => Err(misunderstood(&other)),
-        }
-    }
-
-    /// Gives the emulated TPM in the guest's persistent definition `<encryption>` with this
-    /// secret, and changes nothing else of it. Says whether it did: if not, the guest has no
-    /// emulated TPM without that element. Never to be asked from a hook.
-    pub fn encrypt_vtpm(
-        &self,
-        domain: DomainUuid,
-        secret: SecretUuid,
-        deadline: Deadline,
-    ) -> Result<bool, SecretError> {
-        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
-            Response::Redefined(changed) => Ok(changed),
-            other => Err(misunderstood(&other)),
-        }
     }
 
     /// The value that the last answer announced.
@@ -208,7 +106,87 @@ impl Libvirt {
     }
 }
 
-impl HostSecrets for Libvirt {
+impl Libvirt for LibvirtClient {
+    fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
+        match self.ask(&Request::Guests, deadline)? {
+            Response::Guests(guests) => Ok(guests),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn guests_called(
+        &self,
+        name_or_uuid: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<Guest>, SecretError> {
+        match self.ask(&Request::Guest(name_or_uuid), deadline)? {
+            Response::Guests(guests) => Ok(guests),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn drop_staged(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::DropStaged { secret, domain }, deadline)? {
+            Response::Dropped(dropped) => Ok(dropped),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn saved_runs(&self, domain: DomainUuid, deadline: Deadline) -> Result<SavedRuns, SecretError> {
+        match self.ask(&Request::SavedRuns(domain), deadline)? {
+            Response::SavedRuns(saved) => Ok(saved),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn reveal(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
+        let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
+            Response::Absent => return Ok(None),
+            Response::Secret { definition, value } => (definition, value),
+            other => return Err(misunderstood(&other)),
+        };
+        let value = match value {
+            Revealed::None => SecretValue::None,
+            Revealed::Private => SecretValue::Private,
+            Revealed::Follows => SecretValue::Disclosed(self.value(deadline)?),
+        };
+        let Some(definition) = SecretDefinition::parse(&definition) else {
+            let words = format!("libvirt's definition of the secret {secret} cannot be read");
+            return Err(SecretError::Refused(words));
+        };
+        Ok(Some(LibvirtSecret { definition, value }))
+    }
+
+    fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
+        match self.ask(&Request::Undefine(secret), deadline)? {
+            Response::Undefined(undefined) => Ok(undefined),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    fn encrypt_vtpm(
+        &self,
+        domain: DomainUuid,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
+            Response::Redefined(changed) => Ok(changed),
+            other => Err(misunderstood(&other)),
+        }
+    }
+}
+
+impl HostSecrets for LibvirtClient {
     fn expect_question(&self, deadline: Deadline) {
         if self.conversation.borrow().is_none() {
             // What is in the way now is in the way of the question too, and told there.
@@ -221,11 +199,11 @@ impl HostSecrets for Libvirt {
         &self,
         secret: SecretUuid,
         deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
         let mut found = self.reveal(secret, deadline)?;
         if let Some(found) = &mut found {
             let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
-            if is_stored && matches!(found.value, Value::Private) {
+            if is_stored && matches!(found.value, SecretValue::Private) {
                 found.value = value_on_disk(&self.secrets_dir, secret);
             }
         }

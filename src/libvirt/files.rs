@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Definition, Found, SecretError, Value};
+use crate::libvirt::secret::{LibvirtSecret, SecretDefinition, SecretError, SecretValue};
 
 /// The longest `UUID.base64` that is read, in bytes.
 const MAX_BASE64_LEN: usize = Dek::MAX_LEN.div_ceil(3) * 4;
@@ -29,7 +29,7 @@ pub fn are_of_this_host(uri: &str) -> bool {
 }
 
 /// The value of a secret as the daemon's files have it.
-pub enum Stored {
+pub enum StoredValue {
     /// They have none.
     None,
     /// This.
@@ -66,39 +66,42 @@ pub enum FilesError {
 }
 
 /// The value of this secret in `dir`, a daemon's directory of secrets.
-pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<Stored, FilesError> {
+pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<StoredValue, FilesError> {
     let plain = dir.join(format!("{secret}.base64"));
     if let Some(file) = open(dir, &plain)? {
-        return read_base64(file, plain).map(Stored::Value);
+        return read_base64(file, plain).map(StoredValue::Value);
     }
     let encrypted = dir.join(format!("{secret}.aes256cbc"));
     match encrypted.symlink_metadata() {
-        Ok(_) => Ok(Stored::Encrypted(encrypted)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Stored::None),
+        Ok(_) => Ok(StoredValue::Encrypted(encrypted)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(StoredValue::None),
         Err(source) => Err(io_error(&encrypted, source)),
     }
 }
 
 /// The value of a secret that libvirt keeps on disk and tells nobody, as far as its files have
 /// it. Where they do not say, there may be one.
-pub(super) fn value_on_disk(dir: &Path, secret: SecretUuid) -> Value {
+pub(super) fn value_on_disk(dir: &Path, secret: SecretUuid) -> SecretValue {
     match stored_value(dir, secret) {
-        Ok(Stored::Value(dek)) => Value::Told(dek),
-        Ok(Stored::None) if dir.join(format!("{secret}.xml")).exists() => Value::None,
-        Ok(Stored::None | Stored::Encrypted(_)) => Value::Private,
+        Ok(StoredValue::Value(dek)) => SecretValue::Disclosed(dek),
+        Ok(StoredValue::None) if dir.join(format!("{secret}.xml")).exists() => SecretValue::None,
+        Ok(StoredValue::None | StoredValue::Encrypted(_)) => SecretValue::Private,
         Err(error) => {
             tracing::warn!(%secret, %error, "its value cannot be read");
-            Value::Private
+            SecretValue::Private
         }
     }
 }
 
 /// The secret as the daemon's files have it; `None` if they do not know it. They tell it also
 /// while the daemon cannot be asked.
-pub fn secret_on_disk(dir: &Path, secret: SecretUuid) -> Result<Option<Found>, SecretError> {
+pub fn secret_on_disk(
+    dir: &Path,
+    secret: SecretUuid,
+) -> Result<Option<LibvirtSecret>, SecretError> {
     let path = dir.join(format!("{secret}.xml"));
     let definition = match std::fs::read_to_string(&path) {
-        Ok(text) => Definition::parse(&text),
+        Ok(text) => SecretDefinition::parse(&text),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(SecretError::Unreachable(format!(
@@ -112,34 +115,34 @@ pub fn secret_on_disk(dir: &Path, secret: SecretUuid) -> Result<Option<Found>, S
         return Err(SecretError::Unreachable(words));
     };
     // A staged one is a link; nobody else's link is followed.
-    let value = if definition.is_laid_out() {
-        laid_out_value(dir, secret)
+    let value = if definition.is_staged() {
+        staged_value(dir, secret)
     } else {
         value_on_disk(dir, secret)
     };
-    Ok(Some(Found { definition, value }))
+    Ok(Some(LibvirtSecret { definition, value }))
 }
 
 /// The value behind the link that `stage` made, on tmpfs.
-fn laid_out_value(dir: &Path, secret: SecretUuid) -> Value {
+fn staged_value(dir: &Path, secret: SecretUuid) -> SecretValue {
     let link = dir.join(format!("{secret}.base64"));
     let target = link.read_link().ok();
     let read = target.and_then(|target| {
         let file = open(target.parent()?, &target).ok()??;
         read_base64(file, target).ok()
     });
-    read.map_or(Value::Private, Value::Told)
+    read.map_or(SecretValue::Private, SecretValue::Disclosed)
 }
 
 /// Whether the daemon keeps this secret in `dir` for good; one that `stage` has laid out is a
 /// link to memory.
-pub fn is_kept(dir: &Path, secret: SecretUuid) -> Result<bool, FilesError> {
-    let files = left_behind(dir, secret)?;
+pub fn is_on_disk(dir: &Path, secret: SecretUuid) -> Result<bool, FilesError> {
+    let files = remaining_files(dir, secret)?;
     Ok(files.iter().any(|file| !file.is_symlink()))
 }
 
 /// The files of this secret that are in `dir`.
-pub fn left_behind(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, FilesError> {
+pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, FilesError> {
     let fail = |source| io_error(dir, source);
     let files = match dir.read_dir() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -277,7 +280,7 @@ mod tests {
             ("YSBtYWRlLXVwIGtleQ==", b"a made-up key"),
         ] {
             let (dir, secret) = secrets("base64", text, 0o600);
-            let Stored::Value(dek) = stored_value(dir.path(), secret).unwrap() else {
+            let StoredValue::Value(dek) = stored_value(dir.path(), secret).unwrap() else {
                 panic!("no value in {text:?}");
             };
             assert_eq!(dek.expose(), bytes, "{text:?}");
@@ -290,7 +293,7 @@ mod tests {
         let longest = format!("{whole_triples}AA==");
         let (dir, secret) = secrets("base64", &longest, 0o600);
         let stored = stored_value(dir.path(), secret).unwrap();
-        assert!(matches!(stored, Stored::Value(dek) if dek.expose().len() == Dek::MAX_LEN));
+        assert!(matches!(stored, StoredValue::Value(dek) if dek.expose().len() == Dek::MAX_LEN));
 
         let longer = format!("{whole_triples}AAA=");
         assert!(refusal(&secrets("base64", &longer, 0o600)).contains("not a value"));
@@ -327,12 +330,12 @@ mod tests {
         let (dir, secret) = secrets("aes256cbc", "AAAA", 0o600);
         let stored = stored_value(dir.path(), secret).unwrap();
         assert!(
-            matches!(stored, Stored::Encrypted(path) if path.ends_with(format!("{secret}.aes256cbc")))
+            matches!(stored, StoredValue::Encrypted(path) if path.ends_with(format!("{secret}.aes256cbc")))
         );
         let other = SecretUuid::random();
         assert!(matches!(
             stored_value(dir.path(), other).unwrap(),
-            Stored::None
+            StoredValue::None
         ));
     }
 
@@ -342,9 +345,9 @@ mod tests {
         let name = |extension: &str| dir.path().join(format!("{secret}.{extension}"));
         fs::write(name("xml"), "").unwrap();
         fs::write(dir.path().join("another.xml"), "").unwrap();
-        let left = left_behind(dir.path(), secret).unwrap();
+        let left = remaining_files(dir.path(), secret).unwrap();
         assert_eq!(left, [name("base64"), name("xml")]);
         let nowhere = dir.path().join("nowhere");
-        assert!(left_behind(&nowhere, secret).unwrap().is_empty());
+        assert!(remaining_files(&nowhere, secret).unwrap().is_empty());
     }
 }

@@ -7,7 +7,11 @@
 mod attempt;
 mod client;
 mod conversation;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(crate) mod fake;
 pub mod files;
+mod guests;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;
@@ -20,8 +24,8 @@ pub mod secret;
 mod starting;
 
 pub use attempt::calling_attempt;
-pub use client::Libvirt;
-pub use protocol::{Guest, SavedRuns};
+pub use client::LibvirtClient;
+pub use guests::{Guest, Libvirt, SavedRuns};
 pub use starting::{
     Process, StartingLibvirtd, a_daemon_runs, called_by_starting_libvirtd, calling_daemon,
 };

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Read};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::guests::{Guest, SavedRuns};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::SecretError;
@@ -51,8 +52,8 @@ pub(super) enum Request<'a> {
         /// The domain whose secret of the guard's it may be.
         domain: DomainUuid,
     },
-    /// `drop-laid-out SECRET DOMAIN`
-    DropLaidOut {
+    /// `drop-staged SECRET DOMAIN`
+    DropStaged {
         /// The secret.
         secret: SecretUuid,
         /// The domain for whose start with the daemon it may have been laid out.
@@ -91,9 +92,7 @@ impl<'a> Request<'a> {
                 (format!("provide {secret} {domain} {over}"), key)
             }
             Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
-            Self::DropLaidOut { secret, domain } => {
-                (format!("drop-laid-out {secret} {domain}"), &[])
-            }
+            Self::DropStaged { secret, domain } => (format!("drop-staged {secret} {domain}"), &[]),
             Self::Reveal(secret) => (format!("reveal {secret}"), &[]),
             Self::Undefine(secret) => (format!("undefine {secret}"), &[]),
             Self::EncryptVtpm { domain, secret } => {
@@ -125,7 +124,7 @@ impl<'a> Request<'a> {
                 secret: secret.parse().ok()?,
                 domain: domain.parse().ok()?,
             },
-            ["drop-laid-out", secret, domain] => Self::DropLaidOut {
+            ["drop-staged", secret, domain] => Self::DropStaged {
                 secret: secret.parse().ok()?,
                 domain: domain.parse().ok()?,
             },
@@ -226,51 +225,6 @@ impl From<SecretError> for Response {
             SecretError::Conflict(words) => Self::Conflict(words),
             SecretError::Changed => Self::Changed,
         }
-    }
-}
-
-/// A libvirt guest, as the administrator's command sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Guest {
-    /// Its name.
-    pub name: String,
-    /// Its UUID.
-    #[serde(with = "uuid_text")]
-    pub uuid: DomainUuid,
-    /// Whether it runs (a paused one does).
-    pub running: bool,
-    /// Whether libvirt keeps its definition when it stops.
-    pub persistent: bool,
-    /// Whether it starts with the daemon.
-    pub autostart: bool,
-    /// The definition that its next start uses; of a transient guest, the live one.
-    pub xml: String,
-}
-
-/// What libvirt keeps of runs of a guest that have not ended: memory, and the TPM's state with
-/// it, to go on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedRuns {
-    /// Whether there is a managed save image.
-    pub managed_save: bool,
-    /// How many snapshots were taken while it ran.
-    pub snapshots: u32,
-}
-
-/// A domain's UUID in JSON.
-mod uuid_text {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::ids::DomainUuid;
-
-    pub(super) fn serialize<S: Serializer>(uuid: &DomainUuid, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(uuid)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DomainUuid, D::Error> {
-        let text = String::deserialize(from)?;
-        DomainUuid::parse(&text).map_err(Error::custom)
     }
 }
 

@@ -8,13 +8,13 @@ use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::verdict::Over;
-pub use definition::Definition;
+pub use definition::SecretDefinition;
 
 /// What all usage names of the guard's own secrets begin with.
 const USAGE_PREFIX: &str = "vtpm-guard:";
 
 /// What the description of a secret says that was laid out.
-const LAID_OUT: &str = "vtpm-guard stage";
+const STAGED: &str = "vtpm-guard stage";
 
 /// What providing a key did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +51,11 @@ pub enum SecretError {
 }
 
 /// A secret that libvirt has.
-pub struct Found {
+pub struct LibvirtSecret {
     /// What it is.
-    pub definition: Definition,
+    pub definition: SecretDefinition,
     /// Its value.
-    pub value: Value,
+    pub value: SecretValue,
 }
 
 /// What libvirt lets a secret be used for.
@@ -71,13 +71,13 @@ pub enum Purpose {
 }
 
 /// A secret's value, as far as libvirt tells it.
-pub enum Value {
+pub enum SecretValue {
     /// There is none.
     None,
     /// The secret is private: libvirt tells nobody.
     Private,
     /// This.
-    Told(Dek),
+    Disclosed(Dek),
 }
 
 /// The usage name of the guard's own secret for this domain. Only secrets that bear it does
@@ -97,15 +97,15 @@ pub fn definition(secret: SecretUuid, domain: DomainUuid) -> String {
 /// The same for a secret that is laid out for the start of the daemon: its description says
 /// so, until a later start has defined it anew.
 #[must_use]
-pub fn laid_out_definition(secret: SecretUuid, domain: DomainUuid) -> String {
-    described(secret, domain, LAID_OUT)
+pub fn staged_definition(secret: SecretUuid, domain: DomainUuid) -> String {
+    described(secret, domain, STAGED)
 }
 
-impl Definition {
+impl SecretDefinition {
     /// Whether it is that of a secret that was laid out.
     #[must_use]
-    pub fn is_laid_out(&self) -> bool {
-        self.description.contains(LAID_OUT)
+    pub fn is_staged(&self) -> bool {
+        self.description.contains(STAGED)
     }
 
     /// The domain whose key the secret holds, if it is one of the guard's own.
@@ -139,8 +139,11 @@ pub trait HostSecrets {
     fn expect_question(&self, deadline: Deadline);
 
     /// What libvirt has under this UUID, with its value as far as root can read it.
-    fn inspect(&self, secret: SecretUuid, deadline: Deadline)
-    -> Result<Option<Found>, SecretError>;
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<LibvirtSecret>, SecretError>;
 
     /// Gives libvirt the key: defines the secret (usage type vtpm, usage name
     /// `vtpm-guard:DOMAIN-UUID`, private, ephemeral) if there is none, and sets its value.

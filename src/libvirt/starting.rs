@@ -12,7 +12,7 @@ use super::files::secret_on_disk;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Found, HostSecrets, Provided, SecretError, Value};
+use crate::libvirt::secret::{HostSecrets, LibvirtSecret, Provided, SecretError, SecretValue};
 use crate::verdict::Over;
 
 /// What the monolithic daemon is called, or a part of it (NixOS: `.libvirtd-wrapped`). The
@@ -180,7 +180,7 @@ impl<P: AsRef<Path>> HostSecrets for StartingLibvirtd<P> {
         &self,
         secret: SecretUuid,
         _deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
         secret_on_disk(self.0.as_ref(), secret)
     }
 
@@ -200,7 +200,9 @@ impl<P: AsRef<Path>> HostSecrets for StartingLibvirtd<P> {
             return Err(SecretError::Starting);
         };
         match (found.definition.guards_domain(), &found.value) {
-            (Some(_), Value::Told(value)) if value.same_as(dek) => Ok(Provided::LeftAsIs),
+            (Some(_), SecretValue::Disclosed(value)) if value.same_as(dek) => {
+                Ok(Provided::LeftAsIs)
+            }
             (Some(other), _) if other != domain => Err(SecretError::OfGuest(other)),
             _ => Err(SecretError::Starting),
         }

@@ -97,8 +97,8 @@ fn repair_json(repair: &Repair) -> Value {
         Repair::SetSecretUuid { secret_uuid, .. } => {
             json["secret_uuid"] = secret_uuid.to_string().into();
         }
-        Repair::RestoreTpmState { occasion, saved_at } => {
-            json["occasion"] = occasion.as_str().into();
+        Repair::RestoreTpmState { reason, saved_at } => {
+            json["occasion"] = reason.as_str().into();
             json["kept_at"] = saved_at.0.into();
         }
         Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } => {}

@@ -1,5 +1,6 @@
 //! Words: the sentence, the hint and the exit status of every answer, in one place.
 
+mod arg;
 mod command;
 mod elsewhere;
 mod explain;
@@ -7,7 +8,8 @@ mod findings;
 mod json;
 mod refusals;
 
-pub use command::{Arg, Named};
+pub use arg::{Arg, Named, kind};
+pub use command::Command;
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
 pub use json::{outcome_json, repairs_json};

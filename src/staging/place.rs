@@ -16,7 +16,7 @@ use crate::host::dirs::LibvirtDirs;
 use crate::host::trusted::TrustedDir;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{Definition, laid_out_definition};
+use crate::libvirt::secret::{SecretDefinition, staged_definition};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -105,7 +105,7 @@ impl Place {
         let secrets = TrustedDir::open_or_make(&self.secrets);
         secrets.map_err(|distrust| io_error(&self.secrets, distrust.into()))?;
         let value = in_base64(dek);
-        let definition = laid_out_definition(secret, domain);
+        let definition = staged_definition(secret, domain);
         for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
             let name = format!("{secret}.{extension}");
             let (file, link) = (self.staged.join(&name), self.secrets.join(&name));
@@ -128,7 +128,7 @@ impl Place {
                 .file_stem()
                 .and_then(OsStr::to_str)
                 .and_then(|stem| SecretUuid::parse(stem).ok());
-            let domain = Definition::parse(&definition).and_then(|read| read.guards_domain());
+            let domain = SecretDefinition::parse(&definition).and_then(|read| read.guards_domain());
             found.extend(
                 secret
                     .zip(domain)

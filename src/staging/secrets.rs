@@ -6,7 +6,7 @@ use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::StartingLibvirtd;
-use crate::libvirt::secret::{Found, HostSecrets, Provided, SecretError};
+use crate::libvirt::secret::{HostSecrets, LibvirtSecret, Provided, SecretError};
 use crate::verdict::Over;
 
 /// The secrets of a libvirtd that is yet to start.
@@ -19,7 +19,7 @@ impl HostSecrets for Staging {
         &self,
         secret: SecretUuid,
         deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
         StartingLibvirtd(self.0.secrets()).inspect(secret, deadline)
     }
 
@@ -69,7 +69,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::libvirt::secret::Value;
+    use crate::libvirt::secret::SecretValue;
 
     fn staging() -> (tempfile::TempDir, Staging) {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -106,14 +106,14 @@ mod tests {
             found.unwrap().unwrap().value
         };
         fs::write(file("xml"), "<secret ephemeral='no' private='yes'/>").unwrap();
-        assert!(matches!(value(), Value::None));
+        assert!(matches!(value(), SecretValue::None));
         fs::write(file("base64"), "b3RoZXI=").unwrap();
         assert!(
-            matches!(value(), Value::Private),
+            matches!(value(), SecretValue::Private),
             "others could have written it"
         );
         fs::set_permissions(file("base64"), Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(value(), Value::Told(dek) if dek.expose() == b"other"));
+        assert!(matches!(value(), SecretValue::Disclosed(dek) if dek.expose() == b"other"));
         let provided = provide(&staging, secret, DomainUuid::random());
         assert_eq!(provided, Err(SecretError::Starting));
         assert_eq!(staging.0.laid_out().unwrap(), []);

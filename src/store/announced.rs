@@ -56,7 +56,7 @@ impl Store {
     }
 
     /// Forgets what was announced for this domain. Where nothing was, nothing is written.
-    pub fn forget_announcement(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
+    pub fn clear_announcement(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
         let is_announced = self.read(|connection| {
             let sql = "SELECT EXISTS (SELECT 1 FROM arriving WHERE domain_uuid = ?1)";
             Ok(connection.query_row(sql, [domain.to_string()], |row| row.get(0))?)

@@ -11,7 +11,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::serialize::Data;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::error::{Failure, Obstacle, StoreError};
+use super::error::{Failure, StoreError, UnavailableReason};
 use super::place::{self, Place};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
@@ -85,7 +85,7 @@ impl Store {
 fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreError> {
     let from = fs::canonicalize(from).map_err(|error| StoreError::unavailable(from, error))?;
     if !from.is_file() {
-        return Err(StoreError::unavailable(&from, Obstacle::NotAFile));
+        return Err(StoreError::unavailable(&from, UnavailableReason::NotAFile));
     }
     let read = || -> Result<Connection, Failure> {
         // A file that somebody copied while it was in use brings its log along; any other is
@@ -104,7 +104,7 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
         }
         let identity = schema::identify(&copy, &from)?;
         if identity == schema::Identity::Empty {
-            return Err(StoreError::unavailable(&from, Obstacle::NotAStore).into());
+            return Err(StoreError::unavailable(&from, UnavailableReason::NotAStore).into());
         }
         let transaction = Transaction::new_unchecked(&copy, TransactionBehavior::Immediate)?;
         schema::migrate(&transaction, identity, schema::MIGRATIONS)?;
@@ -140,7 +140,7 @@ fn replace_content(
     if copied != kept_size {
         return Err(StoreError::unavailable(
             file,
-            Obstacle::PageSize {
+            UnavailableReason::PageSize {
                 store: kept_size,
                 backup: copied,
             },
@@ -224,7 +224,7 @@ fn refuse_programs(copy: &Connection, from: &Path) -> Result<(), StoreError> {
     match found.pop() {
         None => Ok(()),
         Some((kind, name)) => {
-            let reason = Obstacle::Program { kind, name };
+            let reason = UnavailableReason::Program { kind, name };
             Err(StoreError::unavailable(from, reason))
         }
     }

@@ -12,11 +12,11 @@ use crate::verdict::facts::{KeyRef, Provider};
 
 /// What binding a domain did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bound {
+pub enum BindingChange {
     /// Nothing: this row binds it to that provider already.
-    Already(KeyRefId),
+    Unchanged(KeyRefId),
     /// This placeholder was made.
-    Made(KeyRefId),
+    Added(KeyRefId),
     /// A placeholder that named another provider was bound to this one.
     Moved {
         /// The placeholder.
@@ -28,7 +28,7 @@ pub enum Bound {
 
 /// What unbinding a domain did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unbound {
+pub struct UnbindCounts {
     /// How many placeholders were deleted.
     pub placeholders: usize,
     /// How many keyed rows were retired.
@@ -37,7 +37,7 @@ pub struct Unbound {
 
 /// A domain that does not start without a certain provider.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LockedDomain {
+pub struct DependentDomain {
     /// Its UUID.
     pub uuid: DomainUuid,
     /// Its name, where the history knows it.
@@ -52,7 +52,7 @@ impl Store {
         domain: DomainUuid,
         provider: ProviderUuid,
         now: Timestamp,
-    ) -> Result<Bound, StoreError> {
+    ) -> Result<BindingChange, StoreError> {
         self.write(|transaction| {
             let all = load::providers(transaction)?;
             let provider = providers::by_uuid(transaction, provider)?;
@@ -68,7 +68,7 @@ impl Store {
                 .iter()
                 .find(|row| is_bound_to(row, &provider, &all))
             {
-                return Ok(Bound::Already(row.id));
+                return Ok(BindingChange::Unchanged(row.id));
             }
             if let Some(row) = keyed.first() {
                 let (key_ref, provider) = (row.id, row.provider_name.clone());
@@ -76,7 +76,7 @@ impl Store {
             }
             let Some(row) = placeholders.first() else {
                 let to = (provider.uuid, provider.name.as_str());
-                return insert_placeholder(transaction, domain, None, to, now).map(Bound::Made);
+                return insert_placeholder(transaction, domain, None, to, now).map(BindingChange::Added);
             };
             let named = is_uuid("uuid", "?2");
             let sql = format!(
@@ -88,7 +88,7 @@ impl Store {
                 &sql,
                 params![row.id.0, provider.uuid.to_string(), provider.name, now.0],
             )?;
-            Ok(Bound::Moved {
+            Ok(BindingChange::Moved {
                 key_ref: row.id,
                 from: row.provider_name.clone(),
             })
@@ -96,9 +96,13 @@ impl Store {
     }
 
     /// Takes a domain out of the guard's hands: its placeholders are deleted, its keys retired.
-    pub fn unbind(&mut self, domain: DomainUuid, now: Timestamp) -> Result<Unbound, StoreError> {
+    pub fn unbind(
+        &mut self,
+        domain: DomainUuid,
+        now: Timestamp,
+    ) -> Result<UnbindCounts, StoreError> {
         self.write(|transaction| {
-            Ok(Unbound {
+            Ok(UnbindCounts {
                 placeholders: keys::delete_placeholders(transaction, domain)?,
                 retired: keys::retire_keyed(transaction, domain, None, now)?.len(),
             })
@@ -108,10 +112,10 @@ impl Store {
     /// The domains that would not start if this provider were deleted, by UUID: those with a
     /// key under its KEK, unless another provider has the same KEK, and those without a key
     /// that are bound to it.
-    pub fn domains_locked_without(
+    pub fn dependent_domains(
         &self,
         provider: &Provider,
-    ) -> Result<Vec<LockedDomain>, StoreError> {
+    ) -> Result<Vec<DependentDomain>, StoreError> {
         self.read(|connection| {
             let all = load::providers(connection)?;
             let mut locked = Vec::new();
@@ -119,7 +123,7 @@ impl Store {
                 let rows = load::key_refs(connection, uuid)?;
                 if is_locked_without(&rows, provider, &all) {
                     let name = events::last_name(connection, uuid)?;
-                    locked.push(LockedDomain { uuid, name });
+                    locked.push(DependentDomain { uuid, name });
                 }
             }
             Ok(locked)

@@ -26,7 +26,7 @@ pub enum StoreError {
         /// The file or directory.
         path: PathBuf,
         /// What is in the way.
-        reason: Obstacle,
+        reason: UnavailableReason,
     },
     /// SQLite calls it damaged.
     #[error("{path}: {detail}", path = .path.display())]
@@ -81,7 +81,7 @@ pub enum StoreError {
 
 /// What is in the way of a store.
 #[derive(Debug, thiserror::Error)]
-pub enum Obstacle {
+pub enum UnavailableReason {
     /// The operating system said no.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -136,7 +136,7 @@ impl StoreError {
     /// The trouble that a verdict speaks of. `Missing` is no trouble to a verdict: it counts
     /// as no rows, so ask for it first.
     #[must_use]
-    pub fn trouble(&self) -> StoreAccessError {
+    pub fn access_error(&self) -> StoreAccessError {
         match self {
             Self::Corrupt { .. } => StoreAccessError::Corrupt(self.to_string()),
             Self::TooNew { found, known } => StoreAccessError::TooNew {
@@ -147,7 +147,7 @@ impl StoreError {
         }
     }
 
-    pub(super) fn unavailable(path: &Path, reason: impl Into<Obstacle>) -> Self {
+    pub(super) fn unavailable(path: &Path, reason: impl Into<UnavailableReason>) -> Self {
         Self::Unavailable {
             path: path.to_owned(),
             reason: reason.into(),
@@ -166,7 +166,7 @@ impl StoreError {
                 path: path.to_owned(),
                 detail: words(&error),
             },
-            _ => Self::unavailable(path, Obstacle::Sqlite(error)),
+            _ => Self::unavailable(path, UnavailableReason::Sqlite(error)),
         }
     }
 }

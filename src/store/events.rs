@@ -5,25 +5,23 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::Failure;
-use super::{Store, StoreError, row};
+use super::{Origin, Store, StoreError, row};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::verdict::code::Code;
 
-/// One decision, for `history`.
+/// A decision or a change to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// The domain.
+    /// The guest's UUID.
     pub domain_uuid: DomainUuid,
-    /// Its name.
+    /// The guest's name.
     pub domain_name: String,
-    /// The hook's operation, or the administrator's verb.
-    pub operation: String,
-    /// Whether the start was allowed.
-    pub allowed: bool,
-    /// The code of a refusal.
+    /// What asked for it.
+    pub origin: Origin,
+    /// The code of a refusal; `None` where nothing was refused.
     pub code: Option<Code>,
     /// The sentence.
     pub message: String,
@@ -31,13 +29,49 @@ pub struct Event {
     pub repairs_json: String,
 }
 
-/// An event as the history keeps it.
+impl Event {
+    /// An event that refuses nothing and repairs nothing.
+    #[must_use]
+    pub fn new(
+        at: Timestamp,
+        origin: Origin,
+        domain_uuid: DomainUuid,
+        domain_name: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            at,
+            domain_uuid,
+            domain_name: domain_name.into(),
+            origin,
+            code: None,
+            message: message.into(),
+            repairs_json: "[]".to_owned(),
+        }
+    }
+}
+
+/// A row of the history. Other tools and other versions write rows too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRow {
     /// Its primary key: the higher, the later it was written.
     pub id: i64,
-    /// The event.
-    pub event: Event,
+    /// When it happened.
+    pub at: Timestamp,
+    /// The guest's UUID.
+    pub domain_uuid: DomainUuid,
+    /// The guest's name.
+    pub domain_name: String,
+    /// What asked for it: an [`Origin`] where this version wrote the row, else any text.
+    pub operation: String,
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// The code of a refusal, if this version knows it.
+    pub code: Option<Code>,
+    /// The sentence.
+    pub message: String,
+    /// The repairs as a JSON list; other tools may write anything there.
+    pub repairs_json: String,
 }
 
 /// How many events are kept; beyond that, the oldest go as new ones come. Every start writes
@@ -152,7 +186,7 @@ impl Store {
     /// The domain that bore this name last, as far as the history goes back.
     pub fn domain_uuid_by_name(&self, name: &str) -> Result<Option<DomainUuid>, StoreError> {
         let newest = self.history(EventFilter::Name(name), 1)?;
-        Ok(newest.first().map(|row| row.event.domain_uuid))
+        Ok(newest.first().map(|row| row.domain_uuid))
     }
 }
 
@@ -180,8 +214,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(),
             event.at.0,
             event.domain_uuid.to_string(),
             event.domain_name,
-            event.operation,
-            if event.allowed { "allow" } else { "deny" },
+            event.origin.as_str(),
+            event.code.map_or("allow", |_| "deny"),
             event.code.map(Code::as_str),
             event.message,
             event.repairs_json,
@@ -208,15 +242,13 @@ fn event_row(row: &Row<'_>) -> rusqlite::Result<Option<EventRow>> {
     };
     Ok(Some(EventRow {
         id: row.get("id")?,
-        event: Event {
-            at: row::time(row, "at")?.unwrap_or(Timestamp(0)),
-            domain_uuid,
-            domain_name: row::text(row, "domain_name")?.unwrap_or_default(),
-            operation: row::text(row, "operation")?.unwrap_or_default(),
-            allowed: row::text(row, "decision")?.as_deref() == Some("allow"),
-            code: row::parsed(row, "code", Code::parse)?,
-            message: row::text(row, "message")?.unwrap_or_default(),
-            repairs_json: row::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
-        },
+        at: row::time(row, "at")?.unwrap_or(Timestamp(0)),
+        domain_uuid,
+        domain_name: row::text(row, "domain_name")?.unwrap_or_default(),
+        operation: row::text(row, "operation")?.unwrap_or_default(),
+        allowed: row::text(row, "decision")?.as_deref() == Some("allow"),
+        code: row::parsed(row, "code", Code::parse)?,
+        message: row::text(row, "message")?.unwrap_or_default(),
+        repairs_json: row::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
     }))
 }

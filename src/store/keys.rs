@@ -59,7 +59,7 @@ pub enum OtherKeys {
 
 /// What choosing a key did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsedKey {
+pub struct UseKeyResult {
     /// The domain whose key it is.
     pub domain: DomainUuid,
     /// The rows that were retired for it.
@@ -151,7 +151,7 @@ impl Store {
     }
 
     /// Makes this the domain's key: takes it back into use, and retires the domain's others.
-    pub fn use_key(&mut self, id: KeyRefId, now: Timestamp) -> Result<UsedKey, StoreError> {
+    pub fn use_key(&mut self, id: KeyRefId, now: Timestamp) -> Result<UseKeyResult, StoreError> {
         self.write(|transaction| {
             let chosen = record(transaction, id)?;
             if chosen.key_ref.wrapped_dek.is_none() {
@@ -162,7 +162,7 @@ impl Store {
                  WHERE id = ?1 AND retired_at IS NOT NULL",
                 params![id.0, now.0],
             )?;
-            Ok(UsedKey {
+            Ok(UseKeyResult {
                 domain: chosen.domain,
                 retired: retire_keyed(transaction, chosen.domain, Some(id), now)?,
             })

@@ -23,6 +23,7 @@ mod events;
 mod keys;
 mod load;
 mod nearby;
+mod origin;
 mod place;
 mod providers;
 mod prune;
@@ -47,15 +48,16 @@ use schema::Identity;
 pub use announced::ANNOUNCEMENT_LIFETIME;
 pub use apply::{Change, NewKey};
 pub use backup::Restored;
-pub use bindings::{Bound, LockedDomain, Unbound};
+pub use bindings::{BindingChange, DependentDomain, UnbindCounts};
 pub use check::StoreFinding;
-pub use error::{Obstacle, StoreError};
+pub use error::{StoreError, UnavailableReason};
 pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
-pub use keys::{AddKey, KeyRefRecord, OtherKeys, UsedKey};
+pub use keys::{AddKey, KeyRefRecord, OtherKeys, UseKeyResult};
+pub use origin::Origin;
 pub use providers::NewProvider;
 pub use prune::Prune;
-pub use rotation::{Rewrapped, Rotation, former_name, former_of};
-pub use start::TakenBack;
+pub use rotation::{RewrappedRow, Rotation, previous_key_name, previous_key_of};
+pub use start::RetiredFreshKey;
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Store {
     /// Has the write-ahead log moved into the database when this connection closes as the last
     /// one, so that `store.db` is whole by itself, also for who copies that file alone. It
     /// costs some waits for the disk, which a guest's start does not take upon itself.
-    pub fn be_whole_when_closed(&self) -> Result<(), StoreError> {
+    pub fn checkpoint_on_close(&self) -> Result<(), StoreError> {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map(drop)

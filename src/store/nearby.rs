@@ -23,7 +23,7 @@ impl Store {
 
     /// Whether the domain has been at home here, as far as the store knows: it was let start, or
     /// an administrator's command changed something of it.
-    pub fn was_here(&self, domain: DomainUuid) -> Result<bool, StoreError> {
+    pub fn is_known_here(&self, domain: DomainUuid) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM event
                                   WHERE domain_uuid = ?1 AND decision = 'allow')
                        OR EXISTS (SELECT 1 FROM seen_state WHERE domain_uuid = ?1)";
@@ -63,7 +63,7 @@ impl Store {
     /// The keys of other domains that may be those of this one's TPM state, retired ones too, at
     /// most `limit`: first those for its secret, then those of domains that had its name, then the
     /// others; of each the latest first.
-    pub fn keys_near(
+    pub fn candidate_keys(
         &self,
         domain: DomainUuid,
         secret: Option<SecretUuid>,

@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::sys::statvfs::FsFlags;
 use nix::unistd::geteuid;
 
-use super::error::{Obstacle, StoreError};
+use super::error::{StoreError, UnavailableReason};
 use crate::host::atomic;
 use crate::host::trusted::{Distrust, TrustedDir, WRITABLE_BY_OTHERS};
 
@@ -59,7 +59,10 @@ impl Place {
                 }
             };
         if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
-            return Err(StoreError::unavailable(&self.file, Obstacle::NotAFile));
+            return Err(StoreError::unavailable(
+                &self.file,
+                UnavailableReason::NotAFile,
+            ));
         }
         check_owner(&self.file, &stat)?;
         Ok(Some(u64::try_from(stat.st_size).unwrap_or(0)))
@@ -107,15 +110,17 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
 fn distrusted(distrust: Distrust) -> StoreError {
     match distrust {
         Distrust::Io { path, source } => match source.kind() {
-            io::ErrorKind::NotADirectory => StoreError::unavailable(&path, Obstacle::NotADirectory),
+            io::ErrorKind::NotADirectory => {
+                StoreError::unavailable(&path, UnavailableReason::NotADirectory)
+            }
             _ => StoreError::unavailable(&path, source),
         },
         Distrust::Owner { path, owner } => {
             let user = geteuid().as_raw();
-            StoreError::unavailable(&path, Obstacle::NotOurs { owner, user })
+            StoreError::unavailable(&path, UnavailableReason::NotOurs { owner, user })
         }
         Distrust::WritableByOthers { path, mode } => {
-            StoreError::unavailable(&path, Obstacle::WritableByOthers { mode })
+            StoreError::unavailable(&path, UnavailableReason::WritableByOthers { mode })
         }
     }
 }
@@ -126,14 +131,14 @@ fn check_owner(path: &Path, stat: &FileStat) -> Result<(), StoreError> {
         let owner = stat.st_uid;
         return Err(StoreError::unavailable(
             path,
-            Obstacle::NotOurs { owner, user },
+            UnavailableReason::NotOurs { owner, user },
         ));
     }
     if stat.st_mode & WRITABLE_BY_OTHERS != 0 {
         let mode = stat.st_mode & 0o7777;
         return Err(StoreError::unavailable(
             path,
-            Obstacle::WritableByOthers { mode },
+            UnavailableReason::WritableByOthers { mode },
         ));
     }
     Ok(())

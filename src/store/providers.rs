@@ -43,7 +43,7 @@ impl Store {
     }
 
     /// The provider of this UUID.
-    pub fn provider_of(&self, uuid: ProviderUuid) -> Result<Provider, StoreError> {
+    pub fn provider_by_uuid(&self, uuid: ProviderUuid) -> Result<Provider, StoreError> {
         let mut providers = self.providers()?.into_iter();
         providers
             .find(|provider| provider.uuid == uuid)
@@ -91,8 +91,8 @@ impl Store {
                 return Ok(());
             }
             for former in rotation::formers(transaction, &found)? {
-                let former_name = rotation::former_name(name, former.key_id);
-                give_name(transaction, former.uuid, &former_name, now)?;
+                let previous_key_name = rotation::previous_key_name(name, former.key_id);
+                give_name(transaction, former.uuid, &previous_key_name, now)?;
             }
             give_name(transaction, provider, name, now)
         })
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// Deletes a provider's row. Its key references lose their provider's UUID and keep its
-    /// name. [`Store::domains_locked_without`] says whom that locks out.
+    /// name. [`Store::dependent_domains`] says whom that locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
             match delete(transaction, &is_uuid("uuid", "?1"), &provider.to_string())? {

@@ -19,7 +19,7 @@ use crate::verdict::facts::Provider;
 
 /// One key reference whose DEK was wrapped anew.
 #[derive(Debug, Clone)]
-pub struct Rewrapped {
+pub struct RewrappedRow {
     /// The row.
     pub key_ref: KeyRefId,
     /// The wrapped DEK that was opened.
@@ -38,7 +38,7 @@ pub struct Rotation<'a> {
     /// The new KEK's version.
     pub key_version: i64,
     /// The rows that go with it: those of [`Store::key_refs_under`], retired ones too.
-    pub rewrapped: &'a [Rewrapped],
+    pub rewrapped: &'a [RewrappedRow],
     /// The rows under the old KEK that do not open, and so stay as they are.
     pub given_up: &'a [KeyRefId],
     /// The time that goes into `updated_at`.
@@ -47,20 +47,20 @@ pub struct Rotation<'a> {
 
 /// The name under which a former KEK of the provider `name` is kept.
 #[must_use]
-pub fn former_name(name: &str, key_id: KeyId) -> String {
+pub fn previous_key_name(name: &str, key_id: KeyId) -> String {
     format!("{name}/{}", key_id.short())
 }
 
 /// The name of the provider whose former KEK this is; `None` where it is no former KEK.
 #[must_use]
-pub fn former_of(provider: &Provider) -> Option<&str> {
+pub fn previous_key_of(provider: &Provider) -> Option<&str> {
     let key = provider.key_id.short();
     provider.name.strip_suffix(&key)?.strip_suffix('/')
 }
 
 impl Store {
     /// The former KEKs of a provider, by name.
-    pub fn former_keks(&self, provider: &Provider) -> Result<Vec<Provider>, StoreError> {
+    pub fn previous_keys(&self, provider: &Provider) -> Result<Vec<Provider>, StoreError> {
         self.read(|connection| formers(connection, provider))
     }
 
@@ -108,7 +108,7 @@ impl Store {
     pub fn rewrap(
         &mut self,
         provider: &Provider,
-        rewrapped: &[Rewrapped],
+        rewrapped: &[RewrappedRow],
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
@@ -121,7 +121,7 @@ impl Store {
 
     /// Deletes the row of a former KEK that no key reference needs, retired ones included.
     /// Says whether it is gone.
-    pub fn delete_former(&mut self, former: &Provider) -> Result<bool, StoreError> {
+    pub fn delete_previous_key(&mut self, former: &Provider) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let is_its = is_uuid("provider_uuid", "?1");
             let sql = format!(
@@ -146,7 +146,7 @@ pub(super) fn formers(
     provider: &Provider,
 ) -> Result<Vec<Provider>, Failure> {
     let mut all = load::providers(connection)?;
-    all.retain(|other| former_of(other) == Some(&provider.name));
+    all.retain(|other| previous_key_of(other) == Some(&provider.name));
     Ok(all)
 }
 
@@ -155,10 +155,10 @@ pub(super) fn formers(
 fn rewrap(
     transaction: &Transaction<'_>,
     provider: &Provider,
-    rewrapped: &[Rewrapped],
+    rewrapped: &[RewrappedRow],
     now: Timestamp,
 ) -> Result<(), Failure> {
-    for Rewrapped { key_ref, seen, key } in rewrapped {
+    for RewrappedRow { key_ref, seen, key } in rewrapped {
         exactly_one(transaction.execute(
             "UPDATE OR ABORT key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
                                 algorithm = ?6, provider_uuid = ?7, provider_name = ?8,
@@ -193,7 +193,7 @@ fn keep_former(
     if all.iter().any(|other| other.key_id == provider.key_id) {
         return Ok(());
     }
-    let name = former_name(&provider.name, provider.key_id);
+    let name = previous_key_name(&provider.name, provider.key_id);
     providers::take_name(transaction, &name)?;
     transaction.execute(
         "INSERT OR ABORT INTO key_provider (uuid, name, kind, key_id, key_version, is_default,

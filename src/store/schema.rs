@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Transaction};
 
-use super::error::{Failure, Obstacle, StoreError};
+use super::error::{Failure, StoreError, UnavailableReason};
 
 /// `PRAGMA application_id` of a store: "vTPM" in ASCII.
 pub(super) const APPLICATION_ID: i64 = 0x7654_504D;
@@ -83,7 +83,7 @@ pub(super) fn identify(
         match (application_id, objects, shared) {
             (0, 0, _) => Identity::Empty,
             (0, _, 3) => Identity::Adoptable(version),
-            _ => return Err(StoreError::unavailable(path, Obstacle::NotAStore).into()),
+            _ => return Err(StoreError::unavailable(path, UnavailableReason::NotAStore).into()),
         }
     };
     match identity {

@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// Forgets that a guest had a TPM. Says whether that was known.
-    pub fn forget_seen_state(&mut self, domain: DomainUuid) -> Result<bool, StoreError> {
+    pub fn clear_seen_state(&mut self, domain: DomainUuid) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let sql = "DELETE FROM seen_state WHERE domain_uuid = ?1";
             Ok(transaction.execute(sql, [domain.to_string()])? > 0)

@@ -51,7 +51,7 @@ impl Store {
 
     /// Notes that the domain's keys are no longer fresh: there is TPM state that may be
     /// encrypted with them, whatever became of the start. They are never taken back.
-    pub fn keep_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
+    pub fn clear_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
         let is_fresh = self.read(|connection| {
             let sql = format!(
                 "SELECT EXISTS (SELECT 1 FROM fresh_key WHERE {})",
@@ -74,12 +74,12 @@ impl Store {
     /// may have been made. A row that changed since then is left alone: another tool may have
     /// deleted the guard's row, which leaves the note of its key behind if foreign keys are off,
     /// and the id may be that of a row with another key by now.
-    pub fn take_back_fresh_key(
+    pub fn retire_fresh_key(
         &mut self,
         domain: DomainUuid,
         made_within: Option<Duration>,
         now: Timestamp,
-    ) -> Result<Option<TakenBack>, StoreError> {
+    ) -> Result<Option<RetiredFreshKey>, StoreError> {
         let within = made_within.map_or(i64::MAX, milliseconds);
         let ids = |connection: &Connection| -> Result<Vec<KeyRefId>, Failure> {
             let condition = format!(
@@ -121,7 +121,7 @@ impl Store {
                 )?;
                 placeholder = Some(KeyRefId(transaction.last_insert_rowid()));
             }
-            Ok(Some(TakenBack {
+            Ok(Some(RetiredFreshKey {
                 retired,
                 placeholder,
             }))
@@ -158,7 +158,7 @@ fn is_spare() -> String {
 
 /// What taking a key back did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TakenBack {
+pub struct RetiredFreshKey {
     /// The rows that were retired: one, unless other tools have made more.
     pub retired: Vec<KeyRefId>,
     /// The placeholder that was made.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Access, Change, Event, NewKey, NewProvider, Store, StoreError};
+use super::{Access, Change, Event, EventRow, NewKey, NewProvider, Origin, Store, StoreError};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
@@ -93,15 +93,21 @@ pub(super) fn new_key(key: u8) -> NewKey {
 }
 
 pub(super) fn event(domain: DomainUuid, name: &str, at: Timestamp) -> Event {
-    Event {
-        at,
-        domain_uuid: domain,
-        domain_name: name.to_owned(),
-        operation: "prepare".to_owned(),
-        allowed: true,
-        code: None,
-        message: "it starts".to_owned(),
-        repairs_json: "[]".to_owned(),
+    Event::new(at, Origin::Prepare, domain, name, "it starts")
+}
+
+/// The row of an event that was recorded.
+pub(super) fn event_row(id: i64, event: Event) -> EventRow {
+    EventRow {
+        id,
+        at: event.at,
+        domain_uuid: event.domain_uuid,
+        domain_name: event.domain_name,
+        operation: event.origin.as_str().to_owned(),
+        allowed: event.code.is_none(),
+        code: event.code,
+        message: event.message,
+        repairs_json: event.repairs_json,
     }
 }
 

@@ -8,20 +8,20 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::lock::{self, LOCK};
+use super::lock_file::{self, LOCK};
 use super::open;
-use super::place::{Base, StatePlace};
-use super::{HoldError, StateError, bounded};
+use super::state_path::{Base, StatePath};
+use super::{LockError, StateError, bounded};
 
 /// Removes libvirt's own directory of a TPM's state where it holds nothing, or swtpm's lock alone
 /// which nobody holds; and the guest's directory around it, if nothing else is in that. Says
 /// whether it was there to remove.
-pub fn remove_empty_directory(place: &StatePlace) -> Result<bool, HoldError> {
+pub fn remove_empty_directory(place: &StatePath) -> Result<bool, LockError> {
     let asked = place.clone();
     bounded(place, move || Ok(remove(&asked)))?
 }
 
-fn remove(place: &StatePlace) -> Result<bool, HoldError> {
+fn remove(place: &StatePath) -> Result<bool, LockError> {
     let (Base::Libvirt(_), [guest, version]) = (&place.base, place.below.as_slice()) else {
         return Ok(false);
     };
@@ -34,7 +34,7 @@ fn remove(place: &StatePlace) -> Result<bool, HoldError> {
     }
     if !names.is_empty() {
         // Until it is gone nobody else can take it.
-        let _lock = lock::take(&dir, place.directory(), &dir.metadata()?)?;
+        let _lock = lock_file::take(&dir, place.directory(), &dir.metadata()?)?;
         unlinkat(&dir, LOCK, UnlinkatFlags::NoRemoveDir).map_err(io::Error::from)?;
     }
     let base = open::open_base(place)?.ok_or_else(gone)?;
@@ -64,14 +64,14 @@ mod tests {
     use crate::domain::{Emulator, StateSource, TpmVersion};
     use crate::ids::DomainUuid;
 
-    fn place(states: &Path, source: Option<StateSource>) -> StatePlace {
+    fn place(states: &Path, source: Option<StateSource>) -> StatePath {
         let vtpm = Emulator {
             version: TpmVersion::V2_0,
             secret_uuid: None,
             persistent_state: false,
             source,
         };
-        StatePlace::of(states, DomainUuid::random(), &vtpm)
+        StatePath::of(states, DomainUuid::random(), &vtpm)
     }
 
     #[test]
@@ -106,9 +106,9 @@ mod tests {
         let place = place(states.path(), None);
         fs::create_dir_all(place.directory()).unwrap();
         let dir = open::open_directory(&place).unwrap().unwrap();
-        let held = lock::take(&dir, place.directory(), &dir.metadata().unwrap()).unwrap();
+        let held = lock_file::take(&dir, place.directory(), &dir.metadata().unwrap()).unwrap();
         let refused = remove_empty_directory(&place);
-        assert!(matches!(refused, Err(HoldError::InUse)), "{refused:?}");
+        assert!(matches!(refused, Err(LockError::InUse)), "{refused:?}");
         drop(held);
         assert!(remove_empty_directory(&place).unwrap());
     }

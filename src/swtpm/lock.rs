@@ -1,158 +1,150 @@
-//! swtpm's lock on a TPM state: `.lock` beside it, with an fcntl lock over the whole file (swtpm
-//! 0.7 and later, `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). With the linear format
-//! it is the file itself (`SWTPM_NVRAM_LinearFile_Lock`, since 0.8).
+//! A stopped guest's TPM state, held while it is replaced by another one.
+//!
+//! swtpm of libvirt's days locks `.lock` beside the state while it runs (swtpm 0.7 and later,
+//! `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). Holding that lock here tells for
+//! certain that no TPM runs on the state, and keeps one from starting until it is replaced.
+//!
+//! The directory belongs to swtpm's user, who may put anything there at any moment. So it is
+//! opened once, and everything in it by its name alone; no link is followed ([`open`](super::open)).
 
-use std::ffi::OsStr;
-use std::fmt;
-use std::fs::{self, File, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
-use nix::libc;
-use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, fchown};
+use super::{StateError, StatePath, bounded, lock_file, open, read_bounded};
+use crate::domain::{Emulator, StateSource};
+use crate::host::atomic::{self, NewFile};
+use crate::ids::DomainUuid;
 
-use super::place::{Backend, StatePlace};
-use super::{HoldError, StateError, bounded, open};
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
 
-pub(super) const LOCK: &str = ".lock";
-
-/// What swtpm makes its lock with, where umask lets it.
-const LOCK_MODE: Mode = Mode::from_bits_truncate(0o640);
-
-/// Who holds the lock on a TPM state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LockHolder {
-    /// A process that is seen here.
-    Process {
-        /// Its number.
-        pid: i32,
-        /// Its name; empty where it has just ended.
-        name: String,
-    },
-    /// A process that is not: of another host, or in another namespace.
-    Elsewhere,
-    /// An open file, as vtpm-guard holds it while it rewrites a state.
-    OpenFile,
+/// Why a TPM state cannot be held, or not be replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else holds it: a TPM that runs, or another vtpm-guard.
+    #[error("it is in use: a TPM emulator runs on it, or another vtpm-guard works on it")]
+    InUse,
+    /// `<source type='file'>`: a file or device with several states, which cannot be replaced
+    /// in one step.
+    #[error(
+        "it is kept in one file or block device (swtpm's linear format), which cannot be replaced in one step"
+    )]
+    Linear,
+    /// A TPM's saved run lies beside it, under the old key.
+    #[error("{0} lies beside it: the volatile state of a TPM that was not shut down")]
+    Volatile(String),
+    /// The state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// I/O error.
+    #[error("{0}")]
+    Io(#[from] io::Error),
 }
 
-/// Why swtpm could not take its lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LockProblem {
-    /// Somebody else holds it.
-    Held(LockHolder),
-    /// Something else is in its place, at which swtpm fails or hangs: says where and what.
-    Unusable {
-        /// The lock.
-        path: PathBuf,
-        /// What it is.
-        what: String,
-    },
+/// A TPM state that nobody uses, and that nobody will as long as this lives.
+pub struct LockedState {
+    path: PathBuf,
+    dir: File,
+    name: OsString,
+    meta: Metadata,
+    /// Its bytes, as swtpm wrote them.
+    blob: zeroize::Zeroizing<Vec<u8>>,
+    /// Closing it ends the lock.
+    _lock: File,
 }
 
-impl fmt::Display for LockHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Process { pid, name } if name.is_empty() => write!(f, "process {pid}"),
-            Self::Process { pid, name } => write!(f, "{name} (process {pid})"),
-            Self::Elsewhere => f.write_str("a process of another host, or in another namespace"),
-            Self::OpenFile => f.write_str("another vtpm-guard, which rewrites it, or the like"),
+impl LockedState {
+    /// Takes hold of the state of a domain's emulated TPM. `None`: there is none.
+    pub fn lock(
+        libvirt_state_dir: &Path,
+        domain: DomainUuid,
+        vtpm: &Emulator,
+    ) -> Result<Option<Self>, LockError> {
+        if matches!(vtpm.source, Some(StateSource::File(_))) {
+            return Err(LockError::Linear);
         }
+        let place = StatePath::of(libvirt_state_dir, domain, vtpm);
+        let asked = place.clone();
+        bounded(&place, move || Ok(Self::lock_at(&asked)))?
+    }
+
+    fn lock_at(place: &StatePath) -> Result<Option<Self>, LockError> {
+        let Some(dir) = open::open_directory(place)? else {
+            return Ok(None);
+        };
+        let name = place.file.clone();
+        let open_state = || open::open_in(&dir, place.directory(), &name);
+        let Some(file) = open_state()? else {
+            return Ok(None);
+        };
+        let lock = lock_file::take(&dir, place.directory(), &file.metadata()?)?;
+        refuse_volatile_state(&dir, place)?;
+        // Only now, under the lock, is it the last word of the TPM that wrote it.
+        let Some(file) = open_state()? else {
+            return Ok(None);
+        };
+        let meta = file.metadata()?;
+        let blob = zeroize::Zeroizing::new(read_bounded(file)?);
+        Ok(Some(Self {
+            path: place.path.clone(),
+            dir,
+            name,
+            meta,
+            blob,
+            _lock: lock,
+        }))
+    }
+
+    /// The state's bytes.
+    #[must_use]
+    pub fn blob(&self) -> &[u8] {
+        &self.blob
+    }
+
+    /// Its place.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its owner, group and mode.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.meta
+    }
+
+    /// Writes a new state beside the old one, durably. Nothing has changed until it is
+    /// [put in place](StagedState::install).
+    pub fn stage(self, blob: &[u8]) -> io::Result<StagedState> {
+        let new = NewFile::write(&self.dir, |file| {
+            file.write_all(blob)?;
+            atomic::set_attributes(file, &self.meta)
+        })?;
+        Ok(StagedState { held: self, new })
     }
 }
 
-/// Whether swtpm could not lock this state now. The lock is looked at and never taken, not even
-/// for a moment: a swtpm that starts in it would fail. What cannot be looked at is no problem.
-#[must_use]
-pub fn lock_problem(place: &StatePlace) -> Option<LockProblem> {
-    let asked = place.clone();
-    let looked = bounded(place, move || look(&asked));
-    looked.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the lock on the TPM's state could not be looked at");
-        None
-    })
+/// A new state that lies ready beside the old one. Dropping it takes it away.
+pub struct StagedState {
+    held: LockedState,
+    new: NewFile,
 }
 
-fn look(place: &StatePlace) -> Result<Option<LockProblem>, StateError> {
-    let lock = match place.backend {
-        Backend::Linear => open::open(place),
-        Backend::Directory => match open::open_directory(place)? {
-            Some(dir) => open::open_in(&dir, place.directory(), OsStr::new(LOCK)),
-            None => return Ok(None),
-        },
-    };
-    let lock = match lock {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return Ok(None),
-        // Of the linear format it is the state itself, which is judged elsewhere.
-        Err(error) if error.is_damage() && place.backend == Backend::Directory => {
-            let path = place.directory().join(LOCK);
-            let what = error.to_string();
-            return Ok(Some(LockProblem::Unusable { path, what }));
-        }
-        Err(error) => return Err(error),
-    };
-    let mut found = whole_file();
-    fcntl(&lock, FcntlArg::F_GETLK(&mut found)).map_err(io::Error::from)?;
-    if i32::from(found.l_type) == libc::F_UNLCK {
-        return Ok(None);
-    }
-    Ok(Some(LockProblem::Held(holder(found.l_pid))))
-}
-
-/// Whom the kernel names (fcntl(2), `F_GETLK`): -1 for a lock of an open file, 0 for a process that
-/// this namespace does not see, other negative numbers for one of another host.
-fn holder(pid: i32) -> LockHolder {
-    match pid {
-        -1 => LockHolder::OpenFile,
-        1.. => {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let name = name.trim_end().to_owned();
-            LockHolder::Process { pid, name }
-        }
-        _ => LockHolder::Elsewhere,
+impl StagedState {
+    /// Puts it in the old one's place, in one step.
+    pub fn install(self) -> io::Result<()> {
+        self.new.replace(&self.held.name)
     }
 }
 
-/// Takes swtpm's lock in a directory of states. Where it has to be made, it is made as swtpm's
-/// own, which must be able to open it.
-pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<File, HoldError> {
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let lock = match open::open_in(dir, dir_path, OsStr::new(LOCK))? {
-        // It is a file of its own; a FIFO in its place would not be waited for.
-        Some(_) => openat(dir, LOCK, flags, Mode::empty()),
-        None => {
-            openat(dir, LOCK, flags | OFlag::O_CREAT | OFlag::O_EXCL, LOCK_MODE).inspect(|lock| {
-                let (owner, group) = (Uid::from_raw(state.uid()), Gid::from_raw(state.gid()));
-                if let Err(error) = fchown(lock, Some(owner), Some(group)) {
-                    tracing::warn!(%error, "swtpm's lock could not be given to its user");
-                }
-            })
-        }
-    };
-    let lock = match lock {
-        Ok(lock) => File::from(lock),
-        // A lease, or another one that has just made it.
-        Err(Errno::EAGAIN | Errno::EEXIST) => return Err(HoldError::InUse),
-        Err(errno) => return Err(io::Error::from(errno).into()),
-    };
-    match fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file())) {
-        Ok(_) => Ok(lock),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(HoldError::InUse),
-        Err(errno) => Err(io::Error::from(errno).into()),
-    }
-}
-
-fn whole_file() -> libc::flock {
-    #[allow(clippy::cast_possible_truncation, reason = "these constants are small")]
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
+/// swtpm would read `NAME.volatilestate` with the key of the permanent state.
+fn refuse_volatile_state(dir: &File, place: &StatePath) -> Result<(), LockError> {
+    let volatile = Path::new(&place.file).with_extension("volatilestate");
+    match open::open_in(dir, place.directory(), volatile.as_os_str())? {
+        Some(_) => Err(LockError::Volatile(volatile.display().to_string())),
+        None => Ok(()),
     }
 }

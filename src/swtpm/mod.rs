@@ -8,13 +8,13 @@ mod cipher;
 mod empty;
 mod error;
 pub mod format;
-mod held;
 pub mod linear;
 mod lock;
+mod lock_file;
 mod open;
-mod place;
 mod proof;
 mod reach;
+mod state_path;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
@@ -26,11 +26,11 @@ use std::path::Path;
 pub use cipher::{RecryptError, TpmData};
 pub use empty::remove_empty_directory;
 pub use error::StateError;
-pub use held::{HeldState, HoldError, StagedState};
-pub use lock::{LockHolder, LockProblem, lock_problem};
-pub use place::{Backend, StatePlace, state_path};
+pub use lock::{LockError, LockedState, StagedState};
+pub use lock_file::{LockHolder, LockProblem, lock_problem};
 pub use proof::EncryptedState;
 pub use reach::{ClosedDirectory, closed_directory};
+pub use state_path::{Backend, StatePath, state_path};
 
 use crate::domain::Emulator;
 use crate::host;
@@ -60,7 +60,7 @@ pub enum StateFile {
 /// `Damaged` or `Unreadable`. Whatever is in the state's place, this comes back within seconds.
 #[must_use]
 pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> StateFile {
-    let place = StatePlace::of(libvirt_state_dir, domain, vtpm);
+    let place = StatePath::of(libvirt_state_dir, domain, vtpm);
     let asked = place.clone();
     let contents = bounded(&place, move || match open::open(&asked)? {
         None => Ok(None),
@@ -83,13 +83,13 @@ pub struct StateBytes {
     /// Its owner and mode.
     pub metadata: Metadata,
     /// Owner and mode of the directories around it that libvirt makes, from the outermost: below
-    /// [`Base`](place::Base), and that directory itself.
+    /// [`Base`](state_path::Base), and that directory itself.
     pub directories: Vec<Metadata>,
 }
 
 /// Reads the file of a state as it is, without looking at what is in it. `None`: there is none,
 /// or it is a block device.
-pub fn read_bytes(place: &StatePlace) -> Result<Option<StateBytes>, StateError> {
+pub fn read_bytes(place: &StatePath) -> Result<Option<StateBytes>, StateError> {
     let asked = place.clone();
     bounded(place, move || {
         let Some(file) = open::open(&asked)? else {
@@ -144,7 +144,7 @@ impl StateFile {
 
 /// Does `work`, which looks at this place, in a bounded time.
 fn bounded<T: Send + 'static>(
-    place: &StatePlace,
+    place: &StatePath,
     work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, StateError> {
     host::bounded::bounded(&place.common_directory(), work).unwrap_or(Err(StateError::NoAnswer))

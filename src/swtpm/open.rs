@@ -21,7 +21,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::Uid;
 
 use super::StateError;
-use super::place::{Backend, Base, StatePlace};
+use super::state_path::{Backend, Base, StatePath};
 use crate::host::users;
 
 /// As many links as the kernel follows (`path_resolution(7)`).
@@ -32,7 +32,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Opens what can hold a state, for reading. `None`: there is nothing, and libvirt would make a
 /// new TPM there.
-pub(super) fn open(place: &StatePlace) -> Result<Option<File>, StateError> {
+pub(super) fn open(place: &StatePath) -> Result<Option<File>, StateError> {
     let Some(handle) = find(place)? else {
         return missing(place).map(|()| None);
     };
@@ -45,14 +45,14 @@ pub(super) fn open(place: &StatePlace) -> Result<Option<File>, StateError> {
 }
 
 /// The directory that holds the state, for what is done in it by name. `None`: there is none.
-pub(super) fn open_directory(place: &StatePlace) -> Result<Option<File>, StateError> {
+pub(super) fn open_directory(place: &StatePath) -> Result<Option<File>, StateError> {
     directory(place)?
         .map(|dir| reopen_directory(&dir))
         .transpose()
 }
 
 /// The administrator's directory, below which libvirt makes others. `None`: there is none.
-pub(super) fn open_base(place: &StatePlace) -> Result<Option<File>, StateError> {
+pub(super) fn open_base(place: &StatePath) -> Result<Option<File>, StateError> {
     let Some(base) = look_at_base(place)? else {
         return Ok(None);
     };
@@ -66,8 +66,8 @@ pub(super) fn open_parent(path: &Path) -> Result<Option<File>, StateError> {
     parent.map(|parent| reopen_directory(&parent)).transpose()
 }
 
-/// What is in the way of a state: [`StatePlace::open_obstacle`].
-pub(super) fn open_obstacle(place: &StatePlace) -> Result<(File, PathBuf, OsString), StateError> {
+/// What is in the way of a state: [`StatePath::open_obstacle`].
+pub(super) fn open_obstacle(place: &StatePath) -> Result<(File, PathBuf, OsString), StateError> {
     let gone = || StateError::Io(ErrorKind::NotFound.into());
     let mut dir = look_at_base(place)?.ok_or_else(gone)?;
     let mut path = place.base_path().to_owned();
@@ -143,7 +143,7 @@ fn reopen(handle: &File) -> Result<File, StateError> {
 }
 
 /// The state's file, looked at and not opened.
-fn find(place: &StatePlace) -> Result<Option<File>, StateError> {
+fn find(place: &StatePath) -> Result<Option<File>, StateError> {
     if let Base::SourceFile(path) = &place.base {
         return walk(path);
     }
@@ -161,7 +161,7 @@ fn find(place: &StatePlace) -> Result<Option<File>, StateError> {
 }
 
 /// The directory of the state, looked at.
-fn directory(place: &StatePlace) -> Result<Option<File>, StateError> {
+fn directory(place: &StatePath) -> Result<Option<File>, StateError> {
     let Some(mut dir) = look_at_base(place)? else {
         return Ok(None);
     };
@@ -181,7 +181,7 @@ fn directory(place: &StatePlace) -> Result<Option<File>, StateError> {
 /// Owner and mode of the directories around the state that libvirt makes where they are missing,
 /// from the outermost: its own of all states, and those below; else the one that the domain XML
 /// names.
-pub(super) fn directories(place: &StatePlace) -> Result<Vec<Metadata>, StateError> {
+pub(super) fn directories(place: &StatePath) -> Result<Vec<Metadata>, StateError> {
     if matches!(place.base, Base::SourceFile(_)) {
         return Ok(Vec::new());
     }
@@ -199,7 +199,7 @@ pub(super) fn directories(place: &StatePlace) -> Result<Vec<Metadata>, StateErro
     Ok(found)
 }
 
-fn look_at_base(place: &StatePlace) -> Result<Option<File>, StateError> {
+fn look_at_base(place: &StatePath) -> Result<Option<File>, StateError> {
     match &place.base {
         Base::Libvirt(base) => look_at(base),
         Base::SourceDir(_) | Base::SourceFile(_) => walk(place.base_path()),
@@ -322,7 +322,7 @@ fn type_name(metadata: &Metadata) -> &'static str {
 
 /// Whether libvirt and swtpm would make what is missing, or fail. Failing is what they do where
 /// a file system is not mounted, and nobody should take that for a lost TPM.
-fn missing(place: &StatePlace) -> Result<(), StateError> {
+fn missing(place: &StatePath) -> Result<(), StateError> {
     let mut parents = place.path.ancestors().skip(1);
     match place.backend {
         Backend::Directory => match parents.find(|parent| parent.is_symlink() || parent.exists()) {

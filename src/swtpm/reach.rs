@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::place::{Backend, StatePlace};
+use super::state_path::{Backend, StatePath};
 use super::{bounded, open};
 use crate::host::sys;
 use crate::host::users::{self, User};
@@ -34,7 +34,7 @@ pub struct ClosedDirectory {
 /// The directory above this state that is closed to swtpm's user, if one is. Where it is not
 /// certain who that is, or what he may, none is.
 #[must_use]
-pub fn closed_directory(place: &StatePlace, qemu_conf: &Path) -> Option<ClosedDirectory> {
+pub fn closed_directory(place: &StatePath, qemu_conf: &Path) -> Option<ClosedDirectory> {
     let (asked, conf) = (place.clone(), qemu_conf.to_owned());
     let looked = bounded(place, move || {
         let Some(user) = swtpm_user(&asked, &conf) else {
@@ -49,7 +49,7 @@ pub fn closed_directory(place: &StatePlace, qemu_conf: &Path) -> Option<ClosedDi
 
 /// The user whom libvirt will run swtpm as: the one that `qemu.conf` names, else the one who has
 /// the state already, else one of the usual ones.
-fn swtpm_user(place: &StatePlace, qemu_conf: &Path) -> Option<User> {
+fn swtpm_user(place: &StatePath, qemu_conf: &Path) -> Option<User> {
     let conf = fs::read_to_string(qemu_conf).unwrap_or_default();
     if let Some(name) = setting(&conf, "swtpm_user") {
         let mut user = match name.strip_prefix('+') {
@@ -87,7 +87,7 @@ fn setting<'c>(conf: &'c str, name: &str) -> Option<&'c str> {
 
 /// The directories above the one that libvirt gives to swtpm's user, the outermost first; also
 /// those that links lead to.
-fn directories_above(place: &StatePlace) -> BTreeSet<PathBuf> {
+fn directories_above(place: &StatePath) -> BTreeSet<PathBuf> {
     let given = match place.backend {
         Backend::Directory => place.directory(),
         Backend::Linear => &place.path,
@@ -160,7 +160,7 @@ mod tests {
             persistent_state: false,
             source: None,
         };
-        let place = StatePlace::of(&states, domain, &vtpm);
+        let place = StatePath::of(&states, domain, &vtpm);
         let guest = states.join(domain.to_string());
         let conf = dir.path().join("qemu.conf");
         fs::create_dir_all(&guest).unwrap();

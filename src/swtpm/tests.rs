@@ -168,7 +168,7 @@ fn below_it_no_link_is_followed_wherever_it_leads() {
             "{reason}"
         );
         let vtpm = emulator(TpmVersion::V2_0, None);
-        let place_of_it = StatePlace::of(states.path(), DomainUuid::parse(DOMAIN).unwrap(), &vtpm);
+        let place_of_it = StatePath::of(states.path(), DomainUuid::parse(DOMAIN).unwrap(), &vtpm);
         assert!(read_bytes(&place_of_it).is_err());
         fs::remove_file(&place).unwrap();
     }

@@ -10,22 +10,22 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat, renameat2};
 
-use super::KeptError;
+use super::CopyError;
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::trusted::TrustedDir;
 use crate::ids::DomainUuid;
-use crate::swtpm::{MAX_STATE_LEN, StatePlace};
+use crate::swtpm::{MAX_STATE_LEN, StatePath};
 
 /// Moves what is in the state's place away, and says where it is now. Its place is free then,
 /// also where this fails half-way; nothing is lost by that, nor by a kill.
 pub fn set_aside(
     state_dir: &Path,
     domain: DomainUuid,
-    place: &StatePlace,
+    place: &StatePath,
     now: Timestamp,
-) -> Result<PathBuf, KeptError> {
-    let failed = |source| KeptError::State {
+) -> Result<PathBuf, CopyError> {
+    let failed = |source| CopyError::State {
         path: place.path.clone(),
         source,
     };
@@ -45,7 +45,7 @@ pub fn set_aside(
         }
         renamed => renamed,
     };
-    renamed.map_err(|errno| KeptError::io(&place.path)(errno.into()))?;
+    renamed.map_err(|errno| CopyError::io(&place.path)(errno.into()))?;
     let beside = dir_path.join(&aside);
     Ok(keep(state_dir, domain, place, &dir, &aside).unwrap_or_else(|error| {
         tracing::info!(%error, path = %beside.display(), "the damaged state stays beside its place");
@@ -57,7 +57,7 @@ pub fn set_aside(
 fn keep(
     state_dir: &Path,
     domain: DomainUuid,
-    place: &StatePlace,
+    place: &StatePath,
     dir: &File,
     aside: &OsString,
 ) -> io::Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! The files of a shelf: which there are, how they are named, read and hashed.
+//! The files of a copy_store: which there are, how they are named, read and hashed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,27 +9,27 @@ use std::path::Path;
 use nix::libc;
 use sha2::{Digest, Sha256};
 
-use super::KeptError;
+use super::CopyError;
 use crate::host::trusted::{Distrust, TrustedDir};
 use crate::key::hex;
 use crate::swtpm::MAX_STATE_LEN;
 
 /// The names in a directory of copies, which must be this user's alone; none where there is none.
-pub(super) fn names(path: &Path) -> Result<Vec<OsString>, KeptError> {
+pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
     // What its path leads to is root's to change, and so no other directory by now.
     let entries = match TrustedDir::open_own(path) {
-        Ok(Some(_)) => fs::read_dir(path).map_err(KeptError::io(path))?,
+        Ok(Some(_)) => fs::read_dir(path).map_err(CopyError::io(path))?,
         Ok(None) => return Ok(Vec::new()),
-        Err(Distrust::Io { path, source }) => return Err(KeptError::Io { path, source }),
+        Err(Distrust::Io { path, source }) => return Err(CopyError::Io { path, source }),
         Err(_) => {
             let path = path.to_owned();
-            return Err(KeptError::NotTrusted { path });
+            return Err(CopyError::NotTrusted { path });
         }
     };
     let names = entries.map(|entry| Ok(entry?.file_name()));
     names
         .collect::<io::Result<_>>()
-        .map_err(KeptError::io(path))
+        .map_err(CopyError::io(path))
 }
 
 /// Reads a file of a copy. No link is followed, and no more is read than a copy can have.

@@ -24,8 +24,8 @@ pub struct Manifest {
     /// The guest's name at that time.
     pub domain_name: String,
     /// When in the guest's life it was kept.
-    #[serde(with = "OccasionName")]
-    pub occasion: CopyReason,
+    #[serde(rename = "occasion", with = "CopyReasonName")]
+    pub reason: CopyReason,
     /// When it was kept, in milliseconds since 1970.
     pub(super) kept_at: i64,
     /// When `reset` set it aside, in milliseconds since 1970: it is not put back by itself.
@@ -58,7 +58,7 @@ pub struct Attributes {
 
 /// How far the guest's last run has come. While it runs, there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunRecord {
     /// A start was prepared, and has not succeeded.
     pub starting: bool,
     /// The copy of the state that this start goes on with, by its SHA-256.
@@ -74,12 +74,12 @@ pub struct Run {
     pub refused: Option<String>,
 }
 
-/// [`Run`] as it is written.
+/// [`RunRecord`] as it is written.
 #[derive(Serialize, Deserialize)]
 pub(super) struct RunFile {
     pub(super) format: u32,
     #[serde(flatten)]
-    pub(super) run: Run,
+    pub(super) run: RunRecord,
 }
 
 impl Manifest {
@@ -121,7 +121,7 @@ impl Attributes {
 /// How manifests spell [`CopyReason`].
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "CopyReason", rename_all = "lowercase")]
-enum OccasionName {
+enum CopyReasonName {
     Start,
     Release,
 }

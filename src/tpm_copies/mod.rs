@@ -12,13 +12,13 @@
 //! A copy is never overwritten: other bytes are another copy. So a worse one cannot take the
 //! place of a better one, and which of several is right is decided by the key that opens it.
 
+mod copy_store;
 mod damaged;
 mod files;
+mod hard_links;
+mod live_state;
 mod manifest;
-mod original;
-mod put_back;
-mod shelf;
-mod shelter;
+mod restore;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
@@ -26,18 +26,18 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use copy_store::{CopyStore, MAX_COPIES, SavedCopy, domains};
 pub use damaged::set_aside;
-pub use manifest::{Attributes, Manifest, Run};
-pub use original::Original;
-pub use put_back::{PutBack, PutBackError, put_back};
-pub use shelf::{COPIES_KEPT, KeptState, Shelf, domains};
-pub use shelter::{Returned, Shelter};
+pub use hard_links::{HardLinks, LinksRestored};
+pub use live_state::LiveState;
+pub use manifest::{Attributes, Manifest, RunRecord};
+pub use restore::{CopyRestored, RestoreError, restore_copy};
 
 use crate::swtpm::StateError;
 
 /// Why a copy was not kept, read or dropped.
 #[derive(Debug, thiserror::Error)]
-pub enum KeptError {
+pub enum CopyError {
     /// The system says no: a full disk, for one.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -82,7 +82,7 @@ pub enum KeptError {
     },
 }
 
-impl KeptError {
+impl CopyError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }

@@ -67,8 +67,8 @@ impl Place {
         fs::remove_dir_all(self.states().join(self.domain.to_string())).unwrap();
     }
 
-    fn shelf(&self) -> Shelf {
-        Shelf::of(&self.dir.path().join("guard"), self.domain)
+    fn copy_store(&self) -> CopyStore {
+        CopyStore::of(&self.dir.path().join("guard"), self.domain)
     }
 
     fn shelf_path(&self) -> PathBuf {
@@ -76,25 +76,25 @@ impl Place {
         shelves.join(self.domain.to_string())
     }
 
-    fn original(&self) -> Option<Original> {
-        Original::read(&self.states(), self.domain, &self.vtpm).unwrap()
+    fn original(&self) -> Option<LiveState> {
+        LiveState::read(&self.states(), self.domain, &self.vtpm).unwrap()
     }
 
-    fn keep(&self, occasion: CopyReason) -> String {
+    fn keep(&self, reason: CopyReason) -> String {
         let original = self.original().unwrap();
-        self.shelf().keep(&original, "vm1", occasion).unwrap()
+        self.copy_store().save(&original, "vm1", reason).unwrap()
     }
 
     /// The copies that can be read, all of them.
-    fn copies(&self) -> Vec<KeptState> {
-        let (copies, unreadable) = self.shelf().copies().unwrap();
+    fn copies(&self) -> Vec<SavedCopy> {
+        let (copies, unreadable) = self.copy_store().copies().unwrap();
         assert!(unreadable.is_empty(), "{unreadable:?}");
         copies
     }
 
-    fn put_back(&self) -> Result<PutBack, PutBackError> {
+    fn restore_copy(&self) -> Result<CopyRestored, RestoreError> {
         let start = (self.states(), self.domain, &self.vtpm);
-        put_back(&self.copies()[0], Some((&start.0, start.1, start.2)))
+        restore_copy(&self.copies()[0], Some((&start.0, start.1, start.2)))
     }
 }
 
@@ -132,13 +132,13 @@ fn a_copy_is_private_and_whole_and_comes_back_with_its_modes() {
     }
 
     place.delete();
-    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(place.restore_copy().unwrap(), CopyRestored::Written);
     assert_eq!(fs::read(place.state()).unwrap(), STATE);
     assert_eq!(mode(&guest), 0o711);
     assert_eq!(mode(&guest.join("tpm2")), 0o700);
     assert_eq!(mode(&place.state()), 0o640);
     assert_eq!(names(&guest.join("tpm2")), ["tpm2-00.permall"]);
-    assert_eq!(place.put_back().unwrap(), PutBack::AlreadyThere);
+    assert_eq!(place.restore_copy().unwrap(), CopyRestored::AlreadyThere);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn where_no_tpm_has_run_yet_libvirts_directory_is_made_too() {
     let place = Place::new();
     place.keep(CopyReason::Start);
     fs::remove_dir_all(place.states()).unwrap();
-    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(place.restore_copy().unwrap(), CopyRestored::Written);
     assert_eq!(fs::read(place.state()).unwrap(), STATE);
 }
 
@@ -155,16 +155,16 @@ fn another_state_is_never_overwritten() {
     let place = Place::new();
     place.keep(CopyReason::Start);
     place.put(b"another");
-    let refused = place.put_back();
+    let refused = place.restore_copy();
     assert!(
-        matches!(refused, Err(PutBackError::Occupied { .. })),
+        matches!(refused, Err(RestoreError::Occupied { .. })),
         "{refused:?}"
     );
     assert_eq!(fs::read(place.state()).unwrap(), b"another");
     // A link that leads nowhere is no place for a state either.
     fs::remove_file(place.state()).unwrap();
     symlink(place.dir.path().join("elsewhere"), place.state()).unwrap();
-    assert!(place.put_back().is_err());
+    assert!(place.restore_copy().is_err());
     assert!(!place.dir.path().join("elsewhere").exists());
 }
 
@@ -176,7 +176,7 @@ fn no_directory_is_made_behind_a_link() {
     let elsewhere = place.dir.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     symlink(&elsewhere, place.states().join(place.domain.to_string())).unwrap();
-    assert!(place.put_back().is_err());
+    assert!(place.restore_copy().is_err());
     assert!(names(&elsewhere).is_empty());
 }
 
@@ -186,7 +186,7 @@ fn the_same_bytes_are_kept_once_and_others_beside_them() {
     let first = place.keep(CopyReason::Start);
     assert_eq!(place.keep(CopyReason::Release), first);
     assert_eq!(place.copies().len(), 1);
-    assert_eq!(place.copies()[0].manifest.occasion, CopyReason::Start);
+    assert_eq!(place.copies()[0].manifest.reason, CopyReason::Start);
 
     place.put(LATER);
     let second = place.keep(CopyReason::Release);
@@ -194,8 +194,8 @@ fn the_same_bytes_are_kept_once_and_others_beside_them() {
     let order: Vec<_> = kept.iter().map(|copy| copy.manifest.sha256()).collect();
     assert_eq!(order, [&second, &first], "the latest first");
 
-    place.shelf().drop_copy(&second).unwrap();
-    place.shelf().drop_copy(&second).unwrap();
+    place.copy_store().drop_copy(&second).unwrap();
+    place.copy_store().drop_copy(&second).unwrap();
     assert_eq!(place.copies().len(), 1);
 }
 
@@ -203,16 +203,16 @@ fn the_same_bytes_are_kept_once_and_others_beside_them() {
 fn a_copy_that_was_set_aside_stays_and_the_same_bytes_may_stand_by_again() {
     let place = Place::new();
     place.keep(CopyReason::Start);
-    assert_eq!(place.shelf().set_aside(Timestamp(7)).unwrap(), 1);
-    assert_eq!(place.shelf().set_aside(Timestamp(8)).unwrap(), 0);
-    assert!(!place.copies()[0].is_standing_by());
+    assert_eq!(place.copy_store().set_aside(Timestamp(7)).unwrap(), 1);
+    assert_eq!(place.copy_store().set_aside(Timestamp(8)).unwrap(), 0);
+    assert!(!place.copies()[0].is_available());
     assert_eq!(
         place.copies()[0].manifest.set_aside_at(),
         Some(Timestamp(7))
     );
     place.keep(CopyReason::Start);
     assert_eq!(place.copies().len(), 1);
-    assert!(place.copies()[0].is_standing_by());
+    assert!(place.copies()[0].is_available());
 }
 
 #[test]
@@ -226,10 +226,10 @@ fn without_its_manifest_a_copy_is_none_and_the_next_one_is_whole() {
     place.keep(CopyReason::Start);
     assert_eq!(place.copies()[0].bytes, STATE);
 
-    place.shelf().drop_copy(&sha256).unwrap();
-    place.shelf().note_run(Run::default()).unwrap();
-    place.shelf().forget_run().unwrap();
-    place.shelf().tidy().unwrap();
+    place.copy_store().drop_copy(&sha256).unwrap();
+    place.copy_store().write_run(RunRecord::default()).unwrap();
+    place.copy_store().remove_run().unwrap();
+    place.copy_store().remove_if_empty().unwrap();
     assert!(!place.shelf_path().exists());
 }
 
@@ -257,7 +257,7 @@ fn damage_is_told_and_mended_by_the_next_copy() {
     ];
     for (end, damaged) in damages {
         fs::write(file(end), damaged).unwrap();
-        let (copies, unreadable) = place.shelf().copies().unwrap();
+        let (copies, unreadable) = place.copy_store().copies().unwrap();
         assert_eq!((copies.len(), unreadable.len()), (0, 1), "{end}");
         place.keep(CopyReason::Start);
         assert_eq!(place.copies()[0].bytes, STATE);
@@ -270,8 +270,8 @@ fn a_directory_that_others_may_write_is_not_trusted() {
     place.keep(CopyReason::Start);
     fs::set_permissions(place.shelf_path(), Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(
-        place.shelf().copies(),
-        Err(KeptError::NotTrusted { .. })
+        place.copy_store().copies(),
+        Err(CopyError::NotTrusted { .. })
     ));
 }
 
@@ -283,31 +283,31 @@ fn a_state_elsewhere_comes_back_where_the_xml_has_it_now() {
     place.put(STATE);
     place.keep(CopyReason::Start);
     place.vtpm.source = Some(StateSource::Dir(dir(&place, "new")));
-    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(place.restore_copy().unwrap(), CopyRestored::Written);
     assert_eq!(fs::read(dir(&place, "new/tpm2-00.permall")).unwrap(), STATE);
     // One file is another format.
     place.vtpm.source = Some(StateSource::File(dir(&place, "file")));
-    assert!(matches!(place.put_back(), Err(PutBackError::OtherTpm)));
+    assert!(matches!(place.restore_copy(), Err(RestoreError::OtherTpm)));
 }
 
 #[test]
 fn the_way_of_a_run_is_noted_and_forgotten() {
     let place = Place::new();
-    let shelf = place.shelf();
-    assert_eq!(shelf.run().unwrap(), Run::default());
-    let run = Run {
+    let copy_store = place.copy_store();
+    assert_eq!(copy_store.run().unwrap(), RunRecord::default());
+    let run = RunRecord {
         starting: true,
         state: Some(place.keep(CopyReason::Start)),
         ended_normally: false,
         migrated: false,
         refused: None,
     };
-    shelf.note_run(run.clone()).unwrap();
-    assert_eq!(shelf.run().unwrap(), run);
+    copy_store.write_run(run.clone()).unwrap();
+    assert_eq!(copy_store.run().unwrap(), run);
     assert_eq!(place.copies().len(), 1, "it is no copy");
-    shelf.forget_run().unwrap();
-    shelf.tidy().unwrap();
-    assert_eq!(shelf.run().unwrap(), Run::default());
+    copy_store.remove_run().unwrap();
+    copy_store.remove_if_empty().unwrap();
+    assert_eq!(copy_store.run().unwrap(), RunRecord::default());
     assert_eq!(place.copies().len(), 1);
     assert_eq!(
         domains(&place.dir.path().join("guard")).unwrap(),
@@ -321,8 +321,8 @@ fn what_is_no_tpm_state_is_neither_kept_nor_put_back() {
     let sha256 = place.keep(CopyReason::Start);
     for other in [&b"root:$y$TOP-SECRET-OF-ROOT"[..], b"", &STATE[..700]] {
         place.put(other);
-        let kept = Original::read(&place.states(), place.domain, &place.vtpm);
-        let Err(KeptError::NotAState { how, .. }) = kept else {
+        let kept = LiveState::read(&place.states(), place.domain, &place.vtpm);
+        let Err(CopyError::NotAState { how, .. }) = kept else {
             panic!("{kept:?}")
         };
         assert!(!how.contains("SECRET"), "{how}");
@@ -341,9 +341,9 @@ fn what_is_no_tpm_state_is_neither_kept_nor_put_back() {
     .unwrap();
     fs::write(file(&other_sha256, ".state"), other).unwrap();
     assert_eq!(place.copies()[0].bytes, other);
-    let refused = place.put_back();
+    let refused = place.restore_copy();
     assert!(
-        matches!(refused, Err(PutBackError::NotAState { .. })),
+        matches!(refused, Err(RestoreError::NotAState { .. })),
         "{refused:?}"
     );
     assert!(!place.state().exists());
@@ -360,7 +360,7 @@ fn what_comes_back_belongs_to_the_owner_of_its_directory_and_is_no_program() {
     fs::set_permissions(place.state(), Permissions::from_mode(0o4755)).unwrap();
     place.keep(CopyReason::Start);
     place.delete();
-    place.put_back().unwrap();
+    place.restore_copy().unwrap();
     let found = fs::metadata(place.state()).unwrap();
     assert_eq!((found.uid(), found.gid()), (107, 115));
     assert_eq!(found.mode() & 0o7777, 0o644);
@@ -374,7 +374,7 @@ fn a_link_for_libvirts_directory_is_followed_when_a_copy_comes_back() {
     let disk = place.dir.path().join("disk");
     fs::rename(place.states(), &disk).unwrap();
     symlink("disk", place.states()).unwrap();
-    assert_eq!(place.put_back().unwrap(), PutBack::Done);
+    assert_eq!(place.restore_copy().unwrap(), CopyRestored::Written);
     let below = place
         .state()
         .strip_prefix(place.states())
@@ -383,7 +383,10 @@ fn a_link_for_libvirts_directory_is_followed_when_a_copy_comes_back() {
     assert_eq!(fs::read(disk.join(below)).unwrap(), STATE);
     // By hand, too, without a definition that names the place.
     place.delete();
-    assert_eq!(put_back(&place.copies()[0], None).unwrap(), PutBack::Done);
+    assert_eq!(
+        restore_copy(&place.copies()[0], None).unwrap(),
+        CopyRestored::Written
+    );
     assert_eq!(fs::read(place.state()).unwrap(), STATE);
 }
 
@@ -392,7 +395,7 @@ fn a_damaged_state_is_moved_to_the_guards_own_directory() {
     let place = Place::new();
     let guard = place.dir.path().join("guard");
     let set_aside = || {
-        let of = crate::swtpm::StatePlace::of(&place.states(), place.domain, &place.vtpm);
+        let of = crate::swtpm::StatePath::of(&place.states(), place.domain, &place.vtpm);
         super::set_aside(&guard, place.domain, &of, Timestamp(7)).unwrap()
     };
     place.put(b"damaged");
@@ -425,9 +428,9 @@ fn a_damaged_state_is_moved_to_the_guards_own_directory() {
 #[test]
 fn a_sheltered_state_comes_back_with_its_owner_its_modes_and_its_lock() {
     let place = Place::new();
-    let of = crate::swtpm::StatePlace::of(&place.states(), place.domain, &place.vtpm);
-    let shelter = Shelter::of(&of).unwrap().unwrap();
-    assert_eq!(shelter.bring_back().unwrap(), Returned::NotSheltered);
+    let of = crate::swtpm::StatePath::of(&place.states(), place.domain, &place.vtpm);
+    let shelter = HardLinks::of(&of).unwrap().unwrap();
+    assert_eq!(shelter.restore().unwrap(), LinksRestored::NoLinks);
     let guest = place.states().join(place.domain.to_string());
     let lock = place.state().with_file_name(".lock");
     fs::write(&lock, "").unwrap();
@@ -442,13 +445,13 @@ fn a_sheltered_state_comes_back_with_its_owner_its_modes_and_its_lock() {
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     let before = (inode(&place.state()), inode(&lock));
 
-    shelter.fill().unwrap();
+    shelter.make().unwrap();
     // As one that was killed left it.
-    shelter.fill().unwrap();
-    assert!(shelter.is_filled());
-    assert_eq!(shelter.bring_back().unwrap(), Returned::StillThere);
+    shelter.make().unwrap();
+    assert!(shelter.exist());
+    assert_eq!(shelter.restore().unwrap(), LinksRestored::StillThere);
     place.delete();
-    assert_eq!(shelter.bring_back().unwrap(), Returned::Back);
+    assert_eq!(shelter.restore().unwrap(), LinksRestored::Restored);
     assert_eq!((inode(&place.state()), inode(&lock)), before);
     assert_eq!(
         (
@@ -458,11 +461,11 @@ fn a_sheltered_state_comes_back_with_its_owner_its_modes_and_its_lock() {
         ),
         (0o711, 0o700, 0o640)
     );
-    assert_eq!(shelter.bring_back().unwrap(), Returned::NotSheltered);
+    assert_eq!(shelter.restore().unwrap(), LinksRestored::NoLinks);
 
-    shelter.fill().unwrap();
-    shelter.empty().unwrap();
-    assert!(!shelter.is_filled() && place.state().exists());
+    shelter.make().unwrap();
+    shelter.remove().unwrap();
+    assert!(!shelter.exist() && place.state().exists());
 }
 
 /// An orchestrator retries, and swtpm's user writes other bytes each time.
@@ -480,10 +483,10 @@ fn no_more_than_a_few_copies_stand_by_the_proven_and_the_latest_among_them() {
         if number == 50 {
             proven = Some(latest.clone());
         }
-        let is_proven = |copy: &KeptState| Some(copy.manifest.sha256()) == proven.as_deref();
-        place.shelf().drop_surplus(&latest, is_proven).unwrap();
+        let is_proven = |copy: &SavedCopy| Some(copy.manifest.sha256()) == proven.as_deref();
+        place.copy_store().drop_surplus(&latest, is_proven).unwrap();
         let copies = place.copies();
-        assert!(copies.len() <= COPIES_KEPT, "{} copies", copies.len());
+        assert!(copies.len() <= MAX_COPIES, "{} copies", copies.len());
         let has = |sha256: &str| copies.iter().any(|copy| copy.manifest.sha256() == sha256);
         assert!(has(&latest), "the latest");
         match &proven {
@@ -498,13 +501,16 @@ fn no_more_than_a_few_copies_stand_by_the_proven_and_the_latest_among_them() {
 fn the_copy_of_the_state_that_is_there_is_not_surplus() {
     let place = Place::new();
     let mut names = Vec::new();
-    for number in 0..=COPIES_KEPT {
+    for number in 0..=MAX_COPIES {
         place.put(&newer(&format!("state {number}")));
         names.push(place.keep(CopyReason::Start));
     }
     place.put(&newer("state 1"));
     assert_eq!(place.keep(CopyReason::Start), names[1]);
-    place.shelf().drop_surplus(&names[1], |_| false).unwrap();
+    place
+        .copy_store()
+        .drop_surplus(&names[1], |_| false)
+        .unwrap();
     let left = place.copies();
     let left: Vec<_> = left.iter().map(|copy| copy.manifest.sha256()).collect();
     assert_eq!(left, [&names[1], &names[0]]);
@@ -516,9 +522,12 @@ fn what_was_set_aside_by_a_person_is_not_surplus() {
     for number in 0..10 {
         place.put(&newer(&format!("state {number}")));
         let current = place.keep(CopyReason::Start);
-        place.shelf().set_aside(Timestamp(number)).unwrap();
-        place.shelf().drop_surplus(&current, |_| false).unwrap();
+        place.copy_store().set_aside(Timestamp(number)).unwrap();
+        place
+            .copy_store()
+            .drop_surplus(&current, |_| false)
+            .unwrap();
     }
     assert_eq!(place.copies().len(), 10);
-    assert!(place.shelf().standing_by().unwrap().0.is_empty());
+    assert!(place.copy_store().available_copies().unwrap().0.is_empty());
 }

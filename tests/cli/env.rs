@@ -14,7 +14,7 @@ use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
 use vtpm_guard::keyring::Keyring;
-use vtpm_guard::store::{Access, AddKey, Event, NewKey, OtherKeys, Store};
+use vtpm_guard::store::{Access, AddKey, Event, NewKey, Origin, OtherKeys, Store};
 
 /// A guest.
 pub(crate) const VM1: &str = "11111111-2222-4333-8444-000000000001";
@@ -146,16 +146,8 @@ impl Host {
 
     /// Lets the history know a guest's name.
     pub(crate) fn name_guest(&self, guest: &str, name: &str) {
-        let event = Event {
-            at: Timestamp::now(),
-            domain_uuid: DomainUuid::parse(guest).unwrap(),
-            domain_name: name.to_owned(),
-            operation: "prepare".to_owned(),
-            allowed: true,
-            code: None,
-            message: "healthy".to_owned(),
-            repairs_json: "[]".to_owned(),
-        };
+        let (now, domain) = (Timestamp::now(), DomainUuid::parse(guest).unwrap());
+        let event = Event::new(now, Origin::Prepare, domain, name, "healthy");
         self.store().record_event(&event).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vtpm_guard::capture;
 use vtpm_guard::clock::Timestamp;
 use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::store::Event;
+use vtpm_guard::store::{Event, Origin};
 use vtpm_guard::verdict::code::Code;
 
 use crate::env::{Host, VM1, VM2, golden};
@@ -16,15 +16,13 @@ const NOON: i64 = 1_772_366_400_000;
 const HOUR: i64 = 3_600_000;
 
 fn refused(guest: &str, name: &str, code: Code, at: i64) -> Event {
+    let (domain, message) = (
+        DomainUuid::parse(guest).unwrap(),
+        format!("{} it was", code.name()),
+    );
     Event {
-        at: Timestamp(at),
-        domain_uuid: DomainUuid::parse(guest).unwrap(),
-        domain_name: name.to_owned(),
-        operation: "prepare".to_owned(),
-        allowed: false,
         code: Some(code),
-        message: format!("{} it was", code.name()),
-        repairs_json: "[]".to_owned(),
+        ..Event::new(Timestamp(at), Origin::Prepare, domain, name, message)
     }
 }
 

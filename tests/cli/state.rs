@@ -10,7 +10,7 @@ use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
 use vtpm_guard::store::{AddKey, NewKey, OtherKeys};
 use vtpm_guard::swtpm::state_path;
-use vtpm_guard::tpm_copies::{Original, Shelf};
+use vtpm_guard::tpm_copies::{CopyStore, LiveState};
 use vtpm_guard::verdict::facts::CopyReason;
 use zeroize::Zeroizing;
 
@@ -36,9 +36,9 @@ impl Host {
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, bytes).unwrap();
         let domain = DomainUuid::parse(guest).unwrap();
-        let original = Original::read(&self.path("swtpm"), domain, &vtpm()).unwrap();
-        Shelf::of(&self.state_dir(), domain)
-            .keep(&original.unwrap(), name, occasion)
+        let original = LiveState::read(&self.path("swtpm"), domain, &vtpm()).unwrap();
+        CopyStore::of(&self.state_dir(), domain)
+            .save(&original.unwrap(), name, occasion)
             .unwrap();
         fs::remove_dir_all(self.path("swtpm")).unwrap();
     }
@@ -69,7 +69,7 @@ impl Host {
             .unwrap();
     }
 
-    fn shelf(&self, guest: &str) -> PathBuf {
+    fn copy_store(&self, guest: &str) -> PathBuf {
         self.state_dir().join("tpm-state").join(guest)
     }
 }
@@ -216,14 +216,14 @@ fn a_copy_is_dropped_unless_it_is_all_that_a_used_key_opens() {
     assert_eq!(history[0]["operation"], "drop");
 
     host.run(&["state", "drop", VM1, "--force"]).succeeds();
-    assert!(!host.shelf(VM1).exists());
+    assert!(!host.copy_store(VM1).exists());
     host.run(&["state", "drop", VM1])
         .ends_with(2)
         .saying("no kept copy");
     // A guest without a key may have libvirt's own: its only state is not dropped either.
     host.run(&["state", "drop", VM2]).ends_with(1);
     host.run(&["state", "drop", VM2, "--force"]).succeeds();
-    assert!(!host.shelf(VM2).exists());
+    assert!(!host.copy_store(VM2).exists());
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_plain_state_of_before_an_encrypt_is_dropped_too() {
 fn damage_is_told_beside_the_rest() {
     let host = host_with_copies();
     let state = |path: &Path| path.extension().is_some_and(|end| end == "state");
-    let entries = fs::read_dir(host.shelf(VM1)).unwrap();
+    let entries = fs::read_dir(host.copy_store(VM1)).unwrap();
     let file = entries
         .map(|entry| entry.unwrap().path())
         .find(|path| state(path));

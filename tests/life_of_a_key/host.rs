@@ -17,7 +17,7 @@ use vtpm_guard::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
 use vtpm_guard::ids::{DomainUuid, ProviderUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
-use vtpm_guard::store::{Access, KeyRefRecord, NewProvider, Store};
+use vtpm_guard::store::{Access, KeyRefRecord, NewProvider, Origin, Store};
 use vtpm_guard::swtpm::{StateFile, read_state, state_path};
 use vtpm_guard::verdict::outcome::Outcome;
 use zeroize::Zeroizing;
@@ -180,7 +180,7 @@ impl Host {
 
     pub(crate) fn prepare(&self, guest: usize, mode: Mode) -> Outcome {
         let domain = Ok(self.guests[guest].domain.clone());
-        prepare(&self.guard, &domain, "prepare", mode, soon())
+        prepare(&self.guard, &domain, Origin::Prepare, mode, soon())
     }
 
     /// What libvirt calls after a start, or before one.

@@ -8,7 +8,7 @@ use vtpm_guard::clock::Deadline;
 use vtpm_guard::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::libvirt::secret::{
-    Definition, Found, HostSecrets, Provided, SecretError, Value, definition,
+    HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue, definition,
 };
 use vtpm_guard::verdict::Over;
 
@@ -38,11 +38,11 @@ impl HostSecrets for Secrets {
         &self,
         secret: SecretUuid,
         _deadline: Deadline,
-    ) -> Result<Option<Found>, SecretError> {
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
         let held = self.0.borrow();
-        Ok(held.get(&secret).map(|(domain, _)| Found {
-            definition: Definition::parse(&definition(secret, *domain)).unwrap(),
-            value: Value::Private,
+        Ok(held.get(&secret).map(|(domain, _)| LibvirtSecret {
+            definition: SecretDefinition::parse(&definition(secret, *domain)).unwrap(),
+            value: SecretValue::Private,
         }))
     }
 

@@ -20,6 +20,7 @@ use proptest::prelude::*;
 
 use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::guard::{Mode, Operation, prepare};
+use vtpm_guard::store::Origin;
 
 use events::{Event, events};
 use host::Host;
@@ -265,7 +266,13 @@ fn only_what_must_be_written_waits_for_a_locked_store() {
     let patient = Deadline::after(Duration::from_secs(3));
     let took = waited(&mut || {
         let domain = Ok(host.guests[1].domain.clone());
-        let outcome = prepare(&host.guard, &domain, "prepare", Mode::CarryOut, patient);
+        let outcome = prepare(
+            &host.guard,
+            &domain,
+            Origin::Prepare,
+            Mode::CarryOut,
+            patient,
+        );
         assert!(!outcome.is_allowed());
     });
     assert!(took > second, "the first start of a guest: {took:?}");

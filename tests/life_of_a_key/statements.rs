@@ -7,7 +7,7 @@ use vtpm_guard::guard::{Mode, prepare};
 use vtpm_guard::ids::DomainUuid;
 use vtpm_guard::key::id::KeyId;
 use vtpm_guard::key::wrap::WrappedDek;
-use vtpm_guard::store::KeyRefRecord;
+use vtpm_guard::store::{KeyRefRecord, Origin};
 use vtpm_guard::verdict::outcome::Outcome;
 use vtpm_guard::verdict::repair::Repair;
 use vtpm_guard::verdict::{Decision, Reason};
@@ -214,6 +214,12 @@ fn a_guest_without_a_vtpm_starts(host: &mut Host) {
         vtpm: None,
     };
     fs::write(host.guard.state_dir.join("store.db"), "no store at all").unwrap();
-    let outcome = prepare(&host.guard, &Ok(plain), "prepare", Mode::CarryOut, soon());
+    let outcome = prepare(
+        &host.guard,
+        &Ok(plain),
+        Origin::Prepare,
+        Mode::CarryOut,
+        soon(),
+    );
     assert!(outcome.is_allowed());
 }

@@ -89,6 +89,41 @@ pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
     }
 }
 
+/// How command lines of other programs begin, of which `messages::Command` has all.
+const OTHER_COMMANDS: [&str; 19] = [
+    "ausearch -",
+    "chmod ",
+    "chown ",
+    "kill ",
+    "ln -s",
+    "man vtpm",
+    "mkdir -",
+    "mv ",
+    "pgrep ",
+    "ps -",
+    "restorecon -",
+    "rm ",
+    "setsebool ",
+    "sqlite3 ",
+    "systemctl ",
+    "tpm2_",
+    "uuidgen",
+    "virsh ",
+    "virt-install --",
+];
+
+/// Whether a text has a command line in it, of this program or of another.
+pub(crate) fn names_a_command(text: &str) -> bool {
+    let begins = |command: &&str| {
+        text.match_indices(*command).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || "-/_.".contains(c))
+        })
+    };
+    OTHER_COMMANDS.iter().any(|command| begins(&command))
+        || command_lines(text).iter().any(|line| is_command(line))
+}
+
 /// Whether these are the first words of a command of this program, and not words about it.
 pub(crate) fn is_command(line: &[String]) -> bool {
     use clap::CommandFactory;

@@ -238,12 +238,12 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::DefinitionRead(word()),
         Finding::StateDamaged {
             how: word(),
-            occasion: CopyReason::Start,
+            reason: CopyReason::Start,
         },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
-            occasion: CopyReason::Start,
+            reason: CopyReason::Start,
             saved_at: Timestamp(5),
         },
         Finding::StateArrives {

@@ -56,7 +56,7 @@ pub enum Finding {
     /// The TPM's state is gone, and a copy that the guard kept takes its place.
     StateGone {
         /// When in the guest's life the copy was kept.
-        occasion: CopyReason,
+        reason: CopyReason,
         /// When it was kept.
         saved_at: Timestamp,
     },
@@ -74,7 +74,7 @@ pub enum Finding {
         /// Says what is in its place.
         how: String,
         /// When the copy was kept.
-        occasion: CopyReason,
+        reason: CopyReason,
     },
     /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
     CopyNotKept(String),

@@ -95,7 +95,7 @@ pub enum Repair {
     /// Puts the kept copy of the TPM state back in the state's place. Changes no row.
     RestoreTpmState {
         /// When in the guest's life the copy was kept.
-        occasion: CopyReason,
+        reason: CopyReason,
         /// When it was kept.
         saved_at: Timestamp,
     },

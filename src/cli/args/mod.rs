@@ -4,6 +4,8 @@ mod key;
 mod provider;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod which;
 
 use std::path::PathBuf;

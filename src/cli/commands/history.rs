@@ -16,6 +16,7 @@ use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::cli::ui::time;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
+use crate::libvirt::Libvirt;
 use crate::messages::label;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;
@@ -54,17 +55,17 @@ pub(crate) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
             "MESSAGE",
         ]);
         for event in &events {
-            let (decision, colour) = match event.event.code {
+            let (decision, colour) = match event.code {
                 None => ("allow", GOOD),
                 Some(code) => (code.as_str(), BAD),
             };
             rows.add_row([
-                Cell::new(answer::time(Some(event.event.at))),
-                Cell::new(&event.event.domain_name),
-                Cell::new(&event.event.operation),
+                Cell::new(answer::time(Some(event.at))),
+                Cell::new(&event.domain_name),
+                Cell::new(&event.operation),
                 Cell::new(decision).fg(colour),
                 Cell::new(repair_kinds(event).join(" ")),
-                Cell::new(&event.event.message),
+                Cell::new(&event.message),
             ]);
         }
         out.table(&rows)
@@ -94,7 +95,7 @@ fn other_names(name: &str, events: &[EventRow]) -> Vec<String> {
     let mut notes = Vec::new();
     let names: BTreeSet<_> = events
         .iter()
-        .map(|row| &row.event.domain_name)
+        .map(|row| &row.domain_name)
         .filter(|other| *other != name && !other.is_empty())
         .map(|other| label(other))
         .collect();
@@ -105,7 +106,7 @@ fn other_names(name: &str, events: &[EventRow]) -> Vec<String> {
             names.join(", ")
         ));
     }
-    let uuids: BTreeSet<_> = events.iter().map(|row| row.event.domain_uuid).collect();
+    let uuids: BTreeSet<_> = events.iter().map(|row| row.domain_uuid).collect();
     if uuids.len() > 1 {
         notes.push(format!(
             "{} guests had the name {}; to see one of them: vtpm-guard history UUID (--json \
@@ -133,23 +134,22 @@ fn query(which: &Decisions, known: Option<DomainUuid>) -> Result<EventQuery<'_>,
     })
 }
 
-fn document(row: &EventRow) -> Value {
-    let event = &row.event;
+fn document(event: &EventRow) -> Value {
     json!({
-        "id": row.id,
+        "id": event.id,
         "at": event.at.0,
         "domain": { "name": event.domain_name, "uuid": event.domain_uuid.to_string() },
         "operation": event.operation,
         "decision": if event.allowed { "allow" } else { "deny" },
         "code": event.code.map(Code::as_str),
         "message": event.message,
-        "repairs": repairs(row),
+        "repairs": repairs(event),
     })
 }
 
 /// The repairs of an event; other tools write events too, and may write anything there.
 fn repairs(row: &EventRow) -> Value {
-    serde_json::from_str(&row.event.repairs_json).unwrap_or(Value::Null)
+    serde_json::from_str(&row.repairs_json).unwrap_or(Value::Null)
 }
 
 fn repair_kinds(row: &EventRow) -> Vec<String> {

@@ -10,6 +10,7 @@ use crate::cli::ui::check_table::{self, Asked, Judged};
 use crate::cli::ui::error::AdminError;
 use crate::cli::ui::progress::Progress;
 use crate::guard::{Mode, prepare};
+use crate::store::Origin;
 
 pub(crate) fn run(
     context: &Context,
@@ -52,7 +53,7 @@ fn repair(
     let progress = Progress::new("repairing", guests.len());
     let judge = |NamedGuest { name, domain }| {
         progress.at(&name);
-        let outcome = prepare(&guard, &domain, "repair", mode, context::patience());
+        let outcome = prepare(&guard, &domain, Origin::Repair, mode, context::patience());
         Judged { name, outcome }
     };
     let judged: Vec<_> = guests.into_iter().map(judge).collect();

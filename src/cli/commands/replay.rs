@@ -10,7 +10,9 @@ use crate::cli::ui::check_table::{self, Asked, Judged};
 use crate::cli::ui::error::AdminError;
 use crate::config::Lifetime;
 use crate::guard::{self, Guard, Mode, Operation, prepare};
+use crate::libvirt::Libvirt;
 use crate::log;
+use crate::store::Origin;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::{Reason, Verdict};
@@ -60,7 +62,13 @@ fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &NamedGue
     {
         context.output.note(&error.to_string());
     }
-    let outcome = prepare(guard, &guest.domain, "replay", mode, context::patience());
+    let outcome = prepare(
+        guard,
+        &guest.domain,
+        Origin::Replay,
+        mode,
+        context::patience(),
+    );
     if !replay.dry_run {
         log::decision(&guest.name, "replay", &outcome);
     }

@@ -15,8 +15,8 @@ use crate::guard::{has_managed_save, state_elsewhere};
 use crate::ids::DomainUuid;
 use crate::messages;
 use crate::store::{Access, Store};
-use crate::swtpm::{StateFile, StatePlace, read_state, remove_empty_directory};
-use crate::tpm_copies::Shelf;
+use crate::swtpm::{StateFile, StatePath, read_state, remove_empty_directory};
+use crate::tpm_copies::CopyStore;
 use crate::verdict::refusal::Refusal;
 
 /// A state directory without a state would keep libvirt from setting the new TPM up whole.
@@ -29,7 +29,7 @@ fn remove_empty_directories(context: &Context, domain: DomainUuid) {
             persistent_state: false,
             source: None,
         };
-        let place = StatePlace::of(&states, domain, &vtpm);
+        let place = StatePath::of(&states, domain, &vtpm);
         if let Err(error) = remove_empty_directory(&place) {
             context.output.note(&format!(
                 "the empty directory {} stays, and a new TPM in it would have no certificates: {error}",
@@ -61,9 +61,9 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
     refuse_beside_state(context, store.as_ref(), &domain)?;
     // A kept copy would take the place of a state that is gone.
-    let copies = Shelf::of(context.state_dir(), domain.uuid).set_aside(now)?;
+    let copies = CopyStore::of(context.state_dir(), domain.uuid).set_aside(now)?;
     let forgotten = match &mut store {
-        Some(store) => store.forget_seen_state(domain.uuid)?,
+        Some(store) => store.clear_seen_state(domain.uuid)?,
         None => false,
     };
     let reset = match &mut store {

@@ -16,6 +16,7 @@ use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::guard::{Mode, prepare};
 use crate::messages::{outcome_json, reason, refusal};
 use crate::staging::{Definition, DefinitionFiles, Place, Staging};
+use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::outcome::SecretAction;
 
@@ -37,7 +38,7 @@ pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     let deadline = context::patience();
     let judge = |Definition { name, domain }| {
         let for_one = deadline.at_most(FOR_ONE_GUEST);
-        let outcome = prepare(&guard, &domain, "stage", Mode::CarryOut, for_one);
+        let outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);
         Judged { name, outcome }
     };
     let judged: Vec<_> = starting.into_iter().map(judge).collect();

@@ -12,7 +12,7 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Deadline;
 use crate::config::Lifetime;
 use crate::libvirt::secret::SecretError;
-use crate::libvirt::{Guest, a_daemon_runs};
+use crate::libvirt::{Guest, Libvirt, a_daemon_runs};
 use crate::staging::{LaidOut, Place};
 
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
@@ -71,7 +71,7 @@ fn drop_secrets(
             Lifetime::Run => !runs,
             Lifetime::Keep => false,
         };
-        if has_done_its_work && libvirt.drop_laid_out(one.secret, one.domain, deadline)? {
+        if has_done_its_work && libvirt.drop_staged(one.secret, one.domain, deadline)? {
             dropped.push(one);
         }
     }

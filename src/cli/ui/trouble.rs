@@ -9,7 +9,7 @@ use crate::keyring::KeyringError;
 use crate::messages::Arg;
 use crate::recovery::file::RecoveryError;
 use crate::staging::StagingError;
-use crate::store::{Obstacle, StoreError};
+use crate::store::{StoreError, UnavailableReason};
 
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
@@ -53,17 +53,19 @@ impl From<StoreError> for AdminError {
     }
 }
 
-fn in_the_way(error: &StoreError, reason: &Obstacle) -> AdminError {
+fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> AdminError {
     match reason {
-        Obstacle::NotOurs { user, .. } if *user != 0 => AdminError::no_permission(error),
-        Obstacle::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
+        UnavailableReason::NotOurs { user, .. } if *user != 0 => AdminError::no_permission(error),
+        UnavailableReason::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
             AdminError::no_permission(error)
         }
-        Obstacle::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
+        UnavailableReason::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
         }
-        Obstacle::NotOurs { .. } | Obstacle::WritableByOthers { .. } => AdminError::failed(error)
-            .with_hint("only root's own files are trusted: chown root, chmod go-w"),
+        UnavailableReason::NotOurs { .. } | UnavailableReason::WritableByOthers { .. } => {
+            AdminError::failed(error)
+                .with_hint("only root's own files are trusted: chown root, chmod go-w")
+        }
         _ => AdminError::failed(error),
     }
 }
@@ -121,14 +123,14 @@ pub(crate) fn backup(error: StoreError) -> AdminError {
         StoreError::TooNew { .. } => AdminError::failed(format!("the backup is too new: {error}"))
             .with_hint("install a newer vtpm-guard"),
         StoreError::Unavailable {
-            reason: Obstacle::NotAFile | Obstacle::NotAStore,
+            reason: UnavailableReason::NotAFile | UnavailableReason::NotAStore,
             ..
         } => {
             AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")
         }
         StoreError::Unavailable {
             path,
-            reason: Obstacle::Program { kind, name },
+            reason: UnavailableReason::Program { kind, name },
         } => {
             let name = name.replace('"', "\"\"");
             let hint = format!(

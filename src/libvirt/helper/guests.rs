@@ -7,13 +7,14 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys::{
-    VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
-    VIR_CONNECT_LIST_DOMAINS_PERSISTENT, VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE, VIR_DOMAIN_XML_INACTIVE,
+    VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+    VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE, VIR_DOMAIN_XML_INACTIVE,
 };
 
 use super::failure;
 use crate::ids::DomainUuid;
-use crate::libvirt::protocol::{Guest, Response, SavedRuns};
+use crate::libvirt::guests::{Guest, SavedRuns};
+use crate::libvirt::protocol::Response;
 use crate::libvirt::secret::SecretError;
 
 /// All guests, without those that go away meanwhile. A host may have a thousand, so what they
@@ -27,14 +28,12 @@ pub(super) fn all(connection: &Connect) -> Result<Response, SecretError> {
     };
     let active = those(VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
     let persistent = those(VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
-    let autostart = those(VIR_CONNECT_LIST_DOMAINS_AUTOSTART)?;
     let mut guests = Vec::new();
     for domain in list(0)? {
         let uuid = domain.uuid_string().map_err(failure::of_call)?;
         let traits = Traits {
             running: active.contains(&uuid),
             persistent: persistent.contains(&uuid),
-            autostart: autostart.contains(&uuid),
         };
         guests.extend(describe(&domain, |_| Ok(traits))?);
     }
@@ -77,7 +76,6 @@ pub(super) fn saved_runs(
 struct Traits {
     running: bool,
     persistent: bool,
-    autostart: bool,
 }
 
 impl Traits {
@@ -85,7 +83,6 @@ impl Traits {
         Ok(Self {
             running: domain.is_active()?,
             persistent: domain.is_persistent()?,
-            autostart: domain.autostart()?,
         })
     }
 }
@@ -111,7 +108,6 @@ fn describe(
             uuid,
             running: traits.running,
             persistent: traits.persistent,
-            autostart: traits.autostart,
             xml: domain.xml_desc(xml_flags)?,
         })
     };

@@ -84,7 +84,7 @@ fn answer(
             over,
         } => secrets.provide(secret, domain, key, over),
         Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
-        Request::DropLaidOut { secret, domain } => secrets.drop_laid_out(secret, domain),
+        Request::DropStaged { secret, domain } => secrets.drop_staged(secret, domain),
         Request::Reveal(secret) => secrets.reveal(secret, value),
         Request::Undefine(secret) => secrets.undefine(secret),
         Request::EncryptVtpm { domain, secret } => {

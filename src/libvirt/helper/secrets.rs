@@ -1,7 +1,7 @@
 //! The calls on libvirt's secret driver. They alone are safe from a hook: the daemon's
 //! priority workers serve them while all others wait for hooks.
 
-mod taking;
+mod take_over;
 
 use virt::connect::Connect;
 use virt::error::Error;
@@ -12,7 +12,9 @@ use super::failure;
 use crate::host::sys;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::protocol::Response;
-use crate::libvirt::secret::{Definition, SecretError, definition, domain_of_usage, usage_name};
+use crate::libvirt::secret::{
+    SecretDefinition, SecretError, definition, domain_of_usage, usage_name,
+};
 use crate::verdict::Over;
 
 /// The secret driver at the other end of a connection.
@@ -21,7 +23,7 @@ pub(super) struct Secrets<'a> {
 }
 
 /// A secret that libvirt has.
-struct Found {
+struct DefinedSecret {
     secret: Secret,
     uuid: SecretUuid,
     usage_type: u32,
@@ -78,7 +80,7 @@ impl Secrets<'_> {
 
     /// The same, but only if it still is the one that was laid out for the daemon's start: one
     /// that a later start has defined anew is that start's.
-    pub(super) fn drop_laid_out(
+    pub(super) fn drop_staged(
         &self,
         uuid: SecretUuid,
         domain: DomainUuid,
@@ -86,21 +88,21 @@ impl Secrets<'_> {
         let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Dropped(false));
         };
-        if found.is_the_guards(domain) && found.definition()?.is_laid_out() {
+        if found.is_the_guards(domain) && found.definition()?.is_staged() {
             found.undefine()
         } else {
             Ok(Response::Dropped(false))
         }
     }
 
-    fn look_up(&self, uuid: SecretUuid) -> Result<Option<Found>, SecretError> {
+    fn look_up(&self, uuid: SecretUuid) -> Result<Option<DefinedSecret>, SecretError> {
         let found = self
             .connection
             .lookup_secret_by_uuid_string(&uuid.to_string());
         let Some(secret) = failure::found(found)? else {
             return Ok(None);
         };
-        Ok(Some(Found {
+        Ok(Some(DefinedSecret {
             uuid,
             usage_type: secret.usage_type().map_err(failure::of_call)?,
             usage: sys::secret_usage_id(&secret).map_err(failure::of_call)?,
@@ -146,7 +148,7 @@ impl Secrets<'_> {
     }
 }
 
-impl Found {
+impl DefinedSecret {
     /// What is told of a secret that is for another use.
     fn conflict(&self) -> SecretError {
         SecretError::Conflict(format!(
@@ -178,9 +180,9 @@ impl Found {
         Ok(definition.is_ephemeral && definition.is_private)
     }
 
-    fn definition(&self) -> Result<Definition, SecretError> {
+    fn definition(&self) -> Result<SecretDefinition, SecretError> {
         let xml = self.secret.xml_desc(0).map_err(failure::of_call)?;
-        Definition::parse(&xml).ok_or_else(|| {
+        SecretDefinition::parse(&xml).ok_or_else(|| {
             SecretError::Refused(format!(
                 "libvirt's definition of {} cannot be read",
                 self.uuid

@@ -46,7 +46,7 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
         },
         Request::SavedRuns(domain()),
-        Request::DropLaidOut {
+        Request::DropStaged {
             secret: secret(),
             domain: domain(),
         },
@@ -66,7 +66,6 @@ fn every_response_arrives_as_it_was_sent() {
         uuid: domain(),
         running: true,
         persistent: false,
-        autostart: false,
         xml: "<domain>\n  <name>vm</name>\n</domain>".to_owned(),
     };
     let responses = [

@@ -8,7 +8,7 @@ use super::Purpose;
 
 /// What a secret's definition says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Definition {
+pub struct SecretDefinition {
     /// libvirt keeps its value in memory alone.
     pub is_ephemeral: bool,
     /// libvirt gives its value to no client.
@@ -21,7 +21,7 @@ pub struct Definition {
     pub description: String,
 }
 
-impl Definition {
+impl SecretDefinition {
     /// Reads a definition; `None` where the text is none.
     #[must_use]
     pub fn parse(xml: &str) -> Option<Self> {
@@ -60,12 +60,12 @@ impl Definition {
     }
 }
 
-fn open(found: &mut Option<Definition>, path: &[String], tag: &BytesStart<'_>) -> Option<()> {
+fn open(found: &mut Option<SecretDefinition>, path: &[String], tag: &BytesStart<'_>) -> Option<()> {
     let is_yes = |name| attribute(tag, name).is_some_and(|value| value == "yes");
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match (path.as_slice(), found.as_mut()) {
         (["secret"], None) => {
-            *found = Some(Definition {
+            *found = Some(SecretDefinition {
                 is_ephemeral: is_yes("ephemeral"),
                 is_private: is_yes("private"),
                 purpose: Purpose::Anything,
@@ -85,7 +85,7 @@ fn open(found: &mut Option<Definition>, path: &[String], tag: &BytesStart<'_>) -
     Some(())
 }
 
-fn take_text(found: Option<&mut Definition>, path: &[String], text: &str) {
+fn take_text(found: Option<&mut SecretDefinition>, path: &[String], text: &str) {
     let Some(found) = found else { return };
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
@@ -111,7 +111,7 @@ mod tests {
              <secret ephemeral='no' private='yes'>\n  <uuid>x</uuid>\n  \
              <description>a &amp; b&#x1F;</description>\n  \
              <usage type='vtpm'>\n    <name>vm&lt;1&gt;</name>\n  </usage>\n</secret>\n";
-        let found = Definition::parse(xml).unwrap();
+        let found = SecretDefinition::parse(xml).unwrap();
         assert!(!found.is_ephemeral && found.is_private);
         assert_eq!(found.purpose, Purpose::Vtpm);
         assert_eq!(found.usage, "vm<1>");
@@ -120,11 +120,11 @@ mod tests {
 
     #[test]
     fn a_secret_without_a_usage_is_for_anything() {
-        let found = Definition::parse("<secret ephemeral='yes' private='no'/>").unwrap();
+        let found = SecretDefinition::parse("<secret ephemeral='yes' private='no'/>").unwrap();
         assert_eq!(found.purpose, Purpose::Anything);
         assert!(found.is_ephemeral && !found.is_private);
         let volume = "<secret><usage type='volume'><volume>/a</volume></usage></secret>";
-        let found = Definition::parse(volume).unwrap();
+        let found = SecretDefinition::parse(volume).unwrap();
         assert_eq!(
             (found.purpose, found.usage.as_str()),
             (Purpose::Other, "/a")
@@ -141,7 +141,7 @@ mod tests {
             "<secret",
             "<a><secret/></a>",
         ] {
-            assert_eq!(Definition::parse(text), None, "{text:?}");
+            assert_eq!(SecretDefinition::parse(text), None, "{text:?}");
         }
     }
 }

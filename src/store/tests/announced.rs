@@ -62,13 +62,13 @@ fn an_announcement_is_forgotten_once_and_nobody_is_locked_out_for_none() {
     let (dir, mut store) = new_store();
     store.announce(domain(1), &announcement(NOW)).unwrap();
     store.announce(domain(2), &announcement(NOW)).unwrap();
-    store.forget_announcement(domain(1)).unwrap();
+    store.clear_announcement(domain(1)).unwrap();
     assert_eq!(store.references(domain(1), NOW).unwrap().announced, None);
     assert!(store.references(domain(2), NOW).unwrap().state_arrives);
 
     let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    store.forget_announcement(domain(1)).unwrap();
+    store.clear_announcement(domain(1)).unwrap();
 }
 
 #[test]

@@ -98,10 +98,8 @@ fn a_first_start_binds_and_makes_the_key_in_one_row() {
     assert_eq!(row.key_ref.key_version, Some(1));
     assert_eq!(row.algorithm.as_deref(), Some("hkdf-sha256+aes-256-gcm"));
     assert_eq!(row.key_ref.created_at, NOW);
-    assert_eq!(
-        store.history(EventFilter::Domain(vm), 9).unwrap()[0].event,
-        event
-    );
+    let history = store.history(EventFilter::Domain(vm), 9).unwrap();
+    assert_eq!(history, [event_row(1, event)]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::super::testing::*;
-use super::super::{Access, Obstacle, Store, StoreError};
+use super::super::{Access, Store, StoreError, UnavailableReason};
 use crate::clock::Timestamp;
 
 fn restore(
@@ -63,7 +63,7 @@ fn a_backup_overwrites_nothing() {
     assert!(matches!(
         refused,
         Err(StoreError::Unavailable {
-            reason: Obstacle::Io(_),
+            reason: UnavailableReason::Io(_),
             ..
         })
     ));
@@ -134,7 +134,7 @@ fn pages_of_another_size_fit_where_there_was_no_store_and_are_named_elsewhere() 
     let refused = restore(dir.path(), &backup);
     let (store_size, backup_size) = match refused {
         Err(StoreError::Unavailable {
-            reason: Obstacle::PageSize { store, backup },
+            reason: UnavailableReason::PageSize { store, backup },
             ..
         }) => (store, backup),
         other => panic!("{other:?}"),
@@ -179,7 +179,7 @@ fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
             matches!(
                 it,
                 StoreError::Unavailable {
-                    reason: Obstacle::NotAStore,
+                    reason: UnavailableReason::NotAStore,
                     ..
                 }
             )
@@ -198,7 +198,7 @@ fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
                 matches!(
                     it,
                     StoreError::Unavailable {
-                        reason: Obstacle::NotAStore,
+                        reason: UnavailableReason::NotAStore,
                         ..
                     }
                 )
@@ -221,7 +221,7 @@ fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
     assert!(matches!(
         missing,
         Err(StoreError::Unavailable {
-            reason: Obstacle::Io(_),
+            reason: UnavailableReason::Io(_),
             ..
         })
     ));

@@ -37,7 +37,7 @@ fn a_file_that_is_no_database_is_corrupt() {
         for access in [Access::Read, Access::Write, Access::Create] {
             let refused = open(dir.path(), access).unwrap_err();
             assert!(
-                matches!(refused.trouble(), StoreAccessError::Corrupt(_)),
+                matches!(refused.access_error(), StoreAccessError::Corrupt(_)),
                 "{refused}"
             );
         }

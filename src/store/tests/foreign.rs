@@ -2,7 +2,7 @@
 
 use super::super::testing::*;
 use super::super::{
-    Access, AddKey, EventFilter, OtherKeys, Rewrapped, Rotation, Store, StoreError, StoreFinding,
+    Access, AddKey, EventFilter, OtherKeys, RewrappedRow, Rotation, Store, StoreError, StoreFinding,
 };
 use crate::ids::KeyRefId;
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -206,7 +206,7 @@ fn rows_of_other_resources_and_events_without_a_domain_are_not_ours() {
     assert!(!store.has_key_refs(vm).unwrap());
     let events = store.history(EventFilter::All, 9).unwrap();
     assert_eq!(events.len(), 1);
-    assert_eq!(events[0].event.repairs_json, "[]");
+    assert_eq!(events[0].repairs_json, "[]");
     open(dir.path(), Access::Write).unwrap();
 }
 
@@ -341,7 +341,7 @@ fn triggers_of_strangers_never_run_and_foreign_keys_act_all_the_same() {
 
     store.mark_started(domain(1), NOW).unwrap();
     store.record_event(&event(domain(1), "vm", NOW)).unwrap();
-    let rewrapped = [Rewrapped {
+    let rewrapped = [RewrappedRow {
         key_ref,
         seen: made.unwrap(),
         key: new_key(2),
@@ -454,7 +454,7 @@ fn a_key_that_reads_back_as_another_one_is_not_committed() {
     store.connection.set_db_config(trigger, true).unwrap();
     let before = store.all_key_refs(None, true).unwrap();
 
-    let rewrapped = [Rewrapped {
+    let rewrapped = [RewrappedRow {
         key_ref,
         seen: new_key(1).wrapped_dek,
         key: new_key(1),

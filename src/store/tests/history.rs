@@ -7,7 +7,6 @@ use crate::verdict::code::Code;
 
 fn denied(code: Code, at: i64) -> Event {
     Event {
-        allowed: false,
         code: Some(code),
         ..event(domain(1), "vm1", Timestamp(at))
     }
@@ -15,7 +14,7 @@ fn denied(code: Code, at: i64) -> Event {
 
 fn times<'a>(store: &Store, query: impl Into<EventQuery<'a>>) -> Vec<i64> {
     let rows = store.history(query, 99).unwrap();
-    rows.into_iter().map(|row| row.event.at.0).collect()
+    rows.into_iter().map(|row| row.at.0).collect()
 }
 
 #[test]

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::super::testing::*;
 use super::super::{
-    AddKey, Bound, EventFilter, LockedDomain, NewProvider, OtherKeys, Store, StoreError, Unbound,
+    AddKey, BindingChange, DependentDomain, EventFilter, NewProvider, OtherKeys, Store, StoreError,
+    UnbindCounts,
 };
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::verdict::facts::Provider;
 
 fn locked(store: &Store, provider: &Provider) -> Vec<DomainUuid> {
-    let locked = store.domains_locked_without(provider).unwrap();
+    let locked = store.dependent_domains(provider).unwrap();
     locked.into_iter().map(|it| it.uuid).collect()
 }
 
@@ -138,13 +139,13 @@ fn a_deleted_provider_leaves_its_name_in_its_key_references() {
 fn binding_again_changes_nothing() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
-    let Bound::Made(made) = store.bind(domain(1), provider.uuid, NOW).unwrap() else {
+    let BindingChange::Added(made) = store.bind(domain(1), provider.uuid, NOW).unwrap() else {
         panic!("nothing was there before");
     };
     let before = store.all_key_refs(None, true).unwrap();
     assert_eq!(
         store.bind(domain(1), provider.uuid, NOW).unwrap(),
-        Bound::Already(made)
+        BindingChange::Unchanged(made)
     );
     assert_eq!(store.all_key_refs(None, true).unwrap(), before);
 }
@@ -156,13 +157,13 @@ fn a_domain_without_a_key_moves_to_another_provider_and_one_with_a_key_does_not(
     let q = make_provider(&mut store, "q", 2);
     store.bind(domain(1), p.uuid, NOW).unwrap();
     let moved = store.bind(domain(1), q.uuid, NOW).unwrap();
-    assert!(matches!(moved, Bound::Moved { from, .. } if from == "p"));
+    assert!(matches!(moved, BindingChange::Moved { from, .. } if from == "p"));
     assert_eq!(store.references(domain(1), NOW).unwrap().key_refs.len(), 1);
 
     make_key(&mut store, domain(2), &p);
     assert!(matches!(
         store.bind(domain(2), p.uuid, NOW).unwrap(),
-        Bound::Already(_)
+        BindingChange::Unchanged(_)
     ));
     let refused = store.bind(domain(2), q.uuid, NOW);
     assert!(matches!(refused, Err(StoreError::HasKey { provider, .. }) if provider == "p"));
@@ -176,7 +177,7 @@ fn a_key_whose_provider_was_imported_again_counts_as_bound_by_its_name() {
     store.delete_provider(provider.uuid).unwrap();
     let again = make_provider(&mut store, "p", 1);
     let bound = store.bind(domain(1), again.uuid, NOW).unwrap();
-    assert!(matches!(bound, Bound::Already(_)));
+    assert!(matches!(bound, BindingChange::Unchanged(_)));
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn unbinding_deletes_placeholders_and_retires_keys() {
     let unbound = store.unbind(domain(1), NOW).unwrap();
     assert_eq!(
         unbound,
-        Unbound {
+        UnbindCounts {
             placeholders: 1,
             retired: 1
         }
@@ -199,7 +200,7 @@ fn unbinding_deletes_placeholders_and_retires_keys() {
     let again = store.unbind(domain(1), NOW).unwrap();
     assert_eq!(
         again,
-        Unbound {
+        UnbindCounts {
             placeholders: 0,
             retired: 0
         }
@@ -233,7 +234,8 @@ fn using_a_key_retires_the_others() {
 fn a_placeholder_cannot_be_the_key() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
-    let Bound::Made(placeholder) = store.bind(domain(1), provider.uuid, NOW).unwrap() else {
+    let BindingChange::Added(placeholder) = store.bind(domain(1), provider.uuid, NOW).unwrap()
+    else {
         panic!("nothing was there before");
     };
     let refused = store.use_key(placeholder, NOW);
@@ -263,7 +265,7 @@ fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
     let live = store.references(domain(1), NOW).unwrap().key_refs;
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [second]);
     assert_eq!(live[0].first_used_at, Some(NOW));
-    let taken_back = store.take_back_fresh_key(domain(1), None, NOW);
+    let taken_back = store.retire_fresh_key(domain(1), None, NOW);
     assert_eq!(taken_back.unwrap(), None);
     assert_eq!(store.all_key_refs(Some(domain(1)), true).unwrap().len(), 2);
     add.others = OtherKeys::Keep;
@@ -284,11 +286,11 @@ fn a_provider_locks_out_those_whose_only_key_is_under_its_kek() {
     store
         .record_event(&event(domain(1), "vm1", later(Duration::from_secs(1))))
         .unwrap();
-    let expected = LockedDomain {
+    let expected = DependentDomain {
         uuid: domain(1),
         name: Some("vm1".into()),
     };
-    assert_eq!(store.domains_locked_without(&provider).unwrap(), [expected]);
+    assert_eq!(store.dependent_domains(&provider).unwrap(), [expected]);
 
     let retired = make_key(&mut store, domain(3), &provider);
     store.retire(retired, NOW).unwrap();
@@ -346,7 +348,7 @@ fn the_history_is_told_from_its_end() {
     let names = |filter, limit| {
         let rows = store.history(filter, limit).unwrap();
         rows.into_iter()
-            .map(|row| row.event.domain_name)
+            .map(|row| row.domain_name)
             .collect::<Vec<_>>()
     };
     assert_eq!(names(EventFilter::All, 2), ["vm1-renamed", "vm2"]);
@@ -363,11 +365,11 @@ fn the_history_is_told_from_its_end() {
 fn an_event_comes_back_as_it_was_recorded() {
     let (_dir, mut store) = new_store();
     let denied = super::super::Event {
-        allowed: false,
         code: Some(crate::verdict::code::Code::KeyLost),
         repairs_json: r#"[{"kind":"retire-key"}]"#.into(),
         ..event(domain(1), "vm1", NOW)
     };
     store.record_event(&denied).unwrap();
-    assert_eq!(store.history(EventFilter::All, 1).unwrap()[0].event, denied);
+    let history = store.history(EventFilter::All, 1).unwrap();
+    assert_eq!(history, [event_row(1, denied)]);
 }

@@ -94,7 +94,7 @@ fn the_most_likely_keys_come_first_and_not_more_than_are_asked_for() {
     name(&mut store, 4, "db", 60);
     store.unbind(domain(1), Timestamp(1)).unwrap();
     let near = |limit| {
-        let rows = store.keys_near(domain(1), Some(secret(9)), "web", limit);
+        let rows = store.candidate_keys(domain(1), Some(secret(9)), "web", limit);
         let rows = rows.unwrap().into_iter().map(|row| row.domain);
         rows.collect::<Vec<_>>()
     };
@@ -108,11 +108,11 @@ fn what_was_seen_is_remembered() {
     assert_eq!(store.seen_state(domain(1)).unwrap(), None);
     assert_eq!(store.last_start(domain(1)).unwrap(), None);
     assert_eq!(store.last_name(domain(1)).unwrap(), None);
-    assert!(!store.was_here(domain(1)).unwrap());
+    assert!(!store.is_known_here(domain(1)).unwrap());
     see(dir.path(), 1, "vm1");
-    assert!(store.was_here(domain(1)).unwrap());
+    assert!(store.is_known_here(domain(1)).unwrap());
     name(&mut store, 2, "vm2", 10);
-    assert!(store.was_here(domain(2)).unwrap());
+    assert!(store.is_known_here(domain(2)).unwrap());
     let seen = store.seen_state(domain(1)).unwrap().unwrap();
     assert_eq!(seen.path, Path::new("/somewhere/vm1"));
     assert_eq!(seen.secret_uuid, Some(secret(1)));

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::super::schema::{self, APPLICATION_ID, Identity, KNOWN, MIGRATIONS, Migration};
 use super::super::testing::*;
-use super::super::{Access, Obstacle, Store, StoreError};
+use super::super::{Access, Store, StoreError, UnavailableReason};
 use crate::clock::Deadline;
 use crate::verdict::facts::StoreAccessError;
 
@@ -100,7 +100,7 @@ fn a_link_or_a_directory_in_the_place_of_the_file_is_refused() {
         matches!(
             result,
             Err(StoreError::Unavailable {
-                reason: Obstacle::NotAFile,
+                reason: UnavailableReason::NotAFile,
                 ..
             })
         )
@@ -129,11 +129,11 @@ fn a_directory_or_a_file_that_others_write_to_is_refused() {
         let before = mode(&path);
         fs::set_permissions(&path, Permissions::from_mode(before | 0o020)).unwrap();
         let refused = open(dir.path(), Access::Read).unwrap_err();
-        let reason = Obstacle::WritableByOthers {
+        let reason = UnavailableReason::WritableByOthers {
             mode: before | 0o020,
         };
         assert_eq!(
-            refused.trouble(),
+            refused.access_error(),
             StoreAccessError::Unavailable(format!("{}: {reason}", path.display()))
         );
         fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
@@ -148,7 +148,7 @@ fn a_file_in_the_place_of_the_directory_is_refused() {
         assert!(matches!(
             refused,
             Err(StoreError::Unavailable {
-                reason: Obstacle::NotADirectory,
+                reason: UnavailableReason::NotADirectory,
                 ..
             })
         ));
@@ -161,7 +161,7 @@ fn a_newer_schema_is_refused_with_both_versions() {
     drop(store);
     raw(dir.path(), "PRAGMA user_version = 99");
     for access in [Access::Read, Access::Write, Access::Create] {
-        let trouble = open(dir.path(), access).unwrap_err().trouble();
+        let trouble = open(dir.path(), access).unwrap_err().access_error();
         assert_eq!(
             trouble,
             StoreAccessError::TooNew {
@@ -185,7 +185,7 @@ fn the_database_of_another_program_is_refused_and_left_alone() {
         assert!(matches!(
             refused,
             Err(StoreError::Unavailable {
-                reason: Obstacle::NotAStore,
+                reason: UnavailableReason::NotAStore,
                 ..
             })
         ));

@@ -1,7 +1,7 @@
 //! A provider's new KEK, its rows, and its former KEK.
 
 use super::super::testing::*;
-use super::super::{Rewrapped, Rotation, Store, StoreError, former_of};
+use super::super::{RewrappedRow, Rotation, Store, StoreError, previous_key_of};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::Provider;
 
@@ -16,7 +16,7 @@ fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
     assert_eq!(rows.len(), 2);
     let mut rewrapped: Vec<_> = rows
         .iter()
-        .map(|row| Rewrapped {
+        .map(|row| RewrappedRow {
             key_ref: row.key_ref.id,
             seen: row.key_ref.wrapped_dek.clone().unwrap(),
             key: new_key(9),
@@ -55,7 +55,7 @@ fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
 /// Rotates a provider to the KEK of this number; each row counts as wrapped anew.
 fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
     let rows = store.key_refs_under(provider.key_id).unwrap();
-    let rewrap = |row: &super::super::KeyRefRecord| Rewrapped {
+    let rewrap = |row: &super::super::KeyRefRecord| RewrappedRow {
         key_ref: row.key_ref.id,
         seen: row.key_ref.wrapped_dek.clone().unwrap(),
         key: new_key(key),
@@ -88,14 +88,14 @@ fn the_former_kek_stays_as_a_provider_that_is_as_exported_as_it_was() {
     let after = rotate(&mut store, &provider, 2);
     assert_eq!(after.exported_at, None);
 
-    let formers = store.former_keks(&after).unwrap();
+    let formers = store.previous_keys(&after).unwrap();
     assert_eq!(names(&formers), ["p/01010101"]);
     let former = &formers[0];
     assert_eq!((former.key_id, former.key_version), (key_id(1), 1));
     assert_eq!(former.exported_at, Some(NOW));
     assert!(!former.is_default);
-    assert_eq!(former_of(former), Some("p"));
-    assert_eq!(former_of(&after), None);
+    assert_eq!(previous_key_of(former), Some("p"));
+    assert_eq!(previous_key_of(&after), None);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_kek_that_another_provider_has_too_stays_with_that_one() {
     let provider = make_provider(&mut store, "p", 1);
     make_provider(&mut store, "twin", 1);
     let after = rotate(&mut store, &provider, 2);
-    assert_eq!(store.former_keks(&after).unwrap(), []);
+    assert_eq!(store.previous_keys(&after).unwrap(), []);
     assert_eq!(names(&store.providers().unwrap()), ["p", "twin"]);
 }
 
@@ -117,7 +117,7 @@ fn former_keks_follow_the_name_of_their_provider() {
     let provider = rotate(&mut store, &provider, 3);
     store.rename_provider(provider.uuid, "q", NOW).unwrap();
     let provider = store.provider("q").unwrap();
-    let formers = store.former_keks(&provider).unwrap();
+    let formers = store.previous_keys(&provider).unwrap();
     assert_eq!(names(&formers), ["q/01010101", "q/02020202"]);
     assert!(store.provider("p/other").is_ok(), "that one was never its");
 }
@@ -127,25 +127,25 @@ fn a_former_kek_goes_only_when_no_row_needs_it() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let after = rotate(&mut store, &provider, 2);
-    let former = store.former_keks(&after).unwrap().remove(0);
+    let former = store.previous_keys(&after).unwrap().remove(0);
 
     // A row of before, brought back, and then retired, needs it still.
     let row = make_key(&mut store, domain(1), &former);
-    assert!(!store.delete_former(&former).unwrap());
+    assert!(!store.delete_previous_key(&former).unwrap());
     store.retire(row, NOW).unwrap();
     raw(
         dir.path(),
         "UPDATE key_ref SET provider_uuid = NULL, provider_name = 'x'",
     );
-    assert!(!store.delete_former(&former).unwrap());
+    assert!(!store.delete_previous_key(&former).unwrap());
     raw(dir.path(), &format!("DELETE FROM key_ref WHERE id = {row}"));
 
     // So does a placeholder that names it.
     insert_placeholder(dir.path(), domain(1), &former);
-    assert!(!store.delete_former(&former).unwrap());
+    assert!(!store.delete_previous_key(&former).unwrap());
     raw(dir.path(), "DELETE FROM key_ref");
-    assert!(store.delete_former(&former).unwrap());
-    assert_eq!(store.former_keks(&after).unwrap(), []);
+    assert!(store.delete_previous_key(&former).unwrap());
+    assert_eq!(store.previous_keys(&after).unwrap(), []);
 }
 
 #[test]
@@ -153,9 +153,9 @@ fn rows_that_a_rotation_missed_are_taken_up_whole_or_not_at_all() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let after = rotate(&mut store, &provider, 2);
-    let former = store.former_keks(&after).unwrap().remove(0);
+    let former = store.previous_keys(&after).unwrap().remove(0);
     let row = make_key(&mut store, domain(1), &former);
-    let missed = |key_ref| Rewrapped {
+    let missed = |key_ref| RewrappedRow {
         key_ref,
         seen: new_key(1).wrapped_dek,
         key: new_key(2),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::testing::*;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::store::{Event, Prune};
+use crate::store::{Event, Origin, Prune};
 use crate::verdict::facts::SeenState;
 
 fn seen(path: &str, at: Timestamp) -> SeenState {
@@ -47,18 +47,9 @@ fn a_state_is_forgotten_by_itself_and_with_its_domain() {
             .note_seen_state(domain(number), &seen("/a", NOW))
             .unwrap();
     }
-    assert!(store.forget_seen_state(domain(1)).unwrap());
-    assert!(!store.forget_seen_state(domain(1)).unwrap());
-    let event = Event {
-        at: NOW,
-        domain_uuid: domain(2),
-        domain_name: "vm2".to_owned(),
-        operation: "prune".to_owned(),
-        allowed: true,
-        code: None,
-        message: String::new(),
-        repairs_json: "[]".to_owned(),
-    };
+    assert!(store.clear_seen_state(domain(1)).unwrap());
+    assert!(!store.clear_seen_state(domain(1)).unwrap());
+    let event = Event::new(NOW, Origin::Prune, domain(2), "vm2", "");
     let prune = Prune {
         domain: domain(2),
         seen: &[],

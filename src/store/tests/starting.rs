@@ -9,7 +9,7 @@ use crate::verdict::facts::Provider;
 use crate::verdict::repair::{KeyOrigin, Repair};
 
 fn is_taken_back(store: &mut Store, domain: DomainUuid) -> bool {
-    let done = store.take_back_fresh_key(domain, None, NOW);
+    let done = store.retire_fresh_key(domain, None, NOW);
     done.unwrap().is_some()
 }
 
@@ -54,7 +54,7 @@ fn a_key_made_for_a_start_that_failed_is_retired_beside_a_placeholder() {
     let before = store.key_ref(key_ref).unwrap().key_ref;
 
     let taken_back = store
-        .take_back_fresh_key(domain(1), None, NOW)
+        .retire_fresh_key(domain(1), None, NOW)
         .unwrap()
         .unwrap();
     assert_eq!(taken_back.retired, [key_ref]);
@@ -84,7 +84,7 @@ fn only_a_key_that_was_made_lately_is_taken_back_where_libvirt_does_not_tell_of_
     let minute = Duration::from_mins(1);
     let late = later(minute + Duration::from_millis(1));
     let take_back = |store: &mut Store, at| {
-        let done = store.take_back_fresh_key(domain(1), Some(minute), at);
+        let done = store.retire_fresh_key(domain(1), Some(minute), at);
         done.unwrap().is_some()
     };
     assert!(!take_back(&mut store, late));
@@ -141,7 +141,7 @@ fn a_key_whose_state_was_seen_is_never_taken_back() {
     make_key(&mut store, domain(1), &provider);
     make_key(&mut store, domain(2), &provider);
     for _ in 0..2 {
-        store.keep_fresh_key(domain(1)).unwrap();
+        store.clear_fresh_key(domain(1)).unwrap();
     }
     assert!(!is_taken_back(&mut store, domain(1)));
     assert!(is_taken_back(&mut store, domain(2)));
@@ -190,7 +190,7 @@ fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
     make_key(&mut store, domain(2), &provider);
-    store.keep_fresh_key(domain(1)).unwrap();
+    store.clear_fresh_key(domain(1)).unwrap();
     assert!(!is_taken_back(&mut store, domain(1)));
     assert!(
         store

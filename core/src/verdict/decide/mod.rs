@@ -31,16 +31,16 @@ pub fn decide(facts: &Facts) -> Answer {
 /// A start that was judged by a kept copy gets that copy as its state.
 fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
     if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_to_restore()) {
-        let (occasion, saved_at) = (copy.occasion, copy.saved_at);
+        let (reason, saved_at) = (copy.reason, copy.saved_at);
         let finding = match &facts.state {
             TpmState::Damaged(how) => Finding::StateDamaged {
                 how: how.clone(),
-                occasion,
+                reason,
             },
-            _ => Finding::StateGone { occasion, saved_at },
+            _ => Finding::StateGone { reason, saved_at },
         };
         verdict.findings.insert(0, finding);
-        let repair = Repair::RestoreTpmState { occasion, saved_at };
+        let repair = Repair::RestoreTpmState { reason, saved_at };
         verdict.repairs.insert(0, repair);
     }
     verdict

@@ -20,7 +20,7 @@ pub use provider::{Binding, Provider, for_new_keys, provider_of, provider_of_key
 pub use references::{
     Announcement, Arrival, KeyRef, References, SeenState, StoreAccessError, kek_ref,
 };
-pub use state::{CopyReason, Obstacle, SavedCopy, SavedTpm, TpmState};
+pub use state::{CopyReason, CopyToRestore, Obstacle, SavedTpm, TpmState};
 pub use trial::{DekNumber, KekState, KeySource, NotOpened, Proof, Trial};
 
 /// Everything that the verdict on one start depends on.
@@ -86,13 +86,13 @@ impl Facts {
     /// where policy lets a new TPM take the place of one that no key of the guest opens. In the
     /// place of a damaged state, only a copy that a key of the guest opens does.
     #[must_use]
-    pub fn copy_to_restore(&self) -> Option<&SavedCopy> {
+    pub fn copy_to_restore(&self) -> Option<&CopyToRestore> {
         let references = self.references.as_ref();
         let arrives = references.is_ok_and(|references| references.state_arrives);
         let may_be_missing = self.policy.missing_state == Permission::Allow && self.is_refuted();
         let is_emulated = self.domain.as_ref().is_ok_and(Domain::has_emulated_tpm);
         let is_encrypted = |domain: &Domain| domain.encrypted_vtpm().is_some();
-        let stands = |copy: &SavedCopy| match self.state {
+        let stands = |copy: &CopyToRestore| match self.state {
             TpmState::Absent => is_emulated && !self.starts_with_new_tpm() && !may_be_missing,
             TpmState::Damaged(_) => copy.is_proven && self.domain.as_ref().is_ok_and(is_encrypted),
             TpmState::Plain | TpmState::Encrypted | TpmState::Unreadable(_) => false,

@@ -51,16 +51,16 @@ pub enum Obstacle {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SavedTpm {
     /// The copy that would be put back: one that a key of the guest opens, else the newest.
-    pub copy: Option<SavedCopy>,
+    pub copy: Option<CopyToRestore>,
     /// Whether the guest's last run ended normally, and no start since then had a TPM state.
     pub ended_normally: bool,
 }
 
 /// A kept copy of a TPM state, as far as a verdict needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SavedCopy {
+pub struct CopyToRestore {
     /// When in a guest's life it was kept.
-    pub occasion: CopyReason,
+    pub reason: CopyReason,
     /// When it was kept.
     pub saved_at: Timestamp,
     /// Whether it is encrypted.

@@ -13,9 +13,9 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::KeyringError;
-use crate::libvirt::Libvirt;
-use crate::libvirt::files::{self, Stored};
-use crate::libvirt::secret::{Purpose, SecretError, Value};
+use crate::libvirt::files::{self, StoredValue};
+use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
     AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
@@ -95,9 +95,9 @@ impl Adopting {
         }
         let serves_anything = definition.purpose == Purpose::Anything;
         let value = match found.value {
-            Value::Told(dek) => Ok(dek),
-            Value::None => return Ok((AvailableSecret::NoValue { serves_anything }, None)),
-            Value::Private => self.value_in_files(secret),
+            SecretValue::Disclosed(dek) => Ok(dek),
+            SecretValue::None => return Ok((AvailableSecret::NoValue { serves_anything }, None)),
+            SecretValue::Private => self.value_in_files(secret),
         };
         Ok(match value {
             // No byte is a value to libvirt, and nothing to wrap.
@@ -112,7 +112,7 @@ impl Adopting {
     /// Asks libvirt for secrets, unless it has been unreachable before: then the outer error.
     pub(crate) fn ask<T>(
         &mut self,
-        question: impl FnOnce(&Libvirt) -> Result<T, SecretError>,
+        question: impl FnOnce(&LibvirtClient) -> Result<T, SecretError>,
     ) -> Result<Result<T, SecretError>, AdminError> {
         if let Some(unreachable) = &self.unreachable {
             return Err(unreachable.clone());
@@ -130,9 +130,11 @@ impl Adopting {
             return Err(Undisclosed::NoFile);
         }
         match files::stored_value(&self.guard.config.libvirt.secrets(), secret) {
-            Ok(Stored::Value(dek)) => Ok(dek),
-            Ok(Stored::Encrypted(path)) => Err(Undisclosed::Encrypted(path.display().to_string())),
-            Ok(Stored::None) => Err(Undisclosed::NoFile),
+            Ok(StoredValue::Value(dek)) => Ok(dek),
+            Ok(StoredValue::Encrypted(path)) => {
+                Err(Undisclosed::Encrypted(path.display().to_string()))
+            }
+            Ok(StoredValue::None) => Err(Undisclosed::NoFile),
             Err(error) => Err(Undisclosed::File(error.to_string())),
         }
     }

@@ -12,10 +12,11 @@ use crate::config::Lifetime;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
+use crate::libvirt::Libvirt;
 use crate::libvirt::files;
 use crate::libvirt::secret::HostSecrets;
 use crate::messages::label;
-use crate::store::Event;
+use crate::store::{Event, Origin};
 use crate::verdict::Over;
 use crate::verdict::adopt::{AvailableSecret, Evidence};
 use crate::verdict::facts::References;
@@ -126,16 +127,9 @@ impl Adopting {
             (false, false) => return Ok(()),
         };
         self.store.set_deadline(context::patience())?;
-        self.store.record_event(&Event {
-            at: Timestamp::now(),
-            domain_uuid: target.domain.uuid,
-            domain_name: target.domain.name.clone(),
-            operation: "adopt".to_owned(),
-            allowed: true,
-            code: None,
-            message: what.to_owned(),
-            repairs_json: "[]".to_owned(),
-        })?;
+        let (now, domain) = (Timestamp::now(), target.domain);
+        let event = Event::new(now, Origin::Adopt, domain.uuid, &domain.name, what);
+        self.store.record_event(&event)?;
         Ok(())
     }
 
@@ -145,7 +139,7 @@ impl Adopting {
         let removed = taken.secret == SecretFate::Removed;
         let uri = &self.guard.config.secret_uri;
         if (removed || taken.secret == SecretFate::Absent) && files::are_of_this_host(uri) {
-            let left = files::left_behind(&self.guard.config.libvirt.secrets(), target.secret)
+            let left = files::remaining_files(&self.guard.config.libvirt.secrets(), target.secret)
                 .map_err(AdminError::failed)?;
             if !left.is_empty() {
                 return Err(words::left_behind(target.secret, &left));

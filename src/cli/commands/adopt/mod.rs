@@ -26,7 +26,7 @@ use crate::guard::Guard;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::libvirt::{Guest, Libvirt};
+use crate::libvirt::{Guest, Libvirt, LibvirtClient};
 use crate::store::Store;
 use crate::verdict::facts::Provider;
 
@@ -89,7 +89,7 @@ enum SecretFate {
 struct Adopting {
     guard: Guard,
     store: Store,
-    secrets: Libvirt,
+    secrets: LibvirtClient,
     /// The provider that was named, or the default.
     provider: Provider,
     /// Whether it was named: else a guest's placeholder may name another.
@@ -117,7 +117,7 @@ pub(crate) fn run(
     // A provider that is deleted or rotated meanwhile would take the key with it.
     let _exclusive = Exclusive::acquire(context)?;
     let mut adopting = Adopting {
-        secrets: Libvirt::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt),
+        secrets: LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt),
         guard,
         store,
         provider: found,

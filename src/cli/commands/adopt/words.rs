@@ -23,7 +23,7 @@ pub(crate) fn refusal(why: NotAdoptable, target: Target<'_>, provider: &Provider
             format!("the secret {secret} is not one for a vTPM; its usage is \"{usage}\""),
             format!("let its XML name a secret of usage type vtpm: virsh edit {guest}"),
         ),
-        NotAdoptable::Undisclosed { why, held } => not_told(why, held, secret, &guest),
+        NotAdoptable::Undisclosed { why, held } => undisclosed(why, held, secret, &guest),
         NotAdoptable::DoesNotOpen => (
             format!("the value of the secret {secret} does not open its TPM state"),
             format!(
@@ -127,7 +127,7 @@ fn nothing_to_adopt(
     }
 }
 
-fn not_told(
+fn undisclosed(
     why: Undisclosed,
     held: Option<KeyRefId>,
     secret: SecretUuid,

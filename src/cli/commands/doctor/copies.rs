@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::messages::{Arg, label};
 use crate::store::Access;
-use crate::tpm_copies::{self, KeptState, Shelf};
+use crate::tpm_copies::{self, CopyStore, SavedCopy};
 
 /// How old a copy may be before it is told of, in milliseconds: 90 days.
 const OLD_MS: i64 = 90 * 24 * 60 * 60 * 1000;
@@ -24,7 +24,7 @@ pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
 }
 
 fn of_domain(context: &Context, domain: DomainUuid) -> Vec<Ailment> {
-    let (copies, damaged) = match Shelf::of(context.state_dir(), domain).copies() {
+    let (copies, damaged) = match CopyStore::of(context.state_dir(), domain).copies() {
         Ok(found) => found,
         Err(error) => return vec![unreadable(&error.to_string())],
     };
@@ -36,7 +36,7 @@ fn of_domain(context: &Context, domain: DomainUuid) -> Vec<Ailment> {
     found
 }
 
-fn old(context: &Context, domain: DomainUuid, copies: &[KeptState]) -> Option<Ailment> {
+fn old(context: &Context, domain: DomainUuid, copies: &[SavedCopy]) -> Option<Ailment> {
     let newest = copies.iter().map(|copy| copy.manifest.kept_at()).max()?;
     if Timestamp::now().0.saturating_sub(newest.0) < OLD_MS {
         return None;

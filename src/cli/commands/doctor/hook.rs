@@ -9,7 +9,7 @@ use crate::cli::commands::status::hook_link;
 use crate::cli::context::{self, Context};
 use crate::clock::Timestamp;
 use crate::host::process;
-use crate::store::{Access, EventFilter, EventQuery};
+use crate::store::{Access, EventFilter, EventQuery, Origin};
 
 /// The daemons that run hooks.
 const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
@@ -97,7 +97,9 @@ fn has_asked_since(context: &Context, made: Timestamp) -> bool {
         return false;
     };
     let events = store.history(query, usize::MAX).unwrap_or_default();
-    events.iter().any(|row| row.event.operation == "prepare")
+    events
+        .iter()
+        .any(|row| row.operation == Origin::Prepare.as_str())
 }
 
 fn apparmor(link: &Path) -> Option<Ailment> {

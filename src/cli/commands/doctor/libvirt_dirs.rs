@@ -8,7 +8,7 @@ use crate::cli::context::{self, Context};
 use crate::domain::{self, Vtpm};
 use crate::host::bounded::bounded;
 use crate::host::dirs::LibvirtDirs;
-use crate::libvirt::Guest;
+use crate::libvirt::{Guest, Libvirt};
 use crate::messages::one_line;
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {

@@ -29,7 +29,7 @@ use crate::cli::ui::error::AdminError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, NOTABLE};
 use crate::ids::SecretUuid;
-use crate::libvirt::Libvirt;
+use crate::libvirt::LibvirtClient;
 use crate::libvirt::secret::HostSecrets;
 
 /// How bad it is.
@@ -157,7 +157,7 @@ fn configuration(context: &Context) -> Option<Ailment> {
 fn libvirt(context: &Context) -> Option<Ailment> {
     let uri = context.config().unwrap_or_default().secret_uri;
     // Any UUID will do: the question is whether there is an answer.
-    let answer = Libvirt::at(&uri).inspect(SecretUuid::random(), context::patience());
+    let answer = LibvirtClient::at(&uri).inspect(SecretUuid::random(), context::patience());
     let reason = answer.err()?;
     Some(Ailment::fault(
         format!("libvirt's secret driver does not answer at {uri}: {reason}"),

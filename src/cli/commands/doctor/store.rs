@@ -7,7 +7,7 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::keyring::Seal;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, EventFilter, Store, former_of};
+use crate::store::{Access, EventFilter, Store, previous_key_of};
 use crate::verdict::facts::Provider;
 
 /// How far the history may be ahead of the clock, in milliseconds.
@@ -88,8 +88,8 @@ fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminEr
     let command = format!("vtpm-guard provider export {name} --output FILE");
     let Some(exported_at) = provider.exported_at else {
         let what = format!("provider {} was never exported", quoted(&provider.name));
-        let is_needed =
-            former_of(provider).is_none() || !store.key_refs_under(provider.key_id)?.is_empty();
+        let is_needed = previous_key_of(provider).is_none()
+            || !store.key_refs_under(provider.key_id)?.is_empty();
         return Ok(Some(if is_needed {
             let why = "with this host its key is lost, and with it every TPM that depends on it";
             Ailment::fault(what, why, command)
@@ -115,12 +115,12 @@ fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminEr
 fn clock(store: &Store) -> Result<Option<Ailment>, AdminError> {
     let newest = store.history(EventFilter::All, 1)?.pop();
     let Timestamp(now) = Timestamp::now();
-    let ahead = newest.filter(|row| row.event.at.0 > now.saturating_add(CLOCK_TOLERANCE_MS));
+    let ahead = newest.filter(|row| row.at.0 > now.saturating_add(CLOCK_TOLERANCE_MS));
     Ok(ahead.map(|row| {
         Ailment::advice(
             format!(
                 "the last decision is of {}, and the clock says {}",
-                answer::time(Some(row.event.at)),
+                answer::time(Some(row.at)),
                 answer::time(Some(Timestamp(now)))
             ),
             "the clock was set back or is wrong: the history is out of order, and notes of \

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::Ailment;
 use crate::cli::context::{self, BrokenConfig, Context};
 use crate::domain;
+use crate::libvirt::Libvirt;
 use crate::messages::{Words, one_line, refusal};
 use crate::verdict::refusal::Refusal;
 

@@ -153,7 +153,7 @@ impl Key {
             return Ok(());
         };
         let now = Timestamp::now();
-        let taken_back = store.take_back_fresh_key(domain, None, now)?;
+        let taken_back = store.retire_fresh_key(domain, None, now)?;
         let placeholder = taken_back.and_then(|taken_back| taken_back.placeholder);
         let (Made::InNewRow, Some(key_ref)) = (made, placeholder) else {
             return Ok(());

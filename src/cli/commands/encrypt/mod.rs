@@ -27,11 +27,11 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::libvirt::Libvirt;
 use crate::libvirt::secret::SecretError;
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::messages::quoted;
-use crate::store::Store;
-use crate::swtpm::{HeldState, TpmData};
+use crate::store::{Origin, Store};
+use crate::swtpm::{LockedState, TpmData};
 use crate::verdict::facts::Provider;
 
 pub(crate) fn run(
@@ -62,7 +62,7 @@ pub(crate) fn run(
 /// One guest's encryption.
 struct Job<'a> {
     context: &'a Context,
-    libvirt: &'a Libvirt,
+    libvirt: &'a LibvirtClient,
     store: &'a mut Store,
     known: &'a Known,
 }
@@ -90,7 +90,7 @@ impl Job<'_> {
     /// The state is plain.
     fn encrypt(
         &mut self,
-        held: HeldState,
+        held: LockedState,
         data: &TpmData,
         choice: Choice,
     ) -> Result<(), AdminError> {
@@ -117,7 +117,7 @@ impl Job<'_> {
     /// All that follows the key. Gives the place where the plain state is kept.
     fn carry_out(
         &mut self,
-        held: HeldState,
+        held: LockedState,
         data: &TpmData,
         key: &Key,
     ) -> Result<PathBuf, Failure> {
@@ -135,13 +135,13 @@ impl Job<'_> {
             .and_then(|_| self.store.mark_started(known.uuid(), now))
             .map_err(|error| Failure::After(error.into()))?;
         staged
-            .put_in_place()
+            .install()
             .map_err(|error| Failure::After(known.not_written(&error)))?;
         Ok(kept)
     }
 
     /// The state is encrypted: the XML was put back, or there is nothing to do.
-    fn complete(&mut self, held: &HeldState) -> Result<(), AdminError> {
+    fn complete(&mut self, held: &LockedState) -> Result<(), AdminError> {
         let known = self.known;
         let seen = self.store.references(known.uuid(), Timestamp::now())?;
         let key = opened(self.context, &seen, known.uuid())
@@ -195,7 +195,7 @@ impl Job<'_> {
 
     fn record(&mut self, message: String) {
         self.known
-            .record(self.context, self.store, "encrypt", message);
+            .record(self.context, self.store, Origin::Encrypt, message);
     }
 
     fn answer(

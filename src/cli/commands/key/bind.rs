@@ -11,14 +11,14 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::messages::quoted;
-use crate::store::{Access, Bound, Change, Store};
+use crate::store::{Access, BindingChange, Change, Store};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::Repair;
 
 /// What binding did.
 enum Done {
     /// To one without a key.
-    Placeholder(Bound),
+    Placeholder(BindingChange),
     /// These keyed rows, which the provider's key opens, name it now.
     Rebound(Vec<KeyRefId>),
     /// This keyed row is bound to it already.
@@ -143,9 +143,9 @@ fn answer(
     done: &Done,
 ) -> Result<(), AdminError> {
     let (action, key_refs) = match done {
-        Done::Placeholder(Bound::Made(id)) => ("made", vec![*id]),
-        Done::Placeholder(Bound::Moved { key_ref, .. }) => ("moved", vec![*key_ref]),
-        Done::Placeholder(Bound::Already(id)) | Done::Keyed(id) => ("none", vec![*id]),
+        Done::Placeholder(BindingChange::Added(id)) => ("made", vec![*id]),
+        Done::Placeholder(BindingChange::Moved { key_ref, .. }) => ("moved", vec![*key_ref]),
+        Done::Placeholder(BindingChange::Unchanged(id)) | Done::Keyed(id) => ("none", vec![*id]),
         Done::Rebound(ids) => ("rebound", ids.clone()),
     };
     let document = json!({
@@ -156,17 +156,17 @@ fn answer(
     });
     let (label, provider) = (domain.label(), quoted(&provider.name));
     context.output.answer(&document, |out| match done {
-        Done::Placeholder(Bound::Made(id)) => writeln!(
+        Done::Placeholder(BindingChange::Added(id)) => writeln!(
             out,
             "{label} is bound to provider {provider} (key reference {id}); its key is made at \
              its first start"
         ),
-        Done::Placeholder(Bound::Moved { key_ref, from }) => writeln!(
+        Done::Placeholder(BindingChange::Moved { key_ref, from }) => writeln!(
             out,
             "{label} is now bound to provider {provider} (key reference {key_ref}; was {})",
             quoted(from)
         ),
-        Done::Placeholder(Bound::Already(id)) | Done::Keyed(id) => writeln!(
+        Done::Placeholder(BindingChange::Unchanged(id)) | Done::Keyed(id) => writeln!(
             out,
             "{label} is bound to provider {provider} already (key reference {id}): nothing \
              changed"

@@ -19,6 +19,7 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::wrap::{self, WrappedDek};
+use crate::libvirt::Libvirt;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
 use crate::swtpm::StateFile;

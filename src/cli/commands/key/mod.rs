@@ -24,7 +24,7 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::messages::label;
-use crate::store::{Access, Store, StoreError, UsedKey};
+use crate::store::{Access, Store, StoreError, UseKeyResult};
 
 pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, AdminError> {
     match verb {
@@ -116,7 +116,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
 fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
     let mut store = store_with(context, id)?;
     let was_retired = store.key_ref(id)?.retired_at.is_some();
-    let UsedKey { domain, retired } = store.use_key(id, Timestamp::now())?;
+    let UseKeyResult { domain, retired } = store.use_key(id, Timestamp::now())?;
     let name = store.last_name(domain)?;
     let changed = was_retired || !retired.is_empty();
     let document = json!({

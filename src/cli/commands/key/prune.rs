@@ -21,8 +21,8 @@ use crate::cli::ui::table::table;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, Event, Prune};
-use crate::tpm_copies::Shelf;
+use crate::store::{Access, Event, Origin, Prune};
+use crate::tpm_copies::CopyStore;
 
 /// How long nothing must have been heard of a guest that has a key.
 const AGE: Duration = Duration::from_hours(30 * 24);
@@ -101,7 +101,7 @@ pub(crate) fn run(
 }
 
 fn drop_copies(state_dir: &Path, guest: &Forgotten) -> Result<(), AdminError> {
-    Shelf::of(state_dir, guest.uuid).remove()?;
+    CopyStore::of(state_dir, guest.uuid).remove()?;
     plain_state::forget(state_dir, guest.uuid).map_err(|error| {
         let shelf = plain_state::shelf(state_dir);
         AdminError::failed(format!("{}: {error}", shelf.display()))
@@ -131,19 +131,12 @@ fn fate(guest: &Forgotten, rule: Rule, now: Timestamp) -> Fate {
 }
 
 fn event(guest: &Forgotten, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        domain_uuid: guest.uuid,
-        domain_name: guest.name.clone().unwrap_or_default(),
-        operation: "prune".to_owned(),
-        allowed: true,
-        code: None,
-        message: format!(
-            "libvirt no longer knows it and no TPM state of it is left: {} removed",
-            things(guest.rows.len(), guest.copies)
-        ),
-        repairs_json: "[]".to_owned(),
-    }
+    let message = format!(
+        "libvirt no longer knows it and no TPM state of it is left: {} removed",
+        things(guest.rows.len(), guest.copies)
+    );
+    let name = guest.name.clone().unwrap_or_default();
+    Event::new(now, Origin::Prune, guest.uuid, name, message)
 }
 
 /// Key references and copies, as far as there are any.

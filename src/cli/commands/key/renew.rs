@@ -18,7 +18,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files;
 use crate::messages::quoted;
-use crate::store::{Access, AddKey, EventFilter, OtherKeys, Store, StoreError};
+use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{RecryptError, TpmData};
 use crate::verdict::facts::Provider;
 
@@ -35,7 +35,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         return Err(not_encrypted(&known));
     };
     if files::are_of_this_host(&guard.config.secret_uri)
-        && files::is_kept(&guard.config.libvirt.secrets(), secret).map_err(AdminError::failed)?
+        && files::is_on_disk(&guard.config.libvirt.secrets(), secret).map_err(AdminError::failed)?
     {
         return Err(kept_by_libvirt(
             &known,
@@ -73,7 +73,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         store.retire(id, now)?;
         return Err(starting(&known));
     }
-    if let Err(error) = staged.put_in_place() {
+    if let Err(error) = staged.install() {
         return Err(put_back(&mut store, id, &known, &error));
     }
     let retired = match store.use_key(id, now) {
@@ -89,7 +89,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         "its TPM state is encrypted with a new key of provider \"{}\" (key reference {id})",
         provider.name
     );
-    known.record(context, &mut store, "renew", message);
+    known.record(context, &mut store, Origin::Renew, message);
     answer(context, &known, provider, (id, old.key_ref.id), &retired)
 }
 

@@ -7,7 +7,7 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
-use crate::keyring::{Stored, WeakerSeal};
+use crate::keyring::{StoredKek, WeakerSeal};
 use crate::messages::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
@@ -41,10 +41,10 @@ pub(crate) fn run(
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
-    answer(context, &store.provider_of(new.uuid)?, &stored)
+    answer(context, &store.provider_by_uuid(new.uuid)?, &stored)
 }
 
-fn answer(context: &Context, provider: &Provider, stored: &Stored) -> Result<(), AdminError> {
+fn answer(context: &Context, provider: &Provider, stored: &StoredKek) -> Result<(), AdminError> {
     let described = Described {
         provider,
         seal: stored.seal.to_string(),

@@ -9,14 +9,14 @@ use crate::cli::ui::answer::count;
 use crate::cli::ui::error::AdminError;
 use crate::cli::ui::table::table;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, LockedDomain, Store};
+use crate::store::{Access, DependentDomain, Store};
 use crate::verdict::facts::Provider;
 
 pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), AdminError> {
     let (mut store, found) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
-    let provider = store.provider_of(found.uuid)?;
-    let locked = named(&store, store.domains_locked_without(&provider)?)?;
+    let provider = store.provider_by_uuid(found.uuid)?;
+    let locked = named(&store, store.dependent_domains(&provider)?)?;
     if !force {
         refuse_harm(context, &provider, &locked)?;
     }
@@ -27,12 +27,15 @@ pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), Admi
 }
 
 /// The guests with their names, also those that only libvirt knows; by name.
-fn named(store: &Store, mut guests: Vec<LockedDomain>) -> Result<Vec<LockedDomain>, AdminError> {
+fn named(
+    store: &Store,
+    mut guests: Vec<DependentDomain>,
+) -> Result<Vec<DependentDomain>, AdminError> {
     let mut names = domains::names(store, guests.iter().map(|guest| guest.uuid).collect())?;
     for guest in &mut guests {
         guest.name = names.remove(&guest.uuid);
     }
-    let nameless_last = |guest: &LockedDomain| (guest.name.is_none(), guest.name.clone());
+    let nameless_last = |guest: &DependentDomain| (guest.name.is_none(), guest.name.clone());
     guests.sort_by_key(nameless_last);
     Ok(guests)
 }
@@ -40,7 +43,7 @@ fn named(store: &Store, mut guests: Vec<LockedDomain>) -> Result<Vec<LockedDomai
 fn refuse_harm(
     context: &Context,
     provider: &Provider,
-    locked: &[LockedDomain],
+    locked: &[DependentDomain],
 ) -> Result<(), AdminError> {
     let word = Arg::provider(provider);
     if !locked.is_empty() {
@@ -103,7 +106,7 @@ pub(crate) fn remove_key(
 fn answer(
     context: &Context,
     provider: &Provider,
-    locked: &[LockedDomain],
+    locked: &[DependentDomain],
     key_removed: bool,
 ) -> Result<(), AdminError> {
     let document = json!({
@@ -143,8 +146,8 @@ fn answer(
     Ok(())
 }
 
-fn documents(locked: &[LockedDomain]) -> Value {
+fn documents(locked: &[DependentDomain]) -> Value {
     let document =
-        |guest: &LockedDomain| json!({ "name": guest.name, "uuid": guest.uuid.to_string() });
+        |guest: &DependentDomain| json!({ "name": guest.name, "uuid": guest.uuid.to_string() });
     locked.iter().map(document).collect()
 }

@@ -155,14 +155,14 @@ fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, A
     let mut store = reopened(context)?;
     let _exclusive = Exclusive::acquire(context)?;
     let mut formers = Vec::new();
-    if store.provider_of(provider.uuid)?.key_id != provider.key_id {
+    if store.provider_by_uuid(provider.uuid)?.key_id != provider.key_id {
         // Rotated once more since: what was exported is a former key by now.
         return Ok(formers);
     }
-    for former in store.former_keks(provider)? {
+    for former in store.previous_keys(provider)? {
         let needed = if former.exported_at.is_none() {
             Some(Need::NeverExported)
-        } else if store.delete_former(&former)? {
+        } else if store.delete_previous_key(&former)? {
             // The row before the key that it needs: a kill in between leaves a key that nobody
             // needs.
             delete::remove_key(context, &store, &former)?;

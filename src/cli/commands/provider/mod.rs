@@ -21,7 +21,7 @@ use crate::cli::context::{self, Context};
 use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, Store, StoreError, former_of};
+use crate::store::{Access, Store, StoreError, previous_key_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
 pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, AdminError> {
@@ -134,7 +134,7 @@ fn refuse_former(
     provider: &Provider,
     instead: impl FnOnce(&str) -> String,
 ) -> Result<(), AdminError> {
-    let Some(owner) = former_of(provider) else {
+    let Some(owner) = previous_key_of(provider) else {
         return Ok(());
     };
     let is_there = store.providers()?.iter().any(|other| other.name == owner);
@@ -157,7 +157,8 @@ fn refuse_former(
 /// The provider that wraps a new key in the place of one that `provider` wraps: itself, or, of
 /// a former key, the one whose it was.
 pub(crate) fn for_new_keys<'a>(provider: &'a Provider, all: &'a [Provider]) -> &'a Provider {
-    let owner = former_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
+    let owner =
+        previous_key_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
     owner.unwrap_or(provider)
 }
 

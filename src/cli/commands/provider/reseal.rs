@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Exclusive, find};
 use crate::cli::context::{self, Context};
 use crate::cli::ui::error::AdminError;
-use crate::keyring::{KeyringError, Resealed, Seal, Stored};
+use crate::keyring::{KeyringError, Resealed, Seal, StoredKek};
 use crate::messages::{Arg, one_line};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
@@ -105,7 +105,7 @@ impl Line {
 }
 
 /// Says aloud where a key is stored under a weaker seal than it could be.
-pub(crate) fn note_weaker(context: &Context, provider: &str, stored: &Stored) {
+pub(crate) fn note_weaker(context: &Context, provider: &str, stored: &StoredKek) {
     let word = Arg::provider_named(provider);
     let in_clear = "the key is in a file that only root can read, in clear";
     match (&stored.trouble, stored.seal) {

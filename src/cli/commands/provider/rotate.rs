@@ -16,7 +16,7 @@ use crate::key::kek::Kek;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
 use crate::keyring::WeakerSeal;
 use crate::messages::Arg;
-use crate::store::{Access, KeyRefRecord, NewKey, Rewrapped, Rotation, Store, StoreError};
+use crate::store::{Access, KeyRefRecord, NewKey, RewrappedRow, Rotation, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How often the rows are wrapped anew because somebody changed one of them meanwhile.
@@ -53,7 +53,7 @@ struct Rotated {
 pub(crate) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), AdminError> {
     let (mut store, found) = find(context, name, Access::Write)?;
     let _exclusive = Exclusive::acquire(context)?;
-    let provider = store.provider_of(found.uuid)?;
+    let provider = store.provider_by_uuid(found.uuid)?;
     refuse_former(&store, &provider, |owner| {
         format!("vtpm-guard provider rotate {}", Arg::provider_named(owner))
     })?;
@@ -64,8 +64,8 @@ pub(crate) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(
     } else {
         (None, missed)
     };
-    let provider = store.provider_of(provider.uuid)?;
-    let formers = store.former_keks(&provider)?;
+    let provider = store.provider_by_uuid(provider.uuid)?;
+    let formers = store.previous_keys(&provider)?;
     let rotated = Rotated {
         provider,
         before,
@@ -83,7 +83,7 @@ fn finish(
     provider: &Provider,
 ) -> Result<Vec<Row>, AdminError> {
     let mut rows = Vec::new();
-    for former in store.former_keks(provider)? {
+    for former in store.previous_keys(provider)? {
         let records = store.key_refs_under(former.key_id)?;
         if records.is_empty() {
             continue;
@@ -206,7 +206,7 @@ impl Work<'_> {
         store: &Store,
         records: Vec<KeyRefRecord>,
         is_ours: impl Fn(&KeyRefRecord) -> bool,
-    ) -> Result<(Vec<Row>, Vec<Rewrapped>), AdminError> {
+    ) -> Result<(Vec<Row>, Vec<RewrappedRow>), AdminError> {
         let progress = Progress::new("wrapping anew", records.len());
         let (mut rows, mut rewrapped) = (Vec::new(), Vec::new());
         for record in records {
@@ -226,7 +226,7 @@ impl Work<'_> {
     }
 
     /// An error says why the row stays as it is.
-    fn wrap_one(&self, record: &KeyRefRecord) -> Result<Rewrapped, String> {
+    fn wrap_one(&self, record: &KeyRefRecord) -> Result<RewrappedRow, String> {
         let not_mine = || "it is wrapped with another key".to_owned();
         let seen = record.key_ref.wrapped_dek.clone().ok_or_else(not_mine)?;
         let opened = seen.unwrap(self.old, record.domain);
@@ -239,7 +239,7 @@ impl Work<'_> {
             Ok(Some(again)) if again.same_as(&dek) => {}
             _ => return Err("wrapped anew, it did not open again".to_owned()),
         }
-        Ok(Rewrapped {
+        Ok(RewrappedRow {
             key_ref: record.key_ref.id,
             seen,
             key: NewKey {

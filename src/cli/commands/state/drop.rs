@@ -13,10 +13,11 @@ use crate::cli::{domains, tpm_place};
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
 use crate::ids::DomainUuid;
+use crate::libvirt::Libvirt;
 use crate::messages::quoted;
-use crate::store::{Access, Event, Store};
+use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
-use crate::tpm_copies::Shelf;
+use crate::tpm_copies::CopyStore;
 use crate::verdict::facts::{KeyRef, References, Trial};
 
 /// How many digits of a copy's SHA-256 name it.
@@ -53,15 +54,15 @@ pub(crate) fn run(
             domain.arg
         )));
     }
-    let shelf = Shelf::of(state_dir, domain.uuid);
+    let copy_store = CopyStore::of(state_dir, domain.uuid);
     for judged in &dropped {
-        shelf.drop_copy(judged.copy.manifest.sha256())?;
+        copy_store.drop_copy(judged.copy.manifest.sha256())?;
     }
     if force && named.is_empty() {
         // With what cannot be read as a copy.
-        shelf.remove()?;
-    } else if shelf.exists() {
-        shelf.tidy()?;
+        copy_store.remove()?;
+    } else if copy_store.exists() {
+        copy_store.remove_if_empty()?;
     }
     if plain {
         plain_state::forget(state_dir, domain.uuid)
@@ -74,16 +75,8 @@ pub(crate) fn run(
     };
     let message = format!("{copies} of its TPM state removed");
     if let Some(mut store) = store {
-        store.record_event(&Event {
-            at: Timestamp::now(),
-            domain_uuid: domain.uuid,
-            domain_name: domain.name.clone().unwrap_or_default(),
-            operation: "drop".to_owned(),
-            allowed: true,
-            code: None,
-            message,
-            repairs_json: "[]".to_owned(),
-        })?;
+        let (now, name) = (Timestamp::now(), domain.name.clone().unwrap_or_default());
+        store.record_event(&Event::new(now, Origin::Drop, domain.uuid, name, message))?;
     }
     let document = json!({
         "domain": key::document(&domain),
@@ -200,6 +193,6 @@ fn has_plain_state(state_dir: &Path, domain: DomainUuid) -> Result<bool, AdminEr
 }
 
 fn not_plain(state_dir: &Path, error: &std::io::Error) -> AdminError {
-    let shelf = plain_state::shelf(state_dir);
-    AdminError::failed(format!("{}: {error}", shelf.display()))
+    let copy_store = plain_state::shelf(state_dir);
+    AdminError::failed(format!("{}: {error}", copy_store.display()))
 }

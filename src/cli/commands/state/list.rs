@@ -28,7 +28,7 @@ pub(crate) fn run(context: &Context) -> Result<(), AdminError> {
             lines.add_row([
                 manifest.domain_name.clone(),
                 judged.domain.to_string(),
-                manifest.occasion.as_str().to_owned(),
+                manifest.reason.as_str().to_owned(),
                 judged.copy.len().to_string(),
                 answer::time(Some(manifest.kept_at())),
                 judged.opened_word().to_owned(),

@@ -21,7 +21,7 @@ use crate::guard::try_rows;
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{KeptError, KeptState, Shelf};
+use crate::tpm_copies::{CopyError, CopyStore, SavedCopy};
 use crate::verdict::facts::{References, Trial};
 
 pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, AdminError> {
@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, Adm
 /// A copy, and whether it is of any use.
 struct Judged {
     domain: DomainUuid,
-    copy: KeptState,
+    copy: SavedCopy,
     state: StateFile,
     /// Whether a key of the guest opens it.
     opened: bool,
@@ -51,7 +51,7 @@ struct Judged {
 
 /// A guest's copies, the latest first. What cannot be read is told and left out.
 fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, AdminError> {
-    let (copies, unreadable) = Shelf::of(context.state_dir(), domain).copies()?;
+    let (copies, unreadable) = CopyStore::of(context.state_dir(), domain).copies()?;
     for error in unreadable {
         context.output.note(&error.to_string());
     }
@@ -65,7 +65,7 @@ fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, Admin
     let mut rows = references.key_refs.iter();
     let keyed = rows.any(|row| row.wrapped_dek.is_some());
     let keyring = context.keyring();
-    let judge = |copy: KeptState| {
+    let judge = |copy: SavedCopy| {
         let state = copy.state();
         let trials = try_rows(&keyring, &references, domain, &state, context::patience());
         Judged {
@@ -84,7 +84,7 @@ impl Judged {
         let manifest = &self.copy.manifest;
         json!({
             "domain": { "name": manifest.domain_name, "uuid": self.domain.to_string() },
-            "occasion": manifest.occasion.as_str(),
+            "occasion": manifest.reason.as_str(),
             "state": self.state.word(),
             "opened": self.opened,
             "size": self.copy.len(),
@@ -107,7 +107,7 @@ impl Judged {
     /// What it is there for, for people.
     fn purpose(&self) -> &'static str {
         match &self.state {
-            _ if !self.copy.is_standing_by() => "state restore (set aside)",
+            _ if !self.copy.is_available() => "state restore (set aside)",
             StateFile::Encrypted(_) if self.opened || !self.keyed => "the next start without state",
             StateFile::Plain => "the next start without state",
             _ => "state restore",
@@ -122,13 +122,13 @@ fn no_copies(domain: &NamedDomain) -> AdminError {
         .with_hint("see which there are: vtpm-guard state list")
 }
 
-impl From<KeptError> for AdminError {
-    fn from(error: KeptError) -> Self {
+impl From<CopyError> for AdminError {
+    fn from(error: CopyError) -> Self {
         match &error {
-            KeptError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            CopyError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 Self::failed(format!("no permission: {error}")).with_hint("run it as root")
             }
-            KeptError::NotTrusted { .. } => Self::failed(error)
+            CopyError::NotTrusted { .. } => Self::failed(error)
                 .with_hint("only root's own files are trusted: chown root, chmod go-rwx"),
             _ => Self::failed(error),
         }

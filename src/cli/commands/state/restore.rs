@@ -10,7 +10,8 @@ use crate::cli::context::{self, Context};
 use crate::cli::domains::{self, NamedDomain};
 use crate::cli::ui::error::AdminError;
 use crate::domain::{self, Vtpm};
-use crate::tpm_copies::{PutBack, PutBackError, put_back};
+use crate::libvirt::Libvirt;
+use crate::tpm_copies::{CopyRestored, RestoreError, restore_copy};
 
 pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let domain = domains::resolve(context, text)?;
@@ -18,7 +19,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let copies = copies_of(context, domain.uuid)?;
     // One that the key opens before one that it does not, one that stands by before one that
     // was set aside, the latest before the others.
-    let worth = |judged: &&Judged| (judged.opened, judged.copy.is_standing_by());
+    let worth = |judged: &&Judged| (judged.opened, judged.copy.is_available());
     let Some(best) = copies.iter().rev().max_by_key(worth) else {
         return Err(no_copies(&domain));
     };
@@ -35,15 +36,15 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         Some(Some(Vtpm::Emulator(vtpm))) => Some((states.as_path(), domain.uuid, vtpm)),
         _ => None,
     };
-    let done = put_back(&best.copy, start).map_err(|error| not_put_back(&domain, &error))?;
+    let done = restore_copy(&best.copy, start).map_err(|error| not_put_back(&domain, &error))?;
     let document = json!({
         "domain": key::document(&domain),
         "copy": best.document(),
-        "changed": done == PutBack::Done,
+        "changed": done == CopyRestored::Written,
     });
     context.output.answer(&document, |out| match done {
-        PutBack::Done => writeln!(out, "the TPM state of {label} is back in its place"),
-        PutBack::AlreadyThere => {
+        CopyRestored::Written => writeln!(out, "the TPM state of {label} is back in its place"),
+        CopyRestored::AlreadyThere => {
             writeln!(out, "the TPM state of {label} is there: nothing changed")
         }
     })?;
@@ -56,22 +57,22 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     Ok(())
 }
 
-pub(crate) fn not_put_back(domain: &NamedDomain, error: &PutBackError) -> AdminError {
+pub(crate) fn not_put_back(domain: &NamedDomain, error: &RestoreError) -> AdminError {
     match error {
-        PutBackError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
+        RestoreError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
             "{} has a TPM state; move it away first if the kept one is the right one",
             domain.label()
         )),
-        PutBackError::OtherTpm => {
+        RestoreError::OtherTpm => {
             AdminError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
         }
-        PutBackError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+        RestoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
-        PutBackError::NotAState { .. } => AdminError::refused(error).with_hint(format!(
+        RestoreError::NotAState { .. } => AdminError::refused(error).with_hint(format!(
             "see the others: vtpm-guard state show {}",
             domain.arg
         )),
-        PutBackError::State { .. } | PutBackError::Io { .. } => AdminError::failed(error),
+        RestoreError::State { .. } | RestoreError::Io { .. } => AdminError::failed(error),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
             let rows = fields([
                 ("domain", manifest.domain_name.clone()),
                 ("uuid", judged.domain.to_string()),
-                ("occasion", manifest.occasion.as_str().to_owned()),
+                ("occasion", manifest.reason.as_str().to_owned()),
                 ("kept at", answer::time(Some(manifest.kept_at()))),
                 ("set aside at", answer::time(manifest.set_aside_at())),
                 ("size", judged.copy.len().to_string()),

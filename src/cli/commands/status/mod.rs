@@ -15,6 +15,7 @@ use crate::cli::context::{self, Context};
 use crate::cli::guests::unreachable;
 use crate::cli::ui::error::AdminError;
 use crate::clock::Deadline;
+use crate::libvirt::Libvirt;
 pub(crate) use host::hook_link;
 
 /// How long libvirt may take to list its guests: at a glance, so it is not waited for longer.

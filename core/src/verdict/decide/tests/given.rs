@@ -10,9 +10,9 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, KeyRef,
-    KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References, SavedCopy, SavedTpm,
-    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
+    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue,
+    KekState, KeyRef, KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References,
+    SavedTpm, SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -261,9 +261,9 @@ impl Facts {
     }
 
     /// The guard has a copy of an encrypted state.
-    pub(super) fn with_saved(mut self, occasion: CopyReason) -> Self {
-        self.saved.copy = Some(SavedCopy {
-            occasion,
+    pub(super) fn with_saved(mut self, reason: CopyReason) -> Self {
+        self.saved.copy = Some(CopyToRestore {
+            reason,
             saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.trials.values().any(Trial::is_proven),
@@ -365,8 +365,8 @@ fn repair_in_words(repair: &Repair) -> String {
             format!(" to {provider_name}")
         }
         Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
-        Repair::RestoreTpmState { occasion, .. } => {
-            return format!("{} of {}", repair.kind(), occasion.as_str());
+        Repair::RestoreTpmState { reason, .. } => {
+            return format!("{} of {}", repair.kind(), reason.as_str());
         }
         _ => String::new(),
     };

@@ -238,7 +238,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
         findings(&proven),
         [Finding::StateDamaged {
             how: "it is empty".to_owned(),
-            occasion: CopyReason::Release
+            reason: CopyReason::Release
         }]
     );
     assert_eq!(verdict(&with(row())), "deny VG207");
@@ -593,16 +593,16 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
     let proven = guest()
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().proven());
-    for occasion in [CopyReason::Start, CopyReason::Release] {
-        let facts = proven.clone().with_saved(occasion);
-        let words = occasion.as_str();
+    for reason in [CopyReason::Start, CopyReason::Release] {
+        let facts = proven.clone().with_saved(reason);
+        let words = reason.as_str();
         assert_eq!(
             verdict(&facts),
             format!("allow Proven; restore-tpm-state of {words}; provide 1")
         );
         let found = findings(&facts);
         assert!(
-            matches!(found[..], [Finding::StateGone { occasion: it, .. }] if it == occasion),
+            matches!(found[..], [Finding::StateGone { reason: it, .. }] if it == reason),
             "{found:?}"
         );
     }

@@ -7,8 +7,8 @@ use crate::cli::ui::error::AdminError;
 use crate::cli::{guests, tpm_place};
 use crate::domain::{self, Domain};
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::libvirt::Libvirt;
-use crate::libvirt::secret::{Found, HostSecrets, Purpose, Value};
+use crate::libvirt::secret::{HostSecrets, LibvirtSecret, Purpose, SecretValue};
+use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::messages::{Arg, label};
 use crate::store::Store;
 use crate::swtpm::StateFile;
@@ -79,15 +79,15 @@ pub(crate) fn say(
 
 fn foreign_value(context: &Context, secret: SecretUuid) -> Option<Foreign> {
     let uri = context.config().unwrap_or_default().secret_uri;
-    let inspected = Libvirt::at(&uri).inspect(secret, context::patience());
-    let Found { definition, value } = inspected.ok().flatten()?;
+    let inspected = LibvirtClient::at(&uri).inspect(secret, context::patience());
+    let LibvirtSecret { definition, value } = inspected.ok().flatten()?;
     if definition.guards_domain().is_some() || definition.purpose == Purpose::Other {
         return None;
     }
     match value {
-        Value::Told(dek) if !dek.expose().is_empty() => Some(Foreign::Readable),
-        Value::Private => Some(Foreign::Private),
-        Value::Told(_) | Value::None => None,
+        SecretValue::Disclosed(dek) if !dek.expose().is_empty() => Some(Foreign::Readable),
+        SecretValue::Private => Some(Foreign::Private),
+        SecretValue::Disclosed(_) | SecretValue::None => None,
     }
 }
 

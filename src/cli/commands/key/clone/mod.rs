@@ -23,9 +23,11 @@ use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::messages::quoted;
-use crate::store::{Access, AddKey, Bound, KeyRefRecord, OtherKeys, Store, StoreError};
+use crate::store::{
+    Access, AddKey, BindingChange, KeyRefRecord, Origin, OtherKeys, Store, StoreError,
+};
 use crate::swtpm::{EncryptedState, StateFile, read_state};
-use crate::tpm_copies::put_back;
+use crate::tpm_copies::restore_copy;
 use crate::verdict::facts::{KeyRef, Provider};
 
 /// What cloning did.
@@ -37,7 +39,7 @@ enum Done {
     /// A row of the clone's opens its TPM already.
     Already(KeyRefId),
     /// A placeholder: the clone's first start makes a key.
-    Bound(Bound),
+    Bound(BindingChange),
 }
 
 /// The original and its clone.
@@ -155,7 +157,7 @@ fn wrap_for_clone(
         "the key of {} for its TPM state (key reference {id})",
         pair.original.label()
     );
-    clone.record(context, store, "clone", message);
+    clone.record(context, store, Origin::Clone, message);
     Ok((id, provider))
 }
 
@@ -180,7 +182,7 @@ fn take_over(
             return Err(words::runs(clone));
         }
         let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
-        put_back(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
+        restore_copy(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
     }
@@ -207,10 +209,10 @@ fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Prov
         .ok_or_else(|| words::not_bound(pair))?;
     let provider = provider::for_new_keys(provider, &seen.providers);
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
-    if !matches!(bound, Bound::Already(_)) {
+    if !matches!(bound, BindingChange::Unchanged(_)) {
         let (original, provider) = (pair.original.label(), &provider.name);
         let message = format!("bound to provider {provider}, as {original} is");
-        pair.clone.record(context, store, "clone", message);
+        pair.clone.record(context, store, Origin::Clone, message);
     }
     Ok((Done::Bound(bound), provider.clone()))
 }
@@ -224,9 +226,9 @@ fn answer(
     let (action, id) = match done {
         Done::Copied(id) => ("copied", id),
         Done::TakenOver(id, _) => ("taken-over", id),
-        Done::Already(id) | Done::Bound(Bound::Already(id)) => ("none", id),
-        Done::Bound(Bound::Made(id)) => ("made", id),
-        Done::Bound(Bound::Moved { key_ref, .. }) => ("moved", key_ref),
+        Done::Already(id) | Done::Bound(BindingChange::Unchanged(id)) => ("none", id),
+        Done::Bound(BindingChange::Added(id)) => ("made", id),
+        Done::Bound(BindingChange::Moved { key_ref, .. }) => ("moved", key_ref),
     };
     let document = json!({
         "domain": document(&pair.original.named()),
@@ -252,7 +254,7 @@ fn answer(
             out,
             "{clone} has the key of its TPM state already (key reference {id}): nothing changed"
         ),
-        Done::Bound(Bound::Already(_)) => writeln!(
+        Done::Bound(BindingChange::Unchanged(_)) => writeln!(
             out,
             "{clone} is bound to provider {provider} already (key reference {id}): nothing \
              changed"

@@ -10,10 +10,11 @@ use crate::cli::ui::error::AdminError;
 use crate::domain::{Emulator, StateSource};
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::Libvirt;
 use crate::messages::{Arg, label, quoted};
 use crate::store::Store;
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{KeptError, KeptState, Original, Shelf};
+use crate::tpm_copies::{CopyError, CopyStore, LiveState, SavedCopy};
 use crate::verdict::facts::CopyReason;
 
 /// The guest whose key, and perhaps whose TPM, the clone gets.
@@ -28,7 +29,7 @@ pub(crate) enum Source {
 pub(crate) struct LeftBehind {
     /// Where it was found.
     pub(crate) path: PathBuf,
-    pub(crate) copy: KeptState,
+    pub(crate) copy: SavedCopy,
 }
 
 impl Source {
@@ -146,9 +147,9 @@ impl Source {
                 source,
                 ..clone.vtpm.clone()
             };
-            if let Some(state) = Original::read(&guard.libvirt_state_dir, *uuid, &vtpm)? {
+            if let Some(state) = LiveState::read(&guard.libvirt_state_dir, *uuid, &vtpm)? {
                 let path = state.path().to_owned();
-                let copy = KeptState::of(state, &clone.guest.name, CopyReason::Start);
+                let copy = SavedCopy::of(state, &clone.guest.name, CopyReason::Start);
                 found.push(LeftBehind { path, copy });
             }
         }
@@ -162,7 +163,7 @@ impl Source {
 }
 
 /// The saved copies of its TPM's state, the latest first; one that cannot be read is left out.
-fn saved_copies(guard: &Guard, uuid: DomainUuid) -> Result<Vec<KeptState>, KeptError> {
-    let (copies, _) = Shelf::of(&guard.state_dir, uuid).copies()?;
+fn saved_copies(guard: &Guard, uuid: DomainUuid) -> Result<Vec<SavedCopy>, CopyError> {
+    let (copies, _) = CopyStore::of(&guard.state_dir, uuid).copies()?;
     Ok(copies)
 }

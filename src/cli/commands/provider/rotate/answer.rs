@@ -10,7 +10,7 @@ use crate::cli::ui::answer::count;
 use crate::cli::ui::error::AdminError;
 use crate::cli::ui::table::table;
 use crate::messages::{Arg, quoted};
-use crate::store::former_name;
+use crate::store::previous_key_name;
 
 impl Row {
     fn result(&self) -> &'static str {
@@ -126,7 +126,7 @@ fn notes(context: &Context, rotated: &Rotated, not_opened: usize) {
         return;
     };
     output.note("store backups from before need the former key: keep its recovery file with them");
-    let former = former_name(&before.name, before.key_id);
+    let former = previous_key_name(&before.name, before.key_id);
     if let Some(kept) = rotated.formers.iter().find(|kept| kept.name == former) {
         let former = quoted(&former);
         output.note(&match before.exported_at {

@@ -11,8 +11,8 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    CopyReason, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState, KeyRef,
-    NotOpened, Obstacle, Policy, Proof, References, SavedCopy, StoreAccessError, TpmState, Trial,
+    CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState,
+    KeyRef, NotOpened, Obstacle, Policy, Proof, References, StoreAccessError, TpmState, Trial,
     kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -133,8 +133,8 @@ impl World {
             Tpm::Encrypted(_) => TpmState::Encrypted,
         };
         facts.obstacle = self.obstacle.clone();
-        facts.saved.copy = self.copy.map(|dek| SavedCopy {
-            occasion: CopyReason::Start,
+        facts.saved.copy = self.copy.map(|dek| CopyToRestore {
+            reason: CopyReason::Start,
             saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.store.is_ok()

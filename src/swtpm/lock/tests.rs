@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::TpmVersion;
-use crate::swtpm::lock::LOCK;
+use crate::swtpm::lock_file::LOCK;
 
 const NAME: &str = "tpm2-00.permall";
 
@@ -18,17 +18,17 @@ fn with_state() -> TempDir {
     dir
 }
 
-fn take(source: StateSource) -> Result<Option<HeldState>, HoldError> {
+fn take(source: StateSource) -> Result<Option<LockedState>, LockError> {
     let vtpm = Emulator {
         version: TpmVersion::V2_0,
         secret_uuid: None,
         source: Some(source),
         persistent_state: false,
     };
-    HeldState::take(Path::new("/nowhere"), DomainUuid::random(), &vtpm)
+    LockedState::lock(Path::new("/nowhere"), DomainUuid::random(), &vtpm)
 }
 
-fn take_in(dir: &TempDir) -> Result<Option<HeldState>, HoldError> {
+fn take_in(dir: &TempDir) -> Result<Option<LockedState>, LockError> {
     take(StateSource::Dir(dir.path().to_owned()))
 }
 
@@ -45,7 +45,7 @@ fn a_state_is_replaced_in_one_step_and_keeps_its_mode() {
     let state = dir.path().join(NAME);
     let staged = take_in(&dir).unwrap().unwrap().stage(b"new").unwrap();
     assert_eq!(fs::read(&state).unwrap(), b"old");
-    staged.put_in_place().unwrap();
+    staged.install().unwrap();
     assert_eq!(fs::read(&state).unwrap(), b"new");
     assert_eq!(fs::metadata(&state).unwrap().mode() & 0o7777, 0o640);
     assert_eq!(names(&dir), [LOCK, NAME]);
@@ -64,7 +64,7 @@ fn what_a_killed_one_left_goes_away() {
     let dir = with_state();
     crate::host::atomic::leave_abandoned(dir.path());
     let staged = take_in(&dir).unwrap().unwrap().stage(b"new").unwrap();
-    staged.put_in_place().unwrap();
+    staged.install().unwrap();
     assert_eq!(names(&dir), [LOCK, NAME]);
 }
 
@@ -72,9 +72,9 @@ fn what_a_killed_one_left_goes_away() {
 fn only_one_at_a_time_holds_a_state() {
     let dir = with_state();
     let held = take_in(&dir).unwrap().unwrap();
-    assert!(matches!(take_in(&dir), Err(HoldError::InUse)));
+    assert!(matches!(take_in(&dir), Err(LockError::InUse)));
     let staged = held.stage(b"new").unwrap();
-    assert!(matches!(take_in(&dir), Err(HoldError::InUse)));
+    assert!(matches!(take_in(&dir), Err(LockError::InUse)));
     drop(staged);
     assert!(take_in(&dir).unwrap().is_some());
 }
@@ -100,7 +100,7 @@ fn a_link_a_directory_and_a_fifo_are_not_followed_nor_waited_for() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         make(&dir.path().join(NAME));
-        let Err(HoldError::State(error)) = take_in(&dir) else {
+        let Err(LockError::State(error)) = take_in(&dir) else {
             panic!("it is taken")
         };
         assert!(error.is_damage(), "{error}");
@@ -111,7 +111,7 @@ fn a_link_a_directory_and_a_fifo_are_not_followed_nor_waited_for() {
 fn volatile_state_and_the_linear_format_are_left_alone() {
     let dir = with_state();
     fs::write(dir.path().join("tpm2-00.volatilestate"), b"run").unwrap();
-    assert!(matches!(take_in(&dir), Err(HoldError::Volatile(_))));
+    assert!(matches!(take_in(&dir), Err(LockError::Volatile(_))));
     let linear = take(StateSource::File(dir.path().join(NAME)));
-    assert!(matches!(linear, Err(HoldError::Linear)));
+    assert!(matches!(linear, Err(LockError::Linear)));
 }

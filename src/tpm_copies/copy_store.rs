@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::KeptError;
+use super::CopyError;
 use super::files::{hash, json, manifest_name, names, read, state_name};
-use super::manifest::{FORMAT, Manifest, Run, RunFile};
-use super::original::Original;
+use super::live_state::LiveState;
+use super::manifest::{FORMAT, Manifest, RunFile, RunRecord};
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::trusted::TrustedDir;
@@ -22,22 +22,22 @@ const RUN: &str = "run.json";
 
 /// How many copies of one guest's TPM state stand by. Each start that fails of a transient guest
 /// whose state has changed makes one more, and each may have megabytes.
-pub const COPIES_KEPT: usize = 4;
+pub const MAX_COPIES: usize = 4;
 
 /// One copy, read whole.
 #[derive(Debug)]
-pub struct KeptState {
+pub struct SavedCopy {
     /// What stands beside the bytes.
     pub manifest: Manifest,
     pub(super) bytes: Vec<u8>,
 }
 
-impl KeptState {
+impl SavedCopy {
     /// A copy that is in memory alone: of a state that is to be put in another guest's place.
     #[must_use]
-    pub fn of(original: Original, domain_name: &str, occasion: CopyReason) -> Self {
+    pub fn of(original: LiveState, domain_name: &str, reason: CopyReason) -> Self {
         Self {
-            manifest: manifest(&original, domain_name, occasion),
+            manifest: manifest(&original, domain_name, reason),
             bytes: original.bytes,
         }
     }
@@ -62,18 +62,18 @@ impl KeptState {
 
     /// Whether it may be put back without anybody asking for it.
     #[must_use]
-    pub fn is_standing_by(&self) -> bool {
+    pub fn is_available(&self) -> bool {
         self.manifest.set_aside_at.is_none()
     }
 }
 
 /// The manifest of a first copy of this state.
-fn manifest(original: &Original, domain_name: &str, occasion: CopyReason) -> Manifest {
+fn manifest(original: &LiveState, domain_name: &str, reason: CopyReason) -> Manifest {
     Manifest {
         format: FORMAT,
         number: 1,
         domain_name: domain_name.to_owned(),
-        occasion,
+        reason,
         kept_at: Timestamp::now().0,
         set_aside_at: None,
         tpm_version: original.tpm_version,
@@ -86,7 +86,7 @@ fn manifest(original: &Original, domain_name: &str, occasion: CopyReason) -> Man
 }
 
 /// The guests that have a directory of copies, by UUID.
-pub fn domains(state_dir: &Path) -> Result<Vec<DomainUuid>, KeptError> {
+pub fn domains(state_dir: &Path) -> Result<Vec<DomainUuid>, CopyError> {
     let names = names(&state_dir.join(DIRECTORY))?;
     let uuid = |name: &OsString| DomainUuid::parse(name.to_str()?).ok();
     let mut domains: Vec<_> = names.iter().filter_map(uuid).collect();
@@ -96,11 +96,11 @@ pub fn domains(state_dir: &Path) -> Result<Vec<DomainUuid>, KeptError> {
 
 /// The directory of one guest's copies; it need not be there.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct CopyStore {
     path: PathBuf,
 }
 
-impl Shelf {
+impl CopyStore {
     /// The copies of this guest.
     #[must_use]
     pub fn of(state_dir: &Path, domain: DomainUuid) -> Self {
@@ -115,7 +115,7 @@ impl Shelf {
     }
 
     /// Removes it, with every copy that it holds. Says whether it was there.
-    pub fn remove(&self) -> Result<bool, KeptError> {
+    pub fn remove(&self) -> Result<bool, CopyError> {
         // Nothing is removed for anybody who could have put it there.
         names(&self.path)?;
         let removed = fs::remove_dir_all(&self.path).and_then(|()| {
@@ -125,7 +125,7 @@ impl Shelf {
         match removed {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(KeptError::io(&self.path)(error)),
+            Err(error) => Err(CopyError::io(&self.path)(error)),
         }
     }
 
@@ -136,20 +136,20 @@ impl Shelf {
     }
 
     /// All copies that can be read, the latest first, and why the others cannot.
-    pub fn copies(&self) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
+    pub fn copies(&self) -> Result<(Vec<SavedCopy>, Vec<CopyError>), CopyError> {
         self.copies_that(|_| true)
     }
 
     /// Those that may be put back without anybody asking for it; of the others no more than the
     /// manifest is read.
-    pub fn standing_by(&self) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
+    pub fn available_copies(&self) -> Result<(Vec<SavedCopy>, Vec<CopyError>), CopyError> {
         self.copies_that(|manifest| manifest.set_aside_at.is_none())
     }
 
     fn copies_that(
         &self,
         mut is_wanted: impl FnMut(&Manifest) -> bool,
-    ) -> Result<(Vec<KeptState>, Vec<KeptError>), KeptError> {
+    ) -> Result<(Vec<SavedCopy>, Vec<CopyError>), CopyError> {
         let (mut copies, mut unreadable) = (Vec::new(), Vec::new());
         for name in names(&self.path)? {
             let name = Path::new(&name);
@@ -170,32 +170,32 @@ impl Shelf {
     }
 
     /// Keeps a copy, and gives its name. One of the same bytes that stands by is enough.
-    pub fn keep(
+    pub fn save(
         &self,
-        original: &Original,
+        original: &LiveState,
         domain_name: &str,
-        occasion: CopyReason,
-    ) -> Result<String, KeptError> {
-        self.write_copy(original, domain_name, occasion, None)
+        reason: CopyReason,
+    ) -> Result<String, CopyError> {
+        self.write_copy(original, domain_name, reason, None)
     }
 
     /// Keeps a copy that is never put back by itself.
-    pub fn keep_aside(
+    pub fn save_set_aside(
         &self,
-        original: &Original,
+        original: &LiveState,
         domain_name: &str,
         now: Timestamp,
-    ) -> Result<String, KeptError> {
+    ) -> Result<String, CopyError> {
         self.write_copy(original, domain_name, CopyReason::Start, Some(now.0))
     }
 
     fn write_copy(
         &self,
-        original: &Original,
+        original: &LiveState,
         domain_name: &str,
-        occasion: CopyReason,
+        reason: CopyReason,
         set_aside_at: Option<i64>,
-    ) -> Result<String, KeptError> {
+    ) -> Result<String, CopyError> {
         let dir = self.open_or_make()?;
         let sha256 = hash(&original.bytes);
         let mut latest = 0;
@@ -204,13 +204,13 @@ impl Shelf {
             manifest.sha256 == sha256
         })?;
         let same = same.first();
-        if same.is_some_and(KeptState::is_standing_by) {
+        if same.is_some_and(SavedCopy::is_available) {
             return Ok(sha256);
         }
         let manifest = Manifest {
             number: latest + 1,
             set_aside_at,
-            ..manifest(original, domain_name, occasion)
+            ..manifest(original, domain_name, reason)
         };
         if same.is_none() {
             self.write(&dir, &state_name(&manifest.sha256), &original.bytes)?;
@@ -220,26 +220,26 @@ impl Shelf {
     }
 
     /// Drops a copy for good: its manifest first, without which the bytes are nothing.
-    pub fn drop_copy(&self, sha256: &str) -> Result<(), KeptError> {
+    pub fn drop_copy(&self, sha256: &str) -> Result<(), CopyError> {
         let dir = self.open_or_make()?;
         for name in [manifest_name(sha256), state_name(sha256)] {
             let path = self.path.join(&name);
-            atomic::remove(&dir, OsStr::new(&name)).map_err(KeptError::io(&path))?;
+            atomic::remove(&dir, OsStr::new(&name)).map_err(CopyError::io(&path))?;
         }
         Ok(())
     }
 
-    /// Drops copies that stand by, where there are more than [`COPIES_KEPT`]: all but that of the
+    /// Drops copies that stand by, where there are more than [`MAX_COPIES`]: all but that of the
     /// state which is there now, and the latest that `is_proven` says is the guest's. Where none
     /// is, the earliest stays: those that came later may be what somebody put in the state's
     /// place.
     pub fn drop_surplus(
         &self,
         current: &str,
-        mut is_proven: impl FnMut(&KeptState) -> bool,
-    ) -> Result<(), KeptError> {
-        let (copies, _) = self.standing_by()?;
-        if copies.len() <= COPIES_KEPT {
+        mut is_proven: impl FnMut(&SavedCopy) -> bool,
+    ) -> Result<(), CopyError> {
+        let (copies, _) = self.available_copies()?;
+        if copies.len() <= MAX_COPIES {
             return Ok(());
         }
         let proven = copies.iter().position(&mut is_proven);
@@ -255,9 +255,9 @@ impl Shelf {
 
     /// Sets aside every copy that stands by: none is put back by itself any more. Gives their
     /// number.
-    pub fn set_aside(&self, now: Timestamp) -> Result<usize, KeptError> {
-        let (mut copies, _) = self.standing_by()?;
-        for KeptState { manifest, .. } in &mut copies {
+    pub fn set_aside(&self, now: Timestamp) -> Result<usize, CopyError> {
+        let (mut copies, _) = self.available_copies()?;
+        for SavedCopy { manifest, .. } in &mut copies {
             let dir = self.open_or_make()?;
             manifest.set_aside_at = Some(now.0);
             self.write_manifest(&dir, manifest)?;
@@ -266,50 +266,50 @@ impl Shelf {
     }
 
     /// How far the last run has come; where nothing says so, it runs or was never seen.
-    pub fn run(&self) -> Result<Run, KeptError> {
+    pub fn run(&self) -> Result<RunRecord, CopyError> {
         let path = self.path.join(RUN);
         let bytes = match read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Run::default()),
-            Err(error) => return Err(KeptError::io(&path)(error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(RunRecord::default()),
+            Err(error) => return Err(CopyError::io(&path)(error)),
         };
         match serde_json::from_slice(&bytes) {
             Ok(RunFile {
                 format: FORMAT,
                 run,
             }) => Ok(run),
-            _ => Err(KeptError::UnknownManifest { path }),
+            _ => Err(CopyError::UnknownManifest { path }),
         }
     }
 
     /// Notes how far a run has come.
-    pub fn note_run(&self, run: Run) -> Result<(), KeptError> {
+    pub fn write_run(&self, run: RunRecord) -> Result<(), CopyError> {
         let dir = self.open_or_make()?;
         let format = FORMAT;
         self.write(&dir, RUN, &json(&RunFile { format, run }))
     }
 
     /// Forgets how far the run had come.
-    pub fn forget_run(&self) -> Result<(), KeptError> {
+    pub fn remove_run(&self) -> Result<(), CopyError> {
         let dir = self.open_or_make()?;
-        atomic::remove(&dir, OsStr::new(RUN)).map_err(KeptError::io(&self.path))
+        atomic::remove(&dir, OsStr::new(RUN)).map_err(CopyError::io(&self.path))
     }
 
     /// Removes the directory, if there are no copies in it.
-    pub fn tidy(&self) -> Result<(), KeptError> {
+    pub fn remove_if_empty(&self) -> Result<(), CopyError> {
         let (copies, unreadable) = self.copies()?;
         if copies.is_empty() && unreadable.is_empty() {
             // What is left was never a copy: a killed writer's, or bytes without their manifest.
-            fs::remove_dir_all(&self.path).map_err(KeptError::io(&self.path))?;
+            fs::remove_dir_all(&self.path).map_err(CopyError::io(&self.path))?;
         }
         Ok(())
     }
 
-    fn read_manifest(path: &Path) -> Result<Manifest, KeptError> {
-        let unknown = || KeptError::UnknownManifest {
+    fn read_manifest(path: &Path) -> Result<Manifest, CopyError> {
+        let unknown = || CopyError::UnknownManifest {
             path: path.to_owned(),
         };
-        let text = read(path).map_err(KeptError::io(path))?;
+        let text = read(path).map_err(CopyError::io(path))?;
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| unknown())?;
         let is_named_so = path.file_stem() == Some(OsStr::new(&manifest.sha256));
         if manifest.format != FORMAT || !is_named_so || !manifest.path.is_absolute() {
@@ -318,25 +318,25 @@ impl Shelf {
         Ok(manifest)
     }
 
-    fn read_copy(&self, manifest: Manifest) -> Result<KeptState, KeptError> {
+    fn read_copy(&self, manifest: Manifest) -> Result<SavedCopy, CopyError> {
         let path = self.path.join(state_name(&manifest.sha256));
-        let bytes = read(&path).map_err(KeptError::io(&path))?;
+        let bytes = read(&path).map_err(CopyError::io(&path))?;
         if hash(&bytes) != manifest.sha256 {
-            return Err(KeptError::Damaged { path });
+            return Err(CopyError::Damaged { path });
         }
-        Ok(KeptState { manifest, bytes })
+        Ok(SavedCopy { manifest, bytes })
     }
 
-    fn write_manifest(&self, dir: &File, manifest: &Manifest) -> Result<(), KeptError> {
+    fn write_manifest(&self, dir: &File, manifest: &Manifest) -> Result<(), CopyError> {
         self.write(dir, &manifest_name(&manifest.sha256), &json(manifest))
     }
 
-    fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), KeptError> {
-        atomic::replace(dir, OsStr::new(name), bytes).map_err(KeptError::io(&self.path.join(name)))
+    fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), CopyError> {
+        atomic::replace(dir, OsStr::new(name), bytes).map_err(CopyError::io(&self.path.join(name)))
     }
 
-    fn open_or_make(&self) -> Result<File, KeptError> {
-        self.try_open_or_make().map_err(KeptError::io(&self.path))
+    fn open_or_make(&self) -> Result<File, CopyError> {
+        self.try_open_or_make().map_err(CopyError::io(&self.path))
     }
 
     fn try_open_or_make(&self) -> io::Result<File> {

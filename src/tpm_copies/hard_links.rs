@@ -15,24 +15,24 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use crate::swtpm::{StateError, StatePlace};
+use crate::swtpm::{StateError, StatePath};
 
 /// As deep as libvirt's directories of one TPM are, and one more.
 const DEPTH: usize = 3;
 
 /// What became of a state that was sheltered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Returned {
+pub enum LinksRestored {
     /// libvirt had deleted it, and it is back.
-    Back,
+    Restored,
     /// It is in its place still.
     StillThere,
     /// Nothing is sheltered.
-    NotSheltered,
+    NoLinks,
 }
 
 /// The second names of one TPM's files.
-pub struct Shelter {
+pub struct HardLinks {
     parent: File,
     /// The directory that libvirt deletes.
     original: OsString,
@@ -40,11 +40,11 @@ pub struct Shelter {
     beside: OsString,
 }
 
-impl Shelter {
+impl HardLinks {
     /// The shelter of the state at this place, filled or not. `None` where there is no directory
     /// that it could be in, and for a state in a file of its own, of which libvirt deletes no
     /// directory.
-    pub fn of(place: &StatePlace) -> Result<Option<Self>, StateError> {
+    pub fn of(place: &StatePath) -> Result<Option<Self>, StateError> {
         let Some((parent, original)) = place.open_parent_of_deleted()? else {
             return Ok(None);
         };
@@ -58,18 +58,18 @@ impl Shelter {
     }
 
     /// Gives the files their second names. What an earlier one left goes.
-    pub fn fill(&self) -> io::Result<()> {
-        self.empty()?;
+    pub fn make(&self) -> io::Result<()> {
+        self.remove()?;
         let original = open_dir(&self.parent, &self.original)?;
         mkdirat(&self.parent, self.beside.as_os_str(), Mode::S_IRWXU)?;
         let shelter = open_dir(&self.parent, &self.beside)?;
         link_all(&original, &shelter, DEPTH).inspect_err(|_| {
-            let _ = self.empty();
+            let _ = self.remove();
         })
     }
 
     /// Puts them in the place of what libvirt has deleted.
-    pub fn bring_back(&self) -> io::Result<Returned> {
+    pub fn restore(&self) -> io::Result<LinksRestored> {
         let (from, to) = (self.beside.as_os_str(), self.original.as_os_str());
         let renamed = match renameat2(
             &self.parent,
@@ -85,22 +85,22 @@ impl Shelter {
         match renamed {
             Ok(()) => {
                 self.parent.sync_all()?;
-                Ok(Returned::Back)
+                Ok(LinksRestored::Restored)
             }
-            Err(Errno::ENOENT) => Ok(Returned::NotSheltered),
-            Err(Errno::EEXIST | Errno::ENOTEMPTY) => Ok(Returned::StillThere),
+            Err(Errno::ENOENT) => Ok(LinksRestored::NoLinks),
+            Err(Errno::EEXIST | Errno::ENOTEMPTY) => Ok(LinksRestored::StillThere),
             Err(errno) => Err(errno.into()),
         }
     }
 
     /// Whether it is filled.
     #[must_use]
-    pub fn is_filled(&self) -> bool {
+    pub fn exist(&self) -> bool {
         open_dir(&self.parent, &self.beside).is_ok()
     }
 
     /// Takes the second names away.
-    pub fn empty(&self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         remove_all(&self.parent, &self.beside, DEPTH)
     }
 }

@@ -35,12 +35,12 @@ impl Backend {
 /// in it; a `<source type='file'>` is the place itself.
 #[must_use]
 pub fn state_path(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> PathBuf {
-    StatePlace::of(libvirt_state_dir, domain, vtpm).path
+    StatePath::of(libvirt_state_dir, domain, vtpm).path
 }
 
 /// The place of a TPM state, and whose the way to it is.
 #[derive(Debug, Clone)]
-pub struct StatePlace {
+pub struct StatePath {
     /// The file.
     pub path: PathBuf,
     pub(super) backend: Backend,
@@ -65,7 +65,7 @@ pub(super) enum Base {
     SourceFile(PathBuf),
 }
 
-impl StatePlace {
+impl StatePath {
     /// The place of the state of a domain's emulated TPM.
     #[must_use]
     pub fn of(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> Self {

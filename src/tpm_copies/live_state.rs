@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::KeptError;
+use super::CopyError;
 use super::manifest::Attributes;
 use crate::domain::{Emulator, TpmVersion};
 use crate::ids::DomainUuid;
-use crate::swtpm::{self, Backend, StateBytes, StateFile, StatePlace};
+use crate::swtpm::{self, Backend, StateBytes, StateFile, StatePath};
 
 /// A TPM state's file: its bytes, its place, owners and modes.
 #[derive(Debug)]
-pub struct Original {
+pub struct LiveState {
     pub(super) path: PathBuf,
     pub(super) tpm_version: TpmVersion,
     pub(super) backend: Backend,
@@ -19,18 +19,18 @@ pub struct Original {
     pub(super) directories: Vec<Attributes>,
 }
 
-impl Original {
+impl LiveState {
     /// Reads the state of a guest's TPM. `None`: there is none, or it is on a block device, which
     /// nobody deletes. What is no TPM state is an error: it is not kept.
     pub fn read(
         libvirt_state_dir: &Path,
         domain: DomainUuid,
         vtpm: &Emulator,
-    ) -> Result<Option<Self>, KeptError> {
-        let place = StatePlace::of(libvirt_state_dir, domain, vtpm);
+    ) -> Result<Option<Self>, CopyError> {
+        let place = StatePath::of(libvirt_state_dir, domain, vtpm);
         let backend = Backend::of(vtpm);
         let path = place.path.clone();
-        let read = swtpm::read_bytes(&place).map_err(|source| KeptError::State {
+        let read = swtpm::read_bytes(&place).map_err(|source| CopyError::State {
             path: path.clone(),
             source,
         })?;
@@ -43,7 +43,7 @@ impl Original {
             return Ok(None);
         };
         if let StateFile::Damaged(how) = swtpm::state_in(&bytes, backend) {
-            return Err(KeptError::NotAState { path, how });
+            return Err(CopyError::NotAState { path, how });
         }
         Ok(Some(Self {
             tpm_version: vtpm.version,

@@ -5,7 +5,7 @@ use virt::error::{Error, ErrorNumber};
 use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 use zeroize::Zeroizing;
 
-use super::{Found, Secrets};
+use super::{DefinedSecret, Secrets};
 use crate::host::sys;
 use crate::ids::SecretUuid;
 use crate::libvirt::helper::failure;
@@ -55,7 +55,7 @@ impl Secrets<'_> {
     }
 }
 
-impl Found {
+impl DefinedSecret {
     fn purpose(&self) -> Purpose {
         match self.usage_type {
             VIR_SECRET_USAGE_TYPE_VTPM => Purpose::Vtpm,

@@ -11,25 +11,25 @@ use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::copy_store::SavedCopy;
 use super::manifest::{Attributes, Manifest};
-use super::shelf::KeptState;
 use crate::domain::Emulator;
 use crate::host::atomic;
 use crate::ids::DomainUuid;
-use crate::swtpm::{self, Backend, StateError, StateFile, StatePlace};
+use crate::swtpm::{self, Backend, StateError, StateFile, StatePath};
 
 /// What putting a copy back did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PutBack {
+pub enum CopyRestored {
     /// The state is there again.
-    Done,
+    Written,
     /// These very bytes were there already: nothing was changed.
     AlreadyThere,
 }
 
 /// Why a copy was not put back. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]
-pub enum PutBackError {
+pub enum RestoreError {
     /// I/O error.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -67,22 +67,22 @@ pub enum PutBackError {
 
 /// Puts a copy back: for a start in the place that its domain XML names, without one where it
 /// was. Doing it again changes nothing; a kill leaves the place without a state, or with all of it.
-pub fn put_back(
-    copy: &KeptState,
+pub fn restore_copy(
+    copy: &SavedCopy,
     start: Option<(&Path, DomainUuid, &Emulator)>,
-) -> Result<PutBack, PutBackError> {
+) -> Result<CopyRestored, RestoreError> {
     let manifest = &copy.manifest;
     if let StateFile::Damaged(how) = copy.state() {
-        return Err(PutBackError::NotAState { how });
+        return Err(RestoreError::NotAState { how });
     }
     let place = match start {
         Some((_, _, vtpm))
             if (vtpm.version, Backend::of(vtpm)) != (manifest.tpm_version, manifest.backend) =>
         {
-            return Err(PutBackError::OtherTpm);
+            return Err(RestoreError::OtherTpm);
         }
-        Some((libvirt_state_dir, domain, vtpm)) => StatePlace::of(libvirt_state_dir, domain, vtpm),
-        None => StatePlace::of_copy(&manifest.path, manifest.directories.len(), manifest.backend),
+        Some((libvirt_state_dir, domain, vtpm)) => StatePath::of(libvirt_state_dir, domain, vtpm),
+        None => StatePath::of_copy(&manifest.path, manifest.directories.len(), manifest.backend),
     };
     let dir = open_directories(&place, &manifest.directories)?;
     let owner = owner(&dir, manifest).map_err(|source| io_error(&place.path, source))?;
@@ -91,10 +91,10 @@ pub fn put_back(
         file.set_permissions(Permissions::from_mode(owner.mode))
     };
     match atomic::create_in(&dir, place.file_name(), &copy.bytes, dress) {
-        Ok(()) => Ok(PutBack::Done),
+        Ok(()) => Ok(CopyRestored::Written),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => match swtpm::read_bytes(&place) {
-            Ok(Some(found)) if found.bytes == copy.bytes => Ok(PutBack::AlreadyThere),
-            _ => Err(PutBackError::Occupied { path: place.path }),
+            Ok(Some(found)) if found.bytes == copy.bytes => Ok(CopyRestored::AlreadyThere),
+            _ => Err(RestoreError::Occupied { path: place.path }),
         },
         Err(error) => Err(io_error(&place.path, error)),
     }
@@ -120,10 +120,10 @@ fn owner(dir: &File, manifest: &Manifest) -> io::Result<Attributes> {
 }
 
 /// Opens the directory of the state, and makes those that libvirt has deleted.
-fn open_directories(place: &StatePlace, wanted: &[Attributes]) -> Result<File, PutBackError> {
+fn open_directories(place: &StatePath, wanted: &[Attributes]) -> Result<File, RestoreError> {
     let mut path = place.base_path().to_owned();
     let mut wanted = wanted.iter();
-    let base = place.open_base().map_err(|source| PutBackError::State {
+    let base = place.open_base().map_err(|source| RestoreError::State {
         path: place.path.clone(),
         source,
     })?;
@@ -150,9 +150,9 @@ fn make_base(path: &Path, attributes: Attributes) -> io::Result<File> {
     open_or_make(&File::open(parent)?, name, attributes)
 }
 
-fn io_error(path: &Path, source: io::Error) -> PutBackError {
+fn io_error(path: &Path, source: io::Error) -> RestoreError {
     let path = path.to_owned();
-    PutBackError::Io { path, source }
+    RestoreError::Io { path, source }
 }
 
 /// A directory that is there stays as it is. One that is made appears with its owner and mode.

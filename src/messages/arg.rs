@@ -1,0 +1,318 @@
+//! The words of command lines. A name is data: whoever chose it must not choose what a line does
+//! that somebody pastes into a shell. This is the only place that quotes for a shell.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use super::misleads;
+use crate::domain::Domain;
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::verdict::code;
+use crate::verdict::facts;
+
+/// A guest as messages call it: its name, and its UUID where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The guest's name.
+    pub name: &'a str,
+    /// Its UUID.
+    pub uuid: Option<DomainUuid>,
+}
+
+impl<'a> From<&'a str> for Named<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, uuid: None }
+    }
+}
+
+impl<'a> From<&'a String> for Named<'a> {
+    fn from(name: &'a String) -> Self {
+        name.as_str().into()
+    }
+}
+
+impl<'a> From<&'a Domain> for Named<'a> {
+    fn from(domain: &'a Domain) -> Self {
+        Self {
+            name: &domain.name,
+            uuid: Some(domain.uuid),
+        }
+    }
+}
+
+/// What an argument stands for: the compiler keeps a file from being passed as a guest.
+pub mod kind {
+    macro_rules! kinds {
+        ($($(#[$doc:meta])* $kind:ident;)*) => {
+            $($(#[$doc])* #[derive(Debug, Clone, PartialEq, Eq)] pub enum $kind {})*
+        };
+    }
+    kinds! {
+        /// A guest, for vtpm-guard and for virsh.
+        Guest;
+        /// A provider.
+        Provider;
+        /// A key reference.
+        KeyRef;
+        /// A libvirt secret.
+        Secret;
+        /// A file or directory.
+        File;
+        /// A mode, as chmod reads it.
+        Mode;
+        /// A process ID.
+        Pid;
+        /// A refusal code.
+        RefusalCode;
+        /// A word of another program: a systemd unit, a libvirt URI, an SQL statement.
+        Word;
+    }
+}
+
+/// One argument of a command line (or several of a kind), quoted for the shell where that matters.
+/// Pasted, it means what it was made of and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arg<K = kind::Guest>(Cow<'static, str>, PhantomData<K>);
+
+impl<K> Arg<K> {
+    /// A placeholder, which the reader replaces.
+    pub(super) const fn placeholder(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name), PhantomData)
+    }
+
+    fn new(word: String) -> Self {
+        Self(Cow::Owned(word), PhantomData)
+    }
+
+    fn unless_misleading(text: &str, otherwise: &'static str) -> Self {
+        if text.chars().any(misleads) {
+            Self::placeholder(otherwise)
+        } else {
+            Self::new(shell_word(text))
+        }
+    }
+}
+
+impl Arg<kind::Guest> {
+    /// Any guest.
+    pub const DOMAIN: Self = Self::placeholder("DOMAIN");
+    /// A second guest.
+    pub const OTHER: Self = Self::placeholder("OTHER");
+
+    /// A guest: its name, or its UUID where the name would be read as something else.
+    #[must_use]
+    pub fn guest<'a>(guest: impl Into<Named<'a>>) -> Self {
+        let Named { name, uuid } = guest.into();
+        Self::guest_by_name(name)
+            .or(uuid.map(Self::uuid))
+            .unwrap_or(Self::DOMAIN)
+    }
+
+    /// A guest by its name, if that would be read as such.
+    #[must_use]
+    pub fn guest_by_name(name: &str) -> Option<Self> {
+        // virsh takes a number for the ID of a running guest.
+        let is_number = name.trim_start_matches('+').parse::<u64>().is_ok();
+        (is_itself(name) && !is_number).then(|| Self::new(shell_word(name)))
+    }
+
+    /// A guest by its UUID: for where its name may have passed to another guest.
+    #[must_use]
+    pub fn uuid(uuid: DomainUuid) -> Self {
+        Self::new(uuid.to_string())
+    }
+}
+
+impl Arg<kind::Provider> {
+    /// Any provider.
+    pub const NAME: Self = Self::placeholder("NAME");
+    /// A new name.
+    pub const NEW: Self = Self::placeholder("NEW");
+
+    /// A provider: its name, or its UUID where another program gave it a name that would be read
+    /// as something else.
+    #[must_use]
+    pub fn provider(provider: &facts::Provider) -> Self {
+        if is_itself(&provider.name) {
+            return Self::new(shell_word(&provider.name));
+        }
+        Self::new(provider.uuid.to_string())
+    }
+
+    /// A provider of which only the name is known.
+    #[must_use]
+    pub fn provider_named(name: &str) -> Self {
+        if is_itself(name) {
+            return Self::new(shell_word(name));
+        }
+        Self::NAME
+    }
+}
+
+impl Arg<kind::KeyRef> {
+    /// Any key reference.
+    pub const ID: Self = Self::placeholder("ID");
+}
+
+impl Arg<kind::Secret> {
+    /// Any secret.
+    pub const UUID: Self = Self::placeholder("UUID");
+}
+
+impl Arg<kind::File> {
+    /// Any file.
+    pub const FILE: Self = Self::placeholder("FILE");
+    /// A backup of a store.
+    pub const BACKUP: Self = Self::placeholder("BACKUP");
+    /// Any directory.
+    pub const DIRECTORY: Self = Self::placeholder("DIRECTORY");
+
+    /// A file.
+    #[must_use]
+    pub fn file(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) if text.starts_with('-') => {
+                Self::unless_misleading(&format!("./{text}"), "FILE")
+            }
+            Some(text) => Self::unless_misleading(text, "FILE"),
+            None => Self::FILE,
+        }
+    }
+}
+
+impl Arg<kind::Word> {
+    /// A statement in another program's language.
+    #[must_use]
+    pub fn statement(text: &str) -> Self {
+        Self::unless_misleading(text, "STATEMENT")
+    }
+
+    /// A libvirt connection URI.
+    #[must_use]
+    pub fn uri(text: &str) -> Self {
+        Self::unless_misleading(text, "URI")
+    }
+}
+
+macro_rules! from {
+    ($($kind:ident: $from:ty, $value:ident => $arg:expr;)*) => {
+        $(impl From<$from> for Arg<kind::$kind> {
+            fn from($value: $from) -> Self {
+                $arg
+            }
+        })*
+    };
+}
+
+from! {
+    Guest: &Domain, domain => Self::guest(domain);
+    Guest: Named<'_>, guest => Self::guest(guest);
+    Guest: DomainUuid, uuid => Self::uuid(uuid);
+    Provider: &facts::Provider, provider => Self::provider(provider);
+    KeyRef: KeyRefId, id => Self::new(id.to_string());
+    Secret: SecretUuid, uuid => Self::new(uuid.to_string());
+    File: &Path, path => Self::file(path);
+    Mode: u32, mode => Self::new(format!("{mode:04o}"));
+    Mode: &'static str, mode => Self::placeholder(mode);
+    Pid: i32, pid => Self::new(pid.to_string());
+    RefusalCode: code::Code, code => Self::placeholder(code.as_str());
+    Word: &'static str, word => Self::placeholder(word);
+}
+
+impl<K: Clone> From<&Self> for Arg<K> {
+    fn from(arg: &Self) -> Self {
+        arg.clone()
+    }
+}
+
+/// Several of a kind, for a command that takes them.
+impl<K> FromIterator<Self> for Arg<K> {
+    fn from_iter<I: IntoIterator<Item = Self>>(args: I) -> Self {
+        let words: Vec<_> = args.into_iter().map(|arg| arg.0).collect();
+        Self::new(words.join(" "))
+    }
+}
+
+impl<K> fmt::Display for Arg<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a name on a command line is read as that name: not as an option or a UUID, and without
+/// characters that are lost on the way over a screen.
+fn is_itself(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('-')
+        && name.trim() == name
+        && !name.chars().any(misleads)
+        && ProviderUuid::parse(name).is_err()
+}
+
+/// A text as one word for a shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "11111111-2222-4333-8444-000000000001";
+
+    fn guest(name: &str) -> String {
+        let uuid = DomainUuid::parse(UUID).ok();
+        Arg::guest(Named { name, uuid }).to_string()
+    }
+
+    #[test]
+    fn names_are_quoted_for_the_shell_only_where_it_matters() {
+        assert_eq!(guest("vm-1.example"), "vm-1.example");
+        assert_eq!(guest("my vm"), "'my vm'");
+        assert_eq!(guest("it's"), r"'it'\''s'");
+        assert_eq!(guest("$(reboot)"), "'$(reboot)'");
+        assert_eq!(guest("größe"), "'größe'");
+    }
+
+    #[test]
+    fn a_name_that_would_be_read_as_something_else_gives_way_to_the_uuid() {
+        for name in [
+            "",
+            "-f",
+            "--all",
+            "7",
+            "+7",
+            "007",
+            " vm1",
+            "vm1 ",
+            "11111111-2222-4333-8444-00000000000a",
+            "1111111122224333844400000000000A",
+            "a\nb",
+            "a\u{1b}[31m",
+            "a\u{9b}b",
+            "a\u{202e}b",
+            "a\u{2028}b",
+            "a\u{200b}b",
+            "a\u{7f}b",
+        ] {
+            assert_eq!(guest(name), UUID, "{name:?}");
+            assert_eq!(Arg::guest(name).to_string(), "DOMAIN", "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_never_an_option() {
+        let file = |path: &str| Arg::file(Path::new(path)).to_string();
+        assert_eq!(file("/root/a.recovery"), "/root/a.recovery");
+        assert_eq!(file("/root/my file"), "'/root/my file'");
+        assert_eq!(file("-rf"), "./-rf");
+        assert_eq!(file("a\u{202e}b"), "FILE");
+    }
+}

@@ -1,0 +1,158 @@
+//! swtpm's lock on a TPM state: `.lock` beside it, with an fcntl lock over the whole file (swtpm
+//! 0.7 and later, `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). With the linear format
+//! it is the file itself (`SWTPM_NVRAM_LinearFile_Lock`, since 0.8).
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::libc;
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, fchown};
+
+use super::state_path::{Backend, StatePath};
+use super::{LockError, StateError, bounded, open};
+
+pub(super) const LOCK: &str = ".lock";
+
+/// What swtpm makes its lock with, where umask lets it.
+const LOCK_MODE: Mode = Mode::from_bits_truncate(0o640);
+
+/// Who holds the lock on a TPM state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockHolder {
+    /// A process that is seen here.
+    Process {
+        /// Its number.
+        pid: i32,
+        /// Its name; empty where it has just ended.
+        name: String,
+    },
+    /// A process that is not: of another host, or in another namespace.
+    Elsewhere,
+    /// An open file, as vtpm-guard holds it while it rewrites a state.
+    OpenFile,
+}
+
+/// Why swtpm could not take its lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockProblem {
+    /// Somebody else holds it.
+    Held(LockHolder),
+    /// Something else is in its place, at which swtpm fails or hangs: says where and what.
+    Unusable {
+        /// The lock.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, name } if name.is_empty() => write!(f, "process {pid}"),
+            Self::Process { pid, name } => write!(f, "{name} (process {pid})"),
+            Self::Elsewhere => f.write_str("a process of another host, or in another namespace"),
+            Self::OpenFile => f.write_str("another vtpm-guard, which rewrites it, or the like"),
+        }
+    }
+}
+
+/// Whether swtpm could not lock this state now. The lock is looked at and never taken, not even
+/// for a moment: a swtpm that starts in it would fail. What cannot be looked at is no problem.
+#[must_use]
+pub fn lock_problem(place: &StatePath) -> Option<LockProblem> {
+    let asked = place.clone();
+    let looked = bounded(place, move || look(&asked));
+    looked.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the lock on the TPM's state could not be looked at");
+        None
+    })
+}
+
+fn look(place: &StatePath) -> Result<Option<LockProblem>, StateError> {
+    let lock = match place.backend {
+        Backend::Linear => open::open(place),
+        Backend::Directory => match open::open_directory(place)? {
+            Some(dir) => open::open_in(&dir, place.directory(), OsStr::new(LOCK)),
+            None => return Ok(None),
+        },
+    };
+    let lock = match lock {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Ok(None),
+        // Of the linear format it is the state itself, which is judged elsewhere.
+        Err(error) if error.is_damage() && place.backend == Backend::Directory => {
+            let path = place.directory().join(LOCK);
+            let what = error.to_string();
+            return Ok(Some(LockProblem::Unusable { path, what }));
+        }
+        Err(error) => return Err(error),
+    };
+    let mut found = whole_file();
+    fcntl(&lock, FcntlArg::F_GETLK(&mut found)).map_err(io::Error::from)?;
+    if i32::from(found.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    Ok(Some(LockProblem::Held(holder(found.l_pid))))
+}
+
+/// Whom the kernel names (fcntl(2), `F_GETLK`): -1 for a lock of an open file, 0 for a process that
+/// this namespace does not see, other negative numbers for one of another host.
+fn holder(pid: i32) -> LockHolder {
+    match pid {
+        -1 => LockHolder::OpenFile,
+        1.. => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = name.trim_end().to_owned();
+            LockHolder::Process { pid, name }
+        }
+        _ => LockHolder::Elsewhere,
+    }
+}
+
+/// Takes swtpm's lock in a directory of states. Where it has to be made, it is made as swtpm's
+/// own, which must be able to open it.
+pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<File, LockError> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let lock = match open::open_in(dir, dir_path, OsStr::new(LOCK))? {
+        // It is a file of its own; a FIFO in its place would not be waited for.
+        Some(_) => openat(dir, LOCK, flags, Mode::empty()),
+        None => {
+            openat(dir, LOCK, flags | OFlag::O_CREAT | OFlag::O_EXCL, LOCK_MODE).inspect(|lock| {
+                let (owner, group) = (Uid::from_raw(state.uid()), Gid::from_raw(state.gid()));
+                if let Err(error) = fchown(lock, Some(owner), Some(group)) {
+                    tracing::warn!(%error, "swtpm's lock could not be given to its user");
+                }
+            })
+        }
+    };
+    let lock = match lock {
+        Ok(lock) => File::from(lock),
+        // A lease, or another one that has just made it.
+        Err(Errno::EAGAIN | Errno::EEXIST) => return Err(LockError::InUse),
+        Err(errno) => return Err(io::Error::from(errno).into()),
+    };
+    match fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file())) {
+        Ok(_) => Ok(lock),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(LockError::InUse),
+        Err(errno) => Err(io::Error::from(errno).into()),
+    }
+}
+
+fn whole_file() -> libc::flock {
+    #[allow(clippy::cast_possible_truncation, reason = "these constants are small")]
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}

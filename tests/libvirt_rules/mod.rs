@@ -1,0 +1,521 @@
+//! The rules of libvirt that procedures rely on, as tests of any libvirt: a real libvirtd
+//! (tests/libvirt_secrets.rs, as root) and the fake one (src/libvirt/fake.rs). What holds for one
+//! holds for the other.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vtpm_guard::clock::Deadline;
+use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::key::dek::Dek;
+use vtpm_guard::libvirt::Libvirt;
+use vtpm_guard::libvirt::files::{self, StoredValue};
+use vtpm_guard::libvirt::secret::{
+    LibvirtSecret, Provided, Purpose, SecretDefinition, SecretError, SecretValue, staged_definition,
+};
+use vtpm_guard::verdict::Over::{self, ForeignDefinition, ForeignValue, GuardsOwn};
+use zeroize::Zeroizing;
+
+/// Calls a macro with the names of all rules.
+macro_rules! for_each_rule {
+    ($test:ident) => {
+        $test! {
+            an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage
+            the_guards_own_secret_gets_the_value_again
+            the_guards_own_secret_from_a_file_leaves_the_disk
+            the_guards_own_secret_whose_files_were_removed_is_set
+            a_value_is_read_wherever_root_can_read_it
+            an_ephemeral_private_secret_is_not_disclosed_and_counts_as_having_a_value
+            a_foreign_secret_is_unchanged_where_nothing_of_it_may_be_replaced
+            only_a_secret_whose_value_nobody_can_read_gets_the_key
+            a_foreign_definition_is_replaced_and_leaves_no_plaintext_key
+            a_secret_without_a_usage_serves_a_vtpm_too
+            the_guards_secret_of_another_guest_is_replaced_as_its_own
+            a_secret_for_something_else_is_a_conflict
+            a_usage_that_another_secret_has_is_a_conflict_that_names_it
+            a_value_that_libvirt_refuses_leaves_no_secret
+            the_longest_value_that_libvirt_takes_is_taken
+            only_the_guards_own_secret_for_this_very_domain_is_dropped
+            only_a_staged_secret_is_dropped_as_staged
+            a_foreign_value_is_disclosed_byte_for_byte_and_removed_with_its_files
+            a_private_value_is_in_libvirts_file_byte_for_byte
+            a_secret_that_may_serve_other_things_is_disclosed_but_not_undefined
+            all_guests_are_listed_and_one_is_found_by_name_and_by_uuid
+            a_guest_that_never_ran_has_no_saved_runs
+            a_vtpm_is_encrypted_once_and_nothing_else_changes
+        }
+    };
+}
+pub(crate) use for_each_rule;
+
+/// A libvirt daemon, and what others than vtpm-guard do with it.
+pub(crate) trait Daemon {
+    /// Connects to it: `secret:///system` for secrets, `qemu:///system` for guests, too.
+    fn connect(&self, uri: &str) -> Box<dyn Libvirt>;
+
+    /// Defines a secret.
+    fn define_secret(&self, xml: &str);
+
+    /// Sets a secret's value.
+    fn set_value(&self, secret: SecretUuid, value: &[u8]);
+
+    /// The directory of secrets that are not ephemeral.
+    fn secrets_dir(&self) -> PathBuf;
+
+    /// Defines a guest.
+    fn define_guest(&self, xml: &str);
+
+    /// Undefines a guest.
+    fn undefine_guest(&self, name: &str);
+}
+
+/// A secret and a domain of a rule's own.
+struct Host<'a> {
+    daemon: &'a dyn Daemon,
+    libvirt: Box<dyn Libvirt>,
+    secret: SecretUuid,
+    domain: DomainUuid,
+}
+
+impl<'a> Host<'a> {
+    fn new(daemon: &'a dyn Daemon) -> Self {
+        Self {
+            daemon,
+            libvirt: daemon.connect("secret:///system"),
+            secret: SecretUuid::random(),
+            domain: DomainUuid::random(),
+        }
+    }
+
+    fn own_usage(&self) -> String {
+        vtpm(&format!("vtpm-guard:{}", self.domain))
+    }
+
+    /// Some usage for vTPMs that is not the guard's.
+    fn foreign_usage(&self) -> String {
+        vtpm(&self.secret.to_string())
+    }
+
+    /// Defines the secret, as someone else would.
+    fn defined_by_others(&self, ephemeral: &str, private: &str, usage: &str) {
+        self.define(self.secret, ephemeral, private, usage);
+    }
+
+    fn define(&self, secret: SecretUuid, ephemeral: &str, private: &str, usage: &str) {
+        self.daemon.define_secret(&format!(
+            "<secret ephemeral='{ephemeral}' private='{private}'><uuid>{secret}</uuid>{usage}\
+             </secret>"
+        ));
+    }
+
+    /// Sets its value, as someone else would.
+    fn set_by_others(&self, value: &[u8]) {
+        self.daemon.set_value(self.secret, value);
+    }
+
+    fn inspect(&self) -> Option<LibvirtSecret> {
+        self.libvirt.inspect(self.secret, soon()).unwrap()
+    }
+
+    fn reveal(&self) -> LibvirtSecret {
+        self.libvirt.reveal(self.secret, soon()).unwrap().unwrap()
+    }
+
+    fn definition(&self) -> SecretDefinition {
+        self.inspect().unwrap().definition
+    }
+
+    /// What a hook learns of the secret's value: `absent`, `none`, `private`, or the bytes.
+    fn seen_value(&self) -> String {
+        match self.inspect().map(|found| found.value) {
+            None => "absent".to_owned(),
+            Some(SecretValue::None) => "none".to_owned(),
+            Some(SecretValue::Private) => "private".to_owned(),
+            Some(SecretValue::Disclosed(dek)) => String::from_utf8_lossy(dek.expose()).into_owned(),
+        }
+    }
+
+    fn provide(&self, key: &[u8], over: Over) -> Result<Provided, SecretError> {
+        let dek = Dek::from_bytes(Zeroizing::new(key.to_vec()));
+        self.libvirt
+            .provide(self.secret, self.domain, &dek, over, soon())
+    }
+
+    fn drop_own(&self) -> Result<bool, SecretError> {
+        self.libvirt.drop_own(self.secret, self.domain, soon())
+    }
+
+    fn drop_staged(&self) -> Result<bool, SecretError> {
+        self.libvirt.drop_staged(self.secret, self.domain, soon())
+    }
+
+    fn undefine(&self) -> Result<bool, SecretError> {
+        self.libvirt.undefine(self.secret, soon())
+    }
+
+    /// The daemon's file of this secret.
+    fn file(&self, extension: &str) -> PathBuf {
+        let name = format!("{}.{extension}", self.secret);
+        self.daemon.secrets_dir().join(name)
+    }
+
+    fn is_on_disk(&self) -> bool {
+        self.file("xml").exists() || self.file("base64").exists()
+    }
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(5))
+}
+
+fn vtpm(name: &str) -> String {
+    format!("<usage type='vtpm'><name>{name}</name></usage>")
+}
+
+/// Every kind of a secret: whether it is ephemeral, and private.
+const KINDS: [(&str, &str); 4] = [("no", "no"), ("no", "yes"), ("yes", "no"), ("yes", "yes")];
+
+pub(crate) fn an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage(
+    daemon: &dyn Daemon,
+) {
+    let host = Host::new(daemon);
+    assert!(host.inspect().is_none());
+    let provided = host.provide(b"made-up key", GuardsOwn);
+    assert_eq!(provided, Ok(Provided::Defined));
+    let found = host.inspect().unwrap();
+    assert!(matches!(found.value, SecretValue::Private));
+    let definition = found.definition;
+    assert_eq!(definition.guards_domain(), Some(host.domain));
+    assert!(definition.is_ephemeral && definition.is_private);
+    assert_eq!(definition.purpose, Purpose::Vtpm);
+    assert_eq!(definition.usage, format!("vtpm-guard:{}", host.domain));
+    assert!(!host.is_on_disk());
+}
+
+pub(crate) fn the_guards_own_secret_gets_the_value_again(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    let provided = host.provide(b"made-up key", GuardsOwn);
+    assert_eq!(provided, Ok(Provided::Defined));
+    assert_eq!(host.provide(b"another", GuardsOwn), Ok(Provided::Set));
+}
+
+pub(crate) fn the_guards_own_secret_from_a_file_leaves_the_disk(daemon: &dyn Daemon) {
+    for private in ["no", "yes"] {
+        let host = Host::new(daemon);
+        host.defined_by_others("no", private, &host.own_usage());
+        host.set_by_others(b"made-up key");
+        assert!(host.file("base64").exists());
+        assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
+        assert!(host.definition().is_ephemeral && host.definition().is_private);
+        assert!(!host.is_on_disk());
+    }
+}
+
+pub(crate) fn the_guards_own_secret_whose_files_were_removed_is_set(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    host.defined_by_others("no", "yes", &host.own_usage());
+    host.set_by_others(b"made-up key");
+    fs::remove_file(host.file("xml")).unwrap();
+    fs::remove_file(host.file("base64")).unwrap();
+    assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
+    assert_eq!(host.drop_own(), Ok(true));
+}
+
+pub(crate) fn a_value_is_read_wherever_root_can_read_it(daemon: &dyn Daemon) {
+    for (ephemeral, private) in [("no", "no"), ("no", "yes"), ("yes", "no")] {
+        let host = Host::new(daemon);
+        host.defined_by_others(ephemeral, private, &host.foreign_usage());
+        assert_eq!(host.seen_value(), "none", "{ephemeral} {private}");
+        host.set_by_others(b"made-up key");
+        assert_eq!(host.seen_value(), "made-up key", "{ephemeral} {private}");
+        let definition = host.definition();
+        assert_eq!(definition.is_ephemeral, ephemeral == "yes");
+        assert_eq!(definition.is_private, private == "yes");
+        assert_eq!(definition.guards_domain(), None);
+    }
+}
+
+pub(crate) fn an_ephemeral_private_secret_is_not_disclosed_and_counts_as_having_a_value(
+    daemon: &dyn Daemon,
+) {
+    let host = Host::new(daemon);
+    host.defined_by_others("yes", "yes", &host.foreign_usage());
+    assert_eq!(host.seen_value(), "private");
+}
+
+pub(crate) fn a_foreign_secret_is_unchanged_where_nothing_of_it_may_be_replaced(
+    daemon: &dyn Daemon,
+) {
+    for (ephemeral, private) in KINDS {
+        for value in [None, Some(b"theirs")] {
+            let host = Host::new(daemon);
+            host.defined_by_others(ephemeral, private, &host.foreign_usage());
+            if let Some(value) = value {
+                host.set_by_others(value);
+            }
+            let before = (host.definition(), host.seen_value());
+            let provided = host.provide(b"made-up key", GuardsOwn);
+            assert_eq!(provided, Err(SecretError::Changed));
+            assert_eq!((host.definition(), host.seen_value()), before);
+        }
+    }
+}
+
+pub(crate) fn only_a_secret_whose_value_nobody_can_read_gets_the_key(daemon: &dyn Daemon) {
+    for (ephemeral, private) in KINDS {
+        let host = Host::new(daemon);
+        host.defined_by_others(ephemeral, private, &host.foreign_usage());
+        host.set_by_others(b"theirs");
+        let before = (host.definition(), host.seen_value());
+        let provided = host.provide(b"made-up key", ForeignValue);
+        if (ephemeral, private) == ("yes", "yes") {
+            assert_eq!(provided, Ok(Provided::Set));
+        } else {
+            assert_eq!(provided, Err(SecretError::Changed));
+        }
+        assert_eq!((host.definition(), host.seen_value()), before);
+    }
+}
+
+pub(crate) fn a_foreign_definition_is_replaced_and_leaves_no_plaintext_key(daemon: &dyn Daemon) {
+    for (ephemeral, private) in KINDS {
+        for value in [None, Some(b"theirs")] {
+            let host = Host::new(daemon);
+            host.defined_by_others(ephemeral, private, &host.foreign_usage());
+            if let Some(value) = value {
+                host.set_by_others(value);
+            }
+            let provided = host.provide(b"made-up key", ForeignDefinition);
+            assert_eq!(provided, Ok(Provided::Set));
+            let definition = host.definition();
+            assert_eq!(definition.guards_domain(), Some(host.domain));
+            assert!(definition.is_ephemeral && definition.is_private);
+            assert!(!host.is_on_disk());
+            assert_eq!(host.drop_own(), Ok(true));
+        }
+    }
+}
+
+pub(crate) fn a_secret_without_a_usage_serves_a_vtpm_too(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    host.defined_by_others("yes", "yes", "");
+    let provided = host.provide(b"made-up key", ForeignValue);
+    assert_eq!(provided, Ok(Provided::Set));
+    assert_eq!(host.definition().purpose, Purpose::Anything);
+}
+
+pub(crate) fn the_guards_secret_of_another_guest_is_replaced_as_its_own(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    let other = DomainUuid::random();
+    host.defined_by_others("yes", "yes", &vtpm(&format!("vtpm-guard:{other}")));
+    assert_eq!(host.definition().guards_domain(), Some(other));
+    assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
+    assert_eq!(host.definition().guards_domain(), Some(host.domain));
+}
+
+pub(crate) fn a_secret_for_something_else_is_a_conflict(daemon: &dyn Daemon) {
+    let name = SecretUuid::random();
+    for usage in [
+        format!("<usage type='ceph'><name>{name}</name></usage>"),
+        format!("<usage type='volume'><volume>/{name}</volume></usage>"),
+    ] {
+        let host = Host::new(daemon);
+        host.defined_by_others("yes", "no", &usage);
+        host.set_by_others(b"theirs");
+        for over in [GuardsOwn, ForeignDefinition, ForeignValue] {
+            let error = host.provide(b"made-up key", over).unwrap_err();
+            assert!(matches!(error, SecretError::Conflict(_)), "{error:?}");
+        }
+        assert_eq!(host.definition().purpose, Purpose::Other);
+        assert_eq!(host.seen_value(), "theirs");
+    }
+}
+
+pub(crate) fn a_usage_that_another_secret_has_is_a_conflict_that_names_it(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    let holder = SecretUuid::random();
+    host.define(holder, "yes", "yes", &host.own_usage());
+    let error = host.provide(b"made-up key", GuardsOwn).unwrap_err();
+    let SecretError::Conflict(words) = error else {
+        panic!("{error:?}");
+    };
+    assert!(words.contains(&holder.to_string()), "{words}");
+    assert!(host.inspect().is_none());
+}
+
+pub(crate) fn a_value_that_libvirt_refuses_leaves_no_secret(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    let error = host.provide(&vec![7; 65537], GuardsOwn).unwrap_err();
+    assert!(error.to_string().contains("65537 > 65536"), "{error}");
+    assert!(host.inspect().is_none());
+}
+
+pub(crate) fn the_longest_value_that_libvirt_takes_is_taken(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    let key = vec![b'k'; 65536];
+    assert_eq!(host.provide(&key, GuardsOwn), Ok(Provided::Defined));
+}
+
+pub(crate) fn only_the_guards_own_secret_for_this_very_domain_is_dropped(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    assert_eq!(host.drop_own(), Ok(false));
+    let provided = host.provide(b"made-up key", GuardsOwn);
+    assert_eq!(provided, Ok(Provided::Defined));
+    let other = DomainUuid::random();
+    let dropped = host.libvirt.drop_own(host.secret, other, soon());
+    assert_eq!(dropped, Ok(false));
+    assert_eq!(host.drop_own(), Ok(true));
+    assert!(host.inspect().is_none());
+
+    host.defined_by_others("no", "no", &host.foreign_usage());
+    assert_eq!(host.drop_own(), Ok(false));
+    assert_eq!(host.seen_value(), "none");
+}
+
+pub(crate) fn only_a_staged_secret_is_dropped_as_staged(daemon: &dyn Daemon) {
+    let host = Host::new(daemon);
+    assert_eq!(host.drop_staged(), Ok(false));
+    daemon.define_secret(&staged_definition(host.secret, host.domain));
+    assert!(host.definition().is_staged());
+    let other = DomainUuid::random();
+    let dropped = host.libvirt.drop_staged(host.secret, other, soon());
+    assert_eq!(dropped, Ok(false));
+    assert_eq!(host.drop_staged(), Ok(true));
+    assert!(host.inspect().is_none());
+
+    daemon.define_secret(&staged_definition(host.secret, host.domain));
+    assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
+    assert_eq!(host.drop_staged(), Ok(false), "a later start has set it");
+    assert_eq!(host.drop_own(), Ok(true));
+}
+
+pub(crate) fn a_foreign_value_is_disclosed_byte_for_byte_and_removed_with_its_files(
+    daemon: &dyn Daemon,
+) {
+    let longest = vec![7; Dek::MAX_LEN];
+    for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
+        let host = Host::new(daemon);
+        host.defined_by_others("no", "no", &host.foreign_usage());
+        host.set_by_others(value);
+        let found = host.reveal();
+        assert_eq!(found.definition.purpose, Purpose::Vtpm);
+        assert_eq!(found.definition.usage, host.secret.to_string());
+        assert!(matches!(found.value, SecretValue::Disclosed(dek) if dek.expose() == value));
+
+        assert_eq!(host.undefine(), Ok(true));
+        assert!(host.inspect().is_none());
+        let remaining = files::remaining_files(&daemon.secrets_dir(), host.secret).unwrap();
+        assert!(remaining.is_empty(), "{remaining:?}");
+        assert_eq!(host.undefine(), Ok(false));
+        let revealed = host.libvirt.reveal(host.secret, soon()).unwrap();
+        assert!(revealed.is_none());
+    }
+}
+
+pub(crate) fn a_private_value_is_in_libvirts_file_byte_for_byte(daemon: &dyn Daemon) {
+    let longest = vec![7; Dek::MAX_LEN];
+    for value in [&b"key\n\0 \xff\0"[..], b"k", &longest] {
+        let host = Host::new(daemon);
+        host.defined_by_others("no", "yes", &host.foreign_usage());
+        host.set_by_others(value);
+        assert!(matches!(host.reveal().value, SecretValue::Private));
+        let stored = files::stored_value(&daemon.secrets_dir(), host.secret).unwrap();
+        assert!(matches!(stored, StoredValue::Value(dek) if dek.expose() == value));
+        let seen = host.inspect().unwrap().value;
+        assert!(matches!(seen, SecretValue::Disclosed(dek) if dek.expose() == value));
+        assert_eq!(host.undefine(), Ok(true));
+    }
+}
+
+pub(crate) fn a_secret_that_may_serve_other_things_is_disclosed_but_not_undefined(
+    daemon: &dyn Daemon,
+) {
+    let volume = format!(
+        "<usage type='volume'><volume>/{}</volume></usage>",
+        SecretUuid::random()
+    );
+    for (usage, purpose) in [("", Purpose::Anything), (&volume, Purpose::Other)] {
+        let host = Host::new(daemon);
+        host.defined_by_others("no", "no", usage);
+        let found = host.reveal();
+        assert_eq!(found.definition.purpose, purpose);
+        assert!(matches!(found.value, SecretValue::None));
+        let undefined = host.undefine();
+        assert!(
+            matches!(undefined, Err(SecretError::Conflict(_))),
+            "{undefined:?}"
+        );
+        assert_eq!(host.definition().purpose, purpose);
+    }
+}
+
+fn guest_xml(name: &str, uuid: DomainUuid, devices: &str) -> String {
+    let os = "<memory unit='MiB'>16</memory>\n<os><type>hvm</type></os>";
+    format!(
+        "<domain type='qemu'>\n<name>{name}</name>\n<uuid>{uuid}</uuid>\n{os}\n\
+         <devices>\n{devices}</devices>\n</domain>\n"
+    )
+}
+
+pub(crate) fn all_guests_are_listed_and_one_is_found_by_name_and_by_uuid(daemon: &dyn Daemon) {
+    let libvirt = daemon.connect("qemu:///system");
+    let uuid = DomainUuid::random();
+    daemon.define_guest(&guest_xml("a guest", uuid, ""));
+    let guests = libvirt.guests(soon()).unwrap();
+    let guest = guests.iter().find(|guest| guest.uuid == uuid).unwrap();
+    assert_eq!(guest.name, "a guest");
+    assert!(guest.persistent && !guest.running);
+    assert!(guest.xml.contains("<name>a guest</name>"), "{}", guest.xml);
+    for name_or_uuid in ["a guest", &uuid.to_string()] {
+        let called = libvirt.guests_called(name_or_uuid, soon()).unwrap();
+        assert_eq!(called, std::slice::from_ref(guest));
+    }
+    let found = libvirt.guest(uuid, soon());
+    assert_eq!(found, Ok(Some(guest.clone())));
+    let unknown = libvirt.guests_called("no such guest", soon());
+    assert_eq!(unknown, Ok(Vec::new()));
+    assert_eq!(libvirt.guest(DomainUuid::random(), soon()), Ok(None));
+
+    // The name of another guest is the UUID of this one.
+    let other = DomainUuid::random();
+    daemon.define_guest(&guest_xml(&uuid.to_string(), other, ""));
+    let called = libvirt.guests_called(&uuid.to_string(), soon()).unwrap();
+    let uuids: Vec<_> = called.iter().map(|guest| guest.uuid).collect();
+    assert_eq!(uuids, [uuid, other]);
+    let found = libvirt.guest(uuid, soon()).unwrap().unwrap();
+    assert_eq!((found.uuid, found.name.as_str()), (uuid, "a guest"));
+    daemon.undefine_guest("a guest");
+    daemon.undefine_guest(&uuid.to_string());
+}
+
+pub(crate) fn a_guest_that_never_ran_has_no_saved_runs(daemon: &dyn Daemon) {
+    let libvirt = daemon.connect("qemu:///system");
+    let uuid = DomainUuid::random();
+    let unknown = libvirt.saved_runs(uuid, soon());
+    assert!(
+        matches!(unknown, Err(SecretError::Refused(_))),
+        "{unknown:?}"
+    );
+    daemon.define_guest(&guest_xml("never-ran", uuid, ""));
+    let saved = libvirt.saved_runs(uuid, soon()).unwrap();
+    assert!(!saved.managed_save && saved.snapshots == 0);
+    daemon.undefine_guest("never-ran");
+}
+
+pub(crate) fn a_vtpm_is_encrypted_once_and_nothing_else_changes(daemon: &dyn Daemon) {
+    let libvirt = daemon.connect("qemu:///system");
+    let (uuid, secret) = (DomainUuid::random(), SecretUuid::random());
+    let tpm = "<tpm model='tpm-tis'>\n<backend type='emulator' version='2.0'/>\n</tpm>\n";
+    daemon.define_guest(&guest_xml("plain-vtpm", uuid, tpm));
+    let xml = || libvirt.guest(uuid, soon()).unwrap().unwrap().xml;
+    let before = xml();
+    assert_eq!(libvirt.encrypt_vtpm(uuid, secret, soon()), Ok(true));
+    let after = xml();
+    assert!(after.contains(&secret.to_string()), "{after}");
+    let is_kept = |line: &&str| after.contains(line.trim_end_matches("/>"));
+    assert!(before.lines().all(|line| is_kept(&line)), "{before}{after}");
+    assert_eq!(libvirt.encrypt_vtpm(uuid, secret, soon()), Ok(false));
+    assert_eq!(xml(), after);
+    daemon.undefine_guest("plain-vtpm");
+}
