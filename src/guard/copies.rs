@@ -23,11 +23,11 @@ use crate::swtpm::{StateFile, StatePath};
 use crate::tpm_copies::{
     CopyError, CopyStore, HardLinks, LiveState, RunRecord, SavedCopy, restore_copy, set_aside,
 };
+use crate::verdict::Verdict;
 use crate::verdict::code::Code;
 use crate::verdict::facts::{CopyReason, Permission, References, TpmState, TransientState, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
-use crate::verdict::{Decision, Verdict};
 
 /// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
 /// delete it. A persistent guest costs one look.
@@ -155,7 +155,7 @@ fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), CopyEr
 /// would make a new TPM.
 pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
     let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
-    if !verdict.repairs.iter().any(is_restore) {
+    if !verdict.repairs().iter().any(is_restore) {
         return;
     }
     let (Ok(domain), Some(copy)) = (&gathered.facts.domain, &gathered.copy) else {
@@ -170,9 +170,7 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
             reason: error.to_string(),
         })
     }) {
-        verdict.decision = Decision::Deny(refusal);
-        verdict.repairs.clear();
-        verdict.secret = None;
+        verdict.refuse(refusal);
         return;
     }
     // So that `started` drops this copy, whether or not a key tells that it is the guest's.

@@ -16,7 +16,7 @@ use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
 
 /// How long the look may take; it never takes more than half of what is left.
@@ -113,22 +113,22 @@ impl Look<'_> {
         Ok(last_start.is_some_and(|last_start| last_start < defined_at))
     }
 
-    fn relative(&self) -> Result<Option<Relative>, StoreError> {
+    fn relative(&self) -> Result<Option<RelatedGuest>, StoreError> {
         if let Some(secret) = self.vtpm.secret_uuid
             && let Some(uuid) = self.other_user_of(secret)?
         {
-            return self.related(uuid, Kinship::Secret).map(Some);
+            return self.related(uuid, Relation::Secret).map(Some);
         }
         for uuid in self.store.users_of_name(&self.domain.name)? {
             // One that libvirt defines has another name by now: names are unique.
             if uuid != self.domain.uuid && self.definition_of(uuid).is_none() {
-                return self.related(uuid, Kinship::Name).map(Some);
+                return self.related(uuid, Relation::Name).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn related(&self, uuid: DomainUuid, by: Kinship) -> Result<Relative, StoreError> {
+    fn related(&self, uuid: DomainUuid, by: Relation) -> Result<RelatedGuest, StoreError> {
         let own = [TpmVersion::V1_2, TpmVersion::V2_0].map(|version| {
             let source = None;
             let vtpm = Emulator {
@@ -141,7 +141,7 @@ impl Look<'_> {
         let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
         let copies = CopyStore::of(&self.guard.state_dir, uuid).copies();
         let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
-        Ok(Relative {
+        Ok(RelatedGuest {
             domain: self.describe(uuid)?,
             by,
             has_state: has_copy || own.iter().chain(&seen).any(|path| is_filled(path)),
@@ -167,9 +167,9 @@ impl Look<'_> {
         Ok(None)
     }
 
-    fn describe(&self, uuid: DomainUuid) -> Result<OtherDomain, StoreError> {
+    fn describe(&self, uuid: DomainUuid) -> Result<OtherGuest, StoreError> {
         let defined = self.definition_of(uuid);
-        Ok(OtherDomain {
+        Ok(OtherGuest {
             uuid,
             is_defined: defined.is_some(),
             name: match defined {
@@ -188,7 +188,7 @@ impl Look<'_> {
         &self,
         state: &EncryptedState,
         keys: &mut Keys,
-    ) -> Result<Option<OtherDomain>, StoreError> {
+    ) -> Result<Option<OtherGuest>, StoreError> {
         let providers = self.store.providers()?;
         let (uuid, name) = (self.domain.uuid, &self.domain.name);
         let rows = self

@@ -12,7 +12,9 @@ use crate::key::id::KeyId;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::tpm_copies::SavedCopy;
-use crate::verdict::facts::{Facts, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial};
+use crate::verdict::facts::{
+    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
+};
 
 /// The facts, and what was opened on the way to them.
 pub(super) struct Gathered {
@@ -20,7 +22,7 @@ pub(super) struct Gathered {
     pub(super) keys: Keys,
     /// The store that the rows came from; `None` where there is none, or it is unusable.
     pub(super) store: Option<Store>,
-    /// The copy of `facts.kept`.
+    /// The copy of `facts.saved`.
     pub(super) copy: Option<SavedCopy>,
     /// The state that keys are proven against: the TPM's, or the copy that takes its place.
     pub(super) state: StateFile,
@@ -54,8 +56,8 @@ pub(super) fn gather(
             trials: BTreeMap::new(),
             keks: BTreeMap::new(),
             state: TpmState::Absent,
-            hindrance: None,
-            kept: Kept::default(),
+            obstacle: None,
+            saved: SavedTpm::default(),
             arrival: None,
             snapshots: Vec::new(),
             host_secret: None,
@@ -83,7 +85,7 @@ pub(super) fn gather(
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
     gathered.facts.state = state.summary();
     gathered.state = state;
-    gathered.facts.kept.ended_normally = ended_normally;
+    gathered.facts.saved.ended_normally = ended_normally;
     if gathered.facts.state == TpmState::Absent {
         gathered.facts.snapshots = arriving::snapshots(guard, domain);
     }
@@ -148,7 +150,7 @@ impl Gathered {
             Duration::ZERO
         };
         let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
-        facts.hindrance = hindrance::look(guard, domain, vtpm, patience);
+        facts.obstacle = hindrance::look(guard, domain, vtpm, patience);
     }
 
     fn read_rows(&mut self, guard: &Guard, domain: DomainUuid, access: Access, deadline: Deadline) {
@@ -239,14 +241,14 @@ impl Gathered {
         let Some((copy, state, trials)) = chosen else {
             return;
         };
-        facts.kept.copy = Some(KeptCopy {
-            occasion: copy.manifest.reason,
-            kept_at: copy.manifest.kept_at(),
+        facts.saved.copy = Some(CopyToRestore {
+            reason: copy.manifest.reason,
+            saved_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
             is_proven,
         });
         self.copy = Some(copy);
-        if facts.copy_in_place().is_some() {
+        if facts.copy_to_restore().is_some() {
             facts.trials = trials;
             self.state = state;
         }

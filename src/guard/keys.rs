@@ -49,7 +49,7 @@ impl Keys {
         match self.unlocker.kek(key_id, before_the_answer(deadline)) {
             Ok(_) => KekState::Opens,
             Err(error) => match &*error {
-                KeyringError::TimedOut => KekState::NotInTime,
+                KeyringError::TimedOut => KekState::TimedOut,
                 error => KekState::Sealed(error.to_string()),
             },
         }

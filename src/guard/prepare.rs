@@ -79,7 +79,7 @@ pub fn prepare(
     let mut outcome = judged(guard, domain, origin, mode, access, deadline);
     if let Err(error) = kept {
         let finding = Finding::CopyNotKept(error.to_string());
-        outcome.verdict.findings.push(finding);
+        outcome.verdict.note(finding);
     }
     if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
         note_refused_state(guard, domain, &outcome);
@@ -89,8 +89,8 @@ pub fn prepare(
 
 /// Of a transient guest libvirt deletes the state now, which is damaged or in use elsewhere.
 fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
-    let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_))) =
-        &outcome.verdict.decision
+    let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmObstructed(_))) =
+        outcome.verdict.decision()
     else {
         return;
     };
@@ -132,10 +132,10 @@ fn attempt(
     if mode == Mode::DryRun {
         let secret = foreseen(guard, &gathered.facts, &verdict);
         // libvirt starts it, and fails: nobody is kept from that, and whoever asks is told.
-        if verdict.decision == Decision::Allow(Reason::Unencrypted)
+        if *verdict.decision() == Decision::Allow(Reason::Unencrypted)
             && let Some(refusal) = unusable_state(&gathered.facts)
         {
-            verdict.decision = Decision::Deny(refusal);
+            verdict.refuse(refusal);
         }
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
@@ -156,11 +156,11 @@ fn attempt(
             Ok(done) => secret = done,
             Err(NotProvided::SecretChanged) => return None,
             Err(NotProvided::Refused(refusal)) => {
-                verdict.decision = Decision::Deny(refusal);
+                verdict.refuse_after_repairs(refusal);
                 record(&mut gathered, &verdict, origin);
             }
         }
-        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, &verdict.decision) {
+        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, verdict.decision()) {
             let awaited = Awaited {
                 is_absent: gathered.facts.state == TpmState::Absent,
                 arrival: gathered.facts.arrival,
@@ -174,7 +174,7 @@ fn attempt(
 /// libvirt skips setting up a new TPM where a directory for its state is there already. Should
 /// that stay, the TPM is one without certificates, and no worse for it.
 fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) {
-    let (Ok(domain), Decision::Allow(_)) = (&facts.domain, &verdict.decision) else {
+    let (Ok(domain), Decision::Allow(_)) = (&facts.domain, verdict.decision()) else {
         return;
     };
     let references = facts.references.as_ref();
@@ -182,7 +182,7 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return;
     };
-    if *facts.state_in_force() != TpmState::Absent || arrives {
+    if *facts.effective_state() != TpmState::Absent || arrives {
         return;
     }
     let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
@@ -214,14 +214,11 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         }
     };
     if gathered.facts.vtpm_is_emulated() {
-        let trouble = guard.config_error.clone();
-        verdict
-            .findings
-            .extend(trouble.map(Finding::ConfigurationBroken));
-        let trouble = guard.xml_error.clone();
-        verdict
-            .findings
-            .extend(trouble.map(Finding::DefinitionRead));
+        let configuration = guard.config_error.clone().map(Finding::ConfigurationBroken);
+        let definition = guard.xml_error.clone().map(Finding::DefinitionRead);
+        for finding in configuration.into_iter().chain(definition) {
+            verdict.note(finding);
+        }
     }
     verdict
 }

@@ -43,7 +43,7 @@ impl Provide<'_> {
         new_dek: Option<&Dek>,
     ) -> Result<SecretAction, NotProvided> {
         let (Some(provide), Some(secrets), Some((secret, domain))) = (
-            verdict.secret,
+            verdict.secret(),
             &self.guard.secrets,
             self.gathered.facts.secret(),
         ) else {
@@ -130,7 +130,7 @@ impl Provide<'_> {
 
 /// What providing the key would do.
 pub(super) fn foreseen(guard: &Guard, facts: &Facts, verdict: &Verdict) -> SecretAction {
-    match (verdict.secret, &guard.secrets, &facts.host_secret) {
+    match (verdict.secret(), &guard.secrets, &facts.host_secret) {
         (None, ..) | (_, None, _) => SecretAction::None,
         (Some(provide), ..) if provide.over == Over::TheSame => SecretAction::None,
         (Some(_), Some(_), None | Some(HostSecret::Absent)) => SecretAction::Defined,

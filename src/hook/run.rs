@@ -127,7 +127,7 @@ fn prepare(
     let Outcome {
         verdict, domain, ..
     } = &outcome;
-    let Decision::Deny(refusal) = &verdict.decision else {
+    let Decision::Deny(refusal) = verdict.decision() else {
         emergency::allowed();
         log::decision(guest, "prepare", &outcome);
         return ExitCode::SUCCESS;

@@ -2,7 +2,9 @@
 
 use super::{Arg, Named, quoted};
 use crate::domain::TpmVersion;
-use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
+use crate::verdict::elsewhere::{
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and what helps.
@@ -19,7 +21,7 @@ pub(super) fn words(domain: Named<'_>, why: &Refusal) -> (String, String) {
                  stays: vtpm-guard key bind {uuid} --provider NAME"
             ),
         ),
-        Refusal::KeyOfRelative {
+        Refusal::KeyOfRelatedGuest {
             relative,
             is_defined,
         } => of_relative(domain, relative, *is_defined),
@@ -53,15 +55,15 @@ pub(super) fn words(domain: Named<'_>, why: &Refusal) -> (String, String) {
     }
 }
 
-fn of_relative(domain: Named<'_>, relative: &Relative, is_defined: bool) -> (String, String) {
+fn of_relative(domain: Named<'_>, relative: &RelatedGuest, is_defined: bool) -> (String, String) {
     let (guest, other) = (Arg::guest(domain), &relative.domain);
     let message = match relative.by {
-        Kinship::Secret => format!(
+        Relation::Secret => format!(
             "the vTPM has no key, and it names the secret of {}, whose key was used: this is the \
              same guest under a new UUID, or a copy of it",
             label(other)
         ),
-        Kinship::Name => format!(
+        Relation::Name => format!(
             "the vTPM has no key, and a guest of this name, {}, has a used one: this is the same \
              guest under a new UUID, or a new guest",
             other.uuid
@@ -105,7 +107,7 @@ fn of_lost_key(domain: Named<'_>, why: &Refusal) -> (String, String) {
             format!("key reference {key_ref} opens the TPM's state, and it is retired"),
             format!("use it: vtpm-guard key use {key_ref}"),
         ),
-        Refusal::KeyOfAnother {
+        Refusal::KeyOfOtherGuest {
             holder, is_defined, ..
         } => (
             format!(
@@ -163,7 +165,7 @@ fn state_elsewhere(guest: &Arg, state: &StateElsewhere) -> (String, String) {
 }
 
 /// Another domain, in a sentence.
-fn label(other: &OtherDomain) -> String {
+fn label(other: &OtherGuest) -> String {
     match &other.name {
         Some(name) => format!("{} ({})", quoted(name), other.uuid),
         None => other.uuid.to_string(),
@@ -171,7 +173,7 @@ fn label(other: &OtherDomain) -> String {
 }
 
 /// Another domain, as the argument of a command: by name, unless that could be another guest's.
-fn argument(other: &OtherDomain, guest: Named<'_>) -> Arg {
+fn argument(other: &OtherGuest, guest: Named<'_>) -> Arg {
     match &other.name {
         Some(name) if other.is_defined && name != guest.name => Arg::guest(Named {
             name,
@@ -193,16 +195,16 @@ mod tests {
         words("vm1".into(), why).1
     }
 
-    fn other(name: &str, is_defined: bool) -> OtherDomain {
-        OtherDomain {
+    fn other(name: &str, is_defined: bool) -> OtherGuest {
+        OtherGuest {
             uuid: DomainUuid::parse(OTHER).unwrap(),
             name: Some(name.to_owned()),
             is_defined,
         }
     }
 
-    fn relative(by: Kinship, other_is_defined: bool, has_state: bool) -> Relative {
-        Relative {
+    fn relative(by: Relation, other_is_defined: bool, has_state: bool) -> RelatedGuest {
+        RelatedGuest {
             domain: other("vm0", other_is_defined),
             by,
             has_state,
@@ -225,29 +227,29 @@ mod tests {
         let clone = |other: &str| format!("vtpm-guard key clone {other} vm1");
         let bind = "vtpm-guard key bind vm1 --provider NAME";
         let hint = |relative, is_defined| {
-            hint(&Refusal::KeyOfRelative {
+            hint(&Refusal::KeyOfRelatedGuest {
                 relative,
                 is_defined,
             })
         };
         for (relative, begins, ends) in [
             (
-                relative(Kinship::Secret, true, true),
+                relative(Relation::Secret, true, true),
                 "give the copy",
                 clone("vm0"),
             ),
             (
-                relative(Kinship::Secret, false, true),
+                relative(Relation::Secret, false, true),
                 "take its TPM",
                 bind.to_owned(),
             ),
             (
-                relative(Kinship::Name, false, true),
+                relative(Relation::Name, false, true),
                 "take its TPM",
                 bind.to_owned(),
             ),
             (
-                relative(Kinship::Name, false, false),
+                relative(Relation::Name, false, false),
                 "for a new guest",
                 clone(OTHER),
             ),
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_holder_of_the_key_is_named() {
-        let of = |holder| Refusal::KeyOfAnother {
+        let of = |holder| Refusal::KeyOfOtherGuest {
             holder,
             refuted: true,
             is_defined: true,

@@ -113,8 +113,8 @@ pub fn finding<'a>(guest: impl Into<Named<'a>>, finding: &Finding) -> (&'static 
 }
 
 /// When a copy was kept.
-fn when(occasion: CopyReason) -> &'static str {
-    match occasion {
+fn when(reason: CopyReason) -> &'static str {
+    match reason {
         CopyReason::Start => "before a start that failed",
         CopyReason::Release => "after the last run",
     }
@@ -123,21 +123,21 @@ fn when(occasion: CopyReason) -> &'static str {
 /// Where the TPM's state is, if it is not in its place.
 fn state_elsewhere(finding: &Finding) -> (&'static str, String) {
     match finding {
-        Finding::StateGone { occasion, kept_at } => (
+        Finding::StateGone { reason, saved_at } => (
             "state-gone",
             format!(
                 "the TPM's state is gone; the copy that was kept {} on {} takes its place; should \
                  the guest have run on another host since, it is older than that run",
-                when(*occasion),
-                date(*kept_at)
+                when(*reason),
+                date(*saved_at)
             ),
         ),
-        Finding::StateDamaged { how, occasion } => (
+        Finding::StateDamaged { how, reason } => (
             "state-damaged",
             format!(
                 "the TPM's state is damaged ({how}); it is set aside, and the copy that was kept {} \
                  takes its place",
-                when(*occasion)
+                when(*reason)
             ),
         ),
         Finding::StateArrives {

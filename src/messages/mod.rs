@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_key_that_did_not_open_in_time_is_no_reason_to_import_it() {
         let provider = "nkp-a".to_owned();
-        let words = refusal("vm 1", &Refusal::ProviderNotInTime { provider });
+        let words = refusal("vm 1", &Refusal::ProviderTimedOut { provider });
         assert!(words.message.contains("did not open in time"), "{words:?}");
         assert_eq!(words.hint, "start it again: virsh start 'vm 1'");
     }

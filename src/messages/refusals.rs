@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Arg, Named, date, label, quoted};
 use crate::ids::KeyRefId;
-use crate::verdict::facts::{Hindrance, StoreAccessError};
+use crate::verdict::facts::{Obstacle, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and the command that mends it. Neither ends in a full stop: they are parts
@@ -27,7 +27,7 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
         | Refusal::ProviderKeyMismatch { .. }
         | Refusal::ProviderAmbiguous { .. }
         | Refusal::ProviderSealed { .. }
-        | Refusal::ProviderNotInTime { .. } => provider_words(domain, why),
+        | Refusal::ProviderTimedOut { .. } => provider_words(domain, why),
         Refusal::SecretRefused { .. }
         | Refusal::LibvirtUnreachable { .. }
         | Refusal::DeadlinePassed
@@ -46,15 +46,15 @@ pub fn refusal<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> Words {
             format!("encrypt it: vtpm-guard encrypt {domain} --provider NAME"),
         ),
         Refusal::KeyMissingNotDefined { .. }
-        | Refusal::KeyOfRelative { .. }
+        | Refusal::KeyOfRelatedGuest { .. }
         | Refusal::KeyMissingStateElsewhere(_)
         | Refusal::KeyUnknown
         | Refusal::KeyNotImported
         | Refusal::KeyRetired { .. }
-        | Refusal::KeyOfAnother { .. }
+        | Refusal::KeyOfOtherGuest { .. }
         | Refusal::TpmStateElsewhere(_)
         | Refusal::TpmStateUndefined => super::elsewhere::words(guest, why),
-        Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_) => state_words(domain, why),
+        Refusal::TpmStateDamaged { .. } | Refusal::TpmObstructed(_) => state_words(domain, why),
         Refusal::Internal { reason } => (
             format!("a fault of vtpm-guard: {reason}"),
             "please report it; what the guard saw: vtpm-guard history".to_owned(),
@@ -128,7 +128,7 @@ fn provider_words(domain: &Arg, why: &Refusal) -> (String, String) {
             ),
             "restore it: vtpm-guard provider import FILE".to_owned(),
         ),
-        Refusal::ProviderNotInTime { provider } => (
+        Refusal::ProviderTimedOut { provider } => (
             format!(
                 "the key of provider \"{provider}\" did not open in time: its TPM is slow, or busy \
                  with other starts"
@@ -234,7 +234,7 @@ fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 "restore the file from a backup, or a saved copy: vtpm-guard state show {domain}"
             ),
         ),
-        Refusal::TpmHindered(Hindrance::InUse { holder, pid }) => (
+        Refusal::TpmObstructed(Obstacle::InUse { holder, pid }) => (
             format!("the TPM's state is in use: {holder} holds its lock"),
             match pid {
                 Some(pid) => format!(
@@ -244,14 +244,14 @@ fn state_words(domain: &Arg, why: &Refusal) -> (String, String) {
                 None => format!("stop the guest where it runs, then: virsh start {domain}"),
             },
         ),
-        Refusal::TpmHindered(Hindrance::BadLock { path, what }) => (
+        Refusal::TpmObstructed(Obstacle::BadLock { path, what }) => (
             format!("swtpm cannot lock the TPM's state: {path}: {what}"),
             format!(
                 "move it away: mv {0} {0}.old, then: virsh start {domain}",
                 Arg::file(Path::new(path))
             ),
         ),
-        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+        Refusal::TpmObstructed(Obstacle::ClosedDirectory {
             path,
             mode,
             needed,

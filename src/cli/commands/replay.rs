@@ -15,7 +15,7 @@ use crate::log;
 use crate::store::Origin;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
-use crate::verdict::{Decision, Reason, Verdict};
+use crate::verdict::{Reason, Verdict};
 
 /// How the XML is replayed.
 pub(crate) struct Replay<'a> {
@@ -123,12 +123,7 @@ fn never_refused(guard: &Guard, guest: &NamedGuest, replay: &Replay<'_>) -> Outc
     Outcome {
         domain: domain.cloned(),
         state: domain.map_or(TpmState::Absent, |domain| guard.tpm_state(domain)),
-        verdict: Verdict {
-            decision: Decision::Allow(Reason::NotAStart),
-            findings: Vec::new(),
-            repairs: Vec::new(),
-            secret: None,
-        },
+        verdict: Verdict::allow(Reason::NotAStart),
         key: None,
         secret: SecretAction::None,
         dry_run: replay.dry_run,

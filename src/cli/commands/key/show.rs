@@ -153,7 +153,7 @@ impl Tried<'_> {
                 "no provider of this host has key {}",
                 key_id.short()
             )),
-            Trial::NotOpened(NotOpened::NotInTime { .. }) => {
+            Trial::NotOpened(NotOpened::TimedOut { .. }) => {
                 Err("its provider's key did not open in time".to_owned())
             }
             Trial::NotOpened(NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason }) => {

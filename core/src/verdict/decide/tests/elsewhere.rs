@@ -4,20 +4,22 @@ use super::given::{emulator, guest, hidden, keyless, known, opens, placeholder, 
 use super::{Encrypted, refusal, unreadable};
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
-use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
+use crate::verdict::elsewhere::{
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+};
 use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TransientState};
 use crate::verdict::refusal::Refusal;
 
-fn other() -> OtherDomain {
-    OtherDomain {
+fn other() -> OtherGuest {
+    OtherGuest {
         uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000002").unwrap(),
         name: Some("vm0".to_owned()),
         is_defined: true,
     }
 }
 
-fn relative(by: Kinship) -> Relative {
-    Relative {
+fn relative(by: Relation) -> RelatedGuest {
+    RelatedGuest {
         domain: other(),
         by,
         has_state: true,
@@ -25,7 +27,7 @@ fn relative(by: Kinship) -> Relative {
 }
 
 fn of_another(refuted: bool) -> Refusal {
-    Refusal::KeyOfAnother {
+    Refusal::KeyOfOtherGuest {
         holder: other(),
         refuted,
         is_defined: true,
@@ -65,13 +67,13 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
         verdict(&strangers),
         "allow NewKey; bind-provider new to a; create-key new; provide the new key"
     );
-    for by in [Kinship::Secret, Kinship::Name] {
+    for by in [Relation::Secret, Relation::Name] {
         for facts in [newcomer(), auto_bind(newcomer())] {
             let facts = facts.elsewhere(|found| found.relative = Some(relative(by)));
             assert_eq!(verdict(&facts), "deny VG201");
             assert_eq!(
                 refusal(&facts),
-                Refusal::KeyOfRelative {
+                Refusal::KeyOfRelatedGuest {
                     relative: relative(by),
                     is_defined: true
                 }
@@ -81,7 +83,7 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
     // Where each run of a transient guest has a new TPM anyway, nothing is lost.
     let transient = auto_bind(newcomer()).elsewhere(|found| {
         found.is_defined = false;
-        found.relative = Some(relative(Kinship::Secret));
+        found.relative = Some(relative(Relation::Secret));
     });
     let fresh = transient
         .clone()
@@ -98,7 +100,7 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
     assert!(verdict(&gone(fresh)).starts_with("allow NewKey"));
     // Bound by an administrator, it is a guest like any other.
     let bound = newcomer()
-        .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)))
+        .elsewhere(|found| found.relative = Some(relative(Relation::Secret)))
         .row(placeholder(1, "a", 1));
     assert_eq!(
         verdict(&bound),
@@ -165,7 +167,7 @@ fn state_on_its_way_needs_the_key_from_where_it_comes() {
     for facts in [newcomer(), newcomer().row(placeholder(1, "a", 1))] {
         let facts = facts
             .arriving()
-            .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)));
+            .elsewhere(|found| found.relative = Some(relative(Relation::Secret)));
         assert_eq!(verdict(&facts), "deny VG202");
         assert_eq!(refusal(&facts), Refusal::KeyNotImported);
     }
@@ -216,7 +218,7 @@ fn a_start_that_goes_on_does_not_look() {
     assert!(unasked(newcomer().host(hidden())).starts_with("allow"));
     assert!(unasked(newcomer().row(placeholder(1, "a", 1))).starts_with("allow"));
     let proven = newcomer().row(opens(1, "a", 1, 'A', 0).used().proven());
-    assert!(unasked(proven.kept(CopyReason::Start)).starts_with("allow"));
+    assert!(unasked(proven.with_saved(CopyReason::Start)).starts_with("allow"));
     assert!(unasked(used().arriving()).starts_with("allow"));
     let allowed = used().policy(|policy| policy.missing_state = Permission::Allow);
     assert!(unasked(allowed).starts_with("allow"));

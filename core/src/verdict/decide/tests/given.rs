@@ -10,9 +10,9 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue,
-    KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Policy, Proof, Provider, References,
-    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
+    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue,
+    KekState, KeyRef, KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References,
+    SavedTpm, SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
@@ -188,8 +188,8 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
-        hindrance: None,
-        kept: Kept::default(),
+        obstacle: None,
+        saved: SavedTpm::default(),
         arrival: None,
         snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
@@ -255,16 +255,16 @@ impl Facts {
         self
     }
 
-    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
-        self.hindrance = Some(hindrance);
+    pub(super) fn obstructed(mut self, obstacle: Obstacle) -> Self {
+        self.obstacle = Some(obstacle);
         self
     }
 
     /// The guard has a copy of an encrypted state.
-    pub(super) fn kept(mut self, occasion: CopyReason) -> Self {
-        self.kept.copy = Some(KeptCopy {
-            occasion,
-            kept_at: Timestamp(5),
+    pub(super) fn with_saved(mut self, reason: CopyReason) -> Self {
+        self.saved.copy = Some(CopyToRestore {
+            reason,
+            saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.trials.values().any(Trial::is_proven),
         });
@@ -273,7 +273,7 @@ impl Facts {
 
     /// The guest is transient, and its last run ended normally.
     pub(super) fn ended_normally(mut self) -> Self {
-        self.kept.ended_normally = true;
+        self.saved.ended_normally = true;
         self
     }
 
@@ -365,8 +365,8 @@ fn repair_in_words(repair: &Repair) -> String {
             format!(" to {provider_name}")
         }
         Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
-        Repair::RestoreTpmState { occasion, .. } => {
-            return format!("{} of {}", repair.kind(), occasion.as_str());
+        Repair::RestoreTpmState { reason, .. } => {
+            return format!("{} of {}", repair.kind(), reason.as_str());
         }
         _ => String::new(),
     };

@@ -15,7 +15,7 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::verdict::decide::unusable_state;
 use crate::verdict::facts::{
-    Arrival, CopyReason, Hindrance, HostSecret, KekState, NotOpened, Permission, Proof,
+    Arrival, CopyReason, HostSecret, KekState, NotOpened, Obstacle, Permission, Proof,
     StoreAccessError, TpmState, TransientState, Trial,
 };
 use crate::verdict::refusal::Refusal;
@@ -227,7 +227,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
     let row = || opens(1, "a", 1, 'A', 0).used();
     let with = |row| {
         let facts = guest().provider("a", 1, 'A').row(row);
-        facts.kept(CopyReason::Release).state(damaged())
+        facts.with_saved(CopyReason::Release).state(damaged())
     };
     let proven = with(row().proven());
     assert_eq!(
@@ -238,7 +238,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
         findings(&proven),
         [Finding::StateDamaged {
             how: "it is empty".to_owned(),
-            occasion: CopyReason::Release
+            reason: CopyReason::Release
         }]
     );
     assert_eq!(verdict(&with(row())), "deny VG207");
@@ -250,7 +250,7 @@ fn only_a_copy_that_the_key_opens_takes_the_place_of_a_damaged_state() {
 
 #[test]
 fn a_lock_that_is_held_refuses_unless_state_is_on_its_way() {
-    let held = || Hindrance::InUse {
+    let held = || Obstacle::InUse {
         holder: "swtpm (process 7)".to_owned(),
         pid: Some(7),
     };
@@ -258,40 +258,40 @@ fn a_lock_that_is_held_refuses_unless_state_is_on_its_way() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).proven())
         .state(Encrypted)
-        .hindered(held());
+        .obstructed(held());
     assert_eq!(verdict(&facts), "deny VG208");
     assert_eq!(
-        verdict(&guest().hindered(held()).host(hidden())),
+        verdict(&guest().obstructed(held()).host(hidden())),
         "deny VG208"
     );
     assert!(verdict(&facts.arriving()).starts_with("allow"));
-    let plain = guest().vtpm(Some(emulator(None))).hindered(held());
+    let plain = guest().vtpm(Some(emulator(None))).obstructed(held());
     assert_eq!(verdict(&plain), "allow Unencrypted");
 }
 
 #[test]
 fn a_closed_directory_refuses_whatever_arrives_and_whatever_the_store_says() {
-    let closed = Hindrance::ClosedDirectory {
+    let closed = Obstacle::ClosedDirectory {
         path: "/var/lib/libvirt/swtpm".to_owned(),
         mode: 0o700,
         needed: 0o711,
         user: "tss".to_owned(),
     };
-    let bad_lock = Hindrance::BadLock {
+    let bad_lock = Obstacle::BadLock {
         path: "/states/.lock".to_owned(),
         what: "it is a FIFO".to_owned(),
     };
-    for hindrance in [closed.clone(), bad_lock] {
+    for obstacle in [closed.clone(), bad_lock] {
         let facts = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
-        assert_eq!(verdict(&facts.hindered(hindrance)), "deny VG209");
+        assert_eq!(verdict(&facts.obstructed(obstacle)), "deny VG209");
     }
     assert_eq!(
-        verdict(&guest().arriving().hindered(closed.clone())),
+        verdict(&guest().arriving().obstructed(closed.clone())),
         "deny VG209"
     );
     let no_store = guest().store(StoreAccessError::Unavailable("locked".to_owned()));
     assert_eq!(
-        verdict(&no_store.host(hidden()).hindered(closed)),
+        verdict(&no_store.host(hidden()).obstructed(closed)),
         "deny VG209"
     );
 }
@@ -458,17 +458,17 @@ fn a_sealed_provider_refuses_unless_the_host_secret_carries_the_start() {
 
 #[test]
 fn a_key_that_does_not_open_in_time_refuses_for_that_alone() {
-    let not_in_time = Refusal::ProviderNotInTime {
+    let not_in_time = Refusal::ProviderTimedOut {
         provider: "a".to_owned(),
     };
     let mut row = sealed(1, "a", 1, 'A');
-    row.trial = Some(Trial::NotOpened(NotOpened::NotInTime { key_id: key('A') }));
+    row.trial = Some(Trial::NotOpened(NotOpened::TimedOut { key_id: key('A') }));
     let keyed = guest().provider("a", 1, 'A').row(row);
     assert_eq!(refusal(&keyed), not_in_time);
     assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
 
     let mut new = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
-    new.keks.insert(key('A'), KekState::NotInTime);
+    new.keks.insert(key('A'), KekState::TimedOut);
     assert_eq!(refusal(&new), not_in_time);
 }
 
@@ -593,21 +593,21 @@ fn a_kept_copy_that_the_key_opens_is_put_back_and_the_start_goes_on() {
     let proven = guest()
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().proven());
-    for occasion in [CopyReason::Start, CopyReason::Release] {
-        let facts = proven.clone().kept(occasion);
-        let words = occasion.as_str();
+    for reason in [CopyReason::Start, CopyReason::Release] {
+        let facts = proven.clone().with_saved(reason);
+        let words = reason.as_str();
         assert_eq!(
             verdict(&facts),
             format!("allow Proven; restore-tpm-state of {words}; provide 1")
         );
         let found = findings(&facts);
         assert!(
-            matches!(found[..], [Finding::StateGone { occasion: it, .. }] if it == occasion),
+            matches!(found[..], [Finding::StateGone { reason: it, .. }] if it == reason),
             "{found:?}"
         );
     }
     // Not over state that is there or on its way.
-    let facts = proven.kept(CopyReason::Start);
+    let facts = proven.with_saved(CopyReason::Start);
     let there = facts.clone().state(Encrypted);
     assert_eq!(verdict(&there), "allow Proven; provide 1");
     assert!(!verdict(&facts.arriving()).contains("restore"));
@@ -619,7 +619,7 @@ fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
         .provider("a", 1, 'A')
         .row(opens(1, "a", 1, 'A', 0).used().refuted())
         .row(opens(2, "a", 1, 'A', 1).used().proven())
-        .kept(CopyReason::Release);
+        .with_saved(CopyReason::Release);
     assert_eq!(
         verdict(&facts),
         "allow Proven; restore-tpm-state of release; retire-key 1; provide 2"
@@ -628,7 +628,7 @@ fn a_kept_copy_proves_which_of_several_keys_is_the_tpms() {
 
 #[test]
 fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
-    let other = guest().provider("a", 1, 'A').kept(CopyReason::Start);
+    let other = guest().provider("a", 1, 'A').with_saved(CopyReason::Start);
     let used = other.clone().row(opens(1, "a", 1, 'A', 0).used().refuted());
     assert_eq!(verdict(&used), "deny VG205");
     let allowed = used.policy(|policy| policy.missing_state = Permission::Allow);
@@ -642,7 +642,7 @@ fn a_kept_copy_that_no_key_opens_is_not_the_tpms_state() {
 
 #[test]
 fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
-    let unmanaged = guest().host(hidden()).kept(CopyReason::Start);
+    let unmanaged = guest().host(hidden()).with_saved(CopyReason::Start);
     let put_back = "allow HostSecret; restore-tpm-state of start";
     assert_eq!(verdict(&unmanaged), put_back);
     let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
@@ -654,10 +654,12 @@ fn a_start_that_rests_on_libvirts_secret_gets_the_kept_copy_too() {
 
 #[test]
 fn a_kept_copy_stands_for_the_state_of_an_unencrypted_vtpm_too() {
-    let facts = guest().vtpm(Some(emulator(None))).kept(CopyReason::Start);
+    let facts = guest()
+        .vtpm(Some(emulator(None)))
+        .with_saved(CopyReason::Start);
     assert_eq!(verdict(&facts), "deny VG503");
     let mut plain = facts;
-    plain.kept.copy.as_mut().unwrap().is_encrypted = false;
+    plain.saved.copy.as_mut().unwrap().is_encrypted = false;
     let put_back = "allow Unencrypted; restore-tpm-state of start";
     assert_eq!(verdict(&plain), put_back);
     let encrypted = plain.vtpm(Some(emulator(Some(SECRET))));
@@ -669,21 +671,21 @@ fn a_transient_guest_that_ended_normally_starts_as_the_policy_says() {
     let guest = guest().provider("a", 1, 'A').ended_normally();
     let proven = guest.clone().row(opens(1, "a", 1, 'A', 0).used().proven());
     assert_eq!(
-        verdict(&proven.clone().kept(CopyReason::Release)),
+        verdict(&proven.clone().with_saved(CopyReason::Release)),
         "allow Proven; restore-tpm-state of release; provide 1"
     );
     let ended = guest.row(opens(1, "a", 1, 'A', 0).used());
     assert_eq!(verdict(&ended), "deny VG205");
 
     let fresh = ended.policy(|policy| policy.transient_state = TransientState::Fresh);
-    for facts in [fresh.clone(), fresh.clone().kept(CopyReason::Release)] {
+    for facts in [fresh.clone(), fresh.clone().with_saved(CopyReason::Release)] {
         assert!(!verdict(&facts).contains("restore"), "{}", verdict(&facts));
         assert_eq!(findings(&facts), [Finding::FreshTpm]);
     }
     // A start that failed is no end of a run.
-    let mut failed = proven.kept(CopyReason::Start);
+    let mut failed = proven.with_saved(CopyReason::Start);
     failed.policy.transient_state = TransientState::Fresh;
-    failed.kept.ended_normally = false;
+    failed.saved.ended_normally = false;
     assert_eq!(
         verdict(&failed),
         "allow Proven; restore-tpm-state of start; provide 1"
