@@ -7,9 +7,9 @@ use crate::cli::args::Global;
 use crate::cli::ui::answer::Output;
 use crate::cli::ui::error::AdminError;
 use crate::clock::Deadline;
-use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
+use crate::config::{Config, ConfigError};
 use crate::guard::Guard;
-use crate::host::dirs::LibvirtDirs;
+use crate::host::dirs::{self, LibvirtDirs, StateDir};
 use crate::host::sys;
 use crate::keyring::Keyring;
 use crate::libvirt::LibvirtClient;
@@ -61,12 +61,12 @@ impl Context {
         }
     }
 
-    pub(crate) fn state_dir(&self) -> &Path {
+    pub(crate) fn state_dir(&self) -> &StateDir {
         &self.global.state_dir
     }
 
     pub(crate) fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir().join("keys"))
+        Keyring::at(self.state_dir().keys())
     }
 
     /// Where libvirt keeps its files; by the defaults where the configuration is broken, as the
@@ -93,12 +93,10 @@ impl Context {
     pub(crate) fn config(&self) -> Result<Config, AdminError> {
         self.named_config_is_there()?;
         let named = self.global.config.as_deref();
-        let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
+        let path = named.unwrap_or(Path::new(dirs::CONFIG));
         Config::load(path).map_err(|error| {
             let hint = match &error {
-                ConfigError::WrongOwner { .. }
-                | ConfigError::WritableByOthers { .. }
-                | ConfigError::Path(_) => {
+                ConfigError::NotTrusted(_) => {
                     "only root's own files are trusted: chown root, chmod go-w"
                 }
                 _ => "what may stand in it: man vtpm-guard.toml",
@@ -135,7 +133,7 @@ impl Context {
             }
             (Err(error), BrokenConfig::IsAnError) => return Err(error),
         };
-        let mut guard = Guard::new(config, self.state_dir().to_owned());
+        let mut guard = Guard::new(config, self.state_dir().clone());
         guard.config_error = trouble;
         self.may_judge()?;
         let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);

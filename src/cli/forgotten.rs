@@ -57,7 +57,7 @@ pub(crate) fn find(
     let (state_dir, tpm_states) = (context.state_dir(), context.libvirt_dirs().tpm_states());
     let plain: BTreeSet<_> = plain_state::list(state_dir)
         .map_err(|error| {
-            let shelf = plain_state::dir(state_dir);
+            let shelf = state_dir.plain_states();
             AdminError::failed(format!("{}: {error}", shelf.display()))
         })?
         .into_iter()

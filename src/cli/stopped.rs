@@ -116,7 +116,7 @@ impl Known {
     /// Takes hold of its TPM state, if there is one.
     pub(crate) fn hold(&self, guard: &Guard) -> Result<Option<LockedState>, AdminError> {
         let Self { domain, vtpm, .. } = self;
-        LockedState::lock(&guard.libvirt_state_dir, domain.uuid, vtpm)
+        LockedState::lock(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)
             .map_err(|error| self.not_held(&error))
     }
 

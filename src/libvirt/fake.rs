@@ -62,12 +62,13 @@ impl FakeLibvirt {
             state: root.join("state"),
             run: root.join("run"),
             tpm: None,
+            swtpm_logs: root.join("logs"),
         };
         let memory = root.join("memory");
         for dir in [
             dirs.definitions(),
             dirs.running(),
-            dirs.saved(),
+            dirs.managed_saves(),
             dirs.tpm_states(),
         ] {
             fs::create_dir_all(dir).unwrap();

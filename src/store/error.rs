@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use crate::host::trusted::{Distrust, Reason};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::StoreAccessError;
 
@@ -88,26 +89,9 @@ pub enum UnavailableReason {
     /// SQLite said no.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
-    /// A directory was wanted.
-    #[error("not a directory")]
-    NotADirectory,
-    /// A regular file was wanted; a symbolic link is none.
-    #[error("not a regular file")]
-    NotAFile,
-    /// It belongs to somebody else than the user who runs this program.
-    #[error("it belongs to user {owner}, and this is user {user}")]
-    NotOurs {
-        /// Its owner's user id.
-        owner: u32,
-        /// The effective user id.
-        user: u32,
-    },
-    /// Its group or everybody may write to it.
-    #[error("others may write to it (mode {mode:04o})")]
-    WritableByOthers {
-        /// The permission bits.
-        mode: u32,
-    },
+    /// It is not trusted.
+    #[error("{0}")]
+    Untrusted(#[from] Reason),
     /// A backup whose pages, which are copied as they are, do not fit into the store.
     #[error(
         "its pages have {store} bytes, the backup's {backup}: \
@@ -167,6 +151,15 @@ impl StoreError {
                 detail: words(&error),
             },
             _ => Self::unavailable(path, UnavailableReason::Sqlite(error)),
+        }
+    }
+}
+
+impl From<Distrust> for StoreError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::unavailable(&error.path, error.source),
+            Distrust::Untrusted { path, reason } => Self::unavailable(&path, reason),
         }
     }
 }

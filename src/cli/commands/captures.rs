@@ -56,7 +56,7 @@ pub(crate) fn file(context: &Context, number: usize) -> Result<PathBuf, AdminErr
 
 fn newest_first(context: &Context) -> Result<Vec<Capture>, AdminError> {
     let mut captures = capture::list(context.state_dir())
-        .map_err(|error| unreadable(&capture::directory(context.state_dir()), &error))?;
+        .map_err(|error| unreadable(&context.state_dir().captures(), &error))?;
     captures.reverse();
     Ok(captures)
 }

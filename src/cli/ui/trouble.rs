@@ -4,8 +4,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
 
+use nix::unistd::geteuid;
+
 use super::error::AdminError;
 use crate::guard::MakeKeyError;
+use crate::host::trusted::Reason;
 use crate::key::random::RandomError;
 use crate::keyring::KeyringError;
 use crate::keyring::unlock::WrapError;
@@ -58,14 +61,16 @@ impl From<StoreError> for AdminError {
 
 fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> AdminError {
     match reason {
-        UnavailableReason::NotOurs { user, .. } if *user != 0 => AdminError::no_permission(error),
+        UnavailableReason::Untrusted(Reason::Owner(_)) if !geteuid().is_root() => {
+            AdminError::no_permission(error)
+        }
         UnavailableReason::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
             AdminError::no_permission(error)
         }
         UnavailableReason::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             AdminError::refused(error).with_hint("nothing is overwritten: name a new file")
         }
-        UnavailableReason::NotOurs { .. } | UnavailableReason::WritableByOthers { .. } => {
+        UnavailableReason::Untrusted(Reason::Owner(_) | Reason::Writable(_)) => {
             AdminError::failed(error)
                 .with_hint("only root's own files are trusted: chown root, chmod go-w")
         }
@@ -114,7 +119,7 @@ impl From<&KeyringError> for AdminError {
             KeyringError::NotTrusted { .. } => {
                 "only root's own files are trusted: chown root, chmod go-rwx"
             }
-            KeyringError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            KeyringError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
@@ -132,7 +137,7 @@ impl From<StagingError> for AdminError {
         let hint = match &error {
             StagingError::NotInMemory(_) => "mount a tmpfs over it: mount -t tmpfs tmpfs /run",
             StagingError::NotTrusted { .. } => "chown root and chmod 0700 it, or remove it",
-            StagingError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            StagingError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
             StagingError::Io { .. } => return Self::failed(error),
@@ -156,7 +161,7 @@ pub(crate) fn backup(error: StoreError) -> AdminError {
         StoreError::TooNew { .. } => AdminError::failed(format!("the backup is too new: {error}"))
             .with_hint("install a newer vtpm-guard"),
         StoreError::Unavailable {
-            reason: UnavailableReason::NotAFile | UnavailableReason::NotAStore,
+            reason: UnavailableReason::Untrusted(Reason::NotAFile) | UnavailableReason::NotAStore,
             ..
         } => {
             AdminError::failed(error).with_hint("backups are made by: vtpm-guard store backup FILE")

@@ -141,7 +141,7 @@ impl Adopting {
 
     /// The guest's TPM state as it is now.
     pub(crate) fn state(&self, target: Target<'_>) -> StateFile {
-        let dir = &self.guard.libvirt_state_dir;
+        let dir = &self.guard.config.libvirt.tpm_states();
         read_state(dir, target.domain.uuid, target.vtpm)
     }
 

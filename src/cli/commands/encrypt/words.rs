@@ -1,11 +1,10 @@
 //! What `encrypt` says: why not, and what helps.
 
 use std::io;
-use std::path::Path;
 
 use crate::cli::stopped::Known;
 use crate::cli::ui::error::AdminError;
-use crate::guard::plain_state;
+use crate::host::dirs::StateDir;
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 
@@ -43,10 +42,10 @@ pub(crate) fn not_ours(known: &Known) -> AdminError {
     ))
 }
 
-pub(crate) fn not_kept(state_dir: &Path, error: &io::Error) -> AdminError {
+pub(crate) fn not_kept(state_dir: &StateDir, error: &io::Error) -> AdminError {
     AdminError::failed(format!(
         "the plain state cannot be kept in {}: {error}; nothing was changed",
-        plain_state::dir(state_dir).display()
+        state_dir.plain_states().display()
     ))
 }
 

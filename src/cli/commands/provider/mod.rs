@@ -9,10 +9,9 @@ mod name;
 mod reseal;
 mod rotate;
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -20,6 +19,7 @@ use crate::cli::args;
 use crate::cli::context::{self, Context};
 use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
+use crate::host::lock::lock;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, Store, StoreError, previous_key_of};
 use crate::verdict::facts::{KeyRef, Provider};
@@ -187,20 +187,11 @@ impl Exclusive {
         let path = context.state_dir();
         let fail = |error| AdminError::failed(format!("{}: {error}", path.display()));
         let state_dir = File::open(path).map_err(fail)?;
-        let deadline = context::patience();
-        loop {
-            match state_dir.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::Error(error)) => return Err(fail(error)),
-                Err(TryLockError::WouldBlock) if deadline.has_passed() => {
-                    return Err(
-                        AdminError::failed("another vtpm-guard is changing providers")
-                            .with_hint("try again when it is done"),
-                    );
-                }
-                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
-            }
-        }
+        lock(&state_dir, context::patience()).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => AdminError::failed("another vtpm-guard is changing providers")
+                .with_hint("try again when it is done"),
+            _ => fail(error),
+        })?;
         Ok(Self {
             _state_dir: state_dir,
         })

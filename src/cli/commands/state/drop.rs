@@ -1,8 +1,6 @@
 //! `state drop`: removes saved copies of a guest's TPM state for good, and the plain state of
 //! before an `encrypt`.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::{Judged, copies_of, no_copies};
@@ -12,6 +10,7 @@ use crate::cli::ui::error::AdminError;
 use crate::cli::{domains, tpm_place};
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
+use crate::host::dirs::StateDir;
 use crate::ids::DomainUuid;
 use crate::libvirt::Libvirt;
 use crate::messages::quoted;
@@ -187,12 +186,12 @@ impl Remains {
     }
 }
 
-fn has_plain_state(state_dir: &Path, domain: DomainUuid) -> Result<bool, AdminError> {
+fn has_plain_state(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, AdminError> {
     let kept = plain_state::list(state_dir).map_err(|error| not_plain(state_dir, &error))?;
     Ok(kept.contains(&domain))
 }
 
-fn not_plain(state_dir: &Path, error: &std::io::Error) -> AdminError {
-    let copy_store = plain_state::dir(state_dir);
-    AdminError::failed(format!("{}: {error}", copy_store.display()))
+fn not_plain(state_dir: &StateDir, error: &std::io::Error) -> AdminError {
+    let shelf = state_dir.plain_states();
+    AdminError::failed(format!("{}: {error}", shelf.display()))
 }

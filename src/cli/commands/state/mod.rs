@@ -125,7 +125,7 @@ fn no_copies(domain: &NamedDomain) -> AdminError {
 impl From<CopyError> for AdminError {
     fn from(error: CopyError) -> Self {
         match &error {
-            CopyError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            CopyError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 Self::failed(format!("no permission: {error}")).with_hint("run it as root")
             }
             CopyError::NotTrusted { .. } => Self::failed(error)

@@ -66,7 +66,7 @@ pub(crate) fn not_put_back(domain: &NamedDomain, error: &RestoreError) -> AdminE
         RestoreError::OtherTpm => {
             AdminError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
         }
-        RestoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+        RestoreError::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
             AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
         RestoreError::NotAState { .. } => AdminError::refused(error).with_hint(format!(

@@ -64,7 +64,7 @@ pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
         secret,
     };
     let state = read_state(
-        &guard.libvirt_state_dir,
+        &guard.config.libvirt.tpm_states(),
         pair.clone.uuid(),
         &pair.clone.vtpm,
     );
@@ -185,7 +185,8 @@ fn take_over(
         if clone.guest.running {
             return Err(words::runs(clone));
         }
-        let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
+        let states = guard.config.libvirt.tpm_states();
+        let start = (states.as_path(), clone.uuid(), &clone.vtpm);
         restore_copy(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
