@@ -145,6 +145,8 @@ fn a_deadline_has_a_unit_and_bounds() {
         ("'2m'", 120_000),
         ("'10m'", 600_000),
         ("'600s'", 600_000),
+        ("'1.5s'", 1_500),
+        ("'1 s'", 1_000),
     ] {
         let expected = Duration::from_millis(expected_ms);
         assert_eq!(deadline(text).unwrap().hook_deadline, expected, "{text}");
@@ -161,10 +163,8 @@ fn a_deadline_has_a_unit_and_bounds() {
         "'11m'",
         "'601s'",
         "'-1s'",
-        "'1.5s'",
         "'1h'",
         "' 1s'",
-        "'1 s'",
         "'99999999999999999999s'",
         "'307445734561825861m'",
         "true",

@@ -32,10 +32,15 @@ pub(crate) fn ailments(state_dir: &StateDir, dirs: &LibvirtDirs) -> Vec<Ailment>
         ),
     ] {
         // What is missing is made; a path in the state directory is found below.
-        if let Err(Distrust::Untrusted { path, reason }) = trusted::find(&path, rule)
-            && !path.starts_with(&**state_dir)
-        {
-            found.push(distrusted(&path, reason, why));
+        let Err(Distrust::Untrusted { path, reason }) = trusted::find(&path, rule) else {
+            continue;
+        };
+        let ailment = distrusted(&path, reason, why);
+        let is_known = found
+            .iter()
+            .any(|other: &Ailment| other.what == ailment.what);
+        if !path.starts_with(&**state_dir) && !is_known {
+            found.push(ailment);
         }
     }
     look_at(state_dir, &state_dir.plain_states(), &mut found);
