@@ -58,7 +58,7 @@ fn a_row_names_its_provider_by_uuid_else_by_name() {
     assert_eq!(name(provider_of(&row("a"), &all)), Some("renamed"));
     let without_uuid = [by_name.clone(), other.clone()];
     assert_eq!(name(provider_of(&row("a"), &without_uuid)), Some("a"));
-    assert_eq!(provider_of(&row("a"), &[other.clone()]), None);
+    assert_eq!(provider_of(&row("a"), std::slice::from_ref(&other)), None);
 
     assert_eq!(by_uuid.named_by(&row("renamed")), Some(Binding::Uuid));
     assert_eq!(by_name.named_by(&row("a")), Some(Binding::Name));
@@ -92,7 +92,10 @@ fn the_provider_of_a_key_has_the_key_that_wrapped_it() {
     let all = [another_key.clone(), first.clone()];
     assert_eq!(name(provider_of_key(&keyed, &all)), Some("first"));
     assert_eq!(name(provider_of_key(&keyed, &[first, named])), Some("a"));
-    assert_eq!(provider_of_key(&keyed, &[another_key.clone()]), None);
+    assert_eq!(
+        provider_of_key(&keyed, std::slice::from_ref(&another_key)),
+        None
+    );
     // Without a key that can be told, the name is all there is.
     assert_eq!(name(provider_of_key(&row("a"), &[another_key])), Some("a"));
 }
