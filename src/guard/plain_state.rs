@@ -29,11 +29,11 @@ pub fn save(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io
 
 /// Removes the guest's plain state. Returns whether there was one.
 pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
-    let dir = guest_dir(state_dir, domain);
-    if trusted::find(&dir, trusted::STATE_DIR)?.is_none() {
+    let own = guest_dir(state_dir, domain);
+    if trusted::find(&own, trusted::STATE_DIR)?.is_none() {
         return Ok(false);
     }
-    match fs::remove_dir_all(&dir) {
+    match fs::remove_dir_all(&own) {
         Ok(()) => {
             let above = trusted::make_dir(&state_dir.plain_states(), trusted::STATE_DIR)?;
             atomic::sync_directory(&above)?;

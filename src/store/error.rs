@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use rusqlite::ErrorCode;
 
 use crate::host::trusted::{Distrust, Reason};
@@ -78,6 +79,21 @@ pub enum StoreError {
         /// The provider that it names.
         provider: String,
     },
+}
+
+impl StoreError {
+    /// Whether another user, root above all, could do it.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        match self {
+            Self::Unavailable { reason, .. } => match reason {
+                UnavailableReason::Untrusted(Reason::Owner(_)) => !geteuid().is_root(),
+                UnavailableReason::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
 }
 
 /// What is in the way of a store.

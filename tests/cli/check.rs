@@ -89,7 +89,7 @@ fn a_configuration_that_was_named_must_be_there() {
     let xml = xml(&host);
     host.run(&["--config", "no-such-file", "check", "--xml", &xml])
         .ends_with(2)
-        .saying("no-such-file: there is no such file");
+        .saying("no-such-file: no such file");
 }
 
 #[test]

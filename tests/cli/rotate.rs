@@ -201,7 +201,7 @@ fn only_a_provider_is_rotated_and_no_former_key() {
     let stored = host.stored();
     host.run(&["provider", "rotate", former])
         .ends_with(1)
-        .saying("vtpm-guard provider rotate nkp-a");
+        .saying("name that provider: nkp-a");
     assert_eq!(host.stored(), stored);
 }
 
@@ -220,8 +220,8 @@ fn a_former_key_wraps_nothing_new() {
     ] {
         host.run(command)
             .ends_with(1)
-            .saying("is a former key of provider \"nkp-a\"")
-            .saying("name that one: nkp-a");
+            .saying("is a previous key of provider \"nkp-a\"")
+            .saying("name that provider: nkp-a");
     }
     assert_eq!(host.stored(), stored);
 
@@ -245,7 +245,7 @@ fn an_imported_key_leaves_its_former_provider_at_the_next_rotation() {
     host.run(&["key", "import", VM1, "--from", &backup])
         .succeeds()
         .saying("that is a previous key of provider \"nkp-a\"")
-        .saying("vtpm-guard provider rotate nkp-a");
+        .saying("name that provider: nkp-a");
 
     host.run(&["provider", "rotate", "nkp-a"]).succeeds();
     for row in host.store().all_key_refs(None, true).unwrap() {

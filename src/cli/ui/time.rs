@@ -4,12 +4,12 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, ZonedDateTime};
 
-use super::error::AdminError;
+use super::error::CommandError;
 use crate::clock::Timestamp;
 use crate::messages::quoted;
 
 /// Reads "90m", "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
-pub(crate) fn parse(text: &str) -> Result<Timestamp, AdminError> {
+pub(crate) fn parse(text: &str) -> Result<Timestamp, CommandError> {
     let time = if let Ok(span) = text.parse::<Span>() {
         ZonedDateTime::now().checked_sub(span.abs())
     } else {
@@ -17,7 +17,7 @@ pub(crate) fn parse(text: &str) -> Result<Timestamp, AdminError> {
         date.and_then(|date| date.to_zoned_datetime(TimeZone::system()))
     };
     let time = time.map_err(|_| {
-        AdminError::usage(format!("invalid time {}", quoted(text)))
+        CommandError::usage(format!("invalid time {}", quoted(text)))
             .with_hint("use a duration (\"2h\", \"7d\") or a date (\"2026-11-30 14:00\")")
     })?;
     Ok(Timestamp(time.timestamp().as_millisecond()))

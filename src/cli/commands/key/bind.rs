@@ -4,14 +4,15 @@ mod notes;
 
 use serde_json::json;
 
-use super::{document, provider};
-use crate::cli::context::{self, Context};
-use crate::cli::domains::{self, NamedDomain};
-use crate::cli::ui::error::AdminError;
+use super::document;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
+use crate::manage::guests::GuestRef;
+use crate::manage::host::default_deadline;
 use crate::messages::quoted;
-use crate::store::{Access, BindingChange, Change, Store};
+use crate::store::{BindingChange, Change, Store};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::Repair;
 
@@ -25,12 +26,12 @@ enum Done {
     Keyed(KeyRefId),
 }
 
-pub(crate) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<(), AdminError> {
+pub(crate) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<(), CommandError> {
     let (mut store, provider) = match named {
-        Some(name) => provider::find_for_new_keys(context, name)?,
-        None => default_provider(context)?,
+        Some(name) => context.host.provider_for_new_keys(Some(name))?,
+        None => context.host.provider_for_new_keys(None)?,
     };
-    let domain = domains::resolve_present(context, text)?;
+    let domain = context.host.present_guest(text)?;
     let now = Timestamp::now();
     let seen = store.references(domain.uuid, now)?;
     let keyed: Vec<_> = seen
@@ -57,19 +58,6 @@ pub(crate) fn run(context: &Context, text: &str, named: Option<&str>) -> Result<
     }
 }
 
-/// The store, and the default provider in it.
-pub(crate) fn default_provider(context: &Context) -> Result<(Store, Provider), AdminError> {
-    let none = || {
-        AdminError::usage("there is no default provider").with_hint(
-            "name one: --provider NAME; or choose one: vtpm-guard provider set-default NAME",
-        )
-    };
-    let store = context.store(Access::Write)?.ok_or_else(none)?;
-    let providers = store.providers()?;
-    let default = providers.into_iter().find(|provider| provider.is_default);
-    Ok((store, default.ok_or_else(none)?))
-}
-
 /// Binds the keyed rows that the provider's key opens to it.
 fn rebind(
     context: &Context,
@@ -77,11 +65,12 @@ fn rebind(
     seen: &References,
     keyed: &[&KeyRef],
     provider: &Provider,
-    domain: &NamedDomain,
-) -> Result<Vec<KeyRefId>, AdminError> {
+    domain: &GuestRef,
+) -> Result<Vec<KeyRefId>, CommandError> {
     let kek = context
+        .host
         .keyring()
-        .open(provider.key_id, context::patience())?;
+        .open(provider.key_id, default_deadline())?;
     let opens = |row: &KeyRef| {
         let unwrapped = row
             .wrapped_dek
@@ -116,13 +105,13 @@ fn rebind(
     Ok(opened)
 }
 
-fn not_its_key(keyed: &[&KeyRef], provider: &Provider, domain: &NamedDomain) -> AdminError {
+fn not_its_key(keyed: &[&KeyRef], provider: &Provider, domain: &GuestRef) -> CommandError {
     let label = domain.label();
     let rows: Vec<_> = keyed
         .iter()
         .map(|row| format!("{} of provider {}", row.id, quoted(&row.provider_name)))
         .collect();
-    AdminError::refused(format!(
+    CommandError::refused(format!(
         "{label} has a key already (key reference {}), and the key {} of provider {} does not \
          open it",
         rows.join(", "),
@@ -138,10 +127,10 @@ fn not_its_key(keyed: &[&KeyRef], provider: &Provider, domain: &NamedDomain) -> 
 
 fn answer(
     context: &Context,
-    domain: &NamedDomain,
+    domain: &GuestRef,
     provider: &Provider,
     done: &Done,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let (action, key_refs) = match done {
         Done::Placeholder(BindingChange::Added(id)) => ("made", vec![*id]),
         Done::Placeholder(BindingChange::Moved { key_ref, .. }) => ("moved", vec![*key_ref]),

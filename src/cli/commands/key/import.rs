@@ -8,10 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::document;
-use crate::cli::commands::provider::for_new_keys;
-use crate::cli::context::{self, Context};
-use crate::cli::domains::{self, NamedDomain};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -20,7 +18,11 @@ use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::keyring::unlock::Unlocker;
-use crate::libvirt::Libvirt;
+use crate::manage::guests::GuestRef;
+use crate::manage::guests::refuse_ambiguous;
+use crate::manage::host::HostError;
+use crate::manage::host::default_deadline;
+use crate::manage::providers::for_new_keys;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store};
 use crate::swtpm::StateFile;
@@ -31,8 +33,8 @@ pub(crate) fn run(
     text: &str,
     from: &Path,
     old_text: Option<&str>,
-) -> Result<(), AdminError> {
-    let copy = Store::open_copy(from, context::patience())?;
+) -> Result<(), CommandError> {
+    let copy = Store::open_copy(from, default_deadline())?;
     let domain = find(context, &copy, text)?;
     let old = match old_text {
         Some(old_text) => find_in(&copy, old_text)?,
@@ -40,6 +42,7 @@ pub(crate) fn run(
     };
     let (record, wrapped) = the_key(&copy, &old, from)?;
     let mut store = context
+        .host
         .store(Access::Write)?
         .ok_or_else(|| no_provider(&domain.label(), &record, None))?;
 
@@ -51,19 +54,21 @@ pub(crate) fn run(
     if let Some(row) = same {
         return already_here(context, &domain, row);
     }
-    let mut unlocker = Unlocker::new(&context.keyring());
+    let mut unlocker = Unlocker::new(&context.host.keyring());
     let (provider, dek) = opens_here(&mut unlocker, &providers, &old, &record, &wrapped)?;
     let key = if old.uuid == domain.uuid {
         NewKey::new(wrapped, provider.key_id, provider.key_version)
     } else {
         let rows = known.iter().map(|row| row.key_ref.clone());
-        let own = unlocker.open_rows(rows, &providers, domain.uuid, context::patience());
+        let own = unlocker.open_rows(rows, &providers, domain.uuid, default_deadline());
         let same = own.iter().find(|key| key.dek.same_as(&dek));
         let is_it = |row: &&KeyRefRecord| same.is_some_and(|key| key.key_ref.id == row.key_ref.id);
         if let Some(row) = known.iter().find(is_it) {
             return already_here(context, &domain, row);
         }
-        unlocker.wrap(&dek, &provider, domain.uuid, context::patience())?
+        unlocker
+            .wrap(&dek, &provider, domain.uuid, default_deadline())
+            .map_err(HostError::from)?
     };
     let others = if are_damaged(context, &store, domain.uuid)? {
         OtherKeys::Retire
@@ -94,18 +99,21 @@ pub(crate) fn run(
 
 /// Whether all keys that the guest has in use here are damaged (VG206): the one from the backup
 /// takes their place.
-fn are_damaged(context: &Context, store: &Store, domain: DomainUuid) -> Result<bool, AdminError> {
+fn are_damaged(context: &Context, store: &Store, domain: DomainUuid) -> Result<bool, CommandError> {
     let references = store.references(domain, Timestamp::now())?;
-    let (keyring, deadline) = (context.keyring(), context::patience());
+    let (keyring, deadline) = (context.host.keyring(), default_deadline());
     let trials = try_rows(&keyring, &references, domain, &StateFile::Absent, deadline);
     let is_damaged = |trial: &Trial| matches!(trial, Trial::NotOpened(NotOpened::Corrupt { .. }));
     Ok(trials.values().all(is_damaged))
 }
 
 /// The guest as this host knows it; it need not know it yet, and the copy knows its name.
-fn find(context: &Context, copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
-    if let Ok(guests) = context::libvirt().guests_called(text, context::patience())
-        && let Some(guest) = domains::pick(context, text, &guests)?
+fn find(context: &Context, copy: &Store, text: &str) -> Result<GuestRef, CommandError> {
+    if let Ok(guests) = context
+        .host
+        .libvirt()
+        .guests_called(text, default_deadline())
+        && let Some(guest) = context.host.pick(text, &guests)?
     {
         return Ok(guest.into());
     }
@@ -113,15 +121,15 @@ fn find(context: &Context, copy: &Store, text: &str) -> Result<NamedDomain, Admi
 }
 
 /// The guest as the copy knows it.
-fn find_in(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
-    domains::refuse_two(copy, text)?;
+fn find_in(copy: &Store, text: &str) -> Result<GuestRef, CommandError> {
+    refuse_ambiguous(copy, text)?;
     if let Ok(uuid) = DomainUuid::parse(text) {
-        return Ok(NamedDomain::of_uuid(uuid, None));
+        return Ok(GuestRef::of_uuid(uuid, None));
     }
     let users = copy.users_of_name(text)?;
     if users.len() > 1 {
         let uuids: Vec<_> = users.iter().map(ToString::to_string).collect();
-        return Err(AdminError::refused(format!(
+        return Err(CommandError::refused(format!(
             "the backup has keys of several guests of the name {}: {}",
             quoted(text),
             uuids.join(", ")
@@ -133,16 +141,16 @@ fn find_in(copy: &Store, text: &str) -> Result<NamedDomain, AdminError> {
         None => copy.domain_uuid_by_name(text)?,
     };
     let uuid = uuid.ok_or_else(|| {
-        AdminError::usage(format!("the backup knows no guest {}", quoted(text)))
+        CommandError::usage(format!("the backup knows no guest {}", quoted(text)))
             .with_hint("name it by its UUID: virsh domuuid DOMAIN, on the host that has it")
     })?;
     // On this host that name may be another guest's.
-    Ok(NamedDomain::of_uuid(uuid, Some(text.to_owned())))
+    Ok(GuestRef::of_uuid(uuid, Some(text.to_owned())))
 }
 
 /// The guest in the copy: by its UUID. A key of another guest of its name is taken only when
 /// that one is named.
-fn same_guest(copy: &Store, domain: &NamedDomain, from: &Path) -> Result<NamedDomain, AdminError> {
+fn same_guest(copy: &Store, domain: &GuestRef, from: &Path) -> Result<GuestRef, CommandError> {
     let has_key = |row: &KeyRefRecord| row.key_ref.wrapped_dek.is_some();
     let rows = copy.all_key_refs(Some(domain.uuid), false)?;
     let namesakes = match &domain.name {
@@ -150,10 +158,10 @@ fn same_guest(copy: &Store, domain: &NamedDomain, from: &Path) -> Result<NamedDo
         _ => Vec::new(),
     };
     match namesakes.first() {
-        None => Ok(NamedDomain::of_uuid(domain.uuid, domain.name.clone())),
+        None => Ok(GuestRef::of_uuid(domain.uuid, domain.name.clone())),
         Some(old) => {
             let label = domain.label();
-            Err(AdminError::refused(format!(
+            Err(CommandError::refused(format!(
                 "{} has no key of {label} under its UUID {}, but one of a guest of that name, {old}",
                 from.display(),
                 domain.uuid
@@ -170,9 +178,9 @@ fn same_guest(copy: &Store, domain: &NamedDomain, from: &Path) -> Result<NamedDo
 /// The one key of the guest that is in use in the copy.
 fn the_key(
     copy: &Store,
-    domain: &NamedDomain,
+    domain: &GuestRef,
     from: &Path,
-) -> Result<(KeyRefRecord, WrappedDek), AdminError> {
+) -> Result<(KeyRefRecord, WrappedDek), CommandError> {
     let label = domain.label();
     let mut keyed: Vec<_> = copy
         .all_key_refs(Some(domain.uuid), false)?
@@ -182,10 +190,10 @@ fn the_key(
     match (keyed.pop(), keyed.len()) {
         (Some((wrapped, row)), 0) => Ok((row, wrapped)),
         (None, _) => Err(
-            AdminError::usage(format!("{} has no key of {label}", from.display()))
+            CommandError::usage(format!("{} has no key of {label}", from.display()))
                 .with_hint("back the other host's store up again: vtpm-guard store backup FILE"),
         ),
-        (Some(_), others) => Err(AdminError::refused(format!(
+        (Some(_), others) => Err(CommandError::refused(format!(
             "{} has {} keys of {label} in use",
             from.display(),
             others + 1
@@ -200,13 +208,13 @@ fn the_key(
 fn opens_here(
     unlocker: &mut Unlocker,
     providers: &[Provider],
-    domain: &NamedDomain,
+    domain: &GuestRef,
     record: &KeyRefRecord,
     wrapped: &WrappedDek,
-) -> Result<(Provider, Dek), AdminError> {
+) -> Result<(Provider, Dek), CommandError> {
     let label = domain.label();
     let corrupt = |why: String| {
-        AdminError::refused(format!("the wrapped key of {label} is damaged: {why}"))
+        CommandError::refused(format!("the wrapped key of {label} is damaged: {why}"))
             .with_hint("use another backup")
     };
     let key_id = wrapped
@@ -217,7 +225,9 @@ fn opens_here(
         .find(|provider| provider.key_id == key_id)
         .cloned()
         .ok_or_else(|| no_provider(&label, record, Some(key_id)))?;
-    let kek = unlocker.kek(key_id, context::patience())?;
+    let kek = unlocker
+        .kek(key_id, default_deadline())
+        .map_err(HostError::from)?;
     match wrapped.unwrap(&kek, domain.uuid) {
         Ok(Some(dek)) => Ok((provider, dek)),
         Ok(None) => Err(no_provider(&label, record, Some(key_id))),
@@ -225,9 +235,9 @@ fn opens_here(
     }
 }
 
-fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> AdminError {
+fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> CommandError {
     let key = key_id.map_or(String::new(), |key_id| format!(" (key {})", key_id.short()));
-    AdminError::refused(format!(
+    CommandError::refused(format!(
         "the key of {label} is wrapped by provider {}{key}, which is not on this host",
         quoted(&record.key_ref.provider_name)
     ))
@@ -237,9 +247,9 @@ fn no_provider(label: &str, record: &KeyRefRecord, key_id: Option<KeyId>) -> Adm
 /// The guest has this very key.
 fn already_here(
     context: &Context,
-    domain: &NamedDomain,
+    domain: &GuestRef,
     row: &KeyRefRecord,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let KeyRef {
         id, provider_name, ..
     } = &row.key_ref;
@@ -254,11 +264,11 @@ fn already_here(
 
 fn answer(
     context: &Context,
-    domain: &NamedDomain,
+    domain: &GuestRef,
     provider: &str,
     id: KeyRefId,
     changed: bool,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let answer: Value = json!({
         "domain": document(domain),
         "key_ref": id.0,

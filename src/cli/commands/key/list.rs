@@ -5,25 +5,25 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::cli::context::Context;
-use crate::cli::domains::{self, NamedDomain};
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
 use crate::key::id::KeyId;
+use crate::manage::guests::GuestRef;
 use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::KeyRef;
 
-pub(crate) fn run(context: &Context, domain: Option<&str>) -> Result<(), AdminError> {
-    let domain = domain
-        .map(|text| domains::resolve(context, text))
-        .transpose()?;
+pub(crate) fn run(context: &Context, domain: Option<&str>) -> Result<(), CommandError> {
+    let domain = domain.map(|text| context.host.guest(text)).transpose()?;
     let mut rows = Vec::new();
     let mut names = BTreeMap::new();
-    if let Some(store) = context.store(Access::Read)? {
+    if let Some(store) = context.host.store(Access::Read)? {
         rows = store.all_key_refs(domain.as_ref().map(|domain| domain.uuid), true)?;
-        names = domains::names(&store, rows.iter().map(|row| row.domain).collect())?;
+        names = context
+            .host
+            .names(&store, rows.iter().map(|row| row.domain).collect())?;
     }
-    if let Some(NamedDomain {
+    if let Some(GuestRef {
         uuid,
         name: Some(name),
         ..

@@ -8,7 +8,6 @@ mod prune;
 mod renew;
 mod show;
 
-pub(crate) use bind::default_provider;
 pub(crate) use list::state;
 
 use std::process::ExitCode;
@@ -16,17 +15,16 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::args;
-use crate::cli::commands::provider;
 use crate::cli::context::Context;
-use crate::cli::domains::{self, NamedDomain};
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
+use crate::manage::guests::GuestRef;
 use crate::messages::label;
 use crate::store::{Access, Store, StoreError, UseKeyResult};
 
-pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, CommandError> {
     match verb {
         args::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
         args::Key::Import {
@@ -50,10 +48,10 @@ pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, Admin
     Ok(ExitCode::SUCCESS)
 }
 
-fn unbind(context: &Context, domain: &str) -> Result<(), AdminError> {
-    let domain = domains::resolve(context, domain)?;
+fn unbind(context: &Context, domain: &str) -> Result<(), CommandError> {
+    let domain = context.host.guest(domain)?;
     let label = domain.label();
-    let store = context.store(Access::Write)?;
+    let store = context.host.store(Access::Write)?;
     let unbound = store.map(|mut store| store.unbind(domain.uuid, Timestamp::now()));
     let unbound = match unbound.transpose()? {
         Some(unbound) if unbound.placeholders + unbound.retired > 0 => unbound,
@@ -81,7 +79,7 @@ fn unbind(context: &Context, domain: &str) -> Result<(), AdminError> {
     Ok(())
 }
 
-fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
+fn retire(context: &Context, id: KeyRefId) -> Result<(), CommandError> {
     let mut store = store_with(context, id)?;
     let domain = store.key_ref(id)?.domain;
     let was_in_use = store.retire(id, Timestamp::now())?;
@@ -113,7 +111,7 @@ fn retire(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
     Ok(())
 }
 
-fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
+fn use_key(context: &Context, id: KeyRefId) -> Result<(), CommandError> {
     let mut store = store_with(context, id)?;
     let was_retired = store.key_ref(id)?.retired_at.is_some();
     let UseKeyResult { domain, retired } = store.use_key(id, Timestamp::now())?;
@@ -141,18 +139,18 @@ fn use_key(context: &Context, id: KeyRefId) -> Result<(), AdminError> {
 }
 
 /// The store in which this key reference is to be found.
-fn store_with(context: &Context, id: KeyRefId) -> Result<Store, AdminError> {
-    let store = context.store(Access::Write)?;
+fn store_with(context: &Context, id: KeyRefId) -> Result<Store, CommandError> {
+    let store = context.host.store(Access::Write)?;
     Ok(store.ok_or(StoreError::NoKeyRef(id))?)
 }
 
-pub(crate) fn document(domain: &NamedDomain) -> Value {
+pub(crate) fn document(domain: &GuestRef) -> Value {
     json!({ "name": domain.name, "uuid": domain.uuid.to_string() })
 }
 
 /// The guest has nothing that could be shown, unbound or chosen.
-fn no_rows(domain: &NamedDomain) -> AdminError {
-    AdminError::usage(format!("{} has no key reference", domain.label())).with_hint(format!(
+fn no_rows(domain: &GuestRef) -> CommandError {
+    CommandError::usage(format!("{} has no key reference", domain.label())).with_hint(format!(
         "bind it to a provider: vtpm-guard key bind {} --provider NAME",
         domain.arg
     ))

@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use super::list;
-use super::{document, no_rows, provider};
-use crate::cli::context::{self, Context};
-use crate::cli::domains;
-use crate::cli::tpm_place::{self, TpmPlace};
+use super::{document, no_rows};
+use crate::cli::context::Context;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::guard::try_rows;
+use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
+use crate::manage::tpm_place::{self, TpmPlace};
 use crate::store::{Access, KeyRefRecord};
 use crate::swtpm::state_path;
 use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
@@ -18,9 +19,9 @@ use crate::verdict::facts::{NotOpened, Proof, Provider, References, Trial};
 #[cfg(test)]
 mod tests;
 
-pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
-    let domain = domains::resolve(context, text)?;
-    let Some(store) = context.store(Access::Read)? else {
+pub(crate) fn run(context: &Context, text: &str) -> Result<(), CommandError> {
+    let domain = context.host.guest(text)?;
+    let Some(store) = context.host.store(Access::Read)? else {
         return Err(no_rows(&domain));
     };
     let (rows, providers) = (
@@ -30,9 +31,9 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     if rows.is_empty() {
         return Err(no_rows(&domain));
     }
-    let defined = tpm_place::definition(domain.uuid);
+    let defined = context.host.definition(domain.uuid);
     let seen = store.seen_state(domain.uuid)?.map(|seen| seen.path);
-    let libvirt_state_dir = &context.libvirt_dirs().tpm_states();
+    let libvirt_state_dir = &context.host.libvirt_dirs().tpm_states();
     let TpmPlace { path, state: tpm } = tpm_place::find(
         libvirt_state_dir,
         domain.uuid,
@@ -44,8 +45,8 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         providers,
         ..References::default()
     };
-    let keyring = context.keyring();
-    let trials = try_rows(&keyring, &all, domain.uuid, &tpm, context::patience());
+    let keyring = context.host.keyring();
+    let trials = try_rows(&keyring, &all, domain.uuid, &tpm, default_deadline());
     let tried: Vec<_> = rows
         .iter()
         .map(|row| Tried {
@@ -189,7 +190,7 @@ impl Tried<'_> {
 /// The provider that has the KEK of a keyed row, the named one first; for a placeholder the
 /// one that it names.
 fn holder<'a>(row: &KeyRefRecord, providers: &'a [Provider]) -> Option<&'a Provider> {
-    let named = provider::named_by(&row.key_ref, providers);
+    let named = named_by(&row.key_ref, providers);
     let Some(key_id) = list::key_id(&row.key_ref) else {
         return named;
     };

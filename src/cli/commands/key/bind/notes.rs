@@ -1,14 +1,15 @@
 //! What is to be said of a guest that was bound: what libvirt has under its secret's UUID, and
 //! who else uses it.
 
-use crate::cli::context::{self, Context};
-use crate::cli::domains::NamedDomain;
-use crate::cli::ui::error::AdminError;
-use crate::cli::{guests, tpm_place};
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::domain::{self, Domain};
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::LibvirtClient;
 use crate::libvirt::secret::{HostSecrets, LibvirtSecret, Purpose, SecretValue};
-use crate::libvirt::{Libvirt, LibvirtClient};
+use crate::manage::guests::GuestRef;
+use crate::manage::host::default_deadline;
+use crate::manage::tpm_place;
 use crate::messages::{Arg, label};
 use crate::store::Store;
 use crate::swtpm::StateFile;
@@ -26,11 +27,11 @@ enum Foreign {
 pub(crate) fn say(
     context: &Context,
     store: &Store,
-    bound: &NamedDomain,
+    bound: &GuestRef,
     provider: &Provider,
-) -> Result<(), AdminError> {
-    let Some((defined, vtpm)) = tpm_place::definition(bound.uuid) else {
-        if context::libvirt().guests(context::patience()).is_ok() {
+) -> Result<(), CommandError> {
+    let Some((defined, vtpm)) = context.host.definition(bound.uuid) else {
+        if context.host.libvirt().guests(default_deadline()).is_ok() {
             context
                 .output
                 .note(&format!("libvirt does not know {} yet", bound.label()));
@@ -58,7 +59,7 @@ pub(crate) fn say(
         )),
         None => {
             let place = tpm_place::find(
-                &context.libvirt_dirs().tpm_states(),
+                &context.host.libvirt_dirs().tpm_states(),
                 bound.uuid,
                 Some(&vtpm),
                 None,
@@ -71,15 +72,15 @@ pub(crate) fn say(
             }
         }
     }
-    for note in relatives(store, &defined, secret)? {
+    for note in relatives(context, store, &defined, secret)? {
         context.output.note(&note);
     }
     Ok(())
 }
 
 fn foreign_value(context: &Context, secret: SecretUuid) -> Option<Foreign> {
-    let uri = context.config().unwrap_or_default().secret_uri;
-    let inspected = LibvirtClient::at(&uri).inspect(secret, context::patience());
+    let uri = context.host.config().unwrap_or_default().secret_uri;
+    let inspected = LibvirtClient::at(&uri).inspect(secret, default_deadline());
     let LibvirtSecret { definition, value } = inspected.ok().flatten()?;
     if definition.guards_domain().is_some() || definition.purpose == Purpose::Other {
         return None;
@@ -92,9 +93,14 @@ fn foreign_value(context: &Context, secret: SecretUuid) -> Option<Foreign> {
 }
 
 /// Who else has this secret or had this name.
-fn relatives(store: &Store, bound: &Domain, secret: SecretUuid) -> Result<Vec<String>, AdminError> {
+fn relatives(
+    context: &Context,
+    store: &Store,
+    bound: &Domain,
+    secret: SecretUuid,
+) -> Result<Vec<String>, CommandError> {
     let word = Arg::guest(bound);
-    let known = guests::list()?;
+    let known = context.host.guests()?;
     let names_it = |xml: &str| {
         let read = domain::read(xml.as_bytes());
         read.is_ok_and(|read| {

@@ -4,15 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::context;
+use super::host::Host;
 use crate::clock::Deadline;
 use crate::domain::{self, Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::ids::DomainUuid;
-use crate::libvirt::Libvirt;
 use crate::swtpm::{StateFile, read_state, state_path};
 
 /// How long libvirt may take to show the XML of a guest, without which there are other answers.
-const PATIENCE_FOR_XML: Duration = Duration::from_secs(5);
+const DEADLINE_FOR_XML: Duration = Duration::from_secs(5);
 
 /// A TPM state, and where it was looked for.
 pub(crate) struct TpmPlace {
@@ -20,14 +19,16 @@ pub(crate) struct TpmPlace {
     pub(crate) state: StateFile,
 }
 
-/// The guest's definition and its emulated TPM, where libvirt knows it.
-pub(crate) fn definition(uuid: DomainUuid) -> Option<(Domain, Emulator)> {
-    let deadline = Deadline::after(PATIENCE_FOR_XML);
-    let guest = context::libvirt().guest(uuid, deadline);
-    let domain = domain::read(guest.ok()??.xml.as_bytes()).ok()?;
-    match domain.vtpm.clone() {
-        Some(Vtpm::Emulator(vtpm)) => Some((domain, vtpm)),
-        _ => None,
+impl Host {
+    /// The guest's definition and its emulated TPM, where libvirt knows it.
+    pub(crate) fn definition(&self, uuid: DomainUuid) -> Option<(Domain, Emulator)> {
+        let deadline = Deadline::after(DEADLINE_FOR_XML);
+        let guest = self.libvirt().guest(uuid, deadline);
+        let domain = domain::read(guest.ok()??.xml.as_bytes()).ok()?;
+        match domain.vtpm.clone() {
+            Some(Vtpm::Emulator(vtpm)) => Some((domain, vtpm)),
+            _ => None,
+        }
     }
 }
 
