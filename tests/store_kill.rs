@@ -14,9 +14,10 @@ use std::time::Duration;
 use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::ids::{DomainUuid, ProviderUuid};
 use vtpm_guard::key::id::KeyId;
+use vtpm_guard::key::new_key::NewKey;
 use vtpm_guard::key::wrap::WrappedDek;
 use vtpm_guard::store::{
-    Access, Change, Event, EventFilter, NewKey, NewProvider, Origin, Store, StoreError,
+    Access, Change, Event, EventFilter, NewProvider, Origin, Store, StoreError,
 };
 use vtpm_guard::verdict::repair::{KeyOrigin, Repair};
 

@@ -136,7 +136,7 @@ impl Context {
             (Err(error), BrokenConfig::IsAnError) => return Err(error),
         };
         let mut guard = Guard::new(config, self.state_dir().to_owned());
-        guard.config_trouble = trouble;
+        guard.config_error = trouble;
         self.may_judge()?;
         let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
         guard.secrets = Some(Box::new(libvirt));

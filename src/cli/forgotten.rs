@@ -55,9 +55,9 @@ pub(crate) fn find(
     known: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<Forgotten>, AdminError> {
     let (state_dir, tpm_states) = (context.state_dir(), context.libvirt_dirs().tpm_states());
-    let plain: BTreeSet<_> = plain_state::kept(state_dir)
+    let plain: BTreeSet<_> = plain_state::list(state_dir)
         .map_err(|error| {
-            let shelf = plain_state::shelf(state_dir);
+            let shelf = plain_state::dir(state_dir);
             AdminError::failed(format!("{}: {error}", shelf.display()))
         })?
         .into_iter()

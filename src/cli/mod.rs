@@ -7,7 +7,6 @@ mod domains;
 mod forgotten;
 mod guests;
 mod judge;
-mod opened;
 mod shared_secrets;
 mod stopped;
 mod tpm_place;

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::guests::NamedGuest;
-use super::opened::opened_keys;
 use crate::cli::ui::error::AdminError;
 use crate::domain::Domain;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
+use crate::keyring::unlock::Unlocker;
 use crate::messages::{Arg, label};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
@@ -65,9 +65,10 @@ pub(crate) fn find(
         return Ok(Vec::new());
     };
     let providers = store.providers()?;
+    let mut unlocker = Unlocker::new(&context.keyring());
     let mut shared = Vec::new();
     for (secret, domains) in by_secret {
-        if differ(context, &store, &providers, &domains)? {
+        if differ(&mut unlocker, &store, &providers, &domains)? {
             let guests = domains.into_iter().cloned().collect();
             shared.push(SharedSecret { secret, guests });
         }
@@ -78,7 +79,7 @@ pub(crate) fn find(
 /// Whether two of these guests have keys that open, and none of one is one of the other's; or
 /// one has such a key and the other is yet to get its own.
 fn differ(
-    context: &Context,
+    unlocker: &mut Unlocker,
     store: &Store,
     providers: &[Provider],
     domains: &[&Domain],
@@ -90,7 +91,7 @@ fn differ(
         let has_key = rows.iter().any(|row| row.key_ref.wrapped_dek.is_some());
         is_to_be_made |= !rows.is_empty() && !has_key;
         let rows = rows.into_iter().map(|row| row.key_ref);
-        let opened = opened_keys(&context.keyring(), rows, providers, domain.uuid);
+        let opened = unlocker.open_rows(rows, providers, domain.uuid, context::patience());
         let deks: Vec<_> = opened.into_iter().map(|key| key.dek).collect();
         match &first {
             _ if deks.is_empty() => {}

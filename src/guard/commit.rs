@@ -1,14 +1,15 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
-use super::TO_RECORD;
 use super::gather::Gathered;
+use super::{TO_RECORD, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
-use crate::key::kek::Kek;
-use crate::key::wrap::{self, WrappedDek};
+use crate::key::new_key::NewKey;
+use crate::key::random::RandomError;
+use crate::keyring::unlock::{Unlocker, WrapError};
 use crate::messages;
-use crate::store::{Change, Event, NewKey, Origin, Store, StoreError};
+use crate::store::{Change, Event, Origin, Store, StoreError};
 use crate::verdict::facts::{Provider, References, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -33,7 +34,7 @@ pub(super) fn commit(
     origin: Origin,
     deadline: Deadline,
 ) -> Committed {
-    let new_key = match key_to_write(gathered, verdict) {
+    let new_key = match key_to_write(gathered, verdict, deadline) {
         Ok(new_key) => new_key,
         Err(refusal) => {
             verdict.refuse(refusal);
@@ -138,7 +139,11 @@ impl ToWrap {
 }
 
 /// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names.
-fn key_to_write(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey, Dek)>, Refusal> {
+fn key_to_write(
+    gathered: &mut Gathered,
+    verdict: &Verdict,
+    deadline: Deadline,
+) -> Result<Option<(NewKey, Dek)>, Refusal> {
     let Some(ToWrap {
         provider: uuid,
         origin,
@@ -146,68 +151,72 @@ fn key_to_write(gathered: &Gathered, verdict: &Verdict) -> Result<Option<(NewKey
     else {
         return Ok(None);
     };
-    let fault = |reason: String| Refusal::Internal { reason };
-    let (Ok(domain), Ok(References { providers, .. })) =
-        (&gathered.facts.domain, &gathered.facts.references)
-    else {
-        return Err(fault(
-            "a key is to be made for a domain that is not known".to_owned(),
-        ));
-    };
-    let found = providers.iter().find(|provider| provider.uuid == uuid);
-    let opened = found.and_then(|provider| Some((provider, gathered.keys.kek(provider.key_id)?)));
-    let Some((provider, kek)) = opened else {
-        return Err(fault(format!("the key of provider {uuid} was not opened")));
-    };
+    let internal = |reason: String| Refusal::Internal { reason };
     let host_value = match origin {
         KeyOrigin::Random => None,
         KeyOrigin::HostSecret => {
             let value = gathered.host_value();
-            Some(value.ok_or_else(|| fault("libvirt's value is not known".to_owned()))?)
+            Some(value.ok_or_else(|| internal("libvirt's value is not known".to_owned()))?)
         }
     };
-    let store = gathered.store.as_ref();
-    let made = make_key(store, &kek, provider, domain.uuid, host_value);
-    made.map(Some).map_err(fault)
+    let Gathered {
+        facts, store, keys, ..
+    } = gathered;
+    let (Ok(domain), Ok(References { providers, .. })) = (&facts.domain, &facts.references) else {
+        return Err(internal(
+            "a key is to be made for a guest that is not known".to_owned(),
+        ));
+    };
+    let provider = providers.iter().find(|provider| provider.uuid == uuid);
+    let provider = provider.ok_or_else(|| internal(format!("there is no provider {uuid}")))?;
+    let made = make_key(
+        keys.unlocker(),
+        store.as_ref(),
+        provider,
+        domain.uuid,
+        host_value,
+        before_the_answer(deadline),
+    );
+    made.map(Some).map_err(|error| internal(error.to_string()))
 }
 
-/// A key for a guest, wrapped by this provider: the given one, else a new one. Where one was
-/// made for an earlier start of the guest that failed, that one is taken again. What was wrapped
-/// is opened again before it counts. An error says why there is none.
+/// Why a guest gets no key.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeKeyError {
+    /// There was no randomness.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The key could not be wrapped.
+    #[error(transparent)]
+    Wrap(#[from] WrapError),
+}
+
+/// Makes a key for a guest, wrapped by this provider: the given DEK, or else a new one. A key
+/// that was made for an earlier start of the guest, which failed, is used again.
 pub fn make_key(
+    unlocker: &mut Unlocker,
     store: Option<&Store>,
-    kek: &Kek,
     provider: &Provider,
-    domain: DomainUuid,
+    guest: DomainUuid,
     given: Option<Dek>,
-) -> Result<(NewKey, Dek), String> {
-    // Without the earlier ones there is a new one all the same.
-    let spare = store.and_then(|store| store.spare_keys(domain, kek.key_id()).ok());
+    deadline: Deadline,
+) -> Result<(NewKey, Dek), MakeKeyError> {
+    // If the store does not return the earlier ones, a new one is made.
+    let spare = store.and_then(|store| store.spare_keys(guest, provider.key_id).ok());
     for wrapped in spare.into_iter().flatten() {
-        if let Ok(Some(dek)) = wrapped.unwrap(kek, domain)
+        if let Ok(dek) = unlocker.open(&wrapped, guest, deadline)
             && given.as_ref().is_none_or(|given| given.same_as(&dek))
         {
-            return Ok((new_key(provider, wrapped), dek));
+            let key = NewKey::new(wrapped, provider.key_id, provider.key_version);
+            return Ok((key, dek));
         }
     }
     let dek = match given {
         Some(given) => given,
-        None => Dek::generate().map_err(|error| error.to_string())?,
+        None => Dek::generate()?,
     };
-    let wrapped = WrappedDek::wrap(kek, &dek, domain).map_err(|error| error.to_string())?;
-    match wrapped.unwrap(kek, domain) {
-        Ok(Some(again)) if again.same_as(&dek) => Ok((new_key(provider, wrapped), dek)),
-        _ => Err("a wrapped key does not open again".to_owned()),
-    }
-}
-
-fn new_key(provider: &Provider, wrapped_dek: WrappedDek) -> NewKey {
-    NewKey {
-        wrapped_dek,
-        key_id: provider.key_id,
-        key_version: provider.key_version,
-        algorithm: wrap::ALGORITHM,
-    }
+    let key = unlocker.wrap(&dek, provider, guest, deadline)?;
+    Ok((key, dek))
 }
 
 /// Whether an allowed start goes by a key that its client brought; one that is refused tells

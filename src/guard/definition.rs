@@ -32,7 +32,7 @@ impl Guard {
         } = unreadable;
         match domain::examine(BufReader::new(file)) {
             Ok(domain) => {
-                self.xml_trouble = Some(format!(
+                self.xml_error = Some(format!(
                     "the domain XML that was given could not be read ({reason}); the guest is \
                      taken as {} describes it",
                     path.display()
@@ -78,7 +78,7 @@ mod tests {
             (read.uuid.to_string().as_str(), read.has_emulated_tpm()),
             (UUID, true)
         );
-        let trouble = guard.xml_trouble.take().unwrap();
+        let trouble = guard.xml_error.take().unwrap();
         assert!(
             trouble.contains("stdin was empty") && trouble.contains("vm1.xml"),
             "{trouble}"
@@ -95,7 +95,7 @@ mod tests {
         for name in ["vm1", "", "../vm1"] {
             assert_eq!(guard.defined_by_libvirt(name, empty()), Err(empty()));
         }
-        assert_eq!(guard.xml_trouble, None);
+        assert_eq!(guard.xml_error, None);
 
         let broken = "<domain><devices><tpm><backend type='emulator'>";
         std::fs::write(guard.libvirt_definitions_dir.join("vm1.xml"), broken).unwrap();

@@ -13,7 +13,7 @@ use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{
-    CopyToRestore, Facts, KekState, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
+    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
 };
 
 /// The facts, and what was opened on the way to them.
@@ -205,11 +205,7 @@ impl Gathered {
         if facts.trials.is_empty() && facts.state == TpmState::Absent {
             for key_id in keks_for_a_new_key(key_refs, providers, facts.policy.auto_bind.as_deref())
             {
-                let tried = match keys.open_kek(key_id, deadline) {
-                    Ok(_) => KekState::Opens,
-                    Err(why) => why,
-                };
-                facts.keks.insert(key_id, tried);
+                facts.keks.insert(key_id, keys.try_kek(key_id, deadline));
             }
         }
     }

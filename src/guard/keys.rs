@@ -1,49 +1,37 @@
 //! The keys that judging a start opens.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use super::{Guard, before_the_answer};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
-use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
+use crate::keyring::unlock::Unlocker;
 use crate::keyring::{Keyring, KeyringError};
 use crate::swtpm::{EncryptedState, StateFile};
 use crate::verdict::facts::{
     DekNumber, KekState, KeyRef, NotOpened, Proof, Provider, References, Trial,
 };
 
-/// The KEKs that were opened, for all the guests that one guard judges: systemd takes longer to
-/// open one than all the rest of a verdict. They are wiped with the guard.
-#[derive(Default, Clone)]
-pub(super) struct OpenedKeks(Rc<RefCell<BTreeMap<KeyId, Rc<Kek>>>>);
-
 /// The opened keys of one start.
 pub(super) struct Keys {
     /// The different DEKs; a [`DekNumber`] is an index here.
     deks: Vec<Dek>,
-    keks: OpenedKeks,
-    /// Why a KEK does not open. Not for longer than one start: the next may come in time.
-    sealed: BTreeMap<KeyId, KekState>,
-    keyring: Keyring,
+    unlocker: Unlocker,
 }
 
 impl Keys {
-    /// None yet, but for the KEKs that this guard has opened already.
+    /// None yet. KEKs that this guard has unsealed are not unsealed again.
     pub(super) fn of(guard: &Guard) -> Self {
-        Self::with(guard.keyring(), guard.opened_keks.clone())
+        Self::with(guard.unlocker())
     }
 
-    fn with(keyring: Keyring, keks: OpenedKeks) -> Self {
+    fn with(unlocker: Unlocker) -> Self {
         Self {
             deks: Vec::new(),
-            keks,
-            sealed: BTreeMap::new(),
-            keyring,
+            unlocker,
         }
     }
 
@@ -51,38 +39,19 @@ impl Keys {
         self.deks.get(number.0)
     }
 
-    /// A KEK that was opened.
-    pub(super) fn kek(&self, key_id: KeyId) -> Option<Rc<Kek>> {
-        self.keks.0.borrow().get(&key_id).cloned()
+    pub(super) fn unlocker(&mut self) -> &mut Unlocker {
+        &mut self.unlocker
     }
 
-    /// Opens a KEK, early enough before the deadline that a refusal can still be told; why it
-    /// does not open (never `Opens`) is asked once.
-    pub(super) fn open_kek(
-        &mut self,
-        key_id: KeyId,
-        deadline: Deadline,
-    ) -> Result<Rc<Kek>, KekState> {
-        if let Some(kek) = self.kek(key_id) {
-            return Ok(kek);
-        }
-        if let Some(why) = self.sealed.get(&key_id) {
-            return Err(why.clone());
-        }
-        match self.keyring.open(key_id, before_the_answer(deadline)) {
-            Ok(kek) => {
-                let kek = Rc::new(kek);
-                self.keks.0.borrow_mut().insert(key_id, Rc::clone(&kek));
-                Ok(kek)
-            }
-            Err(error) => {
-                let why = match error {
-                    KeyringError::TimedOut => KekState::TimedOut,
-                    error => KekState::Sealed(error.to_string()),
-                };
-                self.sealed.insert(key_id, why.clone());
-                Err(why)
-            }
+    /// Returns whether a KEK opens, early enough before the deadline that a refusal can still
+    /// be reported.
+    pub(super) fn try_kek(&mut self, key_id: KeyId, deadline: Deadline) -> KekState {
+        match self.unlocker.kek(key_id, before_the_answer(deadline)) {
+            Ok(_) => KekState::Opens,
+            Err(error) => match &*error {
+                KeyringError::TimedOut => KekState::TimedOut,
+                error => KekState::Sealed(error.to_string()),
+            },
         }
     }
 
@@ -129,7 +98,7 @@ impl Keys {
         trials
     }
 
-    /// Opens one wrapped DEK with the KEK that its header names: no other KEK could.
+    /// Opens one wrapped DEK with the KEK of one of these providers.
     fn open(
         &mut self,
         providers: &[Provider],
@@ -137,22 +106,15 @@ impl Keys {
         domain: DomainUuid,
         deadline: Deadline,
     ) -> Result<(KeyId, Dek), NotOpened> {
-        let corrupt = |reason: String| NotOpened::Corrupt { reason };
-        let key_id = wrapped
-            .key_id()
-            .map_err(|error| corrupt(error.to_string()))?;
+        let key_id = wrapped.key_id().map_err(|error| NotOpened::Corrupt {
+            reason: error.to_string(),
+        })?;
         if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
         }
-        let kek = self.open_kek(key_id, deadline).map_err(|why| match why {
-            KekState::Sealed(reason) => NotOpened::Sealed { key_id, reason },
-            KekState::TimedOut | KekState::Opens => NotOpened::TimedOut { key_id },
-        })?;
-        match wrapped.unwrap(&kek, domain) {
-            Ok(Some(dek)) => Ok((key_id, dek)),
-            Ok(None) => Err(NotOpened::NoProvider { key_id }),
-            Err(error) => Err(corrupt(error.to_string())),
-        }
+        let deadline = before_the_answer(deadline);
+        let dek = self.unlocker.open(wrapped, domain, deadline)?;
+        Ok((key_id, dek))
     }
 
     /// Whether another domain's wrapped DEK opens this state.
@@ -186,7 +148,7 @@ pub fn try_rows(
     state: &StateFile,
     deadline: Deadline,
 ) -> BTreeMap<KeyRefId, Trial> {
-    let mut keys = Keys::with(keyring.clone(), OpenedKeks::default());
+    let mut keys = Keys::with(Unlocker::new(keyring));
     keys.try_rows(
         &references.key_refs,
         &references.providers,

@@ -73,7 +73,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
         store.has_key_refs(domain.uuid)
     });
     // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
-    let forgotten = plain_state::forget(&guard.state_dir, domain.uuid);
+    let forgotten = plain_state::remove(&guard.state_dir, domain.uuid);
     let is_over = guard.config.secret_lifetime == Lifetime::Start;
     if may_be_managed(&noted) {
         leave_secret(guard, domain, secret, is_over, deadline)?;

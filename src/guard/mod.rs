@@ -24,14 +24,12 @@ mod provide;
 mod status;
 
 pub use arriving::{HookCall, has_managed_save};
-pub use commit::make_key;
+pub use commit::{MakeKeyError, make_key};
 pub use elsewhere::state_elsewhere;
 pub use keys::try_rows;
 pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};
 pub use prepare::{Mode, prepare};
-
-use keys::OpenedKeks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +38,7 @@ use crate::clock::Deadline;
 use crate::config::Config;
 use crate::ids::DomainUuid;
 use crate::keyring::Keyring;
+use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::libvirt::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
@@ -55,9 +54,9 @@ pub struct Guard {
     /// The configuration in force.
     pub config: Config,
     /// Why the configuration file could not be used, if so: the defaults hold.
-    pub config_trouble: Option<String>,
+    pub config_error: Option<String>,
     /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
-    pub xml_trouble: Option<String>,
+    pub xml_error: Option<String>,
     /// The directory of the store and the sealed KEKs.
     pub state_dir: PathBuf,
     /// The directory of libvirt's TPM states.
@@ -80,7 +79,7 @@ pub struct Guard {
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
     libvirt_starts: bool,
-    opened_keks: OpenedKeks,
+    unsealed_keks: UnsealedKeks,
 }
 
 impl Guard {
@@ -88,8 +87,8 @@ impl Guard {
     #[must_use]
     pub fn new(config: Config, state_dir: PathBuf) -> Self {
         Self {
-            config_trouble: None,
-            xml_trouble: None,
+            config_error: None,
+            xml_error: None,
             state_dir,
             libvirt_state_dir: config.libvirt.tpm_states(),
             libvirt_definitions_dir: config.libvirt.definitions(),
@@ -102,7 +101,7 @@ impl Guard {
             config,
             secrets: None,
             libvirt_starts: false,
-            opened_keks: OpenedKeks::default(),
+            unsealed_keks: UnsealedKeks::default(),
         }
     }
 
@@ -115,6 +114,11 @@ impl Guard {
         } else {
             keyring
         }
+    }
+
+    /// Opens and wraps keys; unseals no KEK twice for all that this guard does.
+    fn unlocker(&self) -> Unlocker {
+        Unlocker::sharing(self.keyring(), self.unsealed_keks.clone())
     }
 
     /// Where the guard keeps who is being started with which secret.

@@ -13,9 +13,9 @@ use crate::host::trusted::TrustedDir;
 use crate::ids::DomainUuid;
 use crate::swtpm::LockedState;
 
-/// Keeps the plain state that is held, in place of one kept before. Gives its place.
-pub fn keep(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
-    let dir = place(state_dir, domain);
+/// Saves the locked plain state, replacing one that was saved before. Returns its path.
+pub fn save(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
+    let dir = guest_dir(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
     let new = NewFile::write(&open, |file| {
@@ -26,15 +26,15 @@ pub fn keep(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Re
     Ok(dir.join(name))
 }
 
-/// Forgets the domain's plain state, if one is kept. Says whether one was.
-pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
-    let dir = place(state_dir, domain);
-    if TrustedDir::open_own(&dir)?.is_none() {
+/// Removes the guest's plain state. Returns whether there was one.
+pub fn remove(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
+    let own = guest_dir(state_dir, domain);
+    if TrustedDir::open_own(&own)?.is_none() {
         return Ok(false);
     }
-    match fs::remove_dir_all(&dir) {
+    match fs::remove_dir_all(&own) {
         Ok(()) => {
-            let above = TrustedDir::open(&shelf(state_dir))?;
+            let above = TrustedDir::open(&dir(state_dir))?;
             atomic::sync_directory(&above.to_file()?)?;
             Ok(true)
         }
@@ -43,9 +43,9 @@ pub fn forget(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
     }
 }
 
-/// The domains whose plain state is kept, by UUID.
-pub fn kept(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
-    let entries = match fs::read_dir(shelf(state_dir)) {
+/// The guests whose plain state is kept, by UUID.
+pub fn list(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
+    let entries = match fs::read_dir(dir(state_dir)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -59,14 +59,14 @@ pub fn kept(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
     Ok(domains)
 }
 
-/// The directory of them all.
+/// The directory of all plain states.
 #[must_use]
-pub fn shelf(state_dir: &Path) -> PathBuf {
+pub fn dir(state_dir: &Path) -> PathBuf {
     state_dir.join("plain-state")
 }
 
-fn place(state_dir: &Path, domain: DomainUuid) -> PathBuf {
-    shelf(state_dir).join(domain.to_string())
+fn guest_dir(state_dir: &Path, domain: DomainUuid) -> PathBuf {
+    dir(state_dir).join(domain.to_string())
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
     use crate::domain::{Emulator, StateSource, TpmVersion};
 
     #[test]
-    fn a_plain_state_is_kept_apart_and_forgotten_once() {
+    fn a_plain_state_is_saved_apart_and_removed_once() {
         let (dir, state_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(dir.path().join("tpm2-00.permall"), b"plain").unwrap();
         let (domain, vtpm) = (
@@ -90,21 +90,21 @@ mod tests {
                 persistent_state: false,
             },
         );
-        assert!(!forget(state_dir.path(), domain).unwrap());
+        assert!(!remove(state_dir.path(), domain).unwrap());
 
         let held = LockedState::lock(Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
-        keep(state_dir.path(), domain, &held).unwrap();
-        let kept = keep(state_dir.path(), domain, &held).unwrap();
+        save(state_dir.path(), domain, &held).unwrap();
+        let kept = save(state_dir.path(), domain, &held).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), b"plain");
-        assert_eq!(super::kept(state_dir.path()).unwrap(), [domain]);
+        assert_eq!(super::list(state_dir.path()).unwrap(), [domain]);
         for parent in kept.ancestors().skip(1).take(2) {
             assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
         }
 
-        assert!(forget(state_dir.path(), domain).unwrap());
-        assert!(!forget(state_dir.path(), domain).unwrap());
+        assert!(remove(state_dir.path(), domain).unwrap());
+        assert!(!remove(state_dir.path(), domain).unwrap());
         assert!(!kept.exists());
-        assert!(super::kept(state_dir.path()).unwrap().is_empty());
+        assert!(super::list(state_dir.path()).unwrap().is_empty());
     }
 }

@@ -214,11 +214,8 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         }
     };
     if gathered.facts.vtpm_is_emulated() {
-        let configuration = guard
-            .config_trouble
-            .clone()
-            .map(Finding::ConfigurationBroken);
-        let definition = guard.xml_trouble.clone().map(Finding::DefinitionRead);
+        let configuration = guard.config_error.clone().map(Finding::ConfigurationBroken);
+        let definition = guard.xml_error.clone().map(Finding::DefinitionRead);
         for finding in configuration.into_iter().chain(definition) {
             verdict.note(finding);
         }

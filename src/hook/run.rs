@@ -68,7 +68,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     emergency::answer_at(deadline);
     // A log that cannot be opened stops nothing: there is nobody else to tell.
     let _ = log::init(&guard.config, &guard.state_dir);
-    if let Some(trouble) = &guard.xml_trouble {
+    if let Some(trouble) = &guard.xml_error {
         tracing::warn!(guest = event.guest, "{trouble}");
     }
     if !concerns_the_guard(&domain) {
@@ -150,7 +150,7 @@ fn guard_of_this_host() -> Guard {
         Err(error) => (Config::default(), Some(error.to_string())),
     };
     let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
-    guard.config_trouble = trouble;
+    guard.config_error = trouble;
     guard.shares_keks = true;
     let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
     guard.secrets = Some(Box::new(libvirt));

@@ -28,6 +28,7 @@ pub mod seal;
 mod shared;
 #[cfg(test)]
 mod tests;
+pub mod unlock;
 
 /// Why a KEK cannot be had from, or put into, the keyring.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,11 @@
 //! Keys for the guests that start with a monolithic libvirtd, which answers nobody until they
-//! are up: laid out before it starts where it loads its secrets from, on tmpfs alone, and taken
-//! away when it is up. The secrets stay in its memory.
+//! are up. They are staged before it starts, in the directory that it loads its secrets from and
+//! on tmpfs only, and removed once it is up. The secrets stay in its memory.
 
-mod guests;
-mod place;
+mod definitions;
+mod dir;
 mod secrets;
 
-pub use guests::{Definition, DefinitionFiles};
-pub use place::{LaidOut, Place, StagingError};
+pub use definitions::{Definition, DefinitionFiles};
+pub use dir::{StagedSecret, StagingDir, StagingError};
 pub use secrets::Staging;

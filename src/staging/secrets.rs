@@ -1,7 +1,7 @@
-//! What a libvirtd will have when it has started: the secrets of its files. Giving it a key is
-//! laying it out.
+//! The secrets that a libvirtd will have once it has started: those of its files. To give it a
+//! key is to stage the key.
 
-use super::place::{LaidOut, Place};
+use super::dir::{StagedSecret, StagingDir};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -9,8 +9,8 @@ use crate::libvirt::StartingLibvirtd;
 use crate::libvirt::secret::{HostSecrets, LibvirtSecret, Provided, SecretError};
 use crate::verdict::Over;
 
-/// The secrets of a libvirtd that is yet to start.
-pub struct Staging(pub Place);
+/// The secrets of a libvirtd that has not started yet.
+pub struct Staging(pub StagingDir);
 
 impl HostSecrets for Staging {
     fn expect_question(&self, _deadline: Deadline) {}
@@ -23,9 +23,9 @@ impl HostSecrets for Staging {
         StartingLibvirtd(self.0.secrets()).inspect(secret, deadline)
     }
 
-    /// What is laid out for another guest stays, and serves this one if it has the same key.
-    /// A persistent secret of somebody else's stays as it is: only a running daemon can put one
-    /// of the guard's in its place.
+    /// A secret that is staged for another guest stays, and serves this one if the key is the same.
+    /// A persistent secret that is not the guard's stays as it is: only a running daemon can
+    /// replace it by one of the guard's.
     fn provide(
         &self,
         secret: SecretUuid,
@@ -42,9 +42,9 @@ impl HostSecrets for Staging {
         if files.inspect(secret, deadline)?.is_some() {
             return Err(SecretError::Starting);
         }
-        let laid_out = LaidOut { secret, domain };
+        let staged = StagedSecret { secret, domain };
         let refused = |error: super::StagingError| SecretError::Refused(error.to_string());
-        self.0.lay_out(laid_out, dek).map_err(refused)?;
+        self.0.stage(staged, dek).map_err(refused)?;
         Ok(Provided::Defined)
     }
 
@@ -73,7 +73,7 @@ mod tests {
 
     fn staging() -> (tempfile::TempDir, Staging) {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let place = Place::at(dir.path().join("staged"), dir.path().join("secrets"));
+        let place = StagingDir::at(dir.path().join("staged"), dir.path().join("secrets"));
         fs::create_dir(place.secrets()).unwrap();
         (dir, Staging(place))
     }
@@ -89,15 +89,18 @@ mod tests {
     }
 
     #[test]
-    fn giving_a_key_is_laying_it_out() {
+    fn a_key_that_is_given_is_staged() {
         let (_dir, staging) = staging();
         let (secret, domain) = (SecretUuid::random(), DomainUuid::random());
         assert_eq!(provide(&staging, secret, domain), Ok(Provided::Defined));
-        assert_eq!(staging.0.laid_out().unwrap(), [LaidOut { secret, domain }]);
+        assert_eq!(
+            staging.0.staged().unwrap(),
+            [StagedSecret { secret, domain }]
+        );
     }
 
     #[test]
-    fn a_persistent_secret_of_somebody_elses_stays_as_it_is() {
+    fn a_persistent_secret_that_is_not_the_guards_stays_as_it_is() {
         let (_dir, staging) = staging();
         let secret = SecretUuid::random();
         let file = |extension| staging.0.secrets().join(format!("{secret}.{extension}"));
@@ -116,7 +119,7 @@ mod tests {
         assert!(matches!(value(), SecretValue::Disclosed(dek) if dek.expose() == b"other"));
         let provided = provide(&staging, secret, DomainUuid::random());
         assert_eq!(provided, Err(SecretError::Starting));
-        assert_eq!(staging.0.laid_out().unwrap(), []);
+        assert_eq!(staging.0.staged().unwrap(), []);
         assert_eq!(fs::read_to_string(file("base64")).unwrap(), "b3RoZXI=");
     }
 

@@ -9,29 +9,9 @@ use super::{Event, Store, StoreError, events, keys, load, start};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
-use crate::key::wrap::WrappedDek;
+use crate::key::new_key::NewKey;
 use crate::verdict::facts::{Provider, References};
 use crate::verdict::repair::Repair;
-
-/// A wrapped DEK and what the row says of it.
-#[derive(Debug, Clone)]
-pub struct NewKey {
-    /// The wrapped DEK.
-    pub wrapped_dek: WrappedDek,
-    /// The KEK that wrapped it.
-    pub key_id: KeyId,
-    /// The version of the provider's KEK.
-    pub key_version: i64,
-    /// How it is wrapped, in words for people: the blob says it too.
-    pub algorithm: &'static str,
-}
-
-impl NewKey {
-    /// The value of `kek_ref`.
-    pub(super) fn kek_ref(&self) -> String {
-        kek_ref(self.key_id)
-    }
-}
 
 /// The value of `kek_ref` for a KEK of a native provider.
 pub(super) fn kek_ref(key_id: KeyId) -> String {
@@ -198,7 +178,7 @@ impl Repairs<'_> {
                    secret_uuid = coalesce(?8, secret_uuid), first_used_at = NULL";
         let values: [&dyn ToSql; 5] = [
             &key.wrapped_dek.as_bytes(),
-            &key.kek_ref(),
+            &kek_ref(key.key_id),
             &key.key_version,
             &key.algorithm,
             &self.change.secret_uuid.map(|uuid| uuid.to_string()),
@@ -230,7 +210,7 @@ impl Repairs<'_> {
                 self.change.secret_uuid.map(|uuid| uuid.to_string()),
                 provider.to_string(),
                 key.wrapped_dek.as_bytes(),
-                key.kek_ref(),
+                kek_ref(key.key_id),
                 key.key_version,
                 key.algorithm,
                 self.change.now.0,
@@ -290,7 +270,7 @@ pub(super) fn read_back(
     let row = &found.key_ref;
     let is_kept = found.domain == domain
         && row.wrapped_dek.as_ref() == Some(&key.wrapped_dek)
-        && row.kek_ref == Some(key.kek_ref());
+        && row.kek_ref == Some(kek_ref(key.key_id));
     if is_kept {
         Ok(())
     } else {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, Transaction, params};
 
-use super::apply::{NewKey, kek_ref, read_back};
+use super::apply::{kek_ref, read_back};
 use super::error::Failure;
 use super::load::{self, KEY_REF_COLUMNS};
 use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
@@ -10,6 +10,7 @@ use super::{Store, StoreError, providers, row};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
+use crate::key::new_key::NewKey;
 use crate::verdict::facts::KeyRef;
 
 /// A key reference with what only the administrator asks for.
@@ -127,7 +128,7 @@ impl Store {
                     provider.uuid.to_string(),
                     provider.name,
                     add.key.key_version,
-                    add.key.kek_ref(),
+                    kek_ref(add.key.key_id),
                     add.key.wrapped_dek.as_bytes(),
                     add.key.algorithm,
                     add.first_used_at.map(|time| time.0),

@@ -46,7 +46,7 @@ use place::Place;
 use schema::Identity;
 
 pub use announced::ANNOUNCEMENT_LIFETIME;
-pub use apply::{Change, NewKey};
+pub use apply::Change;
 pub use backup::Restored;
 pub use bindings::{BindingChange, DependentDomain, UnbindCounts};
 pub use check::StoreFinding;

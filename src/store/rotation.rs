@@ -7,13 +7,14 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::apply::{NewKey, exactly_one, read_back};
+use super::apply::{exactly_one, kek_ref, read_back};
 use super::error::Failure;
 use super::schema::is_uuid;
 use super::{Store, StoreError, keys, load, providers};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
+use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::Provider;
 
@@ -168,7 +169,7 @@ fn rewrap(
                 key_ref.0,
                 seen.as_bytes(),
                 key.wrapped_dek.as_bytes(),
-                key.kek_ref(),
+                kek_ref(key.key_id),
                 key.key_version,
                 key.algorithm,
                 provider.uuid.to_string(),

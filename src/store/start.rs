@@ -6,10 +6,11 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
 use super::schema::{KEYED, LIVE, is_uuid};
-use super::{NewKey, Store, StoreError, announced, keys, load};
+use super::{Store, StoreError, announced, keys, load};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
+use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 
 /// The rows of `fresh_key` about domain ?1.

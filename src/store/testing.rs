@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Access, Change, Event, EventRow, NewKey, NewProvider, Origin, Store, StoreError};
+use super::{Access, Change, Event, EventRow, NewProvider, Origin, Store, StoreError};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
+use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{Announcement, Arrival, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};

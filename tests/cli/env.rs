@@ -12,9 +12,10 @@ use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::ids::{DomainUuid, KeyRefId};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
+use vtpm_guard::key::new_key::NewKey;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
 use vtpm_guard::keyring::Keyring;
-use vtpm_guard::store::{Access, AddKey, Event, NewKey, Origin, OtherKeys, Store};
+use vtpm_guard::store::{Access, AddKey, Event, Origin, OtherKeys, Store};
 
 /// A guest.
 pub(crate) const VM1: &str = "11111111-2222-4333-8444-000000000001";

@@ -1,5 +1,5 @@
 //! Guests that start with the daemon, which answers nobody until they are up: their keys are
-//! laid out before, and taken away afterwards.
+//! staged before, and removed afterwards.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -123,7 +123,7 @@ impl Host {
     }
 
     #[track_caller]
-    fn assert_nothing_is_laid_out(&self) {
+    fn assert_nothing_is_staged(&self) {
         assert_eq!(self.names(STAGED), [""; 0]);
         assert_eq!(self.names(SECRETS), [""; 0]);
     }
@@ -131,15 +131,15 @@ impl Host {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_guest_starts_with_the_daemon_by_the_key_that_was_laid_out() {
+fn a_guest_starts_with_the_daemon_by_its_staged_key() {
     let (host, guest) = Host::with_used_guest();
     host.autostart(&guest);
     for _ in 0..2 {
         let said = host.boot_libvirtd();
-        assert!(said.contains("laid out"), "{said}");
+        assert!(said.contains("staged"), "{said}");
         assert_eq!(host.state(&guest), "running");
         assert!(!host.has_secret(guest.secret), "its work is done");
-        host.assert_nothing_is_laid_out();
+        host.assert_nothing_is_staged();
         host.stop(&guest);
     }
     assert_eq!(host.tpms_made(&guest), 1);
@@ -187,7 +187,7 @@ fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {
     host.write("/var/lib/libvirt/libvirt-guests", list);
     host.stop_libvirtd();
     let staged = host.guard(&["stage"]).ok().stdout;
-    assert!(staged.contains("laid out"), "{staged}");
+    assert!(staged.contains("staged"), "{staged}");
     host.start_libvirtd();
     let unstage = host
         .command(&["/usr/sbin/vtpm-guard", "unstage"])
@@ -199,7 +199,7 @@ fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {
     finish(unstage).ok();
     assert_eq!(host.state(&guest), "running");
     assert!(!host.has_secret(guest.secret));
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
     fs::remove_dir_all(host.path("/run/vtpm-guard")).unwrap();
     fs::remove_file(host.path("/etc/libvirt/qemu/autostart/vm1.xml")).unwrap();
     host.guard(&["stage"]).ok();
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
     host.start_libvirtd();
     host.start_running(&guest);
 }
@@ -267,7 +267,7 @@ fn stage_may_be_killed_at_any_moment_and_run_again() {
         assert_eq!(host.tpms_made(guest), 1);
         host.only_key_ref(guest);
     }
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
 }
 
 #[test]
@@ -284,10 +284,7 @@ fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_u
     host.add_clocks();
 
     let said = host.boot_libvirtd();
-    assert!(
-        said.contains("VG101") && said.contains("laid out"),
-        "{said}"
-    );
+    assert!(said.contains("VG101") && said.contains("staged"), "{said}");
     assert_eq!(host.state(&unprovable), "shut off");
     assert_eq!(host.state(&other), "running");
     let (decision, code) = host.last_decision(&unprovable);
@@ -384,7 +381,7 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
     assert_eq!(found().stdout, "nothing found\n");
     host.guard(&["stage"]).ok();
     let answer = found();
-    assert!(answer.stdout.contains("1 key laid out"), "{answer:?}");
+    assert!(answer.stdout.contains("1 key still staged"), "{answer:?}");
     assert_eq!(answer.status, 1);
     host.guard(&["unstage"]).ok();
     assert_eq!(found().stdout, "nothing found\n");
@@ -392,7 +389,7 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn keys_are_not_laid_out_on_a_disk() {
+fn keys_are_not_staged_on_a_disk() {
     let (host, guest) = Host::with_used_guest();
     host.autostart(&guest);
     for dir in ["/var/lib/vtpm-guard/disk", "/run/vtpm-guard"] {
@@ -408,7 +405,7 @@ fn keys_are_not_laid_out_on_a_disk() {
     let refused = host.guard(&["stage"]);
     assert_eq!(refused.status, 4, "{refused:?}");
     assert!(refused.stderr.contains("not on a tmpfs"), "{refused:?}");
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
 }
 
 #[test]
@@ -432,17 +429,17 @@ fn after_a_failed_start_of_the_daemon_its_keys_are_gone_at_once() {
         cleared.stdout,
         "removed 1 staged key; libvirtd does not run\n"
     );
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
     listens.set_nonblocking(true).unwrap();
     assert!(listens.accept().is_err(), "nobody is to connect");
 
     host.run(&drop_in_command("ExecStopPost")).ok();
     fs::remove_file(&socket).unwrap();
     let staged = host.run(&drop_in_command("ExecStartPre")).ok().stdout;
-    assert!(staged.contains("laid out"), "{staged}");
+    assert!(staged.contains("staged"), "{staged}");
     host.start_libvirtd();
     host.run(&drop_in_command("ExecStartPost")).ok();
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
     assert_eq!(host.state(&guest), "running");
 }
 
@@ -462,12 +459,12 @@ fn unstage_leaves_a_secret_that_a_later_start_has_defined_anew() {
     host.configure("[secret]\nlifetime = \"start\"\n");
     host.guard(&["unstage"]).ok();
     assert!(host.has_secret(guest.secret));
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
 }
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn with_nothing_laid_out_there_is_nothing_to_do() {
+fn with_nothing_staged_there_is_nothing_to_do() {
     let host = Host::new();
     let guest = host.define_guest("vm1", Tpm::None);
     host.autostart(&guest);
@@ -476,11 +473,8 @@ fn with_nothing_laid_out_there_is_nothing_to_do() {
     assert!(said.contains("no emulated TPM"), "{said}");
     for _ in 0..2 {
         // libvirtd is not even up: it is not asked.
-        assert_eq!(
-            host.guard(&["unstage"]).ok().stdout,
-            "nothing was laid out\n"
-        );
+        assert_eq!(host.guard(&["unstage"]).ok().stdout, "nothing was staged\n");
     }
-    host.assert_nothing_is_laid_out();
+    host.assert_nothing_is_staged();
     host.start_libvirtd();
 }

@@ -4,8 +4,9 @@
 use std::fs;
 
 use vtpm_guard::clock::Timestamp;
+use vtpm_guard::key::new_key::NewKey;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
-use vtpm_guard::store::{AddKey, NewKey, OtherKeys};
+use vtpm_guard::store::{AddKey, OtherKeys};
 
 use crate::host::{Host, dek};
 

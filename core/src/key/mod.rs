@@ -5,5 +5,6 @@ mod derive;
 pub mod hex;
 pub mod id;
 pub mod kek;
+pub mod new_key;
 pub mod random;
 pub mod wrap;

@@ -15,7 +15,7 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::guard::{Mode, prepare};
 use crate::messages::{outcome_json, reason, refusal};
-use crate::staging::{Definition, DefinitionFiles, Place, Staging};
+use crate::staging::{Definition, DefinitionFiles, Staging, StagingDir};
 use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::outcome::SecretAction;
@@ -25,7 +25,7 @@ const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
     let dirs = context.libvirt_dirs();
-    let place = Place::of_this_host(&dirs);
+    let place = StagingDir::of_this_host(&dirs);
     place.clear()?;
     let starting = DefinitionFiles::from(&dirs).starting().map_err(|error| {
         AdminError::failed(format!("libvirt's definitions cannot be read: {error}"))
@@ -64,7 +64,7 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
             (Decision::Allow(why), SecretAction::None) => {
                 ("-", Color::Reset, reason(*why).to_owned())
             }
-            (Decision::Allow(why), _) => ("laid out", GOOD, reason(*why).to_owned()),
+            (Decision::Allow(why), _) => ("staged", GOOD, reason(*why).to_owned()),
             (Decision::Deny(why), _) => {
                 let message = refusal(one.named(), why).message;
                 (why.code().as_str(), BAD, message)
@@ -73,7 +73,7 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
         rows.add_row([Cell::new(name), Cell::new(key).fg(colour), Cell::new(why)]);
     }
     out.table(&rows)?;
-    let laid_out = judged
+    let staged = judged
         .iter()
         .filter(|one| one.outcome.secret != SecretAction::None)
         .count();
@@ -83,8 +83,8 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
         .count();
     writeln!(
         out,
-        "{} to start with libvirtd: {} laid out, {refused} refused",
+        "{} to start with libvirtd: {} staged, {refused} refused",
         count(judged.len(), "guest"),
-        count(laid_out, "key"),
+        count(staged, "key"),
     )
 }

@@ -1,4 +1,4 @@
-//! `unstage`: when libvirtd is up, what `stage` laid out goes away.
+//! `unstage`: removes what `stage` left, once libvirtd is up.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::clock::Deadline;
 use crate::config::Lifetime;
 use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Guest, Libvirt, a_daemon_runs};
-use crate::staging::{LaidOut, Place};
+use crate::staging::{StagedSecret, StagingDir};
 
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
 /// answers after that. systemd gives a service 90 seconds for all of its start
@@ -21,18 +21,18 @@ use crate::staging::{LaidOut, Place};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    let place = Place::of_this_host(&context.libvirt_dirs());
-    let laid_out = place.laid_out()?;
+    let place = StagingDir::of_this_host(&context.libvirt_dirs());
+    let staged = place.staged()?;
     let mut dropped = Vec::new();
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.
     let daemon_runs = a_daemon_runs();
-    if !laid_out.is_empty() && daemon_runs {
+    if !staged.is_empty() && daemon_runs {
         let lifetime = context
             .guard(BrokenConfig::DefaultsHold)?
             .config
             .secret_lifetime;
         let deadline = Deadline::after(PATIENCE);
-        match drop_secrets(&laid_out, lifetime, deadline) {
+        match drop_secrets(&staged, lifetime, deadline) {
             Ok(secrets) => dropped = secrets,
             Err(error) => {
                 if deadline.has_passed() {
@@ -49,20 +49,20 @@ pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
         }
     }
     place.clear()?;
-    answer(context, &laid_out, &dropped, daemon_runs)
+    answer(context, &staged, &dropped, daemon_runs)
 }
 
 /// Drops what `started` and `release` could not: they do not wait for a libvirtd that is
 /// starting. Gives the secrets that were there to drop.
 fn drop_secrets(
-    laid_out: &[LaidOut],
+    staged: &[StagedSecret],
     lifetime: Lifetime,
     deadline: Deadline,
-) -> Result<Vec<LaidOut>, SecretError> {
+) -> Result<Vec<StagedSecret>, SecretError> {
     let libvirt = context::libvirt();
     let guests = libvirt.guests(deadline)?;
     let mut dropped = Vec::new();
-    for &one in laid_out {
+    for &one in staged {
         let runs = guests
             .iter()
             .any(|Guest { uuid, running, .. }| *running && *uuid == one.domain);
@@ -80,11 +80,11 @@ fn drop_secrets(
 
 fn answer(
     context: &Context,
-    laid_out: &[LaidOut],
-    dropped: &[LaidOut],
+    staged: &[StagedSecret],
+    dropped: &[StagedSecret],
     daemon_runs: bool,
 ) -> Result<ExitCode, AdminError> {
-    let document: Value = laid_out
+    let document: Value = staged
         .iter()
         .map(|one| {
             json!({
@@ -97,10 +97,10 @@ fn answer(
         })
         .collect();
     context.output.answer(&document, |out| {
-        if laid_out.is_empty() {
-            return writeln!(out, "nothing was laid out");
+        if staged.is_empty() {
+            return writeln!(out, "nothing was staged");
         }
-        let keys = count(laid_out.len(), "staged key");
+        let keys = count(staged.len(), "staged key");
         if !daemon_runs {
             return writeln!(out, "removed {keys}; libvirtd does not run");
         }

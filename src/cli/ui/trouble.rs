@@ -2,10 +2,13 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::error::AdminError;
+use crate::guard::MakeKeyError;
 use crate::key::random::RandomError;
 use crate::keyring::KeyringError;
+use crate::keyring::unlock::WrapError;
 use crate::messages::Arg;
 use crate::recovery::file::RecoveryError;
 use crate::staging::StagingError;
@@ -70,9 +73,39 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> AdminError {
     }
 }
 
+impl From<WrapError> for AdminError {
+    fn from(error: WrapError) -> Self {
+        match error {
+            WrapError::Keyring(error) => error.into(),
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<MakeKeyError> for AdminError {
+    fn from(error: MakeKeyError) -> Self {
+        match error {
+            MakeKeyError::Wrap(error) => error.into(),
+            MakeKeyError::Random(error) => error.into(),
+        }
+    }
+}
+
+impl From<Rc<KeyringError>> for AdminError {
+    fn from(error: Rc<KeyringError>) -> Self {
+        (&*error).into()
+    }
+}
+
 impl From<KeyringError> for AdminError {
     fn from(error: KeyringError) -> Self {
-        let hint = match &error {
+        (&error).into()
+    }
+}
+
+impl From<&KeyringError> for AdminError {
+    fn from(error: &KeyringError) -> Self {
+        let hint = match error {
             KeyringError::Missing(_)
             | KeyringError::Damaged { .. }
             | KeyringError::UnsealFailed { .. } => {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::super::Store;
 use super::super::testing::*;
-use super::super::{NewKey, Store};
 use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::new_key::NewKey;
 use crate::verdict::facts::Provider;
 use crate::verdict::repair::{KeyOrigin, Repair};
 

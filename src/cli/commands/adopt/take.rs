@@ -8,8 +8,9 @@ use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
+use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, WrappedDek};
-use crate::store::{AddKey, NewKey, OtherKeys};
+use crate::store::{AddKey, OtherKeys};
 use crate::verdict::adopt::{AdoptedKey, AvailableSecret, decide};
 use crate::verdict::facts::{Provider, References};
 

@@ -1,14 +1,14 @@
-//! Guests that start with the daemon: are their keys laid out for it, and taken away after?
+//! Guests that start with the daemon: are their keys staged before it starts, and removed after?
 
 use super::Ailment;
 use super::drop_in::{self, Lacking};
 use crate::cli::ui::answer;
 use crate::host::dirs::LibvirtDirs;
 use crate::messages::quoted;
-use crate::staging::{Definition, DefinitionFiles, Place};
+use crate::staging::{Definition, DefinitionFiles, StagingDir};
 
 pub(crate) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
-    [nobody_stages(dirs), left_laid_out(dirs)]
+    [nobody_stages(dirs), left_staged(dirs)]
         .into_iter()
         .flatten()
         .collect()
@@ -41,11 +41,11 @@ fn nobody_stages(dirs: &LibvirtDirs) -> Option<Ailment> {
     ))
 }
 
-fn left_laid_out(dirs: &LibvirtDirs) -> Option<Ailment> {
-    let laid_out = Place::of_this_host(dirs).laid_out().ok()?;
-    let keys = answer::count(Some(laid_out.len()).filter(|&keys| keys > 0)?, "key");
+fn left_staged(dirs: &LibvirtDirs) -> Option<Ailment> {
+    let staged = StagingDir::of_this_host(dirs).staged().ok()?;
+    let keys = answer::count(Some(staged.len()).filter(|&keys| keys > 0)?, "key");
     Some(Ailment::fault(
-        format!("{keys} laid out for the start of libvirtd"),
+        format!("{keys} still staged for the start of libvirtd"),
         "it has loaded them, and they need not lie in /run any longer",
         "vtpm-guard unstage",
     ))

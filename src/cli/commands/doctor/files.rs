@@ -12,7 +12,7 @@ use crate::host::trusted::{Distrust, TrustedDir};
 pub(crate) fn ailments(state_dir: &Path) -> Vec<Ailment> {
     let mut found = Vec::new();
     found.extend(way_to(state_dir));
-    look_at(state_dir, &plain_state::shelf(state_dir), &mut found);
+    look_at(state_dir, &plain_state::dir(state_dir), &mut found);
     found
 }
 

@@ -4,12 +4,12 @@
 use super::words;
 use crate::cli::commands::provider;
 use crate::cli::context::{self, Context};
-use crate::cli::opened::{OpenedKey, opened_keys};
 use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -65,7 +65,8 @@ impl Choice {
 /// The keys of the guest that open on this host.
 pub(crate) fn opened(context: &Context, seen: &References, domain: DomainUuid) -> Vec<OpenedKey> {
     let rows = seen.key_refs.iter().cloned();
-    opened_keys(&context.keyring(), rows, &seen.providers, domain)
+    let mut unlocker = Unlocker::new(&context.keyring());
+    unlocker.open_rows(rows, &seen.providers, domain, context::patience())
 }
 
 impl Key {
@@ -114,11 +115,17 @@ impl Key {
                 bound.cloned().or(default).ok_or_else(words::no_provider)?
             }
         };
-        let kek = context
-            .keyring()
-            .open(provider.key_id, context::patience())?;
-        let (new_key, dek) =
-            make_key(Some(&*store), &kek, &provider, domain, None).map_err(AdminError::failed)?;
+        let mut unlocker = Unlocker::new(&context.keyring());
+        let patience = context::patience();
+        let made = make_key(
+            &mut unlocker,
+            Some(&*store),
+            &provider,
+            domain,
+            None,
+            patience,
+        );
+        let (new_key, dek) = made?;
         let made = store.apply(&Change {
             domain,
             seen,

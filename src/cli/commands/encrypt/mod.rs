@@ -122,7 +122,7 @@ impl Job<'_> {
         key: &Key,
     ) -> Result<PathBuf, Failure> {
         let (known, state_dir) = (self.known, self.context.state_dir());
-        let kept = plain_state::keep(state_dir, known.uuid(), &held)
+        let kept = plain_state::save(state_dir, known.uuid(), &held)
             .map_err(|error| Failure::Before(words::not_kept(state_dir, &error)))?;
         let staged = known.stage(held, data, &key.dek).map_err(Failure::Before)?;
         if known.vtpm.secret_uuid.is_none() {
@@ -182,7 +182,7 @@ impl Job<'_> {
     /// Takes back what was done for an attempt that failed.
     fn take_back(&mut self, key: &Key, error: AdminError) -> AdminError {
         let domain = self.known.uuid();
-        let forgotten = plain_state::forget(self.context.state_dir(), domain);
+        let forgotten = plain_state::remove(self.context.state_dir(), domain);
         let undone = forgotten
             .map_err(AdminError::failed)
             .and_then(|_| Ok(key.take_back(self.store, domain)?));

@@ -46,7 +46,7 @@ pub(crate) fn not_ours(known: &Known) -> AdminError {
 pub(crate) fn not_kept(state_dir: &Path, error: &io::Error) -> AdminError {
     AdminError::failed(format!(
         "the plain state cannot be kept in {}: {error}; nothing was changed",
-        plain_state::shelf(state_dir).display()
+        plain_state::dir(state_dir).display()
     ))
 }
 

@@ -11,17 +11,18 @@ use super::document;
 use crate::cli::commands::provider::for_new_keys;
 use crate::cli::context::{self, Context};
 use crate::cli::domains::{self, NamedDomain};
-use crate::cli::opened::{opened_keys, wrap_for};
 use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
-use crate::key::wrap::{self, WrappedDek};
+use crate::key::new_key::NewKey;
+use crate::key::wrap::WrappedDek;
+use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, AddKey, KeyRefRecord, NewKey, OtherKeys, Store};
+use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store};
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{KeyRef, NotOpened, Provider, Trial};
 
@@ -50,23 +51,19 @@ pub(crate) fn run(
     if let Some(row) = same {
         return already_here(context, &domain, row);
     }
-    let (provider, dek) = opens_here(context, &providers, &old, &record, &wrapped)?;
+    let mut unlocker = Unlocker::new(&context.keyring());
+    let (provider, dek) = opens_here(&mut unlocker, &providers, &old, &record, &wrapped)?;
     let key = if old.uuid == domain.uuid {
-        NewKey {
-            wrapped_dek: wrapped,
-            key_id: provider.key_id,
-            key_version: provider.key_version,
-            algorithm: wrap::ALGORITHM,
-        }
+        NewKey::new(wrapped, provider.key_id, provider.key_version)
     } else {
         let rows = known.iter().map(|row| row.key_ref.clone());
-        let own = opened_keys(&context.keyring(), rows, &providers, domain.uuid);
+        let own = unlocker.open_rows(rows, &providers, domain.uuid, context::patience());
         let same = own.iter().find(|key| key.dek.same_as(&dek));
         let is_it = |row: &&KeyRefRecord| same.is_some_and(|key| key.key_ref.id == row.key_ref.id);
         if let Some(row) = known.iter().find(is_it) {
             return already_here(context, &domain, row);
         }
-        wrap_for(&context.keyring(), &provider, &dek, domain.uuid)?
+        unlocker.wrap(&dek, &provider, domain.uuid, context::patience())?
     };
     let others = if are_damaged(context, &store, domain.uuid)? {
         OtherKeys::Retire
@@ -201,7 +198,7 @@ fn the_key(
 
 /// The provider of this host whose KEK opens the key, and what is in it.
 fn opens_here(
-    context: &Context,
+    unlocker: &mut Unlocker,
     providers: &[Provider],
     domain: &NamedDomain,
     record: &KeyRefRecord,
@@ -220,7 +217,7 @@ fn opens_here(
         .find(|provider| provider.key_id == key_id)
         .cloned()
         .ok_or_else(|| no_provider(&label, record, Some(key_id)))?;
-    let kek = context.keyring().open(key_id, context::patience())?;
+    let kek = unlocker.kek(key_id, context::patience())?;
     match wrapped.unwrap(&kek, domain.uuid) {
         Ok(Some(dek)) => Ok((provider, dek)),
         Ok(None) => Err(no_provider(&label, record, Some(key_id))),

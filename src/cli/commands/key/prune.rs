@@ -102,8 +102,8 @@ pub(crate) fn run(
 
 fn drop_copies(state_dir: &Path, guest: &Forgotten) -> Result<(), AdminError> {
     CopyStore::of(state_dir, guest.uuid).remove()?;
-    plain_state::forget(state_dir, guest.uuid).map_err(|error| {
-        let shelf = plain_state::shelf(state_dir);
+    plain_state::remove(state_dir, guest.uuid).map_err(|error| {
+        let shelf = plain_state::dir(state_dir);
         AdminError::failed(format!("{}: {error}", shelf.display()))
     })?;
     Ok(())

@@ -10,12 +10,12 @@ use serde_json::json;
 use super::document;
 use crate::cli::commands::provider::for_new_keys;
 use crate::cli::context::{self, BrokenConfig, Context};
-use crate::cli::opened::{OpenedKey, opened_keys, wrap_for};
 use crate::cli::stopped::{Known, stopped};
 use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
+use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::libvirt::files;
 use crate::messages::quoted;
 use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
@@ -48,9 +48,14 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     };
     let mut store = store.ok_or(StoreError::Missing)?;
     store.set_deadline(context::patience())?;
-    let keyring = context.keyring();
+    let mut unlocker = Unlocker::new(&context.keyring());
     let found = store.references(known.uuid(), Timestamp::now())?;
-    let keys = opened_keys(&keyring, found.key_refs, &found.providers, known.uuid());
+    let keys = unlocker.open_rows(
+        found.key_refs,
+        &found.providers,
+        known.uuid(),
+        context::patience(),
+    );
     let (old, data) = proven(&known, keys, held.blob())?;
     let provider = for_new_keys(&old.provider, &found.providers);
 
@@ -60,7 +65,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     let id = store.add_key(&AddKey {
         domain: known.uuid(),
         provider: provider.uuid,
-        key: &wrap_for(&keyring, provider, &dek, known.uuid())?,
+        key: &unlocker.wrap(&dek, provider, known.uuid(), context::patience())?,
         secret_uuid: Some(secret),
         // The TPM is one that a guest has used.
         first_used_at: Some(now),

@@ -13,10 +13,11 @@ use crate::cli::ui::error::AdminError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
 use crate::key::kek::Kek;
+use crate::key::new_key::NewKey;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
 use crate::keyring::WeakerSeal;
 use crate::messages::Arg;
-use crate::store::{Access, KeyRefRecord, NewKey, RewrappedRow, Rotation, Store, StoreError};
+use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How often the rows are wrapped anew because somebody changed one of them meanwhile.

@@ -65,7 +65,7 @@ pub(crate) fn run(
         copy_store.remove_if_empty()?;
     }
     if plain {
-        plain_state::forget(state_dir, domain.uuid)
+        plain_state::remove(state_dir, domain.uuid)
             .map_err(|error| not_plain(state_dir, &error))?;
     }
     let number = dropped.len() + usize::from(plain);
@@ -188,11 +188,11 @@ impl Remains {
 }
 
 fn has_plain_state(state_dir: &Path, domain: DomainUuid) -> Result<bool, AdminError> {
-    let kept = plain_state::kept(state_dir).map_err(|error| not_plain(state_dir, &error))?;
+    let kept = plain_state::list(state_dir).map_err(|error| not_plain(state_dir, &error))?;
     Ok(kept.contains(&domain))
 }
 
 fn not_plain(state_dir: &Path, error: &std::io::Error) -> AdminError {
-    let copy_store = plain_state::shelf(state_dir);
+    let copy_store = plain_state::dir(state_dir);
     AdminError::failed(format!("{}: {error}", copy_store.display()))
 }

@@ -15,13 +15,13 @@ use self::original::{LeftBehind, Source};
 use super::document;
 use crate::cli::commands::provider;
 use crate::cli::commands::state::not_put_back;
-use crate::cli::context::{BrokenConfig, Context};
-use crate::cli::opened::{OpenedKey, opened_keys, wrap_for};
+use crate::cli::context::{self, BrokenConfig, Context};
 use crate::cli::stopped::{Known, known};
 use crate::cli::ui::error::AdminError;
 use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
+use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::messages::quoted;
 use crate::store::{
     Access, AddKey, BindingChange, KeyRefRecord, Origin, OtherKeys, Store, StoreError,
@@ -121,9 +121,11 @@ fn opening(
     let (retired, in_use): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|row: &KeyRefRecord| row.retired_at.is_some());
+    let mut unlocker = Unlocker::new(&context.keyring());
     for (rows, are_retired) in [(in_use, false), (retired, true)] {
         let rows = rows.into_iter().map(|row| row.key_ref);
-        let found = opened_keys(&context.keyring(), rows, &providers, domain)
+        let found = unlocker
+            .open_rows(rows, &providers, domain, context::patience())
             .into_iter()
             .find(|key| state.is_opened_by(&key.dek));
         if let Some(key) = found {
@@ -142,10 +144,12 @@ fn wrap_for_clone(
 ) -> Result<(KeyRefId, Provider), AdminError> {
     let (clone, now) = (&pair.clone, Timestamp::now());
     let provider = provider::for_new_keys(&key.provider, &store.providers()?).clone();
+    let mut unlocker = Unlocker::new(&context.keyring());
+    let wrapped = unlocker.wrap(&key.dek, &provider, clone.uuid(), context::patience())?;
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
         provider: provider.uuid,
-        key: &wrap_for(&context.keyring(), &provider, &key.dek, clone.uuid())?,
+        key: &wrapped,
         secret_uuid: Some(pair.secret),
         first_used_at: Some(now),
         // Its own keys do not open its state, which has proven this one; should its own state

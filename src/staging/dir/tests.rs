@@ -1,4 +1,4 @@
-//! What is laid out, for whom to read, and what is left of it afterwards.
+//! What is staged, who may read it, and what is left of it afterwards.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 
 /// A place on the tmpfs that every Linux has, and a directory for the links.
-fn place() -> (tempfile::TempDir, Place) {
+fn place() -> (tempfile::TempDir, StagingDir) {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let place = Place::at(dir.path().join("run/staged"), dir.path().join("secrets"));
+    let place = StagingDir::at(dir.path().join("run/staged"), dir.path().join("secrets"));
     (dir, place)
 }
 
@@ -16,8 +16,8 @@ fn dek(bytes: &[u8]) -> Dek {
     Dek::from_bytes(Zeroizing::new(bytes.to_vec()))
 }
 
-fn new() -> LaidOut {
-    LaidOut {
+fn new() -> StagedSecret {
+    StagedSecret {
         secret: SecretUuid::random(),
         domain: DomainUuid::random(),
     }
@@ -32,11 +32,11 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_key_is_laid_out_as_libvirt_reads_it_for_root_alone() {
+fn a_key_is_staged_as_libvirt_reads_it_and_only_for_root() {
     let (_dir, place) = place();
     let one = new();
-    place.lay_out(one, &dek(b"any bytes\0\xff")).unwrap();
-    assert_eq!(place.laid_out().unwrap(), [one]);
+    place.stage(one, &dek(b"any bytes\0\xff")).unwrap();
+    assert_eq!(place.staged().unwrap(), [one]);
 
     let value = place.secrets.join(format!("{}.base64", one.secret));
     assert_eq!(fs::read_to_string(&value).unwrap(), "YW55IGJ5dGVzAP8=");
@@ -51,10 +51,10 @@ fn a_key_is_laid_out_as_libvirt_reads_it_for_root_alone() {
 }
 
 #[test]
-fn all_of_it_goes_away_and_nothing_else() {
+fn clear_removes_all_staged_files_and_nothing_else() {
     let (dir, place) = place();
     for _ in 0..3 {
-        place.lay_out(new(), &dek(b"key")).unwrap();
+        place.stage(new(), &dek(b"key")).unwrap();
     }
     let of_others = ["own.xml", "own.base64"].map(|name| place.secrets.join(name));
     fs::write(&of_others[0], "<secret/>").unwrap();
@@ -69,54 +69,54 @@ fn all_of_it_goes_away_and_nothing_else() {
 }
 
 #[test]
-fn links_whose_files_went_with_the_host_go_too() {
+fn clear_removes_links_whose_files_are_gone() {
     let (_dir, place) = place();
-    place.lay_out(new(), &dek(b"key")).unwrap();
+    place.stage(new(), &dek(b"key")).unwrap();
     fs::remove_dir_all(&place.staged).unwrap();
     place.clear().unwrap();
     assert!(is_empty(&place.secrets));
 }
 
 #[test]
-fn what_a_killed_stage_left_goes_too() {
+fn clear_removes_what_a_killed_stage_left() {
     let (_dir, place) = place();
     place.check().unwrap();
     fs::write(place.staged.join(".new"), "half a key").unwrap();
     fs::write(place.staged.join("some.base64"), "a key without a link").unwrap();
-    assert_eq!(place.laid_out().unwrap(), []);
+    assert_eq!(place.staged().unwrap(), []);
     place.clear().unwrap();
     assert!(is_empty(&place.staged));
 }
 
 #[test]
-fn the_keys_alone_can_go() {
+fn keys_can_be_removed_without_definitions() {
     let (_dir, place) = place();
     let one = new();
-    place.lay_out(one, &dek(b"key")).unwrap();
+    place.stage(one, &dek(b"key")).unwrap();
     place.remove_keys().unwrap();
-    assert_eq!(place.laid_out().unwrap(), [one]);
+    assert_eq!(place.staged().unwrap(), [one]);
     let value = format!("{}.base64", one.secret);
     assert!(!place.staged.join(&value).exists());
     assert!(place.secrets.join(&value).is_symlink());
 }
 
 #[test]
-fn a_secret_that_is_there_is_not_replaced() {
+fn an_existing_secret_is_not_replaced() {
     let (_dir, place) = place();
     let one = new();
     fs::create_dir_all(&place.secrets).unwrap();
     let theirs = place.secrets.join(format!("{}.base64", one.secret));
     fs::write(&theirs, "theirs").unwrap();
-    assert!(place.lay_out(one, &dek(b"key")).is_err());
+    assert!(place.stage(one, &dek(b"key")).is_err());
     assert_eq!(fs::read_to_string(theirs).unwrap(), "theirs");
 }
 
 #[test]
-fn no_key_is_written_where_others_could_get_at_it() {
+fn no_key_is_written_where_others_could_read_it() {
     let (_dir, place) = place();
     place.check().unwrap();
     fs::set_permissions(&place.staged, Permissions::from_mode(0o750)).unwrap();
-    let error = place.lay_out(new(), &dek(b"key")).unwrap_err();
+    let error = place.stage(new(), &dek(b"key")).unwrap_err();
     assert!(
         matches!(error, StagingError::NotTrusted { mode: 0o750, .. }),
         "{error}"
@@ -129,5 +129,5 @@ fn no_key_is_written_through_a_link() {
     let (dir, place) = place();
     fs::create_dir_all(dir.path().join("run")).unwrap();
     symlink("/tmp", &place.staged).unwrap();
-    assert!(place.lay_out(new(), &dek(b"key")).is_err());
+    assert!(place.stage(new(), &dek(b"key")).is_err());
 }

@@ -1,5 +1,5 @@
-//! Where keys are laid out: files on tmpfs, and links to them from libvirt's directory of
-//! secrets. What lies on a disk is a link, never a key.
+//! Staged keys: files on tmpfs, and links to them in libvirt's directory of secrets. Only links
+//! are on a disk, never a key.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -22,7 +22,7 @@ use crate::libvirt::secret::{SecretDefinition, staged_definition};
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-/// Where the files lie. /run is a tmpfs; that is checked all the same.
+/// The directory of the files. /run is a tmpfs, which is checked nevertheless.
 const STAGED_DIR: &str = "/run/vtpm-guard/staged";
 
 /// `RAMFS_MAGIC` of linux/magic.h.
@@ -33,13 +33,13 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 const DEFINITION: &str = "xml";
 const VALUE: &str = "base64";
 
-/// Why nothing could be laid out, or taken away.
+/// Why keys could not be staged or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     /// The directory is on a disk.
-    #[error("{path} is not on a tmpfs: keys would lie in clear on a disk", path = .0.display())]
+    #[error("{path} is not on a tmpfs: keys would be in clear on a disk", path = .0.display())]
     NotInMemory(PathBuf),
-    /// Others than this process's user can get at the directory.
+    /// Other users can read the directory.
     #[error(
         "{path} belongs to the user {owner} and has mode {mode:04o}; it must be this user's alone",
         path = .path.display()
@@ -52,39 +52,39 @@ pub enum StagingError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The system says no.
+    /// An I/O error.
     #[error("{path}: {source}", path = .path.display())]
     Io {
-        /// What it was about.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's words.
+        /// What the system reported.
         source: io::Error,
     },
 }
 
-/// A secret that is laid out.
+/// A staged secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaidOut {
+pub struct StagedSecret {
     /// The secret.
     pub secret: SecretUuid,
-    /// The domain whose vTPM's key it holds.
+    /// The guest whose key it holds.
     pub domain: DomainUuid,
 }
 
 /// The directory on tmpfs, and libvirt's.
-pub struct Place {
+pub struct StagingDir {
     staged: PathBuf,
     secrets: PathBuf,
 }
 
-impl Place {
-    /// Where a system libvirtd of this host looks.
+impl StagingDir {
+    /// Where the system libvirtd of this host loads secrets from.
     #[must_use]
     pub fn of_this_host(dirs: &LibvirtDirs) -> Self {
         Self::at(STAGED_DIR.into(), dirs.secrets())
     }
 
-    /// The files lie in `staged`, the links in `secrets`.
+    /// Files go to `staged`, links to `secrets`.
     #[must_use]
     pub fn at(staged: PathBuf, secrets: PathBuf) -> Self {
         Self { staged, secrets }
@@ -96,11 +96,11 @@ impl Place {
         &self.secrets
     }
 
-    /// Lays a key out, as the guard's own secret of this domain: ephemeral, so that libvirt
-    /// keeps it in memory alone from then on. The definition's link comes last, for libvirt
-    /// loads what has one. There must be no secret of this UUID.
-    pub fn lay_out(&self, laid_out: LaidOut, dek: &Dek) -> Result<(), StagingError> {
-        let LaidOut { secret, domain } = laid_out;
+    /// Stages a key as the guard's own secret for this guest: ephemeral, so that libvirt then
+    /// keeps it only in memory. The definition's link is made last, since libvirt loads every
+    /// secret that has one. There must be no secret with this UUID.
+    pub fn stage(&self, staged: StagedSecret, dek: &Dek) -> Result<(), StagingError> {
+        let StagedSecret { secret, domain } = staged;
         let staged = self.open_staged()?;
         let secrets = TrustedDir::open_or_make(&self.secrets);
         secrets.map_err(|distrust| io_error(&self.secrets, distrust.into()))?;
@@ -116,8 +116,8 @@ impl Place {
         Ok(())
     }
 
-    /// What is laid out.
-    pub fn laid_out(&self) -> Result<Vec<LaidOut>, StagingError> {
+    /// Returns the staged secrets.
+    pub fn staged(&self) -> Result<Vec<StagedSecret>, StagingError> {
         let mut found = Vec::new();
         for file in entries(&self.staged)? {
             if file.extension() != Some(OsStr::new(DEFINITION)) {
@@ -132,14 +132,14 @@ impl Place {
             found.extend(
                 secret
                     .zip(domain)
-                    .map(|(secret, domain)| LaidOut { secret, domain }),
+                    .map(|(secret, domain)| StagedSecret { secret, domain }),
             );
         }
         Ok(found)
     }
 
-    /// Takes everything away: first the links, also those whose files are gone (a host that
-    /// went down between `stage` and `unstage`), then the files. Nothing there is no error.
+    /// Removes everything: first the links, including those whose files are gone (the host went
+    /// down between `stage` and `unstage`), then the files. An empty directory is no error.
     pub fn clear(&self) -> Result<(), StagingError> {
         for link in entries(&self.secrets)? {
             let leads_here = fs::read_link(&link).is_ok_and(|file| file.starts_with(&self.staged));
@@ -150,8 +150,8 @@ impl Place {
         self.remove_files(|_| true)
     }
 
-    /// Takes the keys away and leaves the rest: libvirt's directory still says which secrets it
-    /// has loaded.
+    /// Removes the keys and leaves the definitions: they still say which secrets libvirt has
+    /// loaded.
     pub fn remove_keys(&self) -> Result<(), StagingError> {
         self.remove_files(|file| file.extension() != Some(OsStr::new(DEFINITION)))
     }
@@ -164,7 +164,7 @@ impl Place {
             .try_for_each(|file| remove(file))
     }
 
-    /// Makes the directory if need be, and makes sure that it is this user's and in memory.
+    /// Creates the directory if necessary, and verifies that it is this user's and in memory.
     fn open_staged(&self) -> Result<File, StagingError> {
         let path = &self.staged;
         let failed = |source: io::Error| io_error(path, source);
@@ -185,7 +185,7 @@ impl Place {
         Ok(dir)
     }
 
-    /// Whether keys could be laid out here.
+    /// Checks whether keys could be staged here.
     pub fn check(&self) -> Result<(), StagingError> {
         self.open_staged().map(drop)
     }

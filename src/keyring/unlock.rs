@@ -1,0 +1,164 @@
+//! Opens and wraps guests' keys with the provider keys of this host.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::{Keyring, KeyringError};
+use crate::clock::Deadline;
+use crate::ids::DomainUuid;
+use crate::key::dek::Dek;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+use crate::key::new_key::NewKey;
+use crate::key::wrap::{self, WrappedDek};
+use crate::verdict::facts::{KeyRef, NotOpened, Provider};
+
+#[cfg(test)]
+mod tests;
+
+/// Unsealed KEKs that several [`Unlocker`]s share. They are wiped with the last of them.
+#[derive(Default, Clone)]
+pub(crate) struct UnsealedKeks(Rc<RefCell<BTreeMap<KeyId, Rc<Kek>>>>);
+
+/// Opens DEKs and wraps them. It unseals each KEK at most once, since unsealing takes longer
+/// than everything else, and wipes them when it is dropped.
+pub struct Unlocker {
+    keyring: Keyring,
+    unsealed: UnsealedKeks,
+    /// Why a KEK could not be unsealed: that is not tried again.
+    failed: BTreeMap<KeyId, Rc<KeyringError>>,
+}
+
+/// A key reference whose DEK was opened.
+pub struct OpenedKey {
+    /// The key reference.
+    pub key_ref: KeyRef,
+    /// The provider whose KEK opened it.
+    pub provider: Provider,
+    /// The DEK in it.
+    pub dek: Dek,
+}
+
+/// Why a DEK could not be wrapped.
+#[derive(Debug, thiserror::Error)]
+pub enum WrapError {
+    /// The provider's KEK could not be unsealed.
+    #[error("{0}")]
+    Keyring(Rc<KeyringError>),
+    /// There was no randomness, or libvirt takes no secret of this length.
+    #[error(transparent)]
+    Wrap(#[from] wrap::WrapError),
+    /// The wrapped DEK did not open again, or gave another DEK.
+    #[error("the wrapped key failed verification")]
+    NotReadBack,
+}
+
+impl Unlocker {
+    /// An unlocker that has not unsealed any KEK yet.
+    #[must_use]
+    pub fn new(keyring: &Keyring) -> Self {
+        Self::sharing(keyring.clone(), UnsealedKeks::default())
+    }
+
+    /// An unlocker that uses and extends these unsealed KEKs.
+    pub(crate) fn sharing(keyring: Keyring, unsealed: UnsealedKeks) -> Self {
+        Self {
+            keyring,
+            unsealed,
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Returns a KEK, which is unsealed unless it was before.
+    pub fn kek(&mut self, key_id: KeyId, deadline: Deadline) -> Result<Rc<Kek>, Rc<KeyringError>> {
+        if let Some(kek) = self.unsealed.0.borrow().get(&key_id) {
+            return Ok(Rc::clone(kek));
+        }
+        if let Some(error) = self.failed.get(&key_id) {
+            return Err(Rc::clone(error));
+        }
+        match self.keyring.open(key_id, deadline) {
+            Ok(kek) => {
+                let kek = Rc::new(kek);
+                let mut unsealed = self.unsealed.0.borrow_mut();
+                unsealed.insert(key_id, Rc::clone(&kek));
+                Ok(kek)
+            }
+            Err(error) => {
+                let error = Rc::new(error);
+                self.failed.insert(key_id, Rc::clone(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a guest's wrapped DEK with the KEK that its header names: no other KEK could.
+    pub fn open(
+        &mut self,
+        wrapped: &WrappedDek,
+        guest: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Dek, NotOpened> {
+        let corrupt = |error: wrap::UnwrapError| NotOpened::Corrupt {
+            reason: error.to_string(),
+        };
+        let key_id = wrapped.key_id().map_err(corrupt)?;
+        let kek = self.kek(key_id, deadline).map_err(|error| match &*error {
+            KeyringError::TimedOut => NotOpened::TimedOut { key_id },
+            error => NotOpened::Sealed {
+                key_id,
+                reason: error.to_string(),
+            },
+        })?;
+        match wrapped.unwrap(&kek, guest) {
+            Ok(Some(dek)) => Ok(dek),
+            Ok(None) => Err(NotOpened::NoProvider { key_id }),
+            Err(error) => Err(corrupt(error)),
+        }
+    }
+
+    /// Opens those of a guest's key references that open with the KEK of one of these providers.
+    pub fn open_rows(
+        &mut self,
+        rows: impl IntoIterator<Item = KeyRef>,
+        providers: &[Provider],
+        guest: DomainUuid,
+        deadline: Deadline,
+    ) -> Vec<OpenedKey> {
+        let open = |key_ref: KeyRef| {
+            let wrapped = key_ref.wrapped_dek.as_ref()?;
+            let key_id = wrapped.key_id().ok()?;
+            let mut holders = providers.iter().filter(|holder| holder.key_id == key_id);
+            let named = |holder: &&Provider| Some(holder.uuid) == key_ref.provider_uuid;
+            let provider = holders.clone().find(named).or_else(|| holders.next())?;
+            Some(OpenedKey {
+                dek: self.open(wrapped, guest, deadline).ok()?,
+                provider: provider.clone(),
+                key_ref,
+            })
+        };
+        rows.into_iter().filter_map(open).collect()
+    }
+
+    /// Wraps a DEK for a guest with a provider's KEK, and opens what was wrapped: only what gives
+    /// the same DEK again is returned.
+    pub fn wrap(
+        &mut self,
+        dek: &Dek,
+        provider: &Provider,
+        guest: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<NewKey, WrapError> {
+        let kek = self
+            .kek(provider.key_id, deadline)
+            .map_err(WrapError::Keyring)?;
+        let wrapped = WrappedDek::wrap(&kek, dek, guest)?;
+        match wrapped.unwrap(&kek, guest) {
+            Ok(Some(again)) if again.same_as(dek) => {
+                Ok(NewKey::new(wrapped, provider.key_id, provider.key_version))
+            }
+            _ => Err(WrapError::NotReadBack),
+        }
+    }
+}
