@@ -79,10 +79,20 @@ pub(crate) enum HostError {
     Io(#[from] PathError),
 }
 
+/// How libvirt is reached.
+enum Connection {
+    /// Through the helper.
+    Helper,
+    /// The one of a test.
+    #[cfg(test)]
+    Fake(crate::libvirt::fake::FakeLibvirt),
+}
+
 /// The host. Everything that it hands out is opened anew.
 pub(crate) struct Host {
     state_dir: StateDir,
     config_path: Option<PathBuf>,
+    connection: Connection,
 }
 
 impl Host {
@@ -92,6 +102,17 @@ impl Host {
         Self {
             state_dir,
             config_path,
+            connection: Connection::Helper,
+        }
+    }
+
+    /// A host of a test, below this directory, with the libvirt of the test.
+    #[cfg(test)]
+    pub(crate) fn fake(root: &Path, libvirt: crate::libvirt::fake::FakeLibvirt) -> Self {
+        Self {
+            state_dir: StateDir::at(root.join("guard")),
+            config_path: Some(root.join("config.toml")),
+            connection: Connection::Fake(libvirt),
         }
     }
 
@@ -145,8 +166,17 @@ impl Host {
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
-        let secrets = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
-        guard.secrets = Some(Box::new(secrets));
+        guard.secrets = Some(match &self.connection {
+            Connection::Helper => {
+                let client = LibvirtClient::at(&guard.config.secret_uri);
+                Box::new(client.with_dirs(&guard.config.libvirt))
+            }
+            #[cfg(test)]
+            Connection::Fake(libvirt) => {
+                guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
+                Box::new(libvirt.clone())
+            }
+        });
         Ok(guard)
     }
 
@@ -160,6 +190,10 @@ impl Host {
 
     /// The libvirt whose guests are listed.
     pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
-        Box::new(LibvirtClient::at(GUESTS_URI))
+        match &self.connection {
+            Connection::Helper => Box::new(LibvirtClient::at(GUESTS_URI)),
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+        }
     }
 }

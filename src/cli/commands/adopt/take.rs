@@ -9,6 +9,7 @@ use crate::key::dek::Dek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, WrappedDek};
 use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::store::{AddKey, OtherKeys};
 use crate::verdict::adopt::{AdoptedKey, AvailableSecret, decide};
 use crate::verdict::facts::{Provider, References};
