@@ -8,10 +8,9 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::elsewhere::{
     ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
-use crate::verdict::facts::{
-    CopyReason, Facts, Permission, Proof, TpmState::Encrypted, TransientState,
-};
+use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TpmState, TransientState};
 use crate::verdict::refusal::Refusal;
+use TpmState::Encrypted;
 
 fn other() -> OtherGuest {
     OtherGuest {
@@ -101,7 +100,15 @@ fn a_guest_that_may_be_another_one_is_never_bound_automatically() {
         })
     };
     assert_eq!(verdict(&gone(transient)), "deny VG201");
-    assert!(verdict(&gone(fresh)).starts_with("allow NewKey"));
+    assert!(verdict(&gone(fresh.clone())).starts_with("allow NewKey"));
+    // A state of the other guest, or its definition, is enough to lose something.
+    for (has_state, is_defined) in [(true, false), (false, true)] {
+        let facts = fresh.clone().elsewhere(|found| {
+            let relative = found.relative.as_mut().unwrap();
+            (relative.has_state, relative.domain.is_defined) = (has_state, is_defined);
+        });
+        assert_eq!(verdict(&facts), "deny VG201");
+    }
     // Bound by an administrator, it is a guest like any other.
     let bound = newcomer()
         .elsewhere(|found| found.relative = Some(relative(Relation::Secret)))
@@ -130,6 +137,7 @@ fn a_guest_that_libvirt_does_not_define_is_not_to_be_bound_by_name() {
     assert_eq!(verdict(&facts), "deny VG201");
     let domain = facts.domain.as_ref().unwrap().uuid;
     assert_eq!(refusal(&facts), Refusal::KeyMissingNotDefined { domain });
+    assert_eq!(refusal(&newcomer()), Refusal::KeyMissing);
 }
 
 /// Rows 69, 70 and 72.
@@ -219,7 +227,7 @@ fn a_state_that_was_deleted_with_the_definition_is_reported_so() {
 
 /// Row 75.
 #[test]
-fn an_allowed_start_does_not_look_elsewhere() {
+fn only_a_refusal_that_misses_something_looks_elsewhere() {
     let unasked = |mut facts: Facts| {
         facts.elsewhere = None;
         verdict(&facts)
@@ -227,6 +235,8 @@ fn an_allowed_start_does_not_look_elsewhere() {
     assert_eq!(unasked(newcomer()), "look elsewhere");
     assert_eq!(unasked(newcomer().state(Encrypted)), "look elsewhere");
     assert_eq!(unasked(used()), "look elsewhere");
+    let another_key = guest().provider("a", 1, 'X').row(keyless(1, "a", 1, 'A'));
+    assert_eq!(unasked(another_key), "deny VG102");
     assert!(unasked(newcomer().host(hidden())).starts_with("allow"));
     assert!(unasked(newcomer().row(placeholder(1, "a", 1))).starts_with("allow"));
     let proven = newcomer().row(opens(1, "a", 1, 'A', 0).used().proven());

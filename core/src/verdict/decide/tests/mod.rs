@@ -27,3 +27,5 @@ mod elsewhere;
 mod host_secret;
 
 mod store;
+
+mod verdict;

@@ -1,11 +1,12 @@
 //! An encrypted state that the guest's keys do not open.
 
 use super::given::{
-    corrupt, findings, guest, hidden, keyed, keyless, known, opens, refusal, verdict,
+    Row, clients, corrupt, findings, foreign, guest, hidden, keyed, keyless, known, opens, refusal,
+    verdict,
 };
 use crate::ids::KeyRefId;
 use crate::verdict::Finding;
-use crate::verdict::facts::{HostSecret, Proof, TpmState};
+use crate::verdict::facts::{HostSecret, HostValue, Proof, TpmState};
 use crate::verdict::refusal::Refusal;
 use HostSecret::Absent as NoSecret;
 use TpmState::Encrypted;
@@ -28,6 +29,16 @@ fn a_key_that_does_not_open_the_encrypted_state_is_refused() {
     // A key that is only out of reach may be the right one: its provider is what to bring back.
     let beside_lost = facts.host(NoSecret).row(keyless(3, "lost", 9, 'L'));
     assert_eq!(verdict(&beside_lost), "deny VG101");
+}
+
+/// Row 37.
+#[test]
+fn a_clients_secret_that_another_guest_names_or_that_has_no_value_does_not_help() {
+    let refuted = keyed(Row::refuted).state(Encrypted);
+    let empty = foreign(true, true, HostValue::None);
+    for host in [clients().named_by(&["vm2"]), empty] {
+        assert_eq!(verdict(&refuted.clone().host(host)), "deny VG204");
+    }
 }
 
 /// Rows 35 and 36.
