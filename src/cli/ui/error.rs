@@ -58,7 +58,7 @@ impl AdminError {
         self.kind == Kind::NoPermission
     }
 
-    /// The exit status of the design.
+    /// The exit status (docs/json.md).
     pub(crate) fn status(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Refused => 1,
