@@ -21,6 +21,7 @@ pub mod host;
 pub mod keyring;
 pub mod libvirt;
 pub mod log;
+mod manage;
 pub mod messages;
 pub mod recovery;
 pub mod staging;

@@ -47,6 +47,12 @@ macro_rules! uuid_type {
             }
         }
 
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
         impl FromStr for $name {
             type Err = UuidError;
 
@@ -72,7 +78,7 @@ uuid_type! {
 }
 
 /// The primary key of a row in `key_ref`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct KeyRefId(pub i64);
 
 impl fmt::Display for KeyRefId {

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::host::bounded::bounded;
@@ -53,12 +53,15 @@ pub(crate) fn find(
     context: &Context,
     store: &Store,
     known: &BTreeSet<DomainUuid>,
-) -> Result<Vec<Forgotten>, AdminError> {
-    let (state_dir, tpm_states) = (context.state_dir(), context.libvirt_dirs().tpm_states());
+) -> Result<Vec<Forgotten>, CommandError> {
+    let (state_dir, tpm_states) = (
+        context.host.state_dir(),
+        context.host.libvirt_dirs().tpm_states(),
+    );
     let plain: BTreeSet<_> = plain_state::list(state_dir)
         .map_err(|error| {
-            let shelf = plain_state::dir(state_dir);
-            AdminError::failed(format!("{}: {error}", shelf.display()))
+            let shelf = state_dir.plain_states();
+            CommandError::failed(format!("{}: {error}", shelf.display()))
         })?
         .into_iter()
         .collect();
@@ -104,7 +107,7 @@ fn left_by_libvirt(
     store: &Store,
     tpm_states: &Path,
     uuid: DomainUuid,
-) -> Result<Option<PathBuf>, AdminError> {
+) -> Result<Option<PathBuf>, CommandError> {
     let own = tpm_states.join(uuid.to_string());
     if may_hold_state(&own) {
         return Ok(Some(own));
@@ -117,7 +120,7 @@ fn left_by_libvirt(
 /// the store cannot say: whoever asks has heard of that already.
 pub(crate) fn among(context: &Context, known: &[Guest]) -> Option<usize> {
     let known: BTreeSet<_> = known.iter().map(|guest| guest.uuid).collect();
-    let store = context.store(Access::Read).ok()??;
+    let store = context.host.store(Access::Read).ok()??;
     let rows = store.all_key_refs(None, true).ok()?;
     let unknown = rows.iter().map(|row| row.domain);
     let unknown: BTreeSet<_> = unknown.filter(|uuid| !known.contains(uuid)).collect();

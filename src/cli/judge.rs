@@ -5,13 +5,14 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::context::{self, BrokenConfig, Context};
-use super::guests::NamedGuest;
+use crate::cli::context::Context;
 use crate::cli::ui::check_table::Judged;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::domain::UnreadableDomain;
 use crate::guard::{Mode, prepare};
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::Origin;
 use crate::verdict::Verdict;
 use crate::verdict::outcome::Outcome;
@@ -24,9 +25,9 @@ const WORTH_A_THREAD: usize = 16;
 /// Judges these guests as a start would, in their order; changes nothing.
 pub(crate) fn all(
     context: &Context,
-    guests: &[NamedGuest],
+    guests: &[ListedGuest],
     progress: &Progress,
-) -> Result<Vec<Judged>, AdminError> {
+) -> Result<Vec<Judged>, CommandError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = processors.min(guests.len().div_ceil(WORTH_A_THREAD)).max(1);
     let next = AtomicUsize::new(0);
@@ -37,7 +38,7 @@ pub(crate) fn all(
         for other in others {
             judged.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
         }
-        Ok::<_, AdminError>(judged)
+        Ok::<_, CommandError>(judged)
     })?;
     judged.sort_by_key(|(index, _)| *index);
     Ok(judged.into_iter().map(|(_, judged)| judged).collect())
@@ -46,15 +47,15 @@ pub(crate) fn all(
 /// Judges guest after guest, each being the next that nobody else has taken.
 fn some(
     context: &Context,
-    guests: &[NamedGuest],
+    guests: &[ListedGuest],
     next: &AtomicUsize,
     progress: &Progress,
-) -> Result<Vec<(usize, Judged)>, AdminError> {
-    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+) -> Result<Vec<(usize, Judged)>, CommandError> {
+    let guard = context.host.guard(BrokenConfig::UseDefaults)?;
     let mut judged = Vec::new();
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
-        let Some(NamedGuest { name, domain }) = guests.get(index) else {
+        let Some(ListedGuest { name, domain }) = guests.get(index) else {
             return Ok(judged);
         };
         progress.at(name);
@@ -63,7 +64,7 @@ fn some(
             domain,
             Origin::Check,
             Mode::DryRun,
-            context::patience(),
+            default_deadline(),
         );
         if let Err(unreadable) = domain {
             would_not_start(&mut outcome, unreadable);

@@ -3,13 +3,10 @@
 pub mod args;
 mod commands;
 mod context;
-mod domains;
 mod forgotten;
-mod guests;
+mod guest_file;
 mod judge;
 mod shared_secrets;
-mod stopped;
-mod tpm_place;
 mod ui;
 
 use std::ffi::OsString;
@@ -19,7 +16,7 @@ use clap::Parser;
 
 use args::{Cli, Command};
 use context::Context;
-use ui::error::AdminError;
+use ui::error::CommandError;
 
 /// Runs one command and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -43,7 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         .unwrap_or_else(|error| context.output.error(&error))
 }
 
-fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, AdminError> {
+fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandError> {
     match command {
         Command::Check {
             which,

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use super::context::{self, Context};
-use super::guests::NamedGuest;
-use crate::cli::ui::error::AdminError;
+use super::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::domain::Domain;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::keyring::unlock::Unlocker;
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::default_deadline;
 use crate::messages::{Arg, label};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
@@ -49,8 +50,8 @@ impl SharedSecret {
 /// be compared, and guests that share libvirt's own value, are left alone.
 pub(crate) fn find(
     context: &Context,
-    guests: &[NamedGuest],
-) -> Result<Vec<SharedSecret>, AdminError> {
+    guests: &[ListedGuest],
+) -> Result<Vec<SharedSecret>, CommandError> {
     let mut by_secret = BTreeMap::<SecretUuid, Vec<&Domain>>::new();
     for domain in guests.iter().filter_map(|guest| guest.domain.as_ref().ok()) {
         if let Some((_, secret)) = domain.encrypted_vtpm() {
@@ -61,11 +62,11 @@ pub(crate) fn find(
     if by_secret.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(store) = context.store(Access::Read)? else {
+    let Some(store) = context.host.store(Access::Read)? else {
         return Ok(Vec::new());
     };
     let providers = store.providers()?;
-    let mut unlocker = Unlocker::new(&context.keyring());
+    let mut unlocker = Unlocker::new(&context.host.keyring());
     let mut shared = Vec::new();
     for (secret, domains) in by_secret {
         if differ(&mut unlocker, &store, &providers, &domains)? {
@@ -83,7 +84,7 @@ fn differ(
     store: &Store,
     providers: &[Provider],
     domains: &[&Domain],
-) -> Result<bool, AdminError> {
+) -> Result<bool, CommandError> {
     let mut first: Option<Vec<Dek>> = None;
     let mut is_to_be_made = false;
     for domain in domains {
@@ -91,7 +92,7 @@ fn differ(
         let has_key = rows.iter().any(|row| row.key_ref.wrapped_dek.is_some());
         is_to_be_made |= !rows.is_empty() && !has_key;
         let rows = rows.into_iter().map(|row| row.key_ref);
-        let opened = unlocker.open_rows(rows, providers, domain.uuid, context::patience());
+        let opened = unlocker.open_rows(rows, providers, domain.uuid, default_deadline());
         let deks: Vec<_> = opened.into_iter().map(|key| key.dek).collect();
         match &first {
             _ if deks.is_empty() => {}

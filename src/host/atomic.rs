@@ -9,7 +9,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +21,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
 
 use zeroize::Zeroizing;
 
+use super::crash;
+use crate::host::dirs::of_descriptor;
 use crate::key::random;
 
 /// How the name of an unfinished file begins; random digits follow.
@@ -71,7 +72,9 @@ impl NewFile {
     /// Gives it this name. A file that has it already stays, and is an error (`AlreadyExists`).
     pub fn create(mut self, name: &OsStr) -> io::Result<()> {
         self.is_unchanged()?;
+        crash::point();
         rename_to_new(&self.dir, &self.temporary, name)?;
+        crash::point();
         self.has_its_name = true;
         sync_directory(&self.dir)
     }
@@ -79,7 +82,9 @@ impl NewFile {
     /// Gives it this name, in place of the file that has it.
     pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
         self.is_unchanged()?;
+        crash::point();
         renameat(&self.dir, self.temporary.as_os_str(), &self.dir, name)?;
+        crash::point();
         self.has_its_name = true;
         sync_directory(&self.dir)
     }
@@ -196,7 +201,7 @@ fn remove_abandoned(dir: &File) {
     let Ok(owner) = dir.metadata().map(|it| it.uid()) else {
         return;
     };
-    let listed = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    let listed = fs::read_dir(of_descriptor(dir));
     for entry in listed.into_iter().flatten().flatten() {
         let name = entry.file_name();
         if !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {

@@ -5,21 +5,26 @@ use vtpm_guard::cli::args::Cli;
 
 use crate::env::{Host, golden_verbatim};
 
-/// Every command line that has a help text.
-fn commands(command: &clap::Command, prefix: &[String], all: &mut Vec<Vec<String>>) {
+/// Every command line that has a help text; the first is that of the program itself.
+pub(crate) fn commands() -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    collect(&Cli::command(), &[], &mut all);
+    all
+}
+
+fn collect(command: &clap::Command, prefix: &[String], all: &mut Vec<Vec<String>>) {
     all.push(prefix.to_vec());
     for verb in command.get_subcommands() {
         let mut path = prefix.to_vec();
         path.push(verb.get_name().to_owned());
-        commands(verb, &path, all);
+        collect(verb, &path, all);
     }
 }
 
 #[test]
 fn every_command_explains_itself() {
     let host = Host::new();
-    let mut all = Vec::new();
-    commands(&Cli::command(), &[], &mut all);
+    let all = commands();
     assert!(all.len() > 25, "{all:?}");
     for path in all {
         let mut arguments: Vec<_> = path.iter().map(String::as_str).collect();

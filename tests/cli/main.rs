@@ -14,6 +14,7 @@ mod env;
 mod help;
 mod history;
 mod hostile_names;
+mod json_contract;
 mod key;
 mod key_import;
 mod metrics;

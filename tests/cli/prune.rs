@@ -20,7 +20,7 @@ fn without_libvirt_nobody_is_forgotten() {
     ] {
         host.run(arguments)
             .ends_with(4)
-            .saying("libvirt cannot be asked");
+            .saying("libvirt is unreachable");
     }
     assert_eq!(host.stored(), stored);
     let status = host.json(&["status"]);

@@ -201,7 +201,7 @@ fn only_a_provider_is_rotated_and_no_former_key() {
     let stored = host.stored();
     host.run(&["provider", "rotate", former])
         .ends_with(1)
-        .saying("vtpm-guard provider rotate nkp-a");
+        .saying("name that provider: nkp-a");
     assert_eq!(host.stored(), stored);
 }
 
@@ -220,8 +220,8 @@ fn a_former_key_wraps_nothing_new() {
     ] {
         host.run(command)
             .ends_with(1)
-            .saying("is a former key of provider \"nkp-a\"")
-            .saying("name that one: nkp-a");
+            .saying("is a previous key of provider \"nkp-a\"")
+            .saying("name that provider: nkp-a");
     }
     assert_eq!(host.stored(), stored);
 
@@ -229,7 +229,7 @@ fn a_former_key_wraps_nothing_new() {
         .succeeds();
     host.run(&["key", "bind", VM1, "--provider", former])
         .ends_with(1)
-        .saying("that one is gone")
+        .saying("that provider was deleted")
         .saying("vtpm-guard provider rename nkp-a/");
 }
 

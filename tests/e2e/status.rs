@@ -81,7 +81,7 @@ fn without_libvirt_the_rest_is_told() {
         "{answer:#?}"
     );
     assert!(
-        answer.stderr.contains("libvirt cannot be asked"),
+        answer.stderr.contains("libvirt is unreachable"),
         "{answer:#?}"
     );
 }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::capture::{self, Capture};
 use crate::cli::context::Context;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
 
-pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context) -> Result<ExitCode, CommandError> {
     let captures = newest_first(context)?;
     let numbered = || (1..).zip(&captures);
     let documents: Value = numbered()
@@ -45,22 +45,22 @@ pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
 }
 
 /// The file of the capture of this number.
-pub(crate) fn file(context: &Context, number: usize) -> Result<PathBuf, AdminError> {
+pub(crate) fn file(context: &Context, number: usize) -> Result<PathBuf, CommandError> {
     let captures = newest_first(context)?;
     let found = number.checked_sub(1).and_then(|index| captures.get(index));
     found.map(|capture| capture.path.clone()).ok_or_else(|| {
-        AdminError::usage(format!("there is no capture {number}"))
+        CommandError::usage(format!("there is no capture {number}"))
             .with_hint("see which there are: vtpm-guard history --captures")
     })
 }
 
-fn newest_first(context: &Context) -> Result<Vec<Capture>, AdminError> {
-    let mut captures = capture::list(context.state_dir())
-        .map_err(|error| unreadable(&capture::directory(context.state_dir()), &error))?;
+fn newest_first(context: &Context) -> Result<Vec<Capture>, CommandError> {
+    let mut captures = capture::list(context.host.state_dir())
+        .map_err(|error| unreadable(&context.host.state_dir().captures(), &error))?;
     captures.reverse();
     Ok(captures)
 }
 
-fn unreadable(directory: &Path, error: &std::io::Error) -> AdminError {
-    AdminError::failed(format!("{}: {error}", directory.display())).with_hint("run it as root")
+fn unreadable(directory: &Path, error: &std::io::Error) -> CommandError {
+    CommandError::failed(format!("{}: {error}", directory.display())).with_hint("run it as root")
 }

@@ -7,12 +7,13 @@ use crate::cli::args::CheckedDomains;
 use crate::cli::commands::{metrics, nagios};
 use crate::cli::context::Context;
 use crate::cli::forgotten;
-use crate::cli::guests::{self, NamedGuest};
+use crate::cli::guest_file;
 use crate::cli::ui::check_table::{self, Asked, Judged};
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::cli::{judge, shared_secrets};
 use crate::clock::Timestamp;
+use crate::manage::guests::ListedGuest;
 
 /// What `check` was asked for.
 #[derive(Clone, Copy)]
@@ -24,14 +25,14 @@ pub(crate) struct Check<'a> {
     pub(crate) nagios: bool,
 }
 
-pub(crate) fn run(context: &Context, asked: Check<'_>) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError> {
     match (answer(context, asked), asked.nagios) {
         (Err(error), true) => Ok(nagios::unknown(&context.output, &error)),
         (answer, _) => answer,
     }
 }
 
-fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, AdminError> {
+fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError> {
     let checked = look(context, asked.which);
     if let Some(file) = asked.metrics {
         let now = Timestamp::now();
@@ -68,15 +69,15 @@ struct Checked {
     notes: Vec<String>,
 }
 
-fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, AdminError> {
+fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, CommandError> {
     let mut notes = Vec::new();
     let (asked, guests) = match &which.xml {
-        Some(file) => (Asked::One, vec![guests::from_file(file)?]),
+        Some(file) => (Asked::One, vec![guest_file::from_file(file)?]),
         None if which.all => {
-            let listed = guests::list()?;
+            let listed = context.host.guests()?;
             let forgotten = forgotten::among(context, &listed);
             notes.extend(forgotten.and_then(forgotten::in_words));
-            let guests = listed.into_iter().map(NamedGuest::from).collect();
+            let guests = listed.into_iter().map(ListedGuest::from).collect();
             (Asked::Several, guests)
         }
         None => (
@@ -85,7 +86,7 @@ fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, AdminError
             } else {
                 Asked::Several
             },
-            guests::named(context, &which.domains)?,
+            context.host.named_guests(&which.domains)?,
         ),
     };
     let progress = Progress::new("checking", guests.len());

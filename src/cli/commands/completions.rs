@@ -8,9 +8,9 @@ use serde_json::json;
 
 use crate::cli::args::Cli;
 use crate::cli::context::Context;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 
-pub(crate) fn run(context: &Context, shell: Shell) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, shell: Shell) -> Result<ExitCode, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "vtpm-guard", &mut script);
     let document = json!({

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::cli::context::Context;
 use crate::cli::ui::answer::wrapped;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
 use crate::messages::{Explanation, explain};
 use crate::verdict::code::Code;
 
-pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, CommandError> {
     match code {
         None => list(context)?,
         Some(text) => one(context, parse(text)?)?,
@@ -20,14 +20,14 @@ pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, Adm
 }
 
 /// A code as a person writes it.
-pub(crate) fn parse(text: &str) -> Result<Code, AdminError> {
+pub(crate) fn parse(text: &str) -> Result<Code, CommandError> {
     Code::parse(text).ok_or_else(|| {
-        AdminError::usage(format!("there is no code \"{text}\""))
+        CommandError::usage(format!("there is no code \"{text}\""))
             .with_hint("see all codes: vtpm-guard explain")
     })
 }
 
-fn one(context: &Context, code: Code) -> Result<(), AdminError> {
+fn one(context: &Context, code: Code) -> Result<(), CommandError> {
     let Explanation { what, why, remedy } = explain(code);
     context.output.answer(&document(code), |out| {
         writeln!(out, "{code}\n")?;
@@ -45,7 +45,7 @@ fn one(context: &Context, code: Code) -> Result<(), AdminError> {
     })
 }
 
-fn list(context: &Context) -> Result<(), AdminError> {
+fn list(context: &Context) -> Result<(), CommandError> {
     let documents: Value = Code::ALL.iter().map(|code| document(*code)).collect();
     context.output.answer(&documents, |out| {
         let mut rows = table(&["CODE", "NAME", "WHAT HAPPENED"]);

@@ -8,15 +8,14 @@ use serde_json::{Value, json};
 
 use crate::cli::args::Decisions;
 use crate::cli::commands::explain;
-use crate::cli::context::{self, Context};
-use crate::cli::domains;
+use crate::cli::context::Context;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::cli::ui::time;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
-use crate::libvirt::Libvirt;
+use crate::manage::guests::refuse_ambiguous;
 use crate::messages::label;
 use crate::store::{Access, EventFilter, EventQuery, EventRow};
 use crate::verdict::code::Code;
@@ -24,12 +23,12 @@ use crate::verdict::code::Code;
 /// How long libvirt may take to say whose a name is, without which history answers, too.
 const PATIENCE_FOR_NAME: Duration = Duration::from_secs(3);
 
-pub(crate) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, AdminError> {
-    let query = query(which, known_uuid(which))?;
-    let events = match context.store(Access::Read)? {
+pub(crate) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, CommandError> {
+    let query = query(which, known_uuid(context, which))?;
+    let events = match context.host.store(Access::Read)? {
         Some(store) => {
             if let Some(text) = &which.domain {
-                domains::refuse_two(&store, text)?;
+                refuse_ambiguous(&store, text)?;
             }
             store.history(query, which.limit)?
         }
@@ -80,12 +79,15 @@ pub(crate) fn run(context: &Context, which: &Decisions) -> Result<ExitCode, Admi
 
 /// The UUID of the guest that libvirt knows by the name that was given: it may have had another
 /// one at its last start.
-fn known_uuid(which: &Decisions) -> Option<DomainUuid> {
+fn known_uuid(context: &Context, which: &Decisions) -> Option<DomainUuid> {
     let name = which.domain.as_deref()?;
     if DomainUuid::parse(name).is_ok() {
         return None;
     }
-    let guests = context::libvirt().guests_called(name, Deadline::after(PATIENCE_FOR_NAME));
+    let guests = context
+        .host
+        .libvirt()
+        .guests_called(name, Deadline::after(PATIENCE_FOR_NAME));
     let named = guests.ok()?.into_iter().find(|guest| guest.name == name);
     named.map(|guest| guest.uuid)
 }
@@ -118,7 +120,7 @@ fn other_names(name: &str, events: &[EventRow]) -> Vec<String> {
     notes
 }
 
-fn query(which: &Decisions, known: Option<DomainUuid>) -> Result<EventQuery<'_>, AdminError> {
+fn query(which: &Decisions, known: Option<DomainUuid>) -> Result<EventQuery<'_>, CommandError> {
     let domain = which.domain.as_deref();
     let whose = match domain.map(|text| (text, DomainUuid::parse(text))) {
         None => EventFilter::All,

@@ -10,25 +10,25 @@ use std::path::Path;
 use nix::libc;
 
 use crate::cli::ui::check_table::Judged;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::host::atomic::{self, NewFile};
 use crate::verdict::{Decision, Reason};
 
 /// Writes the metrics into `file`, whole or not at all: the collector may read at any moment.
-pub(crate) fn write(file: &Path, judged: &[Judged], now: Timestamp) -> Result<(), AdminError> {
+pub(crate) fn write(file: &Path, judged: &[Judged], now: Timestamp) -> Result<(), CommandError> {
     put(file, &text(judged, now))
 }
 
 /// Writes that nothing could be found out, lest the file of an earlier check pass for today's.
 /// When a check last succeeded stays in it.
-pub(crate) fn write_failure(file: &Path, now: Timestamp) -> Result<(), AdminError> {
+pub(crate) fn write_failure(file: &Path, now: Timestamp) -> Result<(), CommandError> {
     put(file, &check(false, now, last_success(file)))
 }
 
-fn put(file: &Path, text: &str) -> Result<(), AdminError> {
+fn put(file: &Path, text: &str) -> Result<(), CommandError> {
     replace(file, text).map_err(|error| {
-        AdminError::failed(format!("{}: {error}", file.display()))
+        CommandError::failed(format!("{}: {error}", file.display()))
             .with_hint("--metrics FILE takes a file in a directory that is there")
     })
 }

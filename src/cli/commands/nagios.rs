@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::ui::answer::{Output, count};
 use crate::cli::ui::check_table::Judged;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::messages::{label, one_line};
 use crate::verdict::{Decision, Reason};
 
@@ -35,13 +35,13 @@ impl Status {
 }
 
 /// Prints the line about these guests; the plugin's status is that of the command.
-pub(crate) fn print(output: &Output, judged: &[Judged]) -> Result<ExitCode, AdminError> {
+pub(crate) fn print(output: &Output, judged: &[Judged]) -> Result<ExitCode, CommandError> {
     let (status, words) = line(judged);
     say(output, status, &words)
 }
 
 /// The answer where nothing could be found out. That it fails to be printed is left to its status.
-pub(crate) fn unknown(output: &Output, error: &AdminError) -> ExitCode {
+pub(crate) fn unknown(output: &Output, error: &CommandError) -> ExitCode {
     say(output, Status::Unknown, &plain(&error.to_string()))
         .unwrap_or(ExitCode::from(Status::Unknown as u8))
 }
@@ -51,7 +51,7 @@ pub(crate) fn usage() -> ExitCode {
     ExitCode::from(Status::Unknown as u8)
 }
 
-fn say(output: &Output, status: Status, words: &str) -> Result<ExitCode, AdminError> {
+fn say(output: &Output, status: Status, words: &str) -> Result<ExitCode, CommandError> {
     let word = status.word();
     let document = json!({ "status": word, "message": words });
     output.answer(&document, |out| {

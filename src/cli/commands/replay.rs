@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use super::captures;
 use crate::cli::args::ReplayedXml;
-use crate::cli::context::{self, BrokenConfig, Context};
-use crate::cli::guests::{self, NamedGuest};
+use crate::cli::context::Context;
+use crate::cli::guest_file;
 use crate::cli::ui::check_table::{self, Asked, Judged};
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::config::Lifetime;
 use crate::guard::{self, Guard, Mode, Operation, prepare};
-use crate::libvirt::Libvirt;
 use crate::log;
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::Origin;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
@@ -26,14 +27,14 @@ pub(crate) struct Replay<'a> {
     pub(crate) no_secret: bool,
 }
 
-pub(crate) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, AdminError> {
-    let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
+pub(crate) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, CommandError> {
+    let mut guard = context.host.guard(BrokenConfig::UseDefaults)?;
     if replay.no_secret {
         guard.secrets = None;
     }
     let guest = match (&replay.xml.file, replay.xml.capture) {
-        (Some(file), _) => guests::from_file(file)?,
-        (None, number) => guests::from_file(&captures::file(context, number.unwrap_or(1))?)?,
+        (Some(file), _) => guest_file::from_file(file)?,
+        (None, number) => guest_file::from_file(&captures::file(context, number.unwrap_or(1))?)?,
     };
     let outcome = match Operation::parse(replay.operation, replay.sub_operation, "-") {
         Some(Operation::Prepare) => start(context, &guard, replay, &guest),
@@ -51,7 +52,7 @@ pub(crate) fn run(context: &Context, replay: &Replay<'_>) -> Result<ExitCode, Ad
     Ok(check_table::status(&judged, false))
 }
 
-fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &NamedGuest) -> Outcome {
+fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &ListedGuest) -> Outcome {
     let mode = if replay.dry_run {
         Mode::DryRun
     } else {
@@ -67,7 +68,7 @@ fn start(context: &Context, guard: &Guard, replay: &Replay<'_>, guest: &NamedGue
         &guest.domain,
         Origin::Replay,
         mode,
-        context::patience(),
+        default_deadline(),
     );
     if !replay.dry_run {
         log::decision(&guest.name, "replay", &outcome);
@@ -89,10 +90,13 @@ fn drop_unused_secret(context: &Context, guard: &Guard, outcome: &Outcome) {
     if stays || outcome.secret == SecretAction::None {
         return;
     }
-    let known = context::libvirt().guest(domain.uuid, context::patience());
+    let known = context
+        .host
+        .libvirt()
+        .guest(domain.uuid, default_deadline());
     let dropped = match known {
         Ok(Some(guest)) if guest.running => Ok(false),
-        Ok(_) => secrets.drop_own(secret, domain.uuid, context::patience()),
+        Ok(_) => secrets.drop_own(secret, domain.uuid, default_deadline()),
         Err(error) => Err(error),
     };
     if let Err(error) = dropped {
@@ -106,19 +110,19 @@ fn follow_up(
     guard: &Guard,
     replay: &Replay<'_>,
     operation: Operation,
-    guest: &NamedGuest,
-) -> Result<(), AdminError> {
+    guest: &ListedGuest,
+) -> Result<(), CommandError> {
     match &guest.domain {
         Ok(domain) if !replay.dry_run => {
-            guard::follow_up(guard, operation, domain, context::patience())
-                .map_err(|error| AdminError::failed(format!("{}: {error}", guest.name)))
+            guard::follow_up(guard, operation, domain, default_deadline())
+                .map_err(|error| CommandError::failed(format!("{}: {error}", guest.name)))
         }
         _ => Ok(()),
     }
 }
 
 /// The outcome of an operation other than `prepare begin`.
-fn never_refused(guard: &Guard, guest: &NamedGuest, replay: &Replay<'_>) -> Outcome {
+fn never_refused(guard: &Guard, guest: &ListedGuest, replay: &Replay<'_>) -> Outcome {
     let domain = guest.domain.as_ref().ok();
     Outcome {
         domain: domain.cloned(),

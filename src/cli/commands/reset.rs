@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::commands::key;
-use crate::cli::context::{BrokenConfig, Context};
-use crate::cli::domains::{self, NamedDomain};
-use crate::cli::tpm_place;
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, TpmVersion};
 use crate::guard::{has_managed_save, state_elsewhere};
 use crate::ids::DomainUuid;
+use crate::manage::guests::GuestRef;
+use crate::manage::host::BrokenConfig;
 use crate::messages;
 use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, StatePath, read_state, remove_empty_directory};
@@ -21,7 +21,7 @@ use crate::verdict::refusal::Refusal;
 
 /// A state directory without a state would keep libvirt from setting the new TPM up whole.
 fn remove_empty_directories(context: &Context, domain: DomainUuid) {
-    let states = context.libvirt_dirs().tpm_states();
+    let states = context.host.libvirt_dirs().tpm_states();
     for version in [TpmVersion::V2_0, TpmVersion::V1_2] {
         let vtpm = Emulator {
             version,
@@ -39,11 +39,11 @@ fn remove_empty_directories(context: &Context, domain: DomainUuid) {
     }
 }
 
-pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError> {
-    let domain = domains::resolve(context, text)?;
+pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, CommandError> {
+    let domain = context.host.guest(text)?;
     let label = domain.label();
     let no_key = || {
-        AdminError::refused(format!(
+        CommandError::refused(format!(
             "{label} has no key, so nothing keeps it from a new TPM"
         ))
         .with_hint(format!(
@@ -53,7 +53,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     };
     refuse_managed_save(context, &domain)?;
     let now = Timestamp::now();
-    let mut store = context.store(Access::Write)?;
+    let mut store = context.host.store(Access::Write)?;
     let rows = match &store {
         Some(store) => store.references(domain.uuid, now)?.key_refs,
         None => Vec::new(),
@@ -61,7 +61,7 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
     let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
     refuse_beside_state(context, store.as_ref(), &domain)?;
     // A kept copy would take the place of a state that is gone.
-    let copies = CopyStore::of(context.state_dir(), domain.uuid).set_aside(now)?;
+    let copies = CopyStore::of(context.host.state_dir(), domain.uuid).set_aside(now)?;
     let forgotten = match &mut store {
         Some(store) => store.clear_seen_state(domain.uuid)?,
         None => false,
@@ -113,13 +113,13 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<ExitCode, AdminError>
 fn refuse_beside_state(
     context: &Context,
     store: Option<&Store>,
-    domain: &NamedDomain,
-) -> Result<(), AdminError> {
-    let Some((defined, vtpm)) = tpm_place::definition(domain.uuid) else {
+    domain: &GuestRef,
+) -> Result<(), CommandError> {
+    let Some((defined, vtpm)) = context.host.definition(domain.uuid) else {
         return Ok(());
     };
-    let guard = context.guard(BrokenConfig::DefaultsHold)?;
-    let state = read_state(&guard.libvirt_state_dir, domain.uuid, &vtpm);
+    let guard = context.host.guard(BrokenConfig::UseDefaults)?;
+    let state = read_state(&guard.config.libvirt.tpm_states(), domain.uuid, &vtpm);
     let seen = store
         .map(|store| store.seen_state(domain.uuid))
         .transpose()?;
@@ -127,19 +127,19 @@ fn refuse_beside_state(
     match state_elsewhere(&guard, &defined, &vtpm, seen.as_deref()) {
         Some(found) if matches!(state, StateFile::Absent) => {
             let words = messages::refusal(&defined, &Refusal::TpmStateElsewhere(found));
-            Err(AdminError::refused(words.message).with_hint(words.hint))
+            Err(CommandError::refused(words.message).with_hint(words.hint))
         }
         _ => Ok(()),
     }
 }
 
 /// A guest that goes on from a managed save has its TPM in there, and needs no new one.
-fn refuse_managed_save(context: &Context, domain: &NamedDomain) -> Result<(), AdminError> {
-    let guard = context.guard(BrokenConfig::DefaultsHold)?;
+fn refuse_managed_save(context: &Context, domain: &GuestRef) -> Result<(), CommandError> {
+    let guard = context.host.guard(BrokenConfig::UseDefaults)?;
     match &domain.name {
         Some(name) if has_managed_save(&guard, name) => {
             let word = &domain.arg;
-            Err(AdminError::refused(format!(
+            Err(CommandError::refused(format!(
                 "{} has a managed save, and its TPM is in there",
                 domain.label()
             ))

@@ -7,13 +7,14 @@ use std::time::Duration;
 use comfy_table::Color;
 use serde_json::Value;
 
-use crate::cli::context::{self, BrokenConfig, Context};
+use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
 use crate::cli::ui::check_table::Judged;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::guard::{Mode, prepare};
+use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::messages::{outcome_json, reason, refusal};
 use crate::staging::{Definition, DefinitionFiles, Staging, StagingDir};
 use crate::store::Origin;
@@ -23,19 +24,19 @@ use crate::verdict::outcome::SecretAction;
 /// How long one guest may hold up the daemon's start, a locked store above all.
 const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
 
-pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    let dirs = context.libvirt_dirs();
+pub(crate) fn run(context: &Context) -> Result<ExitCode, CommandError> {
+    let dirs = context.host.libvirt_dirs();
     let place = StagingDir::of_this_host(&dirs);
     place.clear()?;
     let starting = DefinitionFiles::from(&dirs).starting().map_err(|error| {
-        AdminError::failed(format!("libvirt's definitions cannot be read: {error}"))
+        CommandError::failed(format!("libvirt's definitions cannot be read: {error}"))
     })?;
     if !starting.is_empty() {
         place.check()?;
     }
-    let mut guard = context.guard(BrokenConfig::DefaultsHold)?;
+    let mut guard = context.host.guard(BrokenConfig::UseDefaults)?;
     guard.secrets = Some(Box::new(Staging(place)));
-    let deadline = context::patience();
+    let deadline = default_deadline();
     let judge = |Definition { name, domain }| {
         let for_one = deadline.at_most(FOR_ONE_GUEST);
         let outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);

@@ -7,19 +7,20 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::args;
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors;
 use crate::cli::ui::table::table;
-use crate::cli::ui::trouble;
 use crate::clock::{Deadline, Timestamp};
+use crate::manage::host::default_deadline;
 use crate::messages::label;
 use crate::store::{Access, Store, StoreError, StoreFinding};
 
 /// How long copying a store may take.
 const COPY_PATIENCE: Duration = Duration::from_mins(10);
 
-pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, CommandError> {
     match verb {
         args::Store::Check => check(context),
         args::Store::Backup { file } => backup(context, file),
@@ -28,9 +29,9 @@ pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, Adm
 }
 
 /// Status 1 if anything is found.
-fn check(context: &Context) -> Result<ExitCode, AdminError> {
+fn check(context: &Context) -> Result<ExitCode, CommandError> {
     let deadline = Deadline::after(COPY_PATIENCE);
-    let (exists, findings) = match Store::open(context.state_dir(), Access::Read, deadline) {
+    let (exists, findings) = match Store::open(context.host.state_dir(), Access::Read, deadline) {
         Ok(store) => (true, store.check()?),
         Err(StoreError::Missing) => (false, Vec::new()),
         // Damage that stops the check at the door is what it was to find.
@@ -68,9 +69,9 @@ fn check(context: &Context) -> Result<ExitCode, AdminError> {
     Ok(ExitCode::from(u8::from(!findings.is_empty())))
 }
 
-fn backup(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
+fn backup(context: &Context, file: &Path) -> Result<ExitCode, CommandError> {
     let deadline = Deadline::after(COPY_PATIENCE);
-    let store = Store::open(context.state_dir(), Access::Read, deadline)?;
+    let store = Store::open(context.host.state_dir(), Access::Read, deadline)?;
     store.backup(file, deadline)?;
     let never_exported: Vec<_> = store
         .providers()?
@@ -96,10 +97,10 @@ fn backup(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn restore(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
+fn restore(context: &Context, file: &Path) -> Result<ExitCode, CommandError> {
     let deadline = Deadline::after(COPY_PATIENCE);
-    let restored = Store::restore(context.state_dir(), file, Timestamp::now(), deadline)
-        .map_err(trouble::backup)?;
+    let restored = Store::restore(context.host.state_dir(), file, Timestamp::now(), deadline)
+        .map_err(host_errors::backup)?;
     let missed = missed_keys(context)?;
     let document = json!({
         "previous": restored.previous.as_ref().map(|path| path.to_string_lossy()),
@@ -126,13 +127,13 @@ fn restore(context: &Context, file: &Path) -> Result<ExitCode, AdminError> {
 }
 
 /// The providers whose KEK is not on this host, or not whole.
-fn missed_keys(context: &Context) -> Result<Vec<String>, AdminError> {
-    let keyring = context.keyring();
-    let store = context.store(Access::Read)?;
+fn missed_keys(context: &Context) -> Result<Vec<String>, CommandError> {
+    let keyring = context.host.keyring();
+    let store = context.host.store(Access::Read)?;
     let providers = store.map_or(Ok(Vec::new()), |store| store.providers())?;
     Ok(providers
         .into_iter()
-        .filter(|provider| keyring.open(provider.key_id, context::patience()).is_err())
+        .filter(|provider| keyring.open(provider.key_id, default_deadline()).is_err())
         .map(|provider| provider.name)
         .collect())
 }

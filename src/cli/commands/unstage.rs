@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::context::{self, BrokenConfig, Context};
-use crate::cli::guests::unreachable;
+use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Deadline;
 use crate::config::Lifetime;
 use crate::libvirt::secret::SecretError;
-use crate::libvirt::{Guest, Libvirt, a_daemon_runs};
+use crate::libvirt::{Guest, a_daemon_runs};
+use crate::manage::host::BrokenConfig;
+use crate::manage::host::Host;
 use crate::staging::{StagedSecret, StagingDir};
 
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
@@ -20,19 +21,20 @@ use crate::staging::{StagedSecret, StagingDir};
 /// (`DefaultTimeoutStartSec`), and would end libvirtd after them.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
-    let place = StagingDir::of_this_host(&context.libvirt_dirs());
+pub(crate) fn run(context: &Context) -> Result<ExitCode, CommandError> {
+    let place = StagingDir::of_this_host(&context.host.libvirt_dirs());
     let staged = place.staged()?;
     let mut dropped = Vec::new();
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.
     let daemon_runs = a_daemon_runs();
     if !staged.is_empty() && daemon_runs {
         let lifetime = context
-            .guard(BrokenConfig::DefaultsHold)?
+            .host
+            .guard(BrokenConfig::UseDefaults)?
             .config
             .secret_lifetime;
         let deadline = Deadline::after(PATIENCE);
-        match drop_secrets(&staged, lifetime, deadline) {
+        match drop_secrets(&context.host, &staged, lifetime, deadline) {
             Ok(secrets) => dropped = secrets,
             Err(error) => {
                 if deadline.has_passed() {
@@ -42,7 +44,7 @@ pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
                 } else {
                     place.clear()?;
                 }
-                return Err(unreachable(&error).with_hint(
+                return Err(CommandError::from(error).with_hint(
                     "the keys are gone from /run; when libvirtd answers: vtpm-guard unstage",
                 ));
             }
@@ -55,11 +57,12 @@ pub(crate) fn run(context: &Context) -> Result<ExitCode, AdminError> {
 /// Drops what `started` and `release` could not: they do not wait for a libvirtd that is
 /// starting. Gives the secrets that were there to drop.
 fn drop_secrets(
+    host: &Host,
     staged: &[StagedSecret],
     lifetime: Lifetime,
     deadline: Deadline,
 ) -> Result<Vec<StagedSecret>, SecretError> {
-    let libvirt = context::libvirt();
+    let libvirt = host.libvirt();
     let guests = libvirt.guests(deadline)?;
     let mut dropped = Vec::new();
     for &one in staged {
@@ -83,7 +86,7 @@ fn answer(
     staged: &[StagedSecret],
     dropped: &[StagedSecret],
     daemon_runs: bool,
-) -> Result<ExitCode, AdminError> {
+) -> Result<ExitCode, CommandError> {
     let document: Value = staged
         .iter()
         .map(|one| {

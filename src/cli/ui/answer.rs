@@ -5,14 +5,26 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use clap::Parser;
 
-use super::error::AdminError;
+use super::error::CommandError;
 use super::printer::Printer;
 use crate::cli::args::Cli;
 use crate::messages::{misleads, one_line};
+
+/// What a command answers: the value that `--json` serialises is the one that is printed.
+pub(crate) trait Answer: Serialize {
+    /// Writes it for people.
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()>;
+
+    /// What else there is to say about it, on stderr.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
 
 /// Where the answer of one command goes, and in which form.
 pub(crate) struct Output {
@@ -24,12 +36,22 @@ impl Output {
         Self { json }
     }
 
+    /// Prints an answer, and its notes.
+    pub(crate) fn print<A: Answer>(&self, answer: &A) -> Result<(), CommandError> {
+        // Writing to a value in memory fails for a map whose keys are no strings: a defect.
+        let document = serde_json::to_value(answer)
+            .map_err(|error| CommandError::failed(format!("internal error: {error}")))?;
+        self.answer(&document, |out| answer.print(out))?;
+        answer.notes().iter().for_each(|note| self.note(note));
+        Ok(())
+    }
+
     /// Prints the answer: the document with `--json`, else what `text` writes.
     pub(crate) fn answer(
         &self,
         document: &Value,
         text: impl FnOnce(&mut Printer<'_>) -> io::Result<()>,
-    ) -> Result<(), AdminError> {
+    ) -> Result<(), CommandError> {
         let mut out = anstream::stdout().lock();
         let written = if self.json {
             writeln!(out, "{}", escaped(&format!("{document:#}")))
@@ -39,7 +61,7 @@ impl Output {
         match written.and_then(|()| out.flush()) {
             // A reader that has seen enough (`| head`) is no failure.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.map_err(|error| AdminError::failed(format!("stdout: {error}"))),
+            written => written.map_err(|error| CommandError::failed(format!("stdout: {error}"))),
         }
     }
 
@@ -55,7 +77,7 @@ impl Output {
     }
 
     /// Tells what went wrong, and what helps.
-    pub(crate) fn error(&self, error: &AdminError) -> ExitCode {
+    pub(crate) fn error(&self, error: &CommandError) -> ExitCode {
         let mut err = anstream::stderr().lock();
         let message = one_line(&error.to_string());
         // Nobody is left to be told that stderr is closed.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::error::AdminError;
+use super::error::CommandError;
 use super::printer::Printer;
 use super::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::cli::ui::answer::{Output, count, time};
@@ -42,7 +42,7 @@ pub(crate) enum Asked {
 }
 
 /// Prints the outcomes.
-pub(crate) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<(), AdminError> {
+pub(crate) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<(), CommandError> {
     let documents: Vec<Value> = judged
         .iter()
         .map(|one| outcome_json(&one.outcome))

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// Why a command did not do what it was asked to. The kind decides the exit status.
 #[derive(Debug, Clone)]
-pub(crate) struct AdminError {
+pub(crate) struct CommandError {
     kind: Kind,
     message: String,
     hint: Option<String>,
@@ -24,7 +24,7 @@ enum Kind {
     Failed,
 }
 
-impl AdminError {
+impl CommandError {
     /// Something that would do harm.
     pub(crate) fn refused(message: impl fmt::Display) -> Self {
         Self::new(Kind::Refused, message)
@@ -53,12 +53,7 @@ impl AdminError {
             .with_hint("run it as root")
     }
 
-    /// Whether another user could do it.
-    pub(crate) fn is_for_want_of_permission(&self) -> bool {
-        self.kind == Kind::NoPermission
-    }
-
-    /// The exit status (docs/json.md).
+    /// The exit status of the design.
     pub(crate) fn status(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Refused => 1,
@@ -86,7 +81,7 @@ impl AdminError {
     }
 }
 
-impl fmt::Display for AdminError {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }

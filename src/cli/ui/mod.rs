@@ -3,9 +3,9 @@
 pub(crate) mod answer;
 pub(crate) mod check_table;
 pub(crate) mod error;
+pub(crate) mod host_errors;
 pub(crate) mod passphrase;
 pub(crate) mod printer;
 pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod time;
-pub(crate) mod trouble;

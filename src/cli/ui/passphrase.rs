@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::error::AdminError;
+use super::error::CommandError;
 use crate::messages::Arg;
 use crate::recovery::passphrase::Passphrase;
 
@@ -64,7 +64,7 @@ impl fmt::Display for Weakness {
 
 /// A passphrase for a new recovery file. A person types it twice: a typing error would lock the
 /// key away for good.
-pub(crate) fn choose(file: Option<&Path>) -> Result<Chosen, AdminError> {
+pub(crate) fn choose(file: Option<&Path>) -> Result<Chosen, CommandError> {
     let (passphrase, open_file) = match file {
         Some(path) => {
             let file = open(path)?;
@@ -81,11 +81,11 @@ pub(crate) fn choose(file: Option<&Path>) -> Result<Chosen, AdminError> {
     })
 }
 
-fn typed_twice() -> Result<Passphrase, AdminError> {
+fn typed_twice() -> Result<Passphrase, CommandError> {
     let first = typed("Passphrase for the recovery file: ")?;
     let second = typed("Repeat passphrase: ")?;
     if *first != *second {
-        return Err(AdminError::usage("the two passphrases are not the same"));
+        return Err(CommandError::usage("the two passphrases are not the same"));
     }
     filled(first)
 }
@@ -101,24 +101,24 @@ fn open_to_others(path: &Path, file: &File) -> Option<Weakness> {
 }
 
 /// The passphrase of an existing recovery file.
-pub(crate) fn ask(file: Option<&Path>) -> Result<Passphrase, AdminError> {
+pub(crate) fn ask(file: Option<&Path>) -> Result<Passphrase, CommandError> {
     match file {
         Some(path) => from_file(path, open(path)?),
         None => filled(typed("Passphrase of the recovery file: ")?),
     }
 }
 
-fn typed(prompt: &str) -> Result<Zeroizing<Vec<u8>>, AdminError> {
+fn typed(prompt: &str) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     match rpassword::prompt_password(prompt) {
         Ok(line) => Ok(Zeroizing::new(line.into_bytes())),
-        Err(error) => Err(AdminError::usage(format!(
+        Err(error) => Err(CommandError::usage(format!(
             "there is no terminal to ask for the passphrase on: {error}"
         ))
         .with_hint("--passphrase-file FILE takes its first line; \"-\" is stdin")),
     }
 }
 
-fn open(path: &Path) -> Result<File, AdminError> {
+fn open(path: &Path) -> Result<File, CommandError> {
     let opened = if path == Path::new("-") {
         // The descriptor itself: std's stdin keeps what it reads in a buffer that is not wiped.
         io::stdin().as_fd().try_clone_to_owned().map(File::from)
@@ -128,12 +128,12 @@ fn open(path: &Path) -> Result<File, AdminError> {
     opened.map_err(|error| unreadable(path, &error))
 }
 
-fn from_file(path: &Path, file: File) -> Result<Passphrase, AdminError> {
+fn from_file(path: &Path, file: File) -> Result<Passphrase, CommandError> {
     filled(first_line(file).map_err(|error| unreadable(path, &error))?)
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> AdminError {
-    AdminError::failed(format!("{}: {error}", path.display()))
+fn unreadable(path: &Path, error: &io::Error) -> CommandError {
+    CommandError::failed(format!("{}: {error}", path.display()))
 }
 
 /// Reads up to the first line feed, which is no part of it, nor is a carriage return before.
@@ -166,9 +166,9 @@ fn first_line(mut input: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
-fn filled(bytes: Zeroizing<Vec<u8>>) -> Result<Passphrase, AdminError> {
+fn filled(bytes: Zeroizing<Vec<u8>>) -> Result<Passphrase, CommandError> {
     Passphrase::from_bytes(bytes).ok_or_else(|| {
-        AdminError::usage("the passphrase is empty").with_hint("its first line is what counts")
+        CommandError::usage("the passphrase is empty").with_hint("its first line is what counts")
     })
 }
 

@@ -6,10 +6,10 @@ use comfy_table::Color;
 use serde_json::{Value, json};
 
 use super::{SecretFate, Taken, Work};
-use crate::cli::domains::NamedDomain;
 use crate::cli::ui::answer::{Output, count};
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
+use crate::manage::guests::GuestRef;
 use crate::messages::label;
 
 /// What came of one guest, in one word.
@@ -60,7 +60,7 @@ impl Work<'_> {
     /// What is wrong with the key that was taken over.
     fn warnings(&self) -> Option<String> {
         self.taken.as_ref().filter(|taken| taken.guessable)?;
-        let guest = NamedDomain::from(&self.candidate.guest);
+        let guest = GuestRef::from(&self.candidate.guest);
         Some(format!(
             "the key of {} is so short that it can be guessed from a copy of its TPM state; renew \
              it once the guest is shut down: vtpm-guard key renew {}",
@@ -84,7 +84,7 @@ impl Work<'_> {
                 "action": taken.map_or("none", |taken| taken.secret.word()),
             })),
             "reason": self.reason(),
-            "hint": self.trouble.as_ref().and_then(AdminError::hint),
+            "hint": self.trouble.as_ref().and_then(CommandError::hint),
             "warnings": self.warnings().into_iter().map(|message| json!({
                 "kind": "guessable-key",
                 "message": message,
@@ -125,7 +125,7 @@ impl SecretFate {
     }
 }
 
-pub(crate) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminError> {
+pub(crate) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), CommandError> {
     let documents: Value = works.iter().map(Work::document).collect();
     output.answer(&documents, |out| {
         if works.is_empty() {
@@ -145,7 +145,7 @@ pub(crate) fn print(output: &Output, works: &[Work<'_>]) -> Result<(), AdminErro
         }
         out.table(&rows)?;
         for work in works {
-            if let Some(hint) = work.trouble.as_ref().and_then(AdminError::hint) {
+            if let Some(hint) = work.trouble.as_ref().and_then(CommandError::hint) {
                 writeln!(out, "  hint: {}: {hint}", label(&work.candidate.guest.name))?;
             }
         }

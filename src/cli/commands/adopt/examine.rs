@@ -3,10 +3,7 @@
 use std::collections::btree_map::Entry;
 
 use super::{Adopting, Candidate, Target};
-use crate::cli::commands::provider::named_by;
-use crate::cli::context;
-use crate::cli::guests;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
@@ -16,6 +13,8 @@ use crate::keyring::KeyringError;
 use crate::libvirt::files::{self, StoredValue};
 use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
 use crate::libvirt::{Libvirt, LibvirtClient};
+use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
     AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
@@ -39,7 +38,7 @@ impl Adopting {
         &mut self,
         target: Target<'_>,
         others: &[&Candidate],
-    ) -> Result<Examined, AdminError> {
+    ) -> Result<Examined, CommandError> {
         let (secret, value) = self.secret_at_hand(target.secret, target.domain.uuid)?;
         let state = self.state(target);
         let evidence = value
@@ -81,9 +80,9 @@ impl Adopting {
         &mut self,
         secret: SecretUuid,
         domain: DomainUuid,
-    ) -> Result<(AvailableSecret, Option<Dek>), AdminError> {
-        let found = self.ask(|secrets| secrets.reveal(secret, context::patience()))?;
-        let Some(found) = found.map_err(|error| guests::unreachable(&error))? else {
+    ) -> Result<(AvailableSecret, Option<Dek>), CommandError> {
+        let found = self.ask(|secrets| secrets.reveal(secret, default_deadline()))?;
+        let Some(found) = found? else {
             return Ok((AvailableSecret::Absent, None));
         };
         let definition = found.definition;
@@ -113,13 +112,13 @@ impl Adopting {
     pub(crate) fn ask<T>(
         &mut self,
         question: impl FnOnce(&LibvirtClient) -> Result<T, SecretError>,
-    ) -> Result<Result<T, SecretError>, AdminError> {
+    ) -> Result<Result<T, SecretError>, CommandError> {
         if let Some(unreachable) = &self.unreachable {
             return Err(unreachable.clone());
         }
         let answer = question(&self.secrets);
         if let Err(error @ SecretError::Unreachable(_)) = &answer {
-            self.unreachable = Some(guests::unreachable(error));
+            self.unreachable = Some(CommandError::from(error.clone()));
         }
         Ok(answer)
     }
@@ -141,13 +140,13 @@ impl Adopting {
 
     /// The guest's TPM state as it is now.
     pub(crate) fn state(&self, target: Target<'_>) -> StateFile {
-        let dir = &self.guard.libvirt_state_dir;
+        let dir = &self.guard.config.libvirt.tpm_states();
         read_state(dir, target.domain.uuid, target.vtpm)
     }
 
     /// The rows of one guest, read under a deadline of their own.
-    pub(crate) fn references(&mut self, domain: DomainUuid) -> Result<References, AdminError> {
-        self.store.set_deadline(context::patience())?;
+    pub(crate) fn references(&mut self, domain: DomainUuid) -> Result<References, CommandError> {
+        self.store.set_deadline(default_deadline())?;
         Ok(self.store.references(domain, Timestamp::now())?)
     }
 
@@ -184,7 +183,7 @@ impl Adopting {
         secret: SecretUuid,
         value: &Dek,
         others: &[&Candidate],
-    ) -> Result<Vec<Sharer>, AdminError> {
+    ) -> Result<Vec<Sharer>, CommandError> {
         let mut sharers = Vec::new();
         for other in others.iter().filter(|one| one.secret() == Some(secret)) {
             let uuid = other.guest.uuid;
@@ -218,7 +217,7 @@ impl Adopting {
         match self.keks.entry(key_id) {
             Entry::Occupied(opened) => Ok(opened.into_mut()),
             Entry::Vacant(slot) => {
-                let kek = self.guard.keyring().open(key_id, context::patience())?;
+                let kek = self.guard.keyring().open(key_id, default_deadline())?;
                 Ok(slot.insert(kek))
             }
         }

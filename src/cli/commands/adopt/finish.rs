@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::examine::{evidence, is_exported};
 use super::{Adopting, SecretFate, Taken, Target, Work, words};
-use crate::cli::context;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
 use crate::config::Lifetime;
@@ -15,6 +14,7 @@ use crate::key::id::KeyId;
 use crate::libvirt::Libvirt;
 use crate::libvirt::files;
 use crate::libvirt::secret::HostSecrets;
+use crate::manage::host::default_deadline;
 use crate::messages::label;
 use crate::store::{Event, Origin};
 use crate::verdict::Over;
@@ -47,7 +47,7 @@ impl Adopting {
     }
 
     /// Does everything anew that the secret's end rests on: what does not hold is an error.
-    fn make_sure(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), AdminError> {
+    fn make_sure(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), CommandError> {
         let goes = taken.secret == SecretFate::ToGo;
         if !goes && taken.secret != SecretFate::Kept {
             return Ok(());
@@ -74,7 +74,7 @@ impl Adopting {
         target: Target<'_>,
         key_ref: KeyRefId,
         references: &References,
-    ) -> Result<(KeyId, Dek), AdminError> {
+    ) -> Result<(KeyId, Dek), CommandError> {
         let mut rows = references.key_refs.iter();
         let wrapped = rows
             .find(|row| row.id == key_ref)
@@ -82,7 +82,7 @@ impl Adopting {
             .ok_or_else(words::changed_meanwhile)?;
         let not_kept = |error| words::not_kept(key_ref, error);
         let key_id = wrapped.key_id().map_err(not_kept)?;
-        let kek = self.guard.keyring().open(key_id, context::patience())?;
+        let kek = self.guard.keyring().open(key_id, default_deadline())?;
         let dek = wrapped.unwrap(&kek, target.domain.uuid).map_err(not_kept)?;
         Ok((key_id, dek.ok_or_else(words::changed_meanwhile)?))
     }
@@ -110,15 +110,15 @@ impl Adopting {
         }
     }
 
-    fn undefine(&mut self, secret: SecretUuid) -> Result<(), AdminError> {
-        let undefined = self.ask(|secrets| secrets.undefine(secret, context::patience()))?;
+    fn undefine(&mut self, secret: SecretUuid) -> Result<(), CommandError> {
+        let undefined = self.ask(|secrets| secrets.undefine(secret, default_deadline()))?;
         undefined
             .map(|_| ())
             .map_err(|error| words::not_undefined(secret, &error))
     }
 
     /// Notes in the history what this run has changed.
-    fn record(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), AdminError> {
+    fn record(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), CommandError> {
         let removed = taken.secret == SecretFate::Removed;
         let what = match (taken.new, removed) {
             (true, true) => "its key was taken over from libvirt's secret, which is gone",
@@ -126,7 +126,7 @@ impl Adopting {
             (false, true) => "libvirt's secret of its key is gone",
             (false, false) => return Ok(()),
         };
-        self.store.set_deadline(context::patience())?;
+        self.store.set_deadline(default_deadline())?;
         let (now, domain) = (Timestamp::now(), target.domain);
         let event = Event::new(now, Origin::Adopt, domain.uuid, &domain.name, what);
         self.store.record_event(&event)?;
@@ -135,12 +135,12 @@ impl Adopting {
 
     /// What comes after the secret's end: none of libvirt's files of it may be left, and
     /// `secret.lifetime = "keep"` wants one of the guard's own in its place.
-    fn look_behind(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), AdminError> {
+    fn look_behind(&mut self, target: Target<'_>, taken: &Taken) -> Result<(), CommandError> {
         let removed = taken.secret == SecretFate::Removed;
         let uri = &self.guard.config.secret_uri;
         if (removed || taken.secret == SecretFate::Absent) && files::are_of_this_host(uri) {
             let left = files::remaining_files(&self.guard.config.libvirt.secrets(), target.secret)
-                .map_err(AdminError::failed)?;
+                .map_err(CommandError::failed)?;
             if !left.is_empty() {
                 return Err(words::left_behind(target.secret, &left));
             }
@@ -155,7 +155,7 @@ impl Adopting {
                     domain,
                     &dek,
                     Over::GuardsOwn,
-                    context::patience(),
+                    default_deadline(),
                 )
             })?;
             provided.map_err(|error| words::not_provided(target.secret, &error))?;
@@ -172,7 +172,7 @@ impl Work<'_> {
     }
 
     /// Does the next step, unless one before it failed.
-    fn go_on(&mut self, step: impl FnOnce(Target<'_>, &mut Taken) -> Result<(), AdminError>) {
+    fn go_on(&mut self, step: impl FnOnce(Target<'_>, &mut Taken) -> Result<(), CommandError>) {
         if let (Some(taken), None) = (&mut self.taken, &self.trouble) {
             let target = self.candidate.target();
             self.trouble = target.and_then(|target| step(target, taken)).err();

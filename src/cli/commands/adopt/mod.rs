@@ -14,19 +14,19 @@ mod words;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use super::provider::Exclusive;
 use crate::cli::args::Domains;
-use crate::cli::commands::{key, provider};
-use crate::cli::context::{self, BrokenConfig, Context};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
-use crate::cli::{domains, guests};
 use crate::domain::{self, Domain, Emulator};
 use crate::guard::Guard;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::libvirt::{Guest, Libvirt, LibvirtClient};
+use crate::libvirt::{Guest, LibvirtClient};
+use crate::manage::guests::GuestError;
+use crate::manage::host::BrokenConfig;
+use crate::manage::providers::ProvidersLock;
 use crate::store::Store;
 use crate::verdict::facts::Provider;
 
@@ -51,7 +51,7 @@ struct Work<'k> {
     /// Its key, once that is in the store.
     taken: Option<Taken>,
     /// Why it did not go further.
-    trouble: Option<AdminError>,
+    trouble: Option<CommandError>,
 }
 
 /// A guest whose key is in the store.
@@ -98,7 +98,7 @@ struct Adopting {
     /// The KEKs that were opened.
     keks: BTreeMap<KeyId, Kek>,
     /// Why libvirt's secrets cannot be asked for any more: nobody waits for them again.
-    unreachable: Option<AdminError>,
+    unreachable: Option<CommandError>,
 }
 
 pub(crate) fn run(
@@ -106,16 +106,16 @@ pub(crate) fn run(
     which: &Domains,
     provider: Option<&str>,
     keep_plaintext: bool,
-) -> Result<ExitCode, AdminError> {
-    let guard = context.guard(BrokenConfig::IsAnError)?;
+) -> Result<ExitCode, CommandError> {
+    let guard = context.host.guard(BrokenConfig::Fail)?;
     let (store, found) = match provider {
-        Some(name) => provider::find_for_new_keys(context, name)?,
-        None => key::default_provider(context)?,
+        Some(name) => context.host.provider_for_new_keys(Some(name))?,
+        None => context.host.provider_for_new_keys(None)?,
     };
-    let known = known_guests()?;
+    let known = known_guests(context)?;
     let (chosen, others) = choose(context, which, &known)?;
     // A provider that is deleted or rotated meanwhile would take the key with it.
-    let _exclusive = Exclusive::acquire(context)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let mut adopting = Adopting {
         secrets: LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt),
         guard,
@@ -148,17 +148,13 @@ pub(crate) fn run(
 }
 
 /// All guests that libvirt knows, by name.
-fn known_guests() -> Result<Vec<Candidate>, AdminError> {
-    let guests = context::libvirt()
-        .guests(context::patience())
-        .map_err(|error| guests::unreachable(&error))?;
+fn known_guests(context: &Context) -> Result<Vec<Candidate>, CommandError> {
+    let guests = context.host.guests()?;
     let read = |guest: Guest| Candidate {
         domain: domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string()),
         guest,
     };
-    let mut known: Vec<_> = guests.into_iter().map(read).collect();
-    known.sort_by(|one, other| one.guest.name.cmp(&other.guest.name));
-    Ok(known)
+    Ok(guests.into_iter().map(read).collect())
 }
 
 /// The guests to adopt, each once, and all others. With `--all` those without an encrypted
@@ -167,11 +163,17 @@ fn choose<'k>(
     context: &Context,
     which: &Domains,
     known: &'k [Candidate],
-) -> Result<(Vec<&'k Candidate>, Vec<&'k Candidate>), AdminError> {
+) -> Result<(Vec<&'k Candidate>, Vec<&'k Candidate>), CommandError> {
     let mut wanted = Vec::new();
     for text in &which.domains {
-        let found = domains::pick(context, text, known.iter().map(|one| &one.guest))?;
-        wanted.push(found.ok_or_else(|| domains::unknown(text))?.uuid);
+        let found = context
+            .host
+            .pick(text, known.iter().map(|one| &one.guest))?;
+        wanted.push(
+            found
+                .ok_or_else(|| GuestError::NotFound(text.to_owned()))?
+                .uuid,
+        );
     }
     let is_chosen = |one: &&Candidate| {
         let may_have_one = one.domain.is_err() || one.secret().is_some();
@@ -187,7 +189,7 @@ impl Candidate {
         Some(secret)
     }
 
-    fn target(&self) -> Result<Target<'_>, AdminError> {
+    fn target(&self) -> Result<Target<'_>, CommandError> {
         let domain = self
             .domain
             .as_ref()

@@ -2,14 +2,14 @@
 
 use super::examine::{Examined, provider_of};
 use super::{Adopting, Candidate, SecretFate, Taken, Target, words};
-use crate::cli::commands::provider::named_by;
-use crate::cli::context;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, WrappedDek};
+use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::store::{AddKey, OtherKeys};
 use crate::verdict::adopt::{AdoptedKey, AvailableSecret, decide};
 use crate::verdict::facts::{Provider, References};
@@ -20,7 +20,7 @@ impl Adopting {
         &mut self,
         candidate: &Candidate,
         others: &[&Candidate],
-    ) -> Result<Taken, AdminError> {
+    ) -> Result<Taken, CommandError> {
         let target = candidate.target()?;
         let Examined {
             facts,
@@ -77,12 +77,12 @@ impl Adopting {
         provider: &Provider,
         dek: &Dek,
         proven: bool,
-    ) -> Result<KeyRefId, AdminError> {
+    ) -> Result<KeyRefId, CommandError> {
         let kek = self.kek(provider.key_id)?;
         let wrapped_dek = WrappedDek::wrap(kek, dek, target.domain.uuid)
-            .map_err(|error| AdminError::failed(format!("its key cannot be wrapped: {error}")))?;
+            .map_err(|error| CommandError::failed(format!("its key cannot be wrapped: {error}")))?;
         let now = Timestamp::now();
-        self.store.set_deadline(context::patience())?;
+        self.store.set_deadline(default_deadline())?;
         let added = self.store.add_key(&AddKey {
             domain: target.domain.uuid,
             provider: provider.uuid,

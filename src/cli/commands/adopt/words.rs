@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use super::Target;
-use crate::cli::guests;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::domain::Domain;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::wrap::UnwrapError;
@@ -14,7 +13,7 @@ use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
 use crate::verdict::facts::Provider;
 
 /// A refusal of the decision. `provider` is the one whose key wraps, or would.
-pub(crate) fn refusal(why: NotAdoptable, target: Target<'_>, provider: &Provider) -> AdminError {
+pub(crate) fn refusal(why: NotAdoptable, target: Target<'_>, provider: &Provider) -> CommandError {
     let guest = Arg::guest(target.domain);
     let secret = target.secret;
     let (message, hint) = match why {
@@ -91,7 +90,7 @@ pub(crate) fn refusal(why: NotAdoptable, target: Target<'_>, provider: &Provider
             ),
         ),
     };
-    AdminError::refused(message).with_hint(hint)
+    CommandError::refused(message).with_hint(hint)
 }
 
 fn names(sharers: &[Sharer]) -> String {
@@ -155,58 +154,58 @@ fn undisclosed(
     )
 }
 
-pub(crate) fn xml_unreadable(why: &str) -> AdminError {
-    AdminError::refused(format!("its XML cannot be read: {why}"))
+pub(crate) fn xml_unreadable(why: &str) -> CommandError {
+    CommandError::refused(format!("its XML cannot be read: {why}"))
         .with_hint("see: vtpm-guard explain VG501")
 }
 
-pub(crate) fn no_encrypted_vtpm(domain: &Domain) -> AdminError {
+pub(crate) fn no_encrypted_vtpm(domain: &Domain) -> CommandError {
     let hint = match domain.vtpm {
         Some(_) => format!("encrypt it: vtpm-guard encrypt {}", Arg::guest(domain)),
         None => "see its XML: virsh dumpxml".to_owned(),
     };
-    AdminError::refused("it has no encrypted vTPM").with_hint(hint)
+    CommandError::refused("it has no encrypted vTPM").with_hint(hint)
 }
 
 /// What was seen while taking over and what was seen while making sure are not the same.
-pub(crate) fn changed_meanwhile() -> AdminError {
-    AdminError::failed("its key, its secret or its TPM state changed meanwhile")
+pub(crate) fn changed_meanwhile() -> CommandError {
+    CommandError::failed("its key, its secret or its TPM state changed meanwhile")
         .with_hint("try again; libvirt's secret is as it was")
 }
 
-pub(crate) fn not_kept(key_ref: KeyRefId, error: UnwrapError) -> AdminError {
-    AdminError::failed(format!(
+pub(crate) fn not_kept(key_ref: KeyRefId, error: UnwrapError) -> CommandError {
+    CommandError::failed(format!(
         "key reference {key_ref} does not give its key back: {error}"
     ))
     .with_hint("libvirt's secret is as it was; see: vtpm-guard store check")
 }
 
-pub(crate) fn not_undefined(secret: SecretUuid, error: &SecretError) -> AdminError {
+pub(crate) fn not_undefined(secret: SecretUuid, error: &SecretError) -> CommandError {
     match error {
-        SecretError::Unreachable(_) | SecretError::Starting => guests::unreachable(error),
+        SecretError::Unreachable(_) | SecretError::Starting => error.clone().into(),
         SecretError::Refused(_)
         | SecretError::Conflict(_)
         | SecretError::OfGuest(_)
-        | SecretError::Changed => AdminError::failed(format!(
+        | SecretError::Changed => CommandError::failed(format!(
             "its key is in the store, but the secret {secret} stays: {error}"
         ))
         .with_hint("try again, or remove it: virsh secret-undefine"),
     }
 }
 
-pub(crate) fn not_provided(secret: SecretUuid, error: &SecretError) -> AdminError {
-    AdminError::failed(format!(
+pub(crate) fn not_provided(secret: SecretUuid, error: &SecretError) -> CommandError {
+    CommandError::failed(format!(
         "it is adopted, but libvirt did not take the secret {secret} of the guard's: {error}"
     ))
     .with_hint("its next start tries again")
 }
 
-pub(crate) fn left_behind(secret: SecretUuid, files: &[PathBuf]) -> AdminError {
+pub(crate) fn left_behind(secret: SecretUuid, files: &[PathBuf]) -> CommandError {
     let files: Vec<_> = files
         .iter()
         .map(|file| Arg::file(file).to_string())
         .collect();
-    AdminError::failed(format!(
+    CommandError::failed(format!(
         "its key is in the store and libvirt has no secret {secret} any more, but left behind {}",
         files.join(" and ")
     ))

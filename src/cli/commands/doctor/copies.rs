@@ -13,7 +13,7 @@ use crate::tpm_copies::{self, CopyStore, SavedCopy};
 const OLD_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    let domains = match tpm_copies::domains(context.state_dir()) {
+    let domains = match tpm_copies::domains(context.host.state_dir()) {
         Ok(domains) => domains,
         Err(error) => return vec![unreadable(&error.to_string())],
     };
@@ -24,7 +24,7 @@ pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
 }
 
 fn of_domain(context: &Context, domain: DomainUuid) -> Vec<Ailment> {
-    let (copies, damaged) = match CopyStore::of(context.state_dir(), domain).copies() {
+    let (copies, damaged) = match CopyStore::of(context.host.state_dir(), domain).copies() {
         Ok(found) => found,
         Err(error) => return vec![unreadable(&error.to_string())],
     };
@@ -42,7 +42,7 @@ fn old(context: &Context, domain: DomainUuid, copies: &[SavedCopy]) -> Option<Ai
         return None;
     }
     // A store that cannot be read is told of elsewhere.
-    let store = context.store(Access::Read).ok().flatten();
+    let store = context.host.store(Access::Read).ok().flatten();
     let name = store.and_then(|store| store.last_name(domain).ok().flatten());
     let name = name.map_or_else(|| domain.to_string(), |name| label(&name));
     Some(Ailment::advice(

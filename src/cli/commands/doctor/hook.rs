@@ -6,9 +6,10 @@ use std::path::Path;
 
 use super::Ailment;
 use crate::cli::commands::status::hook_link;
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::clock::Timestamp;
-use crate::host::process;
+use crate::host::{dirs, process};
+use crate::manage::host::default_deadline;
 use crate::store::{Access, EventFilter, EventQuery, Origin};
 
 /// The daemons that run hooks.
@@ -18,7 +19,7 @@ const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 const FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    let link = &hook_link(&context.libvirt_dirs());
+    let link = &hook_link(&context.host.libvirt_dirs());
     if let Some(ailment) = cannot_run(link) {
         return vec![ailment];
     }
@@ -26,7 +27,7 @@ pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
         not_noticed(context, link),
         apparmor(link),
         selinux(link),
-        selinux_hooks(Path::new("/sys/fs/selinux")),
+        selinux_hooks(Path::new(dirs::SELINUX)),
     ]
     .into_iter()
     .flatten()
@@ -67,7 +68,7 @@ fn cannot_run(link: &Path) -> Option<Ailment> {
 /// has asked since; of any other nothing is known.
 fn not_noticed(context: &Context, link: &Path) -> Option<Ailment> {
     let made = changed_at(&fs::symlink_metadata(link).ok()?);
-    let dirs = context.libvirt_dirs();
+    let dirs = context.host.libvirt_dirs();
     let started = DAEMONS
         .iter()
         .filter_map(|daemon| fs::metadata(dirs.pid_file(daemon)).ok())
@@ -93,7 +94,7 @@ fn has_asked_since(context: &Context, made: Timestamp) -> bool {
         since: Some(made),
         ..EventFilter::All.into()
     };
-    let Ok(Some(store)) = context.store(Access::Read) else {
+    let Ok(Some(store)) = context.host.store(Access::Read) else {
         return false;
     };
     let events = store.history(query, usize::MAX).unwrap_or_default();
@@ -134,7 +135,7 @@ fn selinux(link: &Path) -> Option<Ailment> {
         &["-n", "-v", link.to_str()?, target],
         b"",
         64 * 1024,
-        context::patience(),
+        default_deadline(),
     );
     let labels = output.ok()?.stdout;
     let labels = String::from_utf8_lossy(&labels);

@@ -7,9 +7,10 @@ use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
 use super::{Ailment, unreadable};
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::host::bounded::bounded;
 use crate::host::process;
+use crate::manage::host::default_deadline;
 
 /// Below this, in bytes, a disk counts as full.
 const SCARCE: u64 = 64 * 1024 * 1024;
@@ -18,8 +19,8 @@ const SCARCE: u64 = 64 * 1024 * 1024;
 const OLDEST_LIBVIRT: Version = Version(6, 5);
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    let states = context.libvirt_dirs().tpm_states();
-    let places = [context.state_dir(), &states];
+    let states = context.host.libvirt_dirs().tpm_states();
+    let places: [&Path; 2] = [context.host.state_dir(), &states];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
     found.extend(linked_base(&states));
     found.extend(libvirt());
@@ -101,7 +102,7 @@ fn version_of(program: &str) -> Option<Version> {
         &["--version"],
         b"",
         4096,
-        context::patience(),
+        default_deadline(),
     );
     Version::find(&String::from_utf8_lossy(&output.ok()?.stdout))
 }

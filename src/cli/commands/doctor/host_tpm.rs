@@ -19,12 +19,12 @@ const DEFAULT_USER: &str = "tss";
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     // A store that cannot be read is told of elsewhere.
-    let store = context.store(Access::Read).ok().flatten();
+    let store = context.host.store(Access::Read).ok().flatten();
     let providers = store.and_then(|store| store.providers().ok());
-    let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &context.keyring());
+    let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &context.host.keyring());
     let mut found: Vec<_> = sealed.iter().map(depends_on_tpm).collect();
     if !sealed.is_empty() {
-        let dirs = context.libvirt_dirs();
+        let dirs = context.host.libvirt_dirs();
         let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
         found.extend(shared_device(Path::new("/dev"), &users));
     }

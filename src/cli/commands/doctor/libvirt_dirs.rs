@@ -4,19 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Ailment;
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::domain::{self, Vtpm};
 use crate::host::bounded::bounded;
 use crate::host::dirs::LibvirtDirs;
-use crate::libvirt::{Guest, Libvirt};
+use crate::host::dirs::PROC;
+use crate::libvirt::Guest;
+use crate::manage::host::default_deadline;
 use crate::messages::one_line;
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    let Ok(guests) = context::libvirt().guests(context::patience()) else {
+    let Ok(guests) = context.host.libvirt().guests(default_deadline()) else {
         // That is said elsewhere.
         return Vec::new();
     };
-    let dirs = context.libvirt_dirs();
+    let dirs = context.host.libvirt_dirs();
     let first = |is_wrong: fn(&LibvirtDirs, &Guest) -> Option<Missed>| {
         guests.iter().find_map(|guest| is_wrong(&dirs, guest))
     };
@@ -94,7 +96,7 @@ fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
         guest: guest.name.clone(),
         file: directory,
         setting: "tpm_dir",
-        found_in: used_by_swtpm(Path::new("/proc"), &uuid),
+        found_in: used_by_swtpm(Path::new(PROC), &uuid),
     })
 }
 

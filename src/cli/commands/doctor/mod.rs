@@ -23,14 +23,15 @@ use comfy_table::Color;
 use serde_json::{Value, json};
 
 use crate::cli::args::RecoveryFiles;
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, NOTABLE};
 use crate::ids::SecretUuid;
 use crate::libvirt::LibvirtClient;
 use crate::libvirt::secret::HostSecrets;
+use crate::manage::host::default_deadline;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,17 +77,20 @@ impl Ailment {
     }
 }
 
-pub(crate) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCode, CommandError> {
     let mut ailments = hook::ailments(context);
-    ailments.extend(other_hooks::ailments(&context.libvirt_dirs()));
+    ailments.extend(other_hooks::ailments(&context.host.libvirt_dirs()));
     ailments.extend(configuration(context));
     ailments.extend(libvirt(context));
     ailments.extend(libvirt_dirs::ailments(context));
-    ailments.extend(daemon_start::ailments(&context.libvirt_dirs()));
-    ailments.extend(files::ailments(context.state_dir()));
+    ailments.extend(daemon_start::ailments(&context.host.libvirt_dirs()));
+    ailments.extend(files::ailments(
+        context.host.state_dir(),
+        &context.host.libvirt_dirs(),
+    ));
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
-    ailments.extend(secrets::ailments(&context.libvirt_dirs().secrets()));
+    ailments.extend(secrets::ailments(&context.host.libvirt_dirs().secrets()));
     ailments.extend(shared_secrets::ailments(context));
     ailments.extend(tpm_states::ailments(context));
     ailments.extend(copies::ailments(context));
@@ -146,7 +150,7 @@ fn describe(out: &mut Printer<'_>, ailment: &Ailment) -> io::Result<()> {
 }
 
 fn configuration(context: &Context) -> Option<Ailment> {
-    let error = context.config().err()?;
+    let error = context.host.config().err()?;
     Some(Ailment::fault(
         format!("the configuration is broken: {error}"),
         "the hook goes by the defaults until it is mended",
@@ -155,9 +159,9 @@ fn configuration(context: &Context) -> Option<Ailment> {
 }
 
 fn libvirt(context: &Context) -> Option<Ailment> {
-    let uri = context.config().unwrap_or_default().secret_uri;
+    let uri = context.host.config().unwrap_or_default().secret_uri;
     // Any UUID will do: the question is whether there is an answer.
-    let answer = LibvirtClient::at(&uri).inspect(SecretUuid::random(), context::patience());
+    let answer = LibvirtClient::at(&uri).inspect(SecretUuid::random(), default_deadline());
     let reason = answer.err()?;
     Some(Ailment::fault(
         format!("libvirt's secret driver does not answer at {uri}: {reason}"),

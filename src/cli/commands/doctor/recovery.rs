@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Ailment;
 use crate::cli::args::RecoveryFiles;
 use crate::cli::context::Context;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::passphrase;
 use crate::key::id::KeyId;
 use crate::messages::{Arg, quoted};
@@ -17,7 +17,7 @@ use crate::verdict::facts::Provider;
 pub(crate) fn ailments(
     context: &Context,
     asked: &RecoveryFiles,
-) -> Result<Vec<Ailment>, AdminError> {
+) -> Result<Vec<Ailment>, CommandError> {
     if asked.recovery_file.is_empty() {
         return Ok(Vec::new());
     }
@@ -34,7 +34,7 @@ pub(crate) fn ailments(
         }
     }
     // A store that cannot be read is told of elsewhere.
-    let providers = match context.store(Access::Read) {
+    let providers = match context.host.store(Access::Read) {
         Ok(Some(store)) => Store::providers(&store).unwrap_or_default(),
         _ => Vec::new(),
     };

@@ -2,11 +2,11 @@
 
 use super::Ailment;
 use crate::cli::context::Context;
-use crate::cli::{guests, shared_secrets};
+use crate::cli::shared_secrets;
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     // That libvirt does not answer, or the store, is told of elsewhere.
-    let guests = guests::all().unwrap_or_default();
+    let guests = context.host.listed_guests().unwrap_or_default();
     let shared = shared_secrets::find(context, &guests).unwrap_or_default();
     shared
         .iter()

@@ -1,11 +1,12 @@
 //! The store, the providers in it, and their sealed keys.
 
 use super::Ailment;
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::keyring::Seal;
+use crate::manage::host::default_deadline;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, EventFilter, Store, previous_key_of};
 use crate::verdict::facts::Provider;
@@ -26,8 +27,8 @@ pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     })
 }
 
-fn look_at(context: &Context) -> Result<Vec<Ailment>, AdminError> {
-    let Some(store) = context.store(Access::Read)? else {
+fn look_at(context: &Context) -> Result<Vec<Ailment>, CommandError> {
+    let Some(store) = context.host.store(Access::Read)? else {
         return Ok(Vec::new());
     };
     let mut found: Vec<_> = store
@@ -51,7 +52,10 @@ fn look_at(context: &Context) -> Result<Vec<Ailment>, AdminError> {
 }
 
 fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
-    let opened = context.keyring().open(provider.key_id, context::patience());
+    let opened = context
+        .host
+        .keyring()
+        .open(provider.key_id, default_deadline());
     let error = opened.err()?;
     Some(Ailment::fault(
         format!(
@@ -65,9 +69,9 @@ fn sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
 
 /// A key that this host could protect better than it does.
 fn weakly_sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
-    let keyring = context.keyring();
+    let keyring = context.host.keyring();
     let seal = keyring.seal(provider.key_id).ok()?;
-    let strongest = keyring.strongest_seal(context::patience()).ok()?;
+    let strongest = keyring.strongest_seal(default_deadline()).ok()?;
     (seal < strongest).then(|| {
         Ailment::advice(
             format!(
@@ -83,7 +87,7 @@ fn weakly_sealed(context: &Context, provider: &Provider) -> Option<Ailment> {
     })
 }
 
-fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminError> {
+fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, CommandError> {
     let name = Arg::provider(provider);
     let command = format!("vtpm-guard provider export {name} --output FILE");
     let Some(exported_at) = provider.exported_at else {
@@ -112,7 +116,7 @@ fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, AdminEr
     }))
 }
 
-fn clock(store: &Store) -> Result<Option<Ailment>, AdminError> {
+fn clock(store: &Store) -> Result<Option<Ailment>, CommandError> {
     let newest = store.history(EventFilter::All, 1)?.pop();
     let Timestamp(now) = Timestamp::now();
     let ahead = newest.filter(|row| row.at.0 > now.saturating_add(CLOCK_TOLERANCE_MS));

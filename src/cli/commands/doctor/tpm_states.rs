@@ -4,16 +4,16 @@
 use std::collections::BTreeSet;
 
 use super::Ailment;
-use crate::cli::context::{self, BrokenConfig, Context};
+use crate::cli::context::Context;
 use crate::domain;
-use crate::libvirt::Libvirt;
+use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::messages::{Words, one_line, refusal};
 use crate::verdict::refusal::Refusal;
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     let (Ok(guard), Ok(guests)) = (
-        context.guard(BrokenConfig::DefaultsHold),
-        context::libvirt().guests(context::patience()),
+        context.host.guard(BrokenConfig::UseDefaults),
+        context.host.libvirt().guests(default_deadline()),
     ) else {
         // That is said elsewhere.
         return Vec::new();

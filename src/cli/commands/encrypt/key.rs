@@ -2,14 +2,16 @@
 //! again where nothing comes of it.
 
 use super::words;
-use crate::cli::commands::provider;
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::keyring::unlock::{OpenedKey, Unlocker};
+use crate::manage::host::HostError;
+use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -43,12 +45,18 @@ pub(crate) enum Choice {
 
 impl Choice {
     /// The store, and the choice of who named this provider, or none.
-    pub(crate) fn of(context: &Context, named: Option<&str>) -> Result<(Store, Self), AdminError> {
+    pub(crate) fn of(
+        context: &Context,
+        named: Option<&str>,
+    ) -> Result<(Store, Self), CommandError> {
         if let Some(name) = named {
-            let (store, provider) = provider::find_for_new_keys(context, name)?;
+            let (store, provider) = context.host.provider_for_new_keys(Some(name))?;
             return Ok((store, Self::Named(provider)));
         }
-        let store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
+        let store = context
+            .host
+            .store(Access::Write)?
+            .ok_or(StoreError::Missing)?;
         let mut all = store.providers()?.into_iter();
         let default = all.find(|provider| provider.is_default);
         Ok((store, Self::Default(default)))
@@ -65,8 +73,8 @@ impl Choice {
 /// The keys of the guest that open on this host.
 pub(crate) fn opened(context: &Context, seen: &References, domain: DomainUuid) -> Vec<OpenedKey> {
     let rows = seen.key_refs.iter().cloned();
-    let mut unlocker = Unlocker::new(&context.keyring());
-    unlocker.open_rows(rows, &seen.providers, domain, context::patience())
+    let mut unlocker = Unlocker::new(&context.host.keyring());
+    unlocker.open_rows(rows, &seen.providers, domain, default_deadline())
 }
 
 impl Key {
@@ -78,7 +86,7 @@ impl Key {
         domain: DomainUuid,
         choice: Choice,
         secret: Option<SecretUuid>,
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         let seen = store.references(domain, Timestamp::now())?;
         let mut keys = opened(context, &seen, domain);
         keys.retain(|key| choice.fits(&key.provider));
@@ -103,20 +111,20 @@ impl Key {
         seen: &References,
         choice: Choice,
         secret: Option<SecretUuid>,
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         let placeholder = seen.key_refs.iter().find(|row| row.wrapped_dek.is_none());
         let secret = secret
             .or(placeholder.and_then(|row| row.secret_uuid))
             .unwrap_or_else(SecretUuid::random);
-        let bound = placeholder.and_then(|row| provider::named_by(row, &seen.providers));
+        let bound = placeholder.and_then(|row| named_by(row, &seen.providers));
         let provider = match choice {
             Choice::Named(provider) => provider,
             Choice::Default(default) => {
                 bound.cloned().or(default).ok_or_else(words::no_provider)?
             }
         };
-        let mut unlocker = Unlocker::new(&context.keyring());
-        let patience = context::patience();
+        let mut unlocker = Unlocker::new(&context.host.keyring());
+        let patience = default_deadline();
         let made = make_key(
             &mut unlocker,
             Some(&*store),
@@ -125,7 +133,7 @@ impl Key {
             None,
             patience,
         );
-        let (new_key, dek) = made?;
+        let (new_key, dek) = made.map_err(HostError::from)?;
         let made = store.apply(&Change {
             domain,
             seen,

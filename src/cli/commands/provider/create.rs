@@ -1,13 +1,15 @@
 //! `provider create`: a new key under a name.
 
 use super::list::Described;
-use super::{Exclusive, name, reseal};
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
+use super::{name, reseal};
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
 use crate::keyring::{StoredKek, WeakerSeal};
+use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::Arg;
 use crate::store::{Access, NewProvider, StoreError};
 use crate::verdict::facts::Provider;
@@ -17,18 +19,21 @@ pub(crate) fn run(
     name: &str,
     default: bool,
     weaker: WeakerSeal,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     name::check(name)?;
-    let mut store = context.store(Access::Create)?.ok_or(StoreError::Missing)?;
-    let _exclusive = Exclusive::acquire(context)?;
+    let mut store = context
+        .host
+        .store(Access::Create)?
+        .ok_or(StoreError::Missing)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let providers = store.providers()?;
     if providers.iter().any(|provider| provider.name == name) {
         return Err(StoreError::NameTaken(name.to_owned()).into());
     }
     let kek = Kek::generate()?;
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
-    let keyring = context.keyring();
-    let stored = keyring.store(&kek, weaker, context::patience())?;
+    let keyring = context.host.keyring();
+    let stored = keyring.store(&kek, weaker, default_deadline())?;
     let new = NewProvider {
         uuid: ProviderUuid::random(),
         name: name.to_owned(),
@@ -44,7 +49,7 @@ pub(crate) fn run(
     answer(context, &store.provider_by_uuid(new.uuid)?, &stored)
 }
 
-fn answer(context: &Context, provider: &Provider, stored: &StoredKek) -> Result<(), AdminError> {
+fn answer(context: &Context, provider: &Provider, stored: &StoredKek) -> Result<(), CommandError> {
     let described = Described {
         provider,
         seal: stored.seal.to_string(),

@@ -2,21 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::{Exclusive, find};
 use crate::cli::context::Context;
-use crate::cli::domains;
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, DependentDomain, Store};
 use crate::verdict::facts::Provider;
 
-pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), AdminError> {
-    let (mut store, found) = find(context, name, Access::Write)?;
-    let _exclusive = Exclusive::acquire(context)?;
+pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), CommandError> {
+    let (mut store, found) = context.host.provider(name, Access::Write)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let provider = store.provider_by_uuid(found.uuid)?;
-    let locked = named(&store, store.dependent_domains(&provider)?)?;
+    let locked = named(context, &store, store.dependent_domains(&provider)?)?;
     if !force {
         refuse_harm(context, &provider, &locked)?;
     }
@@ -28,10 +27,13 @@ pub(crate) fn run(context: &Context, name: &str, force: bool) -> Result<(), Admi
 
 /// The guests with their names, also those that only libvirt knows; by name.
 fn named(
+    context: &Context,
     store: &Store,
     mut guests: Vec<DependentDomain>,
-) -> Result<Vec<DependentDomain>, AdminError> {
-    let mut names = domains::names(store, guests.iter().map(|guest| guest.uuid).collect())?;
+) -> Result<Vec<DependentDomain>, CommandError> {
+    let mut names = context
+        .host
+        .names(store, guests.iter().map(|guest| guest.uuid).collect())?;
     for guest in &mut guests {
         guest.name = names.remove(&guest.uuid);
     }
@@ -44,7 +46,7 @@ fn refuse_harm(
     context: &Context,
     provider: &Provider,
     locked: &[DependentDomain],
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let word = Arg::provider(provider);
     if !locked.is_empty() {
         let document = json!({
@@ -61,7 +63,7 @@ fn refuse_harm(
             }
             out.table(&rows)
         })?;
-        return Err(AdminError::refused(format!(
+        return Err(CommandError::refused(format!(
             "provider {} is needed: {} would not start without it",
             quoted(&provider.name),
             count(locked.len(), "guest")
@@ -71,7 +73,7 @@ fn refuse_harm(
         )));
     }
     if provider.exported_at.is_none() {
-        return Err(AdminError::refused(format!(
+        return Err(CommandError::refused(format!(
             "provider {} was never exported: its key would be gone for good",
             quoted(&provider.name)
         ))
@@ -88,18 +90,22 @@ pub(crate) fn remove_key(
     context: &Context,
     store: &Store,
     provider: &Provider,
-) -> Result<bool, AdminError> {
+) -> Result<bool, CommandError> {
     let others = store.providers()?;
     if others.iter().any(|other| other.key_id == provider.key_id) {
         return Ok(false);
     }
-    context.keyring().remove(provider.key_id).map_err(|error| {
-        AdminError::failed(format!(
-            "provider {} is deleted, but its sealed key is not: {error}",
-            quoted(&provider.name)
-        ))
-        .with_hint("manually remove the file named after the key ID")
-    })?;
+    context
+        .host
+        .keyring()
+        .remove(provider.key_id)
+        .map_err(|error| {
+            CommandError::failed(format!(
+                "provider {} is deleted, but its sealed key is not: {error}",
+                quoted(&provider.name)
+            ))
+            .with_hint("manually remove the file named after the key ID")
+        })?;
     Ok(true)
 }
 
@@ -108,7 +114,7 @@ fn answer(
     provider: &Provider,
     locked: &[DependentDomain],
     key_removed: bool,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let document = json!({
         "deleted": true,
         "uuid": provider.uuid.to_string(),

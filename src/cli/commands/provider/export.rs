@@ -5,15 +5,17 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Exclusive, delete, find};
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
+use super::delete;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors;
 use crate::cli::ui::passphrase::{self, Chosen};
 use crate::cli::ui::progress::Progress;
-use crate::cli::ui::trouble;
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
+use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, quoted};
 use crate::recovery::file::{RecoveryError, RecoveryFile};
 use crate::store::{Access, Store, StoreError};
@@ -24,16 +26,16 @@ pub(crate) fn run(
     name: &str,
     output: &Path,
     passphrase_file: Option<&Path>,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     // What can be known to fail without the key does so before anybody types a passphrase.
-    let (_, provider) = find(context, name, Access::Write)?;
+    let (_, provider) = context.host.provider(name, Access::Write)?;
     if output.symlink_metadata().is_ok() {
-        return Err(trouble::recovery(
+        return Err(host_errors::recovery(
             output,
             RecoveryError::Exists(output.to_owned()),
         ));
     }
-    context.keyring().seal(provider.key_id)?;
+    context.host.keyring().seal(provider.key_id)?;
     // Only then is the key opened: it is not in memory while somebody types.
     let Chosen {
         passphrase,
@@ -47,10 +49,10 @@ pub(crate) fn run(
     waiting.done();
     sealed
         .and_then(|file| file.write_to(output))
-        .map_err(|error| trouble::recovery(output, error))?;
+        .map_err(|error| host_errors::recovery(output, error))?;
 
     note_export(context, &provider, now).map_err(|error| {
-        AdminError::failed(format!(
+        CommandError::failed(format!(
             "{} is written and good, but the store could not note it: {error}",
             output.display()
         ))
@@ -97,14 +99,17 @@ pub(crate) fn run(
     Ok(())
 }
 
-fn open(context: &Context, provider: &Provider) -> Result<Kek, AdminError> {
-    let keyring = context.keyring();
-    Ok(keyring.open(provider.key_id, context::patience())?)
+fn open(context: &Context, provider: &Provider) -> Result<Kek, CommandError> {
+    let keyring = context.host.keyring();
+    Ok(keyring.open(provider.key_id, default_deadline())?)
 }
 
 /// The store, whose deadline may have passed while somebody typed.
-fn reopened(context: &Context) -> Result<Store, AdminError> {
-    Ok(context.store(Access::Write)?.ok_or(StoreError::Missing)?)
+fn reopened(context: &Context) -> Result<Store, CommandError> {
+    Ok(context
+        .host
+        .store(Access::Write)?
+        .ok_or(StoreError::Missing)?)
 }
 
 /// A former key of the exported provider.
@@ -151,9 +156,9 @@ impl Former {
 }
 
 /// Drops the former keys that nothing needs any more.
-fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, AdminError> {
+fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, CommandError> {
     let mut store = reopened(context)?;
-    let _exclusive = Exclusive::acquire(context)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let mut formers = Vec::new();
     if store.provider_by_uuid(provider.uuid)?.key_id != provider.key_id {
         // Rotated once more since: what was exported is a former key by now.
@@ -179,7 +184,7 @@ fn drop_formers(context: &Context, provider: &Provider) -> Result<Vec<Former>, A
     Ok(formers)
 }
 
-fn note_export(context: &Context, provider: &Provider, now: Timestamp) -> Result<(), AdminError> {
+fn note_export(context: &Context, provider: &Provider, now: Timestamp) -> Result<(), CommandError> {
     let mut store = reopened(context)?;
     Ok(store.mark_exported(provider.uuid, provider.key_id, now)?)
 }

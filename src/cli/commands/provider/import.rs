@@ -6,17 +6,19 @@ use std::path::Path;
 use serde_json::json;
 
 use super::list::seal_words;
-use super::{Exclusive, name, reseal};
-use crate::cli::context::{self, Context};
+use super::{name, reseal};
+use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
-use crate::cli::ui::{passphrase, trouble};
+use crate::cli::ui::{host_errors, passphrase};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
+use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, quoted};
 use crate::recovery::file::{Header, RecoveryFile};
 use crate::store::{Access, NewProvider, Store, StoreError};
@@ -51,26 +53,30 @@ struct Opened {
     broken: usize,
 }
 
-pub(crate) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminError> {
+pub(crate) fn run(context: &Context, import: &Import<'_>) -> Result<(), CommandError> {
     let (header, kek) = read(import)?;
     let name = import.name.unwrap_or(&header.provider);
     name::check(name).map_err(|error| {
         error.with_hint("give it another name: vtpm-guard provider import FILE --name NAME")
     })?;
     let (store, plan, uuid) = if import.dry_run {
-        let store = context.store(Access::Read)?;
+        let store = context.host.store(Access::Read)?;
         let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
         let plan = plan(context, import, &providers, name, header.key_id)?;
         (store, plan, None)
     } else {
-        let mut store = context.store(Access::Create)?.ok_or(StoreError::Missing)?;
-        let _exclusive = Exclusive::acquire(context)?;
+        let mut store = context
+            .host
+            .store(Access::Create)?
+            .ok_or(StoreError::Missing)?;
+        let _exclusive = ProvidersLock::acquire(&context.host)?;
         let plan = plan(context, import, &store.providers()?, name, header.key_id)?;
         // The key before the row that needs it: a kill in between leaves a key that nobody
         // needs.
         let stored = context
+            .host
             .keyring()
-            .store(&kek, import.weaker, context::patience())?;
+            .store(&kek, import.weaker, default_deadline())?;
         let uuid = carry_out(context, &mut store, &plan, name, &header)?;
         reseal::note_weaker(context, name, &stored);
         (Some(store), plan, Some(uuid))
@@ -92,7 +98,7 @@ pub(crate) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
     });
     context.output.answer(&document, |out| {
         let key = header.key_id.short();
-        let seal = seal_words(&context.keyring().seal(header.key_id));
+        let seal = seal_words(&context.host.keyring().seal(header.key_id));
         match (&plan, import.dry_run) {
             (Plan::Nothing, _) => writeln!(
                 out,
@@ -140,8 +146,8 @@ pub(crate) fn run(context: &Context, import: &Import<'_>) -> Result<(), AdminErr
 }
 
 /// Reads the whole file and opens it, before anything is looked at or changed.
-fn read(import: &Import<'_>) -> Result<(Header, Kek), AdminError> {
-    let fail = |error| trouble::recovery(import.file, error);
+fn read(import: &Import<'_>) -> Result<(Header, Kek), CommandError> {
+    let fail = |error| host_errors::recovery(import.file, error);
     let file = RecoveryFile::read(import.file).map_err(fail)?;
     let passphrase = passphrase::ask(import.passphrase_file)?;
     let waiting = Progress::waiting("deriving a key from the passphrase");
@@ -156,22 +162,22 @@ fn plan(
     providers: &[Provider],
     name: &str,
     key_id: KeyId,
-) -> Result<Plan, AdminError> {
+) -> Result<Plan, CommandError> {
     let file = Arg::file(import.file);
     let named = providers.iter().find(|provider| provider.name == name);
     let same_key = providers.iter().find(|provider| provider.key_id == key_id);
     match (named, same_key) {
         (Some(known), _) if known.key_id == key_id => {
-            match context.keyring().open(key_id, context::patience()) {
+            match context.host.keyring().open(key_id, default_deadline()) {
                 Ok(_) if import.dry_run => Ok(Plan::Nothing),
-                Ok(_) => Err(AdminError::refused(format!(
+                Ok(_) => Err(CommandError::refused(format!(
                     "provider \"{name}\" is on this host already, and its key opens: \
                      nothing is to be imported"
                 ))),
                 Err(_) => Ok(Plan::OpenAgain(known.clone())),
             }
         }
-        (_, Some(other)) => Err(AdminError::refused(format!(
+        (_, Some(other)) => Err(CommandError::refused(format!(
             "the file's key {} is on this host already, as provider {}: a second one would be \
              ambiguous",
             key_id.short(),
@@ -182,7 +188,7 @@ fn plan(
              to change its name: vtpm-guard provider rename {0} NEW",
             Arg::provider(other)
         ))),
-        (Some(known), None) => Err(AdminError::refused(format!(
+        (Some(known), None) => Err(CommandError::refused(format!(
             "there is a provider \"{name}\" with another key: {}; the file's is {}",
             known.key_id.short(),
             key_id.short()
@@ -200,7 +206,7 @@ fn carry_out(
     plan: &Plan,
     name: &str,
     header: &Header,
-) -> Result<ProviderUuid, AdminError> {
+) -> Result<ProviderUuid, CommandError> {
     if let Plan::OpenAgain(known) = plan {
         return Ok(known.uuid);
     }
@@ -213,7 +219,7 @@ fn carry_out(
     };
     if let Err(error) = store.create_provider(&new, Timestamp::now()) {
         // The first error is the one to tell; no other provider has this key.
-        let _ = context.keyring().remove(new.key_id);
+        let _ = context.host.keyring().remove(new.key_id);
         return Err(error.into());
     }
     // The file that it came from is its export.
@@ -222,7 +228,7 @@ fn carry_out(
 }
 
 /// Tries the key on every key reference in use that names it.
-fn opened_by(kek: &Kek, store: Option<&Store>) -> Result<Opened, AdminError> {
+fn opened_by(kek: &Kek, store: Option<&Store>) -> Result<Opened, CommandError> {
     let rows = store.map_or(Ok(Vec::new()), |store| store.key_refs_under(kek.key_id()))?;
     let mut guests = BTreeSet::<DomainUuid>::new();
     let (mut key_refs, mut broken) = (0, 0);

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{find, named_by};
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, NOTABLE, cell_if, fields, table};
 use crate::keyring::{Keyring, KeyringError, Seal};
+use crate::manage::host::default_deadline;
+use crate::manage::providers::named_by;
 use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::Provider;
 
@@ -47,13 +48,13 @@ impl Described<'_> {
     }
 }
 
-pub(crate) fn list(context: &Context) -> Result<(), AdminError> {
-    let store = context.store(Access::Read)?;
+pub(crate) fn list(context: &Context) -> Result<(), CommandError> {
+    let store = context.host.store(Access::Read)?;
     let (providers, rows) = match &store {
         Some(store) => (store.providers()?, store.all_key_refs(None, false)?),
         None => (Vec::new(), Vec::new()),
     };
-    let keyring = context.keyring();
+    let keyring = context.host.keyring();
     let describe = |provider| describe(provider, &providers, &rows, &keyring);
     let described: Vec<_> = providers.iter().map(describe).collect();
     let documents: Value = described.iter().map(Described::document).collect();
@@ -87,13 +88,13 @@ pub(crate) fn list(context: &Context) -> Result<(), AdminError> {
     })
 }
 
-pub(crate) fn show(context: &Context, name: &str) -> Result<(), AdminError> {
-    let (store, provider) = find(context, name, Access::Read)?;
-    let keyring = context.keyring();
+pub(crate) fn show(context: &Context, name: &str) -> Result<(), CommandError> {
+    let (store, provider) = context.host.provider(name, Access::Read)?;
+    let keyring = context.host.keyring();
     let rows = store.all_key_refs(None, false)?;
     let described = describe(&provider, &store.providers()?, &rows, &keyring);
     let trouble = keyring
-        .open(provider.key_id, context::patience())
+        .open(provider.key_id, default_deadline())
         .err()
         .map(|error| error.to_string());
     let mut document = described.document();

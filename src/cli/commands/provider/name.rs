@@ -1,6 +1,6 @@
 //! What a provider may be called.
 
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::ids::ProviderUuid;
 use crate::messages::{misleads, quoted};
 
@@ -9,7 +9,7 @@ const MAX_CHARS: usize = 64;
 
 /// Checks the name of a provider to be: it is shown on one line, typed as an argument, and
 /// never taken for a UUID or a file.
-pub(crate) fn check(name: &str) -> Result<(), AdminError> {
+pub(crate) fn check(name: &str) -> Result<(), CommandError> {
     let fault = if name.is_empty() {
         "is empty"
     } else if name.chars().count() > MAX_CHARS {
@@ -27,7 +27,7 @@ pub(crate) fn check(name: &str) -> Result<(), AdminError> {
     } else {
         return Ok(());
     };
-    Err(AdminError::usage(format!(
+    Err(CommandError::usage(format!(
         "{} cannot be a provider's name: it {fault}",
         quoted(name)
     )))

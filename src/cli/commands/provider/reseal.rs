@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Exclusive, find};
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::keyring::{KeyringError, Resealed, Seal, StoredKek};
+use crate::manage::host::default_deadline;
+use crate::manage::providers::ProvidersLock;
 use crate::messages::{Arg, one_line};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
@@ -18,10 +19,10 @@ struct Line {
     resealed: Result<Resealed, KeyringError>,
 }
 
-pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, CommandError> {
     let providers = match name {
-        Some(name) => vec![find(context, name, Access::Read)?.1],
-        None => match context.store(Access::Read)? {
+        Some(name) => vec![context.host.provider(name, Access::Read)?.1],
+        None => match context.host.store(Access::Read)? {
             Some(store) => store.providers()?,
             None => Vec::new(),
         },
@@ -32,11 +33,11 @@ pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Adm
             .answer(&json!([]), |out| writeln!(out, "no providers yet"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let _exclusive = Exclusive::acquire(context)?;
-    let keyring = context.keyring();
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
+    let keyring = context.host.keyring();
     let mut lines = Vec::new();
     for provider in providers {
-        let resealed = match (name, keyring.reseal(provider.key_id, context::patience())) {
+        let resealed = match (name, keyring.reseal(provider.key_id, default_deadline())) {
             // The error of the only one is the error of the command.
             (Some(_), Err(error)) => return Err(error.into()),
             (_, resealed) => resealed,
@@ -48,7 +49,7 @@ pub(crate) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Adm
     Ok(ExitCode::from(if failed { 4 } else { 0 }))
 }
 
-fn print(context: &Context, one: bool, lines: &[Line]) -> Result<(), AdminError> {
+fn print(context: &Context, one: bool, lines: &[Line]) -> Result<(), CommandError> {
     let documents: Vec<Value> = lines.iter().map(Line::document).collect();
     let document = match documents.as_slice() {
         [document] if one => document.clone(),

@@ -6,17 +6,18 @@
 
 mod answer;
 
-use super::{Exclusive, find, named_by, refuse_former, reseal};
-use crate::cli::context::{self, Context};
+use super::reseal;
+use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
 use crate::key::kek::Kek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
 use crate::keyring::WeakerSeal;
-use crate::messages::Arg;
+use crate::manage::host::default_deadline;
+use crate::manage::providers::{ProvidersLock, named_by, refuse_previous_key};
 use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -51,13 +52,11 @@ struct Rotated {
     rows: Vec<Row>,
 }
 
-pub(crate) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), AdminError> {
-    let (mut store, found) = find(context, name, Access::Write)?;
-    let _exclusive = Exclusive::acquire(context)?;
+pub(crate) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), CommandError> {
+    let (mut store, found) = context.host.provider(name, Access::Write)?;
+    let _exclusive = ProvidersLock::acquire(&context.host)?;
     let provider = store.provider_by_uuid(found.uuid)?;
-    refuse_former(&store, &provider, |owner| {
-        format!("vtpm-guard provider rotate {}", Arg::provider_named(owner))
-    })?;
+    refuse_previous_key(&store, &provider)?;
     let missed = finish(context, &mut store, &provider)?;
     let (before, rows) = if missed.is_empty() {
         let rows = rotate(context, &mut store, &provider, weaker)?;
@@ -82,15 +81,15 @@ fn finish(
     context: &Context,
     store: &mut Store,
     provider: &Provider,
-) -> Result<Vec<Row>, AdminError> {
+) -> Result<Vec<Row>, CommandError> {
     let mut rows = Vec::new();
     for former in store.previous_keys(provider)? {
         let records = store.key_refs_under(former.key_id)?;
         if records.is_empty() {
             continue;
         }
-        let keyring = context.keyring();
-        let old = match keyring.open(former.key_id, context::patience()) {
+        let keyring = context.host.keyring();
+        let old = match keyring.open(former.key_id, default_deadline()) {
             Ok(old) => old,
             Err(error) => {
                 context.output.note(&format!(
@@ -101,14 +100,14 @@ fn finish(
                 continue;
             }
         };
-        let new = keyring.open(provider.key_id, context::patience())?;
+        let new = keyring.open(provider.key_id, default_deadline())?;
         let work = Work {
             old: &old,
             new: &new,
             key_version: provider.key_version,
         };
         let (done, rewrapped) = work.wrap_anew(store, records, |_| true)?;
-        store.set_deadline(context::patience())?;
+        store.set_deadline(default_deadline())?;
         store.rewrap(provider, &rewrapped, Timestamp::now())?;
         rows.extend(done);
     }
@@ -132,9 +131,9 @@ fn rotate(
     store: &mut Store,
     provider: &Provider,
     weaker: WeakerSeal,
-) -> Result<Vec<Row>, AdminError> {
-    let keyring = context.keyring();
-    let old = keyring.open(provider.key_id, context::patience())?;
+) -> Result<Vec<Row>, CommandError> {
+    let keyring = context.host.keyring();
+    let old = keyring.open(provider.key_id, default_deadline())?;
     let new = Kek::generate()?;
     let work = Work {
         old: &old,
@@ -142,9 +141,9 @@ fn rotate(
         key_version: provider.key_version + 1,
     };
     // The key before the rows that need it: a kill in between leaves a key that nobody needs.
-    let stored = keyring.store(&new, weaker, context::patience())?;
+    let stored = keyring.store(&new, weaker, default_deadline())?;
     // What was sealed must open, before anything is wrapped with it.
-    if let Err(error) = keyring.open(new.key_id(), context::patience()) {
+    if let Err(error) = keyring.open(new.key_id(), default_deadline()) {
         // The first error is the one to tell; nothing was ever wrapped with this key.
         let _ = keyring.remove(new.key_id());
         return Err(error.into());
@@ -165,9 +164,9 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn carry_out(&self, store: &mut Store, provider: &Provider) -> Result<Vec<Row>, AdminError> {
+    fn carry_out(&self, store: &mut Store, provider: &Provider) -> Result<Vec<Row>, CommandError> {
         for _ in 0..ATTEMPTS {
-            store.set_deadline(context::patience())?;
+            store.set_deadline(default_deadline())?;
             let providers = store.providers()?;
             let has_twin = providers
                 .iter()
@@ -184,7 +183,7 @@ impl Work<'_> {
                 .filter(stay)
                 .map(|row| row.record.key_ref.id)
                 .collect();
-            store.set_deadline(context::patience())?;
+            store.set_deadline(default_deadline())?;
             let written = store.rotate_provider(&Rotation {
                 provider,
                 key_id: self.new.key_id(),
@@ -207,7 +206,7 @@ impl Work<'_> {
         store: &Store,
         records: Vec<KeyRefRecord>,
         is_ours: impl Fn(&KeyRefRecord) -> bool,
-    ) -> Result<(Vec<Row>, Vec<RewrappedRow>), AdminError> {
+    ) -> Result<(Vec<Row>, Vec<RewrappedRow>), CommandError> {
         let progress = Progress::new("wrapping anew", records.len());
         let (mut rows, mut rewrapped) = (Vec::new(), Vec::new());
         for record in records {
@@ -258,7 +257,7 @@ impl Row {
         store: &Store,
         record: KeyRefRecord,
         result: Result<Done, String>,
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         Ok(Self {
             guest: store.last_name(record.domain)?,
             record,

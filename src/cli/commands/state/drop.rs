@@ -1,19 +1,18 @@
 //! `state drop`: removes saved copies of a guest's TPM state for good, and the plain state of
 //! before an `encrypt`.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::{Judged, copies_of, no_copies};
 use crate::cli::commands::key;
-use crate::cli::context::{self, Context};
-use crate::cli::ui::error::AdminError;
-use crate::cli::{domains, tpm_place};
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
+use crate::host::dirs::StateDir;
 use crate::ids::DomainUuid;
-use crate::libvirt::Libvirt;
+use crate::manage::host::default_deadline;
+use crate::manage::tpm_place;
 use crate::messages::quoted;
 use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
@@ -28,20 +27,20 @@ pub(crate) fn run(
     text: &str,
     named: &[String],
     force: bool,
-) -> Result<(), AdminError> {
-    let domain = domains::resolve(context, text)?;
+) -> Result<(), CommandError> {
+    let domain = context.host.guest(text)?;
     let label = domain.label();
     let (dropped, kept) = chosen(copies_of(context, domain.uuid)?, named)?;
-    let state_dir = context.state_dir();
+    let state_dir = context.host.state_dir();
     let plain = named.is_empty() && has_plain_state(state_dir, domain.uuid)?;
     if dropped.is_empty() && !plain {
         return Err(no_copies(&domain));
     }
-    let store = context.store(Access::Write)?;
+    let store = context.host.store(Access::Write)?;
     let remains = Remains::of(context, store.as_ref(), domain.uuid, &kept)?;
     let is_wanted = plain && remains.is_known || dropped.iter().any(|copy| remains.wants(copy));
     if !force && is_wanted && !remains.has_state {
-        return Err(AdminError::refused(format!(
+        return Err(CommandError::refused(format!(
             "no other TPM state of {label} is known to be good: without {} its TPM is lost",
             match dropped.len() + usize::from(plain) {
                 1 => "this copy",
@@ -92,13 +91,16 @@ pub(crate) fn run(
 
 /// The copies that were named, by the first digits of their SHA-256, and the others; all, where
 /// none was named.
-fn chosen(copies: Vec<Judged>, named: &[String]) -> Result<(Vec<Judged>, Vec<Judged>), AdminError> {
+fn chosen(
+    copies: Vec<Judged>,
+    named: &[String],
+) -> Result<(Vec<Judged>, Vec<Judged>), CommandError> {
     for digits in named {
         let is_it = |judged: &&Judged| judged.copy.manifest.sha256().starts_with(digits.as_str());
         let found = copies.iter().filter(is_it).count();
         if digits.len() < LEAST_DIGITS || found != 1 {
             let copy = quoted(digits);
-            return Err(AdminError::usage(match found {
+            return Err(CommandError::usage(match found {
                 0 => format!("there is no copy {copy}"),
                 _ => format!("{copy} names more than one copy, or has too few digits"),
             })
@@ -140,7 +142,7 @@ impl Remains {
         store: Option<&Store>,
         domain: DomainUuid,
         kept: &[Judged],
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         let (references, seen) = match store {
             Some(store) => (
                 store.references(domain, Timestamp::now())?,
@@ -148,16 +150,16 @@ impl Remains {
             ),
             None => (References::default(), None),
         };
-        let libvirt_state_dir = &context.libvirt_dirs().tpm_states();
-        let defined = tpm_place::definition(domain);
+        let libvirt_state_dir = &context.host.libvirt_dirs().tpm_states();
+        let defined = context.host.definition(domain);
         let vtpm = defined.as_ref().map(|(_, vtpm)| vtpm);
         let place = tpm_place::find(libvirt_state_dir, domain, vtpm, seen.as_deref());
-        let (keyring, patience) = (context.keyring(), context::patience());
+        let (keyring, patience) = (context.host.keyring(), default_deadline());
         let trials = try_rows(&keyring, &references, domain, &place.state, patience);
         let has_state = matches!(place.state, StateFile::Plain)
             || trials.values().any(Trial::is_proven)
             || kept.iter().any(|copy| copy.opened);
-        let found = context::libvirt().guest(domain, context::patience());
+        let found = context.host.libvirt().guest(domain, default_deadline());
         let is_keyed = |row: &KeyRef| row.wrapped_dek.is_some();
         let is_used = |row: &KeyRef| is_keyed(row) && row.first_used_at.is_some();
         let rows = &references.key_refs;
@@ -187,12 +189,12 @@ impl Remains {
     }
 }
 
-fn has_plain_state(state_dir: &Path, domain: DomainUuid) -> Result<bool, AdminError> {
+fn has_plain_state(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, CommandError> {
     let kept = plain_state::list(state_dir).map_err(|error| not_plain(state_dir, &error))?;
     Ok(kept.contains(&domain))
 }
 
-fn not_plain(state_dir: &Path, error: &std::io::Error) -> AdminError {
-    let copy_store = plain_state::dir(state_dir);
-    AdminError::failed(format!("{}: {error}", copy_store.display()))
+fn not_plain(state_dir: &StateDir, error: &std::io::Error) -> CommandError {
+    let copy_store = state_dir.plain_states();
+    CommandError::failed(format!("{}: {error}", copy_store.display()))
 }

@@ -5,13 +5,13 @@ use serde_json::Value;
 use super::{Judged, copies_of};
 use crate::cli::context::Context;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
 use crate::tpm_copies;
 
-pub(crate) fn run(context: &Context) -> Result<(), AdminError> {
+pub(crate) fn run(context: &Context) -> Result<(), CommandError> {
     let mut copies = Vec::new();
-    for domain in tpm_copies::domains(context.state_dir())? {
+    for domain in tpm_copies::domains(context.host.state_dir())? {
         copies.extend(copies_of(context, domain)?);
     }
     let documents: Value = copies.iter().map(Judged::document).collect();

@@ -13,18 +13,19 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::args;
-use crate::cli::context::{self, Context};
-use crate::cli::domains::NamedDomain;
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
+use crate::manage::guests::GuestRef;
+use crate::manage::host::default_deadline;
 use crate::store::Access;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, CopyStore, SavedCopy};
 use crate::verdict::facts::{References, Trial};
 
-pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, AdminError> {
+pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, CommandError> {
     match verb {
         args::State::List => list::run(context)?,
         args::State::Show { domain } => show::run(context, domain)?,
@@ -50,24 +51,24 @@ struct Judged {
 }
 
 /// A guest's copies, the latest first. What cannot be read is told and left out.
-fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, AdminError> {
-    let (copies, unreadable) = CopyStore::of(context.state_dir(), domain).copies()?;
+fn copies_of(context: &Context, domain: DomainUuid) -> Result<Vec<Judged>, CommandError> {
+    let (copies, unreadable) = CopyStore::of(context.host.state_dir(), domain).copies()?;
     for error in unreadable {
         context.output.note(&error.to_string());
     }
     if copies.is_empty() {
         return Ok(Vec::new());
     }
-    let references = match context.store(Access::Read)? {
+    let references = match context.host.store(Access::Read)? {
         Some(store) => store.references(domain, Timestamp::now())?,
         None => References::default(),
     };
     let mut rows = references.key_refs.iter();
     let keyed = rows.any(|row| row.wrapped_dek.is_some());
-    let keyring = context.keyring();
+    let keyring = context.host.keyring();
     let judge = |copy: SavedCopy| {
         let state = copy.state();
-        let trials = try_rows(&keyring, &references, domain, &state, context::patience());
+        let trials = try_rows(&keyring, &references, domain, &state, default_deadline());
         Judged {
             domain,
             opened: trials.values().any(Trial::is_proven),
@@ -116,16 +117,16 @@ impl Judged {
 }
 
 /// There is nothing to show or to put back.
-fn no_copies(domain: &NamedDomain) -> AdminError {
+fn no_copies(domain: &GuestRef) -> CommandError {
     let label = domain.label();
-    AdminError::usage(format!("there is no kept copy of the TPM state of {label}"))
+    CommandError::usage(format!("there is no kept copy of the TPM state of {label}"))
         .with_hint("see which there are: vtpm-guard state list")
 }
 
-impl From<CopyError> for AdminError {
+impl From<CopyError> for CommandError {
     fn from(error: CopyError) -> Self {
         match &error {
-            CopyError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            CopyError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 Self::failed(format!("no permission: {error}")).with_hint("run it as root")
             }
             CopyError::NotTrusted { .. } => Self::failed(error)

@@ -6,15 +6,15 @@ use serde_json::json;
 
 use super::{Judged, copies_of, no_copies};
 use crate::cli::commands::key;
-use crate::cli::context::{self, Context};
-use crate::cli::domains::{self, NamedDomain};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::domain::{self, Vtpm};
-use crate::libvirt::Libvirt;
+use crate::manage::guests::GuestRef;
+use crate::manage::host::default_deadline;
 use crate::tpm_copies::{CopyRestored, RestoreError, restore_copy};
 
-pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
-    let domain = domains::resolve(context, text)?;
+pub(crate) fn run(context: &Context, text: &str) -> Result<(), CommandError> {
+    let domain = context.host.guest(text)?;
     let label = domain.label();
     let copies = copies_of(context, domain.uuid)?;
     // One that the key opens before one that it does not, one that stands by before one that
@@ -24,14 +24,17 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
         return Err(no_copies(&domain));
     };
     // Without libvirt nothing can go wrong either: a guest that runs has its state.
-    let guest = context::libvirt().guest(domain.uuid, context::patience());
+    let guest = context
+        .host
+        .libvirt()
+        .guest(domain.uuid, default_deadline());
     let guest = guest.ok().flatten();
     if guest.as_ref().is_some_and(|guest| guest.running) {
-        return Err(AdminError::refused(format!("{label} is running"))
+        return Err(CommandError::refused(format!("{label} is running"))
             .with_hint(format!("stop it first: virsh shutdown {}", domain.arg)));
     }
     let defined = guest.and_then(|guest| domain::read(guest.xml.as_bytes()).ok());
-    let states = context.libvirt_dirs().tpm_states();
+    let states = context.host.libvirt_dirs().tpm_states();
     let start = match defined.as_ref().map(|defined| &defined.vtpm) {
         Some(Some(Vtpm::Emulator(vtpm))) => Some((states.as_path(), domain.uuid, vtpm)),
         _ => None,
@@ -57,22 +60,22 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
     Ok(())
 }
 
-pub(crate) fn not_put_back(domain: &NamedDomain, error: &RestoreError) -> AdminError {
+pub(crate) fn not_put_back(domain: &GuestRef, error: &RestoreError) -> CommandError {
     match error {
-        RestoreError::Occupied { .. } => AdminError::refused(error).with_hint(format!(
+        RestoreError::Occupied { .. } => CommandError::refused(error).with_hint(format!(
             "{} has a TPM state; move it away first if the kept one is the right one",
             domain.label()
         )),
         RestoreError::OtherTpm => {
-            AdminError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
+            CommandError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
         }
-        RestoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            AdminError::failed(format!("no permission: {error}")).with_hint("run it as root")
+        RestoreError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
+            CommandError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
-        RestoreError::NotAState { .. } => AdminError::refused(error).with_hint(format!(
+        RestoreError::NotAState { .. } => CommandError::refused(error).with_hint(format!(
             "see the others: vtpm-guard state show {}",
             domain.arg
         )),
-        RestoreError::State { .. } | RestoreError::Io { .. } => AdminError::failed(error),
+        RestoreError::State { .. } | RestoreError::Io { .. } => CommandError::failed(error),
     }
 }

@@ -5,13 +5,12 @@ use serde_json::{Value, json};
 use super::{Judged, copies_of, no_copies};
 use crate::cli::commands::key;
 use crate::cli::context::Context;
-use crate::cli::domains;
 use crate::cli::ui::answer;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::fields;
 
-pub(crate) fn run(context: &Context, text: &str) -> Result<(), AdminError> {
-    let domain = domains::resolve(context, text)?;
+pub(crate) fn run(context: &Context, text: &str) -> Result<(), CommandError> {
+    let domain = context.host.guest(text)?;
     let copies = copies_of(context, domain.uuid)?;
     if copies.is_empty() {
         return Err(no_copies(&domain));

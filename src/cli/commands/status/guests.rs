@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 
 use crate::cli::args::StatusFilters;
 use crate::cli::context::Context;
-use crate::cli::guests::NamedGuest;
 use crate::cli::judge;
 use crate::cli::ui::answer::{count, time};
 use crate::cli::ui::check_table::Judged;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::clock::Timestamp;
 use crate::domain::Vtpm;
 use crate::libvirt::Guest;
+use crate::manage::guests::ListedGuest;
 use crate::store::Access;
 use crate::verdict::facts::Proof;
 use crate::verdict::outcome::{KeyInUse, Outcome};
@@ -41,18 +41,18 @@ impl Guests {
         context: &Context,
         listed: Vec<Guest>,
         filters: &StatusFilters,
-    ) -> Result<Self, AdminError> {
+    ) -> Result<Self, CommandError> {
         let mut running = BTreeMap::new();
         let mut guests = Vec::new();
         for guest in listed {
             running.insert(guest.uuid, guest.running);
-            guests.push(NamedGuest::from(guest));
+            guests.push(ListedGuest::from(guest));
         }
         guests.retain(has_vtpm);
         let progress = Progress::new("looking at", guests.len());
         let judged = judge::all(context, &guests, &progress)?;
         progress.done();
-        let last_starts = match context.store(Access::Read)? {
+        let last_starts = match context.host.store(Access::Read)? {
             Some(store) => store.last_starts()?,
             None => BTreeMap::new(),
         };
@@ -114,7 +114,7 @@ impl Guests {
 }
 
 /// Also a guest whose XML cannot be read may have one.
-fn has_vtpm(guest: &NamedGuest) -> bool {
+fn has_vtpm(guest: &ListedGuest) -> bool {
     match &guest.domain {
         Ok(domain) => matches!(domain.vtpm, Some(Vtpm::Emulator(_))),
         Err(_) => true,

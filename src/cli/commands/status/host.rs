@@ -8,18 +8,16 @@ use serde_json::{Value, json};
 
 use crate::cli::context::Context;
 use crate::cli::forgotten;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, GOOD, NOTABLE};
+use crate::host::dirs::HOOK;
 use crate::host::dirs::LibvirtDirs;
 use crate::keyring::KeyringError;
 use crate::libvirt::Guest;
 use crate::messages::label;
 use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
-
-/// The program that the links lead to.
-const HOOK: &str = "/usr/sbin/vtpm-guard-hook";
 
 /// The link by which libvirt runs the hook, or the one that should be there.
 pub(crate) fn hook_link(dirs: &LibvirtDirs) -> PathBuf {
@@ -47,8 +45,8 @@ pub(crate) struct Host {
 
 impl Host {
     /// Looks around. `known` are the guests that libvirt knows, if it could be asked.
-    pub(crate) fn look(context: &Context, known: Option<&[Guest]>) -> Result<Self, AdminError> {
-        let store = context.store(Access::Read)?;
+    pub(crate) fn look(context: &Context, known: Option<&[Guest]>) -> Result<Self, CommandError> {
+        let store = context.host.store(Access::Read)?;
         let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
         let rows = store
             .as_ref()
@@ -60,12 +58,12 @@ impl Host {
             (provider, seal)
         };
         Ok(Self {
-            hook_link: hook_link(&context.libvirt_dirs()),
-            configuration: match context.config() {
+            hook_link: hook_link(&context.host.libvirt_dirs()),
+            configuration: match context.host.config() {
                 Ok(_) => "in order".to_owned(),
                 Err(error) => error.to_string(),
             },
-            store: context.state_dir().join("store.db"),
+            store: context.host.state_dir().store(),
             store_exists: store.is_some(),
             keyed: rows.len() - placeholders,
             placeholders,
@@ -140,7 +138,7 @@ impl Host {
 
 /// How a provider's KEK is sealed here, or why it is not.
 fn seal(context: &Context, provider: &Provider) -> String {
-    match context.keyring().seal(provider.key_id) {
+    match context.host.keyring().seal(provider.key_id) {
         Ok(seal) => seal.to_string(),
         Err(KeyringError::Missing(_)) => "nothing: its key is missing".to_owned(),
         Err(error) => format!("nothing usable: {error}"),

@@ -13,15 +13,18 @@ use serde_json::json;
 
 use self::original::{LeftBehind, Source};
 use super::document;
-use crate::cli::commands::provider;
 use crate::cli::commands::state::not_put_back;
-use crate::cli::context::{self, BrokenConfig, Context};
-use crate::cli::stopped::{Known, known};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors::not_recorded;
 use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::keyring::unlock::{OpenedKey, Unlocker};
+use crate::manage::host::HostError;
+use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::providers::{for_new_keys, named_by};
+use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::quoted;
 use crate::store::{
     Access, AddKey, BindingChange, KeyRefRecord, Origin, OtherKeys, Store, StoreError,
@@ -45,15 +48,18 @@ enum Done {
 /// The original and its clone.
 struct Pair {
     original: Source,
-    clone: Known,
+    clone: DefinedGuest,
     /// The secret that the clone's XML names.
     secret: SecretUuid,
 }
 
-pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), AdminError> {
-    let guard = context.guard(BrokenConfig::IsAnError)?;
-    let clone = known(context, new_text)?;
-    let mut store = context.store(Access::Write)?.ok_or(StoreError::Missing)?;
+pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), CommandError> {
+    let guard = context.host.guard(BrokenConfig::Fail)?;
+    let clone = context.host.guest_with_tpm(new_text)?;
+    let mut store = context
+        .host
+        .store(Access::Write)?
+        .ok_or(StoreError::Missing)?;
     let original = Source::find(context, &store, text, &clone)?;
     let Some(secret) = clone.vtpm.secret_uuid else {
         return Err(words::not_encrypted(&clone));
@@ -64,7 +70,7 @@ pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
         secret,
     };
     let state = read_state(
-        &guard.libvirt_state_dir,
+        &guard.config.libvirt.tpm_states(),
         pair.clone.uuid(),
         &pair.clone.vtpm,
     );
@@ -76,7 +82,7 @@ pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), A
         },
         StateFile::Plain => return Err(words::plain(&pair.clone)),
         StateFile::Damaged(how) | StateFile::Unreadable(how) => {
-            return Err(AdminError::refused(format!(
+            return Err(CommandError::refused(format!(
                 "the TPM state of {} cannot be read: {how}",
                 pair.clone.label()
             )));
@@ -91,7 +97,7 @@ fn copy_key(
     store: &mut Store,
     pair: &Pair,
     state: &EncryptedState,
-) -> Result<(Done, Provider), AdminError> {
+) -> Result<(Done, Provider), CommandError> {
     let clone = &pair.clone;
     if let Some((key, retired)) = opening(context, store, clone.uuid(), state)? {
         let id = key.key_ref.id;
@@ -115,17 +121,17 @@ fn opening(
     store: &Store,
     domain: DomainUuid,
     state: &EncryptedState,
-) -> Result<Option<(OpenedKey, bool)>, AdminError> {
+) -> Result<Option<(OpenedKey, bool)>, CommandError> {
     let providers = store.providers()?;
     let rows = store.all_key_refs(Some(domain), true)?;
     let (retired, in_use): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|row: &KeyRefRecord| row.retired_at.is_some());
-    let mut unlocker = Unlocker::new(&context.keyring());
+    let mut unlocker = Unlocker::new(&context.host.keyring());
     for (rows, are_retired) in [(in_use, false), (retired, true)] {
         let rows = rows.into_iter().map(|row| row.key_ref);
         let found = unlocker
-            .open_rows(rows, &providers, domain, context::patience())
+            .open_rows(rows, &providers, domain, default_deadline())
             .into_iter()
             .find(|key| state.is_opened_by(&key.dek));
         if let Some(key) = found {
@@ -141,11 +147,13 @@ fn wrap_for_clone(
     store: &mut Store,
     pair: &Pair,
     key: &OpenedKey,
-) -> Result<(KeyRefId, Provider), AdminError> {
+) -> Result<(KeyRefId, Provider), CommandError> {
     let (clone, now) = (&pair.clone, Timestamp::now());
-    let provider = provider::for_new_keys(&key.provider, &store.providers()?).clone();
-    let mut unlocker = Unlocker::new(&context.keyring());
-    let wrapped = unlocker.wrap(&key.dek, &provider, clone.uuid(), context::patience())?;
+    let provider = for_new_keys(&key.provider, &store.providers()?).clone();
+    let mut unlocker = Unlocker::new(&context.host.keyring());
+    let wrapped = unlocker
+        .wrap(&key.dek, &provider, clone.uuid(), default_deadline())
+        .map_err(HostError::from)?;
     let id = store.add_key(&AddKey {
         domain: clone.uuid(),
         provider: provider.uuid,
@@ -161,7 +169,7 @@ fn wrap_for_clone(
         "the key of {} for its TPM state (key reference {id})",
         pair.original.label()
     );
-    clone.record(context, store, Origin::Clone, message);
+    record(context, clone, store, message);
     Ok((id, provider))
 }
 
@@ -173,7 +181,7 @@ fn take_over(
     guard: &Guard,
     store: &mut Store,
     pair: &Pair,
-) -> Result<Option<(Done, Provider)>, AdminError> {
+) -> Result<Option<(Done, Provider)>, CommandError> {
     let clone = &pair.clone;
     for LeftBehind { path, copy } in pair.original.left_behind(guard, store, clone)? {
         let StateFile::Encrypted(state) = copy.state() else {
@@ -185,8 +193,10 @@ fn take_over(
         if clone.guest.running {
             return Err(words::runs(clone));
         }
-        let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
-        restore_copy(&copy, Some(start)).map_err(|error| not_put_back(&clone.named(), &error))?;
+        let states = guard.config.libvirt.tpm_states();
+        let start = (states.as_path(), clone.uuid(), &clone.vtpm);
+        restore_copy(&copy, Some(start))
+            .map_err(|error| not_put_back(&clone.reference(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
     }
@@ -197,7 +207,11 @@ fn take_over(
 }
 
 /// The clone has no state: its first start makes a new TPM, and a key for it.
-fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Provider), AdminError> {
+fn bind(
+    context: &Context,
+    store: &mut Store,
+    pair: &Pair,
+) -> Result<(Done, Provider), CommandError> {
     if pair.original.secret() == Some(pair.secret) {
         return Err(words::one_secret_for_two_keys(pair));
     }
@@ -209,16 +223,22 @@ fn bind(context: &Context, store: &mut Store, pair: &Pair) -> Result<(Done, Prov
         .iter()
         .find(keyed)
         .or_else(|| rows.first())
-        .and_then(|row| provider::named_by(row, &seen.providers))
+        .and_then(|row| named_by(row, &seen.providers))
         .ok_or_else(|| words::not_bound(pair))?;
-    let provider = provider::for_new_keys(provider, &seen.providers);
+    let provider = for_new_keys(provider, &seen.providers);
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
     if !matches!(bound, BindingChange::Unchanged(_)) {
         let (original, provider) = (pair.original.label(), &provider.name);
         let message = format!("bound to provider {provider}, as {original} is");
-        pair.clone.record(context, store, Origin::Clone, message);
+        record(context, &pair.clone, store, message);
     }
     Ok((Done::Bound(bound), provider.clone()))
+}
+
+fn record(context: &Context, clone: &DefinedGuest, store: &mut Store, message: String) {
+    if let Err(error) = clone.record(store, Origin::Clone, message) {
+        context.output.note(&not_recorded(&error));
+    }
 }
 
 fn answer(
@@ -226,7 +246,7 @@ fn answer(
     pair: &Pair,
     done: &Done,
     provider: &Provider,
-) -> Result<(), AdminError> {
+) -> Result<(), CommandError> {
     let (action, id) = match done {
         Done::Copied(id) => ("copied", id),
         Done::TakenOver(id, _) => ("taken-over", id),
@@ -236,7 +256,7 @@ fn answer(
     };
     let document = json!({
         "domain": document(&pair.original.named()),
-        "clone": document(&pair.clone.named()),
+        "clone": document(&pair.clone.reference()),
         "provider": { "name": provider.name, "uuid": provider.uuid.to_string() },
         "key_ref": id.0,
         "action": action,

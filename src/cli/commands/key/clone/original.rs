@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::cli::context::{self, Context};
-use crate::cli::domains::{self, NamedDomain};
-use crate::cli::guests::unreachable;
-use crate::cli::stopped::{Known, understood};
-use crate::cli::ui::error::AdminError;
+use crate::cli::context::Context;
+use crate::cli::ui::error::CommandError;
 use crate::domain::{Emulator, StateSource};
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::libvirt::Libvirt;
+use crate::manage::guests::GuestRef;
+use crate::manage::host::default_deadline;
+use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::{Arg, label, quoted};
 use crate::store::Store;
 use crate::swtpm::StateFile;
@@ -20,9 +19,9 @@ use crate::verdict::facts::CopyReason;
 /// The guest whose key, and perhaps whose TPM, the clone gets.
 pub(crate) enum Source {
     /// libvirt knows it.
-    Known(Box<Known>),
+    Known(Box<DefinedGuest>),
     /// libvirt has forgotten it: only the store has its keys.
-    Forgotten(NamedDomain),
+    Forgotten(GuestRef),
 }
 
 /// A TPM state of the original's that is still on this host.
@@ -39,15 +38,16 @@ impl Source {
         context: &Context,
         store: &Store,
         text: &str,
-        clone: &Known,
-    ) -> Result<Self, AdminError> {
-        let guests = context::libvirt()
-            .guests_called(text, context::patience())
-            .map_err(|error| unreachable(&error))?;
-        if let Some(guest) = domains::pick(context, text, &guests)?
+        clone: &DefinedGuest,
+    ) -> Result<Self, CommandError> {
+        let guests = context
+            .host
+            .libvirt()
+            .guests_called(text, default_deadline())?;
+        if let Some(guest) = context.host.pick(text, &guests)?
             && guest.uuid != clone.uuid()
         {
-            return Ok(Self::Known(Box::new(understood(guest.clone())?)));
+            return Ok(Self::Known(Box::new(DefinedGuest::read(guest.clone())?)));
         }
         let uuid = match DomainUuid::parse(text) {
             Ok(uuid) => Some(uuid),
@@ -59,15 +59,15 @@ impl Source {
         match uuid {
             Some(uuid) if uuid == clone.uuid() => {
                 let label = clone.label();
-                Err(AdminError::usage(format!(
+                Err(CommandError::usage(format!(
                     "{label} is not a clone of itself"
                 )))
             }
             Some(uuid) => {
                 let name = store.last_name(uuid)?;
-                Ok(Self::Forgotten(NamedDomain::of_uuid(uuid, name)))
+                Ok(Self::Forgotten(GuestRef::of_uuid(uuid, name)))
             }
-            None if text == clone.guest.name => Err(AdminError::usage(format!(
+            None if text == clone.guest.name => Err(CommandError::usage(format!(
                 "no other guest of the name {} has a key here",
                 clone.label()
             ))
@@ -75,7 +75,7 @@ impl Source {
                 "bring it from a backup of the store: vtpm-guard key import {0} --from BACKUP --as {0}",
                 clone.arg()
             ))),
-            None => Err(AdminError::usage(format!(
+            None => Err(CommandError::usage(format!(
                 "neither libvirt nor the store knows a guest {}",
                 quoted(text)
             ))
@@ -90,10 +90,10 @@ impl Source {
         }
     }
 
-    pub(crate) fn named(&self) -> NamedDomain {
+    pub(crate) fn named(&self) -> GuestRef {
         match self {
-            Self::Known(known) => known.named(),
-            Self::Forgotten(domain) => NamedDomain::of_uuid(domain.uuid, domain.name.clone()),
+            Self::Known(known) => known.reference(),
+            Self::Forgotten(domain) => GuestRef::of_uuid(domain.uuid, domain.name.clone()),
         }
     }
 
@@ -102,7 +102,7 @@ impl Source {
     pub(crate) fn label(&self) -> String {
         match self {
             Self::Known(known) => known.label(),
-            Self::Forgotten(NamedDomain { uuid, name, .. }) => match name {
+            Self::Forgotten(GuestRef { uuid, name, .. }) => match name {
                 Some(name) => format!("{} ({uuid})", label(name)),
                 None => uuid.to_string(),
             },
@@ -131,9 +131,9 @@ impl Source {
         &self,
         guard: &Guard,
         store: &Store,
-        clone: &Known,
-    ) -> Result<Vec<LeftBehind>, AdminError> {
-        let Self::Forgotten(NamedDomain { uuid, .. }) = self else {
+        clone: &DefinedGuest,
+    ) -> Result<Vec<LeftBehind>, CommandError> {
+        let Self::Forgotten(GuestRef { uuid, .. }) = self else {
             return Ok(Vec::new());
         };
         let mut sources = vec![None];
@@ -147,7 +147,8 @@ impl Source {
                 source,
                 ..clone.vtpm.clone()
             };
-            if let Some(state) = LiveState::read(&guard.libvirt_state_dir, *uuid, &vtpm)? {
+            if let Some(state) = LiveState::read(&guard.config.libvirt.tpm_states(), *uuid, &vtpm)?
+            {
                 let path = state.path().to_owned();
                 let copy = SavedCopy::of(state, &clone.guest.name, CopyReason::Start);
                 found.push(LeftBehind { path, copy });

@@ -1,15 +1,15 @@
 //! What `key clone` says: why not, and what helps.
 
 use super::Pair;
-use crate::cli::stopped::Known;
-use crate::cli::ui::error::AdminError;
+use crate::cli::ui::error::CommandError;
 use crate::guard::Guard;
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::Arg;
 use crate::swtpm::state_path;
 
-pub(crate) fn not_encrypted(clone: &Known) -> AdminError {
-    AdminError::refused(format!(
+pub(crate) fn not_encrypted(clone: &DefinedGuest) -> CommandError {
+    CommandError::refused(format!(
         "the vTPM of {} is not encrypted, so it needs no key",
         clone.label()
     ))
@@ -20,8 +20,8 @@ pub(crate) fn not_encrypted(clone: &Known) -> AdminError {
     ))
 }
 
-pub(crate) fn plain(clone: &Known) -> AdminError {
-    AdminError::refused(format!(
+pub(crate) fn plain(clone: &DefinedGuest) -> CommandError {
+    CommandError::refused(format!(
         "the TPM state of {} is not encrypted, and its XML says that it is",
         clone.label()
     ))
@@ -31,9 +31,9 @@ pub(crate) fn plain(clone: &Known) -> AdminError {
     ))
 }
 
-pub(crate) fn not_opened(pair: &Pair) -> AdminError {
+pub(crate) fn not_opened(pair: &Pair) -> CommandError {
     let (original, clone) = (pair.original.label(), pair.clone.label());
-    AdminError::refused(format!(
+    CommandError::refused(format!(
         "no key of {original} that opens on this host opens the TPM state of {clone}"
     ))
     .with_hint(format!(
@@ -42,24 +42,28 @@ pub(crate) fn not_opened(pair: &Pair) -> AdminError {
     ))
 }
 
-pub(crate) fn own_key_is_retired(clone: &Known, key_ref: KeyRefId) -> AdminError {
-    AdminError::refused(format!(
+pub(crate) fn own_key_is_retired(clone: &DefinedGuest, key_ref: KeyRefId) -> CommandError {
+    CommandError::refused(format!(
         "{} has the key of its TPM state already, and it is retired",
         clone.label()
     ))
     .with_hint(format!("use it: vtpm-guard key use {key_ref}"))
 }
 
-pub(crate) fn runs(clone: &Known) -> AdminError {
-    AdminError::refused(format!("{} is running", clone.label()))
+pub(crate) fn runs(clone: &DefinedGuest) -> CommandError {
+    CommandError::refused(format!("{} is running", clone.label()))
         .with_hint(format!("stop it first: virsh shutdown {}", clone.arg()))
 }
 
 /// The original's TPM is used and gone: the clone's start would make a new one.
-pub(crate) fn no_state_left(pair: &Pair, guard: &Guard) -> AdminError {
+pub(crate) fn no_state_left(pair: &Pair, guard: &Guard) -> CommandError {
     let (original, clone) = (pair.original.label(), &pair.clone);
-    let place = state_path(&guard.libvirt_state_dir, clone.uuid(), &clone.vtpm);
-    AdminError::refused(format!(
+    let place = state_path(
+        &guard.config.libvirt.tpm_states(),
+        clone.uuid(),
+        &clone.vtpm,
+    );
+    CommandError::refused(format!(
         "no TPM state that a key of {original} opens is left on this host"
     ))
     .with_hint(format!(
@@ -70,17 +74,19 @@ pub(crate) fn no_state_left(pair: &Pair, guard: &Guard) -> AdminError {
     ))
 }
 
-pub(crate) fn not_bound(pair: &Pair) -> AdminError {
+pub(crate) fn not_bound(pair: &Pair) -> CommandError {
     let (label, clone) = (pair.original.label(), &pair.clone);
-    AdminError::refused(format!("{label} is bound to no provider of this host")).with_hint(format!(
-        "bind the clone: vtpm-guard key bind {} --provider NAME",
-        clone.arg()
-    ))
+    CommandError::refused(format!("{label} is bound to no provider of this host")).with_hint(
+        format!(
+            "bind the clone: vtpm-guard key bind {} --provider NAME",
+            clone.arg()
+        ),
+    )
 }
 
 /// libvirt has one value for a secret, and these guests would have a key each.
-pub(crate) fn one_secret_for_two_keys(pair: &Pair) -> AdminError {
-    AdminError::refused(format!(
+pub(crate) fn one_secret_for_two_keys(pair: &Pair) -> CommandError {
+    CommandError::refused(format!(
         "{} and {} name the same libvirt secret {}, which cannot hold the keys of both",
         pair.original.label(),
         pair.clone.label(),
@@ -89,7 +95,7 @@ pub(crate) fn one_secret_for_two_keys(pair: &Pair) -> AdminError {
     .with_hint(own_secret(&pair.clone))
 }
 
-pub(crate) fn own_secret(clone: &Known) -> String {
+pub(crate) fn own_secret(clone: &DefinedGuest) -> String {
     format!(
         "give the clone a secret of its own: virsh edit {}, <encryption secret='{}'/>",
         clone.arg(),

@@ -1,0 +1,31 @@
+//! The guest of a captured domain XML.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use super::ui::error::CommandError;
+use crate::domain;
+use crate::manage::guests::ListedGuest;
+
+/// The guest of a captured XML; `-` is stdin.
+pub(crate) fn from_file(file: &Path) -> Result<ListedGuest, CommandError> {
+    let read = if file == Path::new("-") {
+        domain::examine(io::stdin().lock())
+    } else {
+        let failed = |error: io::Error| {
+            CommandError::failed(format!("{}: {error}", file.display()))
+                .with_hint("the domain XML of a guest: virsh dumpxml DOMAIN")
+        };
+        let opened = File::open(file).map_err(failed)?;
+        if opened.metadata().map_err(failed)?.is_dir() {
+            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        domain::examine(BufReader::new(opened))
+    };
+    let name = match &read {
+        Ok(domain) => domain.name.clone(),
+        Err(_) => file.display().to_string(),
+    };
+    Ok(ListedGuest { name, domain: read })
+}

@@ -1,0 +1,209 @@
+//! The host that a command works on: its configuration, its store, its keys, its libvirt.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::config::{Config, ConfigError};
+use crate::guard::{Guard, MakeKeyError};
+use crate::host::dirs::{self, LibvirtDirs, StateDir};
+use crate::host::path_error::PathError;
+use crate::key::random::RandomError;
+use crate::keyring::unlock::WrapError;
+use crate::keyring::{Keyring, KeyringError};
+use crate::libvirt::files::FilesError;
+use crate::libvirt::secret::{HostSecrets, SecretError};
+use crate::libvirt::{Libvirt, LibvirtClient};
+use crate::store::{Access, Store, StoreError};
+use crate::tpm_copies::CopyError;
+
+/// How long a command waits for a lock or for libvirt.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where guests are listed. Secrets are at `secret.uri` of the configuration.
+const GUESTS_URI: &str = "qemu:///system";
+
+/// The deadline of one step, from now on.
+pub(crate) fn default_deadline() -> Deadline {
+    Deadline::after(DEFAULT_DEADLINE)
+}
+
+/// What to do with a configuration that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BrokenConfig {
+    /// Judge as the hook does: by the defaults, and the answer reports it.
+    UseDefaults,
+    /// Fail: nothing is changed under a policy that nobody intended.
+    Fail,
+}
+
+/// Why any procedure can fail that uses the host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostError {
+    /// The configuration file that was named does not exist.
+    #[error("{path}: no such file", path = .0.display())]
+    NoConfig(PathBuf),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The provider keys.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// A key could not be wrapped.
+    #[error(transparent)]
+    Wrap(#[from] WrapError),
+    /// A provider key that several keys need.
+    #[error(transparent)]
+    ProviderKey(#[from] Rc<KeyringError>),
+    /// A key could not be made.
+    #[error(transparent)]
+    MakeKey(#[from] MakeKeyError),
+    /// The saved copies of TPM state.
+    #[error(transparent)]
+    Copies(#[from] CopyError),
+    /// The kernel gave no random bytes.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// libvirt's files of secrets.
+    #[error(transparent)]
+    SecretFiles(#[from] FilesError),
+    /// libvirt did not answer.
+    #[error("libvirt is unreachable: {0}")]
+    Libvirt(#[from] SecretError),
+    /// A file or directory.
+    #[error(transparent)]
+    Io(#[from] PathError),
+}
+
+/// How libvirt is reached.
+enum Connection {
+    /// Through the helper.
+    Helper,
+    /// The one of a test.
+    #[cfg(test)]
+    Fake(crate::libvirt::fake::FakeLibvirt),
+}
+
+/// The host. Everything that it hands out is opened anew.
+pub(crate) struct Host {
+    state_dir: StateDir,
+    config_path: Option<PathBuf>,
+    connection: Connection,
+}
+
+impl Host {
+    /// The host whose store is in `state_dir`, with the configuration of this file; `None` is the
+    /// usual one, which need not exist.
+    pub(crate) fn new(state_dir: StateDir, config_path: Option<PathBuf>) -> Self {
+        Self {
+            state_dir,
+            config_path,
+            connection: Connection::Helper,
+        }
+    }
+
+    /// A host of a test, below this directory, with the libvirt of the test.
+    #[cfg(test)]
+    pub(crate) fn fake(root: &Path, libvirt: crate::libvirt::fake::FakeLibvirt) -> Self {
+        Self {
+            state_dir: StateDir::at(root.join("guard")),
+            config_path: Some(root.join("config.toml")),
+            connection: Connection::Fake(libvirt),
+        }
+    }
+
+    pub(crate) fn state_dir(&self) -> &StateDir {
+        &self.state_dir
+    }
+
+    pub(crate) fn keyring(&self) -> Keyring {
+        Keyring::at(self.state_dir.keys())
+    }
+
+    /// Where libvirt keeps its files; by the defaults where the configuration is broken, as for
+    /// the hook.
+    pub(crate) fn libvirt_dirs(&self) -> LibvirtDirs {
+        self.config().unwrap_or_default().libvirt
+    }
+
+    /// The store; `None` where there is no database yet.
+    pub(crate) fn store(&self, access: Access) -> Result<Option<Store>, StoreError> {
+        match Store::open(&self.state_dir, access, default_deadline()) {
+            Ok(store) => {
+                if access != Access::Read {
+                    store.checkpoint_on_close()?;
+                }
+                Ok(Some(store))
+            }
+            Err(StoreError::Missing) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The configuration. A file that was named must exist.
+    pub(crate) fn config(&self) -> Result<Config, HostError> {
+        let path = match &self.config_path {
+            Some(path) if !path.exists() => return Err(HostError::NoConfig(path.clone())),
+            Some(path) => path,
+            None => Path::new(dirs::CONFIG),
+        };
+        Ok(Config::load(path)?)
+    }
+
+    /// The guard, as the hook would be on this host.
+    pub(crate) fn guard(&self, broken: BrokenConfig) -> Result<Guard, HostError> {
+        let (config, trouble) = match self.config() {
+            Ok(config) => (config, None),
+            Err(HostError::Config(error)) if broken == BrokenConfig::UseDefaults => {
+                (Config::default(), Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        self.may_judge()?;
+        let mut guard = Guard::new(config, self.state_dir.clone());
+        guard.config_error = trouble;
+        #[cfg(test)]
+        if let Connection::Fake(_) = &self.connection {
+            guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
+        }
+        guard.secrets = Some(self.secrets_at(&guard.config));
+        Ok(guard)
+    }
+
+    /// A user who may not read the store cannot say what the hook, as its owner, would do.
+    fn may_judge(&self) -> Result<(), StoreError> {
+        match self.store(Access::Read) {
+            Err(error) if error.is_permission_denied() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The libvirt whose secrets guests use; by the defaults where the configuration is broken.
+    pub(crate) fn secrets(&self) -> Box<dyn HostSecrets> {
+        self.secrets_at(&self.config().unwrap_or_default())
+    }
+
+    fn secrets_at(&self, config: &Config) -> Box<dyn HostSecrets> {
+        match &self.connection {
+            Connection::Helper => {
+                let client = LibvirtClient::at(&config.secret_uri);
+                Box::new(client.with_dirs(&config.libvirt))
+            }
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+        }
+    }
+
+    /// The libvirt whose guests are listed.
+    pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
+        match &self.connection {
+            Connection::Helper => Box::new(LibvirtClient::at(GUESTS_URI)),
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Which provider a text names, and who may change providers now.
+
+use std::fs::File;
+use std::io::ErrorKind;
+
+use serde::Serialize;
+
+use super::host::{Host, HostError, default_deadline};
+use crate::host::lock::lock;
+use crate::host::path_error::PathError;
+use crate::ids::ProviderUuid;
+use crate::store::{Access, Store, StoreError, previous_key_of};
+use crate::verdict::facts::{KeyRef, Provider};
+
+/// A provider, as answers and messages name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ProviderRef {
+    pub(crate) name: String,
+    pub(crate) uuid: ProviderUuid,
+}
+
+impl From<&Provider> for ProviderRef {
+    fn from(provider: &Provider) -> Self {
+        Self {
+            name: provider.name.clone(),
+            uuid: provider.uuid,
+        }
+    }
+}
+
+/// Why a provider cannot be had, or not for this.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProviderError {
+    /// None was named, and there is no default.
+    #[error("there is no default provider")]
+    NoDefault,
+    /// It is a previous key of that provider: it wraps no new key.
+    #[error("a previous key")]
+    PreviousKey {
+        provider: ProviderRef,
+        /// The name of the provider whose key it was.
+        owner: String,
+        /// Whether that provider still exists.
+        owner_exists: bool,
+    },
+    /// Another process is changing providers.
+    #[error("another vtpm-guard is changing providers")]
+    Busy,
+    /// The host.
+    #[error(transparent)]
+    Host(HostError),
+}
+
+impl<E: Into<HostError>> From<E> for ProviderError {
+    fn from(error: E) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+impl Host {
+    /// The store, and the provider of this name or UUID in it.
+    pub(crate) fn provider(
+        &self,
+        text: &str,
+        access: Access,
+    ) -> Result<(Store, Provider), ProviderError> {
+        let missing = || StoreError::NoProvider(text.to_owned());
+        let store = self.store(access)?.ok_or_else(missing)?;
+        let provider = store.provider(text)?;
+        Ok((store, provider))
+    }
+
+    /// The same, for new keys; without a text it is the default provider.
+    pub(crate) fn provider_for_new_keys(
+        &self,
+        text: Option<&str>,
+    ) -> Result<(Store, Provider), ProviderError> {
+        let Some(text) = text else {
+            return self.default_provider();
+        };
+        let (store, provider) = self.provider(text, Access::Write)?;
+        refuse_previous_key(&store, &provider)?;
+        Ok((store, provider))
+    }
+
+    fn default_provider(&self) -> Result<(Store, Provider), ProviderError> {
+        let store = self.store(Access::Write)?.ok_or(ProviderError::NoDefault)?;
+        let providers = store.providers()?;
+        let default = providers.into_iter().find(|provider| provider.is_default);
+        Ok((store, default.ok_or(ProviderError::NoDefault)?))
+    }
+}
+
+/// Refuses a previous key of a provider.
+pub(crate) fn refuse_previous_key(store: &Store, provider: &Provider) -> Result<(), ProviderError> {
+    let Some(owner) = previous_key_of(provider) else {
+        return Ok(());
+    };
+    let mut providers = store.providers()?.into_iter();
+    Err(ProviderError::PreviousKey {
+        provider: provider.into(),
+        owner: owner.to_owned(),
+        owner_exists: providers.any(|other| other.name == owner),
+    })
+}
+
+/// The provider that wraps a new key in the place of one that `provider` wraps: itself, or, of
+/// a previous key, the one whose key it was.
+pub(crate) fn for_new_keys<'a>(provider: &'a Provider, all: &'a [Provider]) -> &'a Provider {
+    let owner =
+        previous_key_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
+    owner.unwrap_or(provider)
+}
+
+/// The provider that a row names: by UUID, or, where that is nobody's, by name.
+pub(crate) fn named_by<'a>(row: &KeyRef, providers: &'a [Provider]) -> Option<&'a Provider> {
+    let by_uuid = providers
+        .iter()
+        .find(|provider| Some(provider.uuid) == row.provider_uuid);
+    by_uuid.or_else(|| {
+        providers
+            .iter()
+            .find(|provider| provider.name == row.provider_name)
+    })
+}
+
+/// Held while providers come and go, until it is dropped. A sealed KEK and its provider's row
+/// are two things: of two administrators at once, one would remove the KEK that the other's
+/// row needs.
+pub(crate) struct ProvidersLock {
+    _state_dir: File,
+}
+
+impl ProvidersLock {
+    /// Waits until nobody else holds it. The state directory must exist.
+    pub(crate) fn acquire(host: &Host) -> Result<Self, ProviderError> {
+        let path = host.state_dir();
+        let state_dir = File::open(path).map_err(PathError::at(path))?;
+        lock(&state_dir, default_deadline()).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => ProviderError::Busy,
+            _ => PathError::new(&**path, error).into(),
+        })?;
+        Ok(Self {
+            _state_dir: state_dir,
+        })
+    }
+}

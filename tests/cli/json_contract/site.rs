@@ -1,0 +1,295 @@
+//! A host with guests and a libvirt, all of it files in one directory, and the built program on
+//! it: without root, without libvirtd.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+use crate::env::{Host, Ran};
+
+/// A real state, and what opens it.
+pub(super) const ENCRYPTED: &[u8] =
+    include_bytes!("../../vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");
+pub(super) const PASSPHRASE: &str = "correct horse";
+/// A state that is not encrypted.
+pub(super) const PLAIN: &[u8] =
+    include_bytes!("../../vectors/tpm-state/tpm2-plain/tpm2-00.permall");
+
+/// UUIDs of guests and of their secrets, by their number.
+pub(super) fn guest(number: u8) -> String {
+    format!("11111111-2222-4333-8444-0000000000{number:02}")
+}
+
+pub(super) fn secret(number: u8) -> String {
+    format!("6dd3e4a5-1f2e-4a0b-9c8d-0000000000{number:02}")
+}
+
+/// The host.
+pub(super) struct Site {
+    host: Host,
+    config: String,
+}
+
+impl Site {
+    /// Without any provider or guest.
+    pub(super) fn empty() -> Self {
+        let host = Host::new();
+        let bin = host.path("bin");
+        for dir in [
+            "qemu/autostart",
+            "qemu/save",
+            "run/qemu",
+            "memory",
+            "secrets",
+            "swtpm",
+        ] {
+            fs::create_dir_all(bin.join("libvirt").join(dir)).unwrap();
+        }
+        let program = env!("CARGO_BIN_EXE_vtpm-guard");
+        let here = bin.join("vtpm-guard");
+        fs::hard_link(program, &here)
+            .or_else(|_| fs::copy(program, &here).map(|_| ()))
+            .unwrap();
+        let helper = bin.join("vtpm-guard-libvirt");
+        fs::write(&helper, include_str!("fake-libvirt")).unwrap();
+        fs::set_permissions(&helper, Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&bin, Permissions::from_mode(0o755)).unwrap();
+        let site = Self {
+            config: host.path("config.toml").to_str().unwrap().to_owned(),
+            host,
+        };
+        site.configure("");
+        site
+    }
+
+    /// With the provider `a`, which is the default and exported.
+    pub(super) fn new() -> Self {
+        let site = Self::empty();
+        site.did("provider create a --default");
+        // As good as exported: an export takes its time.
+        site.sql("UPDATE key_provider SET exported_at = created_at");
+        site
+    }
+
+    /// With a guest `vm1` whose key was adopted and opens its TPM.
+    pub(super) fn with_guest() -> Self {
+        let site = Self::new();
+        site.define("vm1", 1, true);
+        site.state(1, ENCRYPTED);
+        site.give_secret(1, PASSPHRASE);
+        site.did("adopt vm1");
+        site
+    }
+
+    /// A configuration with these lines of `[policy]`.
+    pub(super) fn configure(&self, policy: &str) {
+        let libvirt = self.path("bin/libvirt");
+        let log = self.path("log");
+        self.host.file(
+            "config.toml",
+            &format!(
+                "[policy]\n{policy}\n[log]\ntarget = \"{log}\"\n[libvirt]\n\
+                 config_dir = \"{libvirt}\"\nstate_dir = \"{libvirt}\"\n\
+                 run_dir = \"{libvirt}/run\"\ntpm_dir = \"{libvirt}/swtpm\"\n"
+            ),
+        );
+    }
+
+    pub(super) fn path(&self, name: &str) -> String {
+        self.host.path(name).to_str().unwrap().to_owned()
+    }
+
+    pub(super) fn file(&self, name: &str, content: &str) -> String {
+        self.host.file(name, content)
+    }
+
+    /// Defines a guest with an emulated TPM, encrypted with the secret of its number or not.
+    pub(super) fn define(&self, name: &str, number: u8, encrypted: bool) {
+        let secret = encrypted.then(|| secret(number));
+        self.define_with(name, number, secret.as_deref());
+    }
+
+    /// The same with this secret.
+    pub(super) fn define_with(&self, name: &str, number: u8, secret: Option<&str>) {
+        let backend = match secret {
+            Some(secret) => format!(
+                "<backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend>"
+            ),
+            None => "<backend type='emulator' version='2.0'/>".to_owned(),
+        };
+        let uuid = guest(number);
+        let xml = format!(
+            "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><devices>\
+             <tpm model='tpm-crb'>{backend}</tpm></devices></domain>"
+        );
+        self.file(&format!("bin/libvirt/qemu/{name}.xml"), &xml);
+    }
+
+    /// libvirt forgets a guest.
+    pub(super) fn undefine(&self, name: &str) {
+        fs::remove_file(self.path(&format!("bin/libvirt/qemu/{name}.xml"))).unwrap();
+    }
+
+    /// The guest is on.
+    pub(super) fn start(&self, name: &str) {
+        let [defined, running] =
+            ["qemu", "run/qemu"].map(|dir| self.path(&format!("bin/libvirt/{dir}/{name}.xml")));
+        fs::copy(defined, running).unwrap();
+    }
+
+    /// The guest starts with the daemon.
+    pub(super) fn autostart(&self, name: &str) {
+        let [defined, link] = ["qemu", "qemu/autostart"]
+            .map(|dir| self.path(&format!("bin/libvirt/{dir}/{name}.xml")));
+        std::os::unix::fs::symlink(defined, link).unwrap();
+    }
+
+    fn state_file(&self, number: u8) -> PathBuf {
+        let guest = guest(number);
+        self.path(&format!("bin/libvirt/swtpm/{guest}/tpm2/tpm2-00.permall"))
+            .into()
+    }
+
+    /// The guest's TPM has this state.
+    pub(super) fn state(&self, number: u8, bytes: &[u8]) {
+        let file = self.state_file(number);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
+    }
+
+    /// The guest's TPM state is gone.
+    pub(super) fn lose_state(&self, number: u8) {
+        fs::remove_file(self.state_file(number)).unwrap();
+    }
+
+    /// A transient run of `vm1` has ended: the guard keeps a copy of its state.
+    pub(super) fn keep_copy(&self) {
+        let (defined, transient) = (
+            self.path("bin/libvirt/qemu/vm1.xml"),
+            self.path("transient.xml"),
+        );
+        fs::rename(&defined, &transient).unwrap();
+        self.did(&format!(
+            "replay {transient} --operation release --sub-operation end --no-secret"
+        ));
+        fs::copy(&transient, &defined).unwrap();
+    }
+
+    /// Somebody gave libvirt the secret of this number, with this value.
+    pub(super) fn give_secret(&self, number: u8, value: &str) {
+        self.define_secret(number, "no", "no");
+        self.give_value(number, value);
+    }
+
+    /// The secret of this number has this value.
+    pub(super) fn give_value(&self, number: u8, value: &str) {
+        let uuid = secret(number);
+        self.file(&format!("bin/libvirt/memory/{uuid}.value"), value);
+    }
+
+    /// Somebody defined the secret of this number, without a value.
+    pub(super) fn define_secret(&self, number: u8, ephemeral: &str, private: &str) {
+        let uuid = secret(number);
+        self.file(
+            &format!("bin/libvirt/memory/{uuid}.xml"),
+            &format!(
+                "<secret ephemeral='{ephemeral}' private='{private}'><uuid>{uuid}</uuid>\
+                 <usage type='vtpm'><name>of somebody else {number}</name></usage></secret>"
+            ),
+        );
+    }
+
+    /// The hook has refused a start of this guest, and kept its XML.
+    pub(super) fn capture(&self, name: &str) {
+        let defined = self.path(&format!("bin/libvirt/qemu/{name}.xml"));
+        fs::create_dir_all(self.path("state/captures")).unwrap();
+        let capture = format!("state/captures/001800000000000-VG205-{name}.xml");
+        fs::copy(defined, self.path(&capture)).unwrap();
+    }
+
+    /// Changes the store as another tool would.
+    pub(super) fn sql(&self, sql: &str) {
+        let store = rusqlite::Connection::open(self.host.state_dir().join("store.db")).unwrap();
+        store.execute_batch(sql).unwrap();
+    }
+
+    /// Exports a provider into a file of this name.
+    pub(super) fn export(&self, provider: &str, file: &str) {
+        let passphrase = self.host.passphrase_file();
+        self.did(&format!(
+            "provider export {provider} --output {} --passphrase-file {passphrase}",
+            self.path(file)
+        ));
+    }
+
+    /// A file with the passphrase of [`Self::export`].
+    pub(super) fn passphrase(&self) -> String {
+        self.host.passphrase_file()
+    }
+
+    /// The command with these words.
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(self.path("bin/vtpm-guard"));
+        command
+            .env_clear()
+            .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TZ", "UTC")])
+            .args(self.arguments(words));
+        command
+    }
+
+    fn arguments(&self, words: &str) -> Vec<String> {
+        let state_dir = self.path("state");
+        let options = [
+            "--json",
+            "--config",
+            &self.config,
+            "--state-dir",
+            &state_dir,
+        ];
+        let words = words.split_whitespace();
+        options
+            .into_iter()
+            .chain(words)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub(super) fn run(&self, words: &str) -> Ran {
+        Ran::of(&mut self.command(words))
+    }
+
+    /// The same on a host on which nothing else runs, with a /run of its own. Only root can make
+    /// one.
+    pub(super) fn run_alone(&self, before: &str, words: &str) -> Ran {
+        let script = format!("mount -t tmpfs tmpfs /run\n{before}\nexec \"$@\"");
+        let mut command = Command::new("/usr/bin/unshare");
+        command
+            .env_clear()
+            .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TZ", "UTC")])
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args([
+                "/bin/sh",
+                "-ec",
+                &script,
+                "sh",
+                &self.path("bin/vtpm-guard"),
+            ])
+            .args(self.arguments(words));
+        Ran::of(&mut command)
+    }
+
+    /// Runs a command that makes things ready, which must succeed.
+    #[track_caller]
+    pub(super) fn did(&self, words: &str) -> Value {
+        let ran = self.run(words).succeeds();
+        serde_json::from_str(&ran.stdout).unwrap()
+    }
+
+    /// Takes the paths of this directory out of a text.
+    pub(super) fn without_paths(&self, text: &str) -> String {
+        text.replace(&self.path(""), "DIR/")
+    }
+}
