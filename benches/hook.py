@@ -3,7 +3,7 @@
 
 All commands of a table run in turn, round after round, so that a machine whose speed drifts
 slows all of them alike. What counts are the ratios of the medians; times hold for one machine.
-Exits with 1 if a target of the design is not reached.
+Exits with 1 if a target is not reached.
 """
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-//! The JSON of outcomes and repairs. Its keys are a contract (design.md, "Commands").
+//! The JSON of outcomes and repairs. Its keys are a contract: docs/json.md.
 
 use serde_json::{Value, json};
 

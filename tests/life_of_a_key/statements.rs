@@ -1,4 +1,4 @@
-//! What always holds (design.md), asked of what this test knows.
+//! What always holds (docs/invariants.md), asked of what this test knows.
 
 use std::fs;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 macro_rules! codes {
     ($($variant:ident = $code:literal $name:literal $doc:literal,)*) => {
-        /// The code of a refusal, as design.md lists them.
+        /// The code of a refusal.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Code {
             $(#[doc = $doc] $variant,)*
@@ -76,5 +76,21 @@ impl Code {
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.as_str(), self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_read_by_number_or_name_in_any_case() {
+        for text in ["VG104", "vg104", "provider-sealed", "Provider-Sealed"] {
+            assert_eq!(Code::parse(text), Some(Code::ProviderSealed), "{text}");
+        }
+        for text in ["", "VG", "VG999", "VG104 provider-sealed"] {
+            assert_eq!(Code::parse(text), None, "{text}");
+        }
+        assert_eq!(Code::ProviderSealed.to_string(), "VG104 provider-sealed");
     }
 }

@@ -1,4 +1,4 @@
-//! The decision table of design.md ("prepare: from facts to verdict").
+//! The decision table: docs/decision-table.md.
 
 mod elsewhere;
 mod host_secret;

@@ -14,6 +14,7 @@ use crate::verdict::facts::{
     KekState, KeyRef, KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References,
     SavedTpm, SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
+use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
 
@@ -55,7 +56,7 @@ pub(super) fn placeholder(id: i64, name: &str, number: u8) -> Row {
 }
 
 /// A complete row whose key was wrapped with the KEK `letter`, with this trial.
-fn keyed(id: i64, name: &str, number: u8, letter: char, trial: Trial) -> Row {
+fn tried(id: i64, name: &str, number: u8, letter: char, trial: Trial) -> Row {
     let mut row = placeholder(id, name, number);
     row.key_ref.key_version = Some(1);
     row.key_ref.kek_ref = Some(kek_ref(key(letter)));
@@ -71,7 +72,7 @@ pub(super) fn opens(id: i64, name: &str, number: u8, letter: char, dek: usize) -
         dek: DekNumber(dek),
         proof: Proof::None,
     };
-    keyed(id, name, number, letter, trial)
+    tried(id, name, number, letter, trial)
 }
 
 /// A keyed row whose KEK no provider has.
@@ -79,7 +80,7 @@ pub(super) fn keyless(id: i64, name: &str, number: u8, letter: char) -> Row {
     let trial = NotOpened::NoProvider {
         key_id: key(letter),
     };
-    keyed(id, name, number, letter, Trial::NotOpened(trial))
+    tried(id, name, number, letter, Trial::NotOpened(trial))
 }
 
 /// A keyed row whose KEK is there and sealed.
@@ -88,7 +89,7 @@ pub(super) fn sealed(id: i64, name: &str, number: u8, letter: char) -> Row {
         key_id: key(letter),
         reason: "no host key".to_owned(),
     };
-    keyed(id, name, number, letter, Trial::NotOpened(trial))
+    tried(id, name, number, letter, Trial::NotOpened(trial))
 }
 
 /// A keyed row that does not authenticate.
@@ -96,7 +97,7 @@ pub(super) fn corrupt(id: i64, name: &str, number: u8, letter: char) -> Row {
     let trial = NotOpened::Corrupt {
         reason: "not authentic".to_owned(),
     };
-    keyed(id, name, number, letter, Trial::NotOpened(trial))
+    tried(id, name, number, letter, Trial::NotOpened(trial))
 }
 
 impl Row {
@@ -371,4 +372,37 @@ fn repair_in_words(repair: &Repair) -> String {
         _ => String::new(),
     };
     format!("{} {row}{detail}", repair.kind())
+}
+
+/// The refusal of the verdict.
+pub(super) fn refusal(facts: &Facts) -> Refusal {
+    match decide(facts) {
+        Answer::Verdict(verdict) => match verdict.decision {
+            Decision::Deny(refusal) => refusal,
+            Decision::Allow(reason) => panic!("allowed: {reason:?}"),
+        },
+        Answer::AskHostSecret | Answer::AskElsewhere => panic!("no verdict yet"),
+    }
+}
+
+pub(super) fn unreadable() -> TpmState {
+    TpmState::Unreadable("cut short".to_owned())
+}
+
+pub(super) fn damaged() -> TpmState {
+    TpmState::Damaged("it is empty".to_owned())
+}
+
+pub(super) fn unreachable() -> HostSecret {
+    HostSecret::Unreachable("no answer".to_owned())
+}
+
+pub(super) fn for_another_use() -> HostSecret {
+    HostSecret::Conflict("a volume's".to_owned())
+}
+
+/// A guest whose key 0 is in row 1, proven, used or not.
+pub(super) fn keyed(row: impl FnOnce(Row) -> Row) -> Facts {
+    let row = row(opens(1, "a", 1, 'A', 0));
+    guest().provider("a", 1, 'A').row(row)
 }

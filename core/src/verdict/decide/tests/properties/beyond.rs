@@ -1,4 +1,4 @@
-//! What holds beyond the statements of design.md.
+//! What holds beyond those of docs/invariants.md.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What always holds (design.md), over random worlds.
+//! What always holds (docs/invariants.md), over random worlds.
 
 mod beyond;
 mod model;
