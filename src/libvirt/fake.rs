@@ -48,13 +48,7 @@ pub(crate) struct FakeLibvirt {
 impl FakeLibvirt {
     /// The libvirt in this directory, which is made if it is missing.
     pub(crate) fn at(root: &Path) -> Self {
-        let dirs = LibvirtDirs {
-            config: root.join("etc"),
-            state: root.join("state"),
-            run: root.join("run"),
-            tpm: None,
-            swtpm_logs: root.join("logs"),
-        };
+        let dirs = LibvirtDirs::below(root);
         let memory = root.join("memory");
         for dir in [
             dirs.definitions(),
