@@ -5,7 +5,7 @@
 //! TPM runs on the state, and none can start until it is replaced.
 //!
 //! The directory belongs to swtpm's user, who may put anything there at any moment. So it is
-//! opened once, and each file in it by name; no link is followed ([`open`](super::open)).
+//! opened once, and each file in it by name; no link is followed (`swtpm::open`).
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
