@@ -1,8 +1,8 @@
 //! TPM states as files: which are read, and what they are.
 
+mod against_model;
 mod files;
 mod format;
-mod model;
 
 /// An encrypted state, and what opens it.
 const STATE: &[u8] = include_bytes!("../../tests/vectors/tpm-state/tpm2-encrypted/tpm2-00.permall");

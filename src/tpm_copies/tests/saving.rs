@@ -164,7 +164,7 @@ fn a_few_copies_stay_available_among_them_the_proven_and_the_latest() {
     }
 }
 
-/// The guest_dir has an earlier state again.
+/// The guest has an earlier state again.
 #[test]
 fn the_copy_of_the_current_state_is_not_surplus() {
     let guest = Guest::new();
