@@ -111,6 +111,14 @@ pub struct Resealed {
     pub after: Seal,
 }
 
+impl Resealed {
+    /// Whether it is sealed otherwise than before.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.before != self.after
+    }
+}
+
 /// A key that took longer to open than this is shared with the hooks that come after, as one
 /// that is sealed to a TPM always is. With the host's key alone systemd needs 5 ms, and on a
 /// busy host not yet 100.
