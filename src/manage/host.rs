@@ -145,8 +145,7 @@ impl Host {
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
-        let secrets = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
-        guard.secrets = Some(Box::new(secrets));
+        guard.secrets = Some(self.secrets(&guard.config));
         Ok(guard)
     }
 
@@ -156,6 +155,11 @@ impl Host {
             Err(error) if error.is_permission_denied() => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// The libvirt that has the guests' secrets.
+    pub(crate) fn secrets(&self, config: &Config) -> Box<dyn Libvirt> {
+        Box::new(LibvirtClient::at(&config.secret_uri).with_dirs(&config.libvirt))
     }
 
     /// The libvirt whose guests are listed.

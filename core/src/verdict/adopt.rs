@@ -11,7 +11,7 @@ mod tests;
 #[derive(Debug, Clone)]
 pub struct AdoptFacts {
     /// The secret that the domain XML names, as libvirt has it.
-    pub secret: SecretAtHand,
+    pub secret: AvailableSecret,
     /// What the TPM state says of the secret's value; without a value, `NoState`.
     pub evidence: Evidence,
     /// Why there must be TPM state, if so.
@@ -29,7 +29,7 @@ pub struct AdoptFacts {
 
 /// The secret that the domain XML names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretAtHand {
+pub enum AvailableSecret {
     /// libvirt has none.
     Absent,
     /// It is the guard's own.
@@ -138,7 +138,7 @@ pub enum AdoptedKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdoptRefusal {
     /// libvirt has no secret, or an empty one, and the guard no key that opens the TPM.
-    NothingToAdopt(SecretAtHand),
+    NothingToAdopt(AvailableSecret),
     /// The secret is for something else: its usage.
     OtherUse(String),
     /// The value cannot be read.
@@ -176,16 +176,16 @@ pub enum AdoptRefusal {
 /// Decides on one guest.
 pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
     let serves_anything = match &facts.secret {
-        SecretAtHand::OtherUse(usage) => return Err(AdoptRefusal::OtherUse(usage.clone())),
-        SecretAtHand::Undisclosed(why) => {
+        AvailableSecret::OtherUse(usage) => return Err(AdoptRefusal::OtherUse(usage.clone())),
+        AvailableSecret::Undisclosed(why) => {
             let held = facts.opening_key().map(|(key_ref, _)| key_ref);
             let why = why.clone();
             return Err(AdoptRefusal::Undisclosed { why, held });
         }
-        SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue { .. } => {
+        AvailableSecret::Absent | AvailableSecret::Own | AvailableSecret::NoValue { .. } => {
             return facts.without_a_value();
         }
-        SecretAtHand::Value { serves_anything } => *serves_anything,
+        AvailableSecret::Value { serves_anything } => *serves_anything,
     };
     facts.nothing_contradicts()?;
     let key = facts.place_for_the_key()?;
@@ -218,7 +218,7 @@ impl AdoptFacts {
                 remove_secret: !self.keep_plaintext
                     && matches!(
                         self.secret,
-                        SecretAtHand::NoValue {
+                        AvailableSecret::NoValue {
                             serves_anything: false
                         }
                     ),

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const EMPTY: SecretAtHand = SecretAtHand::NoValue {
+const EMPTY: AvailableSecret = AvailableSecret::NoValue {
     serves_anything: false,
 };
 
@@ -12,7 +12,7 @@ const ROW: KeyRefId = KeyRefId(7);
 /// A stopped guest with a proven value, a provider that was exported, and nothing odd.
 fn ordinary() -> AdoptFacts {
     AdoptFacts {
-        secret: SecretAtHand::Value {
+        secret: AvailableSecret::Value {
             serves_anything: false,
         },
         evidence: Evidence::Proven,
@@ -130,7 +130,7 @@ fn another_key_of_the_guest_is_never_pushed_aside() {
 #[test]
 fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_never_exported() {
     let open = AdoptFacts {
-        secret: SecretAtHand::Value {
+        secret: AvailableSecret::Value {
             serves_anything: true,
         },
         ..ordinary()
@@ -164,7 +164,7 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
 
 #[test]
 fn without_a_value_only_a_key_that_the_guard_holds_will_do() {
-    for secret in [SecretAtHand::Absent, SecretAtHand::Own, EMPTY] {
+    for secret in [AvailableSecret::Absent, AvailableSecret::Own, EMPTY] {
         let with = |given: AdoptFacts| AdoptFacts {
             secret: secret.clone(),
             evidence: Evidence::NoState,
@@ -196,7 +196,7 @@ fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
         ..holding(Held::Another(Proof::Proven))
     };
     let serving = AdoptFacts {
-        secret: SecretAtHand::NoValue {
+        secret: AvailableSecret::NoValue {
             serves_anything: true,
         },
         keep_plaintext: false,
@@ -209,7 +209,7 @@ fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
 #[test]
 fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_has() {
     let untold = |given: AdoptFacts| AdoptFacts {
-        secret: SecretAtHand::Undisclosed(Undisclosed::NoFile),
+        secret: AvailableSecret::Undisclosed(Undisclosed::NoFile),
         evidence: Evidence::NoState,
         ..given
     };
@@ -226,7 +226,7 @@ fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_
 fn a_secret_for_something_else_is_left_alone() {
     let usage = || "/var/lib/libvirt/images/disk.img".to_owned();
     let facts = AdoptFacts {
-        secret: SecretAtHand::OtherUse(usage()),
+        secret: AvailableSecret::OtherUse(usage()),
         ..holding(Held::Same)
     };
     assert_eq!(decide(&facts), Err(AdoptRefusal::OtherUse(usage())));
