@@ -12,7 +12,7 @@ use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::ids::DomainUuid;
 use vtpm_guard::store::{Access, Event, EventFilter, Origin, Store, StoreError};
 
-/// Tells a child process of these tests where its store is; its presence makes it one.
+/// The store of a child process of these tests; set only in child processes.
 const CHILD_DIR: &str = "STORE_FAULTS_DIR";
 
 fn open(dir: &Path, access: Access) -> Result<Store, StoreError> {
@@ -48,7 +48,7 @@ fn run_with_mounts(mounts: &str, child: &str, dir: &Path) {
 
 #[test]
 #[ignore = "needs root: ./dev test runs it"]
-fn a_full_disk_stops_a_change_and_harms_nothing() {
+fn a_full_disk_prevents_a_change_and_damages_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mounts = "mount -t tmpfs -o size=512k,mode=0700 none \"$0\"";
     run_with_mounts(mounts, "child_fills_the_disk", dir.path());
@@ -136,7 +136,7 @@ fn child_reads_only() {
 /// The sandbox of the nightly check, and a hook that writes meanwhile.
 #[test]
 #[ignore = "needs root: ./dev test runs it"]
-fn the_unit_of_the_nightly_check_writes_nothing_and_reads_while_hooks_write() {
+fn the_nightly_checks_unit_reads_while_hooks_write_and_writes_nothing() {
     let unit = include_str!("../packaging/systemd/vtpm-guard-check.service");
     let writable: Vec<_> = unit
         .lines()
@@ -160,7 +160,7 @@ fn the_unit_of_the_nightly_check_writes_nothing_and_reads_while_hooks_write() {
 }
 
 #[test]
-#[ignore = "the child of the_unit_of_the_nightly_check_..., which runs it"]
+#[ignore = "the child of the_nightly_checks_unit_..., which runs it"]
 fn child_reads_while_others_write() {
     let Some(dir) = child_dir() else { return };
     fs::write(dir.join("store.db"), "").unwrap_err();

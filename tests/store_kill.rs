@@ -21,7 +21,7 @@ use vtpm_guard::store::{
 };
 use vtpm_guard::verdict::repair::{KeyOrigin, Repair};
 
-/// Tells a child process of these tests where its store is; its presence makes it one.
+/// The store of a child process of these tests; set only in child processes.
 const CHILD_DIR: &str = "STORE_KILL_DIR";
 
 fn soon() -> Deadline {
@@ -37,8 +37,8 @@ fn child_dir() -> Option<PathBuf> {
     std::env::var_os(CHILD_DIR).map(PathBuf::from)
 }
 
-/// Runs one of the children below on `dir`, kills it after `time`, and gives the number of
-/// lines that it wrote: one for each piece of work that it was told is done.
+/// Runs one of the children below on `dir`, kills it after `time`, and returns the number of
+/// lines that it wrote: one for each transaction that was committed.
 fn kill_child_after(child: &str, dir: &Path, time: Duration) -> usize {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", child, "--ignored", "--nocapture"])
@@ -57,14 +57,14 @@ fn kill_child_after(child: &str, dir: &Path, time: Duration) -> usize {
         .count()
 }
 
-fn say_done() {
+fn print_done() {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(b"\ndone\n").unwrap();
     stdout.flush().unwrap();
 }
 
-/// Moments from before the first instruction to long after the first commit, in no order.
-fn moments(count: u64) -> impl Iterator<Item = Duration> {
+/// Times from before the first instruction to long after the first commit, in no order.
+fn kill_times(count: u64) -> impl Iterator<Item = Duration> {
     (0..count).map(|i| Duration::from_micros(i * 7_919 % 60_000))
 }
 
@@ -88,11 +88,11 @@ fn child_makes_keys() {
     loop {
         let mut store = open(&dir, Access::Write).unwrap();
         make_key(&mut store, DomainUuid::random());
-        say_done();
+        print_done();
     }
 }
 
-/// One transaction that writes a row, its key, the note that it is fresh, and an event.
+/// One transaction that writes a row, its key, the record that it is fresh, and an event.
 fn make_key(store: &mut Store, domain: DomainUuid) {
     let now = Timestamp::now();
     let provider = store.provider("p").unwrap();
@@ -133,7 +133,7 @@ fn make_key(store: &mut Store, domain: DomainUuid) {
 fn a_kill_between_any_two_instructions_leaves_the_store_as_before_or_as_after() {
     let dir = tempfile::tempdir().unwrap();
     let (mut acknowledged, mut kills) = (0, 0);
-    for time in moments(120) {
+    for time in kill_times(120) {
         acknowledged += kill_child_after("child_makes_keys", dir.path(), time);
         kills += 1;
         let store = match open(dir.path(), Access::Write) {
@@ -162,7 +162,7 @@ fn a_kill_between_any_two_instructions_leaves_the_store_as_before_or_as_after() 
 }
 
 #[test]
-fn processes_at_once_on_a_store_that_they_make_lose_nothing() {
+fn processes_that_create_a_store_at_once_lose_nothing() {
     const PROCESSES: usize = 6;
     let dir = tempfile::tempdir().unwrap();
     let run = || kill_child_after("child_makes_keys", dir.path(), Duration::from_millis(800));
@@ -193,7 +193,7 @@ fn child_restores() {
             let now = Timestamp::now();
             let restored = Store::restore(&dir.join("state"), &from, now, soon()).unwrap();
             std::fs::remove_file(restored.previous.unwrap()).unwrap();
-            say_done();
+            print_done();
         }
     }
 }
@@ -215,7 +215,7 @@ fn a_kill_during_a_restore_leaves_one_store_or_the_other() {
     store.backup(&dir.path().join("large"), soon()).unwrap();
     drop(store);
     let (mut acknowledged, mut seen) = (0, std::collections::BTreeSet::new());
-    for time in moments(60).map(|time| time * 3) {
+    for time in kill_times(60).map(|time| time * 3) {
         acknowledged += kill_child_after("child_restores", dir.path(), time);
         let store = open(&state_dir, Access::Write).unwrap();
         assert_eq!(store.check().unwrap(), []);

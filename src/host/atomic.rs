@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
 
 use zeroize::Zeroizing;
 
+use super::crash;
 use crate::key::random;
 
 /// How the name of an unfinished file begins; random digits follow.
@@ -71,7 +72,9 @@ impl NewFile {
     /// Gives it this name. A file that has it already stays, and is an error (`AlreadyExists`).
     pub fn create(mut self, name: &OsStr) -> io::Result<()> {
         self.is_unchanged()?;
+        crash::point();
         rename_to_new(&self.dir, &self.temporary, name)?;
+        crash::point();
         self.has_its_name = true;
         sync_directory(&self.dir)
     }
@@ -79,7 +82,9 @@ impl NewFile {
     /// Gives it this name, in place of the file that has it.
     pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
         self.is_unchanged()?;
+        crash::point();
         renameat(&self.dir, self.temporary.as_os_str(), &self.dir, name)?;
+        crash::point();
         self.has_its_name = true;
         sync_directory(&self.dir)
     }

@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod bounded;
+pub(crate) mod crash;
 pub mod dirs;
 pub mod process;
 pub mod sys;

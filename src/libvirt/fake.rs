@@ -21,11 +21,10 @@ mod guests;
 mod secrets;
 mod tests;
 
-use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::failures::Failures;
 pub(crate) use self::failures::{Call, Failure};
@@ -38,6 +37,7 @@ use super::secret::{
     definition,
 };
 use crate::clock::Deadline;
+use crate::host::crash;
 use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -51,7 +51,7 @@ pub(crate) struct FakeLibvirt {
     pub(crate) guests: GuestFiles,
     /// The secrets, for a test to define and to read as a start does.
     pub(crate) secrets: SecretDriver,
-    failures: Rc<RefCell<Failures>>,
+    failures: Arc<Mutex<Failures>>,
 }
 
 impl FakeLibvirt {
@@ -79,7 +79,7 @@ impl FakeLibvirt {
         Self {
             guests: GuestFiles::of(&dirs),
             secrets: SecretDriver::new(memory, dirs.secrets()),
-            failures: Rc::default(),
+            failures: Arc::default(),
             dirs,
         }
     }
@@ -91,32 +91,36 @@ impl FakeLibvirt {
 
     /// Lets the `nth` call from now (1 is the next) fail.
     pub(crate) fn fail_at(&self, nth: usize, failure: Failure) {
-        self.failures.borrow_mut().fail_at(nth, failure);
+        self.failures().fail_at(nth, failure);
     }
 
     /// Lets every call of this kind fail from now on.
     pub(crate) fn fail_each(&self, call: Call, failure: Failure) {
-        self.failures.borrow_mut().fail_each(call, failure);
+        self.failures().fail_each(call, failure);
     }
 
     /// Lets every call fail from now on, as where no daemon runs.
     pub(crate) fn go_down(&self) {
-        self.failures.borrow_mut().go_down();
+        self.failures().go_down();
     }
 
     /// Lets no call fail any more.
     pub(crate) fn recover(&self) {
-        self.failures.borrow_mut().recover();
+        self.failures().recover();
     }
 
     /// Returns how many calls were made, failed ones included.
     pub(crate) fn calls(&self) -> usize {
-        self.failures.borrow().calls()
+        self.failures().calls()
     }
 
     /// Returns how many calls of this kind were made, failed ones included.
     pub(crate) fn calls_of(&self, call: Call) -> usize {
-        self.failures.borrow().calls_of(call)
+        self.failures().calls_of(call)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap()
     }
 
     /// Serves one call, unless it is to fail.
@@ -126,14 +130,17 @@ impl FakeLibvirt {
         deadline: Deadline,
         work: impl FnOnce() -> Result<T, SecretError>,
     ) -> Result<T, SecretError> {
-        let failure = self.failures.borrow_mut().next(call);
+        let failure = self.failures().next(call);
+        crash::point();
         if deadline.has_passed() {
             return Err(failures::no_answer());
         }
-        match failure {
+        let answer = match failure {
             None => work(),
             Some(failure) => failure.happen(work),
-        }
+        };
+        crash::point();
+        answer
     }
 
     fn look_up(&self, secret: SecretUuid) -> Option<LibvirtSecret> {

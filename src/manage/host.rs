@@ -79,10 +79,20 @@ pub(crate) enum HostError {
     Io { path: PathBuf, error: io::Error },
 }
 
+/// How libvirt is reached.
+enum Connection {
+    /// Through the helper.
+    Helper,
+    /// The one of a test.
+    #[cfg(test)]
+    Fake(crate::libvirt::fake::FakeLibvirt),
+}
+
 /// The host. Everything that it hands out is opened anew.
 pub(crate) struct Host {
     state_dir: PathBuf,
     config_path: Option<PathBuf>,
+    connection: Connection,
 }
 
 impl Host {
@@ -92,6 +102,17 @@ impl Host {
         Self {
             state_dir,
             config_path,
+            connection: Connection::Helper,
+        }
+    }
+
+    /// A host of a test, below this directory, with the libvirt of the test.
+    #[cfg(test)]
+    pub(crate) fn fake(root: &Path, libvirt: crate::libvirt::fake::FakeLibvirt) -> Self {
+        Self {
+            state_dir: root.join("guard"),
+            config_path: Some(root.join("config.toml")),
+            connection: Connection::Fake(libvirt),
         }
     }
 
@@ -146,6 +167,10 @@ impl Host {
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
         guard.secrets = Some(self.secrets(&guard.config));
+        #[cfg(test)]
+        if let Connection::Fake(_) = self.connection {
+            guard.run_dir = self.state_dir.with_extension("run");
+        }
         Ok(guard)
     }
 
@@ -159,11 +184,21 @@ impl Host {
 
     /// The libvirt that has the guests' secrets.
     pub(crate) fn secrets(&self, config: &Config) -> Box<dyn Libvirt> {
-        Box::new(LibvirtClient::at(&config.secret_uri).with_dirs(&config.libvirt))
+        match &self.connection {
+            Connection::Helper => {
+                Box::new(LibvirtClient::at(&config.secret_uri).with_dirs(&config.libvirt))
+            }
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+        }
     }
 
     /// The libvirt whose guests are listed.
     pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
-        Box::new(LibvirtClient::at(GUESTS_URI))
+        match &self.connection {
+            Connection::Helper => Box::new(LibvirtClient::at(GUESTS_URI)),
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Copies of the store, and back from them. KEKs are not in the store, so neither are they in
-//! a copy of it: a provider is saved by `provider export`.
+//! Copies of the store, and restoring from them. KEKs are not in the store, so a copy of it does
+//! not have them either: `provider export` saves a provider.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use rusqlite::serialize::Data;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{Failure, StoreError, UnavailableReason};
-use super::place::{self, Place};
+use super::store_path::{self, StorePath};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
 use crate::host::atomic::{self, NewFile};
@@ -20,19 +20,19 @@ use crate::host::atomic::{self, NewFile};
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
-    /// Where the store of before is kept; `None` if there was none.
+    /// Where the previous store is kept; `None` if there was none.
     pub previous: Option<PathBuf>,
 }
 
 impl Store {
-    /// Copies the store into a new file of mode 0600: one file, complete and on the disk when
-    /// this returns. Hooks go on reading and writing meanwhile.
+    /// Copies the store into a new file of mode 0600, complete and synced when this returns. Hooks
+    /// continue to read and write meanwhile.
     pub fn backup(&self, to: &Path, deadline: Deadline) -> Result<(), StoreError> {
         copy_to_new_file(&self.connection, to, deadline)
     }
 
     /// Opens a copy that [`Store::backup`] made, as a store in memory: the file itself is read
-    /// whole, checked, and left alone.
+    /// whole, checked, and not changed.
     pub fn open_copy(from: &Path, deadline: Deadline) -> Result<Self, StoreError> {
         Ok(Self {
             connection: checked_copy(from, deadline)?,
@@ -40,24 +40,24 @@ impl Store {
         })
     }
 
-    /// Copies the store beside itself, as `store.db.OCCASION-TIME`, and says where.
+    /// Copies the store next to itself, as `store.db.REASON-TIME`, and returns the path.
     pub fn backup_beside(
         &self,
-        occasion: &str,
+        reason: &str,
         now: Timestamp,
         deadline: Deadline,
     ) -> Result<PathBuf, StoreError> {
-        let kept = place::beside(&self.path, &format!(".{occasion}-{}", stamp(now)));
+        let kept = store_path::beside(&self.path, &format!(".{reason}-{}", stamp(now)));
         self.backup(&kept, deadline)?;
         Ok(kept)
     }
 
-    /// Replaces the store in `state_dir` by a copy that [`Store::backup`] made, and keeps the
-    /// one that was there beside it, as `store.db.replaced-TIME`.
+    /// Replaces the store in `state_dir` by a copy that [`Store::backup`] made. The previous store
+    /// is kept next to it, as `store.db.replaced-TIME`.
     ///
-    /// The copy is first read whole, checked and brought to today's schema. It then replaces
-    /// the store in one transaction of the store itself: hooks that have it open see it as
-    /// before or as after, and so does whoever comes after a kill. Only a store so damaged
+    /// The copy is first read whole, checked and migrated to the current schema. It then
+    /// replaces the store in one transaction of the store itself: hooks that have it open, and
+    /// anyone after a kill, see it as before or as after. Only a store so damaged
     /// that SQLite cannot write to it is replaced as a file.
     pub fn restore(
         state_dir: &Path,
@@ -67,30 +67,30 @@ impl Store {
     ) -> Result<Restored, StoreError> {
         let copy = checked_copy(from, deadline)?;
         refuse_programs(&copy, from)?;
-        let place = Place::open(state_dir, true)?;
-        let had_content = place.file_len()?.is_some_and(|len| len > 0);
-        place.make_file()?;
-        let kept = place::beside(&place.file, &format!(".replaced-{}", stamp(now)));
+        let location = StorePath::open(state_dir, true)?;
+        let had_content = location.file_len()?.is_some_and(|len| len > 0);
+        location.create_file()?;
+        let kept = store_path::beside(&location.file, &format!(".replaced-{}", stamp(now)));
         let previous = had_content.then(|| kept.clone());
-        match replace_content(&copy, &place, previous.as_deref(), deadline) {
-            Err(StoreError::Corrupt { .. }) => replace_file(&copy, &place, &kept, deadline)?,
+        match replace_content(&copy, &location, previous.as_deref(), deadline) {
+            Err(StoreError::Corrupt { .. }) => replace_file(&copy, &location, &kept, deadline)?,
             other => other?,
         }
-        place.sync()?;
+        location.sync()?;
         Ok(Restored { previous })
     }
 }
 
-/// Reads a backup into memory, and makes sure that it is whole and a store.
+/// Reads a backup into memory, and verifies that it is a whole store.
 fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreError> {
     let from = fs::canonicalize(from).map_err(|error| StoreError::unavailable(from, error))?;
     if !from.is_file() {
         return Err(StoreError::unavailable(&from, UnavailableReason::NotAFile));
     }
     let read = || -> Result<Connection, Failure> {
-        // A file that somebody copied while it was in use brings its log along; any other is
-        // read without making files beside it.
-        let source = if place::wal_len(&from) > 0 {
+        // A file that was copied while in use has its log next to it; any other is read without
+        // creating files next to it.
+        let source = if store_path::wal_len(&from) > 0 {
             connect::open(&from, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)?
         } else {
             connect::immutable(&from, deadline)?
@@ -118,11 +118,11 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
 /// store is copied to `kept` under the same lock.
 fn replace_content(
     copy: &Connection,
-    place: &Place,
+    location: &StorePath,
     kept: Option<&Path>,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let file = &place.file;
+    let file = &location.file;
     let fail = |error| StoreError::from_sqlite(file, error);
     let open = |flags| connect::open(file, flags, deadline).map_err(fail);
     let mut store = open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -157,31 +157,31 @@ fn replace_content(
     step(&backup, -1, deadline).map_err(fail)
 }
 
-/// Puts a new file in the place of one that SQLite cannot write to. No process can be using
-/// that one, for no process can open it.
+/// Replaces a file that SQLite cannot write to. No process can be using it, because none can
+/// open it.
 fn replace_file(
     copy: &Connection,
-    place: &Place,
+    location: &StorePath,
     kept: &Path,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let fail = |error| StoreError::unavailable(&place.file, error);
-    let content = content(copy, &place.file, deadline)?;
-    let new = NewFile::write(&place.dir()?, |file| file.write_all(&content)).map_err(fail)?;
+    let fail = |error| StoreError::unavailable(&location.file, error);
+    let content = content(copy, &location.file, deadline)?;
+    let new = NewFile::write(&location.dir()?, |file| file.write_all(&content)).map_err(fail)?;
     if !kept.exists() {
-        fs::hard_link(&place.file, kept).map_err(fail)?;
+        fs::hard_link(&location.file, kept).map_err(fail)?;
     }
     for suffix in ["-wal", "-journal"] {
-        // A log of the old file must not be taken for the new one's.
-        let log = place::beside(&place.file, suffix);
+        // The log of the old file must not be used with the new one.
+        let log = store_path::beside(&location.file, suffix);
         if log.exists() {
-            fs::rename(&log, place::beside(kept, suffix)).map_err(fail)?;
+            fs::rename(&log, store_path::beside(kept, suffix)).map_err(fail)?;
         }
     }
-    new.replace(OsStr::new(place::FILE_NAME)).map_err(fail)
+    new.replace(OsStr::new(store_path::FILE_NAME)).map_err(fail)
 }
 
-/// Copies a database into a new file of mode 0600, durably. Where it fails it leaves no file.
+/// Copies a database into a new file of mode 0600, and syncs it. A failure leaves no file.
 fn copy_to_new_file(from: &Connection, to: &Path, deadline: Deadline) -> Result<(), StoreError> {
     let content = content(from, to, deadline)?;
     atomic::open_parent(to)
@@ -189,12 +189,12 @@ fn copy_to_new_file(from: &Connection, to: &Path, deadline: Deadline) -> Result<
         .map_err(|error| StoreError::unavailable(to, error))
 }
 
-/// Where the header of a database file says by which journal it is written and read: 1 stands
-/// for a rollback journal, 2 for a write-ahead log (SQLite, "Database File Format").
+/// The bytes of a database file's header that name the journal for writing and for reading: 1 is
+/// a rollback journal, 2 a write-ahead log (SQLite, "Database File Format").
 const JOURNAL_VERSIONS: std::ops::Range<usize> = 18..20;
 
-/// A database as one file that needs no other beside it. It is put together in memory: SQLite
-/// itself opens no file in a directory that may be somebody else's.
+/// A database as one file that needs no other next to it. It is built in memory: SQLite itself
+/// opens no file in a directory that may belong to someone else.
 fn content(from: &Connection, path: &Path, deadline: Deadline) -> Result<Vec<u8>, StoreError> {
     let copied = || {
         let mut copy = connect::in_memory()?;
@@ -209,8 +209,8 @@ fn content(from: &Connection, path: &Path, deadline: Deadline) -> Result<Vec<u8>
     Ok(content)
 }
 
-/// Refuses a copy with triggers or views: this program makes none, and what somebody has put
-/// there must not get into the store, where other tools would run it.
+/// Refuses a copy with triggers or views: this program creates none, and those of another program
+/// must not get into the store, where other tools would run them.
 fn refuse_programs(copy: &Connection, from: &Path) -> Result<(), StoreError> {
     let found = || -> rusqlite::Result<Vec<(String, String)>> {
         let mut query = copy.prepare(
@@ -257,7 +257,7 @@ fn step(backup: &Backup<'_, '_>, pages: i32, deadline: Deadline) -> rusqlite::Re
     }
 }
 
-/// A time as it can stand in a file's name: `20260131T120000.123Z`.
+/// A time for use in a file's name: `20260131T120000.123Z`.
 fn stamp(time: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(time.0).map_or_else(
         |_| time.0.to_string(),

@@ -1,21 +1,21 @@
-//! Which provider a domain is bound to, and which domains depend on a provider.
+//! Which provider a guest is bound to, and which guests depend on a provider.
 
 use rusqlite::{Connection, params};
 
-use super::apply::{insert_placeholder, kek_ref};
 use super::error::Failure;
+use super::key_rows::{self, NewRow};
 use super::schema::{LIVE, is_uuid};
-use super::{Store, StoreError, events, keys, load, providers};
+use super::{Store, StoreError, columns, events, provider_rows};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
-use crate::verdict::facts::{KeyRef, Provider};
+use crate::verdict::facts::{KeyRef, Provider, kek_ref};
 
-/// What binding a domain did.
+/// What binding a guest changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BindingChange {
-    /// Nothing: this row binds it to that provider already.
+    /// Nothing: this row already binds it to that provider.
     Unchanged(KeyRefId),
-    /// This placeholder was made.
+    /// This placeholder was added.
     Added(KeyRefId),
     /// A placeholder that named another provider was bound to this one.
     Moved {
@@ -26,7 +26,7 @@ pub enum BindingChange {
     },
 }
 
-/// What unbinding a domain did.
+/// What unbinding a guest changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnbindCounts {
     /// How many placeholders were deleted.
@@ -35,18 +35,18 @@ pub struct UnbindCounts {
     pub retired: usize,
 }
 
-/// A domain that does not start without a certain provider.
+/// A guest that does not start without a certain provider.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DependentDomain {
     /// Its UUID.
     pub uuid: DomainUuid,
-    /// Its name, where the history knows it.
+    /// Its name, if the history knows it.
     pub name: Option<String>,
 }
 
 impl Store {
-    /// Binds a domain to a provider: makes a placeholder, unless it is bound to it already.
-    /// A domain that has a key under another provider is not bound anew: `HasKey`.
+    /// Binds a guest to a provider: adds a placeholder, unless it is already bound to it. `HasKey`
+    /// if the guest has a key under another provider.
     pub fn bind(
         &mut self,
         domain: DomainUuid,
@@ -54,9 +54,9 @@ impl Store {
         now: Timestamp,
     ) -> Result<BindingChange, StoreError> {
         self.write(|transaction| {
-            let all = load::providers(transaction)?;
-            let provider = providers::by_uuid(transaction, provider)?;
-            let rows = load::key_refs(transaction, domain)?;
+            let all = provider_rows::all(transaction)?;
+            let provider = provider_rows::by_uuid(transaction, provider)?;
+            let rows = key_rows::in_use(transaction, domain)?;
             let (keyed, placeholders): (Vec<_>, Vec<_>) =
                 rows.iter().partition(|row| row.wrapped_dek.is_some());
             let candidates = if keyed.is_empty() {
@@ -75,8 +75,16 @@ impl Store {
                 return Err(StoreError::HasKey { key_ref, provider }.into());
             }
             let Some(row) = placeholders.first() else {
-                let to = (provider.uuid, provider.name.as_str());
-                return insert_placeholder(transaction, domain, None, to, now).map(BindingChange::Added);
+                let row = NewRow {
+                    domain,
+                    provider: (provider.uuid, &provider.name),
+                    secret_uuid: None,
+                    key: None,
+                    first_used_at: None,
+                    retired_at: None,
+                    now,
+                };
+                return key_rows::insert(transaction, &row).map(BindingChange::Added);
             };
             let named = is_uuid("uuid", "?2");
             let sql = format!(
@@ -95,7 +103,7 @@ impl Store {
         })
     }
 
-    /// Takes a domain out of the guard's hands: its placeholders are deleted, its keys retired.
+    /// Stops managing a guest: deletes its placeholders and retires its keys.
     pub fn unbind(
         &mut self,
         domain: DomainUuid,
@@ -103,13 +111,13 @@ impl Store {
     ) -> Result<UnbindCounts, StoreError> {
         self.write(|transaction| {
             Ok(UnbindCounts {
-                placeholders: keys::delete_placeholders(transaction, domain)?,
-                retired: keys::retire_keyed(transaction, domain, None, now)?.len(),
+                placeholders: key_rows::delete_placeholders(transaction, domain)?,
+                retired: key_rows::retire_keyed(transaction, domain, None, now)?.len(),
             })
         })
     }
 
-    /// The domains that would not start if this provider were deleted, by UUID: those with a
+    /// The guests that would not start if this provider were deleted, by UUID: those with a
     /// key under its KEK, unless another provider has the same KEK, and those without a key
     /// that are bound to it.
     pub fn dependent_domains(
@@ -117,10 +125,10 @@ impl Store {
         provider: &Provider,
     ) -> Result<Vec<DependentDomain>, StoreError> {
         self.read(|connection| {
-            let all = load::providers(connection)?;
+            let all = provider_rows::all(connection)?;
             let mut locked = Vec::new();
             for uuid in domains_near(connection, provider)? {
-                let rows = load::key_refs(connection, uuid)?;
+                let rows = key_rows::in_use(connection, uuid)?;
                 if is_locked_without(&rows, provider, &all) {
                     let name = events::last_name(connection, uuid)?;
                     locked.push(DependentDomain { uuid, name });
@@ -131,7 +139,7 @@ impl Store {
     }
 }
 
-/// The domains with a live row that has anything to do with this provider.
+/// The guests with a row in use that may refer to this provider.
 fn domains_near(connection: &Connection, provider: &Provider) -> Result<Vec<DomainUuid>, Failure> {
     let bound = is_uuid("provider_uuid", "?1");
     let sql = format!(
@@ -147,7 +155,7 @@ fn domains_near(connection: &Connection, provider: &Provider) -> Result<Vec<Doma
         provider.key_id.as_bytes()
     ];
     let texts = query
-        .query_map(values, |row| super::row::text(row, "resource_uuid"))?
+        .query_map(values, |row| columns::text(row, "resource_uuid"))?
         .collect::<Result<Vec<_>, _>>()?;
     let parse = |text: &String| DomainUuid::parse(text).ok();
     let mut domains: Vec<_> = texts.iter().flatten().filter_map(parse).collect();
@@ -163,7 +171,7 @@ fn is_locked_without(rows: &[KeyRef], provider: &Provider, all: &[Provider]) -> 
     if rows.iter().any(|row| is_keyed(&row)) {
         rows.iter()
             .filter(is_keyed)
-            .any(|row| match keys::kek_of(row) {
+            .any(|row| match key_rows::kek_of(row) {
                 Some(key_id) => key_id == provider.key_id && !has_twin,
                 None => is_bound_to(row, provider, all),
             })
@@ -172,7 +180,7 @@ fn is_locked_without(rows: &[KeyRef], provider: &Provider, all: &[Provider]) -> 
     }
 }
 
-/// Whether a row names this provider: by UUID, or, where its UUID is nobody's, by name.
+/// Whether a row names this provider: by UUID, or, if no provider has that UUID, by name.
 fn is_bound_to(row: &KeyRef, provider: &Provider, all: &[Provider]) -> bool {
     match row.provider_uuid {
         Some(uuid) if all.iter().any(|known| known.uuid == uuid) => uuid == provider.uuid,

@@ -1,4 +1,5 @@
-//! `store check`: is the file whole, is the schema ours, can every row be read.
+//! `store check`: whether the file is whole, the schema is the known one, and every row can be
+//! read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,22 +8,22 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::error::Failure;
 use super::schema::{self, MIGRATIONS};
-use super::{Store, StoreError, row};
+use super::{Store, StoreError, columns};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 
-/// Something that is not as it should be.
+/// A problem that `store check` found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreFinding {
-    /// SQLite's integrity check says this.
+    /// What SQLite's integrity check reports.
     Damaged(String),
-    /// A table or index of the schema is not there.
+    /// A table or index of the schema is missing.
     SchemaMissing(String),
-    /// A table or index is not as this program makes it.
+    /// A table or index differs from what this program creates.
     SchemaDiffers(String),
-    /// Somebody else's table, index, view or trigger.
+    /// A table, index, view or trigger that another program made.
     SchemaForeign(String),
-    /// Rows of this table refer to rows that are not there.
+    /// Rows of this table refer to missing rows.
     Dangling {
         /// The table.
         table: String,
@@ -53,7 +54,7 @@ pub enum StoreFinding {
 }
 
 impl StoreFinding {
-    /// Whether the file itself is in danger, not just a row.
+    /// Whether the file itself is damaged, not only a row.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged(_) | Self::SchemaMissing(_))
@@ -63,10 +64,10 @@ impl StoreFinding {
 impl fmt::Display for StoreFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Damaged(words) => write!(f, "the file is damaged: {words}"),
+            Self::Damaged(detail) => write!(f, "the file is damaged: {detail}"),
             Self::SchemaMissing(name) => write!(f, "{name} is missing"),
-            Self::SchemaDiffers(name) => write!(f, "{name} is not as this program makes it"),
-            Self::SchemaForeign(name) => write!(f, "{name} is not of this program's making"),
+            Self::SchemaDiffers(name) => write!(f, "{name} differs from what this program creates"),
+            Self::SchemaForeign(name) => write!(f, "{name} was not created by this program"),
             Self::Dangling { table, rows: 1 } => {
                 write!(f, "1 row of {table} refers to a row that is not there")
             }
@@ -76,8 +77,8 @@ impl fmt::Display for StoreFinding {
             Self::ProviderUnreadable { name, column } => {
                 write!(
                     f,
-                    "provider \"{name}\": its {column} cannot be read; one that is imported under \
-                     this name takes its place"
+                    "provider \"{name}\": its {column} cannot be read; importing a provider under \
+                     this name replaces it"
                 )
             }
             Self::KeyRefUnreadable { key_ref, column } => {
@@ -86,7 +87,7 @@ impl fmt::Display for StoreFinding {
             Self::ProviderUnknown { key_ref, provider } => {
                 write!(
                     f,
-                    "key reference {key_ref}: there is no provider \"{provider}\""
+                    "key reference {key_ref}: provider \"{provider}\" not found"
                 )
             }
         }
@@ -94,7 +95,7 @@ impl fmt::Display for StoreFinding {
 }
 
 impl Store {
-    /// Checks the whole store. Takes time with the number of rows.
+    /// Checks the whole store. The time it takes grows with the number of rows.
     pub fn check(&self) -> Result<Vec<StoreFinding>, StoreError> {
         let look = |look: fn(&Connection) -> Result<Vec<StoreFinding>, Failure>| {
             match self.read(|connection| look(connection)) {
@@ -114,7 +115,7 @@ impl Store {
     }
 }
 
-/// What SQLite's own integrity check says; nothing if all is well.
+/// What SQLite's own integrity check reports; nothing if the file is whole.
 pub(super) fn damage(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     let mut query = connection.prepare("PRAGMA integrity_check")?;
     let lines = query.query_map([], |row| row.get::<_, String>(0))?;
@@ -124,11 +125,11 @@ pub(super) fn damage(connection: &Connection) -> Result<Vec<StoreFinding>, Failu
         }
         lines => lines?,
     };
-    let faults = lines.into_iter().filter(|line| line != "ok");
-    Ok(faults.map(StoreFinding::Damaged).collect())
+    let reports = lines.into_iter().filter(|line| line != "ok");
+    Ok(reports.map(StoreFinding::Damaged).collect())
 }
 
-/// Compares the schema with the one that this program makes.
+/// Compares the schema with the one that this program creates.
 fn differences(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     let model = Connection::open_in_memory()?;
     for step in MIGRATIONS {
@@ -147,14 +148,14 @@ fn differences(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     Ok(findings)
 }
 
-/// The schema's objects (`table key_ref`) and what makes them, white space evened out.
+/// The schema's objects (`table key_ref`) and the SQL that makes them, with normalised white space.
 fn objects(connection: &Connection) -> Result<BTreeMap<String, String>, Failure> {
     let mut query = connection.prepare(
         "SELECT type || ' ' || name, sql FROM sqlite_schema
          WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
     )?;
-    let even = |sql: String| sql.split_whitespace().collect::<Vec<_>>().join(" ");
-    let rows = query.query_map([], |row| Ok((row.get(0)?, even(row.get(1)?))))?;
+    let normalised = |sql: String| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rows = query.query_map([], |row| Ok((row.get(0)?, normalised(row.get(1)?))))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -177,9 +178,9 @@ fn providers(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     let mut rows = query.query([])?;
     let mut findings = Vec::new();
     while let Some(provider) = rows.next()? {
-        let name = row::text(provider, "name")?.unwrap_or_default();
-        let uuid = row::parsed(provider, "uuid", |text| ProviderUuid::parse(text).ok())?;
-        let key_id = row::parsed(provider, "key_id", KeyId::parse)?;
+        let name = columns::text(provider, "name")?.unwrap_or_default();
+        let uuid = columns::parsed(provider, "uuid", |text| ProviderUuid::parse(text).ok())?;
+        let key_id = columns::parsed(provider, "key_id", KeyId::parse)?;
         for (column, is_readable) in [("uuid", uuid.is_some()), ("key_id", key_id.is_some())] {
             if !is_readable {
                 let name = name.clone();
@@ -205,7 +206,7 @@ fn key_refs(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
     while let Some(found) = rows.next()? {
         let key_ref = KeyRefId(found.get("id")?);
         let readable = |column, parse: fn(&str) -> bool| -> rusqlite::Result<bool> {
-            Ok(row::full_text(found, column)?.is_none_or(|text| parse(&text)))
+            Ok(columns::full_text(found, column)?.is_none_or(|text| parse(&text)))
         };
         let columns = [
             (
@@ -225,7 +226,7 @@ fn key_refs(connection: &Connection) -> Result<Vec<StoreFinding>, Failure> {
             findings.push(StoreFinding::KeyRefUnreadable { key_ref, column });
         }
         if found.get("is_lost")? {
-            let provider = row::text(found, "provider_name")?.unwrap_or_default();
+            let provider = columns::text(found, "provider_name")?.unwrap_or_default();
             findings.push(StoreFinding::ProviderUnknown { key_ref, provider });
         }
     }

@@ -1,8 +1,8 @@
-//! Connections to a database: how they are set, how long they wait.
+//! Connections to a database: their settings, and how long they wait.
 //!
-//! Left at SQLite's defaults, which are what the store wants: `synchronous` FULL (the bundled
+//! These stay at SQLite's defaults, which suit the store: `synchronous` FULL (the bundled
 //! library is built so), no memory map. Write-ahead logging is a property of the file, set
-//! when it is made.
+//! when it is created.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -12,85 +12,85 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{Failure, StoreError};
-use super::place::{self, Place};
 use super::schema::{self, Identity};
+use super::store_path::{self, StorePath};
 use crate::clock::Deadline;
 
-/// How long to sleep before asking for a lock again. Sixty-four hooks at once are through in
-/// three quarters of the time that SQLite's own, growing pauses take.
+/// How long to sleep before asking for a lock again. Sixty-four hooks at once need three quarters
+/// of the time that they need with SQLite's own, growing pauses.
 pub(super) const PAUSE: Duration = Duration::from_micros(500);
 
-/// How many instructions of SQLite's machine pass between two looks at the deadline: well
-/// under a millisecond's worth.
+/// How many instructions SQLite's virtual machine executes between two checks of the deadline:
+/// well under a millisecond.
 const INSTRUCTIONS_PER_LOOK: i32 = 10_000;
 
-/// A write-ahead log that is short, in bytes: some sixty pages, ten to twenty commits.
+/// Below this size in bytes a write-ahead log is short: about sixty pages, ten to twenty commits.
 const SHORT_LOG: u64 = 256 * 1024;
 
-/// Opens the database for reading and writing, and finds out what it is.
+/// Opens the database for reading and writing, and identifies it.
 pub(super) fn read_write(
-    place: &Place,
+    location: &StorePath,
     deadline: Deadline,
 ) -> Result<(Connection, Identity), StoreError> {
     let open = || {
-        let connection = open(&place.file, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
-        let identity = schema::identify(&connection, &place.file)?;
+        let connection = open(&location.file, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
+        let identity = schema::identify(&connection, &location.file)?;
         set_wal(&connection)?;
-        keep_short_log(&connection, place)?;
+        keep_short_log(&connection, location)?;
         Ok((connection, identity))
     };
-    open().map_err(|failure: Failure| failure.at(&place.file))
+    open().map_err(|failure: Failure| failure.at(&location.file))
 }
 
-/// Opens the database for reading, and finds out what it is.
+/// Opens the database for reading, and identifies it.
 ///
-/// Readers of a write-ahead log share an index file beside the database. On a full disk they
-/// cannot make one, and the index is kept in memory, which shuts others out meanwhile. On a
+/// Readers of a write-ahead log share an index file next to the database. On a full disk they
+/// cannot create one, and the index is kept in memory, which locks others out meanwhile. On a
 /// read-only file system nobody can write, so the database is read as a file that never
 /// changes.
 pub(super) fn read_only(
-    place: &Place,
+    location: &StorePath,
     deadline: Deadline,
 ) -> Result<(Connection, Identity), StoreError> {
     let identified = |connection: Connection| {
-        let identity = schema::identify(&connection, &place.file)?;
+        let identity = schema::identify(&connection, &location.file)?;
         Ok((connection, identity))
     };
-    open(&place.file, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)
+    open(&location.file, OpenFlags::SQLITE_OPEN_READ_ONLY, deadline)
         .map_err(Failure::from)
         .and_then(identified)
         .or_else(|failure| match failure {
-            Failure::Sqlite(error) if is_for_want_of_index(&error) => {
-                if place.is_immutable() {
-                    identified(immutable(&place.file, deadline)?)
+            Failure::Sqlite(error) if is_missing_index(&error) => {
+                if location.is_immutable() {
+                    identified(immutable(&location.file, deadline)?)
                 } else {
-                    identified(alone(&place.file, deadline)?)
+                    identified(alone(&location.file, deadline)?)
                 }
             }
             failure => Err(failure),
         })
-        .map_err(|failure| failure.at(&place.file))
+        .map_err(|failure| failure.at(&location.file))
 }
 
 /// Leaves the write-ahead log in place when the last connection closes, as long as the log is
-/// short. Else every hook would make it anew, and move its pages to the database at its end:
-/// five waits for the disk in the place of two. A longer log goes the usual way, so that the
-/// next to open the database has little to read.
-fn keep_short_log(connection: &Connection, place: &Place) -> rusqlite::Result<()> {
-    if place::wal_len(&place.file) < SHORT_LOG {
+/// short. Otherwise every hook would create it again, and move its pages into the database when it
+/// ends: five waits for the disk instead of two. A longer log is moved into the database as
+/// usual, so that whoever opens the database next has little to read.
+fn keep_short_log(connection: &Connection, location: &StorePath) -> rusqlite::Result<()> {
+    if store_path::wal_len(&location.file) < SHORT_LOG {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     }
     Ok(())
 }
 
-fn is_for_want_of_index(error: &rusqlite::Error) -> bool {
+fn is_missing_index(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure)
     )
 }
 
-/// Opens a database for this process alone, with the log's index in memory: exclusive mode
+/// Opens a database exclusively for this process, with the log's index in memory: exclusive mode
 /// before the first access (SQLite, "Use of WAL Without Shared-Memory").
 fn alone(path: &Path, deadline: Deadline) -> rusqlite::Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, deadline)?;
@@ -98,7 +98,7 @@ fn alone(path: &Path, deadline: Deadline) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens a database that nobody can write to: without locks, without files beside it.
+/// Opens a database that nobody can write to, without locks and without files next to it.
 pub(super) fn immutable(path: &Path, deadline: Deadline) -> rusqlite::Result<Connection> {
     use std::fmt::Write as _;
     use std::os::unix::ffi::OsStrExt;
@@ -117,13 +117,13 @@ pub(super) fn immutable(path: &Path, deadline: Deadline) -> rusqlite::Result<Con
     open(Path::new(&uri), flags, deadline)
 }
 
-/// Opens a database, which must exist, and whose path must be free of symbolic links.
+/// Opens an existing database. Its path must have no symbolic links.
 pub(super) fn open(
     path: &Path,
     flags: OpenFlags,
     deadline: Deadline,
 ) -> rusqlite::Result<Connection> {
-    // One connection is never used by two threads at once: Rust sees to that.
+    // Rust ensures that two threads never use one connection at once.
     let flags = flags | OpenFlags::SQLITE_OPEN_NOFOLLOW | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     keep_deadline(&mut connection, deadline)?;
@@ -140,10 +140,10 @@ pub(super) fn in_memory() -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// What a file says of its schema is data, and no program. No trigger of it runs, nor stands a
-/// view for a table: this program makes neither, and `ON DELETE` acts without. Its expressions
-/// call no functions with side effects, its statements write no schema by the back door, and
-/// damaged pages are found out.
+/// Treats the schema in a file as data, not as a program. Its triggers do not run, and a view
+/// cannot replace a table: this program creates neither, and `ON DELETE` works without them. Its
+/// expressions call no functions with side effects, no statement writes to the schema table, and
+/// damaged pages are detected.
 fn distrust_schema(connection: &Connection) -> rusqlite::Result<()> {
     for (setting, value) in [
         (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
@@ -156,7 +156,7 @@ fn distrust_schema(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Makes a connection wait for locks until the deadline, and give up long work at it.
+/// Makes a connection wait for locks until the deadline, and interrupts long work then.
 pub(super) fn keep_deadline(
     connection: &mut Connection,
     deadline: Deadline,
@@ -171,8 +171,8 @@ pub(super) fn keep_deadline(
     connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || deadline.has_passed()))
 }
 
-/// Makes the file use a write-ahead log, if it does not yet. Where others use the file just
-/// now that has to wait for a later opening; until then it works with a rollback journal.
+/// Makes the file use a write-ahead log, if it does not yet. If others are using the file, a
+/// later opening does it; until then the file has a rollback journal.
 pub(super) fn set_wal(connection: &Connection) -> rusqlite::Result<()> {
     let set = connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()));
     match set {

@@ -12,12 +12,12 @@ use crate::verdict::facts::StoreAccessError;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no database yet.
-    #[error("there is no store yet")]
+    #[error("the store does not exist yet")]
     Missing,
     /// Another program held the store's lock until the deadline.
     #[error("another program has locked the store, and the deadline has passed")]
     Locked,
-    /// The store was read or written until the deadline, and it was not done.
+    /// Reading or writing was not finished at the deadline.
     #[error("the store did not answer before the deadline")]
     TooSlow,
     /// It cannot be read or written as it is.
@@ -25,7 +25,7 @@ pub enum StoreError {
     Unavailable {
         /// The file or directory.
         path: PathBuf,
-        /// What is in the way.
+        /// Why.
         reason: UnavailableReason,
     },
     /// SQLite calls it damaged.
@@ -33,11 +33,11 @@ pub enum StoreError {
     Corrupt {
         /// The database.
         path: PathBuf,
-        /// SQLite's words.
+        /// SQLite's message.
         detail: String,
     },
     /// Its schema is newer than this program.
-    #[error("its schema is version {found}; this program knows {known}")]
+    #[error("its schema version is {found}, and this program knows versions up to {known}")]
     TooNew {
         /// The schema version found.
         found: i64,
@@ -45,32 +45,32 @@ pub enum StoreError {
         known: i64,
     },
     /// Something changed between the read that a plan rests on and its changes.
-    #[error("the rows changed meanwhile")]
+    #[error("the rows changed in the meantime")]
     Changed,
-    /// A plan creates a key, and the key was not handed over with it.
-    #[error("a key is to be stored, and none was given")]
+    /// A plan creates a key, and the caller did not pass the key.
+    #[error("no key was given to be stored")]
     NoNewKey,
     /// Another provider has that name.
-    #[error("there is a key provider {0:?} already")]
+    #[error("key provider {0:?} already exists")]
     NameTaken(String),
     /// No provider has that name or UUID.
-    #[error("there is no key provider {0:?}")]
+    #[error("key provider {0:?} not found")]
     NoProvider(String),
     /// One provider has that name, and another has it as its UUID.
     #[error("{0:?} is ambiguous: it is the UUID of one key provider and the name of another")]
     AmbiguousProvider(String),
     /// No key reference has that id.
-    #[error("there is no key reference {0}")]
+    #[error("key reference {0} not found")]
     NoKeyRef(KeyRefId),
     /// The key reference is a placeholder: it has no key yet.
     #[error("key reference {0} has no key")]
     NotKeyed(KeyRefId),
-    /// What was written was read back before the commit, and it is something else: the schema is
-    /// not as this program makes it. Nothing was changed.
-    #[error("the store would not keep what is written to it: {0}")]
+    /// What was written was read back before the commit, and it differs: another program made the
+    /// schema. Nothing was changed.
+    #[error("the store does not keep what is written to it: {0}")]
     NotAsWritten(&'static str),
-    /// The domain has a key already.
-    #[error("key reference {key_ref}, bound to \"{provider}\", holds the domain's key already")]
+    /// The guest already has a key.
+    #[error("key reference {key_ref}, bound to \"{provider}\", already holds the guest's key")]
     HasKey {
         /// The keyed row.
         key_ref: KeyRefId,
@@ -79,38 +79,23 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// Whether another user, root above all, could do it.
-    #[must_use]
-    pub fn is_permission_denied(&self) -> bool {
-        match self {
-            Self::Unavailable { reason, .. } => match reason {
-                UnavailableReason::NotOurs { user, .. } => *user != 0,
-                UnavailableReason::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-}
-
-/// What is in the way of a store.
+/// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UnavailableReason {
-    /// The operating system said no.
+    /// I/O error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// SQLite said no.
+    /// SQLite's error.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
-    /// A directory was wanted.
+    /// Not a directory.
     #[error("not a directory")]
     NotADirectory,
-    /// A regular file was wanted; a symbolic link is none.
+    /// Not a regular file; nor is a symbolic link.
     #[error("not a regular file")]
     NotAFile,
-    /// It belongs to somebody else than the user who runs this program.
-    #[error("it belongs to user {owner}, and this is user {user}")]
+    /// It does not belong to the user who runs this program.
+    #[error("it belongs to user {owner}, and vtpm-guard runs as user {user}")]
     NotOurs {
         /// Its owner's user id.
         owner: u32,
@@ -135,7 +120,7 @@ pub enum UnavailableReason {
         backup: i64,
     },
     /// A trigger or a view in a backup.
-    #[error("it has a {kind} {name:?}, which vtpm-guard did not make")]
+    #[error("it contains the {kind} {name:?}, which vtpm-guard did not create")]
     Program {
         /// `trigger` or `view`.
         kind: String,
@@ -148,8 +133,8 @@ pub enum UnavailableReason {
 }
 
 impl StoreError {
-    /// The trouble that a verdict speaks of. `Missing` is no trouble to a verdict: it counts
-    /// as no rows, so ask for it first.
+    /// The error as a verdict reports it. To a verdict `Missing` is not an error, but counts as no
+    /// rows: check for it first.
     #[must_use]
     pub fn access_error(&self) -> StoreAccessError {
         match self {
@@ -162,6 +147,19 @@ impl StoreError {
         }
     }
 
+    /// Whether another user, such as root, could use the store.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        match self {
+            Self::Unavailable { reason, .. } => match reason {
+                UnavailableReason::NotOurs { user, .. } => *user != 0,
+                UnavailableReason::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     pub(super) fn unavailable(path: &Path, reason: impl Into<UnavailableReason>) -> Self {
         Self::Unavailable {
             path: path.to_owned(),
@@ -169,7 +167,7 @@ impl StoreError {
         }
     }
 
-    /// Puts an error of SQLite's into the words above.
+    /// Converts an error of SQLite's.
     pub(super) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
@@ -179,23 +177,23 @@ impl StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
             | None => Self::Corrupt {
                 path: path.to_owned(),
-                detail: words(&error),
+                detail: message(&error),
             },
             _ => Self::unavailable(path, UnavailableReason::Sqlite(error)),
         }
     }
 }
 
-/// SQLite's words without the statement that they are about.
-fn words(error: &rusqlite::Error) -> String {
+/// SQLite's message without the statement that they are about.
+fn message(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
     }
 }
 
-/// How a piece of work on the database ends early: by an error of SQLite's, which gets its
-/// path when it leaves the store, or by one of our own.
+/// Why work on the database failed: an error of SQLite's, which gets its path when it leaves the
+/// store, or one of the store's own.
 #[derive(Debug)]
 pub(super) enum Failure {
     Sqlite(rusqlite::Error),

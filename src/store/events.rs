@@ -1,11 +1,11 @@
-//! The history: one event for each decision.
+//! The history: one event for each decision and each change of an administrator's.
 
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::Failure;
-use super::{Origin, Store, StoreError, row};
+use super::{Origin, Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::verdict::code::Code;
@@ -74,38 +74,38 @@ pub struct EventRow {
     pub repairs_json: String,
 }
 
-/// How many events are kept; beyond that, the oldest go as new ones come. Every start writes
+/// How many events are kept; beyond that, each new one deletes the oldest. Every start writes
 /// one, so without a limit the store would grow for ever.
-pub const EVENTS_KEPT: i64 = 100_000;
+pub(super) const EVENTS_KEPT: i64 = 100_000;
 
-/// Whose events to list.
+/// Which guests' events to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFilter<'a> {
-    /// Everybody's.
+    /// All events.
     All,
-    /// Those of this domain.
+    /// Those of this guest.
     Domain(DomainUuid),
-    /// Those of the domains that bore this name, while they did.
+    /// Those of all guests with this name, from the time when they had it.
     Name(&'a str),
-    /// Likewise, and all others of a guest that has this name now: of one that bore it last, and
-    /// of this domain.
+    /// Likewise, and all other events of guests with this name now: those that had it last, and
+    /// the guest of this UUID.
     Guest(&'a str, Option<DomainUuid>),
 }
 
 /// Which events to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventQuery<'a> {
-    /// Whose.
+    /// Of which guests.
     pub whose: EventFilter<'a>,
     /// Only refusals with this code.
     pub code: Option<Code>,
-    /// None before this.
+    /// Only at or after this time.
     pub since: Option<Timestamp>,
-    /// None after this.
+    /// Only at or before this time.
     pub until: Option<Timestamp>,
 }
 
-/// The events of [`EventFilter::Guest`]: a domain whose newest event has the name bore it last.
+/// The events of [`EventFilter::Guest`]: a guest whose newest event has the name had it last.
 const OF_GUEST: &str = "(domain_name = ?1 OR domain_uuid = ?5 OR domain_uuid IN
     (SELECT domain_uuid FROM event AS named
      WHERE domain_name = ?1
@@ -125,12 +125,12 @@ impl<'a> From<EventFilter<'a>> for EventQuery<'a> {
 }
 
 impl Store {
-    /// Records an event by itself. One that belongs to repairs goes with them into `apply`.
+    /// Records an event by itself. One that belongs to repairs is recorded with them by `apply`.
     pub fn record_event(&mut self, event: &Event) -> Result<(), StoreError> {
         self.write(|transaction| insert(transaction, event))
     }
 
-    /// The newest events, newest first. A row that names no domain by UUID is left out.
+    /// The newest events, newest first. A row without the UUID of a guest is left out.
     pub fn history<'a>(
         &self,
         query: impl Into<EventQuery<'a>>,
@@ -164,7 +164,7 @@ impl Store {
         })
     }
 
-    /// When each domain was last let start, as far as the history goes back.
+    /// When the last start of each guest was allowed, as far back as the history goes.
     pub fn last_starts(&self) -> Result<BTreeMap<DomainUuid, Timestamp>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare(
@@ -174,8 +174,9 @@ impl Store {
             let mut rows = query.query([])?;
             let mut last = BTreeMap::new();
             while let Some(found) = rows.next()? {
-                let uuid = row::parsed(found, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
-                if let (Some(uuid), Some(at)) = (uuid, row::time(found, "at")?) {
+                let uuid =
+                    columns::parsed(found, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
+                if let (Some(uuid), Some(at)) = (uuid, columns::time(found, "at")?) {
                     last.insert(uuid, at);
                 }
             }
@@ -183,14 +184,14 @@ impl Store {
         })
     }
 
-    /// The domain that bore this name last, as far as the history goes back.
+    /// The guest that had this name last, as far back as the history goes.
     pub fn domain_uuid_by_name(&self, name: &str) -> Result<Option<DomainUuid>, StoreError> {
         let newest = self.history(EventFilter::Name(name), 1)?;
         Ok(newest.first().map(|row| row.domain_uuid))
     }
 }
 
-/// The name that a domain bore last, as far as the history goes back.
+/// The name that a guest had last, as far back as the history goes.
 pub(super) fn last_name(
     connection: &Connection,
     domain: DomainUuid,
@@ -200,7 +201,7 @@ pub(super) fn last_name(
     )?;
     let mut rows = query.query([domain.to_string()])?;
     match rows.next()? {
-        Some(found) => Ok(row::full_text(found, "domain_name")?),
+        Some(found) => Ok(columns::full_text(found, "domain_name")?),
         None => Ok(None),
     }
 }
@@ -221,12 +222,12 @@ pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(),
             event.repairs_json,
         ],
     )?;
-    forget_the_oldest(transaction, transaction.last_insert_rowid())
+    delete_oldest(transaction, transaction.last_insert_rowid())
 }
 
-/// Takes away at most two events: enough to keep the number down, and too few to lose the
-/// history to one row that somebody wrote with a huge id.
-fn forget_the_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), Failure> {
+/// Deletes at most two events: enough to limit their number, and too few to lose the history
+/// because of one row that another program wrote with a huge id.
+fn delete_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), Failure> {
     transaction.execute(
         "DELETE FROM event WHERE id IN
              (SELECT id FROM event WHERE id <= ?1 ORDER BY id LIMIT 2)",
@@ -236,19 +237,20 @@ fn forget_the_oldest(transaction: &Transaction<'_>, newest: i64) -> Result<(), F
 }
 
 fn event_row(row: &Row<'_>) -> rusqlite::Result<Option<EventRow>> {
-    let Some(domain_uuid) = row::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?
+    let Some(domain_uuid) =
+        columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?
     else {
         return Ok(None);
     };
     Ok(Some(EventRow {
         id: row.get("id")?,
-        at: row::time(row, "at")?.unwrap_or(Timestamp(0)),
+        at: columns::time(row, "at")?.unwrap_or(Timestamp(0)),
         domain_uuid,
-        domain_name: row::text(row, "domain_name")?.unwrap_or_default(),
-        operation: row::text(row, "operation")?.unwrap_or_default(),
-        allowed: row::text(row, "decision")?.as_deref() == Some("allow"),
-        code: row::parsed(row, "code", Code::parse)?,
-        message: row::text(row, "message")?.unwrap_or_default(),
-        repairs_json: row::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
+        domain_name: columns::text(row, "domain_name")?.unwrap_or_default(),
+        operation: columns::text(row, "operation")?.unwrap_or_default(),
+        allowed: columns::text(row, "decision")?.as_deref() == Some("allow"),
+        code: columns::parsed(row, "code", Code::parse)?,
+        message: columns::text(row, "message")?.unwrap_or_default(),
+        repairs_json: columns::full_text(row, "repairs")?.unwrap_or_else(|| "[]".to_owned()),
     }))
 }

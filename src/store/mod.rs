@@ -1,37 +1,42 @@
 //! The store: one SQLite file, `store.db`, in the state directory.
 //!
-//! Other tools write rows too, so reading lives with any row it finds: what is not a UUID, a
-//! number or a key counts as missing. Every change is one `BEGIN IMMEDIATE` transaction: a
-//! kill at any moment leaves the store as before or as after.
+//! Other tools write rows too, so reading accepts any row: what is not a UUID, a number or a key
+//! counts as missing. Every change is one `BEGIN IMMEDIATE` transaction: a kill at any moment
+//! leaves the store as before or as after.
 //!
 //! | file | job |
 //! | --- | --- |
-//! | `place`, `connect`, `schema` | trust the directory, open the database, know its schema |
-//! | `load`, `apply`, `start`, `announced`, `seen` | what a guarded start reads and writes |
-//! | `nearby` | what it knows of a guest under another name |
+//! | `store_path`, `connect`, `schema` | check the directory, open the database, know its schema |
+//! | `columns`, `key_rows`, `provider_rows` | read and write single rows |
+//! | `references`, `apply`, `repairs`, `fresh_keys`, `clients_key`, `announcements`, `seen_state` | what a guarded start reads and writes |
+//! | `related_guests` | what the store knows about a guest under another name |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
-//! | `check`, `backup` | is it whole; copies of it, and back from them |
+//! | `check`, `backup` | check the store, copy it, restore it from a copy |
 
-mod announced;
+mod announcements;
 mod apply;
 mod backup;
 mod bindings;
 mod check;
+mod clients_key;
+mod columns;
 mod connect;
 mod error;
 mod events;
+mod fresh_keys;
+mod key_rows;
 mod keys;
-mod load;
-mod nearby;
 mod origin;
-mod place;
+mod provider_rows;
 mod providers;
 mod prune;
+mod references;
+mod related_guests;
+mod repairs;
 mod rotation;
-mod row;
 mod schema;
-mod seen;
-mod start;
+mod seen_state;
+mod store_path;
 #[cfg(test)]
 mod testing;
 
@@ -41,32 +46,34 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
+use crate::host::crash;
 use error::Failure;
-use place::Place;
 use schema::Identity;
+use store_path::StorePath;
 
-pub use announced::ANNOUNCEMENT_LIFETIME;
-pub use apply::Change;
 pub use backup::Restored;
 pub use bindings::{BindingChange, DependentDomain, UnbindCounts};
 pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
-pub use events::{EVENTS_KEPT, Event, EventFilter, EventQuery, EventRow};
-pub use keys::{AddKey, KeyRefRecord, OtherKeys, UseKeyResult};
+pub use events::{Event, EventFilter, EventQuery, EventRow};
+pub use fresh_keys::RetiredFreshKey;
+pub use key_rows::KeyRefRecord;
+pub use keys::{AddKey, OtherKeys, UseKeyResult};
 pub use origin::Origin;
+pub use provider_rows::{previous_key_name, previous_key_of};
 pub use providers::NewProvider;
 pub use prune::Prune;
-pub use rotation::{RewrappedRow, Rotation, previous_key_name, previous_key_of};
-pub use start::RetiredFreshKey;
+pub use repairs::Change;
+pub use rotation::{RewrappedRow, Rotation};
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Read. The store is neither made nor migrated: an older schema is read as it is.
+    /// Read. The store is neither created nor migrated: an older schema is read as it is.
     Read,
     /// Read and write; a missing store is an error, an older schema is migrated.
     Write,
-    /// As `Write`, and a missing store is made.
+    /// As `Write`, and a missing store is created.
     Create,
 }
 
@@ -78,49 +85,49 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `state_dir`. Whatever waits, now or in a later call, waits until
-    /// `deadline` and then says `Locked` or `TooSlow`.
+    /// Opens the store in `state_dir`. This call and later ones wait until `deadline`, and then
+    /// return `Locked` or `TooSlow`.
     ///
-    /// An empty file, or a database without any table, is `Missing`: a creation that was
-    /// killed leaves it behind, and the next one goes on from there.
+    /// An empty file, or a database without any table, is `Missing`: a creation that was killed
+    /// leaves it behind, and the next one resumes from there.
     pub fn open(state_dir: &Path, access: Access, deadline: Deadline) -> Result<Self, StoreError> {
-        let place = Place::open(state_dir, access == Access::Create)?;
-        match (place.file_len()?, access) {
-            (None, Access::Create) => place.make_file()?,
+        let location = StorePath::open(state_dir, access == Access::Create)?;
+        match (location.file_len()?, access) {
+            (None, Access::Create) => location.create_file()?,
             (None | Some(0), Access::Read | Access::Write) => return Err(StoreError::Missing),
             _ => {}
         }
         let (connection, identity) = match access {
-            Access::Read => connect::read_only(&place, deadline)?,
-            Access::Write | Access::Create => connect::read_write(&place, deadline)?,
+            Access::Read => connect::read_only(&location, deadline)?,
+            Access::Write | Access::Create => connect::read_write(&location, deadline)?,
         };
         let mut store = Self {
             connection,
-            path: place.file.clone(),
+            path: location.file.clone(),
         };
         match (identity, access) {
             (Identity::Empty, Access::Read | Access::Write) => return Err(StoreError::Missing),
             (Identity::Ours(schema::KNOWN), _) => {}
             (_, Access::Read) => schema::stand_in_tables(&store.connection)
-                .map_err(|error| StoreError::from_sqlite(&place.file, error))?,
+                .map_err(|error| StoreError::from_sqlite(&location.file, error))?,
             (_, Access::Write | Access::Create) => {
                 store.migrate()?;
-                place.sync()?;
+                location.sync()?;
             }
         }
         Ok(store)
     }
 
-    /// Replaces the deadline that [`Store::open`] was given: for work on many domains, each
-    /// of which may take its time.
+    /// Replaces the deadline that [`Store::open`] was given: for work on many guests, each
+    /// of which gets its own.
     pub fn set_deadline(&mut self, deadline: Deadline) -> Result<(), StoreError> {
         connect::keep_deadline(&mut self.connection, deadline)
             .map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
 
-    /// Has the write-ahead log moved into the database when this connection closes as the last
-    /// one, so that `store.db` is whole by itself, also for who copies that file alone. It
-    /// costs some waits for the disk, which a guest's start does not take upon itself.
+    /// Moves the write-ahead log into the database when this connection closes as the last one,
+    /// so that `store.db` is complete for anyone copying only that file. It costs some waits for
+    /// the disk, which a guest's start avoids.
     pub fn checkpoint_on_close(&self) -> Result<(), StoreError> {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
@@ -128,8 +135,8 @@ impl Store {
             .map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
 
-    /// Makes the schema, or brings an older one forward. Looks again at what the database is
-    /// once it holds the lock: another process may have been faster.
+    /// Creates the schema, or migrates an older one. It identifies the database again once it
+    /// holds the lock: another process may have been faster.
     fn migrate(&mut self) -> Result<(), StoreError> {
         let path = self.path.clone();
         self.write(|transaction| {
@@ -138,7 +145,7 @@ impl Store {
         })
     }
 
-    /// Does reading work in one transaction: all of it sees the same moment.
+    /// Reads in one transaction: all of it sees the store at the same moment.
     fn read<T>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
@@ -149,8 +156,8 @@ impl Store {
             .map_err(|failure| failure.at(&self.path))
     }
 
-    /// Does writing work in one transaction, which takes the write lock at once: all of it
-    /// happens, or nothing.
+    /// Writes in one transaction, which takes the write lock at once: all of the work is done, or
+    /// nothing. Every change of an open store is committed here.
     fn write<T>(
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
@@ -159,7 +166,9 @@ impl Store {
             .map_err(Failure::from)
             .and_then(|transaction| {
                 let answer = work(&transaction)?;
+                crash::point();
                 transaction.commit()?;
+                crash::point();
                 Ok(answer)
             })
             .map_err(|failure| failure.at(&self.path))

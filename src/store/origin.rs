@@ -1,4 +1,4 @@
-//! What a decision or a change in the history was asked for by.
+//! What asks for decisions and changes.
 
 /// What asked for a decision or a change that the history records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

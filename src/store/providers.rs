@@ -1,17 +1,16 @@
-//! The key providers' rows.
+//! Key providers, as the administrator creates, renames, finds and deletes them.
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::params;
 
-use super::apply::exactly_one;
-use super::error::Failure;
+use super::key_rows::exactly_one;
 use super::schema::is_uuid;
-use super::{Store, StoreError, load, rotation};
+use super::{Store, StoreError, previous_key_name, provider_rows};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
 use crate::verdict::facts::Provider;
 
-/// A provider to be made.
+/// A provider to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewProvider {
     /// Its UUID.
@@ -27,58 +26,62 @@ pub struct NewProvider {
 }
 
 impl Store {
-    /// The provider of this name or UUID.
+    /// All providers, by name.
+    ///
+    /// A row without a UUID or a key id is left out, and the log says so: nothing can be bound to
+    /// it, and no key opens with it. [`Store::check`] lists such rows.
+    pub fn providers(&self) -> Result<Vec<Provider>, StoreError> {
+        self.read(|connection| provider_rows::all(connection))
+    }
+
+    /// The provider of this name or UUID: the one look-up of a provider that somebody names.
+    /// `NoProvider` if there is none, `AmbiguousProvider` if it is the name of one and the UUID
+    /// of another.
     pub fn provider(&self, name_or_uuid: &str) -> Result<Provider, StoreError> {
-        let providers = self.providers()?;
         let uuid = ProviderUuid::parse(name_or_uuid).ok();
-        let is_meant =
-            |provider: &&Provider| provider.name == name_or_uuid || Some(provider.uuid) == uuid;
-        let mut meant = providers.iter().filter(is_meant);
-        match (meant.next(), meant.next()) {
-            (Some(provider), None) => Ok(provider.clone()),
+        let mut found = self.providers()?;
+        found.retain(|it| it.name == name_or_uuid || Some(it.uuid) == uuid);
+        let first = found.pop();
+        match (first, found.is_empty()) {
+            (Some(provider), true) => Ok(provider),
             (None, _) => Err(StoreError::NoProvider(name_or_uuid.to_owned())),
             // Another program gave one provider the UUID of the other as its name.
-            (Some(_), Some(_)) => Err(StoreError::AmbiguousProvider(name_or_uuid.to_owned())),
+            (Some(_), false) => Err(StoreError::AmbiguousProvider(name_or_uuid.to_owned())),
         }
     }
 
     /// The provider of this UUID.
     pub fn provider_by_uuid(&self, uuid: ProviderUuid) -> Result<Provider, StoreError> {
-        let mut providers = self.providers()?.into_iter();
-        providers
-            .find(|provider| provider.uuid == uuid)
-            .ok_or_else(|| StoreError::NoProvider(uuid.to_string()))
+        self.read(|connection| provider_rows::by_uuid(connection, uuid))
     }
 
-    /// Makes a provider's row. Its KEK must be in the keyring before.
+    /// Creates a provider's row. Its KEK must already be in the keyring. `NameTaken` if another
+    /// provider has its name.
     pub fn create_provider(
         &mut self,
         provider: &NewProvider,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        let row = Provider {
+            uuid: provider.uuid,
+            name: provider.name.clone(),
+            key_id: provider.key_id,
+            key_version: provider.key_version,
+            is_default: false,
+            exported_at: None,
+            created_at: now,
+        };
         self.write(|transaction| {
-            take_name(transaction, &provider.name)?;
-            transaction.execute(
-                "INSERT OR ABORT INTO key_provider
-                     (uuid, name, kind, key_id, key_version, is_default, created_at, updated_at)
-                 VALUES (?1, ?2, 'native', ?3, ?4, 0, ?5, ?5)",
-                params![
-                    provider.uuid.to_string(),
-                    provider.name,
-                    provider.key_id.to_string(),
-                    provider.key_version,
-                    now.0
-                ],
-            )?;
+            provider_rows::insert(transaction, &row, now)?;
             if provider.is_default {
-                make_default(transaction, provider.uuid, now)?;
+                provider_rows::set_default(transaction, provider.uuid, now)?;
             }
             Ok(())
         })
     }
 
-    /// Gives a provider, and the key references that are bound to it, another name. Its former
-    /// KEKs go by the new name too.
+    /// Gives a provider, and the key references that are bound to it, another name. Its previous
+    /// KEKs get the new name too.
     pub fn rename_provider(
         &mut self,
         provider: ProviderUuid,
@@ -86,15 +89,15 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            let found = by_uuid(transaction, provider)?;
+            let found = provider_rows::by_uuid(transaction, provider)?;
             if found.name == name {
                 return Ok(());
             }
-            for former in rotation::formers(transaction, &found)? {
-                let previous_key_name = rotation::previous_key_name(name, former.key_id);
-                give_name(transaction, former.uuid, &previous_key_name, now)?;
+            for previous in provider_rows::previous(transaction, &found)? {
+                let previous_name = previous_key_name(name, previous.key_id);
+                provider_rows::rename(transaction, previous.uuid, &previous_name, now)?;
             }
-            give_name(transaction, provider, name, now)
+            provider_rows::rename(transaction, provider, name, now)
         })
     }
 
@@ -104,11 +107,11 @@ impl Store {
         provider: ProviderUuid,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write(|transaction| make_default(transaction, provider, now))
+        self.write(|transaction| provider_rows::set_default(transaction, provider, now))
     }
 
-    /// Notes that the provider's KEK is in a recovery file. `Changed` if it has another KEK by
-    /// now: that one is in no file.
+    /// Records that the provider's KEK is in a recovery file. `Changed` if it has another KEK by
+    /// now, which is in no file.
     pub fn mark_exported(
         &mut self,
         provider: ProviderUuid,
@@ -116,7 +119,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            if by_uuid(transaction, provider)?.key_id != key_id {
+            if provider_rows::by_uuid(transaction, provider)?.key_id != key_id {
                 return Err(StoreError::Changed.into());
             }
             let is_it = is_uuid("uuid", "?1");
@@ -128,86 +131,14 @@ impl Store {
     }
 
     /// Deletes a provider's row. Its key references lose their provider's UUID and keep its
-    /// name. [`Store::dependent_domains`] says whom that locks out.
+    /// name. [`Store::dependent_domains`] lists the guests that this locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
-            match delete(transaction, &is_uuid("uuid", "?1"), &provider.to_string())? {
-                0 => Err(StoreError::NoProvider(provider.to_string()).into()),
-                _ => Ok(()),
+            if provider_rows::delete(transaction, provider)? {
+                Ok(())
+            } else {
+                Err(StoreError::NoProvider(provider.to_string()).into())
             }
         })
     }
-}
-
-pub(super) fn by_uuid(connection: &Connection, uuid: ProviderUuid) -> Result<Provider, Failure> {
-    let providers = load::providers(connection)?;
-    let found = providers.into_iter().find(|provider| provider.uuid == uuid);
-    found.ok_or_else(|| StoreError::NoProvider(uuid.to_string()).into())
-}
-
-/// Refuses a name that another provider bears. A row that cannot be read bears it in vain:
-/// nothing can be bound to it, and no command could show, rename or delete it. So it goes, and
-/// key references that name it find the provider that takes its name.
-pub(super) fn take_name(transaction: &Transaction<'_>, name: &str) -> Result<(), Failure> {
-    let providers = load::providers(transaction)?;
-    if providers.iter().any(|provider| provider.name == name) {
-        return Err(StoreError::NameTaken(name.to_owned()).into());
-    }
-    delete(transaction, "name = ?1", name)?;
-    Ok(())
-}
-
-/// Deletes the providers that a condition on ?1 selects. Their key references stay, whatever the
-/// foreign keys of a table that another tool made are to do.
-pub(super) fn delete(
-    transaction: &Transaction<'_>,
-    condition: &str,
-    value: &str,
-) -> Result<usize, Failure> {
-    let key_refs = || -> rusqlite::Result<i64> {
-        transaction.query_row("SELECT count(*) FROM key_ref", [], |row| row.get(0))
-    };
-    let before = key_refs()?;
-    let sql = format!("DELETE FROM key_provider WHERE {condition}");
-    let deleted = transaction.execute(&sql, [value])?;
-    if key_refs()? == before {
-        Ok(deleted)
-    } else {
-        Err(StoreError::NotAsWritten("key references would go with their provider").into())
-    }
-}
-
-fn give_name(
-    transaction: &Transaction<'_>,
-    provider: ProviderUuid,
-    name: &str,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    take_name(transaction, name)?;
-    for (table, column, uuid) in [
-        ("key_provider", "name", "uuid"),
-        ("key_ref", "provider_name", "provider_uuid"),
-    ] {
-        let is_it = is_uuid(uuid, "?1");
-        transaction.execute(
-            &format!("UPDATE OR ABORT {table} SET {column} = ?2, updated_at = ?3 WHERE {is_it}"),
-            params![provider.to_string(), name, now.0],
-        )?;
-    }
-    Ok(())
-}
-
-fn make_default(
-    transaction: &Transaction<'_>,
-    provider: ProviderUuid,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    by_uuid(transaction, provider)?;
-    let is_it = is_uuid("uuid", "?1");
-    let sql = format!(
-        "UPDATE OR ABORT key_provider SET is_default = ({is_it}), updated_at = ?2
-         WHERE is_default IS NOT ({is_it})"
-    );
-    transaction.execute(&sql, params![provider.to_string(), now.0])?;
-    Ok(())
 }

@@ -1,27 +1,27 @@
-//! Removing the key references of domains that are no more.
+//! Deleting the key references of guests that no longer exist.
 
 use rusqlite::params;
 
-use super::keys::records;
+use super::key_rows;
 use super::schema::is_uuid;
 use super::{Event, KeyRefRecord, Store, StoreError, events};
 use crate::ids::DomainUuid;
 
-/// A domain whose key references go for good, retired ones too.
+/// A guest whose key references are deleted, including retired ones.
 #[derive(Debug)]
 pub struct Prune<'a> {
-    /// The domain.
+    /// The guest.
     pub domain: DomainUuid,
-    /// All its key references, as whoever decided saw them.
+    /// All its key references, as they were when the decision was made.
     pub seen: &'a [KeyRefRecord],
-    /// The event that tells of it.
+    /// The event to record.
     pub event: &'a Event,
 }
 
 impl Store {
-    /// Deletes all key references of these domains, and with them, perhaps, the last copy of
-    /// a key: only ever because an administrator asked for it. `Changed` if any domain has
-    /// other rows by now: then nothing is deleted.
+    /// Deletes all key references of these guests, and perhaps the last copy of a key with them:
+    /// only when an administrator asks for it. `Changed` if any guest has other rows by now: then
+    /// nothing is deleted.
     pub fn prune(&mut self, domains: &[Prune<'_>]) -> Result<(), StoreError> {
         self.write(|transaction| {
             for Prune {
@@ -33,7 +33,7 @@ impl Store {
                 let uuid = domain.to_string();
                 let is_its = is_uuid("resource_uuid", "?1");
                 let of_domain = format!("resource_type = 'tpm' AND {is_its}");
-                if records(transaction, &of_domain, [&uuid])? != *seen {
+                if key_rows::select(transaction, &of_domain, [&uuid])? != *seen {
                     return Err(StoreError::Changed.into());
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");

@@ -1,5 +1,5 @@
-//! The schema: what the tables are, which version this program knows, and how a database is
-//! recognised and brought up to it.
+//! The schema: its tables, the version that this program knows, and how a database is identified
+//! and migrated to it.
 
 use rusqlite::{Connection, Transaction};
 
@@ -14,8 +14,8 @@ pub(super) struct Migration {
     pub(super) sql: &'static str,
 }
 
-/// Every step from an empty database to today's schema. A step that was released is never
-/// edited; a change of the schema is a new step.
+/// Every step from an empty database to the current schema. A released step is never edited; a
+/// change of the schema is a new step.
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         version: 1,
@@ -30,40 +30,40 @@ pub(super) const MIGRATIONS: &[Migration] = &[
 /// The newest schema version that this program knows.
 pub(super) const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-/// The tables that other tools know, by which a store is recognised that lacks our
-/// `application_id` because another tool made it.
+/// The tables that other tools know. They identify a store without this program's
+/// `application_id`, which another tool made.
 const SHARED_TABLES: &str = "'key_provider', 'key_ref', 'event'";
 
-/// The rows that a start looks at.
+/// The rows that a start reads.
 pub(super) const LIVE: &str = "resource_type = 'tpm' AND retired_at IS NULL";
 /// The rows that hold a wrapped DEK: an empty one, or a number, counts as missing, as it does
-/// in [`super::row::bytes`]. The length in bytes, for that of a text ends at its first NUL.
+/// in [`super::row::bytes`]. The length in bytes, because that of a text ends at its first NUL.
 pub(super) const KEYED: &str =
     "(typeof(wrapped_dek) IN ('blob', 'text') AND length(CAST(wrapped_dek AS BLOB)) > 0)";
-/// The rows that do not.
+/// The rows that do not hold one.
 pub(super) const PLACEHOLDER: &str =
     "NOT (typeof(wrapped_dek) IN ('blob', 'text') AND length(CAST(wrapped_dek AS BLOB)) > 0)";
 
 /// Whether a column holds the UUID of a parameter (`?1`), which is in lower case and with
-/// hyphens, in any spelling that is read: other tools write upper case, or leave the hyphens
-/// out, and tables of theirs do not compare without regard to case. An index serves it.
+/// hyphens, in any spelling that is read: other tools write upper case, or omit the hyphens,
+/// and their tables may compare case-sensitively. It can use an index.
 pub(super) fn is_uuid(column: &str, parameter: &str) -> String {
     format!("{column} COLLATE NOCASE IN ({parameter}, replace({parameter}, '-', ''))")
 }
 
-/// What a database is.
+/// What kind of database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     /// No tables at all: not a store yet. A creation that was killed leaves this.
     Empty,
-    /// A store of ours, of this schema version.
+    /// A store that this program made, of this schema version.
     Ours(i64),
-    /// A store that another tool made: the shared tables, perhaps without ours, and a schema
-    /// version, perhaps 0.
+    /// A store that another tool made: the shared tables, perhaps without this program's own, and
+    /// a schema version, perhaps 0.
     Adoptable(i64),
 }
 
-/// Finds out what a database is. One of another program, or of a newer schema, is an error.
+/// Identifies a database. One of another program, or with a newer schema, is an error.
 pub(super) fn identify(
     connection: &Connection,
     path: &std::path::Path,
@@ -98,7 +98,7 @@ pub(super) fn identify(
     }
 }
 
-/// Brings a database to the last of `migrations`, inside a transaction of the caller's.
+/// Migrates a database to the last of `migrations`, inside a transaction of the caller's.
 pub(super) fn migrate(
     transaction: &Transaction<'_>,
     identity: Identity,
@@ -106,8 +106,8 @@ pub(super) fn migrate(
 ) -> Result<(), Failure> {
     let is_due = |step: &&Migration| match identity {
         Identity::Ours(version) => step.version > version,
-        // A step makes only what is not there yet: another tool may have left out the indexes
-        // and the tables that it does not know.
+        // A step creates only what is missing: another tool may have left out indexes, and tables
+        // that it does not know.
         Identity::Empty | Identity::Adoptable(_) => true,
     };
     for step in migrations.iter().filter(is_due) {
@@ -120,8 +120,8 @@ pub(super) fn migrate(
     Ok(())
 }
 
-/// For reading a store that is not brought forward, being older or made by another tool: gives
-/// this connection the tables that the database lacks, empty and of its own.
+/// For reading a store that is older, or that another tool made, without a migration: gives this
+/// connection empty temporary tables in place of the missing ones.
 pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
     for (table, columns) in [
         (

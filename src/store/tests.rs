@@ -2,16 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod announced;
+mod announcements;
 mod applying;
 mod copies;
 mod damage;
-mod foreign;
+mod foreign_rows;
+mod foreign_schema;
+mod fresh_keys;
 mod history;
 mod managing;
-mod nearby;
 mod opening;
+mod related_guests;
 mod rotating;
-mod seen;
+mod seen_state;
 mod speed;
-mod starting;
+mod whole_or_nothing;

@@ -10,14 +10,14 @@ fn without_a_store_or_with_an_unknown_provider_nothing_is_adopted() {
         .saying("there is no default provider");
     host.run(&["adopt", VM1, "--provider", "nkp-a"])
         .ends_with(2)
-        .saying("there is no key provider \"nkp-a\"");
+        .saying("key provider \"nkp-a\" not found");
     assert!(!host.state_dir().join("store.db").exists());
 
     host.run(&["provider", "create", "nkp-a"]).succeeds();
     let before = host.stored();
     host.run(&["adopt", "--all", "--provider", "nkp-b"])
         .ends_with(2)
-        .saying("there is no key provider \"nkp-b\"");
+        .saying("key provider \"nkp-b\" not found");
     assert_eq!(host.stored(), before);
 }
 

@@ -241,7 +241,7 @@ fn a_placeholder_cannot_be_used_and_nobody_can_be_retired() {
     for verb in ["use", "retire"] {
         host.run(&["key", verb, "99"])
             .ends_with(2)
-            .saying("there is no key reference 99");
+            .saying("key reference 99 not found");
         Host::new().run(&["key", verb, "99"]).ends_with(2);
         host.run(&["key", verb, "nonsense"]).ends_with(2);
     }

@@ -107,7 +107,7 @@ fn another_key_of_the_guest_is_not_replaced() {
     second
         .run(&["key", "import", VM1, "--from", &backup])
         .ends_with(1)
-        .saying("holds the domain's key already");
+        .saying("already holds the guest's key");
     assert_eq!(second.stored(), stored);
 }
 

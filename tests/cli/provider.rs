@@ -129,7 +129,7 @@ fn a_renamed_provider_keeps_its_uuid_and_its_guests() {
 fn who_is_not_there_is_not_there_for_any_verb() {
     let empty = Host::new();
     let host = Host::with_provider("other");
-    let words = "there is no key provider \"nkp-a\"";
+    let words = "key provider \"nkp-a\" not found";
     for host in [&empty, &host] {
         for arguments in [
             &["provider", "show", "nkp-a"][..],
@@ -153,7 +153,7 @@ fn an_error_is_a_document_too() {
         .ends_with(2);
     assert_eq!(ran.stdout, "");
     let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
-    assert_eq!(error["error"], "there is no key provider \"x\"");
+    assert_eq!(error["error"], "key provider \"x\" not found");
     assert!(
         error["hint"]
             .as_str()

@@ -66,7 +66,7 @@ fn a_backup_is_whole_private_and_overwrites_nothing() {
     Host::new()
         .run(&["store", "backup", "copy"])
         .ends_with(4)
-        .saying("there is no store yet");
+        .saying("the store does not exist yet");
 }
 
 #[test]

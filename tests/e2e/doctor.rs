@@ -101,7 +101,7 @@ fn what_is_wrong_with_store_keys_and_configuration_is_told() {
     host.configure("");
 
     host.update_key_refs(&guest, "provider_uuid = NULL, provider_name = 'nkp-b'");
-    finds(&host, 1, "there is no provider \"nkp-b\"");
+    finds(&host, 1, "provider \"nkp-b\" not found");
     host.update_key_refs(&guest, "provider_name = 'nkp-a'");
 
     let sql = "UPDATE key_provider SET exported_at = NULL";

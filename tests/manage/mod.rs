@@ -1,1 +1,11 @@
-//! x
+//! The procedures of `manage`, against a libvirt of the tests' own: without root, without a
+//! daemon. Each is tried to its end, into each of its errors, and killed between any two steps.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod fixture;
+mod kill;
+mod renew;

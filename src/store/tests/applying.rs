@@ -1,21 +1,21 @@
 //! Applying repairs: each does what it says, to the rows that were seen, or nothing happens.
 
 use super::super::testing::*;
-use super::super::{Access, Change, EventFilter, Store, StoreError};
+use super::super::{Change, EventFilter, Store, StoreError};
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::verdict::facts::{KeyRef, Provider};
 use crate::verdict::repair::{KeyOrigin, Repair};
 
-struct Setting {
-    dir: tempfile::TempDir,
-    store: Store,
-    provider: Provider,
-    other: Provider,
-    vm: DomainUuid,
+pub(super) struct Setting {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) store: Store,
+    pub(super) provider: Provider,
+    pub(super) other: Provider,
+    pub(super) vm: DomainUuid,
 }
 
 /// Two providers and nothing else.
-fn setting() -> Setting {
+pub(super) fn setting() -> Setting {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let other = make_provider(&mut store, "q", 2);
@@ -30,26 +30,26 @@ fn setting() -> Setting {
 }
 
 impl Setting {
-    fn keyed(&mut self) -> KeyRefId {
+    pub(super) fn keyed(&mut self) -> KeyRefId {
         make_key(&mut self.store, self.vm, &self.provider)
     }
 
-    fn placeholder(&mut self) -> KeyRefId {
+    pub(super) fn placeholder(&mut self) -> KeyRefId {
         insert_placeholder(self.dir.path(), self.vm, &self.provider);
         self.rows().last().unwrap().id
     }
 
-    fn rows(&self) -> Vec<KeyRef> {
+    pub(super) fn rows(&self) -> Vec<KeyRef> {
         self.store.references(self.vm, NOW).unwrap().key_refs
     }
 
-    fn apply(&mut self, repair: Repair) -> Result<Option<KeyRefId>, StoreError> {
+    pub(super) fn apply(&mut self, repair: Repair) -> Result<Option<KeyRefId>, StoreError> {
         apply(&mut self.store, self.vm, &[repair], None)
     }
 }
 
 #[test]
-fn a_first_start_binds_and_makes_the_key_in_one_row() {
+fn a_first_start_binds_and_creates_the_key_in_one_row() {
     let Setting {
         dir: _dir,
         mut store,
@@ -103,7 +103,7 @@ fn a_first_start_binds_and_makes_the_key_in_one_row() {
 }
 
 #[test]
-fn a_key_goes_into_the_placeholder_that_is_there() {
+fn a_key_is_put_into_an_existing_placeholder() {
     let mut it = setting();
     let placeholder = it.placeholder();
     let create = Repair::CreateKey {
@@ -167,7 +167,7 @@ fn a_placeholder_is_deleted_and_a_keyed_row_is_not() {
 }
 
 #[test]
-fn a_rebind_sets_uuid_and_name_and_asks_for_a_provider_that_is_there() {
+fn a_rebind_sets_uuid_and_name_and_needs_an_existing_provider() {
     let mut it = setting();
     let key_ref = it.keyed();
     let to = |provider: &Provider, name: &str| Repair::RebindProvider {
@@ -187,7 +187,7 @@ fn a_rebind_sets_uuid_and_name_and_asks_for_a_provider_that_is_there() {
 }
 
 #[test]
-fn a_duplicate_goes_only_while_the_kept_row_holds_a_key() {
+fn a_duplicate_is_deleted_only_if_the_kept_row_holds_a_key() {
     let mut it = setting();
     let old = it.keyed();
     let kept = it.keyed();
@@ -230,7 +230,7 @@ fn a_duplicate_goes_only_while_the_kept_row_holds_a_key() {
 }
 
 #[test]
-fn a_retired_row_keeps_its_key_and_is_out_of_the_verdicts_sight() {
+fn a_retired_row_keeps_its_key_and_is_not_judged() {
     let mut it = setting();
     let key_ref = it.keyed();
     it.apply(Repair::RetireKey { key_ref }).unwrap();
@@ -241,7 +241,7 @@ fn a_retired_row_keeps_its_key_and_is_out_of_the_verdicts_sight() {
 }
 
 #[test]
-fn gaps_are_filled_in() {
+fn missing_values_are_filled_in() {
     let mut it = setting();
     let key_ref = it.keyed();
     raw(
@@ -287,123 +287,4 @@ fn a_placeholder_is_bound_to_another_provider_and_a_keyed_row_is_not() {
         it.apply(bind(keyed, &it.other)),
         Err(StoreError::Changed)
     ));
-}
-
-#[test]
-fn a_repair_that_fails_takes_the_earlier_ones_and_the_event_back() {
-    let mut it = setting();
-    let key_ref = it.keyed();
-    let placeholder = it.placeholder();
-    let before = it.rows();
-    let event = event(it.vm, "vm1", NOW);
-    let repairs = [
-        Repair::DeletePlaceholder {
-            key_ref: placeholder,
-        },
-        Repair::RetireKey { key_ref },
-        Repair::RetireKey { key_ref },
-    ];
-    let seen = it.store.references(it.vm, NOW).unwrap();
-    let refused = it.store.apply(&Change {
-        event: Some(&event),
-        ..change(it.vm, &seen, &repairs)
-    });
-    assert!(matches!(refused, Err(StoreError::Changed)));
-    assert_eq!(it.rows(), before);
-    assert_eq!(it.store.history(EventFilter::All, 9).unwrap(), []);
-}
-
-#[test]
-fn nothing_is_applied_when_the_rows_are_not_those_that_were_seen() {
-    let meanwhile: [fn(&mut Setting); 4] = [
-        |it| assert_ne!(it.placeholder(), KeyRefId(0)),
-        |it| it.store.delete_provider(it.other.uuid).unwrap(),
-        |it| it.store.announce(it.vm, &announcement(NOW)).unwrap(),
-        |it| it.store.mark_started(it.vm, NOW).unwrap(),
-    ];
-    for happens in meanwhile {
-        let mut it = setting();
-        let key_ref = it.keyed();
-        let seen = it.store.references(it.vm, NOW).unwrap();
-        happens(&mut it);
-        let refused = it
-            .store
-            .apply(&change(it.vm, &seen, &[Repair::RetireKey { key_ref }]));
-        assert!(matches!(refused, Err(StoreError::Changed)));
-        assert_eq!(it.rows()[0].id, key_ref);
-    }
-}
-
-#[test]
-fn no_repair_reaches_another_domains_row() {
-    let mut it = setting();
-    let key_ref = it.keyed();
-    let refused = apply(
-        &mut it.store,
-        domain(2),
-        &[Repair::RetireKey { key_ref }],
-        None,
-    );
-    assert!(matches!(refused, Err(StoreError::Changed)));
-    assert_eq!(it.rows().len(), 1);
-}
-
-#[test]
-fn a_full_disk_changes_nothing_and_is_named() {
-    let mut it = setting();
-    let pages = number(&it.store, "PRAGMA page_count");
-    it.store
-        .connection
-        .pragma_update(None, "max_page_count", pages)
-        .unwrap();
-    let big = super::super::Event {
-        message: "x".repeat(100_000),
-        ..event(it.vm, "vm1", NOW)
-    };
-    let placeholder = it.placeholder();
-    let seen = it.store.references(it.vm, NOW).unwrap();
-    let repairs = [Repair::DeletePlaceholder {
-        key_ref: placeholder,
-    }];
-    let refused = it.store.apply(&Change {
-        event: Some(&big),
-        ..change(it.vm, &seen, &repairs)
-    });
-    let words = refused.unwrap_err().to_string();
-    assert!(words.contains("full"), "{words}");
-    assert_eq!(it.rows().len(), 1);
-}
-
-#[test]
-fn many_at_once_on_one_domain_and_on_many_lose_nothing() {
-    const THREADS: u8 = 8;
-    const ROUNDS: usize = 10;
-    let it = setting();
-    std::thread::scope(|scope| {
-        for i in 0..THREADS {
-            let (dir, provider, shared) = (it.dir.path(), &it.provider, it.vm);
-            scope.spawn(move || {
-                let own = domain(100 + i);
-                for _ in 0..ROUNDS {
-                    let mut store = open(dir, Access::Write).unwrap();
-                    make_key(&mut store, own, provider);
-                    // On the shared domain others are faster now and then: read again.
-                    let bind = [Repair::BindProvider {
-                        key_ref: None,
-                        provider: provider.uuid,
-                        provider_name: provider.name.clone(),
-                    }];
-                    while let Err(error) = apply(&mut store, shared, &bind, None) {
-                        assert!(matches!(error, StoreError::Changed), "{error}");
-                    }
-                }
-            });
-        }
-    });
-    assert_eq!(it.rows().len(), usize::from(THREADS) * ROUNDS);
-    for i in 0..THREADS {
-        let own = it.store.references(domain(100 + i), NOW).unwrap();
-        assert_eq!(own.key_refs.len(), ROUNDS);
-    }
-    assert_eq!(it.store.check().unwrap(), []);
 }

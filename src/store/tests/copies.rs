@@ -56,7 +56,7 @@ fn a_backup_is_one_private_file_with_everything_in_it() {
 }
 
 #[test]
-fn a_backup_overwrites_nothing() {
+fn a_backup_overwrites_no_file() {
     let (_dir, store, _shelf, backup) = store_and_backup("p");
     let before = fs::read(&backup).unwrap();
     let refused = store.backup(&backup, soon());
@@ -71,7 +71,7 @@ fn a_backup_overwrites_nothing() {
 }
 
 #[test]
-fn a_restore_brings_the_backup_back_and_keeps_what_was_there() {
+fn a_restore_replaces_the_store_and_keeps_the_previous_one() {
     let (dir, mut store, _shelf, backup) = store_and_backup("p");
     make_provider(&mut store, "later", 2);
     let previous = restore(dir.path(), &backup).unwrap().previous.unwrap();
@@ -93,7 +93,7 @@ fn a_restore_brings_the_backup_back_and_keeps_what_was_there() {
 }
 
 #[test]
-fn a_restore_makes_a_store_where_there_was_none() {
+fn a_restore_creates_a_missing_store() {
     let (_dir, _store, shelf, backup) = store_and_backup("p");
     let state_dir = shelf.path().join("new");
     assert_eq!(restore(&state_dir, &backup).unwrap().previous, None);
@@ -102,7 +102,7 @@ fn a_restore_makes_a_store_where_there_was_none() {
 }
 
 #[test]
-fn a_restore_replaces_what_cannot_be_opened() {
+fn a_restore_replaces_a_store_that_cannot_be_opened() {
     let (_dir, _store, _shelf, backup) = store_and_backup("p");
     let broken = TempDir::new().unwrap();
     for garbage in [b"garbage".repeat(2000), vec![0; 5]] {
@@ -125,7 +125,7 @@ fn a_restore_replaces_a_newer_store() {
 }
 
 #[test]
-fn pages_of_another_size_fit_where_there_was_no_store_and_are_named_elsewhere() {
+fn another_page_size_is_accepted_without_a_store_and_reported_with_one() {
     let (dir, store, shelf, backup) = store_and_backup("p");
     rusqlite::Connection::open(&backup)
         .unwrap()
@@ -147,7 +147,7 @@ fn pages_of_another_size_fit_where_there_was_no_store_and_are_named_elsewhere() 
 }
 
 #[test]
-fn a_copy_of_a_store_in_use_brings_its_log_along() {
+fn a_copy_of_a_store_in_use_is_read_with_its_log() {
     let (_dir, mut store) = new_store();
     make_provider(&mut store, "p", 1);
     let source = store.path.clone();
@@ -162,7 +162,7 @@ fn a_copy_of_a_store_in_use_brings_its_log_along() {
 }
 
 #[test]
-fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
+fn a_file_that_is_not_a_whole_store_is_refused_and_nothing_changes() {
     type Expected = fn(&StoreError) -> bool;
     let (dir, mut store, shelf, backup) = store_and_backup("p");
     make_provider(&mut store, "kept", 2);
@@ -233,7 +233,7 @@ fn a_file_that_is_no_whole_store_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_backup_that_another_tool_made_is_brought_to_the_schema() {
+fn a_backup_that_another_tool_made_is_migrated() {
     let (_dir, _store, _shelf, backup) = store_and_backup("p");
     rusqlite::Connection::open(&backup)
         .unwrap()
@@ -268,7 +268,7 @@ fn two_restores_and_writers_at_once_leave_a_whole_store() {
 
 /// What the owner of a backup's directory may do to it while root writes there.
 #[test]
-fn a_directory_whose_owner_swaps_files_makes_a_backup_touch_nothing_else() {
+fn a_backup_touches_no_other_file_while_the_directorys_owner_swaps_files() {
     let (_dir, mut store) = new_store();
     make_provider(&mut store, "p", 1);
     let (shelf, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());

@@ -28,7 +28,7 @@ fn with_file(bytes: &[u8]) -> TempDir {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_corrupt() {
+fn a_file_that_is_not_a_database_is_corrupt() {
     for bytes in [
         b"not a database, but long enough to look at".repeat(100),
         vec![0; 8192],
@@ -79,7 +79,7 @@ fn a_truncated_file_is_corrupt_or_missing() {
 }
 
 #[test]
-fn flipped_bytes_never_panic_and_never_pass_for_another_kind_of_trouble() {
+fn flipped_bytes_never_panic_and_never_count_as_another_error() {
     let whole = healthy();
     for seed in 0..240_u8 {
         let mut bytes = whole.clone();
@@ -108,7 +108,7 @@ fn flipped_bytes_never_panic_and_never_pass_for_another_kind_of_trouble() {
 }
 
 #[test]
-fn a_table_that_is_gone_is_corrupt() {
+fn a_missing_table_is_corrupt() {
     let (dir, store) = new_store();
     drop(store);
     raw(dir.path(), "DROP TABLE key_ref");

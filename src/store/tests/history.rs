@@ -1,6 +1,7 @@
 //! The history: what is asked of it, and how long it grows.
 
-use super::super::{EVENTS_KEPT, Event, EventFilter, EventQuery, Store};
+use super::super::events::EVENTS_KEPT;
+use super::super::{Event, EventFilter, EventQuery, Store};
 use crate::clock::Timestamp;
 use crate::store::testing::{domain, event, new_store};
 use crate::verdict::code::Code;
@@ -18,7 +19,7 @@ fn times<'a>(store: &Store, query: impl Into<EventQuery<'a>>) -> Vec<i64> {
 }
 
 #[test]
-fn a_code_and_a_span_of_time_narrow_it_down() {
+fn the_history_can_be_filtered_by_code_and_time() {
     let (_dir, mut store) = new_store();
     for (code, at) in [
         (Code::KeyLost, 10),
@@ -52,7 +53,7 @@ fn a_code_and_a_span_of_time_narrow_it_down() {
 }
 
 #[test]
-fn the_oldest_go_when_there_are_too_many() {
+fn the_oldest_events_are_deleted_if_there_are_too_many() {
     let (_dir, mut store) = new_store();
     for at in 0..4 {
         store.record_event(&denied(Code::KeyLost, at)).unwrap();
@@ -65,7 +66,7 @@ fn the_oldest_go_when_there_are_too_many() {
 }
 
 #[test]
-fn one_huge_id_costs_two_events_at_most() {
+fn one_huge_id_deletes_at_most_two_events() {
     let (_dir, mut store) = new_store();
     for at in 0..5 {
         store.record_event(&denied(Code::KeyLost, at)).unwrap();

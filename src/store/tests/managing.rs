@@ -52,7 +52,7 @@ fn a_name_belongs_to_one_provider() {
 }
 
 #[test]
-fn a_renamed_provider_takes_its_key_references_along() {
+fn renaming_a_provider_renames_it_in_its_key_references() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let other = make_provider(&mut store, "q", 2);
@@ -69,7 +69,7 @@ fn a_renamed_provider_takes_its_key_references_along() {
 }
 
 #[test]
-fn one_provider_is_the_default() {
+fn only_one_provider_is_the_default() {
     let (_dir, mut store) = new_store();
     let p = make_provider(&mut store, "p", 1);
     let q = make_provider(&mut store, "q", 2);
@@ -86,7 +86,7 @@ fn one_provider_is_the_default() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn an_error_names_what_was_not_found() {
     let (_dir, mut store) = new_store();
     let nobody = ProviderUuid::random();
     let nothing = KeyRefId(5);
@@ -111,7 +111,7 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn an_export_is_remembered() {
+fn an_export_is_recorded() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let other_key = store.mark_exported(provider.uuid, key_id(2), NOW);
@@ -151,7 +151,7 @@ fn binding_again_changes_nothing() {
 }
 
 #[test]
-fn a_domain_without_a_key_moves_to_another_provider_and_one_with_a_key_does_not() {
+fn a_guest_without_a_key_can_be_bound_to_another_provider_and_one_with_a_key_cannot() {
     let (_dir, mut store) = new_store();
     let p = make_provider(&mut store, "p", 1);
     let q = make_provider(&mut store, "q", 2);
@@ -231,7 +231,7 @@ fn using_a_key_retires_the_others() {
 }
 
 #[test]
-fn a_placeholder_cannot_be_the_key() {
+fn a_placeholder_cannot_be_chosen_as_the_key() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let BindingChange::Added(placeholder) = store.bind(domain(1), provider.uuid, NOW).unwrap()
@@ -243,7 +243,7 @@ fn a_placeholder_cannot_be_the_key() {
 }
 
 #[test]
-fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
+fn an_added_key_replaces_placeholders_and_on_request_retires_other_keys() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     store.bind(domain(1), provider.uuid, NOW).unwrap();
@@ -265,8 +265,8 @@ fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
     let live = store.references(domain(1), NOW).unwrap().key_refs;
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [second]);
     assert_eq!(live[0].first_used_at, Some(NOW));
-    let taken_back = store.retire_fresh_key(domain(1), None, NOW);
-    assert_eq!(taken_back.unwrap(), None);
+    let retired_key = store.retire_fresh_key(domain(1), None, NOW);
+    assert_eq!(retired_key.unwrap(), None);
     assert_eq!(store.all_key_refs(Some(domain(1)), true).unwrap().len(), 2);
     add.others = OtherKeys::Keep;
     let third = store.add_key(&add).unwrap();
@@ -276,7 +276,7 @@ fn an_added_key_takes_the_place_of_placeholders_and_on_demand_of_other_keys() {
 }
 
 #[test]
-fn a_provider_locks_out_those_whose_only_key_is_under_its_kek() {
+fn guests_whose_only_key_is_under_its_kek_depend_on_a_provider() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let other = make_provider(&mut store, "q", 2);
@@ -302,7 +302,7 @@ fn a_provider_locks_out_those_whose_only_key_is_under_its_kek() {
 }
 
 #[test]
-fn a_twin_with_the_same_kek_unlocks_keys_but_not_placeholders() {
+fn another_provider_with_the_same_kek_opens_keys_but_does_not_help_placeholders() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
@@ -325,7 +325,7 @@ fn a_key_that_lost_its_provider_still_depends_on_the_kek() {
 }
 
 #[test]
-fn an_orphan_placeholder_locks_nobody_out() {
+fn a_placeholder_without_a_provider_depends_on_none() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let other = make_provider(&mut store, "q", 2);
@@ -336,7 +336,7 @@ fn an_orphan_placeholder_locks_nobody_out() {
 }
 
 #[test]
-fn the_history_is_told_from_its_end() {
+fn the_history_is_listed_newest_first() {
     let (_dir, mut store) = new_store();
     for (i, (uuid, name)) in [(1, "vm1"), (2, "vm2"), (1, "vm1-renamed")]
         .into_iter()
@@ -362,7 +362,7 @@ fn the_history_is_told_from_its_end() {
 }
 
 #[test]
-fn an_event_comes_back_as_it_was_recorded() {
+fn an_event_is_read_as_it_was_recorded() {
     let (_dir, mut store) = new_store();
     let denied = super::super::Event {
         code: Some(crate::verdict::code::Code::KeyLost),

@@ -18,7 +18,7 @@ fn mode(path: &std::path::Path) -> u32 {
 }
 
 #[test]
-fn reading_a_missing_store_makes_nothing() {
+fn reading_a_missing_store_creates_nothing() {
     let parent = TempDir::new().unwrap();
     let state_dir = parent.path().join("state");
     for access in [Access::Read, Access::Write] {
@@ -33,7 +33,7 @@ fn reading_a_missing_store_makes_nothing() {
 }
 
 #[test]
-fn creating_makes_everything_for_its_owner_alone() {
+fn a_created_store_is_readable_by_its_owner_alone() {
     let parent = TempDir::new().unwrap();
     let state_dir = parent.path().join("state");
     let mut store = open(&state_dir, Access::Create).unwrap();
@@ -63,7 +63,7 @@ fn creating_makes_everything_for_its_owner_alone() {
 }
 
 #[test]
-fn creating_again_keeps_what_is_there() {
+fn creating_again_keeps_the_content() {
     let (dir, mut store) = new_store();
     make_provider(&mut store, "p", 1);
     drop(store);
@@ -72,7 +72,7 @@ fn creating_again_keeps_what_is_there() {
 }
 
 #[test]
-fn what_a_killed_creation_leaves_is_missing_and_can_be_created() {
+fn what_a_killed_creation_leaves_counts_as_missing_and_can_be_created() {
     for leave_wal_header in [false, true] {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("store.db"), "").unwrap();
@@ -88,7 +88,7 @@ fn what_a_killed_creation_leaves_is_missing_and_can_be_created() {
 }
 
 #[test]
-fn a_link_or_a_directory_in_the_place_of_the_file_is_refused() {
+fn a_link_or_a_directory_instead_of_the_file_is_refused() {
     let (elsewhere, _store) = new_store();
     let dir = TempDir::new().unwrap();
     symlink(
@@ -123,7 +123,7 @@ fn a_link_to_the_state_directory_is_followed() {
 }
 
 #[test]
-fn a_directory_or_a_file_that_others_write_to_is_refused() {
+fn a_directory_or_a_file_that_others_can_write_to_is_refused() {
     let (dir, _store) = new_store();
     for path in [dir.path().to_owned(), dir.path().join("store.db")] {
         let before = mode(&path);
@@ -141,7 +141,7 @@ fn a_directory_or_a_file_that_others_write_to_is_refused() {
 }
 
 #[test]
-fn a_file_in_the_place_of_the_directory_is_refused() {
+fn a_file_instead_of_the_directory_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for access in [Access::Read, Access::Create] {
         let refused = open(file.path(), access);
@@ -156,14 +156,14 @@ fn a_file_in_the_place_of_the_directory_is_refused() {
 }
 
 #[test]
-fn a_newer_schema_is_refused_with_both_versions() {
+fn a_newer_schema_is_refused_and_both_versions_are_reported() {
     let (dir, store) = new_store();
     drop(store);
     raw(dir.path(), "PRAGMA user_version = 99");
     for access in [Access::Read, Access::Write, Access::Create] {
-        let trouble = open(dir.path(), access).unwrap_err().access_error();
+        let error = open(dir.path(), access).unwrap_err().access_error();
         assert_eq!(
-            trouble,
+            error,
             StoreAccessError::TooNew {
                 found: 99,
                 known: KNOWN
@@ -173,7 +173,7 @@ fn a_newer_schema_is_refused_with_both_versions() {
 }
 
 #[test]
-fn the_database_of_another_program_is_refused_and_left_alone() {
+fn the_database_of_another_program_is_refused_and_not_changed() {
     let dir = TempDir::new().unwrap();
     raw(
         dir.path(),
@@ -227,7 +227,7 @@ fn a_store_that_another_tool_made_is_read_and_then_adopted() {
 }
 
 #[test]
-fn a_store_of_version_1_opens_with_all_that_was_in_it() {
+fn a_store_of_version_1_opens_with_all_its_content() {
     let dir = TempDir::new().unwrap();
     raw(
         dir.path(),
@@ -282,7 +282,7 @@ fn migrations_that_are_due_are_applied_once_and_in_order() {
 }
 
 #[test]
-fn a_locked_store_is_waited_for_until_the_deadline() {
+fn opening_a_locked_store_waits_until_the_deadline() {
     let (dir, _store) = new_store();
     let other = Connection::open(dir.path().join("store.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -335,7 +335,7 @@ fn a_long_query_ends_at_the_deadline() {
 }
 
 #[test]
-fn many_creators_at_once_make_one_store() {
+fn many_processes_at_once_create_one_store() {
     for _ in 0..20 {
         let dir = TempDir::new().unwrap();
         std::thread::scope(|scope| {

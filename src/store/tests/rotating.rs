@@ -1,4 +1,4 @@
-//! A provider's new KEK, its rows, and its former KEK.
+//! A provider's new KEK, its rows, and its previous KEK.
 
 use super::super::testing::*;
 use super::super::{RewrappedRow, Rotation, Store, StoreError, previous_key_of};
@@ -52,7 +52,7 @@ fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
     );
 }
 
-/// Rotates a provider to the KEK of this number; each row counts as wrapped anew.
+/// Rotates a provider to the KEK of this number; each row counts as re-wrapped.
 fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
     let rows = store.key_refs_under(provider.key_id).unwrap();
     let rewrap = |row: &super::super::KeyRefRecord| RewrappedRow {
@@ -78,7 +78,7 @@ fn names(providers: &[Provider]) -> Vec<&str> {
 }
 
 #[test]
-fn the_former_kek_stays_as_a_provider_that_is_as_exported_as_it_was() {
+fn the_previous_kek_stays_as_a_provider_with_its_export_time() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     store
@@ -88,13 +88,15 @@ fn the_former_kek_stays_as_a_provider_that_is_as_exported_as_it_was() {
     let after = rotate(&mut store, &provider, 2);
     assert_eq!(after.exported_at, None);
 
-    let formers = store.previous_keys(&after).unwrap();
-    assert_eq!(names(&formers), ["p/01010101"]);
-    let former = &formers[0];
-    assert_eq!((former.key_id, former.key_version), (key_id(1), 1));
-    assert_eq!(former.exported_at, Some(NOW));
-    assert!(!former.is_default);
-    assert_eq!(previous_key_of(former), Some("p"));
+    let previous = store.previous_keys(&after).unwrap();
+    assert_eq!(names(&previous), ["p/01010101"]);
+    let [previous] = previous.as_slice() else {
+        panic!("one previous KEK, not {previous:?}")
+    };
+    assert_eq!((previous.key_id, previous.key_version), (key_id(1), 1));
+    assert_eq!(previous.exported_at, Some(NOW));
+    assert!(!previous.is_default);
+    assert_eq!(previous_key_of(previous), Some("p"));
     assert_eq!(previous_key_of(&after), None);
 }
 
@@ -109,7 +111,7 @@ fn a_kek_that_another_provider_has_too_stays_with_that_one() {
 }
 
 #[test]
-fn former_keks_follow_the_name_of_their_provider() {
+fn previous_keks_follow_the_name_of_their_provider() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_provider(&mut store, "p/other", 5);
@@ -117,44 +119,44 @@ fn former_keks_follow_the_name_of_their_provider() {
     let provider = rotate(&mut store, &provider, 3);
     store.rename_provider(provider.uuid, "q", NOW).unwrap();
     let provider = store.provider("q").unwrap();
-    let formers = store.previous_keys(&provider).unwrap();
-    assert_eq!(names(&formers), ["q/01010101", "q/02020202"]);
+    let previous = store.previous_keys(&provider).unwrap();
+    assert_eq!(names(&previous), ["q/01010101", "q/02020202"]);
     assert!(store.provider("p/other").is_ok(), "that one was never its");
 }
 
 #[test]
-fn a_former_kek_goes_only_when_no_row_needs_it() {
+fn a_previous_kek_is_deleted_only_if_no_row_needs_it() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let after = rotate(&mut store, &provider, 2);
-    let former = store.previous_keys(&after).unwrap().remove(0);
+    let previous = store.previous_keys(&after).unwrap().remove(0);
 
     // A row of before, brought back, and then retired, needs it still.
-    let row = make_key(&mut store, domain(1), &former);
-    assert!(!store.delete_previous_key(&former).unwrap());
+    let row = make_key(&mut store, domain(1), &previous);
+    assert!(!store.delete_previous_key(&previous).unwrap());
     store.retire(row, NOW).unwrap();
     raw(
         dir.path(),
         "UPDATE key_ref SET provider_uuid = NULL, provider_name = 'x'",
     );
-    assert!(!store.delete_previous_key(&former).unwrap());
+    assert!(!store.delete_previous_key(&previous).unwrap());
     raw(dir.path(), &format!("DELETE FROM key_ref WHERE id = {row}"));
 
     // So does a placeholder that names it.
-    insert_placeholder(dir.path(), domain(1), &former);
-    assert!(!store.delete_previous_key(&former).unwrap());
+    insert_placeholder(dir.path(), domain(1), &previous);
+    assert!(!store.delete_previous_key(&previous).unwrap());
     raw(dir.path(), "DELETE FROM key_ref");
-    assert!(store.delete_previous_key(&former).unwrap());
+    assert!(store.delete_previous_key(&previous).unwrap());
     assert_eq!(store.previous_keys(&after).unwrap(), []);
 }
 
 #[test]
-fn rows_that_a_rotation_missed_are_taken_up_whole_or_not_at_all() {
+fn rows_that_a_rotation_missed_are_rewrapped_all_or_none() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let after = rotate(&mut store, &provider, 2);
-    let former = store.previous_keys(&after).unwrap().remove(0);
-    let row = make_key(&mut store, domain(1), &former);
+    let previous = store.previous_keys(&after).unwrap().remove(0);
+    let row = make_key(&mut store, domain(1), &previous);
     let missed = |key_ref| RewrappedRow {
         key_ref,
         seen: new_key(1).wrapped_dek,

@@ -2,7 +2,7 @@
 //! own terms, for timings are no test.
 
 use super::super::Store;
-use super::super::load;
+use super::super::key_rows;
 use super::super::testing::*;
 
 fn plan(store: &Store, sql: &str) -> String {
@@ -20,7 +20,10 @@ fn plan(store: &Store, sql: &str) -> String {
 
 /// How many instructions SQLite's machine needs for one domain's rows.
 fn instructions(store: &Store) -> i32 {
-    let mut query = store.connection.prepare(&load::rows_sql()).unwrap();
+    let mut query = store
+        .connection
+        .prepare(&key_rows::of_domain_sql())
+        .unwrap();
     let rows = query
         .query_map([domain(1).to_string()], |row| row.get::<_, i64>(0))
         .unwrap();
@@ -31,7 +34,7 @@ fn instructions(store: &Store) -> i32 {
 #[test]
 fn the_queries_of_a_start_use_an_index() {
     let (_dir, store) = new_store();
-    let rows = plan(&store, &load::rows_sql());
+    let rows = plan(&store, &key_rows::of_domain_sql());
     assert_eq!(
         rows,
         "SEARCH key_ref USING INDEX key_ref_resource (resource_type=? AND resource_uuid=?)"

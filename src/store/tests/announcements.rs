@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use super::super::ANNOUNCEMENT_LIFETIME;
+use super::super::announcements::LIFETIME;
 use super::super::testing::*;
 use crate::clock::Timestamp;
 
 #[test]
-fn an_announcement_holds_for_its_domain_and_its_time() {
+fn an_announcement_is_valid_for_its_guest_and_its_time() {
     let (_dir, mut store) = new_store();
     store.announce(domain(1), &announcement(NOW)).unwrap();
     let announced = |uuid, at| store.references(uuid, at).unwrap().announced;
     let whole = Some(announcement(NOW));
     assert_eq!(announced(domain(1), NOW), whole);
-    assert_eq!(announced(domain(1), later(ANNOUNCEMENT_LIFETIME)), whole);
-    let too_late = later(ANNOUNCEMENT_LIFETIME + Duration::from_millis(1));
+    assert_eq!(announced(domain(1), later(LIFETIME)), whole);
+    let too_late = later(LIFETIME + Duration::from_millis(1));
     assert_eq!(announced(domain(1), too_late), None);
     assert_eq!(
         announced(domain(1), Timestamp(0)),
@@ -25,7 +25,7 @@ fn an_announcement_holds_for_its_domain_and_its_time() {
 }
 
 #[test]
-fn a_later_announcement_replaces_the_earlier_and_old_ones_are_forgotten() {
+fn a_later_announcement_replaces_the_earlier_one_and_old_ones_are_deleted() {
     let (_dir, mut store) = new_store();
     store.announce(domain(1), &announcement(NOW)).unwrap();
     store.announce(domain(2), &announcement(NOW)).unwrap();
@@ -38,7 +38,7 @@ fn a_later_announcement_replaces_the_earlier_and_old_ones_are_forgotten() {
 
 // A dispatcher in hooks/qemu that runs qemu.d/* again has every prepare made twice.
 #[test]
-fn an_announcement_outlives_the_repairs_of_a_start() {
+fn the_repairs_of_a_start_keep_its_announcement() {
     let (_dir, mut store) = new_store();
     store.announce(domain(1), &announcement(NOW)).unwrap();
     for _ in 0..2 {
@@ -58,7 +58,7 @@ fn an_announcement_that_was_judged_to_be_for_another_start_changes_no_rows() {
 }
 
 #[test]
-fn an_announcement_is_forgotten_once_and_nobody_is_locked_out_for_none() {
+fn clearing_an_announcement_takes_no_lock_if_there_is_none() {
     let (dir, mut store) = new_store();
     store.announce(domain(1), &announcement(NOW)).unwrap();
     store.announce(domain(2), &announcement(NOW)).unwrap();
@@ -72,7 +72,7 @@ fn an_announcement_is_forgotten_once_and_nobody_is_locked_out_for_none() {
 }
 
 #[test]
-fn what_no_version_wrote_announces_nothing() {
+fn an_announcement_of_an_unknown_kind_counts_as_none() {
     let (dir, store) = new_store();
     raw(
         dir.path(),

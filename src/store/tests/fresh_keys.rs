@@ -9,13 +9,13 @@ use crate::key::new_key::NewKey;
 use crate::verdict::facts::Provider;
 use crate::verdict::repair::{KeyOrigin, Repair};
 
-fn is_taken_back(store: &mut Store, domain: DomainUuid) -> bool {
+fn is_retired(store: &mut Store, domain: DomainUuid) -> bool {
     let done = store.retire_fresh_key(domain, None, NOW);
     done.unwrap().is_some()
 }
 
 #[test]
-fn a_boot_that_worked_marks_the_keys_in_use_once() {
+fn a_successful_start_marks_the_keys_as_used_once() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
@@ -41,25 +41,25 @@ fn a_boot_that_worked_marks_the_keys_in_use_once() {
         None
     );
     assert!(
-        !is_taken_back(&mut store, domain(1)),
+        !is_retired(&mut store, domain(1)),
         "it is not fresh any more"
     );
-    assert!(is_taken_back(&mut store, domain(2)), "this one is");
+    assert!(is_retired(&mut store, domain(2)), "this one is");
 }
 
 #[test]
-fn a_key_made_for_a_start_that_failed_is_retired_beside_a_placeholder() {
+fn a_key_made_for_a_failed_start_is_retired_and_replaced_by_a_placeholder() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
     let before = store.key_ref(key_ref).unwrap().key_ref;
 
-    let taken_back = store
+    let retired_key = store
         .retire_fresh_key(domain(1), None, NOW)
         .unwrap()
         .unwrap();
-    assert_eq!(taken_back.retired, [key_ref]);
-    assert!(!is_taken_back(&mut store, domain(1)), "once");
+    assert_eq!(retired_key.retired, [key_ref]);
+    assert!(!is_retired(&mut store, domain(1)), "once");
 
     let retired = store.key_ref(key_ref).unwrap();
     assert_eq!(retired.key_ref, before, "with its key");
@@ -68,7 +68,7 @@ fn a_key_made_for_a_start_that_failed_is_retired_beside_a_placeholder() {
     let [placeholder] = rows.as_slice() else {
         panic!("{rows:#?}");
     };
-    assert_eq!(Some(placeholder.id), taken_back.placeholder);
+    assert_eq!(Some(placeholder.id), retired_key.placeholder);
     assert_eq!(
         (&placeholder.wrapped_dek, placeholder.provider_uuid),
         (&None, Some(provider.uuid)),
@@ -78,7 +78,7 @@ fn a_key_made_for_a_start_that_failed_is_retired_beside_a_placeholder() {
 }
 
 #[test]
-fn only_a_key_that_was_made_lately_is_taken_back_where_libvirt_does_not_tell_of_failure() {
+fn only_a_recent_key_is_retired_if_libvirt_does_not_report_the_failure() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
@@ -94,7 +94,7 @@ fn only_a_key_that_was_made_lately_is_taken_back_where_libvirt_does_not_tell_of_
 
 /// A thousand failed starts leave one retired key.
 #[test]
-fn a_spare_key_is_used_again_and_its_row_goes_where_another_holds_it() {
+fn a_spare_key_is_used_again_and_its_row_is_deleted_if_another_row_holds_the_key() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let other = make_provider(&mut store, "other", 2);
@@ -103,7 +103,7 @@ fn a_spare_key_is_used_again_and_its_row_goes_where_another_holds_it() {
         |store: &Store, provider: &Provider| store.spare_keys(domain(1), provider.key_id).unwrap();
     assert_eq!(spare(&store, &provider), [], "in use");
     for _ in 0..3 {
-        assert!(is_taken_back(&mut store, domain(1)));
+        assert!(is_retired(&mut store, domain(1)));
         let [wrapped] = spare(&store, &provider).try_into().unwrap();
         assert_eq!(spare(&store, &other), []);
         assert_eq!(store.spare_keys(domain(2), provider.key_id).unwrap(), []);
@@ -127,7 +127,7 @@ fn a_spare_key_is_used_again_and_its_row_goes_where_another_holds_it() {
     }
 
     // One that somebody has done anything with is nobody's to use again.
-    assert!(is_taken_back(&mut store, domain(1)));
+    assert!(is_retired(&mut store, domain(1)));
     raw(
         dir.path(),
         "UPDATE key_ref SET updated_at = 7 WHERE wrapped_dek IS NOT NULL",
@@ -136,7 +136,7 @@ fn a_spare_key_is_used_again_and_its_row_goes_where_another_holds_it() {
 }
 
 #[test]
-fn a_key_whose_state_was_seen_is_never_taken_back() {
+fn a_fresh_key_whose_state_was_seen_is_never_retired() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
@@ -144,24 +144,24 @@ fn a_key_whose_state_was_seen_is_never_taken_back() {
     for _ in 0..2 {
         store.clear_fresh_key(domain(1)).unwrap();
     }
-    assert!(!is_taken_back(&mut store, domain(1)));
-    assert!(is_taken_back(&mut store, domain(2)));
+    assert!(!is_retired(&mut store, domain(1)));
+    assert!(is_retired(&mut store, domain(2)));
 }
 
 #[test]
-fn a_key_that_was_not_made_by_a_start_is_never_taken_back() {
+fn a_key_that_was_not_made_by_a_start_is_never_retired() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
     store.mark_started(domain(1), NOW).unwrap();
     store.reset_first_used(domain(1), NOW).unwrap();
-    assert!(!is_taken_back(&mut store, domain(1)));
+    assert!(!is_retired(&mut store, domain(1)));
     let rows = store.references(domain(1), NOW).unwrap().key_refs;
     assert!(rows[0].wrapped_dek.is_some());
 }
 
 #[test]
-fn a_key_of_another_tools_in_the_place_of_a_fresh_one_is_never_taken_back() {
+fn another_tools_key_with_the_id_of_a_fresh_one_is_never_retired() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let KeyRefId(id) = make_key(&mut store, domain(1), &provider);
@@ -175,7 +175,7 @@ fn a_key_of_another_tools_in_the_place_of_a_fresh_one_is_never_taken_back() {
             domain(2)
         ),
     );
-    assert!(!is_taken_back(&mut store, domain(2)));
+    assert!(!is_retired(&mut store, domain(2)));
     let rows = store.references(domain(2), NOW).unwrap().key_refs;
     assert!(rows[0].wrapped_dek.is_some());
 
@@ -186,13 +186,13 @@ fn a_key_of_another_tools_in_the_place_of_a_fresh_one_is_never_taken_back() {
 }
 
 #[test]
-fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
+fn a_key_that_may_encrypt_some_state_is_never_retired() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
     make_key(&mut store, domain(2), &provider);
     store.clear_fresh_key(domain(1)).unwrap();
-    assert!(!is_taken_back(&mut store, domain(1)));
+    assert!(!is_retired(&mut store, domain(1)));
     assert!(
         store
             .key_ref(key_ref)
@@ -201,5 +201,5 @@ fn a_key_that_some_state_may_be_encrypted_with_is_never_taken_back() {
             .wrapped_dek
             .is_some()
     );
-    assert!(is_taken_back(&mut store, domain(2)));
+    assert!(is_retired(&mut store, domain(2)));
 }

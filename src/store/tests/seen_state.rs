@@ -18,7 +18,7 @@ fn seen(path: &str, at: Timestamp) -> SeenState {
 }
 
 #[test]
-fn a_state_that_is_known_is_not_written_again() {
+fn a_known_state_is_not_written_again() {
     let (dir, mut store) = new_store();
     let first = seen("/var/lib/libvirt/swtpm/x", NOW);
     store.note_seen_state(domain(1), &first).unwrap();
@@ -40,7 +40,7 @@ fn a_state_that_is_known_is_not_written_again() {
 }
 
 #[test]
-fn a_state_is_forgotten_by_itself_and_with_its_domain() {
+fn a_states_record_is_deleted_alone_and_with_its_guest() {
     let (_dir, mut store) = new_store();
     for number in 1..=3 {
         store
@@ -64,7 +64,7 @@ fn a_state_is_forgotten_by_itself_and_with_its_domain() {
 }
 
 #[test]
-fn of_too_many_states_those_noted_longest_ago_are_forgotten() {
+fn of_too_many_states_the_oldest_records_are_deleted() {
     let (dir, mut store) = new_store();
     raw(
         dir.path(),

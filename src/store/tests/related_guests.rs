@@ -47,7 +47,7 @@ fn see(dir: &Path, number: u8, name: &str) {
 }
 
 #[test]
-fn users_of_a_secret_and_of_a_name_have_a_used_key_in_use() {
+fn only_guests_with_a_used_key_in_use_count_as_users_of_a_secret_or_a_name() {
     let (dir, mut store) = new_store();
     let provider = make_provider(&mut store, "a", 1);
     add(&mut store, &provider, 1, 9, true, 10);
@@ -82,7 +82,7 @@ fn users_of_a_secret_and_of_a_name_have_a_used_key_in_use() {
 }
 
 #[test]
-fn the_most_likely_keys_come_first_and_not_more_than_are_asked_for() {
+fn the_most_likely_keys_come_first_up_to_the_limit() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "a", 1);
     for number in 1..=5 {
@@ -103,7 +103,7 @@ fn the_most_likely_keys_come_first_and_not_more_than_are_asked_for() {
 }
 
 #[test]
-fn what_was_seen_is_remembered() {
+fn past_starts_and_names_are_known() {
     let (dir, mut store) = new_store();
     assert_eq!(store.seen_state(domain(1)).unwrap(), None);
     assert_eq!(store.last_start(domain(1)).unwrap(), None);

@@ -1,4 +1,4 @@
-//! Where the store lies: its directory and its file, and whether they can be trusted.
+//! The path of the store: its directory and its file, and whether they can be trusted.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,17 +17,17 @@ use crate::host::trusted::{Distrust, TrustedDir, WRITABLE_BY_OTHERS};
 /// The database's name in the state directory.
 pub(super) const FILE_NAME: &str = "store.db";
 
-/// A state directory that belongs to the user who runs this program, and to nobody else, nor
-/// does any directory above it.
-pub(super) struct Place {
+/// A state directory that only the user who runs this program can write to, as with every
+/// directory above it.
+pub(super) struct StorePath {
     dir: TrustedDir,
     /// The database's path, without any symbolic link in it (`SQLITE_OPEN_NOFOLLOW` refuses
     /// them in the directories of a path too).
     pub(super) file: PathBuf,
 }
 
-impl Place {
-    /// Opens the state directory; `create` makes one that is missing.
+impl StorePath {
+    /// Opens the state directory; `create` creates a missing one.
     pub(super) fn open(state_dir: &Path, create: bool) -> Result<Self, StoreError> {
         let opened = if create {
             TrustedDir::open_or_make_own(state_dir).map(Some)
@@ -39,7 +39,7 @@ impl Place {
         Ok(Self { dir, file })
     }
 
-    /// The directory, to make files in it.
+    /// The directory, to create files in it.
     pub(super) fn dir(&self) -> Result<File, StoreError> {
         let dir = self.dir.to_file();
         dir.map_err(|error| StoreError::unavailable(self.dir.path(), error))
@@ -68,9 +68,9 @@ impl Place {
         Ok(Some(u64::try_from(stat.st_size).unwrap_or(0)))
     }
 
-    /// Makes an empty database file of mode 0600 (SQLite's `-wal` and `-shm` files inherit
-    /// it), unless there is one. `mknod`, for it leaves no descriptor to close.
-    pub(super) fn make_file(&self) -> Result<(), StoreError> {
+    /// Creates an empty database file of mode 0600 (SQLite's `-wal` and `-shm` files inherit
+    /// it), unless there is one. `mknod`, because it leaves no descriptor to close.
+    pub(super) fn create_file(&self) -> Result<(), StoreError> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         match nix::sys::stat::mknodat(self.dir.fd(), FILE_NAME, SFlag::S_IFREG, mode, 0) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -78,7 +78,7 @@ impl Place {
         }
     }
 
-    /// Makes the names in the directory, and the directory's own, survive a power cut.
+    /// Syncs the directory and its parent, so that the names in them survive a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let above = self.dir.path().parent().unwrap_or(self.dir.path());
         let synced = atomic::sync_directory(&self.dir()?)
@@ -86,8 +86,8 @@ impl Place {
         synced.map_err(|error| StoreError::unavailable(above, error))
     }
 
-    /// Whether the database can change under no hand: its file system is mounted read-only,
-    /// and no write-ahead log with content waits beside it.
+    /// Whether nobody can change the database: its file system is mounted read-only, and there is
+    /// no write-ahead log with content next to it.
     pub(super) fn is_immutable(&self) -> bool {
         let read_only = nix::sys::statvfs::fstatvfs(self.dir.fd())
             .is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY));
@@ -95,12 +95,12 @@ impl Place {
     }
 }
 
-/// The length in bytes of the write-ahead log beside a database; 0 if there is none.
+/// The length in bytes of the write-ahead log next to a database; 0 if there is none.
 pub(super) fn wal_len(database: &Path) -> u64 {
     fs::symlink_metadata(beside(database, "-wal")).map_or(0, |wal| wal.len())
 }
 
-/// The path of a file beside the database whose name begins with the database's.
+/// The path of a file next to the database, whose name begins with the database's.
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);

@@ -1,29 +1,29 @@
 //! Announcements: a `migrate begin` or `restore begin` says that TPM state will arrive.
 //!
-//! Each belongs to one attempt of one daemon. It holds for every `prepare` of that attempt, and
-//! is forgotten at `started`, `stopped` and `release`, or by its age.
+//! Each belongs to one attempt of one daemon. It is valid for every `prepare` of that attempt, and
+//! is deleted at `started`, `stopped` and `release`, or when it is too old.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
-use super::{Store, StoreError, row};
+use super::{Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::verdict::facts::{Announcement, Arrival};
 
-/// How long an announcement holds. libvirt calls `prepare begin` in the same call, before it
+/// How long an announcement is valid. libvirt calls `prepare begin` in the same call, before it
 /// receives anything: measured 70 to 120 ms on libvirt 9.0. Other hooks may run in between, and
 /// libvirt may probe QEMU first, which takes up to 9 s.
-pub const ANNOUNCEMENT_LIFETIME: Duration = Duration::from_secs(30);
+pub(super) const LIFETIME: Duration = Duration::from_secs(30);
 
-/// [`ANNOUNCEMENT_LIFETIME`] in milliseconds.
+/// [`LIFETIME`] in milliseconds.
 #[allow(clippy::cast_possible_truncation, reason = "30,000 fits")]
-const LIFETIME_MS: i64 = ANNOUNCEMENT_LIFETIME.as_millis() as i64;
+const LIFETIME_MS: i64 = LIFETIME.as_millis() as i64;
 
 impl Store {
-    /// Notes that TPM state will arrive for this domain, and forgets old announcements.
+    /// Records that TPM state will arrive for this guest, and deletes old announcements.
     pub fn announce(
         &mut self,
         domain: DomainUuid,
@@ -55,21 +55,21 @@ impl Store {
         })
     }
 
-    /// Forgets what was announced for this domain. Where nothing was, nothing is written.
+    /// Deletes the announcement for this guest. If there is none, nothing is written.
     pub fn clear_announcement(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
         let is_announced = self.read(|connection| {
             let sql = "SELECT EXISTS (SELECT 1 FROM arriving WHERE domain_uuid = ?1)";
             Ok(connection.query_row(sql, [domain.to_string()], |row| row.get(0))?)
         })?;
         if is_announced {
-            self.write(|transaction| forget(transaction, domain))?;
+            self.write(|transaction| delete(transaction, domain))?;
         }
         Ok(())
     }
 }
 
-/// What was announced for this domain and is not too old. An announcement from the future is as
-/// good as one from the past: the clock may have been set.
+/// The announcement for this guest, if it is not too old. One from the future counts as one from
+/// the past: the clock may have been set.
 pub(super) fn for_domain(
     connection: &Connection,
     domain: DomainUuid,
@@ -83,18 +83,18 @@ pub(super) fn for_domain(
     let Some(found) = rows.next()? else {
         return Ok(None);
     };
-    let Some(arrival) = row::parsed(found, "operation", arrival)? else {
+    let Some(arrival) = columns::parsed(found, "operation", arrival)? else {
         return Ok(None);
     };
     Ok(Some(Announcement {
-        domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
+        domain_name: columns::text(found, "domain_name")?.unwrap_or_default(),
         arrival,
-        attempt: row::text(found, "daemon")?.unwrap_or_default(),
-        at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
+        attempt: columns::text(found, "daemon")?.unwrap_or_default(),
+        at: columns::time(found, "at")?.unwrap_or(Timestamp(0)),
     }))
 }
 
-pub(super) fn forget(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+pub(super) fn delete(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
     transaction.execute(
         "DELETE FROM arriving WHERE domain_uuid = ?1",
         [domain.to_string()],

@@ -1,12 +1,12 @@
-//! Lenient reading of columns: what has not the type that the schema gives it counts as
-//! missing, for other tools write rows too.
+//! Lenient reading of columns: a value that does not have the type in the schema counts as
+//! missing, because other tools write rows too.
 
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
 use crate::clock::Timestamp;
 
-/// A text; bytes that are no UTF-8 are replaced by U+FFFD.
+/// A text; bytes that are not UTF-8 are replaced by U+FFFD.
 pub(super) fn text(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -19,8 +19,8 @@ pub(super) fn full_text(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<
     Ok(text(row, column)?.filter(|text| !text.is_empty()))
 }
 
-/// A text that `parse` understands; white space around it is not overlooked, for SQLite does
-/// not overlook it when it looks for the value.
+/// A text that `parse` accepts. White space around it is not ignored, because SQLite does not
+/// ignore it in comparisons.
 pub(super) fn parsed<T>(
     row: &Row<'_>,
     column: &str,
@@ -47,8 +47,8 @@ pub(super) fn integer(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<i6
     })
 }
 
-/// When something happened that a row notes by a value in this column. A time in another
-/// tool's spelling still says that it did.
+/// When something happened, if the column has a value. A time that another tool wrote in another
+/// format still means that it happened.
 pub(super) fn happened(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Timestamp>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,

@@ -1,28 +1,28 @@
-//! The TPM states that guests ran with, whether or not the guard has their keys: so that one
-//! that is gone is missed.
+//! The TPM states that guests ran with, whether or not the guard has their keys, so that it is
+//! noticed when one is gone.
 
 use std::path::PathBuf;
 
 use rusqlite::{Connection, params};
 
 use super::error::Failure;
-use super::{Store, StoreError, row};
+use super::{Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::verdict::facts::SeenState;
 
-/// How many guests are remembered; beyond that, those noted longest ago are forgotten. A host
-/// whose guests each live for one job would remember them for ever.
-const REMEMBERED: i64 = 10_000;
+/// How many guests are recorded; beyond that, the oldest records are deleted. A host whose guests
+/// each live for one job would otherwise keep them for ever.
+const STATES_KEPT: i64 = 10_000;
 
 impl Store {
-    /// Notes that a guest runs with this TPM state. Where that is known, nothing is written.
+    /// Records that a guest runs with this TPM state. If that is known, nothing is written.
     pub fn note_seen_state(
         &mut self,
         domain: DomainUuid,
         seen: &SeenState,
     ) -> Result<(), StoreError> {
-        let known = self.read(|connection| state_of(connection, domain))?;
+        let known = self.read(|connection| of_domain(connection, domain))?;
         let is_known = known.is_some_and(|known| {
             SeenState {
                 at: seen.at,
@@ -47,7 +47,7 @@ impl Store {
             transaction.execute(
                 "DELETE FROM seen_state WHERE rowid IN
                      (SELECT rowid FROM seen_state ORDER BY at DESC, rowid DESC LIMIT -1 OFFSET ?1)",
-                [REMEMBERED],
+                [STATES_KEPT],
             )?;
             Ok(())
         })
@@ -55,10 +55,10 @@ impl Store {
 
     /// The TPM state that this guest last ran with.
     pub fn seen_state(&self, domain: DomainUuid) -> Result<Option<SeenState>, StoreError> {
-        self.read(|connection| state_of(connection, domain))
+        self.read(|connection| of_domain(connection, domain))
     }
 
-    /// Forgets that a guest had a TPM. Says whether that was known.
+    /// Deletes the record of a guest's TPM state. Returns whether there was one.
     pub fn clear_seen_state(&mut self, domain: DomainUuid) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let sql = "DELETE FROM seen_state WHERE domain_uuid = ?1";
@@ -68,7 +68,7 @@ impl Store {
 }
 
 /// The TPM state that this guest last ran with.
-pub(super) fn state_of(
+pub(super) fn of_domain(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<Option<SeenState>, Failure> {
@@ -80,9 +80,9 @@ pub(super) fn state_of(
         return Ok(None);
     };
     Ok(Some(SeenState {
-        domain_name: row::text(found, "domain_name")?.unwrap_or_default(),
-        secret_uuid: row::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
-        path: PathBuf::from(row::text(found, "path")?.unwrap_or_default()),
-        at: row::time(found, "at")?.unwrap_or(Timestamp(0)),
+        domain_name: columns::text(found, "domain_name")?.unwrap_or_default(),
+        secret_uuid: columns::parsed(found, "secret_uuid", |text| SecretUuid::parse(text).ok())?,
+        path: PathBuf::from(columns::text(found, "path")?.unwrap_or_default()),
+        at: columns::time(found, "at")?.unwrap_or(Timestamp(0)),
     }))
 }

@@ -1,4 +1,5 @@
-//! What the hook notes around a start: that a key is fresh, that the boot worked or did not.
+//! Fresh keys, which were made for a start that has not succeeded yet: recording them, clearing
+//! the record when the guest runs, and retiring them when the start has failed.
 
 use std::time::Duration;
 
@@ -6,24 +7,23 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
 use super::schema::{KEYED, LIVE, is_uuid};
-use super::{Store, StoreError, announced, keys, load};
+use super::{Store, StoreError, announcements, key_rows};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 
-/// The rows of `fresh_key` about domain ?1.
+/// The rows of `fresh_key` of guest ?1.
 fn of_domain() -> String {
     let of_domain = is_uuid("resource_uuid", "?1");
     format!("key_ref_id IN (SELECT id FROM key_ref WHERE resource_type = 'tpm' AND {of_domain})")
 }
 
 impl Store {
-    /// Notes that the domain runs with its key: the key has been used, and is no longer
-    /// taken back.
+    /// Records that the guest runs with its key: the key has been used, and is no longer fresh.
     pub fn mark_started(&mut self, domain: DomainUuid, now: Timestamp) -> Result<(), StoreError> {
-        let news = format!(
+        let sql = format!(
             "SELECT EXISTS (SELECT 1 FROM key_ref WHERE {} AND {LIVE} AND {KEYED}
                             AND first_used_at IS NULL)
                  OR EXISTS (SELECT 1 FROM fresh_key WHERE {})
@@ -31,11 +31,11 @@ impl Store {
             is_uuid("resource_uuid", "?1"),
             of_domain()
         );
-        let is_news: bool = self.read(|connection| {
-            Ok(connection.query_row(&news, [domain.to_string()], |row| row.get(0))?)
+        let is_new: bool = self.read(|connection| {
+            Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
         })?;
-        // Of most starts there is nothing to note, and nobody to wait for.
-        if !is_news {
+        // Most starts have nothing to record, and need not wait for the lock.
+        if !is_new {
             return Ok(());
         }
         self.write(|transaction| {
@@ -45,13 +45,13 @@ impl Store {
                  WHERE {of_domain} AND {LIVE} AND {KEYED} AND first_used_at IS NULL"
             );
             transaction.execute(&sql, params![domain.to_string(), now.0])?;
-            forget_freshness(transaction, domain)?;
-            announced::forget(transaction, domain)
+            clear(transaction, domain)?;
+            announcements::delete(transaction, domain)
         })
     }
 
-    /// Notes that the domain's keys are no longer fresh: there is TPM state that may be
-    /// encrypted with them, whatever became of the start. They are never taken back.
+    /// Records that the guest's keys are no longer fresh: there is TPM state that may be encrypted
+    /// with them, whatever the result of the start. A failed start does not retire them then.
     pub fn clear_fresh_key(&mut self, domain: DomainUuid) -> Result<(), StoreError> {
         let is_fresh = self.read(|connection| {
             let sql = format!(
@@ -60,21 +60,21 @@ impl Store {
             );
             Ok(connection.query_row(&sql, [domain.to_string()], |row| row.get(0))?)
         })?;
-        // Most often there is nothing to note, and nobody to be locked out for it.
+        // Usually there is nothing to record, and no reason to lock others out.
         if is_fresh {
-            self.write(|transaction| forget_freshness(transaction, domain))?;
+            self.write(|transaction| clear(transaction, domain))?;
         }
         Ok(())
     }
 
-    /// Takes a key that was made for a start that failed out of use, and gives the domain a
-    /// placeholder in its stead, if it has no other row. Says what it did.
+    /// Retires a key that was made for a start that failed, and gives the guest a placeholder
+    /// instead, if it has no other row. Returns what was changed; `None` if there was no such key.
     ///
-    /// For the caller to ask only where no TPM state exists. Should that state be out of sight,
-    /// nothing is lost: the row is retired, with its key. `made_within` is how long ago the key
-    /// may have been made. A row that changed since then is left alone: another tool may have
-    /// deleted the guard's row, which leaves the note of its key behind if foreign keys are off,
-    /// and the id may be that of a row with another key by now.
+    /// Call it only if no TPM state exists. If the state exists where it was not seen, nothing is
+    /// lost: the row is retired, with its key. `made_within` limits the age of the key. A row that
+    /// changed since the key was made is not retired: another tool may have deleted the guard's
+    /// row, which leaves the record of its key if foreign keys are off, and its id may now be that
+    /// of a row with another key.
     pub fn retire_fresh_key(
         &mut self,
         domain: DomainUuid,
@@ -89,10 +89,10 @@ impl Store {
                 is_uuid("resource_uuid", "?1")
             );
             let values = params![domain.to_string(), now.0, within];
-            let fresh = keys::records(connection, &condition, values)?;
+            let fresh = key_rows::select(connection, &condition, values)?;
             Ok(fresh.into_iter().map(|row| row.key_ref.id).collect())
         };
-        // Most often there is none, and nobody to be locked out for it.
+        // Usually there is none, and no reason to lock others out.
         if self.read(|connection| ids(connection))?.is_empty() {
             return Ok(None);
         }
@@ -107,10 +107,10 @@ impl Store {
                     params![id.0, now.0],
                 )?;
                 // It stays fresh: see `spare_keys`.
-                note_fresh_key(transaction, *id, now)?;
+                note(transaction, *id, now)?;
             }
             let mut placeholder = None;
-            if load::key_refs(transaction, domain)?.is_empty() {
+            if key_rows::in_use(transaction, domain)?.is_empty() {
                 transaction.execute(
                     "INSERT OR ABORT INTO key_ref (resource_type, resource_uuid, secret_uuid,
                                                    provider_uuid, provider_name,
@@ -129,9 +129,9 @@ impl Store {
         })
     }
 
-    /// The keys of this domain under a KEK that were taken back, and that nothing has been done
-    /// with since, the latest first. One of them is used again in the place of a new one: so a
-    /// guest whose starts keep failing has one retired key, and not one for each start.
+    /// The fresh keys of this guest under a KEK that were retired and have not changed since, newest
+    /// first. One of them is used again instead of a new one: so a guest whose starts keep failing
+    /// has one retired key, not one for each start.
     pub fn spare_keys(
         &self,
         domain: DomainUuid,
@@ -139,14 +139,15 @@ impl Store {
     ) -> Result<Vec<WrappedDek>, StoreError> {
         let condition = format!("{} AND {}", is_uuid("resource_uuid", "?1"), is_spare());
         let mut spare =
-            self.read(|connection| keys::records(connection, &condition, [domain.to_string()]))?;
-        spare.retain(|row| keys::kek_of(&row.key_ref) == Some(key_id));
+            self.read(|connection| key_rows::select(connection, &condition, [domain.to_string()]))?;
+        spare.retain(|row| key_rows::kek_of(&row.key_ref) == Some(key_id));
         let wrapped = spare.into_iter().rev();
         Ok(wrapped.filter_map(|row| row.key_ref.wrapped_dek).collect())
     }
 }
 
-/// The rows whose key was made for a start that has not succeeded; nothing changed them since.
+/// The rows whose key was made for a start that has not succeeded, and that have not changed
+/// since.
 const IS_FRESH: &str = "EXISTS (SELECT 1 FROM fresh_key
                                 WHERE key_ref_id = key_ref.id AND at = key_ref.updated_at)";
 
@@ -157,12 +158,12 @@ fn is_spare() -> String {
     )
 }
 
-/// What taking a key back did.
+/// What retiring a fresh key changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetiredFreshKey {
     /// The rows that were retired: one, unless other tools have made more.
     pub retired: Vec<KeyRefId>,
-    /// The placeholder that was made.
+    /// The placeholder that was added.
     pub placeholder: Option<KeyRefId>,
 }
 
@@ -170,47 +171,14 @@ fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Whether the domain's last allowed start went by a key that its client brought.
-pub(super) fn is_started_with_a_clients_key(
-    connection: &Connection,
-    domain: DomainUuid,
-) -> Result<bool, Failure> {
-    Ok(connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM clients_key WHERE domain_uuid = ?1)",
-        [domain.to_string()],
-        |row| row.get(0),
-    )?)
-}
-
-/// Notes whether this start goes by a key that its client brought.
-pub(super) fn note_clients_key(
-    transaction: &Transaction<'_>,
-    domain: DomainUuid,
-    is_clients: bool,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    if is_clients {
-        transaction.execute(
-            "INSERT OR REPLACE INTO clients_key (domain_uuid, at) VALUES (?1, ?2)",
-            params![domain.to_string(), now.0],
-        )?;
-    } else {
-        transaction.execute(
-            "DELETE FROM clients_key WHERE domain_uuid = ?1",
-            [domain.to_string()],
-        )?;
-    }
-    Ok(())
-}
-
-fn forget_freshness(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
+fn clear(transaction: &Transaction<'_>, domain: DomainUuid) -> Result<(), Failure> {
     let sql = format!("DELETE FROM fresh_key WHERE {}", of_domain());
     transaction.execute(&sql, [domain.to_string()])?;
     Ok(())
 }
 
-/// Deletes the spare row whose very bytes another row of the domain holds now.
-pub(super) fn forget_spare(
+/// Deletes the spare row whose wrapped DEK another row of the guest now holds.
+pub(super) fn delete_spare(
     transaction: &Transaction<'_>,
     holder: KeyRefId,
     domain: DomainUuid,
@@ -226,8 +194,8 @@ pub(super) fn forget_spare(
     Ok(())
 }
 
-/// Notes that a key was made for a start that has not succeeded yet.
-pub(super) fn note_fresh_key(
+/// Records that a key was made for a start that has not succeeded yet.
+pub(super) fn note(
     transaction: &Transaction<'_>,
     key_ref: KeyRefId,
     now: Timestamp,

@@ -1,16 +1,16 @@
-//! What the store knows of a guest under another name: other domains with its secret or its
+//! What the store knows about a guest under another name: other guests with its secret or its
 //! name, all keys that might be its TPM's, and where its TPM's state was seen.
 
 use rusqlite::params;
 
-use super::keys::{KeyRefRecord, records_in_order};
+use super::key_rows::{self, KeyRefRecord};
 use super::schema::{KEYED, LIVE, is_uuid};
 use super::{Store, StoreError, events};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 
 impl Store {
-    /// When the domain was last let start, as far as the store knows.
+    /// When the guest's last start was allowed, as far as the store knows.
     pub fn last_start(&self, domain: DomainUuid) -> Result<Option<Timestamp>, StoreError> {
         let at: Option<i64> = self.read(|connection| {
             let sql = "SELECT max(at) FROM event
@@ -21,8 +21,8 @@ impl Store {
         Ok(at.map(Timestamp).max(seen))
     }
 
-    /// Whether the domain has been at home here, as far as the store knows: it was let start, or
-    /// an administrator's command changed something of it.
+    /// Whether the guest has been on this host, as far as the store knows: a start was allowed, or
+    /// an administrator's command changed something for it.
     pub fn is_known_here(&self, domain: DomainUuid) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM event
                                   WHERE domain_uuid = ?1 AND decision = 'allow')
@@ -32,7 +32,7 @@ impl Store {
         })
     }
 
-    /// The name that a domain had last, as far as the store knows.
+    /// The name that a guest had last, as far as the store knows.
     pub fn last_name(&self, domain: DomainUuid) -> Result<Option<String>, StoreError> {
         if let Some(name) = self.read(|connection| events::last_name(connection, domain))? {
             return Ok(Some(name));
@@ -40,18 +40,18 @@ impl Store {
         Ok(self.seen_state(domain)?.map(|seen| seen.domain_name))
     }
 
-    /// Whether the domain has a key in use that a guest has run with.
+    /// Whether the guest has a key in use that it has run with.
     pub fn has_used_key(&self, domain: DomainUuid) -> Result<bool, StoreError> {
         let of_domain = is_uuid("resource_uuid", "?1");
         Ok(!self.used_keys(&of_domain, &domain.to_string())?.is_empty())
     }
 
-    /// The domains with a used key for this secret, the latest first.
+    /// The guests with a used key for this secret, newest first.
     pub fn users_of_secret(&self, secret: SecretUuid) -> Result<Vec<DomainUuid>, StoreError> {
         self.used_keys(&is_uuid("secret_uuid", "?1"), &secret.to_string())
     }
 
-    /// The domains with a used key that had this name last, the latest first.
+    /// The guests with a used key that had this name last, newest first.
     pub fn users_of_name(&self, name: &str) -> Result<Vec<DomainUuid>, StoreError> {
         let had_it = "coalesce(
             (SELECT domain_name FROM event WHERE domain_uuid = resource_uuid
@@ -60,9 +60,9 @@ impl Store {
         self.used_keys(had_it, name)
     }
 
-    /// The keys of other domains that may be those of this one's TPM state, retired ones too, at
-    /// most `limit`: first those for its secret, then those of domains that had its name, then the
-    /// others; of each the latest first.
+    /// The keys of other guests that may open this one's TPM state, including retired ones, at most
+    /// `limit`: first those for its secret, then those of guests that had its name, then the
+    /// others; each group newest first.
     pub fn candidate_keys(
         &self,
         domain: DomainUuid,
@@ -84,7 +84,7 @@ impl Store {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read(|connection| {
             let values = params![domain.to_string(), secret, name, limit];
-            records_in_order(connection, &condition, values)
+            key_rows::select_in_order(connection, &condition, values)
         })
     }
 
@@ -93,7 +93,8 @@ impl Store {
             "{LIVE} AND {KEYED} AND first_used_at IS NOT NULL AND {condition}
              ORDER BY updated_at DESC, id DESC"
         );
-        let rows = self.read(|connection| records_in_order(connection, &condition, [value]))?;
+        let rows =
+            self.read(|connection| key_rows::select_in_order(connection, &condition, [value]))?;
         let mut domains = Vec::new();
         for row in rows {
             if !domains.contains(&row.domain) {

@@ -1,0 +1,175 @@
+//! `key renew`.
+
+use std::fs;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::libvirt::fake::{Call, Failure};
+use crate::libvirt::secret;
+use crate::manage::guests::GuestError;
+use crate::manage::host::HostError;
+use crate::manage::renew::{RenewError, Renewed, renew};
+use crate::manage::stopped_guest::StoppedError;
+
+fn renewed(fixture: &Fixture) -> Result<Renewed, RenewError> {
+    renew(&fixture.host, "vm1")
+}
+
+fn in_use(fixture: &Fixture) -> Defined {
+    fixture.guest_in_use("vm1")
+}
+
+#[test]
+fn the_state_gets_a_new_key_and_the_old_one_is_retired() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    let old = fixture.opening_row(&guest).unwrap();
+    let done = renewed(&fixture).unwrap();
+    assert_eq!((done.replaced, &done.retired[..]), (old, &[old][..]));
+    assert_eq!(fixture.opening_row(&guest), Some(done.key_ref));
+    assert!(done.not_retired.is_none() && done.not_recorded.is_none());
+    assert_eq!(done.provider.name, "a");
+    assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_a_guest_that_starts() {
+    let guest = |fixture: &Fixture| fixture.defined("vm1");
+    kill::everywhere(
+        |fixture| drop(in_use(fixture)),
+        |fixture| drop(renewed(fixture).unwrap()),
+        |fixture| assert!(fixture.would_start(&guest(fixture))),
+        |fixture| {
+            let guest = guest(fixture);
+            assert!(fixture.would_start(&guest));
+            let rows = fixture.rows(&guest);
+            let in_use = rows.iter().filter(|row| row.retired_at.is_none());
+            assert_eq!(in_use.count(), 1, "{rows:#?}");
+        },
+    );
+}
+
+#[test]
+fn what_is_not_a_stopped_guest_with_an_encrypted_state_is_refused() {
+    let fixture = Fixture::new();
+    let refused = || renewed(&fixture).unwrap_err();
+    let not_found = refused();
+    assert!(
+        matches!(
+            &not_found,
+            RenewError::Stopped(StoppedError::Guest(GuestError::NotFound(text))) if text == "vm1"
+        ),
+        "{not_found:?}"
+    );
+
+    let guest = fixture.define("vm1");
+    assert!(matches!(refused(), RenewError::NoState(_)));
+    fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+    assert!(matches!(refused(), RenewError::NoKeyOpens(_)));
+
+    fixture.libvirt.guests.start("vm1");
+    let running = refused();
+    assert!(matches!(
+        running,
+        RenewError::Stopped(StoppedError::Running(_))
+    ));
+    fixture.libvirt.guests.save("vm1");
+    let saved = refused();
+    assert!(matches!(
+        saved,
+        RenewError::Stopped(StoppedError::ManagedSave(_))
+    ));
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.stop("vm1");
+    fixture.libvirt.guests.snapshot("vm1", "one");
+    let snapshots = refused();
+    assert!(matches!(
+        snapshots,
+        RenewError::Stopped(StoppedError::Snapshots(_, 1))
+    ));
+
+    let plain = fixture.define_with("vm2", DomainUuid::random(), SecretUuid::random(), "");
+    assert!(matches!(
+        renew(&fixture.host, &plain.name),
+        Err(RenewError::NotEncrypted(_))
+    ));
+}
+
+#[test]
+fn a_transient_guest_and_one_without_a_tpm_are_refused() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    fixture.libvirt.guests.start(&guest.name);
+    fixture.libvirt.guests.undefine(&guest.name);
+    assert!(matches!(
+        renewed(&fixture),
+        Err(RenewError::Stopped(StoppedError::Transient(_)))
+    ));
+    let uuid = DomainUuid::random();
+    fixture.libvirt.guests.define(&format!(
+        "<domain type='qemu'><name>vm2</name><uuid>{uuid}</uuid></domain>"
+    ));
+    assert!(matches!(
+        renew(&fixture.host, "vm2"),
+        Err(RenewError::Stopped(StoppedError::NoEmulatedTpm(_)))
+    ));
+}
+
+#[test]
+fn a_key_that_libvirt_keeps_itself_is_to_be_adopted_first() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    let definition = secret::definition(guest.secret, guest.uuid);
+    let persistent = definition.replace("ephemeral='yes'", "ephemeral='no'");
+    fixture.libvirt.secrets.define(&persistent).unwrap();
+    assert!(matches!(
+        renewed(&fixture),
+        Err(RenewError::KeptByLibvirt { secret, .. }) if secret == guest.secret
+    ));
+}
+
+#[test]
+fn a_state_that_is_damaged_or_has_a_volatile_one_beside_it_is_left_alone() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    let state = fixture.state_file(&guest);
+    let volatile = state.with_extension("volatilestate");
+    fs::write(&volatile, "").unwrap();
+    assert!(matches!(
+        renewed(&fixture),
+        Err(RenewError::Stopped(StoppedError::Locked(..)))
+    ));
+    fs::remove_file(volatile).unwrap();
+    fs::write(&state, "no state").unwrap();
+    assert!(matches!(
+        renewed(&fixture),
+        Err(RenewError::Stopped(StoppedError::Recrypt(..)))
+    ));
+    assert_eq!(fs::read(&state).unwrap(), b"no state");
+}
+
+#[test]
+fn a_libvirt_that_does_not_answer_changes_nothing() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    let (rows, state) = (
+        fixture.rows(&guest),
+        fs::read(fixture.state_file(&guest)).unwrap(),
+    );
+    for call in [Call::GuestsCalled, Call::SavedRuns] {
+        fixture.libvirt.fail_each(call, Failure::Unreachable);
+        let error = renewed(&fixture).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RenewError::Stopped(StoppedError::Guest(GuestError::Host(HostError::Libvirt(_))))
+            ),
+            "{error:?}"
+        );
+        fixture.libvirt.recover();
+    }
+    assert_eq!(fixture.rows(&guest), rows);
+    assert_eq!(fs::read(fixture.state_file(&guest)).unwrap(), state);
+}
