@@ -134,7 +134,8 @@ impl Adopting {
     fn opened_keys(&mut self, references: &References, guest: DomainUuid) -> Vec<OpenedKey> {
         let rows = references.key_refs.iter().cloned();
         let providers = &references.providers;
-        self.unlocker.open_rows(rows, providers, guest, default_deadline())
+        self.unlocker
+            .open_rows(rows, providers, guest, default_deadline())
     }
 
     /// The provider for a new key of this guest: the one that was named, else the one that its
@@ -165,7 +166,11 @@ impl Adopting {
             let is_safe = |key: &OpenedKey| {
                 key.dek.same_as(value) && is_exported(&references, key.provider.key_id)
             };
-            if !self.opened_keys(&references, sharer.uuid).iter().any(is_safe) {
+            if !self
+                .opened_keys(&references, sharer.uuid)
+                .iter()
+                .any(is_safe)
+            {
                 sharers.push(sharer);
             }
         }

@@ -32,7 +32,11 @@ pub(super) fn choose(
     if let Selection::Named(texts) = selection {
         for text in texts {
             let found = host.pick(text, &known)?;
-            named.push(found.ok_or_else(|| GuestError::NotFound(text.clone()))?.uuid);
+            named.push(
+                found
+                    .ok_or_else(|| GuestError::NotFound(text.clone()))?
+                    .uuid,
+            );
         }
     }
     let (mut chosen, mut others) = (Vec::new(), Vec::new());
@@ -60,8 +64,9 @@ fn secret_of(domain: &Domain) -> Option<SecretUuid> {
 
 impl Work {
     fn new(guest: Guest, domain: Result<Domain, DomainXmlError>) -> Self {
-        let target = domain.map_err(NotAdopted::UnreadableXml).and_then(|domain| {
-            match (&domain.vtpm, secret_of(&domain)) {
+        let target = domain
+            .map_err(NotAdopted::UnreadableXml)
+            .and_then(|domain| match (&domain.vtpm, secret_of(&domain)) {
                 (Some(Vtpm::Emulator(vtpm)), Some(secret)) => Ok(Target {
                     vtpm: vtpm.clone(),
                     secret,
@@ -71,8 +76,7 @@ impl Work {
                 (vtpm, _) => Err(NotAdopted::NotEncrypted {
                     has_tpm: vtpm.is_some(),
                 }),
-            }
-        });
+            });
         let (target, error) = match target {
             Ok(target) => (Some(target), None),
             Err(error) => (None, Some(error)),

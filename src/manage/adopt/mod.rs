@@ -181,7 +181,10 @@ struct Work {
 impl Work {
     /// The key that is stored, unless something has failed.
     fn stored(&self) -> Option<&StoredKey> {
-        self.result.stored.as_ref().filter(|_| self.result.error.is_none())
+        self.result
+            .stored
+            .as_ref()
+            .filter(|_| self.result.error.is_none())
     }
 
     /// Takes the next step with a key that is stored, unless one before it failed.

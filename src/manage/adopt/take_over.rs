@@ -64,7 +64,9 @@ impl Adopting {
         proven: bool,
     ) -> Result<KeyRefId, HostError> {
         let guest = target.domain.uuid;
-        let key = self.unlocker.wrap(dek, provider, guest, default_deadline())?;
+        let key = self
+            .unlocker
+            .wrap(dek, provider, guest, default_deadline())?;
         let now = Timestamp::now();
         self.store.set_deadline(default_deadline())?;
         let added = self.store.add_key(&AddKey {

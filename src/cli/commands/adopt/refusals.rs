@@ -126,7 +126,9 @@ fn nothing_to_adopt(
 ) -> (String, String) {
     match available {
         AvailableSecret::Own => (
-            format!("the secret {secret} is the guard's own, and no key of the guest opens its TPM"),
+            format!(
+                "the secret {secret} is the guard's own, and no key of the guest opens its TPM"
+            ),
             format!("for details: {}", Command::KeyShow(guest)),
         ),
         AvailableSecret::NoValue { .. } => (
@@ -154,7 +156,8 @@ fn undisclosed(
         Undisclosed::Encrypted(path) => format!("and keeps it encrypted in {path}"),
         Undisclosed::File(why) => format!("and its file is not usable: {why}"),
     };
-    let message = format!("libvirt does not disclose the value of the private secret {secret}, {why}");
+    let message =
+        format!("libvirt does not disclose the value of the private secret {secret}, {why}");
     let hint = match held {
         Some(key_ref) => format!(
             "key reference {key_ref} opens the TPM, so the secret can be removed: {}",

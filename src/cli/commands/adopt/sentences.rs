@@ -98,7 +98,10 @@ pub(super) fn not_adopted(
         )),
         NotAdopted::NotRecorded(error) => CommandError::failed(not_recorded(&error)),
         NotAdopted::FilesLeft(files) => {
-            let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            let names: Vec<_> = files
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect();
             let files = files.iter().map(|file| Arg::file(file)).collect();
             CommandError::failed(format!(
                 "its key is in the store and libvirt has no secret {uuid} any more, but left \
