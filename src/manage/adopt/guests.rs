@@ -1,6 +1,6 @@
 //! Which guests are adopted, and which others need the same secrets.
 
-use super::{AdoptResult, NotAdopted, Selection, Work};
+use super::{AdoptResult, NotAdopted, Work};
 use crate::domain::{self, Domain, DomainXmlError, Vtpm};
 use crate::ids::SecretUuid;
 use crate::libvirt::Guest;
@@ -25,27 +25,26 @@ pub(super) struct OtherGuest {
 /// The guests to adopt, each once, by name, and all others that have an encrypted vTPM.
 pub(super) fn choose(
     host: &Host,
-    selection: Selection<'_>,
+    texts: Option<&[String]>,
 ) -> Result<(Vec<Work>, Vec<OtherGuest>), GuestError> {
     let known = host.guests()?;
     let mut named = Vec::new();
-    if let Selection::Named(texts) = selection {
-        for text in texts {
-            let found = host.pick(text, &known)?;
-            named.push(
-                found
-                    .ok_or_else(|| GuestError::NotFound(text.clone()))?
-                    .uuid,
-            );
-        }
+    for text in texts.unwrap_or_default() {
+        let found = host.pick(text, &known)?;
+        named.push(
+            found
+                .ok_or_else(|| GuestError::NotFound(text.clone()))?
+                .uuid,
+        );
     }
     let (mut chosen, mut others) = (Vec::new(), Vec::new());
     for guest in known {
         let domain = domain::read(guest.xml.as_bytes());
         let secret = domain.as_ref().map(secret_of);
-        let is_chosen = match selection {
-            Selection::All => !matches!(secret, Ok(None)),
-            Selection::Named(_) => named.contains(&guest.uuid),
+        let may_have_one = !matches!(secret, Ok(None));
+        let is_chosen = match texts {
+            None => may_have_one,
+            Some(_) => named.contains(&guest.uuid),
         };
         if is_chosen {
             chosen.push(Work::new(guest, domain));

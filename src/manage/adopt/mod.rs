@@ -26,19 +26,12 @@ use crate::libvirt::secret::SecretError;
 use crate::store::Store;
 use crate::verdict::facts::Provider;
 
-/// Which guests to adopt.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Selection<'a> {
-    /// All that have an encrypted vTPM, and those whose XML cannot be read: they may have one.
-    All,
-    /// Those of these names or UUIDs.
-    Named(&'a [String]),
-}
-
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
-    pub(crate) guests: Selection<'a>,
+    /// The guests of these names or UUIDs. Without a list it is all that have an encrypted vTPM, and
+    /// those whose XML cannot be read: they may have one.
+    pub(crate) guests: Option<&'a [String]>,
     /// The provider that wraps the keys. Without one it is that of the guest's placeholder, else
     /// the default.
     pub(crate) provider: Option<&'a str>,

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::manage::adopt::{
-    AdoptError, AdoptResult, Request, SecretOutcome, Selection, Step, StoredKey, adopt,
+    AdoptError, AdoptResult, Request, SecretOutcome, Step, StoredKey, adopt,
 };
 use crate::store::EventFilter;
 
@@ -25,7 +25,7 @@ const READABLE: [&str; 3] = [
 
 fn all() -> Request<'static> {
     Request {
-        guests: Selection::All,
+        guests: None,
         provider: None,
         keep_plaintext: false,
     }
@@ -298,7 +298,7 @@ fn a_running_guest_is_adopted_and_guests_are_named_by_name_or_uuid_each_once() {
     let names = ["vm1".to_owned(), guest.uuid.to_string(), "vm1".to_owned()];
     let mut steps = Vec::new();
     let request = Request {
-        guests: Selection::Named(&names),
+        guests: Some(&names[..]),
         ..all()
     };
     let results = adopt(&fixture.host, &request, &mut |step| {

@@ -169,7 +169,7 @@ fn a_secret_of_two_guests_goes_when_the_store_has_both_keys() {
     let second = twin(&fixture, "vm2", &first);
     let named = |names: &[&str], request: Request<'_>| {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        let guests = Selection::Named(&names);
+        let guests = Some(&names[..]);
         run(&fixture, &Request { guests, ..request }).unwrap()
     };
     let is_shared = || {
@@ -218,7 +218,7 @@ fn a_guest_without_an_encrypted_vtpm_or_with_xml_that_cannot_be_read_is_refused(
 
     let names = ["vm1", "vm2", "vm3"].map(str::to_owned);
     let request = Request {
-        guests: Selection::Named(&names),
+        guests: Some(&names[..]),
         ..all()
     };
     let errors = run(&fixture, &request)
@@ -247,7 +247,7 @@ fn an_unknown_guest_or_provider_is_an_error_before_anything_is_changed() {
     let guest = guest(&fixture, "vm1");
     let names = ["vm1", "vm9"].map(str::to_owned);
     let request = Request {
-        guests: Selection::Named(&names),
+        guests: Some(&names[..]),
         ..all()
     };
     assert!(matches!(

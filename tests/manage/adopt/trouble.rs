@@ -82,6 +82,26 @@ fn a_store_that_cannot_be_read_once_more_costs_no_secret() {
 }
 
 #[test]
+fn a_store_that_cannot_be_written_leaves_the_secret_alone() {
+    let fixture = exported();
+    let guest = guest(&fixture, "vm1");
+    fixture.guest_in_use("vm2");
+    let results = adopt(&fixture.host, &all(), &mut |step| {
+        if let Step::TakeOver(_) = step {
+            // No second row.
+            fixture.sql("CREATE UNIQUE INDEX one ON key_ref (resource_type)");
+        }
+    });
+    let result = results.unwrap().remove(0);
+    assert!(
+        matches!(result.error, Some(NotAdopted::Host(HostError::Store(_)))),
+        "{result:?}"
+    );
+    assert!(result.stored.is_none());
+    assert_untouched(&fixture, &guest);
+}
+
+#[test]
 fn a_provider_key_that_is_lost_wraps_nothing() {
     let fixture = exported();
     let guest = guest(&fixture, "vm1");

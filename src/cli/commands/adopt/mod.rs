@@ -2,6 +2,9 @@
 
 mod refusals;
 mod sentences;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
 
 use std::io;
 use std::process::ExitCode;
@@ -17,7 +20,7 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::manage::adopt::{AdoptResult, Request, SecretOutcome, Selection, Step, adopt};
+use crate::manage::adopt::{AdoptResult, Request, SecretOutcome, Step, adopt};
 use crate::manage::guests::GuestRef;
 
 pub(crate) fn run(
@@ -27,11 +30,7 @@ pub(crate) fn run(
     keep_plaintext: bool,
 ) -> Result<ExitCode, CommandError> {
     let request = Request {
-        guests: if which.all {
-            Selection::All
-        } else {
-            Selection::Named(&which.domains)
-        },
+        guests: (!which.all).then_some(&which.domains),
         provider,
         keep_plaintext,
     };
