@@ -8,26 +8,27 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::clock::Timestamp;
 use crate::host::atomic;
-use crate::host::trusted::TrustedDir;
+use crate::host::dirs::StateDir;
+use crate::host::trusted;
 use crate::verdict::code::Code;
-
-/// The directory of captures in a state directory.
-#[must_use]
-pub fn directory(state_dir: &Path) -> PathBuf {
-    state_dir.join("captures")
-}
 
 /// Keeps the XML of a refused start and removes the oldest beyond `keep` of them. File names
 /// sort by time: `MILLISECONDS-CODE-GUEST.xml`.
-pub fn keep(state_dir: &Path, xml: &[u8], code: Code, guest: &str, keep: usize) -> io::Result<()> {
+pub fn keep(
+    state_dir: &StateDir,
+    xml: &[u8],
+    code: Code,
+    guest: &str,
+    keep: usize,
+) -> io::Result<()> {
     if keep == 0 || xml.is_empty() {
         return Ok(());
     }
-    let directory = TrustedDir::open_or_make_own(&directory(state_dir))?.to_file()?;
+    let directory = trusted::make_dir(&state_dir.captures(), trusted::STATE_DIR)?;
     let Timestamp(now) = Timestamp::now();
     let file_name = format!("{now:015}-{}-{}.xml", code.as_str(), file_name_part(guest));
     atomic::create(&directory, OsStr::new(&file_name), xml)?;
@@ -65,8 +66,8 @@ impl Capture {
 }
 
 /// The captures in `state_dir`, oldest first.
-pub fn list(state_dir: &Path) -> io::Result<Vec<Capture>> {
-    let entries = match fs::read_dir(directory(state_dir)) {
+pub fn list(state_dir: &StateDir) -> io::Result<Vec<Capture>> {
+    let entries = match fs::read_dir(state_dir.captures()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -77,7 +78,7 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<Capture>> {
     Ok(captures)
 }
 
-fn prune(state_dir: &Path, keep: usize) -> io::Result<()> {
+fn prune(state_dir: &StateDir, keep: usize) -> io::Result<()> {
     let captures = list(state_dir)?;
     let surplus = captures.len().saturating_sub(keep);
     for capture in &captures[..surplus] {
@@ -109,22 +110,21 @@ mod tests {
 
     use super::*;
 
+    fn state_dir() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::at(dir.path());
+        (dir, state_dir)
+    }
+
     #[test]
     fn the_last_refusals_are_kept_for_root_alone() {
-        let state_dir = tempfile::tempdir().unwrap();
+        let (_dir, state_dir) = state_dir();
         for number in 0..5 {
             let xml = format!("<domain>{number}</domain>");
             let guest = format!("../vm {number}");
-            keep(
-                state_dir.path(),
-                xml.as_bytes(),
-                Code::KeyMissing,
-                &guest,
-                3,
-            )
-            .unwrap();
+            keep(&state_dir, xml.as_bytes(), Code::KeyMissing, &guest, 3).unwrap();
         }
-        let captures = list(state_dir.path()).unwrap();
+        let captures = list(&state_dir).unwrap();
         assert_eq!(captures.len(), 3);
         let last = &captures[2];
         assert_eq!(
@@ -142,24 +142,24 @@ mod tests {
 
     #[test]
     fn files_of_other_names_are_left_alone() {
-        let state_dir = tempfile::tempdir().unwrap();
-        keep(state_dir.path(), b"<domain/>", Code::KeyLost, "vm", 3).unwrap();
+        let (_dir, state_dir) = state_dir();
+        keep(&state_dir, b"<domain/>", Code::KeyLost, "vm", 3).unwrap();
         for name in ["notes.xml", "1-VG999-vm.xml", "000-VG101", "README"] {
-            fs::write(directory(state_dir.path()).join(name), "x").unwrap();
+            fs::write(state_dir.captures().join(name), "x").unwrap();
         }
-        keep(state_dir.path(), b"<domain/>", Code::KeyLost, "vm2", 1).unwrap();
-        let captures = list(state_dir.path()).unwrap();
+        keep(&state_dir, b"<domain/>", Code::KeyLost, "vm2", 1).unwrap();
+        let captures = list(&state_dir).unwrap();
         assert_eq!(captures.len(), 1);
         assert_eq!(captures[0].guest, "vm2");
-        let files = fs::read_dir(directory(state_dir.path())).unwrap().count();
+        let files = fs::read_dir(state_dir.captures()).unwrap().count();
         assert_eq!(files, 5);
     }
 
     #[test]
     fn nothing_is_kept_where_nothing_is_to_be_kept() {
-        let state_dir = tempfile::tempdir().unwrap();
-        keep(state_dir.path(), b"<domain/>", Code::KeyMissing, "vm", 0).unwrap();
-        keep(state_dir.path(), b"", Code::KeyMissing, "vm", 3).unwrap();
-        assert_eq!(list(state_dir.path()).unwrap(), []);
+        let (_dir, state_dir) = state_dir();
+        keep(&state_dir, b"<domain/>", Code::KeyMissing, "vm", 0).unwrap();
+        keep(&state_dir, b"", Code::KeyMissing, "vm", 3).unwrap();
+        assert_eq!(list(&state_dir).unwrap(), []);
     }
 }

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 use tracing::{Level, Subscriber};
@@ -13,7 +13,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::MakeWriter;
 
-use crate::config::{Config, DEFAULT_STATE_DIR, LogTarget};
+use crate::config::{Config, LogTarget};
+use crate::host::dirs::StateDir;
+use crate::host::path_error::PathError;
+use crate::host::trusted::{self, Distrust};
 use crate::messages::{self, Named};
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
@@ -23,12 +26,6 @@ mod journald;
 #[cfg(test)]
 mod tests;
 
-/// The file of a host without journald.
-const DEFAULT_FILE: &str = "/var/log/vtpm-guard.log";
-
-/// The file in a state directory that is not the host's own.
-const FILE_NAME: &str = "vtpm-guard.log";
-
 /// Why there is no log. Nothing else depends on it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -36,50 +33,32 @@ pub enum LogError {
     #[error("no log: journald: {0}")]
     Journald(#[source] io::Error),
     /// The file cannot be opened; a symbolic link is not followed.
-    #[error("no log: {path}: {source}", path = .path.display())]
-    Unwritable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("no log: {0}")]
+    Unwritable(PathError),
     /// It is a device, a pipe or the like, it is somebody else's, or it has a second name:
     /// writing to it might change something that is no log.
-    #[error("no log: {path}: not a regular file of our own", path = .path.display())]
-    NotOurFile {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("no log: {0}")]
+    NotTrusted(#[from] Distrust),
     /// This process has a log already.
     #[error("no log: there is one already")]
     AlreadySet,
 }
 
 /// Sends the events of this process to the log that the configuration names.
-pub fn init(config: &Config, state_dir: &Path) -> Result<(), LogError> {
+pub fn init(config: &Config, state_dir: &StateDir) -> Result<(), LogError> {
     let level = config.log_level;
     match &config.log_target {
         LogTarget::Journald => install(journald::subscriber(level)?),
         LogTarget::File(path) => install(file(path, level)?),
         LogTarget::Auto => match journald::subscriber(level) {
             Ok(journald) => install(journald),
-            Err(_) => install(file(&default_file(state_dir), level)?),
+            Err(_) => install(file(&state_dir.log(), level)?),
         },
     }
 }
 
 fn install(subscriber: impl Subscriber + Send + Sync) -> Result<(), LogError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)
-}
-
-/// The file where there is no journald: a host's log is where a host's logs are, that of any
-/// other state directory is inside it.
-fn default_file(state_dir: &Path) -> PathBuf {
-    if state_dir == Path::new(DEFAULT_STATE_DIR) {
-        PathBuf::from(DEFAULT_FILE)
-    } else {
-        state_dir.join(FILE_NAME)
-    }
 }
 
 fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
@@ -97,10 +76,6 @@ fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogE
 
 /// Opens a log to append to it, or makes it, readable for its owner only.
 fn open(path: &Path) -> Result<File, LogError> {
-    let unwritable = |source| LogError::Unwritable {
-        path: path.to_owned(),
-        source,
-    };
     let file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -108,16 +83,9 @@ fn open(path: &Path) -> Result<File, LogError> {
         // A FIFO that nobody reads must not stop the guest's start.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
         .open(path)
-        .map_err(unwritable)?;
-    let metadata = file.metadata().map_err(unwritable)?;
-    let is_ours = metadata.uid() == nix::unistd::geteuid().as_raw();
-    if metadata.is_file() && is_ours && metadata.nlink() == 1 {
-        Ok(file)
-    } else {
-        Err(LogError::NotOurFile {
-            path: path.to_owned(),
-        })
-    }
+        .map_err(|error| LogError::Unwritable(PathError::new(path, error)))?;
+    trusted::LOG.check(path, &file)?;
+    Ok(file)
 }
 
 /// The time of an event: RFC 3339, UTC, milliseconds.

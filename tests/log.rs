@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use vtpm_guard::config::{Config, LogTarget};
+use vtpm_guard::host::dirs::StateDir;
 use vtpm_guard::log::{self, LogError};
 
 #[test]
@@ -14,7 +15,7 @@ fn a_process_has_one_log_and_a_failure_to_open_it_leaves_room_for_another() {
         log_target: target,
         ..Config::default()
     };
-    let init = |target| log::init(&to(target), directory.path());
+    let init = |target| log::init(&to(target), &StateDir::at(directory.path()));
 
     let nowhere = LogTarget::File(directory.path().join("none/guard.log"));
     assert!(matches!(init(nowhere), Err(LogError::Unwritable { .. })));

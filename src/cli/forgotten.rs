@@ -60,7 +60,7 @@ pub(crate) fn find(
     );
     let plain: BTreeSet<_> = plain_state::list(state_dir)
         .map_err(|error| {
-            let shelf = plain_state::dir(state_dir);
+            let shelf = state_dir.plain_states();
             CommandError::failed(format!("{}: {error}", shelf.display()))
         })?
         .into_iter()

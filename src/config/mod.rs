@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::dirs::LibvirtDirs;
+use crate::host::path_error::PathError;
 use crate::host::trusted::Distrust;
 use crate::verdict::facts::Policy;
 
+pub mod duration;
 mod file;
 mod parse;
 
@@ -14,12 +16,6 @@ mod parse;
 mod tests;
 
 pub use parse::ConfigFault;
-
-/// Where the configuration is, unless `--config` says otherwise.
-pub const DEFAULT_CONFIG: &str = "/etc/vtpm-guard/config.toml";
-
-/// Where store and keys are, unless `--state-dir` says otherwise.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/vtpm-guard";
 
 /// The configuration in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,38 +64,11 @@ pub enum LogTarget {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("{path}: {source}", path = .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is a directory, a device or the like.
-    #[error("{path}: not a regular file", path = .path.display())]
-    NotAFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Others can change what its path leads to.
     #[error(transparent)]
-    Path(Distrust),
-    /// Somebody else than root and the user who runs this owns it.
-    #[error("{path}: owned by user {owner}, not by root", path = .path.display())]
-    WrongOwner {
-        /// The file.
-        path: PathBuf,
-        /// The owner's number.
-        owner: u32,
-    },
-    /// Others than its owner may write it.
-    #[error("{path}: mode {mode:04o} lets others than its owner write it", path = .path.display())]
-    WritableByOthers {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    Unreadable(#[from] PathError),
+    /// It is not a regular file, or another user could have written it.
+    #[error(transparent)]
+    NotTrusted(Distrust),
     /// It is larger than any honest configuration.
     #[error("{path}: larger than {limit} bytes", path = .path.display())]
     TooLarge {

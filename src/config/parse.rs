@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Lifetime, LogTarget};
+use super::{Config, Lifetime, LogTarget, duration};
 use crate::verdict::facts::{Permission, TransientState};
 
 /// Every section and its keys, in the order of the shipped file.
@@ -163,7 +163,9 @@ fn set(
         "secret.lifetime" => config.secret_lifetime = choice(&full, value, LIFETIMES)?,
         "hook.deadline" => {
             let wanted = "a time like \"500ms\", \"10s\" or \"2m\", from \"500ms\" to \"10m\"";
-            let deadline = string(value).and_then(duration);
+            let deadline = string(value)
+                .and_then(duration::parse)
+                .filter(|time| (MIN_DEADLINE..=MAX_DEADLINE).contains(time));
             config.hook_deadline = deadline.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
         "log.level" => config.log_level = choice(&full, value, LEVELS)?,
@@ -232,21 +234,6 @@ fn count(value: &DeValue<'_>) -> Option<usize> {
         DeValue::Integer(number) => usize::from_str_radix(number.as_str(), number.radix()).ok(),
         _ => None,
     }
-}
-
-/// A time as digits and a unit, from [`MIN_DEADLINE`] to [`MAX_DEADLINE`].
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    let time = match &text[digits..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.checked_mul(60)?),
-        _ => return None,
-    };
-    (MIN_DEADLINE..=MAX_DEADLINE)
-        .contains(&time)
-        .then_some(time)
 }
 
 fn log_target(text: &str) -> Option<LogTarget> {

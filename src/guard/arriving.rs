@@ -113,7 +113,7 @@ pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
     if !is_file_name(&domain.name) {
         return Vec::new();
     }
-    let all = guard.libvirt_saved_dir.join("snapshot");
+    let all = guard.config.libvirt.snapshots();
     let entries = all.join(&domain.name).read_dir();
     let mut names: Vec<_> = entries
         .into_iter()
@@ -137,13 +137,13 @@ pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
 /// Whether the next start of the guest of this name goes on from a managed save.
 #[must_use]
 pub fn has_managed_save(guard: &Guard, name: &str) -> bool {
-    let save = guard.libvirt_saved_dir.join("save");
+    let save = guard.config.libvirt.managed_saves();
     is_file_name(name) && save.join(format!("{name}.save")).exists()
 }
 
 fn definition(guard: &Guard, domain: &Domain) -> Option<PathBuf> {
     let file = format!("{}.xml", domain.name);
-    is_file_name(&domain.name).then(|| guard.libvirt_definitions_dir.join(file))
+    is_file_name(&domain.name).then(|| guard.config.libvirt.definitions().join(file))
 }
 
 /// What a caller passes at `restore` as a guest's name may be anything.
@@ -167,6 +167,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::host::dirs::{LibvirtDirs, StateDir};
     use crate::ids::DomainUuid;
 
     /// The thread of a daemon that calls the hook in these tests.
@@ -183,13 +184,17 @@ mod tests {
     /// A guard that libvirtd calls with this XML.
     fn called_with(xml: &str) -> (TempDir, Guard) {
         let dir = tempfile::tempdir().unwrap();
-        let mut guard = Guard::new(Config::default(), dir.path().join("state"));
-        guard.libvirt_definitions_dir = dir.path().join("qemu");
-        guard.libvirt_run_dir = dir.path().join("run");
-        guard.libvirt_saved_dir = dir.path().join("saved");
-        for made in ["qemu", "run", "saved/save", "saved/snapshot/vm1"] {
-            fs::create_dir_all(dir.path().join(made)).unwrap();
+        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path().join("state")));
+        let dirs = LibvirtDirs::below(dir.path());
+        for made in [
+            dirs.definitions(),
+            dirs.running(),
+            dirs.managed_saves(),
+            dirs.snapshots().join("vm1"),
+        ] {
+            fs::create_dir_all(made).unwrap();
         }
+        guard.config.libvirt = dirs;
         guard.call = Some(HookCall {
             attempt: Box::new(|| ATTEMPT.to_owned()),
             xml: xml.as_bytes().to_vec(),
@@ -231,7 +236,7 @@ mod tests {
     #[test]
     fn a_guest_whose_definition_came_after_its_announcement_was_migrated_offline() {
         let (_dir, guard) = called_with("");
-        let definition = guard.libvirt_definitions_dir.join("vm1.xml");
+        let definition = guard.config.libvirt.definitions().join("vm1.xml");
         fs::write(&definition, "").unwrap();
         let write_at = |at: SystemTime| {
             File::options()
@@ -254,7 +259,7 @@ mod tests {
         let (_dir, mut guard) = called_with("");
         let noted = |guard: &Guard| announcement(guard, &domain(), Arrival::Restore);
         assert_eq!(noted(&guard).unwrap().attempt, ATTEMPT);
-        let status = guard.libvirt_run_dir.join("vm1.xml");
+        let status = guard.config.libvirt.running().join("vm1.xml");
         fs::write(&status, "").unwrap();
         assert_eq!(noted(&guard), None);
         fs::remove_file(status).unwrap();
@@ -265,7 +270,7 @@ mod tests {
     #[test]
     fn a_person_asks_about_the_next_start_which_goes_on_from_a_managed_save() {
         let (_dir, mut guard) = called_with("");
-        let save = guard.libvirt_saved_dir.join("save/vm1.save");
+        let save = guard.config.libvirt.managed_saves().join("vm1.save");
         fs::write(&save, "").unwrap();
         assert_eq!(
             arrival(&guard, &domain(), None, &[]),
@@ -302,7 +307,11 @@ mod tests {
         ] {
             let (_dir, guard) = called_with(xml);
             if let Some(definition) = definition {
-                fs::write(guard.libvirt_definitions_dir.join("vm1.xml"), definition).unwrap();
+                fs::write(
+                    guard.config.libvirt.definitions().join("vm1.xml"),
+                    definition,
+                )
+                .unwrap();
             }
             let found = arrival(&guard, &domain(), None, &names);
             assert_eq!(found.is_some(), is_reverted, "{xml} {definition:?}");
@@ -313,7 +322,7 @@ mod tests {
     #[test]
     fn snapshots_with_memory_are_told_by_name() {
         let (_dir, guard) = called_with("");
-        let of_vm1 = guard.libvirt_saved_dir.join("snapshot/vm1");
+        let of_vm1 = guard.config.libvirt.snapshots().join("vm1");
         for (name, memory) in [
             ("b", "<memory snapshot='internal'/>"),
             ("a", "<memory snapshot='external' file='/x'/>"),

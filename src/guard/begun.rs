@@ -5,9 +5,10 @@
 //! tells whether the guest has run all the same and `started` was not seen. A guest that migrates
 //! here is `started` before its state arrives: its note stays until it stops.
 
-use std::fs::{self, DirBuilder, File};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use nix::libc;
@@ -17,6 +18,7 @@ use super::Guard;
 use super::operation::Ending;
 use super::status::Progress;
 use crate::domain::Domain;
+use crate::host::{atomic, trusted};
 use crate::messages::one_line;
 use crate::verdict::facts::Arrival;
 
@@ -55,14 +57,9 @@ pub(super) fn note(guard: &Guard, domain: &Domain, awaited: Awaited) -> io::Resu
         migrates: awaited.arrival == Some(Arrival::Migration),
         log_length: fs::symlink_metadata(log_path(guard, domain)).map_or(0, |it| it.len()),
     };
-    let path = path(guard, domain);
-    if let Some(directory) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    fs::write(path, serde_json::to_vec(&begun)?)
+    let dir = trusted::make_dir(&guard.run_dir.starts(), trusted::RUN_DIR)?;
+    let name = OsString::from(domain.uuid.to_string());
+    atomic::replace(&dir, &name, &serde_json::to_vec(&begun)?)
 }
 
 /// The guest runs: takes its note away. Says whether its TPM is now in its place; that of a
@@ -146,12 +143,14 @@ pub(super) fn log_since(guard: &Guard, domain: &Domain, begun: &Begun) -> Option
 }
 
 fn path(guard: &Guard, domain: &Domain) -> PathBuf {
-    guard.run_dir.join("starting").join(domain.uuid.to_string())
+    guard.run_dir.starts().join(domain.uuid.to_string())
 }
 
 fn log_path(guard: &Guard, domain: &Domain) -> PathBuf {
     guard
-        .swtpm_log_dir
+        .config
+        .libvirt
+        .swtpm_logs
         .join(format!("{}-swtpm.log", domain.name))
 }
 
@@ -164,15 +163,15 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::host::dirs::{LibvirtDirs, RunDir, StateDir};
     use crate::ids::DomainUuid;
 
     fn setting() -> (TempDir, Guard, Domain) {
         let dir = tempfile::tempdir().unwrap();
-        let mut guard = Guard::new(Config::default(), dir.path().join("state"));
-        guard.run_dir = dir.path().join("guard");
-        guard.libvirt_run_dir = dir.path().join("run");
-        guard.swtpm_log_dir = dir.path().to_owned();
-        fs::create_dir(&guard.libvirt_run_dir).unwrap();
+        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path().join("state")));
+        guard.run_dir = RunDir::at(dir.path().join("guard"));
+        guard.config.libvirt = LibvirtDirs::below(dir.path());
+        fs::create_dir_all(&guard.config.libvirt.swtpm_logs).unwrap();
         let domain = Domain {
             name: "vm1".to_owned(),
             uuid: DomainUuid::random(),

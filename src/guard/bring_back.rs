@@ -4,12 +4,13 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use super::Guard;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator};
+use crate::host::dirs::StateDir;
+use crate::host::poll::poll;
 use crate::ids::DomainUuid;
 use crate::swtpm::{Backend, StatePath};
 use crate::tpm_copies::{CopyStore, HardLinks, LinksRestored};
@@ -27,7 +28,7 @@ const MARK: [&str; 2] = ["--bring-back", "--"];
 #[must_use]
 pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
-    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let is_filled = HardLinks::of(&place).ok().flatten()?.exist();
     is_filled.then(|| {
         let directories = place.directories_below().len() + 1;
@@ -43,7 +44,7 @@ pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
 }
 
 /// What that process does. Says whether this is it.
-pub fn run(state_dir: &Path, arguments: &[OsString]) -> bool {
+pub fn run(state_dir: &StateDir, arguments: &[OsString]) -> bool {
     let [mark, end, what @ ..] = arguments else {
         return false;
     };
@@ -54,7 +55,7 @@ pub fn run(state_dir: &Path, arguments: &[OsString]) -> bool {
     is_it
 }
 
-fn wait_and_bring_back(state_dir: &Path, what: &[OsString]) {
+fn wait_and_bring_back(state_dir: &StateDir, what: &[OsString]) {
     let parsed = || {
         let [domain, path, directories] = what else {
             return None;
@@ -67,32 +68,26 @@ fn wait_and_bring_back(state_dir: &Path, what: &[OsString]) {
     let Some((domain, place)) = parsed() else {
         return;
     };
-    let patience = Deadline::after(PATIENCE);
-    loop {
-        let done = attempt(state_dir, domain, &place);
-        if done != Some(LinksRestored::StillThere) {
-            return;
-        }
-        if patience.has_passed() {
-            // libvirt keeps it after all.
-            if let Ok(Some(shelter)) = HardLinks::of(&place) {
-                let _ = shelter.remove();
-            }
-            return;
-        }
-        thread::sleep(PAUSE);
+    let gone = poll(PAUSE, Deadline::after(PATIENCE), || {
+        (attempt(state_dir, domain, &place) != Some(LinksRestored::StillThere)).then_some(())
+    });
+    if gone.is_none()
+        && let Ok(Some(shelter)) = HardLinks::of(&place)
+    {
+        // libvirt keeps it after all.
+        let _ = shelter.remove();
     }
 }
 
 /// Where that process has not come to it yet: before the guest's next start.
 pub(super) fn at_once(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
-    let place = StatePath::of(&guard.libvirt_state_dir, domain, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
     attempt(&guard.state_dir, domain, &place);
 }
 
 /// Brings the state back, if it is gone. The copy of it is of no more use then; left there, it
 /// would take the place of a later state.
-fn attempt(state_dir: &Path, domain: DomainUuid, place: &StatePath) -> Option<LinksRestored> {
+fn attempt(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> Option<LinksRestored> {
     let shelter = HardLinks::of(place).ok().flatten()?;
     let returned = shelter.restore().unwrap_or_else(|error| {
         tracing::warn!(%domain, %error, "the TPM's state cannot be put back after libvirt deleted it");

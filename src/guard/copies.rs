@@ -17,6 +17,7 @@ use super::status::has_migrated_away;
 use super::{Guard, bring_back};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, Vtpm};
+use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::{StateFile, StatePath};
@@ -43,7 +44,7 @@ pub(super) fn keep_before_start(
         return Ok(());
     }
     bring_back::at_once(guard, domain.uuid, vtpm);
-    let original = LiveState::read(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let original = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
     }
@@ -140,13 +141,13 @@ pub(super) fn available_copies(
 /// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
 /// [`bring_back`](super::bring_back).
 fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), CopyError> {
-    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let failed = |source| CopyError::State {
         path: place.path.clone(),
         source,
     };
     match HardLinks::of(&place).map_err(failed)? {
-        Some(shelter) => shelter.make().map_err(CopyError::io(&place.path)),
+        Some(shelter) => Ok(shelter.make().map_err(PathError::at(&place.path))?),
         None => Ok(()),
     }
 }
@@ -164,7 +165,8 @@ pub(super) fn carry_out_restore(guard: &Guard, gathered: &Gathered, verdict: &mu
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
         return;
     };
-    let start = (guard.libvirt_state_dir.as_path(), domain.uuid, vtpm);
+    let states = guard.config.libvirt.tpm_states();
+    let start = (states.as_path(), domain.uuid, vtpm);
     if let Err(refusal) = free_place(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
         restore_copy(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
             reason: error.to_string(),
@@ -196,7 +198,7 @@ fn free_place(
     let TpmState::Damaged(how) = state else {
         return Ok(());
     };
-    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     match set_aside(&guard.state_dir, domain.uuid, &place, Timestamp::now()) {
         Ok(aside) => {
             tracing::warn!(domain = domain.name, path = %aside.display(), "a damaged TPM state was set aside");
@@ -274,7 +276,7 @@ pub(super) fn keep_after_run(
     let copy_store = guard.copy_store(domain);
     let run = copy_store.run().unwrap_or_default();
     let keep = |occasion| {
-        let original = LiveState::read(&guard.libvirt_state_dir, domain.uuid, vtpm)?;
+        let original = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?;
         let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
         if let Some(original) = original.filter(is_encrypted) {
             let current = copy_store.save(&original, &domain.name, occasion)?;
@@ -317,7 +319,7 @@ pub(super) fn keep_after_run(
 /// kept in vain.
 pub(super) fn libvirt_would_delete(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
     let definition = format!("{}.xml", domain.name);
-    !vtpm.persistent_state && !guard.libvirt_definitions_dir.join(definition).exists()
+    !vtpm.persistent_state && !guard.config.libvirt.definitions().join(definition).exists()
 }
 
 /// A store that does not answer leaves it open.

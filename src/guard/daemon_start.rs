@@ -67,7 +67,7 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Op
     let reason = Reason::LoadedSecret;
     record(guard, domain, origin, reason);
     Some(Outcome {
-        state: read_state(&guard.libvirt_state_dir, domain.uuid, vtpm).summary(),
+        state: read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm).summary(),
         domain: Some(domain.clone()),
         verdict: Verdict {
             decision: Decision::Allow(reason),

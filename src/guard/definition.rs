@@ -22,7 +22,11 @@ impl Guard {
         if guest.is_empty() || guest.contains('/') {
             return Err(unreadable);
         }
-        let path = self.libvirt_definitions_dir.join(format!("{guest}.xml"));
+        let path = self
+            .config
+            .libvirt
+            .definitions()
+            .join(format!("{guest}.xml"));
         let Ok(file) = File::open(&path) else {
             return Err(unreadable);
         };
@@ -52,6 +56,7 @@ impl Guard {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::host::dirs::{LibvirtDirs, StateDir};
 
     const UUID: &str = "7c1d3b52-9a4e-4c55-8f10-0123456789ab";
 
@@ -66,13 +71,21 @@ mod tests {
         UnreadableDomain::unseen("stdin was empty")
     }
 
+    /// A guard of a host below `root`.
+    fn guard(root: &std::path::Path) -> Guard {
+        let mut guard = Guard::new(Config::default(), StateDir::at(root));
+        guard.config.libvirt = LibvirtDirs::below(root);
+        std::fs::create_dir_all(guard.config.libvirt.definitions()).unwrap();
+        guard
+    }
+
     #[test]
     fn a_definition_takes_the_place_of_an_xml_that_did_not_arrive() {
         let dir = tempfile::tempdir().unwrap();
-        let mut guard = Guard::new(Config::default(), dir.path().to_owned());
-        guard.libvirt_definitions_dir = dir.path().to_owned();
+        let mut guard = guard(dir.path());
+        let definition = guard.config.libvirt.definitions().join("vm1.xml");
         let tpm = "<tpm><backend type='emulator'/></tpm>";
-        std::fs::write(dir.path().join("vm1.xml"), domain(tpm)).unwrap();
+        std::fs::write(definition, domain(tpm)).unwrap();
         let read = guard.defined_by_libvirt("vm1", empty()).unwrap();
         assert_eq!(
             (read.uuid.to_string().as_str(), read.has_emulated_tpm()),
@@ -88,17 +101,16 @@ mod tests {
     #[test]
     fn without_a_definition_the_guest_stays_unread() {
         let dir = tempfile::tempdir().unwrap();
-        let mut guard = Guard::new(Config::default(), dir.path().to_owned());
-        guard.libvirt_definitions_dir = dir.path().join("qemu");
-        std::fs::create_dir(&guard.libvirt_definitions_dir).unwrap();
-        std::fs::write(dir.path().join("vm1.xml"), domain("")).unwrap();
+        let mut guard = guard(dir.path());
+        let definitions = guard.config.libvirt.definitions();
+        std::fs::write(definitions.with_file_name("vm1.xml"), domain("")).unwrap();
         for name in ["vm1", "", "../vm1"] {
             assert_eq!(guard.defined_by_libvirt(name, empty()), Err(empty()));
         }
         assert_eq!(guard.xml_error, None);
 
         let broken = "<domain><devices><tpm><backend type='emulator'>";
-        std::fs::write(guard.libvirt_definitions_dir.join("vm1.xml"), broken).unwrap();
+        std::fs::write(definitions.join("vm1.xml"), broken).unwrap();
         let seen = guard.defined_by_libvirt("vm1", empty()).unwrap_err();
         assert!(seen.has_emulated_tpm && seen.reason == "stdin was empty");
     }

@@ -97,7 +97,9 @@ impl Look<'_> {
     fn was_undefined(&self) -> Result<bool, StoreError> {
         let directory = self
             .guard
-            .libvirt_state_dir
+            .config
+            .libvirt
+            .tpm_states()
             .join(self.domain.uuid.to_string());
         let asked = directory.clone();
         let is_gone = bounded(&directory, move || !asked.exists()).unwrap_or(false);
@@ -105,7 +107,7 @@ impl Look<'_> {
             return Ok(false);
         }
         let definition = format!("{}.xml", self.domain.name);
-        let definition = self.guard.libvirt_definitions_dir.join(definition);
+        let definition = self.guard.config.libvirt.definitions().join(definition);
         let Some(defined_at) = changed_at(&definition) else {
             return Ok(false);
         };
@@ -136,7 +138,7 @@ impl Look<'_> {
                 source,
                 ..self.vtpm.clone()
             };
-            state_path(&self.guard.libvirt_state_dir, uuid, &vtpm)
+            state_path(&self.guard.config.libvirt.tpm_states(), uuid, &vtpm)
         });
         let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
         let copies = CopyStore::of(&self.guard.state_dir, uuid).copies();
@@ -217,7 +219,7 @@ pub fn state_elsewhere(
     vtpm: &Emulator,
     last_seen: Option<&Path>,
 ) -> Option<StateElsewhere> {
-    let place = |vtpm: &Emulator| state_path(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = |vtpm: &Emulator| state_path(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let wanted = place(vtpm);
     let mut candidates: Vec<(PathBuf, ElsewhereKind)> = Vec::new();
     let other_version = match vtpm.version {

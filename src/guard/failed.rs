@@ -10,6 +10,7 @@ use super::status::progress;
 use super::{Guard, copies};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
+use crate::host::path_error::PathError;
 use crate::messages::Command;
 use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
@@ -60,7 +61,8 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
         copies::note_tpm_elsewhere(guard, domain)?;
         return Ok(false);
     }
-    let Some(original) = LiveState::read(&guard.libvirt_state_dir, domain.uuid, vtpm)? else {
+    let Some(original) = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?
+    else {
         return Ok(false);
     };
     if !matches!(original.state(), StateFile::Encrypted(_) | StateFile::Plain) {
@@ -70,7 +72,7 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
     guard
         .copy_store(domain)
         .save_set_aside(&original, &domain.name, now)?;
-    remove(original.path(), vtpm).map_err(CopyError::io(original.path()))?;
+    remove(original.path(), vtpm).map_err(PathError::at(original.path()))?;
     Ok(true)
 }
 

@@ -32,7 +32,7 @@ impl Guard {
     pub fn tpm_state(&self, domain: &Domain) -> TpmState {
         match &domain.vtpm {
             Some(Vtpm::Emulator(vtpm)) => {
-                read_state(&self.libvirt_state_dir, domain.uuid, vtpm).summary()
+                read_state(&self.config.libvirt.tpm_states(), domain.uuid, vtpm).summary()
             }
             _ => TpmState::Absent,
         }
@@ -75,7 +75,7 @@ pub(super) fn gather(
         return gathered;
     };
     let (vtpm, uuid) = (&vtpm, domain.uuid);
-    let state = read_state(&guard.libvirt_state_dir, uuid, vtpm);
+    let state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
     let (copies, ended_normally) = match state {
         StateFile::Absent | StateFile::Damaged(_) => copies::available_copies(guard, domain, vtpm),
         _ => (Vec::new(), false),

@@ -1,12 +1,12 @@
 //! What keeps swtpm from using a TPM state, whatever the key: its lock, and the way to it.
 
-use std::thread;
 use std::time::Duration;
 
 use super::Guard;
 use super::status::is_running;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator, Vtpm};
+use crate::host::poll;
 use crate::swtpm::{
     LockHolder, LockProblem, StateFile, StatePath, closed_directory, lock_problem, read_state,
 };
@@ -30,7 +30,7 @@ impl Guard {
         if let Some(hindrance) = look(self, domain, vtpm, Deadline::after(Duration::ZERO)) {
             return Some(Refusal::TpmHindered(hindrance));
         }
-        match read_state(&self.libvirt_state_dir, domain.uuid, vtpm) {
+        match read_state(&self.config.libvirt.tpm_states(), domain.uuid, vtpm) {
             StateFile::Damaged(how) => Some(Refusal::TpmStateDamaged { how }),
             _ => None,
         }
@@ -45,7 +45,7 @@ pub(super) fn look(
     vtpm: &Emulator,
     patience: Deadline,
 ) -> Option<Hindrance> {
-    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if let Some(closed) = closed_directory(&place, &guard.config.libvirt.qemu_conf()) {
         return Some(Hindrance::ClosedDirectory {
             path: closed.path.display().to_string(),
@@ -66,7 +66,7 @@ pub(super) fn look(
             }
             LockProblem::Held(holder) => holder,
         };
-        if patience.has_passed() {
+        if !poll::wait(PAUSE, patience) {
             return Some(Hindrance::InUse {
                 pid: match holder {
                     LockHolder::Process { pid, .. } => Some(pid),
@@ -75,6 +75,5 @@ pub(super) fn look(
                 holder: holder.to_string(),
             });
         }
-        thread::sleep(PAUSE.min(patience.remaining()));
     }
 }

@@ -7,11 +7,10 @@
 //! tmpfs: no start survives a boot. Guests that have the same key share the secret; a digest
 //! under a salt of its own tells equal keys, so that the file holds none.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -21,7 +20,9 @@ use sha2::Sha256;
 
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
-use crate::host::atomic;
+use crate::host::path_error::PathError;
+use crate::host::trusted::{self, Distrust};
+use crate::host::{self, atomic, poll};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::random;
@@ -32,7 +33,7 @@ use crate::libvirt::{Process, calling_daemon};
 mod tests;
 
 /// How often a secret that is in use is looked at again.
-const POLL: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a start may take whose daemon lives and that nobody has seen the end of: the hook
 /// may have been killed at `started`. swtpm has had its key long since.
@@ -48,13 +49,20 @@ pub(super) enum LeaseError {
     #[error("it is in use for the start of the guest \"{0}\"")]
     InUse(String),
     /// Who uses it cannot be found out or written down.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
+    /// Another user could have written who uses it.
+    #[error(transparent)]
+    NotTrusted(Distrust),
+}
+
+impl From<Distrust> for LeaseError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::Io(error),
+            untrusted @ Distrust::Untrusted { .. } => Self::NotTrusted(untrusted),
+        }
+    }
 }
 
 /// A guest between `prepare` and `started` or `release`.
@@ -119,10 +127,9 @@ pub(super) fn take(
         }
         let name = other.name.clone();
         drop(lease);
-        if deadline.has_passed() {
+        if !poll::wait(PAUSE, deadline) {
             return Err(LeaseError::InUse(name));
         }
-        thread::sleep(POLL.min(deadline.remaining()));
     }
 }
 
@@ -201,13 +208,9 @@ impl Lease {
         deadline: Deadline,
     ) -> Result<Self, LeaseError> {
         let path = dir.join(secret.to_string());
-        let error = |source| LeaseError::Io {
-            path: path.clone(),
-            source,
-        };
-        let dir = open_dir(dir).map_err(error)?;
-        let lock = lock(&path.with_extension("lock"), deadline).map_err(error)?;
-        let mut record = read(&path).map_err(error)?;
+        let dir = trusted::make_dir(dir, trusted::RUN_DIR)?;
+        let lock = lock(&path.with_extension("lock"), deadline).map_err(PathError::at(&path))?;
+        let mut record = read(&path).map_err(PathError::at(&path))?;
         let now = Timestamp::now();
         record.holders.retain(|holder| holder.is_starting(now));
         Ok(Self {
@@ -236,10 +239,7 @@ impl Lease {
     }
 
     fn error(&self, source: io::Error) -> LeaseError {
-        LeaseError::Io {
-            path: self.path.clone(),
-            source,
-        }
+        PathError::new(&*self.path, source).into()
     }
 }
 
@@ -267,36 +267,17 @@ fn read(path: &Path) -> io::Result<Record> {
 /// The lock, held by this process until the file is closed.
 fn lock(path: &Path, deadline: Deadline) -> io::Result<File> {
     loop {
-        let file = OpenOptions::new()
+        let file = File::options()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)?;
-        match file.try_lock() {
-            // Its last holder may have removed it.
-            Ok(()) if file.metadata()?.nlink() > 0 => return Ok(file),
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if deadline.has_passed() => {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            Err(TryLockError::WouldBlock) => thread::sleep(POLL.min(deadline.remaining())),
+        host::lock::lock(&file, deadline)?;
+        // Its last holder may have removed it.
+        if file.metadata()?.nlink() > 0 {
+            return Ok(file);
         }
     }
-}
-
-/// The directory, which must be this user's alone.
-fn open_dir(path: &Path) -> io::Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let dir = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-        .open(path)?;
-    let metadata = dir.metadata()?;
-    if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
-        return Err(io::Error::other("others than its owner have access"));
-    }
-    Ok(dir)
 }

@@ -141,7 +141,7 @@ fn ended(
         return Ok(forget_announcement(guard, domain, deadline)?);
     };
     let has_run = progress(guard, domain) == Some(Progress::Ran);
-    let state = read_state(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let state = read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let mut taken_back = false;
     let noted = with_store(guard, deadline, |store| {
         store.clear_announcement(domain.uuid)?;
@@ -221,13 +221,13 @@ fn note_state(
     if copies::libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
-    match read_state(&guard.libvirt_state_dir, domain.uuid, vtpm) {
+    match read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm) {
         StateFile::Encrypted(_) => store.note_seen_state(
             domain.uuid,
             &SeenState {
                 domain_name: domain.name.clone(),
                 secret_uuid: vtpm.secret_uuid,
-                path: state_path(&guard.libvirt_state_dir, domain.uuid, vtpm),
+                path: state_path(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm),
                 at: Timestamp::now(),
             },
         ),
@@ -273,7 +273,7 @@ fn leave_secret(
             Ok(())
         }
     };
-    match lease::leave(&guard.leases_dir(), secret, domain.uuid, until, drop_it) {
+    match lease::leave(&guard.run_dir.leases(), secret, domain.uuid, until, drop_it) {
         Ok(dropped) => dropped.unwrap_or(Ok(())),
         Err(error) => {
             tracing::warn!(%secret, %error, "who is being started with the secret is not known");

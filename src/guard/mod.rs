@@ -31,23 +31,17 @@ pub use lifecycle::{LifecycleError, follow_up};
 pub use operation::{Ending, Operation};
 pub use prepare::{Mode, prepare};
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::Config;
+use crate::host::dirs::{RunDir, StateDir};
 use crate::ids::DomainUuid;
 use crate::keyring::Keyring;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::libvirt::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
-
-/// The directory of swtpm's logs of libvirt's guests.
-const SWTPM_LOG_DIR: &str = "/var/log/swtpm/libvirt/qemu";
-
-/// The guard's own directory on a tmpfs.
-const RUN_DIR: &str = "/run/vtpm-guard";
 
 /// What a guarded start works with.
 pub struct Guard {
@@ -57,22 +51,12 @@ pub struct Guard {
     pub config_error: Option<String>,
     /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
     pub xml_error: Option<String>,
-    /// The directory of the store and the sealed KEKs.
-    pub state_dir: PathBuf,
-    /// The directory of libvirt's TPM states.
-    pub libvirt_state_dir: PathBuf,
-    /// The directory of libvirt's definitions of persistent guests: `NAME.xml`.
-    pub libvirt_definitions_dir: PathBuf,
-    /// The directory of libvirt's notes on running guests: `NAME.xml`.
-    pub libvirt_run_dir: PathBuf,
-    /// libvirt's directory of saved runs: `save/NAME.save`, `snapshot/NAME/SNAPSHOT.xml`.
-    pub libvirt_saved_dir: PathBuf,
-    /// The directory of swtpm's logs: `NAME-swtpm.log`.
-    pub swtpm_log_dir: PathBuf,
+    /// The directory of the store and the sealed provider keys.
+    pub state_dir: StateDir,
     /// Whether a KEK that is slow to open is shared with the other starts of these seconds.
     pub shares_keks: bool,
     /// The guard's own directory on a tmpfs.
-    pub run_dir: PathBuf,
+    pub run_dir: RunDir,
     /// libvirtd's call, where it is libvirtd that asks, and not a person.
     pub call: Option<HookCall>,
     /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
@@ -85,18 +69,13 @@ pub struct Guard {
 impl Guard {
     /// A guard with this configuration, which leaves libvirt alone.
     #[must_use]
-    pub fn new(config: Config, state_dir: PathBuf) -> Self {
+    pub fn new(config: Config, state_dir: StateDir) -> Self {
         Self {
             config_error: None,
             xml_error: None,
             state_dir,
-            libvirt_state_dir: config.libvirt.tpm_states(),
-            libvirt_definitions_dir: config.libvirt.definitions(),
-            libvirt_run_dir: config.libvirt.running(),
-            libvirt_saved_dir: config.libvirt.saved(),
-            swtpm_log_dir: PathBuf::from(SWTPM_LOG_DIR),
             shares_keks: false,
-            run_dir: PathBuf::from(RUN_DIR),
+            run_dir: RunDir::default(),
             call: None,
             config,
             secrets: None,
@@ -108,7 +87,7 @@ impl Guard {
     /// The sealed KEKs of this host.
     #[must_use]
     pub fn keyring(&self) -> Keyring {
-        let keyring = Keyring::at(self.state_dir.join("keys"));
+        let keyring = Keyring::at(self.state_dir.keys());
         if self.shares_keks {
             keyring.sharing()
         } else {
@@ -121,18 +100,9 @@ impl Guard {
         Unlocker::sharing(self.keyring(), self.unsealed_keks.clone())
     }
 
-    /// Where the guard keeps who is being started with which secret.
-    fn leases_dir(&self) -> PathBuf {
-        self.run_dir.join("secrets")
-    }
-
     /// libvirt's files about guests.
     fn definition_files(&self) -> DefinitionFiles {
-        DefinitionFiles {
-            definitions: self.libvirt_definitions_dir.clone(),
-            running: self.libvirt_run_dir.clone(),
-            ..DefinitionFiles::from(&self.config.libvirt)
-        }
+        DefinitionFiles::from(&self.config.libvirt)
     }
 
     /// What people call this domain: its name in libvirt's files, else its UUID.

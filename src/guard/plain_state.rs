@@ -6,18 +6,19 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::host::atomic::{self, NewFile};
-use crate::host::trusted::TrustedDir;
+use crate::host::dirs::StateDir;
+use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::LockedState;
 
 /// Saves the locked plain state, replacing one that was saved before. Returns its path.
-pub fn save(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
+pub fn save(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
     let dir = guest_dir(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
-    let open = TrustedDir::open_or_make_own(&dir)?.to_file()?;
+    let open = trusted::make_dir(&dir, trusted::STATE_DIR)?;
     let new = NewFile::write(&open, |file| {
         file.write_all(state.blob())?;
         atomic::set_attributes(file, state.metadata())
@@ -27,15 +28,15 @@ pub fn save(state_dir: &Path, domain: DomainUuid, state: &LockedState) -> io::Re
 }
 
 /// Removes the guest's plain state. Returns whether there was one.
-pub fn remove(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
+pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
     let own = guest_dir(state_dir, domain);
-    if TrustedDir::open_own(&own)?.is_none() {
+    if trusted::find(&own, trusted::STATE_DIR)?.is_none() {
         return Ok(false);
     }
     match fs::remove_dir_all(&own) {
         Ok(()) => {
-            let above = TrustedDir::open(&dir(state_dir))?;
-            atomic::sync_directory(&above.to_file()?)?;
+            let above = trusted::make_dir(&state_dir.plain_states(), trusted::STATE_DIR)?;
+            atomic::sync_directory(&above)?;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -44,8 +45,8 @@ pub fn remove(state_dir: &Path, domain: DomainUuid) -> io::Result<bool> {
 }
 
 /// The guests whose plain state is kept, by UUID.
-pub fn list(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
-    let entries = match fs::read_dir(dir(state_dir)) {
+pub fn list(state_dir: &StateDir) -> io::Result<Vec<DomainUuid>> {
+    let entries = match fs::read_dir(state_dir.plain_states()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -59,14 +60,8 @@ pub fn list(state_dir: &Path) -> io::Result<Vec<DomainUuid>> {
     Ok(domains)
 }
 
-/// The directory of all plain states.
-#[must_use]
-pub fn dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("plain-state")
-}
-
-fn guest_dir(state_dir: &Path, domain: DomainUuid) -> PathBuf {
-    dir(state_dir).join(domain.to_string())
+fn guest_dir(state_dir: &StateDir, domain: DomainUuid) -> PathBuf {
+    state_dir.plain_states().join(domain.to_string())
 }
 
 #[cfg(test)]
@@ -79,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_plain_state_is_saved_apart_and_removed_once() {
-        let (dir, state_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, below) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state_dir = &StateDir::at(below.path());
         fs::write(dir.path().join("tpm2-00.permall"), b"plain").unwrap();
         let (domain, vtpm) = (
             DomainUuid::random(),
@@ -90,21 +86,21 @@ mod tests {
                 persistent_state: false,
             },
         );
-        assert!(!remove(state_dir.path(), domain).unwrap());
+        assert!(!remove(state_dir, domain).unwrap());
 
-        let held = LockedState::lock(Path::new("/nowhere"), domain, &vtpm);
+        let held = LockedState::lock(std::path::Path::new("/nowhere"), domain, &vtpm);
         let held = held.unwrap().unwrap();
-        save(state_dir.path(), domain, &held).unwrap();
-        let kept = save(state_dir.path(), domain, &held).unwrap();
+        save(state_dir, domain, &held).unwrap();
+        let kept = save(state_dir, domain, &held).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), b"plain");
-        assert_eq!(super::list(state_dir.path()).unwrap(), [domain]);
+        assert_eq!(super::list(state_dir).unwrap(), [domain]);
         for parent in kept.ancestors().skip(1).take(2) {
             assert_eq!(fs::metadata(parent).unwrap().mode() & 0o7777, 0o700);
         }
 
-        assert!(remove(state_dir.path(), domain).unwrap());
-        assert!(!remove(state_dir.path(), domain).unwrap());
+        assert!(remove(state_dir, domain).unwrap());
+        assert!(!remove(state_dir, domain).unwrap());
         assert!(!kept.exists());
-        assert!(super::list(state_dir.path()).unwrap().is_empty());
+        assert!(super::list(state_dir).unwrap().is_empty());
     }
 }

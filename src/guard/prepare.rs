@@ -185,7 +185,7 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     if *facts.state_in_force() != TpmState::Absent || arrives {
         return;
     }
-    let place = StatePath::of(&guard.libvirt_state_dir, domain.uuid, vtpm);
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if let Err(error) = remove_empty_directory(&place) {
         tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
     }

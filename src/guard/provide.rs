@@ -96,10 +96,10 @@ impl Provide<'_> {
         if self.guard.libvirt_starts {
             return Ok(None);
         }
-        match lease::take(&self.guard.leases_dir(), secret, domain, dek, until) {
+        match lease::take(&self.guard.run_dir.leases(), secret, domain, dek, until) {
             Ok(lease) => Ok(Some(lease)),
             Err(LeaseError::InUse(guest)) => Err(Refusal::SecretInUse { secret, guest }),
-            Err(error @ LeaseError::Io { .. }) => {
+            Err(error @ (LeaseError::Io(_) | LeaseError::NotTrusted(_))) => {
                 tracing::warn!(%secret, %error, "who is being started with the secret is not known");
                 match &self.gathered.facts.host_secret {
                     // Perhaps for a start that is under way.

@@ -38,7 +38,11 @@ pub(super) enum Progress {
 }
 
 fn status(guard: &Guard, domain: &Domain) -> Option<String> {
-    let path = guard.libvirt_run_dir.join(format!("{}.xml", domain.name));
+    let path = guard
+        .config
+        .libvirt
+        .running()
+        .join(format!("{}.xml", domain.name));
     let mut status = String::new();
     let file = File::open(path).ok()?;
     file.take(STATUS_LIMIT).read_to_string(&mut status).ok()?;
@@ -48,7 +52,9 @@ fn status(guard: &Guard, domain: &Domain) -> Option<String> {
 /// Whether libvirt has notes of this guest: it runs. A start that is being prepared has none yet.
 pub(super) fn is_running(guard: &Guard, domain: &Domain) -> bool {
     guard
-        .libvirt_run_dir
+        .config
+        .libvirt
+        .running()
         .join(format!("{}.xml", domain.name))
         .exists()
 }

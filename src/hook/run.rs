@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -13,9 +13,10 @@ use super::event::HookEvent;
 use super::stdin::Stdin;
 use crate::capture;
 use crate::clock::Deadline;
-use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
+use crate::config::Config;
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
 use crate::guard::{self, Guard, HookCall, Mode, Operation, bring_back};
+use crate::host::dirs::{self, StateDir};
 use crate::host::sys;
 use crate::libvirt::{LibvirtClient, calling_attempt};
 use crate::log;
@@ -34,13 +35,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
     emergency::answer_for_panics();
     let arguments: Vec<_> = arguments.into_iter().collect();
-    if bring_back::run(Path::new(DEFAULT_STATE_DIR), &arguments) {
+    if bring_back::run(&StateDir::default(), &arguments) {
         return ExitCode::SUCCESS;
     }
     let Some(event) = HookEvent::parse(arguments) else {
         return ExitCode::SUCCESS;
     };
-    if !called_by_owner(Path::new(DEFAULT_STATE_DIR)) {
+    if !called_by_owner(&StateDir::default()) {
         return ExitCode::SUCCESS;
     }
     let (domain, xml) = read_domain(started);
@@ -145,11 +146,11 @@ fn prepare(
 
 /// The guard, under the defaults where its configuration is broken: `doctor` says so.
 fn guard_of_this_host() -> Guard {
-    let (config, trouble) = match Config::load(Path::new(DEFAULT_CONFIG)) {
+    let (config, trouble) = match Config::load(Path::new(dirs::CONFIG)) {
         Ok(config) => (config, None),
         Err(error) => (Config::default(), Some(error.to_string())),
     };
-    let mut guard = Guard::new(config, PathBuf::from(DEFAULT_STATE_DIR));
+    let mut guard = Guard::new(config, StateDir::default());
     guard.config_error = trouble;
     guard.shares_keks = true;
     let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
@@ -175,7 +176,7 @@ fn is_root_of_this_host() -> bool {
 fn read_domain(started: Instant) -> (Result<Domain, UnreadableDomain>, Vec<u8>) {
     // The last tenth of the deadline is kept back for the verdict on what did not come.
     let time_limit = || {
-        let config = Config::load(Path::new(DEFAULT_CONFIG)).unwrap_or_default();
+        let config = Config::load(Path::new(dirs::CONFIG)).unwrap_or_default();
         config.hook_deadline / 10 * 9
     };
     let mut stdin = Stdin::new(started, time_limit);
@@ -238,11 +239,11 @@ mod tests {
             domain::examine(xml.as_bytes())
         };
         let strict = {
-            let mut guard = Guard::new(Config::default(), PathBuf::new());
+            let mut guard = Guard::new(Config::default(), StateDir::default());
             guard.config.policy.unencrypted = Permission::Deny;
             guard
         };
-        let lax = Guard::new(Config::default(), PathBuf::new());
+        let lax = Guard::new(Config::default(), StateDir::default());
         let seen = Err(UnreadableDomain {
             reason: String::new(),
             has_emulated_tpm: true,

@@ -9,7 +9,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
 use zeroize::Zeroizing;
 
 use super::crash;
+use crate::host::dirs::of_descriptor;
 use crate::key::random;
 
 /// How the name of an unfinished file begins; random digits follow.
@@ -201,7 +201,7 @@ fn remove_abandoned(dir: &File) {
     let Ok(owner) = dir.metadata().map(|it| it.uid()) else {
         return;
     };
-    let listed = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    let listed = fs::read_dir(of_descriptor(dir));
     for entry in listed.into_iter().flatten().flatten() {
         let name = entry.file_name();
         if !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {

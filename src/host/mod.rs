@@ -1,9 +1,12 @@
-//! The machine that this program runs on: where libvirt keeps its files, which users there are.
+//! The machine that this program runs on: paths, trusted files, locks, other programs, users.
 
 pub mod atomic;
 pub mod bounded;
 pub(crate) mod crash;
 pub mod dirs;
+pub mod lock;
+pub mod path_error;
+pub mod poll;
 pub mod process;
 pub mod sys;
 pub mod trusted;

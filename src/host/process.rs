@@ -18,12 +18,12 @@ use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use crate::clock::Deadline;
+use crate::host::dirs::SEARCH_PATH;
+use crate::host::path_error::PathError;
+use crate::host::poll;
 
 #[cfg(test)]
 mod tests;
-
-/// Where programs are looked for; the caller's own `PATH` is not asked.
-const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How much of a child's stderr is kept, in bytes; the rest is read and dropped.
 const MAX_STDERR: usize = 4096;
@@ -63,13 +63,8 @@ pub enum ChildError {
         limit: usize,
     },
     /// The system did not let it start, or broke a pipe.
-    #[error("{program}: {source}", program = .program.display())]
-    Io {
-        /// The program.
-        program: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// Runs `program`, a path or a name to be found in the system's directories, and gives it
@@ -86,17 +81,14 @@ pub fn run(
     max_output: usize,
     deadline: Deadline,
 ) -> Result<Output, ChildError> {
-    let io_error = |source: io::Error| ChildError::Io {
-        program: program.to_owned(),
-        source,
-    };
+    let io_error = PathError::at(program);
     let mut running = Running::start(program, args).map_err(|source| match source.kind() {
         ErrorKind::NotFound => ChildError::NotInstalled(program.to_owned()),
-        _ => io_error(source),
+        _ => io_error(source).into(),
     })?;
-    let mut stdin = Feed::new(running.child.stdin.take(), input).map_err(io_error)?;
-    let mut stdout = Drain::new(running.child.stdout.take(), max_output).map_err(io_error)?;
-    let mut stderr = Drain::new(running.child.stderr.take(), MAX_STDERR).map_err(io_error)?;
+    let mut stdin = Feed::new(running.child.stdin.take(), input).map_err(&io_error)?;
+    let mut stdout = Drain::new(running.child.stdout.take(), max_output).map_err(&io_error)?;
+    let mut stderr = Drain::new(running.child.stderr.take(), MAX_STDERR).map_err(&io_error)?;
 
     while stdout.pipe.is_some() || stderr.pipe.is_some() {
         let pipes = [
@@ -120,14 +112,14 @@ pub fn run(
             .collect();
         match poll(&mut pipes, timeout_until(deadline)) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(io_error(errno.into())),
+            Err(errno) => return Err(io_error(errno.into()).into()),
         }
         if deadline.has_passed() {
             return Err(ChildError::TimedOut(program.to_owned()));
         }
-        stdin.write_some().map_err(io_error)?;
-        stderr.read_some().map_err(io_error)?;
-        if stdout.read_some().map_err(io_error)? {
+        stdin.write_some().map_err(&io_error)?;
+        stderr.read_some().map_err(&io_error)?;
+        if stdout.read_some().map_err(&io_error)? {
             return Err(ChildError::TooMuchOutput {
                 program: program.to_owned(),
                 limit: max_output,
@@ -135,7 +127,7 @@ pub fn run(
         }
     }
     drop(stdin);
-    match running.wait(deadline).map_err(io_error)? {
+    match running.wait(deadline).map_err(&io_error)? {
         Some(status) => Ok(Output {
             status,
             stdout: stdout.into_bytes(),
@@ -173,16 +165,10 @@ impl Running {
 
     /// Reaps the child; `None` if it has not ended at the deadline.
     fn wait(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                self.ended = true;
-                return Ok(Some(status));
-            }
-            if deadline.has_passed() {
-                return Ok(None);
-            }
-            std::thread::sleep(EXIT_POLL);
-        }
+        let status = poll::poll(EXIT_POLL, deadline, || self.child.try_wait().transpose());
+        let status = status.transpose()?;
+        self.ended = status.is_some();
+        Ok(status)
     }
 }
 

@@ -4,8 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-const PASSWD: &str = "/etc/passwd";
-const GROUP: &str = "/etc/group";
+use crate::host::dirs::{GROUP, PASSWD};
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,30 +1,23 @@
 //! The keyring's directory: trusts only its own user's files, writes whole ones.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
-use super::{Distrust, KeyringError};
+use super::KeyringError;
 use crate::clock::Deadline;
 use crate::host::atomic::{self, NewFile};
-use crate::host::trusted::{self, TrustedDir};
+use crate::host::lock::lock;
+use crate::host::path_error::PathError;
+use crate::host::trusted;
 use crate::key::id::KeyId;
 use crate::keyring::seal::MAX_SEALED;
 
 /// The longest file: a sealed key and its first line.
 const MAX_FILE: usize = MAX_SEALED + 100;
-
-/// How often a lock is tried that another writer holds.
-const LOCK_POLL: Duration = Duration::from_millis(1);
 
 /// The opened directory, known to be this user's, and writable to nobody else.
 pub(crate) struct Dir {
@@ -35,34 +28,19 @@ pub(crate) struct Dir {
 impl Dir {
     /// Opens it; `None` if there is none.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, KeyringError> {
-        let parent = match TrustedDir::open(path.parent().unwrap_or(path)) {
-            Ok(parent) => parent,
-            Err(distrust) if distrust.is_missing() => return Ok(None),
-            Err(distrust) => return Err(parent_error(distrust)),
-        };
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let name = path.file_name().unwrap_or_default();
-        let dir = match openat(parent.fd(), name, flags, Mode::empty()) {
-            Ok(dir) => File::from(dir),
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                return Err(distrusted(path, Distrust::NotADirectory));
-            }
-            Err(errno) => return Err(io_error(path)(errno.into())),
-        };
-        trust(path, &dir, 0o022)?;
-        let path = path.to_owned();
-        Ok(Some(Self { path, dir }))
+        let dir = trusted::open(path, trusted::KEYRING_DIR)?;
+        Ok(dir.map(|dir| Self {
+            path: path.to_owned(),
+            dir,
+        }))
     }
 
     /// Opens it, and makes it first if there is none.
     pub(crate) fn create(path: &Path) -> Result<Self, KeyringError> {
-        if let Some(dir) = Self::open(path)? {
-            return Ok(dir);
-        }
-        let made = TrustedDir::open_or_make(path);
-        made.map_err(parent_error)?;
-        Self::open(path)?.ok_or_else(|| io_error(path)(io::ErrorKind::NotFound.into()))
+        Ok(Self {
+            path: path.to_owned(),
+            dir: trusted::make_dir(path, trusted::KEYRING_DIR)?,
+        })
     }
 
     /// Reads a key's file; `None` if there is none.
@@ -84,30 +62,21 @@ impl Dir {
         };
         match lock(&file, deadline) {
             Ok(()) => Ok(Some(file)),
-            Err(LockFailed::TimedOut) => Err(KeyringError::TimedOut),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Err(KeyringError::TimedOut),
             // A file system without locks: everybody opens it alone.
-            Err(LockFailed::Io(_)) => Ok(None),
+            Err(_) => Ok(None),
         }
     }
 
     /// Opens a trusted file of this directory; `None` if there is none.
     fn open_file(&self, name: &OsStr) -> Result<Option<File>, KeyringError> {
         let path = self.path.join(name);
-        // Non-blocking, or a FIFO of that name would hold up the start for ever.
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = match openat(&self.dir, name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(Errno::ELOOP | Errno::ENXIO) => {
-                return Err(distrusted(&path, Distrust::NotAFile));
-            }
-            Err(errno) => return Err(io_error(&path)(errno.into())),
-        };
-        if !file.metadata().map_err(io_error(&path))?.is_file() {
-            return Err(distrusted(&path, Distrust::NotAFile));
-        }
-        trust(&path, &file, 0o077)?;
-        Ok(Some(file))
+        Ok(trusted::open_in(
+            &self.dir,
+            &path,
+            name,
+            trusted::SEALED_KEY,
+        )?)
     }
 
     /// Writes a key's file in place of any that is there, which stays until the new one is
@@ -122,24 +91,25 @@ impl Dir {
         let path = self.path.join(name(key_id));
         let written = NewFile::write(&self.dir, |file| file.write_all(bytes))
             .and_then(|new| Ok((new.reads_back(bytes)?, new)));
-        let (reads_back, new) = written.map_err(io_error(&path))?;
+        let (reads_back, new) = written.map_err(PathError::at(&path))?;
         if !reads_back {
             let reason = "the disk does not return what was written to it";
-            return Err(io_error(&path)(io::Error::other(reason)));
+            return Err(PathError::new(path, io::Error::other(reason)).into());
         }
-        new.replace(&name(key_id)).map_err(io_error(&path))
+        Ok(new.replace(&name(key_id)).map_err(PathError::at(&path))?)
     }
 
     /// Removes a key's file.
     pub(crate) fn remove(&self, key_id: KeyId) -> Result<(), KeyringError> {
-        atomic::remove(&self.dir, &name(key_id)).map_err(io_error(&self.path.join(name(key_id))))
+        let path = self.path.join(name(key_id));
+        Ok(atomic::remove(&self.dir, &name(key_id)).map_err(PathError::at(&path))?)
     }
 
     /// The ids after which files are named, in order.
     pub(crate) fn list(&self) -> Result<Vec<KeyId>, KeyringError> {
         let mut key_ids = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(io_error(&self.path))? {
-            let found = entry.map_err(io_error(&self.path))?.file_name();
+        for entry in fs::read_dir(&self.path).map_err(PathError::at(&self.path))? {
+            let found = entry.map_err(PathError::at(&self.path))?.file_name();
             let key_id = found.to_str().and_then(KeyId::parse);
             key_ids.extend(key_id.filter(|key_id| name(*key_id) == found));
         }
@@ -149,29 +119,10 @@ impl Dir {
 
     /// Holds other writers off until this value is dropped, for they use the same temporary.
     fn lock(&self, deadline: Deadline) -> Result<(), KeyringError> {
-        lock(&self.dir, deadline).map_err(|failed| match failed {
-            LockFailed::TimedOut => KeyringError::TimedOut,
-            LockFailed::Io(error) => io_error(&self.path)(error),
+        lock(&self.dir, deadline).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => KeyringError::TimedOut,
+            _ => PathError::new(&*self.path, error).into(),
         })
-    }
-}
-
-/// Why there is no lock.
-enum LockFailed {
-    TimedOut,
-    Io(io::Error),
-}
-
-fn lock(file: &File, deadline: Deadline) -> Result<(), LockFailed> {
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(LockFailed::Io(error)),
-            Err(TryLockError::WouldBlock) if deadline.has_passed() => {
-                return Err(LockFailed::TimedOut);
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
-        }
     }
 }
 
@@ -180,7 +131,7 @@ fn read_whole(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, KeyringErro
     let bound = u64::try_from(MAX_FILE + 1).unwrap_or(u64::MAX);
     file.take(bound)
         .read_to_end(&mut bytes)
-        .map_err(io_error(path))?;
+        .map_err(PathError::at(path))?;
     if bytes.len() > MAX_FILE {
         let path = path.to_owned();
         let reason = "it is too long for a sealed key";
@@ -191,40 +142,4 @@ fn read_whole(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, KeyringErro
 
 fn name(key_id: KeyId) -> OsString {
     key_id.to_string().into()
-}
-
-/// Checks the opened thing itself, not its name: nobody can exchange it after that.
-fn trust(path: &Path, file: &File, forbidden: u32) -> Result<(), KeyringError> {
-    let found = file.metadata().map_err(io_error(path))?;
-    if found.uid() != geteuid().as_raw() {
-        return Err(distrusted(path, Distrust::Owner(found.uid())));
-    }
-    if found.mode() & forbidden != 0 {
-        return Err(distrusted(path, Distrust::Mode(found.mode() & 0o7777)));
-    }
-    Ok(())
-}
-
-fn parent_error(distrust: trusted::Distrust) -> KeyringError {
-    match distrust {
-        trusted::Distrust::Owner { path, owner } => distrusted(&path, Distrust::Owner(owner)),
-        trusted::Distrust::WritableByOthers { path, mode } => {
-            distrusted(&path, Distrust::Mode(mode))
-        }
-        trusted::Distrust::Io { path, source } => KeyringError::Io { path, source },
-    }
-}
-
-fn distrusted(path: &Path, reason: Distrust) -> KeyringError {
-    KeyringError::NotTrusted {
-        path: path.to_owned(),
-        reason,
-    }
-}
-
-fn io_error(path: &Path) -> impl Fn(io::Error) -> KeyringError + use<'_> {
-    move |source| KeyringError::Io {
-        path: path.to_owned(),
-        source,
-    }
 }

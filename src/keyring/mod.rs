@@ -9,7 +9,6 @@
 //! vtpm-guard-kek 1 root-only                    the key, 64 hexadecimal digits
 //! ```
 
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,9 @@ use zeroize::Zeroizing;
 
 use self::dir::Dir;
 use crate::clock::Deadline;
+use crate::host::path_error::PathError;
 use crate::host::process::ChildError;
+use crate::host::trusted::{Distrust, Reason};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 pub use crate::keyring::seal::{Seal, WeakerSeal};
@@ -42,7 +43,7 @@ pub enum KeyringError {
         /// The file or directory.
         path: PathBuf,
         /// What is wrong with it.
-        reason: Distrust,
+        reason: Reason,
     },
     /// The file is not a sealed key, or not that of its name.
     #[error("{path} is damaged: {reason}", path = .path.display())]
@@ -70,30 +71,17 @@ pub enum KeyringError {
     #[error("the provider's key did not open in time")]
     TimedOut,
     /// The system did not let the keyring read or write.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
-/// Why a file or directory of the keyring is not trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Distrust {
-    /// Its owner (user id) is not the user that runs this program.
-    #[error("it belongs to user {0}")]
-    Owner(u32),
-    /// Its permission bits let others read a key, or write to the directory.
-    #[error("its mode is {0:04o}, so others have access")]
-    Mode(u32),
-    /// A symbolic link, a device or the like where a file should be.
-    #[error("it is not a regular file")]
-    NotAFile,
-    /// A file, a symbolic link or the like where the directory should be.
-    #[error("it is not a directory")]
-    NotADirectory,
+impl From<Distrust> for KeyringError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::Io(error),
+            Distrust::Untrusted { path, reason } => Self::NotTrusted { path, reason },
+        }
+    }
 }
 
 /// The directory of sealed KEKs.

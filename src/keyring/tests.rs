@@ -467,7 +467,7 @@ fn a_file_that_others_may_read_is_not_trusted() {
     assert!(
         error
             .to_string()
-            .ends_with("its mode is 0640, so others have access"),
+            .ends_with("others have access to it (mode 0640)"),
         "{error}"
     );
 }
@@ -484,7 +484,7 @@ fn a_link_or_a_fifo_is_not_trusted() {
         matches!(
             error,
             KeyringError::NotTrusted {
-                reason: Distrust::NotAFile,
+                reason: Reason::NotAFile,
                 ..
             }
         )
@@ -509,7 +509,7 @@ fn a_directory_that_others_may_write_or_a_link_to_one_is_not_trusted() {
     assert!(matches!(
         error,
         KeyringError::NotTrusted {
-            reason: Distrust::Mode(0o770),
+            reason: Reason::Writable(0o770),
             ..
         }
     ));
@@ -523,7 +523,7 @@ fn a_directory_that_others_may_write_or_a_link_to_one_is_not_trusted() {
     assert!(matches!(
         error,
         KeyringError::NotTrusted {
-            reason: Distrust::NotADirectory,
+            reason: Reason::NotADirectory,
             ..
         }
     ));
@@ -544,7 +544,7 @@ fn what_belongs_to_another_user_is_not_trusted() {
         matches!(
             error,
             KeyringError::NotTrusted {
-                reason: Distrust::Owner(65_534),
+                reason: Reason::Owner(65_534),
                 ..
             }
         )

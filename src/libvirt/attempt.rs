@@ -10,13 +10,14 @@ use std::path::Path;
 use std::process;
 
 use super::starting::{Process, daemon_above};
+use crate::host::dirs::PROC;
 
 /// The attempt that this process is a hook of: the daemon and its thread, `PID START-TIME
 /// THREAD`; without the thread where the kernel does not tell whose child a process is
 /// (`CONFIG_PROC_CHILDREN`). Empty where /proc shows no daemon, as for a hook that a person calls.
 #[must_use]
 pub fn calling_attempt() -> String {
-    attempt(Path::new("/proc"), process::id())
+    attempt(Path::new(PROC), process::id())
 }
 
 fn attempt(proc: &Path, pid: u32) -> String {

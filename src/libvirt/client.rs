@@ -97,8 +97,8 @@ impl LibvirtClient {
             return Err(no_time());
         }
         program::check(&self.program)
-            .and_then(|()| Conversation::start(&self.program, &self.uri))
-            .map_err(|error| self.helper_trouble(&error))
+            .map_err(|distrust| SecretError::Unreachable(distrust.to_string()))?;
+        Conversation::start(&self.program, &self.uri).map_err(|error| self.helper_trouble(&error))
     }
 
     fn helper_trouble(&self, error: &std::io::Error) -> SecretError {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::protocol::{MAX_RESPONSE, MAX_VALUE, Request, Response, read_frame};
 use crate::clock::Deadline;
+use crate::host::dirs;
 
 /// POSIX's `PIPE_BUF` on Linux, in bytes: a pipe that poll calls writable takes as many
 /// without blocking.
@@ -38,7 +39,7 @@ impl Conversation {
         let mut child = Command::new(program)
             .arg(uri)
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", dirs::SEARCH_PATH)
             .env("LC_ALL", "C")
             .current_dir("/")
             .stdin(Stdio::piped())

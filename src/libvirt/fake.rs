@@ -57,17 +57,13 @@ pub(crate) struct FakeLibvirt {
 impl FakeLibvirt {
     /// The libvirt in this directory, which is made if it is missing.
     pub(crate) fn at(root: &Path) -> Self {
-        let dirs = LibvirtDirs {
-            config: root.join("etc"),
-            state: root.join("state"),
-            run: root.join("run"),
-            tpm: None,
-        };
+        let dirs = LibvirtDirs::below(root);
         let memory = root.join("memory");
         for dir in [
             dirs.definitions(),
             dirs.running(),
-            dirs.saved(),
+            dirs.managed_saves(),
+            dirs.snapshots(),
             dirs.tpm_states(),
         ] {
             fs::create_dir_all(dir).unwrap();

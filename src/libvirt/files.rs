@@ -5,16 +5,15 @@
 //! breaks; from libvirt 12.1 on it may be `UUID.aes256cbc` instead, encrypted with a key of
 //! libvirt's own.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
-use nix::errno::Errno;
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use zeroize::Zeroizing;
 
+use crate::host::path_error::PathError;
+use crate::host::trusted::{self, Distrust};
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{LibvirtSecret, SecretDefinition, SecretError, SecretValue};
@@ -41,22 +40,9 @@ pub enum StoredValue {
 /// Why a value was not read from the daemon's files.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// The system did not let the file be read.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
-    /// Others than root may have written or read it.
-    #[error("{path} is not trusted: {reason}", path = .path.display())]
-    NotTrusted {
-        /// The file or directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// It cannot be read, or others than root may have written or read it.
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
     /// It holds something else than a value in base64.
     #[error("{path} is not a value as libvirt writes it", path = .path.display())]
     NotAValue {
@@ -68,7 +54,7 @@ pub enum FilesError {
 /// The value of this secret in `dir`, a daemon's directory of secrets.
 pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<StoredValue, FilesError> {
     let plain = dir.join(format!("{secret}.base64"));
-    if let Some(file) = open(dir, &plain)? {
+    if let Some(file) = trusted::open(&plain, trusted::LIBVIRT_SECRET)? {
         return read_base64(file, plain).map(StoredValue::Value);
     }
     let encrypted = dir.join(format!("{secret}.aes256cbc"));
@@ -128,7 +114,7 @@ fn staged_value(dir: &Path, secret: SecretUuid) -> SecretValue {
     let link = dir.join(format!("{secret}.base64"));
     let target = link.read_link().ok();
     let read = target.and_then(|target| {
-        let file = open(target.parent()?, &target).ok()??;
+        let file = trusted::open(&target, trusted::LIBVIRT_SECRET).ok()??;
         read_base64(file, target).ok()
     });
     read.map_or(SecretValue::Private, SecretValue::Disclosed)
@@ -164,46 +150,6 @@ pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, F
     Ok(left)
 }
 
-/// Opens a file of the daemon's that nobody but this process's user (root) and root could have
-/// written or read; `None` if there is none.
-fn open(dir: &Path, path: &Path) -> Result<Option<File>, FilesError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
-        .open(path);
-    let file = match file {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
-            return Err(not_trusted(path, "it is not a regular file".to_owned()));
-        }
-        Err(source) => return Err(io_error(path, source)),
-    };
-    let found = file.metadata().map_err(|source| io_error(path, source))?;
-    if !found.is_file() {
-        return Err(not_trusted(path, "it is not a regular file".to_owned()));
-    }
-    let of_dir = dir.metadata().map_err(|source| io_error(dir, source))?;
-    let user = nix::unistd::geteuid().as_raw();
-    // Whoever may write to the directory could have put another file there.
-    for (place, what, forbidden) in [(path, &found, 0o077), (dir, &of_dir, 0o022)] {
-        if ![0, user].contains(&what.uid()) {
-            return Err(not_trusted(
-                place,
-                format!("it belongs to user {}", what.uid()),
-            ));
-        }
-        if what.mode() & forbidden != 0 {
-            let mode = what.mode() & 0o7777;
-            return Err(not_trusted(
-                place,
-                format!("its mode is {mode:04o}, so others have access"),
-            ));
-        }
-    }
-    Ok(Some(file))
-}
-
 fn read_base64(file: File, path: PathBuf) -> Result<Dek, FilesError> {
     // All of it at once: a buffer that grew would leave copies of a key behind. One byte more
     // than is allowed shows that there is more.
@@ -231,17 +177,7 @@ fn read_base64(file: File, path: PathBuf) -> Result<Dek, FilesError> {
 }
 
 fn io_error(path: &Path, source: io::Error) -> FilesError {
-    FilesError::Io {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-fn not_trusted(path: &Path, reason: String) -> FilesError {
-    FilesError::NotTrusted {
-        path: path.to_owned(),
-        reason,
-    }
+    FilesError::Distrust(PathError::new(path, source).into())
 }
 
 #[cfg(test)]
@@ -310,7 +246,8 @@ mod tests {
     #[test]
     fn a_file_that_others_may_read_or_a_link_is_not_trusted() {
         for mode in [0o640, 0o604, 0o620] {
-            assert!(refusal(&secrets("base64", "YQ==", mode)).contains("others have access"));
+            let words = refusal(&secrets("base64", "YQ==", mode));
+            assert!(words.contains("others "), "{words}");
         }
         let (dir, secret) = secrets("elsewhere", "YQ==", 0o600);
         let target = dir.path().join(format!("{secret}.elsewhere"));
@@ -322,7 +259,7 @@ mod tests {
     fn a_directory_that_others_may_write_to_is_not_trusted() {
         let made = secrets("base64", "YQ==", 0o600);
         fs::set_permissions(made.0.path(), Permissions::from_mode(0o770)).unwrap();
-        assert!(refusal(&made).contains("others have access"));
+        assert!(refusal(&made).contains("others may write to it"));
     }
 
     #[test]

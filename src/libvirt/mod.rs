@@ -26,6 +26,7 @@ mod starting;
 pub use attempt::calling_attempt;
 pub use client::LibvirtClient;
 pub use guests::{Guest, Libvirt, SavedRuns};
+pub use program::find as helper_program;
 pub use starting::{
     Process, StartingLibvirtd, a_daemon_runs, called_by_starting_libvirtd, calling_daemon,
 };

@@ -1,42 +1,30 @@
 //! Where the helper is, and whether root may run it.
 
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use crate::host::dirs;
+use crate::host::path_error::PathError;
+use crate::host::trusted::{self, Distrust};
 
 /// The helper's name beside the program that starts it: an unpacked build.
 const NAME: &str = "vtpm-guard-libvirt";
 
-/// Where packages install it.
-const INSTALLED: &str = "/usr/libexec/vtpm-guard-libvirt";
-
 /// The helper's path: beside the running program, else where packages install it.
-pub(super) fn find() -> PathBuf {
+pub fn find() -> PathBuf {
     std::env::current_exe()
         .ok()
         .map(|program| program.with_file_name(NAME))
         .filter(|sibling| sibling.exists())
-        .unwrap_or_else(|| INSTALLED.into())
+        .unwrap_or_else(|| dirs::HELPER.into())
 }
 
 /// Makes sure that nobody but root and this process's user could have put the program there.
-pub(super) fn check(program: &Path) -> io::Result<()> {
-    let not_trusted = |why: &str| Err(io::Error::new(ErrorKind::PermissionDenied, why));
-    let file = program.symlink_metadata()?;
-    if !file.is_file() {
-        return not_trusted("it is not a regular file");
+pub(super) fn check(program: &Path) -> Result<(), Distrust> {
+    match trusted::find(program, trusted::HELPER)? {
+        Some(_) => Ok(()),
+        None => Err(PathError::new(program, ErrorKind::NotFound).into()),
     }
-    let dir = program.parent().unwrap_or(Path::new("/")).metadata()?;
-    let user = nix::unistd::geteuid().as_raw();
-    for (place, what) in [("it", file), ("its directory", dir)] {
-        if ![0, user].contains(&what.uid()) {
-            return not_trusted(&format!("{place} belongs to the user {}", what.uid()));
-        }
-        if what.mode() & 0o022 != 0 {
-            return not_trusted(&format!("others than its owner may write to {place}"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -79,12 +67,12 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         for path in [link.as_path(), dir.path()] {
             let error = check(path).unwrap_err();
-            assert_eq!(error.to_string(), "it is not a regular file");
+            assert!(error.to_string().contains("not a regular file"), "{error}");
         }
     }
 
     #[test]
     fn a_program_without_its_helper_beside_it_looks_where_packages_put_it() {
-        assert_eq!(find(), Path::new(INSTALLED));
+        assert_eq!(find(), Path::new(dirs::HELPER));
     }
 }

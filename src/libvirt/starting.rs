@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::secret_on_disk;
 use crate::clock::Deadline;
+use crate::host::dirs::PROC;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{HostSecrets, LibvirtSecret, Provided, SecretError, SecretValue};
@@ -42,7 +43,7 @@ impl Process {
     /// Whether it still lives.
     #[must_use]
     pub fn lives(self) -> bool {
-        Stat::of(Path::new("/proc"), self.pid).is_some_and(|stat| stat.started == self.started)
+        Stat::of(Path::new(PROC), self.pid).is_some_and(|stat| stat.started == self.started)
     }
 }
 
@@ -57,14 +58,14 @@ impl fmt::Display for Process {
 /// a hook that a person calls.
 #[must_use]
 pub fn calling_daemon() -> Option<Process> {
-    daemon_above(Path::new("/proc"), process::id()).map(|found| found.daemon)
+    daemon_above(Path::new(PROC), process::id()).map(|found| found.daemon)
 }
 
 /// Whether this process was started by a libvirtd that is still starting itself. Where /proc
 /// does not tell, it was not, and libvirt is asked as ever.
 #[must_use]
 pub fn called_by_starting_libvirtd() -> bool {
-    is_child_of_starting_libvirtd(Path::new("/proc"), process::id())
+    is_child_of_starting_libvirtd(Path::new(PROC), process::id())
 }
 
 fn is_child_of_starting_libvirtd(proc: &Path, pid: u32) -> bool {
@@ -137,7 +138,7 @@ const MODULAR: &str = "virtsecretd";
 /// where none runs, systemd listens in its place, and would start it and let the caller wait.
 #[must_use]
 pub fn a_daemon_runs() -> bool {
-    daemon_in(Path::new("/proc"))
+    daemon_in(Path::new(PROC))
 }
 
 fn daemon_in(proc: &Path) -> bool {
@@ -315,7 +316,7 @@ mod tests {
     #[test]
     fn a_process_lives_until_it_has_ended() {
         let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
-        let started = Stat::of(Path::new("/proc"), child.id()).unwrap().started;
+        let started = Stat::of(Path::new(PROC), child.id()).unwrap().started;
         let sleeping = Process {
             pid: child.id(),
             started,

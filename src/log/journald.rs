@@ -15,9 +15,7 @@ use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::LogError;
-
-/// Where journald listens.
-const SOCKET: &str = "/run/systemd/journal/socket";
+use crate::host::dirs::JOURNALD_SOCKET;
 
 /// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
 const IDENTIFIER: &str = "vtpm-guard";
@@ -28,7 +26,7 @@ const FIELD_PREFIX: &str = "VTPM_GUARD";
 /// Sends events of this level and above to journald; those that it does not take at once are
 /// dropped.
 pub(super) fn subscriber(level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
-    let listener = Listener::at(Path::new(SOCKET)).map_err(LogError::Journald)?;
+    let listener = Listener::at(Path::new(JOURNALD_SOCKET)).map_err(LogError::Journald)?;
     // Asked first: the layer greets journald with a message.
     if !listener.takes_more() {
         return Err(LogError::Journald(io::ErrorKind::WouldBlock.into()));

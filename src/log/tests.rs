@@ -11,6 +11,8 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::SecretAction;
@@ -201,7 +203,7 @@ fn what_might_be_no_log_is_not_written_to() {
 
     fs::hard_link(&other, &path).unwrap();
     assert!(
-        matches!(open(&path), Err(LogError::NotOurFile { .. })),
+        matches!(open(&path), Err(LogError::NotTrusted { .. })),
         "a second name"
     );
     fs::remove_file(&path).unwrap();
@@ -217,7 +219,7 @@ fn what_might_be_no_log_is_not_written_to() {
     assert!(
         matches!(
             open(Path::new("/dev/null")),
-            Err(LogError::NotOurFile { .. })
+            Err(LogError::NotTrusted { .. })
         ),
         "a device"
     );
@@ -226,7 +228,7 @@ fn what_might_be_no_log_is_not_written_to() {
     fs::write(&path, "").unwrap();
     if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
         assert!(
-            matches!(open(&path), Err(LogError::NotOurFile { .. })),
+            matches!(open(&path), Err(LogError::NotTrusted { .. })),
             "somebody else's"
         );
     }
@@ -238,19 +240,4 @@ fn a_full_disk_costs_the_event_and_nothing_else() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let error = LineWriter(&full).write(b"event\n").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-}
-
-#[test]
-fn a_hosts_log_is_in_var_log_and_any_other_in_its_state_directory() {
-    let host = default_file(Path::new("/var/lib/vtpm-guard"));
-    assert_eq!(host, Path::new("/var/log/vtpm-guard.log"));
-    assert_eq!(
-        default_file(Path::new("/var/lib/vtpm-guard/")),
-        host,
-        "the same directory"
-    );
-    assert_eq!(
-        default_file(Path::new("/srv/state")),
-        Path::new("/srv/state/vtpm-guard.log")
-    );
 }

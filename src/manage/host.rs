@@ -1,14 +1,14 @@
 //! The host that a command works on: its configuration, its store, its keys, its libvirt.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::Deadline;
-use crate::config::{Config, ConfigError, DEFAULT_CONFIG};
+use crate::config::{Config, ConfigError};
 use crate::guard::{Guard, MakeKeyError};
-use crate::host::dirs::LibvirtDirs;
+use crate::host::dirs::{self, LibvirtDirs, StateDir};
+use crate::host::path_error::PathError;
 use crate::key::random::RandomError;
 use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
@@ -75,8 +75,8 @@ pub(crate) enum HostError {
     #[error("libvirt is unreachable: {0}")]
     Libvirt(#[from] SecretError),
     /// A file or directory.
-    #[error("{path}: {error}", path = .path.display())]
-    Io { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// How libvirt is reached.
@@ -90,7 +90,7 @@ enum Connection {
 
 /// The host. Everything that it hands out is opened anew.
 pub(crate) struct Host {
-    state_dir: PathBuf,
+    state_dir: StateDir,
     config_path: Option<PathBuf>,
     connection: Connection,
 }
@@ -98,7 +98,7 @@ pub(crate) struct Host {
 impl Host {
     /// The host whose store is in `state_dir`, with the configuration of this file; `None` is the
     /// usual one, which need not exist.
-    pub(crate) fn new(state_dir: PathBuf, config_path: Option<PathBuf>) -> Self {
+    pub(crate) fn new(state_dir: StateDir, config_path: Option<PathBuf>) -> Self {
         Self {
             state_dir,
             config_path,
@@ -110,18 +110,18 @@ impl Host {
     #[cfg(test)]
     pub(crate) fn fake(root: &Path, libvirt: crate::libvirt::fake::FakeLibvirt) -> Self {
         Self {
-            state_dir: root.join("guard"),
+            state_dir: StateDir::at(root.join("guard")),
             config_path: Some(root.join("config.toml")),
             connection: Connection::Fake(libvirt),
         }
     }
 
-    pub(crate) fn state_dir(&self) -> &Path {
+    pub(crate) fn state_dir(&self) -> &StateDir {
         &self.state_dir
     }
 
     pub(crate) fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir.join("keys"))
+        Keyring::at(self.state_dir.keys())
     }
 
     /// Where libvirt keeps its files; by the defaults where the configuration is broken, as for
@@ -149,7 +149,7 @@ impl Host {
         let path = match &self.config_path {
             Some(path) if !path.exists() => return Err(HostError::NoConfig(path.clone())),
             Some(path) => path,
-            None => Path::new(DEFAULT_CONFIG),
+            None => Path::new(dirs::CONFIG),
         };
         Ok(Config::load(path)?)
     }
@@ -166,11 +166,11 @@ impl Host {
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
-        guard.secrets = Some(self.secrets(&guard.config));
         #[cfg(test)]
-        if let Connection::Fake(_) = self.connection {
-            guard.run_dir = self.state_dir.with_extension("run");
+        if let Connection::Fake(_) = &self.connection {
+            guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
         }
+        guard.secrets = Some(self.secrets_at(&guard.config));
         Ok(guard)
     }
 
@@ -182,11 +182,17 @@ impl Host {
         }
     }
 
-    /// The libvirt that has the guests' secrets.
-    pub(crate) fn secrets(&self, config: &Config) -> Box<dyn Libvirt> {
+    /// The libvirt whose secrets guests use; by the defaults where the configuration is broken.
+    pub(crate) fn secrets(&self) -> Box<dyn Libvirt> {
+        self.secrets_at(&self.config().unwrap_or_default())
+    }
+
+    /// The same, of this configuration.
+    pub(crate) fn secrets_at(&self, config: &Config) -> Box<dyn Libvirt> {
         match &self.connection {
             Connection::Helper => {
-                Box::new(LibvirtClient::at(&config.secret_uri).with_dirs(&config.libvirt))
+                let client = LibvirtClient::at(&config.secret_uri);
+                Box::new(client.with_dirs(&config.libvirt))
             }
             #[cfg(test)]
             Connection::Fake(libvirt) => Box::new(libvirt.clone()),

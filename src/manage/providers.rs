@@ -1,13 +1,13 @@
 //! Which provider a text names, and who may change providers now.
 
-use std::fs::{File, TryLockError};
-use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::Duration;
+use std::fs::File;
+use std::io::ErrorKind;
 
 use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
+use crate::host::lock::lock;
+use crate::host::path_error::PathError;
 use crate::ids::ProviderUuid;
 use crate::store::{Access, Store, StoreError, previous_key_of};
 use crate::verdict::facts::{KeyRef, Provider};
@@ -135,22 +135,11 @@ impl ProvidersLock {
     /// Waits until nobody else holds it. The state directory must exist.
     pub(crate) fn acquire(host: &Host) -> Result<Self, ProviderError> {
         let path = host.state_dir();
-        let failed = |error| HostError::Io {
-            path: PathBuf::from(path),
-            error,
-        };
-        let state_dir = File::open(path).map_err(failed)?;
-        let deadline = default_deadline();
-        loop {
-            match state_dir.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::Error(error)) => return Err(failed(error).into()),
-                Err(TryLockError::WouldBlock) if deadline.has_passed() => {
-                    return Err(ProviderError::Busy);
-                }
-                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
-            }
-        }
+        let state_dir = File::open(path).map_err(PathError::at(path))?;
+        lock(&state_dir, default_deadline()).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => ProviderError::Busy,
+            _ => PathError::new(&**path, error).into(),
+        })?;
         Ok(Self {
             _state_dir: state_dir,
         })

@@ -122,7 +122,7 @@ impl DefinedGuest {
 
     /// Locks its TPM state, if there is one.
     pub(crate) fn lock_state(&self, guard: &Guard) -> Result<Option<LockedState>, StoppedError> {
-        LockedState::lock(&guard.libvirt_state_dir, self.uuid(), &self.vtpm)
+        LockedState::lock(&guard.config.libvirt.tpm_states(), self.uuid(), &self.vtpm)
             .map_err(|error| StoppedError::Locked(self.reference(), error))
     }
 

@@ -30,7 +30,7 @@
 //! can try passphrases, each at the price of the Argon2id parameters.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use aes_gcm::aead::AeadInOut;
@@ -43,6 +43,7 @@ pub use self::text::Header;
 use super::passphrase::Passphrase;
 use crate::clock::Timestamp;
 use crate::host::atomic;
+use crate::host::path_error::PathError;
 use crate::key::kek::Kek;
 use crate::key::random::{self, RandomError};
 
@@ -99,13 +100,8 @@ pub enum RecoveryError {
     #[error("{path} exists already", path = .0.display())]
     Exists(PathBuf),
     /// The system did not let the file be read or written.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// A whole recovery file; its key is still under the passphrase.
@@ -176,10 +172,7 @@ impl RecoveryFile {
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .map_err(|source| RecoveryError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(PathError::at(path))?;
         Self::parse(&bytes)
     }
 
@@ -198,10 +191,7 @@ impl RecoveryFile {
             .and_then(|(dir, name)| atomic::create(&dir, name, self.to_string().as_bytes()));
         written.map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => RecoveryError::Exists(path.to_owned()),
-            _ => RecoveryError::Io {
-                path: path.to_owned(),
-                source,
-            },
+            _ => PathError::new(path, source).into(),
         })
     }
 

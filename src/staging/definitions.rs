@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::domain::{self, Domain, UnreadableDomain};
 use crate::host::dirs::LibvirtDirs;
@@ -17,27 +17,16 @@ pub struct Definition {
     pub domain: Result<Domain, UnreadableDomain>,
 }
 
-/// The places of libvirt's files about guests.
-pub struct DefinitionFiles {
-    /// The persistent definitions, `NAME.xml`; below it `autostart`, with a link `NAME.xml` to
-    /// the definition of each guest that starts with the daemon, and `NAME.xml.once` of one
-    /// that does so once (libvirt 11.2; `virDomainObjListLoadConfig` in its
-    /// `src/conf/virdomainobjlist.c`).
-    pub definitions: PathBuf,
-    /// `NAME.xml` of each guest that runs; gone after a boot.
-    pub running: PathBuf,
-    /// The list of what libvirt-guests has saved or shut down, and will start again: a line
-    /// for each connection, its URI and then UUIDs.
-    pub stopped_for_shutdown: PathBuf,
-}
+/// libvirt's files about guests: the definitions; `autostart` with a link `NAME.xml` to the
+/// definition of each guest that starts with the daemon, and `NAME.xml.once` of one that does so
+/// once (libvirt 11.2; `virDomainObjListLoadConfig` in its `src/conf/virdomainobjlist.c`); notes on
+/// each guest that runs; the list of what libvirt-guests has saved or shut down, and will start
+/// again: a line for each connection, its URI and then UUIDs.
+pub struct DefinitionFiles(LibvirtDirs);
 
 impl From<&LibvirtDirs> for DefinitionFiles {
     fn from(dirs: &LibvirtDirs) -> Self {
-        Self {
-            definitions: dirs.definitions(),
-            running: dirs.running(),
-            stopped_for_shutdown: dirs.stopped_for_shutdown(),
-        }
+        Self(dirs.clone())
     }
 }
 
@@ -52,7 +41,7 @@ impl DefinitionFiles {
         let mut names = self.autostart_names()?;
         let uuids = self.stopped_for_shutdown()?;
         if !uuids.is_empty() {
-            for file in file_names(&self.definitions)? {
+            for file in file_names(&self.0.definitions())? {
                 let Some(name) = file.strip_suffix(".xml") else {
                     continue;
                 };
@@ -61,7 +50,7 @@ impl DefinitionFiles {
                 }
             }
         }
-        names.retain(|name| !self.running.join(format!("{name}.xml")).exists());
+        names.retain(|name| !self.0.running().join(format!("{name}.xml")).exists());
         Ok(self.read_all(names).collect())
     }
 
@@ -83,8 +72,8 @@ impl DefinitionFiles {
     /// that is defined and runs is one.
     fn holding(&self, text: &str, are_meant: impl Fn(&Domain) -> bool) -> Vec<Domain> {
         let mut found: Vec<Domain> = Vec::new();
-        for dir in [&self.definitions, &self.running] {
-            for name in file_names(dir).unwrap_or_default() {
+        for dir in [self.0.definitions(), self.0.running()] {
+            for name in file_names(&dir).unwrap_or_default() {
                 if name.strip_suffix(".xml").is_none() {
                     continue;
                 }
@@ -101,7 +90,7 @@ impl DefinitionFiles {
 
     fn autostart_names(&self) -> io::Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
-        for link in file_names(&self.definitions.join("autostart"))? {
+        for link in file_names(&self.0.autostart())? {
             let link = link.strip_suffix(".once").unwrap_or(&link);
             names.extend(link.strip_suffix(".xml").map(str::to_owned));
         }
@@ -118,7 +107,7 @@ impl DefinitionFiles {
     /// The definition of this name; `None` if there is none, as behind a link that leads
     /// nowhere.
     fn read(&self, name: &str) -> Option<Result<Domain, UnreadableDomain>> {
-        let file = match File::open(self.definitions.join(format!("{name}.xml"))) {
+        let file = match File::open(self.0.definitions().join(format!("{name}.xml"))) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => return Some(Err(UnreadableDomain::unseen(error.to_string()))),
@@ -127,7 +116,7 @@ impl DefinitionFiles {
     }
 
     fn stopped_for_shutdown(&self) -> io::Result<BTreeSet<DomainUuid>> {
-        let list = match fs::read_to_string(&self.stopped_for_shutdown) {
+        let list = match fs::read_to_string(self.0.stopped_for_shutdown()) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             list => list?,
         };
@@ -177,28 +166,25 @@ mod tests {
     /// libvirt's files with the definitions vm1 to vm4.
     fn files() -> (tempfile::TempDir, DefinitionFiles) {
         let dir = tempfile::tempdir().unwrap();
-        let files = DefinitionFiles {
-            definitions: dir.path().join("qemu"),
-            running: dir.path().join("run"),
-            stopped_for_shutdown: dir.path().join("libvirt-guests"),
-        };
-        fs::create_dir_all(files.definitions.join("autostart")).unwrap();
-        fs::create_dir(&files.running).unwrap();
+        let files = DefinitionFiles::from(&LibvirtDirs::below(dir.path()));
+        fs::create_dir_all(files.0.autostart()).unwrap();
+        fs::create_dir_all(files.0.running()).unwrap();
+        fs::create_dir_all(&files.0.state).unwrap();
         for number in 1..=4 {
             let xml = format!(
                 "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n<domain type='kvm'>\
                  <name>vm{number}</name><uuid>{}</uuid></domain>\n",
                 uuid(number)
             );
-            fs::write(files.definitions.join(format!("vm{number}.xml")), xml).unwrap();
+            fs::write(files.0.definitions().join(format!("vm{number}.xml")), xml).unwrap();
         }
         (dir, files)
     }
 
     fn autostart(files: &DefinitionFiles, link: &str) {
         let name = link.strip_suffix(".once").unwrap_or(link);
-        let target = files.definitions.join(name);
-        symlink(target, files.definitions.join("autostart").join(link)).unwrap();
+        let target = files.0.definitions().join(name);
+        symlink(target, files.0.autostart().join(link)).unwrap();
     }
 
     fn names(files: &DefinitionFiles) -> Vec<String> {
@@ -222,7 +208,7 @@ mod tests {
     fn guests_that_libvirt_guests_stopped_will_start() {
         let (_dir, files) = files();
         let list = format!("default {} {}\nlxc:/// {}\n", uuid(4), uuid(2), uuid(9));
-        fs::write(&files.stopped_for_shutdown, list).unwrap();
+        fs::write(files.0.stopped_for_shutdown(), list).unwrap();
         assert_eq!(names(&files), ["vm2", "vm4"]);
     }
 
@@ -231,7 +217,7 @@ mod tests {
         let (_dir, files) = files();
         autostart(&files, "vm1.xml");
         autostart(&files, "vm2.xml");
-        fs::write(files.running.join("vm1.xml"), "<domstatus/>").unwrap();
+        fs::write(files.0.running().join("vm1.xml"), "<domstatus/>").unwrap();
         assert_eq!(names(&files), ["vm2"]);
     }
 
@@ -240,7 +226,7 @@ mod tests {
         let (_dir, files) = files();
         autostart(&files, "gone.xml");
         autostart(&files, "vm1.xml");
-        fs::write(files.definitions.join("vm1.xml"), "<domain>").unwrap();
+        fs::write(files.0.definitions().join("vm1.xml"), "<domain>").unwrap();
         let starting = files.starting().unwrap();
         assert_eq!(starting.len(), 1);
         assert!(starting[0].domain.is_err());
@@ -258,15 +244,15 @@ mod tests {
                 uuid(number)
             )
         };
-        fs::write(files.definitions.join("vm2.xml"), with_tpm(2)).unwrap();
+        fs::write(files.0.definitions().join("vm2.xml"), with_tpm(2)).unwrap();
         let notes = |number| {
             format!(
                 "<domstatus state='running'>{}</domstatus>",
                 with_tpm(number)
             )
         };
-        fs::write(files.running.join("vm2.xml"), notes(2)).unwrap();
-        fs::write(files.running.join("vm9.xml"), notes(9)).unwrap();
+        fs::write(files.0.running().join("vm2.xml"), notes(2)).unwrap();
+        fs::write(files.0.running().join("vm9.xml"), notes(9)).unwrap();
         let mut names: Vec<_> = files
             .naming(secret)
             .into_iter()
@@ -282,11 +268,7 @@ mod tests {
     #[test]
     fn a_host_without_libvirt_has_no_guests() {
         let dir = tempfile::tempdir().unwrap();
-        let files = DefinitionFiles {
-            definitions: dir.path().join("a"),
-            running: dir.path().join("b"),
-            stopped_for_shutdown: dir.path().join("c"),
-        };
+        let files = DefinitionFiles::from(&LibvirtDirs::below(dir.path()));
         assert_eq!(names(&files), [""; 0]);
     }
 }

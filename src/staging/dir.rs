@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
@@ -12,8 +12,9 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use zeroize::Zeroizing;
 
 use crate::host::atomic;
-use crate::host::dirs::LibvirtDirs;
-use crate::host::trusted::TrustedDir;
+use crate::host::dirs::{LibvirtDirs, RunDir};
+use crate::host::path_error::PathError;
+use crate::host::trusted::{self, Distrust};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{SecretDefinition, staged_definition};
@@ -21,9 +22,6 @@ use crate::libvirt::secret::{SecretDefinition, staged_definition};
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
-
-/// The directory of the files. /run is a tmpfs, which is checked nevertheless.
-const STAGED_DIR: &str = "/run/vtpm-guard/staged";
 
 /// `RAMFS_MAGIC` of linux/magic.h.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
@@ -39,27 +37,12 @@ pub enum StagingError {
     /// The directory is on a disk.
     #[error("{path} is not on a tmpfs: keys would be in clear on a disk", path = .0.display())]
     NotInMemory(PathBuf),
-    /// Other users can read the directory.
-    #[error(
-        "{path} belongs to the user {owner} and has mode {mode:04o}; it must be this user's alone",
-        path = .path.display()
-    )]
-    NotTrusted {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner's UID.
-        owner: u32,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// An I/O error.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system reported.
-        source: io::Error,
-    },
+    /// Others than this process's user have access to the directory.
+    #[error(transparent)]
+    NotTrusted(Distrust),
+    /// The system's error.
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// A staged secret.
@@ -81,7 +64,7 @@ impl StagingDir {
     /// Where the system libvirtd of this host loads secrets from.
     #[must_use]
     pub fn of_this_host(dirs: &LibvirtDirs) -> Self {
-        Self::at(STAGED_DIR.into(), dirs.secrets())
+        Self::at(RunDir::default().staged(), dirs.secrets())
     }
 
     /// Files go to `staged`, links to `secrets`.
@@ -102,16 +85,14 @@ impl StagingDir {
     pub fn stage(&self, staged: StagedSecret, dek: &Dek) -> Result<(), StagingError> {
         let StagedSecret { secret, domain } = staged;
         let staged = self.open_staged()?;
-        let secrets = TrustedDir::open_or_make(&self.secrets);
-        secrets.map_err(|distrust| io_error(&self.secrets, distrust.into()))?;
+        trusted::make(&self.secrets, trusted::LIBVIRT_DIR)?;
         let value = in_base64(dek);
         let definition = staged_definition(secret, domain);
         for (extension, bytes) in [(VALUE, &value[..]), (DEFINITION, definition.as_bytes())] {
             let name = format!("{secret}.{extension}");
             let (file, link) = (self.staged.join(&name), self.secrets.join(&name));
-            atomic::replace(&staged, OsStr::new(&name), bytes)
-                .map_err(|source| io_error(&file, source))?;
-            symlink(&file, &link).map_err(|source| io_error(&link, source))?;
+            atomic::replace(&staged, OsStr::new(&name), bytes).map_err(PathError::at(&file))?;
+            symlink(&file, &link).map_err(PathError::at(&link))?;
         }
         Ok(())
     }
@@ -123,7 +104,7 @@ impl StagingDir {
             if file.extension() != Some(OsStr::new(DEFINITION)) {
                 continue;
             }
-            let definition = fs::read_to_string(&file).map_err(|source| io_error(&file, source))?;
+            let definition = fs::read_to_string(&file).map_err(PathError::at(&file))?;
             let secret = file
                 .file_stem()
                 .and_then(OsStr::to_str)
@@ -167,18 +148,8 @@ impl StagingDir {
     /// Creates the directory if necessary, and verifies that it is this user's and in memory.
     fn open_staged(&self) -> Result<File, StagingError> {
         let path = &self.staged;
-        let failed = |source: io::Error| io_error(path, source);
-        let dir = TrustedDir::open_or_make(path)
-            .map_err(io::Error::from)
-            .and_then(|dir| dir.to_file())
-            .map_err(failed)?;
-        let metadata = dir.metadata().map_err(failed)?;
-        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-        if owner != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
-            let path = path.clone();
-            return Err(StagingError::NotTrusted { path, owner, mode });
-        }
-        let file_system = fstatfs(&dir).map_err(|errno| failed(errno.into()))?;
+        let dir = trusted::make_dir(path, trusted::RUN_DIR)?;
+        let file_system = fstatfs(&dir).map_err(|errno| PathError::new(&**path, errno))?;
         if ![TMPFS_MAGIC, RAMFS_MAGIC].contains(&file_system.filesystem_type()) {
             return Err(StagingError::NotInMemory(path.clone()));
         }
@@ -207,20 +178,24 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StagingError> {
         || -> io::Result<Vec<PathBuf>> { dir.read_dir()?.map(|entry| Ok(entry?.path())).collect() };
     match listed() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        listed => listed.map_err(|source| io_error(dir, source)),
+        listed => Ok(listed.map_err(PathError::at(dir))?),
     }
 }
 
 fn remove(path: &Path) -> Result<(), StagingError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(path, error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(PathError::new(path, error).into())
+        }
         _ => Ok(()),
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> StagingError {
-    StagingError::Io {
-        path: path.to_owned(),
-        source,
+impl From<Distrust> for StagingError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::Io(error),
+            untrusted @ Distrust::Untrusted { .. } => Self::NotTrusted(untrusted),
+        }
     }
 }

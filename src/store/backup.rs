@@ -5,17 +5,19 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::serialize::Data;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{Failure, StoreError, UnavailableReason};
 use super::store_path::{self, StorePath};
 use super::{Store, StoreFinding, check, connect, schema};
 use crate::clock::{Deadline, Timestamp};
 use crate::host::atomic::{self, NewFile};
+use crate::host::dirs::StateDir;
+use crate::host::poll::poll;
+use crate::host::trusted::Reason;
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +87,7 @@ impl Store {
 fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreError> {
     let from = fs::canonicalize(from).map_err(|error| StoreError::unavailable(from, error))?;
     if !from.is_file() {
-        return Err(StoreError::unavailable(&from, UnavailableReason::NotAFile));
+        return Err(StoreError::unavailable(&from, Reason::NotAFile));
     }
     let read = || -> Result<Connection, Failure> {
         // A file that was copied while in use has its log next to it; any other is read without
@@ -178,7 +180,7 @@ fn replace_file(
             fs::rename(&log, store_path::beside(kept, suffix)).map_err(fail)?;
         }
     }
-    new.replace(OsStr::new(store_path::FILE_NAME)).map_err(fail)
+    new.replace(OsStr::new(StateDir::STORE_NAME)).map_err(fail)
 }
 
 /// Copies a database into a new file of mode 0600, and syncs it. A failure leaves no file.
@@ -240,21 +242,14 @@ fn copy_content(
 
 /// Copies `pages` pages (-1: all that are left), waiting for locks until the deadline.
 fn step(backup: &Backup<'_, '_>, pages: i32, deadline: Deadline) -> rusqlite::Result<()> {
-    loop {
-        match backup.step(pages)? {
-            StepResult::Busy | StepResult::Locked if deadline.has_passed() => {
-                return Err(rusqlite::Error::SqliteFailure(
-                    rusqlite::ffi::Error {
-                        code: ErrorCode::DatabaseBusy,
-                        extended_code: rusqlite::ffi::SQLITE_BUSY,
-                    },
-                    None,
-                ));
-            }
-            StepResult::Busy | StepResult::Locked => sleep(connect::PAUSE),
-            _ => return Ok(()),
-        }
-    }
+    let done = poll(connect::PAUSE, deadline, || match backup.step(pages) {
+        Ok(StepResult::Busy | StepResult::Locked) => None,
+        step => Some(step.map(drop)),
+    });
+    done.unwrap_or_else(|| {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        Err(rusqlite::Error::SqliteFailure(busy, None))
+    })
 }
 
 /// A time for use in a file's name: `20260131T120000.123Z`.

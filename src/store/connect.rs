@@ -5,7 +5,6 @@
 //! when it is created.
 
 use std::path::Path;
-use std::thread::sleep;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -15,6 +14,7 @@ use super::error::{Failure, StoreError};
 use super::schema::{self, Identity};
 use super::store_path::{self, StorePath};
 use crate::clock::Deadline;
+use crate::host::poll::wait;
 
 /// How long to sleep before asking for a lock again. Sixty-four hooks at once need three quarters
 /// of the time that they need with SQLite's own, growing pauses.
@@ -161,13 +161,7 @@ pub(super) fn keep_deadline(
     connection: &mut Connection,
     deadline: Deadline,
 ) -> rusqlite::Result<()> {
-    connection.busy_handler(Some(move |_| {
-        let waits = !deadline.has_passed();
-        if waits {
-            sleep(PAUSE.min(deadline.remaining()));
-        }
-        waits
-    }))?;
+    connection.busy_handler(Some(move |_| wait(PAUSE, deadline)))?;
     connection.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || deadline.has_passed()))
 }
 

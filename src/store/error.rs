@@ -3,8 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use rusqlite::ErrorCode;
 
+use crate::host::trusted::{Distrust, Reason};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::StoreAccessError;
 
@@ -88,26 +90,9 @@ pub enum UnavailableReason {
     /// SQLite's error.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
-    /// Not a directory.
-    #[error("not a directory")]
-    NotADirectory,
-    /// Not a regular file; nor is a symbolic link.
-    #[error("not a regular file")]
-    NotAFile,
-    /// It does not belong to the user who runs this program.
-    #[error("it belongs to user {owner}, and vtpm-guard runs as user {user}")]
-    NotOurs {
-        /// Its owner's user id.
-        owner: u32,
-        /// The effective user id.
-        user: u32,
-    },
-    /// Its group or everybody may write to it.
-    #[error("others may write to it (mode {mode:04o})")]
-    WritableByOthers {
-        /// The permission bits.
-        mode: u32,
-    },
+    /// It is not trusted.
+    #[error("{0}")]
+    Untrusted(#[from] Reason),
     /// A backup whose pages, which are copied as they are, do not fit into the store.
     #[error(
         "its pages have {store} bytes, the backup's {backup}: \
@@ -152,7 +137,7 @@ impl StoreError {
     pub fn is_permission_denied(&self) -> bool {
         match self {
             Self::Unavailable { reason, .. } => match reason {
-                UnavailableReason::NotOurs { user, .. } => *user != 0,
+                UnavailableReason::Untrusted(Reason::Owner(_)) => !geteuid().is_root(),
                 UnavailableReason::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
                 _ => false,
             },
@@ -180,6 +165,15 @@ impl StoreError {
                 detail: message(&error),
             },
             _ => Self::unavailable(path, UnavailableReason::Sqlite(error)),
+        }
+    }
+}
+
+impl From<Distrust> for StoreError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::unavailable(&error.path, error.source),
+            Distrust::Untrusted { path, reason } => Self::unavailable(&path, reason),
         }
     }
 }

@@ -6,21 +6,18 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::sys::stat::{Mode, SFlag};
 use nix::sys::statvfs::FsFlags;
-use nix::unistd::geteuid;
 
-use super::error::{StoreError, UnavailableReason};
+use super::error::StoreError;
 use crate::host::atomic;
-use crate::host::trusted::{Distrust, TrustedDir, WRITABLE_BY_OTHERS};
-
-/// The database's name in the state directory.
-pub(super) const FILE_NAME: &str = "store.db";
+use crate::host::dirs::StateDir;
+use crate::host::trusted::{self, Trusted};
 
 /// A state directory that only the user who runs this program can write to, as with every
 /// directory above it.
 pub(super) struct StorePath {
-    dir: TrustedDir,
+    dir: Trusted,
     /// The database's path, without any symbolic link in it (`SQLITE_OPEN_NOFOLLOW` refuses
     /// them in the directories of a path too).
     pub(super) file: PathBuf,
@@ -29,20 +26,18 @@ pub(super) struct StorePath {
 impl StorePath {
     /// Opens the state directory; `create` creates a missing one.
     pub(super) fn open(state_dir: &Path, create: bool) -> Result<Self, StoreError> {
-        let opened = if create {
-            TrustedDir::open_or_make_own(state_dir).map(Some)
+        let dir = if create {
+            trusted::make(state_dir, trusted::STATE_DIR)?
         } else {
-            TrustedDir::open_own(state_dir)
+            trusted::find(state_dir, trusted::STATE_DIR)?.ok_or(StoreError::Missing)?
         };
-        let dir = opened.map_err(distrusted)?.ok_or(StoreError::Missing)?;
-        let file = dir.path().join(FILE_NAME);
+        let file = dir.path().join(StateDir::STORE_NAME);
         Ok(Self { dir, file })
     }
 
     /// The directory, to create files in it.
     pub(super) fn dir(&self) -> Result<File, StoreError> {
-        let dir = self.dir.to_file();
-        dir.map_err(|error| StoreError::unavailable(self.dir.path(), error))
+        Ok(self.dir.open()?)
     }
 
     /// The database's length in bytes; `None` if there is none.
@@ -50,21 +45,18 @@ impl StorePath {
     /// The file is not opened for it: closing any descriptor of a file drops the locks that
     /// the process holds on it through others (POSIX), SQLite's among them.
     pub(super) fn file_len(&self) -> Result<Option<u64>, StoreError> {
-        let stat =
-            match nix::sys::stat::fstatat(self.dir.fd(), FILE_NAME, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::ENOENT) => return Ok(None),
-                Err(errno) => {
-                    return Err(StoreError::unavailable(&self.file, io::Error::from(errno)));
-                }
-            };
-        if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
-            return Err(StoreError::unavailable(
-                &self.file,
-                UnavailableReason::NotAFile,
-            ));
-        }
-        check_owner(&self.file, &stat)?;
+        let stat = match nix::sys::stat::fstatat(
+            self.dir.fd(),
+            StateDir::STORE_NAME,
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        ) {
+            Ok(stat) => stat,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => {
+                return Err(StoreError::unavailable(&self.file, io::Error::from(errno)));
+            }
+        };
+        trusted::STORE.check_stat(&self.file, &stat)?;
         Ok(Some(u64::try_from(stat.st_size).unwrap_or(0)))
     }
 
@@ -72,7 +64,8 @@ impl StorePath {
     /// it), unless there is one. `mknod`, because it leaves no descriptor to close.
     pub(super) fn create_file(&self) -> Result<(), StoreError> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        match nix::sys::stat::mknodat(self.dir.fd(), FILE_NAME, SFlag::S_IFREG, mode, 0) {
+        match nix::sys::stat::mknodat(self.dir.fd(), StateDir::STORE_NAME, SFlag::S_IFREG, mode, 0)
+        {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(StoreError::unavailable(&self.file, io::Error::from(errno))),
         }
@@ -105,41 +98,4 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
-}
-
-fn distrusted(distrust: Distrust) -> StoreError {
-    match distrust {
-        Distrust::Io { path, source } => match source.kind() {
-            io::ErrorKind::NotADirectory => {
-                StoreError::unavailable(&path, UnavailableReason::NotADirectory)
-            }
-            _ => StoreError::unavailable(&path, source),
-        },
-        Distrust::Owner { path, owner } => {
-            let user = geteuid().as_raw();
-            StoreError::unavailable(&path, UnavailableReason::NotOurs { owner, user })
-        }
-        Distrust::WritableByOthers { path, mode } => {
-            StoreError::unavailable(&path, UnavailableReason::WritableByOthers { mode })
-        }
-    }
-}
-
-fn check_owner(path: &Path, stat: &FileStat) -> Result<(), StoreError> {
-    let user = geteuid().as_raw();
-    if stat.st_uid != user {
-        let owner = stat.st_uid;
-        return Err(StoreError::unavailable(
-            path,
-            UnavailableReason::NotOurs { owner, user },
-        ));
-    }
-    if stat.st_mode & WRITABLE_BY_OTHERS != 0 {
-        let mode = stat.st_mode & 0o7777;
-        return Err(StoreError::unavailable(
-            path,
-            UnavailableReason::WritableByOthers { mode },
-        ));
-    }
-    Ok(())
 }

@@ -5,30 +5,23 @@
 //! directories are opened one by one from a directory of the administrator's, no link is followed
 //! below it, and what is found is looked at before it is opened for reading.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
-use nix::unistd::Uid;
 
 use super::StateError;
 use super::state_path::{Backend, Base, StatePath};
+use crate::host::dirs::of_descriptor;
+use crate::host::trusted::{self, Distrust, Reason, Trusted};
 use crate::host::users;
-
-/// As many links as the kernel follows (`path_resolution(7)`).
-const MAX_LINKS: usize = 40;
-
-/// The permission bits that let group or others write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Opens what can hold a state, for reading. `None`: there is nothing, and libvirt would make a
 /// new TPM there.
@@ -94,7 +87,7 @@ pub(super) fn open_directory_in(parent: &File, name: &OsStr) -> Result<Option<Fi
 
 /// The names in a directory that is open, whatever its path leads to by now.
 pub(super) fn names_in(dir: &File) -> Result<Vec<OsString>, StateError> {
-    let entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    let entries = fs::read_dir(of_descriptor(dir))?;
     let names = entries.map(|entry| Ok(entry?.file_name()));
     Ok(names.collect::<io::Result<_>>()?)
 }
@@ -135,7 +128,7 @@ fn reopen(handle: &File) -> Result<File, StateError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+        .open(of_descriptor(handle));
     match file {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(StateError::Leased),
         file => Ok(file?),
@@ -242,62 +235,17 @@ fn look(dir: &File, name: &OsStr) -> Result<Option<File>, StateError> {
 /// What has this path, where only links of root's own are followed, in directories that nobody
 /// else may write: those of the administrator. `None` if there is nothing.
 fn walk(path: &Path) -> Result<Option<File>, StateError> {
-    let root = || {
-        Ok::<_, StateError>(
-            OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_PATH)
-                .open("/")?,
-        )
-    };
-    let mut dir = root()?;
-    let mut todo: VecDeque<OsString> = names(path).collect();
-    let mut links = 0;
-    let mut here = PathBuf::from("/");
-    while let Some(name) = todo.pop_front() {
-        let Some(next) = look(&dir, &name)? else {
-            return Ok(None);
-        };
-        let metadata = next.metadata()?;
-        if !metadata.is_symlink() {
-            here.push(&name);
-            if !todo.is_empty() && !metadata.is_dir() {
-                return Err(StateError::NotADirectory(here));
-            }
-            dir = next;
-            continue;
-        }
-        links += 1;
-        if links > MAX_LINKS {
-            return Err(io::Error::from(Errno::ELOOP).into());
-        }
-        if !is_roots_alone(&metadata, &dir.metadata()?) {
-            return Err(link(&here.join(&name), &metadata));
-        }
-        let target = PathBuf::from(readlinkat(&next, "").map_err(io::Error::from)?);
-        if target.is_absolute() {
-            dir = root()?;
-            here = PathBuf::from("/");
-        }
-        for name in names(&target).rev() {
-            todo.push_front(name);
-        }
+    match trusted::find(path, trusted::TPM_STATE) {
+        Ok(found) => Ok(found.map(Trusted::into_handle)),
+        Err(Distrust::Io(error)) => Err(error.source.into()),
+        Err(Distrust::Untrusted { path, reason }) => Err(match reason {
+            Reason::Link(maker) => StateError::Link {
+                link: path,
+                maker: users::label(maker),
+            },
+            _ => StateError::NotADirectory(path),
+        }),
     }
-    Ok(Some(dir))
-}
-
-/// The names on a path, `..` among them.
-fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
-    path.components().filter_map(|part| match part {
-        Component::Normal(_) | Component::ParentDir => Some(part.as_os_str().to_owned()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
-}
-
-/// Whether nobody but root, and this process's user, could have made the link in its directory.
-fn is_roots_alone(link: &Metadata, dir: &Metadata) -> bool {
-    let is_ours = |uid: u32| uid == 0 || uid == Uid::effective().as_raw();
-    is_ours(link.uid()) && is_ours(dir.uid()) && dir.mode() & WRITABLE_BY_OTHERS == 0
 }
 
 fn link(path: &Path, metadata: &Metadata) -> StateError {

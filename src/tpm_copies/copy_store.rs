@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::CopyError;
@@ -11,13 +11,13 @@ use super::live_state::LiveState;
 use super::manifest::{FORMAT, Manifest, RunFile, RunRecord};
 use crate::clock::Timestamp;
 use crate::host::atomic;
-use crate::host::trusted::TrustedDir;
+use crate::host::dirs::StateDir;
+use crate::host::path_error::PathError;
+use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, StateFile};
 use crate::verdict::facts::CopyReason;
 
-/// The directory of all copies in a state directory.
-const DIRECTORY: &str = "tpm-state";
 const RUN: &str = "run.json";
 
 /// How many copies of one guest's TPM state stand by. Each start that fails of a transient guest
@@ -86,8 +86,8 @@ fn manifest(original: &LiveState, domain_name: &str, reason: CopyReason) -> Mani
 }
 
 /// The guests that have a directory of copies, by UUID.
-pub fn domains(state_dir: &Path) -> Result<Vec<DomainUuid>, CopyError> {
-    let names = names(&state_dir.join(DIRECTORY))?;
+pub fn domains(state_dir: &StateDir) -> Result<Vec<DomainUuid>, CopyError> {
+    let names = names(&state_dir.tpm_copies())?;
     let uuid = |name: &OsString| DomainUuid::parse(name.to_str()?).ok();
     let mut domains: Vec<_> = names.iter().filter_map(uuid).collect();
     domains.sort();
@@ -103,8 +103,8 @@ pub struct CopyStore {
 impl CopyStore {
     /// The copies of this guest.
     #[must_use]
-    pub fn of(state_dir: &Path, domain: DomainUuid) -> Self {
-        let path = state_dir.join(DIRECTORY).join(domain.to_string());
+    pub fn of(state_dir: &StateDir, domain: DomainUuid) -> Self {
+        let path = state_dir.tpm_copies().join(domain.to_string());
         Self { path }
     }
 
@@ -125,7 +125,7 @@ impl CopyStore {
         match removed {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(CopyError::io(&self.path)(error)),
+            Err(error) => Err(PathError::new(&*self.path, error).into()),
         }
     }
 
@@ -224,7 +224,7 @@ impl CopyStore {
         let dir = self.open_or_make()?;
         for name in [manifest_name(sha256), state_name(sha256)] {
             let path = self.path.join(&name);
-            atomic::remove(&dir, OsStr::new(&name)).map_err(CopyError::io(&path))?;
+            atomic::remove(&dir, OsStr::new(&name)).map_err(PathError::at(&path))?;
         }
         Ok(())
     }
@@ -268,10 +268,8 @@ impl CopyStore {
     /// How far the last run has come; where nothing says so, it runs or was never seen.
     pub fn run(&self) -> Result<RunRecord, CopyError> {
         let path = self.path.join(RUN);
-        let bytes = match read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(RunRecord::default()),
-            Err(error) => return Err(CopyError::io(&path)(error)),
+        let Some(bytes) = read(&path)? else {
+            return Ok(RunRecord::default());
         };
         match serde_json::from_slice(&bytes) {
             Ok(RunFile {
@@ -292,7 +290,7 @@ impl CopyStore {
     /// Forgets how far the run had come.
     pub fn remove_run(&self) -> Result<(), CopyError> {
         let dir = self.open_or_make()?;
-        atomic::remove(&dir, OsStr::new(RUN)).map_err(CopyError::io(&self.path))
+        Ok(atomic::remove(&dir, OsStr::new(RUN)).map_err(PathError::at(&self.path))?)
     }
 
     /// Removes the directory, if there are no copies in it.
@@ -300,7 +298,7 @@ impl CopyStore {
         let (copies, unreadable) = self.copies()?;
         if copies.is_empty() && unreadable.is_empty() {
             // What is left was never a copy: a killed writer's, or bytes without their manifest.
-            fs::remove_dir_all(&self.path).map_err(CopyError::io(&self.path))?;
+            fs::remove_dir_all(&self.path).map_err(PathError::at(&self.path))?;
         }
         Ok(())
     }
@@ -309,7 +307,7 @@ impl CopyStore {
         let unknown = || CopyError::UnknownManifest {
             path: path.to_owned(),
         };
-        let text = read(path).map_err(CopyError::io(path))?;
+        let text = read(path)?.ok_or_else(unknown)?;
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| unknown())?;
         let is_named_so = path.file_stem() == Some(OsStr::new(&manifest.sha256));
         if manifest.format != FORMAT || !is_named_so || !manifest.path.is_absolute() {
@@ -320,7 +318,7 @@ impl CopyStore {
 
     fn read_copy(&self, manifest: Manifest) -> Result<SavedCopy, CopyError> {
         let path = self.path.join(state_name(&manifest.sha256));
-        let bytes = read(&path).map_err(CopyError::io(&path))?;
+        let bytes = read(&path)?.ok_or_else(|| PathError::new(&*path, ErrorKind::NotFound))?;
         if hash(&bytes) != manifest.sha256 {
             return Err(CopyError::Damaged { path });
         }
@@ -332,14 +330,11 @@ impl CopyStore {
     }
 
     fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), CopyError> {
-        atomic::replace(dir, OsStr::new(name), bytes).map_err(CopyError::io(&self.path.join(name)))
+        let path = self.path.join(name);
+        Ok(atomic::replace(dir, OsStr::new(name), bytes).map_err(PathError::at(&path))?)
     }
 
     fn open_or_make(&self) -> Result<File, CopyError> {
-        self.try_open_or_make().map_err(CopyError::io(&self.path))
-    }
-
-    fn try_open_or_make(&self) -> io::Result<File> {
-        TrustedDir::open_or_make_own(&self.path)?.to_file()
+        Ok(trusted::make_dir(&self.path, trusted::STATE_DIR)?)
     }
 }

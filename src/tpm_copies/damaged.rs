@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat, renameat2};
@@ -13,14 +13,16 @@ use nix::fcntl::{RenameFlags, renameat, renameat2};
 use super::CopyError;
 use crate::clock::Timestamp;
 use crate::host::atomic;
-use crate::host::trusted::TrustedDir;
+use crate::host::dirs::StateDir;
+use crate::host::path_error::PathError;
+use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::{MAX_STATE_LEN, StatePath};
 
 /// Moves what is in the state's place away, and says where it is now. Its place is free then,
 /// also where this fails half-way; nothing is lost by that, nor by a kill.
 pub fn set_aside(
-    state_dir: &Path,
+    state_dir: &StateDir,
     domain: DomainUuid,
     place: &StatePath,
     now: Timestamp,
@@ -45,7 +47,7 @@ pub fn set_aside(
         }
         renamed => renamed,
     };
-    renamed.map_err(|errno| CopyError::io(&place.path)(errno.into()))?;
+    renamed.map_err(|errno| PathError::new(&*place.path, errno))?;
     let beside = dir_path.join(&aside);
     Ok(keep(state_dir, domain, place, &dir, &aside).unwrap_or_else(|error| {
         tracing::info!(%error, path = %beside.display(), "the damaged state stays beside its place");
@@ -55,7 +57,7 @@ pub fn set_aside(
 
 /// Copies the file into the guard's own directory, and removes it then.
 fn keep(
-    state_dir: &Path,
+    state_dir: &StateDir,
     domain: DomainUuid,
     place: &StatePath,
     dir: &File,
@@ -69,8 +71,8 @@ fn keep(
     let mut bytes = Vec::new();
     file.take(u64::from(MAX_STATE_LEN))
         .read_to_end(&mut bytes)?;
-    let to = state_dir.join("damaged-state").join(domain.to_string());
-    let open = TrustedDir::open_or_make_own(&to)?.to_file()?;
+    let to = state_dir.damaged_states().join(domain.to_string());
+    let open = trusted::make_dir(&to, trusted::STATE_DIR)?;
     atomic::create_in(&open, aside, &bytes, |copy| {
         atomic::set_attributes(copy, &metadata)
     })?;

@@ -1,47 +1,41 @@
-//! The files of a copy_store: which there are, how they are named, read and hashed.
+//! The files of a guest's saved copies: which there are, how they are named, read and hashed.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::libc;
 use sha2::{Digest, Sha256};
 
 use super::CopyError;
-use crate::host::trusted::{Distrust, TrustedDir};
+use crate::host::path_error::PathError;
+use crate::host::trusted;
 use crate::key::hex;
 use crate::swtpm::MAX_STATE_LEN;
 
 /// The names in a directory of copies, which must be this user's alone; none where there is none.
 pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
     // What its path leads to is root's to change, and so no other directory by now.
-    let entries = match TrustedDir::open_own(path) {
-        Ok(Some(_)) => fs::read_dir(path).map_err(CopyError::io(path))?,
-        Ok(None) => return Ok(Vec::new()),
-        Err(Distrust::Io { path, source }) => return Err(CopyError::Io { path, source }),
-        Err(_) => {
-            let path = path.to_owned();
-            return Err(CopyError::NotTrusted { path });
-        }
-    };
+    if trusted::find(path, trusted::STATE_DIR)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(path).map_err(PathError::at(path))?;
     let names = entries.map(|entry| Ok(entry?.file_name()));
-    names
+    Ok(names
         .collect::<io::Result<_>>()
-        .map_err(CopyError::io(path))
+        .map_err(PathError::at(path))?)
 }
 
-/// Reads a file of a copy. No link is followed, and no more is read than a copy can have.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
+/// Reads a file of a copy, no more of it than a copy can have. `None`: there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, CopyError> {
+    let Some(file) = trusted::open(path, trusted::SAVED_COPY)? else {
+        return Ok(None);
+    };
     let mut bytes = Vec::new();
     file.take(u64::from(MAX_STATE_LEN))
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
+        .read_to_end(&mut bytes)
+        .map_err(PathError::at(path))?;
+    Ok(Some(bytes))
 }
 
 pub(super) fn hash(bytes: &[u8]) -> String {

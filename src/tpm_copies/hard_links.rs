@@ -7,7 +7,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 use nix::errno::Errno;
@@ -15,6 +14,7 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
+use crate::host::dirs::of_descriptor;
 use crate::swtpm::{StateError, StatePath};
 
 /// As deep as libvirt's directories of one TPM are, and one more.
@@ -151,6 +151,6 @@ fn open_dir(parent: &File, name: &OsStr) -> io::Result<File> {
 
 /// The names in a directory that is open, whatever its path leads to by now.
 fn names(dir: &File) -> io::Result<Vec<OsString>> {
-    let entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    let entries = fs::read_dir(of_descriptor(dir))?;
     entries.map(|entry| Ok(entry?.file_name())).collect()
 }

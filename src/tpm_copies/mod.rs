@@ -23,8 +23,7 @@ mod restore;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use copy_store::{CopyStore, MAX_COPIES, SavedCopy, domains};
 pub use damaged::set_aside;
@@ -33,25 +32,19 @@ pub use live_state::LiveState;
 pub use manifest::{Attributes, Manifest, RunRecord};
 pub use restore::{CopyRestored, RestoreError, restore_copy};
 
+use crate::host::path_error::PathError;
+use crate::host::trusted::Distrust;
 use crate::swtpm::StateError;
 
 /// Why a copy was not kept, read or dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The system says no: a full disk, for one.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The directory of the copies is not the user's who runs this, or others may write it.
-    #[error("{path}: not a directory of this user's alone", path = .path.display())]
-    NotTrusted {
-        /// The directory.
-        path: PathBuf,
-    },
+    /// The system's error: a full disk, for one.
+    #[error(transparent)]
+    Io(#[from] PathError),
+    /// Another user could have put a file there.
+    #[error(transparent)]
+    NotTrusted(Distrust),
     /// A manifest is no manifest of a format that this program knows.
     #[error("{path}: not a manifest that this program knows", path = .path.display())]
     UnknownManifest {
@@ -82,9 +75,11 @@ pub enum CopyError {
     },
 }
 
-impl CopyError {
-    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, source }
+impl From<Distrust> for CopyError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::Io(error),
+            untrusted @ Distrust::Untrusted { .. } => Self::NotTrusted(untrusted),
+        }
     }
 }

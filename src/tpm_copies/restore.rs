@@ -15,6 +15,7 @@ use super::copy_store::SavedCopy;
 use super::manifest::{Attributes, Manifest};
 use crate::domain::Emulator;
 use crate::host::atomic;
+use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, Backend, StateError, StateFile, StatePath};
 
@@ -31,13 +32,8 @@ pub enum CopyRestored {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// I/O error.
-    #[error("{path}: {source}", path = .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
     /// The way to the state's place cannot be used.
     #[error("{path}: {source}", path = .path.display())]
     State {
@@ -85,7 +81,7 @@ pub fn restore_copy(
         None => StatePath::of_copy(&manifest.path, manifest.directories.len(), manifest.backend),
     };
     let dir = open_directories(&place, &manifest.directories)?;
-    let owner = owner(&dir, manifest).map_err(|source| io_error(&place.path, source))?;
+    let owner = owner(&dir, manifest).map_err(PathError::at(&place.path))?;
     let dress = |file: &File| {
         fchown(file, Some(owner.uid), Some(owner.gid))?;
         file.set_permissions(Permissions::from_mode(owner.mode))
@@ -96,7 +92,7 @@ pub fn restore_copy(
             Ok(Some(found)) if found.bytes == copy.bytes => Ok(CopyRestored::AlreadyThere),
             _ => Err(RestoreError::Occupied { path: place.path }),
         },
-        Err(error) => Err(io_error(&place.path, error)),
+        Err(error) => Err(PathError::new(place.path, error).into()),
     }
 }
 
@@ -129,14 +125,12 @@ fn open_directories(place: &StatePath, wanted: &[Attributes]) -> Result<File, Re
     })?;
     let mut dir = match (base, wanted.next()) {
         (Some(base), _) => base,
-        (None, Some(attributes)) => {
-            make_base(&path, *attributes).map_err(|error| io_error(&path, error))?
-        }
-        (None, None) => return Err(io_error(&path, ErrorKind::NotFound.into())),
+        (None, Some(attributes)) => make_base(&path, *attributes).map_err(PathError::at(&path))?,
+        (None, None) => return Err(PathError::new(path, ErrorKind::NotFound).into()),
     };
     for (name, attributes) in place.directories_below().iter().zip(wanted) {
         path.push(name);
-        dir = open_or_make(&dir, name, *attributes).map_err(|error| io_error(&path, error))?;
+        dir = open_or_make(&dir, name, *attributes).map_err(PathError::at(&path))?;
     }
     Ok(dir)
 }
@@ -148,11 +142,6 @@ fn make_base(path: &Path, attributes: Attributes) -> io::Result<File> {
         .zip(path.file_name())
         .ok_or(ErrorKind::IsADirectory)?;
     open_or_make(&File::open(parent)?, name, attributes)
-}
-
-fn io_error(path: &Path, source: io::Error) -> RestoreError {
-    let path = path.to_owned();
-    RestoreError::Io { path, source }
 }
 
 /// A directory that is there stays as it is. One that is made appears with its owner and mode.

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::Timestamp;
 use crate::domain::{Emulator, StateSource, TpmVersion};
+use crate::host::dirs::StateDir;
 use crate::ids::DomainUuid;
 use crate::verdict::facts::CopyReason;
 
@@ -67,8 +68,12 @@ impl Place {
         fs::remove_dir_all(self.states().join(self.domain.to_string())).unwrap();
     }
 
+    fn guard(&self) -> StateDir {
+        StateDir::at(self.dir.path().join("guard"))
+    }
+
     fn copy_store(&self) -> CopyStore {
-        CopyStore::of(&self.dir.path().join("guard"), self.domain)
+        CopyStore::of(&self.guard(), self.domain)
     }
 
     fn shelf_path(&self) -> PathBuf {
@@ -309,10 +314,7 @@ fn the_way_of_a_run_is_noted_and_forgotten() {
     copy_store.remove_if_empty().unwrap();
     assert_eq!(copy_store.run().unwrap(), RunRecord::default());
     assert_eq!(place.copies().len(), 1);
-    assert_eq!(
-        domains(&place.dir.path().join("guard")).unwrap(),
-        [place.domain]
-    );
+    assert_eq!(domains(&place.guard()).unwrap(), [place.domain]);
 }
 
 #[test]
@@ -393,7 +395,7 @@ fn a_link_for_libvirts_directory_is_followed_when_a_copy_comes_back() {
 #[test]
 fn a_damaged_state_is_moved_to_the_guards_own_directory() {
     let place = Place::new();
-    let guard = place.dir.path().join("guard");
+    let guard = place.guard();
     let set_aside = || {
         let of = crate::swtpm::StatePath::of(&place.states(), place.domain, &place.vtpm);
         super::set_aside(&guard, place.domain, &of, Timestamp(7)).unwrap()

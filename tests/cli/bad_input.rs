@@ -119,7 +119,7 @@ fn who_is_not_the_owner_is_told_so() {
             ])
             .arg(&program)
             .arg("--state-dir")
-            .arg(host.state_dir())
+            .arg(&*host.state_dir())
             .args(arguments)
             .output()
             .unwrap();

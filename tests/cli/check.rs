@@ -145,7 +145,7 @@ fn a_user_who_may_not_read_the_store_gets_no_verdict() {
     ] {
         let output = Command::new(&program)
             .arg("--state-dir")
-            .arg(host.state_dir())
+            .arg(&*host.state_dir())
             .args(verb)
             .uid(65534)
             .gid(65534)
@@ -168,7 +168,7 @@ fn keys_that_a_check_opens_are_out_of_reach_of_the_users_other_processes() {
     let host = Host::new();
     let mut child = Command::new(for_everybody(&host))
         .arg("--state-dir")
-        .arg(host.state_dir())
+        .arg(&*host.state_dir())
         .args(["check", "--xml", "-"])
         .uid(65534)
         .gid(65534)

@@ -9,6 +9,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 use vtpm_guard::clock::{Deadline, Timestamp};
+use vtpm_guard::host::dirs::StateDir;
 use vtpm_guard::ids::{DomainUuid, KeyRefId};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
@@ -53,8 +54,8 @@ impl Host {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.path("state")
+    pub(crate) fn state_dir(&self) -> StateDir {
+        StateDir::at(self.path("state"))
     }
 
     /// A file with this content.
@@ -79,7 +80,7 @@ impl Host {
             .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("TZ", "UTC")])
             .current_dir(self.dir.path())
             .arg("--state-dir")
-            .arg(self.state_dir())
+            .arg(&*self.state_dir())
             .args(arguments);
         command
     }

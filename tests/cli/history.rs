@@ -116,7 +116,7 @@ fn a_filter_that_says_nothing_is_refused() {
     let host = host_with_history();
     host.run(&["history", "--since", "tomorrow"])
         .ends_with(2)
-        .saying("\"tomorrow\" is no moment");
+        .saying("invalid time \"tomorrow\"");
     host.run(&["history", "--code", "VG999"])
         .ends_with(2)
         .saying("there is no code \"VG999\"");

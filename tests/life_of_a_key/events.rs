@@ -451,7 +451,7 @@ pub(crate) fn rotation(host: &Host, name: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"));
     command
         .arg("--state-dir")
-        .arg(&host.guard.state_dir)
+        .arg(&*host.guard.state_dir)
         .args(["provider", "rotate", name])
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -14,6 +14,7 @@ use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::config::Config;
 use vtpm_guard::domain::{Domain, Emulator, TpmVersion, Vtpm};
 use vtpm_guard::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
+use vtpm_guard::host::dirs::{LibvirtDirs, RunDir, StateDir};
 use vtpm_guard::ids::{DomainUuid, ProviderUuid, SecretUuid};
 use vtpm_guard::key::dek::Dek;
 use vtpm_guard::key::kek::Kek;
@@ -64,24 +65,23 @@ impl Host {
         let open = fs::Permissions::from_mode(0o711);
         fs::set_permissions(dir.path(), open).unwrap();
         let secrets = Secrets::default();
-        let mut guard = Guard::new(Config::default(), dir.path().join("state"));
-        guard.libvirt_state_dir = dir.path().join("swtpm");
-        guard.libvirt_run_dir = dir.path().join("run");
-        fs::create_dir(&guard.libvirt_run_dir).unwrap();
-        guard.libvirt_saved_dir = dir.path().join("saved");
-        guard.swtpm_log_dir = dir.path().join("log");
-        guard.run_dir = dir.path().join("guard");
+        let state_dir = StateDir::at(dir.path().join("state"));
+        let mut guard = Guard::new(Config::default(), state_dir);
+        guard.run_dir = RunDir::at(dir.path().join("guard"));
+        let mut dirs = LibvirtDirs::below(dir.path());
+        dirs.tpm = Some(dir.path().join("swtpm"));
+        fs::create_dir_all(dirs.running()).unwrap();
+        // The first guest is defined, the second is transient: libvirt removes its TPM's state
+        // when it stops and when its start fails.
+        fs::create_dir_all(dirs.definitions()).unwrap();
+        fs::write(dirs.definitions().join("vm1.xml"), "").unwrap();
+        guard.config.libvirt = dirs;
         let attempt = Rc::new(Cell::new(0));
         let calls = Rc::clone(&attempt);
         guard.call = Some(HookCall {
             attempt: Box::new(move || calls.get().to_string()),
             xml: Vec::new(),
         });
-        // The first guest is defined, the second is transient: libvirt takes its TPM's state
-        // away when it stops and when its start fails.
-        guard.libvirt_definitions_dir = dir.path().join("qemu");
-        fs::create_dir(&guard.libvirt_definitions_dir).unwrap();
-        fs::write(guard.libvirt_definitions_dir.join("vm1.xml"), "").unwrap();
         guard.secrets = Some(Box::new(secrets.clone()));
         let mut host = Self {
             _dir: dir,
@@ -110,7 +110,7 @@ impl Host {
 
     /// Runs SQL as another tool would: with SQLite's own settings, foreign keys off.
     pub(crate) fn sql(&self, sql: &str) {
-        let store = rusqlite::Connection::open(self.guard.state_dir.join("store.db")).unwrap();
+        let store = rusqlite::Connection::open(self.guard.state_dir.store()).unwrap();
         store.pragma_update(None, "foreign_keys", false).unwrap();
         store.execute_batch(sql).unwrap();
     }
@@ -141,7 +141,7 @@ impl Host {
     /// Puts a KEK into the keyring as a root-only file (src/keyring/mod.rs has the format):
     /// no other program has to be asked to open that.
     pub(crate) fn lay_kek(&self, kek: &Kek) {
-        let keys = self.guard.state_dir.join("keys");
+        let keys = self.guard.state_dir.keys();
         let made = fs::DirBuilder::new()
             .mode(0o700)
             .recursive(true)
@@ -175,7 +175,7 @@ impl Host {
 
     fn status_file(&self, guest: usize) -> PathBuf {
         let name = format!("{}.xml", self.guests[guest].domain.name);
-        self.guard.libvirt_run_dir.join(name)
+        self.guard.config.libvirt.running().join(name)
     }
 
     pub(crate) fn prepare(&self, guest: usize, mode: Mode) -> Outcome {
@@ -190,7 +190,7 @@ impl Host {
 
     /// Holds the store's write lock until it is dropped.
     pub(crate) fn lock_store(&self) -> rusqlite::Connection {
-        let locker = rusqlite::Connection::open(self.guard.state_dir.join("store.db")).unwrap();
+        let locker = rusqlite::Connection::open(self.guard.state_dir.store()).unwrap();
         locker.execute_batch("BEGIN IMMEDIATE").unwrap();
         locker
     }
@@ -206,13 +206,13 @@ impl Host {
 
     /// The directory of the TPM states is empty: its file system is not mounted.
     pub(crate) fn hide_states(&self) {
-        let states = &self.guard.libvirt_state_dir;
+        let states = &self.guard.config.libvirt.tpm_states();
         fs::rename(states, states.with_extension("hidden")).unwrap();
         fs::create_dir(states).unwrap();
     }
 
     pub(crate) fn show_states(&self) {
-        let states = &self.guard.libvirt_state_dir;
+        let states = &self.guard.config.libvirt.tpm_states();
         fs::remove_dir_all(states).unwrap();
         fs::rename(states.with_extension("hidden"), states).unwrap();
     }
@@ -233,14 +233,14 @@ impl Host {
     pub(crate) fn state_file(&self, guest: usize) -> PathBuf {
         let domain = &self.guests[guest].domain;
         let (vtpm, _) = domain.encrypted_vtpm().unwrap();
-        state_path(&self.guard.libvirt_state_dir, domain.uuid, vtpm)
+        state_path(&self.guard.config.libvirt.tpm_states(), domain.uuid, vtpm)
     }
 
     /// Whether swtpm would open the state with this value; `None` where there is none.
     pub(crate) fn opens_state(&self, guest: usize, value: &[u8]) -> Option<bool> {
         let domain = &self.guests[guest].domain;
         let (vtpm, _) = domain.encrypted_vtpm().unwrap();
-        match read_state(&self.guard.libvirt_state_dir, domain.uuid, vtpm) {
+        match read_state(&self.guard.config.libvirt.tpm_states(), domain.uuid, vtpm) {
             StateFile::Absent => None,
             StateFile::Encrypted(state) => Some(state.is_opened_by(&dek(value))),
             other => panic!("no such state was made: {other:?}"),

@@ -208,7 +208,7 @@ fn a_guest_without_a_vtpm_starts(host: &mut Host) {
         uuid: DomainUuid::random(),
         vtpm: None,
     };
-    fs::write(host.guard.state_dir.join("store.db"), "no store at all").unwrap();
+    fs::write(host.guard.state_dir.store(), "no store at all").unwrap();
     let outcome = prepare(
         &host.guard,
         &Ok(plain),

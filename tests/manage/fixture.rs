@@ -44,9 +44,9 @@ impl Fixture {
         let root = dir.path();
         let config = format!(
             "[libvirt]\nconfig_dir = {0:?}\nstate_dir = {1:?}\nrun_dir = {2:?}\n",
-            root.join("libvirt/etc"),
-            root.join("libvirt/state"),
-            root.join("libvirt/run"),
+            root.join("libvirt/etc/libvirt"),
+            root.join("libvirt/var/lib/libvirt"),
+            root.join("libvirt/run/libvirt"),
         );
         fs::write(root.join("config.toml"), config).unwrap();
         let fixture = Self {
@@ -123,6 +123,23 @@ impl Fixture {
         for byte in kek.expose() {
             write!(file, "{byte:02x}").unwrap();
         }
+    }
+
+    /// Brings the provider of another host here, in the place of the one that has its name.
+    pub(crate) fn adopt_provider_of(&self, other: &Self, name: &str) {
+        let found = other.provider(name);
+        let kek = other.host.keyring().open(found.key_id, default_deadline());
+        self.put_key(&kek.unwrap());
+        let mut store = self.store();
+        store.delete_provider(self.provider(name).uuid).unwrap();
+        let new = NewProvider {
+            uuid: ProviderUuid::random(),
+            name: name.to_owned(),
+            key_id: found.key_id,
+            key_version: found.key_version,
+            is_default: true,
+        };
+        store.create_provider(&new, Timestamp::now()).unwrap();
     }
 
     /// Takes a provider's key out of the keyring.

@@ -7,6 +7,9 @@
 )]
 
 mod adopt;
+mod bind;
 mod fixture;
+mod import_key;
+mod key_refs;
 mod kill;
 mod renew;

@@ -20,7 +20,7 @@ pub use self::store::Store;
 pub use self::which::{
     CheckedDomains, Decisions, Domains, RecoveryFiles, ReplayedXml, StatusFilters,
 };
-use crate::config::DEFAULT_STATE_DIR;
+use crate::host::dirs::StateDir;
 
 /// Guards the start of KVM guests with encrypted vTPMs.
 ///
@@ -53,8 +53,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The directory of the store and the sealed keys.
-    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
-    pub state_dir: PathBuf,
+    #[arg(long, global = true, value_name = "DIR", default_value = StateDir::DEFAULT)]
+    pub state_dir: StateDir,
     /// Print one JSON document on stdout.
     #[arg(long, global = true)]
     pub json: bool,

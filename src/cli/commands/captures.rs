@@ -56,7 +56,7 @@ pub(crate) fn file(context: &Context, number: usize) -> Result<PathBuf, CommandE
 
 fn newest_first(context: &Context) -> Result<Vec<Capture>, CommandError> {
     let mut captures = capture::list(context.host.state_dir())
-        .map_err(|error| unreadable(&capture::directory(context.host.state_dir()), &error))?;
+        .map_err(|error| unreadable(&context.host.state_dir().captures(), &error))?;
     captures.reverse();
     Ok(captures)
 }

@@ -119,7 +119,7 @@ fn refuse_beside_state(
         return Ok(());
     };
     let guard = context.host.guard(BrokenConfig::UseDefaults)?;
-    let state = read_state(&guard.libvirt_state_dir, domain.uuid, &vtpm);
+    let state = read_state(&guard.config.libvirt.tpm_states(), domain.uuid, &vtpm);
     let seen = store
         .map(|store| store.seen_state(domain.uuid))
         .transpose()?;

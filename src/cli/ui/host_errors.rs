@@ -4,10 +4,13 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use nix::unistd::geteuid;
+
 use super::answer::count;
 use super::error::CommandError;
 use crate::config::ConfigError;
 use crate::guard::MakeKeyError;
+use crate::host::trusted::Reason;
 use crate::ids::DomainUuid;
 use crate::key::random::RandomError;
 use crate::keyring::KeyringError;
@@ -67,14 +70,16 @@ impl From<StoreError> for CommandError {
 
 fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
     match reason {
-        UnavailableReason::NotOurs { user, .. } if *user != 0 => CommandError::no_permission(error),
+        UnavailableReason::Untrusted(Reason::Owner(_)) if !geteuid().is_root() => {
+            CommandError::no_permission(error)
+        }
         UnavailableReason::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
             CommandError::no_permission(error)
         }
         UnavailableReason::Io(io) if io.kind() == ErrorKind::AlreadyExists => {
             CommandError::refused(error).with_hint("nothing is overwritten: name a new file")
         }
-        UnavailableReason::NotOurs { .. } | UnavailableReason::WritableByOthers { .. } => {
+        UnavailableReason::Untrusted(Reason::Owner(_) | Reason::Writable(_)) => {
             CommandError::failed(error)
                 .with_hint("only root's own files are trusted: chown root, chmod go-w")
         }
@@ -99,7 +104,7 @@ impl From<&KeyringError> for CommandError {
             KeyringError::NotTrusted { .. } => {
                 "only root's own files are trusted: chown root, chmod go-rwx"
             }
-            KeyringError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            KeyringError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
             KeyringError::TimedOut => "try again",
@@ -117,7 +122,7 @@ impl From<StagingError> for CommandError {
         let hint = match &error {
             StagingError::NotInMemory(_) => "mount a tmpfs over it: mount -t tmpfs tmpfs /run",
             StagingError::NotTrusted { .. } => "chown root and chmod 0700 it, or remove it",
-            StagingError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            StagingError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
             StagingError::Io { .. } => return Self::failed(error),
@@ -158,9 +163,9 @@ impl From<HostError> for CommandError {
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         let hint = match &error {
-            ConfigError::WrongOwner { .. }
-            | ConfigError::WritableByOthers { .. }
-            | ConfigError::Path(_) => "only root's own files are trusted: chown root, chmod go-w",
+            ConfigError::NotTrusted(_) => {
+                "only root's own files are trusted: chown root, chmod go-w"
+            }
             _ => "for its keys: man vtpm-guard.toml",
         };
         Self::usage(error).with_hint(hint)
@@ -336,7 +341,7 @@ pub(crate) fn backup(error: StoreError) -> CommandError {
                 .with_hint("install a newer vtpm-guard")
         }
         StoreError::Unavailable {
-            reason: UnavailableReason::NotAFile | UnavailableReason::NotAStore,
+            reason: UnavailableReason::Untrusted(Reason::NotAFile) | UnavailableReason::NotAStore,
             ..
         } => CommandError::failed(error)
             .with_hint("backups are made by: vtpm-guard store backup FILE"),

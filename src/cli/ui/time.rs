@@ -1,4 +1,4 @@
-//! Moments as a person writes them: so long ago, or a date.
+//! Points in time as a person writes them: a duration before now, or a date.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -6,20 +6,21 @@ use jiff::{Span, ZonedDateTime};
 
 use super::error::CommandError;
 use crate::clock::Timestamp;
+use crate::messages::quoted;
 
 /// Reads "90m", "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
 pub(crate) fn parse(text: &str) -> Result<Timestamp, CommandError> {
-    let moment = if let Ok(span) = text.parse::<Span>() {
+    let time = if let Ok(span) = text.parse::<Span>() {
         ZonedDateTime::now().checked_sub(span.abs())
     } else {
         let date: Result<DateTime, _> = text.parse();
         date.and_then(|date| date.to_zoned_datetime(TimeZone::system()))
     };
-    let moment = moment.map_err(|_| {
-        CommandError::usage(format!("\"{text}\" is no moment"))
-            .with_hint("so long ago as \"2h\" or \"7d\", or a date: \"2026-11-30 14:00\"")
+    let time = time.map_err(|_| {
+        CommandError::usage(format!("invalid time {}", quoted(text)))
+            .with_hint("use a duration (\"2h\", \"7d\") or a date (\"2026-11-30 14:00\")")
     })?;
-    Ok(Timestamp(moment.timestamp().as_millisecond()))
+    Ok(Timestamp(time.timestamp().as_millisecond()))
 }
 
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_long_ago() {
+    fn a_duration_is_before_now() {
         let Timestamp(now) = Timestamp::now();
         for (text, seconds) in [
             ("90s", 90),
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_no_moment() {
+    fn anything_else_is_invalid() {
         for text in [
             "",
             "yesterday",

@@ -16,7 +16,8 @@ use crate::libvirt::secret::SecretError;
 pub(crate) struct GuestFiles {
     definitions: PathBuf,
     running: PathBuf,
-    saved: PathBuf,
+    managed_saves: PathBuf,
+    snapshots: PathBuf,
 }
 
 impl GuestFiles {
@@ -24,7 +25,8 @@ impl GuestFiles {
         Self {
             definitions: dirs.definitions(),
             running: dirs.running(),
-            saved: dirs.saved(),
+            managed_saves: dirs.managed_saves(),
+            snapshots: dirs.snapshots(),
         }
     }
 
@@ -58,7 +60,7 @@ impl GuestFiles {
     /// Stops a guest, and saves its run (virsh managedsave).
     pub(crate) fn save(&self, name: &str) {
         self.stop(name);
-        fs::create_dir_all(self.saved.join("save")).unwrap();
+        fs::create_dir_all(&self.managed_saves).unwrap();
         write(&self.managed_save(name), b"a run");
     }
 
@@ -158,11 +160,11 @@ impl GuestFiles {
     }
 
     fn managed_save(&self, name: &str) -> PathBuf {
-        self.saved.join(format!("save/{name}.save"))
+        self.managed_saves.join(format!("{name}.save"))
     }
 
     fn snapshots(&self, name: &str) -> PathBuf {
-        self.saved.join("snapshot").join(name)
+        self.snapshots.join(name)
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) enum NotAdopted {
     Refused {
         why: AdoptRefusal,
         /// The provider that wraps the key, or would.
-        provider: Provider,
+        provider: Box<Provider>,
     },
     /// Its key, its secret or its TPM state changed since it was first looked at.
     #[error("changed")]

@@ -105,10 +105,10 @@ impl Adopting {
 
     /// The value of a private secret, from libvirt's own files.
     fn value_in_files(&self, target: &Target) -> Result<Dek, Undisclosed> {
-        if !files::are_of_this_host(&self.guard.config.secret_uri) {
+        if !files::are_of_this_host(&self.config.secret_uri) {
             return Err(Undisclosed::NoFile);
         }
-        match files::stored_value(&self.guard.config.libvirt.secrets(), target.secret) {
+        match files::stored_value(&self.config.libvirt.secrets(), target.secret) {
             Ok(StoredValue::Value(dek)) => Ok(dek),
             Ok(StoredValue::Encrypted(path)) => {
                 Err(Undisclosed::Encrypted(path.display().to_string()))
@@ -120,8 +120,8 @@ impl Adopting {
 
     /// The guest's TPM state as it is now.
     pub(super) fn state(&self, target: &Target) -> StateFile {
-        let dir = &self.guard.libvirt_state_dir;
-        read_state(dir, target.domain.uuid, &target.vtpm)
+        let states = self.config.libvirt.tpm_states();
+        read_state(&states, target.domain.uuid, &target.vtpm)
     }
 
     /// The rows of one guest, read under a deadline of their own.

@@ -16,10 +16,11 @@ pub(crate) use error::{AdoptError, NotAdopted};
 
 use self::guests::{OtherGuest, Target};
 use super::guests::GuestRef;
-use super::host::{BrokenConfig, Host};
+use super::host::Host;
 use super::providers::ProvidersLock;
-use crate::guard::Guard;
+use crate::config::Config;
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::keyring::Keyring;
 use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
 use crate::libvirt::secret::SecretError;
@@ -101,16 +102,17 @@ pub(crate) fn adopt(
     request: &Request<'_>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Vec<AdoptResult>, AdoptError> {
-    let guard = host.guard(BrokenConfig::Fail)?;
+    let config = host.config()?;
     let (store, provider) = host.provider_for_new_keys(request.provider)?;
     let (mut chosen, others) = guests::choose(host, request.guests)?;
     // The provider key of every new row must stay until the row is there, and until it was
     // opened once more.
     let _providers = ProvidersLock::acquire(host)?;
     let mut adopting = Adopting {
-        secrets: host.secrets(&guard.config),
-        unlocker: Unlocker::new(&guard.keyring()),
-        guard,
+        secrets: host.secrets_at(&config),
+        unlocker: Unlocker::new(&host.keyring()),
+        keyring: host.keyring(),
+        config,
         store,
         provider,
         provider_named: request.provider.is_some(),
@@ -130,7 +132,8 @@ pub(crate) fn adopt(
 
 /// What a run works with.
 struct Adopting {
-    guard: Guard,
+    config: Config,
+    keyring: Keyring,
     store: Store,
     secrets: Box<dyn Libvirt>,
     /// Opens and wraps the keys of the first half.

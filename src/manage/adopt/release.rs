@@ -77,11 +77,8 @@ impl Adopting {
         let Some(wrapped) = row.and_then(|row| row.wrapped_dek.as_ref()) else {
             return Err(NotAdopted::Changed);
         };
-        let opened = Unlocker::new(&self.guard.keyring()).open(
-            wrapped,
-            target.domain.uuid,
-            default_deadline(),
-        );
+        let opened =
+            Unlocker::new(&self.keyring).open(wrapped, target.domain.uuid, default_deadline());
         match opened {
             Ok(dek) => Ok((wrapped, dek)),
             Err(error) => Err(NotAdopted::NotOpened { key_ref, error }),
@@ -137,7 +134,7 @@ impl Adopting {
     /// `secret.lifetime = "keep"` wants one of the guard's own in its place.
     fn replace(&mut self, target: &Target, stored: &StoredKey) -> Result<(), NotAdopted> {
         let removed = stored.secret == SecretOutcome::Removed;
-        let config = &self.guard.config;
+        let config = &self.config;
         if (removed || stored.secret == SecretOutcome::Absent)
             && files::are_of_this_host(&config.secret_uri)
         {

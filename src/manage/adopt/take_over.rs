@@ -29,7 +29,10 @@ impl Adopting {
         } = self.examine(target)?;
         let adoption = match decide(&facts) {
             Ok(adoption) => adoption,
-            Err(why) => return Err(NotAdopted::Refused { why, provider }),
+            Err(why) => {
+                let provider = Box::new(provider);
+                return Err(NotAdopted::Refused { why, provider });
+            }
         };
         let (key_ref, is_new) = match (adoption.key, &value) {
             (AdoptedKey::Held(key_ref), _) => (key_ref, false),

@@ -11,6 +11,7 @@ use super::super::schema::{self, APPLICATION_ID, Identity, KNOWN, MIGRATIONS, Mi
 use super::super::testing::*;
 use super::super::{Access, Store, StoreError, UnavailableReason};
 use crate::clock::Deadline;
+use crate::host::trusted::Reason;
 use crate::verdict::facts::StoreAccessError;
 
 fn mode(path: &std::path::Path) -> u32 {
@@ -100,7 +101,7 @@ fn a_link_or_a_directory_instead_of_the_file_is_refused() {
         matches!(
             result,
             Err(StoreError::Unavailable {
-                reason: UnavailableReason::NotAFile,
+                reason: UnavailableReason::Untrusted(Reason::NotAFile),
                 ..
             })
         )
@@ -129,9 +130,7 @@ fn a_directory_or_a_file_that_others_can_write_to_is_refused() {
         let before = mode(&path);
         fs::set_permissions(&path, Permissions::from_mode(before | 0o020)).unwrap();
         let refused = open(dir.path(), Access::Read).unwrap_err();
-        let reason = UnavailableReason::WritableByOthers {
-            mode: before | 0o020,
-        };
+        let reason = Reason::Writable(before | 0o020);
         assert_eq!(
             refused.access_error(),
             StoreAccessError::Unavailable(format!("{}: {reason}", path.display()))
@@ -148,7 +147,7 @@ fn a_file_instead_of_the_directory_is_refused() {
         assert!(matches!(
             refused,
             Err(StoreError::Unavailable {
-                reason: UnavailableReason::NotADirectory,
+                reason: UnavailableReason::Untrusted(Reason::NotADirectory),
                 ..
             })
         ));

@@ -195,7 +195,7 @@ fn a_kill_at_any_moment_leaves_guests_that_start_and_the_next_run_completes_it()
         |fixture| {
             guests(fixture)
                 .iter()
-                .for_each(|guest| assert_adopted(fixture, guest))
+                .for_each(|guest| assert_adopted(fixture, guest));
         },
     );
 }

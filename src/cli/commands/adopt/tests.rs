@@ -9,7 +9,7 @@ use crate::key::id::KeyId;
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{NotAdopted, StoredKey};
 use crate::store::StoreError;
-use crate::verdict::adopt::{AdoptRefusal, AvailableSecret, Sharer, Undisclosed as Why};
+use crate::verdict::adopt::{AdoptRefusal, AvailableSecret, Sharer, Undisclosed};
 use crate::verdict::facts::{NotOpened, Provider};
 
 const SECRET: &str = "11111111-2222-4333-8444-00000000000a";
@@ -28,6 +28,7 @@ fn refused(why: AdoptRefusal) -> NotAdopted {
         exported_at: None,
         created_at: Timestamp(0),
     };
+    let provider = Box::new(provider);
     NotAdopted::Refused { why, provider }
 }
 
@@ -59,21 +60,37 @@ fn assert_says(row: &Row, result: Outcome, reason: &str, hint: &str) {
     assert!(shown.contains(hint), "{row:#?}");
 }
 
+/// Each of these refusals gives this reason and this hint.
+#[track_caller]
+fn assert_refusals<const N: usize>(refusals: [(AdoptRefusal, &str, &str); N]) {
+    for (why, reason, hint) in refusals {
+        assert_says(
+            &row(None, Some(refused(why))),
+            Outcome::Refused,
+            reason,
+            hint,
+        );
+    }
+}
+
 #[test]
-fn a_refusal_says_why_and_names_the_command_that_helps() {
-    use AdoptRefusal::*;
-    let nothing = |available| NothingToAdopt(available);
-    let undisclosed = |why, held| Undisclosed { why, held };
-    let key_ref = KeyRefId(7);
+fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
+    let nothing = AdoptRefusal::NothingToAdopt;
+    let no_value = AvailableSecret::NoValue {
+        serves_anything: false,
+    };
+    let undisclosed = |why, held| AdoptRefusal::Undisclosed { why, held };
+    let encrypted = Undisclosed::Encrypted("/etc/x".to_owned());
+    let untrusted = Undisclosed::File("why".to_owned());
+    let usage = AdoptRefusal::OtherUse("/disk".to_owned());
     let other = Sharer {
         name: "my vm".to_owned(),
         uuid: DomainUuid::random(),
     };
-    let serves_anything = false;
-    for (why, reason, hint) in [
+    assert_refusals([
         (
             nothing(AvailableSecret::Absent),
-            "libvirt has no secret",
+            "has no secret",
             "vtpm-guard key bind vm1",
         ),
         (
@@ -82,110 +99,106 @@ fn a_refusal_says_why_and_names_the_command_that_helps() {
             "vtpm-guard key show vm1",
         ),
         (
-            nothing(AvailableSecret::NoValue { serves_anything }),
+            nothing(no_value),
             "has no value",
             "virsh secret-set-value 11111111",
         ),
+        (usage, "its usage is \"/disk\"", "virsh edit vm1"),
         (
-            OtherUse("/disk".to_owned()),
-            "its usage is \"/disk\"",
-            "virsh edit vm1",
-        ),
-        (
-            undisclosed(Why::NoFile, None),
+            undisclosed(Undisclosed::NoFile, None),
             "private secret",
             "virsh secret-define FILE",
         ),
         (
-            undisclosed(Why::Encrypted("/etc/x".to_owned()), None),
+            undisclosed(encrypted, None),
             "encrypted in /etc/x",
             "a new secret that is not private",
         ),
         (
-            undisclosed(Why::File("why".to_owned()), Some(key_ref)),
+            undisclosed(untrusted, Some(KeyRefId(7))),
             "its file is not usable: why",
             "key reference 7 opens the TPM, so the secret can be removed: virsh secret-undefine",
         ),
         (
-            DoesNotOpen,
+            AdoptRefusal::ServesAnything,
+            "has no usage",
+            "--keep-plaintext",
+        ),
+        (
+            AdoptRefusal::Shared(vec![other]),
+            "\"my vm\" needs the secret",
+            "vtpm-guard adopt vm1 'my vm'",
+        ),
+    ]);
+}
+
+#[test]
+fn a_refusal_because_of_the_guest_says_why_and_names_the_command_that_helps() {
+    let unreadable = AdoptRefusal::StateUnreadable("why".to_owned());
+    let has_another_key = |opened| AdoptRefusal::HasAnotherKey {
+        key_ref: KeyRefId(7),
+        opened,
+    };
+    let never = AdoptRefusal::NeverExported;
+    assert_refusals([
+        (
+            AdoptRefusal::DoesNotOpen,
             "does not open its TPM state",
             "vtpm-guard explain VG204",
         ),
         (
-            StatePlain,
+            AdoptRefusal::StatePlain,
             "is not encrypted",
-            "vtpm-guard encrypt vm1; for details: vtpm-guard explain VG503",
+            "vtpm-guard encrypt vm1",
+        ),
+        (unreadable, "cannot be read", "restore the state first"),
+        (
+            AdoptRefusal::StateArrives,
+            "has not arrived yet",
+            "vtpm-guard adopt vm1",
         ),
         (
-            StateUnreadable("why".to_owned()),
-            "cannot be read",
-            "restore the state first",
-        ),
-        (StateArrives, "has not arrived yet", "vtpm-guard adopt vm1"),
-        (
-            RunsWithoutState,
+            AdoptRefusal::RunsWithoutState,
             "is not where libvirt keeps it",
             "vtpm-guard check vm1",
         ),
         (
-            HasAnotherKey {
-                key_ref,
-                opened: true,
-            },
+            has_another_key(true),
             "another key",
             "vtpm-guard key retire 7",
         ),
         (
-            HasAnotherKey {
-                key_ref,
-                opened: false,
-            },
+            has_another_key(false),
             "does not open on this host",
-            "key show vm1",
-        ),
-        (ServesAnything, "has no usage", "--keep-plaintext"),
-        (
-            Shared(vec![other]),
-            "\"my vm\" needs the secret",
-            "vtpm-guard adopt vm1 'my vm'",
+            "vtpm-guard key show vm1",
         ),
         (
-            NeverExported,
+            never,
             "\"nkp-a\" was never exported",
             "vtpm-guard provider export nkp-a",
         ),
-    ] {
-        assert_says(
-            &row(None, Some(refused(why))),
-            Outcome::Refused,
-            reason,
-            hint,
-        );
-    }
-    let error = NotAdopted::NotEncrypted { has_tpm: true };
-    let words = "it has no encrypted vTPM";
-    assert_says(
-        &row(None, Some(error)),
-        Outcome::Refused,
-        words,
-        "vtpm-guard encrypt vm1",
-    );
-    let error = NotAdopted::NotEncrypted { has_tpm: false };
-    assert_says(
-        &row(None, Some(error)),
-        Outcome::Refused,
-        words,
-        "virsh dumpxml vm1",
-    );
+    ]);
     let broken = crate::domain::read(b"<domain>".as_slice()).unwrap_err();
-    let error = NotAdopted::UnreadableXml(broken);
-    let words = "its XML cannot be read";
-    assert_says(
-        &row(None, Some(error)),
-        Outcome::Refused,
-        words,
-        "vtpm-guard explain VG501",
-    );
+    let not_encrypted = |has_tpm| NotAdopted::NotEncrypted { has_tpm };
+    for (error, reason, hint) in [
+        (
+            not_encrypted(true),
+            "it has no encrypted vTPM",
+            "vtpm-guard encrypt vm1",
+        ),
+        (
+            not_encrypted(false),
+            "it has no encrypted vTPM",
+            "virsh dumpxml vm1",
+        ),
+        (
+            NotAdopted::UnreadableXml(broken),
+            "cannot be read",
+            "vtpm-guard explain VG501",
+        ),
+    ] {
+        assert_says(&row(None, Some(error)), Outcome::Refused, reason, hint);
+    }
 }
 
 #[test]

@@ -3,16 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::host::dirs::LibvirtDirs;
-
-/// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
-const UNIT_DIRS: [&str; 5] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
+use crate::host::dirs::{LibvirtDirs, UNIT_DIRS};
 
 /// What this host's libvirtd lacks of the drop-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

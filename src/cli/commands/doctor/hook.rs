@@ -8,7 +8,7 @@ use super::Ailment;
 use crate::cli::commands::status::hook_link;
 use crate::cli::context::Context;
 use crate::clock::Timestamp;
-use crate::host::process;
+use crate::host::{dirs, process};
 use crate::manage::host::default_deadline;
 use crate::store::{Access, EventFilter, EventQuery, Origin};
 
@@ -27,7 +27,7 @@ pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
         not_noticed(context, link),
         apparmor(link),
         selinux(link),
-        selinux_hooks(Path::new("/sys/fs/selinux")),
+        selinux_hooks(Path::new(dirs::SELINUX)),
     ]
     .into_iter()
     .flatten()

@@ -20,7 +20,7 @@ const OLDEST_LIBVIRT: Version = Version(6, 5);
 
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     let states = context.host.libvirt_dirs().tpm_states();
-    let places = [context.host.state_dir(), &states];
+    let places: [&Path; 2] = [context.host.state_dir(), &states];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
     found.extend(linked_base(&states));
     found.extend(libvirt());

@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::domain::{self, Vtpm};
 use crate::host::bounded::bounded;
 use crate::host::dirs::LibvirtDirs;
+use crate::host::dirs::PROC;
 use crate::libvirt::Guest;
 use crate::manage::host::default_deadline;
 use crate::messages::one_line;
@@ -95,7 +96,7 @@ fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
         guest: guest.name.clone(),
         file: directory,
         setting: "tpm_dir",
-        found_in: used_by_swtpm(Path::new("/proc"), &uuid),
+        found_in: used_by_swtpm(Path::new(PROC), &uuid),
     })
 }
 

@@ -84,7 +84,10 @@ pub(crate) fn run(context: &Context, recovery: &RecoveryFiles) -> Result<ExitCod
     ailments.extend(libvirt(context));
     ailments.extend(libvirt_dirs::ailments(context));
     ailments.extend(daemon_start::ailments(&context.host.libvirt_dirs()));
-    ailments.extend(files::ailments(context.host.state_dir()));
+    ailments.extend(files::ailments(
+        context.host.state_dir(),
+        &context.host.libvirt_dirs(),
+    ));
     ailments.extend(store::ailments(context));
     ailments.extend(recovery::ailments(context, recovery)?);
     ailments.extend(secrets::ailments(&context.host.libvirt_dirs().secrets()));

@@ -35,14 +35,14 @@ const LEFT_OVER: [&str; 12] = [
 ];
 
 pub(crate) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
-    look_at(&dirs.hooks(), &hook_link(dirs))
+    look_at(dirs, &hook_link(dirs))
 }
 
-fn look_at(hooks: &Path, ours: &Path) -> Vec<Ailment> {
-    let only = hooks.join("qemu");
+fn look_at(dirs: &LibvirtDirs, ours: &Path) -> Vec<Ailment> {
+    let only = dirs.only_hook();
     let all: Vec<_> = [only.clone()]
         .into_iter()
-        .chain(sorted(&hooks.join("qemu.d")))
+        .chain(sorted(&dirs.hooks()))
         .filter(|path| is_run(path))
         .collect();
     let Some(at) = all.iter().position(|path| path == ours) else {
@@ -176,14 +176,14 @@ mod tests {
         /// A host with the guard's link alone.
         fn new() -> Self {
             let hooks = Self(tempfile::tempdir().unwrap());
-            fs::create_dir(hooks.path("qemu.d")).unwrap();
+            fs::create_dir_all(hooks.path("qemu.d")).unwrap();
             hooks.program("guard", "");
             symlink(hooks.path("guard"), hooks.ours()).unwrap();
             hooks
         }
 
         fn path(&self, name: &str) -> PathBuf {
-            self.0.path().join(name)
+            self.0.path().join("hooks").join(name)
         }
 
         fn ours(&self) -> PathBuf {
@@ -196,7 +196,11 @@ mod tests {
         }
 
         fn found(&self) -> Vec<(Severity, String)> {
-            let found = look_at(self.0.path(), &self.ours()).into_iter();
+            let dirs = LibvirtDirs {
+                config: self.0.path().to_owned(),
+                ..LibvirtDirs::default()
+            };
+            let found = look_at(&dirs, &self.ours()).into_iter();
             found.map(|one| (one.severity, one.what)).collect()
         }
     }

@@ -8,10 +8,7 @@ use crate::ids::DomainUuid;
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     match plain_state::list(context.host.state_dir()) {
         Ok(domains) => domains.into_iter().map(still_kept).collect(),
-        Err(error) => vec![unreadable(
-            &plain_state::dir(context.host.state_dir()),
-            &error,
-        )],
+        Err(error) => vec![unreadable(&context.host.state_dir().plain_states(), &error)],
     }
 }
 

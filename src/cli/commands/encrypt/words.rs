@@ -1,10 +1,9 @@
 //! What `encrypt` says: why not, and what helps.
 
 use std::io;
-use std::path::Path;
 
 use crate::cli::ui::error::CommandError;
-use crate::guard::plain_state;
+use crate::host::dirs::StateDir;
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::manage::stopped_guest::DefinedGuest;
@@ -43,10 +42,10 @@ pub(crate) fn not_ours(known: &DefinedGuest) -> CommandError {
     ))
 }
 
-pub(crate) fn not_kept(state_dir: &Path, error: &io::Error) -> CommandError {
+pub(crate) fn not_kept(state_dir: &StateDir, error: &io::Error) -> CommandError {
     CommandError::failed(format!(
         "the plain state cannot be kept in {}: {error}; nothing was changed",
-        plain_state::dir(state_dir).display()
+        state_dir.plain_states().display()
     ))
 }
 

@@ -1,8 +1,6 @@
 //! `state drop`: removes saved copies of a guest's TPM state for good, and the plain state of
 //! before an `encrypt`.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::{Judged, copies_of, no_copies};
@@ -11,6 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
+use crate::host::dirs::StateDir;
 use crate::ids::DomainUuid;
 use crate::manage::host::default_deadline;
 use crate::manage::tpm_place;
@@ -190,12 +189,12 @@ impl Remains {
     }
 }
 
-fn has_plain_state(state_dir: &Path, domain: DomainUuid) -> Result<bool, CommandError> {
+fn has_plain_state(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, CommandError> {
     let kept = plain_state::list(state_dir).map_err(|error| not_plain(state_dir, &error))?;
     Ok(kept.contains(&domain))
 }
 
-fn not_plain(state_dir: &Path, error: &std::io::Error) -> CommandError {
-    let copy_store = plain_state::dir(state_dir);
+fn not_plain(state_dir: &StateDir, error: &std::io::Error) -> CommandError {
+    let copy_store = state_dir.plain_states();
     CommandError::failed(format!("{}: {error}", copy_store.display()))
 }

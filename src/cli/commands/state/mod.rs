@@ -126,7 +126,7 @@ fn no_copies(domain: &GuestRef) -> CommandError {
 impl From<CopyError> for CommandError {
     fn from(error: CopyError) -> Self {
         match &error {
-            CopyError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            CopyError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 Self::failed(format!("no permission: {error}")).with_hint("run it as root")
             }
             CopyError::NotTrusted { .. } => Self::failed(error)

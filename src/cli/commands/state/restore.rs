@@ -69,7 +69,7 @@ pub(crate) fn not_put_back(domain: &GuestRef, error: &RestoreError) -> CommandEr
         RestoreError::OtherTpm => {
             CommandError::refused(error).with_hint(format!("virsh edit {}", domain.arg))
         }
-        RestoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+        RestoreError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
             CommandError::failed(format!("no permission: {error}")).with_hint("run it as root")
         }
         RestoreError::NotAState { .. } => CommandError::refused(error).with_hint(format!(

@@ -11,15 +11,13 @@ use crate::cli::forgotten;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, GOOD, NOTABLE};
+use crate::host::dirs::HOOK;
 use crate::host::dirs::LibvirtDirs;
 use crate::keyring::KeyringError;
 use crate::libvirt::Guest;
 use crate::messages::label;
 use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
-
-/// The program that the links lead to.
-const HOOK: &str = "/usr/sbin/vtpm-guard-hook";
 
 /// The link by which libvirt runs the hook, or the one that should be there.
 pub(crate) fn hook_link(dirs: &LibvirtDirs) -> PathBuf {
@@ -65,7 +63,7 @@ impl Host {
                 Ok(_) => "in order".to_owned(),
                 Err(error) => error.to_string(),
             },
-            store: context.host.state_dir().join("store.db"),
+            store: context.host.state_dir().store(),
             store_exists: store.is_some(),
             keyed: rows.len() - placeholders,
             placeholders,

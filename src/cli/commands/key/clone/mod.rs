@@ -70,7 +70,7 @@ pub(crate) fn run(context: &Context, text: &str, new_text: &str) -> Result<(), C
         secret,
     };
     let state = read_state(
-        &guard.libvirt_state_dir,
+        &guard.config.libvirt.tpm_states(),
         pair.clone.uuid(),
         &pair.clone.vtpm,
     );
@@ -193,7 +193,8 @@ fn take_over(
         if clone.guest.running {
             return Err(words::runs(clone));
         }
-        let start = (guard.libvirt_state_dir.as_path(), clone.uuid(), &clone.vtpm);
+        let states = guard.config.libvirt.tpm_states();
+        let start = (states.as_path(), clone.uuid(), &clone.vtpm);
         restore_copy(&copy, Some(start))
             .map_err(|error| not_put_back(&clone.reference(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;

@@ -147,7 +147,8 @@ impl Source {
                 source,
                 ..clone.vtpm.clone()
             };
-            if let Some(state) = LiveState::read(&guard.libvirt_state_dir, *uuid, &vtpm)? {
+            if let Some(state) = LiveState::read(&guard.config.libvirt.tpm_states(), *uuid, &vtpm)?
+            {
                 let path = state.path().to_owned();
                 let copy = SavedCopy::of(state, &clone.guest.name, CopyReason::Start);
                 found.push(LeftBehind { path, copy });

@@ -58,7 +58,11 @@ pub(crate) fn runs(clone: &DefinedGuest) -> CommandError {
 /// The original's TPM is used and gone: the clone's start would make a new one.
 pub(crate) fn no_state_left(pair: &Pair, guard: &Guard) -> CommandError {
     let (original, clone) = (pair.original.label(), &pair.clone);
-    let place = state_path(&guard.libvirt_state_dir, clone.uuid(), &clone.vtpm);
+    let place = state_path(
+        &guard.config.libvirt.tpm_states(),
+        clone.uuid(),
+        &clone.vtpm,
+    );
     CommandError::refused(format!(
         "no TPM state that a key of {original} opens is left on this host"
     ))
