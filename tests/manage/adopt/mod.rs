@@ -193,9 +193,9 @@ fn a_kill_at_any_moment_leaves_guests_that_start_and_the_next_run_completes_it()
             }
         },
         |fixture| {
-            guests(fixture)
-                .iter()
-                .for_each(|guest| assert_adopted(fixture, guest));
+            for guest in &guests(fixture) {
+                assert_adopted(fixture, guest);
+            }
         },
     );
 }

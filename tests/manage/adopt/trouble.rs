@@ -138,9 +138,9 @@ fn a_libvirt_that_is_silent_is_waited_for_once() {
     }
     fixture.libvirt.recover();
     assert_eq!(run(&fixture, &all()).unwrap().len(), 3);
-    guests
-        .iter()
-        .for_each(|guest| assert_adopted(&fixture, guest));
+    for guest in &guests {
+        assert_adopted(&fixture, guest);
+    }
 }
 
 #[test]
