@@ -175,7 +175,7 @@ fn a_refusal_because_of_the_guest_says_why_and_names_the_command_that_helps() {
         (
             never,
             "\"nkp-a\" was never exported",
-            "vtpm-guard provider export nkp-a",
+            "vtpm-guard provider export nkp-a --output FILE",
         ),
     ]);
     let broken = crate::domain::read(b"<domain>".as_slice()).unwrap_err();
