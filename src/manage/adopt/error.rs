@@ -9,7 +9,7 @@ use crate::manage::guests::GuestError;
 use crate::manage::host::HostError;
 use crate::manage::providers::ProviderError;
 use crate::store::StoreError;
-use crate::verdict::adopt::AdoptRefusal;
+use crate::verdict::adopt::NotAdoptable;
 use crate::verdict::facts::{NotOpened, Provider};
 
 /// Why no guest was looked at. Nothing has changed.
@@ -45,7 +45,7 @@ pub(crate) enum NotAdopted {
     /// Its key may not be taken over, or its secret not be removed.
     #[error("refused")]
     Refused {
-        why: AdoptRefusal,
+        why: NotAdoptable,
         /// The provider that wraps the key, or would.
         provider: Box<Provider>,
     },

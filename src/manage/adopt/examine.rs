@@ -13,7 +13,8 @@ use crate::manage::providers::named_by;
 use crate::store::StoreError;
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
-    AdoptFacts, AvailableSecret, Evidence, Expected, Held, HeldKey, Sharer, Undisclosed,
+    AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
+    Undisclosed,
 };
 use crate::verdict::facts::{Proof, Provider, References};
 
@@ -57,7 +58,7 @@ impl Adopting {
                 (false, true) => Some(Expected::Runs),
                 (false, false) => None,
             },
-            keys: held_keys(&references, &opened, value.as_ref(), &state),
+            keys: existing_keys(&references, &opened, value.as_ref(), &state),
             exported: is_exported(&references, provider.key_id),
             sharers,
             keep_plaintext: self.keep_plaintext,
@@ -179,21 +180,23 @@ impl Adopting {
 }
 
 /// What the guest's rows with a key hold, compared with this value.
-fn held_keys(
+fn existing_keys(
     references: &References,
     opened: &[OpenedKey],
     value: Option<&Dek>,
     state: &StateFile,
-) -> Vec<HeldKey> {
+) -> Vec<ExistingKey> {
     let rows = references.key_refs.iter();
     let keyed = rows.filter(|row| row.wrapped_dek.is_some());
     keyed
-        .map(|row| HeldKey {
+        .map(|row| ExistingKey {
             key_ref: row.id,
             key: match opened.iter().find(|key| key.key_ref.id == row.id) {
-                None => Held::Closed,
-                Some(key) if value.is_some_and(|value| value.same_as(&key.dek)) => Held::Same,
-                Some(key) => Held::Another(match evidence(state, &key.dek) {
+                None => KeyComparison::NotOpened,
+                Some(key) if value.is_some_and(|value| value.same_as(&key.dek)) => {
+                    KeyComparison::Same
+                }
+                Some(key) => KeyComparison::Another(match evidence(state, &key.dek) {
                     Evidence::Proven => Proof::Proven,
                     Evidence::Refuted => Proof::Refuted,
                     _ => Proof::None,

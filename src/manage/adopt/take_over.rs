@@ -35,7 +35,7 @@ impl Adopting {
             }
         };
         let (key_ref, is_new) = match (adoption.key, &value) {
-            (AdoptedKey::Held(key_ref), _) => (key_ref, false),
+            (AdoptedKey::Existing(key_ref), _) => (key_ref, false),
             (AdoptedKey::New, Some(dek)) => {
                 (self.add(target, &provider, dek, adoption.proven)?, true)
             }

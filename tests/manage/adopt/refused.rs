@@ -9,12 +9,12 @@ use crate::ids::DomainUuid;
 use crate::manage::adopt::NotAdopted;
 use crate::manage::guests::GuestError;
 use crate::manage::providers::ProviderError;
-use crate::verdict::adopt::{AdoptRefusal, AvailableSecret, Undisclosed};
+use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Undisclosed};
 use crate::verdict::facts::{Announcement, Arrival};
 
 /// Why the only guest was refused. Nothing has changed.
 #[track_caller]
-fn refusal_of(fixture: &Fixture, request: &Request<'_>) -> AdoptRefusal {
+fn refusal_of(fixture: &Fixture, request: &Request<'_>) -> NotAdoptable {
     let guest = fixture.defined("vm1");
     let before = (fixture.rows(&guest), has_secret(fixture, &guest));
     let result = only(fixture, request);
@@ -27,14 +27,14 @@ fn refusal_of(fixture: &Fixture, request: &Request<'_>) -> AdoptRefusal {
 }
 
 #[track_caller]
-fn refusal(fixture: &Fixture) -> AdoptRefusal {
+fn refusal(fixture: &Fixture) -> NotAdoptable {
     refusal_of(fixture, &all())
 }
 
 #[test]
 fn a_private_value_that_no_file_discloses_is_refused() {
     let undisclosed = |fixture: &Fixture| match refusal(fixture) {
-        AdoptRefusal::Undisclosed { why, held: None } => why,
+        NotAdoptable::Undisclosed { why, held: None } => why,
         other => panic!("{other:?}"),
     };
     let fixture = exported();
@@ -66,7 +66,7 @@ fn a_private_value_that_no_file_discloses_is_refused() {
 fn without_a_value_there_is_nothing_to_adopt() {
     let fixture = exported();
     let nothing = || match refusal(&fixture) {
-        AdoptRefusal::NothingToAdopt(available) => available,
+        NotAdoptable::NothingToAdopt(available) => available,
         other => panic!("{other:?}"),
     };
     let guest = fixture.define("vm1");
@@ -93,12 +93,12 @@ fn a_secret_for_something_else_is_not_taken_and_one_for_anything_not_removed() {
     let volume = "<usage type='volume'><volume>/disk</volume></usage>";
     define_secret(&fixture, &guest, READABLE[0], volume);
     set_value(&fixture, &guest, KEY);
-    assert!(matches!(refusal(&fixture), AdoptRefusal::OtherUse(_)));
+    assert!(matches!(refusal(&fixture), NotAdoptable::OtherUse(_)));
 
     fixture.libvirt.secrets.undefine(guest.secret);
     define_secret(&fixture, &guest, READABLE[0], "");
     set_value(&fixture, &guest, KEY);
-    assert_eq!(refusal(&fixture), AdoptRefusal::ServesAnything);
+    assert_eq!(refusal(&fixture), NotAdoptable::ServesAnything);
     assert_eq!(adopted(&fixture, &keeping()).secret, SecretOutcome::Kept);
     assert!(has_secret(&fixture, &guest) && fixture.would_start(&guest));
 }
@@ -111,25 +111,25 @@ fn a_tpm_state_that_does_not_prove_the_value_refuses_it_even_where_the_secret_st
     fixture.encrypt_state(&guest, &Dek::generate().unwrap());
     assert_eq!(
         refusals(),
-        [AdoptRefusal::DoesNotOpen, AdoptRefusal::DoesNotOpen]
+        [NotAdoptable::DoesNotOpen, NotAdoptable::DoesNotOpen]
     );
     fixture.plain_state(&guest);
     assert_eq!(
         refusals(),
-        [AdoptRefusal::StatePlain, AdoptRefusal::StatePlain]
+        [NotAdoptable::StatePlain, NotAdoptable::StatePlain]
     );
     fixture.write_state(&guest, b"no TPM state");
     assert!(matches!(
         refusals(),
         [
-            AdoptRefusal::StateUnreadable(_),
-            AdoptRefusal::StateUnreadable(_)
+            NotAdoptable::StateUnreadable(_),
+            NotAdoptable::StateUnreadable(_)
         ]
     ));
 
     fs::remove_file(fixture.state_file(&guest)).unwrap();
     fixture.libvirt.guests.start("vm1");
-    assert_eq!(refusal(&fixture), AdoptRefusal::RunsWithoutState);
+    assert_eq!(refusal(&fixture), NotAdoptable::RunsWithoutState);
     let announcement = Announcement {
         domain_name: "vm1".to_owned(),
         arrival: Arrival::Migration,
@@ -137,7 +137,7 @@ fn a_tpm_state_that_does_not_prove_the_value_refuses_it_even_where_the_secret_st
         at: Timestamp::now(),
     };
     fixture.store().announce(guest.uuid, &announcement).unwrap();
-    assert_eq!(refusal(&fixture), AdoptRefusal::StateArrives);
+    assert_eq!(refusal(&fixture), NotAdoptable::StateArrives);
     assert_untouched(&fixture, &guest);
 }
 
@@ -148,7 +148,7 @@ fn another_key_of_the_guest_is_not_replaced() {
     let key_ref = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
     define_secret(&fixture, &guest, READABLE[0], &vtpm_usage(guest.secret));
     set_value(&fixture, &guest, KEY);
-    let another = |opened| AdoptRefusal::HasAnotherKey { key_ref, opened };
+    let another = |opened| NotAdoptable::HasAnotherKey { key_ref, opened };
     assert_eq!(refusal(&fixture), another(true));
     fixture.lose_key("a");
     assert_eq!(refusal(&fixture), another(false));
@@ -158,7 +158,7 @@ fn another_key_of_the_guest_is_not_replaced() {
 fn the_secret_does_not_go_before_the_provider_was_exported() {
     let fixture = Fixture::new();
     let guest = guest(&fixture, "vm1");
-    assert_eq!(refusal(&fixture), AdoptRefusal::NeverExported);
+    assert_eq!(refusal(&fixture), NotAdoptable::NeverExported);
     assert_untouched(&fixture, &guest);
 }
 
@@ -175,7 +175,7 @@ fn a_secret_of_two_guests_goes_when_the_store_has_both_keys() {
     let is_shared = || {
         matches!(
             &named(&["vm1"], all())[0].error,
-            Some(NotAdopted::Refused { why: AdoptRefusal::Shared(others), .. })
+            Some(NotAdopted::Refused { why: NotAdoptable::Shared(others), .. })
                 if others[0].name == "vm2"
         )
     };

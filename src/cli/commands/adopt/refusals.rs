@@ -4,14 +4,14 @@ use crate::cli::ui::error::CommandError;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::manage::guests::GuestRef;
 use crate::messages::{Arg, Command, Named, kind, label, quoted};
-use crate::verdict::adopt::{AdoptRefusal, AvailableSecret, Sharer, Undisclosed};
+use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
 use crate::verdict::code::Code;
 use crate::verdict::facts::Provider;
 
 /// Why this guest's key may not be taken over, or its secret not be removed. `provider` is the one
 /// whose key wraps the guest's, or would.
 pub(super) fn refused(
-    why: AdoptRefusal,
+    why: NotAdoptable,
     guest: &GuestRef,
     secret: Option<SecretUuid>,
     provider: &Provider,
@@ -19,8 +19,8 @@ pub(super) fn refused(
     let arg = guest.arg.clone();
     let secret: Arg<kind::Secret> = secret.map_or(Arg::UUID, Arg::from);
     let (message, hint) = match why {
-        AdoptRefusal::NothingToAdopt(available) => nothing_to_adopt(&available, secret, arg),
-        AdoptRefusal::OtherUse(usage) => (
+        NotAdoptable::NothingToAdopt(available) => nothing_to_adopt(&available, secret, arg),
+        NotAdoptable::OtherUse(usage) => (
             format!(
                 "the secret {secret} is not one for a vTPM; its usage is {}",
                 quoted(&usage)
@@ -30,8 +30,8 @@ pub(super) fn refused(
                 Command::VirshEdit(arg)
             ),
         ),
-        AdoptRefusal::Undisclosed { why, held } => undisclosed(why, held, secret, arg),
-        AdoptRefusal::DoesNotOpen => (
+        NotAdoptable::Undisclosed { why, held } => undisclosed(why, held, secret, arg),
+        NotAdoptable::DoesNotOpen => (
             format!("the value of the secret {secret} does not open its TPM state"),
             format!(
                 "set the right one: {}; for details: {}",
@@ -39,7 +39,7 @@ pub(super) fn refused(
                 Command::ExplainCode(Code::KeyDoesNotOpenTpm.into())
             ),
         ),
-        AdoptRefusal::StatePlain => (
+        NotAdoptable::StatePlain => (
             "its TPM state is not encrypted, so the secret's value is not its key".to_owned(),
             format!(
                 "encrypt it: {}; for details: {}",
@@ -47,15 +47,15 @@ pub(super) fn refused(
                 Command::ExplainCode(Code::EncryptionMismatch.into())
             ),
         ),
-        AdoptRefusal::StateUnreadable(why) => (
+        NotAdoptable::StateUnreadable(why) => (
             format!("its TPM state cannot be read, so it does not verify the key: {why}"),
             "restore the state first; nothing has changed".to_owned(),
         ),
-        AdoptRefusal::StateArrives => (
+        NotAdoptable::StateArrives => (
             "its TPM state has not arrived yet, so nothing verifies the key".to_owned(),
             format!("adopt it when it runs: {}", Command::Adopt(arg)),
         ),
-        AdoptRefusal::RunsWithoutState => (
+        NotAdoptable::RunsWithoutState => (
             "it is running, and its TPM state is not where libvirt keeps it, so nothing verifies \
              the key"
                 .to_owned(),
@@ -64,7 +64,7 @@ pub(super) fn refused(
                 Command::Check(arg)
             ),
         ),
-        AdoptRefusal::HasAnotherKey { key_ref, opened } => {
+        NotAdoptable::HasAnotherKey { key_ref, opened } => {
             let which = if opened {
                 "another key"
             } else {
@@ -79,7 +79,7 @@ pub(super) fn refused(
                 ),
             )
         }
-        AdoptRefusal::ServesAnything => (
+        NotAdoptable::ServesAnything => (
             format!(
                 "the secret {secret} has no usage, so it may serve other things than this vTPM \
                  and is not removed"
@@ -89,7 +89,7 @@ pub(super) fn refused(
                 Command::VirshSecretUndefine(secret)
             ),
         ),
-        AdoptRefusal::Shared(others) => {
+        NotAdoptable::Shared(others) => {
             let names: Vec<_> = others.iter().map(|other| label(&other.name)).collect();
             let together = [arg].into_iter().chain(others.iter().map(as_arg)).collect();
             (
@@ -97,7 +97,7 @@ pub(super) fn refused(
                 format!("adopt them together: {}", Command::Adopt(together)),
             )
         }
-        AdoptRefusal::NeverExported => (
+        NotAdoptable::NeverExported => (
             format!(
                 "provider {} was never exported, and libvirt's secret is the only other copy of \
                  the key",

@@ -121,7 +121,7 @@ pub(super) fn not_adopted(
 fn not_opened(error: NotOpened) -> String {
     match error {
         NotOpened::NoProvider { key_id } => format!("no provider has the key {}", key_id.short()),
-        NotOpened::NotInTime { .. } => "its provider key did not open in time".to_owned(),
+        NotOpened::TimedOut { .. } => "its provider key did not open in time".to_owned(),
         NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason,
     }
 }

@@ -9,7 +9,7 @@ use crate::key::id::KeyId;
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{NotAdopted, StoredKey};
 use crate::store::StoreError;
-use crate::verdict::adopt::{AdoptRefusal, AvailableSecret, Sharer, Undisclosed};
+use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
 use crate::verdict::facts::{NotOpened, Provider};
 
 const SECRET: &str = "11111111-2222-4333-8444-00000000000a";
@@ -18,7 +18,7 @@ fn key_id() -> KeyId {
     KeyId::parse("3f2a9c01000000000000000000000000").unwrap()
 }
 
-fn refused(why: AdoptRefusal) -> NotAdopted {
+fn refused(why: NotAdoptable) -> NotAdopted {
     let provider = Provider {
         uuid: ProviderUuid::random(),
         name: "nkp-a".to_owned(),
@@ -62,7 +62,7 @@ fn assert_says(row: &Row, result: Outcome, reason: &str, hint: &str) {
 
 /// Each of these refusals gives this reason and this hint.
 #[track_caller]
-fn assert_refusals<const N: usize>(refusals: [(AdoptRefusal, &str, &str); N]) {
+fn assert_refusals<const N: usize>(refusals: [(NotAdoptable, &str, &str); N]) {
     for (why, reason, hint) in refusals {
         assert_says(
             &row(None, Some(refused(why))),
@@ -75,14 +75,14 @@ fn assert_refusals<const N: usize>(refusals: [(AdoptRefusal, &str, &str); N]) {
 
 #[test]
 fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
-    let nothing = AdoptRefusal::NothingToAdopt;
+    let nothing = NotAdoptable::NothingToAdopt;
     let no_value = AvailableSecret::NoValue {
         serves_anything: false,
     };
-    let undisclosed = |why, held| AdoptRefusal::Undisclosed { why, held };
+    let undisclosed = |why, held| NotAdoptable::Undisclosed { why, held };
     let encrypted = Undisclosed::Encrypted("/etc/x".to_owned());
     let untrusted = Undisclosed::File("why".to_owned());
-    let usage = AdoptRefusal::OtherUse("/disk".to_owned());
+    let usage = NotAdoptable::OtherUse("/disk".to_owned());
     let other = Sharer {
         name: "my vm".to_owned(),
         uuid: DomainUuid::random(),
@@ -120,12 +120,12 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
             "key reference 7 opens the TPM, so the secret can be removed: virsh secret-undefine",
         ),
         (
-            AdoptRefusal::ServesAnything,
+            NotAdoptable::ServesAnything,
             "has no usage",
             "--keep-plaintext",
         ),
         (
-            AdoptRefusal::Shared(vec![other]),
+            NotAdoptable::Shared(vec![other]),
             "\"my vm\" needs the secret",
             "vtpm-guard adopt vm1 'my vm'",
         ),
@@ -134,31 +134,31 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
 
 #[test]
 fn a_refusal_because_of_the_guest_says_why_and_names_the_command_that_helps() {
-    let unreadable = AdoptRefusal::StateUnreadable("why".to_owned());
-    let has_another_key = |opened| AdoptRefusal::HasAnotherKey {
+    let unreadable = NotAdoptable::StateUnreadable("why".to_owned());
+    let has_another_key = |opened| NotAdoptable::HasAnotherKey {
         key_ref: KeyRefId(7),
         opened,
     };
-    let never = AdoptRefusal::NeverExported;
+    let never = NotAdoptable::NeverExported;
     assert_refusals([
         (
-            AdoptRefusal::DoesNotOpen,
+            NotAdoptable::DoesNotOpen,
             "does not open its TPM state",
             "vtpm-guard explain VG204",
         ),
         (
-            AdoptRefusal::StatePlain,
+            NotAdoptable::StatePlain,
             "is not encrypted",
             "vtpm-guard encrypt vm1",
         ),
         (unreadable, "cannot be read", "restore the state first"),
         (
-            AdoptRefusal::StateArrives,
+            NotAdoptable::StateArrives,
             "has not arrived yet",
             "vtpm-guard adopt vm1",
         ),
         (
-            AdoptRefusal::RunsWithoutState,
+            NotAdoptable::RunsWithoutState,
             "is not where libvirt keeps it",
             "vtpm-guard check vm1",
         ),
@@ -223,7 +223,7 @@ fn an_error_says_what_is_left_and_keeps_the_key_reference() {
             "vtpm-guard key show vm1",
         ),
         (
-            not_opened(NotOpened::NotInTime { key_id }),
+            not_opened(NotOpened::TimedOut { key_id }),
             "in time",
             "key show vm1",
         ),
@@ -301,7 +301,7 @@ fn an_adopted_guest_says_what_became_of_its_secret_and_warns_of_a_short_key() {
 #[test]
 fn the_exit_status_is_that_of_the_worst_result() {
     let adopted = || row(Some(stored(SecretOutcome::Removed)), None);
-    let refused = || row(None, Some(refused(AdoptRefusal::NeverExported)));
+    let refused = || row(None, Some(refused(NotAdoptable::NeverExported)));
     let failed = || row(None, Some(NotAdopted::Changed));
     for (rows, status) in [
         (vec![], 0),
