@@ -1,6 +1,7 @@
 //! What an administrator changes: procedures on keys and files, each a function from values to a
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
+pub(crate) mod adopt;
 pub(crate) mod bind;
 pub(crate) mod clone;
 pub(crate) mod copies;
