@@ -90,10 +90,10 @@ mod tests {
             (read.uuid.to_string().as_str(), read.has_emulated_tpm()),
             (UUID, true)
         );
-        let trouble = guard.xml_error.take().unwrap();
+        let error = guard.xml_error.take().unwrap();
         assert!(
-            trouble.contains("stdin was empty") && trouble.contains("vm1.xml"),
-            "{trouble}"
+            error.contains("stdin was empty") && error.contains("vm1.xml"),
+            "{error}"
         );
     }
 

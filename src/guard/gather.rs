@@ -125,8 +125,8 @@ impl StateFile {
 }
 
 impl Gathered {
-    /// A start that the guard judges is hindered; of a guest whose vTPM is not encrypted, which is
-    /// libvirt's affair, only who asks is told.
+    /// Finds what prevents the start. For a guest whose vTPM is not encrypted, which libvirt starts
+    /// itself, only a check without a start does this.
     fn find_obstacle(
         &mut self,
         guard: &Guard,

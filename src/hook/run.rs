@@ -69,8 +69,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     emergency::answer_at(deadline);
     // A log that cannot be opened is no reason to stop, and there is nowhere to report it.
     let _ = log::init(&guard.config, &guard.state_dir);
-    if let Some(trouble) = &guard.xml_error {
-        tracing::warn!(guest = event.guest, "{trouble}");
+    if let Some(error) = &guard.xml_error {
+        tracing::warn!(guest = event.guest, "{error}");
     }
     if !concerns_the_guard(&domain) {
         return ExitCode::SUCCESS;
@@ -146,12 +146,12 @@ fn prepare(
 
 /// The guard, with the defaults if its configuration is broken, which `doctor` reports.
 fn guard_of_this_host() -> Guard {
-    let (config, trouble) = match Config::load(Path::new(dirs::CONFIG)) {
+    let (config, config_error) = match Config::load(Path::new(dirs::CONFIG)) {
         Ok(config) => (config, None),
         Err(error) => (Config::default(), Some(error.to_string())),
     };
     let mut guard = Guard::new(config, StateDir::default());
-    guard.config_error = trouble;
+    guard.config_error = config_error;
     guard.shares_keks = true;
     let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
     guard.secrets = Some(Box::new(libvirt));
