@@ -18,6 +18,7 @@ use crate::keyring::unlock::WrapError;
 use crate::libvirt::secret::SecretError;
 use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::host::HostError;
+use crate::manage::provider_name::{BadName, MAX_CHARS};
 use crate::manage::providers::ProviderError;
 use crate::manage::stopped_guest::StoppedError;
 use crate::messages::{Arg, Command, label, quoted};
@@ -310,6 +311,12 @@ impl From<ProviderError> for CommandError {
                 "name one: --provider NAME; or choose one: vtpm-guard provider set-default NAME",
             ),
             ProviderError::Busy => Self::failed(error).with_hint("retry when it is done"),
+            ProviderError::BadName(name, why) => bad_name(&name, why),
+            ProviderError::KeyLeft(provider, error) => Self::failed(format!(
+                "provider {} is deleted, but its sealed key is not: {error}",
+                quoted(&provider.name)
+            ))
+            .with_hint("manually remove the file named after the key ID"),
             ProviderError::PreviousKey {
                 provider,
                 owner,
@@ -319,9 +326,8 @@ impl From<ProviderError> for CommandError {
                     format!("name that provider: {}", Arg::provider_named(&owner))
                 } else {
                     format!(
-                        "that provider was deleted; to make this key a provider of its own: \
-                         vtpm-guard provider rename {} NAME",
-                        Arg::provider_named(&provider.name)
+                        "that provider was deleted; to make this key a provider of its own: {}",
+                        Command::ProviderRename(provider.arg(), Arg::NAME)
                     )
                 };
                 Self::refused(format!(
@@ -333,6 +339,23 @@ impl From<ProviderError> for CommandError {
             }
         }
     }
+}
+
+/// What is wrong with a name for a provider.
+pub(crate) fn bad_name(name: &str, why: BadName) -> CommandError {
+    let why = match why {
+        BadName::Empty => "it is empty".to_owned(),
+        BadName::TooLong => format!("it is longer than {MAX_CHARS} characters"),
+        BadName::OuterSpace => "it begins or ends with white space".to_owned(),
+        BadName::LikeAnOption => "it begins with \"-\", as options do".to_owned(),
+        BadName::Slash => "it contains \"/\"".to_owned(),
+        BadName::Invisible => "it contains characters that cannot be seen".to_owned(),
+        BadName::LikeAUuid => "it looks like a UUID".to_owned(),
+    };
+    CommandError::usage(format!(
+        "{} cannot be a provider's name: {why}",
+        quoted(name)
+    ))
 }
 
 /// What is wrong with the backup that is to be restored, or with restoring it. The store of
