@@ -14,13 +14,12 @@ use crate::libvirt::files::{self, StoredValue};
 use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
 use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::manage::host::default_deadline;
-use crate::manage::providers::named_by;
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
     AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
     Undisclosed,
 };
-use crate::verdict::facts::{KeyRef, Proof, Provider, References};
+use crate::verdict::facts::{KeyRef, Proof, Provider, References, provider_of_key};
 
 /// The facts, and the key that was read on the way to them.
 pub(crate) struct Examined {
@@ -52,7 +51,7 @@ impl Adopting {
         };
         let same = keys.iter().find(|held| held.key == KeyComparison::Same);
         let provider = same
-            .and_then(|held| provider_of(&references, held.key_ref))
+            .and_then(|held| wrapped_by(&references, held.key_ref))
             .map_or_else(|| self.provider_for(&references), Provider::clone);
         let facts = AdoptFacts {
             secret,
@@ -190,7 +189,7 @@ impl Adopting {
             let references = self.references(uuid)?;
             let held = self.held_keys(uuid, &references, Some(value), &StateFile::Absent);
             let is_safe = |held: &ExistingKey| {
-                let provider = provider_of(&references, held.key_ref);
+                let provider = wrapped_by(&references, held.key_ref);
                 held.key == KeyComparison::Same
                     && provider.is_some_and(|known| is_exported(&references, known.key_id))
             };
@@ -242,12 +241,8 @@ pub(crate) fn is_exported(references: &References, kek: KeyId) -> bool {
 }
 
 /// The provider whose KEK wraps this row's key.
-pub(crate) fn provider_of(references: &References, key_ref: KeyRefId) -> Option<&Provider> {
+pub(crate) fn wrapped_by(references: &References, key_ref: KeyRefId) -> Option<&Provider> {
     let row = references.key_refs.iter().find(|row| row.id == key_ref)?;
-    let key_id = row.wrapped_dek.as_ref()?.key_id().ok()?;
-    let wraps = |known: &&Provider| known.key_id == key_id;
-    // Of several with the same KEK, the one that the row names.
-    named_by(row, &references.providers)
-        .filter(wraps)
-        .or_else(|| references.providers.iter().find(wraps))
+    row.key_id()?;
+    provider_of_key(row, &references.providers)
 }

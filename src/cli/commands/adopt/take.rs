@@ -1,6 +1,6 @@
 //! The first half: the key gets into the store.
 
-use super::examine::{Examined, provider_of};
+use super::examine::{Examined, wrapped_by};
 use super::{Adopting, Candidate, SecretFate, Taken, Target, words};
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
@@ -9,10 +9,9 @@ use crate::key::dek::Dek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, WrappedDek};
 use crate::manage::host::default_deadline;
-use crate::manage::providers::named_by;
 use crate::store::{AddKey, OtherKeys};
 use crate::verdict::adopt::{AdoptedKey, AvailableSecret, decide};
-use crate::verdict::facts::{Provider, References};
+use crate::verdict::facts::{Provider, References, provider_of};
 
 impl Adopting {
     /// Takes over one guest's key. `others` are the guests that will not be adopted with it.
@@ -36,7 +35,7 @@ impl Adopting {
             }
             (AdoptedKey::New, None) => return Err(words::changed_meanwhile()),
         };
-        let provider = match provider_of(&references, key_ref) {
+        let provider = match wrapped_by(&references, key_ref) {
             Some(wraps) if !new => wraps.name.clone(),
             _ => provider.name,
         };
@@ -63,7 +62,7 @@ impl Adopting {
             .key_refs
             .iter()
             .filter(|row| row.wrapped_dek.is_none());
-        let bound = placeholders.find_map(|row| named_by(row, &references.providers));
+        let bound = placeholders.find_map(|row| provider_of(row, &references.providers));
         bound
             .filter(|_| !self.provider_named)
             .unwrap_or(&self.provider)

@@ -10,9 +10,8 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::{BAD, Cell, NOTABLE, cell_if, fields, table};
 use crate::keyring::{Keyring, KeyringError, Seal};
 use crate::manage::host::default_deadline;
-use crate::manage::providers::named_by;
 use crate::store::{Access, KeyRefRecord};
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{Provider, provider_of};
 
 /// A provider, and what its row does not say.
 pub(crate) struct Described<'a> {
@@ -133,7 +132,7 @@ pub(crate) fn describe<'a>(
     let is_its = |named: Option<&Provider>| named.is_some_and(|named| named.uuid == provider.uuid);
     let bound = rows
         .iter()
-        .filter(|row| is_its(named_by(&row.key_ref, all)));
+        .filter(|row| is_its(provider_of(&row.key_ref, all)));
     let guests: BTreeSet<_> = bound.map(|row| row.domain).collect();
     let seal = keyring.seal(provider.key_id);
     Described {

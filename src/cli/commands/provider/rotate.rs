@@ -17,9 +17,9 @@ use crate::key::new_key::NewKey;
 use crate::key::wrap::{ALGORITHM, WrappedDek};
 use crate::keyring::WeakerSeal;
 use crate::manage::host::default_deadline;
-use crate::manage::providers::{ProvidersLock, named_by, refuse_previous_key};
+use crate::manage::providers::{ProvidersLock, refuse_previous_key};
 use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{Provider, provider_of};
 
 /// How often the rows are wrapped anew because somebody changed one of them meanwhile.
 const ATTEMPTS: u32 = 8;
@@ -172,7 +172,7 @@ impl Work<'_> {
                 .iter()
                 .any(|other| other.uuid != provider.uuid && other.key_id == provider.key_id);
             let is_ours = |row: &KeyRefRecord| {
-                let named = named_by(&row.key_ref, &providers);
+                let named = provider_of(&row.key_ref, &providers);
                 !has_twin || named.is_some_and(|named| named.uuid == provider.uuid)
             };
             let records = store.key_refs_under(provider.key_id)?;

@@ -23,7 +23,6 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::manage::host::HostError;
 use crate::manage::host::{BrokenConfig, default_deadline};
-use crate::manage::providers::{for_new_keys, named_by};
 use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::quoted;
 use crate::store::{
@@ -31,7 +30,7 @@ use crate::store::{
 };
 use crate::swtpm::{EncryptedState, StateFile, read_state};
 use crate::tpm_copies::restore_copy;
-use crate::verdict::facts::{KeyRef, Provider};
+use crate::verdict::facts::{KeyRef, Provider, for_new_keys, provider_of};
 
 /// What cloning did.
 enum Done {
@@ -223,7 +222,7 @@ fn bind(
         .iter()
         .find(keyed)
         .or_else(|| rows.first())
-        .and_then(|row| named_by(row, &seen.providers))
+        .and_then(|row| provider_of(row, &seen.providers))
         .ok_or_else(|| words::not_bound(pair))?;
     let provider = for_new_keys(provider, &seen.providers);
     let bound = store.bind(pair.clone.uuid(), provider.uuid, now)?;
