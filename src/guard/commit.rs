@@ -1,7 +1,7 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
+use super::deadlines::{TO_RECORD, before_the_answer};
 use super::gather::Gathered;
-use super::{TO_RECORD, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;

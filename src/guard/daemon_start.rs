@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Guard, TO_RECORD};
+use super::context::Guard;
+use super::deadlines::TO_RECORD;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
 use crate::libvirt::{StartingLibvirtd, called_by_starting_libvirtd};

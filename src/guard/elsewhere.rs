@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Guard;
+use super::context::Guard;
 use super::gather::Gathered;
 use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
@@ -25,8 +25,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How many keys are tried on a TPM state: each takes a millisecond.
 const KEYS_TRIED: usize = 500;
 
-/// Looks. What cannot be read is not found.
-pub(super) fn look(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
+/// Searches. What cannot be read is not found.
+pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
     let deadline = deadline.at_most(TIME_LIMIT.min(deadline.remaining() / 2));
     let Gathered {
         facts,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::context::Guard;
+use super::copies::available_copies;
 use super::keys::Keys;
-use super::{Guard, arriving, copies, hindrance};
+use super::{arrival as arrivals, obstacle, saved_runs};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::DomainUuid;
@@ -79,7 +81,7 @@ pub(super) fn gather(
     let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent | StateFile::Damaged(_) => copies::available_copies(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => available_copies(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
@@ -87,7 +89,7 @@ pub(super) fn gather(
     gathered.state = state;
     gathered.facts.saved.ended_normally = ended_normally;
     if gathered.facts.state == TpmState::Absent {
-        gathered.facts.snapshots = arriving::snapshots(guard, domain);
+        gathered.facts.snapshots = saved_runs::snapshots(guard, domain);
     }
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
@@ -145,12 +147,12 @@ impl Gathered {
             .is_ok_and(|found| found.state_arrives);
         let waits = !is_asked && !arrives;
         let longest = if waits {
-            hindrance::FOR_THE_LOCK
+            obstacle::FOR_THE_LOCK
         } else {
             Duration::ZERO
         };
         let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
-        facts.obstacle = hindrance::look(guard, domain, vtpm, patience);
+        facts.obstacle = obstacle::look(guard, domain, vtpm, patience);
     }
 
     fn read_rows(&mut self, guard: &Guard, domain: DomainUuid, access: Access, deadline: Deadline) {
@@ -185,7 +187,7 @@ impl Gathered {
             return;
         };
         let announced = references.announced.as_ref();
-        *arrival = arriving::arrival(guard, domain, announced, snapshots);
+        *arrival = arrivals::expected(guard, domain, announced, snapshots);
         references.state_arrives = arrival.is_some();
     }
 

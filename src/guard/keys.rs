@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Guard, before_the_answer};
+use super::context::Guard;
+use super::deadlines::before_the_answer;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Guard;
+use super::context::Guard;
 use super::status::is_running;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator, Vtpm};
