@@ -16,7 +16,7 @@ fn in_time() -> Deadline {
 }
 
 fn kek(byte: u8) -> Kek {
-    Kek::from_bytes(Zeroizing::new([byte; Kek::LEN]))
+    Kek::from_slice(&[byte; Kek::LEN]).unwrap()
 }
 
 fn digits(kek: &Kek) -> String {
@@ -84,7 +84,7 @@ fn the_host_seals_where_it_can() {
     let mut bytes = Zeroizing::new([0; Kek::LEN]);
     bytes[7..9].copy_from_slice(b"\r\n");
     let another = &kek(2);
-    let kek = Kek::from_bytes(bytes);
+    let kek = Kek::from_slice(&*bytes).unwrap();
     let key_id = kek.key_id();
 
     let weaker = WeakerSeal::Allowed;
