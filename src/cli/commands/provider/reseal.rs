@@ -109,7 +109,7 @@ impl Line {
 pub(crate) fn note_weaker(context: &Context, provider: &str, stored: &StoredKek) {
     let word = Arg::provider_named(provider);
     let in_clear = "the key is in a file that only root can read, in clear";
-    match (&stored.trouble, stored.seal) {
+    match (&stored.weaker_because, stored.seal) {
         (Some(trouble), seal) => {
             let place = match seal {
                 Seal::RootOnlyFile => in_clear.to_owned(),
