@@ -6,12 +6,13 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::host::{Host, HostError, default_deadline};
-use super::providers::{ProviderError, ProviderRef, named_by};
+use super::providers::{ProviderError, ProviderRef};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::keyring::{Keyring, KeyringError, Seal};
 use crate::store::{Access, KeyRefRecord};
 use crate::verdict::facts::Provider;
+use crate::verdict::facts::provider_of;
 
 /// A provider.
 #[derive(Debug, Serialize)]
@@ -83,7 +84,7 @@ impl ListedProvider {
         keyring: &Keyring,
     ) -> Self {
         let is_bound = |row: &&KeyRefRecord| {
-            named_by(&row.key_ref, all).is_some_and(|named| named.uuid == provider.uuid)
+            provider_of(&row.key_ref, all).is_some_and(|named| named.uuid == provider.uuid)
         };
         let guests: BTreeSet<_> = rows.iter().filter(is_bound).map(|row| row.domain).collect();
         Self {

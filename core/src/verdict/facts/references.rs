@@ -146,3 +146,6 @@ pub enum StoreAccessError {
         known: i64,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::keyring::Seal;
 use crate::manage::host::default_deadline;
 use crate::messages::{Arg, quoted};
-use crate::store::{Access, EventFilter, Store, previous_key_of};
+use crate::store::{Access, EventFilter, Store};
 use crate::verdict::facts::Provider;
 
 /// How far the history may be ahead of the clock, in milliseconds.
@@ -92,7 +92,7 @@ fn export(store: &Store, provider: &Provider) -> Result<Option<Ailment>, Command
     let command = format!("vtpm-guard provider export {name} --output FILE");
     let Some(exported_at) = provider.exported_at else {
         let what = format!("provider {} was never exported", quoted(&provider.name));
-        let is_needed = previous_key_of(provider).is_none()
+        let is_needed = provider.previous_key_of().is_none()
             || !store.key_refs_under(provider.key_id)?.is_empty();
         return Ok(Some(if is_needed {
             let why = "with this host its key is lost, and with it every TPM that depends on it";
