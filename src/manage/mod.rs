@@ -5,6 +5,7 @@ pub(crate) mod adopt;
 pub(crate) mod bind;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
+pub(crate) mod encrypt;
 pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod import_key;
