@@ -8,6 +8,7 @@
 
 mod adopt;
 mod bind;
+mod encrypt;
 mod fixture;
 mod import_key;
 mod key_refs;

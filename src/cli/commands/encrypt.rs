@@ -124,3 +124,74 @@ impl From<EncryptError> for CommandError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+    use crate::host::path_error::PathError;
+    use crate::ids::DomainUuid;
+    use crate::libvirt::secret::SecretError;
+    use crate::manage::guests::GuestRef;
+    use crate::manage::host::HostError;
+    use crate::manage::stopped_guest::StoppedError;
+    use crate::store::StoreError;
+
+    #[test]
+    fn an_error_says_what_has_changed_and_names_the_command_that_helps() {
+        let guest = || GuestRef::called(DomainUuid::random(), "vm1");
+        let no_state = |is_encrypted| EncryptError::NoState {
+            guest: guest(),
+            is_encrypted,
+        };
+        let full = PathError::new("/plain-state", ErrorKind::StorageFull);
+        let not_redefined =
+            || EncryptError::NotRedefined(guest(), SecretError::Refused("no".to_owned()));
+        let cause = StoppedError::from(SecretError::Unreachable("no answer".to_owned()));
+        let unfinished = EncryptError::Unfinished {
+            guest: guest(),
+            cause,
+        };
+        let not_undone = EncryptError::NotUndone {
+            error: Box::new(not_redefined()),
+            left: HostError::from(StoreError::Locked),
+        };
+        for (error, message, hint, is_refusal) in [
+            (no_state(true), "no TPM state", "vtpm-guard check vm1", true),
+            (no_state(false), "no TPM state", "virsh edit vm1", true),
+            (
+                EncryptError::NoKeyOpens(guest()),
+                "is encrypted already",
+                "vtpm-guard key show vm1",
+                true,
+            ),
+            (EncryptError::NotSaved(full), "/plain-state", "", false),
+            (not_redefined(), "the XML of vm1 was not changed", "", false),
+            (
+                EncryptError::Redefined(guest()),
+                "somebody else",
+                "try again",
+                false,
+            ),
+            (
+                unfinished,
+                "is not finished: libvirt is unreachable: no answer",
+                "vtpm-guard encrypt vm1",
+                false,
+            ),
+            (
+                not_undone,
+                "was not changed: libvirt refused: no; what it made is left",
+                "",
+                false,
+            ),
+        ] {
+            let error = CommandError::from(error);
+            assert!(error.to_string().contains(message), "{error}");
+            let shown = error.hint().unwrap_or_default();
+            assert!(shown.contains(hint), "{shown}");
+            assert_eq!(error.is_refusal(), is_refusal, "{error}");
+        }
+    }
+}

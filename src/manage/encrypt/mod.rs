@@ -12,16 +12,18 @@
 //!
 //! The state is held under swtpm's lock all the while: nothing can start in between.
 
+mod error;
 mod key;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub(crate) use self::error::EncryptError;
 use self::key::{Choice, Key, opened};
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
-use super::providers::{ProviderError, ProviderRef};
+use super::providers::ProviderRef;
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
@@ -61,51 +63,6 @@ pub(crate) enum EncryptAction {
     Completed,
     /// Nothing was left to do.
     None,
-}
-
-/// Why a guest's TPM was not encrypted. Nothing has changed, except where a variant says so.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EncryptError {
-    /// The guest cannot be touched.
-    #[error(transparent)]
-    Stopped(StoppedError),
-    /// No provider for a new key.
-    #[error(transparent)]
-    Provider(#[from] ProviderError),
-    /// It has no TPM state. Its first start makes an encrypted one if its XML says so.
-    #[error("no TPM state")]
-    NoState {
-        guest: GuestRef,
-        /// Whether its XML says so.
-        is_encrypted: bool,
-    },
-    /// Its state is encrypted already, and no key that this host can open opens it.
-    #[error("no key opens it")]
-    NoKeyOpens(GuestRef),
-    /// The plain state could not be saved.
-    #[error("{0}")]
-    NotSaved(PathError),
-    /// libvirt did not change the XML.
-    #[error("{1}")]
-    NotRedefined(GuestRef, SecretError),
-    /// Somebody else has just changed the XML.
-    #[error("redefined")]
-    Redefined(GuestRef),
-    /// libvirt has the new XML, or may have it: only another run can complete it.
-    #[error("unfinished: {cause}")]
-    Unfinished {
-        guest: GuestRef,
-        cause: StoppedError,
-    },
-    /// It failed, and so did removing what it had made. That does no harm: the next run uses it.
-    #[error("{error}; {left}")]
-    NotUndone { error: Box<Self>, left: HostError },
-}
-
-impl<E: Into<StoppedError>> From<E> for EncryptError {
-    fn from(error: E) -> Self {
-        Self::Stopped(error.into())
-    }
 }
 
 /// Encrypts the TPM of the guest that `text` names, with a key of the provider that was named.
