@@ -110,7 +110,7 @@ impl From<EncryptError> for CommandError {
             EncryptError::Unfinished { guest, cause } => Self::failed(format!(
                 "the encryption of the TPM of {} is not finished: {}",
                 guest.label(),
-                Self::from(cause)
+                Self::from(*cause)
             ))
             .with_hint(format!(
                 "run it again to resume: {}",
@@ -151,7 +151,7 @@ mod tests {
         let cause = StoppedError::from(SecretError::Unreachable("no answer".to_owned()));
         let unfinished = EncryptError::Unfinished {
             guest: guest(),
-            cause,
+            cause: Box::new(cause),
         };
         let not_undone = EncryptError::NotUndone {
             error: Box::new(not_redefined()),

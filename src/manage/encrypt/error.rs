@@ -39,7 +39,7 @@ pub(crate) enum EncryptError {
     #[error("unfinished: {cause}")]
     Unfinished {
         guest: GuestRef,
-        cause: StoppedError,
+        cause: Box<StoppedError>,
     },
     /// It failed, and so did removing what it had made. That does no harm: the next run uses it.
     #[error("{error}; {left}")]

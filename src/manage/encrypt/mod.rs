@@ -226,8 +226,10 @@ impl Job<'_> {
     }
 
     fn unfinished(&self, cause: StoppedError) -> EncryptError {
-        let guest = self.guest.reference();
-        EncryptError::Unfinished { guest, cause }
+        EncryptError::Unfinished {
+            guest: self.guest.reference(),
+            cause: Box::new(cause),
+        }
     }
 
     fn record(&mut self, message: String) -> Option<StoreError> {
