@@ -8,10 +8,12 @@
 
 mod adopt;
 mod bind;
+mod clone;
 mod encrypt;
 mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
+mod prune;
 mod renew;
 mod states;
