@@ -168,7 +168,8 @@ fn called_by_owner(state_dir: &Path) -> bool {
 
 /// Whether root here is root, and not a plain user in a namespace of its own.
 fn is_root_of_this_host() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map =
+        std::fs::read_to_string(Path::new(dirs::PROC).join("self/uid_map")).unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 

@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::state_path::{Backend, StatePath};
 use super::{LockError, StateError, bounded, open};
+use crate::host::dirs::PROC;
 
 pub(super) const LOCK: &str = ".lock";
 
@@ -109,7 +110,7 @@ fn holder(pid: i32) -> LockHolder {
     match pid {
         -1 => LockHolder::OpenFile,
         1.. => {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = fs::read_to_string(format!("{PROC}/{pid}/comm")).unwrap_or_default();
             let name = name.trim_end().to_owned();
             LockHolder::Process { pid, name }
         }
