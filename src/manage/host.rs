@@ -13,7 +13,7 @@ use crate::key::random::RandomError;
 use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
 use crate::libvirt::files::FilesError;
-use crate::libvirt::secret::SecretError;
+use crate::libvirt::secret::{HostSecrets, SecretError};
 use crate::libvirt::{Libvirt, LibvirtClient};
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyError;
@@ -166,17 +166,11 @@ impl Host {
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
-        guard.secrets = Some(match &self.connection {
-            Connection::Helper => {
-                let client = LibvirtClient::at(&guard.config.secret_uri);
-                Box::new(client.with_dirs(&guard.config.libvirt))
-            }
-            #[cfg(test)]
-            Connection::Fake(libvirt) => {
-                guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
-                Box::new(libvirt.clone())
-            }
-        });
+        #[cfg(test)]
+        if let Connection::Fake(_) = &self.connection {
+            guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
+        }
+        guard.secrets = Some(self.secrets_at(&guard.config));
         Ok(guard)
     }
 
@@ -185,6 +179,22 @@ impl Host {
         match self.store(Access::Read) {
             Err(error) if error.is_permission_denied() => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// The libvirt whose secrets guests use; by the defaults where the configuration is broken.
+    pub(crate) fn secrets(&self) -> Box<dyn HostSecrets> {
+        self.secrets_at(&self.config().unwrap_or_default())
+    }
+
+    fn secrets_at(&self, config: &Config) -> Box<dyn HostSecrets> {
+        match &self.connection {
+            Connection::Helper => {
+                let client = LibvirtClient::at(&config.secret_uri);
+                Box::new(client.with_dirs(&config.libvirt))
+            }
+            #[cfg(test)]
+            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
         }
     }
 

@@ -1,8 +1,12 @@
 //! What an administrator changes: procedures on keys and files, each a function from values to a
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
+pub(crate) mod bind;
 pub(crate) mod guests;
 pub(crate) mod host;
+pub(crate) mod import_key;
+pub(crate) mod key_refs;
+pub(crate) mod keys;
 pub(crate) mod providers;
 pub(crate) mod renew;
 pub(crate) mod stopped_guest;

@@ -229,7 +229,7 @@ fn a_former_key_wraps_nothing_new() {
         .succeeds();
     host.run(&["key", "bind", VM1, "--provider", former])
         .ends_with(1)
-        .saying("that one is gone")
+        .saying("that provider was deleted")
         .saying("vtpm-guard provider rename nkp-a/");
 }
 
@@ -245,7 +245,7 @@ fn an_imported_key_leaves_its_former_provider_at_the_next_rotation() {
     host.run(&["key", "import", VM1, "--from", &backup])
         .succeeds()
         .saying("that is a previous key of provider \"nkp-a\"")
-        .saying("name that provider: nkp-a");
+        .saying("vtpm-guard provider rotate nkp-a");
 
     host.run(&["provider", "rotate", "nkp-a"]).succeeds();
     for row in host.store().all_key_refs(None, true).unwrap() {

@@ -125,6 +125,23 @@ impl Fixture {
         }
     }
 
+    /// Brings the provider of another host here, in the place of the one that has its name.
+    pub(crate) fn adopt_provider_of(&self, other: &Self, name: &str) {
+        let found = other.provider(name);
+        let kek = other.host.keyring().open(found.key_id, default_deadline());
+        self.put_key(&kek.unwrap());
+        let mut store = self.store();
+        store.delete_provider(self.provider(name).uuid).unwrap();
+        let new = NewProvider {
+            uuid: ProviderUuid::random(),
+            name: name.to_owned(),
+            key_id: found.key_id,
+            key_version: found.key_version,
+            is_default: true,
+        };
+        store.create_provider(&new, Timestamp::now()).unwrap();
+    }
+
     /// Takes a provider's key out of the keyring.
     pub(crate) fn lose_key(&self, name: &str) {
         let key_id = self.provider(name).key_id;

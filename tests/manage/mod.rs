@@ -6,6 +6,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod bind;
 mod fixture;
+mod import_key;
+mod key_refs;
 mod kill;
 mod renew;

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{Done, Rotated, Row};
-use crate::cli::commands::key;
 use crate::cli::commands::provider::list::seal_words;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
+use crate::manage::keys::RowState;
 use crate::messages::{Arg, quoted};
 use crate::store::previous_key_name;
 
@@ -74,7 +74,7 @@ pub(crate) fn print(context: &Context, rotated: &Rotated) -> Result<(), CommandE
                     row.guest
                         .clone()
                         .unwrap_or_else(|| row.record.domain.to_string()),
-                    key::state(&row.record).to_owned(),
+                    RowState::of(&row.record).word().to_owned(),
                     row.result().to_owned(),
                     row.why().unwrap_or("-").to_owned(),
                 ]);

@@ -1,0 +1,49 @@
+//! `key unbind`: stops managing a guest.
+
+use std::io;
+
+use crate::cli::context::Context;
+use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
+use crate::manage::key_refs::{KeyRefError, Unbound, unbind};
+use crate::messages::{Arg, Command};
+
+pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
+    context.output.print(&unbind(&context.host, guest)?)
+}
+
+impl Answer for Unbound {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        writeln!(
+            out,
+            "{} is bound to no provider: {} deleted, {} retired",
+            self.guest.label(),
+            count(self.placeholders, "placeholder"),
+            count(self.retired, "key")
+        )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let show = Command::KeyShow(self.guest.arg.clone());
+        let note = format!(
+            "a retired key is kept; to use it again: {show}, {}",
+            Command::KeyUse(Arg::ID)
+        );
+        (self.retired > 0).then_some(note).into_iter().collect()
+    }
+}
+
+impl From<KeyRefError> for CommandError {
+    fn from(error: KeyRefError) -> Self {
+        match error {
+            KeyRefError::Guest(error) => error.into(),
+            KeyRefError::None(guest) => {
+                Self::usage(format!("{} has no key reference", guest.label())).with_hint(format!(
+                    "bind it to a provider: {}",
+                    Command::KeyBind(guest.arg, Arg::NAME)
+                ))
+            }
+        }
+    }
+}

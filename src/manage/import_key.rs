@@ -1,0 +1,249 @@
+//! `key import`: a guest's key from the backup of another host's store, as it is wrapped.
+//!
+//! The guest moves, its key moves with it; the provider key comes by `provider import`. Nothing is
+//! unwrapped but to prove that it opens here, and where the guest has another UUID by now.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::guests::{GuestError, GuestRef, refuse_ambiguous};
+use super::host::{Host, HostError, default_deadline};
+use super::providers::for_new_keys;
+use crate::clock::Timestamp;
+use crate::guard::try_rows;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::dek::Dek;
+use crate::key::id::KeyId;
+use crate::key::new_key::NewKey;
+use crate::key::wrap::WrappedDek;
+use crate::keyring::unlock::Unlocker;
+use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store};
+use crate::swtpm::StateFile;
+use crate::verdict::facts::{NotOpened, Provider, Trial};
+
+/// What `key import` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct ImportedKey {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    pub(crate) key_ref: KeyRefId,
+    /// The provider's name.
+    pub(crate) provider: String,
+    /// Whether the key was not here before.
+    pub(crate) changed: bool,
+    /// Whether the key was here, and is retired.
+    #[serde(skip)]
+    pub(crate) is_retired: bool,
+    /// The provider whose previous key wraps it.
+    #[serde(skip)]
+    pub(crate) rotated: Option<Provider>,
+}
+
+/// Why a key was not imported. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImportKeyError {
+    /// No guest was found, or the host failed.
+    #[error(transparent)]
+    Guest(GuestError),
+    /// The backup knows no guest of this name.
+    #[error("unknown to the backup")]
+    UnknownGuest(String),
+    /// The backup has keys of several guests of this name.
+    #[error("several guests")]
+    SeveralGuests(String, Vec<DomainUuid>),
+    /// The backup has no key under the guest's UUID, but one of another guest of its name.
+    #[error("a namesake")]
+    Namesake {
+        guest: GuestRef,
+        backup: PathBuf,
+        other: DomainUuid,
+    },
+    /// The backup has no key of the guest.
+    #[error("no key")]
+    NoKey(GuestRef, PathBuf),
+    /// It has so many keys in use.
+    #[error("several keys")]
+    SeveralKeys(GuestRef, PathBuf, usize),
+    /// The provider of this name, with this key, is not on this host.
+    #[error("no provider")]
+    NoProvider(GuestRef, String, Option<KeyId>),
+    /// The wrapped key does not authenticate.
+    #[error("damaged: {1}")]
+    Damaged(GuestRef, String),
+}
+
+impl<E: Into<GuestError>> From<E> for ImportKeyError {
+    fn from(error: E) -> Self {
+        Self::Guest(error.into())
+    }
+}
+
+/// Imports the key of the guest that `text` names from this backup, in which `old` may name it.
+pub(crate) fn import(
+    host: &Host,
+    text: &str,
+    backup: &Path,
+    old: Option<&str>,
+) -> Result<ImportedKey, ImportKeyError> {
+    let copy = Store::open_copy(backup, default_deadline())?;
+    let guest = find(host, &copy, text)?;
+    let old = match old {
+        Some(old) => find_in(&copy, old)?,
+        None => same_guest(&copy, &guest, backup)?,
+    };
+    let (record, wrapped) = key_in_use(&copy, &old, backup)?;
+    let no_provider = |key_id| {
+        let name = record.key_ref.provider_name.clone();
+        ImportKeyError::NoProvider(old.clone(), name, key_id)
+    };
+    let store = host.store(Access::Write)?;
+    let mut store = store.ok_or_else(|| no_provider(None))?;
+    let providers = store.providers()?;
+    let known = store.all_key_refs(Some(guest.uuid), true)?;
+    let is_same = |row: &&KeyRefRecord| row.key_ref.wrapped_dek.as_ref() == Some(&wrapped);
+    if let Some(row) = known.iter().find(is_same) {
+        return Ok(already_here(guest, row));
+    }
+    let damaged = |why: String| ImportKeyError::Damaged(old.clone(), why);
+    let key_id = wrapped
+        .key_id()
+        .map_err(|error| damaged(error.to_string()))?;
+    let provider = providers.iter().find(|provider| provider.key_id == key_id);
+    let provider = provider.ok_or_else(|| no_provider(Some(key_id)))?;
+    let mut unlocker = Unlocker::new(&host.keyring());
+    let kek = unlocker.kek(key_id, default_deadline())?;
+    let dek = wrapped.unwrap(&kek, old.uuid);
+    let dek = dek.map_err(|error| damaged(error.to_string()))?;
+    let dek = dek.ok_or_else(|| no_provider(Some(key_id)))?;
+    let key = if old.uuid == guest.uuid {
+        NewKey::new(wrapped, provider.key_id, provider.key_version)
+    } else {
+        if let Some(row) = row_with(&mut unlocker, &known, &providers, guest.uuid, &dek) {
+            return Ok(already_here(guest, row));
+        }
+        unlocker.wrap(&dek, provider, guest.uuid, default_deadline())?
+    };
+    let others = if are_damaged(host, &store, guest.uuid)? {
+        OtherKeys::Retire
+    } else {
+        OtherKeys::Refuse
+    };
+    let key_ref = store.add_key(&AddKey {
+        domain: guest.uuid,
+        provider: provider.uuid,
+        key: &key,
+        secret_uuid: record.key_ref.secret_uuid,
+        first_used_at: record.key_ref.first_used_at,
+        others,
+        now: Timestamp::now(),
+    })?;
+    let present = for_new_keys(provider, &providers);
+    Ok(ImportedKey {
+        guest,
+        key_ref,
+        provider: provider.name.clone(),
+        changed: true,
+        is_retired: false,
+        rotated: (present.uuid != provider.uuid).then(|| present.clone()),
+    })
+}
+
+/// The guest has this very key.
+fn already_here(guest: GuestRef, row: &KeyRefRecord) -> ImportedKey {
+    ImportedKey {
+        guest,
+        key_ref: row.key_ref.id,
+        provider: row.key_ref.provider_name.clone(),
+        changed: false,
+        is_retired: row.retired_at.is_some(),
+        rotated: None,
+    }
+}
+
+/// The row of these that holds this DEK.
+fn row_with<'a>(
+    unlocker: &mut Unlocker,
+    rows: &'a [KeyRefRecord],
+    providers: &[Provider],
+    guest: DomainUuid,
+    dek: &Dek,
+) -> Option<&'a KeyRefRecord> {
+    let own = rows.iter().map(|row| row.key_ref.clone());
+    let opened = unlocker.open_rows(own, providers, guest, default_deadline());
+    let same = opened.iter().find(|key| key.dek.same_as(dek))?.key_ref.id;
+    rows.iter().find(|row| row.key_ref.id == same)
+}
+
+/// Whether all keys that the guest has in use here are damaged (VG206): the one from the backup
+/// takes their place.
+fn are_damaged(host: &Host, store: &Store, guest: DomainUuid) -> Result<bool, HostError> {
+    let references = store.references(guest, Timestamp::now())?;
+    let (keyring, deadline) = (host.keyring(), default_deadline());
+    let trials = try_rows(&keyring, &references, guest, &StateFile::Absent, deadline);
+    let is_damaged = |trial: &Trial| matches!(trial, Trial::NotOpened(NotOpened::Corrupt { .. }));
+    Ok(trials.values().all(is_damaged))
+}
+
+/// The guest as this host knows it; it need not know it yet, and the copy knows its name.
+fn find(host: &Host, copy: &Store, text: &str) -> Result<GuestRef, ImportKeyError> {
+    if let Ok(guests) = host.libvirt().guests_called(text, default_deadline())
+        && let Some(guest) = host.pick(text, &guests)?
+    {
+        return Ok(guest.into());
+    }
+    find_in(copy, text)
+}
+
+/// The guest as the copy knows it.
+fn find_in(copy: &Store, text: &str) -> Result<GuestRef, ImportKeyError> {
+    refuse_ambiguous(copy, text)?;
+    if let Ok(uuid) = DomainUuid::parse(text) {
+        return Ok(GuestRef::of_uuid(uuid, None));
+    }
+    let users = copy.users_of_name(text)?;
+    let uuid = match users[..] {
+        [] => copy.domain_uuid_by_name(text)?,
+        [uuid] => Some(uuid),
+        _ => return Err(ImportKeyError::SeveralGuests(text.to_owned(), users)),
+    };
+    let uuid = uuid.ok_or_else(|| ImportKeyError::UnknownGuest(text.to_owned()))?;
+    // On this host that name may be another guest's.
+    Ok(GuestRef::of_uuid(uuid, Some(text.to_owned())))
+}
+
+/// The guest in the copy: by its UUID. A key of another guest of its name is taken only when
+/// that guest is named.
+fn same_guest(copy: &Store, guest: &GuestRef, backup: &Path) -> Result<GuestRef, ImportKeyError> {
+    let has_key = |row: &KeyRefRecord| row.key_ref.wrapped_dek.is_some();
+    let rows = copy.all_key_refs(Some(guest.uuid), false)?;
+    let namesakes = match &guest.name {
+        Some(name) if !rows.iter().any(has_key) => copy.users_of_name(name)?,
+        _ => Vec::new(),
+    };
+    match namesakes.first() {
+        None => Ok(GuestRef::of_uuid(guest.uuid, guest.name.clone())),
+        Some(other) => Err(ImportKeyError::Namesake {
+            guest: guest.clone(),
+            backup: backup.to_owned(),
+            other: *other,
+        }),
+    }
+}
+
+/// The one key of the guest that is in use in the copy.
+fn key_in_use(
+    copy: &Store,
+    guest: &GuestRef,
+    backup: &Path,
+) -> Result<(KeyRefRecord, WrappedDek), ImportKeyError> {
+    let rows = copy.all_key_refs(Some(guest.uuid), false)?.into_iter();
+    let keyed = rows.filter_map(|row| Some((row.key_ref.wrapped_dek.clone()?, row)));
+    let mut keyed: Vec<_> = keyed.collect();
+    let (guest, backup) = (guest.clone(), backup.to_owned());
+    match (keyed.pop(), keyed.len()) {
+        (Some((wrapped, row)), 0) => Ok((row, wrapped)),
+        (None, _) => Err(ImportKeyError::NoKey(guest, backup)),
+        (Some(_), others) => Err(ImportKeyError::SeveralKeys(guest, backup, others + 1)),
+    }
+}

@@ -1,0 +1,111 @@
+//! `key unbind`, `key retire`, `key use`: which key references count. A wrapped key is kept.
+
+use serde::Serialize;
+
+use super::guests::{GuestError, GuestRef};
+use super::host::{Host, HostError};
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::store::{Access, Store, StoreError};
+
+/// What `key unbind` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unbound {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    /// How many placeholders were deleted.
+    pub(crate) placeholders: usize,
+    /// How many keys were retired.
+    pub(crate) retired: usize,
+}
+
+/// What `key retire` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Retired {
+    pub(crate) id: KeyRefId,
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    /// Whether it was in use.
+    pub(crate) changed: bool,
+    /// Whether it was the guest's last key reference in use.
+    #[serde(skip)]
+    pub(crate) was_last: bool,
+}
+
+/// What `key use` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Used {
+    pub(crate) id: KeyRefId,
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    /// The guest's other keys, which were in use.
+    pub(crate) retired: Vec<KeyRefId>,
+    pub(crate) changed: bool,
+}
+
+/// Why a key reference was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyRefError {
+    /// The guest has none.
+    #[error("no key reference")]
+    None(GuestRef),
+    /// No guest was found, or the host failed.
+    #[error(transparent)]
+    Guest(GuestError),
+}
+
+impl<E: Into<GuestError>> From<E> for KeyRefError {
+    fn from(error: E) -> Self {
+        Self::Guest(error.into())
+    }
+}
+
+/// Stops managing the guest that `text` names.
+pub(crate) fn unbind(host: &Host, text: &str) -> Result<Unbound, KeyRefError> {
+    let guest = host.guest(text)?;
+    let store = host.store(Access::Write)?;
+    let counts = store.map(|mut store| store.unbind(guest.uuid, Timestamp::now()));
+    match counts.transpose()? {
+        Some(counts) if counts.placeholders + counts.retired > 0 => Ok(Unbound {
+            guest,
+            placeholders: counts.placeholders,
+            retired: counts.retired,
+        }),
+        _ => Err(KeyRefError::None(guest)),
+    }
+}
+
+/// Retires a key reference.
+pub(crate) fn retire(host: &Host, id: KeyRefId) -> Result<Retired, HostError> {
+    let mut store = store_with(host, id)?;
+    let domain = store.key_ref(id)?.domain;
+    let changed = store.retire(id, Timestamp::now())?;
+    Ok(Retired {
+        id,
+        guest: guest_of(&store, domain)?,
+        changed,
+        was_last: changed && !store.has_key_refs(domain)?,
+    })
+}
+
+/// Makes a key reference the one key of its guest.
+pub(crate) fn use_key(host: &Host, id: KeyRefId) -> Result<Used, HostError> {
+    let mut store = store_with(host, id)?;
+    let was_retired = store.key_ref(id)?.retired_at.is_some();
+    let used = store.use_key(id, Timestamp::now())?;
+    Ok(Used {
+        id,
+        guest: guest_of(&store, used.domain)?,
+        changed: was_retired || !used.retired.is_empty(),
+        retired: used.retired,
+    })
+}
+
+/// The store in which this key reference is to be found.
+fn store_with(host: &Host, id: KeyRefId) -> Result<Store, StoreError> {
+    host.store(Access::Write)?.ok_or(StoreError::NoKeyRef(id))
+}
+
+fn guest_of(store: &Store, domain: DomainUuid) -> Result<GuestRef, StoreError> {
+    Ok(GuestRef::of_uuid(domain, store.last_name(domain)?))
+}

@@ -1,0 +1,157 @@
+//! `key bind`.
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::libvirt::secret;
+use crate::manage::bind::{BindAction, BindError, BindRemark, Bound, bind};
+use crate::manage::guests::GuestError;
+use crate::manage::providers::ProviderError;
+use crate::store::EventFilter;
+
+fn bound(fixture: &Fixture, provider: Option<&str>) -> Bound {
+    bind(&fixture.host, "vm1", provider).unwrap()
+}
+
+#[test]
+fn a_guest_is_bound_once_moved_and_left_where_it_is() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let made = bound(&fixture, None);
+    let [row] = &fixture.rows(&guest)[..] else {
+        panic!("one row");
+    };
+    assert_eq!(made.action, BindAction::Made(row.key_ref.id));
+    assert_eq!(
+        (made.provider.name.as_str(), &made.remarks[..]),
+        ("a", &[][..])
+    );
+
+    let moved = bound(&fixture, Some("b"));
+    assert_eq!(
+        moved.action,
+        BindAction::Moved(row.key_ref.id, "a".to_owned())
+    );
+    let again = bound(&fixture, Some("b"));
+    assert_eq!(again.action, BindAction::Unchanged(row.key_ref.id));
+    let document = serde_json::to_value(&again).unwrap();
+    assert_eq!(document["action"], "none");
+    assert_eq!(document["key_refs"][0], row.key_ref.id.0);
+}
+
+#[test]
+fn a_key_stays_with_the_provider_that_opens_it() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let id = fixture.opening_row(&guest).unwrap();
+    let unchanged = bound(&fixture, Some("a"));
+    assert_eq!(unchanged.action, BindAction::Unchanged(id));
+    let other = bind(&fixture.host, "vm1", Some("b")).unwrap_err();
+    assert!(
+        matches!(&other, BindError::OtherKey { keys, .. } if keys == &[(id, "a".to_owned())]),
+        "{other:?}"
+    );
+
+    // Another tool took the provider from the row; its key opens it all the same.
+    fixture.sql("UPDATE key_ref SET provider_uuid = NULL, provider_name = 'gone'");
+    let rebound = bound(&fixture, Some("a"));
+    assert_eq!(rebound.action, BindAction::Rebound(vec![id]));
+    assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn what_an_administrator_should_know_is_told() {
+    let fixture = Fixture::new();
+    let remarks = |guest: &str| bind(&fixture.host, guest, None).unwrap().remarks;
+    let unknown = DomainUuid::random().to_string();
+    assert_eq!(remarks(&unknown), [BindRemark::NotDefined]);
+
+    fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
+    assert_eq!(remarks("plain"), [BindRemark::NotEncrypted]);
+
+    let with_state = fixture.define("with-state");
+    fixture.encrypt_state(&with_state, &Dek::generate().unwrap());
+    assert_eq!(remarks("with-state"), [BindRemark::HasState]);
+
+    let foreign = |guest: &Defined, private: &str| {
+        let own = secret::definition(guest.secret, guest.uuid);
+        let own = own.replace("private='yes'", private);
+        let mine = format!("vtpm-guard:{}", guest.uuid);
+        fixture
+            .libvirt
+            .secrets
+            .define(&own.replace(&mine, &guest.name))
+            .unwrap();
+        fixture
+            .libvirt
+            .secrets
+            .set_value(guest.secret, b"value")
+            .unwrap();
+    };
+    let readable = fixture.define("readable");
+    foreign(&readable, "private='no'");
+    assert_eq!(
+        remarks("readable"),
+        [BindRemark::ReadableValue(readable.secret)]
+    );
+    let private = fixture.define("private");
+    foreign(&private, "private='yes'");
+    assert_eq!(
+        remarks("private"),
+        [BindRemark::PrivateValue(private.secret)]
+    );
+}
+
+#[test]
+fn guests_that_have_its_secret_or_had_its_name_are_told() {
+    let fixture = Fixture::new();
+    let first = fixture.define("vm1");
+    let encryption = format!("<encryption secret='{}'/>", first.secret);
+    fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
+    let shared = BindRemark::SharedSecret(first.secret, vec!["vm2".to_owned()]);
+    assert_eq!(bound(&fixture, None).remarks, [shared]);
+
+    let former = fixture.guest_in_use("vm3");
+    fixture.libvirt.guests.undefine("vm3");
+    let encryption = format!("<encryption secret='{}'/>", former.secret);
+    fixture.define_with("vm4", DomainUuid::random(), former.secret, &encryption);
+    let remarks = bind(&fixture.host, "vm4", None).unwrap().remarks;
+    assert_eq!(remarks, [BindRemark::FormerGuest(former.uuid)]);
+    assert!(
+        fixture
+            .store()
+            .history(EventFilter::All, 1)
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn nobody_and_no_provider_are_errors() {
+    let fixture = Fixture::new();
+    let nobody = bind(&fixture.host, "nobody", None).unwrap_err();
+    assert!(matches!(nobody, BindError::Guest(GuestError::NotFound(_))));
+    fixture.define("vm1");
+    let no_provider = bind(&fixture.host, "vm1", Some("nobody")).unwrap_err();
+    assert!(matches!(
+        no_provider,
+        BindError::Provider(ProviderError::Host(_))
+    ));
+    fixture.sql("UPDATE key_provider SET is_default = 0");
+    let no_default = bind(&fixture.host, "vm1", None).unwrap_err();
+    assert!(matches!(
+        no_default,
+        BindError::Provider(ProviderError::NoDefault)
+    ));
+}
+
+#[test]
+fn a_kill_leaves_the_guest_bound_or_not() {
+    kill::everywhere(
+        |fixture| drop(fixture.define("vm1")),
+        |fixture| drop(bound(fixture, None)),
+        |fixture| assert!(fixture.rows(&fixture.defined("vm1")).len() <= 1),
+        |fixture| assert_eq!(fixture.rows(&fixture.defined("vm1")).len(), 1),
+    );
+}

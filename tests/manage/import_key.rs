@@ -1,0 +1,132 @@
+//! `key import`.
+
+use std::path::PathBuf;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::ids::DomainUuid;
+use crate::key::dek::Dek;
+use crate::manage::host::default_deadline;
+use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
+use crate::manage::key_refs::retire;
+
+/// A backup of this host's store.
+fn backup(fixture: &Fixture) -> PathBuf {
+    let path = fixture.root().join("backup");
+    // That of before, if there is one.
+    let _ = std::fs::remove_file(&path);
+    fixture.store().backup(&path, default_deadline()).unwrap();
+    path
+}
+
+/// Another host that has used a guest: its backup, and the guest, which this host's libvirt knows
+/// too. Its provider keys are on this host.
+fn moved_guest(here: &Fixture) -> (Fixture, PathBuf, Defined) {
+    let there = Fixture::new();
+    let guest = there.guest_in_use("vm1");
+    let encryption = format!("<encryption secret='{}'/>", guest.secret);
+    here.define_with("vm1", guest.uuid, guest.secret, &encryption);
+    here.adopt_provider_of(&there, "a");
+    let file = here.root().join("moved");
+    std::fs::copy(backup(&there), &file).unwrap();
+    (there, file, guest)
+}
+
+fn imported(fixture: &Fixture, file: &PathBuf) -> Result<ImportedKey, ImportKeyError> {
+    import(&fixture.host, "vm1", file, None)
+}
+
+#[test]
+fn the_key_comes_as_it_is_wrapped_and_once() {
+    let here = Fixture::new();
+    let (there, file, guest) = moved_guest(&here);
+    let done = imported(&here, &file).unwrap();
+    assert!(done.changed && done.rotated.is_none());
+    let wrapped = |fixture: &Fixture| fixture.rows(&guest).remove(0).key_ref.wrapped_dek;
+    assert_eq!(wrapped(&here), wrapped(&there));
+    std::fs::create_dir_all(here.state_file(&guest).parent().unwrap()).unwrap();
+    std::fs::copy(there.state_file(&guest), here.state_file(&guest)).unwrap();
+    assert!(here.would_start(&guest));
+
+    assert!(!imported(&here, &file).unwrap().changed);
+    retire(&here.host, done.key_ref).unwrap();
+    let again = imported(&here, &file).unwrap();
+    assert!(!again.changed && again.is_retired);
+}
+
+#[test]
+fn a_guest_under_a_new_uuid_gets_its_key_wrapped_for_that() {
+    let here = Fixture::new();
+    let (_there, file, old) = moved_guest(&here);
+    here.libvirt.guests.undefine("vm1");
+    let guest = here.define("vm1");
+    let backup_without_name = imported(&here, &file).unwrap_err();
+    assert!(
+        matches!(backup_without_name, ImportKeyError::NoKey(..)),
+        "{backup_without_name:?}"
+    );
+    let old_uuid = old.uuid.to_string();
+    let done = import(&here.host, "vm1", &file, Some(&old_uuid)).unwrap();
+    assert!(done.changed);
+    assert_eq!(here.rows(&guest).len(), 1);
+    let again = import(&here.host, "vm1", &file, Some(&old_uuid)).unwrap();
+    assert!(!again.changed, "the same DEK in another wrapping");
+}
+
+#[test]
+fn what_the_backup_does_not_have_is_an_error() {
+    let here = Fixture::new();
+    let (there, file, guest) = moved_guest(&here);
+    let nobody = import(&here.host, "nobody", &file, None).unwrap_err();
+    assert!(
+        matches!(nobody, ImportKeyError::UnknownGuest(_)),
+        "{nobody:?}"
+    );
+    let unknown = DomainUuid::random().to_string();
+    let no_key = import(&here.host, &unknown, &file, None).unwrap_err();
+    assert!(matches!(no_key, ImportKeyError::NoKey(..)), "{no_key:?}");
+
+    there.add_key(&guest, "a", &Dek::generate().unwrap());
+    let file = backup(&there);
+    let several = imported(&here, &file).unwrap_err();
+    assert!(
+        matches!(several, ImportKeyError::SeveralKeys(_, _, 2)),
+        "{several:?}"
+    );
+}
+
+#[test]
+fn a_key_that_does_not_open_here_is_refused() {
+    let here = Fixture::new();
+    let there = Fixture::new();
+    let guest = there.guest_in_use("vm1");
+    let file = backup(&there);
+    let uuid = guest.uuid.to_string();
+    let no_provider = import(&here.host, &uuid, &file, None).unwrap_err();
+    assert!(
+        matches!(&no_provider, ImportKeyError::NoProvider(_, name, Some(_)) if name == "a"),
+        "{no_provider:?}"
+    );
+    here.adopt_provider_of(&there, "a");
+    there.sql(
+        "UPDATE key_ref
+         SET wrapped_dek = CAST(substr(wrapped_dek, 1, length(wrapped_dek) - 1) || x'00' AS BLOB)",
+    );
+    let file = backup(&there);
+    let damaged = import(&here.host, &uuid, &file, None).unwrap_err();
+    assert!(
+        matches!(damaged, ImportKeyError::Damaged(..)),
+        "{damaged:?}"
+    );
+}
+
+#[test]
+fn a_kill_leaves_the_key_imported_or_not() {
+    let guest = |fixture: &Fixture| fixture.defined("vm1");
+    kill::everywhere(
+        |fixture| drop(moved_guest(fixture)),
+        |fixture| drop(imported(fixture, &fixture.root().join("moved")).unwrap()),
+        |fixture| assert!(fixture.rows(&guest(fixture)).len() <= 1),
+        |fixture| assert_eq!(fixture.rows(&guest(fixture)).len(), 1),
+    );
+}
