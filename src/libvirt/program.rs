@@ -1,7 +1,8 @@
 //! Where the helper is, and whether root may run it.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use crate::host::dirs;
 use crate::host::path_error::PathError;
@@ -23,7 +24,7 @@ pub fn find() -> PathBuf {
 pub(super) fn check(program: &Path) -> Result<(), Distrust> {
     match trusted::find(program, trusted::HELPER)? {
         Some(_) => Ok(()),
-        None => Err(PathError::new(program, ErrorKind::NotFound).into()),
+        None => Err(PathError::new(program, Errno::ENOENT).into()),
     }
 }
 
