@@ -139,7 +139,7 @@ pub(super) fn available_copies(
 }
 
 /// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
-/// [`bring_back`](super::bring_back).
+/// `guard::bring_back`.
 fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), CopyError> {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let failed = |source| CopyError::State {

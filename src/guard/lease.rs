@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a start may take whose daemon lives and that nobody has seen the end of: the hook
 /// may have been killed at `started`. swtpm has had its key long since.
-const LONGEST_START: Duration = Duration::from_mins(10);
+const LONGEST_START: Duration = Duration::from_secs(10 * 60);
 
 /// The same for a start that no daemon makes: somebody calls the hook by hand.
 const WITHOUT_DAEMON: Duration = Duration::from_secs(30);

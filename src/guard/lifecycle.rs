@@ -21,7 +21,7 @@ use crate::verdict::facts::{Arrival, SeenState};
 
 /// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
 /// two it was since 10.5.
-const FAILS_WITHIN: Duration = Duration::from_mins(1);
+const FAILS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why something that follows a verdict was not done.
 #[derive(Debug, thiserror::Error)]

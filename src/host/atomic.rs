@@ -29,7 +29,7 @@ use crate::key::random;
 const TEMPORARY: &str = ".vtpm-guard-";
 
 /// A file that is unfinished for this long was left by a writer that was killed.
-const ABANDONED_AFTER: Duration = Duration::from_hours(1);
+const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// A file that is whole and durable, and has no name of its own yet. Dropping it removes it.
 pub struct NewFile {

@@ -14,7 +14,7 @@
 //!
 //! Each change is on disk when its call returns: a process that is killed leaves what libvirt
 //! would have. Clones, and others [`at`](FakeLibvirt::at) the same directory, are the same libvirt.
-//! tests/libvirt_secrets.rs holds the same rules against a real libvirtd.
+//! `tests/libvirt_secrets.rs` holds the same rules against a real libvirtd.
 
 mod failures;
 mod guests;

@@ -104,7 +104,10 @@ pub(crate) struct TriedRow {
 }
 
 /// A path may be no UTF-8, which JSON cannot have.
-fn lossy<S: serde::Serializer>(path: &std::path::Path, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn lossy<S: serde::Serializer>(
+    path: &std::path::Path,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path.to_string_lossy())
 }
 

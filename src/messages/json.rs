@@ -1,4 +1,4 @@
-//! The JSON of outcomes and repairs. Its keys are a contract (design.md, "Commands").
+//! The JSON of outcomes and repairs. Its keys are stable.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding};
 
-/// What `from` says of a key that was not made of random bits.
+/// The value of `from` for a key that was not generated.
 const HOST_SECRET: &str = "host-secret";
 
 /// One outcome, as `check`, `repair` and `replay` print it.

@@ -5,7 +5,7 @@
 //! certain that no TPM runs on the state, and keeps one from starting until it is replaced.
 //!
 //! The directory belongs to swtpm's user, who may put anything there at any moment. So it is
-//! opened once, and everything in it by its name alone; no link is followed ([`open`](super::open)).
+//! opened once, and everything in it by its name alone; no link is followed (`swtpm::open`).
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};

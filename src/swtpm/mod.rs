@@ -83,7 +83,7 @@ pub struct StateBytes {
     /// Its owner and mode.
     pub metadata: Metadata,
     /// Owner and mode of the directories around it that libvirt makes, from the outermost: below
-    /// [`Base`](state_path::Base), and that directory itself.
+    /// what the administrator owns, and that directory itself.
     pub directories: Vec<Metadata>,
 }
 

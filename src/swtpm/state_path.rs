@@ -49,7 +49,7 @@ pub struct StatePath {
     /// The directories from there to the file: libvirt makes them, deletes them, and gives them
     /// to swtpm's user, so no link is followed.
     pub(super) below: Vec<OsString>,
-    /// The file's name; for [`Base::File`] the file itself.
+    /// The file's name; where the XML names the file, the file itself.
     pub(super) file: OsString,
 }
 

@@ -1,4 +1,4 @@
-//! Every hint names commands that exist, for the guest that it is about, whatever that is called.
+//! Every hint names commands that exist, about the right guest, whatever its name.
 
 use std::collections::BTreeSet;
 
@@ -18,11 +18,11 @@ use crate::command_line::{command_lines, parsed};
 use crate::read;
 
 const UUID: &str = "11111111-2222-4333-8444-00000000000b";
-/// Of a guest that a refusal names beside the one that it is about.
+/// Of the second guest in a refusal that names two.
 const OTHER_UUID: &str = "11111111-2222-4333-8444-00000000000c";
 
-/// What a guest may be called: by an administrator, and by somebody who wants a command to mean
-/// another guest, or another command.
+/// Guest names: ordinary ones, and ones that are meant to turn a command into one about another
+/// guest, or into another command.
 const NAMES: [&str; 25] = [
     "vm1",
     "my vm",
@@ -67,7 +67,7 @@ fn state_elsewhere() -> StateElsewhere {
     }
 }
 
-/// The refusals that name another guest, which is called so.
+/// The refusals that name another guest, which has this name.
 fn refusals_about_two(name: &str) -> impl Iterator<Item = Refusal> {
     let other = move |is_defined| OtherDomain {
         uuid: DomainUuid::parse(OTHER_UUID).unwrap(),
@@ -348,7 +348,7 @@ fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
 }
 
 #[test]
-fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_called() {
+fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_its_name() {
     let uuid = DomainUuid::parse(UUID).unwrap();
     let mut seen = 0;
     for name in NAMES {
@@ -376,7 +376,7 @@ fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_calle
 }
 
 #[test]
-fn a_name_that_begins_as_an_option_does_is_taken_behind_two_dashes() {
+fn a_name_that_begins_like_an_option_is_accepted_after_two_dashes() {
     use clap::Parser;
     for (line, meant) in [
         (vec!["key", "show", "--", "-f"], "-f"),

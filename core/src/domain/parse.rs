@@ -190,8 +190,11 @@ impl Reading {
         if self.ignored == 0 && matches!(self.place, Place::Name | Place::Uuid) {
             // Of a longer name, which is for people only, the beginning will do; a longer UUID
             // is none.
-            let left = text.floor_char_boundary(MAX_VALUE - self.text.len());
-            self.text.push_str(&text[..left]);
+            let mut end = text.len().min(MAX_VALUE - self.text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.text.push_str(&text[..end]);
         }
     }
 

@@ -108,8 +108,8 @@ pub(super) fn check_tag(tag: &BytesStart<'_>) -> Result<bool, XmlFault> {
         foreign |= attribute.key.as_ref() == "xmlns" && !attribute.value.is_empty();
     }
     names.sort_unstable();
-    if let Some([name, _]) = names.array_windows().find(|[one, other]| one == other) {
-        let name = excerpt(name);
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let name = excerpt(pair[0]);
         return Err(XmlFault::Syntax(format!(
             "the attribute \"{name}\" is there twice"
         )));

@@ -202,7 +202,7 @@ pub enum Refusal {
         /// Whether it is the state that is encrypted (and the XML that is not).
         state_encrypted: bool,
     },
-    /// A fault of this program.
+    /// An internal error.
     Internal {
         /// Says what.
         reason: String,

@@ -20,7 +20,7 @@ use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::host::HostError;
 use crate::manage::providers::ProviderError;
 use crate::manage::stopped_guest::StoppedError;
-use crate::messages::{Arg, label, quoted};
+use crate::messages::{Arg, Command, label, quoted};
 use crate::recovery::file::RecoveryError;
 use crate::staging::StagingError;
 use crate::store::{StoreError, UnavailableReason};
@@ -82,6 +82,13 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
         UnavailableReason::Untrusted(Reason::Owner(_) | Reason::Writable(_)) => {
             CommandError::failed(error)
                 .with_hint("only root's own files are trusted: chown root, chmod go-w")
+        }
+        UnavailableReason::PageSize { store, .. } => {
+            let convert = Arg::statement(&format!("PRAGMA page_size = {store}; VACUUM"));
+            CommandError::failed(error).with_hint(format!(
+                "convert the backup: {}",
+                Command::Sqlite(Arg::BACKUP, convert)
+            ))
         }
         _ => CommandError::failed(error),
     }
