@@ -2,8 +2,8 @@
 """Measures the hook as whole processes, inside a private libvirt host (`./dev bench`).
 
 All commands of a table run in turn, round after round, so that a machine whose speed drifts
-slows all of them equally. The ratios of the medians count; times are valid for one machine only.
-Exits with 1 if a target of the design is missed.
+slows all of them alike. What counts are the ratios of the medians; times hold for one machine.
+Exits with 1 if a target is not reached.
 """
 import os
 import sqlite3

@@ -147,15 +147,15 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
         .as_ref()
         .map(|domain| domain.uuid.to_string())
         .unwrap_or_default();
-    let repairs: Vec<_> = outcome.verdict.repairs.iter().map(Repair::kind).collect();
+    let repairs: Vec<_> = outcome.verdict.repairs().iter().map(Repair::kind).collect();
     let findings: Vec<_> = outcome
         .verdict
-        .findings
+        .findings()
         .iter()
         .map(|finding| messages::one_line(&messages::finding(named, finding).1))
         .collect();
     let (repairs, findings) = (repairs.join(","), findings.join("; "));
-    match &outcome.verdict.decision {
+    match outcome.verdict.decision() {
         Decision::Allow(why) => {
             let why = messages::reason(*why);
             if findings.is_empty() {

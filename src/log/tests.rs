@@ -103,26 +103,20 @@ impl Write for Raw {
 #[test]
 fn a_decision_has_no_misleading_character_in_a_log_without_escaping() {
     let evil = "ev\u{1b}[31m\u{7}\nil\u{9b}31m\u{202e}\u{2028}";
-    let verdict = |decision, findings| Outcome {
+    let outcome = |verdict| Outcome {
         domain: None,
         state: TpmState::Absent,
-        verdict: Verdict {
-            decision,
-            findings,
-            repairs: Vec::new(),
-            secret: None,
-        },
+        verdict,
         key: None,
         secret: SecretAction::None,
         dry_run: false,
     };
     let reason = evil.to_owned();
+    let mut noted = Verdict::allow(Reason::UnreadableXml);
+    noted.note(Finding::XmlUnreadable(evil.to_owned()));
     let outcomes = [
-        verdict(Decision::Deny(Refusal::Internal { reason }), Vec::new()),
-        verdict(
-            Decision::Allow(Reason::UnreadableXml),
-            vec![Finding::XmlUnreadable(evil.to_owned())],
-        ),
+        outcome(Verdict::deny(Refusal::Internal { reason })),
+        outcome(noted),
     ];
     let raw = Raw::default();
     let writer = raw.clone();

@@ -236,7 +236,7 @@ fn in_words(why: &NotOpened) -> String {
         NotOpened::NoProvider { key_id } => {
             format!("no provider of this host has key {}", key_id.short())
         }
-        NotOpened::NotInTime { .. } => "its provider's key did not open in time".to_owned(),
+        NotOpened::TimedOut { .. } => "its provider's key did not open in time".to_owned(),
         NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason.clone(),
     }
 }

@@ -105,15 +105,15 @@ fn sentence(guest: Named<'_>, finding: &Finding) -> String {
         Finding::FreshTpm => "the TPM state was deleted after the last run of this transient \
              guest, and policy.transient_state gives each run a new TPM"
             .to_owned(),
-        Finding::StateGone { occasion, kept_at } => format!(
+        Finding::StateGone { reason, saved_at } => format!(
             "the TPM state is gone; the copy saved {} on {} is restored; if the guest has run on \
              another host since, the copy is older than that run",
-            when(*occasion),
-            date(*kept_at)
+            when(*reason),
+            date(*saved_at)
         ),
-        Finding::StateDamaged { how, occasion } => format!(
+        Finding::StateDamaged { how, reason } => format!(
             "the TPM state is damaged ({how}); it is set aside, and the copy saved {} is restored",
-            when(*occasion)
+            when(*reason)
         ),
         Finding::StateArrives {
             arrival,

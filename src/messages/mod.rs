@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_key_that_did_not_open_in_time_is_retried_not_imported() {
         let provider = "nkp-a".to_owned();
-        let words = refusal("vm 1", &Refusal::ProviderNotInTime { provider });
+        let words = refusal("vm 1", &Refusal::ProviderTimedOut { provider });
         assert!(words.message.contains("did not open in time"), "{words:?}");
         assert_eq!(words.hint, "retry: virsh start 'vm 1'");
     }

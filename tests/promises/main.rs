@@ -233,3 +233,40 @@ fn command_lines_are_built_in_one_place() {
     }
     assert!(elsewhere.is_empty(), "{}", elsewhere.join("\n"));
 }
+
+/// The text of every Rust file below this directory.
+fn sources(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_that_the_contract_names_is_there() {
+    let code: String = ["core/src", "src", "tests"]
+        .iter()
+        .map(|directory| sources(&Path::new(ROOT).join(directory)))
+        .collect();
+    let pages = read("docs/decision-table.md") + &read("docs/invariants.md");
+    let is_test = |word: &&str| {
+        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        word.matches('_').count() > 2 && word.chars().all(is_part)
+    };
+    let named: Vec<&str> = pages
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(is_test)
+        .collect();
+    assert!(named.len() > 20, "only {} tests were found", named.len());
+    let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
+    let missing: Vec<_> = named.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}

@@ -78,3 +78,19 @@ impl fmt::Display for Code {
         write!(f, "{} {}", self.as_str(), self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_read_by_number_or_name_in_any_case() {
+        for text in ["VG104", "vg104", "provider-sealed", "Provider-Sealed"] {
+            assert_eq!(Code::parse(text), Some(Code::ProviderSealed), "{text}");
+        }
+        for text in ["", "VG", "VG999", "VG104 provider-sealed"] {
+            assert_eq!(Code::parse(text), None, "{text}");
+        }
+        assert_eq!(Code::ProviderSealed.to_string(), "VG104 provider-sealed");
+    }
+}

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::other_argument;
 use crate::domain::TpmVersion;
 use crate::messages::{Arg, Command, Named};
-use crate::verdict::elsewhere::{ElsewhereKind, Relative, StateElsewhere};
-use crate::verdict::facts::{Hindrance, StoreAccessError};
+use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, StateElsewhere};
+use crate::verdict::facts::{Obstacle, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             )
         }
         Refusal::ProviderAmbiguous { .. } => format!("choose one: {bind}"),
-        Refusal::ProviderNotInTime { .. } => format!("retry: {start}"),
+        Refusal::ProviderTimedOut { .. } => format!("retry: {start}"),
         Refusal::KeyMissing => format!("bind it to a provider: {bind}"),
         Refusal::KeyMissingNotDefined { domain } => format!(
             "define it first ({}; {} prints the XML), then: {bind}; or set policy.auto_bind; if \
@@ -47,7 +47,7 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             Command::VirtInstallPrintXml,
             Command::KeyBind((*domain).into(), Arg::NAME)
         ),
-        Refusal::KeyOfRelative {
+        Refusal::KeyOfRelatedGuest {
             relative,
             is_defined,
         } => define_first(*is_defined) + &relative_has_key(named, relative),
@@ -76,7 +76,7 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
         Refusal::KeyRetired { key_ref } | Refusal::RetiredKeyOpensTpm { key_ref } => {
             format!("use it again: {}", Command::KeyUse((*key_ref).into()))
         }
-        Refusal::KeyOfAnother {
+        Refusal::KeyOfOtherGuest {
             holder, is_defined, ..
         } => format!(
             "{}give this guest the same key: {}",
@@ -126,7 +126,7 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             "restore the file from a backup or from a saved copy: {}",
             Command::StateShow(guest())
         ),
-        Refusal::TpmHindered(hindrance) => hindered(hindrance, &start),
+        Refusal::TpmObstructed(hindrance) => hindered(hindrance, &start),
         Refusal::SecretRefused { secret, .. } => format!(
             "for details: {}",
             Command::VirshSecretDumpxml((*secret).into())
@@ -196,7 +196,7 @@ fn define_first(is_defined: bool) -> String {
     format!("define it first ({}); ", Command::VirshDefine(Arg::FILE))
 }
 
-fn relative_has_key(named: Named<'_>, relative: &Relative) -> String {
+fn relative_has_key(named: Named<'_>, relative: &RelatedGuest) -> String {
     let other = &relative.domain;
     let guest = Arg::guest(named);
     let clone = Command::KeyClone(other_argument(other, named), guest.clone());
@@ -234,21 +234,21 @@ fn state_elsewhere(guest: Arg, state: &StateElsewhere) -> String {
     }
 }
 
-fn hindered(hindrance: &Hindrance, start: &Command) -> String {
+fn hindered(hindrance: &Obstacle, start: &Command) -> String {
     match hindrance {
-        Hindrance::InUse { pid: Some(pid), .. } => format!(
+        Obstacle::InUse { pid: Some(pid), .. } => format!(
             "for details: {}; if it is left over from an earlier run: {}, then: {start}",
             Command::Ps((*pid).into()),
             Command::Kill((*pid).into())
         ),
-        Hindrance::InUse { pid: None, .. } => {
+        Obstacle::InUse { pid: None, .. } => {
             format!("stop the guest where it runs, then: {start}")
         }
-        Hindrance::BadLock { path, .. } => format!(
+        Obstacle::BadLock { path, .. } => format!(
             "move it away: {}, then: {start}",
             Command::MoveAside(Path::new(path).into())
         ),
-        Hindrance::ClosedDirectory { path, needed, .. } => format!(
+        Obstacle::ClosedDirectory { path, needed, .. } => format!(
             "fix its mode: {}, then: {start}",
             Command::ChmodMode((*needed).into(), Path::new(path).into())
         ),

@@ -4,8 +4,8 @@ use super::{label, other_label, quoted};
 use crate::domain::TpmVersion;
 use crate::ids::KeyRefId;
 use crate::messages::date;
-use crate::verdict::elsewhere::{ElsewhereKind, Kinship, Relative, StateElsewhere};
-use crate::verdict::facts::{Hindrance, StoreAccessError};
+use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, Relation, StateElsewhere};
+use crate::verdict::facts::{Obstacle, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 
 const STATE_GONE: &str = "the vTPM's key has been used, but the TPM state is gone";
@@ -56,7 +56,7 @@ pub(super) fn message(why: &Refusal) -> String {
             "the key of provider {} cannot be opened on this host: {reason}",
             quoted(provider)
         ),
-        Refusal::ProviderNotInTime { provider } => format!(
+        Refusal::ProviderTimedOut { provider } => format!(
             "the key of provider {} did not open in time: the host's TPM is slow, or busy with \
              other starts",
             quoted(provider)
@@ -65,7 +65,7 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::KeyMissingNotDefined { .. } => "the vTPM has no key, and the guest is not \
              defined in libvirt: its UUID may change at each attempt"
             .to_owned(),
-        Refusal::KeyOfRelative { relative, .. } => relative_has_key(relative),
+        Refusal::KeyOfRelatedGuest { relative, .. } => relative_has_key(relative),
         Refusal::KeyMissingStateElsewhere(state) => {
             format!("the vTPM has no key, and {}", state_elsewhere(state))
         }
@@ -85,7 +85,7 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::KeyRetired { key_ref } => {
             format!("key reference {key_ref} opens the TPM state, but it is retired")
         }
-        Refusal::KeyOfAnother { holder, .. } => format!(
+        Refusal::KeyOfOtherGuest { holder, .. } => format!(
             "the TPM state belongs to {}: its key opens it",
             other_label(holder)
         ),
@@ -134,7 +134,7 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::TpmStateDamaged { how } => {
             format!("swtpm would reject the TPM state with any key: {how}")
         }
-        Refusal::TpmHindered(hindrance) => hindered(hindrance),
+        Refusal::TpmObstructed(hindrance) => hindered(hindrance),
         Refusal::SecretRefused { secret, reason } => {
             format!("libvirt rejected the secret {secret}: {reason}")
         }
@@ -181,14 +181,14 @@ pub(super) fn message(why: &Refusal) -> String {
     }
 }
 
-fn relative_has_key(Relative { domain, by, .. }: &Relative) -> String {
+fn relative_has_key(RelatedGuest { domain, by, .. }: &RelatedGuest) -> String {
     match by {
-        Kinship::Secret => format!(
+        Relation::Secret => format!(
             "the vTPM has no key, and the domain XML names the secret of {}, whose key has been \
              used: this is the same guest with a new UUID, or a copy of it",
             other_label(domain)
         ),
-        Kinship::Name => format!(
+        Relation::Name => format!(
             "the vTPM has no key, and another guest of this name, {}, has a key that has been \
              used: this is the same guest with a new UUID, or a new guest",
             domain.uuid
@@ -215,15 +215,15 @@ fn state_elsewhere(StateElsewhere { path, kind, .. }: &StateElsewhere) -> String
     }
 }
 
-fn hindered(hindrance: &Hindrance) -> String {
+fn hindered(hindrance: &Obstacle) -> String {
     match hindrance {
-        Hindrance::InUse { holder, .. } => {
+        Obstacle::InUse { holder, .. } => {
             format!("the TPM state is in use: {holder} holds its lock")
         }
-        Hindrance::BadLock { path, what } => {
+        Obstacle::BadLock { path, what } => {
             format!("swtpm cannot lock the TPM state: {path}: {what}")
         }
-        Hindrance::ClosedDirectory {
+        Obstacle::ClosedDirectory {
             path,
             mode,
             needed,

@@ -4,7 +4,7 @@ mod hint;
 mod message;
 
 use super::{Arg, Named, label, one_line, quoted};
-use crate::verdict::elsewhere::OtherDomain;
+use crate::verdict::elsewhere::OtherGuest;
 use crate::verdict::refusal::Refusal;
 
 /// What is wrong, and the command that fixes it. Neither ends in a full stop: they are parts
@@ -40,7 +40,7 @@ pub fn refusal_line<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> String {
 }
 
 /// Another guest, in a sentence.
-fn other_label(other: &OtherDomain) -> String {
+fn other_label(other: &OtherGuest) -> String {
     match &other.name {
         Some(name) => format!("{} ({})", quoted(name), other.uuid),
         None => other.uuid.to_string(),
@@ -48,7 +48,7 @@ fn other_label(other: &OtherDomain) -> String {
 }
 
 /// Another guest, as the argument of a command: by name, unless that could be this guest's.
-fn other_argument(other: &OtherDomain, guest: Named<'_>) -> Arg {
+fn other_argument(other: &OtherGuest, guest: Named<'_>) -> Arg {
     match &other.name {
         Some(name) if other.is_defined && name != guest.name => Arg::guest(Named {
             name,

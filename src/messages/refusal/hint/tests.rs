@@ -5,7 +5,7 @@
 use super::*;
 use crate::ids::DomainUuid;
 use crate::messages::{Words, refusal};
-use crate::verdict::elsewhere::{Kinship, OtherDomain};
+use crate::verdict::elsewhere::{OtherGuest, Relation};
 
 const OTHER: &str = "d0000000-0000-4000-8000-000000000002";
 
@@ -13,16 +13,16 @@ fn hint(why: &Refusal) -> String {
     super::hint("vm1".into(), why)
 }
 
-fn other(name: &str, is_defined: bool) -> OtherDomain {
-    OtherDomain {
+fn other(name: &str, is_defined: bool) -> OtherGuest {
+    OtherGuest {
         uuid: DomainUuid::parse(OTHER).unwrap(),
         name: Some(name.to_owned()),
         is_defined,
     }
 }
 
-fn relative(by: Kinship, other_is_defined: bool, has_state: bool) -> Relative {
-    Relative {
+fn relative(by: Relation, other_is_defined: bool, has_state: bool) -> RelatedGuest {
+    RelatedGuest {
         domain: other("vm0", other_is_defined),
         by,
         has_state,
@@ -45,29 +45,29 @@ fn a_relative_is_named_by_what_can_only_be_it() {
     let clone = |other: &str| format!("vtpm-guard key clone {other} vm1");
     let bind = "vtpm-guard key bind vm1 --provider NAME";
     let hint = |relative, is_defined| {
-        hint(&Refusal::KeyOfRelative {
+        hint(&Refusal::KeyOfRelatedGuest {
             relative,
             is_defined,
         })
     };
     for (relative, begins, ends) in [
         (
-            relative(Kinship::Secret, true, true),
+            relative(Relation::Secret, true, true),
             "give the copy",
             clone("vm0"),
         ),
         (
-            relative(Kinship::Secret, false, true),
+            relative(Relation::Secret, false, true),
             "take over its TPM",
             bind.to_owned(),
         ),
         (
-            relative(Kinship::Name, false, true),
+            relative(Relation::Name, false, true),
             "take over its TPM",
             bind.to_owned(),
         ),
         (
-            relative(Kinship::Name, false, false),
+            relative(Relation::Name, false, false),
             "for a new guest",
             clone(OTHER),
         ),
@@ -92,7 +92,7 @@ fn a_relative_is_named_by_what_can_only_be_it() {
 
 #[test]
 fn the_holder_of_the_key_is_named() {
-    let of = |holder| Refusal::KeyOfAnother {
+    let of = |holder| Refusal::KeyOfOtherGuest {
         holder,
         refuted: true,
         is_defined: true,

@@ -4,17 +4,15 @@
 use std::io;
 use std::time::Duration;
 
-use super::operation::Ending;
+use super::context::Guard;
+use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
-use super::{
-    Guard, Operation, arriving, before_the_answer, begun, copies, failed, lease, plain_state,
-};
+use super::{arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
-use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
-use crate::store::{Access, Event, Store, StoreError};
+use crate::store::{Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
 use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
@@ -25,7 +23,7 @@ const FAILS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why something that follows a verdict was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum LifecycleError {
+pub enum FollowUpError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,7 +44,7 @@ pub fn follow_up(
     operation: Operation,
     domain: &Domain,
     deadline: Deadline,
-) -> Result<(), LifecycleError> {
+) -> Result<(), FollowUpError> {
     match operation {
         Operation::Prepare => Ok(()),
         Operation::Started => started(guard, domain, deadline),
@@ -58,14 +56,14 @@ pub fn follow_up(
 }
 
 /// `started begin`: the key has been used; host secret and kept copy have done their work.
-fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
+fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), FollowUpError> {
     let dropped = copies::drop_after_start(guard, domain, deadline);
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         forget_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
-    let has_its_tpm = begun::has_started(guard, domain);
-    let noted = with_store(guard, deadline, |store| {
+    let has_its_tpm = start_note::remove_at_start(guard, domain);
+    let noted = guard.with_store(deadline, |store| {
         store.mark_started(domain.uuid, Timestamp::now())?;
         if has_its_tpm {
             note_state(guard, domain, vtpm, store)?;
@@ -75,8 +73,8 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
     // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
     let forgotten = plain_state::remove(&guard.state_dir, domain.uuid);
     let is_over = guard.config.secret_lifetime == Lifetime::Start;
-    if may_be_managed(&noted) {
-        leave_secret(guard, domain, secret, is_over, deadline)?;
+    if secret_release::may_be_managed(&noted) {
+        secret_release::release(guard, domain, secret, is_over, deadline)?;
     }
     noted?;
     forgotten?;
@@ -84,9 +82,9 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Lif
 }
 
 /// `stopped end`: the guest is gone, or its start has failed.
-fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
-    let dropped = drop_first(guard, domain, deadline);
-    let failed = failed::look(guard, domain, None);
+fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), FollowUpError> {
+    let dropped = secret_release::drop_first(guard, domain, deadline);
+    let failed = failed_start::take(guard, domain, None);
     let noted = copies::note_migration(guard, domain);
     ended(guard, domain, None, failed.as_ref(), deadline)?;
     dropped?;
@@ -99,10 +97,10 @@ fn released(
     domain: &Domain,
     ending: Ending,
     deadline: Deadline,
-) -> Result<(), LifecycleError> {
-    let dropped = drop_first(guard, domain, deadline);
-    let failed = failed::look(guard, domain, Some(ending));
-    let kept = copies::keep_after_run(guard, domain, ending, deadline);
+) -> Result<(), FollowUpError> {
+    let dropped = secret_release::drop_first(guard, domain, deadline);
+    let failed = failed_start::take(guard, domain, Some(ending));
+    let kept = copies::save_after_run(guard, domain, ending, deadline);
     let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
@@ -110,22 +108,6 @@ fn released(
     ended?;
     dropped?;
     Ok(kept?)
-}
-
-/// The guest is gone, and its host secret goes first: what follows looks at its TPM's state, in
-/// whose place swtpm's user may have put something that takes all the time that there is.
-fn drop_first(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), LifecycleError> {
-    let Some((_, secret)) = domain.encrypted_vtpm() else {
-        return Ok(());
-    };
-    // The other half is for what follows.
-    let half = deadline.at_most(deadline.remaining() / 2);
-    let managed = with_store(guard, half, |store| store.has_key_refs(domain.uuid));
-    if may_be_managed(&managed) {
-        let is_over = guard.config.secret_lifetime != Lifetime::Keep;
-        leave_secret(guard, domain, secret, is_over, half)?;
-    }
-    Ok(())
 }
 
 /// The guest is gone: so is a key that was made for nothing, and the secret with it. `ending` is
@@ -136,14 +118,14 @@ fn ended(
     ending: Option<Ending>,
     failed: Option<&Event>,
     deadline: Deadline,
-) -> Result<(), LifecycleError> {
+) -> Result<(), FollowUpError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
         return Ok(forget_announcement(guard, domain, deadline)?);
     };
     let has_run = progress(guard, domain) == Some(Progress::Ran);
     let state = read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let mut taken_back = false;
-    let noted = with_store(guard, deadline, |store| {
+    let noted = guard.with_store(deadline, |store| {
         store.clear_announcement(domain.uuid)?;
         if let Some(event) = failed {
             store.record_event(event)?;
@@ -171,7 +153,7 @@ fn ended(
     // A key that nobody has any more is not one to start the guest with; under any other lifetime
     // its secret has gone already.
     if taken_back && guard.config.secret_lifetime == Lifetime::Keep {
-        leave_secret(guard, domain, secret, true, deadline)?;
+        secret_release::release(guard, domain, secret, true, deadline)?;
     }
     noted?;
     Ok(())
@@ -183,11 +165,11 @@ fn announced(
     domain: &Domain,
     arrival: Arrival,
     deadline: Deadline,
-) -> Result<(), LifecycleError> {
+) -> Result<(), FollowUpError> {
     if domain.has_emulated_tpm()
-        && let Some(announcement) = arriving::announcement(guard, domain, arrival)
+        && let Some(announcement) = arrivals::announcement(guard, domain, arrival)
     {
-        with_store(guard, deadline, |store| {
+        guard.with_store(deadline, |store| {
             store.announce(domain.uuid, &announcement)?;
             Ok(true)
         })?;
@@ -202,7 +184,7 @@ fn forget_announcement(
     deadline: Deadline,
 ) -> Result<(), StoreError> {
     if domain.has_emulated_tpm() {
-        with_store(guard, deadline, |store| {
+        guard.with_store(deadline, |store| {
             store.clear_announcement(domain.uuid)?;
             Ok(true)
         })?;
@@ -232,52 +214,5 @@ fn note_state(
             },
         ),
         _ => Ok(()),
-    }
-}
-
-/// Does `work`, which says whether the domain has key references. Without a store it has none.
-pub(super) fn with_store(
-    guard: &Guard,
-    deadline: Deadline,
-    work: impl FnOnce(&mut Store) -> Result<bool, StoreError>,
-) -> Result<bool, StoreError> {
-    match guard.open_store(Access::Write, deadline)? {
-        Some(mut store) => work(&mut store),
-        None => Ok(false),
-    }
-}
-
-/// Whether libvirt may hold a secret of the guard's. A store that does not answer leaves it
-/// open; dropping looks at the secret's usage name before it touches it.
-fn may_be_managed(has_key_refs: &Result<bool, StoreError>) -> bool {
-    !matches!(has_key_refs, Ok(false))
-}
-
-/// The use of the secret for this guest's start is over. Drops it, if `is_over` says that the
-/// guard's lifetime for it is over too, and if no other guest is being started with it.
-fn leave_secret(
-    guard: &Guard,
-    domain: &Domain,
-    secret: SecretUuid,
-    is_over: bool,
-    deadline: Deadline,
-) -> Result<(), SecretError> {
-    let Some(secrets) = guard.secrets.as_ref().filter(|_| !guard.libvirt_starts) else {
-        return Ok(());
-    };
-    let until = before_the_answer(deadline);
-    let drop_it = |defined_for| {
-        if is_over {
-            secrets.drop_own(secret, defined_for, until).map(drop)
-        } else {
-            Ok(())
-        }
-    };
-    match lease::leave(&guard.run_dir.leases(), secret, domain.uuid, until, drop_it) {
-        Ok(dropped) => dropped.unwrap_or(Ok(())),
-        Err(error) => {
-            tracing::warn!(%secret, %error, "who is being started with the secret is not known");
-            drop_it(domain.uuid)
-        }
     }
 }

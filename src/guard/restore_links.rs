@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Guard;
+use super::context::Guard;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator};
 use crate::host::dirs::StateDir;
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// The first arguments of the process that is left behind. With those that follow it has five;
 /// libvirt's calls have four, whatever the guest's name is.
-const MARK: [&str; 2] = ["--bring-back", "--"];
+const MARK: [&str; 2] = ["--restore-links", "--"];
 
 /// The arguments of the process that must be left behind for this guest, if one must.
 #[must_use]
@@ -50,12 +50,12 @@ pub fn run(state_dir: &StateDir, arguments: &[OsString]) -> bool {
     };
     let is_it = [mark, end] == MARK && what.len() == 3;
     if is_it {
-        wait_and_bring_back(state_dir, what);
+        wait_and_restore(state_dir, what);
     }
     is_it
 }
 
-fn wait_and_bring_back(state_dir: &StateDir, what: &[OsString]) {
+fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
     let parsed = || {
         let [domain, path, directories] = what else {
             return None;
@@ -80,7 +80,7 @@ fn wait_and_bring_back(state_dir: &StateDir, what: &[OsString]) {
 }
 
 /// Where that process has not come to it yet: before the guest's next start.
-pub(super) fn at_once(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
+pub(super) fn before_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
     attempt(&guard.state_dir, domain, &place);
 }

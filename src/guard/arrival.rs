@@ -6,34 +6,23 @@
 //! whether it will start anything. So an announcement holds for the attempt alone that it was made
 //! in. [`is_a_runs_own`] says what the third is known by.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-use super::Guard;
+use super::context::{Guard, HookCall};
+use super::saved_runs::{has_managed_save, is_file_name, read_definition};
 use super::status::is_running;
 use crate::clock::Timestamp;
 use crate::domain::Domain;
 use crate::verdict::facts::{Announcement, Arrival};
-
-/// As much of a file of libvirt's as is read, in bytes.
-const READ_LIMIT: u64 = 1024 * 1024;
-
-/// libvirtd, as it calls the hook.
-pub struct HookCall {
-    /// Which attempt to start a guest this call belongs to; asked for where it matters.
-    pub attempt: Box<dyn Fn() -> String>,
-    /// The domain XML as it came; empty where it is too long to be kept.
-    pub xml: Vec<u8>,
-}
 
 /// How the TPM state of this start gets to its place; `None`: it is there, or it is gone.
 /// `snapshots` are those of when the guest ran.
 ///
 /// Whoever asks without being libvirtd asks about the guest's next start: that goes on from a
 /// managed save, if there is one, and from no announcement.
-pub(super) fn arrival(
+pub(super) fn expected(
     guard: &Guard,
     domain: &Domain,
     announced: Option<&Announcement>,
@@ -96,7 +85,7 @@ fn defined_at(guard: &Guard, domain: &Domain) -> Option<Timestamp> {
 /// the definition of that time, and nothing tells it from an ordinary start), or the definition has
 /// it too because somebody has copied it from a run, the start is an ordinary one.
 fn is_a_runs_own(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
-    let definition = definition(guard, domain).and_then(|path| read(&path));
+    let definition = definition(guard, domain).and_then(|path| read_definition(&path));
     let (Some(definition), Ok(xml)) = (definition, std::str::from_utf8(xml)) else {
         return false;
     };
@@ -108,59 +97,15 @@ fn is_a_runs_own(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
         .any(|(run, defined)| *run > defined)
 }
 
-/// The guest's snapshots of when it ran, by name: they hold its TPM as it was.
-pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
-    if !is_file_name(&domain.name) {
-        return Vec::new();
-    }
-    let all = guard.config.libvirt.snapshots();
-    let entries = all.join(&domain.name).read_dir();
-    let mut names: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.path();
-            let has_memory = read(&path).is_some_and(|xml| {
-                ["internal", "external"]
-                    .iter()
-                    .any(|kind| xml.contains(&format!("<memory snapshot='{kind}'")))
-            });
-            let name = path.file_stem()?.to_str()?.to_owned();
-            has_memory.then_some(name)
-        })
-        .collect();
-    names.sort();
-    names
-}
-
-/// Whether the next start of the guest of this name goes on from a managed save.
-#[must_use]
-pub fn has_managed_save(guard: &Guard, name: &str) -> bool {
-    let save = guard.config.libvirt.managed_saves();
-    is_file_name(name) && save.join(format!("{name}.save")).exists()
-}
-
 fn definition(guard: &Guard, domain: &Domain) -> Option<PathBuf> {
     let file = format!("{}.xml", domain.name);
     is_file_name(&domain.name).then(|| guard.config.libvirt.definitions().join(file))
 }
 
-/// What a caller passes at `restore` as a guest's name may be anything.
-fn is_file_name(name: &str) -> bool {
-    !name.contains('/') && name != ".."
-}
-
-fn read(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(READ_LIMIT).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs::File;
     use std::time::{Duration, SystemTime};
 
     use tempfile::TempDir;
@@ -214,7 +159,7 @@ mod tests {
     #[test]
     fn an_announcement_is_for_its_attempt_and_its_guest() {
         let (_dir, guard) = called_with("");
-        let arrives = |it: &Announcement| arrival(&guard, &domain(), Some(it), &[]);
+        let arrives = |it: &Announcement| expected(&guard, &domain(), Some(it), &[]);
         for arrival in [Arrival::Migration, Arrival::Restore] {
             let announced = announced(arrival);
             assert_eq!(arrives(&announced), Some(arrival));
@@ -246,7 +191,7 @@ mod tests {
                 .set_modified(at)
                 .unwrap();
         };
-        let arrives = |arrival| super::arrival(&guard, &domain(), Some(&announced(arrival)), &[]);
+        let arrives = |arrival| super::expected(&guard, &domain(), Some(&announced(arrival)), &[]);
         write_at(SystemTime::now() - Duration::from_secs(5));
         assert_eq!(arrives(Arrival::Migration), Some(Arrival::Migration));
         write_at(SystemTime::now() + Duration::from_secs(5));
@@ -273,13 +218,13 @@ mod tests {
         let save = guard.config.libvirt.managed_saves().join("vm1.save");
         fs::write(&save, "").unwrap();
         assert_eq!(
-            arrival(&guard, &domain(), None, &[]),
+            expected(&guard, &domain(), None, &[]),
             None,
             "libvirt announces it"
         );
         guard.call = None;
         let asked =
-            |guard: &Guard| arrival(guard, &domain(), Some(&announced(Arrival::Migration)), &[]);
+            |guard: &Guard| expected(guard, &domain(), Some(&announced(Arrival::Migration)), &[]);
         assert_eq!(asked(&guard), Some(Arrival::Restore));
         fs::remove_file(save).unwrap();
         assert_eq!(asked(&guard), None);
@@ -313,31 +258,9 @@ mod tests {
                 )
                 .unwrap();
             }
-            let found = arrival(&guard, &domain(), None, &names);
+            let found = expected(&guard, &domain(), None, &names);
             assert_eq!(found.is_some(), is_reverted, "{xml} {definition:?}");
-            assert_eq!(arrival(&guard, &domain(), None, &[]), None, "no snapshots");
+            assert_eq!(expected(&guard, &domain(), None, &[]), None, "no snapshots");
         }
-    }
-
-    #[test]
-    fn snapshots_with_memory_are_told_by_name() {
-        let (_dir, guard) = called_with("");
-        let of_vm1 = guard.config.libvirt.snapshots().join("vm1");
-        for (name, memory) in [
-            ("b", "<memory snapshot='internal'/>"),
-            ("a", "<memory snapshot='external' file='/x'/>"),
-            (
-                "disks",
-                "<memory snapshot='no'/><domain><memory unit='KiB'/></domain>",
-            ),
-        ] {
-            fs::write(of_vm1.join(format!("{name}.xml")), memory).unwrap();
-        }
-        assert_eq!(snapshots(&guard, &domain()), ["a", "b"]);
-        let elsewhere = Domain {
-            name: "../snapshot/vm1".to_owned(),
-            ..domain()
-        };
-        assert!(snapshots(&guard, &elsewhere).is_empty());
     }
 }

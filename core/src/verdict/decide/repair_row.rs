@@ -1,4 +1,5 @@
-//! The row that stays is brought in line with its provider, its KEK and the domain XML.
+//! Repairs the row that stays, so that it agrees with its provider, its provider key and the
+//! domain XML.
 
 use super::Case;
 use crate::verdict::facts::{KeyRef, Provider, kek_ref};
@@ -7,13 +8,13 @@ use crate::verdict::{Finding, Verdict};
 
 /// Plans what `row` lacks. `owner` is its provider, and has the KEK that wrapped its DEK; a
 /// placeholder gets the columns of its key with the key.
-pub(super) fn mend(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, owner: &Provider) {
+pub(super) fn repair_row(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, owner: &Provider) {
     let key_ref = row.id;
     let keyed = row.wrapped_dek.is_some();
     let mut lacks = Vec::new();
 
     let lost = row.provider_uuid != Some(owner.uuid);
-    if lost || row.provider_name != owner.name {
+    if !row.is_bound_to(owner) {
         let provider = owner.uuid;
         let provider_name = owner.name.clone();
         lacks.push(if keyed {
@@ -56,14 +57,14 @@ pub(super) fn mend(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, owner: 
     }
 
     if lost {
-        verdict.findings.push(Finding::ProviderLost {
+        verdict.note(Finding::ProviderLost {
             key_ref,
             provider: row.provider_name.clone(),
         });
     }
     // A lost provider accounts for the first repair.
     if lacks.len() > usize::from(lost) {
-        verdict.findings.push(Finding::IncompleteRow(key_ref));
+        verdict.note(Finding::IncompleteRow(key_ref));
     }
     verdict.repairs.append(&mut lacks);
 }

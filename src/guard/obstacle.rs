@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Guard;
+use super::context::Guard;
 use super::status::is_running;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Emulator, Vtpm};
@@ -10,7 +10,7 @@ use crate::host::poll;
 use crate::swtpm::{
     LockHolder, LockProblem, StateFile, StatePath, closed_directory, lock_problem, read_state,
 };
-use crate::verdict::facts::Hindrance;
+use crate::verdict::facts::Obstacle;
 use crate::verdict::refusal::Refusal;
 
 /// How long a start waits for a lock: at a restart, and at a restore right after a save, the TPM
@@ -28,7 +28,7 @@ impl Guard {
             return None;
         };
         if let Some(hindrance) = look(self, domain, vtpm, Deadline::after(Duration::ZERO)) {
-            return Some(Refusal::TpmHindered(hindrance));
+            return Some(Refusal::TpmObstructed(hindrance));
         }
         match read_state(&self.config.libvirt.tpm_states(), domain.uuid, vtpm) {
             StateFile::Damaged(how) => Some(Refusal::TpmStateDamaged { how }),
@@ -44,10 +44,10 @@ pub(super) fn look(
     domain: &Domain,
     vtpm: &Emulator,
     patience: Deadline,
-) -> Option<Hindrance> {
+) -> Option<Obstacle> {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if let Some(closed) = closed_directory(&place, &guard.config.libvirt.qemu_conf()) {
-        return Some(Hindrance::ClosedDirectory {
+        return Some(Obstacle::ClosedDirectory {
             path: closed.path.display().to_string(),
             mode: closed.mode,
             needed: closed.needed,
@@ -62,12 +62,12 @@ pub(super) fn look(
         let holder = match lock_problem(&place)? {
             LockProblem::Unusable { path, what } => {
                 let path = path.display().to_string();
-                return Some(Hindrance::BadLock { path, what });
+                return Some(Obstacle::BadLock { path, what });
             }
             LockProblem::Held(holder) => holder,
         };
         if !poll::wait(PAUSE, patience) {
-            return Some(Hindrance::InUse {
+            return Some(Obstacle::InUse {
                 pid: match holder {
                     LockHolder::Process { pid, .. } => Some(pid),
                     LockHolder::Elsewhere | LockHolder::OpenFile => None,

@@ -1,13 +1,15 @@
-//! A start that the guard let pass, and that failed: what history says of it, and what becomes of
-//! the TPM state that it left.
+//! A start that the guard allowed and that failed: its event, and what happens to the TPM state
+//! that it left.
 
 use std::fs;
 use std::path::Path;
 
-use super::begun::{self, Begun};
+use super::context::Guard;
+use super::copies::{libvirt_would_delete, note_tpm_elsewhere};
 use super::operation::Ending;
+use super::start_note::StartNote;
 use super::status::progress;
-use super::{Guard, copies};
+use super::{start_note, swtpm_log};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
 use crate::host::path_error::PathError;
@@ -16,20 +18,20 @@ use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, LiveState};
 
-/// Looks whether a start has failed, at `stopped end`, or at `release end` with libvirt's reason.
-/// Gives the event that tells of it.
-pub(super) fn look(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Event> {
+/// Returns the event of a start that has failed, at `stopped end`, or at `release end` with
+/// libvirt's reason. Each failure is returned once.
+pub(super) fn take(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Event> {
     domain.encrypted_vtpm()?;
-    let begun = begun::take_failed(guard, domain, progress(guard, domain), ending)?;
-    Some(event(guard, domain, &begun))
+    let note = start_note::take_failed(guard, domain, progress(guard, domain), ending)?;
+    Some(event(guard, domain, &note))
 }
 
-fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
+fn event(guard: &Guard, domain: &Domain, note: &StartNote) -> Event {
     let mut message = "the start failed after it was allowed".to_owned();
-    if let Some(said) = begun::log_since(guard, domain, begun) {
+    if let Some(said) = swtpm_log::since(guard, domain, note.log_length) {
         message = format!("{message}; swtpm: {said}");
     }
-    if begun.awaits_state {
+    if note.awaits_state {
         match set_aside(guard, domain) {
             Ok(true) => {
                 message = format!(
@@ -40,7 +42,7 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
             }
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(domain = domain.name, %error, "a TPM state that is not the guest's stays");
+                tracing::warn!(domain = domain.name, %error, "could not set aside a TPM state that is not the guest's");
             }
         }
     }
@@ -49,16 +51,16 @@ fn event(guard: &Guard, domain: &Domain, begun: &Begun) -> Event {
     Event::new(now, Origin::Stopped, domain.uuid, &domain.name, message)
 }
 
-/// Sets the TPM state aside that a start left whose own never arrived: libvirt has made a TPM for
-/// it (9.0 for a guest that is restored, 11.3 for one that migrates here), under the guest's
-/// key, and the next start would take it for the guest's. What libvirt deletes itself is only not
-/// kept.
+/// Sets aside the TPM state of a start whose own state never arrived: libvirt has made a new TPM
+/// for it (9.0 for a guest that is restored, 11.3 for one that migrates here) under the guest's
+/// key, and the next start would take it for the guest's. A state that libvirt deletes itself is
+/// only marked as not to be saved. Returns whether a state was set aside.
 fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(false);
     };
-    if copies::libvirt_would_delete(guard, domain, vtpm) {
-        copies::note_tpm_elsewhere(guard, domain)?;
+    if libvirt_would_delete(guard, domain, vtpm) {
+        note_tpm_elsewhere(guard, domain)?;
         return Ok(false);
     }
     let Some(original) = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?
@@ -76,12 +78,12 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
     Ok(true)
 }
 
-/// Removes a state of which a copy is kept, and the directory that it was alone in: where that is
-/// left, libvirt takes it for a made TPM, and makes none with certificates.
+/// Removes a state that was saved, and its directory if nothing else is in it: libvirt would take
+/// an empty one for a TPM that is set up, and make none with certificates.
 fn remove(path: &Path, vtpm: &Emulator) -> std::io::Result<()> {
     fs::remove_file(path)?;
     if let (None, Some(directory)) = (&vtpm.source, path.parent()) {
-        // swtpm's lock, which nobody holds any more. What else is there keeps the directory.
+        // swtpm's lock, which nobody holds any more. Any other file keeps the directory.
         let _ = fs::remove_file(directory.join(".lock"));
         let _ = fs::remove_dir(directory);
     }
