@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::{Keyring, KeyringError};
+use super::error::KeyringError;
+use super::keks::Keyring;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;

@@ -1,0 +1,172 @@
+//! Guests that libvirt no longer knows, and what is left of them: key references, saved copies of
+//! TPM state, an unencrypted state of before an `encrypt`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::host::{Host, HostError};
+use crate::clock::Timestamp;
+use crate::guard::plain_state;
+use crate::host::bounded::bounded;
+use crate::host::path_error::PathError;
+use crate::ids::DomainUuid;
+use crate::libvirt::Guest;
+use crate::store::{Access, EventFilter, KeyRefRecord, Store};
+use crate::tpm_copies::{self, CopyStore};
+
+/// A guest that libvirt does not know.
+pub(crate) struct UnknownGuest {
+    pub(crate) uuid: DomainUuid,
+    /// Its last name, where the history knows it.
+    pub(crate) name: Option<String>,
+    /// All its key references, by id.
+    pub(crate) rows: Vec<KeyRefRecord>,
+    /// Its last change: of its rows, an event, a copy of its state.
+    pub(crate) last_change: Timestamp,
+    /// TPM state of it that is still on this host and is no saved copy, or a copy that cannot be
+    /// read.
+    pub(crate) state: Option<PathBuf>,
+    /// How many copies of its TPM state are saved, an unencrypted one of before an `encrypt` too.
+    pub(crate) copies: usize,
+    /// Whether it has run on this host, as far as the history goes back.
+    pub(crate) was_here: bool,
+}
+
+impl UnknownGuest {
+    /// Whether a guest has run with one of its keys.
+    pub(crate) fn is_used(&self) -> bool {
+        let mut rows = self.rows.iter();
+        rows.any(|row| row.key_ref.first_used_at.is_some())
+    }
+
+    /// Whether none of its rows holds a key.
+    pub(crate) fn has_no_key(&self) -> bool {
+        let mut rows = self.rows.iter();
+        rows.all(|row| row.key_ref.wrapped_dek.is_none())
+    }
+}
+
+/// The guests that libvirt does not know, by UUID. `known` are those that it knows.
+pub(crate) fn find(
+    host: &Host,
+    store: &Store,
+    known: &BTreeSet<DomainUuid>,
+) -> Result<Vec<UnknownGuest>, HostError> {
+    let (state_dir, tpm_states) = (host.state_dir(), host.libvirt_dirs().tpm_states());
+    let plain: BTreeSet<_> = plain_state::list(state_dir)
+        .map_err(|error| PathError::new(state_dir.plain_states(), error))?
+        .into_iter()
+        .collect();
+    let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
+    for row in store.all_key_refs(None, true)? {
+        by_domain.entry(row.domain).or_default().push(row);
+    }
+    for uuid in tpm_copies::domains(state_dir)?
+        .into_iter()
+        .chain(plain.iter().copied())
+    {
+        by_domain.entry(uuid).or_default();
+    }
+    by_domain.retain(|uuid, _| !known.contains(uuid));
+    let describe = |(uuid, rows): (DomainUuid, Vec<KeyRefRecord>)| {
+        let newest_event = store.history(EventFilter::Domain(uuid), 1)?.pop();
+        let (copies, unreadable) = CopyStore::of(state_dir, uuid).copies()?;
+        let changes = rows
+            .iter()
+            .flat_map(|row| [row.updated_at, row.key_ref.created_at])
+            .chain(newest_event.map(|row| row.at))
+            .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
+        let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
+        Ok(UnknownGuest {
+            uuid,
+            name: store.last_name(uuid)?.or(copy_name),
+            last_change: changes.max().unwrap_or(Timestamp(0)),
+            state: if unreadable.is_empty() {
+                left_by_libvirt(store, &tpm_states, uuid)?
+            } else {
+                Some(CopyStore::of(state_dir, uuid).path().to_owned())
+            },
+            copies: copies.len() + usize::from(plain.contains(&uuid)),
+            was_here: store.is_known_here(uuid)?,
+            rows,
+        })
+    };
+    by_domain.into_iter().map(describe).collect()
+}
+
+/// TPM state at libvirt's own place, or where the guest's last start found it.
+fn left_by_libvirt(
+    store: &Store,
+    tpm_states: &Path,
+    uuid: DomainUuid,
+) -> Result<Option<PathBuf>, HostError> {
+    let own = tpm_states.join(uuid.to_string());
+    if may_hold_state(&own) {
+        return Ok(Some(own));
+    }
+    let seen = store.seen_state(uuid)?.map(|seen| seen.path);
+    Ok(seen.filter(|path| may_be_there(path)))
+}
+
+/// How many guests with key references are not among those that libvirt knows; `None` where
+/// the store cannot say: that was reported already.
+pub(crate) fn count(host: &Host, known: &[Guest]) -> Option<usize> {
+    let known: BTreeSet<_> = known.iter().map(|guest| guest.uuid).collect();
+    let store = host.store(Access::Read).ok()??;
+    let rows = store.all_key_refs(None, true).ok()?;
+    let unknown = rows.iter().map(|row| row.domain);
+    let unknown: BTreeSet<_> = unknown.filter(|uuid| !known.contains(uuid)).collect();
+    Some(unknown.len())
+}
+
+/// What does not answer may hold one.
+fn may_hold_state(place: &Path) -> bool {
+    let asked = place.to_owned();
+    let around = place.parent().unwrap_or(place);
+    bounded(around, move || holds_state(&asked)).unwrap_or(true)
+}
+
+/// Likewise, of one file.
+fn may_be_there(path: &Path) -> bool {
+    let asked = path.to_owned();
+    bounded(path, move || asked.exists()).unwrap_or(true)
+}
+
+/// Whether there is any file below `place` but swtpm's lock. What cannot be read may be state.
+fn holds_state(place: &Path) -> bool {
+    let entries = match fs::read_dir(place) {
+        Ok(entries) => entries,
+        Err(error) => return error.kind() != ErrorKind::NotFound,
+    };
+    entries.into_iter().any(|entry| {
+        let Ok(entry) = entry else { return true };
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => holds_state(&entry.path()),
+            _ => entry.file_name() != ".lock",
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_directories_and_a_lock_are_no_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("uuid");
+        assert!(!holds_state(&place));
+        fs::create_dir_all(place.join("tpm2")).unwrap();
+        fs::write(place.join("tpm2/.lock"), "").unwrap();
+        assert!(!holds_state(&place));
+        fs::write(place.join("tpm2/tpm2-00.permall"), "").unwrap();
+        assert!(holds_state(&place));
+        assert!(
+            holds_state(&place.join("tpm2/tpm2-00.permall")),
+            "unreadable"
+        );
+    }
+}
