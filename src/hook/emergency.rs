@@ -114,10 +114,11 @@ fn answer(refusal: &Refusal) -> ! {
         }
         Err(ALLOWED) => process::exit(0),
         Err(_) => {
-            let end = Deadline::after(STDERR_PATIENCE);
-            while ANSWER.load(Ordering::SeqCst) == REFUSING && !end.has_passed() {
-                thread::sleep(Duration::from_millis(5));
-            }
+            crate::host::poll::poll(
+                Duration::from_millis(5),
+                Deadline::after(STDERR_PATIENCE),
+                || (ANSWER.load(Ordering::SeqCst) != REFUSING).then_some(()),
+            );
             process::exit(1)
         }
     }

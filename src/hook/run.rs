@@ -169,7 +169,8 @@ fn called_by_owner(state_dir: &Path) -> bool {
 
 /// Returns whether root is root of the host, and not a plain user in a user namespace.
 fn is_root_of_this_host() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map =
+        std::fs::read_to_string(Path::new(dirs::PROC).join("self/uid_map")).unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
