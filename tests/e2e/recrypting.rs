@@ -7,7 +7,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use vtpm_guard::ids::SecretUuid;
-use vtpm_guard::swtpm::TpmData;
 
 use crate::guest::{Guest, KeyRef, Tpm};
 use crate::host::{Host, Output, finish};
