@@ -40,6 +40,14 @@ pub struct Resealed {
     pub after: Seal,
 }
 
+impl Resealed {
+    /// Whether it is sealed otherwise than before.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.before != self.after
+    }
+}
+
 /// A key that took longer than this to unseal is shared with other hooks, as a key that is sealed
 /// to a TPM always is. With the host's key alone systemd needs 5 ms, and below 100 ms on a busy
 /// host.

@@ -76,7 +76,7 @@ fn the_first_provider_is_the_default_until_another_is_made_so() {
     let again = host.run(&["provider", "set-default", "b"]).succeeds();
     assert_eq!(
         again.stdout,
-        "provider \"b\" is the default: nothing changed\n"
+        "provider \"b\" is already the default; nothing changed\n"
     );
 }
 

@@ -6,10 +6,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopt;
 mod bind;
+mod clone;
 mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
+mod prune;
 mod renew;
 mod states;
