@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A string that was to be a UUID and is none.
+/// A text that is not a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a UUID")]
 pub struct UuidError(pub String);

@@ -11,8 +11,7 @@ use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::keyring::{Keyring, KeyringError, Seal};
 use crate::store::{Access, KeyRefRecord};
-use crate::verdict::facts::Provider;
-use crate::verdict::facts::provider_of;
+use crate::verdict::facts::{Provider, provider_of};
 
 /// A provider.
 #[derive(Debug, Serialize)]

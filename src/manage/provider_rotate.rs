@@ -20,8 +20,7 @@ use crate::key::kek::Kek;
 use crate::keyring::unlock::{Unlocker, WrapError};
 use crate::keyring::{Keyring, KeyringError, StoredKek, WeakerSeal};
 use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
-use crate::verdict::facts::provider_of;
-use crate::verdict::facts::{NotOpened, Provider};
+use crate::verdict::facts::{NotOpened, Provider, provider_of};
 
 /// How often the rows are re-wrapped because somebody changed one of them in the meantime.
 const ATTEMPTS: u32 = 8;

@@ -15,8 +15,7 @@ use crate::verdict::adopt::{
     AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
     Undisclosed,
 };
-use crate::verdict::facts::provider_of;
-use crate::verdict::facts::{Proof, Provider, References};
+use crate::verdict::facts::{Proof, Provider, References, provider_of};
 
 /// The facts, and the keys that were read on the way to them.
 pub(super) struct Examined {

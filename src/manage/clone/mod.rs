@@ -24,8 +24,7 @@ use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::store::{Access, AddKey, BindingChange, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
 use crate::tpm_copies::{RestoreError, restore_copy};
-use crate::verdict::facts::{KeyRef, Provider};
-use crate::verdict::facts::{for_new_keys, provider_of};
+use crate::verdict::facts::{KeyRef, Provider, for_new_keys, provider_of};
 
 /// What `key clone` did.
 #[derive(Debug, Serialize)]
