@@ -3,7 +3,7 @@
 
 All commands of a table run in turn, round after round, so that a machine whose speed drifts
 slows all of them alike. What counts are the ratios of the medians; times hold for one machine.
-Exits with 1 if a target of the design is not reached.
+Exits with 1 if a target is not reached.
 """
 import os
 import sqlite3
@@ -38,7 +38,7 @@ def run_once(argv, stdin_path):
 
 
 def measure(commands, rounds):
-    """Median milliseconds of each command, which are (argv, stdin) by name."""
+    """Returns the median milliseconds of each command; commands are (argv, stdin) by name."""
     times = {name: [] for name in commands}
     for _ in range(rounds):
         for name, (argv, stdin) in commands.items():
@@ -72,7 +72,7 @@ def domain_xml(name, tpm):
 
 
 def define(name, tpm):
-    """Defines a guest and gives the XML that libvirt makes of it."""
+    """Defines a guest and returns the path of the XML that libvirt makes of it."""
     path = f"/run/{name}.xml"
     with open(path, "w", encoding="utf-8") as file:
         file.write(domain_xml(name, tpm))
@@ -83,7 +83,7 @@ def define(name, tpm):
 
 
 def prepare_host():
-    """A guest without and one with a vTPM that has run once under its key."""
+    """Creates a guest without a vTPM, and one with a vTPM that has run once with its key."""
     plain = define("plain", "")
     tpm = (
         "<tpm model='tpm-crb'><backend type='emulator' version='2.0'>"
@@ -104,7 +104,7 @@ def prepare_host():
 
 
 def fill_store():
-    """Rows of a million other guests, as a shared store of a large site has them."""
+    """Adds rows of a million other guests, as in the shared store of a large site."""
     with sqlite3.connect(STORE) as store:
         (provider, name, blob, kek_ref) = store.execute(
             "SELECT provider_uuid, provider_name, wrapped_dek, kek_ref FROM key_ref"

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""How long `status` and `check --all` take on a host with a thousand guests, each with an
-encrypted TPM of its own, all proven. Runs in a private host, which `./dev bench` brings up.
+"""Measures `status` and `check --all` on a host with a thousand guests, each with an encrypted TPM
+of its own, all verified. Runs in a private host, which `./dev bench many` starts.
 
 usage: many_guests.py [GUESTS]
 """
@@ -23,20 +23,20 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{domain}</uuid>
 
 
 def guard(*arguments):
-    """Runs the administrator's command and gives its answer."""
+    """Runs vtpm-guard and returns its output."""
     return subprocess.run(["/usr/sbin/vtpm-guard", *arguments], check=True, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL).stdout
 
 
 def define(connection, name):
-    """Defines a guest with a secret of its own."""
+    """Defines a guest with a secret of its own, and returns its UUID."""
     domain = str(uuid.uuid4())
     connection.defineXML(DOMAIN.format(name=name, domain=domain, secret=uuid.uuid4()))
     return domain
 
 
 def make_guests():
-    """One guest starts and gets its key; the others are clones of it, with its TPM's state."""
+    """Starts one guest, which gets its key; the others are clones of it, with its TPM state."""
     connection = libvirt.open("qemu:///system")
     guard("provider", "create", "nkp-a", "--default")
     first = define(connection, "vm0")
@@ -52,7 +52,7 @@ def make_guests():
 
 
 def best_of(times, *arguments):
-    """The shortest of several runs, in seconds."""
+    """Returns the shortest of several runs, in seconds."""
     runs = []
     for _ in range(times):
         started = time.perf_counter()

@@ -1,13 +1,12 @@
 # shellcheck shell=sh
-# The link that makes libvirt run the guard, and the daemon that must notice it. `./dev package`
-# puts this text at the head of the scripts in deb/ and rpm/: sh, and nothing but coreutils.
+# The link that makes libvirt run the guard, and the daemon that must pick it up. packaging/make
+# puts this text at the head of the scripts in deb/ and rpm/, which use sh and coreutils only, and
+# before it, from hooks/: HOOK, the program; LINK, the link to it; ONLY_HOOK, the one file that
+# libvirt before 6.5 runs.
 
-readonly HOOK=/usr/sbin/vtpm-guard-hook
-readonly LINK=/etc/libvirt/hooks/qemu.d/50-vtpm-guard
-# libvirt before 6.5 runs this one file only.
-readonly ONLY_HOOK=/etc/libvirt/hooks/qemu
 readonly STATE_DIR=/var/lib/vtpm-guard
-# Its being there says: the link has been made, and if it is gone, the administrator took it away.
+# If this file exists, the link was made before; if the link is missing then, the administrator
+# removed it.
 readonly LINKED=$STATE_DIR/hook-linked
 
 umask 022
@@ -27,7 +26,7 @@ libvirt_runs_only_one_hook() {
     return 1
 }
 
-# At the first installation; not at an upgrade, for then the link is there or is not wanted.
+# At the first installation only: at an upgrade the link exists or is not wanted.
 link_hook() {
     [ -d $STATE_DIR ] || mkdir -m 0700 $STATE_DIR
     [ ! -e $LINKED ] || return 0
@@ -36,20 +35,20 @@ link_hook() {
     if [ "$(readlink $link)" = $HOOK ]; then
         :
     elif [ -e $link ] || [ -L $link ]; then
-        say "$link is there already and stays as it is. The guard guards nothing until that file runs"
-        say "  $HOOK \"\$@\"   with its own stdin, and ends with its exit status if that is not 0."
+        say "$link already exists and is not changed. The guard has no effect until that file runs"
+        say "  $HOOK \"\$@\"   with its own stdin, and exits with its exit status if that is not 0."
         return 0
     else
         mkdir -p "${link%/*}"
         ln -s $HOOK $link
         if command -v restorecon >/dev/null; then restorecon -R /etc/libvirt/hooks || true; fi
     fi
-    # As everything there: for root alone.
+    # Readable by root only, like everything in that directory.
     (umask 077 && : >$LINKED)
     reload_daemon
 }
 
-# Before the program goes. A daemon that is not told goes on calling a hook that is not there.
+# Before the program is removed: a daemon that is not reloaded would call a hook that is missing.
 unlink_hook() {
     for link in $LINK $ONLY_HOOK; do
         if [ "$(readlink "$link")" = $HOOK ]; then rm "$link"; fi
@@ -58,7 +57,7 @@ unlink_hook() {
     reload_daemon
 }
 
-# libvirt looks for hooks when it starts and when it is told to reload.
+# libvirt looks for hooks when it starts and when it is reloaded.
 reload_daemon() {
     if [ -d /run/systemd/system ]; then
         for unit in libvirtd.service virtqemud.service; do
@@ -72,12 +71,12 @@ reload_daemon() {
     done
 }
 
-# systemd reads the units and drop-ins again.
+# systemd reads units and drop-ins again.
 reload_systemd() {
     if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 }
 
-# Before the unit goes: the nightly check, where the administrator has enabled it.
+# Before the unit is removed: the nightly check, if the administrator has enabled it.
 disable_check() {
     if [ -d /run/systemd/system ]; then
         systemctl --quiet disable --now vtpm-guard-check.timer || true
@@ -87,8 +86,8 @@ disable_check() {
 name_guests_that_lock() {
     key_references=$(vtpm-guard key list 2>/dev/null) || return 0
     [ "$key_references" != "no key references" ] || return 0
-    say "without the guard nobody gives these guests their keys. Those that run go on; once stopped,"
-    say "they do not start again:"
+    say "without the guard these guests get no keys. Running guests are not affected; once stopped,"
+    say "they cannot start again:"
     echo "$key_references" >&2
-    say "their keys stay in $STATE_DIR. Install vtpm-guard again, and they start as before."
+    say "their keys stay in $STATE_DIR. Install vtpm-guard again to start them as before."
 }

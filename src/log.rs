@@ -1,5 +1,5 @@
-//! The log: journald where there is one, else a file. Never stdout, which libvirt reads, nor
-//! stderr, which it shows to whoever started the guest.
+//! The log: journald if the host has it, otherwise a file. Never stdout, which libvirt reads, nor
+//! stderr, which it shows to the client that started the guest.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -26,21 +26,21 @@ mod journald;
 #[cfg(test)]
 mod tests;
 
-/// Why there is no log. Nothing else depends on it.
+/// Why there is no log. Nothing else depends on the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// journald does not listen, or takes no more.
+    /// journald does not listen, or accepts no more events.
     #[error("no log: journald: {0}")]
     Journald(#[source] io::Error),
     /// The file cannot be opened; a symbolic link is not followed.
     #[error("no log: {0}")]
     Unwritable(PathError),
-    /// It is a device, a pipe or the like, it is somebody else's, or it has a second name:
-    /// writing to it might change something that is no log.
+    /// It is a device, a pipe or the like, it is owned by someone else, or it has a second hard
+    /// link: writing to it might change something that is not a log.
     #[error("no log: {0}")]
     NotTrusted(#[from] Distrust),
-    /// This process has a log already.
-    #[error("no log: there is one already")]
+    /// This process already has a log.
+    #[error("no log: this process already has one")]
     AlreadySet,
 }
 
@@ -68,19 +68,19 @@ fn file(path: &Path, level: Level) -> Result<impl Subscriber + Send + Sync, LogE
         .with_timer(Utc)
         .with_target(false)
         .with_ansi(false)
-        // Its words about a full disk would go to stderr.
+        // Its own errors, as about a full disk, would go to stderr.
         .log_internal_errors(false)
         .with_writer(lines)
         .finish())
 }
 
-/// Opens a log to append to it, or makes it, readable for its owner only.
+/// Opens a log for appending, or creates it, accessible to its owner only.
 fn open(path: &Path) -> Result<File, LogError> {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        // A FIFO that nobody reads must not stop the guest's start.
+        // A FIFO without a reader must not block the guest's start.
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
         .open(path)
         .map_err(|error| LogError::Unwritable(PathError::new(path, error)))?;
@@ -97,8 +97,8 @@ impl FormatTime for Utc {
     }
 }
 
-/// A file that gets each event as one line in one write, so that the lines of processes that
-/// write at once do not mix.
+/// A file that receives each event as one line in one write, so that the lines of concurrent
+/// processes do not mix.
 struct LineFile(File);
 
 impl<'f> MakeWriter<'f> for LineFile {
@@ -109,8 +109,8 @@ impl<'f> MakeWriter<'f> for LineFile {
     }
 }
 
-/// Writes one event. A guest's name may hold any character: a line break in it must not look
-/// like the next event, nor an escape sequence reach a terminal.
+/// Writes one event. A guest's name may contain any character: a line break in it must not look
+/// like the next event, and an escape sequence must not reach a terminal.
 struct LineWriter<'f>(&'f File);
 
 impl Write for LineWriter<'_> {
@@ -134,28 +134,28 @@ impl Write for LineWriter<'_> {
     }
 }
 
-/// Logs what came of a start: one line.
+/// Logs the outcome of a start: one line.
 pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
     let named = outcome
         .domain
         .as_ref()
         .map_or(Named::from(guest), Named::from);
-    // journalctl shows what it gets: nothing in it may command the terminal or forge a line.
+    // journalctl prints this unchanged: it must not control the terminal or forge a line.
     let name = &messages::one_line(named.name);
     let uuid = outcome
         .domain
         .as_ref()
         .map(|domain| domain.uuid.to_string())
         .unwrap_or_default();
-    let repairs: Vec<_> = outcome.verdict.repairs.iter().map(Repair::kind).collect();
+    let repairs: Vec<_> = outcome.verdict.repairs().iter().map(Repair::kind).collect();
     let findings: Vec<_> = outcome
         .verdict
-        .findings
+        .findings()
         .iter()
-        .map(|noticed| messages::one_line(&messages::finding(named, noticed).1))
+        .map(|finding| messages::one_line(&messages::finding(named, finding).1))
         .collect();
     let (repairs, findings) = (repairs.join(","), findings.join("; "));
-    match &outcome.verdict.decision {
+    match outcome.verdict.decision() {
         Decision::Allow(why) => {
             let why = messages::reason(*why);
             if findings.is_empty() {

@@ -1,4 +1,4 @@
-//! The identities that the design names, each a type of its own: a domain's UUID cannot be
+//! Identities, each a type of its own: a domain's UUID cannot be
 //! passed where a secret's is wanted, and once parsed nobody handles them as strings.
 
 use std::fmt;

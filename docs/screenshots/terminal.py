@@ -1,9 +1,9 @@
-"""A terminal, as far as these commands need one: what is left on it, as a picture (SVG)."""
+"""A terminal emulator, as far as these commands need one: draws its screen as SVG."""
 
 import re
 from xml.sax.saxutils import escape
 
-# The sixteen colours of a terminal, on a dark ground.
+# The sixteen colours of a terminal, on a dark background.
 GROUND, INK = "#1b1f24", "#d0d7de"
 PALETTE = [
     "#484f58", "#ff7b72", "#3fb950", "#d29922", "#58a6ff", "#bc8cff", "#39c5cf", "#b1bac4",

@@ -14,7 +14,7 @@ use crate::guard::{Mode, prepare};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::Origin;
-use crate::verdict::Decision;
+use crate::verdict::Verdict;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
 
@@ -79,7 +79,6 @@ fn some(
 fn would_not_start(outcome: &mut Outcome, unreadable: &UnreadableDomain) {
     if outcome.is_allowed() {
         let reason = unreadable.reason.clone();
-        outcome.verdict.decision = Decision::Deny(Refusal::DomainXmlInvalid { reason });
-        outcome.verdict.findings.clear();
+        outcome.verdict = Verdict::deny(Refusal::DomainXmlInvalid { reason });
     }
 }

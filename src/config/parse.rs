@@ -36,7 +36,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
 const MIN_DEADLINE: Duration = Duration::from_millis(500);
 
 /// The longest `hook.deadline`: a hook that hangs holds the guest's lock.
-const MAX_DEADLINE: Duration = Duration::from_mins(10);
+const MAX_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
 /// The largest `capture.denied`: each is a file of some KiB.
 const MAX_CAPTURED: usize = 1000;

@@ -107,7 +107,7 @@ fn every_known_key_is_heeded() {
         },
         secret_uri: "secret:///session".to_owned(),
         secret_lifetime: Lifetime::Run,
-        hook_deadline: Duration::from_mins(2),
+        hook_deadline: Duration::from_secs(120),
         log_level: tracing::Level::TRACE,
         log_target: LogTarget::File("/var/log/guard.log".into()),
         libvirt: LibvirtDirs {

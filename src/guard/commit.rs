@@ -1,7 +1,7 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
+use super::deadlines::{TO_RECORD, before_the_answer};
 use super::gather::Gathered;
-use super::{TO_RECORD, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
@@ -37,12 +37,7 @@ pub(super) fn commit(
     let new_key = match key_to_write(gathered, verdict, deadline) {
         Ok(new_key) => new_key,
         Err(refusal) => {
-            *verdict = Verdict {
-                decision: Decision::Deny(refusal),
-                repairs: Vec::new(),
-                secret: None,
-                ..verdict.clone()
-            };
+            verdict.refuse(refusal);
             None
         }
     };
@@ -51,18 +46,12 @@ pub(super) fn commit(
         Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
-            verdict.decision = Decision::Deny(Refusal::Store(error.access_error()));
-            verdict.repairs.clear();
-            verdict.secret = None;
+            verdict.refuse(Refusal::Store(error.access_error()));
             Committed::Done { new_dek: None }
         }
         Err(error) => {
-            // What was done with files is done.
-            let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
-            verdict.repairs.retain(is_restore);
-            verdict
-                .findings
-                .push(Finding::NotRecorded(error.to_string()));
+            verdict.drop_store_repairs();
+            verdict.note(Finding::NotRecorded(error.to_string()));
             Committed::Done { new_dek: None }
         }
     }
@@ -104,13 +93,13 @@ fn write(
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
         return Ok(());
     };
-    if verdict.repairs.is_empty() {
+    if verdict.repairs().is_empty() {
         store.set_deadline(deadline.at_most(TO_RECORD))?;
     }
     let change = Change {
         domain: domain.uuid,
         seen,
-        repairs: &verdict.repairs,
+        repairs: verdict.repairs(),
         new_key,
         secret_uuid: facts.secret().map(|(secret, _)| secret),
         clients_key: clients_key(verdict),
@@ -136,7 +125,7 @@ struct ToWrap {
 impl ToWrap {
     /// Of several repairs at most one wraps a key.
     fn of(verdict: &Verdict) -> Option<Self> {
-        verdict.repairs.iter().find_map(|repair| match *repair {
+        verdict.repairs().iter().find_map(|repair| match *repair {
             Repair::CreateKey {
                 provider, origin, ..
             } => Some(Self { provider, origin }),
@@ -233,15 +222,15 @@ pub fn make_key(
 /// Whether an allowed start goes by a key that its client brought; one that is refused tells
 /// nothing.
 fn clients_key(verdict: &Verdict) -> Option<bool> {
-    match verdict.decision {
-        Decision::Allow(reason) => Some(reason == Reason::ClientsKey),
+    match verdict.decision() {
+        Decision::Allow(reason) => Some(*reason == Reason::ClientsKey),
         Decision::Deny(_) => None,
     }
 }
 
 fn event(gathered: &Gathered, verdict: &Verdict, origin: Origin) -> Option<Event> {
     let domain = gathered.facts.domain.as_ref().ok()?;
-    let (code, message) = match &verdict.decision {
+    let (code, message) = match verdict.decision() {
         Decision::Allow(reason) => (None, messages::reason(*reason).to_owned()),
         Decision::Deny(refusal) => (
             Some(refusal.code()),
@@ -251,7 +240,7 @@ fn event(gathered: &Gathered, verdict: &Verdict, origin: Origin) -> Option<Event
     let now = Timestamp::now();
     Some(Event {
         code,
-        repairs_json: messages::repairs_json(&verdict.repairs).to_string(),
+        repairs_json: messages::repairs_json(verdict.repairs()).to_string(),
         ..Event::new(now, origin, domain.uuid, &domain.name, message)
     })
 }

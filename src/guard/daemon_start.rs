@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Guard, TO_RECORD};
+use super::context::Guard;
+use super::deadlines::TO_RECORD;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
 use crate::libvirt::{StartingLibvirtd, called_by_starting_libvirtd};
@@ -12,7 +13,7 @@ use crate::store::{Access, Event, Origin};
 use crate::swtpm::read_state;
 use crate::verdict::facts::Permission;
 use crate::verdict::outcome::{Outcome, SecretAction};
-use crate::verdict::{Decision, Reason, Verdict};
+use crate::verdict::{Reason, Verdict};
 
 /// How long one call of the hook may hold up the daemon's start: there is nothing worth
 /// waiting for, and all other guests and clients wait.
@@ -69,12 +70,7 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Op
     Some(Outcome {
         state: read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm).summary(),
         domain: Some(domain.clone()),
-        verdict: Verdict {
-            decision: Decision::Allow(reason),
-            findings: Vec::new(),
-            repairs: Vec::new(),
-            secret: None,
-        },
+        verdict: Verdict::allow(reason),
         key: None,
         secret: SecretAction::None,
         dry_run: false,

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::BufReader;
 
-use super::Guard;
+use super::context::Guard;
 use crate::domain::{self, Domain, UnreadableDomain};
 
 impl Guard {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Guard;
+use super::context::Guard;
 use super::gather::Gathered;
 use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
@@ -16,7 +16,7 @@ use crate::store::{Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, state_path};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
 
 /// How long the look may take; it never takes more than half of what is left.
@@ -25,8 +25,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How many keys are tried on a TPM state: each takes a millisecond.
 const KEYS_TRIED: usize = 500;
 
-/// Looks. What cannot be read is not found.
-pub(super) fn look(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
+/// Searches. What cannot be read is not found.
+pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
     let deadline = deadline.at_most(TIME_LIMIT.min(deadline.remaining() / 2));
     let Gathered {
         facts,
@@ -115,22 +115,22 @@ impl Look<'_> {
         Ok(last_start.is_some_and(|last_start| last_start < defined_at))
     }
 
-    fn relative(&self) -> Result<Option<Relative>, StoreError> {
+    fn relative(&self) -> Result<Option<RelatedGuest>, StoreError> {
         if let Some(secret) = self.vtpm.secret_uuid
             && let Some(uuid) = self.other_user_of(secret)?
         {
-            return self.related(uuid, Kinship::Secret).map(Some);
+            return self.related(uuid, Relation::Secret).map(Some);
         }
         for uuid in self.store.users_of_name(&self.domain.name)? {
             // One that libvirt defines has another name by now: names are unique.
             if uuid != self.domain.uuid && self.definition_of(uuid).is_none() {
-                return self.related(uuid, Kinship::Name).map(Some);
+                return self.related(uuid, Relation::Name).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn related(&self, uuid: DomainUuid, by: Kinship) -> Result<Relative, StoreError> {
+    fn related(&self, uuid: DomainUuid, by: Relation) -> Result<RelatedGuest, StoreError> {
         let own = [TpmVersion::V1_2, TpmVersion::V2_0].map(|version| {
             let source = None;
             let vtpm = Emulator {
@@ -143,7 +143,7 @@ impl Look<'_> {
         let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
         let copies = CopyStore::of(&self.guard.state_dir, uuid).copies();
         let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
-        Ok(Relative {
+        Ok(RelatedGuest {
             domain: self.describe(uuid)?,
             by,
             has_state: has_copy || own.iter().chain(&seen).any(|path| is_filled(path)),
@@ -169,9 +169,9 @@ impl Look<'_> {
         Ok(None)
     }
 
-    fn describe(&self, uuid: DomainUuid) -> Result<OtherDomain, StoreError> {
+    fn describe(&self, uuid: DomainUuid) -> Result<OtherGuest, StoreError> {
         let defined = self.definition_of(uuid);
-        Ok(OtherDomain {
+        Ok(OtherGuest {
             uuid,
             is_defined: defined.is_some(),
             name: match defined {
@@ -190,7 +190,7 @@ impl Look<'_> {
         &self,
         state: &EncryptedState,
         keys: &mut Keys,
-    ) -> Result<Option<OtherDomain>, StoreError> {
+    ) -> Result<Option<OtherGuest>, StoreError> {
         let providers = self.store.providers()?;
         let (uuid, name) = (self.domain.uuid, &self.domain.name);
         let rows = self

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::context::Guard;
+use super::copies::available_copies;
 use super::keys::Keys;
-use super::{Guard, arriving, copies, hindrance};
+use super::{arrival as arrivals, obstacle, saved_runs};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
 use crate::ids::DomainUuid;
@@ -12,7 +14,9 @@ use crate::key::id::KeyId;
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::tpm_copies::SavedCopy;
-use crate::verdict::facts::{Facts, Kept, KeptCopy, KeyRef, Provider, References, TpmState, Trial};
+use crate::verdict::facts::{
+    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
+};
 
 /// The facts, and what was opened on the way to them.
 pub(super) struct Gathered {
@@ -20,7 +24,7 @@ pub(super) struct Gathered {
     pub(super) keys: Keys,
     /// The store that the rows came from; `None` where there is none, or it is unusable.
     pub(super) store: Option<Store>,
-    /// The copy of `facts.kept`.
+    /// The copy of `facts.saved`.
     pub(super) copy: Option<SavedCopy>,
     /// The state that keys are proven against: the TPM's, or the copy that takes its place.
     pub(super) state: StateFile,
@@ -54,8 +58,8 @@ pub(super) fn gather(
             trials: BTreeMap::new(),
             keks: BTreeMap::new(),
             state: TpmState::Absent,
-            hindrance: None,
-            kept: Kept::default(),
+            obstacle: None,
+            saved: SavedTpm::default(),
             arrival: None,
             snapshots: Vec::new(),
             host_secret: None,
@@ -77,15 +81,15 @@ pub(super) fn gather(
     let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
     let (copies, ended_normally) = match state {
-        StateFile::Absent | StateFile::Damaged(_) => copies::available_copies(guard, domain, vtpm),
+        StateFile::Absent | StateFile::Damaged(_) => available_copies(guard, domain, vtpm),
         _ => (Vec::new(), false),
     };
     let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
     gathered.facts.state = state.summary();
     gathered.state = state;
-    gathered.facts.kept.ended_normally = ended_normally;
+    gathered.facts.saved.ended_normally = ended_normally;
     if gathered.facts.state == TpmState::Absent {
-        gathered.facts.snapshots = arriving::snapshots(guard, domain);
+        gathered.facts.snapshots = saved_runs::snapshots(guard, domain);
     }
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
@@ -143,12 +147,12 @@ impl Gathered {
             .is_ok_and(|found| found.state_arrives);
         let waits = !is_asked && !arrives;
         let longest = if waits {
-            hindrance::FOR_THE_LOCK
+            obstacle::FOR_THE_LOCK
         } else {
             Duration::ZERO
         };
         let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
-        facts.hindrance = hindrance::look(guard, domain, vtpm, patience);
+        facts.obstacle = obstacle::look(guard, domain, vtpm, patience);
     }
 
     fn read_rows(&mut self, guard: &Guard, domain: DomainUuid, access: Access, deadline: Deadline) {
@@ -183,7 +187,7 @@ impl Gathered {
             return;
         };
         let announced = references.announced.as_ref();
-        *arrival = arriving::arrival(guard, domain, announced, snapshots);
+        *arrival = arrivals::expected(guard, domain, announced, snapshots);
         references.state_arrives = arrival.is_some();
     }
 
@@ -239,14 +243,14 @@ impl Gathered {
         let Some((copy, state, trials)) = chosen else {
             return;
         };
-        facts.kept.copy = Some(KeptCopy {
-            occasion: copy.manifest.reason,
-            kept_at: copy.manifest.kept_at(),
+        facts.saved.copy = Some(CopyToRestore {
+            reason: copy.manifest.reason,
+            saved_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
             is_proven,
         });
         self.copy = Some(copy);
-        if facts.copy_in_place().is_some() {
+        if facts.copy_to_restore().is_some() {
             facts.trials = trials;
             self.state = state;
         }

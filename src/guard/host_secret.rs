@@ -1,9 +1,10 @@
 //! What libvirt has under the secret's UUID that a domain XML names, as facts: whose it is, its value
 //! as far as root can read it, and which other guests need it.
 
+use super::context::Guard;
+use super::deadlines::before_the_answer;
 use super::gather::Gathered;
 use super::status::is_running;
-use super::{Guard, before_the_answer};
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Guard, before_the_answer};
+use super::context::Guard;
+use super::deadlines::before_the_answer;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
@@ -49,7 +50,7 @@ impl Keys {
         match self.unlocker.kek(key_id, before_the_answer(deadline)) {
             Ok(_) => KekState::Opens,
             Err(error) => match &*error {
-                KeyringError::TimedOut => KekState::NotInTime,
+                KeyringError::TimedOut => KekState::TimedOut,
                 error => KekState::Sealed(error.to_string()),
             },
         }

@@ -8,16 +8,14 @@
 //! under a salt of its own tells equal keys, so that the file holds none.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
 use nix::libc;
-use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
+use self::record::{Holder, Record, digest, read};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
 use crate::host::path_error::PathError;
@@ -26,21 +24,15 @@ use crate::host::{self, atomic, poll};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::random;
-use crate::libvirt::{Process, calling_daemon};
+use crate::libvirt::calling_daemon;
 
+mod record;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
 /// How often a secret that is in use is looked at again.
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// How long a start may take whose daemon lives and that nobody has seen the end of: the hook
-/// may have been killed at `started`. swtpm has had its key long since.
-const LONGEST_START: Duration = Duration::from_mins(10);
-
-/// The same for a start that no daemon makes: somebody calls the hook by hand.
-const WITHOUT_DAEMON: Duration = Duration::from_secs(30);
 
 /// Why a secret cannot be had for a start.
 #[derive(Debug, thiserror::Error)]
@@ -63,40 +55,6 @@ impl From<Distrust> for LeaseError {
             untrusted @ Distrust::Untrusted { .. } => Self::NotTrusted(untrusted),
         }
     }
-}
-
-/// A guest between `prepare` and `started` or `release`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Holder {
-    domain: String,
-    name: String,
-    /// The daemon that starts it; its end is the start's.
-    daemon: Option<Process>,
-    since: i64,
-}
-
-impl Holder {
-    /// Whether its start may still be under way.
-    fn is_starting(&self, now: Timestamp) -> bool {
-        let limit = match self.daemon {
-            Some(daemon) if daemon.lives() => LONGEST_START,
-            Some(_) => return false,
-            None => WITHOUT_DAEMON,
-        };
-        let age = u64::try_from(now.0 - self.since).map(Duration::from_millis);
-        age.is_ok_and(|age| age < limit)
-    }
-}
-
-/// What stands in a lease's file.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Record {
-    /// The key's digest, under `salt`.
-    salt: Vec<u8>,
-    digest: Vec<u8>,
-    /// The domain whose usage name the secret bears.
-    defined_for: String,
-    holders: Vec<Holder>,
 }
 
 /// One secret, which nobody else gives to libvirt, or takes from it, as long as this lives.
@@ -135,7 +93,7 @@ pub(super) fn take(
 
 /// Ends the use of `secret` by `domain`, whose start is over. `drop_secret` is called if nobody
 /// else is being started with it, with the domain whose usage name the secret bears.
-pub(super) fn leave<T>(
+pub(super) fn release<T>(
     dir: &Path,
     secret: SecretUuid,
     domain: DomainUuid,
@@ -240,27 +198,6 @@ impl Lease {
 
     fn error(&self, source: io::Error) -> LeaseError {
         PathError::new(&*self.path, source).into()
-    }
-}
-
-fn digest(salt: &[u8], dek: &Dek) -> Vec<u8> {
-    // HMAC takes keys of any length.
-    Hmac::<Sha256>::new_from_slice(salt)
-        .map(|mac| {
-            mac.chain_update(dek.expose())
-                .finalize()
-                .into_bytes()
-                .to_vec()
-        })
-        .unwrap_or_default()
-}
-
-/// What the file says; one that is not there, or that cannot be understood, names nobody.
-fn read(path: &Path) -> io::Result<Record> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Record::default()),
-        Err(error) => Err(error),
     }
 }
 

@@ -1,12 +1,15 @@
 //! `prepare begin`: the only operation that may refuse a start.
 
-use super::arriving::has_managed_save;
-use super::begun::Awaited;
 use super::commit::{Committed, commit, record};
+use super::context::Guard;
+use super::deadlines::before_the_answer;
 use super::gather::{Gathered, gather};
-use super::provide::{NotProvided, Provide, foreseen};
+use super::provide::{NotProvided, Provide, planned_action};
+use super::restore::restore_state;
+use super::saved_runs::has_managed_save;
+use super::start_note::{self, ExpectedState};
 use super::status::is_running;
-use super::{Guard, before_the_answer, begun, copies, daemon_start, elsewhere};
+use super::{copies, daemon_start, elsewhere};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::store::{Access, Origin};
@@ -45,11 +48,11 @@ pub fn prepare(
         && let Some(outcome) = daemon_start::allow_loaded(guard, domain, origin)
     {
         let is_saved = has_managed_save(guard, &domain.name);
-        let awaited = Awaited {
+        let expected = ExpectedState {
             is_absent: outcome.state == TpmState::Absent,
             arrival: is_saved.then_some(Arrival::Restore),
         };
-        note_begun(guard, domain, awaited);
+        note_start(guard, domain, expected);
         return outcome;
     }
     let access = if mode == Mode::DryRun {
@@ -69,7 +72,7 @@ pub fn prepare(
         Ok(domain) if mode == Mode::CarryOut => {
             let is_start = origin == Origin::Prepare || !is_running(guard, domain);
             if is_start {
-                copies::keep_before_start(guard, domain, deadline)
+                copies::save_before_start(guard, domain, deadline)
             } else {
                 Ok(())
             }
@@ -79,7 +82,7 @@ pub fn prepare(
     let mut outcome = judged(guard, domain, origin, mode, access, deadline);
     if let Err(error) = kept {
         let finding = Finding::CopyNotKept(error.to_string());
-        outcome.verdict.findings.push(finding);
+        outcome.verdict.note(finding);
     }
     if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
         note_refused_state(guard, domain, &outcome);
@@ -89,8 +92,8 @@ pub fn prepare(
 
 /// Of a transient guest libvirt deletes the state now, which is damaged or in use elsewhere.
 fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
-    let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmHindered(_))) =
-        &outcome.verdict.decision
+    let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmObstructed(_))) =
+        outcome.verdict.decision()
     else {
         return;
     };
@@ -130,16 +133,16 @@ fn attempt(
 ) -> Option<Outcome> {
     let mut verdict = judge(guard, &mut gathered, mode, deadline);
     if mode == Mode::DryRun {
-        let secret = foreseen(guard, &gathered.facts, &verdict);
+        let secret = planned_action(guard, &gathered.facts, &verdict);
         // libvirt starts it, and fails: nobody is kept from that, and whoever asks is told.
-        if verdict.decision == Decision::Allow(Reason::Unencrypted)
+        if *verdict.decision() == Decision::Allow(Reason::Unencrypted)
             && let Some(refusal) = unusable_state(&gathered.facts)
         {
-            verdict.decision = Decision::Deny(refusal);
+            verdict.refuse(refusal);
         }
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
-    copies::carry_out_restore(guard, &gathered, &mut verdict);
+    restore_state(guard, &gathered, &mut verdict);
     clear_the_way_for_a_new_tpm(guard, &gathered.facts, &verdict);
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, origin, deadline) else {
         return None;
@@ -156,16 +159,16 @@ fn attempt(
             Ok(done) => secret = done,
             Err(NotProvided::SecretChanged) => return None,
             Err(NotProvided::Refused(refusal)) => {
-                verdict.decision = Decision::Deny(refusal);
+                verdict.refuse_after_repairs(refusal);
                 record(&mut gathered, &verdict, origin);
             }
         }
-        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, &verdict.decision) {
-            let awaited = Awaited {
+        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, verdict.decision()) {
+            let expected = ExpectedState {
                 is_absent: gathered.facts.state == TpmState::Absent,
                 arrival: gathered.facts.arrival,
             };
-            note_begun(guard, domain, awaited);
+            note_start(guard, domain, expected);
         }
     }
     Some(gathered.into_outcome(verdict, secret, mode))
@@ -174,7 +177,7 @@ fn attempt(
 /// libvirt skips setting up a new TPM where a directory for its state is there already. Should
 /// that stay, the TPM is one without certificates, and no worse for it.
 fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) {
-    let (Ok(domain), Decision::Allow(_)) = (&facts.domain, &verdict.decision) else {
+    let (Ok(domain), Decision::Allow(_)) = (&facts.domain, verdict.decision()) else {
         return;
     };
     let references = facts.references.as_ref();
@@ -182,7 +185,7 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return;
     };
-    if *facts.state_in_force() != TpmState::Absent || arrives {
+    if *facts.effective_state() != TpmState::Absent || arrives {
         return;
     }
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
@@ -192,11 +195,11 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
 }
 
 /// Notes that the start of a guest goes on, so that it is known if it fails.
-fn note_begun(guard: &Guard, domain: &Domain, awaited: Awaited) {
+fn note_start(guard: &Guard, domain: &Domain, expected: ExpectedState) {
     if guard.call.is_none() || domain.encrypted_vtpm().is_none() {
         return;
     }
-    if let Err(error) = begun::note(guard, domain, awaited) {
+    if let Err(error) = start_note::write(guard, domain, expected) {
         tracing::warn!(domain = domain.name, %error, "should this start fail, it is not known");
     }
 }
@@ -208,20 +211,17 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
             Answer::Verdict(verdict) => break verdict,
             Answer::AskHostSecret => gathered.ask_host_secret(guard, foresees, deadline),
             Answer::AskElsewhere => {
-                let found = elsewhere::look(guard, gathered, deadline);
+                let found = elsewhere::find(guard, gathered, deadline);
                 gathered.facts.elsewhere = Some(found);
             }
         }
     };
     if gathered.facts.vtpm_is_emulated() {
-        let trouble = guard.config_error.clone();
-        verdict
-            .findings
-            .extend(trouble.map(Finding::ConfigurationBroken));
-        let trouble = guard.xml_error.clone();
-        verdict
-            .findings
-            .extend(trouble.map(Finding::DefinitionRead));
+        let configuration = guard.config_error.clone().map(Finding::ConfigurationBroken);
+        let definition = guard.xml_error.clone().map(Finding::DefinitionRead);
+        for finding in configuration.into_iter().chain(definition) {
+            verdict.note(finding);
+        }
     }
     verdict
 }

@@ -1,9 +1,10 @@
 //! Gives libvirt the key that a verdict names, while no other guest is being started with the same
 //! secret under another key.
 
+use super::context::Guard;
+use super::deadlines::before_the_answer;
 use super::gather::Gathered;
 use super::lease::{self, Lease, LeaseError};
-use super::{Guard, before_the_answer};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -43,7 +44,7 @@ impl Provide<'_> {
         new_dek: Option<&Dek>,
     ) -> Result<SecretAction, NotProvided> {
         let (Some(provide), Some(secrets), Some((secret, domain))) = (
-            verdict.secret,
+            verdict.secret(),
             &self.guard.secrets,
             self.gathered.facts.secret(),
         ) else {
@@ -129,8 +130,8 @@ impl Provide<'_> {
 }
 
 /// What providing the key would do.
-pub(super) fn foreseen(guard: &Guard, facts: &Facts, verdict: &Verdict) -> SecretAction {
-    match (verdict.secret, &guard.secrets, &facts.host_secret) {
+pub(super) fn planned_action(guard: &Guard, facts: &Facts, verdict: &Verdict) -> SecretAction {
+    match (verdict.secret(), &guard.secrets, &facts.host_secret) {
         (None, ..) | (_, None, _) => SecretAction::None,
         (Some(provide), ..) if provide.over == Over::TheSame => SecretAction::None,
         (Some(_), Some(_), None | Some(HostSecret::Absent)) => SecretAction::Defined,

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::Guard;
+use super::context::Guard;
 use crate::domain::Domain;
 
 /// As much of a status file as is read, in bytes. The job stands near its beginning.

@@ -15,7 +15,7 @@ use crate::capture;
 use crate::clock::Deadline;
 use crate::config::Config;
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
-use crate::guard::{self, Guard, HookCall, Mode, Operation, bring_back};
+use crate::guard::{self, Guard, HookCall, Mode, Operation, restore_links};
 use crate::host::dirs::{self, StateDir};
 use crate::host::sys;
 use crate::libvirt::{LibvirtClient, calling_attempt};
@@ -35,7 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
     emergency::answer_for_panics();
     let arguments: Vec<_> = arguments.into_iter().collect();
-    if bring_back::run(&StateDir::default(), &arguments) {
+    if restore_links::run(&StateDir::default(), &arguments) {
         return ExitCode::SUCCESS;
     }
     let Some(event) = HookEvent::parse(arguments) else {
@@ -101,7 +101,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// libvirt deletes a state that must stay when this hook has returned: another process puts it
 /// back. It keeps none of the hook's streams, to whose ends libvirt reads.
 fn leave_behind(guard: &Guard, domain: &Domain) {
-    let Some(arguments) = bring_back::arguments(guard, domain) else {
+    let Some(arguments) = restore_links::arguments(guard, domain) else {
         return;
     };
     let spawned = std::env::current_exe().and_then(|program| {
@@ -128,7 +128,7 @@ fn prepare(
     let Outcome {
         verdict, domain, ..
     } = &outcome;
-    let Decision::Deny(refusal) = &verdict.decision else {
+    let Decision::Deny(refusal) = verdict.decision() else {
         emergency::allowed();
         log::decision(guest, "prepare", &outcome);
         return ExitCode::SUCCESS;

@@ -29,7 +29,7 @@ use crate::key::random;
 const TEMPORARY: &str = ".vtpm-guard-";
 
 /// A file that was unfinished for so long was left by a writer that was killed.
-const ABANDONED_AFTER: Duration = Duration::from_hours(1);
+const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// A file that is whole and durable, and has no name of its own yet. Dropping it removes it.
 pub struct NewFile {
@@ -166,8 +166,12 @@ pub fn open_parent(path: &Path) -> io::Result<(File, &OsStr)> {
 
 /// Removes a file for good; one that is not there is no error.
 pub fn remove(dir: &File, name: &OsStr) -> io::Result<()> {
+    crash::point();
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) => sync_directory(dir),
+        Ok(()) => {
+            crash::point();
+            sync_directory(dir)
+        }
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::{Keyring, KeyringError};
+use super::error::KeyringError;
+use super::keks::Keyring;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
@@ -105,7 +106,7 @@ impl Unlocker {
         };
         let key_id = wrapped.key_id().map_err(corrupt)?;
         let kek = self.kek(key_id, deadline).map_err(|error| match &*error {
-            KeyringError::TimedOut => NotOpened::NotInTime { key_id },
+            KeyringError::TimedOut => NotOpened::TimedOut { key_id },
             error => NotOpened::Sealed {
                 key_id,
                 reason: error.to_string(),

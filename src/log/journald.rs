@@ -1,7 +1,7 @@
-//! journald, as a log that never makes anybody wait.
+//! journald, as a log that never blocks.
 //!
-//! `tracing-journald` sends with blocking calls: a journald that is stopped, or has more to
-//! write than it can, would hold up a guest's start until the hook's deadline, and refuse it.
+//! `tracing-journald` sends with blocking calls: a journald that is stopped or overloaded would
+//! delay a guest's start until the hook's deadline passes and the start is refused.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,14 +20,14 @@ use crate::host::dirs::JOURNALD_SOCKET;
 /// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
 const IDENTIFIER: &str = "vtpm-guard";
 
-/// What the names of fields begin with in the journal: `VTPM_GUARD_DOMAIN=vm1`.
+/// The prefix of field names in the journal: `VTPM_GUARD_DOMAIN=vm1`.
 const FIELD_PREFIX: &str = "VTPM_GUARD";
 
-/// Sends events of this level and above to journald; those that it does not take at once are
+/// Sends events of this level and above to journald; those that it cannot take at once are
 /// dropped.
 pub(super) fn subscriber(level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
     let listener = Listener::at(Path::new(JOURNALD_SOCKET)).map_err(LogError::Journald)?;
-    // Asked first: the layer greets journald with a message.
+    // Checked first: the layer sends journald a message when it is created.
     if !listener.takes_more() {
         return Err(LogError::Journald(io::ErrorKind::WouldBlock.into()));
     }
@@ -41,7 +41,7 @@ pub(super) fn subscriber(level: Level) -> Result<impl Subscriber + Send + Sync, 
         .with(journald))
 }
 
-/// A socket to journald through which nothing is sent: it tells whether there is room.
+/// A socket to journald through which nothing is sent: it shows whether the queue has room.
 struct Listener(UnixDatagram);
 
 impl Listener {
@@ -51,7 +51,7 @@ impl Listener {
         Ok(Self(datagrams))
     }
 
-    /// Whether a message would be taken without waiting. A connected datagram socket is
+    /// Whether a message would be accepted without blocking. A connected datagram socket is
     /// writable as long as its peer's queue has room (Linux, `unix_dgram_poll` in
     /// `net/unix/af_unix.c`).
     fn takes_more(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Events in, lines of a real file out.
+//! Events go in, lines of a real file come out.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -19,7 +19,7 @@ use crate::verdict::outcome::SecretAction;
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Finding, Reason, Verdict};
 
-/// What `events` leaves in a log of this level.
+/// What `events` write to a log of this level.
 fn logged(level: Level, events: impl FnOnce()) -> String {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("guard.log");
@@ -85,7 +85,7 @@ fn a_value_cannot_forge_a_line() {
     );
 }
 
-/// What a log gets that escapes nothing, as journald does.
+/// What a log receives that escapes nothing, as journald does.
 #[derive(Clone, Default)]
 struct Raw(Arc<Mutex<Vec<u8>>>);
 
@@ -101,28 +101,22 @@ impl Write for Raw {
 }
 
 #[test]
-fn a_decision_misleads_nobody_in_a_log_that_escapes_nothing() {
+fn a_decision_has_no_misleading_character_in_a_log_without_escaping() {
     let evil = "ev\u{1b}[31m\u{7}\nil\u{9b}31m\u{202e}\u{2028}";
-    let verdict = |decision, findings| Outcome {
+    let outcome = |verdict| Outcome {
         domain: None,
         state: TpmState::Absent,
-        verdict: Verdict {
-            decision,
-            findings,
-            repairs: Vec::new(),
-            secret: None,
-        },
+        verdict,
         key: None,
         secret: SecretAction::None,
         dry_run: false,
     };
     let reason = evil.to_owned();
+    let mut noted = Verdict::allow(Reason::UnreadableXml);
+    noted.note(Finding::XmlUnreadable(evil.to_owned()));
     let outcomes = [
-        verdict(Decision::Deny(Refusal::Internal { reason }), Vec::new()),
-        verdict(
-            Decision::Allow(Reason::UnreadableXml),
-            vec![Finding::XmlUnreadable(evil.to_owned())],
-        ),
+        outcome(Verdict::deny(Refusal::Internal { reason })),
+        outcome(noted),
     ];
     let raw = Raw::default();
     let writer = raw.clone();
@@ -142,7 +136,7 @@ fn a_decision_misleads_nobody_in_a_log_that_escapes_nothing() {
     assert!(!text.contains(messages::misleads), "{text:?}");
 }
 
-/// Every field as it is, one behind the other.
+/// Every field unchanged, one after the other.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain
@@ -175,7 +169,7 @@ impl Visit for Fields {
 }
 
 #[test]
-fn a_log_is_appended_to_and_is_its_owners_alone() {
+fn a_log_is_appended_to_and_accessible_to_its_owner_only() {
     let (_directory, path) = directory_and_log();
     for _ in 0..2 {
         let subscriber = file(&path, Level::INFO).unwrap();
@@ -189,7 +183,7 @@ fn a_log_is_appended_to_and_is_its_owners_alone() {
 }
 
 #[test]
-fn what_might_be_no_log_is_not_written_to() {
+fn a_file_that_may_not_be_a_log_is_not_written_to() {
     let (directory, path) = directory_and_log();
     let other = directory.path().join("other");
     fs::write(&other, "precious").unwrap();
@@ -236,7 +230,7 @@ fn what_might_be_no_log_is_not_written_to() {
 }
 
 #[test]
-fn a_full_disk_costs_the_event_and_nothing_else() {
+fn a_full_disk_loses_the_event_and_nothing_else() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let error = LineWriter(&full).write(b"event\n").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);

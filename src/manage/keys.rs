@@ -104,7 +104,7 @@ pub(crate) struct TriedRow {
 }
 
 /// A path may be no UTF-8, which JSON cannot have.
-pub(super) fn lossy<S: serde::Serializer>(
+pub(crate) fn lossy<S: serde::Serializer>(
     path: &std::path::Path,
     to: S,
 ) -> Result<S::Ok, S::Error> {
@@ -237,7 +237,7 @@ pub(super) fn not_opened(why: &NotOpened) -> String {
         NotOpened::NoProvider { key_id } => {
             format!("no provider of this host has key {}", key_id.short())
         }
-        NotOpened::NotInTime { .. } => "its provider's key did not open in time".to_owned(),
+        NotOpened::TimedOut { .. } => "its provider's key did not open in time".to_owned(),
         NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason.clone(),
     }
 }

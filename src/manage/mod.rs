@@ -2,6 +2,8 @@
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
 pub(crate) mod bind;
+pub(crate) mod copies;
+pub(crate) mod drop_state;
 pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod import_key;
@@ -17,6 +19,8 @@ pub(crate) mod provider_reseal;
 pub(crate) mod provider_rotate;
 pub(crate) mod providers;
 pub(crate) mod renew;
+pub(crate) mod reset;
+pub(crate) mod restore_state;
 pub(crate) mod stopped_guest;
 pub(crate) mod tpm_place;
 

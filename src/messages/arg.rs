@@ -6,41 +6,14 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use super::misleads;
+use super::{Named, misleads};
 use crate::domain::Domain;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::verdict::code;
 use crate::verdict::facts;
 
-/// A guest as messages call it: its name, and its UUID where that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
-    /// The guest's name.
-    pub name: &'a str,
-    /// Its UUID.
-    pub uuid: Option<DomainUuid>,
-}
-
-impl<'a> From<&'a str> for Named<'a> {
-    fn from(name: &'a str) -> Self {
-        Self { name, uuid: None }
-    }
-}
-
-impl<'a> From<&'a String> for Named<'a> {
-    fn from(name: &'a String) -> Self {
-        name.as_str().into()
-    }
-}
-
-impl<'a> From<&'a Domain> for Named<'a> {
-    fn from(domain: &'a Domain) -> Self {
-        Self {
-            name: &domain.name,
-            uuid: Some(domain.uuid),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;
 
 /// What an argument stands for: the compiler keeps a file from being passed as a guest.
 pub mod kind {
@@ -263,61 +236,4 @@ fn shell_word(text: &str) -> String {
         return text.to_owned();
     }
     format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    const UUID: &str = "11111111-2222-4333-8444-000000000001";
-
-    fn guest(name: &str) -> String {
-        let uuid = DomainUuid::parse(UUID).ok();
-        Arg::guest(Named { name, uuid }).to_string()
-    }
-
-    #[test]
-    fn names_are_quoted_for_the_shell_only_where_it_matters() {
-        assert_eq!(guest("vm-1.example"), "vm-1.example");
-        assert_eq!(guest("my vm"), "'my vm'");
-        assert_eq!(guest("it's"), r"'it'\''s'");
-        assert_eq!(guest("$(reboot)"), "'$(reboot)'");
-        assert_eq!(guest("größe"), "'größe'");
-    }
-
-    #[test]
-    fn a_name_that_would_be_read_as_something_else_gives_way_to_the_uuid() {
-        for name in [
-            "",
-            "-f",
-            "--all",
-            "7",
-            "+7",
-            "007",
-            " vm1",
-            "vm1 ",
-            "11111111-2222-4333-8444-00000000000a",
-            "1111111122224333844400000000000A",
-            "a\nb",
-            "a\u{1b}[31m",
-            "a\u{9b}b",
-            "a\u{202e}b",
-            "a\u{2028}b",
-            "a\u{200b}b",
-            "a\u{7f}b",
-        ] {
-            assert_eq!(guest(name), UUID, "{name:?}");
-            assert_eq!(Arg::guest(name).to_string(), "DOMAIN", "{name:?}");
-        }
-    }
-
-    #[test]
-    fn a_file_is_never_an_option() {
-        let file = |path: &str| Arg::file(Path::new(path)).to_string();
-        assert_eq!(file("/root/a.recovery"), "/root/a.recovery");
-        assert_eq!(file("/root/my file"), "'/root/my file'");
-        assert_eq!(file("-rf"), "./-rf");
-        assert_eq!(file("a\u{202e}b"), "FILE");
-    }
 }

@@ -112,6 +112,7 @@ commands! {
     LinkHook(link: File) = "ln -sf /usr/sbin/vtpm-guard-hook {link}";
     Man(page: Word) = "man {page}";
     MakeDirectory(directory: File) = "mkdir -p {directory}";
+    MountTmpfs(directory: File) = "mount -t tmpfs tmpfs {directory}";
     MoveAside(file: File) = "mv {file} {file}.old";
     PgrepSwtpm = "pgrep -a swtpm";
     Ps(pid: Pid) = "ps -fp {pid}";

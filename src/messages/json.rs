@@ -1,4 +1,4 @@
-//! The JSON of outcomes and repairs. Its keys are a contract (design.md, "Commands").
+//! The JSON of outcomes and repairs. Its keys are a contract: docs/json.md.
 
 use serde_json::{Value, json};
 
@@ -9,14 +9,14 @@ use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding};
 
-/// What `from` says of a key that was not made of random bits.
+/// The value of `from` for a key that was not generated.
 const HOST_SECRET: &str = "host-secret";
 
 /// One outcome, as `check`, `repair` and `replay` print it.
 #[must_use]
 pub fn outcome_json(outcome: &Outcome) -> Value {
     let guest = outcome.domain.as_ref().map_or(Named::from(""), Named::from);
-    let (decision, code, message, hint) = match &outcome.verdict.decision {
+    let (decision, code, message, hint) = match outcome.verdict.decision() {
         Decision::Allow(why) => ("allow", None, reason(*why).to_owned(), String::new()),
         Decision::Deny(why) => {
             let words = refusal(guest, why);
@@ -25,7 +25,7 @@ pub fn outcome_json(outcome: &Outcome) -> Value {
     };
     let findings: Vec<_> = outcome
         .verdict
-        .findings
+        .findings()
         .iter()
         .map(|found| finding_json(guest, found))
         .collect();
@@ -41,7 +41,7 @@ pub fn outcome_json(outcome: &Outcome) -> Value {
         })),
         "vtpm": outcome.domain.as_ref().and_then(|domain| vtpm_json(domain, &outcome.state)),
         "findings": findings,
-        "repairs": repairs_json(&outcome.verdict.repairs),
+        "repairs": repairs_json(outcome.verdict.repairs()),
         "secret": {
             "uuid": secret.map(|(_, uuid)| uuid.to_string()),
             "action": match outcome.secret {
@@ -97,9 +97,9 @@ fn repair_json(repair: &Repair) -> Value {
         Repair::SetSecretUuid { secret_uuid, .. } => {
             json["secret_uuid"] = secret_uuid.to_string().into();
         }
-        Repair::RestoreTpmState { occasion, kept_at } => {
-            json["occasion"] = occasion.as_str().into();
-            json["kept_at"] = kept_at.0.into();
+        Repair::RestoreTpmState { reason, saved_at } => {
+            json["occasion"] = reason.as_str().into();
+            json["kept_at"] = saved_at.0.into();
         }
         Repair::DeletePlaceholder { .. } | Repair::RetireKey { .. } => {}
     }
@@ -115,7 +115,7 @@ fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
         | Finding::UnusableKey(id)
         | Finding::IncompleteRow(id)
         | Finding::ProviderLost { key_ref: id, .. } => json["key_ref"] = id.0.into(),
-        Finding::StateGone { kept_at, .. } => json["kept_at"] = kept_at.0.into(),
+        Finding::StateGone { saved_at, .. } => json["kept_at"] = saved_at.0.into(),
         Finding::StateArrives {
             arrival,
             first_used_at,

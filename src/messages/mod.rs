@@ -1,38 +1,56 @@
-//! Words: the sentence, the hint and the exit status of every answer, in one place.
+//! The words of verdicts: refusals, findings, codes, and the command lines in hints; also their
+//! JSON.
 
 mod arg;
 mod command;
-mod elsewhere;
 mod explain;
 mod findings;
 mod json;
-mod refusals;
+mod refusal;
 
-pub use arg::{Arg, Named, kind};
+pub use arg::{Arg, kind};
 pub use command::Command;
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
 pub use json::{outcome_json, repairs_json};
-pub use refusals::{Words, refusal};
+pub use refusal::{Words, refusal, refusal_line};
 
 use crate::clock::Timestamp;
-use crate::verdict::refusal::Refusal;
+use crate::domain::Domain;
+use crate::ids::DomainUuid;
 
-/// The line of a refusal, as libvirt shows it to whoever ran the start:
-/// `vtpm-guard: VG102 provider-key-mismatch: vm1: …; …`
-#[must_use]
-pub fn refusal_line<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> String {
-    let guest = guest.into();
-    let Words { message, hint } = refusal(guest, why);
-    one_line(&format!(
-        "vtpm-guard: {}: {}: {message}; {hint}",
-        why.code(),
-        label(guest.name)
-    ))
+/// A guest as messages call it: its name, and its UUID where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The guest's name.
+    pub name: &'a str,
+    /// Its UUID.
+    pub uuid: Option<DomainUuid>,
 }
 
-/// Whether a character shows as something else than itself: control characters could forge a line
-/// or command a terminal, and those of Unicode that are invisible or turn the direction of writing
+impl<'a> From<&'a str> for Named<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, uuid: None }
+    }
+}
+
+impl<'a> From<&'a String> for Named<'a> {
+    fn from(name: &'a String) -> Self {
+        name.as_str().into()
+    }
+}
+
+impl<'a> From<&'a Domain> for Named<'a> {
+    fn from(domain: &'a Domain) -> Self {
+        Self {
+            name: &domain.name,
+            uuid: Some(domain.uuid),
+        }
+    }
+}
+
+/// Whether a character can mislead a reader: control characters could forge a line or control a
+/// terminal, and the Unicode characters that are invisible or change the direction of writing
 /// (general category Cf) let one name look like another.
 #[must_use]
 pub fn misleads(c: char) -> bool {
@@ -51,7 +69,7 @@ pub fn misleads(c: char) -> bool {
         )
 }
 
-/// A text of which no character misleads: each of those that do is a blank.
+/// A text without misleading characters: each of them becomes a blank.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     text.chars()
@@ -59,7 +77,7 @@ pub fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// A point in time as messages give it: local time, to the minute.
+/// A point in time as messages show it: local time, to the minute.
 #[must_use]
 pub fn date(at: Timestamp) -> String {
     let Ok(at) = jiff::Timestamp::from_millisecond(at.0) else {
@@ -70,8 +88,8 @@ pub fn date(at: Timestamp) -> String {
         .to_string()
 }
 
-/// A name within a sentence. One that could be read as a part of it stands in quotes, so that
-/// everybody sees where it ends.
+/// A name within a sentence. One that could be read as a part of the sentence is quoted, so that
+/// its end is visible.
 #[must_use]
 pub fn label(name: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_.:/@+".contains(c);
@@ -81,7 +99,7 @@ pub fn label(name: &str) -> String {
     quoted(name)
 }
 
-/// A name in quotes that nothing within it ends.
+/// A name in quotes; quotes within it are escaped.
 #[must_use]
 pub fn quoted(name: &str) -> String {
     let mut quoted = String::from('"');
@@ -102,6 +120,7 @@ mod tests {
     use super::*;
     use crate::key::id::KeyId;
     use crate::verdict::code::Code;
+    use crate::verdict::refusal::Refusal;
 
     #[test]
     fn the_line_of_a_refusal_is_the_one_of_the_design() {
@@ -119,11 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_did_not_open_in_time_is_no_reason_to_import_it() {
+    fn a_key_that_did_not_open_in_time_is_retried_not_imported() {
         let provider = "nkp-a".to_owned();
-        let words = refusal("vm 1", &Refusal::ProviderNotInTime { provider });
+        let words = refusal("vm 1", &Refusal::ProviderTimedOut { provider });
         assert!(words.message.contains("did not open in time"), "{words:?}");
-        assert_eq!(words.hint, "start it again: virsh start 'vm 1'");
+        assert_eq!(words.hint, "retry: virsh start 'vm 1'");
     }
 
     #[test]
@@ -154,7 +173,7 @@ mod tests {
     fn every_code_is_explained() {
         for code in Code::ALL {
             let explanation = explain(*code);
-            for text in [explanation.what, explanation.why, explanation.remedy] {
+            for text in [explanation.what, explanation.why, &explanation.remedy] {
                 assert!(text.ends_with('.'), "{code}: {text}");
             }
         }

@@ -12,7 +12,7 @@ impl Store {
     pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
         self.write(|transaction| {
             let found = references::references(transaction, change.domain, change.now)?;
-            if !found.judged_alike(change.seen) {
+            if !found.decides_as(change.seen) {
                 return Err(StoreError::Changed.into());
             }
             let mut repairs = Repairs {

@@ -94,10 +94,7 @@ pub enum UnavailableReason {
     #[error("{0}")]
     Untrusted(#[from] Reason),
     /// A backup whose pages, which are copied as they are, do not fit into the store.
-    #[error(
-        "its pages have {store} bytes, the backup's {backup}: \
-         `sqlite3 BACKUP 'PRAGMA page_size = {store}; VACUUM'` makes them fit"
-    )]
+    #[error("its pages have {store} bytes, but those of the backup {backup}")]
     PageSize {
         /// The store's page size in bytes.
         store: i64,

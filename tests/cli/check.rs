@@ -101,7 +101,7 @@ fn what_is_no_start_is_said_to_be_none() {
         .succeeds();
     assert_eq!(
         ran.stdout,
-        "vm1: not a start: only prepare may be refused\n"
+        "vm1: not a start: only prepare can be refused\n"
     );
 }
 

@@ -119,7 +119,7 @@ fn a_filter_that_says_nothing_is_refused() {
         .saying("invalid time \"tomorrow\"");
     host.run(&["history", "--code", "VG999"])
         .ends_with(2)
-        .saying("there is no code \"VG999\"");
+        .saying("unknown code: \"VG999\"");
 }
 
 const XML: &str = "<domain><name>vm1</name><uuid>11111111-2222-4333-8444-000000000001</uuid>\

@@ -27,7 +27,7 @@ fn export(host: &Host, file: &str) -> crate::env::Ran {
 }
 
 fn sealed_keys(host: &Host) -> usize {
-    host.keyring().list().unwrap().len()
+    host.sealed_keys().len()
 }
 
 /// Runs SQL as another tool would.

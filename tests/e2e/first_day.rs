@@ -70,32 +70,32 @@ impl Day {
 fn guests_that_libvirt_kept_come_under_the_guard() {
     let day = Day::breaks();
     let host = &day.host;
-    let seen = day.play("See what there is").stdout;
+    let seen = day.play("Take stock").stdout;
     assert!(seen.contains("3 guests: 3 would start"), "{seen}");
     let in_clear = seen.matches(".base64 holds a vTPM's key in clear").count();
     assert_eq!(in_clear, 2, "{seen}");
     assert_ne!(files_with_the_key(host), "");
 
-    day.play("A provider, and its recovery file");
-    let adopted = day.play("Take over what libvirt keeps").stdout;
+    day.play("Create a provider and its recovery file");
+    let adopted = day.play("Take over libvirt's keys").stdout;
     assert!(adopted.contains("2 guests: 2 adopted"), "{adopted}");
     assert_eq!(host.state(&day.mail), "running");
     assert_no_trace(host);
 
-    day.play("Encrypt what is plain");
+    day.play("Encrypt unencrypted vTPMs");
     assert_eq!(host.tpm_state(&day.files)[5] & 1, 1, "it is not encrypted");
     let plain = host.path("/var/lib/vtpm-guard/plain-state");
     assert_eq!(plain.read_dir().unwrap().count(), 0);
 
-    day.play("Guests that start with the daemon");
-    day.play("Every night");
+    day.play("Guests that autostart with libvirtd");
+    day.play("Nightly check");
     let asked = host.read("/run/systemctl");
     assert!(asked.ends_with("enable --now vtpm-guard-check.timer\n"));
     host.path("/etc/systemd/system/vtpm-guard-check.timer")
         .metadata()
         .unwrap();
 
-    let well = day.play("See that all is well, and back it up").stdout;
+    let well = day.play("Verify, and back up").stdout;
     assert!(well.contains("3 guests: 3 would start"), "{well}");
     assert!(well.contains("\nnothing found\n"), "{well}");
 
@@ -116,5 +116,5 @@ fn guests_that_libvirt_kept_come_under_the_guard() {
     assert_eq!(host.virsh(&["secret-list"]).ok().stdout.lines().count(), 3);
 
     host.define_guest("db", Tpm::Encrypted(SecretUuid::random()));
-    day.play("A new guest, from today on");
+    day.play("Add a new guest");
 }

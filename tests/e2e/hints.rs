@@ -1,5 +1,5 @@
-//! Every refusal's hint, carried out word for word: it leads to a start with the same TPM, or says
-//! truthfully what there is to decide.
+//! Every refusal's hint, followed word for word: it leads to a start with the same TPM, or states
+//! correctly what has to be decided.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use vtpm_guard::verdict::code::Code;
 use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::{Host, Output};
 
-/// A way into a refusal: its code, and the scene that is refused with it and then follows the hint.
+/// A code, and a scene in which a start is refused with it and its hint is then followed.
 type Scene = (Code, fn());
 
 const SCENES: &[Scene] = &[
@@ -42,8 +42,8 @@ const SCENES: &[Scene] = &[
     (Code::EncryptionMismatch, encrypted_state_under_a_plain_xml),
 ];
 
-/// Refusals that no scene can bring about: libvirt takes every secret that the guard defines, and
-/// an internal error would be mended, not played.
+/// Refusals that no scene can cause: libvirt accepts every secret that the guard defines, and an
+/// internal error would be fixed, not played.
 const WITHOUT_A_SCENE: [Code; 2] = [Code::SecretRefused, Code::Internal];
 
 #[test]
@@ -82,7 +82,7 @@ impl Host {
         document["hint"].as_str().unwrap().to_owned()
     }
 
-    /// Carries out a command that the hint names, with values in the place of its capitals.
+    /// Runs a command that the hint names, with values for its placeholders.
     #[track_caller]
     fn follow(&self, hint: &str, command: &str, values: &[(&str, &str)]) -> Output {
         assert!(hint.contains(command), "{command:?} is not in {hint:?}");
@@ -107,7 +107,7 @@ impl Host {
         self.run(&["sh", "-c", &edit]).ok();
     }
 
-    /// The guest starts, with the TPM that it had: `state` is its file of before.
+    /// The guest starts with the TPM that it had: `state` is its previous state file.
     #[track_caller]
     fn starts_with_its_tpm(&self, guest: &Guest, state: &[u8]) {
         assert_eq!(self.tpm_state(guest), state);
@@ -143,7 +143,7 @@ fn provider_key_mismatch() {
     let file = recovery_file("nkp-a");
     let import = "vtpm-guard provider import FILE";
     let taken = host.follow(&hint, import, &[("FILE", &file)]);
-    // Its name is taken by the other one, and the next line says what helps.
+    // Its name is taken by the other one, and the next line says how to fix that.
     assert_eq!(taken.status, 1, "{taken:#?}");
     let import = format!("{import} --name NAME");
     host.follow(
@@ -228,7 +228,7 @@ fn key_ambiguous() {
     let right = host.only_key_ref(&guest);
     let other = host.define_bound_guest("vm2", "nkp-a");
     host.start_and_stop(&other);
-    // Another key of the guest's own, as `key renew` would have left it, and no state that tells.
+    // Another key of the guest's own, as `key renew` would have left it, and no state to verify them against.
     host.guard(&["key", "renew", "vm1"]).ok();
     let state = host.tpm_state(&guest);
     host.update_key_refs(&guest, "retired_at = NULL, first_used_at = NULL");
@@ -256,7 +256,7 @@ fn retired_key_opens() {
     let (host, guest) = Host::with_used_guest();
     let state = host.tpm_state(&guest);
     host.guard(&["key", "renew", "vm1"]).ok();
-    // The state of before the renewal comes back.
+    // The state from before the renewal comes back.
     host.set_tpm_state(&guest, &state);
     let hint = host.refused(&guest, Code::KeyDoesNotOpenTpm);
     let retired = host.key_refs(&guest)[0].id;
@@ -271,11 +271,14 @@ fn tpm_state_missing() {
     let dir = format!("/var/lib/libvirt/swtpm/{}", guest.uuid);
     host.run(&["mv", &dir, "/run/aside"]).ok();
     let hint = host.refused(&guest, Code::TpmStateMissing);
-    assert!(hint.starts_with("bring the state back"), "{hint}");
+    assert!(
+        hint.starts_with("restore the state from a backup"),
+        "{hint}"
+    );
     host.run(&["mv", "/run/aside", &dir]).ok();
     host.starts_with_its_tpm(&guest, &state);
     host.stop(&guest);
-    // The other half of the advice: a new TPM, because the administrator says so.
+    // The other half of the hint: a new TPM, because the administrator decides so.
     host.remove_tpm_state(&guest);
     let hint = host.refused(&guest, Code::TpmStateMissing);
     host.follow(&hint, "vtpm-guard reset vm1", &[]).ok();

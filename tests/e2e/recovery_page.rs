@@ -19,7 +19,7 @@ fn commands_under(heading: &str) -> String {
 fn backed_up() -> (Host, Guest) {
     let (host, guest) = Host::with_used_guest();
     host.attach_backup_disk();
-    host.play(&commands_under("What to have before")).ok();
+    host.play(&commands_under("What to back up")).ok();
     (host, guest)
 }
 

@@ -56,7 +56,7 @@ impl Host {
     #[track_caller]
     fn key_opens_the_tpm(&self, guest: &Guest) -> bool {
         let check = self.guard(&["check", &guest.name, "--json"]);
-        check.stdout.contains("the key opens the TPM's state")
+        check.stdout.contains("the key opens the TPM state")
     }
 
     fn value(&self, secret: SecretUuid) -> String {
@@ -335,7 +335,10 @@ fn a_client_that_brings_its_own_private_key_is_left_alone() {
         // No error for the nightly check, although the key is not here now.
         let check = host.guard(&["check", "--all"]);
         assert_eq!(check.status, 0, "{check:#?}");
-        assert!(check.stdout.contains("whoever starts it"), "{check:#?}");
+        assert!(
+            check.stdout.contains("the client that starts it"),
+            "{check:#?}"
+        );
     }
     // But the start itself needs it.
     host.start(&guest).refused_with("VG202");

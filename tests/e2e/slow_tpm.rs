@@ -95,7 +95,7 @@ fn of_many_starts_at_once_one_opens_the_key_and_all_start() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_key_that_does_not_open_in_time_is_no_reason_to_import_it() {
+fn a_key_that_does_not_open_in_time_is_retried_not_imported() {
     let host = Host::new();
     if !with_slow_tpm(&host, "0.1") {
         return;
@@ -119,7 +119,7 @@ fn a_key_that_does_not_open_in_time_is_no_reason_to_import_it() {
             "{refused:#?}"
         );
         assert!(
-            refused.stderr.contains("start it again: virsh start"),
+            refused.stderr.contains("retry: virsh start"),
             "{refused:#?}"
         );
         assert!(!refused.stderr.contains("import"), "{refused:#?}");

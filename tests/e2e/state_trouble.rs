@@ -310,8 +310,9 @@ fn a_directory_that_swtpms_user_cannot_enter_is_named_with_the_mode_that_it_need
     for directory in [STATES, &guests_own] {
         fs::set_permissions(host.path(directory), Permissions::from_mode(0o700)).unwrap();
         let words = host.refuses(&guest, "VG209");
-        let hint =
-            format!("{directory} has mode 0700 and needs 0711; open it: chmod 0711 {directory}");
+        let hint = format!(
+            "{directory} has mode 0700 and needs 0711; fix its mode: chmod 0711 {directory}"
+        );
         assert!(words.contains(&hint), "{words}");
         assert!(host.tpm_state(&guest) == state);
         host.run(&["chmod", "0711", directory]).ok();

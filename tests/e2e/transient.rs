@@ -336,7 +336,7 @@ fn a_full_disk_stops_no_healthy_start() {
     host.create_running(&guest);
     assert!(host.tpm_state(&guest) == state);
     let log = host.read("/var/log/vtpm-guard.log");
-    assert!(log.contains("no copy of the TPM's state was kept"), "{log}");
+    assert!(log.contains("no copy of the TPM state was saved"), "{log}");
     // No half of a copy is left behind.
     assert_eq!(host.copies(&guest).len(), 0);
     host.stop(&guest);

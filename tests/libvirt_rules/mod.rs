@@ -1,5 +1,5 @@
 //! The rules of libvirt that procedures rely on, as tests of any libvirt: a real libvirtd
-//! (tests/libvirt_secrets.rs, as root) and the fake one (src/libvirt/fake.rs). What holds for one
+//! (`tests/libvirt_secrets.rs`, as root) and the fake one (`src/libvirt/fake.rs`). What holds for one
 //! holds for the other.
 
 use std::fs;

@@ -328,7 +328,7 @@ fn start(
     let seen = statements::before_a_start(host, guest);
     let outcome = host.prepare(guest, Mode::CarryOut);
     statements::of_a_start(host, guest, &seen, &outcome);
-    if let Decision::Deny(refusal) = &outcome.verdict.decision {
+    if let Decision::Deny(refusal) = outcome.verdict.decision() {
         host.ends(guest);
         return Some(format!("refused {}", refusal.code().as_str()));
     }
@@ -434,7 +434,7 @@ fn restore_fails(host: &mut Host, guest: usize) -> Option<String> {
     host.next_attempt();
     host.follow_up(guest, Operation::Restore);
     let outcome = host.prepare(guest, Mode::CarryOut);
-    if let Decision::Deny(refusal) = &outcome.verdict.decision {
+    if let Decision::Deny(refusal) = outcome.verdict.decision() {
         host.ends(guest);
         return Some(format!("refused {}", refusal.code().as_str()));
     }

@@ -1,5 +1,5 @@
 //! The life of keys as one long story: random sequences of what happens to a host, with a real
-//! store, real sealed keys and real state files; after each step the statements of design.md
+//! store, real sealed keys and real state files; after each step the statements of docs/invariants.md
 //! are held against what this test knows better than the guard: every key that was ever made.
 #![allow(
     clippy::unwrap_used,

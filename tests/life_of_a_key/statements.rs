@@ -1,4 +1,4 @@
-//! What always holds (design.md), asked of what this test knows.
+//! What always holds (docs/invariants.md), asked of what this test knows.
 
 use std::fs;
 
@@ -82,7 +82,7 @@ fn what_can_start_would_start(host: &Host, guest: usize) {
 
 /// Statements 1 to 4, at a start that was judged and carried out.
 pub(crate) fn of_a_start(host: &Host, guest: usize, seen: &Seen, outcome: &Outcome) {
-    let repairs = &outcome.verdict.repairs;
+    let repairs = outcome.verdict.repairs();
     let allowed = outcome.is_allowed();
     assert!(allowed || repairs.is_empty(), "a refusal changes nothing");
     if !allowed {
@@ -125,7 +125,12 @@ pub(crate) fn of_a_start(host: &Host, guest: usize, seen: &Seen, outcome: &Outco
     }
     // Nor where a dispatcher has the hook called twice in one attempt.
     let again = host.prepare(guest, Mode::DryRun);
-    assert_eq!(again.verdict.repairs, [], "planned twice: {:#?}", host.told);
+    assert_eq!(
+        again.verdict.repairs(),
+        [],
+        "planned twice: {:#?}",
+        host.told
+    );
 }
 
 /// The guard proves a key before it lets a start go on. It cannot where the state is yet to
@@ -137,7 +142,7 @@ pub(crate) fn of_a_value_that_does_not_open(
     announced: bool,
 ) {
     let unprovable = matches!(
-        outcome.verdict.decision,
+        outcome.verdict.decision(),
         Decision::Allow(Reason::HostSecret)
     );
     let name = &host.guests[guest].domain.name;

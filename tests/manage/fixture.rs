@@ -19,7 +19,8 @@ use crate::libvirt::fake::FakeLibvirt;
 use crate::manage::host::{BrokenConfig, Host, default_deadline};
 use crate::store::{Access, AddKey, KeyRefRecord, NewProvider, Origin, OtherKeys, Store};
 use crate::swtpm::{StateFile, TpmData, read_state, state_path};
-use crate::verdict::facts::Provider;
+use crate::tpm_copies::{CopyStore, LiveState};
+use crate::verdict::facts::{CopyReason, Provider};
 
 /// The data of a TPM that a guest has used.
 const PLAIN_STATE: &[u8] = include_bytes!("../vectors/tpm-state/tpm2-plain/tpm2-00.permall");
@@ -224,6 +225,18 @@ impl Fixture {
     pub(crate) fn encrypt_state(&self, guest: &Defined, dek: &Dek) {
         let data = TpmData::from_plain(PLAIN_STATE).unwrap().unwrap();
         self.write_state(guest, &data.encrypt(dek).unwrap());
+    }
+
+    /// Saves a copy of the guest's TPM state, as after a run of a transient guest.
+    pub(crate) fn save_copy(&self, guest: &Defined) {
+        let domain = self.domain(guest);
+        let (vtpm, _) = domain.encrypted_vtpm().unwrap();
+        let states = self.libvirt.dirs().tpm_states();
+        let live = LiveState::read(&states, guest.uuid, vtpm).unwrap().unwrap();
+        let copies = CopyStore::of(self.host.state_dir(), guest.uuid);
+        copies
+            .save(&live, &guest.name, CopyReason::Release)
+            .unwrap();
     }
 
     /// Writes it unencrypted.

@@ -12,3 +12,4 @@ mod import_key;
 mod key_refs;
 mod kill;
 mod renew;
+mod states;

@@ -6,8 +6,8 @@ use vtpm_guard::cli::args::Cli;
 /// The programs whose command lines texts name.
 const PROGRAMS: [&str; 4] = ["vtpm-guard ", "virsh ", "mv ", "chmod "];
 
-/// The command lines in a text, each as its words: from a program's name to the end of what a
-/// person would copy.
+/// The command lines in a text, each as its words: from the program's name to the end of what a
+/// reader would copy.
 pub(crate) fn command_lines(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -31,8 +31,8 @@ fn first(text: &str) -> Option<(usize, &'static str)> {
     starts.min()
 }
 
-/// The words up to the end of the command line, and where that is. What is in single quotes is a
-/// part of a word, whatever it is.
+/// The words up to the end of the command line, and the offset of that end. Text in single quotes
+/// is a part of a word, whatever it contains.
 fn words(text: &str) -> (Vec<String>, usize) {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -67,8 +67,8 @@ fn words(text: &str) -> (Vec<String>, usize) {
     (words, end)
 }
 
-/// What this program's own parser says against a command line, with words in the place of
-/// placeholders; `None` where it takes it, or where it is another program's.
+/// Parses a command line of this program, with values for its placeholders. `None` for a request
+/// for help, and for another program's command line.
 pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
     if line[0] != "vtpm-guard" {
         return Ok(None);
@@ -89,8 +89,8 @@ pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
     }
 }
 
-/// How command lines of other programs begin, of which `messages::Command` has all.
-const OTHER_COMMANDS: [&str; 19] = [
+/// How the command lines of other programs in `messages::Command` begin.
+const OTHER_COMMANDS: [&str; 20] = [
     "ausearch -",
     "chmod ",
     "chown ",
@@ -98,6 +98,7 @@ const OTHER_COMMANDS: [&str; 19] = [
     "ln -s",
     "man vtpm",
     "mkdir -",
+    "mount -",
     "mv ",
     "pgrep ",
     "ps -",
@@ -120,11 +121,10 @@ pub(crate) fn names_a_command(text: &str) -> bool {
             !before.is_some_and(|c| c.is_alphanumeric() || "-/_.".contains(c))
         })
     };
-    OTHER_COMMANDS.iter().any(|command| begins(&command))
-        || command_lines(text).iter().any(|line| is_command(line))
+    OTHER_COMMANDS.iter().any(begins) || command_lines(text).iter().any(|line| is_command(line))
 }
 
-/// Whether these are the first words of a command of this program, and not words about it.
+/// Whether this is a command of this program, and not a sentence about it.
 pub(crate) fn is_command(line: &[String]) -> bool {
     use clap::CommandFactory;
     let verb = line.get(1).map(String::as_str).unwrap_or_default();
@@ -163,4 +163,24 @@ fn command_lines_are_read_as_a_shell_reads_them() {
         lines("vtpm-guard import ./a.b"),
         ["vtpm-guard|import|./a.b"]
     );
+}
+
+#[test]
+fn a_command_is_told_from_a_sentence_about_a_program() {
+    for text in [
+        "retry: virsh start vm1",
+        "vtpm-guard doctor",
+        "fix its mode: chmod 0711 /a",
+        "(uuidgen prints one)",
+    ] {
+        assert!(names_a_command(text), "{text}");
+    }
+    for text in [
+        "vtpm-guard reached a state that should be impossible",
+        "/usr/sbin/vtpm-guard stage",
+        "the domain XML of a guest",
+        "virsh",
+    ] {
+        assert!(!names_a_command(text), "{text}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Every hint names commands that exist, for the guest that it is about, whatever that is called.
+//! Every hint names commands that exist, about the right guest, whatever its name.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,20 @@ use vtpm_guard::key::id::KeyId;
 use vtpm_guard::messages::{Named, finding, misleads, refusal, refusal_line};
 use vtpm_guard::verdict::Finding;
 use vtpm_guard::verdict::elsewhere::{
-    ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
-use vtpm_guard::verdict::facts::{Arrival, CopyReason, Hindrance, StoreAccessError};
+use vtpm_guard::verdict::facts::{Arrival, CopyReason, Obstacle, StoreAccessError};
 use vtpm_guard::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
 use crate::read;
 
 const UUID: &str = "11111111-2222-4333-8444-00000000000b";
-/// Of a guest that a refusal names beside the one that it is about.
+/// Of the second guest in a refusal that names two.
 const OTHER_UUID: &str = "11111111-2222-4333-8444-00000000000c";
 
-/// What a guest may be called: by an administrator, and by somebody who wants a command to mean
-/// another guest, or another command.
+/// Guest names: ordinary ones, and ones that are meant to turn a command into one about another
+/// guest, or into another command.
 const NAMES: [&str; 25] = [
     "vm1",
     "my vm",
@@ -67,29 +67,29 @@ fn state_elsewhere() -> StateElsewhere {
     }
 }
 
-/// The refusals that name another guest, which is called so.
+/// The refusals that name another guest, which has this name.
 fn refusals_about_two(name: &str) -> impl Iterator<Item = Refusal> {
-    let other = move |is_defined| OtherDomain {
+    let other = move |is_defined| OtherGuest {
         uuid: DomainUuid::parse(OTHER_UUID).unwrap(),
         name: Some(name.to_owned()),
         is_defined,
     };
     [true, false].into_iter().flat_map(move |is_defined| {
-        let relative = move |by| Relative {
+        let relative = move |by| RelatedGuest {
             domain: other(is_defined),
             by,
             has_state: is_defined,
         };
         [
-            Refusal::KeyOfRelative {
-                relative: relative(Kinship::Secret),
+            Refusal::KeyOfRelatedGuest {
+                relative: relative(Relation::Secret),
                 is_defined,
             },
-            Refusal::KeyOfRelative {
-                relative: relative(Kinship::Name),
+            Refusal::KeyOfRelatedGuest {
+                relative: relative(Relation::Name),
                 is_defined,
             },
-            Refusal::KeyOfAnother {
+            Refusal::KeyOfOtherGuest {
                 holder: other(is_defined),
                 refuted: is_defined,
                 is_defined,
@@ -127,7 +127,7 @@ fn refusals(word: &str) -> Vec<Refusal> {
             provider: word(),
             reason: word(),
         },
-        Refusal::ProviderNotInTime { provider: word() },
+        Refusal::ProviderTimedOut { provider: word() },
         Refusal::DeadlinePassed,
         Refusal::KeyMissing,
         Refusal::KeyMissingNotDefined {
@@ -156,19 +156,19 @@ fn refusals(word: &str) -> Vec<Refusal> {
         },
         Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged { how: word() },
-        Refusal::TpmHindered(Hindrance::InUse {
+        Refusal::TpmObstructed(Obstacle::InUse {
             holder: word(),
             pid: Some(7),
         }),
-        Refusal::TpmHindered(Hindrance::InUse {
+        Refusal::TpmObstructed(Obstacle::InUse {
             holder: word(),
             pid: None,
         }),
-        Refusal::TpmHindered(Hindrance::BadLock {
+        Refusal::TpmObstructed(Obstacle::BadLock {
             path: "/states/.lock".to_owned(),
             what: word(),
         }),
-        Refusal::TpmHindered(Hindrance::ClosedDirectory {
+        Refusal::TpmObstructed(Obstacle::ClosedDirectory {
             path: "/my states".to_owned(),
             mode: 0o700,
             needed: 0o711,
@@ -238,13 +238,13 @@ fn findings(word: &str) -> Vec<Finding> {
         Finding::DefinitionRead(word()),
         Finding::StateDamaged {
             how: word(),
-            occasion: CopyReason::Start,
+            reason: CopyReason::Start,
         },
         Finding::NewTpmAllowed,
         Finding::FreshTpm,
         Finding::StateGone {
-            occasion: CopyReason::Start,
-            kept_at: Timestamp(5),
+            reason: CopyReason::Start,
+            saved_at: Timestamp(5),
         },
         Finding::StateArrives {
             arrival: Arrival::Restore,
@@ -348,7 +348,7 @@ fn check(hint: &str, name: &str, uuid: Option<DomainUuid>) -> usize {
 }
 
 #[test]
-fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_called() {
+fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_its_name() {
     let uuid = DomainUuid::parse(UUID).unwrap();
     let mut seen = 0;
     for name in NAMES {
@@ -376,7 +376,7 @@ fn the_commands_of_every_hint_parse_and_are_about_the_guest_whatever_it_is_calle
 }
 
 #[test]
-fn a_name_that_begins_as_an_option_does_is_taken_behind_two_dashes() {
+fn a_name_that_begins_like_an_option_is_accepted_after_two_dashes() {
     use clap::Parser;
     for (line, meant) in [
         (vec!["key", "show", "--", "-f"], "-f"),

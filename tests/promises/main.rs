@@ -9,6 +9,7 @@ use vtpm_guard::verdict::code::Code;
 
 use crate::command_line::{command_lines, is_command, names_a_command, parsed};
 
+mod checkout;
 mod command_line;
 mod hints;
 
@@ -47,12 +48,21 @@ fn the_troubleshooting_page_knows_every_code() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// README.md and all of docs/.
+/// The pages at the top and all of docs/.
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
     docs.map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .chain([PathBuf::from("README.md")])
+        .chain(
+            [
+                "README.md",
+                "CONTRIBUTING.md",
+                "SECURITY.md",
+                "RELEASING.md",
+                "packaging/README.md",
+            ]
+            .map(PathBuf::from),
+        )
         .collect()
 }
 
@@ -78,8 +88,8 @@ fn every_page_and_picture_that_a_page_links_is_there() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The string literals of a Rust source, each with a digit in the place of what is put into it.
-/// Byte strings are no text.
+/// The string literals of a Rust source, with a digit in place of each format argument.
+/// Byte strings are not text.
 fn literals(source: &str) -> Vec<String> {
     let mut literals = Vec::new();
     let mut rest = source;
@@ -164,7 +174,6 @@ fn every_command_that_a_text_names_parses() {
     let mut texts: Vec<(PathBuf, String)> = pages()
         .into_iter()
         .chain([
-            PathBuf::from("SECURITY.md"),
             PathBuf::from("packaging/config/config.toml"),
             PathBuf::from("packaging/hook.sh"),
         ])
@@ -189,7 +198,7 @@ fn every_command_that_a_text_names_parses() {
             }
         }
     }
-    assert!(seen > 150, "only {seen} commands were found in the texts");
+    assert!(seen > 100, "only {seen} commands were found in the texts");
     assert!(unknown.is_empty(), "{}", unknown.join("\n"));
 }
 
@@ -198,11 +207,11 @@ const MAY_NAME_COMMANDS: [&str; 2] = [
     // The table itself.
     "src/messages/command.rs",
     // The description of a staged secret in libvirt, by which `unstage` knows it.
-    "src/libvirt/secret.rs",
+    "src/libvirt/secret/definition.rs",
 ];
 
 /// Still to be converted to `messages::Command`. This list only gets shorter.
-const TO_CONVERT: [&str; 3] = ["src/cli/", "src/messages/", "src/store/error.rs"];
+const TO_CONVERT: [&str; 1] = ["src/cli/"];
 
 #[test]
 fn command_lines_are_built_in_one_place() {
@@ -223,4 +232,41 @@ fn command_lines_are_built_in_one_place() {
         elsewhere.extend(named.map(|text| format!("{file}: {text}")));
     }
     assert!(elsewhere.is_empty(), "{}", elsewhere.join("\n"));
+}
+
+/// The text of every Rust file below this directory.
+fn sources(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_that_the_contract_names_is_there() {
+    let code: String = ["core/src", "src", "tests"]
+        .iter()
+        .map(|directory| sources(&Path::new(ROOT).join(directory)))
+        .collect();
+    let pages = read("docs/decision-table.md") + &read("docs/invariants.md");
+    let is_test = |word: &&str| {
+        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        word.matches('_').count() > 2 && word.chars().all(is_part)
+    };
+    let named: Vec<&str> = pages
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(is_test)
+        .collect();
+    assert!(named.len() > 20, "only {} tests were found", named.len());
+    let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
+    let missing: Vec<_> = named.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
 }

@@ -6,7 +6,7 @@ use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 
 use super::parse::Reading;
-use super::{DomainXmlError, Vtpm, XmlFault, read};
+use super::{DomainXmlError, Vtpm, XmlError, read};
 use crate::ids::SecretUuid;
 
 /// The document with `<encryption secret='…'/>` as the first child of the `<backend>` of its
@@ -35,7 +35,7 @@ pub fn encrypt_vtpm(document: &str, secret: SecretUuid) -> Result<Option<String>
 
 /// Where the tag of the TPM's `<backend>` ends, in bytes.
 fn end_of_backend_tag(document: &str) -> Result<Option<usize>, DomainXmlError> {
-    let invalid = |fault: XmlFault| DomainXmlError::Invalid { line: 1, fault };
+    let invalid = |fault: XmlError| DomainXmlError::Invalid { line: 1, fault };
     let mut reader = Reader::from_str(document);
     reader.config_mut().expand_empty_elements = true;
     let mut reading = Reading::default();

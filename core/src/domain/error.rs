@@ -14,7 +14,7 @@ pub enum DomainXmlError {
         /// The line on which the piece begins that is wrong, from 1.
         line: u64,
         /// What is wrong.
-        fault: XmlFault,
+        fault: XmlError,
     },
     /// The document ends without this element of `<domain>`.
     #[error("the domain has no <{0}>")]
@@ -27,7 +27,7 @@ pub enum DomainXmlError {
 /// What is wrong with a piece of the document. Quoted text is cut short and has no control
 /// characters, so that it fits into a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum XmlFault {
+pub enum XmlError {
     /// The document is larger than a domain XML may be.
     #[error("the document is larger than {limit} bytes")]
     DocumentTooLarge {
@@ -110,7 +110,7 @@ pub enum XmlFault {
     },
 }
 
-impl XmlFault {
+impl XmlError {
     /// A value that should be something else.
     pub(super) fn bad_value(wanted: &'static str, value: &str) -> Self {
         let value = excerpt(value);
@@ -118,7 +118,7 @@ impl XmlFault {
     }
 }
 
-impl From<quick_xml::Error> for XmlFault {
+impl From<quick_xml::Error> for XmlError {
     fn from(error: quick_xml::Error) -> Self {
         use quick_xml::escape::EscapeError;
         match error {
@@ -131,7 +131,7 @@ impl From<quick_xml::Error> for XmlFault {
     }
 }
 
-impl From<quick_xml::events::attributes::AttrError> for XmlFault {
+impl From<quick_xml::events::attributes::AttrError> for XmlError {
     fn from(error: quick_xml::events::attributes::AttrError) -> Self {
         Self::Syntax(excerpt(&error.to_string()))
     }

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::XmlFault;
+use super::XmlError;
 use super::shorten::Shortener;
 
 /// Bytes of a whole document. libvirt's own calls carry at most 4 MiB of XML
@@ -25,7 +25,7 @@ pub(super) enum Stop {
     /// Reading failed.
     Io(io::Error),
     /// A limit was reached.
-    Limit(XmlFault),
+    Limit(XmlError),
 }
 
 /// A [`BufRead`] that shortens what is too long, ends with an error where a limit is reached,
@@ -89,7 +89,7 @@ impl<R: BufRead> Bounded<R> {
             }
             if self.document_left == 0 {
                 let limit = MAX_DOCUMENT;
-                return Err(Refill::Stop(Stop::Limit(XmlFault::DocumentTooLarge {
+                return Err(Refill::Stop(Stop::Limit(XmlError::DocumentTooLarge {
                     limit,
                 })));
             }
@@ -136,7 +136,7 @@ impl<R: BufRead> BufRead for Bounded<R> {
         }
         if self.piece_left == 0 && self.position < self.ready.len() {
             let limit = MAX_PIECE;
-            return Err(self.stopped(Stop::Limit(XmlFault::PieceTooLarge { limit })));
+            return Err(self.stopped(Stop::Limit(XmlError::PieceTooLarge { limit })));
         }
         let ready = &self.ready[self.position..];
         let allowed = usize::try_from(self.piece_left).unwrap_or(usize::MAX);

@@ -21,7 +21,7 @@ mod xml;
 mod tests;
 
 pub use encrypt::encrypt_vtpm;
-pub use error::{DomainXmlError, XmlFault};
+pub use error::{DomainXmlError, XmlError};
 
 /// What the guard needs to know of a libvirt guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 use quick_xml::events::{BytesStart, Event};
 
 use super::Domain;
-use super::error::{DomainXmlError, XmlFault, excerpt};
+use super::error::{DomainXmlError, XmlError, excerpt};
 use super::tpm::{Tpm, put};
 use super::xml::{self, MAX_VALUE, attribute};
 use crate::ids::DomainUuid;
@@ -61,7 +61,7 @@ enum Place {
 
 impl Reading {
     /// Takes the next event.
-    pub(super) fn take(&mut self, event: &Event<'_>) -> Result<(), XmlFault> {
+    pub(super) fn take(&mut self, event: &Event<'_>) -> Result<(), XmlError> {
         let begun = std::mem::replace(&mut self.begun, true);
         match event {
             Event::Start(tag) => self.open(tag),
@@ -83,20 +83,20 @@ impl Reading {
             }
             Event::Text(text) if text.trim_ascii().is_empty() => Ok(()),
             Event::Decl(declaration) if !begun => xml::check_declaration(declaration),
-            Event::Decl(_) => Err(XmlFault::Syntax(
+            Event::Decl(_) => Err(XmlError::Syntax(
                 "an XML declaration inside the document".into(),
             )),
-            Event::DocType(_) => Err(XmlFault::Doctype),
-            Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) => Err(XmlFault::OutsideRoot),
+            Event::DocType(_) => Err(XmlError::Doctype),
+            Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) => Err(XmlError::OutsideRoot),
             Event::Comment(_) | Event::PI(_) | Event::Empty(_) | Event::Eof => Ok(()),
         }
     }
 
-    fn open(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlFault> {
+    fn open(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlError> {
         self.depth += 1;
         self.open_names += tag.name().as_ref().len();
         if self.depth > MAX_DEPTH || self.open_names > MAX_OPEN_NAMES {
-            return Err(XmlFault::TooDeep { limit: MAX_DEPTH });
+            return Err(XmlError::TooDeep { limit: MAX_DEPTH });
         }
         let foreign = xml::check_tag(tag)?;
         if self.ignored == 0
@@ -110,14 +110,14 @@ impl Reading {
     }
 
     /// Takes what an element's tag says. `None` if its content is to be ignored.
-    fn enter(&mut self, tag: &BytesStart<'_>, foreign: bool) -> Result<Option<Place>, XmlFault> {
+    fn enter(&mut self, tag: &BytesStart<'_>, foreign: bool) -> Result<Option<Place>, XmlError> {
         let name = tag.name();
         if self.place == Place::Outside {
             if std::mem::replace(&mut self.rooted, true) {
-                return Err(XmlFault::OutsideRoot);
+                return Err(XmlError::OutsideRoot);
             }
             if foreign || name.as_ref() != "domain" {
-                return Err(XmlFault::NotADomain(excerpt(name.as_ref())));
+                return Err(XmlError::NotADomain(excerpt(name.as_ref())));
             }
             return Ok(Some(Place::Domain));
         }
@@ -157,7 +157,7 @@ impl Reading {
         })
     }
 
-    fn close(&mut self) -> Result<(), XmlFault> {
+    fn close(&mut self) -> Result<(), XmlError> {
         self.depth -= 1;
         if self.ignored > 0 {
             self.ignored -= 1;
@@ -172,7 +172,7 @@ impl Reading {
             }
             Place::Uuid => {
                 let uuid = DomainUuid::parse(&self.text);
-                self.uuid = Some(uuid.map_err(|_| XmlFault::bad_value("a UUID", &self.text))?);
+                self.uuid = Some(uuid.map_err(|_| XmlError::bad_value("a UUID", &self.text))?);
                 self.text.clear();
                 Place::Domain
             }
@@ -190,8 +190,11 @@ impl Reading {
         if self.ignored == 0 && matches!(self.place, Place::Name | Place::Uuid) {
             // Of a longer name, which is for people only, the beginning will do; a longer UUID
             // is none.
-            let left = text.floor_char_boundary(MAX_VALUE - self.text.len());
-            self.text.push_str(&text[..left]);
+            let mut end = text.len().min(MAX_VALUE - self.text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.text.push_str(&text[..end]);
         }
     }
 
@@ -223,14 +226,14 @@ impl Reading {
 /// A domain's name: whatever libvirt has taken for one, control characters included. It takes
 /// blanks at its ends for part of it, but no line break: one comes from laying out the document,
 /// with the blanks around it.
-fn domain_name(text: &str) -> Result<String, XmlFault> {
+fn domain_name(text: &str) -> Result<String, XmlError> {
     let name = if text.contains('\n') {
         text.trim_ascii()
     } else {
         text
     };
     if name.is_empty() {
-        return Err(XmlFault::bad_value("a domain's name", name));
+        return Err(XmlError::bad_value("a domain's name", name));
     }
     Ok(name.to_owned())
 }

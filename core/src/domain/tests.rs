@@ -45,15 +45,15 @@ fn name(document: &str) -> String {
 
 /// The fault of a document, without its line.
 #[track_caller]
-fn fault(document: impl AsRef<[u8]>) -> XmlFault {
+fn fault(document: impl AsRef<[u8]>) -> XmlError {
     match read(document.as_ref()) {
         Err(DomainXmlError::Invalid { fault, .. }) => fault,
         other => panic!("{other:?}: {}", String::from_utf8_lossy(document.as_ref())),
     }
 }
 
-fn bad_value(wanted: &'static str, value: &str) -> XmlFault {
-    XmlFault::BadValue {
+fn bad_value(wanted: &'static str, value: &str) -> XmlError {
+    XmlError::BadValue {
         wanted,
         value: value.to_owned(),
     }
@@ -202,8 +202,8 @@ fn foreign_children_of_a_backend_say_nothing_of_it() {
     );
 }
 
-fn missing(element: &'static str, attribute: &'static str) -> XmlFault {
-    XmlFault::MissingAttribute { element, attribute }
+fn missing(element: &'static str, attribute: &'static str) -> XmlError {
+    XmlError::MissingAttribute { element, attribute }
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn what_is_wrong_with_a_tpm_is_named() {
     for (document, expected) in [
         (
             devices("<tpm/>"),
-            XmlFault::MissingChild {
+            XmlError::MissingChild {
                 element: "tpm",
                 child: "backend",
             },
@@ -270,15 +270,15 @@ fn what_is_wrong_with_a_tpm_is_named() {
         ),
         (
             tpm(&"<backend type='external'/>".repeat(2)),
-            XmlFault::Repeated("backend"),
+            XmlError::Repeated("backend"),
         ),
         (
             devices(&"<tpm><backend type='external'/></tpm>".repeat(2)),
-            XmlFault::Repeated("tpm"),
+            XmlError::Repeated("tpm"),
         ),
         (
             emulator_with(&encryption.repeat(2)),
-            XmlFault::Repeated("encryption"),
+            XmlError::Repeated("encryption"),
         ),
         (
             emulator_with("<encryption/>"),
@@ -597,13 +597,13 @@ fn a_document_that_is_not_well_formed_is_refused() {
     }
     assert_eq!(
         fault(domain_with("&nope;")),
-        XmlFault::UnknownEntity("nope".to_owned())
+        XmlError::UnknownEntity("nope".to_owned())
     );
     assert_eq!(
         fault(domain_with("<a b='&nope;'/>")),
-        XmlFault::UnknownEntity("nope".to_owned())
+        XmlError::UnknownEntity("nope".to_owned())
     );
-    assert_eq!(fault(b"<domain>\xFF</domain>"), XmlFault::NotUtf8);
+    assert_eq!(fault(b"<domain>\xFF</domain>"), XmlError::NotUtf8);
 }
 
 #[test]
@@ -614,7 +614,7 @@ fn an_encoding_other_than_utf_8_is_refused_by_name() {
         assert!(read(declared(known).as_bytes()).is_ok(), "{known}");
     }
     for other in ["UTF-16", "ISO-8859-15", "UTF-7", ""] {
-        let expected = XmlFault::DeclaredEncoding(other.to_owned());
+        let expected = XmlError::DeclaredEncoding(other.to_owned());
         assert_eq!(fault(declared(other)), expected);
     }
 }
@@ -727,25 +727,25 @@ fn the_largest_honest_pieces_are_read() {
         ))
     };
     assert!(read(deep(2047).as_bytes()).is_ok());
-    assert_eq!(fault(deep(2048)), XmlFault::TooDeep { limit: 2048 });
+    assert_eq!(fault(deep(2048)), XmlError::TooDeep { limit: 2048 });
     let name = "x".repeat(50_000);
     let wide = domain_with(&format!("<{name}>").repeat(90));
-    assert_eq!(fault(wide), XmlFault::TooDeep { limit: 2048 });
+    assert_eq!(fault(wide), XmlError::TooDeep { limit: 2048 });
 }
 
 #[test]
 fn a_limit_says_which_one_it_is() {
     let reference = domain_with(&format!("<a b='&{};'/>", "x".repeat(1 << 20)));
-    assert_eq!(fault(reference), XmlFault::PieceTooLarge { limit: 1 << 20 });
+    assert_eq!(fault(reference), XmlError::PieceTooLarge { limit: 1 << 20 });
     let document = domain_with(&format!("<a>{}</a>", "x".repeat(100_000)).repeat(700));
     assert_eq!(
         fault(document),
-        XmlFault::DocumentTooLarge { limit: 64 << 20 }
+        XmlError::DocumentTooLarge { limit: 64 << 20 }
     );
     let name = domain_with(&format!("<{}/>", "x".repeat(50_001)));
     assert_eq!(
         fault(name),
-        XmlFault::BadXmlName(format!("{}…", "x".repeat(160)))
+        XmlError::BadXmlName(format!("{}…", "x".repeat(160)))
     );
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use quick_xml::events::BytesStart;
 
-use super::error::XmlFault;
+use super::error::XmlError;
 use super::xml::attribute;
 use super::{Emulator, StateSource, TpmVersion, Vtpm};
 use crate::ids::SecretUuid;
@@ -39,7 +39,7 @@ enum BackendKind {
 
 impl Tpm {
     /// Reads the tag. `None` for a `spapr-tpm-proxy`, which stands beside the domain's TPM.
-    pub(super) fn read(tag: &BytesStart<'_>) -> Result<Option<Self>, XmlFault> {
+    pub(super) fn read(tag: &BytesStart<'_>) -> Result<Option<Self>, XmlError> {
         let model = attribute(tag, "model", "a TPM model")?;
         if model.as_deref() == Some("spapr-tpm-proxy") {
             return Ok(None);
@@ -58,7 +58,7 @@ impl Tpm {
     }
 
     /// Takes the tag of its `<backend>`.
-    pub(super) fn take_backend(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlFault> {
+    pub(super) fn take_backend(&mut self, tag: &BytesStart<'_>) -> Result<(), XmlError> {
         let kind = attribute(tag, "type", "a type of TPM backend")?;
         self.is_emulated |= kind.as_deref() == Some("emulator");
         put("backend", &mut self.backend, Backend::read(tag)?)
@@ -69,17 +69,17 @@ impl Tpm {
         &mut self,
         name: &str,
         tag: &BytesStart<'_>,
-    ) -> Result<(), XmlFault> {
+    ) -> Result<(), XmlError> {
         self.backend
             .as_mut()
             .map_or(Ok(()), |backend| backend.take_child(name, tag))
     }
 
     /// Checks, at its end, that nothing is missing.
-    pub(super) fn check(&self) -> Result<(), XmlFault> {
+    pub(super) fn check(&self) -> Result<(), XmlError> {
         match self.backend {
             Some(_) => Ok(()),
-            None => Err(XmlFault::MissingChild {
+            None => Err(XmlError::MissingChild {
                 element: "tpm",
                 child: "backend",
             }),
@@ -111,18 +111,18 @@ impl Tpm {
 }
 
 impl Backend {
-    fn read(tag: &BytesStart<'_>) -> Result<Self, XmlFault> {
+    fn read(tag: &BytesStart<'_>) -> Result<Self, XmlError> {
         let kind = match &*required(tag, "backend", "type", "a type of TPM backend")? {
             "emulator" => BackendKind::Emulator,
             "passthrough" => BackendKind::Passthrough,
             "external" => BackendKind::External,
-            other => return Err(XmlFault::bad_value("a known type of TPM backend", other)),
+            other => return Err(XmlError::bad_value("a known type of TPM backend", other)),
         };
         let version = match attribute(tag, "version", "a TPM version")?.as_deref() {
             None => None,
             Some("1.2") => Some(TpmVersion::V1_2),
             Some("2.0") => Some(TpmVersion::V2_0),
-            Some(other) => return Err(XmlFault::bad_value("a known TPM version", other)),
+            Some(other) => return Err(XmlError::bad_value("a known TPM version", other)),
         };
         let persistent_state = attribute(tag, "persistent_state", "yes or no")?;
         Ok(Self {
@@ -136,7 +136,7 @@ impl Backend {
 
     /// Takes an element inside the backend. Those of the other backends mean other things:
     /// an external one's `<source>` is a socket.
-    fn take_child(&mut self, name: &str, tag: &BytesStart<'_>) -> Result<(), XmlFault> {
+    fn take_child(&mut self, name: &str, tag: &BytesStart<'_>) -> Result<(), XmlError> {
         if self.kind != BackendKind::Emulator {
             return Ok(());
         }
@@ -144,19 +144,19 @@ impl Backend {
             "encryption" => {
                 let secret = required(tag, "encryption", "secret", "a secret's UUID")?;
                 let secret = SecretUuid::parse(&secret)
-                    .map_err(|_| XmlFault::bad_value("a secret's UUID", &secret))?;
+                    .map_err(|_| XmlError::bad_value("a secret's UUID", &secret))?;
                 put("encryption", &mut self.secret, secret)
             }
             "source" => {
                 let kind = required(tag, "source", "type", "a type of TPM source")?;
                 let path = required(tag, "source", "path", "a path")?;
                 if !Path::new(&*path).is_absolute() {
-                    return Err(XmlFault::bad_value("an absolute path", &path));
+                    return Err(XmlError::bad_value("an absolute path", &path));
                 }
                 let source = match &*kind {
                     "dir" => StateSource::Dir(path.into_owned().into()),
                     "file" => StateSource::File(path.into_owned().into()),
-                    other => return Err(XmlFault::bad_value("a known type of TPM source", other)),
+                    other => return Err(XmlError::bad_value("a known type of TPM source", other)),
                 };
                 put("source", &mut self.source, source)
             }
@@ -171,8 +171,8 @@ fn required<'t>(
     element: &'static str,
     name: &'static str,
     what: &'static str,
-) -> Result<Cow<'t, str>, XmlFault> {
-    attribute(tag, name, what)?.ok_or(XmlFault::MissingAttribute {
+) -> Result<Cow<'t, str>, XmlError> {
+    attribute(tag, name, what)?.ok_or(XmlError::MissingAttribute {
         element,
         attribute: name,
     })
@@ -183,9 +183,9 @@ pub(super) fn put<T>(
     element: &'static str,
     slot: &mut Option<T>,
     value: T,
-) -> Result<(), XmlFault> {
+) -> Result<(), XmlError> {
     if slot.is_some() {
-        return Err(XmlFault::Repeated(element));
+        return Err(XmlError::Repeated(element));
     }
     *slot = Some(value);
     Ok(())

@@ -9,7 +9,7 @@ use quick_xml::escape::resolve_xml_entity;
 use quick_xml::events::{BytesDecl, BytesRef, BytesStart, Event};
 use quick_xml::reader::Reader;
 
-use super::error::{DomainXmlError, XmlFault, excerpt};
+use super::error::{DomainXmlError, XmlError, excerpt};
 use super::input::{Bounded, Stop};
 
 /// Bytes of a name of an element or attribute: libxml2, which reads for libvirt, takes no longer
@@ -22,14 +22,14 @@ pub(super) const MAX_VALUE: usize = 4096;
 /// Hands every event of the document to `take`, an empty element as its start and its end.
 pub(super) fn for_each_event(
     mut input: impl BufRead,
-    mut take: impl FnMut(&Event<'_>) -> Result<(), XmlFault>,
+    mut take: impl FnMut(&Event<'_>) -> Result<(), XmlError>,
 ) -> Result<(), DomainXmlError> {
     let mut head = [0; 4];
     let head = read_head(&mut input, &mut head)?;
     if is_wide(head) {
         return Err(DomainXmlError::Invalid {
             line: 1,
-            fault: XmlFault::WideEncoding,
+            fault: XmlError::WideEncoding,
         });
     }
     // The parser takes a UTF-8 byte order mark away, if it comes in one read: hence the head.
@@ -77,7 +77,7 @@ fn is_wide(head: &[u8]) -> bool {
 }
 
 /// Refuses an XML declaration that names another encoding than UTF-8 and its subset.
-pub(super) fn check_declaration(declaration: &BytesDecl<'_>) -> Result<(), XmlFault> {
+pub(super) fn check_declaration(declaration: &BytesDecl<'_>) -> Result<(), XmlError> {
     let Some(encoding) = declaration.encoding().transpose()? else {
         return Ok(());
     };
@@ -85,12 +85,12 @@ pub(super) fn check_declaration(declaration: &BytesDecl<'_>) -> Result<(), XmlFa
     if known.iter().any(|name| encoding.eq_ignore_ascii_case(name)) {
         return Ok(());
     }
-    Err(XmlFault::DeclaredEncoding(excerpt(&encoding)))
+    Err(XmlError::DeclaredEncoding(excerpt(&encoding)))
 }
 
 /// Checks names, values and references of a start tag, of ignored elements too. Says whether
 /// it declares a default namespace, so that itself and what is in it are foreign.
-pub(super) fn check_tag(tag: &BytesStart<'_>) -> Result<bool, XmlFault> {
+pub(super) fn check_tag(tag: &BytesStart<'_>) -> Result<bool, XmlError> {
     check_name(tag.name().as_ref())?;
     let mut foreign = false;
     // The parser's own look for repeated names takes the square of their number.
@@ -100,7 +100,7 @@ pub(super) fn check_tag(tag: &BytesStart<'_>) -> Result<bool, XmlFault> {
         check_name(attribute.key.as_ref())?;
         names.push(attribute.key.into_inner());
         if attribute.value.contains('<') {
-            return Err(XmlFault::Syntax(
+            return Err(XmlError::Syntax(
                 "an attribute's value contains \"<\"".to_owned(),
             ));
         }
@@ -108,9 +108,9 @@ pub(super) fn check_tag(tag: &BytesStart<'_>) -> Result<bool, XmlFault> {
         foreign |= attribute.key.as_ref() == "xmlns" && !attribute.value.is_empty();
     }
     names.sort_unstable();
-    if let Some([name, _]) = names.array_windows().find(|[one, other]| one == other) {
-        let name = excerpt(name);
-        return Err(XmlFault::Syntax(format!(
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let name = excerpt(pair[0]);
+        return Err(XmlError::Syntax(format!(
             "the attribute \"{name}\" is there twice"
         )));
     }
@@ -118,13 +118,13 @@ pub(super) fn check_tag(tag: &BytesStart<'_>) -> Result<bool, XmlFault> {
 }
 
 /// A name by the rule of XML 1.0, section 2.3, in ASCII; beyond ASCII anything goes.
-fn check_name(name: &str) -> Result<(), XmlFault> {
+fn check_name(name: &str) -> Result<(), XmlError> {
     let starts = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | ':') || !c.is_ascii();
     let goes_on = |c: char| starts(c) || c.is_ascii_digit() || matches!(c, '-' | '.');
     if name.len() <= MAX_XML_NAME && name.starts_with(starts) && name.chars().all(goes_on) {
         return Ok(());
     }
-    Err(XmlFault::BadXmlName(excerpt(name)))
+    Err(XmlError::BadXmlName(excerpt(name)))
 }
 
 /// The value of an attribute without namespace; `what` names it in errors.
@@ -132,13 +132,13 @@ pub(super) fn attribute<'t>(
     tag: &'t BytesStart<'_>,
     name: &str,
     what: &'static str,
-) -> Result<Option<Cow<'t, str>>, XmlFault> {
+) -> Result<Option<Cow<'t, str>>, XmlError> {
     let Some(attribute) = tag.try_get_attribute(name)? else {
         return Ok(None);
     };
     let value = attribute.normalized_value(XmlVersion::Implicit1_0)?;
     if value.len() > MAX_VALUE {
-        return Err(XmlFault::TooLong {
+        return Err(XmlError::TooLong {
             what,
             limit: MAX_VALUE,
         });
@@ -147,12 +147,12 @@ pub(super) fn attribute<'t>(
 }
 
 /// What a reference in a text stands for: a character, or one of XML's five entities.
-pub(super) fn resolve(reference: &BytesRef<'_>) -> Result<Cow<'static, str>, XmlFault> {
+pub(super) fn resolve(reference: &BytesRef<'_>) -> Result<Cow<'static, str>, XmlError> {
     if let Some(character) = reference.resolve_char_ref()? {
         return Ok(Cow::Owned(character.into()));
     }
     match resolve_xml_entity(reference) {
         Some(text) => Ok(Cow::Borrowed(text)),
-        None => Err(XmlFault::UnknownEntity(excerpt(reference))),
+        None => Err(XmlError::UnknownEntity(excerpt(reference))),
     }
 }

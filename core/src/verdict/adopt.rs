@@ -11,13 +11,13 @@ mod tests;
 #[derive(Debug, Clone)]
 pub struct AdoptFacts {
     /// The secret that the domain XML names, as libvirt has it.
-    pub secret: SecretAtHand,
+    pub secret: AvailableSecret,
     /// What the TPM state says of the secret's value; without a value, `NoState`.
     pub evidence: Evidence,
     /// Why there must be TPM state, if so.
     pub expected: Option<Expected>,
     /// The guest's key references in use that have a key.
-    pub keys: Vec<HeldKey>,
+    pub keys: Vec<ExistingKey>,
     /// Whether the KEK that wraps the key, or will, is in a recovery file.
     pub exported: bool,
     /// The other guests that name the secret, will not be adopted with this one, and do not
@@ -29,7 +29,7 @@ pub struct AdoptFacts {
 
 /// The secret that the domain XML names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretAtHand {
+pub enum AvailableSecret {
     /// libvirt has none.
     Absent,
     /// It is the guard's own.
@@ -96,22 +96,22 @@ pub enum Expected {
 
 /// A key that the guard holds for the guest already.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldKey {
+pub struct ExistingKey {
     /// Its row.
     pub key_ref: KeyRefId,
     /// What it is.
-    pub key: Held,
+    pub key: KeyComparison,
 }
 
 /// What a held key is, beside the secret's value, and what the TPM state says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum KeyComparison {
     /// The same key.
     Same,
     /// Another key. Also where there is no value to compare it with.
     Another(Proof),
     /// Nothing opens it here: no provider, another key, damage.
-    Closed,
+    NotOpened,
 }
 
 /// What is to be done.
@@ -131,14 +131,14 @@ pub enum AdoptedKey {
     /// In a row that is to be made.
     New,
     /// In this row already.
-    Held(KeyRefId),
+    Existing(KeyRefId),
 }
 
 /// Why a guest is not adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdoptRefusal {
+pub enum NotAdoptable {
     /// libvirt has no secret, or an empty one, and the guard no key that opens the TPM.
-    NothingToAdopt(SecretAtHand),
+    NothingToAdopt(AvailableSecret),
     /// The secret is for something else: its usage.
     OtherUse(String),
     /// The value cannot be read.
@@ -174,30 +174,30 @@ pub enum AdoptRefusal {
 }
 
 /// Decides on one guest.
-pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
+pub fn decide(facts: &AdoptFacts) -> Result<Adoption, NotAdoptable> {
     let serves_anything = match &facts.secret {
-        SecretAtHand::OtherUse(usage) => return Err(AdoptRefusal::OtherUse(usage.clone())),
-        SecretAtHand::Undisclosed(why) => {
+        AvailableSecret::OtherUse(usage) => return Err(NotAdoptable::OtherUse(usage.clone())),
+        AvailableSecret::Undisclosed(why) => {
             let held = facts.opening_key().map(|(key_ref, _)| key_ref);
             let why = why.clone();
-            return Err(AdoptRefusal::Undisclosed { why, held });
+            return Err(NotAdoptable::Undisclosed { why, held });
         }
-        SecretAtHand::Absent | SecretAtHand::Own | SecretAtHand::NoValue { .. } => {
+        AvailableSecret::Absent | AvailableSecret::Own | AvailableSecret::NoValue { .. } => {
             return facts.without_a_value();
         }
-        SecretAtHand::Value { serves_anything } => *serves_anything,
+        AvailableSecret::Value { serves_anything } => *serves_anything,
     };
     facts.nothing_contradicts()?;
     let key = facts.place_for_the_key()?;
     if !facts.keep_plaintext {
         if serves_anything {
-            return Err(AdoptRefusal::ServesAnything);
+            return Err(NotAdoptable::ServesAnything);
         }
         if !facts.sharers.is_empty() {
-            return Err(AdoptRefusal::Shared(facts.sharers.clone()));
+            return Err(NotAdoptable::Shared(facts.sharers.clone()));
         }
         if !facts.exported {
-            return Err(AdoptRefusal::NeverExported);
+            return Err(NotAdoptable::NeverExported);
         }
     }
     Ok(Adoption {
@@ -210,20 +210,20 @@ pub fn decide(facts: &AdoptFacts) -> Result<Adoption, AdoptRefusal> {
 impl AdoptFacts {
     /// The guard has all there is, or nobody has anything. An empty secret goes, too: the next
     /// start would put the key into it, and libvirt that on the disk.
-    fn without_a_value(&self) -> Result<Adoption, AdoptRefusal> {
+    fn without_a_value(&self) -> Result<Adoption, NotAdoptable> {
         match self.opening_key() {
             Some((key_ref, proof)) => Ok(Adoption {
-                key: AdoptedKey::Held(key_ref),
+                key: AdoptedKey::Existing(key_ref),
                 proven: proof == Proof::Proven,
                 remove_secret: !self.keep_plaintext
                     && matches!(
                         self.secret,
-                        SecretAtHand::NoValue {
+                        AvailableSecret::NoValue {
                             serves_anything: false
                         }
                     ),
             }),
-            None => Err(AdoptRefusal::NothingToAdopt(self.secret.clone())),
+            None => Err(NotAdoptable::NothingToAdopt(self.secret.clone())),
         }
     }
 
@@ -231,33 +231,36 @@ impl AdoptFacts {
     fn opening_key(&self) -> Option<(KeyRefId, Proof)> {
         let with = |wanted| {
             let mut keys = self.keys.iter();
-            keys.find(|held| held.key == Held::Another(wanted))
+            keys.find(|held| held.key == KeyComparison::Another(wanted))
                 .map(|held| (held.key_ref, wanted))
         };
         with(Proof::Proven).or_else(|| with(Proof::None))
     }
 
-    fn nothing_contradicts(&self) -> Result<(), AdoptRefusal> {
+    fn nothing_contradicts(&self) -> Result<(), NotAdoptable> {
         match &self.evidence {
-            Evidence::Refuted => Err(AdoptRefusal::DoesNotOpen),
-            Evidence::Plain => Err(AdoptRefusal::StatePlain),
-            Evidence::Unreadable(why) => Err(AdoptRefusal::StateUnreadable(why.clone())),
+            Evidence::Refuted => Err(NotAdoptable::DoesNotOpen),
+            Evidence::Plain => Err(NotAdoptable::StatePlain),
+            Evidence::Unreadable(why) => Err(NotAdoptable::StateUnreadable(why.clone())),
             Evidence::NoState => match self.expected {
-                Some(Expected::Arrives) => Err(AdoptRefusal::StateArrives),
-                Some(Expected::Runs) => Err(AdoptRefusal::RunsWithoutState),
+                Some(Expected::Arrives) => Err(NotAdoptable::StateArrives),
+                Some(Expected::Runs) => Err(NotAdoptable::RunsWithoutState),
                 None => Ok(()),
             },
             Evidence::Proven => Ok(()),
         }
     }
 
-    fn place_for_the_key(&self) -> Result<AdoptedKey, AdoptRefusal> {
-        let same = self.keys.iter().find(|held| held.key == Held::Same);
+    fn place_for_the_key(&self) -> Result<AdoptedKey, NotAdoptable> {
+        let same = self
+            .keys
+            .iter()
+            .find(|held| held.key == KeyComparison::Same);
         match (same, self.keys.first()) {
-            (Some(held), _) => Ok(AdoptedKey::Held(held.key_ref)),
-            (None, Some(other)) => Err(AdoptRefusal::HasAnotherKey {
+            (Some(held), _) => Ok(AdoptedKey::Existing(held.key_ref)),
+            (None, Some(other)) => Err(NotAdoptable::HasAnotherKey {
                 key_ref: other.key_ref,
-                opened: other.key != Held::Closed,
+                opened: other.key != KeyComparison::NotOpened,
             }),
             (None, None) => Ok(AdoptedKey::New),
         }

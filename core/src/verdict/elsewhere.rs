@@ -18,9 +18,9 @@ pub struct Elsewhere {
     /// newer than its last start, and libvirt's directory of its TPM is gone.
     pub was_undefined: bool,
     /// The domain that has the key of the TPM's state.
-    pub key_holder: Option<OtherDomain>,
+    pub key_holder: Option<OtherGuest>,
     /// The domain with a used key that the guest may be, under a new UUID, or a copy of.
-    pub relative: Option<Relative>,
+    pub relative: Option<RelatedGuest>,
 }
 
 /// A TPM state that the guest's XML does not name.
@@ -47,7 +47,7 @@ pub enum ElsewhereKind {
 
 /// Another domain, as a person would name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtherDomain {
+pub struct OtherGuest {
     /// Its UUID.
     pub uuid: DomainUuid,
     /// The name that it had last, where that is known.
@@ -58,18 +58,18 @@ pub struct OtherDomain {
 
 /// Another domain with a used key that is no stranger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Relative {
+pub struct RelatedGuest {
     /// The domain.
-    pub domain: OtherDomain,
+    pub domain: OtherGuest,
     /// What they have in common.
-    pub by: Kinship,
+    pub by: Relation,
     /// Whether TPM state of it, or a saved copy, is on this host.
     pub has_state: bool,
 }
 
 /// What two domains have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kinship {
+pub enum Relation {
     /// The UUID of the secret that their XML names.
     Secret,
     /// Their name: the other had it before.
@@ -86,7 +86,7 @@ impl Elsewhere {
     pub fn forbids_a_new_tpm(&self, transient_state: TransientState) -> bool {
         let is_fresh = transient_state == TransientState::Fresh && !self.is_defined;
         let is_wanted =
-            |relative: &Relative| !is_fresh || relative.has_state || relative.domain.is_defined;
+            |relative: &RelatedGuest| !is_fresh || relative.has_state || relative.domain.is_defined;
         self.state.is_some() || self.relative.as_ref().is_some_and(is_wanted)
     }
 }

@@ -5,9 +5,12 @@ pub mod code;
 pub mod decide;
 pub mod elsewhere;
 pub mod facts;
+mod finding;
 pub mod outcome;
 pub mod refusal;
 pub mod repair;
+
+pub use finding::Finding;
 
 use facts::KeySource;
 use refusal::Refusal;
@@ -29,14 +32,108 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Verdict {
+    decision: Decision,
+    findings: Vec<Finding>,
+    repairs: Vec<Repair>,
+    secret: Option<ProvideSecret>,
+}
+
+impl Verdict {
+    /// The start goes on, with nothing to note, repair or provide.
+    pub fn allow(reason: Reason) -> Self {
+        Self::new(Decision::Allow(reason))
+    }
+
+    /// The start is refused. A refusal changes nothing: it has no repairs and provides no secret.
+    pub fn deny(refusal: Refusal) -> Self {
+        Self::new(Decision::Deny(refusal))
+    }
+
+    fn new(decision: Decision) -> Self {
+        Self {
+            decision,
+            findings: Vec::new(),
+            repairs: Vec::new(),
+            secret: None,
+        }
+    }
+
     /// Whether the start may go on.
-    pub decision: Decision,
+    #[must_use]
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
     /// What was noticed on the way, worth a word to the administrator.
-    pub findings: Vec<Finding>,
-    /// The changes to the store and the TPM state; none when the start is refused.
-    pub repairs: Vec<Repair>,
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The changes to the store and the TPM state. A verdict that is refused from the beginning
+    /// has none.
+    #[must_use]
+    pub fn repairs(&self) -> &[Repair] {
+        &self.repairs
+    }
+
     /// The key that libvirt must be given, if any.
-    pub secret: Option<ProvideSecret>,
+    #[must_use]
+    pub fn secret(&self) -> Option<ProvideSecret> {
+        self.secret
+    }
+
+    /// Whether the start may go on.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        matches!(self.decision, Decision::Allow(_))
+    }
+
+    /// Adds a finding.
+    pub fn note(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    /// Adds a finding, and the repair that fixes it.
+    pub fn plan(&mut self, finding: Finding, repair: Repair) {
+        self.findings.push(finding);
+        self.repairs.push(repair);
+    }
+
+    /// Refuses a start before anything was repaired: nothing is, and libvirt is given no key.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.decision = Decision::Deny(refusal);
+        self.repairs.clear();
+        self.secret = None;
+    }
+
+    /// Refuses a start after its repairs were carried out, because libvirt took no key. The
+    /// verdict keeps them, and the key that it would have provided.
+    pub fn refuse_after_repairs(&mut self, refusal: Refusal) {
+        self.decision = Decision::Deny(refusal);
+    }
+
+    /// The store has taken no change: only what was done with files remains of the repairs.
+    pub fn drop_store_repairs(&mut self) {
+        let is_of_a_file = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
+        self.repairs.retain(is_of_a_file);
+    }
+
+    fn with_finding(mut self, finding: Finding) -> Self {
+        self.note(finding);
+        self
+    }
+
+    fn with_secret(mut self, secret: ProvideSecret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(verdict)
+    }
 }
 
 /// Allow or deny.
@@ -96,83 +193,4 @@ pub enum Over {
     ForeignDefinition,
     /// The value of somebody else's secret, which is ephemeral and private and stays defined.
     ForeignValue,
-}
-
-/// Something noticed that does not stop the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The TPM state exists and cannot be read, so no key could be proven.
-    StateUnreadable(String),
-    /// A placeholder beside a keyed row.
-    OrphanPlaceholder(crate::ids::KeyRefId),
-    /// The row's provider is not there under its UUID; it is bound to the one that opened its
-    /// key, a placeholder to the one of that name.
-    ProviderLost {
-        /// The row.
-        key_ref: crate::ids::KeyRefId,
-        /// The name that the row gives its provider.
-        provider: String,
-    },
-    /// Another row holds the same key.
-    DuplicateKey(crate::ids::KeyRefId),
-    /// The row's key is not the one that opens this TPM, or does not open at all.
-    UnusableKey(crate::ids::KeyRefId),
-    /// The row lacks its key version or its KEK reference, names another secret, or gives its
-    /// provider a name that it no longer bears.
-    IncompleteRow(crate::ids::KeyRefId),
-    /// The start rests on libvirt's own secret: the guard's key cannot be had.
-    Degraded(Refusal),
-    /// The guest's secret is not managed by the guard: `adopt` would take it over.
-    Unmanaged,
-    /// libvirt's secret is ephemeral and private, and not the guard's: the guest's key comes from
-    /// whoever starts it.
-    ClientsKey,
-    /// libvirt has a value that it does not disclose, and that may not be the right one; it is
-    /// left in place.
-    HiddenValue(crate::ids::SecretUuid),
-    /// libvirt had another value than the key: it is kept as a retired key reference.
-    HostValueKept,
-    /// libvirt's value opens the TPM's state, and no key of the store does.
-    HostValueProven,
-    /// The store could not be used; libvirt's own secret carries the start.
-    StoreUnusable(facts::StoreAccessError),
-    /// The domain XML could not be read.
-    XmlUnreadable(String),
-    /// The domain XML that was given could not be read, and libvirt's own definition of the guest
-    /// took its place: says why, and which file.
-    DefinitionRead(String),
-    /// The TPM's state is missing and the policy lets libvirt make a new TPM.
-    NewTpmAllowed,
-    /// The TPM's state went with the guest's last run, which ended normally, and the policy
-    /// gives each run a new TPM.
-    FreshTpm,
-    /// The TPM's state is gone, and a copy that the guard kept takes its place.
-    StateGone {
-        /// When in the guest's life the copy was kept.
-        occasion: facts::CopyReason,
-        /// When it was kept.
-        kept_at: crate::clock::Timestamp,
-    },
-    /// The start rests on a TPM state that is on its way: a used key has none here, or one that
-    /// it does not open.
-    StateArrives {
-        /// How it gets here.
-        arrival: facts::Arrival,
-        /// When a guest first ran here with the key.
-        first_used_at: Option<crate::clock::Timestamp>,
-    },
-    /// The TPM's state is damaged; it is set aside, and a copy that the guard kept and that the key
-    /// opens takes its place.
-    StateDamaged {
-        /// Says what is in its place.
-        how: String,
-        /// When the copy was kept.
-        occasion: facts::CopyReason,
-    },
-    /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
-    CopyNotKept(String),
-    /// The configuration is broken; the defaults hold.
-    ConfigurationBroken(String),
-    /// The repairs or the event could not be written; the start does not depend on them.
-    NotRecorded(String),
 }

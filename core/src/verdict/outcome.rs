@@ -1,7 +1,7 @@
 //! What came of a guarded start, ready to be told.
 
 use super::facts::{Facts, KeySource, Proof, TpmState, Trial};
-use super::{Decision, ProvideSecret, Verdict};
+use super::{ProvideSecret, Verdict};
 use crate::domain::Domain;
 use crate::ids::KeyRefId;
 use crate::key::id::KeyId;
@@ -51,11 +51,10 @@ impl KeyInUse {
         };
         let keyed = || rows.iter().find(|row| row.wrapped_dek.is_some());
         let row = provided.or_else(keyed).or(rows.first())?;
-        let wrapped = row.wrapped_dek.as_ref();
         Some(Self {
             key_ref: row.id,
             provider_name: row.provider_name.clone(),
-            key_id: wrapped.and_then(|wrapped| wrapped.key_id().ok()),
+            key_id: row.key_id(),
             proof: match facts.trials.get(&row.id) {
                 Some(Trial::Opened { proof, .. }) => *proof,
                 _ => Proof::None,
@@ -79,6 +78,6 @@ impl Outcome {
     /// Whether the start goes on.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
-        matches!(self.verdict.decision, Decision::Allow(_))
+        self.verdict.is_allowed()
     }
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::code::Code;
-use super::elsewhere::{OtherDomain, Relative, StateElsewhere};
-use super::facts::{Hindrance, StoreAccessError};
+use super::elsewhere::{OtherGuest, RelatedGuest, StateElsewhere};
+use super::facts::{Obstacle, StoreAccessError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
@@ -45,7 +45,7 @@ pub enum Refusal {
         reason: String,
     },
     /// The provider's KEK had not opened when the time was over.
-    ProviderNotInTime {
+    ProviderTimedOut {
         /// Its name.
         provider: String,
     },
@@ -57,9 +57,9 @@ pub enum Refusal {
         domain: DomainUuid,
     },
     /// Likewise, and the guest may be another one under a new UUID, or a copy of it.
-    KeyOfRelative {
+    KeyOfRelatedGuest {
         /// That other one.
-        relative: Relative,
+        relative: RelatedGuest,
         /// Whether libvirt has a definition of the guest.
         is_defined: bool,
     },
@@ -79,9 +79,9 @@ pub enum Refusal {
         key_ref: KeyRefId,
     },
     /// The key of another domain opens the state, and none of the guest's.
-    KeyOfAnother {
+    KeyOfOtherGuest {
         /// The domain that has it.
-        holder: OtherDomain,
+        holder: OtherGuest,
         /// Whether a key of the guest's own, or libvirt's value, is there and does not.
         refuted: bool,
         /// Whether libvirt has a definition of the guest.
@@ -139,7 +139,7 @@ pub enum Refusal {
         how: String,
     },
     /// swtpm could not use the state now.
-    TpmHindered(Hindrance),
+    TpmObstructed(Obstacle),
     /// libvirt refused to define the secret or to take its value.
     SecretRefused {
         /// The secret.
@@ -202,7 +202,7 @@ pub enum Refusal {
         /// Whether it is the state that is encrypted (and the XML that is not).
         state_encrypted: bool,
     },
-    /// A fault of this program.
+    /// An internal error.
     Internal {
         /// Says what.
         reason: String,
@@ -217,10 +217,10 @@ impl Refusal {
             Self::ProviderMissing { .. } => Code::ProviderMissing,
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
-            Self::ProviderSealed { .. } | Self::ProviderNotInTime { .. } => Code::ProviderSealed,
+            Self::ProviderSealed { .. } | Self::ProviderTimedOut { .. } => Code::ProviderSealed,
             Self::KeyMissing
             | Self::KeyMissingNotDefined { .. }
-            | Self::KeyOfRelative { .. }
+            | Self::KeyOfRelatedGuest { .. }
             | Self::KeyMissingStateElsewhere(_)
             | Self::Unmanaged => Code::KeyMissing,
             Self::KeyLost
@@ -228,12 +228,12 @@ impl Refusal {
             | Self::KeyUnknown
             | Self::KeyNotImported
             | Self::KeyRetired { .. }
-            | Self::KeyOfAnother { refuted: false, .. } => Code::KeyLost,
+            | Self::KeyOfOtherGuest { refuted: false, .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. }
             | Self::HostValueDoesNotOpenTpm { .. }
             | Self::RetiredKeyOpensTpm { .. }
-            | Self::KeyOfAnother { refuted: true, .. } => Code::KeyDoesNotOpenTpm,
+            | Self::KeyOfOtherGuest { refuted: true, .. } => Code::KeyDoesNotOpenTpm,
             Self::TpmStateMissing
             | Self::TpmStateElsewhere(_)
             | Self::TpmStateUndefined
@@ -242,8 +242,8 @@ impl Refusal {
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
-            Self::TpmHindered(Hindrance::InUse { .. }) => Code::TpmInUse,
-            Self::TpmHindered(Hindrance::ClosedDirectory { .. } | Hindrance::BadLock { .. }) => {
+            Self::TpmObstructed(Obstacle::InUse { .. }) => Code::TpmInUse,
+            Self::TpmObstructed(Obstacle::ClosedDirectory { .. } | Obstacle::BadLock { .. }) => {
                 Code::TpmStateUnreachable
             }
             Self::SecretRefused { .. } => Code::SecretRefused,

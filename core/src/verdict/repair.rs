@@ -95,9 +95,9 @@ pub enum Repair {
     /// Puts the kept copy of the TPM state back in the state's place. Changes no row.
     RestoreTpmState {
         /// When in the guest's life the copy was kept.
-        occasion: CopyReason,
+        reason: CopyReason,
         /// When it was kept.
-        kept_at: Timestamp,
+        saved_at: Timestamp,
     },
 }
 

@@ -6,7 +6,7 @@ use super::Cli;
 use crate::messages::Command;
 
 /// The other programs that messages name.
-const OTHER_PROGRAMS: [&str; 18] = [
+const OTHER_PROGRAMS: [&str; 19] = [
     "ausearch",
     "chmod",
     "chown",
@@ -14,6 +14,7 @@ const OTHER_PROGRAMS: [&str; 18] = [
     "ln",
     "man",
     "mkdir",
+    "mount",
     "mv",
     "pgrep",
     "ps",

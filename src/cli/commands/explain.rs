@@ -8,7 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::wrapped;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
-use crate::messages::{Explanation, explain};
+use crate::messages::{Command, Explanation, explain, quoted};
 use crate::verdict::code::Code;
 
 pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, CommandError> {
@@ -22,8 +22,8 @@ pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, Com
 /// A code as a person writes it.
 pub(crate) fn parse(text: &str) -> Result<Code, CommandError> {
     Code::parse(text).ok_or_else(|| {
-        CommandError::usage(format!("there is no code \"{text}\""))
-            .with_hint("see all codes: vtpm-guard explain")
+        CommandError::usage(format!("unknown code: {}", quoted(text)))
+            .with_hint(format!("list them: {}", Command::Explain))
     })
 }
 
@@ -34,7 +34,7 @@ fn one(context: &Context, code: Code) -> Result<(), CommandError> {
         for (heading, text) in [
             ("What happened", what),
             ("Why it matters", why),
-            ("What to do", remedy),
+            ("What to do", &remedy),
         ] {
             writeln!(out, "{heading}:")?;
             for line in wrapped(text, 78) {

@@ -51,7 +51,7 @@ fn text(judged: &[Judged], now: Timestamp) -> String {
         let sample = |one: &Judged| format!("{} {}", guest(one), value(one));
         judged.iter().map(sample).collect()
     };
-    let decision = |one: &Judged| one.outcome.verdict.decision.clone();
+    let decision = |one: &Judged| one.outcome.verdict.decision().clone();
     let mut text = family(
         "vtpm_guard_guest_would_start",
         "Whether the guest would start now (1) or be refused (0).",
@@ -65,7 +65,7 @@ fn text(judged: &[Judged], now: Timestamp) -> String {
     text += &family(
         "vtpm_guard_guest_repairs",
         "How many repairs its next start would make.",
-        &of_each(&|one| one.outcome.verdict.repairs.len()),
+        &of_each(&|one| one.outcome.verdict.repairs().len()),
     );
     text += &family(
         "vtpm_guard_guest_clients_key",
@@ -128,7 +128,7 @@ fn family(name: &str, help: &str, samples: &[String]) -> String {
 
 /// The code is a label here, and nowhere else: a guest's other series stay the same when it changes.
 fn refusal(one: &Judged) -> Option<String> {
-    match &one.outcome.verdict.decision {
+    match one.outcome.verdict.decision() {
         Decision::Allow(_) => None,
         Decision::Deny(refusal) => {
             let (guest, code) = (guest(one), refusal.code().as_str());

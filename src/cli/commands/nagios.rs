@@ -62,13 +62,13 @@ fn say(output: &Output, status: Status, words: &str) -> Result<ExitCode, Command
 
 fn line(judged: &[Judged]) -> (Status, String) {
     let refused: Vec<_> = judged.iter().filter_map(refused).collect();
-    let has_repairs = |one: &&Judged| !one.outcome.verdict.repairs.is_empty();
+    let has_repairs = |one: &&Judged| !one.outcome.verdict.repairs().is_empty();
     let (due, done): (Vec<_>, Vec<_>) = judged
         .iter()
         .filter(has_repairs)
         .partition(|one| one.outcome.dry_run);
     let is_clients =
-        |one: &&Judged| one.outcome.verdict.decision == Decision::Allow(Reason::ClientsKey);
+        |one: &&Judged| *one.outcome.verdict.decision() == Decision::Allow(Reason::ClientsKey);
     let clients = judged.iter().filter(is_clients).count();
     let guests = count(judged.len(), "guest");
     let (status, words) = if !refused.is_empty() {
@@ -111,7 +111,7 @@ fn line(judged: &[Judged]) -> (Status, String) {
 
 /// The name of a guest that would not start, and why.
 fn refused(one: &Judged) -> Option<String> {
-    match &one.outcome.verdict.decision {
+    match one.outcome.verdict.decision() {
         Decision::Allow(_) => None,
         Decision::Deny(why) => Some(format!(
             "{} ({})",
@@ -140,6 +140,7 @@ mod tests {
     use super::*;
     use crate::cli::ui::check_table::testing::judged;
     use crate::ids::KeyRefId;
+    use crate::verdict::Finding;
     use crate::verdict::refusal::Refusal;
     use crate::verdict::repair::Repair;
 
@@ -151,7 +152,10 @@ mod tests {
         let repaired = || {
             let mut one = fine();
             let key_ref = KeyRefId(1);
-            one.outcome.verdict.repairs = vec![Repair::DeletePlaceholder { key_ref }];
+            one.outcome.verdict.plan(
+                Finding::OrphanPlaceholder(key_ref),
+                Repair::DeletePlaceholder { key_ref },
+            );
             one
         };
         assert_eq!(

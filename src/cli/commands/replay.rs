@@ -16,7 +16,7 @@ use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::Origin;
 use crate::verdict::facts::TpmState;
 use crate::verdict::outcome::{Outcome, SecretAction};
-use crate::verdict::{Decision, Reason, Verdict};
+use crate::verdict::{Reason, Verdict};
 
 /// How the XML is replayed.
 pub(crate) struct Replay<'a> {
@@ -127,12 +127,7 @@ fn never_refused(guard: &Guard, guest: &ListedGuest, replay: &Replay<'_>) -> Out
     Outcome {
         domain: domain.cloned(),
         state: domain.map_or(TpmState::Absent, |domain| guard.tpm_state(domain)),
-        verdict: Verdict {
-            decision: Decision::Allow(Reason::NotAStart),
-            findings: Vec::new(),
-            repairs: Vec::new(),
-            secret: None,
-        },
+        verdict: Verdict::allow(Reason::NotAStart),
         key: None,
         secret: SecretAction::None,
         dry_run: replay.dry_run,

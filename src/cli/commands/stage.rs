@@ -61,7 +61,7 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
     let mut rows = table(&["DOMAIN", "KEY", "WHY"]);
     for one in judged {
         let Judged { name, outcome } = one;
-        let (key, colour, why) = match (&outcome.verdict.decision, outcome.secret) {
+        let (key, colour, why) = match (outcome.verdict.decision(), outcome.secret) {
             (Decision::Allow(why), SecretAction::None) => {
                 ("-", Color::Reset, reason(*why).to_owned())
             }

@@ -18,7 +18,7 @@ use crate::messages::label;
 use crate::store::{Access, Store, StoreError, StoreFinding};
 
 /// How long copying a store may take.
-const COPY_PATIENCE: Duration = Duration::from_mins(10);
+const COPY_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, CommandError> {
     match verb {

@@ -19,7 +19,7 @@ use crate::staging::{StagedSecret, StagingDir};
 /// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
 /// answers after that. systemd gives a service 90 seconds for all of its start
 /// (`DefaultTimeoutStartSec`), and would end libvirtd after them.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(context: &Context) -> Result<ExitCode, CommandError> {
     let place = StagingDir::of_this_host(&context.host.libvirt_dirs());

@@ -58,7 +58,7 @@ pub(crate) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
     let refused = judged.iter().any(|one| !one.outcome.is_allowed());
     let repaired = judged
         .iter()
-        .any(|one| !one.outcome.verdict.repairs.is_empty());
+        .any(|one| !one.outcome.verdict.repairs().is_empty());
     ExitCode::from(match (refused, after_repairs && repaired) {
         (true, _) => 1,
         (false, true) => 3,
@@ -74,10 +74,10 @@ fn paragraph(out: &mut Printer<'_>, one: &Judged) -> io::Result<()> {
     } else {
         "starts"
     };
-    match &outcome.verdict.decision {
+    match outcome.verdict.decision() {
         Decision::Allow(why @ Reason::NotAStart) => writeln!(out, "{name}: {}", reason(*why))?,
         Decision::Allow(why) => {
-            let colour = if outcome.verdict.repairs.is_empty() {
+            let colour = if outcome.verdict.repairs().is_empty() {
                 GOOD
             } else {
                 NOTABLE
@@ -104,10 +104,10 @@ fn paragraph(out: &mut Printer<'_>, one: &Judged) -> io::Result<()> {
     } else {
         "repaired"
     };
-    for repair in &outcome.verdict.repairs {
+    for repair in outcome.verdict.repairs() {
         writeln!(out, "  {tense}: {}", in_words(repair))?;
     }
-    for noticed in &outcome.verdict.findings {
+    for noticed in outcome.verdict.findings() {
         writeln!(out, "  noticed: {}", finding(one.named(), noticed).1)?;
     }
     Ok(())
@@ -117,8 +117,8 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
     let mut rows = table(&["DOMAIN", "STARTS", "REPAIRS", "WHY"]);
     for one in judged {
         let Judged { name, outcome } = one;
-        let repairs = outcome.verdict.repairs.len();
-        let (start, colour, why) = match &outcome.verdict.decision {
+        let repairs = outcome.verdict.repairs().len();
+        let (start, colour, why) = match outcome.verdict.decision() {
             Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
             Decision::Allow(why) => {
                 let starts = if outcome.dry_run {
@@ -142,7 +142,7 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
     }
     out.table(&rows)?;
     for one in judged {
-        if let Decision::Deny(why) = &one.outcome.verdict.decision {
+        if let Decision::Deny(why) = one.outcome.verdict.decision() {
             let Words { hint, .. } = refusal(one.named(), why);
             writeln!(out, "  hint: {}: {hint}", label(&one.name))?;
         }
@@ -174,8 +174,8 @@ fn in_words(repair: &Repair) -> String {
         Repair::DeleteDuplicate { kept, .. } => {
             format!("{} ({row}, whose key {kept} keeps)", repair.kind())
         }
-        Repair::RestoreTpmState { kept_at, .. } => {
-            format!("{} (kept at {})", repair.kind(), time(Some(*kept_at)))
+        Repair::RestoreTpmState { saved_at, .. } => {
+            format!("{} (kept at {})", repair.kind(), time(Some(*saved_at)))
         }
         Repair::FillKeyVersion { key_version, .. } => {
             format!("{} ({row}: {key_version})", repair.kind())
@@ -221,11 +221,9 @@ pub(crate) mod testing {
             outcome: Outcome {
                 domain: Some(domain::read(xml.as_bytes()).unwrap()),
                 state: TpmState::Absent,
-                verdict: Verdict {
-                    decision,
-                    findings: Vec::new(),
-                    repairs: Vec::new(),
-                    secret: None,
+                verdict: match decision {
+                    Decision::Allow(reason) => Verdict::allow(reason),
+                    Decision::Deny(refusal) => Verdict::deny(refusal),
                 },
                 key: None,
                 secret: SecretAction::None,

@@ -18,7 +18,7 @@ use crate::keyring::unlock::WrapError;
 use crate::libvirt::secret::SecretError;
 use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::host::HostError;
-use crate::manage::provider_name::{BadName, MAX_CHARS};
+use crate::manage::provider_name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::manage::stopped_guest::StoppedError;
 use crate::messages::{Arg, Command, label, quoted};
@@ -83,6 +83,13 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
         UnavailableReason::Untrusted(Reason::Owner(_) | Reason::Writable(_)) => {
             CommandError::failed(error)
                 .with_hint("only root's own files are trusted: chown root, chmod go-w")
+        }
+        UnavailableReason::PageSize { store, .. } => {
+            let convert = Arg::statement(&format!("PRAGMA page_size = {store}; VACUUM"));
+            CommandError::failed(error).with_hint(format!(
+                "convert the backup: {}",
+                Command::Sqlite(Arg::BACKUP, convert)
+            ))
         }
         _ => CommandError::failed(error),
     }
@@ -337,16 +344,16 @@ impl From<ProviderError> for CommandError {
 /// What is wrong with a name for a provider.
 pub(crate) fn bad_name(name: &str, why: BadName) -> CommandError {
     let why = match why {
-        BadName::Empty => "it is empty".to_owned(),
-        BadName::TooLong => format!("it is longer than {MAX_CHARS} characters"),
-        BadName::OuterSpace => "it begins or ends with white space".to_owned(),
-        BadName::LikeAnOption => "it begins with \"-\", as options do".to_owned(),
-        BadName::Slash => "it contains \"/\"".to_owned(),
-        BadName::Invisible => "it contains characters that cannot be seen".to_owned(),
-        BadName::LikeAUuid => "it looks like a UUID".to_owned(),
+        BadName::Empty => "is empty",
+        BadName::TooLong => "is longer than 64 characters",
+        BadName::OuterSpace => "begins or ends with white space",
+        BadName::LikeAnOption => "begins with \"-\", as options do",
+        BadName::Slash => "contains \"/\"",
+        BadName::Invisible => "contains characters that cannot be seen",
+        BadName::LikeAUuid => "looks like a UUID",
     };
     CommandError::usage(format!(
-        "{} cannot be a provider's name: {why}",
+        "{} cannot be a provider's name: it {why}",
         quoted(name)
     ))
 }

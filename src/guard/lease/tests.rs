@@ -4,6 +4,7 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::libvirt::Process;
 
 fn dek(bytes: &[u8]) -> Dek {
     Dek::from_bytes(Zeroizing::new(bytes.to_vec()))
@@ -49,7 +50,7 @@ fn a_secret_that_a_guest_is_started_with_is_refused_to_one_with_another_key() {
         "another secret is free"
     );
 
-    let dropped = leave(&dir, secret, a.uuid, within(60), |domain| domain).unwrap();
+    let dropped = release(&dir, secret, a.uuid, within(60), |domain| domain).unwrap();
     assert_eq!(dropped, Some(a.uuid));
     assert!(!start(&dir, secret, &b, b"B").unwrap());
 }
@@ -66,7 +67,7 @@ fn a_guest_that_waits_goes_on_when_the_other_has_started() {
             lease.hold(b, &dek(b"B"), true).unwrap();
         });
         thread::sleep(Duration::from_millis(50));
-        leave(dir, secret, a.uuid, within(60), drop).unwrap();
+        release(dir, secret, a.uuid, within(60), drop).unwrap();
         waiting.join().unwrap();
     });
 }
@@ -78,10 +79,10 @@ fn guests_with_one_key_share_the_secret_until_the_last_has_started() {
     assert!(!start(&dir, secret, &a, b"K").unwrap());
     assert!(start(&dir, secret, &b, b"K").unwrap());
     assert_eq!(
-        leave(&dir, secret, a.uuid, within(60), |_| ()).unwrap(),
+        release(&dir, secret, a.uuid, within(60), |_| ()).unwrap(),
         None
     );
-    let dropped = leave(&dir, secret, b.uuid, within(60), |domain| domain).unwrap();
+    let dropped = release(&dir, secret, b.uuid, within(60), |domain| domain).unwrap();
     assert_eq!(dropped, Some(a.uuid), "it was defined for a");
     assert_eq!(dir.read_dir().unwrap().count(), 0, "nothing is left");
 }
@@ -130,7 +131,7 @@ fn of_many_at_once_none_meets_another_ones_key() {
                 lease.hold(&guest, &dek(&key), !shared).unwrap();
                 thread::sleep(Duration::from_millis(3));
                 assert_eq!(*libvirt.lock().unwrap(), Some(key));
-                leave(dir, secret, guest.uuid, within(10_000), |_| {
+                release(dir, secret, guest.uuid, within(10_000), |_| {
                     *libvirt.lock().unwrap() = None;
                 })
                 .unwrap();

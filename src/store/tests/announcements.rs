@@ -29,7 +29,7 @@ fn a_later_announcement_replaces_the_earlier_one_and_old_ones_are_deleted() {
     let (_dir, mut store) = new_store();
     store.announce(domain(1), &announcement(NOW)).unwrap();
     store.announce(domain(2), &announcement(NOW)).unwrap();
-    let tomorrow = later(Duration::from_hours(24));
+    let tomorrow = later(Duration::from_secs(24 * 60 * 60));
     store.announce(domain(1), &announcement(tomorrow)).unwrap();
     assert_eq!(number(&store, "SELECT count(*) FROM arriving"), 1);
     let found = store.references(domain(1), tomorrow).unwrap();

@@ -25,7 +25,7 @@ fn a_successful_start_marks_the_keys_as_used_once() {
 
     store.mark_started(domain(1), NOW).unwrap();
     store
-        .mark_started(domain(1), later(Duration::from_mins(1)))
+        .mark_started(domain(1), later(Duration::from_secs(60)))
         .unwrap();
 
     let rows = store.references(domain(1), NOW).unwrap();
@@ -82,7 +82,7 @@ fn only_a_recent_key_is_retired_if_libvirt_does_not_report_the_failure() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
-    let minute = Duration::from_mins(1);
+    let minute = Duration::from_secs(60);
     let late = later(minute + Duration::from_millis(1));
     let take_back = |store: &mut Store, at| {
         let done = store.retire_fresh_key(domain(1), Some(minute), at);

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const EMPTY: SecretAtHand = SecretAtHand::NoValue {
+const EMPTY: AvailableSecret = AvailableSecret::NoValue {
     serves_anything: false,
 };
 
@@ -12,7 +12,7 @@ const ROW: KeyRefId = KeyRefId(7);
 /// A stopped guest with a proven value, a provider that was exported, and nothing odd.
 fn ordinary() -> AdoptFacts {
     AdoptFacts {
-        secret: SecretAtHand::Value {
+        secret: AvailableSecret::Value {
             serves_anything: false,
         },
         evidence: Evidence::Proven,
@@ -25,9 +25,9 @@ fn ordinary() -> AdoptFacts {
 }
 
 /// The same guest, for which the guard holds this key.
-fn holding(key: Held) -> AdoptFacts {
+fn holding(key: KeyComparison) -> AdoptFacts {
     AdoptFacts {
-        keys: vec![HeldKey { key_ref: ROW, key }],
+        keys: vec![ExistingKey { key_ref: ROW, key }],
         ..ordinary()
     }
 }
@@ -59,15 +59,15 @@ fn a_proven_value_is_taken_over_and_the_secret_goes() {
 fn what_the_state_contradicts_is_not_taken_over_whatever_else_is_known() {
     let unreadable = || "it is cut".to_owned();
     for (evidence, refusal) in [
-        (Evidence::Refuted, AdoptRefusal::DoesNotOpen),
-        (Evidence::Plain, AdoptRefusal::StatePlain),
+        (Evidence::Refuted, NotAdoptable::DoesNotOpen),
+        (Evidence::Plain, NotAdoptable::StatePlain),
         (
             Evidence::Unreadable(unreadable()),
-            AdoptRefusal::StateUnreadable(unreadable()),
+            NotAdoptable::StateUnreadable(unreadable()),
         ),
     ] {
         for keep_plaintext in [false, true] {
-            for given in [ordinary(), holding(Held::Same)] {
+            for given in [ordinary(), holding(KeyComparison::Same)] {
                 let facts = AdoptFacts {
                     evidence: evidence.clone(),
                     keep_plaintext,
@@ -91,46 +91,46 @@ fn without_state_a_value_is_taken_over_if_nothing_contradicts() {
         expected: Some(Expected::Arrives),
         ..no_state.clone()
     };
-    assert_eq!(decide(&arrives), Err(AdoptRefusal::StateArrives));
+    assert_eq!(decide(&arrives), Err(NotAdoptable::StateArrives));
     let runs = AdoptFacts {
         expected: Some(Expected::Runs),
         ..no_state
     };
-    assert_eq!(decide(&runs), Err(AdoptRefusal::RunsWithoutState));
+    assert_eq!(decide(&runs), Err(NotAdoptable::RunsWithoutState));
 }
 
 #[test]
 fn a_key_that_the_guard_holds_already_is_not_added_again_and_the_secret_still_goes() {
-    let held = AdoptedKey::Held(ROW);
-    adopts(&holding(Held::Same), held, true);
+    let held = AdoptedKey::Existing(ROW);
+    adopts(&holding(KeyComparison::Same), held, true);
 }
 
 #[test]
 fn another_key_of_the_guest_is_never_pushed_aside() {
     for (key, opened) in [
-        (Held::Another(Proof::Proven), true),
-        (Held::Another(Proof::Refuted), true),
-        (Held::Closed, false),
+        (KeyComparison::Another(Proof::Proven), true),
+        (KeyComparison::Another(Proof::Refuted), true),
+        (KeyComparison::NotOpened, false),
     ] {
-        let refusal = AdoptRefusal::HasAnotherKey {
+        let refusal = NotAdoptable::HasAnotherKey {
             key_ref: ROW,
             opened,
         };
         assert_eq!(decide(&holding(key)), Err(refusal));
     }
-    let mut both = holding(Held::Closed);
-    both.keys.push(HeldKey {
+    let mut both = holding(KeyComparison::NotOpened);
+    both.keys.push(ExistingKey {
         key_ref: KeyRefId(8),
-        key: Held::Same,
+        key: KeyComparison::Same,
     });
-    let held = AdoptedKey::Held(KeyRefId(8));
+    let held = AdoptedKey::Existing(KeyRefId(8));
     adopts(&both, held, true);
 }
 
 #[test]
 fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_never_exported() {
     let open = AdoptFacts {
-        secret: SecretAtHand::Value {
+        secret: AvailableSecret::Value {
             serves_anything: true,
         },
         ..ordinary()
@@ -145,13 +145,13 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
     };
     let held_but_never_exported = AdoptFacts {
         exported: false,
-        ..holding(Held::Same)
+        ..holding(KeyComparison::Same)
     };
     for (facts, refusal) in [
-        (open, AdoptRefusal::ServesAnything),
-        (shared, AdoptRefusal::Shared(vec![vm2()])),
-        (never_exported, AdoptRefusal::NeverExported),
-        (held_but_never_exported, AdoptRefusal::NeverExported),
+        (open, NotAdoptable::ServesAnything),
+        (shared, NotAdoptable::Shared(vec![vm2()])),
+        (never_exported, NotAdoptable::NeverExported),
+        (held_but_never_exported, NotAdoptable::NeverExported),
     ] {
         assert_eq!(decide(&facts), Err(refusal));
         let keeping = AdoptFacts {
@@ -164,25 +164,25 @@ fn the_secret_does_not_go_while_anybody_else_may_need_it_or_the_provider_was_nev
 
 #[test]
 fn without_a_value_only_a_key_that_the_guard_holds_will_do() {
-    for secret in [SecretAtHand::Absent, SecretAtHand::Own, EMPTY] {
+    for secret in [AvailableSecret::Absent, AvailableSecret::Own, EMPTY] {
         let with = |given: AdoptFacts| AdoptFacts {
             secret: secret.clone(),
             evidence: Evidence::NoState,
             ..given
         };
-        let opening = with(holding(Held::Another(Proof::Proven)));
+        let opening = with(holding(KeyComparison::Another(Proof::Proven)));
         let is_empty = secret == EMPTY;
-        adopts(&opening, AdoptedKey::Held(ROW), is_empty);
-        let unproven = with(holding(Held::Another(Proof::None)));
-        adopts(&unproven, AdoptedKey::Held(ROW), is_empty);
+        adopts(&opening, AdoptedKey::Existing(ROW), is_empty);
+        let unproven = with(holding(KeyComparison::Another(Proof::None)));
+        adopts(&unproven, AdoptedKey::Existing(ROW), is_empty);
         let proven = [opening, unproven].map(|facts| decide(&facts).unwrap().proven);
         assert_eq!(proven, [true, false]);
         for nothing in [
             ordinary(),
-            holding(Held::Another(Proof::Refuted)),
-            holding(Held::Closed),
+            holding(KeyComparison::Another(Proof::Refuted)),
+            holding(KeyComparison::NotOpened),
         ] {
-            let refusal = AdoptRefusal::NothingToAdopt(secret.clone());
+            let refusal = NotAdoptable::NothingToAdopt(secret.clone());
             assert_eq!(decide(&with(nothing)), Err(refusal));
         }
     }
@@ -193,32 +193,32 @@ fn an_empty_secret_stays_if_it_is_to_stay_or_may_serve_other_things() {
     let keeping = AdoptFacts {
         secret: EMPTY,
         keep_plaintext: true,
-        ..holding(Held::Another(Proof::Proven))
+        ..holding(KeyComparison::Another(Proof::Proven))
     };
     let serving = AdoptFacts {
-        secret: SecretAtHand::NoValue {
+        secret: AvailableSecret::NoValue {
             serves_anything: true,
         },
         keep_plaintext: false,
         ..keeping.clone()
     };
-    adopts(&keeping, AdoptedKey::Held(ROW), false);
-    adopts(&serving, AdoptedKey::Held(ROW), false);
+    adopts(&keeping, AdoptedKey::Existing(ROW), false);
+    adopts(&serving, AdoptedKey::Existing(ROW), false);
 }
 
 #[test]
 fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_has() {
     let untold = |given: AdoptFacts| AdoptFacts {
-        secret: SecretAtHand::Undisclosed(Undisclosed::NoFile),
+        secret: AvailableSecret::Undisclosed(Undisclosed::NoFile),
         evidence: Evidence::NoState,
         ..given
     };
     let refusal = |held| {
         let why = Undisclosed::NoFile;
-        Err(AdoptRefusal::Undisclosed { why, held })
+        Err(NotAdoptable::Undisclosed { why, held })
     };
     assert_eq!(decide(&untold(ordinary())), refusal(None));
-    let opening = untold(holding(Held::Another(Proof::Proven)));
+    let opening = untold(holding(KeyComparison::Another(Proof::Proven)));
     assert_eq!(decide(&opening), refusal(Some(ROW)));
 }
 
@@ -226,8 +226,8 @@ fn a_value_that_libvirt_does_not_tell_is_a_refusal_that_names_the_key_the_guard_
 fn a_secret_for_something_else_is_left_alone() {
     let usage = || "/var/lib/libvirt/images/disk.img".to_owned();
     let facts = AdoptFacts {
-        secret: SecretAtHand::OtherUse(usage()),
-        ..holding(Held::Same)
+        secret: AvailableSecret::OtherUse(usage()),
+        ..holding(KeyComparison::Same)
     };
-    assert_eq!(decide(&facts), Err(AdoptRefusal::OtherUse(usage())));
+    assert_eq!(decide(&facts), Err(NotAdoptable::OtherUse(usage())));
 }

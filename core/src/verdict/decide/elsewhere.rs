@@ -74,7 +74,7 @@ fn state_missing(found: &Elsewhere, refusal: Refusal) -> Refusal {
 /// No key, and no state at its place.
 fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
     match (&found.relative, &found.state, &facts.domain) {
-        (Some(relative), _, _) => Refusal::KeyOfRelative {
+        (Some(relative), _, _) => Refusal::KeyOfRelatedGuest {
             relative: relative.clone(),
             is_defined: found.is_defined,
         },
@@ -101,7 +101,7 @@ fn known_key(facts: &Facts, found: &Elsewhere, refuted: bool) -> Option<Refusal>
     found
         .key_holder
         .clone()
-        .map(|holder| Refusal::KeyOfAnother {
+        .map(|holder| Refusal::KeyOfOtherGuest {
             holder,
             refuted,
             is_defined: found.is_defined,

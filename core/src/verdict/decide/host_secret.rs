@@ -1,7 +1,7 @@
 //! What libvirt's own secret means for a start: whether it carries one that the guard has no key
 //! for, and what becomes of it where the guard has one.
 
-use super::{Case, allow, deny};
+use super::Case;
 use crate::verdict::facts::{
     DekNumber, ForeignSecret, HostSecret, HostValue, KeySource, Permission, Proof, Provider,
     TpmState, Trial,
@@ -53,7 +53,7 @@ impl Case<'_> {
     }
 
     fn has_state(&self) -> bool {
-        *self.facts.state_in_force() == TpmState::Encrypted
+        *self.facts.effective_state() == TpmState::Encrypted
     }
 
     /// Why a start that needs libvirt's secret cannot have it, if libvirt said so.
@@ -91,7 +91,7 @@ pub(super) fn carried(finding: Finding) -> Verdict {
         Finding::ClientsKey => Reason::ClientsKey,
         _ => Reason::HostSecret,
     };
-    allow(reason).noting(finding)
+    Verdict::allow(reason).with_finding(finding)
 }
 
 /// Refuses, unless the trouble is a provider that is not at hand, libvirt has a value, and the
@@ -101,21 +101,22 @@ pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
         refusal,
         Refusal::ProviderMissing { .. }
             | Refusal::ProviderSealed { .. }
-            | Refusal::ProviderNotInTime { .. }
+            | Refusal::ProviderTimedOut { .. }
     );
     if !provider_not_at_hand || case.facts.policy.degraded == Permission::Deny {
-        return deny(refusal).into();
+        return Verdict::deny(refusal).into();
     }
     match case.carries() {
         Carries::Ask => Answer::AskHostSecret,
         // libvirt would make a new, empty TPM in place of the one that was used.
-        Carries::Yes(_) if case.refuses_new_tpm() => deny(Refusal::TpmStateMissing).into(),
+        Carries::Yes(_) if case.refuses_new_tpm() => Verdict::deny(Refusal::TpmStateMissing).into(),
         Carries::Yes(_) => {
-            let mut verdict = allow(Reason::HostSecret).noting(Finding::Degraded(refusal));
+            let mut verdict =
+                Verdict::allow(Reason::HostSecret).with_finding(Finding::Degraded(refusal));
             verdict.findings.extend(case.used_tpm_replaced());
             verdict.into()
         }
-        Carries::Refuted | Carries::No => deny(refusal).into(),
+        Carries::Refuted | Carries::No => Verdict::deny(refusal).into(),
     }
 }
 
@@ -130,16 +131,16 @@ pub(super) fn carry_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     }
     let mut retired = case.facts.retired.iter();
     if let Some((key_ref, _)) = retired.find(|(_, trial)| trial.is_proven()) {
-        return deny(Refusal::RetiredKeyOpensTpm { key_ref: *key_ref }).into();
+        return Verdict::deny(Refusal::RetiredKeyOpensTpm { key_ref: *key_ref }).into();
     }
     if case.is_started_with_a_clients_key() {
         return carried(Finding::ClientsKey).into();
     }
-    deny(refusal).into()
+    Verdict::deny(refusal).into()
 }
 
 /// The key that a start goes by.
-pub(super) struct Chosen<'a> {
+pub(super) struct ChosenKey<'a> {
     pub(super) source: KeySource,
     /// Its number; `None` for one that is yet to be made.
     pub(super) dek: Option<DekNumber>,
@@ -150,47 +151,47 @@ pub(super) struct Chosen<'a> {
 }
 
 /// Gives libvirt the key of this verdict, with what has to become of a secret that it has.
-pub(super) fn give(case: &Case<'_>, mut verdict: Verdict, chosen: &Chosen<'_>) -> Answer {
+pub(super) fn give(case: &Case<'_>, mut verdict: Verdict, chosen: &ChosenKey<'_>) -> Answer {
     if let Some(refusal) = case.host_secret_refusal() {
-        return deny(refusal).into();
+        return Verdict::deny(refusal).into();
     }
     let key = chosen.source;
     let over = |over| ProvideSecret { key, over };
     let foreign = match &case.facts.host_secret {
         None => return Answer::AskHostSecret,
         Some(HostSecret::Foreign(foreign)) => foreign,
-        Some(_) => return verdict.providing(over(Over::GuardsOwn)).into(),
+        Some(_) => return verdict.with_secret(over(Over::GuardsOwn)).into(),
     };
     let secret = case.secret_uuid;
     match foreign.value {
-        HostValue::None => verdict.providing(over(Over::ForeignDefinition)).into(),
+        HostValue::None => verdict.with_secret(over(Over::ForeignDefinition)).into(),
         HostValue::Known { dek, .. } if chosen.dek == Some(dek) => {
-            verdict.providing(over(Over::TheSame)).into()
+            verdict.with_secret(over(Over::TheSame)).into()
         }
         // It may be the only key of that guest's TPM.
         _ if !foreign.named_by.is_empty() => {
             let guests = foreign.named_by.clone();
-            deny(Refusal::SecretOfGuest { secret, guests }).into()
+            Verdict::deny(Refusal::SecretOfGuest { secret, guests }).into()
         }
         HostValue::Known { .. } if foreign.serves_anything => {
             let reason =
                 "it has a value and no usage, so that it may open other things than a vTPM";
-            deny(case.conflict(reason)).into()
+            Verdict::deny(case.conflict(reason)).into()
         }
         HostValue::Known { dek, .. } => {
             if !case.has_row_with(dek) {
                 let provider = chosen.owner.uuid;
                 verdict.plan(Finding::HostValueKept, Repair::KeepHostValue { provider });
             }
-            verdict.providing(over(Over::ForeignDefinition)).into()
+            verdict.with_secret(over(Over::ForeignDefinition)).into()
         }
         HostValue::Hidden => {
             // What proves a key may be an old state while another one is on its way.
             let proven = chosen.is_proven && !case.references.state_arrives;
             if proven && foreign.is_a_clients() {
-                verdict.providing(over(Over::ForeignValue)).into()
+                verdict.with_secret(over(Over::ForeignValue)).into()
             } else {
-                verdict.noting(Finding::HiddenValue(secret)).into()
+                verdict.with_finding(Finding::HiddenValue(secret)).into()
             }
         }
     }

@@ -1,17 +1,18 @@
-//! The decision table of design.md ("prepare: from facts to verdict").
+//! The decision table: docs/decision-table.md.
 
-mod chosen;
 mod elsewhere;
 mod host_secret;
-mod keyed;
-mod mend;
 mod placeholders;
 mod provider;
+mod repair_row;
+mod tried;
+mod use_key;
+mod with_key;
 
-use super::facts::{Facts, Hindrance, KeyRef, Permission, References, StoreAccessError, TpmState};
+use super::facts::{Facts, KeyRef, Obstacle, Permission, References, StoreAccessError, TpmState};
 use super::refusal::Refusal;
 use super::repair::Repair;
-use super::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
+use super::{Answer, Decision, Finding, Reason, Verdict};
 use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use host_secret::{Carries, carried};
@@ -29,17 +30,17 @@ pub fn decide(facts: &Facts) -> Answer {
 
 /// A start that was judged by a kept copy gets that copy as its state.
 fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
-    if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_in_place()) {
-        let (occasion, kept_at) = (copy.occasion, copy.kept_at);
+    if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_to_restore()) {
+        let (reason, saved_at) = (copy.reason, copy.saved_at);
         let finding = match &facts.state {
             TpmState::Damaged(how) => Finding::StateDamaged {
                 how: how.clone(),
-                occasion,
+                reason,
             },
-            _ => Finding::StateGone { occasion, kept_at },
+            _ => Finding::StateGone { reason, saved_at },
         };
         verdict.findings.insert(0, finding);
-        let repair = Repair::RestoreTpmState { occasion, kept_at };
+        let repair = Repair::RestoreTpmState { reason, saved_at };
         verdict.repairs.insert(0, repair);
     }
     verdict
@@ -51,8 +52,8 @@ fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
     let rows = facts.references.iter().flat_map(|found| &found.key_refs);
     let first_used_at = rows.filter_map(|row| row.first_used_at).min();
     match (&verdict.decision, facts.arrival) {
-        (Decision::Allow(_), Some(arrival)) if facts.rests_on_arrival() => {
-            verdict.noting(Finding::StateArrives {
+        (Decision::Allow(_), Some(arrival)) if facts.depends_on_arrival() => {
+            verdict.with_finding(Finding::StateArrives {
                 arrival,
                 first_used_at,
             })
@@ -72,16 +73,16 @@ fn by_table(facts: &Facts) -> Answer {
         Err(unreadable) => return unreadable_xml(facts, unreadable),
     };
     let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
-        return allow(Reason::NoEmulatedTpm).into();
+        return Verdict::allow(Reason::NoEmulatedTpm).into();
     };
     let Some(secret_uuid) = vtpm.secret_uuid else {
         return unencrypted(facts).into();
     };
     let references = match &facts.references {
         Ok(references) => references,
-        Err(trouble) => match (&facts.hindrance, facts.state_in_force()) {
+        Err(trouble) => match (&facts.obstacle, facts.effective_state()) {
             // It cannot start, whether state arrives or not, which only the store knows.
-            (Some(Hindrance::ClosedDirectory { .. }), _)
+            (Some(Obstacle::ClosedDirectory { .. }), _)
             | (_, TpmState::Plain | TpmState::Damaged(_)) => &References::default(),
             _ => {
                 let case = Case {
@@ -94,10 +95,10 @@ fn by_table(facts: &Facts) -> Answer {
         },
     };
     if let Some(refusal) = unusable_state(facts) {
-        return deny(refusal).into();
+        return Verdict::deny(refusal).into();
     }
-    if *facts.state_in_force() == TpmState::Plain && !references.state_arrives {
-        return deny(Refusal::EncryptionMismatch {
+    if *facts.effective_state() == TpmState::Plain && !references.state_arrives {
+        return Verdict::deny(Refusal::EncryptionMismatch {
             state_encrypted: false,
         })
         .into();
@@ -108,7 +109,7 @@ fn by_table(facts: &Facts) -> Answer {
         secret_uuid,
     };
     if case.keyed_rows().next().is_some() {
-        keyed::decide(&case)
+        with_key::decide(&case)
     } else if case.placeholders().next().is_some() {
         placeholders::decide(&case)
     } else {
@@ -121,9 +122,9 @@ fn by_table(facts: &Facts) -> Answer {
 pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
     let references = facts.references.as_ref();
     let arrives = references.is_ok_and(|references| references.state_arrives);
-    match (&facts.hindrance, facts.state_in_force()) {
-        (Some(Hindrance::InUse { .. }), _) if arrives => None,
-        (Some(hindrance), _) => Some(Refusal::TpmHindered(hindrance.clone())),
+    match (&facts.obstacle, facts.effective_state()) {
+        (Some(Obstacle::InUse { .. }), _) if arrives => None,
+        (Some(obstacle), _) => Some(Refusal::TpmObstructed(obstacle.clone())),
         (None, TpmState::Damaged(how)) if !arrives => {
             Some(Refusal::TpmStateDamaged { how: how.clone() })
         }
@@ -183,7 +184,7 @@ impl<'a> Case<'a> {
 
     /// No state on disk and none on its way: libvirt would make a new TPM.
     fn would_be_a_new_tpm(&self) -> bool {
-        *self.facts.state_in_force() == TpmState::Absent && !self.references.state_arrives
+        *self.facts.effective_state() == TpmState::Absent && !self.references.state_arrives
     }
 
     /// A guest has run with one of the keys.
@@ -199,15 +200,15 @@ impl<'a> Case<'a> {
 
     /// Likewise, and the policy does not let libvirt make it.
     fn refuses_new_tpm(&self) -> bool {
-        let allowed =
-            self.facts.starts_fresh() || self.facts.policy.missing_state == Permission::Allow;
+        let allowed = self.facts.starts_with_new_tpm()
+            || self.facts.policy.missing_state == Permission::Allow;
         self.used_tpm_is_missing() && !allowed
     }
 
     /// What is to be said of a new TPM in the place of a used one.
     fn used_tpm_replaced(&self) -> Option<Finding> {
         self.used_tpm_is_missing()
-            .then_some(if self.facts.starts_fresh() {
+            .then_some(if self.facts.starts_with_new_tpm() {
                 Finding::FreshTpm
             } else {
                 Finding::NewTpmAllowed
@@ -219,10 +220,10 @@ impl<'a> Case<'a> {
 fn unreadable_xml(facts: &Facts, unreadable: &UnreadableDomain) -> Answer {
     let reason = unreadable.reason.clone();
     if unreadable.has_emulated_tpm && facts.policy.unencrypted == Permission::Deny {
-        return deny(Refusal::DomainXmlInvalid { reason }).into();
+        return Verdict::deny(Refusal::DomainXmlInvalid { reason }).into();
     }
-    allow(Reason::UnreadableXml)
-        .noting(Finding::XmlUnreadable(reason))
+    Verdict::allow(Reason::UnreadableXml)
+        .with_finding(Finding::XmlUnreadable(reason))
         .into()
 }
 
@@ -231,55 +232,57 @@ fn unencrypted(facts: &Facts) -> Verdict {
         Ok(found) => (!found.key_refs.is_empty(), found.state_arrives),
         Err(_) => (false, false),
     };
-    match facts.state_in_force() {
-        TpmState::Encrypted if !arrives => deny(Refusal::EncryptionMismatch {
+    match facts.effective_state() {
+        TpmState::Encrypted if !arrives => Verdict::deny(Refusal::EncryptionMismatch {
             state_encrypted: true,
         }),
         // Without a row the guard knows nothing of this guest, and leaves it to libvirt.
         TpmState::Damaged(how) if has_rows && !arrives => {
-            deny(Refusal::TpmStateDamaged { how: how.clone() })
+            Verdict::deny(Refusal::TpmStateDamaged { how: how.clone() })
         }
-        _ if facts.policy.unencrypted == Permission::Deny => deny(Refusal::UnencryptedVtpm),
-        _ => allow(Reason::Unencrypted),
+        _ if facts.policy.unencrypted == Permission::Deny => {
+            Verdict::deny(Refusal::UnencryptedVtpm)
+        }
+        _ => Verdict::allow(Reason::Unencrypted),
     }
 }
 
 fn unusable_store(case: &Case<'_>, trouble: &StoreAccessError) -> Answer {
     match case.carries() {
         Carries::Ask => Answer::AskHostSecret,
-        Carries::Yes(_) => allow(Reason::HostSecret)
-            .noting(Finding::StoreUnusable(trouble.clone()))
+        Carries::Yes(_) => Verdict::allow(Reason::HostSecret)
+            .with_finding(Finding::StoreUnusable(trouble.clone()))
             .into(),
-        Carries::Refuted | Carries::No => deny(Refusal::Store(trouble.clone())).into(),
+        Carries::Refuted | Carries::No => Verdict::deny(Refusal::Store(trouble.clone())).into(),
     }
 }
 
 fn no_rows(case: &Case<'_>) -> Answer {
     let policy = &case.facts.policy;
     if let Some(refusal) = case.host_secret_refusal() {
-        return deny(refusal).into();
+        return Verdict::deny(refusal).into();
     }
     match case.carries() {
         Carries::Ask => return Answer::AskHostSecret,
         Carries::Yes(_) | Carries::Refuted if policy.unmanaged == Permission::Deny => {
-            return deny(Refusal::Unmanaged).into();
+            return Verdict::deny(Refusal::Unmanaged).into();
         }
         Carries::Yes(Finding::Unmanaged) => return unmanaged(case),
         Carries::Yes(finding) => return carried(finding).into(),
-        Carries::Refuted => return deny(case.host_value_does_not_open()).into(),
+        Carries::Refuted => return Verdict::deny(case.host_value_does_not_open()).into(),
         Carries::No => {}
     }
     // Binding helps where a new TPM would be made, and nowhere else.
     match &policy.auto_bind {
-        _ if !case.would_be_a_new_tpm() => deny(case.key_lost()).into(),
+        _ if !case.would_be_a_new_tpm() => Verdict::deny(case.key_lost()).into(),
         Some(name) => match &case.facts.elsewhere {
             None => Answer::AskElsewhere,
             Some(found) if found.forbids_a_new_tpm(policy.transient_state) => {
-                deny(Refusal::KeyMissing).into()
+                Verdict::deny(Refusal::KeyMissing).into()
             }
             Some(_) => placeholders::bind_and_make_key(case, name),
         },
-        None => deny(Refusal::KeyMissing).into(),
+        None => Verdict::deny(Refusal::KeyMissing).into(),
     }
 }
 
@@ -290,56 +293,13 @@ fn unmanaged(case: &Case<'_>) -> Answer {
         Some(seen) if case.would_be_a_new_tpm() && seen.secret_uuid == Some(case.secret_uuid) => {
             if case.facts.policy.missing_state == Permission::Deny {
                 let path = seen.path.clone();
-                return deny(Refusal::SeenStateMissing { path, at: seen.at }).into();
+                return Verdict::deny(Refusal::SeenStateMissing { path, at: seen.at }).into();
             }
-            verdict.findings.push(Finding::NewTpmAllowed);
+            verdict.note(Finding::NewTpmAllowed);
         }
         _ => {}
     }
     verdict.into()
-}
-
-fn allow(reason: Reason) -> Verdict {
-    Verdict {
-        decision: Decision::Allow(reason),
-        findings: Vec::new(),
-        repairs: Vec::new(),
-        secret: None,
-    }
-}
-
-/// A refusal changes nothing: it has no repairs and provides no secret.
-fn deny(refusal: Refusal) -> Verdict {
-    Verdict {
-        decision: Decision::Deny(refusal),
-        findings: Vec::new(),
-        repairs: Vec::new(),
-        secret: None,
-    }
-}
-
-impl Verdict {
-    fn noting(mut self, finding: Finding) -> Self {
-        self.findings.push(finding);
-        self
-    }
-
-    /// Notes what was found, and plans what mends it.
-    fn plan(&mut self, finding: Finding, repair: Repair) {
-        self.findings.push(finding);
-        self.repairs.push(repair);
-    }
-
-    fn providing(mut self, secret: ProvideSecret) -> Self {
-        self.secret = Some(secret);
-        self
-    }
-}
-
-impl From<Verdict> for Answer {
-    fn from(verdict: Verdict) -> Self {
-        Self::Verdict(verdict)
-    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use super::host_secret::{Carries, Chosen, carried, degrade_or_deny, give};
-use super::mend::mend;
-use super::{Case, allow, deny, provider};
-use crate::verdict::facts::{HostSecret, HostValue, KekState, KeyRef, KeySource, Provider};
+use super::Case;
+use super::host_secret::{Carries, ChosenKey, carried, degrade_or_deny, give};
+use super::repair_row::repair_row;
+use crate::verdict::facts::{
+    HostSecret, HostValue, KekState, KeyRef, KeySource, Provider, provider_of,
+};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Answer, Finding, Over, ProvideSecret, Reason, Verdict};
@@ -15,16 +17,16 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
         return existing_tpm(case);
     }
     let rows = &case.references.key_refs;
-    // The first to be kept: one whose KEK opens, then the nearest tie, then the oldest.
+    let providers = &case.references.providers;
+    // The one to keep: one whose provider key opens, then the closest binding, then the oldest.
     let best = rows
         .iter()
-        .filter_map(|row| {
-            provider::named(row, case.references).map(|(tie, owner)| (row, tie, owner))
-        })
-        .min_by_key(|(row, tie, owner)| {
-            (sealed(case, owner).is_some(), *tie, row.created_at, row.id)
+        .filter_map(|row| provider_of(row, providers).map(|owner| (row, owner)))
+        .min_by_key(|(row, owner)| {
+            let is_sealed = sealed(case, owner).is_some();
+            (is_sealed, owner.named_by(row), row.created_at, row.id)
         });
-    let Some((kept, _, owner)) = best else {
+    let Some((kept, owner)) = best else {
         return degrade_or_deny(case, provider_missing(rows));
     };
     if let Some(refusal) = sealed(case, owner) {
@@ -34,14 +36,14 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
         Continue(origin) => origin,
         Break(answer) => return answer,
     };
-    let mut verdict = allow(Reason::NewKey);
+    let mut verdict = Verdict::allow(Reason::NewKey);
     for key_ref in rows.iter().map(|row| row.id).filter(|id| *id != kept.id) {
         verdict.plan(
             Finding::OrphanPlaceholder(key_ref),
             Repair::DeletePlaceholder { key_ref },
         );
     }
-    mend(&mut verdict, case, kept, owner);
+    repair_row(&mut verdict, case, kept, owner);
     make_key(case, verdict, Some(kept), owner, origin)
 }
 
@@ -50,16 +52,16 @@ pub(super) fn bind_and_make_key(case: &Case<'_>, provider_name: &str) -> Answer 
     let mut providers = case.references.providers.iter();
     let Some(owner) = providers.find(|provider| provider.name == provider_name) else {
         let provider = provider_name.to_owned();
-        return deny(Refusal::ProviderMissing {
+        return Verdict::deny(Refusal::ProviderMissing {
             provider,
             key_id: None,
         })
         .into();
     };
     if let Some(refusal) = sealed(case, owner) {
-        return deny(refusal).into();
+        return Verdict::deny(refusal).into();
     }
-    let mut verdict = allow(Reason::NewKey);
+    let mut verdict = Verdict::allow(Reason::NewKey);
     verdict.repairs.push(Repair::BindProvider {
         key_ref: None,
         provider: owner.uuid,
@@ -71,13 +73,13 @@ pub(super) fn bind_and_make_key(case: &Case<'_>, provider_name: &str) -> Answer 
 /// A key must never be made over existing state, nor over state that is on its way.
 fn existing_tpm(case: &Case<'_>) -> Answer {
     if let Some(refusal) = case.host_secret_refusal() {
-        return deny(refusal).into();
+        return Verdict::deny(refusal).into();
     }
     match case.carries() {
         Carries::Ask => Answer::AskHostSecret,
         Carries::Yes(finding) => carried(finding).into(),
-        Carries::Refuted => deny(case.host_value_does_not_open()).into(),
-        Carries::No => deny(case.key_lost()).into(),
+        Carries::Refuted => Verdict::deny(case.host_value_does_not_open()).into(),
+        Carries::No => Verdict::deny(case.key_lost()).into(),
     }
 }
 
@@ -95,7 +97,7 @@ fn origin_of_a_new_key(case: &Case<'_>) -> ControlFlow<Answer, KeyOrigin> {
         // It may be the key of that guest's TPM.
         _ if !foreign.named_by.is_empty() => {
             let (secret, guests) = (case.secret_uuid, foreign.named_by.clone());
-            Break(deny(Refusal::SecretOfGuest { secret, guests }).into())
+            Break(Verdict::deny(Refusal::SecretOfGuest { secret, guests }).into())
         }
         HostValue::Known { .. } => Continue(KeyOrigin::HostSecret),
         HostValue::Hidden => Break(carried(foreign.finding()).into()),
@@ -117,10 +119,10 @@ fn make_key(
     if origin == KeyOrigin::HostSecret {
         // libvirt has it already, and it stays there until `adopt` takes it away.
         let (key, over) = (KeySource::Created, Over::TheSame);
-        let verdict = verdict.noting(Finding::Unmanaged);
-        return verdict.providing(ProvideSecret { key, over }).into();
+        let verdict = verdict.with_finding(Finding::Unmanaged);
+        return verdict.with_secret(ProvideSecret { key, over }).into();
     }
-    let chosen = Chosen {
+    let chosen = ChosenKey {
         source: KeySource::Created,
         dek: None,
         is_proven: false,
@@ -132,9 +134,9 @@ fn make_key(
 fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {
     let reason = match case.facts.keks.get(&owner.key_id) {
         Some(KekState::Opens) => return None,
-        Some(KekState::NotInTime) => {
+        Some(KekState::TimedOut) => {
             let provider = owner.name.clone();
-            return Some(Refusal::ProviderNotInTime { provider });
+            return Some(Refusal::ProviderTimedOut { provider });
         }
         Some(KekState::Sealed(reason)) => reason.clone(),
         None => "its key was not tried".to_owned(),

@@ -17,7 +17,8 @@ use crate::manage::host::default_deadline;
 use crate::manage::providers::named_by;
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
-    AdoptFacts, Evidence, Expected, Held, HeldKey, SecretAtHand, Sharer, Undisclosed,
+    AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
+    Undisclosed,
 };
 use crate::verdict::facts::{KeyRef, Proof, Provider, References};
 
@@ -49,7 +50,7 @@ impl Adopting {
             Some(dek) => self.sharers(target.secret, dek, others)?,
             None => Vec::new(),
         };
-        let same = keys.iter().find(|held| held.key == Held::Same);
+        let same = keys.iter().find(|held| held.key == KeyComparison::Same);
         let provider = same
             .and_then(|held| provider_of(&references, held.key_ref))
             .map_or_else(|| self.provider_for(&references), Provider::clone);
@@ -79,29 +80,31 @@ impl Adopting {
         &mut self,
         secret: SecretUuid,
         domain: DomainUuid,
-    ) -> Result<(SecretAtHand, Option<Dek>), CommandError> {
+    ) -> Result<(AvailableSecret, Option<Dek>), CommandError> {
         let found = self.ask(|secrets| secrets.reveal(secret, default_deadline()))?;
         let Some(found) = found? else {
-            return Ok((SecretAtHand::Absent, None));
+            return Ok((AvailableSecret::Absent, None));
         };
         let definition = found.definition;
         if definition.purpose == Purpose::Other {
-            return Ok((SecretAtHand::OtherUse(definition.usage), None));
+            return Ok((AvailableSecret::OtherUse(definition.usage), None));
         }
         if definition.guards_domain() == Some(domain) {
-            return Ok((SecretAtHand::Own, None));
+            return Ok((AvailableSecret::Own, None));
         }
         let serves_anything = definition.purpose == Purpose::Anything;
         let value = match found.value {
             SecretValue::Disclosed(dek) => Ok(dek),
-            SecretValue::None => return Ok((SecretAtHand::NoValue { serves_anything }, None)),
+            SecretValue::None => return Ok((AvailableSecret::NoValue { serves_anything }, None)),
             SecretValue::Private => self.value_in_files(secret),
         };
         Ok(match value {
             // No byte is a value to libvirt, and nothing to wrap.
-            Ok(dek) if dek.expose().is_empty() => (SecretAtHand::NoValue { serves_anything }, None),
-            Ok(dek) => (SecretAtHand::Value { serves_anything }, Some(dek)),
-            Err(why) => (SecretAtHand::Undisclosed(why), None),
+            Ok(dek) if dek.expose().is_empty() => {
+                (AvailableSecret::NoValue { serves_anything }, None)
+            }
+            Ok(dek) => (AvailableSecret::Value { serves_anything }, Some(dek)),
+            Err(why) => (AvailableSecret::Undisclosed(why), None),
         })
     }
 
@@ -154,21 +157,21 @@ impl Adopting {
         references: &References,
         value: Option<&Dek>,
         state: &StateFile,
-    ) -> Vec<HeldKey> {
+    ) -> Vec<ExistingKey> {
         let rows = references.key_refs.iter();
         let keyed = rows.filter(|row| row.wrapped_dek.is_some());
         let hold = |row: &KeyRef| {
             let key = match self.unwrap(domain, references, row) {
-                None => Held::Closed,
-                Some(dek) if value.is_some_and(|value| value.same_as(&dek)) => Held::Same,
-                Some(dek) => Held::Another(match evidence(state, &dek) {
+                None => KeyComparison::NotOpened,
+                Some(dek) if value.is_some_and(|value| value.same_as(&dek)) => KeyComparison::Same,
+                Some(dek) => KeyComparison::Another(match evidence(state, &dek) {
                     Evidence::Proven => Proof::Proven,
                     Evidence::Refuted => Proof::Refuted,
                     _ => Proof::None,
                 }),
             };
             let key_ref = row.id;
-            HeldKey { key_ref, key }
+            ExistingKey { key_ref, key }
         };
         keyed.map(hold).collect()
     }
@@ -186,9 +189,9 @@ impl Adopting {
             let uuid = other.guest.uuid;
             let references = self.references(uuid)?;
             let held = self.held_keys(uuid, &references, Some(value), &StateFile::Absent);
-            let is_safe = |held: &HeldKey| {
+            let is_safe = |held: &ExistingKey| {
                 let provider = provider_of(&references, held.key_ref);
-                held.key == Held::Same
+                held.key == KeyComparison::Same
                     && provider.is_some_and(|known| is_exported(&references, known.key_id))
             };
             if !held.iter().any(is_safe) {

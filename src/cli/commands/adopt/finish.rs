@@ -18,7 +18,7 @@ use crate::manage::host::default_deadline;
 use crate::messages::label;
 use crate::store::{Event, Origin};
 use crate::verdict::Over;
-use crate::verdict::adopt::{Evidence, SecretAtHand};
+use crate::verdict::adopt::{AvailableSecret, Evidence};
 use crate::verdict::facts::References;
 
 impl Adopting {
@@ -55,7 +55,7 @@ impl Adopting {
         let references = self.references(target.domain.uuid)?;
         let (kek, dek) = self.stored_dek(target, taken.key_ref, &references)?;
         let (at_hand, value) = self.secret_at_hand(target.secret, target.domain.uuid)?;
-        let is_empty = matches!(at_hand, SecretAtHand::NoValue { .. });
+        let is_empty = matches!(at_hand, AvailableSecret::NoValue { .. });
         let is_the_value = value.is_some_and(|value| value.same_as(&dek));
         let proof = evidence(&self.state(target), &dek);
         let holds = proof == Evidence::Proven || (proof == Evidence::NoState && !taken.proven);

@@ -11,7 +11,7 @@ use crate::key::wrap::{self, WrappedDek};
 use crate::manage::host::default_deadline;
 use crate::manage::providers::named_by;
 use crate::store::{AddKey, OtherKeys};
-use crate::verdict::adopt::{AdoptedKey, SecretAtHand, decide};
+use crate::verdict::adopt::{AdoptedKey, AvailableSecret, decide};
 use crate::verdict::facts::{Provider, References};
 
 impl Adopting {
@@ -30,7 +30,7 @@ impl Adopting {
         } = self.examine(target, others)?;
         let adoption = decide(&facts).map_err(|why| words::refusal(why, target, &provider))?;
         let (key_ref, new) = match (adoption.key, &value) {
-            (AdoptedKey::Held(key_ref), _) => (key_ref, false),
+            (AdoptedKey::Existing(key_ref), _) => (key_ref, false),
             (AdoptedKey::New, Some(dek)) => {
                 (self.add(target, &provider, dek, adoption.proven)?, true)
             }
@@ -41,8 +41,8 @@ impl Adopting {
             _ => provider.name,
         };
         let secret = match facts.secret {
-            SecretAtHand::Absent => SecretFate::Absent,
-            SecretAtHand::Own => SecretFate::Own,
+            AvailableSecret::Absent => SecretFate::Absent,
+            AvailableSecret::Own => SecretFate::Own,
             _ if adoption.remove_secret => SecretFate::ToGo,
             _ => SecretFate::Kept,
         };

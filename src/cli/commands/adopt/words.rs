@@ -9,44 +9,44 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::wrap::UnwrapError;
 use crate::libvirt::secret::SecretError;
 use crate::messages::{Arg, Named, label, quoted};
-use crate::verdict::adopt::{AdoptRefusal, SecretAtHand, Sharer, Undisclosed};
+use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
 use crate::verdict::facts::Provider;
 
 /// A refusal of the decision. `provider` is the one whose key wraps, or would.
-pub(crate) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &Provider) -> CommandError {
+pub(crate) fn refusal(why: NotAdoptable, target: Target<'_>, provider: &Provider) -> CommandError {
     let guest = Arg::guest(target.domain);
     let secret = target.secret;
     let (message, hint) = match why {
-        AdoptRefusal::NothingToAdopt(at_hand) => nothing_to_adopt(&at_hand, secret, &guest),
-        AdoptRefusal::OtherUse(usage) => (
+        NotAdoptable::NothingToAdopt(at_hand) => nothing_to_adopt(&at_hand, secret, &guest),
+        NotAdoptable::OtherUse(usage) => (
             format!("the secret {secret} is not one for a vTPM; its usage is \"{usage}\""),
             format!("let its XML name a secret of usage type vtpm: virsh edit {guest}"),
         ),
-        AdoptRefusal::Undisclosed { why, held } => undisclosed(why, held, secret, &guest),
-        AdoptRefusal::DoesNotOpen => (
+        NotAdoptable::Undisclosed { why, held } => undisclosed(why, held, secret, &guest),
+        NotAdoptable::DoesNotOpen => (
             format!("the value of the secret {secret} does not open its TPM state"),
             format!(
                 "set the right one: virsh secret-set-value {secret}; see: vtpm-guard explain VG204"
             ),
         ),
-        AdoptRefusal::StatePlain => (
+        NotAdoptable::StatePlain => (
             "its TPM state is not encrypted, so the secret's value is no key of it".to_owned(),
             format!("encrypt it: vtpm-guard encrypt {guest}; see: vtpm-guard explain VG503"),
         ),
-        AdoptRefusal::StateUnreadable(why) => (
+        NotAdoptable::StateUnreadable(why) => (
             format!("its TPM state cannot be read, so nothing proves the key: {why}"),
             "nothing was changed; adopt it when the state is whole again".to_owned(),
         ),
-        AdoptRefusal::StateArrives => (
+        NotAdoptable::StateArrives => (
             "its TPM state is still on its way, so nothing proves the key".to_owned(),
             format!("adopt it when it runs: vtpm-guard adopt {guest}"),
         ),
-        AdoptRefusal::RunsWithoutState => (
+        NotAdoptable::RunsWithoutState => (
             "it runs, and its TPM state is not where libvirt keeps it: nothing proves the key"
                 .to_owned(),
             format!("shut it down, see what its start would do: vtpm-guard check {guest}"),
         ),
-        AdoptRefusal::HasAnotherKey { key_ref, opened } => {
+        NotAdoptable::HasAnotherKey { key_ref, opened } => {
             let kind = if opened {
                 "another key"
             } else {
@@ -60,7 +60,7 @@ pub(crate) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &Provider
                 ),
             )
         }
-        AdoptRefusal::ServesAnything => (
+        NotAdoptable::ServesAnything => (
             format!(
                 "the secret {secret} has no usage, so it may serve other things than this vTPM \
                  and is not removed"
@@ -70,14 +70,14 @@ pub(crate) fn refusal(why: AdoptRefusal, target: Target<'_>, provider: &Provider
                  virsh secret-undefine {secret}"
             ),
         ),
-        AdoptRefusal::Shared(others) => (
+        NotAdoptable::Shared(others) => (
             format!("{} needs the secret {secret}, too", names(&others)),
             format!("adopt them together: vtpm-guard adopt {guest} {}", {
                 let others: Vec<_> = others.iter().map(|other| arg(other).to_string()).collect();
                 others.join(" ")
             }),
         ),
-        AdoptRefusal::NeverExported => (
+        NotAdoptable::NeverExported => (
             format!(
                 "provider {} was never exported, and libvirt's secret is the only other copy of \
                  the key",
@@ -105,13 +105,17 @@ fn arg(Sharer { name, uuid }: &Sharer) -> Arg {
     })
 }
 
-fn nothing_to_adopt(at_hand: &SecretAtHand, secret: SecretUuid, guest: &Arg) -> (String, String) {
+fn nothing_to_adopt(
+    at_hand: &AvailableSecret,
+    secret: SecretUuid,
+    guest: &Arg,
+) -> (String, String) {
     match at_hand {
-        SecretAtHand::Own => (
+        AvailableSecret::Own => (
             format!("the secret {secret} is the guard's own, and no key of its opens the TPM"),
             format!("see what there is: vtpm-guard key show {guest}"),
         ),
-        SecretAtHand::NoValue { .. } => (
+        AvailableSecret::NoValue { .. } => (
             format!("the secret {secret} has no value"),
             format!("set it: virsh secret-set-value {secret}"),
         ),

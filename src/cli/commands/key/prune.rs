@@ -27,10 +27,10 @@ use crate::store::{Access, Event, Origin, Prune};
 use crate::tpm_copies::CopyStore;
 
 /// How long nothing must have been heard of a guest that has a key.
-const AGE: Duration = Duration::from_hours(30 * 24);
+const AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The same for a guest that never had one: most often an attempt of virt-install.
-const AGE_WITHOUT_KEY: Duration = Duration::from_hours(24);
+const AGE_WITHOUT_KEY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Which guests are removed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_age_is_a_number_and_a_unit() {
-        assert_eq!(age("12h").unwrap(), Duration::from_hours(12));
+        assert_eq!(age("12h").unwrap(), Duration::from_secs(12 * 60 * 60));
         assert_eq!(age("4w").unwrap(), age("28d").unwrap());
         assert_eq!(age("0d").unwrap(), Duration::ZERO);
         for text in ["", "30", "-1d"] {

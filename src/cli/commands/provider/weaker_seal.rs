@@ -7,7 +7,7 @@ use crate::messages::{Arg, Command, kind};
 pub(super) fn note(provider: Arg<kind::Provider>, stored: &StoredKek) -> Option<String> {
     let in_clear = "the key is in a file that only root can read, in clear";
     let reseal = Command::ProviderReseal(provider);
-    match (&stored.trouble, stored.seal) {
+    match (&stored.weaker_because, stored.seal) {
         (Some(error), Seal::RootOnlyFile) => Some(format!(
             "{in_clear}, because {error}; when that is fixed: {reseal}"
         )),

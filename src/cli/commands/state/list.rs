@@ -1,40 +1,53 @@
-//! `state list`: all kept copies.
+//! `state list`: all saved copies.
 
-use serde_json::Value;
+use std::io;
 
-use super::{Judged, copies_of};
 use crate::cli::context::Context;
-use crate::cli::ui::answer;
+use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
-use crate::tpm_copies;
+use crate::manage::copies::JudgedCopy;
+use crate::swtpm::StateFile;
 
-pub(crate) fn run(context: &Context) -> Result<(), CommandError> {
-    let mut copies = Vec::new();
-    for domain in tpm_copies::domains(context.host.state_dir())? {
-        copies.extend(copies_of(context, domain)?);
+pub(super) fn run(context: &Context) -> Result<(), CommandError> {
+    let copies = context.host.all_copies()?;
+    for error in &copies.unreadable {
+        context.output.note(&error.to_string());
     }
-    let documents: Value = copies.iter().map(Judged::document).collect();
-    context.output.answer(&documents, |out| {
-        if copies.is_empty() {
-            return writeln!(out, "no kept copies of TPM state");
+    context.output.print(&copies.judged)
+}
+
+impl Answer for Vec<JudgedCopy> {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if self.is_empty() {
+            return writeln!(out, "no saved copies of TPM state");
         }
         let heading = [
             "DOMAIN", "UUID", "OCCASION", "SIZE", "KEPT AT", "OPENED", "FOR",
         ];
         let mut lines = table(&heading);
-        for judged in &copies {
-            let manifest = &judged.copy.manifest;
+        for judged in self {
             lines.add_row([
-                manifest.domain_name.clone(),
-                judged.domain.to_string(),
-                manifest.reason.as_str().to_owned(),
-                judged.copy.len().to_string(),
-                answer::time(Some(manifest.kept_at())),
-                judged.opened_word().to_owned(),
-                judged.purpose().to_owned(),
+                judged.copy.manifest.domain_name.clone(),
+                judged.guest.uuid.to_string(),
+                judged.occasion.to_owned(),
+                judged.size.to_string(),
+                time(Some(judged.kept_at)),
+                super::opened(judged).to_owned(),
+                purpose(judged).to_owned(),
             ]);
         }
         out.table(&lines)
-    })
+    }
+}
+
+/// What it is there for.
+fn purpose(judged: &JudgedCopy) -> &'static str {
+    match &judged.content {
+        _ if !judged.copy.is_available() => "state restore (set aside)",
+        StateFile::Encrypted(_) if judged.opened || !judged.keyed => "the next start without state",
+        StateFile::Plain => "the next start without state",
+        _ => "state restore",
+    }
 }

@@ -1,26 +1,22 @@
-//! `state show`: one guest's copies, with their place.
+//! `state show`: one guest's saved copies, with their place.
 
-use serde_json::{Value, json};
+use std::io;
 
-use super::{Judged, copies_of, no_copies};
-use crate::cli::commands::key;
 use crate::cli::context::Context;
-use crate::cli::ui::answer;
+use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::fields;
+use crate::manage::copies::ShownCopies;
+use crate::manage::restore_state::show;
 
-pub(crate) fn run(context: &Context, text: &str) -> Result<(), CommandError> {
-    let domain = context.host.guest(text)?;
-    let copies = copies_of(context, domain.uuid)?;
-    if copies.is_empty() {
-        return Err(no_copies(&domain));
-    }
-    let document = json!({
-        "domain": key::document(&domain),
-        "copies": copies.iter().map(Judged::document).collect::<Value>(),
-    });
-    context.output.answer(&document, |out| {
-        for (at, judged) in copies.iter().enumerate() {
+pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
+    context.output.print(&show(&context.host, guest)?)
+}
+
+impl Answer for ShownCopies {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        for (at, judged) in self.copies.iter().enumerate() {
             if at > 0 {
                 writeln!(out)?;
             }
@@ -28,21 +24,25 @@ pub(crate) fn run(context: &Context, text: &str) -> Result<(), CommandError> {
             let owner = manifest.file();
             let rows = fields([
                 ("domain", manifest.domain_name.clone()),
-                ("uuid", judged.domain.to_string()),
-                ("occasion", manifest.reason.as_str().to_owned()),
-                ("kept at", answer::time(Some(manifest.kept_at()))),
-                ("set aside at", answer::time(manifest.set_aside_at())),
-                ("size", judged.copy.len().to_string()),
-                ("opened by its key", judged.opened_word().to_owned()),
-                ("place", manifest.path.to_string_lossy().into_owned()),
+                ("uuid", judged.guest.uuid.to_string()),
+                ("occasion", judged.occasion.to_owned()),
+                ("kept at", time(Some(judged.kept_at))),
+                ("set aside at", time(judged.set_aside_at)),
+                ("size", judged.size.to_string()),
+                ("opened by its key", super::opened(judged).to_owned()),
+                ("place", judged.path.to_string_lossy().into_owned()),
                 (
                     "owner and mode",
                     format!("{}:{} {:04o}", owner.uid, owner.gid, owner.mode),
                 ),
-                ("sha256", manifest.sha256().to_owned()),
+                ("sha256", judged.sha256.clone()),
             ]);
             out.table(&rows)?;
         }
         Ok(())
-    })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.unreadable.iter().map(ToString::to_string).collect()
+    }
 }

@@ -136,7 +136,7 @@ impl Row {
 
     /// Whether whoever starts it brings its key.
     fn has_a_clients_key(&self) -> bool {
-        self.outcome().verdict.decision == Decision::Allow(Reason::ClientsKey)
+        *self.outcome().verdict.decision() == Decision::Allow(Reason::ClientsKey)
     }
 
     fn is_encrypted(&self) -> bool {
@@ -145,7 +145,7 @@ impl Row {
     }
 
     fn needs_repairs(&self) -> bool {
-        !self.outcome().verdict.repairs.is_empty()
+        !self.outcome().verdict.repairs().is_empty()
     }
 
     fn passes(&self, filters: &StatusFilters) -> bool {
@@ -159,7 +159,7 @@ impl Row {
         let Outcome {
             domain, verdict, ..
         } = self.outcome();
-        let code = match &verdict.decision {
+        let code = match verdict.decision() {
             Decision::Allow(_) => None,
             Decision::Deny(refusal) => Some(refusal.code().as_str()),
         };
@@ -180,7 +180,7 @@ impl Row {
             "clients_key": self.has_a_clients_key(),
             "would_start": code.is_none(),
             "code": code,
-            "repairs": verdict.repairs.len(),
+            "repairs": verdict.repairs().len(),
         })
     }
 
@@ -193,7 +193,7 @@ impl Row {
             Some(Proof::Refuted) => Cell::new("no").fg(BAD),
             Some(Proof::None) | None => Cell::new("-"),
         };
-        let starts = match &self.outcome().verdict.decision {
+        let starts = match self.outcome().verdict.decision() {
             Decision::Deny(refusal) => Cell::new(refusal.code().as_str()).fg(BAD),
             Decision::Allow(_) if self.needs_repairs() => Cell::new("after repairs").fg(NOTABLE),
             Decision::Allow(Reason::ClientsKey) => Cell::new("by its client").fg(GOOD),

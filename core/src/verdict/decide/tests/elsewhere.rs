@@ -1,23 +1,27 @@
 //! The rows about a TPM and a key that this host has under another name.
 
-use super::given::{emulator, guest, hidden, keyless, known, opens, placeholder, verdict};
-use super::{Encrypted, refusal, unreadable};
+use super::given::{
+    emulator, guest, hidden, keyless, known, opens, placeholder, refusal, unreadable, verdict,
+};
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, KeyRefId};
-use crate::verdict::elsewhere::{ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere};
-use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TransientState};
+use crate::verdict::elsewhere::{
+    ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
+};
+use crate::verdict::facts::{CopyReason, Facts, Permission, Proof, TpmState, TransientState};
 use crate::verdict::refusal::Refusal;
+use TpmState::Encrypted;
 
-fn other() -> OtherDomain {
-    OtherDomain {
+fn other() -> OtherGuest {
+    OtherGuest {
         uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000002").unwrap(),
         name: Some("vm0".to_owned()),
         is_defined: true,
     }
 }
 
-fn relative(by: Kinship) -> Relative {
-    Relative {
+fn relative(by: Relation) -> RelatedGuest {
+    RelatedGuest {
         domain: other(),
         by,
         has_state: true,
@@ -25,7 +29,7 @@ fn relative(by: Kinship) -> Relative {
 }
 
 fn of_another(refuted: bool) -> Refusal {
-    Refusal::KeyOfAnother {
+    Refusal::KeyOfOtherGuest {
         holder: other(),
         refuted,
         is_defined: true,
@@ -57,21 +61,22 @@ fn used() -> Facts {
     newcomer().row(opens(1, "a", 1, 'A', 0).used())
 }
 
+/// Rows 65 and 66.
 #[test]
-fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
+fn a_guest_that_may_be_another_one_is_never_bound_automatically() {
     let auto_bind = |facts: Facts| facts.policy(|policy| policy.auto_bind = Some("a".to_owned()));
     let strangers = auto_bind(newcomer());
     assert_eq!(
         verdict(&strangers),
         "allow NewKey; bind-provider new to a; create-key new; provide the new key"
     );
-    for by in [Kinship::Secret, Kinship::Name] {
+    for by in [Relation::Secret, Relation::Name] {
         for facts in [newcomer(), auto_bind(newcomer())] {
             let facts = facts.elsewhere(|found| found.relative = Some(relative(by)));
             assert_eq!(verdict(&facts), "deny VG201");
             assert_eq!(
                 refusal(&facts),
-                Refusal::KeyOfRelative {
+                Refusal::KeyOfRelatedGuest {
                     relative: relative(by),
                     is_defined: true
                 }
@@ -81,7 +86,7 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
     // Where each run of a transient guest has a new TPM anyway, nothing is lost.
     let transient = auto_bind(newcomer()).elsewhere(|found| {
         found.is_defined = false;
-        found.relative = Some(relative(Kinship::Secret));
+        found.relative = Some(relative(Relation::Secret));
     });
     let fresh = transient
         .clone()
@@ -95,10 +100,18 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
         })
     };
     assert_eq!(verdict(&gone(transient)), "deny VG201");
-    assert!(verdict(&gone(fresh)).starts_with("allow NewKey"));
+    assert!(verdict(&gone(fresh.clone())).starts_with("allow NewKey"));
+    // A state of the other guest, or its definition, is enough to lose something.
+    for (has_state, is_defined) in [(true, false), (false, true)] {
+        let facts = fresh.clone().elsewhere(|found| {
+            let relative = found.relative.as_mut().unwrap();
+            (relative.has_state, relative.domain.is_defined) = (has_state, is_defined);
+        });
+        assert_eq!(verdict(&facts), "deny VG201");
+    }
     // Bound by an administrator, it is a guest like any other.
     let bound = newcomer()
-        .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)))
+        .elsewhere(|found| found.relative = Some(relative(Relation::Secret)))
         .row(placeholder(1, "a", 1));
     assert_eq!(
         verdict(&bound),
@@ -106,8 +119,9 @@ fn a_guest_that_may_be_another_one_is_never_bound_by_itself() {
     );
 }
 
+/// Row 67.
 #[test]
-fn nor_is_one_whose_state_is_elsewhere() {
+fn nor_is_a_guest_whose_state_is_elsewhere() {
     let state = state(ElsewhereKind::OtherVersion(TpmVersion::V2_0));
     let facts = newcomer()
         .policy(|policy| policy.auto_bind = Some("a".to_owned()))
@@ -116,14 +130,17 @@ fn nor_is_one_whose_state_is_elsewhere() {
     assert_eq!(refusal(&facts), Refusal::KeyMissingStateElsewhere(state));
 }
 
+/// Row 68.
 #[test]
 fn a_guest_that_libvirt_does_not_define_is_not_to_be_bound_by_name() {
     let facts = newcomer().elsewhere(|found| found.is_defined = false);
     assert_eq!(verdict(&facts), "deny VG201");
     let domain = facts.domain.as_ref().unwrap().uuid;
     assert_eq!(refusal(&facts), Refusal::KeyMissingNotDefined { domain });
+    assert_eq!(refusal(&newcomer()), Refusal::KeyMissing);
 }
 
+/// Rows 69, 70 and 72.
 #[test]
 fn the_key_of_another_guest_is_named_and_so_is_a_retired_one() {
     let key_ref = KeyRefId(7);
@@ -144,8 +161,9 @@ fn the_key_of_another_guest_is_named_and_so_is_a_retired_one() {
     );
 }
 
+/// Rows 69 and 70.
 #[test]
-fn a_key_or_a_value_that_does_not_open_the_tpm_is_no_reason_not_to_look() {
+fn a_key_or_a_value_that_does_not_open_the_tpm_is_no_reason_to_stop_looking() {
     let key_ref = KeyRefId(7);
     let wrong_key = newcomer().row(opens(1, "a", 1, 'A', 0).refuted());
     let wrong_value = newcomer().host(known(9, Proof::Refuted));
@@ -160,19 +178,21 @@ fn a_key_or_a_value_that_does_not_open_the_tpm_is_no_reason_not_to_look() {
     }
 }
 
+/// Row 71.
 #[test]
-fn state_on_its_way_needs_the_key_from_where_it_comes() {
+fn a_state_on_its_way_needs_the_key_of_the_host_that_sends_it() {
     for facts in [newcomer(), newcomer().row(placeholder(1, "a", 1))] {
         let facts = facts
             .arriving()
-            .elsewhere(|found| found.relative = Some(relative(Kinship::Secret)));
+            .elsewhere(|found| found.relative = Some(relative(Relation::Secret)));
         assert_eq!(verdict(&facts), "deny VG202");
         assert_eq!(refusal(&facts), Refusal::KeyNotImported);
     }
 }
 
+/// Row 73.
 #[test]
-fn a_used_tpm_s_state_elsewhere_is_named() {
+fn the_state_of_a_used_tpm_elsewhere_is_named() {
     for kind in [
         ElsewhereKind::OtherVersion(TpmVersion::V1_2),
         ElsewhereKind::LastSeen,
@@ -196,16 +216,18 @@ fn a_used_tpm_s_state_elsewhere_is_named() {
     );
 }
 
+/// Row 74.
 #[test]
-fn a_state_that_went_with_the_definition_is_said_to() {
+fn a_state_that_was_deleted_with_the_definition_is_reported_so() {
     let undefined = used().elsewhere(|found| found.was_undefined = true);
     assert_eq!(verdict(&undefined), "deny VG205");
     assert_eq!(refusal(&undefined), Refusal::TpmStateUndefined);
     assert_eq!(refusal(&used()), Refusal::TpmStateMissing);
 }
 
+/// Row 75.
 #[test]
-fn a_start_that_goes_on_does_not_look() {
+fn only_a_refusal_that_misses_something_looks_elsewhere() {
     let unasked = |mut facts: Facts| {
         facts.elsewhere = None;
         verdict(&facts)
@@ -213,10 +235,12 @@ fn a_start_that_goes_on_does_not_look() {
     assert_eq!(unasked(newcomer()), "look elsewhere");
     assert_eq!(unasked(newcomer().state(Encrypted)), "look elsewhere");
     assert_eq!(unasked(used()), "look elsewhere");
+    let another_key = guest().provider("a", 1, 'X').row(keyless(1, "a", 1, 'A'));
+    assert_eq!(unasked(another_key), "deny VG102");
     assert!(unasked(newcomer().host(hidden())).starts_with("allow"));
     assert!(unasked(newcomer().row(placeholder(1, "a", 1))).starts_with("allow"));
     let proven = newcomer().row(opens(1, "a", 1, 'A', 0).used().proven());
-    assert!(unasked(proven.kept(CopyReason::Start)).starts_with("allow"));
+    assert!(unasked(proven.with_saved(CopyReason::Start)).starts_with("allow"));
     assert!(unasked(used().arriving()).starts_with("allow"));
     let allowed = used().policy(|policy| policy.missing_state = Permission::Allow);
     assert!(unasked(allowed).starts_with("allow"));

@@ -10,10 +10,11 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue,
-    KekState, Kept, KeptCopy, KeyRef, KeySource, NotOpened, Policy, Proof, Provider, References,
-    SeenState, StoreAccessError, TpmState, Trial, kek_ref,
+    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue,
+    KekState, KeyRef, KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References,
+    SavedTpm, SeenState, StoreAccessError, TpmState, Trial, kek_ref,
 };
+use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Over, Verdict};
 
@@ -55,7 +56,7 @@ pub(super) fn placeholder(id: i64, name: &str, number: u8) -> Row {
 }
 
 /// A complete row whose key was wrapped with the KEK `letter`, with this trial.
-fn keyed(id: i64, name: &str, number: u8, letter: char, trial: Trial) -> Row {
+fn tried(id: i64, name: &str, number: u8, letter: char, trial: Trial) -> Row {
     let mut row = placeholder(id, name, number);
     row.key_ref.key_version = Some(1);
     row.key_ref.kek_ref = Some(kek_ref(key(letter)));
@@ -71,7 +72,7 @@ pub(super) fn opens(id: i64, name: &str, number: u8, letter: char, dek: usize) -
         dek: DekNumber(dek),
         proof: Proof::None,
     };
-    keyed(id, name, number, letter, trial)
+    tried(id, name, number, letter, trial)
 }
 
 /// A keyed row whose KEK no provider has.
@@ -79,7 +80,7 @@ pub(super) fn keyless(id: i64, name: &str, number: u8, letter: char) -> Row {
     let trial = NotOpened::NoProvider {
         key_id: key(letter),
     };
-    keyed(id, name, number, letter, Trial::NotOpened(trial))
+    tried(id, name, number, letter, Trial::NotOpened(trial))
 }
 
 /// A keyed row whose KEK is there and sealed.
@@ -88,7 +89,7 @@ pub(super) fn sealed(id: i64, name: &str, number: u8, letter: char) -> Row {
         key_id: key(letter),
         reason: "no host key".to_owned(),
     };
-    keyed(id, name, number, letter, Trial::NotOpened(trial))
+    tried(id, name, number, letter, Trial::NotOpened(trial))
 }
 
 /// A keyed row that does not authenticate.
@@ -96,7 +97,7 @@ pub(super) fn corrupt(id: i64, name: &str, number: u8, letter: char) -> Row {
     let trial = NotOpened::Corrupt {
         reason: "not authentic".to_owned(),
     };
-    keyed(id, name, number, letter, Trial::NotOpened(trial))
+    tried(id, name, number, letter, Trial::NotOpened(trial))
 }
 
 impl Row {
@@ -188,8 +189,8 @@ pub(super) fn guest() -> Facts {
         trials: BTreeMap::new(),
         keks: BTreeMap::new(),
         state: TpmState::Absent,
-        hindrance: None,
-        kept: Kept::default(),
+        obstacle: None,
+        saved: SavedTpm::default(),
         arrival: None,
         snapshots: Vec::new(),
         host_secret: Some(HostSecret::Absent),
@@ -255,16 +256,16 @@ impl Facts {
         self
     }
 
-    pub(super) fn hindered(mut self, hindrance: Hindrance) -> Self {
-        self.hindrance = Some(hindrance);
+    pub(super) fn obstructed(mut self, obstacle: Obstacle) -> Self {
+        self.obstacle = Some(obstacle);
         self
     }
 
     /// The guard has a copy of an encrypted state.
-    pub(super) fn kept(mut self, occasion: CopyReason) -> Self {
-        self.kept.copy = Some(KeptCopy {
-            occasion,
-            kept_at: Timestamp(5),
+    pub(super) fn with_saved(mut self, reason: CopyReason) -> Self {
+        self.saved.copy = Some(CopyToRestore {
+            reason,
+            saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.trials.values().any(Trial::is_proven),
         });
@@ -273,7 +274,7 @@ impl Facts {
 
     /// The guest is transient, and its last run ended normally.
     pub(super) fn ended_normally(mut self) -> Self {
-        self.kept.ended_normally = true;
+        self.saved.ended_normally = true;
         self
     }
 
@@ -365,10 +366,43 @@ fn repair_in_words(repair: &Repair) -> String {
             format!(" to {provider_name}")
         }
         Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
-        Repair::RestoreTpmState { occasion, .. } => {
-            return format!("{} of {}", repair.kind(), occasion.as_str());
+        Repair::RestoreTpmState { reason, .. } => {
+            return format!("{} of {}", repair.kind(), reason.as_str());
         }
         _ => String::new(),
     };
     format!("{} {row}{detail}", repair.kind())
+}
+
+/// The refusal of the verdict.
+pub(super) fn refusal(facts: &Facts) -> Refusal {
+    match decide(facts) {
+        Answer::Verdict(verdict) => match verdict.decision {
+            Decision::Deny(refusal) => refusal,
+            Decision::Allow(reason) => panic!("allowed: {reason:?}"),
+        },
+        Answer::AskHostSecret | Answer::AskElsewhere => panic!("no verdict yet"),
+    }
+}
+
+pub(super) fn unreadable() -> TpmState {
+    TpmState::Unreadable("cut short".to_owned())
+}
+
+pub(super) fn damaged() -> TpmState {
+    TpmState::Damaged("it is empty".to_owned())
+}
+
+pub(super) fn unreachable() -> HostSecret {
+    HostSecret::Unreachable("no answer".to_owned())
+}
+
+pub(super) fn for_another_use() -> HostSecret {
+    HostSecret::Conflict("a volume's".to_owned())
+}
+
+/// A guest whose key 0 is in row 1, proven, used or not.
+pub(super) fn keyed(row: impl FnOnce(Row) -> Row) -> Facts {
+    let row = row(opens(1, "a", 1, 'A', 0));
+    guest().provider("a", 1, 'A').row(row)
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use self::original::{LeftBehind, Source};
 use super::document;
-use crate::cli::commands::state::not_put_back;
+use crate::cli::commands::state::not_restored;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::host_errors::not_recorded;
@@ -196,7 +196,7 @@ fn take_over(
         let states = guard.config.libvirt.tpm_states();
         let start = (states.as_path(), clone.uuid(), &clone.vtpm);
         restore_copy(&copy, Some(start))
-            .map_err(|error| not_put_back(&clone.reference(), &error))?;
+            .map_err(|error| not_restored(&clone.reference(), &error))?;
         let (id, provider) = wrap_for_clone(context, store, pair, &key)?;
         return Ok(Some((Done::TakenOver(id, path), provider)));
     }

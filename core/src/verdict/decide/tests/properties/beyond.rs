@@ -1,4 +1,4 @@
-//! What holds beyond the statements of design.md.
+//! What holds beyond those of docs/invariants.md.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::key::id::KeyId;
 use crate::verdict::code::Code;
 use crate::verdict::decide::decide;
 use crate::verdict::decide::tests::given::SECRET;
-use crate::verdict::facts::{Hindrance, KeyRef, KeySource, Permission, Proof, Trial, kek_ref};
+use crate::verdict::facts::{KeyRef, KeySource, Obstacle, Permission, Proof, Trial, kek_ref};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
@@ -114,10 +114,10 @@ proptest! {
         let arrives = world.store.is_ok() && world.references.state_arrives;
         let is_replaced = verdict.repairs.iter().any(|repair| repair.kind() == "restore-tpm-state");
         prop_assert!(world.tpm != Tpm::Damaged || arrives || is_replaced);
-        match world.hindrance {
+        match world.obstacle {
             None => {}
-            Some(Hindrance::InUse { .. }) => prop_assert!(arrives || world.store.is_err()),
-            Some(hindrance) => prop_assert!(false, "{:?}", hindrance),
+            Some(Obstacle::InUse { .. }) => prop_assert!(arrives || world.store.is_err()),
+            Some(obstacle) => prop_assert!(false, "{:?}", obstacle),
         }
     }
 
@@ -126,7 +126,7 @@ proptest! {
         let opened = world.opened();
         let is_proven = |(_, _, proof): &&(KeyRef, KeyId, Proof)| *proof == Proof::Proven;
         let proven: Vec<_> = opened.iter().filter(is_proven).collect();
-        if !is_guarded(&world) || proven.is_empty() || world.hindrance.is_some() {
+        if !is_guarded(&world) || proven.is_empty() || world.obstacle.is_some() {
             return Ok(());
         }
         let verdict = world.verdict();
@@ -189,7 +189,7 @@ proptest! {
         let mut keyed = world.references.key_refs.clone();
         keyed.retain(|row| row.wrapped_dek.is_some());
         let used = keyed.iter().any(|row| row.first_used_at.is_some());
-        let is_judged = is_guarded(&world) && world.hindrance.is_none();
+        let is_judged = is_guarded(&world) && world.obstacle.is_none();
         if is_judged && world.would_make_a_new_tpm() && used {
             let verdict = world.verdict();
             let allowed = verdict.findings.contains(&Finding::NewTpmAllowed);
@@ -206,7 +206,7 @@ proptest! {
         let is_restore = |repair: &Repair| repair.kind() == "restore-tpm-state";
         if verdict.repairs.iter().any(is_restore) {
             match world.tpm {
-                Tpm::Absent => prop_assert!(!world.facts().starts_fresh()),
+                Tpm::Absent => prop_assert!(!world.facts().starts_with_new_tpm()),
                 Tpm::Damaged => prop_assert_eq!(
                     &verdict.decision,
                     &Decision::Allow(Reason::Proven)

@@ -1,4 +1,4 @@
-//! What always holds (design.md), over random worlds.
+//! What always holds (docs/invariants.md), over random worlds.
 
 mod beyond;
 mod model;
@@ -66,7 +66,7 @@ impl World {
     }
 
     fn would_make_a_new_tpm(&self) -> bool {
-        *self.facts().state_in_force() == TpmState::Absent && !self.references.state_arrives
+        *self.facts().effective_state() == TpmState::Absent && !self.references.state_arrives
     }
 
     /// The rows that open, with the KEK that opens them and what the state says of their DEK.

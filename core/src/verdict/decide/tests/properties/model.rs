@@ -11,8 +11,8 @@ use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    CopyReason, DekNumber, Facts, ForeignSecret, Hindrance, HostSecret, HostValue, KekState,
-    KeptCopy, KeyRef, NotOpened, Policy, Proof, References, StoreAccessError, TpmState, Trial,
+    CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState,
+    KeyRef, NotOpened, Obstacle, Policy, Proof, References, StoreAccessError, TpmState, Trial,
     kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -29,7 +29,7 @@ pub(super) struct World {
     /// The KEKs that do not open on this host.
     pub(super) sealed: BTreeSet<KeyId>,
     pub(super) tpm: Tpm,
-    pub(super) hindrance: Option<Hindrance>,
+    pub(super) obstacle: Option<Obstacle>,
     /// The kept copy of a TPM state: its DEK.
     pub(super) copy: Option<u8>,
     /// Whether the last run, of a transient guest, ended normally.
@@ -132,10 +132,10 @@ impl World {
             Tpm::Damaged => TpmState::Damaged("cut short".to_owned()),
             Tpm::Encrypted(_) => TpmState::Encrypted,
         };
-        facts.hindrance = self.hindrance.clone();
-        facts.kept.copy = self.copy.map(|dek| KeptCopy {
-            occasion: CopyReason::Start,
-            kept_at: Timestamp(5),
+        facts.obstacle = self.obstacle.clone();
+        facts.saved.copy = self.copy.map(|dek| CopyToRestore {
+            reason: CopyReason::Start,
+            saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.store.is_ok()
                 && self
@@ -143,7 +143,7 @@ impl World {
                     .values()
                     .any(Trial::is_proven),
         });
-        facts.kept.ended_normally = self.ended_normally;
+        facts.saved.ended_normally = self.ended_normally;
         let tpm = self.stands_in(&facts);
         facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
         facts.elsewhere = self.elsewhere.clone();
@@ -176,7 +176,7 @@ impl World {
     }
 
     fn stands_in(&self, facts: &Facts) -> Tpm {
-        match (facts.copy_in_place(), self.copy) {
+        match (facts.copy_to_restore(), self.copy) {
             (Some(_), Some(dek)) => Tpm::Encrypted(dek),
             _ => self.tpm,
         }

@@ -14,10 +14,10 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::elsewhere::{
-    Elsewhere, ElsewhereKind, Kinship, OtherDomain, Relative, StateElsewhere,
+    Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
 use crate::verdict::facts::{
-    Hindrance, KeyRef, Permission, Policy, Provider, References, StoreAccessError, TransientState,
+    KeyRef, Obstacle, Permission, Policy, Provider, References, StoreAccessError, TransientState,
     kek_ref,
 };
 
@@ -29,13 +29,13 @@ const UUIDS: RangeInclusive<u8> = 1..=4;
 pub(super) fn world() -> impl Strategy<Value = World> {
     let keys = (providers(), subsequence(vec!['A', 'B', 'C'], 0..=1));
     let rows = (rows(4), rows(1));
-    let surroundings = (xml(), store(), (tpms(), hindrance()), once_in(3));
+    let surroundings = (xml(), store(), (tpms(), obstacle()), once_in(3));
     let permissions = (maybe(host_secret()), maybe(elsewhere()), policy());
     (keys, rows, surroundings, permissions).prop_map(
         |(
             (providers, sealed),
             (rows, retired),
-            (xml, store, (tpms, hindrance), arrives),
+            (xml, store, (tpms, obstacle), arrives),
             (host, elsewhere, policy),
         )| {
             World {
@@ -51,7 +51,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 retired: numbered(retired, 50),
                 sealed: sealed.into_iter().map(key).collect(),
                 tpm: tpms.0,
-                hindrance,
+                obstacle,
                 copy: tpms.1,
                 ended_normally: tpms.2,
                 host_secret: host,
@@ -92,14 +92,14 @@ pub(super) fn host_secret() -> impl Strategy<Value = Host> {
 }
 
 pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
-    let other = OtherDomain {
+    let other = OtherGuest {
         uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000099").unwrap(),
         name: Some("other".to_owned()),
         is_defined: true,
     };
-    let relative = Relative {
+    let relative = RelatedGuest {
         domain: other.clone(),
-        by: Kinship::Secret,
+        by: Relation::Secret,
         has_state: true,
     };
     let state = StateElsewhere {
@@ -184,12 +184,12 @@ fn tpms() -> impl Strategy<Value = (Tpm, Option<u8>, bool)> {
     (tpm(), copy, once_in(4))
 }
 
-fn hindrance() -> impl Strategy<Value = Option<Hindrance>> {
-    let held = Hindrance::InUse {
+fn obstacle() -> impl Strategy<Value = Option<Obstacle>> {
+    let held = Obstacle::InUse {
         holder: "swtpm (process 7)".to_owned(),
         pid: Some(7),
     };
-    let closed = Hindrance::ClosedDirectory {
+    let closed = Obstacle::ClosedDirectory {
         path: "/states".to_owned(),
         mode: 0o700,
         needed: 0o711,

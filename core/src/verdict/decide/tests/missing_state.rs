@@ -1,0 +1,147 @@
+//! A used key without its TPM state.
+
+use super::given::{findings, guest, hidden, keyless, opens, placeholder, refusal, verdict};
+use crate::verdict::Finding;
+use crate::verdict::facts::{
+    CopyReason, HostSecret, Permission, StoreAccessError, TpmState, TransientState,
+};
+use crate::verdict::refusal::Refusal;
+use HostSecret::Absent as NoSecret;
+use TpmState::Encrypted;
+
+/// Rows 38 and 39.
+#[test]
+fn a_used_key_without_its_tpm_state_is_refused() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used());
+    assert_eq!(verdict(&facts), "deny VG205");
+    let allowed = facts
+        .clone()
+        .policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow Unproven; provide 1");
+    assert_eq!(findings(&allowed), [Finding::NewTpmAllowed]);
+    // It is the key that was used, whichever of its rows says so.
+    let duplicate = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(
+        verdict(&duplicate.row(opens(2, "a", 1, 'A', 0).used())),
+        "deny VG205"
+    );
+}
+
+/// Row 40.
+#[test]
+fn a_saved_copy_that_the_key_opens_is_restored() {
+    let proven = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven());
+    for reason in [CopyReason::Start, CopyReason::Release] {
+        let facts = proven.clone().with_saved(reason);
+        let words = reason.as_str();
+        assert_eq!(
+            verdict(&facts),
+            format!("allow Proven; restore-tpm-state of {words}; provide 1")
+        );
+        let found = findings(&facts);
+        assert!(
+            matches!(found[..], [Finding::StateGone { reason: it, .. }] if it == reason),
+            "{found:?}"
+        );
+    }
+    // Not over state that is there or on its way.
+    let facts = proven.with_saved(CopyReason::Start);
+    let there = facts.clone().state(Encrypted);
+    assert_eq!(verdict(&there), "allow Proven; provide 1");
+    assert!(!verdict(&facts.arriving()).contains("restore"));
+}
+
+/// Rows 30 and 40.
+#[test]
+fn a_saved_copy_proves_which_of_several_keys_is_the_tpms() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().refuted())
+        .row(opens(2, "a", 1, 'A', 1).used().proven())
+        .with_saved(CopyReason::Release);
+    assert_eq!(
+        verdict(&facts),
+        "allow Proven; restore-tpm-state of release; retire-key 1; provide 2"
+    );
+}
+
+/// Row 41.
+#[test]
+fn a_saved_copy_that_no_key_opens_does_not_count_as_the_tpms_state() {
+    let other = guest().provider("a", 1, 'A').with_saved(CopyReason::Start);
+    let used = other.clone().row(opens(1, "a", 1, 'A', 0).used().refuted());
+    assert_eq!(verdict(&used), "deny VG205");
+    let allowed = used.policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow Unproven; provide 1");
+    assert_eq!(findings(&allowed), [Finding::NewTpmAllowed]);
+    // As the start before the state went away was refused.
+    let unused = other.clone().row(opens(1, "a", 1, 'A', 0).refuted());
+    assert_eq!(verdict(&unused), "deny VG204");
+    assert_eq!(verdict(&other.row(placeholder(1, "a", 1))), "deny VG202");
+}
+
+/// Rows 42 and 43.
+#[test]
+fn a_transient_guest_whose_last_run_ended_normally_starts_as_the_policy_says() {
+    let guest = guest().provider("a", 1, 'A').ended_normally();
+    let proven = guest.clone().row(opens(1, "a", 1, 'A', 0).used().proven());
+    assert_eq!(
+        verdict(&proven.clone().with_saved(CopyReason::Release)),
+        "allow Proven; restore-tpm-state of release; provide 1"
+    );
+    let ended = guest.row(opens(1, "a", 1, 'A', 0).used());
+    assert_eq!(verdict(&ended), "deny VG205");
+
+    let fresh = ended.policy(|policy| policy.transient_state = TransientState::Fresh);
+    for facts in [fresh.clone(), fresh.clone().with_saved(CopyReason::Release)] {
+        assert!(!verdict(&facts).contains("restore"), "{}", verdict(&facts));
+        assert_eq!(findings(&facts), [Finding::FreshTpm]);
+    }
+    // A start that failed is no end of a run.
+    let mut failed = proven.with_saved(CopyReason::Start);
+    failed.policy.transient_state = TransientState::Fresh;
+    failed.saved.ended_normally = false;
+    assert_eq!(
+        verdict(&failed),
+        "allow Proven; restore-tpm-state of start; provide 1"
+    );
+}
+
+/// Row 44.
+#[test]
+fn snapshots_that_hold_the_tpm_are_named() {
+    let mut facts = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used());
+    facts.snapshots = vec!["before".to_owned()];
+    assert_eq!(verdict(&facts), "deny VG205");
+    let names = vec!["before".to_owned()];
+    assert_eq!(refusal(&facts), Refusal::StateInSnapshots { names });
+}
+
+/// Row 45.
+#[test]
+fn a_start_with_libvirts_secret_gets_the_saved_copy_too() {
+    let unmanaged = guest().host(hidden()).with_saved(CopyReason::Start);
+    let put_back = "allow HostSecret; restore-tpm-state of start";
+    assert_eq!(verdict(&unmanaged), put_back);
+    let degraded = unmanaged.row(keyless(1, "a", 1, 'A').used());
+    assert_eq!(verdict(&degraded), put_back);
+    let trouble = StoreAccessError::Unavailable("locked".to_owned());
+    assert_eq!(verdict(&degraded.clone().store(trouble)), put_back);
+    assert_eq!(verdict(&degraded.host(NoSecret)), "deny VG101");
+}
+
+/// Rows 39 and 46.
+#[test]
+fn a_start_without_its_provider_must_not_make_a_new_tpm_in_place_of_a_used_one() {
+    let facts = guest().row(keyless(1, "a", 1, 'A').used()).host(hidden());
+    assert_eq!(verdict(&facts), "deny VG205");
+    let allowed = facts.policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow HostSecret");
+    assert_eq!(findings(&allowed)[1..], [Finding::NewTpmAllowed]);
+}

@@ -1,0 +1,284 @@
+//! One key reference with a key.
+
+use super::given::{
+    corrupt, findings, for_another_use, guest, hidden, key, keyless, opens, placeholder, refusal,
+    sealed, unreachable, valueless, verdict,
+};
+use crate::clock::Timestamp;
+use crate::ids::{KeyRefId, SecretUuid};
+use crate::verdict::Finding;
+use crate::verdict::facts::{HostSecret, KekState, NotOpened, Permission, TpmState, Trial};
+use crate::verdict::refusal::Refusal;
+use HostSecret::Absent as NoSecret;
+use TpmState::Encrypted;
+
+/// Rows 15 and 16.
+#[test]
+fn one_keyed_row_whose_provider_opens_it_is_healthy() {
+    let healthy = guest().provider("a", 1, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(verdict(&healthy), "allow Unproven; provide 1");
+
+    let proven = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven());
+    assert_eq!(verdict(&proven.state(Encrypted)), "allow Proven; provide 1");
+
+    let to_arrive = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used())
+        .arriving();
+    assert_eq!(verdict(&to_arrive), "allow Unproven; provide 1");
+
+    // The state left behind by an earlier run says nothing of the one that arrives.
+    let left_behind = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).refuted())
+        .arriving();
+    assert_eq!(
+        verdict(&left_behind.state(Encrypted)),
+        "allow Unproven; provide 1"
+    );
+}
+
+/// Row 17.
+#[test]
+fn placeholders_beside_a_keyed_row_are_deleted() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(placeholder(1, "a", 1))
+        .row(opens(2, "a", 1, 'A', 0))
+        .row(placeholder(3, "gone", 9));
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; delete-placeholder 1; delete-placeholder 3; provide 2"
+    );
+    assert_eq!(
+        findings(&facts),
+        [
+            Finding::OrphanPlaceholder(KeyRefId(1)),
+            Finding::OrphanPlaceholder(KeyRefId(3))
+        ]
+    );
+}
+
+/// Rows 17 and 18.
+#[test]
+fn a_provider_that_was_imported_again_is_found_by_its_name() {
+    let facts = guest()
+        .provider("a", 2, 'A')
+        .row(opens(1, "a", 1, 'A', 0).uuid_lost());
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; rebind-provider 1 to a; provide 1"
+    );
+
+    let dangling = guest().provider("a", 2, 'A').row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(
+        verdict(&dangling),
+        "allow Unproven; rebind-provider 1 to a; provide 1"
+    );
+
+    let with_placeholder = facts.row(placeholder(2, "a", 2));
+    assert_eq!(
+        verdict(&with_placeholder),
+        "allow Unproven; delete-placeholder 2; rebind-provider 1 to a; provide 1"
+    );
+}
+
+/// Row 19.
+#[test]
+fn a_provider_imported_under_another_name_is_found_by_its_key_id() {
+    let facts = guest()
+        .provider("b", 2, 'A')
+        .row(opens(1, "a", 1, 'A', 0).uuid_lost());
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; rebind-provider 1 to b; provide 1"
+    );
+    // The name is taken by a provider with another key: it does not matter.
+    let taken = facts.provider("a", 3, 'X');
+    assert_eq!(
+        verdict(&taken),
+        "allow Unproven; rebind-provider 1 to b; provide 1"
+    );
+}
+
+/// Rows 18 and 20.
+#[test]
+fn of_several_providers_with_the_provider_key_only_a_named_one_is_taken() {
+    let two = guest().provider("b", 2, 'A').provider("c", 3, 'A');
+    let by_name = two.clone().row(opens(1, "c", 1, 'A', 0).uuid_lost());
+    assert_eq!(
+        verdict(&by_name),
+        "allow Unproven; rebind-provider 1 to c; provide 1"
+    );
+    let by_uuid = two.clone().row(opens(1, "b", 2, 'A', 0));
+    assert_eq!(verdict(&by_uuid), "allow Unproven; provide 1");
+    let ambiguous = two.row(opens(1, "a", 1, 'A', 0).uuid_lost());
+    assert_eq!(verdict(&ambiguous), "deny VG103");
+    // Of several rows of the key the oldest speaks.
+    let oldest = opens(2, "z", 1, 'A', 0).with(|row| row.created_at = Timestamp(0));
+    let Refusal::ProviderAmbiguous { provider, .. } = refusal(&ambiguous.row(oldest)) else {
+        panic!("not ambiguous")
+    };
+    assert_eq!(provider, "z");
+}
+
+/// Rows 21 and 48.
+#[test]
+fn a_provider_that_was_renamed_is_not_lost() {
+    let renamed = guest().provider("new", 1, 'A');
+    let row = renamed.clone().row(opens(1, "old", 1, 'A', 0));
+    assert_eq!(
+        verdict(&row),
+        "allow Unproven; rebind-provider 1 to new; provide 1"
+    );
+    assert_eq!(findings(&row), [Finding::IncompleteRow(KeyRefId(1))]);
+    let row = renamed.row(placeholder(1, "old", 1));
+    assert_eq!(
+        verdict(&row),
+        "allow NewKey; bind-provider 1 to new; create-key 1; provide the new key"
+    );
+    assert_eq!(findings(&row), [Finding::IncompleteRow(KeyRefId(1))]);
+}
+
+/// Row 22.
+#[test]
+fn a_provider_of_that_name_with_another_key_is_never_rebound_to() {
+    let facts = guest()
+        .provider("a", 2, 'X')
+        .row(keyless(1, "a", 1, 'A').uuid_lost());
+    let facts = facts.row(placeholder(2, "a", 2));
+    assert_eq!(verdict(&facts), "deny VG102");
+    let mismatch = Refusal::ProviderKeyMismatch {
+        provider: "a".to_owned(),
+        has: key('X'),
+        wrapped_with: key('A'),
+    };
+    assert_eq!(refusal(&facts), mismatch);
+    // libvirt's own secret does not change that.
+    assert_eq!(verdict(&facts.host(hidden())), "deny VG102");
+}
+
+/// Rows 23 and 25.
+#[test]
+fn a_missing_provider_is_refused_unless_libvirts_secret_can_be_used() {
+    let facts = guest()
+        .provider("other", 5, 'X')
+        .row(keyless(1, "a", 1, 'A').uuid_lost());
+    let missing = Refusal::ProviderMissing {
+        provider: "a".to_owned(),
+        key_id: Some(key('A')),
+    };
+    assert_eq!(refusal(&facts), missing);
+    for no_help in [NoSecret, valueless(), for_another_use(), unreachable()] {
+        assert_eq!(verdict(&facts.clone().host(no_help)), "deny VG101");
+    }
+    let carried = facts.clone().host(hidden()).state(Encrypted);
+    assert_eq!(verdict(&carried), "allow HostSecret");
+    assert_eq!(findings(&carried), [Finding::Degraded(missing)]);
+    let strict = carried.policy(|policy| policy.degraded = Permission::Deny);
+    assert_eq!(verdict(&strict), "deny VG101");
+}
+
+/// Rows 24 and 25.
+#[test]
+fn a_sealed_provider_key_is_refused_unless_libvirts_secret_can_be_used() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .kek_sealed('A')
+        .row(sealed(1, "a", 1, 'A'));
+    let reason = "no host key".to_owned();
+    assert_eq!(
+        refusal(&facts),
+        Refusal::ProviderSealed {
+            provider: "a".to_owned(),
+            reason
+        }
+    );
+    assert_eq!(verdict(&facts.host(hidden())), "allow HostSecret");
+}
+
+/// Rows 24, 25 and 48.
+#[test]
+fn a_provider_key_that_does_not_open_in_time_is_refused_for_that() {
+    let not_in_time = Refusal::ProviderTimedOut {
+        provider: "a".to_owned(),
+    };
+    let mut row = sealed(1, "a", 1, 'A');
+    row.trial = Some(Trial::NotOpened(NotOpened::TimedOut { key_id: key('A') }));
+    let keyed = guest().provider("a", 1, 'A').row(row);
+    assert_eq!(refusal(&keyed), not_in_time);
+    assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
+
+    let mut new = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    new.keks.insert(key('A'), KekState::TimedOut);
+    assert_eq!(refusal(&new), not_in_time);
+}
+
+/// Row 26.
+#[test]
+fn a_wrapped_key_that_does_not_authenticate_is_refused() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .row(corrupt(1, "a", 1, 'A'))
+        .host(hidden());
+    let reason = "not authentic".to_owned();
+    assert_eq!(
+        refusal(&facts),
+        Refusal::KeyCorrupt {
+            key_ref: KeyRefId(1),
+            reason
+        }
+    );
+    // Where another row's key is only out of reach, importing its provider is what helps.
+    let beside_lost = guest()
+        .row(corrupt(1, "a", 1, 'A'))
+        .row(keyless(2, "lost", 9, 'L'));
+    assert_eq!(verdict(&beside_lost), "deny VG101");
+}
+
+/// Row 27.
+#[test]
+fn missing_columns_are_filled_from_what_unwraps_the_row() {
+    let bare = opens(1, "a", 1, 'A', 0).with(|row| {
+        row.key_version = None;
+        row.kek_ref = None;
+    });
+    let facts = guest().provider("a", 1, 'A').row(bare);
+    assert_eq!(
+        verdict(&facts),
+        "allow Unproven; fill-key-version 1; fill-kek-ref 1; provide 1"
+    );
+    assert_eq!(findings(&facts), [Finding::IncompleteRow(KeyRefId(1))]);
+    let wrong = opens(1, "a", 1, 'A', 0).with(|row| row.kek_ref = Some("native:00".to_owned()));
+    let facts = guest().provider("a", 1, 'A').row(wrong);
+    assert_eq!(verdict(&facts), "allow Unproven; fill-kek-ref 1; provide 1");
+}
+
+/// Row 28.
+#[test]
+fn the_row_gets_the_secret_that_the_xml_names() {
+    let other = SecretUuid::parse("5ec2e700-0000-4000-8000-000000000099").unwrap();
+    for stored in [None, Some(other)] {
+        let row = opens(1, "a", 1, 'A', 0).with(|row| row.secret_uuid = stored);
+        let facts = guest().provider("a", 1, 'A').row(row);
+        assert_eq!(
+            verdict(&facts),
+            "allow Unproven; set-secret-uuid 1; provide 1"
+        );
+    }
+    let placeholder_naming = |stored| {
+        let row = placeholder(1, "a", 1).with(|row| row.secret_uuid = stored);
+        verdict(&guest().provider("a", 1, 'A').row(row))
+    };
+    assert_eq!(
+        placeholder_naming(Some(other)),
+        "allow NewKey; set-secret-uuid 1; create-key 1; provide the new key"
+    );
+    // A new key brings the secret's UUID along.
+    assert_eq!(
+        placeholder_naming(None),
+        "allow NewKey; create-key 1; provide the new key"
+    );
+}

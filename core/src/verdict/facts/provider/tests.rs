@@ -1,0 +1,116 @@
+//! Which provider a row names.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::dek::Dek;
+use crate::key::kek::Kek;
+use crate::key::wrap::WrappedDek;
+
+const UUID: &str = "00000000-0000-4000-8000-000000000001";
+
+fn uuid() -> ProviderUuid {
+    UUID.parse().unwrap()
+}
+
+fn provider(name: &str, key_id: KeyId) -> Provider {
+    Provider {
+        uuid: ProviderUuid::random(),
+        name: name.to_owned(),
+        key_id,
+        key_version: 1,
+        is_default: false,
+        exported_at: None,
+        created_at: Timestamp(1),
+    }
+}
+
+fn key(byte: u8) -> KeyId {
+    KeyId::from_bytes([byte; KeyId::LEN])
+}
+
+/// A placeholder that names the provider of [`UUID`] and of this name.
+fn row(name: &str) -> KeyRef {
+    KeyRef {
+        id: KeyRefId(1),
+        secret_uuid: None,
+        provider_uuid: Some(uuid()),
+        provider_name: name.to_owned(),
+        key_version: None,
+        kek_ref: None,
+        wrapped_dek: None,
+        first_used_at: None,
+        created_at: Timestamp(1),
+    }
+}
+
+fn name(provider: Option<&Provider>) -> Option<&str> {
+    provider.map(|provider| provider.name.as_str())
+}
+
+#[test]
+fn a_row_names_its_provider_by_uuid_else_by_name() {
+    let by_name = provider("a", key(1));
+    let mut by_uuid = provider("renamed", key(2));
+    by_uuid.uuid = uuid();
+    let other = provider("other", key(3));
+    let all = [by_name.clone(), by_uuid.clone(), other.clone()];
+    assert_eq!(name(provider_of(&row("a"), &all)), Some("renamed"));
+    let without_uuid = [by_name.clone(), other.clone()];
+    assert_eq!(name(provider_of(&row("a"), &without_uuid)), Some("a"));
+    assert_eq!(provider_of(&row("a"), std::slice::from_ref(&other)), None);
+
+    assert_eq!(by_uuid.named_by(&row("renamed")), Some(Binding::Uuid));
+    assert_eq!(by_name.named_by(&row("a")), Some(Binding::Name));
+    assert_eq!(other.named_by(&row("a")), None);
+}
+
+#[test]
+fn a_row_is_bound_where_uuid_and_name_agree() {
+    let mut bound = provider("a", key(1));
+    assert!(!row("a").is_bound_to(&bound));
+    bound.uuid = uuid();
+    assert!(row("a").is_bound_to(&bound));
+    assert!(!row("b").is_bound_to(&bound));
+}
+
+#[test]
+fn the_provider_of_a_key_has_the_key_that_wrapped_it() {
+    let kek = Kek::generate().unwrap();
+    let dek = Dek::generate().unwrap();
+    let wrapped = WrappedDek::wrap(&kek, &dek, DomainUuid::random()).unwrap();
+    let keyed = KeyRef {
+        wrapped_dek: Some(wrapped),
+        ..row("a")
+    };
+    assert_eq!(keyed.key_id(), Some(kek.key_id()));
+    assert_eq!(row("a").key_id(), None);
+
+    let another_key = provider("a", key(1));
+    let first = provider("first", kek.key_id());
+    let named = provider("a", kek.key_id());
+    let all = [another_key.clone(), first.clone()];
+    assert_eq!(name(provider_of_key(&keyed, &all)), Some("first"));
+    assert_eq!(name(provider_of_key(&keyed, &[first, named])), Some("a"));
+    assert_eq!(
+        provider_of_key(&keyed, std::slice::from_ref(&another_key)),
+        None
+    );
+    // Without a key that can be told, the name is all there is.
+    assert_eq!(name(provider_of_key(&row("a"), &[another_key])), Some("a"));
+}
+
+#[test]
+fn a_previous_key_gives_way_to_its_provider_s_present_one() {
+    let present = provider("a", key(2));
+    let previous = provider("a/01010101", key(1));
+    let all = [previous.clone(), present.clone()];
+    assert_eq!(previous.previous_key_of(), Some("a"));
+    assert_eq!(for_new_keys(&previous, &all).name, "a");
+    assert_eq!(for_new_keys(&present, &all).name, "a");
+    // Without that provider, it is one of its own; so is one whose name only looks like it.
+    assert_eq!(for_new_keys(&previous, &[]).name, "a/01010101");
+    for name in ["a/02020202", "a01010101", "a/0101"] {
+        assert_eq!(provider(name, key(1)).previous_key_of(), None, "{name}");
+    }
+}

@@ -1,0 +1,148 @@
+//! What the store says of one guest.
+
+use std::path::PathBuf;
+
+use super::provider::Provider;
+use crate::clock::Timestamp;
+use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+
+/// The rows that concern one domain, as one read of the store gave them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    /// The domain's key references that are not retired, by id.
+    pub key_refs: Vec<KeyRef>,
+    /// The domain's retired key references that hold a key, by id.
+    pub retired: Vec<KeyRef>,
+    /// All providers, by name.
+    pub providers: Vec<Provider>,
+    /// What a `migrate begin` or `restore begin` announced, not too long ago.
+    pub announced: Option<Announcement>,
+    /// Whether TPM state is on its way: the store says that it was announced; for a start,
+    /// [`Facts::arrival`] says whether this start is the one that it was announced for.
+    pub state_arrives: bool,
+    /// Whether the domain's last allowed start went by a key that its client brought.
+    pub clients_key: bool,
+    /// What was seen of the guest's TPM when it last ran here, whether or not it has a key.
+    pub seen_state: Option<SeenState>,
+}
+
+impl References {
+    /// Whether a verdict on these rows is one on the others, too. Whether an announcement is
+    /// for this start was decided by whoever judged it, and is no matter of the store's.
+    #[must_use]
+    pub fn decides_as(&self, other: &Self) -> bool {
+        (&self.key_refs, &self.providers, &self.announced)
+            == (&other.key_refs, &other.providers, &other.announced)
+    }
+}
+
+/// That TPM state will arrive, for one attempt of one daemon to start a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The guest's name in the domain XML: a saved image may give another guest's UUID.
+    pub domain_name: String,
+    /// How it will arrive.
+    pub arrival: Arrival,
+    /// The attempt: the daemon and its thread, empty where they could not be found.
+    pub attempt: String,
+    /// When it was announced.
+    pub at: Timestamp,
+}
+
+/// How a TPM state gets to its place after `prepare`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// With a guest that migrates to this host.
+    Migration,
+    /// With a saved guest that is restored, from a file or from its managed save.
+    Restore,
+    /// With a snapshot of the running guest that is reverted to.
+    Snapshot,
+}
+
+impl Arrival {
+    /// Its name, as JSON spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Migration => "migration",
+            Self::Restore => "restore",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// A TPM state that a guest ran with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenState {
+    /// The guest's name at that time.
+    pub domain_name: String,
+    /// The secret that its XML named.
+    pub secret_uuid: Option<SecretUuid>,
+    /// Where its file was.
+    pub path: PathBuf,
+    /// When it was first seen there.
+    pub at: Timestamp,
+}
+
+/// One row of `key_ref`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRef {
+    /// Its primary key.
+    pub id: KeyRefId,
+    /// The libvirt secret it was made for; `None` where missing or not a UUID.
+    pub secret_uuid: Option<SecretUuid>,
+    /// The provider's UUID; `None` where NULL or not a UUID. It may dangle.
+    pub provider_uuid: Option<ProviderUuid>,
+    /// The provider's name when the row was last bound.
+    pub provider_name: String,
+    /// The version of the provider's key.
+    pub key_version: Option<i64>,
+    /// `native:KEYID`; `None` where missing or empty.
+    pub kek_ref: Option<String>,
+    /// The wrapped DEK; `None` where missing or empty: a placeholder.
+    pub wrapped_dek: Option<WrappedDek>,
+    /// When a guest first ran with this key.
+    pub first_used_at: Option<Timestamp>,
+    /// When the row was made.
+    pub created_at: Timestamp,
+}
+
+impl KeyRef {
+    /// The id of the provider key that wrapped its DEK, as the wrapped DEK says; `None` for a
+    /// placeholder, and where the wrapped DEK is of no known format.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.wrapped_dek.as_ref()?.key_id().ok()
+    }
+
+    /// Whether it names this provider by UUID and by its present name.
+    #[must_use]
+    pub fn is_bound_to(&self, provider: &Provider) -> bool {
+        self.provider_uuid == Some(provider.uuid) && self.provider_name == provider.name
+    }
+}
+
+/// How `key_ref.kek_ref` writes the KEK of a native provider.
+#[must_use]
+pub fn kek_ref(key_id: KeyId) -> String {
+    format!("native:{key_id}")
+}
+
+/// Why the store gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAccessError {
+    /// Locked past the deadline, not readable, not root's.
+    Unavailable(String),
+    /// SQLite calls it damaged.
+    Corrupt(String),
+    /// Its schema is newer than this program.
+    TooNew {
+        /// The schema version found.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+}

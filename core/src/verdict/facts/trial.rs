@@ -1,0 +1,91 @@
+//! What trying the wrapped keys gave.
+
+use crate::ids::KeyRefId;
+use crate::key::id::KeyId;
+
+/// Whether a provider's KEK opens on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KekState {
+    /// It opens.
+    Opens,
+    /// It does not: says why.
+    Sealed(String),
+    /// It had not opened when the time was over.
+    TimedOut,
+}
+
+/// What trying one row's wrapped DEK gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trial {
+    /// The KEK of this id opened it.
+    Opened {
+        /// The KEK's id.
+        key_id: KeyId,
+        /// Rows of equal number hold the same DEK.
+        dek: DekNumber,
+        /// What the TPM state says of this DEK.
+        proof: Proof,
+    },
+    /// It did not open.
+    NotOpened(NotOpened),
+}
+
+impl Trial {
+    /// Whether it opened to the DEK that the TPM state was encrypted with.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        let proven = Proof::Proven;
+        matches!(self, Self::Opened { proof, .. } if *proof == proven)
+    }
+}
+
+/// Why a wrapped DEK did not open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOpened {
+    /// No provider on this host has the KEK that wrapped it.
+    NoProvider {
+        /// The id of the KEK that is missed.
+        key_id: KeyId,
+    },
+    /// A provider has that key id, but its KEK cannot be opened here.
+    Sealed {
+        /// The KEK's id.
+        key_id: KeyId,
+        /// Why it does not open.
+        reason: String,
+    },
+    /// A provider has that key id, but its KEK had not opened when the time was over.
+    TimedOut {
+        /// The KEK's id.
+        key_id: KeyId,
+    },
+    /// Its own KEK is there and the bytes do not authenticate, or they are no wrapped DEK.
+    Corrupt {
+        /// Says how.
+        reason: String,
+    },
+}
+
+/// A number that stands for a DEK among the rows of one domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DekNumber(pub usize);
+
+/// What the TPM state says of a DEK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Its MAC over the state verifies: this DEK opens this TPM.
+    Proven,
+    /// The state is encrypted, and not with this DEK.
+    Refuted,
+    /// There is no encrypted state that could tell.
+    None,
+}
+
+/// Whose DEK is provided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySource {
+    /// The one of this row.
+    Row(KeyRefId),
+    /// The one that the verdict's `create-key` repair makes.
+    Created,
+}

@@ -1,0 +1,48 @@
+//! The copies that may be restored, and for which guests copies are saved.
+
+use crate::domain::{Domain, Emulator};
+use crate::guard::context::Guard;
+use crate::swtpm::StateFile;
+use crate::tpm_copies::SavedCopy;
+
+/// The copies that may take the place of a state that is gone, the latest first, and whether
+/// the last run of a transient guest ended normally. What cannot be read is left to `state list`.
+pub(in crate::guard) fn available_copies(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+) -> (Vec<(SavedCopy, StateFile)>, bool) {
+    let copy_store = guard.copy_store(domain);
+    if !copy_store.exists() {
+        return (Vec::new(), false);
+    }
+    let (copies, unreadable) = copy_store
+        .available_copies()
+        .unwrap_or_else(|error| (Vec::new(), vec![error]));
+    for error in unreadable {
+        tracing::warn!(domain = domain.name, %error, "a copy of the TPM's state is not used");
+    }
+    let with_state = |copy: SavedCopy| {
+        let state = copy.state();
+        (copy, state)
+    };
+    let is_state = |state: &StateFile| matches!(state, StateFile::Plain | StateFile::Encrypted(_));
+    let copies = copies.into_iter().map(with_state);
+    let copies = copies.filter(|(_, state)| is_state(state)).collect();
+    let ended_normally = libvirt_would_delete(guard, domain, vtpm)
+        && copy_store.run().is_ok_and(|run| run.ended_normally);
+    (copies, ended_normally)
+}
+
+/// Whether libvirt deletes the TPM's state when the guest stops or its start fails: the guest is
+/// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
+/// `qemuExtTPMCleanupHost`). A definition that cannot be looked at counts as none: then a copy is
+/// kept in vain.
+pub(in crate::guard) fn libvirt_would_delete(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+) -> bool {
+    let definition = format!("{}.xml", domain.name);
+    !vtpm.persistent_state && !guard.config.libvirt.definitions().join(definition).exists()
+}

@@ -1,0 +1,77 @@
+//! Before a start and at a refusal: saves a state that libvirt may delete.
+
+use super::available::libvirt_would_delete;
+use super::opener::drop_surplus;
+use crate::clock::Deadline;
+use crate::domain::{Domain, Vtpm};
+use crate::guard::context::Guard;
+use crate::guard::restore_links;
+use crate::swtpm::StateFile;
+use crate::tpm_copies::{CopyError, LiveState, RunRecord};
+use crate::verdict::code::Code;
+use crate::verdict::facts::{CopyReason, Permission};
+
+/// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
+/// delete it. A persistent guest costs one look.
+pub(in crate::guard) fn save_before_start(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), CopyError> {
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    restore_links::before_start(guard, domain.uuid, vtpm);
+    let original = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+    if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
+        return Ok(());
+    }
+    let copy_store = guard.copy_store(domain);
+    let is_absent = matches!(original, Ok(None));
+    let kept = original.and_then(|original| {
+        let keep = |original| copy_store.save(&original, &domain.name, CopyReason::Start);
+        original.map(keep).transpose()
+    });
+    copy_store.write_run(RunRecord {
+        starting: true,
+        state: kept.as_ref().ok().cloned().flatten(),
+        ended_normally: is_absent && copy_store.run().is_ok_and(|before| before.ended_normally),
+        migrated: false,
+        refused: None,
+    })?;
+    if let Some(current) = kept? {
+        drop_surplus(guard, domain, &copy_store, &current, deadline);
+    }
+    Ok(())
+}
+
+/// Notes that a start was refused for what is wrong with the state that is there, which libvirt
+/// will delete although nobody gave it up.
+pub(in crate::guard) fn note_refusal(
+    guard: &Guard,
+    domain: &Domain,
+    code: Code,
+) -> Result<(), CopyError> {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return Ok(());
+    };
+    if !libvirt_would_delete(guard, domain, vtpm) {
+        return Ok(());
+    }
+    let copy_store = guard.copy_store(domain);
+    copy_store.write_run(RunRecord {
+        starting: true,
+        refused: Some(code.as_str().to_owned()),
+        ..copy_store.run().unwrap_or_default()
+    })
+}
+
+/// Whether the start of a guest whose vTPM is not encrypted may be refused.
+fn may_be_refused(guard: &Guard, original: &Result<Option<LiveState>, CopyError>) -> bool {
+    let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
+    let found = original.as_ref().ok().and_then(Option::as_ref);
+    guard.config.policy.unencrypted == Permission::Deny || found.is_some_and(is_encrypted)
+}

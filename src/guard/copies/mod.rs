@@ -1,0 +1,20 @@
+//! When a copy of a TPM's state is kept, put back and dropped.
+//!
+//! | when | what |
+//! | --- | --- |
+//! | `prepare` of a transient guest | its state is copied before anything can refuse the start |
+//! | `prepare` that finds no state | a copy takes its place: a repair of the verdict |
+//! | `started` | the copies of the guest's own state go |
+//! | `release` after a start that failed | they stay |
+//! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
+//! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | none is kept |
+
+mod after_run;
+mod available;
+mod before_start;
+mod opener;
+
+pub(super) use after_run::{note_migration, note_tpm_elsewhere, save_after_run};
+pub(super) use available::{available_copies, libvirt_would_delete};
+pub(super) use before_start::{note_refusal, save_before_start};
+pub(super) use opener::drop_after_start;

@@ -1,0 +1,94 @@
+//! Which copies a guest's keys open, and the copies that may be dropped.
+
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::Domain;
+use crate::guard::context::Guard;
+use crate::guard::keys::Keys;
+use crate::ids::DomainUuid;
+use crate::store::Access;
+use crate::tpm_copies::{CopyError, CopyStore, SavedCopy};
+use crate::verdict::facts::{References, Trial};
+
+/// Drops all copies but a few, among them the one that a key of the guest opens.
+pub(super) fn drop_surplus(
+    guard: &Guard,
+    domain: &Domain,
+    copy_store: &CopyStore,
+    current: &str,
+    deadline: Deadline,
+) {
+    let mut opener = None;
+    let dropped = copy_store.drop_surplus(current, |copy| {
+        let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
+        opener.opens(copy)
+    });
+    if let Err(error) = dropped {
+        tracing::warn!(domain = domain.name, %error, "saved copies of the TPM state pile up");
+    }
+}
+
+/// `started begin`: the guest has its state. The copies of it are of no more use; one of another
+/// TPM, and one that was set aside, stays.
+pub(in crate::guard) fn drop_after_start(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<(), CopyError> {
+    let copy_store = guard.copy_store(domain);
+    if !copy_store.exists() {
+        return Ok(());
+    }
+    let run = copy_store.run().unwrap_or_default();
+    // First, for whatever fails below: the start has not.
+    copy_store.remove_run()?;
+    let (copies, _) = copy_store.available_copies()?;
+    let mut opener = None;
+    for copy in &copies {
+        let name = copy.manifest.sha256();
+        let mut is_opened = || {
+            let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
+            opener.opens(copy)
+        };
+        if run.state.as_deref() == Some(name) || is_opened() {
+            copy_store.drop_copy(name)?;
+        }
+    }
+    copy_store.remove_if_empty()
+}
+
+/// The keys of a guest whose vTPM is encrypted, to see which copies they open; none where the
+/// store does not answer.
+struct Opener {
+    domain: DomainUuid,
+    references: References,
+    keys: Keys,
+    deadline: Deadline,
+}
+
+impl Opener {
+    fn of(guard: &Guard, domain: &Domain, deadline: Deadline) -> Self {
+        let has_keys = domain.encrypted_vtpm().is_some();
+        let store = has_keys.then(|| guard.open_store(Access::Read, deadline).ok().flatten());
+        let references = store
+            .flatten()
+            .and_then(|store| store.references(domain.uuid, Timestamp::now()).ok());
+        Self {
+            domain: domain.uuid,
+            references: references.unwrap_or_default(),
+            keys: Keys::of(guard),
+            deadline,
+        }
+    }
+
+    fn opens(&mut self, copy: &SavedCopy) -> bool {
+        let Self {
+            domain,
+            references,
+            keys,
+            deadline,
+        } = self;
+        let (rows, providers) = (&references.key_refs, &references.providers);
+        let trials = keys.try_rows(rows, providers, *domain, &copy.state(), *deadline);
+        trials.values().any(Trial::is_proven)
+    }
+}

@@ -1,0 +1,68 @@
+//! Carries out a verdict's repair that restores a TPM state from a saved copy.
+
+use super::context::Guard;
+use super::gather::Gathered;
+use crate::clock::Timestamp;
+use crate::domain::{Domain, Emulator, Vtpm};
+use crate::swtpm::StatePath;
+use crate::tpm_copies::{RunRecord, restore_copy, set_aside};
+use crate::verdict::Verdict;
+use crate::verdict::facts::TpmState;
+use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
+
+/// Carries out a `restore-tpm-state` repair. Where that fails, the start is refused: libvirt
+/// would make a new TPM.
+pub(super) fn restore_state(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
+    let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
+    if !verdict.repairs().iter().any(is_restore) {
+        return;
+    }
+    let (Ok(domain), Some(copy)) = (&gathered.facts.domain, &gathered.copy) else {
+        return;
+    };
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        return;
+    };
+    let states = guard.config.libvirt.tpm_states();
+    let start = (states.as_path(), domain.uuid, vtpm);
+    if let Err(refusal) = free_place(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
+        restore_copy(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
+            reason: error.to_string(),
+        })
+    }) {
+        verdict.refuse(refusal);
+        return;
+    }
+    // So that `started` drops this copy, whether or not a key tells that it is the guest's.
+    let copy_store = guard.copy_store(domain);
+    let state = Some(copy.manifest.sha256().to_owned());
+    let noted = copy_store
+        .run()
+        .and_then(|run| copy_store.write_run(RunRecord { state, ..run }));
+    if let Err(error) = noted {
+        tracing::warn!(domain = domain.name, %error, "it is not noted which copy was put back");
+    }
+}
+
+/// Sets a damaged state aside. Any other stays: a copy never takes its place.
+fn free_place(
+    guard: &Guard,
+    state: &TpmState,
+    domain: &Domain,
+    vtpm: &Emulator,
+) -> Result<(), Refusal> {
+    let TpmState::Damaged(how) = state else {
+        return Ok(());
+    };
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+    match set_aside(&guard.state_dir, domain.uuid, &place, Timestamp::now()) {
+        Ok(aside) => {
+            tracing::warn!(domain = domain.name, path = %aside.display(), "a damaged TPM state was set aside");
+            Ok(())
+        }
+        Err(error) => Err(Refusal::TpmStateDamaged {
+            how: format!("{how}; a saved copy cannot take its place: {error}"),
+        }),
+    }
+}

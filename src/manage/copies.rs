@@ -1,0 +1,119 @@
+//! The saved copies of a guest's TPM state, and what each of them is good for.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::guests::GuestRef;
+use super::host::{Host, HostError, default_deadline};
+use super::keys::lossy;
+use crate::clock::Timestamp;
+use crate::guard::try_rows;
+use crate::ids::DomainUuid;
+use crate::store::Access;
+use crate::swtpm::StateFile;
+use crate::tpm_copies::{self, CopyError, CopyStore, SavedCopy};
+use crate::verdict::facts::{References, Trial};
+
+/// A saved copy, and whether it is of any use.
+#[derive(Debug, Serialize)]
+pub(crate) struct JudgedCopy {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    /// Why it was saved, in a word.
+    pub(crate) occasion: &'static str,
+    /// What the state is, in a word.
+    state: &'static str,
+    /// Whether a key of the guest opens it.
+    pub(crate) opened: bool,
+    pub(crate) size: usize,
+    pub(crate) kept_at: Timestamp,
+    pub(crate) set_aside_at: Option<Timestamp>,
+    /// Where the state was.
+    #[serde(serialize_with = "lossy")]
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: String,
+    /// Whether the guest has keys, and so a start takes only a copy that one of them opens.
+    #[serde(skip)]
+    pub(crate) keyed: bool,
+    #[serde(skip)]
+    pub(crate) content: StateFile,
+    #[serde(skip)]
+    pub(crate) copy: SavedCopy,
+}
+
+/// Copies, the latest of each guest first, and those that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    pub(crate) judged: Vec<JudgedCopy>,
+    pub(crate) unreadable: Vec<CopyError>,
+}
+
+/// What `state show` found.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShownCopies {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    pub(crate) copies: Vec<JudgedCopy>,
+    #[serde(skip)]
+    pub(crate) unreadable: Vec<CopyError>,
+}
+
+impl JudgedCopy {
+    fn new(guest: DomainUuid, copy: SavedCopy, opened: bool, keyed: bool) -> Self {
+        let manifest = &copy.manifest;
+        let content = copy.state();
+        Self {
+            guest: GuestRef::of_uuid(guest, Some(manifest.domain_name.clone())),
+            occasion: manifest.reason.as_str(),
+            state: content.word(),
+            opened,
+            size: copy.len(),
+            kept_at: manifest.kept_at(),
+            set_aside_at: manifest.set_aside_at(),
+            path: manifest.path.clone(),
+            sha256: manifest.sha256().to_owned(),
+            keyed,
+            content,
+            copy,
+        }
+    }
+}
+
+impl Host {
+    /// All copies.
+    pub(crate) fn all_copies(&self) -> Result<Copies, HostError> {
+        let mut all = Copies {
+            judged: Vec::new(),
+            unreadable: Vec::new(),
+        };
+        for guest in tpm_copies::domains(self.state_dir())? {
+            let copies = self.copies_of(guest)?;
+            all.judged.extend(copies.judged);
+            all.unreadable.extend(copies.unreadable);
+        }
+        Ok(all)
+    }
+
+    /// A guest's copies.
+    pub(crate) fn copies_of(&self, guest: DomainUuid) -> Result<Copies, HostError> {
+        let (copies, unreadable) = CopyStore::of(self.state_dir(), guest).copies()?;
+        let references = match self.store(Access::Read)? {
+            Some(store) if !copies.is_empty() => store.references(guest, Timestamp::now())?,
+            _ => References::default(),
+        };
+        let mut rows = references.key_refs.iter();
+        let keyed = rows.any(|row| row.wrapped_dek.is_some());
+        let keyring = self.keyring();
+        let judge = |copy: SavedCopy| {
+            let state = copy.state();
+            let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
+            let opened = trials.values().any(Trial::is_proven);
+            JudgedCopy::new(guest, copy, opened, keyed)
+        };
+        Ok(Copies {
+            judged: copies.into_iter().map(judge).collect(),
+            unreadable,
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! `state drop`: removes saved copies of a guest's TPM state for good, and the unencrypted state
+//! of before an `encrypt`. The only state that a guest may still need is not removed unless that is
+//! forced.
+
+use serde::Serialize;
+
+use super::copies::JudgedCopy;
+use super::guests::{GuestError, GuestRef};
+use super::host::{Host, HostError, default_deadline};
+use super::tpm_place;
+use crate::clock::Timestamp;
+use crate::guard::{plain_state, try_rows};
+use crate::host::path_error::PathError;
+use crate::ids::DomainUuid;
+use crate::store::{Access, Event, Origin, Store};
+use crate::swtpm::StateFile;
+use crate::tpm_copies::{CopyError, CopyStore};
+use crate::verdict::facts::{KeyRef, References, Trial};
+
+/// How many digits of a copy's SHA-256 name it.
+const LEAST_DIGITS: usize = 4;
+
+/// What `state drop` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct DroppedState {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    pub(crate) dropped: Vec<JudgedCopy>,
+    /// Whether the unencrypted state of before an `encrypt` was removed too.
+    pub(crate) plain_state_dropped: bool,
+    /// How many copies are left.
+    pub(crate) kept: usize,
+    #[serde(skip)]
+    pub(crate) unreadable: Vec<CopyError>,
+}
+
+/// Why no copy was removed. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DropStateError {
+    /// No guest was found, or the host failed.
+    #[error(transparent)]
+    Guest(GuestError),
+    /// There is none.
+    #[error("no saved copy")]
+    None(GuestRef),
+    /// No copy has such a SHA-256.
+    #[error("no such copy")]
+    NoSuchCopy(String),
+    /// Several copies do, or it has too few digits.
+    #[error("several copies")]
+    Ambiguous(String),
+    /// Without these copies, so many, the guest's TPM would be lost.
+    #[error("needed")]
+    Needed(GuestRef, usize),
+}
+
+impl<E: Into<GuestError>> From<E> for DropStateError {
+    fn from(error: E) -> Self {
+        Self::Guest(error.into())
+    }
+}
+
+impl DroppedState {
+    /// How many states were removed.
+    pub(crate) fn number(&self) -> usize {
+        self.dropped.len() + usize::from(self.plain_state_dropped)
+    }
+}
+
+/// Removes the copies of the guest that `text` names whose SHA-256 begin so; all, and the
+/// unencrypted state, where none is named.
+pub(crate) fn drop_state(
+    host: &Host,
+    text: &str,
+    named: &[String],
+    force: bool,
+) -> Result<DroppedState, DropStateError> {
+    let guest = host.guest(text)?;
+    let copies = host.copies_of(guest.uuid)?;
+    let (dropped, kept) = choose(copies.judged, named)?;
+    let state_dir = host.state_dir();
+    let plain_error = |error| HostError::from(PathError::new(state_dir.plain_states(), error));
+    let plain = named.is_empty()
+        && plain_state::list(state_dir)
+            .map_err(plain_error)?
+            .contains(&guest.uuid);
+    if dropped.is_empty() && !plain {
+        return Err(DropStateError::None(guest));
+    }
+    let store = host.store(Access::Write)?;
+    let remains = Remains::of(host, store.as_ref(), guest.uuid, &kept)?;
+    let is_wanted = plain && remains.is_known || dropped.iter().any(|copy| remains.wants(copy));
+    if !force && is_wanted && !remains.has_state {
+        let number = dropped.len() + usize::from(plain);
+        return Err(DropStateError::Needed(guest, number));
+    }
+    let copy_store = CopyStore::of(state_dir, guest.uuid);
+    for judged in &dropped {
+        copy_store.drop_copy(&judged.sha256)?;
+    }
+    if force && named.is_empty() {
+        // With what cannot be read as a copy.
+        copy_store.remove()?;
+    } else if copy_store.exists() {
+        copy_store.remove_if_empty()?;
+    }
+    if plain {
+        plain_state::remove(state_dir, guest.uuid).map_err(plain_error)?;
+    }
+    let done = DroppedState {
+        guest,
+        dropped,
+        plain_state_dropped: plain,
+        kept: kept.len(),
+        unreadable: copies.unreadable,
+    };
+    if let Some(mut store) = store {
+        let name = done.guest.name.clone().unwrap_or_default();
+        let message = match done.number() {
+            1 => "1 saved copy of its TPM state removed".to_owned(),
+            number => format!("{number} saved copies of its TPM state removed"),
+        };
+        let (now, uuid) = (Timestamp::now(), done.guest.uuid);
+        store.record_event(&Event::new(now, Origin::Drop, uuid, name, message))?;
+    }
+    Ok(done)
+}
+
+/// The copies that were named, and the others.
+fn choose(
+    copies: Vec<JudgedCopy>,
+    named: &[String],
+) -> Result<(Vec<JudgedCopy>, Vec<JudgedCopy>), DropStateError> {
+    for digits in named {
+        let is_it = |judged: &&JudgedCopy| judged.sha256.starts_with(digits.as_str());
+        match copies.iter().filter(is_it).count() {
+            0 => return Err(DropStateError::NoSuchCopy(digits.clone())),
+            1 if digits.len() >= LEAST_DIGITS => {}
+            _ => return Err(DropStateError::Ambiguous(digits.clone())),
+        }
+    }
+    let is_chosen = |judged: &JudgedCopy| {
+        let mut named = named.iter();
+        named.len() == 0 || named.any(|digits| judged.sha256.starts_with(digits.as_str()))
+    };
+    Ok(copies.into_iter().partition(is_chosen))
+}
+
+/// What keys a guest has in use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    None,
+    Unused,
+    /// A guest has run with one of them.
+    Used,
+}
+
+/// What a guest has without the copies that are to be removed.
+struct Remains {
+    /// Whether libvirt knows it, or cannot say.
+    is_known: bool,
+    keys: Keys,
+    /// Whether it has its TPM: a copy that is kept, or the state in its place, is unencrypted, or
+    /// a key in use opens it.
+    has_state: bool,
+}
+
+impl Remains {
+    fn of(
+        host: &Host,
+        store: Option<&Store>,
+        guest: DomainUuid,
+        kept: &[JudgedCopy],
+    ) -> Result<Self, HostError> {
+        let (references, seen) = match store {
+            Some(store) => (
+                store.references(guest, Timestamp::now())?,
+                store.seen_state(guest)?.map(|seen| seen.path),
+            ),
+            None => (References::default(), None),
+        };
+        let states = host.libvirt_dirs().tpm_states();
+        let defined = host.definition(guest);
+        let vtpm = defined.as_ref().map(|(_, vtpm)| vtpm);
+        let place = tpm_place::find(&states, guest, vtpm, seen.as_deref());
+        let (keyring, deadline) = (host.keyring(), default_deadline());
+        let trials = try_rows(&keyring, &references, guest, &place.state, deadline);
+        let has_state = matches!(place.state, StateFile::Plain)
+            || trials.values().any(Trial::is_proven)
+            || kept.iter().any(|copy| copy.opened);
+        let found = host.libvirt().guest(guest, default_deadline());
+        let is_keyed = |row: &KeyRef| row.wrapped_dek.is_some();
+        let is_used = |row: &KeyRef| is_keyed(row) && row.first_used_at.is_some();
+        let rows = &references.key_refs;
+        let keys = if rows.iter().any(is_used) {
+            Keys::Used
+        } else if rows.iter().any(is_keyed) {
+            Keys::Unused
+        } else {
+            Keys::None
+        };
+        Ok(Self {
+            is_known: !matches!(found, Ok(None)),
+            keys,
+            has_state,
+        })
+    }
+
+    /// Whether the guest may resume with this copy: its used key opens it, or it is the state of
+    /// a guest without any key, which libvirt's own secret may open.
+    fn wants(&self, copy: &JudgedCopy) -> bool {
+        let is_state = !matches!(copy.content, StateFile::Absent | StateFile::Damaged(_));
+        match self.keys {
+            Keys::Used => copy.opened,
+            Keys::Unused => false,
+            Keys::None => self.is_known && is_state,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `reset`: the next start of a guest may make a new TPM.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::guests::{GuestError, GuestRef};
+use super::host::{BrokenConfig, Host, HostError};
+use crate::clock::Timestamp;
+use crate::domain::{Domain, Emulator, TpmVersion};
+use crate::guard::{Guard, has_managed_save, state_elsewhere};
+use crate::store::{Access, Store};
+use crate::swtpm::{LockError, StateFile, StatePath, read_state, remove_empty_directory};
+use crate::tpm_copies::CopyStore;
+use crate::verdict::elsewhere::StateElsewhere;
+
+/// What `reset` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reset {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    pub(crate) changed: bool,
+    /// How many saved copies were set aside: each would take the place of a state that is gone.
+    pub(crate) copies_set_aside: usize,
+    /// Whether a new TPM would be made under a key that the guest has.
+    #[serde(skip)]
+    pub(crate) has_key: bool,
+    /// Whether its keys, or its state that was seen, count as unused now.
+    #[serde(skip)]
+    pub(crate) was_used: bool,
+    /// State directories without a state that could not be removed: libvirt would not set up a
+    /// new TPM in them.
+    #[serde(skip)]
+    pub(crate) left_directories: Vec<(PathBuf, LockError)>,
+}
+
+/// Why a guest was not reset. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResetError {
+    /// No guest was found, or the host failed.
+    #[error(transparent)]
+    Guest(GuestError),
+    /// It has no key, so nothing keeps it from a new TPM.
+    #[error("no key")]
+    NoKey(GuestRef),
+    /// It has a managed save, and its TPM is in there.
+    #[error("managed save")]
+    ManagedSave(GuestRef),
+    /// Its TPM state exists; its XML does not name it.
+    #[error("state elsewhere")]
+    StateElsewhere(Domain, StateElsewhere),
+}
+
+impl<E: Into<GuestError>> From<E> for ResetError {
+    fn from(error: E) -> Self {
+        Self::Guest(error.into())
+    }
+}
+
+/// Allows the next start of the guest that `text` names to make a new TPM.
+pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
+    let guest = host.guest(text)?;
+    let guard = host.guard(BrokenConfig::UseDefaults)?;
+    if guest
+        .name
+        .as_ref()
+        .is_some_and(|name| has_managed_save(&guard, name))
+    {
+        return Err(ResetError::ManagedSave(guest));
+    }
+    let now = Timestamp::now();
+    let mut store = host.store(Access::Write)?;
+    let rows = match &store {
+        Some(store) => store.references(guest.uuid, now)?.key_refs,
+        None => Vec::new(),
+    };
+    let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
+    refuse_beside_state(host, &guard, store.as_ref(), &guest)?;
+    let copies = CopyStore::of(host.state_dir(), guest.uuid).set_aside(now)?;
+    let forgotten = match &mut store {
+        Some(store) => store.clear_seen_state(guest.uuid)?,
+        None => false,
+    };
+    let was_used = match &mut store {
+        Some(store) if has_key => store.reset_first_used(guest.uuid, now)? > 0,
+        _ if copies == 0 && !forgotten => return Err(ResetError::NoKey(guest)),
+        _ => forgotten,
+    };
+    Ok(Reset {
+        left_directories: remove_empty_directories(host, &guest),
+        guest,
+        changed: was_used || copies > 0,
+        copies_set_aside: copies,
+        has_key,
+        was_used,
+    })
+}
+
+/// A state directory without a state would keep libvirt from setting up the new TPM completely.
+fn remove_empty_directories(host: &Host, guest: &GuestRef) -> Vec<(PathBuf, LockError)> {
+    let states = host.libvirt_dirs().tpm_states();
+    let left = [TpmVersion::V2_0, TpmVersion::V1_2].map(|version| {
+        let vtpm = Emulator {
+            version,
+            secret_uuid: None,
+            persistent_state: false,
+            source: None,
+        };
+        let place = StatePath::of(&states, guest.uuid, &vtpm);
+        let error = remove_empty_directory(&place).err()?;
+        Some((place.directory().to_owned(), error))
+    });
+    left.into_iter().flatten().collect()
+}
+
+/// A TPM state that the guest's XML only does not name is not gone.
+fn refuse_beside_state(
+    host: &Host,
+    guard: &Guard,
+    store: Option<&Store>,
+    guest: &GuestRef,
+) -> Result<(), ResetError> {
+    let Some((defined, vtpm)) = host.definition(guest.uuid) else {
+        return Ok(());
+    };
+    let state = read_state(&guard.config.libvirt.tpm_states(), guest.uuid, &vtpm);
+    let seen = store.map(|store| store.seen_state(guest.uuid)).transpose();
+    let seen = seen.map_err(HostError::from)?.flatten();
+    let seen = seen.map(|seen| seen.path);
+    match state_elsewhere(guard, &defined, &vtpm, seen.as_deref()) {
+        Some(found) if matches!(state, StateFile::Absent) => {
+            Err(ResetError::StateElsewhere(defined, found))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,159 @@
+//! What to do about each code.
+
+use crate::messages::{Arg, Command};
+use crate::verdict::code::Code;
+
+#[allow(
+    clippy::too_many_lines,
+    reason = "one text for each code, and the compiler finds a missing one"
+)]
+pub(super) fn remedy(code: Code) -> String {
+    match code {
+        Code::ProviderMissing => format!(
+            "Restore the provider from its recovery file: {}. The key ID in the message shows \
+             which one is needed. The next start then rebinds the guest to it.",
+            Command::ProviderImport(Arg::FILE)
+        ),
+        Code::ProviderKeyMismatch => format!(
+            "Restore the original provider from its recovery file, under another name if this one \
+             is taken: {}. It is found by its key ID.",
+            Command::ProviderImportAs(Arg::FILE, Arg::NAME)
+        ),
+        Code::ProviderAmbiguous => format!(
+            "Choose one: {}. The command verifies that this provider opens the key.",
+            Command::KeyBind(Arg::DOMAIN, Arg::NAME)
+        ),
+        Code::ProviderSealed => format!(
+            "If the message says \"in time\", start the guest again: many starts at once wait for \
+             one TPM, each until hook.deadline. Otherwise import the provider again from its \
+             recovery file: {}. This seals the key again; the guests need no change.",
+            Command::ProviderImport(Arg::FILE)
+        ),
+        Code::KeyMissing => format!(
+            "For a new guest, bind it to a provider: {}; its key is created at the first start. \
+             policy.auto_bind does this automatically. If the message names another guest, this \
+             may be that guest with a new UUID, or a copy of it: {}. If the guest is not defined in \
+             libvirt, as at the first boot of virt-install, define it first ({}): its UUID may \
+             change at each attempt.",
+            Command::KeyBind(Arg::DOMAIN, Arg::NAME),
+            Command::KeyClone(Arg::OTHER, Arg::DOMAIN),
+            Command::VirshDefine(Arg::FILE)
+        ),
+        Code::KeyLost => format!(
+            "The message names the key if this host has it: a retired one ({}), or that of another \
+             guest, of which this one is a copy ({}). Otherwise import it from the backup of a \
+             store that has it: {}, or, if the guest has a new UUID: {}. If the whole store is \
+             lost: {}. Or define the libvirt secret and set its old value ({}, {}). To give the \
+             TPM up, delete its state ({} deletes it together with the guest's definition).",
+            Command::KeyUse(Arg::ID),
+            Command::KeyClone(Arg::OTHER, Arg::DOMAIN),
+            Command::KeyImport(Arg::DOMAIN, Arg::BACKUP),
+            Command::KeyImportAs(Arg::DOMAIN, Arg::BACKUP, Arg::OTHER),
+            Command::StoreRestore(Arg::FILE),
+            Command::VirshSecretDefine(Arg::FILE),
+            Command::VirshSecretSetValue(Arg::UUID),
+            Command::VirshUndefineTpm(Arg::DOMAIN)
+        ),
+        Code::KeyAmbiguous => format!(
+            "Compare them and choose: {}, then {}. The others are retired, not deleted.",
+            Command::KeyShow(Arg::DOMAIN),
+            Command::KeyUse(Arg::ID)
+        ),
+        Code::KeyDoesNotOpenTpm => format!(
+            "Restore the state that belongs to the key, or the key that belongs to the state. List \
+             the guest's keys, including retired ones: {}; use one of them: {}. If vtpm-guard does \
+             not manage the guest, the value of libvirt's own secret is wrong; set the right one: \
+             {}.",
+            Command::KeyShow(Arg::DOMAIN),
+            Command::KeyUse(Arg::ID),
+            Command::VirshSecretSetValue(Arg::UUID)
+        ),
+        Code::TpmStateMissing => format!(
+            "If the message names a state of this guest, make the XML name it again: {}. Check \
+             for a saved copy: {}; restore it: {}. Otherwise restore the state from a backup of \
+             /var/lib/libvirt/swtpm/UUID. A snapshot of the running guest contains the TPM: {}. \
+             libvirt deletes the state of a guest that is undefined, unless --keep-tpm is given. \
+             If the guest was redefined on purpose, or the TPM should be new: {}.",
+            Command::VirshEdit(Arg::DOMAIN),
+            Command::StateList,
+            Command::StateRestore(Arg::DOMAIN),
+            Command::VirshSnapshotRevert(Arg::DOMAIN),
+            Command::Reset(Arg::DOMAIN)
+        ),
+        Code::KeyCorrupt => format!(
+            "Import this guest's key from a backup of the store; other keys are not affected: {}. \
+             The damaged row is retired. If the guest was cloned, the clone needs its own key \
+             reference: {}.",
+            Command::KeyImport(Arg::DOMAIN, Arg::BACKUP),
+            Command::KeyClone(Arg::OTHER, Arg::DOMAIN)
+        ),
+        Code::TpmStateDamaged => format!(
+            "Restore the file from a backup, with its owner and mode. The next start restores a \
+             saved copy by itself if the guest's key opens it; for the others: {}. To give the TPM \
+             up: move the file away, then: {}.",
+            Command::StateShow(Arg::DOMAIN),
+            Command::Reset(Arg::DOMAIN)
+        ),
+        Code::TpmInUse => "If the guest runs on another host, stop it there, or migrate it. If the \
+             process is left over from an earlier run, end it: the message names it. If it is \
+             about to end by itself, start the guest again afterwards."
+            .to_owned(),
+        Code::TpmStateUnreachable => format!(
+            "The message names the directory and the mode that it needs: {}. If swtpm does not run \
+             as libvirt's usual user, swtpm_user in /etc/libvirt/qemu.conf names its user.",
+            Command::ChmodMode(0o711_u32.into(), Arg::DIRECTORY)
+        ),
+        Code::SecretRefused => format!(
+            "The message contains libvirt's own error. Check what libvirt has under that UUID ({}), \
+             and whether an access rule forbids the change.",
+            Command::VirshSecretDumpxml(Arg::UUID)
+        ),
+        Code::LibvirtUnreachable => format!(
+            "Check whether the secret driver answers at the configured secret.uri: {}; or ask it \
+             directly: {}. On slow hosts raise hook.deadline in the configuration.",
+            Command::Doctor,
+            Command::VirshSecretListAt("secret:///system".into())
+        ),
+        Code::SecretConflict => format!(
+            "Give the guest its own secret UUID: {} prints one; put it into <encryption \
+             secret=...>: {}. vtpm-guard follows the XML. If the message names another use, find \
+             that secret: {}; if nothing needs it, remove it: {}.",
+            Command::Uuidgen,
+            Command::VirshEdit(Arg::DOMAIN),
+            Command::VirshSecretList,
+            Command::VirshSecretUndefine(Arg::UUID)
+        ),
+        Code::StoreUnavailable => format!(
+            "The message names the file and the reason. To check the whole store: {}.",
+            Command::StoreCheck
+        ),
+        Code::StoreCorrupt => format!(
+            "Restore it from a backup: {}. The damaged file is kept next to it.",
+            Command::StoreRestore(Arg::FILE)
+        ),
+        Code::StoreTooNew => format!(
+            "Reinstall the newer version, or restore a backup from before the upgrade: {}.",
+            Command::StoreRestore(Arg::FILE)
+        ),
+        Code::DomainXmlInvalid => format!(
+            "The message names the line and the error; for details: {}. libvirt's own documents \
+             are always readable, so look for a program that changes the hook's input: \
+             /etc/libvirt/hooks.",
+            Command::CheckXml(Arg::FILE)
+        ),
+        Code::UnencryptedVtpm => format!(
+            "Encrypt it: {}, or allow it in the configuration.",
+            Command::EncryptWith(Arg::DOMAIN, Arg::NAME)
+        ),
+        Code::EncryptionMismatch => format!(
+            "To encrypt an unencrypted TPM, to resume an interrupted encryption, or to restore \
+             <encryption>: {}. Otherwise make the XML match the state: {}.",
+            Command::EncryptWith(Arg::DOMAIN, Arg::NAME),
+            Command::VirshEdit(Arg::DOMAIN)
+        ),
+        Code::Internal => "Please report it with the line from the log. To start the guest without \
+             vtpm-guard for now, remove the link /etc/libvirt/hooks/qemu.d/50-vtpm-guard and define \
+             its secret by hand."
+            .to_owned(),
+    }
+}

@@ -1,0 +1,256 @@
+//! What fixes it: the hint of each refusal.
+
+use std::path::Path;
+
+use super::other_argument;
+use crate::domain::TpmVersion;
+use crate::messages::{Arg, Command, Named};
+use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, StateElsewhere};
+use crate::verdict::facts::{Obstacle, StoreAccessError};
+use crate::verdict::refusal::Refusal;
+
+#[cfg(test)]
+mod tests;
+
+#[allow(
+    clippy::too_many_lines,
+    reason = "one hint for each refusal, and the compiler finds a missing one"
+)]
+pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
+    let guest = || Arg::guest(named);
+    let bind = Command::KeyBind(guest(), Arg::NAME);
+    let start = Command::VirshStart(guest());
+    match why {
+        Refusal::ProviderMissing {
+            key_id: Some(_), ..
+        }
+        | Refusal::ProviderSealed { .. } => {
+            format!("restore it: {}", Command::ProviderImport(Arg::FILE))
+        }
+        Refusal::ProviderMissing { key_id: None, .. } => format!(
+            "restore it: {}; or bind the guest to another one: {bind}",
+            Command::ProviderImport(Arg::FILE)
+        ),
+        Refusal::ProviderKeyMismatch { .. } => {
+            format!(
+                "import the original: {}",
+                Command::ProviderImport(Arg::FILE)
+            )
+        }
+        Refusal::ProviderAmbiguous { .. } => format!("choose one: {bind}"),
+        Refusal::ProviderTimedOut { .. } => format!("retry: {start}"),
+        Refusal::KeyMissing => format!("bind it to a provider: {bind}"),
+        Refusal::KeyMissingNotDefined { domain } => format!(
+            "define it first ({}; {} prints the XML), then: {bind}; or set policy.auto_bind; if \
+             its UUID is fixed: {}",
+            Command::VirshDefine(Arg::FILE),
+            Command::VirtInstallPrintXml,
+            Command::KeyBind((*domain).into(), Arg::NAME)
+        ),
+        Refusal::KeyOfRelatedGuest {
+            relative,
+            is_defined,
+        } => define_first(*is_defined) + &relative_has_key(named, relative),
+        Refusal::KeyMissingStateElsewhere(state) => format!(
+            "{}; for a new TPM, move that state away",
+            state_elsewhere(guest(), state)
+        ),
+        Refusal::TpmStateElsewhere(state) => format!(
+            "{}; for a new TPM, move that state away, then: {}",
+            state_elsewhere(guest(), state),
+            Command::Reset(guest())
+        ),
+        Refusal::Unmanaged => format!("adopt it: {}", Command::AdoptWith(guest(), Arg::NAME)),
+        Refusal::KeyLost => format!(
+            "restore the store from a backup: {}",
+            Command::StoreRestore(Arg::FILE)
+        ),
+        Refusal::KeyUnknown => format!(
+            "import it from the backup of a store that has it: {}",
+            Command::KeyImport(guest(), Arg::BACKUP)
+        ),
+        Refusal::KeyNotImported => format!(
+            "import it from a backup of the other host's store: {}",
+            Command::KeyImport(guest(), Arg::BACKUP)
+        ),
+        Refusal::KeyRetired { key_ref } | Refusal::RetiredKeyOpensTpm { key_ref } => {
+            format!("use it again: {}", Command::KeyUse((*key_ref).into()))
+        }
+        Refusal::KeyOfOtherGuest {
+            holder, is_defined, ..
+        } => format!(
+            "{}give this guest the same key: {}",
+            define_first(*is_defined),
+            Command::KeyClone(other_argument(holder, named), guest())
+        ),
+        Refusal::ClientsKeyMissing { .. } => format!(
+            "start it with that client; to keep its key on this host instead, set the secret's \
+             value, then: {}",
+            Command::AdoptWith(guest(), Arg::NAME)
+        ),
+        Refusal::KeyAmbiguous { .. } => format!(
+            "compare and choose: {}, {}",
+            Command::KeyShow(guest()),
+            Command::KeyUse(Arg::ID)
+        ),
+        Refusal::KeyDoesNotOpenTpm { .. } => format!(
+            "restore the TPM state that belongs to it, or use another key: {}",
+            Command::KeyShow(guest())
+        ),
+        Refusal::HostValueDoesNotOpenTpm { secret } => format!(
+            "set the value that this TPM was created with: {}; or restore the TPM state that \
+             belongs to the present value",
+            Command::VirshSecretSetValue((*secret).into())
+        ),
+        Refusal::KeyCorrupt { .. } => format!(
+            "import it from a backup of the store: {}",
+            Command::KeyImport(guest(), Arg::BACKUP)
+        ),
+        Refusal::TpmStateMissing
+        | Refusal::SeenStateMissing { .. }
+        | Refusal::TpmStateUndefined => format!(
+            "restore the state from a backup, or allow a new TPM: {}",
+            Command::Reset(guest())
+        ),
+        // A newer libvirt starts a guest that is reverted to a snapshot just like any other.
+        Refusal::StateInSnapshots { .. } => format!(
+            "revert to one: {}; if that is refused too, first: {}",
+            Command::VirshSnapshotRevert(guest()),
+            Command::Reset(guest())
+        ),
+        Refusal::TpmStateNotRestored { .. } => format!(
+            "fix that, or restore it yourself: {}",
+            Command::StateRestore(guest())
+        ),
+        Refusal::TpmStateDamaged { .. } => format!(
+            "restore the file from a backup or from a saved copy: {}",
+            Command::StateShow(guest())
+        ),
+        Refusal::TpmObstructed(hindrance) => hindered(hindrance, &start),
+        Refusal::SecretRefused { secret, .. } => format!(
+            "for details: {}",
+            Command::VirshSecretDumpxml((*secret).into())
+        ),
+        Refusal::SecretConflict { .. } => format!(
+            "for details: {}; if nothing needs it, remove it: {}; otherwise name another secret \
+             in the domain XML: {}",
+            Command::VirshSecretList,
+            Command::VirshSecretUndefine(Arg::UUID),
+            Command::VirshEdit(guest())
+        ),
+        Refusal::SecretOfGuest { .. } | Refusal::SecretInUse { .. } => format!(
+            "give the guest its own secret UUID in <encryption secret=…> ({} prints one): {}",
+            Command::Uuidgen,
+            Command::VirshEdit(guest())
+        ),
+        Refusal::LibvirtUnreachable { .. } => format!("for details: {}", Command::Doctor),
+        Refusal::DeadlinePassed => format!(
+            "find out what does not answer: {}; then retry: {start}",
+            Command::Doctor
+        ),
+        Refusal::LibvirtStarting => format!(
+            "retry later: {start}; to find out why its key was not staged: {}",
+            Command::Doctor
+        ),
+        Refusal::Store(StoreAccessError::Unavailable(_)) => {
+            format!("for details: {}", Command::StoreCheck)
+        }
+        Refusal::Store(StoreAccessError::Corrupt(_)) => {
+            format!("restore a backup: {}", Command::StoreRestore(Arg::FILE))
+        }
+        Refusal::Store(StoreAccessError::TooNew { .. }) => format!(
+            "reinstall the newer version, or restore a backup: {}",
+            Command::StoreRestore(Arg::FILE)
+        ),
+        Refusal::DomainXmlInvalid { .. } => {
+            format!("for details: {}", Command::CheckXml(Arg::FILE))
+        }
+        Refusal::UnencryptedVtpm => {
+            format!("encrypt it: {}", Command::EncryptWith(guest(), Arg::NAME))
+        }
+        Refusal::EncryptionMismatch {
+            state_encrypted: true,
+        } => format!(
+            "restore <encryption>, if the store has the key: {}; otherwise by hand: {}",
+            Command::Encrypt(guest()),
+            Command::VirshEdit(guest())
+        ),
+        Refusal::EncryptionMismatch {
+            state_encrypted: false,
+        } => format!(
+            "encrypt the state: {}; or remove <encryption> from the domain XML: {}",
+            Command::EncryptWith(guest(), Arg::NAME),
+            Command::VirshEdit(guest())
+        ),
+        Refusal::Internal { .. } => {
+            format!("please report it, with the output of: {}", Command::History)
+        }
+    }
+}
+
+/// The beginning of a hint whose command needs libvirt to know the guest.
+fn define_first(is_defined: bool) -> String {
+    if is_defined {
+        return String::new();
+    }
+    format!("define it first ({}); ", Command::VirshDefine(Arg::FILE))
+}
+
+fn relative_has_key(named: Named<'_>, relative: &RelatedGuest) -> String {
+    let other = &relative.domain;
+    let guest = Arg::guest(named);
+    let clone = Command::KeyClone(other_argument(other, named), guest.clone());
+    let bind = Command::KeyBind(guest.clone(), Arg::NAME);
+    if other.is_defined {
+        let edit = Command::VirshEdit(guest);
+        format!("give the copy its own secret UUID ({edit}), then: {clone}")
+    } else if relative.has_state {
+        format!("take over its TPM and key: {clone}; for a new guest: {bind}")
+    } else {
+        format!(
+            "for a new guest: {bind}; for the same one, restore its TPM state from a backup, \
+             then: {clone}"
+        )
+    }
+}
+
+fn state_elsewhere(guest: Arg, state: &StateElsewhere) -> String {
+    let edit = Command::VirshEdit(guest);
+    let wanted = Arg::file(&state.wanted);
+    match state.kind {
+        ElsewhereKind::OtherVersion(version) => {
+            let version = match version {
+                TpmVersion::V1_2 => "1.2",
+                TpmVersion::V2_0 => "2.0",
+            };
+            format!("set version='{version}' in the TPM's <backend>: {edit}")
+        }
+        ElsewhereKind::LastSeen => format!(
+            "name that place in the TPM's <source> again: {edit}; or move the state to {wanted}"
+        ),
+        ElsewhereKind::OwnDirectory => {
+            format!("remove the TPM's <source>: {edit}; or move the state to {wanted}")
+        }
+    }
+}
+
+fn hindered(hindrance: &Obstacle, start: &Command) -> String {
+    match hindrance {
+        Obstacle::InUse { pid: Some(pid), .. } => format!(
+            "for details: {}; if it is left over from an earlier run: {}, then: {start}",
+            Command::Ps((*pid).into()),
+            Command::Kill((*pid).into())
+        ),
+        Obstacle::InUse { pid: None, .. } => {
+            format!("stop the guest where it runs, then: {start}")
+        }
+        Obstacle::BadLock { path, .. } => format!(
+            "move it away: {}, then: {start}",
+            Command::MoveAside(Path::new(path).into())
+        ),
+        Obstacle::ClosedDirectory { path, needed, .. } => format!(
+            "fix its mode: {}, then: {start}",
+            Command::ChmodMode((*needed).into(), Path::new(path).into())
+        ),
+    }
+}

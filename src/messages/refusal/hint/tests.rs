@@ -1,0 +1,132 @@
+//! Hints about TPMs and keys that this host has under another name or in another place.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+use crate::ids::DomainUuid;
+use crate::messages::{Words, refusal};
+use crate::verdict::elsewhere::{OtherGuest, Relation};
+
+const OTHER: &str = "d0000000-0000-4000-8000-000000000002";
+
+fn hint(why: &Refusal) -> String {
+    super::hint("vm1".into(), why)
+}
+
+fn other(name: &str, is_defined: bool) -> OtherGuest {
+    OtherGuest {
+        uuid: DomainUuid::parse(OTHER).unwrap(),
+        name: Some(name.to_owned()),
+        is_defined,
+    }
+}
+
+fn relative(by: Relation, other_is_defined: bool, has_state: bool) -> RelatedGuest {
+    RelatedGuest {
+        domain: other("vm0", other_is_defined),
+        by,
+        has_state,
+    }
+}
+
+#[test]
+fn a_guest_that_libvirt_does_not_define_is_not_to_be_bound_by_name() {
+    let hint = hint(&Refusal::KeyMissingNotDefined {
+        domain: DomainUuid::parse(OTHER).unwrap(),
+    });
+    for way in ["policy.auto_bind", "virsh define", "--print-xml 1"] {
+        assert!(hint.contains(way), "{hint}");
+    }
+    assert!(hint.ends_with(&format!("key bind {OTHER} --provider NAME")));
+}
+
+#[test]
+fn a_relative_is_named_by_what_can_only_be_it() {
+    let clone = |other: &str| format!("vtpm-guard key clone {other} vm1");
+    let bind = "vtpm-guard key bind vm1 --provider NAME";
+    let hint = |relative, is_defined| {
+        hint(&Refusal::KeyOfRelatedGuest {
+            relative,
+            is_defined,
+        })
+    };
+    for (relative, begins, ends) in [
+        (
+            relative(Relation::Secret, true, true),
+            "give the copy",
+            clone("vm0"),
+        ),
+        (
+            relative(Relation::Secret, false, true),
+            "take over its TPM",
+            bind.to_owned(),
+        ),
+        (
+            relative(Relation::Name, false, true),
+            "take over its TPM",
+            bind.to_owned(),
+        ),
+        (
+            relative(Relation::Name, false, false),
+            "for a new guest",
+            clone(OTHER),
+        ),
+    ] {
+        let defined = hint(relative.clone(), true);
+        assert!(
+            defined.starts_with(begins) && defined.ends_with(&ends),
+            "{defined}"
+        );
+        let other = if relative.domain.is_defined {
+            "vm0"
+        } else {
+            OTHER
+        };
+        assert!(defined.contains(&clone(other)), "{defined}");
+        assert_eq!(
+            hint(relative, false),
+            format!("define it first (virsh define FILE); {defined}")
+        );
+    }
+}
+
+#[test]
+fn the_holder_of_the_key_is_named() {
+    let of = |holder| Refusal::KeyOfOtherGuest {
+        holder,
+        refuted: true,
+        is_defined: true,
+    };
+    let named = hint(&of(other("vm0", true)));
+    assert!(named.ends_with("vtpm-guard key clone vm0 vm1"), "{named}");
+    for unnamed in [other("vm1", true), other("vm0", false)] {
+        let named = hint(&of(unnamed));
+        assert!(named.ends_with(&format!("clone {OTHER} vm1")), "{named}");
+    }
+}
+
+#[test]
+fn a_state_elsewhere_is_named_and_how_the_xml_names_it_again() {
+    for (kind, word) in [
+        (
+            ElsewhereKind::OtherVersion(TpmVersion::V1_2),
+            "version='1.2'",
+        ),
+        (ElsewhereKind::LastSeen, "<source>"),
+        (ElsewhereKind::OwnDirectory, "<source>"),
+    ] {
+        let state = StateElsewhere {
+            path: "/there/tpm2-00.permall".into(),
+            wanted: "/here/tpm2-00.permall".into(),
+            kind,
+        };
+        for why in [
+            Refusal::TpmStateElsewhere(state.clone()),
+            Refusal::KeyMissingStateElsewhere(state),
+        ] {
+            let Words { message, hint } = refusal("vm1", &why);
+            assert!(message.contains("/there/tpm2-00.permall"), "{message}");
+            assert!(hint.contains(word), "{hint}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `reset`, `state list`, `state show`, `state restore`, `state drop`.
+
+use std::fs;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::ids::DomainUuid;
+use crate::key::dek::Dek;
+use crate::manage::copies::JudgedCopy;
+use crate::manage::drop_state::{DropStateError, drop_state};
+use crate::manage::reset::{ResetError, reset};
+use crate::manage::restore_state::{CopiesError, restore, show};
+use crate::tpm_copies::RestoreError;
+
+/// A guest that has used its TPM, and a saved copy of its state.
+fn guest_with_copy(fixture: &Fixture) -> Defined {
+    let guest = fixture.guest_in_use("vm1");
+    fixture.save_copy(&guest);
+    guest
+}
+
+fn copies(fixture: &Fixture) -> Vec<JudgedCopy> {
+    fixture.host.all_copies().unwrap().judged
+}
+
+fn is_unused(fixture: &Fixture, guest: &Defined) -> bool {
+    let rows = fixture.rows(guest);
+    rows.iter().all(|row| row.key_ref.first_used_at.is_none())
+}
+
+#[test]
+fn a_reset_lets_a_new_tpm_be_made_and_sets_copies_aside() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    let done = reset(&fixture.host, "vm1").unwrap();
+    assert!(done.changed && done.has_key && done.was_used);
+    assert_eq!(done.copies_set_aside, 1);
+    assert!(is_unused(&fixture, &guest));
+    assert!(!copies(&fixture)[0].copy.is_available());
+    let again = reset(&fixture.host, "vm1").unwrap();
+    assert!(!again.changed && again.copies_set_aside == 0);
+}
+
+#[test]
+fn a_reset_is_refused_where_the_tpm_is_not_gone_or_was_never_kept() {
+    let fixture = Fixture::new();
+    assert!(matches!(
+        reset(&fixture.host, "nobody"),
+        Err(ResetError::Guest(_))
+    ));
+    fixture.define("plain");
+    assert!(matches!(
+        reset(&fixture.host, "plain"),
+        Err(ResetError::NoKey(_))
+    ));
+    let guest = fixture.guest_in_use("vm1");
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.save("vm1");
+    assert!(matches!(
+        reset(&fixture.host, "vm1"),
+        Err(ResetError::ManagedSave(_))
+    ));
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.stop("vm1");
+
+    // Its XML names the other version of the TPM.
+    let own = fixture.state_file(&guest);
+    let other = own.parent().unwrap().with_file_name("tpm1.2");
+    fs::create_dir_all(&other).unwrap();
+    fs::rename(own, other.join("tpm-00.permall")).unwrap();
+    assert!(matches!(
+        reset(&fixture.host, "vm1"),
+        Err(ResetError::StateElsewhere(..))
+    ));
+    assert!(!is_unused(&fixture, &guest));
+}
+
+#[test]
+fn a_kill_leaves_a_guest_reset_or_not() {
+    kill::everywhere(
+        |fixture| drop(guest_with_copy(fixture)),
+        |fixture| drop(reset(&fixture.host, "vm1").unwrap()),
+        |fixture| assert_eq!(copies(fixture).len(), 1, "no copy is lost"),
+        |fixture| {
+            assert!(is_unused(fixture, &fixture.defined("vm1")));
+            assert!(!copies(fixture)[0].copy.is_available());
+        },
+    );
+}
+
+#[test]
+fn the_copy_is_restored_once_and_over_nothing() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    let state = fixture.state_file(&guest);
+    let bytes = fs::read(&state).unwrap();
+    assert!(!restore(&fixture.host, "vm1").unwrap().changed);
+    fs::remove_file(&state).unwrap();
+    let done = restore(&fixture.host, "vm1").unwrap();
+    assert!(done.changed && done.copy.opened);
+    assert_eq!(fs::read(&state).unwrap(), bytes);
+
+    fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+    assert!(matches!(
+        restore(&fixture.host, "vm1"),
+        Err(CopiesError::NotRestored(_, RestoreError::Occupied { .. }))
+    ));
+    fixture.libvirt.guests.start("vm1");
+    assert!(matches!(
+        restore(&fixture.host, "vm1"),
+        Err(CopiesError::Running(_))
+    ));
+    fixture.define("vm2");
+    assert!(matches!(
+        restore(&fixture.host, "vm2"),
+        Err(CopiesError::None(_))
+    ));
+    assert!(matches!(
+        show(&fixture.host, "nobody"),
+        Err(CopiesError::Guest(_))
+    ));
+    assert_eq!(show(&fixture.host, "vm1").unwrap().copies.len(), 1);
+}
+
+#[test]
+fn a_kill_leaves_the_state_restored_or_absent() {
+    let state = |fixture: &Fixture| fixture.state_file(&fixture.defined("vm1"));
+    kill::everywhere(
+        |fixture| {
+            let guest = guest_with_copy(fixture);
+            fs::remove_dir_all(fixture.state_file(&guest).parent().unwrap()).unwrap();
+        },
+        |fixture| drop(restore(&fixture.host, "vm1").unwrap()),
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            assert!(!state(fixture).exists() || fixture.opening_row(&guest).is_some());
+        },
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+    );
+}
+
+#[test]
+fn the_last_state_that_a_key_opens_is_dropped_by_force_alone() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    let drop_it = |named: &[&str], force| {
+        let named: Vec<_> = named.iter().map(|&digits| digits.to_owned()).collect();
+        drop_state(&fixture.host, "vm1", &named, force)
+    };
+    assert!(matches!(
+        drop_it(&[], false),
+        Err(DropStateError::Needed(_, 1))
+    ));
+    let sha256 = copies(&fixture)[0].sha256.clone();
+    let short = sha256[..2].to_owned();
+    assert!(matches!(
+        drop_it(&[&short], false),
+        Err(DropStateError::Ambiguous(_))
+    ));
+    assert!(matches!(
+        drop_it(&["zzzz"], false),
+        Err(DropStateError::NoSuchCopy(_))
+    ));
+    let done = drop_it(&[], true).unwrap();
+    assert_eq!((done.number(), done.kept), (1, 0));
+    assert!(copies(&fixture).is_empty());
+    assert!(matches!(drop_it(&[], true), Err(DropStateError::None(_))));
+}
+
+#[test]
+fn a_copy_beside_the_state_is_dropped_freely() {
+    let fixture = Fixture::new();
+    guest_with_copy(&fixture);
+    let sha256 = copies(&fixture)[0].sha256.clone();
+    let done = drop_state(&fixture.host, "vm1", &[sha256], false).unwrap();
+    assert_eq!(done.dropped.len(), 1);
+    assert!(!done.plain_state_dropped);
+    let unknown = DomainUuid::random().to_string();
+    assert!(matches!(
+        drop_state(&fixture.host, &unknown, &[], false),
+        Err(DropStateError::None(_))
+    ));
+}
+
+#[test]
+fn a_kill_leaves_the_copy_or_drops_it() {
+    kill::everywhere(
+        |fixture| drop(guest_with_copy(fixture)),
+        |fixture| {
+            let done = drop_state(&fixture.host, "vm1", &[], false);
+            assert!(matches!(done, Ok(_) | Err(DropStateError::None(_))));
+        },
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+        |fixture| assert!(copies(fixture).is_empty()),
+    );
+}
