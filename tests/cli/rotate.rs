@@ -56,7 +56,10 @@ fn every_guest_keeps_its_key_under_the_new_one() {
     let new = host.kek("nkp-a");
     assert_ne!(new.key_id(), old.key_id());
     assert!(dek(&host, VM1, &new).unwrap().same_as(&before));
-    assert!(dek(&host, VM1, &old).is_none(), "it is not the previous key's");
+    assert!(
+        dek(&host, VM1, &old).is_none(),
+        "it is not the previous key's"
+    );
     let rows = host.store().all_key_refs(None, true).unwrap();
     for row in &rows {
         assert_eq!(row.key_ref.key_version, Some(2));

@@ -52,7 +52,11 @@ fn guests_start_with_their_own_tpm_before_during_and_after_a_rotation() {
     );
     let (_, new_key) = host.provider("nkp-a");
     assert_ne!(new_key, old_key);
-    assert_eq!(sealed_keys(&host).len(), 2, "the previous key is still there");
+    assert_eq!(
+        sealed_keys(&host).len(),
+        2,
+        "the previous key is still there"
+    );
     host.virsh(&["reset", "vm2"]).ok();
     host.stop(&other);
     for guest in [&one, &other] {
