@@ -3,7 +3,6 @@
 pub mod args;
 mod commands;
 mod context;
-mod forgotten;
 mod guest_file;
 mod judge;
 mod shared_secrets;

@@ -41,7 +41,7 @@ pub struct Resealed {
 }
 
 impl Resealed {
-    /// Whether the seal is another one now.
+    /// Whether it is sealed otherwise than before.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.before != self.after

@@ -104,7 +104,7 @@ pub(crate) struct TriedRow {
 }
 
 /// A path may be no UTF-8, which JSON cannot have.
-pub(crate) fn lossy<S: serde::Serializer>(
+pub(super) fn lossy<S: serde::Serializer>(
     path: &std::path::Path,
     to: S,
 ) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,9 @@
 //! What an administrator changes: procedures on keys and files, each a function from values to a
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
+pub(crate) mod adopt;
 pub(crate) mod bind;
+pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
 pub(crate) mod guests;
@@ -18,11 +20,13 @@ pub(crate) mod provider_name;
 pub(crate) mod provider_reseal;
 pub(crate) mod provider_rotate;
 pub(crate) mod providers;
+pub(crate) mod prune;
 pub(crate) mod renew;
 pub(crate) mod reset;
 pub(crate) mod restore_state;
 pub(crate) mod stopped_guest;
 pub(crate) mod tpm_place;
+pub(crate) mod unknown_guests;
 
 #[cfg(test)]
 #[path = "../../tests/manage/mod.rs"]

@@ -6,7 +6,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopt;
 mod bind;
+mod clone;
 mod fixture;
 mod import_key;
 mod key_refs;
@@ -16,6 +18,7 @@ mod provider_export;
 mod provider_import;
 mod provider_rotate;
 mod providers;
+mod prune;
 mod recovery;
 mod renew;
 mod states;

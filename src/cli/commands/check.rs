@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use crate::cli::args::CheckedDomains;
 use crate::cli::commands::{metrics, nagios};
 use crate::cli::context::Context;
-use crate::cli::forgotten;
 use crate::cli::guest_file;
 use crate::cli::ui::check_table::{self, Asked, Judged};
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::cli::{judge, shared_secrets};
 use crate::clock::Timestamp;
 use crate::manage::guests::ListedGuest;
+use crate::manage::unknown_guests;
 
 /// What `check` was asked for.
 #[derive(Clone, Copy)]
@@ -75,8 +76,8 @@ fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, CommandErr
         Some(file) => (Asked::One, vec![guest_file::from_file(file)?]),
         None if which.all => {
             let listed = context.host.guests()?;
-            let forgotten = forgotten::among(context, &listed);
-            notes.extend(forgotten.and_then(forgotten::in_words));
+            let unknown = unknown_guests::count(&context.host, &listed);
+            notes.extend(unknown.and_then(describe::unknown_guests));
             let guests = listed.into_iter().map(ListedGuest::from).collect();
             (Asked::Several, guests)
         }

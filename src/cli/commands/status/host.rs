@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cli::context::Context;
-use crate::cli::forgotten;
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, GOOD, NOTABLE};
@@ -15,6 +15,7 @@ use crate::host::dirs::HOOK;
 use crate::host::dirs::LibvirtDirs;
 use crate::keyring::KeyringError;
 use crate::libvirt::Guest;
+use crate::manage::unknown_guests;
 use crate::messages::label;
 use crate::store::{Access, KeyRefRecord, Store};
 use crate::verdict::facts::Provider;
@@ -67,7 +68,7 @@ impl Host {
             store_exists: store.is_some(),
             keyed: rows.len() - placeholders,
             placeholders,
-            forgotten: known.and_then(|known| forgotten::among(context, known)),
+            forgotten: known.and_then(|known| unknown_guests::count(&context.host, known)),
             providers: providers.into_iter().map(with_seal).collect(),
         })
     }
@@ -111,7 +112,7 @@ impl Host {
             "keys:          {} in use, {} to be made at first start",
             self.keyed, self.placeholders
         )?;
-        if let Some(words) = self.forgotten.and_then(forgotten::in_words) {
+        if let Some(words) = self.forgotten.and_then(describe::unknown_guests) {
             writeln!(out, "forgotten:     {words}")?;
         }
         if self.providers.is_empty() {
