@@ -9,7 +9,7 @@
 mod adopt;
 mod bind;
 mod clone;
-mod fixture;
+pub(crate) mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
@@ -19,6 +19,6 @@ mod provider_import;
 mod provider_rotate;
 mod providers;
 mod prune;
-mod recovery;
+pub(crate) mod recovery;
 mod renew;
 mod states;
