@@ -17,8 +17,8 @@ pub(crate) fn happen(host: &mut Host, original: usize) -> Option<String> {
     fs::create_dir_all(to.parent()?).unwrap();
     fs::write(&to, state).unwrap();
     let (text, new_text) = (host.arg(original), host.arg(clone));
-    let cloned = host.while_defined(clone, || clone_key(host.manage(), &text, &new_text));
-    let Ok(cloned) = cloned else {
+    let cloned = host.while_defined(clone, || clone_key(host.manage(), &text, &new_text).ok());
+    let Some(cloned) = cloned else {
         // Without its key the copy is of no use.
         fs::remove_file(to).unwrap();
         return None;

@@ -23,7 +23,7 @@ fn listed(fixture: &Fixture, name: &str) -> ListedProvider {
     all.find(|it| it.provider.name == name).unwrap()
 }
 
-fn is_taken<T: std::fmt::Debug>(result: Result<T, ProviderError>) -> bool {
+fn is_taken<T>(result: &Result<T, ProviderError>) -> bool {
     matches!(
         result,
         Err(ProviderError::Host(HostError::Store(
@@ -46,8 +46,8 @@ fn a_new_provider_has_a_key_that_opens() {
 #[test]
 fn a_name_that_is_taken_or_misleads_makes_no_key() {
     let fixture = Fixture::new();
-    assert!(is_taken(created(&fixture, "a", false)));
-    assert!(is_taken(rename(&fixture.host, "b", "a")));
+    assert!(is_taken(&created(&fixture, "a", false)));
+    assert!(is_taken(&rename(&fixture.host, "b", "a")));
     let bad = created(&fixture, "a/b", false).unwrap_err();
     assert!(
         matches!(bad, ProviderError::BadName(_, BadName::Slash)),
@@ -82,7 +82,7 @@ fn a_kill_leaves_no_provider_without_its_key() {
         |fixture| {
             // A kill at its end leaves one.
             let made = created(fixture, "c", false);
-            assert!(made.is_ok() || is_taken(made));
+            assert!(made.is_ok() || is_taken(&made));
         },
         |fixture| {
             let made = fixture.store().provider("c");

@@ -10,7 +10,7 @@ use crate::cli::args;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::count;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors;
+use crate::cli::ui::provider_errors;
 use crate::cli::ui::table::table;
 use crate::clock::{Deadline, Timestamp};
 use crate::manage::host::default_deadline;
@@ -100,7 +100,7 @@ fn backup(context: &Context, file: &Path) -> Result<ExitCode, CommandError> {
 fn restore(context: &Context, file: &Path) -> Result<ExitCode, CommandError> {
     let deadline = Deadline::after(COPY_PATIENCE);
     let restored = Store::restore(context.host.state_dir(), file, Timestamp::now(), deadline)
-        .map_err(host_errors::backup)?;
+        .map_err(provider_errors::backup)?;
     let missed = missed_keys(context)?;
     let document = json!({
         "previous": restored.previous.as_ref().map(|path| path.to_string_lossy()),

@@ -2,7 +2,7 @@
 
 use super::refusals::refused;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors::not_recorded;
+use crate::cli::ui::guest_errors::not_recorded;
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{AdoptError, NotAdopted, SecretOutcome, StoredKey};

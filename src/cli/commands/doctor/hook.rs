@@ -15,9 +15,6 @@ use crate::store::{Access, EventFilter, EventQuery, Origin};
 /// The daemons that run hooks.
 const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
-/// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
-const FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
-
 pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     let link = &hook_link(&context.host.libvirt_dirs());
     if let Some(ailment) = cannot_run(link) {
@@ -104,7 +101,7 @@ fn has_asked_since(context: &Context, made: Timestamp) -> bool {
 }
 
 fn apparmor(link: &Path) -> Option<Ailment> {
-    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").ok()?;
+    let enabled = fs::read_to_string(dirs::APPARMOR).ok()?;
     let target = fs::canonicalize(link).ok()?;
     if !enabled.starts_with('Y') || may_run_under_apparmor(&target) {
         return None;
@@ -120,12 +117,14 @@ fn apparmor(link: &Path) -> Option<Ailment> {
 }
 
 fn may_run_under_apparmor(target: &Path) -> bool {
-    FREE_TO_RUN.iter().any(|place| target.starts_with(place))
+    dirs::APPARMOR_FREE_TO_RUN
+        .iter()
+        .any(|place| target.starts_with(place))
 }
 
 /// `restorecon -n` says what it would relabel, and nothing where all is as the policy has it.
 fn selinux(link: &Path) -> Option<Ailment> {
-    if !Path::new("/sys/fs/selinux/enforce").exists() {
+    if !Path::new(dirs::SELINUX).join("enforce").exists() {
         return None;
     }
     let target = fs::canonicalize(link).ok()?;

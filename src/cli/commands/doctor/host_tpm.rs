@@ -9,6 +9,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::Ailment;
 use crate::cli::context::Context;
+use crate::host::dirs::DEVICES;
 use crate::keyring::{Keyring, Seal};
 use crate::messages::{Arg, quoted};
 use crate::store::Access;
@@ -26,7 +27,7 @@ pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
     if !sealed.is_empty() {
         let dirs = context.host.libvirt_dirs();
         let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
-        found.extend(shared_device(Path::new("/dev"), &users));
+        found.extend(shared_device(Path::new(DEVICES), &users));
     }
     found
 }

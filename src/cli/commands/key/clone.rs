@@ -6,7 +6,7 @@ use crate::cli::commands::state::not_restored;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors::not_recorded;
+use crate::cli::ui::guest_errors::not_recorded;
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};

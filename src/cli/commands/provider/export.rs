@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors;
 use crate::cli::ui::passphrase::{self, Chosen, Weakness};
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
+use crate::cli::ui::provider_errors;
 use crate::manage::provider_export::{
     ExportError, ExportedProvider, KeptKey, Need, export, exportable,
 };
@@ -96,7 +96,7 @@ impl From<ExportError> for CommandError {
     fn from(error: ExportError) -> Self {
         match error {
             ExportError::Provider(error) => error.into(),
-            ExportError::File(path, error) => host_errors::recovery(&path, error),
+            ExportError::File(path, error) => provider_errors::recovery(&path, error),
             ExportError::NotRecorded(path, error) => Self::failed(format!(
                 "{} is written and good, but that could not be recorded in the store: {error}",
                 path.display()

@@ -9,7 +9,7 @@ use crate::cli::ui::answer::{Answer, count};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
-use crate::cli::ui::{host_errors, passphrase};
+use crate::cli::ui::{passphrase, provider_errors};
 use crate::keyring::WeakerSeal;
 use crate::manage::provider_import::{
     ImportAction, ImportError, ImportProvider, ImportedProvider, import,
@@ -26,7 +26,7 @@ pub(super) fn run(
     weaker: WeakerSeal,
 ) -> Result<(), CommandError> {
     // Read before anybody types a passphrase.
-    let file = RecoveryFile::read(path).map_err(|error| host_errors::recovery(path, error))?;
+    let file = RecoveryFile::read(path).map_err(|error| provider_errors::recovery(path, error))?;
     let passphrase = passphrase::ask(passphrase_file)?;
     let waiting = Progress::waiting("deriving a key from the passphrase");
     let imported = import(
@@ -105,9 +105,9 @@ impl From<ImportError> for CommandError {
         };
         match error {
             ImportError::Provider(error) => error.into(),
-            ImportError::File(path, error) => host_errors::recovery(&path, error),
+            ImportError::File(path, error) => provider_errors::recovery(&path, error),
             ImportError::BadName(path, name, why) => {
-                host_errors::bad_name(&name, why).with_hint(give_another(&path))
+                provider_errors::bad_name(&name, why).with_hint(give_another(&path))
             }
             ImportError::AlreadyHere(name) => Self::refused(format!(
                 "provider {} already exists on this host and can be opened: there is nothing to \
