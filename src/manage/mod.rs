@@ -31,4 +31,4 @@ pub(crate) mod unknown_guests;
 
 #[cfg(test)]
 #[path = "../../tests/manage/mod.rs"]
-mod tests;
+pub(crate) mod tests;

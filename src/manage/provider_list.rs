@@ -57,7 +57,7 @@ pub(crate) fn list(host: &Host) -> Result<Vec<ListedProvider>, HostError> {
     };
     let (all, rows) = (store.providers()?, store.all_key_refs(None, false)?);
     let keyring = host.keyring();
-    let listed = |provider: &Provider| ListedProvider::new(provider.clone(), &all, &rows, &keyring);
+    let listed = |provider: &Provider| ListedProvider::new(provider, &all, &rows, &keyring);
     Ok(all.iter().map(listed).collect())
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownProvider, ProviderErr
     let keyring = host.keyring();
     let opened = keyring.open(provider.key_id, default_deadline());
     Ok(ShownProvider {
-        provider: ListedProvider::new(provider, &all, &rows, &keyring),
+        provider: ListedProvider::new(&provider, &all, &rows, &keyring),
         opens: opened.is_ok(),
         trouble: opened.err().map(|error| error.to_string()),
     })
@@ -77,7 +77,7 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownProvider, ProviderErr
 impl ListedProvider {
     /// Describes a provider by all of them, the key references in use, and the keyring.
     pub(super) fn new(
-        provider: Provider,
+        provider: &Provider,
         all: &[Provider],
         rows: &[KeyRefRecord],
         keyring: &Keyring,
@@ -87,7 +87,7 @@ impl ListedProvider {
         };
         let guests: BTreeSet<_> = rows.iter().filter(is_bound).map(|row| row.domain).collect();
         Self {
-            provider: (&provider).into(),
+            provider: provider.into(),
             kind: "native",
             key_id: provider.key_id,
             key_version: provider.key_version,
