@@ -2,19 +2,30 @@
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
 pub(crate) mod bind;
+pub(crate) mod checks;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
+pub(crate) mod dry_start;
 pub(crate) mod guests;
+pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod import_key;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
 pub(crate) mod providers;
 pub(crate) mod renew;
+pub(crate) mod repair;
+pub(crate) mod replay;
 pub(crate) mod reset;
 pub(crate) mod restore_state;
+pub(crate) mod shared_secrets;
+pub(crate) mod stage;
+pub(crate) mod status;
 pub(crate) mod stopped_guest;
+pub(crate) mod store_backup;
 pub(crate) mod tpm_place;
+pub(crate) mod unknown_guests;
+pub(crate) mod unstage;
 
 #[cfg(test)]
 #[path = "../../tests/manage/mod.rs"]

@@ -7,9 +7,14 @@
 )]
 
 mod bind;
+mod checks;
 mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
 mod renew;
+mod repair;
+mod stage;
 mod states;
+mod status;
+mod store_backup;

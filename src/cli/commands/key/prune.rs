@@ -13,7 +13,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::context::Context;
-use crate::cli::forgotten::{self, Forgotten};
 use crate::cli::ui::answer::{count, time};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::table::table;
@@ -22,6 +21,7 @@ use crate::config::duration;
 use crate::guard::plain_state;
 use crate::host::dirs::StateDir;
 use crate::manage::host::default_deadline;
+use crate::manage::unknown_guests::{self, UnknownGuest};
 use crate::messages::{Arg, quoted};
 use crate::store::{Access, Event, Origin, Prune};
 use crate::tpm_copies::CopyStore;
@@ -75,7 +75,7 @@ pub(crate) fn run(
     let mut judged = Vec::new();
     let mut backup = None;
     if let Some(mut store) = store {
-        let forgotten = forgotten::find(context, &store, &known)?;
+        let forgotten = unknown_guests::find(&context.host, &store, &known)?;
         judged = forgotten
             .into_iter()
             .map(|guest| (fate(&guest, rule, now), guest))
@@ -85,7 +85,7 @@ pub(crate) fn run(
             let kept = store.backup_beside("pruned", now, default_deadline())?;
             let events: Vec<_> = removed.iter().map(|guest| event(guest, now)).collect();
             let prune = |(guest, event)| {
-                let Forgotten { uuid, rows, .. }: &Forgotten = guest;
+                let UnknownGuest { uuid, rows, .. }: &UnknownGuest = guest;
                 Prune {
                     domain: *uuid,
                     seen: rows,
@@ -107,7 +107,7 @@ pub(crate) fn run(
     answer(context, &judged, backup.as_deref(), dry_run)
 }
 
-fn drop_copies(state_dir: &StateDir, guest: &Forgotten) -> Result<(), CommandError> {
+fn drop_copies(state_dir: &StateDir, guest: &UnknownGuest) -> Result<(), CommandError> {
     CopyStore::of(state_dir, guest.uuid).remove()?;
     plain_state::remove(state_dir, guest.uuid).map_err(|error| {
         let shelf = state_dir.plain_states();
@@ -116,12 +116,12 @@ fn drop_copies(state_dir: &StateDir, guest: &Forgotten) -> Result<(), CommandErr
     Ok(())
 }
 
-fn removed(judged: &[(Fate, Forgotten)]) -> impl Iterator<Item = &Forgotten> {
+fn removed(judged: &[(Fate, UnknownGuest)]) -> impl Iterator<Item = &UnknownGuest> {
     let removed = judged.iter().filter(|(fate, _)| *fate == Fate::Removed);
     removed.map(|(_, guest)| guest)
 }
 
-fn fate(guest: &Forgotten, rule: Rule, now: Timestamp) -> Fate {
+fn fate(guest: &UnknownGuest, rule: Rule, now: Timestamp) -> Fate {
     let never_had_a_tpm = guest.has_no_key() && guest.copies == 0;
     let age = rule.older_than.unwrap_or(if never_had_a_tpm {
         AGE_WITHOUT_KEY
@@ -137,7 +137,7 @@ fn fate(guest: &Forgotten, rule: Rule, now: Timestamp) -> Fate {
     }
 }
 
-fn event(guest: &Forgotten, now: Timestamp) -> Event {
+fn event(guest: &UnknownGuest, now: Timestamp) -> Event {
     let message = format!(
         "libvirt no longer knows it and no TPM state of it is left: {} removed",
         things(guest.rows.len(), guest.copies)
@@ -170,7 +170,7 @@ fn age(text: &str) -> Result<Duration, CommandError> {
 
 fn answer(
     context: &Context,
-    judged: &[(Fate, Forgotten)],
+    judged: &[(Fate, UnknownGuest)],
     backup: Option<&Path>,
     dry_run: bool,
 ) -> Result<(), CommandError> {
@@ -267,8 +267,8 @@ mod tests {
     const DAY_MS: i64 = 24 * 3600 * 1000;
 
     /// A guest that has run here with a key, of which nothing is left.
-    fn last_heard_of(days: i64) -> Forgotten {
-        Forgotten {
+    fn last_heard_of(days: i64) -> UnknownGuest {
+        UnknownGuest {
             uuid: DomainUuid::random(),
             name: None,
             rows: vec![row(true, true)],
@@ -318,7 +318,7 @@ mod tests {
             "the clock was set back"
         );
         // The guard's own copies age out with the key.
-        let with_copies = |days| Forgotten {
+        let with_copies = |days| UnknownGuest {
             copies: 2,
             ..last_heard_of(days)
         };
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_never_had_a_tpm_is_forgotten_after_a_day() {
-        let attempt = |days, copies| Forgotten {
+        let attempt = |days, copies| UnknownGuest {
             rows: vec![row(false, false)],
             was_here: false,
             copies,
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_used_elsewhere_goes_only_when_it_is_asked_for() {
-        let standby = Forgotten {
+        let standby = UnknownGuest {
             was_here: false,
             ..last_heard_of(1000)
         };
@@ -353,7 +353,7 @@ mod tests {
         };
         assert_eq!(fate(&standby, asked, NOW), Fate::Removed);
         // One that was made and never used is none.
-        let unused = Forgotten {
+        let unused = UnknownGuest {
             rows: vec![row(true, false)],
             ..standby
         };
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_guest_with_state_is_never_removed() {
         let place = PathBuf::from("/var/lib/libvirt/swtpm/x");
-        let guest = Forgotten {
+        let guest = UnknownGuest {
             state: Some(place.clone()),
             ..last_heard_of(10_000)
         };

@@ -1,40 +1,41 @@
 //! Guests that libvirt no longer knows, and what is left of them: key references, saved copies
-//! of TPM state, a plain state of before an `encrypt`.
+//! of TPM state, an unencrypted state from before an `encrypt`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::context::Context;
-use crate::cli::ui::error::CommandError;
+use super::host::{Host, HostError};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::host::bounded::bounded;
+use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
 use crate::tpm_copies::{self, CopyStore};
 
 /// A guest that libvirt does not know.
-pub(crate) struct Forgotten {
+pub(crate) struct UnknownGuest {
     pub(crate) uuid: DomainUuid,
-    /// The name that it bore last, where the history knows it.
+    /// Its last name, where the history knows it.
     pub(crate) name: Option<String>,
     /// All its key references, by id.
     pub(crate) rows: Vec<KeyRefRecord>,
-    /// When it was last heard of: a change of its rows, an event, a copy of its state.
+    /// Its last sign of life: a change of its rows, an event, a copy of its state.
     pub(crate) last_change: Timestamp,
-    /// TPM state of it that is still on this host and that is none of the guard's copies, or a
-    /// copy that cannot be read.
+    /// TPM state of it that is still on this host and is not one of the guard's copies, or a copy
+    /// that cannot be read.
     pub(crate) state: Option<PathBuf>,
-    /// How many copies of its TPM state the guard has, a plain one of before an `encrypt` too.
+    /// How many copies of its TPM state the guard has, an unencrypted one from before an `encrypt`
+    /// included.
     pub(crate) copies: usize,
-    /// Whether it has been at home on this host, as far as the history goes back.
+    /// Whether it has run on this host, as far as the history goes back.
     pub(crate) was_here: bool,
 }
 
-impl Forgotten {
+impl UnknownGuest {
     /// Whether a guest has run with one of its keys.
     pub(crate) fn is_used(&self) -> bool {
         let mut rows = self.rows.iter();
@@ -48,21 +49,15 @@ impl Forgotten {
     }
 }
 
-/// The forgotten guests, by UUID. `known` are those that libvirt knows.
+/// Returns them by UUID. `known` are the guests that libvirt knows.
 pub(crate) fn find(
-    context: &Context,
+    host: &Host,
     store: &Store,
     known: &BTreeSet<DomainUuid>,
-) -> Result<Vec<Forgotten>, CommandError> {
-    let (state_dir, tpm_states) = (
-        context.host.state_dir(),
-        context.host.libvirt_dirs().tpm_states(),
-    );
+) -> Result<Vec<UnknownGuest>, HostError> {
+    let (state_dir, tpm_states) = (host.state_dir(), host.libvirt_dirs().tpm_states());
     let plain: BTreeSet<_> = plain_state::list(state_dir)
-        .map_err(|error| {
-            let shelf = state_dir.plain_states();
-            CommandError::failed(format!("{}: {error}", shelf.display()))
-        })?
+        .map_err(PathError::at(&state_dir.plain_states()))?
         .into_iter()
         .collect();
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
@@ -85,7 +80,7 @@ pub(crate) fn find(
             .chain(newest_event.map(|row| row.at))
             .chain(copies.iter().map(|copy| copy.manifest.kept_at()));
         let copy_name = copies.first().map(|copy| copy.manifest.domain_name.clone());
-        Ok(Forgotten {
+        Ok(UnknownGuest {
             uuid,
             name: store.last_name(uuid)?.or(copy_name),
             last_change: changes.max().unwrap_or(Timestamp(0)),
@@ -107,7 +102,7 @@ fn left_by_libvirt(
     store: &Store,
     tpm_states: &Path,
     uuid: DomainUuid,
-) -> Result<Option<PathBuf>, CommandError> {
+) -> Result<Option<PathBuf>, HostError> {
     let own = tpm_states.join(uuid.to_string());
     if may_hold_state(&own) {
         return Ok(Some(own));
@@ -117,37 +112,24 @@ fn left_by_libvirt(
 }
 
 /// How many guests with key references are not among those that libvirt knows; `None` where
-/// the store cannot say: whoever asks has heard of that already.
-pub(crate) fn among(context: &Context, known: &[Guest]) -> Option<usize> {
+/// the store cannot say, which is reported elsewhere.
+pub(crate) fn count(host: &Host, known: &[Guest]) -> Option<usize> {
     let known: BTreeSet<_> = known.iter().map(|guest| guest.uuid).collect();
-    let store = context.host.store(Access::Read).ok()??;
+    let store = host.store(Access::Read).ok()??;
     let rows = store.all_key_refs(None, true).ok()?;
     let unknown = rows.iter().map(|row| row.domain);
     let unknown: BTreeSet<_> = unknown.filter(|uuid| !known.contains(uuid)).collect();
     Some(unknown.len())
 }
 
-/// "3 guests that libvirt no longer knows have keys; …"; `None` for none.
-pub(crate) fn in_words(guests: usize) -> Option<String> {
-    let subject = match guests {
-        0 => return None,
-        1 => "1 guest that libvirt no longer knows has keys".to_owned(),
-        _ => format!("{guests} guests that libvirt no longer knows have keys"),
-    };
-    // What runs elsewhere, or will, needs its key here when it comes back.
-    Some(format!(
-        "{subject}; if none of them runs on another host: vtpm-guard key prune --dry-run"
-    ))
-}
-
-/// What does not answer may hold one.
+/// Whether TPM state may be there; a file system that does not answer may hold one.
 fn may_hold_state(place: &Path) -> bool {
     let asked = place.to_owned();
     let around = place.parent().unwrap_or(place);
     bounded(around, move || holds_state(&asked)).unwrap_or(true)
 }
 
-/// Likewise, of one file.
+/// The same for one file.
 fn may_be_there(path: &Path) -> bool {
     let asked = path.to_owned();
     bounded(path, move || asked.exists()).unwrap_or(true)
@@ -186,21 +168,6 @@ mod tests {
         assert!(
             holds_state(&place.join("tpm2/tpm2-00.permall")),
             "unreadable"
-        );
-    }
-
-    #[test]
-    fn guests_are_counted_in_words() {
-        assert_eq!(in_words(0), None);
-        assert!(
-            in_words(1)
-                .unwrap()
-                .starts_with("1 guest that libvirt no longer knows has")
-        );
-        assert!(
-            in_words(3)
-                .unwrap()
-                .starts_with("3 guests that libvirt no longer knows have")
         );
     }
 }

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     const SHIPPED: &str =
-        include_str!("../../../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
+        include_str!("../../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
 
     #[test]
     fn the_shipped_drop_in_lacks_nothing_and_an_older_one_the_clearing_after_a_failure() {
