@@ -41,25 +41,25 @@ impl Libvirtd {
             _turn: LIBVIRTD.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
+}
 
-    fn client(&self, uri: &str) -> LibvirtClient {
-        LibvirtClient::at(uri).with_helper(HELPER.into())
-    }
+fn client(uri: &str) -> LibvirtClient {
+    LibvirtClient::at(uri).with_helper(HELPER.into())
+}
 
-    /// Runs `work` while libvirtd is stopped.
-    fn stopped_during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let pid = std::fs::read_to_string("/run/libvirtd.pid").unwrap();
-        let libvirtd = Pid::from_raw(pid.trim().parse().unwrap());
-        kill(libvirtd, Signal::SIGSTOP).unwrap();
-        let result = work();
-        kill(libvirtd, Signal::SIGCONT).unwrap();
-        result
-    }
+/// Runs `work` while libvirtd is stopped.
+fn stopped_during<T>(_libvirtd: &Libvirtd, work: impl FnOnce() -> T) -> T {
+    let pid = std::fs::read_to_string("/run/libvirtd.pid").unwrap();
+    let pid = Pid::from_raw(pid.trim().parse().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let result = work();
+    kill(pid, Signal::SIGCONT).unwrap();
+    result
 }
 
 impl Daemon for Libvirtd {
     fn connect(&self, uri: &str) -> Box<dyn Libvirt> {
-        Box::new(self.client(uri))
+        Box::new(client(uri))
     }
 
     fn define_secret(&self, xml: &str) {
@@ -117,9 +117,9 @@ for_each_rule!(test_rules);
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_libvirt_that_does_not_answer_is_unreachable_at_the_deadline() {
     let libvirtd = Libvirtd::new();
-    let (client, secret) = (libvirtd.client("secret:///system"), SecretUuid::random());
+    let (client, secret) = (client("secret:///system"), SecretUuid::random());
     let asked = Instant::now();
-    let (answer, waited) = libvirtd.stopped_during(|| {
+    let (answer, waited) = stopped_during(&libvirtd, || {
         let deadline = Deadline::after(Duration::from_millis(300));
         (client.inspect(secret, deadline), asked.elapsed())
     });
@@ -134,10 +134,10 @@ fn a_libvirt_that_does_not_answer_is_unreachable_at_the_deadline() {
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_libvirt_that_stops_answering_between_two_questions_is_unreachable_too() {
     let libvirtd = Libvirtd::new();
-    let (client, secret) = (libvirtd.client("secret:///system"), SecretUuid::random());
+    let (client, secret) = (client("secret:///system"), SecretUuid::random());
     assert!(client.inspect(secret, soon()).unwrap().is_none());
     let dek = Dek::from_bytes(Zeroizing::new(b"made-up key".to_vec()));
-    let provided = libvirtd.stopped_during(|| {
+    let provided = stopped_during(&libvirtd, || {
         let deadline = Deadline::after(Duration::from_millis(300));
         client.provide(
             secret,

@@ -1,25 +1,25 @@
-//! The keyring's directory: trusts only its own user's files, writes whole ones.
+//! The keyring's directory: only files of its own user are trusted, and files are written whole.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::KeyringError;
+use super::error::KeyringError;
+use super::seal::MAX_SEALED;
 use crate::clock::Deadline;
 use crate::host::atomic::{self, NewFile};
 use crate::host::lock::lock;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::key::id::KeyId;
-use crate::keyring::seal::MAX_SEALED;
 
 /// The longest file: a sealed key and its first line.
 const MAX_FILE: usize = MAX_SEALED + 100;
 
-/// The opened directory, known to be this user's, and writable to nobody else.
+/// The opened directory, which belongs to this user, and which nobody else may write.
 pub(crate) struct Dir {
     path: PathBuf,
     dir: File,
@@ -35,7 +35,7 @@ impl Dir {
         }))
     }
 
-    /// Opens it, and makes it first if there is none.
+    /// Opens it. It is made if there is none.
     pub(crate) fn create(path: &Path) -> Result<Self, KeyringError> {
         Ok(Self {
             path: path.to_owned(),
@@ -50,8 +50,8 @@ impl Dir {
         opened.map(|file| read_whole(&path, file)).transpose()
     }
 
-    /// Waits until nobody else opens this key, or the deadline passes, and lets nobody else do
-    /// so until what is returned is dropped.
+    /// Waits until no other process opens this key, or the deadline passes. Other processes wait
+    /// until the returned lock is dropped.
     pub(crate) fn wait_for_turn(
         &self,
         key_id: KeyId,
@@ -63,7 +63,7 @@ impl Dir {
         match lock(&file, deadline) {
             Ok(()) => Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::TimedOut => Err(KeyringError::TimedOut),
-            // A file system without locks: everybody opens it alone.
+            // A file system without locks: each process opens it itself.
             Err(_) => Ok(None),
         }
     }
@@ -79,8 +79,7 @@ impl Dir {
         )?)
     }
 
-    /// Writes a key's file in place of any that is there, which stays until the new one is
-    /// known to be on the disk as it should be.
+    /// Writes a key's file. An existing one stays until the new one has been read back from disk.
     pub(crate) fn replace(
         &self,
         key_id: KeyId,
@@ -105,19 +104,7 @@ impl Dir {
         Ok(atomic::remove(&self.dir, &name(key_id)).map_err(PathError::at(&path))?)
     }
 
-    /// The ids after which files are named, in order.
-    pub(crate) fn list(&self) -> Result<Vec<KeyId>, KeyringError> {
-        let mut key_ids = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(PathError::at(&self.path))? {
-            let found = entry.map_err(PathError::at(&self.path))?.file_name();
-            let key_id = found.to_str().and_then(KeyId::parse);
-            key_ids.extend(key_id.filter(|key_id| name(*key_id) == found));
-        }
-        key_ids.sort_unstable();
-        Ok(key_ids)
-    }
-
-    /// Holds other writers off until this value is dropped, for they use the same temporary.
+    /// Locks out other writers until this value is dropped, since they use the same temporary file.
     fn lock(&self, deadline: Deadline) -> Result<(), KeyringError> {
         lock(&self.dir, deadline).map_err(|error| match error.kind() {
             ErrorKind::TimedOut => KeyringError::TimedOut,

@@ -1,5 +1,5 @@
-//! How a host seals a KEK: systemd credentials where it has them, else a plain text that
-//! only a root-only file may hold.
+//! How a host seals a KEK: with systemd credentials if it has them, otherwise as plain text, which
+//! is only for a root-only file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use crate::key::hex;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 
-/// The longest sealed text, in bytes. systemd's are some 150 to 1500 bytes long.
+/// The longest sealed text, in bytes. systemd's have about 150 to 1500 bytes.
 pub(crate) const MAX_SEALED: usize = 16 * 1024;
 
 /// How a KEK is sealed; the stronger seal is the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seal {
-    /// In clear in a file that only root can read: the host has no systemd credentials.
+    /// Plaintext in a file that only root can read: the host has no systemd credentials.
     RootOnlyFile,
     /// `systemd-creds` with the host's key.
     Host,
@@ -28,16 +28,16 @@ pub enum Seal {
 }
 
 impl Seal {
-    /// All of them, the strongest first.
+    /// All seals, the strongest first.
     pub(crate) const ALL: [Self; 3] = [Self::HostAndTpm2, Self::Host, Self::RootOnlyFile];
 }
 
-/// What happens where a key cannot be sealed as strongly as this host should be able to.
+/// What to do if a key cannot be sealed as strongly as this host should be able to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeakerSeal {
-    /// It is an error: what fails now may work in a moment.
+    /// It is an error: it may work a moment later.
     Refused,
-    /// The next weaker seal is taken, down to a file in clear: an administrator said so.
+    /// Use the next weaker seal, down to a plaintext file: an administrator allowed it.
     Allowed,
 }
 
@@ -45,11 +45,11 @@ pub enum WeakerSeal {
 pub(crate) struct Sealed {
     pub(crate) seal: Seal,
     pub(crate) bytes: Zeroizing<Vec<u8>>,
-    /// Why it is not sealed as strongly as this host should be able to.
-    pub(crate) trouble: Option<String>,
+    /// Why its seal is weaker than this host's strongest.
+    pub(crate) weaker_because: Option<String>,
 }
 
-/// As `provider show` and `status` say it.
+/// As `provider show` and `status` print it.
 impl fmt::Display for Seal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -60,17 +60,17 @@ impl fmt::Display for Seal {
     }
 }
 
-/// Why a sealer did not give what it was asked for.
+/// Why sealing or unsealing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// It could not be run to its end.
+    /// The program could not be run to its end.
     #[error(transparent)]
     Child(#[from] ChildError),
-    /// It said no: the last line of its words.
+    /// The program reported an error: its last line.
     #[error("{0}")]
     Refused(String),
-    /// What came out is not the key with this id.
-    #[error("what was unsealed is not this key")]
+    /// The result is not the key with this id.
+    #[error("the unsealed key is not this key")]
     NotTheKey,
 }
 
@@ -78,13 +78,12 @@ pub enum SealError {
 #[derive(Debug, Clone)]
 pub struct Sealer {
     program: PathBuf,
-    /// Whether it can seal for this user.
+    /// Whether it can seal keys of this user.
     seals: bool,
 }
 
 impl Default for Sealer {
-    /// The host's own, whose key is root's: a plain user's keys (those of a trial) are sealed by
-    /// nobody.
+    /// The host's program, which uses root's key: keys of other users (in a trial) are not sealed.
     fn default() -> Self {
         Self {
             program: PathBuf::from("systemd-creds"),
@@ -94,7 +93,7 @@ impl Default for Sealer {
 }
 
 impl Sealer {
-    /// A program that understands what `systemd-creds` does.
+    /// A program with the interface of `systemd-creds`.
     #[must_use]
     pub fn at(program: PathBuf) -> Self {
         Self {
@@ -103,8 +102,8 @@ impl Sealer {
         }
     }
 
-    /// The strongest seal that this host has: with its TPM 2.0, if it has one that systemd can
-    /// use; a file in clear only where systemd credentials are not installed.
+    /// Returns the strongest seal that this host has: with its TPM 2.0, if it has one that systemd can
+    /// use; a plaintext file only if systemd credentials are not installed.
     pub(crate) fn strongest(&self, deadline: Deadline) -> Result<Seal, SealError> {
         if !self.seals {
             return Ok(Seal::RootOnlyFile);
@@ -113,7 +112,7 @@ impl Sealer {
         match process::run(&self.program, &args, b"", MAX_SEALED, deadline) {
             Ok(output) if output.status.success() => Ok(Seal::HostAndTpm2),
             // Firmware, driver, system and libraries must all support one; the status is a mask
-            // of those that do not. Before systemd 251 there was no such question.
+            // of those that do not. systemd before 251 does not know this command.
             Ok(output) if output.status.code().is_some() => Ok(Seal::Host),
             Ok(output) => Err(SealError::Refused(format!(
                 "{}: {}",
@@ -125,11 +124,11 @@ impl Sealer {
         }
     }
 
-    /// Seals as strongly as this host can, and believes nothing that did not unseal again.
+    /// Seals as strongly as this host can, and verifies that the result unseals.
     ///
-    /// That the host key cannot be made or read now (a full or read-only disk), or that the TPM
-    /// is busy or locked out, is no reason to leave the key less protected for good: it is an
-    /// error, unless a weaker seal was allowed.
+    /// If the host key cannot be made or read now (a full or read-only disk), or the TPM is busy or
+    /// locked out, the key must not be left less protected forever: this is an error, unless a weaker
+    /// seal was allowed.
     pub(crate) fn seal(
         &self,
         kek: &Kek,
@@ -140,27 +139,27 @@ impl Sealer {
             Err(SealError::Refused(_)) if weaker == WeakerSeal::Allowed => Seal::Host,
             strongest => strongest?,
         };
-        let mut trouble = None;
+        let mut weaker_because = None;
         for seal in Seal::ALL.into_iter().filter(|seal| *seal <= strongest) {
             match self.seal_with(seal, kek, deadline) {
                 Ok(bytes) => {
                     return Ok(Sealed {
                         seal,
                         bytes,
-                        trouble,
+                        weaker_because,
                     });
                 }
                 Err(error) if weaker == WeakerSeal::Allowed => {
                     let first = || format!("{seal}: {error}");
-                    trouble = Some(trouble.unwrap_or_else(first));
+                    weaker_because = Some(weaker_because.unwrap_or_else(first));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(SealError::Refused(trouble.unwrap_or_default()))
+        Err(SealError::Refused(weaker_because.unwrap_or_default()))
     }
 
-    /// Seals in this one way, and unseals it again.
+    /// Seals with this seal, and verifies that the result unseals.
     pub(crate) fn seal_with(
         &self,
         seal: Seal,
@@ -185,7 +184,7 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// Unseals, and makes sure that it is the key with this id.
+    /// Unseals, and verifies that it is the key with this id.
     pub(crate) fn unseal(
         &self,
         seal: Seal,
@@ -218,15 +217,15 @@ impl Sealer {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        // Notes, such as the one about the host key's medium, come before the reason.
+        // Notes, such as the one about the host key's storage medium, come before the reason.
         Err(SealError::Refused(match output.stderr.lines().last() {
-            Some(words) => words.trim().to_owned(),
+            Some(line) => line.trim().to_owned(),
             None => format!("{}: {}", self.program.display(), output.status),
         }))
     }
 }
 
-/// The name under which systemd seals it, and without which it does not unseal.
+/// The name with which systemd seals it, and which unsealing needs.
 fn credential_name(key_id: KeyId) -> String {
     format!("--name=vtpm-guard-{key_id}")
 }

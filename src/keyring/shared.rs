@@ -1,15 +1,14 @@
-//! KEKs that were opened a moment ago, shared by all the hooks of this host.
+//! KEKs that were unsealed a moment ago, shared by all hooks of this host.
 //!
-//! After a power cut twenty guests may start at once, each with a hook of its own, and a TPM 2.0
-//! unseals one KEK after the other, each taking most of a second. So the first hook leaves the
-//! KEK that it opened in the kernel's keyring of its user, root, for a few seconds.
+//! After a power failure many guests may start at once, each with its own hook, and a TPM 2.0 needs
+//! most of a second for each KEK that it unseals. So the first hook leaves the KEK that it unsealed
+//! in the kernel's keyring of its user, root, for a few seconds.
 //!
-//! Why there, and not in a file on tmpfs: the kernel's memory for keys is never written to swap,
-//! the kernel itself removes the key when its time is over, whoever was killed meanwhile, and
-//! nobody can reach it through a path. Why the user's keyring: that of the process ends with
-//! it, and that of the session is inherited by QEMU and swtpm, whose guests must never come near
-//! a KEK. For the same reason possession of the key gives no right to it at all: only processes
-//! that are root by user id have one (`PERMISSIONS`), and those can read the sealed key anyway.
+//! Why there, and not in a file on tmpfs: the kernel never writes its memory for keys to swap, it
+//! removes the key at its timeout even if every hook was killed, and the key has no path. Why the
+//! user's keyring: the process's keyring ends with the process, and QEMU and swtpm would inherit the
+//! session's keyring. For the same reason possession of the key gives no permission: only processes
+//! with root's user id have one (`PERMISSIONS`), and those can read the sealed key anyway.
 
 use std::ffi::CString;
 use std::io;
@@ -18,16 +17,16 @@ use crate::host::sys;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 
-/// How long a KEK stays, in seconds: long enough for the starts that wait for it.
+/// How long a KEK stays, in seconds: enough for the starts that wait for it.
 const LIFETIME: u32 = 10;
 
-/// For the key's user alone: view 0x01, read 0x02, search 0x08 and link 0x10; nothing for who
-/// possesses it, for the group and for others.
+/// For the key's user only: view 0x01, read 0x02, search 0x08 and link 0x10; nothing for its
+/// possessor, its group and others.
 const PERMISSIONS: u32 = 0x001b_0000;
 
 /// Shares a KEK for [`LIFETIME`] seconds.
 pub(crate) fn put(kek: &Kek) -> io::Result<()> {
-    // Nobody else may see it before its permissions are set.
+    // It is linked to the user's keyring only once its permissions are set.
     let key = sys::add_key(
         &description(kek.key_id()),
         kek.expose(),
@@ -40,7 +39,7 @@ pub(crate) fn put(kek: &Kek) -> io::Result<()> {
     shared.and(removed)
 }
 
-/// A KEK that is shared now. What is not the key of this id is none.
+/// Returns a KEK that is shared now, if it has this key id.
 pub(crate) fn get(key_id: KeyId) -> Option<Kek> {
     let key = sys::find_key(sys::USER_KEYRING, &description(key_id)).ok()?;
     let kek = Kek::made_by(|bytes| match sys::read_key(key, bytes) {
@@ -50,16 +49,16 @@ pub(crate) fn get(key_id: KeyId) -> Option<Kek> {
     kek.ok().filter(|kek| kek.key_id() == key_id)
 }
 
-/// Takes a KEK back before its time.
-pub(crate) fn forget(key_id: KeyId) {
+/// Stops sharing a KEK.
+pub(crate) fn stop(key_id: KeyId) {
     if let Ok(key) = sys::find_key(sys::USER_KEYRING, &description(key_id)) {
-        // At the worst it goes when its time is over.
+        // If this fails, it is removed at its timeout.
         let _ = sys::unlink_key(key, sys::USER_KEYRING);
     }
 }
 
 fn description(key_id: KeyId) -> CString {
-    // A key id is hexadecimal digits.
+    // A key id has no NUL byte: it is hexadecimal digits.
     CString::new(format!("vtpm-guard:{key_id}")).unwrap_or_default()
 }
 
@@ -70,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shared_key_is_had_again_until_it_is_taken_back() {
+    fn a_shared_key_is_found_until_sharing_stops() {
         let kek = Kek::generate().unwrap();
         if let Err(error) = put(&kek) {
             eprintln!("skipped: no kernel keyring here: {error}");
@@ -78,13 +77,13 @@ mod tests {
         }
         let again = get(kek.key_id()).unwrap();
         assert_eq!(again.expose(), kek.expose());
-        forget(kek.key_id());
+        stop(kek.key_id());
         assert!(get(kek.key_id()).is_none());
-        forget(kek.key_id());
+        stop(kek.key_id());
     }
 
     #[test]
-    fn a_shared_key_is_for_its_user_alone_and_has_an_end() {
+    fn a_shared_key_is_for_its_user_only_and_has_a_timeout() {
         let kek = Kek::generate().unwrap();
         if let Err(error) = put(&kek) {
             eprintln!("skipped: no kernel keyring here: {error}");
@@ -97,11 +96,11 @@ mod tests {
         let fields: Vec<_> = line.split_whitespace().collect();
         assert!(fields[3].ends_with('s'), "{line}");
         assert_eq!(fields[4], "001b0000", "{line}");
-        forget(kek.key_id());
+        stop(kek.key_id());
     }
 
     #[test]
-    fn another_key_under_its_name_is_none() {
+    fn another_key_with_its_name_is_not_returned() {
         let (kek, other) = (Kek::generate().unwrap(), Kek::generate().unwrap());
         let name = description(kek.key_id());
         let Ok(key) = sys::add_key(&name, other.expose(), sys::PROCESS_KEYRING) else {
@@ -110,6 +109,6 @@ mod tests {
         sys::set_key_permissions(key, PERMISSIONS).unwrap();
         sys::link_key(key, sys::USER_KEYRING).unwrap();
         assert!(get(kek.key_id()).is_none());
-        forget(kek.key_id());
+        stop(kek.key_id());
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Keyring, KeyringError};
+use super::error::KeyringError;
+use super::keks::Keyring;
 use crate::clock::Deadline;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;

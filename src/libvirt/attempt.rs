@@ -1,20 +1,20 @@
-//! Which attempt to start a guest a call of the hook belongs to.
+//! To which attempt to start a guest a call of the hook belongs.
 //!
 //! libvirt announces state that will arrive (`restore begin`, `migrate begin`) and prepares the
-//! start (`prepare begin`) in one call of a client's, which one thread of the daemon serves from
-//! its beginning to its end (`qemuDomainRestoreInternal`, `qemuDomainObjRestore`,
+//! start (`prepare begin`) during one call of a client, which one thread of the daemon serves
+//! from beginning to end (`qemuDomainRestoreInternal`, `qemuDomainObjRestore`,
 //! `qemuMigrationDstPrepareAny`; seen on libvirt 9.0 and 11.3).
 
 use std::fs;
 use std::path::Path;
 use std::process;
 
-use super::starting::{Process, daemon_above};
+use super::daemon::{Process, daemon_above};
 use crate::host::dirs::PROC;
 
-/// The attempt that this process is a hook of: the daemon and its thread, `PID START-TIME
-/// THREAD`; without the thread where the kernel does not tell whose child a process is
-/// (`CONFIG_PROC_CHILDREN`). Empty where /proc shows no daemon, as for a hook that a person calls.
+/// Returns the attempt to which this call of the hook belongs: the daemon and its thread, `PID
+/// START-TIME THREAD`; without the thread if the kernel does not list children
+/// (`CONFIG_PROC_CHILDREN`). Empty if /proc shows no daemon, as for a hook that a person calls.
 #[must_use]
 pub fn calling_attempt() -> String {
     attempt(Path::new(PROC), process::id())
@@ -31,7 +31,7 @@ fn attempt(proc: &Path, pid: u32) -> String {
     }
 }
 
-/// The thread of a process that started this child: a script between them hides nothing.
+/// Returns the thread of a process that started this child.
 fn parent_thread(proc: &Path, parent: Process, child: u32) -> Option<String> {
     let threads = proc.join(parent.pid.to_string()).join("task").read_dir();
     let child = child.to_string();
@@ -47,7 +47,7 @@ fn parent_thread(proc: &Path, parent: Process, child: u32) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A `/proc` of a daemon 5, whose thread 6 has started a script 7, which calls the hook 8.
+    /// Makes a `/proc` with a daemon 5, whose thread 6 started a script 7, which started the hook 8.
     fn proc() -> tempfile::TempDir {
         let proc = tempfile::tempdir().unwrap();
         for (pid, parent, name) in [(8, 7, "vtpm-guard-hook"), (7, 5, "sh"), (5, 1, "virtqemud")] {
@@ -75,14 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn where_the_kernel_tells_no_children_it_is_the_daemon() {
+    fn without_lists_of_children_an_attempt_is_the_daemon() {
         let proc = proc();
         fs::remove_file(proc.path().join("5/task/6/children")).unwrap();
         assert_eq!(attempt(proc.path(), 8), "5 500");
     }
 
     #[test]
-    fn where_no_daemon_calls_there_is_none() {
+    fn without_a_daemon_there_is_no_attempt() {
         let proc = proc();
         fs::write(proc.path().join("5/comm"), "bash\n").unwrap();
         assert_eq!(attempt(proc.path(), 8), "");

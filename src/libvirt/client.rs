@@ -1,4 +1,4 @@
-//! The guard's side: questions as functions, answers as types.
+//! The guard's side of the helper: questions as functions, answers as types.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -18,19 +18,19 @@ use crate::libvirt::secret::{
 };
 use crate::verdict::Over;
 
-/// One libvirt connection, made by a helper at the first question and kept for the next.
+/// One libvirt connection. A helper makes it for the first question, and it stays open for the next.
 /// Dropping it ends the helper.
 pub struct LibvirtClient {
     uri: String,
-    /// Where a system daemon of this host keeps its secrets.
+    /// The directory of secrets of this host's system daemon.
     secrets_dir: PathBuf,
     program: PathBuf,
     conversation: RefCell<Option<Conversation>>,
 }
 
 impl LibvirtClient {
-    /// The libvirt of this URI: `secret:///system` for secrets, `qemu:///system` for both
-    /// secrets and guests. Nothing is started or connected yet.
+    /// Returns a client for this URI: `secret:///system` for secrets, `qemu:///system` for secrets and
+    /// guests. No helper is started yet.
     #[must_use]
     pub fn at(uri: &str) -> Self {
         Self {
@@ -41,28 +41,28 @@ impl LibvirtClient {
         }
     }
 
-    /// The same, of a libvirt that keeps its files in these directories.
+    /// Sets the directories in which libvirt keeps its files.
     #[must_use]
     pub fn with_dirs(mut self, dirs: &LibvirtDirs) -> Self {
         self.secrets_dir = dirs.secrets();
         self
     }
 
-    /// The same with another helper than the one that is installed.
+    /// Sets the helper, instead of the installed one.
     #[must_use]
     pub fn with_helper(mut self, program: PathBuf) -> Self {
         self.program = program;
         self
     }
 
-    /// The value that the last answer announced.
+    /// Reads the value that the last answer announced.
     fn value(&self, deadline: Deadline) -> Result<Dek, SecretError> {
-        let mut conversation = self.conversation.take().ok_or_else(no_time)?;
+        let mut conversation = self.conversation.take().ok_or_else(no_answer)?;
         let bytes = conversation
             .value(deadline)
             .map_err(|error| match error.kind() {
-                ErrorKind::TimedOut => no_time(),
-                _ => self.helper_trouble(&error),
+                ErrorKind::TimedOut => no_answer(),
+                _ => self.helper_error(&error),
             })?;
         self.conversation.replace(Some(conversation));
         Ok(Dek::from_bytes(bytes))
@@ -76,17 +76,17 @@ impl LibvirtClient {
         let response = conversation
             .ask(request, deadline)
             .map_err(|error| match error.kind() {
-                ErrorKind::TimedOut => no_time(),
-                _ => self.helper_trouble(&error),
+                ErrorKind::TimedOut => no_answer(),
+                _ => self.helper_error(&error),
             })?;
-        // After "unreachable" its connection may be broken: the next question gets a new one.
+        // If libvirt was unreachable, the connection may be broken: the next question gets a new one.
         if !matches!(response, Response::Unreachable(_)) {
             self.conversation.replace(Some(conversation));
         }
         match response {
-            Response::Refused(words) => Err(SecretError::Refused(words)),
-            Response::Unreachable(words) => Err(SecretError::Unreachable(words)),
-            Response::Conflict(words) => Err(SecretError::Conflict(words)),
+            Response::Refused(message) => Err(SecretError::Refused(message)),
+            Response::Unreachable(message) => Err(SecretError::Unreachable(message)),
+            Response::Conflict(message) => Err(SecretError::Conflict(message)),
             Response::Changed => Err(SecretError::Changed),
             answer => Ok(answer),
         }
@@ -94,14 +94,14 @@ impl LibvirtClient {
 
     fn start(&self, deadline: Deadline) -> Result<Conversation, SecretError> {
         if deadline.has_passed() {
-            return Err(no_time());
+            return Err(no_answer());
         }
         program::check(&self.program)
             .map_err(|distrust| SecretError::Unreachable(distrust.to_string()))?;
-        Conversation::start(&self.program, &self.uri).map_err(|error| self.helper_trouble(&error))
+        Conversation::start(&self.program, &self.uri).map_err(|error| self.helper_error(&error))
     }
 
-    fn helper_trouble(&self, error: &std::io::Error) -> SecretError {
+    fn helper_error(&self, error: &std::io::Error) -> SecretError {
         SecretError::Unreachable(format!("{}: {error}", self.program.display()))
     }
 }
@@ -110,7 +110,7 @@ impl Libvirt for LibvirtClient {
     fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
         match self.ask(&Request::Guests, deadline)? {
             Response::Guests(guests) => Ok(guests),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -121,7 +121,7 @@ impl Libvirt for LibvirtClient {
     ) -> Result<Vec<Guest>, SecretError> {
         match self.ask(&Request::Guest(name_or_uuid), deadline)? {
             Response::Guests(guests) => Ok(guests),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -133,14 +133,14 @@ impl Libvirt for LibvirtClient {
     ) -> Result<bool, SecretError> {
         match self.ask(&Request::DropStaged { secret, domain }, deadline)? {
             Response::Dropped(dropped) => Ok(dropped),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
     fn saved_runs(&self, domain: DomainUuid, deadline: Deadline) -> Result<SavedRuns, SecretError> {
         match self.ask(&Request::SavedRuns(domain), deadline)? {
             Response::SavedRuns(saved) => Ok(saved),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -152,7 +152,7 @@ impl Libvirt for LibvirtClient {
         let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
             Response::Absent => return Ok(None),
             Response::Secret { definition, value } => (definition, value),
-            other => return Err(misunderstood(&other)),
+            other => return Err(unexpected(&other)),
         };
         let value = match value {
             Revealed::None => SecretValue::None,
@@ -160,8 +160,8 @@ impl Libvirt for LibvirtClient {
             Revealed::Follows => SecretValue::Disclosed(self.value(deadline)?),
         };
         let Some(definition) = SecretDefinition::parse(&definition) else {
-            let words = format!("libvirt's definition of the secret {secret} cannot be read");
-            return Err(SecretError::Refused(words));
+            let message = format!("libvirt's definition of the secret {secret} cannot be read");
+            return Err(SecretError::Refused(message));
         };
         Ok(Some(LibvirtSecret { definition, value }))
     }
@@ -169,7 +169,7 @@ impl Libvirt for LibvirtClient {
     fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
         match self.ask(&Request::Undefine(secret), deadline)? {
             Response::Undefined(undefined) => Ok(undefined),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -181,7 +181,7 @@ impl Libvirt for LibvirtClient {
     ) -> Result<bool, SecretError> {
         match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
             Response::Redefined(changed) => Ok(changed),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 }
@@ -189,12 +189,12 @@ impl Libvirt for LibvirtClient {
 impl HostSecrets for LibvirtClient {
     fn expect_question(&self, deadline: Deadline) {
         if self.conversation.borrow().is_none() {
-            // What is in the way now is in the way of the question too, and told there.
+            // The question itself will report an error.
             *self.conversation.borrow_mut() = self.start(deadline).ok();
         }
     }
 
-    /// The value of a private secret that libvirt keeps on disk is read there.
+    /// The value of a private secret that is not ephemeral is read from libvirt's files.
     fn inspect(
         &self,
         secret: SecretUuid,
@@ -230,7 +230,7 @@ impl HostSecrets for LibvirtClient {
         match self.ask(&request, deadline)? {
             Response::Set => Ok(Provided::Set),
             Response::Defined => Ok(Provided::Defined),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -242,16 +242,16 @@ impl HostSecrets for LibvirtClient {
     ) -> Result<bool, SecretError> {
         match self.ask(&Request::Drop { secret, domain }, deadline)? {
             Response::Dropped(dropped) => Ok(dropped),
-            other => Err(misunderstood(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 }
 
-fn no_time() -> SecretError {
+fn no_answer() -> SecretError {
     SecretError::Unreachable("libvirt did not answer in time".to_owned())
 }
 
-/// A helper of another version, perhaps: an answer, but to another question.
-fn misunderstood(response: &Response) -> SecretError {
+/// The answer does not fit the question: perhaps the helper is of another version.
+fn unexpected(response: &Response) -> SecretError {
     SecretError::Unreachable(format!("the helper's answer does not fit: {response:?}"))
 }

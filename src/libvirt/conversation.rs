@@ -1,4 +1,4 @@
-//! A running helper: requests go in, responses come out, and nothing waits past its deadline.
+//! A running helper: sends requests, reads responses, and never waits longer than the deadline.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -9,23 +9,24 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zeroize::Zeroizing;
 
-use super::protocol::{MAX_RESPONSE, MAX_VALUE, Request, Response, read_frame};
+use super::frame::read_frame;
+use super::protocol::{MAX_RESPONSE, MAX_VALUE, Request, Response};
 use crate::clock::Deadline;
 use crate::host::dirs;
 
-/// POSIX's `PIPE_BUF` on Linux, in bytes: a pipe that poll calls writable takes as many
-/// without blocking.
+/// POSIX's `PIPE_BUF` on Linux, in bytes: a pipe that poll reports as writable takes this many without
+/// blocking.
 const PIPE_BUF: usize = 4096;
 
 /// How much of the helper's stderr goes into an error, in bytes.
-const MAX_LAST_WORDS: u64 = 1024;
+const MAX_STDERR: u64 = 1024;
 
-/// The helper, and the pipes to it. It holds none of the guard's own descriptors: libvirt
-/// reads a hook's stdout and stderr until nobody has them open any more.
+/// The helper, and the pipes to it. It inherits none of the guard's own descriptors: libvirt reads a
+/// hook's stdout and stderr until every process has closed them.
 ///
-/// When the conversation is dropped, the end of its input makes the helper close its connection
-/// in good order. Nobody waits for that, for it would hold up a guest's start; a helper that
-/// libvirt does not let go ends itself (`helper::end_with_the_caller`).
+/// When this is dropped, the helper's stdin ends, and it closes its connection. Nobody waits for
+/// that, because a guest's start would wait too; a helper that hangs in libvirt ends itself
+/// (`helper::serve`).
 pub(super) struct Conversation {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -54,7 +55,7 @@ impl Conversation {
         })
     }
 
-    /// Asks one question. After an error the helper is gone.
+    /// Asks one question. After an error the helper is killed.
     pub(super) fn ask(
         &mut self,
         request: &Request<'_>,
@@ -67,7 +68,7 @@ impl Conversation {
         answer
     }
 
-    /// Reads the value that the last response announced. After an error the helper is gone.
+    /// Reads the value that the last response announced. After an error the helper is killed.
     pub(super) fn value(&mut self, deadline: Deadline) -> io::Result<Zeroizing<Vec<u8>>> {
         let Some(stdout) = &mut self.stdout else {
             return Err(ErrorKind::BrokenPipe.into());
@@ -87,23 +88,23 @@ impl Conversation {
         let sent = Timed(stdin, deadline).write_all(&request.to_frame()?);
         let answer = match sent {
             Ok(()) => read_frame(&mut Timed(stdout, deadline), MAX_RESPONSE)?,
-            // The helper went before it had read all; its stderr may say why.
+            // The helper ended before it had read everything; its stderr may say why.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => None,
             Err(error) => return Err(error),
         };
         match answer {
             Some(frame) => Response::parse(&frame),
-            None => Err(io::Error::other(self.last_words(deadline))),
+            None => Err(io::Error::other(self.end_reason(deadline))),
         }
     }
 
-    /// Why a helper that ended by itself did so.
-    fn last_words(&mut self, deadline: Deadline) -> String {
+    /// Returns why the helper ended, as its stderr says.
+    fn end_reason(&mut self, deadline: Deadline) -> String {
         let mut words = Vec::new();
         if let Some(stderr) = &mut self.stderr {
-            // What could be read counts, also where reading ended in an error.
+            // After an error, what could be read is used.
             let _ = Timed(stderr, deadline)
-                .take(MAX_LAST_WORDS)
+                .take(MAX_STDERR)
                 .read_to_end(&mut words);
         }
         let words = String::from_utf8_lossy(&words);
@@ -112,7 +113,7 @@ impl Conversation {
     }
 }
 
-/// A pipe that is waited for no longer than the deadline.
+/// A pipe that is read or written until the deadline.
 struct Timed<'a, P>(&'a mut P, Deadline);
 
 impl<P: AsFd> Timed<'_, P> {
@@ -122,7 +123,7 @@ impl<P: AsFd> Timed<'_, P> {
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            // Rounded up: a wait of nought milliseconds would be a busy one.
+            // Rounded up: with 0 milliseconds this would be a busy loop.
             let timeout = i32::try_from(left.as_millis() + 1)
                 .ok()
                 .and_then(|left_ms| PollTimeout::try_from(left_ms).ok())

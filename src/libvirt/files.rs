@@ -1,4 +1,4 @@
-//! The files in which a system daemon of this host keeps its secrets.
+//! The files in which this host's system daemon keeps its secrets.
 //!
 //! Format (libvirt, `src/conf/virsecretobj.c`): a secret that is not ephemeral has `UUID.xml`,
 //! its definition, and, if it has a value, `UUID.base64`, the value in base64 without line
@@ -18,40 +18,44 @@ use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{LibvirtSecret, SecretDefinition, SecretError, SecretValue};
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
+
 /// The longest `UUID.base64` that is read, in bytes.
 const MAX_BASE64_LEN: usize = Dek::MAX_LEN.div_ceil(3) * 4;
 
-/// Whether the files of this host are those of the daemon at this URI.
+/// Returns whether the daemon with this URI keeps its files on this host.
 #[must_use]
 pub fn are_of_this_host(uri: &str) -> bool {
     uri.ends_with(":///system")
 }
 
-/// The value of a secret as the daemon's files have it.
+/// The value of a secret in the daemon's files.
 pub enum StoredValue {
-    /// They have none.
+    /// There is none.
     None,
-    /// This.
+    /// This value.
     Value(Dek),
-    /// It is encrypted with a key of libvirt's own, in this file.
+    /// It is encrypted in this file, with a key of libvirt's own.
     Encrypted(PathBuf),
 }
 
-/// Why a value was not read from the daemon's files.
+/// Why a value cannot be read from the daemon's files.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// It cannot be read, or others than root may have written or read it.
+    /// It cannot be read, or other users may have written or read it.
     #[error(transparent)]
     Distrust(#[from] Distrust),
-    /// It holds something else than a value in base64.
-    #[error("{path} is not a value as libvirt writes it", path = .path.display())]
+    /// It is not a value in base64.
+    #[error("{path} does not contain a value as libvirt writes it", path = .path.display())]
     NotAValue {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// The value of this secret in `dir`, a daemon's directory of secrets.
+/// Reads the value of this secret in `dir`, a daemon's directory of secrets.
 pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<StoredValue, FilesError> {
     let plain = dir.join(format!("{secret}.base64"));
     if let Some(file) = trusted::open(&plain, trusted::LIBVIRT_SECRET)? {
@@ -65,22 +69,22 @@ pub fn stored_value(dir: &Path, secret: SecretUuid) -> Result<StoredValue, Files
     }
 }
 
-/// The value of a secret that libvirt keeps on disk and tells nobody, as far as its files have
-/// it. Where they do not say, there may be one.
+/// Returns the value of a private secret that libvirt keeps on disk, as far as its files tell. If
+/// they do not, the secret counts as having one.
 pub(super) fn value_on_disk(dir: &Path, secret: SecretUuid) -> SecretValue {
     match stored_value(dir, secret) {
         Ok(StoredValue::Value(dek)) => SecretValue::Disclosed(dek),
         Ok(StoredValue::None) if dir.join(format!("{secret}.xml")).exists() => SecretValue::None,
         Ok(StoredValue::None | StoredValue::Encrypted(_)) => SecretValue::Private,
         Err(error) => {
-            tracing::warn!(%secret, %error, "its value cannot be read");
+            tracing::warn!(%secret, %error, "the secret's value cannot be read");
             SecretValue::Private
         }
     }
 }
 
-/// The secret as the daemon's files have it; `None` if they do not know it. They tell it also
-/// while the daemon cannot be asked.
+/// Reads a secret from the daemon's files, also while the daemon cannot be asked. `None` if it is
+/// not in them.
 pub fn secret_on_disk(
     dir: &Path,
     secret: SecretUuid,
@@ -100,7 +104,7 @@ pub fn secret_on_disk(
         let words = format!("{} is not a secret's definition", path.display());
         return Err(SecretError::Unreachable(words));
     };
-    // A staged one is a link; nobody else's link is followed.
+    // A staged secret is a link. No other link is followed.
     let value = if definition.is_staged() {
         staged_value(dir, secret)
     } else {
@@ -109,7 +113,7 @@ pub fn secret_on_disk(
     Ok(Some(LibvirtSecret { definition, value }))
 }
 
-/// The value behind the link that `stage` made, on tmpfs.
+/// Returns the value on tmpfs to which the link that `stage` made leads.
 fn staged_value(dir: &Path, secret: SecretUuid) -> SecretValue {
     let link = dir.join(format!("{secret}.base64"));
     let target = link.read_link().ok();
@@ -120,14 +124,14 @@ fn staged_value(dir: &Path, secret: SecretUuid) -> SecretValue {
     read.map_or(SecretValue::Private, SecretValue::Disclosed)
 }
 
-/// Whether the daemon keeps this secret in `dir` for good; one that `stage` has laid out is a
-/// link to memory.
+/// Returns whether the daemon keeps this secret in `dir` permanently. A staged secret is a link to
+/// tmpfs.
 pub fn is_on_disk(dir: &Path, secret: SecretUuid) -> Result<bool, FilesError> {
     let files = remaining_files(dir, secret)?;
     Ok(files.iter().any(|file| !file.is_symlink()))
 }
 
-/// The files of this secret that are in `dir`.
+/// Returns the files of this secret in `dir`.
 pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, FilesError> {
     let fail = |source| io_error(dir, source);
     let files = match dir.read_dir() {
@@ -135,7 +139,7 @@ pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, F
         files => files.map_err(fail)?,
     };
     let stem = format!("{secret}.");
-    let mut left = Vec::new();
+    let mut files_of_it = Vec::new();
     for file in files {
         let file = file.map_err(fail)?;
         if file
@@ -143,16 +147,16 @@ pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, F
             .as_encoded_bytes()
             .starts_with(stem.as_bytes())
         {
-            left.push(file.path());
+            files_of_it.push(file.path());
         }
     }
-    left.sort();
-    Ok(left)
+    files_of_it.sort();
+    Ok(files_of_it)
 }
 
 fn read_base64(file: File, path: PathBuf) -> Result<Dek, FilesError> {
-    // All of it at once: a buffer that grew would leave copies of a key behind. One byte more
-    // than is allowed shows that there is more.
+    // A buffer of its final size: one that grew would leave copies of a key. The additional byte
+    // detects a file that is too long.
     let mut text = Zeroizing::new(vec![0; MAX_BASE64_LEN + 1]);
     let mut len = 0;
     let mut file = file;
@@ -178,113 +182,4 @@ fn read_base64(file: File, path: PathBuf) -> Result<Dek, FilesError> {
 
 fn io_error(path: &Path, source: io::Error) -> FilesError {
     FilesError::Distrust(PathError::new(path, source).into())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    /// A directory of secrets with one value in it, under this extension and with this mode.
-    fn secrets(extension: &str, content: &str, mode: u32) -> (tempfile::TempDir, SecretUuid) {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
-        let secret = SecretUuid::random();
-        let file = dir.path().join(format!("{secret}.{extension}"));
-        fs::write(&file, content).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-        (dir, secret)
-    }
-
-    /// Why nothing was read.
-    fn refusal((dir, secret): &(tempfile::TempDir, SecretUuid)) -> String {
-        match stored_value(dir.path(), *secret) {
-            Err(error) => error.to_string(),
-            Ok(_) => panic!("it was read"),
-        }
-    }
-
-    #[test]
-    fn a_value_comes_out_byte_for_byte() {
-        for (text, bytes) in [
-            ("YQ==", &b"a"[..]),
-            ("YQ==\n", b"a"),
-            ("AP8KAA==", b"\0\xff\n\0"),
-            ("YSBtYWRlLXVwIGtleQ==", b"a made-up key"),
-        ] {
-            let (dir, secret) = secrets("base64", text, 0o600);
-            let StoredValue::Value(dek) = stored_value(dir.path(), secret).unwrap() else {
-                panic!("no value in {text:?}");
-            };
-            assert_eq!(dek.expose(), bytes, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn the_longest_value_of_libvirts_is_read_and_a_longer_one_is_not() {
-        let whole_triples = "AAAA".repeat(Dek::MAX_LEN / 3);
-        let longest = format!("{whole_triples}AA==");
-        let (dir, secret) = secrets("base64", &longest, 0o600);
-        let stored = stored_value(dir.path(), secret).unwrap();
-        assert!(matches!(stored, StoredValue::Value(dek) if dek.expose().len() == Dek::MAX_LEN));
-
-        let longer = format!("{whole_triples}AAA=");
-        assert!(refusal(&secrets("base64", &longer, 0o600)).contains("not a value"));
-    }
-
-    #[test]
-    fn what_is_not_base64_is_not_a_value() {
-        for text in ["", "\n", "YQ", "Y Q==", "YQ==YQ==", "not base64!"] {
-            let words = refusal(&secrets("base64", text, 0o600));
-            assert!(words.contains("not a value"), "{text:?}: {words}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_others_may_read_or_a_link_is_not_trusted() {
-        for mode in [0o640, 0o604, 0o620] {
-            let words = refusal(&secrets("base64", "YQ==", mode));
-            assert!(words.contains("others "), "{words}");
-        }
-        let (dir, secret) = secrets("elsewhere", "YQ==", 0o600);
-        let target = dir.path().join(format!("{secret}.elsewhere"));
-        symlink(target, dir.path().join(format!("{secret}.base64"))).unwrap();
-        assert!(refusal(&(dir, secret)).contains("not a regular file"));
-    }
-
-    #[test]
-    fn a_directory_that_others_may_write_to_is_not_trusted() {
-        let made = secrets("base64", "YQ==", 0o600);
-        fs::set_permissions(made.0.path(), Permissions::from_mode(0o770)).unwrap();
-        assert!(refusal(&made).contains("others may write to it"));
-    }
-
-    #[test]
-    fn an_encrypted_value_and_none_are_told_apart() {
-        let (dir, secret) = secrets("aes256cbc", "AAAA", 0o600);
-        let stored = stored_value(dir.path(), secret).unwrap();
-        assert!(
-            matches!(stored, StoredValue::Encrypted(path) if path.ends_with(format!("{secret}.aes256cbc")))
-        );
-        let other = SecretUuid::random();
-        assert!(matches!(
-            stored_value(dir.path(), other).unwrap(),
-            StoredValue::None
-        ));
-    }
-
-    #[test]
-    fn every_file_of_a_secret_is_found_and_no_other() {
-        let (dir, secret) = secrets("base64", "YQ==", 0o600);
-        let name = |extension: &str| dir.path().join(format!("{secret}.{extension}"));
-        fs::write(name("xml"), "").unwrap();
-        fs::write(dir.path().join("another.xml"), "").unwrap();
-        let left = remaining_files(dir.path(), secret).unwrap();
-        assert_eq!(left, [name("base64"), name("xml")]);
-        let nowhere = dir.path().join("nowhere");
-        assert!(remaining_files(&nowhere, secret).unwrap().is_empty());
-    }
 }

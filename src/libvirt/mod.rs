@@ -1,23 +1,25 @@
-//! libvirt, at arm's length.
+//! libvirt, asked through a helper process.
 //!
-//! A program that is linked with libvirt pays ten milliseconds at each start for its fifty
-//! libraries. So only the helper, `vtpm-guard-libvirt`, is; the hook and the command start it
-//! when they have a question, and talk with it over two pipes.
+//! A program that is linked with libvirt needs ten milliseconds more to start, for fifty libraries.
+//! So only the helper, `vtpm-guard-libvirt`, is linked with it. The hook and the command start the
+//! helper when they have a question, and talk to it over two pipes.
 
 mod attempt;
 mod client;
 mod conversation;
+mod daemon;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod fake;
 pub mod files;
+mod frame;
 mod guests;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod program;
 #[cfg_attr(
     not(feature = "libvirt"),
-    allow(dead_code, reason = "the helper's half of it")
+    allow(dead_code, reason = "half of it is the helper's")
 )]
 mod protocol;
 pub mod secret;
@@ -25,8 +27,7 @@ mod starting;
 
 pub use attempt::calling_attempt;
 pub use client::LibvirtClient;
+pub use daemon::{Process, a_daemon_runs, called_by_starting_libvirtd, calling_daemon};
 pub use guests::{Guest, Libvirt, SavedRuns};
 pub use program::find as helper_program;
-pub use starting::{
-    Process, StartingLibvirtd, a_daemon_runs, called_by_starting_libvirtd, calling_daemon,
-};
+pub use starting::StartingLibvirtd;

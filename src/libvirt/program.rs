@@ -1,16 +1,17 @@
 //! Where the helper is, and whether root may run it.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use crate::host::dirs;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 
-/// The helper's name beside the program that starts it: an unpacked build.
+/// The helper's name next to the program that starts it, in a build directory.
 const NAME: &str = "vtpm-guard-libvirt";
 
-/// The helper's path: beside the running program, else where packages install it.
+/// Returns the helper's path: next to the running program, otherwise where packages install it.
 pub fn find() -> PathBuf {
     std::env::current_exe()
         .ok()
@@ -19,11 +20,11 @@ pub fn find() -> PathBuf {
         .unwrap_or_else(|| dirs::HELPER.into())
 }
 
-/// Makes sure that nobody but root and this process's user could have put the program there.
+/// Verifies that only root or this process's user could have written the program.
 pub(super) fn check(program: &Path) -> Result<(), Distrust> {
     match trusted::find(program, trusted::HELPER)? {
         Some(_) => Ok(()),
-        None => Err(PathError::new(program, ErrorKind::NotFound).into()),
+        None => Err(PathError::new(program, Errno::ENOENT).into()),
     }
 }
 
@@ -35,7 +36,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with an executable file in it, with these modes.
+    /// Makes a directory with an executable file in it, with these modes.
     fn program(dir_mode: u32, file_mode: u32) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(NAME);
@@ -46,13 +47,13 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_only_its_owner_can_change_is_trusted() {
+    fn a_helper_that_only_its_owner_may_write_is_run() {
         let (_dir, file) = program(0o755, 0o755);
         check(&file).unwrap();
     }
 
     #[test]
-    fn a_helper_that_others_can_change_is_not_run() {
+    fn a_helper_that_others_may_write_is_not_run() {
         for (dir_mode, file_mode) in [(0o755, 0o775), (0o755, 0o757), (0o775, 0o755)] {
             let (_dir, file) = program(dir_mode, file_mode);
             let error = check(&file).unwrap_err();
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_without_its_helper_beside_it_looks_where_packages_put_it() {
+    fn without_a_helper_next_to_it_a_program_uses_the_installed_one() {
         assert_eq!(find(), Path::new(dirs::HELPER));
     }
 }

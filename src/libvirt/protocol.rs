@@ -1,15 +1,16 @@
-//! What the guard and its helper say to each other over the helper's stdin and stdout.
+//! The protocol between the guard and its helper, over the helper's stdin and stdout.
 //!
-//! Both directions carry frames: a length (u32, big-endian), then as many bytes. A request is
-//! a line of words and, after the line feed, a body of raw bytes: a key, or a domain's name.
-//! A response is a JSON document; it never holds a key. The one response that announces a
-//! secret's value is followed by a frame of its own with the raw bytes.
+//! Both directions carry [frames](super::frame). A request is a line of words and, after the line
+//! feed, a body of raw bytes: a key, or a domain's name. A response is a JSON document, and never
+//! contains a key. The response that announces a secret's value is followed by another frame with
+//! the raw bytes.
 
-use std::io::{self, ErrorKind, Read};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::frame::to_frame;
 use super::guests::{Guest, SavedRuns};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -20,7 +21,7 @@ use crate::verdict::Over;
 mod tests;
 
 /// The longest request in bytes: a secret's value may have 65536 (libvirt's
-/// `VIR_SECRET_VALUE_MAX`), and the words need some room.
+/// `VIR_SECRET_VALUE_MAX`), and the words need some more.
 pub(super) const MAX_REQUEST: usize = 65536 + 1024;
 
 /// The longest value of a secret that follows a response, in bytes.
@@ -29,14 +30,12 @@ pub(super) const MAX_VALUE: usize = Dek::MAX_LEN;
 /// The longest response in bytes: the definitions of several thousand guests.
 pub(super) const MAX_RESPONSE: usize = 64 << 20;
 
-const LENGTH_LEN: usize = size_of::<u32>();
-
 /// A question to libvirt.
 #[derive(PartialEq, Eq)]
 pub(super) enum Request<'a> {
     /// `provide SECRET DOMAIN own|definition|value`, and the key as the body.
     Provide {
-        /// The secret that is to hold the key.
+        /// The secret that gets the key.
         secret: SecretUuid,
         /// The domain whose vTPM's key it is.
         domain: DomainUuid,
@@ -49,37 +48,37 @@ pub(super) enum Request<'a> {
     Drop {
         /// The secret.
         secret: SecretUuid,
-        /// The domain whose secret of the guard's it may be.
+        /// The domain for which the guard may have defined it.
         domain: DomainUuid,
     },
     /// `drop-staged SECRET DOMAIN`
     DropStaged {
         /// The secret.
         secret: SecretUuid,
-        /// The domain for whose start with the daemon it may have been laid out.
+        /// The domain for which it may have been staged.
         domain: DomainUuid,
     },
-    /// `reveal SECRET`: what it is for, and its value.
+    /// `reveal SECRET`: its definition and its value.
     Reveal(SecretUuid),
-    /// `undefine SECRET`: one for vTPMs, whoever made it.
+    /// `undefine SECRET`: one for vTPMs, whoever defined it.
     Undefine(SecretUuid),
     /// `encrypt-vtpm DOMAIN SECRET`
     EncryptVtpm {
-        /// The domain whose XML is to say that its vTPM is encrypted.
+        /// The domain whose XML is to get `<encryption>`.
         domain: DomainUuid,
-        /// The secret that it is to name.
+        /// The secret in that element.
         secret: SecretUuid,
     },
     /// `saved-runs DOMAIN`
     SavedRuns(DomainUuid),
     /// `guests`
     Guests,
-    /// `guest`, and a name or a UUID as the body.
+    /// `guest`, with a name or a UUID as the body.
     Guest(&'a str),
 }
 
 impl<'a> Request<'a> {
-    /// The whole frame, in a buffer that is wiped.
+    /// Returns the frame, in a buffer that is wiped.
     pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
         let (words, body): (_, &[u8]) = match self {
             Self::Provide {
@@ -105,7 +104,7 @@ impl<'a> Request<'a> {
         to_frame(&[words.as_bytes(), b"\n", body], MAX_REQUEST)
     }
 
-    /// Reads a frame's bytes; `None` if they are no request.
+    /// Parses a frame's bytes; `None` if they are not a request.
     pub(super) fn parse(frame: &'a [u8]) -> Option<Self> {
         let line_feed = frame.iter().position(|&byte| byte == b'\n')?;
         let words = std::str::from_utf8(&frame[..line_feed]).ok()?;
@@ -143,7 +142,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What a key may replace in libvirt; where it is there already, nothing is asked.
+/// What a key may replace in libvirt. If libvirt has the key already, it is not asked.
 const OVER: [Over; 3] = [Over::GuardsOwn, Over::ForeignDefinition, Over::ForeignValue];
 
 fn word(over: Over) -> &'static str {
@@ -165,22 +164,22 @@ pub(super) enum Response {
     Set,
     /// The secret was defined and got the value.
     Defined,
-    /// Whether there was a secret of the guard's to drop.
+    /// Whether the guard's secret was there, and is dropped.
     Dropped(bool),
-    /// A secret, and whether its value follows.
+    /// A secret, and whether a frame with its value follows.
     Secret {
         /// Its definition, in libvirt's XML.
         definition: String,
         /// Its value.
         value: Revealed,
     },
-    /// Whether there was a secret to undefine.
+    /// Whether there was a secret, which is undefined now.
     Undefined(bool),
-    /// Whether the domain XML was changed; if not, it has no vTPM that could be encrypted.
+    /// Whether the domain XML was changed; if not, it has no unencrypted vTPM.
     Redefined(bool),
-    /// What is kept of the domain's runs.
+    /// The domain's saved runs.
     SavedRuns(SavedRuns),
-    /// The guests that were asked for.
+    /// The requested guests.
     Guests(Vec<Guest>),
     /// [`SecretError::Refused`]
     Refused(String),
@@ -192,25 +191,25 @@ pub(super) enum Response {
     Changed,
 }
 
-/// What libvirt tells of a secret's value.
+/// Whether libvirt discloses a secret's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Revealed {
-    /// There is none.
+    /// It has no value.
     None,
-    /// The secret is private: libvirt tells nobody.
+    /// The secret is private.
     Private,
-    /// The next frame holds it.
+    /// It is in the next frame.
     Follows,
 }
 
 impl Response {
-    /// The whole frame.
+    /// Returns the frame.
     pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
         to_frame(&[&serde_json::to_vec(self)?], MAX_RESPONSE)
     }
 
-    /// Reads a frame's bytes.
+    /// Parses a frame's bytes.
     pub(super) fn parse(frame: &[u8]) -> io::Result<Self> {
         Ok(serde_json::from_slice(frame)?)
     }
@@ -228,46 +227,7 @@ impl From<SecretError> for Response {
     }
 }
 
-/// Reads the bytes of one frame into a buffer that is wiped; `None` where the stream ends.
-pub(super) fn read_frame(
-    from: &mut impl Read,
-    max_len: usize,
-) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    let mut length = [0; LENGTH_LEN];
-    match from.read_exact(&mut length) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-        result => result?,
-    }
-    let length = usize::try_from(u32::from_be_bytes(length))
-        .ok()
-        .filter(|&length| length <= max_len)
-        .ok_or_else(too_long)?;
-    // All of it at once: a buffer that grew would leave copies of a key behind.
-    let mut frame = Zeroizing::new(vec![0; length]);
-    from.read_exact(&mut frame)?;
-    Ok(Some(frame))
-}
-
-/// The frame of a secret's value, in a buffer that is wiped.
+/// Returns the frame of a secret's value, in a buffer that is wiped.
 pub(super) fn value_frame(value: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
     to_frame(&[value], MAX_VALUE)
-}
-
-/// A frame of these parts, in a buffer of its final size.
-fn to_frame(parts: &[&[u8]], max_len: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let announced = u32::try_from(length)
-        .ok()
-        .filter(|_| length <= max_len)
-        .ok_or_else(too_long)?;
-    let mut frame = Zeroizing::new(Vec::with_capacity(LENGTH_LEN + length));
-    frame.extend_from_slice(&announced.to_be_bytes());
-    for part in parts {
-        frame.extend_from_slice(part);
-    }
-    Ok(frame)
-}
-
-fn too_long() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "the message is too long")
 }

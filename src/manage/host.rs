@@ -13,7 +13,7 @@ use crate::key::random::RandomError;
 use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
 use crate::libvirt::files::FilesError;
-use crate::libvirt::secret::{HostSecrets, SecretError};
+use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Libvirt, LibvirtClient, a_daemon_runs};
 use crate::staging::StagingDir;
 use crate::store::{Access, Store, StoreError};
@@ -204,11 +204,12 @@ impl Host {
     }
 
     /// The libvirt whose secrets guests use; by the defaults where the configuration is broken.
-    pub(crate) fn secrets(&self) -> Box<dyn HostSecrets> {
+    pub(crate) fn secrets(&self) -> Box<dyn Libvirt> {
         self.secrets_at(&self.config().unwrap_or_default())
     }
 
-    fn secrets_at(&self, config: &Config) -> Box<dyn HostSecrets> {
+    /// The same, of this configuration.
+    pub(crate) fn secrets_at(&self, config: &Config) -> Box<dyn Libvirt> {
         match &self.connection {
             Connection::Helper => {
                 let client = LibvirtClient::at(&config.secret_uri);

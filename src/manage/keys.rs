@@ -104,7 +104,7 @@ pub(crate) struct TriedRow {
 }
 
 /// A path may be no UTF-8, which JSON cannot have.
-pub(crate) fn lossy<S: serde::Serializer>(
+pub(super) fn lossy<S: serde::Serializer>(
     path: &std::path::Path,
     to: S,
 ) -> Result<S::Ok, S::Error> {
@@ -225,13 +225,14 @@ impl TriedRow {
             row,
             provider,
             opens: trial.map(|_| reason.is_none()),
-            reason: reason.map(in_words),
+            reason: reason.map(not_opened),
             tpm,
         }
     }
 }
 
-fn in_words(why: &NotOpened) -> String {
+/// Why a wrapped key does not open, for `reason` of JSON.
+pub(super) fn not_opened(why: &NotOpened) -> String {
     match why {
         NotOpened::NoProvider { key_id } => {
             format!("no provider of this host has key {}", key_id.short())

@@ -1,8 +1,10 @@
 //! What an administrator changes: procedures on keys and files, each a function from values to a
 //! result or a typed error. They print nothing, and each can be killed at any moment.
 
+pub(crate) mod adopt;
 pub(crate) mod bind;
 pub(crate) mod checks;
+pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
 pub(crate) mod dry_start;
@@ -12,7 +14,16 @@ pub(crate) mod host;
 pub(crate) mod import_key;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
+pub(crate) mod provider_create;
+pub(crate) mod provider_delete;
+pub(crate) mod provider_export;
+pub(crate) mod provider_import;
+pub(crate) mod provider_list;
+pub(crate) mod provider_name;
+pub(crate) mod provider_reseal;
+pub(crate) mod provider_rotate;
 pub(crate) mod providers;
+pub(crate) mod prune;
 pub(crate) mod renew;
 pub(crate) mod repair;
 pub(crate) mod replay;

@@ -6,9 +6,12 @@ use std::io::ErrorKind;
 use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
+use super::provider_name::BadName;
 use crate::host::lock::lock;
 use crate::host::path_error::PathError;
 use crate::ids::ProviderUuid;
+use crate::keyring::KeyringError;
+use crate::messages::{Arg, kind};
 use crate::store::{Access, Store, StoreError, previous_key_of};
 use crate::verdict::facts::{KeyRef, Provider};
 
@@ -17,6 +20,13 @@ use crate::verdict::facts::{KeyRef, Provider};
 pub(crate) struct ProviderRef {
     pub(crate) name: String,
     pub(crate) uuid: ProviderUuid,
+}
+
+impl ProviderRef {
+    /// How a command line names it.
+    pub(crate) fn arg(&self) -> Arg<kind::Provider> {
+        Arg::provider_of(&self.name, self.uuid)
+    }
 }
 
 impl From<&Provider> for ProviderRef {
@@ -43,6 +53,12 @@ pub(crate) enum ProviderError {
         /// Whether that provider still exists.
         owner_exists: bool,
     },
+    /// It cannot have this name.
+    #[error("bad name")]
+    BadName(String, BadName),
+    /// It is deleted, but its sealed key is not.
+    #[error("{1}")]
+    KeyLeft(ProviderRef, KeyringError),
     /// Another process is changing providers.
     #[error("another vtpm-guard is changing providers")]
     Busy,

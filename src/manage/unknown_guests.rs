@@ -1,5 +1,5 @@
-//! Guests that libvirt no longer knows, and what is left of them: key references, saved copies
-//! of TPM state, an unencrypted state from before an `encrypt`.
+//! Guests that libvirt no longer knows, and what is left of them: key references, saved copies of
+//! TPM state, an unencrypted state of before an `encrypt`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,13 +23,12 @@ pub(crate) struct UnknownGuest {
     pub(crate) name: Option<String>,
     /// All its key references, by id.
     pub(crate) rows: Vec<KeyRefRecord>,
-    /// Its last sign of life: a change of its rows, an event, a copy of its state.
+    /// Its last change: of its rows, an event, a copy of its state.
     pub(crate) last_change: Timestamp,
-    /// TPM state of it that is still on this host and is not one of the guard's copies, or a copy
-    /// that cannot be read.
+    /// TPM state of it that is still on this host and is no saved copy, or a copy that cannot be
+    /// read.
     pub(crate) state: Option<PathBuf>,
-    /// How many copies of its TPM state the guard has, an unencrypted one from before an `encrypt`
-    /// included.
+    /// How many copies of its TPM state are saved, an unencrypted one of before an `encrypt` too.
     pub(crate) copies: usize,
     /// Whether it has run on this host, as far as the history goes back.
     pub(crate) was_here: bool,
@@ -49,7 +48,7 @@ impl UnknownGuest {
     }
 }
 
-/// Returns them by UUID. `known` are the guests that libvirt knows.
+/// The guests that libvirt does not know, by UUID. `known` are those that it knows.
 pub(crate) fn find(
     host: &Host,
     store: &Store,
@@ -57,7 +56,7 @@ pub(crate) fn find(
 ) -> Result<Vec<UnknownGuest>, HostError> {
     let (state_dir, tpm_states) = (host.state_dir(), host.libvirt_dirs().tpm_states());
     let plain: BTreeSet<_> = plain_state::list(state_dir)
-        .map_err(PathError::at(&state_dir.plain_states()))?
+        .map_err(|error| PathError::new(state_dir.plain_states(), error))?
         .into_iter()
         .collect();
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
@@ -112,7 +111,7 @@ fn left_by_libvirt(
 }
 
 /// How many guests with key references are not among those that libvirt knows; `None` where
-/// the store cannot say, which is reported elsewhere.
+/// the store cannot say: that was reported already.
 pub(crate) fn count(host: &Host, known: &[Guest]) -> Option<usize> {
     let known: BTreeSet<_> = known.iter().map(|guest| guest.uuid).collect();
     let store = host.store(Access::Read).ok()??;
@@ -122,14 +121,14 @@ pub(crate) fn count(host: &Host, known: &[Guest]) -> Option<usize> {
     Some(unknown.len())
 }
 
-/// Whether TPM state may be there; a file system that does not answer may hold one.
+/// What does not answer may hold one.
 fn may_hold_state(place: &Path) -> bool {
     let asked = place.to_owned();
     let around = place.parent().unwrap_or(place);
     bounded(around, move || holds_state(&asked)).unwrap_or(true)
 }
 
-/// The same for one file.
+/// Likewise, of one file.
 fn may_be_there(path: &Path) -> bool {
     let asked = path.to_owned();
     bounded(path, move || asked.exists()).unwrap_or(true)

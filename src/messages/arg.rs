@@ -108,10 +108,15 @@ impl Arg<kind::Provider> {
     /// as something else.
     #[must_use]
     pub fn provider(provider: &facts::Provider) -> Self {
-        if is_itself(&provider.name) {
-            return Self::new(shell_word(&provider.name));
+        Self::provider_of(&provider.name, provider.uuid)
+    }
+
+    /// The provider of this name and UUID.
+    pub(crate) fn provider_of(name: &str, uuid: ProviderUuid) -> Self {
+        if is_itself(name) {
+            return Self::new(shell_word(name));
         }
-        Self::new(provider.uuid.to_string())
+        Self::new(uuid.to_string())
     }
 
     /// A provider of which only the name is known.

@@ -1,5 +1,5 @@
-//! A TPM's data out of one state and into another: from plain to encrypted, from one DEK to the
-//! next. What the guest sees of its TPM stays the same, down to the last byte.
+//! Re-encrypts a TPM's data: from plain to encrypted, or from one DEK to another. The TPM that the
+//! guest sees stays the same, byte for byte.
 //!
 //! ```text
 //! padded    = data || N bytes of value N, up to the next multiple of 32 (N: 1 to 32)
@@ -14,7 +14,7 @@ use aes::Aes256;
 use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use zeroize::Zeroizing;
 
-use super::StateError;
+use super::error::StateError;
 use super::format::{self, Records};
 use super::proof::{EncryptedState, FileKey, FileKeyLen};
 use crate::key::dek::Dek;
@@ -28,31 +28,31 @@ const BLOCK_LEN: usize = 16;
 const IV_LEN: usize = 32;
 const PADDED_TO: usize = 32;
 
-/// Why a state cannot be written under another key.
+/// Why a state cannot be re-encrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum RecryptError {
-    /// The state itself.
+    /// The state cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
-    /// No IV could be made.
+    /// No IV could be generated.
     #[error(transparent)]
     Random(#[from] RandomError),
-    /// The DEK is not this state's: its MAC does not verify.
+    /// The MAC does not verify: the state has another DEK.
     #[error("it is encrypted with another key")]
     OtherKey,
-    /// AES-128: swtpm's default, which libvirt does not use and does not start.
+    /// AES-128, swtpm's default: libvirt neither uses it nor starts a guest with it.
     #[error("it is encrypted with a 128-bit key, which libvirt never uses")]
     ShortKey,
-    /// The MAC verifies, but what comes out has no valid padding: swtpm would not take it.
-    #[error("what its key decrypts has no valid padding: it is damaged")]
+    /// The MAC verifies, but the decrypted data has no valid padding: swtpm would not accept it.
+    #[error("its decrypted data has no valid padding: it is damaged")]
     Padding,
 }
 
-/// A TPM's data in clear. Wiped when dropped; never to be written as it is.
+/// A TPM's plaintext data. Wiped when dropped. It must never be written unencrypted.
 pub struct TpmData(Zeroizing<Vec<u8>>);
 
 impl TpmData {
-    /// The data of a plain state; `None` if the state is encrypted.
+    /// Returns the data of a plain state; `None` if the state is encrypted.
     pub fn from_plain(blob: &[u8]) -> Result<Option<Self>, StateError> {
         Ok(match format::split(blob)? {
             Records::Plain(data) => Some(Self(Zeroizing::new(data.to_vec()))),
@@ -60,7 +60,7 @@ impl TpmData {
         })
     }
 
-    /// The data of an encrypted state, if `dek` opens it.
+    /// Decrypts the data of a state.
     pub fn decrypt(blob: &[u8], dek: &Dek) -> Result<Self, RecryptError> {
         let Records::Encrypted {
             key_len,
@@ -79,7 +79,7 @@ impl TpmData {
             return Err(RecryptError::OtherKey);
         }
         let file_key = FileKey::of(dek, key_len);
-        // Without a record for it, swtpm takes an IV of zeros.
+        // Without a record of an IV, swtpm uses one of zeros.
         let iv = iv.unwrap_or(&[0; IV_LEN]);
         let mut bytes = Zeroizing::new(data.to_vec());
         let mut cipher =
@@ -94,14 +94,14 @@ impl TpmData {
         Ok(Self(bytes))
     }
 
-    /// A whole state with this data, encrypted as libvirt's swtpm does it, under `dek`.
+    /// Returns a state with this data, encrypted with `dek` as libvirt's swtpm does.
     pub fn encrypt(&self, dek: &Dek) -> Result<Vec<u8>, RecryptError> {
         let mut iv = [0; IV_LEN];
         random::fill(&mut iv)?;
         self.encrypt_with_iv(dek, &iv)
     }
 
-    /// The IV is a parameter for the test vectors alone.
+    /// Tests with vectors choose the IV.
     fn encrypt_with_iv(&self, dek: &Dek, iv: &[u8; IV_LEN]) -> Result<Vec<u8>, RecryptError> {
         let file_key = FileKey::of(dek, FileKeyLen::Bits256);
         let mut bytes = self.padded();
@@ -119,7 +119,7 @@ impl TpmData {
             .ok_or_else(|| StateError::TooLong.into())
     }
 
-    /// The data and its padding, in a buffer that does not grow: growing leaves a copy behind.
+    /// Returns the data with its padding, in a buffer that never grows: growing would leave a copy.
     fn padded(&self) -> Zeroizing<Vec<u8>> {
         let padding = PADDED_TO - self.0.len() % PADDED_TO;
         let mut padded = Zeroizing::new(Vec::with_capacity(self.0.len() + padding));
@@ -129,7 +129,7 @@ impl TpmData {
         padded
     }
 
-    /// Whether both hold the same.
+    /// Returns whether both are the same, in constant time.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
         use subtle::ConstantTimeEq;
@@ -137,8 +137,8 @@ impl TpmData {
     }
 }
 
-/// How many bytes come before the padding; `None` if it is none. The MAC has verified, so
-/// nobody can learn anything from the answer.
+/// Returns the length without the padding; `None` if the padding is invalid. The MAC has verified,
+/// so the answer tells an attacker nothing.
 fn unpadded_len(padded: &[u8]) -> Option<usize> {
     let padding = *padded.last()?;
     let len = padded.len().checked_sub(usize::from(padding))?;

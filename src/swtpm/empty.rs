@@ -1,5 +1,5 @@
-//! A state directory without a state in it, as a state that was moved away or lost leaves it.
-//! libvirt takes an existing one for a made TPM and skips `swtpm_setup` (`created` in its
+//! A state directory without a state in it: the state was moved away or lost. libvirt takes an
+//! existing directory as a sign that the TPM was set up, and skips `swtpm_setup` (`created` in its
 //! `qemuTPMEmulatorCreateStorage`): the new TPM would have no endorsement key certificates.
 
 use std::fs::File;
@@ -8,37 +8,38 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::directories::{bounded, names_in, open_base, open_directory, open_directory_in};
+use super::error::{LockError, StateError};
 use super::lock_file::{self, LOCK};
-use super::open;
 use super::state_path::{Base, StatePath};
-use super::{LockError, StateError, bounded};
 
-/// Removes libvirt's own directory of a TPM's state where it holds nothing, or swtpm's lock alone
-/// which nobody holds; and the guest's directory around it, if nothing else is in that. Says
-/// whether it was there to remove.
-pub fn remove_empty_directory(place: &StatePath) -> Result<bool, LockError> {
-    let asked = place.clone();
-    bounded(place, move || Ok(remove(&asked)))?
+/// Removes libvirt's own directory of a TPM's state if it is empty, or holds only swtpm's lock and
+/// nobody has locked it; also the guest's directory around it, if that is empty then. Returns
+/// whether there was such a directory.
+pub fn remove_empty_directory(state_path: &StatePath) -> Result<bool, LockError> {
+    let asked = state_path.clone();
+    bounded(state_path, move || Ok(remove(&asked)))?
 }
 
-fn remove(place: &StatePath) -> Result<bool, LockError> {
-    let (Base::Libvirt(_), [guest, version]) = (&place.base, place.below.as_slice()) else {
+fn remove(state_path: &StatePath) -> Result<bool, LockError> {
+    let (Base::Libvirt(_), [guest, version]) = (&state_path.base, state_path.below.as_slice())
+    else {
         return Ok(false);
     };
-    let Some(dir) = open::open_directory(place)? else {
+    let Some(dir) = open_directory(state_path)? else {
         return Ok(false);
     };
-    let names = open::names_in(&dir)?;
+    let names = names_in(&dir)?;
     if names.iter().any(|name| name != LOCK) {
         return Ok(false);
     }
     if !names.is_empty() {
-        // Until it is gone nobody else can take it.
-        let _lock = lock_file::take(&dir, place.directory(), &dir.metadata()?)?;
+        // Nobody else can lock it until it is removed.
+        let _lock = lock_file::take(&dir, state_path.directory(), &dir.metadata()?)?;
         unlinkat(&dir, LOCK, UnlinkatFlags::NoRemoveDir).map_err(io::Error::from)?;
     }
-    let base = open::open_base(place)?.ok_or_else(gone)?;
-    let guest_dir = open::open_directory_in(&base, guest)?.ok_or_else(gone)?;
+    let base = open_base(state_path)?.ok_or_else(gone)?;
+    let guest_dir = open_directory_in(&base, guest)?.ok_or_else(gone)?;
     remove_directory(&guest_dir, version)?;
     match remove_directory(&base, guest) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(true),
@@ -64,7 +65,7 @@ mod tests {
     use crate::domain::{Emulator, StateSource, TpmVersion};
     use crate::ids::DomainUuid;
 
-    fn place(states: &Path, source: Option<StateSource>) -> StatePath {
+    fn state_path(states: &Path, source: Option<StateSource>) -> StatePath {
         let vtpm = Emulator {
             version: TpmVersion::V2_0,
             secret_uuid: None,
@@ -75,11 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_directory_without_a_state_goes() {
+    fn only_a_directory_without_a_state_is_removed() {
         let states = tempfile::tempdir().unwrap();
-        let place = place(states.path(), None);
-        let (dir, guest) = (place.directory(), place.directory().parent().unwrap());
-        let remove = || remove_empty_directory(&place);
+        let state_path = state_path(states.path(), None);
+        let (dir, guest) = (
+            state_path.directory(),
+            state_path.directory().parent().unwrap(),
+        );
+        let remove = || remove_empty_directory(&state_path);
         assert!(!remove().unwrap(), "there is none");
         for files in [&[][..], &[LOCK]] {
             fs::create_dir_all(dir).unwrap();
@@ -101,23 +105,23 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_held_keeps_it() {
+    fn a_directory_with_a_held_lock_stays() {
         let states = tempfile::tempdir().unwrap();
-        let place = place(states.path(), None);
-        fs::create_dir_all(place.directory()).unwrap();
-        let dir = open::open_directory(&place).unwrap().unwrap();
-        let held = lock_file::take(&dir, place.directory(), &dir.metadata().unwrap()).unwrap();
-        let refused = remove_empty_directory(&place);
+        let state_path = state_path(states.path(), None);
+        fs::create_dir_all(state_path.directory()).unwrap();
+        let dir = open_directory(&state_path).unwrap().unwrap();
+        let held = lock_file::take(&dir, state_path.directory(), &dir.metadata().unwrap()).unwrap();
+        let refused = remove_empty_directory(&state_path);
         assert!(matches!(refused, Err(LockError::InUse)), "{refused:?}");
         drop(held);
-        assert!(remove_empty_directory(&place).unwrap());
+        assert!(remove_empty_directory(&state_path).unwrap());
     }
 
     #[test]
-    fn a_directory_of_the_administrators_stays() {
+    fn a_directory_that_the_administrator_made_stays() {
         let states = tempfile::tempdir().unwrap();
         let source = Some(StateSource::Dir(states.path().to_owned()));
-        assert!(!remove_empty_directory(&place(states.path(), source)).unwrap());
+        assert!(!remove_empty_directory(&state_path(states.path(), source)).unwrap());
         assert!(states.path().exists());
     }
 }

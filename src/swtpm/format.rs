@@ -11,26 +11,30 @@
 //! | 4 | length of the whole |
 //! | … | version 2: records of tag (2), length (4) and that many bytes; version 1: the data |
 //!
-//! swtpm goes by the records that it finds and by the key that it was given; of the flags it
-//! looks only at the one for the key's length. So does this reader.
+//! swtpm relies on the records that it finds and on the key that it was given; the only flag that
+//! it reads is the one for the key's length. This reader does the same.
 
-use super::StateError;
+use super::error::StateError;
 use super::proof::{EncryptedState, FileKeyLen};
+
+/// The longest state that is read, in bytes. The NVRAM of libtpms has 173 KiB (`NV_MEMORY_SIZE`
+/// in its `TpmProfile.h`); some forty times that leaves room.
+pub const MAX_STATE_LEN: u32 = 8 * 1024 * 1024;
 
 const HEADER_LEN: usize = 10;
 const RECORD_HEADER_LEN: usize = 6;
 
-/// The newest version that is known, and the one that is written.
+/// The newest known version, and the one that is written.
 const VERSION: u8 = 2;
 
-/// The lowest version that a reader of what is written must know: what swtpm 0.1 and later
-/// write (`BLOB_HEADER_VERSION`, `min_version` in `SWTPM_NVRAM_PrependHeader`).
+/// The lowest version that a reader must know, as swtpm 0.1 and later write it
+///  (`BLOB_HEADER_VERSION`, `min_version` in `SWTPM_NVRAM_PrependHeader`).
 const MIN_VERSION: u8 = 1;
 
 const FLAG_ENCRYPTED: u16 = 0x01;
 const FLAG_256_BIT_KEY: u16 = 0x08;
 
-/// Versions from here on are no format of the future: they are random bytes.
+/// Versions from here on are taken for random bytes, not for future formats.
 const ABSURD_VERSION: u8 = 16;
 
 const TAG_PLAIN_DATA: u16 = 1;
@@ -43,15 +47,15 @@ const TAG_IV: u16 = 6;
 /// What a state holds.
 #[derive(Debug)]
 pub enum Contents {
-    /// The TPM's data in clear.
+    /// The TPM's plaintext data.
     Plain,
     /// The TPM's data, encrypted.
     Encrypted(EncryptedState),
 }
 
-/// The records of a state, as they lie in it.
+/// The records of a state.
 pub(super) enum Records<'a> {
-    /// The TPM's data in clear.
+    /// The TPM's plaintext data.
     Plain(&'a [u8]),
     /// The TPM's data, encrypted.
     Encrypted {
@@ -59,15 +63,15 @@ pub(super) enum Records<'a> {
         key_len: FileKeyLen,
         /// The ciphertext.
         data: &'a [u8],
-        /// The IV; swtpm's old versions wrote none.
+        /// The IV; old versions of swtpm wrote none.
         iv: Option<&'a [u8]>,
         /// The MAC.
         mac: &'a [u8],
     },
 }
 
-/// Reads one state. An error says that swtpm, as libvirt runs it, would not start from it, or
-/// that this program does not know whether it would.
+/// Parses a state. Errors: swtpm, as libvirt runs it, would not start from it, or this program does
+/// not know whether it would.
 pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
     match split(blob)? {
         Records::Plain(data) if is_libtpms_data(data) => Ok(Contents::Plain),
@@ -87,8 +91,8 @@ pub fn parse(blob: &[u8]) -> Result<Contents, StateError> {
     }
 }
 
-/// Whether libtpms would take these bytes for the permanent state of a TPM, by their first bytes:
-/// a version and a magic number (TPM 2.0, `PERSISTENT_ALL_MAGIC` in its `NVMarshal.c`), or the
+/// Returns whether libtpms would accept this as the permanent state of a TPM, by its first bytes: a
+/// version and a magic number (TPM 2.0, `PERSISTENT_ALL_MAGIC` in its `NVMarshal.c`), or the
 /// tags of the state and of its first structure (TPM 1.2, `TPM_PermanentAll_Load`).
 fn is_libtpms_data(data: &[u8]) -> bool {
     let tpm2_magic = data.get(2..6);
@@ -129,13 +133,13 @@ pub(super) fn split(blob: &[u8]) -> Result<Records<'_>, StateError> {
     }
 }
 
-/// Whether a file of this length, which begins so, has the length that its header gives.
+/// Returns whether a file with this beginning and length has the length that its header gives.
 pub(super) fn is_as_long_as_it_says(beginning: &[u8], len: u64) -> bool {
     let header = beginning.first_chunk();
     header.is_some_and(|header| len_in_header(header) == len)
 }
 
-/// The length of the whole that a header gives.
+/// Returns the length of the whole that a header gives.
 fn len_in_header(header: &[u8; HEADER_LEN]) -> u64 {
     let [.., l0, l1, l2, l3] = *header;
     u32::from_be_bytes([l0, l1, l2, l3]).into()
@@ -164,8 +168,8 @@ fn split_records(records: &[u8], flags: u16) -> Result<Records<'_>, StateError> 
     }
 }
 
-/// Puts a state together that is encrypted with a 256-bit key, its records in swtpm's order
-/// (`SWTPM_NVRAM_EncryptData`). `None` if it would be longer than its header can say.
+/// Returns a state that is encrypted with a 256-bit key, its records in swtpm's order
+/// (`SWTPM_NVRAM_EncryptData`). `None` if it would be longer than its header can tell.
 pub(super) fn join_encrypted(data: &[u8], mac: &[u8], iv: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     for (tag, value) in [(TAG_ENCRYPTED_DATA, data), (TAG_HMAC, mac), (TAG_IV, iv)] {
@@ -183,7 +187,7 @@ pub(super) fn join_encrypted(data: &[u8], mac: &[u8], iv: &[u8]) -> Option<Vec<u
     Some(blob)
 }
 
-/// The first record of this tag. As in swtpm, a record that does not fit ends the search.
+/// Returns the first record with this tag. As in swtpm, a record that does not fit ends the search.
 fn find_record(mut records: &[u8], wanted: u16) -> Option<&[u8]> {
     while let Some((header, rest)) = records.split_first_chunk::<RECORD_HEADER_LEN>() {
         let [t0, t1, l0, l1, l2, l3] = *header;

@@ -14,20 +14,21 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::{MAX_STATE_LEN, StateError};
+use super::error::StateError;
+use super::format::MAX_STATE_LEN;
 
 const HEADER_LEN: usize = 192;
 const MAGIC: &[u8; 8] = b"nilmptws";
 const VERSION: u8 = 1;
 
-/// Reads the permanent state out of a linear store. `None`: it has none yet, and swtpm would
-/// make a new TPM in it. That goes for a store without a byte and for one of zeros, too.
+/// Reads the permanent state from a linear store. `None`: it has none yet, and swtpm would make a
+/// new TPM in it. This includes an empty store and one of zeros.
 ///
-/// swtpm would format anything else that has no magic as well. Here that is an error: it may be
-/// a state in the other format, or not a TPM's at all, and would be lost.
+/// swtpm would also format any other file without the magic. That is an error here: it may be a
+/// state in the other format, or not a TPM's at all, and would be lost.
 pub fn read_permall(mut store: impl Read + Seek) -> Result<Option<Vec<u8>>, StateError> {
     let mut header = [0; HEADER_LEN];
-    // A shorter file counts as if zeros followed: swtpm lengthens it.
+    // A shorter file is read as if zeros followed: swtpm lengthens it.
     io::copy(
         &mut store.by_ref().take(HEADER_LEN as u64),
         &mut header.as_mut_slice(),

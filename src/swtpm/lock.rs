@@ -1,18 +1,23 @@
-//! A stopped guest's TPM state, held while it is replaced by another one.
+//! A stopped guest's TPM state, locked while it is replaced.
 //!
-//! swtpm of libvirt's days locks `.lock` beside the state while it runs (swtpm 0.7 and later,
-//! `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). Holding that lock here tells for
-//! certain that no TPM runs on the state, and keeps one from starting until it is replaced.
+//! swtpm locks the file `.lock` next to the state while it runs (swtpm 0.7 and later,
+//! `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). Whoever has that lock knows that no
+//! TPM runs on the state, and none can start until it is replaced.
 //!
 //! The directory belongs to swtpm's user, who may put anything there at any moment. So it is
-//! opened once, and everything in it by its name alone; no link is followed (`swtpm::open`).
+//! opened once, and each file in it by name; no link is followed (`swtpm::open`).
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{StateError, StatePath, bounded, lock_file, open, read_bounded};
+use super::directories::{bounded, open_directory};
+use super::error::LockError;
+use super::lock_file;
+use super::open::open_in;
+use super::read::read_bounded;
+use super::state_path::StatePath;
 use crate::domain::{Emulator, StateSource};
 use crate::host::atomic::{self, NewFile};
 use crate::ids::DomainUuid;
@@ -21,30 +26,7 @@ use crate::ids::DomainUuid;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-/// Why a TPM state cannot be held, or not be replaced.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    /// Somebody else holds it: a TPM that runs, or another vtpm-guard.
-    #[error("it is in use: a TPM emulator runs on it, or another vtpm-guard works on it")]
-    InUse,
-    /// `<source type='file'>`: a file or device with several states, which cannot be replaced
-    /// in one step.
-    #[error(
-        "it is kept in one file or block device (swtpm's linear format), which cannot be replaced in one step"
-    )]
-    Linear,
-    /// A TPM's saved run lies beside it, under the old key.
-    #[error("{0} lies beside it: the volatile state of a TPM that was not shut down")]
-    Volatile(String),
-    /// The state cannot be read.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// I/O error.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
-/// A TPM state that nobody uses, and that nobody will as long as this lives.
+/// A TPM state that nobody uses, and that nobody can use as long as this value lives.
 pub struct LockedState {
     path: PathBuf,
     dir: File,
@@ -52,12 +34,12 @@ pub struct LockedState {
     meta: Metadata,
     /// Its bytes, as swtpm wrote them.
     blob: zeroize::Zeroizing<Vec<u8>>,
-    /// Closing it ends the lock.
+    /// Closing it releases the lock.
     _lock: File,
 }
 
 impl LockedState {
-    /// Takes hold of the state of a domain's emulated TPM. `None`: there is none.
+    /// Locks the state of a domain's emulated TPM. `None`: there is none.
     pub fn lock(
         libvirt_state_dir: &Path,
         domain: DomainUuid,
@@ -66,30 +48,30 @@ impl LockedState {
         if matches!(vtpm.source, Some(StateSource::File(_))) {
             return Err(LockError::Linear);
         }
-        let place = StatePath::of(libvirt_state_dir, domain, vtpm);
-        let asked = place.clone();
-        bounded(&place, move || Ok(Self::lock_at(&asked)))?
+        let state_path = StatePath::of(libvirt_state_dir, domain, vtpm);
+        let asked = state_path.clone();
+        bounded(&state_path, move || Ok(Self::lock_at(&asked)))?
     }
 
-    fn lock_at(place: &StatePath) -> Result<Option<Self>, LockError> {
-        let Some(dir) = open::open_directory(place)? else {
+    fn lock_at(state_path: &StatePath) -> Result<Option<Self>, LockError> {
+        let Some(dir) = open_directory(state_path)? else {
             return Ok(None);
         };
-        let name = place.file.clone();
-        let open_state = || open::open_in(&dir, place.directory(), &name);
+        let name = state_path.file.clone();
+        let open_state = || open_in(&dir, state_path.directory(), &name);
         let Some(file) = open_state()? else {
             return Ok(None);
         };
-        let lock = lock_file::take(&dir, place.directory(), &file.metadata()?)?;
-        refuse_volatile_state(&dir, place)?;
-        // Only now, under the lock, is it the last word of the TPM that wrote it.
+        let lock = lock_file::take(&dir, state_path.directory(), &file.metadata()?)?;
+        refuse_volatile_state(&dir, state_path)?;
+        // Only now, under the lock, is it certain to be the last state that the TPM wrote.
         let Some(file) = open_state()? else {
             return Ok(None);
         };
         let meta = file.metadata()?;
         let blob = zeroize::Zeroizing::new(read_bounded(file)?);
         Ok(Some(Self {
-            path: place.path.clone(),
+            path: state_path.path.clone(),
             dir,
             name,
             meta,
@@ -98,26 +80,26 @@ impl LockedState {
         }))
     }
 
-    /// The state's bytes.
+    /// Returns the state's bytes.
     #[must_use]
     pub fn blob(&self) -> &[u8] {
         &self.blob
     }
 
-    /// Its place.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its owner, group and mode.
+    /// Returns its owner, group and mode.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.meta
     }
 
-    /// Writes a new state beside the old one, durably. Nothing has changed until it is
-    /// [put in place](StagedState::install).
+    /// Writes a new state next to the old one, durably. Nothing changes until it is
+    /// [installed](StagedState::install).
     pub fn stage(self, blob: &[u8]) -> io::Result<StagedState> {
         let new = NewFile::write(&self.dir, |file| {
             file.write_all(blob)?;
@@ -127,23 +109,23 @@ impl LockedState {
     }
 }
 
-/// A new state that lies ready beside the old one. Dropping it takes it away.
+/// A new state that is ready next to the old one. Dropping it removes it.
 pub struct StagedState {
     held: LockedState,
     new: NewFile,
 }
 
 impl StagedState {
-    /// Puts it in the old one's place, in one step.
+    /// Replaces the old state, atomically.
     pub fn install(self) -> io::Result<()> {
         self.new.replace(&self.held.name)
     }
 }
 
 /// swtpm would read `NAME.volatilestate` with the key of the permanent state.
-fn refuse_volatile_state(dir: &File, place: &StatePath) -> Result<(), LockError> {
-    let volatile = Path::new(&place.file).with_extension("volatilestate");
-    match open::open_in(dir, place.directory(), volatile.as_os_str())? {
+fn refuse_volatile_state(dir: &File, state_path: &StatePath) -> Result<(), LockError> {
+    let volatile = Path::new(&state_path.file).with_extension("volatilestate");
+    match open_in(dir, state_path.directory(), volatile.as_os_str())? {
         Some(_) => Err(LockError::Volatile(volatile.display().to_string())),
         None => Ok(()),
     }

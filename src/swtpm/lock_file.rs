@@ -1,6 +1,6 @@
-//! swtpm's lock on a TPM state: `.lock` beside it, with an fcntl lock over the whole file (swtpm
-//! 0.7 and later, `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). With the linear format
-//! it is the file itself (`SWTPM_NVRAM_LinearFile_Lock`, since 0.8).
+//! swtpm's lock on a TPM state: the file `.lock` next to it, with an fcntl lock over the whole file
+//! (swtpm 0.7 and later, `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). With the linear
+//! format it is the state's file itself (`SWTPM_NVRAM_LinearFile_Lock`, since 0.8).
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -15,36 +15,38 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown};
 
+use super::directories::{self, bounded};
+use super::error::{LockError, StateError};
+use super::open;
 use super::state_path::{Backend, StatePath};
-use super::{LockError, StateError, bounded, open};
 
 pub(super) const LOCK: &str = ".lock";
 
-/// What swtpm makes its lock with, where umask lets it.
+/// The mode that swtpm gives its lock, unless umask takes bits away.
 const LOCK_MODE: Mode = Mode::from_bits_truncate(0o640);
 
-/// Who holds the lock on a TPM state.
+/// Who has the lock on a TPM state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockHolder {
-    /// A process that is seen here.
+    /// A process of this host and namespace.
     Process {
         /// Its number.
         pid: i32,
-        /// Its name; empty where it has just ended.
+        /// Its name; empty if it has just ended.
         name: String,
     },
-    /// A process that is not: of another host, or in another namespace.
+    /// A process of another host, or in another namespace.
     Elsewhere,
-    /// An open file, as vtpm-guard holds it while it rewrites a state.
+    /// An open file: vtpm-guard locks so while it replaces a state.
     OpenFile,
 }
 
-/// Why swtpm could not take its lock.
+/// Why swtpm could not lock a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockProblem {
-    /// Somebody else holds it.
+    /// It is locked already.
     Held(LockHolder),
-    /// Something else is in its place, at which swtpm fails or hangs: says where and what.
+    /// Something that is not a lock has its path, and swtpm would fail or hang.
     Unusable {
         /// The lock.
         path: PathBuf,
@@ -59,37 +61,40 @@ impl fmt::Display for LockHolder {
             Self::Process { pid, name } if name.is_empty() => write!(f, "process {pid}"),
             Self::Process { pid, name } => write!(f, "{name} (process {pid})"),
             Self::Elsewhere => f.write_str("a process of another host, or in another namespace"),
-            Self::OpenFile => f.write_str("another vtpm-guard, which rewrites it, or the like"),
+            Self::OpenFile => {
+                f.write_str("another vtpm-guard that replaces it, or a similar program")
+            }
         }
     }
 }
 
-/// Whether swtpm could not lock this state now. The lock is looked at and never taken, not even
-/// for a moment: a swtpm that starts in it would fail. What cannot be looked at is no problem.
+/// Returns why swtpm could not lock this state now. The lock is only tested and never taken, not
+/// even for a moment: a swtpm that starts in that moment would fail. A lock that cannot be tested
+/// is not a problem.
 #[must_use]
-pub fn lock_problem(place: &StatePath) -> Option<LockProblem> {
-    let asked = place.clone();
-    let looked = bounded(place, move || look(&asked));
+pub fn lock_problem(state_path: &StatePath) -> Option<LockProblem> {
+    let asked = state_path.clone();
+    let looked = bounded(state_path, move || look(&asked));
     looked.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the lock on the TPM's state could not be looked at");
+        tracing::warn!(%error, "the lock on the TPM state could not be tested");
         None
     })
 }
 
-fn look(place: &StatePath) -> Result<Option<LockProblem>, StateError> {
-    let lock = match place.backend {
-        Backend::Linear => open::open(place),
-        Backend::Directory => match open::open_directory(place)? {
-            Some(dir) => open::open_in(&dir, place.directory(), OsStr::new(LOCK)),
+fn look(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
+    let lock = match state_path.backend {
+        Backend::Linear => open::open(state_path),
+        Backend::Directory => match directories::open_directory(state_path)? {
+            Some(dir) => open::open_in(&dir, state_path.directory(), OsStr::new(LOCK)),
             None => return Ok(None),
         },
     };
     let lock = match lock {
         Ok(Some(lock)) => lock,
         Ok(None) => return Ok(None),
-        // Of the linear format it is the state itself, which is judged elsewhere.
-        Err(error) if error.is_damage() && place.backend == Backend::Directory => {
-            let path = place.directory().join(LOCK);
+        // With the linear format it is the state itself, which is judged elsewhere.
+        Err(error) if error.is_damage() && state_path.backend == Backend::Directory => {
+            let path = state_path.directory().join(LOCK);
             let what = error.to_string();
             return Ok(Some(LockProblem::Unusable { path, what }));
         }
@@ -103,8 +108,8 @@ fn look(place: &StatePath) -> Result<Option<LockProblem>, StateError> {
     Ok(Some(LockProblem::Held(holder(found.l_pid))))
 }
 
-/// Whom the kernel names (fcntl(2), `F_GETLK`): -1 for a lock of an open file, 0 for a process that
-/// this namespace does not see, other negative numbers for one of another host.
+/// What the kernel's process number means (fcntl(2), `F_GETLK`): -1 is a lock of an open file, 0 a
+/// process outside this namespace, another negative number a process of another host.
 fn holder(pid: i32) -> LockHolder {
     match pid {
         -1 => LockHolder::OpenFile,
@@ -117,25 +122,25 @@ fn holder(pid: i32) -> LockHolder {
     }
 }
 
-/// Takes swtpm's lock in a directory of states. Where it has to be made, it is made as swtpm's
-/// own, which must be able to open it.
+/// Takes swtpm's lock in a state's directory. If the lock's file has to be made, it gets the
+/// state's owner: swtpm must be able to open it.
 pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<File, LockError> {
     let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let lock = match open::open_in(dir, dir_path, OsStr::new(LOCK))? {
-        // It is a file of its own; a FIFO in its place would not be waited for.
+        // A regular file. If a FIFO took its name since then, opening it would not wait.
         Some(_) => openat(dir, LOCK, flags, Mode::empty()),
         None => {
             openat(dir, LOCK, flags | OFlag::O_CREAT | OFlag::O_EXCL, LOCK_MODE).inspect(|lock| {
                 let (owner, group) = (Uid::from_raw(state.uid()), Gid::from_raw(state.gid()));
                 if let Err(error) = fchown(lock, Some(owner), Some(group)) {
-                    tracing::warn!(%error, "swtpm's lock could not be given to its user");
+                    tracing::warn!(%error, "the owner of swtpm's lock could not be set to swtpm's user");
                 }
             })
         }
     };
     let lock = match lock {
         Ok(lock) => File::from(lock),
-        // A lease, or another one that has just made it.
+        // A lease, or another process has just made it.
         Err(Errno::EAGAIN | Errno::EEXIST) => return Err(LockError::InUse),
         Err(errno) => return Err(io::Error::from(errno).into()),
     };

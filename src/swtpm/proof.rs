@@ -1,4 +1,4 @@
-//! Whether a DEK opens an encrypted TPM state, told with certainty before anything starts.
+//! Whether a DEK opens an encrypted TPM state: certain before anything starts.
 //!
 //! ```text
 //! file key = PBKDF2-HMAC-SHA-512(password = DEK, salt = "swtpm", 1000 rounds)   [RFC 8018]
@@ -6,9 +6,10 @@
 //! ```
 //!
 //! (swtpm, `src/swtpm/key.c`: `key_from_pwdfile_fd`; `src/swtpm/swtpm_nvstore.c`:
-//! `SWTPM_CheckHMAC`.) A line feed at the end of a DEK counts, NUL bytes within it count, an
-//! empty one is a key like any other; only NUL bytes at the end of a DEK of up to 128 bytes do
-//! not, for HMAC pads its key with them: swtpm opens the same state with and without them.
+//! `SWTPM_CheckHMAC`.) A line feed at the end of a DEK is part of the key, so are NUL bytes
+//! within it, and an empty DEK is a key like any other. Only NUL bytes at the end of a DEK of up to
+//! 128 bytes do not matter, because HMAC pads its key with them: swtpm opens the same state with and
+//! without them.
 
 use std::fmt;
 
@@ -26,8 +27,8 @@ const AES_BLOCK_LEN: usize = 16;
 /// The length of the AES key that a state is encrypted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileKeyLen {
-    /// swtpm's default, and all that its old versions knew. libvirt does not use it: its
-    /// swtpm answers "Wrong decryption key" even to the right DEK.
+    /// swtpm's default, and the only length in its old versions. libvirt does not use it: a swtpm
+    /// that libvirt starts answers "Wrong decryption key" even to the right DEK.
     Bits128,
     /// `mode=aes-256-cbc`, libvirt's choice.
     Bits256,
@@ -44,18 +45,18 @@ impl FileKeyLen {
     }
 }
 
-/// What of an encrypted state is needed to prove a key: its ciphertext, IV and MAC.
+/// The parts of an encrypted state that prove a key: its ciphertext, IV and MAC.
 pub struct EncryptedState {
     key_len: FileKeyLen,
-    /// What the MAC covers: the encrypted data and, if there is one, the IV.
+    /// The bytes that the MAC covers: the encrypted data and, if there is one, the IV.
     authenticated: Vec<u8>,
     mac: [u8; MAC_LEN],
 }
 
 impl EncryptedState {
-    /// Takes over the records of a state. `None` if swtpm would not decrypt them under any key:
-    /// the data must be whole AES blocks, one key's length at least; an IV must be as long as
-    /// the key; of the MAC, what is longer than SHA-256 is ignored.
+    /// Takes the records of a state. `None` if swtpm would not decrypt them with any key: the data
+    /// must be whole AES blocks and at least as long as the key; an IV must be as long as the key;
+    /// bytes of the MAC beyond SHA-256's length are ignored.
     pub(super) fn new(
         key_len: FileKeyLen,
         data: &[u8],
@@ -72,9 +73,8 @@ impl EncryptedState {
         })
     }
 
-    /// Whether `dek` opens this state: its MAC verifies, in constant time, under the file key
-    /// made from `dek`. Costs a key derivation each time (about a millisecond); ask once for
-    /// each key.
+    /// Returns whether `dek` opens this state: whether its MAC verifies, in constant time, with the
+    /// file key that is derived from `dek`. Each call costs a key derivation (about a millisecond).
     #[must_use]
     pub fn is_opened_by(&self, dek: &Dek) -> bool {
         let file_key = FileKey::of(dek, self.key_len);
@@ -82,8 +82,8 @@ impl EncryptedState {
     }
 }
 
-/// The key that swtpm makes of a DEK for one state file. Wiped when dropped. It is in a box, so
-/// that moving it leaves no copies behind on the stack.
+/// The key that swtpm derives from a DEK for one state file. Wiped when dropped. It is in a box, so
+/// that moving it leaves no copies on the stack.
 pub(super) struct FileKey {
     bytes: Box<Zeroizing<[u8; FileKeyLen::MAX_BYTES]>>,
     len: FileKeyLen,
@@ -106,7 +106,7 @@ impl FileKey {
             .is_some_and(|computed| computed.verify_slice(mac).is_ok())
     }
 
-    /// The MAC over encrypted data followed by its IV.
+    /// Returns the MAC of encrypted data followed by its IV.
     pub(super) fn mac(&self, authenticated: &[u8]) -> Option<[u8; MAC_LEN]> {
         self.hmac(authenticated)
             .map(|computed| computed.finalize().into_bytes().into())
@@ -119,7 +119,7 @@ impl FileKey {
     }
 }
 
-/// Short: nobody wants to read kilobytes of ciphertext.
+/// Without the ciphertext, which may have megabytes.
 impl fmt::Debug for EncryptedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EncryptedState")

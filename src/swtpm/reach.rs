@@ -1,21 +1,21 @@
-//! Whether swtpm's user can get to a TPM state. libvirt gives him the state's directory and what
-//! is in it at each start (`qemuTPMEmulatorCreateStorage`), but not the directories above.
+//! Whether swtpm's user can reach a TPM state. At each start libvirt makes this user the owner of
+//! the state's directory and of its files (`qemuTPMEmulatorCreateStorage`), but not of the
+//! directories above.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::directories::{self, bounded};
 use super::state_path::{Backend, StatePath};
-use super::{bounded, open};
 use crate::host::sys;
 use crate::host::users::{self, User};
 
-/// The users that libvirt runs swtpm as where `qemu.conf` names none.
+/// The users that libvirt runs swtpm as if `qemu.conf` names none.
 const USUAL_USERS: [&str; 2] = ["tss", "swtpm"];
 
-/// What libvirt gives the directories that it makes.
+/// The mode of the directories that libvirt makes.
 const USUAL_MODE: u32 = 0o711;
 
 /// A directory that swtpm's user cannot enter.
@@ -25,18 +25,18 @@ pub struct ClosedDirectory {
     pub path: PathBuf,
     /// Its permission bits.
     pub mode: u32,
-    /// Those that it needs.
+    /// The permission bits that it needs.
     pub needed: u32,
     /// swtpm's user.
     pub user: String,
 }
 
-/// The directory above this state that is closed to swtpm's user, if one is. Where it is not
-/// certain who that is, or what he may, none is.
+/// Returns the directory above this state that swtpm's user cannot enter. `None` also if it is not
+/// certain which user that is, or what the user may do.
 #[must_use]
-pub fn closed_directory(place: &StatePath, qemu_conf: &Path) -> Option<ClosedDirectory> {
-    let (asked, conf) = (place.clone(), qemu_conf.to_owned());
-    let looked = bounded(place, move || {
+pub fn closed_directory(state_path: &StatePath, qemu_conf: &Path) -> Option<ClosedDirectory> {
+    let (asked, conf) = (state_path.clone(), qemu_conf.to_owned());
+    let looked = bounded(state_path, move || {
         let Some(user) = swtpm_user(&asked, &conf) else {
             return Ok(None);
         };
@@ -47,9 +47,9 @@ pub fn closed_directory(place: &StatePath, qemu_conf: &Path) -> Option<ClosedDir
     looked.ok().flatten()
 }
 
-/// The user whom libvirt will run swtpm as: the one that `qemu.conf` names, else the one who has
-/// the state already, else one of the usual ones.
-fn swtpm_user(place: &StatePath, qemu_conf: &Path) -> Option<User> {
+/// Returns the user that libvirt will run swtpm as: the one that `qemu.conf` names, else the owner
+/// of the state, else one of the usual users.
+fn swtpm_user(state_path: &StatePath, qemu_conf: &Path) -> Option<User> {
     let conf = fs::read_to_string(qemu_conf).unwrap_or_default();
     if let Some(name) = setting(&conf, "swtpm_user") {
         let mut user = match name.strip_prefix('+') {
@@ -65,14 +65,14 @@ fn swtpm_user(place: &StatePath, qemu_conf: &Path) -> Option<User> {
         }
         return Some(user);
     }
-    let owners = open::directories(place).unwrap_or_default();
+    let owners = directories::directories(state_path).unwrap_or_default();
     match owners.last().map(MetadataExt::uid) {
-        Some(uid) if uid != 0 && !place.below.is_empty() => users::by_uid(uid),
+        Some(uid) if uid != 0 && !state_path.below.is_empty() => users::by_uid(uid),
         _ => USUAL_USERS.iter().find_map(|name| users::by_name(name)),
     }
 }
 
-/// The value of a setting in libvirt's format (`NAME = "VALUE"`), of several the last.
+/// Returns the value of a setting in libvirt's format (`NAME = "VALUE"`); the last of several.
 fn setting<'c>(conf: &'c str, name: &str) -> Option<&'c str> {
     let value = |line: &'c str| {
         let (key, value) = line.split_once('=')?;
@@ -85,12 +85,12 @@ fn setting<'c>(conf: &'c str, name: &str) -> Option<&'c str> {
         .map(|(value, _)| value)
 }
 
-/// The directories above the one that libvirt gives to swtpm's user, the outermost first; also
-/// those that links lead to.
-fn directories_above(place: &StatePath) -> BTreeSet<PathBuf> {
-    let given = match place.backend {
-        Backend::Directory => place.directory(),
-        Backend::Linear => &place.path,
+/// Returns the directories above the one that libvirt gives to swtpm's user, the outermost first;
+/// also those that links lead to.
+fn directories_above(state_path: &StatePath) -> BTreeSet<PathBuf> {
+    let given = match state_path.backend {
+        Backend::Directory => state_path.directory(),
+        Backend::Linear => &state_path.path,
     };
     let above = |path: &Path| {
         let above: Vec<_> = path.ancestors().skip(1).map(Path::to_owned).collect();
@@ -105,12 +105,8 @@ fn directories_above(place: &StatePath) -> BTreeSet<PathBuf> {
 }
 
 fn closed(path: &Path, user: &User) -> Option<ClosedDirectory> {
-    let found = match fs::metadata(path) {
-        Ok(found) if found.is_dir() => found,
-        // libvirt makes what is missing.
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        _ => return None,
-    };
+    // libvirt makes missing directories.
+    let found = fs::metadata(path).ok().filter(Metadata::is_dir)?;
     let mode = found.mode() & 0o7777;
     let search = if user.uid == 0 {
         return None;
@@ -121,7 +117,7 @@ fn closed(path: &Path, user: &User) -> Option<ClosedDirectory> {
     } else {
         0o001
     };
-    // An access control list may let in whom the mode does not.
+    // An access control list may allow what the mode does not.
     (mode & search == 0 && !sys::has_acl(path)).then(|| ClosedDirectory {
         path: path.to_owned(),
         mode,
@@ -160,11 +156,11 @@ mod tests {
             persistent_state: false,
             source: None,
         };
-        let place = StatePath::of(&states, domain, &vtpm);
+        let state_path = StatePath::of(&states, domain, &vtpm);
         let guest = states.join(domain.to_string());
         let conf = dir.path().join("qemu.conf");
         fs::create_dir_all(&guest).unwrap();
-        // Of root, nothing is closed; the number is that of "nobody", who is no owner here.
+        // Nothing is closed to root. "nobody" owns nothing here.
         fs::write(&conf, "swtpm_user = \"nobody\"\n").unwrap();
         for closed in [&states, &guest] {
             for (mode, needed) in [
@@ -174,18 +170,18 @@ mod tests {
                 (0o755, None),
             ] {
                 fs::set_permissions(closed, Permissions::from_mode(mode)).unwrap();
-                let found = closed_directory(&place, &conf);
+                let found = closed_directory(&state_path, &conf);
                 assert_eq!(found.as_ref().map(|found| found.needed), needed, "{mode:o}");
                 assert!(found.is_none_or(|found| found.path == *closed && found.user == "nobody"));
             }
         }
         fs::write(&conf, "swtpm_user = \"root\"\n").unwrap();
         fs::set_permissions(&states, Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(closed_directory(&place, &conf), None);
-        // Behind a link, too.
+        assert_eq!(closed_directory(&state_path, &conf), None);
+        // Also behind a link.
         fs::rename(&states, dir.path().join("elsewhere")).unwrap();
         std::os::unix::fs::symlink("elsewhere", &states).unwrap();
         fs::write(&conf, "swtpm_user = \"nobody\"\n").unwrap();
-        assert!(closed_directory(&place, &conf).is_some());
+        assert!(closed_directory(&state_path, &conf).is_some());
     }
 }

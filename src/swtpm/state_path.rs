@@ -1,15 +1,12 @@
 //! Where libvirt and swtpm keep a TPM state.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{StateError, bounded, open};
 use crate::domain::{Emulator, StateSource, TpmVersion};
 use crate::ids::DomainUuid;
 
-/// How swtpm keeps a state.
+/// How swtpm stores a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// One file for each state in a directory (`--tpmstate dir=`).
@@ -19,7 +16,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The one that libvirt has swtpm use for this TPM.
+    /// Returns the backend that libvirt has swtpm use for this TPM.
     #[must_use]
     pub fn of(vtpm: &Emulator) -> Self {
         match vtpm.source {
@@ -29,44 +26,44 @@ impl Backend {
     }
 }
 
-/// Where the state of a domain's emulated TPM is (libvirt, `src/qemu/qemu_tpm.c`:
+/// Returns the path of the state of a domain's emulated TPM (libvirt, `src/qemu/qemu_tpm.c`:
 /// `qemuTPMEmulatorStorageBuildPath`; swtpm, `src/swtpm/swtpm_nvstore.c`:
 /// `SWTPM_NVRAM_GetFilenameForName`). A `<source type='dir'>` has no directory for the version
-/// in it; a `<source type='file'>` is the place itself.
+/// in it; a `<source type='file'>` is the state itself.
 #[must_use]
 pub fn state_path(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> PathBuf {
     StatePath::of(libvirt_state_dir, domain, vtpm).path
 }
 
-/// The place of a TPM state, and whose the way to it is.
+/// The path of a TPM state, and who controls which part of it.
 #[derive(Debug, Clone)]
 pub struct StatePath {
     /// The file.
     pub path: PathBuf,
     pub(super) backend: Backend,
-    /// The directory that is the administrator's: links down to it are followed.
+    /// The part that the administrator controls: links in it are followed.
     pub(super) base: Base,
-    /// The directories from there to the file: libvirt makes them, deletes them, and gives them
-    /// to swtpm's user, so no link is followed.
+    /// The directories below that, which libvirt makes, deletes, and gives to swtpm's user: no link
+    /// is followed there.
     pub(super) below: Vec<OsString>,
-    /// The file's name; where the XML names the file, the file itself.
+    /// The file's name.
     pub(super) file: OsString,
 }
 
-/// Where the administrator's part of the way ends.
+/// The part of the path that the administrator controls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Base {
-    /// libvirt's directory of all states. What is above it is as trustworthy as libvirt itself.
+    /// libvirt's directory of all states. The directories above it are trusted as libvirt is.
     Libvirt(PathBuf),
-    /// The directory that the domain XML names. On the way to it only links are followed that are
-    /// root's, in directories that are root's alone.
+    /// The directory that the domain XML names. On the path to it only root's links are followed,
+    /// in directories that only root may write.
     SourceDir(PathBuf),
-    /// The file or block device that the domain XML names; likewise.
+    /// The file or block device that the domain XML names. Links: as for a directory.
     SourceFile(PathBuf),
 }
 
 impl StatePath {
-    /// The place of the state of a domain's emulated TPM.
+    /// Returns the path of the state of a domain's emulated TPM.
     #[must_use]
     pub fn of(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> Self {
         let (directory, file) = match vtpm.version {
@@ -106,7 +103,8 @@ impl StatePath {
         }
     }
 
-    /// The place where a copy was taken, of whose path so many directories are libvirt's to make.
+    /// Returns the path at which a copy was made. The last `directories` of its directories are
+    /// those that libvirt makes.
     #[must_use]
     pub fn of_copy(path: &Path, directories: usize, backend: Backend) -> Self {
         let file = path.file_name().unwrap_or_default().to_owned();
@@ -131,27 +129,20 @@ impl StatePath {
         }
     }
 
-    /// The file's name.
+    /// Returns the file's name.
     #[must_use]
     pub fn file_name(&self) -> &OsStr {
         &self.file
     }
 
-    /// The names of the directories below [`open_base`](Self::open_base).
+    /// Returns the names of the directories below [`open_base`](Self::open_base).
     #[must_use]
     pub fn directories_below(&self) -> &[OsString] {
         &self.below
     }
 
-    /// Opens the administrator's directory that the others are below of; `None` where it is
-    /// missing. Comes back within seconds.
-    pub fn open_base(&self) -> Result<Option<File>, StateError> {
-        let place = self.clone();
-        bounded(self, move || open::open_base(&place))
-    }
-
-    /// Where that directory is: the outermost one that libvirt makes, or, for a state in one
-    /// file, the one that holds it.
+    /// Returns the path of that directory: the outermost one that libvirt makes, or, for a state in
+    /// one file, the directory of the file.
     #[must_use]
     pub fn base_path(&self) -> &Path {
         match &self.base {
@@ -160,47 +151,14 @@ impl StatePath {
         }
     }
 
-    /// The directory that holds the one which libvirt deletes with the TPM, and that one's name.
-    /// `None` where there is none, or libvirt deletes a file alone.
-    pub fn open_parent_of_deleted(&self) -> Result<Option<(File, OsString)>, StateError> {
-        let (Some(name), place) = (
-            match &self.base {
-                Base::Libvirt(_) => self.below.first().cloned(),
-                Base::SourceDir(path) => path.file_name().map(OsStr::to_owned),
-                Base::SourceFile(_) => None,
-            },
-            self.clone(),
-        ) else {
-            return Ok(None);
-        };
-        let parent = bounded(self, move || match &place.base {
-            Base::SourceDir(path) => open::open_parent(path),
-            Base::Libvirt(_) | Base::SourceFile(_) => open::open_base(&place),
-        })?;
-        Ok(parent.map(|parent| (parent, name)))
-    }
-
-    /// What is in the way of a state: the file itself, or the first thing on the way to it that
-    /// should be a directory and is none. Gives its directory, that one's path, and its name.
-    pub fn open_obstacle(&self) -> Result<(File, PathBuf, OsString), StateError> {
-        let place = self.clone();
-        bounded(self, move || open::open_obstacle(&place))
-    }
-
-    /// The regular file of this name in a directory that [`open_obstacle`](Self::open_obstacle)
-    /// gave.
-    pub fn open_beside(&self, dir: &File, name: &OsStr) -> Result<File, StateError> {
-        let file = open::open_in(dir, self.directory(), name)?;
-        file.ok_or_else(|| StateError::Io(ErrorKind::NotFound.into()))
-    }
-
-    /// The directory of the file, as the path names it.
+    /// Returns the directory of the file, as the path names it.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// What the states of many guests have in common: if one of them hangs, so do the others.
+    /// Returns the directory that many guests' states have in common: if reading one of them hangs,
+    /// so does reading the others.
     pub(super) fn common_directory(&self) -> PathBuf {
         match &self.base {
             Base::Libvirt(path) => path.clone(),

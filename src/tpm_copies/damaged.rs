@@ -1,6 +1,6 @@
-//! A damaged TPM state, moved out of the way of a copy: `STATE-DIR/damaged-state/DOMAIN-UUID/`
-//! gets the file, with its owner and mode, in directories that are root's alone. What is no file,
-//! or too long for one, stays beside its place, under another name.
+//! Moves a damaged TPM state away, so that a copy can be restored: to
+//! `STATE-DIR/damaged-state/DOMAIN-UUID/`, with its owner and mode, in directories of root only.
+//! Anything but a file, or a file that is too long for a state, is only renamed.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat, renameat2};
 
-use super::CopyError;
+use super::error::CopyError;
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::dirs::StateDir;
@@ -19,19 +19,19 @@ use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::{MAX_STATE_LEN, StatePath};
 
-/// Moves what is in the state's place away, and says where it is now. Its place is free then,
-/// also where this fails half-way; nothing is lost by that, nor by a kill.
+/// Moves what has the state's path away, and returns its new path. The state's path is free then,
+/// even if the second step fails. Nothing is lost, even if the process is killed.
 pub fn set_aside(
     state_dir: &StateDir,
     domain: DomainUuid,
-    place: &StatePath,
+    state_path: &StatePath,
     now: Timestamp,
 ) -> Result<PathBuf, CopyError> {
     let failed = |source| CopyError::State {
-        path: place.path.clone(),
+        path: state_path.path.clone(),
         source,
     };
-    let (dir, dir_path, name) = place.open_obstacle().map_err(failed)?;
+    let (dir, dir_path, name) = state_path.open_obstacle().map_err(failed)?;
     let mut aside = name.clone();
     aside.push(format!(".damaged-{}", now.0));
     let renamed = match renameat2(
@@ -41,29 +41,31 @@ pub fn set_aside(
         aside.as_os_str(),
         RenameFlags::RENAME_NOREPLACE,
     ) {
-        // NFS. The name is new: it ends in the time.
+        // NFS. The name is unused: it ends in the time.
         Err(Errno::EINVAL | Errno::ENOSYS) => {
             renameat(&dir, name.as_os_str(), &dir, aside.as_os_str())
         }
         renamed => renamed,
     };
-    renamed.map_err(|errno| PathError::new(&*place.path, errno))?;
+    renamed.map_err(|errno| PathError::new(&*state_path.path, errno))?;
     let beside = dir_path.join(&aside);
-    Ok(keep(state_dir, domain, place, &dir, &aside).unwrap_or_else(|error| {
-        tracing::info!(%error, path = %beside.display(), "the damaged state stays beside its place");
+    Ok(move_to_state_dir(state_dir, domain, state_path, &dir, &aside).unwrap_or_else(|error| {
+        tracing::info!(%error, path = %beside.display(), "the damaged state is renamed, but not moved");
         beside
     }))
 }
 
-/// Copies the file into the guard's own directory, and removes it then.
-fn keep(
+/// Copies the file into the guard's own directory, and then removes it.
+fn move_to_state_dir(
     state_dir: &StateDir,
     domain: DomainUuid,
-    place: &StatePath,
+    state_path: &StatePath,
     dir: &File,
     aside: &OsString,
 ) -> io::Result<PathBuf> {
-    let file = place.open_beside(dir, aside).map_err(io::Error::other)?;
+    let file = state_path
+        .open_beside(dir, aside)
+        .map_err(io::Error::other)?;
     let metadata = file.metadata()?;
     if metadata.len() > u64::from(MAX_STATE_LEN) {
         return Err(ErrorKind::FileTooLarge.into());

@@ -7,15 +7,19 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::CopyError;
+use super::error::CopyError;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::key::hex;
 use crate::swtpm::MAX_STATE_LEN;
 
-/// The names in a directory of copies, which must be this user's alone; none where there is none.
+/// The file of the record of a guest's last run.
+pub(super) const RUN_RECORD: &str = "run.json";
+
+/// Returns the names in a directory of copies, which no other user may write; none if there is no
+/// such directory.
 pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
-    // What its path leads to is root's to change, and so no other directory by now.
+    // Only root could have replaced it since it was checked.
     if trusted::find(path, trusted::STATE_DIR)?.is_none() {
         return Ok(Vec::new());
     }
@@ -26,7 +30,7 @@ pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
         .map_err(PathError::at(path))?)
 }
 
-/// Reads a file of a copy, no more of it than a copy can have. `None`: there is none.
+/// Reads a file of a copy, up to the longest state. `None`: there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, CopyError> {
     let Some(file) = trusted::open(path, trusted::SAVED_COPY)? else {
         return Ok(None);
@@ -54,6 +58,6 @@ pub(super) fn manifest_name(sha256: &str) -> String {
 }
 
 pub(super) fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    // Nothing in these types can fail to be written.
+    // These types always serialise.
     serde_json::to_vec_pretty(value).unwrap_or_default()
 }

@@ -1,8 +1,7 @@
-//! A TPM state that libvirt is about to delete and that must be there afterwards: another host uses
-//! it, or it is damaged and all that there is of a TPM. Beside the state's directory a second one
-//! is made, with a second name (a hard link) for each of its files; when libvirt has deleted the
-//! first, the second takes its place in one step. So the very files come back, whatever is in
-//! them, with the locks that others hold on them.
+//! Protects a TPM state that libvirt is about to delete: another host uses it, or it is damaged and
+//! no other state of this TPM exists. A second directory is made next to the state's directory, with
+//! a hard link to each of its files. When libvirt has deleted the first directory, the second is
+//! renamed to it. So the same files exist again, with the locks that others have on them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -17,35 +16,34 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use crate::host::dirs::of_descriptor;
 use crate::swtpm::{StateError, StatePath};
 
-/// As deep as libvirt's directories of one TPM are, and one more.
+/// The depth of libvirt's directories of one TPM, and one more.
 const DEPTH: usize = 3;
 
-/// What became of a state that was sheltered.
+/// What happened to a state with hard links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinksRestored {
-    /// libvirt had deleted it, and it is back.
+    /// libvirt had deleted it, and it is restored.
     Restored,
-    /// It is in its place still.
+    /// libvirt has not deleted it.
     StillThere,
-    /// Nothing is sheltered.
+    /// It has no hard links.
     NoLinks,
 }
 
-/// The second names of one TPM's files.
+/// The hard links to one TPM's files.
 pub struct HardLinks {
     parent: File,
     /// The directory that libvirt deletes.
     original: OsString,
-    /// The one with the second names.
+    /// The directory with the hard links.
     beside: OsString,
 }
 
 impl HardLinks {
-    /// The shelter of the state at this place, filled or not. `None` where there is no directory
-    /// that it could be in, and for a state in a file of its own, of which libvirt deletes no
-    /// directory.
-    pub fn of(place: &StatePath) -> Result<Option<Self>, StateError> {
-        let Some((parent, original)) = place.open_parent_of_deleted()? else {
+    /// Returns the hard links of this state, which need not exist. `None` if there is no directory
+    /// for them, and for a state in one file, since libvirt deletes no directory then.
+    pub fn of(state_path: &StatePath) -> Result<Option<Self>, StateError> {
+        let Some((parent, original)) = state_path.open_parent_of_deleted()? else {
             return Ok(None);
         };
         let mut beside = OsString::from(".vtpm-guard.");
@@ -57,18 +55,18 @@ impl HardLinks {
         }))
     }
 
-    /// Gives the files their second names. What an earlier one left goes.
+    /// Makes them. Earlier ones are removed.
     pub fn make(&self) -> io::Result<()> {
         self.remove()?;
         let original = open_dir(&self.parent, &self.original)?;
         mkdirat(&self.parent, self.beside.as_os_str(), Mode::S_IRWXU)?;
-        let shelter = open_dir(&self.parent, &self.beside)?;
-        link_all(&original, &shelter, DEPTH).inspect_err(|_| {
+        let links = open_dir(&self.parent, &self.beside)?;
+        link_all(&original, &links, DEPTH).inspect_err(|_| {
             let _ = self.remove();
         })
     }
 
-    /// Puts them in the place of what libvirt has deleted.
+    /// Replaces the directory that libvirt has deleted.
     pub fn restore(&self) -> io::Result<LinksRestored> {
         let (from, to) = (self.beside.as_os_str(), self.original.as_os_str());
         let renamed = match renameat2(
@@ -78,7 +76,7 @@ impl HardLinks {
             to,
             RenameFlags::RENAME_NOREPLACE,
         ) {
-            // NFS. No directory is renamed over one that has files in it.
+            // NFS. A directory cannot be renamed over one that has files in it.
             Err(Errno::EINVAL | Errno::ENOSYS) => renameat(&self.parent, from, &self.parent, to),
             renamed => renamed,
         };
@@ -93,19 +91,19 @@ impl HardLinks {
         }
     }
 
-    /// Whether it is filled.
+    /// Returns whether they exist.
     #[must_use]
     pub fn exist(&self) -> bool {
         open_dir(&self.parent, &self.beside).is_ok()
     }
 
-    /// Takes the second names away.
+    /// Removes them.
     pub fn remove(&self) -> io::Result<()> {
         remove_all(&self.parent, &self.beside, DEPTH)
     }
 }
 
-/// Gives everything in a directory a second name in another, and that its owner and mode.
+/// Makes hard links in a directory to everything in another, and copies its owner and mode.
 fn link_all(from: &File, to: &File, depth: usize) -> io::Result<()> {
     for name in names(from)? {
         match open_dir(from, &name) {
@@ -114,7 +112,7 @@ fn link_all(from: &File, to: &File, depth: usize) -> io::Result<()> {
                 link_all(&dir, &open_dir(to, &name)?, depth - 1)?;
             }
             Ok(_) => return Err(ErrorKind::QuotaExceeded.into()),
-            // A link gets a second name itself, and is not followed.
+            // A symbolic link gets a hard link itself, and is not followed.
             Err(_) => linkat(
                 from,
                 name.as_os_str(),
@@ -149,7 +147,7 @@ fn open_dir(parent: &File, name: &OsStr) -> io::Result<File> {
     Ok(openat(parent, name, flags, Mode::empty())?.into())
 }
 
-/// The names in a directory that is open, whatever its path leads to by now.
+/// Returns the names in an open directory, whatever its path leads to now.
 fn names(dir: &File) -> io::Result<Vec<OsString>> {
     let entries = fs::read_dir(of_descriptor(dir))?;
     entries.map(|entry| Ok(entry?.file_name())).collect()

@@ -1,14 +1,14 @@
-//! A TPM state as it lies in libvirt's place, to be copied.
+//! A TPM state at the path where libvirt has it, to be copied.
 
 use std::path::{Path, PathBuf};
 
-use super::CopyError;
+use super::error::CopyError;
 use super::manifest::Attributes;
 use crate::domain::{Emulator, TpmVersion};
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, Backend, StateBytes, StateFile, StatePath};
 
-/// A TPM state's file: its bytes, its place, owners and modes.
+/// A TPM state's file: its bytes, path, owners and modes.
 #[derive(Debug)]
 pub struct LiveState {
     pub(super) path: PathBuf,
@@ -21,16 +21,16 @@ pub struct LiveState {
 
 impl LiveState {
     /// Reads the state of a guest's TPM. `None`: there is none, or it is on a block device, which
-    /// nobody deletes. What is no TPM state is an error: it is not kept.
+    /// libvirt does not delete. A file that is not a TPM state is an error: it is not saved.
     pub fn read(
         libvirt_state_dir: &Path,
         domain: DomainUuid,
         vtpm: &Emulator,
     ) -> Result<Option<Self>, CopyError> {
-        let place = StatePath::of(libvirt_state_dir, domain, vtpm);
+        let state_path = StatePath::of(libvirt_state_dir, domain, vtpm);
         let backend = Backend::of(vtpm);
-        let path = place.path.clone();
-        let read = swtpm::read_bytes(&place).map_err(|source| CopyError::State {
+        let path = state_path.path.clone();
+        let read = swtpm::read_bytes(&state_path).map_err(|source| CopyError::State {
             path: path.clone(),
             source,
         })?;
@@ -42,8 +42,8 @@ impl LiveState {
         else {
             return Ok(None);
         };
-        if let StateFile::Damaged(how) = swtpm::state_in(&bytes, backend) {
-            return Err(CopyError::NotAState { path, how });
+        if let StateFile::Damaged(reason) = swtpm::state_in(&bytes, backend) {
+            return Err(CopyError::NotAState { path, reason });
         }
         Ok(Some(Self {
             tpm_version: vtpm.version,
@@ -55,13 +55,13 @@ impl LiveState {
         }))
     }
 
-    /// Its file.
+    /// Returns the path of its file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the state is.
+    /// Returns what the state is.
     #[must_use]
     pub fn state(&self) -> StateFile {
         swtpm::state_in(&self.bytes, self.backend)

@@ -1,4 +1,4 @@
-//! Puts a kept copy back in its state's place, with owners and modes as they were.
+//! Restores a saved copy, with the owners and modes that the state had.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -11,67 +11,65 @@ use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::copy_store::SavedCopy;
 use super::manifest::{Attributes, Manifest};
+use super::saved_copy::SavedCopy;
 use crate::domain::Emulator;
 use crate::host::atomic;
 use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, Backend, StateError, StateFile, StatePath};
 
-/// What putting a copy back did.
+/// What restoring a copy did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyRestored {
-    /// The state is there again.
+    /// The state was written.
     Written,
-    /// These very bytes were there already: nothing was changed.
+    /// The same state existed already: nothing was changed.
     AlreadyThere,
 }
 
-/// Why a copy was not put back. Nothing was overwritten.
+/// Why a copy was not restored. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// I/O error.
     #[error(transparent)]
     Io(#[from] PathError),
-    /// The way to the state's place cannot be used.
+    /// The state's path cannot be used.
     #[error("{path}: {source}", path = .path.display())]
     State {
-        /// The state's place.
+        /// The state's path.
         path: PathBuf,
         /// Why.
         source: StateError,
     },
-    /// The copy is no TPM state.
-    #[error("the copy is no TPM state that swtpm would take: {how}")]
+    /// The copy is not a TPM state.
+    #[error("the copy is not a TPM state that swtpm would accept: {reason}")]
     NotAState {
         /// What is wrong with it.
-        how: String,
+        reason: String,
     },
-    /// Something else is in the state's place.
-    #[error("{path}: something is there already, and it is not overwritten", path = .path.display())]
+    /// Another file has the state's path.
+    #[error("{path} already exists, and is not overwritten", path = .path.display())]
     Occupied {
-        /// The state's place.
+        /// The state's path.
         path: PathBuf,
     },
-    /// The domain XML has another TPM by now.
-    #[error(
-        "the copy is of a TPM of another version, or kept in another format, than the domain XML says"
-    )]
+    /// The domain XML has another TPM now.
+    #[error("the copy is of another TPM version or storage format than in the domain XML")]
     OtherTpm,
 }
 
-/// Puts a copy back: for a start in the place that its domain XML names, without one where it
-/// was. Doing it again changes nothing; a kill leaves the place without a state, or with all of it.
+/// Restores a copy: for a start at the path that its domain XML gives, otherwise at the path that it
+/// had. Repeating it changes nothing. If the process is killed, there is no state or a whole one.
 pub fn restore_copy(
     copy: &SavedCopy,
     start: Option<(&Path, DomainUuid, &Emulator)>,
 ) -> Result<CopyRestored, RestoreError> {
     let manifest = &copy.manifest;
-    if let StateFile::Damaged(how) = copy.state() {
-        return Err(RestoreError::NotAState { how });
+    if let StateFile::Damaged(reason) = copy.state() {
+        return Err(RestoreError::NotAState { reason });
     }
-    let place = match start {
+    let state_path = match start {
         Some((_, _, vtpm))
             if (vtpm.version, Backend::of(vtpm)) != (manifest.tpm_version, manifest.backend) =>
         {
@@ -80,24 +78,28 @@ pub fn restore_copy(
         Some((libvirt_state_dir, domain, vtpm)) => StatePath::of(libvirt_state_dir, domain, vtpm),
         None => StatePath::of_copy(&manifest.path, manifest.directories.len(), manifest.backend),
     };
-    let dir = open_directories(&place, &manifest.directories)?;
-    let owner = owner(&dir, manifest).map_err(PathError::at(&place.path))?;
-    let dress = |file: &File| {
+    let dir = open_directories(&state_path, &manifest.directories)?;
+    let owner = owner(&dir, manifest).map_err(PathError::at(&state_path.path))?;
+    let set_attributes = |file: &File| {
         fchown(file, Some(owner.uid), Some(owner.gid))?;
         file.set_permissions(Permissions::from_mode(owner.mode))
     };
-    match atomic::create_in(&dir, place.file_name(), &copy.bytes, dress) {
+    match atomic::create_in(&dir, state_path.file_name(), &copy.bytes, set_attributes) {
         Ok(()) => Ok(CopyRestored::Written),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => match swtpm::read_bytes(&place) {
-            Ok(Some(found)) if found.bytes == copy.bytes => Ok(CopyRestored::AlreadyThere),
-            _ => Err(RestoreError::Occupied { path: place.path }),
-        },
-        Err(error) => Err(PathError::new(place.path, error).into()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            match swtpm::read_bytes(&state_path) {
+                Ok(Some(found)) if found.bytes == copy.bytes => Ok(CopyRestored::AlreadyThere),
+                _ => Err(RestoreError::Occupied {
+                    path: state_path.path,
+                }),
+            }
+        }
+        Err(error) => Err(PathError::new(state_path.path, error).into()),
     }
 }
 
-/// Whose the state becomes: the user's who owns its directory, which is swtpm's. A copy of a file
-/// of somebody else's does not come back as his.
+/// Returns owner and mode of the restored state: the owner of its directory, which is swtpm's user,
+/// whoever owned the copied file.
 fn owner(dir: &File, manifest: &Manifest) -> io::Result<Attributes> {
     let Attributes { uid, gid, mode } = manifest.file;
     let (uid, gid) = match manifest.backend {
@@ -105,7 +107,7 @@ fn owner(dir: &File, manifest: &Manifest) -> io::Result<Attributes> {
             let found = dir.metadata()?;
             (found.uid(), found.gid())
         }
-        // It is in a directory of the administrator's.
+        // The directory is the administrator's.
         Backend::Linear => (uid, gid),
     };
     Ok(Attributes {
@@ -115,20 +117,22 @@ fn owner(dir: &File, manifest: &Manifest) -> io::Result<Attributes> {
     })
 }
 
-/// Opens the directory of the state, and makes those that libvirt has deleted.
-fn open_directories(place: &StatePath, wanted: &[Attributes]) -> Result<File, RestoreError> {
-    let mut path = place.base_path().to_owned();
+/// Opens the directory of the state. Directories that libvirt has deleted are made again.
+fn open_directories(state_path: &StatePath, wanted: &[Attributes]) -> Result<File, RestoreError> {
+    let mut path = state_path.base_path().to_owned();
     let mut wanted = wanted.iter();
-    let base = place.open_base().map_err(|source| RestoreError::State {
-        path: place.path.clone(),
-        source,
-    })?;
+    let base = state_path
+        .open_base()
+        .map_err(|source| RestoreError::State {
+            path: state_path.path.clone(),
+            source,
+        })?;
     let mut dir = match (base, wanted.next()) {
         (Some(base), _) => base,
         (None, Some(attributes)) => make_base(&path, *attributes).map_err(PathError::at(&path))?,
-        (None, None) => return Err(PathError::new(path, ErrorKind::NotFound).into()),
+        (None, None) => return Err(PathError::new(path, Errno::ENOENT).into()),
     };
-    for (name, attributes) in place.directories_below().iter().zip(wanted) {
+    for (name, attributes) in state_path.directories_below().iter().zip(wanted) {
         path.push(name);
         dir = open_or_make(&dir, name, *attributes).map_err(PathError::at(&path))?;
     }
@@ -144,9 +148,9 @@ fn make_base(path: &Path, attributes: Attributes) -> io::Result<File> {
     open_or_make(&File::open(parent)?, name, attributes)
 }
 
-/// A directory that is there stays as it is. One that is made appears with its owner and mode.
+/// Opens a directory, or makes one that has its owner and mode from the beginning.
 fn open_or_make(parent: &File, name: &OsStr, attributes: Attributes) -> io::Result<File> {
-    // A link would lead to where libvirt deletes nothing.
+    // A link would lead to a directory from which libvirt deletes nothing.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(parent, name, flags, Mode::empty()) {
         Ok(dir) => return Ok(File::from(dir)),
@@ -155,7 +159,7 @@ fn open_or_make(parent: &File, name: &OsStr, attributes: Attributes) -> io::Resu
     }
     let mut temporary = OsString::from(".vtpm-guard.");
     temporary.push(name);
-    // What a killed predecessor left is empty.
+    // A killed process leaves an empty one.
     let _ = unlinkat(parent, temporary.as_os_str(), UnlinkatFlags::RemoveDir);
     mkdirat(parent, temporary.as_os_str(), Mode::S_IRWXU)?;
     let dir = File::from(openat(parent, temporary.as_os_str(), flags, Mode::empty())?);

@@ -24,7 +24,7 @@ fn two_administrators_make_one_provider_of_one_name() {
         (list.as_array().unwrap().len(), &list[0]["is_default"]),
         (1, &true.into())
     );
-    assert_eq!(host.keyring().list().unwrap(), [host.kek("nkp-a").key_id()]);
+    assert_eq!(host.sealed_keys(), [host.kek("nkp-a").key_id()]);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn two_administrators_who_make_two_providers_get_both() {
         providers.iter().filter(|p| p["is_default"] == true).count(),
         1
     );
-    assert_eq!(host.keyring().list().unwrap().len(), 4);
+    assert_eq!(host.sealed_keys().len(), 4);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One host: a state directory, the command, and what a start would have left in the store.
 
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use vtpm_guard::clock::{Deadline, Timestamp};
 use vtpm_guard::host::dirs::StateDir;
 use vtpm_guard::ids::{DomainUuid, KeyRefId};
 use vtpm_guard::key::dek::Dek;
+use vtpm_guard::key::id::KeyId;
 use vtpm_guard::key::kek::Kek;
 use vtpm_guard::key::new_key::NewKey;
 use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
@@ -114,6 +116,19 @@ impl Host {
 
     pub(crate) fn keyring(&self) -> Keyring {
         Keyring::at(self.state_dir().join("keys"))
+    }
+
+    /// The ids of the sealed provider keys, in order.
+    pub(crate) fn sealed_keys(&self) -> Vec<KeyId> {
+        let Ok(files) = fs::read_dir(self.state_dir().join("keys")) else {
+            return Vec::new();
+        };
+        let key_id = |name: OsString| KeyId::parse(name.to_str()?);
+        let mut keys: Vec<_> = files
+            .filter_map(|file| key_id(file.unwrap().file_name()))
+            .collect();
+        keys.sort_unstable();
+        keys
     }
 
     pub(crate) fn kek(&self, provider: &str) -> Kek {

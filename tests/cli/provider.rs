@@ -76,7 +76,7 @@ fn the_first_provider_is_the_default_until_another_is_made_so() {
     let again = host.run(&["provider", "set-default", "b"]).succeeds();
     assert_eq!(
         again.stdout,
-        "provider \"b\" is the default: nothing changed\n"
+        "provider \"b\" is already the default; nothing changed\n"
     );
 }
 
@@ -212,7 +212,7 @@ fn a_provider_that_guests_need_is_not_deleted_unless_by_force() {
     let key_refs = host.json(&["key", "list"]);
     assert!(key_refs[0]["provider_uuid"].is_null());
     assert_eq!(key_refs[0]["provider_name"], "nkp-a");
-    assert_eq!(host.keyring().list().unwrap(), []);
+    assert_eq!(host.sealed_keys(), []);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_provider_that_was_never_exported_is_not_deleted_unless_by_force() {
     host.run(&["provider", "delete", "nkp-a", "--force"])
         .succeeds();
     assert_eq!(host.json(&["provider", "list"]), serde_json::json!([]));
-    assert_eq!(host.keyring().list().unwrap(), []);
+    assert_eq!(host.sealed_keys(), []);
 }
 
 #[test]
@@ -247,5 +247,5 @@ fn a_key_that_another_provider_has_too_is_kept() {
     let document = host.json(&["provider", "delete", "a", "--force"]);
     assert_eq!(document["key_removed"], false);
     assert_eq!(document["locked"], serde_json::json!([]));
-    assert_eq!(host.keyring().list().unwrap(), [key_id]);
+    assert_eq!(host.sealed_keys(), [key_id]);
 }

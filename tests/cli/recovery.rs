@@ -81,7 +81,7 @@ fn a_deleted_provider_comes_back_with_its_key_and_opens_its_guests() {
 
     host.run(&import)
         .ends_with(1)
-        .saying("on this host already, and its key opens");
+        .saying("already exists on this host and can be opened");
     let drill = [&import[..], &["--dry-run"]].concat();
     golden("provider-import-drill", &host.run(&drill));
     assert_eq!(host.json(&drill)["action"], "none");
@@ -158,7 +158,7 @@ fn a_key_that_is_here_under_another_name_is_refused() {
     let before = host.stored();
     host.run(&import)
         .ends_with(1)
-        .saying("is on this host already, as provider \"nkp-b\"")
+        .saying("is already on this host, as provider \"nkp-b\"")
         .saying("vtpm-guard provider rename nkp-b NEW");
     assert_eq!(host.stored(), before);
 }

@@ -1,4 +1,4 @@
-//! `provider rotate`, and what becomes of the former key.
+//! `provider rotate`, and what becomes of the previous key.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn export(host: &Host, file: &str) -> crate::env::Ran {
 }
 
 fn sealed_keys(host: &Host) -> usize {
-    host.keyring().list().unwrap().len()
+    host.sealed_keys().len()
 }
 
 /// Runs SQL as another tool would.
@@ -56,7 +56,10 @@ fn every_guest_keeps_its_key_under_the_new_one() {
     let new = host.kek("nkp-a");
     assert_ne!(new.key_id(), old.key_id());
     assert!(dek(&host, VM1, &new).unwrap().same_as(&before));
-    assert!(dek(&host, VM1, &old).is_none(), "it is not the former's");
+    assert!(
+        dek(&host, VM1, &old).is_none(),
+        "it is not the previous key's"
+    );
     let rows = host.store().all_key_refs(None, true).unwrap();
     for row in &rows {
         assert_eq!(row.key_ref.key_version, Some(2));
@@ -72,7 +75,7 @@ fn every_guest_keeps_its_key_under_the_new_one() {
 }
 
 #[test]
-fn the_former_key_goes_with_the_export_of_the_new_one_and_not_before() {
+fn the_previous_key_goes_with_the_export_of_the_new_one_and_not_before() {
     let host = Host::with_provider("nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");
     export(&host, "first.recovery").succeeds();
@@ -82,7 +85,7 @@ fn the_former_key_goes_with_the_export_of_the_new_one_and_not_before() {
     assert_eq!(sealed_keys(&host), 2);
 
     golden(
-        "provider-export-drops-former",
+        "provider-export-drops-previous",
         &export(&host, "second.recovery"),
     );
     assert_eq!(sealed_keys(&host), 1);
@@ -91,7 +94,7 @@ fn the_former_key_goes_with_the_export_of_the_new_one_and_not_before() {
 }
 
 #[test]
-fn a_former_key_that_was_never_exported_stays() {
+fn a_previous_key_that_was_never_exported_stays() {
     let host = Host::with_provider("nkp-a");
     golden(
         "provider-rotate-never-exported",
@@ -104,7 +107,7 @@ fn a_former_key_that_was_never_exported_stays() {
 }
 
 #[test]
-fn a_former_key_that_a_key_reference_needs_stays() {
+fn a_previous_key_that_a_key_reference_needs_stays() {
     let host = Host::with_provider("nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");
     let damaged = host.start_for_the_first_time(VM2, "nkp-a");
@@ -135,7 +138,7 @@ fn a_former_key_that_a_key_reference_needs_stays() {
 }
 
 #[test]
-fn running_it_again_first_takes_up_what_was_missed() {
+fn running_it_again_first_re_wraps_what_was_missed() {
     let host = Host::with_provider("nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");
     sql(&host, "CREATE TABLE kept AS SELECT * FROM key_ref");
@@ -174,7 +177,7 @@ fn a_key_that_does_not_open_is_not_rotated() {
 }
 
 #[test]
-fn a_former_key_that_does_not_open_does_not_stop_the_next_rotation() {
+fn a_previous_key_that_does_not_open_does_not_stop_the_next_rotation() {
     let host = Host::with_provider("nkp-a");
     host.start_for_the_first_time(VM1, "nkp-a");
     sql(&host, "CREATE TABLE kept AS SELECT * FROM key_ref");
@@ -187,36 +190,36 @@ fn a_former_key_that_does_not_open_does_not_stop_the_next_rotation() {
     host.keyring().remove(old).unwrap();
     host.run(&["provider", "rotate", "nkp-a"])
         .succeeds()
-        .saying("under the former key");
+        .saying("under the previous key");
     assert_eq!(host.json(&["provider", "show", "nkp-a"])["key_version"], 3);
 }
 
 #[test]
-fn only_a_provider_is_rotated_and_no_former_key() {
+fn only_a_provider_is_rotated_and_no_previous_key() {
     let host = Host::with_provider("nkp-a");
     host.run(&["provider", "rotate", "nobody"]).ends_with(2);
     host.run(&["provider", "rotate", "nkp-a"]).succeeds();
     let list = host.json(&["provider", "list"]);
-    let former = list[1]["name"].as_str().unwrap();
+    let previous = list[1]["name"].as_str().unwrap();
     let stored = host.stored();
-    host.run(&["provider", "rotate", former])
+    host.run(&["provider", "rotate", previous])
         .ends_with(1)
         .saying("name that provider: nkp-a");
     assert_eq!(host.stored(), stored);
 }
 
 #[test]
-fn a_former_key_wraps_nothing_new() {
+fn a_previous_key_wraps_nothing_new() {
     let host = Host::with_provider("nkp-a");
     host.run(&["provider", "rotate", "nkp-a"]).succeeds();
     let list = host.json(&["provider", "list"]);
-    let former = list[1]["name"].as_str().unwrap();
+    let previous = list[1]["name"].as_str().unwrap();
     let stored = host.stored();
     for command in [
-        &["key", "bind", VM1, "--provider", former][..],
-        &["provider", "set-default", former],
-        &["adopt", VM1, "--provider", former],
-        &["encrypt", VM1, "--provider", former],
+        &["key", "bind", VM1, "--provider", previous][..],
+        &["provider", "set-default", previous],
+        &["adopt", VM1, "--provider", previous],
+        &["encrypt", VM1, "--provider", previous],
     ] {
         host.run(command)
             .ends_with(1)
@@ -227,14 +230,14 @@ fn a_former_key_wraps_nothing_new() {
 
     host.run(&["provider", "delete", "nkp-a", "--force"])
         .succeeds();
-    host.run(&["key", "bind", VM1, "--provider", former])
+    host.run(&["key", "bind", VM1, "--provider", previous])
         .ends_with(1)
         .saying("that provider was deleted")
         .saying("vtpm-guard provider rename nkp-a/");
 }
 
 #[test]
-fn an_imported_key_leaves_its_former_provider_at_the_next_rotation() {
+fn an_imported_key_leaves_its_previous_provider_at_the_next_rotation() {
     let host = Host::with_provider("nkp-a");
     let id = host.start_for_the_first_time(VM1, "nkp-a");
     export(&host, "first.recovery").succeeds();
@@ -297,7 +300,7 @@ fn add_guests(host: &Host, guests: usize) {
 }
 
 #[test]
-fn ten_thousand_guests_are_wrapped_anew_at_once() {
+fn ten_thousand_guests_are_re_wrapped_at_once() {
     let host = Host::with_provider("nkp-a");
     add_guests(&host, 10_000);
     let document = host.json(&["provider", "rotate", "nkp-a"]);

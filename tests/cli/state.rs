@@ -140,7 +140,7 @@ fn one_guests_copies_are_shown() {
     Host::new()
         .run(&["state", "show", VM1])
         .ends_with(2)
-        .saying("no kept copy");
+        .saying("no saved copy");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_copy_is_put_back_once_and_never_over_another_state() {
     Host::new()
         .run(&["state", "restore", VM1])
         .ends_with(2)
-        .saying("no kept copy");
+        .saying("no saved copy");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_copy_is_dropped_unless_it_is_all_that_a_used_key_opens() {
     assert!(!host.copy_store(VM1).exists());
     host.run(&["state", "drop", VM1])
         .ends_with(2)
-        .saying("no kept copy");
+        .saying("no saved copy");
     // A guest without a key may have libvirt's own: its only state is not dropped either.
     host.run(&["state", "drop", VM2]).ends_with(1);
     host.run(&["state", "drop", VM2, "--force"]).succeeds();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use vtpm_guard::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
-use crate::host::{Host, Output, finish};
+use crate::host::{Host, Output};
 
 /// The value of the secrets that somebody else made, and how libvirt writes it to the disk.
 const KEY: &str = "a made-up key, nowhere else";
@@ -187,24 +187,8 @@ fn an_ephemeral_secret_is_taken_over_and_a_private_one_cannot_be() {
         ..EPHEMERAL
     };
     let other = define_used_guest(&host, "vm2", private);
-    assert_refused(&host, &["vm2"], "is private", "virsh secret-define");
+    assert_refused(&host, &["vm2"], "private secret", "virsh secret-define");
     assert_untouched(&host, &other);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_private_secret_that_libvirt_keeps_encrypted_is_refused_and_the_words_say_where_it_is() {
-    let (host, guest) = host_with_guest(PRIVATE);
-    // As libvirt 12.1 would have it.
-    let file = |extension: &str| format!("/etc/libvirt/secrets/{}.{extension}", guest.secret);
-    fs::rename(host.path(&file("base64")), host.path(&file("aes256cbc"))).unwrap();
-    assert_refused(
-        &host,
-        &["vm1"],
-        &file("aes256cbc"),
-        "a new secret that is not private",
-    );
-    assert_untouched(&host, &guest);
 }
 
 #[test]
@@ -232,60 +216,6 @@ fn a_saved_guest_is_adopted_and_comes_back() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_value_that_does_not_open_the_tpm_is_refused_and_stays() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    set_value(&host, guest.secret, "a wrong key");
-    let words = "does not open its TPM state";
-    assert_refused(&host, &["vm1"], words, "secret-set-value");
-    assert_refused(&host, &["vm1", "--keep-plaintext"], words, "VG204");
-    assert_untouched(&host, &guest);
-    set_value(&host, guest.secret, KEY);
-    adopt(&host, &["vm1"]).ok();
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn plain_state_and_guests_without_an_encrypted_vtpm_are_refused() {
-    let host = Host::new();
-    host.create_provider("nkp-a");
-    let plain = host.define_guest("vm1", Tpm::Plain);
-    host.start_and_stop(&plain);
-    let words = "it has no encrypted vTPM";
-    assert_refused(&host, &["vm1"], words, "vtpm-guard encrypt vm1");
-
-    let secret = define_secret(&host, ORDINARY, &vtpm_usage("vm1"), KEY);
-    let plain = host.redefine_guest(plain, Tpm::Encrypted(secret));
-    let words = "is not encrypted";
-    assert_refused(&host, &["vm1"], words, "vtpm-guard encrypt vm1");
-    assert_untouched(&host, &plain);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn the_secret_does_not_go_before_the_provider_was_exported_unless_it_is_to_stay() {
-    let host = Host::new();
-    host.guard(&["provider", "create", "nkp-a"]).ok();
-    let guest = define_used_guest(&host, "vm1", ORDINARY);
-    let words = "\"nkp-a\" was never exported";
-    assert_refused(&host, &["vm1"], words, "vtpm-guard provider export nkp-a");
-    assert_untouched(&host, &guest);
-
-    adopt(&host, &["vm1", "--keep-plaintext"]).ok();
-    let row = host.only_key_ref(&guest);
-    assert!(host.has_secret(guest.secret));
-    assert_refused(&host, &["vm1"], words, "vtpm-guard provider export nkp-a");
-    assert!(host.has_secret(guest.secret));
-
-    host.export_provider("nkp-a");
-    let (document, status) = adopt_one(&host, &["vm1"]);
-    assert_eq!((&document["result"], status), (&"already".into(), 0));
-    assert_eq!(host.only_key_ref(&guest), row);
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn with_keep_plaintext_the_secret_stays_as_it_is_and_the_guest_starts() {
     let (host, guest) = host_with_guest(ORDINARY);
     let uuid = guest.secret.to_string();
@@ -298,38 +228,6 @@ fn with_keep_plaintext_the_secret_stays_as_it_is_and_the_guest_starts() {
     let value = host.virsh(&["secret-get-value", &uuid, "--plain"]).ok();
     assert_eq!(value.stdout.trim_end(), KEY);
     assert_eq!(host.tpms_made(&guest), 1);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_key_that_libvirt_keeps_too_is_not_renewed_before_it_is_taken_over() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    adopt(&host, &["vm1", "--keep-plaintext"]).ok();
-    let row = host.only_key_ref(&guest);
-    let refused = host.guard(&["key", "renew", "vm1"]);
-    assert_eq!(refused.status, 1, "{refused:#?}");
-    assert!(refused.stderr.contains("vtpm-guard adopt vm1"));
-    assert_eq!(host.only_key_ref(&guest), row);
-
-    adopt(&host, &["vm1"]).ok();
-    host.guard(&["key", "renew", "vm1"]).ok();
-    host.start_and_stop(&guest);
-    assert_no_trace(&host);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn adopting_twice_changes_nothing_the_second_time() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    adopt(&host, &["vm1"]).ok();
-    let (row, events) = (host.only_key_ref(&guest), events(&host));
-    let (document, status) = adopt_one(&host, &["vm1", "vm1"]);
-    assert_eq!((&document["result"], status), (&"already".into(), 0));
-    assert_eq!(document["secret"]["action"], "none");
-    assert_eq!(document["proven"], true);
-    assert_eq!(host.only_key_ref(&guest), row);
-    assert_eq!(self::events(&host), events);
-    assert_adopted(&host, &guest);
 }
 
 fn events(host: &Host) -> i64 {
@@ -373,145 +271,6 @@ fn all_takes_every_guest_that_can_be_adopted_and_says_why_the_others_cannot() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_secret_of_two_guests_goes_with_the_second() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
-    host.start_and_stop(&twin);
-    let together = "vtpm-guard adopt vm1 vm2";
-    assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
-    assert_untouched(&host, &guest);
-
-    let keeping = adopt_one(&host, &["vm2", "--keep-plaintext"]).0;
-    assert_eq!(keeping["secret"]["action"], "kept");
-    adopt(&host, &["vm1"]).ok();
-    assert_adopted(&host, &guest);
-    assert_adopted(&host, &twin);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_secret_of_two_guests_stays_while_the_others_provider_was_never_exported() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    host.guard(&["provider", "create", "nkp-b"]).ok();
-    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
-    host.start_and_stop(&twin);
-    let keep = ["vm2", "--provider", "nkp-b", "--keep-plaintext"];
-    adopt(&host, &keep).ok();
-
-    let together = "vtpm-guard adopt vm1 vm2";
-    assert_refused(&host, &["vm1"], "vm2 needs the secret", together);
-    let output = adopt(&host, &["vm1", "vm2"]);
-    assert_eq!(output.status, 1, "{output:#?}");
-    let words = "\"nkp-b\" was never exported";
-    assert!(output.stdout.contains(words), "{output:#?}");
-    assert!(host.has_secret(guest.secret));
-
-    host.export_provider("nkp-b");
-    adopt(&host, &["--all"]).ok();
-    assert!(!host.has_secret(guest.secret));
-    assert_no_trace(&host);
-    assert_eq!(host.only_key_ref(&twin).provider_name, "nkp-b");
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_secret_of_two_guests_stays_while_one_of_them_is_refused() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let twin = host.define_guest("vm2", Tpm::Encrypted(guest.secret));
-    let plain = "/var/lib/libvirt/swtpm";
-    let state = format!("{plain}/{}/tpm2/tpm2-00.permall", twin.uuid);
-    host.write(&state, "no TPM state");
-
-    let output = adopt(&host, &["vm1", "vm2"]);
-    assert_eq!(output.status, 1, "{output:#?}");
-    let words = "libvirt's secret stays until vm2 is adopted, too";
-    assert!(output.stdout.contains(words), "{output:#?}");
-    assert!(host.has_secret(guest.secret));
-    assert!(host.only_key_ref(&guest).wrapped_dek.is_some());
-    assert!(host.key_refs(&twin).is_empty());
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_secret_without_usage_is_taken_over_but_left_to_the_administrator() {
-    let (host, _) = host_with_guest(ORDINARY);
-    let secret = define_secret(&host, ORDINARY, "", KEY);
-    let guest = host.define_guest("vm2", Tpm::Encrypted(secret));
-    host.start_and_stop(&guest);
-    assert_refused(&host, &["vm2"], "has no usage", "--keep-plaintext");
-    assert_untouched(&host, &guest);
-    adopt(&host, &["vm2", "--keep-plaintext"]).ok();
-    assert!(host.only_key_ref(&guest).first_used_at.is_some());
-    assert!(host.has_secret(secret));
-
-    let volume = "<usage type='volume'><volume>/disk</volume></usage>";
-    let secret = define_secret(&host, ORDINARY, volume, KEY);
-    let guest = host.define_guest("vm3", Tpm::Encrypted(secret));
-    assert_refused(&host, &["vm3"], "not one for a vTPM", "virsh edit vm3");
-    assert_untouched(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_guest_that_never_ran_is_adopted_and_its_key_counts_as_unused() {
-    let host = Host::new();
-    host.create_provider("nkp-a");
-    let secret = define_secret(&host, ORDINARY, &vtpm_usage("vm1"), KEY);
-    let guest = host.define_guest("vm1", Tpm::Encrypted(secret));
-    let (document, status) = adopt_one(&host, &["vm1"]);
-    assert_eq!((&document["proven"], status), (&false.into(), 0));
-    assert_eq!(host.only_key_ref(&guest).first_used_at, None);
-    host.start_and_stop(&guest);
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_placeholder_says_which_provider_it_is_and_becomes_the_keyed_row() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    host.create_provider("nkp-b");
-    host.bind(&guest, "nkp-b");
-    adopt(&host, &["vm1"]).ok();
-    let row = host.only_key_ref(&guest);
-    assert_eq!(row.provider_name, "nkp-b");
-    assert!(row.wrapped_dek.is_some());
-    host.start_running(&guest);
-    assert_eq!(host.tpms_made(&guest), 1);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn another_key_of_the_guest_is_not_pushed_aside() {
-    let (host, guest) = Host::with_used_guest();
-    let row = host.only_key_ref(&guest);
-    host.remove_tpm_state(&guest);
-    host.write("/run/secret.xml", "");
-    host.define_secret(guest.secret, "by hand", Some(KEY));
-    let retire = format!("vtpm-guard key retire {}", row.id);
-    assert_refused(&host, &["vm1"], "another key", &retire);
-    assert_eq!(host.only_key_ref(&guest), row);
-    assert!(host.has_secret(guest.secret));
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_guest_that_libvirt_does_not_know_or_a_secret_that_it_does_not_have_is_told() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let output = adopt(&host, &["vm1", "vm9"]);
-    assert_eq!(output.status, 2, "{output:#?}");
-    assert!(
-        output.stderr.contains("guest \"vm9\" not found"),
-        "{output:#?}"
-    );
-    assert_untouched(&host, &guest);
-    host.virsh(&["secret-undefine", &guest.secret.to_string()])
-        .ok();
-    assert_refused(&host, &["vm1"], "libvirt has no secret", "key bind vm1");
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
     let (host, guest) = host_with_guest(ORDINARY);
     let uuid = guest.secret.to_string();
@@ -538,21 +297,6 @@ fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn an_empty_secret_of_a_guest_whose_key_the_guard_has_goes_before_a_start_fills_it() {
-    let (host, guest) = Host::with_used_guest();
-    host.define_secret(guest.secret, "by hand", None);
-    let (document, status) = adopt_one(&host, &["vm1"]);
-    assert_eq!((&document["result"], status), (&"already".into(), 0));
-    assert_eq!(document["secret"]["action"], "removed");
-    assert!(!host.has_secret(guest.secret));
-    host.start_running(&guest);
-    assert_eq!(host.tpms_made(&guest), 1);
-    let files = fs::read_dir(host.path("/etc/libvirt/secrets")).unwrap();
-    assert_eq!(files.count(), 0);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn with_lifetime_keep_the_guards_own_secret_takes_the_place_of_the_old_one() {
     let (host, guest) = host_with_guest(ORDINARY);
     host.configure("[secret]\nlifetime = \"keep\"\n");
@@ -569,20 +313,6 @@ fn with_lifetime_keep_the_guards_own_secret_takes_the_place_of_the_old_one() {
     assert_eq!((&document["result"], status), (&"already".into(), 0));
     host.start_running(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_store_that_cannot_be_written_leaves_libvirts_secret_alone() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let dir = "/var/lib/vtpm-guard";
-    host.run(&["mount", "-o", "remount,bind,ro", dir]).ok();
-    let output = adopt(&host, &["vm1"]);
-    assert_eq!(output.status, 4, "{output:#?}");
-    host.run(&["mount", "-o", "remount,bind,rw", dir]).ok();
-    assert_untouched(&host, &guest);
-    adopt(&host, &["vm1"]).ok();
-    assert_adopted(&host, &guest);
 }
 
 /// A run of `adopt --all` that something happens to.
@@ -643,19 +373,6 @@ fn stopped_after_the_key_is_stored<'h>(host: &'h Host, guest: &Guest) -> Run<'h>
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn killed_before_the_key_is_stored_it_has_changed_nothing() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let store = host.store();
-    store.execute_batch("BEGIN IMMEDIATE").unwrap();
-    Run::waiting_for_the_store(&host).kill();
-    store.execute_batch("ROLLBACK").unwrap();
-    assert_untouched(&host, &guest);
-    adopt(&host, &["vm1"]).ok();
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn killed_after_the_key_is_stored_the_guest_starts_and_the_next_run_removes_the_secret() {
     let (host, guest) = host_with_guest(ORDINARY);
     stopped_after_the_key_is_stored(&host, &guest).kill();
@@ -671,70 +388,4 @@ fn killed_after_the_key_is_stored_the_guest_starts_and_the_next_run_removes_the_
     assert_eq!(host.only_key_ref(&guest), row);
     assert_eq!(events(&host), 1);
     assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn killed_after_the_secret_is_gone_all_is_done() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let run = stopped_after_the_key_is_stored(&host, &guest);
-    // The history waits for this lock; what comes before it only reads.
-    let store = host.store();
-    store.execute_batch("BEGIN IMMEDIATE").unwrap();
-    host.signal_libvirtd("CONT");
-    wait_until(|| !host.has_secret(guest.secret));
-    run.kill();
-    store.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(events(&host), 0);
-
-    let (document, status) = adopt_one(&host, &["vm1"]);
-    assert_eq!((&document["result"], status), (&"already".into(), 0));
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_libvirt_that_falls_silent_is_waited_for_once_and_no_secret_goes() {
-    let (host, guest) = host_with_guest(ORDINARY);
-    let others = ["vm2", "vm3"].map(|name| define_used_guest(&host, name, ORDINARY));
-    let run = stopped_after_the_key_is_stored(&host, &guest);
-    let started = Instant::now();
-    let output = finish(run.child);
-    assert!(started.elapsed() < Duration::from_secs(45), "{output:#?}");
-    host.signal_libvirtd("CONT");
-    assert_eq!(output.status, 4, "{output:#?}");
-    let documents: Value = serde_json::from_str(&output.stdout).unwrap();
-    for document in documents.as_array().unwrap() {
-        assert_eq!(document["result"], "failed", "{document:#}");
-        assert_ne!(document["secret"]["action"], "removed", "{document:#}");
-    }
-    assert_eq!(documents[0]["key_ref"], host.only_key_ref(&guest).id);
-    assert!(host.has_secret(guest.secret));
-    for other in &others {
-        assert_untouched(&host, other);
-    }
-
-    adopt(&host, &["--all"]).ok();
-    assert_adopted(&host, &guest);
-}
-
-#[test]
-#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
-fn a_value_that_can_be_guessed_is_adopted_with_a_warning() {
-    let host = Host::new();
-    host.create_provider("nkp-a");
-    for (name, value, guessable) in [("vm1", "fifteen bytes..", true), ("vm2", KEY, false)] {
-        let secret = define_secret(&host, ORDINARY, &vtpm_usage(name), value);
-        let guest = host.define_guest(name, Tpm::Encrypted(secret));
-        host.start_and_stop(&guest);
-        let (document, status) = adopt_one(&host, &[name, "--keep-plaintext"]);
-        assert_eq!((status, &document["result"]), (0, &"adopted".into()));
-        let warnings = document["warnings"].as_array().unwrap();
-        assert_eq!(warnings.len(), usize::from(guessable), "{document:#}");
-    }
-    let said = adopt(&host, &["--all"]);
-    assert_eq!(said.status, 0, "{said:?}");
-    let (_, hint) = said.stderr.split_once("vtpm-guard key renew ").unwrap();
-    assert_eq!(hint.trim_end(), "vm1", "{said:?}");
-    host.guard(&["key", "renew", "vm1"]).ok();
 }

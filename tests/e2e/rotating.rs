@@ -52,7 +52,11 @@ fn guests_start_with_their_own_tpm_before_during_and_after_a_rotation() {
     );
     let (_, new_key) = host.provider("nkp-a");
     assert_ne!(new_key, old_key);
-    assert_eq!(sealed_keys(&host).len(), 2, "the former key is still there");
+    assert_eq!(
+        sealed_keys(&host).len(),
+        2,
+        "the previous key is still there"
+    );
     host.virsh(&["reset", "vm2"]).ok();
     host.stop(&other);
     for guest in [&one, &other] {
@@ -66,7 +70,7 @@ fn guests_start_with_their_own_tpm_before_during_and_after_a_rotation() {
     assert_eq!(sealed_keys(&host), [new_key]);
     host.start_and_stop(&one);
 
-    // The store of before needs the former key, and its recovery file brings that back.
+    // The store of before needs the previous key, and its recovery file brings that back.
     host.guard(&["store", "restore", backup]).ok();
     host.start(&one).refused_with("VG104");
     host.import_provider("nkp-a", None);

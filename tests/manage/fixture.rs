@@ -286,8 +286,8 @@ impl Fixture {
         opened.into_iter().find(opens).map(|key| key.key_ref.id)
     }
 
-    /// Whether the guest would start, with a key that opens its TPM.
-    pub(crate) fn would_start(&self, guest: &Defined) -> bool {
+    /// Whether the guest's start would be allowed.
+    pub(crate) fn is_allowed(&self, guest: &Defined) -> bool {
         let guard = self.host.guard(BrokenConfig::Fail).unwrap();
         let domain = Ok(self.domain(guest));
         let outcome = prepare(
@@ -297,7 +297,12 @@ impl Fixture {
             Mode::DryRun,
             default_deadline(),
         );
-        outcome.is_allowed() && self.opening_row(guest).is_some()
+        outcome.is_allowed()
+    }
+
+    /// Whether the guest would start, with a key that opens its TPM.
+    pub(crate) fn would_start(&self, guest: &Defined) -> bool {
+        self.is_allowed(guest) && self.opening_row(guest).is_some()
     }
 }
 

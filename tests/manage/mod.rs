@@ -6,12 +6,15 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopt;
 mod bind;
 mod checks;
+mod clone;
 mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
+mod prune;
 mod renew;
 mod repair;
 mod stage;

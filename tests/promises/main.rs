@@ -207,7 +207,7 @@ const MAY_NAME_COMMANDS: [&str; 2] = [
     // The table itself.
     "src/messages/command.rs",
     // The description of a staged secret in libvirt, by which `unstage` knows it.
-    "src/libvirt/secret.rs",
+    "src/libvirt/secret/definition.rs",
 ];
 
 /// Still to be converted to `messages::Command`. This list only gets shorter.

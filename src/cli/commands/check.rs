@@ -8,15 +8,14 @@ use crate::cli::commands::{metrics, nagios};
 use crate::cli::context::Context;
 use crate::cli::guest_file;
 use crate::cli::ui::check_table::CheckedGuests;
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
-use crate::ids::SecretUuid;
 use crate::manage::dry_start;
 use crate::manage::guests::ListedGuest;
-use crate::manage::shared_secrets::{self, SharedSecret};
+use crate::manage::shared_secrets;
 use crate::manage::unknown_guests;
-use crate::messages::{Arg, Command, label};
 
 /// What `check` was asked for.
 #[derive(Clone, Copy)]
@@ -64,7 +63,7 @@ fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, Com
         Some(file) => vec![guest_file::from_file(file)?],
         None if which.all => {
             let listed = host.guests()?;
-            notes.extend(unknown_guests::count(host, &listed).and_then(unknown));
+            notes.extend(unknown_guests::count(host, &listed).and_then(describe::unknown_guests));
             listed.into_iter().map(ListedGuest::from).collect()
         }
         None => host.named_guests(&which.domains)?,
@@ -75,7 +74,7 @@ fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, Com
     // A store that cannot be read was reported with each guest.
     let shared = shared_secrets::find(host, &guests).unwrap_or_default();
     notes.extend(shared.iter().map(|one| {
-        let (what, fix) = shared_secret(one);
+        let (what, fix) = describe::shared_secret(one);
         format!("{what}; {fix}")
     }));
     Ok(CheckedGuests {
@@ -83,51 +82,4 @@ fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, Com
         guests: checked,
         notes,
     })
-}
-
-/// What to say of guests that libvirt does not know and that have keys.
-pub(crate) fn unknown(guests: usize) -> Option<String> {
-    let subject = match guests {
-        0 => return None,
-        1 => "1 guest unknown to libvirt still has keys".to_owned(),
-        _ => format!("{guests} guests unknown to libvirt still have keys"),
-    };
-    // One that runs elsewhere, or will, needs its key here when it comes back.
-    Some(format!(
-        "{subject}; if none of them runs on another host: {}",
-        Command::KeyPruneDryRun
-    ))
-}
-
-/// What is wrong with a shared secret, and how to fix it.
-pub(crate) fn shared_secret(shared: &SharedSecret) -> (String, String) {
-    let names: Vec<_> = shared.guests.iter().map(|one| label(&one.name)).collect();
-    let last = shared.guests.last().map_or(Arg::DOMAIN, Arg::guest);
-    (
-        format!(
-            "{} name the libvirt secret {} and have different keys",
-            names.join(", "),
-            shared.secret
-        ),
-        format!(
-            "give each of them a secret UUID of its own: {}, <encryption secret='{}'/>",
-            Command::VirshEdit(last),
-            SecretUuid::random()
-        ),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unknown;
-
-    #[test]
-    fn unknown_guests_are_counted_in_words() {
-        assert_eq!(unknown(0), None);
-        let says = |guests: usize, words: &str| {
-            unknown(guests).is_some_and(|text| text.starts_with(words))
-        };
-        assert!(says(1, "1 guest unknown to libvirt still has keys; "));
-        assert!(says(3, "3 guests unknown to libvirt still have keys; "));
-    }
 }

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::OnceLock;
 
 use crate::cli::args::StatusFilters;
-use crate::cli::commands::check::unknown;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::{Answer, count, time};
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
@@ -55,7 +55,10 @@ impl Answer for Status {
             "keys:          {} in use, {} to be created at first start",
             self.key_refs.keyed, self.key_refs.placeholders
         )?;
-        if let Some(words) = self.guests_unknown_to_libvirt.and_then(unknown) {
+        if let Some(words) = self
+            .guests_unknown_to_libvirt
+            .and_then(describe::unknown_guests)
+        {
             writeln!(out, "unknown:       {words}")?;
         }
         self.print_providers(out)?;

@@ -7,8 +7,8 @@ use crate::cli::args;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::{Answer, count};
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors;
 use crate::cli::ui::printer::Printer;
+use crate::cli::ui::provider_errors;
 use crate::cli::ui::table::table;
 use crate::manage::store_backup::{
     BackedUp, CheckedStore, RestoreStoreError, RestoredStore, backup, check, restore,
@@ -95,7 +95,7 @@ impl Answer for RestoredStore {
 impl From<RestoreStoreError> for CommandError {
     fn from(error: RestoreStoreError) -> Self {
         match error {
-            RestoreStoreError::Backup(error) => host_errors::backup(error),
+            RestoreStoreError::Backup(error) => provider_errors::backup(error),
             RestoreStoreError::Providers(error) => error.into(),
         }
     }

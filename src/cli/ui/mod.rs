@@ -2,10 +2,13 @@
 
 pub(crate) mod answer;
 pub(crate) mod check_table;
+pub(crate) mod describe;
 pub(crate) mod error;
+pub(crate) mod guest_errors;
 pub(crate) mod host_errors;
 pub(crate) mod passphrase;
 pub(crate) mod printer;
 pub(crate) mod progress;
+pub(crate) mod provider_errors;
 pub(crate) mod table;
 pub(crate) mod time;

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::error::CommandError;
@@ -34,13 +35,19 @@ pub(crate) enum Weakness {
     OpenFile { file: PathBuf, mode: u32 },
 }
 
-impl Weakness {
-    /// Its kind, for JSON.
-    pub(crate) fn kind(&self) -> &'static str {
-        match self {
+impl Serialize for Weakness {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document {
+            kind: &'static str,
+            message: String,
+        }
+        let kind = match self {
             Self::Short(_) => "short-passphrase",
             Self::OpenFile { .. } => "open-passphrase-file",
-        }
+        };
+        let message = self.to_string();
+        Document { kind, message }.serialize(to)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
 
-use super::write;
+use super::disk::write;
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::{SecretDefinition, SecretError};
 

@@ -6,6 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
+use crate::clock::Deadline;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::libvirt::guests::Libvirt;
+use crate::libvirt::secret::{HostSecrets, SecretError};
+use crate::verdict::Over;
 
 #[path = "../../../tests/libvirt_rules/mod.rs"]
 mod rules;

@@ -1,4 +1,4 @@
-//! The persistent definition of a guest, changed as `virsh edit` changes it.
+//! Changes a guest's persistent definition, as `virsh edit` does.
 
 use virt::connect::Connect;
 use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_SECURE};
@@ -10,9 +10,8 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::protocol::Response;
 use crate::libvirt::secret::SecretError;
 
-/// Gives the guest's emulated TPM `<encryption>`. The definition holds the passwords of
-/// graphics devices, which a redefinition without them would take away; they do not leave
-/// this process.
+/// Adds `<encryption>` to the guest's emulated TPM. The definition includes the passwords of graphics
+/// devices, which a redefinition without them would remove; they do not leave this process.
 pub(super) fn encrypt_vtpm(
     connection: &Connect,
     domain: DomainUuid,

@@ -1,26 +1,26 @@
-//! libvirt's errors, told apart: it said no, or it did not say anything.
+//! Classifies libvirt's errors: it refused, or it did not answer.
 
 use virt::error::{Error, ErrorDomain, ErrorNumber};
 
 use crate::libvirt::secret::SecretError;
 
-/// How much of libvirt's words is kept, in characters.
-const MAX_WORDS: usize = 500;
+/// How much of libvirt's message is kept, in characters.
+const MAX_MESSAGE: usize = 500;
 
-/// A connection that could not be made.
+/// The error of a connection that could not be made.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn to_connect(error: Error) -> SecretError {
     if is_denial(&error) {
-        SecretError::Refused(words(&error))
+        SecretError::Refused(message(&error))
     } else {
-        SecretError::Unreachable(words(&error))
+        SecretError::Unreachable(message(&error))
     }
 }
 
-/// A call over a connection that stood.
+/// The error of a call over an open connection.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn of_call(error: Error) -> SecretError {
-    // What the remote driver and its RPC report themselves never came from the daemon.
+    // Errors of the remote driver and of its RPC do not come from the daemon.
     let not_the_daemons = error
         .domain()
         .is_known_and(|domain| matches!(domain, ErrorDomain::Rpc | ErrorDomain::Remote));
@@ -34,13 +34,13 @@ pub(super) fn of_call(error: Error) -> SecretError {
         )
     });
     if (not_the_daemons || no_connection) && !is_denial(&error) {
-        SecretError::Unreachable(words(&error))
+        SecretError::Unreachable(message(&error))
     } else {
-        SecretError::Refused(words(&error))
+        SecretError::Refused(message(&error))
     }
 }
 
-/// A look-up: what libvirt does not have is an answer, too.
+/// The result of a look-up. `None`: libvirt does not have it, which is not an error.
 pub(super) fn found<T>(result: Result<T, Error>) -> Result<Option<T>, SecretError> {
     match result {
         Ok(thing) => Ok(Some(thing)),
@@ -49,14 +49,14 @@ pub(super) fn found<T>(result: Result<T, Error>) -> Result<Option<T>, SecretErro
     }
 }
 
-/// Whether libvirt says that it does not have what was asked for.
+/// Returns whether libvirt does not have what was looked up.
 fn is_not_found(error: &Error) -> bool {
     error
         .code()
         .is_known_and(|code| matches!(code, ErrorNumber::NoSecret | ErrorNumber::NoDomain))
 }
 
-/// An access driver (polkit) or the authentication said no.
+/// Returns whether an access driver (polkit) or the authentication refused.
 fn is_denial(error: &Error) -> bool {
     error.code().is_known_and(|code| {
         matches!(
@@ -70,8 +70,8 @@ fn is_denial(error: &Error) -> bool {
     })
 }
 
-/// libvirt's own words, on one line.
-fn words(error: &Error) -> String {
+/// Returns libvirt's message, on one line.
+fn message(error: &Error) -> String {
     let words: Vec<_> = error.message().split_whitespace().collect();
-    words.join(" ").chars().take(MAX_WORDS).collect()
+    words.join(" ").chars().take(MAX_MESSAGE).collect()
 }

@@ -1,4 +1,4 @@
-//! Guests, for the administrator's command. A hook must never ask for them: libvirt holds the
+//! Guests, for the administrator's commands. A hook must never ask for them: libvirt holds the
 //! starting guest's lock while the hook runs.
 
 use std::collections::BTreeSet;
@@ -17,8 +17,8 @@ use crate::libvirt::guests::{Guest, SavedRuns};
 use crate::libvirt::protocol::Response;
 use crate::libvirt::secret::SecretError;
 
-/// All guests, without those that go away meanwhile. A host may have a thousand, so what they
-/// are is asked of all of them at once.
+/// Returns all guests, without those that disappear in the meantime. A host may have a thousand
+/// guests, so their traits are asked for all at once.
 pub(super) fn all(connection: &Connect) -> Result<Response, SecretError> {
     let list = |flags| connection.list_all_domains(flags).map_err(failure::of_call);
     let those = |flags| -> Result<BTreeSet<String>, SecretError> {
@@ -40,7 +40,8 @@ pub(super) fn all(connection: &Connect) -> Result<Response, SecretError> {
     Ok(Response::Guests(guests))
 }
 
-/// The guest of this UUID and the one of this name: two, where a name is another guest's UUID.
+/// Returns the guest with this UUID and the one with this name: two, if a name is another guest's
+/// UUID.
 pub(super) fn find(connection: &Connect, name_or_uuid: &str) -> Result<Response, SecretError> {
     let by_uuid = match DomainUuid::parse(name_or_uuid) {
         Ok(uuid) => failure::found(connection.lookup_domain_by_uuid_string(&uuid.to_string()))?,
@@ -55,7 +56,7 @@ pub(super) fn find(connection: &Connect, name_or_uuid: &str) -> Result<Response,
     Ok(Response::Guests(guests))
 }
 
-/// What is kept of a guest's runs that have not ended.
+/// Returns what libvirt saved of a guest's runs that have not ended.
 pub(super) fn saved_runs(
     connection: &Connect,
     domain: DomainUuid,
@@ -71,7 +72,7 @@ pub(super) fn saved_runs(
     }))
 }
 
-/// What libvirt says of a guest beside its XML.
+/// What libvirt knows about a guest beyond its XML.
 #[derive(Clone, Copy)]
 struct Traits {
     running: bool,
@@ -87,7 +88,7 @@ impl Traits {
     }
 }
 
-/// What libvirt says of a guest; `None` if it has gone away meanwhile.
+/// Describes a guest; `None` if it has disappeared in the meantime.
 fn describe(
     domain: &Domain,
     traits: impl FnOnce(&Domain) -> Result<Traits, Error>,

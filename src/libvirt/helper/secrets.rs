@@ -1,5 +1,5 @@
-//! The calls on libvirt's secret driver. They alone are safe from a hook: the daemon's
-//! priority workers serve them while all others wait for hooks.
+//! The calls of libvirt's secret driver. Only these are safe in a hook: the daemon's priority workers
+//! serve them while all other workers wait for hooks.
 
 mod take_over;
 
@@ -31,8 +31,8 @@ struct DefinedSecret {
 }
 
 impl Secrets<'_> {
-    /// Gives the secret this value, and defines it if it is absent. What is there is replaced
-    /// only as far as `over` allows.
+    /// Gives the secret this value, and defines it if it is absent. An existing secret is replaced only
+    /// as far as `over` allows.
     pub(super) fn provide(
         &self,
         uuid: SecretUuid,
@@ -51,16 +51,16 @@ impl Secrets<'_> {
         match over {
             Over::GuardsOwn if is_the_guards => {}
             Over::ForeignDefinition if !is_the_guards => {}
-            Over::ForeignValue if !is_the_guards && found.keeps_its_value_to_itself()? => {
+            Over::ForeignValue if !is_the_guards && found.is_ephemeral_and_private()? => {
                 found.secret.set_value(key, 0).map_err(failure::of_call)?;
                 return Ok(Response::Set);
             }
             _ => return Err(SecretError::Changed),
         }
-        // Undefined first, for it may have come from files, of `stage` or on a disk. Merely
-        // defined again as ephemeral it would leave UUID.xml behind (`virSecretObjDeleteConfig`
-        // in `src/conf/virsecretobj.c` looks at the new definition), and the daemon's next start
-        // a secret without a value.
+        // Undefined first, because it may have come from files (staged, or on disk). If it were only
+        // redefined as ephemeral, UUID.xml would remain (`virSecretObjDeleteConfig` in
+        // `src/conf/virsecretobj.c` checks the new definition), and the daemon would have a secret
+        // without a value after its next start.
         failure::found(found.secret.undefine())?;
         self.define_with(uuid, domain, key)?;
         Ok(Response::Set)
@@ -78,8 +78,8 @@ impl Secrets<'_> {
         }
     }
 
-    /// The same, but only if it still is the one that was laid out for the daemon's start: one
-    /// that a later start has defined anew is that start's.
+    /// Undefines the secret if it is still the one that was staged for the daemon's start. A secret
+    /// that a later start has redefined belongs to that start.
     pub(super) fn drop_staged(
         &self,
         uuid: SecretUuid,
@@ -110,7 +110,7 @@ impl Secrets<'_> {
         }))
     }
 
-    /// Defines the guard's own secret, with this value or not at all.
+    /// Defines the guard's own secret with this value; if that fails, there is no secret.
     fn define_with(
         &self,
         uuid: SecretUuid,
@@ -122,14 +122,14 @@ impl Secrets<'_> {
             .define_secret_xml(&definition(uuid, domain), 0)
             .map_err(|error| self.why_not_defined(error, uuid, domain))?;
         secret.set_value(key, 0).map_err(|error| {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             let _ = secret.undefine();
             failure::of_call(error)
         })
     }
 
-    /// libvirt calls every refusal of a definition an internal error, so it is asked whether
-    /// another secret has the usage.
+    /// Every refusal of a definition is an internal error to libvirt. So this asks whether another
+    /// secret has the usage.
     fn why_not_defined(&self, error: Error, uuid: SecretUuid, domain: DomainUuid) -> SecretError {
         let usage = usage_name(domain);
         self.connection
@@ -149,7 +149,7 @@ impl Secrets<'_> {
 }
 
 impl DefinedSecret {
-    /// What is told of a secret that is for another use.
+    /// The error for a secret with another use.
     fn conflict(&self) -> SecretError {
         SecretError::Conflict(format!(
             "it is not one for a vTPM; its usage is \"{}\"",
@@ -157,25 +157,25 @@ impl DefinedSecret {
         ))
     }
 
-    /// Undefines it, and says whether it was still there.
+    /// Undefines it. Returns whether it still existed.
     fn undefine(&self) -> Result<Response, SecretError> {
         let undefined = failure::found(self.secret.undefine())?;
         Ok(Response::Dropped(undefined.is_some()))
     }
 
-    /// Whether it is the secret that the guard itself defines for this domain.
+    /// Returns whether it is the secret that the guard defines for this domain.
     fn is_the_guards(&self, domain: DomainUuid) -> bool {
         self.guards_domain() == Some(domain)
     }
 
-    /// The domain whose key it holds, if the guard defined it.
+    /// Returns the domain whose key it has, if the guard defined it.
     fn guards_domain(&self) -> Option<DomainUuid> {
         let is_for_vtpms = self.usage_type == VIR_SECRET_USAGE_TYPE_VTPM;
         domain_of_usage(&self.usage).filter(|_| is_for_vtpms)
     }
 
-    /// Whether libvirt keeps its value in memory alone, and gives it to no client.
-    fn keeps_its_value_to_itself(&self) -> Result<bool, SecretError> {
+    /// Returns whether libvirt keeps its value only in memory and discloses it to no client.
+    fn is_ephemeral_and_private(&self) -> Result<bool, SecretError> {
         let definition = self.definition()?;
         Ok(definition.is_ephemeral && definition.is_private)
     }
@@ -190,8 +190,8 @@ impl DefinedSecret {
         })
     }
 
-    /// Whether libvirt takes it for a vTPM: `virSecretGetSecretString`
-    /// (`src/secret/secret_util.c`) lets one without any usage pass, too.
+    /// Returns whether libvirt uses it for a vTPM: `virSecretGetSecretString`
+    /// (`src/secret/secret_util.c`) also accepts a secret without a usage.
     fn opens_vtpms(&self) -> bool {
         [VIR_SECRET_USAGE_TYPE_VTPM, VIR_SECRET_USAGE_TYPE_NONE].contains(&self.usage_type)
     }

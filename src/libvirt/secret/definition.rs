@@ -3,26 +3,45 @@
 
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
+use serde::{Deserialize, Serialize};
 
-use super::Purpose;
+use crate::ids::{DomainUuid, SecretUuid};
 
-/// What a secret's definition says.
+/// The prefix of the usage names of the guard's own secrets.
+const USAGE_PREFIX: &str = "vtpm-guard:";
+
+/// The part of a description that marks a staged secret.
+const STAGED: &str = "vtpm-guard stage";
+
+/// What libvirt lets a secret be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// `<usage type='vtpm'>`: for vTPMs alone.
+    Vtpm,
+    /// No usage: for anything, including vTPMs.
+    Anything,
+    /// Another usage: libvirt does not use it for a vTPM.
+    Other,
+}
+
+/// A secret's definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretDefinition {
-    /// libvirt keeps its value in memory alone.
+    /// libvirt keeps its value only in memory.
     pub is_ephemeral: bool,
-    /// libvirt gives its value to no client.
+    /// libvirt discloses its value to no client.
     pub is_private: bool,
     /// What it is for.
     pub purpose: Purpose,
-    /// Its usage: for a vTPM's, a name; empty where it has none.
+    /// Its usage: a name for a vTPM's secret; empty if it has none.
     pub usage: String,
-    /// What its description says; empty where it has none.
+    /// Its description; empty if it has none.
     pub description: String,
 }
 
 impl SecretDefinition {
-    /// Reads a definition; `None` where the text is none.
+    /// Parses a definition; `None` if the text is not one.
     #[must_use]
     pub fn parse(xml: &str) -> Option<Self> {
         let mut reader = Reader::from_str(xml);
@@ -58,6 +77,57 @@ impl SecretDefinition {
         }
         found.filter(|_| path.is_empty())
     }
+
+    /// Returns whether the secret was staged.
+    #[must_use]
+    pub fn is_staged(&self) -> bool {
+        self.description.contains(STAGED)
+    }
+
+    /// Returns the domain whose key the secret has, if it is one of the guard's own.
+    #[must_use]
+    pub fn guards_domain(&self) -> Option<DomainUuid> {
+        let is_for_vtpms = self.purpose == Purpose::Vtpm;
+        domain_of_usage(&self.usage).filter(|_| is_for_vtpms)
+    }
+}
+
+/// Returns the usage name of the guard's own secret for this domain. The guard drops no secret with
+/// another usage name.
+#[must_use]
+pub fn usage_name(domain: DomainUuid) -> String {
+    format!("{USAGE_PREFIX}{domain}")
+}
+
+/// Returns the XML that defines the guard's own secret: ephemeral, so libvirt keeps the key only in
+/// memory, and private, so libvirt discloses it to no client.
+#[must_use]
+pub fn definition(secret: SecretUuid, domain: DomainUuid) -> String {
+    described(secret, domain, "vtpm-guard")
+}
+
+/// Returns the XML for a secret that is staged for the daemon's start. Its description says so until
+/// a later start redefines it.
+#[must_use]
+pub fn staged_definition(secret: SecretUuid, domain: DomainUuid) -> String {
+    described(secret, domain, STAGED)
+}
+
+/// Returns the domain in the usage name of one of the guard's own secrets.
+#[must_use]
+pub fn domain_of_usage(usage: &str) -> Option<DomainUuid> {
+    DomainUuid::parse(usage.strip_prefix(USAGE_PREFIX)?).ok()
+}
+
+fn described(secret: SecretUuid, domain: DomainUuid, by: &str) -> String {
+    let usage_name = usage_name(domain);
+    format!(
+        "<secret ephemeral='yes' private='yes'>\
+           <uuid>{secret}</uuid>\
+           <description>vTPM key of {domain} ({by})</description>\
+           <usage type='vtpm'><name>{usage_name}</name></usage>\
+         </secret>"
+    )
 }
 
 fn open(found: &mut Option<SecretDefinition>, path: &[String], tag: &BytesStart<'_>) -> Option<()> {
@@ -132,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_definition_is_none() {
+    fn text_that_is_not_a_definition_gives_none() {
         for text in [
             "",
             "secret",

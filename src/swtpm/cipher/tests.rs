@@ -32,7 +32,7 @@ fn iv(blob: &[u8]) -> &[u8; IV_LEN] {
 }
 
 #[test]
-fn what_swtpm_encrypted_comes_out_the_same_to_the_last_byte() {
+fn what_swtpm_encrypted_is_decrypted_byte_for_byte() {
     let linear = linear::read_permall(std::io::Cursor::new(LINEAR))
         .unwrap()
         .unwrap();
@@ -48,18 +48,18 @@ fn what_swtpm_encrypted_comes_out_the_same_to_the_last_byte() {
 }
 
 #[test]
-fn a_state_without_an_iv_is_that_of_an_iv_of_zeros() {
+fn a_state_without_an_iv_has_one_of_zeros() {
     let data = TpmData::decrypt(TPM2_NO_IV, &dek(b"no iv")).unwrap();
     assert!(data.same_as(&plain(TPM2_PLAIN)));
 }
 
 #[test]
-fn a_state_of_version_1_holds_the_same_as_one_of_version_2() {
+fn a_state_of_version_1_has_the_same_data_as_one_of_version_2() {
     assert!(plain(TPM2_VERSION_1).same_as(&plain(TPM2_PLAIN)));
 }
 
 #[test]
-fn a_plain_state_is_found_again_in_the_encrypted_one() {
+fn an_encrypted_plain_state_decrypts_to_the_same_data() {
     for blob in [TPM2_PLAIN, TPM2_VERSION_1, TPM12_PLAIN] {
         let (data, dek) = (plain(blob), Dek::generate().unwrap());
         let encrypted = data.encrypt(&dek).unwrap();
@@ -69,7 +69,7 @@ fn a_plain_state_is_found_again_in_the_encrypted_one() {
 }
 
 #[test]
-fn the_data_of_a_plain_state_is_nowhere_in_the_encrypted_one() {
+fn an_encrypted_state_contains_no_plaintext() {
     let data = plain(TPM2_PLAIN);
     let encrypted = data.encrypt(&Dek::generate().unwrap()).unwrap();
     for piece in data.0.chunks_exact(BLOCK_LEN) {
@@ -78,7 +78,7 @@ fn the_data_of_a_plain_state_is_nowhere_in_the_encrypted_one() {
 }
 
 #[test]
-fn no_two_states_of_the_same_data_and_key_are_alike() {
+fn the_same_data_and_key_give_another_state_each_time() {
     let (data, dek) = (plain(TPM2_PLAIN), dek(b"key"));
     let (one, other) = (data.encrypt(&dek).unwrap(), data.encrypt(&dek).unwrap());
     assert_ne!(iv(&one), iv(&other));
@@ -92,7 +92,7 @@ fn another_key_decrypts_nothing() {
 }
 
 #[test]
-fn a_state_under_a_128_bit_key_is_left_alone() {
+fn a_state_with_a_128_bit_key_is_not_decrypted() {
     let decrypted = TpmData::decrypt(TPM2_128_BIT, &dek(b"short key"));
     assert!(matches!(decrypted, Err(RecryptError::ShortKey)));
 }
@@ -103,7 +103,7 @@ fn a_plain_state_is_not_decrypted() {
 }
 
 #[test]
-fn padding_is_as_long_as_it_says_and_never_missing() {
+fn padding_has_the_length_that_it_gives_and_is_never_missing() {
     let padded =
         |data: usize, padding: usize, value: u8| [vec![7; data], vec![value; padding]].concat();
     assert_eq!(unpadded_len(&padded(31, 1, 1)), Some(31));
@@ -120,7 +120,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_goes_in_comes_out_under_the_same_key_alone(
+    fn data_is_decrypted_with_the_same_key_only(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         passphrase in prop::collection::vec(1..=u8::MAX, 1..40),
     ) {

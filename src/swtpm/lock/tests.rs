@@ -40,7 +40,7 @@ fn names(dir: &TempDir) -> Vec<OsString> {
 }
 
 #[test]
-fn a_state_is_replaced_in_one_step_and_keeps_its_mode() {
+fn a_state_is_replaced_atomically_and_keeps_its_mode() {
     let dir = with_state();
     let state = dir.path().join(NAME);
     let staged = take_in(&dir).unwrap().unwrap().stage(b"new").unwrap();
@@ -52,7 +52,7 @@ fn a_state_is_replaced_in_one_step_and_keeps_its_mode() {
 }
 
 #[test]
-fn a_new_state_that_is_not_put_in_place_goes_away() {
+fn a_staged_state_that_is_not_installed_is_removed() {
     let dir = with_state();
     drop(take_in(&dir).unwrap().unwrap().stage(b"new").unwrap());
     assert_eq!(fs::read(dir.path().join(NAME)).unwrap(), b"old");
@@ -60,7 +60,7 @@ fn a_new_state_that_is_not_put_in_place_goes_away() {
 }
 
 #[test]
-fn what_a_killed_one_left_goes_away() {
+fn the_staged_state_of_a_killed_process_is_removed() {
     let dir = with_state();
     crate::host::atomic::leave_abandoned(dir.path());
     let staged = take_in(&dir).unwrap().unwrap().stage(b"new").unwrap();
@@ -69,7 +69,7 @@ fn what_a_killed_one_left_goes_away() {
 }
 
 #[test]
-fn only_one_at_a_time_holds_a_state() {
+fn only_one_process_at_a_time_locks_a_state() {
     let dir = with_state();
     let held = take_in(&dir).unwrap().unwrap();
     assert!(matches!(take_in(&dir), Err(LockError::InUse)));
@@ -80,7 +80,7 @@ fn only_one_at_a_time_holds_a_state() {
 }
 
 #[test]
-fn where_there_is_no_state_nothing_is_held_nor_made() {
+fn without_a_state_nothing_is_locked_or_made() {
     let dir = tempfile::tempdir().unwrap();
     assert!(take_in(&dir).unwrap().is_none());
     assert!(
@@ -92,7 +92,7 @@ fn where_there_is_no_state_nothing_is_held_nor_made() {
 }
 
 #[test]
-fn a_link_a_directory_and_a_fifo_are_not_followed_nor_waited_for() {
+fn a_link_a_directory_or_a_fifo_is_neither_followed_nor_waited_for() {
     for make in [
         |state: &Path| symlink("/etc/hostname", state).unwrap(),
         |state: &Path| fs::create_dir(state).unwrap(),
@@ -108,7 +108,7 @@ fn a_link_a_directory_and_a_fifo_are_not_followed_nor_waited_for() {
 }
 
 #[test]
-fn volatile_state_and_the_linear_format_are_left_alone() {
+fn a_state_with_volatile_state_or_in_linear_format_is_not_locked() {
     let dir = with_state();
     fs::write(dir.path().join("tpm2-00.volatilestate"), b"run").unwrap();
     assert!(matches!(take_in(&dir), Err(LockError::Volatile(_))));

@@ -133,7 +133,8 @@ pub(super) fn unstage(answers: &mut Answers) {
     let before = format!(
         "{stage}\ncp /run/vtpm-guard/staged/* {memory}\n\
          for key in {memory}/*.base64; do base64 -d $key >${{key%.base64}}.value; done\n\
-         cp /bin/sleep {daemon}\n{daemon} 60 >/dev/null 2>&1 &"
+         cp /bin/sleep {daemon}\n{daemon} 60 >/dev/null 2>&1 &\n\
+         until grep -qs libvirtd /proc/[0-9]*/comm; do sleep 0.01; done"
     );
     answers.ask_alone(&site, "the daemon runs", &before, "");
 }

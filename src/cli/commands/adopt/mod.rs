@@ -1,105 +1,27 @@
-//! `adopt`: takes over the keys in existing libvirt secrets.
-//!
-//! For each guest: read the value, prove it against the TPM state, wrap it, store it. Then,
-//! once more from the beginning: read the stored row, unwrap it, compare it with libvirt's
-//! value, prove it. Only what has passed that loses its secret. Every step leaves the guest
-//! able to start, and a run that was killed is continued by the next one.
+//! `adopt`: takes over the keys in existing libvirt secrets. Prints one line for each guest.
 
-mod answer;
-mod examine;
-mod finish;
-mod take;
-mod words;
+mod refusals;
+mod sentences;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::io;
 use std::process::ExitCode;
+
+use comfy_table::Color;
+use serde::Serialize;
 
 use crate::cli::args::Domains;
 use crate::cli::context::Context;
+use crate::cli::ui::answer::{Answer, count};
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
-use crate::domain::{self, Domain, Emulator};
-use crate::guard::Guard;
+use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::ids::{KeyRefId, SecretUuid};
-use crate::key::id::KeyId;
-use crate::key::kek::Kek;
-use crate::libvirt::{Guest, LibvirtClient};
-use crate::manage::guests::GuestError;
-use crate::manage::host::BrokenConfig;
-use crate::manage::providers::ProvidersLock;
-use crate::store::Store;
-use crate::verdict::facts::Provider;
-
-/// A guest that libvirt knows, and its definition.
-struct Candidate {
-    guest: Guest,
-    domain: Result<Domain, String>,
-}
-
-/// A guest with an encrypted vTPM.
-#[derive(Clone, Copy)]
-struct Target<'k> {
-    domain: &'k Domain,
-    vtpm: &'k Emulator,
-    secret: SecretUuid,
-    running: bool,
-}
-
-/// A guest that is to be adopted, and how far that has come.
-struct Work<'k> {
-    candidate: &'k Candidate,
-    /// Its key, once that is in the store.
-    taken: Option<Taken>,
-    /// Why it did not go further.
-    trouble: Option<CommandError>,
-}
-
-/// A guest whose key is in the store.
-struct Taken {
-    key_ref: KeyRefId,
-    /// The provider that wraps it, by name.
-    provider: String,
-    /// Whether this run put it there.
-    new: bool,
-    /// Whether the TPM state has proven it.
-    proven: bool,
-    /// Whether it is so short that it can be guessed.
-    guessable: bool,
-    secret: SecretFate,
-}
-
-/// What becomes of libvirt's secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum SecretFate {
-    /// libvirt has none.
-    Absent,
-    /// It is the guard's own.
-    Own,
-    /// It stays, as was asked for.
-    Kept,
-    /// It stays until these guests are adopted, too.
-    KeptFor(Vec<String>),
-    /// It is to go.
-    ToGo,
-    /// It is gone.
-    Removed,
-}
-
-/// What adopting works with.
-struct Adopting {
-    guard: Guard,
-    store: Store,
-    secrets: LibvirtClient,
-    /// The provider that was named, or the default.
-    provider: Provider,
-    /// Whether it was named: else a guest's placeholder may name another.
-    provider_named: bool,
-    keep_plaintext: bool,
-    /// The KEKs that were opened.
-    keks: BTreeMap<KeyId, Kek>,
-    /// Why libvirt's secrets cannot be asked for any more: nobody waits for them again.
-    unreachable: Option<CommandError>,
-}
+use crate::manage::adopt::{AdoptResult, Request, SecretOutcome, Step, adopt};
+use crate::manage::guests::GuestRef;
 
 pub(crate) fn run(
     context: &Context,
@@ -107,101 +29,179 @@ pub(crate) fn run(
     provider: Option<&str>,
     keep_plaintext: bool,
 ) -> Result<ExitCode, CommandError> {
-    let guard = context.host.guard(BrokenConfig::Fail)?;
-    let (store, found) = match provider {
-        Some(name) => context.host.provider_for_new_keys(Some(name))?,
-        None => context.host.provider_for_new_keys(None)?,
-    };
-    let known = known_guests(context)?;
-    let (chosen, others) = choose(context, which, &known)?;
-    // A provider that is deleted or rotated meanwhile would take the key with it.
-    let _exclusive = ProvidersLock::acquire(&context.host)?;
-    let mut adopting = Adopting {
-        secrets: LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt),
-        guard,
-        store,
-        provider: found,
-        provider_named: provider.is_some(),
+    let request = Request {
+        guests: (!which.all).then_some(&which.domains),
+        provider,
         keep_plaintext,
-        keks: BTreeMap::new(),
-        unreachable: None,
     };
-    let progress = Progress::new("taking keys over", chosen.len());
-    let mut works = Vec::new();
-    for candidate in chosen {
-        progress.at(&candidate.guest.name);
-        let (taken, trouble) = match adopting.take_over(candidate, &others) {
-            Ok(taken) => (Some(taken), None),
-            Err(trouble) => (None, Some(trouble)),
+    let mut bar = Progress::new("", 0);
+    let results = adopt(&context.host, &request, &mut |step| {
+        let (verb, guests) = match step {
+            Step::Guest(name) => return bar.at(name),
+            Step::TakeOver(guests) => ("taking keys over", guests),
+            Step::Verify(guests) => ("verifying keys", guests),
         };
-        works.push(Work {
-            candidate,
-            taken,
-            trouble,
+        bar.done();
+        bar = Progress::new(verb, guests);
+    });
+    bar.done();
+    let rows = Rows(results?.into_iter().map(Row::from).collect());
+    context.output.print(&rows)?;
+    Ok(rows.status())
+}
+
+/// What came of the guests.
+#[derive(Debug, Serialize)]
+struct Rows(Vec<Row>);
+
+/// What came of one guest.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(rename = "domain")]
+    guest: GuestRef,
+    result: Outcome,
+    key_ref: Option<KeyRefId>,
+    provider: Option<String>,
+    proven: Option<bool>,
+    secret: Option<Secret>,
+    reason: String,
+    hint: Option<String>,
+    warnings: Vec<Warning>,
+}
+
+/// The same in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Adopted,
+    Already,
+    Refused,
+    Failed,
+}
+
+/// libvirt's secret.
+#[derive(Debug, Serialize)]
+struct Secret {
+    uuid: SecretUuid,
+    action: &'static str,
+}
+
+/// What is wrong with a key that was taken over.
+#[derive(Debug, Serialize)]
+struct Warning {
+    kind: &'static str,
+    message: String,
+}
+
+impl From<AdoptResult> for Row {
+    fn from(result: AdoptResult) -> Self {
+        let stored = result.stored.as_ref();
+        let guessable = stored.filter(|stored| stored.guessable);
+        let warning = guessable.map(|_| Warning {
+            kind: "guessable-key",
+            message: sentences::guessable(&result.guest),
         });
+        let action = stored.map_or("none", |stored| match stored.secret {
+            SecretOutcome::Absent | SecretOutcome::Own => "none",
+            SecretOutcome::Kept | SecretOutcome::KeptFor(_) | SecretOutcome::ToRemove => "kept",
+            SecretOutcome::Removed => "removed",
+        });
+        let mut row = Self {
+            key_ref: stored.map(|stored| stored.key_ref),
+            provider: stored.map(|stored| stored.provider.clone()),
+            proven: stored.map(|stored| stored.proven),
+            secret: result.secret.map(|uuid| Secret { uuid, action }),
+            warnings: warning.into_iter().collect(),
+            result: Outcome::Failed,
+            reason: String::new(),
+            hint: None,
+            guest: result.guest,
+        };
+        match (result.error, result.stored) {
+            (Some(error), _) => {
+                let error = sentences::not_adopted(error, &row.guest, result.secret);
+                if error.is_refusal() {
+                    row.result = Outcome::Refused;
+                }
+                row.reason = error.to_string();
+                row.hint = error.hint().map(str::to_owned);
+            }
+            (None, Some(stored)) => {
+                row.result = if stored.is_new {
+                    Outcome::Adopted
+                } else {
+                    Outcome::Already
+                };
+                row.reason = sentences::adopted(&stored);
+            }
+            (None, None) => {}
+        }
+        row
     }
-    progress.done();
-    adopting.finish(&mut works);
-    answer::print(&context.output, &works)?;
-    answer::warn(&context.output, &works);
-    Ok(answer::status(&works))
 }
 
-/// All guests that libvirt knows, by name.
-fn known_guests(context: &Context) -> Result<Vec<Candidate>, CommandError> {
-    let guests = context.host.guests()?;
-    let read = |guest: Guest| Candidate {
-        domain: domain::read(guest.xml.as_bytes()).map_err(|error| error.to_string()),
-        guest,
-    };
-    Ok(guests.into_iter().map(read).collect())
-}
-
-/// The guests to adopt, each once, and all others. With `--all` those without an encrypted
-/// vTPM are left out; one whose XML cannot be read may have one.
-fn choose<'k>(
-    context: &Context,
-    which: &Domains,
-    known: &'k [Candidate],
-) -> Result<(Vec<&'k Candidate>, Vec<&'k Candidate>), CommandError> {
-    let mut wanted = Vec::new();
-    for text in &which.domains {
-        let found = context
-            .host
-            .pick(text, known.iter().map(|one| &one.guest))?;
-        wanted.push(
-            found
-                .ok_or_else(|| GuestError::NotFound(text.to_owned()))?
-                .uuid,
-        );
-    }
-    let is_chosen = |one: &&Candidate| {
-        let may_have_one = one.domain.is_err() || one.secret().is_some();
-        wanted.contains(&one.guest.uuid) || (which.all && may_have_one)
-    };
-    Ok(known.iter().partition(is_chosen))
-}
-
-impl Candidate {
-    /// The secret of its encrypted vTPM.
-    fn secret(&self) -> Option<SecretUuid> {
-        let (_, secret) = self.domain.as_ref().ok()?.encrypted_vtpm()?;
-        Some(secret)
+impl Answer for Rows {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if self.0.is_empty() {
+            return writeln!(out, "no guest has an encrypted vTPM");
+        }
+        let mut rows = table(&["DOMAIN", "RESULT", "PROVIDER", "KEY REF", "WHY"]);
+        for row in &self.0 {
+            let (word, colour) = row.result.shown();
+            rows.add_row([
+                Cell::new(row.guest.name.as_deref().unwrap_or("-")),
+                Cell::new(word).fg(colour),
+                Cell::new(row.provider.as_deref().unwrap_or("-")),
+                Cell::new(row.key_ref.map_or("-".to_owned(), |id| id.to_string())),
+                Cell::new(&row.reason),
+            ]);
+        }
+        out.table(&rows)?;
+        for row in &self.0 {
+            if let Some(hint) = &row.hint {
+                writeln!(out, "  hint: {}: {hint}", row.guest.label())?;
+            }
+        }
+        writeln!(
+            out,
+            "{}: {} adopted, {} already, {} refused, {} failed",
+            count(self.0.len(), "guest"),
+            self.number(Outcome::Adopted),
+            self.number(Outcome::Already),
+            self.number(Outcome::Refused),
+            self.number(Outcome::Failed)
+        )
     }
 
-    fn target(&self) -> Result<Target<'_>, CommandError> {
-        let domain = self
-            .domain
-            .as_ref()
-            .map_err(|why| words::xml_unreadable(why))?;
-        let (vtpm, secret) = domain
-            .encrypted_vtpm()
-            .ok_or_else(|| words::no_encrypted_vtpm(domain))?;
-        Ok(Target {
-            domain,
-            vtpm,
-            secret,
-            running: self.guest.running,
+    fn notes(&self) -> Vec<String> {
+        let warnings = self.0.iter().flat_map(|row| &row.warnings);
+        warnings.map(|warning| warning.message.clone()).collect()
+    }
+}
+
+impl Rows {
+    fn number(&self, of: Outcome) -> usize {
+        self.0.iter().filter(|row| row.result == of).count()
+    }
+
+    /// 4 if anything failed, else 1 if anything was refused, else 0.
+    fn status(&self) -> ExitCode {
+        let numbers = [Outcome::Failed, Outcome::Refused].map(|of| self.number(of));
+        ExitCode::from(match numbers {
+            [0, 0] => 0,
+            [0, _] => 1,
+            _ => 4,
         })
+    }
+}
+
+impl Outcome {
+    fn shown(self) -> (&'static str, Color) {
+        match self {
+            Self::Adopted => ("adopted", GOOD),
+            Self::Already => ("already", GOOD),
+            Self::Refused => ("refused", NOTABLE),
+            Self::Failed => ("failed", BAD),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The words of findings about keys, the store and TPM states.
 
 use super::Described;
-use crate::cli::commands::check::shared_secret;
 use crate::cli::ui::answer::time;
+use crate::cli::ui::describe::shared_secret;
 use crate::ids::DomainUuid;
 use crate::keyring::Seal;
 use crate::manage::checks::KeyFinding;

@@ -23,7 +23,7 @@ use serde_json::json;
 use self::key::{Choice, Key, opened};
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors::not_recorded;
+use crate::cli::ui::guest_errors::not_recorded;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};

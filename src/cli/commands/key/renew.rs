@@ -5,11 +5,11 @@ use std::io;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::host_errors::not_recorded;
+use crate::cli::ui::guest_errors::not_recorded;
 use crate::cli::ui::printer::Printer;
 use crate::manage::renew::{RenewError, Renewed, renew};
 
-use crate::messages::quoted;
+use crate::messages::{Command, quoted};
 
 pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
     let renewed = renew(&context.host, guest)?;
@@ -33,7 +33,7 @@ impl Answer for Renewed {
             format!("the old key stays in use beside the new one until the next start: {error}")
         });
         let not_recorded = self.not_recorded.as_ref().map(not_recorded);
-        let old = "a backup of the previous TPM state, or a file of virsh save, is opened by the \
+        let old = "a backup of the previous TPM state, or a saved file of libvirt, is opened by the \
                    old key only, which is retired, not deleted";
         let errors = not_retired.into_iter().chain(not_recorded);
         errors.chain([old.to_owned()]).collect()
@@ -46,7 +46,7 @@ impl From<RenewError> for CommandError {
             RenewError::Stopped(error) => error.into(),
             RenewError::NotEncrypted(guest) => {
                 Self::refused(format!("the vTPM of {} is not encrypted", guest.label()))
-                    .with_hint(format!("encrypt it: vtpm-guard encrypt {}", guest.arg))
+                    .with_hint(format!("encrypt it: {}", Command::Encrypt(guest.arg)))
             }
             RenewError::KeptByLibvirt {
                 guest,
@@ -58,28 +58,31 @@ impl From<RenewError> for CommandError {
                 guest.label(),
                 directory.display()
             ))
-            .with_hint(format!("adopt it first: vtpm-guard adopt {}", guest.arg)),
+            .with_hint(format!("adopt it first: {}", Command::Adopt(guest.arg))),
             RenewError::NoState(guest) => Self::refused(format!(
                 "{} has no TPM state that could be re-encrypted",
                 guest.label()
             ))
             .with_hint(format!(
-                "for what its start would do: vtpm-guard check {}",
-                guest.arg
+                "for what its start would do: {}",
+                Command::Check(guest.arg)
             )),
             RenewError::NoKeyOpens(guest) => Self::refused(format!(
                 "no key of {} opens its TPM state on this host, so it cannot be replaced",
                 guest.label()
             ))
             .with_hint(format!(
-                "show which keys open: vtpm-guard key show {}",
-                guest.arg
+                "show which keys open: {}",
+                Command::KeyShow(guest.arg)
             )),
             RenewError::Starting(guest) => Self::refused(format!(
                 "{} is starting: its TPM keeps its key",
                 guest.label()
             ))
-            .with_hint(format!("shut it down first: virsh shutdown {}", guest.arg)),
+            .with_hint(format!(
+                "shut it down first: {}",
+                Command::VirshShutdown(guest.arg)
+            )),
             RenewError::KeyLeft {
                 guest,
                 error,

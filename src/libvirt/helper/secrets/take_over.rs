@@ -1,5 +1,5 @@
-//! Taking a secret over: what it is, its value, and its end. Only the administrator's command
-//! asks for these.
+//! Takes a secret over: reads its definition and its value, and undefines it. Only administrators'
+//! commands ask for these.
 
 use virt::error::{Error, ErrorNumber};
 use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
@@ -13,7 +13,7 @@ use crate::libvirt::protocol::{Response, Revealed};
 use crate::libvirt::secret::{Purpose, SecretError};
 
 impl Secrets<'_> {
-    /// What the secret is for. Its value, if libvirt tells it, goes into `value`.
+    /// Returns the secret's definition. `value` gets its value, if libvirt discloses it.
     pub(in crate::libvirt::helper) fn reveal(
         &self,
         uuid: SecretUuid,
@@ -37,7 +37,7 @@ impl Secrets<'_> {
         })
     }
 
-    /// Undefines a secret, whoever made it, if it is for vTPMs alone; libvirt removes its files.
+    /// Undefines a secret, whoever defined it, if it is for vTPMs only. libvirt removes its files.
     pub(in crate::libvirt::helper) fn undefine(
         &self,
         uuid: SecretUuid,
@@ -65,7 +65,7 @@ impl DefinedSecret {
     }
 }
 
-/// `secretGetValue` (`src/secret/secret_driver.c`) calls a private secret an invalid one.
+/// `secretGetValue` (`src/secret/secret_driver.c`) reports a private secret as an invalid one.
 fn is_private(error: &Error) -> bool {
     error.code().is(ErrorNumber::InvalidSecret)
 }

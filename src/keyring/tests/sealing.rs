@@ -1,0 +1,289 @@
+//! How keys are sealed and unsealed, with the host's systemd-creds and with a fake one.
+
+use std::fs;
+use std::time::Instant;
+
+use super::*;
+use crate::host::process;
+use crate::keyring::shared;
+
+/// A fake systemd-creds: `has_tpm2`, `encrypt` and `decrypt` are lines of a shell script; sealed
+/// text is a line with the seal, then the key.
+fn fake(home: &tempfile::TempDir, has_tpm2: &str, encrypt: &str, decrypt: &str) -> Keyring {
+    let program = home.path().join("systemd-creds");
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nhas-tpm2) {has_tpm2} ;;\nencrypt) {encrypt}\n echo \"$2\"; cat ;;\n\
+         decrypt) {decrypt}\n tail -n +2 ;;\nesac\n"
+    );
+    // Not written by this process: a child of another test could hold it open for writing.
+    let copy = format!("cat >{0} && chmod 755 {0}", program.display());
+    let args = ["-c", &copy];
+    process::run(Path::new("sh"), &args, script.as_bytes(), 100, in_time()).unwrap();
+    Keyring::with_sealer(home.path().join("keys"), Sealer::at(program))
+}
+
+#[test]
+fn the_host_seals_where_it_can() {
+    let home = tempfile::tempdir().unwrap();
+    let keyring = Keyring::at(home.path().join("keys"));
+    // 0 and line feeds: any bytes pass the pipes unchanged.
+    let mut bytes = Zeroizing::new([0; Kek::LEN]);
+    bytes[7..9].copy_from_slice(b"\r\n");
+    let another = &kek(2);
+    let kek = Kek::from_bytes(bytes);
+    let key_id = kek.key_id();
+
+    let weaker = WeakerSeal::Allowed;
+    let seal = keyring.store(&kek, weaker, in_time()).unwrap().seal;
+    let setup = process::run(Path::new("systemd-creds"), &["setup"], b"", 4096, in_time());
+    let has_host_key = setup.is_ok_and(|output| output.status.success());
+    assert_eq!(seal != Seal::RootOnlyFile, has_host_key);
+    assert_eq!(keyring.seal(key_id).unwrap(), seal);
+    assert_eq!(
+        keyring.open(key_id, in_time()).unwrap().expose(),
+        kek.expose()
+    );
+    let file = fs::read_to_string(keyring.path(key_id)).unwrap();
+    assert_eq!(file.contains(&digits(&kek)), !has_host_key);
+
+    if has_host_key {
+        let cut = &file[..file.len() - 9];
+        overwrite(&keyring, key_id, cut);
+        assert!(matches!(
+            failure(&keyring, key_id),
+            KeyringError::UnsealFailed { .. }
+        ));
+        // systemd's own check of the name: another key's file does not open under this one.
+        keyring
+            .store(another, WeakerSeal::Refused, in_time())
+            .unwrap();
+        fs::copy(keyring.path(another.key_id()), keyring.path(key_id)).unwrap();
+        assert!(matches!(
+            failure(&keyring, key_id),
+            KeyringError::UnsealFailed { .. }
+        ));
+        let stored = keyring.store(&kek, weaker, in_time()).unwrap();
+        assert_eq!((stored.seal, stored.weaker_because), (seal, None));
+        assert_eq!(
+            keyring.open(key_id, in_time()).unwrap().expose(),
+            kek.expose()
+        );
+    }
+}
+
+#[test]
+fn a_sealer_that_fails_is_an_error_unless_a_weaker_seal_was_allowed() {
+    let home = tempfile::tempdir().unwrap();
+    let once = format!(
+        "[ -e {0} ] || {{ touch {0}; echo no space left >&2; exit 1; }}",
+        home.path().join("failed").display()
+    );
+    let fail_with_tpm2 = "case $2 in *tpm2) echo lockout >&2; exit 1; esac";
+    for (encrypt, seal, why) in [
+        (once.as_str(), Seal::HostAndTpm2, "no space left"),
+        (fail_with_tpm2, Seal::Host, "lockout"),
+        ("exit 1;", Seal::RootOnlyFile, "exit status: 1"),
+        // It reports success, but returns another key.
+        ("echo x;", Seal::RootOnlyFile, "not this key"),
+    ] {
+        let keyring = fake(&home, "exit 0", encrypt, "");
+        let key = Kek::generate().unwrap();
+        let error = keyring
+            .store(&key, WeakerSeal::Refused, in_time())
+            .unwrap_err();
+        assert!(matches!(error, KeyringError::SealFailed { .. }), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(key_ids(&keyring), [], "{encrypt}");
+
+        let stored = keyring.store(&key, WeakerSeal::Allowed, in_time()).unwrap();
+        assert_eq!(stored.seal, seal, "{encrypt}");
+        assert_eq!(
+            stored.weaker_because.is_some(),
+            seal != Seal::HostAndTpm2,
+            "{encrypt}"
+        );
+        assert!(keyring.open(key.key_id(), in_time()).is_ok(), "{encrypt}");
+        keyring.remove(key.key_id()).unwrap();
+    }
+}
+
+#[test]
+fn only_a_host_without_a_stronger_seal_uses_a_weaker_one() {
+    let home = tempfile::tempdir().unwrap();
+    for (has_tpm2, seal) in [
+        ("exit 0", Some(Seal::HostAndTpm2)),
+        ("exit 5", Some(Seal::Host)),
+        ("kill $$", None),
+    ] {
+        let keyring = fake(&home, has_tpm2, "", "");
+        let key = Kek::generate().unwrap();
+        let stored = keyring.store(&key, WeakerSeal::Refused, in_time());
+        assert_eq!(stored.ok().map(|stored| stored.seal), seal, "{has_tpm2}");
+        assert_eq!(keyring.strongest_seal(in_time()).ok(), seal);
+    }
+    let strongest = plain_keyring(&home).strongest_seal(in_time()).unwrap();
+    assert_eq!(strongest, Seal::RootOnlyFile);
+}
+
+#[test]
+fn a_key_is_resealed_only_if_that_is_stronger_and_works() {
+    let home = tempfile::tempdir().unwrap();
+    let key = Kek::generate().unwrap();
+    let key_id = key.key_id();
+    plain_keyring(&home)
+        .store(&key, WeakerSeal::Refused, in_time())
+        .unwrap();
+    let file = |keyring: &Keyring| fs::read(keyring.path(key_id)).unwrap();
+    let resealed = |before, after| Resealed { before, after };
+
+    let plain = plain_keyring(&home);
+    let before = file(&plain);
+    assert_eq!(
+        plain.reseal(key_id, in_time()).unwrap(),
+        resealed(Seal::RootOnlyFile, Seal::RootOnlyFile)
+    );
+    // One fails, one returns another key: the old file stays.
+    for encrypt in ["exit 1;", "echo x;"] {
+        let broken = fake(&home, "exit 0", encrypt, "");
+        assert!(broken.reseal(key_id, in_time()).is_err(), "{encrypt}");
+        assert_eq!(file(&broken), before);
+    }
+    let host = fake(&home, "exit 1", "", "");
+    assert_eq!(
+        host.reseal(key_id, in_time()).unwrap(),
+        resealed(Seal::RootOnlyFile, Seal::Host)
+    );
+    let with_tpm2 = fake(&home, "exit 0", "", "");
+    assert_eq!(
+        with_tpm2.reseal(key_id, in_time()).unwrap(),
+        resealed(Seal::Host, Seal::HostAndTpm2)
+    );
+    let before = file(&with_tpm2);
+    // Without its TPM the seal does not become weaker.
+    assert_eq!(
+        fake(&home, "exit 1", "", "")
+            .reseal(key_id, in_time())
+            .unwrap(),
+        resealed(Seal::HostAndTpm2, Seal::HostAndTpm2)
+    );
+    assert_eq!(file(&with_tpm2), before);
+    assert_eq!(
+        with_tpm2.open(key_id, in_time()).unwrap().expose(),
+        key.expose()
+    );
+}
+
+#[test]
+fn a_slow_seal_is_opened_once_for_all_processes_at_the_same_time() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = home.path().join("opened");
+    let slow = format!("echo >>{}; sleep 0.4;", opened.display());
+    let keyring = fake(&home, "exit 0", "", &slow).sharing();
+    let key = Kek::generate().unwrap();
+    if shared::put(&key).is_err() {
+        eprintln!("skipped: no kernel keyring here");
+        return;
+    }
+    shared::stop(key.key_id());
+    keyring.store(&key, WeakerSeal::Refused, in_time()).unwrap();
+    fs::remove_file(&opened).unwrap();
+
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            let (keyring, key) = (&keyring, &key);
+            scope.spawn(move || {
+                let again = keyring.open(key.key_id(), in_time()).unwrap();
+                assert_eq!(again.expose(), key.expose());
+            });
+        }
+    });
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(fs::read_to_string(&opened).unwrap().lines().count(), 1);
+    // A keyring that does not share, as in administrators' commands, opens it itself.
+    let alone = Keyring {
+        shares: false,
+        ..keyring.clone()
+    };
+    alone.open(key.key_id(), in_time()).unwrap();
+    assert_eq!(fs::read_to_string(&opened).unwrap().lines().count(), 2);
+    keyring.remove(key.key_id()).unwrap();
+    assert!(shared::get(key.key_id()).is_none());
+}
+
+#[test]
+fn an_unsealing_that_hangs_ends_at_the_deadline_for_each_process() {
+    let home = tempfile::tempdir().unwrap();
+    let key = Kek::generate().unwrap();
+    fake(&home, "exit 0", "", "")
+        .store(&key, WeakerSeal::Refused, in_time())
+        .unwrap();
+    let keyring = fake(&home, "exit 0", "", "sleep 60;").sharing();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let (keyring, key_id) = (&keyring, key.key_id());
+            scope.spawn(move || {
+                let started = Instant::now();
+                let soon = Deadline::after(Duration::from_millis(300));
+                let error = keyring.open(key_id, soon).err().unwrap();
+                assert!(matches!(error, KeyringError::TimedOut), "{error}");
+                assert!(started.elapsed() < Duration::from_secs(2));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_sealer_that_cannot_be_run_is_an_error_and_nothing_is_stored() {
+    let home = tempfile::tempdir().unwrap();
+    let keyring = sealed_by("/etc/passwd", &home);
+    let error = keyring
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap_err();
+    assert!(matches!(error, KeyringError::SealFailed { .. }), "{error}");
+    assert_eq!(key_ids(&keyring), []);
+}
+
+#[test]
+fn past_the_deadline_nothing_is_sealed_and_nothing_opens() {
+    let home = tempfile::tempdir().unwrap();
+    let keyring = sealed_by("cat", &home);
+    let passed = Deadline::after(Duration::ZERO);
+    assert!(matches!(
+        keyring.store(&kek(1), WeakerSeal::Refused, passed),
+        Err(KeyringError::TimedOut)
+    ));
+    let key_id = kek(1).key_id();
+    overwrite(
+        &keyring,
+        key_id,
+        "vtpm-guard-kek 1 systemd-creds host\nsealed\n",
+    );
+    fs::set_permissions(keyring.path(key_id), fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(matches!(
+        keyring.open(key_id, passed),
+        Err(KeyringError::TimedOut)
+    ));
+}
+
+#[test]
+fn an_unsealing_that_fails_reports_why() {
+    let home = tempfile::tempdir().unwrap();
+    let keyring = sealed_by("ls", &home);
+    let key_id = kek(1).key_id();
+    plain_keyring(&home)
+        .store(&kek(1), WeakerSeal::Refused, in_time())
+        .unwrap();
+    overwrite(
+        &keyring,
+        key_id,
+        "vtpm-guard-kek 1 systemd-creds host\nsealed\n",
+    );
+    let error = failure(&keyring, key_id);
+    assert!(matches!(error, KeyringError::UnsealFailed { .. }));
+    assert!(error.to_string().contains("ls"), "{error}");
+}

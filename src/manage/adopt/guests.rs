@@ -1,0 +1,94 @@
+//! Which guests are adopted, and which others need the same secrets.
+
+use super::{AdoptResult, NotAdopted, Work};
+use crate::domain::{self, Domain, DomainXmlError, Vtpm};
+use crate::ids::SecretUuid;
+use crate::libvirt::Guest;
+use crate::manage::guests::GuestError;
+use crate::manage::host::Host;
+use crate::verdict::adopt::Sharer;
+
+/// A guest with an encrypted vTPM.
+pub(super) struct Target {
+    pub(super) domain: Domain,
+    pub(super) vtpm: domain::Emulator,
+    pub(super) secret: SecretUuid,
+    pub(super) running: bool,
+}
+
+/// A guest that will not be adopted, and the secret that its encrypted vTPM names.
+pub(super) struct OtherGuest {
+    pub(super) guest: Sharer,
+    pub(super) secret: SecretUuid,
+}
+
+/// The guests to adopt, each once, by name, and all others that have an encrypted vTPM.
+pub(super) fn choose(
+    host: &Host,
+    texts: Option<&[String]>,
+) -> Result<(Vec<Work>, Vec<OtherGuest>), GuestError> {
+    let known = host.guests()?;
+    let mut named = Vec::new();
+    for text in texts.unwrap_or_default() {
+        let found = host.pick(text, &known)?;
+        named.push(
+            found
+                .ok_or_else(|| GuestError::NotFound(text.clone()))?
+                .uuid,
+        );
+    }
+    let (mut chosen, mut others) = (Vec::new(), Vec::new());
+    for guest in known {
+        let domain = domain::read(guest.xml.as_bytes());
+        let secret = domain.as_ref().map(secret_of);
+        let may_have_one = !matches!(secret, Ok(None));
+        let is_chosen = match texts {
+            None => may_have_one,
+            Some(_) => named.contains(&guest.uuid),
+        };
+        if is_chosen {
+            chosen.push(Work::new(guest, domain));
+        } else if let Ok(Some(secret)) = secret {
+            let (name, uuid) = (guest.name, guest.uuid);
+            let guest = Sharer { name, uuid };
+            others.push(OtherGuest { guest, secret });
+        }
+    }
+    Ok((chosen, others))
+}
+
+fn secret_of(domain: &Domain) -> Option<SecretUuid> {
+    domain.encrypted_vtpm().map(|(_, secret)| secret)
+}
+
+impl Work {
+    fn new(guest: Guest, domain: Result<Domain, DomainXmlError>) -> Self {
+        let target = domain
+            .map_err(NotAdopted::UnreadableXml)
+            .and_then(|domain| match (&domain.vtpm, secret_of(&domain)) {
+                (Some(Vtpm::Emulator(vtpm)), Some(secret)) => Ok(Target {
+                    vtpm: vtpm.clone(),
+                    secret,
+                    running: guest.running,
+                    domain,
+                }),
+                (vtpm, _) => Err(NotAdopted::NotEncrypted {
+                    has_tpm: vtpm.is_some(),
+                }),
+            });
+        let (target, error) = match target {
+            Ok(target) => (Some(target), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self {
+            result: AdoptResult {
+                guest: (&guest).into(),
+                secret: target.as_ref().map(|target| target.secret),
+                stored: None,
+                error,
+            },
+            name: guest.name,
+            target,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a provider may be called, and `provider rename`.
+
+use serde::Serialize;
+
+use super::host::Host;
+use super::providers::{ProviderError, ProviderRef};
+use crate::clock::Timestamp;
+use crate::ids::ProviderUuid;
+use crate::messages::misleads;
+use crate::store::Access;
+
+/// The longest name, in characters.
+pub(crate) const MAX_CHARS: usize = 64;
+
+/// Why a text cannot be a provider's name: it is shown on one line, typed as an argument, and
+/// never taken for a UUID or a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadName {
+    Empty,
+    /// It has more than [`MAX_CHARS`].
+    TooLong,
+    /// It begins or ends with white space.
+    OuterSpace,
+    /// It begins as options do.
+    LikeAnOption,
+    /// It has a slash, as paths do, and the names of previous keys.
+    Slash,
+    /// It has characters that cannot be seen.
+    Invisible,
+    LikeAUuid,
+}
+
+/// What `provider rename` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct RenamedProvider {
+    #[serde(flatten)]
+    pub(crate) provider: ProviderRef,
+    /// Whether it had another name.
+    pub(crate) changed: bool,
+    #[serde(skip)]
+    pub(crate) old_name: String,
+}
+
+/// Gives the provider that `text` names another name.
+pub(crate) fn rename(
+    host: &Host,
+    text: &str,
+    new_name: &str,
+) -> Result<RenamedProvider, ProviderError> {
+    check(new_name)?;
+    let (mut store, provider) = host.provider(text, Access::Write)?;
+    store.rename_provider(provider.uuid, new_name, Timestamp::now())?;
+    Ok(RenamedProvider {
+        provider: ProviderRef {
+            name: new_name.to_owned(),
+            uuid: provider.uuid,
+        },
+        changed: provider.name != new_name,
+        old_name: provider.name,
+    })
+}
+
+/// Checks the name of a provider to be.
+pub(super) fn check(name: &str) -> Result<(), ProviderError> {
+    match problem(name) {
+        None => Ok(()),
+        Some(why) => Err(ProviderError::BadName(name.to_owned(), why)),
+    }
+}
+
+fn problem(name: &str) -> Option<BadName> {
+    let is_invisible = |c: char| misleads(c) || (c.is_whitespace() && c != ' ');
+    if name.is_empty() {
+        Some(BadName::Empty)
+    } else if name.chars().count() > MAX_CHARS {
+        Some(BadName::TooLong)
+    } else if name.trim() != name {
+        Some(BadName::OuterSpace)
+    } else if name.starts_with('-') {
+        Some(BadName::LikeAnOption)
+    } else if name.contains('/') {
+        Some(BadName::Slash)
+    } else if name.chars().any(is_invisible) {
+        Some(BadName::Invisible)
+    } else {
+        ProviderUuid::parse(name).ok().map(|_| BadName::LikeAUuid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_something_a_person_can_read_and_type() {
+        let longest = "é".repeat(MAX_CHARS);
+        for name in ["nkp-a", "Site A, rack 7", "größe", "a", &longest] {
+            assert_eq!(problem(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_taken_for_something_else_is_not_a_name() {
+        for (name, why) in [
+            ("", BadName::Empty),
+            (&"x".repeat(MAX_CHARS + 1), BadName::TooLong),
+            (" a", BadName::OuterSpace),
+            ("a ", BadName::OuterSpace),
+            ("-f", BadName::LikeAnOption),
+            ("a/b", BadName::Slash),
+            ("a\nb", BadName::Invisible),
+            ("a\tb", BadName::Invisible),
+            ("a\u{202e}b", BadName::Invisible),
+            ("11111111-2222-3333-4444-555555555555", BadName::LikeAUuid),
+            ("11111111222233334444555555555555", BadName::LikeAUuid),
+        ] {
+            assert_eq!(problem(name), Some(why), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `key prune`: removes the key references of guests that are gone for good, and the saved copies
+//! of their TPM state, which are nothing without a key.
+//!
+//! The one command that may remove the last copy of a key without naming it. So it goes by four
+//! facts together: libvirt does not know the guest, no TPM state of it is left in libvirt's
+//! place, it has run on this host, and it has not changed for a while. And it copies the store
+//! beside itself first.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::guests::GuestRef;
+use super::host::{Host, HostError, default_deadline};
+use super::unknown_guests::{self, UnknownGuest};
+use crate::clock::Timestamp;
+use crate::guard::plain_state;
+use crate::host::path_error::PathError;
+use crate::ids::KeyRefId;
+use crate::store::{Access, Event, Origin, Prune, Store};
+use crate::tpm_copies::CopyStore;
+
+#[cfg(test)]
+mod tests;
+
+/// For how long a guest that has a key must not have changed.
+const AGE: Duration = Duration::from_hours(30 * 24);
+
+/// The same for a guest that never had one: most often an attempt of virt-install.
+const AGE_WITHOUT_KEY: Duration = Duration::from_hours(24);
+
+/// Which guests are removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rule {
+    /// The age that was asked for.
+    pub(crate) older_than: Option<Duration>,
+    /// Also keys that were used, and never on this host.
+    pub(crate) standby: bool,
+}
+
+/// What `key prune` did, or would do.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pruned {
+    pub(crate) removed: Counts,
+    /// How many guests were kept.
+    kept: usize,
+    /// The copy of the store from before.
+    #[serde(serialize_with = "lossy")]
+    pub(crate) backup: Option<PathBuf>,
+    pub(crate) dry_run: bool,
+    pub(crate) guests: Vec<PrunedGuest>,
+}
+
+/// How much was removed.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Counts {
+    pub(crate) guests: usize,
+    pub(crate) key_refs: usize,
+    pub(crate) copies: usize,
+}
+
+/// A guest that libvirt does not know.
+#[derive(Debug, Serialize)]
+pub(crate) struct PrunedGuest {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    pub(crate) key_refs: Vec<KeyRefId>,
+    pub(crate) copies: usize,
+    pub(crate) last_change: Timestamp,
+    #[serde(flatten)]
+    pub(crate) decision: PruneDecision,
+}
+
+/// What is done with a guest that libvirt does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PruneDecision {
+    Remove,
+    /// TPM state of it is left here.
+    HasState(PathBuf),
+    /// Its key was used, and not on this host.
+    RunsElsewhere,
+    /// It changed not so long ago.
+    TooYoung,
+}
+
+fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    let path = path.as_ref().map(|path| path.to_string_lossy());
+    path.serialize(to)
+}
+
+/// Removes what this rule allows.
+pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, HostError> {
+    let known: BTreeSet<_> = host.guests()?.iter().map(|guest| guest.uuid).collect();
+    let access = if dry_run { Access::Read } else { Access::Write };
+    let now = Timestamp::now();
+    let mut done = Pruned {
+        removed: Counts::default(),
+        kept: 0,
+        backup: None,
+        dry_run,
+        guests: Vec::new(),
+    };
+    let Some(mut store) = host.store(access)? else {
+        return Ok(done);
+    };
+    let unknown = unknown_guests::find(host, &store, &known)?;
+    let decide = |guest| (decide(&guest, rule, now), guest);
+    let decided: Vec<_> = unknown.into_iter().map(decide).collect();
+    let removed = decided
+        .iter()
+        .filter(|(decision, _)| *decision == PruneDecision::Remove);
+    let removed: Vec<_> = removed.map(|(_, guest)| guest).collect();
+    if !dry_run && !removed.is_empty() {
+        done.backup = Some(remove(&mut store, &removed, now)?);
+        // Without their keys they are nothing; what a kill leaves here is found again.
+        for guest in &removed {
+            remove_states(host, guest)?;
+        }
+    }
+    done.removed = Counts {
+        guests: removed.len(),
+        key_refs: removed.iter().map(|guest| guest.rows.len()).sum(),
+        copies: removed.iter().map(|guest| guest.copies).sum(),
+    };
+    done.kept = decided.len() - removed.len();
+    done.guests = decided.into_iter().map(PrunedGuest::from).collect();
+    Ok(done)
+}
+
+/// Removes these guests' rows. Returns the copy of the store from before.
+fn remove(
+    store: &mut Store,
+    removed: &[&UnknownGuest],
+    now: Timestamp,
+) -> Result<PathBuf, HostError> {
+    let backup = store.backup_beside("pruned", now, default_deadline())?;
+    let events: Vec<_> = removed.iter().map(|guest| event(guest, now)).collect();
+    let guests = removed.iter().zip(&events).map(|(guest, event)| Prune {
+        domain: guest.uuid,
+        seen: &guest.rows,
+        event,
+    });
+    store.prune(&guests.collect::<Vec<_>>()).inspect_err(|_| {
+        // Nothing was removed, so nobody needs the copy; the first error is the one to report.
+        let _ = std::fs::remove_file(&backup);
+    })?;
+    Ok(backup)
+}
+
+fn remove_states(host: &Host, guest: &UnknownGuest) -> Result<(), HostError> {
+    let state_dir = host.state_dir();
+    CopyStore::of(state_dir, guest.uuid).remove()?;
+    plain_state::remove(state_dir, guest.uuid)
+        .map_err(|error| PathError::new(state_dir.plain_states(), error))?;
+    Ok(())
+}
+
+fn decide(guest: &UnknownGuest, rule: Rule, now: Timestamp) -> PruneDecision {
+    let never_had_a_tpm = guest.has_no_key() && guest.copies == 0;
+    let age = rule.older_than.unwrap_or(if never_had_a_tpm {
+        AGE_WITHOUT_KEY
+    } else {
+        AGE
+    });
+    let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    match &guest.state {
+        Some(path) => PruneDecision::HasState(path.clone()),
+        None if guest.is_used() && !guest.was_here && !rule.standby => PruneDecision::RunsElsewhere,
+        None if guest.last_change.0 > now.0.saturating_sub(age_ms) => PruneDecision::TooYoung,
+        None => PruneDecision::Remove,
+    }
+}
+
+fn event(guest: &UnknownGuest, now: Timestamp) -> Event {
+    let message = format!(
+        "libvirt no longer knows it and no TPM state of it is left: {} removed",
+        things(guest.rows.len(), guest.copies)
+    );
+    let name = guest.name.clone().unwrap_or_default();
+    Event::new(now, Origin::Prune, guest.uuid, name, message)
+}
+
+/// Key references and copies, as far as there are any.
+pub(crate) fn things(key_refs: usize, copies: usize) -> String {
+    let key_refs_words = match key_refs {
+        1 => "1 key reference".to_owned(),
+        _ => format!("{key_refs} key references"),
+    };
+    let copies_words = match copies {
+        1 => "1 saved copy of TPM state".to_owned(),
+        _ => format!("{copies} saved copies of TPM state"),
+    };
+    match (key_refs, copies) {
+        (_, 0) => key_refs_words,
+        (0, _) => copies_words,
+        _ => format!("{key_refs_words} and {copies_words}"),
+    }
+}
+
+impl From<(PruneDecision, UnknownGuest)> for PrunedGuest {
+    fn from((decision, guest): (PruneDecision, UnknownGuest)) -> Self {
+        Self {
+            key_refs: guest.rows.iter().map(|row| row.key_ref.id).collect(),
+            guest: GuestRef::of_uuid(guest.uuid, guest.name),
+            copies: guest.copies,
+            last_change: guest.last_change,
+            decision,
+        }
+    }
+}
+
+impl PruneDecision {
+    /// As JSON has it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Remove => "remove",
+            Self::HasState(_) | Self::RunsElsewhere | Self::TooYoung => "keep",
+        }
+    }
+
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Remove => "libvirt does not know it, and no TPM state is left".to_owned(),
+            Self::HasState(path) => format!("TPM state is left: {}", path.display()),
+            Self::RunsElsewhere => "its key was used, but never on this host: it may run on \
+                                    another one (--standby removes it)"
+                .to_owned(),
+            Self::TooYoung => "it changed recently: --older-than AGE".to_owned(),
+        }
+    }
+}
+
+impl Serialize for PruneDecision {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            result: &'a str,
+            reason: &'a str,
+        }
+        let reason = self.reason();
+        Document {
+            result: self.word(),
+            reason: &reason,
+        }
+        .serialize(to)
+    }
+}

@@ -1,0 +1,55 @@
+//! Why a copy of a TPM state cannot be saved, read or removed.
+
+use std::path::PathBuf;
+
+use crate::host::path_error::PathError;
+use crate::host::trusted::Distrust;
+use crate::swtpm::StateError;
+
+/// Why a copy was not saved, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// I/O error, as on a full disk.
+    #[error(transparent)]
+    Io(#[from] PathError),
+    /// Another user could have put a file there.
+    #[error(transparent)]
+    NotTrusted(Distrust),
+    /// Not a manifest of a known format.
+    #[error("{path}: not a manifest of a known format", path = .path.display())]
+    UnknownManifest {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// The copy's bytes are not those of its manifest.
+    #[error("{path}: damaged: its bytes are not those that were saved", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not a TPM state.
+    #[error("{path}: {reason}", path = .path.display())]
+    NotAState {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TPM state cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    State {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: StateError,
+    },
+}
+
+impl From<Distrust> for CopyError {
+    fn from(distrust: Distrust) -> Self {
+        match distrust {
+            Distrust::Io(error) => Self::Io(error),
+            untrusted @ Distrust::Untrusted { .. } => Self::NotTrusted(untrusted),
+        }
+    }
+}

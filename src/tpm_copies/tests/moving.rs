@@ -1,0 +1,88 @@
+//! A state is moved away, or protected by hard links.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use super::{Guest, mode, names};
+use crate::clock::Timestamp;
+use crate::swtpm::StatePath;
+use crate::tpm_copies::{HardLinks, LinksRestored};
+
+#[test]
+fn a_damaged_state_is_moved_to_the_guards_directory() {
+    let guest = Guest::new();
+    let guard = guest.guard();
+    let set_aside = || {
+        let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+        crate::tpm_copies::set_aside(&guard, guest.domain, &of, Timestamp(7)).unwrap()
+    };
+    guest.put(b"damaged");
+    fs::set_permissions(guest.state(), Permissions::from_mode(0o640)).unwrap();
+    let aside = set_aside();
+    assert!(
+        aside.starts_with(guard.join("damaged-state")),
+        "{}",
+        aside.display()
+    );
+    assert_eq!(fs::read(&aside).unwrap(), b"damaged");
+    assert_eq!(mode(&aside), 0o640);
+    assert_eq!(mode(aside.parent().unwrap()), 0o700);
+    assert!(names(guest.state().parent().unwrap()).is_empty());
+
+    // Anything but a file is only renamed.
+    symlink("/etc/hostname", guest.state()).unwrap();
+    let beside = set_aside();
+    assert_eq!(
+        beside,
+        guest.state().with_file_name("tpm2-00.permall.damaged-7")
+    );
+    assert!(beside.is_symlink() && !guest.state().is_symlink());
+    fs::remove_dir_all(guest.state().parent().unwrap()).unwrap();
+    symlink("/tmp", guest.state().parent().unwrap()).unwrap();
+    let beside = set_aside();
+    assert!(beside.ends_with("tpm2.damaged-7") && beside.is_symlink());
+}
+
+#[test]
+fn a_state_with_hard_links_is_restored_with_its_owner_modes_and_lock() {
+    let guest = Guest::new();
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
+    let guest_dir = guest.states().join(guest.domain.to_string());
+    let lock = guest.state().with_file_name(".lock");
+    fs::write(&lock, "").unwrap();
+    guest.put(b"whatever is in it");
+    for (path, mode) in [
+        (&guest_dir, 0o711),
+        (&guest_dir.join("tpm2"), 0o700),
+        (&guest.state(), 0o640),
+    ] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = (inode(&guest.state()), inode(&lock));
+
+    links.make().unwrap();
+    // Again, as after a kill.
+    links.make().unwrap();
+    assert!(links.exist());
+    assert_eq!(links.restore().unwrap(), LinksRestored::StillThere);
+    guest.delete();
+    assert_eq!(links.restore().unwrap(), LinksRestored::Restored);
+    assert_eq!((inode(&guest.state()), inode(&lock)), before);
+    assert_eq!(
+        (
+            mode(&guest_dir),
+            mode(&guest_dir.join("tpm2")),
+            mode(&guest.state())
+        ),
+        (0o711, 0o700, 0o640)
+    );
+    assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
+
+    links.make().unwrap();
+    links.remove().unwrap();
+    assert!(!links.exist() && guest.state().exists());
+}

@@ -1,0 +1,169 @@
+//! `key clone`.
+
+use std::fs;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
+use crate::manage::key_refs::{retire, unbind};
+
+fn cloned(fixture: &Fixture) -> Result<Cloned, CloneError> {
+    clone(&fixture.host, "vm1", "vm2")
+}
+
+fn copy_state(fixture: &Fixture, from: &Defined, to: &Defined) {
+    let place = fixture.state_file(to);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::copy(fixture.state_file(from), place).unwrap();
+}
+
+/// A guest that has used its TPM, and a clone with a copy of its state.
+fn pair(fixture: &Fixture) -> (Defined, Defined) {
+    let original = fixture.guest_in_use("vm1");
+    let copy = fixture.define("vm2");
+    copy_state(fixture, &original, &copy);
+    (original, copy)
+}
+
+/// A guest that has used its TPM, which libvirt has no more, under a new UUID.
+fn came_back(fixture: &Fixture) -> (Defined, Defined) {
+    let old = fixture.guest_in_use("vm1");
+    fixture.libvirt.guests.undefine("vm1");
+    (old, fixture.define("vm2"))
+}
+
+#[test]
+fn a_copied_state_gets_its_key_once() {
+    let fixture = Fixture::new();
+    let (_, copy) = pair(&fixture);
+    let done = cloned(&fixture).unwrap();
+    assert_eq!(done.action, CloneAction::Copied);
+    assert!(done.shared_secret.is_none() && done.not_recorded.is_none());
+    assert_eq!(fixture.opening_row(&copy), Some(done.key_ref));
+    assert!(fixture.would_start(&copy));
+    assert_eq!(cloned(&fixture).unwrap().action, CloneAction::HasKey);
+
+    retire(&fixture.host, done.key_ref).unwrap();
+    assert!(matches!(
+        cloned(&fixture),
+        Err(CloneError::Retired(_, id)) if id == done.key_ref
+    ));
+}
+
+#[test]
+fn a_clone_without_a_state_is_bound_as_its_original_is() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    fixture.define("vm2");
+    assert_eq!(cloned(&fixture).unwrap().action, CloneAction::Made);
+    assert_eq!(cloned(&fixture).unwrap().action, CloneAction::IsBound);
+    fixture.sql(
+        "UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE name = 'b'),
+                            provider_name = 'b'
+         WHERE wrapped_dek IS NULL",
+    );
+    assert_eq!(cloned(&fixture).unwrap().action, CloneAction::Moved);
+}
+
+#[test]
+fn a_guest_that_came_back_under_a_new_uuid_has_its_tpm_again() {
+    let fixture = Fixture::new();
+    let (old, guest) = came_back(&fixture);
+    let done = clone(&fixture.host, &old.uuid.to_string(), "vm2").unwrap();
+    assert_eq!(done.action, CloneAction::TakenOver);
+    assert!(done.copied_from.is_some());
+    assert!(!done.original.is_defined());
+    assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn what_cannot_be_a_clone_is_refused() {
+    let fixture = Fixture::new();
+    let original = fixture.guest_in_use("vm1");
+    let refused = |text: &str, new: &str| clone(&fixture.host, text, new).unwrap_err();
+    assert!(matches!(refused("vm1", "nobody"), CloneError::Guest(_)));
+    let own = original.uuid.to_string();
+    assert!(matches!(refused(&own, "vm1"), CloneError::Itself(_)));
+    assert!(matches!(refused("vm1", "vm1"), CloneError::NoNamesake(_)));
+    fixture.define("vm2");
+    assert!(matches!(
+        refused("nobody", "vm2"),
+        CloneError::UnknownOriginal(_)
+    ));
+    let (uuid, secret) = (DomainUuid::random(), SecretUuid::random());
+    fixture.define_with("plain", uuid, secret, "");
+    assert!(matches!(
+        refused("vm1", "plain"),
+        CloneError::NotEncrypted(_)
+    ));
+    let unencrypted = fixture.define("vm3");
+    fixture.plain_state(&unencrypted);
+    assert!(matches!(refused("vm1", "vm3"), CloneError::PlainState(_)));
+    fixture.write_state(&unencrypted, b"no state");
+    assert!(matches!(
+        refused("vm1", "vm3"),
+        CloneError::UnreadableState(..)
+    ));
+    fixture.encrypt_state(&unencrypted, &Dek::generate().unwrap());
+    assert!(matches!(refused("vm1", "vm3"), CloneError::NotOpened(..)));
+    let encryption = format!("<encryption secret='{}'/>", original.secret);
+    fixture.define_with("vm4", DomainUuid::random(), original.secret, &encryption);
+    assert!(matches!(refused("vm1", "vm4"), CloneError::OneSecret(..)));
+    fixture.define("unbound");
+    assert!(matches!(
+        refused("unbound", "vm2"),
+        CloneError::NotBound(..)
+    ));
+}
+
+#[test]
+fn a_guest_that_came_back_needs_a_state_of_its_own_that_opens() {
+    let fixture = Fixture::new();
+    let (old, guest) = came_back(&fixture);
+    let uuid = old.uuid.to_string();
+    fixture.libvirt.guests.start("vm2");
+    assert!(matches!(
+        clone(&fixture.host, &uuid, "vm2"),
+        Err(CloneError::Running(_))
+    ));
+    fixture.libvirt.guests.stop("vm2");
+    let place = fixture.libvirt.dirs().tpm_states().join(&uuid);
+    fs::remove_dir_all(place).unwrap();
+    assert!(matches!(
+        clone(&fixture.host, &uuid, "vm2"),
+        Err(CloneError::NoStateLeft(..))
+    ));
+    unbind(&fixture.host, &uuid).unwrap();
+    assert!(fixture.rows(&guest).is_empty());
+}
+
+#[test]
+fn a_kill_leaves_the_clone_with_a_key_or_without() {
+    kill::everywhere(
+        |fixture| drop(pair(fixture)),
+        |fixture| drop(cloned(fixture).unwrap()),
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm2"))),
+    );
+}
+
+#[test]
+fn a_kill_loses_no_state_that_is_taken_over() {
+    let old = |fixture: &Fixture| {
+        let rows = fixture.store().all_key_refs(None, true).unwrap();
+        let guest = fixture.defined("vm2").uuid;
+        let old = rows.iter().find(|row| row.domain != guest).unwrap();
+        old.domain.to_string()
+    };
+    kill::everywhere(
+        |fixture| drop(came_back(fixture)),
+        |fixture| drop(clone(&fixture.host, &old(fixture), "vm2").unwrap()),
+        |fixture| {
+            let place = fixture.libvirt.dirs().tpm_states().join(old(fixture));
+            assert!(place.join("tpm2/tpm2-00.permall").exists());
+        },
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm2"))),
+    );
+}

@@ -1,0 +1,113 @@
+//! `key prune`.
+
+use std::fs;
+use std::time::Duration;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::libvirt::fake::{Call, Failure};
+use crate::manage::host::HostError;
+use crate::manage::prune::{PruneDecision, Pruned, Rule, prune};
+
+/// A guest that is gone for good, with a saved copy of its state; its key was used on this host.
+fn gone(fixture: &Fixture, name: &str) -> Defined {
+    let guest = fixture.guest_in_use(name);
+    fixture.save_copy(&guest);
+    let states = fixture.libvirt.dirs().tpm_states();
+    fs::remove_dir_all(states.join(guest.uuid.to_string())).unwrap();
+    fixture.libvirt.guests.undefine(name);
+    guest
+}
+
+/// Whatever its age, and wherever it ran.
+const ALL: Rule = Rule {
+    older_than: Some(Duration::ZERO),
+    standby: true,
+};
+
+fn pruned(fixture: &Fixture, dry_run: bool) -> Pruned {
+    prune(&fixture.host, ALL, dry_run).unwrap()
+}
+
+#[test]
+fn what_is_left_of_a_guest_is_removed_after_the_store_was_copied() {
+    let fixture = Fixture::new();
+    let guest = gone(&fixture, "vm1");
+    let kept = fixture.guest_in_use("vm2");
+    let would = pruned(&fixture, true);
+    assert_eq!((would.removed.guests, &would.backup), (1, &None));
+    assert_eq!(fixture.rows(&guest).len(), 1);
+
+    let done = pruned(&fixture, false);
+    let counts = &done.removed;
+    assert_eq!((counts.guests, counts.key_refs, counts.copies), (1, 1, 1));
+    assert!(done.backup.unwrap().exists());
+    assert!(fixture.rows(&guest).is_empty());
+    assert!(fixture.host.all_copies().unwrap().judged.is_empty());
+    assert!(fixture.would_start(&kept), "libvirt knows it");
+    let nothing = pruned(&fixture, false);
+    assert!(nothing.guests.is_empty() && nothing.backup.is_none());
+}
+
+#[test]
+fn a_guest_that_may_come_back_is_kept() {
+    let fixture = Fixture::new();
+    let with_state = fixture.guest_in_use("vm1");
+    fixture.libvirt.guests.undefine("vm1");
+    let elsewhere = gone(&fixture, "vm2");
+    let young = Rule::default();
+    let decisions = |rule| {
+        let done = prune(&fixture.host, rule, false).unwrap();
+        let of = |uuid| {
+            let mut guests = done.guests.iter();
+            guests
+                .find(|pruned| pruned.guest.uuid == uuid)
+                .unwrap()
+                .decision
+                .clone()
+        };
+        (of(with_state.uuid), of(elsewhere.uuid))
+    };
+    let (state, never_here) = decisions(young);
+    assert!(matches!(state, PruneDecision::HasState(_)), "{state:?}");
+    assert_eq!(never_here, PruneDecision::RunsElsewhere);
+    let standby = Rule {
+        standby: true,
+        ..young
+    };
+    assert_eq!(decisions(standby).1, PruneDecision::TooYoung);
+    assert_eq!(fixture.rows(&elsewhere).len(), 1);
+}
+
+#[test]
+fn without_libvirt_nothing_is_removed() {
+    let fixture = Fixture::new();
+    let guest = gone(&fixture, "vm1");
+    fixture
+        .libvirt
+        .fail_each(Call::Guests, Failure::Unreachable);
+    assert!(matches!(
+        prune(&fixture.host, ALL, false),
+        Err(HostError::Libvirt(_))
+    ));
+    assert_eq!(fixture.rows(&guest).len(), 1);
+}
+
+#[test]
+fn a_kill_removes_no_key_that_the_copied_store_does_not_have() {
+    kill::everywhere(
+        |fixture| drop(gone(fixture, "vm1")),
+        |fixture| drop(pruned(fixture, false)),
+        |fixture| {
+            let keys = fixture.store().all_key_refs(None, true).unwrap().len();
+            let files = fs::read_dir(fixture.host.state_dir()).unwrap();
+            let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+            let copied = names.filter(|name| name.contains("pruned")).count();
+            assert!(keys == 1 || copied == 1, "{keys} keys, {copied} copies");
+        },
+        |fixture| {
+            assert!(fixture.store().all_key_refs(None, true).unwrap().is_empty());
+            assert!(fixture.host.all_copies().unwrap().judged.is_empty());
+        },
+    );
+}
