@@ -288,7 +288,7 @@ fn every_refusal_and_finding_is_tried() {
     let tried: BTreeSet<_> = tried.map(|why| variant(&why)).collect();
     assert_eq!(tried, variants("core/src/verdict/refusal.rs", "Refusal"));
     let tried: BTreeSet<_> = findings("x").iter().map(variant).collect();
-    assert_eq!(tried, variants("core/src/verdict/mod.rs", "Finding"));
+    assert_eq!(tried, variants("core/src/verdict/finding.rs", "Finding"));
 }
 
 /// The guest that a command is about.

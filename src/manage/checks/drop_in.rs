@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::host::dirs::{LibvirtDirs, UNIT_DIRS};
+use crate::messages::Command;
 
 /// What this host's libvirtd lacks of the drop-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +25,15 @@ pub(crate) fn lacking(dirs: &LibvirtDirs) -> Option<Lacking> {
 }
 
 fn lacking_in(texts: &[String]) -> Option<Lacking> {
-    let runs = |key: &str, verb: &str| {
+    let runs = |key: &str, command: &Command| {
+        let command = command.to_string();
         let mut lines = texts.iter().flat_map(|text| text.lines());
-        lines.any(|line| line.starts_with(key) && line.ends_with(verb))
+        lines.any(|line| line.starts_with(key) && line.ends_with(&command))
     };
-    if !runs("ExecStartPre=", "vtpm-guard stage") {
+    if !runs("ExecStartPre=", &Command::Stage) {
         return Some(Lacking::Stage);
     }
-    (!runs("ExecStopPost=", "vtpm-guard unstage")).then_some(Lacking::UnstageAfterFailure)
+    (!runs("ExecStopPost=", &Command::Unstage)).then_some(Lacking::UnstageAfterFailure)
 }
 
 fn texts(drop_ins: &Path) -> Vec<String> {
