@@ -3,7 +3,7 @@
 //! At `prepare` libvirt leaves out the passwords of graphics devices, and nothing else. What else
 //! a definition holds is in these files, too, and may be confidential: OEM strings and credentials
 //! in `<sysinfo>`, arguments in `<qemu:commandline>`, cloud-init's user data in `<metadata>`. So
-//! they are for root alone, and few. At `restore`, where the passwords are there, none is kept.
+//! they are readable by root only, and few. At `restore`, where the passwords are there, none is kept.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -49,7 +49,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Reads `MILLISECONDS-CODE-GUEST.xml`; other files are none of ours.
+    /// Reads `MILLISECONDS-CODE-GUEST.xml`; other files are not ours.
     fn parse(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?.strip_suffix(".xml")?;
         let mut parts = name.splitn(3, '-');

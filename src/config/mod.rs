@@ -15,7 +15,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use parse::ConfigFault;
+pub use parse::LineError;
 
 /// The configuration in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum Lifetime {
     Start,
     /// As long as the guest runs.
     Run,
-    /// Until somebody else removes it.
+    /// Until something else removes it.
     Keep,
 }
 
@@ -84,14 +84,14 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// Something in it is wrong.
-    #[error("{path}: line {line}: {fault}", path = .path.display())]
+    #[error("{path}: line {line}: {error}", path = .path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
         /// What is wrong.
-        fault: ConfigFault,
+        error: LineError,
     },
 }
 
@@ -101,10 +101,10 @@ impl Config {
         let Some(text) = file::read_trusted(path)? else {
             return Ok(Self::default());
         };
-        parse::parse(&text).map_err(|(line, fault)| ConfigError::Invalid {
+        parse::parse(&text).map_err(|(line, error)| ConfigError::Invalid {
             path: path.to_owned(),
             line,
-            fault,
+            error,
         })
     }
 }

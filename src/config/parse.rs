@@ -62,12 +62,12 @@ const LEVELS: &[(&str, tracing::Level)] = &[
 
 /// What is wrong on a line of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigFault {
-    /// It is not TOML: the parser's words.
+pub enum LineError {
+    /// It is not TOML: the parser's message.
     #[error("{0}")]
     Syntax(String),
     /// A section that does not exist.
-    #[error("there is no section \"{name}\"; the sections are {known}")]
+    #[error("unknown section \"{name}\"; the sections are {known}")]
     UnknownSection {
         /// Its name.
         name: String,
@@ -75,7 +75,7 @@ pub enum ConfigFault {
         known: String,
     },
     /// A key that does not exist.
-    #[error("there is no key \"{key}\"; the keys of this section are {known}")]
+    #[error("unknown key \"{key}\"; the keys of this section are {known}")]
     UnknownKey {
         /// `section.key`.
         key: String,
@@ -95,35 +95,35 @@ pub enum ConfigFault {
 }
 
 /// Reads a configuration. The error is the first in the file, with its line, from 1.
-pub(super) fn parse(text: &str) -> Result<Config, (usize, ConfigFault)> {
+pub(super) fn parse(text: &str) -> Result<Config, (usize, LineError)> {
     let line = |offset: usize| 1 + text[..offset].matches('\n').count();
     let start = |error: &toml::de::Error| error.span().unwrap_or_default().start;
     let (table, errors) = DeTable::parse_recoverable(text);
     if let Some(error) = errors.iter().min_by_key(|error| start(error)) {
         let words = error.message().replace('\n', ", ");
-        return Err((line(start(error)), ConfigFault::Syntax(words)));
+        return Err((line(start(error)), LineError::Syntax(words)));
     }
     let mut config = Config::default();
-    let mut faults = Vec::new();
+    let mut invalid = Vec::new();
     for (section, content) in table.get_ref() {
         let name = section.get_ref();
         match (keys_of(name), content.get_ref()) {
-            (None, _) => faults.push((section.span().start, unknown_section(name))),
+            (None, _) => invalid.push((section.span().start, unknown_section(name))),
             (Some(known), DeValue::Table(content)) => {
                 for (key, value) in content {
                     let set = set(&mut config, name, key.get_ref(), value.get_ref(), known);
-                    faults.extend(set.err().map(|fault| (key.span().start, fault)));
+                    invalid.extend(set.err().map(|error| (key.span().start, error)));
                 }
             }
             (Some(_), other) => {
-                let fault = bad_value(name, other, &format!("a section [{name}]"));
-                faults.push((section.span().start, fault));
+                let error = bad_value(name, other, &format!("a section [{name}]"));
+                invalid.push((section.span().start, error));
             }
         }
     }
-    match faults.into_iter().min_by_key(|(offset, _)| *offset) {
+    match invalid.into_iter().min_by_key(|(offset, _)| *offset) {
         None => Ok(config),
-        Some((offset, fault)) => Err((line(offset), fault)),
+        Some((offset, error)) => Err((line(offset), error)),
     }
 }
 
@@ -138,7 +138,7 @@ fn set(
     key: &str,
     value: &DeValue<'_>,
     known: &[&str],
-) -> Result<(), ConfigFault> {
+) -> Result<(), LineError> {
     let full = format!("{section}.{key}");
     let policy = &mut config.policy;
     match full.as_str() {
@@ -188,7 +188,7 @@ fn set(
             config.capture_denied = denied.ok_or_else(|| bad_value(&full, value, &wanted))?;
         }
         _ => {
-            return Err(ConfigFault::UnknownKey {
+            return Err(LineError::UnknownKey {
                 key: full.escape_debug().to_string(),
                 known: known.join(", "),
             });
@@ -198,7 +198,7 @@ fn set(
 }
 
 /// A directory of libvirt's.
-fn directory(key: &str, value: &DeValue<'_>) -> Result<PathBuf, ConfigFault> {
+fn directory(key: &str, value: &DeValue<'_>) -> Result<PathBuf, LineError> {
     let path = string(value).map(Path::new);
     let path = path.filter(|path| path.is_absolute() && path.parent().is_some());
     path.map(Path::to_owned)
@@ -206,11 +206,7 @@ fn directory(key: &str, value: &DeValue<'_>) -> Result<PathBuf, ConfigFault> {
 }
 
 /// One of a few words.
-fn choice<T: Copy>(
-    key: &str,
-    value: &DeValue<'_>,
-    options: &[(&str, T)],
-) -> Result<T, ConfigFault> {
+fn choice<T: Copy>(key: &str, value: &DeValue<'_>, options: &[(&str, T)]) -> Result<T, LineError> {
     let chosen = string(value).and_then(|word| options.iter().find(|(name, _)| *name == word));
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<_> = options
@@ -245,15 +241,15 @@ fn log_target(text: &str) -> Option<LogTarget> {
     }
 }
 
-fn unknown_section(name: &str) -> ConfigFault {
+fn unknown_section(name: &str) -> LineError {
     let known: Vec<_> = KEYS.iter().map(|(name, _)| *name).collect();
-    ConfigFault::UnknownSection {
+    LineError::UnknownSection {
         name: name.escape_debug().to_string(),
         known: known.join(", "),
     }
 }
 
-fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> ConfigFault {
+fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> LineError {
     let found = match value {
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),
@@ -263,7 +259,7 @@ fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> ConfigFault {
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a section".to_owned(),
     };
-    ConfigFault::BadValue {
+    LineError::BadValue {
         key: key.to_owned(),
         found,
         wanted: wanted.to_owned(),

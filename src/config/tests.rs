@@ -1,4 +1,4 @@
-//! A file in, a configuration or a line with its fault out.
+//! From a file to a configuration, or to a line and its error.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -19,9 +19,9 @@ fn parse(text: &str) -> Config {
 }
 
 /// Line and message of a configuration that cannot be used.
-fn fault(text: &str) -> String {
-    let (line, fault) = super::parse::parse(text).unwrap_err();
-    format!("{line}: {fault}")
+fn error(text: &str) -> String {
+    let (line, error) = super::parse::parse(text).unwrap_err();
+    format!("{line}: {error}")
 }
 
 /// A configuration file with this content, and the directory that holds it.
@@ -178,16 +178,16 @@ fn a_fault_names_line_key_and_what_would_be_right() {
     for (text, expected) in [
         (
             "[policy]\ndegradedd = \"deny\"",
-            "2: there is no key \"policy.degradedd\"; the keys of this section are degraded, \
+            "2: unknown key \"policy.degradedd\"; the keys of this section are degraded, \
              unmanaged, unencrypted, missing_state, transient_state, auto_bind",
         ),
         (
             "\n[polizy]",
-            "2: there is no section \"polizy\"; the sections are policy, secret, hook, log, capture, libvirt",
+            "2: unknown section \"polizy\"; the sections are policy, secret, hook, log, capture, libvirt",
         ),
         (
             "degraded = 'deny'",
-            "1: there is no section \"degraded\"; the sections are policy, secret, hook, log, capture, libvirt",
+            "1: unknown section \"degraded\"; the sections are policy, secret, hook, log, capture, libvirt",
         ),
         (
             "policy = 1",
@@ -236,28 +236,28 @@ fn a_fault_names_line_key_and_what_would_be_right() {
             "1: capture.denied is -1; it must be a number from 0 to 1000",
         ),
     ] {
-        assert_eq!(fault(text), expected);
+        assert_eq!(error(text), expected);
     }
-    let log_level = fault("log.level = 'verbose'");
+    let log_level = error("log.level = 'verbose'");
     assert!(log_level.contains("\"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""));
 }
 
 #[test]
-fn the_first_fault_of_the_file_is_told() {
-    assert!(fault("[secret]\nx = 1\n[policy]\ny = 1").starts_with("2: "));
+fn the_first_error_in_the_file_is_reported() {
+    assert!(error("[secret]\nx = 1\n[policy]\ny = 1").starts_with("2: "));
 }
 
 #[test]
-fn what_is_not_toml_is_told_with_its_line() {
+fn invalid_toml_is_reported_with_its_line() {
     for (text, line) in [
         ("[policy]\ndegraded = \"deny\nx", 2),
         ("[policy]\n[policy]", 2),
         ("[log]\nlevel = 'info'\nlevel = 'warn'", 3),
         ("\n\n= 1", 3),
     ] {
-        let fault = fault(text);
-        assert!(fault.starts_with(&format!("{line}: ")), "{fault}");
-        assert!(!fault.contains('\n'), "{fault}");
+        let error = error(text);
+        assert!(error.starts_with(&format!("{line}: ")), "{error}");
+        assert!(!error.contains('\n'), "{error}");
     }
 }
 
@@ -268,9 +268,9 @@ fn a_value_cannot_break_the_line_of_a_message() {
         "log.\"a\\nb\" = 1",
         "\"a\\nb\" = 1",
     ] {
-        assert!(!fault(text).contains('\n'), "{text}");
+        assert!(!error(text).contains('\n'), "{text}");
     }
-    assert!(fault("policy.auto_bind = \"a\\u0007b\"").contains("it must be a provider's name"));
+    assert!(error("policy.auto_bind = \"a\\u0007b\"").contains("it must be a provider's name"));
 }
 
 #[test]

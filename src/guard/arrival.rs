@@ -1,10 +1,10 @@
-//! TPM state that gets to its place after `prepare`: with a guest that migrates here, is restored,
-//! or reverts to a snapshot of when it ran. Then no state here is no state gone, and a state that
-//! is here proves nothing.
+//! TPM state that arrives after `prepare`: the guest migrates here, is restored, or reverts to a
+//! snapshot of a run. Then a missing state is not a lost one, and a state that is here proves
+//! nothing.
 //!
 //! libvirt announces the first two at the hook (`migrate begin`, `restore begin`), before it knows
-//! whether it will start anything. So an announcement holds for the attempt alone that it was made
-//! in. [`is_a_runs_own`] says what the third is known by.
+//! whether it will start anything. So an announcement is valid only for the attempt in which it was
+//! made. [`is_of_a_run`] explains how the third is recognised.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,11 +17,11 @@ use crate::clock::Timestamp;
 use crate::domain::Domain;
 use crate::verdict::facts::{Announcement, Arrival};
 
-/// How the TPM state of this start gets to its place; `None`: it is there, or it is gone.
-/// `snapshots` are those of when the guest ran.
+/// Returns how the TPM state of this start arrives; `None`: it is there, or it is gone.
+/// `snapshots` are those with the guest's memory.
 ///
-/// Whoever asks without being libvirtd asks about the guest's next start: that goes on from a
-/// managed save, if there is one, and from no announcement.
+/// Without a call of libvirtd this is about the guest's next start, which continues from a managed
+/// save, if there is one, and ignores announcements.
 pub(super) fn expected(
     guard: &Guard,
     domain: &Domain,
@@ -32,15 +32,15 @@ pub(super) fn expected(
         return has_managed_save(guard, &domain.name).then_some(Arrival::Restore);
     };
     let announced = announced.filter(|it| holds_for(it, call, guard, domain));
-    let reverts = || !snapshots.is_empty() && is_a_runs_own(guard, domain, &call.xml);
+    let reverts = || !snapshots.is_empty() && is_of_a_run(guard, domain, &call.xml);
     match announced {
         Some(announcement) => Some(announcement.arrival),
         None => reverts().then_some(Arrival::Snapshot),
     }
 }
 
-/// What is to be noted at `migrate begin` and `restore begin`. Nothing where the guest runs:
-/// libvirt will refuse to restore it; and nothing where nobody starts it.
+/// Returns what is recorded at `migrate begin` and `restore begin`. Nothing if the guest runs, as
+/// libvirt will refuse to restore it, and nothing if libvirtd does not call.
 pub(super) fn announcement(
     guard: &Guard,
     domain: &Domain,
@@ -55,19 +55,19 @@ pub(super) fn announcement(
     })
 }
 
-/// Whether an announcement was made in the attempt that this `prepare` belongs to.
+/// Returns whether an announcement was made in the attempt that this `prepare` belongs to.
 fn holds_for(announcement: &Announcement, call: &HookCall, guard: &Guard, domain: &Domain) -> bool {
-    // libvirt refuses an image with the UUID of a guest of another name, after it has announced it.
+    // libvirt announces an image with the UUID of a guest of another name, and then refuses it.
     let is_of_this_attempt =
         announcement.domain_name == domain.name && announcement.attempt == (call.attempt)();
-    // A guest that is migrated offline is announced, too. What comes of it is its definition,
-    // which is written afterwards; a guest that migrates as it runs is prepared before.
+    // An offline migration is announced too. Its result is the definition, which is written
+    // afterwards; for a live migration `prepare` comes before that.
     let came_offline = announcement.arrival == Arrival::Migration
         && defined_at(guard, domain).is_some_and(|defined| defined > announcement.at);
     is_of_this_attempt && !came_offline
 }
 
-/// When the guest's definition was last written.
+/// Returns when the guest's definition was last written.
 fn defined_at(guard: &Guard, domain: &Domain) -> Option<Timestamp> {
     let written = fs::metadata(definition(guard, domain)?)
         .and_then(|metadata| metadata.modified())
@@ -76,15 +76,14 @@ fn defined_at(guard: &Guard, domain: &Domain) -> Option<Timestamp> {
     i64::try_from(since_epoch.as_millis()).ok().map(Timestamp)
 }
 
-/// Whether this domain XML is the configuration of a run, and not the guest's definition:
-/// libvirt starts a guest with it that goes on from a snapshot of that run, and from nothing
-/// else that it does not announce.
+/// Returns whether this domain XML is the configuration of a run, and not the guest's definition:
+/// libvirt uses it only to continue from a snapshot of that run, or in starts that it announces.
 ///
-/// A run's configuration says of each disk that has no backing file `<backingStore/>`, and of a
-/// CPU that it is to be just so (libvirt 9.0). Where that is missing (libvirt 11.3 goes back with
-/// the definition of that time, and nothing tells it from an ordinary start), or the definition has
-/// it too because somebody has copied it from a run, the start is an ordinary one.
-fn is_a_runs_own(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
+/// A run's configuration has `<backingStore/>` for each disk without a backing file, and
+/// `check='full'` for the CPU (libvirt 9.0). If these are missing (libvirt 11.3 reverts with the
+/// definition of that time, which looks like an ordinary start), or if the definition has them too
+/// because it was copied from a run, the start counts as an ordinary one.
+fn is_of_a_run(guard: &Guard, domain: &Domain, xml: &[u8]) -> bool {
     let definition = definition(guard, domain).and_then(|path| read_definition(&path));
     let (Some(definition), Ok(xml)) = (definition, std::str::from_utf8(xml)) else {
         return false;
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announcement_is_for_its_attempt_and_its_guest() {
+    fn an_announcement_is_valid_for_its_attempt_and_its_guest_only() {
         let (_dir, guard) = called_with("");
         let arrives = |it: &Announcement| expected(&guard, &domain(), Some(it), &[]);
         for arrival in [Arrival::Migration, Arrival::Restore] {
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_whose_definition_came_after_its_announcement_was_migrated_offline() {
+    fn a_definition_that_is_newer_than_the_announcement_is_an_offline_migration() {
         let (_dir, guard) = called_with("");
         let definition = guard.config.libvirt.definitions().join("vm1.xml");
         fs::write(&definition, "").unwrap();
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_announced_for_a_guest_that_runs_nor_by_a_person() {
+    fn nothing_is_announced_for_a_running_guest_or_without_libvirtd() {
         let (_dir, mut guard) = called_with("");
         let noted = |guard: &Guard| announcement(guard, &domain(), Arrival::Restore);
         assert_eq!(noted(&guard).unwrap().attempt, ATTEMPT);
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_asks_about_the_next_start_which_goes_on_from_a_managed_save() {
+    fn without_libvirtd_the_next_start_continues_from_a_managed_save() {
         let (_dir, mut guard) = called_with("");
         let save = guard.config.libvirt.managed_saves().join("vm1.save");
         fs::write(&save, "").unwrap();
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_gone_back_to_is_known_by_its_configuration() {
+    fn a_reverted_run_is_recognised_by_its_configuration() {
         let run = "<cpu check='full'/><disk><backingStore/></disk>";
         let names = ["before".to_owned()];
         for (xml, definition, is_reverted) in [

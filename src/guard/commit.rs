@@ -15,9 +15,9 @@ use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding, Reason, Verdict};
 
-/// What came of writing.
+/// The result of writing.
 pub(super) enum Committed {
-    /// The verdict stands, with what could be written of it.
+    /// The verdict is valid; what could be written of it is written.
     Done {
         /// The DEK that a `create-key` repair made.
         new_dek: Option<Dek>,
@@ -26,8 +26,8 @@ pub(super) enum Committed {
     RowsChanged,
 }
 
-/// Writes the verdict. Where the store takes no change, a start whose key is there goes on
-/// all the same, with a finding; one whose new key cannot be kept is refused.
+/// Writes the verdict. If the store accepts no change, a start whose key is available proceeds with
+/// a finding; one whose new key cannot be stored is refused.
 pub(super) fn commit(
     gathered: &mut Gathered,
     verdict: &mut Verdict,
@@ -57,8 +57,8 @@ pub(super) fn commit(
     }
 }
 
-/// Records the verdict that a failure after the repairs has become. That this may fail too is
-/// left to the log: the refusal itself is what matters.
+/// Records a refusal that was decided after the repairs were written. If that fails, it is only
+/// logged: the refusal itself is what matters.
 pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, origin: Origin) {
     let Some(event) = event(gathered, verdict, origin) else {
         return;
@@ -108,22 +108,22 @@ fn write(
     };
     store.apply(&change)?;
     if facts.state != TpmState::Absent {
-        // The start that the key was made for may have ended without anybody to see it.
+        // The end of the start that the key was made for may have been missed.
         if let Err(error) = store.clear_fresh_key(domain.uuid) {
-            tracing::warn!(%error, "the key could not be noted as one in use");
+            tracing::warn!(%error, "the key could not be recorded as used");
         }
     }
     Ok(())
 }
 
-/// What a verdict has wrapped: the key, and where it comes from.
+/// The key that a verdict wraps: for which provider, and where it comes from.
 struct ToWrap {
     provider: ProviderUuid,
     origin: KeyOrigin,
 }
 
 impl ToWrap {
-    /// Of several repairs at most one wraps a key.
+    /// Returns the key that the repairs wrap; at most one of them does.
     fn of(verdict: &Verdict) -> Option<Self> {
         verdict.repairs().iter().find_map(|repair| match *repair {
             Repair::CreateKey {
@@ -138,7 +138,7 @@ impl ToWrap {
     }
 }
 
-/// Wraps the key that a repair makes or keeps, with the KEK of the provider that it names.
+/// Wraps the key that a repair makes or keeps with the KEK of the provider that it names.
 fn key_to_write(
     gathered: &mut Gathered,
     verdict: &Verdict,
@@ -180,7 +180,7 @@ fn key_to_write(
     made.map(Some).map_err(|error| internal(error.to_string()))
 }
 
-/// Why a guest gets no key.
+/// Why no key could be made for a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeKeyError {
     /// There was no randomness.
@@ -219,8 +219,8 @@ pub fn make_key(
     Ok((key, dek))
 }
 
-/// Whether an allowed start goes by a key that its client brought; one that is refused tells
-/// nothing.
+/// Returns whether an allowed start uses a key that its client provided; `None` for a refused
+/// start.
 fn clients_key(verdict: &Verdict) -> Option<bool> {
     match verdict.decision() {
         Decision::Allow(reason) => Some(*reason == Reason::ClientsKey),

@@ -12,11 +12,11 @@ use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyStore;
 
-/// libvirtd, as it calls the hook.
+/// One call of the hook by libvirtd.
 pub struct HookCall {
-    /// Which attempt to start a guest this call belongs to; asked for where it matters.
+    /// Returns which attempt to start a guest this call belongs to; called only when it matters.
     pub attempt: Box<dyn Fn() -> String>,
-    /// The domain XML as it came; empty where it is too long to be kept.
+    /// The domain XML as it was given; empty if it is too long to be kept.
     pub xml: Vec<u8>,
 }
 
@@ -24,27 +24,27 @@ pub struct HookCall {
 pub struct Guard {
     /// The configuration in force.
     pub config: Config,
-    /// Why the configuration file could not be used, if so: the defaults hold.
+    /// Why the configuration file could not be used; then the defaults are in force.
     pub config_error: Option<String>,
-    /// Why the guest is judged by libvirt's definition of it, not by the XML that was given.
+    /// Why libvirt's definition of the guest is used instead of the XML that was given.
     pub xml_error: Option<String>,
     /// The directory of the store and the sealed provider keys.
     pub state_dir: StateDir,
-    /// Whether a KEK that is slow to open is shared with the other starts of these seconds.
+    /// Whether a KEK that is slow to unseal is shared with other starts for some seconds.
     pub shares_keks: bool,
     /// The guard's own directory on a tmpfs.
     pub run_dir: RunDir,
-    /// libvirtd's call, where it is libvirtd that asks, and not a person.
+    /// libvirtd's call; `None` if a person asks.
     pub call: Option<HookCall>,
-    /// libvirt's secrets; `None` leaves libvirt alone, as if it had none.
+    /// libvirt's secrets; `None` does not ask libvirt, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
-    /// Whether libvirtd is starting itself, and `secrets` are what its files tell.
+    /// Whether libvirtd itself is starting; `secrets` are then read from its files.
     pub(super) libvirt_starts: bool,
     unsealed_keks: UnsealedKeks,
 }
 
 impl Guard {
-    /// A guard with this configuration, which leaves libvirt alone.
+    /// Creates a guard with this configuration, which does not ask libvirt.
     #[must_use]
     pub fn new(config: Config, state_dir: StateDir) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Guard {
         }
     }
 
-    /// Opens and wraps keys; unseals no KEK twice for all that this guard does.
+    /// Opens and wraps keys. This guard unseals each KEK only once.
     pub(super) fn unlocker(&self) -> Unlocker {
         Unlocker::sharing(self.keyring(), self.unsealed_keks.clone())
     }
@@ -82,14 +82,14 @@ impl Guard {
         DefinitionFiles::from(&self.config.libvirt)
     }
 
-    /// What people call this domain: its name in libvirt's files, else its UUID.
+    /// Returns the guest's name in libvirt's files, or else its UUID.
     pub(super) fn name_of(&self, domain: DomainUuid) -> String {
         let known = self.definition_files().defined_as(domain);
         known.map_or_else(|| domain.to_string(), |known| known.name)
     }
 
-    /// Opens the store; `None` where there is no database yet. A locked store may take half
-    /// of the time, so that the other half is left for asking libvirt.
+    /// Opens the store; `None` if there is no database yet. Waits for a locked store for at most
+    /// half of the time, so that the other half is left for libvirt.
     pub fn open_store(
         &self,
         access: Access,

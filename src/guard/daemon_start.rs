@@ -1,5 +1,5 @@
-//! A start that libvirtd makes while it is starting itself. It cannot be asked then, but its
-//! files tell which secrets it has.
+//! Starts of guests while libvirtd itself is starting. It answers no calls then, but its files show
+//! which secrets it has.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::verdict::facts::Permission;
 use crate::verdict::outcome::{Outcome, SecretAction};
 use crate::verdict::{Reason, Verdict};
 
-/// How long one call of the hook may hold up the daemon's start: there is nothing worth
-/// waiting for, and all other guests and clients wait.
+/// How long one call of the hook may delay the daemon's start: waiting would not help, and all
+/// other guests and clients wait.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
 
 impl Guard {
-    /// If the libvirtd that calls this hook is still starting, it will not be asked. Gives the
-    /// deadline that holds then: a shorter one, but not for a guest that is sure to start.
+    /// If the libvirtd that calls this hook is still starting, reads its files instead of calling
+    /// it. Returns the new deadline: a shorter one, except for a guest that is certain to start.
     #[must_use]
     pub fn handle_starting_daemon(
         &mut self,
@@ -33,8 +33,8 @@ impl Guard {
         }
         self.libvirt_starts = true;
         self.secrets = Some(Box::new(StartingLibvirtd(self.config.libvirt.secrets())));
-        // A persistent secret of the guest's own carries its start as if there were no guard:
-        // nobody could be asked to take it over now.
+        // A persistent secret of the guest starts it as if there were no guard: nobody could adopt
+        // it now.
         self.config.policy.unmanaged = Permission::Allow;
         match domain.filter(|domain| has_loaded(self, domain)) {
             Some(_) => deadline,
@@ -43,7 +43,7 @@ impl Guard {
     }
 }
 
-/// Whether libvirtd is starting and has loaded this very guest's secret, as it was staged.
+/// Returns whether libvirtd is starting and has loaded the secret that was staged for this guest.
 fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
     let (Some(secrets), Some((_, secret))) = (&guard.secrets, domain.encrypted_vtpm()) else {
         return false;
@@ -59,8 +59,8 @@ fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
     guard.libvirt_starts && is_staged()
 }
 
-/// Allows the start of a guest whose secret `stage` prepared for a starting libvirtd: the verdict
-/// was made there. `None`: the start is to be judged, by what the daemon's files tell.
+/// Allows the start of a guest whose secret was staged for a starting libvirtd: `stage` has made
+/// the verdict. `None`: the start must be judged, from the daemon's files.
 pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Option<Outcome> {
     let (vtpm, _) = domain
         .encrypted_vtpm()
@@ -77,7 +77,7 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Op
     })
 }
 
-/// The log has it in any case.
+/// Records the start. The log has it even if that fails.
 fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
     let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
         return;

@@ -1,4 +1,4 @@
-//! A guest whose domain XML did not reach the hook: libvirt's own definition of it tells.
+//! Guests whose domain XML did not reach the hook: libvirt's own definition is used instead.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -7,18 +7,17 @@ use super::context::Guard;
 use crate::domain::{self, Domain, UnreadableDomain};
 
 impl Guard {
-    /// The guest as libvirt's file of its persistent definition describes it, which then becomes
-    /// a finding of the verdict. At `prepare` it is what libvirt starts, unless somebody starts
-    /// another definition under the same name and UUID. The notes on running guests have no
-    /// entry of it yet.
+    /// Returns the guest as libvirt's persistent definition describes it, and notes a finding for
+    /// the verdict. At `prepare` that is what libvirt starts, unless another definition is started
+    /// under the same name and UUID. The status files of running guests do not have it yet.
     ///
-    /// A guest that libvirt has no such file of (a transient one) stays unread.
+    /// A guest without such a file (a transient one) stays unreadable.
     pub fn defined_by_libvirt(
         &mut self,
         guest: &str,
         unreadable: UnreadableDomain,
     ) -> Result<Domain, UnreadableDomain> {
-        // libvirt takes no slash in a name; it would lead to another file.
+        // libvirt allows no slash in a name; it would lead to another file.
         if guest.is_empty() || guest.contains('/') {
             return Err(unreadable);
         }
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_definition_takes_the_place_of_an_xml_that_did_not_arrive() {
+    fn a_definition_replaces_an_xml_that_did_not_arrive() {
         let dir = tempfile::tempdir().unwrap();
         let mut guard = guard(dir.path());
         let definition = guard.config.libvirt.definitions().join("vm1.xml");
@@ -91,15 +90,15 @@ mod tests {
             (read.uuid.to_string().as_str(), read.has_emulated_tpm()),
             (UUID, true)
         );
-        let trouble = guard.xml_error.take().unwrap();
+        let error = guard.xml_error.take().unwrap();
         assert!(
-            trouble.contains("stdin was empty") && trouble.contains("vm1.xml"),
-            "{trouble}"
+            error.contains("stdin was empty") && error.contains("vm1.xml"),
+            "{error}"
         );
     }
 
     #[test]
-    fn without_a_definition_the_guest_stays_unread() {
+    fn without_a_definition_the_guest_stays_unreadable() {
         let dir = tempfile::tempdir().unwrap();
         let mut guard = guard(dir.path());
         let definitions = guard.config.libvirt.definitions();

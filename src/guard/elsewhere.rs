@@ -1,5 +1,5 @@
-//! Before a refusal says gone, lost or missing: looks for the guest's TPM and its key under
-//! other names on this host.
+//! Searches this host for the guest's TPM and its key under other names, before a refusal reports
+//! them as missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
 
-/// How long the look may take; it never takes more than half of what is left.
+/// How long the search may take; it never takes more than half of the remaining time.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many keys are tried on a TPM state: each takes a millisecond.
 const KEYS_TRIED: usize = 500;
 
-/// Searches. What cannot be read is not found.
+/// Searches. Whatever cannot be read counts as not found.
 pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -> Elsewhere {
     let deadline = deadline.at_most(TIME_LIMIT.min(deadline.remaining() / 2));
     let Gathered {
@@ -49,7 +49,7 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
             ..Elsewhere::default()
         };
     };
-    let look = Look {
+    let search = Search {
         guard,
         domain,
         vtpm,
@@ -58,10 +58,10 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
     };
     let mut found = Elsewhere {
         is_defined,
-        ..look.by_names().unwrap_or_default()
+        ..search.by_names().unwrap_or_default()
     };
     if let StateFile::Encrypted(state) = state {
-        match look.holder_of_key(state, keys) {
+        match search.holder_of_key(state, keys) {
             Ok(holder) => found.key_holder = holder,
             Err(error) => tracing::warn!(%error, "keys of other guests were not tried"),
         }
@@ -69,8 +69,8 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
     found
 }
 
-/// What one look works with.
-struct Look<'a> {
+/// What one search works with.
+struct Search<'a> {
     guard: &'a Guard,
     domain: &'a Domain,
     vtpm: &'a Emulator,
@@ -78,8 +78,8 @@ struct Look<'a> {
     deadline: Deadline,
 }
 
-impl Look<'_> {
-    /// What names, UUIDs and places tell.
+impl Search<'_> {
+    /// Searches by names, UUIDs and paths.
     fn by_names(&self) -> Result<Elsewhere, StoreError> {
         let Self { guard, domain, .. } = self;
         let seen = self.store.seen_state(domain.uuid)?;
@@ -92,8 +92,8 @@ impl Look<'_> {
         })
     }
 
-    /// libvirt deletes the directory of a guest's TPM when it is undefined, and a definition
-    /// that is younger than the last start is a new one, or an edited one.
+    /// Returns whether the guest was undefined since its last start: libvirt deletes the TPM's
+    /// directory then, and a definition that is younger than the last start is new, or edited.
     fn was_undefined(&self) -> Result<bool, StoreError> {
         let directory = self
             .guard
@@ -122,7 +122,7 @@ impl Look<'_> {
             return self.related(uuid, Relation::Secret).map(Some);
         }
         for uuid in self.store.users_of_name(&self.domain.name)? {
-            // One that libvirt defines has another name by now: names are unique.
+            // A guest that libvirt defines has another name now: names are unique.
             if uuid != self.domain.uuid && self.definition_of(uuid).is_none() {
                 return self.related(uuid, Relation::Name).map(Some);
             }
@@ -150,7 +150,7 @@ impl Look<'_> {
         })
     }
 
-    /// Another domain with a used key whose row, or whose definition, names this secret.
+    /// Returns another guest with a used key whose row, or whose definition, names this secret.
     fn other_user_of(&self, secret: SecretUuid) -> Result<Option<DomainUuid>, StoreError> {
         let is_other = |uuid: &DomainUuid| *uuid != self.domain.uuid;
         if let Some(uuid) = self
@@ -185,7 +185,7 @@ impl Look<'_> {
         self.guard.definition_files().defined_as(uuid)
     }
 
-    /// Another domain with a key that opens this state.
+    /// Returns another guest with a key that opens this state.
     fn holder_of_key(
         &self,
         state: &EncryptedState,
@@ -210,8 +210,8 @@ impl Look<'_> {
     }
 }
 
-/// A TPM state of this guest that its XML does not name: of the other TPM version, at libvirt's
-/// own place, or where its last start found it.
+/// Returns a TPM state of this guest that its XML does not name: one of the other TPM version, one
+/// at libvirt's default path, or one where its last start found it.
 #[must_use]
 pub fn state_elsewhere(
     guard: &Guard,
@@ -250,7 +250,7 @@ pub fn state_elsewhere(
         .map(|(path, kind)| StateElsewhere { path, wanted, kind })
 }
 
-/// Whether there is a file with something in it; not where its file system does not answer.
+/// Returns whether this is a file with content; `false` if its file system does not answer.
 fn is_filled(path: &Path) -> bool {
     let asked = path.to_owned();
     let is_filled =

@@ -1,5 +1,5 @@
-//! What follows a verdict: the guest runs, or it is gone, or its TPM state is on its way.
-//! None of this may refuse anything; what fails is told to the caller, who logs it.
+//! What follows a verdict: the guest runs, or is gone, or its TPM state will arrive. Nothing here
+//! can refuse a start; errors are returned to the caller, who logs them.
 
 use std::io;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::swtpm::{StateFile, read_state, state_path};
 use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
 
-/// How soon a start has failed, if it fails: what ends later has run. libvirt tells which of the
-/// two it was since 10.5.
+/// A start that ends within this time counts as failed; a guest that stops later has run. Since
+/// 10.5 libvirt reports which of the two it was.
 const FAILS_WITHIN: Duration = Duration::from_secs(60);
 
-/// Why something that follows a verdict was not done.
+/// Why something that follows a verdict failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowUpError {
     /// The store.
@@ -31,14 +31,14 @@ pub enum FollowUpError {
     #[error("the host secret was not dropped: {0}")]
     Secret(#[from] SecretError),
     /// The plain TPM state that `encrypt` kept.
-    #[error("the plain TPM state that was kept is still there: {0}")]
+    #[error("the plain TPM state could not be removed: {0}")]
     PlainState(#[from] io::Error),
     /// The copies of TPM state.
     #[error("the copy of the TPM's state: {0}")]
     Copy(#[from] CopyError),
 }
 
-/// Does what follows a verdict at this operation; at `prepare`, which makes verdicts, nothing.
+/// Does what follows a verdict at this operation. At `prepare`, which makes verdicts, nothing.
 pub fn follow_up(
     guard: &Guard,
     operation: Operation,
@@ -55,11 +55,11 @@ pub fn follow_up(
     }
 }
 
-/// `started begin`: the key has been used; host secret and kept copy have done their work.
+/// `started begin`: the key has been used; host secret and saved copy are no longer needed.
 fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), FollowUpError> {
     let dropped = copies::drop_after_start(guard, domain, deadline);
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
-        forget_announcement(guard, domain, deadline)?;
+        clear_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
     let has_its_tpm = start_note::remove_at_start(guard, domain);
@@ -70,7 +70,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
         }
         store.has_key_refs(domain.uuid)
     });
-    // The encrypted state has proven itself: a plain one that `encrypt` kept has done its work.
+    // The encrypted state works: a plain one that `encrypt` saved is no longer needed.
     let forgotten = plain_state::remove(&guard.state_dir, domain.uuid);
     let is_over = guard.config.secret_lifetime == Lifetime::Start;
     if secret_release::may_be_managed(&noted) {
@@ -81,7 +81,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
     Ok(dropped?)
 }
 
-/// `stopped end`: the guest is gone, or its start has failed.
+/// `stopped end`: the guest has stopped, or its start has failed.
 fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), FollowUpError> {
     let dropped = secret_release::drop_first(guard, domain, deadline);
     let failed = failed_start::take(guard, domain, None);
@@ -91,7 +91,7 @@ fn stopped(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
     Ok(noted?)
 }
 
-/// `release end`: likewise, and it is the last moment at which a transient guest has its state.
+/// `release end`: the same, and the last moment at which a transient guest has its state.
 fn released(
     guard: &Guard,
     domain: &Domain,
@@ -103,15 +103,16 @@ fn released(
     let kept = copies::save_after_run(guard, domain, ending, deadline);
     let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
-        tracing::warn!(domain = domain.name, %error, "no copy of the TPM's state was kept");
+        tracing::warn!(domain = domain.name, %error, "the TPM state was not saved");
     }
     ended?;
     dropped?;
     Ok(kept?)
 }
 
-/// The guest is gone: so is a key that was made for nothing, and the secret with it. `ending` is
-/// known at `release` alone; `failed` tells of a start that failed after it was allowed.
+/// The guest has stopped: retires a key that was never used, and drops the secret with it.
+/// `ending` is known only at `release`; `failed` is the event of a start that failed after it was
+/// allowed.
 fn ended(
     guard: &Guard,
     domain: &Domain,
@@ -120,7 +121,7 @@ fn ended(
     deadline: Deadline,
 ) -> Result<(), FollowUpError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
-        return Ok(forget_announcement(guard, domain, deadline)?);
+        return Ok(clear_announcement(guard, domain, deadline)?);
     };
     let has_run = progress(guard, domain) == Some(Progress::Ran);
     let state = read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
@@ -135,9 +136,9 @@ fn ended(
         }
         let now = Timestamp::now();
         match ending {
-            // It has run, though `started` may not have been able to note it.
+            // It has run, even if `started` could not record it.
             Some(Ending::Ended) => store.mark_started(domain.uuid, now)?,
-            // Should that state be out of sight when a later start fails, its key stays.
+            // If that state is not visible when a later start fails, its key must stay.
             _ if !matches!(state, StateFile::Absent) => store.clear_fresh_key(domain.uuid)?,
             Some(Ending::Failed) => {
                 taken_back = store.retire_fresh_key(domain.uuid, None, now)?.is_some();
@@ -150,8 +151,8 @@ fn ended(
         }
         store.has_key_refs(domain.uuid)
     });
-    // A key that nobody has any more is not one to start the guest with; under any other lifetime
-    // its secret has gone already.
+    // The guest must not start with a key that is retired; under any other lifetime the secret is
+    // dropped already.
     if taken_back && guard.config.secret_lifetime == Lifetime::Keep {
         secret_release::release(guard, domain, secret, true, deadline)?;
     }
@@ -159,7 +160,7 @@ fn ended(
     Ok(())
 }
 
-/// `migrate begin`, `restore begin`: TPM state will arrive with the stream.
+/// `migrate begin`, `restore begin`: the TPM state will arrive with the stream.
 fn announced(
     guard: &Guard,
     domain: &Domain,
@@ -177,8 +178,8 @@ fn announced(
     Ok(())
 }
 
-/// What was announced for this guest was for a start that is over.
-fn forget_announcement(
+/// Clears an announcement of a start that is over.
+fn clear_announcement(
     guard: &Guard,
     domain: &Domain,
     deadline: Deadline,
@@ -192,8 +193,8 @@ fn forget_announcement(
     Ok(())
 }
 
-/// Notes that the guest has run with the TPM state that is in its place, so that it is missed if
-/// it goes. That of a transient guest goes with each run.
+/// Records that the guest has run with this TPM state, so that its loss is noticed. The state of a
+/// transient guest goes with each run and is not recorded.
 fn note_state(
     guard: &Guard,
     domain: &Domain,

@@ -1,4 +1,4 @@
-//! Gathers the facts of one start: TPM state, rows, and what trying each key gave.
+//! Gathers the facts of one start: TPM state, rows, and the result of trying each key.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use crate::verdict::facts::{
     CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
 };
 
-/// The facts, and what was opened on the way to them.
+/// The facts, and what was opened to gather them.
 pub(super) struct Gathered {
     pub(super) facts: Facts,
     pub(super) keys: Keys,
-    /// The store that the rows came from; `None` where there is none, or it is unusable.
+    /// The store that the rows came from; `None` if there is none, or it is unusable.
     pub(super) store: Option<Store>,
     /// The copy of `facts.saved`.
     pub(super) copy: Option<SavedCopy>,
-    /// The state that keys are proven against: the TPM's, or the copy that takes its place.
+    /// The state that keys are proven against: the TPM's, or the copy that will be restored.
     pub(super) state: StateFile,
 }
 
 impl Guard {
-    /// The state of this domain's TPM; of one that is not emulated, `Absent`.
+    /// Returns the state of this guest's TPM; `Absent` if it is not emulated.
     #[must_use]
     pub fn tpm_state(&self, domain: &Domain) -> TpmState {
         match &domain.vtpm {
@@ -43,8 +43,8 @@ impl Guard {
     }
 }
 
-/// Gathers what the verdict on this domain depends on, and no more: for a domain without an
-/// emulated TPM nothing is read.
+/// Gathers what the verdict on this guest depends on, and no more: for a guest without an emulated
+/// TPM nothing is read.
 pub(super) fn gather(
     guard: &Guard,
     domain: Result<Domain, UnreadableDomain>,
@@ -93,19 +93,19 @@ pub(super) fn gather(
     }
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
-        gathered.look_for_arrival(guard);
+        gathered.find_arrival(guard);
         gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, copies, deadline);
         if !gathered.facts.trials.values().any(Trial::is_proven) {
             gathered.try_retired(uuid, deadline);
         }
     }
-    gathered.look_for_hindrance(guard, vtpm, access, deadline);
+    gathered.find_obstacle(guard, vtpm, access, deadline);
     gathered
 }
 
-/// An unencrypted vTPM has no rows; but encrypted state under it is no contradiction while
-/// other state is on its way, and only the store knows that.
+/// Returns whether the store must be read. An unencrypted vTPM has no rows; but an encrypted state
+/// under it is no contradiction while another state is arriving, which only the store knows.
 fn needs_rows(vtpm: &Emulator, state: &StateFile) -> bool {
     let may_contradict = matches!(state, StateFile::Encrypted(_) | StateFile::Damaged(_));
     vtpm.secret_uuid.is_some() || may_contradict
@@ -125,9 +125,9 @@ impl StateFile {
 }
 
 impl Gathered {
-    /// A start that the guard judges is hindered; of a guest whose vTPM is not encrypted, which is
-    /// libvirt's affair, only who asks is told.
-    fn look_for_hindrance(
+    /// Finds what prevents the start. For a guest whose vTPM is not encrypted, which libvirt starts
+    /// itself, only a check without a start does this.
+    fn find_obstacle(
         &mut self,
         guard: &Guard,
         vtpm: &Emulator,
@@ -147,17 +147,17 @@ impl Gathered {
             .is_ok_and(|found| found.state_arrives);
         let waits = !is_asked && !arrives;
         let longest = if waits {
-            obstacle::FOR_THE_LOCK
+            obstacle::LOCK_PATIENCE
         } else {
             Duration::ZERO
         };
         let patience = deadline.at_most(longest.min(deadline.remaining() / 2));
-        facts.obstacle = obstacle::look(guard, domain, vtpm, patience);
+        facts.obstacle = obstacle::find(guard, domain, vtpm, patience);
     }
 
     fn read_rows(&mut self, guard: &Guard, domain: DomainUuid, access: Access, deadline: Deadline) {
         let opened = match guard.open_store(access, deadline) {
-            // A store on a read-only file system can still say which key it is.
+            // A store on a read-only file system still has the keys.
             Err(StoreError::Unavailable { .. }) if access != Access::Read => {
                 guard.open_store(Access::Read, deadline)
             }
@@ -174,8 +174,8 @@ impl Gathered {
         }
     }
 
-    /// Whether what was announced is for this start; and what is on its way unannounced.
-    fn look_for_arrival(&mut self, guard: &Guard) {
+    /// Finds out whether a state arrives in this start, announced or not.
+    fn find_arrival(&mut self, guard: &Guard) {
         let Facts {
             domain: Ok(domain),
             references: Ok(references),
@@ -212,8 +212,8 @@ impl Gathered {
         }
     }
 
-    /// Chooses the copy that a key opens, of several the latest, and else the latest; and proves
-    /// the keys against it, if it takes the place of the state.
+    /// Chooses the latest copy that a key opens, or else the latest, and proves the keys against it
+    /// if it will be restored.
     fn try_copies(
         &mut self,
         domain: DomainUuid,
@@ -256,7 +256,7 @@ impl Gathered {
         }
     }
 
-    /// Tries the retired rows, once: they may hold the key of a state that has come back.
+    /// Tries the retired rows, once: they may have the key of a state that has come back.
     pub(super) fn try_retired(&mut self, domain: DomainUuid, deadline: Deadline) {
         let Self {
             facts, keys, state, ..
@@ -273,8 +273,8 @@ impl Gathered {
     }
 }
 
-/// The KEKs that may have to wrap a new key: those of the providers that the placeholders,
-/// or without any row `policy.auto_bind`, name.
+/// Returns the KEKs that may have to wrap a new key: those of the providers that the placeholders
+/// name, or that `policy.auto_bind` names if there are no rows.
 fn keks_for_a_new_key(
     rows: &[KeyRef],
     providers: &[Provider],

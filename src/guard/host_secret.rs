@@ -1,5 +1,5 @@
-//! What libvirt has under the secret's UUID that a domain XML names, as facts: whose it is, its value
-//! as far as root can read it, and which other guests need it.
+//! The libvirt secret that a domain XML names, as facts: whose it is, its value if root can read it,
+//! and which other guests need it.
 
 use super::context::Guard;
 use super::deadlines::before_the_answer;
@@ -13,7 +13,7 @@ use crate::swtpm::StateFile;
 use crate::verdict::facts::{ForeignSecret, HostSecret, HostValue, References, Trial};
 
 impl Gathered {
-    /// The value of libvirt's own secret, if it is known.
+    /// Returns the value of libvirt's own secret, if it is known.
     pub(super) fn host_value(&self) -> Option<Dek> {
         match &self.facts.host_secret {
             Some(HostSecret::Foreign(ForeignSecret {
@@ -24,11 +24,11 @@ impl Gathered {
         }
     }
 
-    /// Asks libvirt for its secret of the UUID that the domain XML names, and its own files for
-    /// other guests that name it.
+    /// Asks libvirt for the secret that the domain XML names, and reads libvirt's files for other
+    /// guests that name it.
     ///
-    /// `foresees` is for a look at a start that nobody makes now: a guest whose client brings its
-    /// key at each start is seen as with that key.
+    /// `foresees` is for a check without a start: a guest whose client provides its key at each
+    /// start is judged as if it had that key.
     pub(super) fn ask_host_secret(&mut self, guard: &Guard, foresees: bool, deadline: Deadline) {
         let (Some(secrets), Some((secret, domain))) = (&guard.secrets, self.facts.secret()) else {
             self.facts.host_secret = Some(HostSecret::Absent);
@@ -46,14 +46,14 @@ impl Gathered {
                 })
             }
             Ok(None) => HostSecret::Absent,
-            Ok(Some(found)) => self.understand(guard, secret, domain, found, deadline),
+            Ok(Some(found)) => self.facts_of(guard, secret, domain, found, deadline),
             Err(error) => HostSecret::Unreachable(error.to_string()),
         };
         self.facts.host_secret = Some(answer);
     }
 
-    /// Whether whoever starts the guest brings its key: its last start says so, or that it runs
-    /// and neither the guard nor libvirt has a key.
+    /// Returns whether the client that starts the guest provides its key: its last start shows it,
+    /// or the guest runs although neither the guard nor libvirt has a key.
     fn is_started_by_a_client(&self, guard: &Guard) -> bool {
         let (Ok(domain), Ok(references)) = (&self.facts.domain, &self.facts.references) else {
             return false;
@@ -61,7 +61,7 @@ impl Gathered {
         references.clients_key || references.key_refs.is_empty() && is_running(guard, domain)
     }
 
-    fn understand(
+    fn facts_of(
         &mut self,
         guard: &Guard,
         secret: SecretUuid,
@@ -81,7 +81,7 @@ impl Gathered {
         }
         let value = match value {
             SecretValue::None => HostValue::None,
-            // No byte is a value to libvirt.
+            // libvirt treats an empty value as none.
             SecretValue::Disclosed(dek) if dek.expose().is_empty() => HostValue::None,
             SecretValue::Disclosed(dek) => {
                 let dek = self.keys.number(dek);
@@ -104,7 +104,7 @@ impl Gathered {
         })
     }
 
-    /// Whether it does not matter who else names the secret: nothing of it will be replaced.
+    /// Returns whether it is irrelevant who else names the secret: nothing in it will be replaced.
     fn is_settled(&self, value: HostValue) -> bool {
         let has_rows = (self.facts.references.as_ref())
             .is_ok_and(|references| !references.key_refs.is_empty());
@@ -115,8 +115,8 @@ impl Gathered {
         value == HostValue::None || !has_rows || self.facts.trials.values().any(is_held)
     }
 
-    /// The other guests that name this secret, by name, without those that are known to have a
-    /// key of this guest: they share it on purpose.
+    /// Returns the names of the other guests that name this secret, except those that are known to
+    /// have a key of this guest: they share it on purpose.
     fn guests_with_another_key(
         &mut self,
         guard: &Guard,

@@ -1,4 +1,4 @@
-//! The keys that judging a start opens.
+//! The keys that are opened to judge a start.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// None yet. KEKs that this guard has unsealed are not unsealed again.
+    /// No keys yet. KEKs that this guard has unsealed are not unsealed again.
     pub(super) fn of(guard: &Guard) -> Self {
         Self::with(guard.unlocker())
     }
@@ -56,7 +56,7 @@ impl Keys {
         }
     }
 
-    /// The number of this DEK among those of the domain.
+    /// Returns the number of this DEK among those of the guest.
     pub(super) fn number(&mut self, dek: Dek) -> DekNumber {
         let known = self.deks.iter().position(|other| other.same_as(&dek));
         DekNumber(known.unwrap_or_else(|| {
@@ -65,7 +65,7 @@ impl Keys {
         }))
     }
 
-    /// Tries the wrapped DEK of each of these rows, and proves against the state what opens.
+    /// Tries the wrapped DEK of each of these rows, and proves each opened DEK against the state.
     pub(super) fn try_rows(
         &mut self,
         rows: &[KeyRef],
@@ -118,7 +118,7 @@ impl Keys {
         Ok((key_id, dek))
     }
 
-    /// Whether another domain's wrapped DEK opens this state.
+    /// Returns whether another guest's wrapped DEK opens this state.
     pub(super) fn opens_state(
         &mut self,
         providers: &[Provider],
@@ -140,7 +140,7 @@ impl Keys {
     }
 }
 
-/// Tries rows as a start would, for who only wants to know what they open.
+/// Tries rows as a start would, for read-only callers.
 #[must_use]
 pub fn try_rows(
     keyring: &Keyring,

@@ -1,11 +1,11 @@
-//! Whose start a secret of libvirt's is in use for. Guests made from one template name the same
-//! secret; between `prepare`, which sets its value, and `started` or `release` no other guest
-//! with another key may be given it.
+//! Leases of libvirt secrets to starting guests. Guests made from one template name the same
+//! secret; between `prepare`, which sets its value, and `started` or `release` it must not be given
+//! to a guest with another key.
 //!
-//! `/run/vtpm-guard/secrets/SECRET-UUID` says who is in between, and goes with the last of them;
-//! `SECRET-UUID.lock` is held while libvirt is asked, and serves nothing else. Both are on a
-//! tmpfs: no start survives a boot. Guests that have the same key share the secret; a digest
-//! under a salt of its own tells equal keys, so that the file holds none.
+//! `/run/vtpm-guard/secrets/SECRET-UUID` lists the starting guests, and is removed with the last of
+//! them; `SECRET-UUID.lock` is held only while libvirt is asked. Both are on a tmpfs: no start
+//! survives a boot. Guests with the same key share the secret; equal keys are recognised by a salted
+//! digest, so that the file contains no key.
 
 use std::fs::File;
 use std::io;
@@ -31,19 +31,19 @@ mod record;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-/// How often a secret that is in use is looked at again.
+/// How often a secret that is in use is checked again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Why a secret cannot be had for a start.
+/// Why a secret could not be leased for a start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LeaseError {
-    /// Another guest is being started with it, under another key: that guest's name.
+    /// Another guest is being started with it under another key: that guest's name.
     #[error("it is in use for the start of the guest \"{0}\"")]
     InUse(String),
-    /// Who uses it cannot be found out or written down.
+    /// The lease could not be read or written.
     #[error(transparent)]
     Io(#[from] PathError),
-    /// Another user could have written who uses it.
+    /// Another user could have written the lease.
     #[error(transparent)]
     NotTrusted(Distrust),
 }
@@ -57,7 +57,7 @@ impl From<Distrust> for LeaseError {
     }
 }
 
-/// One secret, which nobody else gives to libvirt, or takes from it, as long as this lives.
+/// One locked secret: nobody else sets or drops it in libvirt until this value is dropped.
 pub(super) struct Lease {
     path: PathBuf,
     dir: File,
@@ -66,8 +66,8 @@ pub(super) struct Lease {
     _lock: File,
 }
 
-/// Takes hold of `secret` for the start of `domain` with `dek`: waits until no guest with
-/// another key is being started with it.
+/// Locks `secret` for the start of `domain` with `dek`: waits until no guest with another key is
+/// being started with it.
 pub(super) fn take(
     dir: &Path,
     secret: SecretUuid,
@@ -91,8 +91,8 @@ pub(super) fn take(
     }
 }
 
-/// Ends the use of `secret` by `domain`, whose start is over. `drop_secret` is called if nobody
-/// else is being started with it, with the domain whose usage name the secret bears.
+/// Ends the use of `secret` by `domain`, whose start is over. If no other guest is being started
+/// with it, `drop_secret` is called with the guest that is in the secret's usage name.
 pub(super) fn release<T>(
     dir: &Path,
     secret: SecretUuid,
@@ -116,13 +116,12 @@ pub(super) fn release<T>(
 }
 
 impl Lease {
-    /// Whether other guests that have the same key are being started with it: libvirt has it.
+    /// Returns whether other guests with the same key are being started with it: libvirt has it.
     pub(super) fn is_shared(&self) -> bool {
         self.others().next().is_some()
     }
 
-    /// Writes down that this guest is being started. `defines` says that the secret was defined
-    /// for it.
+    /// Records that this guest is being started. `defines`: the secret was defined for it.
     pub(super) fn hold(
         mut self,
         domain: &Domain,
@@ -186,8 +185,8 @@ impl Lease {
         atomic::replace(&self.dir, name, &bytes).map_err(|error| self.error(error))
     }
 
-    /// Nobody uses the secret. Whoever waits for the lock sees that it is gone, and makes
-    /// another one.
+    /// Removes the lease. Others that wait for the lock notice that it is gone, and create a new
+    /// one.
     fn remove(self) -> Result<(), LeaseError> {
         for path in [self.path.clone(), self.path.with_extension("lock")] {
             let name = path.file_name().unwrap_or_default();
@@ -212,7 +211,7 @@ fn lock(path: &Path, deadline: Deadline) -> io::Result<File> {
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)?;
         host::lock::lock(&file, deadline)?;
-        // Its last holder may have removed it.
+        // The last holder may have removed it.
         if file.metadata()?.nlink() > 0 {
             return Ok(file);
         }

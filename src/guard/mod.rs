@@ -1,6 +1,6 @@
-//! One guarded start: gathers the facts, has them decided, carries the verdict out. The hook
-//! and the administrator's commands both come through here, so that what `check` prints and
-//! what a start does begin at the same value.
+//! One guarded start: gathers the facts, lets the core decide, carries out the verdict. The hook
+//! and the administrator's commands both use it, so that what `check` prints and what a start does
+//! come from the same value.
 
 mod arrival;
 mod commit;

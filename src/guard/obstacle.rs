@@ -1,4 +1,4 @@
-//! What keeps swtpm from using a TPM state, whatever the key: its lock, and the way to it.
+//! What prevents swtpm from using a TPM state, whatever the key: its lock, or its directories.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::swtpm::{
 use crate::verdict::facts::Obstacle;
 use crate::verdict::refusal::Refusal;
 
-/// How long a start waits for a lock: at a restart, and at a restore right after a save, the TPM
-/// emulator of the run before may not have ended yet.
-pub(super) const FOR_THE_LOCK: Duration = Duration::from_millis(1500);
+/// How long a start waits for a lock: at a restart, or a restore right after a save, the previous
+/// TPM emulator may not have ended yet.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// How often the lock is looked at meanwhile.
+/// How often the lock is checked while waiting.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Guard {
-    /// Why swtpm could not start from this guest's TPM state as it is, whatever the key.
+    /// Returns why swtpm could not use this guest's TPM state, whatever the key.
     #[must_use]
     pub fn unusable_state(&self, domain: &Domain) -> Option<Refusal> {
         let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
             return None;
         };
-        if let Some(hindrance) = look(self, domain, vtpm, Deadline::after(Duration::ZERO)) {
-            return Some(Refusal::TpmObstructed(hindrance));
+        if let Some(obstacle) = find(self, domain, vtpm, Deadline::after(Duration::ZERO)) {
+            return Some(Refusal::TpmObstructed(obstacle));
         }
         match read_state(&self.config.libvirt.tpm_states(), domain.uuid, vtpm) {
             StateFile::Damaged(how) => Some(Refusal::TpmStateDamaged { how }),
@@ -37,9 +37,9 @@ impl Guard {
     }
 }
 
-/// Looks for what hinders swtpm. The lock is waited for until `patience` ends; where state is on
-/// its way nobody asks for it, for the source of a migration holds it rightly.
-pub(super) fn look(
+/// Returns what prevents swtpm from using the state. Waits for the lock until `patience`. Callers
+/// do not wait if a state arrives, since the source of a migration holds the lock rightly.
+pub(super) fn find(
     guard: &Guard,
     domain: &Domain,
     vtpm: &Emulator,
@@ -54,7 +54,7 @@ pub(super) fn look(
             user: closed.user,
         });
     }
-    // A guest that runs holds its own.
+    // A running guest holds its own lock.
     if is_running(guard, domain) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! The operations of libvirt's `qemu` hook at which the guard has something to do.
 
-/// What libvirt is doing with a guest.
+/// What libvirt does with a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// `prepare begin`
@@ -17,22 +17,22 @@ pub enum Operation {
     Restore,
 }
 
-/// Why a run, or a start, has ended: the hook's EXTRA at `release end`, since libvirt 10.5.
+/// Why a run or a start has ended: the hook's EXTRA at `release end`, since libvirt 10.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// `failed`: the start.
+    /// `failed`: the start has failed.
     Failed,
-    /// `migrated`: the guest runs on elsewhere, with its TPM.
+    /// `migrated`: the guest continues on another host, with its TPM.
     Migrated,
     /// Any other reason: the guest has run.
     Ended,
-    /// `-`, before libvirt 10.5 whatever the reason.
+    /// `-`: before libvirt 10.5, for every reason.
     Unknown,
 }
 
 impl Operation {
-    /// The operation that these words of libvirt's stand for; `None` where there is nothing to
-    /// do, unknown words included: what a later libvirt says is not refused.
+    /// Parses libvirt's arguments; `None` if there is nothing to do. Unknown words are ignored, as
+    /// a later libvirt may use them.
     #[must_use]
     pub fn parse(operation: &str, sub_operation: &str, extra: &str) -> Option<Self> {
         match (operation, sub_operation) {

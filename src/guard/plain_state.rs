@@ -1,8 +1,8 @@
-//! The plain TPM state of a guest whose vTPM was encrypted, kept until the guest has started
-//! with the encrypted one: `STATE-DIR/plain-state/DOMAIN-UUID/` holds the file under its own
-//! name, with its owner and mode, in directories that are root's alone.
+//! The plain TPM state of a guest whose vTPM was encrypted, kept until the guest has started with
+//! the encrypted one: `STATE-DIR/plain-state/DOMAIN-UUID/` contains the file under its own name,
+//! with its owner and mode, in directories that only root can access.
 //!
-//! It is plain, as it was before; no state that was encrypted ever comes here.
+//! It was plain before, too: no encrypted state is ever decrypted to this place.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};

@@ -20,23 +20,23 @@ use crate::verdict::outcome::{KeyInUse, Outcome, SecretAction};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
 
-/// How often a verdict is made again because the rows changed under it. Each time somebody
-/// else's change was carried out whole, so this ends.
+/// How often a verdict is repeated because the rows changed in the meantime. Each time another
+/// change was completed, so this ends.
 const ATTEMPTS: u32 = 8;
 
-/// How much of a verdict is carried out.
+/// Which parts of a verdict are carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// All of it: repairs and event are written, libvirt is given the key.
+    /// All: repairs and event are written, and libvirt gets the key.
     CarryOut,
-    /// Repairs and event are written; libvirt is given nothing.
+    /// Repairs and event are written; libvirt gets nothing.
     RepairOnly,
     /// Nothing is changed.
     DryRun,
 }
 
-/// Judges the start of `domain` (or of one whose XML could not be read: why), and carries the
-/// verdict out. `origin` is what the history says asked for it.
+/// Judges the start of `domain` (an error: why its XML could not be read) and carries out the
+/// verdict. `origin` is recorded in the history.
 pub fn prepare(
     guard: &Guard,
     domain: &Result<Domain, UnreadableDomain>,
@@ -66,8 +66,8 @@ pub fn prepare(
     if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
         secrets.expect_question(before_the_answer(deadline));
     }
-    // Before anything can refuse: libvirt deletes a transient guest's state then. A start that
-    // is only replayed, of a guest that runs, is none that could fail.
+    // Before anything can refuse: libvirt then deletes a transient guest's state. A replayed start
+    // of a running guest is not a start that could fail.
     let kept = match domain {
         Ok(domain) if mode == Mode::CarryOut => {
             let is_start = origin == Origin::Prepare || !is_running(guard, domain);
@@ -90,7 +90,7 @@ pub fn prepare(
     outcome
 }
 
-/// Of a transient guest libvirt deletes the state now, which is damaged or in use elsewhere.
+/// Notes a refusal for a state that is damaged or in use: libvirt deletes a transient guest's.
 fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
     let Decision::Deny(why @ (Refusal::TpmStateDamaged { .. } | Refusal::TpmObstructed(_))) =
         outcome.verdict.decision()
@@ -98,7 +98,7 @@ fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
         return;
     };
     if let Err(error) = copies::note_refusal(guard, domain, why.code()) {
-        tracing::warn!(domain = domain.name, %error, "its TPM's state will not be kept from libvirt");
+        tracing::warn!(domain = domain.name, %error, "its TPM state cannot be protected from deletion by libvirt");
     }
 }
 
@@ -123,7 +123,7 @@ fn judged(
     gathered.into_outcome(verdict, SecretAction::None, mode)
 }
 
-/// `None` says that the rows changed between the facts and the repairs: nothing was changed.
+/// Returns `None` if the rows changed between the facts and the repairs: nothing was changed.
 fn attempt(
     guard: &Guard,
     mut gathered: Gathered,
@@ -134,7 +134,7 @@ fn attempt(
     let mut verdict = judge(guard, &mut gathered, mode, deadline);
     if mode == Mode::DryRun {
         let secret = planned_action(guard, &gathered.facts, &verdict);
-        // libvirt starts it, and fails: nobody is kept from that, and whoever asks is told.
+        // libvirt starts it and fails: the start is not refused, but a check reports it.
         if *verdict.decision() == Decision::Allow(Reason::Unencrypted)
             && let Some(refusal) = unusable_state(&gathered.facts)
         {
@@ -143,7 +143,7 @@ fn attempt(
         return Some(gathered.into_outcome(verdict, secret, mode));
     }
     restore_state(guard, &gathered, &mut verdict);
-    clear_the_way_for_a_new_tpm(guard, &gathered.facts, &verdict);
+    remove_empty_state_directory(guard, &gathered.facts, &verdict);
     let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, origin, deadline) else {
         return None;
     };
@@ -174,9 +174,9 @@ fn attempt(
     Some(gathered.into_outcome(verdict, secret, mode))
 }
 
-/// libvirt skips setting up a new TPM where a directory for its state is there already. Should
-/// that stay, the TPM is one without certificates, and no worse for it.
-fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) {
+/// Removes an empty state directory: libvirt does not set up a new TPM if there is one. If that
+/// fails, the new TPM only lacks certificates.
+fn remove_empty_state_directory(guard: &Guard, facts: &Facts, verdict: &Verdict) {
     let (Ok(domain), Decision::Allow(_)) = (&facts.domain, verdict.decision()) else {
         return;
     };
@@ -190,17 +190,17 @@ fn clear_the_way_for_a_new_tpm(guard: &Guard, facts: &Facts, verdict: &Verdict) 
     }
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if let Err(error) = remove_empty_directory(&place) {
-        tracing::warn!(domain = domain.name, %error, "the empty state directory stays");
+        tracing::warn!(domain = domain.name, %error, "could not remove the empty state directory");
     }
 }
 
-/// Notes that the start of a guest goes on, so that it is known if it fails.
+/// Notes that the start of a guest proceeds, so that its failure is noticed.
 fn note_start(guard: &Guard, domain: &Domain, expected: ExpectedState) {
     if guard.call.is_none() || domain.encrypted_vtpm().is_none() {
         return;
     }
     if let Err(error) = start_note::write(guard, domain, expected) {
-        tracing::warn!(domain = domain.name, %error, "should this start fail, it is not known");
+        tracing::warn!(domain = domain.name, %error, "a failure of this start will not be noticed");
     }
 }
 

@@ -1,5 +1,5 @@
 //! Gives libvirt the key that a verdict names, while no other guest is being started with the same
-//! secret under another key.
+//! secret and another key.
 
 use super::context::Guard;
 use super::deadlines::before_the_answer;
@@ -14,9 +14,9 @@ use crate::verdict::outcome::SecretAction;
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Over, Verdict};
 
-/// Why libvirt was not given a key.
+/// Why libvirt did not get a key.
 pub(super) enum NotProvided {
-    /// What it has is no longer what the verdict saw.
+    /// Its secret is no longer what the verdict saw.
     SecretChanged,
     /// The start is refused.
     Refused(Refusal),
@@ -70,7 +70,7 @@ impl Provide<'_> {
         if let Some(lease) = lease.filter(|_| self.is_start)
             && let Err(error) = lease.hold(domain, dek, defines)
         {
-            tracing::warn!(%secret, %error, "it is not noted that the secret is in use");
+            tracing::warn!(%secret, %error, "could not record that the secret is in use");
         }
         Ok(action)
     }
@@ -85,8 +85,8 @@ impl Provide<'_> {
         }
     }
 
-    /// Makes sure that no other guest is being started with that secret under another key.
-    /// While libvirtd starts, it starts one guest after the other, and takes no key.
+    /// Leases the secret, so that no other guest is started with it and another key. A libvirtd
+    /// that is starting starts one guest after the other and accepts no key: no lease is needed.
     fn lease(
         &self,
         secret: SecretUuid,
@@ -101,9 +101,9 @@ impl Provide<'_> {
             Ok(lease) => Ok(Some(lease)),
             Err(LeaseError::InUse(guest)) => Err(Refusal::SecretInUse { secret, guest }),
             Err(error @ (LeaseError::Io(_) | LeaseError::NotTrusted(_))) => {
-                tracing::warn!(%secret, %error, "who is being started with the secret is not known");
+                tracing::warn!(%secret, %error, "it is unknown which guests are being started with the secret");
                 match &self.gathered.facts.host_secret {
-                    // Perhaps for a start that is under way.
+                    // Perhaps for a start in progress.
                     Some(HostSecret::Guards(other)) if *other != domain => {
                         let guest = other.to_string();
                         Err(Refusal::SecretInUse { secret, guest })
@@ -129,7 +129,7 @@ impl Provide<'_> {
     }
 }
 
-/// What providing the key would do.
+/// Returns what providing the key would do.
 pub(super) fn planned_action(guard: &Guard, facts: &Facts, verdict: &Verdict) -> SecretAction {
     match (verdict.secret(), &guard.secrets, &facts.host_secret) {
         (None, ..) | (_, None, _) => SecretAction::None,

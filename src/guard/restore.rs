@@ -11,8 +11,8 @@ use crate::verdict::facts::TpmState;
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
-/// Carries out a `restore-tpm-state` repair. Where that fails, the start is refused: libvirt
-/// would make a new TPM.
+/// Carries out a `restore-tpm-state` repair. If that fails, the start is refused: libvirt would
+/// create a new TPM.
 pub(super) fn restore_state(guard: &Guard, gathered: &Gathered, verdict: &mut Verdict) {
     let is_restore = |repair: &Repair| matches!(repair, Repair::RestoreTpmState { .. });
     if !verdict.repairs().iter().any(is_restore) {
@@ -26,27 +26,29 @@ pub(super) fn restore_state(guard: &Guard, gathered: &Gathered, verdict: &mut Ve
     };
     let states = guard.config.libvirt.tpm_states();
     let start = (states.as_path(), domain.uuid, vtpm);
-    if let Err(refusal) = free_place(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
-        restore_copy(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
-            reason: error.to_string(),
+    if let Err(refusal) =
+        set_damaged_aside(guard, &gathered.facts.state, domain, vtpm).and_then(|()| {
+            restore_copy(copy, Some(start)).map_err(|error| Refusal::TpmStateNotRestored {
+                reason: error.to_string(),
+            })
         })
-    }) {
+    {
         verdict.refuse(refusal);
         return;
     }
-    // So that `started` drops this copy, whether or not a key tells that it is the guest's.
+    // So that `started` drops this copy even if no key proves that it is the guest's.
     let copy_store = guard.copy_store(domain);
     let state = Some(copy.manifest.sha256().to_owned());
     let noted = copy_store
         .run()
         .and_then(|run| copy_store.write_run(RunRecord { state, ..run }));
     if let Err(error) = noted {
-        tracing::warn!(domain = domain.name, %error, "it is not noted which copy was put back");
+        tracing::warn!(domain = domain.name, %error, "could not record which copy was restored");
     }
 }
 
-/// Sets a damaged state aside. Any other stays: a copy never takes its place.
-fn free_place(
+/// Sets aside a damaged state. A copy never replaces any other state.
+fn set_damaged_aside(
     guard: &Guard,
     state: &TpmState,
     domain: &Domain,

@@ -1,6 +1,6 @@
-//! After a refusal for what is wrong with a transient guest's TPM state (VG207 to VG209): libvirt
-//! deletes that state when the last hook has returned. So the hook leaves a process behind that
-//! waits for it and puts the state back.
+//! After a refusal because of a transient guest's TPM state (VG207 to VG209), libvirt deletes that
+//! state when the last hook has returned. So the hook starts a process that waits for the deletion
+//! and restores the state from hard links.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -20,11 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The first arguments of the process that is left behind. With those that follow it has five;
-/// libvirt's calls have four, whatever the guest's name is.
+/// The first arguments of that process. It has five arguments; libvirt's calls have four, whatever
+/// the guest's name is.
 const MARK: [&str; 2] = ["--restore-links", "--"];
 
-/// The arguments of the process that must be left behind for this guest, if one must.
+/// Returns the arguments of the process that must be started for this guest, if any.
 #[must_use]
 pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
@@ -43,7 +43,7 @@ pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     })
 }
 
-/// What that process does. Says whether this is it.
+/// Runs that process. Returns whether the arguments are its own.
 pub fn run(state_dir: &StateDir, arguments: &[OsString]) -> bool {
     let [mark, end, what @ ..] = arguments else {
         return false;
@@ -74,23 +74,23 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
     if gone.is_none()
         && let Ok(Some(shelter)) = HardLinks::of(&place)
     {
-        // libvirt keeps it after all.
+        // libvirt has not deleted it.
         let _ = shelter.remove();
     }
 }
 
-/// Where that process has not come to it yet: before the guest's next start.
+/// Restores the state before the guest's next start, in case that process has not done so yet.
 pub(super) fn before_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
     attempt(&guard.state_dir, domain, &place);
 }
 
-/// Brings the state back, if it is gone. The copy of it is of no more use then; left there, it
-/// would take the place of a later state.
+/// Restores the state if it is gone. Its saved copy is then dropped, or it would replace a later
+/// state.
 fn attempt(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> Option<LinksRestored> {
     let shelter = HardLinks::of(place).ok().flatten()?;
     let returned = shelter.restore().unwrap_or_else(|error| {
-        tracing::warn!(%domain, %error, "the TPM's state cannot be put back after libvirt deleted it");
+        tracing::warn!(%domain, %error, "could not restore the TPM state after libvirt deleted it");
         LinksRestored::NoLinks
     });
     if returned == LinksRestored::Restored {
@@ -103,7 +103,7 @@ fn attempt(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> Optio
             copy_store.remove_if_empty()
         });
         if let Err(error) = dropped {
-            tracing::warn!(%domain, %error, "the copy of the TPM's state was not dropped");
+            tracing::warn!(%domain, %error, "could not drop the saved copy of the TPM state");
         }
     }
     Some(returned)

@@ -7,10 +7,10 @@ use std::path::Path;
 use super::context::Guard;
 use crate::domain::Domain;
 
-/// As much of a file of libvirt's as is read, in bytes.
+/// How much of a file of libvirt's is read, in bytes.
 const READ_LIMIT: u64 = 1024 * 1024;
 
-/// The guest's snapshots of when it ran, by name: they hold its TPM as it was.
+/// Returns the names of the guest's snapshots with memory: they contain its TPM as it was.
 pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
     if !is_file_name(&domain.name) {
         return Vec::new();
@@ -36,14 +36,14 @@ pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
     names
 }
 
-/// Whether the next start of the guest of this name goes on from a managed save.
+/// Returns whether the next start of the guest with this name continues from a managed save.
 #[must_use]
 pub fn has_managed_save(guard: &Guard, name: &str) -> bool {
     let save = guard.config.libvirt.managed_saves();
     is_file_name(name) && save.join(format!("{name}.save")).exists()
 }
 
-/// What a caller passes at `restore` as a guest's name may be anything.
+/// Returns whether a guest's name is safe in a path. At `restore` a caller may pass anything.
 pub(super) fn is_file_name(name: &str) -> bool {
     !name.contains('/') && name != ".."
 }

@@ -1,5 +1,5 @@
-//! What libvirt's own notes on a guest that runs say: that it runs, and, as it stops, whether it
-//! runs on elsewhere. The hook's EXTRA tells the latter only since libvirt 10.5.
+//! libvirt's status files of running guests: whether a guest runs, and, when it stops, whether it
+//! has migrated away. The hook's EXTRA reports the latter only since libvirt 10.5.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,23 +7,23 @@ use std::io::Read;
 use super::context::Guard;
 use crate::domain::Domain;
 
-/// As much of a status file as is read, in bytes. The job stands near its beginning.
+/// How much of a status file is read, in bytes. The job is near its beginning.
 const STATUS_LIMIT: u64 = 1024 * 1024;
 
-/// Whether this guest's migration away has succeeded, as its status file says at `stopped end`;
-/// at `release end` it is gone. What cannot be read says nothing.
+/// Returns whether this guest has migrated away, from its status file at `stopped end`; at
+/// `release end` the file is gone. `false` if it cannot be read.
 ///
 /// `<job type='none' async='migration out' phase='confirm3' …>` (libvirt 9.0,
-/// `qemuDomainObjPrivateXMLFormatJob`): the source confirms once the destination has told that the
-/// guest runs there; otherwise the phase is another (`qemuMigrationSrcConfirmPhase`).
+/// `qemuDomainObjPrivateXMLFormatJob`): the source confirms once the destination has reported that
+/// the guest runs there; otherwise the phase is another (`qemuMigrationSrcConfirmPhase`).
 pub(super) fn has_migrated_away(guard: &Guard, domain: &Domain) -> bool {
     status(guard, domain).is_some_and(|status| is_confirmed(&status))
 }
 
-/// How far a guest had come when it stopped, as its status file says at `stopped end`; at
-/// `release end` it is gone. `None`: it says nothing, and may never have been there.
+/// Returns how far a guest had come when it stopped, from its status file at `stopped end`; at
+/// `release end` the file is gone. `None` if there is none, or it has no job.
 ///
-/// A start that fails ends as the job that it is: `<job async='start' …>`, `async='migration in'`.
+/// A start that fails still has its job: `<job async='start' …>`, `async='migration in'`.
 pub(super) fn progress(guard: &Guard, domain: &Domain) -> Option<Progress> {
     progress_in(&status(guard, domain)?)
 }
@@ -49,7 +49,7 @@ fn status(guard: &Guard, domain: &Domain) -> Option<String> {
     Some(status)
 }
 
-/// Whether libvirt has notes of this guest: it runs. A start that is being prepared has none yet.
+/// Returns whether the guest has a status file: it runs. At `prepare` there is none yet.
 pub(super) fn is_running(guard: &Guard, domain: &Domain) -> bool {
     guard
         .config
@@ -75,7 +75,7 @@ fn progress_in(status: &str) -> Option<Progress> {
     })
 }
 
-/// The attributes of the job that libvirt is about with the guest.
+/// Returns the attributes of the job in a status file.
 fn job(status: &str) -> Option<&str> {
     let (_, rest) = status.split_once("<job ")?;
     rest.split_once('>').map(|(job, _)| job)

@@ -1,5 +1,5 @@
-//! The last resort: a panic, or a deadline that passed while some call did not come back.
-//! Whatever hangs, libvirt gets its answer, and only one.
+//! The last resort: a panic, or a deadline that passes while some call hangs. libvirt always gets
+//! an answer, and only one.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,24 +17,24 @@ use crate::clock::Deadline;
 use crate::messages::refusal_line;
 use crate::verdict::refusal::Refusal;
 
-/// How long a stderr that takes nothing may hold up the end of a refusal. libvirt reads it all
-/// the time; a dispatcher between the two may not.
-const TO_TELL: Duration = Duration::from_secs(5);
+/// How long a blocked stderr may delay the end of a refusal. libvirt always reads it; a dispatcher
+/// in between may not.
+const STDERR_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long an allowed start may still be held up, by its log for instance.
+/// How long an allowed start may still be delayed, for example by its log.
 const AFTER_ALLOWING: Duration = Duration::from_secs(1);
 
-/// The guest whose start may be refused; unset while nothing may be refused.
+/// The guest whose start may be refused; unset as long as nothing may be refused.
 static REFUSABLE: OnceLock<String> = OnceLock::new();
 
 /// How far the answer has come; see the constants below.
 static ANSWER: AtomicU8 = AtomicU8::new(UNDECIDED);
 
-/// Nothing is decided.
+/// Nothing is decided yet.
 const UNDECIDED: u8 = 0;
-/// The start goes on: nothing may refuse it any more.
+/// The start proceeds: nothing may refuse it any more.
 const ALLOWED: u8 = 1;
-/// The start is refused, and somebody writes the line of it.
+/// The start is refused, and its line is being written.
 const REFUSING: u8 = 2;
 /// The start is refused, and the line is written.
 const REFUSED: u8 = 3;
@@ -49,29 +49,29 @@ pub(super) fn may_refuse(guest: &str) {
     let _ = REFUSABLE.set(guest.to_owned());
 }
 
-/// The start goes on. A deadline that passes, or a panic that comes, while this is logged ends
-/// the hook with status 0.
+/// The start proceeds. If the deadline passes, or a panic occurs, while this is logged, the hook
+/// ends with status 0.
 pub(super) fn allowed() {
-    let _ = take_over(ALLOWED);
+    let _ = decide(ALLOWED);
     if let Some(watch) = WATCH.get() {
         watch.unpark();
     }
 }
 
-/// The start is refused: tells it. Should the deadline pass, or a panic come, meanwhile or
-/// later, the hook ends with the status of a refusal, and not before the line is written.
+/// The start is refused: writes the line. If the deadline passes, or a panic occurs, now or later,
+/// the hook ends with the status of a refusal, but only after the line is written.
 pub(super) fn refuse(line: &str) {
-    match take_over(REFUSING) {
+    match decide(REFUSING) {
         Ok(()) => {
-            tell(line);
+            write_line(line);
             ANSWER.store(REFUSED, Ordering::SeqCst);
         }
         // The deadline has passed just now, and its answer ends the process.
-        Err(_) => thread::sleep(2 * TO_TELL),
+        Err(_) => thread::sleep(2 * STDERR_PATIENCE),
     }
 }
 
-/// Answers for a panic: where it was, never what it said, which might hold a value.
+/// Answers for a panic with its location, never with its message, which might contain a key.
 pub(super) fn answer_for_panics() {
     panic::set_hook(Box::new(|panic| {
         let place = panic
@@ -98,42 +98,42 @@ pub(super) fn answer_at(deadline: Deadline) {
     };
     match thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
         Ok(watch) => drop(WATCH.set(watch.thread().clone())),
-        // Without a thread to watch, the deadlines of the single steps still hold.
-        Err(error) => tracing::warn!(%error, "nobody watches the deadline"),
+        // Without this thread, the deadlines of the single steps still apply.
+        Err(error) => tracing::warn!(%error, "the deadline is not watched"),
     }
 }
 
 fn answer(refusal: &Refusal) -> ! {
-    match take_over(REFUSING) {
+    match decide(REFUSING) {
         Ok(()) => {
             let Some(guest) = REFUSABLE.get() else {
                 process::exit(0)
             };
-            tell(&refusal_line(guest, refusal));
+            write_line(&refusal_line(guest, refusal));
             process::exit(1)
         }
         Err(ALLOWED) => process::exit(0),
         Err(_) => {
-            let end = Deadline::after(TO_TELL);
-            while ANSWER.load(Ordering::SeqCst) == REFUSING && !end.has_passed() {
-                thread::sleep(Duration::from_millis(5));
-            }
+            crate::host::poll::poll(
+                Duration::from_millis(5),
+                Deadline::after(STDERR_PATIENCE),
+                || (ANSWER.load(Ordering::SeqCst) != REFUSING).then_some(()),
+            );
             process::exit(1)
         }
     }
 }
 
-/// Decides the answer, unless that was done before: then the error is what was decided.
-fn take_over(answer: u8) -> Result<(), u8> {
+/// Decides the answer. An error is the answer that was decided before.
+fn decide(answer: u8) -> Result<(), u8> {
     let (before, after) = (Ordering::SeqCst, Ordering::SeqCst);
     let decided = ANSWER.compare_exchange(UNDECIDED, answer, before, after);
     decided.map(|_| ())
 }
 
-/// Writes a line on stderr. A reader that has left, or takes nothing for too long, cannot be
-/// told anything; the status still refuses.
-fn tell(line: &str) {
-    let end = Deadline::after(TO_TELL);
+/// Writes a line to stderr. If nobody reads it, the status alone refuses the start.
+fn write_line(line: &str) {
+    let end = Deadline::after(STDERR_PATIENCE);
     let stderr = io::stderr();
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();
@@ -145,7 +145,7 @@ fn tell(line: &str) {
             Ok(_) => {}
             Err(_) => return,
         }
-        // No more than a writable pipe takes without waiting (`PIPE_BUF`).
+        // A writable pipe accepts this much without blocking (`PIPE_BUF`).
         match nix::unistd::write(&stderr, &rest[..rest.len().min(4096)]) {
             Ok(written) => rest = &rest[written..],
             Err(Errno::EINTR | Errno::EAGAIN) => {}
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_and_a_panic_refuse_a_guest_that_may_be_refused_and_no_other() {
+    fn a_passed_deadline_and_a_panic_refuse_only_guests_that_may_be_refused() {
         let (status, said, _) = played("hangs");
         assert!(
             status == 1 && said.starts_with("vtpm-guard: VG302 "),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_after_the_verdict_refuses_an_allowed_start_or_holds_it_up_for_long() {
+    fn nothing_after_the_verdict_refuses_an_allowed_start_or_delays_it_for_long() {
         for scene in ["allowed, then hangs", "allowed, then panics"] {
             let (status, said, time) = played(scene);
             assert_eq!((status, said.as_str()), (0, ""), "{scene}");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stderr_that_takes_nothing_for_a_while_gets_the_line_before_the_status() {
+    fn a_blocked_stderr_gets_the_line_before_the_status() {
         for scene in ["refused, then hangs", "hangs"] {
             let (mut reader, mut writer) = io::pipe().unwrap();
             // 64 KiB are what a pipe holds.

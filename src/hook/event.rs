@@ -1,4 +1,4 @@
-//! The hook's arguments, as libvirt gives them: `GUEST OPERATION SUB-OPERATION EXTRA`.
+//! The hook's arguments, as libvirt passes them: `GUEST OPERATION SUB-OPERATION EXTRA`.
 
 use std::ffi::OsString;
 
@@ -9,13 +9,13 @@ use crate::guard::Operation;
 pub(super) struct HookEvent {
     /// The guest's name, as the first argument gives it.
     pub(super) guest: String,
-    /// What libvirt is doing.
+    /// What libvirt does.
     pub(super) operation: Operation,
 }
 
 impl HookEvent {
-    /// Reads the arguments (without the program's name). `None` for every call at which there
-    /// is nothing to do, unknown words among them: what a later libvirt says is not refused.
+    /// Parses the arguments (without the program's name). `None` if there is nothing to do. Unknown
+    /// words are ignored, as a later libvirt may use them.
     pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut arguments = arguments.into_iter();
         let guest = arguments.next()?;
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn at_all_other_calls_there_is_nothing_to_do() {
+    fn all_other_calls_are_ignored() {
         for words in [
             &["vm1", "start", "begin", "-"][..],
             &["vm1", "reconnect", "begin", "-"],

@@ -26,8 +26,8 @@ use crate::verdict::Decision;
 use crate::verdict::facts::Permission;
 use crate::verdict::outcome::Outcome;
 
-/// As much of the domain XML as is kept in memory, in bytes, to be captured should the start
-/// be refused. What is longer is read in a stream and not captured.
+/// How much of the domain XML is kept in memory, in bytes, to be captured if the start is refused.
+/// A longer one is read as a stream and not captured.
 const CAPTURE_LIMIT: usize = 1024 * 1024;
 
 /// Answers one call. The arguments are those after the program's name.
@@ -67,10 +67,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
     let deadline = guard.handle_starting_daemon(domain.as_ref().ok(), deadline);
     emergency::answer_at(deadline);
-    // A log that cannot be opened stops nothing: there is nobody else to tell.
+    // A log that cannot be opened is no reason to stop, and there is nowhere to report it.
     let _ = log::init(&guard.config, &guard.state_dir);
-    if let Some(trouble) = &guard.xml_error {
-        tracing::warn!(guest = event.guest, "{trouble}");
+    if let Some(error) = &guard.xml_error {
+        tracing::warn!(guest = event.guest, "{error}");
     }
     if !concerns_the_guard(&domain) {
         return ExitCode::SUCCESS;
@@ -80,10 +80,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, deadline),
         (operation, Ok(domain)) => {
             if let Err(error) = guard::follow_up(&guard, operation, domain, deadline) {
-                tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "not all was done");
+                tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "the follow-up is incomplete");
             }
             if matches!(operation, Operation::Released(_)) {
-                leave_behind(&guard, domain);
+                spawn_restore(&guard, domain);
             }
             ExitCode::SUCCESS
         }
@@ -98,9 +98,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// libvirt deletes a state that must stay when this hook has returned: another process puts it
-/// back. It keeps none of the hook's streams, to whose ends libvirt reads.
-fn leave_behind(guard: &Guard, domain: &Domain) {
+/// libvirt deletes a state that must stay once this hook has returned: another process restores
+/// it. It inherits none of the hook's streams, which libvirt reads to their ends.
+fn spawn_restore(guard: &Guard, domain: &Domain) {
     let Some(arguments) = restore_links::arguments(guard, domain) else {
         return;
     };
@@ -114,7 +114,7 @@ fn leave_behind(guard: &Guard, domain: &Domain) {
             .spawn()
     });
     if let Err(error) = spawned {
-        tracing::warn!(domain = domain.name, %error, "its TPM's state comes back at its next start only");
+        tracing::warn!(domain = domain.name, %error, "its TPM state will be restored only at its next start");
     }
 }
 
@@ -144,37 +144,39 @@ fn prepare(
     ExitCode::FAILURE
 }
 
-/// The guard, under the defaults where its configuration is broken: `doctor` says so.
+/// The guard, with the defaults if its configuration is broken, which `doctor` reports.
 fn guard_of_this_host() -> Guard {
-    let (config, trouble) = match Config::load(Path::new(dirs::CONFIG)) {
+    let (config, config_error) = match Config::load(Path::new(dirs::CONFIG)) {
         Ok(config) => (config, None),
         Err(error) => (Config::default(), Some(error.to_string())),
     };
     let mut guard = Guard::new(config, StateDir::default());
-    guard.config_error = trouble;
+    guard.config_error = config_error;
     guard.shares_keks = true;
     let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
     guard.secrets = Some(Box::new(libvirt));
     guard
 }
 
-/// Session daemons run the same hook as plain users, whose guests are none of its business. For
-/// root it always is: where the directory is somebody else's, the store cannot be used (VG401).
+/// Returns whether this call concerns the guard. Session daemons run the same hook as plain users,
+/// whose guests do not. Calls by root always do: if the directory is another user's, the store
+/// cannot be used (VG401).
 fn called_by_owner(state_dir: &Path) -> bool {
     let owner = std::fs::metadata(state_dir).map_or(0, |metadata| metadata.uid());
     let user = nix::unistd::geteuid().as_raw();
     user == owner || (user == 0 && is_root_of_this_host())
 }
 
-/// Whether root here is root, and not a plain user in a namespace of its own.
+/// Returns whether root is root of the host, and not a plain user in a user namespace.
 fn is_root_of_this_host() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map =
+        std::fs::read_to_string(Path::new(dirs::PROC).join("self/uid_map")).unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// The domain, or why its XML could not be read; and the XML itself, if it is not too long.
+/// Returns the domain, or why its XML could not be read; and the XML, unless it is too long.
 fn read_domain(started: Instant) -> (Result<Domain, UnreadableDomain>, Vec<u8>) {
-    // The last tenth of the deadline is kept back for the verdict on what did not come.
+    // The last tenth of the deadline is reserved for the verdict if the XML does not arrive.
     let time_limit = || {
         let config = Config::load(Path::new(dirs::CONFIG)).unwrap_or_default();
         config.hook_deadline / 10 * 9
@@ -192,7 +194,7 @@ fn read_domain(started: Instant) -> (Result<Domain, UnreadableDomain>, Vec<u8>) 
         return (Err(unreadable), head);
     }
     let domain = if head.trim_ascii().is_empty() {
-        // libvirt always gives one.
+        // libvirt always passes one.
         let reason = "stdin was empty: does another hook read it before this one?";
         Err(UnreadableDomain::unseen(reason))
     } else if head.len() < CAPTURE_LIMIT {
@@ -206,10 +208,10 @@ fn read_domain(started: Instant) -> (Result<Domain, UnreadableDomain>, Vec<u8>) 
     (domain, head)
 }
 
-/// Whether the table may refuse this guest, and so the deadline and a panic, too: one with an
-/// emulated TPM, for encrypted state may be under an XML that does not say so; and one that was
-/// seen to have one before its XML turned out to be unreadable, where the policy of `guard`
-/// refuses it.
+/// Returns whether this guest may be refused, by the decision table, a passed deadline or a panic:
+/// one with an emulated TPM, as its state may be encrypted although its XML does not say so; and
+/// one whose XML is unreadable after an emulated TPM was found, if the policy of `guard` refuses
+/// it.
 fn may_be_refused(domain: &Result<Domain, UnreadableDomain>, guard: Option<&Guard>) -> bool {
     match domain {
         Ok(domain) => domain.has_emulated_tpm(),
@@ -230,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_the_table_may_refuse_the_deadline_may_refuse_too() {
+    fn the_deadline_may_refuse_what_the_table_may_refuse() {
         let domain = |devices: &str| {
             let uuid = "7c1d3b52-9a4e-4c55-8f10-0123456789ab";
             let xml = format!(

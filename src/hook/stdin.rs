@@ -1,4 +1,4 @@
-//! The hook's stdin, read under a deadline: libvirt waits for a hook for ever.
+//! The hook's stdin, read under a deadline: libvirt waits for a hook forever.
 
 use std::cell::OnceCell;
 use std::io::{self, Read};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long reading stdin may take before its deadline is asked for. libvirt writes the XML at
-/// once, so that most calls never ask, and never read the configuration for it.
+/// How long reading stdin may take before its deadline is read from the configuration. libvirt
+/// writes the XML at once, so that most calls never need it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A reader over stdin that gives up at the deadline with `ErrorKind::TimedOut`.
@@ -62,11 +62,11 @@ impl<F: Fn() -> Duration> Read for Stdin<F> {
     }
 }
 
-/// Whether there is something to read (or the end) within this time.
+/// Waits for this time at most. Returns whether there is something to read, or the end.
 fn is_readable(time: Duration) -> io::Result<bool> {
     let stdin = io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    // A round-up, so that a wait does not end just before its time.
+    // Rounded up, so that a wait does not end just before its time.
     let timeout = PollTimeout::try_from(time.as_millis() + 1).unwrap_or(PollTimeout::MAX);
     match poll(&mut fds, timeout) {
         Ok(ready) => Ok(ready > 0),

@@ -28,7 +28,7 @@ use crate::key::random;
 /// How the name of an unfinished file begins; random digits follow.
 const TEMPORARY: &str = ".vtpm-guard-";
 
-/// A file that was unfinished for so long was left by a writer that was killed.
+/// A file that is unfinished for this long was left by a writer that was killed.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// A file that is whole and durable, and has no name of its own yet. Dropping it removes it.
@@ -62,7 +62,7 @@ impl NewFile {
         Ok(new)
     }
 
-    /// Whether what the disk gives back are these bytes.
+    /// Whether the disk returns these bytes.
     pub fn reads_back(&self, bytes: &[u8]) -> io::Result<bool> {
         let mut read = Zeroizing::new(vec![0; bytes.len()]);
         self.file.read_exact_at(&mut read, 0)?;

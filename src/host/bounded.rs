@@ -1,5 +1,5 @@
-//! Reading that may never come back, as from a network file system whose server is gone: done in
-//! a thread of its own, and waited for so long and no longer.
+//! Reads that may never return, as from a network file system whose server is gone: each runs in
+//! a thread of its own and has a time limit.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -33,8 +33,17 @@ pub const GROUP: &str = "/etc/group";
 /// What the kernel says of processes (proc(5)).
 pub const PROC: &str = "/proc";
 
+/// The kernel's devices.
+pub const DEVICES: &str = "/dev";
+
 /// `SELinux`, where it is on.
 pub const SELINUX: &str = "/sys/fs/selinux";
+
+/// `Y` where `AppArmor` is on.
+pub const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+
+/// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
+pub const APPARMOR_FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
 pub const UNIT_DIRS: [&str; 5] = [

@@ -240,7 +240,7 @@ impl<R: Read + AsFd> Drain<R> {
         })
     }
 
-    /// Reads what is there now. Says whether it was more than the limit; the rest is dropped.
+    /// Reads what is there now. Returns whether it was more than the limit; the rest is dropped.
     fn read_some(&mut self) -> io::Result<bool> {
         let Some(pipe) = &mut self.pipe else {
             return Ok(false);

@@ -50,8 +50,8 @@ pub fn has_acl(path: &Path) -> bool {
     len > 0
 }
 
-/// Takes a lease on a file, at which other openers wait. Its breaking is told by a signal that
-/// nobody minds.
+/// Takes a lease on a file, at which other openers wait. The signal that reports its breaking is
+/// ignored by default.
 #[cfg(test)]
 #[expect(unsafe_code, reason = "nix has no leases")]
 pub fn take_lease(file: &std::fs::File) -> io::Result<()> {

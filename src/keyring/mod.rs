@@ -1,4 +1,4 @@
-//! The sealed KEKs of this host: `keys/KEYID` beside the store.
+//! The sealed KEKs of this host: `keys/KEYID` next to the store.
 //!
 //! Each is a file of mode 0600: a line with its format (1) and its seal, then the sealed key.
 //!

@@ -100,15 +100,15 @@ impl Conversation {
 
     /// Returns why the helper ended, as its stderr says.
     fn end_reason(&mut self, deadline: Deadline) -> String {
-        let mut words = Vec::new();
+        let mut text = Vec::new();
         if let Some(stderr) = &mut self.stderr {
             // After an error, what could be read is used.
             let _ = Timed(stderr, deadline)
                 .take(MAX_STDERR)
-                .read_to_end(&mut words);
+                .read_to_end(&mut text);
         }
-        let words = String::from_utf8_lossy(&words);
-        let words: Vec<_> = words.split_whitespace().collect();
+        let text = String::from_utf8_lossy(&text);
+        let words: Vec<_> = text.split_whitespace().collect();
         format!("it ended without an answer: {}", words.join(" "))
     }
 }

@@ -1,4 +1,4 @@
-//! What an administrator's procedures ask of libvirt, beside what a start asks ([`HostSecrets`]).
+//! What an administrator's procedures ask of libvirt, in addition to what a start asks ([`HostSecrets`]).
 
 use serde::{Deserialize, Serialize};
 

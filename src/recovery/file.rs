@@ -23,7 +23,7 @@
 //!
 //! "All lines" counts a line feed after each, whatever the file has there.
 //!
-//! The checksum is no secret and keeps nobody from anything: it tells a damaged file from a
+//! The checksum is not secret and protects nothing: it tells a damaged file from a
 //! wrong passphrase, which the cipher alone cannot. The first line and the checksum stay in
 //! every later format, so that a newer file is told from a damaged one.
 //! A thief of the file learns the provider's name, its key id and version and the date, and
@@ -55,7 +55,7 @@ mod text;
 const MAX_FILE: u64 = 16 * 1024;
 
 /// The price of one passphrase, for new files: 256 MiB, three passes, 0.6 s on a small host.
-/// Four times RFC 9106's second recommendation, for a person waits for it twice in a
+/// Four times RFC 9106's second recommendation: a person waits for it twice in a
 /// provider's life, and a host of guests has the memory. One lane: more would be computed
 /// one after the other here, but side by side by whoever tries passphrases.
 const COST: Cost = Cost {
@@ -67,7 +67,7 @@ const COST: Cost = Cost {
 /// Why there is no recovery file, or no key from one.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// Something else.
+    /// Not a recovery file.
     #[error("it is not a vtpm-guard recovery file")]
     NotARecoveryFile,
     /// Whole, but written by a newer program.
@@ -83,7 +83,7 @@ pub enum RecoveryError {
     #[error("its Argon2id parameters are beyond 1 GiB, 10 passes or 16 lanes")]
     TooCostly,
     /// There is not enough memory to derive a key from the passphrase.
-    #[error("the passphrase takes {memory_kib} KiB of memory, and they are not to be had")]
+    #[error("the passphrase needs {memory_kib} KiB of memory, more than is free")]
     NoMemory {
         /// What Argon2id was to use.
         memory_kib: u32,
@@ -97,7 +97,7 @@ pub enum RecoveryError {
     #[error(transparent)]
     Random(#[from] RandomError),
     /// There is a file already; it is never overwritten.
-    #[error("{path} exists already", path = .0.display())]
+    #[error("{path} already exists", path = .0.display())]
     Exists(PathBuf),
     /// The system did not let the file be read or written.
     #[error(transparent)]
@@ -201,7 +201,7 @@ impl RecoveryFile {
         &self.header
     }
 
-    /// Gives the KEK, and makes sure that it has the key id that the file names.
+    /// Returns the KEK, and verifies that it has the key id that the file names.
     pub fn open(&self, passphrase: &Passphrase) -> Result<Kek, RecoveryError> {
         let cipher = cipher(&self.header, passphrase)?;
         let kek = Kek::made_by(|bytes| {

@@ -1,4 +1,4 @@
-//! Key providers: the recovery file that carries one from host to host.
+//! The recovery file, which carries a provider's key from host to host.
 
 pub mod file;
 pub mod passphrase;

@@ -1,4 +1,4 @@
-//! Which guests will start with the daemon, as far as its files tell: it cannot be asked yet.
+//! Which guests will start with the daemon, from its files: it answers no calls yet.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 
 /// The definition of a guest, or why it could not be read.
 pub struct Definition {
-    /// The guest's name: its file's.
+    /// The guest's name, from its file's name.
     pub name: String,
     /// The domain.
     pub domain: Result<Domain, UnreadableDomain>,
@@ -31,12 +31,12 @@ impl From<&LibvirtDirs> for DefinitionFiles {
 }
 
 impl DefinitionFiles {
-    /// The guests that the daemon itself starts, at its first start after a boot.
+    /// Returns the guests that the daemon itself starts at its first start after a boot.
     pub fn autostarting(&self) -> io::Result<Vec<Definition>> {
         Ok(self.read_all(self.autostart_names()?).collect())
     }
 
-    /// The guests that will start with the daemon, by name. One that runs already needs no key.
+    /// Returns the guests that will start with the daemon, by name, without those that run already.
     pub fn starting(&self) -> io::Result<Vec<Definition>> {
         let mut names = self.autostart_names()?;
         let uuids = self.stopped_for_shutdown()?;
@@ -54,23 +54,23 @@ impl DefinitionFiles {
         Ok(self.read_all(names).collect())
     }
 
-    /// The guests, defined or running, that name this secret. What cannot be read names none.
+    /// Returns the guests, defined or running, that name this secret. Unreadable files are ignored.
     #[must_use]
     pub fn naming(&self, secret: SecretUuid) -> Vec<Domain> {
         let names_it = |domain: &Domain| matches!(domain.encrypted_vtpm(), Some((_, named)) if named == secret);
         self.holding(&secret.to_string(), names_it)
     }
 
-    /// The guest of this UUID, defined or running.
+    /// Returns the guest with this UUID, defined or running.
     #[must_use]
     pub fn defined_as(&self, uuid: DomainUuid) -> Option<Domain> {
         let is_it = |domain: &Domain| domain.uuid == uuid;
         self.holding(&uuid.to_string(), is_it).pop()
     }
 
-    /// The guests whose files hold this text, as libvirt spells it, and that `are_meant`. A guest
-    /// that is defined and runs is one.
-    fn holding(&self, text: &str, are_meant: impl Fn(&Domain) -> bool) -> Vec<Domain> {
+    /// Returns the guests whose files contain this text, as libvirt writes it, and for which
+    /// `is_wanted` returns true. A guest that is defined and runs is returned once.
+    fn holding(&self, text: &str, is_wanted: impl Fn(&Domain) -> bool) -> Vec<Domain> {
         let mut found: Vec<Domain> = Vec::new();
         for dir in [self.0.definitions(), self.0.running()] {
             for name in file_names(&dir).unwrap_or_default() {
@@ -81,7 +81,7 @@ impl DefinitionFiles {
                 if !document.contains(text) {
                     continue;
                 }
-                let domain = domain_in(&document).filter(&are_meant);
+                let domain = domain_in(&document).filter(&is_wanted);
                 found.extend(domain.filter(|new| found.iter().all(|old| old.uuid != new.uuid)));
             }
         }
@@ -104,8 +104,7 @@ impl DefinitionFiles {
         })
     }
 
-    /// The definition of this name; `None` if there is none, as behind a link that leads
-    /// nowhere.
+    /// Returns the definition of this name; `None` if there is none, or only a dangling link.
     fn read(&self, name: &str) -> Option<Result<Domain, UnreadableDomain>> {
         let file = match File::open(self.0.definitions().join(format!("{name}.xml"))) {
             Ok(file) => file,
@@ -129,7 +128,7 @@ impl DefinitionFiles {
     }
 }
 
-/// The domain in a definition, or in the notes on a running guest, which stand around its XML.
+/// Returns the domain in a definition, or in a status file, which contains its XML.
 fn domain_in(document: &str) -> Option<Domain> {
     const END: &str = "</domain>";
     let from = document.find("<domain ")?;
@@ -137,8 +136,7 @@ fn domain_in(document: &str) -> Option<Domain> {
     domain::read(document.get(from..to)?.as_bytes()).ok()
 }
 
-/// The names in a directory that libvirt could have given; none where there is no such
-/// directory.
+/// Returns the UTF-8 file names in a directory; none if there is no such directory.
 fn file_names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match dir.read_dir() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_nowhere_is_no_guest_and_a_broken_definition_is_told() {
+    fn a_dangling_link_is_no_guest_and_a_broken_definition_is_an_error() {
         let (_dir, files) = files();
         autostart(&files, "gone.xml");
         autostart(&files, "vm1.xml");

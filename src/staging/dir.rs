@@ -36,10 +36,10 @@ pub enum StagingError {
     /// The directory is on a disk.
     #[error("{path} is not on a tmpfs: keys would be in clear on a disk", path = .0.display())]
     NotInMemory(PathBuf),
-    /// Others than this process's user have access to the directory.
+    /// Other users have access to the directory.
     #[error(transparent)]
     NotTrusted(Distrust),
-    /// The system's error.
+    /// An I/O error.
     #[error(transparent)]
     Io(#[from] PathError),
 }
@@ -53,7 +53,7 @@ pub struct StagedSecret {
     pub domain: DomainUuid,
 }
 
-/// The directory on tmpfs, and libvirt's.
+/// The directory on tmpfs, and libvirt's directory of secrets.
 pub struct StagingDir {
     staged: PathBuf,
     secrets: PathBuf,
@@ -155,7 +155,7 @@ impl StagingDir {
     }
 }
 
-/// The key in a buffer that is wiped, of the final size from the start.
+/// Encodes the key into a buffer that is wiped. It has its final size from the start.
 fn in_base64(dek: &Dek) -> Zeroizing<Vec<u8>> {
     let bytes = dek.expose();
     let mut text = Zeroizing::new(vec![0; Base64::encoded_len(bytes)]);
@@ -165,7 +165,7 @@ fn in_base64(dek: &Dek) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// The paths in a directory; none where there is no such directory.
+/// Returns the paths in a directory; none if there is no such directory.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, StagingError> {
     let listed =
         || -> io::Result<Vec<PathBuf>> { dir.read_dir()?.map(|entry| Ok(entry?.path())).collect() };

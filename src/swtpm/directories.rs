@@ -23,14 +23,14 @@ pub(super) fn bounded<T: Send + 'static>(
     host::bounded::bounded(&common, work).unwrap_or(Err(StateError::NoAnswer))
 }
 
-/// The directory that holds the state, for what is done in it by name. `None`: there is none.
+/// Opens the directory of the state's file. `None`: there is none.
 pub(super) fn open_directory(state_path: &StatePath) -> Result<Option<File>, StateError> {
     directory(state_path)?
         .map(|dir| reopen_directory(&dir))
         .transpose()
 }
 
-/// The administrator's directory, below which libvirt makes others. `None`: there is none.
+/// Opens the administrator's directory, below which libvirt makes others. `None`: there is none.
 pub(super) fn open_base(state_path: &StatePath) -> Result<Option<File>, StateError> {
     let Some(base) = look_at_base(state_path)? else {
         return Ok(None);
@@ -39,13 +39,13 @@ pub(super) fn open_base(state_path: &StatePath) -> Result<Option<File>, StateErr
     reopen_directory(&base).map(Some)
 }
 
-/// The directory that holds what has this path; `None` if there is none.
+/// Opens the parent directory of this path; `None` if there is none.
 pub(super) fn open_parent(path: &Path) -> Result<Option<File>, StateError> {
     let parent = walk(path.parent().unwrap_or(Path::new("/")))?;
     parent.map(|parent| reopen_directory(&parent)).transpose()
 }
 
-/// What is in the way of a state: [`StatePath::open_obstacle`].
+/// See [`StatePath::open_obstacle`].
 pub(super) fn open_obstacle(
     state_path: &StatePath,
 ) -> Result<(File, PathBuf, OsString), StateError> {
@@ -64,7 +64,7 @@ pub(super) fn open_obstacle(
     Ok((reopen_directory(&dir)?, path, state_path.file.clone()))
 }
 
-/// The directory of this name in another, itself and not behind a link; `None` if there is none.
+/// Opens the directory with this name in another, not through a link; `None` if there is none.
 pub(super) fn open_directory_in(parent: &File, name: &OsStr) -> Result<Option<File>, StateError> {
     let Some(dir) = look(parent, name)? else {
         return Ok(None);
@@ -73,7 +73,7 @@ pub(super) fn open_directory_in(parent: &File, name: &OsStr) -> Result<Option<Fi
     reopen_directory(&dir).map(Some)
 }
 
-/// The names in a directory that is open, whatever its path leads to by now.
+/// Returns the names in an open directory, whatever its path leads to now.
 pub(super) fn names_in(dir: &File) -> Result<Vec<OsString>, StateError> {
     let entries = fs::read_dir(of_descriptor(dir))?;
     let names = entries.map(|entry| Ok(entry?.file_name()));
@@ -86,7 +86,7 @@ fn reopen_directory(handle: &File) -> Result<File, StateError> {
     Ok(dir.into())
 }
 
-/// The directory of the state, looked at.
+/// Looks up the directory of the state's file.
 pub(super) fn directory(state_path: &StatePath) -> Result<Option<File>, StateError> {
     let Some(mut dir) = look_at_base(state_path)? else {
         return Ok(None);
@@ -104,9 +104,9 @@ pub(super) fn directory(state_path: &StatePath) -> Result<Option<File>, StateErr
     Ok(Some(dir))
 }
 
-/// Owner and mode of the directories around the state that libvirt makes where they are missing,
-/// from the outermost: its own of all states, and those below; else the one that the domain XML
-/// names.
+/// Returns owner and mode of the directories around the state that libvirt makes if they are missing,
+/// from the outermost: its directory of all states, and those below it; otherwise the directory that
+/// the domain XML names.
 pub(super) fn directories(state_path: &StatePath) -> Result<Vec<Metadata>, StateError> {
     if matches!(state_path.base, Base::SourceFile(_)) {
         return Ok(Vec::new());

@@ -19,6 +19,7 @@ use super::directories::{self, bounded};
 use super::error::{LockError, StateError};
 use super::open;
 use super::state_path::{Backend, StatePath};
+use crate::host::dirs::PROC;
 
 pub(super) const LOCK: &str = ".lock";
 
@@ -114,7 +115,7 @@ fn holder(pid: i32) -> LockHolder {
     match pid {
         -1 => LockHolder::OpenFile,
         1.. => {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = fs::read_to_string(format!("{PROC}/{pid}/comm")).unwrap_or_default();
             let name = name.trim_end().to_owned();
             LockHolder::Process { pid, name }
         }

@@ -16,8 +16,7 @@ use super::state_path::{Backend, Base, StatePath};
 use super::walk::{link, look, walk};
 use crate::host::dirs::of_descriptor;
 
-/// Opens what can hold a state, for reading. `None`: there is nothing, and libvirt would make a
-/// new TPM there.
+/// Opens a state's file for reading. `None`: there is none, and libvirt would make a new TPM.
 pub(super) fn open(state_path: &StatePath) -> Result<Option<File>, StateError> {
     let Some(handle) = find(state_path)? else {
         return missing(state_path).map(|()| None);
@@ -30,7 +29,7 @@ pub(super) fn open(state_path: &StatePath) -> Result<Option<File>, StateError> {
     reopen(&handle).map(Some)
 }
 
-/// The regular file of this name in a directory of swtpm's user; `None` if there is none.
+/// Opens the regular file with this name in a directory of swtpm's user; `None` if there is none.
 pub(super) fn open_in(
     dir: &File,
     dir_path: &Path,
@@ -49,8 +48,8 @@ pub(super) fn open_in(
     reopen(&handle).map(Some)
 }
 
-/// Opens for reading what was looked at, whatever its path leads to by now. Neither a FIFO nor a
-/// lease (`F_SETLEASE`, which swtpm's user may take on its own file) is waited for.
+/// Opens for reading what was looked up, whatever its path leads to now. This waits neither for a
+/// FIFO nor for a lease (`F_SETLEASE`, which swtpm's user may take on its own file).
 fn reopen(handle: &File) -> Result<File, StateError> {
     match fstatfs(handle).map_err(io::Error::from)?.filesystem_type() {
         PROC_SUPER_MAGIC => return Err(StateError::KernelFile("procfs")),
@@ -67,7 +66,7 @@ fn reopen(handle: &File) -> Result<File, StateError> {
     }
 }
 
-/// The state's file, looked at and not opened.
+/// Looks up the state's file without opening it.
 fn find(state_path: &StatePath) -> Result<Option<File>, StateError> {
     if let Base::SourceFile(path) = &state_path.base {
         return walk(path);
@@ -98,8 +97,8 @@ fn type_name(metadata: &Metadata) -> &'static str {
     }
 }
 
-/// Whether libvirt and swtpm would make what is missing, or fail. Failing is what they do where
-/// a file system is not mounted, and nobody should take that for a lost TPM.
+/// Returns an error if libvirt and swtpm would fail because something is missing, instead of making
+/// it. They fail where a file system is not mounted, which must not look like a lost TPM.
 fn missing(state_path: &StatePath) -> Result<(), StateError> {
     let mut parents = state_path.path.ancestors().skip(1);
     match state_path.backend {
@@ -115,15 +114,15 @@ fn missing(state_path: &StatePath) -> Result<(), StateError> {
 }
 
 impl StatePath {
-    /// Opens the administrator's directory that the others are below of; `None` where it is
-    /// missing. Comes back within seconds.
+    /// Opens the administrator's directory, which contains the others; `None` if it is missing.
+    /// Returns within seconds.
     pub fn open_base(&self) -> Result<Option<File>, StateError> {
         let state_path = self.clone();
         bounded(self, move || directories::open_base(&state_path))
     }
 
-    /// The directory that holds the one which libvirt deletes with the TPM, and that one's name.
-    /// `None` where there is none, or libvirt deletes a file alone.
+    /// Opens the parent of the directory that libvirt deletes with the TPM, and returns that
+    /// directory's name. `None` if there is none, or if libvirt deletes only a file.
     pub fn open_parent_of_deleted(&self) -> Result<Option<(File, OsString)>, StateError> {
         let (Some(name), state_path) = (
             match &self.base {
@@ -142,15 +141,15 @@ impl StatePath {
         Ok(parent.map(|parent| (parent, name)))
     }
 
-    /// What is in the way of a state: the file itself, or the first thing on the way to it that
-    /// should be a directory and is none. Gives its directory, that one's path, and its name.
+    /// Returns what occupies a state's path: the file itself, or the first part of the path that is
+    /// not a directory. Returns its directory, the directory's path, and its name.
     pub fn open_obstacle(&self) -> Result<(File, PathBuf, OsString), StateError> {
         let state_path = self.clone();
         bounded(self, move || directories::open_obstacle(&state_path))
     }
 
-    /// The regular file of this name in a directory that [`open_obstacle`](Self::open_obstacle)
-    /// gave.
+    /// Opens the regular file with this name in a directory that
+    /// [`open_obstacle`](Self::open_obstacle) returned.
     pub fn open_beside(&self, dir: &File, name: &OsStr) -> Result<File, StateError> {
         let file = open_in(dir, self.directory(), name)?;
         file.ok_or_else(|| StateError::Io(ErrorKind::NotFound.into()))

@@ -55,8 +55,7 @@ pub struct StateBytes {
     pub bytes: Vec<u8>,
     /// Its owner and mode.
     pub metadata: Metadata,
-    /// Owner and mode of the directories around it that libvirt makes, from the outermost: below
-    /// the administrator's directory, and that directory itself.
+    /// Owner and mode of the directories around it that libvirt makes, from the outermost.
     pub directories: Vec<Metadata>,
 }
 

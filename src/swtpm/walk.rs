@@ -1,5 +1,4 @@
-//! Follows a path as root, one directory after the other, through directories that others may
-//! write.
+//! Looks up paths as root, in directories that others may write.
 //!
 //! A directory of states belongs to swtpm's user, and a swtpm that its guest has taken over may
 //! put anything there at any moment: a link to a file of root's, a FIFO, a file under a lease. So
@@ -21,7 +20,7 @@ use super::error::StateError;
 use crate::host::trusted::{self, Distrust, Reason, Trusted};
 use crate::host::users;
 
-/// What has this path, links followed; `None` if there is nothing.
+/// Looks up a path, following links; `None` if there is nothing.
 pub(super) fn look_at(path: &Path) -> Result<Option<File>, StateError> {
     let handle = OpenOptions::new()
         .read(true)
@@ -33,7 +32,7 @@ pub(super) fn look_at(path: &Path) -> Result<Option<File>, StateError> {
     }
 }
 
-/// What has this name in a directory, itself if it is a link; `None` if there is nothing.
+/// Looks up a name in a directory, without following a link; `None` if there is nothing.
 pub(super) fn look(dir: &File, name: &OsStr) -> Result<Option<File>, StateError> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(dir, name, flags, Mode::empty()) {

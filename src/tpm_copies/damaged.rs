@@ -48,10 +48,10 @@ pub fn set_aside(
         renamed => renamed,
     };
     renamed.map_err(|errno| PathError::new(&*state_path.path, errno))?;
-    let beside = dir_path.join(&aside);
+    let renamed_to = dir_path.join(&aside);
     Ok(move_to_state_dir(state_dir, domain, state_path, &dir, &aside).unwrap_or_else(|error| {
-        tracing::info!(%error, path = %beside.display(), "the damaged state is renamed, but not moved");
-        beside
+        tracing::info!(%error, path = %renamed_to.display(), "the damaged state is renamed, but not moved");
+        renamed_to
     }))
 }
 

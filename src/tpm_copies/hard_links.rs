@@ -36,7 +36,7 @@ pub struct HardLinks {
     /// The directory that libvirt deletes.
     original: OsString,
     /// The directory with the hard links.
-    beside: OsString,
+    links_dir: OsString,
 }
 
 impl HardLinks {
@@ -46,12 +46,12 @@ impl HardLinks {
         let Some((parent, original)) = state_path.open_parent_of_deleted()? else {
             return Ok(None);
         };
-        let mut beside = OsString::from(".vtpm-guard.");
-        beside.push(&original);
+        let mut links_dir = OsString::from(".vtpm-guard.");
+        links_dir.push(&original);
         Ok(Some(Self {
             parent,
             original,
-            beside,
+            links_dir,
         }))
     }
 
@@ -59,8 +59,8 @@ impl HardLinks {
     pub fn make(&self) -> io::Result<()> {
         self.remove()?;
         let original = open_dir(&self.parent, &self.original)?;
-        mkdirat(&self.parent, self.beside.as_os_str(), Mode::S_IRWXU)?;
-        let links = open_dir(&self.parent, &self.beside)?;
+        mkdirat(&self.parent, self.links_dir.as_os_str(), Mode::S_IRWXU)?;
+        let links = open_dir(&self.parent, &self.links_dir)?;
         link_all(&original, &links, DEPTH).inspect_err(|_| {
             let _ = self.remove();
         })
@@ -68,7 +68,7 @@ impl HardLinks {
 
     /// Replaces the directory that libvirt has deleted.
     pub fn restore(&self) -> io::Result<LinksRestored> {
-        let (from, to) = (self.beside.as_os_str(), self.original.as_os_str());
+        let (from, to) = (self.links_dir.as_os_str(), self.original.as_os_str());
         let renamed = match renameat2(
             &self.parent,
             from,
@@ -94,12 +94,12 @@ impl HardLinks {
     /// Returns whether they exist.
     #[must_use]
     pub fn exist(&self) -> bool {
-        open_dir(&self.parent, &self.beside).is_ok()
+        open_dir(&self.parent, &self.links_dir).is_ok()
     }
 
     /// Removes them.
     pub fn remove(&self) -> io::Result<()> {
-        remove_all(&self.parent, &self.beside, DEPTH)
+        remove_all(&self.parent, &self.links_dir, DEPTH)
     }
 }
 

@@ -211,7 +211,7 @@ fn an_export_overwrites_nothing() {
         ];
         host.run(&arguments)
     };
-    export(&output).ends_with(1).saying("exists already");
+    export(&output).ends_with(1).saying("already exists");
     assert_eq!(fs::read_to_string(&output).unwrap(), "words");
     export(host.path("no/such/directory").to_str().unwrap()).ends_with(4);
     export(host.path("").to_str().unwrap()).ends_with(1);

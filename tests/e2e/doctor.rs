@@ -123,7 +123,9 @@ fn what_is_wrong_with_store_keys_and_configuration_is_reported() {
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let words = found(&host, &[], 1).join("\n");
     assert!(
-        words.contains(&format!("/keys/{key_id} has mode 0644")),
+        words.contains(&format!(
+            "/keys/{key_id} is not trusted: others have access to it (mode 0644)"
+        )),
         "{words}"
     );
     assert!(

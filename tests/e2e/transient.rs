@@ -309,7 +309,7 @@ fn a_copy_that_cannot_be_put_back_refuses_the_start() {
     let states = "/var/lib/libvirt/swtpm";
     host.run(&[&full[..], &[states]].concat()).ok();
     let refused = host.create(&guest).refused_with("VG205");
-    let words = "could not be put back";
+    let words = "could not be restored";
     assert!(refused.stderr.contains(words), "{refused:#?}");
     host.run(&["umount", states]).ok();
     host.create_running(&guest);

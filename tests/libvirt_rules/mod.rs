@@ -41,6 +41,7 @@ macro_rules! for_each_rule {
             a_foreign_value_is_disclosed_byte_for_byte_and_removed_with_its_files
             a_private_value_is_in_libvirts_file_byte_for_byte
             a_secret_that_may_serve_other_things_is_disclosed_but_not_undefined
+            a_redefined_secret_keeps_its_usage_and_its_value_and_stays_private
             all_guests_are_listed_and_one_is_found_by_name_and_by_uuid
             a_guest_that_never_ran_has_no_saved_runs
             a_vtpm_is_encrypted_once_and_nothing_else_changes
@@ -54,8 +55,8 @@ pub(crate) trait Daemon {
     /// Connects to it: `secret:///system` for secrets, `qemu:///system` for guests, too.
     fn connect(&self, uri: &str) -> Box<dyn Libvirt>;
 
-    /// Defines a secret.
-    fn define_secret(&self, xml: &str);
+    /// Defines a secret. Returns whether libvirt allowed it.
+    fn define_secret(&self, xml: &str) -> bool;
 
     /// Sets a secret's value.
     fn set_value(&self, secret: SecretUuid, value: &[u8]);
@@ -103,10 +104,15 @@ impl<'a> Host<'a> {
     }
 
     fn define(&self, secret: SecretUuid, ephemeral: &str, private: &str, usage: &str) {
+        assert!(self.redefine(secret, ephemeral, private, usage));
+    }
+
+    /// Returns whether libvirt allows this definition.
+    fn redefine(&self, secret: SecretUuid, ephemeral: &str, private: &str, usage: &str) -> bool {
         self.daemon.define_secret(&format!(
             "<secret ephemeral='{ephemeral}' private='{private}'><uuid>{secret}</uuid>{usage}\
              </secret>"
-        ));
+        ))
     }
 
     /// Sets its value, as someone else would.
@@ -376,7 +382,7 @@ pub(crate) fn only_the_guards_own_secret_for_this_very_domain_is_dropped(daemon:
 pub(crate) fn only_a_staged_secret_is_dropped_as_staged(daemon: &dyn Daemon) {
     let host = Host::new(daemon);
     assert_eq!(host.drop_staged(), Ok(false));
-    daemon.define_secret(&staged_definition(host.secret, host.domain));
+    assert!(daemon.define_secret(&staged_definition(host.secret, host.domain)));
     assert!(host.definition().is_staged());
     let other = DomainUuid::random();
     let dropped = host.libvirt.drop_staged(host.secret, other, soon());
@@ -384,7 +390,7 @@ pub(crate) fn only_a_staged_secret_is_dropped_as_staged(daemon: &dyn Daemon) {
     assert_eq!(host.drop_staged(), Ok(true));
     assert!(host.inspect().is_none());
 
-    daemon.define_secret(&staged_definition(host.secret, host.domain));
+    assert!(daemon.define_secret(&staged_definition(host.secret, host.domain)));
     assert_eq!(host.provide(b"made-up key", GuardsOwn), Ok(Provided::Set));
     assert_eq!(host.drop_staged(), Ok(false), "a later start has set it");
     assert_eq!(host.drop_own(), Ok(true));
@@ -448,6 +454,26 @@ pub(crate) fn a_secret_that_may_serve_other_things_is_disclosed_but_not_undefine
         );
         assert_eq!(host.definition().purpose, purpose);
     }
+}
+
+pub(crate) fn a_redefined_secret_keeps_its_usage_and_its_value_and_stays_private(
+    daemon: &dyn Daemon,
+) {
+    let host = Host::new(daemon);
+    let (secret, usage) = (host.secret, host.foreign_usage());
+    host.defined_by_others("no", "yes", &usage);
+    host.set_by_others(b"theirs");
+    assert!(!host.redefine(secret, "no", "yes", &vtpm(&format!("not {secret}"))));
+    assert!(!host.redefine(secret, "no", "no", &usage));
+    assert!(!host.redefine(SecretUuid::random(), "no", "yes", &usage));
+    assert!(host.redefine(secret, "no", "yes", &usage));
+    assert_eq!(host.seen_value(), "theirs");
+
+    // As an ephemeral one it leaves its definition on disk, but not its value.
+    assert!(host.redefine(secret, "yes", "yes", &usage));
+    assert!(host.file("xml").exists() && !host.file("base64").exists());
+    assert_eq!(host.undefine(), Ok(true));
+    fs::remove_file(host.file("xml")).unwrap();
 }
 
 fn guest_xml(name: &str, uuid: DomainUuid, devices: &str) -> String {

@@ -37,14 +37,14 @@ pub(in crate::guard) fn save_after_run(
         Ok(())
     };
     match ending {
-        // Its TPM lives on elsewhere: a copy would bring an old one back, or one of nobody's.
+        // Its TPM is elsewhere: a copy would restore an old state, or one that is not the guest's.
         _ if run.migrated => copy_store
             .remove_run()
             .and_then(|()| copy_store.remove_if_empty()),
-        _ if run.starting && run.refused.is_some() => shelter(guard, domain, vtpm),
-        // It has run, although `started` was not seen.
+        _ if run.starting && run.refused.is_some() => link_state(guard, domain, vtpm),
+        // It has run, although `started` was missed.
         Ending::Ended if run.starting => keep(CopyReason::Release),
-        // The copy of before the start is the state that the next one needs.
+        // The copy from before the start is the state that the next start needs.
         _ if run.starting => Ok(()),
         // It failed between `started` and its end.
         Ending::Failed => keep(CopyReason::Start),
@@ -53,7 +53,7 @@ pub(in crate::guard) fn save_after_run(
         Ending::Ended | Ending::Unknown => {
             let kept = match guard.config.policy.transient_state {
                 TransientState::Keep => keep(CopyReason::Release),
-                // Older ones are not of the run that has ended, nor of a start that failed.
+                // Older copies are neither of this run nor of a failed start.
                 TransientState::Fresh => copy_store.set_aside(Timestamp::now()).map(|_| ()),
             };
             copy_store.write_run(RunRecord {
@@ -65,8 +65,8 @@ pub(in crate::guard) fn save_after_run(
     }
 }
 
-/// `stopped end`: notes that the guest has moved to another host, which at `release` an older
-/// libvirt no longer tells.
+/// `stopped end`: notes that the guest has migrated away, which an older libvirt no longer reports
+/// at `release`.
 pub(in crate::guard) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(());
@@ -77,8 +77,8 @@ pub(in crate::guard) fn note_migration(guard: &Guard, domain: &Domain) -> Result
     note_tpm_elsewhere(guard, domain)
 }
 
-/// Notes that the state which libvirt is about to delete is not the guest's TPM: that is on another
-/// host, or in a saved image.
+/// Notes that the state which libvirt will delete is not the guest's TPM: that is on another host,
+/// or in a saved image.
 pub(in crate::guard) fn note_tpm_elsewhere(
     guard: &Guard,
     domain: &Domain,
@@ -89,21 +89,21 @@ pub(in crate::guard) fn note_tpm_elsewhere(
     })
 }
 
-/// Shelters a state that libvirt is about to delete. It is back when libvirt has done so:
-/// [`bring_back`](super::bring_back).
-fn shelter(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), CopyError> {
+/// Makes hard links to a state that libvirt is about to delete. `guard::restore_links` restores it
+/// from them afterwards.
+fn link_state(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), CopyError> {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let failed = |source| CopyError::State {
         path: place.path.clone(),
         source,
     };
     match HardLinks::of(&place).map_err(failed)? {
-        Some(shelter) => Ok(shelter.make().map_err(PathError::at(&place.path))?),
+        Some(links) => Ok(links.make().map_err(PathError::at(&place.path))?),
         None => Ok(()),
     }
 }
 
-/// A store that does not answer leaves it open.
+/// Returns `true` also if the store does not answer.
 fn may_have_key_refs(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool {
     let found = guard.with_store(deadline, |store| store.has_key_refs(domain.uuid));
     !matches!(found, Ok(false))

@@ -5,8 +5,8 @@ use crate::guard::context::Guard;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::SavedCopy;
 
-/// The copies that may take the place of a state that is gone, the latest first, and whether
-/// the last run of a transient guest ended normally. What cannot be read is left to `state list`.
+/// Returns the copies that may replace a missing state, the latest first, and whether the last run
+/// of a transient guest ended normally. Unreadable copies are left out; `state list` reports them.
 pub(in crate::guard) fn available_copies(
     guard: &Guard,
     domain: &Domain,
@@ -20,7 +20,7 @@ pub(in crate::guard) fn available_copies(
         .available_copies()
         .unwrap_or_else(|error| (Vec::new(), vec![error]));
     for error in unreadable {
-        tracing::warn!(domain = domain.name, %error, "a copy of the TPM's state is not used");
+        tracing::warn!(domain = domain.name, %error, "a saved copy of the TPM state is not used");
     }
     let with_state = |copy: SavedCopy| {
         let state = copy.state();
@@ -34,10 +34,10 @@ pub(in crate::guard) fn available_copies(
     (copies, ended_normally)
 }
 
-/// Whether libvirt deletes the TPM's state when the guest stops or its start fails: the guest is
-/// transient, for libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
-/// `qemuExtTPMCleanupHost`). A definition that cannot be looked at counts as none: then a copy is
-/// kept in vain.
+/// Returns whether libvirt deletes the TPM state when the guest stops or its start fails: the guest
+/// is transient, as libvirt has no definition of it (libvirt 9.0 to 12: `qemuDomainRemoveInactive`,
+/// `qemuExtTPMCleanupHost`). A definition that cannot be checked counts as missing: a superfluous
+/// copy does no harm.
 pub(in crate::guard) fn libvirt_would_delete(
     guard: &Guard,
     domain: &Domain,

@@ -11,8 +11,8 @@ use crate::tpm_copies::{CopyError, LiveState, RunRecord};
 use crate::verdict::code::Code;
 use crate::verdict::facts::{CopyReason, Permission};
 
-/// Keeps a copy of the TPM's state, should the start that is being prepared fail and libvirt
-/// delete it. A persistent guest costs one look.
+/// Saves a copy of the TPM state, in case the start fails and libvirt deletes it. For a persistent
+/// guest only the existence of its definition is checked.
 pub(in crate::guard) fn save_before_start(
     guard: &Guard,
     domain: &Domain,
@@ -48,8 +48,8 @@ pub(in crate::guard) fn save_before_start(
     Ok(())
 }
 
-/// Notes that a start was refused for what is wrong with the state that is there, which libvirt
-/// will delete although nobody gave it up.
+/// Notes that a start was refused because of its TPM state, which libvirt will delete although it
+/// is still needed.
 pub(in crate::guard) fn note_refusal(
     guard: &Guard,
     domain: &Domain,
@@ -69,7 +69,7 @@ pub(in crate::guard) fn note_refusal(
     })
 }
 
-/// Whether the start of a guest whose vTPM is not encrypted may be refused.
+/// Returns whether the start of a guest whose vTPM is not encrypted may be refused.
 fn may_be_refused(guard: &Guard, original: &Result<Option<LiveState>, CopyError>) -> bool {
     let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
     let found = original.as_ref().ok().and_then(Option::as_ref);

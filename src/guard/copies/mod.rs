@@ -1,13 +1,13 @@
-//! When a copy of a TPM's state is kept, put back and dropped.
+//! When a copy of a TPM state is saved, restored and dropped.
 //!
 //! | when | what |
 //! | --- | --- |
-//! | `prepare` of a transient guest | its state is copied before anything can refuse the start |
-//! | `prepare` that finds no state | a copy takes its place: a repair of the verdict |
-//! | `started` | the copies of the guest's own state go |
+//! | `prepare` of a transient guest | its state is saved before anything can refuse the start |
+//! | `prepare` that finds no state | a copy is restored: a repair of the verdict |
+//! | `started` | the copies of the guest's own state are dropped |
 //! | `release` after a start that failed | they stay |
-//! | `release` after a run | the state is copied, unless policy gives each run a new TPM |
-//! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | none is kept |
+//! | `release` after a run | the state is saved, unless policy gives each run a new TPM |
+//! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | no copy is saved |
 
 mod after_run;
 mod available;

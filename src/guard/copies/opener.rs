@@ -9,7 +9,7 @@ use crate::store::Access;
 use crate::tpm_copies::{CopyError, CopyStore, SavedCopy};
 use crate::verdict::facts::{References, Trial};
 
-/// Drops all copies but a few, among them the one that a key of the guest opens.
+/// Drops all copies except a few, among them one that a key of the guest opens.
 pub(super) fn drop_surplus(
     guard: &Guard,
     domain: &Domain,
@@ -23,12 +23,12 @@ pub(super) fn drop_surplus(
         opener.opens(copy)
     });
     if let Err(error) = dropped {
-        tracing::warn!(domain = domain.name, %error, "saved copies of the TPM state pile up");
+        tracing::warn!(domain = domain.name, %error, "could not drop surplus copies of the TPM state");
     }
 }
 
-/// `started begin`: the guest has its state. The copies of it are of no more use; one of another
-/// TPM, and one that was set aside, stays.
+/// `started begin`: the guest has its state, and drops the copies of it. Copies of another TPM, and
+/// those that were set aside, stay.
 pub(in crate::guard) fn drop_after_start(
     guard: &Guard,
     domain: &Domain,
@@ -39,7 +39,7 @@ pub(in crate::guard) fn drop_after_start(
         return Ok(());
     }
     let run = copy_store.run().unwrap_or_default();
-    // First, for whatever fails below: the start has not.
+    // First: whatever fails below, the start has succeeded.
     copy_store.remove_run()?;
     let (copies, _) = copy_store.available_copies()?;
     let mut opener = None;
@@ -56,8 +56,8 @@ pub(in crate::guard) fn drop_after_start(
     copy_store.remove_if_empty()
 }
 
-/// The keys of a guest whose vTPM is encrypted, to see which copies they open; none where the
-/// store does not answer.
+/// The keys of a guest whose vTPM is encrypted, to find which copies they open; none if the store
+/// does not answer.
 struct Opener {
     domain: DomainUuid,
     references: References,

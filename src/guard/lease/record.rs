@@ -12,11 +12,11 @@ use crate::clock::Timestamp;
 use crate::key::dek::Dek;
 use crate::libvirt::Process;
 
-/// How long a start may take whose daemon lives and that nobody has seen the end of: the hook
-/// may have been killed at `started`. swtpm has had its key long since.
+/// How long a start may take while its daemon runs, if its end was missed because the hook was
+/// killed at `started`. swtpm has read its key long before.
 const LONGEST_START: Duration = Duration::from_secs(10 * 60);
 
-/// The same for a start that no daemon makes: somebody calls the hook by hand.
+/// The same for a start without a daemon: somebody calls the hook by hand.
 const WITHOUT_DAEMON: Duration = Duration::from_secs(30);
 
 /// A guest between `prepare` and `started` or `release`.
@@ -24,13 +24,13 @@ const WITHOUT_DAEMON: Duration = Duration::from_secs(30);
 pub(super) struct Holder {
     pub(super) domain: String,
     pub(super) name: String,
-    /// The daemon that starts it; its end is the start's.
+    /// The daemon that starts it; when it ends, so does the start.
     pub(super) daemon: Option<Process>,
     pub(super) since: i64,
 }
 
 impl Holder {
-    /// Whether its start may still be under way.
+    /// Returns whether its start may still be in progress.
     pub(super) fn is_starting(&self, now: Timestamp) -> bool {
         let limit = match self.daemon {
             Some(daemon) if daemon.lives() => LONGEST_START,
@@ -42,19 +42,19 @@ impl Holder {
     }
 }
 
-/// What stands in a lease's file.
+/// The content of a lease's file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The key's digest, under `salt`.
     pub(super) salt: Vec<u8>,
     pub(super) digest: Vec<u8>,
-    /// The domain whose usage name the secret bears.
+    /// The guest in the secret's usage name.
     pub(super) defined_for: String,
     pub(super) holders: Vec<Holder>,
 }
 
 pub(super) fn digest(salt: &[u8], dek: &Dek) -> Vec<u8> {
-    // HMAC takes keys of any length.
+    // HMAC accepts keys of any length.
     Hmac::<Sha256>::new_from_slice(salt)
         .map(|mac| {
             mac.chain_update(dek.expose())
@@ -65,7 +65,7 @@ pub(super) fn digest(salt: &[u8], dek: &Dek) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// What the file says; one that is not there, or that cannot be understood, names nobody.
+/// Reads the file; a missing or unreadable one lists no guest.
 pub(super) fn read(path: &Path) -> io::Result<Record> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),

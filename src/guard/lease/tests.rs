@@ -37,7 +37,7 @@ fn start(dir: &Path, secret: SecretUuid, guest: &Domain, key: &[u8]) -> Result<b
 }
 
 #[test]
-fn a_secret_that_a_guest_is_started_with_is_refused_to_one_with_another_key() {
+fn a_leased_secret_is_refused_to_a_guest_with_another_key() {
     let (_parent, dir, secret) = leases();
     let (a, b) = (guest("a"), guest("b"));
     assert!(!start(&dir, secret, &a, b"A").unwrap());
@@ -56,7 +56,7 @@ fn a_secret_that_a_guest_is_started_with_is_refused_to_one_with_another_key() {
 }
 
 #[test]
-fn a_guest_that_waits_goes_on_when_the_other_has_started() {
+fn a_waiting_guest_proceeds_when_the_other_has_started() {
     let (_parent, dir, secret) = leases();
     let (a, b) = (guest("a"), guest("b"));
     start(&dir, secret, &a, b"A").unwrap();
@@ -73,7 +73,7 @@ fn a_guest_that_waits_goes_on_when_the_other_has_started() {
 }
 
 #[test]
-fn guests_with_one_key_share_the_secret_until_the_last_has_started() {
+fn guests_with_the_same_key_share_the_secret_until_the_last_has_started() {
     let (_parent, dir, secret) = leases();
     let (a, b) = (guest("a"), guest("b"));
     assert!(!start(&dir, secret, &a, b"K").unwrap());
@@ -96,7 +96,7 @@ fn a_dispatcher_may_call_prepare_twice() {
 }
 
 #[test]
-fn the_end_of_a_daemon_ends_its_starts() {
+fn starts_end_with_their_daemon() {
     let now = Timestamp::now();
     let mut holder = Holder {
         domain: DomainUuid::random().to_string(),
@@ -114,7 +114,7 @@ fn the_end_of_a_daemon_ends_its_starts() {
 }
 
 #[test]
-fn of_many_at_once_none_meets_another_ones_key() {
+fn of_many_concurrent_starts_none_sees_the_key_of_another() {
     let (_parent, dir, secret) = leases();
     let libvirt = std::sync::Mutex::new(None::<Vec<u8>>);
     thread::scope(|scope| {
@@ -141,7 +141,7 @@ fn of_many_at_once_none_meets_another_ones_key() {
 }
 
 #[test]
-fn a_file_of_leases_holds_no_key() {
+fn the_file_of_a_lease_contains_no_key() {
     let (_parent, dir, secret) = leases();
     let key = b"5ec2e75ec2e75ec2e7";
     start(&dir, secret, &guest("a"), key).unwrap();

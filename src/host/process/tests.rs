@@ -25,7 +25,7 @@ fn input_goes_in_and_output_comes_out() {
 }
 
 #[test]
-fn a_failing_child_is_an_output_with_its_status_and_words() {
+fn a_failing_child_returns_its_status_and_message() {
     let output = sh("echo no >&2; exit 7", b"", in_time()).unwrap();
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(output.stderr, "no");

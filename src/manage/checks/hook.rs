@@ -13,9 +13,6 @@ use crate::store::{Access, EventFilter, EventQuery, Origin};
 /// The daemons that run hooks.
 const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
-/// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
-const FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
-
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let link = &host.libvirt_dirs().present_hook();
     if let Some(finding) = cannot_run(link) {
@@ -84,7 +81,7 @@ fn has_asked_since(host: &Host, made: Timestamp) -> bool {
 }
 
 fn apparmor(link: &Path) -> Option<HookFinding> {
-    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").ok()?;
+    let enabled = fs::read_to_string(dirs::APPARMOR).ok()?;
     let target = fs::canonicalize(link).ok()?;
     let is_kept = enabled.starts_with('Y') && !may_run_under_apparmor(&target);
     let link = link.to_owned();
@@ -92,12 +89,14 @@ fn apparmor(link: &Path) -> Option<HookFinding> {
 }
 
 fn may_run_under_apparmor(target: &Path) -> bool {
-    FREE_TO_RUN.iter().any(|place| target.starts_with(place))
+    dirs::APPARMOR_FREE_TO_RUN
+        .iter()
+        .any(|place| target.starts_with(place))
 }
 
 /// `restorecon -n` prints what it would relabel, and nothing where all is as the policy has it.
 fn selinux_label(link: &Path) -> Option<HookFinding> {
-    if !Path::new("/sys/fs/selinux/enforce").exists() {
+    if !Path::new(dirs::SELINUX).join("enforce").exists() {
         return None;
     }
     let target = fs::canonicalize(link).ok()?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::{Finding, HostFinding, KeyFinding};
+use crate::host::dirs::DEVICES;
 use crate::keyring::{Keyring, Seal};
 use crate::manage::host::Host;
 use crate::store::Access;
@@ -25,7 +26,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     }
     let dirs = host.libvirt_dirs();
     let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
-    let device = shared_device(Path::new("/dev"), &users);
+    let device = shared_device(Path::new(DEVICES), &users);
     let sealed = sealed.into_iter().map(KeyFinding::SealedToTpm);
     sealed
         .map(Finding::from)

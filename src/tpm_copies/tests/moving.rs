@@ -32,16 +32,16 @@ fn a_damaged_state_is_moved_to_the_guards_directory() {
 
     // Anything but a file is only renamed.
     symlink("/etc/hostname", guest.state()).unwrap();
-    let beside = set_aside();
+    let renamed_to = set_aside();
     assert_eq!(
-        beside,
+        renamed_to,
         guest.state().with_file_name("tpm2-00.permall.damaged-7")
     );
-    assert!(beside.is_symlink() && !guest.state().is_symlink());
+    assert!(renamed_to.is_symlink() && !guest.state().is_symlink());
     fs::remove_dir_all(guest.state().parent().unwrap()).unwrap();
     symlink("/tmp", guest.state().parent().unwrap()).unwrap();
-    let beside = set_aside();
-    assert!(beside.ends_with("tpm2.damaged-7") && beside.is_symlink());
+    let renamed_to = set_aside();
+    assert!(renamed_to.ends_with("tpm2.damaged-7") && renamed_to.is_symlink());
 }
 
 #[test]
