@@ -4,8 +4,6 @@ pub mod args;
 mod commands;
 mod context;
 mod guest_file;
-mod judge;
-mod shared_secrets;
 mod ui;
 
 use std::ffi::OsString;
@@ -16,6 +14,8 @@ use clap::Parser;
 use args::{Cli, Command};
 use context::Context;
 use ui::error::CommandError;
+
+use crate::manage::replay::ReplayedCall;
 
 /// Runs one command and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -70,31 +70,34 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
             dry_run,
             no_secret,
         } => {
-            let (dry_run, no_secret) = (*dry_run, *no_secret);
-            let replay = commands::replay::Replay {
-                xml,
+            let call = ReplayedCall {
                 operation,
                 sub_operation,
-                dry_run,
-                no_secret,
+                dry_run: *dry_run,
+                no_secret: *no_secret,
             };
-            commands::replay::run(context, &replay)
+            commands::replay::run(context, xml, call)
         }
-        Command::History { captures: true, .. } => commands::captures::run(context),
-        Command::History { which, .. } => commands::history::run(context, which),
-        Command::Status { filters } => commands::status::run(context, filters),
+        Command::History { captures: true, .. } => done(commands::captures::run(context)),
+        Command::History { which, .. } => done(commands::history::run(context, which)),
+        Command::Status { filters } => done(commands::status::run(context, filters)),
         Command::Doctor { recovery } => commands::doctor::run(context, recovery),
-        Command::Explain { code } => commands::explain::run(context, code.as_deref()),
+        Command::Explain { code } => done(commands::explain::run(context, code.as_deref())),
         Command::Provider(verb) => commands::provider::run(context, verb),
         Command::Key(verb) => commands::key::run(context, verb),
         Command::Encrypt { domain, provider } => {
             commands::encrypt::run(context, domain, provider.as_deref())
         }
         Command::Reset { domain } => commands::reset::run(context, domain),
-        Command::Stage => commands::stage::run(context),
-        Command::Unstage => commands::unstage::run(context),
+        Command::Stage => done(commands::stage::run(context)),
+        Command::Unstage => done(commands::unstage::run(context)),
         Command::State(verb) => commands::state::run(context, verb),
         Command::Store(verb) => commands::store::run(context, verb),
-        Command::Completions { shell } => commands::completions::run(context, *shell),
+        Command::Completions { shell } => done(commands::completions::run(context, *shell)),
     }
+}
+
+/// The status of a command that has no other than success.
+fn done(ran: Result<(), CommandError>) -> Result<ExitCode, CommandError> {
+    ran.map(|()| ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! Every path that this program knows: its own, libvirt's, the system's.
 
 use std::ffi::OsString;
+use std::fs;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -262,6 +263,18 @@ impl LibvirtDirs {
     #[must_use]
     pub fn hook_link(&self) -> PathBuf {
         self.hooks().join("50-vtpm-guard")
+    }
+
+    /// The link by which libvirt runs the hook, or the one that should be there.
+    #[must_use]
+    pub fn present_hook(&self) -> PathBuf {
+        let (link, only) = (self.hook_link(), self.only_hook());
+        let is_the_only_one = fs::read_link(&only).is_ok_and(|target| target == Path::new(HOOK));
+        if is_the_only_one && !link.exists() {
+            only
+        } else {
+            link
+        }
     }
 
     /// The configuration of the QEMU driver.

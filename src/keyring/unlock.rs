@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::error::KeyringError;
 use super::keks::Keyring;
@@ -28,7 +29,7 @@ pub struct Unlocker {
     keyring: Keyring,
     unsealed: UnsealedKeks,
     /// Why a KEK could not be unsealed: that is not tried again.
-    failed: BTreeMap<KeyId, Rc<KeyringError>>,
+    failed: BTreeMap<KeyId, Arc<KeyringError>>,
 }
 
 /// A key reference whose DEK was opened.
@@ -46,7 +47,7 @@ pub struct OpenedKey {
 pub enum WrapError {
     /// The provider's KEK could not be unsealed.
     #[error("{0}")]
-    Keyring(Rc<KeyringError>),
+    Keyring(Arc<KeyringError>),
     /// There was no randomness, or libvirt takes no secret of this length.
     #[error(transparent)]
     Wrap(#[from] wrap::WrapError),
@@ -72,12 +73,12 @@ impl Unlocker {
     }
 
     /// Returns a KEK, which is unsealed unless it was before.
-    pub fn kek(&mut self, key_id: KeyId, deadline: Deadline) -> Result<Rc<Kek>, Rc<KeyringError>> {
+    pub fn kek(&mut self, key_id: KeyId, deadline: Deadline) -> Result<Rc<Kek>, Arc<KeyringError>> {
         if let Some(kek) = self.unsealed.0.borrow().get(&key_id) {
             return Ok(Rc::clone(kek));
         }
         if let Some(error) = self.failed.get(&key_id) {
-            return Err(Rc::clone(error));
+            return Err(Arc::clone(error));
         }
         match self.keyring.open(key_id, deadline) {
             Ok(kek) => {
@@ -87,8 +88,8 @@ impl Unlocker {
                 Ok(kek)
             }
             Err(error) => {
-                let error = Rc::new(error);
-                self.failed.insert(key_id, Rc::clone(&error));
+                let error = Arc::new(error);
+                self.failed.insert(key_id, Arc::clone(&error));
                 Err(error)
             }
         }

@@ -1,20 +1,21 @@
 //! The host that a command works on: its configuration, its store, its keys, its libvirt.
 
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::config::{Config, ConfigError};
 use crate::guard::{Guard, MakeKeyError};
-use crate::host::dirs::{self, LibvirtDirs, StateDir};
+use crate::host::dirs::{self, LibvirtDirs, RunDir, StateDir};
 use crate::host::path_error::PathError;
 use crate::key::random::RandomError;
 use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
 use crate::libvirt::files::FilesError;
 use crate::libvirt::secret::SecretError;
-use crate::libvirt::{Libvirt, LibvirtClient};
+use crate::libvirt::{Libvirt, LibvirtClient, a_daemon_runs};
+use crate::staging::StagingDir;
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyError;
 
@@ -58,7 +59,7 @@ pub(crate) enum HostError {
     Wrap(#[from] WrapError),
     /// A provider key that several keys need.
     #[error(transparent)]
-    ProviderKey(#[from] Rc<KeyringError>),
+    ProviderKey(#[from] Arc<KeyringError>),
     /// A key could not be made.
     #[error(transparent)]
     MakeKey(#[from] MakeKeyError),
@@ -130,6 +131,29 @@ impl Host {
         self.config().unwrap_or_default().libvirt
     }
 
+    /// What holds for one boot at most.
+    pub(crate) fn run_dir(&self) -> RunDir {
+        match &self.connection {
+            Connection::Helper => RunDir::default(),
+            #[cfg(test)]
+            Connection::Fake(_) => RunDir::at(self.state_dir.with_extension("run")),
+        }
+    }
+
+    /// Where keys are staged for the start of libvirtd.
+    pub(crate) fn staging_dir(&self) -> StagingDir {
+        StagingDir::at(self.run_dir().staged(), self.libvirt_dirs().secrets())
+    }
+
+    /// Whether a daemon runs that may hold secrets.
+    pub(crate) fn daemon_runs(&self) -> bool {
+        match &self.connection {
+            Connection::Helper => a_daemon_runs(),
+            #[cfg(test)]
+            Connection::Fake(libvirt) => libvirt.dirs().pid_file("libvirtd").exists(),
+        }
+    }
+
     /// The store; `None` where there is no database yet.
     pub(crate) fn store(&self, access: Access) -> Result<Option<Store>, StoreError> {
         match Store::open(&self.state_dir, access, default_deadline()) {
@@ -166,10 +190,7 @@ impl Host {
         self.may_judge()?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
-        #[cfg(test)]
-        if let Connection::Fake(_) = &self.connection {
-            guard.run_dir = dirs::RunDir::at(self.state_dir.with_extension("run"));
-        }
+        guard.run_dir = self.run_dir();
         guard.secrets = Some(self.secrets_at(&guard.config));
         Ok(guard)
     }

@@ -3,11 +3,14 @@
 
 pub(crate) mod adopt;
 pub(crate) mod bind;
+pub(crate) mod checks;
 pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
+pub(crate) mod dry_start;
 pub(crate) mod encrypt;
 pub(crate) mod guests;
+pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod import_key;
 pub(crate) mod key_refs;
@@ -23,11 +26,18 @@ pub(crate) mod provider_rotate;
 pub(crate) mod providers;
 pub(crate) mod prune;
 pub(crate) mod renew;
+pub(crate) mod repair;
+pub(crate) mod replay;
 pub(crate) mod reset;
 pub(crate) mod restore_state;
+pub(crate) mod shared_secrets;
+pub(crate) mod stage;
+pub(crate) mod status;
 pub(crate) mod stopped_guest;
+pub(crate) mod store_backup;
 pub(crate) mod tpm_place;
 pub(crate) mod unknown_guests;
+pub(crate) mod unstage;
 
 #[cfg(test)]
 #[path = "../../tests/manage/mod.rs"]

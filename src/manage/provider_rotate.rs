@@ -4,7 +4,7 @@
 //! sealed key beside it that wraps nothing, and the command is run again. What an earlier rotation
 //! missed (a key reference that another tool brought back) is re-wrapped first.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -71,7 +71,7 @@ pub(crate) struct UnusableKey {
     pub(crate) name: String,
     /// How many key references it wraps.
     pub(crate) key_refs: usize,
-    pub(crate) error: Rc<KeyringError>,
+    pub(crate) error: Arc<KeyringError>,
 }
 
 /// A key reference, and what the rotation did to it.

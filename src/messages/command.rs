@@ -108,8 +108,11 @@ commands! {
     ChmodMode(mode: Mode, file: File) = "chmod {mode} {file}";
     ChmodTarget(mode: Mode, link: File) = "chmod {mode} $(readlink -f {link})";
     ChownRoot(file: File) = "chown root {file}";
+    Df(path: File) = "df -h {path}";
+    Findmnt(path: File) = "findmnt -T {path}";
     Kill(pid: Pid) = "kill {pid}";
     LinkHook(link: File) = "ln -sf /usr/sbin/vtpm-guard-hook {link}";
+    ListFile(file: File) = "ls -ld {file}";
     Man(page: Word) = "man {page}";
     MakeDirectory(directory: File) = "mkdir -p {directory}";
     MountTmpfs(directory: File) = "mount -t tmpfs tmpfs {directory}";
@@ -122,6 +125,7 @@ commands! {
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
     SystemctlReload(unit: Word) = "systemctl reload {unit}";
     SystemctlDaemonReload = "systemctl daemon-reload";
+    Timedatectl = "timedatectl";
     TpmSetLockoutAuth = "tpm2_changeauth -c lockout";
     Uuidgen = "uuidgen";
 }

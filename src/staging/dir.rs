@@ -12,7 +12,6 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use zeroize::Zeroizing;
 
 use crate::host::atomic;
-use crate::host::dirs::{LibvirtDirs, RunDir};
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -61,12 +60,6 @@ pub struct StagingDir {
 }
 
 impl StagingDir {
-    /// Where the system libvirtd of this host loads secrets from.
-    #[must_use]
-    pub fn of_this_host(dirs: &LibvirtDirs) -> Self {
-        Self::at(RunDir::default().staged(), dirs.secrets())
-    }
-
     /// Files go to `staged`, links to `secrets`.
     #[must_use]
     pub fn at(staged: PathBuf, secrets: PathBuf) -> Self {

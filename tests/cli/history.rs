@@ -105,7 +105,7 @@ fn a_name_finds_what_happened_under_former_names_and_other_uuids() {
     assert_eq!(told(&host, &["web"]), all);
     host.run(&["history", "web"])
         .succeeds()
-        .saying("its former names are listed, too: old-web, vm1, vm2")
+        .saying("also listed: its other names old-web, vm1, vm2")
         .saying("2 guests had the name web");
     // Whoever had the name for a while and has another now is not that guest.
     assert_eq!(told(&host, &["vm2"]), pairs(&[("vm2", "VG101")]));
@@ -163,7 +163,7 @@ fn a_captured_start_is_replayed_by_its_number() {
     for number in ["0", "3"] {
         host.run(&["replay", "--capture", number])
             .ends_with(2)
-            .saying(&format!("there is no capture {number}"));
+            .saying(&format!("capture {number} not found"));
     }
     host.run(&["history", "vm1", "--captures"]).ends_with(2);
     host.run(&["replay"]).ends_with(2);

@@ -108,7 +108,7 @@ fn a_restore_says_whose_keys_are_not_here() {
     other
         .run(&["store", "restore", copy.to_str().unwrap()])
         .succeeds()
-        .saying("the key of 1 provider does not open on this host (nkp-a)");
+        .saying("the key of 1 provider cannot be opened on this host (nkp-a)");
 }
 
 #[test]

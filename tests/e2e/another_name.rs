@@ -228,7 +228,7 @@ fn a_renamed_guest_has_its_former_history() {
     let told = host.guard(&["history", "web"]).ok();
     assert!(told.stdout.contains("vm1"), "{told:?}");
     assert!(
-        told.stderr.contains("former names are listed, too: vm1"),
+        told.stderr.contains("also listed: its other names vm1"),
         "{told:?}"
     );
     let shown = host.guard(&["key", "show", "web"]).ok();

@@ -11,16 +11,16 @@ use crate::host::Host;
 
 const LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
 
-/// What the doctor found, `severity: what` for each, which must be as bad as this status says.
+/// What doctor found, `severity: what` for each. Its exit status must be this one.
 #[track_caller]
 fn found(host: &Host, arguments: &[&str], status: i32) -> Vec<String> {
     let answer = host.guard(&[&["--json", "doctor"], arguments].concat());
     assert_eq!(answer.status, status, "{answer:#?}");
     let documents: Value = serde_json::from_str(&answer.stdout).unwrap();
-    let ailments = documents.as_array().unwrap().iter();
-    ailments
-        .map(|ailment| {
-            let text = |key: &str| ailment[key].as_str().unwrap();
+    let findings = documents.as_array().unwrap().iter();
+    findings
+        .map(|finding| {
+            let text = |key: &str| finding[key].as_str().unwrap();
             assert!(!text("why").is_empty() && !text("command").is_empty());
             format!("{}: {}", text("severity"), text("what"))
         })
@@ -46,17 +46,17 @@ fn a_host_in_order_has_nothing() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn the_hook_must_be_there_and_run_and_be_noticed() {
+fn the_hook_must_exist_and_run_and_be_noticed() {
     let (host, guest) = Host::with_used_guest();
     let link = host.path(LINK);
     fs::remove_file(&link).unwrap();
     finds(
         &host,
         1,
-        "fault: /etc/libvirt/hooks/qemu.d/50-vtpm-guard is not there",
+        "fault: /etc/libvirt/hooks/qemu.d/50-vtpm-guard does not exist",
     );
     host.run(&["ln", "-s", "/nowhere", LINK]).ok();
-    finds(&host, 1, "leads nowhere");
+    finds(&host, 1, "is a link without a target");
     host.run(&["cp", "/usr/sbin/vtpm-guard-hook", "/usr/sbin/other-hook"])
         .ok();
     host.run(&["ln", "-sf", "/usr/sbin/other-hook", LINK]).ok();
@@ -94,10 +94,10 @@ fn the_hook_may_be_the_only_one_that_an_old_libvirt_runs() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn what_is_wrong_with_store_keys_and_configuration_is_told() {
+fn what_is_wrong_with_store_keys_and_configuration_is_reported() {
     let (host, guest) = Host::with_used_guest();
     host.configure("[policy]\ndegrade = 'allow'\n");
-    finds(&host, 1, "the configuration is broken");
+    finds(&host, 1, "the configuration cannot be used");
     host.configure("");
 
     host.update_key_refs(&guest, "provider_uuid = NULL, provider_name = 'nkp-b'");
@@ -109,13 +109,13 @@ fn what_is_wrong_with_store_keys_and_configuration_is_told() {
     finds(&host, 1, "fault: provider \"nkp-a\" was never exported");
     let sql = "UPDATE key_provider SET exported_at = 1700000000000";
     host.store().execute(sql, []).unwrap();
-    finds(&host, 0, "advice: provider \"nkp-a\" was last exported at");
+    finds(&host, 0, "advice: provider \"nkp-a\" was last exported on");
     let sql = "UPDATE key_provider SET exported_at = unixepoch() * 1000";
     host.store().execute(sql, []).unwrap();
 
     let sql = "UPDATE event SET at = at + 86400000";
     host.store().execute(sql, []).unwrap();
-    finds(&host, 0, "advice: the last decision is of");
+    finds(&host, 0, "advice: the last decision is from");
     host.store().execute("DELETE FROM event", []).unwrap();
 
     let (_, key_id) = host.provider("nkp-a");
@@ -138,12 +138,12 @@ fn what_is_wrong_with_store_keys_and_configuration_is_told() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn what_a_rotation_and_an_encryption_leave_for_a_while_is_advice() {
+fn what_a_rotation_and_an_encryption_leave_for_a_while_is_a_warning() {
     let (host, _guest) = Host::with_used_guest();
     let plain = host.define_guest("vm2", Tpm::Plain);
     host.start_and_stop(&plain);
     host.guard(&["encrypt", "vm2"]).ok();
-    finds(&host, 0, "advice: the plain TPM state of");
+    finds(&host, 0, "advice: the unencrypted TPM state of");
     host.start_and_stop(&plain);
 
     host.guard(&["provider", "rotate", "nkp-a"]).ok();
@@ -155,7 +155,7 @@ fn what_a_rotation_and_an_encryption_leave_for_a_while_is_advice() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn keys_in_clear_full_disks_and_deaf_daemons_are_told() {
+fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
     let (host, _guest) = Host::with_used_guest();
     let secret = SecretUuid::random();
     host.define_secret(secret, "by-hand", Some("a key in clear"));
@@ -179,7 +179,7 @@ fn keys_in_clear_full_disks_and_deaf_daemons_are_told() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn recovery_files_are_tried() {
+fn recovery_files_are_verified() {
     let (host, _guest) = Host::with_used_guest();
     let file = recovery_file("nkp-a");
     let with =
@@ -197,7 +197,7 @@ fn recovery_files_are_tried() {
     let missing = with(&[], 1);
     assert_eq!(missing.len(), 1, "{missing:#?}");
     assert!(
-        missing[0].contains("brings back provider \"nkp-b\""),
+        missing[0].contains("restores provider \"nkp-b\""),
         "{missing:#?}"
     );
 
@@ -209,7 +209,7 @@ fn recovery_files_are_tried() {
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn copies_of_tpm_state_that_nobody_comes_back_for_are_told() {
+fn copies_of_tpm_state_that_no_guest_needs_are_reported() {
     let (host, guest) = Host::with_used_guest();
     let xml = host.xml(&guest);
     host.virsh(&["undefine", "--keep-tpm", &guest.name]).ok();
@@ -224,7 +224,7 @@ fn copies_of_tpm_state_that_nobody_comes_back_for_are_told() {
     finds(
         &host,
         0,
-        "advice: the copy of the TPM's state of vm1 was kept at 2023-11-",
+        "advice: the copy of the TPM state of vm1 was saved on 2023-11-",
     );
     host.run(&[
         "sh",
@@ -232,12 +232,12 @@ fn copies_of_tpm_state_that_nobody_comes_back_for_are_told() {
         &format!("echo damaged > {place}/$(basename {place}/*.state)"),
     ])
     .ok();
-    finds(&host, 1, "fault: a kept copy of TPM state cannot be used");
+    finds(&host, 1, "fault: a saved copy of TPM state cannot be used");
 }
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn other_hooks_and_a_linked_base_are_facts_and_copies_of_hooks_are_advice() {
+fn other_hooks_and_linked_states_are_notes_and_copies_of_hooks_are_warnings() {
     let (host, guest) = Host::with_used_guest();
     let hook = "#!/bin/sh\nexit 0\n";
     host.write_program("/etc/libvirt/hooks/qemu.d/10-before", hook);
@@ -253,7 +253,7 @@ fn other_hooks_and_a_linked_base_are_facts_and_copies_of_hooks_are_advice() {
     assert_eq!(found(&host, &[], 0), facts);
     let answer = host.guard(&["doctor"]).ok();
     assert!(
-        answer.stdout.starts_with("note    other hooks"),
+        answer.stdout.starts_with("note     other hooks"),
         "{answer:?}"
     );
     assert!(answer.stdout.ends_with("\nnothing found\n"), "{answer:?}");

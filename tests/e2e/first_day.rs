@@ -72,7 +72,9 @@ fn guests_that_libvirt_kept_come_under_the_guard() {
     let host = &day.host;
     let seen = day.play("Take stock").stdout;
     assert!(seen.contains("3 guests: 3 would start"), "{seen}");
-    let in_clear = seen.matches(".base64 holds a vTPM's key in clear").count();
+    let in_clear = seen
+        .matches(".base64 holds a vTPM's key in plaintext")
+        .count();
     assert_eq!(in_clear, 2, "{seen}");
     assert_ne!(files_with_the_key(host), "");
 

@@ -105,7 +105,7 @@ fn the_doctor_wraps_what_is_read_and_not_what_is_typed() {
     assert!(is_styled);
     let (typed, read): (Vec<_>, Vec<_>) = lines
         .iter()
-        .partition(|line| line.contains("what helps:     "));
+        .partition(|line| line.contains("         fix: "));
     assert!(read.iter().all(|line| line.len() <= 80), "{read:#?}");
     assert!(typed.iter().all(|line| piped.contains(line.as_str())));
 }

@@ -84,9 +84,9 @@ fn a_guest_whose_tpm_is_encrypted_keeps_its_tpm_and_starts() {
     assert_eq!(fs::read(&kept).unwrap(), plain);
     assert_eq!(owner(&kept), owner_before);
 
-    let advice = format!("the plain TPM state of {}", guest.uuid);
+    let advice = format!("the unencrypted TPM state of {}", guest.uuid);
     let doctor = host.guard(&["doctor"]).ok();
-    assert!(doctor.stdout.contains(&advice), "advice, and no fault");
+    assert!(doctor.stdout.contains(&advice), "a warning, and no error");
 
     let dek = row.dek(&guest, &host.kek("nkp-a"));
     let before = identity(&plain, None);

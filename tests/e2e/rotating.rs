@@ -124,7 +124,7 @@ fn the_keys_of_an_undefined_guest_go_by_an_explicit_prune_alone() {
         (&0.into(), &1.into())
     );
     let checked = host.guard(&["check", "--all"]).ok();
-    let words = "1 guest that libvirt no longer knows has keys";
+    let words = "1 guest unknown to libvirt still has keys";
     assert!(checked.stderr.contains(words), "{checked:#?}");
     assert!(host.guard(&["status"]).ok().stdout.contains(words));
     assert_eq!(json(&host, &["status"])["guests_unknown_to_libvirt"], 1);

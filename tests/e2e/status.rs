@@ -65,7 +65,7 @@ fn every_vtpm_guest_has_its_line() {
         line("vm1").contains("running") && line("vm1").ends_with("yes"),
         "{table}"
     );
-    let sum = "4 guests: 3 encrypted, 1 plain; 3 would start now, 1 would not";
+    let sum = "4 guests: 3 encrypted, 1 unencrypted; 3 would start now, 1 would not";
     assert_eq!(table.lines().last(), Some(sum));
 }
 

@@ -8,9 +8,9 @@
 
 mod adopt;
 mod bind;
+mod checks;
 mod clone;
 mod encrypt;
-mod fixture;
 pub(crate) mod fixture;
 mod import_key;
 mod key_refs;
@@ -23,4 +23,8 @@ mod providers;
 mod prune;
 pub(crate) mod recovery;
 mod renew;
+mod repair;
+mod stage;
 mod states;
+mod status;
+mod store_backup;

@@ -7,66 +7,66 @@ use clap::Subcommand;
 /// `key …`
 #[derive(Debug, Subcommand)]
 pub enum Key {
-    /// Bind a guest to a provider; its key is made at its first start.
+    /// Bind a guest to a provider (its key is created at its first start).
     Bind {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
-        /// The provider's name or UUID; the default provider where none is named.
+        /// Provider name or UUID [default: the default provider].
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
     },
-    /// Import a guest's key from a store backup, of this host or of another one.
+    /// Import a guest's key from a store backup, of this host or another.
     Import {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
-        /// What `store backup` wrote.
+        /// Backup made by `store backup`.
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
-        /// The guest's name or UUID in the backup, where it has another UUID here.
+        /// Guest name or UUID in the backup, if its UUID differs here.
         #[arg(long = "as", value_name = "OLD-DOMAIN")]
         old_domain: Option<String>,
     },
-    /// List the key references.
+    /// List key references.
     List {
-        /// Only this guest's: name or UUID.
+        /// Only of this guest (name or UUID).
         domain: Option<String>,
     },
-    /// Show a guest's key references, also the retired ones, and what each of them opens.
+    /// Show a guest's key references, including retired ones, and what each one opens.
     Show {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
     },
-    /// Take a guest out of the guard's hands: its placeholders go, its keys are retired.
+    /// Stop managing a guest: delete its placeholders and retire its keys.
     Unbind {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
     },
-    /// Put a key reference out of use; its wrapped key is kept.
+    /// Retire a key reference (its wrapped key is kept).
     Retire {
-        /// Its ID, as `key list` shows it.
+        /// Key reference ID (see `key list`).
         id: i64,
     },
     /// Give a stopped guest's TPM a new key, under the same provider.
     ///
-    /// Its state is encrypted anew; the TPM stays the same. The old key is retired.
+    /// Re-encrypts its state; the TPM itself does not change. The old key is retired.
     Renew {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
     },
     /// Set up a cloned guest's key: the original's for a copied TPM state, otherwise a new one.
     ///
-    /// Also for a guest that came back under a new UUID: where libvirt has forgotten the former
-    /// one, its TPM state is copied, too.
+    /// Also for a guest that came back under a new UUID: if libvirt no longer knows the previous
+    /// one, its TPM state is copied too.
     Clone {
-        /// The original's name or UUID; libvirt may have forgotten it.
+        /// Name or UUID of the original; libvirt need not know it any more.
         domain: String,
-        /// The clone's name or UUID; libvirt must know it already.
+        /// Name or UUID of the clone; libvirt must know it.
         #[arg(value_name = "NEW-DOMAIN")]
         new_domain: String,
     },
-    /// Use this key reference, and retire the guest's others.
+    /// Use this key reference and retire the guest's others.
     Use {
-        /// Its ID, as `key show` shows it.
+        /// Key reference ID (see `key show`).
         id: i64,
     },
     /// Remove the keys of guests that libvirt no longer knows and whose TPM state is gone.

@@ -1,5 +1,6 @@
 //! The command line of `vtpm-guard`: arguments only, no work.
 
+mod headings;
 mod key;
 mod provider;
 mod state;
@@ -26,13 +27,14 @@ use crate::host::dirs::StateDir;
 ///
 /// A libvirt hook, vtpm-guard-hook, looks at the key references of each guest that starts,
 /// repairs what is provably repairable, proves that the key opens the TPM's state, and hands
-/// libvirt the secret; or it stops the start and says which command mends it. This command is
-/// for the administrator: providers, bindings, checks, replays, history.
+/// libvirt the secret; or it refuses the start and says which command fixes it. This command is
+/// for the administrator.
 #[derive(Debug, Parser)]
 #[command(
     name = "vtpm-guard",
     version,
     max_term_width = 100,
+    help_template = headings::template(),
     after_help = "Exit status: 0 done, or it would start; 1 refused, or it would not start; \
                   2 usage or configuration; 3 (check, repair --dry-run) it would start after \
                   repairs; 4 anything else that failed."
@@ -63,35 +65,36 @@ pub struct Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Key providers: named keys that wrap the guests' keys.
+    /// Manage key providers (named keys that wrap guest keys).
     #[command(subcommand)]
     Provider(Provider),
-    /// Key references: which guest's key is wrapped by which provider.
+    /// Manage key references (which provider wraps which guest's key).
     #[command(subcommand)]
     Key(Key),
     /// Take over the keys in existing libvirt vTPM secrets.
     ///
     /// For each guest: reads the secret's value, proves it against the TPM state, wraps it with
-    /// the provider's key. Only when the wrapped key is certain is libvirt's secret undefined,
-    /// its clear text with it. Running guests go on running. Interrupted, it can be run again.
+    /// the provider's key. libvirt's secret, and its plaintext copy, is removed only after the
+    /// wrapped key has been verified. Running guests are not affected. Interrupted, it can be run
+    /// again.
     Adopt {
         /// Which guests.
         #[command(flatten)]
         which: Domains,
-        /// The provider's name or UUID; where none is named, the one that the guest is bound
-        /// to, else the default provider.
+        /// Provider name or UUID [default: the one that the guest is bound to, else the default
+        /// provider].
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
-        /// Leave libvirt's secret as it is.
+        /// Keep libvirt's secret.
         #[arg(long)]
         keep_plaintext: bool,
     },
-    /// Would it start now? Changes nothing.
+    /// Check whether guests would start now (read-only).
     Check {
         /// Which guests.
         #[command(flatten)]
         which: CheckedDomains,
-        /// Write what was found into this file, too, for Prometheus' textfile collector.
+        /// Also write the results to this file, for Prometheus' textfile collector.
         #[arg(long, value_name = "FILE")]
         metrics: Option<PathBuf>,
         /// Answer as a monitoring plugin: one line, and exit status 0 OK, 1 WARNING (repairs
@@ -99,19 +102,19 @@ pub enum Command {
         #[arg(long)]
         nagios: bool,
     },
-    /// The repairs of a start, without a start.
+    /// Apply the repairs a start would make, without starting the guest.
     Repair {
         /// Which guests.
         #[command(flatten)]
         which: Domains,
-        /// Say what would be repaired, and change nothing.
+        /// Only show what would be done.
         #[arg(long)]
         dry_run: bool,
         /// Answer as a monitoring plugin, as `check --nagios` does.
         #[arg(long)]
         nagios: bool,
     },
-    /// Do what the hook would do with this captured domain XML.
+    /// Do what the hook would do with a captured domain XML.
     ///
     /// The secret that libvirt gets for a start is dropped again at the end, unless the guest is
     /// active.
@@ -125,79 +128,78 @@ pub enum Command {
         /// The hook's sub-operation.
         #[arg(long, value_name = "S", default_value = "begin")]
         sub_operation: String,
-        /// Say what would be done, and change nothing.
+        /// Only show what would be done.
         #[arg(long)]
         dry_run: bool,
         /// Leave libvirt alone, as if it had no secret: works on any machine.
         #[arg(long)]
         no_secret: bool,
     },
-    /// Turn a stopped guest's plain TPM state into an encrypted one, and say so in its XML.
+    /// Encrypt a stopped guest's TPM state and update its XML.
     ///
-    /// The guest keeps its TPM. All or nothing: a command that was interrupted leaves the guest
-    /// as it was, or refused with the advice to run it again, which completes it. The plain
-    /// state is kept beside the store until the guest has started.
+    /// The guest keeps its TPM. All or nothing: an interrupted command leaves the guest as it was,
+    /// or its start is refused until the command is run again, which completes it. The
+    /// unencrypted state is kept next to the store until the guest has started.
     Encrypt {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
-        /// The provider's name or UUID; without it the one that the guest is bound to, else the
-        /// default provider.
+        /// Provider name or UUID [default: the one that the guest is bound to, else the default
+        /// provider].
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
     },
-    /// Let the next start of a guest make a new TPM.
+    /// Allow the guest's next start to create a new TPM.
     ///
-    /// Also of a guest whose key is libvirt's own. Refused where the guest has a managed save: its
-    /// TPM is in there.
+    /// This includes guests whose key is libvirt's own. Refused if the guest has a managed save
+    /// image, which holds its TPM.
     Reset {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
     },
-    /// Before libvirtd starts: lay out the keys of the guests that will start with it.
+    /// Stage keys for guests that autostart with libvirtd (run before it starts).
     ///
-    /// A monolithic libvirtd answers nobody until the guests that start with it are up, so their
-    /// keys must be there before. They lie on tmpfs alone, linked from /etc/libvirt/secrets.
-    /// Guests that would not start are named and left out; that is no failure.
+    /// A monolithic libvirtd answers nobody until its autostarted guests are up, so their keys
+    /// must be there before. They are stored on tmpfs only, linked from /etc/libvirt/secrets.
+    /// Guests that would not start are reported and left out; that is not an error.
     Stage,
     /// Remove staged keys (run once libvirtd is up, and after it stopped or failed to start).
     ///
-    /// Waits until libvirtd answers, removes the files, and drops the secrets that have done
-    /// their work. Where no libvirtd runs, it removes the files at once. Doing it again changes
-    /// nothing.
+    /// Waits until libvirtd answers, removes the files, and drops the secrets that are no longer
+    /// needed. If no libvirtd runs, it removes the files at once. Running it again changes nothing.
     Unstage,
-    /// The kept copies of TPM state.
+    /// Manage saved copies of TPM state.
     #[command(subcommand)]
     State(State),
-    /// The state of the guard on this host, and of every guest with an emulated TPM.
+    /// Show the guard's status and every guest with an emulated TPM.
     Status {
-        /// Which guests are shown.
+        /// Which guests to show.
         #[command(flatten)]
         filters: StatusFilters,
     },
-    /// What can make the guard fail, or a start fail later.
+    /// Diagnose problems on this host.
     Doctor {
-        /// Recovery files to look at, too.
+        /// Recovery files to verify.
         #[command(flatten)]
         recovery: RecoveryFiles,
     },
-    /// The decisions of the past, newest first; or the captured XML of refused starts.
+    /// Show past decisions, newest first, or captured XML of refused starts.
     History {
         /// Which decisions.
         #[command(flatten)]
         which: Decisions,
-        /// List the captured XML of refused starts instead, as `replay --capture` counts them.
+        /// List the captured XML of refused starts, numbered for `replay --capture`.
         #[arg(long, conflicts_with_all = ["domain", "code", "since", "until"])]
         captures: bool,
     },
-    /// What a code means, why it matters, what to do.
+    /// Explain a refusal code.
     Explain {
-        /// VG101, or its name; without one, all codes are listed.
+        /// Code (VG101) or its name [default: list all codes].
         code: Option<String>,
     },
-    /// The store: check, back up, restore.
+    /// Check, back up or restore the store.
     #[command(subcommand)]
     Store(Store),
-    /// Print the completions for a shell.
+    /// Print shell completions.
     Completions {
         /// The shell.
         shell: Shell,

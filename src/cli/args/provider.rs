@@ -9,75 +9,75 @@ use crate::keyring::WeakerSeal;
 /// `provider …`
 #[derive(Debug, Subcommand)]
 pub enum Provider {
-    /// Make a provider with a new key.
+    /// Create a provider with a new key.
     Create {
-        /// Its name.
+        /// Provider name.
         name: String,
-        /// Make it the default.
+        /// Set it as the default.
         #[arg(long)]
         default: bool,
         /// Where to store the key.
         #[command(flatten)]
         sealing: Sealing,
     },
-    /// List the providers.
+    /// List providers.
     List,
     /// Show one provider.
     Show {
-        /// Its name or UUID.
+        /// Provider name or UUID.
         name: String,
     },
-    /// Give a provider another name.
+    /// Rename a provider.
     Rename {
-        /// Its name or UUID.
+        /// Provider name or UUID.
         name: String,
-        /// The new name.
+        /// New name.
         new_name: String,
     },
-    /// Make a provider the default.
+    /// Set the default provider.
     SetDefault {
-        /// Its name or UUID.
+        /// Provider name or UUID.
         name: String,
     },
-    /// Give a provider a new key, and wrap every guest's key anew with it.
+    /// Rotate a provider's key and re-wrap every guest's key.
     Rotate {
-        /// Its name or UUID.
+        /// Provider name or UUID.
         name: String,
         /// Where to store the new key.
         #[command(flatten)]
         sealing: Sealing,
     },
-    /// Seal provider keys again, where this host can protect them better now.
+    /// Re-seal provider keys that this host can now protect better.
     ///
     /// For a key that was stored in a root-only file, or without the TPM, because nothing
     /// stronger could be used then. The old file is replaced only when the new one has been
-    /// opened and read back. Doing it again changes nothing.
+    /// opened and read back. Running it again changes nothing.
     Reseal {
         /// Provider name or UUID [default: all providers].
         name: Option<String>,
     },
     /// Write a provider's key to a recovery file, protected by a passphrase.
     Export {
-        /// Its name or UUID.
+        /// Provider name or UUID.
         name: String,
-        /// The recovery file; it must not exist yet.
+        /// Recovery file; it must not exist yet.
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
-        /// The passphrase is the first line of this file ("-": of stdin).
+        /// Read the passphrase from the first line of this file ("-" for stdin).
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
-    /// Bring a provider back from its recovery file: a new UUID, the same key.
+    /// Restore a provider from its recovery file (same key, new UUID).
     Import {
-        /// The recovery file.
+        /// Recovery file.
         file: PathBuf,
-        /// Give it this name instead of the one in the file.
+        /// Name for the provider [default: the one in the file].
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// The passphrase is the first line of this file ("-": of stdin).
+        /// Read the passphrase from the first line of this file ("-" for stdin).
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
-        /// Check the file and the passphrase, and change nothing.
+        /// Only verify the file and the passphrase.
         #[arg(long)]
         dry_run: bool,
         /// Where to store the key.
@@ -86,9 +86,9 @@ pub enum Provider {
     },
     /// Delete a provider and its key.
     Delete {
-        /// Its name or UUID.
+        /// Provider name or UUID.
         name: String,
-        /// Even if guests need it, or it was never exported.
+        /// Delete even if guests need it or it was never exported.
         #[arg(long)]
         force: bool,
     },
@@ -98,7 +98,7 @@ pub enum Provider {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Sealing {
     /// If systemd-creds fails, use the next weaker seal: without the TPM, at worst a root-only
-    /// file, which holds the key in clear.
+    /// file, which holds the key in plaintext.
     #[arg(long)]
     allow_weaker_seal: bool,
 }

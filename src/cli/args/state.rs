@@ -5,25 +5,25 @@ use clap::Subcommand;
 /// `state …`
 #[derive(Debug, Subcommand)]
 pub enum State {
-    /// List the kept copies.
+    /// List saved copies.
     List,
-    /// Show a guest's kept copies, and where their state was.
+    /// Show a guest's saved copies, and where their state was.
     Show {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
     },
-    /// Put a kept copy back by hand; an existing state is never overwritten.
+    /// Restore a saved copy (an existing state is never overwritten).
     Restore {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
     },
-    /// Remove saved copies of a guest's TPM state, and the plain state of before an encrypt.
+    /// Remove saved copies of a guest's TPM state, and the one from before an encrypt.
     ///
     /// Refuses to remove the only TPM state that a used key opens.
     Drop {
-        /// The guest's name or UUID.
+        /// Guest name or UUID.
         domain: String,
-        /// Only this copy: the first digits of its sha256, as `state show` shows it (repeatable).
+        /// Only this copy: first digits of its SHA-256, see `state show` (repeatable).
         #[arg(long = "copy", value_name = "SHA256")]
         copies: Vec<String>,
         /// Remove them even if the guest's TPM is lost with them.

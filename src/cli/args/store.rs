@@ -7,16 +7,16 @@ use clap::Subcommand;
 /// `store …`
 #[derive(Debug, Subcommand)]
 pub enum Store {
-    /// Look at the whole store for damage and oddities.
+    /// Check the whole store for damage and inconsistencies.
     Check,
-    /// Write a consistent copy of the store.
+    /// Back up the store.
     Backup {
-        /// The copy; it must not exist yet.
+        /// Backup file; it must not exist yet.
         file: PathBuf,
     },
-    /// Replace the store by a copy; the present one is kept beside it.
+    /// Replace the store with a backup (the previous store is kept next to it).
     Restore {
-        /// The copy.
+        /// Backup file.
         file: PathBuf,
     },
 }

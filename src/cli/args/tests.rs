@@ -1,17 +1,21 @@
-//! Every command line that a message may name is one that its program takes.
+//! Every command line that a message may name is one that its program takes; every command has its
+//! place in the help.
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-use super::Cli;
+use super::{Cli, headings};
 use crate::messages::Command;
 
 /// The other programs that messages name.
-const OTHER_PROGRAMS: [&str; 19] = [
+const OTHER_PROGRAMS: [&str; 23] = [
     "ausearch",
     "chmod",
     "chown",
+    "df",
+    "findmnt",
     "kill",
     "ln",
+    "ls",
     "man",
     "mkdir",
     "mount",
@@ -23,6 +27,7 @@ const OTHER_PROGRAMS: [&str; 19] = [
     "setsebool",
     "sqlite3",
     "systemctl",
+    "timedatectl",
     "tpm2_changeauth",
     "uuidgen",
     "virsh",
@@ -45,4 +50,20 @@ fn every_command_in_a_message_parses() {
             panic!("{line}: {error}");
         }
     }
+}
+
+#[test]
+fn every_command_is_listed_once() {
+    let mut listed: Vec<_> = headings::GROUPS
+        .iter()
+        .flat_map(|(_, names)| *names)
+        .copied()
+        .collect();
+    listed.extend(headings::OF_UNITS);
+    listed.sort_unstable();
+    let mut cli = Cli::command();
+    cli.build();
+    let mut all: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    all.sort_unstable();
+    assert_eq!(listed, all);
 }

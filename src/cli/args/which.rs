@@ -8,7 +8,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Domains {
-    /// The guests' names or UUIDs.
+    /// Guest names or UUIDs.
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// All guests that libvirt knows.
@@ -20,13 +20,13 @@ pub struct Domains {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct CheckedDomains {
-    /// The guests' names or UUIDs.
+    /// Guest names or UUIDs.
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// All guests that libvirt knows.
     #[arg(long)]
     pub all: bool,
-    /// The guest of this domain XML ("-": stdin), known to libvirt or not.
+    /// The guest of this domain XML ("-" for stdin), known to libvirt or not.
     #[arg(long, value_name = "FILE")]
     pub xml: Option<PathBuf>,
 }
@@ -35,10 +35,10 @@ pub struct CheckedDomains {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct ReplayedXml {
-    /// The XML; "-" reads it from stdin.
+    /// Domain XML ("-" for stdin).
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The XML of a refused start, by its number in `history --captures`; 1 is the last one.
+    /// XML of a refused start, by its number in `history --captures`; 1 is the newest.
     #[arg(long, value_name = "N")]
     pub capture: Option<usize>,
 }
@@ -46,29 +46,31 @@ pub struct ReplayedXml {
 /// The filters of `history`.
 #[derive(Debug, Args)]
 pub struct Decisions {
-    /// Only this guest's: name or UUID.
+    /// Only of this guest (name or UUID).
     pub domain: Option<String>,
-    /// Only refusals with this code: VG101, or its name.
+    /// Only refusals with this code (VG101) or name.
     #[arg(long)]
     pub code: Option<String>,
-    /// Only from then on: "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local time).
+    /// Only at or after this time: "2h", "7d" (ago), "2026-11-30" or "2026-11-30 14:00" (local
+    /// time).
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Only until then.
+    /// Only at or before this time.
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// How many.
+    /// Maximum number of entries.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: usize,
 }
 
-/// The recovery files that `doctor` looks at.
+/// The recovery files that `doctor` verifies.
 #[derive(Debug, Args)]
 pub struct RecoveryFiles {
-    /// Is this recovery file whole, and does every provider have one? May be given several times.
+    /// Verify this recovery file (repeatable), and that every provider has one.
     #[arg(long, value_name = "FILE")]
     pub recovery_file: Vec<PathBuf>,
-    /// Open the recovery files, too: the first line of this file ("-": of stdin) is their passphrase.
+    /// Also open the recovery files, with the passphrase in the first line of this file ("-" for
+    /// stdin).
     #[arg(long, value_name = "FILE", requires = "recovery_file")]
     pub passphrase_file: Option<PathBuf>,
 }
@@ -79,10 +81,10 @@ pub struct StatusFilters {
     /// Only guests that would not start now, or only after repairs.
     #[arg(long)]
     pub problems: bool,
-    /// Only guests whose TPM is not encrypted.
+    /// Only guests with an unencrypted TPM.
     #[arg(long)]
     pub plain: bool,
-    /// Only guests whose key reference names this provider.
+    /// Only guests with a key of this provider.
     #[arg(long, value_name = "NAME")]
     pub provider: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `check`: would these guests start now? Changes nothing.
+//! `check`: whether guests would start now. Changes nothing.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,13 +7,14 @@ use crate::cli::args::CheckedDomains;
 use crate::cli::commands::{metrics, nagios};
 use crate::cli::context::Context;
 use crate::cli::guest_file;
-use crate::cli::ui::check_table::{self, Asked, Judged};
+use crate::cli::ui::check_table::CheckedGuests;
 use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
-use crate::cli::{judge, shared_secrets};
 use crate::clock::Timestamp;
+use crate::manage::dry_start;
 use crate::manage::guests::ListedGuest;
+use crate::manage::shared_secrets;
 use crate::manage::unknown_guests;
 
 /// What `check` was asked for.
@@ -34,12 +35,12 @@ pub(crate) fn run(context: &Context, asked: Check<'_>) -> Result<ExitCode, Comma
 }
 
 fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError> {
-    let checked = look(context, asked.which);
+    let checked = check(context, asked.which);
     if let Some(file) = asked.metrics {
         let now = Timestamp::now();
         match &checked {
-            Ok(checked) => metrics::write(file, &checked.judged, now)?,
-            // The first error is the one to tell; but a file that cannot be written is one, too.
+            Ok(checked) => metrics::write(file, &checked.guests, now)?,
+            // The first error is the one to report; but a file that cannot be written is one too.
             Err(_) => {
                 if let Err(error) = metrics::write_failure(file, now) {
                     context.output.note(&error.to_string());
@@ -47,59 +48,38 @@ fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError>
             }
         }
     }
-    let Checked {
-        asked: number,
-        judged,
-        notes,
-    } = checked?;
+    let checked = checked?;
     if asked.nagios {
-        return nagios::print(&context.output, &judged);
+        return nagios::print(&context.output, &checked.guests);
     }
-    check_table::print(&context.output, number, &judged)?;
-    for note in notes {
-        context.output.note(&note);
-    }
-    Ok(check_table::status(&judged, true))
+    context.output.print(&checked)?;
+    Ok(checked.status(true))
 }
 
-/// What a check found.
-struct Checked {
-    asked: Asked,
-    judged: Vec<Judged>,
-    /// What concerns no guest alone.
-    notes: Vec<String>,
-}
-
-fn look(context: &Context, which: &CheckedDomains) -> Result<Checked, CommandError> {
+fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, CommandError> {
+    let host = &context.host;
     let mut notes = Vec::new();
-    let (asked, guests) = match &which.xml {
-        Some(file) => (Asked::One, vec![guest_file::from_file(file)?]),
+    let guests = match &which.xml {
+        Some(file) => vec![guest_file::from_file(file)?],
         None if which.all => {
-            let listed = context.host.guests()?;
-            let unknown = unknown_guests::count(&context.host, &listed);
-            notes.extend(unknown.and_then(describe::unknown_guests));
-            let guests = listed.into_iter().map(ListedGuest::from).collect();
-            (Asked::Several, guests)
+            let listed = host.guests()?;
+            notes.extend(unknown_guests::count(host, &listed).and_then(describe::unknown_guests));
+            listed.into_iter().map(ListedGuest::from).collect()
         }
-        None => (
-            if which.domains.len() == 1 {
-                Asked::One
-            } else {
-                Asked::Several
-            },
-            context.host.named_guests(&which.domains)?,
-        ),
+        None => host.named_guests(&which.domains)?,
     };
     let progress = Progress::new("checking", guests.len());
-    let judged = judge::all(context, &guests, &progress)?;
+    let checked = dry_start::check(host, &guests, &|name| progress.at(name))?;
     progress.done();
-    // A store that cannot be read was told of with each guest.
-    for shared in shared_secrets::find(context, &guests).unwrap_or_default() {
-        notes.push(format!("{}; {}", shared.what(), shared.command()));
-    }
-    Ok(Checked {
-        asked,
-        judged,
+    // A store that cannot be read was reported with each guest.
+    let shared = shared_secrets::find(host, &guests).unwrap_or_default();
+    notes.extend(shared.iter().map(|one| {
+        let (what, fix) = describe::shared_secret(one);
+        format!("{what}; {fix}")
+    }));
+    Ok(CheckedGuests {
+        one: which.xml.is_some() || which.domains.len() == 1,
+        guests: checked,
         notes,
     })
 }

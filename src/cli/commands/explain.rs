@@ -1,22 +1,37 @@
 //! `explain`: what a code means, why it matters, what to do.
 
-use std::process::ExitCode;
+use std::io;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::wrapped;
+use crate::cli::ui::answer::{Answer, wrapped};
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
 use crate::messages::{Command, Explanation, explain, quoted};
 use crate::verdict::code::Code;
 
-pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<ExitCode, CommandError> {
+/// An explained code.
+#[derive(Serialize)]
+struct Explained {
+    code: &'static str,
+    name: &'static str,
+    #[serde(skip)]
+    summary: &'static str,
+    what: &'static str,
+    why: &'static str,
+    what_to_do: String,
+}
+
+pub(crate) fn run(context: &Context, code: Option<&str>) -> Result<(), CommandError> {
     match code {
-        None => list(context)?,
-        Some(text) => one(context, parse(text)?)?,
+        None => {
+            let all: Vec<_> = Code::ALL.iter().map(|code| Explained::of(*code)).collect();
+            context.output.print(&all)
+        }
+        Some(text) => context.output.print(&Explained::of(parse(text)?)),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// A code as a person writes it.
@@ -27,14 +42,27 @@ pub(crate) fn parse(text: &str) -> Result<Code, CommandError> {
     })
 }
 
-fn one(context: &Context, code: Code) -> Result<(), CommandError> {
-    let Explanation { what, why, remedy } = explain(code);
-    context.output.answer(&document(code), |out| {
-        writeln!(out, "{code}\n")?;
+impl Explained {
+    fn of(code: Code) -> Self {
+        let Explanation { what, why, remedy } = explain(code);
+        Self {
+            code: code.as_str(),
+            name: code.name(),
+            summary: code.summary(),
+            what,
+            why,
+            what_to_do: remedy,
+        }
+    }
+}
+
+impl Answer for Explained {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        writeln!(out, "{} {}\n", self.code, self.name)?;
         for (heading, text) in [
-            ("What happened", what),
-            ("Why it matters", why),
-            ("What to do", &remedy),
+            ("What happened", self.what),
+            ("Why it matters", self.why),
+            ("What to do", &self.what_to_do),
         ] {
             writeln!(out, "{heading}:")?;
             for line in wrapped(text, 78) {
@@ -42,27 +70,15 @@ fn one(context: &Context, code: Code) -> Result<(), CommandError> {
             }
         }
         Ok(())
-    })
+    }
 }
 
-fn list(context: &Context) -> Result<(), CommandError> {
-    let documents: Value = Code::ALL.iter().map(|code| document(*code)).collect();
-    context.output.answer(&documents, |out| {
+impl Answer for Vec<Explained> {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         let mut rows = table(&["CODE", "NAME", "WHAT HAPPENED"]);
-        for code in Code::ALL {
-            rows.add_row([code.as_str(), code.name(), code.summary()]);
+        for one in self {
+            rows.add_row([one.code, one.name, one.summary]);
         }
         out.table(&rows)
-    })
-}
-
-fn document(code: Code) -> Value {
-    let Explanation { what, why, remedy } = explain(code);
-    json!({
-        "code": code.as_str(),
-        "name": code.name(),
-        "what": what,
-        "why": why,
-        "what_to_do": remedy,
-    })
+    }
 }

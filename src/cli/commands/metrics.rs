@@ -9,15 +9,19 @@ use std::path::Path;
 
 use nix::libc;
 
-use crate::cli::ui::check_table::Judged;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::host::atomic::{self, NewFile};
+use crate::manage::dry_start::CheckedGuest;
 use crate::verdict::{Decision, Reason};
 
 /// Writes the metrics into `file`, whole or not at all: the collector may read at any moment.
-pub(crate) fn write(file: &Path, judged: &[Judged], now: Timestamp) -> Result<(), CommandError> {
-    put(file, &text(judged, now))
+pub(crate) fn write(
+    file: &Path,
+    checked: &[CheckedGuest],
+    now: Timestamp,
+) -> Result<(), CommandError> {
+    put(file, &text(checked, now))
 }
 
 /// Writes that nothing could be found out, lest the file of an earlier check pass for today's.
@@ -46,12 +50,12 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
 }
 
 /// The metrics of a check, one family after the other.
-fn text(judged: &[Judged], now: Timestamp) -> String {
-    let of_each = |value: &dyn Fn(&Judged) -> usize| -> Vec<String> {
-        let sample = |one: &Judged| format!("{} {}", guest(one), value(one));
-        judged.iter().map(sample).collect()
+fn text(checked: &[CheckedGuest], now: Timestamp) -> String {
+    let of_each = |value: &dyn Fn(&CheckedGuest) -> usize| -> Vec<String> {
+        let sample = |one: &CheckedGuest| format!("{} {}", guest(one), value(one));
+        checked.iter().map(sample).collect()
     };
-    let decision = |one: &Judged| one.outcome.verdict.decision().clone();
+    let decision = |one: &CheckedGuest| one.outcome.verdict.decision().clone();
     let mut text = family(
         "vtpm_guard_guest_would_start",
         "Whether the guest would start now (1) or be refused (0).",
@@ -60,7 +64,7 @@ fn text(judged: &[Judged], now: Timestamp) -> String {
     text += &family(
         "vtpm_guard_guest_refusal",
         "The code that a guest would be refused with; only of guests that would be.",
-        &judged.iter().filter_map(refusal).collect::<Vec<_>>(),
+        &checked.iter().filter_map(refusal).collect::<Vec<_>>(),
     );
     text += &family(
         "vtpm_guard_guest_repairs",
@@ -127,7 +131,7 @@ fn family(name: &str, help: &str, samples: &[String]) -> String {
 }
 
 /// The code is a label here, and nowhere else: a guest's other series stay the same when it changes.
-fn refusal(one: &Judged) -> Option<String> {
+fn refusal(one: &CheckedGuest) -> Option<String> {
     match one.outcome.verdict.decision() {
         Decision::Allow(_) => None,
         Decision::Deny(refusal) => {
@@ -138,7 +142,7 @@ fn refusal(one: &Judged) -> Option<String> {
     }
 }
 
-fn guest(one: &Judged) -> String {
+fn guest(one: &CheckedGuest) -> String {
     let uuid = one.outcome.domain.as_ref();
     let uuid = uuid.map_or(String::new(), |domain| domain.uuid.to_string());
     format!("{{domain=\"{}\",uuid=\"{uuid}\"}}", escaped(&one.name))
@@ -162,18 +166,18 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
-    use crate::cli::ui::check_table::testing::{UUID, judged};
+    use crate::cli::ui::check_table::testing::{UUID, checked};
     use crate::verdict::refusal::Refusal;
 
     const NOON: Timestamp = Timestamp(1_800_000_000_999);
 
     #[test]
     fn each_guest_is_a_sample_of_its_own_and_a_code_one_more() {
-        let judged = [
-            judged("vm1", Decision::Allow(Reason::ClientsKey)),
-            judged("a \"b\"\\", Decision::Deny(Refusal::KeyLost)),
+        let checked = [
+            checked("vm1", Decision::Allow(Reason::ClientsKey)),
+            checked("a \"b\"\\", Decision::Deny(Refusal::KeyLost)),
         ];
-        let text = text(&judged, NOON);
+        let text = text(&checked, NOON);
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let (vm1, other) = (
             format!("domain=\"vm1\",uuid=\"{UUID}\""),
@@ -212,8 +216,8 @@ mod tests {
         assert!(failed().contains("\nvtpm_guard_check_success 0\n"));
         assert!(!failed().contains("\nvtpm_guard_check_last_success_timestamp_seconds "));
 
-        let judged = [judged("vm1", Decision::Allow(Reason::Proven))];
-        write(&file, &judged, NOON).unwrap();
+        let checked = [checked("vm1", Decision::Allow(Reason::Proven))];
+        write(&file, &checked, NOON).unwrap();
         for days in 1..=2 {
             write_failure(&file, Timestamp(NOON.0 + days * 86_400_000)).unwrap();
         }

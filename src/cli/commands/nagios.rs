@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::ui::answer::{Output, count};
-use crate::cli::ui::check_table::Judged;
 use crate::cli::ui::error::CommandError;
+use crate::manage::dry_start::CheckedGuest;
 use crate::messages::{label, one_line};
 use crate::verdict::{Decision, Reason};
 
@@ -35,8 +35,8 @@ impl Status {
 }
 
 /// Prints the line about these guests; the plugin's status is that of the command.
-pub(crate) fn print(output: &Output, judged: &[Judged]) -> Result<ExitCode, CommandError> {
-    let (status, words) = line(judged);
+pub(crate) fn print(output: &Output, checked: &[CheckedGuest]) -> Result<ExitCode, CommandError> {
+    let (status, words) = line(checked);
     say(output, status, &words)
 }
 
@@ -60,17 +60,18 @@ fn say(output: &Output, status: Status, words: &str) -> Result<ExitCode, Command
     Ok(ExitCode::from(status as u8))
 }
 
-fn line(judged: &[Judged]) -> (Status, String) {
-    let refused: Vec<_> = judged.iter().filter_map(refused).collect();
-    let has_repairs = |one: &&Judged| !one.outcome.verdict.repairs().is_empty();
-    let (due, done): (Vec<_>, Vec<_>) = judged
+fn line(checked: &[CheckedGuest]) -> (Status, String) {
+    let refused: Vec<_> = checked.iter().filter_map(refused).collect();
+    let has_repairs = |one: &&CheckedGuest| !one.outcome.verdict.repairs().is_empty();
+    let (due, done): (Vec<_>, Vec<_>) = checked
         .iter()
         .filter(has_repairs)
         .partition(|one| one.outcome.dry_run);
-    let is_clients =
-        |one: &&Judged| *one.outcome.verdict.decision() == Decision::Allow(Reason::ClientsKey);
-    let clients = judged.iter().filter(is_clients).count();
-    let guests = count(judged.len(), "guest");
+    let is_clients = |one: &&CheckedGuest| {
+        one.outcome.verdict.decision() == &Decision::Allow(Reason::ClientsKey)
+    };
+    let clients = checked.iter().filter(is_clients).count();
+    let guests = count(checked.len(), "guest");
     let (status, words) = if !refused.is_empty() {
         (
             Status::Critical,
@@ -100,7 +101,7 @@ fn line(judged: &[Judged]) -> (Status, String) {
         )
     };
     // label=value;warn;crit;min;max
-    let all = judged.len();
+    let all = checked.len();
     let data = format!(
         "guests={all};;;0 refused={};;0;0;{all} repairs={};0;;0;{all} clients_key={clients};;;0;{all}",
         refused.len(),
@@ -110,7 +111,7 @@ fn line(judged: &[Judged]) -> (Status, String) {
 }
 
 /// The name of a guest that would not start, and why.
-fn refused(one: &Judged) -> Option<String> {
+fn refused(one: &CheckedGuest) -> Option<String> {
     match one.outcome.verdict.decision() {
         Decision::Allow(_) => None,
         Decision::Deny(why) => Some(format!(
@@ -138,7 +139,7 @@ fn plain(text: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::cli::ui::check_table::testing::judged;
+    use crate::cli::ui::check_table::testing::checked;
     use crate::ids::KeyRefId;
     use crate::verdict::Finding;
     use crate::verdict::refusal::Refusal;
@@ -146,9 +147,9 @@ mod tests {
 
     #[test]
     fn the_worst_guest_decides() {
-        let fine = || judged("vm1", Decision::Allow(Reason::Proven));
-        let client = || judged("nova", Decision::Allow(Reason::ClientsKey));
-        let lost = |name: &str| judged(name, Decision::Deny(Refusal::KeyLost));
+        let fine = || checked("vm1", Decision::Allow(Reason::Proven));
+        let client = || checked("nova", Decision::Allow(Reason::ClientsKey));
+        let lost = |name: &str| checked(name, Decision::Deny(Refusal::KeyLost));
         let repaired = || {
             let mut one = fine();
             let key_ref = KeyRefId(1);

@@ -1,72 +1,64 @@
-//! Outcomes for people and for programs: what `check`, `repair` and `replay` print.
+//! Checked guests for people and for programs: what `check`, `repair` and `replay` print.
 
 use std::io;
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 
-use super::error::CommandError;
 use super::printer::Printer;
 use super::table::{BAD, Cell, GOOD, NOTABLE, table};
-use crate::cli::ui::answer::{Output, count, time};
-use crate::messages::{Named, Words, finding, label, outcome_json, quoted, reason, refusal};
-use crate::verdict::outcome::Outcome;
+use crate::cli::ui::answer::{Answer, count, time};
+use crate::manage::dry_start::CheckedGuest;
+use crate::messages::{Words, finding, label, quoted, reason, refusal};
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Reason};
 
-/// One judged guest, under the name that the answer gives it.
-pub(crate) struct Judged {
-    /// The guest's name; the file's where the XML could not be read.
-    pub(crate) name: String,
-    /// What came of it.
-    pub(crate) outcome: Outcome,
+/// Checked guests, and what concerns none of them alone.
+#[derive(Default)]
+pub(crate) struct CheckedGuests {
+    /// Whether one guest was named: then the answer is one document or paragraph, no list.
+    pub(crate) one: bool,
+    pub(crate) guests: Vec<CheckedGuest>,
+    pub(crate) notes: Vec<String>,
 }
 
-impl Judged {
-    /// The guest for messages.
-    pub(crate) fn named(&self) -> Named<'_> {
-        Named {
-            name: &self.name,
-            uuid: self.outcome.domain.as_ref().map(|domain| domain.uuid),
+impl CheckedGuests {
+    /// 1 if any start is refused; else 3 if any needs repairs and `after_repairs` is to be told;
+    /// else 0.
+    pub(crate) fn status(&self, after_repairs: bool) -> ExitCode {
+        let refused = self.guests.iter().any(|one| !one.outcome.is_allowed());
+        let repaired = self.guests.iter().any(CheckedGuest::has_repairs);
+        ExitCode::from(match (refused, after_repairs && repaired) {
+            (true, _) => 1,
+            (false, true) => 3,
+            (false, false) => 0,
+        })
+    }
+}
+
+impl Serialize for CheckedGuests {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match &self.guests[..] {
+            [one] if self.one => one.serialize(to),
+            several => several.serialize(to),
         }
     }
 }
 
-/// Whether one guest was named, or any number of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// One: one document, one paragraph.
-    One,
-    /// Several: a list, a table.
-    Several,
-}
+impl Answer for CheckedGuests {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        match &self.guests[..] {
+            [one] if self.one => paragraph(out, one),
+            several => overview(out, several),
+        }
+    }
 
-/// Prints the outcomes.
-pub(crate) fn print(output: &Output, asked: Asked, judged: &[Judged]) -> Result<(), CommandError> {
-    let documents: Vec<Value> = judged
-        .iter()
-        .map(|one| outcome_json(&one.outcome))
-        .collect();
-    match (asked, judged) {
-        (Asked::One, [one]) => output.answer(&documents[0], |out| paragraph(out, one)),
-        _ => output.answer(&Value::from(documents), |out| overview(out, judged)),
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 }
 
-/// 1 if any start is refused; else 3 if any needs repairs and `after_repairs` is to be told; else 0.
-pub(crate) fn status(judged: &[Judged], after_repairs: bool) -> ExitCode {
-    let refused = judged.iter().any(|one| !one.outcome.is_allowed());
-    let repaired = judged
-        .iter()
-        .any(|one| !one.outcome.verdict.repairs().is_empty());
-    ExitCode::from(match (refused, after_repairs && repaired) {
-        (true, _) => 1,
-        (false, true) => 3,
-        (false, false) => 0,
-    })
-}
-
-fn paragraph(out: &mut Printer<'_>, one: &Judged) -> io::Result<()> {
+fn paragraph(out: &mut Printer<'_>, one: &CheckedGuest) -> io::Result<()> {
     let outcome = &one.outcome;
     let name = label(&one.name);
     let tense = if outcome.dry_run {
@@ -113,10 +105,10 @@ fn paragraph(out: &mut Printer<'_>, one: &Judged) -> io::Result<()> {
     Ok(())
 }
 
-fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
+fn overview(out: &mut Printer<'_>, guests: &[CheckedGuest]) -> io::Result<()> {
     let mut rows = table(&["DOMAIN", "STARTS", "REPAIRS", "WHY"]);
-    for one in judged {
-        let Judged { name, outcome } = one;
+    for one in guests {
+        let CheckedGuest { name, outcome } = one;
         let repairs = outcome.verdict.repairs().len();
         let (start, colour, why) = match outcome.verdict.decision() {
             Decision::Allow(why) if repairs == 0 => ("yes", GOOD, reason(*why).to_owned()),
@@ -141,26 +133,26 @@ fn overview(out: &mut Printer<'_>, judged: &[Judged]) -> io::Result<()> {
         ]);
     }
     out.table(&rows)?;
-    for one in judged {
+    for one in guests {
         if let Decision::Deny(why) = one.outcome.verdict.decision() {
             let Words { hint, .. } = refusal(one.named(), why);
             writeln!(out, "  hint: {}: {hint}", label(&one.name))?;
         }
     }
-    let refused = judged
+    let refused = guests
         .iter()
         .filter(|one| !one.outcome.is_allowed())
         .count();
-    let guests = judged.len();
+    let all = guests.len();
     writeln!(
         out,
         "{}: {} would start, {refused} would not",
-        count(guests, "guest"),
-        guests - refused
+        count(all, "guest"),
+        all - refused
     )
 }
 
-/// A repair as a person says it.
+/// A repair in words.
 fn in_words(repair: &Repair) -> String {
     let row = repair.key_ref().map_or_else(
         || "a new row".to_owned(),
@@ -208,15 +200,15 @@ pub(crate) mod testing {
     use crate::domain;
     use crate::verdict::Verdict;
     use crate::verdict::facts::TpmState;
-    use crate::verdict::outcome::SecretAction;
+    use crate::verdict::outcome::{Outcome, SecretAction};
 
     /// The UUID of every guest.
     pub(in crate::cli) const UUID: &str = "11111111-2222-4333-8444-000000000001";
 
     /// A guest with this decision.
-    pub(in crate::cli) fn judged(name: &str, decision: Decision) -> Judged {
+    pub(in crate::cli) fn checked(name: &str, decision: Decision) -> CheckedGuest {
         let xml = format!("<domain><name>x</name><uuid>{UUID}</uuid></domain>");
-        Judged {
+        CheckedGuest {
             name: name.to_owned(),
             outcome: Outcome {
                 domain: Some(domain::read(xml.as_bytes()).unwrap()),

@@ -1,6 +1,8 @@
 //! Sentences that several commands say.
 
-use crate::messages::Command;
+use crate::ids::SecretUuid;
+use crate::manage::shared_secrets::SharedSecret;
+use crate::messages::{Arg, Command, label};
 
 /// "3 guests unknown to libvirt still have keys; …"; `None` for none.
 pub(crate) fn unknown_guests(guests: usize) -> Option<String> {
@@ -14,6 +16,24 @@ pub(crate) fn unknown_guests(guests: usize) -> Option<String> {
     Some(format!(
         "{subject}; if none of them runs on another host: {prune}"
     ))
+}
+
+/// What is wrong with a shared secret, and how to fix it.
+pub(crate) fn shared_secret(shared: &SharedSecret) -> (String, String) {
+    let names: Vec<_> = shared.guests.iter().map(|one| label(&one.name)).collect();
+    let last = shared.guests.last().map_or(Arg::DOMAIN, Arg::guest);
+    (
+        format!(
+            "{} name the libvirt secret {} and have different keys",
+            names.join(", "),
+            shared.secret
+        ),
+        format!(
+            "give each of them a secret UUID of its own: {}, <encryption secret='{}'/>",
+            Command::VirshEdit(last),
+            SecretUuid::random()
+        ),
+    )
 }
 
 #[cfg(test)]

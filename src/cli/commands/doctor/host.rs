@@ -1,135 +1,133 @@
-//! The host around it: room on its disks, the version of libvirt.
+//! The words of findings about libvirt, files and disks.
 
-use std::fs;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::sys::statvfs::statvfs;
+use super::Described;
+use crate::host::trusted::{Distrust, Reason};
+use crate::manage::checks::{Distrusted, HostFinding};
+use crate::messages::{Arg, Command, one_line, quoted};
 
-use super::{Ailment, unreadable};
-use crate::cli::context::Context;
-use crate::host::bounded::bounded;
-use crate::host::process;
-use crate::manage::host::default_deadline;
-
-/// Below this, in bytes, a disk counts as full.
-const SCARCE: u64 = 64 * 1024 * 1024;
-
-/// libvirt runs every program in `qemu.d` since then.
-const OLDEST_LIBVIRT: Version = Version(6, 5);
-
-pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    let states = context.host.libvirt_dirs().tpm_states();
-    let places: [&Path; 2] = [context.host.state_dir(), &states];
-    let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
-    found.extend(linked_base(&states));
-    found.extend(libvirt());
-    found
+pub(super) fn describe(finding: &HostFinding) -> Described {
+    match finding {
+        HostFinding::Unreadable(path, error) => Described::error(
+            format!("{} cannot be read: {error}", path.display()),
+            "what is in it could not be examined",
+            format!("run it as root: {}", Command::Doctor),
+        ),
+        HostFinding::Configuration(error) => Described::error(
+            format!("the configuration cannot be used: {error}"),
+            "the hook uses the defaults until it is fixed",
+            format!(
+                "edit the file ({}), then check it: {}",
+                Command::Man("vtpm-guard.toml".into()),
+                Command::Doctor
+            ),
+        ),
+        HostFinding::Libvirt { uri, error } => Described::error(
+            format!("libvirt's secret driver does not answer at {uri}: {error}"),
+            "the hook could not provide a key, and every start that needs one would be refused",
+            Command::VirshSecretListAt(Arg::uri(uri)).to_string(),
+        ),
+        HostFinding::Elsewhere {
+            guest,
+            file,
+            setting,
+            found_in,
+        } => {
+            let directory = found_in.as_deref().unwrap_or(Path::new("DIRECTORY"));
+            Described::error(
+                format!(
+                    "libvirt has the guest \"{}\", but {} does not exist: libvirt keeps its files \
+                     elsewhere",
+                    one_line(guest),
+                    file.display()
+                ),
+                "the guard looks in the wrong directory: it sees no TPM states, definitions or \
+                 secrets",
+                format!(
+                    "in /etc/vtpm-guard/config.toml: [libvirt] {setting} = \"{}\"",
+                    directory.display()
+                ),
+            )
+        }
+        HostFinding::Untrusted { path, reason, what } => untrusted(path, *reason, *what),
+        HostFinding::SharedTpm { device, user } => Described::warning(
+            format!(
+                "{} can be opened by user {}, which swtpm runs as",
+                device.display(),
+                quoted(user)
+            ),
+            "whoever breaks out of a guest into its swtpm can clear the host's TPM, which loses \
+             every key that is sealed to it except for its recovery file, or keep it busy and \
+             delay every start",
+            format!(
+                "run swtpm as a user of its own (swtpm_user in /etc/libvirt/qemu.conf), or give \
+                 the device another owner by a udev rule; set a lockout authorization ({}); and \
+                 export every provider: {}",
+                Command::TpmSetLockoutAuth,
+                Command::ProviderExport(Arg::NAME)
+            ),
+        ),
+        HostFinding::DeadFileSystem(_)
+        | HostFinding::Full { .. }
+        | HostFinding::LinkedStates { .. } => disk(finding),
+        HostFinding::OldLibvirt(version) => Described::error(
+            format!("libvirt {version} does not know /etc/libvirt/hooks/qemu.d"),
+            "libvirt never runs the hook",
+            format!(
+                "link it as the only hook of this host: {}",
+                Command::LinkHook(Arg::file(Path::new("/etc/libvirt/hooks/qemu")))
+            ),
+        ),
+    }
 }
 
-fn room(place: &Path) -> Option<Ailment> {
-    let asked = place.to_owned();
-    let disk = match bounded(place, move || statvfs(&asked)) {
-        Some(Ok(disk)) => disk,
-        Some(Err(Errno::ENOENT)) => return None,
-        Some(Err(errno)) => return Some(unreadable(place, &errno.into())),
-        None => {
-            return Some(Ailment::fault(
-                format!("the file system of {} does not answer", place.display()),
-                "no guest whose TPM state is there can start, and nothing is known of any",
-                format!("findmnt -T {}", place.display()),
-            ));
+fn disk(finding: &HostFinding) -> Described {
+    match finding {
+        HostFinding::DeadFileSystem(path) => Described::error(
+            format!("the file system of {} does not answer", path.display()),
+            "no guest whose TPM state is there can start, and none can be examined",
+            Command::Findmnt(Arg::file(path)).to_string(),
+        ),
+        HostFinding::Full { path, free_kib } => Described::error(
+            format!("{} has {free_kib} KiB left", path.display()),
+            "a new guest's key or TPM state could not be written, and its start would fail",
+            Command::Df(Arg::file(path)).to_string(),
+        ),
+        HostFinding::LinkedStates { path, target } => Described::note(
+            format!("{} is a link to {}", path.display(), target.display()),
+            "if that file system is not mounted, every guest's TPM state counts as missing, and \
+             its start is refused (VG205)",
+            "have it mounted before the daemon starts: RequiresMountsFor= in a drop-in of \
+             libvirtd.service or virtqemud.service",
+        ),
+        _ => unreachable!("only findings about disks come here"),
+    }
+}
+
+fn untrusted(path: &Path, reason: Reason, what: Distrusted) -> Described {
+    let file = Arg::file(path);
+    let fix = match reason {
+        Reason::Owner(_) => Command::ChownRoot(file),
+        Reason::Writable(_) => Command::ChmodMode("go-w".into(), file),
+        Reason::Accessible(_) => Command::ChmodMode("go-rwx".into(), file),
+        Reason::NotAFile | Reason::NotADirectory | Reason::Link(_) | Reason::SecondName => {
+            Command::ListFile(file)
         }
     };
-    let free = disk.blocks_available() * disk.fragment_size();
-    (free < SCARCE).then(|| {
-        Ailment::fault(
-            format!("{} has {} KiB left", place.display(), free / 1024),
-            "a new guest's key or TPM state could not be written, and its start would fail",
-            format!("df -h {}", place.display()),
-        )
-    })
-}
-
-/// TPM states on another file system, by a link in the place of libvirt's directory.
-fn linked_base(base: &Path) -> Option<Ailment> {
-    let target = fs::read_link(base).ok()?;
-    Some(Ailment::note(
-        format!("{} is a link to {}", base.display(), target.display()),
-        "where that file system is not mounted, every guest's TPM state counts as missing, and its \
-         start is refused (VG205)",
-        "have it mounted before the daemon starts: RequiresMountsFor= in a drop-in of libvirtd.service \
-         or virtqemud.service",
-    ))
-}
-
-fn libvirt() -> Option<Ailment> {
-    let version = ["libvirtd", "virtqemud"].into_iter().find_map(version_of)?;
-    (version < OLDEST_LIBVIRT).then(|| {
-        Ailment::fault(
-            format!("libvirt {version} does not know /etc/libvirt/hooks/qemu.d"),
-            "the hook is never asked",
-            "link it as the one hook of this host: ln -s /usr/sbin/vtpm-guard-hook /etc/libvirt/hooks/qemu",
-        )
-    })
-}
-
-/// The first two numbers of a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(u32, u32);
-
-impl Version {
-    /// The first word of these that looks like one, as in "libvirtd (libvirt) 9.0.0".
-    fn find(words: &str) -> Option<Self> {
-        words.split_whitespace().find_map(|word| {
-            let mut numbers = word.split('.');
-            let version = Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
-            Some(version)
-        })
-    }
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.0, self.1)
-    }
-}
-
-/// What a program says of its version; `None` where it is not installed or says nothing.
-fn version_of(program: &str) -> Option<Version> {
-    let output = process::run(
-        Path::new(program),
-        &["--version"],
-        b"",
-        4096,
-        default_deadline(),
-    );
-    Version::find(&String::from_utf8_lossy(&output.ok()?.stdout))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_in_the_place_of_the_base_is_told_as_a_fact() {
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join("swtpm");
-        assert!(linked_base(&base).is_none());
-        std::os::unix::fs::symlink("/mnt/ceph/swtpm", &base).unwrap();
-        let found = linked_base(&base).unwrap();
-        assert!(found.what.ends_with("swtpm is a link to /mnt/ceph/swtpm"));
-        assert_eq!(found.severity, super::super::Severity::Note);
-    }
-
-    #[test]
-    fn versions_are_found_in_what_programs_say() {
-        assert_eq!(
-            Version::find("libvirtd (libvirt) 11.3.0\n"),
-            Some(Version(11, 3))
-        );
-        assert_eq!(Version::find("no version"), None);
-        assert!(Version(6, 10) > OLDEST_LIBVIRT && Version(5, 9) < OLDEST_LIBVIRT);
-    }
+    let path = path.to_owned();
+    Described::error(
+        Distrust::Untrusted { path, reason }.to_string(),
+        match what {
+            Distrusted::Hook => "libvirt runs the hook as root, and others can change it",
+            Distrusted::Needed => {
+                "others can change what the guard relies on, and it refuses to use it"
+            }
+            Distrusted::Owner => {
+                "the guard trusts only files of the user that it runs as, and refuses to use it"
+            }
+            Distrusted::Open => "others than root can access keys, or what the guard decides by",
+        },
+        fix.to_string(),
+    )
 }

@@ -7,29 +7,31 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
-use super::Ailment;
-use crate::cli::context::Context;
+use super::{Finding, HostFinding, KeyFinding};
 use crate::host::dirs::DEVICES;
 use crate::keyring::{Keyring, Seal};
-use crate::messages::{Arg, quoted};
+use crate::manage::host::Host;
 use crate::store::Access;
 use crate::verdict::facts::Provider;
 
 /// The user that swtpm runs as where nothing says otherwise.
 const DEFAULT_USER: &str = "tss";
 
-pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    // A store that cannot be read is told of elsewhere.
-    let store = context.host.store(Access::Read).ok().flatten();
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let store = host.store(Access::Read).ok().flatten();
     let providers = store.and_then(|store| store.providers().ok());
-    let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &context.host.keyring());
-    let mut found: Vec<_> = sealed.iter().map(depends_on_tpm).collect();
-    if !sealed.is_empty() {
-        let dirs = context.host.libvirt_dirs();
-        let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
-        found.extend(shared_device(Path::new(DEVICES), &users));
+    let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &host.keyring());
+    if sealed.is_empty() {
+        return Vec::new();
     }
-    found
+    let dirs = host.libvirt_dirs();
+    let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
+    let device = shared_device(Path::new(DEVICES), &users);
+    let sealed = sealed.into_iter().map(KeyFinding::SealedToTpm);
+    sealed
+        .map(Finding::from)
+        .chain(device.map(Finding::from))
+        .collect()
 }
 
 fn sealed_to_tpm(providers: &[Provider], keyring: &Keyring) -> Vec<Provider> {
@@ -38,31 +40,6 @@ fn sealed_to_tpm(providers: &[Provider], keyring: &Keyring) -> Vec<Provider> {
         seal.is_ok_and(|seal| seal == Seal::HostAndTpm2)
     };
     providers.iter().filter(is_sealed).cloned().collect()
-}
-
-fn depends_on_tpm(provider: &Provider) -> Ailment {
-    let what = format!(
-        "the key of provider {} is sealed to this host's TPM 2.0",
-        quoted(&provider.name)
-    );
-    let why = "it no longer opens after the TPM is cleared (a reset of the firmware's settings may do \
-               that, a firmware update of some processors, too), nor with another mainboard; then \
-               only its recovery file brings it back";
-    if provider.exported_at.is_some() {
-        return Ailment::note(
-            what,
-            why,
-            "have its recovery file at hand before such work: vtpm-guard provider import FILE",
-        );
-    }
-    Ailment::advice(
-        format!("{what}, and was never exported"),
-        why,
-        format!(
-            "vtpm-guard provider export {} --output FILE",
-            Arg::provider(provider)
-        ),
-    )
 }
 
 /// The users that swtpm runs as on this host: the one that libvirt is configured for, and those
@@ -103,27 +80,15 @@ fn configured_user(conf: &str) -> Option<String> {
 }
 
 /// A device of the TPM that one of these users may open.
-fn shared_device(dev: &Path, users: &[User]) -> Option<Ailment> {
+fn shared_device(dev: &Path, users: &[User]) -> Option<HostFinding> {
     let open_to = |device: &PathBuf| {
         let metadata = fs::metadata(device).ok()?;
         users.iter().find(|user| may_open(&metadata, user))
     };
-    let devices = devices(dev);
-    let (device, user) = devices
-        .iter()
-        .find_map(|device| Some((device, open_to(device)?)))?;
-    Some(Ailment::advice(
-        format!(
-            "{} can be opened by user {}, which swtpm runs as",
-            device.display(),
-            quoted(&user.name)
-        ),
-        "whoever breaks out of a guest into its swtpm can clear the host's TPM, and every key that is \
-         sealed to it is lost but for its recovery file, or keep it busy and hold up every start",
-        "run swtpm as a user of its own (swtpm_user in /etc/libvirt/qemu.conf), or give the device \
-         another owner by a udev rule; set a lockout authorization (tpm2_changeauth -c lockout); and \
-         export every provider: vtpm-guard provider export NAME --output FILE",
-    ))
+    devices(dev).into_iter().find_map(|device| {
+        let user = open_to(&device)?.name.clone();
+        Some(HostFinding::SharedTpm { device, user })
+    })
 }
 
 /// `tpm0`, `tpmrm0` and the like.
@@ -168,7 +133,6 @@ mod tests {
 
     use nix::unistd::geteuid;
 
-    use super::super::Severity;
     use super::*;
     use crate::clock::Timestamp;
     use crate::ids::ProviderUuid;
@@ -192,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn a_device_of_swtpm_s_user_is_told() {
+    fn a_device_of_swtpm_s_user_is_reported() {
         if !geteuid().is_root() {
             return;
         }
         let nobody = user("nobody").unwrap();
         let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
-        for (nodes, told) in [
+        for (nodes, reported) in [
             (&[("tpm0", uid, 0, 0o660)][..], true),
             (&[("tpmrm0", 0, gid, 0o660)], true),
             (&[("tpm0", 0, 0, 0o660), ("tpmrm0", 0, 0, 0o666)], true),
@@ -212,15 +176,9 @@ mod tests {
         ] {
             let dev = dev(nodes);
             let found = shared_device(dev.path(), std::slice::from_ref(&nobody));
-            assert_eq!(found.is_some(), told, "{nodes:?}");
-            if let Some(found) = found {
-                assert!(
-                    found
-                        .what
-                        .ends_with("can be opened by user \"nobody\", which swtpm runs as")
-                );
-                assert_eq!(found.severity, Severity::Advice);
-            }
+            let named =
+                matches!(&found, Some(HostFinding::SharedTpm { user, .. }) if user == "nobody");
+            assert_eq!(named, reported, "{nodes:?}: {found:?}");
         }
     }
 
@@ -270,18 +228,5 @@ mod tests {
             let found = sealed_to_tpm(std::slice::from_ref(&provider), &Keyring::at(keys.clone()));
             assert_eq!(!found.is_empty(), depends, "{seal}");
         }
-    }
-
-    #[test]
-    fn only_a_key_that_is_nowhere_else_is_worth_a_warning() {
-        let mut provider = provider();
-        let never = depends_on_tpm(&provider);
-        assert_eq!(never.severity, Severity::Advice);
-        assert_eq!(
-            never.command,
-            "vtpm-guard provider export nkp-a --output FILE"
-        );
-        provider.exported_at = Some(Timestamp(1));
-        assert_eq!(depends_on_tpm(&provider).severity, Severity::Note);
     }
 }

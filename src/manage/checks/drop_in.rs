@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::host::dirs::{LibvirtDirs, UNIT_DIRS};
+use crate::messages::Command;
 
 /// What this host's libvirtd lacks of the drop-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +25,15 @@ pub(crate) fn lacking(dirs: &LibvirtDirs) -> Option<Lacking> {
 }
 
 fn lacking_in(texts: &[String]) -> Option<Lacking> {
-    let runs = |key: &str, verb: &str| {
+    let runs = |key: &str, command: &Command| {
+        let command = command.to_string();
         let mut lines = texts.iter().flat_map(|text| text.lines());
-        lines.any(|line| line.starts_with(key) && line.ends_with(verb))
+        lines.any(|line| line.starts_with(key) && line.ends_with(&command))
     };
-    if !runs("ExecStartPre=", "vtpm-guard stage") {
+    if !runs("ExecStartPre=", &Command::Stage) {
         return Some(Lacking::Stage);
     }
-    (!runs("ExecStopPost=", "vtpm-guard unstage")).then_some(Lacking::UnstageAfterFailure)
+    (!runs("ExecStopPost=", &Command::Unstage)).then_some(Lacking::UnstageAfterFailure)
 }
 
 fn texts(drop_ins: &Path) -> Vec<String> {
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     const SHIPPED: &str =
-        include_str!("../../../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
+        include_str!("../../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
 
     #[test]
     fn the_shipped_drop_in_lacks_nothing_and_an_older_one_the_clearing_after_a_failure() {

@@ -10,15 +10,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::Ailment;
-use crate::cli::commands::status::hook_link;
+use super::{Finding, HookFinding};
 use crate::host::dirs::LibvirtDirs;
-use crate::messages::Arg;
 
 /// How much of a script is read.
 const SCRIPT_LIMIT: usize = 64 * 1024;
 
-/// How the names of files end that package managers and editors leave.
+/// Suffixes of files that package managers and editors leave.
 const LEFT_OVER: [&str; 12] = [
     "~",
     ".bak",
@@ -34,11 +32,12 @@ const LEFT_OVER: [&str; 12] = [
     ".swp",
 ];
 
-pub(crate) fn ailments(dirs: &LibvirtDirs) -> Vec<Ailment> {
-    look_at(dirs, &hook_link(dirs))
+pub(super) fn examine(dirs: &LibvirtDirs) -> Vec<Finding> {
+    let found = findings(dirs, &dirs.present_hook());
+    found.into_iter().map(Finding::from).collect()
 }
 
-fn look_at(dirs: &LibvirtDirs, ours: &Path) -> Vec<Ailment> {
+fn findings(dirs: &LibvirtDirs, ours: &Path) -> Vec<HookFinding> {
     let only = dirs.only_hook();
     let all: Vec<_> = [only.clone()]
         .into_iter()
@@ -46,19 +45,26 @@ fn look_at(dirs: &LibvirtDirs, ours: &Path) -> Vec<Ailment> {
         .filter(|path| is_run(path))
         .collect();
     let Some(at) = all.iter().position(|path| path == ours) else {
-        // That the guard is not among them is found elsewhere.
+        // That the guard is not among them is reported elsewhere.
         return Vec::new();
     };
-    let (before, after) = (&all[..at], &all[at + 1..]);
-    let mut found: Vec<_> = before
-        .iter()
-        .chain(after)
-        .filter_map(|path| second_guard(path, ours).or_else(|| left_over(path)))
+    let (before, after) = (all[..at].to_vec(), all[at + 1..].to_vec());
+    let others = before.iter().chain(&after).cloned();
+    let mut found: Vec<_> = others
+        .filter_map(|path| {
+            if is_same(&path, ours) {
+                Some(HookFinding::SecondGuard(path))
+            } else {
+                is_left_over(&path).then_some(HookFinding::LeftOver(path))
+            }
+        })
         .collect();
     if runs_all_of_them(&only) {
-        found.push(dispatcher(&only));
+        found.push(HookFinding::Dispatcher(only));
     }
-    found.extend(others(before, after));
+    if !before.is_empty() || !after.is_empty() {
+        found.push(HookFinding::OtherHooks { before, after });
+    }
     found
 }
 
@@ -75,32 +81,15 @@ fn is_run(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// Another link to the guard, or a copy of its link.
-fn second_guard(path: &Path, ours: &Path) -> Option<Ailment> {
-    let same = fs::canonicalize(path).ok()? == fs::canonicalize(ours).ok()?;
-    same.then(|| {
-        Ailment::advice(
-            format!("{} runs the guard a second time", path.display()),
-            "libvirt runs every executable file of qemu.d, whatever its name: each start is judged \
-             twice, and takes twice as long",
-            format!("rm {}", Arg::file(path)),
-        )
-    })
+/// Whether it is another link to the guard, or a copy of its link.
+fn is_same(path: &Path, ours: &Path) -> bool {
+    let canonical = fs::canonicalize(path).ok();
+    canonical.is_some() && canonical == fs::canonicalize(ours).ok()
 }
 
-fn left_over(path: &Path) -> Option<Ailment> {
-    let name = path.file_name()?.to_string_lossy();
-    LEFT_OVER.iter().any(|end| name.ends_with(end)).then(|| {
-        Ailment::advice(
-            format!(
-                "{} looks like a backup copy, and libvirt runs it",
-                path.display()
-            ),
-            "libvirt runs every executable file of qemu.d, whatever its name, and may be refused a \
-             start by it",
-            format!("remove it, or: chmod -x {}", Arg::file(path)),
-        )
-    })
+fn is_left_over(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    LEFT_OVER.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether this script runs the programs of `qemu.d` itself. One that runs those of a directory
@@ -123,51 +112,11 @@ fn runs_all_of_them(script: &Path) -> bool {
         })
 }
 
-fn dispatcher(script: &Path) -> Ailment {
-    Ailment::advice(
-        format!(
-            "{} seems to run the programs of qemu.d itself",
-            script.display()
-        ),
-        "libvirt runs them, too: the guard is called twice, and where the script does not hand each \
-         of them the domain XML, it gets none",
-        format!("take that loop out of the script: {}", Arg::file(script)),
-    )
-}
-
-fn others(before: &[PathBuf], after: &[PathBuf]) -> Option<Ailment> {
-    let list = |paths: &[PathBuf]| {
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        paths.join(", ")
-    };
-    let what = match (before, after) {
-        ([], []) => return None,
-        ([], after) => format!("other hooks run after the guard: {}", list(after)),
-        (before, []) => format!("other hooks run before the guard: {}", list(before)),
-        (before, after) => format!(
-            "other hooks run before the guard: {}; and after it: {}",
-            list(before),
-            list(after)
-        ),
-    };
-    Some(Ailment::note(
-        what,
-        "each of them may refuse a start or hold it up without limit; at a restore and an incoming \
-         migration the guard reads what the one before it has made of the domain XML",
-        "if a start fails without a code of the guard's, look at them: ls -lL /etc/libvirt/hooks/qemu \
-         /etc/libvirt/hooks/qemu.d",
-    ))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use super::super::Severity;
     use super::*;
 
     struct Hooks(tempfile::TempDir);
@@ -195,18 +144,17 @@ mod tests {
             fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
 
-        fn found(&self) -> Vec<(Severity, String)> {
+        fn found(&self) -> Vec<HookFinding> {
             let dirs = LibvirtDirs {
                 config: self.0.path().to_owned(),
                 ..LibvirtDirs::default()
             };
-            let found = look_at(&dirs, &self.ours()).into_iter();
-            found.map(|one| (one.severity, one.what)).collect()
+            findings(&dirs, &self.ours())
         }
     }
 
     #[test]
-    fn the_guard_alone_is_nothing_to_tell() {
+    fn the_guard_alone_is_not_reported() {
         let hooks = Hooks::new();
         fs::write(hooks.path("qemu.d/README"), "not executable").unwrap();
         fs::create_dir(hooks.path("qemu.d/vm1")).unwrap();
@@ -219,49 +167,34 @@ mod tests {
         hooks.program("qemu", "#!/bin/sh\n");
         hooks.program("qemu.d/9-late", "");
         hooks.program("qemu.d/10-early", "");
-        let [(severity, what)] = &hooks.found()[..] else {
-            panic!()
+        let others = HookFinding::OtherHooks {
+            before: vec![hooks.path("qemu"), hooks.path("qemu.d/10-early")],
+            after: vec![hooks.path("qemu.d/9-late")],
         };
-        assert_eq!(*severity, Severity::Note);
-        let path = |name| hooks.path(name).display().to_string();
-        assert_eq!(
-            *what,
-            format!(
-                "other hooks run before the guard: {}, {}; and after it: {}",
-                path("qemu"),
-                path("qemu.d/10-early"),
-                path("qemu.d/9-late")
-            )
-        );
+        assert_eq!(hooks.found(), [others]);
     }
 
     #[test]
     fn copies_that_were_left_behind_run_too() {
         let hooks = Hooks::new();
         hooks.program("qemu.d/10-net.dpkg-old", "");
-        symlink(
-            hooks.path("guard"),
-            hooks.path("qemu.d/50-vtpm-guard.dpkg-old"),
-        )
-        .unwrap();
+        let second = hooks.path("qemu.d/50-vtpm-guard.dpkg-old");
+        symlink(hooks.path("guard"), &second).unwrap();
         let found = hooks.found();
-        assert_eq!(found[0].0, Severity::Advice);
-        assert!(
-            found[0]
-                .1
-                .ends_with("10-net.dpkg-old looks like a backup copy, and libvirt runs it")
+        let left = hooks.path("qemu.d/10-net.dpkg-old");
+        assert_eq!(
+            found[..2],
+            [
+                HookFinding::LeftOver(left),
+                HookFinding::SecondGuard(second)
+            ]
         );
-        assert_eq!(found[1].0, Severity::Advice);
-        assert!(
-            found[1]
-                .1
-                .ends_with("50-vtpm-guard.dpkg-old runs the guard a second time")
-        );
-        assert_eq!(found[2].0, Severity::Note);
+        assert!(matches!(found[2..], [HookFinding::OtherHooks { .. }]));
     }
 
     #[test]
-    fn a_script_that_runs_qemu_d_again_is_told_from_one_that_runs_directories_of_guests() {
+    fn a_script_that_runs_qemu_d_again_is_reported_and_one_that_runs_directories_of_guests_is_not()
+    {
         let hooks = Hooks::new();
         for again in [
             "for hook in /etc/libvirt/hooks/qemu.d/*; do \"$hook\" \"$@\"; done",
@@ -271,11 +204,7 @@ mod tests {
             hooks.program("qemu", again);
             let found = hooks.found();
             assert_eq!(found.len(), 2, "{again}: {found:?}");
-            assert!(
-                found[0]
-                    .1
-                    .ends_with("seems to run the programs of qemu.d itself")
-            );
+            assert_eq!(found[0], HookFinding::Dispatcher(hooks.path("qemu")));
         }
         for leaves in [
             "HOOKPATH=\"$BASEDIR/qemu.d/$GUEST_NAME/$HOOK_NAME/$STATE_NAME\"",
@@ -285,7 +214,7 @@ mod tests {
             hooks.program("qemu", leaves);
             let found = hooks.found();
             assert_eq!(found.len(), 1, "{leaves}: {found:?}");
-            assert_eq!(found[0].0, Severity::Note);
+            assert!(matches!(found[0], HookFinding::OtherHooks { .. }));
         }
     }
 }

@@ -3,55 +3,26 @@
 
 use std::collections::BTreeMap;
 
-use super::context::Context;
-use crate::cli::ui::error::CommandError;
+use super::guests::ListedGuest;
+use super::host::{Host, HostError, default_deadline};
 use crate::domain::Domain;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::keyring::unlock::Unlocker;
-use crate::manage::guests::ListedGuest;
-use crate::manage::host::default_deadline;
-use crate::messages::{Arg, label};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
 
 /// Guests with different keys under one secret.
+#[derive(Debug)]
 pub(crate) struct SharedSecret {
-    secret: SecretUuid,
+    pub(crate) secret: SecretUuid,
     /// In the order of libvirt's list.
-    guests: Vec<Domain>,
+    pub(crate) guests: Vec<Domain>,
 }
 
-impl SharedSecret {
-    /// What is wrong.
-    pub(crate) fn what(&self) -> String {
-        let names: Vec<_> = self.guests.iter().map(|guest| label(&guest.name)).collect();
-        format!(
-            "{} name the libvirt secret {} and have different keys",
-            names.join(", "),
-            self.secret
-        )
-    }
-
-    /// What helps.
-    pub(crate) fn command(&self) -> String {
-        let (Some(last), secret) = (self.guests.last(), SecretUuid::random()) else {
-            return String::new();
-        };
-        format!(
-            "give each of them a secret UUID of its own: virsh edit {}, <encryption \
-             secret='{secret}'/>",
-            Arg::guest(last)
-        )
-    }
-}
-
-/// The secrets that several of these guests name under different keys. Guests whose keys cannot
+/// Returns the secrets that several of these guests name under different keys. Guests whose keys cannot
 /// be compared, and guests that share libvirt's own value, are left alone.
-pub(crate) fn find(
-    context: &Context,
-    guests: &[ListedGuest],
-) -> Result<Vec<SharedSecret>, CommandError> {
+pub(crate) fn find(host: &Host, guests: &[ListedGuest]) -> Result<Vec<SharedSecret>, HostError> {
     let mut by_secret = BTreeMap::<SecretUuid, Vec<&Domain>>::new();
     for domain in guests.iter().filter_map(|guest| guest.domain.as_ref().ok()) {
         if let Some((_, secret)) = domain.encrypted_vtpm() {
@@ -62,11 +33,11 @@ pub(crate) fn find(
     if by_secret.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(store) = context.host.store(Access::Read)? else {
+    let Some(store) = host.store(Access::Read)? else {
         return Ok(Vec::new());
     };
     let providers = store.providers()?;
-    let mut unlocker = Unlocker::new(&context.host.keyring());
+    let mut unlocker = Unlocker::new(&host.keyring());
     let mut shared = Vec::new();
     for (secret, domains) in by_secret {
         if differ(&mut unlocker, &store, &providers, &domains)? {
@@ -84,7 +55,7 @@ fn differ(
     store: &Store,
     providers: &[Provider],
     domains: &[&Domain],
-) -> Result<bool, CommandError> {
+) -> Result<bool, HostError> {
     let mut first: Option<Vec<Dek>> = None;
     let mut is_to_be_made = false;
     for domain in domains {

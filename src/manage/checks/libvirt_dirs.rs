@@ -1,88 +1,49 @@
-//! Does libvirt keep its files where the configuration says? Its guests tell: each has some.
+//! Does libvirt keep its files where the configuration says? Each guest has some.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Ailment;
-use crate::cli::context::Context;
+use super::{Finding, HostFinding};
 use crate::domain::{self, Vtpm};
 use crate::host::bounded::bounded;
-use crate::host::dirs::LibvirtDirs;
-use crate::host::dirs::PROC;
+use crate::host::dirs::{LibvirtDirs, PROC};
 use crate::libvirt::Guest;
-use crate::manage::host::default_deadline;
-use crate::messages::one_line;
+use crate::manage::host::{Host, default_deadline};
 
-pub(crate) fn ailments(context: &Context) -> Vec<Ailment> {
-    let Ok(guests) = context.host.libvirt().guests(default_deadline()) else {
-        // That is said elsewhere.
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let Ok(guests) = host.libvirt().guests(default_deadline()) else {
         return Vec::new();
     };
-    let dirs = context.host.libvirt_dirs();
-    let first = |is_wrong: fn(&LibvirtDirs, &Guest) -> Option<Missed>| {
-        guests.iter().find_map(|guest| is_wrong(&dirs, guest))
+    let dirs = host.libvirt_dirs();
+    let first = |missed: fn(&LibvirtDirs, &Guest) -> Option<HostFinding>| {
+        guests.iter().find_map(|guest| missed(&dirs, guest))
     };
-    [first(definition), first(status), first(tpm)]
-        .into_iter()
-        .flatten()
-        .map(Missed::ailment)
-        .collect()
+    let all = [first(definition), first(status), first(tpm)];
+    all.into_iter().flatten().map(Finding::from).collect()
 }
 
-/// A file that libvirt has of a guest, and not where the configuration says.
-struct Missed {
-    guest: String,
-    file: PathBuf,
-    setting: &'static str,
-    /// Where it is, as far as that is known.
-    found_in: Option<PathBuf>,
-}
-
-impl Missed {
-    fn ailment(self) -> Ailment {
-        let Self {
-            guest,
-            file,
-            setting,
-            found_in,
-        } = self;
-        let value = match &found_in {
-            Some(directory) => directory.display().to_string(),
-            None => "DIRECTORY".to_owned(),
-        };
-        Ailment::fault(
-            format!(
-                "libvirt has the guest \"{}\", but {} is not there: libvirt keeps its files elsewhere",
-                one_line(&guest),
-                file.display()
-            ),
-            "the guard looks in the wrong directory: it sees no TPM states, definitions or secrets",
-            format!("in /etc/vtpm-guard/config.toml: [libvirt] {setting} = \"{value}\""),
-        )
+fn elsewhere(guest: &Guest, file: PathBuf, setting: &'static str) -> HostFinding {
+    HostFinding::Elsewhere {
+        guest: guest.name.clone(),
+        file,
+        setting,
+        found_in: None,
     }
 }
 
-fn definition(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
+fn definition(dirs: &LibvirtDirs, guest: &Guest) -> Option<HostFinding> {
     let file = dirs.definitions().join(format!("{}.xml", guest.name));
-    (guest.persistent && !file.exists()).then(|| Missed {
-        guest: guest.name.clone(),
-        file,
-        setting: "config_dir",
-        found_in: None,
-    })
+    let is_missing = guest.persistent && !file.exists();
+    is_missing.then(|| elsewhere(guest, file, "config_dir"))
 }
 
-fn status(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
+fn status(dirs: &LibvirtDirs, guest: &Guest) -> Option<HostFinding> {
     let file = dirs.running().join(format!("{}.xml", guest.name));
-    (guest.running && !file.exists()).then(|| Missed {
-        guest: guest.name.clone(),
-        file,
-        setting: "run_dir",
-        found_in: None,
-    })
+    let is_missing = guest.running && !file.exists();
+    is_missing.then(|| elsewhere(guest, file, "run_dir"))
 }
 
-fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
+fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<HostFinding> {
     let domain = domain::read(guest.xml.as_bytes()).ok()?;
     let is_libvirts_own =
         matches!(&domain.vtpm, Some(Vtpm::Emulator(vtpm)) if vtpm.source.is_none());
@@ -92,7 +53,7 @@ fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<Missed> {
     let asked = directory.clone();
     let is_missing =
         guest.running && is_libvirts_own && bounded(&states, move || asked.exists()) == Some(false);
-    is_missing.then(|| Missed {
+    is_missing.then(|| HostFinding::Elsewhere {
         guest: guest.name.clone(),
         file: directory,
         setting: "tpm_dir",

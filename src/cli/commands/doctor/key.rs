@@ -1,0 +1,236 @@
+//! The words of findings about keys, the store and TPM states.
+
+use super::Described;
+use crate::cli::ui::answer::time;
+use crate::cli::ui::describe::shared_secret;
+use crate::ids::DomainUuid;
+use crate::keyring::Seal;
+use crate::manage::checks::KeyFinding;
+use crate::messages::{Arg, Command, Words, label, one_line, quoted, refusal};
+use crate::recovery::file::RecoveryError;
+use crate::verdict::facts::Provider;
+
+const LOST_WITH_HOST: &str = "if this host is lost, so is its key and every TPM that depends on it";
+
+pub(super) fn describe(finding: &KeyFinding) -> Described {
+    match finding {
+        KeyFinding::StoreUnusable(error) => Described::error(
+            format!("the store cannot be used: {error}"),
+            "no guest's key is known",
+            Command::StoreCheck.to_string(),
+        ),
+        KeyFinding::Store(found) => Described::error(
+            format!("the store: {found}"),
+            "a start that needs this row may be refused",
+            Command::StoreCheck.to_string(),
+        ),
+        KeyFinding::Clock { last, now } => Described::warning(
+            format!(
+                "the last decision is from {}, but the clock shows {}",
+                time(Some(*last)),
+                time(Some(*now))
+            ),
+            "the clock was set back or is wrong: the history is out of order, and notes of \
+             arriving TPM state expire at the wrong time",
+            Command::Timedatectl.to_string(),
+        ),
+        KeyFinding::Sealed(provider, error) => Described::error(
+            format!(
+                "the key of provider {} does not open: {error}",
+                quoted(&provider.name)
+            ),
+            "the guests that are bound to it cannot start",
+            format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
+        ),
+        KeyFinding::WeakSeal {
+            provider,
+            seal,
+            strongest,
+        } => Described::warning(
+            format!(
+                "the key of provider {} is sealed: {seal}, and this host can do: {strongest}",
+                quoted(&provider.name)
+            ),
+            match seal {
+                Seal::RootOnlyFile => "a copy of this disk, or of a backup of it, opens every TPM",
+                _ => "a copy of this disk opens every TPM, in any machine",
+            },
+            Command::ProviderReseal(Arg::provider(provider)).to_string(),
+        ),
+        KeyFinding::SealedToTpm(provider) => sealed_to_tpm(provider),
+        KeyFinding::NeverExported(provider) => Described::error(
+            format!("provider {} was never exported", quoted(&provider.name)),
+            LOST_WITH_HOST,
+            export(provider),
+        ),
+        KeyFinding::PreviousNeverExported(provider) => Described::warning(
+            format!("provider {} was never exported", quoted(&provider.name)),
+            "it is a previous provider key, and store backups of its time need it",
+            export(provider),
+        ),
+        KeyFinding::OldExport(provider, at) => Described::warning(
+            format!(
+                "provider {} was last exported on {}",
+                quoted(&provider.name),
+                time(Some(*at))
+            ),
+            "a recovery file that nobody has opened for a year may be lost or damaged",
+            format!("verify it: {}", Command::ProviderImportDryRun(Arg::FILE)),
+        ),
+        KeyFinding::Recovery(file, error) => Described::error(
+            match error {
+                RecoveryError::Io { .. } => error.to_string(),
+                _ => format!("{}: {error}", file.display()),
+            },
+            "this file cannot restore a provider",
+            format!("make a new one: {}", Command::ProviderExport(Arg::NAME)),
+        ),
+        KeyFinding::NotCovered(provider) => Described::error(
+            format!(
+                "none of these recovery files restores provider {} (key {})",
+                quoted(&provider.name),
+                provider.key_id.short()
+            ),
+            LOST_WITH_HOST,
+            export(provider),
+        ),
+        _ => of_guest(finding),
+    }
+}
+
+/// What concerns the key or the TPM state of a guest.
+fn of_guest(finding: &KeyFinding) -> Described {
+    match finding {
+        KeyFinding::OnDisk { file, encrypted } => {
+            let (what, why) = if *encrypted {
+                (
+                    "holds a vTPM's key, encrypted by libvirt",
+                    "a recovery file of vtpm-guard does not restore it on another host",
+                )
+            } else {
+                (
+                    "holds a vTPM's key in plaintext",
+                    "whoever has this disk, or a backup of it, opens the guest's TPM",
+                )
+            };
+            Described::warning(
+                format!("{} {what}", file.display()),
+                why,
+                format!("adopt it: {}", Command::AdoptWith(Arg::DOMAIN, Arg::NAME)),
+            )
+        }
+        KeyFinding::Shared(shared) => {
+            let (what, fix) = shared_secret(shared);
+            Described::warning(
+                what,
+                "libvirt has one value for a secret, so that one of them waits, or is refused \
+                 (VG303), while another one starts",
+                fix,
+            )
+        }
+        KeyFinding::TpmState { guest, why } => {
+            let Words { message, hint } = refusal(guest, why);
+            Described::error(
+                format!("{} ({}): {message}", one_line(guest), why.code()),
+                "the guest's next start fails",
+                hint,
+            )
+        }
+        KeyFinding::Copy(error) => Described::error(
+            format!("a saved copy of TPM state cannot be used: {error}"),
+            "if the state of that guest is lost, its next start is refused",
+            Command::StateList.to_string(),
+        ),
+        KeyFinding::OldCopy {
+            guest,
+            name,
+            saved_at,
+        } => {
+            let name = name.as_deref().map_or_else(|| guest.to_string(), label);
+            Described::warning(
+                format!(
+                    "the copy of the TPM state of {name} was saved on {}, and the guest has not \
+                     started since",
+                    time(Some(*saved_at))
+                ),
+                "if it never does, the copy is no longer needed",
+                format!(
+                    "{}; if the guest is gone: {}",
+                    Command::StateShow(Arg::uuid(*guest)),
+                    Command::StateDrop(Arg::uuid(*guest))
+                ),
+            )
+        }
+        KeyFinding::PlainState(guest) => plain_state(*guest),
+        _ => unreachable!("only findings about guests come here"),
+    }
+}
+
+fn plain_state(guest: DomainUuid) -> Described {
+    Described::warning(
+        format!("the unencrypted TPM state of {guest}, from before its encryption, is still kept"),
+        "whoever has this disk, or a backup of it, opens the guest's TPM as it was",
+        format!(
+            "start the guest, which proves the encrypted one: {}; if the guest is gone: {}",
+            Command::VirshStart(Arg::uuid(guest)),
+            Command::StateDrop(Arg::uuid(guest))
+        ),
+    )
+}
+
+fn sealed_to_tpm(provider: &Provider) -> Described {
+    let what = format!(
+        "the key of provider {} is sealed to this host's TPM 2.0",
+        quoted(&provider.name)
+    );
+    let why = "it no longer opens after the TPM is cleared (a reset of the firmware's settings may \
+               do that, and so may a firmware update of some processors), nor with another \
+               mainboard; then only its recovery file restores it";
+    if provider.exported_at.is_none() {
+        let what = format!("{what}, and was never exported");
+        return Described::warning(what, why, export(provider));
+    }
+    Described::note(
+        what,
+        why,
+        format!(
+            "have its recovery file at hand before such work: {}",
+            Command::ProviderImport(Arg::FILE)
+        ),
+    )
+}
+
+fn export(provider: &Provider) -> String {
+    Command::ProviderExport(Arg::provider(provider)).to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::Severity;
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::ProviderUuid;
+    use crate::key::id::KeyId;
+
+    #[test]
+    fn only_a_key_that_is_nowhere_else_is_worth_a_warning() {
+        let mut provider = Provider {
+            uuid: ProviderUuid::random(),
+            name: "nkp-a".to_owned(),
+            key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
+            key_version: 1,
+            is_default: true,
+            exported_at: None,
+            created_at: Timestamp(0),
+        };
+        let never = sealed_to_tpm(&provider);
+        assert_eq!(never.severity, Severity::Warning);
+        assert_eq!(
+            never.command,
+            "vtpm-guard provider export nkp-a --output FILE"
+        );
+        provider.exported_at = Some(Timestamp(1));
+        assert_eq!(sealed_to_tpm(&provider).severity, Severity::Note);
+    }
+}

@@ -1,0 +1,198 @@
+//! What `doctor` can find.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::clock::Timestamp;
+use crate::host::trusted::Reason;
+use crate::ids::DomainUuid;
+use crate::keyring::{KeyringError, Seal};
+use crate::libvirt::secret::SecretError;
+use crate::manage::host::HostError;
+use crate::manage::shared_secrets::SharedSecret;
+use crate::recovery::file::RecoveryError;
+use crate::store::StoreFinding;
+use crate::tpm_copies::CopyError;
+use crate::verdict::facts::Provider;
+use crate::verdict::refusal::Refusal;
+
+/// A problem, or a fact that helps to understand what happens on this host.
+#[derive(Debug)]
+pub(crate) enum Finding {
+    /// About the hook, and what runs beside it.
+    Hook(HookFinding),
+    /// About libvirt, files and disks.
+    Host(HostFinding),
+    /// About keys, the store and TPM states.
+    Key(KeyFinding),
+}
+
+impl From<HookFinding> for Finding {
+    fn from(finding: HookFinding) -> Self {
+        Self::Hook(finding)
+    }
+}
+
+impl From<HostFinding> for Finding {
+    fn from(finding: HostFinding) -> Self {
+        Self::Host(finding)
+    }
+}
+
+impl From<KeyFinding> for Finding {
+    fn from(finding: KeyFinding) -> Self {
+        Self::Key(finding)
+    }
+}
+
+/// Whether libvirt runs the hook, and which other programs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HookFinding {
+    /// libvirt cannot run it.
+    CannotRun { link: PathBuf, why: CannotRun },
+    /// Plain users cannot run it, whose session daemons do.
+    NotForUsers { link: PathBuf },
+    /// The daemon may not know of it yet.
+    NotNoticed,
+    /// `AppArmor` keeps libvirtd from running this program.
+    AppArmor { link: PathBuf, target: PathBuf },
+    /// It does not have the `SELinux` label of the policy; `restorecon` reports this.
+    SelinuxLabel {
+        link: PathBuf,
+        target: PathBuf,
+        labels: String,
+    },
+    /// `SELinux` is enforcing, and its boolean for hooks is off.
+    SelinuxBoolean,
+    /// Another link to the guard, or a copy of its link.
+    SecondGuard(PathBuf),
+    /// A file that a package manager or an editor left behind, and that libvirt runs.
+    LeftOver(PathBuf),
+    /// A script that seems to run the programs of `qemu.d` itself.
+    Dispatcher(PathBuf),
+    /// Other programs that libvirt runs before and after the guard.
+    OtherHooks {
+        before: Vec<PathBuf>,
+        after: Vec<PathBuf>,
+    },
+    /// libvirtd starts this guest by itself, and nobody stages keys before.
+    NobodyStages { guest: String },
+    /// After a start of libvirtd that failed, nobody removes the staged keys.
+    NobodyUnstages,
+    /// So many keys are still staged.
+    LeftStaged(usize),
+}
+
+/// Why libvirt cannot run the hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CannotRun {
+    /// It is no file.
+    NotAFile,
+    /// It is not executable.
+    NotExecutable,
+    /// The link has no target.
+    Dangling,
+    /// Nothing is there.
+    Missing,
+}
+
+/// What is wrong with the host.
+#[derive(Debug)]
+pub(crate) enum HostFinding {
+    /// A file or directory could not be read.
+    Unreadable(PathBuf, io::Error),
+    /// The configuration cannot be used.
+    Configuration(HostError),
+    /// libvirt's secret driver does not answer at this URI.
+    Libvirt { uri: String, error: SecretError },
+    /// libvirt has a file of this guest, and not where the configuration says.
+    Elsewhere {
+        guest: String,
+        file: PathBuf,
+        /// The setting that says where.
+        setting: &'static str,
+        /// The directory where it is, if that is known.
+        found_in: Option<PathBuf>,
+    },
+    /// Others than root can change or read what the guard relies on.
+    Untrusted {
+        path: PathBuf,
+        reason: Reason,
+        what: Distrusted,
+    },
+    /// This file system does not answer.
+    DeadFileSystem(PathBuf),
+    /// It has only so many KiB left.
+    Full { path: PathBuf, free_kib: u64 },
+    /// libvirt's directory of TPM states is a link.
+    LinkedStates { path: PathBuf, target: PathBuf },
+    /// This version of libvirt does not know `qemu.d`.
+    OldLibvirt(String),
+    /// The user that swtpm runs as can open the host's TPM.
+    SharedTpm { device: PathBuf, user: String },
+}
+
+/// What a file that is not trusted is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Distrusted {
+    /// The hook.
+    Hook,
+    /// A file or directory that the guard refuses to use then.
+    Needed,
+    /// In the state directory, with the wrong owner.
+    Owner,
+    /// In the state directory, open to others.
+    Open,
+}
+
+/// What is wrong with keys, or will be.
+#[derive(Debug)]
+pub(crate) enum KeyFinding {
+    /// The store cannot be used.
+    StoreUnusable(HostError),
+    /// Damage or an inconsistency in it.
+    Store(StoreFinding),
+    /// A provider's key does not open.
+    Sealed(Provider, KeyringError),
+    /// This host could seal it better.
+    WeakSeal {
+        provider: Provider,
+        seal: Seal,
+        strongest: Seal,
+    },
+    /// It was never exported, and keys in use need it.
+    NeverExported(Provider),
+    /// It was never exported, and only old backups need it.
+    PreviousNeverExported(Provider),
+    /// It was exported a long time ago.
+    OldExport(Provider, Timestamp),
+    /// It opens on this host's TPM alone.
+    SealedToTpm(Provider),
+    /// The last decision is later than the clock.
+    Clock { last: Timestamp, now: Timestamp },
+    /// This recovery file cannot be used.
+    Recovery(PathBuf, RecoveryError),
+    /// No recovery file that was named restores this provider.
+    NotCovered(Provider),
+    /// This file of libvirt holds a vTPM's key, in plaintext or encrypted by libvirt.
+    OnDisk { file: PathBuf, encrypted: bool },
+    /// Guests with different keys under one secret.
+    Shared(SharedSecret),
+    /// A guest's TPM state cannot be used, whatever the key.
+    TpmState { guest: String, why: Refusal },
+    /// A saved copy of TPM state cannot be used.
+    Copy(CopyError),
+    /// The newest copy of a guest's TPM state is old.
+    OldCopy {
+        guest: DomainUuid,
+        name: Option<String>,
+        saved_at: Timestamp,
+    },
+    /// The unencrypted state from before an `encrypt` is still there.
+    PlainState(DomainUuid),
+}
+
+/// A file that could not be looked at.
+pub(super) fn unreadable(path: &Path, error: io::Error) -> Finding {
+    HostFinding::Unreadable(path.to_owned(), error).into()
+}

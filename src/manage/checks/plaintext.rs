@@ -1,0 +1,47 @@
+//! Keys and TPM states on the disk that need not be there.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::finding::unreadable;
+use super::{Finding, KeyFinding};
+use crate::guard::plain_state;
+use crate::manage::host::Host;
+
+/// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
+/// `UUID.base64` or, since libvirt 12.1, encrypted in `UUID.aes256cbc`.
+pub(super) fn in_libvirt(directory: &Path) -> Vec<Finding> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|entry| key_in(entry.path()))
+            .map(Finding::from)
+            .collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => vec![unreadable(directory, error)],
+    }
+}
+
+fn key_in(file: PathBuf) -> Option<KeyFinding> {
+    let encrypted = match file.extension()?.to_str()? {
+        "base64" => false,
+        "aes256cbc" => true,
+        _ => return None,
+    };
+    // libvirt writes these files itself, always in the same way.
+    let definition = fs::read_to_string(file.with_extension("xml")).ok()?;
+    let is_for_a_vtpm = definition.contains("<usage type='vtpm'>");
+    is_for_a_vtpm.then_some(KeyFinding::OnDisk { file, encrypted })
+}
+
+/// The unencrypted TPM states that `encrypt` keeps until the guest has started.
+pub(super) fn kept_by_encrypt(host: &Host) -> Vec<Finding> {
+    match plain_state::list(host.state_dir()) {
+        Ok(guests) => guests
+            .into_iter()
+            .map(|guest| KeyFinding::PlainState(guest).into())
+            .collect(),
+        Err(error) => vec![unreadable(&host.state_dir().plain_states(), error)],
+    }
+}

@@ -1,0 +1,70 @@
+//! The store, the providers in it, and their sealed keys.
+
+use super::{Finding, KeyFinding};
+use crate::clock::Timestamp;
+use crate::manage::host::{Host, HostError, default_deadline};
+use crate::store::{Access, EventFilter, Store};
+use crate::verdict::facts::Provider;
+
+/// How far the history may be ahead of the clock, in milliseconds.
+const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
+
+/// How long an export is trusted without being tried, in milliseconds: a year.
+const TRUSTED_EXPORT_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let found = findings(host).unwrap_or_else(|error| vec![KeyFinding::StoreUnusable(error)]);
+    found.into_iter().map(Finding::from).collect()
+}
+
+fn findings(host: &Host) -> Result<Vec<KeyFinding>, HostError> {
+    let Some(store) = host.store(Access::Read)? else {
+        return Ok(Vec::new());
+    };
+    let mut found: Vec<_> = store.check()?.into_iter().map(KeyFinding::Store).collect();
+    for provider in store.providers()? {
+        let opened = host.keyring().open(provider.key_id, default_deadline());
+        found.extend(
+            opened
+                .err()
+                .map(|error| KeyFinding::Sealed(provider.clone(), error)),
+        );
+        found.extend(weakly_sealed(host, &provider));
+        found.extend(export(&store, provider)?);
+    }
+    found.extend(clock(&store)?);
+    Ok(found)
+}
+
+/// A key that this host could protect better than it does.
+fn weakly_sealed(host: &Host, provider: &Provider) -> Option<KeyFinding> {
+    let keyring = host.keyring();
+    let seal = keyring.seal(provider.key_id).ok()?;
+    let strongest = keyring.strongest_seal(default_deadline()).ok()?;
+    (seal < strongest).then(|| KeyFinding::WeakSeal {
+        provider: provider.clone(),
+        seal,
+        strongest,
+    })
+}
+
+fn export(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, HostError> {
+    let Some(exported_at) = provider.exported_at else {
+        let is_needed = provider.previous_key_of().is_none()
+            || !store.key_refs_under(provider.key_id)?.is_empty();
+        return Ok(Some(if is_needed {
+            KeyFinding::NeverExported(provider)
+        } else {
+            KeyFinding::PreviousNeverExported(provider)
+        }));
+    };
+    let age = Timestamp::now().0.saturating_sub(exported_at.0);
+    Ok((age > TRUSTED_EXPORT_MS).then_some(KeyFinding::OldExport(provider, exported_at)))
+}
+
+fn clock(store: &Store) -> Result<Option<KeyFinding>, HostError> {
+    let newest = store.history(EventFilter::All, 1)?.pop();
+    let now = Timestamp::now();
+    let ahead = newest.filter(|row| row.at.0 > now.0.saturating_add(CLOCK_TOLERANCE_MS));
+    Ok(ahead.map(|row| KeyFinding::Clock { last: row.at, now }))
+}

@@ -1,0 +1,113 @@
+//! What a start would do, without one: the verdicts of `check`, `status` and `replay --dry-run`.
+//!
+//! Many guests are checked on all processors: proving a key takes a millisecond of computing
+//! (swtpm's key derivation), and a host may have a thousand guests.
+
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use serde::{Serialize, Serializer};
+
+use super::guests::ListedGuest;
+use super::host::{BrokenConfig, Host, HostError, default_deadline};
+use crate::domain::{Domain, UnreadableDomain};
+use crate::guard::{Guard, Mode, prepare};
+use crate::messages::{Named, outcome_json};
+use crate::store::Origin;
+use crate::verdict::Verdict;
+use crate::verdict::outcome::Outcome;
+use crate::verdict::refusal::Refusal;
+
+/// Fewer guests than this are not worth one more thread: each opens keys of its own, and asks
+/// libvirt through a helper of its own.
+const WORTH_A_THREAD: usize = 16;
+
+/// A guest, and what its start would do or did.
+pub(crate) struct CheckedGuest {
+    /// The guest's name; the file's where the XML could not be read.
+    pub(crate) name: String,
+    pub(crate) outcome: Outcome,
+}
+
+impl CheckedGuest {
+    /// The guest for messages.
+    pub(crate) fn named(&self) -> Named<'_> {
+        Named {
+            name: &self.name,
+            uuid: self.outcome.domain.as_ref().map(|domain| domain.uuid),
+        }
+    }
+
+    /// Whether it has repairs that a start would make, or that were made.
+    pub(crate) fn has_repairs(&self) -> bool {
+        !self.outcome.verdict.repairs().is_empty()
+    }
+}
+
+impl Serialize for CheckedGuest {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        outcome_json(&self.outcome).serialize(to)
+    }
+}
+
+/// Returns what the hook would do at a start of this guest now. Changes nothing.
+pub(crate) fn dry_start(guard: &Guard, domain: &Result<Domain, UnreadableDomain>) -> Outcome {
+    let deadline = default_deadline();
+    prepare(guard, domain, Origin::Check, Mode::DryRun, deadline)
+}
+
+/// Checks these guests, in their order. `progress` is called with the name of each.
+pub(crate) fn check(
+    host: &Host,
+    guests: &[ListedGuest],
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Vec<CheckedGuest>, HostError> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = processors.min(guests.len().div_ceil(WORTH_A_THREAD)).max(1);
+    let next = AtomicUsize::new(0);
+    let work = || check_some(host, guests, &next, progress);
+    let mut checked = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut checked = work()?;
+        for other in others {
+            checked.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        }
+        Ok::<_, HostError>(checked)
+    })?;
+    checked.sort_by_key(|(index, _)| *index);
+    Ok(checked.into_iter().map(|(_, checked)| checked).collect())
+}
+
+/// Checks guest after guest, each being the next that no other thread has taken.
+fn check_some(
+    host: &Host,
+    guests: &[ListedGuest],
+    next: &AtomicUsize,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Vec<(usize, CheckedGuest)>, HostError> {
+    let guard = host.guard(BrokenConfig::UseDefaults)?;
+    let mut checked = Vec::new();
+    loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let Some(ListedGuest { name, domain }) = guests.get(index) else {
+            return Ok(checked);
+        };
+        progress(name);
+        let mut outcome = dry_start(&guard, domain);
+        if let Err(unreadable) = domain {
+            would_not_start(&mut outcome, unreadable);
+        }
+        let name = name.clone();
+        checked.push((index, CheckedGuest { name, outcome }));
+    }
+}
+
+/// The hook lets a guest pass whose XML it cannot read. Its encrypted vTPM would get no key
+/// then, so nobody may be told that it would start.
+fn would_not_start(outcome: &mut Outcome, unreadable: &UnreadableDomain) {
+    if outcome.is_allowed() {
+        let reason = unreadable.reason.clone();
+        outcome.verdict = Verdict::deny(Refusal::DomainXmlInvalid { reason });
+    }
+}

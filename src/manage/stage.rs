@@ -1,0 +1,50 @@
+//! `stage`: before libvirtd starts, the keys of the guests that will start with it.
+
+use std::io;
+use std::time::Duration;
+
+use super::dry_start::CheckedGuest;
+use super::host::{BrokenConfig, Host, HostError, default_deadline};
+use crate::guard::{Mode, prepare};
+use crate::staging::{Definition, DefinitionFiles, Staging, StagingError};
+use crate::store::Origin;
+
+/// How long one guest may hold up the daemon's start, a locked store above all.
+const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
+
+/// Why no keys were staged. None is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    /// The directory for them.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// libvirt's definitions of its guests.
+    #[error("cannot read libvirt's definitions: {0}")]
+    Definitions(io::Error),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// Stages the key of each guest that will start with the daemon. One whose start would be refused
+/// is left out: that is no reason to keep the daemon down, and all the others. What an earlier
+/// call left is removed first, so that a kill at any moment leaves nothing that the next does not
+/// replace.
+pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
+    let directory = host.staging_dir();
+    directory.clear()?;
+    let starting = DefinitionFiles::from(&host.libvirt_dirs()).starting();
+    let starting = starting.map_err(StageError::Definitions)?;
+    if !starting.is_empty() {
+        directory.check()?;
+    }
+    let mut guard = host.guard(BrokenConfig::UseDefaults)?;
+    guard.secrets = Some(Box::new(Staging(directory)));
+    let deadline = default_deadline();
+    let stage = |Definition { name, domain }| {
+        let for_one = deadline.at_most(FOR_ONE_GUEST);
+        let outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);
+        CheckedGuest { name, outcome }
+    };
+    Ok(starting.into_iter().map(stage).collect())
+}

@@ -1,0 +1,237 @@
+//! `status`: the guard on this host, and every guest with an emulated TPM.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::dry_start::{CheckedGuest, check};
+use super::guests::ListedGuest;
+use super::host::{Host, HostError};
+use super::unknown_guests;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::Vtpm;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::id::KeyId;
+use crate::keyring::{Keyring, KeyringError};
+use crate::libvirt::Guest;
+use crate::libvirt::secret::SecretError;
+use crate::store::{Access, KeyRefRecord, Store};
+use crate::verdict::facts::{Proof, Provider};
+use crate::verdict::{Decision, Reason};
+
+/// How long libvirt may take to list its guests. `status` is for a quick look, so that it does not
+/// wait longer.
+const DEADLINE_FOR_GUESTS: Duration = Duration::from_secs(5);
+
+/// What there is on this host.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    pub(crate) hook: Hook,
+    /// "in order", or what is wrong with it.
+    pub(crate) configuration: String,
+    pub(crate) store: StoreFile,
+    pub(crate) providers: Vec<SealedProvider>,
+    pub(crate) key_refs: KeyRefCounts,
+    /// Guests that have keys and that libvirt does not know; `None` where it cannot be asked.
+    pub(crate) guests_unknown_to_libvirt: Option<usize>,
+    /// Those that pass the filter, by name; `None` where libvirt is unreachable.
+    pub(crate) guests: Option<Vec<GuestStatus>>,
+    /// Those that do not pass.
+    #[serde(skip)]
+    pub(crate) hidden: usize,
+    /// Why libvirt is unreachable.
+    #[serde(skip)]
+    pub(crate) unreachable: Option<SecretError>,
+}
+
+/// The link by which libvirt runs the hook.
+#[derive(Debug, Serialize)]
+pub(crate) struct Hook {
+    pub(crate) path: PathBuf,
+    pub(crate) installed: bool,
+}
+
+/// The store's file.
+#[derive(Debug, Serialize)]
+pub(crate) struct StoreFile {
+    pub(crate) path: PathBuf,
+    pub(crate) exists: bool,
+}
+
+/// A provider, and how its key is sealed here.
+#[derive(Debug, Serialize)]
+pub(crate) struct SealedProvider {
+    pub(crate) name: String,
+    pub(crate) key_id: KeyId,
+    /// By what, or why by nothing.
+    pub(crate) seal: String,
+    pub(crate) exported: bool,
+}
+
+/// How many key references are in use.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeyRefCounts {
+    /// With a key.
+    pub(crate) keyed: usize,
+    /// Without one.
+    pub(crate) placeholders: usize,
+}
+
+/// A guest with an emulated TPM.
+#[derive(Debug, Serialize)]
+pub(crate) struct GuestStatus {
+    pub(crate) name: String,
+    uuid: Option<DomainUuid>,
+    pub(crate) running: bool,
+    pub(crate) encrypted: bool,
+    key_ref: Option<KeyRefId>,
+    pub(crate) provider: Option<String>,
+    pub(crate) key_id: Option<KeyId>,
+    /// Whether the TPM state proves its key; `None` where it cannot.
+    pub(crate) proven: Option<bool>,
+    pub(crate) last_start_at: Option<Timestamp>,
+    /// Whether whoever starts it brings its key.
+    pub(crate) clients_key: bool,
+    pub(crate) would_start: bool,
+    /// The code of its refusal.
+    pub(crate) code: Option<&'static str>,
+    /// How many repairs its next start would make.
+    pub(crate) repairs: usize,
+}
+
+/// Looks at the host and its guests, and keeps those that pass the filter. `progress` is called
+/// with the number of guests and the name of each.
+pub(crate) fn status(
+    host: &Host,
+    passes: impl Fn(&GuestStatus) -> bool,
+    progress: &(dyn Fn(usize, &str) + Sync),
+) -> Result<Status, HostError> {
+    let listed = host.libvirt().guests(Deadline::after(DEADLINE_FOR_GUESTS));
+    let store = host.store(Access::Read)?;
+    let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
+    let rows = store
+        .as_ref()
+        .map_or(Ok(Vec::new()), |store| store.all_key_refs(None, false))?;
+    let is_placeholder = |row: &&KeyRefRecord| row.key_ref.wrapped_dek.is_none();
+    let placeholders = rows.iter().filter(is_placeholder).count();
+    let keyring = host.keyring();
+    let hook = host.libvirt_dirs().present_hook();
+    let mut status = Status {
+        hook: Hook {
+            installed: hook.exists(),
+            path: hook,
+        },
+        configuration: host
+            .config()
+            .map_or_else(|error| error.to_string(), |_| "in order".to_owned()),
+        store: StoreFile {
+            path: host.state_dir().store(),
+            exists: store.is_some(),
+        },
+        providers: providers
+            .into_iter()
+            .map(|provider| SealedProvider::new(provider, &keyring))
+            .collect(),
+        key_refs: KeyRefCounts {
+            keyed: rows.len() - placeholders,
+            placeholders,
+        },
+        guests_unknown_to_libvirt: None,
+        guests: None,
+        hidden: 0,
+        unreachable: None,
+    };
+    match listed {
+        Ok(listed) => {
+            status.guests_unknown_to_libvirt = unknown_guests::count(host, &listed);
+            let mut guests = guests(host, store.as_ref(), listed, progress)?;
+            let all = guests.len();
+            guests.retain(passes);
+            status.hidden = all - guests.len();
+            status.guests = Some(guests);
+        }
+        Err(error) => status.unreachable = Some(error),
+    }
+    Ok(status)
+}
+
+fn guests(
+    host: &Host,
+    store: Option<&Store>,
+    listed: Vec<Guest>,
+    progress: &(dyn Fn(usize, &str) + Sync),
+) -> Result<Vec<GuestStatus>, HostError> {
+    let running: BTreeMap<_, _> = listed
+        .iter()
+        .map(|guest| (guest.uuid, guest.running))
+        .collect();
+    let mut guests: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
+    guests.retain(has_vtpm);
+    let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
+    let checked = check(host, &guests, &|name| progress(guests.len(), name))?;
+    let describe = |guest: CheckedGuest| {
+        let uuid = guest.outcome.domain.as_ref().map(|domain| domain.uuid);
+        let mut described = GuestStatus::new(guest);
+        described.running = uuid.is_some_and(|uuid| running.get(&uuid) == Some(&true));
+        described.last_start_at = uuid.and_then(|uuid| last_starts.get(&uuid).copied());
+        described
+    };
+    let mut guests: Vec<_> = checked.into_iter().map(describe).collect();
+    guests.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(guests)
+}
+
+/// A guest whose XML cannot be read may have one too.
+fn has_vtpm(guest: &ListedGuest) -> bool {
+    match &guest.domain {
+        Ok(domain) => matches!(domain.vtpm, Some(Vtpm::Emulator(_))),
+        Err(_) => true,
+    }
+}
+
+impl GuestStatus {
+    fn new(guest: CheckedGuest) -> Self {
+        let (domain, verdict) = (guest.outcome.domain, guest.outcome.verdict);
+        let key = guest.outcome.key;
+        let code = match verdict.decision() {
+            Decision::Allow(_) => None,
+            Decision::Deny(refusal) => Some(refusal.code().as_str()),
+        };
+        Self {
+            name: guest.name,
+            uuid: domain.as_ref().map(|domain| domain.uuid),
+            running: false,
+            encrypted: domain.is_some_and(|domain| domain.encrypted_vtpm().is_some()),
+            key_ref: key.as_ref().map(|key| key.key_ref),
+            key_id: key.as_ref().and_then(|key| key.key_id),
+            proven: key.as_ref().and_then(|key| match key.proof {
+                Proof::Proven => Some(true),
+                Proof::Refuted => Some(false),
+                Proof::None => None,
+            }),
+            provider: key.map(|key| key.provider_name),
+            last_start_at: None,
+            clients_key: verdict.decision() == &Decision::Allow(Reason::ClientsKey),
+            would_start: code.is_none(),
+            code,
+            repairs: verdict.repairs().len(),
+        }
+    }
+}
+
+impl SealedProvider {
+    fn new(provider: Provider, keyring: &Keyring) -> Self {
+        Self {
+            seal: match keyring.seal(provider.key_id) {
+                Ok(seal) => seal.to_string(),
+                Err(KeyringError::Missing(_)) => "nothing: its key is missing".to_owned(),
+                Err(error) => format!("nothing usable: {error}"),
+            },
+            name: provider.name,
+            key_id: provider.key_id,
+            exported: provider.exported_at.is_some(),
+        }
+    }
+}

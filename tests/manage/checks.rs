@@ -1,0 +1,271 @@
+//! `doctor`: each examination finds what is wrong, and nothing on a host in order.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::fixture::Fixture;
+use crate::clock::Timestamp;
+use crate::guard::plain_state;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::fake::{Call, Failure};
+use crate::libvirt::secret::staged_definition;
+use crate::manage::checks::{
+    CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, RecoveryFiles, examine,
+};
+use crate::store::{Event, Origin};
+use crate::swtpm::LockedState;
+
+fn look(fixture: &Fixture) -> Vec<Finding> {
+    look_with(fixture, &[])
+}
+
+fn look_with(fixture: &Fixture, files: &[PathBuf]) -> Vec<Finding> {
+    let passphrase = None;
+    examine(&fixture.host, &RecoveryFiles { files, passphrase })
+}
+
+fn hooks(found: &[Finding]) -> Vec<&HookFinding> {
+    let hooks = found.iter().filter_map(|one| match one {
+        Finding::Hook(finding) => Some(finding),
+        _ => None,
+    });
+    hooks.collect()
+}
+
+/// Whether one of them is such a finding about the host.
+fn host(found: &[Finding], is: impl Fn(&HostFinding) -> bool) -> bool {
+    found
+        .iter()
+        .any(|one| matches!(one, Finding::Host(finding) if is(finding)))
+}
+
+/// Whether one of them is such a finding about keys.
+fn key(found: &[Finding], is: impl Fn(&KeyFinding) -> bool) -> bool {
+    found
+        .iter()
+        .any(|one| matches!(one, Finding::Key(finding) if is(finding)))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Installs the hook, as a package does.
+fn install_hook(fixture: &Fixture) -> PathBuf {
+    let dirs = fixture.libvirt.dirs();
+    fs::create_dir_all(dirs.hooks()).unwrap();
+    let program = fixture.root().join("vtpm-guard-hook");
+    fs::write(&program, "").unwrap();
+    set_mode(&program, 0o755);
+    symlink(&program, dirs.hook_link()).unwrap();
+    program
+}
+
+#[test]
+fn a_hook_that_cannot_run_is_reported() {
+    let fixture = Fixture::new();
+    let link = fixture.libvirt.dirs().hook_link();
+    let cannot = |why| {
+        let link = link.clone();
+        HookFinding::CannotRun { link, why }
+    };
+    assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::Missing)]);
+    let program = install_hook(&fixture);
+    for (mode, finding) in [
+        (0o644, cannot(CannotRun::NotExecutable)),
+        (0o750, HookFinding::NotForUsers { link: link.clone() }),
+    ] {
+        set_mode(&program, mode);
+        assert_eq!(hooks(&look(&fixture)), [&finding]);
+    }
+    fs::remove_file(&program).unwrap();
+    assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::Dangling)]);
+    fs::create_dir(&program).unwrap();
+    assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::NotAFile)]);
+}
+
+#[test]
+fn a_daemon_that_may_not_know_the_hook_is_reported_until_it_has_run_it() {
+    let fixture = Fixture::new();
+    let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    fs::write(pid_file, "1").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    install_hook(&fixture);
+    let is_reported = || hooks(&look(&fixture)).contains(&&HookFinding::NotNoticed);
+    assert!(is_reported());
+    let (now, uuid) = (Timestamp::now(), DomainUuid::random());
+    let event = Event::new(now, Origin::Prepare, uuid, "vm1", "allowed".to_owned());
+    fixture.store().record_event(&event).unwrap();
+    assert!(!is_reported());
+}
+
+#[test]
+fn what_others_may_change_is_found_also_above_the_state_directory() {
+    let fixture = Fixture::new();
+    let program = install_hook(&fixture);
+    let untrusted = |found: &[Finding]| {
+        let paths = found.iter().filter_map(|one| match one {
+            Finding::Host(HostFinding::Untrusted { path, what, .. }) => Some((path.clone(), *what)),
+            _ => None,
+        });
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(untrusted(&look(&fixture)), []);
+    set_mode(&program, 0o775);
+    let hook = fs::canonicalize(&program).unwrap();
+    let found = untrusted(&look(&fixture));
+    assert!(
+        matches!(&found[..], [(path, Distrusted::Hook)] if fs::canonicalize(path).unwrap() == hook),
+        "{found:?}"
+    );
+    set_mode(&program, 0o755);
+    let keys = fixture.host.state_dir().keys();
+    set_mode(&keys, 0o755);
+    let found = untrusted(&look(&fixture));
+    assert_eq!(found, [(keys.clone(), Distrusted::Open)]);
+    set_mode(&keys, 0o700);
+    set_mode(fixture.root(), 0o777);
+    assert_eq!(untrusted(&look(&fixture)).len(), 1);
+}
+
+#[test]
+fn providers_that_could_be_lost_are_reported() {
+    let fixture = Fixture::new();
+    let never = |found: &[Finding]| key(found, |one| matches!(one, KeyFinding::NeverExported(_)));
+    assert!(never(&look(&fixture)));
+    let now = Timestamp::now().0;
+    fixture.sql(&format!("UPDATE key_provider SET exported_at = {now}"));
+    let found = look(&fixture);
+    assert!(!never(&found), "{found:?}");
+    fixture.sql("UPDATE key_provider SET exported_at = 1000");
+    let old = |one: &KeyFinding| matches!(one, KeyFinding::OldExport(..));
+    assert!(key(&look(&fixture), old));
+    fixture.lose_key("a");
+    let is_a = |one: &KeyFinding| matches!(one, KeyFinding::Sealed(found, _) if found.name == "a");
+    assert!(key(&look(&fixture), is_a));
+
+    let file = fixture.root().join("a.recovery");
+    fs::write(&file, "no recovery file").unwrap();
+    let found = look_with(&fixture, &[file]);
+    assert!(key(&found, |one| matches!(one, KeyFinding::Recovery(..))));
+    assert!(key(&found, |one| matches!(one, KeyFinding::NotCovered(_))));
+}
+
+#[test]
+fn the_store_and_the_clock_are_examined() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let ahead = Timestamp(Timestamp::now().0 + 3_600_000);
+    let event = Event::new(ahead, Origin::Renew, guest.uuid, "vm1", "done".to_owned());
+    fixture.store().record_event(&event).unwrap();
+    assert!(key(&look(&fixture), |one| matches!(
+        one,
+        KeyFinding::Clock { .. }
+    )));
+    fixture.sql("UPDATE key_ref SET provider_uuid = 'x'");
+    assert!(key(&look(&fixture), |one| matches!(
+        one,
+        KeyFinding::Store(_)
+    )));
+    fs::write(
+        fixture.host.state_dir().store(),
+        "not a database, but longer than its header",
+    )
+    .unwrap();
+    let unusable = |one: &KeyFinding| matches!(one, KeyFinding::StoreUnusable(_));
+    assert!(key(&look(&fixture), unusable));
+}
+
+#[test]
+fn keys_and_states_on_the_disk_are_reported() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let secrets = fixture.libvirt.dirs().secrets();
+    let definition = "<secret ephemeral='no'><usage type='vtpm'><name>x</name></usage></secret>";
+    for (extension, is_encrypted) in [("base64", false), ("aes256cbc", true)] {
+        let secret = SecretUuid::random();
+        fs::write(secrets.join(format!("{secret}.xml")), definition).unwrap();
+        let value = secrets.join(format!("{secret}.{extension}"));
+        fs::write(&value, "eA==").unwrap();
+        let is_it = |one: &KeyFinding| matches!(one, KeyFinding::OnDisk { file, encrypted } if *file == value && *encrypted == is_encrypted);
+        assert!(key(&look(&fixture), is_it), "{extension}");
+    }
+    let domain = fixture.domain(&guest);
+    let (vtpm, _) = domain.encrypted_vtpm().unwrap();
+    let states = fixture.libvirt.dirs().tpm_states();
+    let locked = LockedState::lock(&states, guest.uuid, vtpm)
+        .unwrap()
+        .unwrap();
+    plain_state::save(fixture.host.state_dir(), guest.uuid, &locked).unwrap();
+    let is_kept =
+        |one: &KeyFinding| matches!(one, KeyFinding::PlainState(uuid) if *uuid == guest.uuid);
+    assert!(key(&look(&fixture), is_kept));
+}
+
+#[test]
+fn a_damaged_state_is_a_start_that_fails() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let is_damaged =
+        |one: &KeyFinding| matches!(one, KeyFinding::TpmState { guest, .. } if guest == "vm1");
+    assert!(!key(&look(&fixture), is_damaged));
+    fixture.write_state(&guest, b"damaged");
+    assert!(key(&look(&fixture), is_damaged));
+}
+
+#[test]
+fn a_key_that_is_still_staged_is_reported() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let staged = fixture.host.run_dir().staged();
+    fs::create_dir_all(&staged).unwrap();
+    let definition = staged_definition(guest.secret, guest.uuid);
+    fs::write(staged.join(format!("{}.xml", guest.secret)), definition).unwrap();
+    let found = look(&fixture);
+    assert!(hooks(&found).contains(&&HookFinding::LeftStaged(1)));
+}
+
+#[test]
+fn a_libvirt_that_keeps_its_files_elsewhere_or_does_not_answer_is_reported() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let setting = |one: &HostFinding, name: &str| matches!(one, HostFinding::Elsewhere { setting, .. } if *setting == name);
+    let elsewhere = |name: &str| host(&look(&fixture), |one| setting(one, name));
+    assert!(!elsewhere("config_dir") && !elsewhere("tpm_dir"));
+    let config = fixture.root().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        text.replace("libvirt/etc/libvirt", "nowhere/etc/libvirt")
+            .replace("libvirt/var/lib/libvirt", "nowhere/var/lib/libvirt")
+            .replace("libvirt/run/libvirt", "nowhere/run/libvirt"),
+    )
+    .unwrap();
+    assert!(elsewhere("config_dir") && !elsewhere("run_dir"));
+    fixture.libvirt.guests.start("vm1");
+    assert!(elsewhere("run_dir") && elsewhere("tpm_dir"));
+
+    fixture
+        .libvirt
+        .fail_each(Call::Inspect, Failure::Unreachable);
+    let silent = |one: &HostFinding| matches!(one, HostFinding::Libvirt { .. });
+    assert!(host(&look(&fixture), silent));
+    fs::write(&config, "nonsense = 1\n").unwrap();
+    let broken = |one: &HostFinding| matches!(one, HostFinding::Configuration(_));
+    assert!(host(&look(&fixture), broken));
+}
+
+#[test]
+fn a_link_in_the_place_of_libvirts_states_is_noted() {
+    let fixture = Fixture::new();
+    let (states, target) = (
+        fixture.libvirt.dirs().tpm_states(),
+        fixture.root().join("states"),
+    );
+    fs::rename(&states, &target).unwrap();
+    symlink(&target, &states).unwrap();
+    let is_link = |one: &HostFinding| matches!(one, HostFinding::LinkedStates { target: found, .. } if *found == target);
+    assert!(host(&look(&fixture), is_link));
+}

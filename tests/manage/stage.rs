@@ -1,0 +1,186 @@
+//! `stage` and `unstage`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::ids::SecretUuid;
+use crate::key::dek::Dek;
+use crate::libvirt::fake::{Call, Failure};
+use crate::manage::stage::{StageError, stage};
+use crate::manage::unstage::{UnstageError, Unstaged, unstage};
+use crate::staging::StagingError;
+
+/// Lets a guest start with the daemon.
+fn autostart(fixture: &Fixture, guest: &Defined) {
+    let dirs = fixture.libvirt.dirs();
+    fs::create_dir_all(dirs.autostart()).unwrap();
+    let name = format!("{}.xml", guest.name);
+    symlink(dirs.definitions().join(&name), dirs.autostart().join(&name)).unwrap();
+}
+
+/// Starts libvirtd, which loads the secrets in its directory.
+fn start_daemon(fixture: &Fixture) {
+    let pid_file = fixture.libvirt.dirs().pid_file("libvirtd");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    fs::write(pid_file, "1").unwrap();
+    fixture.libvirt.secrets.restart();
+}
+
+fn has_value(fixture: &Fixture, secret: SecretUuid) -> bool {
+    fixture.libvirt.secrets.value(secret).is_some()
+}
+
+fn staged(fixture: &Fixture) -> usize {
+    fixture.host.staging_dir().staged().unwrap().len()
+}
+
+#[test]
+fn keys_are_staged_loaded_by_the_daemon_and_removed() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    let keyless = fixture.define("vm2");
+    autostart(&fixture, &keyless);
+    fixture.guest_in_use("vm3");
+
+    let started = stage(&fixture.host).unwrap();
+    let allowed: Vec<_> = started
+        .iter()
+        .map(|one| (one.name.as_str(), one.outcome.is_allowed()))
+        .collect();
+    assert_eq!(allowed, [("vm1", true), ("vm2", false)]);
+    assert_eq!(staged(&fixture), 1);
+    assert!(!has_value(&fixture, guest.secret));
+
+    start_daemon(&fixture);
+    assert!(has_value(&fixture, guest.secret));
+    let Unstaged { keys, daemon_runs } = unstage(&fixture.host).unwrap();
+    assert!(
+        daemon_runs && keys.len() == 1 && keys[0].dropped,
+        "{keys:?}"
+    );
+    assert!(!has_value(&fixture, guest.secret));
+    assert_eq!(staged(&fixture), 0);
+    assert_eq!(unstage(&fixture.host).unwrap().keys, []);
+}
+
+#[test]
+fn without_a_daemon_the_files_alone_are_removed() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    stage(&fixture.host).unwrap();
+    let removed = unstage(&fixture.host).unwrap();
+    assert!(!removed.daemon_runs && !removed.keys[0].dropped);
+    assert_eq!(staged(&fixture), 0);
+    let document = serde_json::to_value(&removed).unwrap();
+    assert_eq!(document[0]["secret"]["action"], "none");
+    assert_eq!(document[0]["domain"]["uuid"], guest.uuid.to_string());
+}
+
+#[test]
+fn a_guest_that_runs_keeps_its_secret_where_the_lifetime_is_a_run() {
+    for (lifetime, dropped) in [("run", false), ("keep", false), ("start", true)] {
+        let fixture = Fixture::new();
+        let config = fixture.root().join("config.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(
+            &config,
+            format!("{text}\n[secret]\nlifetime = \"{lifetime}\"\n"),
+        )
+        .unwrap();
+        let guest = fixture.guest_in_use("vm1");
+        autostart(&fixture, &guest);
+        stage(&fixture.host).unwrap();
+        start_daemon(&fixture);
+        fixture.libvirt.guests.start("vm1");
+        let removed = unstage(&fixture.host).unwrap();
+        assert_eq!(removed.keys[0].dropped, dropped, "{lifetime}");
+        assert_eq!(has_value(&fixture, guest.secret), !dropped, "{lifetime}");
+    }
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_leaves_no_key_behind() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    stage(&fixture.host).unwrap();
+    start_daemon(&fixture);
+    fixture
+        .libvirt
+        .fail_each(Call::DropStaged, Failure::Unreachable);
+    let error = unstage(&fixture.host).unwrap_err();
+    assert!(matches!(error, UnstageError::Libvirt(_)), "{error:?}");
+    assert_eq!(staged(&fixture), 0);
+}
+
+#[test]
+fn nothing_is_staged_on_what_others_can_read_nor_without_definitions() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    let staging = fixture.host.run_dir().staged();
+    fs::create_dir_all(&staging).unwrap();
+    fs::set_permissions(&staging, PermissionsExt::from_mode(0o755)).unwrap();
+    let error = stage(&fixture.host).err().unwrap();
+    let is_distrusted = matches!(error, StageError::Staging(StagingError::NotTrusted(_)));
+    assert!(is_distrusted, "{error:?}");
+    assert!(unstage(&fixture.host).is_ok());
+    fs::remove_dir_all(&staging).unwrap();
+
+    let autostart = fixture.libvirt.dirs().autostart();
+    fs::remove_dir_all(&autostart).unwrap();
+    fs::write(&autostart, "no directory").unwrap();
+    let error = stage(&fixture.host).err().unwrap();
+    assert!(matches!(error, StageError::Definitions(_)), "{error:?}");
+}
+
+#[test]
+fn a_kill_of_either_leaves_what_the_next_replaces() {
+    kill::everywhere(
+        |fixture| {
+            let guest = fixture.guest_in_use("vm1");
+            autostart(fixture, &guest);
+        },
+        |fixture| {
+            stage(&fixture.host).unwrap();
+            start_daemon(fixture);
+            unstage(&fixture.host).unwrap();
+        },
+        |fixture| {
+            // Whatever is left, the state and its key are.
+            assert!(fixture.opening_row(&fixture.defined("vm1")).is_some());
+        },
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            assert_eq!(staged(fixture), 0);
+            assert!(!has_value(fixture, guest.secret));
+            assert!(fixture.would_start(&guest));
+        },
+    );
+}
+
+#[test]
+fn a_secret_of_another_key_is_not_overwritten() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    let foreign = format!(
+        "<secret ephemeral='no' private='no'><uuid>{}</uuid><usage type='vtpm'><name>mine</name>\
+         </usage></secret>",
+        guest.secret
+    );
+    fixture.libvirt.secrets.define(&foreign).unwrap();
+    let other = Dek::generate().unwrap();
+    let set = fixture
+        .libvirt
+        .secrets
+        .set_value(guest.secret, other.expose());
+    set.unwrap();
+    let started = stage(&fixture.host).unwrap();
+    assert!(!started[0].outcome.is_allowed());
+    assert_eq!(staged(&fixture), 0);
+}

@@ -1,0 +1,171 @@
+//! `status`, `history`, and what concerns several guests.
+
+use std::collections::BTreeSet;
+
+use super::fixture::Fixture;
+use crate::capture;
+use crate::clock::Timestamp;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::manage::guests::GuestError;
+use crate::manage::history::{Asked, captures, history};
+use crate::manage::shared_secrets;
+use crate::manage::status::{GuestStatus, Status, status};
+use crate::manage::unknown_guests;
+use crate::store::{Event, Origin};
+use crate::verdict::code::Code;
+
+fn look(fixture: &Fixture, passes: impl Fn(&GuestStatus) -> bool) -> Status {
+    status(&fixture.host, passes, &|_, _| ()).unwrap()
+}
+
+#[test]
+fn the_host_and_its_guests_are_shown() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let keyless = fixture.define("vm2");
+    fixture.encrypt_state(&keyless, &Dek::generate().unwrap());
+    fixture.define_with("vm3", DomainUuid::random(), SecretUuid::random(), "");
+    fixture.libvirt.guests.start("vm3");
+    fixture.lose_key("b");
+    let found = look(&fixture, |_| true);
+    let guests = found.guests.as_ref().unwrap();
+    let shown: Vec<_> = guests
+        .iter()
+        .map(|one| {
+            (
+                one.name.as_str(),
+                one.running,
+                one.encrypted,
+                one.would_start,
+            )
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("vm1", false, true, true),
+            ("vm2", false, true, false),
+            ("vm3", true, false, true)
+        ]
+    );
+    assert_eq!(guests[0].proven, Some(true));
+    assert_eq!(guests[0].provider.as_deref(), Some("a"));
+    assert_eq!(guests[1].code, Some("VG202"));
+    let seals: Vec<_> = found
+        .providers
+        .iter()
+        .map(|one| one.seal.as_str())
+        .collect();
+    assert_eq!(seals[1], "nothing: its key is missing");
+    assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 0));
+    assert_eq!(found.guests_unknown_to_libvirt, Some(0));
+    assert_eq!(found.configuration, "in order");
+    assert!(found.store.exists && !found.hook.installed);
+
+    let refused = look(&fixture, |guest| !guest.would_start);
+    assert_eq!((refused.guests.unwrap().len(), refused.hidden), (1, 2));
+
+    fixture.libvirt.guests.undefine("vm1");
+    assert_eq!(look(&fixture, |_| true).guests_unknown_to_libvirt, Some(1));
+    let store = fixture.store();
+    let unknown = unknown_guests::find(&fixture.host, &store, &BTreeSet::new()).unwrap();
+    assert_eq!(unknown[0].uuid, guest.uuid);
+    assert!(unknown[0].is_used() && !unknown[0].has_no_key() && unknown[0].state.is_some());
+
+    fixture.libvirt.go_down();
+    let found = look(&fixture, |_| true);
+    assert!(found.guests.is_none() && found.unreachable.is_some());
+}
+
+#[test]
+fn guests_with_different_keys_under_one_secret_are_found() {
+    let fixture = Fixture::new();
+    let first = fixture.guest_in_use("vm1");
+    let encryption = format!("<encryption secret='{}'/>", first.secret);
+    let second = fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
+    let find = || {
+        let guests = fixture.host.listed_guests().unwrap();
+        shared_secrets::find(&fixture.host, &guests).unwrap()
+    };
+    assert_eq!(find().len(), 0);
+    fixture.add_key(&second, "b", &Dek::generate().unwrap());
+    let shared = find();
+    assert_eq!(shared[0].secret, first.secret);
+    assert_eq!(shared[0].guests.len(), 2);
+}
+
+fn record(fixture: &Fixture, uuid: DomainUuid, name: &str) {
+    let event = Event::new(
+        Timestamp::now(),
+        Origin::Renew,
+        uuid,
+        name,
+        "done".to_owned(),
+    );
+    fixture.store().record_event(&event).unwrap();
+}
+
+#[test]
+fn a_history_by_name_has_the_guests_other_names() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    record(&fixture, guest.uuid, "old");
+    record(&fixture, guest.uuid, "vm1");
+    record(&fixture, DomainUuid::random(), "vm1");
+    let of = |guest: Option<&str>| {
+        let asked = Asked {
+            guest,
+            ..Asked::default()
+        };
+        history(&fixture.host, asked, 50).unwrap()
+    };
+    let by_name = of(Some("vm1"));
+    assert_eq!(by_name.decisions.len(), 3);
+    assert_eq!(
+        by_name.other_names().into_iter().collect::<Vec<_>>(),
+        ["old"]
+    );
+    assert_eq!(by_name.guests(), 2);
+    let by_uuid = of(Some(&guest.uuid.to_string()));
+    assert_eq!((by_uuid.decisions.len(), by_uuid.name), (2, None));
+    let all = of(None);
+    assert!(all.all && all.decisions[0].repair_kinds().is_empty());
+    assert_eq!(
+        history(&fixture.host, Asked::default(), 1)
+            .unwrap()
+            .decisions
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_uuid_that_is_another_guests_name_is_ambiguous() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    record(&fixture, DomainUuid::random(), &guest.uuid.to_string());
+    let asked = Asked {
+        guest: Some(&guest.uuid.to_string()),
+        ..Asked::default()
+    };
+    let error = history(&fixture.host, asked, 1).unwrap_err();
+    assert!(matches!(error, GuestError::Ambiguous { .. }), "{error:?}");
+}
+
+#[test]
+fn captures_are_numbered_from_the_newest() {
+    let fixture = Fixture::new();
+    assert_eq!(captures(&fixture.host).unwrap().len(), 0);
+    for name in ["vm1", "vm2"] {
+        let state_dir = fixture.host.state_dir();
+        capture::keep(state_dir, b"<domain/>", Code::KeyLost, name, 5).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let found = captures(&fixture.host).unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|one| (one.number, one.guest.as_str()))
+        .collect();
+    assert_eq!(found, [(1, "vm2"), (2, "vm1")]);
+}

@@ -1,0 +1,98 @@
+//! `store check`, `backup`, `restore`.
+
+use std::fs;
+
+use super::fixture::Fixture;
+use super::kill;
+use crate::manage::store_backup::{RestoreStoreError, backup, check, restore};
+use crate::store::{StoreError, StoreFinding};
+
+#[test]
+fn a_backup_brings_the_store_back_and_the_previous_one_is_kept() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let file = fixture.root().join("copy.db");
+    let made = backup(&fixture.host, &file).unwrap();
+    assert_eq!(made.providers_never_exported, ["a", "b"]);
+    fixture.sql("DELETE FROM key_ref");
+    assert!(!fixture.would_start(&guest));
+
+    let restored = restore(&fixture.host, &file).unwrap();
+    assert!(restored.previous.as_ref().unwrap().exists());
+    assert_eq!(restored.providers_without_key, [""; 0]);
+    assert!(fixture.would_start(&guest));
+    let document = serde_json::to_value(&restored).unwrap();
+    assert!(document["previous"].is_string() && document.get("backup").is_none());
+}
+
+#[test]
+fn providers_whose_key_is_not_here_are_named() {
+    let fixture = Fixture::new();
+    let file = fixture.root().join("copy.db");
+    backup(&fixture.host, &file).unwrap();
+    fixture.lose_key("b");
+    fs::remove_file(fixture.host.state_dir().store()).unwrap();
+    let restored = restore(&fixture.host, &file).unwrap();
+    assert_eq!(restored.providers_without_key, ["b"]);
+    let document = serde_json::to_value(&restored).unwrap();
+    assert!(document["previous"].is_null());
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_restored_from_what_is_no_backup() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let file = fixture.root().join("copy.db");
+    fs::write(&file, "no store").unwrap();
+    let exists = backup(&fixture.host, &file).unwrap_err();
+    assert!(
+        matches!(exists, StoreError::Unavailable { .. }),
+        "{exists:?}"
+    );
+    let error = restore(&fixture.host, &file).unwrap_err();
+    assert!(matches!(error, RestoreStoreError::Backup(_)), "{error:?}");
+    assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn check_finds_what_other_tools_wrote_and_damage() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let checked = check(&fixture.host).unwrap();
+    assert!(checked.exists && checked.findings.is_empty());
+
+    fixture.sql("UPDATE key_ref SET provider_uuid = 'x'");
+    let checked = check(&fixture.host).unwrap();
+    assert!(!checked.findings.is_empty());
+    for found in &checked.findings {
+        let document = serde_json::to_value(found).unwrap();
+        assert_eq!(document["kind"], found.kind());
+        assert_eq!(document["damage"], false);
+    }
+
+    let store = fixture.host.state_dir().store();
+    fs::write(&store, "not a database, but longer than its header").unwrap();
+    let checked = check(&fixture.host).unwrap();
+    assert!(matches!(checked.findings[..], [ref one] if matches!(one.0, StoreFinding::Damaged(_))));
+    fs::remove_file(&store).unwrap();
+    assert!(!check(&fixture.host).unwrap().exists);
+    let missing = backup(&fixture.host, &fixture.root().join("copy.db")).unwrap_err();
+    assert!(matches!(missing, StoreError::Missing), "{missing:?}");
+}
+
+#[test]
+fn a_kill_leaves_one_store_or_the_other() {
+    kill::everywhere(
+        |fixture| {
+            fixture.guest_in_use("vm1");
+            backup(&fixture.host, &fixture.root().join("copy.db")).unwrap();
+            fixture.guest_in_use("vm2");
+        },
+        |fixture| drop(restore(&fixture.host, &fixture.root().join("copy.db")).unwrap()),
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+        |fixture| {
+            assert!(fixture.would_start(&fixture.defined("vm1")));
+            assert_eq!(fixture.rows(&fixture.defined("vm2")).len(), 0);
+        },
+    );
+}
