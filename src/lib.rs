@@ -12,24 +12,51 @@
 //! | the machine | `host`: paths, trusted files, atomic writes, processes |
 //! | the core, pure | `vtpm-guard-core`: `verdict` (facts in, verdict out), and its words `domain`, `key`, `ids`, `clock` |
 
-pub mod capture;
-pub mod cli;
-pub mod config;
-pub mod guard;
-pub mod hook;
-pub mod host;
-pub mod keyring;
-pub mod libvirt;
-pub mod log;
+mod capture;
+mod cli;
+mod config;
+mod guard;
+mod hook;
+mod host;
+mod keyring;
+mod libvirt;
+mod log;
 mod manage;
-pub mod messages;
-pub mod recovery;
-pub mod staging;
-pub mod store;
-pub mod swtpm;
-pub mod tpm_copies;
+mod messages;
+mod recovery;
+mod staging;
+mod store;
+mod swtpm;
+mod tpm_copies;
 
-pub use vtpm_guard_core::{clock, domain, ids, key, verdict};
+use vtpm_guard_core::{clock, domain, ids, key, verdict};
+
+pub use cli::run as vtpm_guard;
+pub use hook::run as vtpm_guard_hook;
+#[cfg(feature = "libvirt")]
+pub use libvirt::helper::run as vtpm_guard_libvirt;
+
+/// The rooms, for the tests in tests/ and for fuzzing: no program has this feature.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use vtpm_guard_core::{clock, domain, ids, key, verdict};
+
+    macro_rules! rooms {
+        ($($room:ident),*) => {
+            $(
+                pub mod $room {
+                    pub use crate::$room::*;
+                }
+            )*
+        };
+    }
+
+    rooms!(
+        capture, cli, config, host, keyring, libvirt, log, messages, recovery, store, swtpm,
+        tpm_copies
+    );
+}
 
 /// So that rules which tests/ shares with unit tests name the library as tests/ does.
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use vtpm_guard::clock::Deadline;
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::libvirt::LibvirtClient;
-use vtpm_guard::libvirt::secret::{HostSecrets, SecretError};
-use vtpm_guard::verdict::Over;
+use vtpm_guard::internals::clock::Deadline;
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::libvirt::LibvirtClient;
+use vtpm_guard::internals::libvirt::secret::{HostSecrets, SecretError};
+use vtpm_guard::internals::verdict::Over;
 use zeroize::Zeroizing;
 
 const HELPER: &str = env!("CARGO_BIN_EXE_vtpm-guard-libvirt");

@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use vtpm_guard::config::{Config, LogTarget};
-use vtpm_guard::host::dirs::StateDir;
-use vtpm_guard::log::{self, LogError};
+use vtpm_guard::internals::config::{Config, LogTarget};
+use vtpm_guard::internals::host::dirs::StateDir;
+use vtpm_guard::internals::log::{self, LogError};
 
 #[test]
 fn a_process_has_one_log_and_a_failure_to_open_it_leaves_room_for_another() {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use vtpm_guard::clock::{Deadline, Timestamp};
-use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::store::{Access, Event, EventFilter, Origin, Store, StoreError};
+use vtpm_guard::internals::clock::{Deadline, Timestamp};
+use vtpm_guard::internals::ids::DomainUuid;
+use vtpm_guard::internals::store::{Access, Event, EventFilter, Origin, Store, StoreError};
 
 /// The store of a child process of these tests; set only in child processes.
 const CHILD_DIR: &str = "STORE_FAULTS_DIR";

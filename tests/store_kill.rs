@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use vtpm_guard::clock::{Deadline, Timestamp};
-use vtpm_guard::ids::{DomainUuid, ProviderUuid};
-use vtpm_guard::key::id::KeyId;
-use vtpm_guard::key::new_key::NewKey;
-use vtpm_guard::key::wrap::WrappedDek;
-use vtpm_guard::store::{
+use vtpm_guard::internals::clock::{Deadline, Timestamp};
+use vtpm_guard::internals::ids::{DomainUuid, ProviderUuid};
+use vtpm_guard::internals::key::id::KeyId;
+use vtpm_guard::internals::key::new_key::NewKey;
+use vtpm_guard::internals::key::wrap::WrappedDek;
+use vtpm_guard::internals::store::{
     Access, Change, Event, EventFilter, NewProvider, Origin, Store, StoreError,
 };
-use vtpm_guard::verdict::repair::{KeyOrigin, Repair};
+use vtpm_guard::internals::verdict::repair::{KeyOrigin, Repair};
 
 /// The store of a child process of these tests; set only in child processes.
 const CHILD_DIR: &str = "STORE_KILL_DIR";

@@ -9,10 +9,12 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use vtpm_guard::domain::{Emulator, StateSource, TpmVersion};
-use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::swtpm::{LockHolder, LockProblem, StateFile, StatePath, lock_problem, read_state};
+use vtpm_guard::internals::domain::{Emulator, StateSource, TpmVersion};
+use vtpm_guard::internals::ids::DomainUuid;
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::swtpm::{
+    LockHolder, LockProblem, StateFile, StatePath, lock_problem, read_state,
+};
 use zeroize::Zeroizing;
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@
 use std::io::BufReader;
 
 use libfuzzer_sys::fuzz_target;
-use vtpm_guard::domain;
+use vtpm_guard::internals::domain;
 
 fuzz_target!(|document: &[u8]| {
     let whole = domain::read(document).map_err(|error| error.to_string());

@@ -5,9 +5,9 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::swtpm::format::{self, Contents};
-use vtpm_guard::swtpm::linear;
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::swtpm::format::{self, Contents};
+use vtpm_guard::internals::swtpm::linear;
 use zeroize::Zeroizing;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    vtpm_guard::hook::run(std::env::args_os().skip(1))
+    vtpm_guard::vtpm_guard_hook(std::env::args_os().skip(1))
 }

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    vtpm_guard::libvirt::helper::run(std::env::args_os().skip(1))
+    vtpm_guard::vtpm_guard_libvirt(std::env::args_os().skip(1))
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    vtpm_guard::cli::run(std::env::args_os())
+    vtpm_guard::vtpm_guard(std::env::args_os())
 }

@@ -34,6 +34,8 @@ pub use context::{Guard, HookCall};
 pub use elsewhere::state_elsewhere;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;
-pub use operation::{Ending, Operation};
+#[cfg(test)]
+pub use operation::Ending;
+pub use operation::Operation;
 pub use prepare::{Mode, prepare};
 pub use saved_runs::has_managed_save;

@@ -94,7 +94,7 @@ impl Default for Sealer {
 
 impl Sealer {
     /// A program with the interface of `systemd-creds`.
-    #[must_use]
+    #[cfg(test)]
     pub fn at(program: PathBuf) -> Self {
         Self {
             program,

@@ -49,6 +49,7 @@ impl LibvirtClient {
     }
 
     /// Sets the helper, instead of the installed one.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub fn with_helper(mut self, program: PathBuf) -> Self {
         self.program = program;

@@ -68,7 +68,7 @@ impl JudgedCopy {
             occasion: manifest.reason.as_str(),
             state: content.word(),
             opened,
-            size: copy.len(),
+            size: copy.size(),
             kept_at: manifest.kept_at(),
             set_aside_at: manifest.set_aside_at(),
             path: manifest.path.clone(),

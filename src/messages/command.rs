@@ -43,7 +43,6 @@ commands! {
     Explain = "vtpm-guard explain";
     ExplainCode(code: RefusalCode) = "vtpm-guard explain {code}";
     History = "vtpm-guard history";
-    HistoryOf(guest: Guest) = "vtpm-guard history {guest}";
     HistoryCaptures = "vtpm-guard history --captures";
     KeyBind(guest: Guest, provider: Provider) = "vtpm-guard key bind {guest} --provider {provider}";
     KeyClone(original: Guest, clone: Guest) = "vtpm-guard key clone {original} {clone}";
@@ -100,7 +99,6 @@ commands! {
     VirshSnapshotList(guest: Guest) = "virsh snapshot-list {guest} --active";
     VirshSnapshotRevert(guest: Guest) = "virsh snapshot-revert {guest} NAME";
     VirshStart(guest: Guest) = "virsh start {guest}";
-    VirshUndefineKeepTpm(guest: Guest) = "virsh undefine {guest} --keep-tpm";
     VirshUndefineTpm(guest: Guest) = "virsh undefine {guest} --tpm";
     VirtInstallPrintXml = "virt-install --print-xml 1";
 
@@ -115,7 +113,6 @@ commands! {
     ListFile(file: File) = "ls -ld {file}";
     Man(page: Word) = "man {page}";
     MakeDirectory(directory: File) = "mkdir -p {directory}";
-    MountTmpfs(directory: File) = "mount -t tmpfs tmpfs {directory}";
     MoveAside(file: File) = "mv {file} {file}.old";
     PgrepSwtpm = "pgrep -a swtpm";
     Ps(pid: Pid) = "ps -fp {pid}";

@@ -51,14 +51,12 @@ use error::Failure;
 use schema::Identity;
 use store_path::StorePath;
 
-pub use backup::Restored;
-pub use bindings::{BindingChange, DependentDomain, UnbindCounts};
+pub use bindings::BindingChange;
 pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow};
-pub use fresh_keys::RetiredFreshKey;
 pub use key_rows::KeyRefRecord;
-pub use keys::{AddKey, OtherKeys, UseKeyResult};
+pub use keys::{AddKey, OtherKeys};
 pub use origin::Origin;
 pub use provider_rows::previous_key_name;
 pub use providers::NewProvider;

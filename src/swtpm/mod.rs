@@ -29,6 +29,6 @@ pub use format::MAX_STATE_LEN;
 pub use lock::{LockedState, StagedState};
 pub use lock_file::{LockHolder, LockProblem, lock_problem};
 pub use proof::EncryptedState;
-pub use reach::{ClosedDirectory, closed_directory};
+pub use reach::closed_directory;
 pub use read::{StateBytes, StateFile, read_bytes, read_state, state_in};
 pub use state_path::{Backend, StatePath, state_path};

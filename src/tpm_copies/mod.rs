@@ -26,12 +26,11 @@ mod saved_copy;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-pub use copy_store::{CopyStore, MAX_COPIES, domains};
+pub use copy_store::{CopyStore, domains};
 pub use damaged::set_aside;
 pub use error::CopyError;
 pub use hard_links::{HardLinks, LinksRestored};
 pub use live_state::LiveState;
-pub use manifest::{Attributes, Manifest};
 pub use restore::{CopyRestored, RestoreError, restore_copy};
 pub use run_record::RunRecord;
 pub use saved_copy::SavedCopy;

@@ -33,14 +33,8 @@ impl SavedCopy {
 
     /// Returns its length, in bytes.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Returns whether it has no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
     }
 
     /// Returns whether it may be restored automatically.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 
 use crate::env::{Host, VM1, VM2};
 use crate::state::STATE;

@@ -9,16 +9,16 @@ use std::time::Duration;
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
-use vtpm_guard::clock::{Deadline, Timestamp};
-use vtpm_guard::host::dirs::StateDir;
-use vtpm_guard::ids::{DomainUuid, KeyRefId};
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::key::id::KeyId;
-use vtpm_guard::key::kek::Kek;
-use vtpm_guard::key::new_key::NewKey;
-use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
-use vtpm_guard::keyring::Keyring;
-use vtpm_guard::store::{Access, AddKey, Event, Origin, OtherKeys, Store};
+use vtpm_guard::internals::clock::{Deadline, Timestamp};
+use vtpm_guard::internals::host::dirs::StateDir;
+use vtpm_guard::internals::ids::{DomainUuid, KeyRefId};
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::key::id::KeyId;
+use vtpm_guard::internals::key::kek::Kek;
+use vtpm_guard::internals::key::new_key::NewKey;
+use vtpm_guard::internals::key::wrap::{ALGORITHM, WrappedDek};
+use vtpm_guard::internals::keyring::Keyring;
+use vtpm_guard::internals::store::{Access, AddKey, Event, Origin, OtherKeys, Store};
 
 /// A guest.
 pub(crate) const VM1: &str = "11111111-2222-4333-8444-000000000001";

@@ -1,7 +1,7 @@
 //! `--help` of every command, word by word, and the completions.
 
 use clap::CommandFactory;
-use vtpm_guard::cli::args::Cli;
+use vtpm_guard::internals::cli::args::Cli;
 
 use crate::env::{Host, golden_verbatim};
 

@@ -3,11 +3,11 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use vtpm_guard::capture;
-use vtpm_guard::clock::Timestamp;
-use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::store::{Event, Origin};
-use vtpm_guard::verdict::code::Code;
+use vtpm_guard::internals::capture;
+use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::ids::DomainUuid;
+use vtpm_guard::internals::store::{Event, Origin};
+use vtpm_guard::internals::verdict::code::Code;
 
 use crate::env::{Host, VM1, VM2, golden};
 

@@ -8,10 +8,10 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
-use vtpm_guard::capture;
-use vtpm_guard::cli::args::Cli;
-use vtpm_guard::verdict::code::Code;
-use vtpm_guard::verdict::facts::CopyReason;
+use vtpm_guard::internals::capture;
+use vtpm_guard::internals::cli::args::Cli;
+use vtpm_guard::internals::verdict::code::Code;
+use vtpm_guard::internals::verdict::facts::CopyReason;
 
 use crate::env::{Host, VM1, VM2};
 use crate::state::STATE;

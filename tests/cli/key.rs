@@ -3,9 +3,9 @@
 use std::fs;
 
 use serde_json::json;
-use vtpm_guard::clock::Timestamp;
-use vtpm_guard::ids::ProviderUuid;
-use vtpm_guard::store::NewProvider;
+use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::ids::ProviderUuid;
+use vtpm_guard::internals::store::NewProvider;
 
 use crate::env::{Host, VM1, VM2, golden};
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::key::kek::Kek;
-use vtpm_guard::key::wrap::WrappedDek;
+use vtpm_guard::internals::ids::DomainUuid;
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::key::kek::Kek;
+use vtpm_guard::internals::key::wrap::WrappedDek;
 use zeroize::Zeroizing;
 
 use crate::env::{Host, VM1, VM2, golden, soon};

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vtpm_guard::clock::Timestamp;
-use vtpm_guard::domain::{Emulator, TpmVersion};
-use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::key::new_key::NewKey;
-use vtpm_guard::key::wrap::{ALGORITHM, WrappedDek};
-use vtpm_guard::store::{AddKey, OtherKeys};
-use vtpm_guard::swtpm::state_path;
-use vtpm_guard::tpm_copies::{CopyStore, LiveState};
-use vtpm_guard::verdict::facts::CopyReason;
+use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::domain::{Emulator, TpmVersion};
+use vtpm_guard::internals::ids::DomainUuid;
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::key::new_key::NewKey;
+use vtpm_guard::internals::key::wrap::{ALGORITHM, WrappedDek};
+use vtpm_guard::internals::store::{AddKey, OtherKeys};
+use vtpm_guard::internals::swtpm::state_path;
+use vtpm_guard::internals::tpm_copies::{CopyStore, LiveState};
+use vtpm_guard::internals::verdict::facts::CopyReason;
 use zeroize::Zeroizing;
 
 use crate::env::{Host, VM1, VM2, golden};

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::adopting::{ORDINARY, PRIVATE, assert_no_trace, define_used_guest, files_with_the_key};
 use crate::guest::{Guest, Tpm};

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use rusqlite::{Connection, Row, params};
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::key::kek::Kek;
-use vtpm_guard::key::wrap::WrappedDek;
-use vtpm_guard::recovery::file::RecoveryFile;
-use vtpm_guard::recovery::passphrase::Passphrase;
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::key::kek::Kek;
+use vtpm_guard::internals::key::wrap::WrappedDek;
+use vtpm_guard::internals::recovery::file::RecoveryFile;
+use vtpm_guard::internals::recovery::passphrase::Passphrase;
 use zeroize::Zeroizing;
 
 use crate::host::{Host, Output};

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
-use vtpm_guard::ids::SecretUuid;
-use vtpm_guard::verdict::code::Code;
+use vtpm_guard::internals::ids::SecretUuid;
+use vtpm_guard::internals::verdict::code::Code;
 
 use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::{Host, Output};

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::{Host, Output, finish};

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 
 use crate::guest::Tpm;
 use crate::host::{Host, finish};

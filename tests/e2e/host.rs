@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 const PRIVATE_HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/private-host");
 

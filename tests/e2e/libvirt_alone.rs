@@ -1,6 +1,6 @@
 //! What the tests stand on: the private host itself, with hooks of a line or two.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::Tpm;
 use crate::host::Host;

@@ -1,7 +1,7 @@
 //! What a person sees: on terminals of two widths, without colours where they are not wanted,
 //! and in a pipe.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::Tpm;
 use crate::host::Host;

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use sha2::Sha512;
-use vtpm_guard::key::kek::Kek;
+use vtpm_guard::internals::key::kek::Kek;
 
 use crate::guest::{Guest, PASSPHRASE_FILE};
 use crate::host::Host;

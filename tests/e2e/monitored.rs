@@ -1,6 +1,6 @@
 //! What monitoring sees: metrics, plugins, and guests whose key is somebody else's concern.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::Tpm;
 use crate::host::Host;

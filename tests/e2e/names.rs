@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::{Host, Output};

@@ -4,7 +4,7 @@
 use std::fs;
 
 use serde_json::Value;
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;

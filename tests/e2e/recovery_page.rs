@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use vtpm_guard::ids::DomainUuid;
+use vtpm_guard::internals::ids::DomainUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;

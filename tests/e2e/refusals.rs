@@ -1,7 +1,7 @@
 //! The rows of the decision table that end in a refusal, as `virsh` shows it, and what the
 //! policy makes of them.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::Tpm;
 use crate::host::Host;

@@ -1,6 +1,6 @@
 //! The rows of the decision table that end in a start: what is made, filled in or left.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::Tpm;
 use crate::host::Host;

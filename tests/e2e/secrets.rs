@@ -1,7 +1,7 @@
 //! The host secret: given just in time, taken away again, and what becomes of secrets that
 //! somebody else defined.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;

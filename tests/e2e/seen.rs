@@ -1,6 +1,6 @@
 //! A guest whose key is not the guard's, and whose TPM the guard has seen: it is missed.
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;

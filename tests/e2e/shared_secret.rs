@@ -3,8 +3,8 @@
 
 use std::process::Stdio;
 
-use vtpm_guard::ids::SecretUuid;
-use vtpm_guard::key::dek::Dek;
+use vtpm_guard::internals::ids::SecretUuid;
+use vtpm_guard::internals::key::dek::Dek;
 use zeroize::Zeroizing;
 
 use crate::guest::{Guest, Tpm};

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 
 use crate::guest::Guest;
 use crate::host::Host;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use vtpm_guard::ids::SecretUuid;
+use vtpm_guard::internals::ids::SecretUuid;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;

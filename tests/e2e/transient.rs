@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 
 use crate::guest::Guest;
 use crate::host::{Host, Output};

@@ -1,7 +1,7 @@
 //! virt-install and virt-clone, the real ones: what they start, or copy, and what the refusal's
 //! hint makes of it.
 
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 
 use crate::guest::{Guest, Tpm};
 use crate::host::{Host, Output};

@@ -6,15 +6,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vtpm_guard::clock::Deadline;
-use vtpm_guard::ids::{DomainUuid, SecretUuid};
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::libvirt::Libvirt;
-use vtpm_guard::libvirt::files::{self, StoredValue};
-use vtpm_guard::libvirt::secret::{
+use vtpm_guard::internals::clock::Deadline;
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::libvirt::Libvirt;
+use vtpm_guard::internals::libvirt::files::{self, StoredValue};
+use vtpm_guard::internals::libvirt::secret::{
     LibvirtSecret, Provided, Purpose, SecretDefinition, SecretError, SecretValue, staged_definition,
 };
-use vtpm_guard::verdict::Over::{self, ForeignDefinition, ForeignValue, GuardsOwn};
+use vtpm_guard::internals::verdict::Over::{self, ForeignDefinition, ForeignValue, GuardsOwn};
 use zeroize::Zeroizing;
 
 /// Calls a macro with the names of all rules.

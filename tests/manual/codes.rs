@@ -1,7 +1,7 @@
 //! vtpm-guard-codes(7): what `vtpm-guard explain` says of each code.
 
-use vtpm_guard::messages::{Explanation, explain};
-use vtpm_guard::verdict::code::Code;
+use vtpm_guard::internals::messages::{Explanation, explain};
+use vtpm_guard::internals::verdict::code::Code;
 
 use crate::page::Page;
 

@@ -1,7 +1,7 @@
 //! vtpm-guard(8): the command line, verb by verb, in the words of `--help`.
 
 use clap::{Arg, ArgGroup, Command, CommandFactory};
-use vtpm_guard::cli::args::Cli;
+use vtpm_guard::internals::cli::args::Cli;
 
 use crate::page::Page;
 

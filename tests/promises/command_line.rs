@@ -1,7 +1,7 @@
 //! Command lines in texts, read as a shell and the program's own parser read them.
 
 use clap::Parser;
-use vtpm_guard::cli::args::Cli;
+use vtpm_guard::internals::cli::args::Cli;
 
 /// The programs whose command lines texts name.
 const PROGRAMS: [&str; 4] = ["vtpm-guard ", "virsh ", "mv ", "chmod "];

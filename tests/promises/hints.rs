@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use vtpm_guard::cli::args::{Cli, Command, Key, State};
-use vtpm_guard::clock::Timestamp;
-use vtpm_guard::ids::{DomainUuid, KeyRefId, SecretUuid};
-use vtpm_guard::key::id::KeyId;
-use vtpm_guard::messages::{Named, finding, misleads, refusal, refusal_line};
-use vtpm_guard::verdict::Finding;
-use vtpm_guard::verdict::elsewhere::{
+use vtpm_guard::internals::cli::args::{Cli, Command, Key, State};
+use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::ids::{DomainUuid, KeyRefId, SecretUuid};
+use vtpm_guard::internals::key::id::KeyId;
+use vtpm_guard::internals::messages::{Named, finding, misleads, refusal, refusal_line};
+use vtpm_guard::internals::verdict::Finding;
+use vtpm_guard::internals::verdict::elsewhere::{
     ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
-use vtpm_guard::verdict::facts::{Arrival, CopyReason, Obstacle, StoreAccessError};
-use vtpm_guard::verdict::refusal::Refusal;
+use vtpm_guard::internals::verdict::facts::{Arrival, CopyReason, Obstacle, StoreAccessError};
+use vtpm_guard::internals::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
 use crate::read;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vtpm_guard::verdict::code::Code;
+use vtpm_guard::internals::verdict::code::Code;
 
 use crate::command_line::{command_lines, is_command, names_a_command, parsed};
 

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 fn restore(
     dir: &std::path::Path,
     from: &std::path::Path,
-) -> Result<super::super::Restored, StoreError> {
+) -> Result<crate::store::backup::Restored, StoreError> {
     Store::restore(dir, from, Timestamp(1_800_000_000_123), soon())
 }
 

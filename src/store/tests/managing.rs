@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
+use super::super::bindings::{DependentDomain, UnbindCounts};
 use super::super::testing::*;
-use super::super::{
-    AddKey, BindingChange, DependentDomain, EventFilter, NewProvider, OtherKeys, Store, StoreError,
-    UnbindCounts,
-};
+use super::super::{AddKey, BindingChange, EventFilter, NewProvider, OtherKeys, Store, StoreError};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
 use crate::verdict::facts::Provider;
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Guest, LATER, STATE};
 use crate::clock::Timestamp;
-use crate::tpm_copies::{CopyError, MAX_COPIES, RunRecord, SavedCopy, domains};
+use crate::tpm_copies::copy_store::MAX_COPIES;
+use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains};
 use crate::verdict::facts::CopyReason;
 
 /// A state of a newer format than this program knows.
