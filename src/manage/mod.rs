@@ -6,6 +6,7 @@ pub(crate) mod bind;
 pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
+pub(crate) mod encrypt;
 pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod import_key;

@@ -9,6 +9,7 @@
 mod adopt;
 mod bind;
 mod clone;
+mod encrypt;
 mod fixture;
 mod import_key;
 mod key_refs;
