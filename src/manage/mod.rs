@@ -8,6 +8,7 @@ pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;
 pub(crate) mod dry_start;
+pub(crate) mod encrypt;
 pub(crate) mod guests;
 pub(crate) mod history;
 pub(crate) mod host;

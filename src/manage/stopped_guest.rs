@@ -10,7 +10,6 @@ use crate::guard::Guard;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::{Guest, Libvirt, SavedRuns};
-use crate::messages::{Arg, label};
 use crate::store::{Event, Origin, Store, StoreError};
 use crate::swtpm::{LockError, LockedState, RecryptError, StagedState, TpmData};
 
@@ -103,16 +102,6 @@ impl DefinedGuest {
     /// As answers and messages name it.
     pub(crate) fn reference(&self) -> GuestRef {
         (&self.guest).into()
-    }
-
-    /// What a person calls it.
-    pub(crate) fn label(&self) -> String {
-        label(&self.guest.name)
-    }
-
-    /// How a command line names it.
-    pub(crate) fn arg(&self) -> Arg {
-        Arg::guest(&self.domain)
     }
 
     /// Its UUID.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::clock::Timestamp;
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, Vtpm};
 use crate::guard::{Mode, prepare};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -252,7 +252,9 @@ impl Fixture {
 
     pub(crate) fn state_file(&self, guest: &Defined) -> PathBuf {
         let domain = self.domain(guest);
-        let (vtpm, _) = domain.encrypted_vtpm().unwrap();
+        let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+            panic!("{} has no emulated TPM", guest.name);
+        };
         state_path(&self.libvirt.dirs().tpm_states(), guest.uuid, vtpm)
     }
 

@@ -10,6 +10,7 @@ mod adopt;
 mod bind;
 mod checks;
 mod clone;
+mod encrypt;
 mod fixture;
 mod import_key;
 mod key_refs;

@@ -13,13 +13,10 @@ mod use_key;
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
-
 use crate::cli::args;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
 use crate::ids::KeyRefId;
-use crate::manage::guests::GuestRef;
 
 pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, CommandError> {
     match verb {
@@ -43,8 +40,4 @@ pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, Comma
         } => prune::run(context, older_than.as_deref(), *standby, *dry_run),
     }?;
     Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn document(domain: &GuestRef) -> Value {
-    json!({ "name": domain.name, "uuid": domain.uuid.to_string() })
 }

@@ -1,28 +1,25 @@
-//! The key of a TPM that is to be encrypted: one that is there, or a new one, which goes away
-//! again where nothing comes of it.
+//! The key of a TPM that is to be encrypted: one that is there, or a new one, which is removed again
+//! if the encryption fails.
 
-use super::words;
-use crate::cli::context::Context;
-use crate::cli::ui::error::CommandError;
+use super::EncryptError;
 use crate::clock::Timestamp;
 use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::keyring::unlock::{OpenedKey, Unlocker};
-use crate::manage::host::HostError;
-use crate::manage::host::default_deadline;
-use crate::manage::providers::named_by;
+use crate::manage::host::{Host, default_deadline};
+use crate::manage::providers::{ProviderError, named_by};
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// What a guest's TPM state is encrypted with.
-pub(crate) struct Key {
-    pub(crate) id: KeyRefId,
-    pub(crate) dek: Dek,
-    pub(crate) provider: Provider,
+pub(super) struct Key {
+    pub(super) id: KeyRefId,
+    pub(super) dek: Dek,
+    pub(super) provider: Provider,
     /// The libvirt secret that it belongs to.
-    pub(crate) secret: SecretUuid,
+    pub(super) secret: SecretUuid,
     made: Option<Made>,
 }
 
@@ -36,7 +33,7 @@ enum Made {
 }
 
 /// Which provider is to wrap it.
-pub(crate) enum Choice {
+pub(super) enum Choice {
     /// The one that was named.
     Named(Provider),
     /// The one that the guest is bound to, else this default one.
@@ -45,18 +42,12 @@ pub(crate) enum Choice {
 
 impl Choice {
     /// The store, and the choice of who named this provider, or none.
-    pub(crate) fn of(
-        context: &Context,
-        named: Option<&str>,
-    ) -> Result<(Store, Self), CommandError> {
+    pub(super) fn of(host: &Host, named: Option<&str>) -> Result<(Store, Self), EncryptError> {
         if let Some(name) = named {
-            let (store, provider) = context.host.provider_for_new_keys(Some(name))?;
+            let (store, provider) = host.provider_for_new_keys(Some(name))?;
             return Ok((store, Self::Named(provider)));
         }
-        let store = context
-            .host
-            .store(Access::Write)?
-            .ok_or(StoreError::Missing)?;
+        let store = host.store(Access::Write)?.ok_or(StoreError::Missing)?;
         let mut all = store.providers()?.into_iter();
         let default = all.find(|provider| provider.is_default);
         Ok((store, Self::Default(default)))
@@ -71,24 +62,24 @@ impl Choice {
 }
 
 /// The keys of the guest that open on this host.
-pub(crate) fn opened(context: &Context, seen: &References, domain: DomainUuid) -> Vec<OpenedKey> {
+pub(super) fn opened(host: &Host, seen: &References, guest: DomainUuid) -> Vec<OpenedKey> {
     let rows = seen.key_refs.iter().cloned();
-    let mut unlocker = Unlocker::new(&context.host.keyring());
-    unlocker.open_rows(rows, &seen.providers, domain, default_deadline())
+    let mut unlocker = Unlocker::new(&host.keyring());
+    unlocker.open_rows(rows, &seen.providers, guest, default_deadline())
 }
 
 impl Key {
     /// The newest key that the guest has of the provider that is chosen: one that an interrupted
     /// run made, perhaps. Without one, a new key.
-    pub(crate) fn find_or_make(
-        context: &Context,
+    pub(super) fn find_or_make(
+        host: &Host,
         store: &mut Store,
-        domain: DomainUuid,
+        guest: DomainUuid,
         choice: Choice,
         secret: Option<SecretUuid>,
-    ) -> Result<Self, CommandError> {
-        let seen = store.references(domain, Timestamp::now())?;
-        let mut keys = opened(context, &seen, domain);
+    ) -> Result<Self, EncryptError> {
+        let seen = store.references(guest, Timestamp::now())?;
+        let mut keys = opened(host, &seen, guest);
         keys.retain(|key| choice.fits(&key.provider));
         if let Some(key) = keys.pop() {
             let its = key.key_ref.secret_uuid;
@@ -100,18 +91,18 @@ impl Key {
                 made: None,
             });
         }
-        Self::make(context, store, domain, &seen, choice, secret)
+        Self::make(host, store, guest, &seen, choice, secret)
     }
 
     /// Makes the guest's key, in its placeholder if it has one.
     fn make(
-        context: &Context,
+        host: &Host,
         store: &mut Store,
-        domain: DomainUuid,
+        guest: DomainUuid,
         seen: &References,
         choice: Choice,
         secret: Option<SecretUuid>,
-    ) -> Result<Self, CommandError> {
+    ) -> Result<Self, EncryptError> {
         let placeholder = seen.key_refs.iter().find(|row| row.wrapped_dek.is_none());
         let secret = secret
             .or(placeholder.and_then(|row| row.secret_uuid))
@@ -120,22 +111,20 @@ impl Key {
         let provider = match choice {
             Choice::Named(provider) => provider,
             Choice::Default(default) => {
-                bound.cloned().or(default).ok_or_else(words::no_provider)?
+                bound.cloned().or(default).ok_or(ProviderError::NoDefault)?
             }
         };
-        let mut unlocker = Unlocker::new(&context.host.keyring());
-        let patience = default_deadline();
-        let made = make_key(
+        let mut unlocker = Unlocker::new(&host.keyring());
+        let (new_key, dek) = make_key(
             &mut unlocker,
             Some(&*store),
             &provider,
-            domain,
+            guest,
             None,
-            patience,
-        );
-        let (new_key, dek) = made.map_err(HostError::from)?;
+            default_deadline(),
+        )?;
         let made = store.apply(&Change {
-            domain,
+            domain: guest,
             seen,
             repairs: &creation(placeholder, &provider),
             new_key: Some(&new_key),
@@ -158,24 +147,20 @@ impl Key {
         })
     }
 
-    /// Takes back a key that was made and that nothing is encrypted with.
-    pub(crate) fn take_back(
-        &self,
-        store: &mut Store,
-        domain: DomainUuid,
-    ) -> Result<(), StoreError> {
+    /// Removes a key that was made and that nothing is encrypted with.
+    pub(super) fn undo(&self, store: &mut Store, guest: DomainUuid) -> Result<(), StoreError> {
         let Some(made) = self.made else {
             return Ok(());
         };
         let now = Timestamp::now();
-        let taken_back = store.retire_fresh_key(domain, None, now)?;
-        let placeholder = taken_back.and_then(|taken_back| taken_back.placeholder);
+        let retired = store.retire_fresh_key(guest, None, now)?;
+        let placeholder = retired.and_then(|retired| retired.placeholder);
         let (Made::InNewRow, Some(key_ref)) = (made, placeholder) else {
             return Ok(());
         };
-        let seen = store.references(domain, now)?;
+        let seen = store.references(guest, now)?;
         store.apply(&Change {
-            domain,
+            domain: guest,
             seen: &seen,
             repairs: &[Repair::DeletePlaceholder { key_ref }],
             new_key: None,
