@@ -34,3 +34,7 @@ pub use vtpm_guard_core::{clock, domain, ids, key, verdict};
 /// So that rules which tests/ shares with unit tests name the library as tests/ does.
 #[cfg(test)]
 extern crate self as vtpm_guard;
+
+#[cfg(test)]
+#[path = "../tests/life_of_a_key/mod.rs"]
+mod life_of_a_key;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A string that was to be a UUID and is none.
+/// A text that is not a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a UUID")]
 pub struct UuidError(pub String);
@@ -29,12 +29,14 @@ macro_rules! uuid_type {
 
             /// A new random UUID (version 4).
             #[must_use]
+            #[allow(dead_code, reason = "each identity has the same functions")]
             pub fn random() -> Self {
                 Self(uuid::Uuid::new_v4())
             }
 
             /// The sixteen bytes, most significant first (RFC 9562).
             #[must_use]
+            #[allow(dead_code, reason = "each identity has the same functions")]
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }

@@ -280,16 +280,10 @@ fn keks_for_a_new_key(
     providers: &[Provider],
     auto_bind: Option<&str>,
 ) -> Vec<KeyId> {
-    let names_it = |row: &KeyRef, uuid, name: &str| {
-        row.provider_uuid == Some(uuid) || row.provider_name == name
+    let is_named = |provider: &&Provider| {
+        rows.iter().any(|row| provider.named_by(row).is_some())
+            || (rows.is_empty() && auto_bind == Some(provider.name.as_str()))
     };
-    let is_named = |uuid, name: &str| {
-        rows.iter().any(|row| names_it(row, uuid, name))
-            || (rows.is_empty() && auto_bind == Some(name))
-    };
-    providers
-        .iter()
-        .filter(|p| is_named(p.uuid, &p.name))
-        .map(|p| p.key_id)
-        .collect()
+    let named = providers.iter().filter(is_named);
+    named.map(|provider| provider.key_id).collect()
 }

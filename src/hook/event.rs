@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operations_of_the_design_are_known() {
+    fn every_operation_of_the_hook_is_known() {
         assert_eq!(
             operation(&["vm1", "prepare", "begin", "-"]),
             Some(Operation::Prepare)

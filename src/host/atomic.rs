@@ -166,8 +166,12 @@ pub fn open_parent(path: &Path) -> io::Result<(File, &OsStr)> {
 
 /// Removes a file for good; one that is not there is no error.
 pub fn remove(dir: &File, name: &OsStr) -> io::Result<()> {
+    crash::point();
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) => sync_directory(dir),
+        Ok(()) => {
+            crash::point();
+            sync_directory(dir)
+        }
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

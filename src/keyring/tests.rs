@@ -23,7 +23,7 @@ fn in_time() -> Deadline {
 }
 
 fn kek(byte: u8) -> Kek {
-    Kek::from_bytes(Zeroizing::new([byte; Kek::LEN]))
+    Kek::from_slice(&[byte; Kek::LEN]).unwrap()
 }
 
 fn digits(kek: &Kek) -> String {

@@ -14,7 +14,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, WrappedDek};
-use crate::verdict::facts::{KeyRef, NotOpened, Provider};
+use crate::verdict::facts::{KeyRef, NotOpened, Provider, provider_of_key};
 
 #[cfg(test)]
 mod tests;
@@ -130,10 +130,7 @@ impl Unlocker {
     ) -> Vec<OpenedKey> {
         let open = |key_ref: KeyRef| {
             let wrapped = key_ref.wrapped_dek.as_ref()?;
-            let key_id = wrapped.key_id().ok()?;
-            let mut holders = providers.iter().filter(|holder| holder.key_id == key_id);
-            let named = |holder: &&Provider| Some(holder.uuid) == key_ref.provider_uuid;
-            let provider = holders.clone().find(named).or_else(|| holders.next())?;
+            let provider = provider_of_key(&key_ref, providers)?;
             Some(OpenedKey {
                 dek: self.open(wrapped, guest, deadline).ok()?,
                 provider: provider.clone(),

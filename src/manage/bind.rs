@@ -116,9 +116,7 @@ pub(crate) fn bind(host: &Host, text: &str, provider: Option<&str>) -> Result<Bo
     let seen = store.references(guest.uuid, now)?;
     let keyed = seen.key_refs.iter().filter(|row| row.wrapped_dek.is_some());
     let keyed: Vec<_> = keyed.collect();
-    let is_bound = |row: &&KeyRef| {
-        row.provider_uuid == Some(provider.uuid) && row.provider_name == provider.name
-    };
+    let is_bound = |row: &&KeyRef| row.is_bound_to(&provider);
     let mut remarks = Vec::new();
     let action = if keyed.is_empty() {
         let change = store.bind(guest.uuid, provider.uuid, now)?;

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::guests::{GuestError, GuestRef, refuse_ambiguous};
 use super::host::{Host, HostError, default_deadline};
-use super::providers::for_new_keys;
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -20,7 +19,7 @@ use crate::key::wrap::WrappedDek;
 use crate::keyring::unlock::Unlocker;
 use crate::store::{Access, AddKey, KeyRefRecord, OtherKeys, Store};
 use crate::swtpm::StateFile;
-use crate::verdict::facts::{NotOpened, Provider, Trial};
+use crate::verdict::facts::{NotOpened, Provider, Trial, for_new_keys};
 
 /// What `key import` did.
 #[derive(Debug, Serialize)]

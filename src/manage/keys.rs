@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, default_deadline};
 use super::key_refs::KeyRefError;
-use super::providers::{ProviderRef, named_by};
+use super::providers::ProviderRef;
 use super::tpm_place::{self, TpmPlace};
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
@@ -15,7 +15,7 @@ use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::store::{Access, KeyRefRecord};
 use crate::swtpm::state_path;
-use crate::verdict::facts::{KeyRef, NotOpened, Proof, Provider, References, Trial};
+use crate::verdict::facts::{NotOpened, Proof, References, Trial, provider_of_key};
 
 /// A key reference.
 #[derive(Debug, Serialize)]
@@ -167,7 +167,7 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownKeys, KeyRefError> {
     );
     let tried = rows.into_iter().map(|row| {
         let trial = trials.get(&row.key_ref.id);
-        let provider = holder(&row.key_ref, &all.providers).map(Into::into);
+        let provider = provider_of_key(&row.key_ref, &all.providers).map(Into::into);
         TriedRow::new(KeyRow::new(row, guest.name.clone()), provider, trial)
     });
     let xml_path = vtpm.map(|vtpm| state_path(&states, guest.uuid, &vtpm));
@@ -189,7 +189,7 @@ impl KeyRow {
             id: key_ref.id,
             state: RowState::of(&record),
             guest: GuestRef::of_uuid(record.domain, name),
-            key_id: key_id(key_ref),
+            key_id: key_ref.key_id(),
             key_version: key_ref.key_version,
             first_used_at: key_ref.first_used_at,
             created_at: key_ref.created_at,
@@ -240,21 +240,4 @@ pub(super) fn not_opened(why: &NotOpened) -> String {
         NotOpened::TimedOut { .. } => "its provider's key did not open in time".to_owned(),
         NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason.clone(),
     }
-}
-
-fn key_id(row: &KeyRef) -> Option<KeyId> {
-    row.wrapped_dek.as_ref()?.key_id().ok()
-}
-
-/// The provider that has the key that wrapped a row, the named one first; for a placeholder the
-/// one that it names.
-fn holder<'a>(row: &KeyRef, providers: &'a [Provider]) -> Option<&'a Provider> {
-    let named = named_by(row, providers);
-    let Some(key_id) = key_id(row) else {
-        return named;
-    };
-    let has_it = |provider: &&Provider| provider.key_id == key_id;
-    named
-        .filter(has_it)
-        .or_else(|| providers.iter().find(has_it))
 }

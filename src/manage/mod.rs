@@ -42,4 +42,4 @@ pub(crate) mod unstage;
 
 #[cfg(test)]
 #[path = "../../tests/manage/mod.rs"]
-mod tests;
+pub(crate) mod tests;

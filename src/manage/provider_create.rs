@@ -63,7 +63,7 @@ pub(crate) fn create(
     }
     let created = store.provider_by_uuid(new.uuid)?;
     Ok(CreatedProvider {
-        provider: ListedProvider::new(created, &[], &[], &keyring),
+        provider: ListedProvider::new(&created, &[], &[], &keyring),
         stored,
     })
 }

@@ -6,12 +6,12 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::host::{Host, HostError, default_deadline};
-use super::providers::{ProviderError, ProviderRef, named_by};
+use super::providers::{ProviderError, ProviderRef};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::keyring::{Keyring, KeyringError, Seal};
 use crate::store::{Access, KeyRefRecord};
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{Provider, provider_of};
 
 /// A provider.
 #[derive(Debug, Serialize)]
@@ -57,7 +57,7 @@ pub(crate) fn list(host: &Host) -> Result<Vec<ListedProvider>, HostError> {
     };
     let (all, rows) = (store.providers()?, store.all_key_refs(None, false)?);
     let keyring = host.keyring();
-    let listed = |provider: &Provider| ListedProvider::new(provider.clone(), &all, &rows, &keyring);
+    let listed = |provider: &Provider| ListedProvider::new(provider, &all, &rows, &keyring);
     Ok(all.iter().map(listed).collect())
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownProvider, ProviderErr
     let keyring = host.keyring();
     let opened = keyring.open(provider.key_id, default_deadline());
     Ok(ShownProvider {
-        provider: ListedProvider::new(provider, &all, &rows, &keyring),
+        provider: ListedProvider::new(&provider, &all, &rows, &keyring),
         opens: opened.is_ok(),
         trouble: opened.err().map(|error| error.to_string()),
     })
@@ -77,17 +77,17 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownProvider, ProviderErr
 impl ListedProvider {
     /// Describes a provider by all of them, the key references in use, and the keyring.
     pub(super) fn new(
-        provider: Provider,
+        provider: &Provider,
         all: &[Provider],
         rows: &[KeyRefRecord],
         keyring: &Keyring,
     ) -> Self {
         let is_bound = |row: &&KeyRefRecord| {
-            named_by(&row.key_ref, all).is_some_and(|named| named.uuid == provider.uuid)
+            provider_of(&row.key_ref, all).is_some_and(|named| named.uuid == provider.uuid)
         };
         let guests: BTreeSet<_> = rows.iter().filter(is_bound).map(|row| row.domain).collect();
         Self {
-            provider: (&provider).into(),
+            provider: provider.into(),
             kind: "native",
             key_id: provider.key_id,
             key_version: provider.key_version,

@@ -10,14 +10,14 @@ use crate::messages::misleads;
 use crate::store::Access;
 
 /// The longest name, in characters.
-pub(crate) const MAX_CHARS: usize = 64;
+const MAX_CHARS: usize = 64;
 
 /// Why a text cannot be a provider's name: it is shown on one line, typed as an argument, and
 /// never taken for a UUID or a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BadName {
     Empty,
-    /// It has more than [`MAX_CHARS`].
+    /// It has more than 64 characters.
     TooLong,
     /// It begins or ends with white space.
     OuterSpace,

@@ -12,7 +12,7 @@ use super::guests::GuestRef;
 use super::host::{Host, HostError, default_deadline};
 use super::keys::{RowState, not_opened};
 use super::provider_list::SealState;
-use super::providers::{ProviderError, ProviderRef, ProvidersLock, named_by, refuse_previous_key};
+use super::providers::{ProviderError, ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
@@ -20,7 +20,7 @@ use crate::key::kek::Kek;
 use crate::keyring::unlock::{Unlocker, WrapError};
 use crate::keyring::{Keyring, KeyringError, StoredKek, WeakerSeal};
 use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
-use crate::verdict::facts::{NotOpened, Provider};
+use crate::verdict::facts::{NotOpened, Provider, provider_of};
 
 /// How often the rows are re-wrapped because somebody changed one of them in the meantime.
 const ATTEMPTS: u32 = 8;
@@ -255,7 +255,7 @@ impl Work<'_> {
                 .iter()
                 .any(|other| other.uuid != provider.uuid && other.key_id == provider.key_id);
             let is_ours = |row: &KeyRefRecord| {
-                let named = named_by(&row.key_ref, &providers);
+                let named = provider_of(&row.key_ref, &providers);
                 !has_twin || named.is_some_and(|named| named.uuid == provider.uuid)
             };
             let records = self.store.key_refs_under(provider.key_id)?;

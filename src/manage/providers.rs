@@ -12,8 +12,8 @@ use crate::host::path_error::PathError;
 use crate::ids::ProviderUuid;
 use crate::keyring::KeyringError;
 use crate::messages::{Arg, kind};
-use crate::store::{Access, Store, StoreError, previous_key_of};
-use crate::verdict::facts::{KeyRef, Provider};
+use crate::store::{Access, Store, StoreError};
+use crate::verdict::facts::Provider;
 
 /// A provider, as answers and messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -109,7 +109,7 @@ impl Host {
 
 /// Refuses a previous key of a provider.
 pub(crate) fn refuse_previous_key(store: &Store, provider: &Provider) -> Result<(), ProviderError> {
-    let Some(owner) = previous_key_of(provider) else {
+    let Some(owner) = provider.previous_key_of() else {
         return Ok(());
     };
     let mut providers = store.providers()?.into_iter();
@@ -117,26 +117,6 @@ pub(crate) fn refuse_previous_key(store: &Store, provider: &Provider) -> Result<
         provider: provider.into(),
         owner: owner.to_owned(),
         owner_exists: providers.any(|other| other.name == owner),
-    })
-}
-
-/// The provider that wraps a new key in the place of one that `provider` wraps: itself, or, of
-/// a previous key, the one whose key it was.
-pub(crate) fn for_new_keys<'a>(provider: &'a Provider, all: &'a [Provider]) -> &'a Provider {
-    let owner =
-        previous_key_of(provider).and_then(|owner| all.iter().find(|other| other.name == owner));
-    owner.unwrap_or(provider)
-}
-
-/// The provider that a row names: by UUID, or, where that is nobody's, by name.
-pub(crate) fn named_by<'a>(row: &KeyRef, providers: &'a [Provider]) -> Option<&'a Provider> {
-    let by_uuid = providers
-        .iter()
-        .find(|provider| Some(provider.uuid) == row.provider_uuid);
-    by_uuid.or_else(|| {
-        providers
-            .iter()
-            .find(|provider| provider.name == row.provider_name)
     })
 }
 

@@ -3,6 +3,7 @@
 //! At any moment the state is opened by exactly one of two keys, and both are in the store and
 //! in use until the state has been replaced: after a kill the next start finds out which.
 
+use crate::verdict::facts::for_new_keys;
 use std::io;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, default_deadline};
-use super::providers::{ProviderRef, for_new_keys};
+use super::providers::ProviderRef;
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};

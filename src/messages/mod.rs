@@ -123,7 +123,7 @@ mod tests {
     use crate::verdict::refusal::Refusal;
 
     #[test]
-    fn the_line_of_a_refusal_is_the_one_of_the_design() {
+    fn a_refusal_is_one_line_with_its_code() {
         let why = Refusal::ProviderKeyMismatch {
             provider: "nkp-a".to_owned(),
             has: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),

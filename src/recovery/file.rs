@@ -126,6 +126,21 @@ impl RecoveryFile {
         Self::seal_at(COST, kek, provider, key_version, now, passphrase)
     }
 
+    /// The same at hardly any price, for tests.
+    #[cfg(test)]
+    pub(crate) fn cheap(
+        kek: &Kek,
+        provider: &str,
+        passphrase: &Passphrase,
+    ) -> Result<Self, RecoveryError> {
+        let cost = Cost {
+            memory_kib: 256,
+            passes: 1,
+            lanes: 1,
+        };
+        Self::seal_at(cost, kek, provider, 1, Timestamp::now(), passphrase)
+    }
+
     fn seal_at(
         cost: Cost,
         kek: &Kek,

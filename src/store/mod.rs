@@ -60,7 +60,7 @@ pub use fresh_keys::RetiredFreshKey;
 pub use key_rows::KeyRefRecord;
 pub use keys::{AddKey, OtherKeys, UseKeyResult};
 pub use origin::Origin;
-pub use provider_rows::{previous_key_name, previous_key_of};
+pub use provider_rows::previous_key_name;
 pub use providers::NewProvider;
 pub use prune::Prune;
 pub use repairs::Change;

@@ -19,13 +19,6 @@ pub fn previous_key_name(name: &str, key_id: KeyId) -> String {
     format!("{name}/{}", key_id.short())
 }
 
-/// The name of the provider whose previous KEK this is; `None` where it is no previous KEK.
-#[must_use]
-pub fn previous_key_of(provider: &Provider) -> Option<&str> {
-    let key = provider.key_id.short();
-    provider.name.strip_suffix(&key)?.strip_suffix('/')
-}
-
 /// All providers that can be read, by name.
 pub(super) fn all(connection: &Connection) -> Result<Vec<Provider>, Failure> {
     let mut query = connection.prepare(
@@ -73,7 +66,7 @@ pub(super) fn previous(
     provider: &Provider,
 ) -> Result<Vec<Provider>, Failure> {
     let mut all = all(connection)?;
-    all.retain(|other| previous_key_of(other) == Some(&provider.name));
+    all.retain(|other| other.previous_key_of() == Some(&provider.name));
     Ok(all)
 }
 

@@ -38,7 +38,7 @@ fn keys(document: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_answer_for_programs_has_the_keys_of_the_design() {
+fn the_json_has_the_documented_keys() {
     let host = Host::with_provider("nkp-a");
     host.run(&["key", "bind", VM1, "--provider", "nkp-a"])
         .succeeds();

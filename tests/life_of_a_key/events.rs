@@ -1,23 +1,31 @@
 //! What can happen to a host.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use vtpm_guard::clock::Timestamp;
-use vtpm_guard::guard::{Mode, Operation};
-use vtpm_guard::ids::KeyRefId;
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::key::wrap::WrappedDek;
-use vtpm_guard::store::KeyRefRecord;
-use vtpm_guard::verdict::Decision;
 
-use crate::clone;
-use crate::host::{Host, TRANSIENT};
-use crate::statements;
-use crate::tpm;
+use super::clone;
+use super::host::{Host, TRANSIENT, soon};
+use super::statements;
+use super::tpm;
+use crate::guard::{Mode, Operation};
+use crate::ids::KeyRefId;
+use crate::key::dek::Dek;
+use crate::key::wrap::WrappedDek;
+use crate::keyring::WeakerSeal;
+use crate::manage;
+use crate::manage::bind::bind;
+use crate::manage::key_refs::{retire, unbind, use_key};
+use crate::manage::provider_delete::delete;
+use crate::manage::provider_rotate::{RotatedProvider, rotate as rotate_provider};
+use crate::manage::providers::ProviderError;
+use crate::manage::renew::renew;
+use crate::manage::reset::reset;
+use crate::manage::restore_state::restore;
+use crate::store::KeyRefRecord;
+use crate::verdict::Decision;
 
 /// How a start that the guard allows goes on.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +81,8 @@ pub(crate) enum Event {
     Reset(usize),
     Retire(usize, Pick),
     Use(usize, Pick),
+    Renew(usize),
+    RestoreState(usize),
     DeleteProvider(usize),
     /// Another tool deletes the row; its UUID dangles in the key references.
     DeleteProviderByHand(usize),
@@ -121,6 +131,8 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => guest().prop_map(Reset),
         1 => (guest(), pick()).prop_map(|(guest, row)| Retire(guest, row)),
         2 => (guest(), pick()).prop_map(|(guest, row)| Use(guest, row)),
+        3 => guest().prop_map(Renew),
+        2 => guest().prop_map(RestoreState),
         2 => provider().prop_map(DeleteProvider),
         1 => provider().prop_map(DeleteProviderByHand),
         5 => (0..4_usize).prop_map(ImportProvider),
@@ -174,14 +186,16 @@ impl Event {
             }
             Self::Clone(original) => clone::happen(host, original),
             Self::DaemonRestarts => {
-                host.secrets.forget();
+                host.libvirt.secrets.restart();
                 None
             }
             Self::Bind(..)
             | Self::Unbind(_)
             | Self::Reset(_)
             | Self::Retire(..)
-            | Self::Use(..) => self.administer(host),
+            | Self::Use(..)
+            | Self::Renew(_)
+            | Self::RestoreState(_) => self.administer(host),
             Self::DeleteProvider(_)
             | Self::DeleteProviderByHand(_)
             | Self::ImportProvider(_)
@@ -194,35 +208,42 @@ impl Event {
         host.say(format!("  {}", what.as_deref().unwrap_or("-")));
     }
 
+    /// What the administrator does to guests. A command that is refused changes nothing.
     fn administer(self, host: &mut Host) -> Option<String> {
-        let now = Timestamp::now();
-        let mut store = host.store();
-        let uuid = |guest: usize| host.guests[guest].domain.uuid;
         match self {
             Self::Bind(guest, provider) => {
-                let provider = store.provider(NAMES[provider]).ok()?;
-                store.bind(uuid(guest), provider.uuid, now).ok()?;
+                bind(host.manage(), &host.arg(guest), Some(NAMES[provider])).ok()?;
                 Some("bound".to_owned())
             }
             Self::Unbind(guest) => {
-                store.unbind(uuid(guest), now).unwrap();
-                None
+                unbind(host.manage(), &host.arg(guest)).ok()?;
+                Some("unbound".to_owned())
             }
             Self::Reset(guest) => {
-                store.reset_first_used(uuid(guest), now).unwrap();
+                reset(host.manage(), &host.arg(guest)).ok()?;
                 host.guests[guest].used.clear();
                 Some("reset".to_owned())
             }
             Self::Retire(guest, pick) => {
                 let row = pick.one_of(&host.rows(guest))?;
-                store.retire(row, now).unwrap();
-                None
+                retire(host.manage(), row).unwrap();
+                Some("retired".to_owned())
             }
             Self::Use(guest, pick) => {
                 let row = pick.one_of(&host.rows(guest))?;
-                store.use_key(row, now).ok()?;
-                None
+                use_key(host.manage(), row).ok()?;
+                Some("in use".to_owned())
             }
+            Self::Renew(guest) => {
+                let renewed = renew(host.manage(), &host.arg(guest)).ok()?;
+                let rows = host.rows(guest);
+                let row = rows.iter().find(|row| row.key_ref.id == renewed.key_ref);
+                let bytes = host.unwrapped(row.unwrap()).unwrap();
+                host.guests[guest].made_with.insert(bytes.clone());
+                host.guests[guest].used.insert(bytes);
+                Some("renewed".to_owned())
+            }
+            Self::RestoreState(guest) => restore_state(host, guest),
             _ => None,
         }
     }
@@ -230,15 +251,13 @@ impl Event {
     fn change_providers(self, host: &mut Host) -> Option<String> {
         match self {
             Self::DeleteProvider(provider) => {
-                let mut store = host.store();
-                let provider = store.provider(NAMES[provider]).ok()?;
-                store.delete_provider(provider.uuid).unwrap();
-                host.guard.keyring().remove(provider.key_id).unwrap();
+                delete(host.manage(), NAMES[provider], true).ok()?;
                 Some("deleted".to_owned())
             }
             Self::DeleteProviderByHand(provider) => {
                 let name = NAMES[provider];
-                host.sql(&format!("DELETE FROM key_provider WHERE name = '{name}'"));
+                host.site
+                    .sql(&format!("DELETE FROM key_provider WHERE name = '{name}'"));
                 None
             }
             Self::ImportProvider(kek) => {
@@ -256,7 +275,7 @@ impl Event {
         match self {
             Self::InsertPlaceholder(guest, provider) => {
                 let provider = host.store().provider(NAMES[provider]).ok()?;
-                host.sql(&format!(
+                host.site.sql(&format!(
                     "INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name)
                      VALUES ('{}', '{}', '{}')",
                     uuid(guest),
@@ -268,7 +287,7 @@ impl Event {
             Self::InsertDuplicate(guest) => {
                 let columns = "resource_uuid, secret_uuid, provider_name, key_version, kek_ref,
                                wrapped_dek, algorithm, first_used_at, retired_at";
-                host.sql(&format!(
+                host.site.sql(&format!(
                     "INSERT INTO key_ref ({columns}) SELECT {columns} FROM key_ref
                      WHERE resource_uuid = '{}' AND length(wrapped_dek) > 0 LIMIT 1",
                     uuid(guest)
@@ -281,7 +300,7 @@ impl Event {
                 let wrapped = WrappedDek::wrap(kek, &dek, uuid(guest)).unwrap();
                 let digits = wrapped.as_bytes().iter().map(|byte| format!("{byte:02x}"));
                 let hex = digits.collect::<Vec<_>>().concat();
-                host.sql(&format!(
+                host.site.sql(&format!(
                     "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
                      VALUES ('{}', '{name}', x'{hex}')",
                     uuid(guest)
@@ -289,7 +308,7 @@ impl Event {
                 None
             }
             Self::DropColumns(guest) => {
-                host.sql(&format!(
+                host.site.sql(&format!(
                     "UPDATE key_ref SET key_version = NULL, kek_ref = '', provider_uuid = NULL,
                                         secret_uuid = NULL
                      WHERE resource_uuid = '{}'",
@@ -338,12 +357,12 @@ fn start(
             return Some("failed".to_owned());
         }
         StartEnds::HostDiesBeforeState => {
-            host.secrets.forget();
+            host.libvirt.secrets.restart();
             return Some("died".to_owned());
         }
         _ => {}
     }
-    let value = host.secrets.value(host.guests[guest].secret);
+    let value = host.libvirt.secrets.value(host.guests[guest].secret);
     let value = value.expect("a start that is allowed finds its secret");
     if let Announced::Arriving(state) = announced {
         let path = host.state_file(guest);
@@ -364,7 +383,7 @@ fn start(
     }
     host.guests[guest].made_with.insert(value.clone());
     if matches!(ends, StartEnds::HostDiesAfterState) {
-        host.secrets.forget();
+        host.libvirt.secrets.restart();
         return Some("died".to_owned());
     }
     if matches!(ends, StartEnds::FailsAfterState) {
@@ -438,7 +457,7 @@ fn restore_fails(host: &mut Host, guest: usize) -> Option<String> {
         host.ends(guest);
         return Some(format!("refused {}", refusal.code().as_str()));
     }
-    let value = host.secrets.value(host.guests[guest].secret)?;
+    let value = host.libvirt.secrets.value(host.guests[guest].secret)?;
     if !host.state_file(guest).exists() {
         tpm::make_makeshift(&host.state_file(guest), &value);
     }
@@ -446,35 +465,47 @@ fn restore_fails(host: &mut Host, guest: usize) -> Option<String> {
     Some("failed".to_owned())
 }
 
+/// The best saved copy in the place of the state.
+fn restore_state(host: &mut Host, guest: usize) -> Option<String> {
+    let path = host.state_file(guest);
+    let before = fs::read(&path).ok();
+    restore(host.manage(), &host.arg(guest)).ok()?;
+    if !tpm::is_makeshift(&path) {
+        return Some("restored".to_owned());
+    }
+    // Nobody keeps a TPM that was made for a restore that failed.
+    match before {
+        Some(state) => fs::write(&path, state).unwrap(),
+        None => fs::remove_file(&path).unwrap(),
+    }
+    None
+}
+
 /// The administrator's command.
-pub(crate) fn rotation(host: &Host, name: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"));
-    command
-        .arg("--state-dir")
-        .arg(&*host.guard.state_dir)
-        .args(["provider", "rotate", name])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command
+pub(crate) fn rotation(
+    host: &manage::host::Host,
+    name: &str,
+) -> Result<RotatedProvider, ProviderError> {
+    rotate_provider(host, name, WeakerSeal::Refused, &mut |_| {})
 }
 
 /// The administrator's command, and what it leaves: one more KEK that a recovery file may hold.
 fn rotate(host: &mut Host, name: &str) -> Option<String> {
     let before = host.store().provider(name).ok()?;
-    let done = rotation(host, name).status().unwrap().success();
+    let done = rotation(host.manage(), name);
     let after = host.store().provider(name).unwrap();
     let keyring = host.guard.keyring();
-    if !done {
+    if done.is_err() {
         assert_eq!(after, before, "a rotation that failed has changed nothing");
         return None;
     }
     if after.key_id != before.key_id {
-        let kek = keyring.open(after.key_id, crate::host::soon()).unwrap();
-        host.lay_kek(&kek);
+        let kek = keyring.open(after.key_id, soon()).unwrap();
+        host.site.put_key(&kek);
         host.keks.push((name.to_owned(), kek));
         assert!(
-            keyring.open(before.key_id, crate::host::soon()).is_ok(),
-            "the former key goes with an export alone"
+            keyring.open(before.key_id, soon()).is_ok(),
+            "the previous key goes with an export alone"
         );
         statements::of_a_rotation(host, before.key_id);
     }

@@ -3,27 +3,30 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use vtpm_guard::clock::{Deadline, Timestamp};
-use vtpm_guard::config::Config;
-use vtpm_guard::domain::{Domain, Emulator, TpmVersion, Vtpm};
-use vtpm_guard::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
-use vtpm_guard::host::dirs::{LibvirtDirs, RunDir, StateDir};
-use vtpm_guard::ids::{DomainUuid, ProviderUuid, SecretUuid};
-use vtpm_guard::key::dek::Dek;
-use vtpm_guard::key::kek::Kek;
-use vtpm_guard::store::{Access, KeyRefRecord, NewProvider, Origin, Store};
-use vtpm_guard::swtpm::{StateFile, read_state, state_path};
-use vtpm_guard::verdict::outcome::Outcome;
 use zeroize::Zeroizing;
 
-use crate::libvirt::Secrets;
+use crate::clock::Deadline;
+use crate::domain::Domain;
+use crate::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
+use crate::ids::SecretUuid;
+use crate::key::dek::Dek;
+use crate::key::kek::Kek;
+use crate::keyring::WeakerSeal;
+use crate::libvirt::Libvirt;
+use crate::libvirt::fake::FakeLibvirt;
+use crate::manage;
+use crate::manage::host::BrokenConfig;
+use crate::manage::provider_import::{ImportAction, ImportProvider, import};
+use crate::manage::tests::fixture::Fixture;
+use crate::manage::tests::recovery;
+use crate::recovery::file::RecoveryFile;
+use crate::store::{KeyRefRecord, Origin, Store};
+use crate::swtpm::{StateFile, read_state, state_path};
+use crate::verdict::outcome::Outcome;
 
 /// The guest that libvirt has no definition of.
 pub(crate) const TRANSIENT: usize = 1;
@@ -34,6 +37,7 @@ pub(crate) type DekBytes = Vec<u8>;
 /// A guest with an encrypted vTPM.
 pub(crate) struct Guest {
     pub(crate) domain: Domain,
+    xml: String,
     pub(crate) secret: SecretUuid,
     pub(crate) running: bool,
     /// Every DEK that a TPM of this guest was ever made with.
@@ -43,9 +47,11 @@ pub(crate) struct Guest {
 }
 
 pub(crate) struct Host {
-    _dir: TempDir,
+    /// The host as the administrator sees it.
+    pub(crate) site: Fixture,
+    /// The guard as libvirtd calls it.
     pub(crate) guard: Guard,
-    pub(crate) secrets: Secrets,
+    pub(crate) libvirt: FakeLibvirt,
     /// Which attempt to start a guest libvirtd is at.
     attempt: Rc<Cell<u32>>,
     pub(crate) guests: [Guest; 2],
@@ -57,47 +63,37 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        // In memory where that can be: a disk would have to be waited for at every step.
-        let memory = Path::new("/dev/shm");
-        let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir());
-        let dir = dir.unwrap();
-        // swtpm's user gets through to the states, as on a real host.
-        let open = fs::Permissions::from_mode(0o711);
-        fs::set_permissions(dir.path(), open).unwrap();
-        let secrets = Secrets::default();
-        let state_dir = StateDir::at(dir.path().join("state"));
-        let mut guard = Guard::new(Config::default(), state_dir);
-        guard.run_dir = RunDir::at(dir.path().join("guard"));
-        let mut dirs = LibvirtDirs::below(dir.path());
-        dirs.tpm = Some(dir.path().join("swtpm"));
-        fs::create_dir_all(dirs.running()).unwrap();
-        // The first guest is defined, the second is transient: libvirt removes its TPM's state
-        // when it stops and when its start fails.
-        fs::create_dir_all(dirs.definitions()).unwrap();
-        fs::write(dirs.definitions().join("vm1.xml"), "").unwrap();
-        guard.config.libvirt = dirs;
+        let site = Fixture::new();
+        let mut guard = site.host.guard(BrokenConfig::Fail).unwrap();
         let attempt = Rc::new(Cell::new(0));
         let calls = Rc::clone(&attempt);
         guard.call = Some(HookCall {
             attempt: Box::new(move || calls.get().to_string()),
             xml: Vec::new(),
         });
-        guard.secrets = Some(Box::new(secrets.clone()));
-        let mut host = Self {
-            _dir: dir,
-            guard,
-            secrets,
-            attempt,
-            guests: [guest("vm1"), guest("vm2")],
-            keks: Vec::new(),
-            told: Vec::new(),
+        let guests = ["vm1", "vm2"].map(|name| guest(&site, name));
+        // The first guest is defined, the second is transient: libvirt removes its TPM's state
+        // when it stops and when its start fails.
+        site.libvirt.guests.undefine("vm2");
+        let kek = |name: &str| {
+            let key_id = site.provider(name).key_id;
+            let kek = site.host.keyring().open(key_id, soon()).unwrap();
+            (name.to_owned(), kek)
         };
-        Store::open(&host.guard.state_dir, Access::Create, soon()).unwrap();
-        for name in ["a", "b"] {
-            host.keks.push((name.to_owned(), Kek::generate().unwrap()));
-            host.import(host.keks.len() - 1);
+        Self {
+            keks: ["a", "b"].map(kek).into(),
+            libvirt: site.libvirt.clone(),
+            site,
+            guard,
+            attempt,
+            guests,
+            told: Vec::new(),
         }
-        host
+    }
+
+    /// The host as the procedures of `manage` know it.
+    pub(crate) fn manage(&self) -> &manage::host::Host {
+        &self.site.host
     }
 
     pub(crate) fn say(&mut self, what: impl Into<String>) {
@@ -105,61 +101,35 @@ impl Host {
     }
 
     pub(crate) fn store(&self) -> Store {
-        Store::open(&self.guard.state_dir, Access::Write, soon()).unwrap()
+        self.site.store()
     }
 
-    /// Runs SQL as another tool would: with SQLite's own settings, foreign keys off.
-    pub(crate) fn sql(&self, sql: &str) {
-        let store = rusqlite::Connection::open(self.guard.state_dir.store()).unwrap();
-        store.pragma_update(None, "foreign_keys", false).unwrap();
-        store.execute_batch(sql).unwrap();
+    /// How the administrator names a guest: libvirt does not know a transient one that is stopped.
+    pub(crate) fn arg(&self, guest: usize) -> String {
+        self.guests[guest].domain.uuid.to_string()
     }
 
-    /// Brings a KEK back as a provider with a new UUID, unless its name or its key is here.
+    /// `provider import` of a KEK, from a recovery file, if its name and its key are not here.
     pub(crate) fn import(&mut self, kek: usize) -> bool {
         let (name, kek) = &self.keks[kek];
-        let mut store = self.store();
-        let providers = store.providers().unwrap();
-        let is_here = providers
-            .iter()
-            .any(|it| it.name == *name || it.key_id == kek.key_id());
-        if is_here {
-            return false;
-        }
-        self.lay_kek(kek);
-        let new = NewProvider {
-            uuid: ProviderUuid::random(),
-            name: name.clone(),
-            key_id: kek.key_id(),
-            key_version: 1,
-            is_default: false,
+        let passphrase = recovery::passphrase();
+        let file = RecoveryFile::cheap(kek, name, &passphrase).unwrap();
+        let mut request = ImportProvider {
+            path: self.site.root(),
+            file: &file,
+            passphrase: &passphrase,
+            name: None,
+            dry_run: true,
+            weaker: WeakerSeal::Refused,
         };
-        store.create_provider(&new, Timestamp::now()).unwrap();
-        true
-    }
-
-    /// Puts a KEK into the keyring as a root-only file (src/keyring/mod.rs has the format):
-    /// no other program has to be asked to open that.
-    pub(crate) fn lay_kek(&self, kek: &Kek) {
-        let keys = self.guard.state_dir.keys();
-        let made = fs::DirBuilder::new()
-            .mode(0o700)
-            .recursive(true)
-            .create(&keys);
-        made.unwrap();
-        let path = keys.join(kek.key_id().to_string());
-        let _ = fs::remove_file(&path);
-        let mut file = fs::OpenOptions::new();
-        let mut file = file
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .unwrap();
-        file.write_all(b"vtpm-guard-kek 1 root-only\n").unwrap();
-        for byte in kek.expose() {
-            write!(file, "{byte:02x}").unwrap();
+        match import(self.manage(), &request) {
+            Ok(would) if would.action != ImportAction::None => {}
+            _ => return false,
         }
+        // As a root-only file: no other program has to be asked to open that.
+        self.site.put_key(kek);
+        request.dry_run = false;
+        import(self.manage(), &request).is_ok()
     }
 
     /// libvirtd is asked to start a guest: what was announced before is for another start.
@@ -170,7 +140,11 @@ impl Host {
     /// The guest runs, and libvirt notes it.
     pub(crate) fn runs(&mut self, guest: usize) {
         self.guests[guest].running = true;
-        fs::write(self.status_file(guest), "<job type='none' async='none'/>").unwrap();
+        let xml = &self.guests[guest].xml;
+        let status = format!(
+            "<domstatus state='running'><job type='none' async='none'/>\n{xml}\n</domstatus>\n"
+        );
+        fs::write(self.status_file(guest), status).unwrap();
     }
 
     fn status_file(&self, guest: usize) -> PathBuf {
@@ -253,6 +227,19 @@ impl Host {
         self.store().all_key_refs(Some(uuid), true).unwrap()
     }
 
+    /// Lets libvirt know a guest while `act` goes on, as one that is defined.
+    pub(crate) fn while_defined<T>(&self, guest: usize, act: impl FnOnce() -> T) -> T {
+        if guest != TRANSIENT {
+            return act();
+        }
+        self.libvirt.guests.define(&self.guests[guest].xml);
+        let result = act();
+        self.libvirt
+            .guests
+            .undefine(&self.guests[guest].domain.name);
+        result
+    }
+
     /// What a row's wrapped DEK holds, opened with any KEK that ever was.
     pub(crate) fn unwrapped(&self, row: &KeyRefRecord) -> Option<DekBytes> {
         let wrapped = row.key_ref.wrapped_dek.as_ref()?;
@@ -270,21 +257,13 @@ impl Host {
     }
 }
 
-fn guest(name: &str) -> Guest {
-    let secret = SecretUuid::random();
-    let emulator = Emulator {
-        version: TpmVersion::V2_0,
-        secret_uuid: Some(secret),
-        source: None,
-        persistent_state: false,
-    };
+fn guest(site: &Fixture, name: &str) -> Guest {
+    let defined = site.define(name);
+    let known = site.libvirt.guest(defined.uuid, soon()).unwrap().unwrap();
     Guest {
-        domain: Domain {
-            name: name.to_owned(),
-            uuid: DomainUuid::random(),
-            vtpm: Some(Vtpm::Emulator(emulator)),
-        },
-        secret,
+        domain: site.domain(&defined),
+        xml: known.xml,
+        secret: defined.secret,
         running: false,
         made_with: BTreeSet::new(),
         used: BTreeSet::new(),

@@ -2,18 +2,18 @@
 
 use std::fs;
 
-use vtpm_guard::domain::Domain;
-use vtpm_guard::guard::{Mode, prepare};
-use vtpm_guard::ids::DomainUuid;
-use vtpm_guard::key::id::KeyId;
-use vtpm_guard::key::wrap::WrappedDek;
-use vtpm_guard::store::{KeyRefRecord, Origin};
-use vtpm_guard::verdict::outcome::Outcome;
-use vtpm_guard::verdict::repair::Repair;
-use vtpm_guard::verdict::{Decision, Reason};
+use crate::domain::Domain;
+use crate::guard::{Mode, prepare};
+use crate::ids::DomainUuid;
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+use crate::store::{KeyRefRecord, Origin};
+use crate::verdict::outcome::Outcome;
+use crate::verdict::repair::Repair;
+use crate::verdict::{Decision, Reason};
 
-use crate::host::{DekBytes, Host, soon};
-use crate::tpm;
+use super::host::{DekBytes, Host, soon};
+use super::tpm;
 
 /// What there was before a start was judged.
 pub(crate) struct Seen {

@@ -1,5 +1,4 @@
-//! A TPM state as swtpm writes it (src/swtpm/format.rs has the format): what it holds does not
-//! matter here, the MAC over it is real.
+//! TPM states as swtpm writes them.
 
 use std::fs;
 use std::path::Path;
@@ -7,21 +6,22 @@ use std::path::Path;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Sha256, Sha512};
 
+use super::host::dek as dek_of;
+use crate::swtpm::TpmData;
+
+/// The data of a TPM.
+const OWN: &[u8] = include_bytes!("../vectors/tpm-state/tpm2-plain/tpm2-00.permall");
+
 const FLAGS_ENCRYPTED_256: u16 = 0x01 | 0x08;
 
-/// What stands in the state of a guest's own TPM, and in that of one that was made for a start
-/// whose own had not arrived.
-const OWN: u8 = 0x5a;
+/// What stands in the state of a TPM that was made for a start whose own had not arrived.
 const MAKESHIFT: u8 = 0x66;
 
 /// Writes a state that `dek` opens, as a first start does.
 pub(crate) fn make(path: &Path, dek: &[u8]) {
-    make_of(OWN, path, dek);
-}
-
-/// Writes one that is not the guest's: libvirt makes a TPM for a restore, too.
-pub(crate) fn make_makeshift(path: &Path, dek: &[u8]) {
-    make_of(MAKESHIFT, path, dek);
+    let data = TpmData::from_plain(OWN).unwrap().unwrap();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, data.encrypt(&dek_of(dek)).unwrap()).unwrap();
 }
 
 pub(crate) fn is_makeshift(path: &Path) -> bool {
@@ -29,8 +29,10 @@ pub(crate) fn is_makeshift(path: &Path) -> bool {
     state.windows(64).any(|window| window == [MAKESHIFT; 64])
 }
 
-fn make_of(content: u8, path: &Path, dek: &[u8]) {
-    let (data, iv) = ([content; 64], [0x17; 32]);
+/// Writes one that is not the guest's: libvirt makes a TPM for a restore, too. What it holds does
+/// not matter, the MAC over it is real (src/swtpm/format.rs has the format).
+pub(crate) fn make_makeshift(path: &Path, dek: &[u8]) {
+    let (data, iv) = ([MAKESHIFT; 64], [0x17; 32]);
     let mut file_key = [0; 32];
     pbkdf2::pbkdf2_hmac::<Sha512>(dek, b"swtpm", 1000, &mut file_key);
     let mac = Hmac::<Sha256>::new_from_slice(&file_key)

@@ -143,6 +143,11 @@ impl Fixture {
         store.create_provider(&new, Timestamp::now()).unwrap();
     }
 
+    /// How many provider keys are in the keyring.
+    pub(crate) fn sealed_keys(&self) -> usize {
+        fs::read_dir(self.host.state_dir().keys()).unwrap().count()
+    }
+
     /// Takes a provider's key out of the keyring.
     pub(crate) fn lose_key(&self, name: &str) {
         let key_id = self.provider(name).key_id;

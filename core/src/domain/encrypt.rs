@@ -35,7 +35,7 @@ pub fn encrypt_vtpm(document: &str, secret: SecretUuid) -> Result<Option<String>
 
 /// Where the tag of the TPM's `<backend>` ends, in bytes.
 fn end_of_backend_tag(document: &str) -> Result<Option<usize>, DomainXmlError> {
-    let invalid = |fault: XmlError| DomainXmlError::Invalid { line: 1, fault };
+    let invalid = |error: XmlError| DomainXmlError::Invalid { line: 1, error };
     let mut reader = Reader::from_str(document);
     reader.config_mut().expand_empty_elements = true;
     let mut reading = Reading::default();

@@ -9,12 +9,12 @@ pub enum DomainXmlError {
     #[error("the domain XML could not be read: {0}")]
     Io(#[from] io::Error),
     /// Something in the document is wrong.
-    #[error("line {line}: {fault}")]
+    #[error("line {line}: {error}")]
     Invalid {
         /// The line on which the piece begins that is wrong, from 1.
         line: u64,
         /// What is wrong.
-        fault: XmlError,
+        error: XmlError,
     },
     /// The document ends without this element of `<domain>`.
     #[error("the domain has no <{0}>")]
@@ -40,7 +40,7 @@ pub enum XmlError {
         /// The limit.
         limit: u64,
     },
-    /// Elements lie deeper in each other than in any honest document.
+    /// Elements are nested deeper than in any honest document.
     #[error("elements are nested deeper than {limit} levels")]
     TooDeep {
         /// The limit.
@@ -72,16 +72,16 @@ pub enum XmlError {
     /// The document is not well-formed: the parser's words.
     #[error("{0}")]
     Syntax(String),
-    /// A name of an element or attribute that is none.
+    /// A text that is not a name of an element or attribute.
     #[error("\"{0}\" is not a name of an element or attribute")]
     BadXmlName(String),
     /// The root element is another one.
     #[error("the root element is <{0}>, not <domain> without a namespace")]
     NotADomain(String),
-    /// Something stands before `<domain>` or after `</domain>`.
+    /// There is something before `<domain>` or after `</domain>`.
     #[error("there is something beside the <domain> element")]
     OutsideRoot,
-    /// An element stands twice where one is allowed.
+    /// An element is there twice where one is allowed.
     #[error("there is a second <{0}>")]
     Repeated(&'static str),
     /// An element lacks a child that it must have.
@@ -100,7 +100,7 @@ pub enum XmlError {
         /// The attribute.
         attribute: &'static str,
     },
-    /// A value is none of those that are known.
+    /// A value that is not known.
     #[error("\"{value}\" is not {wanted}")]
     BadValue {
         /// What it should be.

@@ -24,7 +24,7 @@ const MAX_OPEN_NAMES: usize = 4 << 20;
 /// What has been read so far.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    place: Place,
+    context: XmlContext,
     /// Open elements, ignored ones too.
     depth: usize,
     /// Bytes of their names.
@@ -47,7 +47,7 @@ pub(super) struct Reading {
 
 /// Where the reading is: the innermost open element that is not ignored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Place {
+enum XmlContext {
     #[default]
     Outside,
     Domain,
@@ -100,9 +100,9 @@ impl Reading {
         }
         let foreign = xml::check_tag(tag)?;
         if self.ignored == 0
-            && let Some(place) = self.enter(tag, foreign)?
+            && let Some(context) = self.enter(tag, foreign)?
         {
-            self.place = place;
+            self.context = context;
         } else {
             self.ignored += 1;
         }
@@ -110,44 +110,48 @@ impl Reading {
     }
 
     /// Takes what an element's tag says. `None` if its content is to be ignored.
-    fn enter(&mut self, tag: &BytesStart<'_>, foreign: bool) -> Result<Option<Place>, XmlError> {
+    fn enter(
+        &mut self,
+        tag: &BytesStart<'_>,
+        foreign: bool,
+    ) -> Result<Option<XmlContext>, XmlError> {
         let name = tag.name();
-        if self.place == Place::Outside {
+        if self.context == XmlContext::Outside {
             if std::mem::replace(&mut self.rooted, true) {
                 return Err(XmlError::OutsideRoot);
             }
             if foreign || name.as_ref() != "domain" {
                 return Err(XmlError::NotADomain(excerpt(name.as_ref())));
             }
-            return Ok(Some(Place::Domain));
+            return Ok(Some(XmlContext::Domain));
         }
         if foreign {
             return Ok(None);
         }
-        Ok(match (self.place, name.as_ref()) {
-            (Place::Domain, "name") if self.name.is_none() => Some(Place::Name),
-            (Place::Domain, "uuid") if self.uuid.is_none() => Some(Place::Uuid),
-            (Place::Domain, "os") => Some(Place::Os),
-            (Place::Domain, "devices") => Some(Place::Devices),
-            (Place::Os, "type") => {
+        Ok(match (self.context, name.as_ref()) {
+            (XmlContext::Domain, "name") if self.name.is_none() => Some(XmlContext::Name),
+            (XmlContext::Domain, "uuid") if self.uuid.is_none() => Some(XmlContext::Uuid),
+            (XmlContext::Domain, "os") => Some(XmlContext::Os),
+            (XmlContext::Domain, "devices") => Some(XmlContext::Devices),
+            (XmlContext::Os, "type") => {
                 let arch = attribute(tag, "arch", "an architecture")?;
                 self.other_arch = arch.is_some_and(|arch| arch != "x86_64" && arch != "i686");
                 None
             }
-            (Place::Devices, "tpm") => match Tpm::read(tag)? {
+            (XmlContext::Devices, "tpm") => match Tpm::read(tag)? {
                 Some(tpm) => {
                     put("tpm", &mut self.tpm, tpm)?;
-                    Some(Place::Tpm)
+                    Some(XmlContext::Tpm)
                 }
                 None => None,
             },
-            (Place::Tpm, "backend") => {
+            (XmlContext::Tpm, "backend") => {
                 if let Some(tpm) = &mut self.tpm {
                     tpm.take_backend(tag)?;
                 }
-                Some(Place::Backend)
+                Some(XmlContext::Backend)
             }
-            (Place::Backend, name) => {
+            (XmlContext::Backend, name) => {
                 if let Some(tpm) = &mut self.tpm {
                     tpm.take_backend_child(name, tag)?;
                 }
@@ -163,31 +167,31 @@ impl Reading {
             self.ignored -= 1;
             return Ok(());
         }
-        self.place = match self.place {
-            Place::Outside | Place::Domain => Place::Outside,
-            Place::Name => {
+        self.context = match self.context {
+            XmlContext::Outside | XmlContext::Domain => XmlContext::Outside,
+            XmlContext::Name => {
                 self.name = Some(domain_name(&self.text)?);
                 self.text.clear();
-                Place::Domain
+                XmlContext::Domain
             }
-            Place::Uuid => {
+            XmlContext::Uuid => {
                 let uuid = DomainUuid::parse(&self.text);
                 self.uuid = Some(uuid.map_err(|_| XmlError::bad_value("a UUID", &self.text))?);
                 self.text.clear();
-                Place::Domain
+                XmlContext::Domain
             }
-            Place::Os | Place::Devices => Place::Domain,
-            Place::Tpm => {
+            XmlContext::Os | XmlContext::Devices => XmlContext::Domain,
+            XmlContext::Tpm => {
                 self.tpm.as_ref().map_or(Ok(()), Tpm::check)?;
-                Place::Devices
+                XmlContext::Devices
             }
-            Place::Backend => Place::Tpm,
+            XmlContext::Backend => XmlContext::Tpm,
         };
         Ok(())
     }
 
     fn text(&mut self, text: &str) {
-        if self.ignored == 0 && matches!(self.place, Place::Name | Place::Uuid) {
+        if self.ignored == 0 && matches!(self.context, XmlContext::Name | XmlContext::Uuid) {
             // Of a longer name, which is for people only, the beginning will do; a longer UUID
             // is none.
             let mut end = text.len().min(MAX_VALUE - self.text.len());
@@ -201,7 +205,7 @@ impl Reading {
     /// Whether the last event was the tag of the TPM's `<backend>`, or something in it that
     /// is not looked at.
     pub(super) fn is_at_backend(&self) -> bool {
-        self.place == Place::Backend
+        self.context == XmlContext::Backend
     }
 
     /// Whether an emulated TPM has been seen, as far as the document was read.

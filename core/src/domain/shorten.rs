@@ -18,7 +18,7 @@ const KEPT_TAG: usize = 64 << 10;
 
 /// Where in the document the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// Before any markup. Nothing is shortened: what begins with a long text is no domain.
     Start,
     /// Between markup.
@@ -46,7 +46,7 @@ const INSTRUCTION_END: &[u8] = b"?>";
 /// The state between two parts of a document.
 #[derive(Debug)]
 pub(super) struct Shortener {
-    place: Place,
+    position: Position,
     /// Bytes of the present text, value or other piece that were passed on.
     kept: usize,
     /// Bytes of the present tag that were passed on.
@@ -64,7 +64,7 @@ pub(super) struct Shortener {
 impl Default for Shortener {
     fn default() -> Self {
         Self {
-            place: Place::Start,
+            position: Position::Start,
             kept: 0,
             tag: 0,
             skips: false,
@@ -90,45 +90,45 @@ impl Shortener {
     }
 
     fn take(&mut self, byte: u8, out: &mut Vec<u8>) {
-        match self.place {
-            Place::Start | Place::Text => self.text(byte, out),
-            Place::Markup => {
+        match self.position {
+            Position::Start | Position::Text => self.text(byte, out),
+            Position::Markup => {
                 self.begin(match byte {
-                    b'!' => Place::Declaration,
-                    b'?' => Place::Until(INSTRUCTION_END),
-                    b'>' => Place::Text,
-                    _ => Place::Tag,
+                    b'!' => Position::Declaration,
+                    b'?' => Position::Until(INSTRUCTION_END),
+                    b'>' => Position::Text,
+                    _ => Position::Tag,
                 });
                 out.push(byte);
             }
-            Place::Declaration => {
+            Position::Declaration => {
                 self.begin(match byte {
-                    b'-' => Place::CommentStart,
-                    b'[' => Place::Until(CDATA_END),
-                    _ => Place::DocumentType,
+                    b'-' => Position::CommentStart,
+                    b'[' => Position::Until(CDATA_END),
+                    _ => Position::DocumentType,
                 });
                 out.push(byte);
             }
-            Place::CommentStart => {
+            Position::CommentStart => {
                 self.begin(match byte {
-                    b'-' => Place::Until(COMMENT_END),
-                    _ => Place::DocumentType,
+                    b'-' => Position::Until(COMMENT_END),
+                    _ => Position::DocumentType,
                 });
                 out.push(byte);
             }
-            Place::Tag => self.tag(byte, out),
-            Place::Value(quote) => self.value(quote, byte, out),
-            Place::Until(end) => self.until(end, byte, out),
-            Place::DocumentType => out.push(byte),
+            Position::Tag => self.tag(byte, out),
+            Position::Value(quote) => self.value(quote, byte, out),
+            Position::Until(end) => self.until(end, byte, out),
+            Position::DocumentType => out.push(byte),
         }
     }
 
-    fn begin(&mut self, place: Place) {
-        if place == Place::Tag {
+    fn begin(&mut self, position: Position) {
+        if position == Position::Tag {
             self.tag = 0;
             self.skips_attributes = false;
         }
-        self.place = place;
+        self.position = position;
         self.kept = 0;
         self.skips = false;
         self.in_reference = false;
@@ -138,15 +138,15 @@ impl Shortener {
 
     fn text(&mut self, byte: u8, out: &mut Vec<u8>) {
         if byte == b'<' {
-            self.begin(Place::Markup);
+            self.begin(Position::Markup);
             out.push(byte);
             return;
         }
         if byte == b'&' {
             // The parser takes a reference for a piece of its own.
-            self.begin(self.place);
+            self.begin(self.position);
         }
-        let may_cut = self.place == Place::Text && is_boundary(byte);
+        let may_cut = self.position == Position::Text && is_boundary(byte);
         self.skips |= may_cut && self.kept >= KEPT_TEXT;
         self.keep_unless_skipped(byte, out);
     }
@@ -154,12 +154,12 @@ impl Shortener {
     fn tag(&mut self, byte: u8, out: &mut Vec<u8>) {
         match byte {
             b'>' => {
-                self.begin(Place::Text);
+                self.begin(Position::Text);
                 out.push(byte);
                 return;
             }
             b'"' | b'\'' => {
-                self.place = Place::Value(byte);
+                self.position = Position::Value(byte);
                 self.kept = 0;
             }
             b' ' | b'\t' | b'\r' | b'\n' => self.skips_attributes |= self.tag >= KEPT_TAG,
@@ -174,7 +174,7 @@ impl Shortener {
 
     fn value(&mut self, quote: u8, byte: u8, out: &mut Vec<u8>) {
         if byte == quote {
-            self.place = Place::Tag;
+            self.position = Position::Tag;
             self.skips = false;
             self.in_reference = false;
             if !self.skips_attributes {
@@ -202,7 +202,7 @@ impl Shortener {
             } else {
                 out.push(byte);
             }
-            self.begin(Place::Text);
+            self.begin(Position::Text);
             return;
         }
         // A hyphen that is left before the terminator would make it a faulty one.
@@ -225,77 +225,4 @@ fn is_boundary(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// The document shortened, in parts of this many bytes.
-    fn shortened(document: &str, part: usize) -> (String, u64) {
-        let (mut shortener, mut out, mut line_breaks) = (Shortener::default(), Vec::new(), 0);
-        for part in document.as_bytes().chunks(part) {
-            line_breaks += shortener.pass(part, &mut out);
-        }
-        (String::from_utf8(out).unwrap(), line_breaks)
-    }
-
-    #[test]
-    fn a_document_of_honest_lengths_stays_as_it_is() {
-        let document = "\u{feff}<?xml version='1.0'?>\n<!-- a - b --><a b='>' c=\"'&amp;\"/>\
-                        <x><![CDATA[<]] >]]]>text &#38; more</x ><?pi ?? ?>";
-        for part in 1..20 {
-            assert_eq!(shortened(document, part), (document.to_owned(), 0));
-        }
-    }
-
-    #[test]
-    fn only_the_middle_of_a_long_piece_is_left_out() {
-        let long = "ü&amp;-".repeat(40_000).replace('&', "&#38;&");
-        for (before, after) in [
-            ("<a>", "</a>"),
-            ("<a><!--", "--><b/></a>"),
-            ("<a><![CDATA[", "]]><b/></a>"),
-            ("<a><?pi ", "?><b/></a>"),
-            ("<a b='", "' c='d'/>"),
-            ("<a b=\"", "\"><c/></a>"),
-        ] {
-            let long = if before.ends_with("--") {
-                long.replace('-', "+")
-            } else if before.ends_with('>') {
-                "ü".repeat(100_000)
-            } else {
-                long.clone()
-            };
-            let (short, _) = shortened(&format!("{before}{long}{after}"), 4096);
-            assert!(short.len() < 70_000, "{} bytes of {before}", short.len());
-            assert!(short.starts_with(before) && short.ends_with(after));
-        }
-    }
-
-    #[test]
-    fn attributes_beyond_a_limit_are_left_out_whole() {
-        let many = " a='<not>/\n'".repeat(50_000);
-        for (before, after) in [("<x", "/><y/>"), ("<x", "></x>")] {
-            let (short, line_breaks) = shortened(&format!("{before}{many}{after}"), 1000);
-            assert!(short.len() < 70_000);
-            assert!(
-                short.ends_with(&format!("'{after}")),
-                "{}",
-                &short[short.len() - 40..]
-            );
-            assert_eq!(short.matches('\n').count() as u64 + line_breaks, 50_000);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_size_of_the_parts_does_not_matter(
-            pieces in proptest::collection::vec("[<>!?'\"&;/ a\\-\\[\\]\n]{0,40}", 0..20),
-            part in 1_usize..50,
-        ) {
-            let document = pieces.concat();
-            prop_assert_eq!(shortened(&document, part), shortened(&document, 1 << 20));
-        }
-    }
-}
+mod tests;

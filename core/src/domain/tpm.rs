@@ -38,7 +38,7 @@ enum BackendKind {
 }
 
 impl Tpm {
-    /// Reads the tag. `None` for a `spapr-tpm-proxy`, which stands beside the domain's TPM.
+    /// Reads the tag. `None` for a `spapr-tpm-proxy`, which is there beside the domain's TPM.
     pub(super) fn read(tag: &BytesStart<'_>) -> Result<Option<Self>, XmlError> {
         let model = attribute(tag, "model", "a TPM model")?;
         if model.as_deref() == Some("spapr-tpm-proxy") {

@@ -29,7 +29,7 @@ pub(super) fn for_each_event(
     if is_wide(head) {
         return Err(DomainXmlError::Invalid {
             line: 1,
-            fault: XmlError::WideEncoding,
+            error: XmlError::WideEncoding,
         });
     }
     // The parser takes a UTF-8 byte order mark away, if it comes in one read: hence the head.
@@ -39,7 +39,7 @@ pub(super) fn for_each_event(
     let mut piece = Vec::new();
     loop {
         let line = reader.get_ref().line();
-        let invalid = |fault| DomainXmlError::Invalid { line, fault };
+        let invalid = |error| DomainXmlError::Invalid { line, error };
         reader.get_mut().begin_piece();
         piece.clear();
         match reader.read_event_into(&mut piece) {
@@ -48,7 +48,7 @@ pub(super) fn for_each_event(
             Err(error) => {
                 return Err(match reader.get_mut().take_stop() {
                     Some(Stop::Io(error)) => DomainXmlError::Io(error),
-                    Some(Stop::Limit(fault)) => invalid(fault),
+                    Some(Stop::Limit(error)) => invalid(error),
                     None => invalid(error.into()),
                 });
             }

@@ -17,7 +17,7 @@ use super::random::{self, RandomError};
 pub struct Dek(Zeroizing<Vec<u8>>);
 
 impl Dek {
-    /// The longest value that libvirt carries, in bytes: `REMOTE_SECRET_VALUE_MAX` in its
+    /// The longest value that libvirt transports, in bytes: `REMOTE_SECRET_VALUE_MAX` in its
     /// `remote_protocol.x`.
     pub const MAX_LEN: usize = 65_536;
 

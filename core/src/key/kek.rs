@@ -19,12 +19,6 @@ impl Kek {
         Self::made_by(|bytes| random::fill(bytes))
     }
 
-    /// Takes over the bytes of an existing one.
-    #[must_use]
-    pub fn from_bytes(bytes: Zeroizing<[u8; Self::LEN]>) -> Self {
-        Self(Box::new(bytes))
-    }
-
     /// Copies the bytes of an existing one; `None` unless there are exactly [`Self::LEN`].
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
@@ -73,7 +67,7 @@ mod tests {
     #[test]
     fn the_key_id_never_changes() {
         // Stores and keyrings out there hold key ids: this value stays.
-        let kek = Kek::from_bytes(Zeroizing::new([0x42; Kek::LEN]));
+        let kek = Kek::from_slice(&[0x42; Kek::LEN]).unwrap();
         assert_eq!(kek.key_id().to_string(), "dca02314b137fc92cce2c3308ee77dd3");
     }
 

@@ -1,5 +1,5 @@
 //! What this host has of a guest's TPM under another name. It is looked for only before a
-//! refusal says that something is gone, lost or missing: a start that goes on pays nothing.
+//! refusal says that something is gone, lost or missing: an allowed start costs nothing more.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::verdict::facts::TransientState;
 /// What was found beside the guest's own rows and its state's own place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// Whether libvirt knows the guest, as its files tell.
+    /// Whether libvirt knows the guest, according to its files.
     pub is_defined: bool,
     /// A TPM state of the guest, where its XML does not look for it.
     pub state: Option<StateElsewhere>,
@@ -37,11 +37,11 @@ pub struct StateElsewhere {
 /// What makes a TPM state elsewhere the guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElsewhereKind {
-    /// It lies beside the place that the XML names, and is of this version.
+    /// It is next to the path that the XML names, and of this version.
     OtherVersion(TpmVersion),
-    /// It lies where the guest's last start found its state.
+    /// It is where the guest's last start found its state.
     LastSeen,
-    /// It lies at libvirt's own place for this guest, and the XML has a `<source>`.
+    /// It is in libvirt's own place for this guest, and the XML has a `<source>`.
     OwnDirectory,
 }
 
@@ -52,11 +52,11 @@ pub struct OtherGuest {
     pub uuid: DomainUuid,
     /// The name that it had last, where that is known.
     pub name: Option<String>,
-    /// Whether libvirt knows it, as its files tell.
+    /// Whether libvirt knows it, according to its files.
     pub is_defined: bool,
 }
 
-/// Another domain with a used key that is no stranger.
+/// Another guest with a used key, and what it has in common with this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelatedGuest {
     /// The domain.

@@ -25,9 +25,9 @@ pub enum Finding {
     /// The row's key is not the one that opens this TPM, or does not open at all.
     UnusableKey(KeyRefId),
     /// The row lacks its key version or its KEK reference, names another secret, or gives its
-    /// provider a name that it no longer bears.
+    /// provider a name that it no longer has.
     IncompleteRow(KeyRefId),
-    /// The start rests on libvirt's own secret: the guard's key cannot be had.
+    /// The start uses libvirt's own secret: the guard's key is not available.
     Degraded(Refusal),
     /// The guest's secret is not managed by the guard: `adopt` would take it over.
     Unmanaged,
@@ -37,11 +37,11 @@ pub enum Finding {
     /// libvirt has a value that it does not disclose, and that may not be the right one; it is
     /// left in place.
     HiddenValue(SecretUuid),
-    /// libvirt had another value than the key: it is kept as a retired key reference.
+    /// libvirt had another value than the key: it was saved as a retired key reference.
     HostValueKept,
     /// libvirt's value opens the TPM's state, and no key of the store does.
     HostValueProven,
-    /// The store could not be used; libvirt's own secret carries the start.
+    /// The store could not be used; the start uses libvirt's own secret.
     StoreUnusable(StoreAccessError),
     /// The domain XML could not be read.
     XmlUnreadable(String),
@@ -53,14 +53,14 @@ pub enum Finding {
     /// The TPM's state went with the guest's last run, which ended normally, and the policy
     /// gives each run a new TPM.
     FreshTpm,
-    /// The TPM's state is gone, and a copy that the guard kept takes its place.
+    /// The TPM's state is gone, and a saved copy takes its place.
     StateGone {
-        /// When in the guest's life the copy was kept.
+        /// When in the guest's life the copy was saved.
         reason: CopyReason,
-        /// When it was kept.
+        /// When it was saved.
         saved_at: Timestamp,
     },
-    /// The start rests on a TPM state that is on its way: a used key has none here, or one that
+    /// The start depends on a TPM state that is on its way: a used key has none here, or one that
     /// it does not open.
     StateArrives {
         /// How it gets here.
@@ -68,15 +68,15 @@ pub enum Finding {
         /// When a guest first ran here with the key.
         first_used_at: Option<Timestamp>,
     },
-    /// The TPM's state is damaged; it is set aside, and a copy that the guard kept and that the key
+    /// The TPM's state is damaged; it is set aside, and a saved copy that the key
     /// opens takes its place.
     StateDamaged {
         /// Says what is in its place.
         how: String,
-        /// When the copy was kept.
+        /// When the copy was saved.
         reason: CopyReason,
     },
-    /// No copy of the TPM's state could be kept: should this start fail, libvirt deletes it.
+    /// No copy of the TPM's state could be saved: should this start fail, libvirt deletes it.
     CopyNotKept(String),
     /// The configuration is broken; the defaults hold.
     ConfigurationBroken(String),

@@ -39,7 +39,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The start goes on, with nothing to note, repair or provide.
+    /// The start is allowed, with nothing to note, repair or provide.
     pub fn allow(reason: Reason) -> Self {
         Self::new(Decision::Allow(reason))
     }
@@ -58,7 +58,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the start may go on.
+    /// Returns whether the start is allowed.
     #[must_use]
     pub fn decision(&self) -> &Decision {
         &self.decision
@@ -83,7 +83,7 @@ impl Verdict {
         self.secret
     }
 
-    /// Whether the start may go on.
+    /// Returns whether the start is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         matches!(self.decision, Decision::Allow(_))
@@ -139,13 +139,13 @@ impl From<Verdict> for Answer {
 /// Allow or deny.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The start goes on.
+    /// The start is allowed.
     Allow(Reason),
     /// The start is refused.
     Deny(Refusal),
 }
 
-/// Why a start may go on.
+/// Why a start is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The domain has no emulated TPM.
@@ -164,10 +164,10 @@ pub enum Reason {
     HostSecret,
     /// Whoever starts the guest brings its key, in a secret that libvirt discloses to nobody.
     ClientsKey,
-    /// libvirtd is starting, and has loaded the guest's secret: it was laid out, or is a
+    /// libvirtd is starting, and has loaded the guest's secret: it was staged, or is a
     /// persistent one.
     LoadedSecret,
-    /// The operation is none that could be refused.
+    /// This operation is never refused.
     NotAStart,
 }
 

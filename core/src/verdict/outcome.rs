@@ -1,4 +1,4 @@
-//! What came of a guarded start, ready to be told.
+//! The result of a guarded start, for messages, logs and JSON.
 
 use super::facts::{Facts, KeySource, Proof, TpmState, Trial};
 use super::{ProvideSecret, Verdict};
@@ -23,7 +23,7 @@ pub struct Outcome {
     pub dry_run: bool,
 }
 
-/// A guest's key reference, as `status` tells of it.
+/// A guest's key reference, as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInUse {
     /// The row.
@@ -75,7 +75,7 @@ pub enum SecretAction {
 }
 
 impl Outcome {
-    /// Whether the start goes on.
+    /// Returns whether the start is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.verdict.is_allowed()

@@ -30,7 +30,7 @@ pub enum Refusal {
     },
     /// Several providers have the KEK.
     ProviderAmbiguous {
-        /// The provider's name in the row, which no provider bears.
+        /// The provider's name in the row, which no provider has.
         provider: String,
         /// The key id.
         key_id: KeyId,
@@ -121,7 +121,7 @@ pub enum Refusal {
         /// When it was first seen there.
         at: Timestamp,
     },
-    /// A used key without its TPM state, whose kept copy could not be put back.
+    /// A used key without its TPM state, whose saved copy could not be restored.
     TpmStateNotRestored {
         /// Says why.
         reason: String,
@@ -154,7 +154,7 @@ pub enum Refusal {
     },
     /// The hook's deadline passed before the start was judged.
     DeadlinePassed,
-    /// libvirtd is starting, and the guest with it, whose key was not laid out before.
+    /// libvirtd is starting, and the guest with it, whose key was not staged.
     LibvirtStarting,
     /// The usage belongs to another secret, or the UUID to another usage type.
     SecretConflict {

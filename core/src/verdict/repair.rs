@@ -31,7 +31,7 @@ pub enum Repair {
         /// Its name.
         provider_name: String,
     },
-    /// Deletes a row whose DEK another row holds too. The kept row inherits the earliest
+    /// Deletes a row whose DEK another row holds too. The row that stays inherits the earliest
     /// `first_used_at` of both.
     DeleteDuplicate {
         /// The row to delete.
@@ -92,11 +92,11 @@ pub enum Repair {
         /// Its name.
         provider_name: String,
     },
-    /// Puts the kept copy of the TPM state back in the state's place. Changes no row.
+    /// Restores the saved copy of the TPM state. Changes no row.
     RestoreTpmState {
-        /// When in the guest's life the copy was kept.
+        /// When in the guest's life the copy was saved.
         reason: CopyReason,
-        /// When it was kept.
+        /// When it was saved.
         saved_at: Timestamp,
     },
 }

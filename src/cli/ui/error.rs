@@ -53,7 +53,7 @@ impl CommandError {
             .with_hint("run it as root")
     }
 
-    /// The exit status of the design.
+    /// The exit status (docs/json.md).
     pub(crate) fn status(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Refused => 1,

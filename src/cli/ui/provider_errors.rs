@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::error::CommandError;
 use crate::host::trusted::Reason;
-use crate::manage::provider_name::{BadName, MAX_CHARS};
+use crate::manage::provider_name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::messages::{Arg, Command, quoted};
 use crate::recovery::file::RecoveryError;
@@ -52,16 +52,16 @@ impl From<ProviderError> for CommandError {
 /// What is wrong with a name for a provider.
 pub(crate) fn bad_name(name: &str, why: BadName) -> CommandError {
     let why = match why {
-        BadName::Empty => "it is empty".to_owned(),
-        BadName::TooLong => format!("it is longer than {MAX_CHARS} characters"),
-        BadName::OuterSpace => "it begins or ends with white space".to_owned(),
-        BadName::LikeAnOption => "it begins with \"-\", as options do".to_owned(),
-        BadName::Slash => "it contains \"/\"".to_owned(),
-        BadName::Invisible => "it contains characters that cannot be seen".to_owned(),
-        BadName::LikeAUuid => "it looks like a UUID".to_owned(),
+        BadName::Empty => "is empty",
+        BadName::TooLong => "is longer than 64 characters",
+        BadName::OuterSpace => "begins or ends with white space",
+        BadName::LikeAnOption => "begins with \"-\", as options do",
+        BadName::Slash => "contains \"/\"",
+        BadName::Invisible => "contains characters that cannot be seen",
+        BadName::LikeAUuid => "looks like a UUID",
     };
     CommandError::usage(format!(
-        "{} cannot be a provider's name: {why}",
+        "{} cannot be a provider's name: it {why}",
         quoted(name)
     ))
 }

@@ -30,7 +30,7 @@ fn the_host_seals_where_it_can() {
     let mut bytes = Zeroizing::new([0; Kek::LEN]);
     bytes[7..9].copy_from_slice(b"\r\n");
     let another = &kek(2);
-    let kek = Kek::from_bytes(bytes);
+    let kek = Kek::from_slice(&*bytes).unwrap();
     let key_id = kek.key_id();
 
     let weaker = WeakerSeal::Allowed;

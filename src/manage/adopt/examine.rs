@@ -9,14 +9,13 @@ use crate::keyring::unlock::OpenedKey;
 use crate::libvirt::files::{self, StoredValue};
 use crate::libvirt::secret::{Purpose, SecretError, SecretValue};
 use crate::manage::host::{HostError, default_deadline};
-use crate::manage::providers::named_by;
 use crate::store::StoreError;
 use crate::swtpm::{StateFile, read_state};
 use crate::verdict::adopt::{
     AdoptFacts, AvailableSecret, Evidence, ExistingKey, Expected, KeyComparison, Sharer,
     Undisclosed,
 };
-use crate::verdict::facts::{Proof, Provider, References};
+use crate::verdict::facts::{Proof, Provider, References, provider_of};
 
 /// The facts, and the keys that were read on the way to them.
 pub(super) struct Examined {
@@ -146,7 +145,7 @@ impl Adopting {
             .key_refs
             .iter()
             .filter(|row| row.wrapped_dek.is_none());
-        let bound = placeholders.find_map(|row| named_by(row, &references.providers));
+        let bound = placeholders.find_map(|row| provider_of(row, &references.providers));
         bound
             .filter(|_| !self.provider_named)
             .unwrap_or(&self.provider)

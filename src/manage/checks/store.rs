@@ -3,7 +3,7 @@
 use super::{Finding, KeyFinding};
 use crate::clock::Timestamp;
 use crate::manage::host::{Host, HostError, default_deadline};
-use crate::store::{Access, EventFilter, Store, previous_key_of};
+use crate::store::{Access, EventFilter, Store};
 use crate::verdict::facts::Provider;
 
 /// How far the history may be ahead of the clock, in milliseconds.
@@ -50,7 +50,7 @@ fn weakly_sealed(host: &Host, provider: &Provider) -> Option<KeyFinding> {
 
 fn export(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, HostError> {
     let Some(exported_at) = provider.exported_at else {
-        let is_needed = previous_key_of(&provider).is_none()
+        let is_needed = provider.previous_key_of().is_none()
             || !store.key_refs_under(provider.key_id)?.is_empty();
         return Ok(Some(if is_needed {
             KeyFinding::NeverExported(provider)

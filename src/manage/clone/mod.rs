@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 use self::original::FoundState;
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
-use super::providers::{ProviderRef, for_new_keys, named_by};
+use super::providers::ProviderRef;
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::guard::Guard;
@@ -24,7 +24,7 @@ use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::store::{Access, AddKey, BindingChange, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
 use crate::tpm_copies::{RestoreError, restore_copy};
-use crate::verdict::facts::{KeyRef, Provider};
+use crate::verdict::facts::{KeyRef, Provider, for_new_keys, provider_of};
 
 /// What `key clone` did.
 #[derive(Debug, Serialize)]
@@ -315,7 +315,7 @@ impl Cloning<'_> {
         let keyed = |row: &&KeyRef| row.wrapped_dek.is_some();
         let rows = &seen.key_refs;
         let row = rows.iter().find(keyed).or_else(|| rows.first());
-        let named = row.and_then(|row| named_by(row, &seen.providers));
+        let named = row.and_then(|row| provider_of(row, &seen.providers));
         let Some(named) = named else {
             return Err(CloneError::NotBound(original, clone));
         };

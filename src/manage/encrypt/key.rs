@@ -8,9 +8,9 @@ use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::manage::host::{Host, default_deadline};
-use crate::manage::providers::{ProviderError, named_by};
+use crate::manage::providers::ProviderError;
 use crate::store::{Access, Change, Store, StoreError};
-use crate::verdict::facts::{KeyRef, Provider, References};
+use crate::verdict::facts::{KeyRef, Provider, References, provider_of};
 use crate::verdict::repair::{KeyOrigin, Repair};
 
 /// What a guest's TPM state is encrypted with.
@@ -107,7 +107,7 @@ impl Key {
         let secret = secret
             .or(placeholder.and_then(|row| row.secret_uuid))
             .unwrap_or_else(SecretUuid::random);
-        let bound = placeholder.and_then(|row| named_by(row, &seen.providers));
+        let bound = placeholder.and_then(|row| provider_of(row, &seen.providers));
         let provider = match choice {
             Choice::Named(provider) => provider,
             Choice::Default(default) => {
@@ -176,9 +176,7 @@ impl Key {
 /// The changes that make a key, in the placeholder if there is one.
 fn creation(placeholder: Option<&KeyRef>, provider: &Provider) -> Vec<Repair> {
     let key_ref = placeholder.map(|row| row.id);
-    let is_bound = placeholder.is_some_and(|row| {
-        row.provider_uuid == Some(provider.uuid) && row.provider_name == provider.name
-    });
+    let is_bound = placeholder.is_some_and(|row| row.is_bound_to(provider));
     let bind = (!is_bound).then(|| Repair::BindProvider {
         key_ref,
         provider: provider.uuid,

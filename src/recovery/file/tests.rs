@@ -17,7 +17,7 @@ const CHEAP: Cost = Cost {
 };
 
 fn kek(byte: u8) -> Kek {
-    Kek::from_bytes(Zeroizing::new([byte; Kek::LEN]))
+    Kek::from_slice(&[byte; Kek::LEN]).unwrap()
 }
 
 fn passphrase(text: &str) -> Passphrase {

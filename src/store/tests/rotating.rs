@@ -1,7 +1,7 @@
 //! A provider's new KEK, its rows, and its previous KEK.
 
 use super::super::testing::*;
-use super::super::{RewrappedRow, Rotation, Store, StoreError, previous_key_of};
+use super::super::{RewrappedRow, Rotation, Store, StoreError};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::Provider;
 
@@ -96,8 +96,8 @@ fn the_previous_kek_stays_as_a_provider_with_its_export_time() {
     assert_eq!((previous.key_id, previous.key_version), (key_id(1), 1));
     assert_eq!(previous.exported_at, Some(NOW));
     assert!(!previous.is_default);
-    assert_eq!(previous_key_of(previous), Some("p"));
-    assert_eq!(previous_key_of(&after), None);
+    assert_eq!(previous.previous_key_of(), Some("p"));
+    assert_eq!(after.previous_key_of(), None);
 }
 
 #[test]

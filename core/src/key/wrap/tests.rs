@@ -7,7 +7,7 @@ use super::*;
 use crate::key::hex;
 
 fn kek(byte: u8) -> Kek {
-    Kek::from_bytes(Zeroizing::new([byte; Kek::LEN]))
+    Kek::from_slice(&[byte; Kek::LEN]).unwrap()
 }
 
 fn dek(bytes: &[u8]) -> Dek {
@@ -94,7 +94,7 @@ proptest! {
     fn whatever_is_wrapped_comes_back(
         key: [u8; 32], value in prop::collection::vec(any::<u8>(), 1..300), other: [u8; 16],
     ) {
-        let kek = Kek::from_bytes(Zeroizing::new(key));
+        let kek = Kek::from_slice(&key).unwrap();
         let home = domain(1);
         let wrapped = WrappedDek::wrap(&kek, &dek(&value), home).unwrap();
         prop_assert_eq!(outcome(wrapped.unwrap(&kek, home)), Ok(Some(value)));

@@ -47,7 +47,7 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         Refusal::KeyLost => known_key(facts, found, false).unwrap_or(if has_providers(facts) {
             Refusal::KeyUnknown
         } else {
-            // Without a provider there is no store but a lost one.
+            // A store without any provider has probably been lost.
             Refusal::KeyLost
         }),
         Refusal::KeyDoesNotOpenTpm { .. } | Refusal::HostValueDoesNotOpenTpm { .. } => {

@@ -1,4 +1,4 @@
-//! What libvirt's own secret means for a start: whether it carries one that the guard has no key
+//! What libvirt's own secret means for a start: whether it is enough where the guard has no key
 //! for, and what becomes of it where the guard has one.
 
 use super::Case;
@@ -12,7 +12,7 @@ use crate::verdict::{Answer, Finding, Over, ProvideSecret, Reason, Verdict};
 
 /// Whether libvirt's own secret opens this TPM, as far as can be known.
 pub(super) enum Carries {
-    /// It may, or does: the start can go on without the guard's key, with this finding.
+    /// It may, or does: the start can continue without the guard's key, with this finding.
     Yes(Finding),
     /// Its value is known, and does not open the TPM's state.
     Refuted,
@@ -23,7 +23,7 @@ pub(super) enum Carries {
 }
 
 impl Case<'_> {
-    /// Whether libvirt's own secret carries a start that the guard has no key for.
+    /// Returns whether libvirt's own secret is enough for a start that the guard has no key for.
     pub(super) fn carries(&self) -> Carries {
         match &self.facts.host_secret {
             None => Carries::Ask,
@@ -85,7 +85,7 @@ impl ForeignSecret {
     }
 }
 
-/// Allows a start that libvirt's own secret carries, with what is to be said of that.
+/// Allows a start with libvirt's own secret, and notes why.
 pub(super) fn carried(finding: Finding) -> Verdict {
     let reason = match finding {
         Finding::ClientsKey => Reason::ClientsKey,
@@ -94,8 +94,8 @@ pub(super) fn carried(finding: Finding) -> Verdict {
     Verdict::allow(reason).with_finding(finding)
 }
 
-/// Refuses, unless the trouble is a provider that is not at hand, libvirt has a value, and the
-/// policy lets the start rest on it.
+/// Refuses, unless the reason is a provider that is not available, libvirt has a value, and the
+/// policy allows to use it.
 pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     let provider_not_at_hand = matches!(
         refusal,
@@ -121,7 +121,7 @@ pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
 }
 
 /// No key in use opens the TPM's state. A value of libvirt's that does, or that a client brings,
-/// goes on; a retired key that does is named.
+/// is used; a retired key that does is named.
 pub(super) fn carry_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
     if case.facts.host_secret.is_none() {
         return Answer::AskHostSecret;

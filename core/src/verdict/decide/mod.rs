@@ -28,7 +28,7 @@ pub fn decide(facts: &Facts) -> Answer {
     }
 }
 
-/// A start that was judged by a kept copy gets that copy as its state.
+/// A start that was decided by a saved copy gets that copy as its state.
 fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
     if let (Decision::Allow(_), Some(copy)) = (&verdict.decision, facts.copy_to_restore()) {
         let (reason, saved_at) = (copy.reason, copy.saved_at);
@@ -46,8 +46,8 @@ fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
     verdict
 }
 
-/// What is on its way is not proven. A start that rests on it says so, and one that is refused
-/// for want of a state where that may be had from.
+/// What is on its way is not proven. A start that depends on it says so, and one that is refused
+/// for lack of a state says where to get it from.
 fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
     let rows = facts.references.iter().flat_map(|found| &found.key_refs);
     let first_used_at = rows.filter_map(|row| row.first_used_at).min();

@@ -84,8 +84,8 @@ fn existing_tpm(case: &Case<'_>) -> Answer {
 }
 
 /// A value that a client gave libvirt for a guest without state is that guest's key, and no
-/// other is ever made beside it: it becomes the row's where root can read it, and else carries
-/// the start by itself.
+/// other is ever made beside it: it becomes the row's where root can read it, and otherwise
+/// the start uses it as it is.
 fn origin_of_a_new_key(case: &Case<'_>) -> ControlFlow<Answer, KeyOrigin> {
     let foreign = match &case.facts.host_secret {
         None => return Break(Answer::AskHostSecret),

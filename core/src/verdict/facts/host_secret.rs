@@ -40,7 +40,7 @@ pub struct ForeignSecret {
 pub enum HostValue {
     /// There is none.
     None,
-    /// There is one, as far as libvirt tells, and nobody can read it.
+    /// libvirt reports one, and nobody can read it.
     Hidden,
     /// Root can read it.
     Known {

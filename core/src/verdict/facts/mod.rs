@@ -1,4 +1,4 @@
-//! The facts that a verdict rests on.
+//! The facts that a verdict depends on.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub struct Facts {
     /// The store's answer.
     pub references: Result<References, StoreAccessError>,
     /// What trying the wrapped DEK of each keyed row gave; its proof is against the TPM state,
-    /// or against the kept copy in its place.
+    /// or against the saved copy in its place.
     pub trials: BTreeMap<KeyRefId, Trial>,
     /// Whether a provider's KEK opens on this host, for those that were tried.
     pub keks: BTreeMap<KeyId, KekState>,
@@ -39,7 +39,7 @@ pub struct Facts {
     pub state: TpmState,
     /// What keeps swtpm from using the TPM state, whatever the key.
     pub obstacle: Option<Obstacle>,
-    /// What was kept of the TPM; looked for only where its state is absent or damaged.
+    /// What was saved of the TPM; looked for only where its state is absent or damaged.
     pub saved: SavedTpm,
     /// How the TPM state of this very start gets to its place, if it is on its way; then
     /// `references.state_arrives`, too.
@@ -79,8 +79,8 @@ impl Facts {
         Some((secret, domain))
     }
 
-    /// The kept copy that takes the place of a TPM state that is gone: the start is judged, and
-    /// goes on, as if that state had never been away.
+    /// The saved copy that takes the place of a TPM state that is gone: the start is decided, and
+    /// continues, as if that state had never been away.
     ///
     /// None does where state is on its way, where policy gives each run a TPM of its own, and
     /// where policy lets a new TPM take the place of one that no key of the guest opens. In the
@@ -120,7 +120,7 @@ impl Facts {
     }
 
     /// The state of a guest with a used key is on its way, and without it the start would be
-    /// another one: there is none here, or none that the key opens.
+    /// different: there is none here, or none that the key opens.
     #[must_use]
     pub fn depends_on_arrival(&self) -> bool {
         let rows = self.references.iter().flat_map(|found| &found.key_refs);
@@ -138,7 +138,7 @@ impl Facts {
         )
     }
 
-    /// Keys open, and the state is none's of them.
+    /// Keys open, and the state refutes all of them.
     fn is_refuted(&self) -> bool {
         let proof = |trial: &Trial| match trial {
             Trial::Opened { proof, .. } => Some(*proof),

@@ -30,7 +30,7 @@ pub struct References {
 
 impl References {
     /// Whether a verdict on these rows is one on the others, too. Whether an announcement is
-    /// for this start was decided by whoever judged it, and is no matter of the store's.
+    /// for this start is not decided by the store.
     #[must_use]
     pub fn decides_as(&self, other: &Self) -> bool {
         (&self.key_refs, &self.providers, &self.announced)
@@ -146,3 +146,6 @@ pub enum StoreAccessError {
         known: i64,
     },
 }
+
+#[cfg(test)]
+mod tests;

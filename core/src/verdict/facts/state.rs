@@ -47,21 +47,21 @@ pub enum Obstacle {
     },
 }
 
-/// What the guard kept of a TPM whose state libvirt deletes: a transient guest's.
+/// What the guard saved of a TPM whose state libvirt deletes: a transient guest's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SavedTpm {
-    /// The copy that would be put back: one that a key of the guest opens, else the newest.
+    /// The copy that would be restored: one that a key of the guest opens, else the newest.
     pub copy: Option<CopyToRestore>,
     /// Whether the guest's last run ended normally, and no start since then had a TPM state.
     pub ended_normally: bool,
 }
 
-/// A kept copy of a TPM state, as far as a verdict needs to know it.
+/// A saved copy of a TPM state, as far as a verdict needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyToRestore {
-    /// When in a guest's life it was kept.
+    /// When in a guest's life it was saved.
     pub reason: CopyReason,
-    /// When it was kept.
+    /// When it was saved.
     pub saved_at: Timestamp,
     /// Whether it is encrypted.
     pub is_encrypted: bool,
@@ -69,7 +69,7 @@ pub struct CopyToRestore {
     pub is_proven: bool,
 }
 
-/// When in a guest's life a copy of its TPM state is kept.
+/// When in a guest's life a copy of its TPM state is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyReason {
     /// Before a start, which may fail.

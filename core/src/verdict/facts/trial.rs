@@ -77,7 +77,7 @@ pub enum Proof {
     Proven,
     /// The state is encrypted, and not with this DEK.
     Refuted,
-    /// There is no encrypted state that could tell.
+    /// No encrypted state could prove or refute it.
     None,
 }
 

@@ -238,6 +238,23 @@ fn a_wrapped_key_that_does_not_authenticate_is_refused() {
     assert_eq!(verdict(&beside_lost), "deny VG101");
 }
 
+/// Rows 22, 23, 24 and 26.
+#[test]
+fn of_several_keys_that_do_not_open_the_one_that_an_import_fixes_decides() {
+    let host = || {
+        let host = guest().provider("a", 1, 'X').provider("s", 3, 'S');
+        host.kek_sealed('S')
+    };
+    let mismatch = |id| keyless(id, "a", 1, 'A');
+    let missing = |id| keyless(id, "lost", 9, 'L');
+    let sealed_key = |id| sealed(id, "s", 3, 'S');
+    // Whichever is the oldest.
+    let beside = |one, other| verdict(&host().row(one).row(other));
+    assert_eq!(beside(mismatch(1), missing(2)), "deny VG101");
+    assert_eq!(beside(sealed_key(1), mismatch(2)), "deny VG102");
+    assert_eq!(beside(corrupt(1, "a", 1, 'A'), sealed_key(2)), "deny VG104");
+}
+
 /// Row 27.
 #[test]
 fn missing_columns_are_filled_from_what_unwraps_the_row() {

@@ -1,5 +1,6 @@
 //! The life of keys as one long story: random sequences of what happens to a host, with a real
-//! store, real sealed keys and real state files; after each step the statements of docs/invariants.md
+//! store, real sealed keys and real state files. The administrator's part is played by the
+//! procedures of `manage`; after each step the statements of docs/invariants.md
 //! are held against what this test knows better than the guard: every key that was ever made.
 #![allow(
     clippy::unwrap_used,
@@ -10,17 +11,18 @@
 mod clone;
 mod events;
 mod host;
-mod libvirt;
 mod statements;
 mod tpm;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use vtpm_guard::clock::{Deadline, Timestamp};
-use vtpm_guard::guard::{Mode, Operation, prepare};
-use vtpm_guard::store::Origin;
+use crate::clock::{Deadline, Timestamp};
+use crate::guard::{Mode, Operation, prepare};
+use crate::manage::tests::fixture::Fixture;
+use crate::store::Origin;
 
 use events::{Event, events};
 use host::Host;
@@ -176,6 +178,38 @@ fn a_clone_has_the_tpm_of_its_original() {
     assert_eq!(host.guests[0].made_with, host.guests[1].made_with);
 }
 
+/// The same for what the administrator does to a key and to a state: each step is really done.
+#[test]
+fn a_key_is_renewed_and_given_up_and_a_state_that_is_gone_is_restored() {
+    use events::Event::*;
+    use events::StartEnds::*;
+    let told = [
+        (Bind(0, 0), "bound"),
+        (Start(0, Runs), "runs"),
+        (Stop(0), "stopped"),
+        (Renew(0), "renewed"),
+        (Start(0, Runs), "runs"),
+        (Stop(0), "stopped"),
+        (Unbind(0), "unbound"),
+        (Start(0, Runs), "refused VG202"),
+        (Bind(1, 1), "bound"),
+        (Start(1, Runs), "runs"),
+        (RestoreState(1), "-"),
+        (Stop(1), "stopped"),
+        (RestoreState(1), "restored"),
+        (Start(1, Runs), "runs"),
+    ];
+    let story: Vec<_> = told.iter().map(|(event, _)| *event).collect();
+    let host = play(&story);
+    let heard = host.told.iter().filter_map(|line| line.strip_prefix("  "));
+    assert_eq!(heard.collect::<Vec<_>>(), told.map(|(_, what)| what));
+    assert_eq!(
+        host.guests[0].made_with.len(),
+        2,
+        "its key before and after"
+    );
+}
+
 /// M1 of the audit: the store is locked when the first run is to be noted, and the states are out
 /// of sight when it ends.
 #[test]
@@ -293,14 +327,18 @@ fn a_guest_starts_at_every_moment_of_a_rotation() {
     }
     let mut starts = 0;
     for _ in 0..5 {
-        let mut rotation = events::rotation(&host, "a").spawn().unwrap();
-        while rotation.try_wait().unwrap().is_none() {
+        let root = host.site.root().to_owned();
+        let rotation = thread::spawn(move || {
+            let rotated = events::rotation(&Fixture::at(&root).host, "a");
+            rotated.unwrap().rotated
+        });
+        while !rotation.is_finished() {
             let outcome = host.prepare(0, Mode::CarryOut);
             assert!(outcome.is_allowed(), "{outcome:#?}");
             host.ends(0);
             starts += 1;
         }
-        assert!(rotation.wait().unwrap().success());
+        assert!(rotation.join().unwrap());
     }
     assert_eq!(host.store().provider("a").unwrap().key_version, 6);
     assert!(starts > 5, "{starts} starts met a rotation");

@@ -1,0 +1,219 @@
+//! `provider rotate`.
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::clock::Timestamp;
+use crate::ids::{KeyRefId, ProviderUuid};
+use crate::key::dek::Dek;
+use crate::key::id::KeyId;
+use crate::keyring::{KeyringError, WeakerSeal};
+use crate::manage::host::HostError;
+use crate::manage::key_refs::retire;
+use crate::manage::provider_rotate::{
+    LeftRow, RotatedProvider, RotatedRow, RowResult, rotate as rotate_with,
+};
+use crate::manage::providers::ProviderError;
+use crate::store::NewProvider;
+
+fn rotate(fixture: &Fixture, provider: &str) -> Result<RotatedProvider, ProviderError> {
+    rotate_with(&fixture.host, provider, WeakerSeal::Refused, &mut |_| {})
+}
+
+fn rotated(fixture: &Fixture) -> RotatedProvider {
+    rotate(fixture, "a").unwrap()
+}
+
+fn result(done: &RotatedProvider, row: KeyRefId) -> &RotatedRow {
+    done.key_refs.iter().find(|it| it.id == row).unwrap()
+}
+
+/// Under which key each of a guest's rows is.
+fn key_ids(fixture: &Fixture, guest: &Defined) -> Vec<KeyId> {
+    let rows = fixture.rows(guest).into_iter();
+    rows.filter_map(|row| row.key_ref.wrapped_dek?.key_id().ok())
+        .collect()
+}
+
+/// Another tool writes the rows of before back, beside those of now.
+fn bring_rows_back(fixture: &Fixture, act: impl FnOnce()) {
+    fixture.sql("CREATE TABLE kept AS SELECT * FROM key_ref");
+    act();
+    fixture.sql(
+        "UPDATE kept SET id = id + 100; INSERT INTO key_ref SELECT * FROM kept; DROP TABLE kept",
+    );
+}
+
+#[test]
+fn every_row_is_under_the_new_key_and_the_previous_one_is_kept() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let old = fixture.provider("a");
+    let retired = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    retire(&fixture.host, retired).unwrap();
+    let (mut steps, host) = (Vec::new(), &fixture.host);
+    let done = rotate_with(host, "a", WeakerSeal::Refused, &mut |step| steps.push(step)).unwrap();
+    assert!(done.rotated && !done.is_exported && done.stored.is_some());
+    assert_eq!(
+        steps
+            .iter()
+            .map(|step| (step.index, step.of))
+            .collect::<Vec<_>>(),
+        [(0, 2), (1, 2)]
+    );
+    assert_eq!((done.rewrapped, done.not_opened), (2, 0));
+    assert_eq!(
+        (done.previous_key_id, done.key_version),
+        (Some(old.key_id), 2)
+    );
+    let new = fixture.provider("a");
+    assert_eq!(key_ids(&fixture, &guest), [new.key_id; 2]);
+    assert!(fixture.would_start(&guest));
+    let kept = &done.previous_keys[0];
+    assert_eq!((kept.key_id, kept.is_exported), (old.key_id, false));
+    assert!(fixture.host.keyring().seal(old.key_id).is_ok());
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_guests_that_start() {
+    kill::everywhere(
+        |fixture| {
+            fixture.guest_in_use("vm1");
+            fixture.guest_in_use("vm2");
+        },
+        |fixture| drop(rotated(fixture)),
+        |fixture| {
+            for name in ["vm1", "vm2"] {
+                assert!(fixture.would_start(&fixture.defined(name)));
+            }
+        },
+        |fixture| {
+            let key_id = fixture.provider("a").key_id;
+            for name in ["vm1", "vm2"] {
+                let guest = fixture.defined(name);
+                assert!(fixture.would_start(&guest));
+                assert_eq!(key_ids(fixture, &guest), [key_id]);
+            }
+        },
+    );
+}
+
+#[test]
+fn what_an_earlier_rotation_missed_is_re_wrapped_first() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    bring_rows_back(&fixture, || drop(rotated(&fixture)));
+    let present = fixture.provider("a").key_id;
+    let done = rotated(&fixture);
+    assert!(!done.rotated && done.stored.is_none());
+    assert_eq!((done.previous_key_id, done.rewrapped), (None, 1));
+    let already = done.key_refs.iter().find(|row| row.id.0 < 100).unwrap();
+    assert!(matches!(already.result, RowResult::Already));
+    assert_eq!(key_ids(&fixture, &guest), [present; 2]);
+    assert!(rotated(&fixture).rotated, "nothing is left to complete");
+}
+
+#[test]
+fn a_kill_while_it_completes_an_earlier_rotation_loses_nothing() {
+    kill::everywhere(
+        |fixture| {
+            fixture.guest_in_use("vm1");
+            bring_rows_back(fixture, || drop(rotated(fixture)));
+        },
+        |fixture| drop(rotated(fixture)),
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            assert!(fixture.would_start(&guest));
+            assert_eq!(key_ids(fixture, &guest), [fixture.provider("a").key_id; 2]);
+        },
+    );
+}
+
+#[test]
+fn a_previous_key_that_does_not_open_does_not_stop_it() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let old = fixture.provider("a").key_id;
+    bring_rows_back(&fixture, || drop(rotated(&fixture)));
+    fixture.host.keyring().remove(old).unwrap();
+    let done = rotated(&fixture);
+    assert!(done.rotated);
+    let [unusable] = &done.unusable[..] else {
+        panic!("{done:#?}");
+    };
+    assert_eq!(unusable.key_refs, 1);
+    assert!(matches!(*unusable.error, KeyringError::Missing(id) if id == old));
+}
+
+#[test]
+fn a_row_that_does_not_open_stays_as_it_is() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let damaged = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    fixture.sql(&format!(
+        "UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) || x'00' ||
+             substr(wrapped_dek, 62) AS BLOB) WHERE id = {damaged}"
+    ));
+    let old = fixture.provider("a").key_id;
+    let done = rotated(&fixture);
+    assert_eq!((done.rewrapped, done.not_opened), (1, 1));
+    let row = &result(&done, damaged).result;
+    assert!(
+        matches!(row, RowResult::Left(LeftRow::NotOpened(_))),
+        "{row:?}"
+    );
+    assert_eq!(key_ids(&fixture, &guest)[1], old);
+    assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn of_two_providers_with_one_key_each_keeps_its_own_guests() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let old = fixture.provider("a").key_id;
+    let twin = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: "twin".to_owned(),
+        key_id: old,
+        key_version: 1,
+        is_default: false,
+    };
+    let mut store = fixture.store();
+    store.create_provider(&twin, Timestamp::now()).unwrap();
+    let other = fixture.define("vm2");
+    let row = fixture.add_key(&other, "twin", &Dek::generate().unwrap());
+    let done = rotated(&fixture);
+    let result = &result(&done, row).result;
+    assert!(
+        matches!(result, RowResult::Left(LeftRow::NotOurs)),
+        "{result:?}"
+    );
+    assert_eq!(key_ids(&fixture, &other), [old]);
+    assert_eq!(done.previous_keys.len(), 0, "the twin keeps it");
+    assert!(fixture.would_start(&guest));
+}
+
+#[test]
+fn a_provider_that_is_unknown_or_a_previous_key_or_has_no_key_is_refused() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let unknown = rotate(&fixture, "nobody").unwrap_err();
+    assert!(
+        matches!(unknown, ProviderError::Host(HostError::Store(_))),
+        "{unknown:?}"
+    );
+    let previous = rotated(&fixture).previous_keys.remove(0).provider.name;
+    let rows = fixture.rows(&guest);
+    let refused = rotate(&fixture, &previous).unwrap_err();
+    assert!(
+        matches!(&refused, ProviderError::PreviousKey { owner, .. } if owner == "a"),
+        "{refused:?}"
+    );
+    fixture.lose_key("a");
+    let lost = rotate(&fixture, "a").unwrap_err();
+    assert!(
+        matches!(lost, ProviderError::Host(HostError::ProviderKey(_))),
+        "{lost:?}"
+    );
+    assert_eq!(fixture.rows(&guest), rows);
+}
