@@ -36,7 +36,7 @@ pub(crate) struct Asked<'a> {
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Decisions {
-    pub(crate) decisions: Vec<PastDecision>,
+    pub(crate) list: Vec<PastDecision>,
     /// What was asked for, if that was a name.
     #[serde(skip)]
     pub(crate) name: Option<String>,
@@ -108,7 +108,7 @@ pub(crate) fn history(
         None => Vec::new(),
     };
     Ok(Decisions {
-        decisions: events.into_iter().map(PastDecision::from).collect(),
+        list: events.into_iter().map(PastDecision::from).collect(),
         name: name.map(str::to_owned),
         all: query == EventFilter::All.into(),
     })
@@ -126,7 +126,7 @@ fn named_now(host: &Host, name: &str) -> Option<DomainUuid> {
 impl Decisions {
     /// The other names of the guests that were asked for by name.
     pub(crate) fn other_names(&self) -> BTreeSet<&str> {
-        let names = self.decisions.iter().map(|one| one.guest.name.as_str());
+        let names = self.list.iter().map(|one| one.guest.name.as_str());
         names
             .filter(|other| self.name.as_deref().is_some_and(|name| name != *other))
             .filter(|other| !other.is_empty())
@@ -135,7 +135,7 @@ impl Decisions {
 
     /// How many guests had the name.
     pub(crate) fn guests(&self) -> usize {
-        let uuids = self.decisions.iter().map(|one| one.guest.uuid);
+        let uuids = self.list.iter().map(|one| one.guest.uuid);
         uuids.collect::<BTreeSet<_>>().len()
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod host;
 pub(crate) mod import_key;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
+pub(crate) mod metrics_file;
 pub(crate) mod provider_create;
 pub(crate) mod provider_delete;
 pub(crate) mod provider_export;

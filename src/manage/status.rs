@@ -81,6 +81,7 @@ pub(crate) struct KeyRefCounts {
 
 /// A guest with an emulated TPM.
 #[derive(Debug, Serialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of the JSON")]
 pub(crate) struct GuestStatus {
     pub(crate) name: String,
     uuid: Option<DomainUuid>,

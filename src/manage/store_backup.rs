@@ -39,8 +39,7 @@ pub(crate) struct RestoredStore {
     #[serde(skip)]
     pub(crate) backup: PathBuf,
     /// Where the previous store is kept.
-    #[serde(serialize_with = "lossy_or_null")]
-    pub(crate) previous: Option<PathBuf>,
+    pub(crate) previous: Option<String>,
     /// The providers whose key this host cannot open.
     pub(crate) providers_without_key: Vec<String>,
 }
@@ -89,13 +88,6 @@ impl Serialize for FoundInStore {
     }
 }
 
-/// A path may be no UTF-8, which JSON cannot have.
-fn lossy_or_null<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-    path.as_ref()
-        .map(|path| path.to_string_lossy())
-        .serialize(to)
-}
-
 /// Checks the whole store.
 pub(crate) fn check(host: &Host) -> Result<CheckedStore, StoreError> {
     let deadline = Deadline::after(DEADLINE_FOR_ALL);
@@ -132,7 +124,9 @@ pub(crate) fn restore(host: &Host, file: &Path) -> Result<RestoredStore, Restore
         .map_err(RestoreStoreError::Backup)?;
     Ok(RestoredStore {
         backup: file.to_owned(),
-        previous: restored.previous,
+        previous: restored
+            .previous
+            .map(|path| path.to_string_lossy().into_owned()),
         providers_without_key: without_key(host).map_err(RestoreStoreError::Providers)?,
     })
 }

@@ -30,7 +30,7 @@ fn repaired(fixture: &Fixture, dry_run: bool) -> Vec<CheckedGuest> {
     let guests = fixture.host.listed_guests().unwrap();
     let seen = Cell::new(0);
     let repaired = repair(&fixture.host, guests, dry_run, &|_| {
-        seen.set(seen.get() + 1)
+        seen.set(seen.get() + 1);
     })
     .unwrap();
     assert_eq!(seen.get(), repaired.len());

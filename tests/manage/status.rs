@@ -121,20 +121,20 @@ fn a_history_by_name_has_the_guests_other_names() {
         history(&fixture.host, asked, 50).unwrap()
     };
     let by_name = of(Some("vm1"));
-    assert_eq!(by_name.decisions.len(), 3);
+    assert_eq!(by_name.list.len(), 3);
     assert_eq!(
         by_name.other_names().into_iter().collect::<Vec<_>>(),
         ["old"]
     );
     assert_eq!(by_name.guests(), 2);
     let by_uuid = of(Some(&guest.uuid.to_string()));
-    assert_eq!((by_uuid.decisions.len(), by_uuid.name), (2, None));
+    assert_eq!((by_uuid.list.len(), by_uuid.name), (2, None));
     let all = of(None);
-    assert!(all.all && all.decisions[0].repair_kinds().is_empty());
+    assert!(all.all && all.list[0].repair_kinds().is_empty());
     assert_eq!(
         history(&fixture.host, Asked::default(), 1)
             .unwrap()
-            .decisions
+            .list
             .len(),
         1
     );

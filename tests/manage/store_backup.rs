@@ -1,6 +1,7 @@
 //! `store check`, `backup`, `restore`.
 
 use std::fs;
+use std::path::Path;
 
 use super::fixture::Fixture;
 use super::kill;
@@ -18,7 +19,7 @@ fn a_backup_brings_the_store_back_and_the_previous_one_is_kept() {
     assert!(!fixture.would_start(&guest));
 
     let restored = restore(&fixture.host, &file).unwrap();
-    assert!(restored.previous.as_ref().unwrap().exists());
+    assert!(Path::new(restored.previous.as_ref().unwrap()).exists());
     assert_eq!(restored.providers_without_key, [""; 0]);
     assert!(fixture.would_start(&guest));
     let document = serde_json::to_value(&restored).unwrap();

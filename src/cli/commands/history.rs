@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context, which: &args::Decisions) -> Result<(), Comm
 
 impl Answer for Decisions {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        if self.decisions.is_empty() {
+        if self.list.is_empty() {
             let none = if self.all {
                 "decisions yet"
             } else {
@@ -43,7 +43,7 @@ impl Answer for Decisions {
             "REPAIRS",
             "MESSAGE",
         ]);
-        for decision in &self.decisions {
+        for decision in &self.list {
             rows.add_row([
                 Cell::new(time(Some(decision.at))),
                 Cell::new(&decision.guest.name),

@@ -2,17 +2,12 @@
 //! collector of `node_exporter`.
 
 use std::fmt::Write as _;
-use std::fs::{OpenOptions, Permissions};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-
-use nix::libc;
 
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
-use crate::host::atomic::{self, NewFile};
 use crate::manage::dry_start::CheckedGuest;
+use crate::manage::metrics_file;
 use crate::verdict::{Decision, Reason};
 
 /// Writes the metrics into `file`, whole or not at all: the collector may read at any moment.
@@ -31,22 +26,10 @@ pub(crate) fn write_failure(file: &Path, now: Timestamp) -> Result<(), CommandEr
 }
 
 fn put(file: &Path, text: &str) -> Result<(), CommandError> {
-    replace(file, text).map_err(|error| {
+    metrics_file::replace(file, text).map_err(|error| {
         CommandError::failed(format!("{}: {error}", file.display()))
             .with_hint("--metrics FILE takes a file in a directory that is there")
     })
-}
-
-/// A file that everybody may read: the collector is not root. Its directory may be the
-/// collector's own, and what is in it anybody's.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let (dir, name) = atomic::open_parent(file)?;
-    // The collector reads files that end in .prom; the unfinished one does not.
-    let new = NewFile::write(&dir, |new| {
-        new.set_permissions(Permissions::from_mode(0o644))?;
-        new.write_all(text.as_bytes())
-    })?;
-    new.replace(name)
 }
 
 /// The metrics of a check, one family after the other.
@@ -101,21 +84,10 @@ fn check(success: bool, now: Timestamp, last_success: Option<i64>) -> String {
 
 const LAST_SUCCESS: &str = "vtpm_guard_check_last_success_timestamp_seconds";
 
-/// When a check last succeeded, as the file says that is to be replaced.
+/// When a check last succeeded, according to the file that is to be replaced.
 fn last_success(file: &Path) -> Option<i64> {
-    let mut text = String::new();
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(file)
-        .ok()?;
-    opened.take(MAX_LEN).read_to_string(&mut text).ok()?;
-    let mut lines = text.lines();
-    lines.find_map(|line| line.strip_prefix(LAST_SUCCESS)?.trim().parse().ok())
+    metrics_file::read_value(file, LAST_SUCCESS)
 }
-
-/// The most that is read of a file that is to be replaced, in bytes.
-const MAX_LEN: u64 = 16 * 1024 * 1024;
 
 fn seconds(at: Timestamp) -> i64 {
     at.0 / 1000
@@ -159,8 +131,8 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;

@@ -1,12 +1,14 @@
 //! `--nagios`: the answer of a monitoring plugin: one line with performance data, and its exit
 //! status (Monitoring Plugins Development Guidelines): 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 
+use std::io;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde::Serialize;
 
-use crate::cli::ui::answer::{Output, count};
+use crate::cli::ui::answer::{Answer, Output, count};
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
 use crate::manage::dry_start::CheckedGuest;
 use crate::messages::{label, one_line};
 use crate::verdict::{Decision, Reason};
@@ -37,12 +39,12 @@ impl Status {
 /// Prints the line about these guests; the plugin's status is that of the command.
 pub(crate) fn print(output: &Output, checked: &[CheckedGuest]) -> Result<ExitCode, CommandError> {
     let (status, words) = line(checked);
-    say(output, status, &words)
+    say(output, status, words)
 }
 
-/// The answer where nothing could be found out. That it fails to be printed is left to its status.
+/// The answer where nothing could be checked. If it cannot be printed, its status remains.
 pub(crate) fn unknown(output: &Output, error: &CommandError) -> ExitCode {
-    say(output, Status::Unknown, &plain(&error.to_string()))
+    say(output, Status::Unknown, plain(&error.to_string()))
         .unwrap_or(ExitCode::from(Status::Unknown as u8))
 }
 
@@ -51,11 +53,23 @@ pub(crate) fn usage() -> ExitCode {
     ExitCode::from(Status::Unknown as u8)
 }
 
-fn say(output: &Output, status: Status, words: &str) -> Result<ExitCode, CommandError> {
-    let word = status.word();
-    let document = json!({ "status": word, "message": words });
-    output.answer(&document, |out| {
-        writeln!(out, "VTPM-GUARD {word} - {words}")
+/// The line of a plugin.
+#[derive(Serialize)]
+struct PluginLine {
+    status: &'static str,
+    message: String,
+}
+
+impl Answer for PluginLine {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        writeln!(out, "VTPM-GUARD {} - {}", self.status, self.message)
+    }
+}
+
+fn say(output: &Output, status: Status, message: String) -> Result<ExitCode, CommandError> {
+    output.print(&PluginLine {
+        status: status.word(),
+        message,
     })?;
     Ok(ExitCode::from(status as u8))
 }
@@ -130,7 +144,7 @@ fn names(all: &[String]) -> String {
     }
 }
 
-/// What stands before the performance data must not hold its sign.
+/// The text before the performance data must not contain its separator.
 fn plain(text: &str) -> String {
     one_line(text).replace('|', " ")
 }

@@ -47,7 +47,7 @@ impl Output {
     }
 
     /// Prints the answer: the document with `--json`, else what `text` writes.
-    pub(crate) fn answer(
+    fn answer(
         &self,
         document: &Value,
         text: impl FnOnce(&mut Printer<'_>) -> io::Result<()>,
