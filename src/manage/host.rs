@@ -86,7 +86,7 @@ enum Connection {
     Helper,
     /// The one of a test.
     #[cfg(test)]
-    Fake(crate::libvirt::fake::FakeLibvirt),
+    Fake(Box<crate::libvirt::fake::FakeLibvirt>),
 }
 
 /// The host. Everything that it hands out is opened anew.
@@ -113,7 +113,7 @@ impl Host {
         Self {
             state_dir: StateDir::at(root.join("guard")),
             config_path: Some(root.join("config.toml")),
-            connection: Connection::Fake(libvirt),
+            connection: Connection::Fake(Box::new(libvirt)),
         }
     }
 
@@ -216,7 +216,7 @@ impl Host {
                 Box::new(client.with_dirs(&config.libvirt))
             }
             #[cfg(test)]
-            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+            Connection::Fake(libvirt) => libvirt.clone(),
         }
     }
 
@@ -225,7 +225,7 @@ impl Host {
         match &self.connection {
             Connection::Helper => Box::new(LibvirtClient::at(GUESTS_URI)),
             #[cfg(test)]
-            Connection::Fake(libvirt) => Box::new(libvirt.clone()),
+            Connection::Fake(libvirt) => libvirt.clone(),
         }
     }
 }

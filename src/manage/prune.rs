@@ -26,10 +26,10 @@ use crate::tpm_copies::CopyStore;
 mod tests;
 
 /// For how long a guest that has a key must not have changed.
-const AGE: Duration = Duration::from_hours(30 * 24);
+const AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The same for a guest that never had one: most often an attempt of virt-install.
-const AGE_WITHOUT_KEY: Duration = Duration::from_hours(24);
+const AGE_WITHOUT_KEY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Which guests are removed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,6 +85,7 @@ pub(crate) enum PruneDecision {
     TooYoung,
 }
 
+#[expect(clippy::ref_option, reason = "serde passes the field as it is")]
 fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     let path = path.as_ref().map(|path| path.to_string_lossy());
     path.serialize(to)

@@ -1,6 +1,6 @@
 //! `key import`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
@@ -32,7 +32,7 @@ fn moved_guest(here: &Fixture) -> (Fixture, PathBuf, Defined) {
     (there, file, guest)
 }
 
-fn imported(fixture: &Fixture, file: &PathBuf) -> Result<ImportedKey, ImportKeyError> {
+fn imported(fixture: &Fixture, file: &Path) -> Result<ImportedKey, ImportKeyError> {
     import(&fixture.host, "vm1", file, None)
 }
 

@@ -34,16 +34,14 @@ pub(crate) fn everywhere(
         act(&fixture);
         return;
     }
-    let mut kills = 0;
     for nth in 1..MANY {
         let fixture = Fixture::new();
         set_up(&fixture);
         if !is_killed_at(nth, fixture.root()) {
-            assert!(kills > 0, "it has no step");
+            assert!(nth > 1, "it has no step");
             done(&fixture);
             return;
         }
-        kills += 1;
         check(&fixture);
         act(&fixture);
         done(&fixture);

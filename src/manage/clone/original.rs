@@ -47,12 +47,11 @@ impl Original {
             let guest = DefinedGuest::read(guest.clone())?;
             return Ok(Self::Defined(guest.reference(), guest.vtpm.secret_uuid));
         }
-        let uuid = match DomainUuid::parse(text) {
-            Ok(uuid) => Some(uuid),
-            Err(_) => {
-                let mut users = store.users_of_name(text)?.into_iter();
-                users.find(|uuid| *uuid != clone.uuid())
-            }
+        let uuid = if let Ok(uuid) = DomainUuid::parse(text) {
+            Some(uuid)
+        } else {
+            let mut users = store.users_of_name(text)?.into_iter();
+            users.find(|uuid| *uuid != clone.uuid())
         };
         match uuid {
             Some(uuid) if uuid == clone.uuid() => Err(CloneError::Itself(clone.reference())),
