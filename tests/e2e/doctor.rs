@@ -62,7 +62,7 @@ fn the_hook_must_exist_and_run_and_be_noticed() {
     host.run(&["ln", "-sf", "/usr/sbin/other-hook", LINK]).ok();
     let hook = host.path("/usr/sbin/other-hook");
     fs::set_permissions(&hook, Permissions::from_mode(0o600)).unwrap();
-    finds(&host, 1, "cannot be executed");
+    finds(&host, 1, "is not executable");
     fs::set_permissions(&hook, Permissions::from_mode(0o700)).unwrap();
     finds(&host, 1, "cannot be executed by plain users");
     fs::set_permissions(&hook, Permissions::from_mode(0o755)).unwrap();
