@@ -123,3 +123,10 @@ impl Default for Config {
         }
     }
 }
+
+/// Whether this is a configuration, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_valid(text: &str) -> bool {
+    parse::parse(text).is_ok()
+}

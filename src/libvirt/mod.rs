@@ -35,3 +35,12 @@ pub use daemon::{Process, a_daemon_runs, called_by_starting_libvirtd, calling_da
 pub use guests::{Guest, Libvirt, SavedRuns};
 pub use program::find as helper_program;
 pub use starting::StartingLibvirtd;
+
+/// Whether these are the bytes of a request, and of a response, of the helper's protocol, for
+/// fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_message(frame: &[u8]) -> (bool, bool) {
+    let is_request = protocol::Request::parse(frame).is_some();
+    (is_request, protocol::Response::parse(frame).is_ok())
+}

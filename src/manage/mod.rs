@@ -22,6 +22,7 @@ pub(crate) mod provider_export;
 pub(crate) mod provider_import;
 pub(crate) mod provider_list;
 pub(crate) mod provider_name;
+pub(crate) mod provider_rename;
 pub(crate) mod provider_reseal;
 pub(crate) mod provider_rotate;
 pub(crate) mod providers;

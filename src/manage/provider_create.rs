@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use super::host::{Host, default_deadline};
 use super::provider_list::ListedProvider;
-use super::provider_name;
-use super::providers::{ProviderError, ProviderRef, ProvidersLock};
+use super::providers::{ProviderError, ProviderRef, ProvidersLock, check_name};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
@@ -38,7 +37,7 @@ pub(crate) fn create(
     default: bool,
     weaker: WeakerSeal,
 ) -> Result<CreatedProvider, ProviderError> {
-    provider_name::check(name)?;
+    check_name(name)?;
     let mut store = host.store(Access::Create)?.ok_or(StoreError::Missing)?;
     let _exclusive = ProvidersLock::acquire(host)?;
     let providers = store.providers()?;

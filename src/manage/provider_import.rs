@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::host::{Host, default_deadline};
 use super::provider_list::SealState;
-use super::provider_name::{self, BadName};
-use super::providers::{ProviderError, ProviderRef, ProvidersLock};
+use super::provider_name::BadName;
+use super::providers::{ProviderError, ProviderRef, ProvidersLock, check_name};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
@@ -120,7 +120,7 @@ pub(crate) fn import(
     let kek = import.file.open(import.passphrase);
     let kek = kek.map_err(|error| ImportError::File(import.path.to_owned(), error))?;
     let name = import.name.unwrap_or(&header.provider);
-    provider_name::check(name).map_err(|error| match error {
+    check_name(name).map_err(|error| match error {
         ProviderError::BadName(name, why) => ImportError::BadName(import.path.into(), name, why),
         error => error.into(),
     })?;

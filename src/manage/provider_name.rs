@@ -1,13 +1,7 @@
-//! What a provider may be called, and `provider rename`.
+//! What a provider may be called.
 
-use serde::Serialize;
-
-use super::host::Host;
-use super::providers::{ProviderError, ProviderRef};
-use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::messages::misleads;
-use crate::store::Access;
 
 /// The longest name, in characters.
 const MAX_CHARS: usize = 64;
@@ -30,45 +24,8 @@ pub(crate) enum BadName {
     LikeAUuid,
 }
 
-/// What `provider rename` did.
-#[derive(Debug, Serialize)]
-pub(crate) struct RenamedProvider {
-    #[serde(flatten)]
-    pub(crate) provider: ProviderRef,
-    /// Whether it had another name.
-    pub(crate) changed: bool,
-    #[serde(skip)]
-    pub(crate) old_name: String,
-}
-
-/// Gives the provider that `text` names another name.
-pub(crate) fn rename(
-    host: &Host,
-    text: &str,
-    new_name: &str,
-) -> Result<RenamedProvider, ProviderError> {
-    check(new_name)?;
-    let (mut store, provider) = host.provider(text, Access::Write)?;
-    store.rename_provider(provider.uuid, new_name, Timestamp::now())?;
-    Ok(RenamedProvider {
-        provider: ProviderRef {
-            name: new_name.to_owned(),
-            uuid: provider.uuid,
-        },
-        changed: provider.name != new_name,
-        old_name: provider.name,
-    })
-}
-
-/// Checks the name of a provider to be.
-pub(super) fn check(name: &str) -> Result<(), ProviderError> {
-    match problem(name) {
-        None => Ok(()),
-        Some(why) => Err(ProviderError::BadName(name.to_owned(), why)),
-    }
-}
-
-fn problem(name: &str) -> Option<BadName> {
+/// Why this cannot be the name of a provider.
+pub(super) fn problem(name: &str) -> Option<BadName> {
     let is_invisible = |c: char| misleads(c) || (c.is_whitespace() && c != ' ');
     if name.is_empty() {
         Some(BadName::Empty)

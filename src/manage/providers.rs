@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
-use super::provider_name::BadName;
+use super::provider_name::{self, BadName};
 use crate::host::lock::lock;
 use crate::host::path_error::PathError;
 use crate::ids::ProviderUuid;
@@ -139,5 +139,13 @@ impl ProvidersLock {
         Ok(Self {
             _state_dir: state_dir,
         })
+    }
+}
+
+/// Checks the name of a provider to be.
+pub(super) fn check_name(name: &str) -> Result<(), ProviderError> {
+    match provider_name::problem(name) {
+        None => Ok(()),
+        Some(why) => Err(ProviderError::BadName(name.to_owned(), why)),
     }
 }

@@ -34,3 +34,10 @@ pub use live_state::LiveState;
 pub use restore::{CopyRestored, RestoreError, restore_copy};
 pub use run_record::RunRecord;
 pub use saved_copy::SavedCopy;
+
+/// Whether this is the manifest of a saved copy, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_manifest(text: &[u8]) -> bool {
+    serde_json::from_slice::<manifest::Manifest>(text).is_ok()
+}

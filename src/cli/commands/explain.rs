@@ -5,10 +5,11 @@ use std::io;
 use serde::Serialize;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, wrapped};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
+use crate::cli::ui::wrap::wrapped;
 use crate::messages::{Command, Explanation, explain, quoted};
 use crate::verdict::code::Code;
 

@@ -123,21 +123,6 @@ pub(crate) fn usage(error: clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
-/// Lines of at most so many columns; a longer word has a line of its own.
-pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + word.chars().count() < columns => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 /// A number of things: "1 guest", "2 guests".
 pub(crate) fn count(number: usize, thing: &str) -> String {
     match number {
@@ -159,7 +144,7 @@ pub(crate) fn time(at: Option<crate::clock::Timestamp>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{escaped, wrapped};
+    use super::escaped;
 
     #[test]
     fn json_keeps_its_value_and_misleads_no_terminal() {
@@ -173,16 +158,5 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(&text).ok(),
             Some(value)
         );
-    }
-
-    #[test]
-    fn a_text_wraps_between_words_and_a_path_stays_whole() {
-        let text = "the file /a/very/long/path/to/it is gone";
-        assert_eq!(
-            wrapped(text, 12),
-            ["the file", "/a/very/long/path/to/it", "is gone"]
-        );
-        assert_eq!(wrapped("exactly ten", 11), ["exactly ten"]);
-        assert_eq!(wrapped("exactly ten", 10), ["exactly", "ten"]);
     }
 }

@@ -12,3 +12,4 @@ pub(crate) mod progress;
 pub(crate) mod provider_errors;
 pub(crate) mod table;
 pub(crate) mod time;
+pub(crate) mod wrap;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use comfy_table::Color;
 
 use super::table::{Rows, painted, terminal_width};
-use crate::cli::ui::answer::wrapped;
+use crate::cli::ui::wrap::wrapped;
 use crate::messages::one_line;
 
 /// Writes lines, tables and coloured words to stdout. Nothing that is put into a line ends it, or

@@ -4,8 +4,10 @@
 //! without state gets a key of its own at its first start. The original may be a guest that
 //! libvirt no longer knows, which came back under a new UUID: then its TPM state comes along.
 
+mod error;
 mod original;
 
+pub(crate) use error::CloneError;
 pub(crate) use original::Original;
 
 use std::path::PathBuf;
@@ -16,14 +18,14 @@ use self::original::FoundState;
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use super::providers::ProviderRef;
-use super::stopped_guest::{DefinedGuest, StoppedError};
+use super::stopped_guest::DefinedGuest;
 use crate::clock::Timestamp;
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::store::{Access, AddKey, BindingChange, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{EncryptedState, StateFile, read_state, state_path};
-use crate::tpm_copies::{RestoreError, restore_copy};
+use crate::tpm_copies::restore_copy;
 use crate::verdict::facts::{KeyRef, Provider, for_new_keys, provider_of};
 
 /// What `key clone` did.
@@ -66,60 +68,6 @@ pub(crate) enum CloneAction {
     Moved,
 }
 
-/// Why a clone did not get a key. Nothing has changed, except where a variant says so.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CloneError {
-    /// A guest cannot be had, or the host failed.
-    #[error(transparent)]
-    Guest(StoppedError),
-    /// The original is the clone.
-    #[error("itself")]
-    Itself(GuestRef),
-    /// No other guest with the clone's name has a key.
-    #[error("no namesake")]
-    NoNamesake(GuestRef),
-    /// Neither libvirt nor the store knows the original.
-    #[error("unknown original")]
-    UnknownOriginal(String),
-    /// The clone's XML names no secret.
-    #[error("not encrypted")]
-    NotEncrypted(GuestRef),
-    /// The clone's XML does, and its TPM state is not encrypted.
-    #[error("unencrypted state")]
-    PlainState(GuestRef),
-    /// The clone's TPM state cannot be read.
-    #[error("{1}")]
-    UnreadableState(GuestRef, String),
-    /// No key of the original opens the clone's TPM state.
-    #[error("no key opens it")]
-    NotOpened(Original, GuestRef),
-    /// The clone's own key opens its TPM state, and is retired.
-    #[error("retired")]
-    Retired(GuestRef, KeyRefId),
-    /// The clone runs, and would get another state.
-    #[error("running")]
-    Running(GuestRef),
-    /// The original's state could not be written in the clone's place.
-    #[error("{1}")]
-    NotRestored(GuestRef, RestoreError),
-    /// The original has used its TPM, and no state of it is left here: the clone would get a new
-    /// TPM. Its state belongs in this place.
-    #[error("no state left")]
-    NoStateLeft(Original, GuestRef, PathBuf),
-    /// The original is bound to no provider of this host.
-    #[error("not bound")]
-    NotBound(Original, GuestRef),
-    /// Both name this secret, and each would have a key of its own.
-    #[error("one secret")]
-    OneSecret(Original, GuestRef, SecretUuid),
-}
-
-impl<E: Into<StoppedError>> From<E> for CloneError {
-    fn from(error: E) -> Self {
-        Self::Guest(error.into())
-    }
-}
-
 fn reference<S: Serializer>(original: &Original, to: S) -> Result<S::Ok, S::Error> {
     original.reference().serialize(to)
 }
@@ -130,7 +78,7 @@ pub(crate) fn clone(host: &Host, text: &str, new_text: &str) -> Result<Cloned, C
     let guard = host.guard(BrokenConfig::Fail)?;
     let clone = host.guest_with_tpm(new_text)?;
     let store = host.store(Access::Write)?.ok_or(StoreError::Missing)?;
-    let original = Original::find(host, &store, text, &clone)?;
+    let original = find_original(host, &store, text, &clone)?;
     let secret = clone.vtpm.secret_uuid;
     let Some(secret) = secret else {
         return Err(CloneError::NotEncrypted(clone.reference()));
@@ -168,6 +116,38 @@ pub(crate) fn clone(host: &Host, text: &str, new_text: &str) -> Result<Cloned, C
         shared_secret: cloning.shared_secret,
         not_recorded: done.not_recorded,
     })
+}
+
+/// The guest of this name or UUID that libvirt knows, else the one that the store remembers.
+/// A name that is the clone's by now means the one that had it before.
+fn find_original(
+    host: &Host,
+    store: &Store,
+    text: &str,
+    clone: &DefinedGuest,
+) -> Result<Original, CloneError> {
+    let guests = host.libvirt().guests_called(text, default_deadline())?;
+    if let Some(guest) = host.pick(text, &guests)?
+        && guest.uuid != clone.uuid()
+    {
+        let guest = DefinedGuest::read(guest.clone())?;
+        return Ok(Original::Defined(guest.reference(), guest.vtpm.secret_uuid));
+    }
+    let uuid = if let Ok(uuid) = DomainUuid::parse(text) {
+        Some(uuid)
+    } else {
+        let mut users = store.users_of_name(text)?.into_iter();
+        users.find(|uuid| *uuid != clone.uuid())
+    };
+    match uuid {
+        Some(uuid) if uuid == clone.uuid() => Err(CloneError::Itself(clone.reference())),
+        Some(uuid) => {
+            let name = store.last_name(uuid)?;
+            Ok(Original::Remembered(GuestRef::of_uuid(uuid, name)))
+        }
+        None if text == clone.guest.name => Err(CloneError::NoNamesake(clone.reference())),
+        None => Err(CloneError::UnknownOriginal(text.to_owned())),
+    }
 }
 
 /// The original and its clone.

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::CloneError;
 use crate::domain::{Emulator, StateSource};
 use crate::guard::Guard;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::manage::guests::GuestRef;
-use crate::manage::host::{Host, HostError, default_deadline};
+use crate::manage::host::HostError;
 use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::label;
 use crate::store::Store;
@@ -32,38 +31,6 @@ pub(super) struct FoundState {
 }
 
 impl Original {
-    /// The guest of this name or UUID that libvirt knows, else the one that the store remembers.
-    /// A name that is the clone's by now means the one that had it before.
-    pub(super) fn find(
-        host: &Host,
-        store: &Store,
-        text: &str,
-        clone: &DefinedGuest,
-    ) -> Result<Self, CloneError> {
-        let guests = host.libvirt().guests_called(text, default_deadline())?;
-        if let Some(guest) = host.pick(text, &guests)?
-            && guest.uuid != clone.uuid()
-        {
-            let guest = DefinedGuest::read(guest.clone())?;
-            return Ok(Self::Defined(guest.reference(), guest.vtpm.secret_uuid));
-        }
-        let uuid = if let Ok(uuid) = DomainUuid::parse(text) {
-            Some(uuid)
-        } else {
-            let mut users = store.users_of_name(text)?.into_iter();
-            users.find(|uuid| *uuid != clone.uuid())
-        };
-        match uuid {
-            Some(uuid) if uuid == clone.uuid() => Err(CloneError::Itself(clone.reference())),
-            Some(uuid) => {
-                let name = store.last_name(uuid)?;
-                Ok(Self::Remembered(GuestRef::of_uuid(uuid, name)))
-            }
-            None if text == clone.guest.name => Err(CloneError::NoNamesake(clone.reference())),
-            None => Err(CloneError::UnknownOriginal(text.to_owned())),
-        }
-    }
-
     /// As answers name it.
     pub(crate) fn reference(&self) -> &GuestRef {
         match self {

@@ -1,7 +1,7 @@
 //! The key of a TPM that is to be encrypted: one that is there, or a new one, which is removed again
 //! if the encryption fails.
 
-use super::EncryptError;
+use super::error::EncryptError;
 use crate::clock::Timestamp;
 use crate::guard::make_key;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};

@@ -8,6 +8,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
 mod host_secret;
+mod key_ref;
 mod policy;
 mod provider;
 mod references;
@@ -15,11 +16,10 @@ mod state;
 mod trial;
 
 pub use host_secret::{ForeignSecret, HostSecret, HostValue};
+pub use key_ref::{KeyRef, kek_ref};
 pub use policy::{Permission, Policy, TransientState};
 pub use provider::{Binding, Provider, for_new_keys, provider_of, provider_of_key};
-pub use references::{
-    Announcement, Arrival, KeyRef, References, SeenState, StoreAccessError, kek_ref,
-};
+pub use references::{Announcement, Arrival, References, SeenState, StoreAccessError};
 pub use state::{CopyReason, CopyToRestore, Obstacle, SavedTpm, TpmState};
 pub use trial::{DekNumber, KekState, KeySource, NotOpened, Proof, Trial};
 

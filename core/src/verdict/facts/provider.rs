@@ -1,6 +1,6 @@
 //! Key providers, and which of them a key reference names.
 
-use super::references::KeyRef;
+use super::key_ref::KeyRef;
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
@@ -33,6 +33,14 @@ pub enum Binding {
     Name,
     /// It has the provider key that wrapped the row's DEK.
     KeyId,
+}
+
+impl KeyRef {
+    /// Whether it names this provider by UUID and by its present name.
+    #[must_use]
+    pub fn is_bound_to(&self, provider: &Provider) -> bool {
+        self.provider_uuid == Some(provider.uuid) && self.provider_name == provider.name
+    }
 }
 
 impl Provider {

@@ -84,7 +84,7 @@ impl Bound {
                 let verb = if sharers.len() == 1 { "names" } else { "name" };
                 let sharers: Vec<_> = sharers.iter().map(|name| label(name)).collect();
                 format!(
-                    "{} also {verb} the secret {secret}; give this guest its own: {}, <encryption \
+                    "{} {verb} the secret {secret} too; give this guest its own: {}, <encryption \
                      secret='{}'/>",
                     sharers.join(", "),
                     Command::VirshEdit(arg),

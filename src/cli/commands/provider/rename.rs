@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
-use crate::manage::provider_name::{RenamedProvider, rename};
+use crate::manage::provider_rename::{RenamedProvider, rename};
 use crate::messages::quoted;
 
 pub(super) fn run(context: &Context, name: &str, new_name: &str) -> Result<(), CommandError> {

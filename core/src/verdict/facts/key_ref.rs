@@ -1,0 +1,44 @@
+//! A row of the store that may hold a guest's key.
+
+use crate::clock::Timestamp;
+use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+
+/// One row of `key_ref`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRef {
+    /// Its primary key.
+    pub id: KeyRefId,
+    /// The libvirt secret it was made for; `None` where missing or not a UUID.
+    pub secret_uuid: Option<SecretUuid>,
+    /// The provider's UUID; `None` where NULL or not a UUID. It may dangle.
+    pub provider_uuid: Option<ProviderUuid>,
+    /// The provider's name when the row was last bound.
+    pub provider_name: String,
+    /// The version of the provider's key.
+    pub key_version: Option<i64>,
+    /// `native:KEYID`; `None` where missing or empty.
+    pub kek_ref: Option<String>,
+    /// The wrapped DEK; `None` where missing or empty: a placeholder.
+    pub wrapped_dek: Option<WrappedDek>,
+    /// When a guest first ran with this key.
+    pub first_used_at: Option<Timestamp>,
+    /// When the row was made.
+    pub created_at: Timestamp,
+}
+
+impl KeyRef {
+    /// The id of the provider key that wrapped its DEK, as the wrapped DEK says; `None` for a
+    /// placeholder, and where the wrapped DEK is of no known format.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.wrapped_dek.as_ref()?.key_id().ok()
+    }
+}
+
+/// How `key_ref.kek_ref` writes the KEK of a native provider.
+#[must_use]
+pub fn kek_ref(key_id: KeyId) -> String {
+    format!("native:{key_id}")
+}

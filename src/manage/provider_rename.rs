@@ -1,0 +1,38 @@
+//! `provider rename`.
+
+use serde::Serialize;
+
+use super::host::Host;
+use super::providers::{ProviderError, ProviderRef, check_name};
+use crate::clock::Timestamp;
+use crate::store::Access;
+
+/// What `provider rename` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct RenamedProvider {
+    #[serde(flatten)]
+    pub(crate) provider: ProviderRef,
+    /// Whether it had another name.
+    pub(crate) changed: bool,
+    #[serde(skip)]
+    pub(crate) old_name: String,
+}
+
+/// Gives the provider that `text` names another name.
+pub(crate) fn rename(
+    host: &Host,
+    text: &str,
+    new_name: &str,
+) -> Result<RenamedProvider, ProviderError> {
+    check_name(new_name)?;
+    let (mut store, provider) = host.provider(text, Access::Write)?;
+    store.rename_provider(provider.uuid, new_name, Timestamp::now())?;
+    Ok(RenamedProvider {
+        provider: ProviderRef {
+            name: new_name.to_owned(),
+            uuid: provider.uuid,
+        },
+        changed: provider.name != new_name,
+        old_name: provider.name,
+    })
+}
