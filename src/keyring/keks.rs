@@ -43,7 +43,7 @@ pub struct Resealed {
 impl Resealed {
     /// Whether it is sealed otherwise than before.
     #[must_use]
-    pub fn is_changed(&self) -> bool {
+    pub fn is_changed(self) -> bool {
         self.before != self.after
     }
 }

@@ -22,6 +22,10 @@ mod program;
     allow(dead_code, reason = "half of it is the helper's")
 )]
 mod protocol;
+#[cfg_attr(
+    not(feature = "libvirt"),
+    allow(dead_code, unused_imports, reason = "half of it is the helper's")
+)]
 pub mod secret;
 mod starting;
 

@@ -75,7 +75,7 @@ impl Serialize for ResealedProvider {
         Document {
             provider: &self.provider,
             key_id: self.key_id,
-            changed: done.is_ok_and(Resealed::is_changed),
+            changed: done.is_ok_and(|done| done.is_changed()),
             seal: done.ok().map(|done| done.after.to_string()),
             previous_seal: done.ok().map(|done| done.before.to_string()),
             error: done.err().map(ToString::to_string),
