@@ -4,23 +4,25 @@
 //! sealed key beside it that wraps nothing, and the command is run again. What an earlier rotation
 //! missed (a key reference that another tool brought back) is re-wrapped first.
 
+mod rows;
+
+pub(crate) use self::rows::{LeftRow, RotatedRow, RowResult};
+
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::guests::GuestRef;
 use super::host::{Host, HostError, default_deadline};
-use super::keys::{RowState, not_opened};
 use super::provider_list::SealState;
 use super::providers::{ProviderError, ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::clock::Timestamp;
-use crate::ids::{DomainUuid, KeyRefId};
+use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::keyring::unlock::{Unlocker, WrapError};
+use crate::keyring::unlock::Unlocker;
 use crate::keyring::{Keyring, KeyringError, StoredKek, WeakerSeal};
 use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
-use crate::verdict::facts::{NotOpened, Provider, provider_of};
+use crate::verdict::facts::{Provider, provider_of};
 
 /// How often the rows are re-wrapped because somebody changed one of them in the meantime.
 const ATTEMPTS: u32 = 8;
@@ -72,45 +74,6 @@ pub(crate) struct UnusableKey {
     /// How many key references it wraps.
     pub(crate) key_refs: usize,
     pub(crate) error: Arc<KeyringError>,
-}
-
-/// A key reference, and what the rotation did to it.
-#[derive(Debug, Serialize)]
-pub(crate) struct RotatedRow {
-    pub(crate) id: KeyRefId,
-    #[serde(rename = "domain")]
-    pub(crate) guest: GuestRef,
-    retired: bool,
-    #[serde(flatten)]
-    pub(crate) result: RowResult,
-    #[serde(skip)]
-    pub(crate) state: RowState,
-}
-
-/// What became of a key reference.
-#[derive(Debug)]
-pub(crate) enum RowResult {
-    Rewrapped,
-    /// It is under the new key.
-    Already,
-    Left(LeftRow),
-}
-
-/// Why a key reference stays as it is.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LeftRow {
-    /// It is bound to that provider.
-    #[error("it is another provider's, which has the same key")]
-    NotOurs,
-    /// Somebody took its key away.
-    #[error("it has no key")]
-    Placeholder,
-    /// Its key does not open.
-    #[error("{}", not_opened(.0))]
-    NotOpened(NotOpened),
-    /// Its key could not be wrapped.
-    #[error(transparent)]
-    Wrap(#[from] WrapError),
 }
 
 /// One step of the work: this key reference of so many is re-wrapped next.
@@ -340,48 +303,4 @@ impl PreviousKey {
 
 fn name<S: Serializer>(provider: &ProviderRef, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&provider.name)
-}
-
-impl RowResult {
-    /// As JSON has it.
-    pub(crate) fn word(&self) -> &'static str {
-        match self {
-            Self::Rewrapped => "rewrapped",
-            Self::Already => "already",
-            Self::Left(LeftRow::NotOurs) => "not-ours",
-            Self::Left(_) => "not-opened",
-        }
-    }
-}
-
-impl Serialize for RowResult {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Document {
-            result: &'static str,
-            reason: Option<String>,
-        }
-        let reason = match self {
-            Self::Left(why) => Some(why.to_string()),
-            Self::Rewrapped | Self::Already => None,
-        };
-        let result = self.word();
-        Document { result, reason }.serialize(to)
-    }
-}
-
-impl RotatedRow {
-    fn new(store: &Store, record: &KeyRefRecord, result: RowResult) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: record.key_ref.id,
-            guest: GuestRef::of_uuid(record.domain, store.last_name(record.domain)?),
-            retired: record.retired_at.is_some(),
-            result,
-            state: RowState::of(record),
-        })
-    }
-
-    fn is_rewrapped(&self) -> bool {
-        matches!(self.result, RowResult::Rewrapped)
-    }
 }
