@@ -37,7 +37,7 @@ const SHARED_TABLES: &str = "'key_provider', 'key_ref', 'event'";
 /// The rows that a start reads.
 pub(super) const LIVE: &str = "resource_type = 'tpm' AND retired_at IS NULL";
 /// The rows that hold a wrapped DEK: an empty one, or a number, counts as missing, as it does
-/// in [`super::row::bytes`]. The length in bytes, because that of a text ends at its first NUL.
+/// in [`super::columns::bytes`]. The length in bytes, because that of a text ends at its first NUL.
 pub(super) const KEYED: &str =
     "(typeof(wrapped_dek) IN ('blob', 'text') AND length(CAST(wrapped_dek AS BLOB)) > 0)";
 /// The rows that do not hold one.

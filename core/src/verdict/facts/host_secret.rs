@@ -44,7 +44,7 @@ pub enum HostValue {
     Hidden,
     /// Root can read it.
     Known {
-        /// Keys of equal number are the same, as among [`Trial`]s.
+        /// Keys of equal number are the same, as among [`super::Trial`]s.
         dek: DekNumber,
         /// What the TPM state says of it.
         proof: Proof,

@@ -19,7 +19,7 @@ pub struct References {
     /// What a `migrate begin` or `restore begin` announced, not too long ago.
     pub announced: Option<Announcement>,
     /// Whether TPM state is on its way: the store says that it was announced; for a start,
-    /// [`Facts::arrival`] says whether this start is the one that it was announced for.
+    /// [`super::Facts::arrival`] says whether this start is the one that it was announced for.
     pub state_arrives: bool,
     /// Whether the domain's last allowed start went by a key that its client brought.
     pub clients_key: bool,
