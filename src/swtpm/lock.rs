@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::directories::{bounded, open_directory};
 use super::error::LockError;
-use super::lock_file;
+use super::lock_file::{self, StateLock};
 use super::open::open_in;
 use super::read::read_bounded;
 use super::state_path::StatePath;
@@ -34,8 +34,7 @@ pub struct LockedState {
     meta: Metadata,
     /// Its bytes, as swtpm wrote them.
     blob: zeroize::Zeroizing<Vec<u8>>,
-    /// Closing it releases the lock.
-    _lock: File,
+    _lock: StateLock,
 }
 
 impl LockedState {

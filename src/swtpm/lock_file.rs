@@ -101,7 +101,7 @@ fn look(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
         }
         Err(error) => return Err(error),
     };
-    let mut found = whole_file();
+    let mut found = whole_file(libc::F_WRLCK);
     fcntl(&lock, FcntlArg::F_GETLK(&mut found)).map_err(io::Error::from)?;
     if i32::from(found.l_type) == libc::F_UNLCK {
         return Ok(None);
@@ -123,9 +123,21 @@ fn holder(pid: i32) -> LockHolder {
     }
 }
 
+/// swtpm's lock on a state, held until this value is dropped.
+pub(super) struct StateLock(File);
+
+impl Drop for StateLock {
+    /// Closing the file is not enough: a child process that another thread is starting at this
+    /// moment has it open, too.
+    fn drop(&mut self) {
+        // It is released at the latest when the last process closes the file.
+        let _ = fcntl(&self.0, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK)));
+    }
+}
+
 /// Takes swtpm's lock in a state's directory. If the lock's file has to be made, it gets the
 /// state's owner: swtpm must be able to open it.
-pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<File, LockError> {
+pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<StateLock, LockError> {
     let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let lock = match open::open_in(dir, dir_path, OsStr::new(LOCK))? {
         // A regular file. If a FIFO took its name since then, opening it would not wait.
@@ -145,17 +157,17 @@ pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<File
         Err(Errno::EAGAIN | Errno::EEXIST) => return Err(LockError::InUse),
         Err(errno) => return Err(io::Error::from(errno).into()),
     };
-    match fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file())) {
-        Ok(_) => Ok(lock),
+    match fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+        Ok(_) => Ok(StateLock(lock)),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(LockError::InUse),
         Err(errno) => Err(io::Error::from(errno).into()),
     }
 }
 
-fn whole_file() -> libc::flock {
+fn whole_file(kind: libc::c_int) -> libc::flock {
     #[allow(clippy::cast_possible_truncation, reason = "these constants are small")]
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
