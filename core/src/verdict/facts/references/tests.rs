@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::ids::KeyRefId;
+use crate::key::id::KeyId;
+use crate::verdict::facts::kek_ref;
 
 fn row() -> KeyRef {
     KeyRef {
