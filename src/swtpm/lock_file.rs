@@ -174,3 +174,23 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
         l_pid: 0,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_dropped_is_free_even_if_a_child_has_its_file_open() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = File::open(home.path()).unwrap();
+        let take = || take(&dir, home.path(), &dir.metadata().unwrap());
+        let lock = take().unwrap();
+        assert!(matches!(take(), Err(LockError::InUse)));
+        // As a child has it until it runs its program.
+        let shared = lock.0.try_clone().unwrap();
+        drop(lock);
+        assert!(take().is_ok());
+        drop(shared);
+    }
+}
