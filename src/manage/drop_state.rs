@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
 use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
+use crate::messages::count;
 use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, CopyStore};
@@ -116,10 +117,8 @@ pub(crate) fn drop_state(
     };
     if let Some(mut store) = store {
         let name = done.guest.name.clone().unwrap_or_default();
-        let message = match done.number() {
-            1 => "1 saved copy of its TPM state removed".to_owned(),
-            number => format!("{number} saved copies of its TPM state removed"),
-        };
+        let copies = count(done.number(), "saved copy");
+        let message = format!("{copies} of its TPM state removed");
         let (now, uuid) = (Timestamp::now(), done.guest.uuid);
         store.record_event(&Event::new(now, Origin::Drop, uuid, name, message))?;
     }

@@ -19,6 +19,7 @@ use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::host::path_error::PathError;
 use crate::ids::KeyRefId;
+use crate::messages::count;
 use crate::store::{Access, Event, Origin, Prune, Store};
 use crate::tpm_copies::CopyStore;
 
@@ -185,14 +186,8 @@ fn event(guest: &UnknownGuest, now: Timestamp) -> Event {
 
 /// Key references and copies, as far as there are any.
 pub(crate) fn things(key_refs: usize, copies: usize) -> String {
-    let key_refs_words = match key_refs {
-        1 => "1 key reference".to_owned(),
-        _ => format!("{key_refs} key references"),
-    };
-    let copies_words = match copies {
-        1 => "1 saved copy of TPM state".to_owned(),
-        _ => format!("{copies} saved copies of TPM state"),
-    };
+    let key_refs_words = count(key_refs, "key reference");
+    let copies_words = format!("{} of TPM state", count(copies, "saved copy"));
     match (key_refs, copies) {
         (_, 0) => key_refs_words,
         (0, _) => copies_words,

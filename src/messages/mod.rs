@@ -88,6 +88,16 @@ pub fn date(at: Timestamp) -> String {
         .to_string()
 }
 
+/// A number of things: "1 guest", "2 guests", "2 saved copies".
+#[must_use]
+pub fn count(number: usize, thing: &str) -> String {
+    match (number, thing.strip_suffix("copy")) {
+        (1, _) => format!("1 {thing}"),
+        (_, Some(kind)) => format!("{number} {kind}copies"),
+        (_, None) => format!("{number} {thing}s"),
+    }
+}
+
 /// A name within a sentence. One that could be read as a part of the sentence is quoted, so that
 /// its end is visible.
 #[must_use]

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::cli::ui::answer::{Answer, Output, count};
+use crate::cli::ui::answer::{Answer, Output};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::dry_start::CheckedGuest;
-use crate::messages::{label, one_line};
+use crate::messages::{count, label, one_line};
 use crate::verdict::{Decision, Reason};
 
 /// How many guests the line names.

@@ -6,13 +6,13 @@ use comfy_table::Color;
 use serde::Serialize;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::stage::{StageError, stage};
-use crate::messages::{reason, refusal};
+use crate::messages::{count, reason, refusal};
 use crate::verdict::Decision;
 use crate::verdict::outcome::SecretAction;
 

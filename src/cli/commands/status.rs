@@ -5,14 +5,14 @@ use std::sync::OnceLock;
 
 use crate::cli::args::StatusFilters;
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count, time};
+use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::manage::status::{GuestStatus, Status, status};
-use crate::messages::{Arg, Command, label};
+use crate::messages::{Arg, Command, count, label};
 
 pub(crate) fn run(context: &Context, filters: &StatusFilters) -> Result<(), CommandError> {
     let passes = |guest: &GuestStatus| {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::cli::args;
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::provider_errors;
@@ -13,7 +13,7 @@ use crate::cli::ui::table::table;
 use crate::manage::store_backup::{
     BackedUp, CheckedStore, RestoreStoreError, RestoredStore, backup, check, restore,
 };
-use crate::messages::{Arg, Command, label};
+use crate::messages::{Arg, Command, count, label};
 
 pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, CommandError> {
     match verb {

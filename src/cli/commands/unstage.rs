@@ -3,11 +3,11 @@
 use std::io;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::unstage::{UnstageError, Unstaged, unstage};
-use crate::messages::Command;
+use crate::messages::{Command, count};
 
 pub(crate) fn run(context: &Context) -> Result<(), CommandError> {
     context.output.print(&unstage(&context.host)?)

@@ -123,14 +123,6 @@ pub(crate) fn usage(error: clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
-/// A number of things: "1 guest", "2 guests".
-pub(crate) fn count(number: usize, thing: &str) -> String {
-    match number {
-        1 => format!("1 {thing}"),
-        _ => format!("{number} {thing}s"),
-    }
-}
-
 /// A time for people: local time to the second, or "-".
 pub(crate) fn time(at: Option<crate::clock::Timestamp>) -> String {
     let Some(at) = at else { return "-".to_owned() };

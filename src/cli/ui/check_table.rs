@@ -7,9 +7,9 @@ use serde::{Serialize, Serializer};
 
 use super::printer::Printer;
 use super::table::{BAD, Cell, GOOD, NOTABLE, table};
-use crate::cli::ui::answer::{Answer, count, time};
+use crate::cli::ui::answer::{Answer, time};
 use crate::manage::dry_start::CheckedGuest;
-use crate::messages::{Words, finding, label, quoted, reason, refusal};
+use crate::messages::{Words, count, finding, label, quoted, reason, refusal};
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Reason};
 

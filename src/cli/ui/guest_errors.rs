@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use super::answer::count;
 use super::error::CommandError;
 use crate::ids::DomainUuid;
 use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::stopped_guest::StoppedError;
-use crate::messages::{Arg, Command, label, quoted};
+use crate::messages::{Arg, Command, count, label, quoted};
 use crate::store::StoreError;
 use crate::swtpm::LockError;
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::cli::args::Domains;
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
@@ -22,6 +22,7 @@ use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::manage::adopt::{AdoptResult, Request, SecretOutcome, Step, adopt};
 use crate::manage::guests::GuestRef;
+use crate::messages::count;
 
 pub(crate) fn run(
     context: &Context,

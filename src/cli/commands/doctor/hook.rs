@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::Described;
-use crate::cli::ui::answer::count;
 use crate::manage::checks::{CannotRun, HookFinding};
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn describe(finding: &HookFinding) -> Described {
     match finding {

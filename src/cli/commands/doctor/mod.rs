@@ -12,12 +12,13 @@ use serde::Serialize;
 
 use crate::cli::args;
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::passphrase;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, NOTABLE};
 use crate::manage::checks::{Finding, RecoveryFiles, examine};
+use crate::messages::count;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -4,14 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count, time};
+use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
 use crate::config::duration;
 use crate::manage::guests::GuestRef;
 use crate::manage::prune::{Pruned, Rule, prune, things};
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn run(
     context: &Context,

@@ -3,11 +3,11 @@
 use std::io;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::key_refs::{KeyRefError, Unbound, unbind};
-use crate::messages::{Arg, Command};
+use crate::messages::{Arg, Command, count};
 
 pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
     context.output.print(&unbind(&context.host, guest)?)

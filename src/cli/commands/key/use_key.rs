@@ -3,11 +3,12 @@
 use std::io;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::ids::KeyRefId;
 use crate::manage::key_refs::{Used, use_key};
+use crate::messages::count;
 
 pub(super) fn run(context: &Context, id: KeyRefId) -> Result<(), CommandError> {
     context.output.print(&use_key(&context.host, id)?)

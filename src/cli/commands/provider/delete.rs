@@ -3,12 +3,12 @@
 use std::io;
 
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
 use crate::manage::provider_delete::{DeleteError, DeletedProvider, NeededProvider, delete};
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn run(context: &Context, name: &str, force: bool) -> Result<(), CommandError> {
     match delete(&context.host, name, force) {

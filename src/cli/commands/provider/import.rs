@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::weaker_seal;
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
@@ -14,7 +14,7 @@ use crate::keyring::WeakerSeal;
 use crate::manage::provider_import::{
     ImportAction, ImportError, ImportProvider, ImportedProvider, import,
 };
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 use crate::recovery::file::RecoveryFile;
 
 pub(super) fn run(

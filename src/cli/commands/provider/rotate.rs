@@ -4,7 +4,7 @@ use std::io;
 
 use super::weaker_seal;
 use crate::cli::context::Context;
-use crate::cli::ui::answer::{Answer, count};
+use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
@@ -13,7 +13,7 @@ use crate::keyring::WeakerSeal;
 use crate::manage::provider_rotate::{
     PreviousKey, RotateStep, RotatedProvider, RowResult, UnusableKey, rotate,
 };
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), CommandError> {
     let mut bar = None;

@@ -8,7 +8,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::drop_state::{DropStateError, DroppedState, drop_state};
-use crate::messages::{Arg, Command, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn run(
     context: &Context,
@@ -22,10 +22,7 @@ pub(super) fn run(
 
 impl Answer for DroppedState {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        let copies = match self.number() {
-            1 => "1 saved copy".to_owned(),
-            number => format!("{number} saved copies"),
-        };
+        let copies = count(self.number(), "saved copy");
         writeln!(
             out,
             "removed {copies} of the TPM state of {}",
