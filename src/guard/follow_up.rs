@@ -1,7 +1,6 @@
 //! What follows a verdict: the guest runs, or is gone, or its TPM state will arrive. Nothing here
 //! can refuse a start; errors are returned to the caller, who logs them.
 
-use std::io;
 use std::time::Duration;
 
 use super::context::Guard;
@@ -11,6 +10,7 @@ use super::{arrival as arrivals, copies, failed_start, plain_state, secret_relea
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
+use crate::host::path_error::PathError;
 use crate::libvirt::secret::SecretError;
 use crate::store::{Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
@@ -32,7 +32,7 @@ pub enum FollowUpError {
     Secret(#[from] SecretError),
     /// The plain TPM state that `encrypt` kept.
     #[error("the plain TPM state could not be removed: {0}")]
-    PlainState(#[from] io::Error),
+    PlainState(#[from] PathError),
     /// The copies of TPM state.
     #[error("the copy of the TPM's state: {0}")]
     Copy(#[from] CopyError),

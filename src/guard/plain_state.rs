@@ -10,12 +10,21 @@ use std::path::PathBuf;
 
 use crate::host::atomic::{self, NewFile};
 use crate::host::dirs::StateDir;
+use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::swtpm::LockedState;
 
 /// Saves the locked plain state, replacing one that was saved before. Returns its path.
-pub fn save(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
+pub fn save(
+    state_dir: &StateDir,
+    domain: DomainUuid,
+    state: &LockedState,
+) -> Result<PathBuf, PathError> {
+    write(state_dir, domain, state).map_err(PathError::at(&state_dir.plain_states()))
+}
+
+fn write(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::Result<PathBuf> {
     let dir = guest_dir(state_dir, domain);
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = trusted::make_dir(&dir, trusted::STATE_DIR)?;
@@ -28,7 +37,11 @@ pub fn save(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io
 }
 
 /// Removes the guest's plain state. Returns whether there was one.
-pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
+pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, PathError> {
+    remove_dir(state_dir, domain).map_err(PathError::at(&state_dir.plain_states()))
+}
+
+fn remove_dir(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
     let own = guest_dir(state_dir, domain);
     if trusted::find(&own, trusted::STATE_DIR)?.is_none() {
         return Ok(false);
@@ -45,15 +58,15 @@ pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
 }
 
 /// The guests whose plain state is kept, by UUID.
-pub fn list(state_dir: &StateDir) -> io::Result<Vec<DomainUuid>> {
-    let entries = match fs::read_dir(state_dir.plain_states()) {
-        Ok(entries) => entries,
+pub fn list(state_dir: &StateDir) -> Result<Vec<DomainUuid>, PathError> {
+    let dir = state_dir.plain_states();
+    let entries = match fs::read_dir(&dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+        entries => entries.map_err(PathError::at(&dir))?,
     };
     let mut domains = Vec::new();
     for entry in entries {
-        let name = entry?.file_name();
+        let name = entry.map_err(PathError::at(&dir))?.file_name();
         domains.extend(name.to_str().and_then(|name| DomainUuid::parse(name).ok()));
     }
     domains.sort();

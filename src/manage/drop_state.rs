@@ -10,7 +10,6 @@ use super::host::{Host, HostError, default_deadline};
 use super::tpm_place;
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
-use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::messages::count;
 use crate::store::{Access, Event, Origin, Store};
@@ -80,11 +79,7 @@ pub(crate) fn drop_state(
     let copies = host.copies_of(guest.uuid)?;
     let (dropped, kept) = choose(copies.judged, named)?;
     let state_dir = host.state_dir();
-    let plain_error = |error| HostError::from(PathError::new(state_dir.plain_states(), error));
-    let plain = named.is_empty()
-        && plain_state::list(state_dir)
-            .map_err(plain_error)?
-            .contains(&guest.uuid);
+    let plain = named.is_empty() && plain_state::list(state_dir)?.contains(&guest.uuid);
     if dropped.is_empty() && !plain {
         return Err(DropStateError::None(guest));
     }
@@ -106,7 +101,7 @@ pub(crate) fn drop_state(
         copy_store.remove_if_empty()?;
     }
     if plain {
-        plain_state::remove(state_dir, guest.uuid).map_err(plain_error)?;
+        plain_state::remove(state_dir, guest.uuid)?;
     }
     let done = DroppedState {
         guest,

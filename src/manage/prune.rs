@@ -17,7 +17,6 @@ use super::host::{Host, HostError, default_deadline};
 use super::unknown_guests::{self, UnknownGuest};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
-use crate::host::path_error::PathError;
 use crate::ids::KeyRefId;
 use crate::messages::count;
 use crate::store::{Access, Event, Origin, Prune, Store};
@@ -154,8 +153,7 @@ fn remove(
 fn remove_states(host: &Host, guest: &UnknownGuest) -> Result<(), HostError> {
     let state_dir = host.state_dir();
     CopyStore::of(state_dir, guest.uuid).remove()?;
-    plain_state::remove(state_dir, guest.uuid)
-        .map_err(|error| PathError::new(state_dir.plain_states(), error))?;
+    plain_state::remove(state_dir, guest.uuid)?;
     Ok(())
 }
 

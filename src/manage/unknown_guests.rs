@@ -10,7 +10,6 @@ use super::host::{Host, HostError};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::host::bounded::bounded;
-use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
@@ -55,10 +54,7 @@ pub(crate) fn find(
     known: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<UnknownGuest>, HostError> {
     let (state_dir, tpm_states) = (host.state_dir(), host.libvirt_dirs().tpm_states());
-    let plain: BTreeSet<_> = plain_state::list(state_dir)
-        .map_err(|error| PathError::new(state_dir.plain_states(), error))?
-        .into_iter()
-        .collect();
+    let plain: BTreeSet<_> = plain_state::list(state_dir)?.into_iter().collect();
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
     for row in store.all_key_refs(None, true)? {
         by_domain.entry(row.domain).or_default().push(row);

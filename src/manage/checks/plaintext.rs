@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::finding::unreadable;
 use super::{Finding, KeyFinding};
 use crate::guard::plain_state;
+use crate::host::path_error::PathError;
 use crate::manage::host::Host;
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
@@ -42,6 +43,6 @@ pub(super) fn kept_by_encrypt(host: &Host) -> Vec<Finding> {
             .into_iter()
             .map(|guest| KeyFinding::PlainState(guest).into())
             .collect(),
-        Err(error) => vec![unreadable(&host.state_dir().plain_states(), error)],
+        Err(PathError { path, source }) => vec![unreadable(&path, source)],
     }
 }

@@ -27,7 +27,6 @@ use super::providers::ProviderRef;
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
-use crate::host::path_error::PathError;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::libvirt::secret::SecretError;
 use crate::store::{Origin, Store, StoreError};
@@ -149,10 +148,8 @@ impl Job<'_> {
         key: &Key,
     ) -> Result<PathBuf, Failure> {
         let (guest, state_dir) = (self.guest, self.host.state_dir());
-        let saved = plain_state::save(state_dir, guest.uuid(), &locked).map_err(|error| {
-            let error = PathError::new(state_dir.plain_states(), error);
-            Failure::Before(EncryptError::NotSaved(error))
-        })?;
+        let saved = plain_state::save(state_dir, guest.uuid(), &locked)
+            .map_err(|error| Failure::Before(EncryptError::NotSaved(error)))?;
         let staged = guest
             .stage(locked, data, &key.dek)
             .map_err(|error| Failure::Before(error.into()))?;
@@ -213,8 +210,7 @@ impl Job<'_> {
     /// Removes what was made for an attempt that failed.
     fn undo(&mut self, key: &Key, error: EncryptError) -> EncryptError {
         let (guest, state_dir) = (self.guest.uuid(), self.host.state_dir());
-        let removed = plain_state::remove(state_dir, guest)
-            .map_err(|error| HostError::from(PathError::new(state_dir.plain_states(), error)));
+        let removed = plain_state::remove(state_dir, guest).map_err(HostError::from);
         let undone = removed.and_then(|_| Ok(key.undo(&mut self.store, guest)?));
         match undone {
             Ok(()) => error,
