@@ -7,6 +7,7 @@ use std::path::Path;
 use super::ui::error::CommandError;
 use crate::domain;
 use crate::manage::guests::ListedGuest;
+use crate::messages::{Arg, Command};
 
 /// The guest of a captured XML; `-` is stdin.
 pub(crate) fn from_file(file: &Path) -> Result<ListedGuest, CommandError> {
@@ -14,8 +15,10 @@ pub(crate) fn from_file(file: &Path) -> Result<ListedGuest, CommandError> {
         domain::examine(io::stdin().lock())
     } else {
         let failed = |error: io::Error| {
-            CommandError::failed(format!("{}: {error}", file.display()))
-                .with_hint("the domain XML of a guest: virsh dumpxml DOMAIN")
+            CommandError::failed(format!("{}: {error}", file.display())).with_hint(format!(
+                "the domain XML of a guest: {}",
+                Command::VirshDumpxml(Arg::DOMAIN)
+            ))
         };
         let opened = File::open(file).map_err(failed)?;
         if opened.metadata().map_err(failed)?.is_dir() {

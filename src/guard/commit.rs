@@ -168,7 +168,7 @@ fn key_to_write(
         ));
     };
     let provider = providers.iter().find(|provider| provider.uuid == uuid);
-    let provider = provider.ok_or_else(|| internal(format!("there is no provider {uuid}")))?;
+    let provider = provider.ok_or_else(|| internal(format!("provider {uuid} not found")))?;
     let made = make_key(
         keys.unlocker(),
         store.as_ref(),

@@ -1,5 +1,7 @@
 //! `key bind`: ties a guest to a provider, and never a key to one that does not open it.
 
+use std::slice;
+
 use serde::{Serialize, Serializer};
 
 use super::guests::{GuestError, GuestRef};
@@ -9,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::domain;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::keyring::Keyring;
+use crate::keyring::unlock::Unlocker;
 use crate::libvirt::secret::{LibvirtSecret, Purpose, SecretValue};
 use crate::store::{BindingChange, Change, Store, StoreError};
 use crate::swtpm::StateFile;
@@ -99,10 +102,10 @@ impl Serialize for BindAction {
             key_refs: &'a [KeyRefId],
         }
         let (action, key_refs) = match self {
-            Self::Made(id) => ("made", std::slice::from_ref(id)),
-            Self::Moved(id, _) => ("moved", std::slice::from_ref(id)),
+            Self::Made(id) => ("made", slice::from_ref(id)),
+            Self::Moved(id, _) => ("moved", slice::from_ref(id)),
             Self::Rebound(ids) => ("rebound", &ids[..]),
-            Self::Unchanged(id) => ("none", std::slice::from_ref(id)),
+            Self::Unchanged(id) => ("none", slice::from_ref(id)),
         };
         Document { action, key_refs }.serialize(to)
     }
@@ -157,12 +160,13 @@ fn opened_by(
     provider: &Provider,
     guest: DomainUuid,
 ) -> Result<Vec<KeyRefId>, HostError> {
-    let kek = keyring.open(provider.key_id, default_deadline())?;
-    let opens = |row: &&&KeyRef| {
-        let unwrapped = row.wrapped_dek.as_ref().map(|dek| dek.unwrap(&kek, guest));
-        matches!(unwrapped, Some(Ok(Some(_))))
-    };
-    Ok(keyed.iter().filter(opens).map(|row| row.id).collect())
+    let mut unlocker = Unlocker::new(keyring);
+    // A key that cannot be unsealed is an error, not one that opens none of them.
+    unlocker.kek(provider.key_id, default_deadline())?;
+    let rows = keyed.iter().map(|&row| row.clone());
+    let providers = slice::from_ref(provider);
+    let opened = unlocker.open_rows(rows, providers, guest, default_deadline());
+    Ok(opened.into_iter().map(|key| key.key_ref.id).collect())
 }
 
 fn rebind(

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::guests::GuestRef;
 use super::host::{Host, HostError, default_deadline};
-use super::keys::lossy;
+use super::json;
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
 use crate::ids::DomainUuid;
@@ -30,7 +30,7 @@ pub(crate) struct JudgedCopy {
     pub(crate) kept_at: Timestamp,
     pub(crate) set_aside_at: Option<Timestamp>,
     /// Where the state was.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "json::path")]
     pub(crate) path: PathBuf,
     pub(crate) sha256: String,
     /// Whether the guest has keys, and so a start takes only a copy that one of them opens.
@@ -60,9 +60,14 @@ pub(crate) struct ShownCopies {
 }
 
 impl JudgedCopy {
-    fn new(guest: DomainUuid, copy: SavedCopy, opened: bool, keyed: bool) -> Self {
+    fn new(
+        guest: DomainUuid,
+        copy: SavedCopy,
+        content: StateFile,
+        opened: bool,
+        keyed: bool,
+    ) -> Self {
         let manifest = &copy.manifest;
-        let content = copy.state();
         Self {
             guest: GuestRef::of_uuid(guest, Some(manifest.domain_name.clone())),
             occasion: manifest.reason.as_str(),
@@ -98,9 +103,22 @@ impl Host {
     /// A guest's copies.
     pub(crate) fn copies_of(&self, guest: DomainUuid) -> Result<Copies, HostError> {
         let (copies, unreadable) = CopyStore::of(self.state_dir(), guest).copies()?;
+        let judged = if copies.is_empty() {
+            Vec::new()
+        } else {
+            self.judge(guest, copies)?
+        };
+        Ok(Copies { judged, unreadable })
+    }
+
+    fn judge(
+        &self,
+        guest: DomainUuid,
+        copies: Vec<SavedCopy>,
+    ) -> Result<Vec<JudgedCopy>, HostError> {
         let references = match self.store(Access::Read)? {
-            Some(store) if !copies.is_empty() => store.references(guest, Timestamp::now())?,
-            _ => References::default(),
+            Some(store) => store.references(guest, Timestamp::now())?,
+            None => References::default(),
         };
         let mut rows = references.key_refs.iter();
         let keyed = rows.any(|row| row.wrapped_dek.is_some());
@@ -109,11 +127,8 @@ impl Host {
             let state = copy.state();
             let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
             let opened = trials.values().any(Trial::is_proven);
-            JudgedCopy::new(guest, copy, opened, keyed)
+            JudgedCopy::new(guest, copy, state, opened, keyed)
         };
-        Ok(Copies {
-            judged: copies.into_iter().map(judge).collect(),
-            unreadable,
-        })
+        Ok(copies.into_iter().map(judge).collect())
     }
 }

@@ -89,7 +89,7 @@ enum Connection {
     Fake(Box<crate::libvirt::fake::FakeLibvirt>),
 }
 
-/// The host. Everything that it hands out is opened anew.
+/// The host. It opens whatever it returns each time.
 pub(crate) struct Host {
     state_dir: StateDir,
     config_path: Option<PathBuf>,

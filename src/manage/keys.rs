@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, default_deadline};
+use super::json;
 use super::key_refs::KeyRefError;
 use super::providers::ProviderRef;
 use super::tpm_place::{self, TpmPlace};
@@ -82,7 +83,7 @@ pub(crate) struct ShownKeys {
 #[derive(Debug, Serialize)]
 pub(crate) struct ShownState {
     /// Where it was looked for.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "json::path")]
     pub(crate) path: PathBuf,
     /// What it is, in a word.
     pub(crate) state: &'static str,
@@ -101,14 +102,6 @@ pub(crate) struct TriedRow {
     pub(crate) reason: Option<String>,
     /// What the TPM state proves of the key, in a word.
     pub(crate) tpm: Option<&'static str>,
-}
-
-/// A path may be no UTF-8, which JSON cannot have.
-pub(super) fn lossy<S: serde::Serializer>(
-    path: &std::path::Path,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&path.to_string_lossy())
 }
 
 /// The key references of all guests, or of the one that `text` names.

@@ -13,6 +13,7 @@ pub(crate) mod guests;
 pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod import_key;
+mod json;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
 pub(crate) mod metrics_file;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use super::host::{Host, default_deadline};
-use super::keys::lossy;
+use super::json;
 use super::provider_delete::remove_key;
 use super::providers::{ProviderError, ProviderRef, ProvidersLock};
 use crate::clock::Timestamp;
@@ -19,7 +19,7 @@ use crate::verdict::facts::Provider;
 /// What `provider export` did.
 #[derive(Debug, Serialize)]
 pub(crate) struct ExportedProvider {
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "json::path")]
     pub(crate) file: PathBuf,
     #[serde(flatten)]
     pub(crate) provider: ProviderRef,

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::guests::GuestRef;
 use super::host::{Host, HostError, default_deadline};
+use super::json;
 use super::unknown_guests::{self, UnknownGuest};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
@@ -47,7 +48,7 @@ pub(crate) struct Pruned {
     /// How many guests were kept.
     kept: usize,
     /// The copy of the store from before.
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "json::optional_path")]
     pub(crate) backup: Option<PathBuf>,
     pub(crate) dry_run: bool,
     pub(crate) guests: Vec<PrunedGuest>,
@@ -83,12 +84,6 @@ pub(crate) enum PruneDecision {
     RunsElsewhere,
     /// It changed not so long ago.
     TooYoung,
-}
-
-#[expect(clippy::ref_option, reason = "serde passes the field as it is")]
-fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-    let path = path.as_ref().map(|path| path.to_string_lossy());
-    path.serialize(to)
 }
 
 /// Removes what this rule allows.

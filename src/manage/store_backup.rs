@@ -27,7 +27,7 @@ pub(crate) struct FoundInStore(pub(crate) StoreFinding);
 /// What `store backup` did.
 #[derive(Debug, Serialize)]
 pub(crate) struct BackedUp {
-    #[serde(serialize_with = "super::keys::lossy")]
+    #[serde(serialize_with = "super::json::path")]
     pub(crate) file: PathBuf,
     /// The providers that no recovery file restores.
     pub(crate) providers_never_exported: Vec<String>,
@@ -39,7 +39,8 @@ pub(crate) struct RestoredStore {
     #[serde(skip)]
     pub(crate) backup: PathBuf,
     /// Where the previous store is kept.
-    pub(crate) previous: Option<String>,
+    #[serde(serialize_with = "super::json::optional_path")]
+    pub(crate) previous: Option<PathBuf>,
     /// The providers whose key this host cannot open.
     pub(crate) providers_without_key: Vec<String>,
 }
@@ -124,9 +125,7 @@ pub(crate) fn restore(host: &Host, file: &Path) -> Result<RestoredStore, Restore
         .map_err(RestoreStoreError::Backup)?;
     Ok(RestoredStore {
         backup: file.to_owned(),
-        previous: restored
-            .previous
-            .map(|path| path.to_string_lossy().into_owned()),
+        previous: restored.previous,
         providers_without_key: without_key(host).map_err(RestoreStoreError::Providers)?,
     })
 }

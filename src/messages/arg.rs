@@ -73,6 +73,8 @@ impl Arg<kind::Guest> {
     pub const DOMAIN: Self = Self::placeholder("DOMAIN");
     /// A second guest.
     pub const OTHER: Self = Self::placeholder("OTHER");
+    /// A guest that its name does not tell from others.
+    pub const BY_UUID: Self = Self::placeholder("UUID");
 
     /// A guest: its name, or its UUID where the name would be read as something else.
     #[must_use]

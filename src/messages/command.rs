@@ -43,6 +43,7 @@ commands! {
     Explain = "vtpm-guard explain";
     ExplainCode(code: RefusalCode) = "vtpm-guard explain {code}";
     History = "vtpm-guard history";
+    HistoryOf(guest: Guest) = "vtpm-guard history {guest}";
     HistoryCaptures = "vtpm-guard history --captures";
     KeyBind(guest: Guest, provider: Provider) = "vtpm-guard key bind {guest} --provider {provider}";
     KeyClone(original: Guest, clone: Guest) = "vtpm-guard key clone {original} {clone}";
@@ -113,6 +114,7 @@ commands! {
     ListFile(file: File) = "ls -ld {file}";
     Man(page: Word) = "man {page}";
     MakeDirectory(directory: File) = "mkdir -p {directory}";
+    MountTmpfs = "mount -t tmpfs tmpfs /run";
     MoveAside(file: File) = "mv {file} {file}.old";
     PgrepSwtpm = "pgrep -a swtpm";
     Ps(pid: Pid) = "ps -fp {pid}";

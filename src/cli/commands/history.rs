@@ -11,7 +11,7 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::cli::ui::time;
 use crate::manage::history::{Asked, Decisions, history};
-use crate::messages::label;
+use crate::messages::{Arg, Command, label};
 
 pub(crate) fn run(context: &Context, which: &args::Decisions) -> Result<(), CommandError> {
     let at = |text: &Option<String>| text.as_deref().map(time::parse).transpose();
@@ -72,9 +72,9 @@ impl Answer for Decisions {
         let guests = self.guests();
         if guests > 1 {
             notes.push(format!(
-                "{guests} guests had the name {}; for one of them: vtpm-guard history UUID (--json \
-                 shows the UUIDs)",
-                label(name)
+                "{guests} guests had the name {}; for one of them: {} (--json shows the UUIDs)",
+                label(name),
+                Command::HistoryOf(Arg::BY_UUID)
             ));
         }
         notes

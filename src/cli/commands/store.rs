@@ -70,7 +70,7 @@ impl Answer for RestoredStore {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         writeln!(out, "restored the store from {}", self.backup.display())?;
         match &self.previous {
-            Some(path) => writeln!(out, "the previous store is kept: {path}"),
+            Some(path) => writeln!(out, "the previous store is kept: {}", path.display()),
             None => Ok(()),
         }
     }

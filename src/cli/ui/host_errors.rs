@@ -75,8 +75,7 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
             CommandError::refused(error).with_hint("nothing is overwritten: name a new file")
         }
         UnavailableReason::Untrusted(Reason::Owner(_) | Reason::Writable(_)) => {
-            CommandError::failed(error)
-                .with_hint("only root's own files are trusted: chown root, chmod go-w")
+            CommandError::failed(error).with_hint(trusted_files("go-w"))
         }
         UnavailableReason::PageSize { store, .. } => {
             let convert = Arg::statement(&format!("PRAGMA page_size = {store}; VACUUM"));
@@ -87,6 +86,15 @@ fn in_the_way(error: &StoreError, reason: &UnavailableReason) -> CommandError {
         }
         _ => CommandError::failed(error),
     }
+}
+
+/// What to do about a file that somebody else may read or write: this is the mode that it lacks.
+pub(crate) fn trusted_files(mode: &'static str) -> String {
+    format!(
+        "only root's own files are trusted: {}, {}",
+        Command::ChownRoot(Arg::FILE),
+        Command::ChmodMode(mode.into(), Arg::FILE)
+    )
 }
 
 impl From<KeyringError> for CommandError {
@@ -103,9 +111,7 @@ impl From<&KeyringError> for CommandError {
             | KeyringError::UnsealFailed { .. } => {
                 &format!("restore the key: {}", Command::ProviderImport(Arg::FILE))
             }
-            KeyringError::NotTrusted { .. } => {
-                "only root's own files are trusted: chown root, chmod go-rwx"
-            }
+            KeyringError::NotTrusted { .. } => &trusted_files("go-rwx"),
             KeyringError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
@@ -122,8 +128,14 @@ impl From<&KeyringError> for CommandError {
 impl From<StagingError> for CommandError {
     fn from(error: StagingError) -> Self {
         let hint = match &error {
-            StagingError::NotInMemory(_) => "mount a tmpfs over it: mount -t tmpfs tmpfs /run",
-            StagingError::NotTrusted { .. } => "chown root and chmod 0700 it, or remove it",
+            StagingError::NotInMemory(_) => {
+                &format!("mount a tmpfs over it: {}", Command::MountTmpfs)
+            }
+            StagingError::NotTrusted { .. } => &format!(
+                "{}, {}; or remove it",
+                Command::ChownRoot(Arg::DIRECTORY),
+                Command::ChmodMode(0o700_u32.into(), Arg::DIRECTORY)
+            ),
             StagingError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 return Self::no_permission(error);
             }
@@ -167,9 +179,7 @@ impl From<HostError> for CommandError {
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         let hint = match &error {
-            ConfigError::NotTrusted(_) => {
-                "only root's own files are trusted: chown root, chmod go-w"
-            }
+            ConfigError::NotTrusted(_) => &trusted_files("go-w"),
             _ => &format!(
                 "for its keys: {}",
                 Command::Man(Arg::statement("vtpm-guard.toml"))

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::error::CommandError;
-use crate::messages::Arg;
+use crate::messages::{Arg, Command};
 use crate::recovery::passphrase::Passphrase;
 
 /// The longest passphrase, in bytes.
@@ -61,9 +61,9 @@ impl fmt::Display for Weakness {
             ),
             Self::OpenFile { file, mode } => write!(
                 f,
-                "others can read the passphrase in {} (mode {mode:04o}): chmod 0600 {}",
+                "others can read the passphrase in {} (mode {mode:04o}): {}",
                 file.display(),
-                Arg::file(file)
+                Command::ChmodMode(0o600_u32.into(), Arg::file(file))
             ),
         }
     }

@@ -64,7 +64,7 @@ impl Adopting {
     }
 
     /// The guest's wrapped key as the store has it now, and what it opens to. The provider key is
-    /// unsealed anew: what counts is that the keyring still has it.
+    /// unsealed once more: what counts is that the keyring still has it.
     fn reopen<'r>(
         &self,
         target: &Target,

@@ -86,7 +86,7 @@ pub(crate) enum HookFinding {
 /// Why libvirt cannot run the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CannotRun {
-    /// It is no file.
+    /// It is not a file.
     NotAFile,
     /// It is not executable.
     NotExecutable,

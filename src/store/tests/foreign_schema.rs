@@ -43,7 +43,7 @@ fn a_store_that_another_tool_made_may_have_other_types_and_collations() {
         seen.key_refs[0].first_used_at.is_some(),
         "used, at whatever time"
     );
-    assert_eq!(seen.key_refs[1].wrapped_dek, None, "a number is no key");
+    assert_eq!(seen.key_refs[1].wrapped_dek, None, "a number is not a key");
     let provider = seen.providers[0].uuid;
     let repairs = [
         crate::verdict::repair::Repair::DeletePlaceholder {

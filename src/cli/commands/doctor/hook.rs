@@ -153,8 +153,9 @@ fn staging(finding: &HookFinding) -> Described {
     match finding {
         HookFinding::NobodyStages { guest } => Described::error(
             format!(
-                "libvirtd autostarts {}, but does not run \"vtpm-guard stage\" before",
-                quoted(guest)
+                "libvirtd autostarts {}, but does not run \"{}\" before",
+                quoted(guest),
+                Command::Stage
             ),
             "a monolithic libvirtd accepts no key while it starts its guests: they would be refused",
             install,
@@ -168,7 +169,10 @@ fn staging(finding: &HookFinding) -> Described {
             Command::Unstage.to_string(),
         ),
         _ => Described::warning(
-            "the drop-in of libvirtd.service does not run \"vtpm-guard unstage\" as ExecStopPost",
+            format!(
+                "the drop-in of libvirtd.service does not run \"{}\" as ExecStopPost",
+                Command::Unstage
+            ),
             "after a failed start of libvirtd the staged keys would stay in plaintext in /run",
             install,
         ),

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use crate::cli::args;
 use crate::cli::context::Context;
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors::trusted_files;
 use crate::manage::copies::JudgedCopy;
 use crate::manage::guests::GuestRef;
 use crate::messages::Command;
@@ -57,8 +58,7 @@ impl From<CopyError> for CommandError {
             CopyError::Io(io) if io.kind() == ErrorKind::PermissionDenied => {
                 Self::failed(format!("no permission: {error}")).with_hint("run it as root")
             }
-            CopyError::NotTrusted { .. } => Self::failed(error)
-                .with_hint("only root's own files are trusted: chown root, chmod go-rwx"),
+            CopyError::NotTrusted { .. } => Self::failed(error).with_hint(trusted_files("go-rwx")),
             _ => Self::failed(error),
         }
     }
