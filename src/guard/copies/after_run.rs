@@ -1,6 +1,6 @@
 //! After a run: saves a state that libvirt deletes, unless the guest's TPM is elsewhere.
 
-use super::available::libvirt_would_delete;
+use super::available::encrypted_and_deleted;
 use super::opener::drop_surplus;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator};
@@ -19,12 +19,9 @@ pub(in crate::guard) fn save_after_run(
     ending: Ending,
     deadline: Deadline,
 ) -> Result<(), CopyError> {
-    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+    let Some(vtpm) = encrypted_and_deleted(guard, domain) else {
         return Ok(());
     };
-    if !libvirt_would_delete(guard, domain, vtpm) {
-        return Ok(());
-    }
     let copy_store = guard.copy_store(domain);
     let run = copy_store.run().unwrap_or_default();
     let keep = |occasion| {
@@ -68,10 +65,7 @@ pub(in crate::guard) fn save_after_run(
 /// `stopped end`: notes that the guest has migrated away, which an older libvirt no longer reports
 /// at `release`.
 pub(in crate::guard) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
-    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
-        return Ok(());
-    };
-    if !libvirt_would_delete(guard, domain, vtpm) || !has_migrated_away(guard, domain) {
+    if encrypted_and_deleted(guard, domain).is_none() || !has_migrated_away(guard, domain) {
         return Ok(());
     }
     note_tpm_elsewhere(guard, domain)

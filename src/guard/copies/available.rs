@@ -46,3 +46,9 @@ pub(in crate::guard) fn libvirt_would_delete(
     let definition = format!("{}.xml", domain.name);
     !vtpm.persistent_state && !guard.config.libvirt.definitions().join(definition).exists()
 }
+
+/// The guest's encrypted vTPM, if libvirt deletes its state.
+pub(super) fn encrypted_and_deleted<'d>(guard: &Guard, domain: &'d Domain) -> Option<&'d Emulator> {
+    let (vtpm, _) = domain.encrypted_vtpm()?;
+    libvirt_would_delete(guard, domain, vtpm).then_some(vtpm)
+}

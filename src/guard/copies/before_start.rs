@@ -1,6 +1,6 @@
 //! Before a start and at a refusal: saves a state that libvirt may delete.
 
-use super::available::libvirt_would_delete;
+use super::available::{encrypted_and_deleted, libvirt_would_delete};
 use super::opener::drop_surplus;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
@@ -55,10 +55,7 @@ pub(in crate::guard) fn note_refusal(
     domain: &Domain,
     code: Code,
 ) -> Result<(), CopyError> {
-    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
-        return Ok(());
-    };
-    if !libvirt_would_delete(guard, domain, vtpm) {
+    if encrypted_and_deleted(guard, domain).is_none() {
         return Ok(());
     }
     let copy_store = guard.copy_store(domain);
