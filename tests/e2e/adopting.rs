@@ -274,7 +274,7 @@ fn all_takes_every_guest_that_can_be_adopted_and_says_why_the_others_cannot() {
 fn a_definition_that_libvirt_leaves_on_the_disk_is_a_failure_that_names_it() {
     let (host, guest) = host_with_guest(ORDINARY);
     let uuid = guest.secret.to_string();
-    // A persistent secret that is defined anew as ephemeral leaves its UUID.xml behind.
+    // A persistent secret that is redefined as ephemeral leaves its UUID.xml behind.
     host.write(
         "/run/secret.xml",
         format!(

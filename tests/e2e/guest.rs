@@ -60,7 +60,7 @@ impl Host {
         self.redefine_guest(guest, tpm)
     }
 
-    /// Defines a guest anew, with another TPM.
+    /// Redefines a guest with another TPM.
     pub(crate) fn redefine_guest(&self, guest: Guest, tpm: Tpm) -> Guest {
         let (encryption, secret) = match tpm {
             Tpm::Encrypted(secret) => (format!("<encryption secret='{secret}'/>"), secret),
