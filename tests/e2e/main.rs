@@ -29,6 +29,7 @@ mod many_keys;
 mod memory;
 mod migrated;
 mod migration;
+mod modular;
 mod monitored;
 mod names;
 mod page;
