@@ -54,6 +54,9 @@ pub const UNIT_DIRS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
+/// The unit that removes staged keys once libvirtd answers.
+pub const UNSTAGE_UNIT: &str = "vtpm-guard-unstage.service";
+
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
 pub fn of_descriptor(file: impl AsFd) -> PathBuf {
@@ -289,6 +292,13 @@ impl LibvirtDirs {
         self.run.join("qemu")
     }
 
+    /// There once the daemon has started its guests after a boot: it does so only once
+    /// (`virDriverShouldAutostart` in libvirt's `src/driver.c`).
+    #[must_use]
+    pub fn autostarted(&self) -> PathBuf {
+        self.running().join("autostarted")
+    }
+
     /// What `virsh managedsave` wrote: `NAME.save`.
     #[must_use]
     pub fn managed_saves(&self) -> PathBuf {
@@ -341,6 +351,7 @@ mod tests {
             (dirs.hook_link(), "/etc/libvirt/hooks/qemu.d/50-vtpm-guard"),
             (dirs.qemu_conf(), "/etc/libvirt/qemu.conf"),
             (dirs.running(), "/run/libvirt/qemu"),
+            (dirs.autostarted(), "/run/libvirt/qemu/autostarted"),
             (dirs.managed_saves(), "/var/lib/libvirt/qemu/save"),
             (dirs.snapshots(), "/var/lib/libvirt/qemu/snapshot"),
             (

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::host::trusted::Reason;
@@ -79,6 +80,8 @@ pub(crate) enum HookFinding {
     NobodyStages { guest: String },
     /// After a start of libvirtd that failed, nobody removes the staged keys.
     NobodyUnstages,
+    /// If its guests need long to start, nobody has libvirtd drop the staged keys.
+    UnstageGivesUp,
     /// So many keys are still staged.
     LeftStaged(usize),
 }
@@ -154,6 +157,13 @@ pub(crate) enum KeyFinding {
     Store(StoreFinding),
     /// A provider's key does not open.
     Sealed(Provider, KeyringError),
+    /// It opened too late for a start, or not in all the time that it was given.
+    SlowToOpen {
+        provider: Provider,
+        opened: bool,
+        took: Duration,
+        allowed: Duration,
+    },
     /// This host could seal it better.
     WeakSeal {
         provider: Provider,

@@ -16,6 +16,7 @@ mod staged;
 mod store;
 mod tpm_states;
 mod trust;
+mod unsealing;
 
 pub(crate) use finding::{CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding};
 pub(crate) use recovery::RecoveryFiles;
@@ -33,6 +34,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(staged::examine(host));
     found.extend(trust::examine(host));
     found.extend(store::examine(host));
+    found.extend(unsealing::examine(host));
     found.extend(recovery::examine(host, recovery));
     found.extend(plaintext::in_libvirt(&host.libvirt_dirs().secrets()));
     found.extend(shared(host));

@@ -24,5 +24,6 @@ fn lacking(dirs: &LibvirtDirs) -> Option<HookFinding> {
     Some(match lacking {
         Lacking::Stage => HookFinding::NobodyStages { guest },
         Lacking::UnstageAfterFailure => HookFinding::NobodyUnstages,
+        Lacking::UnstageThatWaits => HookFinding::UnstageGivesUp,
     })
 }
