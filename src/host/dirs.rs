@@ -317,7 +317,14 @@ impl LibvirtDirs {
         self.state.join("libvirt-guests")
     }
 
-    /// Where this daemon (`libvirtd`, `virtqemud`) writes its process id when it starts.
+    /// The socket of this modular daemon (`virtqemud`).
+    #[must_use]
+    pub fn socket(&self, daemon: &str) -> PathBuf {
+        self.run.join(format!("{daemon}-sock"))
+    }
+
+    /// Where this daemon (`libvirtd`, `virtqemud`) writes its process id when it starts. The file of
+    /// one that was killed stays.
     #[must_use]
     pub fn pid_file(&self, daemon: &str) -> PathBuf {
         let beside = self.run.parent().unwrap_or(Path::new("/run"));
@@ -359,6 +366,7 @@ mod tests {
                 "/var/lib/libvirt/libvirt-guests",
             ),
             (dirs.pid_file("libvirtd"), "/run/libvirtd.pid"),
+            (dirs.socket("virtqemud"), "/run/libvirt/virtqemud-sock"),
             (dirs.swtpm_logs.clone(), "/var/log/swtpm/libvirt/qemu"),
         ] {
             assert_eq!(found, Path::new(wanted));

@@ -7,6 +7,7 @@ use super::dry_start::CheckedGuest;
 use super::host::{BrokenConfig, Host, HostError};
 use crate::clock::Deadline;
 use crate::guard::{Mode, prepare};
+use crate::libvirt::Daemons;
 use crate::staging::{Definition, DefinitionFiles, Staging, StagingError};
 use crate::store::Origin;
 
@@ -42,6 +43,10 @@ pub(crate) enum StageError {
 pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     let directory = host.staging_dir();
     directory.clear()?;
+    // virtsecretd takes keys while virtqemud starts its guests.
+    if host.daemons() == Daemons::Modular {
+        return Ok(Vec::new());
+    }
     let starting = DefinitionFiles::from(&host.libvirt_dirs()).starting();
     let starting = starting.map_err(StageError::Definitions)?;
     if !starting.is_empty() {

@@ -123,6 +123,7 @@ commands! {
     Setsebool = "setsebool -P virt_hooks_unconfined on";
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
     SystemctlReload(unit: Word) = "systemctl reload {unit}";
+    SystemctlStatus(unit: Word) = "systemctl status {unit}";
     SystemctlDaemonReload = "systemctl daemon-reload";
     Timedatectl = "timedatectl";
     TpmSetLockoutAuth = "tpm2_changeauth -c lockout";

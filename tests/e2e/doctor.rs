@@ -172,8 +172,7 @@ fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
     finds(&host, 1, "/var/lib/libvirt/swtpm has 1024 KiB left");
     host.run(&["umount", place]).ok();
 
-    let pid = host.read("/run/libvirtd.pid");
-    host.run(&["kill", "-KILL", pid.trim()]).ok();
+    host.end(host.secrets_daemon(), "KILL");
     finds(&host, 1, "libvirt's secret driver does not answer");
 }
 

@@ -26,6 +26,7 @@ pub(crate) mod recovery;
 mod renew;
 mod repair;
 mod stage;
+mod starts;
 mod states;
 mod status;
 mod store_backup;

@@ -30,6 +30,21 @@ fn start_daemon(fixture: &Fixture) {
     fixture.libvirt.secrets.restart();
 }
 
+#[test]
+fn the_modular_daemons_need_no_staged_keys() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    // What is left of a time with libvirtd goes.
+    stage(&fixture.host).unwrap();
+    assert_eq!(staged(&fixture), 1);
+    let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    fs::write(pid_file, "1").unwrap();
+    assert!(stage(&fixture.host).unwrap().is_empty());
+    assert_eq!(staged(&fixture), 0);
+}
+
 fn has_value(fixture: &Fixture, secret: SecretUuid) -> bool {
     fixture.libvirt.secrets.value(secret).is_some()
 }

@@ -1,9 +1,9 @@
-//! Whether a monolithic libvirtd of this host runs `stage` before it starts.
+//! Whether the libvirtd of a host runs `stage` before it starts.
 
 use std::fs;
 use std::path::Path;
 
-use crate::host::dirs::{LibvirtDirs, UNIT_DIRS, UNSTAGE_UNIT};
+use crate::host::dirs::{UNIT_DIRS, UNSTAGE_UNIT};
 use crate::messages::Command;
 
 /// What this host's libvirtd lacks of the drop-in.
@@ -17,13 +17,11 @@ pub(crate) enum Lacking {
     UnstageThatWaits,
 }
 
-/// What a monolithic libvirtd of this host lacks.
-pub(crate) fn lacking(dirs: &LibvirtDirs) -> Option<Lacking> {
-    // There while a monolithic libvirtd runs.
-    let is_monolithic = dirs.pid_file("libvirtd").exists();
+/// What a monolithic libvirtd lacks.
+pub(crate) fn lacking() -> Option<Lacking> {
     let drop_ins = UNIT_DIRS.map(|dir| Path::new(dir).join("libvirtd.service.d"));
     let texts: Vec<_> = drop_ins.iter().flat_map(|dir| texts(dir)).collect();
-    is_monolithic.then(|| lacking_in(&texts)).flatten()
+    lacking_in(&texts)
 }
 
 fn lacking_in(texts: &[String]) -> Option<Lacking> {

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::host::trusted::Reason;
 use crate::ids::DomainUuid;
 use crate::keyring::{KeyringError, Seal};
+use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::manage::host::HostError;
 use crate::manage::shared_secrets::SharedSecret;
@@ -50,13 +51,21 @@ impl From<KeyFinding> for Finding {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HookFinding {
     /// libvirt cannot run it.
-    CannotRun { link: PathBuf, why: CannotRun },
+    CannotRun {
+        link: PathBuf,
+        why: CannotRun,
+        daemons: Daemons,
+    },
     /// Plain users cannot run it, whose session daemons do.
     NotForUsers { link: PathBuf },
     /// The daemon may not know of it yet.
-    NotNoticed,
-    /// `AppArmor` keeps libvirtd from running this program.
-    AppArmor { link: PathBuf, target: PathBuf },
+    NotNoticed { daemons: Daemons },
+    /// `AppArmor` keeps the daemon from running this program.
+    AppArmor {
+        link: PathBuf,
+        target: PathBuf,
+        daemons: Daemons,
+    },
     /// It does not have the `SELinux` label of the policy; `restorecon` reports this.
     SelinuxLabel {
         link: PathBuf,
@@ -107,7 +116,18 @@ pub(crate) enum HostFinding {
     /// The configuration cannot be used.
     Configuration(HostError),
     /// libvirt's secret driver does not answer at this URI.
-    Libvirt { uri: String, error: SecretError },
+    Libvirt {
+        uri: String,
+        error: SecretError,
+        daemons: Daemons,
+    },
+    /// The daemon that runs guests does not answer, and is not the one that has the secrets.
+    GuestsDaemon {
+        error: SecretError,
+        daemons: Daemons,
+    },
+    /// Secrets are asked for at this URI of virtqemud, which answers nobody while it autostarts guests.
+    SecretsAtGuestsDaemon { uri: String },
     /// libvirt has a file of this guest, and not where the configuration says.
     Elsewhere {
         guest: String,
@@ -128,7 +148,11 @@ pub(crate) enum HostFinding {
     /// It has only so many KiB left.
     Full { path: PathBuf, free_kib: u64 },
     /// libvirt's directory of TPM states is a link.
-    LinkedStates { path: PathBuf, target: PathBuf },
+    LinkedStates {
+        path: PathBuf,
+        target: PathBuf,
+        daemons: Daemons,
+    },
     /// This version of libvirt does not know `qemu.d`.
     OldLibvirt(String),
     /// The user that swtpm runs as can open the host's TPM.

@@ -27,16 +27,17 @@ use super::shared_secrets;
 /// Examines the host, and these recovery files. What one examination cannot see because another
 /// reports it, such as a store that cannot be read, it leaves out.
 pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding> {
-    let mut found = hook::examine(host);
+    // Whether libvirt answers comes first: what asks it afterwards does not wait again.
+    let mut found = configuration::examine(host);
+    found.extend(hook::examine(host));
     found.extend(other_hooks::examine(&host.libvirt_dirs()));
-    found.extend(configuration::examine(host));
     found.extend(libvirt_dirs::examine(host));
     found.extend(staged::examine(host));
     found.extend(trust::examine(host));
     found.extend(store::examine(host));
     found.extend(unsealing::examine(host));
     found.extend(recovery::examine(host, recovery));
-    found.extend(plaintext::in_libvirt(&host.libvirt_dirs().secrets()));
+    found.extend(plaintext::in_libvirt(host));
     found.extend(shared(host));
     found.extend(tpm_states::examine(host));
     found.extend(copies::examine(host));

@@ -12,11 +12,18 @@ use crate::manage::host::Host;
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
 /// `UUID.base64` or, since libvirt 12.1, encrypted in `UUID.aes256cbc`.
-pub(super) fn in_libvirt(directory: &Path) -> Vec<Finding> {
+pub(super) fn in_libvirt(host: &Host) -> Vec<Finding> {
+    let directory = &host.libvirt_dirs().secrets();
+    let staged = host.run_dir().staged();
+    // A link to a staged key, on tmpfs, is the guard's own, also one that leads to nothing by now.
+    let is_staged =
+        |file: &Path| fs::read_link(file).is_ok_and(|target| target.starts_with(&staged));
     match fs::read_dir(directory) {
         Ok(entries) => entries
             .flatten()
-            .filter_map(|entry| key_in(entry.path()))
+            .map(|entry| entry.path())
+            .filter(|file| !is_staged(file))
+            .filter_map(key_in)
             .map(Finding::from)
             .collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
