@@ -24,6 +24,7 @@ use crate::verdict::refusal::Refusal;
 const WORTH_A_THREAD: usize = 16;
 
 /// A guest, and what its start would do or did.
+#[derive(Debug)]
 pub(crate) struct CheckedGuest {
     /// The guest's name; the file's where the XML could not be read.
     pub(crate) name: String,
