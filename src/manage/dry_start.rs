@@ -15,9 +15,9 @@ use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, Mode, prepare};
 use crate::messages::{Named, outcome_json};
 use crate::store::Origin;
-use crate::verdict::Verdict;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
+use crate::verdict::{Decision, Verdict};
 
 /// Fewer guests than this are not worth one more thread: each opens keys of its own, and asks
 /// libvirt through a helper of its own.
@@ -56,6 +56,16 @@ impl Serialize for CheckedGuest {
 pub(crate) fn dry_start(guard: &Guard, domain: &Result<Domain, UnreadableDomain>) -> Outcome {
     let deadline = default_deadline();
     prepare(guard, domain, Origin::Check, Mode::DryRun, deadline)
+}
+
+/// Returns why a start of this guest would be refused now, if it would.
+pub(crate) fn refusal(host: &Host, domain: &Domain) -> Option<Refusal> {
+    let guard = host.guard(BrokenConfig::UseDefaults).ok()?;
+    let outcome = dry_start(&guard, &Ok(domain.clone()));
+    match outcome.verdict.decision() {
+        Decision::Deny(why) => Some(why.clone()),
+        Decision::Allow(_) => None,
+    }
 }
 
 /// Checks these guests, in their order. `progress` is called with the name of each.

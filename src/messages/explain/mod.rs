@@ -55,7 +55,9 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
              missing, damaged, accessible to others than root, or sealed by another host; or it \
              did not open in time.",
             "The key is sealed to this host. After a reinstallation, or on a copy of the disk in \
-             another machine, it does not open.",
+             another machine, it does not open; nor, if it is sealed with the host's TPM 2.0, \
+             after the TPM was cleared, reset, switched off or replaced: by hand, with a new \
+             mainboard, or by a firmware (BIOS, UEFI) update.",
         ),
         Code::KeyMissing => (
             "The domain XML asks for an encrypted vTPM, but the store has no key for the guest, \
