@@ -116,6 +116,12 @@ impl StateDir {
         self.0.join("damaged-state")
     }
 
+    /// Made by the package once it has told the running daemon to look for hooks.
+    #[must_use]
+    pub fn hook_noticed(&self) -> PathBuf {
+        self.0.join("hook-noticed")
+    }
+
     /// The log where there is no journald: a host's log is where a host's logs are, that of any
     /// other state directory is inside it.
     #[must_use]

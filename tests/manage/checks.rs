@@ -98,6 +98,10 @@ fn a_daemon_that_may_not_know_the_hook_is_reported_until_it_has_run_it() {
     install_hook(&fixture);
     let is_reported = || hooks(&look(&fixture)).contains(&&HookFinding::NotNoticed);
     assert!(is_reported());
+    let note = fixture.host.state_dir().hook_noticed();
+    fs::write(&note, "").unwrap();
+    assert!(!is_reported(), "the package has reloaded it");
+    fs::remove_file(note).unwrap();
     let (now, uuid) = (Timestamp::now(), DomainUuid::random());
     let event = Event::new(now, Origin::Prepare, uuid, "vm1", "allowed".to_owned());
     fixture.store().record_event(&event).unwrap();
