@@ -27,6 +27,7 @@ const OTHER_PROGRAMS: [&str; 23] = [
     "setsebool",
     "sqlite3",
     "systemctl",
+    "systemd-creds",
     "timedatectl",
     "tpm2_changeauth",
     "uuidgen",
