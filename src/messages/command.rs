@@ -122,6 +122,8 @@ commands! {
     Restorecon(files: File) = "restorecon -v {files}";
     Setsebool = "setsebool -P virt_hooks_unconfined on";
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
+    SecretNotPrivate(definition: File) = "sed -i \"s/private='yes'/private='no'/\" {definition}";
+    SystemctlRestart(unit: Word) = "systemctl restart {unit}";
     SystemctlReload(unit: Word) = "systemctl reload {unit}";
     SystemctlDaemonReload = "systemctl daemon-reload";
     Timedatectl = "timedatectl";

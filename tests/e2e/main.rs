@@ -22,6 +22,7 @@ mod hook_contract;
 mod hook_input;
 mod host;
 mod libvirt_alone;
+mod libvirt_encrypts;
 mod lifetimes;
 mod looks;
 mod many_keys;
