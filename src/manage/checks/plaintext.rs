@@ -30,7 +30,7 @@ pub(super) fn in_libvirt(host: &Host, guests: Option<&[ListedGuest]>) -> Vec<Fin
             .map(Finding::from)
             .collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => vec![unreadable(&directory, error)],
+        Err(error) => vec![unreadable(directory, error)],
     }
 }
 
