@@ -11,6 +11,7 @@ mod deadlines;
 mod definition;
 mod elsewhere;
 mod failed_start;
+mod first_keks;
 mod follow_up;
 mod gather;
 mod host_secret;

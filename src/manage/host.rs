@@ -74,8 +74,8 @@ pub(crate) enum HostError {
     /// libvirt's files of secrets.
     #[error(transparent)]
     SecretFiles(#[from] FilesError),
-    /// libvirt did not answer.
-    #[error("libvirt is unreachable: {0}")]
+    /// libvirt did not answer, or refused.
+    #[error("{}", .0.sentence())]
     Libvirt(#[from] SecretError),
     /// A file or directory.
     #[error(transparent)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::host::dirs::UNIT_DIRS;
+use crate::host::dirs::{UNIT_DIRS, UNSTAGE_UNIT};
 use crate::messages::Command;
 
 /// What this host's libvirtd lacks of the drop-in.
@@ -13,6 +13,8 @@ pub(crate) enum Lacking {
     Stage,
     /// After a start that failed, nobody runs `unstage`.
     UnstageAfterFailure,
+    /// After a start that takes long, `unstage` gives up: it is of an older version.
+    UnstageThatWaits,
 }
 
 /// What a monolithic libvirtd lacks.
@@ -23,15 +25,17 @@ pub(crate) fn lacking() -> Option<Lacking> {
 }
 
 fn lacking_in(texts: &[String]) -> Option<Lacking> {
-    let runs = |key: &str, command: &Command| {
-        let command = command.to_string();
+    let runs = |key: &str, command: &str| {
         let mut lines = texts.iter().flat_map(|text| text.lines());
-        lines.any(|line| line.starts_with(key) && line.ends_with(&command))
+        lines.any(|line| line.starts_with(key) && line.ends_with(command))
     };
-    if !runs("ExecStartPre=", &Command::Stage) {
+    if !runs("ExecStartPre=", &Command::Stage.to_string()) {
         return Some(Lacking::Stage);
     }
-    (!runs("ExecStopPost=", &Command::Unstage)).then_some(Lacking::UnstageAfterFailure)
+    if !runs("ExecStopPost=", &Command::Unstage.to_string()) {
+        return Some(Lacking::UnstageAfterFailure);
+    }
+    (!runs("ExecStartPost=", UNSTAGE_UNIT)).then_some(Lacking::UnstageThatWaits)
 }
 
 fn texts(drop_ins: &Path) -> Vec<String> {
@@ -58,6 +62,9 @@ mod tests {
         assert_eq!(lacking_in(&[SHIPPED.to_owned()]), None);
         let older = SHIPPED.replace("\nExecStopPost=", "\n#");
         assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageAfterFailure));
+        let waits = "systemctl --no-block start vtpm-guard-unstage.service";
+        let older = SHIPPED.replace(waits, "/usr/sbin/vtpm-guard unstage");
+        assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageThatWaits));
         assert_eq!(lacking_in(&[]), Some(Lacking::Stage));
     }
 }

@@ -29,5 +29,6 @@ fn lacking(host: &Host) -> Option<HookFinding> {
     Some(match lacking {
         Lacking::Stage => HookFinding::NobodyStages { guest },
         Lacking::UnstageAfterFailure => HookFinding::NobodyUnstages,
+        Lacking::UnstageThatWaits => HookFinding::UnstageGivesUp,
     })
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Described;
+use crate::host::dirs::UNSTAGE_UNIT;
 use crate::libvirt::Daemons;
 use crate::manage::checks::{CannotRun, HookFinding};
 use crate::messages::{Arg, Command, count, quoted};
@@ -70,6 +71,7 @@ pub(super) fn describe(finding: &HookFinding) -> Described {
         | HookFinding::OtherHooks { .. } => beside(finding),
         HookFinding::NobodyStages { .. }
         | HookFinding::NobodyUnstages
+        | HookFinding::UnstageGivesUp
         | HookFinding::LeftStaged(_) => staging(finding),
     }
 }
@@ -161,7 +163,8 @@ fn others(before: &[PathBuf], after: &[PathBuf]) -> String {
 /// Keys for guests that start with libvirtd.
 fn staging(finding: &HookFinding) -> Described {
     let install = format!(
-        "install the packaged drop-in libvirtd.service.d/50-vtpm-guard.conf, then: {}",
+        "install the packaged drop-in libvirtd.service.d/50-vtpm-guard.conf and {UNSTAGE_UNIT}, \
+         then: {}",
         Command::SystemctlDaemonReload
     );
     match finding {
@@ -181,6 +184,12 @@ fn staging(finding: &HookFinding) -> Described {
             ),
             "it has loaded them, and they are no longer needed in /run",
             Command::Unstage.to_string(),
+        ),
+        HookFinding::UnstageGivesUp => Described::warning(
+            format!("the drop-in of libvirtd.service does not start {UNSTAGE_UNIT}"),
+            "where libvirtd needs more than a minute to start its guests, their keys would stay in \
+             its memory",
+            install,
         ),
         _ => Described::warning(
             format!(
