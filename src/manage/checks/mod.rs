@@ -13,12 +13,15 @@ mod other_hooks;
 mod plaintext;
 mod recovery;
 mod room;
+mod selinux;
 mod staged;
 mod starts;
 mod store;
 mod trust;
 
-pub(crate) use finding::{CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding};
+pub(crate) use finding::{
+    CannotRun, Denied, Distrusted, Finding, HookFinding, HostFinding, KeyFinding,
+};
 pub(crate) use recovery::RecoveryFiles;
 
 use super::guests::ListedGuest;
@@ -34,6 +37,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     let guests = host.listed_guests().ok();
     let listed = guests.as_deref().unwrap_or_default();
     let mut found = hook::examine(host);
+    found.extend(selinux::examine(host));
     found.extend(other_hooks::examine(&host.libvirt_dirs()));
     found.extend(configuration::examine(host));
     found.extend(libvirt_dirs::examine(host));
