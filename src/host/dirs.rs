@@ -45,7 +45,7 @@ pub const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 /// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
 pub const APPARMOR_FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
-/// There while systemd is process 1 (sd_booted(3)).
+/// There while systemd is process 1 (`sd_booted(3)`).
 pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
 
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).

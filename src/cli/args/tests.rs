@@ -7,7 +7,7 @@ use super::{Cli, headings};
 use crate::messages::Command;
 
 /// The other programs that messages name.
-const OTHER_PROGRAMS: [&str; 23] = [
+const OTHER_PROGRAMS: [&str; 24] = [
     "ausearch",
     "chmod",
     "chown",
