@@ -29,7 +29,7 @@ fn write(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::R
     let name = state.path().file_name().ok_or(ErrorKind::IsADirectory)?;
     let open = trusted::make_dir(&dir, trusted::STATE_DIR)?;
     let new = NewFile::write(&open, |file| {
-        file.write_all(state.blob())?;
+        file.write_all(&state.file()?)?;
         atomic::set_attributes(file, state.metadata())
     })?;
     new.replace(name)?;

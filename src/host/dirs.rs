@@ -57,6 +57,9 @@ pub const UNIT_DIRS: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
+/// The unit that removes staged keys once libvirtd answers.
+pub const UNSTAGE_UNIT: &str = "vtpm-guard-unstage.service";
+
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
 pub fn of_descriptor(file: impl AsFd) -> PathBuf {
@@ -298,6 +301,13 @@ impl LibvirtDirs {
         self.run.join("qemu")
     }
 
+    /// There once the daemon has started its guests after a boot: it does so only once
+    /// (`virDriverShouldAutostart` in libvirt's `src/driver.c`).
+    #[must_use]
+    pub fn autostarted(&self) -> PathBuf {
+        self.running().join("autostarted")
+    }
+
     /// What `virsh managedsave` wrote: `NAME.save`.
     #[must_use]
     pub fn managed_saves(&self) -> PathBuf {
@@ -316,7 +326,14 @@ impl LibvirtDirs {
         self.state.join("libvirt-guests")
     }
 
-    /// Where this daemon (`libvirtd`, `virtqemud`) writes its process id when it starts.
+    /// The socket of this modular daemon (`virtqemud`).
+    #[must_use]
+    pub fn socket(&self, daemon: &str) -> PathBuf {
+        self.run.join(format!("{daemon}-sock"))
+    }
+
+    /// Where this daemon (`libvirtd`, `virtqemud`) writes its process id when it starts. The file of
+    /// one that was killed stays.
     #[must_use]
     pub fn pid_file(&self, daemon: &str) -> PathBuf {
         let beside = self.run.parent().unwrap_or(Path::new("/run"));
@@ -350,6 +367,7 @@ mod tests {
             (dirs.hook_link(), "/etc/libvirt/hooks/qemu.d/50-vtpm-guard"),
             (dirs.qemu_conf(), "/etc/libvirt/qemu.conf"),
             (dirs.running(), "/run/libvirt/qemu"),
+            (dirs.autostarted(), "/run/libvirt/qemu/autostarted"),
             (dirs.managed_saves(), "/var/lib/libvirt/qemu/save"),
             (dirs.snapshots(), "/var/lib/libvirt/qemu/snapshot"),
             (
@@ -357,6 +375,7 @@ mod tests {
                 "/var/lib/libvirt/libvirt-guests",
             ),
             (dirs.pid_file("libvirtd"), "/run/libvirtd.pid"),
+            (dirs.socket("virtqemud"), "/run/libvirt/virtqemud-sock"),
             (dirs.swtpm_logs.clone(), "/var/log/swtpm/libvirt/qemu"),
         ] {
             assert_eq!(found, Path::new(wanted));

@@ -104,7 +104,7 @@ pub(crate) enum GuestError {
         uuid: DomainUuid,
     },
     /// A guest is looked for by its name, which libvirt alone could know.
-    #[error("libvirt is unreachable: {0}")]
+    #[error("{}", .0.sentence())]
     NeedsUuid(SecretError),
     /// The host.
     #[error(transparent)]

@@ -126,7 +126,10 @@ commands! {
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
     SystemctlEnableNow(unit: Word) = "systemctl enable --now {unit}";
     SystemctlMask(unit: Word) = "systemctl mask {unit}";
+    SecretNotPrivate(definition: File) = "sed -i \"s/private='yes'/private='no'/\" {definition}";
+    SystemctlRestart(unit: Word) = "systemctl restart {unit}";
     SystemctlReload(unit: Word) = "systemctl reload {unit}";
+    SystemctlStatus(unit: Word) = "systemctl status {unit}";
     SystemctlDaemonReload = "systemctl daemon-reload";
     Timedatectl = "timedatectl";
     TpmSetLockoutAuth = "tpm2_changeauth -c lockout";

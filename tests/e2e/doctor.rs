@@ -181,8 +181,7 @@ fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
     assert!(words.contains("vm1 would not start: VG205 "), "{words}");
     host.run(&["umount", place]).ok();
 
-    let pid = host.read("/run/libvirtd.pid");
-    host.run(&["kill", "-KILL", pid.trim()]).ok();
+    host.end(host.secrets_daemon(), "KILL");
     finds(&host, 1, "libvirt's secret driver does not answer");
 }
 

@@ -40,7 +40,21 @@ impl Output {
     }
 }
 
-/// A libvirtd of its own, with the built guard installed in it.
+/// The first two numbers of a version.
+fn version(text: &str) -> (u32, u32) {
+    let mut numbers = text.split(|other: char| !other.is_ascii_digit());
+    let mut next = || numbers.next().unwrap().parse().unwrap();
+    (next(), next())
+}
+
+/// Says that a test has found nothing to try on this host, and why. It is seen although the test
+/// passes: the test runner keeps back only what the macros print.
+pub(crate) fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {why}");
+}
+
+/// A libvirt of its own (`daemons` says which), with the built guard installed in it.
 pub(crate) struct Host {
     dir: TempDir,
     holder: Child,
@@ -132,10 +146,15 @@ impl Host {
 
     /// Major and minor version of the host's libvirt.
     pub(crate) fn libvirt_version(&self) -> (u32, u32) {
-        let answer = self.run(&["libvirtd", "--version"]).ok().stdout;
-        let version = answer.trim().rsplit(' ').next().unwrap();
-        let mut numbers = version.split('.').map(|number| number.parse().unwrap());
-        (numbers.next().unwrap(), numbers.next().unwrap())
+        let answer = self.run(&[self.guests_daemon(), "--version"]).ok().stdout;
+        version(answer.trim().rsplit(' ').next().unwrap())
+    }
+
+    /// Major and minor version of the host's swtpm.
+    pub(crate) fn swtpm_version(&self) -> (u32, u32) {
+        let answer = self.run(&["swtpm", "--version"]).ok().stdout;
+        let (_, version_and_more) = answer.split_once("version ").unwrap();
+        version(version_and_more)
     }
 
     /// Kills libvirtd and starts it again; guests go on running.
@@ -157,12 +176,6 @@ impl Host {
         let mut told = Command::new(PRIVATE_HOST);
         told.arg(verb).arg(self.dir.path());
         assert!(told.status().unwrap().success());
-    }
-
-    /// Sends a signal to libvirtd: `STOP` makes it deaf, `CONT` wakes it.
-    pub(crate) fn signal_libvirtd(&self, signal: &str) {
-        let pid = self.read("/run/libvirtd.pid");
-        self.run(&["kill", "-s", signal, pid.trim()]).ok();
     }
 
     /// The host's process 1, as this process knows it.

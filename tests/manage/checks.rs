@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::libvirt::Daemons;
 use crate::libvirt::fake::{Call, Failure};
 use crate::libvirt::secret::staged_definition;
 use crate::manage::checks::{
@@ -71,7 +72,11 @@ fn a_hook_that_cannot_run_is_reported() {
     let link = fixture.libvirt.dirs().hook_link();
     let cannot = |why| {
         let link = link.clone();
-        HookFinding::CannotRun { link, why }
+        HookFinding::CannotRun {
+            link,
+            why,
+            daemons: Daemons::Monolithic,
+        }
     };
     assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::Missing)]);
     let program = install_hook(&fixture);
@@ -96,7 +101,11 @@ fn a_daemon_that_may_not_know_the_hook_is_reported_until_it_has_run_it() {
     fs::write(pid_file, "1").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
     install_hook(&fixture);
-    let is_reported = || hooks(&look(&fixture)).contains(&&HookFinding::NotNoticed);
+    let is_reported = || {
+        hooks(&look(&fixture)).contains(&&HookFinding::NotNoticed {
+            daemons: Daemons::Modular,
+        })
+    };
     assert!(is_reported());
     let note = fixture.host.state_dir().hook_noticed();
     fs::write(&note, "").unwrap();
@@ -286,6 +295,55 @@ fn a_key_that_is_still_staged_is_reported() {
     fs::write(staged.join(format!("{}.xml", guest.secret)), definition).unwrap();
     let found = look(&fixture);
     assert!(hooks(&found).contains(&&HookFinding::LeftStaged(1)));
+}
+
+#[test]
+fn a_modular_host_is_seen_as_a_whole() {
+    let fixture = Fixture::new();
+    let is_dead = |one: &HostFinding| matches!(one, HostFinding::GuestsDaemon { .. });
+    let is_asked = |one: &HostFinding| matches!(one, HostFinding::SecretsAtGuestsDaemon { .. });
+    let uri = "[secret]\nuri = \"qemu:///system\"\n";
+    fixture
+        .libvirt
+        .fail_each(Call::Guests, Failure::Unreachable);
+    let config = fixture.root().join("config.toml");
+    let before = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{before}{uri}")).unwrap();
+    // A libvirtd has the secrets, too, and is asked once.
+    let found = look(&fixture);
+    assert!(!host(&found, is_dead) && !host(&found, is_asked));
+
+    let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    fs::write(pid_file, "1").unwrap();
+    let found = look(&fixture);
+    assert!(host(&found, is_dead) && host(&found, is_asked), "{found:?}");
+    fixture.libvirt.recover();
+    fs::write(&config, before).unwrap();
+    let found = look(&fixture);
+    assert!(!host(&found, is_dead) && !host(&found, is_asked));
+}
+
+#[test]
+fn a_link_to_a_staged_key_is_no_key_on_the_disk() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let (secrets, staged) = (
+        fixture.libvirt.dirs().secrets(),
+        fixture.host.run_dir().staged(),
+    );
+    fs::create_dir_all(&staged).unwrap();
+    let definition = staged_definition(guest.secret, guest.uuid);
+    for (extension, text) in [("xml", definition.as_str()), ("base64", "eA==")] {
+        let name = format!("{}.{extension}", guest.secret);
+        fs::write(staged.join(&name), text).unwrap();
+        symlink(staged.join(&name), secrets.join(&name)).unwrap();
+    }
+    let on_disk = |one: &KeyFinding| matches!(one, KeyFinding::OnDisk { .. });
+    assert!(!key(&look(&fixture), on_disk));
+    // `unstage` has removed the key, and not the link yet.
+    fs::remove_file(staged.join(format!("{}.base64", guest.secret))).unwrap();
+    assert!(!key(&look(&fixture), on_disk));
 }
 
 #[test]

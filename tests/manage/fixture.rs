@@ -304,6 +304,13 @@ impl Fixture {
         opened.into_iter().find(opens).map(|key| key.key_ref.id)
     }
 
+    /// Whether this secret's value opens the guest's TPM state, as swtpm would try it.
+    pub(crate) fn is_opened_by(&self, guest: &Defined, value: &[u8]) -> bool {
+        let blob = fs::read(self.state_file(guest)).unwrap();
+        let dek = Dek::from_bytes(value.to_vec().into());
+        TpmData::decrypt(&blob, &dek).is_ok()
+    }
+
     /// Whether the guest's start would be allowed.
     pub(crate) fn is_allowed(&self, guest: &Defined) -> bool {
         let guard = self.host.guard(BrokenConfig::Fail).unwrap();

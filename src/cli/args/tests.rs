@@ -7,7 +7,7 @@ use super::{Cli, headings};
 use crate::messages::Command;
 
 /// The other programs that messages name.
-const OTHER_PROGRAMS: [&str; 24] = [
+const OTHER_PROGRAMS: [&str; 25] = [
     "ausearch",
     "chmod",
     "chown",
@@ -24,6 +24,7 @@ const OTHER_PROGRAMS: [&str; 24] = [
     "ps",
     "restorecon",
     "rm",
+    "sed",
     "semodule",
     "sqlite3",
     "systemctl",

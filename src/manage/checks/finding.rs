@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::host::trusted::Reason;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::keyring::{KeyringError, Seal};
+use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::guests::GuestRef;
@@ -51,13 +53,21 @@ impl From<KeyFinding> for Finding {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HookFinding {
     /// libvirt cannot run it.
-    CannotRun { link: PathBuf, why: CannotRun },
+    CannotRun {
+        link: PathBuf,
+        why: CannotRun,
+        daemons: Daemons,
+    },
     /// Plain users cannot run it, whose session daemons do.
     NotForUsers { link: PathBuf },
     /// The daemon may not know of it yet.
-    NotNoticed,
-    /// `AppArmor` keeps libvirtd from running this program.
-    AppArmor { link: PathBuf, target: PathBuf },
+    NotNoticed { daemons: Daemons },
+    /// `AppArmor` keeps the daemon from running this program.
+    AppArmor {
+        link: PathBuf,
+        target: PathBuf,
+        daemons: Daemons,
+    },
     /// One of these does not have the `SELinux` label of the policy; `restorecon` reports this.
     SelinuxLabel { paths: Vec<PathBuf>, labels: String },
     /// `SELinux`, which is enforced, denies this to a domain.
@@ -77,6 +87,8 @@ pub(crate) enum HookFinding {
     NobodyStages { guest: String },
     /// After a start of libvirtd that failed, nobody removes the staged keys.
     NobodyUnstages,
+    /// If its guests need long to start, nobody has libvirtd drop the staged keys.
+    UnstageGivesUp,
     /// So many keys are still staged.
     LeftStaged(usize),
 }
@@ -115,7 +127,18 @@ pub(crate) enum HostFinding {
     /// The configuration cannot be used.
     Configuration(HostError),
     /// libvirt's secret driver does not answer at this URI.
-    Libvirt { uri: String, error: SecretError },
+    Libvirt {
+        uri: String,
+        error: SecretError,
+        daemons: Daemons,
+    },
+    /// The daemon that runs guests does not answer, and is not the one that has the secrets.
+    GuestsDaemon {
+        error: SecretError,
+        daemons: Daemons,
+    },
+    /// Secrets are asked for at this URI of virtqemud, which answers nobody while it autostarts guests.
+    SecretsAtGuestsDaemon { uri: String },
     /// libvirt has a file of this guest, and not where the configuration says.
     Elsewhere {
         guest: String,
@@ -136,7 +159,11 @@ pub(crate) enum HostFinding {
     /// It has only so many KiB left.
     Full { path: PathBuf, free_kib: u64 },
     /// libvirt's directory of TPM states is a link.
-    LinkedStates { path: PathBuf, target: PathBuf },
+    LinkedStates {
+        path: PathBuf,
+        target: PathBuf,
+        daemons: Daemons,
+    },
     /// The timer of the nightly check is not enabled.
     NoNightlyCheck,
     /// This version of libvirt does not know `qemu.d`.
@@ -167,6 +194,13 @@ pub(crate) enum KeyFinding {
     Store(StoreFinding),
     /// A provider's key does not open.
     Sealed(Provider, KeyringError),
+    /// It opened too late for a start, or not in all the time that it was given.
+    SlowToOpen {
+        provider: Provider,
+        opened: bool,
+        took: Duration,
+        allowed: Duration,
+    },
     /// This host could seal it better.
     WeakSeal {
         provider: Provider,

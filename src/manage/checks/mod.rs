@@ -18,6 +18,7 @@ mod staged;
 mod starts;
 mod store;
 mod trust;
+mod unsealing;
 
 pub(crate) use finding::{
     CannotRun, Denied, Distrusted, Finding, HookFinding, HostFinding, KeyFinding,
@@ -33,22 +34,21 @@ use crate::store::Access;
 /// Examines the host, and these recovery files. What one examination cannot see because another
 /// reports it, such as a store that cannot be read, it leaves out.
 pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding> {
+    // Whether libvirt answers comes first: what asks it afterwards does not wait again.
+    let mut found = configuration::examine(host);
     // That libvirt does not list them is reported elsewhere.
     let guests = host.listed_guests().ok();
     let listed = guests.as_deref().unwrap_or_default();
-    let mut found = hook::examine(host);
+    found.extend(hook::examine(host));
     found.extend(selinux::examine(host));
     found.extend(other_hooks::examine(&host.libvirt_dirs()));
-    found.extend(configuration::examine(host));
     found.extend(libvirt_dirs::examine(host));
     found.extend(staged::examine(host));
     found.extend(trust::examine(host));
     found.extend(store::examine(host));
+    found.extend(unsealing::examine(host));
     found.extend(recovery::examine(host, recovery));
-    found.extend(plaintext::in_libvirt(
-        &host.libvirt_dirs(),
-        guests.as_deref(),
-    ));
+    found.extend(plaintext::in_libvirt(host, guests.as_deref()));
     found.extend(shared(host, listed));
     found.extend(starts::examine(host, listed));
     found.extend(copies::examine(host));

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::finding::unreadable;
 use super::{Finding, KeyFinding, last_name};
 use crate::guard::plain_state;
-use crate::host::dirs::LibvirtDirs;
+
 use crate::host::path_error::PathError;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::manage::guests::{GuestRef, ListedGuest};
@@ -15,16 +15,22 @@ use crate::manage::host::{Host, default_deadline};
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
 /// `UUID.base64` or, since libvirt 12.1, encrypted in `UUID.aes256cbc`.
-pub(super) fn in_libvirt(dirs: &LibvirtDirs, guests: Option<&[ListedGuest]>) -> Vec<Finding> {
-    let directory = dirs.secrets();
-    match fs::read_dir(&directory) {
+pub(super) fn in_libvirt(host: &Host, guests: Option<&[ListedGuest]>) -> Vec<Finding> {
+    let directory = &host.libvirt_dirs().secrets();
+    let staged = host.run_dir().staged();
+    // A link to a staged key, on tmpfs, is the guard's own, also one that leads to nothing by now.
+    let is_staged =
+        |file: &Path| fs::read_link(file).is_ok_and(|target| target.starts_with(&staged));
+    match fs::read_dir(directory) {
         Ok(entries) => entries
             .flatten()
-            .filter_map(|entry| key_in(entry.path(), guests))
+            .map(|entry| entry.path())
+            .filter(|file| !is_staged(file))
+            .filter_map(|file| key_in(file, guests))
             .map(Finding::from)
             .collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => vec![unreadable(&directory, error)],
+        Err(error) => vec![unreadable(directory, error)],
     }
 }
 

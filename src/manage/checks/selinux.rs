@@ -13,9 +13,6 @@ use crate::host::dirs::{self, LibvirtDirs};
 use crate::host::process;
 use crate::manage::host::{Host, default_deadline};
 
-/// The daemons that run hooks.
-const DAEMONS: [&str; 2] = ["virtqemud", "libvirtd"];
-
 /// The device of a TPM 2.0 that systemd-creds uses.
 const TPM_DEVICE: &str = "tpmrm0";
 
@@ -53,12 +50,10 @@ fn wrong_label(link: &Path, state_dir: &Path) -> Option<HookFinding> {
 
 /// What the policy denies on this host, by the labels that its files and its daemon have now.
 fn denied_on(host: &Host, kernel: &Kernel, dirs: &LibvirtDirs, link: &Path) -> Option<HookFinding> {
-    let daemon = DAEMONS.into_iter().find_map(|daemon| {
-        let pid = fs::read_to_string(dirs.pid_file(daemon)).ok()?;
-        let context = Path::new(dirs::PROC).join(pid.trim()).join("attr/current");
-        let context = fs::read_to_string(context).ok()?;
-        Some(context.trim_end_matches(['\0', '\n']).to_owned())
-    })?;
+    let pid = fs::read_to_string(dirs.pid_file(host.daemons().of_guests())).ok()?;
+    let daemon = Path::new(dirs::PROC).join(pid.trim()).join("attr/current");
+    let daemon = fs::read_to_string(daemon).ok()?;
+    let daemon = daemon.trim_end_matches(['\0', '\n']);
     let tpm = Path::new(dirs::DEVICES).join(TPM_DEVICE);
     let needed = [
         (
@@ -81,7 +76,7 @@ fn denied_on(host: &Host, kernel: &Kernel, dirs: &LibvirtDirs, link: &Path) -> O
         .filter_map(|(what, path, class, permission)| {
             Some((what, label(&path)?, class, permission))
         });
-    denied(kernel, &daemon, &label(link)?, needed.collect())
+    denied(kernel, daemon, &label(link)?, needed.collect())
 }
 
 /// The label of a file, or of what a link leads to.

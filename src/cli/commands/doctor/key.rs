@@ -3,6 +3,7 @@
 use super::Described;
 use crate::cli::ui::answer::time;
 use crate::cli::ui::describe::shared_secret;
+use crate::host::dirs;
 use crate::ids::DomainUuid;
 use crate::keyring::Seal;
 use crate::manage::checks::KeyFinding;
@@ -44,6 +45,30 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             ),
             "the guests that are bound to it cannot start",
             format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
+        ),
+        KeyFinding::SlowToOpen {
+            provider,
+            opened,
+            took,
+            allowed,
+        } => Described::error(
+            format!(
+                "the key of provider {} {} {:.1} s, and a start has {:.1} s (hook.deadline)",
+                quoted(&provider.name),
+                if *opened {
+                    "opened after"
+                } else {
+                    "did not open in"
+                },
+                took.as_secs_f64(),
+                allowed.as_secs_f64()
+            ),
+            "the starts of guests that are bound to it are refused (VG107), unless libvirtd starts \
+             them: their keys are staged before, with more time",
+            format!(
+                "set a longer [hook] deadline in {}, and see why the host's TPM is slow",
+                dirs::CONFIG
+            ),
         ),
         KeyFinding::WeakSeal {
             provider,
