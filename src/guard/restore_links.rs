@@ -31,14 +31,13 @@ pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let is_filled = HardLinks::of(&place).ok().flatten()?.exist();
     is_filled.then(|| {
-        let directories = place.directories_below().len() + 1;
         let [mark, end] = MARK.map(OsString::from);
         [
             mark,
             end,
             domain.uuid.to_string().into(),
             place.path.clone().into(),
-            directories.to_string().into(),
+            place.made_directories().to_string().into(),
         ]
     })
 }
@@ -62,7 +61,12 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
         };
         let domain = DomainUuid::parse(domain.to_str()?).ok()?;
         let directories = directories.to_str()?.parse().ok()?;
-        let place = StatePath::of_copy(Path::new(path), directories, Backend::Directory);
+        // Only the linear format has none.
+        let backend = match directories {
+            0 => Backend::Linear,
+            _ => Backend::Directory,
+        };
+        let place = StatePath::of_copy(Path::new(path), directories, backend);
         Some((domain, place))
     };
     let Some((domain, place)) = parsed() else {

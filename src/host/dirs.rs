@@ -45,6 +45,9 @@ pub const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 /// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
 pub const APPARMOR_FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
+/// There while systemd is process 1 (`sd_booted(3)`).
+pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
+
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
 pub const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",
@@ -114,6 +117,12 @@ impl StateDir {
     #[must_use]
     pub fn damaged_states(&self) -> PathBuf {
         self.0.join("damaged-state")
+    }
+
+    /// Made by the package once it has told the running daemon to look for hooks.
+    #[must_use]
+    pub fn hook_noticed(&self) -> PathBuf {
+        self.0.join("hook-noticed")
     }
 
     /// The log where there is no journald: a host's log is where a host's logs are, that of any

@@ -11,15 +11,15 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::guests::ListedGuest;
-use super::host::{BrokenConfig, DEFAULT_DEADLINE, Host, HostError};
+use super::host::{BrokenConfig, DEFAULT_DEADLINE, Host, HostError, default_deadline};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, Mode, prepare};
 use crate::messages::{Named, outcome_json};
 use crate::store::Origin;
-use crate::verdict::Verdict;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
+use crate::verdict::{Decision, Verdict};
 
 /// Fewer guests than this are not worth one more thread: each opens keys of its own, and asks
 /// libvirt through a helper of its own.
@@ -30,6 +30,7 @@ const WORTH_A_THREAD: usize = 16;
 const FOR_ONE_OF_MANY: Duration = Duration::from_millis(100);
 
 /// A guest, and what its start would do or did.
+#[derive(Debug)]
 pub(crate) struct CheckedGuest {
     /// The guest's name; the file's where the XML could not be read.
     pub(crate) name: String,
@@ -64,6 +65,16 @@ pub(crate) fn dry_start(
     deadline: Deadline,
 ) -> Outcome {
     prepare(guard, domain, Origin::Check, Mode::DryRun, deadline)
+}
+
+/// Returns why a start of this guest would be refused now, if it would.
+pub(crate) fn refusal(host: &Host, domain: &Domain) -> Option<Refusal> {
+    let guard = host.guard(BrokenConfig::UseDefaults).ok()?;
+    let outcome = dry_start(&guard, &Ok(domain.clone()), default_deadline());
+    match outcome.verdict.decision() {
+        Decision::Deny(why) => Some(why.clone()),
+        Decision::Allow(_) => None,
+    }
 }
 
 /// Checks these guests, in their order, with one deadline for all. `progress` is called with the name of each.

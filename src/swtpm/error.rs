@@ -123,12 +123,6 @@ pub enum LockError {
     /// Another process has the lock: a running TPM emulator, or another vtpm-guard.
     #[error("it is in use by a TPM emulator or another vtpm-guard")]
     InUse,
-    /// `<source type='file'>`: a file or device with several states, which cannot be replaced
-    /// atomically.
-    #[error(
-        "it is in one file or block device (swtpm's linear format), which cannot be replaced atomically"
-    )]
-    Linear,
     /// The volatile state of a TPM is next to it, encrypted with the old key.
     #[error("the volatile state of a TPM that was not shut down is next to it ({0})")]
     Volatile(String),

@@ -17,9 +17,84 @@ use std::io::{self, Read, Seek, SeekFrom};
 use super::error::StateError;
 use super::format::MAX_STATE_LEN;
 
-const HEADER_LEN: usize = 192;
+/// The length of the header, and so the lowest offset of a section.
+pub(super) const HEADER_LEN: usize = 192;
 const MAGIC: &[u8; 8] = b"nilmptws";
 const VERSION: u8 = 1;
+const ENTRIES: usize = 15;
+pub(super) const ENTRY_LEN: usize = 12;
+/// The entry of the permanent state, the first one.
+pub(super) const PERMALL_ENTRY: usize = 12;
+
+/// The header of a linear store.
+pub(super) struct Header([u8; HEADER_LEN]);
+
+/// Where a state is in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Section {
+    /// Its first byte.
+    pub(super) offset: u32,
+    /// The length of the state.
+    pub(super) data_len: u32,
+    /// The length of the section, which the state may grow into.
+    pub(super) len: u32,
+}
+
+impl Section {
+    /// Returns its entry in the header.
+    pub(super) fn entry(self) -> [u8; ENTRY_LEN] {
+        let mut entry = [0; ENTRY_LEN];
+        let values = [self.offset, self.data_len, self.len];
+        for (bytes, value) in entry.chunks_exact_mut(4).zip(values) {
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }
+        entry
+    }
+}
+
+impl Header {
+    /// Reads a store's header. `None`: it has none yet, and swtpm would make one.
+    pub(super) fn read(store: &mut (impl Read + Seek)) -> Result<Option<Self>, StateError> {
+        let mut header = [0; HEADER_LEN];
+        // A shorter file is read as if zeros followed: swtpm lengthens it.
+        store.seek(SeekFrom::Start(0))?;
+        io::copy(
+            &mut store.by_ref().take(HEADER_LEN as u64),
+            &mut header.as_mut_slice(),
+        )?;
+        if header == [0; HEADER_LEN] {
+            return Ok(None);
+        }
+        if !header.starts_with(MAGIC) {
+            return Err(StateError::NotLinear);
+        }
+        if header[8] > VERSION {
+            return Err(StateError::Version(header[8]));
+        }
+        Ok(Some(Self(header)))
+    }
+
+    /// Returns the section of the permanent state. `None`: there is none.
+    pub(super) fn permall(&self) -> Option<Section> {
+        self.section(0)
+    }
+
+    /// Returns whether the store also holds a volatile or a saved state.
+    pub(super) fn has_other_states(&self) -> bool {
+        (1..ENTRIES).any(|nth| self.section(nth).is_some())
+    }
+
+    fn section(&self, nth: usize) -> Option<Section> {
+        let entry = &self.0[PERMALL_ENTRY + nth * ENTRY_LEN..][..ENTRY_LEN];
+        let value = |at| Some(u32::from_le_bytes(*entry[at..].first_chunk()?));
+        let section = Section {
+            offset: value(0)?,
+            data_len: value(4)?,
+            len: value(8)?,
+        };
+        (section.offset != 0).then_some(section)
+    }
+}
 
 /// Reads the permanent state from a linear store. `None`: it has none yet, and swtpm would make a
 /// new TPM in it. This includes an empty store and one of zeros.
@@ -27,35 +102,29 @@ const VERSION: u8 = 1;
 /// swtpm would also format any other file without the magic. That is an error here: it may be a
 /// state in the other format, or not a TPM's at all, and would be lost.
 pub fn read_permall(mut store: impl Read + Seek) -> Result<Option<Vec<u8>>, StateError> {
-    let mut header = [0; HEADER_LEN];
-    // A shorter file is read as if zeros followed: swtpm lengthens it.
-    io::copy(
-        &mut store.by_ref().take(HEADER_LEN as u64),
-        &mut header.as_mut_slice(),
-    )?;
-    if header == [0; HEADER_LEN] {
-        return Ok(None);
-    }
-    if !header.starts_with(MAGIC) {
-        return Err(StateError::NotLinear);
-    }
-    if header[8] > VERSION {
-        return Err(StateError::Version(header[8]));
-    }
-    let offset = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
-    let len = u32::from_le_bytes([header[16], header[17], header[18], header[19]]);
-    if offset == 0 {
-        return Ok(None);
-    }
-    if len > MAX_STATE_LEN {
+    let permall = Header::read(&mut store)?.and_then(|header| header.permall());
+    permall
+        .map(|section| read_section(&mut store, section))
+        .transpose()
+}
+
+/// Reads the state in a section.
+pub(super) fn read_section(
+    store: &mut (impl Read + Seek),
+    section: Section,
+) -> Result<Vec<u8>, StateError> {
+    if section.data_len > MAX_STATE_LEN {
         return Err(StateError::TooLong);
     }
-    let mut permall = Vec::new();
-    store.seek(SeekFrom::Start(offset.into()))?;
-    store.take(len.into()).read_to_end(&mut permall)?;
-    let found = permall.len() as u64;
-    if found < u64::from(len) {
+    let mut state = Vec::new();
+    store.seek(SeekFrom::Start(section.offset.into()))?;
+    store
+        .by_ref()
+        .take(section.data_len.into())
+        .read_to_end(&mut state)?;
+    let found = state.len() as u64;
+    if found < u64::from(section.data_len) {
         return Err(StateError::Length { found });
     }
-    Ok(Some(permall))
+    Ok(state)
 }

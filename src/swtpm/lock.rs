@@ -4,6 +4,8 @@
 //! `src/swtpm/swtpm_nvstore_dir.c`: `SWTPM_NVRAM_Lock_Dir`). Whoever has that lock knows that no
 //! TPM runs on the state, and none can start until it is replaced.
 //!
+//! A linear store is locked, and replaced, as `linear_store` says.
+//!
 //! The directory belongs to swtpm's user, who may put anything there at any moment. So it is
 //! opened once, and each file in it by name; no link is followed (`swtpm::open`).
 
@@ -12,13 +14,16 @@ use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::directories::{bounded, open_directory};
 use super::error::LockError;
+use super::linear_store::LinearStore;
 use super::lock_file::{self, StateLock};
 use super::open::open_in;
 use super::read::read_bounded;
-use super::state_path::StatePath;
-use crate::domain::{Emulator, StateSource};
+use super::state_path::{Backend, StatePath};
+use crate::domain::Emulator;
 use crate::host::atomic::{self, NewFile};
 use crate::ids::DomainUuid;
 
@@ -29,12 +34,22 @@ mod tests;
 /// A TPM state that nobody uses, and that nobody can use as long as this value lives.
 pub struct LockedState {
     path: PathBuf,
-    dir: File,
-    name: OsString,
     meta: Metadata,
     /// Its bytes, as swtpm wrote them.
-    blob: zeroize::Zeroizing<Vec<u8>>,
-    _lock: StateLock,
+    blob: Zeroizing<Vec<u8>>,
+    place: Place,
+}
+
+/// Where it is.
+enum Place {
+    /// In a file of its own.
+    Directory {
+        dir: File,
+        name: OsString,
+        lock: StateLock,
+    },
+    /// In a linear store.
+    Linear(LinearStore),
 }
 
 impl LockedState {
@@ -44,15 +59,17 @@ impl LockedState {
         domain: DomainUuid,
         vtpm: &Emulator,
     ) -> Result<Option<Self>, LockError> {
-        if matches!(vtpm.source, Some(StateSource::File(_))) {
-            return Err(LockError::Linear);
-        }
         let state_path = StatePath::of(libvirt_state_dir, domain, vtpm);
         let asked = state_path.clone();
-        bounded(&state_path, move || Ok(Self::lock_at(&asked)))?
+        bounded(&state_path, move || {
+            Ok(match asked.backend {
+                Backend::Directory => Self::lock_in_directory(&asked),
+                Backend::Linear => Self::lock_linear(&asked),
+            })
+        })?
     }
 
-    fn lock_at(state_path: &StatePath) -> Result<Option<Self>, LockError> {
+    fn lock_in_directory(state_path: &StatePath) -> Result<Option<Self>, LockError> {
         let Some(dir) = open_directory(state_path)? else {
             return Ok(None);
         };
@@ -67,15 +84,23 @@ impl LockedState {
         let Some(file) = open_state()? else {
             return Ok(None);
         };
-        let meta = file.metadata()?;
-        let blob = zeroize::Zeroizing::new(read_bounded(file)?);
         Ok(Some(Self {
             path: state_path.path.clone(),
-            dir,
-            name,
-            meta,
-            blob,
-            _lock: lock,
+            meta: file.metadata()?,
+            blob: Zeroizing::new(read_bounded(file)?),
+            place: Place::Directory { dir, name, lock },
+        }))
+    }
+
+    fn lock_linear(state_path: &StatePath) -> Result<Option<Self>, LockError> {
+        let Some(store) = LinearStore::lock(state_path)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            path: state_path.path.clone(),
+            meta: store.file().metadata()?,
+            blob: store.read()?,
+            place: Place::Linear(store),
         }))
     }
 
@@ -85,39 +110,78 @@ impl LockedState {
         &self.blob
     }
 
+    /// Returns the bytes of the file that it is in.
+    pub fn file(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        match &self.place {
+            Place::Directory { .. } => Ok(self.blob.clone()),
+            Place::Linear(store) => store.read_file(),
+        }
+    }
+
     /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns its owner, group and mode.
+    /// Returns the owner, group and mode of its file.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.meta
     }
 
+    /// Overwrites what a killed replacement has left in the state's own file.
+    pub fn erase_remains(&self) -> io::Result<()> {
+        match &self.place {
+            Place::Directory { .. } => Ok(()),
+            Place::Linear(store) => store.erase_unused(),
+        }
+    }
+
     /// Writes a new state next to the old one, durably. Nothing changes until it is
     /// [installed](StagedState::install).
     pub fn stage(self, blob: &[u8]) -> io::Result<StagedState> {
-        let new = NewFile::write(&self.dir, |file| {
-            file.write_all(blob)?;
-            atomic::set_attributes(file, &self.meta)
-        })?;
-        Ok(StagedState { held: self, new })
+        let new = match self.place {
+            Place::Directory { dir, name, lock } => StagedPlace::Directory {
+                new: NewFile::write(&dir, |file| {
+                    file.write_all(blob)?;
+                    atomic::set_attributes(file, &self.meta)
+                })?,
+                name,
+                lock,
+            },
+            Place::Linear(mut store) => {
+                store.stage(blob)?;
+                StagedPlace::Linear(store)
+            }
+        };
+        Ok(StagedState(new))
     }
 }
 
-/// A new state that is ready next to the old one. Dropping it removes it.
-pub struct StagedState {
-    held: LockedState,
-    new: NewFile,
+/// A new state that is ready next to the old one, which stays locked. Dropping it removes it.
+pub struct StagedState(StagedPlace);
+
+enum StagedPlace {
+    Directory {
+        new: NewFile,
+        name: OsString,
+        lock: StateLock,
+    },
+    Linear(LinearStore),
 }
 
 impl StagedState {
     /// Replaces the old state, atomically.
     pub fn install(self) -> io::Result<()> {
-        self.new.replace(&self.held.name)
+        match self.0 {
+            StagedPlace::Directory { new, name, lock } => {
+                let replaced = new.replace(&name);
+                drop(lock);
+                replaced
+            }
+            StagedPlace::Linear(mut store) => store.install(),
+        }
     }
 }
 

@@ -126,6 +126,13 @@ fn holder(pid: i32) -> LockHolder {
 /// swtpm's lock on a state, held until this value is dropped.
 pub(super) struct StateLock(File);
 
+impl StateLock {
+    /// The locked file.
+    pub(super) fn file(&self) -> &File {
+        &self.0
+    }
+}
+
 impl Drop for StateLock {
     /// Closing the file is not enough: a child process that another thread is starting at this
     /// moment has it open, too.
@@ -157,8 +164,13 @@ pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<Stat
         Err(Errno::EAGAIN | Errno::EEXIST) => return Err(LockError::InUse),
         Err(errno) => return Err(io::Error::from(errno).into()),
     };
-    match fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-        Ok(_) => Ok(StateLock(lock)),
+    take_file(lock)
+}
+
+/// Takes swtpm's lock on this file, which is open for writing.
+pub(super) fn take_file(file: File) -> Result<StateLock, LockError> {
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+        Ok(_) => Ok(StateLock(file)),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(LockError::InUse),
         Err(errno) => Err(io::Error::from(errno).into()),
     }

@@ -10,6 +10,7 @@ mod empty;
 mod error;
 pub mod format;
 pub mod linear;
+mod linear_store;
 mod lock;
 mod lock_file;
 mod open;

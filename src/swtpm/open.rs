@@ -26,7 +26,19 @@ pub(super) fn open(state_path: &StatePath) -> Result<Option<File>, StateError> {
     if !fits {
         return Err(StateError::FileType(type_name(&handle.metadata()?)));
     }
-    reopen(&handle).map(Some)
+    reopen(&handle, false).map(Some)
+}
+
+/// Opens for writing the file that is itself a state, in the linear format. `None`: there is none.
+pub(super) fn open_to_write(state_path: &StatePath) -> Result<Option<File>, StateError> {
+    let Some(handle) = find(state_path)? else {
+        return missing(state_path).map(|()| None);
+    };
+    let metadata = handle.metadata()?;
+    if !metadata.is_file() {
+        return Err(StateError::FileType(type_name(&metadata)));
+    }
+    reopen(&handle, true).map(Some)
 }
 
 /// Opens the regular file with this name in a directory of swtpm's user; `None` if there is none.
@@ -45,12 +57,12 @@ pub(super) fn open_in(
     if !metadata.is_file() {
         return Err(StateError::FileType(type_name(&metadata)));
     }
-    reopen(&handle).map(Some)
+    reopen(&handle, false).map(Some)
 }
 
-/// Opens for reading what was looked up, whatever its path leads to now. This waits neither for a
+/// Opens what was looked up, whatever its path leads to now. This waits neither for a
 /// FIFO nor for a lease (`F_SETLEASE`, which swtpm's user may take on its own file).
-fn reopen(handle: &File) -> Result<File, StateError> {
+fn reopen(handle: &File, write: bool) -> Result<File, StateError> {
     match fstatfs(handle).map_err(io::Error::from)?.filesystem_type() {
         PROC_SUPER_MAGIC => return Err(StateError::KernelFile("procfs")),
         SYSFS_MAGIC => return Err(StateError::KernelFile("sysfs")),
@@ -58,6 +70,7 @@ fn reopen(handle: &File) -> Result<File, StateError> {
     }
     let file = OpenOptions::new()
         .read(true)
+        .write(write)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(of_descriptor(handle));
     match file {
@@ -121,22 +134,20 @@ impl StatePath {
         bounded(self, move || directories::open_base(&state_path))
     }
 
-    /// Opens the parent of the directory that libvirt deletes with the TPM, and returns that
-    /// directory's name. `None` if there is none, or if libvirt deletes only a file.
+    /// Opens the parent of what libvirt deletes with the TPM, a directory or, in the linear format,
+    /// the state's file, and returns its name. `None` if there is no parent.
     pub fn open_parent_of_deleted(&self) -> Result<Option<(File, OsString)>, StateError> {
-        let (Some(name), state_path) = (
-            match &self.base {
-                Base::Libvirt(_) => self.below.first().cloned(),
-                Base::SourceDir(path) => path.file_name().map(OsStr::to_owned),
-                Base::SourceFile(_) => None,
-            },
-            self.clone(),
-        ) else {
+        let name = match &self.base {
+            Base::Libvirt(_) => self.below.first().cloned(),
+            Base::SourceDir(path) | Base::SourceFile(path) => path.file_name().map(OsStr::to_owned),
+        };
+        let Some(name) = name else {
             return Ok(None);
         };
+        let state_path = self.clone();
         let parent = bounded(self, move || match &state_path.base {
-            Base::SourceDir(path) => directories::open_parent(path),
-            Base::Libvirt(_) | Base::SourceFile(_) => directories::open_base(&state_path),
+            Base::SourceDir(path) | Base::SourceFile(path) => directories::open_parent(path),
+            Base::Libvirt(_) => directories::open_base(&state_path),
         })?;
         Ok(parent.map(|parent| (parent, name)))
     }

@@ -129,6 +129,22 @@ impl StatePath {
         }
     }
 
+    /// Returns how swtpm stores the state.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Returns how many directories around the state libvirt makes if they are missing: as
+    /// [`of_copy`](Self::of_copy) takes it.
+    #[must_use]
+    pub fn made_directories(&self) -> usize {
+        match self.backend {
+            Backend::Directory => self.below.len() + 1,
+            Backend::Linear => 0,
+        }
+    }
+
     /// Returns the file's name.
     #[must_use]
     pub fn file_name(&self) -> &OsStr {

@@ -1,7 +1,8 @@
 //! Protects a TPM state that libvirt is about to delete: another host uses it, or it is damaged and
 //! no other state of this TPM exists. A second directory is made next to the state's directory, with
 //! a hard link to each of its files. When libvirt has deleted the first directory, the second is
-//! renamed to it. So the same files exist again, with the locks that others have on them.
+//! renamed to it. So the same files exist again, with the locks that others have on them. In the
+//! linear format libvirt deletes a file: then a hard link to it is all.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -10,11 +11,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::host::dirs::of_descriptor;
-use crate::swtpm::{StateError, StatePath};
+use crate::swtpm::{Backend, StateError, StatePath};
 
 /// The depth of libvirt's directories of one TPM, and one more.
 const DEPTH: usize = 3;
@@ -33,42 +34,47 @@ pub enum LinksRestored {
 /// The hard links to one TPM's files.
 pub struct HardLinks {
     parent: File,
-    /// The directory that libvirt deletes.
+    /// The directory or, in the linear format, the file that libvirt deletes.
     original: OsString,
-    /// The directory with the hard links.
-    links_dir: OsString,
+    /// The directory with the hard links, or the hard link.
+    links: OsString,
+    backend: Backend,
 }
 
 impl HardLinks {
     /// Returns the hard links of this state, which need not exist. `None` if there is no directory
-    /// for them, and for a state in one file, since libvirt deletes no directory then.
+    /// for them.
     pub fn of(state_path: &StatePath) -> Result<Option<Self>, StateError> {
         let Some((parent, original)) = state_path.open_parent_of_deleted()? else {
             return Ok(None);
         };
-        let mut links_dir = OsString::from(".vtpm-guard.");
-        links_dir.push(&original);
+        let mut links = OsString::from(".vtpm-guard.");
+        links.push(&original);
         Ok(Some(Self {
             parent,
             original,
-            links_dir,
+            links,
+            backend: state_path.backend(),
         }))
     }
 
     /// Makes them. Earlier ones are removed.
     pub fn make(&self) -> io::Result<()> {
         self.remove()?;
+        if self.backend == Backend::Linear {
+            return link(&self.parent, &self.original, &self.parent, &self.links);
+        }
         let original = open_dir(&self.parent, &self.original)?;
-        mkdirat(&self.parent, self.links_dir.as_os_str(), Mode::S_IRWXU)?;
-        let links = open_dir(&self.parent, &self.links_dir)?;
+        mkdirat(&self.parent, self.links.as_os_str(), Mode::S_IRWXU)?;
+        let links = open_dir(&self.parent, &self.links)?;
         link_all(&original, &links, DEPTH).inspect_err(|_| {
             let _ = self.remove();
         })
     }
 
-    /// Replaces the directory that libvirt has deleted.
+    /// Replaces what libvirt has deleted.
     pub fn restore(&self) -> io::Result<LinksRestored> {
-        let (from, to) = (self.links_dir.as_os_str(), self.original.as_os_str());
+        let (from, to) = (self.links.as_os_str(), self.original.as_os_str());
         let renamed = match renameat2(
             &self.parent,
             from,
@@ -76,8 +82,13 @@ impl HardLinks {
             to,
             RenameFlags::RENAME_NOREPLACE,
         ) {
-            // NFS. A directory cannot be renamed over one that has files in it.
-            Err(Errno::EINVAL | Errno::ENOSYS) => renameat(&self.parent, from, &self.parent, to),
+            // NFS. A directory cannot be renamed over one that has files in it; a file could, so it
+            // gets a second link, and loses the first.
+            Err(Errno::EINVAL | Errno::ENOSYS) => match self.backend {
+                Backend::Directory => renameat(&self.parent, from, &self.parent, to),
+                Backend::Linear => linkat(&self.parent, from, &self.parent, to, AtFlags::empty())
+                    .and_then(|()| unlinkat(&self.parent, from, UnlinkatFlags::NoRemoveDir)),
+            },
             renamed => renamed,
         };
         match renamed {
@@ -94,12 +105,23 @@ impl HardLinks {
     /// Returns whether they exist.
     #[must_use]
     pub fn exist(&self) -> bool {
-        open_dir(&self.parent, &self.links_dir).is_ok()
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        fstatat(&self.parent, self.links.as_os_str(), flags).is_ok()
     }
 
     /// Removes them.
     pub fn remove(&self) -> io::Result<()> {
-        remove_all(&self.parent, &self.links_dir, DEPTH)
+        if self.backend == Backend::Directory {
+            return remove_all(&self.parent, &self.links, DEPTH);
+        }
+        match unlinkat(
+            &self.parent,
+            self.links.as_os_str(),
+            UnlinkatFlags::NoRemoveDir,
+        ) {
+            Err(Errno::ENOENT) => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 }
 
@@ -112,19 +134,17 @@ fn link_all(from: &File, to: &File, depth: usize) -> io::Result<()> {
                 link_all(&dir, &open_dir(to, &name)?, depth - 1)?;
             }
             Ok(_) => return Err(ErrorKind::QuotaExceeded.into()),
-            // A symbolic link gets a hard link itself, and is not followed.
-            Err(_) => linkat(
-                from,
-                name.as_os_str(),
-                to,
-                name.as_os_str(),
-                AtFlags::empty(),
-            )?,
+            Err(_) => link(from, &name, to, &name)?,
         }
     }
     let found = from.metadata()?;
     fchown(to, Some(found.uid()), Some(found.gid()))?;
     to.set_permissions(Permissions::from_mode(found.mode() & 0o7777))
+}
+
+/// Makes a hard link. A symbolic link gets one itself, and is not followed.
+fn link(from: &File, name: &OsStr, to: &File, new_name: &OsStr) -> io::Result<()> {
+    Ok(linkat(from, name, to, new_name, AtFlags::empty())?)
 }
 
 fn remove_all(parent: &File, name: &OsStr, depth: usize) -> io::Result<()> {

@@ -40,6 +40,20 @@ impl Output {
     }
 }
 
+/// The first two numbers of a version.
+fn version(text: &str) -> (u32, u32) {
+    let mut numbers = text.split(|other: char| !other.is_ascii_digit());
+    let mut next = || numbers.next().unwrap().parse().unwrap();
+    (next(), next())
+}
+
+/// Says that a test has found nothing to try on this host, and why. It is seen although the test
+/// passes: the test runner keeps back only what the macros print.
+pub(crate) fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {why}");
+}
+
 /// A libvirt of its own (`daemons` says which), with the built guard installed in it.
 pub(crate) struct Host {
     dir: TempDir,
@@ -133,9 +147,14 @@ impl Host {
     /// Major and minor version of the host's libvirt.
     pub(crate) fn libvirt_version(&self) -> (u32, u32) {
         let answer = self.run(&[self.guests_daemon(), "--version"]).ok().stdout;
-        let version = answer.trim().rsplit(' ').next().unwrap();
-        let mut numbers = version.split('.').map(|number| number.parse().unwrap());
-        (numbers.next().unwrap(), numbers.next().unwrap())
+        version(answer.trim().rsplit(' ').next().unwrap())
+    }
+
+    /// Major and minor version of the host's swtpm.
+    pub(crate) fn swtpm_version(&self) -> (u32, u32) {
+        let answer = self.run(&["swtpm", "--version"]).ok().stdout;
+        let (_, version_and_more) = answer.split_once("version ").unwrap();
+        version(version_and_more)
     }
 
     /// Kills libvirtd and starts it again; guests go on running.

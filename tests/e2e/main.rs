@@ -5,7 +5,7 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
-#![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+#![allow(clippy::print_stderr, reason = "a test says what it has measured")]
 
 mod adopting;
 mod another_name;
@@ -23,6 +23,7 @@ mod hook_contract;
 mod hook_input;
 mod host;
 mod libvirt_alone;
+mod libvirt_encrypts;
 mod lifetimes;
 mod looks;
 mod many_keys;
@@ -44,6 +45,7 @@ mod seen;
 mod shared_secret;
 mod slow_tpm;
 mod state_elsewhere;
+mod state_in_a_file;
 mod state_trouble;
 mod status;
 mod store_trouble;

@@ -11,7 +11,7 @@ use sha2::Sha512;
 use vtpm_guard::internals::key::kek::Kek;
 
 use crate::guest::{Guest, PASSPHRASE_FILE};
-use crate::host::Host;
+use crate::host::{Host, skipped};
 
 /// Stops a program at its end, and says which of the patterns are anywhere in its memory.
 const SEARCH: &str = r#"
@@ -69,7 +69,7 @@ fn no_key_is_left_in_memory_when_a_program_ends() {
     let (host, guest) = Host::with_used_guest();
     let has_python = ["gdb", "-batch", "-nx", "-ex", "python print(1)"];
     if host.run(&has_python).stdout.trim() != "1" {
-        eprintln!("skipped: there is no gdb with Python here");
+        skipped("there is no gdb with Python here");
         return;
     }
     host.write("/run/patterns", patterns(&host, &guest, &host.kek("nkp-a")));

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::guest::Guest;
-use crate::host::{Host, finish};
+use crate::host::{Host, finish, skipped};
 
 const PREPARE: [&str; 3] = ["prepare", "begin", "-"];
 
@@ -17,7 +17,7 @@ fn with_slow_tpm(host: &Host, seconds: &str) -> bool {
         .status
         != 0
     {
-        eprintln!("skipped: this machine has no systemd-creds");
+        skipped("this machine has no systemd-creds");
         return false;
     }
     set_tpm_seconds(host, seconds);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::host::Host;
+use crate::host::{Host, skipped};
 
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd");
 
@@ -29,7 +29,7 @@ fn install(host: &Host, from: &Path, to: &str) {
 fn systemd_finds_nothing_wrong_with_the_units() {
     let host = Host::new();
     if host.run(&["sh", "-c", "command -v systemd-analyze"]).status != 0 {
-        eprintln!("skipped: there is no systemd-analyze here");
+        skipped("there is no systemd-analyze here");
         return;
     }
     install(&host, Path::new(UNITS), "/etc/systemd/system");

@@ -244,6 +244,17 @@ impl Fixture {
             .unwrap();
     }
 
+    /// A damaged state that a start has set aside.
+    pub(crate) fn damaged_state(&self, guest: &Defined) -> PathBuf {
+        let dir = self.host.state_dir().damaged_states();
+        let dir = dir.join(guest.uuid.to_string());
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700).recursive(true).create(&dir).unwrap();
+        let state = dir.join("tpm2-00.permall.damaged-1");
+        fs::write(&state, "damaged").unwrap();
+        state
+    }
+
     /// Writes it unencrypted.
     pub(crate) fn plain_state(&self, guest: &Defined) {
         self.write_state(guest, PLAIN_STATE);

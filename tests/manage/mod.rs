@@ -15,6 +15,7 @@ pub(crate) mod fixture;
 mod import_key;
 mod key_refs;
 mod kill;
+mod linear;
 mod meanwhile;
 mod provider_delete;
 mod provider_export;

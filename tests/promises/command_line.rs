@@ -90,7 +90,7 @@ pub(crate) fn parsed(line: &[String]) -> Result<Option<Cli>, String> {
 }
 
 /// How the command lines of other programs in `messages::Command` begin.
-const OTHER_COMMANDS: [&str; 20] = [
+const OTHER_COMMANDS: [&str; 21] = [
     "ausearch -",
     "chmod ",
     "chown ",
@@ -104,6 +104,7 @@ const OTHER_COMMANDS: [&str; 20] = [
     "ps -",
     "restorecon -",
     "rm ",
+    "sed -",
     "setsebool ",
     "sqlite3 ",
     "systemctl ",

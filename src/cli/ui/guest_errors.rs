@@ -118,7 +118,7 @@ fn not_locked(guest: &GuestRef, error: &LockError) -> CommandError {
             Command::VirshDomstate(guest.arg.clone()),
             Command::PgrepSwtpm
         )),
-        LockError::Linear | LockError::Volatile(_) => CommandError::refused(message),
+        LockError::Volatile(_) => CommandError::refused(message),
         LockError::State(error) if error.is_damage() => CommandError::refused(message),
         LockError::State(_) | LockError::Io(_) => CommandError::failed(message),
     }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::host::trusted::Reason;
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, SecretUuid};
 use crate::keyring::{KeyringError, Seal};
 use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
+use crate::manage::dry_start::CheckedGuest;
+use crate::manage::guests::GuestRef;
 use crate::manage::host::HostError;
 use crate::manage::shared_secrets::SharedSecret;
 use crate::recovery::file::RecoveryError;
@@ -153,6 +155,8 @@ pub(crate) enum HostFinding {
         target: PathBuf,
         daemons: Daemons,
     },
+    /// The timer of the nightly check is not enabled.
+    NoNightlyCheck,
     /// This version of libvirt does not know `qemu.d`.
     OldLibvirt(String),
     /// The user that swtpm runs as can open the host's TPM.
@@ -202,6 +206,11 @@ pub(crate) enum KeyFinding {
     OldExport(Provider, Timestamp),
     /// It opens on this host's TPM alone.
     SealedToTpm(Provider),
+    /// This host has a TPM 2.0, but systemd lacks this to seal the provider's key with it.
+    UnusedTpm {
+        provider: Provider,
+        lacking: Vec<String>,
+    },
     /// The last decision is later than the clock.
     Clock { last: Timestamp, now: Timestamp },
     /// This recovery file cannot be used.
@@ -209,11 +218,21 @@ pub(crate) enum KeyFinding {
     /// No recovery file that was named restores this provider.
     NotCovered(Provider),
     /// This file of libvirt holds a vTPM's key, in plaintext or encrypted by libvirt.
-    OnDisk { file: PathBuf, encrypted: bool },
+    OnDisk {
+        file: PathBuf,
+        encrypted: bool,
+        secret: Option<SecretUuid>,
+        /// The guests that name its secret; `None` where libvirt did not list them.
+        guests: Option<Vec<GuestRef>>,
+    },
     /// Guests with different keys under one secret.
     Shared(SharedSecret),
-    /// A guest's TPM state cannot be used, whatever the key.
-    TpmState { guest: String, why: Refusal },
+    /// The starts of these guests would be refused or would fail, all for reasons with one code.
+    WouldNotStart {
+        guests: Vec<CheckedGuest>,
+        /// That of the first.
+        why: Refusal,
+    },
     /// A saved copy of TPM state cannot be used.
     Copy(CopyError),
     /// The newest copy of a guest's TPM state is old.
@@ -223,7 +242,12 @@ pub(crate) enum KeyFinding {
         saved_at: Timestamp,
     },
     /// The unencrypted state from before an `encrypt` is still there.
-    PlainState(DomainUuid),
+    PlainState {
+        guest: DomainUuid,
+        name: Option<String>,
+        /// Whether libvirt knows the guest, or cannot say.
+        is_known: bool,
+    },
 }
 
 /// A file that could not be looked at.

@@ -45,11 +45,13 @@ fn cannot_run(host: &Host, link: &Path) -> Option<HookFinding> {
 
 /// libvirt looks for hooks when its daemon starts and when it is reloaded, and otherwise does
 /// not see that there is one. A daemon younger than the link has seen it, and so has one that
-/// has asked since; of any other nothing is known.
+/// the package has reloaded or that has asked since; of any other nothing is known.
 fn not_noticed(host: &Host, link: &Path) -> Option<HookFinding> {
     let made = changed_at(&fs::symlink_metadata(link).ok()?);
     let started = host.guests_daemon_started()?;
-    let is_known = started >= made || has_asked_since(host, made);
+    let reloaded = fs::metadata(host.state_dir().hook_noticed());
+    let reloaded = reloaded.is_ok_and(|note| changed_at(&note) >= made);
+    let is_known = started >= made || reloaded || has_asked_since(host, made);
     let daemons = host.daemons();
     (!is_known).then_some(HookFinding::NotNoticed { daemons })
 }

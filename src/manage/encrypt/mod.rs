@@ -175,6 +175,9 @@ impl Job<'_> {
             .find(|key| TpmData::decrypt(locked.blob(), &key.dek).is_ok())
             .ok_or_else(|| EncryptError::NoKeyOpens(guest.reference()))?;
         let id = key.key_ref.id;
+        locked
+            .erase_remains()
+            .map_err(|error| StoppedError::Write(guest.reference(), error))?;
         if let Some(secret) = guest.vtpm.secret_uuid {
             return Ok(self.result(EncryptAction::None, id, &key.provider, secret));
         }

@@ -54,7 +54,9 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
             "The provider exists, but its key cannot be opened on this host: its sealed file is \
              missing, damaged, accessible to others than root, or sealed by another host.",
             "The key is sealed to this host. After a reinstallation, or on a copy of the disk in \
-             another machine, it does not open.",
+             another machine, it does not open; nor, if it is sealed with the host's TPM 2.0, \
+             after the TPM was cleared, reset, switched off or replaced: by hand, with a new \
+             mainboard, or by a firmware (BIOS, UEFI) update.",
         ),
         Code::ProviderTimeout => (
             "The provider's key did not open before hook.deadline passed. It is sealed to the \

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Guest, mode, names};
 use crate::clock::Timestamp;
-use crate::swtpm::StatePath;
+use crate::swtpm::{Backend, StatePath};
 use crate::tpm_copies::{HardLinks, LinksRestored};
 
 #[test]
@@ -85,4 +85,30 @@ fn a_state_with_hard_links_is_restored_with_its_owner_modes_and_lock() {
     links.make().unwrap();
     links.remove().unwrap();
     assert!(!links.exist() && guest.state().exists());
+}
+
+#[test]
+fn a_state_in_one_file_is_restored_from_a_hard_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vm1.state");
+    let of = StatePath::of_copy(&file, 0, Backend::Linear);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
+    assert!(links.make().is_err() && !links.exist());
+    fs::write(&file, "whatever is in it").unwrap();
+    let inode = || fs::metadata(&file).unwrap().ino();
+    let before = inode();
+    links.make().unwrap();
+    // Again, as after a kill.
+    links.make().unwrap();
+    assert!(links.exist());
+    assert_eq!(links.restore().unwrap(), LinksRestored::StillThere);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(links.restore().unwrap(), LinksRestored::Restored);
+    assert_eq!(inode(), before);
+    assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
+    links.make().unwrap();
+    links.remove().unwrap();
+    assert!(!links.exist() && file.exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -1,5 +1,7 @@
 //! The sentences of what `adopt` refuses, and what helps.
 
+use std::path::Path;
+
 use crate::cli::ui::error::CommandError;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::manage::guests::GuestRef;
@@ -151,6 +153,10 @@ fn undisclosed(
     secret: Arg<kind::Secret>,
     guest: Arg,
 ) -> (String, String) {
+    let readable = match &why {
+        Undisclosed::Encrypted(path) => Some(make_readable(Path::new(path), guest.clone())),
+        Undisclosed::NoFile | Undisclosed::File(_) => None,
+    };
     let why = match why {
         Undisclosed::NoFile => "and has no file of it on this host".to_owned(),
         Undisclosed::Encrypted(path) => format!("and keeps it encrypted in {path}"),
@@ -158,12 +164,13 @@ fn undisclosed(
     };
     let message =
         format!("libvirt does not disclose the value of the private secret {secret}, {why}");
-    let hint = match held {
-        Some(key_ref) => format!(
+    let hint = match (held, readable) {
+        (Some(key_ref), _) => format!(
             "key reference {key_ref} opens the TPM, so the secret can be removed: {}",
             Command::VirshSecretUndefine(secret)
         ),
-        None => format!(
+        (None, Some(readable)) => readable,
+        (None, None) => format!(
             "if you know its value: give it to a new secret that is not private ({}, \
              secret-set-value), let the guest name that one ({}), and adopt again",
             Command::VirshSecretDefine(Arg::FILE),
@@ -171,4 +178,17 @@ fn undisclosed(
         ),
     };
     (message, hint)
+}
+
+/// How libvirt is made to disclose a value that it keeps encrypted in this file: it never changes
+/// whether a secret is private, but reads it from the definition when its daemon starts.
+fn make_readable(value: &Path, guest: Arg) -> String {
+    format!(
+        "make it readable in its definition ({}), restart the daemon that has libvirt's secrets ({}, \
+         with modular daemons {}), and adopt it: {}",
+        Command::SecretNotPrivate(Arg::file(&value.with_extension("xml"))),
+        Command::SystemctlRestart("libvirtd".into()),
+        Command::SystemctlRestart("virtsecretd".into()),
+        Command::Adopt(guest)
+    )
 }

@@ -80,7 +80,7 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
         serves_anything: false,
     };
     let undisclosed = |why, held| NotAdoptable::Undisclosed { why, held };
-    let encrypted = Undisclosed::Encrypted("/etc/x".to_owned());
+    let encrypted = Undisclosed::Encrypted("/etc/x.aes256cbc".to_owned());
     let untrusted = Undisclosed::File("why".to_owned());
     let usage = NotAdoptable::OtherUse("/disk".to_owned());
     let other = Sharer {
@@ -111,8 +111,8 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
         ),
         (
             undisclosed(encrypted, None),
-            "encrypted in /etc/x",
-            "a new secret that is not private",
+            "encrypted in /etc/x.aes256cbc",
+            "sed -i \"s/private='yes'/private='no'/\" /etc/x.xml",
         ),
         (
             undisclosed(untrusted, Some(KeyRefId(7))),

@@ -91,6 +91,17 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::ProviderExport(Arg::NAME)
             ),
         ),
+        HostFinding::NoNightlyCheck => Described::warning(
+            "no nightly check runs: vtpm-guard-check.timer is not enabled",
+            "that a guest would be refused, for a provider that was deleted or a state that is \
+             gone, is noticed only when it is to start",
+            format!(
+                "{}; if something else runs {}: {}",
+                Command::SystemctlEnableNow("vtpm-guard-check.timer".into()),
+                Command::CheckAll,
+                Command::SystemctlMask("vtpm-guard-check.timer".into())
+            ),
+        ),
         HostFinding::DeadFileSystem(_)
         | HostFinding::Full { .. }
         | HostFinding::LinkedStates { .. } => disk(finding),

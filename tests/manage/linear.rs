@@ -1,0 +1,137 @@
+//! `encrypt` and `key renew` of a TPM state in swtpm's linear format: `<source type='file'>`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::domain::Vtpm;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
+use crate::manage::renew::{RenewError, Renewed, renew};
+use crate::manage::stopped_guest::StoppedError;
+use crate::swtpm::{LockError, StateFile, read_state};
+
+/// As swtpm made it, unencrypted.
+const PLAIN: &[u8] = include_bytes!("../vectors/tpm-state/linear-plain/state.linear");
+
+/// Where the volatile state's offset is in the header.
+const VOLATILE: usize = 24;
+
+fn file(fixture: &Fixture) -> PathBuf {
+    fixture.root().join("state.linear")
+}
+
+/// A guest that has used its plain TPM.
+fn plain(fixture: &Fixture) -> Defined {
+    let source = format!("<source type='file' path='{}'/>", file(fixture).display());
+    fs::write(file(fixture), PLAIN).unwrap();
+    let (uuid, secret) = (DomainUuid::random(), SecretUuid::random());
+    fixture.define_with("vm1", uuid, secret, &source)
+}
+
+fn encrypted(fixture: &Fixture) -> Result<EncryptResult, EncryptError> {
+    encrypt(&fixture.host, "vm1", None)
+}
+
+fn renewed(fixture: &Fixture) -> Result<Renewed, RenewError> {
+    renew(&fixture.host, "vm1")
+}
+
+fn is_plain(fixture: &Fixture, guest: &Defined) -> bool {
+    let domain = fixture.domain(guest);
+    let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+        panic!("{domain:?}");
+    };
+    let states = fixture.libvirt.dirs().tpm_states();
+    matches!(read_state(&states, guest.uuid, vtpm), StateFile::Plain)
+}
+
+/// Whether any of these bytes are still in the file, after its header.
+fn holds(fixture: &Fixture, old: &[u8]) -> bool {
+    let file = fs::read(file(fixture)).unwrap();
+    let mut blocks = old[192..]
+        .chunks_exact(32)
+        .filter(|block| block.iter().any(|&byte| byte != 0));
+    blocks.any(|block| file.windows(32).any(|found| found == block))
+}
+
+#[test]
+fn a_kill_while_it_is_encrypted_leaves_a_guest_that_starts_or_that_the_next_run_completes() {
+    kill::everywhere(
+        |fixture| drop(plain(fixture)),
+        |fixture| drop(encrypted(fixture).unwrap()),
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            let is_plain = is_plain(fixture, &guest);
+            let half_done = is_plain && fixture.domain(&guest).encrypted_vtpm().is_some();
+            assert!(half_done != fixture.is_allowed(&guest));
+            assert!(is_plain || fixture.opening_row(&guest).is_some());
+        },
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            assert!(fixture.would_start(&guest));
+            assert!(
+                !holds(fixture, PLAIN),
+                "the plain state is still in the file"
+            );
+            let kept = fixture.host.state_dir().plain_states();
+            let kept = kept.join(guest.uuid.to_string()).join("state.linear");
+            assert!(fs::read(kept).unwrap().starts_with(&PLAIN[..2000]));
+        },
+    );
+}
+
+#[test]
+fn a_kill_while_its_key_is_renewed_leaves_a_guest_that_starts() {
+    let guest = |fixture: &Fixture| fixture.defined("vm1");
+    kill::everywhere(
+        |fixture| {
+            plain(fixture);
+            encrypted(fixture).unwrap();
+        },
+        |fixture| drop(renewed(fixture).unwrap()),
+        |fixture| assert!(fixture.would_start(&guest(fixture))),
+        |fixture| {
+            let guest = guest(fixture);
+            assert!(fixture.would_start(&guest));
+            let rows = fixture.rows(&guest);
+            let in_use = rows.iter().filter(|row| row.retired_at.is_none());
+            assert_eq!(in_use.count(), 1, "{rows:#?}");
+        },
+    );
+}
+
+#[test]
+fn what_the_old_key_opened_is_overwritten() {
+    let fixture = Fixture::new();
+    plain(&fixture);
+    assert_eq!(
+        encrypted(&fixture).unwrap().action,
+        EncryptAction::Encrypted
+    );
+    for _ in 0..3 {
+        let before = fs::read(file(&fixture)).unwrap();
+        renewed(&fixture).unwrap();
+        assert!(!holds(&fixture, &before));
+        assert!(fixture.would_start(&fixture.defined("vm1")));
+    }
+}
+
+#[test]
+fn a_file_that_holds_a_volatile_state_too_is_left_alone() {
+    let fixture = Fixture::new();
+    plain(&fixture);
+    let mut with_volatile = PLAIN.to_vec();
+    with_volatile[VOLATILE] = 1;
+    fs::write(file(&fixture), &with_volatile).unwrap();
+    let refused = encrypted(&fixture).unwrap_err();
+    assert!(
+        matches!(
+            &refused,
+            EncryptError::Stopped(StoppedError::Locked(_, LockError::Volatile(_)))
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(file(&fixture)).unwrap(), with_volatile);
+}
