@@ -58,7 +58,9 @@ def first_day(machine):
     day("Encrypt unencrypted vTPMs")
     day("Guests that autostart with libvirtd").says("vtpm-guard stage").says("mail")
     day("Nightly check")
-    day("Verify, and back up").says("3 guests: 3 would start").says("nothing found")
+    verified = day("Verify, and back up").says("3 guests: 3 would start")
+    # On a machine with a TPM doctor has a note on what depends on it.
+    verified.says("0 errors" if machine.has_tpm else "nothing found")
     guests.define(machine, "db")
     day("Add a new guest")
     plain = machine.sh("find /etc/libvirt/secrets /var/lib/vtpm-guard/plain-state -type f").stdout
