@@ -8,6 +8,8 @@ readonly STATE_DIR=/var/lib/vtpm-guard
 # If this file exists, the link was made before; if the link is missing then, the administrator
 # removed it.
 readonly LINKED=$STATE_DIR/hook-linked
+# Made when the running daemon was told to look for hooks, so that doctor does not advise it.
+readonly NOTICED=$STATE_DIR/hook-noticed
 
 umask 022
 
@@ -45,7 +47,7 @@ link_hook() {
     fi
     # Readable by root only, like everything in that directory.
     (umask 077 && : >$LINKED)
-    reload_daemon
+    if reload_daemon; then (umask 077 && : >$NOTICED); fi
 }
 
 # Before the program is removed: a daemon that is not reloaded would call a hook that is missing.
@@ -53,22 +55,25 @@ unlink_hook() {
     for link in $LINK $ONLY_HOOK; do
         if [ "$(readlink "$link")" = $HOOK ]; then rm "$link"; fi
     done
-    rm -f $LINKED
-    reload_daemon
+    rm -f $LINKED $NOTICED
+    reload_daemon || true
 }
 
-# libvirt looks for hooks when it starts and when it is reloaded.
+# libvirt looks for hooks when it starts and when it is reloaded. Fails if one of the daemons that
+# run was not reloaded.
 reload_daemon() {
+    reloaded=0
     if [ -d /run/systemd/system ]; then
         for unit in libvirtd.service virtqemud.service; do
-            if systemctl --quiet is-active $unit; then systemctl reload $unit || true; fi
+            if systemctl --quiet is-active $unit; then systemctl reload $unit || reloaded=1; fi
         done
-        return
+        return $reloaded
     fi
     for daemon in libvirtd virtqemud; do
         pid=$(cat /run/$daemon.pid 2>/dev/null) || continue
-        if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = $daemon ]; then kill -s HUP "$pid"; fi
+        if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = $daemon ]; then kill -s HUP "$pid" || reloaded=1; fi
     done
+    return $reloaded
 }
 
 # systemd reads units and drop-ins again.

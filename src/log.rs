@@ -20,6 +20,7 @@ use crate::host::trusted::{self, Distrust};
 use crate::messages::{self, Named};
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
+use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
 mod journald;
@@ -179,18 +180,22 @@ pub fn decision(guest: &str, operation: &str, outcome: &Outcome) {
                 );
             }
         }
-        Decision::Deny(why) => {
-            let (code, words) = (why.code().as_str(), messages::refusal(named, why));
-            tracing::error!(
-                domain = name,
-                uuid,
-                operation,
-                decision = "deny",
-                code,
-                hint = messages::one_line(&words.hint),
-                "{}",
-                messages::one_line(&words.message)
-            );
-        }
+        Decision::Deny(why) => refused(named, operation, why),
     }
+}
+
+/// Logs a refusal: one line.
+pub fn refused(named: Named<'_>, operation: &str, why: &Refusal) {
+    let (code, words) = (why.code().as_str(), messages::refusal(named, why));
+    let uuid = named.uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+    tracing::error!(
+        domain = messages::one_line(named.name),
+        uuid,
+        operation,
+        decision = "deny",
+        code,
+        hint = messages::one_line(&words.hint),
+        "{}",
+        messages::one_line(&words.message)
+    );
 }

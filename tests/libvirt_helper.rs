@@ -3,16 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use vtpm_guard::internals::clock::Deadline;
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::internals::key::dek::Dek;
-use vtpm_guard::internals::libvirt::LibvirtClient;
 use vtpm_guard::internals::libvirt::secret::{HostSecrets, SecretError};
+use vtpm_guard::internals::libvirt::{LibvirtClient, Silence};
 use vtpm_guard::internals::verdict::Over;
 use zeroize::Zeroizing;
 
@@ -79,6 +82,69 @@ fn a_daemon_that_never_answers_is_unreachable_at_the_deadline() {
     assert_eq!(said, "libvirt did not answer in time");
     assert!(waited >= Duration::from_millis(300), "{waited:?}");
     assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[test]
+fn a_daemon_that_was_silent_once_is_not_waited_for_again() {
+    let daemon = SilentDaemon::new();
+    let silence = Silence::default();
+    let client = || {
+        let client = LibvirtClient::at(&daemon.uri).with_helper(HELPER.into());
+        client.with_silence(silence.clone())
+    };
+    words(&client(), Duration::from_millis(300));
+    let asked = Instant::now();
+    for _ in 0..50 {
+        let said = words(&client(), Duration::from_secs(30));
+        assert_eq!(said, "libvirt did not answer in time");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    // What changes something is tried all the same.
+    let asked = Instant::now();
+    let deadline = Deadline::after(Duration::from_millis(300));
+    let dropped = client().drop_own(SecretUuid::random(), DomainUuid::random(), deadline);
+    assert!(dropped.is_err() && asked.elapsed() >= Duration::from_millis(300));
+}
+
+/// A helper whose daemon is away for the first calls, and then has no such secret.
+fn helper_of_a_daemon_that_comes_back(dir: &Path, away: u32) -> PathBuf {
+    let (program, calls) = (dir.join("helper"), dir.join("calls"));
+    let frame = |json: &str| format!("printf '\\0\\0\\0\\{:o}%s' '{json}'", json.len());
+    let script = format!(
+        "#!/bin/sh\necho >>{calls}\nif [ $(wc -l <{calls}) -le {away} ]; then {}; else {}; fi\n\
+         exec cat >/dev/null\n",
+        frame(r#"{"unreachable":"no such socket"}"#),
+        frame(r#""absent""#),
+        calls = calls.display(),
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_daemon_that_is_away_for_a_moment_is_asked_again_and_no_longer_than_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let helper = helper_of_a_daemon_that_comes_back(dir.path(), 3);
+    let client = |patience| {
+        let client = LibvirtClient::at("secret:///system").with_helper(helper.clone());
+        client.with_patience(Duration::from_millis(patience))
+    };
+    let ask = |client: &LibvirtClient| {
+        let deadline = Deadline::after(Duration::from_secs(20));
+        client.inspect(SecretUuid::random(), deadline)
+    };
+    // By itself nobody is patient.
+    let asked = Instant::now();
+    assert!(
+        matches!(ask(&client(0)), Err(SecretError::Unreachable(words)) if words == "no such socket")
+    );
+    assert!(matches!(
+        ask(&client(100)),
+        Err(SecretError::Unreachable(_))
+    ));
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(matches!(ask(&client(10_000)), Ok(None)));
 }
 
 #[test]

@@ -10,8 +10,15 @@ impl Timestamp {
     /// The wall clock. A clock set before 1970 reads as 0.
     #[must_use]
     pub fn now() -> Self {
-        let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
-        Self(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+        SystemTime::now().into()
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
+        let millis = since_epoch.unwrap_or(Duration::ZERO).as_millis();
+        Self(i64::try_from(millis).unwrap_or(i64::MAX))
     }
 }
 

@@ -90,7 +90,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         }
         Command::Reset { domain } => commands::reset::run(context, domain),
         Command::Stage => done(commands::stage::run(context)),
-        Command::Unstage => done(commands::unstage::run(context)),
+        Command::Unstage { wait } => done(commands::unstage::run(context, *wait)),
         Command::State(verb) => commands::state::run(context, verb),
         Command::Store(verb) => commands::store::run(context, verb),
         Command::Completions { shell } => done(commands::completions::run(context, *shell)),

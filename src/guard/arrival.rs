@@ -141,7 +141,7 @@ mod tests {
         guard.config.libvirt = dirs;
         guard.call = Some(HookCall {
             attempt: Box::new(|| ATTEMPT.to_owned()),
-            xml: xml.as_bytes().to_vec(),
+            xml: xml.as_bytes().into(),
         });
         (dir, guard)
     }

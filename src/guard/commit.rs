@@ -21,10 +21,17 @@ pub(super) enum Committed {
     Done {
         /// The DEK that a `create-key` repair made.
         new_dek: Option<Dek>,
+        /// When the event was recorded; `None` if it was not.
+        recorded: Option<Timestamp>,
     },
     /// The rows are no longer what the verdict saw; nothing was changed.
     RowsChanged,
 }
+
+const NOTHING_WRITTEN: Committed = Committed::Done {
+    new_dek: None,
+    recorded: None,
+};
 
 /// Writes the verdict. If the store accepts no change, a start whose key is available proceeds with
 /// a finding; one whose new key cannot be stored is refused.
@@ -43,23 +50,28 @@ pub(super) fn commit(
     };
     let (new_key, new_dek) = new_key.unzip();
     match write(gathered, verdict, new_key.as_ref(), origin, deadline) {
-        Ok(()) => Committed::Done { new_dek },
+        Ok(recorded) => Committed::Done { new_dek, recorded },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
             verdict.refuse(Refusal::Store(error.access_error()));
-            Committed::Done { new_dek: None }
+            NOTHING_WRITTEN
         }
         Err(error) => {
             verdict.drop_store_repairs();
             verdict.note(Finding::NotRecorded(error.to_string()));
-            Committed::Done { new_dek: None }
+            NOTHING_WRITTEN
         }
     }
 }
 
-/// Records a refusal that was decided after the repairs were written. If that fails, it is only
-/// logged: the refusal itself is what matters.
-pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, origin: Origin) {
+/// Records a refusal that was decided after the repairs were written, in the row that was `recorded`
+/// with them. If that fails, it is only logged: the refusal itself is what matters.
+pub(super) fn record(
+    gathered: &mut Gathered,
+    verdict: &Verdict,
+    origin: Origin,
+    recorded: Option<Timestamp>,
+) {
     let Some(event) = event(gathered, verdict, origin) else {
         return;
     };
@@ -68,7 +80,7 @@ pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, origin: Origin)
     };
     let recorded = store
         .set_deadline(Deadline::after(TO_RECORD))
-        .and_then(|()| store.record_event(&event));
+        .and_then(|()| store.record_result(recorded, &event));
     if let Err(error) = recorded {
         tracing::warn!(%error, "the refusal could not be recorded");
     }
@@ -80,7 +92,7 @@ fn write(
     new_key: Option<&NewKey>,
     origin: Origin,
     deadline: Deadline,
-) -> Result<(), StoreError> {
+) -> Result<Option<Timestamp>, StoreError> {
     let event = event(gathered, verdict, origin);
     let Gathered {
         facts,
@@ -88,10 +100,10 @@ fn write(
         ..
     } = gathered
     else {
-        return Ok(());
+        return Ok(None);
     };
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
-        return Ok(());
+        return Ok(None);
     };
     if verdict.repairs().is_empty() {
         store.set_deadline(deadline.at_most(TO_RECORD))?;
@@ -113,7 +125,7 @@ fn write(
             tracing::warn!(%error, "the key could not be recorded as used");
         }
     }
-    Ok(())
+    Ok(event.map(|event| event.at))
 }
 
 /// The key that a verdict wraps: for which provider, and where it comes from.

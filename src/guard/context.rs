@@ -1,6 +1,9 @@
 //! What a guarded start works with: configuration, directories, store, keyring, libvirt.
 
-use crate::clock::Deadline;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::dirs::{RunDir, StateDir};
@@ -17,7 +20,24 @@ pub struct HookCall {
     /// Returns which attempt to start a guest this call belongs to; called only when it matters.
     pub attempt: Box<dyn Fn() -> String>,
     /// The domain XML as it was given; empty if it is too long to be kept.
-    pub xml: Vec<u8>,
+    pub xml: Arc<[u8]>,
+}
+
+/// When the row was written that the history has of a start: with the guest, it identifies the row.
+/// Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded(Arc<AtomicI64>);
+
+impl Recorded {
+    /// Returns it; `None` as long as there is no row.
+    #[must_use]
+    pub fn at(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.0.load(Ordering::SeqCst))).filter(|at| at.0 != 0)
+    }
+
+    pub(crate) fn set(&self, at: Option<Timestamp>) {
+        self.0.store(at.map_or(0, |at| at.0), Ordering::SeqCst);
+    }
 }
 
 /// What a guarded start works with.
@@ -38,8 +58,12 @@ pub struct Guard {
     pub call: Option<HookCall>,
     /// libvirt's secrets; `None` does not ask libvirt, as if it had none.
     pub secrets: Option<Box<dyn HostSecrets>>,
-    /// Whether libvirtd itself is starting; `secrets` are then read from its files.
+    /// Whether a monolithic libvirtd itself is starting; `secrets` are then read from its files.
     pub(super) libvirt_starts: bool,
+    /// Until when libvirt and locks are waited for, if that is not for all of the deadline.
+    pub(super) patience: Option<Deadline>,
+    /// The row of the history that belongs to the start in progress.
+    pub recorded: Recorded,
     unsealed_keks: UnsealedKeks,
 }
 
@@ -57,6 +81,8 @@ impl Guard {
             config,
             secrets: None,
             libvirt_starts: false,
+            patience: None,
+            recorded: Recorded::default(),
             unsealed_keks: UnsealedKeks::default(),
         }
     }
@@ -95,7 +121,7 @@ impl Guard {
         access: Access,
         deadline: Deadline,
     ) -> Result<Option<Store>, StoreError> {
-        let half = deadline.at_most(deadline.remaining() / 2);
+        let half = self.patient(deadline.at_most(deadline.remaining() / 2));
         match Store::open(&self.state_dir, access, half) {
             Ok(store) => Ok(Some(store)),
             Err(StoreError::Missing) => Ok(None),

@@ -1,5 +1,6 @@
-//! Starts of guests while libvirtd itself is starting. It answers no calls then, but its files show
-//! which secrets it has.
+//! Starts of guests while the daemon itself is starting. A monolithic libvirtd answers no calls then,
+//! but its files show which secrets it has. virtqemud answers none either; virtsecretd, which has the
+//! secrets, does.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::context::Guard;
 use super::deadlines::TO_RECORD;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Domain;
-use crate::libvirt::{StartingLibvirtd, called_by_starting_libvirtd};
+use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon};
 use crate::messages;
 use crate::store::{Access, Event, Origin};
 use crate::swtpm::read_state;
@@ -20,16 +21,22 @@ use crate::verdict::{Reason, Verdict};
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
 
 impl Guard {
-    /// If the libvirtd that calls this hook is still starting, reads its files instead of calling
-    /// it. Returns the new deadline: a shorter one, except for a guest that is certain to start.
+    /// If the daemon that calls this hook is still starting, reads the files of a libvirtd instead of
+    /// calling it, and is brief with virtsecretd. Returns the new deadline: a shorter one for a libvirtd,
+    /// except for a guest that is certain to start.
     #[must_use]
     pub fn handle_starting_daemon(
         &mut self,
         domain: Option<&Domain>,
         deadline: Deadline,
     ) -> Deadline {
-        if !called_by_starting_libvirtd() {
-            return deadline;
+        match called_by_starting_daemon() {
+            None => return deadline,
+            Some(Daemons::Modular) => {
+                self.share(deadline);
+                return deadline;
+            }
+            Some(Daemons::Monolithic) => {}
         }
         self.libvirt_starts = true;
         self.secrets = Some(Box::new(StartingLibvirtd(self.config.libvirt.secrets())));
@@ -84,7 +91,8 @@ fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
     };
     let (now, why) = (Timestamp::now(), messages::reason(why));
     let event = Event::new(now, origin, domain.uuid, &domain.name, why);
-    if let Err(error) = store.record_event(&event) {
-        tracing::warn!(%error, "the start could not be recorded");
+    match store.record_event(&event) {
+        Ok(()) => guard.recorded.set(Some(now)),
+        Err(error) => tracing::warn!(%error, "the start could not be recorded"),
     }
 }

@@ -18,12 +18,23 @@ use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, LiveState};
 
-/// Returns the event of a start that has failed, at `stopped end`, or at `release end` with
-/// libvirt's reason. Each failure is returned once.
-pub(super) fn take(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Event> {
+/// A start that has failed.
+pub(super) struct Failed {
+    /// The row that the history has of it: when it was written.
+    pub(super) recorded: Option<Timestamp>,
+    /// What became of it.
+    pub(super) event: Event,
+}
+
+/// Returns a start that has failed, at `stopped end`, or at `release end` with libvirt's reason. Each
+/// is returned once.
+pub(super) fn take(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Failed> {
     domain.encrypted_vtpm()?;
     let note = start_note::take_failed(guard, domain, progress(guard, domain), ending)?;
-    Some(event(guard, domain, &note))
+    Some(Failed {
+        recorded: note.recorded(),
+        event: event(guard, domain, &note),
+    })
 }
 
 fn event(guard: &Guard, domain: &Domain, note: &StartNote) -> Event {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::context::Guard;
+use super::failed_start::Failed;
 use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
 use super::{arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note};
@@ -12,7 +13,7 @@ use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
 use crate::host::path_error::PathError;
 use crate::libvirt::secret::SecretError;
-use crate::store::{Event, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
 use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
@@ -62,6 +63,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
         clear_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
+    let may_have_provided = start_note::may_have_provided(guard, domain);
     let has_its_tpm = start_note::remove_at_start(guard, domain);
     let noted = guard.with_store(deadline, |store| {
         store.mark_started(domain.uuid, Timestamp::now())?;
@@ -72,7 +74,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
     });
     // The encrypted state works: a plain one that `encrypt` saved is no longer needed.
     let forgotten = plain_state::remove(&guard.state_dir, domain.uuid);
-    let is_over = guard.config.secret_lifetime == Lifetime::Start;
+    let is_over = guard.config.secret_lifetime == Lifetime::Start && may_have_provided;
     if secret_release::may_be_managed(&noted) {
         secret_release::release(guard, domain, secret, is_over, deadline)?;
     }
@@ -117,7 +119,7 @@ fn ended(
     guard: &Guard,
     domain: &Domain,
     ending: Option<Ending>,
-    failed: Option<&Event>,
+    failed: Option<&Failed>,
     deadline: Deadline,
 ) -> Result<(), FollowUpError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
@@ -128,8 +130,8 @@ fn ended(
     let mut taken_back = false;
     let noted = guard.with_store(deadline, |store| {
         store.clear_announcement(domain.uuid)?;
-        if let Some(event) = failed {
-            store.record_event(event)?;
+        if let Some(Failed { recorded, event }) = failed {
+            store.record_result(*recorded, event)?;
         }
         if has_run {
             note_state(guard, domain, vtpm, store)?;

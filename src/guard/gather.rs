@@ -275,7 +275,7 @@ impl Gathered {
 
 /// Returns the KEKs that may have to wrap a new key: those of the providers that the placeholders
 /// name, or that `policy.auto_bind` names if there are no rows.
-fn keks_for_a_new_key(
+pub(super) fn keks_for_a_new_key(
     rows: &[KeyRef],
     providers: &[Provider],
     auto_bind: Option<&str>,

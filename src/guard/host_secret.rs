@@ -2,7 +2,6 @@
 //! and which other guests need it.
 
 use super::context::Guard;
-use super::deadlines::before_the_answer;
 use super::gather::Gathered;
 use super::status::is_running;
 use crate::clock::{Deadline, Timestamp};
@@ -35,7 +34,7 @@ impl Gathered {
             return;
         };
         let domain = domain.uuid;
-        let answer = match secrets.inspect(secret, before_the_answer(deadline)) {
+        let answer = match secrets.inspect(secret, guard.for_libvirt(deadline)) {
             Ok(None) if foresees && self.is_started_by_a_client(guard) => {
                 HostSecret::Foreign(ForeignSecret {
                     is_ephemeral: true,

@@ -11,6 +11,7 @@ mod deadlines;
 mod definition;
 mod elsewhere;
 mod failed_start;
+mod first_keks;
 mod follow_up;
 mod gather;
 mod host_secret;
@@ -30,7 +31,7 @@ mod status;
 mod swtpm_log;
 
 pub use commit::{MakeKeyError, make_key};
-pub use context::{Guard, HookCall};
+pub use context::{Guard, HookCall, Recorded};
 pub use elsewhere::state_elsewhere;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;

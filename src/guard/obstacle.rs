@@ -5,13 +5,10 @@ use std::time::Duration;
 use super::context::Guard;
 use super::status::is_running;
 use crate::clock::Deadline;
-use crate::domain::{Domain, Emulator, Vtpm};
+use crate::domain::{Domain, Emulator};
 use crate::host::poll;
-use crate::swtpm::{
-    LockHolder, LockProblem, StateFile, StatePath, closed_directory, lock_problem, read_state,
-};
+use crate::swtpm::{LockHolder, LockProblem, StatePath, closed_directory, lock_problem};
 use crate::verdict::facts::Obstacle;
-use crate::verdict::refusal::Refusal;
 
 /// How long a start waits for a lock: at a restart, or a restore right after a save, the previous
 /// TPM emulator may not have ended yet.
@@ -19,23 +16,6 @@ pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How often the lock is checked while waiting.
 const PAUSE: Duration = Duration::from_millis(20);
-
-impl Guard {
-    /// Returns why swtpm could not use this guest's TPM state, whatever the key.
-    #[must_use]
-    pub fn unusable_state(&self, domain: &Domain) -> Option<Refusal> {
-        let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
-            return None;
-        };
-        if let Some(obstacle) = find(self, domain, vtpm, Deadline::after(Duration::ZERO)) {
-            return Some(Refusal::TpmObstructed(obstacle));
-        }
-        match read_state(&self.config.libvirt.tpm_states(), domain.uuid, vtpm) {
-            StateFile::Damaged(how) => Some(Refusal::TpmStateDamaged { how }),
-            _ => None,
-        }
-    }
-}
 
 /// Returns what prevents swtpm from using the state. Waits for the lock until `patience`. Callers
 /// do not wait if a state arrives, since the source of a migration holds the lock rightly.

@@ -38,23 +38,8 @@ fn write(state_dir: &StateDir, domain: DomainUuid, state: &LockedState) -> io::R
 
 /// Removes the guest's plain state. Returns whether there was one.
 pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, PathError> {
-    remove_dir(state_dir, domain).map_err(PathError::at(&state_dir.plain_states()))
-}
-
-fn remove_dir(state_dir: &StateDir, domain: DomainUuid) -> io::Result<bool> {
-    let own = guest_dir(state_dir, domain);
-    if trusted::find(&own, trusted::STATE_DIR)?.is_none() {
-        return Ok(false);
-    }
-    match fs::remove_dir_all(&own) {
-        Ok(()) => {
-            let above = trusted::make_dir(&state_dir.plain_states(), trusted::STATE_DIR)?;
-            atomic::sync_directory(&above)?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    trusted::remove_dir(&guest_dir(state_dir, domain))
+        .map_err(PathError::at(&state_dir.plain_states()))
 }
 
 /// The guests whose plain state is kept, by UUID.

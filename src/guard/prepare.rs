@@ -2,7 +2,6 @@
 
 use super::commit::{Committed, commit, record};
 use super::context::Guard;
-use super::deadlines::before_the_answer;
 use super::gather::{Gathered, gather};
 use super::provide::{NotProvided, Provide, planned_action};
 use super::restore::restore_state;
@@ -52,7 +51,7 @@ pub fn prepare(
             is_absent: outcome.state == TpmState::Absent,
             arrival: is_saved.then_some(Arrival::Restore),
         };
-        note_start(guard, domain, expected);
+        note_start(guard, domain, Some(expected), true);
         return outcome;
     }
     let access = if mode == Mode::DryRun {
@@ -64,7 +63,7 @@ pub fn prepare(
         .as_ref()
         .is_ok_and(|domain| domain.encrypted_vtpm().is_some());
     if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
-        secrets.expect_question(before_the_answer(deadline));
+        secrets.expect_question(guard.for_libvirt(deadline));
     }
     // Before anything can refuse: libvirt then deletes a transient guest's state. A replayed start
     // of a running guest is not a start that could fail.
@@ -79,6 +78,7 @@ pub fn prepare(
         }
         _ => Ok(()),
     };
+    guard.recorded.set(None);
     let mut outcome = judged(guard, domain, origin, mode, access, deadline);
     if let Err(error) = kept {
         let finding = Finding::CopyNotKept(error.to_string());
@@ -144,9 +144,12 @@ fn attempt(
     }
     restore_state(guard, &gathered, &mut verdict);
     remove_empty_state_directory(guard, &gathered.facts, &verdict);
-    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, origin, deadline) else {
+    let Committed::Done { new_dek, recorded } =
+        commit(&mut gathered, &mut verdict, origin, deadline)
+    else {
         return None;
     };
+    guard.recorded.set(recorded);
     let mut secret = SecretAction::None;
     if mode == Mode::CarryOut {
         let provide = Provide {
@@ -155,20 +158,21 @@ fn attempt(
             is_start: origin == Origin::Prepare,
             deadline,
         };
+        let provides = verdict.secret().is_some();
         match provide.carry_out(&verdict, new_dek.as_ref()) {
             Ok(done) => secret = done,
             Err(NotProvided::SecretChanged) => return None,
             Err(NotProvided::Refused(refusal)) => {
                 verdict.refuse_after_repairs(refusal);
-                record(&mut gathered, &verdict, origin);
+                record(&mut gathered, &verdict, origin, recorded);
             }
         }
-        if let (Ok(domain), Decision::Allow(_)) = (&gathered.facts.domain, verdict.decision()) {
-            let expected = ExpectedState {
-                is_absent: gathered.facts.state == TpmState::Absent,
-                arrival: gathered.facts.arrival,
-            };
-            note_start(guard, domain, expected);
+        let expected = verdict.is_allowed().then_some(ExpectedState {
+            is_absent: gathered.facts.state == TpmState::Absent,
+            arrival: gathered.facts.arrival,
+        });
+        if let Ok(domain) = &gathered.facts.domain {
+            note_start(guard, domain, expected, provides);
         }
     }
     Some(gathered.into_outcome(verdict, secret, mode))
@@ -194,12 +198,13 @@ fn remove_empty_state_directory(guard: &Guard, facts: &Facts, verdict: &Verdict)
     }
 }
 
-/// Notes that the start of a guest proceeds, so that its failure is noticed.
-fn note_start(guard: &Guard, domain: &Domain, expected: ExpectedState) {
+/// Notes that the start of a guest proceeds, so that its failure is noticed; or that it was refused.
+/// `provides`: libvirt was asked to take a key.
+fn note_start(guard: &Guard, domain: &Domain, expected: Option<ExpectedState>, provides: bool) {
     if guard.call.is_none() || domain.encrypted_vtpm().is_none() {
         return;
     }
-    if let Err(error) = start_note::write(guard, domain, expected) {
+    if let Err(error) = start_note::write(guard, domain, expected, provides) {
         tracing::warn!(domain = domain.name, %error, "a failure of this start will not be noticed");
     }
 }

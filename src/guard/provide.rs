@@ -2,7 +2,6 @@
 //! secret and another key.
 
 use super::context::Guard;
-use super::deadlines::before_the_answer;
 use super::gather::Gathered;
 use super::lease::{self, Lease, LeaseError};
 use crate::clock::Deadline;
@@ -54,7 +53,7 @@ impl Provide<'_> {
             let reason = "the verdict names a key that was not opened".to_owned();
             return Err(Refusal::Internal { reason }.into());
         };
-        let until = before_the_answer(self.deadline);
+        let until = self.guard.for_libvirt(self.deadline);
         let lease = self.lease(secret, domain.uuid, dek, until)?;
         let provided = match &lease {
             // Another guest that is being started has the same key.

@@ -1,8 +1,7 @@
 //! Drops the host secret of a guest once its start, or its run, is over.
 
 use super::context::Guard;
-use super::deadlines::before_the_answer;
-use super::lease;
+use super::{lease, start_note};
 use crate::clock::Deadline;
 use crate::config::Lifetime;
 use crate::domain::Domain;
@@ -24,7 +23,8 @@ pub(super) fn drop_first(
     let half = deadline.at_most(deadline.remaining() / 2);
     let managed = guard.with_store(half, |store| store.has_key_refs(domain.uuid));
     if may_be_managed(&managed) {
-        let is_over = guard.config.secret_lifetime != Lifetime::Keep;
+        let is_over = guard.config.secret_lifetime != Lifetime::Keep
+            && start_note::may_have_provided(guard, domain);
         release(guard, domain, secret, is_over, half)?;
     }
     Ok(())
@@ -48,7 +48,7 @@ pub(super) fn release(
     let Some(secrets) = guard.secrets.as_ref().filter(|_| !guard.libvirt_starts) else {
         return Ok(());
     };
-    let until = before_the_answer(deadline);
+    let until = guard.for_libvirt(deadline);
     let drop_it = |defined_for| {
         if is_over {
             secrets.drop_own(secret, defined_for, until).map(drop)

@@ -1,5 +1,6 @@
 //! A note on tmpfs, from `prepare` to `started`, of a start that the guard has allowed. If it is
-//! still there when the guest stops, the start has failed.
+//! still there when the guest stops, the start has failed. A start that was refused has one until
+//! `release`, which says whether libvirt was asked to take a key.
 //!
 //! Since 10.5 libvirt reports this itself at `release end`. Before that, its status file shows at
 //! `stopped end` whether the guest has run although `started` was missed. A guest that migrates
@@ -16,12 +17,17 @@ use super::context::Guard;
 use super::operation::Ending;
 use super::status::Progress;
 use super::swtpm_log;
+use crate::clock::Timestamp;
 use crate::domain::Domain;
 use crate::host::{atomic, trusted};
 use crate::verdict::facts::Arrival;
 
 /// What is noted of a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the note, which an upgrade may leave to the next version"
+)]
 pub(super) struct StartNote {
     /// There was no TPM state because one was arriving: a state that is there after a failure is
     /// not the guest's.
@@ -30,6 +36,21 @@ pub(super) struct StartNote {
     migrates: bool,
     /// How long swtpm's log was, in bytes: what follows is about this start.
     pub(super) log_length: u64,
+    /// The start was refused.
+    #[serde(default)]
+    refused: bool,
+    /// libvirt was not asked to take a key, so it need not be asked to drop one.
+    #[serde(default)]
+    provided_nothing: bool,
+    /// The row of the history that this start has: when it was written.
+    #[serde(default)]
+    recorded: Option<i64>,
+}
+
+impl StartNote {
+    pub(super) fn recorded(&self) -> Option<Timestamp> {
+        self.recorded.map(Timestamp)
+    }
 }
 
 /// The TPM state of a start.
@@ -41,16 +62,32 @@ pub(super) struct ExpectedState {
     pub(super) arrival: Option<Arrival>,
 }
 
-/// Notes an allowed start, and how its TPM state arrives if it is not there yet.
-pub(super) fn write(guard: &Guard, domain: &Domain, expected: ExpectedState) -> io::Result<()> {
+/// Notes an allowed start, and how its TPM state arrives if it is not there yet; or a refused one
+/// (`None`). `provides`: libvirt was asked to take a key.
+pub(super) fn write(
+    guard: &Guard,
+    domain: &Domain,
+    expected: Option<ExpectedState>,
+    provides: bool,
+) -> io::Result<()> {
+    let arrival = expected.and_then(|expected| expected.arrival);
     let note = StartNote {
-        awaits_state: expected.is_absent && expected.arrival.is_some(),
-        migrates: expected.arrival == Some(Arrival::Migration),
+        awaits_state: expected.is_some_and(|expected| expected.is_absent) && arrival.is_some(),
+        migrates: arrival == Some(Arrival::Migration),
         log_length: swtpm_log::length(guard, domain),
+        refused: expected.is_none(),
+        provided_nothing: !provides,
+        recorded: guard.recorded.at().map(|at| at.0),
     };
     let dir = trusted::make_dir(&guard.run_dir.starts(), trusted::RUN_DIR)?;
     let name = OsString::from(domain.uuid.to_string());
     atomic::replace(&dir, &name, &serde_json::to_vec(&note)?)
+}
+
+/// Returns whether libvirt may have a key from this start: it was asked to take one, or that is
+/// unknown.
+pub(super) fn may_have_provided(guard: &Guard, domain: &Domain) -> bool {
+    read(guard, domain).is_none_or(|note| !note.provided_nothing)
 }
 
 /// Removes the note of a guest that runs now. Returns whether its TPM state is there; that of a
@@ -74,6 +111,9 @@ pub(super) fn take_failed(
 ) -> Option<StartNote> {
     let note = read(guard, domain)?;
     let has_failed = match (progress, ending) {
+        // `release end` asks for it once more.
+        (_, None) if note.refused => return None,
+        _ if note.refused => false,
         (Some(progress), _) => progress == Progress::Starting,
         (None, Some(Ending::Failed | Ending::Unknown)) => true,
         (None, Some(Ending::Ended | Ending::Migrated)) => false,
@@ -149,13 +189,13 @@ mod tests {
             (None, Some(Ending::Ended), false),
             (None, Some(Ending::Migrated), false),
         ] {
-            write(&guard, &domain, HERE).unwrap();
+            write(&guard, &domain, Some(HERE), true).unwrap();
             let failed = || take_failed(&guard, &domain, progress, ending).is_some();
             assert_eq!(failed(), has_failed, "{progress:?} {ending:?}");
             assert!(!failed(), "nor twice");
         }
         // At `stopped end` without a status file it is not known yet.
-        write(&guard, &domain, arriving(Arrival::Restore)).unwrap();
+        write(&guard, &domain, Some(arriving(Arrival::Restore)), true).unwrap();
         assert_eq!(take_failed(&guard, &domain, None, None), None);
         let failed = take_failed(&guard, &domain, None, Some(Ending::Unknown));
         assert!(failed.unwrap().awaits_state);
@@ -169,7 +209,7 @@ mod tests {
             (arriving(Arrival::Restore), true),
             (arriving(Arrival::Migration), false),
         ] {
-            write(&guard, &domain, expected).unwrap();
+            write(&guard, &domain, Some(expected), true).unwrap();
             assert_eq!(remove_at_start(&guard, &domain), is_over);
             let failed = take_failed(&guard, &domain, Some(Progress::Starting), None);
             assert_eq!(failed.is_some(), !is_over);

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic;
 use std::process;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{OnceLock, mpsc};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -21,11 +21,21 @@ use crate::verdict::refusal::Refusal;
 /// in between may not.
 const STDERR_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an answer to a passed deadline may be delayed by writing it down. The disk or the log may
+/// be what hangs.
+const TO_WRITE_DOWN: Duration = Duration::from_millis(300);
+
 /// How long an allowed start may still be delayed, for example by its log.
 const AFTER_ALLOWING: Duration = Duration::from_secs(1);
 
 /// The guest whose start may be refused; unset as long as nothing may be refused.
 static REFUSABLE: OnceLock<String> = OnceLock::new();
+
+/// Writes down a refusal that this module answers with.
+type WriteDown = Box<dyn Fn(&Refusal) + Send + Sync>;
+
+/// Set once it is known what to write down.
+static WRITE_DOWN: OnceLock<WriteDown> = OnceLock::new();
 
 /// How far the answer has come; see the constants below.
 static ANSWER: AtomicU8 = AtomicU8::new(UNDECIDED);
@@ -49,10 +59,19 @@ pub(super) fn may_refuse(guest: &str) {
     let _ = REFUSABLE.set(guest.to_owned());
 }
 
+/// A passed deadline or a panic is not only answered from here on, but written down, too.
+pub(super) fn write_down_by(write_down: impl Fn(&Refusal) + Send + Sync + 'static) {
+    let _ = WRITE_DOWN.set(Box::new(write_down));
+}
+
 /// The start proceeds. If the deadline passes, or a panic occurs, while this is logged, the hook
 /// ends with status 0.
 pub(super) fn allowed() {
-    let _ = decide(ALLOWED);
+    if decide(ALLOWED).is_err() {
+        // The deadline has passed just now: its answer ends the process, and this must not end it
+        // before, with another one.
+        thread::sleep(2 * STDERR_PATIENCE);
+    }
     if let Some(watch) = WATCH.get() {
         watch.unpark();
     }
@@ -78,7 +97,7 @@ pub(super) fn answer_for_panics() {
             .location()
             .map(ToString::to_string)
             .unwrap_or_default();
-        answer(&Refusal::Internal {
+        answer(Refusal::Internal {
             reason: format!("panic at {place}"),
         });
     }));
@@ -94,7 +113,7 @@ pub(super) fn answer_at(deadline: Deadline) {
                 end = end.at_most(AFTER_ALLOWING);
             }
         }
-        answer(&Refusal::DeadlinePassed);
+        answer(Refusal::DeadlinePassed);
     };
     match thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
         Ok(watch) => drop(WATCH.set(watch.thread().clone())),
@@ -103,13 +122,15 @@ pub(super) fn answer_at(deadline: Deadline) {
     }
 }
 
-fn answer(refusal: &Refusal) -> ! {
+fn answer(refusal: Refusal) -> ! {
     match decide(REFUSING) {
         Ok(()) => {
             let Some(guest) = REFUSABLE.get() else {
                 process::exit(0)
             };
-            write_line(&refusal_line(guest, refusal));
+            write_line(&refusal_line(guest, &refusal));
+            ANSWER.store(REFUSED, Ordering::SeqCst);
+            write_down(refusal);
             process::exit(1)
         }
         Err(ALLOWED) => process::exit(0),
@@ -121,6 +142,23 @@ fn answer(refusal: &Refusal) -> ! {
             );
             process::exit(1)
         }
+    }
+}
+
+/// Has a refusal written down by a thread of its own: the caller's may hold a lock that this needs.
+fn write_down(refusal: Refusal) {
+    let Some(write_down) = WRITE_DOWN.get() else {
+        return;
+    };
+    let (done, is_done) = mpsc::channel();
+    let thread = thread::Builder::new().spawn(move || {
+        write_down(&refusal);
+        // Nobody waits any more if the time is over.
+        let _ = done.send(());
+    });
+    if thread.is_ok() {
+        // Also if that thread panics.
+        let _ = is_done.recv_timeout(TO_WRITE_DOWN);
     }
 }
 
@@ -166,6 +204,9 @@ mod tests {
     /// The scene that a child process of this test plays.
     const SCENE: &str = "VTPM_GUARD_TEST_SCENE";
 
+    /// The file in which the scene writes down a refusal.
+    const RECORD: &str = "VTPM_GUARD_TEST_RECORD";
+
     const DEADLINE: Duration = Duration::from_millis(300);
 
     /// Longer than the deadline, and than what may follow it.
@@ -180,11 +221,26 @@ mod tests {
         if !scene.contains("not refusable") {
             may_refuse("vm1");
         }
+        if let Some(record) = std::env::var_os(RECORD) {
+            let hangs = scene.contains("cannot be written down");
+            write_down_by(move |refusal| {
+                std::fs::write(&record, refusal.code().as_str()).unwrap();
+                if hangs {
+                    hang();
+                }
+            });
+        }
         answer_at(Deadline::after(DEADLINE));
         answer_for_panics();
         match scene.as_str() {
-            "hangs" | "hangs, not refusable" => hang(),
+            "hangs" | "hangs, not refusable" | "hangs, cannot be written down" => hang(),
             "panics" | "panics, not refusable" => panic!("a fault"),
+            // As a provider key that opens at the last moment.
+            "hangs, then allows" => {
+                thread::sleep(DEADLINE + Duration::from_millis(50));
+                allowed();
+                process::exit(0);
+            }
             "allowed, then hangs" => {
                 allowed();
                 hang();
@@ -206,13 +262,17 @@ mod tests {
     }
 
     fn play(scene: &str, stderr: Stdio) -> Child {
-        Command::new(std::env::current_exe().unwrap())
+        scene_in(scene, stderr).spawn().unwrap()
+    }
+
+    fn scene_in(scene: &str, stderr: Stdio) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "--ignored", "hook::emergency::tests::scene"])
             .env(SCENE, scene)
             .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap()
+            .stderr(stderr);
+        command
     }
 
     /// The status, the lines on stderr, and how long it took.
@@ -239,6 +299,29 @@ mod tests {
         for scene in ["hangs, not refusable", "panics, not refusable"] {
             let (status, said, _) = played(scene);
             assert_eq!((status, said.as_str()), (0, ""), "{scene}");
+        }
+    }
+
+    #[test]
+    fn what_the_deadline_or_a_panic_refuses_is_written_down_and_stays_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (scene, code) in [
+            ("hangs", Some("VG302")),
+            ("panics", Some("VG901")),
+            ("hangs, cannot be written down", Some("VG302")),
+            ("hangs, then allows", Some("VG302")),
+            ("hangs, not refusable", None),
+            ("allowed, then hangs", None),
+        ] {
+            let record = dir.path().join(scene);
+            let started = Instant::now();
+            let mut scene_played = scene_in(scene, Stdio::null());
+            let status = scene_played.env(RECORD, &record).status().unwrap();
+            let time = started.elapsed();
+            assert_eq!(status.code(), Some(i32::from(code.is_some())), "{scene}");
+            let written = std::fs::read_to_string(&record).ok();
+            assert_eq!(written.as_deref(), code, "{scene}");
+            assert!(time < Duration::from_secs(5), "{scene}: {time:?}");
         }
     }
 

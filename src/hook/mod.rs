@@ -5,6 +5,7 @@
 
 mod emergency;
 mod event;
+mod refused;
 mod run;
 mod stdin;
 

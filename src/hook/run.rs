@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::emergency;
 use super::event::HookEvent;
+use super::refused::Start;
 use super::stdin::Stdin;
-use crate::capture;
 use crate::clock::Deadline;
 use crate::config::Config;
 use crate::domain::{self, Domain, UnreadableDomain, Vtpm};
@@ -20,15 +20,17 @@ use crate::host::dirs::{self, StateDir};
 use crate::host::sys;
 use crate::libvirt::{LibvirtClient, calling_attempt};
 use crate::log;
-use crate::messages::{self, Named};
+use crate::messages;
 use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::facts::Permission;
-use crate::verdict::outcome::Outcome;
 
 /// How much of the domain XML is kept in memory, in bytes, to be captured if the start is refused.
 /// A longer one is read as a stream and not captured.
 const CAPTURE_LIMIT: usize = 1024 * 1024;
+
+/// The part of the deadline for which a daemon is asked again that is away for a moment.
+const SHARE_WHILE_AWAY: u32 = 3;
 
 /// Answers one call. The arguments are those after the program's name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -58,7 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut guard = guard_of_this_host();
     guard.call = Some(HookCall {
         attempt: Box::new(calling_attempt),
-        xml,
+        xml: xml.into(),
     });
     let domain = domain.or_else(|unreadable| guard.defined_by_libvirt(&event.guest, unreadable));
     if is_start && may_be_refused(&domain, Some(&guard)) {
@@ -66,6 +68,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let deadline = Deadline::after(guard.config.hook_deadline.saturating_sub(started.elapsed()));
     let deadline = guard.handle_starting_daemon(domain.as_ref().ok(), deadline);
+    let start = Start::new(&guard, &event.guest, &domain);
+    if is_start {
+        let start = start.clone();
+        emergency::write_down_by(move |refusal| start.write_down(refusal));
+    } else {
+        guard.be_brief();
+    }
     emergency::answer_at(deadline);
     // A log that cannot be opened is no reason to stop, and there is nowhere to report it.
     let _ = log::init(&guard.config, &guard.state_dir);
@@ -77,7 +86,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 
     match (event.operation, &domain) {
-        (Operation::Prepare, _) => prepare(&guard, &event.guest, &domain, deadline),
+        (Operation::Prepare, _) => prepare(&guard, &start, &domain, deadline),
         (operation, Ok(domain)) => {
             if let Err(error) = guard::follow_up(&guard, operation, domain, deadline) {
                 tracing::warn!(domain = domain.name, %domain.uuid, ?operation, %error, "the follow-up is incomplete");
@@ -120,27 +129,20 @@ fn spawn_restore(guard: &Guard, domain: &Domain) {
 
 fn prepare(
     guard: &Guard,
-    guest: &str,
+    start: &Start,
     domain: &Result<Domain, UnreadableDomain>,
     deadline: Deadline,
 ) -> ExitCode {
     let outcome = guard::prepare(guard, domain, Origin::Prepare, Mode::CarryOut, deadline);
-    let Outcome {
-        verdict, domain, ..
-    } = &outcome;
-    let Decision::Deny(refusal) = verdict.decision() else {
+    let named = start.named();
+    let Decision::Deny(refusal) = outcome.verdict.decision() else {
         emergency::allowed();
-        log::decision(guest, "prepare", &outcome);
+        log::decision(named.name, "prepare", &outcome);
         return ExitCode::SUCCESS;
     };
-    let named = domain.as_ref().map_or(Named::from(guest), Named::from);
     emergency::refuse(&messages::refusal_line(named, refusal));
-    log::decision(guest, "prepare", &outcome);
-    let kept = guard.config.capture_denied;
-    let xml = guard.call.as_ref().map_or(&[][..], |call| &call.xml);
-    if let Err(error) = capture::keep(&guard.state_dir, xml, refusal.code(), named.name, kept) {
-        tracing::warn!(%error, "the domain XML was not captured");
-    }
+    log::decision(named.name, "prepare", &outcome);
+    start.capture(refusal);
     ExitCode::FAILURE
 }
 
@@ -153,7 +155,9 @@ fn guard_of_this_host() -> Guard {
     let mut guard = Guard::new(config, StateDir::default());
     guard.config_error = config_error;
     guard.shares_keks = true;
-    let libvirt = LibvirtClient::at(&guard.config.secret_uri).with_dirs(&guard.config.libvirt);
+    let libvirt = LibvirtClient::at(&guard.config.secret_uri)
+        .with_dirs(&guard.config.libvirt)
+        .with_patience(guard.config.hook_deadline / SHARE_WHILE_AWAY);
     guard.secrets = Some(Box::new(libvirt));
     guard
 }

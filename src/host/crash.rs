@@ -1,5 +1,5 @@
-//! The moments at which a test kills this program: just before and just after each step that
-//! outlasts the process.
+//! The moments at which a test kills this program, or does what somebody else could: just before
+//! and just after each step that outlasts the process.
 
 /// Such a moment. Outside of tests it is nothing.
 #[inline]
@@ -11,6 +11,7 @@ pub(crate) fn point() {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod armed {
+    use std::cell::RefCell;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use nix::sys::signal::{Signal, raise};
@@ -18,12 +19,32 @@ pub(crate) mod armed {
     /// How many moments are left until the kill; 0: none comes.
     static LEFT: AtomicUsize = AtomicUsize::new(0);
 
+    thread_local! {
+        /// What somebody else does, and how many moments of this thread are left until then.
+        static MEANWHILE: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+    }
+
     /// Kills this process at the `nth` moment from now, as `kill -9` does.
     pub(crate) fn kill_at(nth: usize) {
         LEFT.store(nth, Ordering::SeqCst);
     }
 
+    /// Does this at the `nth` moment of this thread from now.
+    pub(crate) fn meanwhile(nth: usize, act: impl FnOnce() + 'static) {
+        MEANWHILE.set(Some((nth, Box::new(act))));
+    }
+
+    /// Whether what `meanwhile` was given has not been done; it never is from now on.
+    pub(crate) fn forget() -> bool {
+        MEANWHILE.take().is_some()
+    }
+
     pub(super) fn reached() {
+        match MEANWHILE.take() {
+            Some((1, act)) => act(),
+            Some((left, act)) => MEANWHILE.set(Some((left - 1, act))),
+            None => {}
+        }
         let left = LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
             left.checked_sub(1)
         });

@@ -45,6 +45,9 @@ pub const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 /// Where `AppArmor`'s profile of libvirtd lets it start any program, unconfined.
 pub const APPARMOR_FREE_TO_RUN: [&str; 3] = ["/usr/sbin/", "/usr/bin/", "/etc/libvirt/hooks/"];
 
+/// There while systemd is process 1 (`sd_booted(3)`).
+pub const SYSTEMD_RUNS: &str = "/run/systemd/system";
+
 /// Where systemd looks for the drop-ins of a unit (systemd.unit(5)).
 pub const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",
@@ -53,6 +56,9 @@ pub const UNIT_DIRS: [&str; 5] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
+
+/// The unit that removes staged keys once libvirtd answers.
+pub const UNSTAGE_UNIT: &str = "vtpm-guard-unstage.service";
 
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
@@ -111,6 +117,12 @@ impl StateDir {
     #[must_use]
     pub fn damaged_states(&self) -> PathBuf {
         self.0.join("damaged-state")
+    }
+
+    /// Made by the package once it has told the running daemon to look for hooks.
+    #[must_use]
+    pub fn hook_noticed(&self) -> PathBuf {
+        self.0.join("hook-noticed")
     }
 
     /// The log where there is no journald: a host's log is where a host's logs are, that of any
@@ -289,6 +301,13 @@ impl LibvirtDirs {
         self.run.join("qemu")
     }
 
+    /// There once the daemon has started its guests after a boot: it does so only once
+    /// (`virDriverShouldAutostart` in libvirt's `src/driver.c`).
+    #[must_use]
+    pub fn autostarted(&self) -> PathBuf {
+        self.running().join("autostarted")
+    }
+
     /// What `virsh managedsave` wrote: `NAME.save`.
     #[must_use]
     pub fn managed_saves(&self) -> PathBuf {
@@ -307,7 +326,14 @@ impl LibvirtDirs {
         self.state.join("libvirt-guests")
     }
 
-    /// Where this daemon (`libvirtd`, `virtqemud`) writes its process id when it starts.
+    /// The socket of this modular daemon (`virtqemud`).
+    #[must_use]
+    pub fn socket(&self, daemon: &str) -> PathBuf {
+        self.run.join(format!("{daemon}-sock"))
+    }
+
+    /// Where this daemon (`libvirtd`, `virtqemud`) writes its process id when it starts. The file of
+    /// one that was killed stays.
     #[must_use]
     pub fn pid_file(&self, daemon: &str) -> PathBuf {
         let beside = self.run.parent().unwrap_or(Path::new("/run"));
@@ -341,6 +367,7 @@ mod tests {
             (dirs.hook_link(), "/etc/libvirt/hooks/qemu.d/50-vtpm-guard"),
             (dirs.qemu_conf(), "/etc/libvirt/qemu.conf"),
             (dirs.running(), "/run/libvirt/qemu"),
+            (dirs.autostarted(), "/run/libvirt/qemu/autostarted"),
             (dirs.managed_saves(), "/var/lib/libvirt/qemu/save"),
             (dirs.snapshots(), "/var/lib/libvirt/qemu/snapshot"),
             (
@@ -348,6 +375,7 @@ mod tests {
                 "/var/lib/libvirt/libvirt-guests",
             ),
             (dirs.pid_file("libvirtd"), "/run/libvirtd.pid"),
+            (dirs.socket("virtqemud"), "/run/libvirt/virtqemud-sock"),
             (dirs.swtpm_logs.clone(), "/var/log/swtpm/libvirt/qemu"),
         ] {
             assert_eq!(found, Path::new(wanted));

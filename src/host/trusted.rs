@@ -4,8 +4,8 @@
 //! is the opened file, so nobody can exchange it between the check and its use.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
 use nix::unistd::geteuid;
 
+use crate::host::atomic;
 use crate::host::path_error::PathError;
 
 mod walk;
@@ -312,6 +313,23 @@ pub fn make(path: &Path, rule: Rule) -> Result<Trusted, Distrust> {
     let found = walk::to(path, rule, true)?;
     rule.check(&found.path, &found.fd)?;
     Ok(found)
+}
+
+/// Removes a directory of the state directory with all that is in it, for good. Returns whether
+/// there was one. Nothing is removed in a directory that others could have made.
+pub fn remove_dir(path: &Path) -> io::Result<bool> {
+    if find(path, STATE_DIR)?.is_none() {
+        return Ok(false);
+    }
+    match fs::remove_dir_all(path) {
+        Ok(()) => {
+            let (above, _) = atomic::open_parent(path)?;
+            atomic::sync_directory(&above)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens a file for reading, or a directory. `None`: there is none. What breaks the rule is not

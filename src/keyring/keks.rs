@@ -124,6 +124,12 @@ impl Keyring {
         self.sealer.strongest(deadline).map_err(not_sealed)
     }
 
+    /// Returns what systemd lacks to seal with this host's TPM 2.0, in its own words; nothing if it
+    /// can.
+    pub fn lacking_for_tpm(&self, deadline: Deadline) -> Result<Vec<String>, KeyringError> {
+        self.sealer.lacking_for_tpm(deadline).map_err(not_sealed)
+    }
+
     /// Reseals a stored KEK if this host has a stronger seal now. The old file stays until the new
     /// one has been unsealed, written and read back.
     pub fn reseal(&self, key_id: KeyId, deadline: Deadline) -> Result<Resealed, KeyringError> {

@@ -108,19 +108,35 @@ impl Sealer {
         if !self.seals {
             return Ok(Seal::RootOnlyFile);
         }
-        let args = ["has-tpm2", "--quiet"];
-        match process::run(&self.program, &args, b"", MAX_SEALED, deadline) {
-            Ok(output) if output.status.success() => Ok(Seal::HostAndTpm2),
-            // Firmware, driver, system and libraries must all support one; the status is a mask
-            // of those that do not. systemd before 251 does not know this command.
-            Ok(output) if output.status.code().is_some() => Ok(Seal::Host),
-            Ok(output) => Err(SealError::Refused(format!(
+        match self.lacking_for_tpm(deadline) {
+            Ok(lacking) if lacking.is_empty() => Ok(Seal::HostAndTpm2),
+            Ok(_) => Ok(Seal::Host),
+            Err(SealError::Child(ChildError::NotInstalled(_))) => Ok(Seal::RootOnlyFile),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns what systemd lacks to seal with this host's TPM 2.0, in its own words ("driver",
+    /// "libraries"); nothing if it can.
+    pub(crate) fn lacking_for_tpm(&self, deadline: Deadline) -> Result<Vec<String>, SealError> {
+        let output = process::run(&self.program, &["has-tpm2"], b"", MAX_SEALED, deadline)?;
+        let words = String::from_utf8_lossy(&output.stdout);
+        match output.status.code() {
+            Some(0) => Ok(Vec::new()),
+            // systemd before 251 does not know this command, and answers nothing.
+            Some(_) if words.is_empty() => Ok(vec!["systemd 251 or later".to_owned()]),
+            Some(_) => {
+                let lacking = words.lines().filter_map(|line| line.strip_prefix('-'));
+                // Firmware counts only where it started the host by UEFI. Under a BIOS sealing
+                // works just the same (tried with systemd 257).
+                let lacking = lacking.filter(|word| *word != "firmware");
+                Ok(lacking.map(str::to_owned).collect())
+            }
+            None => Err(SealError::Refused(format!(
                 "{}: {}",
                 self.program.display(),
                 output.status
             ))),
-            Err(ChildError::NotInstalled(_)) => Ok(Seal::RootOnlyFile),
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -19,17 +19,18 @@ use crate::verdict::facts::{KeyRef, NotOpened, Provider, provider_of_key};
 #[cfg(test)]
 mod tests;
 
-/// Unsealed KEKs that several [`Unlocker`]s share. They are wiped with the last of them.
+/// KEKs that several [`Unlocker`]s share, or why one could not be unsealed: that is not tried again.
+/// They are wiped with the last of them.
 #[derive(Default, Clone)]
-pub(crate) struct UnsealedKeks(Rc<RefCell<BTreeMap<KeyId, Rc<Kek>>>>);
+pub(crate) struct UnsealedKeks(Rc<RefCell<BTreeMap<KeyId, Unsealed>>>);
+
+type Unsealed = Result<Rc<Kek>, Arc<KeyringError>>;
 
 /// Opens DEKs and wraps them. It unseals each KEK at most once, since unsealing takes longer
 /// than everything else, and wipes them when it is dropped.
 pub struct Unlocker {
     keyring: Keyring,
     unsealed: UnsealedKeks,
-    /// Why a KEK could not be unsealed: that is not tried again.
-    failed: BTreeMap<KeyId, Arc<KeyringError>>,
 }
 
 /// A key reference whose DEK was opened.
@@ -65,34 +66,17 @@ impl Unlocker {
 
     /// An unlocker that uses and extends these unsealed KEKs.
     pub(crate) fn sharing(keyring: Keyring, unsealed: UnsealedKeks) -> Self {
-        Self {
-            keyring,
-            unsealed,
-            failed: BTreeMap::new(),
-        }
+        Self { keyring, unsealed }
     }
 
     /// Returns a KEK, which is unsealed unless it was before.
     pub fn kek(&mut self, key_id: KeyId, deadline: Deadline) -> Result<Rc<Kek>, Arc<KeyringError>> {
-        if let Some(kek) = self.unsealed.0.borrow().get(&key_id) {
-            return Ok(Rc::clone(kek));
-        }
-        if let Some(error) = self.failed.get(&key_id) {
-            return Err(Arc::clone(error));
-        }
-        match self.keyring.open(key_id, deadline) {
-            Ok(kek) => {
-                let kek = Rc::new(kek);
-                let mut unsealed = self.unsealed.0.borrow_mut();
-                unsealed.insert(key_id, Rc::clone(&kek));
-                Ok(kek)
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                self.failed.insert(key_id, Arc::clone(&error));
-                Err(error)
-            }
-        }
+        let mut unsealed = self.unsealed.0.borrow_mut();
+        let open = || {
+            let opened = self.keyring.open(key_id, deadline);
+            opened.map(Rc::new).map_err(Arc::new)
+        };
+        unsealed.entry(key_id).or_insert_with(open).clone()
     }
 
     /// Opens a guest's wrapped DEK with the KEK that its header names: no other KEK could.

@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::conversation::Conversation;
 use super::files::{are_of_this_host, value_on_disk};
@@ -11,6 +14,7 @@ use super::program;
 use super::protocol::{Request, Response, Revealed};
 use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
+use crate::host::poll;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{
@@ -26,6 +30,27 @@ pub struct LibvirtClient {
     secrets_dir: PathBuf,
     program: PathBuf,
     conversation: RefCell<Option<Conversation>>,
+    /// How long a daemon that is away is asked again.
+    while_away: Duration,
+    silence: Silence,
+}
+
+/// How long to wait before a daemon that is away is asked again: each time a helper is started.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether a daemon once gave no answer in time. Clones share it, so that what asks about many guests
+/// waits for a silent daemon once.
+#[derive(Debug, Clone, Default)]
+pub struct Silence(Arc<AtomicBool>);
+
+impl Silence {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl LibvirtClient {
@@ -38,6 +63,8 @@ impl LibvirtClient {
             secrets_dir: LibvirtDirs::default().secrets(),
             program: program::find(),
             conversation: RefCell::default(),
+            while_away: Duration::ZERO,
+            silence: Silence::default(),
         }
     }
 
@@ -45,6 +72,21 @@ impl LibvirtClient {
     #[must_use]
     pub fn with_dirs(mut self, dirs: &LibvirtDirs) -> Self {
         self.secrets_dir = dirs.secrets();
+        self
+    }
+
+    /// Asks a daemon that is away (restarted, upgraded, without a socket yet) again for this time.
+    #[must_use]
+    pub fn with_patience(mut self, while_away: Duration) -> Self {
+        self.while_away = while_away;
+        self
+    }
+
+    /// Asks nothing more once the daemon has been silent, as others that share this know it, too. It
+    /// is still asked for changes.
+    #[must_use]
+    pub fn with_silence(mut self, silence: Silence) -> Self {
+        self.silence = silence;
         self
     }
 
@@ -61,36 +103,54 @@ impl LibvirtClient {
         let mut conversation = self.conversation.take().ok_or_else(no_answer)?;
         let bytes = conversation
             .value(deadline)
-            .map_err(|error| match error.kind() {
-                ErrorKind::TimedOut => no_answer(),
-                _ => self.helper_error(&error),
-            })?;
+            .map_err(|error| self.question_error(&error))?;
         self.conversation.replace(Some(conversation));
         Ok(Dek::from_bytes(bytes))
     }
 
     fn ask(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {
+        if self.silence.is_set() && request.only_reads() {
+            return Err(no_answer());
+        }
+        let away_until = deadline.at_most(self.while_away);
+        loop {
+            let response = self.ask_once(request, deadline)?;
+            let is_away = matches!(response, Response::Unreachable(_));
+            if is_away && poll::wait(PAUSE, away_until) {
+                continue;
+            }
+            return match response {
+                Response::Refused(message) => Err(SecretError::Refused(message)),
+                Response::Unreachable(message) => Err(SecretError::Unreachable(message)),
+                Response::Conflict(message) => Err(SecretError::Conflict(message)),
+                Response::Changed => Err(SecretError::Changed),
+                answer => Ok(answer),
+            };
+        }
+    }
+
+    fn ask_once(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {
         let mut conversation = match self.conversation.take() {
             Some(conversation) => conversation,
             None => self.start(deadline)?,
         };
         let response = conversation
             .ask(request, deadline)
-            .map_err(|error| match error.kind() {
-                ErrorKind::TimedOut => no_answer(),
-                _ => self.helper_error(&error),
-            })?;
+            .map_err(|error| self.question_error(&error))?;
         // If libvirt was unreachable, the connection may be broken: the next question gets a new one.
         if !matches!(response, Response::Unreachable(_)) {
             self.conversation.replace(Some(conversation));
         }
-        match response {
-            Response::Refused(message) => Err(SecretError::Refused(message)),
-            Response::Unreachable(message) => Err(SecretError::Unreachable(message)),
-            Response::Conflict(message) => Err(SecretError::Conflict(message)),
-            Response::Changed => Err(SecretError::Changed),
-            answer => Ok(answer),
+        Ok(response)
+    }
+
+    /// The error of a question that the helper did not answer, or not in time.
+    fn question_error(&self, error: &std::io::Error) -> SecretError {
+        if error.kind() == ErrorKind::TimedOut {
+            self.silence.set();
+            return no_answer();
         }
+        self.helper_error(error)
     }
 
     fn start(&self, deadline: Deadline) -> Result<Conversation, SecretError> {

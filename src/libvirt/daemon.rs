@@ -1,4 +1,4 @@
-//! The daemon that calls this process, and whether it is starting: a libvirtd starts its drivers,
+//! The daemon that calls this process, and whether it is starting: a daemon starts its drivers,
 //! and with them the guests that start with it, before it answers clients.
 
 use std::fmt;
@@ -8,18 +8,16 @@ use std::process;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::dirs::PROC;
-
-/// The monolithic daemon's name, or a part of it (NixOS: `.libvirtd-wrapped`). Not the modular
-/// daemons: while virtqemud starts its guests, virtsecretd answers.
-const MONOLITHIC: &str = "libvirtd";
+use super::daemons::Daemons;
+use crate::host::dirs::{LibvirtDirs, PROC};
 
 /// The thread in which a daemon starts its drivers; it ends when clients are accepted
 /// (`daemonStateInit` in libvirt's `src/remote/remote_daemon.c`, 9.0 and 11.3).
 const INITIALISING: &str = "daemon-init";
 
-/// The parts of the names of daemons that run guests.
-const DAEMONS: [&str; 2] = [MONOLITHIC, "virtqemud"];
+/// Both kinds of daemons. A process has one's name, or its name contains that (NixOS:
+/// `.libvirtd-wrapped`).
+const BOTH: [Daemons; 2] = [Daemons::Monolithic, Daemons::Modular];
 
 /// How many ancestors are searched for the daemon: a hook may be called through a script.
 const GENERATIONS: usize = 4;
@@ -55,24 +53,24 @@ pub fn calling_daemon() -> Option<Process> {
     daemon_above(Path::new(PROC), process::id()).map(|found| found.daemon)
 }
 
-/// Returns whether this process was started by a libvirtd that is still starting. If /proc does not
-/// show it, the answer is no, and libvirt is asked as usual.
+/// Returns of which kind the daemon is that started this process, if it is still starting. A libvirtd
+/// takes no secret then; while virtqemud starts its guests, virtsecretd does. If /proc does not show
+/// the daemon, libvirt is asked as usual.
 #[must_use]
-pub fn called_by_starting_libvirtd() -> bool {
-    is_child_of_starting_libvirtd(Path::new(PROC), process::id())
+pub fn called_by_starting_daemon() -> Option<Daemons> {
+    starting_above(Path::new(PROC), process::id())
 }
 
-fn is_child_of_starting_libvirtd(proc: &Path, pid: u32) -> bool {
-    daemon_above(proc, pid).is_some_and(|found| {
-        let directory = proc.join(found.daemon.pid.to_string());
-        found.name.contains(MONOLITHIC) && has_thread(&directory, INITIALISING)
-    })
+fn starting_above(proc: &Path, pid: u32) -> Option<Daemons> {
+    let found = daemon_above(proc, pid)?;
+    let directory = proc.join(found.daemon.pid.to_string());
+    has_thread(&directory, INITIALISING).then_some(found.kind)
 }
 
 /// The nearest daemon among a process's ancestors.
 pub(super) struct DaemonAbove {
     pub(super) daemon: Process,
-    name: String,
+    kind: Daemons,
     /// Its child that is the process, or an ancestor of it.
     pub(super) child: u32,
 }
@@ -80,8 +78,11 @@ pub(super) struct DaemonAbove {
 pub(super) fn daemon_above(proc: &Path, mut pid: u32) -> Option<DaemonAbove> {
     for _ in 0..GENERATIONS {
         let parent = Stat::of(proc, pid)?.parent;
-        let name = name(&proc.join(parent.to_string()));
-        if let Some(name) = name.filter(|name| DAEMONS.iter().any(|known| name.contains(known))) {
+        let name = name(&proc.join(parent.to_string())).unwrap_or_default();
+        if let Some(kind) = BOTH
+            .into_iter()
+            .find(|kind| name.contains(kind.of_guests()))
+        {
             let started = Stat::of(proc, parent)?.started;
             let daemon = Process {
                 pid: parent,
@@ -89,7 +90,7 @@ pub(super) fn daemon_above(proc: &Path, mut pid: u32) -> Option<DaemonAbove> {
             };
             return Some(DaemonAbove {
                 daemon,
-                name,
+                kind,
                 child: pid,
             });
         }
@@ -125,8 +126,20 @@ fn has_thread(process: &Path, wanted: &str) -> bool {
         .any(|thread| name(&thread.path()).is_some_and(|name| name == wanted))
 }
 
-/// The daemon of a modular libvirt that has its secrets.
-const MODULAR: &str = "virtsecretd";
+/// Returns whether this daemon runs, as its pid file says: a file that is left of one that was killed
+/// names nobody, or somebody else.
+#[must_use]
+pub fn daemon_runs(dirs: &LibvirtDirs, daemon: &str) -> bool {
+    runs_in(Path::new(PROC), &dirs.pid_file(daemon), daemon)
+}
+
+pub(super) fn runs_in(proc: &Path, pid_file: &Path, daemon: &str) -> bool {
+    let pid = fs::read_to_string(pid_file).unwrap_or_default();
+    let process = proc.join(pid.trim());
+    !pid.is_empty()
+        && name(&process).is_some_and(|name| name.contains(daemon))
+        && !has_ended(&process)
+}
 
 /// Returns whether a daemon that may have secrets runs on this host. This does not connect to it: if
 /// none runs, systemd listens on its socket, would start it, and let the caller wait.
@@ -142,7 +155,7 @@ fn daemon_in(proc: &Path) -> bool {
     };
     let is_one = |process: &Path| {
         let name = name(process).unwrap_or_default();
-        (name.contains(MONOLITHIC) || name.contains(MODULAR)) && !has_ended(process)
+        BOTH.iter().any(|kind| name.contains(kind.of_secrets())) && !has_ended(process)
     };
     processes.flatten().any(|process| is_one(&process.path()))
 }
@@ -212,34 +225,26 @@ mod tests {
     const UP: &[&str] = &["libvirtd", "rpc-libvirtd", "vm-daemon-init"];
 
     #[test]
-    fn a_libvirtd_that_starts_its_drivers_is_starting() {
-        let proc = proc(&[(7, 5, "vtpm-guard-hook", &[]), (5, 1, "libvirtd", STARTING)]);
-        assert!(is_child_of_starting_libvirtd(proc.path(), 7));
+    fn a_daemon_that_starts_its_drivers_is_starting() {
+        for (name, threads, starting) in [
+            ("libvirtd", STARTING, Some(Daemons::Monolithic)),
+            ("libvirtd", UP, None),
+            ("virtqemud", STARTING, Some(Daemons::Modular)),
+            ("virtqemud", UP, None),
+        ] {
+            let proc = proc(&[(7, 5, "vtpm-guard-hook", &[]), (5, 1, name, threads)]);
+            assert_eq!(starting_above(proc.path(), 7), starting, "{name}");
+        }
     }
 
     #[test]
-    fn a_libvirtd_that_is_up_is_not_starting() {
-        let proc = proc(&[(7, 5, "vtpm-guard-hook", &[]), (5, 1, "libvirtd", UP)]);
-        assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
-    }
-
-    #[test]
-    fn a_libvirtd_is_found_above_a_script() {
+    fn a_daemon_is_found_above_a_script() {
         let proc = proc(&[
             (8, 7, "vtpm-guard-hook", &[]),
             (7, 5, "sh", &[]),
             (5, 1, "libvirtd", STARTING),
         ]);
-        assert!(is_child_of_starting_libvirtd(proc.path(), 8));
-    }
-
-    #[test]
-    fn a_modular_daemon_has_its_secrets_elsewhere() {
-        let proc = proc(&[
-            (7, 5, "vtpm-guard-hook", &[]),
-            (5, 1, "virtqemud", STARTING),
-        ]);
-        assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
+        assert_eq!(starting_above(proc.path(), 8), Some(Daemons::Monolithic));
     }
 
     #[test]
@@ -279,8 +284,8 @@ mod tests {
     #[test]
     fn without_proc_libvirt_counts_as_started() {
         let proc = proc(&[(7, 5, "vtpm-guard-hook", &[])]);
-        assert!(!is_child_of_starting_libvirtd(proc.path(), 7));
-        assert!(!is_child_of_starting_libvirtd(proc.path(), 9));
-        assert!(!called_by_starting_libvirtd());
+        assert_eq!(starting_above(proc.path(), 7), None);
+        assert_eq!(starting_above(proc.path(), 9), None);
+        assert_eq!(called_by_starting_daemon(), None);
     }
 }

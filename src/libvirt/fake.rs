@@ -33,6 +33,7 @@ pub(crate) use self::failures::{Call, Failure};
 use self::guests::GuestFiles;
 use self::secrets::SecretDriver;
 use crate::host::dirs::LibvirtDirs;
+use crate::libvirt::Daemons;
 
 /// A fake libvirt.
 #[derive(Clone)]
@@ -74,6 +75,15 @@ impl FakeLibvirt {
     /// Where it keeps its files.
     pub(crate) fn dirs(&self) -> &LibvirtDirs {
         &self.dirs
+    }
+
+    /// Its daemons: the modular ones where virtqemud has a pid file.
+    pub(crate) fn daemons(&self) -> Daemons {
+        if self.dirs.pid_file("virtqemud").exists() {
+            Daemons::Modular
+        } else {
+            Daemons::Monolithic
+        }
     }
 
     /// Lets the `nth` call from now (1 is the next) fail.

@@ -8,6 +8,7 @@ mod attempt;
 mod client;
 mod conversation;
 mod daemon;
+mod daemons;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod fake;
@@ -30,8 +31,9 @@ pub mod secret;
 mod starting;
 
 pub use attempt::calling_attempt;
-pub use client::LibvirtClient;
-pub use daemon::{Process, a_daemon_runs, called_by_starting_libvirtd, calling_daemon};
+pub use client::{LibvirtClient, Silence};
+pub use daemon::{Process, a_daemon_runs, called_by_starting_daemon, calling_daemon, daemon_runs};
+pub use daemons::Daemons;
 pub use guests::{Guest, Libvirt, SavedRuns};
 pub use program::find as helper_program;
 pub use starting::StartingLibvirtd;

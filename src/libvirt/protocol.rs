@@ -104,6 +104,14 @@ impl<'a> Request<'a> {
         to_frame(&[words.as_bytes(), b"\n", body], MAX_REQUEST)
     }
 
+    /// Returns whether it changes nothing in libvirt.
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Reveal(_) | Self::SavedRuns(_) | Self::Guests | Self::Guest(_)
+        )
+    }
+
     /// Parses a frame's bytes; `None` if they are not a request.
     pub(super) fn parse(frame: &'a [u8]) -> Option<Self> {
         let line_feed = frame.iter().position(|&byte| byte == b'\n')?;

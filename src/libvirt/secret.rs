@@ -44,6 +44,16 @@ pub enum SecretError {
     Starting,
 }
 
+impl SecretError {
+    /// The sentence of what failed by it: a libvirt that refuses was reached.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Unreachable(_) | Self::Starting => format!("libvirt is unreachable: {self}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// A secret that libvirt has.
 pub struct LibvirtSecret {
     /// Its definition.

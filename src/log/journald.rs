@@ -1,90 +1,274 @@
-//! journald, as a log that never blocks.
+//! journald, as a log that never blocks and whose messages can be read without their fields.
 //!
-//! `tracing-journald` sends with blocking calls: a journald that is stopped or overloaded would
-//! delay a guest's start until the hook's deadline passes and the start is refused.
+//! syslog, `journalctl -u libvirtd` and the mail of a log watcher show `MESSAGE` alone, so it names
+//! the guest and the code. The fields are for programs: `VTPM_GUARD_DOMAIN=vm1`.
+//!
+//! The format is that of systemd's "Native Journal Protocol"
+//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::{Level, Subscriber};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::LogError;
 use crate::host::dirs::JOURNALD_SOCKET;
+use crate::messages::{label, one_line};
 
 /// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
 const IDENTIFIER: &str = "vtpm-guard";
 
-/// The prefix of field names in the journal: `VTPM_GUARD_DOMAIN=vm1`.
-const FIELD_PREFIX: &str = "VTPM_GUARD";
+/// Fields that explain an event to a program, and not to a reader of its message.
+const FOR_PROGRAMS: [&str; 6] = [
+    "uuid",
+    "domain.uuid",
+    "operation",
+    "decision",
+    "repairs",
+    "hint",
+];
 
 /// Sends events of this level and above to journald; those that it cannot take at once are
 /// dropped.
 pub(super) fn subscriber(level: Level) -> Result<impl Subscriber + Send + Sync, LogError> {
-    let listener = Listener::at(Path::new(JOURNALD_SOCKET)).map_err(LogError::Journald)?;
-    // Checked first: the layer sends journald a message when it is created.
-    if !listener.takes_more() {
-        return Err(LogError::Journald(io::ErrorKind::WouldBlock.into()));
-    }
-    let journald = tracing_journald::layer()
-        .map_err(LogError::Journald)?
-        .with_syslog_identifier(IDENTIFIER.to_owned())
-        .with_field_prefix(Some(FIELD_PREFIX.to_owned()))
-        .with_filter(dynamic_filter_fn(move |_, _| listener.takes_more()));
+    let journal = Journal::at(Path::new(JOURNALD_SOCKET)).map_err(LogError::Journald)?;
     Ok(tracing_subscriber::registry()
         .with(LevelFilter::from_level(level))
-        .with(journald))
+        .with(journal))
 }
 
-/// A socket to journald through which nothing is sent: it shows whether the queue has room.
-struct Listener(UnixDatagram);
+/// A socket to journald. A journald that is stopped or overloaded must not delay a guest's start.
+struct Journal(UnixDatagram);
 
-impl Listener {
+impl Journal {
+    /// Fails where nobody listens, and where there is no room for even one event.
     fn at(socket: &Path) -> io::Result<Self> {
         let datagrams = UnixDatagram::unbound()?;
+        datagrams.set_nonblocking(true)?;
         datagrams.connect(socket)?;
+        // A connected datagram socket is writable as long as its peer's queue has room (Linux,
+        // `unix_dgram_poll` in `net/unix/af_unix.c`).
+        let mut sockets = [PollFd::new(datagrams.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut sockets, PollTimeout::ZERO)? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         Ok(Self(datagrams))
     }
+}
 
-    /// Whether a message would be accepted without blocking. A connected datagram socket is
-    /// writable as long as its peer's queue has room (Linux, `unix_dgram_poll` in
-    /// `net/unix/af_unix.c`).
-    fn takes_more(&self) -> bool {
-        let mut sockets = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|writable| writable > 0)
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        // Without room for it the event is lost.
+        let _ = self.0.send(&fields.entry(*event.metadata().level()));
     }
+}
+
+/// The fields of an event, `message` among them.
+#[derive(Default)]
+struct Fields(Vec<(&'static str, String)>);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push((field.name(), value.to_owned()));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.push((field.name(), format!("{value:?}")));
+    }
+}
+
+impl Fields {
+    /// The entry of the journal.
+    fn entry(&self, level: Level) -> Vec<u8> {
+        let mut entry = Vec::new();
+        // As syslog numbers them: err, warning, notice, info, debug.
+        let priority = match level {
+            Level::ERROR => "3",
+            Level::WARN => "4",
+            Level::INFO => "5",
+            Level::DEBUG => "6",
+            Level::TRACE => "7",
+        };
+        put(&mut entry, "PRIORITY", priority);
+        put(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
+        put(&mut entry, "MESSAGE", &self.message());
+        for (name, value) in &self.0 {
+            let name = name.to_uppercase().replace('.', "_");
+            if name != "MESSAGE" {
+                put(&mut entry, &format!("VTPM_GUARD_{name}"), value);
+            }
+        }
+        entry
+    }
+
+    /// One line that needs no field: "VG204 vm1: the key … does not open the TPM's state".
+    fn message(&self) -> String {
+        let named = |names: &[&str]| {
+            let mut fields = self.0.iter();
+            let found = fields.find(|(name, _)| names.contains(name));
+            found.map(|(_, value)| value.as_str())
+        };
+        let code = named(&["code"]).map(|code| format!("{code} "));
+        let guest = named(&["domain", "guest"]).map(|guest| format!("{}: ", label(guest)));
+        let message = named(&["message"]).map(str::to_owned);
+        let others = self.0.iter().filter_map(|(name, value)| match *name {
+            "message" | "code" | "domain" | "guest" => None,
+            name if FOR_PROGRAMS.contains(&name) => None,
+            "error" => Some(format!(": {value}")),
+            "findings" => (!value.is_empty()).then(|| format!("; {value}")),
+            name => Some(format!(", {name} {value}")),
+        });
+        let parts = [code, guest, message].into_iter().flatten().chain(others);
+        one_line(&parts.collect::<String>())
+    }
+}
+
+/// Adds a field with its length, so that no value ends it early.
+fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
+    entry.extend_from_slice(name.as_bytes());
+    entry.push(b'\n');
+    entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    entry.extend_from_slice(value.as_bytes());
+    entry.push(b'\n');
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::domain;
+    use crate::ids::KeyRefId;
+    use crate::log::decision;
+    use crate::verdict::facts::TpmState;
+    use crate::verdict::outcome::{Outcome, SecretAction};
+    use crate::verdict::refusal::Refusal;
+    use crate::verdict::{Finding, Reason, Verdict};
 
-    #[test]
-    fn a_listener_without_room_is_found_out_without_waiting_for_it() {
+    /// What journald gets of these events, each as its fields.
+    fn sent(events: impl FnOnce()) -> Vec<Vec<(String, String)>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
-        let listener = Listener::at(&path).unwrap();
-        assert!(listener.takes_more());
+        let journal = tracing_subscriber::registry().with(Journal::at(&path).unwrap());
+        tracing::subscriber::with_default(journal, events);
+        journald.set_nonblocking(true).unwrap();
+        let mut entries = Vec::new();
+        let mut entry = [0; 4096];
+        while let Ok(length) = journald.recv(&mut entry) {
+            entries.push(fields(&entry[..length]));
+        }
+        entries
+    }
+
+    fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        while !entry.is_empty() {
+            let end = entry.iter().position(|byte| *byte == b'\n').unwrap();
+            let (length, rest) = entry[end + 1..].split_at(8);
+            let length = usize::try_from(u64::from_le_bytes(length.try_into().unwrap())).unwrap();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            fields.push((text(&entry[..end]), text(&rest[..length])));
+            assert_eq!(rest[length], b'\n');
+            entry = &rest[length + 1..];
+        }
+        fields
+    }
+
+    fn value<'e>(entry: &'e [(String, String)], name: &str) -> &'e str {
+        let field = entry.iter().find(|(found, _)| found == name);
+        &field.unwrap().1
+    }
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        let uuid = "11111111-2222-4333-8444-000000000001";
+        let xml = format!("<domain><name>bad</name><uuid>{uuid}</uuid></domain>");
+        Outcome {
+            domain: Some(domain::read(xml.as_bytes()).unwrap()),
+            state: TpmState::Absent,
+            verdict,
+            key: None,
+            secret: SecretAction::None,
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn a_message_alone_names_the_guest_and_the_code() {
+        let key_refs = vec![KeyRefId(4)];
+        let mut noted = Verdict::allow(Reason::Unencrypted);
+        noted.note(Finding::XmlUnreadable("line 7".to_owned()));
+        let entries = sent(|| {
+            let refusal = Refusal::KeyDoesNotOpenTpm { key_refs };
+            decision("bad", "prepare", &outcome(Verdict::deny(refusal)));
+            decision("bad", "prepare", &outcome(noted));
+            let error = io::Error::other("no\nroom");
+            tracing::warn!(domain = "my vm", %error, path = "/x", "the TPM state was not saved");
+        });
+        let [refused, allowed, failed] = &entries[..] else {
+            panic!("{entries:#?}");
+        };
+        assert_eq!(
+            value(refused, "MESSAGE"),
+            "VG204 bad: the key of key reference 4 does not open the TPM state"
+        );
+        assert_eq!(value(refused, "PRIORITY"), "3");
+        assert_eq!(value(refused, "SYSLOG_IDENTIFIER"), "vtpm-guard");
+        assert_eq!(value(refused, "VTPM_GUARD_DOMAIN"), "bad");
+        assert_eq!(value(refused, "VTPM_GUARD_CODE"), "VG204");
+        assert!(value(refused, "VTPM_GUARD_HINT").contains("vtpm-guard key show bad"));
+        let message = value(allowed, "MESSAGE");
+        assert!(
+            message.starts_with("bad: the vTPM is not encrypted; "),
+            "{message}"
+        );
+        assert!(message.contains("line 7"), "{message}");
+        assert_eq!(
+            value(failed, "MESSAGE"),
+            "\"my vm\": the TPM state was not saved: no room, path /x"
+        );
+        assert_eq!(value(failed, "VTPM_GUARD_ERROR"), "no\nroom");
+    }
+
+    #[test]
+    fn a_journald_without_room_loses_the_event_and_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let journal = tracing_subscriber::registry().with(Journal::at(&path).unwrap());
 
         let others = UnixDatagram::unbound().unwrap();
         others.set_nonblocking(true).unwrap();
         while others.send_to(b"MESSAGE=words\n", &path).is_ok() {}
-        assert!(!listener.takes_more());
+        assert!(Journal::at(&path).is_err());
 
-        journald.recv(&mut [0; 64]).unwrap();
-        assert!(listener.takes_more());
+        tracing::subscriber::with_default(journal, || {
+            tracing::error!("lost");
+            let mut entry = [0; 64];
+            while journald.recv(&mut entry).unwrap() > 0 && Journal::at(&path).is_err() {}
+            tracing::error!("kept");
+        });
+        let mut last = Vec::new();
+        journald.set_nonblocking(true).unwrap();
+        let mut entry = [0; 256];
+        while let Ok(length) = journald.recv(&mut entry) {
+            last = entry[..length].to_vec();
+        }
+        assert_eq!(value(&fields(&last), "MESSAGE"), "kept");
     }
 
     #[test]
     fn where_nobody_listens_there_is_no_journald() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Listener::at(&directory.path().join("socket")).is_err());
+        assert!(Journal::at(&directory.path().join("socket")).is_err());
     }
 }

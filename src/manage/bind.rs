@@ -4,6 +4,7 @@ use std::slice;
 
 use serde::{Serialize, Serializer};
 
+use super::dry_start;
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, HostError, default_deadline};
 use super::providers::{ProviderError, ProviderRef};
@@ -16,6 +17,7 @@ use crate::libvirt::secret::{LibvirtSecret, Purpose, SecretValue};
 use crate::store::{BindingChange, Change, Store, StoreError};
 use crate::swtpm::StateFile;
 use crate::verdict::facts::{KeyRef, Provider, References};
+use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
 /// What `key bind` did.
@@ -26,7 +28,7 @@ pub(crate) struct Bound {
     pub(crate) provider: ProviderRef,
     #[serde(flatten)]
     pub(crate) action: BindAction,
-    /// What an administrator should know before the first start of a guest without a key.
+    /// What an administrator should know before the guest's next start.
     #[serde(skip)]
     pub(crate) remarks: Vec<BindRemark>,
 }
@@ -44,7 +46,7 @@ pub(crate) enum BindAction {
     Unchanged(KeyRefId),
 }
 
-/// Something to know about a guest that was bound and has no key yet.
+/// Something to know about a guest that was bound.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BindRemark {
     /// libvirt does not know the guest.
@@ -59,6 +61,8 @@ pub(crate) enum BindRemark {
     HasState,
     /// These guests name its secret too.
     SharedSecret(SecretUuid, Vec<String>),
+    /// It has a key, and its start would be refused all the same.
+    WouldNotStart(Refusal),
     /// Its secret or its name is that of this guest, which has used its key and which libvirt no
     /// longer knows.
     FormerGuest(DomainUuid),
@@ -130,6 +134,10 @@ pub(crate) fn bind(host: &Host, text: &str, provider: Option<&str>) -> Result<Bo
             BindingChange::Unchanged(id) => BindAction::Unchanged(id),
         }
     } else if let Some(row) = keyed.iter().copied().find(is_bound) {
+        let defined = host.defined_guest(&guest.uuid.to_string()).ok();
+        let domain = defined.and_then(|defined| domain::read(defined.xml.as_bytes()).ok());
+        let why = domain.and_then(|domain| dry_start::refusal(host, &domain));
+        remarks.extend(why.map(BindRemark::WouldNotStart));
         BindAction::Unchanged(row.id)
     } else {
         let opened = opened_by(&host.keyring(), &keyed, &provider, guest.uuid)?;

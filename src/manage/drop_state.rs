@@ -14,7 +14,7 @@ use crate::ids::DomainUuid;
 use crate::messages::count;
 use crate::store::{Access, Event, Origin, Store};
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{CopyError, CopyStore};
+use crate::tpm_copies::{self, CopyError, CopyStore};
 use crate::verdict::facts::{KeyRef, References, Trial};
 
 /// How many digits of a copy's SHA-256 name it.
@@ -97,6 +97,7 @@ pub(crate) fn drop_state(
     if force && named.is_empty() {
         // With what cannot be read as a copy.
         copy_store.remove()?;
+        tpm_copies::remove_damaged(state_dir, guest.uuid)?;
     } else if copy_store.exists() {
         copy_store.remove_if_empty()?;
     }

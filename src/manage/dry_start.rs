@@ -6,24 +6,31 @@
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::guests::ListedGuest;
-use super::host::{BrokenConfig, Host, HostError, default_deadline};
+use super::host::{BrokenConfig, DEFAULT_DEADLINE, Host, HostError, default_deadline};
+use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, Mode, prepare};
 use crate::messages::{Named, outcome_json};
 use crate::store::Origin;
-use crate::verdict::Verdict;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
+use crate::verdict::{Decision, Verdict};
 
 /// Fewer guests than this are not worth one more thread: each opens keys of its own, and asks
 /// libvirt through a helper of its own.
 const WORTH_A_THREAD: usize = 16;
 
+/// How much longer than for one guest many may be examined, for each of them. It is some thirty
+/// times what one takes, and far less than to wait for each.
+const FOR_ONE_OF_MANY: Duration = Duration::from_millis(100);
+
 /// A guest, and what its start would do or did.
+#[derive(Debug)]
 pub(crate) struct CheckedGuest {
     /// The guest's name; the file's where the XML could not be read.
     pub(crate) name: String,
@@ -52,12 +59,25 @@ impl Serialize for CheckedGuest {
 }
 
 /// Returns what the hook would do at a start of this guest now. Changes nothing.
-pub(crate) fn dry_start(guard: &Guard, domain: &Result<Domain, UnreadableDomain>) -> Outcome {
-    let deadline = default_deadline();
+pub(crate) fn dry_start(
+    guard: &Guard,
+    domain: &Result<Domain, UnreadableDomain>,
+    deadline: Deadline,
+) -> Outcome {
     prepare(guard, domain, Origin::Check, Mode::DryRun, deadline)
 }
 
-/// Checks these guests, in their order. `progress` is called with the name of each.
+/// Returns why a start of this guest would be refused now, if it would.
+pub(crate) fn refusal(host: &Host, domain: &Domain) -> Option<Refusal> {
+    let guard = host.guard(BrokenConfig::UseDefaults).ok()?;
+    let outcome = dry_start(&guard, &Ok(domain.clone()), default_deadline());
+    match outcome.verdict.decision() {
+        Decision::Deny(why) => Some(why.clone()),
+        Decision::Allow(_) => None,
+    }
+}
+
+/// Checks these guests, in their order, with one deadline for all. `progress` is called with the name of each.
 pub(crate) fn check(
     host: &Host,
     guests: &[ListedGuest],
@@ -66,7 +86,10 @@ pub(crate) fn check(
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let threads = processors.min(guests.len().div_ceil(WORTH_A_THREAD)).max(1);
     let next = AtomicUsize::new(0);
-    let work = || check_some(host, guests, &next, progress);
+    let number = u32::try_from(guests.len()).unwrap_or(u32::MAX);
+    let time = DEFAULT_DEADLINE + FOR_ONE_OF_MANY.saturating_mul(number);
+    let deadline = Deadline::after(time);
+    let work = || check_some(host, guests, &next, deadline, progress);
     let mut checked = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut checked = work()?;
@@ -84,6 +107,7 @@ fn check_some(
     host: &Host,
     guests: &[ListedGuest],
     next: &AtomicUsize,
+    deadline: Deadline,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Vec<(usize, CheckedGuest)>, HostError> {
     let guard = host.guard(BrokenConfig::UseDefaults)?;
@@ -94,7 +118,8 @@ fn check_some(
             return Ok(checked);
         };
         progress(name);
-        let mut outcome = dry_start(&guard, domain);
+        let for_one = deadline.at_most(DEFAULT_DEADLINE);
+        let mut outcome = dry_start(&guard, domain, for_one);
         if let Err(unreadable) = domain {
             would_not_start(&mut outcome, unreadable);
         }

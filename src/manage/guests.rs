@@ -57,6 +57,14 @@ impl GuestRef {
         }
     }
 
+    /// The guest for messages about its start.
+    pub(crate) fn named(&self) -> Named<'_> {
+        Named {
+            name: self.name.as_deref().unwrap_or_default(),
+            uuid: Some(self.uuid),
+        }
+    }
+
     /// What a person calls it.
     pub(crate) fn label(&self) -> String {
         let name = self.name.as_deref().map(label);
@@ -96,7 +104,7 @@ pub(crate) enum GuestError {
         uuid: DomainUuid,
     },
     /// A guest is looked for by its name, which libvirt alone could know.
-    #[error("libvirt is unreachable: {0}")]
+    #[error("{}", .0.sentence())]
     NeedsUuid(SecretError),
     /// The host.
     #[error(transparent)]

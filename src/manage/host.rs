@@ -1,10 +1,12 @@
 //! The host that a command works on: its configuration, its store, its keys, its libvirt.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Timestamp};
 use crate::config::{Config, ConfigError};
 use crate::guard::{Guard, MakeKeyError};
 use crate::host::dirs::{self, LibvirtDirs, RunDir, StateDir};
@@ -14,13 +16,13 @@ use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
 use crate::libvirt::files::FilesError;
 use crate::libvirt::secret::SecretError;
-use crate::libvirt::{Libvirt, LibvirtClient, a_daemon_runs};
+use crate::libvirt::{Daemons, Libvirt, LibvirtClient, Silence, a_daemon_runs, daemon_runs};
 use crate::staging::StagingDir;
 use crate::store::{Access, Store, StoreError};
 use crate::tpm_copies::CopyError;
 
 /// How long a command waits for a lock or for libvirt.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where guests are listed. Secrets are at `secret.uri` of the configuration.
 const GUESTS_URI: &str = "qemu:///system";
@@ -72,8 +74,8 @@ pub(crate) enum HostError {
     /// libvirt's files of secrets.
     #[error(transparent)]
     SecretFiles(#[from] FilesError),
-    /// libvirt did not answer.
-    #[error("libvirt is unreachable: {0}")]
+    /// libvirt did not answer, or refused.
+    #[error("{}", .0.sentence())]
     Libvirt(#[from] SecretError),
     /// A file or directory.
     #[error(transparent)]
@@ -89,11 +91,20 @@ enum Connection {
     Fake(Box<crate::libvirt::fake::FakeLibvirt>),
 }
 
+/// When the file was made or last changed.
+pub(crate) fn changed_at(file: &fs::Metadata) -> Timestamp {
+    Timestamp(file.ctime() * 1000 + file.ctime_nsec() / 1_000_000)
+}
+
 /// The host. It opens whatever it returns each time.
 pub(crate) struct Host {
     state_dir: StateDir,
     config_path: Option<PathBuf>,
     connection: Connection,
+    /// Of the daemon that runs guests.
+    guests_silence: Silence,
+    /// Of the daemon that has the secrets, if that is another.
+    secrets_silence: Silence,
 }
 
 impl Host {
@@ -104,6 +115,8 @@ impl Host {
             state_dir,
             config_path,
             connection: Connection::Helper,
+            guests_silence: Silence::default(),
+            secrets_silence: Silence::default(),
         }
     }
 
@@ -114,6 +127,8 @@ impl Host {
             state_dir: StateDir::at(root.join("guard")),
             config_path: Some(root.join("config.toml")),
             connection: Connection::Fake(Box::new(libvirt)),
+            guests_silence: Silence::default(),
+            secrets_silence: Silence::default(),
         }
     }
 
@@ -143,6 +158,27 @@ impl Host {
     /// Where keys are staged for the start of libvirtd.
     pub(crate) fn staging_dir(&self) -> StagingDir {
         StagingDir::at(self.run_dir().staged(), self.libvirt_dirs().secrets())
+    }
+
+    /// The daemons of this host's libvirt.
+    pub(crate) fn daemons(&self) -> Daemons {
+        match &self.connection {
+            Connection::Helper => Daemons::of_host(&self.libvirt_dirs()),
+            #[cfg(test)]
+            Connection::Fake(libvirt) => libvirt.daemons(),
+        }
+    }
+
+    /// When the daemon that runs guests was started; `None` if it does not run.
+    pub(crate) fn guests_daemon_started(&self) -> Option<Timestamp> {
+        let (dirs, daemon) = (self.libvirt_dirs(), self.daemons().of_guests());
+        let runs = match &self.connection {
+            Connection::Helper => daemon_runs(&dirs, daemon),
+            #[cfg(test)]
+            Connection::Fake(_) => true,
+        };
+        let pid_file = fs::metadata(dirs.pid_file(daemon)).ok()?;
+        runs.then(|| changed_at(&pid_file))
     }
 
     /// Whether a daemon runs that may hold secrets.
@@ -212,7 +248,11 @@ impl Host {
     pub(crate) fn secrets_at(&self, config: &Config) -> Box<dyn Libvirt> {
         match &self.connection {
             Connection::Helper => {
-                let client = LibvirtClient::at(&config.secret_uri);
+                let silence = match self.daemons() {
+                    Daemons::Monolithic => &self.guests_silence,
+                    Daemons::Modular => &self.secrets_silence,
+                };
+                let client = LibvirtClient::at(&config.secret_uri).with_silence(silence.clone());
                 Box::new(client.with_dirs(&config.libvirt))
             }
             #[cfg(test)]
@@ -223,7 +263,10 @@ impl Host {
     /// The libvirt whose guests are listed.
     pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
         match &self.connection {
-            Connection::Helper => Box::new(LibvirtClient::at(GUESTS_URI)),
+            Connection::Helper => {
+                let client = LibvirtClient::at(GUESTS_URI);
+                Box::new(client.with_silence(self.guests_silence.clone()))
+            }
             #[cfg(test)]
             Connection::Fake(libvirt) => libvirt.clone(),
         }

@@ -21,7 +21,7 @@ use crate::guard::plain_state;
 use crate::ids::KeyRefId;
 use crate::messages::count;
 use crate::store::{Access, Event, Origin, Prune, Store};
-use crate::tpm_copies::CopyStore;
+use crate::tpm_copies::{self, CopyStore};
 
 #[cfg(test)]
 mod tests;
@@ -147,6 +147,8 @@ fn remove(
 
 fn remove_states(host: &Host, guest: &UnknownGuest) -> Result<(), HostError> {
     let state_dir = host.state_dir();
+    // First: nobody would find it again without the others.
+    tpm_copies::remove_damaged(state_dir, guest.uuid)?;
     CopyStore::of(state_dir, guest.uuid).remove()?;
     plain_state::remove(state_dir, guest.uuid)?;
     Ok(())

@@ -57,7 +57,9 @@ pub(crate) fn replay(
     let (mut no_log, mut secret_left) = (None, None);
     let operation = Operation::parse(call.operation, call.sub_operation, "-");
     let outcome = match (operation, &domain) {
-        (Some(Operation::Prepare), _) if call.dry_run => dry_start(&guard, &domain),
+        (Some(Operation::Prepare), _) if call.dry_run => {
+            dry_start(&guard, &domain, default_deadline())
+        }
         (Some(Operation::Prepare), _) => {
             no_log = log::init(&guard.config, &guard.state_dir).err();
             let deadline = default_deadline();

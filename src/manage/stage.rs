@@ -4,12 +4,22 @@ use std::io;
 use std::time::Duration;
 
 use super::dry_start::CheckedGuest;
-use super::host::{BrokenConfig, Host, HostError, default_deadline};
+use super::host::{BrokenConfig, Host, HostError};
+use crate::clock::Deadline;
 use crate::guard::{Mode, prepare};
+use crate::libvirt::Daemons;
 use crate::staging::{Definition, DefinitionFiles, Staging, StagingError};
 use crate::store::Origin;
 
-/// How long one guest may hold up the daemon's start, a locked store above all.
+/// How long the daemon's start may be held up. systemd gives a service 90 seconds until it is ready
+/// (`DefaultTimeoutStartSec`), would end this program with it after them, and libvirtd needs some
+/// for itself.
+const FOR_ALL: Duration = Duration::from_secs(75);
+
+/// The part of it in which the provider keys open: a slow TPM needs many seconds for each.
+const FOR_PROVIDER_KEYS: Duration = Duration::from_secs(60);
+
+/// How long one guest may hold up the others, by a locked store above all.
 const FOR_ONE_GUEST: Duration = Duration::from_secs(5);
 
 /// Why no keys were staged. None is.
@@ -33,6 +43,10 @@ pub(crate) enum StageError {
 pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     let directory = host.staging_dir();
     directory.clear()?;
+    // virtsecretd takes keys while virtqemud starts its guests.
+    if host.daemons() == Daemons::Modular {
+        return Ok(Vec::new());
+    }
     let starting = DefinitionFiles::from(&host.libvirt_dirs()).starting();
     let starting = starting.map_err(StageError::Definitions)?;
     if !starting.is_empty() {
@@ -40,7 +54,14 @@ pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     }
     let mut guard = host.guard(BrokenConfig::UseDefaults)?;
     guard.secrets = Some(Box::new(Staging(directory)));
-    let deadline = default_deadline();
+    let deadline = Deadline::after(FOR_ALL);
+    let encrypted: Vec<_> = starting
+        .iter()
+        .filter_map(|guest| guest.domain.as_ref().ok())
+        .filter(|domain| domain.encrypted_vtpm().is_some())
+        .map(|domain| domain.uuid)
+        .collect();
+    guard.open_keks_first(&encrypted, deadline.at_most(FOR_PROVIDER_KEYS));
     let stage = |Definition { name, domain }| {
         let for_one = deadline.at_most(FOR_ONE_GUEST);
         let outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);

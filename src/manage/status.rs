@@ -1,6 +1,7 @@
 //! `status`: the guard on this host, and every guest with an emulated TPM.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -172,11 +173,19 @@ fn guests(
     guests.retain(has_vtpm);
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
     let checked = check(host, &guests, &|name| progress(guests.len(), name))?;
+    // A guest that runs may have started without the guard: libvirt notes its process then.
+    let running_dir = host.libvirt_dirs().running();
     let describe = |guest: CheckedGuest| {
         let uuid = guest.outcome.domain.as_ref().map(|domain| domain.uuid);
         let mut described = GuestStatus::new(guest);
         described.running = uuid.is_some_and(|uuid| running.get(&uuid) == Some(&true));
-        described.last_start_at = uuid.and_then(|uuid| last_starts.get(&uuid).copied());
+        let decided_at = uuid.and_then(|uuid| last_starts.get(&uuid).copied());
+        let made = fs::metadata(running_dir.join(format!("{}.pid", described.name)));
+        let started_at = made.and_then(|file| file.modified()).ok();
+        let started_at = started_at
+            .filter(|_| described.running)
+            .map(Timestamp::from);
+        described.last_start_at = decided_at.max(started_at);
         described
     };
     let mut guests: Vec<_> = checked.into_iter().map(describe).collect();

@@ -1,5 +1,6 @@
 //! `unstage`: removes what `stage` left, once libvirtd is up.
 
+use std::thread;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -12,19 +13,43 @@ use crate::libvirt::Guest;
 use crate::libvirt::secret::SecretError;
 use crate::staging::{StagedSecret, StagingError};
 
-/// How long libvirtd is waited for. It says that it is ready before it starts its guests, and
-/// answers after that. systemd gives a service 90 seconds for all of its start
-/// (`DefaultTimeoutStartSec`), and would end libvirtd after them.
+/// How long libvirtd is waited for at a time. It says that it is ready before it starts its guests,
+/// and answers after that. By then it has long read the keys, so they are removed even if it does not
+/// answer.
 const DEADLINE_FOR_LIBVIRTD: Duration = Duration::from_secs(60);
+
+/// The pause before libvirtd is asked again that answered with an error.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What to do about a libvirtd that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Give up: somebody waits.
+    OneMinute,
+    /// Wait as long as it runs: its guests may take hours to start, and nobody else would have it
+    /// drop their secrets. If it ends, leave everything: `ExecStopPost` clears it, and what is there
+    /// after that is for its next start.
+    WhileItRuns,
+}
+
+/// The daemon whose keys were to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Daemon {
+    /// It runs, and has answered unless there was nothing to ask.
+    Runs,
+    /// None runs: files alone were removed.
+    IsDown,
+    /// It ended while it was waited for: nothing was removed.
+    Ended,
+}
 
 /// What was removed.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Unstaged {
     pub(crate) keys: Vec<UnstagedKey>,
-    /// Whether there was a daemon to drop secrets.
     #[serde(skip)]
-    pub(crate) daemon_runs: bool,
+    pub(crate) daemon: Daemon,
 }
 
 /// A staged key.
@@ -73,13 +98,36 @@ pub(crate) enum UnstageError {
     /// The host.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// libvirt did not answer. The keys are gone from the tmpfs; it still has the secrets.
+    /// libvirt did not answer. The keys are gone from the tmpfs; it still has the secrets, which the
+    /// definitions that are left name for the next call.
     #[error(transparent)]
     Libvirt(SecretError),
 }
 
 /// Removes the staged keys, and has libvirt drop the secrets that are no longer needed.
-pub(crate) fn unstage(host: &Host) -> Result<Unstaged, UnstageError> {
+pub(crate) fn unstage(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
+    loop {
+        match attempt(host, patience) {
+            Err(UnstageError::Libvirt(SecretError::Unreachable(error)))
+                if patience == Patience::WhileItRuns =>
+            {
+                tracing::debug!(%error, "libvirtd is asked again");
+                thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
+    // After a start that failed, and after a stop: what a daemon would hold is gone with it.
+    let daemon_runs = host.daemon_runs();
+    if !daemon_runs && patience == Patience::WhileItRuns {
+        return Ok(Unstaged {
+            keys: Vec::new(),
+            daemon: Daemon::Ended,
+        });
+    }
     let deadline = Deadline::after(DEADLINE_FOR_LIBVIRTD);
     let directory = host.staging_dir();
     let mut keys: Vec<_> = directory
@@ -90,24 +138,23 @@ pub(crate) fn unstage(host: &Host) -> Result<Unstaged, UnstageError> {
             dropped: false,
         })
         .collect();
-    // After a start that failed, and after a stop: what a daemon would hold is gone with it.
-    let daemon_runs = host.daemon_runs();
     if !keys.is_empty() && daemon_runs {
         let guard = host.guard(BrokenConfig::UseDefaults)?;
         let lifetime = guard.config.secret_lifetime;
         if let Err(error) = drop_secrets(host, &mut keys, lifetime, deadline) {
-            if deadline.has_passed() {
-                // It still starts its guests, and has read the keys long since. The rest tells
-                // the hook which of them have theirs.
-                directory.remove_keys()?;
-            } else {
-                directory.clear()?;
-            }
+            // If it still starts its guests, the definitions tell the hook which of them have their
+            // keys.
+            directory.remove_keys()?;
             return Err(UnstageError::Libvirt(error));
         }
     }
     directory.clear()?;
-    Ok(Unstaged { keys, daemon_runs })
+    let daemon = if daemon_runs {
+        Daemon::Runs
+    } else {
+        Daemon::IsDown
+    };
+    Ok(Unstaged { keys, daemon })
 }
 
 /// Drops what `started` and `release` could not: they do not wait for a libvirtd that is starting.

@@ -36,6 +36,7 @@ commands! {
     Adopt(guests: Guest) = "vtpm-guard adopt {guests}";
     AdoptWith(guests: Guest, provider: Provider) = "vtpm-guard adopt {guests} --provider {provider}";
     Check(guest: Guest) = "vtpm-guard check {guest}";
+    CheckAll = "vtpm-guard check --all";
     CheckXml(file: File) = "vtpm-guard check --xml {file}";
     Doctor = "vtpm-guard doctor";
     Encrypt(guest: Guest) = "vtpm-guard encrypt {guest}";
@@ -109,6 +110,7 @@ commands! {
     ChownRoot(file: File) = "chown root {file}";
     Df(path: File) = "df -h {path}";
     Findmnt(path: File) = "findmnt -T {path}";
+    HasTpm2 = "systemd-creds has-tpm2";
     Kill(pid: Pid) = "kill {pid}";
     LinkHook(link: File) = "ln -sf /usr/sbin/vtpm-guard-hook {link}";
     ListFile(file: File) = "ls -ld {file}";
@@ -122,9 +124,12 @@ commands! {
     Restorecon(files: File) = "restorecon -v {files}";
     Setsebool = "setsebool -P virt_hooks_unconfined on";
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
+    SystemctlEnableNow(unit: Word) = "systemctl enable --now {unit}";
+    SystemctlMask(unit: Word) = "systemctl mask {unit}";
     SecretNotPrivate(definition: File) = "sed -i \"s/private='yes'/private='no'/\" {definition}";
     SystemctlRestart(unit: Word) = "systemctl restart {unit}";
     SystemctlReload(unit: Word) = "systemctl reload {unit}";
+    SystemctlStatus(unit: Word) = "systemctl status {unit}";
     SystemctlDaemonReload = "systemctl daemon-reload";
     Timedatectl = "timedatectl";
     TpmSetLockoutAuth = "tpm2_changeauth -c lockout";

@@ -37,8 +37,12 @@ impl DefinitionFiles {
     }
 
     /// Returns the guests that will start with the daemon, by name, without those that run already.
+    /// A daemon that is started once more after a boot, as by its socket, starts no guests.
     pub fn starting(&self) -> io::Result<Vec<Definition>> {
-        let mut names = self.autostart_names()?;
+        let mut names = BTreeSet::new();
+        if !self.0.autostarted().try_exists()? {
+            names = self.autostart_names()?;
+        }
         let uuids = self.stopped_for_shutdown()?;
         if !uuids.is_empty() {
             for file in file_names(&self.0.definitions())? {
@@ -208,6 +212,18 @@ mod tests {
         let list = format!("default {} {}\nlxc:/// {}\n", uuid(4), uuid(2), uuid(9));
         fs::write(files.0.stopped_for_shutdown(), list).unwrap();
         assert_eq!(names(&files), ["vm2", "vm4"]);
+    }
+
+    #[test]
+    fn once_the_daemon_has_started_its_guests_it_starts_only_what_libvirt_guests_stopped() {
+        let (_dir, files) = files();
+        autostart(&files, "vm1.xml");
+        fs::write(files.0.autostarted(), "").unwrap();
+        assert_eq!(names(&files), [""; 0]);
+        assert_eq!(files.autostarting().unwrap().len(), 1);
+        let list = format!("default {}\n", uuid(2));
+        fs::write(files.0.stopped_for_shutdown(), list).unwrap();
+        assert_eq!(names(&files), ["vm2"]);
     }
 
     #[test]

@@ -115,22 +115,25 @@ impl StagingDir {
     /// Removes everything: first the links, including those whose files are gone (the host went
     /// down between `stage` and `unstage`), then the files. An empty directory is no error.
     pub fn clear(&self) -> Result<(), StagingError> {
-        for link in entries(&self.secrets)? {
-            let leads_here = fs::read_link(&link).is_ok_and(|file| file.starts_with(&self.staged));
-            if leads_here {
-                remove(&link)?;
-            }
-        }
-        self.remove_files(|_| true)
+        self.remove(|_| true)
     }
 
     /// Removes the keys and leaves the definitions: they still say which secrets libvirt has
     /// loaded.
     pub fn remove_keys(&self) -> Result<(), StagingError> {
-        self.remove_files(|file| file.extension() != Some(OsStr::new(DEFINITION)))
+        self.remove(|file| file.extension() != Some(OsStr::new(DEFINITION)))
     }
 
-    fn remove_files(&self, which: impl Fn(&Path) -> bool) -> Result<(), StagingError> {
+    fn remove(&self, which: impl Fn(&Path) -> bool) -> Result<(), StagingError> {
+        let leads_here = |link: &PathBuf| {
+            let target = fs::read_link(link);
+            target.is_ok_and(|file| file.starts_with(&self.staged) && which(&file))
+        };
+        let links = entries(&self.secrets)?;
+        links
+            .iter()
+            .filter(|link| leads_here(link))
+            .try_for_each(|link| remove(link))?;
         let files = entries(&self.staged)?;
         files
             .iter()

@@ -49,6 +49,10 @@ impl Event {
             repairs_json: "[]".to_owned(),
         }
     }
+
+    fn decision(&self) -> &'static str {
+        self.code.map_or("allow", |_| "deny")
+    }
 }
 
 /// A row of the history. Other tools and other versions write rows too.
@@ -130,6 +134,36 @@ impl Store {
         self.write(|transaction| insert(transaction, event))
     }
 
+    /// Records what became of a start, in the row that its verdict was `recorded` in: one start is one
+    /// row, with the time and the repairs of the verdict. A row that says already that the start was
+    /// refused stays. Without a row, this records the event by itself.
+    pub fn record_result(
+        &mut self,
+        recorded: Option<Timestamp>,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let row = recorded.map_or(Ok(None), |at| row_of(transaction, at, event))?;
+            let Some((id, is_allowed)) = row else {
+                return insert(transaction, event);
+            };
+            if is_allowed {
+                transaction.execute(
+                    "UPDATE event SET operation = ?2, decision = ?3, code = ?4, message = ?5
+                     WHERE id = ?1",
+                    params![
+                        id,
+                        event.origin.as_str(),
+                        event.decision(),
+                        event.code.map(Code::as_str),
+                        event.message,
+                    ],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
     /// The newest events, newest first. A row without the UUID of a guest is left out.
     pub fn history<'a>(
         &self,
@@ -206,6 +240,27 @@ pub(super) fn last_name(
     }
 }
 
+/// The row that was written at this time for the start that an event is about, and whether it says
+/// that the start was allowed.
+fn row_of(
+    transaction: &Transaction<'_>,
+    at: Timestamp,
+    event: &Event,
+) -> Result<Option<(i64, bool)>, Failure> {
+    let mut query = transaction.prepare(
+        "SELECT id, decision = 'allow' FROM event
+         WHERE domain_uuid = ?1 AND at = ?2 AND operation IN (?3, ?4)
+         ORDER BY id DESC LIMIT 1",
+    )?;
+    let domain = event.domain_uuid.to_string();
+    let (start, own) = (Origin::Prepare.as_str(), event.origin.as_str());
+    let mut rows = query.query(params![domain, at.0, start, own])?;
+    Ok(match rows.next()? {
+        Some(row) => Some((row.get(0)?, row.get(1)?)),
+        None => None,
+    })
+}
+
 pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
     transaction.execute(
         "INSERT INTO event
@@ -216,7 +271,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(),
             event.domain_uuid.to_string(),
             event.domain_name,
             event.origin.as_str(),
-            event.code.map_or("allow", |_| "deny"),
+            event.decision(),
             event.code.map(Code::as_str),
             event.message,
             event.repairs_json,

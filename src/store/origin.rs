@@ -5,7 +5,7 @@
 pub enum Origin {
     /// The hook's `prepare`: a start.
     Prepare,
-    /// The hook's `stopped` or `release`: a start that was allowed has failed.
+    /// A start that was allowed and has failed, as the hook learnt at `stopped` or `release`.
     Stopped,
     /// `check`, which records nothing.
     Check,

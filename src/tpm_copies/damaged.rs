@@ -55,6 +55,16 @@ pub fn set_aside(
     }))
 }
 
+/// Removes what was set aside of this guest.
+pub fn remove_damaged(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, CopyError> {
+    let dir = guest_dir(state_dir, domain);
+    Ok(trusted::remove_dir(&dir).map_err(PathError::at(&dir))?)
+}
+
+fn guest_dir(state_dir: &StateDir, domain: DomainUuid) -> PathBuf {
+    state_dir.damaged_states().join(domain.to_string())
+}
+
 /// Copies the file into the guard's own directory, and then removes it.
 fn move_to_state_dir(
     state_dir: &StateDir,
@@ -73,7 +83,7 @@ fn move_to_state_dir(
     let mut bytes = Vec::new();
     file.take(u64::from(MAX_STATE_LEN))
         .read_to_end(&mut bytes)?;
-    let to = state_dir.damaged_states().join(domain.to_string());
+    let to = guest_dir(state_dir, domain);
     let open = trusted::make_dir(&to, trusted::STATE_DIR)?;
     atomic::create_in(&open, aside, &bytes, |copy| {
         atomic::set_attributes(copy, &metadata)

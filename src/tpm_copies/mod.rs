@@ -27,7 +27,7 @@ mod saved_copy;
 mod tests;
 
 pub use copy_store::{CopyStore, domains};
-pub use damaged::set_aside;
+pub use damaged::{remove_damaged, set_aside};
 pub use error::CopyError;
 pub use hard_links::{HardLinks, LinksRestored};
 pub use live_state::LiveState;

@@ -21,6 +21,19 @@ const CLOCK: &str = "#!/bin/sh\necho \"$1 $2 $(date +%s%N)\" >>/run/clock\n";
 /// What a package installs.
 const DROP_IN: &str = include_str!("../../packaging/systemd/libvirtd.service.d/50-vtpm-guard.conf");
 
+/// What the drop-in starts as `ExecStartPost`.
+const UNIT: &str = include_str!("../../packaging/systemd/vtpm-guard-unstage.service");
+
+/// What the unit runs.
+fn unit_command() -> Vec<&'static str> {
+    let start = drop_in_command("ExecStartPost");
+    assert_eq!(start.last(), Some(&"vtpm-guard-unstage.service"));
+    let mut commands = UNIT
+        .lines()
+        .filter_map(|line| line.strip_prefix("ExecStart="));
+    commands.next().unwrap().split(' ').collect()
+}
+
 /// The one command that the drop-in runs at this point.
 fn drop_in_command(key: &str) -> Vec<&'static str> {
     let prefix = format!("{key}=-");
@@ -44,8 +57,13 @@ impl Host {
         self.stop_libvirtd();
         let staged = self.run(&drop_in_command("ExecStartPre")).ok().stdout;
         self.start_libvirtd();
-        self.run(&drop_in_command("ExecStartPost")).ok();
+        self.run(&unit_command()).ok();
         staged
+    }
+
+    /// Lets a libvirtd that runs look as before its first start after a boot, for `stage`.
+    pub(crate) fn forget_boot(&self) {
+        self.run(&["rm", "/run/libvirt/qemu/autostarted"]).ok();
     }
 
     /// What systemd does without it.
@@ -144,6 +162,35 @@ fn a_guest_starts_with_the_daemon_by_its_staged_key() {
     }
     assert_eq!(host.tpms_made(&guest), 1);
     host.start_running(&guest);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_daemon_that_its_socket_starts_again_gets_no_keys() {
+    let (host, guest) = Host::with_used_guest();
+    host.autostart(&guest);
+    host.boot_libvirtd();
+    host.stop(&guest);
+    let events = || {
+        let count = "SELECT count(*) FROM event";
+        let store = host.store();
+        store
+            .query_row(count, [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    let before = events();
+    host.restart_libvirtd();
+    let said = host.run(&drop_in_command("ExecStartPre")).ok().stdout;
+    assert_eq!(said, "no guest will start with libvirtd\n");
+    host.assert_nothing_is_staged();
+    assert_eq!(
+        host.run(&unit_command()).ok().stdout,
+        "nothing was staged\n"
+    );
+    assert_eq!(
+        (host.state(&guest).as_str(), events()),
+        ("shut off", before)
+    );
 }
 
 #[test]
@@ -379,6 +426,7 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
     let drop_in = "/run/systemd/system/libvirtd.service.d/50-vtpm-guard.conf";
     host.write(drop_in, DROP_IN);
     assert_eq!(found().stdout, "nothing found\n");
+    host.forget_boot();
     host.guard(&["stage"]).ok();
     let answer = found();
     assert!(answer.stdout.contains("1 key still staged"), "{answer:?}");
@@ -402,6 +450,7 @@ fn keys_are_not_staged_on_a_disk() {
         "/run/vtpm-guard",
     ])
     .ok();
+    host.forget_boot();
     let refused = host.guard(&["stage"]);
     assert_eq!(refused.status, 4, "{refused:?}");
     assert!(refused.stderr.contains("not on a tmpfs"), "{refused:?}");
@@ -438,7 +487,7 @@ fn after_a_failed_start_of_the_daemon_its_keys_are_gone_at_once() {
     let staged = host.run(&drop_in_command("ExecStartPre")).ok().stdout;
     assert!(staged.contains("staged"), "{staged}");
     host.start_libvirtd();
-    host.run(&drop_in_command("ExecStartPost")).ok();
+    host.run(&unit_command()).ok();
     host.assert_nothing_is_staged();
     assert_eq!(host.state(&guest), "running");
 }

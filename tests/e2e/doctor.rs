@@ -164,16 +164,24 @@ fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
         0,
         &format!("advice: /etc/libvirt/secrets/{secret}.base64 holds"),
     );
-    host.virsh(&["secret-undefine", &secret.to_string()]).ok();
+    // As doctor says: no guest names it.
+    let undefine = format!("virsh secret-undefine {secret}");
+    assert!(host.guard(&["doctor"]).stdout.contains(&undefine));
+    host.run(&["sh", "-c", &undefine]).ok();
+    assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
 
     let place = "/var/lib/libvirt/swtpm";
     host.run(&["mount", "-t", "tmpfs", "-o", "size=1m", "none", place])
         .ok();
-    finds(&host, 1, "/var/lib/libvirt/swtpm has 1024 KiB left");
+    let words = found(&host, &[], 1).join("\n");
+    assert!(
+        words.contains("/var/lib/libvirt/swtpm has 1024 KiB left"),
+        "{words}"
+    );
+    assert!(words.contains("vm1 would not start: VG205 "), "{words}");
     host.run(&["umount", place]).ok();
 
-    let pid = host.read("/run/libvirtd.pid");
-    host.run(&["kill", "-KILL", pid.trim()]).ok();
+    host.end(host.secrets_daemon(), "KILL");
     finds(&host, 1, "libvirt's secret driver does not answer");
 }
 

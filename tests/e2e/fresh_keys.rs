@@ -134,8 +134,9 @@ fn a_tpm_that_nobody_saw_made_is_seen_by_the_next_start() {
     // Asked now: a daemon that died in a start may not tell it for long.
     let xml = host.xml(&guest);
     // The daemon dies in the middle of the start, when the TPM has been made.
-    let die = "#!/bin/sh\n[ \"$2\" != start ] || kill -KILL $(cat /run/libvirtd.pid)\n";
-    host.write_program(FAILING_HOOK, die);
+    let pid = Host::pid_file(host.guests_daemon());
+    let die = format!("#!/bin/sh\n[ \"$2\" != start ] || kill -KILL $(cat {pid})\n");
+    host.write_program(FAILING_HOOK, &die);
     assert_ne!(host.start(&guest).status, 0);
     host.fail_no_longer();
     host.start_libvirtd();

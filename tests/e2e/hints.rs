@@ -10,6 +10,7 @@ use vtpm_guard::internals::verdict::code::Code;
 
 use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::{Host, Output};
+use crate::slow_tpm;
 
 /// A code, and a scene in which a start is refused with it and its hint is then followed.
 type Scene = (Code, fn());
@@ -19,6 +20,7 @@ const SCENES: &[Scene] = &[
     (Code::ProviderKeyMismatch, provider_key_mismatch),
     (Code::ProviderAmbiguous, provider_ambiguous),
     (Code::ProviderSealed, provider_sealed),
+    (Code::ProviderTimeout, slow_tpm::retried_not_imported),
     (Code::KeyMissing, key_missing),
     (Code::KeyLost, key_lost),
     (Code::KeyLost, store_lost),

@@ -54,7 +54,7 @@ pub(crate) fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {why}");
 }
 
-/// A libvirtd of its own, with the built guard installed in it.
+/// A libvirt of its own (`daemons` says which), with the built guard installed in it.
 pub(crate) struct Host {
     dir: TempDir,
     holder: Child,
@@ -146,7 +146,7 @@ impl Host {
 
     /// Major and minor version of the host's libvirt.
     pub(crate) fn libvirt_version(&self) -> (u32, u32) {
-        let answer = self.run(&["libvirtd", "--version"]).ok().stdout;
+        let answer = self.run(&[self.guests_daemon(), "--version"]).ok().stdout;
         version(answer.trim().rsplit(' ').next().unwrap())
     }
 
@@ -176,12 +176,6 @@ impl Host {
         let mut told = Command::new(PRIVATE_HOST);
         told.arg(verb).arg(self.dir.path());
         assert!(told.status().unwrap().success());
-    }
-
-    /// Sends a signal to libvirtd: `STOP` makes it deaf, `CONT` wakes it.
-    pub(crate) fn signal_libvirtd(&self, signal: &str) {
-        let pid = self.read("/run/libvirtd.pid");
-        self.run(&["kill", "-s", signal, pid.trim()]).ok();
     }
 
     /// The host's process 1, as this process knows it.

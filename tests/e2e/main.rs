@@ -12,6 +12,7 @@ mod another_name;
 mod arriving;
 mod born_from;
 mod daemon_start;
+mod daemons;
 mod doctor;
 mod failed_starts;
 mod first_day;

@@ -7,7 +7,7 @@ use crate::host::Host;
 
 const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 
-/// Two hosts on a network of their own, whose libvirtds listen on it.
+/// Two hosts on a network of their own, whose daemons listen on it.
 pub(crate) fn joined(hosts: [&Host; 2]) {
     let pids = hosts.map(|host| {
         // `/proc/PID/root`
@@ -22,20 +22,14 @@ pub(crate) fn joined(hosts: [&Host; 2]) {
         .zip([near, far].iter().zip(ADDRESSES))
     {
         ip(&["link", "set", name, "netns", pid]);
-        let listen = format!(
+        let join = format!(
             "hostname host-{pid}
              ip addr add {address}/24 dev {name} && ip link set {name} up && ip link set lo up
-             echo '{} host-{}\n{} host-{}' >>/etc/hosts
-             cat >>/etc/libvirt/libvirtd.conf <<END\n\
-             listen_tls = 0\nlisten_tcp = 1\nauth_tcp = \"none\"\n\
-             host_uuid = \"$(cat /proc/sys/kernel/random/uuid)\"\nEND
-             pid=$(cat /run/libvirtd.pid)
-             kill -KILL $pid
-             while kill -0 $pid 2>/dev/null; do sleep 0.05; done
-             libvirtd -d --listen && virsh uri",
+             echo '{} host-{}\n{} host-{}' >>/etc/hosts",
             ADDRESSES[0], pids[0], ADDRESSES[1], pids[1],
         );
-        host.run(&["sh", "-c", &listen]).ok();
+        host.run(&["sh", "-c", &join]).ok();
+        host.listen_on_tcp();
     }
 }
 

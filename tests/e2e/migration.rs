@@ -58,16 +58,10 @@ impl Host {
              printf '{HERE} here.example\\n{THERE} there.example\\n' >>/etc/hosts
              ip link set lo up
              ip address add {address}/24 dev wire
-             ip link set wire up
-             printf '%s\\n' 'listen_tls = 0' 'listen_tcp = 1' 'auth_tcp = \"none\"' \
-                 \"host_uuid = '$(cat /proc/sys/kernel/random/uuid)'\" >>/etc/libvirt/libvirtd.conf
-             pid=$(cat /run/libvirtd.pid)
-             kill -TERM $pid
-             while kill -0 $pid 2>/dev/null; do sleep 0.05; done
-             libvirtd -d --listen
-             timeout 30 virsh uri"
+             ip link set wire up"
         );
         self.run(&["sh", "-c", &script]).ok();
+        self.listen_on_tcp();
     }
 }
 

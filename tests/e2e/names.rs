@@ -134,6 +134,7 @@ fn a_hostile_name_reaches_no_terminal_and_no_log_as_it_is() {
     // Progress bars are shown for several guests.
     lost_guest(&host, "other");
     start(&host, &guest);
+    host.forget_boot();
     let shown = [
         "check --all",
         "check --all --json",

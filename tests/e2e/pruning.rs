@@ -90,7 +90,9 @@ fn a_plain_state_of_a_guest_that_is_gone_can_be_dropped() {
     let kept = host.path("/var/lib/vtpm-guard/plain-state");
     assert_eq!(kept.read_dir().unwrap().count(), 1);
     host.virsh(&["undefine", "vm1"]).ok();
-    assert!(host.guard(&["doctor"]).stdout.contains("state drop"));
+    let doctor = host.guard(&["doctor"]).stdout;
+    let drop = format!("fix: remove it: vtpm-guard state drop {}\n", guest.uuid);
+    assert!(doctor.contains(&drop), "{doctor}");
     host.guard(&["state", "drop", &guest.uuid.to_string()]).ok();
     assert_eq!(kept.read_dir().unwrap().count(), 0);
 }

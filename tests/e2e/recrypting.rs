@@ -87,7 +87,7 @@ fn a_guest_whose_tpm_is_encrypted_keeps_its_tpm_and_starts() {
     assert_eq!(fs::read(&kept).unwrap(), plain);
     assert_eq!(owner(&kept), owner_before);
 
-    let advice = format!("the unencrypted TPM state of {}", guest.uuid);
+    let advice = format!("the unencrypted TPM state of vm1 ({})", guest.uuid);
     let doctor = host.guard(&["doctor"]).ok();
     assert!(doctor.stdout.contains(&advice), "a warning, and no error");
 

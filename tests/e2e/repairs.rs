@@ -106,11 +106,7 @@ fn a_key_made_for_a_start_that_failed_is_taken_back() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn twelve_guests_start_at_once() {
     let host = Host::new();
-    host.write(
-        "/etc/libvirt/libvirtd.conf",
-        "auth_unix_rw = \"none\"\nmax_workers = 3\nmin_workers = 3\n",
-    );
-    host.restart_libvirtd();
+    host.configure_daemons("max_workers = 3\nmin_workers = 3\n");
     host.create_provider("nkp-a");
     let names = (1..=12).map(|number| format!("vm{number}"));
     let guests: Vec<_> = names

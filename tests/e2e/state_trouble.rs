@@ -86,7 +86,9 @@ impl Host {
         assert!(status.contains(code), "{status}");
         let doctor = self.guard(&["doctor"]);
         assert!(
-            doctor.stdout.contains(&format!("{} ({code} ", guest.name)),
+            doctor
+                .stdout
+                .contains(&format!("{} would not start: {code} ", guest.name)),
             "{doctor:#?}"
         );
         self.write("/run/replayed.xml", self.xml(guest));

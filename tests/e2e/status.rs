@@ -73,8 +73,7 @@ fn every_vtpm_guest_has_its_line() {
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn without_libvirt_the_rest_is_told() {
     let (host, _guest) = Host::with_used_guest();
-    let pid = host.read("/run/libvirtd.pid");
-    host.run(&["kill", "-KILL", pid.trim()]).ok();
+    host.end(host.guests_daemon(), "KILL");
     let answer = host.guard(&["status"]).ok();
     assert!(
         answer.stdout.contains("keys:          1 in use"),

@@ -69,7 +69,7 @@ impl Host {
         let calls = Rc::clone(&attempt);
         guard.call = Some(HookCall {
             attempt: Box::new(move || calls.get().to_string()),
-            xml: Vec::new(),
+            xml: [].into(),
         });
         let guests = ["vm1", "vm2"].map(|name| guest(&site, name));
         // The first guest is defined, the second is transient: libvirt removes its TPM's state

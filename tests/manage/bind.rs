@@ -9,6 +9,7 @@ use crate::manage::bind::{BindAction, BindError, BindRemark, Bound, bind};
 use crate::manage::guests::GuestError;
 use crate::manage::providers::ProviderError;
 use crate::store::EventFilter;
+use crate::verdict::code::Code;
 
 fn bound(fixture: &Fixture, provider: Option<&str>) -> Bound {
     bind(&fixture.host, "vm1", provider).unwrap()
@@ -100,6 +101,20 @@ fn what_an_administrator_should_know_is_told() {
     assert_eq!(
         remarks("private"),
         [BindRemark::PrivateValue(private.secret)]
+    );
+}
+
+#[test]
+fn a_bound_guest_that_would_not_start_is_told_what_helps() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    assert_eq!(bound(&fixture, None).remarks, []);
+    fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+    let again = bound(&fixture, None);
+    assert!(matches!(again.action, BindAction::Unchanged(_)));
+    assert!(
+        matches!(&again.remarks[..], [BindRemark::WouldNotStart(why)] if why.code() == Code::KeyDoesNotOpenTpm),
+        "{again:?}"
     );
 }
 

@@ -8,13 +8,17 @@ use super::fixture::Fixture;
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::libvirt::Daemons;
 use crate::libvirt::fake::{Call, Failure};
 use crate::libvirt::secret::staged_definition;
 use crate::manage::checks::{
     CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, RecoveryFiles, examine,
 };
+use crate::manage::drop_state::drop_state;
 use crate::store::{Event, Origin};
 use crate::swtpm::LockedState;
+use crate::verdict::code::Code;
 
 fn look(fixture: &Fixture) -> Vec<Finding> {
     look_with(fixture, &[])
@@ -68,7 +72,11 @@ fn a_hook_that_cannot_run_is_reported() {
     let link = fixture.libvirt.dirs().hook_link();
     let cannot = |why| {
         let link = link.clone();
-        HookFinding::CannotRun { link, why }
+        HookFinding::CannotRun {
+            link,
+            why,
+            daemons: Daemons::Monolithic,
+        }
     };
     assert_eq!(hooks(&look(&fixture)), [&cannot(CannotRun::Missing)]);
     let program = install_hook(&fixture);
@@ -93,8 +101,16 @@ fn a_daemon_that_may_not_know_the_hook_is_reported_until_it_has_run_it() {
     fs::write(pid_file, "1").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
     install_hook(&fixture);
-    let is_reported = || hooks(&look(&fixture)).contains(&&HookFinding::NotNoticed);
+    let is_reported = || {
+        hooks(&look(&fixture)).contains(&&HookFinding::NotNoticed {
+            daemons: Daemons::Modular,
+        })
+    };
     assert!(is_reported());
+    let note = fixture.host.state_dir().hook_noticed();
+    fs::write(&note, "").unwrap();
+    assert!(!is_reported(), "the package has reloaded it");
+    fs::remove_file(note).unwrap();
     let (now, uuid) = (Timestamp::now(), DomainUuid::random());
     let event = Event::new(now, Origin::Prepare, uuid, "vm1", "allowed".to_owned());
     fixture.store().record_event(&event).unwrap();
@@ -189,7 +205,7 @@ fn keys_and_states_on_the_disk_are_reported() {
         fs::write(secrets.join(format!("{secret}.xml")), definition).unwrap();
         let value = secrets.join(format!("{secret}.{extension}"));
         fs::write(&value, "eA==").unwrap();
-        let is_it = |one: &KeyFinding| matches!(one, KeyFinding::OnDisk { file, encrypted } if *file == value && *encrypted == is_encrypted);
+        let is_it = |one: &KeyFinding| matches!(one, KeyFinding::OnDisk { file, encrypted, .. } if *file == value && *encrypted == is_encrypted);
         assert!(key(&look(&fixture), is_it), "{extension}");
     }
     let domain = fixture.domain(&guest);
@@ -199,20 +215,74 @@ fn keys_and_states_on_the_disk_are_reported() {
         .unwrap()
         .unwrap();
     plain_state::save(fixture.host.state_dir(), guest.uuid, &locked).unwrap();
-    let is_kept =
-        |one: &KeyFinding| matches!(one, KeyFinding::PlainState(uuid) if *uuid == guest.uuid);
-    assert!(key(&look(&fixture), is_kept));
+    let kept = || {
+        let found = look(&fixture).into_iter().find_map(|one| match one {
+            Finding::Key(KeyFinding::PlainState { name, is_known, .. }) => Some((name, is_known)),
+            _ => None,
+        });
+        found.map(|(name, is_known)| (name.unwrap_or_default(), is_known))
+    };
+    assert_eq!(kept(), Some(("vm1".to_owned(), true)));
+    // What doctor says then: `state drop`.
+    fixture.libvirt.guests.undefine("vm1");
+    assert!(matches!(kept(), Some((_, false))));
+    let uuid = guest.uuid.to_string();
+    let dropped = drop_state(&fixture.host, &uuid, &[], false).unwrap();
+    assert!(dropped.plain_state_dropped);
+    assert_eq!(kept(), None);
 }
 
 #[test]
-fn a_damaged_state_is_a_start_that_fails() {
+fn a_secret_on_the_disk_is_named_with_the_guests_that_use_it() {
     let fixture = Fixture::new();
-    let guest = fixture.guest_in_use("vm1");
-    let is_damaged =
-        |one: &KeyFinding| matches!(one, KeyFinding::TpmState { guest, .. } if guest == "vm1");
-    assert!(!key(&look(&fixture), is_damaged));
-    fixture.write_state(&guest, b"damaged");
-    assert!(key(&look(&fixture), is_damaged));
+    let guest = fixture.define("vm1");
+    let (used, unused) = (guest.secret, SecretUuid::random());
+    for secret in [used, unused] {
+        let secrets = fixture.libvirt.dirs().secrets();
+        let definition = "<secret><usage type='vtpm'><name>x</name></usage></secret>";
+        fs::write(secrets.join(format!("{secret}.xml")), definition).unwrap();
+        fs::write(secrets.join(format!("{secret}.base64")), "eA==").unwrap();
+    }
+    let users = |of: SecretUuid| {
+        let found = look(&fixture).into_iter().find_map(|one| match one {
+            Finding::Key(KeyFinding::OnDisk { secret, guests, .. }) if secret == Some(of) => {
+                Some(guests)
+            }
+            _ => None,
+        });
+        let users = found.unwrap()?.into_iter();
+        Some(users.map(|guest| guest.uuid).collect::<Vec<_>>())
+    };
+    assert_eq!(users(used), Some(vec![guest.uuid]));
+    assert_eq!(users(unused), Some(vec![]));
+    fixture.libvirt.go_down();
+    assert_eq!(users(unused), None);
+}
+
+#[test]
+fn guests_that_would_not_start_are_reported_by_code() {
+    let fixture = Fixture::new();
+    let guests = ["vm1", "vm2", "vm3"].map(|name| fixture.guest_in_use(name));
+    let found = || {
+        let found = look(&fixture).into_iter().filter_map(|one| match one {
+            Finding::Key(KeyFinding::WouldNotStart { guests, why }) => {
+                let names: Vec<_> = guests.into_iter().map(|guest| guest.name).collect();
+                Some((why.code(), names.join(" ")))
+            }
+            _ => None,
+        });
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(found(), []);
+    fixture.write_state(&guests[0], b"damaged");
+    for guest in &guests[1..] {
+        fixture.encrypt_state(guest, &Dek::generate().unwrap());
+    }
+    let expected = [
+        (Code::KeyDoesNotOpenTpm, "vm2 vm3".to_owned()),
+        (Code::TpmStateDamaged, "vm1".to_owned()),
+    ];
+    assert_eq!(found(), expected);
 }
 
 #[test]
@@ -225,6 +295,55 @@ fn a_key_that_is_still_staged_is_reported() {
     fs::write(staged.join(format!("{}.xml", guest.secret)), definition).unwrap();
     let found = look(&fixture);
     assert!(hooks(&found).contains(&&HookFinding::LeftStaged(1)));
+}
+
+#[test]
+fn a_modular_host_is_seen_as_a_whole() {
+    let fixture = Fixture::new();
+    let is_dead = |one: &HostFinding| matches!(one, HostFinding::GuestsDaemon { .. });
+    let is_asked = |one: &HostFinding| matches!(one, HostFinding::SecretsAtGuestsDaemon { .. });
+    let uri = "[secret]\nuri = \"qemu:///system\"\n";
+    fixture
+        .libvirt
+        .fail_each(Call::Guests, Failure::Unreachable);
+    let config = fixture.root().join("config.toml");
+    let before = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{before}{uri}")).unwrap();
+    // A libvirtd has the secrets, too, and is asked once.
+    let found = look(&fixture);
+    assert!(!host(&found, is_dead) && !host(&found, is_asked));
+
+    let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    fs::write(pid_file, "1").unwrap();
+    let found = look(&fixture);
+    assert!(host(&found, is_dead) && host(&found, is_asked), "{found:?}");
+    fixture.libvirt.recover();
+    fs::write(&config, before).unwrap();
+    let found = look(&fixture);
+    assert!(!host(&found, is_dead) && !host(&found, is_asked));
+}
+
+#[test]
+fn a_link_to_a_staged_key_is_no_key_on_the_disk() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let (secrets, staged) = (
+        fixture.libvirt.dirs().secrets(),
+        fixture.host.run_dir().staged(),
+    );
+    fs::create_dir_all(&staged).unwrap();
+    let definition = staged_definition(guest.secret, guest.uuid);
+    for (extension, text) in [("xml", definition.as_str()), ("base64", "eA==")] {
+        let name = format!("{}.{extension}", guest.secret);
+        fs::write(staged.join(&name), text).unwrap();
+        symlink(staged.join(&name), secrets.join(&name)).unwrap();
+    }
+    let on_disk = |one: &KeyFinding| matches!(one, KeyFinding::OnDisk { .. });
+    assert!(!key(&look(&fixture), on_disk));
+    // `unstage` has removed the key, and not the link yet.
+    fs::remove_file(staged.join(format!("{}.base64", guest.secret))).unwrap();
+    assert!(!key(&look(&fixture), on_disk));
 }
 
 #[test]

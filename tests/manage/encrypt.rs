@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::fixture::{Defined, Fixture};
-use super::kill;
+use super::{kill, meanwhile};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
@@ -131,6 +131,28 @@ fn a_kill_at_any_moment_leaves_a_guest_that_starts_or_that_the_next_run_complete
             assert_eq!(saved_plain_states(fixture), 1);
         },
     );
+}
+
+#[test]
+fn a_state_that_cannot_be_replaced_stays_plain_and_the_next_run_completes_it() {
+    let mut failed = 0;
+    meanwhile::everywhere(
+        |fixture| drop(plain(fixture)),
+        |fixture| meanwhile::obstruct(fixture, &fixture.defined("vm1")),
+        run,
+        |fixture, result| {
+            let guest = fixture.defined("vm1");
+            meanwhile::clear(fixture, &guest);
+            if let Err(error) = result {
+                failed += usize::from(matches!(error, EncryptError::Unfinished { .. }));
+                let is_plain = TpmData::from_plain(&state(fixture, &guest)).unwrap();
+                assert!(is_plain.is_some(), "{error:?}");
+                run(fixture).unwrap();
+            }
+            assert!(fixture.would_start(&guest));
+        },
+    );
+    assert!(failed > 0);
 }
 
 #[test]

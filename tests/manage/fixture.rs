@@ -244,6 +244,17 @@ impl Fixture {
             .unwrap();
     }
 
+    /// A damaged state that a start has set aside.
+    pub(crate) fn damaged_state(&self, guest: &Defined) -> PathBuf {
+        let dir = self.host.state_dir().damaged_states();
+        let dir = dir.join(guest.uuid.to_string());
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700).recursive(true).create(&dir).unwrap();
+        let state = dir.join("tpm2-00.permall.damaged-1");
+        fs::write(&state, "damaged").unwrap();
+        state
+    }
+
     /// Writes it unencrypted.
     pub(crate) fn plain_state(&self, guest: &Defined) {
         self.write_state(guest, PLAIN_STATE);
@@ -291,6 +302,13 @@ impl Fixture {
         let opened = unlocker.open_rows(rows, &providers, guest.uuid, default_deadline());
         let opens = |key: &crate::keyring::unlock::OpenedKey| state.is_opened_by(&key.dek);
         opened.into_iter().find(opens).map(|key| key.key_ref.id)
+    }
+
+    /// Whether this secret's value opens the guest's TPM state, as swtpm would try it.
+    pub(crate) fn is_opened_by(&self, guest: &Defined, value: &[u8]) -> bool {
+        let blob = fs::read(self.state_file(guest)).unwrap();
+        let dek = Dek::from_bytes(value.to_vec().into());
+        TpmData::decrypt(&blob, &dek).is_ok()
     }
 
     /// Whether the guest's start would be allowed.

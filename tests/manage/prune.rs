@@ -34,6 +34,7 @@ fn what_is_left_of_a_guest_is_removed_after_the_store_was_copied() {
     let fixture = Fixture::new();
     let guest = gone(&fixture, "vm1");
     let kept = fixture.guest_in_use("vm2");
+    let damaged = fixture.damaged_state(&guest);
     let would = pruned(&fixture, true);
     assert_eq!((would.removed.guests, &would.backup), (1, &None));
     assert_eq!(fixture.rows(&guest).len(), 1);
@@ -42,7 +43,7 @@ fn what_is_left_of_a_guest_is_removed_after_the_store_was_copied() {
     let counts = &done.removed;
     assert_eq!((counts.guests, counts.key_refs, counts.copies), (1, 1, 1));
     assert!(done.backup.unwrap().exists());
-    assert!(fixture.rows(&guest).is_empty());
+    assert!(fixture.rows(&guest).is_empty() && !damaged.exists());
     assert!(fixture.host.all_copies().unwrap().judged.is_empty());
     assert!(fixture.would_start(&kept), "libvirt knows it");
     let nothing = pruned(&fixture, false);

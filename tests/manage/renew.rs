@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::fixture::{Defined, Fixture};
-use super::kill;
+use super::{kill, meanwhile};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::fake::{Call, Failure};
@@ -151,25 +151,87 @@ fn a_state_that_is_damaged_or_has_a_volatile_one_beside_it_is_left_alone() {
 }
 
 #[test]
-fn a_libvirt_that_does_not_answer_changes_nothing() {
+fn a_libvirt_that_does_not_answer_or_refuses_changes_nothing() {
     let fixture = Fixture::new();
     let guest = in_use(&fixture);
     let (rows, state) = (
         fixture.rows(&guest),
         fs::read(fixture.state_file(&guest)).unwrap(),
     );
-    for call in [Call::GuestsCalled, Call::SavedRuns] {
-        fixture.libvirt.fail_each(call, Failure::Unreachable);
-        let error = renewed(&fixture).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                RenewError::Stopped(StoppedError::Guest(GuestError::Host(HostError::Libvirt(_))))
-            ),
-            "{error:?}"
-        );
-        fixture.libvirt.recover();
+    for (failure, words) in [
+        (Failure::Unreachable, "libvirt is unreachable: "),
+        (Failure::Refused, "libvirt refused: "),
+    ] {
+        for call in [Call::GuestsCalled, Call::SavedRuns] {
+            fixture.libvirt.fail_each(call, failure);
+            let error = renewed(&fixture).unwrap_err();
+            let RenewError::Stopped(StoppedError::Guest(GuestError::Host(host))) = error else {
+                panic!("{error:?}");
+            };
+            assert!(matches!(host, HostError::Libvirt(_)));
+            assert!(host.to_string().starts_with(words), "{host}");
+            fixture.libvirt.recover();
+        }
     }
     assert_eq!(fixture.rows(&guest), rows);
     assert_eq!(fs::read(fixture.state_file(&guest)).unwrap(), state);
+}
+
+#[test]
+fn a_start_at_any_moment_gets_a_key_that_opens_the_state_at_the_end() {
+    let (mut renewals, mut stopped) = (0, 0);
+    meanwhile::everywhere(
+        |fixture| drop(in_use(fixture)),
+        |fixture| meanwhile::start(fixture, &fixture.defined("vm1")),
+        renewed,
+        |fixture, result| {
+            let guest = fixture.defined("vm1");
+            match result {
+                Ok(_) => renewals += 1,
+                Err(RenewError::Starting(_)) => stopped += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+            let opening = fixture.opening_row(&guest);
+            let rows = fixture.rows(&guest);
+            let in_use = rows.iter().filter(|row| row.retired_at.is_none());
+            assert_eq!(
+                in_use.map(|row| Some(row.key_ref.id)).collect::<Vec<_>>(),
+                [opening]
+            );
+            if let Some(key) = fixture.libvirt.secrets.value(guest.secret) {
+                assert!(fixture.is_opened_by(&guest, &key));
+            }
+        },
+    );
+    assert!(renewals > 0 && stopped > 0, "{renewals}, {stopped}");
+}
+
+#[test]
+fn a_state_that_cannot_be_replaced_keeps_its_key_and_the_new_one_is_retired() {
+    let mut failed = 0;
+    meanwhile::everywhere(
+        |fixture| drop(in_use(fixture)),
+        |fixture| meanwhile::obstruct(fixture, &fixture.defined("vm1")),
+        renewed,
+        |fixture, result| {
+            let guest = fixture.defined("vm1");
+            match result {
+                // Too early or too late.
+                Ok(_) | Err(RenewError::Stopped(StoppedError::Locked(..))) => {}
+                Err(RenewError::Stopped(StoppedError::Write(..))) => {
+                    failed += 1;
+                    meanwhile::clear(fixture, &guest);
+                    let rows = fixture.rows(&guest);
+                    assert_eq!(
+                        rows.iter().filter(|row| row.retired_at.is_some()).count(),
+                        1
+                    );
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+            meanwhile::clear(fixture, &guest);
+            assert!(fixture.would_start(&guest));
+        },
+    );
+    assert!(failed > 0);
 }

@@ -8,9 +8,11 @@ use super::kill;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::fake::{Call, Failure};
+use crate::manage::host::Host;
 use crate::manage::stage::{StageError, stage};
-use crate::manage::unstage::{UnstageError, Unstaged, unstage};
+use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged};
 use crate::staging::StagingError;
+use crate::store::EventFilter;
 
 /// Lets a guest start with the daemon.
 fn autostart(fixture: &Fixture, guest: &Defined) {
@@ -28,8 +30,33 @@ fn start_daemon(fixture: &Fixture) {
     fixture.libvirt.secrets.restart();
 }
 
+#[test]
+fn the_modular_daemons_need_no_staged_keys() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    // What is left of a time with libvirtd goes.
+    stage(&fixture.host).unwrap();
+    assert_eq!(staged(&fixture), 1);
+    let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    fs::write(pid_file, "1").unwrap();
+    assert!(stage(&fixture.host).unwrap().is_empty());
+    assert_eq!(staged(&fixture), 0);
+}
+
 fn has_value(fixture: &Fixture, secret: SecretUuid) -> bool {
     fixture.libvirt.secrets.value(secret).is_some()
+}
+
+/// What a person, or `ExecStopPost`, runs.
+fn unstage(host: &Host) -> Result<Unstaged, UnstageError> {
+    crate::manage::unstage::unstage(host, Patience::OneMinute)
+}
+
+/// What the unit runs.
+fn unstage_waiting(host: &Host) -> Result<Unstaged, UnstageError> {
+    crate::manage::unstage::unstage(host, Patience::WhileItRuns)
 }
 
 fn staged(fixture: &Fixture) -> usize {
@@ -56,11 +83,9 @@ fn keys_are_staged_loaded_by_the_daemon_and_removed() {
 
     start_daemon(&fixture);
     assert!(has_value(&fixture, guest.secret));
-    let Unstaged { keys, daemon_runs } = unstage(&fixture.host).unwrap();
-    assert!(
-        daemon_runs && keys.len() == 1 && keys[0].dropped,
-        "{keys:?}"
-    );
+    let Unstaged { keys, daemon } = unstage(&fixture.host).unwrap();
+    assert_eq!(daemon, Daemon::Runs);
+    assert!(keys.len() == 1 && keys[0].dropped, "{keys:?}");
     assert!(!has_value(&fixture, guest.secret));
     assert_eq!(staged(&fixture), 0);
     assert_eq!(unstage(&fixture.host).unwrap().keys, []);
@@ -73,7 +98,7 @@ fn without_a_daemon_the_files_alone_are_removed() {
     autostart(&fixture, &guest);
     stage(&fixture.host).unwrap();
     let removed = unstage(&fixture.host).unwrap();
-    assert!(!removed.daemon_runs && !removed.keys[0].dropped);
+    assert!(removed.daemon == Daemon::IsDown && !removed.keys[0].dropped);
     assert_eq!(staged(&fixture), 0);
     let document = serde_json::to_value(&removed).unwrap();
     assert_eq!(document[0]["secret"]["action"], "none");
@@ -102,8 +127,59 @@ fn a_guest_that_runs_keeps_its_secret_where_the_lifetime_is_a_run() {
     }
 }
 
+/// The names in the directories of staged keys and of libvirt's secrets that end like this.
+fn files(fixture: &Fixture, extension: &str) -> usize {
+    let dirs = [
+        fixture.host.run_dir().staged(),
+        fixture.libvirt.dirs().secrets(),
+    ];
+    let names = dirs
+        .iter()
+        .flat_map(|dir| dir.read_dir().unwrap().flatten());
+    let names = names.filter(|entry| {
+        let name = entry.file_name().into_string().unwrap();
+        name.ends_with(extension)
+    });
+    names.count()
+}
+
 #[test]
-fn a_daemon_that_does_not_answer_leaves_no_key_behind() {
+fn a_daemon_that_does_not_answer_leaves_no_key_behind_and_a_later_call_finishes() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    stage(&fixture.host).unwrap();
+    start_daemon(&fixture);
+    for failure in [Failure::Unreachable, Failure::Refused] {
+        fixture.libvirt.fail_each(Call::DropStaged, failure);
+        let error = unstage(&fixture.host).unwrap_err();
+        assert!(matches!(error, UnstageError::Libvirt(_)), "{error:?}");
+        assert_eq!(files(&fixture, ".base64"), 0);
+        assert_eq!(files(&fixture, ".xml"), 2, "they name what libvirt holds");
+    }
+    fixture.libvirt.recover();
+    assert!(has_value(&fixture, guest.secret));
+    assert!(unstage(&fixture.host).unwrap().keys[0].dropped);
+    assert!(!has_value(&fixture, guest.secret));
+    assert_eq!(files(&fixture, ""), 0);
+}
+
+#[test]
+fn the_unit_waits_for_a_daemon_that_starts_its_guests_for_long() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    stage(&fixture.host).unwrap();
+    start_daemon(&fixture);
+    fixture.libvirt.fail_at(1, Failure::Unreachable);
+    let removed = unstage_waiting(&fixture.host).unwrap();
+    assert!(removed.keys[0].dropped);
+    assert!(!has_value(&fixture, guest.secret));
+    assert_eq!(files(&fixture, ""), 0);
+}
+
+#[test]
+fn the_unit_does_not_ask_for_ever_what_is_not_allowed() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
     autostart(&fixture, &guest);
@@ -111,10 +187,38 @@ fn a_daemon_that_does_not_answer_leaves_no_key_behind() {
     start_daemon(&fixture);
     fixture
         .libvirt
-        .fail_each(Call::DropStaged, Failure::Unreachable);
-    let error = unstage(&fixture.host).unwrap_err();
+        .fail_each(Call::DropStaged, Failure::Refused);
+    let error = unstage_waiting(&fixture.host).unwrap_err();
     assert!(matches!(error, UnstageError::Libvirt(_)), "{error:?}");
-    assert_eq!(staged(&fixture), 0);
+}
+
+#[test]
+fn the_unit_leaves_what_is_staged_for_the_next_start_of_a_daemon_that_ended() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    stage(&fixture.host).unwrap();
+    let left = unstage_waiting(&fixture.host).unwrap();
+    assert_eq!((left.daemon, left.keys), (Daemon::Ended, vec![]));
+    assert_eq!(staged(&fixture), 1);
+}
+
+#[test]
+fn a_daemon_that_has_started_its_guests_since_the_boot_gets_no_keys_and_no_events() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    let events = || {
+        let history = fixture.store().history(EventFilter::All, 100).unwrap();
+        history.len()
+    };
+    stage(&fixture.host).unwrap();
+    let once = events();
+    // What an earlier call left goes.
+    assert_eq!(staged(&fixture), 1);
+    fs::write(fixture.libvirt.dirs().autostarted(), "").unwrap();
+    assert!(stage(&fixture.host).unwrap().is_empty());
+    assert_eq!((staged(&fixture), events()), (0, once));
 }
 
 #[test]

@@ -162,9 +162,10 @@ fn the_last_state_that_a_key_opens_is_dropped_by_force_alone() {
         drop_it(&["zzzz"], false),
         Err(DropStateError::NoSuchCopy(_))
     ));
+    let damaged = fixture.damaged_state(&guest);
     let done = drop_it(&[], true).unwrap();
     assert_eq!((done.number(), done.kept), (1, 0));
-    assert!(copies(&fixture).is_empty());
+    assert!(copies(&fixture).is_empty() && !damaged.exists());
     assert!(matches!(drop_it(&[], true), Err(DropStateError::None(_))));
 }
 

@@ -1,6 +1,7 @@
 //! `status`, `history`, and what concerns several guests.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use super::fixture::Fixture;
 use crate::capture;
@@ -17,6 +18,19 @@ use crate::verdict::code::Code;
 
 fn look(fixture: &Fixture, passes: impl Fn(&GuestStatus) -> bool) -> Status {
     status(&fixture.host, passes, &|_, _| ()).unwrap()
+}
+
+#[test]
+fn a_running_guest_that_the_guard_has_not_started_has_a_last_start() {
+    let fixture = Fixture::new();
+    fixture.define("vm1");
+    let running = fixture.libvirt.dirs().running();
+    fs::write(running.join("vm1.pid"), "7").unwrap();
+    let last_start = || look(&fixture, |_| true).guests.unwrap()[0].last_start_at;
+    assert_eq!(last_start(), None, "left over: it does not run");
+    fixture.libvirt.guests.start("vm1");
+    let ago = Timestamp::now().0 - last_start().unwrap().0;
+    assert!((0..60_000).contains(&ago), "{ago}");
 }
 
 #[test]
@@ -49,6 +63,7 @@ fn the_host_and_its_guests_are_shown() {
             ("vm3", true, false, true)
         ]
     );
+    assert!(guests.iter().all(|one| one.last_start_at.is_none()));
     assert_eq!(guests[0].proven, Some(true));
     assert_eq!(guests[0].provider.as_deref(), Some("a"));
     assert_eq!(guests[1].code, Some("VG202"));

@@ -217,7 +217,8 @@ impl Refusal {
             Self::ProviderMissing { .. } => Code::ProviderMissing,
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
-            Self::ProviderSealed { .. } | Self::ProviderTimedOut { .. } => Code::ProviderSealed,
+            Self::ProviderSealed { .. } => Code::ProviderSealed,
+            Self::ProviderTimedOut { .. } => Code::ProviderTimeout,
             Self::KeyMissing
             | Self::KeyMissingNotDefined { .. }
             | Self::KeyOfRelatedGuest { .. }

@@ -164,9 +164,17 @@ pub enum Command {
     Stage,
     /// Remove staged keys (run once libvirtd is up, and after it stopped or failed to start).
     ///
-    /// Waits until libvirtd answers, removes the files, and drops the secrets that are no longer
-    /// needed. If no libvirtd runs, it removes the files at once. Running it again changes nothing.
-    Unstage,
+    /// Waits until libvirtd answers, at most a minute, removes the files, and drops the secrets that
+    /// are no longer needed. If no libvirtd runs, it removes the files at once. Running it again
+    /// changes nothing.
+    Unstage {
+        /// Wait as long as libvirtd runs, not only one minute.
+        ///
+        /// For vtpm-guard-unstage.service. If libvirtd ends meanwhile, nothing is removed: the
+        /// drop-in of libvirtd.service runs "vtpm-guard unstage" after each stop.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Manage saved copies of TPM state.
     #[command(subcommand)]
     State(State),

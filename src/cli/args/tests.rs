@@ -7,7 +7,7 @@ use super::{Cli, headings};
 use crate::messages::Command;
 
 /// The other programs that messages name.
-const OTHER_PROGRAMS: [&str; 23] = [
+const OTHER_PROGRAMS: [&str; 25] = [
     "ausearch",
     "chmod",
     "chown",
@@ -24,9 +24,11 @@ const OTHER_PROGRAMS: [&str; 23] = [
     "ps",
     "restorecon",
     "rm",
+    "sed",
     "setsebool",
     "sqlite3",
     "systemctl",
+    "systemd-creds",
     "timedatectl",
     "tpm2_changeauth",
     "uuidgen",

@@ -10,6 +10,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
+use crate::libvirt::Daemons;
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::stage::{StageError, stage};
 use crate::messages::{count, reason, refusal};
@@ -19,15 +20,28 @@ use crate::verdict::outcome::SecretAction;
 /// The guests that will start with libvirtd.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct StagedGuests(Vec<CheckedGuest>);
+struct StagedGuests {
+    guests: Vec<CheckedGuest>,
+    #[serde(skip)]
+    daemons: Daemons,
+}
 
 pub(crate) fn run(context: &Context) -> Result<(), CommandError> {
-    context.output.print(&StagedGuests(stage(&context.host)?))
+    let (guests, daemons) = (stage(&context.host)?, context.host.daemons());
+    context.output.print(&StagedGuests { guests, daemons })
 }
 
 impl Answer for StagedGuests {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        let guests = &self.0;
+        let guests = &self.guests;
+        if self.daemons == Daemons::Modular {
+            return writeln!(
+                out,
+                "nothing to stage: {} takes keys while {} starts its guests",
+                self.daemons.of_secrets(),
+                self.daemons.of_guests()
+            );
+        }
         if guests.is_empty() {
             return writeln!(out, "no guest will start with libvirtd");
         }

@@ -28,7 +28,7 @@ pub(crate) fn run(context: &Context, filters: &StatusFilters) -> Result<(), Comm
     progress.into_inner().as_ref().map(Progress::done);
     let found = found?;
     if let Some(error) = &found.unreachable {
-        let error = CommandError::failed(format!("libvirt is unreachable: {error}"));
+        let error = CommandError::failed(error.sentence());
         context.output.note(&error.to_string());
     }
     context.output.print(&found)

@@ -6,20 +6,28 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
-use crate::manage::unstage::{UnstageError, Unstaged, unstage};
+use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged, unstage};
 use crate::messages::{Command, count};
 
-pub(crate) fn run(context: &Context) -> Result<(), CommandError> {
-    context.output.print(&unstage(&context.host)?)
+pub(crate) fn run(context: &Context, wait: bool) -> Result<(), CommandError> {
+    let patience = if wait {
+        Patience::WhileItRuns
+    } else {
+        Patience::OneMinute
+    };
+    context.output.print(&unstage(&context.host, patience)?)
 }
 
 impl Answer for Unstaged {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if self.daemon == Daemon::Ended {
+            return writeln!(out, "libvirtd does not run any more; nothing was removed");
+        }
         if self.keys.is_empty() {
             return writeln!(out, "nothing was staged");
         }
         let keys = count(self.keys.len(), "staged key");
-        if !self.daemon_runs {
+        if self.daemon == Daemon::IsDown {
             return writeln!(out, "removed {keys}; libvirtd does not run");
         }
         let dropped = self.keys.iter().filter(|key| key.dropped).count();

@@ -113,6 +113,15 @@ fn only_a_host_without_a_stronger_seal_uses_a_weaker_one() {
     for (has_tpm2, seal) in [
         ("exit 0", Some(Seal::HostAndTpm2)),
         ("exit 5", Some(Seal::Host)),
+        (
+            "printf 'partial\n+driver\n-libraries\n'; exit 16",
+            Some(Seal::Host),
+        ),
+        // Started by a BIOS.
+        (
+            "printf 'partial\n-firmware\n+driver\n'; exit 1",
+            Some(Seal::HostAndTpm2),
+        ),
         ("kill $$", None),
     ] {
         let keyring = fake(&home, has_tpm2, "", "");

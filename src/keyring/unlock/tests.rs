@@ -124,6 +124,9 @@ fn a_kek_that_cannot_be_unsealed_is_tried_once() {
     assert!(missing(unlocker.wrap(&dek, &provider, host.guest, soon())));
     fs::rename(&aside, &sealed).unwrap();
     assert!(missing(unlocker.wrap(&dek, &provider, host.guest, soon())));
+    // Nor by the unlocker of the next guest.
+    let mut next = Unlocker::sharing(host.keyring.clone(), unlocker.unsealed.clone());
+    assert!(missing(next.wrap(&dek, &provider, host.guest, soon())));
     let mut fresh = Unlocker::new(&host.keyring);
     assert!(fresh.wrap(&dek, &provider, host.guest, soon()).is_ok());
 }

@@ -11,6 +11,7 @@ use crate::manage::providers::ProviderError;
 use crate::store::StoreError;
 use crate::verdict::adopt::NotAdoptable;
 use crate::verdict::facts::{NotOpened, Provider};
+use crate::verdict::refusal::Refusal;
 
 /// Why no guest was looked at. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,9 @@ pub(crate) enum NotAdopted {
         /// The provider that wraps the key, or would.
         provider: Box<Provider>,
     },
+    /// libvirt has no key of it, and with what the guard has its start would be refused.
+    #[error("would not start")]
+    WouldNotStart(Refusal),
     /// Its key, its secret or its TPM state changed since it was first looked at.
     #[error("changed")]
     Changed,

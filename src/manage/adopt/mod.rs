@@ -15,6 +15,7 @@ mod take_over;
 pub(crate) use error::{AdoptError, NotAdopted};
 
 use self::guests::{OtherGuest, Target};
+use super::dry_start;
 use super::guests::GuestRef;
 use super::host::Host;
 use super::providers::ProvidersLock;
@@ -25,6 +26,8 @@ use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
 use crate::libvirt::secret::SecretError;
 use crate::store::Store;
+use crate::verdict::adopt::{AvailableSecret, NotAdoptable};
+use crate::verdict::code::Code;
 use crate::verdict::facts::Provider;
 
 /// What is asked for.
@@ -124,6 +127,7 @@ pub(crate) fn adopt(
     for guest in &mut chosen {
         progress(Step::Guest(&guest.name));
         adopting.take_over(guest);
+        guest.explain_nothing(host);
     }
     progress(Step::Verify(chosen.len()));
     adopting.release(&mut chosen, progress);
@@ -175,6 +179,25 @@ struct Work {
 }
 
 impl Work {
+    /// Where there is nothing to adopt, and the guest is no new one that only lacks a provider, what
+    /// helps is what helps against the refusal of its start.
+    fn explain_nothing(&mut self, host: &Host) {
+        use NotAdoptable::NothingToAdopt;
+        let nothing = match &self.result.error {
+            Some(NotAdopted::Refused { why, .. }) => matches!(
+                why,
+                NothingToAdopt(AvailableSecret::Absent | AvailableSecret::Own)
+            ),
+            _ => false,
+        };
+        if let (true, Some(target)) = (nothing, &self.target)
+            && let Some(why) = dry_start::refusal(host, &target.domain)
+            && why.code() != Code::KeyMissing
+        {
+            self.result.error = Some(NotAdopted::WouldNotStart(why));
+        }
+    }
+
     /// The key that is stored, unless something has failed.
     fn stored(&self) -> Option<&StoredKey> {
         self.result

@@ -1,10 +1,9 @@
 //! Saved copies of TPM state: can they be used, and does a guest still need them?
 
-use super::{Finding, KeyFinding};
+use super::{Finding, KeyFinding, last_name};
 use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::manage::host::Host;
-use crate::store::Access;
 use crate::tpm_copies::{self, CopyStore, SavedCopy};
 
 /// How old a copy may be before it is reported, in milliseconds: 90 days.
@@ -35,11 +34,9 @@ fn old(host: &Host, guest: DomainUuid, copies: &[SavedCopy]) -> Option<KeyFindin
     if Timestamp::now().0.saturating_sub(saved_at.0) < OLD_MS {
         return None;
     }
-    let store = host.store(Access::Read).ok().flatten();
-    let name = store.and_then(|store| store.last_name(guest).ok().flatten());
     Some(KeyFinding::OldCopy {
         guest,
-        name,
+        name: last_name(host, guest),
         saved_at,
     })
 }

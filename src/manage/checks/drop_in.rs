@@ -1,9 +1,9 @@
-//! Whether a monolithic libvirtd of this host runs `stage` before it starts.
+//! Whether the libvirtd of a host runs `stage` before it starts.
 
 use std::fs;
 use std::path::Path;
 
-use crate::host::dirs::{LibvirtDirs, UNIT_DIRS};
+use crate::host::dirs::{UNIT_DIRS, UNSTAGE_UNIT};
 use crate::messages::Command;
 
 /// What this host's libvirtd lacks of the drop-in.
@@ -13,27 +13,29 @@ pub(crate) enum Lacking {
     Stage,
     /// After a start that failed, nobody runs `unstage`.
     UnstageAfterFailure,
+    /// After a start that takes long, `unstage` gives up: it is of an older version.
+    UnstageThatWaits,
 }
 
-/// What a monolithic libvirtd of this host lacks.
-pub(crate) fn lacking(dirs: &LibvirtDirs) -> Option<Lacking> {
-    // There while a monolithic libvirtd runs.
-    let is_monolithic = dirs.pid_file("libvirtd").exists();
+/// What a monolithic libvirtd lacks.
+pub(crate) fn lacking() -> Option<Lacking> {
     let drop_ins = UNIT_DIRS.map(|dir| Path::new(dir).join("libvirtd.service.d"));
     let texts: Vec<_> = drop_ins.iter().flat_map(|dir| texts(dir)).collect();
-    is_monolithic.then(|| lacking_in(&texts)).flatten()
+    lacking_in(&texts)
 }
 
 fn lacking_in(texts: &[String]) -> Option<Lacking> {
-    let runs = |key: &str, command: &Command| {
-        let command = command.to_string();
+    let runs = |key: &str, command: &str| {
         let mut lines = texts.iter().flat_map(|text| text.lines());
-        lines.any(|line| line.starts_with(key) && line.ends_with(&command))
+        lines.any(|line| line.starts_with(key) && line.ends_with(command))
     };
-    if !runs("ExecStartPre=", &Command::Stage) {
+    if !runs("ExecStartPre=", &Command::Stage.to_string()) {
         return Some(Lacking::Stage);
     }
-    (!runs("ExecStopPost=", &Command::Unstage)).then_some(Lacking::UnstageAfterFailure)
+    if !runs("ExecStopPost=", &Command::Unstage.to_string()) {
+        return Some(Lacking::UnstageAfterFailure);
+    }
+    (!runs("ExecStartPost=", UNSTAGE_UNIT)).then_some(Lacking::UnstageThatWaits)
 }
 
 fn texts(drop_ins: &Path) -> Vec<String> {
@@ -60,6 +62,9 @@ mod tests {
         assert_eq!(lacking_in(&[SHIPPED.to_owned()]), None);
         let older = SHIPPED.replace("\nExecStopPost=", "\n#");
         assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageAfterFailure));
+        let waits = "systemctl --no-block start vtpm-guard-unstage.service";
+        let older = SHIPPED.replace(waits, "/usr/sbin/vtpm-guard unstage");
+        assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageThatWaits));
         assert_eq!(lacking_in(&[]), Some(Lacking::Stage));
     }
 }

@@ -2,12 +2,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::host::trusted::Reason;
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, SecretUuid};
 use crate::keyring::{KeyringError, Seal};
+use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
+use crate::manage::dry_start::CheckedGuest;
+use crate::manage::guests::GuestRef;
 use crate::manage::host::HostError;
 use crate::manage::shared_secrets::SharedSecret;
 use crate::recovery::file::RecoveryError;
@@ -49,13 +53,21 @@ impl From<KeyFinding> for Finding {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HookFinding {
     /// libvirt cannot run it.
-    CannotRun { link: PathBuf, why: CannotRun },
+    CannotRun {
+        link: PathBuf,
+        why: CannotRun,
+        daemons: Daemons,
+    },
     /// Plain users cannot run it, whose session daemons do.
     NotForUsers { link: PathBuf },
     /// The daemon may not know of it yet.
-    NotNoticed,
-    /// `AppArmor` keeps libvirtd from running this program.
-    AppArmor { link: PathBuf, target: PathBuf },
+    NotNoticed { daemons: Daemons },
+    /// `AppArmor` keeps the daemon from running this program.
+    AppArmor {
+        link: PathBuf,
+        target: PathBuf,
+        daemons: Daemons,
+    },
     /// It does not have the `SELinux` label of the policy; `restorecon` reports this.
     SelinuxLabel {
         link: PathBuf,
@@ -79,6 +91,8 @@ pub(crate) enum HookFinding {
     NobodyStages { guest: String },
     /// After a start of libvirtd that failed, nobody removes the staged keys.
     NobodyUnstages,
+    /// If its guests need long to start, nobody has libvirtd drop the staged keys.
+    UnstageGivesUp,
     /// So many keys are still staged.
     LeftStaged(usize),
 }
@@ -104,7 +118,18 @@ pub(crate) enum HostFinding {
     /// The configuration cannot be used.
     Configuration(HostError),
     /// libvirt's secret driver does not answer at this URI.
-    Libvirt { uri: String, error: SecretError },
+    Libvirt {
+        uri: String,
+        error: SecretError,
+        daemons: Daemons,
+    },
+    /// The daemon that runs guests does not answer, and is not the one that has the secrets.
+    GuestsDaemon {
+        error: SecretError,
+        daemons: Daemons,
+    },
+    /// Secrets are asked for at this URI of virtqemud, which answers nobody while it autostarts guests.
+    SecretsAtGuestsDaemon { uri: String },
     /// libvirt has a file of this guest, and not where the configuration says.
     Elsewhere {
         guest: String,
@@ -125,7 +150,13 @@ pub(crate) enum HostFinding {
     /// It has only so many KiB left.
     Full { path: PathBuf, free_kib: u64 },
     /// libvirt's directory of TPM states is a link.
-    LinkedStates { path: PathBuf, target: PathBuf },
+    LinkedStates {
+        path: PathBuf,
+        target: PathBuf,
+        daemons: Daemons,
+    },
+    /// The timer of the nightly check is not enabled.
+    NoNightlyCheck,
     /// This version of libvirt does not know `qemu.d`.
     OldLibvirt(String),
     /// The user that swtpm runs as can open the host's TPM.
@@ -154,6 +185,13 @@ pub(crate) enum KeyFinding {
     Store(StoreFinding),
     /// A provider's key does not open.
     Sealed(Provider, KeyringError),
+    /// It opened too late for a start, or not in all the time that it was given.
+    SlowToOpen {
+        provider: Provider,
+        opened: bool,
+        took: Duration,
+        allowed: Duration,
+    },
     /// This host could seal it better.
     WeakSeal {
         provider: Provider,
@@ -168,6 +206,11 @@ pub(crate) enum KeyFinding {
     OldExport(Provider, Timestamp),
     /// It opens on this host's TPM alone.
     SealedToTpm(Provider),
+    /// This host has a TPM 2.0, but systemd lacks this to seal the provider's key with it.
+    UnusedTpm {
+        provider: Provider,
+        lacking: Vec<String>,
+    },
     /// The last decision is later than the clock.
     Clock { last: Timestamp, now: Timestamp },
     /// This recovery file cannot be used.
@@ -175,11 +218,21 @@ pub(crate) enum KeyFinding {
     /// No recovery file that was named restores this provider.
     NotCovered(Provider),
     /// This file of libvirt holds a vTPM's key, in plaintext or encrypted by libvirt.
-    OnDisk { file: PathBuf, encrypted: bool },
+    OnDisk {
+        file: PathBuf,
+        encrypted: bool,
+        secret: Option<SecretUuid>,
+        /// The guests that name its secret; `None` where libvirt did not list them.
+        guests: Option<Vec<GuestRef>>,
+    },
     /// Guests with different keys under one secret.
     Shared(SharedSecret),
-    /// A guest's TPM state cannot be used, whatever the key.
-    TpmState { guest: String, why: Refusal },
+    /// The starts of these guests would be refused or would fail, all for reasons with one code.
+    WouldNotStart {
+        guests: Vec<CheckedGuest>,
+        /// That of the first.
+        why: Refusal,
+    },
     /// A saved copy of TPM state cannot be used.
     Copy(CopyError),
     /// The newest copy of a guest's TPM state is old.
@@ -189,7 +242,12 @@ pub(crate) enum KeyFinding {
         saved_at: Timestamp,
     },
     /// The unencrypted state from before an `encrypt` is still there.
-    PlainState(DomainUuid),
+    PlainState {
+        guest: DomainUuid,
+        name: Option<String>,
+        /// Whether libvirt knows the guest, or cannot say.
+        is_known: bool,
+    },
 }
 
 /// A file that could not be looked at.

@@ -1,26 +1,23 @@
 //! Is the hook there, may it run, and has the daemon noticed it?
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{CannotRun, Finding, HookFinding};
 use crate::clock::Timestamp;
 use crate::host::{dirs, process};
-use crate::manage::host::{Host, default_deadline};
+use crate::manage::host::{Host, changed_at, default_deadline};
 use crate::store::{Access, EventFilter, EventQuery, Origin};
-
-/// The daemons that run hooks.
-const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let link = &host.libvirt_dirs().present_hook();
-    if let Some(finding) = cannot_run(link) {
+    if let Some(finding) = cannot_run(host, link) {
         return vec![finding.into()];
     }
     [
         not_noticed(host, link),
-        apparmor(link),
+        apparmor(host, link),
         selinux_label(link),
         selinux_boolean(Path::new(dirs::SELINUX)),
     ]
@@ -30,7 +27,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     .collect()
 }
 
-fn cannot_run(link: &Path) -> Option<HookFinding> {
+fn cannot_run(host: &Host, link: &Path) -> Option<HookFinding> {
     let why = match fs::metadata(link) {
         Ok(file) if !file.is_file() => CannotRun::NotAFile,
         Ok(file) if file.permissions().mode() & 0o111 == 0 => CannotRun::NotExecutable,
@@ -42,28 +39,21 @@ fn cannot_run(link: &Path) -> Option<HookFinding> {
         Err(_) if link.is_symlink() => CannotRun::Dangling,
         Err(_) => CannotRun::Missing,
     };
-    let link = link.to_owned();
-    Some(HookFinding::CannotRun { link, why })
+    let (link, daemons) = (link.to_owned(), host.daemons());
+    Some(HookFinding::CannotRun { link, why, daemons })
 }
 
 /// libvirt looks for hooks when its daemon starts and when it is reloaded, and otherwise does
 /// not see that there is one. A daemon younger than the link has seen it, and so has one that
-/// has asked since; of any other nothing is known.
+/// the package has reloaded or that has asked since; of any other nothing is known.
 fn not_noticed(host: &Host, link: &Path) -> Option<HookFinding> {
     let made = changed_at(&fs::symlink_metadata(link).ok()?);
-    let dirs = host.libvirt_dirs();
-    let started = DAEMONS
-        .iter()
-        .filter_map(|daemon| fs::metadata(dirs.pid_file(daemon)).ok())
-        .map(|file| changed_at(&file))
-        .max()?;
-    let is_known = started >= made || has_asked_since(host, made);
-    (!is_known).then_some(HookFinding::NotNoticed)
-}
-
-/// When the file was made or last changed.
-fn changed_at(file: &fs::Metadata) -> Timestamp {
-    Timestamp(file.ctime() * 1000 + file.ctime_nsec() / 1_000_000)
+    let started = host.guests_daemon_started()?;
+    let reloaded = fs::metadata(host.state_dir().hook_noticed());
+    let reloaded = reloaded.is_ok_and(|note| changed_at(&note) >= made);
+    let is_known = started >= made || reloaded || has_asked_since(host, made);
+    let daemons = host.daemons();
+    (!is_known).then_some(HookFinding::NotNoticed { daemons })
 }
 
 fn has_asked_since(host: &Host, made: Timestamp) -> bool {
@@ -75,17 +65,21 @@ fn has_asked_since(host: &Host, made: Timestamp) -> bool {
         return false;
     };
     let events = store.history(query, usize::MAX).unwrap_or_default();
-    events
-        .iter()
-        .any(|row| row.operation == Origin::Prepare.as_str())
+    let starts = [Origin::Prepare, Origin::Stopped].map(Origin::as_str);
+    let mut operations = events.iter().map(|row| row.operation.as_str());
+    operations.any(|operation| starts.contains(&operation))
 }
 
-fn apparmor(link: &Path) -> Option<HookFinding> {
+fn apparmor(host: &Host, link: &Path) -> Option<HookFinding> {
     let enabled = fs::read_to_string(dirs::APPARMOR).ok()?;
     let target = fs::canonicalize(link).ok()?;
     let is_kept = enabled.starts_with('Y') && !may_run_under_apparmor(&target);
-    let link = link.to_owned();
-    is_kept.then_some(HookFinding::AppArmor { link, target })
+    let (link, daemons) = (link.to_owned(), host.daemons());
+    is_kept.then_some(HookFinding::AppArmor {
+        link,
+        target,
+        daemons,
+    })
 }
 
 fn may_run_under_apparmor(target: &Path) -> bool {

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 use super::{Finding, HostFinding, KeyFinding};
 use crate::host::dirs::DEVICES;
 use crate::keyring::{Keyring, Seal};
-use crate::manage::host::Host;
+use crate::manage::host::{Host, default_deadline};
 use crate::store::Access;
 use crate::verdict::facts::Provider;
 
@@ -20,9 +20,11 @@ const DEFAULT_USER: &str = "tss";
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let store = host.store(Access::Read).ok().flatten();
     let providers = store.and_then(|store| store.providers().ok());
-    let sealed = sealed_to_tpm(&providers.unwrap_or_default(), &host.keyring());
+    let (providers, keyring) = (providers.unwrap_or_default(), host.keyring());
+    let unused = unused(Path::new(DEVICES), &providers, &keyring).map(Finding::from);
+    let sealed = sealed_to_tpm(&providers, &keyring);
     if sealed.is_empty() {
-        return Vec::new();
+        return unused.into_iter().collect();
     }
     let dirs = host.libvirt_dirs();
     let users = swtpm_users(&dirs.qemu_conf(), &dirs.tpm_states());
@@ -31,7 +33,26 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     sealed
         .map(Finding::from)
         .chain(device.map(Finding::from))
+        .chain(unused)
         .collect()
+}
+
+/// A provider whose key is not sealed to the TPM of this host, because systemd cannot use it.
+fn unused(dev: &Path, providers: &[Provider], keyring: &Keyring) -> Option<KeyFinding> {
+    // The resource manager of a TPM 2.0; a TPM 1.2 has none.
+    let has_tpm = |device: &PathBuf| device.to_string_lossy().contains("tpmrm");
+    if !devices(dev).iter().any(has_tpm) {
+        return None;
+    }
+    let provider = providers.iter().find(|provider| {
+        let seal = keyring.seal(provider.key_id);
+        seal.is_ok_and(|seal| seal < Seal::HostAndTpm2)
+    })?;
+    let lacking = keyring.lacking_for_tpm(default_deadline()).ok()?;
+    (!lacking.is_empty()).then(|| KeyFinding::UnusedTpm {
+        provider: provider.clone(),
+        lacking,
+    })
 }
 
 fn sealed_to_tpm(providers: &[Provider], keyring: &Keyring) -> Vec<Provider> {
@@ -135,8 +156,10 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
+    use crate::host::process;
     use crate::ids::ProviderUuid;
     use crate::key::id::KeyId;
+    use crate::keyring::seal::Sealer;
 
     fn user(name: &str) -> Option<User> {
         User::from_name(name).unwrap()
@@ -212,6 +235,42 @@ mod tests {
             exported_at: None,
             created_at: Timestamp(0),
         }
+    }
+
+    #[test]
+    fn a_tpm_that_systemd_cannot_use_is_reported_where_a_key_could_be_sealed_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("systemd-creds");
+        let script = "#!/bin/sh\nprintf 'partial\\n-firmware\\n+driver\\n-libraries\\n'\nexit 17\n";
+        // Not written by this process: a child of another test could hold it open for writing.
+        let copy = format!("cat >{0} && chmod 755 {0}", program.display());
+        let (args, input) = (["-c", &copy], script.as_bytes());
+        process::run(Path::new("sh"), &args, input, 100, default_deadline()).unwrap();
+        let keyring = Keyring::with_sealer(dir.path().join("keys"), Sealer::at(program));
+        let provider = provider();
+        let lacking = |nodes: &[&str], seal: &str| {
+            let keys = dir.path().join("keys");
+            let _ = fs::create_dir(&keys);
+            fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+            let file = keys.join(provider.key_id.to_string());
+            fs::write(&file, format!("vtpm-guard-kek 1 {seal}\nx")).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            let dev = tempfile::tempdir().unwrap();
+            for node in nodes {
+                fs::write(dev.path().join(node), "").unwrap();
+            }
+            let found = unused(dev.path(), std::slice::from_ref(&provider), &keyring);
+            found.map(|found| match found {
+                KeyFinding::UnusedTpm { lacking, .. } => lacking.join(","),
+                other => panic!("{other:?}"),
+            })
+        };
+        let tpm2 = ["tpm0", "tpmrm0"];
+        let libraries = Some("libraries".to_owned());
+        assert_eq!(lacking(&tpm2, "systemd-creds host"), libraries);
+        assert_eq!(lacking(&tpm2, "root-only"), libraries);
+        assert_eq!(lacking(&tpm2, "systemd-creds host+tpm2"), None);
+        assert_eq!(lacking(&["tpm0"], "systemd-creds host"), None, "a TPM 1.2");
     }
 
     #[test]

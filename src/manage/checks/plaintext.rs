@@ -5,18 +5,28 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::finding::unreadable;
-use super::{Finding, KeyFinding};
+use super::{Finding, KeyFinding, last_name};
 use crate::guard::plain_state;
+
 use crate::host::path_error::PathError;
-use crate::manage::host::Host;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::manage::guests::{GuestRef, ListedGuest};
+use crate::manage::host::{Host, default_deadline};
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
 /// `UUID.base64` or, since libvirt 12.1, encrypted in `UUID.aes256cbc`.
-pub(super) fn in_libvirt(directory: &Path) -> Vec<Finding> {
+pub(super) fn in_libvirt(host: &Host, guests: Option<&[ListedGuest]>) -> Vec<Finding> {
+    let directory = &host.libvirt_dirs().secrets();
+    let staged = host.run_dir().staged();
+    // A link to a staged key, on tmpfs, is the guard's own, also one that leads to nothing by now.
+    let is_staged =
+        |file: &Path| fs::read_link(file).is_ok_and(|target| target.starts_with(&staged));
     match fs::read_dir(directory) {
         Ok(entries) => entries
             .flatten()
-            .filter_map(|entry| key_in(entry.path()))
+            .map(|entry| entry.path())
+            .filter(|file| !is_staged(file))
+            .filter_map(|file| key_in(file, guests))
             .map(Finding::from)
             .collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
@@ -24,7 +34,7 @@ pub(super) fn in_libvirt(directory: &Path) -> Vec<Finding> {
     }
 }
 
-fn key_in(file: PathBuf) -> Option<KeyFinding> {
+fn key_in(file: PathBuf, guests: Option<&[ListedGuest]>) -> Option<KeyFinding> {
     let encrypted = match file.extension()?.to_str()? {
         "base64" => false,
         "aes256cbc" => true,
@@ -33,7 +43,26 @@ fn key_in(file: PathBuf) -> Option<KeyFinding> {
     // libvirt writes these files itself, always in the same way.
     let definition = fs::read_to_string(file.with_extension("xml")).ok()?;
     let is_for_a_vtpm = definition.contains("<usage type='vtpm'>");
-    is_for_a_vtpm.then_some(KeyFinding::OnDisk { file, encrypted })
+    let secret = file.file_stem()?.to_str();
+    let secret = secret.and_then(|uuid| SecretUuid::parse(uuid).ok());
+    is_for_a_vtpm.then(|| KeyFinding::OnDisk {
+        file,
+        encrypted,
+        secret,
+        guests: guests.map(|guests| naming(guests, secret)),
+    })
+}
+
+/// The guests that name this secret.
+fn naming(guests: &[ListedGuest], secret: Option<SecretUuid>) -> Vec<GuestRef> {
+    let domains = guests.iter().filter_map(|guest| guest.domain.as_ref().ok());
+    let naming = domains.filter(|domain| {
+        let named = domain.encrypted_vtpm().map(|(_, secret)| secret);
+        named.is_some() && named == secret
+    });
+    naming
+        .map(|domain| GuestRef::called(domain.uuid, &domain.name))
+        .collect()
 }
 
 /// The unencrypted TPM states that `encrypt` keeps until the guest has started.
@@ -41,8 +70,20 @@ pub(super) fn kept_by_encrypt(host: &Host) -> Vec<Finding> {
     match plain_state::list(host.state_dir()) {
         Ok(guests) => guests
             .into_iter()
-            .map(|guest| KeyFinding::PlainState(guest).into())
+            .map(|guest| kept_state(host, guest).into())
             .collect(),
         Err(PathError { path, source }) => vec![unreadable(&path, source)],
+    }
+}
+
+fn kept_state(host: &Host, guest: DomainUuid) -> KeyFinding {
+    let found = host.libvirt().guest(guest, default_deadline());
+    KeyFinding::PlainState {
+        guest,
+        is_known: !matches!(found, Ok(None)),
+        name: match found {
+            Ok(Some(found)) => Some(found.name),
+            _ => last_name(host, guest),
+        },
     }
 }

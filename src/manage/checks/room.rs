@@ -22,7 +22,9 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let states = host.libvirt_dirs().tpm_states();
     let places: [&Path; 2] = [host.state_dir(), &states];
     let mut found: Vec<_> = places.into_iter().filter_map(room).collect();
-    let others = linked_states(&states).into_iter().chain(old_libvirt());
+    let others = linked_states(host, &states)
+        .into_iter()
+        .chain(old_libvirt(host));
     found.extend(others.map(Finding::from));
     found
 }
@@ -41,14 +43,18 @@ fn room(place: &Path) -> Option<Finding> {
 }
 
 /// TPM states on another file system, by a link in the place of libvirt's directory.
-fn linked_states(states: &Path) -> Option<HostFinding> {
+fn linked_states(host: &Host, states: &Path) -> Option<HostFinding> {
     let target = fs::read_link(states).ok()?;
-    let path = states.to_owned();
-    Some(HostFinding::LinkedStates { path, target })
+    let (path, daemons) = (states.to_owned(), host.daemons());
+    Some(HostFinding::LinkedStates {
+        path,
+        target,
+        daemons,
+    })
 }
 
-fn old_libvirt() -> Option<HostFinding> {
-    let version = ["libvirtd", "virtqemud"].into_iter().find_map(version_of)?;
+fn old_libvirt(host: &Host) -> Option<HostFinding> {
+    let version = version_of(host.daemons().of_guests())?;
     (version < OLDEST_LIBVIRT).then(|| HostFinding::OldLibvirt(version.to_string()))
 }
 

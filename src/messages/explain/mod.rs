@@ -52,10 +52,17 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
         ),
         Code::ProviderSealed => (
             "The provider exists, but its key cannot be opened on this host: its sealed file is \
-             missing, damaged, accessible to others than root, or sealed by another host; or it \
-             did not open in time.",
+             missing, damaged, accessible to others than root, or sealed by another host.",
             "The key is sealed to this host. After a reinstallation, or on a copy of the disk in \
-             another machine, it does not open.",
+             another machine, it does not open; nor, if it is sealed with the host's TPM 2.0, \
+             after the TPM was cleared, reset, switched off or replaced: by hand, with a new \
+             mainboard, or by a firmware (BIOS, UEFI) update.",
+        ),
+        Code::ProviderTimeout => (
+            "The provider's key did not open before hook.deadline passed. It is sealed to the \
+             host's TPM, which is slow, or busy with many starts at once.",
+            "Nothing shows that the key is lost: its file is there, and the TPM may open it the \
+             next time.",
         ),
         Code::KeyMissing => (
             "The domain XML asks for an encrypted vTPM, but the store has no key for the guest, \

@@ -24,10 +24,15 @@ pub(super) fn remedy(code: Code) -> String {
             Command::KeyBind(Arg::DOMAIN, Arg::NAME)
         ),
         Code::ProviderSealed => format!(
-            "If the message says \"in time\", start the guest again: many starts at once wait for \
-             one TPM, each until hook.deadline. Otherwise import the provider again from its \
-             recovery file: {}. This seals the key again; the guests need no change.",
+            "Import the provider again from its recovery file: {}. This seals the key again; the \
+             guests need no change.",
             Command::ProviderImport(Arg::FILE)
+        ),
+        Code::ProviderTimeout => format!(
+            "Start the guest again: {}. If that happens often, set a longer hook.deadline; {} \
+             measures how long each provider's key takes.",
+            Command::VirshStart(Arg::DOMAIN),
+            Command::Doctor
         ),
         Code::KeyMissing => format!(
             "For a new guest, bind it to a provider: {}; its key is created at the first start. \

@@ -97,7 +97,8 @@ fn keys_can_be_removed_without_definitions() {
     assert_eq!(place.staged().unwrap(), [one]);
     let value = format!("{}.base64", one.secret);
     assert!(!place.staged.join(&value).exists());
-    assert!(place.secrets.join(&value).is_symlink());
+    assert!(!place.secrets.join(&value).is_symlink());
+    assert!(place.secrets.join(format!("{}.xml", one.secret)).exists());
 }
 
 #[test]

@@ -6,10 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::ids::DomainUuid;
+use crate::key::dek::Dek;
 use crate::manage::adopt::NotAdopted;
 use crate::manage::guests::GuestError;
 use crate::manage::providers::ProviderError;
 use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Undisclosed};
+use crate::verdict::code::Code;
 use crate::verdict::facts::{Announcement, Arrival};
 
 /// Why the only guest was refused. Nothing has changed.
@@ -70,19 +72,32 @@ fn without_a_value_there_is_nothing_to_adopt() {
         other => panic!("{other:?}"),
     };
     let guest = fixture.define("vm1");
-    fixture.encrypt_state(&guest, &key());
     assert_eq!(nothing(), AvailableSecret::Absent);
+    let own = crate::libvirt::secret::definition(guest.secret, guest.uuid);
+    fixture.libvirt.secrets.define(&own).unwrap();
+    assert_eq!(nothing(), AvailableSecret::Own);
 
+    fixture.libvirt.secrets.undefine(guest.secret);
+    fixture.encrypt_state(&guest, &key());
     define_secret(&fixture, &guest, READABLE[0], &vtpm_usage(guest.secret));
     let serves_anything = false;
     assert_eq!(nothing(), AvailableSecret::NoValue { serves_anything });
     set_value(&fixture, &guest, b"");
     assert_eq!(nothing(), AvailableSecret::NoValue { serves_anything });
+}
 
-    fixture.libvirt.secrets.undefine(guest.secret);
-    let own = crate::libvirt::secret::definition(guest.secret, guest.uuid);
-    fixture.libvirt.secrets.define(&own).unwrap();
-    assert_eq!(nothing(), AvailableSecret::Own);
+#[test]
+fn where_nothing_can_be_adopted_and_nothing_would_start_that_refusal_is_told() {
+    let fixture = exported();
+    let told = || match only(&fixture, &all()).error {
+        Some(NotAdopted::WouldNotStart(why)) => why.code(),
+        other => panic!("{other:?}"),
+    };
+    let guest = fixture.define("vm1");
+    fixture.encrypt_state(&guest, &key());
+    assert_eq!(told(), Code::KeyLost);
+    fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    assert_eq!(told(), Code::KeyDoesNotOpenTpm);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{AdoptError, NotAdopted, SecretOutcome, StoredKey};
 use crate::manage::guests::GuestRef;
-use crate::messages::{Arg, Command};
+use crate::messages::{Arg, Command, Words, refusal};
 use crate::verdict::code::Code;
 use crate::verdict::facts::NotOpened;
 
@@ -74,6 +74,14 @@ pub(super) fn not_adopted(
                 format!("for its devices: {}", Command::VirshDumpxml(arg))
             }),
         NotAdopted::Refused { why, provider } => refused(why, guest, secret, &provider),
+        NotAdopted::WouldNotStart(why) => {
+            let Words { message, hint } = refusal(guest.named(), &why);
+            CommandError::refused(format!(
+                "libvirt has no key of it, and it would not start: {}: {message}",
+                why.code()
+            ))
+            .with_hint(hint)
+        }
         NotAdopted::Changed => {
             CommandError::failed("its key, secret or TPM state changed in the meantime")
                 .with_hint("try again; libvirt's secret is unchanged")

@@ -3,27 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use super::Described;
+use crate::host::dirs::UNSTAGE_UNIT;
+use crate::libvirt::Daemons;
 use crate::manage::checks::{CannotRun, HookFinding};
 use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn describe(finding: &HookFinding) -> Described {
     match finding {
-        HookFinding::CannotRun { link, why } => cannot_run(link, *why),
+        HookFinding::CannotRun { link, why, daemons } => cannot_run(link, *why, *daemons),
         HookFinding::NotForUsers { link } => Described::error(
             format!("{} cannot be executed by plain users", link.display()),
             "their session daemons run the same hook, and none of their guests can start",
             Command::ChmodTarget("0755".into(), Arg::file(link)).to_string(),
         ),
-        HookFinding::NotNoticed => Described::warning(
-            "the daemon was started before the hook's link was made, and has not run it since",
-            "libvirt notices a first hook only when its daemon starts or is reloaded",
+        HookFinding::NotNoticed { daemons } => Described::warning(
             format!(
-                "{} (or virtqemud), then start a guest",
-                Command::SystemctlReload("libvirtd".into())
+                "{} was started before the hook's link was made, and has not run it since",
+                daemons.of_guests()
             ),
+            "libvirt notices a first hook only when its daemon starts or is reloaded",
+            format!("{}, then start a guest", reload(*daemons)),
         ),
-        HookFinding::AppArmor { link, target } => Described::error(
-            format!("AppArmor does not let libvirtd run {}", target.display()),
+        HookFinding::AppArmor {
+            link,
+            target,
+            daemons,
+        } => Described::error(
+            format!(
+                "AppArmor does not let {} run {}",
+                daemons.of_guests(),
+                target.display()
+            ),
             "every start of every guest fails",
             format!(
                 "install it as /usr/sbin/vtpm-guard-hook, and link it: {}",
@@ -61,11 +71,17 @@ pub(super) fn describe(finding: &HookFinding) -> Described {
         | HookFinding::OtherHooks { .. } => beside(finding),
         HookFinding::NobodyStages { .. }
         | HookFinding::NobodyUnstages
+        | HookFinding::UnstageGivesUp
         | HookFinding::LeftStaged(_) => staging(finding),
     }
 }
 
-fn cannot_run(link: &Path, why: CannotRun) -> Described {
+/// The command that lets the daemon look for hooks.
+fn reload(daemons: Daemons) -> Command {
+    Command::SystemctlReload(daemons.of_guests().into())
+}
+
+fn cannot_run(link: &Path, why: CannotRun, daemons: Daemons) -> Described {
     let why = match why {
         CannotRun::NotAFile => "is not a program",
         CannotRun::NotExecutable => "is not executable",
@@ -79,7 +95,7 @@ fn cannot_run(link: &Path, why: CannotRun) -> Described {
             "{} && {}, then reload the daemon: {}",
             Command::MakeDirectory(Arg::file(link.parent().unwrap_or(link))),
             Command::LinkHook(Arg::file(link)),
-            Command::SystemctlReload("libvirtd".into())
+            reload(daemons)
         ),
     )
 }
@@ -147,7 +163,8 @@ fn others(before: &[PathBuf], after: &[PathBuf]) -> String {
 /// Keys for guests that start with libvirtd.
 fn staging(finding: &HookFinding) -> Described {
     let install = format!(
-        "install the packaged drop-in libvirtd.service.d/50-vtpm-guard.conf, then: {}",
+        "install the packaged drop-in libvirtd.service.d/50-vtpm-guard.conf and {UNSTAGE_UNIT}, \
+         then: {}",
         Command::SystemctlDaemonReload
     );
     match finding {
@@ -167,6 +184,12 @@ fn staging(finding: &HookFinding) -> Described {
             ),
             "it has loaded them, and they are no longer needed in /run",
             Command::Unstage.to_string(),
+        ),
+        HookFinding::UnstageGivesUp => Described::warning(
+            format!("the drop-in of libvirtd.service does not start {UNSTAGE_UNIT}"),
+            "where libvirtd needs more than a minute to start its guests, their keys would stay in \
+             its memory",
+            install,
         ),
         _ => Described::warning(
             format!(

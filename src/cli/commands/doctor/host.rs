@@ -23,10 +23,33 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::Doctor
             ),
         ),
-        HostFinding::Libvirt { uri, error } => Described::error(
+        HostFinding::Libvirt {
+            uri,
+            error,
+            daemons,
+        } => Described::error(
             format!("libvirt's secret driver does not answer at {uri}: {error}"),
             "the hook could not provide a key, and every start that needs one would be refused",
-            Command::VirshSecretListAt(Arg::uri(uri)).to_string(),
+            format!(
+                "{}; then: {}",
+                Command::SystemctlStatus(daemons.of_secrets().into()),
+                Command::VirshSecretListAt(Arg::uri(uri))
+            ),
+        ),
+        HostFinding::GuestsDaemon { error, daemons } => Described::error(
+            format!("{} does not answer: {error}", daemons.of_guests()),
+            "no guest can be started, and what is said here of guests is incomplete",
+            format!(
+                "{}; then: {}",
+                Command::SystemctlStatus(daemons.of_guests().into()),
+                Command::VirshList
+            ),
+        ),
+        HostFinding::SecretsAtGuestsDaemon { uri } => Described::error(
+            format!("secrets are asked for at {uri}, which is virtqemud's"),
+            "it answers nobody while it autostarts guests: the hook would wait for it in vain, and \
+             refuse each of them",
+            "in /etc/vtpm-guard/config.toml: [secret] uri = \"secret:///system\"",
         ),
         HostFinding::Elsewhere {
             guest,
@@ -68,6 +91,17 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::ProviderExport(Arg::NAME)
             ),
         ),
+        HostFinding::NoNightlyCheck => Described::warning(
+            "no nightly check runs: vtpm-guard-check.timer is not enabled",
+            "that a guest would be refused, for a provider that was deleted or a state that is \
+             gone, is noticed only when it is to start",
+            format!(
+                "{}; if something else runs {}: {}",
+                Command::SystemctlEnableNow("vtpm-guard-check.timer".into()),
+                Command::CheckAll,
+                Command::SystemctlMask("vtpm-guard-check.timer".into())
+            ),
+        ),
         HostFinding::DeadFileSystem(_)
         | HostFinding::Full { .. }
         | HostFinding::LinkedStates { .. } => disk(finding),
@@ -94,12 +128,19 @@ fn disk(finding: &HostFinding) -> Described {
             "a new guest's key or TPM state could not be written, and its start would fail",
             Command::Df(Arg::file(path)).to_string(),
         ),
-        HostFinding::LinkedStates { path, target } => Described::note(
+        HostFinding::LinkedStates {
+            path,
+            target,
+            daemons,
+        } => Described::note(
             format!("{} is a link to {}", path.display(), target.display()),
             "if that file system is not mounted, every guest's TPM state counts as missing, and \
              its start is refused (VG205)",
-            "have it mounted before the daemon starts: RequiresMountsFor= in a drop-in of \
-             libvirtd.service or virtqemud.service",
+            format!(
+                "have it mounted before the daemon starts: RequiresMountsFor= in a drop-in of \
+                 {}.service",
+                daemons.of_guests()
+            ),
         ),
         _ => unreachable!("only findings about disks come here"),
     }

@@ -3,12 +3,16 @@
 use super::Described;
 use crate::cli::ui::answer::time;
 use crate::cli::ui::describe::shared_secret;
+use crate::host::dirs;
 use crate::ids::DomainUuid;
 use crate::keyring::Seal;
 use crate::manage::checks::KeyFinding;
-use crate::messages::{Arg, Command, Words, label, one_line, quoted, refusal};
+use crate::manage::dry_start::CheckedGuest;
+use crate::manage::guests::GuestRef;
+use crate::messages::{Arg, Command, Words, count, kind, label, quoted, refusal};
 use crate::recovery::file::RecoveryError;
 use crate::verdict::facts::Provider;
+use crate::verdict::refusal::Refusal;
 
 const LOST_WITH_HOST: &str = "if this host is lost, so is its key and every TPM that depends on it";
 
@@ -42,6 +46,30 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             "the guests that are bound to it cannot start",
             format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
         ),
+        KeyFinding::SlowToOpen {
+            provider,
+            opened,
+            took,
+            allowed,
+        } => Described::error(
+            format!(
+                "the key of provider {} {} {:.1} s, and a start has {:.1} s (hook.deadline)",
+                quoted(&provider.name),
+                if *opened {
+                    "opened after"
+                } else {
+                    "did not open in"
+                },
+                took.as_secs_f64(),
+                allowed.as_secs_f64()
+            ),
+            "the starts of guests that are bound to it are refused (VG107), unless libvirtd starts \
+             them: their keys are staged before, with more time",
+            format!(
+                "set a longer [hook] deadline in {}, and see why the host's TPM is slow",
+                dirs::CONFIG
+            ),
+        ),
         KeyFinding::WeakSeal {
             provider,
             seal,
@@ -58,6 +86,21 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             Command::ProviderReseal(Arg::provider(provider)).to_string(),
         ),
         KeyFinding::SealedToTpm(provider) => sealed_to_tpm(provider),
+        KeyFinding::UnusedTpm { provider, lacking } => Described::warning(
+            format!(
+                "this host has a TPM 2.0, but systemd lacks what it needs to seal the key of \
+                 provider {} with it: {}",
+                quoted(&provider.name),
+                lacking.join(", ")
+            ),
+            "a copy of this disk opens every TPM, in any machine",
+            format!(
+                "install what is missing ({} shows it; \"libraries\" are those of tpm2-tss: \
+                 libtss2-esys, libtss2-rc, libtss2-mu), then: {}",
+                Command::HasTpm2,
+                Command::ProviderReseal(Arg::provider(provider))
+            ),
+        ),
         KeyFinding::NeverExported(provider) => Described::error(
             format!("provider {} was never exported", quoted(&provider.name)),
             LOST_WITH_HOST,
@@ -101,7 +144,12 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
 /// What concerns the key or the TPM state of a guest.
 fn of_guest(finding: &KeyFinding) -> Described {
     match finding {
-        KeyFinding::OnDisk { file, encrypted } => {
+        KeyFinding::OnDisk {
+            file,
+            encrypted,
+            secret,
+            guests,
+        } => {
             let (what, why) = if *encrypted {
                 (
                     "holds a vTPM's key, encrypted by libvirt",
@@ -116,7 +164,7 @@ fn of_guest(finding: &KeyFinding) -> Described {
             Described::warning(
                 format!("{} {what}", file.display()),
                 why,
-                format!("adopt it: {}", Command::AdoptWith(Arg::DOMAIN, Arg::NAME)),
+                on_disk(secret.map_or(Arg::UUID, Arg::from), guests.as_deref()),
             )
         }
         KeyFinding::Shared(shared) => {
@@ -128,14 +176,7 @@ fn of_guest(finding: &KeyFinding) -> Described {
                 fix,
             )
         }
-        KeyFinding::TpmState { guest, why } => {
-            let Words { message, hint } = refusal(guest, why);
-            Described::error(
-                format!("{} ({}): {message}", one_line(guest), why.code()),
-                "the guest's next start fails",
-                hint,
-            )
-        }
+        KeyFinding::WouldNotStart { guests, why } => would_not_start(guests, why),
         KeyFinding::Copy(error) => Described::error(
             format!("a saved copy of TPM state cannot be used: {error}"),
             "if the state of that guest is lost, its next start is refused",
@@ -161,20 +202,69 @@ fn of_guest(finding: &KeyFinding) -> Described {
                 ),
             )
         }
-        KeyFinding::PlainState(guest) => plain_state(*guest),
+        KeyFinding::PlainState {
+            guest,
+            name,
+            is_known,
+        } => plain_state(*guest, name.as_deref(), *is_known),
         _ => unreachable!("only findings about guests come here"),
     }
 }
 
-fn plain_state(guest: DomainUuid) -> Described {
-    Described::warning(
-        format!("the unencrypted TPM state of {guest}, from before its encryption, is still kept"),
-        "whoever has this disk, or a backup of it, opens the guest's TPM as it was",
-        format!(
-            "start the guest, which proves the encrypted one: {}; if the guest is gone: {}",
-            Command::VirshStart(Arg::uuid(guest)),
-            Command::StateDrop(Arg::uuid(guest))
+/// What helps against a key of libvirt's on the disk.
+fn on_disk(secret: Arg<kind::Secret>, guests: Option<&[GuestRef]>) -> String {
+    let adopt = |guests| format!("adopt it: {}", Command::AdoptWith(guests, Arg::NAME));
+    match guests {
+        None => adopt(Arg::DOMAIN),
+        Some([]) => format!(
+            "no guest of this host names it; if none will need it again, not even a transient \
+             one: {}",
+            Command::VirshSecretUndefine(secret)
         ),
+        Some(guests) => adopt(guests.iter().map(|guest| guest.arg.clone()).collect()),
+    }
+}
+
+/// Guests whose starts end with one code; `why` is that of the first.
+fn would_not_start(guests: &[CheckedGuest], why: &Refusal) -> Described {
+    let first = guests.first().map_or("".into(), CheckedGuest::named);
+    let Words { message, hint } = refusal(first, why);
+    let (name, others) = (label(first.name), guests.len().saturating_sub(1));
+    let (who, hint) = match others {
+        0 => (name, hint),
+        _ => (
+            format!("{name} and {}", count(others, "other guest")),
+            format!("{hint}; for details of each: {}", Command::CheckAll),
+        ),
+    };
+    Described::error(
+        format!("{who} would not start: {}: {message}", why.code()),
+        "the next start is refused, or fails in QEMU",
+        hint,
+    )
+}
+
+fn plain_state(guest: DomainUuid, name: Option<&str>, is_known: bool) -> Described {
+    let called = name.map_or_else(
+        || guest.to_string(),
+        |name| format!("{} ({guest})", label(name)),
+    );
+    let drop = Command::StateDrop(Arg::uuid(guest));
+    let (unknown, fix) = if is_known {
+        let start = Command::VirshStart(Arg::uuid(guest));
+        let fix = format!("start the guest, which proves the encrypted one: {start}");
+        ("", fix)
+    } else {
+        let unknown = ", and libvirt no longer knows the guest";
+        (unknown, format!("remove it: {drop}"))
+    };
+    Described::warning(
+        format!(
+            "the unencrypted TPM state of {called}, from before its encryption, is still \
+             kept{unknown}"
+        ),
+        "whoever has this disk, or a backup of it, opens the guest's TPM as it was",
+        fix,
     )
 }
 

@@ -8,7 +8,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::bind::{BindAction, BindError, BindRemark, Bound, bind};
-use crate::messages::{Arg, Command, label, quoted};
+use crate::messages::{Arg, Command, Words, label, quoted, refusal};
 
 pub(super) fn run(
     context: &Context,
@@ -90,6 +90,10 @@ impl Bound {
                     Command::VirshEdit(arg),
                     SecretUuid::random()
                 )
+            }
+            BindRemark::WouldNotStart(why) => {
+                let Words { message, hint } = refusal(self.guest.named(), why);
+                format!("{guest} would not start: {}: {message}; {hint}", why.code())
             }
             BindRemark::FormerGuest(uuid) => format!(
                 "its secret or its name belongs to {uuid}, whose key was used and which libvirt no \

@@ -209,6 +209,7 @@ fn a_provider_key_that_does_not_open_in_time_is_refused_for_that() {
     row.trial = Some(Trial::NotOpened(NotOpened::TimedOut { key_id: key('A') }));
     let keyed = guest().provider("a", 1, 'A').row(row);
     assert_eq!(refusal(&keyed), not_in_time);
+    assert_eq!(verdict(&keyed), "deny VG107");
     assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
 
     let mut new = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));

@@ -1,0 +1,71 @@
+//! Does a nightly check run? The package leaves its timer to the administrator, and the removal of a
+//! package disables it.
+
+use std::path::Path;
+
+use super::{Finding, HostFinding};
+use crate::host::dirs::SYSTEMD_RUNS;
+use crate::host::process;
+use crate::manage::host::{Host, default_deadline};
+use crate::store::Access;
+
+/// The timer of `vtpm-guard check --all`.
+const TIMER: &str = "vtpm-guard-check.timer";
+
+/// Nothing can be said without systemd, and nothing is to be checked before there is a provider.
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let store = host.store(Access::Read).ok().flatten();
+    let providers = store.and_then(|store| store.providers().ok());
+    let is_used = providers.is_some_and(|providers| !providers.is_empty());
+    let is_missing = is_used
+        && Path::new(SYSTEMD_RUNS).exists()
+        && !is_settled(Path::new("systemctl"), TIMER).unwrap_or(true);
+    let found = is_missing.then_some(HostFinding::NoNightlyCheck.into());
+    found.into_iter().collect()
+}
+
+/// Whether the administrator has enabled the timer, or masked it because something else checks.
+/// `None` where systemctl does not say.
+fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
+    let arguments = ["is-enabled", timer];
+    let output = process::run(systemctl, &arguments, b"", 4096, default_deadline()).ok()?;
+    let state = String::from_utf8_lossy(&output.stdout);
+    // systemd before 253 prints nothing for a unit that is not there, and fails.
+    let state = state.trim();
+    Some(state.starts_with("enabled") || state.starts_with("masked"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_that_is_enabled_or_masked_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let systemctl = dir.path().join("systemctl");
+        // Not written by this process: a child of another test could hold it open for writing.
+        let script = "#!/bin/sh\n[ \"$1\" = is-enabled ] && echo \"$2\"\n";
+        let copy = format!("cat >{0} && chmod 755 {0}", systemctl.display());
+        let args = ["-c", &copy];
+        process::run(
+            Path::new("sh"),
+            &args,
+            script.as_bytes(),
+            100,
+            default_deadline(),
+        )
+        .unwrap();
+        for (state, settled) in [
+            ("enabled", true),
+            ("enabled-runtime", true),
+            ("masked", true),
+            ("disabled", false),
+            ("not-found", false),
+            ("", false),
+        ] {
+            assert_eq!(is_settled(&systemctl, state), Some(settled), "{state}");
+        }
+        assert_eq!(is_settled(Path::new("/nowhere"), TIMER), None);
+    }
+}

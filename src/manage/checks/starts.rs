@@ -1,0 +1,30 @@
+//! Would every guest start? What `check --all` reports at length.
+
+use std::collections::BTreeMap;
+
+use super::{Finding, KeyFinding};
+use crate::manage::dry_start;
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::Host;
+use crate::verdict::Decision;
+use crate::verdict::code::Code;
+use crate::verdict::refusal::Refusal;
+
+/// One finding for each code: a provider or directory that is gone may stop every guest.
+pub(super) fn examine(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
+    // Who may not read the store is told so by the examination of the store.
+    let checked = dry_start::check(host, guests, &|_| ()).unwrap_or_default();
+    let mut by_code = BTreeMap::<Code, (Refusal, Vec<_>)>::new();
+    for guest in checked {
+        let Decision::Deny(why) = guest.outcome.verdict.decision() else {
+            continue;
+        };
+        let why = why.clone();
+        let of_code = by_code.entry(why.code());
+        of_code.or_insert((why, Vec::new())).1.push(guest);
+    }
+    let found = by_code.into_values();
+    found
+        .map(|(why, guests)| KeyFinding::WouldNotStart { guests, why }.into())
+        .collect()
+}

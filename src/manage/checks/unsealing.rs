@@ -1,0 +1,85 @@
+//! Whether the provider keys of this host open, and soon enough for a start.
+
+use std::time::{Duration, Instant};
+
+use super::{Finding, KeyFinding};
+use crate::clock::Deadline;
+use crate::keyring::KeyringError;
+use crate::manage::host::Host;
+use crate::store::Access;
+use crate::verdict::facts::Provider;
+
+/// How long a key is measured at least: one that needs longer than a start may take is as slow as
+/// one that never opens.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let store = host.store(Access::Read).ok().flatten();
+    let providers = store.and_then(|store| store.providers().ok());
+    let allowed = host.config().unwrap_or_default().hook_deadline;
+    let open = |provider: Provider| {
+        let started = Instant::now();
+        let deadline = Deadline::after(PATIENCE.max(allowed));
+        let opened = host.keyring().open(provider.key_id, deadline);
+        finding(provider, opened.err(), started.elapsed(), allowed)
+    };
+    let found = providers.unwrap_or_default().into_iter().filter_map(open);
+    found.map(Finding::from).collect()
+}
+
+fn finding(
+    provider: Provider,
+    error: Option<KeyringError>,
+    took: Duration,
+    allowed: Duration,
+) -> Option<KeyFinding> {
+    match error {
+        None if took < allowed => None,
+        None | Some(KeyringError::TimedOut) => Some(KeyFinding::SlowToOpen {
+            provider,
+            opened: error.is_none(),
+            took,
+            allowed,
+        }),
+        Some(error) => Some(KeyFinding::Sealed(provider, error)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::ProviderUuid;
+    use crate::key::id::KeyId;
+
+    #[test]
+    fn a_key_that_needs_longer_than_a_start_may_take_is_slow_and_not_lost() {
+        let provider = Provider {
+            uuid: ProviderUuid::random(),
+            name: "nkp-a".to_owned(),
+            key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
+            key_version: 1,
+            is_default: true,
+            exported_at: None,
+            created_at: Timestamp(0),
+        };
+        let found = |error, took| {
+            let took = Duration::from_secs(took);
+            finding(provider.clone(), error, took, Duration::from_secs(10))
+        };
+        assert!(found(None, 9).is_none());
+        for (error, took) in [(None, 10), (Some(KeyringError::TimedOut), 30)] {
+            let was_opened = error.is_none();
+            let slow = found(error, took);
+            let says =
+                matches!(slow, Some(KeyFinding::SlowToOpen { opened, .. }) if opened == was_opened);
+            assert!(says, "{slow:?}");
+        }
+        let missing = found(Some(KeyringError::Missing(provider.key_id)), 0);
+        assert!(
+            matches!(missing, Some(KeyFinding::Sealed(..))),
+            "{missing:?}"
+        );
+    }
+}

@@ -1,0 +1,51 @@
+"""The VM's own TPM: provider keys sealed to it, and what helps when it was cleared. AppArmor in force."""
+
+import subprocess
+
+import guests
+import pages
+from machine import HERE, expect
+from plays import boots, play
+
+PLAYED_BY_THE_PAGE = "vm1"
+
+
+@play("the provider's key is sealed to the host's TPM, and the check opens it in its sandbox", on=("vm",))
+def sealed(machine):
+    machine.sh("vtpm-guard provider show nkp-a").ok().says("host+tpm2")
+    machine.sh("virsh -q undefine bad && systemctl start vtpm-guard-check.service").ok()
+
+
+@play("AppArmor confines libvirtd, swtpm and QEMU, and has denied nothing", on=("vm",))
+def apparmor(machine):
+    guests.stop_all(machine)
+    guests.start(machine, "late")
+    confined = machine.sh(
+        "for name in libvirtd swtpm qemu-system-x86; do\n"
+        '    for pid in $(pgrep -f "^[^ ]*$name"); do cat /proc/$pid/attr/current; done\n'
+        "done"
+    ).ok()
+    expect(confined.stdout.count("(enforce)") >= 3, f"not confined: {confined}")
+    denied = machine.sh("journalctl -k --no-pager -q -o cat | grep 'apparmor=.DENIED' || true")
+    expect(denied.stdout == "", f"AppArmor has denied: {denied.stdout}")
+
+
+@play("the host's TPM was cleared: guests are refused with VG104, and recovery.md brings them back", on=("vm",))
+def cleared(machine):
+    machine.sh(
+        "vtpm-guard provider export nkp-a --output /mnt/backup/nkp-a.2 --passphrase-file /mnt/backup/passphrase"
+    ).ok()
+    machine.down()
+    subprocess.run([HERE / "vm", "new-tpm", machine.directory], check=True)
+    machine.up()
+    guests.nothing_is_left_of_staging(machine)
+    machine.sh("vtpm-guard check late").exits(1).says("VG104")
+    machine.sh("vtpm-guard doctor").exits(1).says("nkp-a")
+    # The page's guest is another one, and its file has the name of the first export.
+    machine.sh("mv /mnt/backup/nkp-a.2 /mnt/backup/nkp-a.recovery").ok()
+    page = "".join(pages.blocks("recovery.md", "A provider is lost"))
+    machine.sh(page.replace(PLAYED_BY_THE_PAGE, "late")).ok()
+    for name in set(boots.GOOD) - guests.running(machine):
+        guests.start(machine, name)
+    guests.have_their_first_tpm(machine, boots.GOOD)
+    machine.sh("vtpm-guard provider show nkp-a").ok().says("host+tpm2")

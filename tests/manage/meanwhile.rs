@@ -1,0 +1,61 @@
+//! What somebody else does at every moment between two steps of a procedure that outlast it.
+
+use std::fs;
+use std::time::Duration;
+
+use super::fixture::{Defined, Fixture};
+use crate::clock::Deadline;
+use crate::guard::{Mode, prepare};
+use crate::host::crash::armed;
+use crate::manage::host::BrokenConfig;
+use crate::store::Origin;
+
+/// Plays `procedure` on hosts that `set_up` has prepared. `somebody` acts at its first moment, at
+/// its second, and so on, until it ends before that. `check` is given each result.
+pub(crate) fn everywhere<T>(
+    set_up: impl Fn(&Fixture),
+    somebody: impl Fn(&Fixture) + Copy + 'static,
+    procedure: impl Fn(&Fixture) -> T,
+    mut check: impl FnMut(&Fixture, T),
+) {
+    for nth in 1.. {
+        let fixture = Fixture::new();
+        set_up(&fixture);
+        let root = fixture.root().to_owned();
+        armed::meanwhile(nth, move || somebody(&Fixture::at(&root)));
+        let result = procedure(&fixture);
+        if armed::forget() {
+            assert!(nth > 1, "it has no step");
+            return;
+        }
+        check(&fixture, result);
+    }
+}
+
+/// libvirt starts the guest: the hook judges it, and libvirt gets a key or none. It waits for a
+/// locked store no longer than this test wants to.
+pub(crate) fn start(fixture: &Fixture, guest: &Defined) {
+    let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+    let domain = Ok(fixture.domain(guest));
+    let deadline = Deadline::after(Duration::from_millis(200));
+    prepare(&guard, &domain, Origin::Prepare, Mode::CarryOut, deadline);
+}
+
+/// Puts a directory in the place of the guest's TPM state, so that no file can be moved there.
+pub(crate) fn obstruct(fixture: &Fixture, guest: &Defined) {
+    let state = fixture.state_file(guest);
+    if state.is_dir() {
+        return;
+    }
+    fs::rename(&state, state.with_extension("aside")).unwrap();
+    fs::create_dir(&state).unwrap();
+}
+
+/// Takes it away again.
+pub(crate) fn clear(fixture: &Fixture, guest: &Defined) {
+    let state = fixture.state_file(guest);
+    if state.is_dir() {
+        fs::remove_dir(&state).unwrap();
+        fs::rename(state.with_extension("aside"), &state).unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! Starts by the hook's own way, and what follows them: which row the history has of each, and when
+//! libvirt is asked.
+
+use super::fixture::{Defined, Fixture};
+use crate::guard::{Ending, Guard, HookCall, Mode, Operation, follow_up, prepare};
+use crate::libvirt::fake::{Call, Failure};
+use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::store::{EventFilter, EventRow, Origin};
+use crate::verdict::Decision;
+use crate::verdict::code::Code;
+
+/// The guard as libvirtd calls it.
+fn called(fixture: &Fixture) -> Guard {
+    let mut guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+    guard.call = Some(HookCall {
+        attempt: Box::new(|| "1 1 1".to_owned()),
+        xml: [].into(),
+    });
+    guard
+}
+
+/// A start, as far as the guard judges it. The code of its refusal.
+fn start(fixture: &Fixture, guest: &Defined) -> Option<Code> {
+    let (guard, domain) = (called(fixture), Ok(fixture.domain(guest)));
+    let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+    let outcome = prepare(&guard, &domain, origin, mode, default_deadline());
+    match outcome.verdict.decision() {
+        Decision::Allow(_) => None,
+        Decision::Deny(why) => Some(why.code()),
+    }
+}
+
+/// What libvirt calls after a start that failed or was refused.
+fn fail(fixture: &Fixture, guest: &Defined) {
+    for operation in [Operation::Ended, Operation::Released(Ending::Failed)] {
+        let domain = fixture.domain(guest);
+        let done = follow_up(&called(fixture), operation, &domain, default_deadline());
+        // A libvirt that does not answer is what some of these are about.
+        drop(done);
+    }
+}
+
+fn history(fixture: &Fixture, guest: &Defined) -> Vec<EventRow> {
+    let events = EventFilter::Domain(guest.uuid);
+    fixture.store().history(events, 100).unwrap()
+}
+
+/// The operation, the code and the repairs of each row, newest first.
+fn rows(fixture: &Fixture, guest: &Defined) -> Vec<(String, Option<Code>, bool)> {
+    let describe = |row: EventRow| (row.operation, row.code, row.repairs_json != "[]");
+    let rows = history(fixture, guest).into_iter().map(describe);
+    rows.collect()
+}
+
+#[test]
+fn a_start_is_one_row_with_what_became_of_it() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    // What the verdict repairs: the row names another secret.
+    fixture.sql("UPDATE key_ref SET secret_uuid = NULL");
+    assert_eq!(start(&fixture, &guest), None);
+    assert_eq!(rows(&fixture, &guest), [("prepare".to_owned(), None, true)]);
+
+    // It fails after it was allowed: the same row says so, and keeps what was repaired.
+    fail(&fixture, &guest);
+    assert_eq!(rows(&fixture, &guest), [("stopped".to_owned(), None, true)]);
+    let message = history(&fixture, &guest).remove(0).message;
+    assert!(message.starts_with("the start failed after"), "{message}");
+
+    // One that works is a row of its own.
+    assert_eq!(start(&fixture, &guest), None);
+    let domain = fixture.domain(&guest);
+    let guard = called(&fixture);
+    follow_up(&guard, Operation::Started, &domain, default_deadline()).unwrap();
+    fail(&fixture, &guest);
+    let operations = |rows: &[(String, Option<Code>, bool)]| {
+        let operations = rows.iter().map(|(operation, ..)| operation.clone());
+        operations.collect::<Vec<_>>()
+    };
+    let found = rows(&fixture, &guest);
+    assert_eq!(operations(&found), ["prepare", "stopped"]);
+}
+
+#[test]
+fn a_start_whose_key_libvirt_does_not_take_is_one_row_with_the_refusal() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.sql("UPDATE key_ref SET secret_uuid = NULL");
+    for (failure, code) in [
+        (Failure::Unreachable, Code::LibvirtUnreachable),
+        (Failure::Refused, Code::SecretRefused),
+    ] {
+        let before = rows(&fixture, &guest).len();
+        fixture.libvirt.fail_each(Call::Provide, failure);
+        assert_eq!(start(&fixture, &guest), Some(code));
+        fail(&fixture, &guest);
+        let found = rows(&fixture, &guest);
+        assert_eq!(found.len(), before + 1, "{found:?}");
+        assert_eq!(found[0].0, "prepare");
+        assert_eq!(found[0].1, Some(code));
+    }
+    assert!(rows(&fixture, &guest)[1].2, "the repairs stay in its row");
+}
+
+#[test]
+fn a_refused_start_that_provided_nothing_is_followed_by_no_question() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture
+        .libvirt
+        .fail_each(Call::Inspect, Failure::Unreachable);
+    assert_eq!(start(&fixture, &guest), Some(Code::LibvirtUnreachable));
+    fail(&fixture, &guest);
+    assert_eq!(fixture.libvirt.calls_of(Call::DropOwn), 0);
+    assert_eq!(rows(&fixture, &guest).len(), 1);
+
+    // Nor is one that the table refuses.
+    fixture.libvirt.recover();
+    fixture.lose_key("a");
+    assert_eq!(start(&fixture, &guest), Some(Code::ProviderSealed));
+    fail(&fixture, &guest);
+    assert_eq!(fixture.libvirt.calls_of(Call::DropOwn), 0);
+
+    // The next run of the guest has a secret again, and ends with it.
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture
+        .libvirt
+        .fail_each(Call::Inspect, Failure::Unreachable);
+    start(&fixture, &guest);
+    fail(&fixture, &guest);
+    fixture.libvirt.recover();
+    assert_eq!(start(&fixture, &guest), None);
+    assert!(fixture.libvirt.secrets.value(guest.secret).is_some());
+    fail(&fixture, &guest);
+    assert!(fixture.libvirt.secrets.value(guest.secret).is_none());
+}
+
+#[test]
+fn what_libvirt_may_have_taken_after_all_is_dropped() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture
+        .libvirt
+        .fail_each(Call::Provide, Failure::AnswerLost);
+    assert_eq!(start(&fixture, &guest), Some(Code::LibvirtUnreachable));
+    assert!(fixture.libvirt.secrets.value(guest.secret).is_some());
+    fixture.libvirt.recover();
+    fail(&fixture, &guest);
+    assert!(fixture.libvirt.secrets.value(guest.secret).is_none());
+}
