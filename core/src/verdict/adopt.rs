@@ -55,8 +55,13 @@ pub enum AvailableSecret {
 pub enum Undisclosed {
     /// libvirt keeps it in memory alone, or on another host.
     NoFile,
-    /// libvirt keeps it encrypted, in this file.
-    Encrypted(String),
+    /// libvirt keeps it encrypted.
+    Encrypted {
+        /// In this file.
+        path: String,
+        /// The daemon that has libvirt's secrets.
+        daemon: &'static str,
+    },
     /// libvirt's file was not taken: why.
     File(String),
 }

@@ -110,9 +110,10 @@ impl Adopting {
         }
         match files::stored_value(&self.config.libvirt.secrets(), target.secret) {
             Ok(StoredValue::Value(dek)) => Ok(dek),
-            Ok(StoredValue::Encrypted(path)) => {
-                Err(Undisclosed::Encrypted(path.display().to_string()))
-            }
+            Ok(StoredValue::Encrypted(path)) => Err(Undisclosed::Encrypted {
+                path: path.display().to_string(),
+                daemon: self.secret_daemon,
+            }),
             Ok(StoredValue::None) => Err(Undisclosed::NoFile),
             Err(error) => Err(Undisclosed::File(error.to_string())),
         }

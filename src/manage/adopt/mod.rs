@@ -120,6 +120,7 @@ pub(crate) fn adopt(
         provider,
         provider_named: request.provider.is_some(),
         keep_plaintext: request.keep_plaintext,
+        secret_daemon: host.daemons().of_secrets(),
         others,
         unreachable: None,
     };
@@ -147,6 +148,8 @@ struct Adopting {
     /// Whether it was named: else a guest's placeholder may name another.
     provider_named: bool,
     keep_plaintext: bool,
+    /// The daemon that has libvirt's secrets.
+    secret_daemon: &'static str,
     /// The guests with an encrypted vTPM that are not to be adopted.
     others: Vec<OtherGuest>,
     /// Why libvirt's secrets are unreachable: nobody waits for them again.

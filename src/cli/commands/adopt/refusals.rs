@@ -154,12 +154,14 @@ fn undisclosed(
     guest: Arg,
 ) -> (String, String) {
     let readable = match &why {
-        Undisclosed::Encrypted(path) => Some(make_readable(Path::new(path), guest.clone())),
+        Undisclosed::Encrypted { path, daemon } => {
+            Some(make_readable(Path::new(path), daemon, guest.clone()))
+        }
         Undisclosed::NoFile | Undisclosed::File(_) => None,
     };
     let why = match why {
         Undisclosed::NoFile => "and has no file of it on this host".to_owned(),
-        Undisclosed::Encrypted(path) => format!("and keeps it encrypted in {path}"),
+        Undisclosed::Encrypted { path, .. } => format!("and keeps it encrypted in {path}"),
         Undisclosed::File(why) => format!("and its file is not usable: {why}"),
     };
     let message =
@@ -182,13 +184,11 @@ fn undisclosed(
 
 /// How libvirt is made to disclose a value that it keeps encrypted in this file: it never changes
 /// whether a secret is private, but reads it from the definition when its daemon starts.
-fn make_readable(value: &Path, guest: Arg) -> String {
+fn make_readable(value: &Path, daemon: &'static str, guest: Arg) -> String {
     format!(
-        "make it readable in its definition ({}), restart the daemon that has libvirt's secrets ({}, \
-         with modular daemons {}), and adopt it: {}",
+        "make it readable in its definition ({}), restart {daemon}, which reads that ({}), and adopt it: {}",
         Command::SecretNotPrivate(Arg::file(&value.with_extension("xml"))),
-        Command::SystemctlRestart("libvirtd".into()),
-        Command::SystemctlRestart("virtsecretd".into()),
+        Command::SystemctlRestart(daemon.into()),
         Command::Adopt(guest)
     )
 }

@@ -80,7 +80,10 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
         serves_anything: false,
     };
     let undisclosed = |why, held| NotAdoptable::Undisclosed { why, held };
-    let encrypted = Undisclosed::Encrypted("/etc/x.aes256cbc".to_owned());
+    let encrypted = Undisclosed::Encrypted {
+        path: "/etc/x.aes256cbc".to_owned(),
+        daemon: "virtsecretd",
+    };
     let untrusted = Undisclosed::File("why".to_owned());
     let usage = NotAdoptable::OtherUse("/disk".to_owned());
     let other = Sharer {
