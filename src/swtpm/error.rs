@@ -123,6 +123,9 @@ pub enum LockError {
     /// Another process has the lock: a running TPM emulator, or another vtpm-guard.
     #[error("it is in use by a TPM emulator or another vtpm-guard")]
     InUse,
+    /// There may be no room for a second state, and more than a TPM's behind it.
+    #[error("it is on a block device, and only a state in a file can be replaced")]
+    BlockDevice,
     /// The volatile state of a TPM is next to it, encrypted with the old key.
     #[error("the volatile state of a TPM that was not shut down is next to it ({0})")]
     Volatile(String),

@@ -51,6 +51,9 @@ impl LinearStore {
         let Some(file) = open_to_write(state_path)? else {
             return Ok(None);
         };
+        if !file.metadata()?.is_file() {
+            return Err(LockError::BlockDevice);
+        }
         let lock = lock_file::take_file(file)?;
         let Some(header) = Header::read(&mut lock.file())? else {
             return Ok(None);

@@ -18,6 +18,15 @@ use crate::host::dirs::of_descriptor;
 
 /// Opens a state's file for reading. `None`: there is none, and libvirt would make a new TPM.
 pub(super) fn open(state_path: &StatePath) -> Result<Option<File>, StateError> {
+    open_as(state_path, false)
+}
+
+/// Opens for writing the file that is itself a state, in the linear format. `None`: there is none.
+pub(super) fn open_to_write(state_path: &StatePath) -> Result<Option<File>, StateError> {
+    open_as(state_path, true)
+}
+
+fn open_as(state_path: &StatePath, to_write: bool) -> Result<Option<File>, StateError> {
     let Some(handle) = find(state_path)? else {
         return missing(state_path).map(|()| None);
     };
@@ -26,19 +35,7 @@ pub(super) fn open(state_path: &StatePath) -> Result<Option<File>, StateError> {
     if !fits {
         return Err(StateError::FileType(type_name(&handle.metadata()?)));
     }
-    reopen(&handle, false).map(Some)
-}
-
-/// Opens for writing the file that is itself a state, in the linear format. `None`: there is none.
-pub(super) fn open_to_write(state_path: &StatePath) -> Result<Option<File>, StateError> {
-    let Some(handle) = find(state_path)? else {
-        return missing(state_path).map(|()| None);
-    };
-    let metadata = handle.metadata()?;
-    if !metadata.is_file() {
-        return Err(StateError::FileType(type_name(&metadata)));
-    }
-    reopen(&handle, true).map(Some)
+    reopen(&handle, to_write).map(Some)
 }
 
 /// Opens the regular file with this name in a directory of swtpm's user; `None` if there is none.

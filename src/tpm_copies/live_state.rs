@@ -20,8 +20,8 @@ pub struct LiveState {
 }
 
 impl LiveState {
-    /// Reads the state of a guest's TPM. `None`: there is none, or it is on a block device, which
-    /// libvirt does not delete. A file that is not a TPM state is an error: it is not saved.
+    /// Reads the state of a guest's TPM. `None`: there is none, or it is on a block device, of which
+    /// libvirt deletes the node alone. A file that is not a TPM state is an error: it is not saved.
     pub fn read(
         libvirt_state_dir: &Path,
         domain: DomainUuid,

@@ -207,6 +207,61 @@ fn a_transient_guest_keeps_its_state_in_a_file() {
     assert_eq!(host.tpms_made(&guest), 1);
 }
 
+/// A block device behind the path of the state, as long as this value lives.
+struct BlockDevice(String);
+
+impl BlockDevice {
+    fn behind_the_state(host: &Host) -> Option<Self> {
+        host.run(&["truncate", "--size=1M", "/run/disk"]).ok();
+        let attached = host.run(&["losetup", "--find", "--show", "/run/disk"]);
+        if attached.status != 0 {
+            skipped("there are no loop devices here");
+            return None;
+        }
+        let device = attached.stdout.trim().to_owned();
+        let numbers = host.run(&["stat", "--format=%Hr %Lr", &device]).ok().stdout;
+        let numbers: Vec<_> = numbers.split_whitespace().collect();
+        // libvirt deletes the node with the guest: not that of this machine.
+        host.run(&["mknod", STATE, "b", numbers[0], numbers[1]])
+            .ok();
+        Some(Self(device))
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        let mut detach = std::process::Command::new("losetup");
+        let _ = detach.args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_state_on_a_block_device_is_proven_and_never_rewritten() {
+    let Some(host) = host_with_such_states() else {
+        return;
+    };
+    let Some(_device) = BlockDevice::behind_the_state(&host) else {
+        return;
+    };
+    let guest = guest();
+    define(&host, &guest, &encryption(&guest));
+    host.bind(&guest, "nkp-a");
+    host.start_and_stop(&guest);
+    let checked = host.guard(&["check", "vm1"]).ok();
+    assert!(
+        checked.stdout.contains("the key opens the TPM state"),
+        "{checked:?}"
+    );
+    let before = (file(&host), host.key_refs(&guest));
+    let refused = host.guard(&["key", "renew", "vm1"]);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.stderr.contains("block device"), "{refused:?}");
+    assert_eq!((file(&host), host.key_refs(&guest)), before);
+    host.start_running(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_tpm_with_a_profile_is_encrypted_renewed_and_keeps_it() {

@@ -118,7 +118,7 @@ fn not_locked(guest: &GuestRef, error: &LockError) -> CommandError {
             Command::VirshDomstate(guest.arg.clone()),
             Command::PgrepSwtpm
         )),
-        LockError::Volatile(_) => CommandError::refused(message),
+        LockError::BlockDevice | LockError::Volatile(_) => CommandError::refused(message),
         LockError::State(error) if error.is_damage() => CommandError::refused(message),
         LockError::State(_) | LockError::Io(_) => CommandError::failed(message),
     }
