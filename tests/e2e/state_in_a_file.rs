@@ -224,6 +224,7 @@ impl BlockDevice {
         // libvirt deletes the node with the guest: not that of this machine.
         host.run(&["mknod", STATE, "b", numbers[0], numbers[1]])
             .ok();
+        host.run(&["chown", "tss:tss", STATE]).ok();
         Some(Self(device))
     }
 }
