@@ -122,7 +122,7 @@ commands! {
     Ps(pid: Pid) = "ps -fp {pid}";
     Remove(files: File) = "rm {files}";
     Restorecon(files: File) = "restorecon -v {files}";
-    Setsebool = "setsebool -P virt_hooks_unconfined on";
+    Semodule = "semodule -i /usr/share/selinux/packages/vtpm_guard.pp && restorecon -R /usr/sbin/vtpm-guard-hook /var/lib/vtpm-guard";
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
     SystemctlEnableNow(unit: Word) = "systemctl enable --now {unit}";
     SystemctlMask(unit: Word) = "systemctl mask {unit}";

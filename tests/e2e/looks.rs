@@ -99,7 +99,9 @@ fn a_guest_that_has_not_started_yet_is_listed_by_its_name() {
 fn the_doctor_wraps_what_is_read_and_not_what_is_typed() {
     let host = host();
     host.define_secret(SecretUuid::random(), "by hand", Some("a key in clear"));
-    let piped = host.guard(&["doctor"]).ok().stdout;
+    let doctor = host.guard(&["doctor"]);
+    assert_eq!(doctor.status, 1, "a guest would not start: {doctor:#?}");
+    let piped = doctor.stdout;
     assert!(piped.lines().any(|line| line.len() > 80), "{piped}");
     let (lines, is_styled) = lines_that_stay(&seen(&host, 80, "", "doctor"));
     assert!(is_styled);

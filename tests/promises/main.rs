@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vtpm_guard::internals::messages::explain;
 use vtpm_guard::internals::verdict::code::Code;
 
 use crate::command_line::{command_lines, is_command, names_a_command, parsed};
@@ -271,4 +272,15 @@ fn every_test_that_the_contract_names_is_there() {
     let is_missing = |name: &&&str| !code.contains(&format!("fn {name}("));
     let missing: Vec<_> = named.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// What people type into a search after a firmware update or a repair.
+#[test]
+fn a_cleared_or_replaced_tpm_is_found_by_the_words_that_people_search_for() {
+    let explained = format!("{:?}", explain(Code::ProviderSealed));
+    for text in [read("docs/recovery.md"), explained] {
+        for word in ["cleared", "replaced", "mainboard", "firmware", "TPM 2.0"] {
+            assert!(text.contains(word), "{word}");
+        }
+    }
 }

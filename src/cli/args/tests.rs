@@ -25,7 +25,7 @@ const OTHER_PROGRAMS: [&str; 25] = [
     "restorecon",
     "rm",
     "sed",
-    "setsebool",
+    "semodule",
     "sqlite3",
     "systemctl",
     "systemd-creds",

@@ -68,14 +68,10 @@ pub(crate) enum HookFinding {
         target: PathBuf,
         daemons: Daemons,
     },
-    /// It does not have the `SELinux` label of the policy; `restorecon` reports this.
-    SelinuxLabel {
-        link: PathBuf,
-        target: PathBuf,
-        labels: String,
-    },
-    /// `SELinux` is enforcing, and its boolean for hooks is off.
-    SelinuxBoolean,
+    /// One of these does not have the `SELinux` label of the policy; `restorecon` reports this.
+    SelinuxLabel { paths: Vec<PathBuf>, labels: String },
+    /// `SELinux`, which is enforced, denies this to a domain.
+    SelinuxDenies { domain: String, denied: Vec<Denied> },
     /// Another link to the guard, or a copy of its link.
     SecondGuard(PathBuf),
     /// A file that a package manager or an editor left behind, and that libvirt runs.
@@ -95,6 +91,19 @@ pub(crate) enum HookFinding {
     UnstageGivesUp,
     /// So many keys are still staged.
     LeftStaged(usize),
+}
+
+/// What `SELinux` denies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// To the daemon: to run the hook.
+    RunHook,
+    /// To the hook: to write the store.
+    WriteStore,
+    /// To look at TPM states.
+    ReadStates,
+    /// To use the host's TPM.
+    UseTpm,
 }
 
 /// Why libvirt cannot run the hook.

@@ -13,13 +13,16 @@ mod other_hooks;
 mod plaintext;
 mod recovery;
 mod room;
+mod selinux;
 mod staged;
 mod starts;
 mod store;
 mod trust;
 mod unsealing;
 
-pub(crate) use finding::{CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding};
+pub(crate) use finding::{
+    CannotRun, Denied, Distrusted, Finding, HookFinding, HostFinding, KeyFinding,
+};
 pub(crate) use recovery::RecoveryFiles;
 
 use super::guests::ListedGuest;
@@ -37,6 +40,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     let guests = host.listed_guests().ok();
     let listed = guests.as_deref().unwrap_or_default();
     found.extend(hook::examine(host));
+    found.extend(selinux::examine(host));
     found.extend(other_hooks::examine(&host.libvirt_dirs()));
     found.extend(libvirt_dirs::examine(host));
     found.extend(staged::examine(host));

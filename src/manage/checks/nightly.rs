@@ -27,7 +27,8 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
 /// Whether the administrator has enabled the timer, or masked it because something else checks.
 /// `None` where systemctl does not say.
 fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
-    let arguments = ["is-enabled", timer];
+    // By its files: no manager has to answer.
+    let arguments = ["--root=/", "is-enabled", timer];
     let output = process::run(systemctl, &arguments, b"", 4096, default_deadline()).ok()?;
     let state = String::from_utf8_lossy(&output.stdout);
     // systemd before 253 prints nothing for a unit that is not there, and fails.
@@ -45,7 +46,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let systemctl = dir.path().join("systemctl");
         // Not written by this process: a child of another test could hold it open for writing.
-        let script = "#!/bin/sh\n[ \"$1\" = is-enabled ] && echo \"$2\"\n";
+        let script = "#!/bin/sh\n[ \"$2\" = is-enabled ] && echo \"$3\"\n";
         let copy = format!("cat >{0} && chmod 755 {0}", systemctl.display());
         let args = ["-c", &copy];
         process::run(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::Described;
 use crate::host::dirs::UNSTAGE_UNIT;
 use crate::libvirt::Daemons;
-use crate::manage::checks::{CannotRun, HookFinding};
-use crate::messages::{Arg, Command, count, quoted};
+use crate::manage::checks::{CannotRun, Denied, HookFinding};
+use crate::messages::{Arg, Command, count, one_line, quoted};
 
 pub(super) fn describe(finding: &HookFinding) -> Described {
     match finding {
@@ -40,31 +40,12 @@ pub(super) fn describe(finding: &HookFinding) -> Described {
                 Command::LinkHook(Arg::file(link))
             ),
         ),
-        HookFinding::SelinuxLabel {
-            link,
-            target,
-            labels,
-        } => Described::warning(
-            format!("the hook does not have the SELinux label of the policy: {labels}"),
-            "an enforcing host may not let the daemon run it",
-            Command::Restorecon(
-                [link, target]
-                    .map(|path| Arg::file(path))
-                    .into_iter()
-                    .collect(),
-            )
-            .to_string(),
+        HookFinding::SelinuxLabel { paths, labels } => Described::warning(
+            format!("a file of the guard does not have the SELinux label of the policy: {labels}"),
+            "an enforcing host may not let the daemon run the hook, or the hook do its work",
+            Command::Restorecon(paths.iter().map(|path| Arg::file(path)).collect()).to_string(),
         ),
-        HookFinding::SelinuxBoolean => Described::warning(
-            "SELinux is enforcing, and its boolean virt_hooks_unconfined is off",
-            "the policy may keep the daemon from running hooks, which refuses every start (exit \
-             status 126), or keep the guard from its store and keys",
-            format!(
-                "{}; denials are listed by: {}",
-                Command::Setsebool,
-                Command::Ausearch
-            ),
-        ),
+        HookFinding::SelinuxDenies { domain, denied } => selinux_denies(domain, denied),
         HookFinding::SecondGuard(_)
         | HookFinding::LeftOver(_)
         | HookFinding::Dispatcher(_)
@@ -74,6 +55,32 @@ pub(super) fn describe(finding: &HookFinding) -> Described {
         | HookFinding::UnstageGivesUp
         | HookFinding::LeftStaged(_) => staging(finding),
     }
+}
+
+fn selinux_denies(domain: &str, denied: &[Denied]) -> Described {
+    let words: Vec<_> = denied
+        .iter()
+        .map(|denied| match denied {
+            Denied::RunHook => "run the hook",
+            Denied::WriteStore => "write the guard's store",
+            Denied::ReadStates => "look at TPM states",
+            Denied::UseTpm => "use the host's TPM",
+        })
+        .collect();
+    Described::error(
+        format!(
+            "SELinux does not let {} {}",
+            one_line(domain),
+            words.join(", ")
+        ),
+        "starts are refused: with exit status 126, for a new key (VG401), or for a provider key \
+         that is sealed to the TPM (VG104)",
+        format!(
+            "{}; denials are listed by: {}",
+            Command::Semodule,
+            Command::Ausearch
+        ),
+    )
 }
 
 /// The command that lets the daemon look for hooks.
@@ -182,7 +189,7 @@ fn staging(finding: &HookFinding) -> Described {
                 "{} still staged for the start of libvirtd",
                 count(*keys, "key")
             ),
-            "it has loaded them, and they are no longer needed in /run",
+            "it has loaded them, and may hold them until it ends; nothing needs them any more",
             Command::Unstage.to_string(),
         ),
         HookFinding::UnstageGivesUp => Described::warning(

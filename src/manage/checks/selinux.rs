@@ -1,0 +1,317 @@
+//! Does `SELinux` let the daemon run the hook, and the hook do its work?
+//!
+//! Labels alone do not say: a policy may lack a rule, and a boolean may take one away. So the kernel
+//! is asked as it would decide: `selinuxfs` computes the domain of a program (`create`), and what a
+//! domain may do (`access`).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::{Denied, Finding, HookFinding};
+use crate::host::dirs::{self, LibvirtDirs};
+use crate::host::process;
+use crate::manage::host::{Host, default_deadline};
+
+/// The device of a TPM 2.0 that systemd-creds uses.
+const TPM_DEVICE: &str = "tpmrm0";
+
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let kernel = Kernel::at(Path::new(dirs::SELINUX));
+    if !kernel.is_enabled() {
+        return Vec::new();
+    }
+    let dirs = host.libvirt_dirs();
+    let link = dirs.present_hook();
+    let found = wrong_label(&link, host.state_dir()).into_iter();
+    let denied = kernel.is_enforcing() && link.exists();
+    let denied = denied
+        .then(|| denied_on(host, &kernel, &dirs, &link))
+        .flatten();
+    found.chain(denied).map(Finding::from).collect()
+}
+
+/// `restorecon -n` prints what it would relabel, and nothing where all is as the policy has it.
+fn wrong_label(link: &Path, state_dir: &Path) -> Option<HookFinding> {
+    let target = fs::canonicalize(link).ok()?;
+    let (link, state_dir) = (link.to_owned(), state_dir.to_owned());
+    let paths: Vec<_> = [link, target, state_dir]
+        .into_iter()
+        .filter(|path| path.exists())
+        .collect();
+    let mut arguments = vec!["-n", "-v"];
+    arguments.extend(paths.iter().filter_map(|path| path.to_str()));
+    let program = Path::new("restorecon");
+    let output = process::run(program, &arguments, b"", 64 * 1024, default_deadline());
+    let labels = output.ok()?.stdout;
+    let labels = String::from_utf8_lossy(&labels).trim().to_owned();
+    (!labels.is_empty()).then_some(HookFinding::SelinuxLabel { paths, labels })
+}
+
+/// What the policy denies on this host, by the labels that its files and its daemon have now.
+fn denied_on(host: &Host, kernel: &Kernel, dirs: &LibvirtDirs, link: &Path) -> Option<HookFinding> {
+    let pid = fs::read_to_string(dirs.pid_file(host.daemons().of_guests())).ok()?;
+    let daemon = Path::new(dirs::PROC).join(pid.trim()).join("attr/current");
+    let daemon = fs::read_to_string(daemon).ok()?;
+    let daemon = daemon.trim_end_matches(['\0', '\n']);
+    let tpm = Path::new(dirs::DEVICES).join(TPM_DEVICE);
+    let needed = [
+        (
+            Denied::WriteStore,
+            host.state_dir().store(),
+            "file",
+            "write",
+        ),
+        (
+            Denied::WriteStore,
+            host.state_dir().to_path_buf(),
+            "dir",
+            "add_name",
+        ),
+        (Denied::ReadStates, dirs.tpm_states(), "dir", "search"),
+        (Denied::UseTpm, tpm, "chr_file", "write"),
+    ];
+    let needed = needed
+        .into_iter()
+        .filter_map(|(what, path, class, permission)| {
+            Some((what, label(&path)?, class, permission))
+        });
+    denied(kernel, daemon, &label(link)?, needed.collect())
+}
+
+/// The label of a file, or of what a link leads to.
+fn label(path: &Path) -> Option<String> {
+    let arguments = ["-L", "-c", "%C", path.to_str()?];
+    let output = process::run(Path::new("stat"), &arguments, b"", 4096, default_deadline()).ok()?;
+    let label = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && label.contains(':')).then_some(label)
+}
+
+/// What the hook does, to which label, in which class, with which permission.
+type Need = (Denied, String, &'static str, &'static str);
+
+/// What is denied to the hook that a daemon in this domain runs from a program with this label.
+fn denied(
+    policy: &impl Policy,
+    daemon: &str,
+    program: &str,
+    needed: Vec<Need>,
+) -> Option<HookFinding> {
+    let allows = |domain: &str, object: &str, class, permission| {
+        // What the kernel does not say is not denied.
+        policy
+            .allows(domain, object, class, permission)
+            .unwrap_or(true)
+    };
+    let domain = policy.domain_of(daemon, program)?;
+    let may_run = allows(daemon, program, "file", "execute")
+        && if domain == daemon {
+            allows(daemon, program, "file", "execute_no_trans")
+        } else {
+            allows(daemon, &domain, "process", "transition")
+                && allows(&domain, program, "file", "entrypoint")
+        };
+    if !may_run {
+        let (domain, denied) = (daemon.to_owned(), vec![Denied::RunHook]);
+        return Some(HookFinding::SelinuxDenies { domain, denied });
+    }
+    let needed = needed.into_iter();
+    let mut denied: Vec<_> = needed
+        .filter(|(_, label, class, permission)| !allows(&domain, label, class, permission))
+        .map(|(what, ..)| what)
+        .collect();
+    denied.dedup();
+    (!denied.is_empty()).then_some(HookFinding::SelinuxDenies { domain, denied })
+}
+
+/// A policy that can be asked.
+trait Policy {
+    /// The domain of a program with this label that a process of `domain` runs.
+    fn domain_of(&self, domain: &str, program: &str) -> Option<String>;
+
+    /// Whether a domain has a permission; `None` where this policy does not know it.
+    fn allows(&self, domain: &str, object: &str, class: &str, permission: &str) -> Option<bool>;
+}
+
+/// The kernel's policy, through selinuxfs (`security/selinux/selinuxfs.c` of Linux).
+struct Kernel {
+    selinuxfs: PathBuf,
+}
+
+impl Kernel {
+    fn at(selinuxfs: &Path) -> Self {
+        let selinuxfs = selinuxfs.to_owned();
+        Self { selinuxfs }
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.selinuxfs.join("enforce").exists()
+    }
+
+    fn is_enforcing(&self) -> bool {
+        let enforce = fs::read_to_string(self.selinuxfs.join("enforce"));
+        enforce.is_ok_and(|value| value.starts_with('1'))
+    }
+
+    fn number(&self, path: &str) -> Option<u32> {
+        let number = fs::read_to_string(self.selinuxfs.join(path)).ok()?;
+        number.trim().parse().ok()
+    }
+
+    /// Writes a question, and reads the answer from the same open file.
+    fn ask(&self, file: &str, question: &str) -> Option<String> {
+        let path = self.selinuxfs.join(file);
+        let mut file: File = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        file.write_all(question.as_bytes()).ok()?;
+        let mut answer = String::new();
+        file.read_to_string(&mut answer).ok()?;
+        Some(answer.trim_end_matches(['\0', '\n']).to_owned())
+    }
+}
+
+impl Policy for Kernel {
+    fn domain_of(&self, domain: &str, program: &str) -> Option<String> {
+        let process = self.number("class/process/index")?;
+        self.ask("create", &format!("{domain} {program} {process}"))
+    }
+
+    fn allows(&self, domain: &str, object: &str, class: &str, permission: &str) -> Option<bool> {
+        let index = self.number(&format!("class/{class}/index"))?;
+        let permission = self.number(&format!("class/{class}/perms/{permission}"))?;
+        let answer = self.ask("access", &format!("{domain} {object} {index}"))?;
+        is_allowed(&answer, permission)
+    }
+}
+
+/// Reads an answer of `access`, all but the fifth in hexadecimal: the permissions that are allowed,
+/// decided, audited when allowed, audited when denied; a sequence number; flags, of which the first
+/// says that the domain is permissive. Permissions count from 1.
+fn is_allowed(answer: &str, permission: u32) -> Option<bool> {
+    let mut words = answer.split_whitespace();
+    let hexadecimal = |word: &str| u32::from_str_radix(word, 16).ok();
+    let allowed = hexadecimal(words.next()?)?;
+    let flags = words.nth(4).and_then(hexadecimal).unwrap_or(0);
+    let bit = 1u32.checked_shl(permission.checked_sub(1)?)?;
+    Some(allowed & bit != 0 || flags & 1 != 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const DAEMON: &str = "system_u:system_r:virtqemud_t:s0-s0:c0.c1023";
+    const GUARD: &str = "system_u:system_r:vtpm_guard_t:s0-s0:c0.c1023";
+    const OWN: &str = "system_u:object_r:vtpm_guard_exec_t:s0";
+    const BIN: &str = "system_u:object_r:bin_t:s0";
+    const STORE: &str = "system_u:object_r:vtpm_guard_var_lib_t:s0";
+
+    /// A policy with these rules: domain, type of the object, class, permission.
+    struct Rules(Vec<[&'static str; 4]>);
+
+    fn type_of(context: &str) -> &str {
+        context.split(':').nth(2).unwrap()
+    }
+
+    impl Policy for Rules {
+        fn domain_of(&self, domain: &str, program: &str) -> Option<String> {
+            let is_own = program == OWN;
+            Some(if is_own { GUARD } else { domain }.to_owned())
+        }
+
+        fn allows(
+            &self,
+            domain: &str,
+            object: &str,
+            class: &str,
+            permission: &str,
+        ) -> Option<bool> {
+            let rule = [type_of(domain), type_of(object), class, permission];
+            (class != "unknown").then(|| self.0.contains(&rule))
+        }
+    }
+
+    /// What is denied to a hook with this label.
+    fn found(rules: &[[&'static str; 4]], program: &str) -> Option<(String, Vec<Denied>)> {
+        let needed = vec![
+            (Denied::WriteStore, STORE.to_owned(), "file", "write"),
+            (Denied::WriteStore, STORE.to_owned(), "dir", "add_name"),
+            (Denied::UseTpm, STORE.to_owned(), "unknown", "write"),
+        ];
+        let found = denied(&Rules(rules.to_vec()), DAEMON, program, needed)?;
+        let HookFinding::SelinuxDenies { domain, denied } = found else {
+            panic!("{found:?}");
+        };
+        Some((type_of(&domain).to_owned(), denied))
+    }
+
+    #[test]
+    fn the_way_from_the_daemon_into_the_guard_s_domain_is_followed() {
+        let mut rules = vec![
+            ["virtqemud_t", "vtpm_guard_exec_t", "file", "execute"],
+            ["virtqemud_t", "vtpm_guard_t", "process", "transition"],
+            ["vtpm_guard_t", "vtpm_guard_exec_t", "file", "entrypoint"],
+            ["vtpm_guard_t", "vtpm_guard_var_lib_t", "file", "write"],
+            ["vtpm_guard_t", "vtpm_guard_var_lib_t", "dir", "add_name"],
+        ];
+        assert_eq!(found(&rules, OWN), None);
+        rules.pop();
+        let own = |denied| Some(("vtpm_guard_t".to_owned(), vec![denied]));
+        assert_eq!(found(&rules, OWN), own(Denied::WriteStore));
+        let daemon = |denied| Some(("virtqemud_t".to_owned(), vec![denied]));
+        for missing in 0..3 {
+            let mut rules = rules.clone();
+            rules.remove(missing);
+            assert_eq!(found(&rules, OWN), daemon(Denied::RunHook), "{missing}");
+        }
+        // Without the module the hook stays in the domain of the daemon.
+        assert_eq!(found(&rules, BIN), daemon(Denied::RunHook));
+        rules.push(["virtqemud_t", "bin_t", "file", "execute"]);
+        rules.push(["virtqemud_t", "bin_t", "file", "execute_no_trans"]);
+        assert_eq!(found(&rules, BIN), daemon(Denied::WriteStore));
+    }
+
+    #[test]
+    fn the_kernel_s_answers_are_read() {
+        // Permissions 1 and 3; the rest as the kernel writes it.
+        let answer = "5 ffffffff 0 ffffffff 12 0";
+        let allowed: Vec<_> = (1..=4)
+            .map(|bit| is_allowed(answer, bit).unwrap())
+            .collect();
+        assert_eq!(allowed, [true, false, true, false]);
+        assert_eq!(
+            is_allowed("0 ffffffff 0 ffffffff 12 1", 2),
+            Some(true),
+            "permissive"
+        );
+        assert_eq!(is_allowed("", 1), None);
+        assert_eq!(is_allowed("1 0 0 0 0 0", 0), None);
+    }
+
+    #[test]
+    fn a_host_without_selinux_is_not_asked() {
+        let kernel = Kernel::at(Path::new("/nowhere"));
+        assert!(!kernel.is_enabled() && !kernel.is_enforcing());
+        assert_eq!(kernel.allows(DAEMON, OWN, "file", "execute"), None);
+    }
+
+    #[test]
+    fn a_question_goes_to_the_kernel_with_the_numbers_of_its_policy() {
+        let selinuxfs = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = selinuxfs.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("enforce", "1");
+        write("class/file/index", "7");
+        write("class/file/perms/execute", "15\n");
+        // A plain file keeps the question, where the kernel's would have the answer after it.
+        write("access", "");
+        let kernel = Kernel::at(selinuxfs.path());
+        assert!(kernel.is_enforcing());
+        assert_eq!(kernel.allows(DAEMON, OWN, "file", "execute"), None);
+        let asked = fs::read_to_string(selinuxfs.path().join("access")).unwrap();
+        assert_eq!(asked, format!("{DAEMON} {OWN} 7"));
+    }
+}
