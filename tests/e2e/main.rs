@@ -25,6 +25,7 @@ mod host;
 mod libvirt_alone;
 mod libvirt_encrypts;
 mod lifetimes;
+mod log_rotation;
 mod looks;
 mod many_keys;
 mod memory;
