@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::deadlines::Patience;
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
 use crate::domain::Domain;
@@ -60,8 +61,8 @@ pub struct Guard {
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether a monolithic libvirtd itself is starting; `secrets` are then read from its files.
     pub(super) libvirt_starts: bool,
-    /// Until when libvirt and locks are waited for, if that is not for all of the deadline.
-    pub(super) patience: Option<Deadline>,
+    /// How long libvirt and locks are waited for, if that is not for all of the deadline.
+    pub(super) patience: Option<Patience>,
     /// The row of the history that belongs to the start in progress.
     pub recorded: Recorded,
     unsealed_keks: UnsealedKeks,

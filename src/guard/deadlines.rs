@@ -15,6 +15,9 @@ const ANSWER_RESERVE: Duration = Duration::from_millis(200);
 /// can refuse nothing, and the daemon waits for it.
 const TO_FOLLOW_UP: Duration = Duration::from_secs(1);
 
+/// How long it still waits for each where that time is over, perhaps for another reason: a slow disk.
+const AT_LEAST: Duration = Duration::from_millis(500);
+
 /// The part of a deadline for which a start waits for virtsecretd while virtqemud itself is starting.
 const SHARE_WHILE_STARTING: u32 = 3;
 
@@ -23,28 +26,76 @@ pub(super) fn before_the_answer(deadline: Deadline) -> Deadline {
     deadline.at_most(deadline.remaining().saturating_sub(ANSWER_RESERVE))
 }
 
+/// How long libvirt and locks are waited for, if that is not for all of the deadline.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Until then, all of them together.
+    until: Deadline,
+    /// Each of them at least.
+    at_least: Duration,
+}
+
 impl Guard {
     /// From here on, waits for libvirt and for locks only as long as a follow-up may.
     pub fn be_brief(&mut self) {
-        self.patience = Some(Deadline::after(TO_FOLLOW_UP));
+        self.patience = Some(Patience {
+            until: Deadline::after(TO_FOLLOW_UP),
+            at_least: AT_LEAST,
+        });
     }
 
-    /// From here on, waits for libvirt and for locks only for a part of the deadline: virtqemud
-    /// starts its guests one by one, and answers nobody until then.
+    /// From here on, waits for each question to libvirt and each lock only for a part of the
+    /// deadline: virtqemud starts its guests one by one, and answers nobody until then. A provider key
+    /// that is slow to open has all of it.
     pub(super) fn share(&mut self, deadline: Deadline) {
-        self.patience = Some(deadline.at_most(deadline.remaining() / SHARE_WHILE_STARTING));
+        self.patience = Some(Patience {
+            until: Deadline::after(Duration::ZERO),
+            at_least: deadline.remaining() / SHARE_WHILE_STARTING,
+        });
     }
 
-    /// The deadline of a wait for a lock. Where patience is at its end, there is still time to write
-    /// what nobody hinders.
+    /// The deadline of a wait for a lock.
     pub(super) fn patient(&self, deadline: Deadline) -> Deadline {
-        let limit = |until: Deadline| deadline.at_most(until.remaining().max(TO_RECORD));
+        let limit = |it: Patience| deadline.at_most(it.until.remaining().max(it.at_least));
         self.patience.map_or(deadline, limit)
     }
 
     /// The deadline of a question to libvirt.
     pub(super) fn for_libvirt(&self, deadline: Deadline) -> Deadline {
-        let limit = |until: Deadline| deadline.at_most(until.remaining());
-        before_the_answer(self.patience.map_or(deadline, limit))
+        before_the_answer(self.patient(deadline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::host::dirs::StateDir;
+
+    #[test]
+    fn libvirt_and_locks_are_waited_for_as_long_as_the_moment_allows() {
+        let guard = || Guard::new(Config::default(), StateDir::at("/nowhere"));
+        let whole = Deadline::after(Duration::from_secs(12));
+        let seconds = |deadline: Deadline| deadline.remaining().as_secs_f32().ceil();
+        assert!(seconds(guard().patient(whole)) >= 11.0);
+
+        let mut follow_up = guard();
+        follow_up.be_brief();
+        assert!(seconds(follow_up.patient(whole)) <= 1.0);
+        assert!(seconds(follow_up.for_libvirt(whole)) <= 1.0);
+        // What took the time was neither: there is some for both.
+        std::thread::sleep(TO_FOLLOW_UP);
+        assert!(!follow_up.for_libvirt(whole).has_passed());
+        assert!(!follow_up.patient(whole).has_passed());
+        let over = Deadline::after(Duration::ZERO);
+        assert!(follow_up.for_libvirt(over).has_passed());
+
+        let mut starting = guard();
+        starting.share(Deadline::after(Duration::from_secs(12)));
+        for _ in 0..2 {
+            let left = starting.for_libvirt(whole).remaining().as_secs_f32();
+            assert!((3.0..4.0).contains(&left), "{left}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The keys that are opened to judge a start.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::context::Guard;
 use super::deadlines::before_the_answer;
@@ -21,19 +22,34 @@ pub(super) struct Keys {
     /// The different DEKs; a [`DekNumber`] is an index here.
     deks: Vec<Dek>,
     unlocker: Unlocker,
+    /// How long a start waits for a KEK, however long its caller may wait: a check foresees what the
+    /// hook finds.
+    longest: Option<Duration>,
 }
 
 impl Keys {
     /// No keys yet. KEKs that this guard has unsealed are not unsealed again.
     pub(super) fn of(guard: &Guard) -> Self {
-        Self::with(guard.unlocker())
+        Self {
+            longest: Some(guard.config.hook_deadline),
+            ..Self::with(guard.unlocker())
+        }
     }
 
     fn with(unlocker: Unlocker) -> Self {
         Self {
             deks: Vec::new(),
             unlocker,
+            longest: None,
         }
+    }
+
+    /// The deadline for a KEK: early enough that a refusal can still be reported.
+    fn for_kek(&self, deadline: Deadline) -> Deadline {
+        let deadline = self
+            .longest
+            .map_or(deadline, |longest| deadline.at_most(longest));
+        before_the_answer(deadline)
     }
 
     pub(super) fn dek(&self, number: DekNumber) -> Option<&Dek> {
@@ -47,7 +63,8 @@ impl Keys {
     /// Returns whether a KEK opens, early enough before the deadline that a refusal can still
     /// be reported.
     pub(super) fn try_kek(&mut self, key_id: KeyId, deadline: Deadline) -> KekState {
-        match self.unlocker.kek(key_id, before_the_answer(deadline)) {
+        let deadline = self.for_kek(deadline);
+        match self.unlocker.kek(key_id, deadline) {
             Ok(_) => KekState::Opens,
             Err(error) => match &*error {
                 KeyringError::TimedOut => KekState::TimedOut,
@@ -113,7 +130,7 @@ impl Keys {
         if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
         }
-        let deadline = before_the_answer(deadline);
+        let deadline = self.for_kek(deadline);
         let dek = self.unlocker.open(wrapped, domain, deadline)?;
         Ok((key_id, dek))
     }

@@ -19,9 +19,11 @@ pub(crate) mod armed {
     /// How many moments are left until the kill; 0: none comes.
     static LEFT: AtomicUsize = AtomicUsize::new(0);
 
+    /// How many moments of this thread are left until somebody else does something, and what.
+    type Meanwhile = (usize, Box<dyn FnOnce()>);
+
     thread_local! {
-        /// What somebody else does, and how many moments of this thread are left until then.
-        static MEANWHILE: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+        static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
     }
 
     /// Kills this process at the `nth` moment from now, as `kill -9` does.

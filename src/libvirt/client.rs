@@ -51,6 +51,11 @@ impl Silence {
     fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+
+    /// From here on the daemon is asked, and waited for, once more.
+    pub fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl LibvirtClient {

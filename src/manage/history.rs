@@ -13,7 +13,7 @@ use crate::capture;
 use crate::clock::{Deadline, Timestamp};
 use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
-use crate::store::{Access, EventFilter, EventQuery, EventRow};
+use crate::store::{Access, EventFilter, EventQuery, EventRow, Origin};
 use crate::verdict::code::Code;
 
 /// How long libvirt may take to report whose a name is, without which there is an answer too.
@@ -159,6 +159,11 @@ impl From<EventRow> for PastDecision {
 }
 
 impl PastDecision {
+    /// Whether it is a start that was allowed, and then failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.operation == Origin::Stopped.as_str()
+    }
+
     /// The kinds of its repairs.
     pub(crate) fn repair_kinds(&self) -> Vec<&str> {
         let repairs = self.repairs.as_array().into_iter().flatten();

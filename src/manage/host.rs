@@ -260,6 +260,12 @@ impl Host {
         }
     }
 
+    /// Asks libvirt once more although it was silent, for what waits however long that takes.
+    pub(crate) fn forget_silence(&self) {
+        self.guests_silence.forget();
+        self.secrets_silence.forget();
+    }
+
     /// The libvirt whose guests are listed.
     pub(crate) fn libvirt(&self) -> Box<dyn Libvirt> {
         match &self.connection {

@@ -113,6 +113,7 @@ pub(crate) fn unstage(host: &Host, patience: Patience) -> Result<Unstaged, Unsta
             {
                 tracing::debug!(%error, "libvirtd is asked again");
                 thread::sleep(PAUSE);
+                host.forget_silence();
             }
             result => return result,
         }

@@ -62,6 +62,25 @@ fn decisions_are_told_newest_first() {
 }
 
 #[test]
+fn a_start_that_failed_after_it_was_allowed_is_one_row_that_says_so() {
+    let host = Host::with_provider("nkp-a");
+    let event = |origin, message: &str| {
+        let vm1 = DomainUuid::parse(VM1).unwrap();
+        Event::new(Timestamp(NOON), origin, vm1, "vm1", message)
+    };
+    let mut store = host.store();
+    let allowed = event(Origin::Prepare, "the key opens the TPM state");
+    store.record_event(&allowed).unwrap();
+    let failed = event(Origin::Stopped, "the start failed after it was allowed");
+    store.record_result(Some(Timestamp(NOON)), &failed).unwrap();
+    golden("history-failed", &host.run(&["history"]));
+    let rows = host.json(&["history"]);
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+    assert_eq!(rows[0]["operation"], "stopped");
+    assert_eq!(rows[0]["decision"], "allow");
+}
+
+#[test]
 fn filters_narrow_them_down() {
     let host = host_with_history();
     let (lost, missing) = (("vm1", "VG202"), [("vm2", "VG101"), ("vm1", "VG101")]);

@@ -18,6 +18,7 @@ mod json_contract;
 mod key;
 mod key_import;
 mod metrics;
+mod monitoring;
 mod provider;
 mod prune;
 mod recovery;

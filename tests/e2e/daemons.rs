@@ -8,6 +8,22 @@ impl Host {
         !self.path("/usr/sbin/libvirtd").exists()
     }
 
+    /// Says that a test is skipped which is about libvirtd: it alone takes no key while it starts.
+    pub(crate) fn lacks_libvirtd(&self) -> bool {
+        if self.is_modular() {
+            eprintln!("skipped: this host has the modular daemons, for which nothing is staged");
+        }
+        self.is_modular()
+    }
+
+    /// Says that a test is skipped which is about the modular daemons.
+    pub(crate) fn lacks_virtqemud(&self) -> bool {
+        if !self.is_modular() {
+            eprintln!("skipped: this host has libvirtd; ./dev e2e --suite trixie --modular");
+        }
+        !self.is_modular()
+    }
+
     /// The daemon that runs guests, and calls the hook.
     pub(crate) fn guests_daemon(&self) -> &'static str {
         if self.is_modular() {

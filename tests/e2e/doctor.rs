@@ -69,7 +69,10 @@ fn the_hook_must_exist_and_run_and_be_noticed() {
     finds(
         &host,
         0,
-        "advice: the daemon was started before the hook's link was made",
+        &format!(
+            "advice: {} was started before the hook's link was made",
+            host.guests_daemon()
+        ),
     );
     host.run(&["ln", "-sf", "/usr/sbin/vtpm-guard-hook", LINK])
         .ok();

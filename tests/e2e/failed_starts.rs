@@ -20,6 +20,9 @@ fn history_tells_of_a_start_that_failed_after_it_was_allowed() {
     let history = host.guard(&["history", "vm1", "--json"]).ok().stdout;
     assert!(history.contains("swtpm: "), "it made a TPM: {history}");
     assert!(history.contains("\"operation\": \"stopped\""), "{history}");
+    // One start, one row, with what it repaired.
+    assert_eq!(history.matches("\"operation\"").count(), 1, "{history}");
+    assert!(history.contains("create-key"), "{history}");
 
     // One that works is none, nor one that is refused, nor what comes after.
     host.fail_no_longer();
@@ -32,6 +35,47 @@ fn history_tells_of_a_start_that_failed_after_it_was_allowed() {
     host.restart_libvirtd();
     host.stop(&guest);
     assert_eq!(failures(), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_start_that_is_refused_at_the_deadline_is_a_refusal_wherever_one_looks() {
+    let (host, guest) = Host::with_used_guest();
+    let log = "/var/log/guard.log";
+    host.configure(&format!(
+        "[hook]\ndeadline = \"1s\"\n[log]\ntarget = \"{log}\"\n"
+    ));
+    // Whoever opens this waits for a reader: the verdict is recorded, and then the hook hangs.
+    let lock = format!("/run/vtpm-guard/secrets/{}.lock", guest.secret);
+    let hang = format!("mkdir -p -m 0700 /run/vtpm-guard/secrets && rm -f {lock} && mkfifo {lock}");
+    host.run(&["sh", "-c", &hang]).ok();
+    let refused = host.start(&guest).refused_with("VG302");
+    assert!(
+        refused.stderr.contains("hook.deadline passed"),
+        "{refused:#?}"
+    );
+
+    let history = host.guard(&["history", "vm1", "--code", "VG302", "--json"]);
+    let found = history.ok().stdout;
+    assert_eq!(
+        found.matches("\"decision\": \"deny\"").count(),
+        1,
+        "{found}"
+    );
+    let all = host.guard(&["history", "vm1", "--json"]).ok().stdout;
+    assert_eq!(
+        all.matches("\"operation\"").count(),
+        2,
+        "one a start: {all}"
+    );
+    let captures = host.guard(&["history", "--captures"]).ok().stdout;
+    assert!(captures.contains("VG302"), "{captures}");
+    let lines = host.read(log);
+    assert!(lines.contains("code=\"VG302\""), "{lines}");
+    assert!(!lines.contains("decision=\"allow\""), "{lines}");
+
+    host.run(&["rm", &lock]).ok();
+    host.start_running(&guest);
 }
 
 #[test]

@@ -10,11 +10,11 @@ use crate::guest::{Guest, Tpm};
 use crate::host::{Host, Output};
 use crate::page;
 
-/// There is no systemd in the host: this one reloads the daemon, shows the drop-in and writes
-/// down the rest.
+/// There is no systemd in the host: this one reloads the daemon, whichever the host has, shows the drop-in and
+/// writes down the rest.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 case "$*" in
-"reload libvirtd") kill -HUP "$(cat /run/libvirtd.pid)" ;;
+"reload libvirtd") kill -HUP "$(cat PID_FILE)" ;;
 "cat libvirtd.service") cat /etc/systemd/system/libvirtd.service.d/*.conf ;;
 *) echo "$*" >>/run/systemctl ;;
 esac
@@ -40,7 +40,9 @@ impl Day {
         host.autostart(&mail);
         host.start_running(&mail);
 
-        host.write_program("/usr/sbin/systemctl", SYSTEMCTL);
+        let pid_file = Host::pid_file(host.guests_daemon());
+        let systemctl = SYSTEMCTL.replace("PID_FILE", &pid_file);
+        host.write_program("/usr/sbin/systemctl", &systemctl);
         host.attach_backup_disk();
         let [_, install] = &page::blocks("install.md", "By hand")[..] else {
             panic!("the second block is what the programs need beside them")

@@ -137,10 +137,26 @@ fn a_deaf_libvirtd_is_an_answer_within_the_deadline() {
     let started = Instant::now();
     host.hook("vm1", &PREPARE, &xml).refused_with("VG302");
     assert!(started.elapsed() < Duration::from_secs(4));
-    for operation in ["started", "release"] {
-        let answer = host.hook("vm1", &[operation, "begin", "-"], &xml);
+    // Nothing was provided, so nothing is asked afterwards.
+    let ended = Instant::now();
+    for operation in ["stopped", "release"] {
+        let answer = host.hook("vm1", &[operation, "end", "-"], &xml);
         assert_eq!(answer.status, 0);
     }
+    assert!(ended.elapsed() < Duration::from_secs(1));
+    // Of what was provided, perhaps, it is; but for a moment only, whatever the deadline.
+    host.configure("[hook]\ndeadline = \"20s\"\n");
+    let asked = Instant::now();
+    for operation in ["started", "stopped", "release"] {
+        let sub = if operation == "started" {
+            "begin"
+        } else {
+            "end"
+        };
+        let answer = host.hook("vm1", &[operation, sub, "-"], &xml);
+        assert_eq!(answer.status, 0);
+    }
+    assert!(asked.elapsed() < Duration::from_secs(8));
 
     host.signal_libvirtd("CONT");
     assert_eq!(host.key_refs(&guest), rows);

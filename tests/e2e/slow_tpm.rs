@@ -113,6 +113,8 @@ pub(crate) fn retried_not_imported() {
     // The key that was opened a moment ago is shared for ten seconds.
     std::thread::sleep(Duration::from_secs(11));
     for guest in [&guest, &new] {
+        let check = host.guard(&["check", &guest.name]);
+        assert!(check.stdout.contains("did not open in time"), "{check:#?}");
         let started = Instant::now();
         let refused = host.start(guest).refused_with("VG107");
         assert!(

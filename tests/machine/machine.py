@@ -57,6 +57,7 @@ class Machine:
     """The container in a directory, made from a root: a tree or a disk."""
 
     slowness = 1
+    has_tpm = False
 
     def __init__(self, directory, root, script="container"):
         self.directory = Path(directory)
@@ -111,6 +112,7 @@ class VirtualMachine(Machine):
     """The VM, emulated in full: minutes for a boot."""
 
     slowness = 20
+    has_tpm = True
 
     def __init__(self, directory, root):
         super().__init__(directory, root, script="vm")

@@ -56,8 +56,8 @@ pub(crate) fn page() -> Page {
          XML.",
     );
     page.section("INSTALLATION").text(
-        "A link from libvirt's directory of hooks is all that is needed. libvirtd looks for hooks \
-         when it starts and when it is reloaded:",
+        "A link from libvirt's directory of hooks is all that is needed. libvirtd, or virtqemud where \
+         the daemons are modular, looks for hooks when it starts and when it is reloaded:",
     );
     page.example(&[
         "ln -s /usr/sbin/vtpm-guard-hook /etc/libvirt/hooks/qemu.d/50-vtpm-guard",
@@ -72,6 +72,6 @@ pub(crate) fn page() -> Page {
         "/var/lib/vtpm-guard",
         "The store, the sealed keys of the providers, the XML of refused starts.",
     );
-    page.see_also("vtpm-guard(8), vtpm-guard.toml(5), vtpm-guard-codes(7), libvirtd(8), swtpm(8)");
+    page.see_also("vtpm-guard(8), vtpm-guard.toml(5), vtpm-guard-codes(7), libvirtd(8), virtqemud(8), swtpm(8)");
     page
 }

@@ -160,7 +160,8 @@ pub enum Command {
     ///
     /// A monolithic libvirtd answers nobody until its autostarted guests are up, so their keys
     /// must be there before. They are stored on tmpfs only, linked from /etc/libvirt/secrets.
-    /// Guests that would not start are reported and left out; that is not an error.
+    /// Guests that would not start are reported and left out; that is not an error. With the modular
+    /// daemons (virtqemud) nothing is staged: virtsecretd takes keys meanwhile.
     Stage,
     /// Remove staged keys (run once libvirtd is up, and after it stopped or failed to start).
     ///

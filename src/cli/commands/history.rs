@@ -49,6 +49,7 @@ impl Answer for Decisions {
                 Cell::new(&decision.guest.name),
                 Cell::new(&decision.operation),
                 match decision.code {
+                    None if decision.has_failed() => Cell::new("failed").fg(BAD),
                     None => Cell::new("allow").fg(GOOD),
                     Some(code) => Cell::new(code).fg(BAD),
                 },

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::domain::DomainXmlError;
 use crate::ids::KeyRefId;
+use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::manage::guests::GuestError;
 use crate::manage::host::HostError;
@@ -49,6 +50,8 @@ pub(crate) enum NotAdopted {
         why: NotAdoptable,
         /// The provider that wraps the key, or would.
         provider: Box<Provider>,
+        /// The daemons of this host.
+        daemons: Daemons,
     },
     /// libvirt has no key of it, and with what the guard has its start would be refused.
     #[error("would not start")]

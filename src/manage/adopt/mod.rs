@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::keyring::Keyring;
 use crate::keyring::unlock::Unlocker;
-use crate::libvirt::Libvirt;
 use crate::libvirt::secret::SecretError;
+use crate::libvirt::{Daemons, Libvirt};
 use crate::store::Store;
 use crate::verdict::adopt::{AvailableSecret, NotAdoptable};
 use crate::verdict::code::Code;
@@ -115,6 +115,7 @@ pub(crate) fn adopt(
         secrets: host.secrets_at(&config),
         unlocker: Unlocker::new(&host.keyring()),
         keyring: host.keyring(),
+        daemons: host.daemons(),
         config,
         store,
         provider,
@@ -138,6 +139,7 @@ pub(crate) fn adopt(
 struct Adopting {
     config: Config,
     keyring: Keyring,
+    daemons: Daemons,
     store: Store,
     secrets: Box<dyn Libvirt>,
     /// Opens and wraps the keys of the first half.

@@ -31,7 +31,11 @@ impl Adopting {
             Ok(adoption) => adoption,
             Err(why) => {
                 let provider = Box::new(provider);
-                return Err(NotAdopted::Refused { why, provider });
+                return Err(NotAdopted::Refused {
+                    why,
+                    provider,
+                    daemons: self.daemons,
+                });
             }
         };
         let (key_ref, is_new) = match (adoption.key, &value) {

@@ -1,7 +1,7 @@
 //! The history: what is asked of it, and how long it grows.
 
 use super::super::events::EVENTS_KEPT;
-use super::super::{Event, EventFilter, EventQuery, Store};
+use super::super::{Event, EventFilter, EventQuery, Origin, Store};
 use crate::clock::Timestamp;
 use crate::store::testing::{domain, event, new_store};
 use crate::verdict::code::Code;
@@ -50,6 +50,55 @@ fn the_history_can_be_filtered_by_code_and_time() {
         ..EventFilter::Name("vm2").into()
     };
     assert_eq!(times(&store, vm2), [] as [i64; 0]);
+}
+
+#[test]
+fn what_became_of_a_start_is_in_its_row() {
+    let (_dir, mut store) = new_store();
+    let at = |origin, at| Event {
+        origin,
+        ..event(domain(1), "vm1", Timestamp(at))
+    };
+    for time in [10, 20] {
+        store.record_event(&at(Origin::Prepare, time)).unwrap();
+    }
+    // A change by a command, and another guest's start at the same moment.
+    store.record_event(&at(Origin::Adopt, 10)).unwrap();
+    let other = event(domain(2), "vm2", Timestamp(10));
+    store.record_event(&other).unwrap();
+    let rows = |store: &Store| {
+        let rows = store.history(EventFilter::Domain(domain(1)), 99).unwrap();
+        let rows = rows
+            .into_iter()
+            .map(|row| (row.at.0, row.operation, row.code));
+        rows.collect::<Vec<_>>()
+    };
+    let row = |at, origin: Origin, code| (at, origin.as_str().to_owned(), code);
+    let (adopted, started) = (row(10, Origin::Adopt, None), row(20, Origin::Prepare, None));
+
+    let lost = denied(Code::KeyLost, 11);
+    store.record_result(Some(Timestamp(10)), &lost).unwrap();
+    let refused = row(10, Origin::Prepare, Some(Code::KeyLost));
+    assert_eq!(
+        rows(&store),
+        [started.clone(), adopted.clone(), refused.clone()]
+    );
+    // It is refused already, so it has not failed after it was allowed.
+    let failed = at(Origin::Stopped, 12);
+    store.record_result(Some(Timestamp(10)), &failed).unwrap();
+    assert_eq!(
+        rows(&store),
+        [started.clone(), adopted.clone(), refused.clone()]
+    );
+    // The row is gone, or was never written.
+    for recorded in [Some(Timestamp(15)), None] {
+        store.record_result(recorded, &failed).unwrap();
+    }
+    let alone = row(12, Origin::Stopped, None);
+    let all = [started, alone.clone(), alone, adopted, refused];
+    assert_eq!(rows(&store), all);
+    let others = store.history(EventFilter::Domain(domain(2)), 99).unwrap();
+    assert_eq!((others.len(), others[0].code), (1, None));
 }
 
 #[test]

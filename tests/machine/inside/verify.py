@@ -74,8 +74,11 @@ def tpm(xml, directory, keys):
 
 
 def main():
+    system = run("systemctl is-system-running --wait")["said"]
+    # libvirtd may still be starting guests.
+    run("while systemctl -q is-active vtpm-guard-unstage.service; do sleep 0.1; done")
     found = {
-        "system": run("systemctl is-system-running --wait")["said"],
+        "system": system,
         "failed": run("systemctl --failed --no-legend --plain")["said"],
         "left": left_over(),
         "store": run("vtpm-guard store check"),

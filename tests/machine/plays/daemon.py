@@ -42,15 +42,6 @@ def restarted(machine):
         guests.unstaged(machine)
 
 
-@play("libvirt installed again under running guests: they run on, and the hook stays")
-def libvirt_reinstalled(machine):
-    machine.sh("apt-get install -y --reinstall /root/libvirt-daemon*.deb").ok()
-    guests.all_run(machine, {"win11", "late"})
-    machine.sh("vtpm-guard doctor").ok().says("nothing found")
-    guests.stop(machine, "late")
-    guests.start(machine, "late")
-
-
 @play("the nightly timer runs the check; a guest that would be refused fails its unit")
 def nightly(machine):
     machine.put(
@@ -69,3 +60,12 @@ def nightly(machine):
     machine.sh("virsh -q undefine bad && systemctl reset-failed vtpm-guard-check.service").ok()
     machine.sh("systemctl start vtpm-guard-check.service").ok()
     machine.sh("rm -r /etc/systemd/system/vtpm-guard-check.timer.d && systemctl daemon-reload").ok()
+
+
+@play("libvirt installed again under running guests: they run on, and the hook stays")
+def libvirt_reinstalled(machine):
+    machine.sh("apt-get install -y --reinstall /root/libvirt-daemon*.deb").ok()
+    guests.all_run(machine, {"win11", "late"})
+    machine.sh("vtpm-guard doctor").ok().says("nothing found")
+    guests.stop(machine, "late")
+    guests.start(machine, "late")

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::cli::ui::error::CommandError;
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::libvirt::Daemons;
 use crate::manage::guests::GuestRef;
 use crate::messages::{Arg, Command, Named, kind, label, quoted};
 use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
@@ -17,6 +18,7 @@ pub(super) fn refused(
     guest: &GuestRef,
     secret: Option<SecretUuid>,
     provider: &Provider,
+    daemons: Daemons,
 ) -> CommandError {
     let arg = guest.arg.clone();
     let secret: Arg<kind::Secret> = secret.map_or(Arg::UUID, Arg::from);
@@ -32,7 +34,7 @@ pub(super) fn refused(
                 Command::VirshEdit(arg)
             ),
         ),
-        NotAdoptable::Undisclosed { why, held } => undisclosed(why, held, secret, arg),
+        NotAdoptable::Undisclosed { why, held } => undisclosed(why, held, secret, arg, daemons),
         NotAdoptable::DoesNotOpen => (
             format!("the value of the secret {secret} does not open its TPM state"),
             format!(
@@ -152,9 +154,12 @@ fn undisclosed(
     held: Option<KeyRefId>,
     secret: Arg<kind::Secret>,
     guest: Arg,
+    daemons: Daemons,
 ) -> (String, String) {
     let readable = match &why {
-        Undisclosed::Encrypted(path) => Some(make_readable(Path::new(path), guest.clone())),
+        Undisclosed::Encrypted(path) => {
+            Some(make_readable(Path::new(path), guest.clone(), daemons))
+        }
         Undisclosed::NoFile | Undisclosed::File(_) => None,
     };
     let why = match why {
@@ -182,13 +187,12 @@ fn undisclosed(
 
 /// How libvirt is made to disclose a value that it keeps encrypted in this file: it never changes
 /// whether a secret is private, but reads it from the definition when its daemon starts.
-fn make_readable(value: &Path, guest: Arg) -> String {
+fn make_readable(value: &Path, guest: Arg, daemons: Daemons) -> String {
     format!(
-        "make it readable in its definition ({}), restart the daemon that has libvirt's secrets ({}, \
-         with modular daemons {}), and adopt it: {}",
+        "make it readable in its definition ({}), restart the daemon that has libvirt's secrets ({}), \
+         and adopt it: {}",
         Command::SecretNotPrivate(Arg::file(&value.with_extension("xml"))),
-        Command::SystemctlRestart("libvirtd".into()),
-        Command::SystemctlRestart("virtsecretd".into()),
+        Command::SystemctlRestart(daemons.of_secrets().into()),
         Command::Adopt(guest)
     )
 }

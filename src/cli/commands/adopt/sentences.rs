@@ -73,7 +73,11 @@ pub(super) fn not_adopted(
             } else {
                 format!("for its devices: {}", Command::VirshDumpxml(arg))
             }),
-        NotAdopted::Refused { why, provider } => refused(why, guest, secret, &provider),
+        NotAdopted::Refused {
+            why,
+            provider,
+            daemons,
+        } => refused(why, guest, secret, &provider, daemons),
         NotAdopted::WouldNotStart(why) => {
             let Words { message, hint } = refusal(guest.named(), &why);
             CommandError::refused(format!(

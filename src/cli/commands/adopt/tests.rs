@@ -6,6 +6,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
+use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{NotAdopted, StoredKey};
 use crate::store::StoreError;
@@ -29,7 +30,11 @@ fn refused(why: NotAdoptable) -> NotAdopted {
         created_at: Timestamp(0),
     };
     let provider = Box::new(provider);
-    NotAdopted::Refused { why, provider }
+    NotAdopted::Refused {
+        why,
+        provider,
+        daemons: Daemons::Modular,
+    }
 }
 
 fn stored(secret: SecretOutcome) -> StoredKey {
@@ -112,7 +117,8 @@ fn a_refusal_because_of_the_secret_says_why_and_names_the_command_that_helps() {
         (
             undisclosed(encrypted, None),
             "encrypted in /etc/x.aes256cbc",
-            "sed -i \"s/private='yes'/private='no'/\" /etc/x.xml",
+            "sed -i \"s/private='yes'/private='no'/\" /etc/x.xml), restart the daemon that has libvirt's \
+             secrets (systemctl restart virtsecretd), ",
         ),
         (
             undisclosed(untrusted, Some(KeyRefId(7))),

@@ -189,7 +189,7 @@ fn staging(finding: &HookFinding) -> Described {
                 "{} still staged for the start of libvirtd",
                 count(*keys, "key")
             ),
-            "it has loaded them, and they are no longer needed in /run",
+            "it has loaded them, and may hold them until it ends; nothing needs them any more",
             Command::Unstage.to_string(),
         ),
         HookFinding::UnstageGivesUp => Described::warning(

@@ -23,34 +23,9 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::Doctor
             ),
         ),
-        HostFinding::Libvirt {
-            uri,
-            error,
-            daemons,
-        } => Described::error(
-            format!("libvirt's secret driver does not answer at {uri}: {error}"),
-            "the hook could not provide a key, and every start that needs one would be refused",
-            format!(
-                "{}; then: {}",
-                Command::SystemctlStatus(daemons.of_secrets().into()),
-                Command::VirshSecretListAt(Arg::uri(uri))
-            ),
-        ),
-        HostFinding::GuestsDaemon { error, daemons } => Described::error(
-            format!("{} does not answer: {error}", daemons.of_guests()),
-            "no guest can be started, and what is said here of guests is incomplete",
-            format!(
-                "{}; then: {}",
-                Command::SystemctlStatus(daemons.of_guests().into()),
-                Command::VirshList
-            ),
-        ),
-        HostFinding::SecretsAtGuestsDaemon { uri } => Described::error(
-            format!("secrets are asked for at {uri}, which is virtqemud's"),
-            "it answers nobody while it autostarts guests: the hook would wait for it in vain, and \
-             refuse each of them",
-            "in /etc/vtpm-guard/config.toml: [secret] uri = \"secret:///system\"",
-        ),
+        HostFinding::Libvirt { .. }
+        | HostFinding::GuestsDaemon { .. }
+        | HostFinding::SecretsAtGuestsDaemon { .. } => daemon(finding),
         HostFinding::Elsewhere {
             guest,
             file,
@@ -113,6 +88,41 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 Command::LinkHook(Arg::file(Path::new("/etc/libvirt/hooks/qemu")))
             ),
         ),
+    }
+}
+
+/// The daemons, and who is asked for secrets.
+fn daemon(finding: &HostFinding) -> Described {
+    match finding {
+        HostFinding::Libvirt {
+            uri,
+            error,
+            daemons,
+        } => Described::error(
+            format!("libvirt's secret driver does not answer at {uri}: {error}"),
+            "the hook could not provide a key, and every start that needs one would be refused",
+            format!(
+                "{}; then: {}",
+                Command::SystemctlStatus(daemons.of_secrets().into()),
+                Command::VirshSecretListAt(Arg::uri(uri))
+            ),
+        ),
+        HostFinding::GuestsDaemon { error, daemons } => Described::error(
+            format!("{} does not answer: {error}", daemons.of_guests()),
+            "no guest can be started, and what is said here of guests is incomplete",
+            format!(
+                "{}; then: {}",
+                Command::SystemctlStatus(daemons.of_guests().into()),
+                Command::VirshList
+            ),
+        ),
+        HostFinding::SecretsAtGuestsDaemon { uri } => Described::error(
+            format!("secrets are asked for at {uri}, which is virtqemud's"),
+            "it answers nobody while it autostarts guests: the hook would wait for it in vain, and \
+             refuse each of them",
+            "in /etc/vtpm-guard/config.toml: [secret] uri = \"secret:///system\"",
+        ),
+        _ => unreachable!("only findings about daemons come here"),
     }
 }
 

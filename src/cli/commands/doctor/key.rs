@@ -46,6 +46,53 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             "the guests that are bound to it cannot start",
             format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
         ),
+        KeyFinding::SlowToOpen { .. }
+        | KeyFinding::WeakSeal { .. }
+        | KeyFinding::UnusedTpm { .. }
+        | KeyFinding::SealedToTpm(_) => seal(finding),
+        KeyFinding::NeverExported(provider) => Described::error(
+            format!("provider {} was never exported", quoted(&provider.name)),
+            LOST_WITH_HOST,
+            export(provider),
+        ),
+        KeyFinding::PreviousNeverExported(provider) => Described::warning(
+            format!("provider {} was never exported", quoted(&provider.name)),
+            "it is a previous provider key, and store backups of its time need it",
+            export(provider),
+        ),
+        KeyFinding::OldExport(provider, at) => Described::warning(
+            format!(
+                "provider {} was last exported on {}",
+                quoted(&provider.name),
+                time(Some(*at))
+            ),
+            "a recovery file that nobody has opened for a year may be lost or damaged",
+            format!("verify it: {}", Command::ProviderImportDryRun(Arg::FILE)),
+        ),
+        KeyFinding::Recovery(file, error) => Described::error(
+            match error {
+                RecoveryError::Io { .. } => error.to_string(),
+                _ => format!("{}: {error}", file.display()),
+            },
+            "this file cannot restore a provider",
+            format!("make a new one: {}", Command::ProviderExport(Arg::NAME)),
+        ),
+        KeyFinding::NotCovered(provider) => Described::error(
+            format!(
+                "none of these recovery files restores provider {} (key {})",
+                quoted(&provider.name),
+                provider.key_id.short()
+            ),
+            LOST_WITH_HOST,
+            export(provider),
+        ),
+        _ => of_guest(finding),
+    }
+}
+
+/// How a provider's key is sealed, and how long it takes to open.
+fn seal(finding: &KeyFinding) -> Described {
+    match finding {
         KeyFinding::SlowToOpen {
             provider,
             opened,
@@ -101,43 +148,7 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
                 Command::ProviderReseal(Arg::provider(provider))
             ),
         ),
-        KeyFinding::NeverExported(provider) => Described::error(
-            format!("provider {} was never exported", quoted(&provider.name)),
-            LOST_WITH_HOST,
-            export(provider),
-        ),
-        KeyFinding::PreviousNeverExported(provider) => Described::warning(
-            format!("provider {} was never exported", quoted(&provider.name)),
-            "it is a previous provider key, and store backups of its time need it",
-            export(provider),
-        ),
-        KeyFinding::OldExport(provider, at) => Described::warning(
-            format!(
-                "provider {} was last exported on {}",
-                quoted(&provider.name),
-                time(Some(*at))
-            ),
-            "a recovery file that nobody has opened for a year may be lost or damaged",
-            format!("verify it: {}", Command::ProviderImportDryRun(Arg::FILE)),
-        ),
-        KeyFinding::Recovery(file, error) => Described::error(
-            match error {
-                RecoveryError::Io { .. } => error.to_string(),
-                _ => format!("{}: {error}", file.display()),
-            },
-            "this file cannot restore a provider",
-            format!("make a new one: {}", Command::ProviderExport(Arg::NAME)),
-        ),
-        KeyFinding::NotCovered(provider) => Described::error(
-            format!(
-                "none of these recovery files restores provider {} (key {})",
-                quoted(&provider.name),
-                provider.key_id.short()
-            ),
-            LOST_WITH_HOST,
-            export(provider),
-        ),
-        _ => of_guest(finding),
+        _ => unreachable!("only findings about seals come here"),
     }
 }
 
