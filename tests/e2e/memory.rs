@@ -39,6 +39,31 @@ open("/run/found", "w").write(" ".join(sorted(found)))
 gdb.execute("kill")
 "#;
 
+impl Host {
+    /// Whether these bytes are anywhere in the memory of a running process.
+    pub(crate) fn is_in_memory(&self, pid: &str, bytes: &[u8]) -> bool {
+        let search = "import sys\n\
+            pid, pattern = sys.argv[1], bytes.fromhex(sys.argv[2])\n\
+            memory = open('/proc/%s/mem' % pid, 'rb', 0)\n\
+            for line in open('/proc/%s/maps' % pid):\n\
+            \x20 span, rights = line.split()[:2]\n\
+            \x20 start, end = (int(part, 16) for part in span.split('-'))\n\
+            \x20 if not rights.startswith('rw'): continue\n\
+            \x20 try: memory.seek(start); content = memory.read(end - start)\n\
+            \x20 except (OSError, ValueError): continue\n\
+            \x20 if pattern in content: print('found')\n";
+        let ran = self.run(&["python3", "-c", search, pid, &digits(bytes)]);
+        ran.ok().stdout.contains("found")
+    }
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").unwrap();
+        digits
+    })
+}
+
 /// The secrets of a guest, and a name that must be found where the search works.
 fn patterns(host: &Host, guest: &Guest, kek: &Kek) -> String {
     let dek = host.only_key_ref(guest).dek(guest, kek);
@@ -54,11 +79,7 @@ fn patterns(host: &Host, guest: &Guest, kek: &Kek) -> String {
         ("half-file-key", &file_key[16..]),
         ("witness", b"/usr/sbin/vtpm-guard"),
     ] {
-        let digits: String = bytes.iter().fold(String::new(), |mut digits, byte| {
-            write!(digits, "{byte:02x}").unwrap();
-            digits
-        });
-        writeln!(lines, "{name} {digits}").unwrap();
+        writeln!(lines, "{name} {}", digits(bytes)).unwrap();
     }
     lines
 }
@@ -135,25 +156,7 @@ fn no_providers_key_is_in_memory_while_a_passphrase_is_typed() {
     let script = host.run(&["cat", "/run/typescript"]).stdout;
     assert!(asks(), "{script}");
     let pids = host.run(&["pgrep", "-x", "vtpm-guard"]).ok().stdout;
-    let search = "import sys\n\
-        pid, pattern = sys.argv[1], bytes.fromhex(sys.argv[2])\n\
-        memory = open('/proc/%s/mem' % pid, 'rb', 0)\n\
-        for line in open('/proc/%s/maps' % pid):\n\
-        \x20 span, rights = line.split()[:2]\n\
-        \x20 start, end = (int(part, 16) for part in span.split('-'))\n\
-        \x20 if not rights.startswith('rw'): continue\n\
-        \x20 try: memory.seek(start); content = memory.read(end - start)\n\
-        \x20 except (OSError, ValueError): continue\n\
-        \x20 if pattern in content: print('found')\n";
-    let found = |bytes: &[u8]| {
-        let mut digits = String::new();
-        for byte in bytes {
-            write!(digits, "{byte:02x}").unwrap();
-        }
-        let pid = pids.trim();
-        let ran = host.run(&["python3", "-c", search, pid, &digits]).ok();
-        ran.stdout.contains("found")
-    };
+    let found = |bytes: &[u8]| host.is_in_memory(pids.trim(), bytes);
     assert!(
         found(b"/run/typed.recovery"),
         "the search finds nothing at all"

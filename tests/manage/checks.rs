@@ -325,6 +325,24 @@ fn a_modular_host_is_seen_as_a_whole() {
 }
 
 #[test]
+fn a_secret_driver_that_is_silent_is_one_finding_whatever_it_stops() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    fixture
+        .libvirt
+        .fail_each(Call::Inspect, Failure::Unreachable);
+    let found = look(&fixture);
+    assert!(host(&found, |one| matches!(
+        one,
+        HostFinding::Libvirt { .. }
+    )));
+    assert!(!key(&found, |one| matches!(
+        one,
+        KeyFinding::WouldNotStart { .. }
+    )));
+}
+
+#[test]
 fn a_link_to_a_staged_key_is_no_key_on_the_disk() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");

@@ -35,6 +35,8 @@ def cleared(machine):
     machine.sh(
         "vtpm-guard provider export nkp-a --output /mnt/backup/nkp-a.2 --passphrase-file /mnt/backup/passphrase"
     ).ok()
+    # libvirt-guests would wait five minutes for guests that have no system to shut down.
+    guests.stop_all(machine)
     machine.down()
     subprocess.run([HERE / "vm", "new-tpm", machine.directory], check=True)
     machine.up()

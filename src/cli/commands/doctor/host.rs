@@ -49,23 +49,7 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             )
         }
         HostFinding::Untrusted { path, reason, what } => untrusted(path, *reason, *what),
-        HostFinding::SharedTpm { device, user } => Described::warning(
-            format!(
-                "{} can be opened by user {}, which swtpm runs as",
-                device.display(),
-                quoted(user)
-            ),
-            "whoever breaks out of a guest into its swtpm can clear the host's TPM, which loses \
-             every key that is sealed to it except for its recovery file, or keep it busy and \
-             delay every start",
-            format!(
-                "run swtpm as a user of its own (swtpm_user in /etc/libvirt/qemu.conf), or give \
-                 the device another owner by a udev rule; set a lockout authorization ({}); and \
-                 export every provider: {}",
-                Command::TpmSetLockoutAuth,
-                Command::ProviderExport(Arg::NAME)
-            ),
-        ),
+        HostFinding::SharedTpm { device, user } => shared_tpm(device, user),
         HostFinding::NoNightlyCheck => Described::warning(
             "no nightly check runs: vtpm-guard-check.timer is not enabled",
             "that a guest would be refused, for a provider that was deleted or a state that is \
@@ -124,6 +108,26 @@ fn daemon(finding: &HostFinding) -> Described {
         ),
         _ => unreachable!("only findings about daemons come here"),
     }
+}
+
+fn shared_tpm(device: &Path, user: &str) -> Described {
+    Described::warning(
+        format!(
+            "{} can be opened by user {}, which swtpm runs as",
+            device.display(),
+            quoted(user)
+        ),
+        "whoever breaks out of a guest into its swtpm can clear the host's TPM, which loses \
+             every key that is sealed to it except for its recovery file, or keep it busy and \
+             delay every start",
+        format!(
+            "run swtpm as a user of its own (swtpm_user in /etc/libvirt/qemu.conf), or give \
+                 the device another owner by a udev rule; set a lockout authorization ({}); and \
+                 export every provider: {}",
+            Command::TpmSetLockoutAuth,
+            Command::ProviderExport(Arg::NAME)
+        ),
+    )
 }
 
 fn disk(finding: &HostFinding) -> Described {

@@ -38,18 +38,11 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
              arriving TPM state expire at the wrong time",
             Command::Timedatectl.to_string(),
         ),
-        KeyFinding::Sealed(provider, error) => Described::error(
-            format!(
-                "the key of provider {} does not open: {error}",
-                quoted(&provider.name)
-            ),
-            "the guests that are bound to it cannot start",
-            format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
-        ),
-        KeyFinding::SlowToOpen { .. }
+        KeyFinding::Sealed(..)
+        | KeyFinding::SlowToOpen { .. }
         | KeyFinding::WeakSeal { .. }
-        | KeyFinding::UnusedTpm { .. }
-        | KeyFinding::SealedToTpm(_) => seal(finding),
+        | KeyFinding::SealedToTpm(_)
+        | KeyFinding::UnusedTpm { .. } => sealing(finding),
         KeyFinding::NeverExported(provider) => Described::error(
             format!("provider {} was never exported", quoted(&provider.name)),
             LOST_WITH_HOST,
@@ -149,6 +142,25 @@ fn seal(finding: &KeyFinding) -> Described {
             ),
         ),
         _ => unreachable!("only findings about seals come here"),
+    }
+}
+
+/// What concerns how a provider's key is sealed, and how it opens.
+fn sealing(finding: &KeyFinding) -> Described {
+    match finding {
+        KeyFinding::Sealed(provider, error) => Described::error(
+            format!(
+                "the key of provider {} does not open: {error}",
+                quoted(&provider.name)
+            ),
+            "the guests that are bound to it cannot start",
+            format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
+        ),
+        KeyFinding::SlowToOpen { .. }
+        | KeyFinding::WeakSeal { .. }
+        | KeyFinding::UnusedTpm { .. }
+        | KeyFinding::SealedToTpm(_) => seal(finding),
+        _ => unreachable!("only findings about sealed keys come here"),
     }
 }
 
