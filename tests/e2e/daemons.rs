@@ -1,6 +1,6 @@
 //! The daemons of a host: one libvirtd for all, or virtqemud for guests and virtsecretd for secrets.
 
-use crate::host::Host;
+use crate::host::{Host, skipped};
 
 impl Host {
     /// Whether the host has the modular daemons, as `private-host` finds it.
@@ -11,7 +11,7 @@ impl Host {
     /// Says that a test is skipped which is about libvirtd: it alone takes no key while it starts.
     pub(crate) fn lacks_libvirtd(&self) -> bool {
         if self.is_modular() {
-            eprintln!("skipped: this host has the modular daemons, for which nothing is staged");
+            skipped("this host has the modular daemons, for which nothing is staged");
         }
         self.is_modular()
     }
@@ -19,7 +19,7 @@ impl Host {
     /// Says that a test is skipped which is about the modular daemons.
     pub(crate) fn lacks_virtqemud(&self) -> bool {
         if !self.is_modular() {
-            eprintln!("skipped: this host has libvirtd; ./dev e2e --suite trixie --modular");
+            skipped("this host has libvirtd; ./dev e2e --suite trixie --modular runs it");
         }
         !self.is_modular()
     }
