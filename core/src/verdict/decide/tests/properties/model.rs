@@ -27,7 +27,9 @@ pub(super) struct World {
     pub(super) references: References,
     pub(super) retired: Vec<KeyRef>,
     /// The KEKs that do not open on this host.
-    pub(super) sealed: BTreeSet<KeyId>,
+    pub(super) closed: BTreeSet<KeyId>,
+    /// Whether they would, with more time.
+    pub(super) slow: bool,
     pub(super) tpm: Tpm,
     pub(super) obstacle: Option<Obstacle>,
     /// The kept copy of a TPM state: its DEK.
@@ -183,10 +185,10 @@ impl World {
     }
 
     fn kek(&self, key_id: KeyId) -> KekState {
-        if self.sealed.contains(&key_id) {
-            KekState::Sealed("no host key".to_owned())
-        } else {
-            KekState::Opens
+        match (self.closed.contains(&key_id), self.slow) {
+            (false, _) => KekState::Opens,
+            (true, false) => KekState::Sealed("no host key".to_owned()),
+            (true, true) => KekState::TimedOut,
         }
     }
 
@@ -203,8 +205,12 @@ impl World {
         if !providers.any(|provider| provider.key_id == key_id) {
             return Trial::NotOpened(NotOpened::NoProvider { key_id });
         }
-        if let KekState::Sealed(reason) = self.kek(key_id) {
-            return Trial::NotOpened(NotOpened::Sealed { key_id, reason });
+        match self.kek(key_id) {
+            KekState::Opens => {}
+            KekState::Sealed(reason) => {
+                return Trial::NotOpened(NotOpened::Sealed { key_id, reason });
+            }
+            KekState::TimedOut => return Trial::NotOpened(NotOpened::TimedOut { key_id }),
         }
         if authentic == 0 {
             return corrupt("not authentic");

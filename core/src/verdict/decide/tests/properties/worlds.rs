@@ -27,13 +27,14 @@ const NAMES: [&str; 4] = ["a", "b", "c", "gone"];
 const UUIDS: RangeInclusive<u8> = 1..=4;
 
 pub(super) fn world() -> impl Strategy<Value = World> {
-    let keys = (providers(), subsequence(vec!['A', 'B', 'C'], 0..=1));
+    let closed = subsequence(vec!['A', 'B', 'C'], 0..=1);
+    let keys = (providers(), closed, once_in(3));
     let rows = (rows(4), rows(1));
     let surroundings = (xml(), store(), (tpms(), obstacle()), once_in(3));
     let permissions = (maybe(host_secret()), maybe(elsewhere()), policy());
     (keys, rows, surroundings, permissions).prop_map(
         |(
-            (providers, sealed),
+            (providers, closed, slow),
             (rows, retired),
             (xml, store, (tpms, obstacle), arrives),
             (host, elsewhere, policy),
@@ -49,7 +50,8 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                     ..References::default()
                 },
                 retired: numbered(retired, 50),
-                sealed: sealed.into_iter().map(key).collect(),
+                closed: closed.into_iter().map(key).collect(),
+                slow,
                 tpm: tpms.0,
                 obstacle,
                 copy: tpms.1,
