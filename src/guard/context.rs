@@ -65,7 +65,8 @@ pub struct Guard {
     pub(super) patience: Option<Patience>,
     /// The row of the history that belongs to the start in progress.
     pub recorded: Recorded,
-    unsealed_keks: UnsealedKeks,
+    /// The KEKs that are open already; guards may share them.
+    pub(crate) unsealed_keks: UnsealedKeks,
 }
 
 impl Guard {

@@ -31,6 +31,15 @@ pub enum Ending {
 }
 
 impl Operation {
+    /// Whether it follows a start. What precedes one, an announcement, decides about that start.
+    #[must_use]
+    pub fn follows(self) -> bool {
+        match self {
+            Self::Started | Self::Ended | Self::Released(_) => true,
+            Self::Prepare | Self::MigrateIn | Self::Restore => false,
+        }
+    }
+
     /// Parses libvirt's arguments; `None` if there is nothing to do. Unknown words are ignored, as
     /// a later libvirt may use them.
     #[must_use]

@@ -79,6 +79,10 @@ pub fn prepare(
         _ => Ok(()),
     };
     guard.recorded.set(None);
+    if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
+        // Of an earlier start, whose end the hook has not seen.
+        start_note::remove(guard, domain);
+    }
     let mut outcome = judged(guard, domain, origin, mode, access, deadline);
     if let Err(error) = kept {
         let finding = Finding::CopyNotKept(error.to_string());

@@ -129,7 +129,7 @@ fn read(guard: &Guard, domain: &Domain) -> Option<StartNote> {
     serde_json::from_slice(&bytes).ok()
 }
 
-fn remove(guard: &Guard, domain: &Domain) {
+pub(super) fn remove(guard: &Guard, domain: &Domain) {
     match fs::remove_file(path(guard, domain)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             tracing::warn!(domain = domain.name, %error, "could not remove the note of a start");

@@ -72,7 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if is_start {
         let start = start.clone();
         emergency::write_down_by(move |refusal| start.write_down(refusal));
-    } else {
+    } else if event.operation.follows() {
         guard.be_brief();
     }
     emergency::answer_at(deadline);

@@ -1,9 +1,7 @@
 //! Opens and wraps guests' keys with the provider keys of this host.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::KeyringError;
 use super::keks::Keyring;
@@ -20,11 +18,12 @@ use crate::verdict::facts::{KeyRef, NotOpened, Provider, provider_of_key};
 mod tests;
 
 /// KEKs that several [`Unlocker`]s share, or why one could not be unsealed: that is not tried again.
-/// They are wiped with the last of them.
+/// They are wiped with the last of them. Of several threads one unseals, and the others wait: the TPM
+/// does one after another anyway.
 #[derive(Default, Clone)]
-pub(crate) struct UnsealedKeks(Rc<RefCell<BTreeMap<KeyId, Unsealed>>>);
+pub(crate) struct UnsealedKeks(Arc<Mutex<BTreeMap<KeyId, Unsealed>>>);
 
-type Unsealed = Result<Rc<Kek>, Arc<KeyringError>>;
+type Unsealed = Result<Arc<Kek>, Arc<KeyringError>>;
 
 /// Opens DEKs and wraps them. It unseals each KEK at most once, since unsealing takes longer
 /// than everything else, and wipes them when it is dropped.
@@ -70,11 +69,19 @@ impl Unlocker {
     }
 
     /// Returns a KEK, which is unsealed unless it was before.
-    pub fn kek(&mut self, key_id: KeyId, deadline: Deadline) -> Result<Rc<Kek>, Arc<KeyringError>> {
-        let mut unsealed = self.unsealed.0.borrow_mut();
+    pub fn kek(
+        &mut self,
+        key_id: KeyId,
+        deadline: Deadline,
+    ) -> Result<Arc<Kek>, Arc<KeyringError>> {
+        let mut unsealed = self
+            .unsealed
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let open = || {
             let opened = self.keyring.open(key_id, deadline);
-            opened.map(Rc::new).map_err(Arc::new)
+            opened.map(Arc::new).map_err(Arc::new)
         };
         unsealed.entry(key_id).or_insert_with(open).clone()
     }

@@ -15,6 +15,7 @@ use super::host::{BrokenConfig, DEFAULT_DEADLINE, Host, HostError, default_deadl
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, Mode, prepare};
+use crate::keyring::unlock::UnsealedKeks;
 use crate::messages::{Named, outcome_json};
 use crate::store::Origin;
 use crate::verdict::outcome::Outcome;
@@ -89,7 +90,9 @@ pub(crate) fn check(
     let number = u32::try_from(guests.len()).unwrap_or(u32::MAX);
     let time = DEFAULT_DEADLINE + FOR_ONE_OF_MANY.saturating_mul(number);
     let deadline = Deadline::after(time);
-    let work = || check_some(host, guests, &next, deadline, progress);
+    // Each provider key is opened once for all of them.
+    let keks = UnsealedKeks::default();
+    let work = || check_some(host, guests, &keks, &next, deadline, progress);
     let mut checked = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut checked = work()?;
@@ -106,11 +109,13 @@ pub(crate) fn check(
 fn check_some(
     host: &Host,
     guests: &[ListedGuest],
+    keks: &UnsealedKeks,
     next: &AtomicUsize,
     deadline: Deadline,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Vec<(usize, CheckedGuest)>, HostError> {
-    let guard = host.guard(BrokenConfig::UseDefaults)?;
+    let mut guard = host.guard(BrokenConfig::UseDefaults)?;
+    guard.unsealed_keks = keks.clone();
     let mut checked = Vec::new();
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);

@@ -41,6 +41,8 @@ pub(crate) enum StageError {
 /// call left is removed first, so that a kill at any moment leaves nothing that the next does not
 /// replace.
 pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
+    // systemd counts from here on.
+    let deadline = Deadline::after(FOR_ALL);
     let directory = host.staging_dir();
     directory.clear()?;
     // virtsecretd takes keys while virtqemud starts its guests.
@@ -54,7 +56,6 @@ pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     }
     let mut guard = host.guard(BrokenConfig::UseDefaults)?;
     guard.secrets = Some(Box::new(Staging(directory)));
-    let deadline = Deadline::after(FOR_ALL);
     let encrypted: Vec<_> = starting
         .iter()
         .filter_map(|guest| guest.domain.as_ref().ok())

@@ -105,13 +105,22 @@ pub(crate) enum UnstageError {
 }
 
 /// Removes the staged keys, and has libvirt drop the secrets that are no longer needed.
-pub(crate) fn unstage(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
+/// `asks_again` is called once, with the reason, before libvirtd is asked again.
+pub(crate) fn unstage(
+    host: &Host,
+    patience: Patience,
+    asks_again: impl FnOnce(&SecretError),
+) -> Result<Unstaged, UnstageError> {
+    let has_read_them = Deadline::after(DEADLINE_FOR_LIBVIRTD);
+    let mut asks_again = Some(asks_again);
     loop {
-        match attempt(host, patience) {
-            Err(UnstageError::Libvirt(SecretError::Unreachable(error)))
+        match attempt(host, patience, has_read_them) {
+            Err(UnstageError::Libvirt(error @ SecretError::Unreachable(_)))
                 if patience == Patience::WhileItRuns =>
             {
-                tracing::debug!(%error, "libvirtd is asked again");
+                if let Some(asks_again) = asks_again.take() {
+                    asks_again(&error);
+                }
                 thread::sleep(PAUSE);
                 host.forget_silence();
             }
@@ -120,7 +129,12 @@ pub(crate) fn unstage(host: &Host, patience: Patience) -> Result<Unstaged, Unsta
     }
 }
 
-fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
+/// `has_read_them`: when libvirtd has surely read the keys.
+fn attempt(
+    host: &Host,
+    patience: Patience,
+    has_read_them: Deadline,
+) -> Result<Unstaged, UnstageError> {
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.
     let daemon_runs = host.daemon_runs();
     if !daemon_runs && patience == Patience::WhileItRuns {
@@ -145,7 +159,9 @@ fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
         if let Err(error) = drop_secrets(host, &mut keys, lifetime, deadline) {
             // If it still starts its guests, the definitions tell the hook which of them have their
             // keys.
-            directory.remove_keys()?;
+            if patience == Patience::OneMinute || has_read_them.has_passed() {
+                directory.remove_keys()?;
+            }
             return Err(UnstageError::Libvirt(error));
         }
     }

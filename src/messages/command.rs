@@ -122,7 +122,7 @@ commands! {
     Ps(pid: Pid) = "ps -fp {pid}";
     Remove(files: File) = "rm {files}";
     Restorecon(files: File) = "restorecon -v {files}";
-    Semodule = "semodule -i /usr/share/selinux/packages/vtpm_guard.pp && restorecon -R /usr/sbin/vtpm-guard-hook /var/lib/vtpm-guard";
+    Semodule = "semodule -X 200 -i /usr/share/selinux/packages/vtpm_guard.pp && restorecon -R -i /usr/sbin/vtpm-guard /usr/sbin/vtpm-guard-hook /usr/libexec/vtpm-guard-libvirt /var/lib/vtpm-guard /run/vtpm-guard";
     Sqlite(store: File, statement: Word) = "sqlite3 {store} {statement}";
     SystemctlEnableNow(unit: Word) = "systemctl enable --now {unit}";
     SystemctlMask(unit: Word) = "systemctl mask {unit}";

@@ -255,6 +255,15 @@ fn a_secret_on_the_disk_is_named_with_the_guests_that_use_it() {
     };
     assert_eq!(users(used), Some(vec![guest.uuid]));
     assert_eq!(users(unused), Some(vec![]));
+    // It may be the one that uses it: its XML cannot be read.
+    let broken = fixture.libvirt.dirs().definitions().join("vm2.xml");
+    let uuid = DomainUuid::random();
+    fs::write(
+        broken,
+        format!("<domain><devices></domain><uuid>{uuid}</uuid>"),
+    )
+    .unwrap();
+    assert_eq!(users(unused), None);
     fixture.libvirt.go_down();
     assert_eq!(users(unused), None);
 }

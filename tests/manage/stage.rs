@@ -51,12 +51,12 @@ fn has_value(fixture: &Fixture, secret: SecretUuid) -> bool {
 
 /// What a person, or `ExecStopPost`, runs.
 fn unstage(host: &Host) -> Result<Unstaged, UnstageError> {
-    crate::manage::unstage::unstage(host, Patience::OneMinute)
+    crate::manage::unstage::unstage(host, Patience::OneMinute, |_| ())
 }
 
 /// What the unit runs.
 fn unstage_waiting(host: &Host) -> Result<Unstaged, UnstageError> {
-    crate::manage::unstage::unstage(host, Patience::WhileItRuns)
+    crate::manage::unstage::unstage(host, Patience::WhileItRuns, |_| ())
 }
 
 fn staged(fixture: &Fixture) -> usize {

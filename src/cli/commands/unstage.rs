@@ -6,6 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
+use crate::libvirt::secret::SecretError;
 use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged, unstage};
 use crate::messages::{Command, count};
 
@@ -15,7 +16,16 @@ pub(crate) fn run(context: &Context, wait: bool) -> Result<(), CommandError> {
     } else {
         Patience::OneMinute
     };
-    context.output.print(&unstage(&context.host, patience)?)
+    let asks_again = |error: &SecretError| {
+        let note = format!(
+            "{}; libvirtd is asked again as long as it runs",
+            error.sentence()
+        );
+        context.output.note(&note);
+    };
+    context
+        .output
+        .print(&unstage(&context.host, patience, asks_again)?)
 }
 
 impl Answer for Unstaged {

@@ -49,20 +49,19 @@ fn key_in(file: PathBuf, guests: Option<&[ListedGuest]>) -> Option<KeyFinding> {
         file,
         encrypted,
         secret,
-        guests: guests.map(|guests| naming(guests, secret)),
+        guests: guests.and_then(|guests| naming(guests, secret)),
     })
 }
 
-/// The guests that name this secret.
-fn naming(guests: &[ListedGuest], secret: Option<SecretUuid>) -> Vec<GuestRef> {
-    let domains = guests.iter().filter_map(|guest| guest.domain.as_ref().ok());
-    let naming = domains.filter(|domain| {
+/// The guests that name this secret; `None` if one of them all cannot be read: it may.
+fn naming(guests: &[ListedGuest], secret: Option<SecretUuid>) -> Option<Vec<GuestRef>> {
+    let domains: Result<Vec<_>, _> = guests.iter().map(|guest| guest.domain.as_ref()).collect();
+    let naming = domains.ok()?.into_iter().filter(|domain| {
         let named = domain.encrypted_vtpm().map(|(_, secret)| secret);
         named.is_some() && named == secret
     });
-    naming
-        .map(|domain| GuestRef::called(domain.uuid, &domain.name))
-        .collect()
+    let guests = naming.map(|domain| GuestRef::called(domain.uuid, &domain.name));
+    Some(guests.collect())
 }
 
 /// The unencrypted TPM states that `encrypt` keeps until the guest has started.
