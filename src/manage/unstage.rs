@@ -114,27 +114,29 @@ pub(crate) fn unstage(
     let has_read_them = Deadline::after(DEADLINE_FOR_LIBVIRTD);
     let mut asks_again = Some(asks_again);
     loop {
-        match attempt(host, patience, has_read_them) {
-            Err(UnstageError::Libvirt(error @ SecretError::Unreachable(_)))
-                if patience == Patience::WhileItRuns =>
-            {
-                if let Some(asks_again) = asks_again.take() {
-                    asks_again(&error);
-                }
-                thread::sleep(PAUSE);
-                host.forget_silence();
-            }
+        let error = match attempt(host, patience) {
+            Err(UnstageError::Libvirt(error)) => error,
             result => return result,
+        };
+        let is_final =
+            patience == Patience::OneMinute || !matches!(error, SecretError::Unreachable(_));
+        if is_final || has_read_them.has_passed() {
+            // If libvirtd still starts its guests, the definitions tell the hook which of them have
+            // their keys.
+            host.staging_dir().remove_keys()?;
         }
+        if is_final {
+            return Err(UnstageError::Libvirt(error));
+        }
+        if let Some(asks_again) = asks_again.take() {
+            asks_again(&error);
+        }
+        thread::sleep(PAUSE);
+        host.forget_silence();
     }
 }
 
-/// `has_read_them`: when libvirtd has surely read the keys.
-fn attempt(
-    host: &Host,
-    patience: Patience,
-    has_read_them: Deadline,
-) -> Result<Unstaged, UnstageError> {
+fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.
     let daemon_runs = host.daemon_runs();
     if !daemon_runs && patience == Patience::WhileItRuns {
@@ -156,14 +158,7 @@ fn attempt(
     if !keys.is_empty() && daemon_runs {
         let guard = host.guard(BrokenConfig::UseDefaults)?;
         let lifetime = guard.config.secret_lifetime;
-        if let Err(error) = drop_secrets(host, &mut keys, lifetime, deadline) {
-            // If it still starts its guests, the definitions tell the hook which of them have their
-            // keys.
-            if patience == Patience::OneMinute || has_read_them.has_passed() {
-                directory.remove_keys()?;
-            }
-            return Err(UnstageError::Libvirt(error));
-        }
+        drop_secrets(host, &mut keys, lifetime, deadline).map_err(UnstageError::Libvirt)?;
     }
     directory.clear()?;
     let daemon = if daemon_runs {

@@ -190,6 +190,7 @@ fn the_unit_does_not_ask_for_ever_what_is_not_allowed() {
         .fail_each(Call::DropStaged, Failure::Refused);
     let error = unstage_waiting(&fixture.host).unwrap_err();
     assert!(matches!(error, UnstageError::Libvirt(_)), "{error:?}");
+    assert_eq!(files(&fixture, ".base64"), 0, "it gives up: no key stays");
 }
 
 #[test]
