@@ -23,7 +23,7 @@ use crate::host::path_error::PathError;
 use crate::host::poll;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// How much of a child's stderr is kept, in bytes; the rest is read and dropped.
 const MAX_STDERR: usize = 4096;

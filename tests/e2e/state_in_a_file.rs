@@ -24,7 +24,7 @@ fn host_with_such_states() -> Option<Host> {
         return None;
     }
     host.create_provider("nkp-a");
-    // swtpm_setup removes the file and makes it anew.
+    // swtpm_setup removes the file and creates it again.
     host.run(&[
         "install",
         "-d",

@@ -12,6 +12,7 @@ use crate::domain::{self, Domain, Vtpm};
 use crate::guard::{Mode, prepare};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
@@ -325,9 +326,30 @@ impl Fixture {
         outcome.is_allowed()
     }
 
+    /// The guest would start, and one of its keys alone is in use.
+    pub(crate) fn assert_starts_with_one_key(&self, guest: &Defined) {
+        assert!(self.would_start(guest));
+        let rows = self.rows(guest);
+        let in_use = rows.iter().filter(|row| row.retired_at.is_none());
+        assert_eq!(in_use.count(), 1, "{rows:#?}");
+    }
+
     /// Whether the guest would start, with a key that opens its TPM.
     pub(crate) fn would_start(&self, guest: &Defined) -> bool {
         self.is_allowed(guest) && self.opening_row(guest).is_some()
+    }
+}
+
+/// A provider that is in no store.
+pub(crate) fn a_provider() -> Provider {
+    Provider {
+        uuid: ProviderUuid::random(),
+        name: "nkp-a".to_owned(),
+        key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
+        key_version: 1,
+        is_default: true,
+        exported_at: None,
+        created_at: Timestamp(0),
     }
 }
 

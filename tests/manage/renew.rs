@@ -41,13 +41,7 @@ fn a_kill_at_any_moment_leaves_a_guest_that_starts() {
         |fixture| drop(in_use(fixture)),
         |fixture| drop(renewed(fixture).unwrap()),
         |fixture| assert!(fixture.would_start(&guest(fixture))),
-        |fixture| {
-            let guest = guest(fixture);
-            assert!(fixture.would_start(&guest));
-            let rows = fixture.rows(&guest);
-            let in_use = rows.iter().filter(|row| row.retired_at.is_none());
-            assert_eq!(in_use.count(), 1, "{rows:#?}");
-        },
+        |fixture| fixture.assert_starts_with_one_key(&guest(fixture)),
     );
 }
 

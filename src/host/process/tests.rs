@@ -4,6 +4,13 @@ use std::time::Instant;
 
 use super::*;
 
+/// Makes a shell script that runs as a program. This process does not write it itself: a child of
+/// another test could hold it open for writing, and then it cannot be run.
+pub(crate) fn write_program(path: &Path, script: &str) {
+    let copy = format!("cat >{0} && chmod 755 {0}", path.display());
+    sh(&copy, script.as_bytes(), in_time()).unwrap();
+}
+
 const SOON: Duration = Duration::from_millis(150);
 
 fn in_time() -> Deadline {

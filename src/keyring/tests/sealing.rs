@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::host::process;
+use crate::host::process::tests::write_program;
 use crate::keyring::shared;
 
 /// A fake systemd-creds: `has_tpm2`, `encrypt` and `decrypt` are lines of a shell script; sealed
@@ -15,10 +16,7 @@ fn fake(home: &tempfile::TempDir, has_tpm2: &str, encrypt: &str, decrypt: &str) 
         "#!/bin/sh\ncase $1 in\nhas-tpm2) {has_tpm2} ;;\nencrypt) {encrypt}\n echo \"$2\"; cat ;;\n\
          decrypt) {decrypt}\n tail -n +2 ;;\nesac\n"
     );
-    // Not written by this process: a child of another test could hold it open for writing.
-    let copy = format!("cat >{0} && chmod 755 {0}", program.display());
-    let args = ["-c", &copy];
-    process::run(Path::new("sh"), &args, script.as_bytes(), 100, in_time()).unwrap();
+    write_program(&program, &script);
     Keyring::with_sealer(home.path().join("keys"), Sealer::at(program))
 }
 

@@ -7,20 +7,17 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
-use super::{Finding, HostFinding, KeyFinding};
+use super::{Finding, HostFinding, KeyFinding, providers};
 use crate::host::dirs::DEVICES;
 use crate::keyring::{Keyring, Seal};
 use crate::manage::host::{Host, default_deadline};
-use crate::store::Access;
 use crate::verdict::facts::Provider;
 
 /// The user that swtpm runs as where nothing says otherwise.
 const DEFAULT_USER: &str = "tss";
 
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let store = host.store(Access::Read).ok().flatten();
-    let providers = store.and_then(|store| store.providers().ok());
-    let (providers, keyring) = (providers.unwrap_or_default(), host.keyring());
+    let (providers, keyring) = (providers(host), host.keyring());
     let unused = unused(Path::new(DEVICES), &providers, &keyring).map(Finding::from);
     let sealed = sealed_to_tpm(&providers, &keyring);
     if sealed.is_empty() {
@@ -155,11 +152,9 @@ mod tests {
     use nix::unistd::geteuid;
 
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::host::process;
-    use crate::ids::ProviderUuid;
-    use crate::key::id::KeyId;
+    use crate::host::process::tests::write_program;
     use crate::keyring::seal::Sealer;
+    use crate::manage::tests::fixture::a_provider;
 
     fn user(name: &str) -> Option<User> {
         User::from_name(name).unwrap()
@@ -225,29 +220,14 @@ mod tests {
         assert_eq!(names(), [me, "nobody".to_owned()]);
     }
 
-    fn provider() -> Provider {
-        Provider {
-            uuid: ProviderUuid::random(),
-            name: "nkp-a".to_owned(),
-            key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
-            key_version: 1,
-            is_default: true,
-            exported_at: None,
-            created_at: Timestamp(0),
-        }
-    }
-
     #[test]
     fn a_tpm_that_systemd_cannot_use_is_reported_where_a_key_could_be_sealed_to_it() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("systemd-creds");
         let script = "#!/bin/sh\nprintf 'partial\\n-firmware\\n+driver\\n-libraries\\n'\nexit 17\n";
-        // Not written by this process: a child of another test could hold it open for writing.
-        let copy = format!("cat >{0} && chmod 755 {0}", program.display());
-        let (args, input) = (["-c", &copy], script.as_bytes());
-        process::run(Path::new("sh"), &args, input, 100, default_deadline()).unwrap();
+        write_program(&program, script);
         let keyring = Keyring::with_sealer(dir.path().join("keys"), Sealer::at(program));
-        let provider = provider();
+        let provider = a_provider();
         let lacking = |nodes: &[&str], seal: &str| {
             let keys = dir.path().join("keys");
             let _ = fs::create_dir(&keys);
@@ -279,7 +259,7 @@ mod tests {
         let keys = dir.path().join("keys");
         fs::create_dir(&keys).unwrap();
         fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
-        let provider = provider();
+        let provider = a_provider();
         let file = keys.join(provider.key_id.to_string());
         for (seal, depends) in [("host+tpm2", true), ("host", false)] {
             fs::write(&file, format!("vtpm-guard-kek 1 systemd-creds {seal}\nx")).unwrap();

@@ -30,6 +30,7 @@ use super::host::Host;
 use super::shared_secrets;
 use crate::ids::DomainUuid;
 use crate::store::Access;
+use crate::verdict::facts::Provider;
 
 /// Examines the host, and these recovery files. What one examination cannot see because another
 /// reports it, such as a store that cannot be read, it leaves out.
@@ -63,6 +64,13 @@ fn shared(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
     let shared = shared_secrets::find(host, guests).unwrap_or_default();
     let findings = shared.into_iter().map(KeyFinding::Shared);
     findings.map(Finding::from).collect()
+}
+
+/// The providers; none where the store cannot be read.
+fn providers(host: &Host) -> Vec<Provider> {
+    let store = host.store(Access::Read).ok().flatten();
+    let providers = store.and_then(|store| store.providers().ok());
+    providers.unwrap_or_default()
 }
 
 /// The guest's name in the history.

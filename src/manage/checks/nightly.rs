@@ -3,21 +3,17 @@
 
 use std::path::Path;
 
-use super::{Finding, HostFinding};
+use super::{Finding, HostFinding, providers};
 use crate::host::dirs::SYSTEMD_RUNS;
 use crate::host::process;
 use crate::manage::host::{Host, default_deadline};
-use crate::store::Access;
 
 /// The timer of `vtpm-guard check --all`.
 const TIMER: &str = "vtpm-guard-check.timer";
 
 /// Nothing can be said without systemd, and nothing is to be checked before there is a provider.
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let store = host.store(Access::Read).ok().flatten();
-    let providers = store.and_then(|store| store.providers().ok());
-    let is_used = providers.is_some_and(|providers| !providers.is_empty());
-    let is_missing = is_used
+    let is_missing = !providers(host).is_empty()
         && Path::new(SYSTEMD_RUNS).exists()
         && !is_settled(Path::new("systemctl"), TIMER).unwrap_or(true);
     let found = is_missing.then_some(HostFinding::NoNightlyCheck.into());
@@ -40,23 +36,14 @@ fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::host::process::tests::write_program;
 
     #[test]
     fn a_timer_that_is_enabled_or_masked_is_settled() {
         let dir = tempfile::tempdir().unwrap();
         let systemctl = dir.path().join("systemctl");
-        // Not written by this process: a child of another test could hold it open for writing.
         let script = "#!/bin/sh\n[ \"$2\" = is-enabled ] && echo \"$3\"\n";
-        let copy = format!("cat >{0} && chmod 755 {0}", systemctl.display());
-        let args = ["-c", &copy];
-        process::run(
-            Path::new("sh"),
-            &args,
-            script.as_bytes(),
-            100,
-            default_deadline(),
-        )
-        .unwrap();
+        write_program(&systemctl, script);
         for (state, settled) in [
             ("enabled", true),
             ("enabled-runtime", true),

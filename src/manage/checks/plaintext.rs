@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use super::finding::unreadable;
 use super::{Finding, KeyFinding, last_name};
 use crate::guard::plain_state;
-
 use crate::host::path_error::PathError;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::manage::guests::{GuestRef, ListedGuest};

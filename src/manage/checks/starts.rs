@@ -13,7 +13,7 @@ use crate::verdict::refusal::Refusal;
 /// One finding for each code: a provider or directory that is gone may stop every guest. That libvirt's
 /// secret driver does not answer stops them, too, and is a finding of its own.
 pub(super) fn examine(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
-    // Who may not read the store is told so by the examination of the store.
+    // A store that cannot be read is reported by the examination of the store.
     let checked = dry_start::check(host, guests, &|_| ()).unwrap_or_default();
     let mut by_code = BTreeMap::<Code, (Refusal, Vec<_>)>::new();
     for guest in checked {

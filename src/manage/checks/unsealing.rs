@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Finding, KeyFinding};
+use super::{Finding, KeyFinding, providers};
 use crate::clock::Deadline;
 use crate::keyring::KeyringError;
 use crate::manage::host::Host;
-use crate::store::Access;
 use crate::verdict::facts::Provider;
 
 /// How long a key is measured at least: one that needs longer than a start may take is as slow as
@@ -14,8 +13,6 @@ use crate::verdict::facts::Provider;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let store = host.store(Access::Read).ok().flatten();
-    let providers = store.and_then(|store| store.providers().ok());
     let allowed = host.config().unwrap_or_default().hook_deadline;
     let open = |provider: Provider| {
         let started = Instant::now();
@@ -23,7 +20,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
         let opened = host.keyring().open(provider.key_id, deadline);
         finding(provider, opened.err(), started.elapsed(), allowed)
     };
-    let found = providers.unwrap_or_default().into_iter().filter_map(open);
+    let found = providers(host).into_iter().filter_map(open);
     found.map(Finding::from).collect()
 }
 
@@ -49,21 +46,11 @@ fn finding(
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::ids::ProviderUuid;
-    use crate::key::id::KeyId;
+    use crate::manage::tests::fixture::a_provider;
 
     #[test]
     fn a_key_that_needs_longer_than_a_start_may_take_is_slow_and_not_lost() {
-        let provider = Provider {
-            uuid: ProviderUuid::random(),
-            name: "nkp-a".to_owned(),
-            key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
-            key_version: 1,
-            is_default: true,
-            exported_at: None,
-            created_at: Timestamp(0),
-        };
+        let provider = a_provider();
         let found = |error, took| {
             let took = Duration::from_secs(took);
             finding(provider.clone(), error, took, Duration::from_secs(10))

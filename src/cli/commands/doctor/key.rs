@@ -1,11 +1,9 @@
 //! The words of findings about keys, the store and TPM states.
 
-use super::Described;
+use super::{Described, seal};
 use crate::cli::ui::answer::time;
 use crate::cli::ui::describe::shared_secret;
-use crate::host::dirs;
 use crate::ids::DomainUuid;
-use crate::keyring::Seal;
 use crate::manage::checks::KeyFinding;
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::guests::GuestRef;
@@ -42,7 +40,7 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
         | KeyFinding::SlowToOpen { .. }
         | KeyFinding::WeakSeal { .. }
         | KeyFinding::SealedToTpm(_)
-        | KeyFinding::UnusedTpm { .. } => sealing(finding),
+        | KeyFinding::UnusedTpm { .. } => seal::describe(finding),
         KeyFinding::NeverExported(provider) => Described::error(
             format!("provider {} was never exported", quoted(&provider.name)),
             LOST_WITH_HOST,
@@ -80,87 +78,6 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             export(provider),
         ),
         _ => of_guest(finding),
-    }
-}
-
-/// How a provider's key is sealed, and how long it takes to open.
-fn seal(finding: &KeyFinding) -> Described {
-    match finding {
-        KeyFinding::SlowToOpen {
-            provider,
-            opened,
-            took,
-            allowed,
-        } => Described::error(
-            format!(
-                "the key of provider {} {} {:.1} s, and a start has {:.1} s (hook.deadline)",
-                quoted(&provider.name),
-                if *opened {
-                    "opened after"
-                } else {
-                    "did not open in"
-                },
-                took.as_secs_f64(),
-                allowed.as_secs_f64()
-            ),
-            "the starts of guests that are bound to it are refused (VG107), unless libvirtd starts \
-             them: their keys are staged before, with more time",
-            format!(
-                "set a longer [hook] deadline in {}, and see why the host's TPM is slow",
-                dirs::CONFIG
-            ),
-        ),
-        KeyFinding::WeakSeal {
-            provider,
-            seal,
-            strongest,
-        } => Described::warning(
-            format!(
-                "the key of provider {} is sealed: {seal}, and this host can do: {strongest}",
-                quoted(&provider.name)
-            ),
-            match seal {
-                Seal::RootOnlyFile => "a copy of this disk, or of a backup of it, opens every TPM",
-                _ => "a copy of this disk opens every TPM, in any machine",
-            },
-            Command::ProviderReseal(Arg::provider(provider)).to_string(),
-        ),
-        KeyFinding::SealedToTpm(provider) => sealed_to_tpm(provider),
-        KeyFinding::UnusedTpm { provider, lacking } => Described::warning(
-            format!(
-                "this host has a TPM 2.0, but systemd lacks what it needs to seal the key of \
-                 provider {} with it: {}",
-                quoted(&provider.name),
-                lacking.join(", ")
-            ),
-            "a copy of this disk opens every TPM, in any machine",
-            format!(
-                "install what is missing ({} shows it; \"libraries\" are those of tpm2-tss: \
-                 libtss2-esys, libtss2-rc, libtss2-mu), then: {}",
-                Command::HasTpm2,
-                Command::ProviderReseal(Arg::provider(provider))
-            ),
-        ),
-        _ => unreachable!("only findings about seals come here"),
-    }
-}
-
-/// What concerns how a provider's key is sealed, and how it opens.
-fn sealing(finding: &KeyFinding) -> Described {
-    match finding {
-        KeyFinding::Sealed(provider, error) => Described::error(
-            format!(
-                "the key of provider {} does not open: {error}",
-                quoted(&provider.name)
-            ),
-            "the guests that are bound to it cannot start",
-            format!("restore it: {}", Command::ProviderImport(Arg::FILE)),
-        ),
-        KeyFinding::SlowToOpen { .. }
-        | KeyFinding::WeakSeal { .. }
-        | KeyFinding::UnusedTpm { .. }
-        | KeyFinding::SealedToTpm(_) => seal(finding),
-        _ => unreachable!("only findings about sealed keys come here"),
     }
 }
 
@@ -291,59 +208,6 @@ fn plain_state(guest: DomainUuid, name: Option<&str>, is_known: bool) -> Describ
     )
 }
 
-fn sealed_to_tpm(provider: &Provider) -> Described {
-    let what = format!(
-        "the key of provider {} is sealed to this host's TPM 2.0",
-        quoted(&provider.name)
-    );
-    let why = "it no longer opens after the TPM is cleared (a reset of the firmware's settings may \
-               do that, and so may a firmware update of some processors), nor with another \
-               mainboard; then only its recovery file restores it";
-    if provider.exported_at.is_none() {
-        let what = format!("{what}, and was never exported");
-        return Described::warning(what, why, export(provider));
-    }
-    Described::note(
-        what,
-        why,
-        format!(
-            "have its recovery file at hand before such work: {}",
-            Command::ProviderImport(Arg::FILE)
-        ),
-    )
-}
-
-fn export(provider: &Provider) -> String {
+pub(super) fn export(provider: &Provider) -> String {
     Command::ProviderExport(Arg::provider(provider)).to_string()
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::super::Severity;
-    use super::*;
-    use crate::clock::Timestamp;
-    use crate::ids::ProviderUuid;
-    use crate::key::id::KeyId;
-
-    #[test]
-    fn only_a_key_that_is_nowhere_else_is_worth_a_warning() {
-        let mut provider = Provider {
-            uuid: ProviderUuid::random(),
-            name: "nkp-a".to_owned(),
-            key_id: KeyId::parse("3f2a9c01000000000000000000000000").unwrap(),
-            key_version: 1,
-            is_default: true,
-            exported_at: None,
-            created_at: Timestamp(0),
-        };
-        let never = sealed_to_tpm(&provider);
-        assert_eq!(never.severity, Severity::Warning);
-        assert_eq!(
-            never.command,
-            "vtpm-guard provider export nkp-a --output FILE"
-        );
-        provider.exported_at = Some(Timestamp(1));
-        assert_eq!(sealed_to_tpm(&provider).severity, Severity::Note);
-    }
 }

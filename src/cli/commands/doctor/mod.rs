@@ -3,6 +3,7 @@
 mod hook;
 mod host;
 mod key;
+mod seal;
 
 use std::io;
 use std::process::ExitCode;
