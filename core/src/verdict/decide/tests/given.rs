@@ -184,6 +184,7 @@ pub(super) fn guest() -> Facts {
             name: "vm1".to_owned(),
             uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000001").unwrap(),
             vtpm: Some(emulator(Some(SECRET))),
+            travelling: None,
         }),
         references: Ok(References::default()),
         trials: BTreeMap::new(),
