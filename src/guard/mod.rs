@@ -16,6 +16,7 @@ mod follow_up;
 mod gather;
 mod host_secret;
 mod keys;
+mod learn;
 mod lease;
 mod obstacle;
 mod operation;
@@ -35,6 +36,7 @@ pub use context::{Guard, HookCall, Recorded};
 pub use elsewhere::state_elsewhere;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;
+pub use learn::{LearnError, Learnt, learn};
 #[cfg(test)]
 pub use operation::Ending;
 pub use operation::Operation;

@@ -38,6 +38,7 @@ pub(crate) mod stage;
 pub(crate) mod status;
 pub(crate) mod stopped_guest;
 pub(crate) mod store_backup;
+pub(crate) mod store_rebuild;
 pub(crate) mod tpm_place;
 pub(crate) mod unknown_guests;
 pub(crate) mod unstage;
