@@ -24,20 +24,24 @@ pub struct HookCall {
     pub xml: Arc<[u8]>,
 }
 
-/// When the row was written that the history has of a start: with the guest, it identifies the row.
-/// Clones share it.
+/// The time of a start: with the guest, it identifies the row that the history has of it, whoever
+/// writes that row first. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Recorded(Arc<AtomicI64>);
+pub struct StartTime(Arc<AtomicI64>);
 
-impl Recorded {
-    /// Returns it; `None` as long as there is no row.
+impl StartTime {
+    /// Returns it. The first call sets it.
     #[must_use]
-    pub fn at(&self) -> Option<Timestamp> {
-        Some(Timestamp(self.0.load(Ordering::SeqCst))).filter(|at| at.0 != 0)
+    pub fn get(&self) -> Timestamp {
+        let (order, now) = (Ordering::SeqCst, Timestamp::now());
+        match self.0.compare_exchange(0, now.0, order, order) {
+            Ok(_) => now,
+            Err(earlier) => Timestamp(earlier),
+        }
     }
 
-    pub(crate) fn set(&self, at: Option<Timestamp>) {
-        self.0.store(at.map_or(0, |at| at.0), Ordering::SeqCst);
+    fn forget(&self) {
+        self.0.store(0, Ordering::SeqCst);
     }
 }
 
@@ -63,8 +67,8 @@ pub struct Guard {
     pub(super) libvirt_starts: bool,
     /// How long libvirt and locks are waited for, if that is not for all of the deadline.
     pub(super) patience: Option<Patience>,
-    /// The row of the history that belongs to the start in progress.
-    pub recorded: Recorded,
+    /// The time of the start in progress.
+    pub start_time: StartTime,
     /// The KEKs that are open already; guards may share them.
     pub(crate) unsealed_keks: UnsealedKeks,
 }
@@ -84,7 +88,7 @@ impl Guard {
             secrets: None,
             libvirt_starts: false,
             patience: None,
-            recorded: Recorded::default(),
+            start_time: StartTime::default(),
             unsealed_keks: UnsealedKeks::default(),
         }
     }
@@ -114,6 +118,13 @@ impl Guard {
     pub(super) fn name_of(&self, domain: DomainUuid) -> String {
         let known = self.definition_files().defined_as(domain);
         known.map_or_else(|| domain.to_string(), |known| known.name)
+    }
+
+    /// The next start begins. A call of the hook guards only one.
+    pub(super) fn begin_start(&self) {
+        if self.call.is_none() {
+            self.start_time.forget();
+        }
     }
 
     /// Opens the store; `None` if there is no database yet. Waits for a locked store for at most

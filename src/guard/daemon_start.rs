@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::context::Guard;
 use super::deadlines::TO_RECORD;
-use crate::clock::{Deadline, Timestamp};
+use crate::clock::Deadline;
 use crate::domain::Domain;
 use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon};
 use crate::messages;
@@ -89,10 +89,9 @@ fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
     let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
         return;
     };
-    let (now, why) = (Timestamp::now(), messages::reason(why));
-    let event = Event::new(now, origin, domain.uuid, &domain.name, why);
-    match store.record_event(&event) {
-        Ok(()) => guard.recorded.set(Some(now)),
-        Err(error) => tracing::warn!(%error, "the start could not be recorded"),
+    let (at, why) = (guard.start_time.get(), messages::reason(why));
+    let event = Event::new(at, origin, domain.uuid, &domain.name, why);
+    if let Err(error) = store.record_start(&event) {
+        tracing::warn!(%error, "the start could not be recorded");
     }
 }

@@ -31,7 +31,7 @@ mod status;
 mod swtpm_log;
 
 pub use commit::{MakeKeyError, make_key};
-pub use context::{Guard, HookCall, Recorded};
+pub use context::{Guard, HookCall, StartTime};
 pub use elsewhere::state_elsewhere;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Unreachable,
     /// libvirt does not allow it, and nothing is done.
     Refused,
+    /// Somebody has changed the secret since it was inspected, and nothing is done.
+    Changed,
     /// It is done, and the answer is lost.
     AnswerLost,
     /// This process is killed before it is done.
@@ -47,6 +49,7 @@ impl Failure {
                 let words = "access denied by the fake libvirt";
                 Err(SecretError::Refused(words.to_owned()))
             }
+            Self::Changed => Err(SecretError::Changed),
             Self::AnswerLost => work().and_then(|_| Err(no_answer())),
             Self::KilledBefore => kill(),
             Self::KilledAfter => work().and_then(|_| kill()),
