@@ -250,6 +250,9 @@ pub(crate) enum KeyFinding {
         name: Option<String>,
         saved_at: Timestamp,
     },
+    /// The file of a guest's TPM state also holds parts of an earlier one, which `encrypt` or
+    /// `key renew` could not overwrite.
+    OldStateLeft { guest: GuestRef, file: PathBuf },
     /// The unencrypted state from before an `encrypt` is still there.
     PlainState {
         guest: DomainUuid,

@@ -54,6 +54,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(starts::examine(host, listed));
     found.extend(copies::examine(host));
     found.extend(plaintext::kept_by_encrypt(host));
+    found.extend(plaintext::in_state_files(host, listed));
     found.extend(room::examine(host));
     found.extend(nightly::examine(host));
     found.extend(host_tpm::examine(host));

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::finding::unreadable;
 use super::{Finding, KeyFinding, last_name};
+use crate::domain::Vtpm;
 use crate::guard::plain_state;
 use crate::host::path_error::PathError;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::manage::guests::{GuestRef, ListedGuest};
 use crate::manage::host::{Host, default_deadline};
+use crate::swtpm;
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
 /// `UUID.base64` or, since libvirt 12.1, encrypted in `UUID.aes256cbc`.
@@ -61,6 +63,25 @@ fn naming(guests: &[ListedGuest], secret: Option<SecretUuid>) -> Option<Vec<Gues
     });
     let guests = naming.map(|domain| GuestRef::called(domain.uuid, &domain.name));
     Some(guests.collect())
+}
+
+/// What is left of earlier TPM states in the files of encrypted ones. A state that cannot be read is
+/// reported as that of a guest that would not start.
+pub(super) fn in_state_files(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
+    let states = host.libvirt_dirs().tpm_states();
+    let left = |guest: &ListedGuest| {
+        let domain = guest.domain.as_ref().ok()?;
+        let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+            return None;
+        };
+        vtpm.secret_uuid?;
+        let is_left = swtpm::has_remains(&states, domain.uuid, vtpm).unwrap_or(false);
+        is_left.then(|| KeyFinding::OldStateLeft {
+            guest: GuestRef::called(domain.uuid, &domain.name),
+            file: swtpm::state_path(&states, domain.uuid, vtpm),
+        })
+    };
+    guests.iter().filter_map(left).map(Finding::from).collect()
 }
 
 /// The unencrypted TPM states that `encrypt` keeps until the guest has started.
