@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::deadlines::Patience;
+use super::silent_daemon::StartingVirtqemud;
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
 use crate::domain::Domain;
@@ -11,6 +12,7 @@ use crate::host::dirs::{RunDir, StateDir};
 use crate::ids::DomainUuid;
 use crate::keyring::Keyring;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
+use crate::libvirt::Silence;
 use crate::libvirt::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
@@ -65,6 +67,10 @@ pub struct Guard {
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether a monolithic libvirtd itself is starting; `secrets` are then read from its files.
     pub(super) libvirt_starts: bool,
+    /// Whether libvirt was silent when `secrets` asked it.
+    pub silence: Silence,
+    /// The virtqemud that starts this guest before it answers clients.
+    pub(super) starting_virtqemud: Option<StartingVirtqemud>,
     /// How long libvirt and locks are waited for, if that is not for all of the deadline.
     pub(super) patience: Option<Patience>,
     /// The time of the start in progress.
@@ -87,6 +93,8 @@ impl Guard {
             config,
             secrets: None,
             libvirt_starts: false,
+            silence: Silence::default(),
+            starting_virtqemud: None,
             patience: None,
             start_time: StartTime::default(),
             unsealed_keks: UnsealedKeks::default(),

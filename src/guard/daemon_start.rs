@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::context::Guard;
 use super::deadlines::TO_RECORD;
+use super::silent_daemon::StartingVirtqemud;
 use crate::clock::Deadline;
 use crate::domain::Domain;
-use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon};
+use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon, calling_daemon};
 use crate::messages;
 use crate::store::{Access, Event, Origin};
 use crate::swtpm::read_state;
@@ -33,7 +34,9 @@ impl Guard {
         match called_by_starting_daemon() {
             None => return deadline,
             Some(Daemons::Modular) => {
-                self.share(deadline);
+                let known = calling_daemon().map(|daemon| StartingVirtqemud::of(self, daemon));
+                self.starting_virtqemud = known;
+                self.share(deadline, known.is_some_and(|known| known.was_silent));
                 return deadline;
             }
             Some(Daemons::Monolithic) => {}

@@ -26,6 +26,7 @@ mod restore;
 pub mod restore_links;
 mod saved_runs;
 mod secret_release;
+mod silent_daemon;
 mod start_note;
 mod status;
 mod swtpm_log;

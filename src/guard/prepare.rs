@@ -96,6 +96,9 @@ pub fn prepare(
     if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
         note_refused_state(guard, domain, &outcome);
     }
+    if let Some(virtqemud) = guard.starting_virtqemud {
+        virtqemud.note(guard);
+    }
     outcome
 }
 

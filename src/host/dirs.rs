@@ -186,6 +186,12 @@ impl RunDir {
         self.0.join("starting")
     }
 
+    /// A note that virtsecretd is silent while virtqemud starts its guests.
+    #[must_use]
+    pub fn silence(&self) -> PathBuf {
+        self.starts().join("silence")
+    }
+
     /// Keys for guests that start with the daemon: `SECRET-UUID.base64`.
     #[must_use]
     pub fn staged(&self) -> PathBuf {

@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::conversation::Conversation;
@@ -12,6 +10,7 @@ use super::files::{are_of_this_host, value_on_disk};
 use super::guests::{Guest, Libvirt, SavedRuns};
 use super::program;
 use super::protocol::{Request, Response, Revealed};
+use super::silence::Silence;
 use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
 use crate::host::poll;
@@ -37,26 +36,6 @@ pub struct LibvirtClient {
 
 /// How long to wait before a daemon that is away is asked again: each time a helper is started.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Whether a daemon once gave no answer in time. Clones share it, so that what asks about many guests
-/// waits for a silent daemon once.
-#[derive(Debug, Clone, Default)]
-pub struct Silence(Arc<AtomicBool>);
-
-impl Silence {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// From here on the daemon is asked, and waited for, once more.
-    pub fn forget(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
 
 impl LibvirtClient {
     /// Returns a client for this URI: `secret:///system` for secrets, `qemu:///system` for secrets and
@@ -142,6 +121,7 @@ impl LibvirtClient {
         let response = conversation
             .ask(request, deadline)
             .map_err(|error| self.question_error(&error))?;
+        self.silence.end();
         // If libvirt was unreachable, the connection may be broken: the next question gets a new one.
         if !matches!(response, Response::Unreachable(_)) {
             self.conversation.replace(Some(conversation));
