@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::conversation::Conversation;
 use super::files::{are_of_this_host, value_on_disk};
 use super::guests::{Guest, Libvirt, SavedRuns};
@@ -13,6 +15,7 @@ use super::protocol::{Request, Response, Revealed};
 use super::silence::Silence;
 use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
+use crate::host::path_error::PathError;
 use crate::host::poll;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -143,8 +146,16 @@ impl LibvirtClient {
             return Err(no_answer());
         }
         program::check(&self.program)
-            .map_err(|distrust| SecretError::Unreachable(distrust.to_string()))?;
-        Conversation::start(&self.program, &self.uri).map_err(|error| self.helper_error(&error))
+            .map_err(|distrust| SecretError::NoHelper(distrust.to_string()))?;
+        Conversation::start(&self.program, &self.uri).map_err(|error| {
+            match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                // Only an installation changes that.
+                Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => {
+                    SecretError::NoHelper(PathError::new(&*self.program, error).to_string())
+                }
+                _ => self.helper_error(&error),
+            }
+        })
     }
 
     fn helper_error(&self, error: &std::io::Error) -> SecretError {

@@ -10,8 +10,9 @@ use crate::domain::Vtpm;
 use crate::guard::plain_state;
 use crate::host::path_error::PathError;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::Guest;
 use crate::manage::guests::{GuestRef, ListedGuest};
-use crate::manage::host::{Host, default_deadline};
+use crate::manage::host::Host;
 use crate::swtpm;
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
@@ -85,24 +86,23 @@ pub(super) fn in_state_files(host: &Host, guests: &[ListedGuest]) -> Vec<Finding
 }
 
 /// The unencrypted TPM states that `encrypt` keeps until the guest has started.
-pub(super) fn kept_by_encrypt(host: &Host) -> Vec<Finding> {
+/// `known`: those that libvirt knows, if it has listed them.
+pub(super) fn kept_by_encrypt(host: &Host, known: Option<&[Guest]>) -> Vec<Finding> {
     match plain_state::list(host.state_dir()) {
         Ok(guests) => guests
             .into_iter()
-            .map(|guest| kept_state(host, guest).into())
+            .map(|guest| kept_state(host, guest, known).into())
             .collect(),
         Err(PathError { path, source }) => vec![unreadable(&path, source)],
     }
 }
 
-fn kept_state(host: &Host, guest: DomainUuid) -> KeyFinding {
-    let found = host.libvirt().guest(guest, default_deadline());
+fn kept_state(host: &Host, guest: DomainUuid, known: Option<&[Guest]>) -> KeyFinding {
+    let found = known.and_then(|known| known.iter().find(|one| one.uuid == guest));
+    let name = found.map(|found| found.name.clone());
     KeyFinding::PlainState {
         guest,
-        is_known: !matches!(found, Ok(None)),
-        name: match found {
-            Ok(Some(found)) => Some(found.name),
-            _ => last_name(host, guest),
-        },
+        is_known: known.is_none() || found.is_some(),
+        name: name.or_else(|| last_name(host, guest)),
     }
 }
