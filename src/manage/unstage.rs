@@ -159,11 +159,7 @@ pub(crate) fn unstage_once_read(
     }
 }
 
-fn attempt(
-    host: &Host,
-    patience: Patience,
-    deadline: Deadline,
-) -> Result<Unstaged, UnstageError> {
+fn attempt(host: &Host, patience: Patience, deadline: Deadline) -> Result<Unstaged, UnstageError> {
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.
     let daemon_runs = host.daemon_runs();
     if !daemon_runs && patience == Patience::WhileItRuns {

@@ -270,9 +270,10 @@ fn code(page: &str) -> Vec<Vec<String>> {
 fn installed(line: &[String]) -> Vec<String> {
     let words: Vec<_> = line.iter().map(String::as_str).collect();
     let (sources, target) = match words[..] {
-        ["install", "-D", "-m", _, source, target] => (vec![source], target),
         ["install", "-m", _, ref sources @ .., target] => (sources.to_vec(), target),
-        ["cp", "-P" | "-Pn", source, target] => (vec![source], target),
+        ["install", "-D", "-m", _, source, target] | ["cp", "-P" | "-Pn", source, target] => {
+            (vec![source], target)
+        }
         ["packaging/selinux/build", target, ..] => return vec![target.to_owned()],
         _ => return Vec::new(),
     };
