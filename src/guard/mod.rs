@@ -27,12 +27,13 @@ mod restore;
 pub mod restore_links;
 mod saved_runs;
 mod secret_release;
+mod silent_daemon;
 mod start_note;
 mod status;
 mod swtpm_log;
 
 pub use commit::{MakeKeyError, make_key};
-pub use context::{Guard, HookCall, Recorded};
+pub use context::{Guard, HookCall, StartTime};
 pub use elsewhere::state_elsewhere;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;

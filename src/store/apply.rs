@@ -31,7 +31,7 @@ impl Store {
                 clients_key::note(transaction, change.domain, is_clients, change.now)?;
             }
             if let Some(event) = change.event {
-                events::insert(transaction, event)?;
+                events::record_start(transaction, event)?;
             }
             Ok(made)
         })
