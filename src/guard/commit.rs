@@ -7,10 +7,11 @@ use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::new_key::NewKey;
 use crate::key::random::RandomError;
+use crate::key::wrap::Generation;
 use crate::keyring::unlock::{Unlocker, WrapError};
 use crate::messages;
 use crate::store::{Change, Event, Origin, Store, StoreError};
-use crate::verdict::facts::{Provider, References, TpmState};
+use crate::verdict::facts::{Provider, TpmState};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
 use crate::verdict::{Decision, Finding, Reason, Verdict};
@@ -174,12 +175,13 @@ fn key_to_write(
     let Gathered {
         facts, store, keys, ..
     } = gathered;
-    let (Ok(domain), Ok(References { providers, .. })) = (&facts.domain, &facts.references) else {
+    let (Ok(domain), Ok(references)) = (&facts.domain, &facts.references) else {
         return Err(internal(
             "a key is to be made for a guest that is not known".to_owned(),
         ));
     };
-    let provider = providers.iter().find(|provider| provider.uuid == uuid);
+    let mut providers = references.providers.iter();
+    let provider = providers.find(|provider| provider.uuid == uuid);
     let provider = provider.ok_or_else(|| internal(format!("provider {uuid} not found")))?;
     let made = make_key(
         keys.unlocker(),
@@ -187,6 +189,7 @@ fn key_to_write(
         provider,
         domain.uuid,
         host_value,
+        references.next_generation(),
         before_the_answer(deadline),
     );
     made.map(Some).map_err(|error| internal(error.to_string()))
@@ -204,13 +207,15 @@ pub enum MakeKeyError {
 }
 
 /// Makes a key for a guest, wrapped by this provider: the given DEK, or else a new one. A key
-/// that was made for an earlier start of the guest, which failed, is used again.
+/// that was made for an earlier start of the guest, which failed, is used again; another one is of
+/// this generation.
 pub fn make_key(
     unlocker: &mut Unlocker,
     store: Option<&Store>,
     provider: &Provider,
     guest: DomainUuid,
     given: Option<Dek>,
+    generation: Generation,
     deadline: Deadline,
 ) -> Result<(NewKey, Dek), MakeKeyError> {
     // If the store does not return the earlier ones, a new one is made.
@@ -227,7 +232,7 @@ pub fn make_key(
         Some(given) => given,
         None => Dek::generate()?,
     };
-    let key = unlocker.wrap(&dek, provider, guest, deadline)?;
+    let key = unlocker.wrap(&dek, provider, guest, generation, deadline)?;
     Ok((key, dek))
 }
 

@@ -113,6 +113,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
     store.set_deadline(default_deadline())?;
     let mut unlocker = Unlocker::new(&host.keyring());
     let found = store.references(guest.uuid(), Timestamp::now())?;
+    let generation = found.next_generation();
     let keys = unlocker.open_rows(
         found.key_refs,
         &found.providers,
@@ -123,7 +124,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
     let provider = for_new_keys(&old.provider, &found.providers);
 
     let dek = Dek::generate()?;
-    let key = unlocker.wrap(&dek, provider, guest.uuid(), default_deadline())?;
+    let key = unlocker.wrap(&dek, provider, guest.uuid(), generation, default_deadline())?;
     let staged = guest.stage(locked, &data, &dek)?;
     let now = Timestamp::now();
     let key_ref = store.add_key(&AddKey {

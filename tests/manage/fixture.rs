@@ -14,6 +14,7 @@ use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
+use crate::key::wrap::Generation;
 use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
 use crate::libvirt::fake::FakeLibvirt;
@@ -213,7 +214,13 @@ impl Fixture {
         let (provider, now) = (self.provider(provider), Timestamp::now());
         let mut unlocker = Unlocker::new(&self.host.keyring());
         let key = unlocker
-            .wrap(dek, &provider, guest.uuid, default_deadline())
+            .wrap(
+                dek,
+                &provider,
+                guest.uuid,
+                Generation(1),
+                default_deadline(),
+            )
             .unwrap();
         let added = self.store().add_key(&AddKey {
             domain: guest.uuid,
