@@ -73,6 +73,8 @@ pub(crate) enum HookFinding {
     SelinuxLabel { paths: Vec<PathBuf>, labels: String },
     /// `SELinux`, which is enforced, denies this to a domain.
     SelinuxDenies { domain: String, denied: Vec<Denied> },
+    /// `SELinux` is enforced, but not for the guard's own domain.
+    SelinuxPermissive,
     /// Another link to the guard, or a copy of its link.
     SecondGuard(PathBuf),
     /// A file that a package manager or an editor left behind, and that libvirt runs.
