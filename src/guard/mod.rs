@@ -29,6 +29,7 @@ mod secret_release;
 mod start_note;
 mod status;
 mod swtpm_log;
+pub(crate) mod sync_notes;
 
 pub use commit::{MakeKeyError, make_key};
 pub use context::{Guard, HookCall, Recorded};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::conversation::Conversation;
 use super::files::{are_of_this_host, value_on_disk};
 use super::guests::{Guest, Libvirt, SavedRuns};
+use super::metadata::{Metadata, MetadataChange};
 use super::program;
 use super::protocol::{Request, Response, Revealed};
 use crate::clock::Deadline;
@@ -207,6 +208,40 @@ impl Libvirt for LibvirtClient {
         match self.ask(&Request::SavedRuns(domain), deadline)? {
             Response::SavedRuns(saved) => Ok(saved),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    fn metadata(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Metadata>, SecretError> {
+        match self.ask(&Request::Metadata(domain), deadline)? {
+            Response::Metadata(found) => Ok(Some(found)),
+            Response::Absent => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// libvirt waits for half a minute for a job of the guest: that this takes too long says nothing
+    /// of the daemon.
+    fn set_metadata(
+        &self,
+        domain: DomainUuid,
+        element: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<MetadataChange, SecretError> {
+        let was_silent = self.silence.is_set();
+        match self.ask(&Request::SetMetadata { domain, element }, deadline) {
+            Ok(Response::Metadata(found)) => Ok(MetadataChange::Done(found)),
+            Ok(Response::Busy) => Ok(MetadataChange::Busy),
+            Ok(Response::Absent) => Ok(MetadataChange::Gone),
+            Ok(other) => Err(unexpected(&other)),
+            Err(_) if !was_silent && self.silence.is_set() => {
+                self.silence.forget();
+                Ok(MetadataChange::Busy)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -31,3 +31,4 @@ mod starts;
 mod states;
 mod status;
 mod store_backup;
+mod sync;

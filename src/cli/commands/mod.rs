@@ -19,4 +19,5 @@ pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod store;
+pub(crate) mod sync;
 pub(crate) mod unstage;
