@@ -32,3 +32,4 @@ mod states;
 mod status;
 mod store_backup;
 mod sync;
+mod travelling;
