@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::context::Guard;
 use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
-use super::{arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note};
+use super::{
+    arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note, sync_notes,
+};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
@@ -69,6 +71,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
         if has_its_tpm {
             note_state(guard, domain, vtpm, store)?;
         }
+        sync_notes::leave_if_due(guard, domain, store)?;
         store.has_key_refs(domain.uuid)
     });
     // The encrypted state works: a plain one that `encrypt` saved is no longer needed.

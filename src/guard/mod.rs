@@ -31,6 +31,7 @@ mod silent_daemon;
 mod start_note;
 mod status;
 mod swtpm_log;
+pub(crate) mod sync_notes;
 
 pub use commit::{MakeKeyError, make_key};
 pub use context::{Guard, HookCall, StartTime};

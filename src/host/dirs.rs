@@ -63,6 +63,9 @@ pub const UNIT_DIRS: [&str; 5] = [
 /// The unit that removes staged keys once libvirtd answers.
 pub const UNSTAGE_UNIT: &str = "vtpm-guard-unstage.service";
 
+/// The units that run `vtpm-guard sync`: when a start has left a note, and from time to time.
+pub const SYNC_UNITS: [&str; 2] = ["vtpm-guard-sync.path", "vtpm-guard-sync.timer"];
+
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
 pub fn of_descriptor(file: impl AsFd) -> PathBuf {
@@ -193,6 +196,12 @@ impl RunDir {
     #[must_use]
     pub fn silence(&self) -> PathBuf {
         self.starts().join("silence")
+    }
+
+    /// Guests whose metadata may lack their keys: `DOMAIN-UUID`. vtpm-guard-sync.path watches it.
+    #[must_use]
+    pub fn unsynced(&self) -> PathBuf {
+        self.0.join("unsynced")
     }
 
     /// Keys for guests that start with the daemon: `SECRET-UUID.base64`.

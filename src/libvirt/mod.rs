@@ -17,6 +17,7 @@ mod frame;
 mod guests;
 #[cfg(feature = "libvirt")]
 pub mod helper;
+mod metadata;
 mod program;
 #[cfg_attr(
     not(feature = "libvirt"),
@@ -36,6 +37,9 @@ pub use client::LibvirtClient;
 pub use daemon::{Process, a_daemon_runs, called_by_starting_daemon, calling_daemon, daemon_runs};
 pub use daemons::Daemons;
 pub use guests::{Guest, Libvirt, SavedRuns};
+#[cfg(any(test, feature = "internals"))]
+pub use metadata::Element;
+pub use metadata::{Metadata, MetadataChange};
 pub use program::find as helper_program;
 pub use silence::Silence;
 pub use starting::StartingLibvirtd;

@@ -220,16 +220,21 @@ impl Fixture {
 
     /// Adds a used key beside those that the guest has.
     pub(crate) fn add_key(&self, guest: &Defined, provider: &str, dek: &Dek) -> KeyRefId {
+        self.add_key_of(guest, provider, dek, Generation(1))
+    }
+
+    /// The same with a key of this generation.
+    pub(crate) fn add_key_of(
+        &self,
+        guest: &Defined,
+        provider: &str,
+        dek: &Dek,
+        generation: Generation,
+    ) -> KeyRefId {
         let (provider, now) = (self.provider(provider), Timestamp::now());
         let mut unlocker = Unlocker::new(&self.host.keyring());
         let key = unlocker
-            .wrap(
-                dek,
-                &provider,
-                guest.uuid,
-                Generation(1),
-                default_deadline(),
-            )
+            .wrap(dek, &provider, guest.uuid, generation, default_deadline())
             .unwrap();
         let added = self.store().add_key(&AddKey {
             domain: guest.uuid,

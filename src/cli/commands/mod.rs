@@ -20,4 +20,5 @@ pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod store;
 mod store_rebuild;
+pub(crate) mod sync;
 pub(crate) mod unstage;

@@ -6,6 +6,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files::{are_of_this_host, value_on_disk};
 use crate::libvirt::guests::{Guest, Libvirt, SavedRuns};
+use crate::libvirt::metadata::{Metadata, MetadataChange};
 use crate::libvirt::protocol::{Request, Response, Revealed};
 use crate::libvirt::secret::{
     HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue,
@@ -47,6 +48,40 @@ impl Libvirt for LibvirtClient {
         match self.ask(&Request::SavedRuns(domain), deadline)? {
             Response::SavedRuns(saved) => Ok(saved),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    fn metadata(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Metadata>, SecretError> {
+        match self.ask(&Request::Metadata(domain), deadline)? {
+            Response::Metadata(found) => Ok(Some(found)),
+            Response::Absent => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// libvirt waits for half a minute for a job of the guest: that this takes too long says nothing
+    /// of the daemon.
+    fn set_metadata(
+        &self,
+        domain: DomainUuid,
+        element: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<MetadataChange, SecretError> {
+        let was_silent = self.silence.is_set();
+        match self.ask(&Request::SetMetadata { domain, element }, deadline) {
+            Ok(Response::Metadata(found)) => Ok(MetadataChange::Done(found)),
+            Ok(Response::Busy) => Ok(MetadataChange::Busy),
+            Ok(Response::Absent) => Ok(MetadataChange::Gone),
+            Ok(other) => Err(unexpected(&other)),
+            Err(_) if !was_silent && self.silence.is_set() => {
+                self.silence.forget();
+                Ok(MetadataChange::Busy)
+            }
+            Err(error) => Err(error),
         }
     }
 

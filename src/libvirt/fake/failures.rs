@@ -13,6 +13,8 @@ pub(crate) enum Call {
     GuestsCalled,
     SavedRuns,
     EncryptVtpm,
+    Metadata,
+    SetMetadata,
     Inspect,
     Reveal,
     Provide,

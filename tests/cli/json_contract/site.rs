@@ -151,6 +151,15 @@ impl Site {
         fs::write(file, xml.replace("<devices>", &metadata)).unwrap();
     }
 
+    /// Defines a guest with an encrypted vTPM, and this in its metadata.
+    pub(super) fn define_with_metadata(&self, name: &str, number: u8, metadata: &str) {
+        self.define(name, number, true);
+        let file = format!("bin/libvirt/qemu/{name}.xml");
+        let xml = fs::read_to_string(self.path(&file)).unwrap();
+        let metadata = format!("<metadata>{metadata}</metadata><devices>");
+        self.file(&file, &xml.replace("<devices>", &metadata));
+    }
+
     /// libvirt forgets a guest.
     pub(super) fn undefine(&self, name: &str) {
         fs::remove_file(self.path(&format!("bin/libvirt/qemu/{name}.xml"))).unwrap();
