@@ -2,67 +2,14 @@
 //! guest moves, and a stopped one.
 
 use std::fs;
-use std::process::Command;
 
 use crate::guest::{Guest, Tpm, recovery_file};
-use crate::host::Host;
 use crate::page::blocks;
-
-const HERE: &str = "10.99.0.1";
-const THERE: &str = "10.99.0.2";
-
-/// Two hosts with a network between them, whose daemons speak with each other.
-struct Pair {
-    here: Host,
-    there: Host,
-}
-
-impl Pair {
-    fn new() -> Self {
-        let pair = Self {
-            here: Host::new(),
-            there: Host::new(),
-        };
-        let (here, there) = (pair.here.pid(), pair.there.pid());
-        let joined = Command::new("ip")
-            .args(["link", "add", "wire", "netns", &here, "type", "veth"])
-            .args(["peer", "name", "wire", "netns", &there])
-            .status();
-        assert!(joined.unwrap().success());
-        pair.here.join("here.example", HERE);
-        pair.there.join("there.example", THERE);
-        pair
-    }
-
-    /// `/mnt/backup` is one place for both hosts.
-    fn carry_over(&self, files: &[&str]) {
-        for file in files {
-            let path = format!("/mnt/backup/{file}");
-            let content = fs::read(self.here.path(&path)).unwrap();
-            self.there.write(&path, content);
-        }
-    }
-}
+use crate::pair::Pair;
 
 /// The blocks of commands in a section of the page.
 fn page<const N: usize>(heading: &str) -> [String; N] {
     blocks("migration.md", heading).try_into().unwrap()
-}
-
-impl Host {
-    /// Gives this end of the wire an address, and lets the daemon listen there.
-    fn join(&self, name: &str, address: &str) {
-        let script = format!(
-            "set -eu
-             hostname {name}
-             printf '{HERE} here.example\\n{THERE} there.example\\n' >>/etc/hosts
-             ip link set lo up
-             ip address add {address}/24 dev wire
-             ip link set wire up"
-        );
-        self.run(&["sh", "-c", &script]).ok();
-        self.listen_on_tcp();
-    }
 }
 
 fn prepared() -> (Pair, Guest) {
