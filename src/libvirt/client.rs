@@ -149,6 +149,13 @@ impl LibvirtClient {
         Ok(response)
     }
 
+    fn redefine(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, SecretError> {
+        match self.ask(request, deadline)? {
+            Response::Redefined(changed) => Ok(changed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The error of a question that the helper did not answer, or not in time.
     fn question_error(&self, error: &std::io::Error) -> SecretError {
         if error.kind() == ErrorKind::TimedOut {
@@ -245,10 +252,15 @@ impl Libvirt for LibvirtClient {
         secret: SecretUuid,
         deadline: Deadline,
     ) -> Result<bool, SecretError> {
-        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
-            Response::Redefined(changed) => Ok(changed),
-            other => Err(unexpected(&other)),
-        }
+        self.redefine(&Request::EncryptVtpm { domain, secret }, deadline)
+    }
+
+    fn persist_vtpm_state(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        self.redefine(&Request::PersistVtpmState(domain), deadline)
     }
 }
 

@@ -69,6 +69,8 @@ pub(super) enum Request<'a> {
         /// The secret in that element.
         secret: SecretUuid,
     },
+    /// `persist-vtpm-state DOMAIN`: its XML is to get `persistent_state='yes'`.
+    PersistVtpmState(DomainUuid),
     /// `saved-runs DOMAIN`
     SavedRuns(DomainUuid),
     /// `guests`
@@ -97,6 +99,7 @@ impl<'a> Request<'a> {
             Self::EncryptVtpm { domain, secret } => {
                 (format!("encrypt-vtpm {domain} {secret}"), &[])
             }
+            Self::PersistVtpmState(domain) => (format!("persist-vtpm-state {domain}"), &[]),
             Self::SavedRuns(domain) => (format!("saved-runs {domain}"), &[]),
             Self::Guests => ("guests".to_owned(), &[]),
             Self::Guest(name_or_uuid) => ("guest".to_owned(), name_or_uuid.as_bytes()),
@@ -141,6 +144,7 @@ impl<'a> Request<'a> {
                 domain: domain.parse().ok()?,
                 secret: secret.parse().ok()?,
             },
+            ["persist-vtpm-state", domain] => Self::PersistVtpmState(domain.parse().ok()?),
             ["saved-runs", domain] => Self::SavedRuns(domain.parse().ok()?),
             ["guests"] => Self::Guests,
             ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
@@ -183,7 +187,8 @@ pub(super) enum Response {
     },
     /// Whether there was a secret, which is undefined now.
     Undefined(bool),
-    /// Whether the domain XML was changed; if not, it has no unencrypted vTPM.
+    /// Whether the domain XML was changed; if not, it has no emulated TPM, or one that reads so
+    /// already.
     Redefined(bool),
     /// The domain's saved runs.
     SavedRuns(SavedRuns),

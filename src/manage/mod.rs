@@ -17,6 +17,7 @@ mod json;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
 pub(crate) mod metrics_file;
+pub(crate) mod persist_state;
 pub(crate) mod provider_create;
 pub(crate) mod provider_delete;
 pub(crate) mod provider_export;

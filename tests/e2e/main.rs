@@ -11,6 +11,7 @@ mod adopting;
 mod another_name;
 mod arriving;
 mod born_from;
+mod clusters;
 mod daemon_start;
 mod daemons;
 mod doctor;

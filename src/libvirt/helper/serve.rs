@@ -87,6 +87,7 @@ fn answer(
         Request::EncryptVtpm { domain, secret } => {
             definition::encrypt_vtpm(connection, domain, secret)
         }
+        Request::PersistVtpmState(domain) => definition::persist_vtpm_state(connection, domain),
         Request::SavedRuns(domain) => guests::saved_runs(connection, domain),
         Request::Guests => guests::all(connection),
         Request::Guest(name_or_uuid) => guests::find(connection, name_or_uuid),
