@@ -83,6 +83,20 @@ uuid_type! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct KeyRefId(pub i64);
 
+impl KeyRefId {
+    /// Stands for a key of the domain XML that has no row: the number of such a key, from 0.
+    #[must_use]
+    pub(crate) fn travelling(number: usize) -> Self {
+        Self(i64::MIN.saturating_add_unsigned(number as u64))
+    }
+
+    /// Whether it stands for such a key.
+    #[must_use]
+    pub(crate) fn is_travelling(self) -> bool {
+        self < Self::travelling(crate::domain::MAX_KEYS)
+    }
+}
+
 impl fmt::Display for KeyRefId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -122,6 +122,7 @@ mod tests {
             name: "vm1".to_owned(),
             uuid: DomainUuid::random(),
             vtpm: None,
+            travelling: None,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{
-    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Trial,
+    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Travelling, Trial,
 };
 
 /// The facts, and what was opened to gather them.
@@ -65,6 +65,7 @@ pub(super) fn gather(
             host_secret: None,
             elsewhere: None,
             retired: BTreeMap::new(),
+            travelling: Travelling::default(),
             policy: guard.config.policy.clone(),
         },
         keys: Keys::of(guard),
@@ -94,9 +95,19 @@ pub(super) fn gather(
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
         gathered.find_arrival(guard);
+        if let Facts {
+            domain: Ok(domain),
+            references: Ok(references),
+            travelling,
+            ..
+        } = &mut gathered.facts
+        {
+            *travelling = Travelling::of(domain, references, Timestamp::now());
+        }
         gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, saved, deadline);
         if !gathered.facts.trials.values().any(Trial::is_proven) {
+            gathered.try_travelling(uuid, deadline);
             gathered.try_retired(uuid, deadline);
         }
     }
@@ -254,6 +265,18 @@ impl Gathered {
         if facts.copy_to_restore().is_some() {
             facts.trials = trials;
             self.state = state;
+        }
+    }
+
+    /// Tries the keys in the domain XML.
+    fn try_travelling(&mut self, domain: DomainUuid, deadline: Deadline) {
+        let Self {
+            facts, keys, state, ..
+        } = self;
+        if let Ok(References { providers, .. }) = &facts.references {
+            let travelling = &facts.travelling.keys;
+            let trials = keys.try_rows(travelling, providers, domain, state, deadline);
+            facts.trials.extend(trials);
         }
     }
 

@@ -75,6 +75,7 @@ mod tests {
             name: "vm1".to_owned(),
             uuid: DomainUuid::random(),
             vtpm: None,
+            travelling: None,
         };
         let of_vm1 = guard.config.libvirt.snapshots().join("vm1");
         fs::create_dir_all(&of_vm1).unwrap();

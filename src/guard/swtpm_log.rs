@@ -82,6 +82,7 @@ mod tests {
             name: "vm1".to_owned(),
             uuid: DomainUuid::random(),
             vtpm: None,
+            travelling: None,
         };
         (dir, guard, domain)
     }

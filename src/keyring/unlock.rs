@@ -11,7 +11,7 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::new_key::NewKey;
-use crate::key::wrap::{self, WrappedDek};
+use crate::key::wrap::{self, Generation, WrappedDek};
 use crate::verdict::facts::{KeyRef, NotOpened, Provider, provider_of_key};
 
 #[cfg(test)]
@@ -131,19 +131,20 @@ impl Unlocker {
         rows.into_iter().filter_map(open).collect()
     }
 
-    /// Wraps a DEK for a guest with a provider's KEK, and opens what was wrapped: only what gives
+    /// Wraps a guest's DEK of this generation with a provider's KEK, and opens what was wrapped: only what gives
     /// the same DEK again is returned.
     pub fn wrap(
         &mut self,
         dek: &Dek,
         provider: &Provider,
         guest: DomainUuid,
+        generation: Generation,
         deadline: Deadline,
     ) -> Result<NewKey, WrapError> {
         let kek = self
             .kek(provider.key_id, deadline)
             .map_err(WrapError::Keyring)?;
-        let wrapped = WrappedDek::wrap(&kek, dek, guest)?;
+        let wrapped = WrappedDek::wrap(&kek, dek, guest, generation)?;
         match wrapped.unwrap(&kek, guest) {
             Ok(Some(again)) if again.same_as(dek) => {
                 Ok(NewKey::new(wrapped, provider.key_id, provider.key_version))

@@ -121,7 +121,8 @@ pub(crate) fn import(
         if let Some(row) = row_with(&mut unlocker, &known, &providers, guest.uuid, &dek) {
             return Ok(already_here(guest, row));
         }
-        unlocker.wrap(&dek, provider, guest.uuid, default_deadline())?
+        let generation = record.key_ref.generation();
+        unlocker.wrap(&dek, provider, guest.uuid, generation, default_deadline())?
     };
     let others = if are_damaged(host, &store, guest.uuid)? {
         OtherKeys::Retire

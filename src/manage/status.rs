@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::dry_start::{CheckedGuest, check};
+use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::persist_state::DeletedStates;
@@ -181,7 +181,9 @@ fn guests(
     guests.retain(has_vtpm);
     let deleted = DeletedStates::find(host, &guests)?;
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
-    let checked = check(host, &guests, &|name| progress(guests.len(), name))?;
+    let checked = check(host, &guests, &UnsealedKeks::default(), &|name| {
+        progress(guests.len(), name);
+    })?;
     // A guest that runs may have started without the guard: libvirt notes its process then.
     let running_dir = host.libvirt_dirs().running();
     let describe = |guest: CheckedGuest| {

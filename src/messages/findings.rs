@@ -51,6 +51,10 @@ fn kind(finding: &Finding) -> &'static str {
         Finding::StateGone { .. } => "state-gone",
         Finding::StateDamaged { .. } => "state-damaged",
         Finding::StateArrives { .. } => "state-arrives",
+        Finding::KeyLearnt { .. } => "key-learnt",
+        Finding::XmlKeyPreferred(_) => "xml-key-preferred",
+        Finding::OtherKeyInXml => "other-key-in-xml",
+        Finding::XmlKeysDamaged(_) => "xml-keys-damaged",
         Finding::CopyNotKept(_) => "copy-not-kept",
         Finding::ConfigurationBroken(_) => "configuration-broken",
         Finding::NotRecorded(_) => "not-recorded",
@@ -119,6 +123,20 @@ fn sentence(guest: Named<'_>, finding: &Finding) -> String {
             arrival,
             first_used_at,
         } => state_arrives(*arrival, *first_used_at),
+        Finding::KeyLearnt { provider } => format!(
+            "the guest's XML has its key, wrapped by provider {}, and this host had none",
+            quoted(provider)
+        ),
+        Finding::XmlKeyPreferred(id) => format!(
+            "the guest's XML has another key than key reference {id}, as new as that one; the XML's \
+             is used, because the TPM state arrives from the host that wrote it"
+        ),
+        Finding::OtherKeyInXml => {
+            "the guest's XML has another key than the one in use; it is ignored".to_owned()
+        }
+        Finding::XmlKeysDamaged(fault) => {
+            format!("the keys in the guest's XML are damaged: {fault}")
+        }
         Finding::CopyNotKept(how) => format!(
             "no copy of the TPM state was saved, and libvirt deletes it if this start fails: {how}"
         ),

@@ -87,6 +87,11 @@ fn repair_json(repair: &Repair) -> Value {
                 json["from"] = HOST_SECRET.into();
             }
         }
+        Repair::LearnKey { key } => {
+            json["provider_uuid"] = key.provider_uuid.map(|uuid| uuid.to_string()).into();
+            json["provider_name"] = key.provider_name.as_str().into();
+            json["generation"] = key.generation().0.into();
+        }
         Repair::KeepHostValue { provider } => {
             json["provider_uuid"] = provider.to_string().into();
             json["from"] = HOST_SECRET.into();
@@ -114,6 +119,7 @@ fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
         | Finding::DuplicateKey(id)
         | Finding::UnusableKey(id)
         | Finding::IncompleteRow(id)
+        | Finding::XmlKeyPreferred(id)
         | Finding::ProviderLost { key_ref: id, .. } => json["key_ref"] = id.0.into(),
         Finding::StateGone { saved_at, .. } => json["kept_at"] = saved_at.0.into(),
         Finding::StateArrives {

@@ -106,6 +106,18 @@ pub(super) fn by_id(connection: &Connection, id: KeyRefId) -> Result<KeyRefRecor
     found.pop().ok_or_else(|| StoreError::NoKeyRef(id).into())
 }
 
+/// Whether a row of the guest, in use or retired, holds this very wrapped DEK.
+pub(super) fn is_held(
+    connection: &Connection,
+    domain: DomainUuid,
+    wrapped: &WrappedDek,
+) -> Result<bool, Failure> {
+    let of_domain = is_uuid("resource_uuid", "?1");
+    let condition = format!("resource_type = 'tpm' AND {of_domain} AND wrapped_dek = ?2");
+    let values = params![domain.to_string(), wrapped.as_bytes()];
+    Ok(!select(connection, &condition, values)?.is_empty())
+}
+
 /// The key references that a condition selects, by id.
 pub(super) fn select(
     connection: &Connection,

@@ -9,7 +9,7 @@ use super::{Event, StoreError, fresh_keys};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::new_key::NewKey;
-use crate::verdict::facts::{Provider, References, kek_ref};
+use crate::verdict::facts::{KeyRef, Provider, References, kek_ref};
 use crate::verdict::repair::Repair;
 
 /// A verdict's changes, applied together or not at all.
@@ -36,7 +36,7 @@ pub struct Change<'a> {
 pub(super) struct Repairs<'a> {
     pub(super) transaction: &'a Transaction<'a>,
     pub(super) change: &'a Change<'a>,
-    /// The row that a `BindProvider` added.
+    /// The row that a `BindProvider` or a `LearnKey` added.
     pub(super) made: Option<KeyRefId>,
 }
 
@@ -74,6 +74,7 @@ impl Repairs<'_> {
                 self.update(*key_ref, "secret_uuid = ?4", "TRUE", &[&secret_uuid])
             }
             Repair::KeepHostValue { provider } => self.add_retired(*provider),
+            Repair::LearnKey { key } => self.learn(key),
             // Carried out on files, before the rows change.
             Repair::RestoreTpmState { .. } => Ok(()),
             Repair::BindProvider {
@@ -143,6 +144,27 @@ impl Repairs<'_> {
         key_rows::read_back(self.transaction, key_ref, domain, key)?;
         fresh_keys::delete_spare(self.transaction, key_ref, domain, key)?;
         fresh_keys::note(self.transaction, key_ref, self.change.now)
+    }
+
+    /// Adds a key that the domain XML has. The provider must be one that the verdict saw, and no row
+    /// of the guest may hold it: one that was retired meanwhile stays so.
+    fn learn(&mut self, key: &KeyRef) -> Result<(), Failure> {
+        let seen = &self.change.seen.providers;
+        let provider = seen.iter().find(|seen| key.is_bound_to(seen));
+        let wrapped = key.wrapped_dek.clone();
+        let (Some(provider), Some(wrapped)) = (provider, wrapped) else {
+            return Err(StoreError::Changed.into());
+        };
+        if key_rows::is_held(self.transaction, self.change.domain, &wrapped)? {
+            return Err(StoreError::Changed.into());
+        }
+        let key = NewKey::new(wrapped, provider.key_id, provider.key_version);
+        let row = NewRow {
+            first_used_at: Some(self.change.now),
+            ..self.new_row((provider.uuid, &provider.name), Some(&key))
+        };
+        self.made = Some(key_rows::insert(self.transaction, &row)?);
+        Ok(())
     }
 
     /// Adds the key of this change as a retired row.

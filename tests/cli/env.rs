@@ -16,7 +16,7 @@ use vtpm_guard::internals::key::dek::Dek;
 use vtpm_guard::internals::key::id::KeyId;
 use vtpm_guard::internals::key::kek::Kek;
 use vtpm_guard::internals::key::new_key::NewKey;
-use vtpm_guard::internals::key::wrap::{ALGORITHM, WrappedDek};
+use vtpm_guard::internals::key::wrap::{ALGORITHM, Generation, WrappedDek};
 use vtpm_guard::internals::keyring::Keyring;
 use vtpm_guard::internals::store::{Access, AddKey, Event, Origin, OtherKeys, Store};
 
@@ -141,7 +141,8 @@ impl Host {
         let kek = self.kek(provider);
         let domain = DomainUuid::parse(guest).unwrap();
         let key = NewKey {
-            wrapped_dek: WrappedDek::wrap(&kek, &Dek::generate().unwrap(), domain).unwrap(),
+            wrapped_dek: WrappedDek::wrap(&kek, &Dek::generate().unwrap(), domain, Generation(1))
+                .unwrap(),
             key_id: kek.key_id(),
             key_version: 1,
             algorithm: ALGORITHM,

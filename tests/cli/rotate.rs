@@ -5,7 +5,7 @@ use std::time::Duration;
 use vtpm_guard::internals::ids::DomainUuid;
 use vtpm_guard::internals::key::dek::Dek;
 use vtpm_guard::internals::key::kek::Kek;
-use vtpm_guard::internals::key::wrap::WrappedDek;
+use vtpm_guard::internals::key::wrap::{Generation, WrappedDek};
 use zeroize::Zeroizing;
 
 use crate::env::{Host, VM1, VM2, golden, soon};
@@ -288,7 +288,7 @@ fn add_guests(host: &Host, guests: usize) {
         let uuid = format!("d0000000-0000-4000-8000-{number:012x}");
         let domain = DomainUuid::parse(&uuid).unwrap();
         let dek = Dek::from_bytes(Zeroizing::new(b"a key".to_vec()));
-        let wrapped = WrappedDek::wrap(&kek, &dek, domain).unwrap();
+        let wrapped = WrappedDek::wrap(&kek, &dek, domain, Generation(1)).unwrap();
         let sql = "INSERT INTO key_ref (resource_uuid, provider_name, kek_ref, wrapped_dek)
                    VALUES (?1, 'nkp-a', ?2, ?3)";
         let kek_ref = format!("native:{}", kek.key_id());

@@ -8,7 +8,7 @@ use vtpm_guard::internals::domain::{Emulator, TpmVersion};
 use vtpm_guard::internals::ids::DomainUuid;
 use vtpm_guard::internals::key::dek::Dek;
 use vtpm_guard::internals::key::new_key::NewKey;
-use vtpm_guard::internals::key::wrap::{ALGORITHM, WrappedDek};
+use vtpm_guard::internals::key::wrap::{ALGORITHM, Generation, WrappedDek};
 use vtpm_guard::internals::store::{AddKey, OtherKeys};
 use vtpm_guard::internals::swtpm::state_path;
 use vtpm_guard::internals::tpm_copies::{CopyStore, LiveState};
@@ -50,7 +50,7 @@ impl Host {
         let domain = DomainUuid::parse(guest).unwrap();
         let dek = Dek::from_bytes(Zeroizing::new(PASSPHRASE.to_vec()));
         let key = NewKey {
-            wrapped_dek: WrappedDek::wrap(&kek, &dek, domain).unwrap(),
+            wrapped_dek: WrappedDek::wrap(&kek, &dek, domain, Generation(1)).unwrap(),
             key_id: kek.key_id(),
             key_version: 1,
             algorithm: ALGORITHM,

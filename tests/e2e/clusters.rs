@@ -123,7 +123,7 @@ impl Cluster {
 
 impl Host {
     /// Puts this directory in the place of libvirt's own for TPM states.
-    fn share_states(&self, dir: &Path) {
+    pub(crate) fn share_states(&self, dir: &Path) {
         let mount = format!(
             "mkdir -p {STATES} && chmod 711 {dir} && mount --bind {dir} {STATES}",
             dir = dir.display()

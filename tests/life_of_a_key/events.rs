@@ -13,7 +13,7 @@ use super::tpm;
 use crate::guard::{Mode, Operation};
 use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
-use crate::key::wrap::WrappedDek;
+use crate::key::wrap::{Generation, WrappedDek};
 use crate::keyring::WeakerSeal;
 use crate::manage;
 use crate::manage::bind::bind;
@@ -297,7 +297,7 @@ impl Event {
             Self::InsertOtherKey(guest, kek) => {
                 let (name, kek) = &host.keks[kek];
                 let dek = Dek::generate().unwrap();
-                let wrapped = WrappedDek::wrap(kek, &dek, uuid(guest)).unwrap();
+                let wrapped = WrappedDek::wrap(kek, &dek, uuid(guest), Generation(1)).unwrap();
                 let digits = wrapped.as_bytes().iter().map(|byte| format!("{byte:02x}"));
                 let hex = digits.collect::<Vec<_>>().concat();
                 host.site.sql(&format!(

@@ -212,6 +212,7 @@ fn a_guest_without_a_vtpm_starts(host: &mut Host) {
         name: "plain".to_owned(),
         uuid: DomainUuid::random(),
         vtpm: None,
+        travelling: None,
     };
     fs::write(host.guard.state_dir.store(), "no store at all").unwrap();
     let outcome = prepare(

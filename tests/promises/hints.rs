@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use vtpm_guard::internals::cli::args::{Cli, Command, Key, State};
 use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::domain::TravellingFault;
 use vtpm_guard::internals::ids::{DomainUuid, KeyRefId, SecretUuid};
 use vtpm_guard::internals::key::id::KeyId;
 use vtpm_guard::internals::messages::{Named, finding, misleads, refusal, refusal_line};
@@ -105,6 +106,15 @@ fn refusals(word: &str) -> Vec<Refusal> {
     let secret = secret();
     let (key_ref, key_refs) = (KeyRefId(1), vec![KeyRefId(1), KeyRefId(2)]);
     vec![
+        Refusal::KeyOfOriginal {
+            original: DomainUuid::random(),
+            is_lost: false,
+        },
+        Refusal::KeyOfOriginal {
+            original: DomainUuid::random(),
+            is_lost: true,
+        },
+        Refusal::XmlKeyCorrupt { reason: word() },
         Refusal::ProviderMissing {
             provider: word(),
             key_id: Some(key_id()),
@@ -253,6 +263,10 @@ fn findings(word: &str) -> Vec<Finding> {
             arrival: Arrival::Restore,
             first_used_at: Some(Timestamp(5)),
         },
+        Finding::KeyLearnt { provider: word() },
+        Finding::XmlKeyPreferred(KeyRefId(1)),
+        Finding::OtherKeyInXml,
+        Finding::XmlKeysDamaged(TravellingFault::NotBase64),
         Finding::CopyNotKept(word()),
         Finding::ConfigurationBroken(word()),
         Finding::NotRecorded(word()),

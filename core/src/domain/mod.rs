@@ -15,6 +15,7 @@ mod input;
 mod parse;
 mod shorten;
 mod tpm;
+mod travelling;
 mod xml;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tests;
 
 pub use edit::{encrypt_vtpm, persist_vtpm_state};
 pub use error::{DomainXmlError, XmlError};
+pub use travelling::{MAX_KEYS, NAMESPACE, PREFIX, TravellingFault, TravellingKey, TravellingKeys};
 
 /// What the guard needs to know of a libvirt guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Domain {
     pub uuid: DomainUuid,
     /// The domain's TPM, without a second one of model `spapr-tpm-proxy`.
     pub vtpm: Option<Vtpm>,
+    /// The wrapped keys in its `<metadata>`; `None` if it has none.
+    pub travelling: Option<TravellingKeys>,
 }
 
 impl Domain {

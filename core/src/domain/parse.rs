@@ -10,6 +10,7 @@ use quick_xml::events::{BytesStart, Event};
 use super::Domain;
 use super::error::{DomainXmlError, XmlError, excerpt};
 use super::tpm::{Tpm, put};
+use super::travelling::TravellingReading;
 use super::xml::{self, MAX_VALUE, attribute};
 use crate::ids::DomainUuid;
 
@@ -43,6 +44,7 @@ pub(super) struct Reading {
     /// TPM 1.2 is a matter of x86.
     other_arch: bool,
     tpm: Option<Tpm>,
+    travelling: TravellingReading,
 }
 
 /// Where the reading is: the innermost open element that is not ignored.
@@ -53,10 +55,22 @@ enum XmlContext {
     Domain,
     Name,
     Uuid,
+    Metadata,
+    TravellingKeys,
+    TravellingKey,
     Os,
     Devices,
     Tpm,
     Backend,
+}
+
+impl XmlContext {
+    fn is_in_metadata(self) -> bool {
+        matches!(
+            self,
+            Self::Metadata | Self::TravellingKeys | Self::TravellingKey
+        )
+    }
 }
 
 impl Reading {
@@ -123,7 +137,19 @@ impl Reading {
             if foreign || name.as_ref() != "domain" {
                 return Err(XmlError::NotADomain(excerpt(name.as_ref())));
             }
+            self.travelling.declare(self.depth, tag);
             return Ok(Some(XmlContext::Domain));
+        }
+        if foreign && self.context == XmlContext::Domain {
+            return Ok(None);
+        }
+        if self.context == XmlContext::Domain && name.as_ref() == "metadata" {
+            self.travelling.declare(self.depth, tag);
+            return Ok(Some(XmlContext::Metadata));
+        }
+        if self.context.is_in_metadata() {
+            self.travelling.declare(self.depth, tag);
+            return Ok(self.enter_travelling(tag));
         }
         if foreign {
             return Ok(None);
@@ -161,12 +187,29 @@ impl Reading {
         })
     }
 
+    /// Likewise, inside of `<metadata>`.
+    fn enter_travelling(&mut self, tag: &BytesStart<'_>) -> Option<XmlContext> {
+        match self.context {
+            XmlContext::Metadata if self.travelling.is(tag, "vtpm") => {
+                let counts = self.travelling.begin(tag);
+                counts.then_some(XmlContext::TravellingKeys)
+            }
+            XmlContext::TravellingKeys if self.travelling.is(tag, "key") => {
+                self.travelling.begin_key(tag);
+                Some(XmlContext::TravellingKey)
+            }
+            _ => None,
+        }
+    }
+
     fn close(&mut self) -> Result<(), XmlError> {
         self.depth -= 1;
         if self.ignored > 0 {
             self.ignored -= 1;
+            self.travelling.close(self.depth);
             return Ok(());
         }
+        self.travelling.close(self.depth);
         self.context = match self.context {
             XmlContext::Outside | XmlContext::Domain => XmlContext::Outside,
             XmlContext::Name => {
@@ -180,7 +223,12 @@ impl Reading {
                 self.text.clear();
                 XmlContext::Domain
             }
-            XmlContext::Os | XmlContext::Devices => XmlContext::Domain,
+            XmlContext::TravellingKey => {
+                self.travelling.end_key();
+                XmlContext::TravellingKeys
+            }
+            XmlContext::TravellingKeys => XmlContext::Metadata,
+            XmlContext::Metadata | XmlContext::Os | XmlContext::Devices => XmlContext::Domain,
             XmlContext::Tpm => {
                 self.tpm.as_ref().map_or(Ok(()), Tpm::check)?;
                 XmlContext::Devices
@@ -191,6 +239,9 @@ impl Reading {
     }
 
     fn text(&mut self, text: &str) {
+        if self.ignored == 0 && self.context == XmlContext::TravellingKey {
+            self.travelling.text(text);
+        }
         if self.ignored == 0 && matches!(self.context, XmlContext::Name | XmlContext::Uuid) {
             // Of a longer name, which is for people only, the beginning will do; a longer UUID
             // is none.
@@ -223,6 +274,7 @@ impl Reading {
             name: self.name.ok_or(DomainXmlError::Missing("name"))?,
             uuid: self.uuid.ok_or(DomainXmlError::Missing("uuid"))?,
             vtpm: self.tpm.and_then(|tpm| tpm.into_vtpm(on_x86)),
+            travelling: self.travelling.finish(),
         })
     }
 }

@@ -1,30 +1,35 @@
 //! Wrapping a DEK with a KEK.
 //!
-//! A wrapped DEK is this blob, its fields one after the other, version 1:
+//! A wrapped DEK is this blob, its fields one after the other, version 2:
 //!
 //! | bytes | field |
 //! | --- | --- |
 //! | 4 | magic `VGWD` |
-//! | 1 | version, 1 |
+//! | 1 | version, 2 |
 //! | 1 | algorithm, 1: HKDF-SHA256 and AES-256-GCM |
 //! | 16 | key id of the KEK |
+//! | 4 | generation of the DEK, big-endian |
 //! | 32 | salt, random for each blob |
 //! | 1 to 65,536 | ciphertext, as long as the DEK |
 //! | 16 | tag |
 //!
 //! ```text
-//! key        = HKDF-SHA256(IKM = KEK, salt, info = "vtpm-guard wrapped dek 1"), 32 bytes
+//! key        = HKDF-SHA256(IKM = KEK, salt, info = "vtpm-guard wrapped dek 2"), 32 bytes
 //! nonce      = twelve zero bytes
-//! data       = the first 54 bytes of the blob || "vtpm-dek" || the domain's UUID, 16 bytes
+//! data       = the first 58 bytes of the blob || "vtpm-dek" || the domain's UUID, 16 bytes
 //! ciphertext = AES-256-GCM(key, nonce, plaintext = DEK, associated data = data)  (SP 800-38D)
 //! ```
+//!
+//! Version 1 has no generation, so its header has 54 bytes, and its info ends in `1`. It is read,
+//! and counts as generation 0.
 //!
 //! The nonce is fixed because each key encrypts one message: it comes from a salt of 256
 //! random bits, and two blobs with the same salt are not to be expected before 2^128 of them.
 //! That lifts GCM's bound of 2^32 messages under a key with random nonces.
 //!
-//! Whoever writes to the store can destroy a blob, but cannot make one, nor move one to
-//! another domain, another purpose or another KEK: all of these are associated data.
+//! Whoever writes to the store, or to a guest's XML, can destroy a blob, but cannot make one, nor
+//! give one another generation, nor move one to another domain, another purpose or another KEK:
+//! all of these are associated data.
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
@@ -44,14 +49,61 @@ mod tests;
 pub const ALGORITHM: &str = "hkdf-sha256+aes-256-gcm";
 
 const MAGIC: [u8; 4] = *b"VGWD";
-const VERSION: u8 = 1;
 const HKDF_SHA256_AES_256_GCM: u8 = 1;
-const INFO: &[u8] = b"vtpm-guard wrapped dek 1";
 const PURPOSE: [u8; 8] = *b"vtpm-dek";
 const NONCE: [u8; 12] = [0; 12];
 const SALT_LEN: usize = 32;
 const TAG_LEN: usize = 16;
-const HEADER_LEN: usize = MAGIC.len() + 2 + KeyId::LEN + SALT_LEN;
+const FORMAT_LEN: usize = MAGIC.len() + 2;
+
+/// A version of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// Without a generation.
+    V1,
+    V2,
+}
+
+impl Version {
+    const fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    const fn info(self) -> &'static [u8] {
+        match self {
+            Self::V1 => b"vtpm-guard wrapped dek 1",
+            Self::V2 => b"vtpm-guard wrapped dek 2",
+        }
+    }
+
+    /// What a blob begins with: magic, version, algorithm.
+    fn format(self) -> [u8; FORMAT_LEN] {
+        let [a, b, c, d] = MAGIC;
+        [a, b, c, d, self.number(), HKDF_SHA256_AES_256_GCM]
+    }
+}
+
+/// Which of a guest's successive DEKs one is. It rises with each new DEK, and stays when a DEK is
+/// wrapped again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub struct Generation(pub u32);
+
+impl Generation {
+    /// That of the next DEK.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl std::fmt::Display for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A wrapped DEK as the store keeps it: a self-describing blob. Its bytes are no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,16 +144,26 @@ impl WrappedDek {
         &self.0
     }
 
-    /// Wraps `dek` for the vTPM of `domain`.
-    pub fn wrap(kek: &Kek, dek: &Dek, domain: DomainUuid) -> Result<Self, WrapError> {
+    /// Wraps `dek`, which is of this generation, for the vTPM of `domain`.
+    pub fn wrap(
+        kek: &Kek,
+        dek: &Dek,
+        domain: DomainUuid,
+        generation: Generation,
+    ) -> Result<Self, WrapError> {
         let mut salt = [0; SALT_LEN];
         random::fill(&mut salt)?;
-        wrap_with_salt(kek, dek, domain, &salt)
+        wrap_with_salt(kek, dek, domain, generation, &salt)
     }
 
     /// The id of the KEK that wrapped it, as its header says.
     pub fn key_id(&self) -> Result<KeyId, UnwrapError> {
         Blob::parse(&self.0).map(|blob| blob.key_id)
+    }
+
+    /// The generation of the DEK in it, as its header says; it is authentic if the DEK opens.
+    pub fn generation(&self) -> Result<Generation, UnwrapError> {
+        Blob::parse(&self.0).map(|blob| blob.generation)
     }
 
     /// Opens it. `Ok(None)` says that this KEK is not the one that wrapped it; an error says
@@ -112,7 +174,7 @@ impl WrappedDek {
             return Ok(None);
         }
         let mut bytes = Zeroizing::new(blob.ciphertext.to_vec());
-        cipher(kek, blob.salt)
+        cipher(kek, blob.version, blob.salt)
             .decrypt_inout_detached(
                 &NONCE.into(),
                 &associated_data(blob.header, domain),
@@ -126,8 +188,10 @@ impl WrappedDek {
 
 /// The fields of a blob whose format, version, algorithm and length are right.
 struct Blob<'a> {
-    header: &'a [u8; HEADER_LEN],
+    version: Version,
+    header: &'a [u8],
     key_id: KeyId,
+    generation: Generation,
     salt: &'a [u8; SALT_LEN],
     ciphertext: &'a [u8],
     tag: &'a [u8; TAG_LEN],
@@ -139,18 +203,32 @@ impl<'a> Blob<'a> {
     }
 
     fn split(blob: &'a [u8]) -> Option<Self> {
-        let (header, rest) = blob.split_first_chunk::<HEADER_LEN>()?;
+        let (format, rest) = blob.split_first_chunk::<FORMAT_LEN>()?;
+        let version = [Version::V1, Version::V2]
+            .into_iter()
+            .find(|version| version.format() == *format)?;
+        let (key_id, rest) = rest.split_first_chunk::<{ KeyId::LEN }>()?;
+        let (generation, rest) = match version {
+            Version::V1 => (0, rest),
+            Version::V2 => {
+                let (generation, rest) = rest.split_first_chunk()?;
+                (u32::from_be_bytes(*generation), rest)
+            }
+        };
+        let (salt, rest) = rest.split_first_chunk::<SALT_LEN>()?;
         let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>()?;
-        let (format, fields) = header.split_first_chunk::<{ MAGIC.len() + 2 }>()?;
-        let (key_id, salt) = fields.split_first_chunk::<{ KeyId::LEN }>()?;
-        let known = *format == format_bytes() && (1..=Dek::MAX_LEN).contains(&ciphertext.len());
-        known.then_some(Self {
-            header,
-            key_id: KeyId::from_bytes(*key_id),
-            salt: salt.first_chunk()?,
-            ciphertext,
-            tag,
-        })
+        let header = blob.get(..blob.len() - rest.len())?;
+        (1..=Dek::MAX_LEN)
+            .contains(&ciphertext.len())
+            .then_some(Self {
+                version,
+                header,
+                key_id: KeyId::from_bytes(*key_id),
+                generation: Generation(generation),
+                salt,
+                ciphertext,
+                tag,
+            })
     }
 }
 
@@ -159,21 +237,24 @@ fn wrap_with_salt(
     kek: &Kek,
     dek: &Dek,
     domain: DomainUuid,
+    generation: Generation,
     salt: &[u8; SALT_LEN],
 ) -> Result<WrappedDek, WrapError> {
     let len = dek.expose().len();
     if !(1..=Dek::MAX_LEN).contains(&len) {
         return Err(WrapError::Length(len));
     }
-    let mut header = [0; HEADER_LEN];
-    let (format, fields) = header.split_at_mut(MAGIC.len() + 2);
-    let (key_id, header_salt) = fields.split_at_mut(KeyId::LEN);
-    format.copy_from_slice(&format_bytes());
-    key_id.copy_from_slice(kek.key_id().as_bytes());
-    header_salt.copy_from_slice(salt);
+    let version = Version::V2;
+    let header = [
+        &version.format()[..],
+        kek.key_id().as_bytes(),
+        &generation.0.to_be_bytes(),
+        salt,
+    ]
+    .concat();
 
     let mut bytes = Zeroizing::new(dek.expose().to_vec());
-    let tag = cipher(kek, salt)
+    let tag = cipher(kek, version, salt)
         .encrypt_inout_detached(
             &NONCE.into(),
             &associated_data(&header, domain),
@@ -183,18 +264,13 @@ fn wrap_with_salt(
     Ok(WrappedDek([&header[..], &bytes, &tag].concat()))
 }
 
-/// What the blob begins with: magic, version, algorithm.
-fn format_bytes() -> [u8; MAGIC.len() + 2] {
-    let [a, b, c, d] = MAGIC;
-    [a, b, c, d, VERSION, HKDF_SHA256_AES_256_GCM]
-}
-
-fn cipher(kek: &Kek, salt: &[u8; SALT_LEN]) -> Aes256Gcm {
-    let key = derive::<32>(kek.expose(), salt, INFO);
+fn cipher(kek: &Kek, version: Version, salt: &[u8; SALT_LEN]) -> Aes256Gcm {
+    let key = derive::<32>(kek.expose(), salt, version.info());
     Aes256Gcm::new((&*key).into())
 }
 
-/// Unambiguous without lengths: each part has a fixed one.
-fn associated_data(header: &[u8; HEADER_LEN], domain: DomainUuid) -> Vec<u8> {
-    [&header[..], &PURPOSE, domain.as_bytes()].concat()
+/// Unambiguous without lengths: the header says its version, and each part of one has a fixed
+/// length.
+fn associated_data(header: &[u8], domain: DomainUuid) -> Vec<u8> {
+    [header, &PURPOSE, domain.as_bytes()].concat()
 }

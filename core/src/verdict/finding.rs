@@ -3,6 +3,7 @@
 use super::facts::{Arrival, CopyReason, StoreAccessError};
 use super::refusal::Refusal;
 use crate::clock::Timestamp;
+use crate::domain::TravellingFault;
 use crate::ids::{KeyRefId, SecretUuid};
 
 /// Something noticed that does not stop the start.
@@ -76,6 +77,18 @@ pub enum Finding {
         /// When the copy was saved.
         reason: CopyReason,
     },
+    /// The key came with the guest's XML, and gets a row.
+    KeyLearnt {
+        /// The provider that wraps it.
+        provider: String,
+    },
+    /// The key of the guest's XML is used although a row of the same generation holds another one:
+    /// it is that of the host that the guest comes from.
+    XmlKeyPreferred(KeyRefId),
+    /// The guest's XML has another key than the one that the start goes by.
+    OtherKeyInXml,
+    /// What the guest's XML says of its key is damaged.
+    XmlKeysDamaged(TravellingFault),
     /// No copy of the TPM's state could be saved: should this start fail, libvirt deletes it.
     CopyNotKept(String),
     /// The configuration is broken; the defaults hold.

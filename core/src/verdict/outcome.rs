@@ -1,6 +1,7 @@
 //! The result of a guarded start, for messages, logs and JSON.
 
-use super::facts::{Facts, KeySource, Proof, TpmState, Trial};
+use super::facts::{Facts, KeyRef, KeySource, Proof, TpmState, Trial};
+use super::repair::Repair;
 use super::{ProvideSecret, Verdict};
 use crate::domain::Domain;
 use crate::ids::KeyRefId;
@@ -50,7 +51,10 @@ impl KeyInUse {
             _ => None,
         };
         let keyed = || rows.iter().find(|row| row.wrapped_dek.is_some());
-        let row = provided.or_else(keyed).or(rows.first())?;
+        let row = provided
+            .or_else(|| learnt(verdict))
+            .or_else(keyed)
+            .or(rows.first())?;
         Some(Self {
             key_ref: row.id,
             provider_name: row.provider_name.clone(),
@@ -61,6 +65,15 @@ impl KeyInUse {
             },
         })
     }
+}
+
+/// The key that this verdict takes from the domain XML.
+fn learnt(verdict: &Verdict) -> Option<&KeyRef> {
+    let mut repairs = verdict.repairs.iter();
+    repairs.find_map(|repair| match repair {
+        Repair::LearnKey { key } => Some(&**key),
+        _ => None,
+    })
 }
 
 /// What was done to libvirt's secret.

@@ -65,6 +65,18 @@ pub enum Refusal {
     },
     /// No key reference and no host secret, and a TPM state that the XML does not name.
     KeyMissingStateElsewhere(StateElsewhere),
+    /// No key of the guest's own: its XML is a copy of another guest's, with that guest's key.
+    KeyOfOriginal {
+        /// That guest.
+        original: DomainUuid,
+        /// Whether there is a TPM, so that a key is missed for it.
+        is_lost: bool,
+    },
+    /// The key that came with the guest's XML does not authenticate.
+    XmlKeyCorrupt {
+        /// Says how.
+        reason: String,
+    },
     /// libvirt has a secret of its own for the guest, and the policy refuses unmanaged guests.
     Unmanaged,
     /// Encrypted (or arriving) state and no key.
@@ -228,12 +240,14 @@ impl Refusal {
             | Self::KeyMissingNotDefined { .. }
             | Self::KeyOfRelatedGuest { .. }
             | Self::KeyMissingStateElsewhere(_)
+            | Self::KeyOfOriginal { is_lost: false, .. }
             | Self::Unmanaged => Code::KeyMissing,
             Self::KeyLost
             | Self::ClientsKeyMissing { .. }
             | Self::KeyUnknown
             | Self::KeyNotImported
             | Self::KeyRetired { .. }
+            | Self::KeyOfOriginal { is_lost: true, .. }
             | Self::KeyOfOtherGuest { refuted: false, .. } => Code::KeyLost,
             Self::KeyAmbiguous { .. } => Code::KeyAmbiguous,
             Self::KeyDoesNotOpenTpm { .. }
@@ -247,7 +261,7 @@ impl Refusal {
             | Self::SeenStateMissing { .. }
             | Self::SavedCopyOutdated { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
-            Self::KeyCorrupt { .. } => Code::KeyCorrupt,
+            Self::KeyCorrupt { .. } | Self::XmlKeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,
             Self::TpmObstructed(Obstacle::InUse { .. }) => Code::TpmInUse,
             Self::TpmObstructed(Obstacle::ClosedDirectory { .. } | Obstacle::BadLock { .. }) => {

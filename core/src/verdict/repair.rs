@@ -1,7 +1,7 @@
 //! Repairs: single changes, planned here and carried out elsewhere: those to the store in one
 //! transaction, that of a TPM state before it.
 
-use super::facts::CopyReason;
+use super::facts::{CopyReason, KeyRef};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 
@@ -92,6 +92,12 @@ pub enum Repair {
         /// Its name.
         provider_name: String,
     },
+    /// Makes a row of a key that came with the guest's XML: complete, with the secret that the XML
+    /// names, and as one that has been used.
+    LearnKey {
+        /// The row, but for its id.
+        key: Box<KeyRef>,
+    },
     /// Restores the saved copy of the TPM state. Changes no row.
     RestoreTpmState {
         /// When in the guest's life the copy was saved.
@@ -115,6 +121,7 @@ impl Repair {
             Self::FillKekRef { .. } => "fill-kek-ref",
             Self::SetSecretUuid { .. } => "set-secret-uuid",
             Self::BindProvider { .. } => "bind-provider",
+            Self::LearnKey { .. } => "learn-key",
             Self::RestoreTpmState { .. } => "restore-tpm-state",
         }
     }
@@ -131,7 +138,9 @@ impl Repair {
             | Self::FillKekRef { key_ref, .. }
             | Self::SetSecretUuid { key_ref, .. } => Some(*key_ref),
             Self::CreateKey { key_ref, .. } | Self::BindProvider { key_ref, .. } => *key_ref,
-            Self::RestoreTpmState { .. } | Self::KeepHostValue { .. } => None,
+            Self::RestoreTpmState { .. } | Self::KeepHostValue { .. } | Self::LearnKey { .. } => {
+                None
+            }
         }
     }
 }

@@ -180,6 +180,13 @@ fn in_words(repair: &Repair) -> String {
             origin: KeyOrigin::HostSecret,
             ..
         } => format!("{} ({row}: the value of libvirt's secret)", repair.kind()),
+        Repair::LearnKey { key } => {
+            let provider = quoted(&key.provider_name);
+            format!(
+                "{} (a new row: the XML's key, of {provider})",
+                repair.kind()
+            )
+        }
         Repair::KeepHostValue { .. } => {
             format!(
                 "{} (a new row: the value of libvirt's secret)",

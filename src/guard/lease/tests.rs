@@ -15,6 +15,7 @@ fn guest(name: &str) -> Domain {
         name: name.to_owned(),
         uuid: DomainUuid::random(),
         vtpm: None,
+        travelling: None,
     }
 }
 

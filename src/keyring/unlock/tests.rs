@@ -74,7 +74,9 @@ fn a_wrapped_key_opens_for_its_guest_alone() {
     let provider = host.provider();
     let mut unlocker = Unlocker::new(&host.keyring);
     let dek = Dek::generate().unwrap();
-    let key = unlocker.wrap(&dek, &provider, host.guest, soon()).unwrap();
+    let key = unlocker
+        .wrap(&dek, &provider, host.guest, Generation(1), soon())
+        .unwrap();
     assert_eq!((key.key_id, key.key_version), (provider.key_id, 3));
 
     let opened = unlocker.open(&key.wrapped_dek, host.guest, soon());
@@ -90,7 +92,9 @@ fn a_kek_is_unsealed_once_even_if_its_file_goes_away() {
     let provider = host.provider();
     let mut unlocker = Unlocker::new(&host.keyring);
     let dek = Dek::generate().unwrap();
-    let key = unlocker.wrap(&dek, &provider, host.guest, soon()).unwrap();
+    let key = unlocker
+        .wrap(&dek, &provider, host.guest, Generation(1), soon())
+        .unwrap();
     host.remove_kek(&provider);
     assert!(
         unlocker
@@ -121,14 +125,36 @@ fn a_kek_that_cannot_be_unsealed_is_tried_once() {
         Err(WrapError::Keyring(error)) => matches!(&*error, KeyringError::Missing(_)),
         _ => false,
     };
-    assert!(missing(unlocker.wrap(&dek, &provider, host.guest, soon())));
+    assert!(missing(unlocker.wrap(
+        &dek,
+        &provider,
+        host.guest,
+        Generation(1),
+        soon()
+    )));
     fs::rename(&aside, &sealed).unwrap();
-    assert!(missing(unlocker.wrap(&dek, &provider, host.guest, soon())));
+    assert!(missing(unlocker.wrap(
+        &dek,
+        &provider,
+        host.guest,
+        Generation(1),
+        soon()
+    )));
     // Nor by the unlocker of the next guest.
     let mut next = Unlocker::sharing(host.keyring.clone(), unlocker.unsealed.clone());
-    assert!(missing(next.wrap(&dek, &provider, host.guest, soon())));
+    assert!(missing(next.wrap(
+        &dek,
+        &provider,
+        host.guest,
+        Generation(1),
+        soon()
+    )));
     let mut fresh = Unlocker::new(&host.keyring);
-    assert!(fresh.wrap(&dek, &provider, host.guest, soon()).is_ok());
+    assert!(
+        fresh
+            .wrap(&dek, &provider, host.guest, Generation(1), soon())
+            .is_ok()
+    );
 }
 
 #[test]
@@ -137,7 +163,9 @@ fn a_row_is_opened_only_by_a_provider_that_is_in_the_store() {
     let (first, second) = (host.provider(), host.provider());
     let mut unlocker = Unlocker::new(&host.keyring);
     let dek = Dek::generate().unwrap();
-    let key = unlocker.wrap(&dek, &first, host.guest, soon()).unwrap();
+    let key = unlocker
+        .wrap(&dek, &first, host.guest, Generation(1), soon())
+        .unwrap();
     let mut open = |row: KeyRef, providers: &[Provider]| {
         let rows = unlocker.open_rows([row], providers, host.guest, soon());
         rows.first().map(|opened| opened.provider.uuid)
@@ -165,7 +193,9 @@ fn a_placeholder_and_a_damaged_row_are_left_out() {
     let provider = host.provider();
     let mut unlocker = Unlocker::new(&host.keyring);
     let dek = Dek::generate().unwrap();
-    let key = unlocker.wrap(&dek, &provider, host.guest, soon()).unwrap();
+    let key = unlocker
+        .wrap(&dek, &provider, host.guest, Generation(1), soon())
+        .unwrap();
     let placeholder = KeyRef {
         wrapped_dek: None,
         ..row(Some(&provider), key.clone())

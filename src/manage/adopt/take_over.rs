@@ -71,10 +71,11 @@ impl Adopting {
         proven: bool,
     ) -> Result<KeyRefId, HostError> {
         let guest = target.domain.uuid;
+        let now = Timestamp::now();
+        let generation = self.store.references(guest, now)?.next_generation();
         let key = self
             .unlocker
-            .wrap(dek, provider, guest, default_deadline())?;
-        let now = Timestamp::now();
+            .wrap(dek, provider, guest, generation, default_deadline())?;
         self.store.set_deadline(default_deadline())?;
         let added = self.store.add_key(&AddKey {
             domain: guest,

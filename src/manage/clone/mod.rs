@@ -225,9 +225,10 @@ impl Cloning<'_> {
     fn wrap_for_clone(&mut self, key: &OpenedKey, action: CloneAction) -> Result<Done, CloneError> {
         let (clone, now) = (self.clone.uuid(), Timestamp::now());
         let provider = for_new_keys(&key.provider, &self.store.providers()?).clone();
-        let wrapped = self
-            .unlocker
-            .wrap(&key.dek, &provider, clone, default_deadline())?;
+        let generation = key.key_ref.generation();
+        let wrapped =
+            self.unlocker
+                .wrap(&key.dek, &provider, clone, generation, default_deadline())?;
         let key_ref = self.store.add_key(&AddKey {
             domain: clone,
             provider: provider.uuid,

@@ -121,6 +121,7 @@ impl Key {
             &provider,
             guest,
             None,
+            seen.next_generation(),
             default_deadline(),
         )?;
         let made = store.apply(&Change {

@@ -280,9 +280,10 @@ impl Work<'_> {
         let seen = seen.ok_or(LeftRow::Placeholder)?;
         let opened = self.unlocker.open(&seen, record.domain, deadline);
         let dek = opened.map_err(LeftRow::NotOpened)?;
+        let generation = record.key_ref.generation();
         let key = self
             .unlocker
-            .wrap(&dek, provider, record.domain, deadline)?;
+            .wrap(&dek, provider, record.domain, generation, deadline)?;
         Ok(RewrappedRow {
             key_ref: record.key_ref.id,
             seen,

@@ -60,6 +60,15 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             state_elsewhere(guest(), state),
             Command::Reset(guest())
         ),
+        Refusal::KeyOfOriginal { original, is_lost } => {
+            let clone = Command::KeyClone((*original).into(), guest());
+            let same = format!("give it the same key: {clone}");
+            if *is_lost {
+                same
+            } else {
+                format!("{same}; or a new one, for a new TPM: {bind}")
+            }
+        }
         Refusal::Unmanaged => format!("adopt it: {}", Command::AdoptWith(guest(), Arg::NAME)),
         Refusal::KeyLost => format!(
             "restore the store from a backup: {}",
@@ -102,7 +111,7 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
              belongs to the present value",
             Command::VirshSecretSetValue((*secret).into())
         ),
-        Refusal::KeyCorrupt { .. } => format!(
+        Refusal::KeyCorrupt { .. } | Refusal::XmlKeyCorrupt { .. } => format!(
             "import it from a backup of the store: {}",
             Command::KeyImport(guest(), Arg::BACKUP)
         ),

@@ -69,6 +69,17 @@ pub(super) fn message(why: &Refusal) -> String {
         Refusal::KeyMissingStateElsewhere(state) => {
             format!("the vTPM has no key, and {}", state_elsewhere(state))
         }
+        Refusal::KeyOfOriginal { original, is_lost } => format!(
+            "the vTPM has {}, and its XML has the key of guest {original}, of which it is a copy",
+            if *is_lost {
+                "state but no key"
+            } else {
+                "no key"
+            }
+        ),
+        Refusal::XmlKeyCorrupt { reason } => {
+            format!("the key in the guest's XML cannot be opened: {reason}")
+        }
         Refusal::Unmanaged => {
             "libvirt has its own secret for the vTPM, and policy.unmanaged forbids that".to_owned()
         }

@@ -13,6 +13,7 @@ mod accepted;
 mod limits;
 mod names;
 mod tpm;
+mod travelling;
 mod xml;
 
 const UUID: &str = "7c1d3b52-9a4e-4c55-8f10-0123456789ab";

@@ -14,6 +14,8 @@ fn dek(bytes: &[u8]) -> Dek {
     Dek::from_bytes(Zeroizing::new(bytes.to_vec()))
 }
 
+const GENERATION: Generation = Generation(3);
+
 fn domain(last: u8) -> DomainUuid {
     DomainUuid::parse(&format!("8f2c1d5e-0000-4000-8000-0000000000{last:02x}")).unwrap()
 }
@@ -25,7 +27,8 @@ fn outcome(result: Result<Option<Dek>, UnwrapError>) -> Result<Option<Vec<u8>>, 
 
 #[test]
 fn a_key_opens_for_its_domain_and_no_other() {
-    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1)).unwrap();
+    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
+    assert_eq!(wrapped.generation(), Ok(GENERATION));
     assert_eq!(wrapped.key_id(), Ok(kek(1).key_id()));
     assert_eq!(
         outcome(wrapped.unwrap(&kek(1), domain(1))),
@@ -39,19 +42,20 @@ fn a_key_opens_for_its_domain_and_no_other() {
 
 #[test]
 fn another_kek_says_not_mine() {
-    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1)).unwrap();
+    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
     assert_eq!(outcome(wrapped.unwrap(&kek(2), domain(1))), Ok(None));
 }
 
 #[test]
 fn the_same_key_is_never_wrapped_the_same_way_twice() {
-    let wrap = || WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1)).unwrap();
+    let wrap = || WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
     assert_ne!(wrap(), wrap());
 }
 
 #[test]
 fn only_lengths_that_libvirt_takes_are_wrapped() {
-    let wrap = |len| WrappedDek::wrap(&kek(1), &dek(&vec![7; len]), domain(1)).map(|_| ());
+    let wrap =
+        |len| WrappedDek::wrap(&kek(1), &dek(&vec![7; len]), domain(1), GENERATION).map(|_| ());
     assert_eq!(wrap(0), Err(WrapError::Length(0)));
     assert_eq!(wrap(1), Ok(()));
     assert_eq!(wrap(Dek::MAX_LEN), Ok(()));
@@ -63,7 +67,7 @@ fn only_lengths_that_libvirt_takes_are_wrapped() {
 
 #[test]
 fn no_flipped_bit_goes_unnoticed() {
-    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1)).unwrap();
+    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
     for bit in 0..wrapped.0.len() * 8 {
         let mut bytes = wrapped.0.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -82,7 +86,7 @@ fn no_flipped_bit_goes_unnoticed() {
 
 #[test]
 fn no_cut_blob_opens() {
-    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1)).unwrap();
+    let wrapped = WrappedDek::wrap(&kek(1), &dek(b"a key"), domain(1), GENERATION).unwrap();
     for len in 0..wrapped.0.len() {
         let cut = WrappedDek(wrapped.0[..len].to_vec());
         assert!(cut.unwrap(&kek(1), domain(1)).is_err(), "{len}");
@@ -96,7 +100,7 @@ proptest! {
     ) {
         let kek = Kek::from_slice(&key).unwrap();
         let home = domain(1);
-        let wrapped = WrappedDek::wrap(&kek, &dek(&value), home).unwrap();
+        let wrapped = WrappedDek::wrap(&kek, &dek(&value), home, GENERATION).unwrap();
         prop_assert_eq!(outcome(wrapped.unwrap(&kek, home)), Ok(Some(value)));
         let other = DomainUuid::parse(&uuid::Uuid::from_bytes(other).to_string()).unwrap();
         prop_assume!(other != home);
@@ -105,10 +109,11 @@ proptest! {
 
     #[test]
     fn whatever_the_store_holds_is_answered(
-        mut bytes in prop::collection::vec(any::<u8>(), 0..200), format: bool, ours: bool,
+        mut bytes in prop::collection::vec(any::<u8>(), 0..200), format: bool, ours: bool, old: bool,
     ) {
         if format && bytes.len() >= 22 {
-            bytes[..6].copy_from_slice(&format_bytes());
+            let version = if old { Version::V1 } else { Version::V2 };
+            bytes[..6].copy_from_slice(&version.format());
             if ours {
                 bytes[6..22].copy_from_slice(kek(1).key_id().as_bytes());
             }
@@ -132,6 +137,8 @@ struct Vector {
     dek: String,
     #[serde(default)]
     salt: String,
+    /// Of version 2 only.
+    generation: Option<u32>,
 }
 
 fn bytes(digits: &str) -> Vec<u8> {
@@ -143,7 +150,7 @@ fn bytes(digits: &str) -> Vec<u8> {
 #[test]
 fn the_vectors_have_the_verdicts_that_they_state() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/wrapped-keys");
-    let mut seen = 0;
+    let (mut seen, mut seen_again) = (0, 0);
     for file in std::fs::read_dir(directory).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         let vector: Vector = toml::from_str(&text).unwrap();
@@ -159,12 +166,22 @@ fn the_vectors_have_the_verdicts_that_they_state() {
             other => panic!("{what}: no verdict is called {other}"),
         };
         assert_eq!(outcome(blob.unwrap(&kek, domain)), expected, "{what}");
-        if !vector.salt.is_empty() {
+        if vector.verdict == "opens" {
+            let generation = Generation(vector.generation.unwrap_or(0));
+            assert_eq!(blob.generation(), Ok(generation), "{what}");
+        }
+        // What is wrapped today is of version 2.
+        if let Some(generation) = vector.generation.map(Generation) {
             let salt = bytes(&vector.salt).try_into().unwrap();
-            let again = wrap_with_salt(&kek, &dek(&bytes(&vector.dek)), domain, &salt).unwrap();
+            let dek = dek(&bytes(&vector.dek));
+            let again = wrap_with_salt(&kek, &dek, domain, generation, &salt).unwrap();
             assert_eq!(again, blob, "{what}");
+            seen_again += 1;
         }
         seen += 1;
     }
-    assert!(seen >= 10, "{seen} vectors");
+    assert!(
+        seen >= 20 && seen_again >= 3,
+        "{seen} and {seen_again} vectors"
+    );
 }

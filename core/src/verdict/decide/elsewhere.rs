@@ -43,13 +43,15 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         .is_ok_and(|references| references.state_arrives);
     match refusal {
         Refusal::KeyMissing => key_missing(facts, found),
-        Refusal::KeyLost if arrives => Refusal::KeyNotImported,
-        Refusal::KeyLost => known_key(facts, found, false).unwrap_or(if has_providers(facts) {
-            Refusal::KeyUnknown
-        } else {
-            // A store without any provider has probably been lost.
-            Refusal::KeyLost
-        }),
+        Refusal::KeyLost if arrives => original(facts, true).unwrap_or(Refusal::KeyNotImported),
+        Refusal::KeyLost => known_key(facts, found, false)
+            .or_else(|| original(facts, true))
+            .unwrap_or(if has_providers(facts) {
+                Refusal::KeyUnknown
+            } else {
+                // A store without any provider has probably been lost.
+                Refusal::KeyLost
+            }),
         Refusal::KeyDoesNotOpenTpm { .. } | Refusal::HostValueDoesNotOpenTpm { .. } => {
             known_key(facts, found, true).unwrap_or(refusal)
         }
@@ -84,11 +86,19 @@ fn key_missing(facts: &Facts, found: &Elsewhere) -> Refusal {
             is_defined: found.is_defined,
         },
         (None, Some(state), _) => Refusal::KeyMissingStateElsewhere(state.clone()),
-        (None, None, Ok(domain)) if !found.is_defined => Refusal::KeyMissingNotDefined {
-            domain: domain.uuid,
-        },
-        _ => Refusal::KeyMissing,
+        (None, None, Ok(domain)) if !found.is_defined && facts.travelling.original.is_none() => {
+            Refusal::KeyMissingNotDefined {
+                domain: domain.uuid,
+            }
+        }
+        (None, None, _) => original(facts, false).unwrap_or(Refusal::KeyMissing),
     }
+}
+
+/// The refusal that names the guest whose key this guest's XML has, if it is another one.
+fn original(facts: &Facts, is_lost: bool) -> Option<Refusal> {
+    let original = facts.travelling.original?;
+    Some(Refusal::KeyOfOriginal { original, is_lost })
 }
 
 /// The refusal that names the key of the TPM's state, if this host has it. `refuted` says that

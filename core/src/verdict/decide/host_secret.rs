@@ -200,11 +200,9 @@ pub(super) fn give(case: &Case<'_>, mut verdict: Verdict, chosen: &ChosenKey<'_>
 impl Case<'_> {
     /// Whether a row of the guest, in use or retired, holds this key.
     fn has_row_with(&self, wanted: DekNumber) -> bool {
-        let mut trials = self
-            .facts
-            .trials
-            .values()
-            .chain(self.facts.retired.values());
+        let in_use = self.references.key_refs.iter();
+        let in_use = in_use.filter_map(|row| self.facts.trials.get(&row.id));
+        let mut trials = in_use.chain(self.facts.retired.values());
         trials.any(|trial| matches!(trial, Trial::Opened { dek, .. } if *dek == wanted))
     }
 }

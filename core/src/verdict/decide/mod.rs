@@ -5,6 +5,7 @@ mod host_secret;
 mod placeholders;
 mod provider;
 mod repair_row;
+mod travelling;
 mod tried;
 mod use_key;
 mod with_key;
@@ -16,16 +17,22 @@ use super::{Answer, Decision, Finding, Reason, Verdict};
 use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use host_secret::{Carries, carried};
+use travelling::View;
+pub use travelling::{XmlKey, xml_key};
 
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
 /// `AskElsewhere` only while `facts.elsewhere` is.
 pub fn decide(facts: &Facts) -> Answer {
-    match by_table(facts) {
+    let view = View::of(facts);
+    let judged = &*view.facts;
+    let answer = match by_table(judged) {
         Answer::Verdict(verdict) => {
-            elsewhere::name_it(facts, note_arrival(facts, put_back_copy(facts, verdict)))
+            let verdict = put_back_copy(judged, verdict);
+            elsewhere::name_it(judged, note_arrival(judged, verdict))
         }
         question => question,
-    }
+    };
+    view.complete(answer)
 }
 
 /// A start that was decided by a saved copy gets that copy as its state.
@@ -50,6 +57,8 @@ fn put_back_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
 /// for lack of a state says where to get it from.
 fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
     let rows = facts.references.iter().flat_map(|found| &found.key_refs);
+    // A key that arrives with the guest has not been used here.
+    let rows = rows.filter(|row| !row.id.is_travelling());
     let first_used_at = rows.filter_map(|row| row.first_used_at).min();
     match (&verdict.decision, facts.arrival) {
         (Decision::Allow(_), Some(arrival)) if facts.depends_on_arrival() => {
@@ -271,6 +280,9 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Carries::Yes(finding) => return carried(finding).into(),
         Carries::Refuted => return Verdict::deny(case.host_value_does_not_open()).into(),
         Carries::No => {}
+    }
+    if let Some(refusal) = case.xml_key_out_of_reach() {
+        return Verdict::deny(refusal).into();
     }
     // Binding helps where a new TPM would be made, and nowhere else.
     match &policy.auto_bind {

@@ -16,6 +16,10 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
     if !case.would_be_a_new_tpm() {
         return existing_tpm(case);
     }
+    // The guest has a TPM somewhere: the key of its XML says so.
+    if let Some(refusal) = case.xml_key_out_of_reach() {
+        return degrade_or_deny(case, refusal);
+    }
     let rows = &case.references.key_refs;
     let providers = &case.references.providers;
     // The one to keep: one whose provider key opens, then the closest binding, then the oldest.
@@ -79,7 +83,10 @@ fn existing_tpm(case: &Case<'_>) -> Answer {
         Carries::Ask => Answer::AskHostSecret,
         Carries::Yes(finding) => carried(finding).into(),
         Carries::Refuted => Verdict::deny(case.host_value_does_not_open()).into(),
-        Carries::No => Verdict::deny(case.key_lost()).into(),
+        Carries::No => {
+            let refusal = case.xml_key_out_of_reach();
+            Verdict::deny(refusal.unwrap_or_else(|| case.key_lost())).into()
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
-use crate::key::wrap::WrappedDek;
+use crate::key::wrap::{Generation, WrappedDek};
 
 /// One row of `key_ref`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,16 @@ impl KeyRef {
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
         self.wrapped_dek.as_ref()?.key_id().ok()
+    }
+
+    /// The generation of its DEK, as the wrapped DEK says; 0 for a placeholder, and where the
+    /// wrapped DEK is of no known format.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        let wrapped = self.wrapped_dek.as_ref();
+        wrapped
+            .and_then(|wrapped| wrapped.generation().ok())
+            .unwrap_or_default()
     }
 }
 

@@ -13,6 +13,7 @@ mod policy;
 mod provider;
 mod references;
 mod state;
+mod travelling;
 mod trial;
 
 pub use host_secret::{ForeignSecret, HostSecret, HostValue};
@@ -21,6 +22,7 @@ pub use policy::{Permission, Policy, TransientState};
 pub use provider::{Binding, Provider, for_new_keys, provider_of, provider_of_key};
 pub use references::{Announcement, Arrival, References, SeenState, StoreAccessError};
 pub use state::{CopyReason, CopyToRestore, Obstacle, SavedTpm, TpmState};
+pub use travelling::Travelling;
 pub use trial::{DekNumber, KekState, KeySource, NotOpened, Proof, Trial};
 
 /// Everything that the verdict on one start depends on.
@@ -30,8 +32,8 @@ pub struct Facts {
     pub domain: Result<Domain, UnreadableDomain>,
     /// The store's answer.
     pub references: Result<References, StoreAccessError>,
-    /// What trying the wrapped DEK of each keyed row gave; its proof is against the TPM state,
-    /// or against the saved copy in its place.
+    /// What trying the wrapped DEK of each keyed row gave, and of each key of `travelling`; its
+    /// proof is against the TPM state, or against the saved copy in its place.
     pub trials: BTreeMap<KeyRefId, Trial>,
     /// Whether a provider's KEK opens on this host, for those that were tried.
     pub keks: BTreeMap<KeyId, KekState>,
@@ -54,6 +56,8 @@ pub struct Facts {
     /// What trying the retired rows gave. They are tried only where the state proves no row in
     /// use, or where libvirt's secret has a value that no row in use holds.
     pub retired: BTreeMap<KeyRefId, Trial>,
+    /// The keys in the domain XML. They are tried only where the state proves no row in use.
+    pub travelling: Travelling,
     /// The policy in force.
     pub policy: Policy,
 }

@@ -6,6 +6,7 @@ use super::key_ref::KeyRef;
 use super::provider::Provider;
 use crate::clock::Timestamp;
 use crate::ids::SecretUuid;
+use crate::key::wrap::Generation;
 
 /// The rows that concern one domain, as one read of the store gave them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub struct References {
 }
 
 impl References {
+    /// The generation of the guest's next key: above those of all that it has had here.
+    #[must_use]
+    pub fn next_generation(&self) -> Generation {
+        let rows = self.key_refs.iter().chain(&self.retired);
+        rows.map(KeyRef::generation)
+            .max()
+            .unwrap_or_default()
+            .next()
+    }
+
     /// Whether a verdict on these rows is one on the others, too. Whether an announcement is
     /// for this start is not decided by the store.
     #[must_use]

@@ -12,7 +12,7 @@ use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     Arrival, CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue,
     KekState, KeyRef, KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References,
-    SavedTpm, SeenState, StoreAccessError, TpmState, Trial, kek_ref,
+    SavedTpm, SeenState, StoreAccessError, TpmState, Travelling, Trial, kek_ref,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
@@ -128,6 +128,14 @@ impl Row {
         self
     }
 
+    /// Its wrapped DEK says that it is of this generation.
+    pub(super) fn of_generation(mut self, generation: u32) -> Self {
+        let header = [b"VGWD\x02\x01", &[0; 16][..], &generation.to_be_bytes()].concat();
+        let blob = [&header[..], &[0; 32 + 1 + 16]].concat();
+        self.key_ref.wrapped_dek = Some(WrappedDek::from_stored(blob));
+        self
+    }
+
     pub(super) fn with(mut self, change: impl FnOnce(&mut KeyRef)) -> Self {
         change(&mut self.key_ref);
         self
@@ -184,6 +192,7 @@ pub(super) fn guest() -> Facts {
             name: "vm1".to_owned(),
             uuid: DomainUuid::parse("d0000000-0000-4000-8000-000000000001").unwrap(),
             vtpm: Some(emulator(Some(SECRET))),
+            travelling: None,
         }),
         references: Ok(References::default()),
         trials: BTreeMap::new(),
@@ -196,6 +205,7 @@ pub(super) fn guest() -> Facts {
         host_secret: Some(HostSecret::Absent),
         elsewhere: Some(nothing_elsewhere()),
         retired: BTreeMap::new(),
+        travelling: Travelling::default(),
         policy: Policy::default(),
     }
 }
@@ -227,6 +237,26 @@ impl Facts {
         self.trials
             .extend(row.trial.map(|trial| (row.key_ref.id, trial)));
         self.references.as_mut().unwrap().key_refs.push(row.key_ref);
+        self
+    }
+
+    /// A key of the guest's own XML, and what trying it gave.
+    pub(super) fn in_xml(mut self, row: Row) -> Self {
+        let id = KeyRefId::travelling(self.travelling.keys.len());
+        self.trials.extend(row.trial.map(|trial| (id, trial)));
+        self.travelling.keys.push(KeyRef {
+            id,
+            first_used_at: Some(Timestamp(9)),
+            ..row.key_ref
+        });
+        self
+    }
+
+    /// A retired row, and what trying it gave.
+    pub(super) fn retired(mut self, row: Row) -> Self {
+        self.retired
+            .extend(row.trial.map(|trial| (row.key_ref.id, trial)));
+        self.references.as_mut().unwrap().retired.push(row.key_ref);
         self
     }
 
@@ -356,6 +386,7 @@ fn in_words(verdict: &Verdict) -> String {
     words.extend(verdict.repairs.iter().map(repair_in_words));
     if let Some(secret) = verdict.secret {
         let key = match secret.key {
+            KeySource::Row(id) if id.is_travelling() => "provide the XML's".to_owned(),
             KeySource::Row(id) => format!("provide {id}"),
             KeySource::Created => "provide the new key".to_owned(),
         };
@@ -380,6 +411,9 @@ fn repair_in_words(repair: &Repair) -> String {
             format!(" to {provider_name}")
         }
         Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
+        Repair::LearnKey { key } => {
+            return format!("learn-key of {}", key.provider_name);
+        }
         Repair::RestoreTpmState { reason, .. } => {
             return format!("{} of {}", repair.kind(), reason.as_str());
         }

@@ -28,4 +28,6 @@ mod host_secret;
 
 mod store;
 
+mod travelling;
+
 mod verdict;

@@ -5,7 +5,7 @@ use super::*;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
-use crate::key::wrap::WrappedDek;
+use crate::key::wrap::{Generation, WrappedDek};
 
 const UUID: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -78,7 +78,7 @@ fn a_row_is_bound_where_uuid_and_name_agree() {
 fn the_provider_of_a_key_has_the_key_that_wrapped_it() {
     let kek = Kek::generate().unwrap();
     let dek = Dek::generate().unwrap();
-    let wrapped = WrappedDek::wrap(&kek, &dek, DomainUuid::random()).unwrap();
+    let wrapped = WrappedDek::wrap(&kek, &dek, DomainUuid::random(), Generation(1)).unwrap();
     let keyed = KeyRef {
         wrapped_dek: Some(wrapped),
         ..row("a")

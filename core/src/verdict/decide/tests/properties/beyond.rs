@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::many;
-use super::model::{Host, Tpm, Value, World, Xml};
+use super::model::{Host, LEARNT, Tpm, Value, World, Xml};
 use super::worlds::{elsewhere, host_secret, world};
 use crate::key::id::KeyId;
 use crate::verdict::code::Code;
@@ -14,7 +14,7 @@ use crate::verdict::decide::tests::given::SECRET;
 use crate::verdict::facts::{KeyRef, KeySource, Obstacle, Permission, Proof, Trial, kek_ref};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
-use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
+use crate::verdict::{Answer, Decision, Finding, ProvideSecret, Reason, Verdict};
 
 /// An encrypted vTPM whose store can be read.
 fn is_guarded(world: &World) -> bool {
@@ -82,10 +82,13 @@ proptest! {
             return Ok(());
         };
         let after = world.after(&verdict.repairs);
+        let id = if id.is_travelling() { LEARNT } else { id };
         let opened = after.opened();
-        prop_assert_eq!((after.references.key_refs.len(), opened.len()), (1, 1));
-        let (row, kek, proof) = &opened[0];
-        prop_assert_eq!(row.id, id);
+        let (row, kek, proof) = opened.iter().find(|(row, ..)| row.id == id).unwrap();
+        // A key of the XML is preferred to others, which stay, only while state is on its way.
+        let is_alone = (after.references.key_refs.len(), opened.len()) == (1, 1);
+        let is_preferred = world.references.state_arrives && world.travelling.is_some();
+        prop_assert!(is_alone || (is_preferred && *proof != Proof::Proven));
         // A copy of another TPM is left where it is.
         let new_tpm = world.would_make_a_new_tpm();
         prop_assert!(*proof != Proof::Refuted || world.references.state_arrives || new_tpm);
@@ -164,11 +167,14 @@ proptest! {
     fn without_proof_no_key_is_preferred_to_another(world in world()) {
         let verdict = world.verdict();
         if verdict.decision == Decision::Allow(Reason::Unproven) {
-            let opened: BTreeSet<_> = world.facts().trials.into_values().map(|trial| match trial {
+            let mut trials = world.facts().trials;
+            trials.retain(|id, _| !id.is_travelling());
+            let opened: BTreeSet<_> = trials.into_values().map(|trial| match trial {
                 Trial::Opened { dek, .. } => Some(dek),
                 Trial::NotOpened(_) => None,
             }).collect();
-            prop_assert!(opened.len() == 1 && !opened.contains(&None));
+            let is_alone = opened.len() == 1 && !opened.contains(&None);
+            prop_assert!(is_alone || is_of_the_newest(&world, &verdict));
         }
     }
 
@@ -255,6 +261,30 @@ proptest! {
         }
         prop_assert!(is_allowed(&world.verdict()) || !is_allowed(&stricter.verdict()));
     }
+}
+
+/// State is on its way, and the key is the XML's: no row in use holds one of a higher generation.
+fn is_of_the_newest(world: &World, verdict: &Verdict) -> bool {
+    let facts = world.facts();
+    let Some(ProvideSecret {
+        key: KeySource::Row(id),
+        ..
+    }) = verdict.secret
+    else {
+        return verdict
+            .findings
+            .iter()
+            .any(|found| matches!(found, Finding::HiddenValue(_)));
+    };
+    let rows = &world.references.key_refs;
+    let keys = rows.iter().chain(&facts.travelling.keys);
+    let used = keys
+        .clone()
+        .find(|key| key.id == id)
+        .map(KeyRef::generation);
+    let newest = rows.iter().map(KeyRef::generation).max();
+    world.references.state_arrives && !facts.travelling.keys.is_empty() && used >= newest
+        || rows.iter().all(|row| row.wrapped_dek.is_none()) && id.is_travelling()
 }
 
 /// The same verdict for every order of its lists.

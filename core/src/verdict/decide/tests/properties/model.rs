@@ -3,19 +3,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::given::{SECRET, emulator, guest, key};
+use super::super::given::{SECRET, emulator, guest};
 use crate::clock::Timestamp;
-use crate::domain::{UnreadableDomain, Vtpm};
+use crate::domain::{TravellingKey, TravellingKeys, UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue, KekState,
-    KeyRef, NotOpened, Obstacle, Policy, Proof, References, StoreAccessError, TpmState, Trial,
-    kek_ref,
+    KeyRef, NotOpened, Obstacle, Policy, Proof, References, StoreAccessError, TpmState, Travelling,
+    Trial, kek_ref,
 };
 use crate::verdict::repair::{KeyOrigin, Repair};
+
+/// Another guest.
+const ANOTHER: &str = "d0000000-0000-4000-8000-000000000099";
+
+/// The row that `learn-key` makes.
+pub(super) const LEARNT: KeyRefId = KeyRefId(101);
 
 /// The DEK that `create-key` makes.
 const NEW_DEK: u8 = 99;
@@ -26,6 +32,8 @@ pub(super) struct World {
     pub(super) store: Result<(), StoreAccessError>,
     pub(super) references: References,
     pub(super) retired: Vec<KeyRef>,
+    /// The keys of the XML; `None` if they are another guest's.
+    pub(super) travelling: Option<Vec<TravellingKey>>,
     /// The KEKs that do not open on this host.
     pub(super) closed: BTreeSet<KeyId>,
     /// Whether they would, with more time.
@@ -104,9 +112,19 @@ impl Host {
     });
 }
 
-/// A toy wrapping: which KEK, which DEK, and whether the bytes authenticate.
-pub(super) fn wrap(kek: KeyId, dek: u8, authentic: bool) -> WrappedDek {
-    WrappedDek::from_stored(vec![kek.as_bytes()[0], dek, u8::from(authentic)])
+/// A toy wrapping in the real format, whose salt says which DEK it is, and whether the bytes
+/// authenticate.
+pub(super) fn wrap(kek: KeyId, dek: u8, generation: u32, authentic: bool) -> WrappedDek {
+    let salt_and_rest = [&[dek, u8::from(authentic)][..], &[0; 30 + 1 + 16]].concat();
+    let generation = generation.to_be_bytes();
+    let header = [b"VGWD\x02\x01", &kek.as_bytes()[..], &generation];
+    WrappedDek::from_stored([&header.concat()[..], &salt_and_rest].concat())
+}
+
+/// What [`wrap`] has wrapped: which KEK, which DEK, and whether it authenticates.
+fn unwrapped(wrapped: &WrappedDek) -> Option<(KeyId, u8, bool)> {
+    let salt = wrapped.as_bytes().get(26..)?;
+    Some((wrapped.key_id().ok()?, salt[0], salt[1] == 1))
 }
 
 /// Bytes of no known format.
@@ -166,7 +184,25 @@ impl World {
         facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
         facts.trials = self.tried(&self.references.key_refs, tpm);
         facts.retired = self.tried(&self.retired, tpm);
+        facts.travelling = self.keys_of_the_xml(&facts);
+        if !facts.trials.values().any(Trial::is_proven) {
+            facts.trials.extend(self.tried(&facts.travelling.keys, tpm));
+        }
         facts
+    }
+
+    fn keys_of_the_xml(&self, facts: &Facts) -> Travelling {
+        let (Ok(domain), Ok(references)) = (&facts.domain, &facts.references) else {
+            return Travelling::default();
+        };
+        let mut domain = domain.clone();
+        let another = DomainUuid::parse(ANOTHER).unwrap();
+        domain.travelling = Some(TravellingKeys {
+            domain: Some(self.travelling.as_ref().map_or(another, |_| domain.uuid)),
+            keys: self.travelling.clone().unwrap_or_default(),
+            fault: None,
+        });
+        Travelling::of(&domain, references, Timestamp(9))
     }
 
     fn tried(&self, rows: &[KeyRef], tpm: Tpm) -> BTreeMap<KeyRefId, Trial> {
@@ -200,10 +236,9 @@ impl World {
             let reason = reason.to_owned();
             Trial::NotOpened(NotOpened::Corrupt { reason })
         };
-        let &[kek, dek, authentic] = wrapped.as_bytes() else {
+        let Some((key_id, dek, authentic)) = unwrapped(wrapped) else {
             return corrupt("no known format");
         };
-        let key_id = key(kek.into());
         let mut providers = self.references.providers.iter();
         if !providers.any(|provider| provider.key_id == key_id) {
             return Trial::NotOpened(NotOpened::NoProvider { key_id });
@@ -215,7 +250,7 @@ impl World {
             }
             KekState::TimedOut => return Trial::NotOpened(NotOpened::TimedOut { key_id }),
         }
-        if authentic == 0 {
+        if !authentic {
             return corrupt("not authentic");
         }
         let proof = proof(tpm, dek);
@@ -231,9 +266,9 @@ impl World {
     pub(super) fn wrapped_deks(&self) -> BTreeSet<Vec<u8>> {
         (self.references.key_refs.iter().chain(&self.retired))
             .filter_map(|row| row.wrapped_dek.as_ref())
-            .map(|wrapped| match wrapped.as_bytes() {
-                &[_, dek, 1] => vec![dek],
-                bytes => bytes.to_vec(),
+            .map(|wrapped| match unwrapped(wrapped) {
+                Some((_, dek, true)) => vec![dek],
+                _ => wrapped.as_bytes().to_vec(),
             })
             .collect()
     }
@@ -301,7 +336,7 @@ impl World {
                     None => self.references.key_refs.last_mut().unwrap(),
                 };
                 assert_eq!(row.wrapped_dek, None);
-                row.wrapped_dek = Some(wrap(key_id, dek, true));
+                row.wrapped_dek = Some(wrap(key_id, dek, 9, true));
                 row.kek_ref = Some(kek_ref(key_id));
                 row.key_version = Some(key_version);
                 row.secret_uuid = Some(SecretUuid::parse(SECRET).unwrap());
@@ -314,7 +349,7 @@ impl World {
                 let dek = self.host_value();
                 self.retired.push(KeyRef {
                     id: KeyRefId(200),
-                    wrapped_dek: Some(wrap(kek, dek, true)),
+                    wrapped_dek: Some(wrap(kek, dek, 9, true)),
                     ..blank()
                 });
             }
@@ -327,6 +362,10 @@ impl World {
                 key_ref,
                 secret_uuid,
             } => self.row(key_ref).secret_uuid = Some(secret_uuid),
+            Repair::LearnKey { key } => {
+                let id = LEARNT;
+                self.references.key_refs.push(KeyRef { id, ..*key });
+            }
             Repair::RestoreTpmState { .. } => {
                 assert!(matches!(self.tpm, Tpm::Absent | Tpm::Damaged));
                 self.tpm = Tpm::Encrypted(self.copy.unwrap());
@@ -364,11 +403,10 @@ impl World {
 
 fn host_secret(host: Host, tpm: Tpm) -> HostSecret {
     let this = guest().domain.unwrap().uuid;
-    let another = "d0000000-0000-4000-8000-000000000099";
     match host {
         Host::Absent => HostSecret::Absent,
         Host::Guards => HostSecret::Guards(this),
-        Host::GuardsOfAnother => HostSecret::Guards(DomainUuid::parse(another).unwrap()),
+        Host::GuardsOfAnother => HostSecret::Guards(DomainUuid::parse(ANOTHER).unwrap()),
         Host::Conflict => HostSecret::Conflict("a volume's".to_owned()),
         Host::Unreachable => HostSecret::Unreachable("no answer".to_owned()),
         Host::Foreign(foreign) => HostSecret::Foreign(ForeignSecret {

@@ -11,6 +11,7 @@ use proptest::sample::{select, subsequence};
 use super::super::given::{SECRET, key, uuid};
 use super::model::{Foreign, Host, Tpm, Value, World, Xml, garbage, wrap};
 use crate::clock::Timestamp;
+use crate::domain::TravellingKey;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 use crate::verdict::elsewhere::{
@@ -28,14 +29,22 @@ const UUIDS: RangeInclusive<u8> = 1..=4;
 
 pub(super) fn world() -> impl Strategy<Value = World> {
     let closed = subsequence(vec!['A', 'B', 'C'], 0..=1);
-    let keys = (providers(), closed, once_in(3));
-    let rows = (rows(4), rows(1));
+    let keys = (providers(), (closed, once_in(3)));
+    // The generations of the DEKs 0 and 1.
+    let rows = [[1, 1], [1, 2], [2, 1]].map(|generations| {
+        (
+            rows(4, generations),
+            rows(1, generations),
+            travelling(generations),
+        )
+    });
+    let rows = proptest::strategy::Union::new(rows);
     let surroundings = (xml(), store(), (tpms(), obstacle()), once_in(3));
     let permissions = (maybe(host_secret()), maybe(elsewhere()), policy());
     (keys, rows, surroundings, permissions).prop_map(
         |(
-            (providers, closed, slow),
-            (rows, retired),
+            (providers, (closed, slow)),
+            (rows, retired, travelling),
             (xml, store, (tpms, obstacle), arrives),
             (host, elsewhere, policy),
         )| {
@@ -50,6 +59,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                     ..References::default()
                 },
                 retired: numbered(retired, 50),
+                travelling,
                 closed: closed.into_iter().map(key).collect(),
                 slow,
                 tpm: tpms.0,
@@ -240,8 +250,22 @@ fn providers() -> impl Strategy<Value = Vec<Provider>> {
     })
 }
 
-fn rows(most: usize) -> impl Strategy<Value = Vec<KeyRef>> {
-    vec(row(), 0..=most)
+fn rows(most: usize, generations: [u32; 2]) -> impl Strategy<Value = Vec<KeyRef>> {
+    vec(row(generations), 0..=most)
+}
+
+/// The keys of the XML, most often none, or as one of the rows.
+fn travelling(generations: [u32; 2]) -> impl Strategy<Value = Option<Vec<TravellingKey>>> {
+    let authentic = weighted([(8, true), (1, false)]);
+    let key = (kek(), dek(), authentic).prop_map(move |(kek, dek, authentic)| TravellingKey {
+        wrapped_dek: wrap(kek, dek, generations[usize::from(dek)], authentic),
+        provider: "a".to_owned(),
+    });
+    let keys = weighted([(4, Some(0)), (4, Some(1)), (1, Some(2)), (1, None)]);
+    (keys, vec(key, 2)).prop_map(|(number, mut keys)| {
+        keys.truncate(number?);
+        Some(keys)
+    })
 }
 
 fn numbered(rows: Vec<KeyRef>, first: i64) -> Vec<KeyRef> {
@@ -254,10 +278,12 @@ fn numbered(rows: Vec<KeyRef>, first: i64) -> Vec<KeyRef> {
         .collect()
 }
 
-fn row() -> impl Strategy<Value = KeyRef> {
+fn row(generations: [u32; 2]) -> impl Strategy<Value = KeyRef> {
     let blob = weighted([(8, Some(true)), (1, Some(false)), (1, None)]);
-    let wrapped = (once_in(3), blob, kek(), dek()).prop_map(|(placeholder, blob, kek, dek)| {
-        let blob = blob.map_or_else(garbage, |authentic| wrap(kek, dek, authentic));
+    let wrapped = (once_in(3), blob, kek(), dek());
+    let wrapped = wrapped.prop_map(move |(placeholder, blob, kek, dek)| {
+        let generation = generations[usize::from(dek)];
+        let blob = blob.map_or_else(garbage, |authentic| wrap(kek, dek, generation, authentic));
         (!placeholder).then_some(blob)
     });
     let binding = (maybe(UUIDS), select(NAMES.to_vec()));

@@ -1,0 +1,280 @@
+//! The keys that came with the guest's XML.
+
+use super::given::{
+    Row, corrupt, findings, guest, keyed, keyless, opens, placeholder, refusal, sealed, unreadable,
+    valueless, verdict,
+};
+use crate::domain::TravellingFault;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::id::KeyId;
+use crate::verdict::Finding;
+use crate::verdict::facts::{Facts, HostSecret, Permission, TpmState};
+use crate::verdict::refusal::Refusal;
+use TpmState::{Absent, Encrypted};
+
+/// The XML's key 0, wrapped by provider "a", which is here.
+fn in_xml(row: impl FnOnce(Row) -> Row) -> Facts {
+    let row = row(opens(0, "a", 1, 'A', 0));
+    guest().provider("a", 1, 'A').in_xml(row)
+}
+
+fn other_guest() -> DomainUuid {
+    DomainUuid::parse("d0000000-0000-4000-8000-000000000002").unwrap()
+}
+
+/// Row 89.
+#[test]
+fn a_key_of_the_xml_that_the_state_proves_is_learnt_and_used() {
+    let facts = in_xml(Row::proven).state(Encrypted);
+    let learnt = "allow Proven; learn-key of a; provide the XML's";
+    assert_eq!(verdict(&facts), learnt);
+    assert_eq!(
+        findings(&facts),
+        [Finding::KeyLearnt {
+            provider: "a".to_owned()
+        }]
+    );
+
+    // A placeholder is an orphan beside it, and a row that opens nothing is retired.
+    let facts = facts
+        .row(placeholder(1, "a", 1))
+        .row(keyless(2, "gone", 9, 'G'));
+    assert_eq!(
+        verdict(&facts),
+        "allow Proven; learn-key of a; delete-placeholder 1; retire-key 2; provide the XML's"
+    );
+
+    // Of several, the one that the state proves, whatever their generations.
+    let facts = in_xml(|key| key.refuted().of_generation(9))
+        .in_xml(opens(0, "a", 1, 'A', 1).proven().of_generation(1))
+        .state(Encrypted);
+    assert_eq!(verdict(&facts), learnt);
+}
+
+/// Row 90.
+#[test]
+fn a_key_of_the_xml_is_learnt_while_state_is_on_its_way() {
+    let learnt = "allow Unproven; learn-key of a; provide the XML's";
+    assert_eq!(verdict(&in_xml(|key| key).arriving()), learnt);
+    assert_eq!(verdict(&in_xml(|key| key).state(unreadable())), learnt);
+    // Also where the state on the disk refutes it, as one that was left here long ago does.
+    let stale = in_xml(Row::refuted).state(Encrypted).arriving();
+    assert_eq!(verdict(&stale), learnt);
+    let out_of_reach = in_xml(|key| key).row(keyless(1, "gone", 9, 'G')).arriving();
+    assert_eq!(verdict(&out_of_reach), learnt);
+    let older = in_xml(|key| key.of_generation(1));
+    let of_two = older.in_xml(opens(0, "a", 1, 'A', 1).of_generation(2));
+    assert_eq!(verdict(&of_two.arriving()), learnt);
+}
+
+/// Row 91.
+#[test]
+fn the_guest_of_a_key_in_its_xml_has_a_tpm_somewhere() {
+    assert_eq!(verdict(&in_xml(|key| key)), "deny VG205");
+    let bound = in_xml(|key| key).row(placeholder(1, "a", 1));
+    assert_eq!(verdict(&bound), "deny VG205");
+    let auto_bind = in_xml(|key| key).policy(|policy| policy.auto_bind = Some("a".to_owned()));
+    assert_eq!(verdict(&auto_bind), "deny VG205");
+    let allowed = in_xml(|key| key).policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(
+        verdict(&allowed),
+        "allow Unproven; learn-key of a; provide the XML's"
+    );
+}
+
+/// Row 92.
+#[test]
+fn of_a_row_and_the_xml_the_state_chooses() {
+    let facts = keyed(|row| row.refuted().of_generation(9))
+        .in_xml(opens(0, "a", 1, 'A', 1).proven().of_generation(1))
+        .state(Encrypted);
+    assert_eq!(
+        verdict(&facts),
+        "allow Proven; learn-key of a; retire-key 1; provide the XML's"
+    );
+    // Then the keys of the XML are not even tried; the generation tells that one is another.
+    let untried = |generation| {
+        let mut key = opens(0, "a", 1, 'A', 1).of_generation(generation);
+        key.trial = None;
+        keyed(|row| row.proven().of_generation(1))
+            .in_xml(key)
+            .state(Encrypted)
+    };
+    assert_eq!(verdict(&untried(2)), "allow Proven; provide 1");
+    assert_eq!(findings(&untried(2)), [Finding::OtherKeyInXml]);
+    assert_eq!(findings(&untried(1)), []);
+}
+
+/// Row 93.
+#[test]
+fn while_state_is_on_its_way_the_newer_key_is_used_and_the_other_stays() {
+    let facts = |here, there| {
+        keyed(|row| row.used().of_generation(here))
+            .in_xml(opens(0, "a", 1, 'A', 1).of_generation(there))
+            .arriving()
+    };
+    let learnt = "allow Unproven; learn-key of a; provide the XML's";
+    assert_eq!(verdict(&facts(1, 2)), learnt);
+    assert_eq!(verdict(&facts(2, 1)), "allow Unproven; provide 1");
+    assert!(findings(&facts(2, 1)).contains(&Finding::OtherKeyInXml));
+    assert_eq!(verdict(&facts(2, 2)), learnt);
+    let preferred = Finding::XmlKeyPreferred(KeyRefId(1));
+    assert!(findings(&facts(2, 2)).contains(&preferred));
+    assert!(!findings(&facts(1, 2)).contains(&preferred));
+
+    // After such a start has failed both are rows, and the XML's goes before.
+    let again =
+        |here, there| facts(here, there).row(opens(2, "a", 1, 'A', 1).used().of_generation(there));
+    assert_eq!(verdict(&again(1, 2)), "allow Unproven; provide 2");
+    assert_eq!(verdict(&again(2, 2)), "allow Unproven; provide 2");
+    assert_eq!(verdict(&again(2, 1)), "deny VG203");
+    // A newer key that does not open here is missed.
+    let newer = keyless(3, "gone", 9, 'G').of_generation(7);
+    assert_eq!(
+        verdict(&in_xml(|key| key).row(newer).arriving()),
+        "deny VG101"
+    );
+}
+
+/// Row 94.
+#[test]
+fn without_any_state_the_rows_decide() {
+    for state in [Absent, unreadable()] {
+        let facts = keyed(|row| row.of_generation(1))
+            .in_xml(opens(0, "a", 1, 'A', 1).of_generation(2))
+            .state(state);
+        assert_eq!(verdict(&facts), "allow Unproven; provide 1");
+        assert!(findings(&facts).contains(&Finding::OtherKeyInXml));
+    }
+    let same = keyed(|row| row).in_xml(opens(0, "a", 1, 'A', 0));
+    assert_eq!(verdict(&same), "allow Unproven; provide 1");
+    assert_eq!(findings(&same), []);
+    let out_of_reach = in_xml(|key| key).row(keyless(1, "gone", 9, 'G'));
+    assert_eq!(verdict(&out_of_reach), "deny VG101");
+}
+
+/// Row 95.
+#[test]
+fn a_key_of_the_xml_that_the_state_refutes_is_as_none() {
+    let refuted = in_xml(Row::refuted).state(Encrypted);
+    assert_eq!(verdict(&refuted), "deny VG202");
+    let beside = keyed(Row::refuted).in_xml(opens(0, "a", 1, 'A', 1).refuted());
+    assert_eq!(verdict(&beside.state(Encrypted)), "deny VG204");
+}
+
+/// Row 96.
+#[test]
+fn a_retired_key_is_never_taken_from_the_xml() {
+    let retired = |facts: Facts| facts.retired(opens(50, "a", 1, 'A', 0));
+    let proven = in_xml(Row::proven)
+        .state(Encrypted)
+        .retired(opens(50, "a", 1, 'A', 0).proven());
+    assert_eq!(
+        refusal(&proven),
+        Refusal::KeyRetired {
+            key_ref: KeyRefId(50)
+        }
+    );
+    assert_eq!(
+        verdict(&retired(in_xml(|key| key)).arriving()),
+        "deny VG202"
+    );
+    let bound = in_xml(|key| key).row(placeholder(1, "a", 1));
+    assert_eq!(
+        verdict(&retired(bound)),
+        "allow NewKey; create-key 1; provide the new key"
+    );
+}
+
+/// Row 97.
+#[test]
+fn a_key_of_the_xml_that_is_out_of_reach_names_its_provider() {
+    let missing = |facts: Facts| facts.in_xml(keyless(0, "there", 9, 'T'));
+    let named = Refusal::ProviderMissing {
+        provider: "there".to_owned(),
+        key_id: Some(KeyId::from_bytes([b'T'; 16])),
+    };
+    let auto_bind = || {
+        let facts = guest().provider("a", 1, 'A');
+        facts.policy(|policy| policy.auto_bind = Some("a".to_owned()))
+    };
+    for facts in [
+        missing(guest()),
+        missing(auto_bind()),
+        missing(guest().arriving()),
+        missing(guest().state(Encrypted)),
+        missing(auto_bind().row(placeholder(1, "a", 1))),
+        missing(auto_bind().row(placeholder(1, "a", 1)).state(Encrypted)),
+        missing(guest()).in_xml(corrupt(0, "a", 1, 'A')),
+    ] {
+        assert_eq!(refusal(&facts), named, "{:?}", facts.state);
+    }
+    let here = || guest().provider("a", 1, 'A').kek_sealed('A');
+    assert_eq!(
+        verdict(&here().in_xml(sealed(0, "a", 1, 'A'))),
+        "deny VG104"
+    );
+    // libvirt has a value of its own.
+    let carried = missing(guest().state(Encrypted)).host(super::given::hidden());
+    assert_eq!(verdict(&carried), "allow HostSecret");
+    let bound = missing(guest().provider("a", 1, 'A').row(placeholder(1, "a", 1)));
+    assert_eq!(
+        verdict(&bound.clone().host(super::given::hidden())),
+        "allow HostSecret"
+    );
+    assert_eq!(verdict(&bound.host(valueless())), "deny VG101");
+}
+
+/// Row 98.
+#[test]
+fn a_damaged_key_of_the_xml_is_a_key_all_the_same() {
+    let facts = guest()
+        .provider("a", 1, 'A')
+        .in_xml(corrupt(0, "a", 1, 'A'));
+    let damaged = Refusal::XmlKeyCorrupt {
+        reason: "not authentic".to_owned(),
+    };
+    assert_eq!(refusal(&facts), damaged);
+    assert_eq!(refusal(&facts.clone().row(placeholder(1, "a", 1))), damaged);
+    assert_eq!(refusal(&facts.state(Encrypted)), damaged);
+}
+
+/// Rows 99, 61, 62 and 68.
+#[test]
+fn a_copied_xml_names_its_original() {
+    let copied = |facts: Facts| {
+        let mut facts = facts;
+        facts.travelling.original = Some(other_guest());
+        facts
+    };
+    let named = |is_lost| Refusal::KeyOfOriginal {
+        original: other_guest(),
+        is_lost,
+    };
+    assert_eq!(refusal(&copied(guest())), named(false));
+    let undefined = guest().elsewhere(|found| found.is_defined = false);
+    assert_eq!(refusal(&copied(undefined)), named(false));
+    assert_eq!(refusal(&copied(guest().state(Encrypted))), named(true));
+    assert_eq!(refusal(&copied(guest().arriving())), named(true));
+    let bound = guest().provider("a", 1, 'A').row(placeholder(1, "a", 1));
+    assert_eq!(
+        verdict(&copied(bound)),
+        "allow NewKey; create-key 1; provide the new key"
+    );
+}
+
+/// Row 100.
+#[test]
+fn a_damaged_element_is_told() {
+    let mut facts = in_xml(Row::proven).state(Encrypted);
+    facts.travelling.fault = Some(TravellingFault::NotBase64);
+    assert_eq!(
+        verdict(&facts),
+        "allow Proven; learn-key of a; provide the XML's"
+    );
+    let told = Finding::XmlKeysDamaged(TravellingFault::NotBase64);
+    assert!(findings(&facts).contains(&told));
+    // A guest without an encrypted vTPM is none of the guard's business.
+    let none = facts.vtpm(None).host(HostSecret::Absent);
+    assert_eq!(findings(&none), []);
+}

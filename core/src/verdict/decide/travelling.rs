@@ -1,0 +1,251 @@
+//! The keys that came with the guest's XML: which of them the start goes by, and what the store
+//! learns.
+//!
+//! The rest of the table knows rows only. So it gets the facts with the chosen key as a row among
+//! them, or without the rows that give way to it.
+
+use std::borrow::Cow;
+
+use super::{Case, provider};
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::verdict::facts::{DekNumber, Facts, KeyRef, Proof, References, TpmState, Trial};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
+use crate::verdict::{Answer, Finding, Verdict};
+
+/// What the keys in a guest's XML are good for, whether or not the guest could start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum XmlKey {
+    /// The guest has no key here that goes before this one.
+    ToLearn(Box<KeyRef>),
+    /// The guest has a key here.
+    Known,
+    /// There is none.
+    None,
+    /// They are this guest's: the XML is a copy of its own.
+    OfOther(DomainUuid),
+    /// They are retired here.
+    Retired,
+    /// The TPM's state was encrypted with none of them.
+    Refuted,
+    /// They do not open here.
+    OutOfReach(Refusal),
+}
+
+/// What the keys in the guest's XML are good for.
+#[must_use]
+pub fn xml_key(facts: &Facts) -> XmlKey {
+    if let Some(key) = View::of(facts).learns {
+        return XmlKey::ToLearn(Box::new(key));
+    }
+    let (Ok(references), Some((secret_uuid, domain))) = (&facts.references, facts.secret()) else {
+        return XmlKey::None;
+    };
+    let case = Case {
+        facts,
+        references,
+        secret_uuid,
+    };
+    if case.keyed_rows().next().is_some() {
+        XmlKey::Known
+    } else if let Some(original) = facts.travelling.original {
+        XmlKey::OfOther(original)
+    } else if let Some(refusal) = case.xml_key_out_of_reach() {
+        XmlKey::OutOfReach(refusal)
+    } else if !candidates(facts).is_empty() {
+        XmlKey::Refuted
+    } else if domain
+        .travelling
+        .as_ref()
+        .is_some_and(|found| !found.keys.is_empty())
+    {
+        XmlKey::Retired
+    } else {
+        XmlKey::None
+    }
+}
+
+/// A key of the XML that opens, and that the guest has not retired.
+struct Candidate<'a> {
+    key: &'a KeyRef,
+    dek: DekNumber,
+    proof: Proof,
+}
+
+/// The facts by which the rest of the table decides, and what is to be said of the choice.
+pub(super) struct View<'a> {
+    pub(super) facts: Cow<'a, Facts>,
+    /// The key that the store learns if the start is allowed.
+    learns: Option<KeyRef>,
+    /// The row of another key, as new, that gives way.
+    preferred_over: Option<KeyRefId>,
+    /// The XML has a key that was passed over.
+    has_other: bool,
+}
+
+impl<'a> View<'a> {
+    fn unchanged(facts: &'a Facts, has_other: bool) -> Self {
+        Self {
+            facts: Cow::Borrowed(facts),
+            learns: None,
+            preferred_over: None,
+            has_other,
+        }
+    }
+
+    /// Chooses between the rows and the keys of the XML.
+    pub(super) fn of(facts: &'a Facts) -> Self {
+        let (Ok(references), Some(_)) = (&facts.references, facts.secret()) else {
+            return Self::unchanged(facts, false);
+        };
+        let is_proven = |row: &&KeyRef| facts.trials.get(&row.id).is_some_and(Trial::is_proven);
+        let proven = || references.key_refs.iter().filter(is_proven);
+        if proven().next().is_some() {
+            // The keys of the XML were not tried.
+            let is_known = |key: &KeyRef| proven().any(|row| row.generation() == key.generation());
+            let has_other = !facts.travelling.keys.iter().all(is_known);
+            return Self::unchanged(facts, has_other);
+        }
+        let candidates = candidates(facts);
+        if let Some(proven) = candidates.iter().find(|key| key.proof == Proof::Proven) {
+            return Self::with(facts, proven.key, |_| true);
+        }
+        let refuted = *facts.effective_state() == TpmState::Encrypted && !references.state_arrives;
+        // Of equal ones the first, as they are written.
+        let newest = candidates
+            .iter()
+            .rev()
+            .max_by_key(|key| key.key.generation());
+        match newest {
+            Some(newest) if !refuted => Self::by_generation(facts, references, newest),
+            Some(_) => Self::unchanged(facts, true),
+            None => Self::unchanged(facts, false),
+        }
+    }
+
+    /// No state proves or refutes a key. The XML's is used where no row holds another one; and while
+    /// state is on its way, also before those of its generation and older ones: a wrong guess costs
+    /// nothing then, for the guest's start fails, and its source still has it.
+    fn by_generation(facts: &'a Facts, references: &References, newest: &Candidate<'_>) -> Self {
+        let generation = newest.key.generation();
+        let holds = |row: &KeyRef| {
+            let trial = facts.trials.get(&row.id);
+            matches!(trial, Some(Trial::Opened { dek, .. }) if *dek == newest.dek)
+        };
+        let keyed = references.key_refs.iter();
+        let keyed = keyed.filter(|row| row.wrapped_dek.is_some());
+        let (holders, others): (Vec<_>, Vec<_>) = keyed.partition(|row| holds(row));
+        let gives_way =
+            |other: &&KeyRef| references.state_arrives && other.generation() <= generation;
+        if !others.iter().all(gives_way) {
+            return Self::unchanged(facts, holders.is_empty());
+        }
+        let stays = |row: &KeyRef| row.wrapped_dek.is_none() || holds(row);
+        let equal = others.iter().filter(|other| {
+            let is_open = matches!(facts.trials.get(&other.id), Some(Trial::Opened { .. }));
+            is_open && other.generation() == generation
+        });
+        let view = if holders.is_empty() {
+            Self::with(facts, newest.key, stays)
+        } else {
+            Self {
+                facts: Cow::Owned(only(facts, stays)),
+                ..Self::unchanged(facts, false)
+            }
+        };
+        Self {
+            preferred_over: equal.map(|other| other.id).min(),
+            ..view
+        }
+    }
+
+    /// The facts with this key as a row, beside those rows that stay.
+    fn with(facts: &Facts, key: &KeyRef, stays: impl Fn(&KeyRef) -> bool) -> Self {
+        let mut with = only(facts, stays);
+        if let Ok(references) = &mut with.references {
+            references.key_refs.push(key.clone());
+        }
+        Self {
+            facts: Cow::Owned(with),
+            learns: Some(key.clone()),
+            preferred_over: None,
+            has_other: false,
+        }
+    }
+
+    /// Adds to a verdict on these facts what the store learns, and what is to be said.
+    pub(super) fn complete(self, answer: Answer) -> Answer {
+        let Answer::Verdict(mut verdict) = answer else {
+            return answer;
+        };
+        if let (Some(key), true) = (self.learns, verdict.is_allowed()) {
+            let provider = key.provider_name.clone();
+            verdict.findings.insert(0, Finding::KeyLearnt { provider });
+            let key = Box::new(key);
+            verdict.repairs.insert(0, Repair::LearnKey { key });
+        }
+        if let Some(row) = self.preferred_over {
+            verdict.note(Finding::XmlKeyPreferred(row));
+        }
+        if self.has_other {
+            verdict.note(Finding::OtherKeyInXml);
+        }
+        if let Some(fault) = self.facts.travelling.fault.filter(|_| is_managed(&verdict)) {
+            verdict.note(Finding::XmlKeysDamaged(fault));
+        }
+        verdict.into()
+    }
+}
+
+/// Whether the verdict concerns an encrypted vTPM.
+fn is_managed(verdict: &Verdict) -> bool {
+    use crate::verdict::{Decision, Reason};
+    !matches!(
+        verdict.decision(),
+        Decision::Allow(Reason::NoEmulatedTpm | Reason::Unencrypted | Reason::UnreadableXml)
+    )
+}
+
+/// The facts with these rows alone.
+fn only(facts: &Facts, stays: impl Fn(&KeyRef) -> bool) -> Facts {
+    let mut only = facts.clone();
+    if let Ok(references) = &mut only.references {
+        references.key_refs.retain(|row| stays(row));
+    }
+    only
+}
+
+fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
+    let is_retired = |number: DekNumber| {
+        let mut retired = facts.retired.values();
+        retired.any(|trial| matches!(trial, Trial::Opened { dek, .. } if *dek == number))
+    };
+    let opened = facts.travelling.keys.iter().filter_map(|key| {
+        let &Trial::Opened { dek, proof, .. } = facts.trials.get(&key.id)? else {
+            return None;
+        };
+        (!is_retired(dek)).then_some(Candidate { key, dek, proof })
+    });
+    opened.collect()
+}
+
+impl Case<'_> {
+    /// The guest has no key here, and the one that came with its XML does not open: why.
+    pub(super) fn xml_key_out_of_reach(&self) -> Option<Refusal> {
+        let why = |key: &KeyRef| match self.facts.trials.get(&key.id)? {
+            Trial::Opened { .. } => None,
+            Trial::NotOpened(why) => Some(provider::why_not_opened(key, why, self.references)),
+        };
+        let keys = self.facts.travelling.keys.iter();
+        let refusals: Vec<_> = keys.filter_map(why).collect();
+        let corrupt = |refusal: &Refusal| matches!(refusal, Refusal::KeyCorrupt { .. });
+        // A key that an import brings within reach goes before one that is damaged.
+        match refusals.iter().find(|refusal| !corrupt(refusal)) {
+            Some(refusal) => Some(refusal.clone()),
+            None => refusals.into_iter().next().map(|refusal| match refusal {
+                Refusal::KeyCorrupt { reason, .. } => Refusal::XmlKeyCorrupt { reason },
+                other => other,
+            }),
+        }
+    }
+}
