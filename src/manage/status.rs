@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
+use super::persist_state::DeletedStates;
 use super::unknown_guests;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
@@ -39,6 +40,9 @@ pub(crate) struct Status {
     pub(crate) guests_unknown_to_libvirt: Option<usize>,
     /// Those that pass the filter, by name; `None` where libvirt is unreachable.
     pub(crate) guests: Option<Vec<GuestStatus>>,
+    /// Those whose TPM state libvirt deletes.
+    #[serde(skip)]
+    pub(crate) deleted: DeletedStates,
     /// Those that do not pass.
     #[serde(skip)]
     pub(crate) hidden: usize,
@@ -101,6 +105,8 @@ pub(crate) struct GuestStatus {
     pub(crate) code: Option<&'static str>,
     /// How many repairs its next start would make.
     pub(crate) repairs: usize,
+    /// When libvirt deletes its TPM state, although its key has been used: "undefine", "stop".
+    state_deleted_at: Option<&'static str>,
 }
 
 /// Looks at the host and its guests, and keeps those that pass the filter. `progress` is called
@@ -142,13 +148,15 @@ pub(crate) fn status(
         },
         guests_unknown_to_libvirt: None,
         guests: None,
+        deleted: DeletedStates::default(),
         hidden: 0,
         unreachable: None,
     };
     match listed {
         Ok(listed) => {
             status.guests_unknown_to_libvirt = unknown_guests::count(host, &listed);
-            let mut guests = guests(host, store.as_ref(), listed, progress)?;
+            let (mut guests, deleted) = guests(host, store.as_ref(), listed, progress)?;
+            status.deleted = deleted;
             let all = guests.len();
             guests.retain(passes);
             status.hidden = all - guests.len();
@@ -164,13 +172,14 @@ fn guests(
     store: Option<&Store>,
     listed: Vec<Guest>,
     progress: &(dyn Fn(usize, &str) + Sync),
-) -> Result<Vec<GuestStatus>, HostError> {
+) -> Result<(Vec<GuestStatus>, DeletedStates), HostError> {
     let running: BTreeMap<_, _> = listed
         .iter()
         .map(|guest| (guest.uuid, guest.running))
         .collect();
     let mut guests: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
     guests.retain(has_vtpm);
+    let deleted = DeletedStates::find(host, &guests)?;
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
     let checked = check(host, &guests, &UnsealedKeks::default(), &|name| {
         progress(guests.len(), name);
@@ -180,6 +189,7 @@ fn guests(
     let describe = |guest: CheckedGuest| {
         let uuid = guest.outcome.domain.as_ref().map(|domain| domain.uuid);
         let mut described = GuestStatus::new(guest);
+        described.state_deleted_at = uuid.and_then(|uuid| deleted.moment(uuid));
         described.running = uuid.is_some_and(|uuid| running.get(&uuid) == Some(&true));
         let decided_at = uuid.and_then(|uuid| last_starts.get(&uuid).copied());
         let made = fs::metadata(running_dir.join(format!("{}.pid", described.name)));
@@ -192,7 +202,7 @@ fn guests(
     };
     let mut guests: Vec<_> = checked.into_iter().map(describe).collect();
     guests.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(guests)
+    Ok((guests, deleted))
 }
 
 /// A guest whose XML cannot be read may have one too.
@@ -229,6 +239,7 @@ impl GuestStatus {
             would_start: code.is_none(),
             code,
             repairs: verdict.repairs().len(),
+            state_deleted_at: None,
         }
     }
 }

@@ -237,6 +237,10 @@ pub(crate) enum KeyFinding {
         /// The guests that name its secret; `None` where libvirt did not list them.
         guests: Option<Vec<GuestRef>>,
     },
+    /// libvirt deletes the TPM state of these guests when they are undefined.
+    DeletedAtUndefine(Vec<GuestRef>),
+    /// libvirt deletes the TPM state of these guests when they stop.
+    DeletedAtStop(Vec<GuestRef>),
     /// Guests with different keys under one secret.
     Shared(SharedSecret),
     /// The starts of these guests would be refused or would fail, all for reasons with one code.

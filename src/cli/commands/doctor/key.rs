@@ -2,7 +2,7 @@
 
 use super::{Described, seal};
 use crate::cli::ui::answer::time;
-use crate::cli::ui::describe::shared_secret;
+use crate::cli::ui::describe::{Keep, deleted_at_stop, deleted_at_undefine, shared_secret};
 use crate::ids::DomainUuid;
 use crate::manage::checks::KeyFinding;
 use crate::manage::dry_start::CheckedGuest;
@@ -115,6 +115,20 @@ fn of_guest(finding: &KeyFinding) -> Described {
                  (VG303), while another one starts",
                 fix,
             )
+        }
+        KeyFinding::DeletedAtUndefine(guests) => {
+            let Keep { what, fix } = deleted_at_undefine(guests);
+            Described::note(
+                what,
+                "a guest that is defined again has lost its TPM: Windows asks for its BitLocker \
+                 recovery key",
+                fix,
+            )
+        }
+        KeyFinding::DeletedAtStop(guests) => {
+            let Keep { what, fix } = deleted_at_stop(guests);
+            let why = "the guest cannot start on another host, nor once this one is lost";
+            Described::warning(what, why, fix)
         }
         KeyFinding::WouldNotStart { guests, why } => would_not_start(guests, why),
         KeyFinding::Copy(error) => Described::error(
