@@ -61,6 +61,12 @@ impl Answer for Status {
         {
             writeln!(out, "unknown:       {words}")?;
         }
+        if let Some(words) = self
+            .guests_without_travelling_key
+            .and_then(describe::not_travelling)
+        {
+            writeln!(out, "travelling:    {words}")?;
+        }
         self.print_providers(out)?;
         match &self.guests {
             Some(guests) => print_guests(out, guests, self.hidden),

@@ -17,6 +17,7 @@ mod selinux;
 mod staged;
 mod starts;
 mod store;
+mod travelling;
 mod trust;
 mod unsealing;
 
@@ -52,6 +53,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(plaintext::in_libvirt(host, guests.as_deref()));
     found.extend(shared(host, listed));
     found.extend(starts::examine(host, listed));
+    found.extend(travelling::examine(host, listed));
     found.extend(copies::examine(host));
     found.extend(plaintext::kept_by_encrypt(host));
     found.extend(room::examine(host));

@@ -5,9 +5,11 @@
 //! records which keys it is about to write, so that a kill at any moment leaves no key that it would
 //! not know as its own; afterwards, what is there now. `travelling` decides what is written.
 
+mod absent;
 mod facts;
 mod follow;
 
+pub(crate) use self::absent::{has_key, not_travelling, uuids};
 pub(crate) use self::facts::Facts;
 pub(crate) use self::follow::{LeftForSync, after_change};
 
