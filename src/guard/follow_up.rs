@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::context::Guard;
-use super::failed_start::Failed;
 use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
 use super::{
@@ -15,7 +14,7 @@ use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
 use crate::host::path_error::PathError;
 use crate::libvirt::secret::SecretError;
-use crate::store::{Store, StoreError};
+use crate::store::{Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
 use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
@@ -122,7 +121,7 @@ fn ended(
     guard: &Guard,
     domain: &Domain,
     ending: Option<Ending>,
-    failed: Option<&Failed>,
+    failed: Option<&Event>,
     deadline: Deadline,
 ) -> Result<(), FollowUpError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
@@ -133,8 +132,8 @@ fn ended(
     let mut taken_back = false;
     let noted = guard.with_store(deadline, |store| {
         store.clear_announcement(domain.uuid)?;
-        if let Some(Failed { recorded, event }) = failed {
-            store.record_result(*recorded, event)?;
+        if let Some(event) = failed {
+            store.record_start(event)?;
         }
         if has_run {
             note_state(guard, domain, vtpm, store)?;

@@ -2,7 +2,7 @@
 //! and with them the guests that start with it, before it answers clients.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::Path;
 use std::process;
 
@@ -153,11 +153,18 @@ fn daemon_in(proc: &Path) -> bool {
         // Unknown, so assume that one runs.
         return true;
     };
+    // /proc has more than processes, and SELinux does not let everyone look into all of it.
+    let is_process = |entry: &DirEntry| {
+        let name = entry.file_name();
+        name.to_str()
+            .is_some_and(|name| name.parse::<u32>().is_ok())
+    };
     let is_one = |process: &Path| {
         let name = name(process).unwrap_or_default();
         BOTH.iter().any(|kind| name.contains(kind.of_secrets())) && !has_ended(process)
     };
-    processes.flatten().any(|process| is_one(&process.path()))
+    let mut processes = processes.flatten().filter(is_process);
+    processes.any(|process| is_one(&process.path()))
 }
 
 /// Returns whether a process has ended, but was not reaped by its parent: the third field of
@@ -218,6 +225,10 @@ mod tests {
         let proc = proc(&[(5, 1, "libvirtd", &[])]);
         fs::write(proc.path().join("5/stat"), "5 (libvirtd) Z 1 1 1 0 -1").unwrap();
         assert!(!daemon_in(proc.path()), "a zombie");
+        fs::create_dir(proc.path().join("pressure")).unwrap();
+        fs::write(proc.path().join("pressure/comm"), "libvirtd").unwrap();
+        fs::write(proc.path().join("pressure/stat"), "1 (libvirtd) S 1").unwrap();
+        assert!(!daemon_in(proc.path()), "no process");
         assert!(daemon_in(&proc.path().join("nowhere")), "unknown");
     }
 

@@ -29,10 +29,11 @@ mod protocol;
     allow(dead_code, unused_imports, reason = "half of it is the helper's")
 )]
 pub mod secret;
+mod silence;
 mod starting;
 
 pub use attempt::calling_attempt;
-pub use client::{LibvirtClient, Silence};
+pub use client::LibvirtClient;
 pub use daemon::{Process, a_daemon_runs, called_by_starting_daemon, calling_daemon, daemon_runs};
 pub use daemons::Daemons;
 pub use guests::{Guest, Libvirt, SavedRuns};
@@ -40,6 +41,7 @@ pub use guests::{Guest, Libvirt, SavedRuns};
 pub use metadata::Element;
 pub use metadata::{Metadata, MetadataChange};
 pub use program::find as helper_program;
+pub use silence::Silence;
 pub use starting::StartingLibvirtd;
 
 /// Whether these are the bytes of a request, and of a response, of the helper's protocol, for

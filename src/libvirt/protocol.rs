@@ -258,7 +258,9 @@ impl From<SecretError> for Response {
     fn from(error: SecretError) -> Self {
         match error {
             SecretError::Refused(words) => Self::Refused(words),
-            SecretError::Unreachable(words) => Self::Unreachable(words),
+            SecretError::Unreachable(words) | SecretError::NoHelper(words) => {
+                Self::Unreachable(words)
+            }
             SecretError::Starting | SecretError::OfGuest(_) => Self::Unreachable(error.to_string()),
             SecretError::Conflict(words) => Self::Conflict(words),
             SecretError::Changed => Self::Changed,

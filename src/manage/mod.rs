@@ -39,6 +39,7 @@ pub(crate) mod stage;
 pub(crate) mod status;
 pub(crate) mod stopped_guest;
 pub(crate) mod store_backup;
+pub(crate) mod store_rebuild;
 pub(crate) mod sync;
 pub(crate) mod tpm_place;
 pub(crate) mod travelling;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::dry_start::{CheckedGuest, check};
+use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::{sync, unknown_guests};
@@ -183,7 +183,9 @@ fn guests(
 ) -> Result<Vec<GuestStatus>, HostError> {
     guests.retain(has_vtpm);
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
-    let checked = check(host, &guests, &|name| progress(guests.len(), name))?;
+    let checked = check(host, &guests, &UnsealedKeks::default(), &|name| {
+        progress(guests.len(), name);
+    })?;
     // A guest that runs may have started without the guard: libvirt notes its process then.
     let running_dir = host.libvirt_dirs().running();
     let describe = |guest: CheckedGuest| {

@@ -109,6 +109,7 @@ commands! {
     VirtInstallPrintXml = "virt-install --print-xml 1";
 
     Ausearch = "ausearch -m avc -ts recent";
+    AusearchOwn = "ausearch -m avc -ts boot -su vtpm_guard_t";
     ChmodMode(mode: Mode, file: File) = "chmod {mode} {file}";
     ChmodTarget(mode: Mode, link: File) = "chmod {mode} $(readlink -f {link})";
     ChownRoot(file: File) = "chown root {file}";

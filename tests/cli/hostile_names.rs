@@ -158,6 +158,7 @@ const COMMANDS: &[&[&str]] = &[
     &["store", "check"],
     &["store", "backup", EVIL],
     &["store", "restore", EVIL],
+    &["store", "rebuild"],
     &["store", "restore", "backup"],
     &["completions", EVIL],
     &[EVIL],

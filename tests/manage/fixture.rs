@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::clock::Timestamp;
-use crate::domain::{self, Domain, Vtpm};
+use crate::domain::{self, Domain, TravellingKeys, Vtpm};
 use crate::guard::{Mode, prepare};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -186,6 +186,15 @@ impl Fixture {
             uuid,
             secret,
         }
+    }
+
+    /// Defines a guest again, with these keys in its XML.
+    pub(crate) fn redefine_with_keys(&self, guest: &Defined, keys: &TravellingKeys) {
+        let found = self.host.defined_guest(&guest.name).unwrap();
+        let metadata = format!("<metadata>{}</metadata><devices>", keys.to_xml());
+        self.libvirt
+            .guests
+            .define(&found.xml.replace("<devices>", &metadata));
     }
 
     /// The guest that has this name.

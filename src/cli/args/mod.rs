@@ -205,7 +205,7 @@ pub enum Command {
         /// Code (VG101) or its name [default: list all codes].
         code: Option<String>,
     },
-    /// Check, back up or restore the store.
+    /// Check, back up, restore or rebuild the store.
     #[command(subcommand)]
     Store(Store),
     /// Write the wrapped keys of guests into their domain XML, with which they travel.

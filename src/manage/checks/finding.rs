@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -72,6 +73,8 @@ pub(crate) enum HookFinding {
     SelinuxLabel { paths: Vec<PathBuf>, labels: String },
     /// `SELinux`, which is enforced, denies this to a domain.
     SelinuxDenies { domain: String, denied: Vec<Denied> },
+    /// `SELinux` is enforced, but not for the guard's own domain.
+    SelinuxPermissive,
     /// Another link to the guard, or a copy of its link.
     SecondGuard(PathBuf),
     /// A file that a package manager or an editor left behind, and that libvirt runs.
@@ -195,7 +198,7 @@ pub(crate) enum KeyFinding {
     /// Damage or an inconsistency in it.
     Store(StoreFinding),
     /// A provider's key does not open.
-    Sealed(Provider, KeyringError),
+    Sealed(Provider, Arc<KeyringError>),
     /// It opened too late for a start, or not in all the time that it was given.
     SlowToOpen {
         provider: Provider,
@@ -254,6 +257,9 @@ pub(crate) enum KeyFinding {
         name: Option<String>,
         saved_at: Timestamp,
     },
+    /// The file of a guest's TPM state also holds parts of an earlier one, which `encrypt` or
+    /// `key renew` could not overwrite.
+    OldStateLeft { guest: GuestRef, file: PathBuf },
     /// The unencrypted state from before an `encrypt` is still there.
     PlainState {
         guest: DomainUuid,

@@ -13,6 +13,12 @@ use crate::host::dirs::{self, LibvirtDirs};
 use crate::host::process;
 use crate::manage::host::{Host, default_deadline};
 
+/// The guard's own domain, in a policy with levels and in one without.
+const OWN_DOMAIN: [&str; 2] = [
+    "system_u:system_r:vtpm_guard_t:s0",
+    "system_u:system_r:vtpm_guard_t",
+];
+
 /// The device of a TPM 2.0 that systemd-creds uses.
 const TPM_DEVICE: &str = "tpmrm0";
 
@@ -23,12 +29,21 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     }
     let dirs = host.libvirt_dirs();
     let link = dirs.present_hook();
-    let found = wrong_label(&link, host.state_dir()).into_iter();
-    let denied = kernel.is_enforcing() && link.exists();
-    let denied = denied
-        .then(|| denied_on(host, &kernel, &dirs, &link))
-        .flatten();
-    found.chain(denied).map(Finding::from).collect()
+    let mut found = Vec::from_iter(wrong_label(&link, host.state_dir()));
+    if kernel.is_enforcing() {
+        if link.exists() {
+            found.extend(denied_on(host, &kernel, &dirs, &link));
+        }
+        found.extend(permissive(&kernel));
+    }
+    found.into_iter().map(Finding::from).collect()
+}
+
+/// Whether the guard's own domain, which the policy module brings, only logs what it would deny.
+fn permissive(policy: &impl Policy) -> Option<HookFinding> {
+    let mut answers = OWN_DOMAIN.into_iter();
+    let answer = answers.find_map(|domain| policy.is_permissive(domain));
+    answer?.then_some(HookFinding::SelinuxPermissive)
 }
 
 /// `restorecon -n` prints what it would relabel, and nothing where all is as the policy has it.
@@ -131,6 +146,9 @@ trait Policy {
 
     /// Whether a domain has a permission; `None` where this policy does not know it.
     fn allows(&self, domain: &str, object: &str, class: &str, permission: &str) -> Option<bool>;
+
+    /// Whether nothing is denied to a domain, only logged; `None` where this policy does not know it.
+    fn is_permissive(&self, domain: &str) -> Option<bool>;
 }
 
 /// The kernel's policy, through selinuxfs (`security/selinux/selinuxfs.c` of Linux).
@@ -158,6 +176,12 @@ impl Kernel {
         number.trim().parse().ok()
     }
 
+    /// What a domain may do to an object of this class, as the kernel writes it.
+    fn access(&self, domain: &str, object: &str, class: &str) -> Option<String> {
+        let index = self.number(&format!("class/{class}/index"))?;
+        self.ask("access", &format!("{domain} {object} {index}"))
+    }
+
     /// Writes a question, and reads the answer from the same open file.
     fn ask(&self, file: &str, question: &str) -> Option<String> {
         let path = self.selinuxfs.join(file);
@@ -176,23 +200,44 @@ impl Policy for Kernel {
     }
 
     fn allows(&self, domain: &str, object: &str, class: &str, permission: &str) -> Option<bool> {
-        let index = self.number(&format!("class/{class}/index"))?;
         let permission = self.number(&format!("class/{class}/perms/{permission}"))?;
-        let answer = self.ask("access", &format!("{domain} {object} {index}"))?;
+        let answer = self.access(domain, object, class)?;
         is_allowed(&answer, permission)
+    }
+
+    fn is_permissive(&self, domain: &str) -> Option<bool> {
+        let answer = self.access(domain, domain, "process")?;
+        Some(AccessAnswer::parse(&answer)?.is_permissive)
     }
 }
 
-/// Reads an answer of `access`, all but the fifth in hexadecimal: the permissions that are allowed,
-/// decided, audited when allowed, audited when denied; a sequence number; flags, of which the first
-/// says that the domain is permissive. Permissions count from 1.
+/// An answer of `access`.
+struct AccessAnswer {
+    allowed: u32,
+    is_permissive: bool,
+}
+
+impl AccessAnswer {
+    /// All words but the fifth are in hexadecimal: the permissions that are allowed, decided, audited
+    /// when allowed, audited when denied; a sequence number; flags, of which the first says that the
+    /// domain is permissive.
+    fn parse(answer: &str) -> Option<Self> {
+        let mut words = answer.split_whitespace();
+        let hexadecimal = |word: &str| u32::from_str_radix(word, 16).ok();
+        let allowed = hexadecimal(words.next()?)?;
+        let flags = words.nth(4).and_then(hexadecimal).unwrap_or(0);
+        Some(Self {
+            allowed,
+            is_permissive: flags & 1 != 0,
+        })
+    }
+}
+
+/// Permissions count from 1.
 fn is_allowed(answer: &str, permission: u32) -> Option<bool> {
-    let mut words = answer.split_whitespace();
-    let hexadecimal = |word: &str| u32::from_str_radix(word, 16).ok();
-    let allowed = hexadecimal(words.next()?)?;
-    let flags = words.nth(4).and_then(hexadecimal).unwrap_or(0);
+    let answer = AccessAnswer::parse(answer)?;
     let bit = 1u32.checked_shl(permission.checked_sub(1)?)?;
-    Some(allowed & bit != 0 || flags & 1 != 0)
+    Some(answer.allowed & bit != 0 || answer.is_permissive)
 }
 
 #[cfg(test)]
@@ -228,6 +273,13 @@ mod tests {
         ) -> Option<bool> {
             let rule = [type_of(domain), type_of(object), class, permission];
             (class != "unknown").then(|| self.0.contains(&rule))
+        }
+
+        /// A policy without levels knows no context that has one.
+        fn is_permissive(&self, domain: &str) -> Option<bool> {
+            let rules = self.0.iter();
+            let mut of_domain = rules.filter(|rule| rule[0] == domain);
+            of_domain.next().map(|rule| rule[1] == "permissive")
         }
     }
 
@@ -269,6 +321,16 @@ mod tests {
         rules.push(["virtqemud_t", "bin_t", "file", "execute"]);
         rules.push(["virtqemud_t", "bin_t", "file", "execute_no_trans"]);
         assert_eq!(found(&rules, BIN), daemon(Denied::WriteStore));
+    }
+
+    #[test]
+    fn a_permissive_domain_of_the_guard_is_reported_in_policies_with_and_without_levels() {
+        for domain in OWN_DOMAIN {
+            let with = |word| permissive(&Rules(vec![[domain, word, "", ""]]));
+            assert_eq!(with("permissive"), Some(HookFinding::SelinuxPermissive));
+            assert_eq!(with("enforced"), None);
+        }
+        assert_eq!(permissive(&Rules(Vec::new())), None, "no module");
     }
 
     #[test]

@@ -150,6 +150,23 @@ pub(super) fn store_restore(answers: &mut Answers) {
     answers.ask(&site, "not a store", &other);
 }
 
+pub(super) fn store_rebuild(answers: &mut Answers) {
+    let site = Site::with_guest();
+    site.put_key_into_xml("vm1");
+    answers.ask(&site, "the guest has its key", "");
+    site.sql("DELETE FROM key_ref");
+    answers.ask(&site, "only asked", "--dry-run");
+    answers.ask(&site, "its XML has it", "");
+    site.sql("DELETE FROM key_ref");
+    site.sql("DELETE FROM key_provider");
+    site.define("vm2", 2, true);
+    answers.ask(
+        &site,
+        "its provider is gone, and another guest has none",
+        "",
+    );
+}
+
 /// A host whose guests vm1, with a key, and vm2, without, start with the daemon.
 fn starting() -> Site {
     let site = Site::with_guest();

@@ -142,6 +142,7 @@ contract! {
     store_check: "store check", hosts::store_check;
     store_backup: "store backup", hosts::store_backup;
     store_restore: "store restore", hosts::store_restore;
+    store_rebuild: "store rebuild", hosts::store_rebuild;
 }
 
 /// What needs a /run and a /proc of its own, which only root can make.

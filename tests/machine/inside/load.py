@@ -4,6 +4,8 @@ and encrypt keys, back up and remove, for ever. What they do goes to the console
 
     LOAD TPM GUEST IDENTITY     the guest has this TPM, as it must have ever after
     LOAD FAIL COMMAND           a command failed that nothing interrupted
+    LOAD DONE KIND              a step of this kind came to its end, and nothing in it failed
+    LOAD KINDS KIND...          the kinds of steps that there are
     LOAD BEGIN STEP             the last of them says what the cut interrupted
 
 usage: load.py [setup]          setup: only the guests that stay
@@ -31,6 +33,9 @@ LASTING = [f"m{number}" for number in range(6)]
 # More guests than these are not made.
 MOST = 16
 
+this_step = threading.local()
+# An export that meets a rotation is not recorded, and adopt wants one that is.
+exporting = threading.Lock()
 console = os.open("/dev/console", os.O_WRONLY | os.O_NOCTTY | os.O_APPEND)
 
 
@@ -42,7 +47,8 @@ def run(command, stdin=""):
     say("BEGIN", command)
     done = subprocess.run(command, shell=True, input=stdin, capture_output=True, text=True)
     if done.returncode:
-        say("FAIL", command, repr(done.stderr[-400:]))
+        this_step.failed = True
+        say("FAIL", command, repr((done.stdout + done.stderr)[-400:]))
     return done.returncode == 0
 
 
@@ -103,14 +109,16 @@ def adopt():
     if random.random() < 0.5:
         start_and_stop(name)
         say_tpm(name, key.encode())
-    export()  # adopt does not remove a key that is on this host only
+    with exporting:
+        export()
     run(f"vtpm-guard adopt {name} --provider nkp-a")
     start_and_stop(name)
 
 
 def rotate():
-    run("vtpm-guard provider rotate nkp-a")
-    export()
+    with exporting:
+        run("vtpm-guard provider rotate nkp-a")
+        export()
 
 
 def back_up():
@@ -131,14 +139,20 @@ def work(guests, others):
         full = len(quietly("virsh list --all --name").split()) > MOST
         makes = (new_guest, encrypt, adopt)
         step = random.choice([start_and_stop, renew, *(other for other in others if not full or other not in makes)])
+        this_step.failed = False
         if step in (start_and_stop, renew):
             step(random.choice(guests))
         else:
             step()
+        if not this_step.failed:
+            say("DONE", step.__name__)
 
 
 def renew(name):
     run(f"vtpm-guard key renew {name}")
+
+
+FOR_ONE, FOR_ANOTHER = (rotate, new_guest, remove), (encrypt, adopt, back_up)
 
 
 def main():
@@ -148,11 +162,9 @@ def main():
             run(f"vtpm-guard key bind {name} --provider nkp-a")
             start_and_stop(name)
     if sys.argv[1:] == ["setup"]:
+        say("KINDS", *(step.__name__ for step in (start_and_stop, renew, *FOR_ONE, *FOR_ANOTHER)))
         return
-    for guests, others in (
-        (LASTING[:3], (rotate, new_guest, remove)),
-        (LASTING[3:], (encrypt, adopt, back_up)),
-    ):
+    for guests, others in ((LASTING[:3], FOR_ONE), (LASTING[3:], FOR_ANOTHER)):
         threading.Thread(target=work, args=(guests, others)).start()
 
 

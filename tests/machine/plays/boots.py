@@ -20,7 +20,8 @@ def has_booted_well(machine):
     guests.unstaged(machine)
     guests.all_run(machine, GOOD)
     expect("bad" not in guests.running(machine), "the guest with the wrong key runs")
-    machine.sh("vtpm-guard history bad --limit 1").ok().says("VG204")
+    # One row of `stage`, one of the hook, which on a slow machine answers before it has opened a key.
+    machine.sh("vtpm-guard history bad --limit 2").ok().says("VG204").says_not("allow")
     guests.have_their_first_tpm(machine, GOOD)
     failed = machine.sh("systemctl --failed --no-legend --plain").ok().stdout
     expect(failed == "", f"failed units: {failed}")
@@ -92,7 +93,7 @@ def failed_start(machine):
     guests.all_run(machine, GOOD)
 
 
-@play("a TPM that needs 7 s for a key: the guests start with libvirtd all the same")
+@play("a TPM that needs 7 s for a key: the guests start with libvirtd all the same", on=BOTH)
 def slow_tpm(machine):
     # Its hook would open the key, too: it was not staged.
     machine.sh("virsh -q autostart --disable bad").ok()

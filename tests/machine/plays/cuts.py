@@ -7,11 +7,12 @@ import re
 import time
 
 import guests
-from machine import HERE, expect
+from machine import HERE, Failed, expect, wait_for
 
 INSIDE = HERE / "inside"
 # How long the load runs before a cut, in seconds.
 SHORTEST, LONGEST = 2, 14
+LOAD = "systemd-run -q --collect --unit=load python3 /root/inside/load.py"
 
 
 class Cuts:
@@ -27,12 +28,11 @@ class Cuts:
 
     def one(self, machine):
         """Load, cut, boot, verify."""
-        machine.sh("systemd-run -q --collect python3 /root/inside/load.py").ok()
+        machine.sh(LOAD).ok()
         time.sleep(random.uniform(SHORTEST, LONGEST))
         machine.cut()
-        log = (machine.directory / "console").read_text(errors="replace")
-        begun = re.findall(r"^LOAD BEGIN (.*)", log, re.MULTILINE)[-2:]
-        for name, tpm in re.findall(r"^LOAD TPM (\S+) ([0-9a-f]{16})$", log, re.MULTILINE):
+        begun = said(machine, "BEGIN (.*)")[-2:]
+        for name, tpm in said(machine, r"TPM (\S+) ([0-9a-f]{16})$"):
             self.known.setdefault(name, tpm)
         machine.up()
         found = json.loads(machine.sh("python3 /root/inside/verify.py", seconds=600).ok().stdout)
@@ -58,8 +58,24 @@ class Cuts:
             self.read += 1
         return wrong
 
-    def enough(self, _):
+    def enough(self, machine):
+        """TPMs were read; and what was cut is a load that works: goes on until every kind has succeeded."""
         expect(self.read > 0, "no TPM was read")
+        kinds = set(said(machine, "KINDS (.*)")[-1].split())
+        machine.sh(LOAD).ok()
+        try:
+            wait_for(f"{kinds} succeed", lambda: kinds <= set(said(machine, "DONE (.*)")), 180)
+        except Failed:
+            missing = kinds - set(said(machine, "DONE (.*)"))
+            raise Failed("\n".join([f"never succeeded: {missing}", *said(machine, "FAIL (.*)")[-5:]])) from None
+        finally:
+            machine.sh("systemctl stop load").ok()
+
+
+def said(machine, pattern):
+    """What the load has said on the console since the first boot."""
+    log = (machine.directory / "console").read_text(errors="replace")
+    return re.findall(f"^LOAD {pattern}", log, re.MULTILINE)
 
 
 def plays(number):
@@ -67,5 +83,5 @@ def plays(number):
     return [
         ("guests for the load", cuts.prepare),
         *((f"cut {count} of {number}: all guests start with their TPMs", cuts.one) for count in range(1, number + 1)),
-        ("TPMs were read and compared", cuts.enough),
+        ("TPMs were read and compared, and each kind of load has succeeded", cuts.enough),
     ]

@@ -6,6 +6,7 @@ from machine import REPOSITORY, expect
 from plays import play
 
 BOTH = ("container", "vm")
+ALL = (*BOTH, "selinux")
 PACKAGES = REPOSITORY / "target" / "packages"
 
 
@@ -13,7 +14,7 @@ def daemon(machine):
     return machine.sh("systemctl show --value -p MainPID libvirtd").ok().stdout.strip()
 
 
-@play("three guests run under libvirt alone", on=BOTH)
+@play("three guests run under libvirt alone", on=ALL)
 def before(machine):
     for name, private in (("win11", "no"), ("mail", "yes")):
         guests.define_with_secret(machine, name, private)
@@ -24,7 +25,7 @@ def before(machine):
     guests.start(machine, "mail")
 
 
-@play("install.md: the package, word for word; libvirtd is reloaded, not restarted", on=BOTH)
+@play("install.md: the package, word for word; libvirtd is reloaded, not restarted", on=ALL)
 def install(machine):
     package = next(PACKAGES.glob("*.deb"))
     machine.put(f"/root/target/packages/{package.name}", package)
