@@ -160,9 +160,9 @@ pub(crate) fn status(
             status.guests_without_travelling_key = absent.as_ref().map(Vec::len);
             let mut guests = guests(host, store.as_ref(), listed, &running, progress)?;
             if let Some(absent) = absent.as_deref().map(sync::uuids) {
-                guests
-                    .iter_mut()
-                    .for_each(|guest| guest.note_travel(&absent));
+                for guest in &mut guests {
+                    guest.note_travel(&absent);
+                }
             }
             let all = guests.len();
             guests.retain(passes);
