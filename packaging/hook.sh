@@ -81,10 +81,11 @@ reload_systemd() {
     if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 }
 
-# Before the unit is removed: the nightly check, if the administrator has enabled it.
-disable_check() {
+# Before the units are removed: those that the administrator has enabled.
+disable_units() {
     if [ -d /run/systemd/system ]; then
-        systemctl --quiet disable --now vtpm-guard-check.timer || true
+        systemctl --quiet disable --now vtpm-guard-check.timer vtpm-guard-sync.timer \
+            vtpm-guard-sync.path || true
     fi
 }
 

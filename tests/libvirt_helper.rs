@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -182,12 +182,24 @@ fn a_daemon_that_is_not_there_is_unreachable_in_libvirts_words() {
 
 #[test]
 fn a_helper_that_is_not_installed_is_named() {
-    let libvirt = LibvirtClient::at("secret:///system").with_helper("/usr/nowhere/helper".into());
-    let said = words(&libvirt, Duration::from_secs(5));
-    assert!(
-        said.starts_with("/usr/nowhere/helper: No such file"),
-        "{said}"
-    );
+    let dir = tempfile::tempdir().unwrap();
+    let not_executable = dir.path().join("helper");
+    fs::write(&not_executable, "").unwrap();
+    for (program, why) in [
+        ("/usr/nowhere/helper".into(), "No such file"),
+        (not_executable, "Permission denied"),
+    ] {
+        let libvirt = LibvirtClient::at("secret:///system").with_helper(program.clone());
+        let asked = libvirt.inspect(
+            SecretUuid::random(),
+            Deadline::after(Duration::from_secs(5)),
+        );
+        let Err(SecretError::NoHelper(said)) = asked else {
+            panic!("{:?}", asked.err());
+        };
+        let named = format!("{}: {why}", program.display());
+        assert!(said.starts_with(&named), "{said}");
+    }
 }
 
 #[test]

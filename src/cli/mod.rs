@@ -15,7 +15,9 @@ use args::{Cli, Command};
 use context::Context;
 use ui::error::CommandError;
 
+use crate::clock::Timestamp;
 use crate::manage::replay::ReplayedCall;
+use crate::manage::sync::after_change;
 
 /// Runs one command and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -34,9 +36,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let context = Context::new(cli.global);
-    context::protect_keys()
-        .and_then(|()| dispatch(&context, &cli.command))
-        .unwrap_or_else(|error| context.output.error(&error))
+    let begun = Timestamp::now();
+    let ran = context::protect_keys().and_then(|()| dispatch(&context, &cli.command));
+    if cli.command.changes_keys()
+        && let Some(left) = after_change(&context.host, begun)
+    {
+        context.output.note(&ui::travelling::left(&left));
+    }
+    ran.unwrap_or_else(|error| context.output.error(&error))
 }
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandError> {
@@ -93,6 +100,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Unstage { wait } => done(commands::unstage::run(context, *wait)),
         Command::State(verb) => commands::state::run(context, verb),
         Command::Store(verb) => commands::store::run(context, verb),
+        Command::Sync => commands::sync::run(context),
         Command::Completions { shell } => done(commands::completions::run(context, *shell)),
     }
 }

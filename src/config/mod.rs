@@ -34,6 +34,8 @@ pub struct Config {
     pub log_target: LogTarget,
     /// `[libvirt]`: where libvirt keeps its files.
     pub libvirt: LibvirtDirs,
+    /// `fleet.metadata`
+    pub fleet_metadata: FleetMetadata,
     /// `capture.denied`: how many XML documents of refused starts are kept.
     pub capture_denied: usize,
 }
@@ -47,6 +49,23 @@ pub enum Lifetime {
     Run,
     /// Until something else removes it.
     Keep,
+}
+
+/// What the guard writes into the metadata of guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FleetMetadata {
+    /// Nothing.
+    Off,
+    /// Their wrapped keys.
+    Wrapped,
+}
+
+impl FleetMetadata {
+    /// Whether keys are written.
+    #[must_use]
+    pub fn is_wrapped(self) -> bool {
+        self == Self::Wrapped
+    }
 }
 
 /// Where the log goes.
@@ -119,6 +138,7 @@ impl Default for Config {
             log_level: tracing::Level::INFO,
             log_target: LogTarget::Auto,
             libvirt: LibvirtDirs::default(),
+            fleet_metadata: FleetMetadata::Off,
             capture_denied: 20,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Lifetime, LogTarget, duration};
+use super::{Config, FleetMetadata, Lifetime, LogTarget, duration};
 use crate::verdict::facts::{Permission, TransientState};
 
 /// Every section and its keys, in the order of the shipped file.
@@ -24,6 +24,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ),
     ("secret", &["uri", "lifetime"]),
     ("hook", &["deadline"]),
+    ("fleet", &["metadata"]),
     ("log", &["level", "target"]),
     ("capture", &["denied"]),
     (
@@ -51,6 +52,10 @@ const LIFETIMES: &[(&str, Lifetime)] = &[
     ("start", Lifetime::Start),
     ("run", Lifetime::Run),
     ("keep", Lifetime::Keep),
+];
+const FLEET_METADATA: &[(&str, FleetMetadata)] = &[
+    ("off", FleetMetadata::Off),
+    ("wrapped", FleetMetadata::Wrapped),
 ];
 const LEVELS: &[(&str, tracing::Level)] = &[
     ("error", tracing::Level::ERROR),
@@ -168,6 +173,7 @@ fn set(
                 .filter(|time| (MIN_DEADLINE..=MAX_DEADLINE).contains(time));
             config.hook_deadline = deadline.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
+        "fleet.metadata" => config.fleet_metadata = choice(&full, value, FLEET_METADATA)?,
         "log.level" => config.log_level = choice(&full, value, LEVELS)?,
         "log.target" => {
             let wanted = "\"auto\", \"journald\" or the absolute path of a file";

@@ -84,6 +84,8 @@ fn every_known_key_is_heeded() {
         lifetime = "run"
         [hook]
         deadline = "2m"
+        [fleet]
+        metadata = "wrapped"
         [log]
         level = "trace"
         target = "/var/log/guard.log"
@@ -117,6 +119,7 @@ fn every_known_key_is_heeded() {
             tpm: Some("/d".into()),
             ..LibvirtDirs::default()
         },
+        fleet_metadata: FleetMetadata::Wrapped,
         capture_denied: 0,
     };
     assert_eq!(config, expected);
@@ -183,11 +186,11 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         ),
         (
             "\n[polizy]",
-            "2: unknown section \"polizy\"; the sections are policy, secret, hook, log, capture, libvirt",
+            "2: unknown section \"polizy\"; the sections are policy, secret, hook, fleet, log, capture, libvirt",
         ),
         (
             "degraded = 'deny'",
-            "1: unknown section \"degraded\"; the sections are policy, secret, hook, log, capture, libvirt",
+            "1: unknown section \"degraded\"; the sections are policy, secret, hook, fleet, log, capture, libvirt",
         ),
         (
             "policy = 1",

@@ -22,24 +22,26 @@ pub(super) enum Committed {
     Done {
         /// The DEK that a `create-key` repair made.
         new_dek: Option<Dek>,
-        /// When the event was recorded; `None` if it was not.
-        recorded: Option<Timestamp>,
     },
     /// The rows are no longer what the verdict saw; nothing was changed.
     RowsChanged,
 }
 
-const NOTHING_WRITTEN: Committed = Committed::Done {
-    new_dek: None,
-    recorded: None,
-};
+const NOTHING_WRITTEN: Committed = Committed::Done { new_dek: None };
+
+/// The row that the history has of a verdict: what asked for it, and the time that identifies it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HistoryRow {
+    pub(super) origin: Origin,
+    pub(super) at: Timestamp,
+}
 
 /// Writes the verdict. If the store accepts no change, a start whose key is available proceeds with
 /// a finding; one whose new key cannot be stored is refused.
 pub(super) fn commit(
     gathered: &mut Gathered,
     verdict: &mut Verdict,
-    origin: Origin,
+    row: HistoryRow,
     deadline: Deadline,
 ) -> Committed {
     let new_key = match key_to_write(gathered, verdict, deadline) {
@@ -50,8 +52,8 @@ pub(super) fn commit(
         }
     };
     let (new_key, new_dek) = new_key.unzip();
-    match write(gathered, verdict, new_key.as_ref(), origin, deadline) {
-        Ok(recorded) => Committed::Done { new_dek, recorded },
+    match write(gathered, verdict, new_key.as_ref(), row, deadline) {
+        Ok(()) => Committed::Done { new_dek },
         Err(StoreError::Changed) => Committed::RowsChanged,
         Err(error) if new_dek.is_some() => {
             verdict.refuse(Refusal::Store(error.access_error()));
@@ -65,15 +67,10 @@ pub(super) fn commit(
     }
 }
 
-/// Records a refusal that was decided after the repairs were written, in the row that was `recorded`
-/// with them. If that fails, it is only logged: the refusal itself is what matters.
-pub(super) fn record(
-    gathered: &mut Gathered,
-    verdict: &Verdict,
-    origin: Origin,
-    recorded: Option<Timestamp>,
-) {
-    let Some(event) = event(gathered, verdict, origin) else {
+/// Records a refusal that was decided after the repairs were written, in the row that was written with
+/// them. If that fails, it is only logged: the refusal itself is what matters.
+pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, row: HistoryRow) {
+    let Some(event) = event(gathered, verdict, &[], row) else {
         return;
     };
     let Some(store) = &mut gathered.store else {
@@ -81,7 +78,7 @@ pub(super) fn record(
     };
     let recorded = store
         .set_deadline(Deadline::after(TO_RECORD))
-        .and_then(|()| store.record_result(recorded, &event));
+        .and_then(|()| store.record_start(&event));
     if let Err(error) = recorded {
         tracing::warn!(%error, "the refusal could not be recorded");
     }
@@ -91,20 +88,20 @@ fn write(
     gathered: &mut Gathered,
     verdict: &Verdict,
     new_key: Option<&NewKey>,
-    origin: Origin,
+    row: HistoryRow,
     deadline: Deadline,
-) -> Result<Option<Timestamp>, StoreError> {
-    let event = event(gathered, verdict, origin);
+) -> Result<(), StoreError> {
+    let event = event(gathered, verdict, verdict.repairs(), row);
     let Gathered {
         facts,
         store: Some(store),
         ..
     } = gathered
     else {
-        return Ok(None);
+        return Ok(());
     };
     let (Ok(domain), Ok(seen)) = (&facts.domain, &facts.references) else {
-        return Ok(None);
+        return Ok(());
     };
     if verdict.repairs().is_empty() {
         store.set_deadline(deadline.at_most(TO_RECORD))?;
@@ -126,7 +123,7 @@ fn write(
             tracing::warn!(%error, "the key could not be recorded as used");
         }
     }
-    Ok(event.map(|event| event.at))
+    Ok(())
 }
 
 /// The key that a verdict wraps: for which provider, and where it comes from.
@@ -245,7 +242,13 @@ fn clients_key(verdict: &Verdict) -> Option<bool> {
     }
 }
 
-fn event(gathered: &Gathered, verdict: &Verdict, origin: Origin) -> Option<Event> {
+/// The event of a verdict, with the repairs that are written with it.
+fn event(
+    gathered: &Gathered,
+    verdict: &Verdict,
+    repairs: &[Repair],
+    row: HistoryRow,
+) -> Option<Event> {
     let domain = gathered.facts.domain.as_ref().ok()?;
     let (code, message) = match verdict.decision() {
         Decision::Allow(reason) => (None, messages::reason(*reason).to_owned()),
@@ -254,10 +257,9 @@ fn event(gathered: &Gathered, verdict: &Verdict, origin: Origin) -> Option<Event
             messages::refusal(&domain.name, refusal).message,
         ),
     };
-    let now = Timestamp::now();
     Some(Event {
         code,
-        repairs_json: messages::repairs_json(verdict.repairs()).to_string(),
-        ..Event::new(now, origin, domain.uuid, &domain.name, message)
+        repairs_json: messages::repairs_json(repairs).to_string(),
+        ..Event::new(row.at, row.origin, domain.uuid, &domain.name, message)
     })
 }

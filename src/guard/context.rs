@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::deadlines::Patience;
+use super::silent_daemon::StartingVirtqemud;
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
 use crate::domain::Domain;
@@ -11,6 +12,7 @@ use crate::host::dirs::{RunDir, StateDir};
 use crate::ids::DomainUuid;
 use crate::keyring::Keyring;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
+use crate::libvirt::Silence;
 use crate::libvirt::secret::HostSecrets;
 use crate::staging::DefinitionFiles;
 use crate::store::{Access, Store, StoreError};
@@ -24,20 +26,24 @@ pub struct HookCall {
     pub xml: Arc<[u8]>,
 }
 
-/// When the row was written that the history has of a start: with the guest, it identifies the row.
-/// Clones share it.
+/// The time of a start: with the guest, it identifies the row that the history has of it, whoever
+/// writes that row first. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Recorded(Arc<AtomicI64>);
+pub struct StartTime(Arc<AtomicI64>);
 
-impl Recorded {
-    /// Returns it; `None` as long as there is no row.
+impl StartTime {
+    /// Returns it. The first call sets it.
     #[must_use]
-    pub fn at(&self) -> Option<Timestamp> {
-        Some(Timestamp(self.0.load(Ordering::SeqCst))).filter(|at| at.0 != 0)
+    pub fn get(&self) -> Timestamp {
+        let (order, now) = (Ordering::SeqCst, Timestamp::now());
+        match self.0.compare_exchange(0, now.0, order, order) {
+            Ok(_) => now,
+            Err(earlier) => Timestamp(earlier),
+        }
     }
 
-    pub(crate) fn set(&self, at: Option<Timestamp>) {
-        self.0.store(at.map_or(0, |at| at.0), Ordering::SeqCst);
+    fn forget(&self) {
+        self.0.store(0, Ordering::SeqCst);
     }
 }
 
@@ -61,10 +67,14 @@ pub struct Guard {
     pub secrets: Option<Box<dyn HostSecrets>>,
     /// Whether a monolithic libvirtd itself is starting; `secrets` are then read from its files.
     pub(super) libvirt_starts: bool,
+    /// Whether libvirt was silent when `secrets` asked it.
+    pub silence: Silence,
+    /// The virtqemud that starts this guest before it answers clients.
+    pub(super) starting_virtqemud: Option<StartingVirtqemud>,
     /// How long libvirt and locks are waited for, if that is not for all of the deadline.
     pub(super) patience: Option<Patience>,
-    /// The row of the history that belongs to the start in progress.
-    pub recorded: Recorded,
+    /// The time of the start in progress.
+    pub start_time: StartTime,
     /// The KEKs that are open already; guards may share them.
     pub(crate) unsealed_keks: UnsealedKeks,
 }
@@ -83,8 +93,10 @@ impl Guard {
             config,
             secrets: None,
             libvirt_starts: false,
+            silence: Silence::default(),
+            starting_virtqemud: None,
             patience: None,
-            recorded: Recorded::default(),
+            start_time: StartTime::default(),
             unsealed_keks: UnsealedKeks::default(),
         }
     }
@@ -114,6 +126,13 @@ impl Guard {
     pub(super) fn name_of(&self, domain: DomainUuid) -> String {
         let known = self.definition_files().defined_as(domain);
         known.map_or_else(|| domain.to_string(), |known| known.name)
+    }
+
+    /// The next start begins. A call of the hook guards only one.
+    pub(super) fn begin_start(&self) {
+        if self.call.is_none() {
+            self.start_time.forget();
+        }
     }
 
     /// Opens the store; `None` if there is no database yet. Waits for a locked store for at most

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::context::Guard;
 use super::deadlines::TO_RECORD;
-use crate::clock::{Deadline, Timestamp};
+use super::silent_daemon::StartingVirtqemud;
+use crate::clock::Deadline;
 use crate::domain::Domain;
-use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon};
+use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon, calling_daemon};
 use crate::messages;
 use crate::store::{Access, Event, Origin};
 use crate::swtpm::read_state;
@@ -33,7 +34,9 @@ impl Guard {
         match called_by_starting_daemon() {
             None => return deadline,
             Some(Daemons::Modular) => {
-                self.share(deadline);
+                let known = calling_daemon().map(|daemon| StartingVirtqemud::of(self, daemon));
+                self.starting_virtqemud = known;
+                self.share(deadline, known.is_some_and(|known| known.was_silent));
                 return deadline;
             }
             Some(Daemons::Monolithic) => {}
@@ -89,10 +92,9 @@ fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
     let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
         return;
     };
-    let (now, why) = (Timestamp::now(), messages::reason(why));
-    let event = Event::new(now, origin, domain.uuid, &domain.name, why);
-    match store.record_event(&event) {
-        Ok(()) => guard.recorded.set(Some(now)),
-        Err(error) => tracing::warn!(%error, "the start could not be recorded"),
+    let (at, why) = (guard.start_time.get(), messages::reason(why));
+    let event = Event::new(at, origin, domain.uuid, &domain.name, why);
+    if let Err(error) = store.record_start(&event) {
+        tracing::warn!(%error, "the start could not be recorded");
     }
 }

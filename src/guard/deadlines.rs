@@ -15,7 +15,8 @@ const ANSWER_RESERVE: Duration = Duration::from_millis(200);
 /// can refuse nothing, and the daemon waits for it.
 const TO_FOLLOW_UP: Duration = Duration::from_secs(1);
 
-/// How long it still waits for each where that time is over, perhaps for another reason: a slow disk.
+/// How long it still waits for each where that time is over, perhaps for another reason: a slow disk;
+/// and how long a start does where virtsecretd was silent for the guest before.
 const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// The part of a deadline for which a start waits for virtsecretd while virtqemud itself is starting.
@@ -46,11 +47,17 @@ impl Guard {
 
     /// From here on, waits for each question to libvirt and each lock only for a part of the
     /// deadline: virtqemud starts its guests one by one, and answers nobody until then. A provider key
-    /// that is slow to open has all of it.
-    pub(super) fn share(&mut self, deadline: Deadline) {
+    /// that is slow to open has all of it. If virtsecretd `was_silent` for the guest before, it gets
+    /// a moment.
+    pub(super) fn share(&mut self, deadline: Deadline, was_silent: bool) {
+        let share = deadline.remaining() / SHARE_WHILE_STARTING;
         self.patience = Some(Patience {
             until: Deadline::after(Duration::ZERO),
-            at_least: deadline.remaining() / SHARE_WHILE_STARTING,
+            at_least: if was_silent {
+                share.min(AT_LEAST)
+            } else {
+                share
+            },
         });
     }
 
@@ -91,11 +98,13 @@ mod tests {
         assert!(follow_up.for_libvirt(over).has_passed());
 
         let mut starting = guard();
-        starting.share(Deadline::after(Duration::from_secs(12)));
+        starting.share(Deadline::after(Duration::from_secs(12)), false);
         for _ in 0..2 {
             let left = starting.for_libvirt(whole).remaining().as_secs_f32();
             assert!((3.0..4.0).contains(&left), "{left}");
             std::thread::sleep(Duration::from_millis(100));
         }
+        starting.share(Deadline::after(Duration::from_secs(12)), true);
+        assert!(seconds(starting.for_libvirt(whole)) <= 1.0);
     }
 }

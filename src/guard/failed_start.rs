@@ -18,23 +18,12 @@ use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, LiveState};
 
-/// A start that has failed.
-pub(super) struct Failed {
-    /// The row that the history has of it: when it was written.
-    pub(super) recorded: Option<Timestamp>,
-    /// What became of it.
-    pub(super) event: Event,
-}
-
-/// Returns a start that has failed, at `stopped end`, or at `release end` with libvirt's reason. Each
-/// is returned once.
-pub(super) fn take(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Failed> {
+/// Returns the event of a start that has failed, at `stopped end`, or at `release end` with libvirt's
+/// reason. Each is returned once.
+pub(super) fn take(guard: &Guard, domain: &Domain, ending: Option<Ending>) -> Option<Event> {
     domain.encrypted_vtpm()?;
     let note = start_note::take_failed(guard, domain, progress(guard, domain), ending)?;
-    Some(Failed {
-        recorded: note.recorded(),
-        event: event(guard, domain, &note),
-    })
+    Some(event(guard, domain, &note))
 }
 
 fn event(guard: &Guard, domain: &Domain, note: &StartNote) -> Event {
@@ -58,8 +47,8 @@ fn event(guard: &Guard, domain: &Domain, note: &StartNote) -> Event {
         }
     }
     tracing::warn!(domain = domain.name, %domain.uuid, message);
-    let now = Timestamp::now();
-    Event::new(now, Origin::Stopped, domain.uuid, &domain.name, message)
+    let at = note.recorded().unwrap_or_else(Timestamp::now);
+    Event::new(at, Origin::Stopped, domain.uuid, &domain.name, message)
 }
 
 /// Sets aside the TPM state of a start whose own state never arrived: libvirt has made a new TPM

@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use super::context::Guard;
-use super::failed_start::Failed;
 use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
-use super::{arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note};
+use super::{
+    arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note, sync_notes,
+};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
 use crate::domain::{Domain, Emulator};
 use crate::host::path_error::PathError;
 use crate::libvirt::secret::SecretError;
-use crate::store::{Store, StoreError};
+use crate::store::{Event, Store, StoreError};
 use crate::swtpm::{StateFile, read_state, state_path};
 use crate::tpm_copies::CopyError;
 use crate::verdict::facts::{Arrival, SeenState};
@@ -70,6 +71,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
         if has_its_tpm {
             note_state(guard, domain, vtpm, store)?;
         }
+        sync_notes::leave_if_due(guard, domain, store)?;
         store.has_key_refs(domain.uuid)
     });
     // The encrypted state works: a plain one that `encrypt` saved is no longer needed.
@@ -119,7 +121,7 @@ fn ended(
     guard: &Guard,
     domain: &Domain,
     ending: Option<Ending>,
-    failed: Option<&Failed>,
+    failed: Option<&Event>,
     deadline: Deadline,
 ) -> Result<(), FollowUpError> {
     let Some((vtpm, secret)) = domain.encrypted_vtpm() else {
@@ -130,8 +132,8 @@ fn ended(
     let mut taken_back = false;
     let noted = guard.with_store(deadline, |store| {
         store.clear_announcement(domain.uuid)?;
-        if let Some(Failed { recorded, event }) = failed {
-            store.record_result(*recorded, event)?;
+        if let Some(event) = failed {
+            store.record_start(event)?;
         }
         if has_run {
             note_state(guard, domain, vtpm, store)?;

@@ -16,6 +16,7 @@ mod follow_up;
 mod gather;
 mod host_secret;
 mod keys;
+mod learn;
 mod lease;
 mod obstacle;
 mod operation;
@@ -26,15 +27,18 @@ mod restore;
 pub mod restore_links;
 mod saved_runs;
 mod secret_release;
+mod silent_daemon;
 mod start_note;
 mod status;
 mod swtpm_log;
+pub(crate) mod sync_notes;
 
 pub use commit::{MakeKeyError, make_key};
-pub use context::{Guard, HookCall, Recorded};
+pub use context::{Guard, HookCall, StartTime};
 pub use elsewhere::state_elsewhere;
 pub use follow_up::{FollowUpError, follow_up};
 pub use keys::try_rows;
+pub use learn::{LearnError, Learnt, learn};
 #[cfg(test)]
 pub use operation::Ending;
 pub use operation::Operation;

@@ -1,6 +1,6 @@
 //! `prepare begin`: the only operation that may refuse a start.
 
-use super::commit::{Committed, commit, record};
+use super::commit::{Committed, HistoryRow, commit, record};
 use super::context::Guard;
 use super::gather::{Gathered, gather};
 use super::provide::{NotProvided, Provide, planned_action};
@@ -43,6 +43,7 @@ pub fn prepare(
     mode: Mode,
     deadline: Deadline,
 ) -> Outcome {
+    guard.begin_start();
     if let (Mode::CarryOut, Ok(domain)) = (mode, domain)
         && let Some(outcome) = daemon_start::allow_loaded(guard, domain, origin)
     {
@@ -65,6 +66,11 @@ pub fn prepare(
     if let (Mode::CarryOut, true, Some(secrets)) = (mode, is_encrypted, &guard.secrets) {
         secrets.expect_question(guard.for_libvirt(deadline));
     }
+    if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
+        // Of an earlier start, whose end the hook has not seen. Before anything can hang: at the
+        // deadline this start is refused, and the note would say of the earlier one that it failed.
+        start_note::remove(guard, domain);
+    }
     // Before anything can refuse: libvirt then deletes a transient guest's state. A replayed start
     // of a running guest is not a start that could fail.
     let kept = match domain {
@@ -78,18 +84,20 @@ pub fn prepare(
         }
         _ => Ok(()),
     };
-    guard.recorded.set(None);
-    if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
-        // Of an earlier start, whose end the hook has not seen.
-        start_note::remove(guard, domain);
-    }
-    let mut outcome = judged(guard, domain, origin, mode, access, deadline);
+    let row = HistoryRow {
+        origin,
+        at: guard.start_time.get(),
+    };
+    let mut outcome = judged(guard, domain, row, mode, access, deadline);
     if let Err(error) = kept {
         let finding = Finding::CopyNotKept(error.to_string());
         outcome.verdict.note(finding);
     }
     if let (Mode::CarryOut, Origin::Prepare, Ok(domain)) = (mode, origin, domain) {
         note_refused_state(guard, domain, &outcome);
+    }
+    if let Some(virtqemud) = guard.starting_virtqemud {
+        virtqemud.note(guard);
     }
     outcome
 }
@@ -109,29 +117,33 @@ fn note_refused_state(guard: &Guard, domain: &Domain, outcome: &Outcome) {
 fn judged(
     guard: &Guard,
     domain: &Result<Domain, UnreadableDomain>,
-    origin: Origin,
+    row: HistoryRow,
     mode: Mode,
     access: Access,
     deadline: Deadline,
 ) -> Outcome {
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
-        if let Some(outcome) = attempt(guard, gathered, origin, mode, deadline) {
+        if let Some(outcome) = attempt(guard, gathered, row, mode, deadline) {
             return outcome;
         }
     }
-    let mut gathered = gather(guard, domain.clone(), Access::Read, deadline);
-    let reason = "its rows kept changing while the start was judged".to_owned();
+    let mut gathered = gather(guard, domain.clone(), access, deadline);
+    let reason = "what it depends on kept changing while the start was judged".to_owned();
     gathered.facts.references = Err(StoreAccessError::Unavailable(reason));
     let verdict = judge(guard, &mut gathered, mode, deadline);
+    if mode != Mode::DryRun {
+        record(&mut gathered, &verdict, row);
+    }
     gathered.into_outcome(verdict, SecretAction::None, mode)
 }
 
-/// Returns `None` if the rows changed between the facts and the repairs: nothing was changed.
+/// Returns `None` if the rows changed between the facts and the repairs: nothing was changed; or
+/// libvirt's secret after them: the next attempt goes on from there, in the same row of the history.
 fn attempt(
     guard: &Guard,
     mut gathered: Gathered,
-    origin: Origin,
+    row: HistoryRow,
     mode: Mode,
     deadline: Deadline,
 ) -> Option<Outcome> {
@@ -148,18 +160,15 @@ fn attempt(
     }
     restore_state(guard, &gathered, &mut verdict);
     remove_empty_state_directory(guard, &gathered.facts, &verdict);
-    let Committed::Done { new_dek, recorded } =
-        commit(&mut gathered, &mut verdict, origin, deadline)
-    else {
+    let Committed::Done { new_dek } = commit(&mut gathered, &mut verdict, row, deadline) else {
         return None;
     };
-    guard.recorded.set(recorded);
     let mut secret = SecretAction::None;
     if mode == Mode::CarryOut {
         let provide = Provide {
             guard,
             gathered: &gathered,
-            is_start: origin == Origin::Prepare,
+            is_start: row.origin == Origin::Prepare,
             deadline,
         };
         let provides = verdict.secret().is_some();
@@ -168,7 +177,7 @@ fn attempt(
             Err(NotProvided::SecretChanged) => return None,
             Err(NotProvided::Refused(refusal)) => {
                 verdict.refuse_after_repairs(refusal);
-                record(&mut gathered, &verdict, origin, recorded);
+                record(&mut gathered, &verdict, row);
             }
         }
         let expected = verdict.is_allowed().then_some(ExpectedState {

@@ -122,7 +122,9 @@ impl Provide<'_> {
                 secret,
                 guests: vec![self.guard.name_of(domain)],
             },
-            SecretError::Unreachable(reason) => Refusal::LibvirtUnreachable { reason },
+            SecretError::Unreachable(reason) | SecretError::NoHelper(reason) => {
+                Refusal::LibvirtUnreachable { reason }
+            }
             SecretError::Starting => Refusal::LibvirtStarting,
         })
     }

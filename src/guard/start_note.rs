@@ -42,7 +42,7 @@ pub(super) struct StartNote {
     /// libvirt was not asked to take a key, so it need not be asked to drop one.
     #[serde(default)]
     provided_nothing: bool,
-    /// The row of the history that this start has: when it was written.
+    /// The time of this start, which identifies its row of the history.
     #[serde(default)]
     recorded: Option<i64>,
 }
@@ -77,7 +77,7 @@ pub(super) fn write(
         log_length: swtpm_log::length(guard, domain),
         refused: expected.is_none(),
         provided_nothing: !provides,
-        recorded: guard.recorded.at().map(|at| at.0),
+        recorded: Some(guard.start_time.get().0),
     };
     let dir = trusted::make_dir(&guard.run_dir.starts(), trusted::RUN_DIR)?;
     let name = OsString::from(domain.uuid.to_string());

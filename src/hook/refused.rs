@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capture;
-use crate::clock::{Deadline, Timestamp};
+use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
-use crate::guard::{Guard, Recorded};
+use crate::guard::{Guard, StartTime};
 use crate::host::dirs::StateDir;
 use crate::ids::DomainUuid;
 use crate::log;
@@ -26,7 +26,7 @@ pub(super) struct Start {
     xml: Arc<[u8]>,
     state_dir: StateDir,
     captures: usize,
-    recorded: Recorded,
+    time: StartTime,
 }
 
 impl Start {
@@ -45,7 +45,7 @@ impl Start {
                 .map_or(Arc::default(), |call| Arc::clone(&call.xml)),
             state_dir: guard.state_dir.clone(),
             captures: guard.config.capture_denied,
-            recorded: guard.recorded.clone(),
+            time: guard.start_time.clone(),
         }
     }
 
@@ -89,12 +89,12 @@ impl Start {
             Err(StoreError::Missing) => return Ok(()),
             opened => opened?,
         };
-        let (now, message) = (Timestamp::now(), refusal(self.named(), why).message);
+        let (at, message) = (self.time.get(), refusal(self.named(), why).message);
         let event = Event {
             code: Some(why.code()),
-            ..Event::new(now, Origin::Prepare, uuid, &self.name, message)
+            ..Event::new(at, Origin::Prepare, uuid, &self.name, message)
         };
-        store.record_result(self.recorded.at(), &event)
+        store.record_start(&event)
     }
 }
 
@@ -116,27 +116,23 @@ mod tests {
         let soon = Deadline::after(Duration::from_secs(20));
         let mut store = Store::open(&state_dir, Access::Create, soon).unwrap();
         let uuid = DomainUuid::random();
-        let at = Timestamp(Timestamp::now().0 - 9_000);
+        let guard = Guard::new(Config::default(), state_dir.clone());
+        let at = guard.start_time.get();
         let allowed = Event {
             repairs_json: "[{\"kind\":\"create-key\"}]".to_owned(),
             ..Event::new(at, Origin::Prepare, uuid, "vm1", "allowed")
         };
-        store.record_event(&allowed).unwrap();
+        store.record_start(&allowed).unwrap();
 
-        let guard = Guard::new(Config::default(), state_dir.clone());
-        let start = |xml: &str, recorded| {
-            let recorded_at = Recorded::default();
-            recorded_at.set(recorded);
-            Start {
-                name: "vm1".to_owned(),
-                uuid: Some(uuid),
-                xml: xml.as_bytes().into(),
-                state_dir: state_dir.clone(),
-                captures: guard.config.capture_denied,
-                recorded: recorded_at,
-            }
+        let start = |xml: &str, time: StartTime| Start {
+            name: "vm1".to_owned(),
+            uuid: Some(uuid),
+            xml: xml.as_bytes().into(),
+            state_dir: state_dir.clone(),
+            captures: guard.config.capture_denied,
+            time,
         };
-        let rows = || {
+        let rows = |store: &Store| {
             let rows = store.history(EventFilter::Domain(uuid), 10).unwrap();
             let describe = |row: crate::store::EventRow| {
                 let created = row.repairs_json.contains("create-key");
@@ -148,14 +144,19 @@ mod tests {
         let refused = |created| ("prepare".to_owned(), Some(why.code()), created);
 
         // Its verdict was recorded as allowed, and then libvirt was asked.
-        start("<domain/>", Some(at)).write_down(&why);
-        assert_eq!(rows(), [refused(true)]);
+        start("<domain/>", guard.start_time.clone()).write_down(&why);
+        assert_eq!(rows(&store), [refused(true)]);
         let captures = capture::list(&state_dir).unwrap();
         assert_eq!(captures.len(), 1);
         assert_eq!(fs::read_to_string(&captures[0].path).unwrap(), "<domain/>");
 
-        // It had no verdict yet.
-        start("", None).write_down(&why);
-        assert_eq!(rows(), [refused(false), refused(true)]);
+        // It had no verdict yet; one that comes too late changes nothing but what it has repaired.
+        std::thread::sleep(Duration::from_millis(5));
+        let time = StartTime::default();
+        start("", time.clone()).write_down(&why);
+        assert_eq!(rows(&store), [refused(false), refused(true)]);
+        let at = time.get();
+        store.record_start(&Event { at, ..allowed }).unwrap();
+        assert_eq!(rows(&store), [refused(true), refused(true)]);
     }
 }

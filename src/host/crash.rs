@@ -8,10 +8,23 @@ pub(crate) fn point() {
     armed::reached();
 }
 
+/// A step that a test lets fail. Outside of tests it never does.
+#[inline]
+#[cfg_attr(
+    not(test),
+    allow(clippy::unnecessary_wraps, reason = "a test lets it fail")
+)]
+pub(crate) fn failing_point() -> std::io::Result<()> {
+    #[cfg(test)]
+    armed::may_fail()?;
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod armed {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+    use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use nix::sys::signal::{Signal, raise};
@@ -24,6 +37,22 @@ pub(crate) mod armed {
 
     thread_local! {
         static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
+        /// How many steps of this thread are left until one fails; 0: none does.
+        static SUCCEEDING: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Lets the `nth` step of this thread from now fail that can.
+    pub(crate) fn fail_at(nth: usize) {
+        SUCCEEDING.set(nth);
+    }
+
+    pub(super) fn may_fail() -> io::Result<()> {
+        let left = SUCCEEDING.get();
+        SUCCEEDING.set(left.saturating_sub(1));
+        if left == 1 {
+            return Err(io::Error::other("a test lets this step fail"));
+        }
+        Ok(())
     }
 
     /// Kills this process at the `nth` moment from now, as `kill -9` does.

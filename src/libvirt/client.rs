@@ -1,26 +1,24 @@
-//! The guard's side of the helper: questions as functions, answers as types.
+//! The connection to a helper, and through it to libvirt. What is asked is in [`questions`].
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::conversation::Conversation;
-use super::files::{are_of_this_host, value_on_disk};
-use super::guests::{Guest, Libvirt, SavedRuns};
 use super::program;
-use super::protocol::{Request, Response, Revealed};
+use super::protocol::{Request, Response};
+use super::silence::Silence;
 use crate::clock::Deadline;
 use crate::host::dirs::LibvirtDirs;
+use crate::host::path_error::PathError;
 use crate::host::poll;
-use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::secret::{
-    HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue,
-};
-use crate::verdict::Over;
+use crate::libvirt::secret::SecretError;
+
+mod questions;
 
 /// One libvirt connection. A helper makes it for the first question, and it stays open for the next.
 /// Dropping it ends the helper.
@@ -37,26 +35,6 @@ pub struct LibvirtClient {
 
 /// How long to wait before a daemon that is away is asked again: each time a helper is started.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Whether a daemon once gave no answer in time. Clones share it, so that what asks about many guests
-/// waits for a silent daemon once.
-#[derive(Debug, Clone, Default)]
-pub struct Silence(Arc<AtomicBool>);
-
-impl Silence {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// From here on the daemon is asked, and waited for, once more.
-    pub fn forget(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
 
 impl LibvirtClient {
     /// Returns a client for this URI: `secret:///system` for secrets, `qemu:///system` for secrets and
@@ -142,6 +120,7 @@ impl LibvirtClient {
         let response = conversation
             .ask(request, deadline)
             .map_err(|error| self.question_error(&error))?;
+        self.silence.end();
         // If libvirt was unreachable, the connection may be broken: the next question gets a new one.
         if !matches!(response, Response::Unreachable(_)) {
             self.conversation.replace(Some(conversation));
@@ -163,8 +142,16 @@ impl LibvirtClient {
             return Err(no_answer());
         }
         program::check(&self.program)
-            .map_err(|distrust| SecretError::Unreachable(distrust.to_string()))?;
-        Conversation::start(&self.program, &self.uri).map_err(|error| self.helper_error(&error))
+            .map_err(|distrust| SecretError::NoHelper(distrust.to_string()))?;
+        Conversation::start(&self.program, &self.uri).map_err(|error| {
+            match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                // Only an installation changes that.
+                Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC => {
+                    SecretError::NoHelper(PathError::new(&*self.program, error).to_string())
+                }
+                _ => self.helper_error(&error),
+            }
+        })
     }
 
     fn helper_error(&self, error: &std::io::Error) -> SecretError {
@@ -172,152 +159,6 @@ impl LibvirtClient {
     }
 }
 
-impl Libvirt for LibvirtClient {
-    fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
-        match self.ask(&Request::Guests, deadline)? {
-            Response::Guests(guests) => Ok(guests),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn guests_called(
-        &self,
-        name_or_uuid: &str,
-        deadline: Deadline,
-    ) -> Result<Vec<Guest>, SecretError> {
-        match self.ask(&Request::Guest(name_or_uuid), deadline)? {
-            Response::Guests(guests) => Ok(guests),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn drop_staged(
-        &self,
-        secret: SecretUuid,
-        domain: DomainUuid,
-        deadline: Deadline,
-    ) -> Result<bool, SecretError> {
-        match self.ask(&Request::DropStaged { secret, domain }, deadline)? {
-            Response::Dropped(dropped) => Ok(dropped),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn saved_runs(&self, domain: DomainUuid, deadline: Deadline) -> Result<SavedRuns, SecretError> {
-        match self.ask(&Request::SavedRuns(domain), deadline)? {
-            Response::SavedRuns(saved) => Ok(saved),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn reveal(
-        &self,
-        secret: SecretUuid,
-        deadline: Deadline,
-    ) -> Result<Option<LibvirtSecret>, SecretError> {
-        let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
-            Response::Absent => return Ok(None),
-            Response::Secret { definition, value } => (definition, value),
-            other => return Err(unexpected(&other)),
-        };
-        let value = match value {
-            Revealed::None => SecretValue::None,
-            Revealed::Private => SecretValue::Private,
-            Revealed::Follows => SecretValue::Disclosed(self.value(deadline)?),
-        };
-        let Some(definition) = SecretDefinition::parse(&definition) else {
-            let message = format!("libvirt's definition of the secret {secret} cannot be read");
-            return Err(SecretError::Refused(message));
-        };
-        Ok(Some(LibvirtSecret { definition, value }))
-    }
-
-    fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
-        match self.ask(&Request::Undefine(secret), deadline)? {
-            Response::Undefined(undefined) => Ok(undefined),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn encrypt_vtpm(
-        &self,
-        domain: DomainUuid,
-        secret: SecretUuid,
-        deadline: Deadline,
-    ) -> Result<bool, SecretError> {
-        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
-            Response::Redefined(changed) => Ok(changed),
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
-impl HostSecrets for LibvirtClient {
-    fn expect_question(&self, deadline: Deadline) {
-        if self.conversation.borrow().is_none() {
-            // The question itself will report an error.
-            *self.conversation.borrow_mut() = self.start(deadline).ok();
-        }
-    }
-
-    /// The value of a private secret that is not ephemeral is read from libvirt's files.
-    fn inspect(
-        &self,
-        secret: SecretUuid,
-        deadline: Deadline,
-    ) -> Result<Option<LibvirtSecret>, SecretError> {
-        let mut found = self.reveal(secret, deadline)?;
-        if let Some(found) = &mut found {
-            let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
-            if is_stored && matches!(found.value, SecretValue::Private) {
-                found.value = value_on_disk(&self.secrets_dir, secret);
-            }
-        }
-        Ok(found)
-    }
-
-    fn provide(
-        &self,
-        secret: SecretUuid,
-        domain: DomainUuid,
-        dek: &Dek,
-        over: Over,
-        deadline: Deadline,
-    ) -> Result<Provided, SecretError> {
-        if over == Over::TheSame {
-            return Ok(Provided::LeftAsIs);
-        }
-        let request = Request::Provide {
-            secret,
-            domain,
-            key: dek.expose(),
-            over,
-        };
-        match self.ask(&request, deadline)? {
-            Response::Set => Ok(Provided::Set),
-            Response::Defined => Ok(Provided::Defined),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn drop_own(
-        &self,
-        secret: SecretUuid,
-        domain: DomainUuid,
-        deadline: Deadline,
-    ) -> Result<bool, SecretError> {
-        match self.ask(&Request::Drop { secret, domain }, deadline)? {
-            Response::Dropped(dropped) => Ok(dropped),
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
 fn no_answer() -> SecretError {
     SecretError::Unreachable("libvirt did not answer in time".to_owned())
-}
-
-/// The answer does not fit the question: perhaps the helper is of another version.
-fn unexpected(response: &Response) -> SecretError {
-    SecretError::Unreachable(format!("the helper's answer does not fit: {response:?}"))
 }

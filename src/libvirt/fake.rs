@@ -20,6 +20,7 @@ mod calls;
 mod disk;
 mod failures;
 mod guests;
+mod metadata;
 mod secrets;
 mod tests;
 

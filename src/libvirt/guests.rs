@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::metadata::{Metadata, MetadataChange};
 use super::secret::{HostSecrets, LibvirtSecret, SecretError};
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
@@ -41,6 +42,24 @@ pub trait Libvirt: HostSecrets {
         secret: SecretUuid,
         deadline: Deadline,
     ) -> Result<bool, SecretError>;
+
+    /// Returns the guard's element in the guest's definitions; `None` if libvirt does not know it.
+    fn metadata(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Metadata>, SecretError>;
+
+    /// Sets the guard's element ([`TravellingKeys::for_libvirt`]) in every definition of the guest, or
+    /// removes it there, and reads it back. What else is in `<metadata>` stays.
+    ///
+    /// [`TravellingKeys::for_libvirt`]: crate::domain::TravellingKeys::for_libvirt
+    fn set_metadata(
+        &self,
+        domain: DomainUuid,
+        element: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<MetadataChange, SecretError>;
 
     /// Returns the secret with this UUID. Its value is included if libvirt discloses it.
     fn reveal(

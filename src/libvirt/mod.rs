@@ -17,6 +17,7 @@ mod frame;
 mod guests;
 #[cfg(feature = "libvirt")]
 pub mod helper;
+mod metadata;
 mod program;
 #[cfg_attr(
     not(feature = "libvirt"),
@@ -28,14 +29,19 @@ mod protocol;
     allow(dead_code, unused_imports, reason = "half of it is the helper's")
 )]
 pub mod secret;
+mod silence;
 mod starting;
 
 pub use attempt::calling_attempt;
-pub use client::{LibvirtClient, Silence};
+pub use client::LibvirtClient;
 pub use daemon::{Process, a_daemon_runs, called_by_starting_daemon, calling_daemon, daemon_runs};
 pub use daemons::Daemons;
 pub use guests::{Guest, Libvirt, SavedRuns};
+#[cfg(any(test, feature = "internals"))]
+pub use metadata::Element;
+pub use metadata::{Metadata, MetadataChange};
 pub use program::find as helper_program;
+pub use silence::Silence;
 pub use starting::StartingLibvirtd;
 
 /// Whether these are the bytes of a request, and of a response, of the helper's protocol, for

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::frame::to_frame;
 use super::guests::{Guest, SavedRuns};
+use super::metadata::Metadata;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::SecretError;
@@ -20,9 +21,9 @@ use crate::verdict::Over;
 #[cfg(test)]
 mod tests;
 
-/// The longest request in bytes: a secret's value may have 65536 (libvirt's
-/// `VIR_SECRET_VALUE_MAX`), and the words need some more.
-pub(super) const MAX_REQUEST: usize = 65536 + 1024;
+/// The longest request in bytes: the wrapped keys of a guest's metadata may have 128 KiB, a secret's
+/// value 65536 (libvirt's `VIR_SECRET_VALUE_MAX`), and names and words need some more.
+pub(super) const MAX_REQUEST: usize = 256 << 10;
 
 /// The longest value of a secret that follows a response, in bytes.
 pub(super) const MAX_VALUE: usize = Dek::MAX_LEN;
@@ -71,6 +72,15 @@ pub(super) enum Request<'a> {
     },
     /// `saved-runs DOMAIN`
     SavedRuns(DomainUuid),
+    /// `metadata DOMAIN`
+    Metadata(DomainUuid),
+    /// `set-metadata DOMAIN`, and the guard's element as the body; none removes it.
+    SetMetadata {
+        /// The domain.
+        domain: DomainUuid,
+        /// The element.
+        element: Option<&'a str>,
+    },
     /// `guests`
     Guests,
     /// `guest`, with a name or a UUID as the body.
@@ -98,6 +108,11 @@ impl<'a> Request<'a> {
                 (format!("encrypt-vtpm {domain} {secret}"), &[])
             }
             Self::SavedRuns(domain) => (format!("saved-runs {domain}"), &[]),
+            Self::Metadata(domain) => (format!("metadata {domain}"), &[]),
+            Self::SetMetadata { domain, element } => {
+                let body = element.unwrap_or_default().as_bytes();
+                (format!("set-metadata {domain}"), body)
+            }
             Self::Guests => ("guests".to_owned(), &[]),
             Self::Guest(name_or_uuid) => ("guest".to_owned(), name_or_uuid.as_bytes()),
         };
@@ -108,7 +123,11 @@ impl<'a> Request<'a> {
     pub(super) fn only_reads(&self) -> bool {
         matches!(
             self,
-            Self::Reveal(_) | Self::SavedRuns(_) | Self::Guests | Self::Guest(_)
+            Self::Reveal(_)
+                | Self::SavedRuns(_)
+                | Self::Metadata(_)
+                | Self::Guests
+                | Self::Guest(_)
         )
     }
 
@@ -141,6 +160,14 @@ impl<'a> Request<'a> {
                 domain: domain.parse().ok()?,
                 secret: secret.parse().ok()?,
             },
+            ["metadata", domain] => Self::Metadata(domain.parse().ok()?),
+            ["set-metadata", domain] => {
+                let element = std::str::from_utf8(body).ok()?;
+                return Some(Self::SetMetadata {
+                    domain: domain.parse().ok()?,
+                    element: Some(element).filter(|element| !element.is_empty()),
+                });
+            }
             ["saved-runs", domain] => Self::SavedRuns(domain.parse().ok()?),
             ["guests"] => Self::Guests,
             ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
@@ -166,7 +193,7 @@ fn word(over: Over) -> &'static str {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Response {
-    /// There is no such secret.
+    /// There is no such secret, or no such domain.
     Absent,
     /// An existing secret got the value.
     Set,
@@ -187,6 +214,10 @@ pub(super) enum Response {
     Redefined(bool),
     /// The domain's saved runs.
     SavedRuns(SavedRuns),
+    /// The guard's element in the domain's definitions.
+    Metadata(Metadata),
+    /// A job of the domain is in the way.
+    Busy,
     /// The requested guests.
     Guests(Vec<Guest>),
     /// [`SecretError::Refused`]
@@ -227,7 +258,9 @@ impl From<SecretError> for Response {
     fn from(error: SecretError) -> Self {
         match error {
             SecretError::Refused(words) => Self::Refused(words),
-            SecretError::Unreachable(words) => Self::Unreachable(words),
+            SecretError::Unreachable(words) | SecretError::NoHelper(words) => {
+                Self::Unreachable(words)
+            }
             SecretError::Starting | SecretError::OfGuest(_) => Self::Unreachable(error.to_string()),
             SecretError::Conflict(words) => Self::Conflict(words),
             SecretError::Changed => Self::Changed,

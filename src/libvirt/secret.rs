@@ -30,6 +30,9 @@ pub enum SecretError {
     /// libvirt could not be reached or did not answer in time.
     #[error("{0}")]
     Unreachable(String),
+    /// The program that asks libvirt is not installed, or may not be run: which, and why.
+    #[error("{0}")]
+    NoHelper(String),
     /// The usage belongs to another secret, or the UUID to another usage type: libvirt's message.
     #[error("{0}")]
     Conflict(String),
@@ -48,7 +51,9 @@ impl SecretError {
     /// The sentence of what failed by it: a libvirt that refuses was reached.
     pub fn sentence(&self) -> String {
         match self {
-            Self::Unreachable(_) | Self::Starting => format!("libvirt is unreachable: {self}"),
+            Self::Unreachable(_) | Self::NoHelper(_) | Self::Starting => {
+                format!("libvirt is unreachable: {self}")
+            }
             _ => self.to_string(),
         }
     }

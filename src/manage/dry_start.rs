@@ -15,7 +15,7 @@ use super::host::{BrokenConfig, DEFAULT_DEADLINE, Host, HostError, default_deadl
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::guard::{Guard, Mode, prepare};
-use crate::keyring::unlock::UnsealedKeks;
+pub(crate) use crate::keyring::unlock::UnsealedKeks;
 use crate::messages::{Named, outcome_json};
 use crate::store::Origin;
 use crate::verdict::outcome::Outcome;
@@ -78,10 +78,12 @@ pub(crate) fn refusal(host: &Host, domain: &Domain) -> Option<Refusal> {
     }
 }
 
-/// Checks these guests, in their order, with one deadline for all. `progress` is called with the name of each.
+/// Checks these guests, in their order, with one deadline for all. Each provider key is opened once for
+/// all of them, unless it is among `keks` already. `progress` is called with the name of each.
 pub(crate) fn check(
     host: &Host,
     guests: &[ListedGuest],
+    keks: &UnsealedKeks,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Vec<CheckedGuest>, HostError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -90,9 +92,7 @@ pub(crate) fn check(
     let number = u32::try_from(guests.len()).unwrap_or(u32::MAX);
     let time = DEFAULT_DEADLINE + FOR_ONE_OF_MANY.saturating_mul(number);
     let deadline = Deadline::after(time);
-    // Each provider key is opened once for all of them.
-    let keks = UnsealedKeks::default();
-    let work = || check_some(host, guests, &keks, &next, deadline, progress);
+    let work = || check_some(host, guests, keks, &next, deadline, progress);
     let mut checked = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut checked = work()?;

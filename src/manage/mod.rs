@@ -14,6 +14,7 @@ pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod import_key;
 mod json;
+pub(crate) mod key_metadata;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
 pub(crate) mod metrics_file;
@@ -38,7 +39,10 @@ pub(crate) mod stage;
 pub(crate) mod status;
 pub(crate) mod stopped_guest;
 pub(crate) mod store_backup;
+pub(crate) mod store_rebuild;
+pub(crate) mod sync;
 pub(crate) mod tpm_place;
+pub(crate) mod travelling;
 pub(crate) mod unknown_guests;
 pub(crate) mod unstage;
 

@@ -19,7 +19,7 @@ use super::unknown_guests::{self, UnknownGuest};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::KeyRefId;
-use crate::messages::count;
+use crate::messages;
 use crate::store::{Access, Event, Origin, Prune, Store};
 use crate::tpm_copies::{self, CopyStore};
 
@@ -173,21 +173,10 @@ fn decide(guest: &UnknownGuest, rule: Rule, now: Timestamp) -> PruneDecision {
 fn event(guest: &UnknownGuest, now: Timestamp) -> Event {
     let message = format!(
         "libvirt no longer knows it and no TPM state of it is left: {} removed",
-        things(guest.rows.len(), guest.copies)
+        messages::left_of_guest(guest.rows.len(), guest.copies)
     );
     let name = guest.name.clone().unwrap_or_default();
     Event::new(now, Origin::Prune, guest.uuid, name, message)
-}
-
-/// Key references and copies, as far as there are any.
-pub(crate) fn things(key_refs: usize, copies: usize) -> String {
-    let key_refs_words = count(key_refs, "key reference");
-    let copies_words = format!("{} of TPM state", count(copies, "saved copy"));
-    match (key_refs, copies) {
-        (_, 0) => key_refs_words,
-        (0, _) => copies_words,
-        _ => format!("{key_refs_words} and {copies_words}"),
-    }
 }
 
 impl From<(PruneDecision, UnknownGuest)> for PrunedGuest {
@@ -209,32 +198,5 @@ impl PruneDecision {
             Self::Remove => "remove",
             Self::HasState(_) | Self::RunsElsewhere | Self::TooYoung => "keep",
         }
-    }
-
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Remove => "libvirt does not know it, and no TPM state is left".to_owned(),
-            Self::HasState(path) => format!("TPM state is left: {}", path.display()),
-            Self::RunsElsewhere => "its key was used, but never on this host: it may run on \
-                                    another one (--standby removes it)"
-                .to_owned(),
-            Self::TooYoung => "it changed recently: --older-than AGE".to_owned(),
-        }
-    }
-}
-
-impl Serialize for PruneDecision {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            result: &'a str,
-            reason: &'a str,
-        }
-        let reason = self.reason();
-        Document {
-            result: self.word(),
-            reason: &reason,
-        }
-        .serialize(to)
     }
 }

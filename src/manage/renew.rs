@@ -19,7 +19,7 @@ use crate::key::dek::Dek;
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::libvirt::files;
 use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
-use crate::swtpm::{RecryptError, TpmData};
+use crate::swtpm::{OldState, RecryptError, TpmData};
 
 /// What `key renew` did.
 #[derive(Debug, Serialize)]
@@ -34,6 +34,8 @@ pub(crate) struct Renewed {
     pub(crate) replaced: KeyRefId,
     /// Every key that was retired for the new one.
     pub(crate) retired: Vec<KeyRefId>,
+    /// What became of the state under the old key in a file that the new one is in, too.
+    pub(crate) old_state: Option<OldState>,
     /// The old keys could not be retired: the next start does it.
     #[serde(skip)]
     pub(crate) not_retired: Option<StoreError>,
@@ -142,9 +144,10 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
         store.retire(key_ref, now)?;
         return Err(RenewError::Starting(guest.reference()));
     }
-    if let Err(error) = staged.install() {
-        return Err(retire_unused(&mut store, key_ref, &guest, error));
-    }
+    let old_state = match staged.install() {
+        Ok(old_state) => old_state,
+        Err(error) => return Err(retire_unused(&mut store, key_ref, &guest, error)),
+    };
     let (retired, not_retired) = match store.use_key(key_ref, now) {
         Ok(used) => (used.retired, None),
         Err(error) => (Vec::new(), Some(error)),
@@ -159,6 +162,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
         key_ref,
         replaced: old.key_ref.id,
         retired,
+        old_state,
         not_retired,
         not_recorded: guest.record(&mut store, Origin::Renew, message).err(),
     })

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::guests::{GuestError, GuestRef};
-use super::host::{BrokenConfig, Host, HostError};
+use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator, TpmVersion};
-use crate::guard::{Guard, has_managed_save, state_elsewhere};
-use crate::store::{Access, Store};
+use crate::guard::{Guard, LearnError, Learnt, has_managed_save, learn, state_elsewhere};
+use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{LockError, StateFile, StatePath, read_state, remove_empty_directory};
 use crate::tpm_copies::CopyStore;
 use crate::verdict::elsewhere::StateElsewhere;
@@ -74,8 +74,10 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         Some(store) => store.references(guest.uuid, now)?.key_refs,
         None => Vec::new(),
     };
-    let has_key = rows.iter().any(|row| row.wrapped_dek.is_some());
+    let is_known = rows.iter().any(|row| row.wrapped_dek.is_some());
     refuse_beside_state(host, &guard, store.as_ref(), &guest)?;
+    // The next start would find the key of its XML, as one that was used.
+    let has_key = is_known || learn_from_xml(host, &guard, &guest)?;
     let copies = CopyStore::of(host.state_dir(), guest.uuid).set_aside(now)?;
     let forgotten = match &mut store {
         Some(store) => store.clear_seen_state(guest.uuid)?,
@@ -94,6 +96,19 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         has_key,
         was_used,
     })
+}
+
+/// Stores the key of the guest's XML, if that is all that there is. Returns whether it was.
+fn learn_from_xml(host: &Host, guard: &Guard, guest: &GuestRef) -> Result<bool, ResetError> {
+    let Some((defined, _)) = host.definition(guest.uuid) else {
+        return Ok(false);
+    };
+    match learn(guard, &defined, true, default_deadline()) {
+        Ok(learnt) => Ok(matches!(learnt, Learnt::Stored { .. })),
+        Err(LearnError::Store(error)) => Err(error.into()),
+        // Its rows were read before.
+        Err(LearnError::Access(_)) => Err(StoreError::Changed.into()),
+    }
 }
 
 /// A state directory without a state would keep libvirt from setting up the new TPM completely.

@@ -8,7 +8,7 @@ use super::host::{Host, HostError, default_deadline};
 use crate::domain::Domain;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
-use crate::keyring::unlock::Unlocker;
+use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::store::{Access, Store};
 use crate::verdict::facts::Provider;
 
@@ -21,8 +21,13 @@ pub(crate) struct SharedSecret {
 }
 
 /// Returns the secrets that several of these guests name under different keys. Guests whose keys cannot
-/// be compared, and guests that share libvirt's own value, are left alone.
-pub(crate) fn find(host: &Host, guests: &[ListedGuest]) -> Result<Vec<SharedSecret>, HostError> {
+/// be compared, and guests that share libvirt's own value, are left alone. Provider keys that are among
+/// `keks` are not opened again.
+pub(crate) fn find(
+    host: &Host,
+    guests: &[ListedGuest],
+    keks: &UnsealedKeks,
+) -> Result<Vec<SharedSecret>, HostError> {
     let mut by_secret = BTreeMap::<SecretUuid, Vec<&Domain>>::new();
     for domain in guests.iter().filter_map(|guest| guest.domain.as_ref().ok()) {
         if let Some((_, secret)) = domain.encrypted_vtpm() {
@@ -37,7 +42,7 @@ pub(crate) fn find(host: &Host, guests: &[ListedGuest]) -> Result<Vec<SharedSecr
         return Ok(Vec::new());
     };
     let providers = store.providers()?;
-    let mut unlocker = Unlocker::new(&host.keyring());
+    let mut unlocker = Unlocker::sharing(host.keyring(), keks.clone());
     let mut shared = Vec::new();
     for (secret, domains) in by_secret {
         if differ(&mut unlocker, &store, &providers, &domains)? {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::dry_start::{CheckedGuest, check};
+use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::unknown_guests;
@@ -172,7 +172,9 @@ fn guests(
     let mut guests: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
     guests.retain(has_vtpm);
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
-    let checked = check(host, &guests, &|name| progress(guests.len(), name))?;
+    let checked = check(host, &guests, &UnsealedKeks::default(), &|name| {
+        progress(guests.len(), name);
+    })?;
     // A guest that runs may have started without the guard: libvirt notes its process then.
     let running_dir = host.libvirt_dirs().running();
     let describe = |guest: CheckedGuest| {

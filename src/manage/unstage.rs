@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::host::{BrokenConfig, Host, HostError};
+use super::host::Host;
 use crate::clock::Deadline;
 use crate::config::Lifetime;
 use crate::ids::{DomainUuid, SecretUuid};
@@ -95,13 +95,21 @@ pub(crate) enum UnstageError {
     /// The staged files.
     #[error(transparent)]
     Staging(#[from] StagingError),
-    /// The host.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// libvirt did not answer. The keys are gone from the tmpfs; it still has the secrets, which the
+    /// libvirt did not answer, or there is no program to ask it. The keys are gone from the tmpfs; it still has the secrets, which the
     /// definitions that are left name for the next call.
     #[error(transparent)]
     Libvirt(SecretError),
+}
+
+/// Whether a later question may be answered: not if libvirt has refused it; and not without a program
+/// that asks, which only an installation brings back.
+fn may_be_answered(error: &SecretError, patience: Patience, has_read_them: Deadline) -> bool {
+    patience == Patience::WhileItRuns
+        && match error {
+            SecretError::Unreachable(_) => true,
+            SecretError::NoHelper(_) => !has_read_them.has_passed(),
+            _ => false,
+        }
 }
 
 /// Removes the staged keys, and has libvirt drop the secrets that are no longer needed.
@@ -112,14 +120,29 @@ pub(crate) fn unstage(
     asks_again: impl FnOnce(&SecretError),
 ) -> Result<Unstaged, UnstageError> {
     let has_read_them = Deadline::after(DEADLINE_FOR_LIBVIRTD);
+    unstage_once_read(host, patience, has_read_them, asks_again)
+}
+
+/// The same. libvirtd, which is starting, reads the keys until then.
+pub(crate) fn unstage_once_read(
+    host: &Host,
+    patience: Patience,
+    has_read_them: Deadline,
+    asks_again: impl FnOnce(&SecretError),
+) -> Result<Unstaged, UnstageError> {
     let mut asks_again = Some(asks_again);
     loop {
-        let error = match attempt(host, patience) {
+        // The keys are not on the tmpfs for longer than that.
+        let deadline = if has_read_them.has_passed() {
+            Deadline::after(DEADLINE_FOR_LIBVIRTD)
+        } else {
+            has_read_them
+        };
+        let error = match attempt(host, patience, deadline) {
             Err(UnstageError::Libvirt(error)) => error,
             result => return result,
         };
-        let is_final =
-            patience == Patience::OneMinute || !matches!(error, SecretError::Unreachable(_));
+        let is_final = !may_be_answered(&error, patience, has_read_them);
         if is_final || has_read_them.has_passed() {
             // If libvirtd still starts its guests, the definitions tell the hook which of them have
             // their keys.
@@ -136,7 +159,7 @@ pub(crate) fn unstage(
     }
 }
 
-fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
+fn attempt(host: &Host, patience: Patience, deadline: Deadline) -> Result<Unstaged, UnstageError> {
     // After a start that failed, and after a stop: what a daemon would hold is gone with it.
     let daemon_runs = host.daemon_runs();
     if !daemon_runs && patience == Patience::WhileItRuns {
@@ -145,7 +168,6 @@ fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
             daemon: Daemon::Ended,
         });
     }
-    let deadline = Deadline::after(DEADLINE_FOR_LIBVIRTD);
     let directory = host.staging_dir();
     let mut keys: Vec<_> = directory
         .staged()?
@@ -156,8 +178,8 @@ fn attempt(host: &Host, patience: Patience) -> Result<Unstaged, UnstageError> {
         })
         .collect();
     if !keys.is_empty() && daemon_runs {
-        let guard = host.guard(BrokenConfig::UseDefaults)?;
-        let lifetime = guard.config.secret_lifetime;
+        // By the defaults where the configuration is broken: no key stays for that.
+        let lifetime = host.config().unwrap_or_default().secret_lifetime;
         drop_secrets(host, &mut keys, lifetime, deadline).map_err(UnstageError::Libvirt)?;
     }
     directory.clear()?;

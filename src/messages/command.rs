@@ -51,6 +51,8 @@ commands! {
     KeyImport(guest: Guest, backup: File) = "vtpm-guard key import {guest} --from {backup}";
     KeyImportAs(guest: Guest, backup: File, old: Guest) = "vtpm-guard key import {guest} --from {backup} --as {old}";
     KeyList = "vtpm-guard key list";
+    KeyMetadata(guest: Guest) = "vtpm-guard key metadata {guest}";
+    KeyMetadataWrite(guest: Guest) = "vtpm-guard key metadata {guest} --write";
     KeyPruneDryRun = "vtpm-guard key prune --dry-run";
     KeyRenew(guest: Guest) = "vtpm-guard key renew {guest}";
     KeyRetire(key: KeyRef) = "vtpm-guard key retire {key}";
@@ -80,6 +82,7 @@ commands! {
     StoreBackup(file: File) = "vtpm-guard store backup {file}";
     StoreCheck = "vtpm-guard store check";
     StoreRestore(file: File) = "vtpm-guard store restore {file}";
+    Sync = "vtpm-guard sync";
     Unstage = "vtpm-guard unstage";
 
     VirshDefine(file: File) = "virsh define {file}";
@@ -90,6 +93,7 @@ commands! {
     VirshList = "virsh list --all";
     VirshListAt(uri: Word) = "virsh -c {uri} list --all";
     VirshManagedsaveRemove(guest: Guest) = "virsh managedsave-remove {guest}";
+    VirshMetadataRemove(guest: Guest) = "virsh metadata {guest} --uri urn:vtpm-guard:domain:1 --config --remove";
     VirshSecretDefine(file: File) = "virsh secret-define {file}";
     VirshSecretDumpxml(secret: Secret) = "virsh secret-dumpxml {secret}";
     VirshSecretList = "virsh secret-list";

@@ -98,6 +98,18 @@ pub fn count(number: usize, thing: &str) -> String {
     }
 }
 
+/// What the guard has left of a guest: key references and copies, as far as there are any.
+#[must_use]
+pub fn left_of_guest(key_refs: usize, copies: usize) -> String {
+    let key_refs_words = count(key_refs, "key reference");
+    let copies_words = format!("{} of TPM state", count(copies, "saved copy"));
+    match (key_refs, copies) {
+        (_, 0) => key_refs_words,
+        (0, _) => copies_words,
+        _ => format!("{key_refs_words} and {copies_words}"),
+    }
+}
+
 /// A name within a sentence. One that could be read as a part of the sentence is quoted, so that
 /// its end is visible.
 #[must_use]

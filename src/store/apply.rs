@@ -7,7 +7,7 @@ use crate::ids::KeyRefId;
 
 impl Store {
     /// Applies a verdict's changes in one transaction. Returns the id of the row that a
-    /// `BindProvider` added. `Changed` means that nothing was applied, because the rows are not (or
+    /// `BindProvider` or a `LearnKey` added. `Changed` means that nothing was applied, because the rows are not (or
     /// no longer) what the verdict saw: read and decide again.
     pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
         self.write(|transaction| {
@@ -31,7 +31,7 @@ impl Store {
                 clients_key::note(transaction, change.domain, is_clients, change.now)?;
             }
             if let Some(event) = change.event {
-                events::insert(transaction, event)?;
+                events::record_start(transaction, event)?;
             }
             Ok(made)
         })

@@ -129,39 +129,16 @@ impl<'a> From<EventFilter<'a>> for EventQuery<'a> {
 }
 
 impl Store {
-    /// Records an event by itself. One that belongs to repairs is recorded with them by `apply`.
+    /// Records an event that is none of a start, in a row of its own.
     pub fn record_event(&mut self, event: &Event) -> Result<(), StoreError> {
         self.write(|transaction| insert(transaction, event))
     }
 
-    /// Records what became of a start, in the row that its verdict was `recorded` in: one start is one
-    /// row, with the time and the repairs of the verdict. A row that says already that the start was
-    /// refused stays. Without a row, this records the event by itself.
-    pub fn record_result(
-        &mut self,
-        recorded: Option<Timestamp>,
-        event: &Event,
-    ) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            let row = recorded.map_or(Ok(None), |at| row_of(transaction, at, event))?;
-            let Some((id, is_allowed)) = row else {
-                return insert(transaction, event);
-            };
-            if is_allowed {
-                transaction.execute(
-                    "UPDATE event SET operation = ?2, decision = ?3, code = ?4, message = ?5
-                     WHERE id = ?1",
-                    params![
-                        id,
-                        event.origin.as_str(),
-                        event.decision(),
-                        event.code.map(Code::as_str),
-                        event.message,
-                    ],
-                )?;
-            }
-            Ok(())
-        })
+    /// Records a verdict on a start, or what became of it: one start is one row, which guest and time
+    /// identify, with the repairs of all its events. A row that says already that the start was
+    /// refused keeps saying so. A verdict with repairs is recorded with them by `apply`.
+    pub fn record_start(&mut self, event: &Event) -> Result<(), StoreError> {
+        self.write(|transaction| record_start(transaction, event))
     }
 
     /// The newest events, newest first. A row without the UUID of a guest is left out.
@@ -240,25 +217,66 @@ pub(super) fn last_name(
     }
 }
 
-/// The row that was written at this time for the start that an event is about, and whether it says
-/// that the start was allowed.
-fn row_of(
-    transaction: &Transaction<'_>,
-    at: Timestamp,
-    event: &Event,
-) -> Result<Option<(i64, bool)>, Failure> {
-    let mut query = transaction.prepare(
-        "SELECT id, decision = 'allow' FROM event
-         WHERE domain_uuid = ?1 AND at = ?2 AND operation IN (?3, ?4)
-         ORDER BY id DESC LIMIT 1",
+/// Records an event of a start, in the start's row.
+pub(super) fn record_start(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
+    let Some(row) = StartRow::of(transaction, event)? else {
+        return insert(transaction, event);
+    };
+    if row.is_allowed {
+        transaction.execute(
+            "UPDATE event SET operation = ?2, decision = ?3, code = ?4, message = ?5
+             WHERE id = ?1",
+            params![
+                row.id,
+                event.origin.as_str(),
+                event.decision(),
+                event.code.map(Code::as_str),
+                event.message,
+            ],
+        )?;
+    }
+    transaction.execute(
+        "UPDATE event SET repairs = ?2 WHERE id = ?1",
+        params![row.id, both(&row.repairs_json, &event.repairs_json)],
     )?;
-    let domain = event.domain_uuid.to_string();
-    let (start, own) = (Origin::Prepare.as_str(), event.origin.as_str());
-    let mut rows = query.query(params![domain, at.0, start, own])?;
-    Ok(match rows.next()? {
-        Some(row) => Some((row.get(0)?, row.get(1)?)),
-        None => None,
-    })
+    Ok(())
+}
+
+/// The row that the history has of a start.
+struct StartRow {
+    id: i64,
+    is_allowed: bool,
+    repairs_json: String,
+}
+
+impl StartRow {
+    /// The row of the start that an event is about.
+    fn of(transaction: &Transaction<'_>, event: &Event) -> Result<Option<Self>, Failure> {
+        let mut query = transaction.prepare(
+            "SELECT id, decision = 'allow' AS is_allowed, repairs FROM event
+             WHERE domain_uuid = ?1 AND at = ?2 AND operation IN (?3, ?4)
+             ORDER BY id DESC LIMIT 1",
+        )?;
+        let domain = event.domain_uuid.to_string();
+        let (start, own) = (Origin::Prepare.as_str(), event.origin.as_str());
+        let mut rows = query.query(params![domain, event.at.0, start, own])?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            id: row.get("id")?,
+            is_allowed: row.get("is_allowed")?,
+            repairs_json: columns::full_text(row, "repairs")?.unwrap_or_default(),
+        }))
+    }
+}
+
+/// Both lists of repairs in one. What is no list, by another tool, counts as none.
+fn both(earlier: &str, later: &str) -> String {
+    let list = |json| serde_json::from_str::<Vec<serde_json::Value>>(json).unwrap_or_default();
+    let (mut all, later) = (list(earlier), list(later));
+    all.extend(later);
+    serde_json::Value::from(all).to_string()
 }
 
 pub(super) fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {

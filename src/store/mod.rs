@@ -11,6 +11,7 @@
 //! | `references`, `apply`, `repairs`, `fresh_keys`, `clients_key`, `announcements`, `seen_state` | what a guarded start reads and writes |
 //! | `related_guests` | what the store knows about a guest under another name |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
+//! | `written_keys` | which keys `sync` has written into the metadata of guests |
 //! | `check`, `backup` | check the store, copy it, restore it from a copy |
 
 mod announcements;
@@ -39,6 +40,7 @@ mod seen_state;
 mod store_path;
 #[cfg(test)]
 mod testing;
+mod written_keys;
 
 use std::path::{Path, PathBuf};
 
@@ -63,6 +65,7 @@ pub use providers::NewProvider;
 pub use prune::Prune;
 pub use repairs::Change;
 pub use rotation::{RewrappedRow, Rotation};
+pub use written_keys::WrittenKeys;
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,6 +27,8 @@ pub enum Origin {
     Prune,
     /// `state drop`.
     Drop,
+    /// `store rebuild`.
+    Rebuild,
 }
 
 impl Origin {
@@ -46,6 +48,7 @@ impl Origin {
             Self::Clone => "clone",
             Self::Prune => "prune",
             Self::Drop => "drop",
+            Self::Rebuild => "rebuild",
         }
     }
 }

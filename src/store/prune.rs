@@ -38,7 +38,7 @@ impl Store {
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");
                 transaction.execute(&sql, params![uuid])?;
-                for notes in ["seen_state", "clients_key"] {
+                for notes in ["seen_state", "clients_key", "written_key"] {
                     let sql = format!("DELETE FROM {notes} WHERE domain_uuid = ?1");
                     transaction.execute(&sql, params![uuid])?;
                 }

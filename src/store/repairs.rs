@@ -36,7 +36,7 @@ pub struct Change<'a> {
 pub(super) struct Repairs<'a> {
     pub(super) transaction: &'a Transaction<'a>,
     pub(super) change: &'a Change<'a>,
-    /// The row that a `BindProvider` added.
+    /// The row that a `BindProvider` or a `LearnKey` added.
     pub(super) made: Option<KeyRefId>,
 }
 
@@ -148,7 +148,7 @@ impl Repairs<'_> {
 
     /// Adds a key that the domain XML has. The provider must be one that the verdict saw, and no row
     /// of the guest may hold it: one that was retired meanwhile stays so.
-    fn learn(&self, key: &KeyRef) -> Result<(), Failure> {
+    fn learn(&mut self, key: &KeyRef) -> Result<(), Failure> {
         let seen = &self.change.seen.providers;
         let provider = seen.iter().find(|seen| key.is_bound_to(seen));
         let wrapped = key.wrapped_dek.clone();
@@ -163,7 +163,7 @@ impl Repairs<'_> {
             first_used_at: Some(self.change.now),
             ..self.new_row((provider.uuid, &provider.name), Some(&key))
         };
-        key_rows::insert(self.transaction, &row)?;
+        self.made = Some(key_rows::insert(self.transaction, &row)?);
         Ok(())
     }
 

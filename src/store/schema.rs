@@ -25,6 +25,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         version: 2,
         sql: include_str!("schema_v2.sql"),
     },
+    Migration {
+        version: 3,
+        sql: include_str!("schema_v3.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
@@ -133,6 +137,10 @@ pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
             "domain_uuid TEXT, domain_name TEXT, secret_uuid TEXT, path TEXT, at INTEGER",
         ),
         ("clients_key", "domain_uuid TEXT, at INTEGER"),
+        (
+            "written_key",
+            "domain_uuid TEXT, wrapped_dek BLOB, at INTEGER",
+        ),
     ] {
         let there: bool = connection.query_row(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1",

@@ -17,3 +17,4 @@ mod rotating;
 mod seen_state;
 mod speed;
 mod whole_or_nothing;
+mod written_keys;

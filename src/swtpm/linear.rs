@@ -13,6 +13,7 @@
 //! The first of the fifteen is the permanent state, of the format in [`format`](super::format).
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use super::error::StateError;
 use super::format::MAX_STATE_LEN;
@@ -41,6 +42,11 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// Returns the first byte behind it.
+    pub(super) fn end(self) -> u64 {
+        u64::from(self.offset) + u64::from(self.len)
+    }
+
     /// Returns its entry in the header.
     pub(super) fn entry(self) -> [u8; ENTRY_LEN] {
         let mut entry = [0; ENTRY_LEN];
@@ -84,6 +90,12 @@ impl Header {
         (1..ENTRIES).any(|nth| self.section(nth).is_some())
     }
 
+    /// Returns the parts of a file of this length where neither header nor states are. swtpm leaves
+    /// nothing there: it keeps its sections without gaps.
+    pub(super) fn unused(&self, len: u64) -> Vec<Range<u64>> {
+        unused((0..ENTRIES).filter_map(|nth| self.section(nth)), len)
+    }
+
     fn section(&self, nth: usize) -> Option<Section> {
         let entry = &self.0[PERMALL_ENTRY + nth * ENTRY_LEN..][..ENTRY_LEN];
         let value = |at| Some(u32::from_le_bytes(*entry[at..].first_chunk()?));
@@ -94,6 +106,20 @@ impl Header {
         };
         (section.offset != 0).then_some(section)
     }
+}
+
+/// The parts of a file of this length where neither header nor these sections are.
+pub(super) fn unused(sections: impl IntoIterator<Item = Section>, len: u64) -> Vec<Range<u64>> {
+    let mut sections: Vec<_> = sections.into_iter().collect();
+    sections.sort_by_key(|section| section.offset);
+    let (mut parts, mut from) = (Vec::new(), HEADER_LEN as u64);
+    for section in sections {
+        parts.push(from..len.min(section.offset.into()));
+        from = from.max(section.end());
+    }
+    parts.push(from..len);
+    parts.retain(|part| !part.is_empty());
+    parts
 }
 
 /// Reads the permanent state from a linear store. `None`: it has none yet, and swtpm would make a

@@ -10,17 +10,20 @@
 //!    that is no secret any more.
 //!
 //! A kill before 2 leaves the old state, after 2 the new one. What is left of the other is not seen
-//! by swtpm, which finds states by the header alone, and is overwritten by the next replacement.
+//! by swtpm, which finds states by the header alone, and is overwritten by the next replacement;
+//! [`has_remains`](super::has_remains) sees it.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use zeroize::Zeroizing;
 
 use super::error::{LockError, StateError};
 use super::format::MAX_STATE_LEN;
-use super::linear::{self, HEADER_LEN, Header, PERMALL_ENTRY, Section};
+use super::linear::{self, HEADER_LEN, Header, PERMALL_ENTRY, Section, unused};
+use super::lock::OldState;
 use super::lock_file::{self, StateLock};
 use super::open::open_to_write;
 use super::state_path::StatePath;
@@ -30,11 +33,8 @@ use crate::host::crash;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-/// The first byte after the header.
-const AFTER_HEADER: u64 = HEADER_LEN as u64;
-
 /// The longest file that is changed: swtpm makes files hardly longer than their states.
-const MAX_LEN: u64 = 4 * MAX_STATE_LEN as u64;
+pub(super) const MAX_LEN: u64 = 4 * MAX_STATE_LEN as u64;
 
 /// A locked linear store with a permanent state, and no other.
 pub(super) struct LinearStore {
@@ -69,7 +69,7 @@ impl LinearStore {
         if found > MAX_LEN {
             return Err(StateError::TooLong.into());
         }
-        if permall.data_len > permall.len || u64::from(permall.offset) < AFTER_HEADER {
+        if permall.data_len > permall.len || (permall.offset as usize) < HEADER_LEN {
             return Err(StateError::Header.into());
         }
         Ok(Some(Self {
@@ -104,7 +104,7 @@ impl LinearStore {
             .ok_or(ErrorKind::FileTooLarge)?;
         self.staged = Some(section);
         self.file().write_all_at(state, section.offset.into())?;
-        let section_end = end(section);
+        let section_end = section.end();
         if self.file().metadata()?.len() < section_end {
             self.file().set_len(section_end)?;
         }
@@ -117,8 +117,9 @@ impl LinearStore {
         Ok(())
     }
 
-    /// Makes the staged state the permanent one, and overwrites the old one.
-    pub(super) fn install(&mut self) -> io::Result<()> {
+    /// Makes the staged state the permanent one, and overwrites the old one. Returns whether that
+    /// succeeded.
+    pub(super) fn install(&mut self) -> io::Result<OldState> {
         let staged = self.staged.take().ok_or(ErrorKind::NotFound)?;
         if let Err(error) = self.write_entry(staged) {
             // Until the old entry is back, either may be the state.
@@ -131,22 +132,24 @@ impl LinearStore {
         // It is installed, whatever comes now.
         let erased = self.erase_unused();
         crash::point();
-        if let Err(error) = erased {
-            tracing::warn!(%error, "the old TPM state could not be overwritten");
-        }
-        Ok(())
+        Ok(erased.into())
+    }
+
+    /// Returns whether anything is where no state is.
+    pub(super) fn has_remains(&self) -> io::Result<bool> {
+        let file = self.read_file()?;
+        let unused = unused([self.permall], file.len() as u64);
+        Ok(unused.into_iter().any(|part| holds_data(&file, part)))
     }
 
     /// Overwrites everything but the header and the permanent state, and shortens the file.
     pub(super) fn erase_unused(&self) -> io::Result<()> {
-        let (file, permall_end) = (self.file(), end(self.permall));
+        let (file, permall_end) = (self.file(), self.permall.end());
         let len = file.metadata()?.len();
-        for (from, to) in [
-            (AFTER_HEADER, self.permall.offset.into()),
-            (permall_end, len),
-        ] {
-            let zeros = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
-            file.write_all_at(&zeros, from)?;
+        for part in unused([self.permall], len) {
+            crash::failing_point()?;
+            let zeros = vec![0; usize::try_from(part.end - part.start).unwrap_or(0)];
+            file.write_all_at(&zeros, part.start)?;
         }
         file.sync_all()?;
         if len > permall_end {
@@ -165,7 +168,7 @@ impl LinearStore {
         let offset = if first.checked_add(len)? <= self.permall.offset {
             first
         } else {
-            u32::try_from(end(self.permall)).ok()?
+            u32::try_from(self.permall.end()).ok()?
         };
         (u64::from(offset) + u64::from(len) <= MAX_LEN).then_some(Section {
             offset,
@@ -182,7 +185,7 @@ impl LinearStore {
 }
 
 impl Drop for LinearStore {
-    /// A staged state that was not installed is removed.
+    /// A staged state that was not installed is removed; if it cannot be, `doctor` reports it.
     fn drop(&mut self) {
         if self.staged.is_some()
             && let Err(error) = self.erase_unused()
@@ -192,6 +195,10 @@ impl Drop for LinearStore {
     }
 }
 
-fn end(section: Section) -> u64 {
-    u64::from(section.offset) + u64::from(section.len)
+/// Whether a part of a file, which may be shorter, holds more than zeros.
+pub(super) fn holds_data(file: &[u8], part: Range<u64>) -> bool {
+    let at = |position| usize::try_from(position).map_or(file.len(), |at| at.min(file.len()));
+    file[at(part.start)..at(part.end)]
+        .iter()
+        .any(|&byte| byte != 0)
 }

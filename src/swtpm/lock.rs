@@ -14,6 +14,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::directories::{bounded, open_directory};
@@ -130,11 +131,16 @@ impl LockedState {
         &self.meta
     }
 
-    /// Overwrites what a killed replacement has left in the state's own file.
-    pub fn erase_remains(&self) -> io::Result<()> {
+    /// Overwrites what an earlier replacement has left in the state's own file. `None`: nothing.
+    #[must_use]
+    pub fn erase_remains(&self) -> Option<OldState> {
         match &self.place {
-            Place::Directory { .. } => Ok(()),
-            Place::Linear(store) => store.erase_unused(),
+            Place::Directory { .. } => None,
+            Place::Linear(store) => match store.has_remains() {
+                Ok(false) => None,
+                Ok(true) => Some(store.erase_unused().into()),
+                Err(error) => Some(OldState::Left(error)),
+            },
         }
     }
 
@@ -171,16 +177,44 @@ enum StagedPlace {
     Linear(LinearStore),
 }
 
+/// What became of the bytes of an old state that was in the same file as the new one.
+#[derive(Debug)]
+pub enum OldState {
+    /// They are overwritten.
+    Erased,
+    /// Some may still be there, because of this.
+    Left(io::Error),
+}
+
+impl From<io::Result<()>> for OldState {
+    fn from(erased: io::Result<()>) -> Self {
+        match erased {
+            Ok(()) => Self::Erased,
+            Err(error) => Self::Left(error),
+        }
+    }
+}
+
+/// One word for each.
+impl Serialize for OldState {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(match self {
+            Self::Erased => "erased",
+            Self::Left(_) => "left",
+        })
+    }
+}
+
 impl StagedState {
-    /// Replaces the old state, atomically.
-    pub fn install(self) -> io::Result<()> {
+    /// Replaces the old state, atomically. `None`: it was in a file of its own, which is gone.
+    pub fn install(self) -> io::Result<Option<OldState>> {
         match self.0 {
             StagedPlace::Directory { new, name, lock } => {
                 let replaced = new.replace(&name);
                 drop(lock);
-                replaced
+                replaced.map(|()| None)
             }
-            StagedPlace::Linear(mut store) => store.install(),
+            StagedPlace::Linear(mut store) => store.install().map(Some),
         }
     }
 }

@@ -17,6 +17,7 @@ mod open;
 mod proof;
 mod reach;
 mod read;
+mod remains;
 mod state_path;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -27,9 +28,10 @@ pub use cipher::{RecryptError, TpmData};
 pub use empty::remove_empty_directory;
 pub use error::{LockError, StateError};
 pub use format::MAX_STATE_LEN;
-pub use lock::{LockedState, StagedState};
+pub use lock::{LockedState, OldState, StagedState};
 pub use lock_file::{LockHolder, LockProblem, lock_problem};
 pub use proof::EncryptedState;
 pub use reach::closed_directory;
 pub use read::{StateBytes, StateFile, read_bytes, read_state, state_in};
+pub use remains::has_remains;
 pub use state_path::{Backend, StatePath, state_path};

@@ -70,9 +70,9 @@ fn a_start_that_failed_after_it_was_allowed_is_one_row_that_says_so() {
     };
     let mut store = host.store();
     let allowed = event(Origin::Prepare, "the key opens the TPM state");
-    store.record_event(&allowed).unwrap();
+    store.record_start(&allowed).unwrap();
     let failed = event(Origin::Stopped, "the start failed after it was allowed");
-    store.record_result(Some(Timestamp(NOON)), &failed).unwrap();
+    store.record_start(&failed).unwrap();
     golden("history-failed", &host.run(&["history"]));
     let rows = host.json(&["history"]);
     assert_eq!(rows.as_array().unwrap().len(), 1);

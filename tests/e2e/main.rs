@@ -53,5 +53,6 @@ mod status;
 mod store_trouble;
 mod tpm;
 mod transient;
+mod travelling;
 mod units;
 mod virtinst;

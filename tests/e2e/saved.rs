@@ -21,6 +21,16 @@ impl Host {
         self.run(&["sh", "-c", "while pgrep -x swtpm; do sleep 0.05; done"]);
     }
 
+    /// The same where others run.
+    pub(crate) fn wait_for_swtpm_of(&self, guest: &Guest) {
+        // The brackets keep the shell itself from being found.
+        let waits = format!(
+            "while pgrep -f '[s]wtpm.*{}'; do sleep 0.05; done",
+            guest.uuid
+        );
+        self.run(&["sh", "-c", &waits]);
+    }
+
     /// Gives a guest a disk that can hold a snapshot.
     pub(crate) fn use_disk(&self, guest: &Guest) {
         let image = "/var/lib/libvirt/vm1.qcow2";

@@ -156,7 +156,9 @@ fn guests_start_with_the_daemon_however_long_their_provider_s_key_needs() {
     for guest in &guests {
         assert_eq!(host.state(guest), "running");
     }
+    unsealed(&host);
     let found = host.guard(&["doctor"]);
+    assert_eq!(unsealed(&host), 1, "measured and used");
     assert_eq!(found.status, 1, "{found:#?}");
     assert!(found.stdout.contains("and a start has 4.0 s"), "{found:#?}");
     assert!(!found.stdout.contains("restore it"), "{found:#?}");

@@ -1,6 +1,7 @@
 //! A store that cannot be used, and a configuration that cannot be read.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use vtpm_guard::internals::ids::SecretUuid;
 
@@ -82,6 +83,25 @@ fn a_store_that_stays_locked_stops_only_guests_that_need_it() {
 
     drop(locker);
     host.start_running(&guest);
+}
+
+/// What follows a start refuses nothing, and the daemon waits for it.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_store_that_stays_locked_holds_up_the_end_of_a_guest_for_a_moment_only() {
+    let (host, guest) = Host::with_used_guest();
+    host.start_running(&guest);
+    let locker = host.store();
+    locker
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM event;")
+        .unwrap();
+    let started = Instant::now();
+    host.stop(&guest);
+    let took = started.elapsed();
+    // `stopped` and `release`, under a deadline of ten seconds each.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop(locker);
+    host.start_and_stop(&guest);
 }
 
 #[test]

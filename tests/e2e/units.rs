@@ -38,6 +38,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         "vtpm-guard-check.service",
         "vtpm-guard-check.timer",
         "vtpm-guard-unstage.service",
+        "vtpm-guard-sync.service",
+        "vtpm-guard-sync.path",
+        "vtpm-guard-sync.timer",
         &format!("{}.service", host.guests_daemon()),
     ] {
         let answer = host.run(&[&verify[..], &[unit]].concat()).ok();
@@ -49,7 +52,8 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         assert_eq!(ours.collect::<Vec<_>>(), [] as [&str; 0], "{answer:#?}");
     }
     let security = ["systemd-analyze", "security", "--offline=yes", "--no-pager"];
-    for unit in ["vtpm-guard-check.service", "vtpm-guard-unstage.service"] {
+    for unit in ["check", "unstage", "sync"] {
+        let unit = &format!("vtpm-guard-{unit}.service");
         let threshold = ["--threshold", EXPOSURE, unit];
         host.run(&[&security[..], &threshold].concat()).ok();
     }

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use vtpm_guard::internals::clock::Deadline;
+use vtpm_guard::internals::domain::{self, TravellingKey, TravellingKeys};
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::internals::key::dek::Dek;
-use vtpm_guard::internals::libvirt::Libvirt;
+use vtpm_guard::internals::key::wrap::WrappedDek;
 use vtpm_guard::internals::libvirt::files::{self, StoredValue};
 use vtpm_guard::internals::libvirt::secret::{
     LibvirtSecret, Provided, Purpose, SecretDefinition, SecretError, SecretValue, staged_definition,
 };
+use vtpm_guard::internals::libvirt::{Element, Libvirt, Metadata, MetadataChange};
 use vtpm_guard::internals::verdict::Over::{self, ForeignDefinition, ForeignValue, GuardsOwn};
 use zeroize::Zeroizing;
 
@@ -45,6 +47,7 @@ macro_rules! for_each_rule {
             all_guests_are_listed_and_one_is_found_by_name_and_by_uuid
             a_guest_that_never_ran_has_no_saved_runs
             a_vtpm_is_encrypted_once_and_nothing_else_changes
+            the_guards_element_is_set_and_removed_and_nothing_else_in_metadata_changes
         }
     };
 }
@@ -544,4 +547,61 @@ pub(crate) fn a_vtpm_is_encrypted_once_and_nothing_else_changes(daemon: &dyn Dae
     assert_eq!(libvirt.encrypt_vtpm(uuid, secret, soon()), Ok(false));
     assert_eq!(xml(), after);
     daemon.undefine_guest("plain-vtpm");
+}
+
+pub(crate) fn the_guards_element_is_set_and_removed_and_nothing_else_in_metadata_changes(
+    daemon: &dyn Daemon,
+) {
+    let libvirt = daemon.connect("qemu:///system");
+    let uuid = DomainUuid::random();
+    assert_eq!(libvirt.metadata(uuid, soon()), Ok(None));
+    let gone = libvirt.set_metadata(uuid, None, soon());
+    assert_eq!(gone, Ok(MetadataChange::Gone));
+    let other = "<o:thing xmlns:o=\"urn:other\">\n<o:id of=\"x\"/>\n</o:thing>";
+    let xml = guest_xml("travels", uuid, "");
+    let metadata = format!("<metadata>{other}</metadata>\n<memory");
+    daemon.define_guest(&xml.replace("<memory", &metadata));
+    let definition = || libvirt.guest(uuid, soon()).unwrap().unwrap().xml;
+    let before = definition();
+    let stopped = |persistent| Metadata {
+        live: Element::NoDefinition,
+        persistent,
+    };
+    let found = libvirt.metadata(uuid, soon()).unwrap();
+    assert_eq!(found, Some(stopped(Element::Missing)));
+
+    let key = |bytes: &[u8], provider: &str| TravellingKey {
+        wrapped_dek: WrappedDek::from_stored(bytes.to_vec()),
+        provider: provider.to_owned(),
+    };
+    let element = |keys| TravellingKeys {
+        domain: Some(uuid),
+        keys,
+        fault: None,
+    };
+    for keys in [
+        element(vec![key(b"one", "nkp-a"), key(b"two", "ü 'b' <&> \"c\"")]),
+        element(vec![key(&[7; 30_000], "nkp-a")]),
+        element(vec![key(b"one", "nkp-a")]),
+    ] {
+        let set = libvirt.set_metadata(uuid, Some(&keys.for_libvirt()), soon());
+        let Ok(MetadataChange::Done(done)) = set else {
+            panic!("{set:?}")
+        };
+        assert_eq!(libvirt.metadata(uuid, soon()).unwrap(), Some(done.clone()));
+        let Element::Present(text) = done.persistent else {
+            panic!("{done:?}")
+        };
+        assert_eq!(TravellingKeys::from_libvirt(&text), Some(keys.clone()));
+        let read = domain::read(definition().as_bytes()).unwrap();
+        assert_eq!(read.travelling, Some(keys));
+        assert!(definition().contains("urn:other"));
+    }
+    for _ in 0..2 {
+        let removed = libvirt.set_metadata(uuid, None, soon());
+        let done = MetadataChange::Done(stopped(Element::Missing));
+        assert_eq!(removed, Ok(done));
+        assert_eq!(definition(), before);
+    }
+    daemon.undefine_guest("travels");
 }

@@ -118,6 +118,51 @@ fn a_daemon_that_may_not_know_the_hook_is_reported_until_it_has_run_it() {
 }
 
 #[test]
+fn libvirt_lists_its_guests_once_and_one_finding_says_that_its_program_is_missing() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
+    fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
+    let keep = fixture
+        .host
+        .state_dir()
+        .plain_states()
+        .join(guest.uuid.to_string());
+    fs::create_dir_all(keep).unwrap();
+    for daemons in [Daemons::Monolithic, Daemons::Modular] {
+        if daemons == Daemons::Modular {
+            fs::write(&pid_file, "1").unwrap();
+        }
+        let asked = || {
+            let calls = [Call::Guests, Call::GuestsCalled];
+            calls.map(|call| fixture.libvirt.calls_of(call))
+        };
+        let [before, named] = asked();
+        look(&fixture);
+        assert_eq!(asked(), [before + 1, named], "{daemons:?}");
+    }
+    let silent = |found: &[Finding]| {
+        let is_one = |one: &&Finding| {
+            let Finding::Host(finding) = one else {
+                return false;
+            };
+            matches!(
+                finding,
+                HostFinding::Libvirt { .. } | HostFinding::GuestsDaemon { .. }
+            )
+        };
+        found.iter().filter(is_one).count()
+    };
+    assert_eq!(silent(&look(&fixture)), 0);
+    for (failure, findings) in [(Failure::Unreachable, 2), (Failure::NoHelper, 1)] {
+        for call in [Call::Inspect, Call::Guests] {
+            fixture.libvirt.fail_each(call, failure);
+        }
+        assert_eq!(silent(&look(&fixture)), findings, "{failure:?}");
+    }
+}
+
+#[test]
 fn what_others_may_change_is_found_also_above_the_state_directory() {
     let fixture = Fixture::new();
     let program = install_hook(&fixture);

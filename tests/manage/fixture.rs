@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::clock::Timestamp;
-use crate::domain::{self, Domain, Vtpm};
+use crate::domain::{self, Domain, TravellingKeys, Vtpm};
 use crate::guard::{Mode, prepare};
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -188,6 +188,15 @@ impl Fixture {
         }
     }
 
+    /// Defines a guest again, with these keys in its XML.
+    pub(crate) fn redefine_with_keys(&self, guest: &Defined, keys: &TravellingKeys) {
+        let found = self.host.defined_guest(&guest.name).unwrap();
+        let metadata = format!("<metadata>{}</metadata><devices>", keys.to_xml());
+        self.libvirt
+            .guests
+            .define(&found.xml.replace("<devices>", &metadata));
+    }
+
     /// The guest that has this name.
     pub(crate) fn defined(&self, name: &str) -> Defined {
         let found = self.host.defined_guest(name).unwrap();
@@ -211,16 +220,21 @@ impl Fixture {
 
     /// Adds a used key beside those that the guest has.
     pub(crate) fn add_key(&self, guest: &Defined, provider: &str, dek: &Dek) -> KeyRefId {
+        self.add_key_of(guest, provider, dek, Generation(1))
+    }
+
+    /// The same with a key of this generation.
+    pub(crate) fn add_key_of(
+        &self,
+        guest: &Defined,
+        provider: &str,
+        dek: &Dek,
+        generation: Generation,
+    ) -> KeyRefId {
         let (provider, now) = (self.provider(provider), Timestamp::now());
         let mut unlocker = Unlocker::new(&self.host.keyring());
         let key = unlocker
-            .wrap(
-                dek,
-                &provider,
-                guest.uuid,
-                Generation(1),
-                default_deadline(),
-            )
+            .wrap(dek, &provider, guest.uuid, generation, default_deadline())
             .unwrap();
         let added = self.store().add_key(&AddKey {
             domain: guest.uuid,

@@ -3,14 +3,18 @@
 use std::fs;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::domain::Vtpm;
+use crate::host::crash;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::manage::checks::{Finding, KeyFinding, RecoveryFiles, examine};
 use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
 use crate::manage::renew::{RenewError, Renewed, renew};
 use crate::manage::stopped_guest::StoppedError;
-use crate::swtpm::{LockError, StateFile, read_state};
+use crate::swtpm::{LockError, OldState, StateFile, read_state};
 
 /// As swtpm made it, unencrypted.
 const PLAIN: &[u8] = include_bytes!("../vectors/tpm-state/linear-plain/state.linear");
@@ -36,6 +40,11 @@ fn encrypted(fixture: &Fixture) -> Result<EncryptResult, EncryptError> {
 
 fn renewed(fixture: &Fixture) -> Result<Renewed, RenewError> {
     renew(&fixture.host, "vm1")
+}
+
+/// What the result says in JSON about the old state.
+fn old_state(result: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(result).unwrap()["old_state"].take()
 }
 
 fn is_plain(fixture: &Fixture, guest: &Defined) -> bool {
@@ -110,6 +119,54 @@ fn what_the_old_key_opened_is_overwritten() {
         assert!(!holds(&fixture, &before));
         assert!(fixture.would_start(&fixture.defined("vm1")));
     }
+}
+
+#[test]
+fn an_old_state_that_cannot_be_overwritten_is_told_and_found_and_the_hint_helps() {
+    let fixture = Fixture::new();
+    let guest = plain(&fixture);
+    let is_found = || {
+        let recovery = RecoveryFiles {
+            files: &[],
+            passphrase: None,
+        };
+        let found = examine(&fixture.host, &recovery);
+        found.iter().any(|one| {
+            matches!(one, Finding::Key(KeyFinding::OldStateLeft { guest, .. })
+                if guest.name.as_deref() == Some("vm1"))
+        })
+    };
+
+    crash::armed::fail_at(1);
+    let result = encrypted(&fixture).unwrap();
+    assert!(matches!(result.old_state, Some(OldState::Left(_))));
+    assert_eq!(old_state(&result), "left");
+    assert!(holds(&fixture, PLAIN) && is_found());
+    // It starts all the same, and nothing that it does makes the finding go.
+    assert!(fixture.would_start(&guest));
+
+    // What helps may fail, too.
+    crash::armed::fail_at(1);
+    let failed = encrypted(&fixture).unwrap_err();
+    assert!(matches!(failed, EncryptError::NotErased(..)), "{failed:?}");
+    let result = encrypted(&fixture).unwrap();
+    assert_eq!(result.action, EncryptAction::None);
+    assert_eq!(old_state(&result), "erased");
+    assert!(!holds(&fixture, PLAIN) && !is_found());
+    assert_eq!(
+        old_state(&encrypted(&fixture).unwrap()),
+        serde_json::Value::Null
+    );
+
+    let before = fs::read(file(&fixture)).unwrap();
+    crash::armed::fail_at(1);
+    let result = renewed(&fixture).unwrap();
+    assert_eq!(old_state(&result), "left");
+    assert!(holds(&fixture, &before) && is_found());
+    // The next one overwrites what is left of all before it.
+    let result = renewed(&fixture).unwrap();
+    assert_eq!(old_state(&result), "erased");
+    assert!(!holds(&fixture, &before) && !is_found());
 }
 
 #[test]

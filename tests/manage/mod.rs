@@ -31,4 +31,5 @@ mod starts;
 mod states;
 mod status;
 mod store_backup;
+mod sync;
 mod travelling;

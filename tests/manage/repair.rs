@@ -7,7 +7,7 @@ use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::domain;
 use crate::ids::{DomainUuid, SecretUuid};
-use crate::manage::dry_start::{self, CheckedGuest};
+use crate::manage::dry_start::{self, CheckedGuest, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{Host, HostError};
 use crate::manage::repair::repair;
@@ -38,7 +38,7 @@ fn repaired(fixture: &Fixture, dry_run: bool) -> Vec<CheckedGuest> {
 }
 
 fn checked(host: &Host, guest: ListedGuest) -> CheckedGuest {
-    let mut checked = dry_start::check(host, &[guest], &|_| ()).unwrap();
+    let mut checked = dry_start::check(host, &[guest], &UnsealedKeks::default(), &|_| ()).unwrap();
     checked.pop().unwrap()
 }
 
@@ -57,6 +57,22 @@ fn call(operation: &str, dry_run: bool) -> ReplayedCall<'_> {
 
 fn listed(fixture: &Fixture, name: &str) -> ListedGuest {
     fixture.host.defined_guest(name).unwrap().into()
+}
+
+#[test]
+fn a_provider_key_that_was_opened_once_is_not_opened_again() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let guests = fixture.host.listed_guests().unwrap();
+    let keks = UnsealedKeks::default();
+    let starts = |keks: &UnsealedKeks| {
+        let checked = dry_start::check(&fixture.host, &guests, keks, &|_| ()).unwrap();
+        checked.iter().all(|one| one.outcome.is_allowed())
+    };
+    assert!(starts(&keks));
+    fixture.lose_key("a");
+    assert!(starts(&keks));
+    assert!(!starts(&UnsealedKeks::default()));
 }
 
 #[test]
@@ -212,7 +228,8 @@ fn many_guests_are_checked_in_their_order() {
         fixture.define_with(&format!("vm{number:02}"), uuid, secret, "");
     }
     let guests = fixture.host.listed_guests().unwrap();
-    let checked = dry_start::check(&fixture.host, &guests, &|_| ()).unwrap();
+    let checked =
+        dry_start::check(&fixture.host, &guests, &UnsealedKeks::default(), &|_| ()).unwrap();
     let names: Vec<_> = checked.iter().map(|one| one.name.clone()).collect();
     let expected: Vec<_> = guests.into_iter().map(|guest| guest.name).collect();
     assert_eq!(names, expected);

@@ -2,15 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::{Duration, Instant};
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
+use crate::clock::Deadline;
 use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::fake::{Call, Failure};
+use crate::libvirt::secret::SecretError;
 use crate::manage::host::Host;
 use crate::manage::stage::{StageError, stage};
-use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged};
+use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged, unstage_once_read};
 use crate::staging::StagingError;
 use crate::store::EventFilter;
 
@@ -191,6 +194,42 @@ fn the_unit_does_not_ask_for_ever_what_is_not_allowed() {
     let error = unstage_waiting(&fixture.host).unwrap_err();
     assert!(matches!(error, UnstageError::Libvirt(_)), "{error:?}");
     assert_eq!(files(&fixture, ".base64"), 0, "it gives up: no key stays");
+}
+
+/// The keys must not stay on the tmpfs, and libvirtd must have had the time to read them.
+#[test]
+fn the_unit_does_not_wait_for_ever_for_a_program_that_is_not_installed() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    let unstage = |read_within| {
+        let has_read_them = Deadline::after(read_within);
+        unstage_once_read(&fixture.host, Patience::WhileItRuns, has_read_them, |_| ())
+    };
+    stage(&fixture.host).unwrap();
+    start_daemon(&fixture);
+    fixture.libvirt.fail_each(Call::Guests, Failure::NoHelper);
+    let started = Instant::now();
+    let error = unstage(Duration::from_secs(2)).unwrap_err();
+    let no_helper = matches!(error, UnstageError::Libvirt(SecretError::NoHelper(_)));
+    assert!(no_helper, "{error:?}");
+    assert!(
+        started.elapsed() >= Duration::from_secs(2),
+        "it was not read"
+    );
+    assert_eq!(files(&fixture, ".base64"), 0);
+    assert_eq!(files(&fixture, ".xml"), 2, "they name what libvirt holds");
+    // It is installed again.
+    fixture.libvirt.recover();
+    assert!(unstage(Duration::ZERO).unwrap().keys[0].dropped);
+    assert!(!has_value(&fixture, guest.secret));
+    assert_eq!(files(&fixture, ""), 0);
+
+    // An upgrade that takes a moment changes nothing.
+    stage(&fixture.host).unwrap();
+    start_daemon(&fixture);
+    fixture.libvirt.fail_at(1, Failure::NoHelper);
+    assert!(unstage(Duration::from_secs(30)).unwrap().keys[0].dropped);
 }
 
 #[test]

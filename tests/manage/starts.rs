@@ -102,6 +102,27 @@ fn a_start_whose_key_libvirt_does_not_take_is_one_row_with_the_refusal() {
     assert!(rows(&fixture, &guest)[1].2, "the repairs stay in its row");
 }
 
+/// Until then the first verdict is recorded, and repaired; the start is judged once more.
+#[test]
+fn a_start_whose_secret_changes_meanwhile_is_one_row() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.sql("UPDATE key_ref SET secret_uuid = NULL");
+    // The guest's XML is asked for, its secret inspected, and then it is to get the key.
+    fixture.libvirt.fail_at(3, Failure::Changed);
+    assert_eq!(start(&fixture, &guest), None);
+    assert_eq!(fixture.libvirt.calls_of(Call::Provide), 2);
+    assert_eq!(rows(&fixture, &guest), [("prepare".to_owned(), None, true)]);
+
+    // It never stops changing: the row says what became of the start.
+    let guest = fixture.guest_in_use("vm2");
+    fixture.sql("UPDATE key_ref SET secret_uuid = NULL");
+    fixture.libvirt.fail_each(Call::Provide, Failure::Changed);
+    let code = Some(Code::StoreUnavailable);
+    assert_eq!(start(&fixture, &guest), code);
+    assert_eq!(rows(&fixture, &guest), [("prepare".to_owned(), code, true)]);
+}
+
 #[test]
 fn a_refused_start_that_provided_nothing_is_followed_by_no_question() {
     let fixture = Fixture::new();

@@ -8,6 +8,7 @@ use crate::capture;
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::manage::dry_start::UnsealedKeks;
 use crate::manage::guests::GuestError;
 use crate::manage::history::{Asked, captures, history};
 use crate::manage::shared_secrets;
@@ -101,7 +102,7 @@ fn guests_with_different_keys_under_one_secret_are_found() {
     let second = fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
     let find = || {
         let guests = fixture.host.listed_guests().unwrap();
-        shared_secrets::find(&fixture.host, &guests).unwrap()
+        shared_secrets::find(&fixture.host, &guests, &UnsealedKeks::default()).unwrap()
     };
     assert_eq!(find().len(), 0);
     fixture.add_key(&second, "b", &Dek::generate().unwrap());

@@ -3,13 +3,15 @@
 use super::fixture::{Defined, Fixture};
 use crate::domain::{Domain, TravellingKey, TravellingKeys};
 use crate::guard::{Mode, prepare};
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::store_rebuild::{NotRebuilt, RebuildResult, Rebuilt, rebuild};
 use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::code::Code;
 use crate::verdict::outcome::Outcome;
+use crate::verdict::refusal::Refusal;
 
 /// Two hosts. The guest has run on the first; the second has its provider, and its XML.
 struct Hosts {
@@ -196,4 +198,103 @@ fn a_key_that_was_renewed_elsewhere_takes_the_place_of_the_old_one() {
         .into_iter()
         .map(|row| row.key_ref.generation().0);
     assert_eq!(generations.collect::<Vec<_>>(), [1, 2]);
+}
+
+/// The host of guests whose XML in libvirt has their keys, after it lost its rows.
+fn host_that_lost_its_rows() -> (Fixture, Vec<Defined>) {
+    let fixture = Fixture::new();
+    let guests: Vec<_> = ["vm1", "vm2", "vm3"]
+        .map(|name| fixture.guest_in_use(name))
+        .into();
+    for guest in &guests {
+        let mut keys = fixture.rows(guest);
+        let key = keys.remove(0).key_ref;
+        fixture.redefine_with_keys(
+            guest,
+            &TravellingKeys {
+                domain: Some(guest.uuid),
+                keys: vec![TravellingKey {
+                    wrapped_dek: key.wrapped_dek.unwrap(),
+                    provider: key.provider_name,
+                }],
+                fault: None,
+            },
+        );
+    }
+    fixture.sql("DELETE FROM key_ref");
+    (fixture, guests)
+}
+
+fn results(rebuilt: &Rebuilt) -> Vec<RebuildResult> {
+    rebuilt.guests.iter().map(|guest| guest.result).collect()
+}
+
+fn rebuild_store(fixture: &Fixture, dry_run: bool) -> Rebuilt {
+    let guests = fixture.host.guests().unwrap();
+    rebuild(&fixture.host, guests, dry_run, &|_| {}).unwrap()
+}
+
+#[test]
+fn a_store_is_rebuilt_from_the_xmls_and_doing_it_again_changes_nothing() {
+    use RebuildResult::{Known, Stored};
+    let (fixture, guests) = host_that_lost_its_rows();
+    // Also a guest whose TPM state has not been put back yet.
+    std::fs::remove_dir_all(fixture.state_file(&guests[1]).parent().unwrap()).unwrap();
+    let planned = rebuild_store(&fixture, true);
+    assert_eq!(results(&planned), [Stored; 3]);
+    assert!(planned.guests.iter().all(|guest| guest.key_ref.is_none()));
+    assert_eq!(fixture.rows(&guests[0]).len(), 0);
+
+    let rebuilt = rebuild_store(&fixture, false);
+    assert_eq!(results(&rebuilt), [Stored; 3]);
+    assert!(rebuilt.is_complete());
+    for guest in [&guests[0], &guests[2]] {
+        fixture.assert_starts_with_one_key(guest);
+    }
+    assert!(fixture.rows(&guests[1])[0].key_ref.first_used_at.is_some());
+    assert_eq!(results(&rebuild_store(&fixture, false)), [Known; 3]);
+}
+
+#[test]
+fn what_cannot_be_rebuilt_is_told_for_each_guest() {
+    let (fixture, guests) = host_that_lost_its_rows();
+    fixture.encrypt_state(&guests[0], &Dek::generate().unwrap());
+    fixture.define("vm4");
+    let plain = DomainUuid::random();
+    fixture.define_with("plain", plain, SecretUuid::random(), "");
+    let rebuilt = rebuild_store(&fixture, false);
+    let why = |name: &str| {
+        let mut guests = rebuilt.guests.iter();
+        let found = guests.find(|guest| guest.guest.name.as_deref() == Some(name));
+        found.map(|guest| (guest.result, format!("{:?}", guest.why)))
+    };
+    let failed = |why: &str| Some((RebuildResult::Failed, format!("Some({why})")));
+    assert_eq!(why("vm1"), failed("Refuted"));
+    assert_eq!(
+        why("vm4"),
+        Some((RebuildResult::NoKey, "Some(NoKey)".to_owned()))
+    );
+    assert_eq!(why("plain"), None);
+    assert!(!rebuilt.is_complete());
+
+    fixture.sql("DELETE FROM key_provider; DELETE FROM key_ref");
+    let rebuilt = rebuild_store(&fixture, false);
+    let lost = &rebuilt.guests[1];
+    assert_eq!(lost.result, RebuildResult::Failed);
+    assert!(matches!(
+        &lost.why,
+        Some(NotRebuilt::OutOfReach(Refusal::ProviderMissing { .. }))
+    ));
+}
+
+#[test]
+fn reset_finds_the_key_of_the_xml() {
+    let (fixture, guests) = host_that_lost_its_rows();
+    let guest = &guests[0];
+    std::fs::remove_file(fixture.state_file(guest)).unwrap();
+    assert!(!fixture.is_allowed(guest));
+    let reset = crate::manage::reset::reset(&fixture.host, &guest.name).unwrap();
+    assert!(reset.changed && reset.was_used && reset.has_key);
+    assert!(fixture.is_allowed(guest));
+    assert_eq!(fixture.rows(guest)[0].key_ref.first_used_at, None);
 }

@@ -41,6 +41,21 @@ fn every_verb_of_dev_that_a_page_or_the_workflow_names_is_there() {
     assert!(named.contains("test") && named.contains("msrv"));
 }
 
+/// A start of virtqemud's that comes before virtsecretd's socket would find nobody to give the key to.
+/// `packaging/make` takes all units and drop-ins as they are here.
+#[test]
+fn virtqemud_starts_after_the_socket_of_virtsecretd() {
+    let drop_in = read("packaging/systemd/virtqemud.service.d/50-vtpm-guard.conf");
+    for line in [
+        "[Unit]",
+        "Wants=virtsecretd.socket",
+        "After=virtsecretd.socket",
+    ] {
+        assert!(drop_in.lines().any(|found| found == line), "{line}");
+    }
+    assert!(read("packaging/make").contains("cp -r packaging/systemd/. "));
+}
+
 /// Each job runs one verb, so each of them also runs on a contributor's machine.
 #[test]
 fn every_job_of_the_workflow_calls_dev() {

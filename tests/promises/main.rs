@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -249,6 +250,62 @@ fn sources(directory: &Path) -> String {
         }
     }
     text
+}
+
+/// The command lines in the code blocks of a page, word by word.
+fn code(page: &str) -> Vec<Vec<String>> {
+    let mut is_code = false;
+    let mut lines = Vec::new();
+    for line in read(page).lines().map(str::trim) {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if is_code {
+            lines.push(line.split(' ').map(str::to_owned).collect());
+        }
+    }
+    lines
+}
+
+/// The files that a line of the installation by hand makes.
+fn installed(line: &[String]) -> Vec<String> {
+    let words: Vec<_> = line.iter().map(String::as_str).collect();
+    let (sources, target) = match words[..] {
+        ["install", "-m", _, ref sources @ .., target] => (sources.to_vec(), target),
+        ["install", "-D", "-m", _, source, target] | ["cp", "-P" | "-Pn", source, target] => {
+            (vec![source], target)
+        }
+        ["packaging/selinux/build", target, ..] => return vec![target.to_owned()],
+        _ => return Vec::new(),
+    };
+    if !target.ends_with('/') {
+        return vec![target.to_owned()];
+    }
+    let names = sources.iter().flat_map(|source| {
+        let (directory, name) = source.rsplit_once('/').unwrap();
+        let Some(prefix) = name.strip_suffix('*') else {
+            return vec![name.to_owned()];
+        };
+        let entries = fs::read_dir(directory).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(prefix)).collect()
+    });
+    names.map(|name| format!("{target}{name}")).collect()
+}
+
+#[test]
+fn what_is_installed_by_hand_is_removed_by_hand() {
+    let made = code("docs/install.md")
+        .iter()
+        .flat_map(|line| installed(line))
+        .collect::<Vec<_>>();
+    assert!(made.len() >= 11, "{made:?}");
+    let page = read("docs/uninstall.md");
+    let removed: BTreeSet<_> = page.split([' ', '\n', '`', ',']).collect();
+    let left: Vec<_> = made
+        .iter()
+        .filter(|file| !removed.contains(file.as_str()))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

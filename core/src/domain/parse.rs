@@ -64,6 +64,15 @@ enum XmlContext {
     Backend,
 }
 
+impl XmlContext {
+    fn is_in_metadata(self) -> bool {
+        matches!(
+            self,
+            Self::Metadata | Self::TravellingKeys | Self::TravellingKey
+        )
+    }
+}
+
 impl Reading {
     /// Takes the next event.
     pub(super) fn take(&mut self, event: &Event<'_>) -> Result<(), XmlError> {
@@ -134,8 +143,13 @@ impl Reading {
         if foreign && self.context == XmlContext::Domain {
             return Ok(None);
         }
-        if let Some(context) = self.enter_travelling(tag) {
-            return Ok(context);
+        if self.context == XmlContext::Domain && name.as_ref() == "metadata" {
+            self.travelling.declare(self.depth, tag);
+            return Ok(Some(XmlContext::Metadata));
+        }
+        if self.context.is_in_metadata() {
+            self.travelling.declare(self.depth, tag);
+            return Ok(self.enter_travelling(tag));
         }
         if foreign {
             return Ok(None);
@@ -173,31 +187,19 @@ impl Reading {
         })
     }
 
-    /// Likewise, for `<metadata>` and what is in it; `None` if the tag is another one.
-    fn enter_travelling(&mut self, tag: &BytesStart<'_>) -> Option<Option<XmlContext>> {
-        let context = self.context;
-        let is_metadata = context == XmlContext::Domain && tag.name().as_ref() == "metadata";
-        let is_inside = matches!(
-            context,
-            XmlContext::Metadata | XmlContext::TravellingKeys | XmlContext::TravellingKey
-        );
-        if !is_metadata && !is_inside {
-            return None;
-        }
-        self.travelling.declare(self.depth, tag);
-        let entered = match context {
-            XmlContext::Domain => Some(XmlContext::Metadata),
-            XmlContext::Metadata if self.travelling.is(tag, "vtpm") => self
-                .travelling
-                .begin(tag)
-                .then_some(XmlContext::TravellingKeys),
+    /// Likewise, inside of `<metadata>`.
+    fn enter_travelling(&mut self, tag: &BytesStart<'_>) -> Option<XmlContext> {
+        match self.context {
+            XmlContext::Metadata if self.travelling.is(tag, "vtpm") => {
+                let counts = self.travelling.begin(tag);
+                counts.then_some(XmlContext::TravellingKeys)
+            }
             XmlContext::TravellingKeys if self.travelling.is(tag, "key") => {
                 self.travelling.begin_key(tag);
                 Some(XmlContext::TravellingKey)
             }
             _ => None,
-        };
-        Some(entered)
+        }
     }
 
     fn close(&mut self) -> Result<(), XmlError> {

@@ -75,7 +75,30 @@ pub enum TravellingFault {
     NotBase64,
 }
 
+impl TravellingKey {
+    /// Whether it is short enough to be read again.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.text_len() <= MAX_KEY_TEXT
+    }
+
+    fn text_len(&self) -> usize {
+        self.wrapped_dek.as_bytes().len().div_ceil(3) * 4
+    }
+}
+
 impl TravellingKeys {
+    /// How many of these, from the first, one element may have.
+    #[must_use]
+    pub fn how_many_fit(keys: &[TravellingKey]) -> usize {
+        let mut text = 0;
+        let fitting = keys.iter().take(MAX_KEYS).take_while(|key| {
+            text += key.text_len();
+            key.fits() && text <= MAX_TEXT
+        });
+        fitting.count()
+    }
+
     /// Whether the keys are those of `domain`.
     #[must_use]
     pub fn are_of(&self, domain: DomainUuid) -> bool {
@@ -95,6 +118,18 @@ impl TravellingKeys {
     #[must_use]
     pub fn for_libvirt(&self) -> String {
         self.write("", "")
+    }
+
+    /// Reads the element as libvirt returns it: without prefix and namespace. `None` if it is not
+    /// one that this program knows.
+    #[must_use]
+    pub fn from_libvirt(element: &str) -> Option<Self> {
+        let rest = element.trim().strip_prefix("<vtpm")?;
+        let document = format!(
+            "<domain><name>x</name><uuid>00000000-0000-4000-8000-000000000000</uuid><metadata>\
+             <vtpm xmlns='{NAMESPACE}'{rest}</metadata></domain>"
+        );
+        super::read(document.as_bytes()).ok()?.travelling
     }
 
     fn write(&self, prefix: &str, namespace: &str) -> String {

@@ -36,6 +36,16 @@ pub enum Key {
         /// Guest name or UUID.
         domain: String,
     },
+    /// Print the element with which a guest's wrapped keys travel in its domain XML.
+    ///
+    /// For files from which guests are defined: it belongs into <metadata>.
+    Metadata {
+        /// Guest name or UUID.
+        domain: String,
+        /// Write it into the guest's definitions, whatever fleet.metadata says.
+        #[arg(long)]
+        write: bool,
+    },
     /// Stop managing a guest: delete its placeholders and retire its keys.
     Unbind {
         /// Guest name or UUID.

@@ -205,12 +205,32 @@ pub enum Command {
         /// Code (VG101) or its name [default: list all codes].
         code: Option<String>,
     },
-    /// Check, back up or restore the store.
+    /// Check, back up, restore or rebuild the store.
     #[command(subcommand)]
     Store(Store),
+    /// Write the wrapped keys of guests into their domain XML, with which they travel.
+    ///
+    /// With fleet.metadata = "wrapped" in the configuration. With "off" it removes what it wrote. Keys
+    /// that are in a guest's XML and not on this host stay there. A guest with a job (a migration, a
+    /// save) is left for the next run: vtpm-guard-sync.path and vtpm-guard-sync.timer run it.
+    Sync,
     /// Print shell completions.
     Completions {
         /// The shell.
         shell: Shell,
     },
+}
+
+impl Command {
+    /// Whether it may change a guest's keys, or which of them are in use.
+    #[must_use]
+    pub fn changes_keys(&self) -> bool {
+        match self {
+            Self::Adopt { .. } | Self::Encrypt { .. } | Self::Reset { .. } => true,
+            Self::Repair { dry_run, .. } | Self::Replay { dry_run, .. } => !dry_run,
+            Self::Key(Key::List { .. } | Key::Show { .. } | Key::Metadata { .. }) => false,
+            Self::Key(_) | Self::Provider(Provider::Rotate { .. }) => true,
+            _ => false,
+        }
+    }
 }

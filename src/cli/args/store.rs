@@ -19,4 +19,10 @@ pub enum Store {
         /// Backup file.
         file: PathBuf,
     },
+    /// Store the keys in the guests' XML, for guests that have none here.
+    Rebuild {
+        /// Only show what would be stored.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }

@@ -12,7 +12,7 @@ use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
-use crate::manage::dry_start;
+use crate::manage::dry_start::{self, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
 use crate::manage::shared_secrets;
 use crate::manage::unknown_guests;
@@ -68,11 +68,12 @@ fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, Com
         }
         None => host.named_guests(&which.domains)?,
     };
+    let keks = UnsealedKeks::default();
     let progress = Progress::new("checking", guests.len());
-    let checked = dry_start::check(host, &guests, &|name| progress.at(name))?;
+    let checked = dry_start::check(host, &guests, &keks, &|name| progress.at(name))?;
     progress.done();
     // A store that cannot be read was reported with each guest.
-    let shared = shared_secrets::find(host, &guests).unwrap_or_default();
+    let shared = shared_secrets::find(host, &guests, &keks).unwrap_or_default();
     notes.extend(shared.iter().map(|one| {
         let (what, fix) = describe::shared_secret(one);
         format!("{what}; {fix}")

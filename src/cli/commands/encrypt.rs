@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::guest_errors::not_recorded;
+use crate::cli::ui::guest_errors::{not_recorded, old_state};
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
@@ -41,6 +41,11 @@ impl Answer for EncryptResult {
                 "the TPM of {guest} was encrypted already (key reference {key_ref}); its XML \
                  names the secret {secret} now"
             ),
+            EncryptAction::None if self.old_state.is_some() => writeln!(
+                out,
+                "the TPM of {guest} is encrypted already (key reference {key_ref} of provider \
+                 {provider}); what was left of an earlier state in its file is overwritten"
+            ),
             EncryptAction::None => writeln!(
                 out,
                 "the TPM of {guest} is encrypted already (key reference {key_ref} of provider \
@@ -57,7 +62,12 @@ impl Answer for EncryptResult {
             )
         });
         let not_recorded = self.not_recorded.as_ref().map(not_recorded);
-        not_recorded.into_iter().chain(kept).collect()
+        let old_state = old_state(self.old_state.as_ref(), &self.guest);
+        not_recorded
+            .into_iter()
+            .chain(old_state)
+            .chain(kept)
+            .collect()
     }
 }
 
@@ -94,6 +104,10 @@ impl From<EncryptError> for CommandError {
             .with_hint(format!(
                 "show which keys open: {}",
                 Command::KeyShow(guest.arg)
+            )),
+            EncryptError::NotErased(guest, error) => Self::failed(format!(
+                "what is left of an earlier TPM state in the file of {} could not be overwritten: {error}",
+                guest.label()
             )),
             EncryptError::NotSaved(error) => Self::failed(format!(
                 "cannot save the plain state: {error}; nothing has changed"
@@ -137,6 +151,18 @@ mod tests {
     use crate::manage::host::HostError;
     use crate::manage::stopped_guest::StoppedError;
     use crate::store::StoreError;
+    use crate::swtpm::OldState;
+
+    #[test]
+    fn an_old_state_that_is_left_is_told_with_the_command_that_helps() {
+        let guest = GuestRef::called(DomainUuid::random(), "vm1");
+        let failed = std::io::Error::from(ErrorKind::StorageFull);
+        let note = old_state(Some(&OldState::Left(failed)), &guest).unwrap_or_default();
+        assert!(note.contains("vtpm-guard encrypt vm1"), "{note}");
+        for told_elsewhere in [None, Some(OldState::Erased)] {
+            assert_eq!(old_state(told_elsewhere.as_ref(), &guest), None);
+        }
+    }
 
     #[test]
     fn an_error_says_what_has_changed_and_names_the_command_that_helps() {
@@ -165,6 +191,12 @@ mod tests {
                 "is encrypted already",
                 "vtpm-guard key show vm1",
                 true,
+            ),
+            (
+                EncryptError::NotErased(guest(), ErrorKind::StorageFull.into()),
+                "in the file of vm1 could not be overwritten",
+                "",
+                false,
             ),
             (EncryptError::NotSaved(full), "/plain-state", "", false),
             (not_redefined(), "the XML of vm1 was not changed", "", false),

@@ -19,4 +19,6 @@ pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod store;
+mod store_rebuild;
+pub(crate) mod sync;
 pub(crate) mod unstage;

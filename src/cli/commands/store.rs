@@ -1,8 +1,9 @@
-//! `store …`: check, back up, restore.
+//! `store …`: check, back up, restore, rebuild.
 
 use std::io;
 use std::process::ExitCode;
 
+use super::store_rebuild;
 use crate::cli::args;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
@@ -23,6 +24,7 @@ pub(crate) fn run(context: &Context, verb: &args::Store) -> Result<ExitCode, Com
             return Ok(ExitCode::from(u8::from(!checked.findings.is_empty())));
         }
         args::Store::Backup { file } => context.output.print(&backup(&context.host, file)?)?,
+        args::Store::Rebuild { dry_run } => return store_rebuild::run(context, *dry_run),
         args::Store::Restore { file } => context.output.print(&restore(&context.host, file)?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ use std::io;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors::REINSTALL;
 use crate::cli::ui::printer::Printer;
 use crate::libvirt::secret::SecretError;
 use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged, unstage};
@@ -17,11 +18,13 @@ pub(crate) fn run(context: &Context, wait: bool) -> Result<(), CommandError> {
         Patience::OneMinute
     };
     let asks_again = |error: &SecretError| {
-        let note = format!(
-            "{}; libvirtd is asked again as long as it runs",
-            error.sentence()
-        );
-        context.output.note(&note);
+        let again = match error {
+            SecretError::NoHelper(_) => "that is tried again for a minute",
+            _ => "libvirtd is asked again as long as it runs",
+        };
+        context
+            .output
+            .note(&format!("{}; {again}", error.sentence()));
     };
     context
         .output
@@ -53,7 +56,11 @@ impl From<UnstageError> for CommandError {
     fn from(error: UnstageError) -> Self {
         match error {
             UnstageError::Staging(error) => error.into(),
-            UnstageError::Host(error) => error.into(),
+            UnstageError::Libvirt(error @ SecretError::NoHelper(_)) => Self::from(error)
+                .with_hint(format!(
+                    "the keys are gone from /run, and libvirtd still has them; {REINSTALL}, then: {}",
+                    Command::Unstage
+                )),
             UnstageError::Libvirt(error) => Self::from(error).with_hint(format!(
                 "the keys are gone from /run; once libvirtd answers: {}",
                 Command::Unstage

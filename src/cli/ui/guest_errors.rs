@@ -8,7 +8,7 @@ use crate::manage::guests::{GuestError, GuestRef};
 use crate::manage::stopped_guest::StoppedError;
 use crate::messages::{Arg, Command, count, label, quoted};
 use crate::store::StoreError;
-use crate::swtpm::LockError;
+use crate::swtpm::{LockError, OldState};
 
 impl From<GuestError> for CommandError {
     fn from(error: GuestError) -> Self {
@@ -128,6 +128,18 @@ fn not_written(guest: &GuestRef, error: &dyn fmt::Display) -> CommandError {
     CommandError::failed(format!(
         "could not re-encrypt the TPM state of {}: {error}; it is unchanged",
         guest.label()
+    ))
+}
+
+/// What became of an old TPM state in the file of the new one, if that needs a note.
+pub(crate) fn old_state(old: Option<&OldState>, guest: &GuestRef) -> Option<String> {
+    let Some(OldState::Left(error)) = old else {
+        return None;
+    };
+    let again = Command::Encrypt(guest.arg.clone());
+    Some(format!(
+        "parts of the old TPM state may still be in its file: {error}; overwrite them before \
+         the guest starts: {again}"
     ))
 }
 

@@ -151,6 +151,9 @@ impl From<RandomError> for CommandError {
     }
 }
 
+/// What helps where a program of this package is missing.
+pub(crate) const REINSTALL: &str = "install the package vtpm-guard again";
+
 impl From<HostError> for CommandError {
     fn from(error: HostError) -> Self {
         match error {
@@ -159,6 +162,9 @@ impl From<HostError> for CommandError {
             HostError::Keyring(error) => error.into(),
             HostError::Copies(error) => error.into(),
             HostError::NoConfig(_) => Self::usage(error),
+            HostError::Libvirt(SecretError::NoHelper(_)) => {
+                Self::failed(error).with_hint(REINSTALL)
+            }
             HostError::Libvirt(_) => Self::failed(error).with_hint(format!(
                 "check whether it is running: {}",
                 Command::VirshListAt(Arg::uri("qemu:///system"))

@@ -12,4 +12,5 @@ pub(crate) mod progress;
 pub(crate) mod provider_errors;
 pub(crate) mod table;
 pub(crate) mod time;
+pub(crate) mod travelling;
 pub(crate) mod wrap;

@@ -7,6 +7,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::files::value_on_disk;
 use crate::libvirt::guests::{Guest, Libvirt, SavedRuns};
+use crate::libvirt::metadata::{Metadata, MetadataChange};
 use crate::libvirt::secret::{
     HostSecrets, LibvirtSecret, Provided, Purpose, SecretDefinition, SecretError, SecretValue,
     definition,
@@ -173,6 +174,27 @@ impl Libvirt for FakeLibvirt {
     ) -> Result<bool, SecretError> {
         self.serve(Call::EncryptVtpm, deadline, || {
             self.guests.encrypt_vtpm(domain, secret)
+        })
+    }
+
+    fn metadata(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Metadata>, SecretError> {
+        self.serve(Call::Metadata, deadline, || {
+            Ok(self.guests.metadata(domain))
+        })
+    }
+
+    fn set_metadata(
+        &self,
+        domain: DomainUuid,
+        element: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<MetadataChange, SecretError> {
+        self.serve(Call::SetMetadata, deadline, || {
+            Ok(self.guests.set_metadata(domain, element))
         })
     }
 

@@ -13,6 +13,8 @@ pub(crate) enum Call {
     GuestsCalled,
     SavedRuns,
     EncryptVtpm,
+    Metadata,
+    SetMetadata,
     Inspect,
     Reveal,
     Provide,
@@ -26,8 +28,12 @@ pub(crate) enum Call {
 pub(crate) enum Failure {
     /// No daemon answers, and nothing is done.
     Unreachable,
+    /// The program that asks libvirt is not there, and nothing is done.
+    NoHelper,
     /// libvirt does not allow it, and nothing is done.
     Refused,
+    /// Somebody has changed the secret since it was inspected, and nothing is done.
+    Changed,
     /// It is done, and the answer is lost.
     AnswerLost,
     /// This process is killed before it is done.
@@ -43,10 +49,12 @@ impl Failure {
     ) -> Result<T, SecretError> {
         match self {
             Self::Unreachable => Err(no_answer()),
+            Self::NoHelper => Err(SecretError::NoHelper("no fake helper".to_owned())),
             Self::Refused => {
                 let words = "access denied by the fake libvirt";
                 Err(SecretError::Refused(words.to_owned()))
             }
+            Self::Changed => Err(SecretError::Changed),
             Self::AnswerLost => work().and_then(|_| Err(no_answer())),
             Self::KilledBefore => kill(),
             Self::KilledAfter => work().and_then(|_| kill()),

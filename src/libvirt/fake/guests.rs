@@ -151,12 +151,17 @@ impl GuestFiles {
         }
     }
 
-    fn definition(&self, name: &str) -> PathBuf {
+    pub(super) fn definition(&self, name: &str) -> PathBuf {
         self.definitions.join(format!("{name}.xml"))
     }
 
-    fn status(&self, name: &str) -> PathBuf {
+    pub(super) fn status(&self, name: &str) -> PathBuf {
         self.running.join(format!("{name}.xml"))
+    }
+
+    /// There while a job of the guest is on.
+    pub(super) fn job(&self, name: &str) -> PathBuf {
+        self.running.join(format!("{name}.job"))
     }
 
     fn managed_save(&self, name: &str) -> PathBuf {

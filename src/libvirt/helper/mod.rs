@@ -3,6 +3,7 @@
 mod definition;
 mod failure;
 mod guests;
+mod metadata;
 mod secrets;
 mod serve;
 

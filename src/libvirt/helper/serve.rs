@@ -14,7 +14,7 @@ use virt::connect::Connect;
 use zeroize::Zeroizing;
 
 use super::secrets::Secrets;
-use super::{definition, failure, guests};
+use super::{definition, failure, guests, metadata};
 use crate::host::sys;
 use crate::libvirt::frame::read_frame;
 use crate::libvirt::protocol::{MAX_REQUEST, Request, Response, value_frame};
@@ -87,6 +87,8 @@ fn answer(
         Request::EncryptVtpm { domain, secret } => {
             definition::encrypt_vtpm(connection, domain, secret)
         }
+        Request::Metadata(domain) => metadata::get(connection, domain),
+        Request::SetMetadata { domain, element } => metadata::set(connection, domain, element),
         Request::SavedRuns(domain) => guests::saved_runs(connection, domain),
         Request::Guests => guests::all(connection),
         Request::Guest(name_or_uuid) => guests::find(connection, name_or_uuid),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::libvirt::frame::read_frame;
+use crate::libvirt::metadata::Element;
 
 const SECRET: &str = "6f0c3c6e-4c0f-4b0d-9d52-8a3f0a9a0001";
 const DOMAIN: &str = "6f0c3c6e-4c0f-4b0d-9d52-8a3f0a9a0002";
@@ -51,6 +52,15 @@ fn every_request_arrives_as_it_was_sent() {
             secret: secret(),
             domain: domain(),
         },
+        Request::Metadata(domain()),
+        Request::SetMetadata {
+            domain: domain(),
+            element: Some("<vtpm domain='x'>\n  <key/>\n</vtpm>"),
+        },
+        Request::SetMetadata {
+            domain: domain(),
+            element: None,
+        },
         Request::Guests,
         Request::Guest("a name with spaces, ünïcode and a\nline feed"),
     ];
@@ -83,6 +93,11 @@ fn every_response_arrives_as_it_was_sent() {
             managed_save: true,
             snapshots: 2,
         }),
+        Response::Metadata(Metadata {
+            live: Element::NoDefinition,
+            persistent: Element::Present("<vtpm domain='x'/>\n".to_owned()),
+        }),
+        Response::Busy,
         Response::Guests(vec![guest]),
         Response::Conflict("the usage belongs to another".to_owned()),
     ];

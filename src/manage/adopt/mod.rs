@@ -165,7 +165,7 @@ impl Adopting {
             return Err(unreachable.clone());
         }
         let answer = question(&*self.secrets);
-        if let Err(error @ SecretError::Unreachable(_)) = &answer {
+        if let Err(error @ (SecretError::Unreachable(_) | SecretError::NoHelper(_))) = &answer {
             self.unreachable = Some(error.clone());
         }
         answer

@@ -3,22 +3,30 @@
 use super::{Finding, HostFinding};
 use crate::clock::Deadline;
 use crate::ids::SecretUuid;
-use crate::libvirt::Daemons;
+use crate::libvirt::secret::SecretError;
+use crate::libvirt::{Daemons, Guest};
 use crate::manage::host::{DEFAULT_DEADLINE, Host};
 
-pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let configuration = host.config().err().map(HostFinding::Configuration);
-    let all = configuration.into_iter().chain(libvirt(host));
-    all.map(Finding::from).collect()
+/// Returns the findings, and libvirt's guests by name, if it has listed them.
+pub(super) fn examine(host: &Host) -> (Vec<Finding>, Option<Vec<Guest>>) {
+    let mut found: Vec<_> = host
+        .config()
+        .err()
+        .map(HostFinding::Configuration)
+        .into_iter()
+        .collect();
+    let guests = libvirt(host, &mut found);
+    (found.into_iter().map(Finding::from).collect(), guests)
 }
 
 /// Two daemons share the time of one: whichever is silent now is not waited for any more.
-fn libvirt(host: &Host) -> Vec<HostFinding> {
+fn libvirt(host: &Host, found: &mut Vec<HostFinding>) -> Option<Vec<Guest>> {
     let (daemons, uri) = (host.daemons(), host.config().unwrap_or_default().secret_uri);
     let deadline = || Deadline::after(DEFAULT_DEADLINE / 2);
     // Any UUID will do: the question is whether there is an answer.
     let answer = host.secrets().inspect(SecretUuid::random(), deadline());
-    let mut found = Vec::new();
+    // Without its program neither daemon is asked, and one finding says so.
+    let cannot_ask = matches!(answer, Err(SecretError::NoHelper(_)));
     if let Err(error) = answer {
         let uri = uri.clone();
         found.push(HostFinding::Libvirt {
@@ -27,13 +35,17 @@ fn libvirt(host: &Host) -> Vec<HostFinding> {
             daemons,
         });
     }
+    let guests = host.libvirt().guests(deadline());
     if daemons == Daemons::Modular {
-        if let Err(error) = host.libvirt().guests(deadline()) {
+        if let (Err(error), false) = (&guests, cannot_ask) {
+            let error = error.clone();
             found.push(HostFinding::GuestsDaemon { error, daemons });
         }
         if uri.starts_with("qemu") {
             found.push(HostFinding::SecretsAtGuestsDaemon { uri });
         }
     }
-    found
+    let mut guests = guests.ok()?;
+    guests.sort_by(|one, other| one.name.cmp(&other.name));
+    Some(guests)
 }

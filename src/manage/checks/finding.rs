@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -195,7 +196,7 @@ pub(crate) enum KeyFinding {
     /// Damage or an inconsistency in it.
     Store(StoreFinding),
     /// A provider's key does not open.
-    Sealed(Provider, KeyringError),
+    Sealed(Provider, Arc<KeyringError>),
     /// It opened too late for a start, or not in all the time that it was given.
     SlowToOpen {
         provider: Provider,
@@ -252,6 +253,9 @@ pub(crate) enum KeyFinding {
         name: Option<String>,
         saved_at: Timestamp,
     },
+    /// The file of a guest's TPM state also holds parts of an earlier one, which `encrypt` or
+    /// `key renew` could not overwrite.
+    OldStateLeft { guest: GuestRef, file: PathBuf },
     /// The unencrypted state from before an `encrypt` is still there.
     PlainState {
         guest: DomainUuid,

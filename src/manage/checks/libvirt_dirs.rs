@@ -8,12 +8,9 @@ use crate::domain::{self, Vtpm};
 use crate::host::bounded::bounded;
 use crate::host::dirs::{LibvirtDirs, PROC};
 use crate::libvirt::Guest;
-use crate::manage::host::{Host, default_deadline};
+use crate::manage::host::Host;
 
-pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let Ok(guests) = host.libvirt().guests(default_deadline()) else {
-        return Vec::new();
-    };
+pub(super) fn examine(host: &Host, guests: &[Guest]) -> Vec<Finding> {
     let dirs = host.libvirt_dirs();
     let first = |missed: fn(&LibvirtDirs, &Guest) -> Option<HostFinding>| {
         guests.iter().find_map(|guest| missed(&dirs, guest))

@@ -25,6 +25,7 @@ pub(crate) use finding::{
 };
 pub(crate) use recovery::RecoveryFiles;
 
+use super::dry_start::UnsealedKeks;
 use super::guests::ListedGuest;
 use super::host::Host;
 use super::shared_secrets;
@@ -35,33 +36,36 @@ use crate::verdict::facts::Provider;
 /// Examines the host, and these recovery files. What one examination cannot see because another
 /// reports it, such as a store that cannot be read, it leaves out.
 pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding> {
-    // Whether libvirt answers comes first: what asks it afterwards does not wait again.
-    let mut found = configuration::examine(host);
-    // That libvirt does not list them is reported elsewhere.
-    let guests = host.listed_guests().ok();
-    let listed = guests.as_deref().unwrap_or_default();
+    // Whether libvirt answers comes first: what asks it afterwards does not wait again. Its guests are
+    // listed once, and each provider key is opened once.
+    let (mut found, guests) = configuration::examine(host);
+    let guests = guests.as_deref();
+    let defined = guests.unwrap_or_default();
+    let listed: Vec<_> = defined.iter().cloned().map(ListedGuest::from).collect();
+    let keks = UnsealedKeks::default();
     found.extend(hook::examine(host));
     found.extend(selinux::examine(host));
     found.extend(other_hooks::examine(&host.libvirt_dirs()));
-    found.extend(libvirt_dirs::examine(host));
+    found.extend(libvirt_dirs::examine(host, defined));
     found.extend(staged::examine(host));
     found.extend(trust::examine(host));
     found.extend(store::examine(host));
-    found.extend(unsealing::examine(host));
+    found.extend(unsealing::examine(host, &keks));
     found.extend(recovery::examine(host, recovery));
-    found.extend(plaintext::in_libvirt(host, guests.as_deref()));
-    found.extend(shared(host, listed));
-    found.extend(starts::examine(host, listed));
+    found.extend(plaintext::in_libvirt(host, guests.map(|_| &listed[..])));
+    found.extend(shared(host, &listed, &keks));
+    found.extend(starts::examine(host, &listed, &keks));
     found.extend(copies::examine(host));
-    found.extend(plaintext::kept_by_encrypt(host));
+    found.extend(plaintext::kept_by_encrypt(host, guests));
+    found.extend(plaintext::in_state_files(host, &listed));
     found.extend(room::examine(host));
     found.extend(nightly::examine(host));
     found.extend(host_tpm::examine(host));
     found
 }
 
-fn shared(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
-    let shared = shared_secrets::find(host, guests).unwrap_or_default();
+fn shared(host: &Host, guests: &[ListedGuest], keks: &UnsealedKeks) -> Vec<Finding> {
+    let shared = shared_secrets::find(host, guests, keks).unwrap_or_default();
     let findings = shared.into_iter().map(KeyFinding::Shared);
     findings.map(Finding::from).collect()
 }

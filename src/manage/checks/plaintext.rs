@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::finding::unreadable;
 use super::{Finding, KeyFinding, last_name};
+use crate::domain::Vtpm;
 use crate::guard::plain_state;
 use crate::host::path_error::PathError;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::Guest;
 use crate::manage::guests::{GuestRef, ListedGuest};
-use crate::manage::host::{Host, default_deadline};
+use crate::manage::host::Host;
+use crate::swtpm;
 
 /// libvirt's own copies of vTPM keys. It keeps persistent secrets as `UUID.xml`, and the value in
 /// `UUID.base64` or, since libvirt 12.1, encrypted in `UUID.aes256cbc`.
@@ -63,25 +66,43 @@ fn naming(guests: &[ListedGuest], secret: Option<SecretUuid>) -> Option<Vec<Gues
     Some(guests.collect())
 }
 
+/// What is left of earlier TPM states in the files of encrypted ones. A state that cannot be read is
+/// reported as that of a guest that would not start.
+pub(super) fn in_state_files(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
+    let states = host.libvirt_dirs().tpm_states();
+    let left = |guest: &ListedGuest| {
+        let domain = guest.domain.as_ref().ok()?;
+        let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+            return None;
+        };
+        vtpm.secret_uuid?;
+        let is_left = swtpm::has_remains(&states, domain.uuid, vtpm).unwrap_or(false);
+        is_left.then(|| KeyFinding::OldStateLeft {
+            guest: GuestRef::called(domain.uuid, &domain.name),
+            file: swtpm::state_path(&states, domain.uuid, vtpm),
+        })
+    };
+    guests.iter().filter_map(left).map(Finding::from).collect()
+}
+
 /// The unencrypted TPM states that `encrypt` keeps until the guest has started.
-pub(super) fn kept_by_encrypt(host: &Host) -> Vec<Finding> {
+/// `known`: those that libvirt knows, if it has listed them.
+pub(super) fn kept_by_encrypt(host: &Host, known: Option<&[Guest]>) -> Vec<Finding> {
     match plain_state::list(host.state_dir()) {
         Ok(guests) => guests
             .into_iter()
-            .map(|guest| kept_state(host, guest).into())
+            .map(|guest| kept_state(host, guest, known).into())
             .collect(),
         Err(PathError { path, source }) => vec![unreadable(&path, source)],
     }
 }
 
-fn kept_state(host: &Host, guest: DomainUuid) -> KeyFinding {
-    let found = host.libvirt().guest(guest, default_deadline());
+fn kept_state(host: &Host, guest: DomainUuid, known: Option<&[Guest]>) -> KeyFinding {
+    let found = known.and_then(|known| known.iter().find(|one| one.uuid == guest));
+    let name = found.map(|found| found.name.clone());
     KeyFinding::PlainState {
         guest,
-        is_known: !matches!(found, Ok(None)),
-        name: match found {
-            Ok(Some(found)) => Some(found.name),
-            _ => last_name(host, guest),
-        },
+        is_known: known.is_none() || found.is_some(),
+        name: name.or_else(|| last_name(host, guest)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, KeyFinding};
-use crate::manage::dry_start;
+use crate::manage::dry_start::{self, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::Host;
 use crate::verdict::Decision;
@@ -12,9 +12,9 @@ use crate::verdict::refusal::Refusal;
 
 /// One finding for each code: a provider or directory that is gone may stop every guest. That libvirt's
 /// secret driver does not answer stops them, too, and is a finding of its own.
-pub(super) fn examine(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
+pub(super) fn examine(host: &Host, guests: &[ListedGuest], keks: &UnsealedKeks) -> Vec<Finding> {
     // A store that cannot be read is reported by the examination of the store.
-    let checked = dry_start::check(host, guests, &|_| ()).unwrap_or_default();
+    let checked = dry_start::check(host, guests, keks, &|_| ()).unwrap_or_default();
     let mut by_code = BTreeMap::<Code, (Refusal, Vec<_>)>::new();
     for guest in checked {
         let Decision::Deny(why) = guest.outcome.verdict.decision() else {

@@ -1,10 +1,12 @@
 //! Whether the provider keys of this host open, and soon enough for a start.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Finding, KeyFinding, providers};
 use crate::clock::Deadline;
 use crate::keyring::KeyringError;
+use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::manage::host::Host;
 use crate::verdict::facts::Provider;
 
@@ -12,12 +14,14 @@ use crate::verdict::facts::Provider;
 /// one that never opens.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) fn examine(host: &Host) -> Vec<Finding> {
+/// Opens each provider key once, into `keks`.
+pub(super) fn examine(host: &Host, keks: &UnsealedKeks) -> Vec<Finding> {
     let allowed = host.config().unwrap_or_default().hook_deadline;
+    let mut unlocker = Unlocker::sharing(host.keyring(), keks.clone());
     let open = |provider: Provider| {
         let started = Instant::now();
         let deadline = Deadline::after(PATIENCE.max(allowed));
-        let opened = host.keyring().open(provider.key_id, deadline);
+        let opened = unlocker.kek(provider.key_id, deadline);
         finding(provider, opened.err(), started.elapsed(), allowed)
     };
     let found = providers(host).into_iter().filter_map(open);
@@ -26,11 +30,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
 
 fn finding(
     provider: Provider,
-    error: Option<KeyringError>,
+    error: Option<Arc<KeyringError>>,
     took: Duration,
     allowed: Duration,
 ) -> Option<KeyFinding> {
-    match error {
+    match error.as_deref() {
         None if took < allowed => None,
         None | Some(KeyringError::TimedOut) => Some(KeyFinding::SlowToOpen {
             provider,
@@ -38,7 +42,7 @@ fn finding(
             took,
             allowed,
         }),
-        Some(error) => Some(KeyFinding::Sealed(provider, error)),
+        Some(_) => error.map(|error| KeyFinding::Sealed(provider, error)),
     }
 }
 
@@ -51,8 +55,9 @@ mod tests {
     #[test]
     fn a_key_that_needs_longer_than_a_start_may_take_is_slow_and_not_lost() {
         let provider = a_provider();
-        let found = |error, took| {
+        let found = |error: Option<KeyringError>, took| {
             let took = Duration::from_secs(took);
+            let error = error.map(Arc::new);
             finding(provider.clone(), error, took, Duration::from_secs(10))
         };
         assert!(found(None, 9).is_none());

@@ -1,5 +1,7 @@
 //! Why a guest's TPM was not encrypted.
 
+use std::io;
+
 use crate::host::path_error::PathError;
 use crate::libvirt::secret::SecretError;
 use crate::manage::guests::GuestRef;
@@ -26,6 +28,9 @@ pub(crate) enum EncryptError {
     /// Its state is encrypted already, and no key that this host can open opens it.
     #[error("no key opens it")]
     NoKeyOpens(GuestRef),
+    /// What is left of an earlier state in the file of the encrypted one could not be overwritten.
+    #[error("{1}")]
+    NotErased(GuestRef, io::Error),
     /// The plain state could not be saved.
     #[error("{0}")]
     NotSaved(PathError),

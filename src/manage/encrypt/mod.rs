@@ -30,7 +30,7 @@ use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::libvirt::secret::SecretError;
 use crate::store::{Origin, Store, StoreError};
-use crate::swtpm::{LockedState, TpmData};
+use crate::swtpm::{LockedState, OldState, TpmData};
 use crate::verdict::facts::Provider;
 
 /// What `encrypt` did.
@@ -44,6 +44,8 @@ pub(crate) struct EncryptResult {
     /// The secret that the XML names.
     pub(crate) secret_uuid: SecretUuid,
     pub(crate) action: EncryptAction,
+    /// What became of the plain state in a file that the encrypted one is in, too.
+    pub(crate) old_state: Option<OldState>,
     /// Where the plain state is kept until the guest has started with the encrypted one.
     #[serde(skip)]
     pub(crate) plain_state: Option<PathBuf>,
@@ -124,8 +126,8 @@ impl Job<'_> {
     ) -> Result<EncryptResult, EncryptError> {
         let (guest, secret) = (self.guest.uuid(), self.guest.vtpm.secret_uuid);
         let key = Key::find_or_make(self.host, &mut self.store, guest, choice, secret)?;
-        let plain_state = match self.carry_out(locked, data, &key) {
-            Ok(saved) => saved,
+        let (plain_state, old_state) = match self.carry_out(locked, data, &key) {
+            Ok(done) => done,
             Err(Failure::After(cause)) => return Err(self.unfinished(cause)),
             Err(Failure::Before(error)) => return Err(self.undo(&key, error)),
         };
@@ -135,18 +137,20 @@ impl Job<'_> {
         );
         Ok(EncryptResult {
             plain_state: Some(plain_state),
+            old_state,
             not_recorded: self.record(message),
             ..self.result(EncryptAction::Encrypted, key.id, &key.provider, key.secret)
         })
     }
 
-    /// All that follows the key. Returns where the plain state was saved.
+    /// All that follows the key. Returns where the plain state was saved, and what became of it in its
+    /// place.
     fn carry_out(
         &mut self,
         locked: LockedState,
         data: &TpmData,
         key: &Key,
-    ) -> Result<PathBuf, Failure> {
+    ) -> Result<(PathBuf, Option<OldState>), Failure> {
         let (guest, state_dir) = (self.guest, self.host.state_dir());
         let saved = plain_state::save(state_dir, guest.uuid(), &locked)
             .map_err(|error| Failure::Before(EncryptError::NotSaved(error)))?;
@@ -160,10 +164,10 @@ impl Job<'_> {
         let now = Timestamp::now();
         self.store.use_key(key.id, now)?;
         self.store.mark_started(guest.uuid(), now)?;
-        staged
+        let old_state = staged
             .install()
             .map_err(|error| StoppedError::Write(guest.reference(), error))?;
-        Ok(saved)
+        Ok((saved, old_state))
     }
 
     /// The state is encrypted: the XML was put back, or there is nothing to do.
@@ -175,11 +179,16 @@ impl Job<'_> {
             .find(|key| TpmData::decrypt(locked.blob(), &key.dek).is_ok())
             .ok_or_else(|| EncryptError::NoKeyOpens(guest.reference()))?;
         let id = key.key_ref.id;
-        locked
-            .erase_remains()
-            .map_err(|error| StoppedError::Write(guest.reference(), error))?;
+        let old_state = locked.erase_remains();
         if let Some(secret) = guest.vtpm.secret_uuid {
-            return Ok(self.result(EncryptAction::None, id, &key.provider, secret));
+            // This was all that there was to do.
+            if let Some(OldState::Left(error)) = old_state {
+                return Err(EncryptError::NotErased(guest.reference(), error));
+            }
+            return Ok(EncryptResult {
+                old_state,
+                ..self.result(EncryptAction::None, id, &key.provider, secret)
+            });
         }
         let secret = key.key_ref.secret_uuid.unwrap_or_else(SecretUuid::random);
         match self.redefine(secret) {
@@ -189,6 +198,7 @@ impl Job<'_> {
         }
         let message = "its XML says again that its TPM is encrypted".to_owned();
         Ok(EncryptResult {
+            old_state,
             not_recorded: self.record(message),
             ..self.result(EncryptAction::Completed, id, &key.provider, secret)
         })
@@ -249,6 +259,7 @@ impl Job<'_> {
             key_ref,
             secret_uuid,
             action,
+            old_state: None,
             plain_state: None,
             not_recorded: None,
         }

@@ -60,7 +60,7 @@ fn what_became_of_a_start_is_in_its_row() {
         ..event(domain(1), "vm1", Timestamp(at))
     };
     for time in [10, 20] {
-        store.record_event(&at(Origin::Prepare, time)).unwrap();
+        store.record_start(&at(Origin::Prepare, time)).unwrap();
     }
     // A change by a command, and another guest's start at the same moment.
     store.record_event(&at(Origin::Adopt, 10)).unwrap();
@@ -76,27 +76,47 @@ fn what_became_of_a_start_is_in_its_row() {
     let row = |at, origin: Origin, code| (at, origin.as_str().to_owned(), code);
     let (adopted, started) = (row(10, Origin::Adopt, None), row(20, Origin::Prepare, None));
 
-    let lost = denied(Code::KeyLost, 11);
-    store.record_result(Some(Timestamp(10)), &lost).unwrap();
+    let repaired = |json: &str, event| Event {
+        repairs_json: json.to_owned(),
+        ..event
+    };
+    let repairs = |store: &Store| {
+        let row = store.history(EventFilter::Domain(domain(1)), 99).unwrap();
+        let row = row
+            .into_iter()
+            .find(|row| row.operation == "prepare" && row.at.0 == 10);
+        row.unwrap().repairs_json
+    };
+    // The verdict is repeated, with other repairs: those of both were made.
+    let again = repaired(r#"["one"]"#, at(Origin::Prepare, 10));
+    store.record_start(&again).unwrap();
+    let lost = repaired(r#"["two"]"#, denied(Code::KeyLost, 10));
+    store.record_start(&lost).unwrap();
     let refused = row(10, Origin::Prepare, Some(Code::KeyLost));
     assert_eq!(
         rows(&store),
         [started.clone(), adopted.clone(), refused.clone()]
     );
+    assert_eq!(repairs(&store), r#"["one","two"]"#);
     // It is refused already, so it has not failed after it was allowed.
-    let failed = at(Origin::Stopped, 12);
-    store.record_result(Some(Timestamp(10)), &failed).unwrap();
+    let failed = |time| at(Origin::Stopped, time);
+    store.record_start(&failed(10)).unwrap();
     assert_eq!(
         rows(&store),
         [started.clone(), adopted.clone(), refused.clone()]
     );
-    // The row is gone, or was never written.
-    for recorded in [Some(Timestamp(15)), None] {
-        store.record_result(recorded, &failed).unwrap();
+    assert_eq!(repairs(&store), r#"["one","two"]"#);
+    // The row is gone, or was never written; once it is there, it is the start's.
+    for _ in 0..2 {
+        store.record_start(&failed(15)).unwrap();
     }
-    let alone = row(12, Origin::Stopped, None);
-    let all = [started, alone.clone(), alone, adopted, refused];
-    assert_eq!(rows(&store), all);
+    let alone = row(15, Origin::Stopped, None);
+    assert_eq!(rows(&store), [started, alone, adopted, refused]);
+    // What another tool has written there is no list.
+    let sql = "UPDATE event SET repairs = 'none' WHERE at = 10";
+    store.connection.execute(sql, []).unwrap();
+    store.record_start(&lost).unwrap();
+    assert_eq!(repairs(&store), r#"["two"]"#);
     let others = store.history(EventFilter::Domain(domain(2)), 99).unwrap();
     assert_eq!((others.len(), others[0].code), (1, None));
 }

@@ -225,25 +225,46 @@ fn a_store_that_another_tool_made_is_read_and_then_adopted() {
     assert_eq!(store.references(domain, NOW).unwrap().key_refs.len(), 2);
 }
 
+/// The stores of earlier versions, with the same content.
+const EARLIER: [&str; 2] = [
+    include_str!("../../../tests/vectors/store-v1.sql"),
+    include_str!("../../../tests/vectors/store-v2.sql"),
+];
+
 #[test]
-fn a_store_of_version_1_opens_with_all_its_content() {
+fn a_store_of_an_earlier_version_opens_with_all_its_content() {
+    for (earlier, access) in EARLIER
+        .into_iter()
+        .flat_map(|earlier| [Access::Read, Access::Write].map(|access| (earlier, access)))
+    {
+        let dir = TempDir::new().unwrap();
+        raw(dir.path(), earlier);
+        let store = open(dir.path(), access).unwrap();
+        if access == Access::Write {
+            assert_eq!(number(&store, "PRAGMA user_version"), KNOWN);
+            assert_eq!(store.check().unwrap(), []);
+        }
+        let vm1 = store.domain_uuid_by_name("vm1").unwrap().unwrap();
+        let references = store.references(vm1, NOW).unwrap();
+        assert_eq!(references.providers[0].name, "nkp-a");
+        let [row] = references.key_refs.as_slice() else {
+            panic!("one live row, not {:?}", references.key_refs)
+        };
+        assert_eq!(row.provider_uuid, Some(references.providers[0].uuid));
+        assert_eq!(row.wrapped_dek.as_ref().unwrap().as_bytes(), b"\x01wrapped");
+        assert_eq!(store.all_key_refs(None, true).unwrap().len(), 3);
+        assert!(store.written_keys().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn what_version_2_has_noted_is_still_noted() {
     let dir = TempDir::new().unwrap();
-    raw(
-        dir.path(),
-        include_str!("../../../tests/vectors/store-v1.sql"),
-    );
+    raw(dir.path(), EARLIER[1]);
     let store = open(dir.path(), Access::Write).unwrap();
-    assert_eq!(number(&store, "PRAGMA user_version"), KNOWN);
-    assert_eq!(store.check().unwrap(), []);
-    let vm1 = store.domain_uuid_by_name("vm1").unwrap().unwrap();
-    let references = store.references(vm1, NOW).unwrap();
-    assert_eq!(references.providers[0].name, "nkp-a");
-    let [row] = references.key_refs.as_slice() else {
-        panic!("one live row, not {:?}", references.key_refs)
-    };
-    assert_eq!(row.provider_uuid, Some(references.providers[0].uuid));
-    assert_eq!(row.wrapped_dek.as_ref().unwrap().as_bytes(), b"\x01wrapped");
-    assert_eq!(store.all_key_refs(None, true).unwrap().len(), 3);
+    let [vm1, vm2] = ["vm1", "vm2"].map(|name| store.domain_uuid_by_name(name).unwrap().unwrap());
+    assert_eq!(store.seen_state(vm1).unwrap().unwrap().domain_name, "vm1");
+    assert!(store.references(vm2, NOW).unwrap().clients_key);
 }
 
 #[test]

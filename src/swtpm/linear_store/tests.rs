@@ -47,7 +47,8 @@ fn has_remains(path: &Path, old: &[u8]) -> bool {
 fn replace(path: &Path, state: &[u8]) {
     let mut store = lock(path).unwrap().unwrap();
     store.stage(state).unwrap();
-    store.install().unwrap();
+    assert!(matches!(store.install(), Ok(OldState::Erased)));
+    assert!(!store.has_remains().unwrap());
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn a_state_is_replaced_again_and_again_and_nothing_of_the_old_ones_stays() {
             .unwrap();
         let section = header.permall().unwrap();
         assert!(section.len.is_power_of_two() && section.len >= section.data_len);
-        assert_eq!(fs::metadata(&path).unwrap().len(), end(section));
+        assert_eq!(fs::metadata(&path).unwrap().len(), section.end());
         old = new;
     }
 }
@@ -83,6 +84,44 @@ fn a_staged_state_that_is_not_installed_leaves_the_file_as_it_was() {
     drop(store);
     let left = fs::read(&path).unwrap();
     assert!(PLAIN.starts_with(&left) && PLAIN[left.len()..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn an_old_state_that_cannot_be_overwritten_is_reported_and_seen() {
+    let (_dir, path) = with_store(PLAIN);
+    let old = permall(&path);
+    let mut store = lock(&path).unwrap().unwrap();
+    assert!(!store.has_remains().unwrap());
+    store.stage(&[b'n'; 7000]).unwrap();
+    crash::armed::fail_at(1);
+    assert!(matches!(store.install(), Ok(OldState::Left(_))));
+    assert_eq!(permall(&path), [b'n'; 7000]);
+    assert!(has_remains(&path, &old) && store.has_remains().unwrap());
+    store.erase_unused().unwrap();
+    assert!(!has_remains(&path, &old) && !store.has_remains().unwrap());
+}
+
+#[test]
+fn what_is_unused_is_outside_of_all_sections() {
+    let section = |offset, len| Section {
+        offset,
+        data_len: len,
+        len,
+    };
+    let parts = |sections: &[Section], len| {
+        let parts = unused(sections.iter().copied(), len).into_iter();
+        parts.map(|part| (part.start, part.end)).collect::<Vec<_>>()
+    };
+    assert_eq!(parts(&[], 192), []);
+    assert_eq!(parts(&[], 300), [(192, 300)]);
+    assert_eq!(parts(&[section(192, 64)], 256), []);
+    let both = [section(1000, 100), section(300, 100)];
+    let between = [(192, 300), (400, 1000), (1100, 1200)];
+    assert_eq!(parts(&both, 1200), between);
+    // Cut off, or with entries that overlap.
+    assert_eq!(parts(&both, 350), [(192, 300)]);
+    let overlapping = [section(192, 500), section(300, 8)];
+    assert_eq!(parts(&overlapping, 700), [(692, 700)]);
 }
 
 #[test]

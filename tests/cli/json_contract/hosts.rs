@@ -33,6 +33,48 @@ pub(super) fn doctor(answers: &mut Answers) {
     answers.ask_alone(&site, "errors, warnings, notes", "", "");
 }
 
+pub(super) fn sync(answers: &mut Answers) {
+    answers.ask_alone(&Site::empty(), "nothing is set up", "", "");
+    let site = Site::with_guest();
+    answers.ask_alone(&site, "off", "", "");
+    let copies = [(2, "wrapped_dek"), (3, "wrapped_dek"), (3, "X'00'")];
+    for (number, key) in copies
+        .into_iter()
+        .chain([(4, "wrapped_dek"), (5, "wrapped_dek")])
+    {
+        site.sql(&format!(
+            "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek) \
+             SELECT '{}', 'a', {key} FROM key_ref WHERE resource_uuid = '{}'",
+            guest(number),
+            guest(1)
+        ));
+    }
+    site.define("vm2", 2, true);
+    site.file(&format!("bin/libvirt/{}.busy", guest(2)), "");
+    let element = |domain: &str, keys: &str| {
+        format!("<vg:vtpm xmlns:vg='urn:vtpm-guard:domain:1'{domain}>{keys}</vg:vtpm>")
+    };
+    // Keys that nobody here has: of generation 0, and of 9.
+    let unknown = "<vg:key generation='0' provider='far'>AAAA</vg:key>";
+    let newer = "<vg:key generation='9' provider='far'>VkdXRAIBAAAAAAAAAAAAAAAAAAAAAAAAAAkAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==</vg:key>";
+    let of = |number: u8| format!(" domain='{}'", guest(number));
+    site.define_with_metadata("vm3", 3, &element(&of(3), unknown));
+    site.define_with_metadata("vm4", 4, &element(&of(4), newer));
+    site.define_with_metadata("vm5", 5, &element(&of(9), unknown));
+    site.configure("[fleet]\nmetadata = \"wrapped\"");
+    answers.ask_alone(&site, "guests of all kinds", "", "");
+    site.define_with_metadata("vm5", 5, &element("", unknown));
+    site.file(&format!("bin/libvirt/{}.refused", guest(2)), "");
+    fs::remove_file(site.path(&format!("bin/libvirt/{}.busy", guest(2)))).unwrap();
+    answers.ask_alone(&site, "libvirt refuses for one of them", "", "");
+    site.configure("");
+    answers.ask_alone(&site, "off again", "", "");
+    site.configure("[fleet]\nmetadata = \"wrapped\"");
+    let helper = site.path("bin/vtpm-guard-libvirt");
+    fs::write(helper, "#!/bin/sh\n").unwrap();
+    answers.ask_alone(&site, "libvirt is unreachable", "", "");
+}
+
 pub(super) fn history(answers: &mut Answers) {
     answers.ask(&Site::empty(), "there is none", "");
     answers.ask(&Site::empty(), "there is no captured XML", "--captures");
@@ -104,6 +146,23 @@ pub(super) fn store_restore(answers: &mut Answers) {
     answers.ask(&site, "store and keys are gone", &copy);
     let other = site.file("other", "not a store");
     answers.ask(&site, "not a store", &other);
+}
+
+pub(super) fn store_rebuild(answers: &mut Answers) {
+    let site = Site::with_guest();
+    site.put_key_into_xml("vm1");
+    answers.ask(&site, "the guest has its key", "");
+    site.sql("DELETE FROM key_ref");
+    answers.ask(&site, "only asked", "--dry-run");
+    answers.ask(&site, "its XML has it", "");
+    site.sql("DELETE FROM key_ref");
+    site.sql("DELETE FROM key_provider");
+    site.define("vm2", 2, true);
+    answers.ask(
+        &site,
+        "its provider is gone, and another guest has none",
+        "",
+    );
 }
 
 /// A host whose guests vm1, with a key, and vm2, without, start with the daemon.

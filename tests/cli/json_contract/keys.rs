@@ -50,6 +50,35 @@ pub(super) fn list(answers: &mut Answers) {
     answers.ask(&site, "of one guest", "vm1");
 }
 
+pub(super) fn metadata(answers: &mut Answers) {
+    let site = Site::with_guest();
+    answers.ask(&site, "for a file", "vm1");
+    answers.ask(&site, "written", "vm1 --write");
+    answers.ask(&site, "it is there", "vm1 --write");
+    site.file(&format!("bin/libvirt/{}.busy", guest(1)), "");
+    site.sql("UPDATE key_ref SET wrapped_dek = CAST(wrapped_dek || X'00' AS BLOB)");
+    answers.ask(
+        &site,
+        "a key that the host does not have, and a busy guest",
+        "vm1 --write",
+    );
+    site.sql("UPDATE key_ref SET wrapped_dek = X'00'");
+    answers.ask(&site, "a key that does not travel", "vm1");
+    site.define("vm2", 2, true);
+    answers.ask(&site, "no key", "vm2");
+    site.define_with_metadata(
+        "vm1",
+        1,
+        "<vg:vtpm xmlns:vg='urn:vtpm-guard:domain:1'></vg:vtpm>",
+    );
+    site.sql("DELETE FROM key_ref");
+    answers.ask(
+        &site,
+        "an element that cannot be read, of a guest without a key",
+        "vm1 --write",
+    );
+}
+
 pub(super) fn show(answers: &mut Answers) {
     let site = Site::with_guest();
     answers.ask(&site, "a key that opens the TPM", "vm1");

@@ -118,6 +118,7 @@ contract! {
     key_bind: "key bind", keys::bind;
     key_import: "key import", keys::import;
     key_list: "key list", keys::list;
+    key_metadata: "key metadata", keys::metadata;
     key_show: "key show", keys::show;
     key_unbind: "key unbind", keys::unbind;
     key_retire: "key retire", keys::retire;
@@ -141,10 +142,11 @@ contract! {
     store_check: "store check", hosts::store_check;
     store_backup: "store backup", hosts::store_backup;
     store_restore: "store restore", hosts::store_restore;
+    store_rebuild: "store rebuild", hosts::store_rebuild;
 }
 
 /// What needs a /run and a /proc of its own, which only root can make.
-const NEED_ROOT: &[&str] = &["stage", "unstage", "doctor"];
+const NEED_ROOT: &[&str] = &["stage", "unstage", "doctor", "sync"];
 
 fn golden_alone(command: &'static str, ask: fn(&mut Answers)) {
     assert!(NEED_ROOT.contains(&command));
@@ -163,6 +165,11 @@ fn stage() {
 #[test]
 fn unstage() {
     golden_alone("unstage", hosts::unstage);
+}
+
+#[test]
+fn sync() {
+    golden_alone("sync", hosts::sync);
 }
 
 #[test]

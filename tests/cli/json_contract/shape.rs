@@ -12,6 +12,7 @@ use serde_json::Value;
 const FREE: &[&str] = &[
     // Sentences.
     "command",
+    "element",
     "error",
     "hint",
     "message",

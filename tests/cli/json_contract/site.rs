@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use assert_cmd::Command;
 use serde_json::Value;
+use vtpm_guard::internals::domain::{TravellingKey, TravellingKeys};
+use vtpm_guard::internals::key::wrap::WrappedDek;
 
 use crate::env::{Host, Ran};
 
@@ -126,6 +128,36 @@ impl Site {
              <tpm model='tpm-crb'>{backend}</tpm></devices></domain>"
         );
         self.file(&format!("bin/libvirt/qemu/{name}.xml"), &xml);
+    }
+
+    /// The guest, the only one with a key, has that in its XML.
+    pub(super) fn put_key_into_xml(&self, name: &str) {
+        let store = rusqlite::Connection::open(self.path("state/store.db")).unwrap();
+        let read = "SELECT resource_uuid, wrapped_dek, provider_name FROM key_ref";
+        let keys = store.query_row(read, [], |row| {
+            let domain: String = row.get(0)?;
+            Ok(TravellingKeys {
+                domain: domain.parse().ok(),
+                keys: vec![TravellingKey {
+                    wrapped_dek: WrappedDek::from_stored(row.get(1)?),
+                    provider: row.get(2)?,
+                }],
+                fault: None,
+            })
+        });
+        let file = self.path(&format!("bin/libvirt/qemu/{name}.xml"));
+        let xml = fs::read_to_string(&file).unwrap();
+        let metadata = format!("<metadata>{}</metadata><devices>", keys.unwrap().to_xml());
+        fs::write(file, xml.replace("<devices>", &metadata)).unwrap();
+    }
+
+    /// Defines a guest with an encrypted vTPM, and this in its metadata.
+    pub(super) fn define_with_metadata(&self, name: &str, number: u8, metadata: &str) {
+        self.define(name, number, true);
+        let file = format!("bin/libvirt/qemu/{name}.xml");
+        let xml = fs::read_to_string(self.path(&file)).unwrap();
+        let metadata = format!("<metadata>{metadata}</metadata><devices>");
+        self.file(&file, &xml.replace("<devices>", &metadata));
     }
 
     /// libvirt forgets a guest.

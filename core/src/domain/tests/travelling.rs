@@ -47,6 +47,18 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
+fn what_libvirt_returns_without_prefix_and_namespace_is_read() {
+    let written = keys(vec![key(b"one", "nkp-a"), key(b"two", "a 'b' <&>")]);
+    let returned = format!("{}\n", written.for_libvirt());
+    assert_eq!(TravellingKeys::from_libvirt(&returned), Some(written));
+    let none = TravellingKeys::from_libvirt("<vtpm/>").unwrap();
+    assert_eq!(none.fault, Some(TravellingFault::NoDomain));
+    for other in ["", "<other/>", "<vtpm2/>", "<vtpm", "<vtpm></other>"] {
+        assert_eq!(TravellingKeys::from_libvirt(other), None, "{other:?}");
+    }
+}
+
+#[test]
 fn the_namespace_counts_and_not_its_prefix() {
     let wanted = Some(keys(vec![key(b"one", "")]));
     for document in [

@@ -18,6 +18,7 @@ use crate::domain::{UnreadableDomain, Vtpm};
 use crate::ids::{DomainUuid, SecretUuid};
 use host_secret::{Carries, carried};
 use travelling::View;
+pub use travelling::{XmlKey, xml_key};
 
 /// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
 /// `AskElsewhere` only while `facts.elsewhere` is.

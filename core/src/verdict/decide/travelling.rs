@@ -7,11 +7,63 @@
 use std::borrow::Cow;
 
 use super::{Case, provider};
-use crate::ids::KeyRefId;
+use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::facts::{DekNumber, Facts, KeyRef, Proof, References, TpmState, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Finding, Verdict};
+
+/// What the keys in a guest's XML are good for, whether or not the guest could start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum XmlKey {
+    /// The guest has no key here that goes before this one.
+    ToLearn(Box<KeyRef>),
+    /// The guest has a key here.
+    Known,
+    /// There is none.
+    None,
+    /// They are this guest's: the XML is a copy of its own.
+    OfOther(DomainUuid),
+    /// They are retired here.
+    Retired,
+    /// The TPM's state was encrypted with none of them.
+    Refuted,
+    /// They do not open here.
+    OutOfReach(Refusal),
+}
+
+/// What the keys in the guest's XML are good for.
+#[must_use]
+pub fn xml_key(facts: &Facts) -> XmlKey {
+    if let Some(key) = View::of(facts).learns {
+        return XmlKey::ToLearn(Box::new(key));
+    }
+    let (Ok(references), Some((secret_uuid, domain))) = (&facts.references, facts.secret()) else {
+        return XmlKey::None;
+    };
+    let case = Case {
+        facts,
+        references,
+        secret_uuid,
+    };
+    if case.keyed_rows().next().is_some() {
+        XmlKey::Known
+    } else if let Some(original) = facts.travelling.original {
+        XmlKey::OfOther(original)
+    } else if let Some(refusal) = case.xml_key_out_of_reach() {
+        XmlKey::OutOfReach(refusal)
+    } else if !candidates(facts).is_empty() {
+        XmlKey::Refuted
+    } else if domain
+        .travelling
+        .as_ref()
+        .is_some_and(|found| !found.keys.is_empty())
+    {
+        XmlKey::Retired
+    } else {
+        XmlKey::None
+    }
+}
 
 /// A key of the XML that opens, and that the guest has not retired.
 struct Candidate<'a> {

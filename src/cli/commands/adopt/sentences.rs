@@ -98,9 +98,10 @@ pub(super) fn not_adopted(
             "libvirt's secret is unchanged; for details: {}",
             Command::KeyShow(arg)
         )),
-        NotAdopted::NotUndefined(error @ (SecretError::Unreachable(_) | SecretError::Starting)) => {
-            error.into()
-        }
+        NotAdopted::NotUndefined(
+            error
+            @ (SecretError::Unreachable(_) | SecretError::NoHelper(_) | SecretError::Starting),
+        ) => error.into(),
         NotAdopted::NotUndefined(error) => CommandError::failed(format!(
             "its key is in the store, but the secret {uuid} stays: {error}"
         ))

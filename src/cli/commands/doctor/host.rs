@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::Described;
+use crate::cli::ui::host_errors::REINSTALL;
 use crate::host::trusted::{Distrust, Reason};
+use crate::libvirt::secret::SecretError;
 use crate::manage::checks::{Distrusted, HostFinding};
 use crate::messages::{Arg, Command, one_line, quoted};
 
@@ -78,6 +80,18 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
 /// The daemons, and who is asked for secrets.
 fn daemon(finding: &HostFinding) -> Described {
     match finding {
+        HostFinding::Libvirt {
+            error: error @ SecretError::NoHelper(_),
+            ..
+        }
+        | HostFinding::GuestsDaemon {
+            error: error @ SecretError::NoHelper(_),
+            ..
+        } => Described::error(
+            format!("libvirt cannot be asked: {error}"),
+            "the hook could not provide a key, and every start that needs one would be refused",
+            REINSTALL,
+        ),
         HostFinding::Libvirt {
             uri,
             error,

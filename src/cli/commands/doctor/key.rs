@@ -142,6 +142,18 @@ fn of_guest(finding: &KeyFinding) -> Described {
                 ),
             )
         }
+        KeyFinding::OldStateLeft { guest, file } => Described::warning(
+            format!(
+                "{} also holds parts of an earlier TPM state of {}",
+                file.display(),
+                guest.label()
+            ),
+            "that state may be unencrypted, or its key may have been replaced because others know it",
+            format!(
+                "shut the guest down, and overwrite them: {}",
+                Command::Encrypt(guest.arg.clone())
+            ),
+        ),
         KeyFinding::PlainState {
             guest,
             name,

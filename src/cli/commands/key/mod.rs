@@ -4,6 +4,7 @@ pub(crate) mod bind;
 mod clone;
 mod import;
 pub(crate) mod list;
+mod metadata;
 mod prune;
 mod renew;
 mod retire;
@@ -27,6 +28,7 @@ pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, Comma
             old_domain,
         } => import::run(context, domain, from, old_domain.as_deref()),
         args::Key::List { domain } => list::run(context, domain.as_deref()),
+        args::Key::Metadata { domain, write } => metadata::run(context, domain, *write),
         args::Key::Show { domain } => show::run(context, domain),
         args::Key::Unbind { domain } => unbind::run(context, domain),
         args::Key::Retire { id } => retire::run(context, KeyRefId(*id)),

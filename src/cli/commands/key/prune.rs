@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::cli::context::Context;
 use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::error::CommandError;
@@ -10,8 +12,8 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
 use crate::config::duration;
 use crate::manage::guests::GuestRef;
-use crate::manage::prune::{Pruned, Rule, prune, things};
-use crate::messages::{Arg, Command, count, quoted};
+use crate::manage::prune::{PruneDecision, Pruned, Rule, prune};
+use crate::messages::{Arg, Command, count, left_of_guest, quoted};
 
 pub(super) fn run(
     context: &Context,
@@ -56,7 +58,7 @@ impl Answer for Pruned {
                 pruned.copies.to_string(),
                 time(Some(pruned.last_change)),
                 pruned.decision.word().to_owned(),
-                pruned.decision.reason(),
+                reason(&pruned.decision),
             ]);
         }
         out.table(&lines)?;
@@ -68,7 +70,7 @@ impl Answer for Pruned {
         writeln!(
             out,
             "{tense} {} of {}",
-            things(self.removed.key_refs, self.removed.copies),
+            left_of_guest(self.removed.key_refs, self.removed.copies),
             count(self.removed.guests, "guest")
         )
     }
@@ -79,6 +81,34 @@ impl Answer for Pruned {
             format!("the previous store is kept, with these keys: {restore}")
         });
         note.into_iter().collect()
+    }
+}
+
+/// Why it is removed, or stays.
+fn reason(decision: &PruneDecision) -> String {
+    match decision {
+        PruneDecision::Remove => "libvirt does not know it, and no TPM state is left".to_owned(),
+        PruneDecision::HasState(path) => format!("TPM state is left: {}", path.display()),
+        PruneDecision::RunsElsewhere => "its key was used, but never on this host: it may run on \
+                                         another one (--standby removes it)"
+            .to_owned(),
+        PruneDecision::TooYoung => "it changed recently: --older-than AGE".to_owned(),
+    }
+}
+
+impl Serialize for PruneDecision {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            result: &'a str,
+            reason: &'a str,
+        }
+        let reason = reason(self);
+        Document {
+            result: self.word(),
+            reason: &reason,
+        }
+        .serialize(to)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
-use crate::cli::ui::guest_errors::not_recorded;
+use crate::cli::ui::guest_errors::{not_recorded, old_state};
 use crate::cli::ui::printer::Printer;
 use crate::manage::renew::{RenewError, Renewed, renew};
 
@@ -35,7 +35,8 @@ impl Answer for Renewed {
         let not_recorded = self.not_recorded.as_ref().map(not_recorded);
         let old = "a backup of the previous TPM state, or a saved file of libvirt, is opened by the \
                    old key only, which is retired, not deleted";
-        let errors = not_retired.into_iter().chain(not_recorded);
+        let old_state = old_state(self.old_state.as_ref(), &self.guest);
+        let errors = not_retired.into_iter().chain(not_recorded).chain(old_state);
         errors.chain([old.to_owned()]).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The keys that came with the guest's XML.
 
 use super::given::{
-    corrupt, findings, guest, keyed, keyless, opens, placeholder, refusal, sealed, unreadable,
+    Row, corrupt, findings, guest, keyed, keyless, opens, placeholder, refusal, sealed, unreadable,
     valueless, verdict,
 };
 use crate::domain::TravellingFault;
@@ -13,7 +13,7 @@ use crate::verdict::refusal::Refusal;
 use TpmState::{Absent, Encrypted};
 
 /// The XML's key 0, wrapped by provider "a", which is here.
-fn in_xml(row: impl FnOnce(super::given::Row) -> super::given::Row) -> Facts {
+fn in_xml(row: impl FnOnce(Row) -> Row) -> Facts {
     let row = row(opens(0, "a", 1, 'A', 0));
     guest().provider("a", 1, 'A').in_xml(row)
 }
@@ -25,7 +25,7 @@ fn other_guest() -> DomainUuid {
 /// Row 89.
 #[test]
 fn a_key_of_the_xml_that_the_state_proves_is_learnt_and_used() {
-    let facts = in_xml(|key| key.proven()).state(Encrypted);
+    let facts = in_xml(Row::proven).state(Encrypted);
     let learnt = "allow Proven; learn-key of a; provide the XML's";
     assert_eq!(verdict(&facts), learnt);
     assert_eq!(
@@ -58,7 +58,7 @@ fn a_key_of_the_xml_is_learnt_while_state_is_on_its_way() {
     assert_eq!(verdict(&in_xml(|key| key).arriving()), learnt);
     assert_eq!(verdict(&in_xml(|key| key).state(unreadable())), learnt);
     // Also where the state on the disk refutes it, as one that was left here long ago does.
-    let stale = in_xml(|key| key.refuted()).state(Encrypted).arriving();
+    let stale = in_xml(Row::refuted).state(Encrypted).arriving();
     assert_eq!(verdict(&stale), learnt);
     let out_of_reach = in_xml(|key| key).row(keyless(1, "gone", 9, 'G')).arriving();
     assert_eq!(verdict(&out_of_reach), learnt);
@@ -156,9 +156,9 @@ fn without_any_state_the_rows_decide() {
 /// Row 95.
 #[test]
 fn a_key_of_the_xml_that_the_state_refutes_is_as_none() {
-    let refuted = in_xml(|key| key.refuted()).state(Encrypted);
+    let refuted = in_xml(Row::refuted).state(Encrypted);
     assert_eq!(verdict(&refuted), "deny VG202");
-    let beside = keyed(|row| row.refuted()).in_xml(opens(0, "a", 1, 'A', 1).refuted());
+    let beside = keyed(Row::refuted).in_xml(opens(0, "a", 1, 'A', 1).refuted());
     assert_eq!(verdict(&beside.state(Encrypted)), "deny VG204");
 }
 
@@ -166,7 +166,7 @@ fn a_key_of_the_xml_that_the_state_refutes_is_as_none() {
 #[test]
 fn a_retired_key_is_never_taken_from_the_xml() {
     let retired = |facts: Facts| facts.retired(opens(50, "a", 1, 'A', 0));
-    let proven = in_xml(|key| key.proven())
+    let proven = in_xml(Row::proven)
         .state(Encrypted)
         .retired(opens(50, "a", 1, 'A', 0).proven());
     assert_eq!(
@@ -266,7 +266,7 @@ fn a_copied_xml_names_its_original() {
 /// Row 100.
 #[test]
 fn a_damaged_element_is_told() {
-    let mut facts = in_xml(|key| key.proven()).state(Encrypted);
+    let mut facts = in_xml(Row::proven).state(Encrypted);
     facts.travelling.fault = Some(TravellingFault::NotBase64);
     assert_eq!(
         verdict(&facts),

@@ -1,0 +1,120 @@
+//! Stores the key of a guest's XML without a start: the one that a start would take.
+
+use super::context::Guard;
+use super::gather::gather;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::Domain;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::messages;
+use crate::store::{Access, Change, Event, Origin, StoreError};
+use crate::verdict::decide::{XmlKey, xml_key};
+use crate::verdict::facts::{KeyRef, StoreAccessError};
+use crate::verdict::refusal::Refusal;
+use crate::verdict::repair::Repair;
+
+/// How often it is tried again because the rows changed in the meantime.
+const ATTEMPTS: u32 = 8;
+
+/// What became of the keys in a guest's XML.
+#[derive(Debug)]
+pub enum Learnt {
+    /// This one is a key reference now.
+    Stored {
+        /// The new row.
+        key_ref: KeyRefId,
+        /// What it holds.
+        key: Box<KeyRef>,
+    },
+    /// The guest has a key here.
+    Known,
+    /// The XML has none.
+    NoKey,
+    /// They are those of another guest.
+    OfOther(DomainUuid),
+    /// They are retired here.
+    Retired,
+    /// They do not open the guest's TPM state.
+    Refuted,
+    /// They do not open here.
+    OutOfReach(Refusal),
+}
+
+/// Why no key was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// The store cannot be read.
+    #[error("the store cannot be read")]
+    Access(StoreAccessError),
+    /// The key could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Stores the key of this guest's XML, if the guest has none here; with `changes` false it only
+/// says which.
+pub fn learn(
+    guard: &Guard,
+    domain: &Domain,
+    changes: bool,
+    deadline: Deadline,
+) -> Result<Learnt, LearnError> {
+    for _ in 0..ATTEMPTS {
+        match attempt(guard, domain, changes, deadline) {
+            Err(LearnError::Store(StoreError::Changed)) => {}
+            answer => return answer,
+        }
+    }
+    Err(StoreError::Changed.into())
+}
+
+fn attempt(
+    guard: &Guard,
+    domain: &Domain,
+    changes: bool,
+    deadline: Deadline,
+) -> Result<Learnt, LearnError> {
+    let access = if changes { Access::Write } else { Access::Read };
+    let mut gathered = gather(guard, Ok(domain.clone()), access, deadline);
+    let seen = match &gathered.facts.references {
+        Ok(seen) => seen,
+        Err(error) => return Err(LearnError::Access(error.clone())),
+    };
+    let key = match xml_key(&gathered.facts) {
+        XmlKey::ToLearn(key) => key,
+        XmlKey::Known => return Ok(Learnt::Known),
+        XmlKey::None => return Ok(Learnt::NoKey),
+        XmlKey::OfOther(original) => return Ok(Learnt::OfOther(original)),
+        XmlKey::Retired => return Ok(Learnt::Retired),
+        XmlKey::Refuted => return Ok(Learnt::Refuted),
+        XmlKey::OutOfReach(refusal) => return Ok(Learnt::OutOfReach(refusal)),
+    };
+    if !changes {
+        return Ok(Learnt::Stored {
+            key_ref: key.id,
+            key,
+        });
+    }
+    let store = gathered.store.as_mut().ok_or(StoreError::Missing)?;
+    let now = Timestamp::now();
+    let repairs = [Repair::LearnKey { key: key.clone() }];
+    let message = format!(
+        "the key in its XML is stored, as of provider \"{}\"",
+        key.provider_name
+    );
+    let event = Event {
+        repairs_json: messages::repairs_json(&repairs).to_string(),
+        ..Event::new(now, Origin::Rebuild, domain.uuid, &domain.name, message)
+    };
+    let made = store.apply(&Change {
+        domain: domain.uuid,
+        seen,
+        repairs: &repairs,
+        new_key: None,
+        secret_uuid: key.secret_uuid,
+        clients_key: None,
+        event: Some(&event),
+        now,
+    })?;
+    let key_ref = made.ok_or(StoreError::Changed)?;
+    Ok(Learnt::Stored { key_ref, key })
+}

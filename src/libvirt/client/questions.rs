@@ -1,0 +1,194 @@
+//! Each question to libvirt as a function, its answer as a type.
+
+use super::LibvirtClient;
+use crate::clock::Deadline;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::libvirt::files::{are_of_this_host, value_on_disk};
+use crate::libvirt::guests::{Guest, Libvirt, SavedRuns};
+use crate::libvirt::metadata::{Metadata, MetadataChange};
+use crate::libvirt::protocol::{Request, Response, Revealed};
+use crate::libvirt::secret::{
+    HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue,
+};
+use crate::verdict::Over;
+
+impl Libvirt for LibvirtClient {
+    fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
+        match self.ask(&Request::Guests, deadline)? {
+            Response::Guests(guests) => Ok(guests),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn guests_called(
+        &self,
+        name_or_uuid: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<Guest>, SecretError> {
+        match self.ask(&Request::Guest(name_or_uuid), deadline)? {
+            Response::Guests(guests) => Ok(guests),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn drop_staged(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::DropStaged { secret, domain }, deadline)? {
+            Response::Dropped(dropped) => Ok(dropped),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn saved_runs(&self, domain: DomainUuid, deadline: Deadline) -> Result<SavedRuns, SecretError> {
+        match self.ask(&Request::SavedRuns(domain), deadline)? {
+            Response::SavedRuns(saved) => Ok(saved),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn metadata(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<Option<Metadata>, SecretError> {
+        match self.ask(&Request::Metadata(domain), deadline)? {
+            Response::Metadata(found) => Ok(Some(found)),
+            Response::Absent => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// libvirt waits for half a minute for a job of the guest: that this takes too long says nothing
+    /// of the daemon.
+    fn set_metadata(
+        &self,
+        domain: DomainUuid,
+        element: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<MetadataChange, SecretError> {
+        let was_silent = self.silence.is_set();
+        match self.ask(&Request::SetMetadata { domain, element }, deadline) {
+            Ok(Response::Metadata(found)) => Ok(MetadataChange::Done(found)),
+            Ok(Response::Busy) => Ok(MetadataChange::Busy),
+            Ok(Response::Absent) => Ok(MetadataChange::Gone),
+            Ok(other) => Err(unexpected(&other)),
+            Err(_) if !was_silent && self.silence.is_set() => {
+                self.silence.forget();
+                Ok(MetadataChange::Busy)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn reveal(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
+        let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
+            Response::Absent => return Ok(None),
+            Response::Secret { definition, value } => (definition, value),
+            other => return Err(unexpected(&other)),
+        };
+        let value = match value {
+            Revealed::None => SecretValue::None,
+            Revealed::Private => SecretValue::Private,
+            Revealed::Follows => SecretValue::Disclosed(self.value(deadline)?),
+        };
+        let Some(definition) = SecretDefinition::parse(&definition) else {
+            let message = format!("libvirt's definition of the secret {secret} cannot be read");
+            return Err(SecretError::Refused(message));
+        };
+        Ok(Some(LibvirtSecret { definition, value }))
+    }
+
+    fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
+        match self.ask(&Request::Undefine(secret), deadline)? {
+            Response::Undefined(undefined) => Ok(undefined),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn encrypt_vtpm(
+        &self,
+        domain: DomainUuid,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
+            Response::Redefined(changed) => Ok(changed),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl HostSecrets for LibvirtClient {
+    fn expect_question(&self, deadline: Deadline) {
+        if self.conversation.borrow().is_none() {
+            // The question itself will report an error.
+            *self.conversation.borrow_mut() = self.start(deadline).ok();
+        }
+    }
+
+    /// The value of a private secret that is not ephemeral is read from libvirt's files.
+    fn inspect(
+        &self,
+        secret: SecretUuid,
+        deadline: Deadline,
+    ) -> Result<Option<LibvirtSecret>, SecretError> {
+        let mut found = self.reveal(secret, deadline)?;
+        if let Some(found) = &mut found {
+            let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
+            if is_stored && matches!(found.value, SecretValue::Private) {
+                found.value = value_on_disk(&self.secrets_dir, secret);
+            }
+        }
+        Ok(found)
+    }
+
+    fn provide(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        dek: &Dek,
+        over: Over,
+        deadline: Deadline,
+    ) -> Result<Provided, SecretError> {
+        if over == Over::TheSame {
+            return Ok(Provided::LeftAsIs);
+        }
+        let request = Request::Provide {
+            secret,
+            domain,
+            key: dek.expose(),
+            over,
+        };
+        match self.ask(&request, deadline)? {
+            Response::Set => Ok(Provided::Set),
+            Response::Defined => Ok(Provided::Defined),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn drop_own(
+        &self,
+        secret: SecretUuid,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        match self.ask(&Request::Drop { secret, domain }, deadline)? {
+            Response::Dropped(dropped) => Ok(dropped),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// The answer does not fit the question: perhaps the helper is of another version.
+fn unexpected(response: &Response) -> SecretError {
+    SecretError::Unreachable(format!("the helper's answer does not fit: {response:?}"))
+}

@@ -1,0 +1,94 @@
+//! The guard's element in the metadata of the guests of a fake libvirt.
+
+use std::fs;
+use std::path::Path;
+
+use super::disk::write;
+use super::guests::GuestFiles;
+use crate::domain::{NAMESPACE, TravellingKeys};
+use crate::ids::DomainUuid;
+use crate::libvirt::metadata::{Element, Metadata, MetadataChange};
+
+/// How the element begins and ends; the tests write it with this prefix alone.
+const TAGS: (&str, &str) = ("<vg:vtpm", "</vg:vtpm>");
+
+impl GuestFiles {
+    pub(super) fn metadata(&self, domain: DomainUuid) -> Option<Metadata> {
+        let name = self.name_of(domain)?;
+        Some(Metadata {
+            live: element(&self.status(&name)),
+            persistent: element(&self.definition(&name)),
+        })
+    }
+
+    pub(super) fn set_metadata(&self, domain: DomainUuid, element: Option<&str>) -> MetadataChange {
+        let Some(name) = self.name_of(domain) else {
+            return MetadataChange::Gone;
+        };
+        if self.job(&name).exists() {
+            return MetadataChange::Busy;
+        }
+        let element = element.map(|text| TravellingKeys::from_libvirt(text).unwrap().to_xml());
+        for file in [self.status(&name), self.definition(&name)] {
+            if let Ok(xml) = fs::read_to_string(&file) {
+                write(&file, set(&xml, element.as_deref()).as_bytes());
+            }
+        }
+        MetadataChange::Done(self.metadata(domain).unwrap())
+    }
+
+    /// Begins a job of a guest, for which a change of its metadata would have to wait.
+    pub(crate) fn begin_job(&self, name: &str) {
+        write(&self.job(name), b"");
+    }
+
+    /// Ends it.
+    pub(crate) fn end_job(&self, name: &str) {
+        fs::remove_file(self.job(name)).unwrap();
+    }
+
+    fn name_of(&self, domain: DomainUuid) -> Option<String> {
+        let mut found = self.called(&domain.to_string()).into_iter();
+        let guest = found.find(|guest| guest.uuid == domain)?;
+        Some(guest.name)
+    }
+}
+
+/// The element in this file, without prefix and namespace.
+fn element(file: &Path) -> Element {
+    let Ok(xml) = fs::read_to_string(file) else {
+        return Element::NoDefinition;
+    };
+    let Some((_, element, _)) = split(&xml) else {
+        return Element::Missing;
+    };
+    let bare = element.replace(&format!(" xmlns:vg='{NAMESPACE}'"), "");
+    Element::Present(bare.replace("<vg:", "<").replace("</vg:", "</"))
+}
+
+/// What stands before the element, the element, and what stands behind it.
+fn split(xml: &str) -> Option<(&str, String, &str)> {
+    let (begin, end) = TAGS;
+    let (before, rest) = xml.split_once(begin)?;
+    let (inside, after) = rest.split_once(end).unwrap();
+    Some((before, format!("{begin}{inside}{end}"), after))
+}
+
+fn set(xml: &str, element: Option<&str>) -> String {
+    let without = match split(xml) {
+        Some((before, _, after)) => format!("{before}{after}"),
+        None => xml.to_owned(),
+    };
+    let without = without.replace("<metadata></metadata>", "");
+    match element {
+        None => without,
+        Some(element) if without.contains("</metadata>") => {
+            without.replace("</metadata>", &format!("{element}</metadata>"))
+        }
+        Some(element) => without.replacen(
+            "</uuid>",
+            &format!("</uuid><metadata>{element}</metadata>"),
+            1,
+        ),
+    }
+}

@@ -1,0 +1,98 @@
+//! What the store says of the keys that travel, read in one go.
+
+use std::collections::BTreeMap;
+
+use crate::domain;
+use crate::ids::DomainUuid;
+use crate::key::wrap::WrappedDek;
+use crate::keyring::unlock::Unlocker;
+use crate::libvirt::Guest;
+use crate::manage::host::{Host, HostError, default_deadline};
+use crate::manage::travelling::KnownKeys;
+use crate::store::{Access, KeyRefRecord, WrittenKeys};
+
+/// The rows of all guests, and the keys that were written into their metadata.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// Whether keys are to be in metadata.
+    pub(crate) wrapped: bool,
+    rows: BTreeMap<DomainUuid, Vec<KeyRefRecord>>,
+    written: WrittenKeys,
+}
+
+impl Facts {
+    pub(crate) fn read(host: &Host, wrapped: bool) -> Result<Self, HostError> {
+        let mut facts = Self {
+            wrapped,
+            ..Self::default()
+        };
+        let Some(store) = host.store(Access::Read)? else {
+            return Ok(facts);
+        };
+        for row in store.all_key_refs(None, true)? {
+            facts.rows.entry(row.domain).or_default().push(row);
+        }
+        facts.written = store.written_keys()?;
+        Ok(facts)
+    }
+
+    /// Whether there is nothing to write and nothing to remove, whatever guests there are.
+    pub(super) fn concern_nobody(&self) -> bool {
+        self.written.is_empty() && (!self.wrapped || self.rows.is_empty())
+    }
+
+    /// Whether there may be something to write or to remove for this guest.
+    pub(super) fn concern(&self, guest: &Guest) -> bool {
+        self.written.contains_key(&guest.uuid) || self.writes(guest)
+    }
+
+    /// Whether the guest's keys are to be in its metadata.
+    pub(crate) fn writes(&self, guest: &Guest) -> bool {
+        // What cannot be read may have an encrypted vTPM.
+        let is_encrypted = || {
+            let read = domain::read(guest.xml.as_bytes());
+            read.map_or(true, |read| read.encrypted_vtpm().is_some())
+        };
+        self.wrapped && self.known(guest.uuid).travel() && is_encrypted()
+    }
+
+    /// The guest's keys.
+    pub(crate) fn known(&self, guest: DomainUuid) -> KnownKeys {
+        let rows = self.rows.get(&guest).map(Vec::as_slice);
+        KnownKeys {
+            written: self.written.get(&guest).cloned().unwrap_or_default(),
+            ..KnownKeys::of(rows.unwrap_or_default())
+        }
+    }
+
+    /// Whether a row of this guest has this key, perhaps wrapped by another provider key.
+    pub(crate) fn hold(
+        &self,
+        unlocker: &mut Unlocker,
+        guest: DomainUuid,
+        key: &WrappedDek,
+    ) -> bool {
+        let rows = self.rows.get(&guest).map(Vec::as_slice).unwrap_or_default();
+        let mut wrapped = rows
+            .iter()
+            .filter_map(|row| row.key_ref.wrapped_dek.as_ref());
+        if wrapped.clone().any(|row| row == key) {
+            return true;
+        }
+        let mut open = |key| unlocker.open(key, guest, default_deadline()).ok();
+        let Some(dek) = open(key) else { return false };
+        wrapped.any(|row| open(row).is_some_and(|row| row.same_as(&dek)))
+    }
+
+    pub(super) fn add_written(&mut self, keys: WrittenKeys) {
+        for (guest, keys) in keys {
+            let written = self.written.entry(guest).or_default();
+            let new = keys.into_iter().filter(|key| !written.contains(key));
+            written.extend(new.collect::<Vec<_>>());
+        }
+    }
+
+    pub(super) fn written_guests(&self) -> Vec<DomainUuid> {
+        self.written.keys().copied().collect()
+    }
+}

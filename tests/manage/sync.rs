@@ -1,0 +1,459 @@
+//! `sync`, `key metadata`, and what the commands that change keys do with metadata.
+
+use std::cell::RefCell;
+use std::fs;
+use std::time::Instant;
+
+use super::fixture::{Defined, Fixture};
+use super::kill;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::{self, TravellingKeys};
+use crate::guard::sync_notes;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
+use crate::key::wrap::{Generation, WrappedDek};
+use crate::keyring::WeakerSeal;
+use crate::libvirt::Libvirt;
+use crate::libvirt::fake::{Call, Failure};
+use crate::manage::host::HostError;
+use crate::manage::key_metadata::{self, KeyMetadataError};
+use crate::manage::key_refs::unbind;
+use crate::manage::provider_rotate::rotate;
+use crate::manage::renew::renew;
+use crate::manage::sync::{SyncAction, SyncError, Synced, after_change, sync};
+use crate::manage::travelling::TravelFinding;
+
+impl Fixture {
+    /// Sets `fleet.metadata`.
+    pub(super) fn set_metadata(&self, mode: &str) {
+        let path = self.root().join("config.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        let (config, _) = config.split_once("[fleet]").unwrap_or((&config, ""));
+        fs::write(path, format!("{config}[fleet]\nmetadata = {mode:?}\n")).unwrap();
+    }
+
+    pub(super) fn synced(&self) -> Synced {
+        sync(&self.host, &|_, _| {}).unwrap()
+    }
+
+    /// The elements in the guest's definitions.
+    fn elements(&self, guest: &Defined) -> Vec<Option<TravellingKeys>> {
+        let soon = Deadline::after(std::time::Duration::from_secs(5));
+        let found = self.libvirt.metadata(guest.uuid, soon).unwrap().unwrap();
+        let read = |text: &str| TravellingKeys::from_libvirt(text).unwrap();
+        found.elements().map(|text| text.map(read)).collect()
+    }
+
+    /// The keys of its rows in use.
+    fn own_keys(&self, guest: &Defined) -> Vec<WrappedDek> {
+        let rows = self.rows(guest).into_iter();
+        let rows = rows.filter(|row| row.retired_at.is_none());
+        rows.filter_map(|row| row.key_ref.wrapped_dek).collect()
+    }
+
+    /// Every definition of the guest has its own keys, and no others.
+    #[track_caller]
+    fn assert_travels(&self, guest: &Defined) {
+        for element in self.elements(guest) {
+            let element = element.expect("no element");
+            let keys = element.keys.into_iter().map(|key| key.wrapped_dek);
+            assert_eq!(keys.collect::<Vec<_>>(), self.own_keys(guest));
+            assert_eq!(element.domain, Some(guest.uuid));
+        }
+    }
+
+    #[track_caller]
+    fn assert_bare(&self, guest: &Defined) {
+        for element in self.elements(guest) {
+            assert_eq!(element, None);
+        }
+    }
+
+    fn notes(&self) -> Vec<DomainUuid> {
+        sync_notes::list(&self.host.run_dir()).unwrap()
+    }
+
+    fn leave_note(&self, guest: &Defined) {
+        sync_notes::leave(&self.host.run_dir(), guest.uuid).unwrap();
+    }
+}
+
+/// A host that writes keys, with a guest that has one.
+fn wrapped() -> (Fixture, Defined) {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    let guest = fixture.guest_in_use("vm1");
+    (fixture, guest)
+}
+
+fn actions(synced: &Synced) -> Vec<(&str, SyncAction)> {
+    let guests = synced.guests.iter();
+    let action = |it: &'_ crate::manage::sync::SyncedGuest| it.action;
+    guests
+        .map(|it| (it.guest.name.as_deref().unwrap(), action(it)))
+        .collect()
+}
+
+#[test]
+fn keys_are_written_into_both_definitions_once() {
+    let (fixture, stopped) = wrapped();
+    let running = fixture.guest_in_use("vm2");
+    fixture.libvirt.guests.start("vm2");
+    let transient = fixture.guest_in_use("vm3");
+    fixture.libvirt.guests.start("vm3");
+    fixture.libvirt.guests.undefine("vm3");
+    let plain = fixture.define_with("vm4", DomainUuid::random(), SecretUuid::random(), "");
+    let bound = fixture.define("vm5");
+    let all = [("vm1", SyncAction::Written), ("vm2", SyncAction::Written)];
+    let all = [&all[..], &[("vm3", SyncAction::Written)]].concat();
+    assert_eq!(actions(&fixture.synced()), all);
+    for guest in [&stopped, &running, &transient] {
+        fixture.assert_travels(guest);
+    }
+    assert_eq!(fixture.elements(&running).len(), 2);
+    fixture.assert_bare(&plain);
+    fixture.assert_bare(&bound);
+
+    let writes = fixture.libvirt.calls_of(Call::SetMetadata);
+    let again = fixture.synced();
+    assert!(again.guests.iter().all(|it| it.action == SyncAction::None));
+    assert_eq!(fixture.libvirt.calls_of(Call::SetMetadata), writes);
+}
+
+#[test]
+fn a_definition_that_lost_its_element_gets_it_again() {
+    let (fixture, guest) = wrapped();
+    fixture.libvirt.guests.start("vm1");
+    let old = fixture.host.defined_guest("vm1").unwrap().xml;
+    fixture.synced();
+    fixture.libvirt.guests.define(&old);
+    assert!(fixture.elements(&guest).contains(&None));
+    assert_eq!(fixture.synced().written, 1);
+    fixture.assert_travels(&guest);
+}
+
+#[test]
+fn off_removes_what_it_wrote_and_leaves_a_hands() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let other = fixture.guest_in_use("vm2");
+    fixture.set_metadata("off");
+    let by_hand = key_metadata::write(&fixture.host, "vm2").unwrap();
+    assert_eq!(by_hand.written, Some(true));
+    fixture.assert_travels(&other);
+    let synced = fixture.synced();
+    assert_eq!((synced.metadata, synced.removed), ("off", 1));
+    fixture.assert_bare(&guest);
+    fixture.assert_travels(&other);
+    // Nothing is left to do, and libvirt is not asked.
+    let calls = fixture.libvirt.calls();
+    assert!(fixture.synced().guests.is_empty());
+    assert_eq!(fixture.libvirt.calls(), calls);
+}
+
+#[test]
+fn what_sync_wrote_is_a_hands_once_a_hand_has_written_it() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let by_hand = key_metadata::write(&fixture.host, "vm1").unwrap();
+    assert_eq!(by_hand.written, Some(false));
+    fixture.set_metadata("off");
+    fixture.synced();
+    fixture.assert_travels(&guest);
+}
+
+#[test]
+fn other_elements_stay_as_they_are() {
+    let (fixture, guest) = wrapped();
+    let xml = fixture.host.defined_guest("vm1").unwrap().xml;
+    let other = "<metadata><o:x xmlns:o='urn:o'/></metadata>";
+    let xml = xml.replace("<devices>", &format!("{other}<devices>"));
+    fixture.libvirt.guests.define(&xml);
+    fixture.synced();
+    fixture.assert_travels(&guest);
+    fixture.set_metadata("off");
+    fixture.synced();
+    assert_eq!(fixture.host.defined_guest("vm1").unwrap().xml, xml);
+}
+
+#[test]
+fn a_kill_at_any_moment_of_writing_leaves_nothing_that_off_would_not_remove() {
+    let guest = |fixture: &Fixture| fixture.defined("vm1");
+    kill::everywhere(
+        |fixture| {
+            fixture.set_metadata("wrapped");
+            fixture.guest_in_use("vm1");
+            fixture.libvirt.guests.start("vm1");
+            fixture.leave_note(&guest(fixture));
+        },
+        |fixture| drop(fixture.synced()),
+        |fixture| {
+            fixture.set_metadata("off");
+            fixture.synced();
+            fixture.assert_bare(&guest(fixture));
+            fixture.set_metadata("wrapped");
+            fixture.leave_note(&guest(fixture));
+        },
+        |fixture| {
+            fixture.assert_travels(&guest(fixture));
+            assert!(fixture.notes().is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_kill_at_any_moment_of_removing_is_made_up_for() {
+    let guest = |fixture: &Fixture| fixture.defined("vm1");
+    kill::everywhere(
+        |fixture| {
+            fixture.set_metadata("wrapped");
+            fixture.guest_in_use("vm1");
+            fixture.synced();
+            fixture.set_metadata("off");
+        },
+        |fixture| drop(fixture.synced()),
+        |_| {},
+        |fixture| {
+            fixture.assert_bare(&guest(fixture));
+            assert!(fixture.store().written_keys().unwrap().is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_kill_at_any_moment_of_writing_by_hand_is_made_up_for() {
+    let guest = |fixture: &Fixture| fixture.defined("vm1");
+    kill::everywhere(
+        |fixture| {
+            fixture.set_metadata("wrapped");
+            fixture.guest_in_use("vm1");
+            fixture.synced();
+            renew(&fixture.host, "vm1").unwrap();
+        },
+        |fixture| drop(key_metadata::write(&fixture.host, "vm1").unwrap()),
+        |fixture| assert!(fixture.would_start(&guest(fixture))),
+        |fixture| fixture.assert_travels(&guest(fixture)),
+    );
+}
+
+#[test]
+fn a_guest_with_a_job_is_done_later_and_keeps_its_note() {
+    let (fixture, busy) = wrapped();
+    let other = fixture.guest_in_use("vm2");
+    for guest in [&busy, &other] {
+        fixture.libvirt.guests.start(&guest.name);
+        fixture.leave_note(guest);
+    }
+    fixture.libvirt.guests.begin_job("vm1");
+    let synced = fixture.synced();
+    assert_eq!((synced.written, synced.later, synced.failed), (1, 1, 0));
+    fixture.assert_travels(&other);
+    assert_eq!(fixture.notes(), [busy.uuid]);
+    fixture.libvirt.guests.end_job("vm1");
+    assert_eq!(fixture.synced().written, 1);
+    fixture.assert_travels(&busy);
+    assert!(fixture.notes().is_empty());
+}
+
+#[test]
+fn notes_of_guests_that_are_gone_are_taken() {
+    let (fixture, _) = wrapped();
+    sync_notes::leave(&fixture.host.run_dir(), DomainUuid::random()).unwrap();
+    fixture.synced();
+    assert!(fixture.notes().is_empty());
+}
+
+#[test]
+fn a_libvirt_that_refuses_or_does_not_answer_is_tried_again() {
+    let (fixture, guest) = wrapped();
+    fixture.leave_note(&guest);
+    for failure in [Failure::Refused, Failure::Unreachable] {
+        fixture.libvirt.fail_each(Call::SetMetadata, failure);
+        let synced = fixture.synced();
+        assert_eq!((synced.written, synced.failed), (0, 1));
+        assert!(synced.guests[0].error.is_some());
+        assert_eq!(fixture.notes(), [guest.uuid]);
+    }
+    fixture.libvirt.recover();
+    for call in [Call::Guests, Call::Metadata] {
+        fixture.libvirt.fail_each(call, Failure::Unreachable);
+        let error = sync(&fixture.host, &|_, _| {}).unwrap_err();
+        let is_libvirt = matches!(error, SyncError::Host(HostError::Libvirt(_)));
+        assert!(is_libvirt, "{error:?}");
+        assert_eq!(fixture.notes(), [guest.uuid]);
+        fixture.libvirt.recover();
+    }
+    // Done, and the answer is lost.
+    fixture
+        .libvirt
+        .fail_each(Call::SetMetadata, Failure::AnswerLost);
+    assert_eq!(fixture.synced().failed, 1);
+    fixture.libvirt.recover();
+    fixture.synced();
+    fixture.set_metadata("off");
+    fixture.synced();
+    fixture.assert_bare(&guest);
+}
+
+#[test]
+fn two_at_once_wait_for_each_other() {
+    let (fixture, _) = wrapped();
+    let held = sync_notes::directory(&fixture.host.run_dir()).unwrap();
+    held.lock().unwrap();
+    // A command that changed keys does not wait for long, and leaves a note.
+    let since = Timestamp(0);
+    let begun = Instant::now();
+    let left = after_change(&fixture.host, since).unwrap();
+    assert!(begun.elapsed().as_secs() < 20);
+    assert_eq!(left.guests, 1);
+    assert_eq!(fixture.notes().len(), 1);
+}
+
+#[test]
+fn a_renewed_and_a_rotated_key_take_the_place_of_the_old_one() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let since = Timestamp::now();
+    renew(&fixture.host, "vm1").unwrap();
+    assert!(after_change(&fixture.host, since).is_none());
+    fixture.assert_travels(&guest);
+    let element = fixture.elements(&guest).remove(0).unwrap();
+    let newest = element.keys[0].wrapped_dek.generation().unwrap();
+    assert_eq!(newest, Generation(2));
+
+    let since = Timestamp::now();
+    rotate(&fixture.host, "a", WeakerSeal::Allowed, &mut |_| {}).unwrap();
+    assert!(after_change(&fixture.host, since).is_none());
+    fixture.assert_travels(&guest);
+    assert_ne!(fixture.elements(&guest).remove(0).unwrap(), element);
+}
+
+#[test]
+fn an_unbound_guest_keeps_no_element_of_this_host() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let since = Timestamp::now();
+    unbind(&fixture.host, "vm1").unwrap();
+    assert!(after_change(&fixture.host, since).is_none());
+    fixture.assert_bare(&guest);
+    assert!(fixture.store().written_keys().unwrap().is_empty());
+}
+
+#[test]
+fn a_command_that_cannot_write_leaves_a_note() {
+    let (fixture, guest) = wrapped();
+    fixture.libvirt.go_down();
+    let left = after_change(&fixture.host, Timestamp(0)).unwrap();
+    assert!(left.guests == 1 && left.why.is_some(), "{left:?}");
+    assert_eq!(fixture.notes(), [guest.uuid]);
+    fixture.libvirt.recover();
+    fixture.synced();
+    fixture.assert_travels(&guest);
+    // With "off", and nothing written, nothing is asked.
+    fixture.set_metadata("off");
+    fixture.synced();
+    let calls = fixture.libvirt.calls();
+    assert!(after_change(&fixture.host, Timestamp(0)).is_none());
+    assert_eq!(fixture.libvirt.calls(), calls);
+}
+
+#[test]
+fn a_key_that_another_host_made_is_not_written_over() {
+    let (here, guest) = wrapped();
+    here.synced();
+    // There it has been renewed.
+    let there = Fixture::new();
+    there.set_metadata("wrapped");
+    there.adopt_provider_of(&here, "a");
+    there
+        .libvirt
+        .guests
+        .define(&here.host.defined_guest("vm1").unwrap().xml);
+    there.add_key_of(&guest, "a", &Dek::generate().unwrap(), Generation(5));
+    there.synced();
+    let moved = there.host.defined_guest("vm1").unwrap().xml;
+    let keys = domain::read(moved.as_bytes())
+        .unwrap()
+        .travelling
+        .unwrap()
+        .keys;
+    assert_eq!(
+        keys.len(),
+        2,
+        "the key of generation 1 is not known there, and stays"
+    );
+
+    here.libvirt.guests.define(&moved);
+    let synced = here.synced();
+    assert_eq!(actions(&synced), [("vm1", SyncAction::Left)]);
+    assert!(matches!(
+        synced.guests[0].findings[..],
+        [TravelFinding::NewerKey {
+            generation: Generation(5),
+            ..
+        }]
+    ));
+    assert_eq!(here.host.defined_guest("vm1").unwrap().xml, moved);
+    let by_hand = key_metadata::write(&here.host, "vm1");
+    assert!(matches!(by_hand, Err(KeyMetadataError::Prevented(..))));
+    // Off, it takes back its own, and nothing else.
+    here.set_metadata("off");
+    assert_eq!(here.synced().removed, 1);
+    let [Some(left)] = &here.elements(&guest)[..] else {
+        panic!("no element")
+    };
+    assert_eq!(left.keys, [keys[0].clone()]);
+}
+
+#[test]
+fn the_element_is_printed_for_files_and_a_guest_without_a_key_has_none() {
+    let (fixture, guest) = wrapped();
+    let shown = key_metadata::show(&fixture.host, "vm1").unwrap();
+    assert_eq!((shown.written, shown.keys.len()), (None, 1));
+    let xml = fixture.host.defined_guest("vm1").unwrap().xml;
+    let metadata = format!("<metadata>{}</metadata><devices>", shown.element);
+    fixture
+        .libvirt
+        .guests
+        .define(&xml.replace("<devices>", &metadata));
+    fixture.assert_travels(&guest);
+
+    fixture.define("vm2");
+    let none = key_metadata::show(&fixture.host, "vm2");
+    assert!(matches!(none, Err(KeyMetadataError::NoKey(_))));
+    fixture.sql("UPDATE key_ref SET wrapped_dek = X'0102'");
+    let unknown = key_metadata::show(&fixture.host, "vm1");
+    assert!(matches!(unknown, Err(KeyMetadataError::NoneTravels(_, stay)) if stay.len() == 1));
+}
+
+#[test]
+fn writing_by_hand_says_why_it_cannot() {
+    let (fixture, _) = wrapped();
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.begin_job("vm1");
+    let busy = key_metadata::write(&fixture.host, "vm1");
+    assert!(matches!(busy, Err(KeyMetadataError::Busy(_))));
+    let unknown = key_metadata::write(&fixture.host, "vm9");
+    assert!(matches!(unknown, Err(KeyMetadataError::Guest(_))));
+    fixture.libvirt.go_down();
+    let down = key_metadata::write(&fixture.host, "vm1");
+    assert!(matches!(down, Err(KeyMetadataError::Guest(_))));
+}
+
+#[test]
+fn three_hundred_guests_are_done_in_seconds() {
+    let (fixture, _) = wrapped();
+    for number in 2..=300 {
+        let guest = fixture.define(&format!("vm{number}"));
+        fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    }
+    let seen = RefCell::new(Vec::new());
+    let begun = Instant::now();
+    let synced = sync(&fixture.host, &|of, _| seen.borrow_mut().push(of)).unwrap();
+    let took = begun.elapsed();
+    assert_eq!(synced.written, 300);
+    assert_eq!(seen.into_inner(), vec![300; 300]);
+    // 2 s in a debug build on a busy machine.
+    assert!(took.as_secs() < 30, "{took:?}");
+    println!("300 guests: {took:?}");
+}
