@@ -100,7 +100,7 @@ fn only_a_used_key_whose_state_would_go_is_reported() {
     fixture.guest_in_use("vm1");
     fixture.guest_in_use("vm2");
     let names = |guests: &[crate::manage::guests::GuestRef]| {
-        guests.iter().map(|guest| guest.label()).collect::<Vec<_>>()
+        guests.iter().map(GuestRef::label).collect::<Vec<_>>()
     };
     assert_eq!(names(&deleted(&fixture).at_undefine), ["vm1", "vm2"]);
 
