@@ -7,7 +7,7 @@ use super::kill;
 use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::fake::{Call, Failure};
-use crate::manage::guests::{GuestError, ListedGuest};
+use crate::manage::guests::{GuestError, GuestRef, ListedGuest};
 use crate::manage::persist_state::{DeletedStates, PersistError, Survival, persist};
 use crate::manage::stopped_guest::StoppedError;
 
@@ -99,9 +99,7 @@ fn only_a_used_key_whose_state_would_go_is_reported() {
     assert_eq!(deleted(&fixture), DeletedStates::default());
     fixture.guest_in_use("vm1");
     fixture.guest_in_use("vm2");
-    let names = |guests: &[crate::manage::guests::GuestRef]| {
-        guests.iter().map(GuestRef::label).collect::<Vec<_>>()
-    };
+    let names = |guests: &[GuestRef]| guests.iter().map(GuestRef::label).collect::<Vec<_>>();
     assert_eq!(names(&deleted(&fixture).at_undefine), ["vm1", "vm2"]);
 
     // Of a transient guest it goes at each stop.
