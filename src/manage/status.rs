@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
+use super::persist_state::DeletedStates;
 use super::{sync, unknown_guests};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
@@ -42,6 +43,9 @@ pub(crate) struct Status {
     pub(crate) guests_without_travelling_key: Option<usize>,
     /// Those that pass the filter, by name; `None` where libvirt is unreachable.
     pub(crate) guests: Option<Vec<GuestStatus>>,
+    /// Those whose TPM state libvirt deletes.
+    #[serde(skip)]
+    pub(crate) deleted: DeletedStates,
     /// Those that do not pass.
     #[serde(skip)]
     pub(crate) hidden: usize,
@@ -104,6 +108,8 @@ pub(crate) struct GuestStatus {
     pub(crate) code: Option<&'static str>,
     /// How many repairs its next start would make.
     pub(crate) repairs: usize,
+    /// When libvirt deletes its TPM state, although its key has been used: "undefine", "stop".
+    state_deleted_at: Option<&'static str>,
     /// Whether its XML has its keys; `None` if no keys are to travel, or it has none.
     travels: Option<bool>,
 }
@@ -148,6 +154,7 @@ pub(crate) fn status(
         guests_unknown_to_libvirt: None,
         guests_without_travelling_key: None,
         guests: None,
+        deleted: DeletedStates::default(),
         hidden: 0,
         unreachable: None,
     };
@@ -158,7 +165,8 @@ pub(crate) fn status(
             let listed: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
             let absent = sync::not_travelling(host, &listed);
             status.guests_without_travelling_key = absent.as_ref().map(Vec::len);
-            let mut guests = guests(host, store.as_ref(), listed, &running, progress)?;
+            let (mut guests, deleted) = guests(host, store.as_ref(), listed, &running, progress)?;
+            status.deleted = deleted;
             if let Some(absent) = absent.as_deref().map(sync::uuids) {
                 for guest in &mut guests {
                     guest.note_travel(&absent);
@@ -180,8 +188,9 @@ fn guests(
     mut guests: Vec<ListedGuest>,
     running: &BTreeMap<DomainUuid, bool>,
     progress: &(dyn Fn(usize, &str) + Sync),
-) -> Result<Vec<GuestStatus>, HostError> {
+) -> Result<(Vec<GuestStatus>, DeletedStates), HostError> {
     guests.retain(has_vtpm);
+    let deleted = DeletedStates::find(host, &guests)?;
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
     let checked = check(host, &guests, &UnsealedKeks::default(), &|name| {
         progress(guests.len(), name);
@@ -191,6 +200,7 @@ fn guests(
     let describe = |guest: CheckedGuest| {
         let uuid = guest.outcome.domain.as_ref().map(|domain| domain.uuid);
         let mut described = GuestStatus::new(guest);
+        described.state_deleted_at = uuid.and_then(|uuid| deleted.moment(uuid));
         described.running = uuid.is_some_and(|uuid| running.get(&uuid) == Some(&true));
         let decided_at = uuid.and_then(|uuid| last_starts.get(&uuid).copied());
         let made = fs::metadata(running_dir.join(format!("{}.pid", described.name)));
@@ -203,7 +213,7 @@ fn guests(
     };
     let mut guests: Vec<_> = checked.into_iter().map(describe).collect();
     guests.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(guests)
+    Ok((guests, deleted))
 }
 
 fn running(guests: &[Guest]) -> BTreeMap<DomainUuid, bool> {
@@ -245,6 +255,7 @@ impl GuestStatus {
             would_start: code.is_none(),
             code,
             repairs: verdict.repairs().len(),
+            state_deleted_at: None,
             travels: None,
         }
     }

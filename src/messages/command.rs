@@ -75,6 +75,8 @@ commands! {
     StateDrop(guest: Guest) = "vtpm-guard state drop {guest}";
     StateDropForced(guest: Guest) = "vtpm-guard state drop {guest} --force";
     StateList = "vtpm-guard state list";
+    StatePersist(guests: Guest) = "vtpm-guard state persist {guests}";
+    StatePersistAll = "vtpm-guard state persist --all";
     StateRestore(guest: Guest) = "vtpm-guard state restore {guest}";
     StateShow(guest: Guest) = "vtpm-guard state show {guest}";
     StoreBackup(file: File) = "vtpm-guard store backup {file}";

@@ -8,12 +8,13 @@ use crate::cli::commands::{metrics, nagios};
 use crate::cli::context::Context;
 use crate::cli::guest_file;
 use crate::cli::ui::check_table::CheckedGuests;
-use crate::cli::ui::describe;
+use crate::cli::ui::describe::{self, Keep};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
 use crate::manage::dry_start::{self, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
+use crate::manage::persist_state::DeletedStates;
 use crate::manage::shared_secrets;
 use crate::manage::sync::not_travelling;
 use crate::manage::unknown_guests;
@@ -89,6 +90,12 @@ fn check(
         let (what, fix) = describe::shared_secret(one);
         format!("{what}; {fix}")
     }));
+    // The XML of a file need not be that of a guest.
+    if which.xml.is_none() {
+        let deleted = DeletedStates::find(host, &guests).unwrap_or_default();
+        let deleted = describe::deleted_states(&deleted).into_iter();
+        notes.extend(deleted.map(|Keep { what, fix }| format!("{what}; {fix}")));
+    }
     let checked = CheckedGuests {
         one: which.xml.is_some() || which.domains.len() == 1,
         guests: checked,

@@ -239,6 +239,10 @@ pub(crate) enum KeyFinding {
         /// The guests that name its secret; `None` where libvirt did not list them.
         guests: Option<Vec<GuestRef>>,
     },
+    /// libvirt deletes the TPM state of these guests when they are undefined.
+    DeletedAtUndefine(Vec<GuestRef>),
+    /// libvirt deletes the TPM state of these guests when they stop.
+    DeletedAtStop(Vec<GuestRef>),
     /// Guests with different keys under one secret.
     Shared(SharedSecret),
     /// The keys of these guests are to travel, and are not in their XML.

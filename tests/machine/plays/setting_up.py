@@ -6,12 +6,18 @@ from machine import REPOSITORY, expect
 from plays import play
 
 BOTH = ("container", "vm")
-ALL = (*BOTH, "selinux")
+ALL = (*BOTH, "modular", "selinux")
 PACKAGES = REPOSITORY / "target" / "packages"
 
 
 def daemon(machine):
-    return machine.sh("systemctl show --value -p MainPID libvirtd").ok().stdout.strip()
+    return machine.sh(f"systemctl show --value -p MainPID {machine.daemon}").ok().stdout.strip()
+
+
+@play("virtsecretd is not started at boot; until its socket is asked for, libvirt has no secrets", on=("modular",))
+def secrets(machine):
+    machine.sh("virsh secret-list").exits(1)
+    machine.sh("systemctl start virtsecretd.socket && virsh secret-list").ok()
 
 
 @play("three guests run under libvirt alone", on=ALL)
