@@ -64,7 +64,16 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
             which,
             provider,
             keep_plaintext,
-        } => commands::adopt::run(context, which, provider.as_deref(), *keep_plaintext),
+            persistent_state,
+        } => {
+            let provider = provider.as_deref();
+            let request = commands::adopt::Asked {
+                provider,
+                keep_plaintext: *keep_plaintext,
+                persistent_state: *persistent_state,
+            };
+            commands::adopt::run(context, which, request)
+        }
         Command::Repair {
             which,
             dry_run,
@@ -92,9 +101,11 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Explain { code } => done(commands::explain::run(context, code.as_deref())),
         Command::Provider(verb) => commands::provider::run(context, verb),
         Command::Key(verb) => commands::key::run(context, verb),
-        Command::Encrypt { domain, provider } => {
-            commands::encrypt::run(context, domain, provider.as_deref())
-        }
+        Command::Encrypt {
+            domain,
+            provider,
+            persistent_state,
+        } => commands::encrypt::run(context, domain, provider.as_deref(), *persistent_state),
         Command::Reset { domain } => commands::reset::run(context, domain),
         Command::Stage => done(commands::stage::run(context)),
         Command::Unstage { wait } => done(commands::unstage::run(context, *wait)),

@@ -38,6 +38,17 @@ pub struct Config {
     pub fleet_metadata: FleetMetadata,
     /// `capture.denied`: how many XML documents of refused starts are kept.
     pub capture_denied: usize,
+    /// `state.keep`
+    pub kept_states: KeptStates,
+}
+
+/// Of which guests a copy of the TPM state is saved when they stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeptStates {
+    /// Of transient guests, whose state libvirt deletes then.
+    Transient,
+    /// Of all that have a key.
+    All,
 }
 
 /// How long a host secret of the guard's lives.
@@ -140,6 +151,7 @@ impl Default for Config {
             libvirt: LibvirtDirs::default(),
             fleet_metadata: FleetMetadata::Off,
             capture_denied: 20,
+            kept_states: KeptStates::Transient,
         }
     }
 }

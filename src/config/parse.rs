@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, FleetMetadata, Lifetime, LogTarget, duration};
+use super::{Config, FleetMetadata, KeptStates, Lifetime, LogTarget, duration};
 use crate::verdict::facts::{Permission, TransientState};
 
 /// Every section and its keys, in the order of the shipped file.
@@ -27,6 +27,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("fleet", &["metadata"]),
     ("log", &["level", "target"]),
     ("capture", &["denied"]),
+    ("state", &["keep"]),
     (
         "libvirt",
         &["config_dir", "state_dir", "run_dir", "tpm_dir"],
@@ -47,6 +48,10 @@ const PERMISSIONS: &[(&str, Permission)] =
 const TRANSIENT_STATES: &[(&str, TransientState)] = &[
     ("keep", TransientState::Keep),
     ("fresh", TransientState::Fresh),
+];
+const KEPT_STATES: &[(&str, KeptStates)] = &[
+    ("transient", KeptStates::Transient),
+    ("all", KeptStates::All),
 ];
 const LIFETIMES: &[(&str, Lifetime)] = &[
     ("start", Lifetime::Start),
@@ -180,6 +185,7 @@ fn set(
             let target = string(value).and_then(log_target);
             config.log_target = target.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
+        "state.keep" => config.kept_states = choice(&full, value, KEPT_STATES)?,
         "libvirt.config_dir" => config.libvirt.config = directory(&full, value)?,
         "libvirt.state_dir" => config.libvirt.state = directory(&full, value)?,
         "libvirt.run_dir" => config.libvirt.run = directory(&full, value)?,

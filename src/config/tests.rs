@@ -91,6 +91,8 @@ fn every_known_key_is_heeded() {
         target = "/var/log/guard.log"
         [capture]
         denied = 0
+        [state]
+        keep = "all"
         [libvirt]
         config_dir = "/a"
         state_dir = "/b"
@@ -121,6 +123,7 @@ fn every_known_key_is_heeded() {
         },
         fleet_metadata: FleetMetadata::Wrapped,
         capture_denied: 0,
+        kept_states: KeptStates::All,
     };
     assert_eq!(config, expected);
 }
@@ -186,11 +189,11 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         ),
         (
             "\n[polizy]",
-            "2: unknown section \"polizy\"; the sections are policy, secret, hook, fleet, log, capture, libvirt",
+            "2: unknown section \"polizy\"; the sections are policy, secret, hook, fleet, log, capture, state, libvirt",
         ),
         (
             "degraded = 'deny'",
-            "1: unknown section \"degraded\"; the sections are policy, secret, hook, fleet, log, capture, libvirt",
+            "1: unknown section \"degraded\"; the sections are policy, secret, hook, fleet, log, capture, state, libvirt",
         ),
         (
             "policy = 1",

@@ -103,8 +103,10 @@ fn released(
     deadline: Deadline,
 ) -> Result<(), FollowUpError> {
     let dropped = secret_release::drop_first(guard, domain, deadline);
+    let refused = start_note::is_of_refused_start(guard, domain);
     let failed = failed_start::take(guard, domain, Some(ending));
-    let kept = copies::save_after_run(guard, domain, ending, deadline);
+    let has_run = !refused && failed.is_none();
+    let kept = copies::save_after_run(guard, domain, ending, has_run, deadline);
     let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "the TPM state was not saved");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::context::Guard;
-use super::copies::available_copies;
+use super::copies::{AvailableCopies, available_copies};
 use super::keys::Keys;
 use super::{arrival as arrivals, obstacle, saved_runs};
 use crate::clock::{Deadline, Timestamp};
@@ -81,14 +81,14 @@ pub(super) fn gather(
     };
     let (vtpm, uuid) = (&vtpm, domain.uuid);
     let state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
-    let (copies, ended_normally) = match state {
+    let saved = match state {
         StateFile::Absent | StateFile::Damaged(_) => available_copies(guard, domain, vtpm),
-        _ => (Vec::new(), false),
+        _ => AvailableCopies::default(),
     };
-    let needs_rows = needs_rows(vtpm, &state) || !copies.is_empty();
+    let needs_rows = needs_rows(vtpm, &state) || !saved.copies.is_empty();
     gathered.facts.state = state.summary();
     gathered.state = state;
-    gathered.facts.saved.ended_normally = ended_normally;
+    gathered.facts.saved.ended_normally = saved.ended_normally;
     if gathered.facts.state == TpmState::Absent {
         gathered.facts.snapshots = saved_runs::snapshots(guard, domain);
     }
@@ -105,7 +105,7 @@ pub(super) fn gather(
             *travelling = Travelling::of(domain, references, Timestamp::now());
         }
         gathered.try_keys(uuid, deadline);
-        gathered.try_copies(uuid, copies, deadline);
+        gathered.try_copies(uuid, saved, deadline);
         if !gathered.facts.trials.values().any(Trial::is_proven) {
             gathered.try_travelling(uuid, deadline);
             gathered.try_retired(uuid, deadline);
@@ -225,16 +225,13 @@ impl Gathered {
 
     /// Chooses the latest copy that a key opens, or else the latest, and proves the keys against it
     /// if it will be restored.
-    fn try_copies(
-        &mut self,
-        domain: DomainUuid,
-        copies: Vec<(SavedCopy, StateFile)>,
-        deadline: Deadline,
-    ) {
-        let Self { facts, keys, .. } = self;
+    fn try_copies(&mut self, domain: DomainUuid, saved: AvailableCopies, deadline: Deadline) {
+        let Self {
+            facts, keys, store, ..
+        } = self;
         let mut chosen = None;
         let mut is_proven = false;
-        for (copy, state) in copies {
+        for (copy, state) in saved.copies {
             let trials = match &facts.references {
                 Ok(References {
                     key_refs,
@@ -259,6 +256,10 @@ impl Gathered {
             saved_at: copy.manifest.kept_at(),
             is_encrypted: matches!(state, StateFile::Encrypted(_)),
             is_proven,
+            is_outdated: saved.run.is_later_than(&copy, |saved_at| {
+                let store = store.as_ref();
+                store.is_some_and(|store| store.has_started_since(domain, saved_at))
+            }),
         });
         self.copy = Some(copy);
         if facts.copy_to_restore().is_some() {

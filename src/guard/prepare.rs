@@ -8,7 +8,7 @@ use super::restore::restore_state;
 use super::saved_runs::has_managed_save;
 use super::start_note::{self, ExpectedState};
 use super::status::is_running;
-use super::{copies, daemon_start, elsewhere};
+use super::{copies, daemon_start, elsewhere, restore_links};
 use crate::clock::Deadline;
 use crate::domain::{Domain, UnreadableDomain};
 use crate::store::{Access, Origin};
@@ -124,6 +124,9 @@ fn judged(
 ) -> Outcome {
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
+        if mode == Mode::CarryOut && restored_from_links(guard, &gathered) {
+            continue;
+        }
         if let Some(outcome) = attempt(guard, gathered, row, mode, deadline) {
             return outcome;
         }
@@ -136,6 +139,17 @@ fn judged(
         record(&mut gathered, &verdict, row);
     }
     gathered.into_outcome(verdict, SecretAction::None, mode)
+}
+
+/// Restores a missing state from the hard links that a failed start has left: also of a persistent
+/// guest, where the start was on another host that has its directory.
+fn restored_from_links(guard: &Guard, gathered: &Gathered) -> bool {
+    match (&gathered.facts.domain, &gathered.facts.state) {
+        (Ok(domain), TpmState::Absent) => domain
+            .encrypted_vtpm()
+            .is_some_and(|(vtpm, _)| restore_links::before_start(guard, domain.uuid, vtpm)),
+        _ => false,
+    }
 }
 
 /// Returns `None` if the rows changed between the facts and the repairs: nothing was changed; or

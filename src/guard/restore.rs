@@ -39,9 +39,13 @@ pub(super) fn restore_state(guard: &Guard, gathered: &Gathered, verdict: &mut Ve
     // So that `started` drops this copy even if no key proves that it is the guest's.
     let copy_store = guard.copy_store(domain);
     let state = Some(copy.manifest.sha256().to_owned());
-    let noted = copy_store
-        .run()
-        .and_then(|run| copy_store.write_run(RunRecord { state, ..run }));
+    let noted = copy_store.run().and_then(|run| {
+        copy_store.write_run(RunRecord {
+            state,
+            had_state: true,
+            ..run
+        })
+    });
     if let Err(error) = noted {
         tracing::warn!(domain = domain.name, %error, "could not record which copy was restored");
     }

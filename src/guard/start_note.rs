@@ -90,6 +90,11 @@ pub(super) fn may_have_provided(guard: &Guard, domain: &Domain) -> bool {
     read(guard, domain).is_none_or(|note| !note.provided_nothing)
 }
 
+/// Returns whether the last start was refused, as `release end` alone must know.
+pub(super) fn is_of_refused_start(guard: &Guard, domain: &Domain) -> bool {
+    read(guard, domain).is_some_and(|note| note.refused)
+}
+
 /// Removes the note of a guest that runs now. Returns whether its TPM state is there; that of a
 /// guest that migrates here has not arrived yet.
 pub(super) fn remove_at_start(guard: &Guard, domain: &Domain) -> bool {

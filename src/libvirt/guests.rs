@@ -43,6 +43,14 @@ pub trait Libvirt: HostSecrets {
         deadline: Deadline,
     ) -> Result<bool, SecretError>;
 
+    /// Adds `persistent_state='yes'` to the emulated TPM in the guest's persistent definition, and
+    /// changes nothing else. Returns whether it did: if not, the guest has no emulated TPM, or one
+    /// that has it.
+    fn persist_vtpm_state(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError>;
     /// Returns the guard's element in the guest's definitions; `None` if libvirt does not know it.
     fn metadata(
         &self,
@@ -97,6 +105,11 @@ pub struct Guest {
     pub persistent: bool,
     /// The definition that its next start uses; of a transient guest, the live one.
     pub xml: String,
+}
+
+/// Why the definition of a transient guest is not changed: defining it would make it persistent.
+pub(super) fn not_defined() -> SecretError {
+    SecretError::Refused("the guest is transient: it has no definition to change".to_owned())
 }
 
 /// What libvirt saved of runs of a guest that have not ended. Each holds the TPM's state of that

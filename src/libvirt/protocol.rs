@@ -70,6 +70,8 @@ pub(super) enum Request<'a> {
         /// The secret in that element.
         secret: SecretUuid,
     },
+    /// `persist-vtpm-state DOMAIN`: its XML is to get `persistent_state='yes'`.
+    PersistVtpmState(DomainUuid),
     /// `saved-runs DOMAIN`
     SavedRuns(DomainUuid),
     /// `metadata DOMAIN`
@@ -107,6 +109,7 @@ impl<'a> Request<'a> {
             Self::EncryptVtpm { domain, secret } => {
                 (format!("encrypt-vtpm {domain} {secret}"), &[])
             }
+            Self::PersistVtpmState(domain) => (format!("persist-vtpm-state {domain}"), &[]),
             Self::SavedRuns(domain) => (format!("saved-runs {domain}"), &[]),
             Self::Metadata(domain) => (format!("metadata {domain}"), &[]),
             Self::SetMetadata { domain, element } => {
@@ -160,6 +163,7 @@ impl<'a> Request<'a> {
                 domain: domain.parse().ok()?,
                 secret: secret.parse().ok()?,
             },
+            ["persist-vtpm-state", domain] => Self::PersistVtpmState(domain.parse().ok()?),
             ["metadata", domain] => Self::Metadata(domain.parse().ok()?),
             ["set-metadata", domain] => {
                 let element = std::str::from_utf8(body).ok()?;
@@ -210,7 +214,8 @@ pub(super) enum Response {
     },
     /// Whether there was a secret, which is undefined now.
     Undefined(bool),
-    /// Whether the domain XML was changed; if not, it has no unencrypted vTPM.
+    /// Whether the domain XML was changed; if not, it has no emulated TPM, or one that reads so
+    /// already.
     Redefined(bool),
     /// The domain's saved runs.
     SavedRuns(SavedRuns),

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use super::dry_start;
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, HostError, default_deadline};
+use super::persist_state::Survival;
 use super::providers::{ProviderError, ProviderRef};
 use crate::clock::Timestamp;
 use crate::domain;
@@ -28,6 +29,8 @@ pub(crate) struct Bound {
     pub(crate) provider: ProviderRef,
     #[serde(flatten)]
     pub(crate) action: BindAction,
+    #[serde(flatten)]
+    pub(crate) survival: Survival,
     /// What an administrator should know before the guest's next start.
     #[serde(skip)]
     pub(crate) remarks: Vec<BindRemark>,
@@ -157,6 +160,7 @@ pub(crate) fn bind(host: &Host, text: &str, provider: Option<&str>) -> Result<Bo
         guest,
         provider: (&provider).into(),
         action,
+        survival: Survival::default(),
         remarks,
     })
 }

@@ -29,6 +29,8 @@ pub(crate) struct JudgedCopy {
     pub(crate) size: usize,
     pub(crate) kept_at: Timestamp,
     pub(crate) set_aside_at: Option<Timestamp>,
+    /// Whether a later run of the guest is known, so that a start does not take it by itself.
+    pub(crate) outdated: bool,
     /// Where the state was.
     #[serde(serialize_with = "json::path")]
     pub(crate) path: PathBuf,
@@ -65,6 +67,7 @@ impl JudgedCopy {
         copy: SavedCopy,
         content: StateFile,
         opened: bool,
+        outdated: bool,
         keyed: bool,
     ) -> Self {
         let manifest = &copy.manifest;
@@ -76,6 +79,7 @@ impl JudgedCopy {
             size: copy.size(),
             kept_at: manifest.kept_at(),
             set_aside_at: manifest.set_aside_at(),
+            outdated,
             path: manifest.path.clone(),
             sha256: manifest.sha256().to_owned(),
             keyed,
@@ -116,9 +120,17 @@ impl Host {
         guest: DomainUuid,
         copies: Vec<SavedCopy>,
     ) -> Result<Vec<JudgedCopy>, HostError> {
-        let references = match self.store(Access::Read)? {
+        let store = self.store(Access::Read)?;
+        let references = match &store {
             Some(store) => store.references(guest, Timestamp::now())?,
             None => References::default(),
+        };
+        let run = CopyStore::of(self.state_dir(), guest)
+            .run()
+            .unwrap_or_default();
+        let has_started_since = |at| {
+            let store = store.as_ref();
+            store.is_some_and(|store| store.has_started_since(guest, at))
         };
         let mut rows = references.key_refs.iter();
         let keyed = rows.any(|row| row.wrapped_dek.is_some());
@@ -127,7 +139,8 @@ impl Host {
             let state = copy.state();
             let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
             let opened = trials.values().any(Trial::is_proven);
-            JudgedCopy::new(guest, copy, state, opened, keyed)
+            let outdated = run.is_later_than(&copy, has_started_since);
+            JudgedCopy::new(guest, copy, state, opened, outdated, keyed)
         };
         Ok(copies.into_iter().map(judge).collect())
     }

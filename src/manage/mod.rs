@@ -18,6 +18,7 @@ pub(crate) mod key_metadata;
 pub(crate) mod key_refs;
 pub(crate) mod keys;
 pub(crate) mod metrics_file;
+pub(crate) mod persist_state;
 pub(crate) mod provider_create;
 pub(crate) mod provider_delete;
 pub(crate) mod provider_export;

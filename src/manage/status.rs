@@ -1,6 +1,6 @@
 //! `status`: the guard on this host, and every guest with an emulated TPM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
-use super::unknown_guests;
+use super::persist_state::DeletedStates;
+use super::{sync, unknown_guests};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -37,8 +38,14 @@ pub(crate) struct Status {
     pub(crate) key_refs: KeyRefCounts,
     /// Guests that have keys and that libvirt does not know; `None` where it cannot be asked.
     pub(crate) guests_unknown_to_libvirt: Option<usize>,
+    /// Guests whose keys are to travel and are not in their XML; `None` if none are to, or where
+    /// libvirt cannot be asked.
+    pub(crate) guests_without_travelling_key: Option<usize>,
     /// Those that pass the filter, by name; `None` where libvirt is unreachable.
     pub(crate) guests: Option<Vec<GuestStatus>>,
+    /// Those whose TPM state libvirt deletes.
+    #[serde(skip)]
+    pub(crate) deleted: DeletedStates,
     /// Those that do not pass.
     #[serde(skip)]
     pub(crate) hidden: usize,
@@ -101,6 +108,10 @@ pub(crate) struct GuestStatus {
     pub(crate) code: Option<&'static str>,
     /// How many repairs its next start would make.
     pub(crate) repairs: usize,
+    /// When libvirt deletes its TPM state, although its key has been used: "undefine", "stop".
+    state_deleted_at: Option<&'static str>,
+    /// Whether its XML has its keys; `None` if no keys are to travel, or it has none.
+    travels: Option<bool>,
 }
 
 /// Looks at the host and its guests, and keeps those that pass the filter. `progress` is called
@@ -141,14 +152,26 @@ pub(crate) fn status(
             placeholders,
         },
         guests_unknown_to_libvirt: None,
+        guests_without_travelling_key: None,
         guests: None,
+        deleted: DeletedStates::default(),
         hidden: 0,
         unreachable: None,
     };
     match listed {
         Ok(listed) => {
             status.guests_unknown_to_libvirt = unknown_guests::count(host, &listed);
-            let mut guests = guests(host, store.as_ref(), listed, progress)?;
+            let running = running(&listed);
+            let listed: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
+            let absent = sync::not_travelling(host, &listed);
+            status.guests_without_travelling_key = absent.as_ref().map(Vec::len);
+            let (mut guests, deleted) = guests(host, store.as_ref(), listed, &running, progress)?;
+            status.deleted = deleted;
+            if let Some(absent) = absent.as_deref().map(sync::uuids) {
+                for guest in &mut guests {
+                    guest.note_travel(&absent);
+                }
+            }
             let all = guests.len();
             guests.retain(passes);
             status.hidden = all - guests.len();
@@ -162,15 +185,12 @@ pub(crate) fn status(
 fn guests(
     host: &Host,
     store: Option<&Store>,
-    listed: Vec<Guest>,
+    mut guests: Vec<ListedGuest>,
+    running: &BTreeMap<DomainUuid, bool>,
     progress: &(dyn Fn(usize, &str) + Sync),
-) -> Result<Vec<GuestStatus>, HostError> {
-    let running: BTreeMap<_, _> = listed
-        .iter()
-        .map(|guest| (guest.uuid, guest.running))
-        .collect();
-    let mut guests: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
+) -> Result<(Vec<GuestStatus>, DeletedStates), HostError> {
     guests.retain(has_vtpm);
+    let deleted = DeletedStates::find(host, &guests)?;
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
     let checked = check(host, &guests, &UnsealedKeks::default(), &|name| {
         progress(guests.len(), name);
@@ -180,6 +200,7 @@ fn guests(
     let describe = |guest: CheckedGuest| {
         let uuid = guest.outcome.domain.as_ref().map(|domain| domain.uuid);
         let mut described = GuestStatus::new(guest);
+        described.state_deleted_at = uuid.and_then(|uuid| deleted.moment(uuid));
         described.running = uuid.is_some_and(|uuid| running.get(&uuid) == Some(&true));
         let decided_at = uuid.and_then(|uuid| last_starts.get(&uuid).copied());
         let made = fs::metadata(running_dir.join(format!("{}.pid", described.name)));
@@ -192,7 +213,12 @@ fn guests(
     };
     let mut guests: Vec<_> = checked.into_iter().map(describe).collect();
     guests.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(guests)
+    Ok((guests, deleted))
+}
+
+fn running(guests: &[Guest]) -> BTreeMap<DomainUuid, bool> {
+    let guests = guests.iter();
+    guests.map(|guest| (guest.uuid, guest.running)).collect()
 }
 
 /// A guest whose XML cannot be read may have one too.
@@ -229,7 +255,18 @@ impl GuestStatus {
             would_start: code.is_none(),
             code,
             repairs: verdict.repairs().len(),
+            state_deleted_at: None,
+            travels: None,
         }
+    }
+
+    /// Keys are to travel; those of these guests do not.
+    fn note_travel(&mut self, absent: &BTreeSet<DomainUuid>) {
+        let has_key = self.key_ref.is_some() && self.encrypted;
+        self.travels = self
+            .uuid
+            .filter(|_| has_key)
+            .map(|uuid| !absent.contains(&uuid));
     }
 }
 

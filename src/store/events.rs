@@ -195,6 +195,18 @@ impl Store {
         })
     }
 
+    /// Whether a start of this guest was allowed after this time, and is not known to have failed.
+    /// `false` also where the history cannot be read.
+    #[must_use]
+    pub fn has_started_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
+        let found = self.read(|connection| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM event WHERE domain_uuid = ?1 AND at > ?2
+                           AND operation = 'prepare' AND decision = 'allow')";
+            Ok(connection.query_row(sql, params![domain.to_string(), at.0], |row| row.get(0))?)
+        });
+        found.unwrap_or_default()
+    }
+
     /// The guest that had this name last, as far back as the history goes.
     pub fn domain_uuid_by_name(&self, name: &str) -> Result<Option<DomainUuid>, StoreError> {
         let newest = self.history(EventFilter::Name(name), 1)?;

@@ -20,6 +20,9 @@ use crate::host::trusted;
 use crate::ids::DomainUuid;
 use crate::verdict::facts::CopyReason;
 
+/// How many copies of ended runs are kept of a guest whose every run is saved.
+pub const KEPT_RUNS: usize = 3;
+
 /// How many copies of one guest's TPM state are available at most. Each failed start of a transient
 /// guest whose state has changed adds one, and each may have megabytes.
 pub const MAX_COPIES: usize = 4;
@@ -74,6 +77,12 @@ impl CopyStore {
         self.path.exists()
     }
 
+    /// Returns whether there are copies, whether they can be read or not.
+    pub fn has_copies(&self) -> Result<bool, CopyError> {
+        let is_state = |name: &OsString| Path::new(name).extension() == Some(OsStr::new("state"));
+        Ok(names(&self.path)?.iter().any(is_state))
+    }
+
     /// Returns all copies that can be read, the latest first, and why the others cannot.
     pub fn copies(&self) -> Result<(Vec<SavedCopy>, Vec<CopyError>), CopyError> {
         self.copies_that(|_| true)
@@ -107,7 +116,8 @@ impl CopyStore {
         Ok((copies, unreadable))
     }
 
-    /// Saves a copy, unless one with the same bytes is available. Returns its name.
+    /// Saves a copy, unless one with the same bytes is available: after a run that one gets the
+    /// present time. Returns its name.
     pub fn save(
         &self,
         live: &LiveState,
@@ -142,7 +152,9 @@ impl CopyStore {
             manifest.sha256 == sha256
         })?;
         let same = same.first();
-        if same.is_some_and(SavedCopy::is_available) {
+        // After a run it is the latest again, although its bytes are not new.
+        let is_renewed = reason == CopyReason::Release;
+        if same.is_some_and(SavedCopy::is_available) && !is_renewed {
             return Ok(sha256);
         }
         let manifest = Manifest {
@@ -167,23 +179,25 @@ impl CopyStore {
         Ok(())
     }
 
-    /// Removes available copies if there are more than [`MAX_COPIES`]: all but the copy of the
-    /// current state, and the latest that `is_proven` confirms as the guest's. If it confirms none,
-    /// the earliest stays: someone may have replaced the state before the later ones were saved.
+    /// Removes available copies if there are more than `limit`: all but the copy of the current
+    /// state, the `newest` ones, and the latest that `is_proven` confirms as the guest's. If it
+    /// confirms none, the earliest stays: someone may have replaced the state before the later ones
+    /// were saved.
     pub fn drop_surplus(
         &self,
         current: &str,
+        (newest, limit): (usize, usize),
         mut is_proven: impl FnMut(&SavedCopy) -> bool,
     ) -> Result<(), CopyError> {
         let (copies, _) = self.available_copies()?;
-        if copies.len() <= MAX_COPIES {
+        if copies.len() <= limit {
             return Ok(());
         }
         let proven = copies.iter().position(&mut is_proven);
         let proven = proven.unwrap_or(copies.len() - 1);
         for (at, copy) in copies.iter().enumerate() {
             let name = copy.manifest.sha256();
-            if name != current && at != proven {
+            if name != current && at != proven && at >= newest {
                 self.drop_copy(name)?;
             }
         }

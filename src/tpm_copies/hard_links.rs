@@ -3,6 +3,9 @@
 //! a hard link to each of its files. When libvirt has deleted the first directory, the second is
 //! renamed to it. So the same files exist again, with the locks that others have on them. In the
 //! linear format libvirt deletes a file: then a hard link to it is all.
+//!
+//! On a file system without hard links the directory itself is moved away, and an empty one takes
+//! its place until libvirt has deleted that.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -38,6 +41,8 @@ pub struct HardLinks {
     original: OsString,
     /// The directory with the hard links, or the hard link.
     links: OsString,
+    /// The directory itself, where it was moved.
+    moved: OsString,
     backend: Backend,
 }
 
@@ -48,19 +53,31 @@ impl HardLinks {
         let Some((parent, original)) = state_path.open_parent_of_deleted()? else {
             return Ok(None);
         };
-        let mut links = OsString::from(".vtpm-guard.");
-        links.push(&original);
+        let named = |prefix: &str| {
+            let mut name = OsString::from(prefix);
+            name.push(&original);
+            name
+        };
         Ok(Some(Self {
             parent,
+            links: named(".vtpm-guard."),
+            moved: named(".vtpm-guard.moved."),
             original,
-            links,
             backend: state_path.backend(),
         }))
     }
 
-    /// Makes them. Earlier ones are removed.
+    /// Makes them, or moves the directory where none can be made. Earlier ones are removed.
     pub fn make(&self) -> io::Result<()> {
-        self.remove()?;
+        self.give_up()?;
+        match (self.link_all(), self.backend) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Backend::Directory) => self.move_away(),
+            (Err(error), Backend::Linear) => Err(error),
+        }
+    }
+
+    fn link_all(&self) -> io::Result<()> {
         if self.backend == Backend::Linear {
             return link(&self.parent, &self.original, &self.parent, &self.links);
         }
@@ -72,9 +89,65 @@ impl HardLinks {
         })
     }
 
+    /// Moves the directory away, and puts an empty one in its place that nobody else can use.
+    pub(super) fn move_away(&self) -> io::Result<()> {
+        let (moved, original) = (self.moved.as_os_str(), self.original.as_os_str());
+        // What is moved must be there, or an empty one would be given back as the state.
+        open_dir(&self.parent, &self.original)?;
+        mkdirat(&self.parent, moved, Mode::S_IRWXU)?;
+        let exchanged = renameat2(
+            &self.parent,
+            moved,
+            &self.parent,
+            original,
+            RenameFlags::RENAME_EXCHANGE,
+        );
+        match exchanged {
+            Err(Errno::EINVAL | Errno::ENOSYS) => {
+                // It replaces the empty one. Killed here, there is nothing that libvirt deletes.
+                renameat(&self.parent, original, &self.parent, moved)?;
+                mkdirat(&self.parent, original, Mode::S_IRWXU)?;
+            }
+            exchanged => exchanged.inspect_err(|_| {
+                let _ = remove_empty(&self.parent, moved);
+            })?,
+        }
+        self.parent.sync_all()
+    }
+
     /// Replaces what libvirt has deleted.
     pub fn restore(&self) -> io::Result<LinksRestored> {
-        let (from, to) = (self.links.as_os_str(), self.original.as_os_str());
+        if self.is_moved()? {
+            self.restore_as(&self.moved)
+        } else {
+            self.restore_as(&self.links)
+        }
+    }
+
+    /// Gives up waiting for libvirt: the links are removed, or the directory is moved back in the
+    /// place of the empty one.
+    pub fn give_up(&self) -> io::Result<()> {
+        if self.is_moved()? {
+            match remove_empty(&self.parent, &self.original) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            self.restore_as(&self.moved)?;
+        }
+        self.remove()
+    }
+
+    /// Returns whether the directory is away. An empty one is what a kill has left before that.
+    pub fn is_moved(&self) -> io::Result<bool> {
+        match remove_empty(&self.parent, &self.moved) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn restore_as(&self, name: &OsStr) -> io::Result<LinksRestored> {
+        let (from, to) = (name, self.original.as_os_str());
         let renamed = match renameat2(
             &self.parent,
             from,
@@ -105,12 +178,17 @@ impl HardLinks {
     /// Returns whether they exist.
     #[must_use]
     pub fn exist(&self) -> bool {
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        fstatat(&self.parent, self.links.as_os_str(), flags).is_ok()
+        is_there(&self.parent, &self.links) || is_there(&self.parent, &self.moved)
     }
 
-    /// Removes them.
-    pub fn remove(&self) -> io::Result<()> {
+    /// Returns whether libvirt has not deleted the original.
+    #[must_use]
+    pub fn original_is_there(&self) -> bool {
+        is_there(&self.parent, &self.original)
+    }
+
+    /// Removes the links.
+    fn remove(&self) -> io::Result<()> {
         if self.backend == Backend::Directory {
             return remove_all(&self.parent, &self.links, DEPTH);
         }
@@ -123,6 +201,14 @@ impl HardLinks {
             removed => Ok(removed?),
         }
     }
+}
+
+fn is_there(dir: &File, name: &OsStr) -> bool {
+    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+}
+
+fn remove_empty(dir: &File, name: &OsStr) -> nix::Result<()> {
+    unlinkat(dir, name, UnlinkatFlags::RemoveDir)
 }
 
 /// Makes hard links in a directory to everything in another, and copies its owner and mode.

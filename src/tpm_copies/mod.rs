@@ -26,7 +26,7 @@ mod saved_copy;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-pub use copy_store::{CopyStore, domains};
+pub use copy_store::{CopyStore, KEPT_RUNS, MAX_COPIES, domains};
 pub use damaged::{remove_damaged, set_aside};
 pub use error::CopyError;
 pub use hard_links::{HardLinks, LinksRestored};

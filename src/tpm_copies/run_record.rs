@@ -8,25 +8,54 @@ use super::copy_store::CopyStore;
 use super::error::CopyError;
 use super::files::{RUN_RECORD, json, read};
 use super::manifest::FORMAT;
+use super::saved_copy::SavedCopy;
+use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::path_error::PathError;
 
-/// The state of a guest's last run. There is no record while the guest runs.
+/// The state of a guest's last run. While the guest runs there is a record only if it has copies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the record, which an upgrade may leave to the next version"
+)]
 pub struct RunRecord {
     /// A start was prepared, and has not succeeded yet.
     pub starting: bool,
     /// The copy of the state that this start uses, by its SHA-256.
     pub state: Option<String>,
+    /// There was a state when this start was prepared, saved or not, or a copy took its place.
+    #[serde(default)]
+    pub had_state: bool,
     /// The last run ended normally, and no start since then had a TPM state.
     pub ended_normally: bool,
     /// The guest has moved to another host, with its TPM.
     #[serde(default)]
     pub migrated: bool,
+    /// The guest has begun a run, or has moved away, since the copies were saved.
+    #[serde(default)]
+    pub outdated: bool,
     /// The start was refused with this code because something is wrong with the present state,
     /// which must still exist afterwards.
     #[serde(default)]
     pub refused: Option<String>,
+}
+
+impl RunRecord {
+    /// Returns whether a run is known that is later than this copy: restoring it would set the TPM
+    /// back. `has_started_since` asks the history, which knows also of a run whose beginning and end
+    /// no hook has seen.
+    pub fn is_later_than(
+        &self,
+        copy: &SavedCopy,
+        has_started_since: impl FnOnce(Timestamp) -> bool,
+    ) -> bool {
+        // What a start that has not succeeded began with is what the next one begins with.
+        let is_of_this_start = self.state.as_deref() == Some(copy.manifest.sha256());
+        let is_older = self.outdated || self.migrated;
+        !is_of_this_start
+            && (is_older || (!self.starting && has_started_since(copy.manifest.kept_at())))
+    }
 }
 
 /// The file of a [`RunRecord`].

@@ -137,6 +137,7 @@ const COMMANDS: &[&[&str]] = &[
     &["state", "list"],
     &["state", "show", EVIL],
     &["state", "restore", EVIL],
+    &["state", "persist", EVIL],
     &["state", "drop", EVIL],
     &["state", "drop", VM1, "--copy", EVIL],
     &["status"],

@@ -546,6 +546,14 @@ pub(crate) fn a_vtpm_is_encrypted_once_and_nothing_else_changes(daemon: &dyn Dae
     assert!(before.lines().all(|line| is_kept(&line)), "{before}{after}");
     assert_eq!(libvirt.encrypt_vtpm(uuid, secret, soon()), Ok(false));
     assert_eq!(xml(), after);
+
+    assert_eq!(libvirt.persist_vtpm_state(uuid, soon()), Ok(true));
+    let persistent = xml();
+    let attribute = " persistent_state='yes'";
+    assert!(persistent.contains(attribute), "{persistent}");
+    assert_eq!(persistent.replace(attribute, ""), after);
+    assert_eq!(libvirt.persist_vtpm_state(uuid, soon()), Ok(false));
+    assert_eq!(xml(), persistent);
     daemon.undefine_guest("plain-vtpm");
 }
 

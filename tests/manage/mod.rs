@@ -17,6 +17,7 @@ mod key_refs;
 mod kill;
 mod linear;
 mod meanwhile;
+mod persist_state;
 mod provider_delete;
 mod provider_export;
 mod provider_import;

@@ -164,6 +164,9 @@ fn refusals(word: &str) -> Vec<Refusal> {
             path: word().into(),
             at: Timestamp(5),
         },
+        Refusal::SavedCopyOutdated {
+            saved_at: Timestamp(5),
+        },
         Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged { how: word() },
         Refusal::TpmObstructed(Obstacle::InUse {

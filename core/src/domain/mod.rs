@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::ids::{DomainUuid, SecretUuid};
 
-mod encrypt;
+mod edit;
 mod error;
 mod input;
 mod parse;
@@ -21,7 +21,7 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
-pub use encrypt::encrypt_vtpm;
+pub use edit::{encrypt_vtpm, persist_vtpm_state};
 pub use error::{DomainXmlError, XmlError};
 pub use travelling::{MAX_KEYS, NAMESPACE, PREFIX, TravellingFault, TravellingKey, TravellingKeys};
 

@@ -133,6 +133,11 @@ pub enum Refusal {
         /// When it was first seen there.
         at: Timestamp,
     },
+    /// A used key without its TPM state, whose saved copy is older than a run of the guest.
+    SavedCopyOutdated {
+        /// When it was saved.
+        saved_at: Timestamp,
+    },
     /// A used key without its TPM state, whose saved copy could not be restored.
     TpmStateNotRestored {
         /// Says why.
@@ -254,6 +259,7 @@ impl Refusal {
             | Self::TpmStateUndefined
             | Self::StateInSnapshots { .. }
             | Self::SeenStateMissing { .. }
+            | Self::SavedCopyOutdated { .. }
             | Self::TpmStateNotRestored { .. } => Code::TpmStateMissing,
             Self::KeyCorrupt { .. } | Self::XmlKeyCorrupt { .. } => Code::KeyCorrupt,
             Self::TpmStateDamaged { .. } => Code::TpmStateDamaged,

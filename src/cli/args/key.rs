@@ -14,6 +14,9 @@ pub enum Key {
         /// Provider name or UUID [default: the default provider].
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
+        /// Also set `persistent_state='yes'` in its XML (see `state persist`).
+        #[arg(long)]
+        persistent_state: bool,
     },
     /// Import a guest's key from a store backup, of this host or another.
     Import {

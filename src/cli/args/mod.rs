@@ -88,6 +88,10 @@ pub enum Command {
         /// Keep libvirt's secret.
         #[arg(long)]
         keep_plaintext: bool,
+        /// Also set `persistent_state='yes'` in the XML of each guest that is adopted (see `state
+        /// persist`).
+        #[arg(long)]
+        persistent_state: bool,
     },
     /// Check whether guests would start now (read-only).
     Check {
@@ -147,6 +151,9 @@ pub enum Command {
         /// provider].
         #[arg(long, value_name = "NAME")]
         provider: Option<String>,
+        /// Also set `persistent_state='yes'` in its XML (see `state persist`).
+        #[arg(long)]
+        persistent_state: bool,
     },
     /// Allow the guest's next start to create a new TPM.
     ///
@@ -226,10 +233,13 @@ impl Command {
     #[must_use]
     pub fn changes_keys(&self) -> bool {
         match self {
-            Self::Adopt { .. } | Self::Encrypt { .. } | Self::Reset { .. } => true,
             Self::Repair { dry_run, .. } | Self::Replay { dry_run, .. } => !dry_run,
             Self::Key(Key::List { .. } | Key::Show { .. } | Key::Metadata { .. }) => false,
-            Self::Key(_) | Self::Provider(Provider::Rotate { .. }) => true,
+            Self::Adopt { .. }
+            | Self::Encrypt { .. }
+            | Self::Reset { .. }
+            | Self::Key(_)
+            | Self::Provider(Provider::Rotate { .. }) => true,
             _ => false,
         }
     }

@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 
+use super::Domains;
+
 /// `state …`
 #[derive(Debug, Subcommand)]
 pub enum State {
@@ -16,6 +18,16 @@ pub enum State {
     Restore {
         /// Guest name or UUID.
         domain: String,
+    },
+    /// Make libvirt keep the TPM state of guests that are undefined, or stop while transient.
+    ///
+    /// Sets `persistent_state='yes'` in their XML, for their next start. Then only `virsh undefine
+    /// --tpm` deletes the state. With --all: of every guest that is defined and has an encrypted
+    /// vTPM.
+    Persist {
+        /// Which guests.
+        #[command(flatten)]
+        which: Domains,
     },
     /// Remove saved copies of a guest's TPM state, and the one from before an encrypt.
     ///

@@ -5,19 +5,24 @@ use std::process::ExitCode;
 
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::guest_errors::{not_recorded, old_state};
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
+use crate::manage::persist_state::Survival;
 use crate::messages::{Arg, Command, quoted};
 
 pub(crate) fn run(
     context: &Context,
     guest: &str,
     provider: Option<&str>,
+    persistent_state: bool,
 ) -> Result<ExitCode, CommandError> {
-    let encrypted = encrypt(&context.host, guest, provider)?;
+    let mut encrypted = encrypt(&context.host, guest, provider)?;
+    encrypted.survival = Survival::of(&context.host, guest, persistent_state)
+        .map_err(|error| describe::not_persisted("the TPM is encrypted", error))?;
     context.output.print(&encrypted)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -51,7 +56,11 @@ impl Answer for EncryptResult {
                 "the TPM of {guest} is encrypted already (key reference {key_ref} of provider \
                  {provider}): nothing changed"
             ),
+        }?;
+        if self.survival.persistent_state_set {
+            writeln!(out, "{}", describe::persistent_state_set(&self.guest))?;
         }
+        Ok(())
     }
 
     fn notes(&self) -> Vec<String> {
@@ -63,11 +72,8 @@ impl Answer for EncryptResult {
         });
         let not_recorded = self.not_recorded.as_ref().map(not_recorded);
         let old_state = old_state(self.old_state.as_ref(), &self.guest);
-        not_recorded
-            .into_iter()
-            .chain(old_state)
-            .chain(kept)
-            .collect()
+        let notes = not_recorded.into_iter().chain(old_state).chain(kept);
+        notes.chain(describe::survival(&self.survival)).collect()
     }
 }
 

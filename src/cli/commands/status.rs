@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use crate::cli::args::StatusFilters;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::{Answer, time};
-use crate::cli::ui::describe;
+use crate::cli::ui::describe::{self, Keep};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
@@ -60,6 +60,15 @@ impl Answer for Status {
             .and_then(describe::unknown_guests)
         {
             writeln!(out, "unknown:       {words}")?;
+        }
+        for Keep { what, fix } in describe::deleted_states(&self.deleted) {
+            writeln!(out, "TPM state:     {what}; {fix}")?;
+        }
+        if let Some(words) = self
+            .guests_without_travelling_key
+            .and_then(describe::not_travelling)
+        {
+            writeln!(out, "travelling:    {words}")?;
         }
         self.print_providers(out)?;
         match &self.guests {

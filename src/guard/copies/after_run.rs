@@ -1,63 +1,145 @@
 //! After a run: saves a state that libvirt deletes, unless the guest's TPM is elsewhere.
 
-use super::available::encrypted_and_deleted;
+use super::available::{encrypted_and_deleted, libvirt_would_delete};
 use super::opener::drop_surplus;
 use crate::clock::{Deadline, Timestamp};
+use crate::config::KeptStates;
 use crate::domain::{Domain, Emulator};
 use crate::guard::context::Guard;
 use crate::guard::operation::Ending;
 use crate::guard::status::has_migrated_away;
 use crate::host::path_error::PathError;
-use crate::swtpm::{StateFile, StatePath};
-use crate::tpm_copies::{CopyError, HardLinks, LiveState, RunRecord};
+use crate::swtpm::{LockHolder, LockProblem, StateFile, StatePath, lock_problem};
+use crate::tpm_copies::{CopyError, CopyStore, HardLinks, LiveState, RunRecord};
 use crate::verdict::facts::{CopyReason, TransientState};
 
-/// `release end`: the guest is gone, and libvirt is about to delete its TPM's state.
+/// `release end`: the guest is gone, and libvirt may be about to delete its TPM's state. `has_run`: its
+/// start was neither refused nor has it failed, as far as is known.
 pub(in crate::guard) fn save_after_run(
     guard: &Guard,
     domain: &Domain,
     ending: Ending,
+    has_run: bool,
     deadline: Deadline,
 ) -> Result<(), CopyError> {
-    let Some(vtpm) = encrypted_and_deleted(guard, domain) else {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return Ok(());
     };
+    if libvirt_would_delete(guard, domain, vtpm) {
+        save_deleted(guard, domain, vtpm, ending, deadline)
+    } else if guard.config.kept_states == KeptStates::All {
+        save_kept(guard, domain, vtpm, ending, has_run, deadline)
+    } else {
+        Ok(())
+    }
+}
+
+/// Of a guest whose state libvirt keeps, as long as nobody undefines it.
+fn save_kept(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+    ending: Ending,
+    has_run: bool,
+    deadline: Deadline,
+) -> Result<(), CopyError> {
     let copy_store = guard.copy_store(domain);
     let run = copy_store.run().unwrap_or_default();
-    let keep = |occasion| {
-        let original = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?;
-        let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
-        if let Some(original) = original.filter(is_encrypted) {
-            let current = copy_store.save(&original, &domain.name, occasion)?;
-            drop_surplus(guard, domain, &copy_store, &current, deadline);
-        }
-        Ok(())
+    if run.migrated || ending == Ending::Migrated {
+        return mark_outdated(&copy_store);
+    }
+    // What another host goes on using is not the state of an ended run.
+    if !has_run
+        || ending == Ending::Failed
+        || !may_have_key_refs(guard, domain, deadline)
+        || is_used_elsewhere(guard, domain, vtpm)
+    {
+        return Ok(());
+    }
+    if save_state(guard, domain, vtpm, CopyReason::Release, deadline)? {
+        copy_store.remove_run()?;
+    }
+    Ok(())
+}
+
+/// Saves the state, if it is encrypted. Returns whether it was.
+fn save_state(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+    reason: CopyReason,
+    deadline: Deadline,
+) -> Result<bool, CopyError> {
+    let states = guard.config.libvirt.tpm_states();
+    let original = LiveState::read(&states, domain.uuid, vtpm)?;
+    let is_encrypted = |found: &LiveState| matches!(found.state(), StateFile::Encrypted(_));
+    let Some(original) = original.filter(is_encrypted) else {
+        return Ok(false);
     };
+    let copy_store = guard.copy_store(domain);
+    let current = copy_store.save(&original, &domain.name, reason)?;
+    drop_surplus(guard, domain, &copy_store, &current, deadline);
+    Ok(true)
+}
+
+/// Notes that the copies, if there are any, are older than what the TPM is by now.
+fn mark_outdated(copy_store: &CopyStore) -> Result<(), CopyError> {
+    if !copy_store.has_copies()? {
+        copy_store.remove_run()?;
+        return copy_store.remove_if_empty();
+    }
+    copy_store.write_run(RunRecord {
+        outdated: true,
+        ..RunRecord::default()
+    })
+}
+
+/// Of a transient guest, whose state libvirt is about to delete.
+fn save_deleted(
+    guard: &Guard,
+    domain: &Domain,
+    vtpm: &Emulator,
+    ending: Ending,
+    deadline: Deadline,
+) -> Result<(), CopyError> {
+    let copy_store = guard.copy_store(domain);
+    let run = copy_store.run().unwrap_or_default();
+    let keep = |reason| save_state(guard, domain, vtpm, reason, deadline);
+    // Its TPM is elsewhere: a copy would restore an old state, or one that is not the guest's.
+    if run.migrated {
+        mark_outdated(&copy_store)?;
+    }
+    // What was refused because of its state, or what another host goes on using, must be there
+    // afterwards, whatever the run was.
+    let is_refused = run.starting && run.refused.is_some();
+    if is_refused || is_used_elsewhere(guard, domain, vtpm) {
+        return link_state(guard, domain, vtpm);
+    }
     match ending {
-        // Its TPM is elsewhere: a copy would restore an old state, or one that is not the guest's.
-        _ if run.migrated => copy_store
-            .remove_run()
-            .and_then(|()| copy_store.remove_if_empty()),
-        _ if run.starting && run.refused.is_some() => link_state(guard, domain, vtpm),
+        _ if run.migrated => Ok(()),
         // It has run, although `started` was missed.
-        Ending::Ended if run.starting => keep(CopyReason::Release),
-        // The copy from before the start is the state that the next start needs.
+        Ending::Ended if run.starting => keep(CopyReason::Release).map(drop),
+        // The next start needs it, on this host or on another that shares it. Should it not be
+        // back by then, the copy from before the start takes its place.
+        _ if run.starting && run.had_state => link_state(guard, domain, vtpm),
         _ if run.starting => Ok(()),
         // It failed between `started` and its end.
-        Ending::Failed => keep(CopyReason::Start),
+        Ending::Failed => keep(CopyReason::Start).map(drop),
         Ending::Migrated => Ok(()),
         _ if !may_have_key_refs(guard, domain, deadline) => Ok(()),
         Ending::Ended | Ending::Unknown => {
             let kept = match guard.config.policy.transient_state {
                 TransientState::Keep => keep(CopyReason::Release),
                 // Older copies are neither of this run nor of a failed start.
-                TransientState::Fresh => copy_store.set_aside(Timestamp::now()).map(|_| ()),
+                TransientState::Fresh => copy_store.set_aside(Timestamp::now()).map(|_| false),
             };
             copy_store.write_run(RunRecord {
                 ended_normally: true,
+                // If this run could not be saved, those before it are older.
+                outdated: run.outdated && !matches!(kept, Ok(true)),
                 ..RunRecord::default()
             })?;
-            kept
+            kept.map(drop)
         }
     }
 }
@@ -65,7 +147,9 @@ pub(in crate::guard) fn save_after_run(
 /// `stopped end`: notes that the guest has migrated away, which an older libvirt no longer reports
 /// at `release`.
 pub(in crate::guard) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
-    if encrypted_and_deleted(guard, domain).is_none() || !has_migrated_away(guard, domain) {
+    let saves = encrypted_and_deleted(guard, domain).is_some()
+        || guard.copy_store(domain).has_copies().unwrap_or_default();
+    if !saves || !has_migrated_away(guard, domain) {
         return Ok(());
     }
     note_tpm_elsewhere(guard, domain)
@@ -95,6 +179,13 @@ fn link_state(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), Cop
         Some(links) => Ok(links.make().map_err(PathError::at(&place.path))?),
         None => Ok(()),
     }
+}
+
+/// Returns whether another host uses the state. The guest's own swtpm may take a moment to end.
+fn is_used_elsewhere(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+    let elsewhere = LockProblem::Held(LockHolder::Elsewhere);
+    lock_problem(&place) == Some(elsewhere)
 }
 
 /// Returns `true` also if the store does not answer.

@@ -3,18 +3,29 @@
 use crate::domain::{Domain, Emulator};
 use crate::guard::context::Guard;
 use crate::swtpm::StateFile;
-use crate::tpm_copies::SavedCopy;
+use crate::tpm_copies::{RunRecord, SavedCopy};
 
-/// Returns the copies that may replace a missing state, the latest first, and whether the last run
-/// of a transient guest ended normally. Unreadable copies are left out; `state list` reports them.
+/// The copies that may replace a missing state.
+#[derive(Default)]
+pub(in crate::guard) struct AvailableCopies {
+    /// The latest first.
+    pub(in crate::guard) copies: Vec<(SavedCopy, StateFile)>,
+    /// Whether the last run of a transient guest ended normally.
+    pub(in crate::guard) ended_normally: bool,
+    /// The record of that run.
+    pub(in crate::guard) run: RunRecord,
+}
+
+/// Returns the copies that may replace a missing state. Unreadable copies are left out; `state list`
+/// reports them.
 pub(in crate::guard) fn available_copies(
     guard: &Guard,
     domain: &Domain,
     vtpm: &Emulator,
-) -> (Vec<(SavedCopy, StateFile)>, bool) {
+) -> AvailableCopies {
     let copy_store = guard.copy_store(domain);
     if !copy_store.exists() {
-        return (Vec::new(), false);
+        return AvailableCopies::default();
     }
     let (copies, unreadable) = copy_store
         .available_copies()
@@ -28,10 +39,13 @@ pub(in crate::guard) fn available_copies(
     };
     let is_state = |state: &StateFile| matches!(state, StateFile::Plain | StateFile::Encrypted(_));
     let copies = copies.into_iter().map(with_state);
-    let copies = copies.filter(|(_, state)| is_state(state)).collect();
-    let ended_normally = libvirt_would_delete(guard, domain, vtpm)
-        && copy_store.run().is_ok_and(|run| run.ended_normally);
-    (copies, ended_normally)
+    // A record that cannot be read tells nothing of a later run; the history may.
+    let run = copy_store.run().unwrap_or_default();
+    AvailableCopies {
+        copies: copies.filter(|(_, state)| is_state(state)).collect(),
+        ended_normally: libvirt_would_delete(guard, domain, vtpm) && run.ended_normally,
+        run,
+    }
 }
 
 /// Returns whether libvirt deletes the TPM state when the guest stops or its start fails: the guest

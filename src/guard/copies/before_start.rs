@@ -35,10 +35,13 @@ pub(in crate::guard) fn save_before_start(
         let keep = |original| copy_store.save(&original, &domain.name, CopyReason::Start);
         original.map(keep).transpose()
     });
+    let before = copy_store.run().unwrap_or_default();
     copy_store.write_run(RunRecord {
         starting: true,
         state: kept.as_ref().ok().cloned().flatten(),
-        ended_normally: is_absent && copy_store.run().is_ok_and(|before| before.ended_normally),
+        had_state: !is_absent,
+        ended_normally: is_absent && before.ended_normally,
+        outdated: before.outdated || before.migrated,
         migrated: false,
         refused: None,
     })?;

@@ -5,8 +5,11 @@
 //! | `prepare` of a transient guest | its state is saved before anything can refuse the start |
 //! | `prepare` that finds no state | a copy is restored: a repair of the verdict |
 //! | `started` | the copies of the guest's own state are dropped |
-//! | `release` after a start that failed | they stay |
+//! | `release` after a start that failed | the state is protected from libvirt (`restore_links`), or else restored from its copy |
 //! | `release` after a run | the state is saved, unless policy gives each run a new TPM |
+//! | `release` of a transient guest, and another swtpm has the state | it is protected likewise |
+//! | with `state.keep = "all"`: `started` of any guest | the copies stay, and are outdated |
+//! | likewise, `release` after a run | the state is saved |
 //! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | no copy is saved |
 
 mod after_run;
@@ -15,6 +18,6 @@ mod before_start;
 mod opener;
 
 pub(super) use after_run::{note_migration, note_tpm_elsewhere, save_after_run};
-pub(super) use available::{available_copies, libvirt_would_delete};
+pub(super) use available::{AvailableCopies, available_copies, libvirt_would_delete};
 pub(super) use before_start::{note_refusal, save_before_start};
 pub(super) use opener::drop_after_start;

@@ -1,12 +1,13 @@
 //! Which copies a guest's keys open, and the copies that may be dropped.
 
 use crate::clock::{Deadline, Timestamp};
+use crate::config::KeptStates;
 use crate::domain::Domain;
 use crate::guard::context::Guard;
 use crate::guard::keys::Keys;
 use crate::ids::DomainUuid;
 use crate::store::Access;
-use crate::tpm_copies::{CopyError, CopyStore, SavedCopy};
+use crate::tpm_copies::{CopyError, CopyStore, KEPT_RUNS, MAX_COPIES, RunRecord, SavedCopy};
 use crate::verdict::facts::{References, Trial};
 
 /// Drops all copies except a few, among them one that a key of the guest opens.
@@ -18,7 +19,11 @@ pub(super) fn drop_surplus(
     deadline: Deadline,
 ) {
     let mut opener = None;
-    let dropped = copy_store.drop_surplus(current, |copy| {
+    let kept = match guard.config.kept_states {
+        KeptStates::Transient => (0, MAX_COPIES),
+        KeptStates::All => (KEPT_RUNS, KEPT_RUNS),
+    };
+    let dropped = copy_store.drop_surplus(current, kept, |copy| {
         let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
         opener.opens(copy)
     });
@@ -28,7 +33,7 @@ pub(super) fn drop_surplus(
 }
 
 /// `started begin`: the guest has its state, and drops the copies of it. Copies of another TPM, and
-/// those that were set aside, stay.
+/// those that were set aside, stay. Where every run is saved, all stay, and are older than this run.
 pub(in crate::guard) fn drop_after_start(
     guard: &Guard,
     domain: &Domain,
@@ -37,6 +42,12 @@ pub(in crate::guard) fn drop_after_start(
     let copy_store = guard.copy_store(domain);
     if !copy_store.exists() {
         return Ok(());
+    }
+    if guard.config.kept_states == KeptStates::All {
+        return copy_store.write_run(RunRecord {
+            outdated: true,
+            ..RunRecord::default()
+        });
     }
     let run = copy_store.run().unwrap_or_default();
     // First: whatever fails below, the start has succeeded.

@@ -120,7 +120,21 @@ impl Libvirt for LibvirtClient {
         secret: SecretUuid,
         deadline: Deadline,
     ) -> Result<bool, SecretError> {
-        match self.ask(&Request::EncryptVtpm { domain, secret }, deadline)? {
+        self.redefine(&Request::EncryptVtpm { domain, secret }, deadline)
+    }
+
+    fn persist_vtpm_state(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        self.redefine(&Request::PersistVtpmState(domain), deadline)
+    }
+}
+
+impl LibvirtClient {
+    fn redefine(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, SecretError> {
+        match self.ask(request, deadline)? {
             Response::Redefined(changed) => Ok(changed),
             other => Err(unexpected(&other)),
         }

@@ -2,6 +2,7 @@
 
 use super::{Call, FakeLibvirt, failures};
 use crate::clock::Deadline;
+use crate::domain;
 use crate::host::crash;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -173,7 +174,18 @@ impl Libvirt for FakeLibvirt {
         deadline: Deadline,
     ) -> Result<bool, SecretError> {
         self.serve(Call::EncryptVtpm, deadline, || {
-            self.guests.encrypt_vtpm(domain, secret)
+            self.guests
+                .redefine(domain, |xml| domain::encrypt_vtpm(xml, secret))
+        })
+    }
+
+    fn persist_vtpm_state(
+        &self,
+        domain: DomainUuid,
+        deadline: Deadline,
+    ) -> Result<bool, SecretError> {
+        self.serve(Call::PersistVtpmState, deadline, || {
+            self.guests.redefine(domain, domain::persist_vtpm_state)
         })
     }
 

@@ -13,6 +13,7 @@ pub(crate) enum Call {
     GuestsCalled,
     SavedRuns,
     EncryptVtpm,
+    PersistVtpmState,
     Metadata,
     SetMetadata,
     Inspect,

@@ -5,17 +5,17 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::disk::write;
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, DomainXmlError};
 use crate::host::dirs::LibvirtDirs;
-use crate::ids::{DomainUuid, SecretUuid};
-use crate::libvirt::guests::{Guest, SavedRuns};
+use crate::ids::DomainUuid;
+use crate::libvirt::guests::{Guest, SavedRuns, not_defined};
 use crate::libvirt::secret::SecretError;
 
 /// libvirt's files about guests.
 #[derive(Clone)]
 pub(crate) struct GuestFiles {
-    definitions: PathBuf,
-    running: PathBuf,
+    pub(super) definitions: PathBuf,
+    pub(super) running: PathBuf,
     managed_saves: PathBuf,
     snapshots: PathBuf,
 }
@@ -104,18 +104,21 @@ impl GuestFiles {
         })
     }
 
-    pub(super) fn encrypt_vtpm(
+    /// Changes the definition of a guest that has one.
+    pub(super) fn redefine(
         &self,
         domain: DomainUuid,
-        secret: SecretUuid,
+        edit: impl FnOnce(&str) -> Result<Option<String>, DomainXmlError>,
     ) -> Result<bool, SecretError> {
         let guest = self.with_uuid(domain)?;
-        let encrypted = domain::encrypt_vtpm(&guest.xml, secret)
-            .map_err(|error| SecretError::Refused(error.to_string()))?;
-        if let Some(xml) = &encrypted {
+        if !guest.persistent {
+            return Err(not_defined());
+        }
+        let edited = edit(&guest.xml).map_err(|error| SecretError::Refused(error.to_string()))?;
+        if let Some(xml) = &edited {
             self.define(xml);
         }
-        Ok(encrypted.is_some())
+        Ok(edited.is_some())
     }
 
     fn with_uuid(&self, domain: DomainUuid) -> Result<Guest, SecretError> {

@@ -87,6 +87,7 @@ fn answer(
         Request::EncryptVtpm { domain, secret } => {
             definition::encrypt_vtpm(connection, domain, secret)
         }
+        Request::PersistVtpmState(domain) => definition::persist_vtpm_state(connection, domain),
         Request::Metadata(domain) => metadata::get(connection, domain),
         Request::SetMetadata { domain, element } => metadata::set(connection, domain, element),
         Request::SavedRuns(domain) => guests::saved_runs(connection, domain),

@@ -47,6 +47,7 @@ fn every_request_arrives_as_it_was_sent() {
             domain: domain(),
             secret: secret(),
         },
+        Request::PersistVtpmState(domain()),
         Request::SavedRuns(domain()),
         Request::DropStaged {
             secret: secret(),

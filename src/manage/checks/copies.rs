@@ -2,6 +2,7 @@
 
 use super::{Finding, KeyFinding, last_name};
 use crate::clock::Timestamp;
+use crate::config::KeptStates;
 use crate::ids::DomainUuid;
 use crate::manage::host::Host;
 use crate::tpm_copies::{self, CopyStore, SavedCopy};
@@ -31,7 +32,11 @@ fn of_guest(host: &Host, guest: DomainUuid) -> Vec<KeyFinding> {
 
 fn old(host: &Host, guest: DomainUuid, copies: &[SavedCopy]) -> Option<KeyFinding> {
     let saved_at = copies.iter().map(|copy| copy.manifest.kept_at()).max()?;
-    if Timestamp::now().0.saturating_sub(saved_at.0) < OLD_MS {
+    // Of a guest that is only shut off for long, where every run is saved, it is what it should be.
+    let keeps_all = host
+        .config()
+        .is_ok_and(|config| config.kept_states == KeptStates::All);
+    if Timestamp::now().0.saturating_sub(saved_at.0) < OLD_MS || keeps_all {
         return None;
     }
     Some(KeyFinding::OldCopy {

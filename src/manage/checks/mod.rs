@@ -17,6 +17,7 @@ mod selinux;
 mod staged;
 mod starts;
 mod store;
+mod travelling;
 mod trust;
 mod unsealing;
 
@@ -28,6 +29,7 @@ pub(crate) use recovery::RecoveryFiles;
 use super::dry_start::UnsealedKeks;
 use super::guests::ListedGuest;
 use super::host::Host;
+use super::persist_state::DeletedStates;
 use super::shared_secrets;
 use crate::ids::DomainUuid;
 use crate::store::Access;
@@ -55,6 +57,8 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(plaintext::in_libvirt(host, guests.map(|_| &listed[..])));
     found.extend(shared(host, &listed, &keks));
     found.extend(starts::examine(host, &listed, &keks));
+    found.extend(deleted(host, &listed));
+    found.extend(travelling::examine(host, &listed));
     found.extend(copies::examine(host));
     found.extend(plaintext::kept_by_encrypt(host, guests));
     found.extend(plaintext::in_state_files(host, &listed));
@@ -68,6 +72,16 @@ fn shared(host: &Host, guests: &[ListedGuest], keks: &UnsealedKeks) -> Vec<Findi
     let shared = shared_secrets::find(host, guests, keks).unwrap_or_default();
     let findings = shared.into_iter().map(KeyFinding::Shared);
     findings.map(Finding::from).collect()
+}
+
+/// What libvirt deletes, although it is needed.
+fn deleted(host: &Host, guests: &[ListedGuest]) -> Vec<Finding> {
+    let deleted = DeletedStates::find(host, guests).unwrap_or_default();
+    let at_stop = Some(deleted.at_stop).filter(|guests| !guests.is_empty());
+    let at_undefine = Some(deleted.at_undefine).filter(|guests| !guests.is_empty());
+    let at_stop = at_stop.map(KeyFinding::DeletedAtStop).into_iter();
+    let found = at_stop.chain(at_undefine.map(KeyFinding::DeletedAtUndefine));
+    found.map(Finding::from).collect()
 }
 
 /// The providers; none where the store cannot be read.

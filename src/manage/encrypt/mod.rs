@@ -23,6 +23,7 @@ pub(crate) use self::error::EncryptError;
 use self::key::{Choice, Key, opened};
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
+use super::persist_state::Survival;
 use super::providers::ProviderRef;
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
@@ -44,6 +45,8 @@ pub(crate) struct EncryptResult {
     /// The secret that the XML names.
     pub(crate) secret_uuid: SecretUuid,
     pub(crate) action: EncryptAction,
+    #[serde(flatten)]
+    pub(crate) survival: Survival,
     /// What became of the plain state in a file that the encrypted one is in, too.
     pub(crate) old_state: Option<OldState>,
     /// Where the plain state is kept until the guest has started with the encrypted one.
@@ -259,6 +262,7 @@ impl Job<'_> {
             key_ref,
             secret_uuid,
             action,
+            survival: Survival::default(),
             old_state: None,
             plain_state: None,
             not_recorded: None,

@@ -77,12 +77,14 @@ pub(super) fn remedy(code: Code) -> String {
             "If the message names a state of this guest, make the XML name it again: {}. Check \
              for a saved copy: {}; restore it: {}. Otherwise restore the state from a backup of \
              /var/lib/libvirt/swtpm/UUID. A snapshot of the running guest contains the TPM: {}. \
-             libvirt deletes the state of a guest that is undefined, unless --keep-tpm is given. \
-             If the guest was redefined on purpose, or the TPM should be new: {}.",
+             libvirt deletes the state of a guest that is undefined, unless --keep-tpm is given or its \
+             XML says persistent_state='yes': {}. A saved copy that is older than the guest's last \
+             run is only restored by state restore: the TPM loses what it stored since. If the guest was redefined on purpose, or the TPM should be new: {}.",
             Command::VirshEdit(Arg::DOMAIN),
             Command::StateList,
             Command::StateRestore(Arg::DOMAIN),
             Command::VirshSnapshotRevert(Arg::DOMAIN),
+            Command::StatePersist(Arg::DOMAIN),
             Command::Reset(Arg::DOMAIN)
         ),
         Code::KeyCorrupt => format!(

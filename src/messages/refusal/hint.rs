@@ -127,6 +127,12 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             Command::VirshSnapshotRevert(guest()),
             Command::Reset(guest())
         ),
+        Refusal::SavedCopyOutdated { .. } => format!(
+            "restore the state from a backup; to set the TPM back to that copy: {}; for a new TPM: \
+             {}",
+            Command::StateRestore(guest()),
+            Command::Reset(guest())
+        ),
         Refusal::TpmStateNotRestored { .. } => format!(
             "fix that, or restore it yourself: {}",
             Command::StateRestore(guest())

@@ -139,6 +139,10 @@ pub(super) fn message(why: &Refusal) -> String {
             path.display(),
             date(*at)
         ),
+        Refusal::SavedCopyOutdated { saved_at } => format!(
+            "{STATE_GONE}; its saved copy of {} is older than the guest's last run",
+            date(*saved_at)
+        ),
         Refusal::TpmStateNotRestored { reason } => {
             format!("the TPM state is gone, and its saved copy could not be restored: {reason}")
         }

@@ -53,6 +53,25 @@ fn the_history_can_be_filtered_by_code_and_time() {
 }
 
 #[test]
+fn only_a_start_that_was_allowed_and_did_not_fail_is_a_run() {
+    let (_dir, mut store) = new_store();
+    let (guest, other) = (domain(1), domain(2));
+    assert!(!store.has_started_since(guest, Timestamp(0)));
+    let start = |uuid, at| event(uuid, "vm1", Timestamp(at));
+    store.record_event(&start(other, 50)).unwrap();
+    store.record_event(&denied(Code::KeyLost, 50)).unwrap();
+    let failed = Event {
+        origin: Origin::Stopped,
+        ..start(guest, 50)
+    };
+    store.record_event(&failed).unwrap();
+    assert!(!store.has_started_since(guest, Timestamp(0)));
+    store.record_event(&start(guest, 20)).unwrap();
+    assert!(store.has_started_since(guest, Timestamp(19)));
+    assert!(!store.has_started_since(guest, Timestamp(20)));
+}
+
+#[test]
 fn what_became_of_a_start_is_in_its_row() {
     let (_dir, mut store) = new_store();
     let at = |origin, at| Event {

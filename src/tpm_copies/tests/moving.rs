@@ -83,8 +83,56 @@ fn a_state_with_hard_links_is_restored_with_its_owner_modes_and_lock() {
     assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
 
     links.make().unwrap();
-    links.remove().unwrap();
+    links.give_up().unwrap();
     assert!(!links.exist() && guest.state().exists());
+}
+
+#[test]
+fn without_hard_links_the_directory_itself_is_away_until_libvirt_has_deleted_an_empty_one() {
+    let guest = Guest::new();
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    // Nothing is there that could be moved.
+    guest.delete();
+    assert!(links.move_away().is_err() && !links.exist());
+    guest.put(b"whatever is in it");
+    let inode = || fs::metadata(guest.state()).unwrap().ino();
+    let before = inode();
+    for _ in 0..2 {
+        links.move_away().unwrap();
+        assert!(links.exist() && links.is_moved().unwrap() && !guest.state().exists());
+        assert_eq!(links.restore().unwrap(), LinksRestored::StillThere);
+        guest.delete();
+        assert_eq!(links.restore().unwrap(), LinksRestored::Restored);
+        assert_eq!(inode(), before);
+    }
+    // libvirt has not deleted it.
+    links.move_away().unwrap();
+    links.give_up().unwrap();
+    assert!(inode() == before && !links.exist());
+
+    // Of a kill before the move: the empty one is never given back as the state.
+    let moved = format!(".vtpm-guard.moved.{}", guest.domain);
+    let moved = guest.states().join(moved);
+    fs::create_dir(&moved).unwrap();
+    guest.delete();
+    assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
+    assert!(!moved.exists() && !links.exist());
+}
+
+#[test]
+fn where_no_hard_link_can_be_made_the_directory_is_moved() {
+    let guest = Guest::new();
+    // Links are made only as deep as libvirt makes directories.
+    let deep = guest.state().with_file_name("a/b/c/d");
+    fs::create_dir_all(deep).unwrap();
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    links.make().unwrap();
+    assert!(links.is_moved().unwrap() && !guest.state().exists());
+    guest.delete();
+    assert_eq!(links.restore().unwrap(), LinksRestored::Restored);
+    assert!(guest.state().exists() && !links.exist());
 }
 
 #[test]
@@ -108,7 +156,7 @@ fn a_state_in_one_file_is_restored_from_a_hard_link() {
     assert_eq!(inode(), before);
     assert_eq!(links.restore().unwrap(), LinksRestored::NoLinks);
     links.make().unwrap();
-    links.remove().unwrap();
+    links.give_up().unwrap();
     assert!(!links.exist() && file.exists());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

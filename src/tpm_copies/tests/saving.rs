@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Guest, LATER, STATE};
 use crate::clock::Timestamp;
-use crate::tpm_copies::copy_store::MAX_COPIES;
+use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES};
 use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains};
 use crate::verdict::facts::CopyReason;
 
@@ -24,15 +24,27 @@ fn newer(text: &str) -> Vec<u8> {
 fn the_same_bytes_are_saved_once_and_others_next_to_them() {
     let guest = Guest::new();
     let first = guest.save(CopyReason::Start);
-    assert_eq!(guest.save(CopyReason::Release), first);
+    assert_eq!(guest.save(CopyReason::Start), first);
     assert_eq!(guest.copies().len(), 1);
     assert_eq!(guest.copies()[0].manifest.reason, CopyReason::Start);
 
+    let order = || {
+        let saved = guest.copies();
+        let names = saved.iter().map(|copy| copy.manifest.sha256().to_owned());
+        names.collect::<Vec<_>>()
+    };
     guest.put(LATER);
     let second = guest.save(CopyReason::Release);
-    let saved = guest.copies();
-    let order: Vec<_> = saved.iter().map(|copy| copy.manifest.sha256()).collect();
-    assert_eq!(order, [&second, &first], "the latest first");
+    assert_eq!(order(), [&*second, &first], "the latest first");
+
+    // A run that has changed nothing is a run all the same.
+    guest.put(STATE);
+    let before = guest.copies()[1].manifest.kept_at();
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    assert_eq!(guest.save(CopyReason::Release), first);
+    assert_eq!(order(), [&*first, &second]);
+    let latest = &guest.copies()[0].manifest;
+    assert!(latest.reason == CopyReason::Release && latest.kept_at() > before);
 
     guest.copy_store().drop_copy(&second).unwrap();
     guest.copy_store().drop_copy(&second).unwrap();
@@ -123,9 +135,8 @@ fn the_record_of_a_run_is_written_and_removed() {
     let run = RunRecord {
         starting: true,
         state: Some(guest.save(CopyReason::Start)),
-        ended_normally: false,
-        migrated: false,
-        refused: None,
+        had_state: true,
+        ..RunRecord::default()
     };
     copy_store.write_run(run.clone()).unwrap();
     assert_eq!(copy_store.run().unwrap(), run);
@@ -153,7 +164,10 @@ fn a_few_copies_stay_available_among_them_the_proven_and_the_latest() {
             proven = Some(latest.clone());
         }
         let is_proven = |copy: &SavedCopy| Some(copy.manifest.sha256()) == proven.as_deref();
-        guest.copy_store().drop_surplus(&latest, is_proven).unwrap();
+        guest
+            .copy_store()
+            .drop_surplus(&latest, (0, MAX_COPIES), is_proven)
+            .unwrap();
         let copies = guest.copies();
         assert!(copies.len() <= MAX_COPIES, "{} copies", copies.len());
         let has = |sha256: &str| copies.iter().any(|copy| copy.manifest.sha256() == sha256);
@@ -178,11 +192,59 @@ fn the_copy_of_the_current_state_is_not_surplus() {
     assert_eq!(guest.save(CopyReason::Start), names[1]);
     guest
         .copy_store()
-        .drop_surplus(&names[1], |_| false)
+        .drop_surplus(&names[1], (0, MAX_COPIES), |_| false)
         .unwrap();
     let left = guest.copies();
     let left: Vec<_> = left.iter().map(|copy| copy.manifest.sha256()).collect();
     assert_eq!(left, [&names[1], &names[0]]);
+}
+
+/// Of a guest whose every run is saved.
+#[test]
+fn the_copies_of_the_last_runs_stay_and_the_latest_that_is_proven() {
+    let guest = Guest::new();
+    let mut names = Vec::new();
+    for number in 0..10 {
+        guest.put(&newer(&format!("state {number}")));
+        names.push(guest.save(CopyReason::Release));
+        let is_proven = |copy: &SavedCopy| copy.manifest.sha256() == names[names.len().min(4) - 1];
+        let current = &names[number];
+        let kept = (KEPT_RUNS, KEPT_RUNS);
+        guest
+            .copy_store()
+            .drop_surplus(current, kept, is_proven)
+            .unwrap();
+    }
+    let left = guest.copies();
+    let left: Vec<_> = left.iter().map(|copy| copy.manifest.sha256()).collect();
+    assert_eq!(left, [&names[9], &names[8], &names[7], &names[3]]);
+}
+
+/// A copy that an earlier run has made is older than a run that is known.
+#[test]
+fn a_copy_is_outdated_by_a_later_run_and_not_by_its_own_start() {
+    let guest = Guest::new();
+    let name = guest.save(CopyReason::Release);
+    let copies = guest.copies();
+    let outdated = |run: &RunRecord, started: bool| run.is_later_than(&copies[0], |_| started);
+    let quiet = RunRecord::default();
+    assert!(!outdated(&quiet, false) && outdated(&quiet, true));
+    for change in [
+        |run: &mut RunRecord| run.outdated = true,
+        |run: &mut RunRecord| run.migrated = true,
+    ] {
+        let mut run = quiet.clone();
+        change(&mut run);
+        assert!(outdated(&run, false));
+        // What this very start began with is the state of the next.
+        run.state = Some(name.clone());
+        assert!(!outdated(&run, true));
+    }
+    let starting = RunRecord {
+        starting: true,
+        ..quiet
+    };
+    assert!(!outdated(&starting, true));
 }
 
 #[test]
@@ -194,7 +256,7 @@ fn copies_that_were_set_aside_are_not_surplus() {
         guest.copy_store().set_aside(Timestamp(number)).unwrap();
         guest
             .copy_store()
-            .drop_surplus(&current, |_| false)
+            .drop_surplus(&current, (0, MAX_COPIES), |_| false)
             .unwrap();
     }
     assert_eq!(guest.copies().len(), 10);

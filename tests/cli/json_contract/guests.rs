@@ -43,6 +43,11 @@ pub(super) fn encrypt(answers: &mut Answers) {
     answers.ask(&site, "it is encrypted already", "vm1");
     site.define("vm1", 1, false);
     answers.ask(&site, "its XML was put back", "vm1");
+    answers.ask(
+        &site,
+        "its XML gets persistent_state, too",
+        "vm1 --persistent-state",
+    );
     site.start("vm1");
     answers.ask(&site, "it runs", "vm1");
     answers.ask(&site, "an unknown guest", "vm9");
@@ -92,6 +97,20 @@ pub(super) fn state_restore(answers: &mut Answers) {
     site.state(1, PLAIN);
     answers.ask(&site, "another state is there", "vm1");
     answers.ask(&site, "a guest without a copy", &guest(2));
+}
+
+pub(super) fn state_persist(answers: &mut Answers) {
+    let site = Site::new();
+    answers.ask(&site, "no guest is defined", "--all");
+    site.define("vm1", 1, true);
+    site.define("vm2", 2, false);
+    answers.ask(&site, "one is encrypted", "--all");
+    answers.ask(&site, "again", "vm1");
+    answers.ask(&site, "a plain one", "vm2");
+    site.define("vm3", 3, true);
+    site.start("vm3");
+    answers.ask(&site, "it runs", "vm3");
+    answers.ask(&site, "an unknown guest", "vm9");
 }
 
 pub(super) fn state_drop(answers: &mut Answers) {

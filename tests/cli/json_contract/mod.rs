@@ -135,6 +135,7 @@ contract! {
     state_list: "state list", guests::state_list;
     state_show: "state show", guests::state_show;
     state_restore: "state restore", guests::state_restore;
+    state_persist: "state persist", guests::state_persist;
     state_drop: "state drop", guests::state_drop;
     status: "status", hosts::status;
     history: "history", hosts::history;

@@ -57,19 +57,24 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         }
         Refusal::TpmStateMissing
         | Refusal::StateInSnapshots { .. }
-        | Refusal::SeenStateMissing { .. } => state_missing(found, refusal),
+        | Refusal::SeenStateMissing { .. } => state_missing(facts, found, refusal),
         other => other,
     }
 }
 
 /// A TPM that was used, and no state at its place.
-fn state_missing(found: &Elsewhere, refusal: Refusal) -> Refusal {
-    match &found.state {
-        Some(state) => Refusal::TpmStateElsewhere(state.clone()),
-        None if found.was_undefined && refusal == Refusal::TpmStateMissing => {
+fn state_missing(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
+    let copy = facts.saved.copy.as_ref();
+    let outdated = copy.filter(|copy| copy.is_outdated && copy.is_proven);
+    match (&found.state, outdated) {
+        (Some(state), _) => Refusal::TpmStateElsewhere(state.clone()),
+        (None, Some(copy)) if refusal == Refusal::TpmStateMissing => Refusal::SavedCopyOutdated {
+            saved_at: copy.saved_at,
+        },
+        _ if found.was_undefined && refusal == Refusal::TpmStateMissing => {
             Refusal::TpmStateUndefined
         }
-        None => refusal,
+        _ => refusal,
     }
 }
 

@@ -86,7 +86,7 @@ impl Facts {
     /// The saved copy that takes the place of a TPM state that is gone: the start is decided, and
     /// continues, as if that state had never been away.
     ///
-    /// None does where state is on its way, where policy gives each run a TPM of its own, and
+    /// None does where state is on its way, where a later run of the guest is known, where policy gives each run a TPM of its own, and
     /// where policy lets a new TPM take the place of one that no key of the guest opens. In the
     /// place of a damaged state, only a copy that a key of the guest opens does.
     #[must_use]
@@ -104,7 +104,7 @@ impl Facts {
         self.saved
             .copy
             .as_ref()
-            .filter(|copy| !arrives && stands(copy))
+            .filter(|copy| !arrives && !copy.is_outdated && stands(copy))
     }
 
     /// The TPM state that the start is judged by.

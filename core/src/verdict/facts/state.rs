@@ -47,7 +47,8 @@ pub enum Obstacle {
     },
 }
 
-/// What the guard saved of a TPM whose state libvirt deletes: a transient guest's.
+/// What the guard saved of a TPM: a transient guest's, whose state libvirt deletes, or any guest's
+/// with `state.keep = "all"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SavedTpm {
     /// The copy that would be restored: one that a key of the guest opens, else the newest.
@@ -67,6 +68,8 @@ pub struct CopyToRestore {
     pub is_encrypted: bool,
     /// Whether a key of the guest opens it.
     pub is_proven: bool,
+    /// Whether a later run of the guest is known: restoring it would set the TPM back.
+    pub is_outdated: bool,
 }
 
 /// When in a guest's life a copy of its TPM state is saved.

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::cli::args::Domains;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
+use crate::cli::ui::describe::{self, Keep};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
@@ -22,18 +23,27 @@ use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::manage::adopt::{AdoptResult, Request, SecretOutcome, Step, adopt};
 use crate::manage::guests::GuestRef;
+use crate::manage::host::Host;
+use crate::manage::persist_state::{DeletedStates, Survival};
 use crate::messages::count;
+
+/// What `adopt` was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) provider: Option<&'a str>,
+    pub(crate) keep_plaintext: bool,
+    pub(crate) persistent_state: bool,
+}
 
 pub(crate) fn run(
     context: &Context,
     which: &Domains,
-    provider: Option<&str>,
-    keep_plaintext: bool,
+    asked: Asked<'_>,
 ) -> Result<ExitCode, CommandError> {
     let request = Request {
         guests: (!which.all).then_some(&which.domains),
-        provider,
-        keep_plaintext,
+        provider: asked.provider,
+        keep_plaintext: asked.keep_plaintext,
     };
     let mut bar = Progress::new("", 0);
     let results = adopt(&context.host, &request, &mut |step| {
@@ -46,8 +56,21 @@ pub(crate) fn run(
         bar = Progress::new(verb, guests);
     });
     bar.done();
-    let rows = Rows(results?.into_iter().map(Row::from).collect());
+    let mut rows = Rows(results?.into_iter().map(Row::from).collect());
+    if asked.persistent_state {
+        let adopted = rows.0.iter_mut().filter(|row| row.has_key());
+        adopted.for_each(|row| row.persist_state(&context.host));
+    }
     context.output.print(&rows)?;
+    let adopted = rows.0.iter().filter(|row| row.has_key());
+    let adopted: Vec<_> = adopted.map(|row| row.guest.uuid.to_string()).collect();
+    if let Ok(guests) = context.host.named_guests(&adopted)
+        && let Ok(deleted) = DeletedStates::find(&context.host, &guests)
+    {
+        for Keep { what, fix } in describe::deleted_states(&deleted) {
+            context.output.note(&format!("{what}; {fix}"));
+        }
+    }
     Ok(rows.status())
 }
 
@@ -68,6 +91,7 @@ struct Row {
     reason: String,
     hint: Option<String>,
     warnings: Vec<Warning>,
+    persistent_state_set: bool,
 }
 
 /// The same in one word.
@@ -113,6 +137,7 @@ impl From<AdoptResult> for Row {
             proven: stored.map(|stored| stored.proven),
             secret: result.secret.map(|uuid| Secret { uuid, action }),
             warnings: warning.into_iter().collect(),
+            persistent_state_set: false,
             result: Outcome::Failed,
             reason: String::new(),
             hint: None,
@@ -138,6 +163,26 @@ impl From<AdoptResult> for Row {
             (None, None) => {}
         }
         row
+    }
+}
+
+impl Row {
+    /// Whether the guard has the guest's key.
+    fn has_key(&self) -> bool {
+        matches!(self.result, Outcome::Adopted | Outcome::Already)
+    }
+
+    /// Sets `persistent_state='yes'` in the guest's XML.
+    fn persist_state(&mut self, host: &Host) {
+        match Survival::of(host, &self.guest.uuid.to_string(), true) {
+            Ok(done) => self.persistent_state_set = done.persistent_state_set,
+            Err(error) => {
+                let error = describe::not_persisted("it is adopted", error);
+                self.result = Outcome::Failed;
+                self.reason = error.to_string();
+                self.hint = error.hint().map(str::to_owned);
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Described, seal};
 use crate::cli::ui::answer::time;
-use crate::cli::ui::describe::shared_secret;
+use crate::cli::ui::describe::{Keep, deleted_at_stop, deleted_at_undefine, shared_secret};
 use crate::ids::DomainUuid;
 use crate::manage::checks::KeyFinding;
 use crate::manage::dry_start::CheckedGuest;
@@ -116,6 +116,21 @@ fn of_guest(finding: &KeyFinding) -> Described {
                 fix,
             )
         }
+        KeyFinding::DeletedAtUndefine(guests) => {
+            let Keep { what, fix } = deleted_at_undefine(guests);
+            Described::note(
+                what,
+                "a guest that is defined again has lost its TPM: Windows asks for its BitLocker \
+                 recovery key",
+                fix,
+            )
+        }
+        KeyFinding::DeletedAtStop(guests) => {
+            let Keep { what, fix } = deleted_at_stop(guests);
+            let why = "the guest cannot start on another host, nor once this one is lost";
+            Described::warning(what, why, fix)
+        }
+        KeyFinding::NotTravelling(guests) => not_travelling(guests),
         KeyFinding::WouldNotStart { guests, why } => would_not_start(guests, why),
         KeyFinding::Copy(error) => Described::error(
             format!("a saved copy of TPM state cannot be used: {error}"),
@@ -161,6 +176,18 @@ fn of_guest(finding: &KeyFinding) -> Described {
         } => plain_state(*guest, name.as_deref(), *is_known),
         _ => unreachable!("only findings about guests come here"),
     }
+}
+
+fn not_travelling(guests: &[GuestRef]) -> Described {
+    let names: Vec<_> = guests.iter().map(GuestRef::label).collect();
+    Described::warning(
+        format!(
+            "not in the domain XML yet: the keys of {}",
+            names.join(", ")
+        ),
+        "on another host these guests would not start by what travels with them",
+        Command::Sync.to_string(),
+    )
 }
 
 /// What helps against a key of libvirt's on the disk.

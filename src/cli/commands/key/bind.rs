@@ -4,18 +4,24 @@ use std::io;
 
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
+use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::bind::{BindAction, BindError, BindRemark, Bound, bind};
+use crate::manage::persist_state::Survival;
 use crate::messages::{Arg, Command, Words, label, quoted, refusal};
 
 pub(super) fn run(
     context: &Context,
     guest: &str,
     provider: Option<&str>,
+    persistent_state: bool,
 ) -> Result<(), CommandError> {
-    context.output.print(&bind(&context.host, guest, provider)?)
+    let mut bound = bind(&context.host, guest, provider)?;
+    bound.survival = Survival::of(&context.host, guest, persistent_state)
+        .map_err(|error| describe::not_persisted("the guest is bound", error))?;
+    context.output.print(&bound)
 }
 
 impl Answer for Bound {
@@ -46,14 +52,16 @@ impl Answer for Bound {
                     ids.join(", ")
                 )
             }
+        }?;
+        if self.survival.persistent_state_set {
+            writeln!(out, "{}", describe::persistent_state_set(&self.guest))?;
         }
+        Ok(())
     }
 
     fn notes(&self) -> Vec<String> {
-        self.remarks
-            .iter()
-            .map(|remark| self.note(remark))
-            .collect()
+        let remarks = self.remarks.iter().map(|remark| self.note(remark));
+        remarks.chain(describe::survival(&self.survival)).collect()
     }
 }
 

@@ -21,7 +21,11 @@ use crate::ids::KeyRefId;
 
 pub(crate) fn run(context: &Context, verb: &args::Key) -> Result<ExitCode, CommandError> {
     match verb {
-        args::Key::Bind { domain, provider } => bind::run(context, domain, provider.as_deref()),
+        args::Key::Bind {
+            domain,
+            provider,
+            persistent_state,
+        } => bind::run(context, domain, provider.as_deref(), *persistent_state),
         args::Key::Import {
             domain,
             from,

@@ -46,6 +46,7 @@ impl Answer for Vec<JudgedCopy> {
 fn purpose(judged: &JudgedCopy) -> &'static str {
     match &judged.content {
         _ if !judged.copy.is_available() => "state restore (set aside)",
+        _ if judged.outdated => "state restore (older than the last run)",
         StateFile::Encrypted(_) if judged.opened || !judged.keyed => "the next start without state",
         StateFile::Plain => "the next start without state",
         _ => "state restore",

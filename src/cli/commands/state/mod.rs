@@ -2,6 +2,7 @@
 
 mod drop;
 mod list;
+mod persist;
 mod restore;
 mod show;
 
@@ -24,6 +25,7 @@ pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, Com
     match verb {
         args::State::List => list::run(context)?,
         args::State::Show { domain } => show::run(context, domain)?,
+        args::State::Persist { which } => persist::run(context, which)?,
         args::State::Restore { domain } => restore::run(context, domain)?,
         args::State::Drop {
             domain,

@@ -28,6 +28,10 @@ impl Answer for ShownCopies {
                 ("occasion", judged.occasion.to_owned()),
                 ("kept at", time(Some(judged.kept_at))),
                 ("set aside at", time(judged.set_aside_at)),
+                (
+                    "outdated",
+                    if judged.outdated { "yes" } else { "no" }.to_owned(),
+                ),
                 ("size", judged.size.to_string()),
                 ("opened by its key", super::opened(judged).to_owned()),
                 ("place", judged.path.to_string_lossy().into_owned()),

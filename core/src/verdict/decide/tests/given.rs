@@ -298,7 +298,21 @@ impl Facts {
             saved_at: Timestamp(5),
             is_encrypted: true,
             is_proven: self.trials.values().any(Trial::is_proven),
+            is_outdated: false,
         });
+        self
+    }
+
+    /// The same of before a run that is known.
+    pub(super) fn with_outdated_copy(mut self) -> Self {
+        self = self.with_saved(CopyReason::Release);
+        self.saved.copy.as_mut().unwrap().is_outdated = true;
+        // The keys are tried against no state then.
+        for trial in self.trials.values_mut() {
+            if let Trial::Opened { proof, .. } = trial {
+                *proof = Proof::None;
+            }
+        }
         self
     }
 

@@ -1,6 +1,7 @@
 //! A used key without its TPM state.
 
 use super::given::{findings, guest, hidden, keyless, opens, placeholder, refusal, verdict};
+use crate::clock::Timestamp;
 use crate::verdict::Finding;
 use crate::verdict::facts::{
     CopyReason, HostSecret, Permission, StoreAccessError, TpmState, TransientState,
@@ -53,6 +54,32 @@ fn a_saved_copy_that_the_key_opens_is_restored() {
     let there = facts.clone().state(Encrypted);
     assert_eq!(verdict(&there), "allow Proven; provide 1");
     assert!(!verdict(&facts.arriving()).contains("restore"));
+}
+
+/// Row 40, and rows 9, 38, 39 and 45.
+#[test]
+fn a_copy_from_before_a_run_that_is_known_is_never_restored_unasked() {
+    let used = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven());
+    let outdated = used.clone().with_outdated_copy();
+    assert_eq!(verdict(&outdated), "deny VG205");
+    let saved_at = Timestamp(5);
+    assert_eq!(refusal(&outdated), Refusal::SavedCopyOutdated { saved_at });
+    let damaged = outdated
+        .clone()
+        .state(TpmState::Damaged("cut short".to_owned()));
+    assert_eq!(verdict(&damaged), "deny VG207");
+    let allowed = outdated.policy(|policy| policy.missing_state = Permission::Allow);
+    assert_eq!(verdict(&allowed), "allow Unproven; provide 1");
+
+    let degraded = guest().row(keyless(1, "a", 1, 'A').used()).host(hidden());
+    assert_eq!(verdict(&degraded.with_outdated_copy()), "deny VG205");
+    // One that no key opens is not offered.
+    let other = used.with_saved(CopyReason::Release);
+    let mut other = other.with_outdated_copy();
+    other.saved.copy.as_mut().unwrap().is_proven = false;
+    assert_eq!(refusal(&other), Refusal::TpmStateMissing);
 }
 
 /// Rows 30 and 40.

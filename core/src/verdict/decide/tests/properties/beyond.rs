@@ -60,6 +60,13 @@ proptest! {
     }
 
     #[test]
+    fn a_copy_from_before_a_later_run_is_never_restored_unasked(world in world()) {
+        let restores = |repair: &Repair| repair.kind() == "restore-tpm-state";
+        let is_restored = world.verdict().repairs.iter().any(restores);
+        prop_assert!(!(world.copy_is_outdated && is_restored));
+    }
+
+    #[test]
     fn a_refusal_changes_and_provides_nothing(world in world()) {
         let verdict = world.verdict();
         if !is_allowed(&verdict) {

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) obstacle: Option<Obstacle>,
     /// The kept copy of a TPM state: its DEK.
     pub(super) copy: Option<u8>,
+    /// Whether it is older than a run that is known.
+    pub(super) copy_is_outdated: bool,
     /// Whether the last run, of a transient guest, ended normally.
     pub(super) ended_normally: bool,
     pub(super) host_secret: Option<Host>,
@@ -162,6 +164,7 @@ impl World {
                     .tried(&self.references.key_refs, Tpm::Encrypted(dek))
                     .values()
                     .any(Trial::is_proven),
+            is_outdated: self.copy_is_outdated,
         });
         facts.saved.ended_normally = self.ended_normally;
         let tpm = self.stands_in(&facts);

@@ -65,6 +65,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 tpm: tpms.0,
                 obstacle,
                 copy: tpms.1,
+                copy_is_outdated: tpms.3,
                 ended_normally: tpms.2,
                 host_secret: host,
                 elsewhere,
@@ -190,10 +191,11 @@ fn tpm() -> impl Strategy<Value = Tpm> {
     ])
 }
 
-/// The TPM; the DEK of its kept copy, where there is one; whether the last run ended normally.
-fn tpms() -> impl Strategy<Value = (Tpm, Option<u8>, bool)> {
+/// The TPM; the DEK of its kept copy, where there is one; whether the last run ended normally;
+/// whether a later run than the copy is known.
+fn tpms() -> impl Strategy<Value = (Tpm, Option<u8>, bool, bool)> {
     let copy = weighted([(4, None), (2, Some(0)), (1, Some(1)), (1, Some(2))]);
-    (tpm(), copy, once_in(4))
+    (tpm(), copy, once_in(4), once_in(4))
 }
 
 fn obstacle() -> impl Strategy<Value = Option<Obstacle>> {

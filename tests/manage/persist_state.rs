@@ -1,0 +1,123 @@
+//! `state persist`, `--persistent-state`, and whose TPM state libvirt would delete.
+
+use std::fs;
+
+use super::fixture::Fixture;
+use super::kill;
+use crate::domain::Vtpm;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::fake::{Call, Failure};
+use crate::manage::guests::{GuestError, GuestRef, ListedGuest};
+use crate::manage::persist_state::{DeletedStates, PersistError, Survival, persist};
+use crate::manage::stopped_guest::StoppedError;
+
+fn is_set(fixture: &Fixture, name: &str) -> bool {
+    let domain = fixture.domain(&fixture.defined(name));
+    matches!(domain.vtpm, Some(Vtpm::Emulator(vtpm)) if vtpm.persistent_state)
+}
+
+fn named(fixture: &Fixture, name: &str) -> Result<bool, PersistError> {
+    persist(&fixture.host, Some(&[name.to_owned()])).map(|done| done[0].changed)
+}
+
+fn deleted(fixture: &Fixture) -> DeletedStates {
+    let guests = fixture.host.guests().unwrap().into_iter();
+    let guests: Vec<_> = guests.map(ListedGuest::from).collect();
+    DeletedStates::find(&fixture.host, &guests).unwrap()
+}
+
+#[test]
+fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
+    let fixture = Fixture::new();
+    assert!(persist(&fixture.host, None).unwrap().is_empty());
+    fixture.define("vm1");
+    fixture.define("vm2");
+    fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
+    fixture.libvirt.guests.start("vm2");
+    assert!(named(&fixture, "vm1").unwrap() && is_set(&fixture, "vm1"));
+    assert!(!named(&fixture, "vm1").unwrap());
+    let all = persist(&fixture.host, None).unwrap();
+    let all: Vec<_> = all
+        .iter()
+        .map(|one| (one.guest.label(), one.changed, one.running))
+        .collect();
+    let row = |name: &str, changed, running| (name.to_owned(), changed, running);
+    assert_eq!(all, [row("vm1", false, false), row("vm2", true, true)]);
+    assert!(is_set(&fixture, "vm2") && !is_set(&fixture, "plain"));
+    assert!(named(&fixture, "plain").unwrap());
+}
+
+#[test]
+fn what_cannot_be_set_is_an_error_and_changes_nothing() {
+    let fixture = Fixture::new();
+    let unknown = named(&fixture, "nobody").unwrap_err();
+    assert!(
+        matches!(
+            &unknown,
+            PersistError::Guest(StoppedError::Guest(GuestError::NotFound(name))) if name == "nobody"
+        ),
+        "{unknown:?}"
+    );
+    fixture.define("vm1");
+    for failure in [Failure::Refused, Failure::Unreachable] {
+        fixture.libvirt.fail_each(Call::PersistVtpmState, failure);
+        let error = named(&fixture, "vm1").unwrap_err();
+        assert!(matches!(error, PersistError::NotRedefined(..)), "{error:?}");
+        assert!(!is_set(&fixture, "vm1"));
+    }
+    // It is done, and only the answer is lost: the next run finds it so.
+    fixture
+        .libvirt
+        .fail_each(Call::PersistVtpmState, Failure::AnswerLost);
+    named(&fixture, "vm1").unwrap_err();
+    assert!(is_set(&fixture, "vm1"));
+
+    fixture.define("vm2");
+    fixture.libvirt.guests.start("vm2");
+    fixture.libvirt.guests.undefine("vm2");
+    let transient = named(&fixture, "vm2").unwrap_err();
+    assert!(
+        matches!(&transient, PersistError::Transient(guest) if guest.label() == "vm2"),
+        "{transient:?}"
+    );
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_the_xml_from_before_or_from_after() {
+    kill::everywhere(
+        |fixture| drop(fixture.define("vm1")),
+        |fixture| assert!(named(fixture, "vm1").is_ok()),
+        |fixture| drop(fixture.defined("vm1")),
+        |fixture| assert!(is_set(fixture, "vm1")),
+    );
+}
+
+#[test]
+fn only_a_used_key_whose_state_would_go_is_reported() {
+    let fixture = Fixture::new();
+    fixture.define("unbound");
+    assert_eq!(deleted(&fixture), DeletedStates::default());
+    fixture.guest_in_use("vm1");
+    fixture.guest_in_use("vm2");
+    let names = |guests: &[GuestRef]| guests.iter().map(GuestRef::label).collect::<Vec<_>>();
+    assert_eq!(names(&deleted(&fixture).at_undefine), ["vm1", "vm2"]);
+
+    // Of a transient guest it goes at each stop.
+    fixture.libvirt.guests.start("vm2");
+    fixture.libvirt.guests.undefine("vm2");
+    let found = deleted(&fixture);
+    assert_eq!(names(&found.at_undefine), ["vm1"]);
+    assert_eq!(names(&found.at_stop), ["vm2"]);
+    let uuid = found.at_stop[0].uuid;
+    assert_eq!(found.moment(uuid), Some("stop"));
+    assert_eq!(found.moment(found.at_undefine[0].uuid), Some("undefine"));
+    assert_eq!(found.moment(DomainUuid::random()), None);
+
+    let set = Survival::of(&fixture.host, "vm1", true).unwrap();
+    assert!(set.persistent_state_set && set.deleted == DeletedStates::default());
+    assert!(deleted(&fixture).at_undefine.is_empty());
+    let config = fixture.root().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap() + "[state]\nkeep = \"all\"\n";
+    fs::write(config, text).unwrap();
+    assert_eq!(deleted(&fixture), DeletedStates::default());
+}
