@@ -253,14 +253,13 @@ impl Journey {
             .repairs
             .iter()
             .any(|repair| matches!(repair, Repair::CreateKey { .. }));
-        match self.hosts[here].state {
-            Some(dek) => assert_eq!(provided, Some(dek), "a wrong key for a state that is here"),
-            None => {
-                assert_eq!(self.dek, None, "a new TPM in the place of another");
-                assert!(made);
-                self.dek = provided;
-                self.hosts[here].state = provided;
-            }
+        if let Some(dek) = self.hosts[here].state {
+            assert_eq!(provided, Some(dek), "a wrong key for a state that is here");
+        } else {
+            assert_eq!(self.dek, None, "a new TPM in the place of another");
+            assert!(made);
+            self.dek = provided;
+            self.hosts[here].state = provided;
         }
         self.runs_with(here, keys, provided);
     }
