@@ -39,3 +39,18 @@ install_tools() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$@" >$SAID 2>&1 ||
         fail "the tools cannot be installed"
 }
+
+# rpm does not know Debian's own packages: one without files says that what the package $1 needs is here.
+stand_in() {
+    local needs place
+    place=$(mktemp -d)
+    needs=$(rpm --query --package --requires "$1" 2>/dev/null | grep -v '^rpmlib(' | sort -u)
+    {
+        printf 'Name: of-debian\nVersion: 1\nRelease: 1\nSummary: what Debian has\nLicense: none\nBuildArch: noarch\n'
+        while read -r need; do printf 'Provides: %s\n' "$need"; done <<<"$needs"
+        printf '%%description\n.\n%%files\n'
+    } >"$place/of-debian.spec"
+    rpmbuild --quiet -bb --define "_rpmdir $place" "$place/of-debian.spec" >$SAID 2>&1 || fail "no stand-in"
+    rpm --install --nodeps "$place"/noarch/of-debian-*.rpm
+    rm -r "$place"
+}

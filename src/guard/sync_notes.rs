@@ -2,10 +2,11 @@
 //! guest's UUID. A hook must not write metadata (a domain call can lock libvirt up), so it leaves a
 //! note, and `sync` takes it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirEntryExt;
 
 use super::context::Guard;
 use crate::clock::Timestamp;
@@ -55,29 +56,36 @@ pub(crate) fn leave(run_dir: &RunDir, guest: DomainUuid) -> io::Result<()> {
     atomic::replace(&directory(run_dir)?, &name, b"")
 }
 
-/// The guests with a note.
-pub(crate) fn list(run_dir: &RunDir) -> io::Result<Vec<DomainUuid>> {
+/// The guests with a note, and the note's inode: one that is left anew is another file.
+pub(crate) type Notes = BTreeMap<DomainUuid, u64>;
+
+/// The notes that there are.
+pub(crate) fn list(run_dir: &RunDir) -> io::Result<Notes> {
     let entries = match fs::read_dir(run_dir.unsynced()) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Notes::new()),
         Err(error) => return Err(error),
     };
-    let mut guests = Vec::new();
+    let mut notes = Notes::new();
     for entry in entries {
-        let name = entry?.file_name();
-        guests.extend(name.to_str().and_then(|name| DomainUuid::parse(name).ok()));
+        let entry = entry?;
+        let name = entry.file_name();
+        let guest = name.to_str().and_then(|name| DomainUuid::parse(name).ok());
+        notes.extend(guest.map(|guest| (guest, entry.ino())));
     }
-    Ok(guests)
+    Ok(notes)
 }
 
-/// Removes these notes.
-pub(crate) fn take(run_dir: &RunDir, guests: &[DomainUuid]) -> io::Result<()> {
-    if guests.is_empty() {
+/// Removes these notes. One that was left anew in the meantime stays.
+pub(crate) fn take(run_dir: &RunDir, notes: &Notes) -> io::Result<()> {
+    if notes.is_empty() {
         return Ok(());
     }
-    let dir = directory(run_dir)?;
-    let mut names = guests.iter().map(|guest| OsString::from(guest.to_string()));
-    names.try_for_each(|name| atomic::remove(&dir, &name))
+    let (dir, present) = (directory(run_dir)?, list(run_dir)?);
+    let mut taken = notes
+        .iter()
+        .filter(|(guest, note)| present.get(guest) == Some(note));
+    taken.try_for_each(|(guest, _)| atomic::remove(&dir, &OsString::from(guest.to_string())))
 }
 
 /// Their directory, which is made if it is missing.

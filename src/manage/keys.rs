@@ -9,6 +9,7 @@ use super::host::{Host, default_deadline};
 use super::json;
 use super::key_refs::KeyRefError;
 use super::providers::ProviderRef;
+use super::sync::has_key;
 use super::tpm_place::{self, TpmPlace};
 use crate::clock::Timestamp;
 use crate::guard::try_rows;
@@ -102,6 +103,8 @@ pub(crate) struct TriedRow {
     pub(crate) reason: Option<String>,
     /// What the TPM state proves of the key, in a word.
     pub(crate) tpm: Option<&'static str>,
+    /// Whether it is in the guest's domain XML; `None` for a placeholder, and where that is unknown.
+    pub(crate) travels: Option<bool>,
 }
 
 /// The key references of all guests, or of the one that `text` names.
@@ -142,7 +145,8 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownKeys, KeyRefError> {
     if rows.is_empty() {
         return Err(KeyRefError::None(guest));
     }
-    let vtpm = host.definition(guest.uuid).map(|(_, vtpm)| vtpm);
+    let definition = host.definition(guest.uuid);
+    let vtpm = definition.as_ref().map(|(_, vtpm)| vtpm.clone());
     let states = host.libvirt_dirs().tpm_states();
     let TpmPlace { path, state } =
         tpm_place::find(&states, guest.uuid, vtpm.as_ref(), seen.as_deref());
@@ -161,7 +165,13 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownKeys, KeyRefError> {
     let tried = rows.into_iter().map(|row| {
         let trial = trials.get(&row.key_ref.id);
         let provider = provider_of_key(&row.key_ref, &all.providers).map(Into::into);
-        TriedRow::new(KeyRow::new(row, guest.name.clone()), provider, trial)
+        let wrapped = row.key_ref.wrapped_dek.as_ref();
+        let travels = wrapped.zip(definition.as_ref());
+        let travels = travels.map(|(key, (domain, _))| has_key(domain, key));
+        TriedRow {
+            travels,
+            ..TriedRow::new(KeyRow::new(row, guest.name.clone()), provider, trial)
+        }
     });
     let xml_path = vtpm.map(|vtpm| state_path(&states, guest.uuid, &vtpm));
     Ok(ShownKeys {
@@ -220,6 +230,7 @@ impl TriedRow {
             opens: trial.map(|_| reason.is_none()),
             reason: reason.map(not_opened),
             tpm,
+            travels: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `status`: the guard on this host, and every guest with an emulated TPM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::dry_start::{CheckedGuest, UnsealedKeks, check};
 use super::guests::ListedGuest;
 use super::host::{Host, HostError};
 use super::persist_state::DeletedStates;
-use super::unknown_guests;
+use super::{sync, unknown_guests};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -38,6 +38,9 @@ pub(crate) struct Status {
     pub(crate) key_refs: KeyRefCounts,
     /// Guests that have keys and that libvirt does not know; `None` where it cannot be asked.
     pub(crate) guests_unknown_to_libvirt: Option<usize>,
+    /// Guests whose keys are to travel and are not in their XML; `None` if none are to, or where
+    /// libvirt cannot be asked.
+    pub(crate) guests_without_travelling_key: Option<usize>,
     /// Those that pass the filter, by name; `None` where libvirt is unreachable.
     pub(crate) guests: Option<Vec<GuestStatus>>,
     /// Those whose TPM state libvirt deletes.
@@ -107,6 +110,8 @@ pub(crate) struct GuestStatus {
     pub(crate) repairs: usize,
     /// When libvirt deletes its TPM state, although its key has been used: "undefine", "stop".
     state_deleted_at: Option<&'static str>,
+    /// Whether its XML has its keys; `None` if no keys are to travel, or it has none.
+    travels: Option<bool>,
 }
 
 /// Looks at the host and its guests, and keeps those that pass the filter. `progress` is called
@@ -147,6 +152,7 @@ pub(crate) fn status(
             placeholders,
         },
         guests_unknown_to_libvirt: None,
+        guests_without_travelling_key: None,
         guests: None,
         deleted: DeletedStates::default(),
         hidden: 0,
@@ -155,8 +161,17 @@ pub(crate) fn status(
     match listed {
         Ok(listed) => {
             status.guests_unknown_to_libvirt = unknown_guests::count(host, &listed);
-            let (mut guests, deleted) = guests(host, store.as_ref(), listed, progress)?;
+            let running = running(&listed);
+            let listed: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
+            let absent = sync::not_travelling(host, &listed);
+            status.guests_without_travelling_key = absent.as_ref().map(Vec::len);
+            let (mut guests, deleted) = guests(host, store.as_ref(), listed, &running, progress)?;
             status.deleted = deleted;
+            if let Some(absent) = absent.as_deref().map(sync::uuids) {
+                for guest in &mut guests {
+                    guest.note_travel(&absent);
+                }
+            }
             let all = guests.len();
             guests.retain(passes);
             status.hidden = all - guests.len();
@@ -170,14 +185,10 @@ pub(crate) fn status(
 fn guests(
     host: &Host,
     store: Option<&Store>,
-    listed: Vec<Guest>,
+    mut guests: Vec<ListedGuest>,
+    running: &BTreeMap<DomainUuid, bool>,
     progress: &(dyn Fn(usize, &str) + Sync),
 ) -> Result<(Vec<GuestStatus>, DeletedStates), HostError> {
-    let running: BTreeMap<_, _> = listed
-        .iter()
-        .map(|guest| (guest.uuid, guest.running))
-        .collect();
-    let mut guests: Vec<_> = listed.into_iter().map(ListedGuest::from).collect();
     guests.retain(has_vtpm);
     let deleted = DeletedStates::find(host, &guests)?;
     let last_starts = store.map_or(Ok(BTreeMap::new()), Store::last_starts)?;
@@ -203,6 +214,11 @@ fn guests(
     let mut guests: Vec<_> = checked.into_iter().map(describe).collect();
     guests.sort_by(|one, other| one.name.cmp(&other.name));
     Ok((guests, deleted))
+}
+
+fn running(guests: &[Guest]) -> BTreeMap<DomainUuid, bool> {
+    let guests = guests.iter();
+    guests.map(|guest| (guest.uuid, guest.running)).collect()
 }
 
 /// A guest whose XML cannot be read may have one too.
@@ -240,7 +256,17 @@ impl GuestStatus {
             code,
             repairs: verdict.repairs().len(),
             state_deleted_at: None,
+            travels: None,
         }
+    }
+
+    /// Keys are to travel; those of these guests do not.
+    fn note_travel(&mut self, absent: &BTreeSet<DomainUuid>) {
+        let has_key = self.key_ref.is_some() && self.encrypted;
+        self.travels = self
+            .uuid
+            .filter(|_| has_key)
+            .map(|uuid| !absent.contains(&uuid));
     }
 }
 

@@ -3,17 +3,18 @@
 //! A key is taken out of a guest's XML only if the store holds it (in a row of the guest, in use or
 //! retired, perhaps wrapped by another provider key): nothing that is in an XML alone is lost.
 
-use serde::Serialize;
-
 use crate::domain::{MAX_KEYS, TravellingKey, TravellingKeys};
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::libvirt::Metadata;
 use crate::store::KeyRefRecord;
 
+mod finding;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
+
+pub(crate) use self::finding::{StayReason, StayingKey, TravelFinding};
 
 /// What this host knows of one guest's keys.
 #[derive(Debug, Clone, Default)]
@@ -34,57 +35,6 @@ pub(crate) struct OwnKey {
     pub(crate) key_ref: KeyRefId,
     pub(crate) generation: Generation,
     pub(crate) key: TravellingKey,
-}
-
-/// A key in use that cannot travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) struct StayingKey {
-    pub(crate) key_ref: KeyRefId,
-    pub(crate) reason: StayReason,
-}
-
-/// Why a key cannot travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum StayReason {
-    /// It is not a wrapped key of a format that this program knows.
-    UnknownFormat,
-    /// It is longer than what is read from an XML.
-    TooLong,
-    /// The guest has more keys than are read from an XML.
-    TooMany,
-}
-
-/// Something about a guest's metadata that an administrator should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
-pub(crate) enum TravelFinding {
-    /// Its XML has a key that this host does not have; it stays there.
-    UnknownKey {
-        generation: Generation,
-        provider: String,
-    },
-    /// That key is newer than those of this host: nothing was written.
-    NewerKey {
-        generation: Generation,
-        provider: String,
-    },
-    /// Its XML has keys of another guest, which this host does not have: nothing was written.
-    OtherGuest { domain: Option<DomainUuid> },
-    /// Its XML has an element of the guard that cannot be read: nothing was written.
-    Unreadable,
-    /// This key of its own does not travel.
-    Stays(StayingKey),
-}
-
-impl TravelFinding {
-    /// Whether nothing was written because of it.
-    pub(crate) fn prevents(&self) -> bool {
-        matches!(
-            self,
-            Self::NewerKey { .. } | Self::OtherGuest { .. } | Self::Unreadable
-        )
-    }
 }
 
 /// What to do with a guest's metadata.

@@ -51,8 +51,6 @@ commands! {
     KeyImport(guest: Guest, backup: File) = "vtpm-guard key import {guest} --from {backup}";
     KeyImportAs(guest: Guest, backup: File, old: Guest) = "vtpm-guard key import {guest} --from {backup} --as {old}";
     KeyList = "vtpm-guard key list";
-    KeyMetadata(guest: Guest) = "vtpm-guard key metadata {guest}";
-    KeyMetadataWrite(guest: Guest) = "vtpm-guard key metadata {guest} --write";
     KeyPruneDryRun = "vtpm-guard key prune --dry-run";
     KeyRenew(guest: Guest) = "vtpm-guard key renew {guest}";
     KeyRetire(key: KeyRef) = "vtpm-guard key retire {key}";

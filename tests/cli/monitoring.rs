@@ -27,7 +27,10 @@ fn written() -> (BTreeSet<String>, BTreeSet<String>) {
     );
     let xml = host.file("vm1.xml", &xml);
     let file = host.path("vtpm-guard.prom");
-    host.run(&["check", "--xml", &xml, "--metrics", file.to_str().unwrap()])
+    // Every metric is written.
+    let config = host.file("config.toml", "[fleet]\nmetadata = \"wrapped\"\n");
+    let check = ["check", "--config", &config, "--xml", &xml, "--metrics"];
+    host.run(&[&check[..], &[file.to_str().unwrap()]].concat())
         .ends_with(1);
     let text = fs::read_to_string(file).unwrap();
     let names = text

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use vtpm_guard::internals::key::dek::Dek;
 use vtpm_guard::internals::key::kek::Kek;
-use vtpm_guard::internals::key::wrap::WrappedDek;
+use vtpm_guard::internals::key::wrap::{Generation, WrappedDek};
 use vtpm_guard::internals::recovery::file::RecoveryFile;
 use vtpm_guard::internals::recovery::passphrase::Passphrase;
 use zeroize::Zeroizing;
@@ -268,6 +268,23 @@ impl Host {
     }
 
     /// Changes all rows of the guest: `sql` is what stands after `SET`.
+    /// Adds a key of this generation, wrapped for the guest, with the columns of `like`.
+    pub(crate) fn insert_wrapped(
+        &self,
+        guest: &Guest,
+        like: &KeyRef,
+        kek: &Kek,
+        dek: &Dek,
+        generation: u32,
+    ) {
+        let wrapped = WrappedDek::wrap(kek, dek, guest.uuid, Generation(generation)).unwrap();
+        let row = KeyRef {
+            wrapped_dek: Some(wrapped.as_bytes().to_vec()),
+            ..like.clone()
+        };
+        self.insert_key_ref(guest, &row);
+    }
+
     pub(crate) fn update_key_refs(&self, guest: &Guest, sql: &str) {
         let update = format!("UPDATE key_ref SET {sql} WHERE resource_uuid = ?1");
         self.store()

@@ -7,6 +7,11 @@ use crate::host::{Host, Output};
 
 /// The blocks of commands under a heading of a page, one after the other.
 pub(crate) fn blocks(page: &str, heading: &str) -> Vec<String> {
+    blocks_in("sh", page, heading)
+}
+
+/// The blocks of this language in a section of a page.
+pub(crate) fn blocks_in(language: &str, page: &str, heading: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("docs")
         .join(page);
@@ -15,13 +20,14 @@ pub(crate) fn blocks(page: &str, heading: &str) -> Vec<String> {
         .split_once(&format!("\n## {heading}\n"))
         .unwrap_or_else(|| panic!("{page} has no heading {heading:?}"));
     let section = section.split("\n## ").next().unwrap();
-    let blocks = section.split("```sh\n").skip(1);
+    let fence = format!("```{language}\n");
+    let blocks = section.split(&fence).skip(1);
     let blocks: Vec<_> = blocks
         .map(|block| block.split("```").next().unwrap().to_owned())
         .collect();
     assert!(
         !blocks.is_empty(),
-        "no commands under {heading:?} of {page}"
+        "no {language} under {heading:?} of {page}"
     );
     blocks
 }

@@ -149,6 +149,22 @@ fn a_hand_writes_for_one_guest_and_a_transient_guest_is_written_for_too() {
     host.sync().ok();
     assert!(host.travels(&transient, true));
 
+    // A command that changes keys while libvirt is away succeeds, and says what is left to do.
+    let other = host.define_travelling_guest("vm3");
+    host.start_and_stop(&other);
+    host.sync().ok();
+    assert!(host.travels(&other, false));
+    let id = host.only_key_ref(&other).id.to_string();
+    host.stop_libvirtd();
+    let said = host.guard(&["key", "retire", &id]).ok().stderr;
+    assert!(said.contains("write them: vtpm-guard sync"), "{said}");
+    assert!(host.has_note(&other));
+    host.start_libvirtd();
+    host.virsh(&["list"]).ok();
+    let said = host.sync().ok().stdout;
+    assert!(said.contains("removed for 1"), "{said}");
+    assert!(!host.metadata(&other, false).contains("vtpm-guard") && !host.has_note(&other));
+
     // Unbound, no element of this host's stays.
     host.virsh(&["destroy", "vm1"]).ok();
     host.guard(&["key", "renew", "vm1"]).ok();

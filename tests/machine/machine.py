@@ -58,6 +58,8 @@ class Machine:
 
     slowness = 1
     has_tpm = False
+    # Which daemon runs the guests.
+    daemon = "libvirtd"
 
     def __init__(self, directory, root, script="container"):
         self.directory = Path(directory)

@@ -7,7 +7,7 @@ use super::kill;
 use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::fake::{Call, Failure};
-use crate::manage::guests::{GuestError, ListedGuest};
+use crate::manage::guests::{GuestError, GuestRef, ListedGuest};
 use crate::manage::persist_state::{DeletedStates, PersistError, Survival, persist};
 use crate::manage::stopped_guest::StoppedError;
 
@@ -86,7 +86,7 @@ fn what_cannot_be_set_is_an_error_and_changes_nothing() {
 fn a_kill_at_any_moment_leaves_the_xml_from_before_or_from_after() {
     kill::everywhere(
         |fixture| drop(fixture.define("vm1")),
-        |fixture| drop(named(fixture, "vm1").unwrap()),
+        |fixture| assert!(named(fixture, "vm1").is_ok()),
         |fixture| drop(fixture.defined("vm1")),
         |fixture| assert!(is_set(fixture, "vm1")),
     );
@@ -99,9 +99,7 @@ fn only_a_used_key_whose_state_would_go_is_reported() {
     assert_eq!(deleted(&fixture), DeletedStates::default());
     fixture.guest_in_use("vm1");
     fixture.guest_in_use("vm2");
-    let names = |guests: &[crate::manage::guests::GuestRef]| {
-        guests.iter().map(|guest| guest.label()).collect::<Vec<_>>()
-    };
+    let names = |guests: &[GuestRef]| guests.iter().map(GuestRef::label).collect::<Vec<_>>();
     assert_eq!(names(&deleted(&fixture).at_undefine), ["vm1", "vm2"]);
 
     // Of a transient guest it goes at each stop.

@@ -233,10 +233,13 @@ impl Command {
     #[must_use]
     pub fn changes_keys(&self) -> bool {
         match self {
-            Self::Adopt { .. } | Self::Encrypt { .. } | Self::Reset { .. } => true,
             Self::Repair { dry_run, .. } | Self::Replay { dry_run, .. } => !dry_run,
             Self::Key(Key::List { .. } | Key::Show { .. } | Key::Metadata { .. }) => false,
-            Self::Key(_) | Self::Provider(Provider::Rotate { .. }) => true,
+            Self::Adopt { .. }
+            | Self::Encrypt { .. }
+            | Self::Reset { .. }
+            | Self::Key(_)
+            | Self::Provider(Provider::Rotate { .. }) => true,
             _ => false,
         }
     }

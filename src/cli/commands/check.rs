@@ -16,6 +16,7 @@ use crate::manage::dry_start::{self, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
 use crate::manage::persist_state::DeletedStates;
 use crate::manage::shared_secrets;
+use crate::manage::sync::not_travelling;
 use crate::manage::unknown_guests;
 
 /// What `check` was asked for.
@@ -37,10 +38,14 @@ pub(crate) fn run(context: &Context, asked: Check<'_>) -> Result<ExitCode, Comma
 
 fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError> {
     let checked = check(context, asked.which);
+    let (checked, absent) = match checked {
+        Ok((checked, absent)) => (Ok(checked), absent),
+        Err(error) => (Err(error), None),
+    };
     if let Some(file) = asked.metrics {
         let now = Timestamp::now();
         match &checked {
-            Ok(checked) => metrics::write(file, &checked.guests, now)?,
+            Ok(checked) => metrics::write(file, &checked.guests, absent, now)?,
             // The first error is the one to report; but a file that cannot be written is one too.
             Err(_) => {
                 if let Err(error) = metrics::write_failure(file, now) {
@@ -57,7 +62,11 @@ fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError>
     Ok(checked.status(true))
 }
 
-fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, CommandError> {
+/// What was found, and of how many guests the keys are to travel and do not.
+fn check(
+    context: &Context,
+    which: &CheckedDomains,
+) -> Result<(CheckedGuests, Option<usize>), CommandError> {
     let host = &context.host;
     let mut notes = Vec::new();
     let guests = match &which.xml {
@@ -69,6 +78,8 @@ fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, Com
         }
         None => host.named_guests(&which.domains)?,
     };
+    let absent = not_travelling(host, &guests).map(|absent| absent.len());
+    notes.extend(absent.and_then(describe::not_travelling));
     let keks = UnsealedKeks::default();
     let progress = Progress::new("checking", guests.len());
     let checked = dry_start::check(host, &guests, &keks, &|name| progress.at(name))?;
@@ -85,9 +96,10 @@ fn check(context: &Context, which: &CheckedDomains) -> Result<CheckedGuests, Com
         let deleted = describe::deleted_states(&deleted).into_iter();
         notes.extend(deleted.map(|Keep { what, fix }| format!("{what}; {fix}")));
     }
-    Ok(CheckedGuests {
+    let checked = CheckedGuests {
         one: which.xml.is_some() || which.domains.len() == 1,
         guests: checked,
         notes,
-    })
+    };
+    Ok((checked, absent))
 }

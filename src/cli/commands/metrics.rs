@@ -14,9 +14,10 @@ use crate::verdict::{Decision, Reason};
 pub(crate) fn write(
     file: &Path,
     checked: &[CheckedGuest],
+    not_travelling: Option<usize>,
     now: Timestamp,
 ) -> Result<(), CommandError> {
-    put(file, &text(checked, now))
+    put(file, &text(checked, not_travelling, now))
 }
 
 /// Writes that nothing could be found out, lest the file of an earlier check pass for today's.
@@ -33,7 +34,7 @@ fn put(file: &Path, text: &str) -> Result<(), CommandError> {
 }
 
 /// The metrics of a check, one family after the other.
-fn text(checked: &[CheckedGuest], now: Timestamp) -> String {
+fn text(checked: &[CheckedGuest], not_travelling: Option<usize>, now: Timestamp) -> String {
     let of_each = |value: &dyn Fn(&CheckedGuest) -> usize| -> Vec<String> {
         let sample = |one: &CheckedGuest| format!("{} {}", guest(one), value(one));
         checked.iter().map(sample).collect()
@@ -59,6 +60,13 @@ fn text(checked: &[CheckedGuest], now: Timestamp) -> String {
         "Whether the guest's key comes from whoever starts it (1), so that the guard has none.",
         &of_each(&|one| usize::from(decision(one) == Decision::Allow(Reason::ClientsKey))),
     );
+    if let Some(guests) = not_travelling {
+        text += &family(
+            "vtpm_guard_guests_without_travelling_key",
+            "Guests whose keys are not in their domain XML, though fleet.metadata is \"wrapped\".",
+            &[format!(" {guests}")],
+        );
+    }
     text + &check(true, now, Some(seconds(now)))
 }
 
@@ -149,7 +157,7 @@ mod tests {
             checked("vm1", Decision::Allow(Reason::ClientsKey)),
             checked("a \"b\"\\", Decision::Deny(Refusal::KeyLost)),
         ];
-        let text = text(&checked, NOON);
+        let text = text(&checked, Some(2), NOON);
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let (vm1, other) = (
             format!("domain=\"vm1\",uuid=\"{UUID}\""),
@@ -165,6 +173,7 @@ mod tests {
                 format!("vtpm_guard_guest_repairs{{{other}}} 0"),
                 format!("vtpm_guard_guest_clients_key{{{vm1}}} 1"),
                 format!("vtpm_guard_guest_clients_key{{{other}}} 0"),
+                "vtpm_guard_guests_without_travelling_key 2".to_owned(),
                 "vtpm_guard_check_success 1".to_owned(),
                 "vtpm_guard_check_timestamp_seconds 1800000000".to_owned(),
                 "vtpm_guard_check_last_success_timestamp_seconds 1800000000".to_owned(),
@@ -189,7 +198,7 @@ mod tests {
         assert!(!failed().contains("\nvtpm_guard_check_last_success_timestamp_seconds "));
 
         let checked = [checked("vm1", Decision::Allow(Reason::Proven))];
-        write(&file, &checked, NOON).unwrap();
+        write(&file, &checked, None, NOON).unwrap();
         for days in 1..=2 {
             write_failure(&file, Timestamp(NOON.0 + days * 86_400_000)).unwrap();
         }
@@ -209,13 +218,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("vtpm-guard.prom");
         fs::write(&file, "old").unwrap();
-        write(&file, &[], Timestamp(0)).unwrap();
+        write(&file, &[], None, Timestamp(0)).unwrap();
         assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
         let mode = fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(write(&dir.path().join("no/such"), &[], Timestamp(0)).is_err());
-        assert!(write(Path::new("/"), &[], Timestamp(0)).is_err());
+        assert!(write(&dir.path().join("no/such"), &[], None, Timestamp(0)).is_err());
+        assert!(write(Path::new("/"), &[], None, Timestamp(0)).is_err());
     }
     /// What the owner of the collector's directory may have put there (H1 of the audit).
     #[test]
@@ -228,16 +237,16 @@ mod tests {
         let temporary = dir.path().join(".vtpm-guard.prom.new");
         for name in [&file, &temporary] {
             symlink(&precious, name).unwrap();
-            write(&file, &[], Timestamp(0)).unwrap();
+            write(&file, &[], None, Timestamp(0)).unwrap();
             assert_eq!(fs::read(&precious).unwrap(), b"precious");
             let mode = fs::metadata(&precious).unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o600);
             fs::remove_file(name).unwrap();
             mkfifo(name, Mode::S_IRWXU).unwrap();
-            write(&file, &[], Timestamp(0)).unwrap();
+            write(&file, &[], None, Timestamp(0)).unwrap();
             assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
         }
         mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
-        assert!(write(&dir.path().join("fifo/x.prom"), &[], Timestamp(0)).is_err());
+        assert!(write(&dir.path().join("fifo/x.prom"), &[], None, Timestamp(0)).is_err());
     }
 }

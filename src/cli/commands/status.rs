@@ -64,6 +64,12 @@ impl Answer for Status {
         for Keep { what, fix } in describe::deleted_states(&self.deleted) {
             writeln!(out, "TPM state:     {what}; {fix}")?;
         }
+        if let Some(words) = self
+            .guests_without_travelling_key
+            .and_then(describe::not_travelling)
+        {
+            writeln!(out, "travelling:    {words}")?;
+        }
         self.print_providers(out)?;
         match &self.guests {
             Some(guests) => print_guests(out, guests, self.hidden),

@@ -103,6 +103,17 @@ fn some_guests(guests: &[GuestRef]) -> String {
     }
 }
 
+/// "the keys of 3 guests are not in their domain XML yet: …"; `None` for none.
+pub(crate) fn not_travelling(guests: usize) -> Option<String> {
+    (guests > 0).then(|| {
+        format!(
+            "the keys of {} are not in their domain XML yet: {}",
+            count(guests, "guest"),
+            Command::Sync
+        )
+    })
+}
+
 /// What is wrong with a shared secret, and how to fix it.
 pub(crate) fn shared_secret(shared: &SharedSecret) -> (String, String) {
     let names: Vec<_> = shared.guests.iter().map(|one| label(&one.name)).collect();
@@ -123,7 +134,9 @@ pub(crate) fn shared_secret(shared: &SharedSecret) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{deleted_at_stop, deleted_at_undefine, deleted_states, unknown_guests};
+    use super::{
+        deleted_at_stop, deleted_at_undefine, deleted_states, not_travelling, unknown_guests,
+    };
     use crate::ids::DomainUuid;
     use crate::manage::guests::GuestRef;
     use crate::manage::persist_state::DeletedStates;
@@ -161,6 +174,9 @@ mod tests {
     #[test]
     fn guests_are_counted_in_words() {
         assert_eq!(unknown_guests(0), None);
+        assert_eq!(not_travelling(0), None);
+        let one = "the keys of 1 guest are not in their domain XML yet: vtpm-guard sync";
+        assert_eq!(not_travelling(1).as_deref(), Some(one));
         for (guests, words) in [
             (1, "1 guest unknown to libvirt still has keys; "),
             (3, "3 guests unknown to libvirt still have keys; "),

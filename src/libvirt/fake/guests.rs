@@ -14,8 +14,8 @@ use crate::libvirt::secret::SecretError;
 /// libvirt's files about guests.
 #[derive(Clone)]
 pub(crate) struct GuestFiles {
-    definitions: PathBuf,
-    running: PathBuf,
+    pub(super) definitions: PathBuf,
+    pub(super) running: PathBuf,
     managed_saves: PathBuf,
     snapshots: PathBuf,
 }

@@ -48,9 +48,15 @@ impl GuestFiles {
     }
 
     fn name_of(&self, domain: DomainUuid) -> Option<String> {
-        let mut found = self.called(&domain.to_string()).into_iter();
-        let guest = found.find(|guest| guest.uuid == domain)?;
-        Some(guest.name)
+        // Not by a list of all, which would be made once for each guest of many.
+        let uuid = format!("<uuid>{domain}</uuid>");
+        let files = [&self.definitions, &self.running].map(|dir| fs::read_dir(dir).unwrap());
+        let mut paths = files.into_iter().flatten().map(|file| file.unwrap().path());
+        let found = paths.find(|path| {
+            let xml = fs::read_to_string(path).unwrap_or_default();
+            path.extension().is_some_and(|extension| extension == "xml") && xml.contains(&uuid)
+        });
+        Some(found?.file_stem()?.to_str()?.to_owned())
     }
 }
 

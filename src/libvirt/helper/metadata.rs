@@ -103,13 +103,15 @@ impl Definitions {
     }
 
     fn read(self, guest: &Domain) -> Result<Metadata, Error> {
-        let element = |is_there, flag| match is_there {
-            false => Ok(Element::NoDefinition),
-            true => match guest.metadata(KIND, Some(NAMESPACE), flag) {
+        let element = |is_there: bool, flag| {
+            if !is_there {
+                return Ok(Element::NoDefinition);
+            }
+            match guest.metadata(KIND, Some(NAMESPACE), flag) {
                 Ok(text) => Ok(Element::Present(text)),
                 Err(error) if is_missing(&error) => Ok(Element::Missing),
                 Err(error) => Err(error),
-            },
+            }
         };
         Ok(Metadata {
             live: element(self.running, VIR_DOMAIN_AFFECT_LIVE)?,

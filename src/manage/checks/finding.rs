@@ -169,6 +169,8 @@ pub(crate) enum HostFinding {
     },
     /// The timer of the nightly check is not enabled.
     NoNightlyCheck,
+    /// Keys are to travel, and these units that write them are not enabled.
+    SyncNotEnabled(Vec<&'static str>),
     /// This version of libvirt does not know `qemu.d`.
     OldLibvirt(String),
     /// The user that swtpm runs as can open the host's TPM.
@@ -243,6 +245,8 @@ pub(crate) enum KeyFinding {
     DeletedAtStop(Vec<GuestRef>),
     /// Guests with different keys under one secret.
     Shared(SharedSecret),
+    /// The keys of these guests are to travel, and are not in their XML.
+    NotTravelling(Vec<GuestRef>),
     /// The starts of these guests would be refused or would fail, all for reasons with one code.
     WouldNotStart {
         guests: Vec<CheckedGuest>,

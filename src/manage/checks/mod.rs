@@ -17,6 +17,7 @@ mod selinux;
 mod staged;
 mod starts;
 mod store;
+mod travelling;
 mod trust;
 mod unsealing;
 
@@ -57,6 +58,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(shared(host, &listed, &keks));
     found.extend(starts::examine(host, &listed, &keks));
     found.extend(deleted(host, &listed));
+    found.extend(travelling::examine(host, &listed));
     found.extend(copies::examine(host));
     found.extend(plaintext::kept_by_encrypt(host, guests));
     found.extend(plaintext::in_state_files(host, &listed));

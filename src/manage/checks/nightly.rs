@@ -20,9 +20,9 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     found.into_iter().collect()
 }
 
-/// Whether the administrator has enabled the timer, or masked it because something else checks.
+/// Whether the administrator has enabled this unit, or masked it because something else does its work.
 /// `None` where systemctl does not say.
-fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
+pub(super) fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
     // By its files: no manager has to answer.
     let arguments = ["--root=/", "is-enabled", timer];
     let output = process::run(systemctl, &arguments, b"", 4096, default_deadline()).ok()?;

@@ -18,6 +18,8 @@ pub(super) fn status(answers: &mut Answers) {
     site.did("key bind vm4");
     answers.ask(&site, "guests of all kinds", "");
     answers.ask(&site, "those with problems", "--problems");
+    site.configure("[fleet]\nmetadata = \"wrapped\"");
+    answers.ask(&site, "keys are to travel", "");
     let helper = site.path("bin/vtpm-guard-libvirt");
     fs::write(helper, "#!/bin/sh\n").unwrap();
     answers.ask(&site, "libvirt is unreachable", "");

@@ -1,6 +1,6 @@
 """What is played on the machine: each play is a function with a sentence that says what passed."""
 
-PLAYS = {"container": [], "vm": [], "selinux": []}
+PLAYS = {"container": [], "modular": [], "vm": [], "selinux": []}
 
 
 def play(sentence, on=("container",)):

@@ -6,12 +6,18 @@ from machine import REPOSITORY, expect
 from plays import play
 
 BOTH = ("container", "vm")
-ALL = (*BOTH, "selinux")
+ALL = (*BOTH, "modular", "selinux")
 PACKAGES = REPOSITORY / "target" / "packages"
 
 
 def daemon(machine):
-    return machine.sh("systemctl show --value -p MainPID libvirtd").ok().stdout.strip()
+    return machine.sh(f"systemctl show --value -p MainPID {machine.daemon}").ok().stdout.strip()
+
+
+@play("virtsecretd is not started at boot; until its socket is asked for, libvirt has no secrets", on=("modular",))
+def secrets(machine):
+    machine.sh("virsh secret-list").exits(1)
+    machine.sh("systemctl start virtsecretd.socket && virsh secret-list").ok()
 
 
 @play("three guests run under libvirt alone", on=ALL)
@@ -40,7 +46,10 @@ def install(machine):
 
 @play("systemd finds nothing wrong with the units, and nothing has failed", on=BOTH)
 def units(machine):
-    own = "vtpm-guard-check.service vtpm-guard-check.timer vtpm-guard-unstage.service libvirtd.service"
+    own = (
+        "vtpm-guard-check.service vtpm-guard-check.timer vtpm-guard-unstage.service vtpm-guard-sync.service "
+        "vtpm-guard-sync.path vtpm-guard-sync.timer libvirtd.service"
+    )
     machine.sh(f"systemd-analyze verify {own} 2>&1 | grep vtpm-guard || true").says_not("vtpm-guard")
     expect(machine.sh("systemctl --failed --no-legend").ok().stdout == "", "units have failed")
     machine.sh("man -w vtpm-guard vtpm-guard-hook vtpm-guard.toml vtpm-guard-codes").ok()

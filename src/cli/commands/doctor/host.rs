@@ -52,6 +52,19 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
         }
         HostFinding::Untrusted { path, reason, what } => untrusted(path, *reason, *what),
         HostFinding::SharedTpm { device, user } => shared_tpm(device, user),
+        HostFinding::SyncNotEnabled(units) => {
+            let enable = units.iter().copied().map(Arg::from);
+            let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
+            Described::warning(
+                format!(
+                    "{} not enabled, and fleet.metadata is \"wrapped\"",
+                    are(units)
+                ),
+                "a key that is made at a start does not travel until somebody writes it into the \
+                 guest's domain XML",
+                enable.collect::<Vec<_>>().join(" && "),
+            )
+        }
         HostFinding::NoNightlyCheck => Described::warning(
             "no nightly check runs: vtpm-guard-check.timer is not enabled",
             "that a guest would be refused, for a provider that was deleted or a state that is \
@@ -75,6 +88,11 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             ),
         ),
     }
+}
+
+fn are(units: &[&str]) -> String {
+    let verb = if units.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", units.join(" and "))
 }
 
 /// The daemons, and who is asked for secrets.

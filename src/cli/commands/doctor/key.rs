@@ -130,6 +130,7 @@ fn of_guest(finding: &KeyFinding) -> Described {
             let why = "the guest cannot start on another host, nor once this one is lost";
             Described::warning(what, why, fix)
         }
+        KeyFinding::NotTravelling(guests) => not_travelling(guests),
         KeyFinding::WouldNotStart { guests, why } => would_not_start(guests, why),
         KeyFinding::Copy(error) => Described::error(
             format!("a saved copy of TPM state cannot be used: {error}"),
@@ -175,6 +176,18 @@ fn of_guest(finding: &KeyFinding) -> Described {
         } => plain_state(*guest, name.as_deref(), *is_known),
         _ => unreachable!("only findings about guests come here"),
     }
+}
+
+fn not_travelling(guests: &[GuestRef]) -> Described {
+    let names: Vec<_> = guests.iter().map(GuestRef::label).collect();
+    Described::warning(
+        format!(
+            "not in the domain XML yet: the keys of {}",
+            names.join(", ")
+        ),
+        "on another host these guests would not start by what travels with them",
+        Command::Sync.to_string(),
+    )
 }
 
 /// What helps against a key of libvirt's on the disk.

@@ -32,6 +32,7 @@ impl Answer for ShownKeys {
             "KEY",
             "FIRST USED",
             "TPM",
+            "TRAVELS",
             "OPENS",
         ];
         let mut lines = table(&heading);
@@ -48,6 +49,11 @@ impl Answer for ShownKeys {
                     Some(word) => Cell::new(word).fg(BAD),
                     None => Cell::new("-"),
                 },
+                Cell::new(match tried.travels {
+                    Some(true) => "yes",
+                    Some(false) => "no",
+                    None => "-",
+                }),
                 match (tried.opens, &tried.reason) {
                     (None, _) => Cell::new("-"),
                     (Some(_), None) => Cell::new("yes").fg(GOOD),
