@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use vtpm_guard::internals::ids::SecretUuid;
 
-use crate::guest::{PASSPHRASE_FILE, Tpm, recovery_file};
+use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::Host;
 
 const LINK: &str = "/etc/libvirt/hooks/qemu.d/50-vtpm-guard";
@@ -36,18 +36,52 @@ fn finds(host: &Host, status: i32, words: &str) {
     );
 }
 
+/// A host with a guest whose key was used, and whose TPM state survives an undefine.
+fn in_order() -> (Host, Guest) {
+    let (host, guest) = Host::with_used_guest();
+    host.guard(&["state", "persist", "vm1"]).ok();
+    (host, guest)
+}
+
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn a_host_in_order_has_nothing() {
-    let (host, _guest) = Host::with_used_guest();
+    let (host, _guest) = in_order();
     let answer = host.guard(&["doctor"]).ok();
     assert_eq!(answer.stdout, "nothing found\n");
 }
 
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
-fn the_hook_must_exist_and_run_and_be_noticed() {
+fn what_libvirt_deletes_although_it_is_needed_is_reported_with_what_keeps_it() {
     let (host, guest) = Host::with_used_guest();
+    finds(&host, 0, "note: libvirt deletes the TPM state of vm1 when");
+    let persist = "vtpm-guard state persist vm1";
+    for command in [&["doctor"][..], &["status"], &["check", "--all"]] {
+        let answer = host.guard(command).ok();
+        let said = answer.stdout + &answer.stderr;
+        assert!(said.contains(persist), "{command:?}: {said}");
+    }
+    host.start_running(&guest);
+    host.virsh(&["undefine", "vm1"]).ok();
+    finds(
+        &host,
+        0,
+        "advice: libvirt deletes the TPM state of vm1 at each stop",
+    );
+    host.virsh(&["define", "/run/vm1.xml"]).ok();
+    let running = host.guard(&["state", "persist", "vm1"]).ok().stdout;
+    assert!(running.contains("is running"), "{running}");
+    assert_eq!(found(&host, &[], 0), [] as [&str; 0]);
+    host.stop(&guest);
+    host.virsh(&["undefine", "vm1"]).ok();
+    assert!(host.has_tpm_state(&guest), "libvirt keeps it");
+}
+
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn the_hook_must_exist_and_run_and_be_noticed() {
+    let (host, guest) = in_order();
     let link = host.path(LINK);
     fs::remove_file(&link).unwrap();
     finds(
@@ -83,7 +117,7 @@ fn the_hook_must_exist_and_run_and_be_noticed() {
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn the_hook_may_be_the_only_one_that_an_old_libvirt_runs() {
-    let (host, guest) = Host::with_used_guest();
+    let (host, guest) = in_order();
     fs::remove_file(host.path(LINK)).unwrap();
     let only = "/etc/libvirt/hooks/qemu";
     host.run(&["ln", "-s", "/usr/sbin/vtpm-guard-hook", only])
@@ -98,7 +132,7 @@ fn the_hook_may_be_the_only_one_that_an_old_libvirt_runs() {
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn what_is_wrong_with_store_keys_and_configuration_is_reported() {
-    let (host, guest) = Host::with_used_guest();
+    let (host, guest) = in_order();
     host.configure("[policy]\ndegrade = 'allow'\n");
     finds(&host, 1, "the configuration cannot be used");
     host.configure("");
@@ -142,10 +176,10 @@ fn what_is_wrong_with_store_keys_and_configuration_is_reported() {
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn what_a_rotation_and_an_encryption_leave_for_a_while_is_a_warning() {
-    let (host, _guest) = Host::with_used_guest();
+    let (host, _guest) = in_order();
     let plain = host.define_guest("vm2", Tpm::Plain);
     host.start_and_stop(&plain);
-    host.guard(&["encrypt", "vm2"]).ok();
+    host.guard(&["encrypt", "vm2", "--persistent-state"]).ok();
     finds(&host, 0, "advice: the unencrypted TPM state of");
     host.start_and_stop(&plain);
 
@@ -159,7 +193,7 @@ fn what_a_rotation_and_an_encryption_leave_for_a_while_is_a_warning() {
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
-    let (host, _guest) = Host::with_used_guest();
+    let (host, _guest) = in_order();
     let secret = SecretUuid::random();
     host.define_secret(secret, "by-hand", Some("a key in clear"));
     finds(
@@ -191,7 +225,7 @@ fn keys_in_plaintext_full_disks_and_deaf_daemons_are_reported() {
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn recovery_files_are_verified() {
-    let (host, _guest) = Host::with_used_guest();
+    let (host, _guest) = in_order();
     let file = recovery_file("nkp-a");
     let with =
         |more: &[&str], status| found(&host, &[&["--recovery-file", &file], more].concat(), status);
@@ -249,7 +283,7 @@ fn copies_of_tpm_state_that_no_guest_needs_are_reported() {
 #[test]
 #[ignore = "needs root and namespaces: ./dev e2e"]
 fn other_hooks_and_linked_states_are_notes_and_copies_of_hooks_are_warnings() {
-    let (host, guest) = Host::with_used_guest();
+    let (host, guest) = in_order();
     let hook = "#!/bin/sh\nexit 0\n";
     host.write_program("/etc/libvirt/hooks/qemu.d/10-before", hook);
     host.run(&["mv", "/var/lib/libvirt/swtpm", "/var/lib/libvirt/elsewhere"])

@@ -11,6 +11,7 @@ const LONG: &str = "a-guest-whose-name-is-as-long-as-some-clouds-make-them-00000
 /// A host with guests that start, that start after a repair, and that do not.
 fn host() -> Host {
     let (host, guest) = Host::with_used_guest();
+    host.guard(&["state", "persist", "vm1"]).ok();
     host.define_guest("unbound", Tpm::Encrypted(SecretUuid::random()));
     host.define_bound_guest(LONG, "nkp-a");
     host.define_guest("db", Tpm::Plain);

@@ -46,7 +46,10 @@ def install(machine):
 
 @play("systemd finds nothing wrong with the units, and nothing has failed", on=BOTH)
 def units(machine):
-    own = "vtpm-guard-check.service vtpm-guard-check.timer vtpm-guard-unstage.service libvirtd.service"
+    own = (
+        "vtpm-guard-check.service vtpm-guard-check.timer vtpm-guard-unstage.service vtpm-guard-sync.service "
+        "vtpm-guard-sync.path vtpm-guard-sync.timer libvirtd.service"
+    )
     machine.sh(f"systemd-analyze verify {own} 2>&1 | grep vtpm-guard || true").says_not("vtpm-guard")
     expect(machine.sh("systemctl --failed --no-legend").ok().stdout == "", "units have failed")
     machine.sh("man -w vtpm-guard vtpm-guard-hook vtpm-guard.toml vtpm-guard-codes").ok()

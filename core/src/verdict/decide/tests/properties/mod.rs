@@ -1,6 +1,7 @@
 //! What always holds (docs/invariants.md), over random worlds.
 
 mod beyond;
+mod journeys;
 mod model;
 mod worlds;
 

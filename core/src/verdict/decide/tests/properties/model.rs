@@ -24,7 +24,9 @@ const ANOTHER: &str = "d0000000-0000-4000-8000-000000000099";
 pub(super) const LEARNT: KeyRefId = KeyRefId(101);
 
 /// The DEK that `create-key` makes.
-const NEW_DEK: u8 = 99;
+pub(super) const NEW_DEK: u8 = 99;
+/// Its generation.
+pub(super) const NEW_GENERATION: u32 = 9;
 
 #[derive(Debug, Clone)]
 pub(super) struct World {
@@ -122,7 +124,7 @@ pub(super) fn wrap(kek: KeyId, dek: u8, generation: u32, authentic: bool) -> Wra
 }
 
 /// What [`wrap`] has wrapped: which KEK, which DEK, and whether it authenticates.
-fn unwrapped(wrapped: &WrappedDek) -> Option<(KeyId, u8, bool)> {
+pub(super) fn unwrapped(wrapped: &WrappedDek) -> Option<(KeyId, u8, bool)> {
     let salt = wrapped.as_bytes().get(26..)?;
     Some((wrapped.key_id().ok()?, salt[0], salt[1] == 1))
 }
@@ -336,7 +338,7 @@ impl World {
                     None => self.references.key_refs.last_mut().unwrap(),
                 };
                 assert_eq!(row.wrapped_dek, None);
-                row.wrapped_dek = Some(wrap(key_id, dek, 9, true));
+                row.wrapped_dek = Some(wrap(key_id, dek, NEW_GENERATION, true));
                 row.kek_ref = Some(kek_ref(key_id));
                 row.key_version = Some(key_version);
                 row.secret_uuid = Some(SecretUuid::parse(SECRET).unwrap());
@@ -349,7 +351,7 @@ impl World {
                 let dek = self.host_value();
                 self.retired.push(KeyRef {
                     id: KeyRefId(200),
-                    wrapped_dek: Some(wrap(kek, dek, 9, true)),
+                    wrapped_dek: Some(wrap(kek, dek, NEW_GENERATION, true)),
                     ..blank()
                 });
             }
@@ -438,7 +440,7 @@ fn proof(tpm: Tpm, dek: u8) -> Proof {
 }
 
 /// A new row.
-fn blank() -> KeyRef {
+pub(super) fn blank() -> KeyRef {
     KeyRef {
         id: KeyRefId(100),
         secret_uuid: Some(SecretUuid::parse(SECRET).unwrap()),
