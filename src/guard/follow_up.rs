@@ -7,7 +7,8 @@ use super::context::Guard;
 use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
 use super::{
-    arrival as arrivals, copies, failed_start, plain_state, secret_release, start_note, sync_notes,
+    arrival as arrivals, copies, failed_start, plain_state, restore_links, secret_release,
+    start_note, sync_notes,
 };
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Lifetime;
@@ -64,6 +65,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
         clear_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
+    restore_links::after_start(guard, domain.uuid, vtpm);
     let may_have_provided = start_note::may_have_provided(guard, domain);
     let has_its_tpm = start_note::remove_at_start(guard, domain);
     let noted = guard.with_store(deadline, |store| {

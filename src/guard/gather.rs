@@ -106,7 +106,9 @@ pub(super) fn gather(
         }
         gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, saved, deadline);
-        if !gathered.facts.trials.values().any(Trial::is_proven) {
+        let is_proven = gathered.facts.trials.values().any(Trial::is_proven);
+        // A state that is here proves nothing of one that is on its way.
+        if !is_proven || (gathered.facts.arrival.is_some() && gathered.brings_another_key()) {
             gathered.try_travelling(uuid, deadline);
             gathered.try_retired(uuid, deadline);
         }
@@ -268,16 +270,48 @@ impl Gathered {
         }
     }
 
-    /// Tries the keys in the domain XML.
+    /// Whether the domain XML has a key that no row holds, as it is wrapped there.
+    fn brings_another_key(&self) -> bool {
+        let rows = self
+            .facts
+            .references
+            .iter()
+            .flat_map(|found| &found.key_refs);
+        let is_held = |key: &KeyRef| rows.clone().any(|row| row.wrapped_dek == key.wrapped_dek);
+        !self.facts.travelling.keys.iter().all(is_held)
+    }
+
+    /// Tries the keys in the domain XML that no row holds. While state is on its way, one that is
+    /// older than a row which opens is not worth a KEK.
     fn try_travelling(&mut self, domain: DomainUuid, deadline: Deadline) {
         let Self {
             facts, keys, state, ..
         } = self;
-        if let Ok(References { providers, .. }) = &facts.references {
-            let travelling = &facts.travelling.keys;
-            let trials = keys.try_rows(travelling, providers, domain, state, deadline);
-            facts.trials.extend(trials);
-        }
+        let Ok(References {
+            providers,
+            key_refs,
+            state_arrives,
+            ..
+        }) = &facts.references
+        else {
+            return;
+        };
+        let opened = key_refs.iter().filter(|row| {
+            let trial = facts.trials.get(&row.id);
+            matches!(trial, Some(Trial::Opened { .. }))
+        });
+        let newest = opened.map(KeyRef::generation).max();
+        let is_due = |key: &&KeyRef| {
+            let is_held = key_refs
+                .iter()
+                .any(|row| row.wrapped_dek == key.wrapped_dek);
+            let is_older = *state_arrives && Some(key.generation()) < newest;
+            !is_held && !is_older
+        };
+        let travelling = facts.travelling.keys.iter().filter(is_due).cloned();
+        let travelling: Vec<_> = travelling.collect();
+        let trials = keys.try_rows(&travelling, providers, domain, state, deadline);
+        facts.trials.extend(trials);
     }
 
     /// Tries the retired rows, once: they may have the key of a state that has come back.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::context::Guard;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator};
 use crate::host::dirs::StateDir;
 use crate::host::poll::poll;
@@ -32,6 +32,7 @@ const MARK: [&str; 2] = ["--restore-links", "--"];
 pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+    drop_stale(domain.uuid, &place);
     let is_protected = HardLinks::of(&place).ok().flatten()?.exist();
     (is_protected || copy_of_failed_start(&guard.copy_store(domain)).is_some()).then(|| {
         let [mark, end] = MARK.map(OsString::from);
@@ -132,6 +133,19 @@ pub(super) fn before_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) -
         return is_there(&place);
     }
     restored == Some(LinksRestored::Restored)
+}
+
+/// The guest runs: links that a killed process has left of an earlier failed start are of no use.
+pub(super) fn after_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
+    let states = guard.config.libvirt.tpm_states();
+    drop_stale(domain, &StatePath::of(&states, domain, vtpm));
+}
+
+fn drop_stale(domain: DomainUuid, place: &StatePath) {
+    let links = HardLinks::of(place).ok().flatten();
+    if let Some(Err(error)) = links.map(|links| links.remove_stale(Timestamp::now())) {
+        tracing::warn!(%domain, %error, "could not remove old hard links to the TPM state");
+    }
 }
 
 fn attempt_links(state_dir: &StateDir, domain: DomainUuid, shelter: &HardLinks) -> LinksRestored {

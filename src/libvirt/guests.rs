@@ -108,6 +108,7 @@ pub struct Guest {
 }
 
 /// Why the definition of a transient guest is not changed: defining it would make it persistent.
+#[cfg(any(feature = "libvirt", test))]
 pub(super) fn not_defined() -> SecretError {
     SecretError::Refused("the guest is transient: it has no definition to change".to_owned())
 }

@@ -97,6 +97,10 @@ impl KnownKeys {
                 wrapped_dek,
                 provider: row.key_ref.provider_name.clone(),
             };
+            // Nobody has run with it: there is no TPM that it could open elsewhere.
+            if row.key_ref.first_used_at.is_none() {
+                continue;
+            }
             let reason = match key.wrapped_dek.generation() {
                 Err(_) => StayReason::UnknownFormat,
                 Ok(_) if !key.fits() => StayReason::TooLong,

@@ -17,11 +17,15 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
+use crate::clock::Timestamp;
 use crate::host::dirs::of_descriptor;
 use crate::swtpm::{Backend, StateError, StatePath};
 
 /// The depth of libvirt's directories of one TPM, and one more.
 const DEPTH: usize = 3;
+
+/// The age at which nobody waits for them any more, in milliseconds; clocks of hosts differ.
+const STALE_MS: i64 = 120_000;
 
 /// What happened to a state with hard links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +183,26 @@ impl HardLinks {
     #[must_use]
     pub fn exist(&self) -> bool {
         is_there(&self.parent, &self.links) || is_there(&self.parent, &self.moved)
+    }
+
+    /// Removes links that stand beside the original although nobody waits for its deletion any more:
+    /// what made them was killed. They would once replace a newer state. In the linear format they
+    /// are the state itself. Returns whether there were any.
+    pub fn remove_stale(&self, now: Timestamp) -> io::Result<bool> {
+        let links = fstatat(
+            &self.parent,
+            self.links.as_os_str(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        );
+        let Ok(links) = links else { return Ok(false) };
+        let made = Timestamp(links.st_ctime.saturating_mul(1000));
+        let is_old = now.0.saturating_sub(made.0) > STALE_MS;
+        let is_stale = is_old && self.backend == Backend::Directory;
+        if is_stale && self.original_is_there() && !self.is_moved()? {
+            self.remove()?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Returns whether libvirt has not deleted the original.

@@ -224,6 +224,36 @@ fn a_guest_moves_there_and_back_and_its_tpm_stays_the_same() {
     }
 }
 
+// The state that the guest has left behind here proves its old key, which is not that of the state
+// that arrives.
+#[test]
+#[ignore = "needs root and namespaces: ./dev e2e"]
+fn a_guest_comes_back_with_a_renewed_key_to_where_it_left_its_old_state() {
+    let (pair, guest) = prepared();
+    pair.here.start_running(&guest);
+    pair.here.migrate(&guest, THERE, &["--persistent"]).ok();
+    assert!(pair.here.has_tpm_state(&guest));
+    pair.there.stop(&guest);
+    pair.there.guard(&["key", "renew", &guest.name]).ok();
+    pair.there.start_running(&guest);
+    pair.there.sync().ok();
+    let arrives = pair.there.tpm_state(&guest);
+    for number in 1..=2 {
+        pair.there.migrate(&guest, HERE, &["--persistent"]).ok();
+        assert_eq!(pair.here.state(&guest), "running", "{number}");
+        assert_eq!(pair.here.tpm_state(&guest).len(), arrives.len());
+        if number == 1 {
+            pair.here.migrate(&guest, THERE, &["--persistent"]).ok();
+        }
+    }
+    pair.here.stop(&guest);
+    // Its own state decides: the old key is retired.
+    pair.here.start_running(&guest);
+    let rows = pair.here.key_refs(&guest);
+    let in_use: Vec<_> = rows.iter().filter(|row| row.retired_at.is_none()).collect();
+    assert_eq!((rows.len(), in_use.len()), (2, 1), "{rows:#?}");
+}
+
 /// What goes wrong at the destination, and in what the migration must end: the guest runs on here,
 /// and nothing of it is there.
 struct Failure {

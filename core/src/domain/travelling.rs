@@ -38,6 +38,9 @@ const MAX_TEXT: usize = 128 << 10;
 /// Bytes of one key's text. What is longer has been shortened before it was parsed.
 const MAX_KEY_TEXT: usize = 48 << 10;
 
+/// Declarations of the namespace that are remembered at once; libvirt writes one.
+const MAX_DECLARATIONS: usize = 16;
+
 /// A `<vg:vtpm>` in a guest's `<metadata>`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TravellingKeys {
@@ -183,7 +186,8 @@ impl TravellingReading {
             };
             let uri = attribute.normalized_value(XmlVersion::Implicit1_0);
             let is_ours = uri.is_ok_and(|uri| uri == NAMESPACE);
-            if is_ours || self.stands_for_it(prefix) {
+            let counts = is_ours || self.stands_for_it(prefix);
+            if counts && self.prefixes.len() < MAX_DECLARATIONS {
                 self.prefixes.push(Declaration {
                     depth,
                     prefix: prefix.to_owned(),
@@ -202,7 +206,11 @@ impl TravellingReading {
 
     /// Elements deeper than this are closed.
     pub(super) fn close(&mut self, depth: usize) {
-        self.prefixes.retain(|declared| declared.depth <= depth);
+        while self
+            .prefixes
+            .pop_if(|declared| declared.depth > depth)
+            .is_some()
+        {}
     }
 
     /// Whether this tag is the namespace's element of this name.

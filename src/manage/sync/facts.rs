@@ -10,6 +10,7 @@ use crate::libvirt::Guest;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::travelling::KnownKeys;
 use crate::store::{Access, KeyRefRecord, WrittenKeys};
+use crate::verdict::facts::NotOpened;
 
 /// The rows of all guests, and the keys that were written into their metadata.
 #[derive(Debug, Default)]
@@ -65,7 +66,8 @@ impl Facts {
         }
     }
 
-    /// Whether a row of this guest has this key, perhaps wrapped by another provider key.
+    /// Whether a row of this guest has this key, perhaps wrapped by another provider key, or nobody
+    /// could have it: its provider key is here, and it does not authenticate.
     pub(crate) fn hold(
         &self,
         unlocker: &mut Unlocker,
@@ -79,9 +81,13 @@ impl Facts {
         if wrapped.clone().any(|row| row == key) {
             return true;
         }
-        let mut open = |key| unlocker.open(key, guest, default_deadline()).ok();
-        let Some(dek) = open(key) else { return false };
-        wrapped.any(|row| open(row).is_some_and(|row| row.same_as(&dek)))
+        let mut open = |key| unlocker.open(key, guest, default_deadline());
+        match open(key) {
+            Ok(dek) => wrapped.any(|row| open(row).is_ok_and(|row| row.same_as(&dek))),
+            // A key of a newer format is none of that.
+            Err(NotOpened::Corrupt { .. }) => key.key_id().is_ok(),
+            Err(_) => false,
+        }
     }
 
     pub(super) fn add_written(&mut self, keys: WrittenKeys) {

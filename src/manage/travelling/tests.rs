@@ -39,7 +39,7 @@ fn row(id: i64, wrapped: Option<WrappedDek>, retired: bool) -> KeyRefRecord {
             key_version: None,
             kek_ref: None,
             wrapped_dek: wrapped,
-            first_used_at: None,
+            first_used_at: Some(Timestamp(1)),
             created_at: Timestamp(0),
         },
         retired_at: retired.then_some(Timestamp(1)),
@@ -274,4 +274,15 @@ fn what_is_too_long_too_much_or_of_another_format_does_not_travel() {
         read.fault
     );
     assert!(!known.stay.is_empty());
+}
+
+#[test]
+fn a_key_that_nobody_has_run_with_does_not_travel() {
+    let mut unused = row(1, Some(blob(1, 1)), false);
+    unused.key_ref.first_used_at = None;
+    let used = row(2, Some(blob(2, 1)), false);
+    let known = KnownKeys::of([&unused, &used]);
+    let own: Vec<_> = known.own.iter().map(|own| own.key_ref).collect();
+    assert_eq!(own, [KeyRefId(2)]);
+    assert_eq!(known.stay, []);
 }

@@ -160,3 +160,24 @@ fn a_state_in_one_file_is_restored_from_a_hard_link() {
     assert!(!links.exist() && file.exists());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn links_that_nobody_waits_with_any_more_are_removed_beside_the_state_and_never_instead_of_it() {
+    let guest = Guest::new();
+    guest.put(b"state");
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    links.make().unwrap();
+    let later = |seconds: i64| Timestamp(Timestamp::now().0 + seconds * 1000);
+    assert!(!links.remove_stale(later(60)).unwrap());
+    assert!(links.exist());
+    // The links are all that is left of the state.
+    let place = guest.states().join(guest.domain.to_string());
+    let away = place.with_extension("away");
+    fs::rename(&place, &away).unwrap();
+    assert!(!links.remove_stale(later(600)).unwrap());
+    fs::rename(&away, &place).unwrap();
+    assert!(links.remove_stale(later(600)).unwrap());
+    assert!(!links.exist());
+    assert_eq!(fs::read(guest.state()).unwrap(), b"state");
+}

@@ -268,6 +268,13 @@ fn unusable_store(case: &Case<'_>, trouble: &StoreAccessError) -> Answer {
 
 fn no_rows(case: &Case<'_>) -> Answer {
     let policy = &case.facts.policy;
+    // The guest has a TPM somewhere: the key of its XML says so.
+    if case.would_be_a_new_tpm()
+        && policy.missing_state == Permission::Deny
+        && let Some(refusal) = case.xml_key_out_of_reach()
+    {
+        return Verdict::deny(refusal).into();
+    }
     if let Some(refusal) = case.host_secret_refusal() {
         return Verdict::deny(refusal).into();
     }

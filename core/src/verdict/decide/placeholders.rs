@@ -6,7 +6,7 @@ use super::Case;
 use super::host_secret::{Carries, ChosenKey, carried, degrade_or_deny, give};
 use super::repair_row::repair_row;
 use crate::verdict::facts::{
-    HostSecret, HostValue, KekState, KeyRef, KeySource, Provider, provider_of,
+    HostSecret, HostValue, KekState, KeyRef, KeySource, Permission, Provider, provider_of,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -18,7 +18,11 @@ pub(super) fn decide(case: &Case<'_>) -> Answer {
     }
     // The guest has a TPM somewhere: the key of its XML says so.
     if let Some(refusal) = case.xml_key_out_of_reach() {
-        return degrade_or_deny(case, refusal);
+        return if case.facts.policy.missing_state == Permission::Deny {
+            Verdict::deny(refusal).into()
+        } else {
+            degrade_or_deny(case, refusal)
+        };
     }
     let rows = &case.references.key_refs;
     let providers = &case.references.providers;

@@ -11,7 +11,7 @@ use crate::ids::{DomainUuid, KeyRefId};
 use crate::verdict::facts::{DekNumber, Facts, KeyRef, Proof, References, TpmState, Trial};
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
-use crate::verdict::{Answer, Finding, Verdict};
+use crate::verdict::{Answer, Decision, Finding, Reason, Verdict};
 
 /// What the keys in a guest's XML are good for, whether or not the guest could start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,34 +98,46 @@ impl<'a> View<'a> {
         let (Ok(references), Some(_)) = (&facts.references, facts.secret()) else {
             return Self::unchanged(facts, false);
         };
-        let is_proven = |row: &&KeyRef| facts.trials.get(&row.id).is_some_and(Trial::is_proven);
-        let proven = || references.key_refs.iter().filter(is_proven);
+        let candidates = candidates(facts);
+        // Of equal ones the first, as they are written.
+        let newest = candidates
+            .iter()
+            .rev()
+            .max_by_key(|key| key.key.generation());
+        if references.state_arrives {
+            return match newest {
+                Some(newest) => Self::by_generation(facts, references, newest),
+                None => Self::unchanged(facts, false),
+            };
+        }
+        let proven = || {
+            references
+                .key_refs
+                .iter()
+                .filter(|row| is_proven(facts, row))
+        };
         if proven().next().is_some() {
             // The keys of the XML were not tried.
             let is_known = |key: &KeyRef| proven().any(|row| row.generation() == key.generation());
             let has_other = !facts.travelling.keys.iter().all(is_known);
             return Self::unchanged(facts, has_other);
         }
-        let candidates = candidates(facts);
         if let Some(proven) = candidates.iter().find(|key| key.proof == Proof::Proven) {
             return Self::with(facts, proven.key, |_| true);
         }
-        let refuted = *facts.effective_state() == TpmState::Encrypted && !references.state_arrives;
-        // Of equal ones the first, as they are written.
-        let newest = candidates
-            .iter()
-            .rev()
-            .max_by_key(|key| key.key.generation());
         match newest {
-            Some(newest) if !refuted => Self::by_generation(facts, references, newest),
+            Some(newest) if *facts.effective_state() != TpmState::Encrypted => {
+                Self::by_generation(facts, references, newest)
+            }
             Some(_) => Self::unchanged(facts, true),
             None => Self::unchanged(facts, false),
         }
     }
 
-    /// No state proves or refutes a key. The XML's is used where no row holds another one; and while
-    /// state is on its way, also before those of its generation and older ones: a wrong guess costs
-    /// nothing then, for the guest's start fails, and its source still has it.
+    /// No state decides. The XML's key is used where no row holds another one; and while state is on
+    /// its way, also before those of its generation and older ones: a wrong guess costs nothing then,
+    /// for the guest's start fails, and its source still has it. The state that is here may be one
+    /// that the guest has left behind; it proves something only between keys of one generation.
     fn by_generation(facts: &'a Facts, references: &References, newest: &Candidate<'_>) -> Self {
         let generation = newest.key.generation();
         let holds = |row: &KeyRef| {
@@ -135,8 +147,11 @@ impl<'a> View<'a> {
         let keyed = references.key_refs.iter();
         let keyed = keyed.filter(|row| row.wrapped_dek.is_some());
         let (holders, others): (Vec<_>, Vec<_>) = keyed.partition(|row| holds(row));
-        let gives_way =
-            |other: &&KeyRef| references.state_arrives && other.generation() <= generation;
+        let gives_way = |other: &&KeyRef| {
+            let is_older = other.generation() < generation;
+            let is_as_new = other.generation() == generation && !is_proven(facts, other);
+            references.state_arrives && (is_older || is_as_new)
+        };
         if !others.iter().all(gives_way) {
             return Self::unchanged(facts, holders.is_empty());
         }
@@ -178,7 +193,10 @@ impl<'a> View<'a> {
         let Answer::Verdict(mut verdict) = answer else {
             return answer;
         };
-        if let (Some(key), true) = (self.learns, verdict.is_allowed()) {
+        // A start that goes by a value of libvirt's says nothing of the key, unless the state does.
+        let is_used =
+            verdict.secret.is_some() || *verdict.decision() == Decision::Allow(Reason::Proven);
+        if let (Some(key), true) = (self.learns, verdict.is_allowed() && is_used) {
             let provider = key.provider_name.clone();
             verdict.findings.insert(0, Finding::KeyLearnt { provider });
             let key = Box::new(key);
@@ -199,11 +217,14 @@ impl<'a> View<'a> {
 
 /// Whether the verdict concerns an encrypted vTPM.
 fn is_managed(verdict: &Verdict) -> bool {
-    use crate::verdict::{Decision, Reason};
     !matches!(
         verdict.decision(),
         Decision::Allow(Reason::NoEmulatedTpm | Reason::Unencrypted | Reason::UnreadableXml)
     )
+}
+
+fn is_proven(facts: &Facts, row: &KeyRef) -> bool {
+    facts.trials.get(&row.id).is_some_and(Trial::is_proven)
 }
 
 /// The facts with these rows alone.
@@ -220,8 +241,13 @@ fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
         let mut retired = facts.retired.values();
         retired.any(|trial| matches!(trial, Trial::Opened { dek, .. } if *dek == number))
     };
+    let rows = facts.references.iter().flat_map(|found| &found.key_refs);
     let opened = facts.travelling.keys.iter().filter_map(|key| {
-        let &Trial::Opened { dek, proof, .. } = facts.trials.get(&key.id)? else {
+        // What a row holds as well was tried as that row's.
+        let same = rows.clone().find(|row| row.wrapped_dek == key.wrapped_dek);
+        let trial = facts.trials.get(&key.id);
+        let trial = trial.or_else(|| facts.trials.get(&same?.id))?;
+        let &Trial::Opened { dek, proof, .. } = trial else {
             return None;
         };
         (!is_retired(dek)).then_some(Candidate { key, dek, proof })

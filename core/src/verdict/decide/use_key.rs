@@ -10,8 +10,8 @@ use crate::verdict::repair::Repair;
 use crate::verdict::{Answer, Finding, Reason, Verdict};
 
 /// Allows the start with this DEK. One of the rows that hold it stays and is repaired, the others
-/// are deleted; rows with other keys, or whose key does not open, are retired; placeholders are
-/// deleted.
+/// are deleted; rows with other keys, or whose key does not open, are retired, unless another state is
+/// on its way; placeholders are deleted.
 pub(super) fn use_key(
     case: &Case<'_>,
     dek: DekNumber,
@@ -46,7 +46,9 @@ pub(super) fn use_key(
             },
         );
     }
-    let others = others.iter().map(|other| other.row.id);
+    let retires = !case.references.state_arrives;
+    let others = others.iter().filter(|_| retires);
+    let others = others.map(|other| other.row.id);
     for key_ref in others.chain(unopened.iter().map(|unopened| unopened.row.id)) {
         verdict.plan(Finding::UnusableKey(key_ref), Repair::RetireKey { key_ref });
     }

@@ -13,7 +13,13 @@ use crate::verdict::{Answer, Verdict};
 pub(super) fn decide(case: &Case<'_>) -> Answer {
     let (opened, unopened) = case.tried_rows();
     if let Some(proven) = opened.iter().find(|row| row.proof == Proof::Proven) {
-        return use_key(case, proven.dek, &opened, &unopened);
+        // Another state is on its way: what this one says against the other keys may be outdated.
+        let unopened = if case.references.state_arrives {
+            &[]
+        } else {
+            &unopened[..]
+        };
+        return use_key(case, proven.dek, &opened, unopened);
     }
     let refuted =
         *case.facts.effective_state() == TpmState::Encrypted && !case.references.state_arrives;

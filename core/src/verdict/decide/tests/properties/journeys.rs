@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::given::{key, nothing_elsewhere, uuid};
+use super::super::given::{key, key as key_of, nothing_elsewhere, uuid};
 use super::model::{Host, NEW_DEK, NEW_GENERATION, Tpm, World, Xml, blank, unwrapped, wrap};
 use crate::clock::Timestamp;
 use crate::domain::TravellingKey;
 use crate::ids::KeyRefId;
-use crate::key::wrap::Generation;
+use crate::key::wrap::{Generation, WrappedDek};
 use crate::verdict::facts::{KeyRef, KeySource, Policy, Provider, References, kek_ref};
 use crate::verdict::repair::Repair;
 use crate::verdict::{Decision, Verdict};
@@ -242,7 +242,9 @@ impl Journey {
         let Some(keys) = self.hosts[here].definition.clone() else {
             return;
         };
-        if self.runs_on.is_some() {
+        // Nobody starts a TPM that the guest has left behind.
+        let state = self.hosts[here].state;
+        if self.runs_on.is_some() || (state.is_some() && state != self.dek) {
             return;
         }
         let (verdict, provided) = self.judge(here, &keys, false);
@@ -270,11 +272,6 @@ impl Journey {
         self.runs_on = Some(here);
         self.live = keys;
         self.saved = None;
-        for (number, host) in self.hosts.iter_mut().enumerate() {
-            if number != here {
-                host.state = None;
-            }
-        }
         for row in &mut self.hosts[here].rows {
             row.first_used_at = Some(Timestamp(7));
         }
@@ -287,7 +284,13 @@ impl Journey {
         if from == to {
             return;
         }
+        let has_all = self.has_what_it_needs(to, &keys);
         let (verdict, provided) = self.judge(to, &keys, true);
+        let takes_it = verdict.is_allowed() && provided == self.dek;
+        assert!(
+            takes_it || !has_all,
+            "a migration with its key is refused: {verdict:?}"
+        );
         // With another key swtpm rejects the state: the guest runs on where it was.
         if verdict.is_allowed() && provided == self.dek && !breaks {
             self.hosts[to].state = self.dek;
@@ -295,6 +298,25 @@ impl Journey {
             self.hosts[from].definition = None;
             self.runs_with(to, keys, provided);
         }
+    }
+
+    /// The XML has the guest's key as the newest one, the host can open it, has not retired it, and
+    /// has no newer one.
+    fn has_what_it_needs(&self, to: usize, keys: &Keys) -> bool {
+        let host = &self.hosts[to];
+        let newest = |rows: &[KeyRef]| rows.iter().map(KeyRef::generation).max();
+        let mut keys = keys.iter().flatten().map(|key| &key.wrapped_dek);
+        let all = keys.clone().map(|key| key.generation().unwrap()).max();
+        let is_it = |key: &WrappedDek| {
+            let (kek, dek, _) = unwrapped(key).unwrap();
+            let opens = host.keks.iter().any(|known| key_of(*known) == kek);
+            opens && Some(dek) == self.dek && key.generation().ok() == all
+        };
+        let is_retired = host.retired.iter().any(|row| {
+            let found = row.wrapped_dek.as_ref().and_then(unwrapped);
+            found.map(|(_, dek, _)| dek) == self.dek
+        });
+        keys.any(is_it) && !is_retired && newest(&host.rows) <= all
     }
 
     fn restore(&mut self, here: usize) {
@@ -343,10 +365,6 @@ impl Journey {
             generation_of(dek),
             "a generation was given twice"
         );
-        for other in &mut self.hosts {
-            // Copies of the old state are of no use from here on.
-            other.state = None;
-        }
         self.hosts[here].state = Some(dek);
         self.dek = Some(dek);
         self.number_rows(here);
@@ -502,6 +520,11 @@ fn a_guest_can_go_round_all_hosts_and_back() {
     assert_eq!(journey.dek, Some(NEW_DEK + 3));
     journey.happen(Happens::Start(0));
     assert_eq!(journey.runs_on, Some(0));
+    // A host that has the provider alone gets nothing from another guest's XML.
+    journey.hosts[1] = Machine {
+        keks: vec![KEKS[0]],
+        ..Machine::default()
+    };
     let (verdict, _) = journey.judge(1, &None, true);
     assert!(matches!(verdict.decision, Decision::Deny(_)));
 }
