@@ -45,8 +45,8 @@ pub(super) fn sync(answers: &mut Answers) {
         .chain([(4, "wrapped_dek"), (5, "wrapped_dek")])
     {
         site.sql(&format!(
-            "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek) \
-             SELECT '{}', 'a', {key} FROM key_ref WHERE resource_uuid = '{}'",
+            "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek, first_used_at) \
+             SELECT '{}', 'a', {key}, 1 FROM key_ref WHERE resource_uuid = '{}'",
             guest(number),
             guest(1)
         ));
