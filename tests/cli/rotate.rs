@@ -114,8 +114,8 @@ fn a_previous_key_that_a_key_reference_needs_stays() {
     sql(
         &host,
         &format!(
-            "UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) || x'00' ||
-                 substr(wrapped_dek, 62) AS BLOB) WHERE id = {damaged}"
+            "UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) ||
+                 zeroblob(8) || substr(wrapped_dek, 69) AS BLOB) WHERE id = {damaged}"
         ),
     );
     export(&host, "first.recovery").succeeds();

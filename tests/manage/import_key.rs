@@ -110,7 +110,7 @@ fn a_key_that_does_not_open_here_is_refused() {
     here.adopt_provider_of(&there, "a");
     there.sql(
         "UPDATE key_ref
-         SET wrapped_dek = CAST(substr(wrapped_dek, 1, length(wrapped_dek) - 1) || x'00' AS BLOB)",
+         SET wrapped_dek = CAST(substr(wrapped_dek, 1, length(wrapped_dek) - 8) || zeroblob(8) AS BLOB)",
     );
     let file = backup(&there);
     let damaged = import(&here.host, &uuid, &file, None).unwrap_err();

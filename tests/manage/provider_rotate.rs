@@ -151,8 +151,8 @@ fn a_row_that_does_not_open_stays_as_it_is() {
     let guest = fixture.guest_in_use("vm1");
     let damaged = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
     fixture.sql(&format!(
-        "UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) || x'00' ||
-             substr(wrapped_dek, 62) AS BLOB) WHERE id = {damaged}"
+        "UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) ||
+             zeroblob(8) || substr(wrapped_dek, 69) AS BLOB) WHERE id = {damaged}"
     ));
     let old = fixture.provider("a").key_id;
     let done = rotated(&fixture);

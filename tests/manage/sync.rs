@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::clock::{Deadline, Timestamp};
-use crate::domain::{self, TravellingKeys};
+use crate::domain::{self, TravellingKey, TravellingKeys};
 use crate::guard::{Operation, follow_up, sync_notes};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -562,4 +562,33 @@ fn a_note_that_is_left_anew_meanwhile_is_not_taken() {
     let listed = sync_notes::list(&run_dir).unwrap();
     sync_notes::take(&run_dir, &listed).unwrap();
     assert!(fixture.notes().is_empty());
+}
+
+// Whoever may change a guest's metadata can copy its key and raise the generation in its header. Such
+// a key opens nowhere, so it must not keep the guest's own from being written.
+#[test]
+fn a_forged_generation_is_written_over() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let forge = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes[22..26].fill(0xFF);
+        WrappedDek::from_stored(bytes)
+    };
+    let own = fixture.own_keys(&guest).remove(0);
+    let forged = TravellingKeys {
+        domain: Some(guest.uuid),
+        keys: vec![TravellingKey {
+            wrapped_dek: forge(own.as_bytes()),
+            provider: "a".to_owned(),
+        }],
+        fault: None,
+    };
+    let xml = fixture.host.defined_guest("vm1").unwrap().xml;
+    let (head, rest) = xml.split_once("<metadata>").unwrap();
+    let (_, tail) = rest.split_once("</metadata>").unwrap();
+    let forged = format!("{head}<metadata>{}</metadata>{tail}", forged.to_xml());
+    fixture.libvirt.guests.define(&forged);
+    assert_eq!(actions(&fixture.synced()), [("vm1", SyncAction::Written)]);
+    fixture.assert_travels(&guest);
 }
