@@ -1,4 +1,4 @@
-//! Opens the files that this program trusts, by the rules of one table ([`rules`](self::rules)).
+//! Opens the files that this program trusts, by the rules of one table ([`rules`]).
 //!
 //! A path is followed from `/`, one name after the other, in opened directories; what is checked
 //! is the opened file, so nobody can exchange it between the check and its use.

@@ -41,7 +41,7 @@ pub enum Key {
     },
     /// Print the element with which a guest's wrapped keys travel in its domain XML.
     ///
-    /// For files from which guests are defined: it belongs into <metadata>.
+    /// For files from which guests are defined: it belongs into the metadata element.
     Metadata {
         /// Guest name or UUID.
         domain: String,
