@@ -449,6 +449,7 @@ fn doctor_misses_the_drop_in_and_finds_keys_that_were_left() {
     if host.lacks_libvirtd() {
         return;
     }
+    host.guard(&["state", "persist", "--all"]).ok();
     let found = || host.guard(&["doctor"]);
     assert_eq!(found().stdout, "nothing found\n");
     host.autostart(&guest);

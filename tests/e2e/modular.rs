@@ -103,6 +103,7 @@ fn guests_start_with_virtqemud_without_staged_keys() {
         assert_eq!(host.tpms_made(guest), 1);
         assert!(!host.has_secret(guest.secret));
     }
+    host.guard(&["state", "persist", "--all"]).ok();
     let found = host.guard(&["doctor"]).ok().stdout;
     assert_eq!(found, "nothing found\n");
 }
@@ -165,6 +166,7 @@ fn doctor_sees_both_daemons_and_what_is_left_of_libvirtd() {
         return;
     };
     host.autostart(&guest);
+    host.guard(&["state", "persist", "--all"]).ok();
     let doctor = || host.guard(&["doctor"]).stdout;
     // Of a libvirtd that was killed before the host got its modular daemons.
     host.write("/run/libvirtd.pid", "1\n");
