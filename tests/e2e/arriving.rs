@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;
-use crate::migrated::joined;
+use crate::pair::joined;
 use crate::saved::SAVED;
 
 /// A dispatcher in hooks/qemu that runs the programs in qemu.d, which libvirt runs itself.
@@ -148,7 +148,7 @@ fn a_dispatcher_that_calls_every_hook_twice_changes_nothing() {
 fn a_dispatcher_lets_a_guest_migrate_in() {
     let (here, there, guest) = pair();
     there.use_dispatcher();
-    joined([&here, &there]);
+    joined(&here, &there);
     here.start_running(&guest);
     let data = "tcp://10.99.0.2";
     here.virsh(&["migrate", "--live", "--persistent", "vm1", THERE, data])
@@ -161,7 +161,7 @@ fn a_dispatcher_lets_a_guest_migrate_in() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_guest_that_is_migrated_offline_brings_no_state() {
     let (here, there, guest) = pair();
-    joined([&here, &there]);
+    joined(&here, &there);
     here.virsh(&["migrate", "--offline", "--persistent", "vm1", THERE])
         .ok();
     assert_eq!(there.state(&guest), "shut off");
@@ -179,7 +179,7 @@ fn a_guest_that_is_migrated_offline_brings_no_state() {
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_migration_that_fails_leaves_no_tpm_that_is_believed() {
     let (here, there, guest) = pair();
-    joined([&here, &there]);
+    joined(&here, &there);
     here.start_running(&guest);
     let data = "tcp://10.99.0.2";
     let migrate = ["migrate", "--live", "--persistent", "vm1", THERE, data];

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::guest::Guest;
 use crate::host::Host;
-use crate::migrated::joined;
+use crate::pair::joined;
 use crate::tpm::{Identity, identity};
 
 impl Host {
@@ -105,7 +105,7 @@ fn a_copy_from_before_the_last_run_is_restored_only_when_that_is_said() {
 fn a_guest_that_has_moved_away_is_not_set_back_here() {
     let (here, guest) = Host::with_used_guest();
     let there = Host::new();
-    joined([&here, &there]);
+    joined(&here, &there);
     for file in ["/run/nkp-a.recovery", "/run/passphrase"] {
         there.write(file, fs::read(here.path(file)).unwrap());
     }

@@ -50,15 +50,20 @@ const WAYS: [Way; 5] = [
     },
 ];
 
+/// The daemon and the QEMU that a guest migrates to.
+fn destination(to: &str) -> (String, String) {
+    (format!("qemu+tcp://{to}/system"), format!("tcp://{to}"))
+}
+
 impl Host {
     fn migrate(&self, guest: &Guest, to: &str, options: &[&str]) -> Output {
-        let (uri, data) = (format!("qemu+tcp://{to}/system"), format!("tcp://{to}"));
+        let (uri, data) = destination(to);
         let migrate = ["migrate", "--live", &guest.name, &uri, &data];
         self.virsh(&[&migrate[..], options].concat())
     }
 
     fn migrate_in_background(&self, guest: &Guest, to: &str) -> Child {
-        let (uri, data) = (format!("qemu+tcp://{to}/system"), format!("tcp://{to}"));
+        let (uri, data) = destination(to);
         let virsh = [
             "virsh",
             "-k",

@@ -14,20 +14,24 @@ pub(crate) struct Pair {
     pub(crate) there: Host,
 }
 
+/// Joins two hosts by a network of their own, on which their daemons listen.
+pub(crate) fn joined(here: &Host, there: &Host) {
+    let joined = Command::new("ip")
+        .args(["link", "add", "wire", "netns", &here.pid(), "type", "veth"])
+        .args(["peer", "name", "wire", "netns", &there.pid()])
+        .status();
+    assert!(joined.unwrap().success());
+    here.join("here.example", HERE);
+    there.join("there.example", THERE);
+}
+
 impl Pair {
     pub(crate) fn new() -> Self {
         let pair = Self {
             here: Host::new(),
             there: Host::new(),
         };
-        let (here, there) = (pair.here.pid(), pair.there.pid());
-        let joined = Command::new("ip")
-            .args(["link", "add", "wire", "netns", &here, "type", "veth"])
-            .args(["peer", "name", "wire", "netns", &there])
-            .status();
-        assert!(joined.unwrap().success());
-        pair.here.join("here.example", HERE);
-        pair.there.join("there.example", THERE);
+        joined(&pair.here, &pair.there);
         pair
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::given::{key, key as key_of, nothing_elsewhere, uuid};
+use super::super::given::{key, nothing_elsewhere, uuid};
 use super::model::{Host, NEW_DEK, NEW_GENERATION, Tpm, World, Xml, blank, unwrapped, wrap};
 use crate::clock::Timestamp;
 use crate::domain::TravellingKey;
@@ -307,10 +307,10 @@ impl Journey {
         let newest = |rows: &[KeyRef]| rows.iter().map(KeyRef::generation).max();
         let mut keys = keys.iter().flatten().map(|key| &key.wrapped_dek);
         let all = keys.clone().map(|key| key.generation().unwrap()).max();
-        let is_it = |key: &WrappedDek| {
-            let (kek, dek, _) = unwrapped(key).unwrap();
-            let opens = host.keks.iter().any(|known| key_of(*known) == kek);
-            opens && Some(dek) == self.dek && key.generation().ok() == all
+        let is_it = |wrapped: &WrappedDek| {
+            let (kek, dek, _) = unwrapped(wrapped).unwrap();
+            let opens = host.keks.iter().any(|known| key(*known) == kek);
+            opens && Some(dek) == self.dek && wrapped.generation().ok() == all
         };
         let is_retired = host.retired.iter().any(|row| {
             let found = row.wrapped_dek.as_ref().and_then(unwrapped);
