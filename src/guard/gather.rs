@@ -95,15 +95,7 @@ pub(super) fn gather(
     if needs_rows {
         gathered.read_rows(guard, uuid, access, deadline);
         gathered.find_arrival(guard);
-        if let Facts {
-            domain: Ok(domain),
-            references: Ok(references),
-            travelling,
-            ..
-        } = &mut gathered.facts
-        {
-            *travelling = Travelling::of(domain, references, Timestamp::now());
-        }
+        gathered.read_travelling();
         gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, saved, deadline);
         let is_proven = gathered.facts.trials.values().any(Trial::is_proven);
@@ -154,11 +146,7 @@ impl Gathered {
         if vtpm.secret_uuid.is_none() && !is_asked {
             return;
         }
-        let arrives = facts
-            .references
-            .as_ref()
-            .is_ok_and(|found| found.state_arrives);
-        let waits = !is_asked && !arrives;
+        let waits = !is_asked && !facts.state_arrives();
         let longest = if waits {
             obstacle::LOCK_PATIENCE
         } else {
@@ -268,50 +256,6 @@ impl Gathered {
             facts.trials = trials;
             self.state = state;
         }
-    }
-
-    /// Whether the domain XML has a key that no row holds, as it is wrapped there.
-    fn brings_another_key(&self) -> bool {
-        let rows = self
-            .facts
-            .references
-            .iter()
-            .flat_map(|found| &found.key_refs);
-        let is_held = |key: &KeyRef| rows.clone().any(|row| row.wrapped_dek == key.wrapped_dek);
-        !self.facts.travelling.keys.iter().all(is_held)
-    }
-
-    /// Tries the keys in the domain XML that no row holds. While state is on its way, one that is
-    /// older than a row which opens is not worth a KEK.
-    fn try_travelling(&mut self, domain: DomainUuid, deadline: Deadline) {
-        let Self {
-            facts, keys, state, ..
-        } = self;
-        let Ok(References {
-            providers,
-            key_refs,
-            state_arrives,
-            ..
-        }) = &facts.references
-        else {
-            return;
-        };
-        let opened = key_refs.iter().filter(|row| {
-            let trial = facts.trials.get(&row.id);
-            matches!(trial, Some(Trial::Opened { .. }))
-        });
-        let newest = opened.map(KeyRef::generation).max();
-        let is_due = |key: &&KeyRef| {
-            let is_held = key_refs
-                .iter()
-                .any(|row| row.wrapped_dek == key.wrapped_dek);
-            let is_older = *state_arrives && Some(key.generation()) < newest;
-            !is_held && !is_older
-        };
-        let travelling = facts.travelling.keys.iter().filter(is_due).cloned();
-        let travelling: Vec<_> = travelling.collect();
-        let trials = keys.try_rows(&travelling, providers, domain, state, deadline);
-        facts.trials.extend(trials);
     }
 
     /// Tries the retired rows, once: they may have the key of a state that has come back.

@@ -107,8 +107,8 @@ impl Gathered {
     fn is_settled(&self, value: HostValue) -> bool {
         let has_rows = (self.facts.references.as_ref())
             .is_ok_and(|references| !references.key_refs.is_empty());
-        let is_held = |trial: &Trial| match (trial, value) {
-            (Trial::Opened { dek, .. }, HostValue::Known { dek: known, .. }) => *dek == known,
+        let is_held = |trial: &Trial| match value {
+            HostValue::Known { dek, .. } => trial.dek() == Some(dek),
             _ => false,
         };
         value == HostValue::None || !has_rows || self.facts.trials.values().any(is_held)
@@ -144,13 +144,9 @@ impl Gathered {
         else {
             return false;
         };
-        let dek = |trial: &Trial| match trial {
-            Trial::Opened { dek, .. } => Some(*dek),
-            Trial::NotOpened(_) => None,
-        };
-        let ours: Vec<_> = facts.trials.values().filter_map(dek).collect();
+        let ours: Vec<_> = facts.trials.values().filter_map(Trial::dek).collect();
         let theirs = keys.try_rows(&key_refs, &providers, other, &StateFile::Absent, deadline);
-        let mut theirs = theirs.values().filter_map(dek);
+        let mut theirs = theirs.values().filter_map(Trial::dek);
         theirs.any(|dek| ours.contains(&dek))
     }
 }

@@ -32,6 +32,7 @@ mod start_note;
 mod status;
 mod swtpm_log;
 pub(crate) mod sync_notes;
+mod travelling;
 
 pub use commit::{MakeKeyError, make_key};
 pub use context::{Guard, HookCall, StartTime};

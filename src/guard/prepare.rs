@@ -211,12 +211,10 @@ fn remove_empty_state_directory(guard: &Guard, facts: &Facts, verdict: &Verdict)
     let (Ok(domain), Decision::Allow(_)) = (&facts.domain, verdict.decision()) else {
         return;
     };
-    let references = facts.references.as_ref();
-    let arrives = references.is_ok_and(|references| references.state_arrives);
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return;
     };
-    if *facts.effective_state() != TpmState::Absent || arrives {
+    if *facts.effective_state() != TpmState::Absent || facts.state_arrives() {
         return;
     }
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);

@@ -8,7 +8,7 @@ use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{Provided, SecretError};
-use crate::verdict::facts::{Facts, HostSecret, KeySource, Trial};
+use crate::verdict::facts::{Facts, HostSecret, KeySource};
 use crate::verdict::outcome::SecretAction;
 use crate::verdict::refusal::Refusal;
 use crate::verdict::{Over, Verdict};
@@ -77,10 +77,10 @@ impl Provide<'_> {
     fn dek<'a>(&'a self, key: KeySource, new_dek: Option<&'a Dek>) -> Option<&'a Dek> {
         match key {
             KeySource::Created => new_dek,
-            KeySource::Row(id) => match self.gathered.facts.trials.get(&id) {
-                Some(Trial::Opened { dek, .. }) => self.gathered.keys.dek(*dek),
-                _ => None,
-            },
+            KeySource::Row(id) => {
+                let trial = self.gathered.facts.trials.get(&id)?;
+                self.gathered.keys.dek(trial.dek()?)
+            }
         }
     }
 

@@ -46,7 +46,7 @@ fn has_keys_of(domain: &Domain, rows: &[KeyRef]) -> bool {
         Some(_) => return false,
         None => BTreeSet::new(),
     };
-    let own = rows.iter().filter_map(|row| row.wrapped_dek.as_ref());
+    let own = rows.iter().filter_map(KeyRef::travelling_dek);
     own.map(WrappedDek::as_bytes).collect::<BTreeSet<_>>() == present
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn leave(run_dir: &RunDir, guest: DomainUuid) -> io::Result<()> {
     atomic::replace(&directory(run_dir)?, &name, b"")
 }
 
-/// The guests with a note, and the note's inode: one that is left anew is another file.
+/// The guests with a note, and the note's inode: one that is left again is another file.
 pub(crate) type Notes = BTreeMap<DomainUuid, u64>;
 
 /// The notes that there are.
@@ -76,7 +76,7 @@ pub(crate) fn list(run_dir: &RunDir) -> io::Result<Notes> {
     Ok(notes)
 }
 
-/// Removes these notes. One that was left anew in the meantime stays.
+/// Removes these notes. One that was left again in the meantime stays.
 pub(crate) fn take(run_dir: &RunDir, notes: &Notes) -> io::Result<()> {
     if notes.is_empty() {
         return Ok(());

@@ -85,22 +85,18 @@ impl KnownKeys {
     pub(crate) fn of<'r>(rows: impl IntoIterator<Item = &'r KeyRefRecord>) -> Self {
         let mut known = Self::default();
         for row in rows {
-            let Some(wrapped_dek) = row.key_ref.wrapped_dek.clone() else {
+            if row.retired_at.is_some() {
+                known.retired.extend(row.key_ref.wrapped_dek.clone());
+                continue;
+            }
+            let Some(wrapped_dek) = row.key_ref.travelling_dek() else {
                 continue;
             };
             let key_ref = row.key_ref.id;
-            if row.retired_at.is_some() {
-                known.retired.push(wrapped_dek);
-                continue;
-            }
             let key = TravellingKey {
-                wrapped_dek,
+                wrapped_dek: wrapped_dek.clone(),
                 provider: row.key_ref.provider_name.clone(),
             };
-            // Nobody has run with it: there is no TPM that it could open elsewhere.
-            if row.key_ref.first_used_at.is_none() {
-                continue;
-            }
             let reason = match key.wrapped_dek.generation() {
                 Err(_) => StayReason::UnknownFormat,
                 Ok(_) if !key.fits() => StayReason::TooLong,

@@ -61,15 +61,11 @@ impl Work<'_> {
             Err(error) => return Err(error.into()),
         };
         let (facts, unlocker) = (&self.facts, &mut self.unlocker);
-        let known = facts.known(guest.uuid);
-        let plan = known.plan(guest.uuid, &found, facts.writes(guest), |domain, key| {
+        let (known, writes) = (facts.known(guest.uuid), facts.writes(guest));
+        let plan = known.plan(guest.uuid, &found, writes, |domain, key| {
             facts.hold(unlocker, domain, key)
         });
-        done.keys = if facts.writes(guest) {
-            known.own.len()
-        } else {
-            0
-        };
+        done.keys = if writes { known.own.len() } else { 0 };
         if plan.findings.iter().any(TravelFinding::prevents) {
             done.action = SyncAction::Left;
         } else if plan.change == Change::None {

@@ -37,10 +37,7 @@ fn misses_something(refusal: &Refusal) -> bool {
 }
 
 fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
-    let arrives = facts
-        .references
-        .as_ref()
-        .is_ok_and(|references| references.state_arrives);
+    let arrives = facts.state_arrives();
     match refusal {
         Refusal::KeyMissing => key_missing(facts, found),
         Refusal::KeyLost if arrives => original(facts, true).unwrap_or(Refusal::KeyNotImported),

@@ -4,7 +4,7 @@
 use super::Case;
 use crate::verdict::facts::{
     DekNumber, ForeignSecret, HostSecret, HostValue, KeySource, Permission, Proof, Provider,
-    TpmState, Trial,
+    TpmState,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
@@ -203,6 +203,6 @@ impl Case<'_> {
         let in_use = self.references.key_refs.iter();
         let in_use = in_use.filter_map(|row| self.facts.trials.get(&row.id));
         let mut trials = in_use.chain(self.facts.retired.values());
-        trials.any(|trial| matches!(trial, Trial::Opened { dek, .. } if *dek == wanted))
+        trials.any(|trial| trial.dek() == Some(wanted))
     }
 }

@@ -129,8 +129,7 @@ fn by_table(facts: &Facts) -> Answer {
 /// Why swtpm could not start from the state, whatever the key. State on its way takes the place of
 /// what is there, and its lock is held by the source of the migration; but it needs the way to it.
 pub fn unusable_state(facts: &Facts) -> Option<Refusal> {
-    let references = facts.references.as_ref();
-    let arrives = references.is_ok_and(|references| references.state_arrives);
+    let arrives = facts.state_arrives();
     match (&facts.obstacle, facts.effective_state()) {
         (Some(Obstacle::InUse { .. }), _) if arrives => None,
         (Some(obstacle), _) => Some(Refusal::TpmObstructed(obstacle.clone())),
@@ -169,6 +168,9 @@ impl<'a> Case<'a> {
 
     /// There is a TPM, and no key for it.
     fn key_lost(&self) -> Refusal {
+        if let Some(refusal) = self.xml_key_out_of_reach() {
+            return refusal;
+        }
         if self.references.clients_key {
             let secret = self.secret_uuid;
             Refusal::ClientsKeyMissing { secret }

@@ -87,10 +87,7 @@ fn existing_tpm(case: &Case<'_>) -> Answer {
         Carries::Ask => Answer::AskHostSecret,
         Carries::Yes(finding) => carried(finding).into(),
         Carries::Refuted => Verdict::deny(case.host_value_does_not_open()).into(),
-        Carries::No => {
-            let refusal = case.xml_key_out_of_reach();
-            Verdict::deny(refusal.unwrap_or_else(|| case.key_lost())).into()
-        }
+        Carries::No => Verdict::deny(case.key_lost()).into(),
     }
 }
 

@@ -22,7 +22,7 @@ pub enum XmlKey {
     Known,
     /// There is none.
     None,
-    /// They are this guest's: the XML is a copy of its own.
+    /// They are another guest's: the XML is a copy of that guest's.
     OfOther(DomainUuid),
     /// They are retired here.
     Retired,
@@ -140,10 +140,8 @@ impl<'a> View<'a> {
     /// that the guest has left behind; it proves something only between keys of one generation.
     fn by_generation(facts: &'a Facts, references: &References, newest: &Candidate<'_>) -> Self {
         let generation = newest.key.generation();
-        let holds = |row: &KeyRef| {
-            let trial = facts.trials.get(&row.id);
-            matches!(trial, Some(Trial::Opened { dek, .. }) if *dek == newest.dek)
-        };
+        let dek_of = |row: &KeyRef| facts.trials.get(&row.id).and_then(Trial::dek);
+        let holds = |row: &KeyRef| dek_of(row) == Some(newest.dek);
         let keyed = references.key_refs.iter();
         let keyed = keyed.filter(|row| row.wrapped_dek.is_some());
         let (holders, others): (Vec<_>, Vec<_>) = keyed.partition(|row| holds(row));
@@ -156,10 +154,9 @@ impl<'a> View<'a> {
             return Self::unchanged(facts, holders.is_empty());
         }
         let stays = |row: &KeyRef| row.wrapped_dek.is_none() || holds(row);
-        let equal = others.iter().filter(|other| {
-            let is_open = matches!(facts.trials.get(&other.id), Some(Trial::Opened { .. }));
-            is_open && other.generation() == generation
-        });
+        let equal = others
+            .iter()
+            .filter(|other| dek_of(other).is_some() && other.generation() == generation);
         let view = if holders.is_empty() {
             Self::with(facts, newest.key, stays)
         } else {
@@ -237,16 +234,17 @@ fn only(facts: &Facts, stays: impl Fn(&KeyRef) -> bool) -> Facts {
 }
 
 fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
-    let is_retired = |number: DekNumber| {
+    let is_retired = |dek: DekNumber| {
         let mut retired = facts.retired.values();
-        retired.any(|trial| matches!(trial, Trial::Opened { dek, .. } if *dek == number))
+        retired.any(|trial| trial.dek() == Some(dek))
     };
-    let rows = facts.references.iter().flat_map(|found| &found.key_refs);
+    let references = facts.references.as_ref().ok();
     let opened = facts.travelling.keys.iter().filter_map(|key| {
         // What a row holds as well was tried as that row's.
-        let same = rows.clone().find(|row| row.wrapped_dek == key.wrapped_dek);
-        let trial = facts.trials.get(&key.id);
-        let trial = trial.or_else(|| facts.trials.get(&same?.id))?;
+        let trial = facts.trials.get(&key.id).or_else(|| {
+            let row = references?.row_with(key)?;
+            facts.trials.get(&row.id)
+        })?;
         let &Trial::Opened { dek, proof, .. } = trial else {
             return None;
         };

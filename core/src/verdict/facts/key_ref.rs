@@ -36,6 +36,14 @@ impl KeyRef {
         self.wrapped_dek.as_ref()?.key_id().ok()
     }
 
+    /// The wrapped DEK that may travel in the guest's XML: one that a guest has run with. Without that
+    /// there is no TPM that it could open elsewhere.
+    #[must_use]
+    pub fn travelling_dek(&self) -> Option<&WrappedDek> {
+        let is_used = self.first_used_at.is_some();
+        self.wrapped_dek.as_ref().filter(|_| is_used)
+    }
+
     /// The generation of its DEK, as the wrapped DEK says; 0 for a placeholder, and where the
     /// wrapped DEK is of no known format.
     #[must_use]

@@ -86,13 +86,13 @@ impl Facts {
     /// The saved copy that takes the place of a TPM state that is gone: the start is decided, and
     /// continues, as if that state had never been away.
     ///
-    /// None does where state is on its way, where a later run of the guest is known, where policy gives each run a TPM of its own, and
-    /// where policy lets a new TPM take the place of one that no key of the guest opens. In the
-    /// place of a damaged state, only a copy that a key of the guest opens does.
+    /// None does where state is on its way, where a later run of the guest is known, where policy
+    /// gives each run a TPM of its own, and where policy lets a new TPM take the place of one that no
+    /// key of the guest opens. In the place of a damaged state, only a copy that a key of the guest
+    /// opens does.
     #[must_use]
     pub fn copy_to_restore(&self) -> Option<&CopyToRestore> {
-        let references = self.references.as_ref();
-        let arrives = references.is_ok_and(|references| references.state_arrives);
+        let arrives = self.state_arrives();
         let may_be_missing = self.policy.missing_state == Permission::Allow && self.is_refuted();
         let is_emulated = self.domain.as_ref().is_ok_and(Domain::has_emulated_tpm);
         let is_encrypted = |domain: &Domain| domain.encrypted_vtpm().is_some();
@@ -121,6 +121,13 @@ impl Facts {
     #[must_use]
     pub fn starts_with_new_tpm(&self) -> bool {
         self.saved.ended_normally && self.policy.transient_state == TransientState::Fresh
+    }
+
+    /// Whether the store says that TPM state is on its way.
+    #[must_use]
+    pub fn state_arrives(&self) -> bool {
+        let references = self.references.as_ref();
+        references.is_ok_and(|references| references.state_arrives)
     }
 
     /// The state of a guest with a used key is on its way, and without it the start would be

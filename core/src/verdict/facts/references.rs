@@ -39,6 +39,13 @@ impl References {
             .next()
     }
 
+    /// The row in use that holds this very wrapped key.
+    #[must_use]
+    pub fn row_with(&self, key: &KeyRef) -> Option<&KeyRef> {
+        let mut rows = self.key_refs.iter();
+        rows.find(|row| row.wrapped_dek == key.wrapped_dek)
+    }
+
     /// Whether a verdict on these rows is one on the others, too. Whether an announcement is
     /// for this start is not decided by the store.
     #[must_use]

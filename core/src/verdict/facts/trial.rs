@@ -31,6 +31,15 @@ pub enum Trial {
 }
 
 impl Trial {
+    /// The DEK that it opened to.
+    #[must_use]
+    pub fn dek(&self) -> Option<DekNumber> {
+        match self {
+            Self::Opened { dek, .. } => Some(*dek),
+            Self::NotOpened(_) => None,
+        }
+    }
+
     /// Whether it opened to the DEK that the TPM state was encrypted with.
     #[must_use]
     pub fn is_proven(&self) -> bool {
