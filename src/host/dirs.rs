@@ -207,6 +207,12 @@ impl RunDir {
         self.0.join("unsynced")
     }
 
+    /// Sealed provider keys that a key manager opens again after a reboot: `KEYID`.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.0.join("keys")
+    }
+
     /// Keys for guests that start with the daemon: `SECRET-UUID.base64`.
     #[must_use]
     pub fn staged(&self) -> PathBuf {

@@ -97,7 +97,10 @@ impl Client {
             deadline_ms: milliseconds(deadline),
         };
         let reply = self.ask(&request, None, deadline)?;
-        Ok(reply.detail.map(|detail| words(&detail)).unwrap_or_default())
+        Ok(reply
+            .detail
+            .map(|detail| words(&detail))
+            .unwrap_or_default())
     }
 
     /// Wraps a KEK with a key of the key manager, and unwraps it once more: only what gives the same KEK
