@@ -69,6 +69,9 @@ pub const UNSTAGE_UNIT: &str = "vtpm-guard-unstage.service";
 /// The units that run `vtpm-guard sync`: when a start has left a note, and from time to time.
 pub const SYNC_UNITS: [&str; 2] = ["vtpm-guard-sync.path", "vtpm-guard-sync.timer"];
 
+/// The units that run `vtpm-guard open`: before libvirtd starts, and from time to time.
+pub const OPEN_UNITS: [&str; 2] = ["vtpm-guard-open.service", "vtpm-guard-open.timer"];
+
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
 pub fn of_descriptor(file: impl AsFd) -> PathBuf {

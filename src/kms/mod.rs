@@ -12,7 +12,7 @@ pub mod plugin;
 mod protocol;
 pub(crate) mod settings;
 
-pub(crate) use client::{Client, WrappedKek};
+pub(crate) use client::WrappedKek;
 pub(crate) use error::KmsError;
 pub(crate) use managers::KeyManagers;
 pub use protocol::Trouble;

@@ -13,7 +13,7 @@ pub(crate) use error::SlotError;
 pub(crate) use list::{ListedSlot, ListedSlots, list, slots_of};
 pub(crate) use remove::{RemovedSlot, remove};
 pub(crate) use spec::{BadSpec, SlotSpec};
-pub(crate) use verify::{VerifiedSlot, VerifiedSlots, verify};
+pub(crate) use verify::{VerifiedSlots, verify};
 
 use crate::clock::Timestamp;
 use crate::ids::SlotUuid;
