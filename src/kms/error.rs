@@ -8,7 +8,7 @@ use crate::key::id::KeyId;
 
 /// Why a key manager did not wrap or unwrap a provider key.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum KmsError {
+pub enum KmsError {
     /// The configuration has no such section.
     #[error("the configuration has no section [kms.{0}]")]
     NoSection(String),

@@ -12,8 +12,8 @@ pub mod plugin;
 mod protocol;
 pub(crate) mod settings;
 
-pub(crate) use client::WrappedKek;
-pub(crate) use error::KmsError;
+pub use client::{Client, WrappedKek};
+pub use error::KmsError;
 pub(crate) use managers::KeyManagers;
 pub use protocol::Trouble;
 pub use settings::{KmsSettings, Setting, is_kind};
