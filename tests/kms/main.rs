@@ -16,5 +16,7 @@ mod exec;
 mod plugin;
 mod proxy;
 mod seen;
+mod service;
 mod suite;
+mod transit;
 mod worked_example;
