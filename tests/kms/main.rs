@@ -18,5 +18,6 @@ mod proxy;
 mod seen;
 mod service;
 mod suite;
+mod tang;
 mod transit;
 mod worked_example;

@@ -62,21 +62,19 @@ impl Server {
 }
 
 fn send(to: &mut impl Write, address: &Address, request: &Request<'_>) -> io::Result<()> {
-    let Request { method, path, .. } = request;
-    // In its final size: a buffer that grew would leave copies of a token.
-    let mut head = Zeroizing::new(String::with_capacity(8 << 10));
-    head.push_str(&format!(
-        "{method} /v1/{path} HTTP/1.1\r\nHost: {address}\r\n"
-    ));
-    for (name, value) in request.fields {
-        for part in [name, ": ", value, "\r\n"] {
-            head.push_str(part);
-        }
+    let (address, length) = (address.to_string(), request.body.len().to_string());
+    let mut head = vec![request.method, " /v1/", request.path, " HTTP/1.1\r\n"];
+    let fields = [
+        ("Host", &*address),
+        ("Content-Length", &*length),
+        ("Connection", "close"),
+    ];
+    for (name, value) in fields.iter().chain(request.fields) {
+        head.extend([name, ": ", value, "\r\n"]);
     }
-    let length = request.body.len();
-    head.push_str(&format!(
-        "Connection: close\r\nContent-Length: {length}\r\n\r\n"
-    ));
+    head.push("\r\n");
+    // Joined in its final size: a buffer that grew would leave copies of a token.
+    let head = Zeroizing::new(head.concat());
     to.write_all(head.as_bytes())?;
     to.write_all(request.body)?;
     to.flush()
