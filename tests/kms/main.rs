@@ -12,6 +12,7 @@
 )]
 
 mod broken_plugins;
+mod built;
 mod exec;
 mod plugin;
 mod proxy;

@@ -16,8 +16,8 @@ pub use zeroize::Zeroizing;
 pub use super::protocol::Trouble;
 use super::protocol::{MAX_BLOB, MAX_DOCUMENT, Reply, Request, VERSION};
 pub use crate::clock::Deadline;
-pub use crate::host::process::{self, ChildError};
 use crate::host::frame::{read_frame, to_frame};
+pub use crate::host::process::{self, ChildError};
 use crate::host::sys;
 pub use settings::{Settings, read_credentials, read_trusted};
 
