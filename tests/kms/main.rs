@@ -17,5 +17,8 @@ mod exec;
 mod plugin;
 mod proxy;
 mod seen;
+mod service;
 mod suite;
+mod tang;
+mod transit;
 mod worked_example;

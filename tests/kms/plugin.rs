@@ -1,6 +1,7 @@
 //! The built plugins, and plugins that a test writes.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -110,4 +111,11 @@ impl Script {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Makes a directory that only its owner can look into.
+pub(crate) fn private_dir(parent: &Path, name: &str) -> PathBuf {
+    let dir = parent.join(name);
+    fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
+    dir
 }
