@@ -55,7 +55,7 @@ pub mod internals {
     }
 
     rooms!(
-        capture, cli, config, host, keyring, libvirt, log, messages, recovery, store, swtpm,
+        capture, cli, config, host, keyring, kms, libvirt, log, messages, recovery, store, swtpm,
         tpm_copies
     );
 }

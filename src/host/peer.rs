@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
@@ -25,6 +26,10 @@ const MAX_STDERR: u64 = 1024;
 
 /// How often an exit is looked for.
 const EXIT_POLL: Duration = Duration::from_millis(1);
+
+/// How long a killed program is waited for. One that sleeps in the kernel (a token that does not answer)
+/// dies later.
+const REAP_TIME: Duration = Duration::from_millis(500);
 
 /// The program, and the pipes to it. It inherits none of this program's own descriptors: libvirt reads
 /// a hook's stdout and stderr until every process has closed them.
@@ -88,19 +93,17 @@ impl Peer {
     }
 
     /// Ends the conversation of a program that leads a process group of its own, and waits for it so
-    /// long. Then it is killed, with all that it has started.
+    /// long. Then it is killed, if it has not ended, with all that it has started and left behind.
     pub fn end(&mut self, grace: Duration) {
         self.stdin = None;
-        let ended = poll_until(EXIT_POLL, Deadline::after(grace), || {
-            self.child.try_wait().ok().flatten()
-        });
-        if ended.is_none() {
+        if let Ok(group) = i32::try_from(self.child.id()).map(Pid::from_raw) {
+            let _ = poll_until(EXIT_POLL, Deadline::after(grace), || has_ended(group));
             // Not reaped yet, so the number cannot belong to somebody else by now.
-            if let Ok(group) = i32::try_from(self.child.id()) {
-                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            }
-            let _ = self.child.wait();
+            let _ = killpg(group, Signal::SIGKILL);
         }
+        let _ = poll_until(EXIT_POLL, Deadline::after(REAP_TIME), || {
+            self.child.try_wait().transpose()
+        });
     }
 
     /// Returns why the program ended, as its stderr says.
@@ -114,7 +117,21 @@ impl Peer {
         }
         let text = String::from_utf8_lossy(&text);
         let words: Vec<_> = text.split_whitespace().collect();
-        format!("it ended without an answer: {}", words.join(" "))
+        let ended = "it ended without an answer";
+        if words.is_empty() {
+            return ended.to_owned();
+        }
+        format!("{ended}: {}", words.join(" "))
+    }
+}
+
+/// Whether a child has ended. It is not reaped.
+fn has_ended(child: Pid) -> Option<()> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(child), flags) {
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
+        // An error: it is no child any more.
+        _ => Some(()),
     }
 }
 

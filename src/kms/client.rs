@@ -23,20 +23,23 @@ use crate::key::kek::Kek;
 /// How long a plugin may take to end once its stdin has ended.
 const END_TIME: Duration = Duration::from_millis(500);
 
+/// How much earlier than the deadline a plugin is asked to answer, at most.
+const MARGIN: Duration = Duration::from_millis(250);
+
 /// The longest sentence of a plugin that goes into an error, in characters.
 const MAX_WORDS: usize = 500;
 
 /// A KEK that a key manager has wrapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WrappedKek {
+pub struct WrappedKek {
     /// What opens with the key manager's key.
-    pub(crate) blob: Vec<u8>,
+    pub blob: Vec<u8>,
     /// The version of that key, where the key manager has versions.
-    pub(crate) remote_version: Option<String>,
+    pub remote_version: Option<String>,
 }
 
 /// A plugin that runs, and has accepted the settings of its section.
-pub(crate) struct Client {
+pub struct Client {
     /// The section's name.
     kms: String,
     /// The plugin's name, for errors.
@@ -47,11 +50,15 @@ pub(crate) struct Client {
 
 impl Client {
     /// Starts the plugin of a section.
-    pub(crate) fn connect(kms: &str, settings: &KmsSettings) -> Result<Self, KmsError> {
-        let program = find(&settings.kind);
-        check(kms, settings, &program)?;
+    pub fn connect(kms: &str, settings: &KmsSettings) -> Result<Self, KmsError> {
+        Self::start(kms, settings, &find(&settings.kind))
+    }
+
+    /// Starts this program as the plugin of a section.
+    pub fn start(kms: &str, settings: &KmsSettings, program: &Path) -> Result<Self, KmsError> {
+        check(kms, settings, program)?;
         let name = format!("kms-{}", settings.kind);
-        let mut command = process::command(&program, &[]);
+        let mut command = process::command(program, &[]);
         command.process_group(0);
         let peer = Peer::start(command).map_err(|source| KmsError::Plugin {
             kms: kms.to_owned(),
@@ -91,18 +98,21 @@ impl Client {
     }
 
     /// What the key manager says of itself, if it answers and takes the credentials.
-    pub(crate) fn status(&mut self) -> Result<String, KmsError> {
+    pub fn status(&mut self) -> Result<String, KmsError> {
         let deadline = self.deadline();
         let request = Request::Status {
             deadline_ms: milliseconds(deadline),
         };
         let reply = self.ask(&request, None, deadline)?;
-        Ok(reply.detail.map(|detail| words(&detail)).unwrap_or_default())
+        Ok(reply
+            .detail
+            .map(|detail| words(&detail))
+            .unwrap_or_default())
     }
 
     /// Wraps a KEK with a key of the key manager, and unwraps it once more: only what gives the same KEK
     /// again is returned.
-    pub(crate) fn wrap(&mut self, remote_key: &str, kek: &Kek) -> Result<WrappedKek, KmsError> {
+    pub fn wrap(&mut self, remote_key: &str, kek: &Kek) -> Result<WrappedKek, KmsError> {
         let deadline = self.deadline();
         let context = context(kek.key_id());
         let request = Request::Wrap {
@@ -130,7 +140,7 @@ impl Client {
     }
 
     /// Unwraps a KEK. Any other key than the one with this id is an error.
-    pub(crate) fn unwrap(
+    pub fn unwrap(
         &mut self,
         remote_key: &str,
         wrapped: &WrappedKek,
@@ -153,6 +163,7 @@ impl Client {
         })
     }
 
+    /// When the answer must be here.
     fn deadline(&self) -> Deadline {
         Deadline::after(self.timeout)
     }
@@ -229,7 +240,7 @@ impl Drop for Client {
 }
 
 /// Returns the path of a kind's plugin.
-pub(crate) fn find(kind: &str) -> PathBuf {
+pub fn find(kind: &str) -> PathBuf {
     program::find(&Path::new(dirs::KMS_PLUGINS).join(format!("kms-{kind}")))
 }
 
@@ -254,8 +265,12 @@ fn context(key_id: KeyId) -> String {
     format!("vtpm-guard kek {key_id}")
 }
 
+/// What a plugin is told of the deadline: a little less than is left, so that its own words about what did
+/// not answer are here in time.
 fn milliseconds(deadline: Deadline) -> u64 {
-    u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX)
+    let left = deadline.remaining();
+    let left = left - MARGIN.min(left / 10);
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A plugin's sentence on one line, and not longer than a line or two.

@@ -8,12 +8,14 @@ use crate::key::id::KeyId;
 
 /// Why a key manager did not wrap or unwrap a provider key.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum KmsError {
+pub enum KmsError {
     /// The configuration has no such section.
     #[error("the configuration has no section [kms.{0}]")]
     NoSection(String),
     /// There is no plugin of its kind.
-    #[error("kms.{kms}: {program} is not installed, which speaks with a key manager of kind \"{kind}\"")]
+    #[error(
+        "kms.{kms}: {program} is not installed, which speaks with a key manager of kind \"{kind}\""
+    )]
     NoPlugin {
         /// The section's name.
         kms: String,
@@ -61,7 +63,9 @@ pub(crate) enum KmsError {
         message: String,
     },
     /// What it unwrapped is another key.
-    #[error("kms.{kms}: what key \"{remote_key}\" unwraps is not the key {key_id}: a key was made anew under that name, or its slot belongs to another")]
+    #[error(
+        "kms.{kms}: what key \"{remote_key}\" unwraps is not the key {key_id}: a key was made anew under that name, or its slot belongs to another"
+    )]
     OtherKey {
         /// The section's name.
         kms: String,

@@ -11,7 +11,7 @@ pub mod plugin;
 mod protocol;
 pub(crate) mod settings;
 
-pub(crate) use client::{Client, WrappedKek};
-pub(crate) use error::KmsError;
+pub use client::{Client, WrappedKek};
+pub use error::KmsError;
 pub use protocol::Trouble;
 pub use settings::{KmsSettings, Setting, is_kind};
