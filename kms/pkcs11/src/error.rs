@@ -13,6 +13,17 @@ pub(crate) fn explain(error: &Error) -> PluginError {
     PluginError::new(trouble, words(error))
 }
 
+/// Words an error of a call that was to reach the token: what could mean anything means there that the module
+/// does not reach it.
+pub(crate) fn not_reached(error: &Error) -> PluginError {
+    match error {
+        Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _) => {
+            PluginError::new(Trouble::Unreachable, words(error))
+        }
+        error => explain(error),
+    }
+}
+
 /// Words an error of a call that was to open a wrapped key. Tokens have many codes for one that does not
 /// open; of those that could mean anything, this is what they mean here.
 pub(crate) fn not_opened(error: &Error) -> PluginError {

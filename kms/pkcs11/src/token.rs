@@ -11,7 +11,7 @@ use cryptoki::types::RawAuthPin;
 use vtpm_guard::plugin::{PluginError, Trouble, Zeroizing, read_credentials, trusted_path};
 
 use crate::blob::Blob;
-use crate::error::{explain, is_not_offered};
+use crate::error::{explain, is_not_offered, not_reached};
 use crate::key::{Key, Name};
 use crate::method::Wanted;
 
@@ -73,27 +73,29 @@ impl Token {
 
     fn open_there(address: &Address) -> Result<Self, PluginError> {
         let path = trusted_path(&address.module)?;
-        let pkcs11 = Pkcs11::new(path).map_err(|error| explain(&error))?;
+        let pkcs11 = Pkcs11::new(path).map_err(|error| not_reached(&error))?;
         let flags = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
-        pkcs11.initialize(flags).map_err(|error| explain(&error))?;
+        pkcs11
+            .initialize(flags)
+            .map_err(|error| not_reached(&error))?;
         let finalize = Finalize(Some(pkcs11.clone()));
         let slot = find(&pkcs11, &address.slot)?;
         let mechanisms = pkcs11.get_mechanism_list(slot);
-        let mechanisms = mechanisms.map_err(|error| explain(&error))?;
+        let mechanisms = mechanisms.map_err(|error| not_reached(&error))?;
         let session = pkcs11
             .open_ro_session(slot)
-            .map_err(|error| explain(&error))?;
+            .map_err(|error| not_reached(&error))?;
         if let Some(pin_file) = &address.pin_file {
             let info = pkcs11
                 .get_token_info(slot)
-                .map_err(|error| explain(&error))?;
+                .map_err(|error| not_reached(&error))?;
             spare_the_last_try(&info)?;
             // The token's own copy of it is wiped, too.
             let pin = RawAuthPin::new(Box::new(read_credentials(pin_file)?.to_vec()));
             session
                 .login_with_raw(UserType::User, &pin)
                 .map_err(|error| {
-                    let error = explain(&error);
+                    let error = not_reached(&error);
                     let message =
                         format!("{} with the PIN in {}", error.message, pin_file.display());
                     PluginError::new(error.trouble, message)
@@ -237,7 +239,7 @@ impl Token {
 fn find(pkcs11: &Pkcs11, wanted: &Slot) -> Result<SlotId, PluginError> {
     let slots = pkcs11
         .get_slots_with_initialized_token()
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| not_reached(&error))?;
     let mut found = Vec::new();
     let mut labels = Vec::new();
     for slot in slots {
