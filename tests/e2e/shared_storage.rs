@@ -114,7 +114,7 @@ fn a_move_over_a_shared_directory_costs_no_tpm_state() {
 }
 
 /// Two hosts, of which libvirt knows that they share the directory of TPM states: by the file system's type,
-/// or since libvirt 10.8 because its configuration says so.
+/// or because its configuration says so, of which libvirt 9.0 knows nothing.
 fn knowing() -> Option<(Pair, Guest, Shared)> {
     let shared = Shared::as_glusterfs();
     let (pair, guest) = prepared();
@@ -122,7 +122,7 @@ fn knowing() -> Option<(Pair, Guest, Shared)> {
         shared.hold_states(&pair, &guest);
         return Some((pair, guest, shared));
     }
-    if pair.here.libvirt_version() < (10, 8) {
+    if pair.here.libvirt_version() < (11, 3) {
         return None;
     }
     let shared = Shared::unknown_to_libvirt();
@@ -171,6 +171,12 @@ fn a_guest_moves_over_a_directory_that_libvirt_knows_to_be_shared() {
         }
         output.ok();
         pair.here.has_given(&pair.there, &guest, &tpm);
+        // A migration that fails there deletes nothing.
+        pair.here.delete_provider("nkp-a");
+        let refused = pair.there.migrate(&guest, HERE, way.options);
+        assert!(refused.stderr.contains("VG101"), "{refused:?}");
+        pair.there.runs_with(&guest, &tpm);
+        pair.here.import_provider("nkp-a", None);
         pair.there.migrate(&guest, HERE, way.options).ok();
         pair.there.has_given(&pair.here, &guest, &tpm);
         // Nothing takes the state away from under it later either.
