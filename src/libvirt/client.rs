@@ -2,19 +2,19 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::conversation::Conversation;
-use super::program;
 use super::protocol::{Request, Response};
 use super::silence::Silence;
 use crate::clock::Deadline;
-use crate::host::dirs::LibvirtDirs;
+use crate::host::dirs::{self, LibvirtDirs};
 use crate::host::path_error::PathError;
 use crate::host::poll;
+use crate::host::program;
 use crate::key::dek::Dek;
 use crate::libvirt::secret::SecretError;
 
@@ -44,7 +44,7 @@ impl LibvirtClient {
         Self {
             uri: uri.to_owned(),
             dirs: LibvirtDirs::default(),
-            program: program::find(),
+            program: program::find(Path::new(dirs::HELPER)),
             conversation: RefCell::default(),
             while_away: Duration::ZERO,
             silence: Silence::default(),

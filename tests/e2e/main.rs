@@ -11,6 +11,8 @@ mod adopting;
 mod another_name;
 mod arriving;
 mod born_from;
+#[path = "../kms/built.rs"]
+mod built;
 mod clusters;
 mod daemon_start;
 mod daemons;
@@ -24,6 +26,7 @@ mod hook_contract;
 mod hook_input;
 mod host;
 mod kept_states;
+mod key_managers;
 mod libvirt_alone;
 mod libvirt_encrypts;
 mod lifetimes;
