@@ -5,12 +5,14 @@
 
 mod settings;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::unistd::dup2_stdout;
 pub use zeroize::Zeroizing;
 
 pub use super::protocol::Trouble;
@@ -19,7 +21,8 @@ pub use crate::clock::Deadline;
 use crate::host::frame::{read_frame, to_frame};
 pub use crate::host::process::{self, ChildError};
 use crate::host::sys;
-pub use settings::{Settings, read_credentials, read_trusted};
+pub use crate::host::sys::set_environment;
+pub use settings::{Settings, read_credentials, read_trusted, trusted_path};
 
 /// The longest KEK that a plugin wraps, in bytes; this version has KEKs of 32.
 const MAX_KEK: usize = 64;
@@ -90,6 +93,12 @@ impl PluginError {
         let message = message.into();
         Self { trouble, message }
     }
+
+    /// The same, with the address, file or key before it.
+    #[must_use]
+    pub fn at(self, place: impl fmt::Display) -> Self {
+        Self::new(self.trouble, format!("{place}: {}", self.message))
+    }
 }
 
 /// Serves requests on stdin and stdout until stdin ends.
@@ -108,6 +117,8 @@ fn converse<K: Kms>() -> io::Result<()> {
     // Not io::stdin(): its buffer would keep a copy of a key.
     let mut requests = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut replies = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    // What a library prints must not get among the replies.
+    dup2_stdout(io::stderr())?;
     let mut kms = None;
     while let Some(document) = read_frame(&mut requests, MAX_DOCUMENT)? {
         let request: Request<'_> = serde_json::from_slice(&document).map_err(io::Error::from)?;
@@ -150,6 +161,9 @@ fn answer<K: Kms>(
         ..Reply::default()
     };
     if let Request::Hello { protocol, settings } = request {
+        if kms.is_some() {
+            return Err(PluginError::new(Trouble::Failed, "hello comes once"));
+        }
         if *protocol != VERSION {
             let message = format!("version {protocol} of the protocol is not known, {VERSION} is");
             return Err(PluginError::new(Trouble::Failed, message));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::{PluginError, Trouble};
-use crate::host::trusted::{self, Rule};
+use crate::host::trusted::{self, Distrust, Rule};
 use crate::kms::settings::Setting;
 
 /// The longest file that is read, in bytes: a bundle of certificates, a token, a PIN.
@@ -83,6 +83,20 @@ pub fn read_credentials(path: &Path) -> Result<Zeroizing<Vec<u8>>, PluginError> 
 /// Reads a file that is no secret, such as a certificate: only root and this user may be able to write it.
 pub fn read_trusted(path: &Path) -> Result<Zeroizing<Vec<u8>>, PluginError> {
     read(path, trusted::CONFIG)
+}
+
+/// Checks that only root and this user may be able to write a file that another library reads or loads, and
+/// returns its path without links.
+pub fn trusted_path(path: &Path) -> Result<PathBuf, PluginError> {
+    let distrusted = |distrust: Distrust| PluginError::new(Trouble::Settings, distrust.to_string());
+    let found = trusted::find(path, trusted::CONFIG).map_err(distrusted)?;
+    let missing = || {
+        PluginError::new(
+            Trouble::Settings,
+            format!("{}: there is no such file", path.display()),
+        )
+    };
+    Ok(found.ok_or_else(missing)?.path().to_owned())
 }
 
 fn read(path: &Path, rule: Rule) -> Result<Zeroizing<Vec<u8>>, PluginError> {

@@ -39,7 +39,8 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
             }
         }
     }
-    let nobody = nobody_opens(&config, &slots).map(|units| HostFinding::OpenNotEnabled(units).into());
+    let nobody =
+        nobody_opens(&config, &slots).map(|units| HostFinding::OpenNotEnabled(units).into());
     found.into_iter().chain(nobody).collect()
 }
 

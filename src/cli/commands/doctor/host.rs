@@ -74,7 +74,10 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
             let enable = units.iter().copied().map(Arg::from);
             let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
             Described::warning(
-                format!("{} not enabled, and this host opens provider keys through key managers", are(units)),
+                format!(
+                    "{} not enabled, and this host opens provider keys through key managers",
+                    are(units)
+                ),
                 "after a reboot, or once provider.max_age is over, guests do not start (VG105, VG106) until \
                  somebody opens their keys",
                 enable.collect::<Vec<_>>().join(" && "),
