@@ -3,10 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::client::{Client, WrappedKek};
-use super::error::KmsError;
-use super::protocol::Trouble;
-use super::settings::KmsSettings;
+use super::{Client, KmsError, KmsSettings, Trouble, WrappedKek};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 

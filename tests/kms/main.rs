@@ -18,6 +18,7 @@ mod plugin;
 mod proxy;
 mod seen;
 mod service;
+mod settings_page;
 mod suite;
 mod tang;
 mod transit;
