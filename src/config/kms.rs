@@ -43,11 +43,7 @@ pub(super) fn read(
     Ok(())
 }
 
-fn one(
-    start: usize,
-    full: &str,
-    section: &DeTable<'_>,
-) -> Result<KmsSettings, (usize, LineError)> {
+fn one(start: usize, full: &str, section: &DeTable<'_>) -> Result<KmsSettings, (usize, LineError)> {
     let mut kind = None;
     let mut timeout = KmsSettings::DEFAULT_TIMEOUT;
     let mut settings = BTreeMap::new();

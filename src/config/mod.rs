@@ -157,6 +157,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// `provider.max_age` in milliseconds.
+    #[must_use]
+    pub fn kek_max_age_ms(&self) -> Option<i64> {
+        let ms = |age: Duration| i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        self.kek_max_age.map(ms)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

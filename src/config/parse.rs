@@ -57,8 +57,7 @@ const KEPT_STATES: &[(&str, KeptStates)] = &[
     ("transient", KeptStates::Transient),
     ("all", KeptStates::All),
 ];
-const KEK_CACHES: &[(&str, KekCache)] =
-    &[("sealed", KekCache::Sealed), ("boot", KekCache::Boot)];
+const KEK_CACHES: &[(&str, KekCache)] = &[("sealed", KekCache::Sealed), ("boot", KekCache::Boot)];
 const LIFETIMES: &[(&str, Lifetime)] = &[
     ("start", Lifetime::Start),
     ("run", Lifetime::Run),
@@ -124,7 +123,8 @@ pub(super) fn parse(text: &str) -> Result<Config, (usize, LineError)> {
     for (section, content) in table.get_ref() {
         let name = section.get_ref();
         if name == kms::SECTIONS {
-            invalid.extend(kms::read(section.span().start, content.get_ref(), &mut config.kms).err());
+            invalid
+                .extend(kms::read(section.span().start, content.get_ref(), &mut config.kms).err());
             continue;
         }
         match (keys_of(name), content.get_ref()) {

@@ -7,10 +7,7 @@ use zeroize::Zeroizing;
 const LENGTH_LEN: usize = size_of::<u32>();
 
 /// Reads the bytes of one frame into a buffer that is wiped; `None` at the end of the stream.
-pub fn read_frame(
-    from: &mut impl Read,
-    max_len: usize,
-) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+pub fn read_frame(from: &mut impl Read, max_len: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut length = [0; LENGTH_LEN];
     match from.read_exact(&mut length) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),

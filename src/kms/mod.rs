@@ -7,11 +7,13 @@
 
 pub(crate) mod client;
 mod error;
+mod managers;
 pub mod plugin;
 mod protocol;
 pub(crate) mod settings;
 
 pub use client::{Client, WrappedKek};
 pub use error::KmsError;
+pub(crate) use managers::KeyManagers;
 pub use protocol::Trouble;
 pub use settings::{KmsSettings, Setting, is_kind};

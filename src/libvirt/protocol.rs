@@ -10,9 +10,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::host::frame::to_frame;
 use super::guests::{Guest, SavedRuns};
 use super::metadata::Metadata;
+use crate::host::frame::to_frame;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::SecretError;

@@ -12,9 +12,15 @@
 )]
 
 mod broken_plugins;
+mod built;
 mod exec;
+mod kmip;
+mod pkcs11;
 mod plugin;
 mod proxy;
 mod seen;
+mod service;
 mod suite;
+mod tang;
+mod transit;
 mod worked_example;

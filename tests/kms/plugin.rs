@@ -1,47 +1,18 @@
 //! The built plugins, and plugins that a test writes.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vtpm_guard::internals::kms::{Client, KmsError, KmsSettings, Setting};
 
+use crate::built::built;
+
 /// How long a conversation may take beyond its time-out: ending the plugin.
 pub(crate) const GRACE: Duration = Duration::from_millis(1500);
-
-/// Returns the path of a kind's plugin, built from this tree. `cargo test` builds no program of another
-/// package.
-pub(crate) fn built(kind: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let dir = BUILT.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_BIN_EXE_vtpm-guard"))
-            .parent()
-            .unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut build = Command::new(env!("CARGO"));
-        build.current_dir(root).args(["build", "--quiet", "--bins"]);
-        build.arg("--target-dir").arg(dir.parent().unwrap());
-        for manifest in fs::read_dir(root.join("kms")).unwrap() {
-            let manifest = manifest.unwrap().path().join("Cargo.toml");
-            build.arg("--package").arg(package(&manifest));
-        }
-        assert!(
-            build.status().unwrap().success(),
-            "the plugins do not build"
-        );
-        dir.to_owned()
-    });
-    dir.join(format!("kms-{kind}"))
-}
-
-fn package(manifest: &Path) -> String {
-    let text = fs::read_to_string(manifest).unwrap();
-    let name = text.lines().find_map(|line| line.strip_prefix("name = \""));
-    name.unwrap().trim_end_matches('"').to_owned()
-}
 
 /// Settings of a section.
 pub(crate) fn section(kind: &str, timeout: Duration, settings: &[(&str, Setting)]) -> KmsSettings {
@@ -140,4 +111,11 @@ impl Script {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Makes a directory that only its owner can look into.
+pub(crate) fn private_dir(parent: &Path, name: &str) -> PathBuf {
+    let dir = parent.join(name);
+    fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
+    dir
 }

@@ -25,7 +25,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
         (run_dir.leases(), trusted::RUN_DIR, needed),
         (run_dir.starts(), trusted::RUN_DIR, needed),
         (run_dir.staged(), trusted::RUN_DIR, needed),
-        (program::find(Path::new(dirs::HELPER)), trusted::HELPER, needed),
+        (
+            program::find(Path::new(dirs::HELPER)),
+            trusted::HELPER,
+            needed,
+        ),
         (hook, trusted::HOOK, Distrusted::Hook),
     ] {
         // What is missing is made; a path in the state directory is found below.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::slot::spec;
 use super::weaker_seal;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
@@ -15,9 +16,12 @@ pub(super) fn run(
     context: &Context,
     name: &str,
     default: bool,
+    slots: &[String],
     weaker: WeakerSeal,
 ) -> Result<(), CommandError> {
-    let created = create(&context.host, name, default, weaker)?;
+    let slots = slots.iter().map(|text| spec(text));
+    let slots = slots.collect::<Result<Vec<_>, _>>()?;
+    let created = create(&context.host, name, default, &slots, weaker)?;
     context.output.print(&created)
 }
 
