@@ -130,6 +130,8 @@ fn write(
 struct ToWrap {
     provider: ProviderUuid,
     origin: KeyOrigin,
+    /// It is not the guest's key, and is kept as a retired one.
+    is_retired: bool,
 }
 
 impl ToWrap {
@@ -138,10 +140,15 @@ impl ToWrap {
         verdict.repairs().iter().find_map(|repair| match *repair {
             Repair::CreateKey {
                 provider, origin, ..
-            } => Some(Self { provider, origin }),
+            } => Some(Self {
+                provider,
+                origin,
+                is_retired: false,
+            }),
             Repair::KeepHostValue { provider } => Some(Self {
                 provider,
                 origin: KeyOrigin::HostSecret,
+                is_retired: true,
             }),
             _ => None,
         })
@@ -157,6 +164,7 @@ fn key_to_write(
     let Some(ToWrap {
         provider: uuid,
         origin,
+        is_retired,
     }) = ToWrap::of(verdict)
     else {
         return Ok(None);
@@ -180,13 +188,21 @@ fn key_to_write(
     let mut providers = references.providers.iter();
     let provider = providers.find(|provider| provider.uuid == uuid);
     let provider = provider.ok_or_else(|| internal(format!("provider {uuid} not found")))?;
+    let unlocker = keys.unlocker();
+    // A value that is only kept is none of the guest's successive keys: retired, it must not keep the
+    // same key from being learnt from the XML.
+    let generation = if is_retired {
+        Generation::default()
+    } else {
+        unlocker.next_generation(references, Some(domain), before_the_answer(deadline))
+    };
     let made = make_key(
-        keys.unlocker(),
+        unlocker,
         store.as_ref(),
         provider,
         domain.uuid,
         host_value,
-        references.next_generation(),
+        generation,
         before_the_answer(deadline),
     );
     made.map(Some).map_err(|error| internal(error.to_string()))

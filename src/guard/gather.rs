@@ -100,7 +100,8 @@ pub(super) fn gather(
         gathered.try_copies(uuid, saved, deadline);
         let is_proven = gathered.facts.trials.values().any(Trial::is_proven);
         // A state that is here proves nothing of one that is on its way.
-        if !is_proven || (gathered.facts.arrival.is_some() && gathered.brings_another_key()) {
+        let arrives = gathered.facts.arrival.is_some() && gathered.brings_another_key();
+        if !is_proven || arrives || gathered.facts.xml_has_a_newer_key() {
             gathered.try_travelling(uuid, deadline);
             gathered.try_retired(uuid, deadline);
         }

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::KeyringError;
 use super::keks::Keyring;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::Domain;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::{self, Generation, WrappedDek};
-use crate::verdict::facts::{KeyRef, NotOpened, Provider, provider_of_key};
+use crate::verdict::facts::{KeyRef, NotOpened, Provider, References, Travelling, provider_of_key};
 
 #[cfg(test)]
 mod tests;
@@ -130,6 +131,52 @@ impl Unlocker {
             })
         };
         rows.into_iter().filter_map(open).collect()
+    }
+
+    /// Opens the keys in a guest's XML.
+    pub fn open_travelling(
+        &mut self,
+        known: &References,
+        domain: &Domain,
+        deadline: Deadline,
+    ) -> Vec<OpenedKey> {
+        let keys = Travelling::of(domain, known, Timestamp::now()).keys;
+        self.open_rows(keys, &known.providers, domain.uuid, deadline)
+    }
+
+    /// The generation of the guest's next key: above those that it has had here, and those in its
+    /// XML. Of these only those count that open: whoever may change a guest's metadata can write any
+    /// generation into a header, and it is authentic only then.
+    pub fn next_generation(
+        &mut self,
+        known: &References,
+        domain: Option<&Domain>,
+        deadline: Deadline,
+    ) -> Generation {
+        let in_xml = domain.map(|domain| self.open_travelling(known, domain, deadline));
+        let in_xml = in_xml.iter().flatten();
+        let in_xml = in_xml.map(|key| key.key_ref.generation());
+        let newest = in_xml.chain(known.newest_generation()).max();
+        newest.unwrap_or_default().next()
+    }
+
+    /// The generation of a key that a guest gets by somebody's choice, and that has one already: it
+    /// keeps it where the guest has no row, and no other key in its XML, that would go before it.
+    pub fn generation_of_chosen(
+        &mut self,
+        dek: &Dek,
+        its: Generation,
+        known: &References,
+        domain: Option<&Domain>,
+        deadline: Deadline,
+    ) -> Generation {
+        let in_xml = domain.map(|domain| self.open_travelling(known, domain, deadline));
+        let in_xml = in_xml.iter().flatten();
+        let in_xml = in_xml.map(|key| (key.key_ref.generation(), key.dek.same_as(dek)));
+        let rows = known.newest_generation().map(|newest| (newest, false));
+        in_xml.chain(rows).fold(its, |its, (other, is_it)| {
+            its.max(if is_it { other } else { other.next() })
+        })
     }
 
     /// Wraps a guest's DEK of this generation with a provider's KEK, and opens what was wrapped: only what gives

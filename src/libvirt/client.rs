@@ -24,8 +24,8 @@ mod questions;
 /// Dropping it ends the helper.
 pub struct LibvirtClient {
     uri: String,
-    /// The directory of secrets of this host's system daemon.
-    secrets_dir: PathBuf,
+    /// Where this host's system daemon keeps its files.
+    dirs: LibvirtDirs,
     program: PathBuf,
     conversation: RefCell<Option<Conversation>>,
     /// How long a daemon that is away is asked again.
@@ -43,7 +43,7 @@ impl LibvirtClient {
     pub fn at(uri: &str) -> Self {
         Self {
             uri: uri.to_owned(),
-            secrets_dir: LibvirtDirs::default().secrets(),
+            dirs: LibvirtDirs::default(),
             program: program::find(Path::new(dirs::HELPER)),
             conversation: RefCell::default(),
             while_away: Duration::ZERO,
@@ -54,7 +54,7 @@ impl LibvirtClient {
     /// Sets the directories in which libvirt keeps its files.
     #[must_use]
     pub fn with_dirs(mut self, dirs: &LibvirtDirs) -> Self {
-        self.secrets_dir = dirs.secrets();
+        self.dirs = dirs.clone();
         self
     }
 

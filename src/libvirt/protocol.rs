@@ -223,7 +223,7 @@ pub(super) enum Response {
     Metadata(Metadata),
     /// A job of the domain is in the way.
     Busy,
-    /// The requested guests.
+    /// The requested guests. The XML of one that libvirt did not tell in time is empty.
     Guests(Vec<Guest>),
     /// [`SecretError::Refused`]
     Refused(String),

@@ -1,7 +1,7 @@
 //! `key import`: a guest's key from the backup of another host's store, as it is wrapped.
 //!
-//! The guest moves, its key moves with it; the provider key comes by `provider import`. Nothing is
-//! unwrapped but to prove that it opens here, and where the guest has another UUID by now.
+//! The guest moves, its key moves with it; the provider key comes by `provider import`. It is wrapped
+//! once more only where the guest has another UUID by now, or has had keys here that are not older.
 
 use std::path::{Path, PathBuf};
 
@@ -115,13 +115,20 @@ pub(crate) fn import(
     let dek = wrapped.unwrap(&kek, old.uuid);
     let dek = dek.map_err(|error| damaged(error.to_string()))?;
     let dek = dek.ok_or_else(|| no_provider(Some(key_id)))?;
-    let key = if old.uuid == guest.uuid {
+    // One that was retired here comes back as it is wrapped there; that of another UUID never was it.
+    let counts = |row: &&KeyRefRecord| row.retired_at.is_none() || old.uuid != guest.uuid;
+    let held = row_with(&mut unlocker, &known, &providers, guest.uuid, &dek);
+    if let Some(row) = held.filter(counts) {
+        return Ok(already_here(guest, row));
+    }
+    let its = record.key_ref.generation();
+    let references = store.references(guest.uuid, Timestamp::now())?;
+    let definition = host.definition(guest.uuid).map(|(domain, _)| domain);
+    let (domain, deadline) = (definition.as_ref(), default_deadline());
+    let generation = unlocker.generation_of_chosen(&dek, its, &references, domain, deadline);
+    let key = if (old.uuid, its) == (guest.uuid, generation) {
         NewKey::new(wrapped, provider.key_id, provider.key_version)
     } else {
-        if let Some(row) = row_with(&mut unlocker, &known, &providers, guest.uuid, &dek) {
-            return Ok(already_here(guest, row));
-        }
-        let generation = record.key_ref.generation();
         unlocker.wrap(&dek, provider, guest.uuid, generation, default_deadline())?
     };
     let others = if are_damaged(host, &store, guest.uuid)? {

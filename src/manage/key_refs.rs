@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 
+use super::choose_key::choose;
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, HostError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
+use crate::key::wrap::Generation;
+use crate::keyring::unlock::Unlocker;
 use crate::store::{Access, Store, StoreError};
 
 /// What `key unbind` did.
@@ -35,9 +38,16 @@ pub(crate) struct Retired {
 /// What `key use` did.
 #[derive(Debug, Serialize)]
 pub(crate) struct Used {
+    /// The one that was named.
     pub(crate) id: KeyRefId,
     #[serde(rename = "domain")]
     pub(crate) guest: GuestRef,
+    /// The one that is in use now: another one where the key was wrapped once more.
+    pub(crate) key_ref: KeyRefId,
+    pub(crate) generation: Generation,
+    /// A host that has a newer key of the guest may use that one.
+    #[serde(skip)]
+    pub(crate) may_be_passed_over: bool,
     /// The guest's other keys, which were in use.
     pub(crate) retired: Vec<KeyRefId>,
     pub(crate) changed: bool,
@@ -91,13 +101,24 @@ pub(crate) fn retire(host: &Host, id: KeyRefId) -> Result<Retired, HostError> {
 /// Makes a key reference the one key of its guest.
 pub(crate) fn use_key(host: &Host, id: KeyRefId) -> Result<Used, HostError> {
     let mut store = store_with(host, id)?;
-    let was_retired = store.key_ref(id)?.retired_at.is_some();
-    let used = store.use_key(id, Timestamp::now())?;
+    let guest = store.key_ref(id)?.domain;
+    let before = store.references(guest, Timestamp::now())?.key_refs;
+    let definition = host.definition(guest).map(|(domain, _)| domain);
+    let mut unlocker = Unlocker::new(&host.keyring());
+    let chosen = choose(&mut store, &mut unlocker, definition.as_ref(), id)?;
+    let used = chosen.used;
+    let was_in_use = before.iter().any(|row| row.id == used.key_ref);
+    let changed = !was_in_use || !used.retired.is_empty();
+    // Its key is in use all the same.
+    let others = used.retired.into_iter().filter(|retired| *retired != id);
     Ok(Used {
         id,
         guest: guest_of(&store, used.domain)?,
-        changed: was_retired || !used.retired.is_empty(),
-        retired: used.retired,
+        key_ref: used.key_ref,
+        generation: chosen.generation,
+        may_be_passed_over: chosen.may_be_passed_over,
+        changed,
+        retired: others.collect(),
     })
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod adopt;
 pub(crate) mod bind;
 pub(crate) mod checks;
+mod choose_key;
 pub(crate) mod clone;
 pub(crate) mod copies;
 pub(crate) mod drop_state;

@@ -115,7 +115,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
     store.set_deadline(default_deadline())?;
     let mut unlocker = Unlocker::new(&host.keyring());
     let found = store.references(guest.uuid(), Timestamp::now())?;
-    let generation = found.next_generation();
+    let generation = unlocker.next_generation(&found, Some(&guest.domain), default_deadline());
     let keys = unlocker.open_rows(
         found.key_refs,
         &found.providers,

@@ -96,7 +96,7 @@ fn repair_json(repair: &Repair) -> Value {
             json["provider_uuid"] = provider.to_string().into();
             json["from"] = HOST_SECRET.into();
         }
-        Repair::DeleteDuplicate { kept, .. } => json["kept"] = kept.0.into(),
+        Repair::DeleteDuplicate { kept, .. } => json["kept"] = kept.map(|kept| kept.0).into(),
         Repair::FillKeyVersion { key_version, .. } => json["key_version"] = (*key_version).into(),
         Repair::FillKekRef { kek_ref, .. } => json["kek_ref"] = kek_ref.as_str().into(),
         Repair::SetSecretUuid { secret_uuid, .. } => {

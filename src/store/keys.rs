@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
+use crate::verdict::facts::KeyRef;
 
 /// A key to be added to a guest.
 #[derive(Debug)]
@@ -40,11 +41,26 @@ pub enum OtherKeys {
     Keep,
 }
 
+/// A key of a guest that was chosen, wrapped once more.
+#[derive(Debug)]
+pub struct Rewrapped<'a> {
+    /// The row of which it is.
+    pub of: &'a KeyRef,
+    /// The provider whose KEK wraps it.
+    pub provider: ProviderUuid,
+    /// The same DEK.
+    pub key: &'a NewKey,
+    /// The time that goes into `created_at`, `updated_at`, `retired_at`.
+    pub now: Timestamp,
+}
+
 /// The result of choosing a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UseKeyResult {
     /// The guest whose key it is.
     pub domain: DomainUuid,
+    /// The row that holds it.
+    pub key_ref: KeyRefId,
     /// The other keys, which were retired.
     pub retired: Vec<KeyRefId>,
 }
@@ -145,7 +161,37 @@ impl Store {
             )?;
             Ok(UseKeyResult {
                 domain: chosen.domain,
+                key_ref: id,
                 retired: key_rows::retire_keyed(transaction, chosen.domain, Some(id), now)?,
+            })
+        })
+    }
+
+    /// The same with a key that was wrapped once more: it gets a row of its own, and that of which it
+    /// is keeps what it has, retired. `Changed` if that row holds something else by now, or the
+    /// provider has another KEK.
+    pub fn use_rewrapped(&mut self, chosen: &Rewrapped<'_>) -> Result<UseKeyResult, StoreError> {
+        self.write(|transaction| {
+            let provider = provider_rows::by_uuid(transaction, chosen.provider)?;
+            let found = key_rows::by_id(transaction, chosen.of.id)?;
+            let is_same = found.key_ref.wrapped_dek == chosen.of.wrapped_dek;
+            if provider.key_id != chosen.key.key_id || !is_same {
+                return Err(StoreError::Changed.into());
+            }
+            let retired = key_rows::retire_keyed(transaction, found.domain, None, chosen.now)?;
+            let row = NewRow {
+                domain: found.domain,
+                provider: (provider.uuid, &provider.name),
+                secret_uuid: found.key_ref.secret_uuid,
+                key: Some(chosen.key),
+                first_used_at: found.key_ref.first_used_at,
+                retired_at: None,
+                now: chosen.now,
+            };
+            Ok(UseKeyResult {
+                domain: found.domain,
+                key_ref: key_rows::insert(transaction, &row)?,
+                retired,
             })
         })
     }

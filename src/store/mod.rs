@@ -60,7 +60,7 @@ pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow};
 pub use key_rows::KeyRefRecord;
-pub use keys::{AddKey, OtherKeys};
+pub use keys::{AddKey, OtherKeys, Rewrapped, UseKeyResult};
 pub use origin::Origin;
 pub use provider_rows::previous_key_name;
 pub use providers::NewProvider;

@@ -49,7 +49,10 @@ impl Repairs<'_> {
                 provider,
                 provider_name,
             } => self.bind(*key_ref, *provider, provider_name, KEYED),
-            Repair::DeleteDuplicate { key_ref, kept } => self.merge(*key_ref, *kept),
+            Repair::DeleteDuplicate { key_ref, kept } => {
+                let kept = kept.or(self.made).ok_or(StoreError::Changed)?;
+                self.merge(*key_ref, kept)
+            }
             Repair::RetireKey { key_ref } => {
                 self.update(*key_ref, "retired_at = ?4", "TRUE", &[&self.change.now.0])
             }

@@ -210,11 +210,22 @@ fn the_used_key_retires_the_others() {
     let second = host.start_for_the_first_time(VM1, "nkp-a").0;
     let used = host.json(&["key", "use", &first.to_string()]);
     assert_eq!(used["retired"], json!([second]));
+    // Both were of one generation: the chosen one goes before the other now, on every host.
+    assert_eq!(used["generation"], 2);
     let rows = host.json(&["key", "list"]);
+    let states = |row: &serde_json::Value| (row["id"].clone(), row["state"].clone());
+    let rows: Vec<_> = rows.as_array().unwrap().iter().map(states).collect();
     assert_eq!(
-        (&rows[0]["state"], &rows[1]["state"]),
-        (&"keyed".into(), &"retired".into())
+        rows,
+        [
+            (json!(first), json!("retired")),
+            (json!(second), json!("retired")),
+            (used["key_ref"].clone(), json!("keyed"))
+        ]
     );
+    let again = host.run(&["key", "use", &first.to_string()]).succeeds();
+    let told = format!("it holds the key of key reference {first}, as generation 2");
+    assert!(again.stdout.contains(&told) && again.stdout.contains("nothing changed"));
 }
 
 #[test]

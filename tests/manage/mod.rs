@@ -9,6 +9,7 @@
 mod adopt;
 mod bind;
 mod checks;
+mod chosen_key;
 mod clone;
 mod encrypt;
 pub(crate) mod fixture;

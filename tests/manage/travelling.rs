@@ -2,7 +2,7 @@
 
 use super::fixture::{Defined, Fixture};
 use crate::domain::{Domain, TravellingKey, TravellingKeys};
-use crate::guard::{Mode, prepare};
+use crate::guard::{HookCall, Mode, Operation, follow_up, prepare};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::host::{BrokenConfig, default_deadline};
@@ -14,15 +14,15 @@ use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
 
 /// Two hosts. The guest has run on the first; the second has its provider, and its XML.
-struct Hosts {
-    first: Fixture,
-    second: Fixture,
-    guest: Defined,
-    dek: Dek,
+pub(super) struct Hosts {
+    pub(super) first: Fixture,
+    pub(super) second: Fixture,
+    pub(super) guest: Defined,
+    pub(super) dek: Dek,
 }
 
 impl Hosts {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (first, second) = (Fixture::new(), Fixture::new());
         let guest = first.define("vm1");
         let dek = Dek::generate().unwrap();
@@ -40,7 +40,7 @@ impl Hosts {
     }
 
     /// The guest's XML, with the keys that the first host has of it.
-    fn xml(&self) -> Domain {
+    pub(super) fn xml(&self) -> Domain {
         self.xml_of(self.guest.uuid)
     }
 
@@ -64,14 +64,27 @@ impl Hosts {
     }
 
     /// Puts the TPM's state on the second host.
-    fn bring_state(&self) {
+    pub(super) fn bring_state(&self) {
         self.second.encrypt_state(&self.guest, &self.dek);
     }
 
-    fn start(&self, domain: Domain) -> Outcome {
+    pub(super) fn start(&self, domain: Domain) -> Outcome {
         let guard = self.second.host.guard(BrokenConfig::Fail).unwrap();
         let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
         prepare(&guard, &Ok(domain), origin, mode, default_deadline())
+    }
+
+    /// The guest arrives on the second host, and its state with it.
+    pub(super) fn arrive(&self, domain: Domain) -> Outcome {
+        let mut guard = self.second.host.guard(BrokenConfig::Fail).unwrap();
+        guard.call = Some(HookCall {
+            attempt: Box::new(|| "1".to_owned()),
+            xml: Vec::new().into(),
+        });
+        let deadline = default_deadline();
+        follow_up(&guard, Operation::MigrateIn, &domain, deadline).unwrap();
+        let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+        prepare(&guard, &Ok(domain), origin, mode, deadline)
     }
 
     /// The rows on the second host: provider, whether it counts as used, whether it is retired.
@@ -88,14 +101,14 @@ impl Hosts {
     }
 }
 
-fn code(outcome: &Outcome) -> Option<Code> {
+pub(super) fn code(outcome: &Outcome) -> Option<Code> {
     match outcome.verdict.decision() {
         Decision::Allow(_) => None,
         Decision::Deny(why) => Some(why.code()),
     }
 }
 
-fn kinds(outcome: &Outcome) -> Vec<&'static str> {
+pub(super) fn kinds(outcome: &Outcome) -> Vec<&'static str> {
     let repairs = outcome.verdict.repairs().iter();
     repairs.map(crate::verdict::repair::Repair::kind).collect()
 }

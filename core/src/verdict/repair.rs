@@ -36,8 +36,8 @@ pub enum Repair {
     DeleteDuplicate {
         /// The row to delete.
         key_ref: KeyRefId,
-        /// The row that keeps the same DEK.
-        kept: KeyRefId,
+        /// The row that keeps the same DEK; `None`: the one that this verdict's `LearnKey` adds.
+        kept: Option<KeyRefId>,
     },
     /// Sets `retired_at`: the row is out of use and keeps its wrapped DEK.
     RetireKey {

@@ -164,6 +164,7 @@ fn in_words(repair: &Repair) -> String {
             format!("{} ({row} to {})", repair.kind(), quoted(provider_name))
         }
         Repair::DeleteDuplicate { kept, .. } => {
+            let kept = kept.map_or_else(|| "the learnt one".to_owned(), |kept| kept.to_string());
             format!("{} ({row}, whose key {kept} keeps)", repair.kind())
         }
         Repair::RestoreTpmState { saved_at, .. } => {

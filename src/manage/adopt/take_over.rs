@@ -72,7 +72,10 @@ impl Adopting {
     ) -> Result<KeyRefId, HostError> {
         let guest = target.domain.uuid;
         let now = Timestamp::now();
-        let generation = self.store.references(guest, now)?.next_generation();
+        let known = self.store.references(guest, now)?;
+        let generation =
+            self.unlocker
+                .next_generation(&known, Some(&target.domain), default_deadline());
         let key = self
             .unlocker
             .wrap(dek, provider, guest, generation, default_deadline())?;

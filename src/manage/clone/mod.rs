@@ -225,7 +225,15 @@ impl Cloning<'_> {
     fn wrap_for_clone(&mut self, key: &OpenedKey, action: CloneAction) -> Result<Done, CloneError> {
         let (clone, now) = (self.clone.uuid(), Timestamp::now());
         let provider = for_new_keys(&key.provider, &self.store.providers()?).clone();
-        let generation = key.key_ref.generation();
+        let known = self.store.references(clone, now)?;
+        let domain = Some(&self.clone.domain);
+        let generation = self.unlocker.generation_of_chosen(
+            &key.dek,
+            key.key_ref.generation(),
+            &known,
+            domain,
+            default_deadline(),
+        );
         let wrapped =
             self.unlocker
                 .wrap(&key.dek, &provider, clone, generation, default_deadline())?;

@@ -9,6 +9,7 @@ use crate::key::dek::Dek;
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::ProviderError;
+use crate::manage::stopped_guest::DefinedGuest;
 use crate::store::{Access, Change, Store, StoreError};
 use crate::verdict::facts::{KeyRef, Provider, References, provider_of};
 use crate::verdict::repair::{KeyOrigin, Repair};
@@ -74,12 +75,12 @@ impl Key {
     pub(super) fn find_or_make(
         host: &Host,
         store: &mut Store,
-        guest: DomainUuid,
+        guest: &DefinedGuest,
         choice: Choice,
         secret: Option<SecretUuid>,
     ) -> Result<Self, EncryptError> {
-        let seen = store.references(guest, Timestamp::now())?;
-        let mut keys = opened(host, &seen, guest);
+        let seen = store.references(guest.uuid(), Timestamp::now())?;
+        let mut keys = opened(host, &seen, guest.uuid());
         keys.retain(|key| choice.fits(&key.provider));
         if let Some(key) = keys.pop() {
             let its = key.key_ref.secret_uuid;
@@ -98,7 +99,7 @@ impl Key {
     fn make(
         host: &Host,
         store: &mut Store,
-        guest: DomainUuid,
+        guest: &DefinedGuest,
         seen: &References,
         choice: Choice,
         secret: Option<SecretUuid>,
@@ -115,17 +116,18 @@ impl Key {
             }
         };
         let mut unlocker = Unlocker::new(&host.keyring());
+        let generation = unlocker.next_generation(seen, Some(&guest.domain), default_deadline());
         let (new_key, dek) = make_key(
             &mut unlocker,
             Some(&*store),
             &provider,
-            guest,
+            guest.uuid(),
             None,
-            seen.next_generation(),
+            generation,
             default_deadline(),
         )?;
         let made = store.apply(&Change {
-            domain: guest,
+            domain: guest.uuid(),
             seen,
             repairs: &creation(placeholder, &provider),
             new_key: Some(&new_key),

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 pub(crate) use self::error::EncryptError;
 use self::key::{Choice, Key, opened};
+use super::choose_key::choose;
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use super::persist_state::Survival;
@@ -29,6 +30,7 @@ use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::{KeyRefId, SecretUuid};
+use crate::keyring::unlock::Unlocker;
 use crate::libvirt::secret::SecretError;
 use crate::store::{Origin, Store, StoreError};
 use crate::swtpm::{LockedState, OldState, TpmData};
@@ -105,6 +107,16 @@ struct Job<'a> {
     guest: &'a DefinedGuest,
 }
 
+/// A state that was encrypted.
+struct Encrypted {
+    /// The row of its key.
+    key_ref: KeyRefId,
+    /// Where the plain state was saved.
+    plain_state: PathBuf,
+    /// What became of it in its place.
+    old_state: Option<OldState>,
+}
+
 /// Where it failed.
 enum Failure {
     /// Before libvirt had the new XML: everything can be as it was.
@@ -127,33 +139,36 @@ impl Job<'_> {
         data: &TpmData,
         choice: Choice,
     ) -> Result<EncryptResult, EncryptError> {
-        let (guest, secret) = (self.guest.uuid(), self.guest.vtpm.secret_uuid);
-        let key = Key::find_or_make(self.host, &mut self.store, guest, choice, secret)?;
-        let (plain_state, old_state) = match self.carry_out(locked, data, &key) {
+        let secret = self.guest.vtpm.secret_uuid;
+        let key = Key::find_or_make(self.host, &mut self.store, self.guest, choice, secret)?;
+        let Encrypted {
+            key_ref,
+            plain_state,
+            old_state,
+        } = match self.carry_out(locked, data, &key) {
             Ok(done) => done,
             Err(Failure::After(cause)) => return Err(self.unfinished(cause)),
             Err(Failure::Before(error)) => return Err(self.undo(&key, error)),
         };
         let message = format!(
-            "its TPM state is encrypted with a key of provider \"{}\" (key reference {})",
-            key.provider.name, key.id
+            "its TPM state is encrypted with a key of provider \"{}\" (key reference {key_ref})",
+            key.provider.name
         );
         Ok(EncryptResult {
             plain_state: Some(plain_state),
             old_state,
             not_recorded: self.record(message),
-            ..self.result(EncryptAction::Encrypted, key.id, &key.provider, key.secret)
+            ..self.result(EncryptAction::Encrypted, key_ref, &key.provider, key.secret)
         })
     }
 
-    /// All that follows the key. Returns where the plain state was saved, and what became of it in its
-    /// place.
+    /// All that follows the key.
     fn carry_out(
         &mut self,
         locked: LockedState,
         data: &TpmData,
         key: &Key,
-    ) -> Result<(PathBuf, Option<OldState>), Failure> {
+    ) -> Result<Encrypted, Failure> {
         let (guest, state_dir) = (self.guest, self.host.state_dir());
         let saved = plain_state::save(state_dir, guest.uuid(), &locked)
             .map_err(|error| Failure::Before(EncryptError::NotSaved(error)))?;
@@ -164,13 +179,17 @@ impl Job<'_> {
             self.redefine(key.secret)?;
         }
         // Before the state: the key of a state that is there must never count as unused.
-        let now = Timestamp::now();
-        self.store.use_key(key.id, now)?;
-        self.store.mark_started(guest.uuid(), now)?;
+        let mut unlocker = Unlocker::new(&self.host.keyring());
+        let chosen = choose(&mut self.store, &mut unlocker, Some(&guest.domain), key.id)?;
+        self.store.mark_started(guest.uuid(), Timestamp::now())?;
         let old_state = staged
             .install()
             .map_err(|error| StoppedError::Write(guest.reference(), error))?;
-        Ok((saved, old_state))
+        Ok(Encrypted {
+            key_ref: chosen.used.key_ref,
+            plain_state: saved,
+            old_state,
+        })
     }
 
     /// The state is encrypted: the XML was put back, or there is nothing to do.

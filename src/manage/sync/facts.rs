@@ -67,7 +67,8 @@ impl Facts {
     }
 
     /// Whether a row of this guest has this key, perhaps wrapped by another provider key, or nobody
-    /// could have it: its provider key is here, and it does not authenticate.
+    /// could have it: its provider key is here, and it does not authenticate. A row of a lower
+    /// generation does not have it: the key was chosen again on another host.
     pub(crate) fn hold(
         &self,
         unlocker: &mut Unlocker,
@@ -75,15 +76,18 @@ impl Facts {
         key: &WrappedDek,
     ) -> bool {
         let rows = self.rows.get(&guest).map(Vec::as_slice).unwrap_or_default();
-        let mut wrapped = rows
+        let wrapped = rows
             .iter()
             .filter_map(|row| row.key_ref.wrapped_dek.as_ref());
         if wrapped.clone().any(|row| row == key) {
             return true;
         }
+        let generation = key.generation().unwrap_or_default();
+        let mut not_older =
+            wrapped.filter(|row| row.generation().unwrap_or_default() >= generation);
         let mut open = |key| unlocker.open(key, guest, default_deadline());
         match open(key) {
-            Ok(dek) => wrapped.any(|row| open(row).is_ok_and(|row| row.same_as(&dek))),
+            Ok(dek) => not_older.any(|row| open(row).is_ok_and(|row| row.same_as(&dek))),
             // A key of a newer format is none of that.
             Err(NotOpened::Corrupt { .. }) => key.key_id().is_ok(),
             Err(_) => false,

@@ -200,8 +200,11 @@ fn a_duplicate_is_deleted_only_if_the_kept_row_holds_a_key() {
         it.dir.path(),
         &format!("UPDATE key_ref SET first_used_at = NULL WHERE id = {kept}"),
     );
-    it.apply(Repair::DeleteDuplicate { key_ref: old, kept })
-        .unwrap();
+    it.apply(Repair::DeleteDuplicate {
+        key_ref: old,
+        kept: Some(kept),
+    })
+    .unwrap();
     let rows = it.rows();
     assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [kept]);
     assert_eq!(
@@ -219,7 +222,7 @@ fn a_duplicate_is_deleted_only_if_the_kept_row_holds_a_key() {
     for (what, keeper) in cases {
         let refused = it.apply(Repair::DeleteDuplicate {
             key_ref: kept,
-            kept: keeper,
+            kept: Some(keeper),
         });
         assert!(
             matches!(refused, Err(StoreError::Changed)),

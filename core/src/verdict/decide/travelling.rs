@@ -72,6 +72,14 @@ struct Candidate<'a> {
     proof: Proof,
 }
 
+impl Candidate<'_> {
+    /// Whether its generation is above that of every one of these rows.
+    fn is_newer_than<'r>(&self, rows: impl IntoIterator<Item = &'r KeyRef>) -> bool {
+        let newest = rows.into_iter().map(KeyRef::generation).max();
+        Some(self.key.generation()) > newest
+    }
+}
+
 /// The facts by which the rest of the table decides, and what is to be said of the choice.
 pub(super) struct View<'a> {
     pub(super) facts: Cow<'a, Facts>,
@@ -99,13 +107,9 @@ impl<'a> View<'a> {
             return Self::unchanged(facts, false);
         };
         let candidates = candidates(facts);
-        // Of equal ones the first, as they are written.
-        let newest = candidates
-            .iter()
-            .rev()
-            .max_by_key(|key| key.key.generation());
+        let newest_of_all = newest(candidates.iter());
         if references.state_arrives {
-            return match newest {
+            return match newest_of_all {
                 Some(newest) => Self::by_generation(facts, references, newest),
                 None => Self::unchanged(facts, false),
             };
@@ -117,15 +121,22 @@ impl<'a> View<'a> {
                 .filter(|row| is_proven(facts, row))
         };
         if proven().next().is_some() {
-            // The keys of the XML were not tried.
+            // The same key was chosen again on another host, and has a higher generation since.
+            let has_proven_dek =
+                |key: &Candidate<'_>| proven().any(|row| dek_of(facts, row) == Some(key.dek));
+            let again = newest(candidates.iter().filter(|key| has_proven_dek(key)));
+            if let Some(again) = again.filter(|key| key.is_newer_than(proven())) {
+                return Self::with(facts, again.key, |_| true);
+            }
             let is_known = |key: &KeyRef| proven().any(|row| row.generation() == key.generation());
             let has_other = !facts.travelling.keys.iter().all(is_known);
             return Self::unchanged(facts, has_other);
         }
-        if let Some(proven) = candidates.iter().find(|key| key.proof == Proof::Proven) {
+        let is_proven = |key: &&Candidate<'_>| key.proof == Proof::Proven;
+        if let Some(proven) = newest(candidates.iter().filter(is_proven)) {
             return Self::with(facts, proven.key, |_| true);
         }
-        match newest {
+        match newest_of_all {
             Some(newest) if *facts.effective_state() != TpmState::Encrypted => {
                 Self::by_generation(facts, references, newest)
             }
@@ -139,12 +150,12 @@ impl<'a> View<'a> {
     /// for the guest's start fails, and its source still has it. The state that is here may be one
     /// that the guest has left behind; it proves something only between keys of one generation.
     fn by_generation(facts: &'a Facts, references: &References, newest: &Candidate<'_>) -> Self {
-        let generation = newest.key.generation();
-        let dek_of = |row: &KeyRef| facts.trials.get(&row.id).and_then(Trial::dek);
-        let holds = |row: &KeyRef| dek_of(row) == Some(newest.dek);
+        let holds = |row: &KeyRef| dek_of(facts, row) == Some(newest.dek);
         let keyed = references.key_refs.iter();
         let keyed = keyed.filter(|row| row.wrapped_dek.is_some());
         let (holders, others): (Vec<_>, Vec<_>) = keyed.partition(|row| holds(row));
+        let of_holders = holders.iter().map(|row| row.generation());
+        let generation = of_holders.fold(newest.key.generation(), Ord::max);
         let gives_way = |other: &&KeyRef| {
             let is_older = other.generation() < generation;
             let is_as_new = other.generation() == generation && !is_proven(facts, other);
@@ -156,8 +167,10 @@ impl<'a> View<'a> {
         let stays = |row: &KeyRef| row.wrapped_dek.is_none() || holds(row);
         let equal = others
             .iter()
-            .filter(|other| dek_of(other).is_some() && other.generation() == generation);
-        let view = if holders.is_empty() {
+            .filter(|other| dek_of(facts, other).is_some() && other.generation() == generation);
+        // A generation never goes back: that of a key which was chosen again goes with it.
+        let is_new = holders.is_empty() || newest.is_newer_than(holders.iter().copied());
+        let view = if is_new {
             Self::with(facts, newest.key, stays)
         } else {
             Self {
@@ -193,11 +206,19 @@ impl<'a> View<'a> {
         // A start that goes by a value of libvirt's says nothing of the key, unless the state does.
         let is_used =
             verdict.secret.is_some() || *verdict.decision() == Decision::Allow(Reason::Proven);
-        if let (Some(key), true) = (self.learns, verdict.is_allowed() && is_used) {
-            let provider = key.provider_name.clone();
-            verdict.findings.insert(0, Finding::KeyLearnt { provider });
-            let key = Box::new(key);
-            verdict.repairs.insert(0, Repair::LearnKey { key });
+        match self.learns {
+            Some(key) if verdict.is_allowed() && is_used => {
+                let provider = key.provider_name.clone();
+                verdict.findings.insert(0, Finding::KeyLearnt { provider });
+                let key = Box::new(key);
+                verdict.repairs.insert(0, Repair::LearnKey { key });
+            }
+            // Without that row the others are not superfluous.
+            Some(_) => {
+                verdict.drop_store_repairs();
+                verdict.findings.retain(|found| !is_of_a_row(found));
+            }
+            None => {}
         }
         if let Some(row) = self.preferred_over {
             verdict.note(Finding::XmlKeyPreferred(row));
@@ -212,12 +233,31 @@ impl<'a> View<'a> {
     }
 }
 
+/// Whether a repair of a row goes with it.
+fn is_of_a_row(found: &Finding) -> bool {
+    matches!(
+        found,
+        Finding::OrphanPlaceholder(_) | Finding::DuplicateKey(_) | Finding::UnusableKey(_)
+    )
+}
+
 /// Whether the verdict concerns an encrypted vTPM.
 fn is_managed(verdict: &Verdict) -> bool {
     !matches!(
         verdict.decision(),
         Decision::Allow(Reason::NoEmulatedTpm | Reason::Unencrypted | Reason::UnreadableXml)
     )
+}
+
+/// The one of the highest generation; of equal ones the first, as they are written.
+fn newest<'a, 'f>(
+    candidates: impl DoubleEndedIterator<Item = &'a Candidate<'f>>,
+) -> Option<&'a Candidate<'f>> {
+    candidates.rev().max_by_key(|key| key.key.generation())
+}
+
+fn dek_of(facts: &Facts, row: &KeyRef) -> Option<DekNumber> {
+    facts.trials.get(&row.id).and_then(Trial::dek)
 }
 
 fn is_proven(facts: &Facts, row: &KeyRef) -> bool {
@@ -234,11 +274,16 @@ fn only(facts: &Facts, stays: impl Fn(&KeyRef) -> bool) -> Facts {
 }
 
 fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
-    let is_retired = |dek: DekNumber| {
-        let mut retired = facts.retired.values();
-        retired.any(|trial| trial.dek() == Some(dek))
-    };
     let references = facts.references.as_ref().ok();
+    // A key that was chosen again has a higher generation than the row that was retired before.
+    let is_retired = |key: &KeyRef, dek: DekNumber| {
+        let mut retired = references.iter().flat_map(|found| &found.retired);
+        retired.any(|row| {
+            let trial = facts.retired.get(&row.id);
+            let holds_it = trial.and_then(Trial::dek) == Some(dek);
+            holds_it && row.generation() >= key.generation()
+        })
+    };
     let opened = facts.travelling.keys.iter().filter_map(|key| {
         // What a row holds as well was tried as that row's.
         let trial = facts.trials.get(&key.id).or_else(|| {
@@ -248,7 +293,7 @@ fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
         let &Trial::Opened { dek, proof, .. } = trial else {
             return None;
         };
-        (!is_retired(dek)).then_some(Candidate { key, dek, proof })
+        (!is_retired(key, dek)).then_some(Candidate { key, dek, proof })
     });
     opened.collect()
 }

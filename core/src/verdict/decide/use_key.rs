@@ -1,5 +1,7 @@
 //! The key is known: which row keeps it, and what becomes of the other rows.
 
+use std::cmp::Reverse;
+
 use super::host_secret::{ChosenKey, give};
 use super::repair_row::repair_row;
 use super::tried::{OpenedRow, UnopenedRow};
@@ -42,7 +44,7 @@ pub(super) fn use_key(
             Finding::DuplicateKey(key_ref),
             Repair::DeleteDuplicate {
                 key_ref,
-                kept: kept_id,
+                kept: (!kept_id.is_travelling()).then_some(kept_id),
             },
         );
     }
@@ -66,8 +68,8 @@ pub(super) fn use_key(
     give(case, verdict, &chosen)
 }
 
-/// The row with the closest binding to its provider, then the oldest; if none has a provider,
-/// why the oldest has none.
+/// The row of the highest generation, then that with the closest binding to its provider, then the
+/// oldest; if none has a provider, why the oldest has none.
 fn keep_one<'a>(
     case: &Case<'a>,
     holders: &[&'a OpenedRow<'a>],
@@ -82,8 +84,10 @@ fn keep_one<'a>(
             Err(why) => refusal = refusal.or(Some(why)),
         }
     }
-    // Of equal bindings the first, the oldest, wins.
-    match bound.into_iter().min_by_key(|(binding, ..)| *binding) {
+    // Of equal ones the first, the oldest, wins.
+    let rank =
+        |(binding, held, _): &(_, &OpenedRow<'_>, _)| (Reverse(held.row.generation()), *binding);
+    match bound.into_iter().min_by_key(rank) {
         Some((_, held, owner)) => Ok((held, owner)),
         None => Err(refusal.unwrap_or_else(|| Refusal::Internal {
             reason: "no row holds the chosen key".to_owned(),

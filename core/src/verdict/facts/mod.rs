@@ -56,7 +56,8 @@ pub struct Facts {
     /// What trying the retired rows gave. They are tried only where the state proves no row in
     /// use, or where libvirt's secret has a value that no row in use holds.
     pub retired: BTreeMap<KeyRefId, Trial>,
-    /// The keys in the domain XML. They are tried only where the state proves no row in use.
+    /// The keys in the domain XML. They are tried only where the state proves no row in use, where
+    /// another state is on its way, or where one of them is newer than the row that the state proves.
     pub travelling: Travelling,
     /// The policy in force.
     pub policy: Policy,
@@ -137,6 +138,17 @@ impl Facts {
         let rows = self.references.iter().flat_map(|found| &found.key_refs);
         let is_used = rows.clone().any(|row| row.first_used_at.is_some());
         is_used && (self.state == TpmState::Absent || self.is_refuted())
+    }
+
+    /// Whether a key of the XML is of a higher generation than every row that the state proves, as
+    /// its header says: it may be the same key, chosen again on another host.
+    #[must_use]
+    pub fn xml_has_a_newer_key(&self) -> bool {
+        let is_proven = |row: &&KeyRef| self.trials.get(&row.id).is_some_and(Trial::is_proven);
+        let rows = self.references.iter().flat_map(|found| &found.key_refs);
+        let newest = rows.filter(is_proven).map(KeyRef::generation).max();
+        let mut keys = self.travelling.keys.iter();
+        keys.any(|key| Some(key.generation()) > newest)
     }
 
     /// Whether libvirt's own value opens the TPM's state.

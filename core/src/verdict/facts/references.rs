@@ -29,14 +29,12 @@ pub struct References {
 }
 
 impl References {
-    /// The generation of the guest's next key: above those of all that it has had here.
+    /// The highest generation of the keys that the guest has had here; `None` if it has had none.
     #[must_use]
-    pub fn next_generation(&self) -> Generation {
+    pub fn newest_generation(&self) -> Option<Generation> {
         let rows = self.key_refs.iter().chain(&self.retired);
-        rows.map(KeyRef::generation)
-            .max()
-            .unwrap_or_default()
-            .next()
+        let keyed = rows.filter(|row| row.wrapped_dek.is_some());
+        keyed.map(KeyRef::generation).max()
     }
 
     /// The row in use that holds this very wrapped key.

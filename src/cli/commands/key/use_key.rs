@@ -24,9 +24,25 @@ impl Answer for Used {
         writeln!(
             out,
             "key reference {} is the key of {}{unchanged}",
-            self.id,
+            self.key_ref,
             self.guest.label()
         )?;
+        if self.key_ref != self.id {
+            writeln!(
+                out,
+                "it holds the key of key reference {}, as generation {}: hosts that have another key \
+                 of the guest use this one",
+                self.id, self.generation
+            )?;
+        }
+        if self.may_be_passed_over {
+            writeln!(
+                out,
+                "its provider key does not open on this host, so it stays generation {}: a host that \
+                 has a newer key of the guest uses that one when the guest arrives",
+                self.generation
+            )?;
+        }
         match self.retired.len() {
             0 => Ok(()),
             others => writeln!(

@@ -423,7 +423,10 @@ fn repair_in_words(repair: &Repair) -> String {
         | Repair::BindProvider { provider_name, .. } => {
             format!(" to {provider_name}")
         }
-        Repair::DeleteDuplicate { kept, .. } => format!(" of {kept}"),
+        Repair::DeleteDuplicate { kept: None, .. } => " of the XML's".to_owned(),
+        Repair::DeleteDuplicate {
+            kept: Some(kept), ..
+        } => format!(" of {kept}"),
         Repair::LearnKey { key } => {
             return format!("learn-key of {}", key.provider_name);
         }

@@ -201,6 +201,70 @@ fn a_retired_key_is_never_taken_from_the_xml() {
     );
 }
 
+/// Row 96.
+#[test]
+fn a_retired_key_that_was_chosen_again_elsewhere_has_a_higher_generation() {
+    let retired = |generation| {
+        in_xml(|key| key.of_generation(3))
+            .row(opens(1, "a", 1, 'A', 1).used().of_generation(2))
+            .retired(opens(50, "a", 1, 'A', 0).of_generation(generation))
+            .arriving()
+    };
+    assert_eq!(
+        verdict(&retired(1)),
+        "allow Unproven; learn-key of a; provide the XML's"
+    );
+    for not_older in [3, 4] {
+        assert_eq!(verdict(&retired(not_older)), "allow Unproven; provide 1");
+    }
+}
+
+/// Rows 29 and 101.
+#[test]
+fn the_generation_of_a_key_that_was_chosen_again_elsewhere_is_learnt() {
+    let chosen_again = |there| {
+        keyed(|row| row.used().proven().of_generation(2))
+            .in_xml(opens(0, "a", 1, 'A', 0).proven().of_generation(there))
+            .state(Encrypted)
+    };
+    let learnt = "learn-key of a; delete-duplicate 1 of the XML's; provide the XML's";
+    assert_eq!(verdict(&chosen_again(3)), format!("allow Proven; {learnt}"));
+    assert_eq!(verdict(&chosen_again(1)), "allow Proven; provide 1");
+    // Also where another key beside it is newer, and retired for it.
+    let beside = chosen_again(3).row(opens(2, "a", 1, 'A', 1).refuted().of_generation(2));
+    assert_eq!(
+        verdict(&beside),
+        "allow Proven; learn-key of a; delete-duplicate 1 of the XML's; retire-key 2; \
+         provide the XML's"
+    );
+    // Another key of a higher generation is none of that.
+    let another = keyed(|row| row.proven().of_generation(2))
+        .in_xml(opens(0, "a", 1, 'A', 1).refuted().of_generation(3))
+        .state(Encrypted);
+    assert_eq!(verdict(&another), "allow Proven; provide 1");
+    assert_eq!(findings(&another), [Finding::OtherKeyInXml]);
+    // While state is on its way, it wins against a row that is newer than this host's row of it.
+    let arrives = |there| {
+        keyed(|row| row.used().of_generation(1))
+            .in_xml(opens(0, "a", 1, 'A', 0).of_generation(there))
+            .row(opens(2, "a", 1, 'A', 1).used().of_generation(2))
+            .arriving()
+    };
+    assert_eq!(verdict(&arrives(3)), format!("allow Unproven; {learnt}"));
+    assert_eq!(verdict(&arrives(1)), "deny VG203");
+    // What nobody can read is left, and then the row stays as it is.
+    let hidden = arrives(3).host(super::given::hidden());
+    assert_eq!(verdict(&hidden), "allow Unproven");
+    // Of two rows that hold it the one that was chosen again stays.
+    let rows = keyed(|row| row.proven().of_generation(1))
+        .row(opens(2, "b", 9, 'A', 0).proven().of_generation(3))
+        .state(Encrypted);
+    assert_eq!(
+        verdict(&rows),
+        "allow Proven; delete-duplicate 1 of 2; rebind-provider 2 to a; provide 2"
+    );
+}
+
 /// Row 97.
 #[test]
 fn a_key_of_the_xml_that_is_out_of_reach_names_its_provider() {

@@ -88,15 +88,16 @@ impl World {
             Some(Trial::Opened { dek, .. }) => Some(*dek),
             _ => None,
         };
-        let retired: Vec<_> = facts
-            .retired
-            .values()
-            .map(|trial| number(Some(trial)))
-            .collect();
-        let mut keys = facts.travelling.keys;
+        let is_retired = |dek, key: &KeyRef| {
+            let mut retired = self.retired.iter();
+            retired.any(|row| {
+                number(facts.retired.get(&row.id)) == dek && row.generation() >= key.generation()
+            })
+        };
+        let mut keys = facts.travelling.keys.clone();
         keys.retain(|key| {
             let dek = number(facts.trials.get(&key.id));
-            dek.is_none() || !retired.contains(&dek)
+            dek.is_none() || !is_retired(dek, key)
         });
         keys
     }

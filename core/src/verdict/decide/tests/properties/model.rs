@@ -187,7 +187,10 @@ impl World {
         facts.trials = self.tried(&self.references.key_refs, tpm);
         facts.retired = self.tried(&self.retired, tpm);
         facts.travelling = self.keys_of_the_xml(&facts);
-        if self.references.state_arrives || !facts.trials.values().any(Trial::is_proven) {
+        if self.references.state_arrives
+            || !facts.trials.values().any(Trial::is_proven)
+            || facts.xml_has_a_newer_key()
+        {
             facts.trials.extend(self.tried(&facts.travelling.keys, tpm));
         }
         facts
@@ -293,7 +296,7 @@ impl World {
             }
             Repair::DeleteDuplicate { key_ref, kept } => {
                 let used = self.take(key_ref).first_used_at;
-                let kept = self.row(kept);
+                let kept = self.row(kept.unwrap_or(LEARNT));
                 kept.first_used_at = kept.first_used_at.into_iter().chain(used).min();
             }
             Repair::RetireKey { key_ref } => {

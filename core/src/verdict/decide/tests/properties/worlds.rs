@@ -33,8 +33,8 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     // The generations of the DEKs 0 and 1.
     let rows = [[1, 1], [1, 2], [2, 1]].map(|generations| {
         (
-            rows(4, generations),
-            rows(1, generations),
+            rows(4, same(generations)),
+            rows(1, raised(generations)),
             travelling(generations),
         )
     });
@@ -264,17 +264,31 @@ fn providers() -> impl Strategy<Value = Vec<Provider>> {
     })
 }
 
-fn rows(most: usize, generations: [u32; 2]) -> impl Strategy<Value = Vec<KeyRef>> {
-    vec(row(generations), 0..=most)
+fn rows(most: usize, dek: impl Strategy<Value = (u8, u32)>) -> impl Strategy<Value = Vec<KeyRef>> {
+    vec(row(dek), 0..=most)
+}
+
+/// A DEK and its generation.
+fn same(generations: [u32; 2]) -> impl Strategy<Value = (u8, u32)> {
+    dek().prop_map(move |dek| (dek, generations[usize::from(dek)]))
+}
+
+/// Likewise, or a higher one: it was chosen again.
+fn raised(generations: [u32; 2]) -> impl Strategy<Value = (u8, u32)> {
+    let raised = weighted([(3, 0), (1, 2)]);
+    (same(generations), raised).prop_map(|((dek, generation), raised)| (dek, generation + raised))
 }
 
 /// The keys of the XML, most often none, or as one of the rows.
 fn travelling(generations: [u32; 2]) -> impl Strategy<Value = Option<Vec<TravellingKey>>> {
     let authentic = weighted([(8, true), (1, false)]);
-    let key = (kek(), dek(), authentic).prop_map(move |(kek, dek, authentic)| TravellingKey {
-        wrapped_dek: wrap(kek, dek, generations[usize::from(dek)], authentic),
-        provider: "a".to_owned(),
-    });
+    let key =
+        (kek(), raised(generations), authentic).prop_map(|(kek, (dek, generation), authentic)| {
+            TravellingKey {
+                wrapped_dek: wrap(kek, dek, generation, authentic),
+                provider: "a".to_owned(),
+            }
+        });
     let keys = weighted([(4, Some(0)), (4, Some(1)), (1, Some(2)), (1, None)]);
     (keys, vec(key, 2)).prop_map(|(number, mut keys)| {
         keys.truncate(number?);
@@ -292,11 +306,10 @@ fn numbered(rows: Vec<KeyRef>, first: i64) -> Vec<KeyRef> {
         .collect()
 }
 
-fn row(generations: [u32; 2]) -> impl Strategy<Value = KeyRef> {
+fn row(dek: impl Strategy<Value = (u8, u32)>) -> impl Strategy<Value = KeyRef> {
     let blob = weighted([(8, Some(true)), (1, Some(false)), (1, None)]);
-    let wrapped = (once_in(3), blob, kek(), dek());
-    let wrapped = wrapped.prop_map(move |(placeholder, blob, kek, dek)| {
-        let generation = generations[usize::from(dek)];
+    let wrapped = (once_in(3), blob, kek(), dek);
+    let wrapped = wrapped.prop_map(|(placeholder, blob, kek, (dek, generation))| {
         let blob = blob.map_or_else(garbage, |authentic| wrap(kek, dek, generation, authentic));
         (!placeholder).then_some(blob)
     });
