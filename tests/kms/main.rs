@@ -20,6 +20,7 @@ mod plugin;
 mod proxy;
 mod seen;
 mod service;
+mod settings_page;
 mod suite;
 mod tang;
 mod transit;

@@ -242,6 +242,10 @@ fn a_version_that_was_given_up_is_named_and_so_is_a_sealed_server() {
         ),
         "{error:?}"
     );
+    assert!(
+        error.to_string().contains("(it was wrapped by version 1)"),
+        "{error}"
+    );
     bench.kind.0.run_verb("seal");
     for error in [
         client.unwrap("vtpm", &wrapped, kek.key_id()).err().unwrap(),

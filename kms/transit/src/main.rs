@@ -90,9 +90,10 @@ impl Kms for Transit {
             ciphertext,
             associated_data: Base64::encode_string(key.context.as_bytes()),
         };
-        let answer = self
+        let asked = self
             .api
-            .post(&self.path("decrypt", key)?, &request, deadline)?;
+            .post(&self.path("decrypt", key)?, &request, deadline);
+        let answer = asked.map_err(|error| with_version(error, key))?;
         let plaintext = answer.data()?.plaintext;
         let plaintext = plaintext.ok_or_else(|| self.api.incomplete("plaintext"))?;
         // In its final size: a buffer that grew would leave a copy.
@@ -129,6 +130,14 @@ impl Transit {
         let message = format!("\"{name}\" can be no name of a key of transit");
         Err(PluginError::new(Trouble::NoKey, message))
     }
+}
+
+/// Names the version that is missed: the server says only that it is too old.
+fn with_version(mut error: PluginError, key: &RemoteKey<'_>) -> PluginError {
+    if let (Trouble::NoKey, Some(version)) = (error.trouble, key.version) {
+        error.message += &format!(" (it was wrapped by version {version})");
+    }
+    error
 }
 
 /// The version of the key that made this ciphertext: `vault:v1:...`.
