@@ -12,6 +12,7 @@ mod checks;
 mod chosen_key;
 mod clone;
 mod encrypt;
+mod failed_starts;
 pub(crate) mod fixture;
 mod import_key;
 mod key_refs;

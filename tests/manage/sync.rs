@@ -156,6 +156,34 @@ fn off_removes_what_it_wrote_and_leaves_a_hands() {
 }
 
 #[test]
+fn off_tells_of_a_guest_that_is_not_here_and_removes_what_comes_back() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let xml = fixture.host.defined_guest("vm1").unwrap().xml;
+    fixture.libvirt.guests.undefine("vm1");
+    // It may have moved, as guests with their keys do.
+    assert!(fixture.synced().guests.is_empty());
+    fixture.set_metadata("off");
+    for _ in 0..2 {
+        let synced = fixture.synced();
+        let [told] = &synced.guests[..] else {
+            panic!("{synced:?}")
+        };
+        assert_eq!(
+            (told.guest.uuid, told.action),
+            (guest.uuid, SyncAction::Left)
+        );
+        assert_eq!(told.findings, [TravelFinding::NotHere]);
+        assert_eq!((synced.removed, synced.failed), (0, 0));
+    }
+    // It comes back with what was written.
+    fixture.libvirt.guests.define(&xml);
+    assert_eq!(actions(&fixture.synced()), [("vm1", SyncAction::Removed)]);
+    fixture.assert_bare(&guest);
+    assert!(fixture.synced().guests.is_empty());
+}
+
+#[test]
 fn what_sync_wrote_is_a_hands_once_a_hand_has_written_it() {
     let (fixture, guest) = wrapped();
     fixture.synced();
