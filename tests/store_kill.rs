@@ -80,7 +80,7 @@ fn child_makes_keys() {
         key_version: 1,
         is_default: true,
     };
-    match store.create_provider(&provider, Timestamp::now()) {
+    match store.create_provider(&provider, &[], Timestamp::now()) {
         Ok(()) | Err(StoreError::NameTaken(_)) => {}
         Err(error) => panic!("{error}"),
     }

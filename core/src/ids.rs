@@ -78,6 +78,10 @@ uuid_type! {
     /// a new one; its key id stays.
     ProviderUuid
 }
+uuid_type! {
+    /// The UUID of a slot: a KEK, wrapped by a key manager.
+    SlotUuid
+}
 
 /// The primary key of a row in `key_ref`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]

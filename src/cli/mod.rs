@@ -111,6 +111,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Unstage { wait } => done(commands::unstage::run(context, *wait)),
         Command::State(verb) => commands::state::run(context, verb),
         Command::Store(verb) => commands::store::run(context, verb),
+        Command::Open { name } => commands::open::run(context, name),
         Command::Sync => commands::sync::run(context),
         Command::Completions { shell } => done(commands::completions::run(context, *shell)),
     }

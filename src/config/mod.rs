@@ -1,15 +1,18 @@
 //! The configuration file: TOML, every key optional, unknown keys an error.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::dirs::LibvirtDirs;
 use crate::host::path_error::PathError;
 use crate::host::trusted::Distrust;
+use crate::kms::KmsSettings;
 use crate::verdict::facts::Policy;
 
 pub mod duration;
 mod file;
+mod kms;
 mod parse;
 
 #[cfg(test)]
@@ -40,6 +43,21 @@ pub struct Config {
     pub capture_denied: usize,
     /// `state.keep`
     pub kept_states: KeptStates,
+    /// `provider.cache`
+    pub kek_cache: KekCache,
+    /// `provider.max_age`: how long after a key manager has opened a KEK it may be used; for ever if `None`.
+    pub kek_max_age: Option<Duration>,
+    /// `[kms.NAME]`
+    pub kms: BTreeMap<String, KmsSettings>,
+}
+
+/// Where this host keeps a KEK that a key manager has opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KekCache {
+    /// Sealed on disk.
+    Sealed,
+    /// Sealed on tmpfs: after a reboot the key manager opens it again.
+    Boot,
 }
 
 /// Of which guests a copy of the TPM state is saved when they stop.
@@ -139,6 +157,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// `provider.max_age` in milliseconds.
+    #[must_use]
+    pub fn kek_max_age_ms(&self) -> Option<i64> {
+        let ms = |age: Duration| i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        self.kek_max_age.map(ms)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -152,6 +179,9 @@ impl Default for Config {
             fleet_metadata: FleetMetadata::Off,
             capture_denied: 20,
             kept_states: KeptStates::Transient,
+            kek_cache: KekCache::Sealed,
+            kek_max_age: None,
+            kms: BTreeMap::new(),
         }
     }
 }

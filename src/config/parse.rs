@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, FleetMetadata, KeptStates, Lifetime, LogTarget, duration};
+use super::{Config, FleetMetadata, KekCache, KeptStates, Lifetime, LogTarget, duration, kms};
 use crate::verdict::facts::{Permission, TransientState};
 
 /// Every section and its keys, in the order of the shipped file.
@@ -25,6 +25,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("secret", &["uri", "lifetime"]),
     ("hook", &["deadline"]),
     ("fleet", &["metadata"]),
+    ("provider", &["cache", "max_age"]),
     ("log", &["level", "target"]),
     ("capture", &["denied"]),
     ("state", &["keep"]),
@@ -40,6 +41,9 @@ const MIN_DEADLINE: Duration = Duration::from_millis(500);
 /// The longest `hook.deadline`: a hook that hangs holds the guest's lock.
 const MAX_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
+/// The shortest `provider.max_age`: what opens provider keys again runs from time to time only.
+const MIN_MAX_AGE: Duration = Duration::from_secs(60);
+
 /// The largest `capture.denied`: each is a file of some KiB.
 const MAX_CAPTURED: usize = 1000;
 
@@ -53,6 +57,7 @@ const KEPT_STATES: &[(&str, KeptStates)] = &[
     ("transient", KeptStates::Transient),
     ("all", KeptStates::All),
 ];
+const KEK_CACHES: &[(&str, KekCache)] = &[("sealed", KekCache::Sealed), ("boot", KekCache::Boot)];
 const LIFETIMES: &[(&str, Lifetime)] = &[
     ("start", Lifetime::Start),
     ("run", Lifetime::Run),
@@ -117,6 +122,11 @@ pub(super) fn parse(text: &str) -> Result<Config, (usize, LineError)> {
     let mut invalid = Vec::new();
     for (section, content) in table.get_ref() {
         let name = section.get_ref();
+        if name == kms::SECTIONS {
+            invalid
+                .extend(kms::read(section.span().start, content.get_ref(), &mut config.kms).err());
+            continue;
+        }
         match (keys_of(name), content.get_ref()) {
             (None, _) => invalid.push((section.span().start, unknown_section(name))),
             (Some(known), DeValue::Table(content)) => {
@@ -179,6 +189,16 @@ fn set(
             config.hook_deadline = deadline.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
         "fleet.metadata" => config.fleet_metadata = choice(&full, value, FLEET_METADATA)?,
+        "provider.cache" => config.kek_cache = choice(&full, value, KEK_CACHES)?,
+        "provider.max_age" => {
+            let wanted = "a time like \"12h\" or \"30d\", at least \"1m\", or \"\" for no limit";
+            let text = string(value).ok_or_else(|| bad_value(&full, value, wanted))?;
+            let age = duration::parse(text).filter(|age| *age >= MIN_MAX_AGE);
+            if age.is_none() && !text.is_empty() {
+                return Err(bad_value(&full, value, wanted));
+            }
+            config.kek_max_age = age;
+        }
         "log.level" => config.log_level = choice(&full, value, LEVELS)?,
         "log.target" => {
             let wanted = "\"auto\", \"journald\" or the absolute path of a file";
@@ -229,7 +249,7 @@ fn choice<T: Copy>(key: &str, value: &DeValue<'_>, options: &[(&str, T)]) -> Res
     })
 }
 
-fn string<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
+pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
     match value {
         DeValue::String(text) => Some(text).filter(|text| !text.contains(char::is_control)),
         _ => None,
@@ -254,14 +274,15 @@ fn log_target(text: &str) -> Option<LogTarget> {
 }
 
 fn unknown_section(name: &str) -> LineError {
-    let known: Vec<_> = KEYS.iter().map(|(name, _)| *name).collect();
+    let known = KEYS.iter().map(|(name, _)| *name);
+    let known: Vec<_> = known.chain(["kms.NAME"]).collect();
     LineError::UnknownSection {
         name: name.escape_debug().to_string(),
         known: known.join(", "),
     }
 }
 
-fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> LineError {
+pub(super) fn bad_value(key: &str, value: &DeValue<'_>, wanted: &str) -> LineError {
     let found = match value {
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),

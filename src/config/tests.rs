@@ -10,6 +10,7 @@ use super::parse::KEYS;
 use super::*;
 use crate::host::dirs::LibvirtDirs;
 use crate::host::trusted::{Distrust, Reason};
+use crate::kms::{KmsSettings, Setting};
 use crate::verdict::facts::{Permission, TransientState};
 
 const SHIPPED: &str = include_str!("../../packaging/config/config.toml");
@@ -86,6 +87,16 @@ fn every_known_key_is_heeded() {
         deadline = "2m"
         [fleet]
         metadata = "wrapped"
+        [provider]
+        cache = "boot"
+        max_age = "12h"
+        [kms.vault]
+        kind = "transit"
+        timeout = "3s"
+        address = "https://vault.example:8200"
+        [kms.hsm-1]
+        kind = "exec"
+        wrap = ["/usr/bin/wrap", "{key}"]
         [log]
         level = "trace"
         target = "/var/log/guard.log"
@@ -124,6 +135,36 @@ fn every_known_key_is_heeded() {
         fleet_metadata: FleetMetadata::Wrapped,
         capture_denied: 0,
         kept_states: KeptStates::All,
+        kek_cache: KekCache::Boot,
+        kek_max_age: Some(Duration::from_secs(12 * 60 * 60)),
+        kms: [
+            (
+                "vault",
+                KmsSettings {
+                    kind: "transit".to_owned(),
+                    timeout: Duration::from_secs(3),
+                    settings: [(
+                        "address".to_owned(),
+                        Setting::Text("https://vault.example:8200".to_owned()),
+                    )]
+                    .into(),
+                },
+            ),
+            (
+                "hsm-1",
+                KmsSettings {
+                    kind: "exec".to_owned(),
+                    timeout: KmsSettings::DEFAULT_TIMEOUT,
+                    settings: [(
+                        "wrap".to_owned(),
+                        Setting::List(vec!["/usr/bin/wrap".to_owned(), "{key}".to_owned()]),
+                    )]
+                    .into(),
+                },
+            ),
+        ]
+        .map(|(name, settings)| (name.to_owned(), settings))
+        .into(),
     };
     assert_eq!(config, expected);
 }

@@ -104,7 +104,7 @@ impl Guard {
     /// The sealed KEKs of this host.
     #[must_use]
     pub fn keyring(&self) -> Keyring {
-        let keyring = Keyring::at(self.state_dir.keys());
+        let keyring = Keyring::at(self.state_dir.keys()).with_boot_dir(self.run_dir.keys());
         if self.shares_keks {
             keyring.sharing()
         } else {

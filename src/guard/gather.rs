@@ -209,7 +209,8 @@ impl Gathered {
         if facts.trials.is_empty() && facts.state == TpmState::Absent {
             for key_id in keks_for_a_new_key(key_refs, providers, facts.policy.auto_bind.as_deref())
             {
-                facts.keks.insert(key_id, keys.try_kek(key_id, deadline));
+                let state = keys.try_kek(key_id, providers, deadline);
+                facts.keks.insert(key_id, state);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::context::Guard;
 use super::deadlines::before_the_answer;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
@@ -25,6 +25,8 @@ pub(super) struct Keys {
     /// How long a start waits for a KEK, however long its caller may wait: a check foresees what the
     /// hook finds.
     longest: Option<Duration>,
+    /// How long a KEK may be used after a key manager has opened it, in milliseconds.
+    max_age: Option<i64>,
 }
 
 impl Keys {
@@ -32,6 +34,7 @@ impl Keys {
     pub(super) fn of(guard: &Guard) -> Self {
         Self {
             longest: Some(guard.config.hook_deadline),
+            max_age: guard.config.kek_max_age_ms(),
             ..Self::with(guard.unlocker())
         }
     }
@@ -41,6 +44,7 @@ impl Keys {
             deks: Vec::new(),
             unlocker,
             longest: None,
+            max_age: None,
         }
     }
 
@@ -50,6 +54,13 @@ impl Keys {
             .longest
             .map_or(deadline, |longest| deadline.at_most(longest));
         before_the_answer(deadline)
+    }
+
+    /// Whether a key manager has opened this KEK longer ago than `provider.max_age`.
+    fn has_expired(&self, key_id: KeyId, providers: &[Provider]) -> bool {
+        let mut holders = providers.iter().filter(|it| it.key_id == key_id);
+        let is_older = |max_age| holders.any(|it| it.kms.is_older_than(max_age, Timestamp::now()));
+        self.max_age.is_some_and(is_older)
     }
 
     pub(super) fn dek(&self, number: DekNumber) -> Option<&Dek> {
@@ -62,12 +73,21 @@ impl Keys {
 
     /// Returns whether a KEK opens, early enough before the deadline that a refusal can still
     /// be reported.
-    pub(super) fn try_kek(&mut self, key_id: KeyId, deadline: Deadline) -> KekState {
+    pub(super) fn try_kek(
+        &mut self,
+        key_id: KeyId,
+        providers: &[Provider],
+        deadline: Deadline,
+    ) -> KekState {
+        if self.has_expired(key_id, providers) {
+            return KekState::Expired;
+        }
         let deadline = self.for_kek(deadline);
         match self.unlocker.kek(key_id, deadline) {
             Ok(_) => KekState::Opens,
             Err(error) => match &*error {
                 KeyringError::TimedOut => KekState::TimedOut,
+                KeyringError::Missing(_) => KekState::NotHere,
                 error => KekState::Sealed(error.to_string()),
             },
         }
@@ -129,6 +149,9 @@ impl Keys {
         })?;
         if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
+        }
+        if self.has_expired(key_id, providers) {
+            return Err(NotOpened::Expired { key_id });
         }
         let deadline = self.for_kek(deadline);
         let dek = self.unlocker.open(wrapped, domain, deadline)?;

@@ -18,6 +18,9 @@ pub const HOOK: &str = "/usr/sbin/vtpm-guard-hook";
 /// The helper that is linked with libvirt, as packages install it.
 pub const HELPER: &str = "/usr/libexec/vtpm-guard-libvirt";
 
+/// The plugins that speak with key managers, as packages install them.
+pub const KMS_PLUGINS: &str = "/usr/libexec/vtpm-guard";
+
 /// The log of a host without journald.
 const LOG: &str = "/var/log/vtpm-guard.log";
 
@@ -65,6 +68,9 @@ pub const UNSTAGE_UNIT: &str = "vtpm-guard-unstage.service";
 
 /// The units that run `vtpm-guard sync`: when a start has left a note, and from time to time.
 pub const SYNC_UNITS: [&str; 2] = ["vtpm-guard-sync.path", "vtpm-guard-sync.timer"];
+
+/// The units that run `vtpm-guard open`: before libvirtd starts, and from time to time.
+pub const OPEN_UNITS: [&str; 2] = ["vtpm-guard-open.service", "vtpm-guard-open.timer"];
 
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
@@ -202,6 +208,12 @@ impl RunDir {
     #[must_use]
     pub fn unsynced(&self) -> PathBuf {
         self.0.join("unsynced")
+    }
+
+    /// Sealed provider keys that a key manager opens again after a reboot: `KEYID`.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.0.join("keys")
     }
 
     /// Keys for guests that start with the daemon: `SECRET-UUID.base64`.

@@ -139,6 +139,21 @@ pub fn run(
     }
 }
 
+/// A command with pipes as stdin, stdout and stderr, whose environment holds `PATH` and `LC_ALL=C` alone.
+#[must_use]
+pub fn command(program: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", SEARCH_PATH)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
 /// A child that is killed and reaped unless it has ended.
 struct Running {
     child: Child,
@@ -147,16 +162,7 @@ struct Running {
 
 impl Running {
     fn start(program: &Path, args: &[&str]) -> io::Result<Self> {
-        let child = Command::new(program)
-            .args(args)
-            .env_clear()
-            .env("PATH", SEARCH_PATH)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
+        let child = command(program, args).process_group(0).spawn()?;
         Ok(Self {
             child,
             ended: false,

@@ -31,6 +31,18 @@ pub fn protect_process() -> io::Result<()> {
     Ok(())
 }
 
+/// Sets a variable of this process's environment, for a library that reads its own from there.
+///
+/// To be called before anything else has started a thread.
+#[expect(
+    unsafe_code,
+    reason = "std leaves it to the caller that no thread reads meanwhile"
+)]
+pub fn set_environment(name: &str, value: &str) {
+    // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(name, value) };
+}
+
 /// Whether a file has a POSIX access control list beyond its mode.
 #[must_use]
 #[expect(unsafe_code, reason = "neither std nor nix reads extended attributes")]

@@ -1,5 +1,6 @@
 //! The KEKs in the keyring: stored, opened, resealed, removed.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,19 @@ use crate::key::kek::Kek;
 #[derive(Debug, Clone)]
 pub struct Keyring {
     pub(super) dir: PathBuf,
+    /// The directory on tmpfs.
+    pub(super) boot_dir: Option<PathBuf>,
     pub(super) sealer: Sealer,
     pub(super) shares: bool,
+}
+
+/// Where this host keeps a KEK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KekPlace {
+    /// Next to the store.
+    Disk,
+    /// On tmpfs, until the next reboot.
+    Tmpfs,
 }
 
 /// How a KEK was stored.
@@ -29,6 +41,12 @@ pub struct StoredKek {
     pub seal: Seal,
     /// Why its seal is weaker than this host's strongest, if that was allowed.
     pub weaker_because: Option<String>,
+}
+
+/// The file of a KEK.
+struct FoundKek {
+    place: KekPlace,
+    file: Zeroizing<Vec<u8>>,
 }
 
 /// What resealing a KEK changed.
@@ -65,8 +83,18 @@ impl Keyring {
     pub fn with_sealer(dir: PathBuf, sealer: Sealer) -> Self {
         Self {
             dir,
+            boot_dir: None,
             sealer,
             shares: false,
+        }
+    }
+
+    /// Has this directory on tmpfs, too.
+    #[must_use]
+    pub fn with_boot_dir(self, dir: PathBuf) -> Self {
+        Self {
+            boot_dir: Some(dir),
+            ..self
         }
     }
 
@@ -86,12 +114,51 @@ impl Keyring {
         weaker: WeakerSeal,
         deadline: Deadline,
     ) -> Result<StoredKek, KeyringError> {
+        self.store_in(KekPlace::Disk, kek, weaker, deadline)
+    }
+
+    /// Seals a KEK and keeps it in one place, and in no other. Where it is already and opens, it stays.
+    pub fn store_only_in(
+        &self,
+        place: KekPlace,
+        kek: &Kek,
+        deadline: Deadline,
+    ) -> Result<StoredKek, KeyringError> {
+        let stored = self.store_in(place, kek, WeakerSeal::Refused, deadline)?;
+        let other = match place {
+            KekPlace::Disk => KekPlace::Tmpfs,
+            KekPlace::Tmpfs => KekPlace::Disk,
+        };
+        if let Some(dir) = self
+            .dir_of(other)
+            .map(|dir| Dir::open(dir))
+            .transpose()?
+            .flatten()
+        {
+            dir.remove(kek.key_id())?;
+        }
+        Ok(stored)
+    }
+
+    fn store_in(
+        &self,
+        place: KekPlace,
+        kek: &Kek,
+        weaker: WeakerSeal,
+        deadline: Deadline,
+    ) -> Result<StoredKek, KeyringError> {
         let key_id = kek.key_id();
-        let dir = Dir::create(&self.dir)?;
-        match self.open(key_id, deadline) {
+        let path = self.dir_of(place).unwrap_or(&self.dir);
+        let dir = Dir::create(path)?;
+        let here = Self {
+            dir: path.clone(),
+            boot_dir: None,
+            ..self.clone()
+        };
+        match here.open(key_id, deadline) {
             Ok(_) => {
                 return Ok(StoredKek {
-                    seal: self.seal(key_id)?,
+                    seal: here.seal(key_id)?,
                     weaker_because: None,
                 });
             }
@@ -142,7 +209,8 @@ impl Keyring {
         }
         let sealed = self.sealer.seal_with(after, &kek, deadline);
         let sealed = sealed.map_err(not_sealed)?;
-        let dir = Dir::open(&self.dir)?.ok_or(KeyringError::Missing(key_id))?;
+        let found = self.read(key_id)?;
+        let dir = Dir::open(self.holder(&found))?.ok_or(KeyringError::Missing(key_id))?;
         dir.replace(key_id, &file(after, &sealed), deadline)?;
         Ok(Resealed { before, after })
     }
@@ -152,15 +220,15 @@ impl Keyring {
     /// A keyring that shares unseals a KEK once for all processes that open it at the same time: one
     /// unseals it, the others wait until the deadline.
     pub fn open(&self, key_id: KeyId, deadline: Deadline) -> Result<Kek, KeyringError> {
-        let file = self.read(key_id)?;
-        let (seal, sealed) = self.parse(key_id, &file)?;
+        let found = self.read(key_id)?;
+        let (seal, sealed) = self.parse(key_id, &found.file)?;
         if !self.shares || seal == Seal::RootOnlyFile {
             return self.unseal(seal, sealed, key_id, deadline);
         }
         if let Some(kek) = shared::get(key_id) {
             return Ok(kek);
         }
-        let _turn = Dir::open(&self.dir)?
+        let _turn = Dir::open(self.holder(&found))?
             .map(|dir| dir.wait_for_turn(key_id, deadline))
             .transpose()?;
         if let Some(kek) = shared::get(key_id) {
@@ -198,25 +266,59 @@ impl Keyring {
 
     /// Returns how a stored KEK is sealed.
     pub fn seal(&self, key_id: KeyId) -> Result<Seal, KeyringError> {
-        let file = self.read(key_id)?;
-        self.parse(key_id, &file).map(|(seal, _)| seal)
+        let found = self.read(key_id)?;
+        self.parse(key_id, &found.file).map(|(seal, _)| seal)
+    }
+
+    /// Returns where this host keeps a KEK.
+    pub fn place(&self, key_id: KeyId) -> Result<KekPlace, KeyringError> {
+        self.read(key_id).map(|found| found.place)
     }
 
     /// Removes a KEK. It is not an error if there is none.
     pub fn remove(&self, key_id: KeyId) -> Result<(), KeyringError> {
         shared::stop(key_id);
-        match Dir::open(&self.dir)? {
-            Some(dir) => dir.remove(key_id),
-            None => Ok(()),
+        for place in [KekPlace::Disk, KekPlace::Tmpfs] {
+            if let Some(dir) = self
+                .dir_of(place)
+                .map(|dir| Dir::open(dir))
+                .transpose()?
+                .flatten()
+            {
+                dir.remove(key_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn dir_of(&self, place: KekPlace) -> Option<&PathBuf> {
+        match place {
+            KekPlace::Disk => Some(&self.dir),
+            KekPlace::Tmpfs => self.boot_dir.as_ref(),
         }
     }
 
-    fn read(&self, key_id: KeyId) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
-        let file = match Dir::open(&self.dir)? {
-            Some(dir) => dir.read(key_id)?,
-            None => None,
-        };
-        file.ok_or(KeyringError::Missing(key_id))
+    /// The directory in which a file was found.
+    fn holder(&self, found: &FoundKek) -> &PathBuf {
+        self.dir_of(found.place).unwrap_or(&self.dir)
+    }
+
+    fn read(&self, key_id: KeyId) -> Result<FoundKek, KeyringError> {
+        for place in [KekPlace::Disk, KekPlace::Tmpfs] {
+            let dir = match self.dir_of(place).map(|dir| Dir::open(dir)).transpose() {
+                // The host's, while another user tries the program.
+                Err(KeyringError::Io(error))
+                    if place == KekPlace::Tmpfs && error.kind() == ErrorKind::PermissionDenied =>
+                {
+                    None
+                }
+                dir => dir?.flatten(),
+            };
+            if let Some(file) = dir.map(|dir| dir.read(key_id)).transpose()?.flatten() {
+                return Ok(FoundKek { place, file });
+            }
+        }
+        Err(KeyringError::Missing(key_id))
     }
 
     /// Splits a file into the seal that its first line names and the sealed key.

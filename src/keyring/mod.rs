@@ -1,4 +1,5 @@
-//! The sealed KEKs of this host: `keys/KEYID` next to the store.
+//! The sealed KEKs of this host: `keys/KEYID` next to the store; with `provider.cache = "boot"` those that a key
+//! manager opens are in the same form on tmpfs.
 //!
 //! Each is a file of mode 0600: a line with its format (1) and its seal, then the sealed key.
 //!
@@ -20,5 +21,5 @@ mod tests;
 pub mod unlock;
 
 pub use error::KeyringError;
-pub use keks::{Keyring, Resealed, StoredKek};
+pub use keks::{KekPlace, Keyring, Resealed, StoredKek};
 pub use seal::{Seal, WeakerSeal};

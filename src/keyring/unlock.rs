@@ -100,6 +100,7 @@ impl Unlocker {
         let key_id = wrapped.key_id().map_err(corrupt)?;
         let kek = self.kek(key_id, deadline).map_err(|error| match &*error {
             KeyringError::TimedOut => NotOpened::TimedOut { key_id },
+            KeyringError::Missing(_) => NotOpened::NotHere { key_id },
             error => NotOpened::Sealed {
                 key_id,
                 reason: error.to_string(),

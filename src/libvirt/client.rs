@@ -2,19 +2,19 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::conversation::Conversation;
-use super::program;
 use super::protocol::{Request, Response};
 use super::silence::Silence;
 use crate::clock::Deadline;
-use crate::host::dirs::LibvirtDirs;
+use crate::host::dirs::{self, LibvirtDirs};
 use crate::host::path_error::PathError;
 use crate::host::poll;
+use crate::host::program;
 use crate::key::dek::Dek;
 use crate::libvirt::secret::SecretError;
 
@@ -24,8 +24,8 @@ mod questions;
 /// Dropping it ends the helper.
 pub struct LibvirtClient {
     uri: String,
-    /// The directory of secrets of this host's system daemon.
-    secrets_dir: PathBuf,
+    /// Where this host's system daemon keeps its files.
+    dirs: LibvirtDirs,
     program: PathBuf,
     conversation: RefCell<Option<Conversation>>,
     /// How long a daemon that is away is asked again.
@@ -43,8 +43,8 @@ impl LibvirtClient {
     pub fn at(uri: &str) -> Self {
         Self {
             uri: uri.to_owned(),
-            secrets_dir: LibvirtDirs::default().secrets(),
-            program: program::find(),
+            dirs: LibvirtDirs::default(),
+            program: program::find(Path::new(dirs::HELPER)),
             conversation: RefCell::default(),
             while_away: Duration::ZERO,
             silence: Silence::default(),
@@ -54,7 +54,7 @@ impl LibvirtClient {
     /// Sets the directories in which libvirt keeps its files.
     #[must_use]
     pub fn with_dirs(mut self, dirs: &LibvirtDirs) -> Self {
-        self.secrets_dir = dirs.secrets();
+        self.dirs = dirs.clone();
         self
     }
 

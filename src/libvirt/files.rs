@@ -18,6 +18,10 @@ use crate::ids::SecretUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::secret::{LibvirtSecret, SecretDefinition, SecretError, SecretValue};
 
+pub(super) use self::definition::definition;
+pub use self::definition::domain_in;
+
+mod definition;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;

@@ -13,12 +13,10 @@ mod daemons;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod fake;
 pub mod files;
-mod frame;
 mod guests;
 #[cfg(feature = "libvirt")]
 pub mod helper;
 mod metadata;
-mod program;
 #[cfg_attr(
     not(feature = "libvirt"),
     allow(dead_code, reason = "half of it is the helper's")
@@ -40,7 +38,6 @@ pub use guests::{Guest, Libvirt, SavedRuns};
 #[cfg(any(test, feature = "internals"))]
 pub use metadata::Element;
 pub use metadata::{Metadata, MetadataChange};
-pub use program::find as helper_program;
 pub use silence::Silence;
 pub use starting::StartingLibvirtd;
 

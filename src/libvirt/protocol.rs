@@ -1,6 +1,6 @@
 //! The protocol between the guard and its helper, over the helper's stdin and stdout.
 //!
-//! Both directions carry [frames](super::frame). A request is a line of words and, after the line
+//! Both directions carry [frames](crate::host::frame). A request is a line of words and, after the line
 //! feed, a body of raw bytes: a key, or a domain's name. A response is a JSON document, and never
 //! contains a key. The response that announces a secret's value is followed by another frame with
 //! the raw bytes.
@@ -10,9 +10,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::frame::to_frame;
 use super::guests::{Guest, SavedRuns};
 use super::metadata::Metadata;
+use crate::host::frame::to_frame;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::secret::SecretError;
@@ -223,7 +223,7 @@ pub(super) enum Response {
     Metadata(Metadata),
     /// A job of the domain is in the way.
     Busy,
-    /// The requested guests.
+    /// The requested guests. The XML of one that libvirt did not tell in time is empty.
     Guests(Vec<Guest>),
     /// [`SecretError::Refused`]
     Refused(String),

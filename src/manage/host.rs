@@ -137,7 +137,7 @@ impl Host {
     }
 
     pub(crate) fn keyring(&self) -> Keyring {
-        Keyring::at(self.state_dir.keys())
+        Keyring::at(self.state_dir.keys()).with_boot_dir(self.run_dir().keys())
     }
 
     /// Where libvirt keeps its files; by the defaults where the configuration is broken, as for

@@ -241,6 +241,10 @@ pub(super) fn not_opened(why: &NotOpened) -> String {
         NotOpened::NoProvider { key_id } => {
             format!("no provider of this host has key {}", key_id.short())
         }
+        NotOpened::NotHere { key_id } => format!("this host does not hold key {}", key_id.short()),
+        NotOpened::Expired { .. } => {
+            "a key manager has opened its provider's key too long ago".to_owned()
+        }
         NotOpened::TimedOut { .. } => "its provider's key did not open in time".to_owned(),
         NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason.clone(),
     }

@@ -5,10 +5,13 @@ use serde::Serialize;
 use super::host::{Host, default_deadline};
 use super::provider_list::ListedProvider;
 use super::providers::{ProviderError, ProviderRef, ProvidersLock, check_name};
+use super::slots::{SlotError, SlotSpec, make};
 use crate::clock::Timestamp;
+use crate::config::KekCache;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
-use crate::keyring::{StoredKek, WeakerSeal};
+use crate::keyring::{KekPlace, StoredKek, WeakerSeal};
+use crate::kms::KeyManagers;
 use crate::store::{Access, NewProvider, StoreError};
 
 /// What `provider create` made.
@@ -30,14 +33,16 @@ pub(crate) struct DefaultProvider {
     pub(crate) changed: bool,
 }
 
-/// Makes a provider with a new key. The first one becomes the default.
+/// Makes a provider with a new key, which these key managers wrap. The first one becomes the default.
 pub(crate) fn create(
     host: &Host,
     name: &str,
     default: bool,
+    slots: &[SlotSpec],
     weaker: WeakerSeal,
-) -> Result<CreatedProvider, ProviderError> {
+) -> Result<CreatedProvider, SlotError> {
     check_name(name)?;
+    let config = host.config()?;
     let mut store = host.store(Access::Create)?.ok_or(StoreError::Missing)?;
     let _exclusive = ProvidersLock::acquire(host)?;
     let providers = store.providers()?;
@@ -45,9 +50,21 @@ pub(crate) fn create(
         return Err(StoreError::NameTaken(name.to_owned()).into());
     }
     let kek = Kek::generate()?;
+    // The key managers first: if one of them does not take the key, there is nothing to take back.
+    let mut managers = KeyManagers::new(config.kms.clone());
+    let slots = slots
+        .iter()
+        .map(|spec| make(&mut managers, spec, None, &kek));
+    let slots = slots.collect::<Result<Vec<_>, _>>()?;
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
     let keyring = host.keyring();
-    let stored = keyring.store(&kek, weaker, default_deadline())?;
+    let stored = match config.kek_cache {
+        KekCache::Boot if !slots.is_empty() => {
+            keyring.store_only_in(KekPlace::Tmpfs, &kek, default_deadline())?
+        }
+        KekCache::Sealed | KekCache::Boot => keyring.store(&kek, weaker, default_deadline())?,
+    };
+    store.set_deadline(default_deadline())?;
     let new = NewProvider {
         uuid: ProviderUuid::random(),
         name: name.to_owned(),
@@ -55,14 +72,14 @@ pub(crate) fn create(
         key_version: 1,
         is_default: default || providers.is_empty(),
     };
-    if let Err(error) = store.create_provider(&new, Timestamp::now()) {
+    if let Err(error) = store.create_provider(&new, &slots, Timestamp::now()) {
         // The first error is the one to report; nothing was ever wrapped with this key.
         let _ = keyring.remove(new.key_id);
         return Err(error.into());
     }
     let created = store.provider_by_uuid(new.uuid)?;
     Ok(CreatedProvider {
-        provider: ListedProvider::new(&created, &[], &[], &keyring),
+        provider: ListedProvider::new(&created, &[], &[], &slots, &keyring),
         stored,
     })
 }

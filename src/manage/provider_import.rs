@@ -202,7 +202,7 @@ fn create(
         key_version: header.key_version,
         is_default,
     };
-    if let Err(error) = store.create_provider(&new, Timestamp::now()) {
+    if let Err(error) = store.create_provider(&new, &[], Timestamp::now()) {
         // The first error is the one to report; no other provider has this key.
         let _ = host.keyring().remove(new.key_id);
         return Err(error.into());

@@ -7,10 +7,11 @@ use serde::{Serialize, Serializer};
 
 use super::host::{Host, HostError, default_deadline};
 use super::providers::{ProviderError, ProviderRef};
+use super::slots::{ListedSlot, slots_of};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::keyring::{Keyring, KeyringError, Seal};
-use crate::store::{Access, KeyRefRecord};
+use crate::store::{Access, KeyRefRecord, Slot};
 use crate::verdict::facts::{Provider, provider_of};
 
 /// A provider.
@@ -27,6 +28,8 @@ pub(crate) struct ListedProvider {
     pub(crate) created_at: Timestamp,
     /// How many guests are bound to it.
     pub(crate) guests: usize,
+    /// The ways to its key.
+    pub(crate) slots: Vec<ListedSlot>,
 }
 
 /// What `provider show` found.
@@ -56,8 +59,8 @@ pub(crate) fn list(host: &Host) -> Result<Vec<ListedProvider>, HostError> {
         return Ok(Vec::new());
     };
     let (all, rows) = (store.providers()?, store.all_key_refs(None, false)?);
-    let keyring = host.keyring();
-    let listed = |provider: &Provider| ListedProvider::new(provider, &all, &rows, &keyring);
+    let (keyring, slots) = (host.keyring(), store.slots()?);
+    let listed = |provider: &Provider| ListedProvider::new(provider, &all, &rows, &slots, &keyring);
     Ok(all.iter().map(listed).collect())
 }
 
@@ -68,7 +71,7 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownProvider, ProviderErr
     let keyring = host.keyring();
     let opened = keyring.open(provider.key_id, default_deadline());
     Ok(ShownProvider {
-        provider: ListedProvider::new(&provider, &all, &rows, &keyring),
+        provider: ListedProvider::new(&provider, &all, &rows, &store.slots()?, &keyring),
         opens: opened.is_ok(),
         trouble: opened.err().map(|error| error.to_string()),
     })
@@ -80,6 +83,7 @@ impl ListedProvider {
         provider: &Provider,
         all: &[Provider],
         rows: &[KeyRefRecord],
+        slots: &[Slot],
         keyring: &Keyring,
     ) -> Self {
         let is_bound = |row: &&KeyRefRecord| {
@@ -96,6 +100,7 @@ impl ListedProvider {
             exported_at: provider.exported_at,
             created_at: provider.created_at,
             guests: guests.len(),
+            slots: slots_of(provider, slots, keyring),
         }
     }
 }

@@ -57,6 +57,8 @@ commands! {
     KeyShow(guest: Guest) = "vtpm-guard key show {guest}";
     KeyUnbind(guest: Guest) = "vtpm-guard key unbind {guest}";
     KeyUse(key: KeyRef) = "vtpm-guard key use {key}";
+    Open = "vtpm-guard open";
+    OpenOf(name: Provider) = "vtpm-guard open {name}";
     ProviderCreate(name: Provider) = "vtpm-guard provider create {name}";
     ProviderCreateDefault(name: Provider) = "vtpm-guard provider create {name} --default";
     ProviderDeleteForced(name: Provider) = "vtpm-guard provider delete {name} --force";
@@ -71,6 +73,8 @@ commands! {
     ProviderSetDefault(name: Provider) = "vtpm-guard provider set-default {name}";
     ProviderShow(name: Provider) = "vtpm-guard provider show {name}";
     Reset(guest: Guest) = "vtpm-guard reset {guest}";
+    SlotList(name: Provider) = "vtpm-guard provider slot list {name}";
+    SlotVerify(name: Provider) = "vtpm-guard provider slot verify {name}";
     Stage = "vtpm-guard stage";
     StateDrop(guest: Guest) = "vtpm-guard state drop {guest}";
     StateDropForced(guest: Guest) = "vtpm-guard state drop {guest} --force";

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::domain::{self, Domain, UnreadableDomain};
 use crate::host::dirs::LibvirtDirs;
 use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::files;
 
 /// The definition of a guest, or why it could not be read.
 pub struct Definition {
@@ -134,10 +135,7 @@ impl DefinitionFiles {
 
 /// Returns the domain in a definition, or in a status file, which contains its XML.
 fn domain_in(document: &str) -> Option<Domain> {
-    const END: &str = "</domain>";
-    let from = document.find("<domain ")?;
-    let to = document.rfind(END)? + END.len();
-    domain::read(document.get(from..to)?.as_bytes()).ok()
+    domain::read(files::domain_in(document)?.as_bytes()).ok()
 }
 
 /// Returns the UTF-8 file names in a directory; none if there is no such directory.

@@ -11,6 +11,7 @@
 //! | `references`, `apply`, `repairs`, `fresh_keys`, `clients_key`, `announcements`, `seen_state` | what a guarded start reads and writes |
 //! | `related_guests` | what the store knows about a guest under another name |
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
+//! | `slots` | which key managers open a KEK |
 //! | `written_keys` | which keys `sync` has written into the metadata of guests |
 //! | `check`, `backup` | check the store, copy it, restore it from a copy |
 
@@ -37,6 +38,7 @@ mod repairs;
 mod rotation;
 mod schema;
 mod seen_state;
+mod slots;
 mod store_path;
 #[cfg(test)]
 mod testing;
@@ -65,6 +67,7 @@ pub use providers::NewProvider;
 pub use prune::Prune;
 pub use repairs::Change;
 pub use rotation::{RewrappedRow, Rotation};
+pub use slots::Slot;
 pub use written_keys::WrittenKeys;
 
 /// What a caller is going to do with the store.

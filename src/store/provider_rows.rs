@@ -7,11 +7,11 @@ use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::Failure;
 use super::schema::is_uuid;
-use super::{StoreError, columns};
+use super::{StoreError, columns, slots};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{KmsSlots, Provider};
 
 /// The name under which a previous KEK of the provider `name` is kept.
 #[must_use]
@@ -26,9 +26,15 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<Provider>, Failure> {
          FROM key_provider ORDER BY name",
     )?;
     let rows = query.query_map([], provider)?;
-    Ok(rows
+    let mut providers = rows
         .filter_map(Result::transpose)
-        .collect::<Result<_, _>>()?)
+        .collect::<Result<Vec<_>, _>>()?;
+    let slots = slots::by_key(connection)?;
+    for provider in &mut providers {
+        // Cloned: two providers may have the same KEK.
+        provider.kms = slots.get(&provider.key_id).cloned().unwrap_or_default();
+    }
+    Ok(providers)
 }
 
 /// A provider; `None` where its UUID or its key id cannot be read.
@@ -51,6 +57,7 @@ fn provider(row: &Row<'_>) -> rusqlite::Result<Option<Provider>> {
         is_default: columns::integer(row, "is_default")?.unwrap_or(0) != 0,
         exported_at: columns::time(row, "exported_at")?,
         created_at: columns::time(row, "created_at")?.unwrap_or(Timestamp(0)),
+        kms: KmsSlots::default(),
     }))
 }
 

@@ -4,11 +4,11 @@ use rusqlite::params;
 
 use super::key_rows::exactly_one;
 use super::schema::is_uuid;
-use super::{Store, StoreError, previous_key_name, provider_rows};
+use super::{Slot, Store, StoreError, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::{KmsSlots, Provider};
 
 /// A provider to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +55,12 @@ impl Store {
         self.read(|connection| provider_rows::by_uuid(connection, uuid))
     }
 
-    /// Creates a provider's row. Its KEK must already be in the keyring. `NameTaken` if another
+    /// Creates a provider's row, and slots of its KEK, which must already be in the keyring. `NameTaken` if another
     /// provider has its name.
     pub fn create_provider(
         &mut self,
         provider: &NewProvider,
+        slots: &[Slot],
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let row = Provider {
@@ -70,9 +71,13 @@ impl Store {
             is_default: false,
             exported_at: None,
             created_at: now,
+            kms: KmsSlots::default(),
         };
         self.write(|transaction| {
             provider_rows::insert(transaction, &row, now)?;
+            for slot in slots {
+                slots::insert(transaction, slot)?;
+            }
             if provider.is_default {
                 provider_rows::set_default(transaction, provider.uuid, now)?;
             }

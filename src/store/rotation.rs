@@ -9,7 +9,7 @@ use rusqlite::{Transaction, params};
 use super::error::Failure;
 use super::key_rows::{self, exactly_one};
 use super::schema::is_uuid;
-use super::{Store, StoreError, previous_key_name, provider_rows};
+use super::{Slot, Store, StoreError, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
@@ -41,6 +41,8 @@ pub struct Rotation<'a> {
     pub rewrapped: &'a [RewrappedRow],
     /// The rows under the old KEK that cannot be opened, and so stay as they are.
     pub given_up: &'a [KeyRefId],
+    /// The slots of the new KEK.
+    pub slots: &'a [Slot],
     /// The time that goes into `updated_at`.
     pub now: Timestamp,
 }
@@ -85,6 +87,9 @@ impl Store {
                     now.0
                 ],
             )?)?;
+            for slot in rotation.slots {
+                slots::insert(transaction, slot)?;
+            }
             keep_previous(transaction, provider, *now)
         })
     }
@@ -121,7 +126,12 @@ impl Store {
             if bound || !key_rows::under_kek(transaction, previous.key_id)?.is_empty() {
                 return Ok(false);
             }
-            provider_rows::delete(transaction, previous.uuid)
+            let deleted = provider_rows::delete(transaction, previous.uuid)?;
+            let mut others = provider_rows::all(transaction)?.into_iter();
+            if !others.any(|other| other.key_id == previous.key_id) {
+                slots::delete_of(transaction, previous.key_id)?;
+            }
+            Ok(deleted)
         })
     }
 }

@@ -29,6 +29,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         version: 3,
         sql: include_str!("schema_v3.sql"),
     },
+    Migration {
+        version: 4,
+        sql: include_str!("schema_v4.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
@@ -140,6 +144,11 @@ pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
         (
             "written_key",
             "domain_uuid TEXT, wrapped_dek BLOB, at INTEGER",
+        ),
+        (
+            "kek_slot",
+            "slot_uuid TEXT, key_id TEXT, kind TEXT, label TEXT, kms TEXT, remote_key TEXT,
+             remote_version TEXT, blob BLOB, verified_at INTEGER, created_at INTEGER",
         ),
     ] {
         let there: bool = connection.query_row(

@@ -79,7 +79,7 @@ pub(super) fn make_provider(store: &mut Store, name: &str, key: u8) -> Provider 
         key_version: 1,
         is_default: false,
     };
-    store.create_provider(&new, NOW).unwrap();
+    store.create_provider(&new, &[], NOW).unwrap();
     store.provider(name).unwrap()
 }
 

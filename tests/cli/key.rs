@@ -83,7 +83,7 @@ fn of_two_providers_with_its_key_the_named_one_gets_the_guest() {
             is_default: false,
         };
         host.store()
-            .create_provider(&twin, Timestamp::now())
+            .create_provider(&twin, &[], Timestamp::now())
             .unwrap();
     }
     host.run(&["provider", "delete", "gone", "--force"])

@@ -7,6 +7,8 @@
 mod adopt;
 mod ambiguous;
 mod bad_input;
+#[path = "../kms/built.rs"]
+mod built;
 mod check;
 mod elsewhere;
 mod encrypt;
@@ -24,5 +26,6 @@ mod prune;
 mod recovery;
 mod reseal;
 mod rotate;
+mod slots;
 mod state;
 mod store;

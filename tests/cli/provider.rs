@@ -242,7 +242,7 @@ fn a_key_that_another_provider_has_too_is_kept() {
         is_default: false,
     };
     host.store()
-        .create_provider(&twin, Timestamp::now())
+        .create_provider(&twin, &[], Timestamp::now())
         .unwrap();
     let document = host.json(&["provider", "delete", "a", "--force"]);
     assert_eq!(document["key_removed"], false);

@@ -14,7 +14,7 @@ use crate::page::blocks;
 use crate::state_trouble::wait_for;
 use crate::tpm::{Identity, identity};
 
-const STATES: &str = "/var/lib/libvirt/swtpm";
+pub(crate) const STATES: &str = "/var/lib/libvirt/swtpm";
 
 /// An option that QEMU does not know.
 const FAILS_IN_QEMU: &str = "<qemu:commandline><qemu:arg value='-no-such-option'/>\

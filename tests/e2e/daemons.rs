@@ -98,13 +98,25 @@ impl Host {
                 "/etc/libvirt/virtproxyd.conf",
                 &format!("auth_unix_rw = \"none\"\n{listens}"),
             );
-            "virtqemud -d && virtproxyd -d"
+            // It may run since this was called before.
+            if self.path(&Self::pid_file("virtproxyd")).exists() {
+                self.end("virtproxyd", "TERM");
+            }
+            self.start_libvirtd();
+            "virtproxyd -d"
         } else {
             self.append("/etc/libvirt/libvirtd.conf", listens);
             "libvirtd -d --listen"
         };
         self.run(&["sh", "-c", &format!("{starts} && timeout 30 virsh uri")])
             .ok();
+    }
+
+    /// Appends lines to QEMU's configuration, and starts the daemon that reads it, which goes on to
+    /// listen.
+    pub(crate) fn configure_qemu(&self, lines: &str) {
+        self.append("/etc/libvirt/qemu.conf", lines);
+        self.listen_on_tcp();
     }
 
     fn append(&self, path: &str, lines: &str) {

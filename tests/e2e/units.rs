@@ -41,6 +41,8 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         "vtpm-guard-sync.service",
         "vtpm-guard-sync.path",
         "vtpm-guard-sync.timer",
+        "vtpm-guard-open.service",
+        "vtpm-guard-open.timer",
         &format!("{}.service", host.guests_daemon()),
     ] {
         let answer = host.run(&[&verify[..], &[unit]].concat()).ok();
@@ -52,7 +54,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         assert_eq!(ours.collect::<Vec<_>>(), [] as [&str; 0], "{answer:#?}");
     }
     let security = ["systemd-analyze", "security", "--offline=yes", "--no-pager"];
-    for unit in ["check", "unstage", "sync"] {
+    for unit in ["check", "unstage", "sync", "open"] {
         let unit = &format!("vtpm-guard-{unit}.service");
         let threshold = ["--threshold", EXPOSURE, unit];
         host.run(&[&security[..], &threshold].concat()).ok();

@@ -20,10 +20,10 @@ use crate::manage::bind::bind;
 use crate::manage::key_refs::{retire, unbind, use_key};
 use crate::manage::provider_delete::delete;
 use crate::manage::provider_rotate::{RotatedProvider, rotate as rotate_provider};
-use crate::manage::providers::ProviderError;
 use crate::manage::renew::renew;
 use crate::manage::reset::reset;
 use crate::manage::restore_state::restore;
+use crate::manage::slots::SlotError;
 use crate::store::KeyRefRecord;
 use crate::verdict::Decision;
 
@@ -485,7 +485,7 @@ fn restore_state(host: &mut Host, guest: usize) -> Option<String> {
 pub(crate) fn rotation(
     host: &manage::host::Host,
     name: &str,
-) -> Result<RotatedProvider, ProviderError> {
+) -> Result<RotatedProvider, SlotError> {
     rotate_provider(host, name, WeakerSeal::Refused, &mut |_| {})
 }
 

@@ -5,15 +5,15 @@ import re
 from machine import REPOSITORY, expect
 
 
-def blocks(page, heading):
-    """The blocks of commands under a heading of a page."""
+def blocks(page, heading, kind="sh"):
+    """The blocks of commands, or of another kind, under a heading of a page."""
     text = (REPOSITORY / "docs" / page).read_text()
     _, found, section = text.partition(f"\n## {heading}\n")
     expect(found, f"{page} has no heading {heading!r}")
     section = section.split("\n## ")[0]
-    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    expect(commands, f"{page} has no commands under {heading!r}")
-    return commands
+    found = re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL)
+    expect(found, f"{page} has no block of {kind} under {heading!r}")
+    return found
 
 
 def play(machine, page, heading):

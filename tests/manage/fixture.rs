@@ -22,7 +22,7 @@ use crate::manage::host::{BrokenConfig, Host, default_deadline};
 use crate::store::{Access, AddKey, KeyRefRecord, NewProvider, Origin, OtherKeys, Store};
 use crate::swtpm::{StateFile, TpmData, read_state, state_path};
 use crate::tpm_copies::{CopyStore, LiveState};
-use crate::verdict::facts::{CopyReason, Provider};
+use crate::verdict::facts::{CopyReason, KmsSlots, Provider};
 
 /// The data of a TPM that a guest has used.
 const PLAIN_STATE: &[u8] = include_bytes!("../vectors/tpm-state/tpm2-plain/tpm2-00.permall");
@@ -103,7 +103,7 @@ impl Fixture {
             is_default: name == "a",
         };
         self.store()
-            .create_provider(&new, Timestamp::now())
+            .create_provider(&new, &[], Timestamp::now())
             .unwrap();
         self.provider(name)
     }
@@ -142,7 +142,7 @@ impl Fixture {
             key_version: found.key_version,
             is_default: true,
         };
-        store.create_provider(&new, Timestamp::now()).unwrap();
+        store.create_provider(&new, &[], Timestamp::now()).unwrap();
     }
 
     /// How many provider keys are in the keyring.
@@ -371,6 +371,7 @@ pub(crate) fn a_provider() -> Provider {
         is_default: true,
         exported_at: None,
         created_at: Timestamp(0),
+        kms: KmsSlots::default(),
     }
 }
 

@@ -89,7 +89,7 @@ fn a_key_that_another_provider_has_too_is_kept() {
         is_default: false,
     };
     let mut store = fixture.store();
-    store.create_provider(&twin, Timestamp::now()).unwrap();
+    store.create_provider(&twin, &[], Timestamp::now()).unwrap();
     let done = delete(&fixture.host, "a", true).unwrap();
     assert!(!done.key_removed && done.locked.is_empty());
     assert!(fixture.would_start(&guest));

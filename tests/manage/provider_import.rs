@@ -61,7 +61,7 @@ fn with_its_key(fixture: &Fixture, name: &str) {
         is_default: false,
     };
     let mut store = fixture.store();
-    store.create_provider(&new, Timestamp::now()).unwrap();
+    store.create_provider(&new, &[], Timestamp::now()).unwrap();
 }
 
 /// A guest whose key is under the file's, whose provider is gone.

@@ -13,9 +13,10 @@ use crate::manage::provider_rotate::{
     LeftRow, RotatedProvider, RotatedRow, RowResult, rotate as rotate_with,
 };
 use crate::manage::providers::ProviderError;
+use crate::manage::slots::SlotError;
 use crate::store::NewProvider;
 
-fn rotate(fixture: &Fixture, provider: &str) -> Result<RotatedProvider, ProviderError> {
+fn rotate(fixture: &Fixture, provider: &str) -> Result<RotatedProvider, SlotError> {
     rotate_with(&fixture.host, provider, WeakerSeal::Refused, &mut |_| {})
 }
 
@@ -179,7 +180,7 @@ fn of_two_providers_with_one_key_each_keeps_its_own_guests() {
         is_default: false,
     };
     let mut store = fixture.store();
-    store.create_provider(&twin, Timestamp::now()).unwrap();
+    store.create_provider(&twin, &[], Timestamp::now()).unwrap();
     let other = fixture.define("vm2");
     let row = fixture.add_key(&other, "twin", &Dek::generate().unwrap());
     let done = rotated(&fixture);
@@ -199,20 +200,26 @@ fn a_provider_that_is_unknown_or_a_previous_key_or_has_no_key_is_refused() {
     let guest = fixture.guest_in_use("vm1");
     let unknown = rotate(&fixture, "nobody").unwrap_err();
     assert!(
-        matches!(unknown, ProviderError::Host(HostError::Store(_))),
+        matches!(
+            unknown,
+            SlotError::Provider(ProviderError::Host(HostError::Store(_)))
+        ),
         "{unknown:?}"
     );
     let previous = rotated(&fixture).previous_keys.remove(0).provider.name;
     let rows = fixture.rows(&guest);
     let refused = rotate(&fixture, &previous).unwrap_err();
     assert!(
-        matches!(&refused, ProviderError::PreviousKey { owner, .. } if owner == "a"),
+        matches!(&refused, SlotError::Provider(ProviderError::PreviousKey { owner, .. }) if owner == "a"),
         "{refused:?}"
     );
     fixture.lose_key("a");
     let lost = rotate(&fixture, "a").unwrap_err();
     assert!(
-        matches!(lost, ProviderError::Host(HostError::ProviderKey(_))),
+        matches!(
+            lost,
+            SlotError::Provider(ProviderError::Host(HostError::ProviderKey(_)))
+        ),
         "{lost:?}"
     );
     assert_eq!(fixture.rows(&guest), rows);

@@ -13,10 +13,15 @@ use crate::manage::provider_rename::rename;
 use crate::manage::provider_reseal::{reseal, reseal_all};
 use crate::manage::provider_rotate::rotate;
 use crate::manage::providers::ProviderError;
+use crate::manage::slots::SlotError;
 use crate::store::StoreError;
 
 fn created(fixture: &Fixture, name: &str, default: bool) -> Result<CreatedProvider, ProviderError> {
-    create(&fixture.host, name, default, WeakerSeal::Refused)
+    let created = create(&fixture.host, name, default, &[], WeakerSeal::Refused);
+    created.map_err(|error| match error {
+        SlotError::Provider(error) => error,
+        error => panic!("no slot was asked for: {error:?}"),
+    })
 }
 
 fn listed(fixture: &Fixture, name: &str) -> ListedProvider {

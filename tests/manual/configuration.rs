@@ -6,6 +6,9 @@ use crate::page::Page;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/config/config.toml");
 
+/// What begins a line of an example in the shipped configuration.
+const EXAMPLE: &str = "#    ";
+
 pub(crate) fn page() -> Page {
     let mut page = Page::new("vtpm-guard.toml", 5, "configuration of vtpm-guard");
     page.section("SYNOPSIS").text("/etc/vtpm-guard/config.toml");
@@ -20,8 +23,20 @@ pub(crate) fn page() -> Page {
     page
 }
 
-/// One paragraph: perhaps the head of a table, then comments, then the key they speak of.
+/// One paragraph: perhaps the head of a table, then comments, then the key they speak of; or comments
+/// and, indented, an example of a section that the administrator names.
 fn describe(page: &mut Page, paragraph: &str) {
+    let example: Vec<_> = paragraph
+        .lines()
+        .filter_map(|line| line.strip_prefix(EXAMPLE))
+        .collect();
+    if !example.is_empty() {
+        let comments = paragraph.lines().filter(|line| !line.starts_with(EXAMPLE));
+        let comments: Vec<_> = comments.collect();
+        page.section("[kms.NAME]");
+        page.text(&prose(&comments.join("\n"))).example(&example);
+        return;
+    }
     let head = paragraph.lines().find(|line| line.starts_with('['));
     if let Some(table) = head {
         page.section(table);

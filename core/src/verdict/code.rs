@@ -40,6 +40,8 @@ codes! {
     ProviderKeyMismatch = "VG102" "provider-key-mismatch" "The provider of that name has another key.",
     ProviderAmbiguous = "VG103" "provider-ambiguous" "Several providers open the key, and nothing shows which one to use.",
     ProviderSealed = "VG104" "provider-sealed" "The provider's key cannot be opened on this host.",
+    KekNotHere = "VG105" "kek-not-here" "The provider's key is not on this host; a key manager opens it.",
+    KekExpired = "VG106" "kek-expired" "A key manager has opened the provider's key too long ago.",
     ProviderTimeout = "VG107" "provider-timeout" "The provider's key did not open in time.",
     KeyMissing = "VG201" "key-missing" "The guest has no key, and libvirt has none for it.",
     KeyLost = "VG202" "key-lost" "The TPM state is encrypted, and no key for it is known.",

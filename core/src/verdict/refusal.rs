@@ -44,6 +44,24 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// The provider's KEK is not on this host; key managers open it.
+    KekNotHere {
+        /// Its name.
+        provider: String,
+        /// The KEK.
+        key_id: KeyId,
+        /// The sections of the configuration that say where they are.
+        kms: Vec<String>,
+    },
+    /// A key manager has opened the provider's KEK too long ago.
+    KekExpired {
+        /// Its name.
+        provider: String,
+        /// The sections of the configuration that say where the key managers are.
+        kms: Vec<String>,
+        /// When one of them last opened it.
+        opened_at: Option<Timestamp>,
+    },
     /// The provider's KEK had not opened when the time was over.
     ProviderTimedOut {
         /// Its name.
@@ -235,6 +253,8 @@ impl Refusal {
             Self::ProviderKeyMismatch { .. } => Code::ProviderKeyMismatch,
             Self::ProviderAmbiguous { .. } => Code::ProviderAmbiguous,
             Self::ProviderSealed { .. } => Code::ProviderSealed,
+            Self::KekNotHere { .. } => Code::KekNotHere,
+            Self::KekExpired { .. } => Code::KekExpired,
             Self::ProviderTimedOut { .. } => Code::ProviderTimeout,
             Self::KeyMissing
             | Self::KeyMissingNotDefined { .. }

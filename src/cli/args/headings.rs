@@ -15,7 +15,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 3] = [
             "check", "repair", "adopt", "encrypt", "reset", "state", "history",
         ],
     ),
-    ("Keys", &["provider", "key", "store", "sync"]),
+    ("Keys", &["provider", "open", "key", "store", "sync"]),
     (
         "Host",
         &[

@@ -3,6 +3,7 @@
 mod headings;
 mod key;
 mod provider;
+mod slot;
 mod state;
 mod store;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 
 pub use self::key::Key;
 pub use self::provider::Provider;
+pub use self::slot::Slot;
 pub use self::state::State;
 pub use self::store::Store;
 pub use self::which::{
@@ -211,6 +213,15 @@ pub enum Command {
     Explain {
         /// Code (VG101) or its name [default: list all codes].
         code: Option<String>,
+    },
+    /// Open provider keys through their key managers.
+    ///
+    /// Brings to this host the keys that it does not hold, and keeps them as provider.cache says.
+    /// vtpm-guard-open.service runs it before libvirtd starts. A key that is here is not asked for again, unless
+    /// provider.max_age is half over. Running it again changes nothing.
+    Open {
+        /// Provider name or UUID [default: all that have a slot of a key manager].
+        name: Vec<String>,
     },
     /// Check, back up, restore or rebuild the store.
     #[command(subcommand)]

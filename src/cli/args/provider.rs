@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::Slot;
 use crate::keyring::WeakerSeal;
 
 /// `provider …`
@@ -16,6 +17,10 @@ pub enum Provider {
         /// Set it as the default.
         #[arg(long)]
         default: bool,
+        /// Let a key manager open the key: a section [kms.NAME] of the configuration, and a key there
+        /// (repeatable).
+        #[arg(long = "slot", value_name = "KMS:REMOTE-KEY")]
+        slots: Vec<String>,
         /// Where to store the key.
         #[command(flatten)]
         sealing: Sealing,
@@ -84,6 +89,9 @@ pub enum Provider {
         #[command(flatten)]
         sealing: Sealing,
     },
+    /// Manage the ways to a provider's key (key managers, HSMs).
+    #[command(subcommand)]
+    Slot(Slot),
     /// Delete a provider and its key.
     Delete {
         /// Provider name or UUID.

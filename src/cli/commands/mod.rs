@@ -11,6 +11,7 @@ pub(crate) mod history;
 pub(crate) mod key;
 pub(crate) mod metrics;
 pub(crate) mod nagios;
+pub(crate) mod open;
 pub(crate) mod provider;
 pub(crate) mod repair;
 pub(crate) mod replay;

@@ -10,6 +10,7 @@ pub(crate) mod passphrase;
 pub(crate) mod printer;
 pub(crate) mod progress;
 pub(crate) mod provider_errors;
+pub(crate) mod slot_errors;
 pub(crate) mod table;
 pub(crate) mod time;
 pub(crate) mod travelling;

@@ -95,6 +95,8 @@ pub const CONFIG: Rule = file(Owner::UserOrRoot, Mode::NotWritable, Links::Follo
 pub const HOOK: Rule = CONFIG;
 /// The helper that is linked with libvirt, which the hook runs.
 pub const HELPER: Rule = file(Owner::UserOrRoot, Mode::NotWritable, Links::Refused);
+/// A file with credentials for a key manager. Its path may lead through links, as those of certificates do.
+pub const CREDENTIALS: Rule = file(Owner::UserOrRoot, Mode::Private, Links::Followed);
 /// The value of a libvirt secret in the daemon's directory.
 pub const LIBVIRT_SECRET: Rule = file(Owner::UserOrRoot, Mode::Private, Links::Refused);
 /// A directory of libvirt's, in which links to staged keys are made.

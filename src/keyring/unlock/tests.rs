@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
 use crate::keyring::WeakerSeal;
 use crate::keyring::seal::Sealer;
+use crate::verdict::facts::KmsSlots;
 
 struct Host {
     home: tempfile::TempDir,
@@ -41,6 +42,7 @@ impl Host {
             is_default: true,
             exported_at: None,
             created_at: Timestamp(0),
+            kms: KmsSlots::default(),
         }
     }
 

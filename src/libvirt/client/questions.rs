@@ -1,10 +1,12 @@
 //! Each question to libvirt as a function, its answer as a type.
 
+use std::io::ErrorKind;
+
 use super::LibvirtClient;
 use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
-use crate::libvirt::files::{are_of_this_host, value_on_disk};
+use crate::libvirt::files::{are_of_this_host, definition, value_on_disk};
 use crate::libvirt::guests::{Guest, Libvirt, SavedRuns};
 use crate::libvirt::metadata::{Metadata, MetadataChange};
 use crate::libvirt::protocol::{Request, Response, Revealed};
@@ -16,7 +18,7 @@ use crate::verdict::Over;
 impl Libvirt for LibvirtClient {
     fn guests(&self, deadline: Deadline) -> Result<Vec<Guest>, SecretError> {
         match self.ask(&Request::Guests, deadline)? {
-            Response::Guests(guests) => Ok(guests),
+            Response::Guests(guests) => self.with_definitions(guests),
             other => Err(unexpected(&other)),
         }
     }
@@ -27,7 +29,7 @@ impl Libvirt for LibvirtClient {
         deadline: Deadline,
     ) -> Result<Vec<Guest>, SecretError> {
         match self.ask(&Request::Guest(name_or_uuid), deadline)? {
-            Response::Guests(guests) => Ok(guests),
+            Response::Guests(guests) => self.with_definitions(guests),
             other => Err(unexpected(&other)),
         }
     }
@@ -133,6 +135,39 @@ impl Libvirt for LibvirtClient {
 }
 
 impl LibvirtClient {
+    /// Adds the definitions that libvirt did not tell in time, from its files.
+    fn with_definitions(&self, guests: Vec<Guest>) -> Result<Vec<Guest>, SecretError> {
+        let mut complete = Vec::with_capacity(guests.len());
+        for mut guest in guests {
+            if guest.xml.is_empty() {
+                match self.definition_of(&guest)? {
+                    Some(xml) => guest.xml = xml,
+                    // It has disappeared in the meantime.
+                    None => continue,
+                }
+            }
+            complete.push(guest);
+        }
+        Ok(complete)
+    }
+
+    fn definition_of(&self, guest: &Guest) -> Result<Option<String>, SecretError> {
+        let error = |why: String| {
+            let name = &guest.name;
+            let words = format!("the definition of \"{name}\" was not told in time{why}");
+            SecretError::Unreachable(words)
+        };
+        if !are_of_this_host(&self.uri) {
+            return Err(error(String::new()));
+        }
+        match definition(&self.dirs, &guest.name, guest.persistent) {
+            Ok(Some(xml)) => Ok(Some(xml)),
+            Ok(None) => Err(error(String::new())),
+            Err(found) if found.source.kind() == ErrorKind::NotFound => Ok(None),
+            Err(found) => Err(error(format!(": {found}"))),
+        }
+    }
+
     fn redefine(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, SecretError> {
         match self.ask(request, deadline)? {
             Response::Redefined(changed) => Ok(changed),
@@ -159,7 +194,7 @@ impl HostSecrets for LibvirtClient {
         if let Some(found) = &mut found {
             let is_stored = !found.definition.is_ephemeral && are_of_this_host(&self.uri);
             if is_stored && matches!(found.value, SecretValue::Private) {
-                found.value = value_on_disk(&self.secrets_dir, secret);
+                found.value = value_on_disk(&self.dirs.secrets(), secret);
             }
         }
         Ok(found)

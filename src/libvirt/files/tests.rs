@@ -2,6 +2,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
+use crate::host::dirs::LibvirtDirs;
 
 /// A directory of secrets with one value in it, under this extension and with this mode.
 fn secrets(extension: &str, content: &str, mode: u32) -> (tempfile::TempDir, SecretUuid) {
@@ -104,4 +105,24 @@ fn all_files_of_a_secret_are_found_and_no_others() {
     assert_eq!(left, [name("base64"), name("xml")]);
     let nowhere = dir.path().join("nowhere");
     assert!(remaining_files(&nowhere, secret).unwrap().is_empty());
+}
+
+#[test]
+fn a_definition_is_read_from_the_file_that_a_guest_of_its_kind_has() {
+    let root = tempfile::tempdir().unwrap();
+    let dirs = LibvirtDirs::below(root.path());
+    fs::create_dir_all(dirs.definitions()).unwrap();
+    fs::create_dir_all(dirs.running()).unwrap();
+    let xml = "<domain type='qemu'>\n  <name>vm1</name>\n</domain>";
+    let defined = format!("<!--\nWARNING: <b> virsh edit vm1\n-->\n\n{xml}\n");
+    fs::write(dirs.definitions().join("vm1.xml"), defined).unwrap();
+    let status = format!("<domstatus state='running'>\n  <job/>\n{xml}\n</domstatus>\n");
+    fs::write(dirs.running().join("vm2.xml"), status).unwrap();
+    let read = |name, persistent| definition(&dirs, name, persistent);
+    assert_eq!(read("vm1", true).unwrap().as_deref(), Some(xml));
+    assert_eq!(read("vm2", false).unwrap().as_deref(), Some(xml));
+    let missing = read("vm1", false).unwrap_err();
+    assert_eq!(missing.source.kind(), io::ErrorKind::NotFound);
+    fs::write(dirs.running().join("vm1.xml"), "<domstatus/>").unwrap();
+    assert_eq!(read("vm1", false).unwrap(), None);
 }

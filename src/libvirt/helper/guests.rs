@@ -12,6 +12,7 @@ use virt_sys::{
 };
 
 use super::failure;
+use super::xml::{self, Xml};
 use crate::ids::DomainUuid;
 use crate::libvirt::guests::{Guest, SavedRuns};
 use crate::libvirt::protocol::Response;
@@ -28,16 +29,17 @@ pub(super) fn all(connection: &Connect) -> Result<Response, SecretError> {
     };
     let active = those(VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
     let persistent = those(VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
-    let mut guests = Vec::new();
+    let mut described = Vec::new();
     for domain in list(0)? {
         let uuid = domain.uuid_string().map_err(failure::of_call)?;
         let traits = Traits {
             running: active.contains(&uuid),
             persistent: persistent.contains(&uuid),
         };
-        guests.extend(describe(&domain, |_| Ok(traits))?);
+        let guest = describe(&domain, |_| Ok(traits))?;
+        described.extend(guest.map(|guest| (domain, guest)));
     }
-    Ok(Response::Guests(guests))
+    with_xml(described)
 }
 
 /// Returns the guest with this UUID and the one with this name: two, if a name is another guest's
@@ -48,12 +50,14 @@ pub(super) fn find(connection: &Connect, name_or_uuid: &str) -> Result<Response,
         Err(_) => None,
     };
     let by_name = failure::found(connection.lookup_domain_by_name(name_or_uuid))?;
-    let mut guests: Vec<Guest> = Vec::new();
+    let mut described: Vec<(Domain, Guest)> = Vec::new();
     for domain in by_uuid.into_iter().chain(by_name) {
         let guest = describe(&domain, Traits::of)?;
-        guests.extend(guest.filter(|guest| guests.iter().all(|known| known.uuid != guest.uuid)));
+        let is_new = |guest: &Guest| described.iter().all(|(_, known)| known.uuid != guest.uuid);
+        let guest = guest.filter(is_new);
+        described.extend(guest.map(|guest| (domain, guest)));
     }
-    Ok(Response::Guests(guests))
+    with_xml(described)
 }
 
 /// Returns what libvirt saved of a guest's runs that have not ended.
@@ -88,7 +92,7 @@ impl Traits {
     }
 }
 
-/// Describes a guest; `None` if it has disappeared in the meantime.
+/// A guest without its XML; `None` if it has disappeared in the meantime.
 fn describe(
     domain: &Domain,
     traits: impl FnOnce(&Domain) -> Result<Traits, Error>,
@@ -99,18 +103,36 @@ fn describe(
     let uuid = DomainUuid::parse(&uuid).map_err(|error| SecretError::Refused(error.to_string()))?;
     let read = || {
         let traits = traits(domain)?;
-        let xml_flags = if traits.persistent {
-            VIR_DOMAIN_XML_INACTIVE
-        } else {
-            0
-        };
         Ok(Guest {
             name: domain.name()?,
             uuid,
             running: traits.running,
             persistent: traits.persistent,
-            xml: domain.xml_desc(xml_flags)?,
+            xml: String::new(),
         })
     };
     failure::found(read())
+}
+
+/// Adds their XML. One that libvirt does not tell in time stays empty.
+fn with_xml(described: Vec<(Domain, Guest)>) -> Result<Response, SecretError> {
+    let (domains, guests): (Vec<_>, Vec<_>) = described
+        .into_iter()
+        .map(|(domain, guest)| {
+            let flags = if guest.persistent {
+                VIR_DOMAIN_XML_INACTIVE
+            } else {
+                0
+            };
+            ((domain, flags), guest)
+        })
+        .unzip();
+    let told = xml::of_all(domains)?;
+    let guests = guests.into_iter().zip(told);
+    let guests = guests.filter_map(|(guest, xml)| match xml {
+        Xml::Told(xml) => Some(Guest { xml, ..guest }),
+        Xml::NotTold => Some(guest),
+        Xml::Gone => None,
+    });
+    Ok(Response::Guests(guests.collect()))
 }

@@ -6,5 +6,6 @@ mod guests;
 mod metadata;
 mod secrets;
 mod serve;
+mod xml;
 
 pub use serve::run;

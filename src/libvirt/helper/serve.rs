@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use super::secrets::Secrets;
 use super::{definition, failure, guests, metadata};
+use crate::host::frame::read_frame;
 use crate::host::sys;
-use crate::libvirt::frame::read_frame;
 use crate::libvirt::protocol::{MAX_REQUEST, Request, Response, value_frame};
 use crate::libvirt::secret::SecretError;
 

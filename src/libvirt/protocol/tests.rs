@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::libvirt::frame::read_frame;
+use crate::host::frame::read_frame;
 use crate::libvirt::metadata::Element;
 
 const SECRET: &str = "6f0c3c6e-4c0f-4b0d-9d52-8a3f0a9a0001";

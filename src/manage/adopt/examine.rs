@@ -216,8 +216,11 @@ pub(super) fn evidence(state: &StateFile, dek: &Dek) -> Evidence {
     }
 }
 
-/// Whether a provider with this key has been exported.
+/// Whether a provider with this key has been exported, or a key manager opens its key.
 pub(super) fn is_exported(references: &References, provider_key: KeyId) -> bool {
     let mut providers = references.providers.iter();
-    providers.any(|known| known.key_id == provider_key && known.exported_at.is_some())
+    providers.any(|known| {
+        let is_safe = known.exported_at.is_some() || known.kms.opened_at.is_some();
+        known.key_id == provider_key && is_safe
+    })
 }

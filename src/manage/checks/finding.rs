@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::host::trusted::Reason;
-use crate::ids::{DomainUuid, SecretUuid};
+use crate::ids::{DomainUuid, SecretUuid, SlotUuid};
 use crate::keyring::{KeyringError, Seal};
+use crate::kms::KmsError;
 use crate::libvirt::Daemons;
 use crate::libvirt::secret::SecretError;
 use crate::manage::dry_start::CheckedGuest;
@@ -171,6 +172,10 @@ pub(crate) enum HostFinding {
     NoNightlyCheck,
     /// Keys are to travel, and these units that write them are not enabled.
     SyncNotEnabled(Vec<&'static str>),
+    /// A key manager does not answer, or does not take the credentials.
+    KeyManager(KmsError),
+    /// Provider keys need a key manager, and these units that ask it are not enabled.
+    OpenNotEnabled(Vec<&'static str>),
     /// This version of libvirt does not know `qemu.d`.
     OldLibvirt(String),
     /// The user that swtpm runs as can open the host's TPM.
@@ -216,6 +221,10 @@ pub(crate) enum KeyFinding {
     NeverExported(Provider),
     /// It was never exported, and only old backups need it.
     PreviousNeverExported(Provider),
+    /// It was never exported, and beside this host only key managers of one kind open its key.
+    OneKind(Provider, String),
+    /// This slot does not open the provider's key.
+    Slot(Provider, SlotUuid, KmsError),
     /// It was exported a long time ago.
     OldExport(Provider, Timestamp),
     /// It opens on this host's TPM alone.

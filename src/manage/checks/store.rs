@@ -1,5 +1,7 @@
 //! The store, the providers in it, and their sealed keys.
 
+use std::collections::BTreeSet;
+
 use super::{Finding, KeyFinding};
 use crate::clock::Timestamp;
 use crate::manage::host::{Host, HostError, default_deadline};
@@ -44,6 +46,9 @@ fn weakly_sealed(host: &Host, provider: &Provider) -> Option<KeyFinding> {
 
 fn export(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, HostError> {
     let Some(exported_at) = provider.exported_at else {
+        if !provider.kms.names.is_empty() {
+            return only_kind(store, provider);
+        }
         let is_needed = provider.previous_key_of().is_none()
             || !store.key_refs_under(provider.key_id)?.is_empty();
         return Ok(Some(if is_needed {
@@ -54,6 +59,16 @@ fn export(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, HostE
     };
     let age = Timestamp::now().0.saturating_sub(exported_at.0);
     Ok((age > TRUSTED_EXPORT_MS).then_some(KeyFinding::OldExport(provider, exported_at)))
+}
+
+/// A provider that is in no recovery file, if all its key managers are of one kind: they may all be gone at once.
+fn only_kind(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, HostError> {
+    let mut slots = store.slots()?;
+    slots.retain(|slot| slot.key_id == provider.key_id && slot.verified_at.is_some());
+    let kinds: BTreeSet<_> = slots.into_iter().map(|slot| slot.kind).collect();
+    let mut kinds = kinds.into_iter();
+    let only = kinds.next().filter(|_| kinds.next().is_none());
+    Ok(only.map(|kind| KeyFinding::OneKind(provider, kind)))
 }
 
 fn clock(store: &Store) -> Result<Option<KeyFinding>, HostError> {

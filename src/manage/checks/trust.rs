@@ -10,7 +10,7 @@ use nix::sys::stat::{SFlag, lstat};
 use super::finding::unreadable;
 use super::{Distrusted, Finding, HostFinding};
 use crate::host::trusted::{self, Distrust, Reason};
-use crate::libvirt;
+use crate::host::{dirs, program};
 use crate::manage::host::Host;
 
 /// Checks every path of the table of trusted files that is not checked where it is read, as the
@@ -25,7 +25,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
         (run_dir.leases(), trusted::RUN_DIR, needed),
         (run_dir.starts(), trusted::RUN_DIR, needed),
         (run_dir.staged(), trusted::RUN_DIR, needed),
-        (libvirt::helper_program(), trusted::HELPER, needed),
+        (
+            program::find(Path::new(dirs::HELPER)),
+            trusted::HELPER,
+            needed,
+        ),
         (hook, trusted::HOOK, Distrusted::Hook),
     ] {
         // What is missing is made; a path in the state directory is found below.

@@ -14,14 +14,17 @@ use serde::{Serialize, Serializer};
 
 use super::host::{Host, HostError, default_deadline};
 use super::provider_list::SealState;
-use super::providers::{ProviderError, ProviderRef, ProvidersLock, refuse_previous_key};
+use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
+use super::slots::{SlotError, SlotSpec, make};
 use crate::clock::Timestamp;
+use crate::config::{Config, KekCache};
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
-use crate::keyring::{Keyring, KeyringError, StoredKek, WeakerSeal};
-use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Store, StoreError};
+use crate::keyring::{KekPlace, Keyring, KeyringError, StoredKek, WeakerSeal};
+use crate::kms::KeyManagers;
+use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Slot, Store, StoreError};
 use crate::verdict::facts::{Provider, provider_of};
 
 /// How often the rows are re-wrapped because somebody changed one of them in the meantime.
@@ -92,7 +95,8 @@ pub(crate) fn rotate(
     text: &str,
     weaker: WeakerSeal,
     progress: &mut dyn FnMut(RotateStep),
-) -> Result<RotatedProvider, ProviderError> {
+) -> Result<RotatedProvider, SlotError> {
+    let config = host.config()?;
     let (mut store, found) = host.provider(text, Access::Write)?;
     let _exclusive = ProvidersLock::acquire(host)?;
     let before = store.provider_by_uuid(found.uuid)?;
@@ -102,6 +106,7 @@ pub(crate) fn rotate(
         unlocker: Unlocker::new(&keyring),
         store: &mut store,
         progress,
+        config: &config,
     };
     let (missed, unusable) = work.complete(&before)?;
     let (rotated, stored, rows) = if missed.is_empty() {
@@ -139,6 +144,7 @@ struct Work<'a> {
     unlocker: Unlocker,
     store: &'a mut Store,
     progress: &'a mut dyn FnMut(RotateStep),
+    config: &'a Config,
 }
 
 impl Work<'_> {
@@ -185,11 +191,17 @@ impl Work<'_> {
         keyring: &Keyring,
         provider: &Provider,
         weaker: WeakerSeal,
-    ) -> Result<(StoredKek, Vec<RotatedRow>), HostError> {
+    ) -> Result<(StoredKek, Vec<RotatedRow>), SlotError> {
         self.unlocker.kek(provider.key_id, default_deadline())?;
         let new = Kek::generate()?;
+        let slots = self.same_slots(provider, &new)?;
         // The key before the rows that need it: a kill in between leaves a key that nobody needs.
-        let stored = keyring.store(&new, weaker, default_deadline())?;
+        let stored = match self.config.kek_cache {
+            KekCache::Boot if !slots.is_empty() => {
+                keyring.store_only_in(KekPlace::Tmpfs, &new, default_deadline())?
+            }
+            KekCache::Sealed | KekCache::Boot => keyring.store(&new, weaker, default_deadline())?,
+        };
         // What was sealed must open, before anything is wrapped with it.
         if let Err(error) = self.unlocker.kek(new.key_id(), default_deadline()) {
             // The first error is the one to report; nothing was ever wrapped with this key.
@@ -203,13 +215,30 @@ impl Work<'_> {
             key_version: provider.key_version + 1,
             ..provider.clone()
         };
-        Ok((stored, self.carry_out(provider, &rotated)?))
+        Ok((stored, self.carry_out(provider, &rotated, &slots)?))
+    }
+
+    /// Lets the key managers that open the present key wrap the new one. If one of them does not, the rotation does
+    /// not begin: the provider would be left with fewer ways to its key.
+    fn same_slots(&self, provider: &Provider, new: &Kek) -> Result<Vec<Slot>, SlotError> {
+        let mut managers = KeyManagers::new(self.config.kms.clone());
+        let present = self.store.slots()?.into_iter();
+        let present = present.filter(|slot| slot.key_id == provider.key_id);
+        let same = present.map(|slot| {
+            let spec = SlotSpec {
+                kms: slot.kms,
+                remote_key: slot.remote_key,
+            };
+            make(&mut managers, &spec, slot.label, new)
+        });
+        Ok(same.collect::<Result<_, _>>()?)
     }
 
     fn carry_out(
         &mut self,
         provider: &Provider,
         rotated: &Provider,
+        slots: &[Slot],
     ) -> Result<Vec<RotatedRow>, HostError> {
         for _ in 0..ATTEMPTS {
             self.store.set_deadline(default_deadline())?;
@@ -232,6 +261,7 @@ impl Work<'_> {
                 key_version: rotated.key_version,
                 rewrapped: &rewrapped,
                 given_up: &given_up,
+                slots,
                 now: Timestamp::now(),
             });
             match written {

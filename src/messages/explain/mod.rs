@@ -58,6 +58,17 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
              after the TPM was cleared, reset, switched off or replaced: by hand, with a new \
              mainboard, or by a firmware (BIOS, UEFI) update.",
         ),
+        Code::KekNotHere => (
+            "The provider's key is wrapped by a key manager (KMS, HSM), and this host does not hold it now: with \
+             provider.cache = \"boot\" it is gone after each reboot until a key manager has opened it.",
+            "A start asks no key manager, so that none can stop the guests of a host that has its keys.",
+        ),
+        Code::KekExpired => (
+            "This host holds the provider's key, and may not use it: no key manager has opened it for longer than \
+             provider.max_age.",
+            "That is what provider.max_age is for: a host that was taken away from its key manager stops starting \
+             guests.",
+        ),
         Code::ProviderTimeout => (
             "The provider's key did not open before hook.deadline passed. It is sealed to the \
              host's TPM, which is slow, or busy with many starts at once.",

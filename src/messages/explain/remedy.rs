@@ -28,6 +28,18 @@ pub(super) fn remedy(code: Code) -> String {
              guests need no change.",
             Command::ProviderImport(Arg::FILE)
         ),
+        Code::KekNotHere => format!(
+            "Let the key manager open it: {}. If the key manager does not answer, the message of that command says \
+             why; {} asks each of a provider's key managers. Guests that start with the host start once \
+             vtpm-guard-open.service has opened the keys. Without the key manager, a recovery file does: {}.",
+            Command::Open,
+            Command::SlotVerify(Arg::NAME),
+            Command::ProviderImport(Arg::FILE)
+        ),
+        Code::KekExpired => format!(
+            "Let a key manager open it again: {}. vtpm-guard-open.timer does so in time while a key manager answers.",
+            Command::Open
+        ),
         Code::ProviderTimeout => format!(
             "Start the guest again: {}. If that happens often, set a longer hook.deadline; {} \
              measures how long each provider's key takes.",

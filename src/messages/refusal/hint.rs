@@ -37,6 +37,12 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
                 Command::ProviderImport(Arg::FILE)
             )
         }
+        Refusal::KekNotHere { provider, .. } | Refusal::KekExpired { provider, .. } => {
+            format!(
+                "open it: {}",
+                Command::OpenOf(Arg::provider_named(provider))
+            )
+        }
         Refusal::ProviderAmbiguous { .. } => format!("choose one: {bind}"),
         Refusal::ProviderTimedOut { .. } => format!("retry: {start}"),
         Refusal::KeyMissing => format!("bind it to a provider: {bind}"),

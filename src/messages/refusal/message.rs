@@ -56,6 +56,26 @@ pub(super) fn message(why: &Refusal) -> String {
             "the key of provider {} cannot be opened on this host: {reason}",
             quoted(provider)
         ),
+        Refusal::KekNotHere {
+            provider,
+            key_id,
+            kms,
+        } => format!(
+            "the key {} of provider {} is not on this host; {} opens it",
+            key_id.short(),
+            quoted(provider),
+            key_managers(kms)
+        ),
+        Refusal::KekExpired {
+            provider,
+            kms,
+            opened_at,
+        } => format!(
+            "the key of provider {} may not be used any more: {} opened it {}, longer ago than provider.max_age",
+            quoted(provider),
+            key_managers(kms),
+            opened_at.map_or_else(|| "never".to_owned(), |at| format!("last on {}", date(at)))
+        ),
         Refusal::ProviderTimedOut { provider } => format!(
             "the key of provider {} did not open in time: the host's TPM is slow, or busy with \
              other starts",
@@ -256,6 +276,12 @@ fn guest_names(guests: &[String]) -> String {
         [one] => format!("guest {one}"),
         several => format!("guests {}", several.join(", ")),
     }
+}
+
+/// The sections of the configuration that say where key managers are.
+fn key_managers(kms: &[String]) -> String {
+    let sections: Vec<_> = kms.iter().map(|name| format!("kms.{name}")).collect();
+    labels(&sections)
 }
 
 fn labels(names: &[String]) -> String {

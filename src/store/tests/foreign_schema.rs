@@ -96,6 +96,7 @@ fn foreign_triggers_never_run_and_foreign_keys_still_work() {
         key_version: 2,
         rewrapped: &rewrapped,
         given_up: &[],
+        slots: &[],
         now: NOW,
     };
     store.rotate_provider(&rotation).unwrap();

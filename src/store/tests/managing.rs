@@ -41,7 +41,7 @@ fn a_name_belongs_to_one_provider() {
         is_default: false,
     };
     assert!(matches!(
-        store.create_provider(&new, NOW),
+        store.create_provider(&new, &[], NOW),
         Err(StoreError::NameTaken(_))
     ));
     let taken = store.rename_provider(provider.uuid, "q", NOW);

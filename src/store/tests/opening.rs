@@ -226,9 +226,10 @@ fn a_store_that_another_tool_made_is_read_and_then_adopted() {
 }
 
 /// The stores of earlier versions, with the same content.
-const EARLIER: [&str; 2] = [
+const EARLIER: [&str; 3] = [
     include_str!("../../../tests/vectors/store-v1.sql"),
     include_str!("../../../tests/vectors/store-v2.sql"),
+    include_str!("../../../tests/vectors/store-v3.sql"),
 ];
 
 #[test]
@@ -254,6 +255,7 @@ fn a_store_of_an_earlier_version_opens_with_all_its_content() {
         assert_eq!(row.wrapped_dek.as_ref().unwrap().as_bytes(), b"\x01wrapped");
         assert_eq!(store.all_key_refs(None, true).unwrap().len(), 3);
         assert!(store.written_keys().unwrap().is_empty());
+        assert_eq!(store.slots().unwrap(), []);
     }
 }
 

@@ -29,6 +29,7 @@ fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
         key_version: 2,
         rewrapped,
         given_up,
+        slots: &[],
         now: NOW,
     };
     let refused = store.rotate_provider(&rotation(&rewrapped, &[]));
@@ -67,6 +68,7 @@ fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
         key_version: provider.key_version + 1,
         rewrapped: &rewrapped,
         given_up: &[],
+        slots: &[],
         now: NOW,
     };
     store.rotate_provider(&rotation).unwrap();

@@ -11,6 +11,7 @@ mod keys;
 mod providers;
 mod shape;
 mod site;
+mod slots;
 mod verdicts;
 
 use std::fmt::Write as _;
@@ -115,6 +116,11 @@ contract! {
     provider_export: "provider export", providers::export;
     provider_import: "provider import", providers::import;
     provider_delete: "provider delete", providers::delete;
+    provider_slot_add: "provider slot add", slots::add;
+    provider_slot_list: "provider slot list", slots::list;
+    provider_slot_verify: "provider slot verify", slots::verify;
+    provider_slot_remove: "provider slot remove", slots::remove;
+    open: "open", slots::open;
     key_bind: "key bind", keys::bind;
     key_import: "key import", keys::import;
     key_list: "key list", keys::list;

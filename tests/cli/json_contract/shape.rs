@@ -41,6 +41,7 @@ const FREE: &[&str] = &[
     "previous_key_id",
     "provider_uuid",
     "secret_uuid",
+    "slot_uuid",
     "sha256",
     "uuid",
 ];

@@ -2,7 +2,7 @@
 
 import guests
 from machine import expect, wait_for
-from plays import play
+from plays import play, travelling
 
 ON = ("modular",)
 NAMES = ("win11", "mail", "late")
@@ -69,3 +69,6 @@ def restarted(machine):
             guests.stop(machine, name)
             guests.start(machine, name)
     machine.sh("vtpm-guard doctor && vtpm-guard check --all").ok()
+
+
+play(travelling.SENTENCE, on=ON)(travelling.keys_travel)

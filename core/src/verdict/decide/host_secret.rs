@@ -102,6 +102,8 @@ pub(super) fn degrade_or_deny(case: &Case<'_>, refusal: Refusal) -> Answer {
         Refusal::ProviderMissing { .. }
             | Refusal::ProviderSealed { .. }
             | Refusal::ProviderTimedOut { .. }
+            | Refusal::KekNotHere { .. }
+            | Refusal::KekExpired { .. }
     );
     if !provider_not_at_hand || case.facts.policy.degraded == Permission::Deny {
         return Verdict::deny(refusal).into();

@@ -4,6 +4,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::Case;
 use super::host_secret::{Carries, ChosenKey, carried, degrade_or_deny, give};
+use super::provider;
 use super::repair_row::repair_row;
 use crate::verdict::facts::{
     HostSecret, HostValue, KekState, KeyRef, KeySource, Permission, Provider, provider_of,
@@ -146,6 +147,8 @@ fn sealed(case: &Case<'_>, owner: &Provider) -> Option<Refusal> {
             let provider = owner.name.clone();
             return Some(Refusal::ProviderTimedOut { provider });
         }
+        Some(KekState::NotHere) => return Some(provider::not_here(owner)),
+        Some(KekState::Expired) => return Some(provider::expired(owner)),
         Some(KekState::Sealed(reason)) => reason.clone(),
         None => "its key was not tried".to_owned(),
     };

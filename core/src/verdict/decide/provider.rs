@@ -48,6 +48,14 @@ pub(super) fn why_not_opened(
             provider: owner_name(row, *key_id, references),
             reason: reason.clone(),
         },
+        NotOpened::NotHere { key_id } => match holder(row, *key_id, references) {
+            Some(owner) => not_here(owner),
+            None => not_owned(row, *key_id, references),
+        },
+        NotOpened::Expired { key_id } => match holder(row, *key_id, references) {
+            Some(owner) => expired(owner),
+            None => not_owned(row, *key_id, references),
+        },
         NotOpened::TimedOut { key_id } => Refusal::ProviderTimedOut {
             provider: owner_name(row, *key_id, references),
         },
@@ -56,6 +64,39 @@ pub(super) fn why_not_opened(
             reason: reason.clone(),
         },
     }
+}
+
+/// The refusal where this host does not hold the KEK of `owner`. One that no key manager opens was sealed here, and
+/// is gone.
+pub(super) fn not_here(owner: &Provider) -> Refusal {
+    let (provider, key_id) = (owner.name.clone(), owner.key_id);
+    let kms = owner.kms.names.clone();
+    if kms.is_empty() {
+        let reason = format!("this host holds no key {key_id}");
+        return Refusal::ProviderSealed { provider, reason };
+    }
+    Refusal::KekNotHere {
+        provider,
+        key_id,
+        kms,
+    }
+}
+
+/// The refusal where a key manager has opened the KEK of `owner` too long ago.
+pub(super) fn expired(owner: &Provider) -> Refusal {
+    Refusal::KekExpired {
+        provider: owner.name.clone(),
+        kms: owner.kms.names.clone(),
+        opened_at: owner.kms.opened_at,
+    }
+}
+
+/// The provider that has this KEK: the one that `row` names, else the first by name.
+fn holder<'a>(row: &KeyRef, key_id: KeyId, references: &'a References) -> Option<&'a Provider> {
+    let owner = owner(row, key_id, references).map(|(_, owner)| owner);
+    let holders = references.providers.iter();
+    let holders = holders.filter(|it| it.key_id == key_id);
+    owner.ok().or_else(|| holders.min_by_key(|it| &it.name))
 }
 
 fn owner_name(row: &KeyRef, key_id: KeyId, references: &References) -> String {

@@ -70,7 +70,10 @@ fn most_helpful(unopened: Vec<UnopenedRow<'_>>) -> Refusal {
     let rank = |row: &UnopenedRow<'_>| match &row.why {
         Refusal::ProviderMissing { .. } => 0,
         Refusal::ProviderKeyMismatch { .. } => 1,
-        Refusal::ProviderSealed { .. } | Refusal::ProviderTimedOut { .. } => 2,
+        Refusal::ProviderSealed { .. }
+        | Refusal::ProviderTimedOut { .. }
+        | Refusal::KekNotHere { .. }
+        | Refusal::KekExpired { .. } => 2,
         _ => 3,
     };
     unopened

@@ -22,6 +22,27 @@ pub struct Provider {
     pub exported_at: Option<Timestamp>,
     /// When it was made here.
     pub created_at: Timestamp,
+    /// Which key managers open its KEK.
+    pub kms: KmsSlots,
+}
+
+/// The key managers that have a slot of a KEK.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KmsSlots {
+    /// The sections of the configuration that say where they are.
+    pub names: Vec<String>,
+    /// When one of them last opened it.
+    pub opened_at: Option<Timestamp>,
+}
+
+impl KmsSlots {
+    /// Whether it has been longer than `max_age` (milliseconds) since one of them opened the KEK. A KEK that
+    /// no key manager has does not expire.
+    #[must_use]
+    pub fn is_older_than(&self, max_age: i64, now: Timestamp) -> bool {
+        let opened = self.opened_at.map_or(i64::MIN, |at| at.0);
+        !self.names.is_empty() && now.0.saturating_sub(opened) > max_age
+    }
 }
 
 /// How a key reference leads to its provider; the closest binding comes first.

@@ -10,6 +10,10 @@ pub enum KekState {
     Opens,
     /// It does not: says why.
     Sealed(String),
+    /// It is not on this host.
+    NotHere,
+    /// A key manager has opened it too long ago.
+    Expired,
     /// It had not opened when the time was over.
     TimedOut,
 }
@@ -62,6 +66,16 @@ pub enum NotOpened {
         key_id: KeyId,
         /// Why it does not open.
         reason: String,
+    },
+    /// A provider has that key id, but this host does not hold its KEK.
+    NotHere {
+        /// The KEK's id.
+        key_id: KeyId,
+    },
+    /// This host holds its KEK, and may not use it: a key manager has opened it too long ago.
+    Expired {
+        /// The KEK's id.
+        key_id: KeyId,
     },
     /// A provider has that key id, but its KEK had not opened when the time was over.
     TimedOut {

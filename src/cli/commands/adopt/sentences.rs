@@ -134,6 +134,12 @@ pub(super) fn not_adopted(
 fn not_opened(error: NotOpened) -> String {
     match error {
         NotOpened::NoProvider { key_id } => format!("no provider has the key {}", key_id.short()),
+        NotOpened::NotHere { key_id } => {
+            format!("this host does not hold the key {}", key_id.short())
+        }
+        NotOpened::Expired { .. } => {
+            "a key manager has opened its provider key too long ago".to_owned()
+        }
         NotOpened::TimedOut { .. } => "its provider key did not open in time".to_owned(),
         NotOpened::Sealed { reason, .. } | NotOpened::Corrupt { reason } => reason,
     }

@@ -11,7 +11,7 @@ use crate::libvirt::secret::SecretError;
 use crate::manage::adopt::{NotAdopted, StoredKey};
 use crate::store::StoreError;
 use crate::verdict::adopt::{AvailableSecret, NotAdoptable, Sharer, Undisclosed};
-use crate::verdict::facts::{NotOpened, Provider};
+use crate::verdict::facts::{KmsSlots, NotOpened, Provider};
 
 const SECRET: &str = "11111111-2222-4333-8444-00000000000a";
 
@@ -27,6 +27,7 @@ fn refused(why: NotAdoptable) -> NotAdopted {
         key_version: 1,
         is_default: true,
         exported_at: None,
+        kms: KmsSlots::default(),
         created_at: Timestamp(0),
     };
     let provider = Box::new(provider);

@@ -65,6 +65,24 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 enable.collect::<Vec<_>>().join(" && "),
             )
         }
+        HostFinding::KeyManager(error) => Described::warning(
+            error.to_string(),
+            "guests start all the same while this host holds their provider keys; new keys and slots wait",
+            "see docs/kms.md",
+        ),
+        HostFinding::OpenNotEnabled(units) => {
+            let enable = units.iter().copied().map(Arg::from);
+            let enable = enable.map(|unit| Command::SystemctlEnableNow(unit).to_string());
+            Described::warning(
+                format!(
+                    "{} not enabled, and this host opens provider keys through key managers",
+                    are(units)
+                ),
+                "after a reboot, or once provider.max_age is over, guests do not start (VG105, VG106) until \
+                 somebody opens their keys",
+                enable.collect::<Vec<_>>().join(" && "),
+            )
+        }
         HostFinding::NoNightlyCheck => Described::warning(
             "no nightly check runs: vtpm-guard-check.timer is not enabled",
             "that a guest would be refused, for a provider that was deleted or a state that is \

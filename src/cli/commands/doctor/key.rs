@@ -51,6 +51,23 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             "it is a previous provider key, and store backups of its time need it",
             export(provider),
         ),
+        KeyFinding::OneKind(provider, kind) => Described::warning(
+            format!(
+                "beside this host, only key managers of kind {} open the key of provider {}",
+                quoted(kind),
+                quoted(&provider.name)
+            ),
+            "if these and this host are lost, so is the key and every TPM that depends on it",
+            export(provider),
+        ),
+        KeyFinding::Slot(provider, slot, error) => Described::error(
+            format!(
+                "slot {slot} of provider {} does not open: {error}",
+                quoted(&provider.name)
+            ),
+            "one way less to the key: it is missed on the day that this host's own is lost",
+            Command::SlotVerify(Arg::provider(provider)).to_string(),
+        ),
         KeyFinding::OldExport(provider, at) => Described::warning(
             format!(
                 "provider {} was last exported on {}",

@@ -3,13 +3,25 @@
 use super::Described;
 use super::key::export;
 use crate::host::dirs;
-use crate::keyring::Seal;
+use crate::keyring::{KeyringError, Seal};
 use crate::manage::checks::KeyFinding;
 use crate::messages::{Arg, Command, quoted};
 use crate::verdict::facts::Provider;
 
 pub(super) fn describe(finding: &KeyFinding) -> Described {
     match finding {
+        KeyFinding::Sealed(provider, error)
+            if matches!(**error, KeyringError::Missing(_)) && !provider.kms.names.is_empty() =>
+        {
+            Described::error(
+                format!(
+                    "the key of provider {} is not on this host; a key manager opens it",
+                    quoted(&provider.name)
+                ),
+                "the guests that are bound to it cannot start (VG105)",
+                Command::OpenOf(Arg::provider(provider)).to_string(),
+            )
+        }
         KeyFinding::Sealed(provider, error) => Described::error(
             format!(
                 "the key of provider {} does not open: {error}",

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::slot::spec;
 use super::weaker_seal;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
@@ -9,16 +10,27 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::keyring::WeakerSeal;
 use crate::manage::provider_create::{CreatedProvider, create};
-use crate::messages::{Command, quoted};
+use crate::manage::slots::ListedSlot;
+use crate::messages::{Arg, Command, quoted};
 
 pub(super) fn run(
     context: &Context,
     name: &str,
     default: bool,
+    slots: &[String],
     weaker: WeakerSeal,
 ) -> Result<(), CommandError> {
-    let created = create(&context.host, name, default, weaker)?;
+    let slots = slots.iter().map(|text| spec(text));
+    let slots = slots.collect::<Result<Vec<_>, _>>()?;
+    let created = create(&context.host, name, default, &slots, weaker)?;
     context.output.print(&created)
+}
+
+impl CreatedProvider {
+    fn key_managers(&self) -> impl Iterator<Item = &ListedSlot> {
+        let slots = self.provider.slots.iter();
+        slots.filter(|slot| slot.slot_uuid.is_some())
+    }
 }
 
 impl Answer for CreatedProvider {
@@ -35,16 +47,27 @@ impl Answer for CreatedProvider {
             quoted(&created.provider.name),
             created.key_id.short(),
             created.seal
-        )
+        )?;
+        self.key_managers()
+            .try_for_each(|slot| writeln!(out, "{} opens it, too: verified", quoted(&slot.name())))
     }
 
     fn notes(&self) -> Vec<String> {
         let provider = &self.provider.provider;
-        let export = format!(
-            "export it now; if this host is lost, so is its key and every TPM that depends on it: \
-             {}",
-            Command::ProviderExport(provider.arg())
-        );
+        let export = if self.key_managers().next().is_some() {
+            format!(
+                "what a key manager has wrapped is in the store; if this host is lost, a backup of that opens \
+                 the key again: {}; so does a recovery file: {}",
+                Command::StoreBackup(Arg::FILE),
+                Command::ProviderExport(provider.arg())
+            )
+        } else {
+            format!(
+                "export it now; if this host is lost, so is its key and every TPM that depends on it: \
+                 {}",
+                Command::ProviderExport(provider.arg())
+            )
+        };
         let weaker = weaker_seal::note(provider.arg(), &self.stored);
         weaker.into_iter().chain([export]).collect()
     }

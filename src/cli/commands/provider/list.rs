@@ -9,6 +9,7 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, NOTABLE, cell_if, table};
 use crate::clock::Timestamp;
 use crate::manage::provider_list::{ListedProvider, list};
+use crate::manage::slots::ListedSlot;
 
 pub(super) fn run(context: &Context) -> Result<(), CommandError> {
     context.output.print(&list(&context.host)?)
@@ -20,7 +21,7 @@ impl Answer for Vec<ListedProvider> {
             return writeln!(out, "no providers yet");
         }
         let heading = [
-            "NAME", "UUID", "KEY", "VERSION", "DEFAULT", "SEAL", "EXPORTED", "GUESTS",
+            "NAME", "UUID", "KEY", "VERSION", "DEFAULT", "SEAL", "SLOTS", "EXPORTED", "GUESTS",
         ];
         let mut rows = table(&heading);
         for it in self {
@@ -31,11 +32,24 @@ impl Answer for Vec<ListedProvider> {
                 Cell::new(it.key_version),
                 Cell::new(if it.is_default { "yes" } else { "-" }),
                 cell_if(!it.seal.is_sealed(), BAD, it.seal),
+                Cell::new(key_managers(it)),
                 cell_if(it.exported_at.is_none(), NOTABLE, exported(it.exported_at)),
                 Cell::new(it.guests),
             ]);
         }
         out.table(&rows)
+    }
+}
+
+/// The slots of key managers.
+fn key_managers(provider: &ListedProvider) -> String {
+    let slots = provider.slots.iter();
+    let slots = slots.filter(|slot| slot.slot_uuid.is_some());
+    let names: Vec<_> = slots.map(ListedSlot::name).collect();
+    if names.is_empty() {
+        "-".to_owned()
+    } else {
+        names.join(", ")
     }
 }
 

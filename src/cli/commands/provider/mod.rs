@@ -10,6 +10,7 @@ mod reseal;
 mod rotate;
 mod set_default;
 mod show;
+mod slot;
 mod weaker_seal;
 
 use std::process::ExitCode;
@@ -23,8 +24,9 @@ pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, 
         args::Provider::Create {
             name,
             default,
+            slots,
             sealing,
-        } => create::run(context, name, *default, sealing.weaker()),
+        } => create::run(context, name, *default, slots, sealing.weaker()),
         args::Provider::List => list::run(context),
         args::Provider::Show { name } => show::run(context, name),
         args::Provider::Rename { name, new_name } => rename::run(context, name, new_name),
@@ -50,6 +52,7 @@ pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, 
             *dry_run,
             sealing.weaker(),
         ),
+        args::Provider::Slot(verb) => return slot::run(context, verb),
         args::Provider::Delete { name, force } => delete::run(context, name, *force),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -22,6 +22,15 @@ impl Answer for ShownProvider {
             Some(why) => format!("no: {why}"),
         };
         let default = if shown.is_default { "yes" } else { "no" };
+        let slots = shown.slots.iter().filter(|slot| slot.slot_uuid.is_some());
+        let slots: Vec<_> = slots
+            .map(|slot| format!("{} (verified: {})", slot.name(), time(slot.verified_at)))
+            .collect();
+        let slots = if slots.is_empty() {
+            "-".to_owned()
+        } else {
+            slots.join(", ")
+        };
         out.table(&fields([
             ("name", shown.provider.name.clone()),
             ("uuid", shown.provider.uuid.to_string()),
@@ -31,6 +40,7 @@ impl Answer for ShownProvider {
             ("sealed", shown.seal.to_string()),
             ("key opens", opens),
             ("created", time(Some(shown.created_at))),
+            ("slots", slots),
             ("exported", exported(shown.exported_at)),
             ("guests", shown.guests.to_string()),
         ]))

@@ -11,8 +11,8 @@ use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
     Arrival, CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue,
-    KekState, KeyRef, KeySource, NotOpened, Obstacle, Policy, Proof, Provider, References,
-    SavedTpm, SeenState, StoreAccessError, TpmState, Travelling, Trial, kek_ref,
+    KekState, KeyRef, KeySource, KmsSlots, NotOpened, Obstacle, Policy, Proof, Provider,
+    References, SavedTpm, SeenState, StoreAccessError, TpmState, Travelling, Trial, kek_ref,
 };
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
@@ -270,8 +270,21 @@ impl Facts {
             is_default: false,
             exported_at: None,
             created_at: Timestamp(1),
+            kms: KmsSlots::default(),
         });
         self.keks.insert(key(letter), KekState::Opens);
+        self
+    }
+
+    /// A key manager opens the provider key of this letter.
+    pub(super) fn opened_by_kms(mut self, letter: char, name: &str) -> Self {
+        if let Ok(references) = &mut self.references {
+            for provider in &mut references.providers {
+                if provider.key_id == key(letter) {
+                    provider.kms.names.push(name.to_owned());
+                }
+            }
+        }
         self
     }
 

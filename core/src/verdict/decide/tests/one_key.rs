@@ -201,6 +201,46 @@ fn a_sealed_provider_key_is_refused_unless_libvirts_secret_can_be_used() {
 
 /// Rows 24, 25 and 48.
 #[test]
+fn a_provider_key_that_only_a_key_manager_has_is_refused_with_the_name_of_that() {
+    let row = |why| {
+        let mut row = sealed(1, "a", 1, 'A');
+        row.trial = Some(Trial::NotOpened(why));
+        row
+    };
+    let (not_here, expired) = (
+        NotOpened::NotHere { key_id: key('A') },
+        NotOpened::Expired { key_id: key('A') },
+    );
+    let guest = || guest().provider("a", 1, 'A').opened_by_kms('A', "vault");
+    let missed = Refusal::KekNotHere {
+        provider: "a".to_owned(),
+        key_id: key('A'),
+        kms: vec!["vault".to_owned()],
+    };
+    let keyed = guest().row(row(not_here.clone()));
+    assert_eq!(refusal(&keyed), missed);
+    assert_eq!(verdict(&keyed), "deny VG105");
+    assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
+    let keyed = guest().row(row(expired));
+    assert_eq!(verdict(&keyed), "deny VG106");
+    assert_eq!(verdict(&keyed.host(hidden())), "allow HostSecret");
+
+    for (state, code) in [
+        (KekState::NotHere, "deny VG105"),
+        (KekState::Expired, "deny VG106"),
+    ] {
+        let mut new = guest().row(placeholder(1, "a", 1));
+        new.keks.insert(key('A'), state);
+        assert_eq!(verdict(&new), code);
+    }
+
+    // A key that no key manager opens was sealed on this host.
+    let lost = self::guest().provider("a", 1, 'A').row(row(not_here));
+    assert_eq!(verdict(&lost), "deny VG104");
+}
+
+/// Rows 24, 25 and 48.
+#[test]
 fn a_provider_key_that_does_not_open_in_time_is_refused_for_that() {
     let not_in_time = Refusal::ProviderTimedOut {
         provider: "a".to_owned(),

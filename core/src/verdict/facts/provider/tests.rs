@@ -22,6 +22,7 @@ fn provider(name: &str, key_id: KeyId) -> Provider {
         is_default: false,
         exported_at: None,
         created_at: Timestamp(1),
+        kms: KmsSlots::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::ids::KeyRefId;
 use crate::key::id::KeyId;
-use crate::verdict::facts::kek_ref;
+use crate::verdict::facts::{KmsSlots, kek_ref};
 
 fn row() -> KeyRef {
     KeyRef {
@@ -54,6 +54,7 @@ fn what_the_store_says_decides_alike_while_rows_providers_and_announcement_stay(
             is_default: false,
             exported_at: None,
             created_at: Timestamp(1),
+            kms: KmsSlots::default(),
         }],
         ..seen.clone()
     };

@@ -14,7 +14,9 @@ use crate::clock::Timestamp;
 use crate::domain::TravellingKey;
 use crate::ids::KeyRefId;
 use crate::key::wrap::{Generation, WrappedDek};
-use crate::verdict::facts::{KeyRef, KeySource, Policy, Provider, References, kek_ref};
+use crate::verdict::facts::{
+    KekState, KeyRef, KeySource, KmsSlots, Policy, Provider, References, kek_ref,
+};
 use crate::verdict::repair::Repair;
 use crate::verdict::{Decision, Verdict};
 
@@ -200,7 +202,7 @@ impl Journey {
             retired: host.retired.clone(),
             travelling: keys.clone(),
             closed: BTreeSet::new(),
-            slow: false,
+            closed_how: KekState::TimedOut,
             tpm: host.state.map_or(Tpm::Absent, Tpm::Encrypted),
             obstacle: None,
             copy: None,
@@ -479,6 +481,7 @@ fn providers(keks: &[char]) -> Vec<Provider> {
                 is_default: false,
                 exported_at: None,
                 created_at: Timestamp(1),
+                kms: KmsSlots::default(),
             }
         })
         .collect()

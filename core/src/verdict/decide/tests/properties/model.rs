@@ -38,8 +38,8 @@ pub(super) struct World {
     pub(super) travelling: Option<Vec<TravellingKey>>,
     /// The KEKs that do not open on this host.
     pub(super) closed: BTreeSet<KeyId>,
-    /// Whether they would, with more time.
-    pub(super) slow: bool,
+    /// Why they don't.
+    pub(super) closed_how: KekState,
     pub(super) tpm: Tpm,
     pub(super) obstacle: Option<Obstacle>,
     /// The kept copy of a TPM state: its DEK.
@@ -243,10 +243,10 @@ impl World {
     }
 
     fn kek(&self, key_id: KeyId) -> KekState {
-        match (self.closed.contains(&key_id), self.slow) {
-            (false, _) => KekState::Opens,
-            (true, false) => KekState::Sealed("no host key".to_owned()),
-            (true, true) => KekState::TimedOut,
+        if self.closed.contains(&key_id) {
+            self.closed_how.clone()
+        } else {
+            KekState::Opens
         }
     }
 
@@ -268,6 +268,8 @@ impl World {
                 return Trial::NotOpened(NotOpened::Sealed { key_id, reason });
             }
             KekState::TimedOut => return Trial::NotOpened(NotOpened::TimedOut { key_id }),
+            KekState::NotHere => return Trial::NotOpened(NotOpened::NotHere { key_id }),
+            KekState::Expired => return Trial::NotOpened(NotOpened::Expired { key_id }),
         }
         if !authentic {
             return corrupt("not authentic");

@@ -18,8 +18,8 @@ use crate::verdict::elsewhere::{
     Elsewhere, ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
 use crate::verdict::facts::{
-    KeyRef, Obstacle, Permission, Policy, Provider, References, StoreAccessError, TransientState,
-    kek_ref,
+    KekState, KeyRef, KmsSlots, Obstacle, Permission, Policy, Provider, References,
+    StoreAccessError, TransientState, kek_ref,
 };
 
 const OTHER_SECRET: &str = "5ec2e700-0000-4000-8000-000000000099";
@@ -29,7 +29,7 @@ const UUIDS: RangeInclusive<u8> = 1..=4;
 
 pub(super) fn world() -> impl Strategy<Value = World> {
     let closed = subsequence(vec!['A', 'B', 'C'], 0..=1);
-    let keys = (providers(), (closed, once_in(3)));
+    let keys = (providers(), (closed, closed_how()));
     // The generations of the DEKs 0 and 1.
     let rows = [[1, 1], [1, 2], [2, 1]].map(|generations| {
         (
@@ -43,7 +43,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     let permissions = (maybe(host_secret()), maybe(elsewhere()), policy());
     (keys, rows, surroundings, permissions).prop_map(
         |(
-            (providers, (closed, slow)),
+            (providers, (closed, closed_how)),
             (rows, retired, travelling),
             (xml, store, (tpms, obstacle), arrives),
             (host, elsewhere, policy),
@@ -61,7 +61,7 @@ pub(super) fn world() -> impl Strategy<Value = World> {
                 retired: numbered(retired, 50),
                 travelling,
                 closed: closed.into_iter().map(key).collect(),
-                slow,
+                closed_how,
                 tpm: tpms.0,
                 obstacle,
                 copy: tpms.1,
@@ -135,6 +135,16 @@ pub(super) fn elsewhere() -> impl Strategy<Value = Elsewhere> {
 /// True once in `n` times.
 fn once_in(n: u8) -> impl Strategy<Value = bool> {
     (0..n).prop_map(|drawn| drawn == 1)
+}
+
+/// Why a provider key does not open.
+fn closed_how() -> impl Strategy<Value = KekState> {
+    weighted([
+        (3, KekState::Sealed("no host key".to_owned())),
+        (2, KekState::TimedOut),
+        (1, KekState::NotHere),
+        (1, KekState::Expired),
+    ])
 }
 
 /// A value, every other time. (`proptest::option::of` is several times slower.)
@@ -245,6 +255,10 @@ fn providers() -> impl Strategy<Value = Vec<Provider>> {
                 is_default: false,
                 exported_at: None,
                 created_at: Timestamp(1),
+                kms: KmsSlots {
+                    names: vec!["vault".to_owned()],
+                    opened_at: None,
+                },
             })
             .collect()
     })

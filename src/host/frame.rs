@@ -1,4 +1,4 @@
-//! Frames, which the guard and its helper exchange: a length (u32, big-endian), then as many bytes.
+//! Frames, which this program exchanges with its helpers: a length (u32, big-endian), then as many bytes.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -7,10 +7,7 @@ use zeroize::Zeroizing;
 const LENGTH_LEN: usize = size_of::<u32>();
 
 /// Reads the bytes of one frame into a buffer that is wiped; `None` at the end of the stream.
-pub(super) fn read_frame(
-    from: &mut impl Read,
-    max_len: usize,
-) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+pub fn read_frame(from: &mut impl Read, max_len: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut length = [0; LENGTH_LEN];
     match from.read_exact(&mut length) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
@@ -27,7 +24,7 @@ pub(super) fn read_frame(
 }
 
 /// Returns a frame of these parts, in a buffer of its final size.
-pub(super) fn to_frame(parts: &[&[u8]], max_len: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+pub fn to_frame(parts: &[&[u8]], max_len: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let announced = u32::try_from(length)
         .ok()

@@ -1,27 +1,24 @@
-//! Where the helper is, and whether root may run it.
+//! Where a helper of this program is, and whether root may run it.
 
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::host::dirs;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 
-/// The helper's name next to the program that starts it, in a build directory.
-const NAME: &str = "vtpm-guard-libvirt";
-
-/// Returns the helper's path: next to the running program, otherwise where packages install it.
-pub fn find() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .map(|program| program.with_file_name(NAME))
+/// Returns a helper's path: next to the running program (in a build directory), otherwise where packages
+/// install it.
+pub fn find(installed: &Path) -> PathBuf {
+    let beside = std::env::current_exe().ok().zip(installed.file_name());
+    beside
+        .map(|(program, name)| program.with_file_name(name))
         .filter(|sibling| sibling.exists())
-        .unwrap_or_else(|| dirs::HELPER.into())
+        .unwrap_or_else(|| installed.to_owned())
 }
 
 /// Verifies that only root or this process's user could have written the program.
-pub(super) fn check(program: &Path) -> Result<(), Distrust> {
+pub fn check(program: &Path) -> Result<(), Distrust> {
     match trusted::find(program, trusted::HELPER)? {
         Some(_) => Ok(()),
         None => Err(PathError::new(program, Errno::ENOENT).into()),
@@ -35,11 +32,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::host::dirs;
 
     /// Makes a directory with an executable file in it, with these modes.
     fn program(dir_mode: u32, file_mode: u32) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(NAME);
+        let file = dir.path().join("helper");
         fs::write(&file, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(dir_mode)).unwrap();
@@ -74,6 +72,7 @@ mod tests {
 
     #[test]
     fn without_a_helper_next_to_it_a_program_uses_the_installed_one() {
-        assert_eq!(find(), Path::new(dirs::HELPER));
+        let installed = Path::new(dirs::HELPER);
+        assert_eq!(find(installed), installed);
     }
 }

@@ -1,0 +1,96 @@
+//! What a token made of a provider key, with all that is needed to open it again but the key.
+//!
+//! ```text
+//! format  u8   1
+//! method  u8   see Method
+//! nonce   u8 length, bytes   (of AES-GCM; else empty)
+//! wrapped the rest
+//! ```
+
+use vtpm_guard::plugin::{PluginError, Trouble};
+
+use crate::method::Method;
+
+const FORMAT: u8 = 1;
+
+/// A wrapped provider key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Blob {
+    pub(crate) method: Method,
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) wrapped: Vec<u8>,
+}
+
+impl Blob {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let nonce_len = u8::try_from(self.nonce.len()).unwrap_or(u8::MAX);
+        let mut bytes = vec![FORMAT, self.method.number(), nonce_len];
+        bytes.extend_from_slice(&self.nonce);
+        bytes.extend_from_slice(&self.wrapped);
+        bytes
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, PluginError> {
+        let wrong = |why: String| PluginError::new(Trouble::NotOpened, why);
+        let cut = || wrong("the wrapped key is cut short".to_owned());
+        let (&format, rest) = bytes.split_first().ok_or_else(cut)?;
+        if format != FORMAT {
+            let message =
+                format!("the wrapped key has format {format}; this version knows {FORMAT}");
+            return Err(wrong(message));
+        }
+        let (&number, rest) = rest.split_first().ok_or_else(cut)?;
+        let method = Method::from_number(number).ok_or_else(|| {
+            wrong(format!(
+                "the wrapped key was made by unknown method {number}"
+            ))
+        })?;
+        let (&nonce_len, rest) = rest.split_first().ok_or_else(cut)?;
+        let (nonce, wrapped) = rest.split_at_checked(nonce_len.into()).ok_or_else(cut)?;
+        let (nonce, wrapped) = (nonce.to_vec(), wrapped.to_vec());
+        Ok(Self {
+            method,
+            nonce,
+            wrapped,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_as_it_went_and_never_when_cut() {
+        for method in Method::ALL {
+            let nonce = vec![7; 12];
+            let wrapped = vec![9; 48];
+            let blob = Blob {
+                method,
+                nonce,
+                wrapped,
+            };
+            let bytes = blob.to_bytes();
+            assert_eq!(Blob::parse(&bytes).unwrap(), blob);
+            for end in 0..15 {
+                let error = Blob::parse(&bytes[..end]).unwrap_err();
+                assert_eq!(error.message, "the wrapped key is cut short");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_made_is_named() {
+        let error = Blob::parse(&[2, 1, 0]).unwrap_err();
+        assert_eq!(
+            error.message,
+            "the wrapped key has format 2; this version knows 1"
+        );
+        let error = Blob::parse(&[1, 99, 0]).unwrap_err();
+        assert_eq!(
+            error.message,
+            "the wrapped key was made by unknown method 99"
+        );
+    }
+}

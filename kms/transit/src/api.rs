@@ -1,0 +1,287 @@
+//! The API of Vault and OpenBao: JSON over HTTP, with a token.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use vtpm_guard::plugin::{Deadline, PluginError, Trouble, Zeroizing};
+
+use crate::http::{Answer, Request, Server};
+use crate::login::Login;
+
+/// The longest request, in bytes.
+const MAX_REQUEST: usize = 128 << 10;
+
+/// The API, and how to log in to it.
+pub(crate) struct Api {
+    pub(crate) server: Server,
+    namespace: Option<String>,
+    login: Login,
+}
+
+/// An answer with a status of success.
+pub(crate) struct Success {
+    body: Zeroizing<Vec<u8>>,
+    address: String,
+}
+
+/// What is read of a document.
+#[derive(Default, Deserialize)]
+struct Document<'a> {
+    #[serde(borrow, default)]
+    data: Option<Data<'a>>,
+    #[serde(borrow, default)]
+    auth: Option<Auth<'a>>,
+    #[serde(default)]
+    errors: Vec<String>,
+}
+
+/// What is read of its `data`.
+#[derive(Deserialize)]
+pub(crate) struct Data<'a> {
+    #[serde(borrow, default)]
+    pub(crate) ciphertext: Option<Cow<'a, str>>,
+    /// Borrowed from the answer, which is wiped: nothing in base64 is escaped in JSON.
+    #[serde(default)]
+    pub(crate) plaintext: Option<&'a str>,
+    #[serde(borrow, default)]
+    pub(crate) expire_time: Option<Cow<'a, str>>,
+}
+
+/// What is read of the answer to a login.
+#[derive(Deserialize)]
+struct Auth<'a> {
+    client_token: &'a str,
+}
+
+/// What is read of `sys/health`.
+#[derive(Deserialize)]
+struct Health {
+    version: String,
+    /// One that is not initialized says that, too.
+    sealed: bool,
+}
+
+impl Success {
+    pub(crate) fn data(&self) -> Result<Data<'_>, PluginError> {
+        self.document()?.data.ok_or_else(|| self.incomplete("data"))
+    }
+
+    /// The token that a login has given.
+    pub(crate) fn token(&self) -> Result<Zeroizing<String>, PluginError> {
+        let auth = self
+            .document()?
+            .auth
+            .ok_or_else(|| self.incomplete("auth"))?;
+        Ok(Zeroizing::new(auth.client_token.to_owned()))
+    }
+
+    fn document(&self) -> Result<Document<'_>, PluginError> {
+        serde_json::from_slice(&self.body).map_err(|_| self.incomplete("document"))
+    }
+
+    fn incomplete(&self, what: &str) -> PluginError {
+        incomplete(&self.address, what)
+    }
+}
+
+fn incomplete(address: &str, what: &str) -> PluginError {
+    let message = format!("{address}: its answer has no {what}: is it Vault or OpenBao?");
+    PluginError::new(Trouble::Failed, message)
+}
+
+impl Api {
+    pub(crate) fn new(server: Server, namespace: Option<String>, login: Login) -> Self {
+        Self {
+            server,
+            namespace,
+            login,
+        }
+    }
+
+    /// Its version, and until when the token holds, if it answers and takes the credentials.
+    pub(crate) fn status(&self, deadline: Deadline) -> Result<String, PluginError> {
+        // Of the server, so without the namespace.
+        let health = Request {
+            method: "GET",
+            path: "sys/health?standbyok=true&perfstandbyok=true&sealedcode=200&uninitcode=200",
+            fields: &[],
+            body: b"",
+        };
+        let answer = self.server.ask(&health, deadline)?;
+        let health: Health =
+            serde_json::from_slice(&answer.body).map_err(|_| self.incomplete("sys/health"))?;
+        if health.sealed {
+            return Err(self.error(Trouble::Unreachable, "it is sealed"));
+        }
+        let answer = self.get("auth/token/lookup-self", deadline)?;
+        let until = answer.data()?.expire_time;
+        let until = until.map_or("without an end".to_owned(), |time| format!("until {time}"));
+        Ok(format!("version {}, token {until}", health.version))
+    }
+
+    pub(crate) fn get(&self, path: &str, deadline: Deadline) -> Result<Success, PluginError> {
+        self.with_token("GET", path, b"", deadline)
+    }
+
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        deadline: Deadline,
+    ) -> Result<Success, PluginError> {
+        self.with_token("POST", path, &to_json(request)?, deadline)
+    }
+
+    /// Asks without a token: a login.
+    pub(crate) fn log_in(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        deadline: Deadline,
+    ) -> Result<Zeroizing<String>, PluginError> {
+        let answer = self.ask("POST", path, None, &to_json(request)?, deadline)?;
+        let of_certificate = |answer: &Answer| errors(&answer.body).contains("certificate");
+        match answer.status {
+            200 => self.success(answer).token(),
+            // Whatever a login does not like, it is the credentials. A certificate that cannot be verified is
+            // an error of the server to OpenBao.
+            400 | 403 => Err(self.refused(Trouble::Credentials, &answer, path)),
+            500 if of_certificate(&answer) => {
+                Err(self.refused(Trouble::Credentials, &answer, path))
+            }
+            _ => Err(self.failed(&answer, path)),
+        }
+    }
+
+    fn with_token(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        deadline: Deadline,
+    ) -> Result<Success, PluginError> {
+        let token = self.login.token(self, deadline)?;
+        let answer = self.ask(method, path, Some(&token), body, deadline)?;
+        match answer.status {
+            200 | 204 => Ok(self.success(answer)),
+            403 => {
+                let trouble = self.why_denied(&token, deadline)?;
+                Err(self.refused(trouble, &answer, path))
+            }
+            _ => Err(self.failed(&answer, path)),
+        }
+    }
+
+    /// The same status says that a token holds no more, and that a policy does not let it do this.
+    fn why_denied(&self, token: &str, deadline: Deadline) -> Result<Trouble, PluginError> {
+        let answer = self.ask("GET", "auth/token/lookup-self", Some(token), b"", deadline)?;
+        Ok(match answer.status {
+            200 => Trouble::Denied,
+            _ => Trouble::Credentials,
+        })
+    }
+
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &[u8],
+        deadline: Deadline,
+    ) -> Result<Answer, PluginError> {
+        let mut fields = vec![("X-Vault-Request", "true")];
+        fields.extend(
+            self.namespace
+                .as_deref()
+                .map(|name| ("X-Vault-Namespace", name)),
+        );
+        fields.extend(token.map(|token| ("X-Vault-Token", token)));
+        let request = Request {
+            method,
+            path,
+            fields: &fields,
+            body,
+        };
+        self.server.ask(&request, deadline)
+    }
+
+    fn success(&self, answer: Answer) -> Success {
+        Success {
+            body: answer.body,
+            address: self.server.address.to_string(),
+        }
+    }
+
+    fn failed(&self, answer: &Answer, path: &str) -> PluginError {
+        let said = errors(&answer.body).to_lowercase();
+        let says = |text: &str| said.contains(text);
+        let trouble = match answer.status {
+            400 | 404 if says("key not found") || says("version") => Trouble::NoKey,
+            400 if says("authentication failed") || says("ciphertext") => Trouble::NotOpened,
+            // A path without anything behind it: of a key, or of an engine.
+            404 => Trouble::NoKey,
+            429 | 472 | 473 | 500..=599 => Trouble::Unreachable,
+            _ => Trouble::Failed,
+        };
+        self.refused(trouble, answer, path)
+    }
+
+    fn refused(&self, trouble: Trouble, answer: &Answer, path: &str) -> PluginError {
+        let said = errors(&answer.body);
+        let said = if said.is_empty() {
+            format!("status {}", answer.status)
+        } else {
+            said
+        };
+        self.error(trouble, &format!("{path}: {said}"))
+    }
+
+    pub(crate) fn incomplete(&self, what: &str) -> PluginError {
+        incomplete(&self.server.address.to_string(), what)
+    }
+
+    fn error(&self, trouble: Trouble, reason: &str) -> PluginError {
+        PluginError::new(trouble, format!("{}: {reason}", self.server.address))
+    }
+}
+
+/// What it says about an error.
+fn errors(body: &[u8]) -> String {
+    let document: Document<'_> = serde_json::from_slice(body).unwrap_or_default();
+    document.errors.join("; ")
+}
+
+/// In a buffer that does not grow, so that no copy of a key is left.
+fn to_json(request: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, PluginError> {
+    let mut json = Zeroizing::new(vec![0; MAX_REQUEST]);
+    let mut rest = &mut json[..];
+    serde_json::to_writer(&mut rest, request)
+        .map_err(|error| PluginError::new(Trouble::Failed, error.to_string()))?;
+    let left = rest.len();
+    json.truncate(MAX_REQUEST - left);
+    Ok(json)
+}
+
+/// Whether a text can be where something is mounted: names with slashes between them.
+pub(crate) fn is_mount(text: &str) -> bool {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let mut names = text.split('/');
+    names.all(|name| !name.is_empty() && name != ".." && name.bytes().all(is_name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_a_path_of_names() {
+        for good in ["transit", "team-a/transit", "v1.2_x"] {
+            assert!(is_mount(good), "{good}");
+        }
+        for bad in [
+            "", "/", "/transit", "transit/", "a//b", "a/../b", "a b", "a?b", "a\r\nb", "ä",
+        ] {
+            assert!(!is_mount(bad), "{bad}");
+        }
+    }
+}

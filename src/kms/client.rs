@@ -1,0 +1,280 @@
+//! One conversation with a plugin: it is started for it, and ended after it.
+
+use std::borrow::Cow;
+use std::io::{self, ErrorKind};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::error::KmsError;
+use super::protocol::{MAX_BLOB, MAX_DOCUMENT, Reply, Request, Trouble, VERSION};
+use super::settings::KmsSettings;
+use crate::clock::Deadline;
+use crate::host::dirs;
+use crate::host::frame::to_frame;
+use crate::host::peer::Peer;
+use crate::host::trusted;
+use crate::host::{process, program};
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+
+/// How long a plugin may take to end once its stdin has ended.
+const END_TIME: Duration = Duration::from_millis(500);
+
+/// How much earlier than the deadline a plugin is asked to answer, at most.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// The longest sentence of a plugin that goes into an error, in characters.
+const MAX_WORDS: usize = 500;
+
+/// A KEK that a key manager has wrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrappedKek {
+    /// What opens with the key manager's key.
+    pub blob: Vec<u8>,
+    /// The version of that key, where the key manager has versions.
+    pub remote_version: Option<String>,
+}
+
+/// A plugin that runs, and has accepted the settings of its section.
+pub struct Client {
+    /// The section's name.
+    kms: String,
+    /// The plugin's name, for errors.
+    program: String,
+    timeout: Duration,
+    peer: Peer,
+}
+
+impl Client {
+    /// Starts the plugin of a section.
+    pub fn connect(kms: &str, settings: &KmsSettings) -> Result<Self, KmsError> {
+        Self::start(kms, settings, &find(&settings.kind))
+    }
+
+    /// Starts this program as the plugin of a section.
+    pub fn start(kms: &str, settings: &KmsSettings, program: &Path) -> Result<Self, KmsError> {
+        check(kms, settings, program)?;
+        let name = format!("kms-{}", settings.kind);
+        let mut command = process::command(program, &[]);
+        command.process_group(0);
+        let peer = Peer::start(command).map_err(|source| KmsError::Plugin {
+            kms: kms.to_owned(),
+            program: name.clone(),
+            source,
+        })?;
+        let mut client = Self {
+            kms: kms.to_owned(),
+            program: name,
+            timeout: settings.timeout,
+            peer,
+        };
+        let hello = client.ask(
+            &Request::Hello {
+                protocol: VERSION,
+                settings: Cow::Borrowed(&settings.settings),
+            },
+            None,
+            client.deadline(),
+        )?;
+        match hello {
+            Reply {
+                protocol: Some(VERSION),
+                kind: Some(kind),
+                ..
+            } if kind == settings.kind => Ok(client),
+            Reply {
+                protocol: Some(VERSION),
+                ..
+            } => Err(client.nonsense("it names another kind, or none")),
+            Reply { protocol, .. } => {
+                let theirs = protocol.map_or("none".to_owned(), |version| version.to_string());
+                let reason = format!("it speaks version {theirs} of the protocol, not {VERSION}");
+                Err(client.nonsense(&reason))
+            }
+        }
+    }
+
+    /// What the key manager says of itself, if it answers and takes the credentials.
+    pub fn status(&mut self) -> Result<String, KmsError> {
+        let deadline = self.deadline();
+        let request = Request::Status {
+            deadline_ms: milliseconds(deadline),
+        };
+        let reply = self.ask(&request, None, deadline)?;
+        Ok(reply
+            .detail
+            .map(|detail| words(&detail))
+            .unwrap_or_default())
+    }
+
+    /// Wraps a KEK with a key of the key manager, and unwraps it once more: only what gives the same KEK
+    /// again is returned.
+    pub fn wrap(&mut self, remote_key: &str, kek: &Kek) -> Result<WrappedKek, KmsError> {
+        let deadline = self.deadline();
+        let context = context(kek.key_id());
+        let request = Request::Wrap {
+            deadline_ms: milliseconds(deadline),
+            remote_key: remote_key.into(),
+            context: context.into(),
+        };
+        let reply = self.ask(&request, Some(kek.expose()), deadline)?;
+        let blob = self.body(MAX_BLOB, deadline)?;
+        if blob.is_empty() {
+            return Err(self.nonsense("the wrapped key is empty"));
+        }
+        let remote_version = match reply.remote_version {
+            Some(version) if version.len() > 128 || version.contains(char::is_control) => {
+                return Err(self.nonsense("remote_version is no version"));
+            }
+            version => version,
+        };
+        let wrapped = WrappedKek {
+            blob: blob.to_vec(),
+            remote_version,
+        };
+        self.unwrap(remote_key, &wrapped, kek.key_id())?;
+        Ok(wrapped)
+    }
+
+    /// Unwraps a KEK. Any other key than the one with this id is an error.
+    pub fn unwrap(
+        &mut self,
+        remote_key: &str,
+        wrapped: &WrappedKek,
+        key_id: KeyId,
+    ) -> Result<Kek, KmsError> {
+        let deadline = self.deadline();
+        let request = Request::Unwrap {
+            deadline_ms: milliseconds(deadline),
+            remote_key: remote_key.into(),
+            remote_version: wrapped.remote_version.as_deref().map(Cow::Borrowed),
+            context: context(key_id).into(),
+        };
+        self.ask(&request, Some(&wrapped.blob), deadline)?;
+        let bytes = self.body(Kek::LEN, deadline)?;
+        let kek = Kek::from_slice(&bytes).filter(|kek| kek.key_id() == key_id);
+        kek.ok_or_else(|| KmsError::OtherKey {
+            kms: self.kms.clone(),
+            remote_key: remote_key.to_owned(),
+            key_id,
+        })
+    }
+
+    /// When the answer must be here.
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout)
+    }
+
+    fn ask(
+        &mut self,
+        request: &Request<'_>,
+        body: Option<&[u8]>,
+        deadline: Deadline,
+    ) -> Result<Reply, KmsError> {
+        let document = serde_json::to_vec(request).map_err(io::Error::from);
+        let frames = document.and_then(|document| {
+            let mut frames = to_frame(&[&document], MAX_DOCUMENT)?;
+            if let Some(body) = body {
+                let body = to_frame(&[body], MAX_BLOB)?;
+                // In its final size: a buffer that grew would leave a copy of a key.
+                let mut both = Zeroizing::new(Vec::with_capacity(frames.len() + body.len()));
+                both.extend_from_slice(&frames);
+                both.extend_from_slice(&body);
+                frames = both;
+            }
+            self.peer.ask(&frames, MAX_DOCUMENT, deadline)
+        });
+        let frame = frames.map_err(|source| self.broken(source))?;
+        let reply: Reply =
+            serde_json::from_slice(&frame).map_err(|error| self.nonsense(&error.to_string()))?;
+        if reply.ok {
+            return Ok(reply);
+        }
+        Err(KmsError::Refused {
+            kms: self.kms.clone(),
+            trouble: reply.error.unwrap_or(Trouble::Failed),
+            message: words(&reply.message.unwrap_or_default()),
+        })
+    }
+
+    /// Reads the bytes that follow a reply.
+    fn body(&mut self, max_len: usize, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, KmsError> {
+        let body = self.peer.receive(max_len, deadline);
+        body.and_then(|body| body.ok_or_else(|| ErrorKind::UnexpectedEof.into()))
+            .map_err(|source| self.broken(source))
+    }
+
+    fn broken(&self, source: io::Error) -> KmsError {
+        let (kms, program) = (self.kms.clone(), self.program.clone());
+        match source.kind() {
+            ErrorKind::InvalidData => self.nonsense(&source.to_string()),
+            ErrorKind::TimedOut => KmsError::Refused {
+                kms,
+                trouble: Trouble::Unreachable,
+                message: format!("no answer within {} ms", self.timeout.as_millis()),
+            },
+            _ => KmsError::Plugin {
+                kms,
+                program,
+                source: io::Error::new(source.kind(), words(&source.to_string())),
+            },
+        }
+    }
+
+    fn nonsense(&self, reason: &str) -> KmsError {
+        KmsError::Nonsense {
+            kms: self.kms.clone(),
+            program: self.program.clone(),
+            reason: words(reason),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.peer.end(END_TIME);
+    }
+}
+
+/// Returns the path of a kind's plugin.
+pub fn find(kind: &str) -> PathBuf {
+    program::find(&Path::new(dirs::KMS_PLUGINS).join(format!("kms-{kind}")))
+}
+
+fn check(kms: &str, settings: &KmsSettings, program: &Path) -> Result<(), KmsError> {
+    let distrust = match trusted::find(program, trusted::HELPER) {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => {
+            return Err(KmsError::NoPlugin {
+                kms: kms.to_owned(),
+                kind: settings.kind.clone(),
+                program: program.display().to_string(),
+            });
+        }
+        Err(distrust) => distrust,
+    };
+    let kms = kms.to_owned();
+    Err(KmsError::NotTrusted { kms, distrust })
+}
+
+/// What a key manager authenticates with a wrapped KEK, so that one cannot be passed off for another.
+fn context(key_id: KeyId) -> String {
+    format!("vtpm-guard kek {key_id}")
+}
+
+/// What a plugin is told of the deadline: a little less than is left, so that its own words about what did
+/// not answer are here in time.
+fn milliseconds(deadline: Deadline) -> u64 {
+    let left = deadline.remaining();
+    let left = left - MARGIN.min(left / 10);
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A plugin's sentence on one line, and not longer than a line or two.
+fn words(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().take(MAX_WORDS).collect()
+}

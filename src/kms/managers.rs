@@ -1,0 +1,99 @@
+//! The key managers of this host, as a procedure uses them: one conversation with each, and one that does not
+//! answer is not asked again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::client::{Client, WrappedKek};
+use super::error::KmsError;
+use super::protocol::Trouble;
+use super::settings::KmsSettings;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+
+/// Conversations with the key managers of the configuration.
+pub(crate) struct KeyManagers {
+    sections: BTreeMap<String, KmsSettings>,
+    clients: BTreeMap<String, Client>,
+    silent: BTreeSet<String>,
+}
+
+impl KeyManagers {
+    /// No conversation yet.
+    pub(crate) fn new(sections: BTreeMap<String, KmsSettings>) -> Self {
+        Self {
+            sections,
+            clients: BTreeMap::new(),
+            silent: BTreeSet::new(),
+        }
+    }
+
+    /// The kind of a section.
+    pub(crate) fn kind(&self, kms: &str) -> Result<&str, KmsError> {
+        let section = self.sections.get(kms);
+        let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
+        Ok(&section.kind)
+    }
+
+    /// Wraps a KEK with a key of the key manager; only what it has unwrapped again is returned.
+    pub(crate) fn wrap(
+        &mut self,
+        kms: &str,
+        remote_key: &str,
+        kek: &Kek,
+    ) -> Result<WrappedKek, KmsError> {
+        self.ask(kms, |client| client.wrap(remote_key, kek))
+    }
+
+    /// Unwraps a KEK. Any other key than the one with this id is an error.
+    pub(crate) fn unwrap(
+        &mut self,
+        kms: &str,
+        remote_key: &str,
+        wrapped: &WrappedKek,
+        key_id: KeyId,
+    ) -> Result<Kek, KmsError> {
+        self.ask(kms, |client| client.unwrap(remote_key, wrapped, key_id))
+    }
+
+    /// What the key manager says of itself, if it answers and takes the credentials.
+    pub(crate) fn status(&mut self, kms: &str) -> Result<String, KmsError> {
+        self.ask(kms, Client::status)
+    }
+
+    fn ask<T>(
+        &mut self,
+        kms: &str,
+        question: impl FnOnce(&mut Client) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
+        if self.silent.contains(kms) {
+            return Err(KmsError::Refused {
+                kms: kms.to_owned(),
+                trouble: Trouble::Unreachable,
+                message: "it was asked a moment ago".to_owned(),
+            });
+        }
+        let mut client = match self.clients.remove(kms) {
+            Some(client) => client,
+            None => {
+                let section = self.sections.get(kms);
+                let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
+                Client::connect(kms, section)?
+            }
+        };
+        let answer = question(&mut client);
+        match &answer {
+            Err(KmsError::Refused {
+                trouble: Trouble::Unreachable,
+                ..
+            }) => {
+                self.silent.insert(kms.to_owned());
+            }
+            // After these nobody knows what the plugin will say next.
+            Err(KmsError::Plugin { .. } | KmsError::Nonsense { .. }) => {}
+            _ => {
+                self.clients.insert(kms.to_owned(), client);
+            }
+        }
+        answer
+    }
+}

@@ -1,0 +1,61 @@
+//! Key managers: do they answer, do their slots open, and is somebody there who asks them after a reboot?
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::nightly::is_settled;
+use super::{Finding, HostFinding, KeyFinding, providers};
+use crate::config::{Config, KekCache};
+use crate::host::dirs::{OPEN_UNITS, SYSTEMD_RUNS};
+use crate::kms::KeyManagers;
+use crate::manage::host::Host;
+use crate::manage::slots::open;
+use crate::store::{Access, Slot};
+
+/// Asks every key manager of the configuration, and opens every slot. Nothing is recorded: `provider slot verify`
+/// does that.
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let Ok(config) = host.config() else {
+        return Vec::new();
+    };
+    let store = host.store(Access::Read).ok().flatten();
+    let slots = store.and_then(|store| store.slots().ok());
+    let slots = slots.unwrap_or_default();
+    let mut managers = KeyManagers::new(config.kms.clone());
+    let mut found = Vec::new();
+    let mut silent = BTreeSet::new();
+    for kms in config.kms.keys() {
+        if let Err(error) = managers.status(kms) {
+            silent.insert(kms.clone());
+            found.push(HostFinding::KeyManager(error).into());
+        }
+    }
+    for provider in providers(host) {
+        let its = slots.iter().filter(|slot| slot.key_id == provider.key_id);
+        for slot in its.filter(|slot| !silent.contains(&slot.kms)) {
+            if let Err(error) = open(&mut managers, slot) {
+                let provider = provider.clone();
+                found.push(KeyFinding::Slot(provider, slot.uuid, error).into());
+            }
+        }
+    }
+    let nobody =
+        nobody_opens(&config, &slots).map(|units| HostFinding::OpenNotEnabled(units).into());
+    found.into_iter().chain(nobody).collect()
+}
+
+/// The units that the administrator has not enabled, where starts need them; nothing can be said without systemd.
+fn nobody_opens(config: &Config, slots: &[Slot]) -> Option<Vec<&'static str>> {
+    let [at_boot, from_time_to_time] = OPEN_UNITS;
+    let is_needed = |unit: &str| {
+        (unit == at_boot && config.kek_cache == KekCache::Boot)
+            || (unit == from_time_to_time && config.kek_max_age.is_some())
+    };
+    if slots.is_empty() || !Path::new(SYSTEMD_RUNS).exists() {
+        return None;
+    }
+    let is_missing = |unit: &&str| !is_settled(Path::new("systemctl"), unit).unwrap_or(true);
+    let units = OPEN_UNITS.into_iter().filter(|unit| is_needed(unit));
+    let missing: Vec<_> = units.filter(is_missing).collect();
+    (!missing.is_empty()).then_some(missing)
+}

@@ -1,0 +1,190 @@
+//! `open`: brings to this host the provider keys that key managers open, and keeps them where `provider.cache` says.
+//!
+//! Each provider key is asked for at most once: a whole fleet may do this after a power failure.
+
+use serde::Serialize;
+
+use super::host::{Host, HostError, default_deadline};
+use super::provider_list::SealState;
+use super::providers::{ProviderError, ProviderRef, ProvidersLock};
+use super::slots;
+use crate::clock::Timestamp;
+use crate::config::{Config, KekCache};
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+use crate::keyring::{KekPlace, Keyring, KeyringError};
+use crate::kms::KeyManagers;
+use crate::store::{Access, Slot, Store};
+use crate::verdict::facts::Provider;
+
+/// What `open` did about one provider.
+#[derive(Debug, Serialize)]
+pub(crate) struct OpenedProvider {
+    #[serde(flatten)]
+    pub(crate) provider: ProviderRef,
+    pub(crate) key_id: KeyId,
+    pub(crate) result: OpenResult,
+    /// Through which slot it was opened.
+    pub(crate) slot: Option<String>,
+    pub(crate) seal: SealState,
+    /// Why slots did not open it.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// What became of a provider's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OpenResult {
+    /// It was on this host already.
+    Here,
+    /// A key manager has opened it.
+    Opened,
+    /// No key manager has opened it; it is on this host all the same.
+    NotRenewed,
+    /// It is not on this host.
+    NotOpened,
+}
+
+impl OpenResult {
+    /// Whether starts may use it.
+    pub(crate) fn is_here(self) -> bool {
+        self != Self::NotOpened
+    }
+}
+
+/// Opens the keys of the providers that `names` names, or of all that have a key manager.
+pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>, ProviderError> {
+    let config = host.config()?;
+    let Some(mut store) = host.store(Access::Write)? else {
+        return Ok(Vec::new());
+    };
+    let _exclusive = ProvidersLock::acquire(host)?;
+    let mut providers = store.providers()?;
+    if names.is_empty() {
+        providers.retain(|provider| !provider.kms.names.is_empty());
+    } else {
+        let named = names.iter().map(|name| store.provider(name));
+        providers = named.collect::<Result<_, _>>()?;
+    }
+    let mut work = Work {
+        slots: store.slots()?,
+        store: &mut store,
+        managers: KeyManagers::new(config.kms.clone()),
+        keyring: host.keyring(),
+        config: &config,
+    };
+    Ok(providers
+        .iter()
+        .map(|provider| work.open(provider))
+        .collect())
+}
+
+struct Work<'a> {
+    store: &'a mut Store,
+    slots: Vec<Slot>,
+    managers: KeyManagers,
+    keyring: Keyring,
+    config: &'a Config,
+}
+
+impl Work<'_> {
+    /// What goes wrong with one provider's key does not concern the others.
+    fn open(&mut self, provider: &Provider) -> OpenedProvider {
+        let mut opened = OpenedProvider {
+            provider: provider.into(),
+            key_id: provider.key_id,
+            result: OpenResult::NotOpened,
+            slot: None,
+            seal: SealState::Missing,
+            trouble: Vec::new(),
+        };
+        if let Err(error) = self.try_open(provider, &mut opened) {
+            opened.trouble.push(error.to_string());
+        }
+        opened.seal = SealState::of(&self.keyring, provider.key_id);
+        opened
+    }
+
+    fn try_open(
+        &mut self,
+        provider: &Provider,
+        opened: &mut OpenedProvider,
+    ) -> Result<(), HostError> {
+        let key_id = provider.key_id;
+        let here = self.keyring.place(key_id);
+        let its: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|slot| slot.key_id == key_id)
+            .cloned()
+            .collect();
+        let wanted = match self.config.kek_cache {
+            KekCache::Boot if !its.is_empty() => KekPlace::Tmpfs,
+            KekCache::Sealed | KekCache::Boot => KekPlace::Disk,
+        };
+        let is_here = self.keyring.open(key_id, default_deadline());
+        let needs_kms = match (&here, &is_here) {
+            (Ok(place), Ok(_)) if *place == wanted => self.is_due(provider),
+            // From the disk to tmpfs: only what a key manager opens now may leave the disk.
+            (Ok(KekPlace::Disk), Ok(_)) => true,
+            // From tmpfs to the disk: no key manager is needed.
+            (Ok(KekPlace::Tmpfs), Ok(kek)) => {
+                self.keyring
+                    .store_only_in(wanted, kek, default_deadline())?;
+                self.is_due(provider)
+            }
+            _ => true,
+        };
+        if is_here.is_ok() && !self.has_expired(provider) {
+            opened.result = OpenResult::NotRenewed;
+        }
+        if !needs_kms {
+            opened.result = OpenResult::Here;
+        } else if its.is_empty() {
+            let why = is_here.as_ref().err().map(KeyringError::to_string);
+            opened.trouble.extend(why);
+        } else if let Some(slot) = self.try_slots(&its, wanted, &mut opened.trouble)? {
+            opened.slot = Some(slot);
+            opened.result = OpenResult::Opened;
+        }
+        Ok(())
+    }
+
+    /// Whether a key manager has to open it again, long before `provider.max_age` is over.
+    fn is_due(&self, provider: &Provider) -> bool {
+        let max_age = self.config.kek_max_age_ms();
+        max_age.is_some_and(|max_age| provider.kms.is_older_than(max_age / 2, Timestamp::now()))
+    }
+
+    fn has_expired(&self, provider: &Provider) -> bool {
+        let max_age = self.config.kek_max_age_ms();
+        max_age.is_some_and(|max_age| provider.kms.is_older_than(max_age, Timestamp::now()))
+    }
+
+    /// Opens the first slot that opens, and keeps the key. Returns the slot's name.
+    fn try_slots(
+        &mut self,
+        slots: &[Slot],
+        place: KekPlace,
+        trouble: &mut Vec<String>,
+    ) -> Result<Option<String>, HostError> {
+        for slot in slots {
+            match slots::open(&mut self.managers, slot) {
+                Ok(kek) => {
+                    self.keep(slot, &kek, place)?;
+                    return Ok(Some(format!("{}:{}", slot.kms, slot.remote_key)));
+                }
+                Err(error) => trouble.push(error.to_string()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn keep(&mut self, slot: &Slot, kek: &Kek, place: KekPlace) -> Result<(), HostError> {
+        // The slot first: a key that leaves the disk has one that was verified.
+        self.store.set_deadline(default_deadline())?;
+        self.store.mark_slot_verified(slot.uuid, Timestamp::now())?;
+        self.keyring.store_only_in(place, kek, default_deadline())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! Why a slot was not added, verified or removed.
+
+use crate::kms::KmsError;
+use crate::manage::providers::{ProviderError, ProviderRef};
+
+/// Why a slot was not added, verified or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SlotError {
+    /// The provider cannot be had, or its key does not open here.
+    #[error(transparent)]
+    Provider(ProviderError),
+    /// The key manager.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The provider has no such slot.
+    #[error("no such slot")]
+    NoSlot(ProviderRef, String),
+    /// The text names several of the provider's slots.
+    #[error("several such slots")]
+    Ambiguous(ProviderRef, String),
+    /// The sealed key of this host, or the recovery file.
+    #[error("not a slot that can be removed")]
+    NotRemovable(ProviderRef, &'static str),
+    /// Without it nothing that was verified opens the provider's key.
+    #[error("the last slot that was verified")]
+    Last(ProviderRef),
+}
+
+impl<E: Into<ProviderError>> From<E> for SlotError {
+    fn from(error: E) -> Self {
+        Self::Provider(error.into())
+    }
+}

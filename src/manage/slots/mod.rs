@@ -1,0 +1,55 @@
+//! `provider slot ...`: the ways to a provider's key. The sealed key of this host and the recovery file are shown
+//! as slots; the others are rows of the store, each a key that a key manager has wrapped.
+
+mod add;
+mod error;
+mod list;
+mod remove;
+mod spec;
+mod verify;
+
+pub(crate) use add::{AddedSlot, add};
+pub(crate) use error::SlotError;
+pub(crate) use list::{ListedSlot, ListedSlots, list, slots_of};
+pub(crate) use remove::{RemovedSlot, remove};
+pub(crate) use spec::{BadSpec, SlotSpec};
+pub(crate) use verify::{VerifiedSlots, verify};
+
+use crate::clock::Timestamp;
+use crate::ids::SlotUuid;
+use crate::key::kek::Kek;
+use crate::kms::{KeyManagers, KmsError};
+use crate::store::Slot;
+
+/// Makes a slot of a KEK: the key manager wraps it, and has unwrapped it once. It is not stored yet.
+pub(in crate::manage) fn make(
+    managers: &mut KeyManagers,
+    spec: &SlotSpec,
+    label: Option<String>,
+    kek: &Kek,
+) -> Result<Slot, KmsError> {
+    let kind = managers.kind(&spec.kms)?.to_owned();
+    let wrapped = managers.wrap(&spec.kms, &spec.remote_key, kek)?;
+    let now = Timestamp::now();
+    Ok(Slot {
+        uuid: SlotUuid::random(),
+        key_id: kek.key_id(),
+        kind,
+        label,
+        kms: spec.kms.clone(),
+        remote_key: spec.remote_key.clone(),
+        remote_version: wrapped.remote_version,
+        blob: wrapped.blob,
+        verified_at: Some(now),
+        created_at: now,
+    })
+}
+
+/// Opens a KEK through a slot.
+pub(in crate::manage) fn open(managers: &mut KeyManagers, slot: &Slot) -> Result<Kek, KmsError> {
+    let wrapped = crate::kms::WrappedKek {
+        blob: slot.blob.clone(),
+        remote_version: slot.remote_version.clone(),
+    };
+    managers.unwrap(&slot.kms, &slot.remote_key, &wrapped, slot.key_id)
+}

@@ -1,0 +1,99 @@
+//! `provider slot verify`: does each slot still open the provider's key?
+
+use serde::Serialize;
+
+use super::list::HOST;
+use super::{ListedSlot, SlotError, open, slots_of};
+use crate::clock::Timestamp;
+use crate::keyring::Keyring;
+use crate::kms::KeyManagers;
+use crate::manage::host::{Host, default_deadline};
+use crate::manage::providers::ProviderRef;
+use crate::store::{Access, Slot, Store};
+use crate::verdict::facts::Provider;
+
+/// What `provider slot verify` found.
+#[derive(Debug, Serialize)]
+pub(crate) struct VerifiedSlots {
+    pub(crate) provider: ProviderRef,
+    pub(crate) slots: Vec<VerifiedSlot>,
+}
+
+/// A slot, and whether it opens.
+#[derive(Debug, Serialize)]
+pub(crate) struct VerifiedSlot {
+    #[serde(flatten)]
+    pub(crate) slot: ListedSlot,
+    /// Whether it opens the provider's key; nothing of a recovery file, for which a passphrase is needed.
+    pub(crate) opens: Option<bool>,
+    /// Why it does not open.
+    pub(crate) trouble: Option<String>,
+}
+
+impl VerifiedSlots {
+    /// Whether all that could be tried opens.
+    pub(crate) fn all_open(&self) -> bool {
+        self.slots.iter().all(|slot| slot.opens != Some(false))
+    }
+}
+
+/// Opens the key of the provider that `text` names through each of its slots, and records which did.
+pub(crate) fn verify(host: &Host, text: &str) -> Result<VerifiedSlots, SlotError> {
+    let mut managers = KeyManagers::new(host.config()?.kms);
+    let (mut store, provider) = host.provider(text, Access::Write)?;
+    let slots = verify_all(&mut store, &mut managers, &host.keyring(), &provider)?;
+    Ok(VerifiedSlots {
+        provider: (&provider).into(),
+        slots,
+    })
+}
+
+/// The same for a provider that was found. The store is not held while a key manager is asked.
+pub(in crate::manage) fn verify_all(
+    store: &mut Store,
+    managers: &mut KeyManagers,
+    keyring: &Keyring,
+    provider: &Provider,
+) -> Result<Vec<VerifiedSlot>, SlotError> {
+    let all = store.slots()?;
+    let mut verified = Vec::new();
+    for mut slot in slots_of(provider, &all, keyring) {
+        let row = all.iter().find(|row| Some(row.uuid) == slot.slot_uuid);
+        let trouble = match row {
+            Some(row) => {
+                let trouble = try_slot(store, managers, row)?;
+                if trouble.is_none() {
+                    slot.verified_at = Some(Timestamp::now());
+                }
+                Some(trouble)
+            }
+            None if slot.kind == HOST => {
+                let opened = keyring.open(provider.key_id, default_deadline());
+                Some(opened.err().map(|error| error.to_string()))
+            }
+            None => None,
+        };
+        verified.push(VerifiedSlot {
+            slot,
+            opens: trouble.as_ref().map(Option::is_none),
+            trouble: trouble.flatten(),
+        });
+    }
+    Ok(verified)
+}
+
+/// Opens one slot, and records it. Returns why it does not open.
+fn try_slot(
+    store: &mut Store,
+    managers: &mut KeyManagers,
+    slot: &Slot,
+) -> Result<Option<String>, SlotError> {
+    match open(managers, slot) {
+        Ok(_) => {
+            store.set_deadline(default_deadline())?;
+            store.mark_slot_verified(slot.uuid, Timestamp::now())?;
+            Ok(None)
+        }
+        Err(error) => Ok(Some(error.to_string())),
+    }
+}

@@ -1,0 +1,136 @@
+//! Real guests whose provider key a key manager has: while it answers, while it is down, and across a reboot. The key
+//! manager is a command (`kms-exec`); that each kind of key manager wraps and unwraps is shown in tests/kms.
+
+use std::fs;
+use std::path::Path;
+
+use crate::built::built;
+use crate::guest::Guest;
+use crate::host::Host;
+
+/// Gives back what it gets, unless it is down, and writes down that it was asked.
+const BOX: &str = "#!/bin/sh\n[ ! -e /run/box-is-down ] || { echo 'the box is down' >&2; exit 1; }\n\
+                   echo asked >>/run/box-asked\nexec cat\n";
+const SECTION: &str = "[kms.box]\nkind = \"exec\"\nwrap = [\"/usr/local/bin/box\"]\n\
+                       unwrap = [\"/usr/local/bin/box\"]\n";
+
+impl Host {
+    fn with_box(cache: &str) -> (Self, Guest) {
+        let host = Self::new();
+        host.write_program("/usr/local/bin/box", BOX);
+        let plugin = host.path("/usr/libexec/vtpm-guard/kms-exec");
+        host.write_program("/usr/libexec/vtpm-guard/kms-exec", "");
+        fs::write(plugin, fs::read(built("exec")).unwrap()).unwrap();
+        host.configure(&format!("[provider]\ncache = \"{cache}\"\n{SECTION}"));
+        host.guard(&["provider", "create", "nkp-a", "--slot", "box:one"])
+            .ok();
+        let guest = host.define_bound_guest("vm1", "nkp-a");
+        host.start_and_stop(&guest);
+        (host, guest)
+    }
+
+    fn box_is_down(&self, is_down: bool) {
+        if is_down {
+            self.write("/run/box-is-down", "");
+        } else {
+            let _ = fs::remove_file(self.path("/run/box-is-down"));
+        }
+    }
+
+    /// How often the key manager was asked since the last time.
+    fn box_was_asked(&self) -> usize {
+        let log = self.path("/run/box-asked");
+        let asked = fs::read_to_string(&log).unwrap_or_default().lines().count();
+        let _ = fs::remove_file(log);
+        asked
+    }
+
+    /// What a reboot leaves of this program's directory on tmpfs: nothing.
+    fn lose_tmpfs(&self) {
+        let _ = fs::remove_dir_all(self.path("/run/vtpm-guard"));
+    }
+
+    fn sealed(&self, place: &str) -> usize {
+        let keys = fs::read_dir(self.path(place));
+        keys.map_or(0, |keys| {
+            keys.flatten().filter(|key| is_key(&key.path())).count()
+        })
+    }
+}
+
+fn is_key(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.len() == 32)
+}
+
+const DISK: &str = "/var/lib/vtpm-guard/keys";
+const TMPFS: &str = "/run/vtpm-guard/keys";
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_guest_starts_whether_its_key_manager_answers_or_not() {
+    let (host, guest) = Host::with_box("sealed");
+    host.box_was_asked();
+    host.start_and_stop(&guest);
+    assert_eq!(host.box_was_asked(), 0, "a start asks no key manager");
+    host.box_is_down(true);
+    host.start_and_stop(&guest);
+    host.lose_tmpfs();
+    host.start_and_stop(&guest);
+    assert_eq!(
+        host.guard(&["provider", "slot", "verify", "nkp-a"]).status,
+        4
+    );
+    assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (1, 0));
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn with_boot_a_guest_starts_after_a_reboot_once_its_key_manager_has_answered() {
+    let (host, guest) = Host::with_box("boot");
+    assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (0, 1));
+    host.box_is_down(true);
+    host.start_and_stop(&guest);
+    host.lose_tmpfs();
+    let refused = host.start(&guest).refused_with("VG105");
+    assert!(
+        refused.stderr.contains("vtpm-guard open nkp-a"),
+        "{refused:?}"
+    );
+    assert_eq!(host.guard(&["open"]).status, 4);
+    let last = host.guard(&["provider", "slot", "remove", "nkp-a", "box:one"]);
+    assert_eq!(last.status, 1, "{last:?}");
+
+    host.box_is_down(false);
+    host.box_was_asked();
+    host.guard(&["open"]).ok();
+    host.guard(&["open"]).ok();
+    assert_eq!(
+        host.box_was_asked(),
+        1,
+        "one question for each host and key"
+    );
+    host.start_and_stop(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_key_leaves_the_disk_only_when_its_key_manager_has_opened_it() {
+    let (host, guest) = Host::with_box("sealed");
+    host.configure(&format!("[provider]\ncache = \"boot\"\n{SECTION}"));
+    host.box_is_down(true);
+    assert_eq!(host.guard(&["open"]).status, 4);
+    assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (1, 0));
+    host.start_and_stop(&guest);
+    host.box_is_down(false);
+    host.guard(&["open"]).ok();
+    assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (0, 1));
+    host.start_and_stop(&guest);
+    // And back.
+    host.configure(&format!("[provider]\ncache = \"sealed\"\n{SECTION}"));
+    host.box_is_down(true);
+    host.guard(&["open"]).ok();
+    assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (1, 0));
+    host.start_and_stop(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}

@@ -1,0 +1,37 @@
+//! The built plugins.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Returns the path of a kind's plugin, built from this tree. `cargo test` builds no program of another
+/// package.
+pub(crate) fn built(kind: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let dir = BUILT.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_BIN_EXE_vtpm-guard"))
+            .parent()
+            .unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut build = Command::new(env!("CARGO"));
+        build.current_dir(root).args(["build", "--quiet", "--bins"]);
+        build.arg("--target-dir").arg(dir.parent().unwrap());
+        for manifest in fs::read_dir(root.join("kms")).unwrap() {
+            let manifest = manifest.unwrap().path().join("Cargo.toml");
+            build.arg("--package").arg(package(&manifest));
+        }
+        assert!(
+            build.status().unwrap().success(),
+            "the plugins do not build"
+        );
+        dir.to_owned()
+    });
+    dir.join(format!("kms-{kind}"))
+}
+
+fn package(manifest: &Path) -> String {
+    let text = fs::read_to_string(manifest).unwrap();
+    let name = text.lines().find_map(|line| line.strip_prefix("name = \""));
+    name.unwrap().trim_end_matches('"').to_owned()
+}

@@ -1,0 +1,24 @@
+//! Key managers: the conformance suite, which every kind passes with its real plugin and a real server, and
+//! plugins that are broken.
+//!
+//! What needs a server needs root, too: each such test has a network of its own, so that servers use fixed
+//! ports of loopback and nothing else hears them. `./dev kms` runs all of it, `cargo test` what needs none.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what was left out"
+)]
+
+mod broken_plugins;
+mod built;
+mod exec;
+mod plugin;
+mod proxy;
+mod seen;
+mod service;
+mod suite;
+mod tang;
+mod transit;
+mod worked_example;

@@ -1,0 +1,92 @@
+//! A server of tests/kms/services, for one test, in a network of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vtpm_guard::internals::config::Config;
+use vtpm_guard::internals::kms::KmsSettings;
+
+use crate::plugin::private_dir;
+
+/// A server that runs. It ends when this is dropped.
+pub(crate) struct Service {
+    name: &'static str,
+    dir: PathBuf,
+    /// The sections of the configuration that it has written.
+    sections: BTreeMap<String, KmsSettings>,
+}
+
+impl Service {
+    /// Starts it, with its files below this directory. An error says why it cannot be had here.
+    pub(crate) fn start(name: &'static str, dir: &Path) -> Result<Self, String> {
+        private_network()?;
+        let dir = private_dir(dir, name);
+        let mut service = Self {
+            name,
+            dir,
+            sections: BTreeMap::new(),
+        };
+        service.run("up")?;
+        let config = Config::load(&service.dir.join("config.toml"));
+        service.sections = config.map_err(|error| error.to_string())?.kms;
+        Ok(service)
+    }
+
+    pub(crate) fn section(&self, name: &str) -> KmsSettings {
+        self.sections[name].clone()
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs one of its further verbs.
+    #[track_caller]
+    pub(crate) fn run_verb(&self, verb: &str) {
+        self.run(verb).unwrap();
+    }
+
+    /// Sends a signal to the server.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
+        let pid = pid.split_whitespace().next().unwrap().parse().unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    fn run(&self, verb: &str) -> Result<(), String> {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kms/services");
+        let mut script = Command::new(scripts.join(self.name));
+        let output = script.arg(verb).arg(&self.dir).output();
+        let output = output.map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Err(error) = self.run("down") {
+            eprintln!("{}: {error}", self.name);
+        }
+    }
+}
+
+/// Gives this thread, and all processes and threads that it starts, a network in which there is nothing but
+/// loopback. Each test runs in a thread of its own.
+pub(crate) fn private_network() -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("no network of its own: {error}"))?;
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    match up {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(format!("no loopback: {other:?}")),
+    }
+}
