@@ -19,6 +19,7 @@ mod key_refs;
 mod kill;
 mod linear;
 mod meanwhile;
+mod metadata_left;
 mod persist_state;
 mod provider_delete;
 mod provider_export;

@@ -40,7 +40,7 @@ impl Fixture {
     }
 
     /// The elements in the guest's definitions.
-    fn elements(&self, guest: &Defined) -> Vec<Option<TravellingKeys>> {
+    pub(super) fn elements(&self, guest: &Defined) -> Vec<Option<TravellingKeys>> {
         let soon = Deadline::after(std::time::Duration::from_secs(5));
         let found = self.libvirt.metadata(guest.uuid, soon).unwrap().unwrap();
         let read = |text: &str| TravellingKeys::from_libvirt(text).unwrap();
@@ -56,7 +56,7 @@ impl Fixture {
 
     /// Every definition of the guest has its own keys, and no others.
     #[track_caller]
-    fn assert_travels(&self, guest: &Defined) {
+    pub(super) fn assert_travels(&self, guest: &Defined) {
         for element in self.elements(guest) {
             let element = element.expect("no element");
             let keys = element.keys.into_iter().map(|key| key.wrapped_dek);
@@ -66,18 +66,18 @@ impl Fixture {
     }
 
     #[track_caller]
-    fn assert_bare(&self, guest: &Defined) {
+    pub(super) fn assert_bare(&self, guest: &Defined) {
         for element in self.elements(guest) {
             assert_eq!(element, None);
         }
     }
 
-    fn notes(&self) -> Vec<DomainUuid> {
+    pub(super) fn notes(&self) -> Vec<DomainUuid> {
         let notes = sync_notes::list(&self.host.run_dir()).unwrap();
         notes.into_keys().collect()
     }
 
-    fn leave_note(&self, guest: &Defined) {
+    pub(super) fn leave_note(&self, guest: &Defined) {
         sync_notes::leave(&self.host.run_dir(), guest.uuid).unwrap();
     }
 }
