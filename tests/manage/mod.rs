@@ -30,6 +30,7 @@ mod prune;
 pub(crate) mod recovery;
 mod renew;
 mod repair;
+mod slots;
 mod stage;
 mod starts;
 mod states;
