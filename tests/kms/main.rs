@@ -14,6 +14,8 @@
 mod broken_plugins;
 mod built;
 mod exec;
+mod kmip;
+mod pkcs11;
 mod plugin;
 mod proxy;
 mod seen;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Base64UrlUnpadded, Encoding};
 use vtpm_guard::internals::key::kek::Kek;
@@ -64,6 +64,7 @@ pub(crate) fn no_file_has(kek: &Kek, dirs: &[&Path]) {
 /// Looks at all processes again and again.
 pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
+    plugin_seen: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
 }
 
@@ -80,15 +81,30 @@ impl Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let (forms, plugin) = (forms(kek), format!("kms-{kind}").into_bytes());
         let until = Arc::clone(&stop);
+        let plugin_seen = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&plugin_seen);
         let thread = thread::spawn(move || {
             let mut seen = Seen::default();
             while !until.load(SeqCst) {
                 look(&forms, &plugin, &mut seen);
+                tell.store(seen.plugin > 0, SeqCst);
                 thread::sleep(Duration::from_millis(1));
             }
             seen
         });
-        Self { stop, thread }
+        Self {
+            stop,
+            plugin_seen,
+            thread,
+        }
+    }
+
+    /// Waits until the plugin, which must be running, has been seen.
+    pub(crate) fn wait_for_plugin(&self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.plugin_seen.load(SeqCst) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[track_caller]

@@ -88,7 +88,7 @@ pub(crate) struct Bench<K> {
     pub(crate) kind: K,
     pub(crate) plugin: Script,
     dir: TempDir,
-    kek: Kek,
+    pub(crate) kek: Kek,
 }
 
 impl<K: Kind> Bench<K> {
@@ -193,6 +193,7 @@ pub(crate) fn round_trip<K: Kind>() {
         let opened = client.unwrap(&key, wrapped, bench.kek.key_id()).unwrap();
         assert!(opened.expose() == bench.kek.expose());
     }
+    watch.wait_for_plugin();
     drop(client);
     bench.opens(&wrapped);
     watch.end();
