@@ -15,6 +15,7 @@ mod broken_plugins;
 mod built;
 mod exec;
 mod kmip;
+mod page;
 mod pkcs11;
 mod plugin;
 mod proxy;
