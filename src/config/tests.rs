@@ -230,11 +230,11 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         ),
         (
             "\n[polizy]",
-            "2: unknown section \"polizy\"; the sections are policy, secret, hook, fleet, log, capture, state, libvirt",
+            "2: unknown section \"polizy\"; the sections are policy, secret, hook, fleet, provider, log, capture, state, libvirt, kms.NAME",
         ),
         (
             "degraded = 'deny'",
-            "1: unknown section \"degraded\"; the sections are policy, secret, hook, fleet, log, capture, state, libvirt",
+            "1: unknown section \"degraded\"; the sections are policy, secret, hook, fleet, provider, log, capture, state, libvirt, kms.NAME",
         ),
         (
             "policy = 1",

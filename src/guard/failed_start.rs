@@ -13,10 +13,11 @@ use super::{start_note, swtpm_log};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator};
 use crate::host::path_error::PathError;
+use crate::ids::DomainUuid;
 use crate::messages::Command;
 use crate::store::{Event, Origin};
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{CopyError, LiveState};
+use crate::tpm_copies::{CopyError, CopyStore, LiveState};
 
 /// Returns the event of a start that has failed, at `stopped end`, or at `release end` with libvirt's
 /// reason. Each is returned once.
@@ -63,17 +64,23 @@ fn set_aside(guard: &Guard, domain: &Domain) -> Result<bool, CopyError> {
         note_tpm_elsewhere(guard, domain)?;
         return Ok(false);
     }
-    let Some(original) = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm)?
-    else {
+    save_and_remove(guard, (domain.uuid, &domain.name), vtpm)
+}
+
+/// Removes a state, of which a copy is saved that no start restores. Returns whether there was one.
+pub(super) fn save_and_remove(
+    guard: &Guard,
+    (domain, name): (DomainUuid, &str),
+    vtpm: &Emulator,
+) -> Result<bool, CopyError> {
+    let Some(original) = LiveState::read(&guard.config.libvirt.tpm_states(), domain, vtpm)? else {
         return Ok(false);
     };
     if !matches!(original.state(), StateFile::Encrypted(_) | StateFile::Plain) {
         return Ok(false);
     }
-    let now = Timestamp::now();
-    guard
-        .copy_store(domain)
-        .save_set_aside(&original, &domain.name, now)?;
+    let copy_store = CopyStore::of(&guard.state_dir, domain);
+    copy_store.save_set_aside(&original, name, Timestamp::now())?;
     remove(original.path(), vtpm).map_err(PathError::at(original.path()))?;
     Ok(true)
 }

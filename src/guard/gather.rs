@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::context::Guard;
 use super::copies::{AvailableCopies, available_copies};
 use super::keys::Keys;
+use super::travelling::try_against;
 use super::{arrival as arrivals, obstacle, saved_runs};
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator, UnreadableDomain, Vtpm};
@@ -15,7 +16,7 @@ use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{
-    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Travelling, Trial,
+    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Travelling,
 };
 
 /// The facts, and what was opened to gather them.
@@ -98,10 +99,9 @@ pub(super) fn gather(
         gathered.read_travelling();
         gathered.try_keys(uuid, deadline);
         gathered.try_copies(uuid, saved, deadline);
-        let is_proven = gathered.facts.trials.values().any(Trial::is_proven);
         // A state that is here proves nothing of one that is on its way.
         let arrives = gathered.facts.arrival.is_some() && gathered.brings_another_key();
-        if !is_proven || arrives || gathered.facts.xml_has_a_newer_key() {
+        if arrives || gathered.facts.needs_the_xml() {
             gathered.try_travelling(uuid, deadline);
             gathered.try_retired(uuid, deadline);
         }
@@ -224,15 +224,14 @@ impl Gathered {
         let mut chosen = None;
         let mut is_proven = false;
         for (copy, state) in saved.copies {
-            let trials = match &facts.references {
-                Ok(References {
-                    key_refs,
-                    providers,
-                    ..
-                }) => keys.try_rows(key_refs, providers, domain, &state, deadline),
-                Err(_) => BTreeMap::new(),
+            let trials;
+            (trials, is_proven) = match &facts.references {
+                Ok(references) => {
+                    let against = (domain, &state, deadline);
+                    try_against(keys, references, &facts.travelling, against)
+                }
+                Err(_) => (BTreeMap::new(), false),
             };
-            is_proven = trials.values().any(Trial::is_proven);
             if chosen.is_none() || is_proven {
                 chosen = Some((copy, state, trials));
             }

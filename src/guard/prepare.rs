@@ -124,7 +124,7 @@ fn judged(
 ) -> Outcome {
     for _ in 0..ATTEMPTS {
         let gathered = gather(guard, domain.clone(), access, deadline);
-        if mode == Mode::CarryOut && restored_from_links(guard, &gathered) {
+        if mode == Mode::CarryOut && restored_from_links(guard, &gathered, deadline) {
             continue;
         }
         if let Some(outcome) = attempt(guard, gathered, row, mode, deadline) {
@@ -143,13 +143,18 @@ fn judged(
 
 /// Restores a missing state from the hard links that a failed start has left: also of a persistent
 /// guest, where the start was on another host that has its directory.
-fn restored_from_links(guard: &Guard, gathered: &Gathered) -> bool {
-    match (&gathered.facts.domain, &gathered.facts.state) {
-        (Ok(domain), TpmState::Absent) => domain
-            .encrypted_vtpm()
-            .is_some_and(|(vtpm, _)| restore_links::before_start(guard, domain.uuid, vtpm)),
-        _ => false,
+fn restored_from_links(guard: &Guard, gathered: &Gathered, deadline: Deadline) -> bool {
+    let (Ok(domain), TpmState::Absent) = (&gathered.facts.domain, &gathered.facts.state) else {
+        return false;
+    };
+    let is_restored = domain
+        .encrypted_vtpm()
+        .is_some_and(|(vtpm, _)| restore_links::before_start(guard, domain.uuid, vtpm));
+    // There was nothing to save before.
+    if is_restored && let Err(error) = copies::save_before_start(guard, domain, deadline) {
+        tracing::warn!(domain = domain.name, %error, "the TPM state was not saved");
     }
+    is_restored
 }
 
 /// Returns `None` if the rows changed between the facts and the repairs: nothing was changed; or

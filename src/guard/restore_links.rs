@@ -7,13 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::context::Guard;
+use super::failed_start;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator};
 use crate::host::dirs::StateDir;
+use crate::host::path_error::PathError;
 use crate::host::poll::poll;
 use crate::ids::DomainUuid;
 use crate::swtpm::{Backend, StatePath};
-use crate::tpm_copies::{CopyStore, HardLinks, LinksRestored, RunRecord, restore_copy};
+use crate::tpm_copies::{CopyError, CopyStore, HardLinks, LinksRestored, RunRecord, restore_copy};
 
 /// How long libvirt may take to delete the state; it does so at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,18 +25,20 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How long a start waits where the state was moved away for a deletion that is due at once.
 const PATIENCE_OF_START: Duration = Duration::from_secs(2);
 
-/// The first arguments of that process. It has five arguments; libvirt's calls have four, whatever
+/// The first arguments of that process. It has six arguments; libvirt's calls have four, whatever
 /// the guest's name is.
 const MARK: [&str; 2] = ["--restore-links", "--"];
 
 /// Returns the arguments of the process that must be started for this guest, if any.
 #[must_use]
-pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
+pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 6]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     drop_stale(domain.uuid, &place);
     let is_protected = HardLinks::of(&place).ok().flatten()?.exist();
-    (is_protected || copy_of_failed_start(&guard.copy_store(domain)).is_some()).then(|| {
+    let copy_store = guard.copy_store(domain);
+    let start = FailedStart(run_of(&copy_store).and_then(|run| run.started_at));
+    (is_protected || start.copy(&copy_store).is_some()).then(|| {
         let [mark, end] = MARK.map(OsString::from);
         [
             mark,
@@ -42,6 +46,7 @@ pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 5]> {
             domain.uuid.to_string().into(),
             place.path.clone().into(),
             place.made_directories().to_string().into(),
+            start.0.map_or_else(String::new, |at| at.to_string()).into(),
         ]
     })
 }
@@ -51,7 +56,7 @@ pub fn run(state_dir: &StateDir, arguments: &[OsString]) -> bool {
     let [mark, end, what @ ..] = arguments else {
         return false;
     };
-    let is_it = [mark, end] == MARK && what.len() == 3;
+    let is_it = [mark, end] == MARK && what.len() == 4;
     if is_it {
         wait_and_restore(state_dir, what);
     }
@@ -60,7 +65,7 @@ pub fn run(state_dir: &StateDir, arguments: &[OsString]) -> bool {
 
 fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
     let parsed = || {
-        let [domain, path, directories] = what else {
+        let [domain, path, directories, start] = what else {
             return None;
         };
         let domain = DomainUuid::parse(domain.to_str()?).ok()?;
@@ -71,27 +76,29 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
             _ => Backend::Directory,
         };
         let place = StatePath::of_copy(Path::new(path), directories, backend);
-        Some((domain, place))
+        Some((domain, place, FailedStart(start.to_str()?.parse().ok())))
     };
-    let Some((domain, place)) = parsed() else {
+    let Some((domain, place, start)) = parsed() else {
         return;
     };
     let is_protected = || matches!(HardLinks::of(&place), Ok(Some(links)) if links.exist());
     let was_protected = is_protected();
     let gone = poll(PAUSE, Deadline::after(PATIENCE), || {
         let restored = match HardLinks::of(&place) {
-            Ok(Some(links)) => attempt_links(state_dir, domain, &links),
+            Ok(Some(links)) => attempt_links(domain, &links),
             _ => LinksRestored::NoLinks,
         };
         let restored = match restored {
             LinksRestored::NoLinks if was_protected && is_there(&place) => {
                 // The start that came next, here or on another host, was faster.
-                forget_start(state_dir, domain);
                 LinksRestored::Restored
             }
-            LinksRestored::NoLinks => attempt_copy(state_dir, domain, &place),
+            LinksRestored::NoLinks => attempt_copy(state_dir, domain, &place, start),
             restored => restored,
         };
+        if restored == LinksRestored::Restored {
+            start.forget(state_dir, domain);
+        }
         (restored != LinksRestored::StillThere).then_some(())
     });
     if gone.is_none() {
@@ -125,14 +132,50 @@ pub(super) fn before_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) -
         _ => Duration::ZERO,
     };
     let restored = poll(PAUSE, Deadline::after(patience), || {
-        let restored = attempt_links(&guard.state_dir, domain, &links);
+        let restored = attempt_links(domain, &links);
         (restored != LinksRestored::StillThere).then_some(restored)
     });
+    if restored == Some(LinksRestored::Restored) {
+        let before = run_of(&CopyStore::of(&guard.state_dir, domain));
+        let before = before.and_then(|run| run.started_at);
+        // This start's own record is of no earlier one.
+        if before != Some(guard.start_time.get().0) {
+            FailedStart(before).forget(&guard.state_dir, domain);
+        }
+    }
     if restored.is_none() && matches!(links.is_moved(), Ok(true)) {
         give_up(domain, &place);
         return is_there(&place);
     }
     restored == Some(LinksRestored::Restored)
+}
+
+/// `reset`: a state that a failed start has left in hard links is not to come back. A copy of it is
+/// saved that no start restores. Returns whether there was one. While the state itself is there,
+/// libvirt may be about to delete it: then the links stay, unless they are old.
+pub fn set_aside(
+    guard: &Guard,
+    (domain, name): (DomainUuid, &str),
+    vtpm: &Emulator,
+) -> Result<bool, CopyError> {
+    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
+    let links = HardLinks::of(&place).map_err(|source| CopyError::State {
+        path: place.path.clone(),
+        source,
+    })?;
+    let Some(links) = links.filter(HardLinks::exist) else {
+        return Ok(false);
+    };
+    let at = || PathError::at(&place.path);
+    if links.original_is_there() && !links.is_moved().map_err(at())? {
+        drop_stale(domain, &place);
+        return Ok(false);
+    }
+    // A kill from here on leaves what the next start would have made of the links.
+    if links.restore().map_err(at())? == LinksRestored::StillThere {
+        links.give_up().map_err(at())?;
+    }
+    failed_start::save_and_remove(guard, (domain, name), vtpm)
 }
 
 /// The guest runs: links that a killed process has left of an earlier failed start are of no use.
@@ -148,21 +191,22 @@ fn drop_stale(domain: DomainUuid, place: &StatePath) {
     }
 }
 
-fn attempt_links(state_dir: &StateDir, domain: DomainUuid, shelter: &HardLinks) -> LinksRestored {
-    let restored = shelter.restore().unwrap_or_else(|error| {
+fn attempt_links(domain: DomainUuid, shelter: &HardLinks) -> LinksRestored {
+    shelter.restore().unwrap_or_else(|error| {
         tracing::warn!(%domain, %error, "could not restore the TPM state after libvirt deleted it");
         LinksRestored::NoLinks
-    });
-    if restored == LinksRestored::Restored {
-        forget_start(state_dir, domain);
-    }
-    restored
+    })
 }
 
 /// Restores the state from the copy of before the start: nothing else is left of it.
-fn attempt_copy(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> LinksRestored {
+fn attempt_copy(
+    state_dir: &StateDir,
+    domain: DomainUuid,
+    place: &StatePath,
+    start: FailedStart,
+) -> LinksRestored {
     let copy_store = CopyStore::of(state_dir, domain);
-    let Some(name) = copy_of_failed_start(&copy_store) else {
+    let Some(name) = start.copy(&copy_store) else {
         return LinksRestored::NoLinks;
     };
     // All of it: what is written into a directory that libvirt deletes would go, too.
@@ -175,10 +219,7 @@ fn attempt_copy(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> 
         return LinksRestored::NoLinks;
     };
     match restore_copy(&copy, None) {
-        Ok(_) => {
-            forget_start(state_dir, domain);
-            LinksRestored::Restored
-        }
+        Ok(_) => LinksRestored::Restored,
         Err(error) => {
             tracing::warn!(%domain, %error, "could not restore the TPM state from its saved copy");
             LinksRestored::NoLinks
@@ -186,22 +227,39 @@ fn attempt_copy(state_dir: &StateDir, domain: DomainUuid, place: &StatePath) -> 
     }
 }
 
-/// The copy of the state that a start had which has failed.
-fn copy_of_failed_start(copy_store: &CopyStore) -> Option<String> {
-    if !copy_store.exists() {
-        return None;
-    }
-    let run = copy_store.run().ok()?;
-    run.state.filter(|_| run.starting && run.had_state)
+/// The record of the guest's last run, if it has one.
+fn run_of(copy_store: &CopyStore) -> Option<RunRecord> {
+    let exists = copy_store.exists();
+    exists.then(|| copy_store.run().ok()).flatten()
 }
 
-/// Drops what was saved for a start whose state is back, or it would replace a later one.
-fn forget_start(state_dir: &StateDir, domain: DomainUuid) {
-    let copy_store = CopyStore::of(state_dir, domain);
-    if !copy_store.exists() {
-        return;
+/// A start that has failed, by its time: what was saved for the next one is none of its concern.
+#[derive(Debug, Clone, Copy)]
+struct FailedStart(Option<i64>);
+
+impl FailedStart {
+    /// The copy of the state that it had.
+    fn copy(self, copy_store: &CopyStore) -> Option<String> {
+        let run = run_of(copy_store).filter(|run| run.started_at == self.0)?;
+        run.state.filter(|_| run.starting && run.had_state)
     }
-    let dropped = copy_store.run().and_then(|run| {
+
+    /// Drops what was saved for it: its state is back, and the copy would replace a later one.
+    fn forget(self, state_dir: &StateDir, domain: DomainUuid) {
+        let copy_store = CopyStore::of(state_dir, domain);
+        if copy_store.exists()
+            && let Err(error) = self.drop_from(&copy_store)
+        {
+            tracing::warn!(%domain, %error, "could not drop the saved copy of the TPM state");
+        }
+    }
+
+    fn drop_from(self, copy_store: &CopyStore) -> Result<(), CopyError> {
+        let _exclusive = copy_store.exclusive(Deadline::after(PATIENCE))?;
+        let run = copy_store.run()?;
+        if run.started_at != self.0 {
+            return Ok(());
+        }
         if let Some(copy) = run.state {
             copy_store.drop_copy(&copy)?;
         }
@@ -213,8 +271,5 @@ fn forget_start(state_dir: &StateDir, domain: DomainUuid) {
         }
         copy_store.remove_run()?;
         copy_store.remove_if_empty()
-    });
-    if let Err(error) = dropped {
-        tracing::warn!(%domain, %error, "could not drop the saved copy of the TPM state");
     }
 }

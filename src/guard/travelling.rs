@@ -1,9 +1,40 @@
 //! The keys of the domain XML among the facts of a start.
 
+use std::collections::BTreeMap;
+
 use super::gather::Gathered;
+use super::keys::Keys;
 use crate::clock::{Deadline, Timestamp};
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, KeyRefId};
+use crate::swtpm::StateFile;
 use crate::verdict::facts::{Facts, KeyRef, References, Travelling, Trial};
+
+/// Tries the guest's rows on this state, and if it proves none of them the keys of its XML. Returns
+/// what that gave, and whether the state proves one that the guest has not retired.
+pub(super) fn try_against(
+    keys: &mut Keys,
+    references: &References,
+    travelling: &Travelling,
+    (domain, state, deadline): (DomainUuid, &StateFile, Deadline),
+) -> (BTreeMap<KeyRefId, Trial>, bool) {
+    let mut try_rows =
+        |rows: &[KeyRef]| keys.try_rows(rows, &references.providers, domain, state, deadline);
+    let mut trials = try_rows(&references.key_refs);
+    if trials.values().any(Trial::is_proven) || travelling.keys.is_empty() {
+        let is_proven = trials.values().any(Trial::is_proven);
+        return (trials, is_proven);
+    }
+    let in_xml = try_rows(&travelling.keys);
+    let retired = try_rows(&references.retired);
+    let is_proven = travelling.keys.iter().any(|key| match in_xml.get(&key.id) {
+        Some(trial @ Trial::Opened { dek, .. }) => {
+            trial.is_proven() && !references.has_retired(key, *dek, &retired)
+        }
+        _ => false,
+    });
+    trials.extend(in_xml);
+    (trials, is_proven)
+}
 
 impl Gathered {
     /// Takes the keys of the XML, none of which is tried yet.

@@ -187,7 +187,7 @@ impl Client {
             }
             self.peer.ask(&frames, MAX_DOCUMENT, deadline)
         });
-        let frame = frames.map_err(|source| self.broken(source))?;
+        let frame = frames.map_err(|source| self.broken(&source))?;
         let reply: Reply =
             serde_json::from_slice(&frame).map_err(|error| self.nonsense(&error.to_string()))?;
         if reply.ok {
@@ -204,10 +204,10 @@ impl Client {
     fn body(&mut self, max_len: usize, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, KmsError> {
         let body = self.peer.receive(max_len, deadline);
         body.and_then(|body| body.ok_or_else(|| ErrorKind::UnexpectedEof.into()))
-            .map_err(|source| self.broken(source))
+            .map_err(|source| self.broken(&source))
     }
 
-    fn broken(&self, source: io::Error) -> KmsError {
+    fn broken(&self, source: &io::Error) -> KmsError {
         let (kms, program) = (self.kms.clone(), self.program.clone());
         match source.kind() {
             ErrorKind::InvalidData => self.nonsense(&source.to_string()),
@@ -269,7 +269,7 @@ fn context(key_id: KeyId) -> String {
 /// not answer are here in time.
 fn milliseconds(deadline: Deadline) -> u64 {
     let left = deadline.remaining();
-    let left = left - MARGIN.min(left / 10);
+    let left = left.saturating_sub(MARGIN.min(left / 10));
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 

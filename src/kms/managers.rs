@@ -3,10 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::client::{Client, WrappedKek};
-use super::error::KmsError;
-use super::protocol::Trouble;
-use super::settings::KmsSettings;
+use super::{Client, KmsError, KmsSettings, Trouble, WrappedKek};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 
@@ -15,6 +12,9 @@ pub(crate) struct KeyManagers {
     sections: BTreeMap<String, KmsSettings>,
     clients: BTreeMap<String, Client>,
     silent: BTreeSet<String>,
+    /// Where a test has its plugins.
+    #[cfg(test)]
+    plugins: Option<std::path::PathBuf>,
 }
 
 impl KeyManagers {
@@ -24,6 +24,17 @@ impl KeyManagers {
             sections,
             clients: BTreeMap::new(),
             silent: BTreeSet::new(),
+            #[cfg(test)]
+            plugins: None,
+        }
+    }
+
+    /// With the plugins of a test.
+    #[cfg(test)]
+    pub(crate) fn with_plugins(self, plugins: std::path::PathBuf) -> Self {
+        Self {
+            plugins: Some(plugins),
+            ..self
         }
     }
 
@@ -60,6 +71,20 @@ impl KeyManagers {
         self.ask(kms, Client::status)
     }
 
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "a test has plugins of its own")]
+    fn connect(&self, kms: &str, section: &KmsSettings) -> Result<Client, KmsError> {
+        Client::connect(kms, section)
+    }
+
+    #[cfg(test)]
+    fn connect(&self, kms: &str, section: &KmsSettings) -> Result<Client, KmsError> {
+        let Some(plugins) = &self.plugins else {
+            return Client::connect(kms, section);
+        };
+        Client::start(kms, section, &plugins.join(format!("kms-{}", section.kind)))
+    }
+
     fn ask<T>(
         &mut self,
         kms: &str,
@@ -77,7 +102,7 @@ impl KeyManagers {
             None => {
                 let section = self.sections.get(kms);
                 let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
-                Client::connect(kms, section)?
+                self.connect(kms, section)?
             }
         };
         let answer = question(&mut client);

@@ -13,7 +13,7 @@ use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{self, CopyError, CopyStore, SavedCopy};
-use crate::verdict::facts::{References, Trial};
+use crate::verdict::facts::{References, Travelling, Trial};
 
 /// A saved copy, and whether it is of any use.
 #[derive(Debug, Serialize)]
@@ -121,10 +121,15 @@ impl Host {
         copies: Vec<SavedCopy>,
     ) -> Result<Vec<JudgedCopy>, HostError> {
         let store = self.store(Access::Read)?;
-        let references = match &store {
+        let mut references = match &store {
             Some(store) => store.references(guest, Timestamp::now())?,
             None => References::default(),
         };
+        // A start would try them, too.
+        if let Some((domain, _)) = self.definition(guest) {
+            let in_xml = Travelling::of(&domain, &references, Timestamp::now());
+            references.key_refs.extend(in_xml.keys);
+        }
         let run = CopyStore::of(self.state_dir(), guest)
             .run()
             .unwrap_or_default();

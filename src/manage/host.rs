@@ -14,6 +14,7 @@ use crate::host::path_error::PathError;
 use crate::key::random::RandomError;
 use crate::keyring::unlock::WrapError;
 use crate::keyring::{Keyring, KeyringError};
+use crate::kms::KeyManagers;
 use crate::libvirt::files::FilesError;
 use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Daemons, Libvirt, LibvirtClient, Silence, a_daemon_runs, daemon_runs};
@@ -212,6 +213,14 @@ impl Host {
             None => Path::new(dirs::CONFIG),
         };
         Ok(Config::load(path)?)
+    }
+
+    /// The key managers of this configuration.
+    pub(crate) fn key_managers(&self, config: &Config) -> KeyManagers {
+        let managers = KeyManagers::new(config.kms.clone());
+        #[cfg(test)]
+        let managers = managers.with_plugins(self.state_dir.with_extension("plugins"));
+        managers
     }
 
     /// The guard, as the hook would be on this host.

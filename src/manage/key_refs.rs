@@ -6,6 +6,7 @@ use super::choose_key::choose;
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, HostError};
 use crate::clock::Timestamp;
+use crate::domain::TravellingKey;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::wrap::Generation;
 use crate::keyring::unlock::Unlocker;
@@ -20,6 +21,8 @@ pub(crate) struct Unbound {
     pub(crate) placeholders: usize,
     /// How many keys were retired.
     pub(crate) retired: usize,
+    /// Whether its XML has keys of its that `sync` did not write, and so does not remove.
+    pub(crate) left_in_xml: bool,
 }
 
 /// What `key retire` did.
@@ -73,16 +76,25 @@ impl<E: Into<GuestError>> From<E> for KeyRefError {
 /// Stops managing the guest that `text` names.
 pub(crate) fn unbind(host: &Host, text: &str) -> Result<Unbound, KeyRefError> {
     let guest = host.guest(text)?;
-    let store = host.store(Access::Write)?;
-    let counts = store.map(|mut store| store.unbind(guest.uuid, Timestamp::now()));
-    match counts.transpose()? {
-        Some(counts) if counts.placeholders + counts.retired > 0 => Ok(Unbound {
-            guest,
-            placeholders: counts.placeholders,
-            retired: counts.retired,
-        }),
-        _ => Err(KeyRefError::None(guest)),
+    let Some(mut store) = host.store(Access::Write)? else {
+        return Err(KeyRefError::None(guest));
+    };
+    let counts = store.unbind(guest.uuid, Timestamp::now())?;
+    if counts.placeholders + counts.retired == 0 {
+        return Err(KeyRefError::None(guest));
     }
+    let written = store.written_keys()?.remove(&guest.uuid);
+    let written = written.unwrap_or_default();
+    let is_left = |key: &TravellingKey| !written.contains(&key.wrapped_dek);
+    let in_xml = host.definition(guest.uuid);
+    let in_xml = in_xml.and_then(|(domain, _)| domain.travelling);
+    let in_xml = in_xml.filter(|found| found.are_of(guest.uuid));
+    Ok(Unbound {
+        left_in_xml: in_xml.is_some_and(|found| found.keys.iter().any(is_left)),
+        guest,
+        placeholders: counts.placeholders,
+        retired: counts.retired,
+    })
 }
 
 /// Retires a key reference.

@@ -69,7 +69,7 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let mut work = Work {
         slots: store.slots()?,
         store: &mut store,
-        managers: KeyManagers::new(config.kms.clone()),
+        managers: host.key_managers(&config),
         keyring: host.keyring(),
         config: &config,
     };

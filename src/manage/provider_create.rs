@@ -11,7 +11,6 @@ use crate::config::KekCache;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
 use crate::keyring::{KekPlace, StoredKek, WeakerSeal};
-use crate::kms::KeyManagers;
 use crate::store::{Access, NewProvider, StoreError};
 
 /// What `provider create` made.
@@ -51,7 +50,7 @@ pub(crate) fn create(
     }
     let kek = Kek::generate()?;
     // The key managers first: if one of them does not take the key, there is nothing to take back.
-    let mut managers = KeyManagers::new(config.kms.clone());
+    let mut managers = host.key_managers(&config);
     let slots = slots
         .iter()
         .map(|spec| make(&mut managers, spec, None, &kek));

@@ -8,7 +8,9 @@ use super::guests::{GuestError, GuestRef};
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use crate::clock::Timestamp;
 use crate::domain::{Domain, Emulator, TpmVersion};
-use crate::guard::{Guard, LearnError, Learnt, has_managed_save, learn, state_elsewhere};
+use crate::guard::{
+    Guard, LearnError, Learnt, has_managed_save, learn, restore_links, state_elsewhere,
+};
 use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{LockError, StateFile, StatePath, read_state, remove_empty_directory};
 use crate::tpm_copies::CopyStore;
@@ -78,7 +80,8 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     refuse_beside_state(host, &guard, store.as_ref(), &guest)?;
     // The next start would find the key of its XML, as one that was used.
     let has_key = is_known || learn_from_xml(host, &guard, &guest)?;
-    let copies = CopyStore::of(host.state_dir(), guest.uuid).set_aside(now)?;
+    let from_links = set_links_aside(host, &guard, &guest)?;
+    let copies = CopyStore::of(host.state_dir(), guest.uuid).set_aside(now)? + from_links;
     let forgotten = match &mut store {
         Some(store) => store.clear_seen_state(guest.uuid)?,
         None => false,
@@ -111,16 +114,34 @@ fn learn_from_xml(host: &Host, guard: &Guard, guest: &GuestRef) -> Result<bool, 
     }
 }
 
+/// The state that a failed start has left in hard links would come back at the next start.
+fn set_links_aside(host: &Host, guard: &Guard, guest: &GuestRef) -> Result<usize, HostError> {
+    let vtpms = match host.definition(guest.uuid) {
+        Some((_, vtpm)) => vec![vtpm],
+        None => usual_vtpms().to_vec(),
+    };
+    let name = guest.name.as_deref().unwrap_or_default();
+    let mut set_aside = 0;
+    for vtpm in &vtpms {
+        set_aside += usize::from(restore_links::set_aside(guard, (guest.uuid, name), vtpm)?);
+    }
+    Ok(set_aside)
+}
+
+/// Those whose states are in libvirt's own directory.
+fn usual_vtpms() -> [Emulator; 2] {
+    [TpmVersion::V2_0, TpmVersion::V1_2].map(|version| Emulator {
+        version,
+        secret_uuid: None,
+        persistent_state: false,
+        source: None,
+    })
+}
+
 /// A state directory without a state would keep libvirt from setting up the new TPM completely.
 fn remove_empty_directories(host: &Host, guest: &GuestRef) -> Vec<(PathBuf, LockError)> {
     let states = host.libvirt_dirs().tpm_states();
-    let left = [TpmVersion::V2_0, TpmVersion::V1_2].map(|version| {
-        let vtpm = Emulator {
-            version,
-            secret_uuid: None,
-            persistent_state: false,
-            source: None,
-        };
+    let left = usual_vtpms().map(|vtpm| {
         let place = StatePath::of(&states, guest.uuid, &vtpm);
         let error = remove_empty_directory(&place).err()?;
         Some((place.directory().to_owned(), error))

@@ -134,6 +134,16 @@ impl KnownKeys {
         element(guest, self.own.iter().map(|own| own.key.clone()).collect())
     }
 
+    /// Counts those of its own as written, and returns them.
+    pub(crate) fn note_own_as_written(&mut self) -> Vec<WrappedDek> {
+        let own = self.own.iter().map(|own| own.key.wrapped_dek.clone());
+        let own: Vec<_> = own.collect();
+        let new = own.iter().filter(|key| !self.written.contains(key));
+        let new: Vec<_> = new.cloned().collect();
+        self.written.extend(new);
+        own
+    }
+
     fn has_in_use(&self, key: &WrappedDek) -> bool {
         self.own.iter().any(|own| own.key.wrapped_dek == *key)
     }

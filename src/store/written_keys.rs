@@ -65,9 +65,16 @@ impl Store {
         &self,
         since: Timestamp,
     ) -> Result<BTreeSet<DomainUuid>, StoreError> {
-        let changed = self.all_key_refs(None, true)?.into_iter();
-        let changed = changed.filter(|row| row.updated_at >= since);
-        Ok(changed.map(|row| row.domain).collect())
+        self.read(|connection| {
+            let sql = "SELECT DISTINCT resource_uuid FROM key_ref
+                       WHERE resource_type = 'tpm' AND updated_at >= ?1";
+            let mut query = connection.prepare(sql)?;
+            let texts = query.query_map([since.0], |row| columns::text(row, "resource_uuid"))?;
+            let texts = texts.collect::<Result<Vec<_>, _>>()?;
+            let uuids = texts.iter().flatten();
+            let uuids = uuids.filter_map(|text| DomainUuid::parse(text).ok());
+            Ok(uuids.collect())
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,9 +13,10 @@ use super::files::{RUN_RECORD, hash, json, manifest_name, names, read, state_nam
 use super::live_state::LiveState;
 use super::manifest::{FORMAT, Manifest};
 use super::saved_copy::{SavedCopy, manifest};
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
 use crate::host::atomic;
 use crate::host::dirs::StateDir;
+use crate::host::lock::lock;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::ids::DomainUuid;
@@ -254,6 +256,20 @@ impl CopyStore {
     pub(super) fn write(&self, dir: &File, name: &str, bytes: &[u8]) -> Result<(), CopyError> {
         let path = self.path.join(name);
         Ok(atomic::replace(dir, OsStr::new(name), bytes).map_err(PathError::at(&path))?)
+    }
+
+    /// Returns its directory, which nobody else changes for as long as it stays open: what goes with
+    /// the copies of one start must not be taken for those of the next.
+    pub fn exclusive(&self, deadline: Deadline) -> Result<File, CopyError> {
+        loop {
+            let dir = self.open_or_make()?;
+            lock(&dir, deadline).map_err(PathError::at(&self.path))?;
+            let found = dir.metadata().map_err(PathError::at(&self.path))?;
+            // Whoever had the lock before may have removed the directory.
+            if found.nlink() > 0 {
+                return Ok(dir);
+            }
+        }
     }
 
     pub(super) fn open_or_make(&self) -> Result<File, CopyError> {

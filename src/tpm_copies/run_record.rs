@@ -22,6 +22,9 @@ use crate::host::path_error::PathError;
 pub struct RunRecord {
     /// A start was prepared, and has not succeeded yet.
     pub starting: bool,
+    /// The time of that start, which tells it from the next one.
+    #[serde(default)]
+    pub started_at: Option<i64>,
     /// The copy of the state that this start uses, by its SHA-256.
     pub state: Option<String>,
     /// There was a state when this start was prepared, saved or not, or a copy took its place.

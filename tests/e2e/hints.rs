@@ -10,7 +10,7 @@ use vtpm_guard::internals::verdict::code::Code;
 
 use crate::guest::{Guest, PASSPHRASE_FILE, Tpm, recovery_file};
 use crate::host::{Host, Output};
-use crate::slow_tpm;
+use crate::{key_managers, slow_tpm};
 
 /// A code, and a scene in which a start is refused with it and its hint is then followed.
 type Scene = (Code, fn());
@@ -20,6 +20,8 @@ const SCENES: &[Scene] = &[
     (Code::ProviderKeyMismatch, provider_key_mismatch),
     (Code::ProviderAmbiguous, provider_ambiguous),
     (Code::ProviderSealed, provider_sealed),
+    (Code::KekNotHere, key_managers::opened_after_a_reboot),
+    (Code::KekExpired, key_managers::opened_again),
     (Code::ProviderTimeout, slow_tpm::retried_not_imported),
     (Code::KeyMissing, key_missing),
     (Code::KeyLost, key_lost),
@@ -70,7 +72,7 @@ fn every_hint_leads_where_it_says() {
 impl Host {
     /// The hint of a check that foresees this refusal; the start is refused with it, too.
     #[track_caller]
-    fn refused(&self, guest: &Guest, code: Code) -> String {
+    pub(crate) fn refused(&self, guest: &Guest, code: Code) -> String {
         let hint = self.foreseen(guest, code);
         self.start(guest).refused_with(code.as_str());
         hint
@@ -86,7 +88,7 @@ impl Host {
 
     /// Runs a command that the hint names, with values for its placeholders.
     #[track_caller]
-    fn follow(&self, hint: &str, command: &str, values: &[(&str, &str)]) -> Output {
+    pub(crate) fn follow(&self, hint: &str, command: &str, values: &[(&str, &str)]) -> Output {
         assert!(hint.contains(command), "{command:?} is not in {hint:?}");
         let mut line = command.to_owned();
         for (name, value) in values {

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use vtpm_guard::internals::verdict::code::Code;
+
 use crate::built::built;
 use crate::guest::Guest;
 use crate::host::Host;
@@ -60,6 +62,48 @@ impl Host {
 
 fn is_key(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.len() == 32)
+}
+
+/// The hint of VG105, followed.
+pub(crate) fn opened_after_a_reboot() {
+    let (host, guest) = Host::with_box("boot");
+    host.lose_tmpfs();
+    let hint = host.refused(&guest, Code::KekNotHere);
+    host.follow(&hint, "vtpm-guard open nkp-a", &[]).ok();
+    host.start_and_stop(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+/// The hint of VG106, followed.
+pub(crate) fn opened_again() {
+    let (host, guest) = Host::with_box("sealed");
+    host.configure(&format!("[provider]\nmax_age = \"1h\"\n{SECTION}"));
+    let late = "UPDATE kek_slot SET verified_at = verified_at - 3601000";
+    host.store().execute(late, []).unwrap();
+    let hint = host.refused(&guest, Code::KekExpired);
+    host.follow(&hint, "vtpm-guard open nkp-a", &[]).ok();
+    host.start_and_stop(&guest);
+    assert_eq!(host.tpms_made(&guest), 1);
+}
+
+/// `open` after a power failure of a whole fleet, one host after the other: how often the key managers are asked.
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_fleet_asks_its_key_manager_once_for_each_host_and_key() {
+    let hosts = std::env::var("HOSTS").map_or(20, |hosts| hosts.parse().unwrap());
+    let (host, _) = Host::with_box("boot");
+    host.guard(&["provider", "create", "nkp-b", "--slot", "box:two"])
+        .ok();
+    host.box_was_asked();
+    for _ in 0..hosts {
+        host.lose_tmpfs();
+        // The unit, and an administrator who is in a hurry.
+        host.guard(&["open"]).ok();
+        host.guard(&["open"]).ok();
+    }
+    let asked = host.box_was_asked();
+    eprintln!("{hosts} hosts with two provider keys each: {asked} questions");
+    assert_eq!(asked, 2 * hosts);
 }
 
 const DISK: &str = "/var/lib/vtpm-guard/keys";

@@ -17,6 +17,13 @@ pub(crate) fn built(kind: &str) -> PathBuf {
         let mut build = Command::new(env!("CARGO"));
         build.current_dir(root).args(["build", "--quiet", "--bins"]);
         build.arg("--target-dir").arg(dir.parent().unwrap());
+        // What cargo says of this package: build scripts that look at it would run anew each time.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(name);
+            }
+        }
         for manifest in fs::read_dir(root.join("kms")).unwrap() {
             let manifest = manifest.unwrap().path().join("Cargo.toml");
             build.arg("--package").arg(package(&manifest));

@@ -1,12 +1,14 @@
 //! `kms-exec`, with a command that needs no server: keys are files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vtpm_guard::internals::kms::{KmsSettings, Setting, Trouble};
+use vtpm_guard::internals::key::kek::Kek;
+use vtpm_guard::internals::kms::{KmsError, KmsSettings, Setting, Trouble};
 
-use crate::plugin::section;
+use crate::plugin::{Script, section};
 use crate::suite::{Change, Changed, Kind, conformance};
 
 /// Encrypts with a key in a file, and authenticates.
@@ -36,11 +38,8 @@ struct Files {
 
 impl Files {
     fn make_key(&self) {
-        let key: [u8; 32] = std::array::from_fn(|_| 0);
-        let mut random = fs::File::open("/dev/urandom").unwrap();
-        let mut key = key;
-        std::io::Read::read_exact(&mut random, &mut key).unwrap();
-        fs::write(self.dir.join("vtpm.key"), key).unwrap();
+        let key = Kek::generate().unwrap();
+        fs::write(self.dir.join("vtpm.key"), key.expose()).unwrap();
     }
 
     fn command(&self, verb: &str) -> Setting {
@@ -103,3 +102,65 @@ impl Kind for Files {
 }
 
 conformance!(Files);
+
+/// What becomes of a wrap by this command.
+fn wrap_by(command: &[&str]) -> Result<(), KmsError> {
+    let command = Setting::List(command.iter().map(|word| (*word).to_owned()).collect());
+    let commands = [("wrap", command.clone()), ("unwrap", command)];
+    let script = Script::around("exec");
+    let section = section("exec", Duration::from_secs(2), &commands);
+    let mut client = script.connect(&section)?;
+    let wrapped = client.wrap("vtpm", &Kek::generate().unwrap());
+    drop(client);
+    script.nothing_is_left();
+    wrapped.map(|_| ())
+}
+
+#[test]
+fn what_is_wrong_with_a_command_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("open");
+    fs::write(&program, "#!/bin/sh\ncat\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o777)).unwrap();
+    let writable = program.to_str().unwrap();
+    for (command, trouble, words) in [
+        (&["cat"][..], Trouble::Settings, "the absolute path"),
+        (
+            &["/usr/bin/no-such-program"],
+            Trouble::Settings,
+            "no such file",
+        ),
+        (&[writable], Trouble::Settings, "others may write to it"),
+        (&["/usr/bin/false"], Trouble::Failed, "exit status: 1"),
+        (
+            &["/usr/bin/sh", "-c", "kill -9 $$"],
+            Trouble::Failed,
+            "signal: 9",
+        ),
+        (
+            &["/usr/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"],
+            Trouble::Failed,
+            "3: two",
+        ),
+        (
+            &["/usr/bin/sleep", "60"],
+            Trouble::Unreachable,
+            "did not end in time",
+        ),
+        (&["/usr/bin/yes"], Trouble::Failed, "more than 65536 bytes"),
+    ] {
+        match wrap_by(command) {
+            Err(KmsError::Refused {
+                trouble: found,
+                message,
+                ..
+            }) => {
+                assert_eq!(found, trouble, "{command:?}: {message}");
+                assert!(message.contains(words), "{command:?}: {message}");
+            }
+            other => panic!("{command:?}: {other:?}"),
+        }
+    }
+    let empty = wrap_by(&["/usr/bin/true"]).unwrap_err();
+    assert!(matches!(empty, KmsError::Nonsense { .. }), "{empty:?}");
+}

@@ -10,7 +10,7 @@ use crate::verdict::Decision;
 use crate::verdict::code::Code;
 
 /// The guard as libvirtd calls it.
-fn called(fixture: &Fixture) -> Guard {
+pub(super) fn called(fixture: &Fixture) -> Guard {
     let mut guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
     guard.call = Some(HookCall {
         attempt: Box::new(|| "1 1 1".to_owned()),

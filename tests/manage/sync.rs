@@ -40,7 +40,7 @@ impl Fixture {
     }
 
     /// The elements in the guest's definitions.
-    fn elements(&self, guest: &Defined) -> Vec<Option<TravellingKeys>> {
+    pub(super) fn elements(&self, guest: &Defined) -> Vec<Option<TravellingKeys>> {
         let soon = Deadline::after(std::time::Duration::from_secs(5));
         let found = self.libvirt.metadata(guest.uuid, soon).unwrap().unwrap();
         let read = |text: &str| TravellingKeys::from_libvirt(text).unwrap();
@@ -56,7 +56,7 @@ impl Fixture {
 
     /// Every definition of the guest has its own keys, and no others.
     #[track_caller]
-    fn assert_travels(&self, guest: &Defined) {
+    pub(super) fn assert_travels(&self, guest: &Defined) {
         for element in self.elements(guest) {
             let element = element.expect("no element");
             let keys = element.keys.into_iter().map(|key| key.wrapped_dek);
@@ -66,18 +66,18 @@ impl Fixture {
     }
 
     #[track_caller]
-    fn assert_bare(&self, guest: &Defined) {
+    pub(super) fn assert_bare(&self, guest: &Defined) {
         for element in self.elements(guest) {
             assert_eq!(element, None);
         }
     }
 
-    fn notes(&self) -> Vec<DomainUuid> {
+    pub(super) fn notes(&self) -> Vec<DomainUuid> {
         let notes = sync_notes::list(&self.host.run_dir()).unwrap();
         notes.into_keys().collect()
     }
 
-    fn leave_note(&self, guest: &Defined) {
+    pub(super) fn leave_note(&self, guest: &Defined) {
         sync_notes::leave(&self.host.run_dir(), guest.uuid).unwrap();
     }
 }
@@ -153,6 +153,34 @@ fn off_removes_what_it_wrote_and_leaves_a_hands() {
     let calls = fixture.libvirt.calls();
     assert!(fixture.synced().guests.is_empty());
     assert_eq!(fixture.libvirt.calls(), calls);
+}
+
+#[test]
+fn off_tells_of_a_guest_that_is_not_here_and_removes_what_comes_back() {
+    let (fixture, guest) = wrapped();
+    fixture.synced();
+    let xml = fixture.host.defined_guest("vm1").unwrap().xml;
+    fixture.libvirt.guests.undefine("vm1");
+    // It may have moved, as guests with their keys do.
+    assert!(fixture.synced().guests.is_empty());
+    fixture.set_metadata("off");
+    for _ in 0..2 {
+        let synced = fixture.synced();
+        let [told] = &synced.guests[..] else {
+            panic!("{synced:?}")
+        };
+        assert_eq!(
+            (told.guest.uuid, told.action),
+            (guest.uuid, SyncAction::Left)
+        );
+        assert_eq!(told.findings, [TravelFinding::NotHere]);
+        assert_eq!((synced.removed, synced.failed), (0, 0));
+    }
+    // It comes back with what was written.
+    fixture.libvirt.guests.define(&xml);
+    assert_eq!(actions(&fixture.synced()), [("vm1", SyncAction::Removed)]);
+    fixture.assert_bare(&guest);
+    assert!(fixture.synced().guests.is_empty());
 }
 
 #[test]

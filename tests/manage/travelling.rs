@@ -141,6 +141,49 @@ fn without_its_tpm_state_the_guest_is_refused_and_nothing_is_stored() {
 }
 
 #[test]
+fn a_damaged_state_gets_the_copy_that_the_key_of_the_xml_opens() {
+    let hosts = Hosts::new();
+    hosts.bring_state();
+    hosts.second.save_copy(&hosts.guest);
+    // A later copy is another guest's.
+    let dek = Dek::generate().unwrap();
+    hosts.second.encrypt_state(&hosts.guest, &dek);
+    hosts.second.save_copy(&hosts.guest);
+    hosts.second.write_state(&hosts.guest, b"damaged");
+    let without = hosts.second.domain(&hosts.guest);
+    assert_eq!(code(&hosts.start(without)), Some(Code::TpmStateDamaged));
+    let outcome = hosts.start(hosts.xml());
+    assert_eq!(code(&outcome), None);
+    assert_eq!(kinds(&outcome), ["learn-key", "restore-tpm-state"]);
+    assert!(hosts.second.would_start(&hosts.guest));
+
+    // A key that was retired here opens nothing.
+    hosts.second.sql("UPDATE key_ref SET retired_at = 1");
+    assert!(hosts.second.libvirt.secrets.undefine(hosts.guest.secret));
+    hosts.second.save_copy(&hosts.guest);
+    hosts.second.write_state(&hosts.guest, b"damaged");
+    let outcome = hosts.start(hosts.xml());
+    assert_eq!(code(&outcome), Some(Code::TpmStateDamaged));
+}
+
+#[test]
+fn a_state_that_is_gone_gets_it_too() {
+    let hosts = Hosts::new();
+    hosts.bring_state();
+    hosts.second.save_copy(&hosts.guest);
+    let dek = Dek::generate().unwrap();
+    hosts.second.encrypt_state(&hosts.guest, &dek);
+    hosts.second.save_copy(&hosts.guest);
+    std::fs::remove_file(hosts.second.state_file(&hosts.guest)).unwrap();
+    let listed = hosts.second.host.all_copies().unwrap().judged;
+    let opened: Vec<_> = listed.iter().map(|copy| copy.opened).collect();
+    assert_eq!(opened, [false, false], "no key is known");
+    let outcome = hosts.start(hosts.xml());
+    assert_eq!(kinds(&outcome), ["learn-key", "restore-tpm-state"]);
+    assert!(hosts.second.would_start(&hosts.guest));
+}
+
+#[test]
 fn the_provider_that_the_other_host_lacks_is_named() {
     let hosts = Hosts::new();
     hosts.bring_state();

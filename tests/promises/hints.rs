@@ -137,6 +137,16 @@ fn refusals(word: &str) -> Vec<Refusal> {
             provider: word(),
             reason: word(),
         },
+        Refusal::KekNotHere {
+            provider: word(),
+            key_id: key_id(),
+            kms: vec![word(), word()],
+        },
+        Refusal::KekExpired {
+            provider: word(),
+            kms: vec![word()],
+            opened_at: None,
+        },
         Refusal::ProviderTimedOut { provider: word() },
         Refusal::DeadlinePassed,
         Refusal::KeyMissing,

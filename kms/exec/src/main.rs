@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use vtpm_guard::plugin::process::{self, ChildError};
 use vtpm_guard::plugin::{
     Deadline, Kms, PluginError, RemoteKey, Settings, Trouble, Wrapped, Zeroizing, serve,
+    trusted_path,
 };
 
 /// The longest output of a command, in bytes.
@@ -101,6 +102,8 @@ impl CommandLine {
         deadline: Deadline,
         failed: Trouble,
     ) -> Result<Zeroizing<Vec<u8>>, PluginError> {
+        // Run by the name of the section: of some programs the name says what they do.
+        trusted_path(&self.program)?;
         let args: Vec<_> = self.args.iter().map(|arg| arg.replace(NAME, key)).collect();
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         let output = process::run(&self.program, &args, input, MAX_OUTPUT, deadline);

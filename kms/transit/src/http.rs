@@ -198,6 +198,29 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(bytes: Vec<u8>) {
+            let _ = receive(&mut &bytes[..]);
+            let _ = unchunk(&bytes);
+            let answer = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &bytes[..]];
+            let _ = receive(&mut &answer.concat()[..]);
+        }
+
+        #[test]
+        fn chunks_are_joined(chunks: Vec<Vec<u8>>) {
+            let mut bytes = Vec::new();
+            for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+                bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            proptest::prop_assert!(unchunk(&bytes).unwrap().is_none());
+            bytes.extend_from_slice(b"0\r\n\r\n");
+            proptest::prop_assert_eq!(&*unchunk(&bytes).unwrap().unwrap(), &chunks.concat());
+        }
+    }
+
     #[test]
     fn what_is_no_answer_is_an_error() {
         for bytes in [

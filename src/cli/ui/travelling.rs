@@ -42,6 +42,11 @@ pub(crate) fn finding(guest: &GuestRef, finding: &TravelFinding) -> String {
             Command::VirshDumpxml(arg()),
             Command::VirshMetadataRemove(arg())
         ),
+        TravelFinding::NotHere => format!(
+            "{label} is not defined on this host: the keys that were written here stay in its XML \
+             wherever it is defined now. They are removed if it comes back; there: {}",
+            Command::VirshMetadataRemove(arg())
+        ),
         TravelFinding::Stays(staying) => stays(guest, *staying),
     }
 }

@@ -8,7 +8,7 @@ use crate::guard::keys::Keys;
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::tpm_copies::{CopyError, CopyStore, KEPT_RUNS, MAX_COPIES, RunRecord, SavedCopy};
-use crate::verdict::facts::{References, Trial};
+use crate::verdict::facts::{References, Travelling, Trial};
 
 /// Drops all copies except a few, among them one that a key of the guest opens.
 pub(super) fn drop_surplus(
@@ -24,7 +24,8 @@ pub(super) fn drop_surplus(
         KeptStates::All => (KEPT_RUNS, KEPT_RUNS),
     };
     let dropped = copy_store.drop_surplus(current, kept, |copy| {
-        let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
+        let opener =
+            opener.get_or_insert_with(|| Opener::of(guard, domain, deadline).with_xml(domain));
         opener.opens(copy)
     });
     if let Err(error) = dropped {
@@ -89,6 +90,13 @@ impl Opener {
             keys: Keys::of(guard),
             deadline,
         }
+    }
+
+    /// Likewise with the keys of its XML, for a host that has not learnt them yet.
+    fn with_xml(mut self, domain: &Domain) -> Self {
+        let in_xml = Travelling::of(domain, &self.references, Timestamp::now());
+        self.references.key_refs.extend(in_xml.keys);
+        self
     }
 
     fn opens(&mut self, copy: &SavedCopy) -> bool {

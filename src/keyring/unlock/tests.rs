@@ -107,7 +107,7 @@ fn a_kek_is_unsealed_once_even_if_its_file_goes_away() {
     assert!(next.open(&key.wrapped_dek, host.guest, soon()).is_ok());
     let mut fresh = Unlocker::new(&host.keyring);
     let failed = fresh.open(&key.wrapped_dek, host.guest, soon());
-    assert!(matches!(failed, Err(NotOpened::Sealed { key_id, .. }) if key_id == provider.key_id));
+    assert!(matches!(failed, Err(NotOpened::NotHere { key_id }) if key_id == provider.key_id));
 }
 
 #[test]

@@ -7,7 +7,6 @@ use super::nightly::is_settled;
 use super::{Finding, HostFinding, KeyFinding, providers};
 use crate::config::{Config, KekCache};
 use crate::host::dirs::{OPEN_UNITS, SYSTEMD_RUNS};
-use crate::kms::KeyManagers;
 use crate::manage::host::Host;
 use crate::manage::slots::open;
 use crate::store::{Access, Slot};
@@ -21,7 +20,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let store = host.store(Access::Read).ok().flatten();
     let slots = store.and_then(|store| store.slots().ok());
     let slots = slots.unwrap_or_default();
-    let mut managers = KeyManagers::new(config.kms.clone());
+    let mut managers = host.key_managers(&config);
     let mut found = Vec::new();
     let mut silent = BTreeSet::new();
     for kms in config.kms.keys() {

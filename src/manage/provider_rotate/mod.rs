@@ -107,6 +107,7 @@ pub(crate) fn rotate(
         store: &mut store,
         progress,
         config: &config,
+        managers: host.key_managers(&config),
     };
     let (missed, unusable) = work.complete(&before)?;
     let (rotated, stored, rows) = if missed.is_empty() {
@@ -145,6 +146,7 @@ struct Work<'a> {
     store: &'a mut Store,
     progress: &'a mut dyn FnMut(RotateStep),
     config: &'a Config,
+    managers: KeyManagers,
 }
 
 impl Work<'_> {
@@ -220,8 +222,8 @@ impl Work<'_> {
 
     /// Lets the key managers that open the present key wrap the new one. If one of them does not, the rotation does
     /// not begin: the provider would be left with fewer ways to its key.
-    fn same_slots(&self, provider: &Provider, new: &Kek) -> Result<Vec<Slot>, SlotError> {
-        let mut managers = KeyManagers::new(self.config.kms.clone());
+    fn same_slots(&mut self, provider: &Provider, new: &Kek) -> Result<Vec<Slot>, SlotError> {
+        let managers = &mut self.managers;
         let present = self.store.slots()?.into_iter();
         let present = present.filter(|slot| slot.key_id == provider.key_id);
         let same = present.map(|slot| {
@@ -229,7 +231,7 @@ impl Work<'_> {
                 kms: slot.kms,
                 remote_key: slot.remote_key,
             };
-            make(&mut managers, &spec, slot.label, new)
+            make(managers, &spec, slot.label, new)
         });
         Ok(same.collect::<Result<_, _>>()?)
     }

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{ListedSlot, SlotError, SlotSpec, make};
-use crate::kms::KeyManagers;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock};
 use crate::store::Access;
@@ -24,7 +23,7 @@ pub(crate) fn add(
     spec: &SlotSpec,
     label: Option<&str>,
 ) -> Result<AddedSlot, SlotError> {
-    let mut managers = KeyManagers::new(host.config()?.kms);
+    let mut managers = host.key_managers(&host.config()?);
     let (mut store, found) = host.provider(text, Access::Write)?;
     let _exclusive = ProvidersLock::acquire(host)?;
     let provider = store.provider_by_uuid(found.uuid)?;

@@ -39,7 +39,7 @@ impl VerifiedSlots {
 
 /// Opens the key of the provider that `text` names through each of its slots, and records which did.
 pub(crate) fn verify(host: &Host, text: &str) -> Result<VerifiedSlots, SlotError> {
-    let mut managers = KeyManagers::new(host.config()?.kms);
+    let mut managers = host.key_managers(&host.config()?);
     let (mut store, provider) = host.provider(text, Access::Write)?;
     let slots = verify_all(&mut store, &mut managers, &host.keyring(), &provider)?;
     Ok(VerifiedSlots {

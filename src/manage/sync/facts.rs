@@ -42,19 +42,14 @@ impl Facts {
         self.written.is_empty() && (!self.wrapped || self.rows.is_empty())
     }
 
-    /// Whether there may be something to write or to remove for this guest.
-    pub(super) fn concern(&self, guest: &Guest) -> bool {
-        self.written.contains_key(&guest.uuid) || self.writes(guest)
-    }
-
-    /// Whether the guest's keys are to be in its metadata.
-    pub(crate) fn writes(&self, guest: &Guest) -> bool {
+    /// Whether these, the guest's keys, are to be in its metadata.
+    pub(super) fn writes(&self, guest: &Guest, known: &KnownKeys) -> bool {
         // What cannot be read may have an encrypted vTPM.
         let is_encrypted = || {
             let read = domain::read(guest.xml.as_bytes());
             read.map_or(true, |read| read.encrypted_vtpm().is_some())
         };
-        self.wrapped && self.known(guest.uuid).travel() && is_encrypted()
+        self.wrapped && known.travel() && is_encrypted()
     }
 
     /// The guest's keys.
@@ -94,15 +89,7 @@ impl Facts {
         }
     }
 
-    pub(super) fn add_written(&mut self, keys: WrittenKeys) {
-        for (guest, keys) in keys {
-            let written = self.written.entry(guest).or_default();
-            let new = keys.into_iter().filter(|key| !written.contains(key));
-            written.extend(new.collect::<Vec<_>>());
-        }
-    }
-
-    pub(super) fn written_guests(&self) -> Vec<DomainUuid> {
-        self.written.keys().copied().collect()
+    pub(super) fn written_guests(&self) -> impl Iterator<Item = DomainUuid> {
+        self.written.keys().copied()
     }
 }

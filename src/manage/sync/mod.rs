@@ -117,30 +117,33 @@ fn synchronise(
         confirmed: WrittenKeys::new(),
     };
     let listed = work.list(only)?;
+    if only.is_none() && !wrapped {
+        synced.guests = work.not_here(&listed)?;
+    }
     let of = listed.len();
     let mut due = Vec::new();
-    for guest in &listed {
-        match work.examine(guest)? {
+    for listed in listed {
+        match work.examine(&listed)? {
             (done, Change::None) => {
-                progress(of, &guest.name);
+                progress(of, &listed.guest.name);
                 synced.guests.push(done);
             }
-            (_, _) => due.push(guest),
+            (_, _) => due.push(listed),
         }
     }
-    work.record_intent(&due)?;
+    work.record_intent(&mut due)?;
     let mut busy = 0;
-    for guest in due {
-        progress(of, &guest.name);
+    for listed in &due {
+        progress(of, &listed.guest.name);
         let done = if busy == MAX_BUSY || until.is_some_and(Deadline::has_passed) {
-            work.examine(guest)?.0.with(SyncAction::Later)
+            work.examine(listed)?.0.with(SyncAction::Later)
         } else {
-            work.change(guest)?
+            work.change(listed)?
         };
         busy += usize::from(done.action == SyncAction::Later);
         synced.guests.push(done);
     }
-    work.confirm(&listed, only.is_none())?;
+    work.confirm()?;
     synced.count();
     Ok(synced)
 }

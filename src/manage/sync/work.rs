@@ -11,12 +11,22 @@ use crate::key::wrap::WrappedDek;
 use crate::keyring::unlock::Unlocker;
 use crate::libvirt::secret::SecretError;
 use crate::libvirt::{Guest, Libvirt, Metadata, MetadataChange};
+use crate::manage::guests::GuestRef;
 use crate::manage::host::{Host, HostError, default_deadline};
-use crate::manage::travelling::{Change, TravelFinding};
+use crate::manage::travelling::{Change, KnownKeys, TravelFinding};
 use crate::store::{Access, WrittenKeys};
 
 /// How long the change of one guest may take: libvirt waits for half a minute for a job of the guest.
 const PER_GUEST: Duration = Duration::from_secs(3);
+
+/// A guest whose metadata may have to be changed: what its definition, as it was listed, says.
+pub(super) struct Listed {
+    pub(super) guest: Guest,
+    /// Its keys here.
+    pub(super) known: KnownKeys,
+    /// Whether they are to be in its metadata.
+    pub(super) writes: bool,
+}
 
 /// What the guests are synchronised with.
 pub(super) struct Work<'a> {
@@ -35,17 +45,31 @@ impl Work<'_> {
     pub(super) fn list(
         &self,
         only: Option<&BTreeSet<DomainUuid>>,
-    ) -> Result<Vec<Guest>, HostError> {
-        let mut guests = self.libvirt.guests(default_deadline())?;
-        guests.retain(|guest| {
-            only.is_none_or(|only| only.contains(&guest.uuid)) && self.facts.concern(guest)
-        });
-        guests.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(guests)
+    ) -> Result<Vec<Listed>, HostError> {
+        let guests = self.libvirt.guests(default_deadline())?.into_iter();
+        let is_meant = |guest: &Guest| only.is_none_or(|only| only.contains(&guest.uuid));
+        let list = |guest: Guest| {
+            let known = self.facts.known(guest.uuid);
+            let writes = self.facts.writes(&guest, &known);
+            let is_due = writes || !known.written.is_empty();
+            is_due.then_some(Listed {
+                guest,
+                known,
+                writes,
+            })
+        };
+        let mut listed: Vec<_> = guests.filter(is_meant).filter_map(list).collect();
+        listed.sort_by(|one, other| one.guest.name.cmp(&other.guest.name));
+        Ok(listed)
     }
 
     /// What is to be changed for this guest, and what can be said of it before.
-    pub(super) fn examine(&mut self, guest: &Guest) -> Result<(SyncedGuest, Change), HostError> {
+    pub(super) fn examine(&mut self, listed: &Listed) -> Result<(SyncedGuest, Change), HostError> {
+        let Listed {
+            guest,
+            known,
+            writes,
+        } = listed;
         let mut done = SyncedGuest {
             guest: guest.into(),
             action: SyncAction::None,
@@ -61,11 +85,10 @@ impl Work<'_> {
             Err(error) => return Err(error.into()),
         };
         let (facts, unlocker) = (&self.facts, &mut self.unlocker);
-        let (known, writes) = (facts.known(guest.uuid), facts.writes(guest));
-        let plan = known.plan(guest.uuid, &found, writes, |domain, key| {
+        let plan = known.plan(guest.uuid, &found, *writes, |domain, key| {
             facts.hold(unlocker, domain, key)
         });
-        done.keys = if writes { known.own.len() } else { 0 };
+        done.keys = if *writes { known.own.len() } else { 0 };
         if plan.findings.iter().any(TravelFinding::prevents) {
             done.action = SyncAction::Left;
         } else if plan.change == Change::None {
@@ -77,11 +100,10 @@ impl Work<'_> {
     }
 
     /// Records the keys that are about to be written.
-    pub(super) fn record_intent(&mut self, due: &[&Guest]) -> Result<(), HostError> {
+    pub(super) fn record_intent(&mut self, due: &mut [Listed]) -> Result<(), HostError> {
         let mut keys = WrittenKeys::new();
-        for guest in due.iter().filter(|guest| self.facts.writes(guest)) {
-            let own = self.facts.known(guest.uuid).own.into_iter();
-            keys.insert(guest.uuid, own.map(|own| own.key.wrapped_dek).collect());
+        for Listed { guest, known, .. } in due.iter_mut().filter(|listed| listed.writes) {
+            keys.insert(guest.uuid, known.note_own_as_written());
         }
         if keys.is_empty() {
             return Ok(());
@@ -89,13 +111,13 @@ impl Work<'_> {
         if let Some(mut store) = self.host.store(Access::Write)? {
             store.add_written_keys(&keys, Timestamp::now())?;
         }
-        self.facts.add_written(keys);
         Ok(())
     }
 
     /// Changes the metadata of one guest, as it is at this moment.
-    pub(super) fn change(&mut self, guest: &Guest) -> Result<SyncedGuest, HostError> {
-        let (done, change) = self.examine(guest)?;
+    pub(super) fn change(&mut self, listed: &Listed) -> Result<SyncedGuest, HostError> {
+        let (guest, known) = (&listed.guest, &listed.known);
+        let (done, change) = self.examine(listed)?;
         let (element, action) = match &change {
             Change::None => return Ok(done),
             Change::Set(keys) => (Some(keys.for_libvirt()), SyncAction::Written),
@@ -108,11 +130,10 @@ impl Work<'_> {
             .set_metadata(guest.uuid, element.as_deref(), deadline);
         Ok(match set {
             Ok(MetadataChange::Done(found)) if change.is_done(&found) => {
-                let written = self.facts.known(guest.uuid).written;
                 self.confirmed
-                    .insert(guest.uuid, still_there(&written, &found));
+                    .insert(guest.uuid, still_there(&known.written, &found));
                 // What stays there of others' keys is no removal.
-                match (action, self.facts.writes(guest)) {
+                match (action, listed.writes) {
                     (SyncAction::Written, false) => done.with(SyncAction::Removed),
                     _ => done.with(action),
                 }
@@ -124,16 +145,28 @@ impl Work<'_> {
         })
     }
 
-    /// Records what is there now. Of a guest that libvirt does not know nothing is to be removed; but
-    /// where keys are to travel it may be defined again, with what was written.
-    pub(super) fn confirm(&mut self, listed: &[Guest], all: bool) -> Result<(), HostError> {
-        if all && !self.facts.wrapped {
-            for uuid in self.facts.written_guests() {
-                if listed.iter().all(|guest| guest.uuid != uuid) {
-                    self.confirmed.insert(uuid, Vec::new());
-                }
-            }
-        }
+    /// The guests that have something to be removed, and that libvirt does not know: they have moved,
+    /// or are transient and do not run. What was written for them stays noted, for they may come back.
+    pub(super) fn not_here(&self, listed: &[Listed]) -> Result<Vec<SyncedGuest>, HostError> {
+        let is_listed = |uuid: &DomainUuid| listed.iter().any(|it| it.guest.uuid == *uuid);
+        let absent = self.facts.written_guests().filter(|uuid| !is_listed(uuid));
+        let absent: BTreeSet<_> = absent.collect();
+        let store = self.host.store(Access::Read)?;
+        let name = |uuid| store.as_ref().map(|store| store.last_name(uuid));
+        let not_here = |uuid| {
+            Ok(SyncedGuest {
+                guest: GuestRef::of_uuid(uuid, name(uuid).transpose()?.flatten()),
+                action: SyncAction::Left,
+                keys: 0,
+                findings: vec![TravelFinding::NotHere],
+                error: None,
+            })
+        };
+        absent.into_iter().map(not_here).collect()
+    }
+
+    /// Records what is there now.
+    pub(super) fn confirm(&mut self) -> Result<(), HostError> {
         let facts = &self.facts;
         self.confirmed
             .retain(|uuid, keys| facts.known(*uuid).written.len() != keys.len());

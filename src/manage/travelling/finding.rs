@@ -44,6 +44,8 @@ pub(crate) enum TravelFinding {
     Unreadable,
     /// This key of its own does not travel.
     Stays(StayingKey),
+    /// What this host wrote is to go, and the guest is not defined here any more.
+    NotHere,
 }
 
 impl TravelFinding {
@@ -51,7 +53,7 @@ impl TravelFinding {
     pub(crate) fn prevents(&self) -> bool {
         matches!(
             self,
-            Self::NewerKey { .. } | Self::OtherGuest { .. } | Self::Unreadable
+            Self::NewerKey { .. } | Self::OtherGuest { .. } | Self::Unreadable | Self::NotHere
         )
     }
 }

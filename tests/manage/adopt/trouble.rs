@@ -51,7 +51,7 @@ fn a_stored_key_that_does_not_open_once_more_costs_no_secret() {
         matches!(
             &error,
             NotAdopted::NotOpened {
-                error: NotOpened::Sealed { .. },
+                error: NotOpened::NotHere { .. },
                 ..
             }
         ),

@@ -168,9 +168,12 @@ impl<'a> Case<'a> {
 
     /// There is a TPM, and no key for it.
     fn key_lost(&self) -> Refusal {
-        if let Some(refusal) = self.xml_key_out_of_reach() {
-            return refusal;
-        }
+        self.xml_key_out_of_reach()
+            .unwrap_or_else(|| self.no_key_known())
+    }
+
+    /// Likewise, and none in the XML, either.
+    fn no_key_known(&self) -> Refusal {
         if self.references.clients_key {
             let secret = self.secret_uuid;
             Refusal::ClientsKeyMissing { secret }
@@ -270,12 +273,13 @@ fn unusable_store(case: &Case<'_>, trouble: &StoreAccessError) -> Answer {
 
 fn no_rows(case: &Case<'_>) -> Answer {
     let policy = &case.facts.policy;
+    let out_of_reach = case.xml_key_out_of_reach();
     // The guest has a TPM somewhere: the key of its XML says so.
-    if case.would_be_a_new_tpm()
+    if let Some(refusal) = &out_of_reach
+        && case.would_be_a_new_tpm()
         && policy.missing_state == Permission::Deny
-        && let Some(refusal) = case.xml_key_out_of_reach()
     {
-        return Verdict::deny(refusal).into();
+        return Verdict::deny(refusal.clone()).into();
     }
     if let Some(refusal) = case.host_secret_refusal() {
         return Verdict::deny(refusal).into();
@@ -290,12 +294,12 @@ fn no_rows(case: &Case<'_>) -> Answer {
         Carries::Refuted => return Verdict::deny(case.host_value_does_not_open()).into(),
         Carries::No => {}
     }
-    if let Some(refusal) = case.xml_key_out_of_reach() {
+    if let Some(refusal) = out_of_reach {
         return Verdict::deny(refusal).into();
     }
     // Binding helps where a new TPM would be made, and nowhere else.
     match &policy.auto_bind {
-        _ if !case.would_be_a_new_tpm() => Verdict::deny(case.key_lost()).into(),
+        _ if !case.would_be_a_new_tpm() => Verdict::deny(case.no_key_known()).into(),
         Some(name) => match &case.facts.elsewhere {
             None => Answer::AskElsewhere,
             Some(found) if found.forbids_a_new_tpm(policy.transient_state) => {

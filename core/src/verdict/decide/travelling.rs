@@ -275,14 +275,8 @@ fn only(facts: &Facts, stays: impl Fn(&KeyRef) -> bool) -> Facts {
 
 fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
     let references = facts.references.as_ref().ok();
-    // A key that was chosen again has a higher generation than the row that was retired before.
     let is_retired = |key: &KeyRef, dek: DekNumber| {
-        let mut retired = references.iter().flat_map(|found| &found.retired);
-        retired.any(|row| {
-            let trial = facts.retired.get(&row.id);
-            let holds_it = trial.and_then(Trial::dek) == Some(dek);
-            holds_it && row.generation() >= key.generation()
-        })
+        references.is_some_and(|found| found.has_retired(key, dek, &facts.retired))
     };
     let opened = facts.travelling.keys.iter().filter_map(|key| {
         // What a row holds as well was tried as that row's.

@@ -140,15 +140,16 @@ impl Facts {
         is_used && (self.state == TpmState::Absent || self.is_refuted())
     }
 
-    /// Whether a key of the XML is of a higher generation than every row that the state proves, as
-    /// its header says: it may be the same key, chosen again on another host.
+    /// Whether the keys of the XML are to be tried, if no other state is on its way: the state proves
+    /// no row, or one of them is of a higher generation than every row that it proves, as its header
+    /// says. Then it may be the same key, chosen again on another host.
     #[must_use]
-    pub fn xml_has_a_newer_key(&self) -> bool {
+    pub fn needs_the_xml(&self) -> bool {
         let is_proven = |row: &&KeyRef| self.trials.get(&row.id).is_some_and(Trial::is_proven);
         let rows = self.references.iter().flat_map(|found| &found.key_refs);
         let newest = rows.filter(is_proven).map(KeyRef::generation).max();
         let mut keys = self.travelling.keys.iter();
-        keys.any(|key| Some(key.generation()) > newest)
+        newest.is_none() || keys.any(|key| Some(key.generation()) > newest)
     }
 
     /// Whether libvirt's own value opens the TPM's state.

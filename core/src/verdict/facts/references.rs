@@ -1,11 +1,13 @@
 //! What the store says of one guest.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::key_ref::KeyRef;
 use super::provider::Provider;
+use super::trial::{DekNumber, Trial};
 use crate::clock::Timestamp;
-use crate::ids::SecretUuid;
+use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::wrap::Generation;
 
 /// The rows that concern one domain, as one read of the store gave them.
@@ -35,6 +37,21 @@ impl References {
         let rows = self.key_refs.iter().chain(&self.retired);
         let keyed = rows.filter(|row| row.wrapped_dek.is_some());
         keyed.map(KeyRef::generation).max()
+    }
+
+    /// Whether the guest has retired this key of its XML, whose DEK has this number; `retired` is what
+    /// trying its retired rows gave. One that was chosen again has a higher generation than the row
+    /// that was retired before.
+    #[must_use]
+    pub fn has_retired(
+        &self,
+        key: &KeyRef,
+        dek: DekNumber,
+        retired: &BTreeMap<KeyRefId, Trial>,
+    ) -> bool {
+        let holds_it = |row: &KeyRef| retired.get(&row.id).and_then(Trial::dek) == Some(dek);
+        let is_it = |row: &KeyRef| holds_it(row) && row.generation() >= key.generation();
+        self.retired.iter().any(is_it)
     }
 
     /// The row in use that holds this very wrapped key.

@@ -30,7 +30,16 @@ impl Answer for Unbound {
             "a retired key is kept; to use it again: {show}, {}",
             Command::KeyUse(Arg::ID)
         );
-        (self.retired > 0).then_some(note).into_iter().collect()
+        let left = format!(
+            "its XML still has keys that were not written there by sync; a host that opens them \
+             uses them. To remove them: {}",
+            Command::VirshMetadataRemove(self.guest.arg.clone())
+        );
+        let retired = (self.retired > 0).then_some(note);
+        retired
+            .into_iter()
+            .chain(self.left_in_xml.then_some(left))
+            .collect()
     }
 }
 

@@ -1,14 +1,14 @@
 //! The keys that came with the guest's XML.
 
 use super::given::{
-    Row, corrupt, findings, guest, keyed, keyless, opens, placeholder, refusal, sealed, unreadable,
-    valueless, verdict,
+    Row, corrupt, findings, guest, keyed, keyless, known, opens, placeholder, refusal, sealed,
+    unreadable, valueless, verdict,
 };
 use crate::domain::TravellingFault;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
 use crate::verdict::Finding;
-use crate::verdict::facts::{Facts, HostSecret, Permission, TpmState};
+use crate::verdict::facts::{Facts, HostSecret, Permission, Proof, TpmState};
 use crate::verdict::refusal::Refusal;
 use TpmState::{Absent, Encrypted};
 
@@ -68,6 +68,29 @@ fn a_key_of_the_xml_is_learnt_while_state_is_on_its_way() {
     let older = in_xml(|key| key.of_generation(1));
     let of_two = older.in_xml(opens(0, "a", 1, 'A', 1).of_generation(2));
     assert_eq!(verdict(&of_two.arriving()), learnt);
+}
+
+/// Rows 79, 77 and 90.
+#[test]
+fn another_value_of_libvirts_gives_way_to_an_arriving_key_and_is_kept() {
+    let arrives = |value| in_xml(|key| key).arriving().host(value);
+    assert_eq!(
+        verdict(&arrives(known(7, Proof::None))),
+        "allow Unproven; learn-key of a; retire-key new; provide the XML's in place of a foreign secret"
+    );
+    // Also one that a state on the disk proves: the guest may have left that behind.
+    let left_behind = in_xml(Row::refuted)
+        .state(Encrypted)
+        .arriving()
+        .host(known(7, Proof::Proven));
+    assert_eq!(
+        verdict(&left_behind),
+        "allow Unproven; learn-key of a; retire-key new; provide the XML's in place of a foreign secret"
+    );
+    assert_eq!(
+        verdict(&arrives(known(0, Proof::None))),
+        "allow Unproven; learn-key of a; provide the XML's, which libvirt has"
+    );
 }
 
 /// Row 91.

@@ -3,7 +3,7 @@
 //! There is one TPM. Its state is on the disk of hosts, and a DEK opens it, which `renew` replaces.
 //! Every start is decided by the table, and what it repairs changes the rows of its host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -53,6 +53,14 @@ enum Happens {
         to: usize,
     },
     Renew(usize),
+    /// `key use` of the key that is the oldest but so many; its TPM state is put back, or a saved guest
+    /// waits for it.
+    Use {
+        here: usize,
+        key: usize,
+    },
+    /// `key clone`: the TPM of another guest was copied over the one that this guest has.
+    Clone(usize),
     Rotate(usize),
     Import {
         from: usize,
@@ -78,6 +86,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => host.clone().prop_map(Happens::Restore),
         2 => two.clone().prop_map(|(from, to)| Happens::CopyState { from, to }),
         2 => host.clone().prop_map(Happens::Renew),
+        2 => (host.clone(), 0..3_usize).prop_map(|(here, key)| Happens::Use { here, key }),
+        1 => host.clone().prop_map(Happens::Clone),
         1 => host.clone().prop_map(Happens::Rotate),
         2 => two.prop_map(|(from, to)| Happens::Import { from, to }),
         3 => host.clone().prop_map(Happens::Sync),
@@ -110,6 +120,10 @@ struct Journey {
     old: Vec<Keys>,
     /// The DEK of the TPM.
     dek: Option<u8>,
+    /// The DEK that is made last.
+    last_dek: u8,
+    /// The generations that DEKs were given, by commands and by first starts.
+    given: BTreeSet<(u8, Generation)>,
 }
 
 impl Journey {
@@ -135,6 +149,8 @@ impl Journey {
             saved: None,
             old: Vec::new(),
             dek: None,
+            last_dek: NEW_DEK,
+            given: BTreeSet::from([(NEW_DEK, Generation(NEW_GENERATION))]),
         }
     }
 
@@ -169,6 +185,8 @@ impl Journey {
                 }
             }
             Happens::Renew(here) => self.renew(here),
+            Happens::Use { here, key } => self.use_key(here, key),
+            Happens::Clone(here) => self.clone_over(here),
             Happens::Rotate(here) => self.rotate(here),
             Happens::Import { from, to } => {
                 let mut keks = self.hosts[from].keks.clone();
@@ -303,10 +321,9 @@ impl Journey {
     }
 
     /// The XML has the guest's key as the newest one, the host can open it, has not retired it, and
-    /// has no newer one.
+    /// has no other that is as new.
     fn has_what_it_needs(&self, to: usize, keys: &Keys) -> bool {
         let host = &self.hosts[to];
-        let newest = |rows: &[KeyRef]| rows.iter().map(KeyRef::generation).max();
         let mut keys = keys.iter().flatten().map(|key| &key.wrapped_dek);
         let all = keys.clone().map(|key| key.generation().unwrap()).max();
         let is_it = |wrapped: &WrappedDek| {
@@ -316,9 +333,15 @@ impl Journey {
         };
         let is_retired = host.retired.iter().any(|row| {
             let found = row.wrapped_dek.as_ref().and_then(unwrapped);
-            found.map(|(_, dek, _)| dek) == self.dek
+            found.map(|(_, dek, _)| dek) == self.dek && Some(row.generation()) >= all
         });
-        keys.any(is_it) && !is_retired && newest(&host.rows) <= all
+        // Hosts that have not heard of each other's keys may have given one generation twice.
+        let is_older = |row: &KeyRef| {
+            let found = row.wrapped_dek.as_ref().and_then(unwrapped);
+            let is_it = found.is_some_and(|(_, dek, _)| Some(dek) == self.dek);
+            Some(row.generation()) < all || (is_it && Some(row.generation()) == all)
+        };
+        keys.any(is_it) && !is_retired && host.rows.iter().all(is_older)
     }
 
     fn restore(&mut self, here: usize) {
@@ -335,41 +358,105 @@ impl Journey {
 
     /// `key renew`: the state proves the old key.
     fn renew(&mut self, here: usize) {
-        let host = &mut self.hosts[here];
+        let host = &self.hosts[here];
         let (None, None, Some(state)) = (self.runs_on, &self.saved, host.state) else {
             return;
         };
-        let opens = |row: &KeyRef| {
-            let found = row.wrapped_dek.as_ref().and_then(unwrapped);
-            found.is_some_and(|(kek, dek, _)| {
-                dek == state && host.keks.iter().any(|known| key(*known) == kek)
-            })
-        };
-        if self.dek != Some(state) || !host.rows.iter().any(opens) || state == u8::MAX {
+        let opens = |row: &KeyRef| host.opens(row) == Some(state);
+        if self.dek != Some(state) || !host.rows.iter().any(opens) || self.last_dek == u8::MAX {
             return;
         }
-        let all = host.rows.iter().chain(&host.retired);
-        let newest = all.map(KeyRef::generation).max().unwrap_or_default();
-        let kek = *host.keks.last().unwrap();
-        let dek = state + 1;
+        self.last_dek += 1;
+        let (dek, generation) = (self.last_dek, self.newest(here).next());
+        let host = &mut self.hosts[here];
         host.retired.append(&mut host.rows);
+        self.give(here, dek, generation);
+        self.hosts[here].state = Some(dek);
+        self.dek = Some(dek);
+    }
+
+    /// The highest generation that this host knows of, in its rows and in the XML that it has.
+    fn newest(&self, here: usize) -> Generation {
+        let host = &self.hosts[here];
+        let rows = host.rows.iter().chain(&host.retired);
+        let rows = rows.map(KeyRef::generation);
+        let in_xml = host.keys_that_open().map(|(_, generation)| generation);
+        rows.chain(in_xml).max().unwrap_or_default()
+    }
+
+    /// The host gets a row with this DEK.
+    fn give(&mut self, here: usize, dek: u8, generation: Generation) {
+        let host = &mut self.hosts[here];
+        let kek = *host.keks.last().unwrap();
         host.rows.push(KeyRef {
             provider_uuid: Some(uuid(1)),
             provider_name: "a".to_owned(),
             key_version: Some(1),
             kek_ref: Some(kek_ref(key(kek))),
-            wrapped_dek: Some(wrap(key(kek), dek, newest.next().0, true)),
+            wrapped_dek: Some(wrap(key(kek), dek, generation.0, true)),
             first_used_at: Some(Timestamp(7)),
             ..blank()
         });
-        assert_eq!(
-            newest.next(),
-            generation_of(dek),
-            "a generation was given twice"
-        );
-        self.hosts[here].state = Some(dek);
-        self.dek = Some(dek);
+        self.given.insert((dek, generation));
         self.number_rows(here);
+    }
+
+    /// `key use`, as `manage::choose_key` does it.
+    fn use_key(&mut self, here: usize, number: usize) {
+        let host = &self.hosts[here];
+        let rows = host.retired.iter().chain(&host.rows);
+        let chosen = rows.filter_map(|row| host.opens(row)).nth(number);
+        let (None, Some(dek)) = (self.runs_on, chosen) else {
+            return;
+        };
+        let rows = || host.rows.iter().chain(&host.retired);
+        let holds = |row: &&KeyRef| host.opens(row) == Some(dek);
+        let held = rows().filter(holds).map(KeyRef::generation).max();
+        let others = rows().filter(|row| !holds(row) && row.wrapped_dek.is_some());
+        let is_newest = others.map(KeyRef::generation).all(|of| Some(of) < held)
+            && host
+                .keys_that_open()
+                .all(|(other, of)| Some(of) < held || (other == dek && Some(of) == held));
+        let newest = self.newest(here);
+        let host = &mut self.hosts[here];
+        host.retired.append(&mut host.rows);
+        if is_newest {
+            let is_it =
+                |row: &KeyRef| host.opens(row) == Some(dek) && Some(row.generation()) == held;
+            let at = host.retired.iter().position(is_it).unwrap();
+            let row = host.retired.remove(at);
+            host.rows.push(row);
+            self.number_rows(here);
+        } else {
+            self.give(here, dek, newest.next());
+        }
+        let waits = self.saved.as_ref().is_some_and(|(_, saved)| *saved == dek);
+        if waits {
+            self.restore(here);
+            assert_eq!(
+                self.runs_on,
+                Some(here),
+                "its chosen key restores a saved guest"
+            );
+        } else if self.dek.is_some() {
+            self.hosts[here].state = Some(dek);
+            self.dek = Some(dek);
+        }
+    }
+
+    /// The state of another guest takes the place of the one that is here, and its key is wrapped for
+    /// this guest, beside those that it has.
+    fn clone_over(&mut self, here: usize) {
+        let has_its_own = self.hosts[here].state.is_some() && self.dek.is_some();
+        if self.runs_on.is_some() || !has_its_own || self.last_dek == u8::MAX {
+            return;
+        }
+        self.last_dek += 1;
+        // The original's key is of an early generation; it must go before the clone's own.
+        let generation = Generation(1).max(self.newest(here).next());
+        self.give(here, self.last_dek, generation);
+        self.hosts[here].state = Some(self.last_dek);
+        self.dek = Some(self.last_dek);
     }
 
     /// `provider rotate`: what opens is wrapped by the new KEK.
@@ -449,18 +536,60 @@ impl Journey {
         for wrapped in wrapped {
             let (_, dek, _) = unwrapped(wrapped).unwrap();
             known.insert(dek);
-            // A DEK keeps its generation, wherever it goes and however often it is wrapped.
-            assert_eq!(wrapped.generation(), Ok(generation_of(dek)));
+            // A DEK keeps its generation, wherever it goes and however often it is wrapped, until
+            // somebody chooses it again.
+            let generation = wrapped.generation().unwrap();
+            assert!(self.given.contains(&(dek, generation)));
         }
         if let Some(dek) = self.dek {
             assert!(known.contains(&dek), "the TPM's key is lost");
         }
     }
+
+    /// On no host does the generation of a DEK go back.
+    fn check_generations(&self, before: &Self, what: Happens) {
+        if matches!(what, Happens::Prune(_)) {
+            return;
+        }
+        let of_deks = |host: &Machine| {
+            let mut newest = BTreeMap::new();
+            for row in host.rows.iter().chain(&host.retired) {
+                if let Some((_, dek, _)) = row.wrapped_dek.as_ref().and_then(unwrapped) {
+                    let of = newest.entry(dek).or_insert(Generation(0));
+                    *of = row.generation().max(*of);
+                }
+            }
+            newest
+        };
+        for (now, before) in self.hosts.iter().zip(&before.hosts) {
+            let now = of_deks(now);
+            for (dek, of) in of_deks(before) {
+                assert!(now[&dek] >= of, "a generation went back: {what:?}");
+            }
+        }
+    }
 }
 
-/// Each `renew` makes the next DEK, and with it the next generation.
-fn generation_of(dek: u8) -> Generation {
-    Generation(NEW_GENERATION + u32::from(dek - NEW_DEK))
+impl Machine {
+    /// The DEK that this row gives here.
+    fn opens(&self, row: &KeyRef) -> Option<u8> {
+        self.unwrap(row.wrapped_dek.as_ref()?)
+    }
+
+    fn unwrap(&self, wrapped: &WrappedDek) -> Option<u8> {
+        let (kek, dek, _) = unwrapped(wrapped)?;
+        let is_here = self.keks.iter().any(|known| key(*known) == kek);
+        is_here.then_some(dek)
+    }
+
+    /// The DEKs that the XML gives here, and their generations.
+    fn keys_that_open(&self) -> impl Iterator<Item = (u8, Generation)> {
+        let in_xml = self.definition.iter().flatten().flatten();
+        in_xml.filter_map(|key| {
+            let wrapped = &key.wrapped_dek;
+            Some((self.unwrap(wrapped)?, wrapped.generation().ok()?))
+        })
+    }
 }
 
 fn providers(keks: &[char]) -> Vec<Provider> {
@@ -495,8 +624,10 @@ proptest! {
         let mut journey = Journey::new();
         journey.happen(Happens::Start(0));
         for what in history {
+            let before = journey.clone();
             journey.happen(what);
             journey.check();
+            journey.check_generations(&before, what);
         }
     }
 }
@@ -523,6 +654,30 @@ fn a_guest_can_go_round_all_hosts_and_back() {
     assert_eq!(journey.dek, Some(NEW_DEK + 3));
     journey.happen(Happens::Start(0));
     assert_eq!(journey.runs_on, Some(0));
+    // Another guest's TPM takes its place; then an older key of the guest is chosen again. Both go to
+    // the next host, which knows the keys of before.
+    for (what, dek) in [
+        (Happens::Clone(0), NEW_DEK + 4),
+        (Happens::Use { here: 2, key: 0 }, NEW_DEK + 1),
+    ] {
+        let (from, to) = match what {
+            Happens::Clone(_) => (0, 2),
+            _ => (2, 0),
+        };
+        let next = [
+            Happens::Stop,
+            what,
+            Happens::Sync(from),
+            Happens::Start(from),
+            Happens::Sync(from),
+            Happens::Migrate { to, breaks: false },
+        ];
+        for what in next {
+            journey.happen(what);
+            journey.check();
+        }
+        assert_eq!((journey.runs_on, journey.dek), (Some(to), Some(dek)));
+    }
     // A host that has the provider alone gets nothing from another guest's XML.
     journey.hosts[1] = Machine {
         keks: vec![KEKS[0]],

@@ -161,11 +161,7 @@ impl World {
             reason: CopyReason::Start,
             saved_at: Timestamp(5),
             is_encrypted: true,
-            is_proven: self.store.is_ok()
-                && self
-                    .tried(&self.references.key_refs, Tpm::Encrypted(dek))
-                    .values()
-                    .any(Trial::is_proven),
+            is_proven: self.store.is_ok() && self.a_key_opens(dek, &facts),
             is_outdated: self.copy_is_outdated,
         });
         facts.saved.ended_normally = self.ended_normally;
@@ -186,18 +182,36 @@ impl World {
         facts.host_secret = self.host_secret.map(|host| host_secret(host, tpm));
         facts.trials = self.tried(&self.references.key_refs, tpm);
         facts.retired = self.tried(&self.retired, tpm);
-        facts.travelling = self.keys_of_the_xml(&facts);
-        if self.references.state_arrives
-            || !facts.trials.values().any(Trial::is_proven)
-            || facts.xml_has_a_newer_key()
-        {
+        facts.travelling = match &facts.references {
+            Ok(references) => self.keys_of_the_xml(&facts, references),
+            Err(_) => Travelling::default(),
+        };
+        if self.references.state_arrives || facts.needs_the_xml() {
             facts.trials.extend(self.tried(&facts.travelling.keys, tpm));
         }
         facts
     }
 
-    fn keys_of_the_xml(&self, facts: &Facts) -> Travelling {
-        let (Ok(domain), Ok(references)) = (&facts.domain, &facts.references) else {
+    /// Whether a row in use, or a key of the XML that the guest has not retired, opens a copy under
+    /// this DEK.
+    fn a_key_opens(&self, dek: u8, facts: &Facts) -> bool {
+        let copy = Tpm::Encrypted(dek);
+        let rows = self.tried(&self.references.key_refs, copy);
+        let references = References {
+            retired: self.retired.clone(),
+            ..self.references.clone()
+        };
+        let in_xml = self.keys_of_the_xml(facts, &references).keys;
+        let (trials, retired) = (self.tried(&in_xml, copy), self.tried(&self.retired, copy));
+        let mut in_xml = in_xml.iter().filter(|key| match trials.get(&key.id) {
+            Some(Trial::Opened { dek, .. }) => !references.has_retired(key, *dek, &retired),
+            _ => false,
+        });
+        rows.values().any(Trial::is_proven) || in_xml.any(|key| trials[&key.id].is_proven())
+    }
+
+    fn keys_of_the_xml(&self, facts: &Facts, references: &References) -> Travelling {
+        let Ok(domain) = &facts.domain else {
             return Travelling::default();
         };
         let mut domain = domain.clone();

@@ -1,0 +1,174 @@
+//! `provider slot ...` and `open`, killed anywhere: the plugin is the worked example of docs/kms-plugins.md.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::fixture::Fixture;
+use super::kill;
+use crate::keyring::{KekPlace, WeakerSeal};
+use crate::manage::host::default_deadline;
+use crate::manage::open::{OpenResult, open};
+use crate::manage::provider_create::create;
+use crate::manage::provider_rotate::rotate;
+use crate::manage::slots::{SlotError, SlotSpec, add, list, remove, verify};
+
+const PAGE: &str = include_str!("../../docs/kms-plugins.md");
+
+impl Fixture {
+    /// Has the key manager `toy`, with the plugin of the page, and this `provider.cache`.
+    fn with_toy(&self, cache: &str) {
+        let plugins = self.host.state_dir().with_extension("plugins");
+        fs::create_dir_all(&plugins).unwrap();
+        fs::set_permissions(&plugins, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = PAGE.split("```python\n").nth(1).unwrap();
+        let program = program.split("```").next().unwrap();
+        let (path, pad) = (plugins.join("kms-pad"), plugins.join("pad"));
+        if !path.exists() {
+            fs::write(&path, program).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::write(&pad, [0x5a; 32]).unwrap();
+        }
+        let config = self.root().join("config.toml");
+        let before = fs::read_to_string(&config).unwrap();
+        let before = before.split("[provider]").next().unwrap();
+        let section = format!(
+            "[provider]\ncache = \"{cache}\"\n[kms.toy]\nkind = \"pad\"\npad_file = {pad:?}\n"
+        );
+        fs::write(&config, format!("{before}{section}")).unwrap();
+    }
+
+    fn place_of(&self, provider: &str) -> Option<KekPlace> {
+        let key_id = self.store().provider(provider).unwrap().key_id;
+        self.host.keyring().place(key_id).ok()
+    }
+
+    /// Whether the key of this provider, as it is now, opens by its slot or on this host.
+    fn can_be_opened(&self, provider: &str) -> bool {
+        let verified = verify(&self.host, provider).unwrap();
+        verified.slots.iter().any(|slot| slot.opens == Some(true))
+    }
+}
+
+fn toy(key: &str) -> SlotSpec {
+    format!("toy:{key}").parse().unwrap()
+}
+
+#[test]
+fn a_provider_with_a_slot_is_made_whole_or_not_at_all() {
+    kill::everywhere(
+        |fixture| fixture.with_toy("sealed"),
+        |fixture| {
+            if fixture.store().provider("c").is_err() {
+                create(
+                    &fixture.host,
+                    "c",
+                    false,
+                    &[toy("one")],
+                    WeakerSeal::Allowed,
+                )
+                .unwrap();
+            }
+        },
+        |fixture| {
+            let made = fixture.store().provider("c").is_ok();
+            assert!(!made || fixture.can_be_opened("c"));
+        },
+        |fixture| {
+            let slots = list(&fixture.host, "c").unwrap().slots;
+            assert_eq!(slots.len(), 2);
+            assert!(verify(&fixture.host, "c").unwrap().all_open());
+        },
+    );
+}
+
+#[test]
+fn a_key_on_its_way_from_the_disk_to_tmpfs_and_back_is_always_somewhere() {
+    for (from, to, place) in [
+        ("sealed", "boot", KekPlace::Tmpfs),
+        ("boot", "sealed", KekPlace::Disk),
+    ] {
+        kill::everywhere(
+            |fixture| {
+                fixture.with_toy(from);
+                add(&fixture.host, "a", &toy("one"), None).unwrap();
+                open(&fixture.host, &[]).unwrap();
+                fixture.with_toy(to);
+            },
+            |fixture| {
+                let opened = open(&fixture.host, &[]).unwrap();
+                assert!(opened.iter().all(|it| it.result != OpenResult::NotOpened));
+            },
+            |fixture| assert!(fixture.place_of("a").is_some()),
+            |fixture| {
+                assert_eq!(fixture.place_of("a"), Some(place));
+                let key_id = fixture.store().provider("a").unwrap().key_id;
+                let keyring = fixture.host.keyring();
+                assert!(keyring.open(key_id, default_deadline()).is_ok());
+            },
+        );
+    }
+}
+
+#[test]
+fn a_rotation_that_is_killed_leaves_each_key_its_slots() {
+    kill::everywhere(
+        |fixture| {
+            fixture.with_toy("boot");
+            add(&fixture.host, "a", &toy("one"), Some("first")).unwrap();
+            open(&fixture.host, &[]).unwrap();
+        },
+        |fixture| drop(rotate(&fixture.host, "a", WeakerSeal::Allowed, &mut |_| {}).unwrap()),
+        |fixture| {
+            let slots = list(&fixture.host, "a").unwrap().slots;
+            assert!(
+                slots
+                    .iter()
+                    .any(|slot| slot.label.as_deref() == Some("first"))
+            );
+            assert!(fixture.can_be_opened("a"));
+        },
+        |fixture| {
+            assert!(verify(&fixture.host, "a").unwrap().all_open());
+            assert_eq!(fixture.place_of("a"), Some(KekPlace::Tmpfs));
+        },
+    );
+}
+
+#[test]
+fn the_last_slot_that_was_verified_stays() {
+    let fixture = Fixture::new();
+    fixture.with_toy("boot");
+    add(&fixture.host, "a", &toy("one"), None).unwrap();
+    open(&fixture.host, &[]).unwrap();
+    let last = remove(&fixture.host, "a", "toy:one").unwrap_err();
+    assert!(matches!(last, SlotError::Last(_)), "{last:?}");
+    // One that was never verified is no other way.
+    add(&fixture.host, "a", &toy("two"), None).unwrap();
+    fixture.sql("UPDATE kek_slot SET verified_at = NULL WHERE remote_key = 'two'");
+    let last = remove(&fixture.host, "a", "toy:one").unwrap_err();
+    assert!(matches!(last, SlotError::Last(_)), "{last:?}");
+    remove(&fixture.host, "a", "toy:two").unwrap();
+    // The disk is.
+    fixture.with_toy("sealed");
+    open(&fixture.host, &[]).unwrap();
+    remove(&fixture.host, "a", "toy:one").unwrap();
+    assert_eq!(fixture.place_of("a"), Some(KekPlace::Disk));
+}
+
+#[test]
+fn a_slot_of_another_key_opens_nothing() {
+    let fixture = Fixture::new();
+    fixture.with_toy("boot");
+    for name in ["a", "b"] {
+        add(&fixture.host, name, &toy(name), None).unwrap();
+    }
+    // Somebody who can write the store puts one in the place of the other.
+    fixture.sql(
+        "UPDATE kek_slot SET blob = (SELECT blob FROM kek_slot WHERE remote_key = 'b')
+         WHERE remote_key = 'a'",
+    );
+    let opened = open(&fixture.host, &["a".to_owned()]).unwrap().remove(0);
+    assert_eq!(opened.result, OpenResult::NotRenewed, "{opened:?}");
+    assert!(opened.trouble[0].contains("is not the key"), "{opened:?}");
+    assert_eq!(fixture.place_of("a"), Some(KekPlace::Disk));
+}
