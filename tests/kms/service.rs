@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -51,11 +53,17 @@ impl Service {
         self.run(verb).unwrap();
     }
 
-    /// Sends a signal to the server.
+    /// Sends a signal to the server. One that SIGSTOP stops takes connections, and answers none.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
-        let pid = pid.split_whitespace().next().unwrap().parse().unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+        let pid = pid.split_whitespace().next().unwrap();
+        kill(Pid::from_raw(pid.parse().unwrap()), signal).unwrap();
+        // Each thread stops when it is its turn.
+        let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+        let threads = || fs::read_dir(&tasks).unwrap().flatten();
+        while signal == Signal::SIGSTOP && !threads().all(|thread| has_stopped(&thread.path())) {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn run(&self, verb: &str) -> Result<(), String> {
@@ -68,6 +76,14 @@ impl Service {
         }
         Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
+}
+
+/// Whether a thread has stopped, or is no more.
+fn has_stopped(thread: &Path) -> bool {
+    let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    // The name before the state may have any bytes in it.
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, state)| state.starts_with('T'))
 }
 
 impl Drop for Service {

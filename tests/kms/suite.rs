@@ -41,8 +41,10 @@ pub(crate) trait Kind: Sized {
             Change::RemakeKey => &[Trouble::NotOpened, Trouble::NoKey],
             Change::DeleteKey => &[Trouble::NoKey],
             Change::RotateKey => &[],
-            Change::Stop | Change::Freeze => &[Trouble::Unreachable],
-            Change::WrongCertificate | Change::ExpiredCertificate => &[Trouble::Unreachable],
+            Change::Stop
+            | Change::Freeze
+            | Change::WrongCertificate
+            | Change::ExpiredCertificate => &[Trouble::Unreachable],
             Change::WrongCredentials => &[Trouble::Credentials, Trouble::Denied],
             Change::Through(_) => &[Trouble::Unreachable, Trouble::Failed],
         }
@@ -204,8 +206,11 @@ pub(crate) fn round_trip<K: Kind>() {
     for broken in [damaged, cut] {
         let (opened, _) = bench.unwrap(&broken, bench.kind.settings(), PATIENCE);
         match opened.err().expect("it opened") {
-            KmsError::OtherKey { .. } => {}
-            KmsError::Refused { trouble, .. } if trouble == Trouble::NotOpened => {}
+            KmsError::OtherKey { .. }
+            | KmsError::Refused {
+                trouble: Trouble::NotOpened,
+                ..
+            } => {}
             other => panic!("{other:?}"),
         }
     }

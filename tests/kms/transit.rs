@@ -149,6 +149,17 @@ fn what_is_wrong_with_a_section_is_named() {
         assert_eq!(found, trouble, "{name}: {message}");
         assert!(message.contains(words), "{name}: {message}");
     }
+    bench.end();
+}
+
+#[test]
+#[ignore = "needs root and OpenBao: ./dev kms"]
+fn what_is_wrong_with_a_setting_is_named() {
+    let Some(bench) = Bench::<OpenBao>::start() else {
+        return;
+    };
+    let dir = bench.kind.0.dir().display().to_string();
+    let section = |name: &str| bench.kind.0.section(name);
     let changed = |key: &str, value: &str| with(section("openbao"), key, text(value));
     for (settings, trouble, words) in [
         (changed("mount", "elsewhere"), Trouble::Denied, "elsewhere/"),

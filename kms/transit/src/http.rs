@@ -238,7 +238,7 @@ mod tests {
         }
         let endless = [
             &b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n"[..],
-            &[b'x'; MAX_ANSWER],
+            &vec![b'x'; MAX_ANSWER],
         ];
         let error = receive(&mut &endless.concat()[..]).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");

@@ -1,7 +1,7 @@
 //! How this host gets a token: from a file, or with credentials of its own.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vtpm_guard::plugin::{Deadline, PluginError, Settings, Trouble, Zeroizing, read_credentials};
@@ -103,7 +103,7 @@ pub(crate) fn mount(
 }
 
 /// Reads a file with one word.
-fn text(file: &PathBuf) -> Result<Zeroizing<String>, PluginError> {
+fn text(file: &Path) -> Result<Zeroizing<String>, PluginError> {
     let bytes = read_credentials(file)?;
     let word = std::str::from_utf8(&bytes).ok();
     let word = word.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));

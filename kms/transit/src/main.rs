@@ -135,7 +135,7 @@ impl Transit {
 /// Names the version that is missed: the server says only that it is too old.
 fn with_version(mut error: PluginError, key: &RemoteKey<'_>) -> PluginError {
     if let (Trouble::NoKey, Some(version)) = (error.trouble, key.version) {
-        error.message += &format!(" (it was wrapped by version {version})");
+        error.message = format!("{} (it was wrapped by version {version})", error.message);
     }
     error
 }
