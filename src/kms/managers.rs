@@ -97,13 +97,12 @@ impl KeyManagers {
                 message: "it was asked a moment ago".to_owned(),
             });
         }
-        let mut client = match self.clients.remove(kms) {
-            Some(client) => client,
-            None => {
-                let section = self.sections.get(kms);
-                let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
-                self.connect(kms, section)?
-            }
+        let mut client = if let Some(client) = self.clients.remove(kms) {
+            client
+        } else {
+            let section = self.sections.get(kms);
+            let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
+            self.connect(kms, section)?
         };
         let answer = question(&mut client);
         match &answer {

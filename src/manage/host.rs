@@ -216,6 +216,7 @@ impl Host {
     }
 
     /// The key managers of this configuration.
+    #[allow(clippy::unused_self, reason = "a test's host has plugins of its own")]
     pub(crate) fn key_managers(&self, config: &Config) -> KeyManagers {
         let managers = KeyManagers::new(config.kms.clone());
         #[cfg(test)]

@@ -63,8 +63,8 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     if names.is_empty() {
         providers.retain(|provider| !provider.kms.names.is_empty());
     } else {
-        let named = names.iter().map(|name| store.provider(name));
-        providers = named.collect::<Result<_, _>>()?;
+        let found = names.iter().map(|text| store.provider(text));
+        providers = found.collect::<Result<_, _>>()?;
     }
     let mut work = Work {
         slots: store.slots()?,
@@ -125,14 +125,13 @@ impl Work<'_> {
         let is_here = self.keyring.open(key_id, default_deadline());
         let needs_kms = match (&here, &is_here) {
             (Ok(place), Ok(_)) if *place == wanted => self.is_due(provider),
-            // From the disk to tmpfs: only what a key manager opens now may leave the disk.
-            (Ok(KekPlace::Disk), Ok(_)) => true,
             // From tmpfs to the disk: no key manager is needed.
             (Ok(KekPlace::Tmpfs), Ok(kek)) => {
                 self.keyring
                     .store_only_in(wanted, kek, default_deadline())?;
                 self.is_due(provider)
             }
+            // It is not here; or it is on the disk, and only what a key manager opens now may leave that.
             _ => true,
         };
         if is_here.is_ok() && !self.has_expired(provider) {

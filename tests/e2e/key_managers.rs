@@ -13,16 +13,19 @@ use crate::host::Host;
 /// Gives back what it gets, unless it is down, and writes down that it was asked.
 const BOX: &str = "#!/bin/sh\n[ ! -e /run/box-is-down ] || { echo 'the box is down' >&2; exit 1; }\n\
                    echo asked >>/run/box-asked\nexec cat\n";
-const SECTION: &str = "[kms.box]\nkind = \"exec\"\nwrap = [\"/usr/local/bin/box\"]\n\
-                       unwrap = [\"/usr/local/bin/box\"]\n";
+const SECTION: &str = "[kms.box]\nkind = \"exec\"\nwrap = [\"/usr/sbin/box\"]\n\
+                       unwrap = [\"/usr/sbin/box\"]\n";
 
 impl Host {
     fn with_box(cache: &str) -> (Self, Guest) {
         let host = Self::new();
-        host.write_program("/usr/local/bin/box", BOX);
-        let plugin = host.path("/usr/libexec/vtpm-guard/kms-exec");
-        host.write_program("/usr/libexec/vtpm-guard/kms-exec", "");
-        fs::write(plugin, fs::read(built("exec")).unwrap()).unwrap();
+        host.write_program("/usr/sbin/box", BOX);
+        // Where programs are the host's own, and beside vtpm-guard. Another process writes it: a program that is open for writing cannot be run, and what this process has
+        // open, children of other tests may have open, too.
+        let plugin = built("exec");
+        let plugin = plugin.to_str().unwrap();
+        host.run(&["install", "-D", "-m", "755", plugin, "/usr/sbin/kms-exec"])
+            .ok();
         host.configure(&format!("[provider]\ncache = \"{cache}\"\n{SECTION}"));
         host.guard(&["provider", "create", "nkp-a", "--slot", "box:one"])
             .ok();

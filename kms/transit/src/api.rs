@@ -1,10 +1,9 @@
 //! The API of Vault and OpenBao: JSON over HTTP, with a token.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 use vtpm_guard::plugin::{Deadline, PluginError, Trouble, Zeroizing};
 
+use crate::answer::{Success, errors, incomplete};
 use crate::http::{Answer, Request, Server};
 use crate::login::Login;
 
@@ -18,75 +17,12 @@ pub(crate) struct Api {
     login: Login,
 }
 
-/// An answer with a status of success.
-pub(crate) struct Success {
-    body: Zeroizing<Vec<u8>>,
-    address: String,
-}
-
-/// What is read of a document.
-#[derive(Default, Deserialize)]
-struct Document<'a> {
-    #[serde(borrow, default)]
-    data: Option<Data<'a>>,
-    #[serde(borrow, default)]
-    auth: Option<Auth<'a>>,
-    #[serde(default)]
-    errors: Vec<String>,
-}
-
-/// What is read of its `data`.
-#[derive(Deserialize)]
-pub(crate) struct Data<'a> {
-    #[serde(borrow, default)]
-    pub(crate) ciphertext: Option<Cow<'a, str>>,
-    /// Borrowed from the answer, which is wiped: nothing in base64 is escaped in JSON.
-    #[serde(default)]
-    pub(crate) plaintext: Option<&'a str>,
-    #[serde(borrow, default)]
-    pub(crate) expire_time: Option<Cow<'a, str>>,
-}
-
-/// What is read of the answer to a login.
-#[derive(Deserialize)]
-struct Auth<'a> {
-    client_token: &'a str,
-}
-
 /// What is read of `sys/health`.
 #[derive(Deserialize)]
 struct Health {
     version: String,
     /// One that is not initialized says that, too.
     sealed: bool,
-}
-
-impl Success {
-    pub(crate) fn data(&self) -> Result<Data<'_>, PluginError> {
-        self.document()?.data.ok_or_else(|| self.incomplete("data"))
-    }
-
-    /// The token that a login has given.
-    pub(crate) fn token(&self) -> Result<Zeroizing<String>, PluginError> {
-        let auth = self
-            .document()?
-            .auth
-            .ok_or_else(|| self.incomplete("auth"))?;
-        Ok(Zeroizing::new(auth.client_token.to_owned()))
-    }
-
-    fn document(&self) -> Result<Document<'_>, PluginError> {
-        serde_json::from_slice(&self.body).map_err(|_| self.incomplete("document"))
-    }
-
-    fn incomplete(&self, what: &str) -> PluginError {
-        incomplete(&self.address, what)
-    }
-}
-
-fn incomplete(address: &str, what: &str) -> PluginError {
-    let message = format!("{address}: its answer has no {what}: is it Vault or OpenBao?");
-    PluginError::new(Trouble::Failed, message)
 }
 
 impl Api {
@@ -206,10 +142,7 @@ impl Api {
     }
 
     fn success(&self, answer: Answer) -> Success {
-        Success {
-            body: answer.body,
-            address: self.server.address.to_string(),
-        }
+        Success::new(answer, &self.server.address)
     }
 
     fn failed(&self, answer: &Answer, path: &str) -> PluginError {
@@ -243,12 +176,6 @@ impl Api {
     fn error(&self, trouble: Trouble, reason: &str) -> PluginError {
         PluginError::new(trouble, format!("{}: {reason}", self.server.address))
     }
-}
-
-/// What it says about an error.
-fn errors(body: &[u8]) -> String {
-    let document: Document<'_> = serde_json::from_slice(body).unwrap_or_default();
-    document.errors.join("; ")
 }
 
 /// In a buffer that does not grow, so that no copy of a key is left.

@@ -3,6 +3,7 @@
 //! The key there never leaves it. The wrapped provider key is what transit calls a ciphertext, such as
 //! `vault:v1:...`, and what the provider key is for is authenticated with it (`associated_data`).
 
+mod answer;
 mod api;
 mod http;
 mod login;

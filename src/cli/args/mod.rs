@@ -216,9 +216,9 @@ pub enum Command {
     },
     /// Open provider keys through their key managers.
     ///
-    /// Brings to this host the keys that it does not hold, and keeps them as provider.cache says.
+    /// Brings to this host the keys that it does not hold, and keeps them as `provider.cache` says.
     /// vtpm-guard-open.service runs it before libvirtd starts. A key that is here is not asked for again, unless
-    /// provider.max_age is half over. Running it again changes nothing.
+    /// `provider.max_age` is half over. Running it again changes nothing.
     Open {
         /// Provider name or UUID [default: all that have a slot of a key manager].
         name: Vec<String>,
