@@ -224,9 +224,9 @@ fn what_is_wrong_with_a_section_is_named() {
     }
     for missing in [&["certificate"][..], &["key"], &["certificate", "key"]] {
         let mut settings = good.clone();
-        missing
-            .iter()
-            .for_each(|key| drop(settings.settings.remove(*key)));
+        for key in missing {
+            settings.settings.remove(*key);
+        }
         refused(
             &bench,
             &settings,
