@@ -120,6 +120,28 @@ def fill_store():
         )
 
 
+def add_slots():
+    """Lets four key managers have the provider key."""
+    with sqlite3.connect(STORE) as store:
+        (key_id,) = store.execute("SELECT key_id FROM key_provider").fetchone()
+        store.executemany(
+            "INSERT INTO kek_slot VALUES (?, ?, 'transit', NULL, ?, 'vtpm-guard', '1', ?, 1, 1)",
+            (
+                (f"00000000-0000-4000-8000-00000000000{number}", key_id, f"vault-{number}", os.urandom(300))
+                for number in range(4)
+            ),
+        )
+
+
+def at_most_more(name, milliseconds):
+    """Holds what is added to a start to 0.3 ms."""
+    reached = milliseconds <= 0.3
+    verdict = "reached" if reached else "MISSED"
+    print(f"  -> {name}: {milliseconds:+.2f} ms (target <= 0.3 ms): {verdict}")
+    if not reached:
+        missed.append(name)
+
+
 def main():
     plain, guarded = prepare_host()
     bash, python = (f"{HERE}/hook-in-{language}" for language in ("bash", "python"))
@@ -164,11 +186,16 @@ def main():
     }
     medians = measure(start, 100)
     table("The same guest, when its key travels", medians, "its key is in the store alone")
-    more = medians["and in its XML"] - medians["its key is in the store alone"]
-    reached = more <= 0.3
-    print(f"  -> a key in the XML: {more:+.2f} ms (target <= 0.3 ms): {'reached' if reached else 'MISSED'}")
-    if not reached:
-        missed.append("a key in the XML")
+    at_most_more("a key in the XML", medians["and in its XML"] - medians["its key is in the store alone"])
+
+    healthy = {"its provider has no slots": (call(HOOK, "guarded"), guarded)}
+    medians = measure(healthy, 100)
+    add_slots()
+    slots = {"its provider has slots of four key managers": (call(HOOK, "guarded"), guarded)}
+    medians |= measure(slots, 100)
+    table("The same guest, when key managers open its provider key", medians, "its provider has no slots")
+    more = medians["its provider has slots of four key managers"] - medians["its provider has no slots"]
+    at_most_more("slots of key managers", more)
 
     few = {"hook": (call(HOOK, "guarded"), guarded), "check": (check, guarded)}
     small = measure(few, 40)
