@@ -15,7 +15,7 @@ use crate::moves::{WAYS, prepared};
 use crate::pair::{HERE, Pair, THERE};
 use crate::tpm::Identity;
 
-/// libvirt asks a file system's type whether it is shared; of FUSE it knows GlusterFS by this name.
+/// libvirt asks a file system's type whether it is shared; of FUSE it knows `GlusterFS` by this name.
 const AS_GLUSTERFS: &str = "subtype=glusterfs,allow_other";
 
 /// A directory that two hosts share, and that libvirt may know to be shared.
