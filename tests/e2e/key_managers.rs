@@ -1,5 +1,5 @@
-//! Real guests whose provider key a key manager has: while it answers, while it is down, and across a reboot. The key
-//! manager is a command (`kms-exec`); that each kind of key manager wraps and unwraps is shown in tests/kms.
+//! Real guests whose provider key a key manager has: while it answers, while it is down, and across a reboot. What is
+//! asked when, is shown with a command as key manager (`kms-exec`); then each kind has its turn, with its real server.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use vtpm_guard::internals::verdict::code::Code;
 
 use crate::built::built;
 use crate::guest::Guest;
-use crate::host::Host;
+use crate::host::{Host, skipped};
 
 /// Gives back what it gets, unless it is down, and writes down that it was asked.
 const BOX: &str = "#!/bin/sh\n[ ! -e /run/box-is-down ] || { echo 'the box is down' >&2; exit 1; }\n\
@@ -20,18 +20,21 @@ impl Host {
     fn with_box(cache: &str) -> (Self, Guest) {
         let host = Self::new();
         host.write_program("/usr/sbin/box", BOX);
-        // Where programs are the host's own, and beside vtpm-guard. Another process writes it: a program that is open for writing cannot be run, and what this process has
-        // open, children of other tests may have open, too.
-        let plugin = built("exec");
-        let plugin = plugin.to_str().unwrap();
-        host.run(&["install", "-D", "-m", "755", plugin, "/usr/sbin/kms-exec"])
-            .ok();
+        host.install_plugin("exec");
         host.configure(&format!("[provider]\ncache = \"{cache}\"\n{SECTION}"));
         host.guard(&["provider", "create", "nkp-a", "--slot", "box:one"])
             .ok();
         let guest = host.define_bound_guest("vm1", "nkp-a");
         host.start_and_stop(&guest);
         (host, guest)
+    }
+
+    /// Installs a plugin where programs are the host's own, beside vtpm-guard. Another process writes it: a program
+    /// that is open for writing cannot be run, and what this process has open, children of other tests may have.
+    fn install_plugin(&self, kind: &str) {
+        let (built, plugin) = (built(kind), format!("/usr/sbin/kms-{kind}"));
+        let install = ["install", "-m", "755", built.to_str().unwrap(), &plugin];
+        self.run(&install).ok();
     }
 
     fn box_is_down(&self, is_down: bool) {
@@ -180,4 +183,137 @@ fn a_key_leaves_the_disk_only_when_its_key_manager_has_opened_it() {
     assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (1, 0));
     host.start_and_stop(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
+}
+
+/// A real server of tests/kms/services in the host's own network, what speaks with it, and its key.
+struct Server {
+    service: &'static str,
+    kind: &'static str,
+    /// A command that prints the name of its key.
+    key: &'static str,
+}
+
+const SERVERS: [Server; 4] = [
+    Server {
+        service: "openbao",
+        kind: "transit",
+        key: "echo vtpm",
+    },
+    Server {
+        service: "softhsm",
+        kind: "pkcs11",
+        key: "echo vtpm",
+    },
+    Server {
+        service: "pykmip",
+        kind: "kmip",
+        key: "echo vtpm",
+    },
+    Server {
+        service: "tang",
+        kind: "exec",
+        key: "cat /var/lib/kms/thumbprint",
+    },
+];
+
+/// Where it keeps its files.
+const SERVER: &str = "/var/lib/kms";
+
+impl Server {
+    fn script(&self) -> String {
+        format!(
+            "{}/tests/kms/services/{}",
+            env!("CARGO_MANIFEST_DIR"),
+            self.service
+        )
+    }
+
+    /// It takes connections and answers none; a token, which has no process, is pulled out.
+    fn stop_answering(&self, host: &Host, stops: bool) {
+        let (signal, from, to) = if stops {
+            ("STOP", "tokens", "pulled")
+        } else {
+            ("CONT", "pulled", "tokens")
+        };
+        let script = format!(
+            "cd {SERVER}; if [ -e pid ]; then kill -{signal} -- -$(cut -d' ' -f1 pid); else mv {from} {to}; fi"
+        );
+        host.run(&["bash", "-c", &script]).ok();
+    }
+
+    fn configure(&self, host: &Host, cache: &str) {
+        let sections = host.read(&format!("{SERVER}/config.toml"));
+        let sections = sections.replace("kind = ", "timeout = \"5s\"\nkind = ");
+        host.configure(&format!("[provider]\ncache = \"{cache}\"\n{sections}"));
+    }
+
+    /// A guest whose provider key it has starts while it is up, and down, and down across a reboot.
+    fn boots_a_guest(&self) {
+        // The host's own network reaches no archive.
+        let install = std::process::Command::new(self.script())
+            .arg("install")
+            .status();
+        if !install.unwrap().success() {
+            assert!(
+                std::env::var_os("VTPM_GUARD_EVERY_KMS").is_none(),
+                "{}",
+                self.service
+            );
+            skipped(&format!("{} cannot be had here", self.service));
+            return;
+        }
+        let host = Host::new();
+        host.install_plugin(self.kind);
+        host.run(&["ip", "link", "set", "lo", "up"]).ok();
+        host.run(&[&self.script(), "up", SERVER]).ok();
+        self.configure(&host, "sealed");
+        let key = host.run(&["sh", "-c", self.key]).ok().stdout;
+        let slot = format!("{}:{}", self.service, key.trim());
+        host.guard(&["provider", "create", "nkp-a", "--slot", &slot])
+            .ok();
+        let guest = host.define_bound_guest("vm1", "nkp-a");
+        host.start_and_stop(&guest);
+        self.stop_answering(&host, true);
+        host.start_and_stop(&guest);
+        host.lose_tmpfs();
+        host.start_and_stop(&guest);
+
+        self.stop_answering(&host, false);
+        self.configure(&host, "boot");
+        host.guard(&["open"]).ok();
+        assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (0, 1));
+        self.stop_answering(&host, true);
+        host.start_and_stop(&guest);
+        host.lose_tmpfs();
+        host.start(&guest).refused_with("VG105");
+        assert_eq!(host.guard(&["open"]).status, 4);
+        self.stop_answering(&host, false);
+        host.guard(&["open"]).ok();
+        host.start_and_stop(&guest);
+        assert_eq!(host.tpms_made(&guest), 1);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn openbao_boots_a_guest() {
+    SERVERS[0].boots_a_guest();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn softhsm_boots_a_guest() {
+    SERVERS[1].boots_a_guest();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn pykmip_boots_a_guest() {
+    SERVERS[2].boots_a_guest();
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn tang_boots_a_guest() {
+    SERVERS[3].boots_a_guest();
 }
