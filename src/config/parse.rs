@@ -42,7 +42,7 @@ const MIN_DEADLINE: Duration = Duration::from_millis(500);
 const MAX_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
 /// The shortest `provider.max_age`: what opens provider keys again runs from time to time only.
-const MIN_MAX_AGE: Duration = Duration::from_secs(60);
+const MIN_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// The largest `capture.denied`: each is a file of some KiB.
 const MAX_CAPTURED: usize = 1000;
@@ -191,7 +191,7 @@ fn set(
         "fleet.metadata" => config.fleet_metadata = choice(&full, value, FLEET_METADATA)?,
         "provider.cache" => config.kek_cache = choice(&full, value, KEK_CACHES)?,
         "provider.max_age" => {
-            let wanted = "a time like \"12h\" or \"30d\", at least \"1m\", or \"\" for no limit";
+            let wanted = "a time like \"12h\" or \"30d\", at least \"1h\", or \"\" for no limit";
             let text = string(value).ok_or_else(|| bad_value(&full, value, wanted))?;
             let age = duration::parse(text).filter(|age| *age >= MIN_MAX_AGE);
             if age.is_none() && !text.is_empty() {

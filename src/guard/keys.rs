@@ -39,6 +39,15 @@ impl Keys {
         }
     }
 
+    /// The same for what decides about saved copies: a key that may not be used for a start still tells which of them
+    /// it opens.
+    pub(super) fn of_any_age(guard: &Guard) -> Self {
+        Self {
+            max_age: None,
+            ..Self::of(guard)
+        }
+    }
+
     fn with(unlocker: Unlocker) -> Self {
         Self {
             deks: Vec::new(),
@@ -79,11 +88,9 @@ impl Keys {
         providers: &[Provider],
         deadline: Deadline,
     ) -> KekState {
-        if self.has_expired(key_id, providers) {
-            return KekState::Expired;
-        }
         let deadline = self.for_kek(deadline);
         match self.unlocker.kek(key_id, deadline) {
+            Ok(_) if self.has_expired(key_id, providers) => KekState::Expired,
             Ok(_) => KekState::Opens,
             Err(error) => match &*error {
                 KeyringError::TimedOut => KekState::TimedOut,
@@ -150,11 +157,11 @@ impl Keys {
         if !providers.iter().any(|provider| provider.key_id == key_id) {
             return Err(NotOpened::NoProvider { key_id });
         }
+        let deadline = self.for_kek(deadline);
+        let dek = self.unlocker.open(wrapped, domain, deadline)?;
         if self.has_expired(key_id, providers) {
             return Err(NotOpened::Expired { key_id });
         }
-        let deadline = self.for_kek(deadline);
-        let dek = self.unlocker.open(wrapped, domain, deadline)?;
         Ok((key_id, dek))
     }
 

@@ -122,9 +122,10 @@ impl Keyring {
         &self,
         place: KekPlace,
         kek: &Kek,
+        weaker: WeakerSeal,
         deadline: Deadline,
     ) -> Result<StoredKek, KeyringError> {
-        let stored = self.store_in(place, kek, WeakerSeal::Refused, deadline)?;
+        let stored = self.store_in(place, kek, weaker, deadline)?;
         let other = match place {
             KekPlace::Disk => KekPlace::Tmpfs,
             KekPlace::Tmpfs => KekPlace::Disk,
@@ -336,8 +337,12 @@ impl Keyring {
         }
     }
 
+    /// Where the key is, for errors about it.
     pub(super) fn path(&self, key_id: KeyId) -> PathBuf {
-        self.dir.join(key_id.to_string())
+        let (name, boot_dir) = (key_id.to_string(), self.boot_dir.iter());
+        let mut dirs = [&self.dir].into_iter().chain(boot_dir);
+        let dir = dirs.find(|dir| dir.join(&name).exists());
+        dir.unwrap_or(&self.dir).join(name)
     }
 }
 

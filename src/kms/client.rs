@@ -17,6 +17,7 @@ use crate::host::frame::to_frame;
 use crate::host::peer::Peer;
 use crate::host::trusted;
 use crate::host::{process, program};
+use crate::key::hex;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 
@@ -124,6 +125,9 @@ impl Client {
         let blob = self.body(MAX_BLOB, deadline)?;
         if blob.is_empty() {
             return Err(self.nonsense("the wrapped key is empty"));
+        }
+        if shows(&blob, kek) {
+            return Err(KmsError::NotWrapped(self.kms.clone()));
         }
         let remote_version = match reply.remote_version {
             Some(version) if version.len() > 128 || version.contains(char::is_control) => {
@@ -267,6 +271,14 @@ fn context(key_id: KeyId) -> String {
 
 /// What a plugin is told of the deadline: a little less than is left, so that its own words about what did
 /// not answer are here in time.
+/// Whether a KEK can be read in what is to be its wrapped form: a command that copies its input is no key manager.
+fn shows(blob: &[u8], kek: &Kek) -> bool {
+    let mut digits = Zeroizing::new(vec![0; 2 * Kek::LEN]);
+    hex::encode(kek.expose(), &mut digits);
+    let holds = |text: &[u8]| blob.windows(text.len()).any(|part| part == text);
+    holds(kek.expose()) || holds(&digits)
+}
+
 fn milliseconds(deadline: Deadline) -> u64 {
     let left = deadline.remaining();
     let left = left.saturating_sub(MARGIN.min(left / 10));

@@ -62,6 +62,9 @@ pub enum KmsError {
         /// In the plugin's words.
         message: String,
     },
+    /// It gave the key back as it was.
+    #[error("kms.{0}: it has not wrapped the key: what it gave back shows it")]
+    NotWrapped(String),
     /// What it unwrapped is another key.
     #[error(
         "kms.{kms}: what key \"{remote_key}\" unwraps is not the key {key_id}: a key was made anew under that name, or its slot belongs to another"

@@ -1,7 +1,8 @@
 //! The key managers of this host, as a procedure uses them: one conversation with each, and one that does not
-//! answer is not asked again.
+//! answer, or does not take the credentials, is not asked again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Client, KmsError, KmsSettings, Trouble, WrappedKek};
 use crate::key::id::KeyId;
@@ -11,7 +12,9 @@ use crate::key::kek::Kek;
 pub(crate) struct KeyManagers {
     sections: BTreeMap<String, KmsSettings>,
     clients: BTreeMap<String, Client>,
-    silent: BTreeSet<String>,
+    /// Those that did not answer, or did not take the credentials, and why: a second try would cost as much time, or
+    /// lock a token.
+    given_up: BTreeMap<String, (Trouble, String)>,
     /// Where a test has its plugins.
     #[cfg(test)]
     plugins: Option<std::path::PathBuf>,
@@ -23,10 +26,19 @@ impl KeyManagers {
         Self {
             sections,
             clients: BTreeMap::new(),
-            silent: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             #[cfg(test)]
             plugins: None,
         }
+    }
+
+    /// Asks none of them for longer than its share of this time.
+    pub(crate) fn within(mut self, time: Duration) -> Self {
+        let share = u32::try_from(self.sections.len()).map_or(time, |count| time / count.max(1));
+        for section in self.sections.values_mut() {
+            section.timeout = section.timeout.min(share);
+        }
+        self
     }
 
     /// With the plugins of a test.
@@ -90,13 +102,31 @@ impl KeyManagers {
         kms: &str,
         question: impl FnOnce(&mut Client) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
-        if self.silent.contains(kms) {
+        if let Some((trouble, message)) = self.given_up.get(kms) {
             return Err(KmsError::Refused {
                 kms: kms.to_owned(),
-                trouble: Trouble::Unreachable,
-                message: "it was asked a moment ago".to_owned(),
+                trouble: *trouble,
+                message: format!("{message} (it was not asked again)"),
             });
         }
+        let answer = self.talk(kms, question);
+        if let Err(KmsError::Refused {
+            trouble: trouble @ (Trouble::Unreachable | Trouble::Credentials),
+            message,
+            ..
+        }) = &answer
+        {
+            let given_up = (*trouble, message.clone());
+            self.given_up.insert(kms.to_owned(), given_up);
+        }
+        answer
+    }
+
+    fn talk<T>(
+        &mut self,
+        kms: &str,
+        question: impl FnOnce(&mut Client) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
         let mut client = if let Some(client) = self.clients.remove(kms) {
             client
         } else {
@@ -105,18 +135,13 @@ impl KeyManagers {
             self.connect(kms, section)?
         };
         let answer = question(&mut client);
-        match &answer {
-            Err(KmsError::Refused {
-                trouble: Trouble::Unreachable,
-                ..
-            }) => {
-                self.silent.insert(kms.to_owned());
-            }
-            // After these nobody knows what the plugin will say next.
-            Err(KmsError::Plugin { .. } | KmsError::Nonsense { .. }) => {}
-            _ => {
-                self.clients.insert(kms.to_owned(), client);
-            }
+        // After these nobody knows what the plugin will say next.
+        let is_lost = matches!(
+            &answer,
+            Err(KmsError::Plugin { .. } | KmsError::Nonsense { .. })
+        );
+        if !is_lost {
+            self.clients.insert(kms.to_owned(), client);
         }
         answer
     }

@@ -2,6 +2,8 @@
 //!
 //! Each provider key is asked for at most once: a whole fleet may do this after a power failure.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
@@ -12,10 +14,13 @@ use crate::clock::Timestamp;
 use crate::config::{Config, KekCache};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::keyring::{KekPlace, Keyring, KeyringError};
+use crate::keyring::{KekPlace, Keyring, KeyringError, WeakerSeal};
 use crate::kms::KeyManagers;
 use crate::store::{Access, Slot, Store};
 use crate::verdict::facts::Provider;
+
+/// How long all key managers together may take: libvirtd waits for vtpm-guard-open.service.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `open` did about one provider.
 #[derive(Debug, Serialize)]
@@ -61,7 +66,10 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let _exclusive = ProvidersLock::acquire(host)?;
     let mut providers = store.providers()?;
     if names.is_empty() {
-        providers.retain(|provider| !provider.kms.names.is_empty());
+        // A key on tmpfs without a slot goes back to the disk, or the next reboot loses it.
+        let keyring = host.keyring();
+        let is_on_tmpfs = |key_id| keyring.place(key_id).is_ok_and(|it| it == KekPlace::Tmpfs);
+        providers.retain(|it| !it.kms.names.is_empty() || is_on_tmpfs(it.key_id));
     } else {
         let found = names.iter().map(|text| store.provider(text));
         providers = found.collect::<Result<_, _>>()?;
@@ -69,7 +77,7 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let mut work = Work {
         slots: store.slots()?,
         store: &mut store,
-        managers: host.key_managers(&config),
+        managers: host.key_managers(&config).within(PATIENCE),
         keyring: host.keyring(),
         config: &config,
     };
@@ -128,7 +136,7 @@ impl Work<'_> {
             // From tmpfs to the disk: no key manager is needed.
             (Ok(KekPlace::Tmpfs), Ok(kek)) => {
                 self.keyring
-                    .store_only_in(wanted, kek, default_deadline())?;
+                    .store_only_in(wanted, kek, WeakerSeal::Refused, default_deadline())?;
                 self.is_due(provider)
             }
             // It is not here; or it is on the disk, and only what a key manager opens now may leave that.
@@ -180,10 +188,26 @@ impl Work<'_> {
     }
 
     fn keep(&mut self, slot: &Slot, kek: &Kek, place: KekPlace) -> Result<(), HostError> {
-        // The slot first: a key that leaves the disk has one that was verified.
+        let is_on_disk = self
+            .keyring
+            .place(kek.key_id())
+            .is_ok_and(|it| it == KekPlace::Disk);
+        if is_on_disk && place == KekPlace::Tmpfs {
+            // A key leaves the disk only when the store says that a slot has opened it.
+            self.mark(slot)?;
+            self.keyring
+                .store_only_in(place, kek, WeakerSeal::Refused, default_deadline())?;
+            return Ok(());
+        }
+        // Otherwise the key counts more: the store may be on a full disk.
+        self.keyring
+            .store_only_in(place, kek, WeakerSeal::Refused, default_deadline())?;
+        self.mark(slot)
+    }
+
+    fn mark(&mut self, slot: &Slot) -> Result<(), HostError> {
         self.store.set_deadline(default_deadline())?;
         self.store.mark_slot_verified(slot.uuid, Timestamp::now())?;
-        self.keyring.store_only_in(place, kek, default_deadline())?;
         Ok(())
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn create(
     let keyring = host.keyring();
     let stored = match config.kek_cache {
         KekCache::Boot if !slots.is_empty() => {
-            keyring.store_only_in(KekPlace::Tmpfs, &kek, default_deadline())?
+            keyring.store_only_in(KekPlace::Tmpfs, &kek, weaker, default_deadline())?
         }
         KekCache::Sealed | KekCache::Boot => keyring.store(&kek, weaker, default_deadline())?,
     };

@@ -135,15 +135,17 @@ impl Store {
         })
     }
 
-    /// Deletes a provider's row. Its key references lose their provider's UUID and keep its
-    /// name. [`Store::dependent_domains`] lists the guests that this locks out.
+    /// Deletes a provider's row, and the slots of its KEK unless another provider has that. Its key references lose
+    /// their provider's UUID and keep its name. [`Store::dependent_domains`] lists the guests that this locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         self.write(|transaction| {
-            if provider_rows::delete(transaction, provider)? {
-                Ok(())
-            } else {
-                Err(StoreError::NoProvider(provider.to_string()).into())
+            let key_id = provider_rows::by_uuid(transaction, provider)?.key_id;
+            provider_rows::delete(transaction, provider)?;
+            let mut others = provider_rows::all(transaction)?.into_iter();
+            if !others.any(|other| other.key_id == key_id) {
+                slots::delete_of(transaction, key_id)?;
             }
+            Ok(())
         })
     }
 }

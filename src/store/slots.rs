@@ -111,7 +111,12 @@ pub(super) fn delete_of(transaction: &Transaction<'_>, key_id: KeyId) -> Result<
 /// Which key managers open which KEK.
 pub(super) fn by_key(connection: &Connection) -> Result<BTreeMap<KeyId, KmsSlots>, Failure> {
     let mut query = connection
-        .prepare("SELECT key_id, kms, verified_at FROM kek_slot ORDER BY created_at, slot_uuid")?;
+        // Those that can be opened, as `all` has them.
+        .prepare(
+            "SELECT key_id, kms, verified_at FROM kek_slot
+             WHERE length(CAST(blob AS BLOB)) > 0 AND remote_key <> ''
+             ORDER BY created_at, slot_uuid",
+        )?;
     let mut rows = query.query([])?;
     let mut slots = BTreeMap::<KeyId, KmsSlots>::new();
     while let Some(row) = rows.next()? {

@@ -1,4 +1,4 @@
-//! `provider slot …`, `provider create --slot`, `open`: with the real `kms-exec`, whose command is cat.
+//! `provider slot …`, `provider create --slot`, `open`: with the real `kms-exec`, whose command turns one bit of each byte.
 
 use std::fs;
 
@@ -7,13 +7,17 @@ use serde_json::{Value, json};
 use crate::built::built;
 use crate::env::{Host, Ran, VM1, golden};
 
-/// A key manager that gives back what it gets, and one that takes nothing.
+/// Two key managers that wrap, and some that do not.
 const KEY_MANAGERS: &str = r#"
 [kms.box]
 kind = "exec"
-wrap = ["/bin/cat"]
-unwrap = ["/bin/cat"]
+wrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
+unwrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
 [kms.other]
+kind = "exec"
+wrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
+unwrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
+[kms.clear]
 kind = "exec"
 wrap = ["/bin/cat"]
 unwrap = ["/bin/cat"]
@@ -23,14 +27,14 @@ wrap = ["/bin/false"]
 unwrap = ["/bin/false"]
 [kms.liar]
 kind = "exec"
-wrap = ["/bin/cat"]
+wrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
 unwrap = ["/bin/sh", "-c", "cat >/dev/null; printf '%032d' 0"]
 [kms.nobody]
 kind = "no-such-kind"
 [kms.wrong]
 kind = "exec"
-wrap = ["/bin/cat"]
-unwrap = ["/bin/cat"]
+wrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
+unwrap = ['/usr/bin/tr', '\000-\377', '\200-\377\000-\177']
 typo = "x"
 "#;
 
@@ -129,6 +133,7 @@ fn a_key_manager_that_does_not_take_the_key_changes_nothing() {
     for (kms, status, says) in [
         ("closed", 4, "it failed: /bin/false"),
         ("liar", 4, "is not the key"),
+        ("clear", 1, "has not wrapped the key"),
         ("nobody", 4, "kms-no-such-kind is not installed"),
         ("wrong", 2, "unknown key \"typo\""),
         ("absent", 2, "no section [kms.absent]"),

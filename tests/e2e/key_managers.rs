@@ -10,9 +10,10 @@ use crate::built::built;
 use crate::guest::Guest;
 use crate::host::{Host, skipped};
 
-/// Gives back what it gets, unless it is down, and writes down that it was asked.
+/// Turns one bit of each byte, unless it is down, and writes down that it was asked.
 const BOX: &str = "#!/bin/sh\n[ ! -e /run/box-is-down ] || { echo 'the box is down' >&2; exit 1; }\n\
-                   echo asked >>/run/box-asked\nexec cat\n";
+                   echo asked >>/run/box-asked\n\
+                   exec tr '\\000-\\377' '\\200-\\377\\000-\\177'\n";
 const SECTION: &str = "[kms.box]\nkind = \"exec\"\nwrap = [\"/usr/sbin/box\"]\n\
                        unwrap = [\"/usr/sbin/box\"]\n";
 
@@ -229,7 +230,7 @@ impl Server {
     }
 
     /// It takes connections and answers none; a token, which has no process, is pulled out.
-    fn stop_answering(&self, host: &Host, stops: bool) {
+    fn stop_answering(host: &Host, stops: bool) {
         let (signal, from, to) = if stops {
             ("STOP", "tokens", "pulled")
         } else {
@@ -241,7 +242,7 @@ impl Server {
         host.run(&["bash", "-c", &script]).ok();
     }
 
-    fn configure(&self, host: &Host, cache: &str) {
+    fn configure(host: &Host, cache: &str) {
         let sections = host.read(&format!("{SERVER}/config.toml"));
         let sections = sections.replace("kind = ", "timeout = \"5s\"\nkind = ");
         host.configure(&format!("[provider]\ncache = \"{cache}\"\n{sections}"));
@@ -266,28 +267,28 @@ impl Server {
         host.install_plugin(self.kind);
         host.run(&["ip", "link", "set", "lo", "up"]).ok();
         host.run(&[&self.script(), "up", SERVER]).ok();
-        self.configure(&host, "sealed");
+        Self::configure(&host, "sealed");
         let key = host.run(&["sh", "-c", self.key]).ok().stdout;
         let slot = format!("{}:{}", self.service, key.trim());
         host.guard(&["provider", "create", "nkp-a", "--slot", &slot])
             .ok();
         let guest = host.define_bound_guest("vm1", "nkp-a");
         host.start_and_stop(&guest);
-        self.stop_answering(&host, true);
+        Self::stop_answering(&host, true);
         host.start_and_stop(&guest);
         host.lose_tmpfs();
         host.start_and_stop(&guest);
 
-        self.stop_answering(&host, false);
-        self.configure(&host, "boot");
+        Self::stop_answering(&host, false);
+        Self::configure(&host, "boot");
         host.guard(&["open"]).ok();
         assert_eq!((host.sealed(DISK), host.sealed(TMPFS)), (0, 1));
-        self.stop_answering(&host, true);
+        Self::stop_answering(&host, true);
         host.start_and_stop(&guest);
         host.lose_tmpfs();
         host.start(&guest).refused_with("VG105");
         assert_eq!(host.guard(&["open"]).status, 4);
-        self.stop_answering(&host, false);
+        Self::stop_answering(&host, false);
         host.guard(&["open"]).ok();
         host.start_and_stop(&guest);
         assert_eq!(host.tpms_made(&guest), 1);

@@ -135,16 +135,45 @@ fn a_rotation_that_is_killed_leaves_each_key_its_slots() {
 }
 
 #[test]
-fn the_last_slot_that_was_verified_stays() {
+fn a_key_on_tmpfs_that_has_lost_its_slot_goes_back_to_the_disk() {
+    let fixture = Fixture::new();
+    fixture.with_toy("boot");
+    add(&fixture.host, "a", &toy("one"), None).unwrap();
+    open(&fixture.host, &[]).unwrap();
+    assert_eq!(fixture.place_of("a"), Some(KekPlace::Tmpfs));
+    // As after the restore of an older backup.
+    fixture.sql("DELETE FROM kek_slot");
+    open(&fixture.host, &[]).unwrap();
+    assert_eq!(fixture.place_of("a"), Some(KekPlace::Disk));
+}
+
+#[test]
+fn a_rotation_wraps_the_next_key_only_where_the_present_one_opens() {
+    let fixture = Fixture::new();
+    fixture.with_toy("sealed");
+    add(&fixture.host, "a", &toy("one"), None).unwrap();
+    let before = fixture.provider("a").key_id;
+    fixture.sql("UPDATE kek_slot SET blob = x'00'");
+    let refused = rotate(&fixture.host, "a", WeakerSeal::Allowed, &mut |_| {});
+    assert!(
+        matches!(refused, Err(SlotError::Kms(_))),
+        "{:?}",
+        refused.err()
+    );
+    assert_eq!(fixture.provider("a").key_id, before);
+}
+
+#[test]
+fn the_last_slot_that_opens_stays() {
     let fixture = Fixture::new();
     fixture.with_toy("boot");
     add(&fixture.host, "a", &toy("one"), None).unwrap();
     open(&fixture.host, &[]).unwrap();
     let last = remove(&fixture.host, "a", "toy:one").unwrap_err();
     assert!(matches!(last, SlotError::Last(_)), "{last:?}");
-    // One that was never verified is no other way.
+    // One that was verified once, and opens no more, is no other way.
     add(&fixture.host, "a", &toy("two"), None).unwrap();
-    fixture.sql("UPDATE kek_slot SET verified_at = NULL WHERE remote_key = 'two'");
+    fixture.sql("UPDATE kek_slot SET blob = x'00' WHERE remote_key = 'two'");
     let last = remove(&fixture.host, "a", "toy:one").unwrap_err();
     assert!(matches!(last, SlotError::Last(_)), "{last:?}");
     remove(&fixture.host, "a", "toy:two").unwrap();

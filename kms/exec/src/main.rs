@@ -102,6 +102,14 @@ impl CommandLine {
         deadline: Deadline,
         failed: Trouble,
     ) -> Result<Zeroizing<Vec<u8>>, PluginError> {
+        // The name may come from the store, and what the arguments mean is not known here.
+        if !key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte))
+        {
+            let message = "a key's name may have letters, digits and ._:@/+- only";
+            return Err(PluginError::new(Trouble::NoKey, message));
+        }
         // Run by the name of the section: of some programs the name says what they do.
         trusted_path(&self.program)?;
         let args: Vec<_> = self.args.iter().map(|arg| arg.replace(NAME, key)).collect();
@@ -118,8 +126,10 @@ impl CommandLine {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        let said = output.stderr.lines().last().unwrap_or_default();
-        let message = format!("{}: {}: {said}", self.program.display(), output.status);
+        let mut message = format!("{}: {}", self.program.display(), output.status);
+        if let Some(said) = output.stderr.lines().last() {
+            message = format!("{message}: {said}");
+        }
         Err(PluginError::new(failed, message))
     }
 }

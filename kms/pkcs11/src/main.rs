@@ -8,7 +8,7 @@ mod method;
 mod token;
 
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
 use vtpm_guard::plugin::{
@@ -151,9 +151,16 @@ impl Pkcs11 {
             // Past the deadline nobody listens any more.
             let _ = sender.send(answer);
         });
-        let (access, result) = receiver.recv_timeout(deadline.remaining()).map_err(|_| {
-            let message = format!("{}: it did not answer in time", self.address);
-            PluginError::new(Trouble::Unreachable, message)
+        let answer = receiver.recv_timeout(deadline.remaining());
+        let (access, result) = answer.map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                let message = format!("{}: it did not answer in time", self.address);
+                PluginError::new(Trouble::Unreachable, message)
+            }
+            RecvTimeoutError::Disconnected => PluginError::new(
+                Trouble::Failed,
+                format!("{}: the call has failed", self.address),
+            ),
         })?;
         self.token = access;
         result

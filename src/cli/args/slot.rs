@@ -29,9 +29,10 @@ pub enum Slot {
         /// Provider name or UUID.
         name: String,
     },
-    /// Remove a slot, unless it is the last one that was verified.
+    /// Remove a slot, unless nothing else opens the key.
     ///
-    /// The key manager keeps its own key.
+    /// Another slot must open it now, or it must be sealed on this host's disk. The key manager keeps its own
+    /// key.
     Remove {
         /// Provider name or UUID.
         name: String,

@@ -10,6 +10,8 @@ impl From<SlotError> for CommandError {
         match error {
             SlotError::Provider(error) => error.into(),
             SlotError::Kms(error) => error.into(),
+            SlotError::BadSpec(_) => Self::failed(error)
+                .with_hint(format!("see what stands there: {}", Command::ProviderList)),
             SlotError::NoSlot(provider, text) => Self::usage(format!(
                 "provider {} has no slot {}",
                 quoted(&provider.name),
@@ -42,11 +44,11 @@ impl From<SlotError> for CommandError {
                 Command::ProviderRotate(provider.arg())
             )),
             SlotError::Last(provider) => Self::refused(format!(
-                "no other slot of provider {} was verified, and its key is not sealed on this host's disk",
+                "no other slot of provider {} opens its key now, and that is not sealed on this host's disk",
                 quoted(&provider.name)
             ))
             .with_hint(format!(
-                "verify another one first: {}",
+                "see which slots open it: {}",
                 Command::SlotVerify(provider.arg())
             )),
         }
@@ -64,6 +66,9 @@ impl From<KmsError> for CommandError {
             KmsError::Plugin { .. } | KmsError::Nonsense { .. } => {
                 "install the plugin again, or tell those who made it".to_owned()
             }
+            KmsError::NotWrapped(_) => {
+                return Self::refused(error).with_hint("nothing was stored; see the commands of its section");
+            }
             KmsError::OtherKey { .. } => {
                 "nothing was stored; remove that slot, and add one for the right key".to_owned()
             }
@@ -72,7 +77,7 @@ impl From<KmsError> for CommandError {
                     return Self::usage(error).with_hint("correct the configuration (docs/kms.md)");
                 }
                 Trouble::Credentials => "renew the credentials (docs/kms.md)",
-                Trouble::Unreachable => "retry once it answers; guests start meanwhile",
+                Trouble::Unreachable => "retry once it answers; while this host holds the keys, guests start all the same",
                 Trouble::NoKey => "name a key that it has",
                 Trouble::Denied => "let this host use the key there (docs/kms.md)",
                 Trouble::NotOpened => {

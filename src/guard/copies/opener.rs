@@ -87,7 +87,7 @@ impl Opener {
         Self {
             domain: domain.uuid,
             references: references.unwrap_or_default(),
-            keys: Keys::of(guard),
+            keys: Keys::of_any_age(guard),
             deadline,
         }
     }

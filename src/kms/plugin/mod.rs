@@ -27,6 +27,9 @@ pub use settings::{Settings, read_credentials, read_trusted, trusted_path};
 /// The longest KEK that a plugin wraps, in bytes; this version has KEKs of 32.
 const MAX_KEK: usize = 64;
 
+/// The longest text of a reply, in characters: a server may say more than a document holds.
+const MAX_WORDS: usize = 1000;
+
 /// A key manager of one kind.
 pub trait Kms: Sized {
     /// The kind, as `[kms.NAME] kind` and the program's name have it.
@@ -133,7 +136,7 @@ fn converse<K: Kms>() -> io::Result<()> {
             Err(error) => (
                 Reply {
                     error: Some(error.trouble),
-                    message: Some(error.message),
+                    message: Some(error.message.chars().take(MAX_WORDS).collect()),
                     ..Reply::default()
                 },
                 None,
@@ -185,7 +188,8 @@ fn answer<K: Kms>(
     match request {
         Request::Hello { .. } => Err(no_hello()),
         Request::Status { deadline_ms } => {
-            let detail = Some(kms.status(after(*deadline_ms))?);
+            let detail = kms.status(after(*deadline_ms))?;
+            let detail = Some(detail.chars().take(MAX_WORDS).collect());
             Ok((Reply { detail, ..done }, None))
         }
         Request::Wrap {

@@ -223,6 +223,8 @@ pub(crate) enum KeyFinding {
     PreviousNeverExported(Provider),
     /// It was never exported, and beside this host only key managers of one kind open its key.
     OneKind(Provider, String),
+    /// A key that is to be on no disk, for a key manager opens it, is on this host's.
+    StillOnDisk(Provider),
     /// This slot does not open the provider's key.
     Slot(Provider, SlotUuid, KmsError),
     /// It was exported a long time ago.

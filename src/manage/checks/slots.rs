@@ -7,6 +7,7 @@ use super::nightly::is_settled;
 use super::{Finding, HostFinding, KeyFinding, providers};
 use crate::config::{Config, KekCache};
 use crate::host::dirs::{OPEN_UNITS, SYSTEMD_RUNS};
+use crate::keyring::KekPlace;
 use crate::manage::host::Host;
 use crate::manage::slots::open;
 use crate::store::{Access, Slot};
@@ -30,6 +31,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
         }
     }
     for provider in providers(host) {
+        let is_to_leave = config.kek_cache == KekCache::Boot && !provider.kms.names.is_empty();
+        let place = host.keyring().place(provider.key_id);
+        if is_to_leave && place.is_ok_and(|place| place == KekPlace::Disk) {
+            found.push(KeyFinding::StillOnDisk(provider.clone()).into());
+        }
         let its = slots.iter().filter(|slot| slot.key_id == provider.key_id);
         for slot in its.filter(|slot| !silent.contains(&slot.kms)) {
             if let Err(error) = open(&mut managers, slot) {
@@ -47,7 +53,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
 fn nobody_opens(config: &Config, slots: &[Slot]) -> Option<Vec<&'static str>> {
     let [at_boot, from_time_to_time] = OPEN_UNITS;
     let is_needed = |unit: &str| {
-        (unit == at_boot && config.kek_cache == KekCache::Boot)
+        (unit == at_boot && (config.kek_cache == KekCache::Boot || config.kek_max_age.is_some()))
             || (unit == from_time_to_time && config.kek_max_age.is_some())
     };
     if slots.is_empty() || !Path::new(SYSTEMD_RUNS).exists() {

@@ -46,7 +46,7 @@ fn weakly_sealed(host: &Host, provider: &Provider) -> Option<KeyFinding> {
 
 fn export(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, HostError> {
     let Some(exported_at) = provider.exported_at else {
-        if !provider.kms.names.is_empty() {
+        if provider.kms.opened_at.is_some() {
             return only_kind(store, provider);
         }
         let is_needed = provider.previous_key_of().is_none()

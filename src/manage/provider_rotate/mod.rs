@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 use super::host::{Host, HostError, default_deadline};
 use super::provider_list::SealState;
 use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
-use super::slots::{SlotError, SlotSpec, make};
+use super::slots::{SlotError, SlotSpec, make, open};
 use crate::clock::Timestamp;
 use crate::config::{Config, KekCache};
 use crate::ids::DomainUuid;
@@ -200,7 +200,7 @@ impl Work<'_> {
         // The key before the rows that need it: a kill in between leaves a key that nobody needs.
         let stored = match self.config.kek_cache {
             KekCache::Boot if !slots.is_empty() => {
-                keyring.store_only_in(KekPlace::Tmpfs, &new, default_deadline())?
+                keyring.store_only_in(KekPlace::Tmpfs, &new, weaker, default_deadline())?
             }
             KekCache::Sealed | KekCache::Boot => keyring.store(&new, weaker, default_deadline())?,
         };
@@ -227,13 +227,12 @@ impl Work<'_> {
         let present = self.store.slots()?.into_iter();
         let present = present.filter(|slot| slot.key_id == provider.key_id);
         let same = present.map(|slot| {
-            let spec = SlotSpec {
-                kms: slot.kms,
-                remote_key: slot.remote_key,
-            };
-            make(managers, &spec, slot.label, new)
+            // A row that somebody has put into the store must not choose who gets the next key.
+            open(managers, &slot)?;
+            let spec: SlotSpec = format!("{}:{}", slot.kms, slot.remote_key).parse()?;
+            make(managers, &spec, slot.label, new).map_err(SlotError::from)
         });
-        Ok(same.collect::<Result<_, _>>()?)
+        same.collect()
     }
 
     fn carry_out(

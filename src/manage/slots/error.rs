@@ -1,5 +1,6 @@
 //! Why a slot was not added, verified or removed.
 
+use super::BadSpec;
 use crate::kms::KmsError;
 use crate::manage::providers::{ProviderError, ProviderRef};
 
@@ -12,6 +13,9 @@ pub(crate) enum SlotError {
     /// The key manager.
     #[error(transparent)]
     Kms(#[from] KmsError),
+    /// A row of the store names no slot that could be asked for.
+    #[error("a slot in the store has a bad name: {0}")]
+    BadSpec(#[from] BadSpec),
     /// The provider has no such slot.
     #[error("no such slot")]
     NoSlot(ProviderRef, String),
@@ -21,8 +25,8 @@ pub(crate) enum SlotError {
     /// The sealed key of this host, or the recovery file.
     #[error("not a slot that can be removed")]
     NotRemovable(ProviderRef, &'static str),
-    /// Without it nothing that was verified opens the provider's key.
-    #[error("the last slot that was verified")]
+    /// Without it nothing opens the provider's key after a reboot.
+    #[error("the last slot that opens")]
     Last(ProviderRef),
 }
 

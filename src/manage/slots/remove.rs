@@ -1,9 +1,9 @@
-//! `provider slot remove`: one way less to a provider's key, and never the last one that was verified.
+//! `provider slot remove`: one way less to a provider's key, and never the last one that opens it.
 
 use serde::Serialize;
 
 use super::list::{HOST, RECOVERY};
-use super::{ListedSlot, SlotError};
+use super::{ListedSlot, SlotError, open};
 use crate::ids::SlotUuid;
 use crate::keyring::{KekPlace, Keyring};
 use crate::manage::host::{Host, default_deadline};
@@ -38,12 +38,15 @@ pub(crate) fn remove(host: &Host, text: &str, named: &str) -> Result<RemovedSlot
         }
         (None, _) => return Err(SlotError::NoSlot(reference(), named.to_owned())),
     };
+    // What was verified once may be gone by now: another way has to open at this moment.
     let mut others = slots.iter().filter(|other| other.uuid != slot.uuid);
-    let is_safe = others.any(|other| other.verified_at.is_some())
-        || opens_after_a_reboot(&host.keyring(), &provider);
+    let mut managers = host.key_managers(&host.config()?);
+    let is_safe = opens_after_a_reboot(&host.keyring(), &provider)
+        || others.any(|other| open(&mut managers, other).is_ok());
     if !is_safe {
         return Err(SlotError::Last(reference()));
     }
+    store.set_deadline(default_deadline())?;
     store.delete_slot(slot, &slots)?;
     Ok(RemovedSlot {
         slot: slot.into(),

@@ -37,7 +37,8 @@ pub(super) fn remedy(code: Code) -> String {
             Command::ProviderImport(Arg::FILE)
         ),
         Code::KekExpired => format!(
-            "Let a key manager open it again: {}. vtpm-guard-open.timer does so in time while a key manager answers.",
+            "Let a key manager open it again: {}. vtpm-guard-open.timer does so in time while a key manager answers. Where none will come back, \
+             set provider.max_age = \"\" in the configuration.",
             Command::Open
         ),
         Code::ProviderTimeout => format!(

@@ -101,20 +101,19 @@ impl Site {
         );
     }
 
-    /// Two key managers: `box` gives back what it gets, `closed` takes nothing.
+    /// Two key managers: `box` turns one bit of each byte, `closed` takes nothing.
     pub(super) fn add_key_manager(&self) {
         let program = built("exec");
         let here = self.host.path("bin/kms-exec");
         fs::hard_link(&program, &here)
             .or_else(|_| fs::copy(&program, &here).map(|_| ()))
             .unwrap();
-        let section = |name, program| {
-            format!(
-                "[kms.{name}]\nkind = \"exec\"\nwrap = [\"{program}\"]\nunwrap = [\"{program}\"]\n"
-            )
+        let section = |name, command| {
+            format!("[kms.{name}]\nkind = \"exec\"\nwrap = [{command}]\nunwrap = [{command}]\n")
         };
         let before = fs::read_to_string(&self.config).unwrap();
-        let sections = section("box", "/bin/cat") + &section("closed", "/bin/false");
+        let sections = section("box", r"'/usr/bin/tr', '\000-\377', '\200-\377\000-\177'")
+            + &section("closed", "'/bin/false'");
         self.host.file("config.toml", &(before + &sections));
     }
 

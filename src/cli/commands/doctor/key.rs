@@ -60,6 +60,14 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             "if these and this host are lost, so is the key and every TPM that depends on it",
             export(provider),
         ),
+        KeyFinding::StillOnDisk(provider) => Described::warning(
+            format!(
+                "the key of provider {} is on this host's disk, and provider.cache is \"boot\"",
+                quoted(&provider.name)
+            ),
+            "a copy of this disk may open it without the key manager",
+            Command::OpenOf(Arg::provider(provider)).to_string(),
+        ),
         KeyFinding::Slot(provider, slot, error) => Described::error(
             format!(
                 "slot {slot} of provider {} does not open: {error}",

@@ -115,3 +115,20 @@ fn a_previous_key_gives_way_to_its_provider_s_present_one() {
         assert_eq!(provider(name, key(1)).previous_key_of(), None, "{name}");
     }
 }
+
+#[test]
+fn a_key_expires_only_where_a_key_manager_has_it_and_by_a_clock_that_can_be_right() {
+    let hour = 60 * 60 * 1000;
+    let now = Timestamp(100 * hour);
+    let opened = |at: Option<i64>| KmsSlots {
+        names: vec!["vault".to_owned()],
+        opened_at: at.map(Timestamp),
+    };
+    assert!(!KmsSlots::default().is_older_than(hour, now));
+    assert!(opened(None).is_older_than(hour, now));
+    assert!(!opened(Some(99 * hour)).is_older_than(hour, now));
+    assert!(opened(Some(99 * hour - 1)).is_older_than(hour, now));
+    // The clock was set back a little since, or was wrong when the key was opened.
+    assert!(!opened(Some(100 * hour + 1000)).is_older_than(hour, now));
+    assert!(opened(Some(200 * hour)).is_older_than(hour, now));
+}
