@@ -16,7 +16,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::{KekPlace, Keyring, KeyringError, WeakerSeal};
 use crate::kms::KeyManagers;
-use crate::store::{Access, Slot, Store};
+use crate::store::{Access, Slot, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How long all key managers together may take: libvirtd waits for vtpm-guard-open.service.
@@ -178,7 +178,8 @@ impl Work<'_> {
         for slot in slots {
             match slots::open(&mut self.managers, slot) {
                 Ok(kek) => {
-                    self.keep(slot, &kek, place)?;
+                    let left = self.keep(slot, &kek, place)?;
+                    trouble.extend(left.map(|error| error.to_string()));
                     return Ok(Some(format!("{}:{}", slot.kms, slot.remote_key)));
                 }
                 Err(error) => trouble.push(error.to_string()),
@@ -187,7 +188,13 @@ impl Work<'_> {
         Ok(None)
     }
 
-    fn keep(&mut self, slot: &Slot, kek: &Kek, place: KekPlace) -> Result<(), HostError> {
+    /// Keeps a key that a slot has opened. Returns why that could not be recorded, though the key is here.
+    fn keep(
+        &mut self,
+        slot: &Slot,
+        kek: &Kek,
+        place: KekPlace,
+    ) -> Result<Option<StoreError>, HostError> {
         let is_on_disk = self
             .keyring
             .place(kek.key_id())
@@ -197,17 +204,16 @@ impl Work<'_> {
             self.mark(slot)?;
             self.keyring
                 .store_only_in(place, kek, WeakerSeal::Refused, default_deadline())?;
-            return Ok(());
+            return Ok(None);
         }
         // Otherwise the key counts more: the store may be on a full disk.
         self.keyring
             .store_only_in(place, kek, WeakerSeal::Refused, default_deadline())?;
-        self.mark(slot)
+        Ok(self.mark(slot).err())
     }
 
-    fn mark(&mut self, slot: &Slot) -> Result<(), HostError> {
+    fn mark(&mut self, slot: &Slot) -> Result<(), StoreError> {
         self.store.set_deadline(default_deadline())?;
-        self.store.mark_slot_verified(slot.uuid, Timestamp::now())?;
-        Ok(())
+        self.store.mark_slot_verified(slot.uuid, Timestamp::now())
     }
 }

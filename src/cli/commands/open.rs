@@ -62,6 +62,13 @@ impl Answer for Vec<OpenedProvider> {
                 Command::SlotVerify(it.provider.arg())
             )
         });
-        note.into_iter().collect()
+        let opened = self.iter().filter(|it| it.result == OpenResult::Opened);
+        let beside = opened.flat_map(|it| {
+            let name = quoted(&it.provider.name);
+            it.trouble
+                .iter()
+                .map(move |why| format!("provider {name}: {why}"))
+        });
+        beside.chain(note).collect()
     }
 }
