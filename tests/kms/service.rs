@@ -26,6 +26,8 @@ pub(crate) struct Service {
 impl Service {
     /// Starts it, with its files below this directory. An error says why it cannot be had here.
     pub(crate) fn start(name: &'static str, dir: &Path) -> Result<Self, String> {
+        // While there is still the machine's own network.
+        script(name, &["install"])?;
         private_network()?;
         let dir = private_dir(dir, name);
         let mut service = Self {
@@ -67,15 +69,19 @@ impl Service {
     }
 
     fn run(&self, verb: &str) -> Result<(), String> {
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kms/services");
-        let mut script = Command::new(scripts.join(self.name));
-        let output = script.arg(verb).arg(&self.dir).output();
-        let output = output.map_err(|error| error.to_string())?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        script(self.name, &[verb, self.dir.to_str().unwrap()])
     }
+}
+
+/// Runs the script of a service.
+fn script(name: &str, arguments: &[&str]) -> Result<(), String> {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kms/services");
+    let output = Command::new(scripts.join(name)).args(arguments).output();
+    let output = output.map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
 /// Whether a thread has stopped, or is no more.
