@@ -123,6 +123,9 @@ fn the_page_takes_a_provider_to_a_key_manager_and_from_there_to_an_hsm() {
         done && said.contains("was opened by \"openbao:vtpm\""),
         "{said}"
     );
+    let (done, said) = host.run("vtpm-guard provider slot remove nkp-a softhsm:vtpm");
+    assert!(done, "{said}");
+    assert_eq!(host.slots(), ["openbao"]);
     // A rotation begins only if every key manager wraps the new key.
     vault.run_verb("down");
     let (done, said) = host.run("vtpm-guard provider rotate nkp-a");
