@@ -54,9 +54,15 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         assert_eq!(ours.collect::<Vec<_>>(), [] as [&str; 0], "{answer:#?}");
     }
     let security = ["systemd-analyze", "security", "--offline=yes", "--no-pager"];
-    for unit in ["check", "unstage", "sync", "open"] {
+    // `open` needs the network, and the devices of HSMs, whose modules come from their makers.
+    for (unit, exposure) in [
+        ("check", EXPOSURE),
+        ("unstage", EXPOSURE),
+        ("sync", EXPOSURE),
+        ("open", "35"),
+    ] {
         let unit = &format!("vtpm-guard-{unit}.service");
-        let threshold = ["--threshold", EXPOSURE, unit];
+        let threshold = ["--threshold", exposure, unit];
         host.run(&[&security[..], &threshold].concat()).ok();
     }
 }
