@@ -1,6 +1,5 @@
 //! The KEKs in the keyring: stored, opened, resealed, removed.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::dir::Dir;
 use super::error::KeyringError;
+use super::places::KekPlace;
 use super::seal::{Seal, SealError, Sealed, Sealer, WeakerSeal};
 use super::shared;
 use crate::clock::Deadline;
@@ -25,15 +25,6 @@ pub struct Keyring {
     pub(super) shares: bool,
 }
 
-/// Where this host keeps a KEK.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KekPlace {
-    /// Next to the store.
-    Disk,
-    /// On tmpfs, until the next reboot.
-    Tmpfs,
-}
-
 /// How a KEK was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKek {
@@ -41,12 +32,6 @@ pub struct StoredKek {
     pub seal: Seal,
     /// Why its seal is weaker than this host's strongest, if that was allowed.
     pub weaker_because: Option<String>,
-}
-
-/// The file of a KEK.
-struct FoundKek {
-    place: KekPlace,
-    file: Zeroizing<Vec<u8>>,
 }
 
 /// What resealing a KEK changed.
@@ -130,12 +115,7 @@ impl Keyring {
             KekPlace::Disk => KekPlace::Tmpfs,
             KekPlace::Tmpfs => KekPlace::Disk,
         };
-        if let Some(dir) = self
-            .dir_of(other)
-            .map(|dir| Dir::open(dir))
-            .transpose()?
-            .flatten()
-        {
+        if let Some(dir) = self.opened(other)? {
             dir.remove(kek.key_id())?;
         }
         Ok(stored)
@@ -271,55 +251,15 @@ impl Keyring {
         self.parse(key_id, &found.file).map(|(seal, _)| seal)
     }
 
-    /// Returns where this host keeps a KEK.
-    pub fn place(&self, key_id: KeyId) -> Result<KekPlace, KeyringError> {
-        self.read(key_id).map(|found| found.place)
-    }
-
     /// Removes a KEK. It is not an error if there is none.
     pub fn remove(&self, key_id: KeyId) -> Result<(), KeyringError> {
         shared::stop(key_id);
-        for place in [KekPlace::Disk, KekPlace::Tmpfs] {
-            if let Some(dir) = self
-                .dir_of(place)
-                .map(|dir| Dir::open(dir))
-                .transpose()?
-                .flatten()
-            {
+        for place in KekPlace::ALL {
+            if let Some(dir) = self.opened(place)? {
                 dir.remove(key_id)?;
             }
         }
         Ok(())
-    }
-
-    fn dir_of(&self, place: KekPlace) -> Option<&PathBuf> {
-        match place {
-            KekPlace::Disk => Some(&self.dir),
-            KekPlace::Tmpfs => self.boot_dir.as_ref(),
-        }
-    }
-
-    /// The directory in which a file was found.
-    fn holder(&self, found: &FoundKek) -> &PathBuf {
-        self.dir_of(found.place).unwrap_or(&self.dir)
-    }
-
-    fn read(&self, key_id: KeyId) -> Result<FoundKek, KeyringError> {
-        for place in [KekPlace::Disk, KekPlace::Tmpfs] {
-            let dir = match self.dir_of(place).map(|dir| Dir::open(dir)).transpose() {
-                // The host's, while another user tries the program.
-                Err(KeyringError::Io(error))
-                    if place == KekPlace::Tmpfs && error.kind() == ErrorKind::PermissionDenied =>
-                {
-                    None
-                }
-                dir => dir?.flatten(),
-            };
-            if let Some(file) = dir.map(|dir| dir.read(key_id)).transpose()?.flatten() {
-                return Ok(FoundKek { place, file });
-            }
-        }
-        Err(KeyringError::Missing(key_id))
     }
 
     /// Splits a file into the seal that its first line names and the sealed key.
@@ -335,14 +275,6 @@ impl Keyring {
             path: self.path(key_id),
             reason,
         }
-    }
-
-    /// Where the key is, for errors about it.
-    pub(super) fn path(&self, key_id: KeyId) -> PathBuf {
-        let (name, boot_dir) = (key_id.to_string(), self.boot_dir.iter());
-        let mut dirs = [&self.dir].into_iter().chain(boot_dir);
-        let dir = dirs.find(|dir| dir.join(&name).exists());
-        dir.unwrap_or(&self.dir).join(name)
     }
 }
 

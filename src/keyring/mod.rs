@@ -12,6 +12,7 @@
 mod dir;
 mod error;
 mod keks;
+mod places;
 pub mod seal;
 mod shared;
 #[cfg(test)]
@@ -21,5 +22,6 @@ mod tests;
 pub mod unlock;
 
 pub use error::KeyringError;
-pub use keks::{KekPlace, Keyring, Resealed, StoredKek};
+pub use keks::{Keyring, Resealed, StoredKek};
+pub use places::KekPlace;
 pub use seal::{Seal, WeakerSeal};

@@ -133,13 +133,16 @@ impl Unlocker {
         rows.into_iter().filter_map(open).collect()
     }
 
-    /// Opens the keys in a guest's XML.
+    /// Opens the keys in a guest's XML, as far as that is known.
     pub fn open_travelling(
         &mut self,
         known: &References,
-        domain: &Domain,
+        domain: Option<&Domain>,
         deadline: Deadline,
     ) -> Vec<OpenedKey> {
+        let Some(domain) = domain else {
+            return Vec::new();
+        };
         let keys = Travelling::of(domain, known, Timestamp::now()).keys;
         self.open_rows(keys, &known.providers, domain.uuid, deadline)
     }
@@ -153,9 +156,8 @@ impl Unlocker {
         domain: Option<&Domain>,
         deadline: Deadline,
     ) -> Generation {
-        let in_xml = domain.map(|domain| self.open_travelling(known, domain, deadline));
-        let in_xml = in_xml.iter().flatten();
-        let in_xml = in_xml.map(|key| key.key_ref.generation());
+        let in_xml = self.open_travelling(known, domain, deadline);
+        let in_xml = in_xml.iter().map(|key| key.key_ref.generation());
         let newest = in_xml.chain(known.newest_generation()).max();
         newest.unwrap_or_default().next()
     }
@@ -170,8 +172,8 @@ impl Unlocker {
         domain: Option<&Domain>,
         deadline: Deadline,
     ) -> Generation {
-        let in_xml = domain.map(|domain| self.open_travelling(known, domain, deadline));
-        let in_xml = in_xml.iter().flatten();
+        let in_xml = self.open_travelling(known, domain, deadline);
+        let in_xml = in_xml.iter();
         let in_xml = in_xml.map(|key| (key.key_ref.generation(), key.dek.same_as(dek)));
         let rows = known.newest_generation().map(|newest| (newest, false));
         in_xml.chain(rows).fold(its, |its, (other, is_it)| {

@@ -269,8 +269,6 @@ fn context(key_id: KeyId) -> String {
     format!("vtpm-guard kek {key_id}")
 }
 
-/// What a plugin is told of the deadline: a little less than is left, so that its own words about what did
-/// not answer are here in time.
 /// Whether a KEK can be read in what is to be its wrapped form: a command that copies its input is no key manager.
 fn shows(blob: &[u8], kek: &Kek) -> bool {
     let mut digits = Zeroizing::new(vec![0; 2 * Kek::LEN]);
@@ -279,6 +277,8 @@ fn shows(blob: &[u8], kek: &Kek) -> bool {
     holds(kek.expose()) || holds(&digits)
 }
 
+/// What a plugin is told of the deadline: a little less than is left, so that its own words about what did
+/// not answer are here in time.
 fn milliseconds(deadline: Deadline) -> u64 {
     let left = deadline.remaining();
     let left = left.saturating_sub(MARGIN.min(left / 10));

@@ -52,9 +52,12 @@ impl KeyManagers {
 
     /// The kind of a section.
     pub(crate) fn kind(&self, kms: &str) -> Result<&str, KmsError> {
+        Ok(&self.section(kms)?.kind)
+    }
+
+    fn section(&self, kms: &str) -> Result<&KmsSettings, KmsError> {
         let section = self.sections.get(kms);
-        let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
-        Ok(&section.kind)
+        section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))
     }
 
     /// Wraps a KEK with a key of the key manager; only what it has unwrapped again is returned.
@@ -83,18 +86,14 @@ impl KeyManagers {
         self.ask(kms, Client::status)
     }
 
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self, reason = "a test has plugins of its own")]
-    fn connect(&self, kms: &str, section: &KmsSettings) -> Result<Client, KmsError> {
+    fn connect(&self, kms: &str) -> Result<Client, KmsError> {
+        let section = self.section(kms)?;
+        #[cfg(test)]
+        if let Some(plugins) = &self.plugins {
+            let program = plugins.join(format!("kms-{}", section.kind));
+            return Client::start(kms, section, &program);
+        }
         Client::connect(kms, section)
-    }
-
-    #[cfg(test)]
-    fn connect(&self, kms: &str, section: &KmsSettings) -> Result<Client, KmsError> {
-        let Some(plugins) = &self.plugins else {
-            return Client::connect(kms, section);
-        };
-        Client::start(kms, section, &plugins.join(format!("kms-{}", section.kind)))
     }
 
     fn ask<T>(
@@ -127,12 +126,9 @@ impl KeyManagers {
         kms: &str,
         question: impl FnOnce(&mut Client) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
-        let mut client = if let Some(client) = self.clients.remove(kms) {
-            client
-        } else {
-            let section = self.sections.get(kms);
-            let section = section.ok_or_else(|| KmsError::NoSection(kms.to_owned()))?;
-            self.connect(kms, section)?
+        let mut client = match self.clients.remove(kms) {
+            Some(client) => client,
+            None => self.connect(kms)?,
         };
         let answer = question(&mut client);
         // After these nobody knows what the plugin will say next.

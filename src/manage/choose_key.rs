@@ -36,8 +36,7 @@ pub(super) fn choose(
     let known = store.references(guest, now)?;
     let rows = || known.key_refs.iter().chain(&known.retired);
     let opened = unlocker.open_rows(rows().cloned(), &known.providers, guest, default_deadline());
-    let mut open = |domain| unlocker.open_travelling(&known, domain, default_deadline());
-    let in_xml = domain.map_or_else(Vec::new, &mut open);
+    let in_xml = unlocker.open_travelling(&known, domain, default_deadline());
     let Some(chosen) = opened.iter().find(|key| key.key_ref.id == id) else {
         let row = rows().find(|row| row.id == id);
         let generation = row.map(KeyRef::generation).unwrap_or_default();

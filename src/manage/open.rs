@@ -11,7 +11,7 @@ use super::provider_list::SealState;
 use super::providers::{ProviderError, ProviderRef, ProvidersLock};
 use super::slots;
 use crate::clock::Timestamp;
-use crate::config::{Config, KekCache};
+use crate::config::Config;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::{KekPlace, Keyring, KeyringError, WeakerSeal};
@@ -65,9 +65,9 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     };
     let _exclusive = ProvidersLock::acquire(host)?;
     let mut providers = store.providers()?;
+    let keyring = host.keyring();
     if names.is_empty() {
         // A key on tmpfs without a slot goes back to the disk, or the next reboot loses it.
-        let keyring = host.keyring();
         let is_on_tmpfs = |key_id| keyring.place(key_id).is_ok_and(|it| it == KekPlace::Tmpfs);
         providers.retain(|it| !it.kms.names.is_empty() || is_on_tmpfs(it.key_id));
     } else {
@@ -78,7 +78,7 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
         slots: store.slots()?,
         store: &mut store,
         managers: host.key_managers(&config).within(PATIENCE),
-        keyring: host.keyring(),
+        keyring,
         config: &config,
     };
     Ok(providers
@@ -126,23 +126,21 @@ impl Work<'_> {
             .filter(|slot| slot.key_id == key_id)
             .cloned()
             .collect();
-        let wanted = match self.config.kek_cache {
-            KekCache::Boot if !its.is_empty() => KekPlace::Tmpfs,
-            KekCache::Sealed | KekCache::Boot => KekPlace::Disk,
-        };
+        let wanted = slots::place(self.config.kek_cache, &its);
         let is_here = self.keyring.open(key_id, default_deadline());
         let needs_kms = match (&here, &is_here) {
-            (Ok(place), Ok(_)) if *place == wanted => self.is_due(provider),
+            // Long before `provider.max_age` is over.
+            (Ok(place), Ok(_)) if *place == wanted => self.is_older_than_a(2, provider),
             // From tmpfs to the disk: no key manager is needed.
             (Ok(KekPlace::Tmpfs), Ok(kek)) => {
                 self.keyring
                     .store_only_in(wanted, kek, WeakerSeal::Refused, default_deadline())?;
-                self.is_due(provider)
+                self.is_older_than_a(2, provider)
             }
             // It is not here; or it is on the disk, and only what a key manager opens now may leave that.
             _ => true,
         };
-        if is_here.is_ok() && !self.has_expired(provider) {
+        if is_here.is_ok() && !self.is_older_than_a(1, provider) {
             opened.result = OpenResult::NotRenewed;
         }
         if !needs_kms {
@@ -157,15 +155,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether a key manager has to open it again, long before `provider.max_age` is over.
-    fn is_due(&self, provider: &Provider) -> bool {
+    /// Whether a key manager has opened it longer ago than this part of `provider.max_age`: 2 is a half.
+    fn is_older_than_a(&self, part: i64, provider: &Provider) -> bool {
         let max_age = self.config.kek_max_age_ms();
-        max_age.is_some_and(|max_age| provider.kms.is_older_than(max_age / 2, Timestamp::now()))
-    }
-
-    fn has_expired(&self, provider: &Provider) -> bool {
-        let max_age = self.config.kek_max_age_ms();
-        max_age.is_some_and(|max_age| provider.kms.is_older_than(max_age, Timestamp::now()))
+        max_age.is_some_and(|age| provider.kms.is_older_than(age / part, Timestamp::now()))
     }
 
     /// Opens the first slot that opens, and keeps the key. Returns the slot's name.

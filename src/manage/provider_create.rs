@@ -5,12 +5,11 @@ use serde::Serialize;
 use super::host::{Host, default_deadline};
 use super::provider_list::ListedProvider;
 use super::providers::{ProviderError, ProviderRef, ProvidersLock, check_name};
-use super::slots::{SlotError, SlotSpec, make};
+use super::slots::{SlotError, SlotSpec, make, place};
 use crate::clock::Timestamp;
-use crate::config::KekCache;
 use crate::ids::ProviderUuid;
 use crate::key::kek::Kek;
-use crate::keyring::{KekPlace, StoredKek, WeakerSeal};
+use crate::keyring::{StoredKek, WeakerSeal};
 use crate::store::{Access, NewProvider, StoreError};
 
 /// What `provider create` made.
@@ -57,12 +56,8 @@ pub(crate) fn create(
     let slots = slots.collect::<Result<Vec<_>, _>>()?;
     // The key before the row that needs it: a kill in between leaves a key that nobody needs.
     let keyring = host.keyring();
-    let stored = match config.kek_cache {
-        KekCache::Boot if !slots.is_empty() => {
-            keyring.store_only_in(KekPlace::Tmpfs, &kek, weaker, default_deadline())?
-        }
-        KekCache::Sealed | KekCache::Boot => keyring.store(&kek, weaker, default_deadline())?,
-    };
+    let place = place(config.kek_cache, &slots);
+    let stored = keyring.store_only_in(place, &kek, weaker, default_deadline())?;
     store.set_deadline(default_deadline())?;
     let new = NewProvider {
         uuid: ProviderUuid::random(),

@@ -78,6 +78,12 @@ pub(crate) fn show(host: &Host, text: &str) -> Result<ShownProvider, ProviderErr
 }
 
 impl ListedProvider {
+    /// The slots of key managers.
+    pub(crate) fn key_managers(&self) -> impl Iterator<Item = &ListedSlot> {
+        let slots = self.slots.iter();
+        slots.filter(|slot| slot.slot_uuid.is_some())
+    }
+
     /// Describes a provider by all of them, the key references in use, and the keyring.
     pub(super) fn new(
         provider: &Provider,

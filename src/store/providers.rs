@@ -76,7 +76,7 @@ impl Store {
         self.write(|transaction| {
             provider_rows::insert(transaction, &row, now)?;
             for slot in slots {
-                slots::insert(transaction, slot)?;
+                slots::insert(transaction, slot.clone())?;
             }
             if provider.is_default {
                 provider_rows::set_default(transaction, provider.uuid, now)?;
@@ -141,11 +141,7 @@ impl Store {
         self.write(|transaction| {
             let key_id = provider_rows::by_uuid(transaction, provider)?.key_id;
             provider_rows::delete(transaction, provider)?;
-            let mut others = provider_rows::all(transaction)?.into_iter();
-            if !others.any(|other| other.key_id == key_id) {
-                slots::delete_of(transaction, key_id)?;
-            }
-            Ok(())
+            slots::delete_unless_held(transaction, key_id)
         })
     }
 }

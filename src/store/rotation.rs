@@ -88,7 +88,7 @@ impl Store {
                 ],
             )?)?;
             for slot in rotation.slots {
-                slots::insert(transaction, slot)?;
+                slots::insert(transaction, slot.clone())?;
             }
             keep_previous(transaction, provider, *now)
         })
@@ -127,10 +127,7 @@ impl Store {
                 return Ok(false);
             }
             let deleted = provider_rows::delete(transaction, previous.uuid)?;
-            let mut others = provider_rows::all(transaction)?.into_iter();
-            if !others.any(|other| other.key_id == previous.key_id) {
-                slots::delete_of(transaction, previous.key_id)?;
-            }
+            slots::delete_unless_held(transaction, previous.key_id)?;
             Ok(deleted)
         })
     }

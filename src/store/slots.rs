@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::error::Failure;
 use super::key_rows::exactly_one;
 use super::schema::is_uuid;
-use super::{Store, StoreError, columns};
+use super::{Store, StoreError, columns, provider_rows};
 use crate::clock::Timestamp;
 use crate::ids::SlotUuid;
 use crate::key::id::KeyId;
@@ -44,8 +44,9 @@ impl Store {
         self.read(|connection| all(connection))
     }
 
-    /// Adds a slot. One of the same KEK, key manager and key is replaced, and keeps its UUID.
-    pub fn add_slot(&mut self, slot: &Slot) -> Result<(), StoreError> {
+    /// Adds a slot. One of the same KEK, key manager and key is replaced, and keeps its UUID. Returns what is
+    /// stored.
+    pub fn add_slot(&mut self, slot: Slot) -> Result<Slot, StoreError> {
         self.write(|transaction| insert(transaction, slot))
     }
 
@@ -73,22 +74,23 @@ impl Store {
 }
 
 /// Inserts a slot, or replaces the one of the same KEK, key manager and key.
-pub(super) fn insert(transaction: &Transaction<'_>, slot: &Slot) -> Result<(), Failure> {
+pub(super) fn insert(transaction: &Transaction<'_>, mut slot: Slot) -> Result<Slot, Failure> {
     let same = all(transaction)?.into_iter().find(|it| {
         (it.key_id, &it.kms, &it.remote_key) == (slot.key_id, &slot.kms, &slot.remote_key)
     });
-    let uuid = same.as_ref().map_or(slot.uuid, |same| same.uuid);
-    let label = slot.label.as_ref();
-    let label = label.or(same.as_ref().and_then(|same| same.label.as_ref()));
+    if let Some(same) = same {
+        slot.uuid = same.uuid;
+        slot.label = slot.label.or(same.label);
+    }
     exactly_one(transaction.execute(
         "INSERT OR REPLACE INTO kek_slot (slot_uuid, key_id, kind, label, kms, remote_key,
              remote_version, blob, verified_at, created_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
-            uuid.to_string(),
+            slot.uuid.to_string(),
             slot.key_id.to_string(),
             slot.kind,
-            label,
+            slot.label,
             slot.kms,
             slot.remote_key,
             slot.remote_version,
@@ -96,15 +98,20 @@ pub(super) fn insert(transaction: &Transaction<'_>, slot: &Slot) -> Result<(), F
             slot.verified_at.map(|at| at.0),
             slot.created_at.0
         ],
-    )?)
+    )?)?;
+    Ok(slot)
 }
 
-/// Deletes the slots of a KEK.
-pub(super) fn delete_of(transaction: &Transaction<'_>, key_id: KeyId) -> Result<(), Failure> {
-    transaction.execute(
-        "DELETE FROM kek_slot WHERE key_id = ?1",
-        [key_id.to_string()],
-    )?;
+/// Deletes the slots of a KEK whose provider is deleted, unless another provider has it.
+pub(super) fn delete_unless_held(
+    transaction: &Transaction<'_>,
+    key_id: KeyId,
+) -> Result<(), Failure> {
+    let providers = provider_rows::all(transaction)?;
+    if providers.iter().all(|other| other.key_id != key_id) {
+        let sql = "DELETE FROM kek_slot WHERE key_id = ?1";
+        transaction.execute(sql, [key_id.to_string()])?;
+    }
     Ok(())
 }
 

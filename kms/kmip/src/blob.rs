@@ -7,9 +7,7 @@
 //! sealed  the encrypted key, and a tag of 16 bytes
 //! ```
 
-use vtpm_guard::plugin::{PluginError, Trouble};
-
-const FORMAT: u8 = 1;
+use vtpm_guard::plugin::{PluginError, blob_head, cut_short, split_blob};
 
 /// The nonce of AES-GCM, in bytes.
 pub(crate) const NONCE_LEN: usize = 12;
@@ -54,31 +52,17 @@ impl Blob {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let head = [FORMAT, self.method.number()];
+        let head = blob_head(self.method.number());
         [&head[..], &self.nonce, &self.sealed].concat()
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, PluginError> {
-        let wrong = |why: String| PluginError::new(Trouble::NotOpened, why);
-        let cut = || wrong("the wrapped key is cut short".to_owned());
-        let (&format, rest) = bytes.split_first().ok_or_else(cut)?;
-        if format != FORMAT {
-            let message =
-                format!("the wrapped key has format {format}; this version knows {FORMAT}");
-            return Err(wrong(message));
-        }
-        let (&number, rest) = rest.split_first().ok_or_else(cut)?;
-        let method = [Method::Get, Method::Encrypt]
-            .into_iter()
-            .find(|method| method.number() == number)
-            .ok_or_else(|| {
-                wrong(format!(
-                    "the wrapped key was made by unknown method {number}"
-                ))
-            })?;
-        let (&nonce, sealed) = rest.split_first_chunk().ok_or_else(cut)?;
+        let mut methods = [Method::Get, Method::Encrypt].into_iter();
+        let find = |number| methods.find(|method| method.number() == number);
+        let (method, rest) = split_blob(bytes, find)?;
+        let (&nonce, sealed) = rest.split_first_chunk().ok_or_else(cut_short)?;
         if sealed.len() < TAG_LEN {
-            return Err(cut());
+            return Err(cut_short());
         }
         Ok(Self::new(method, nonce, sealed.to_vec()))
     }

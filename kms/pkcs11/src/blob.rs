@@ -7,11 +7,9 @@
 //! wrapped the rest
 //! ```
 
-use vtpm_guard::plugin::{PluginError, Trouble};
+use vtpm_guard::plugin::{PluginError, blob_head, cut_short, split_blob};
 
 use crate::method::Method;
-
-const FORMAT: u8 = 1;
 
 /// A wrapped provider key.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,29 +22,19 @@ pub(crate) struct Blob {
 impl Blob {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let nonce_len = u8::try_from(self.nonce.len()).unwrap_or(u8::MAX);
-        let mut bytes = vec![FORMAT, self.method.number(), nonce_len];
+        let mut bytes = blob_head(self.method.number()).to_vec();
+        bytes.push(nonce_len);
         bytes.extend_from_slice(&self.nonce);
         bytes.extend_from_slice(&self.wrapped);
         bytes
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, PluginError> {
-        let wrong = |why: String| PluginError::new(Trouble::NotOpened, why);
-        let cut = || wrong("the wrapped key is cut short".to_owned());
-        let (&format, rest) = bytes.split_first().ok_or_else(cut)?;
-        if format != FORMAT {
-            let message =
-                format!("the wrapped key has format {format}; this version knows {FORMAT}");
-            return Err(wrong(message));
-        }
-        let (&number, rest) = rest.split_first().ok_or_else(cut)?;
-        let method = Method::from_number(number).ok_or_else(|| {
-            wrong(format!(
-                "the wrapped key was made by unknown method {number}"
-            ))
-        })?;
-        let (&nonce_len, rest) = rest.split_first().ok_or_else(cut)?;
-        let (nonce, wrapped) = rest.split_at_checked(nonce_len.into()).ok_or_else(cut)?;
+        let (method, rest) = split_blob(bytes, Method::from_number)?;
+        let (&nonce_len, rest) = rest.split_first().ok_or_else(cut_short)?;
+        let (nonce, wrapped) = rest
+            .split_at_checked(nonce_len.into())
+            .ok_or_else(cut_short)?;
         let (nonce, wrapped) = (nonce.to_vec(), wrapped.to_vec());
         Ok(Self {
             method,

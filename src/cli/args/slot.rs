@@ -7,8 +7,8 @@ use clap::Subcommand;
 pub enum Slot {
     /// Let a key manager open a provider's key, too.
     ///
-    /// The key manager wraps the key, and unwraps it once before the slot is stored. Doing it again wraps it
-    /// anew, as after the key manager's key was rotated.
+    /// The key manager wraps the key, and unwraps it once before the slot is stored. Doing it again re-wraps
+    /// it, as after the key manager's key was rotated.
     Add {
         /// Provider name or UUID.
         name: String,

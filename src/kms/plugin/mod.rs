@@ -3,6 +3,7 @@
 //! A plugin implements [`Kms`] and calls [`serve`]. Its process makes no core dumps, and ends with its
 //! stdin. It runs as the user of `vtpm-guard`, root as a rule, started with pipes alone.
 
+mod blob;
 mod settings;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::host::frame::{read_frame, to_frame};
 pub use crate::host::process::{self, ChildError};
 use crate::host::sys;
 pub use crate::host::sys::set_environment;
+pub use blob::{blob_head, cut_short, split_blob};
 pub use settings::{Settings, read_credentials, read_trusted, trusted_path};
 
 /// The longest KEK that a plugin wraps, in bytes; this version has KEKs of 32.

@@ -13,16 +13,14 @@ const TIMER: &str = "vtpm-guard-check.timer";
 
 /// Nothing can be said without systemd, and nothing is to be checked before there is a provider.
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
-    let is_missing = !providers(host).is_empty()
-        && Path::new(SYSTEMD_RUNS).exists()
-        && !is_settled(Path::new("systemctl"), TIMER).unwrap_or(true);
+    let is_missing = !providers(host).is_empty() && not_settled([TIMER]).is_some();
     let found = is_missing.then_some(HostFinding::NoNightlyCheck.into());
     found.into_iter().collect()
 }
 
 /// Whether the administrator has enabled this unit, or masked it because something else does its work.
 /// `None` where systemctl does not say.
-pub(super) fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
+fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
     // By its files: no manager has to answer.
     let arguments = ["--root=/", "is-enabled", timer];
     let output = process::run(systemctl, &arguments, b"", 4096, default_deadline()).ok()?;
@@ -30,6 +28,19 @@ pub(super) fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
     // systemd before 253 prints nothing for a unit that is not there, and fails.
     let state = state.trim();
     Some(state.starts_with("enabled") || state.starts_with("masked"))
+}
+
+/// Those of these units that the administrator has not settled; `None` if there are none. Nothing can be said
+/// without systemd.
+pub(super) fn not_settled(
+    units: impl IntoIterator<Item = &'static str>,
+) -> Option<Vec<&'static str>> {
+    if !Path::new(SYSTEMD_RUNS).exists() {
+        return None;
+    }
+    let is_missing = |unit: &&str| !is_settled(Path::new("systemctl"), unit).unwrap_or(true);
+    let missing: Vec<_> = units.into_iter().filter(is_missing).collect();
+    (!missing.is_empty()).then_some(missing)
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! Key managers: do they answer, do their slots open, and is somebody there who asks them after a reboot?
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use super::nightly::is_settled;
+use super::nightly::not_settled;
 use super::{Finding, HostFinding, KeyFinding, providers};
 use crate::config::{Config, KekCache};
-use crate::host::dirs::{OPEN_UNITS, SYSTEMD_RUNS};
+use crate::host::dirs::OPEN_UNITS;
 use crate::keyring::KekPlace;
 use crate::manage::host::Host;
 use crate::manage::slots::open;
@@ -44,23 +43,21 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
             }
         }
     }
-    let nobody =
-        nobody_opens(&config, &slots).map(|units| HostFinding::OpenNotEnabled(units).into());
+    let nobody = not_settled(needed_units(&config, &slots));
+    let nobody = nobody.map(|units| HostFinding::OpenNotEnabled(units).into());
     found.into_iter().chain(nobody).collect()
 }
 
-/// The units that the administrator has not enabled, where starts need them; nothing can be said without systemd.
-fn nobody_opens(config: &Config, slots: &[Slot]) -> Option<Vec<&'static str>> {
+/// The units that have to be enabled, so that starts find the keys of these slots.
+fn needed_units(config: &Config, slots: &[Slot]) -> Vec<&'static str> {
     let [at_boot, from_time_to_time] = OPEN_UNITS;
-    let is_needed = |unit: &str| {
-        (unit == at_boot && (config.kek_cache == KekCache::Boot || config.kek_max_age.is_some()))
-            || (unit == from_time_to_time && config.kek_max_age.is_some())
-    };
-    if slots.is_empty() || !Path::new(SYSTEMD_RUNS).exists() {
-        return None;
-    }
-    let is_missing = |unit: &&str| !is_settled(Path::new("systemctl"), unit).unwrap_or(true);
-    let units = OPEN_UNITS.into_iter().filter(|unit| is_needed(unit));
-    let missing: Vec<_> = units.filter(is_missing).collect();
-    (!missing.is_empty()).then_some(missing)
+    let (boot, expire) = (
+        config.kek_cache == KekCache::Boot,
+        config.kek_max_age.is_some(),
+    );
+    let needed = [(at_boot, boot || expire), (from_time_to_time, expire)];
+    let needed = needed
+        .into_iter()
+        .filter(|(_, is_needed)| *is_needed && !slots.is_empty());
+    needed.map(|(unit, _)| unit).collect()
 }

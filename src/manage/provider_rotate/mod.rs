@@ -15,14 +15,14 @@ use serde::{Serialize, Serializer};
 use super::host::{Host, HostError, default_deadline};
 use super::provider_list::SealState;
 use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
-use super::slots::{SlotError, SlotSpec, make, open};
+use super::slots::{SlotError, SlotSpec, make, open, place};
 use crate::clock::Timestamp;
-use crate::config::{Config, KekCache};
+use crate::config::Config;
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
-use crate::keyring::{KekPlace, Keyring, KeyringError, StoredKek, WeakerSeal};
+use crate::keyring::{Keyring, KeyringError, StoredKek, WeakerSeal};
 use crate::kms::KeyManagers;
 use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Slot, Store, StoreError};
 use crate::verdict::facts::{Provider, provider_of};
@@ -198,12 +198,8 @@ impl Work<'_> {
         let new = Kek::generate()?;
         let slots = self.same_slots(provider, &new)?;
         // The key before the rows that need it: a kill in between leaves a key that nobody needs.
-        let stored = match self.config.kek_cache {
-            KekCache::Boot if !slots.is_empty() => {
-                keyring.store_only_in(KekPlace::Tmpfs, &new, weaker, default_deadline())?
-            }
-            KekCache::Sealed | KekCache::Boot => keyring.store(&new, weaker, default_deadline())?,
-        };
+        let place = place(self.config.kek_cache, &slots);
+        let stored = keyring.store_only_in(place, &new, weaker, default_deadline())?;
         // What was sealed must open, before anything is wrapped with it.
         if let Err(error) = self.unlocker.kek(new.key_id(), default_deadline()) {
             // The first error is the one to report; nothing was ever wrapped with this key.

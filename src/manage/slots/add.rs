@@ -30,12 +30,9 @@ pub(crate) fn add(
     let kek = host.keyring().open(provider.key_id, default_deadline())?;
     let slot = make(&mut managers, spec, label.map(str::to_owned), &kek)?;
     store.set_deadline(default_deadline())?;
-    store.add_slot(&slot)?;
-    let stored = store.slots()?.into_iter().find(|it| {
-        (it.key_id, &it.kms, &it.remote_key) == (slot.key_id, &slot.kms, &slot.remote_key)
-    });
+    let slot = store.add_slot(slot)?;
     Ok(AddedSlot {
         provider: (&provider).into(),
-        slot: ListedSlot::from(&stored.unwrap_or(slot)),
+        slot: ListedSlot::from(&slot),
     })
 }

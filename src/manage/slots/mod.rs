@@ -16,9 +16,11 @@ pub(crate) use spec::{BadSpec, SlotSpec};
 pub(crate) use verify::{VerifiedSlots, verify};
 
 use crate::clock::Timestamp;
+use crate::config::KekCache;
 use crate::ids::SlotUuid;
 use crate::key::kek::Kek;
-use crate::kms::{KeyManagers, KmsError};
+use crate::keyring::KekPlace;
+use crate::kms::{KeyManagers, KmsError, WrappedKek};
 use crate::store::Slot;
 
 /// Makes a slot of a KEK: the key manager wraps it, and has unwrapped it once. It is not stored yet.
@@ -45,9 +47,18 @@ pub(in crate::manage) fn make(
     })
 }
 
+/// Where this host keeps a KEK with these slots: only one that a key manager opens can be brought back after a
+/// reboot.
+pub(in crate::manage) fn place(cache: KekCache, slots: &[Slot]) -> KekPlace {
+    match cache {
+        KekCache::Boot if !slots.is_empty() => KekPlace::Tmpfs,
+        KekCache::Sealed | KekCache::Boot => KekPlace::Disk,
+    }
+}
+
 /// Opens a KEK through a slot.
 pub(in crate::manage) fn open(managers: &mut KeyManagers, slot: &Slot) -> Result<Kek, KmsError> {
-    let wrapped = crate::kms::WrappedKek {
+    let wrapped = WrappedKek {
         blob: slot.blob.clone(),
         remote_version: slot.remote_version.clone(),
     };

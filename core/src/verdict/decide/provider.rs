@@ -48,14 +48,8 @@ pub(super) fn why_not_opened(
             provider: owner_name(row, *key_id, references),
             reason: reason.clone(),
         },
-        NotOpened::NotHere { key_id } => match holder(row, *key_id, references) {
-            Some(owner) => not_here(owner),
-            None => not_owned(row, *key_id, references),
-        },
-        NotOpened::Expired { key_id } => match holder(row, *key_id, references) {
-            Some(owner) => expired(owner),
-            None => not_owned(row, *key_id, references),
-        },
+        NotOpened::NotHere { key_id } => of_holder(row, *key_id, references, not_here),
+        NotOpened::Expired { key_id } => of_holder(row, *key_id, references, expired),
         NotOpened::TimedOut { key_id } => Refusal::ProviderTimedOut {
             provider: owner_name(row, *key_id, references),
         },
@@ -91,12 +85,18 @@ pub(super) fn expired(owner: &Provider) -> Refusal {
     }
 }
 
-/// The provider that has this KEK: the one that `row` names, else the first by name.
-fn holder<'a>(row: &KeyRef, key_id: KeyId, references: &'a References) -> Option<&'a Provider> {
+/// The refusal about the provider that has this KEK: the one that `row` names, else the first by name.
+fn of_holder(
+    row: &KeyRef,
+    key_id: KeyId,
+    references: &References,
+    refusal: fn(&Provider) -> Refusal,
+) -> Refusal {
     let owner = owner(row, key_id, references).map(|(_, owner)| owner);
     let holders = references.providers.iter();
     let holders = holders.filter(|it| it.key_id == key_id);
-    owner.ok().or_else(|| holders.min_by_key(|it| &it.name))
+    let holder = owner.ok().or_else(|| holders.min_by_key(|it| &it.name));
+    holder.map_or_else(|| not_owned(row, key_id, references), refusal)
 }
 
 fn owner_name(row: &KeyRef, key_id: KeyId, references: &References) -> String {

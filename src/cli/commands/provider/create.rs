@@ -10,7 +10,6 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::keyring::WeakerSeal;
 use crate::manage::provider_create::{CreatedProvider, create};
-use crate::manage::slots::ListedSlot;
 use crate::messages::{Arg, Command, quoted};
 
 pub(super) fn run(
@@ -24,13 +23,6 @@ pub(super) fn run(
     let slots = slots.collect::<Result<Vec<_>, _>>()?;
     let created = create(&context.host, name, default, &slots, weaker)?;
     context.output.print(&created)
-}
-
-impl CreatedProvider {
-    fn key_managers(&self) -> impl Iterator<Item = &ListedSlot> {
-        let slots = self.provider.slots.iter();
-        slots.filter(|slot| slot.slot_uuid.is_some())
-    }
 }
 
 impl Answer for CreatedProvider {
@@ -48,13 +40,14 @@ impl Answer for CreatedProvider {
             created.key_id.short(),
             created.seal
         )?;
-        self.key_managers()
+        created
+            .key_managers()
             .try_for_each(|slot| writeln!(out, "{} opens it, too: verified", quoted(&slot.name())))
     }
 
     fn notes(&self) -> Vec<String> {
         let provider = &self.provider.provider;
-        let export = if self.key_managers().next().is_some() {
+        let export = if self.provider.key_managers().next().is_some() {
             format!(
                 "what a key manager has wrapped is in the store; if this host is lost, a backup of that opens \
                  the key again: {}; so does a recovery file: {}",

@@ -43,9 +43,7 @@ impl Answer for Vec<ListedProvider> {
 
 /// The slots of key managers.
 fn key_managers(provider: &ListedProvider) -> String {
-    let slots = provider.slots.iter();
-    let slots = slots.filter(|slot| slot.slot_uuid.is_some());
-    let names: Vec<_> = slots.map(ListedSlot::name).collect();
+    let names: Vec<_> = provider.key_managers().map(ListedSlot::name).collect();
     if names.is_empty() {
         "-".to_owned()
     } else {

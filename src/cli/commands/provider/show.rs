@@ -22,8 +22,8 @@ impl Answer for ShownProvider {
             Some(why) => format!("no: {why}"),
         };
         let default = if shown.is_default { "yes" } else { "no" };
-        let slots = shown.slots.iter().filter(|slot| slot.slot_uuid.is_some());
-        let slots: Vec<_> = slots
+        let slots: Vec<_> = shown
+            .key_managers()
             .map(|slot| format!("{} (verified: {})", slot.name(), time(slot.verified_at)))
             .collect();
         let slots = if slots.is_empty() {
