@@ -83,6 +83,11 @@ uuid_type! {
     SlotUuid
 }
 
+uuid_type! {
+    /// The UUID of a host in a fleet, which it chose when it joined.
+    HostUuid
+}
+
 /// The primary key of a row in `key_ref`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct KeyRefId(pub i64);
