@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::HostUuid;
-
 /// What a wrapped key counts as. The order decides between hosts that said different things at the same
 /// revision: a candidate too many never stops a start, one too few may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,15 +27,13 @@ impl KeyStatus {
     }
 }
 
-/// The status of a key, with what decides between two: the higher revision, then the status, then the host.
+/// The status of a key, with what decides between two: the higher revision, then the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stated {
     /// Rises with each change. A key that nobody has said anything of has 0.
     pub revision: u32,
     /// What it counts as.
     pub status: KeyStatus,
-    /// Who said so.
-    pub host: Option<HostUuid>,
 }
 
 impl Stated {
@@ -45,6 +41,5 @@ impl Stated {
     pub const NEW: Self = Self {
         revision: 0,
         status: KeyStatus::Live,
-        host: None,
     };
 }

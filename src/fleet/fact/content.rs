@@ -48,7 +48,6 @@ impl StatusFact {
         Stated {
             revision: self.revision,
             status: self.status,
-            host: Some(self.host),
         }
     }
 }

@@ -194,14 +194,9 @@ fn what_cannot_be_read_says_why() {
 
 #[test]
 fn the_higher_revision_counts_and_of_equals_the_status_that_stops_no_start() {
-    let stated = |revision, status| Stated {
-        revision,
-        status,
-        host: Some(host()),
-    };
+    let stated = |revision, status| Stated { revision, status };
     let order = [
         Stated::NEW,
-        stated(0, KeyStatus::Live),
         stated(1, KeyStatus::Pruned),
         stated(1, KeyStatus::Retired),
         stated(1, KeyStatus::Live),
