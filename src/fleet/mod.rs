@@ -2,9 +2,12 @@
 //!
 //! | file | job |
 //! | --- | --- |
-//! | `fact`, `fact_id` | what hosts tell each other |
+//! | `fact` | facts and TPM states as a shared store keeps them |
+//! | `claim` | what facts say |
 //! | `status` | what a wrapped key counts as |
 
-pub mod fact;
-pub mod fact_id;
+pub mod claim;
+mod fact;
 pub mod status;
+
+pub use fact::{Cursor, Fact, FactId, Kind, Scope, Search, State, StateInfo};

@@ -4,17 +4,20 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::super::error::Failure;
 use super::super::{Store, StoreError, columns};
-use crate::fleet::fact::{Fact, WireFact};
-use crate::fleet::fact_id::FactId;
+use crate::clock::Timestamp;
+use crate::fleet::claim::Claim;
 use crate::fleet::status::{KeyStatus, Stated};
+use crate::fleet::{Fact, FactId, Kind};
+use crate::ids::{DomainUuid, HostUuid};
+use crate::key::id::KeyId;
 
 /// A fact as it travels, and what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownFact {
     /// As it travels.
-    pub wire: WireFact,
-    /// What it says.
     pub fact: Fact,
+    /// What it says.
+    pub claim: Claim,
 }
 
 /// A key that is known, and what it counts as.
@@ -43,12 +46,12 @@ impl Store {
     }
 
     /// The facts of these kinds.
-    pub fn facts_of_kind(&self, kinds: &[&str]) -> Result<Vec<WireFact>, StoreError> {
+    pub fn facts_of_kind(&self, kinds: &[Kind]) -> Result<Vec<Fact>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT * FROM fleet_fact WHERE kind = ?1")?;
             let mut facts = Vec::new();
             for kind in kinds {
-                let rows = query.query_map([kind], wire)?;
+                let rows = query.query_map([kind.as_str()], wire)?;
                 facts.extend(
                     rows.filter_map(Result::transpose)
                         .collect::<Result<Vec<_>, _>>()?,
@@ -59,12 +62,12 @@ impl Store {
     }
 
     /// The facts of these ids, as far as they are known.
-    pub fn facts(&self, ids: &[FactId]) -> Result<Vec<WireFact>, StoreError> {
+    pub fn facts(&self, ids: &[FactId]) -> Result<Vec<Fact>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT * FROM fleet_fact WHERE id = ?1")?;
             let mut facts = Vec::new();
             for id in ids {
-                let found = query.query_row([id.as_bytes()], wire).optional()?;
+                let found = query.query_row([id.0], wire).optional()?;
                 facts.extend(found.flatten());
             }
             Ok(facts)
@@ -72,14 +75,14 @@ impl Store {
     }
 
     /// The ids of the facts of these kinds, in ascending order.
-    pub fn fact_ids(&self, kinds: &[&str]) -> Result<Vec<FactId>, StoreError> {
+    pub fn fact_ids(&self, kinds: &[Kind]) -> Result<Vec<FactId>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT id FROM fleet_fact WHERE kind = ?1")?;
             let mut ids = Vec::new();
             for kind in kinds {
-                let rows = query.query_map([kind], |row| row.get::<_, Vec<u8>>(0))?;
+                let rows = query.query_map([kind.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
                 for bytes in rows {
-                    ids.extend(FactId::from_slice(&bytes?));
+                    ids.extend(bytes?.try_into().ok().map(FactId));
                 }
             }
             ids.sort_unstable();
@@ -106,27 +109,29 @@ impl Store {
 /// Adds a fact, if it is one that hosts keep: reports and history stay in the shared store, and placements have
 /// a table of their own.
 pub(super) fn insert(transaction: &Transaction<'_>, known: &KnownFact) -> Result<(), Failure> {
-    let KnownFact { wire, fact } = known;
-    let stated = match fact {
-        Fact::Status(status) => Some((status.says.key, status.says.stated())),
-        Fact::Key(_) | Fact::Provider(_) | Fact::Slot(_) | Fact::Successor(_) | Fact::Host(_) => {
-            None
-        }
-        Fact::Placement(_) | Fact::Event(_) | Fact::Report(_) => return Ok(()),
+    let KnownFact { fact: wire, claim } = known;
+    let stated = match claim {
+        Claim::Status(status) => Some((status.says.key, status.says.stated())),
+        Claim::Key(_)
+        | Claim::Provider(_)
+        | Claim::Slot(_)
+        | Claim::Successor(_)
+        | Claim::Host(_) => None,
+        Claim::Placement(_) | Claim::Event(_) | Claim::Report(_) => return Ok(()),
     };
     transaction.execute(
         "INSERT OR IGNORE INTO fleet_fact (id, kind, domain_uuid, key_id, host_uuid, at, body, subject, revision,
                                            status)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
-            wire.id.as_bytes(),
-            wire.kind,
-            wire.domain,
-            wire.key_id,
-            wire.host,
-            wire.at,
+            wire.id.0,
+            wire.kind.as_str(),
+            wire.domain.map(|domain| domain.to_string()),
+            wire.key_id.map(|key_id| key_id.to_string()),
+            wire.host.to_string(),
+            wire.at.0,
             wire.body,
-            stated.map(|(key, _)| key.as_bytes().to_vec()),
+            stated.map(|(key, _)| key.0.to_vec()),
             stated.map(|(_, stated)| stated.revision),
             stated.map(|(_, stated)| stated.status.word()),
         ],
@@ -136,14 +141,14 @@ pub(super) fn insert(transaction: &Transaction<'_>, known: &KnownFact) -> Result
 
 fn is_known(connection: &Connection, id: FactId) -> Result<bool, Failure> {
     let sql = "SELECT EXISTS (SELECT 1 FROM fleet_fact WHERE id = ?1)";
-    Ok(connection.query_row(sql, [id.as_bytes()], |row| row.get(0))?)
+    Ok(connection.query_row(sql, [id.0], |row| row.get(0))?)
 }
 
 /// What a key counts as, by all that was said of it.
 pub(super) fn stated(connection: &Connection, key: FactId) -> Result<Stated, Failure> {
     let sql = "SELECT revision, status FROM fleet_fact WHERE subject = ?1";
     let mut query = connection.prepare(sql)?;
-    let rows = query.query_map([key.as_bytes()], |row| {
+    let rows = query.query_map([key.0], |row| {
         let status = columns::parsed(row, "status", status)?;
         let revision = columns::integer(row, "revision")?.and_then(|it| u32::try_from(it).ok());
         Ok(status
@@ -162,19 +167,21 @@ fn status(word: &str) -> Option<KeyStatus> {
     all.into_iter().find(|status| status.word() == word)
 }
 
-/// A fact; `None` where its id cannot be read.
-fn wire(row: &Row<'_>) -> rusqlite::Result<Option<WireFact>> {
+/// A fact; `None` where it cannot be read.
+fn wire(row: &Row<'_>) -> rusqlite::Result<Option<Fact>> {
     let id: Vec<u8> = row.get("id")?;
-    let Some(id) = FactId::from_slice(&id) else {
+    let kind = columns::parsed(row, "kind", Kind::parse)?;
+    let host = columns::parsed(row, "host_uuid", |text| HostUuid::parse(text).ok())?;
+    let (Some(id), Some(kind), Some(host)) = (id.try_into().ok().map(FactId), kind, host) else {
         return Ok(None);
     };
-    Ok(Some(WireFact {
+    Ok(Some(Fact {
         id,
-        kind: row.get("kind")?,
-        domain: row.get("domain_uuid")?,
-        key_id: row.get("key_id")?,
-        host: row.get("host_uuid")?,
-        at: row.get("at")?,
+        kind,
+        domain: columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?,
+        key_id: columns::parsed(row, "key_id", KeyId::parse)?,
+        host,
+        at: Timestamp(row.get("at")?),
         body: row.get("body")?,
     }))
 }

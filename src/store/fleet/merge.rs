@@ -8,7 +8,7 @@ use super::super::{RewrappedRow, Store, StoreError, rotation};
 use super::facts::{self, KnownFact};
 use super::placements;
 use crate::clock::Timestamp;
-use crate::fleet::fact::PlacementFact;
+use crate::fleet::claim::PlacementClaim;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
@@ -21,7 +21,7 @@ pub struct Merge {
     /// The facts, which have been verified.
     pub facts: Vec<KnownFact>,
     /// Where guests are, which has been verified.
-    pub placements: Vec<PlacementFact>,
+    pub placements: Vec<PlacementClaim>,
     /// The rows that change.
     pub rows: Vec<RowChange>,
     /// How far the shared store has been read with these facts, if it was read in order.

@@ -6,14 +6,14 @@ use super::super::error::Failure;
 use super::super::{Store, StoreError, columns};
 use super::membership::membership;
 use crate::clock::Timestamp;
-use crate::fleet::fact::PlacementFact;
+use crate::fleet::claim::PlacementClaim;
 use crate::ids::{DomainUuid, HostUuid};
 
 /// Where a guest is, as a host has said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacementRow {
     /// What the host said.
-    pub placement: PlacementFact,
+    pub placement: PlacementClaim,
     /// Whether it is this host.
     pub is_own: bool,
 }
@@ -37,7 +37,7 @@ impl Store {
             };
             put(
                 transaction,
-                &PlacementFact {
+                &PlacementClaim {
                     domain,
                     name: name.to_owned(),
                     host: own.host,
@@ -94,7 +94,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Option<PlacementRow>> {
         return Ok(None);
     };
     Ok(Some(PlacementRow {
-        placement: PlacementFact {
+        placement: PlacementClaim {
             domain,
             name: row.get("domain_name")?,
             host,
@@ -108,7 +108,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Option<PlacementRow>> {
 
 /// Records what a host said, unless it has said something later. Of equal times the one that says "runs" counts:
 /// a start that is refused for it can be repeated, two hosts that run one guest cannot be undone.
-pub(super) fn put(transaction: &Transaction<'_>, fact: &PlacementFact) -> Result<(), Failure> {
+pub(super) fn put(transaction: &Transaction<'_>, fact: &PlacementClaim) -> Result<(), Failure> {
     transaction.execute(
         "INSERT INTO fleet_placement (domain_uuid, host_uuid, host_name, domain_name, at, running)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)

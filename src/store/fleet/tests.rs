@@ -4,9 +4,9 @@
 use super::super::testing::*;
 use super::super::{Access, Prune, RewrappedRow, Rotation, Store, StoreError};
 use super::{KnownFact, Merge, RowChange, Subject};
-use crate::fleet::fact::{Fact, KeyFact, PlacementFact, Signed, StatusFact};
-use crate::fleet::fact_id::FactId;
+use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
 use crate::fleet::status::{KeyStatus, Stated};
+use crate::fleet::{FactId, Kind};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
@@ -185,10 +185,10 @@ fn wrapped(kek: &Kek, domain: DomainUuid) -> NewKey {
     NewKey::new(wrapped, kek.key_id(), 1)
 }
 
-fn known(fact: Fact, host: HostUuid) -> KnownFact {
+fn known(claim: Claim, host: HostUuid) -> KnownFact {
     KnownFact {
-        wire: fact.write(host, NOW),
-        fact,
+        fact: claim.write(host, NOW),
+        claim,
     }
 }
 
@@ -205,18 +205,18 @@ fn what_others_said_becomes_rows_and_is_not_said_again() {
     let key = wrapped(&kek, domain(1));
     let id = FactId::of_key(domain(1), &key.wrapped_dek);
     let status = |revision, status| {
-        let says = StatusFact {
+        let says = StatusClaim {
             key: id,
             domain: domain(1),
             revision,
             status,
             host: other,
         };
-        known(Fact::Status(Signed::new(says, &kek)), other)
+        known(Claim::Status(Signed::new(says, &kek)), other)
     };
-    let key_fact = KeyFact::new(domain(1), key.wrapped_dek.clone(), "p", Some(1)).unwrap();
+    let key_fact = KeyClaim::new(domain(1), key.wrapped_dek.clone(), "p", Some(1)).unwrap();
     let facts = vec![
-        known(Fact::Key(key_fact), other),
+        known(Claim::Key(key_fact), other),
         status(2, KeyStatus::Live),
         status(1, KeyStatus::Retired),
     ];
@@ -247,14 +247,17 @@ fn what_others_said_becomes_rows_and_is_not_said_again() {
         status: KeyStatus::Live,
     };
     assert_eq!(stated.stated, live);
-    let ids: Vec<_> = facts.iter().map(|fact| fact.wire.id).collect();
-    let mut listed = store.fact_ids(&["key", "status"]).unwrap();
+    let ids: Vec<_> = facts.iter().map(|fact| fact.fact.id).collect();
+    let mut listed = store.fact_ids(&[Kind::Key, Kind::Status]).unwrap();
     assert_eq!(listed.len(), 3);
     listed.retain(|id| !ids.contains(id));
     assert_eq!(listed, []);
     assert_eq!(
         store.facts(&ids).unwrap(),
-        facts.into_iter().map(|fact| fact.wire).collect::<Vec<_>>()
+        facts
+            .into_iter()
+            .map(|known| known.fact)
+            .collect::<Vec<_>>()
     );
 
     // All of a merge happens or nothing, and the same key is never added twice.
@@ -311,7 +314,7 @@ fn the_last_word_of_each_host_says_where_a_guest_is() {
     let (_dir, mut store) = member();
     let own = store.membership().unwrap().unwrap().host;
     let other = HostUuid::random();
-    let said = |host, at, running| PlacementFact {
+    let said = |host, at, running| PlacementClaim {
         domain: domain(1),
         name: "vm1".to_owned(),
         host,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::spelling::{base64, key_id, text};
-use crate::fleet::fact_id::FactId;
+use crate::fleet::FactId;
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::id::KeyId;
@@ -11,7 +11,7 @@ use crate::key::wrap::WrappedDek;
 
 /// A wrapped key of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyFact {
+pub struct KeyClaim {
     /// The guest.
     pub domain: DomainUuid,
     /// The key.
@@ -26,7 +26,7 @@ pub struct KeyFact {
 
 /// What a key counts as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusFact {
+pub struct StatusClaim {
     /// The key.
     pub key: FactId,
     /// Its guest.
@@ -41,7 +41,7 @@ pub struct StatusFact {
     pub host: HostUuid,
 }
 
-impl StatusFact {
+impl StatusClaim {
     /// What it says.
     #[must_use]
     pub fn stated(&self) -> Stated {
@@ -54,7 +54,7 @@ impl StatusFact {
 
 /// The name of a KEK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProviderFact {
+pub struct ProviderClaim {
     /// The name.
     pub name: String,
     /// The KEK.
@@ -66,7 +66,7 @@ pub struct ProviderFact {
 
 /// A KEK as a key manager has wrapped it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotFact {
+pub struct SlotClaim {
     /// The KEK.
     #[serde(with = "key_id")]
     pub key_id: KeyId,
@@ -87,7 +87,7 @@ pub struct SlotFact {
 
 /// Of two KEKs of a provider one follows the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SuccessorFact {
+pub struct SuccessorClaim {
     /// The provider's name where it was rotated.
     pub name: String,
     /// The KEK before, with which this is signed.
@@ -102,7 +102,7 @@ pub struct SuccessorFact {
 
 /// Where a guest is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlacementFact {
+pub struct PlacementClaim {
     /// The guest.
     #[serde(with = "text")]
     pub domain: DomainUuid,
@@ -121,7 +121,7 @@ pub struct PlacementFact {
 
 /// A row of a host's history. A later one with the same number replaces it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventFact {
+pub struct EventClaim {
     /// The host.
     #[serde(with = "text")]
     pub host: HostUuid,
@@ -148,7 +148,7 @@ pub struct EventFact {
 
 /// A host of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostFact {
+pub struct HostClaim {
     /// Its identity.
     #[serde(with = "text")]
     pub host: HostUuid,
@@ -163,7 +163,7 @@ pub struct HostFact {
 
 /// How a host is, as it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReportFact {
+pub struct ReportClaim {
     /// The host.
     #[serde(with = "text")]
     pub host: HostUuid,

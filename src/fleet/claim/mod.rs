@@ -1,4 +1,4 @@
-//! Facts: what the hosts of a fleet tell each other through the shared store. A fact is never changed;
+//! What facts say: what the hosts of a fleet tell each other through the shared store. A fact is never changed;
 //! what is known of a guest is the union of all facts about it.
 //!
 //! Nobody has to trust the shared store. A wrapped key authenticates itself. Who says that a key is retired,
@@ -14,47 +14,21 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use self::spelling::{base64, text};
-use super::fact_id::FactId;
+use super::{Fact, FactId, Kind};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::id::KeyId;
 use crate::key::wrap::WrappedDek;
 
 pub use self::content::{
-    EventFact, HostFact, KeyFact, PlacementFact, ProviderFact, RefusedGuest, ReportFact, SlotFact,
-    StatusFact, SuccessorFact,
+    EventClaim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, RefusedGuest, ReportClaim,
+    SlotClaim, StatusClaim, SuccessorClaim,
 };
 pub use self::signed::{Signed, Statement};
 
-/// The longest body of a fact, in bytes: a wrapped key of the longest value that libvirt takes, in base64.
-pub const MAX_BODY: usize = 128 << 10;
-
-/// A fact as it travels and as the shared store has it: the columns by which it is found, and a body that
-/// only hosts read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WireFact {
-    /// Its identity.
-    pub id: FactId,
-    /// Its kind, such as "key".
-    pub kind: String,
-    /// The guest that it is about.
-    pub domain: Option<String>,
-    /// The KEK that it is about, or that it is signed with.
-    pub key_id: Option<String>,
-    /// The host that says it.
-    pub host: String,
-    /// When it was said, in milliseconds since 1970.
-    pub at: i64,
-    /// JSON.
-    pub body: String,
-}
-
 /// Why a fact is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadFact {
-    /// A kind of a newer version, which this one has no use for.
-    #[error("its kind \"{0}\" is not known")]
-    UnknownKind(String),
+pub enum BadClaim {
     /// Its identity is not that of what it says.
     #[error("its id is not that of its content")]
     OtherId,
@@ -68,28 +42,28 @@ pub enum BadFact {
 
 /// What a fact says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fact {
+pub enum Claim {
     /// A guest has this wrapped key.
-    Key(KeyFact),
+    Key(KeyClaim),
     /// What a key counts as, signed with the KEK that wraps it.
-    Status(Signed<StatusFact>),
+    Status(Signed<StatusClaim>),
     /// A KEK has a name.
-    Provider(ProviderFact),
+    Provider(ProviderClaim),
     /// A key manager opens a KEK.
-    Slot(SlotFact),
+    Slot(SlotClaim),
     /// A KEK follows another one, signed with that one.
-    Successor(Signed<SuccessorFact>),
+    Successor(Signed<SuccessorClaim>),
     /// Where a guest runs, signed with the KEK of its key.
-    Placement(Signed<PlacementFact>),
+    Placement(Signed<PlacementClaim>),
     /// A row of a host's history.
-    Event(EventFact),
+    Event(EventClaim),
     /// A host is in the fleet.
-    Host(HostFact),
+    Host(HostClaim),
     /// How a host is.
-    Report(ReportFact),
+    Report(ReportClaim),
 }
 
-/// The body of a [`KeyFact`].
+/// The body of a [`KeyClaim`].
 #[derive(Serialize, Deserialize)]
 struct KeyBody {
     #[serde(with = "text")]
@@ -100,70 +74,64 @@ struct KeyBody {
     key: Vec<u8>,
 }
 
-impl Fact {
-    /// Reads a fact. Whether a signed one is to be believed is for [`Signed::check`] to say, and whether a
-    /// wrapped key is the guest's, for the KEK.
-    pub fn read(wire: &WireFact) -> Result<Self, BadFact> {
-        let WireFact { kind, body, .. } = wire;
-        if body.len() > MAX_BODY {
-            return Err(BadFact::Unreadable("it is too long".to_owned()));
-        }
-        let key_id = wire.key_id.as_deref();
-        let fact = match kind.as_str() {
-            "key" => Self::Key(KeyFact::read(body)?),
-            StatusFact::KIND => Self::Status(Signed::read(body, key_id)?),
-            SuccessorFact::KIND => Self::Successor(Signed::read(body, key_id)?),
-            PlacementFact::KIND => Self::Placement(Signed::read(body, key_id)?),
-            "provider" => Self::Provider(parse(body)?),
-            "slot" => Self::Slot(parse(body)?),
-            "event" => Self::Event(parse(body)?),
-            "host" => Self::Host(parse(body)?),
-            "report" => Self::Report(parse(body)?),
-            _ => return Err(BadFact::UnknownKind(kind.escape_debug().to_string())),
+impl Claim {
+    /// Reads what a fact says. Whether a signed claim is to be believed is for [`Signed::check`] to say, and
+    /// whether a wrapped key is the guest's, for the KEK.
+    pub fn read(fact: &Fact) -> Result<Self, BadClaim> {
+        let body = &fact.body;
+        let claim = match fact.kind {
+            Kind::Key => Self::Key(KeyClaim::read(body)?),
+            Kind::Status => Self::Status(Signed::read(body, fact.key_id)?),
+            Kind::Successor => Self::Successor(Signed::read(body, fact.key_id)?),
+            Kind::Placement => Self::Placement(Signed::read(body, fact.key_id)?),
+            Kind::Provider => Self::Provider(parse(body)?),
+            Kind::Slot => Self::Slot(parse(body)?),
+            Kind::Event => Self::Event(parse(body)?),
+            Kind::Host => Self::Host(parse(body)?),
+            Kind::Report => Self::Report(parse(body)?),
         };
-        let id = match &fact {
-            Self::Key(key) => FactId::of_key(key.domain, &key.wrapped),
-            _ => FactId::of_body(kind, body),
-        };
-        if id == wire.id {
-            Ok(fact)
+        if claim.id(body) == fact.id {
+            Ok(claim)
         } else {
-            Err(BadFact::OtherId)
+            Err(BadClaim::OtherId)
         }
     }
 
     /// Writes it, as this host says it.
     #[must_use]
-    pub fn write(&self, host: HostUuid, now: Timestamp) -> WireFact {
-        let (kind, body) = (self.kind(), self.body());
-        let id = match self {
-            Self::Key(key) => FactId::of_key(key.domain, &key.wrapped),
-            _ => FactId::of_body(kind, &body),
-        };
-        WireFact {
-            id,
-            kind: kind.to_owned(),
-            domain: self.domain().map(|domain| domain.to_string()),
-            key_id: self.key_id().map(|key_id| key_id.to_string()),
-            host: host.to_string(),
-            at: self.at().unwrap_or(now.0),
+    pub fn write(&self, host: HostUuid, now: Timestamp) -> Fact {
+        let body = self.body();
+        Fact {
+            id: self.id(&body),
+            kind: self.kind(),
+            domain: self.domain(),
+            key_id: self.key_id(),
+            host,
+            at: self.at().map_or(now, Timestamp),
             body,
+        }
+    }
+
+    fn id(&self, body: &str) -> FactId {
+        match self {
+            Self::Key(key) => FactId::of_key(key.domain, &key.wrapped),
+            _ => FactId::of_body(self.kind(), body),
         }
     }
 
     /// Its kind.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Key(_) => "key",
-            Self::Status(_) => StatusFact::KIND,
-            Self::Provider(_) => "provider",
-            Self::Slot(_) => "slot",
-            Self::Successor(_) => SuccessorFact::KIND,
-            Self::Placement(_) => PlacementFact::KIND,
-            Self::Event(_) => "event",
-            Self::Host(_) => "host",
-            Self::Report(_) => "report",
+            Self::Key(_) => Kind::Key,
+            Self::Status(_) => Kind::Status,
+            Self::Provider(_) => Kind::Provider,
+            Self::Slot(_) => Kind::Slot,
+            Self::Successor(_) => Kind::Successor,
+            Self::Placement(_) => Kind::Placement,
+            Self::Event(_) => Kind::Event,
+            Self::Host(_) => Kind::Host,
+            Self::Report(_) => Kind::Report,
         }
     }
 
@@ -219,7 +187,7 @@ impl Fact {
     }
 }
 
-impl KeyFact {
+impl KeyClaim {
     /// That of a wrapped key; `None` where it does not say which KEK wraps it.
     #[must_use]
     pub fn new(
@@ -237,11 +205,11 @@ impl KeyFact {
         })
     }
 
-    fn read(body: &str) -> Result<Self, BadFact> {
+    fn read(body: &str) -> Result<Self, BadClaim> {
         let body: KeyBody = parse(body)?;
         let wrapped = WrappedDek::from_stored(body.key);
         let found = Self::new(body.domain, wrapped, body.provider, body.key_version);
-        found.ok_or_else(|| BadFact::Unreadable("not a wrapped key".to_owned()))
+        found.ok_or_else(|| BadClaim::Unreadable("not a wrapped key".to_owned()))
     }
 }
 
@@ -253,6 +221,6 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("it is JSON")
 }
 
-fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, BadFact> {
-    serde_json::from_str(text).map_err(|error| BadFact::Unreadable(error.to_string()))
+fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, BadClaim> {
+    serde_json::from_str(text).map_err(|error| BadClaim::Unreadable(error.to_string()))
 }

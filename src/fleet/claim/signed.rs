@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::content::{PlacementFact, StatusFact, SuccessorFact};
-use super::{BadFact, json, parse};
+use super::content::{PlacementClaim, StatusClaim, SuccessorClaim};
+use super::{BadClaim, json, parse};
+use crate::fleet::Kind;
 use crate::key::hex;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
@@ -30,17 +31,17 @@ struct SignedBody<'a> {
 /// A kind of statement that is signed.
 pub trait Statement: Serialize + for<'de> Deserialize<'de> {
     /// Its kind, which is signed with it.
-    const KIND: &str;
+    const KIND: Kind;
 }
 
-impl Statement for StatusFact {
-    const KIND: &str = "status";
+impl Statement for StatusClaim {
+    const KIND: Kind = Kind::Status;
 }
-impl Statement for SuccessorFact {
-    const KIND: &str = "successor";
+impl Statement for SuccessorClaim {
+    const KIND: Kind = Kind::Successor;
 }
-impl Statement for PlacementFact {
-    const KIND: &str = "placement";
+impl Statement for PlacementClaim {
+    const KIND: Kind = Kind::Placement;
 }
 
 impl<T: Statement> Signed<T> {
@@ -49,7 +50,7 @@ impl<T: Statement> Signed<T> {
     pub fn new(says: T, kek: &Kek) -> Self {
         let statement = json(&says);
         let mut mac = vec![0; 2 * MAC_LEN];
-        hex::encode(&kek.mac(T::KIND, statement.as_bytes()), &mut mac);
+        hex::encode(&kek.mac(T::KIND.as_str(), statement.as_bytes()), &mut mac);
         Self {
             key_id: kek.key_id(),
             says,
@@ -59,15 +60,15 @@ impl<T: Statement> Signed<T> {
     }
 
     /// Whether it was signed with this KEK, and names it.
-    pub fn check(&self, kek: &Kek) -> Result<&T, BadFact> {
+    pub fn check(&self, kek: &Kek) -> Result<&T, BadClaim> {
         let mut mac = [0; MAC_LEN];
         let is_signed = kek.key_id() == self.key_id
             && hex::decode(self.mac.as_bytes(), &mut mac).is_some()
-            && kek.has_stated(T::KIND, self.statement.as_bytes(), &mac);
+            && kek.has_stated(T::KIND.as_str(), self.statement.as_bytes(), &mac);
         if is_signed {
             Ok(&self.says)
         } else {
-            Err(BadFact::NotSigned(self.key_id))
+            Err(BadClaim::NotSigned(self.key_id))
         }
     }
 
@@ -78,11 +79,10 @@ impl<T: Statement> Signed<T> {
         })
     }
 
-    pub(super) fn read(body: &str, key_id: Option<&str>) -> Result<Self, BadFact> {
+    pub(super) fn read(body: &str, key_id: Option<KeyId>) -> Result<Self, BadClaim> {
         let signed: SignedBody<'_> = parse(body)?;
-        let key_id = key_id.and_then(KeyId::parse);
         Ok(Self {
-            key_id: key_id.ok_or_else(|| BadFact::Unreadable("no key id".to_owned()))?,
+            key_id: key_id.ok_or_else(|| BadClaim::Unreadable("no key id".to_owned()))?,
             says: parse(&signed.statement)?,
             statement: signed.statement.into_owned(),
             mac: signed.mac.into_owned(),
