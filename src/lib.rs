@@ -34,6 +34,7 @@ mod tpm_copies;
 use vtpm_guard_core::{clock, domain, ids, key, verdict};
 
 pub use cli::run as vtpm_guard;
+pub use fleet::program as store_program;
 pub use hook::run as vtpm_guard_hook;
 pub use kms::plugin;
 #[cfg(feature = "libvirt")]

@@ -82,9 +82,8 @@ uuid_type! {
     /// The UUID of a slot: a KEK, wrapped by a key manager.
     SlotUuid
 }
-
 uuid_type! {
-    /// The UUID of a host in a fleet, which it chose when it joined.
+    /// The UUID by which a fleet's shared store knows a host. `fleet join` makes it.
     HostUuid
 }
 

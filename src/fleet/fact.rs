@@ -3,7 +3,8 @@
 use std::fmt;
 
 use base64ct::{Base64, Encoding};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
@@ -249,11 +250,25 @@ impl TryFrom<String> for Cursor {
     }
 }
 
+/// Reads facts, and leaves out those of a kind that this version does not know.
+pub(super) fn known<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Fact>>, D::Error> {
+    let wire = Option::<Vec<WireFact>>::deserialize(from)?;
+    let known = |wire: &WireFact| Kind::parse(&wire.kind).is_some();
+    let facts = wire.map(|facts| {
+        facts
+            .into_iter()
+            .filter(known)
+            .map(Fact::try_from)
+            .collect()
+    });
+    facts.transpose().map_err(D::Error::custom)
+}
+
 /// A fact as the protocol has it.
 #[derive(Serialize, Deserialize)]
 struct WireFact {
     id: FactId,
-    kind: Kind,
+    kind: String,
     domain: Option<String>,
     key_id: Option<String>,
     host: String,
@@ -277,7 +292,7 @@ impl From<Fact> for WireFact {
     fn from(fact: Fact) -> Self {
         Self {
             id: fact.id,
-            kind: fact.kind,
+            kind: fact.kind.as_str().to_owned(),
             domain: fact.domain.map(|domain| domain.to_string()),
             key_id: fact.key_id.map(|key_id| key_id.to_string()),
             host: fact.host.to_string(),
@@ -293,7 +308,7 @@ impl TryFrom<WireFact> for Fact {
     fn try_from(wire: WireFact) -> Result<Self, Self::Error> {
         Ok(Self {
             id: wire.id,
-            kind: wire.kind,
+            kind: Kind::parse(&wire.kind).ok_or("a kind is unknown")?,
             domain: wire.domain.as_deref().map(domain).transpose()?,
             key_id: wire.key_id.as_deref().map(key_id).transpose()?,
             host: host(&wire.host)?,
