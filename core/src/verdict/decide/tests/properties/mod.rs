@@ -45,6 +45,7 @@ impl World {
                 assert_eq!(self.host_secret, None, "asked for what it was told");
                 self.with_host(Host::HIDDEN).verdict()
             }
+            Answer::AskFleet => panic!("asked a fleet that there is not"),
             Answer::AskElsewhere => {
                 assert_eq!(self.elsewhere, None, "looked for what it was told");
                 self.with_elsewhere(nothing_elsewhere()).verdict()
