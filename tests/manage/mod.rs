@@ -14,6 +14,8 @@ mod clone;
 mod encrypt;
 mod failed_starts;
 pub(crate) mod fixture;
+pub(crate) mod fleet_program;
+mod fleet_start;
 mod import_key;
 mod key_refs;
 mod kill;

@@ -13,8 +13,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::spelling::key_id;
 use self::spelling::base64;
+pub(super) use self::spelling::key_id;
 pub(super) use self::spelling::text;
 use super::{Fact, FactId, Kind};
 use crate::clock::Timestamp;

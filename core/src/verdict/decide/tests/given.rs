@@ -10,8 +10,8 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, Fleet, ForeignSecret, HostSecret, HostValue,
-    KekState, KeyRef, KeySource, KmsSlots, NotOpened, Obstacle, Policy, Proof, Provider,
+    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, Fleet, ForeignSecret, HostSecret,
+    HostValue, KekState, KeyRef, KeySource, KmsSlots, NotOpened, Obstacle, Policy, Proof, Provider,
     References, SavedTpm, SeenState, StoreAccessError, TpmState, Travelling, Trial, kek_ref,
 };
 use crate::verdict::refusal::Refusal;

@@ -1,6 +1,7 @@
 //! What always holds (docs/invariants.md), over random worlds.
 
 mod beyond;
+mod fleet;
 mod journeys;
 mod model;
 mod worlds;
@@ -259,8 +260,9 @@ fn the_worlds_reach_every_code_and_every_repair() {
             codes.insert(refusal.code());
         }
     }
-    // Found out by asking libvirt to take the secret; a fault of the program is none of a world.
-    let elsewhere = [Code::SecretRefused, Code::Internal];
+    // Found out by asking libvirt to take the secret; a fault of the program is none of a world; and a
+    // fleet has worlds of its own.
+    let elsewhere = [Code::SecretRefused, Code::Internal, Code::RunsElsewhere];
     let here = Code::ALL
         .iter()
         .copied()
