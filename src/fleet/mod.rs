@@ -8,6 +8,7 @@
 //! | `status` | what a wrapped key counts as |
 //! | `tpm_state` | what a host says of a TPM state |
 //! | `client` | the side of `vtpm-guard` and of the hook |
+//! | `shared` | a shared store as facts are exchanged with it: the client, or a test |
 //! | `program` | what this project's own programs are made of |
 //! | `protocol` | what both speak; docs/fleet-store-programs.md has it for others |
 
@@ -17,6 +18,7 @@ mod error;
 mod fact;
 pub mod program;
 mod protocol;
+pub(crate) mod shared;
 pub mod status;
 pub mod tpm_state;
 
