@@ -15,6 +15,7 @@ mod encrypt;
 mod failed_starts;
 pub(crate) mod fixture;
 pub(crate) mod fleet_program;
+mod fleet_notes;
 mod fleet_start;
 mod import_key;
 mod key_refs;
