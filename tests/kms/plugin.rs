@@ -45,7 +45,7 @@ impl Script {
     /// The real plugin of a kind, with its stderr in a file.
     pub(crate) fn around(kind: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (program, stderr) = (built(kind), dir.path().join("stderr"));
+        let (program, stderr) = (built(&format!("kms-{kind}")), dir.path().join("stderr"));
         let script = format!(
             "#!/bin/sh\nexec {} 2>>{}\n",
             program.display(),
