@@ -8,7 +8,7 @@
 //! | what is asked for | `hook` (libvirtd asks), `cli` (a person asks); neither knows the other |
 //! | what is done | `guard`: one guarded start; `staging`: keys on tmpfs for guests that start with libvirtd |
 //! | what is said | `messages`: refusals, findings, hints; `log`; `capture`: refused XML |
-//! | outside things | `store` (SQLite), `keyring` (sealed provider keys), `kms` (key managers, through plugins), `fleet` (the shared store, through a program), `recovery` (the recovery file), `libvirt`, `swtpm` (its state file), `tpm_copies` (saved copies of it), `config` |
+//! | outside things | `store` (SQLite), `keyring` (sealed provider keys), `kms` (key managers, through plugins), `fleet` (facts, and the shared store through a program), `recovery` (the recovery file), `libvirt`, `swtpm` (its state file), `tpm_copies` (saved copies of it), `config` |
 //! | the machine | `host`: paths, trusted files, atomic writes, processes |
 //! | the core, pure | `vtpm-guard-core`: `verdict` (facts in, verdict out), and its words `domain`, `key`, `ids`, `clock` |
 

@@ -5,11 +5,13 @@ use std::fmt;
 use base64ct::{Base64, Encoding};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::hex;
 use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
 
 /// The longest body of a fact or a state, in bytes.
 pub const MAX_BODY: usize = 256 << 10;
@@ -24,6 +26,32 @@ const MAX_CURSOR: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FactId(pub [u8; 32]);
+
+impl FactId {
+    /// That of a key: `SHA-256(domain || wrapped key)`.
+    #[must_use]
+    pub fn of_key(domain: DomainUuid, wrapped: &WrappedDek) -> Self {
+        Self::of(&[domain.as_bytes(), wrapped.as_bytes()])
+    }
+
+    /// That of a TPM state: `SHA-256(domain || data)`.
+    #[must_use]
+    pub fn of_state(domain: DomainUuid, data: &[u8]) -> Self {
+        Self::of(&[domain.as_bytes(), data])
+    }
+
+    /// That of any other fact: `SHA-256(kind || 0x00 || body)`.
+    #[must_use]
+    pub fn of_body(kind: Kind, body: &str) -> Self {
+        Self::of(&[kind.as_str().as_bytes(), &[0], body.as_bytes()])
+    }
+
+    fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        parts.iter().for_each(|part| hash.update(part));
+        Self(hash.finalize().into())
+    }
+}
 
 impl fmt::Display for FactId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,15 +1,22 @@
-//! The shared store of a fleet: facts that hosts exchange, in a database that a program of its own speaks with,
-//! `store-SCHEME`.
+//! A fleet: hosts that exchange facts through a shared store, which none of them has to trust: a database that a
+//! program of its own speaks with, `store-SCHEME`.
 //!
-//! [`client`] is the side of `vtpm-guard` and of the hook, [`program`] what this project's own programs are made of,
-//! [`protocol`] what both speak; docs/fleet-store-programs.md has it for others. [`fact`] is what is exchanged, as a
-//! program sees it: it checks nothing in a body, and nothing here trusts what comes back.
+//! | file | job |
+//! | --- | --- |
+//! | `fact` | facts and TPM states, as a shared store and its program see them: they check nothing in a body |
+//! | `claim` | what facts say, and whether that is to be believed |
+//! | `status` | what a wrapped key counts as |
+//! | `client` | the side of `vtpm-guard` and of the hook |
+//! | `program` | what this project's own programs are made of |
+//! | `protocol` | what both speak; docs/fleet-store-programs.md has it for others |
 
+pub mod claim;
 pub(crate) mod client;
 mod error;
 mod fact;
 pub mod program;
 mod protocol;
+pub mod status;
 
 pub use client::{Client, Facts, Found, Pushed};
 pub use error::FleetError;
