@@ -58,8 +58,8 @@ CREATE INDEX state_recent ON vtpm_guard.tpm_state (at);
 CREATE FUNCTION vtpm_guard.keep_newest_states() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM vtpm_guard.tpm_state AS old
-    WHERE old.domain = NEW.domain AND old.role = NEW.role AND old.id NOT IN (
+    DELETE FROM vtpm_guard.tpm_state AS kept
+    WHERE kept.domain = NEW.domain AND kept.role = NEW.role AND kept.id NOT IN (
         SELECT newest.id FROM vtpm_guard.tpm_state AS newest
         WHERE newest.domain = NEW.domain AND newest.role = NEW.role
         ORDER BY newest.at DESC, newest.id LIMIT 3);
@@ -84,12 +84,12 @@ DECLARE
     before  bigint := extract(epoch FROM now() - older_than) * 1000;
     removed bigint;
 BEGIN
-    DELETE FROM vtpm_guard.fact AS old
-    WHERE old.at < before AND (old.kind = 'event'
-        OR (old.kind IN ('placement', 'report') AND EXISTS (
+    DELETE FROM vtpm_guard.fact AS past
+    WHERE past.at < before AND (past.kind = 'event'
+        OR (past.kind IN ('placement', 'report') AND EXISTS (
             SELECT FROM vtpm_guard.fact AS newer
-            WHERE newer.kind = old.kind AND newer.host = old.host
-              AND newer.domain IS NOT DISTINCT FROM old.domain AND newer.at > old.at)));
+            WHERE newer.kind = past.kind AND newer.host = past.host
+              AND newer.domain IS NOT DISTINCT FROM past.domain AND newer.at > past.at)));
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN removed;
 END

@@ -10,6 +10,9 @@ use vtpm_guard_kms_tls::{Address, Identity, plugin_error};
 
 use crate::address::Server;
 
+/// How the library begins an error about what it was given.
+const CONFIGURATION: &str = "invalid configuration";
+
 /// The name of a server in an error.
 pub(crate) fn place(server: &Server) -> String {
     match &server.host {
@@ -30,7 +33,12 @@ pub(crate) fn of_connection(error: &Error, server: &Server, identity: &Identity)
     if let (Some(address), Some(error)) = (tls, io_error(error)) {
         return plugin_error(&address, identity, error).into();
     }
-    StoreError::new(Trouble::Unreachable, with_reason(error)).at(place)
+    // Such as that a password is wanted, and there is none.
+    let trouble = match error.to_string().starts_with(CONFIGURATION) {
+        true => Trouble::Credentials,
+        false => Trouble::Unreachable,
+    };
+    StoreError::new(trouble, with_reason(error)).at(place)
 }
 
 /// Why a statement failed.

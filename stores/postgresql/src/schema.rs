@@ -84,3 +84,67 @@ pub(crate) fn for_people() -> String {
     part("what hosts may do (a part of `fleet init`)", GRANTS);
     sql
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use tokio_postgres::{Config, NoTls};
+
+    use super::*;
+
+    const SECOND: &str = "ALTER TABLE vtpm_guard.fleet ADD COLUMN motto text; \
+        UPDATE vtpm_guard.fleet SET motto = 'one for all'";
+
+    async fn owner() -> Client {
+        let mut config = Config::new();
+        config
+            .host(std::env::var("VTPM_GUARD_TEST_DATABASE_SOCKET").unwrap())
+            .port(5480)
+            .user("vtpm_guard_owner")
+            .password(std::env::var("VTPM_GUARD_TEST_DATABASE_PASSWORD").unwrap())
+            .dbname("vtpm_guard");
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    async fn asked(client: &Client, statement: &str) -> String {
+        client.query_typed(statement, &[]).await.unwrap()[0].get(0)
+    }
+
+    #[tokio::test]
+    #[ignore = "tests/stores gives it a database"]
+    async fn a_step_follows_the_other() {
+        let mut client = owner().await;
+        let first = &STEPS[..1];
+        let both = [STEPS[0], SECOND];
+        let made = |before, schema| Initialized { before, schema };
+        assert_eq!(init(&mut client, first).await.unwrap(), made(0, 1));
+        let epoch = asked(&client, "SELECT epoch::text FROM vtpm_guard.fleet").await;
+
+        // One that fails leaves the version before, whole.
+        let broken = [STEPS[0], SECOND, "SELECT 1 / 0"];
+        init(&mut client, &broken).await.unwrap_err();
+        let mut client = owner().await;
+        assert_eq!(init(&mut client, first).await.unwrap(), made(1, 1));
+
+        // Two at the same time: one makes the step, the other finds it made.
+        let mut other = owner().await;
+        let (one, two) = tokio::join!(init(&mut client, &both), init(&mut other, &both));
+        let mut befores = [one.unwrap().before, two.unwrap().before];
+        befores.sort_unstable();
+        assert_eq!(befores, [1, 2]);
+        assert_eq!(
+            asked(&client, "SELECT motto FROM vtpm_guard.fleet").await,
+            "one for all"
+        );
+        assert_eq!(
+            asked(&client, "SELECT epoch::text FROM vtpm_guard.fleet").await,
+            epoch
+        );
+
+        // An older program leaves it alone.
+        let error = init(&mut client, first).await.unwrap_err();
+        assert_eq!(error.trouble, Trouble::TooNew);
+    }
+}
