@@ -7,6 +7,7 @@
 //! | `claim` | what facts say, and whether that is to be believed |
 //! | `status` | what a wrapped key counts as |
 //! | `client` | the side of `vtpm-guard` and of the hook |
+//! | `shared` | a shared store as facts are exchanged with it: the client, or a test |
 //! | `program` | what this project's own programs are made of |
 //! | `protocol` | what both speak; docs/fleet-store-programs.md has it for others |
 
@@ -16,6 +17,7 @@ mod error;
 mod fact;
 pub mod program;
 mod protocol;
+pub(crate) mod shared;
 pub mod status;
 
 pub use client::{Client, Facts, Found, Pushed};

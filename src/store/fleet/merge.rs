@@ -6,7 +6,7 @@ use super::super::error::Failure;
 use super::super::key_rows::{self, NewRow, exactly_one};
 use super::super::{RewrappedRow, Store, StoreError, rotation};
 use super::facts::{self, KnownFact};
-use super::placements;
+use super::{outbox, placements};
 use crate::clock::Timestamp;
 use crate::fleet::claim::PlacementClaim;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -24,6 +24,8 @@ pub struct Merge {
     pub placements: Vec<PlacementClaim>,
     /// The rows that change.
     pub rows: Vec<RowChange>,
+    /// Keys of which this host says something else than the fleet: it is to be told.
+    pub objections: Vec<(DomainUuid, WrappedDek)>,
     /// How far the shared store has been read with these facts, if it was read in order.
     pub cursor: Option<String>,
 }
@@ -73,6 +75,9 @@ impl Store {
             }
             for change in &merge.rows {
                 apply(transaction, change, now)?;
+            }
+            for (domain, wrapped) in &merge.objections {
+                outbox::note(transaction, *domain, wrapped)?;
             }
             if let Some(cursor) = &merge.cursor {
                 transaction.execute("UPDATE fleet SET cursor = ?1", [cursor])?;

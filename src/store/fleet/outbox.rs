@@ -28,6 +28,8 @@ pub struct Outgoing {
 pub enum Subject {
     /// A wrapped key of a guest: a row holds it now, or holds it no more, or was retired.
     Key(DomainUuid, WrappedDek),
+    /// A row holds this key, perhaps since long ago. If the fleet knows it, that is no news.
+    Row(DomainUuid, WrappedDek),
     /// This row of the history.
     Event(i64),
     /// Where this guest is.
@@ -136,11 +138,24 @@ pub(in crate::store) fn unwatch(connection: &Connection) -> rusqlite::Result<()>
     Ok(())
 }
 
+/// Notes a key.
+pub(super) fn note(
+    transaction: &Transaction<'_>,
+    domain: DomainUuid,
+    wrapped: &WrappedDek,
+) -> Result<(), Failure> {
+    transaction.execute(
+        "INSERT OR REPLACE INTO fleet_outbox (what, domain_uuid, wrapped_dek) VALUES ('key', ?1, ?2)",
+        params![domain.to_string(), wrapped.as_bytes()],
+    )?;
+    Ok(())
+}
+
 /// Notes every key and the providers: the fleet knows nothing yet of this host.
 pub(super) fn announce_all(transaction: &Transaction<'_>) -> Result<(), Failure> {
     transaction.execute_batch(&format!(
         "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid, wrapped_dek)
-             SELECT 'key', resource_uuid, CAST(wrapped_dek AS BLOB) FROM key_ref
+             SELECT 'row', resource_uuid, CAST(wrapped_dek AS BLOB) FROM key_ref
              WHERE resource_type = 'tpm' AND {KEYED};
          INSERT OR IGNORE INTO fleet_outbox (what) VALUES ('providers');"
     ))?;
@@ -169,7 +184,13 @@ impl Store {
         })
     }
 
-    /// Notes that the fleet is to be told of every key and provider again, and of the history after this event.
+    /// Notes every key and the providers: another tool may have written some, and notes nothing.
+    pub fn announce_rows(&mut self) -> Result<(), StoreError> {
+        self.write_quietly(|transaction| announce_all(transaction))
+    }
+
+    /// Notes that the fleet is to be told of every key and provider again, of where guests are, and
+    /// of the history after this event.
     pub fn announce_again(&mut self, after_event: i64) -> Result<(), StoreError> {
         self.write_quietly(|transaction| {
             if membership(transaction)?.is_none() {
@@ -213,10 +234,14 @@ fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
     let domain = columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
     let what: String = row.get("what")?;
     let subject = match (what.as_str(), domain) {
-        ("key", Some(domain)) => match columns::bytes(row, "wrapped_dek")? {
-            Some(bytes) => Subject::Key(domain, WrappedDek::from_stored(bytes)),
-            None => Subject::Unreadable,
-        },
+        ("key" | "row", Some(domain)) => {
+            let wrapped = columns::bytes(row, "wrapped_dek")?.map(WrappedDek::from_stored);
+            match (what.as_str(), wrapped) {
+                ("key", Some(wrapped)) => Subject::Key(domain, wrapped),
+                (_, Some(wrapped)) => Subject::Row(domain, wrapped),
+                (_, None) => Subject::Unreadable,
+            }
+        }
         ("event", _) => Subject::Event(row.get("event_id")?),
         ("placement", Some(domain)) => Subject::Placement(domain),
         ("providers", _) => Subject::Providers,

@@ -62,8 +62,8 @@ fn whoever_joins_says_what_there_is() {
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
     let host = store.join_fleet("host1", NOW).unwrap();
-    let key = Subject::Key(domain(1), key_of(&store, domain(1)));
-    assert_eq!(subjects(&store), [key, Subject::Providers]);
+    let row = Subject::Row(domain(1), key_of(&store, domain(1)));
+    assert_eq!(subjects(&store), [row, Subject::Providers]);
     assert_eq!(
         store.join_fleet("other name", NOW).unwrap(),
         host,
