@@ -56,9 +56,18 @@ pub enum Provider {
         key: Option<String>,
     },
     /// Rotate a provider's key and re-wrap every guest's key.
+    ///
+    /// In a fleet the new key is announced first; keys are re-wrapped when the other hosts have opened it, each
+    /// through its own key managers. Run it again to go on waiting.
     Rotate {
         /// Provider name or UUID.
         name: String,
+        /// Do not wait for this host of the fleet, by name or UUID (repeatable). It opens the new key when it can.
+        #[arg(long, value_name = "HOST")]
+        without: Vec<String>,
+        /// How long to wait for the other hosts, like "5m" [default: twice fleet.interval].
+        #[arg(long, value_name = "TIME")]
+        wait: Option<String>,
         /// Where to store the new key.
         #[command(flatten)]
         sealing: Sealing,

@@ -2,6 +2,7 @@
 
 use super::error::CommandError;
 use crate::fleet::{FleetError, Trouble};
+use crate::manage::fleet::rotation::RotateError;
 use crate::manage::fleet::{FleetCommandError, FleetRound, OpenedKey};
 use crate::messages::{Command, count, quoted};
 
@@ -79,6 +80,22 @@ impl From<FleetCommandError> for CommandError {
                 Self::refused(message).with_hint(
                     "give this host access to its key manager ([kms.NAME]), or import its recovery file",
                 )
+            }
+        }
+    }
+}
+
+impl From<RotateError> for CommandError {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::Slot(error) => error.into(),
+            RotateError::Fleet(error) => error.into(),
+            RotateError::HostsWait(ref provider, ref hosts) => {
+                let names: Vec<_> = hosts.iter().map(|name| quoted(name)).collect();
+                Self::refused(format!("{error}: {} wait", names.join(", "))).with_hint(format!(
+                    "nothing was re-wrapped; run it again, or do not wait for a host: {} --without HOST",
+                    Command::ProviderRotate(provider.arg())
+                ))
             }
         }
     }

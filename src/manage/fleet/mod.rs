@@ -8,6 +8,7 @@
 //! | `round` | one exchange of this host, and what follows from it |
 //! | `announced` | provider keys that others announced, opened through their slots |
 //! | `report` | how this host is, for the others |
+//! | `rotation` | a provider's next key, once all hosts have opened it |
 //! | `init`, `join`, `leave`, `lost`, `status`, `accept` | what an administrator asks for |
 //! | `elsewhere` | guests and history of other hosts |
 
@@ -22,6 +23,7 @@ mod join;
 mod leave;
 mod lost;
 mod report;
+pub(crate) mod rotation;
 mod round;
 mod status;
 

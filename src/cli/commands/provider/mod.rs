@@ -33,7 +33,12 @@ pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, 
         args::Provider::Show { name } => show::run(context, name),
         args::Provider::Rename { name, new_name } => rename::run(context, name, new_name),
         args::Provider::SetDefault { name } => set_default::run(context, name),
-        args::Provider::Rotate { name, sealing } => rotate::run(context, name, sealing.weaker()),
+        args::Provider::Rotate {
+            name,
+            without,
+            wait,
+            sealing,
+        } => rotate::run(context, name, without, wait.as_deref(), sealing.weaker()),
         args::Provider::Reseal { name } => return reseal::run(context, name.as_deref()),
         args::Provider::Export {
             name,
