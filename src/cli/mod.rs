@@ -112,6 +112,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::State(verb) => commands::state::run(context, verb),
         Command::Store(verb) => commands::store::run(context, verb),
         Command::Open { name } => commands::open::run(context, name),
+        Command::Fleet(verb) => commands::fleet::run(context, verb),
         Command::Sync => commands::sync::run(context),
         Command::Completions { shell } => done(commands::completions::run(context, *shell)),
     }

@@ -5,6 +5,8 @@ use super::live_state::LiveState;
 use super::manifest::{Attributes, FORMAT, Manifest};
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
+use crate::fleet::FactId;
+use crate::ids::DomainUuid;
 use crate::swtpm::{self, StateFile, StatePath};
 use crate::verdict::facts::CopyReason;
 
@@ -72,6 +74,12 @@ impl SavedCopy {
             bytes,
             is_followed: false,
         }
+    }
+
+    /// Returns its identity in the shared store of a fleet.
+    #[must_use]
+    pub fn id_in_fleet(&self, domain: DomainUuid) -> FactId {
+        FactId::of_state(domain, &self.bytes)
     }
 
     /// Returns whether another host has saved it.

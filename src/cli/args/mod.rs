@@ -1,5 +1,6 @@
 //! The command line of `vtpm-guard`: arguments only, no work.
 
+mod fleet;
 mod headings;
 mod key;
 mod provider;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use self::fleet::Fleet;
 pub use self::key::Key;
 pub use self::provider::Provider;
 pub use self::slot::Slot;
@@ -232,6 +234,9 @@ pub enum Command {
     /// that are in a guest's XML and not on this host stay there. A guest with a job (a migration, a
     /// save) is left for the next run: vtpm-guard-sync.path and vtpm-guard-sync.timer run it.
     Sync,
+    /// Manage what this host knows of its fleet.
+    #[command(subcommand)]
+    Fleet(Fleet),
     /// Print shell completions.
     Completions {
         /// The shell.

@@ -3,5 +3,9 @@
 //! | file | job |
 //! | --- | --- |
 //! | `exchange` | pushes, pulls, compares |
+//! | `lost` | a host is down |
+//! | `states` | the TPM states in the shared store |
 
 pub(crate) mod exchange;
+pub(crate) mod lost;
+pub(crate) mod states;

@@ -1,0 +1,44 @@
+//! `fleet lost`: a host is down.
+
+use std::io;
+
+use crate::cli::context::Context;
+use crate::cli::ui::answer::Answer;
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
+use crate::manage::fleet::lost::{LostError, LostHost, lost};
+use crate::messages::{Command, count, quoted};
+
+pub(super) fn run(context: &Context, host: &str) -> Result<(), CommandError> {
+    context.output.print(&lost(&context.host, host)?)
+}
+
+impl Answer for LostHost {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        let host = quoted(&self.host);
+        if self.guests.is_empty() {
+            return writeln!(out, "host {host} runs no guest, as far as this host knows");
+        }
+        let guests = count(self.guests.len(), "guest");
+        writeln!(out, "{guests} of host {host} may start here:")?;
+        self.guests
+            .iter()
+            .try_for_each(|guest| writeln!(out, "  {}", guest.label()))
+    }
+}
+
+impl From<LostError> for CommandError {
+    fn from(error: LostError) -> Self {
+        match error {
+            LostError::Host(error) => error.into(),
+            LostError::NoSuchHost(name) => Self::usage(format!(
+                "no host {} has said that it runs a guest of this host's fleet",
+                quoted(&name)
+            ))
+            .with_hint(format!(
+                "check shows where guests run: {}",
+                Command::CheckAll
+            )),
+        }
+    }
+}
