@@ -135,7 +135,7 @@ fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
             json["since"] = runs_on.since.0.into();
         }
         Finding::Degraded(why) | Finding::FleetKeyOutOfReach(why) => {
-            json["code"] = why.code().as_str().into()
+            json["code"] = why.code().as_str().into();
         }
         _ => {}
     }

@@ -126,7 +126,7 @@ impl Site {
 
     /// Two key managers: `box` turns one bit of each byte, `closed` takes nothing.
     pub(super) fn add_key_manager(&self) {
-        let program = built("exec");
+        let program = built("kms-exec");
         let here = self.host.path("bin/kms-exec");
         fs::hard_link(&program, &here)
             .or_else(|_| fs::copy(&program, &here).map(|_| ()))
