@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::guests::GuestRef;
-use super::host::{Host, HostError, default_deadline};
+use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use super::json;
 use crate::clock::Timestamp;
-use crate::guard::try_rows;
+use crate::fleet::FactId;
+use crate::guard::{states_in_fleet, try_rows};
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::StateFile;
@@ -115,6 +116,29 @@ impl Host {
         Ok(Copies { judged, unreadable })
     }
 
+    /// A guest's TPM states in the fleet's store, if there is one and libvirt defines the guest here; or why that did
+    /// not answer.
+    pub(crate) fn copies_in_fleet(
+        &self,
+        guest: DomainUuid,
+    ) -> Result<Result<Vec<(FactId, JudgedCopy)>, String>, HostError> {
+        let guard = self.guard(BrokenConfig::UseDefaults)?;
+        let (Some(_), Some((domain, _))) = (&guard.config.fleet.store, self.definition(guest))
+        else {
+            return Ok(Ok(Vec::new()));
+        };
+        let found = states_in_fleet(&guard, &domain, default_deadline());
+        Ok(found.map(|found| {
+            let judged = found.into_iter().map(|found| {
+                let (outdated, content) = (found.copy.is_followed, found.copy.state());
+                let (copy, opened) = (found.copy, found.is_opened);
+                let judged = JudgedCopy::new(guest, copy, content, opened, outdated, true);
+                (found.id, judged)
+            });
+            judged.collect()
+        }))
+    }
+
     fn judge(
         &self,
         guest: DomainUuid,
@@ -135,7 +159,9 @@ impl Host {
             .unwrap_or_default();
         let has_started_since = |at| {
             let store = store.as_ref();
-            store.is_some_and(|store| store.has_started_since(guest, at))
+            store.is_some_and(|store| {
+                store.has_started_since(guest, at) || store.has_run_elsewhere_since(guest, at)
+            })
         };
         let mut rows = references.key_refs.iter();
         let keyed = rows.any(|row| row.wrapped_dek.is_some());

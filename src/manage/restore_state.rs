@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::copies::{JudgedCopy, ShownCopies};
+use super::copies::{Copies, JudgedCopy, ShownCopies};
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, default_deadline};
 use crate::domain::{self, Vtpm};
@@ -18,6 +18,9 @@ pub(crate) struct RestoredState {
     pub(crate) changed: bool,
     #[serde(skip)]
     pub(crate) unreadable: Vec<CopyError>,
+    /// Why the fleet's store was not heard, if there is one.
+    #[serde(skip)]
+    pub(crate) fleet_silent: Option<String>,
 }
 
 /// Why no copy was restored or shown. Nothing has changed.
@@ -29,6 +32,12 @@ pub(crate) enum CopiesError {
     /// There is none.
     #[error("no saved copy")]
     None(GuestRef),
+    /// There is none on this host, and the fleet's store did not answer.
+    #[error("no saved copy, and the fleet's store did not answer: {1}")]
+    FleetSilent(GuestRef, String),
+    /// None is named so.
+    #[error("no such copy: {1}")]
+    NoSuchCopy(GuestRef, String),
     /// The guest runs: it has its state.
     #[error("running")]
     Running(GuestRef),
@@ -44,16 +53,41 @@ impl<E: Into<GuestError>> From<E> for CopiesError {
 }
 
 /// Restores the best copy of the guest that `text` names: one that its key opens before one that
-/// it does not, one that is available before one that was set aside, the latest before the others.
-pub(crate) fn restore(host: &Host, text: &str) -> Result<RestoredState, CopiesError> {
-    let ShownCopies {
-        guest,
-        copies,
-        unreadable,
-    } = show(host, text)?;
-    let worth = |judged: &JudgedCopy| (judged.opened, judged.copy.is_available());
-    let best = copies.into_iter().rev().max_by_key(worth);
-    let copy = best.ok_or_else(|| CopiesError::None(guest.clone()))?;
+/// it does not, one that is available before one that was set aside, the latest before the others; or the one that
+/// is named. Those of the fleet's store are among them.
+pub(crate) fn restore(
+    host: &Host,
+    text: &str,
+    named: Option<&str>,
+) -> Result<RestoredState, CopiesError> {
+    let guest = host.guest(text)?;
+    let Copies { judged, unreadable } = host.copies_of(guest.uuid)?;
+    let mut copies: Vec<_> = judged.into_iter().map(|copy| (None, copy)).collect();
+    let fleet_silent = match host.copies_in_fleet(guest.uuid)? {
+        Ok(found) => {
+            copies.extend(found.into_iter().map(|(id, copy)| (Some(id), copy)));
+            None
+        }
+        Err(why) => Some(why),
+    };
+    if let Some(digits) = named {
+        copies.retain(|(id, copy)| {
+            let id = id.map(|id| id.to_string()).unwrap_or_default();
+            copy.sha256.starts_with(digits) || id.starts_with(digits)
+        });
+    }
+    let worth = |judged: &JudgedCopy| {
+        let available = judged.copy.is_available();
+        (judged.opened, available, judged.kept_at)
+    };
+    copies.sort_by_key(|(_, copy)| worth(copy));
+    let Some((_, copy)) = copies.pop() else {
+        return Err(match (named, fleet_silent) {
+            (_, Some(why)) => CopiesError::FleetSilent(guest, why),
+            (Some(digits), None) => CopiesError::NoSuchCopy(guest, digits.to_owned()),
+            (None, None) => CopiesError::None(guest),
+        });
+    };
     // Without libvirt nothing can go wrong either: a guest that runs has its state.
     let known = host.libvirt().guest(guest.uuid, default_deadline());
     let known = known.ok().flatten();
@@ -73,6 +107,7 @@ pub(crate) fn restore(host: &Host, text: &str) -> Result<RestoredState, CopiesEr
         copy,
         changed: done == CopyRestored::Written,
         unreadable,
+        fleet_silent,
     })
 }
 

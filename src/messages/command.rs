@@ -85,6 +85,7 @@ commands! {
     StateDrop(guest: Guest) = "vtpm-guard state drop {guest}";
     StateDropForced(guest: Guest) = "vtpm-guard state drop {guest} --force";
     StateList = "vtpm-guard state list";
+    StateListFleet = "vtpm-guard state list --fleet";
     StatePersist(guests: Guest) = "vtpm-guard state persist {guests}";
     StatePersistAll = "vtpm-guard state persist --all";
     StateRestore(guest: Guest) = "vtpm-guard state restore {guest}";

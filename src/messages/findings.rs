@@ -150,8 +150,8 @@ fn sentence(guest: Named<'_>, finding: &Finding) -> String {
             tolerated(guest, why)
         ),
         Finding::FleetFactsIgnored(number) => format!(
-            "{} of what the fleet's store has of the guest is not what it says it is, and is ignored",
-            number
+            "{number} of what the fleet's store has of the guest is not what it says it is, and is \
+             ignored"
         ),
         Finding::FleetSilent(why) => format!("the fleet's store did not answer: {why}"),
         Finding::RunsElsewhere(runs_on) => format!(

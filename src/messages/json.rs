@@ -120,6 +120,7 @@ fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
         | Finding::UnusableKey(id)
         | Finding::IncompleteRow(id)
         | Finding::XmlKeyPreferred(id)
+        | Finding::FleetKeyPreferred(id)
         | Finding::ProviderLost { key_ref: id, .. } => json["key_ref"] = id.0.into(),
         Finding::StateGone { saved_at, .. } => json["kept_at"] = saved_at.0.into(),
         Finding::StateArrives {
@@ -129,7 +130,13 @@ fn finding_json(guest: Named<'_>, found: &Finding) -> Value {
             json["arrival"] = arrival.as_str().into();
             json["first_used_at"] = first_used_at.map(|at| at.0).into();
         }
-        Finding::Degraded(why) => json["code"] = why.code().as_str().into(),
+        Finding::RunsElsewhere(runs_on) => {
+            json["host"] = runs_on.host.clone().into();
+            json["since"] = runs_on.since.0.into();
+        }
+        Finding::Degraded(why) | Finding::FleetKeyOutOfReach(why) => {
+            json["code"] = why.code().as_str().into();
+        }
         _ => {}
     }
     json

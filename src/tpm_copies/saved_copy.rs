@@ -5,6 +5,8 @@ use super::live_state::LiveState;
 use super::manifest::{Attributes, FORMAT, Manifest};
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
+use crate::fleet::FactId;
+use crate::ids::DomainUuid;
 use crate::swtpm::{self, StateFile, StatePath};
 use crate::verdict::facts::CopyReason;
 
@@ -37,22 +39,27 @@ impl SavedCopy {
         domain_name: &str,
         (tpm_version, saved_at): (TpmVersion, Timestamp),
         place: &StatePath,
-        (uid, gid): (u32, u32),
+        owner: (u32, u32),
     ) -> Self {
         let made = place.made_directories();
+        let file = Attributes {
+            uid: owner.0,
+            gid: owner.1,
+            mode: 0o600,
+        };
         let directory = |at| {
             // The innermost one is swtpm's.
-            let (uid, gid, mode) = if at + 1 == made {
-                (uid, gid, 0o700)
-            } else {
-                (0, 0, 0o711)
-            };
-            Attributes { uid, gid, mode }
-        };
-        let file = Attributes {
-            uid,
-            gid,
-            mode: 0o600,
+            if at + 1 == made {
+                return Attributes {
+                    mode: 0o700,
+                    ..file
+                };
+            }
+            Attributes {
+                uid: 0,
+                gid: 0,
+                mode: 0o711,
+            }
         };
         Self {
             manifest: Manifest {
@@ -72,6 +79,12 @@ impl SavedCopy {
             bytes,
             is_followed: false,
         }
+    }
+
+    /// Returns its identity in the shared store of a fleet.
+    #[must_use]
+    pub fn id_in_fleet(&self, domain: DomainUuid) -> FactId {
+        FactId::of_state(domain, &self.bytes)
     }
 
     /// Returns whether another host has saved it.

@@ -40,7 +40,7 @@ typo = "x"
 
 /// A host with these key managers.
 fn host() -> Host {
-    built("exec");
+    built("kms-exec");
     let host = Host::new();
     configure(&host, "");
     host

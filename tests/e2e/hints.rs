@@ -42,6 +42,7 @@ const SCENES: &[Scene] = &[
     (Code::StoreTooNew, store_too_new),
     (Code::DomainXmlInvalid, domain_xml_invalid),
     (Code::UnencryptedVtpm, unencrypted_vtpm),
+    (Code::RunsElsewhere, runs_elsewhere),
     (Code::EncryptionMismatch, plain_state_under_an_encrypted_xml),
     (Code::EncryptionMismatch, encrypted_state_under_a_plain_xml),
 ];
@@ -494,6 +495,27 @@ fn unencrypted_vtpm() {
     host.follow(&hint, encrypt, &[("NAME", "nkp-a")]).ok();
     host.start_running(&guest);
     assert_eq!(host.tpms_made(&guest), 1);
+}
+
+fn runs_elsewhere() {
+    let (host, guest) = Host::with_used_guest();
+    let state = host.tpm_state(&guest);
+    let elsewhere = "[policy]\nelsewhere = \"deny\"\n[fleet]\nstore = \"nothing://there\"\n";
+    host.configure(elsewhere);
+    let later = "CAST(strftime('%s', 'now') AS INTEGER) * 1000 + 1000";
+    host.store()
+        .execute_batch(&format!(
+            "INSERT INTO fleet (id, host_uuid, host_name, joined_at)
+                 VALUES (1, '{}', 'host1', 1);
+             INSERT INTO fleet_placement VALUES ('{}', '{}', 'host2', 'vm1', {later}, 1);",
+            SecretUuid::random(),
+            guest.uuid,
+            SecretUuid::random(),
+        ))
+        .unwrap();
+    let hint = host.refused(&guest, Code::RunsElsewhere);
+    host.follow(&hint, "vtpm-guard fleet lost host2", &[]).ok();
+    host.starts_with_its_tpm(&guest, &state);
 }
 
 fn plain_state_under_an_encrypted_xml() {

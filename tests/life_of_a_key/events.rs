@@ -469,7 +469,7 @@ fn restore_fails(host: &mut Host, guest: usize) -> Option<String> {
 fn restore_state(host: &mut Host, guest: usize) -> Option<String> {
     let path = host.state_file(guest);
     let before = fs::read(&path).ok();
-    restore(host.manage(), &host.arg(guest)).ok()?;
+    restore(host.manage(), &host.arg(guest), None).ok()?;
     if !tpm::is_makeshift(&path) {
         return Some("restored".to_owned());
     }

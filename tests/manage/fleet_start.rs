@@ -12,7 +12,9 @@ use crate::fleet::{Fact, FactId, State};
 use crate::guard::{Mode, prepare};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
+use crate::manage::fleet::lost::{LostError, lost};
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::restore_state::{CopiesError, restore};
 use crate::messages::outcome_json;
 use crate::store::{Merge, Origin};
 use crate::verdict::Decision;
@@ -430,4 +432,73 @@ fn a_state_of_another_guest_is_none() {
     let store = FleetStore::with(&member.keys(&other), &[]);
     store.configure(second, "");
     assert_eq!(carried_out(second, guest), "VG201 fleet-facts-ignored");
+}
+
+#[test]
+fn a_person_restores_a_state_of_the_fleet_whatever_is_known_since() {
+    let moved = without_state();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let data = fs::read(moved.first.state_file(guest)).unwrap();
+    let old = member.state(guest, now() - 60_000);
+    let foreign = member.state_of(guest, b"no state", now() - 1000, &member.kek());
+    let id = old.info.id.to_string();
+    let store = FleetStore::with(&[], &[foreign, old]);
+    store.configure(second, "");
+    let missing = restore(&second.host, "vm1", Some("00000000"));
+    assert!(
+        matches!(missing, Err(CopiesError::NoSuchCopy(..))),
+        "{missing:?}"
+    );
+    let done = restore(&second.host, "vm1", Some(&id[..12])).unwrap();
+    assert!(done.changed && done.copy.opened && done.copy.outdated);
+    assert_eq!(done.copy.occasion, "fleet");
+    assert!(fs::read(second.state_file(guest)).unwrap() == data);
+    assert!(!restore(&second.host, "vm1", None).unwrap().changed);
+    let silent = FleetStore::refusing("no route");
+    silent.configure(second, "");
+    let silent = restore(&second.host, "vm1", None);
+    assert!(
+        matches!(silent, Err(CopiesError::FleetSilent(..))),
+        "{silent:?}"
+    );
+}
+
+#[test]
+fn a_lost_host_runs_no_guest() {
+    let moved = moved();
+    let (guest, first) = (&moved.guest, &moved.first);
+    let third = Member::new(first, "host3");
+    let store = FleetStore::with(&[], &[]);
+    store.configure(first, "");
+    let unknown = lost(&first.host, "host3").unwrap_err();
+    assert!(matches!(unknown, LostError::NoSuchHost(_)));
+    let mut known = first.store();
+    known.join_fleet("host1", Timestamp::now()).unwrap();
+    let at = now() + 1000;
+    let merge = Merge {
+        placements: vec![third.says(guest, true, at)],
+        ..Merge::default()
+    };
+    known.merge(&merge, Timestamp::now()).unwrap();
+    assert_eq!(
+        words(&start(first, guest, Mode::DryRun)),
+        "allow runs-elsewhere"
+    );
+    let done = lost(&first.host, "host3").unwrap();
+    assert_eq!(done.guests.len(), 1);
+    assert_eq!(words(&start(first, guest, Mode::DryRun)), "allow");
+    assert_eq!(
+        lost(&first.host, &third.host.to_string()).unwrap().guests,
+        []
+    );
+    // It is back.
+    let merge = Merge {
+        placements: vec![third.says(guest, true, at + 2)],
+        ..Merge::default()
+    };
+    known.merge(&merge, Timestamp::now()).unwrap();
+    assert_eq!(
+        words(&start(first, guest, Mode::DryRun)),
+        "allow runs-elsewhere"
+    );
 }

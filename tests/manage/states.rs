@@ -94,25 +94,25 @@ fn the_copy_is_restored_once_and_over_nothing() {
     let guest = guest_with_copy(&fixture);
     let state = fixture.state_file(&guest);
     let bytes = fs::read(&state).unwrap();
-    assert!(!restore(&fixture.host, "vm1").unwrap().changed);
+    assert!(!restore(&fixture.host, "vm1", None).unwrap().changed);
     fs::remove_file(&state).unwrap();
-    let done = restore(&fixture.host, "vm1").unwrap();
+    let done = restore(&fixture.host, "vm1", None).unwrap();
     assert!(done.changed && done.copy.opened);
     assert_eq!(fs::read(&state).unwrap(), bytes);
 
     fixture.encrypt_state(&guest, &Dek::generate().unwrap());
     assert!(matches!(
-        restore(&fixture.host, "vm1"),
+        restore(&fixture.host, "vm1", None),
         Err(CopiesError::NotRestored(_, RestoreError::Occupied { .. }))
     ));
     fixture.libvirt.guests.start("vm1");
     assert!(matches!(
-        restore(&fixture.host, "vm1"),
+        restore(&fixture.host, "vm1", None),
         Err(CopiesError::Running(_))
     ));
     fixture.define("vm2");
     assert!(matches!(
-        restore(&fixture.host, "vm2"),
+        restore(&fixture.host, "vm2", None),
         Err(CopiesError::None(_))
     ));
     assert!(matches!(
@@ -130,7 +130,7 @@ fn a_kill_leaves_the_state_restored_or_absent() {
             let guest = guest_with_copy(fixture);
             fs::remove_dir_all(fixture.state_file(&guest).parent().unwrap()).unwrap();
         },
-        |fixture| drop(restore(&fixture.host, "vm1").unwrap()),
+        |fixture| drop(restore(&fixture.host, "vm1", None).unwrap()),
         |fixture| {
             let guest = fixture.defined("vm1");
             assert!(!state(fixture).exists() || fixture.opening_row(&guest).is_some());

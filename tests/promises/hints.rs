@@ -12,7 +12,9 @@ use vtpm_guard::internals::verdict::Finding;
 use vtpm_guard::internals::verdict::elsewhere::{
     ElsewhereKind, OtherGuest, RelatedGuest, Relation, StateElsewhere,
 };
-use vtpm_guard::internals::verdict::facts::{Arrival, CopyReason, Obstacle, StoreAccessError};
+use vtpm_guard::internals::verdict::facts::{
+    Arrival, CopyReason, Obstacle, RunsOn, StoreAccessError,
+};
 use vtpm_guard::internals::verdict::refusal::Refusal;
 
 use crate::command_line::{command_lines, parsed};
@@ -175,8 +177,17 @@ fn refusals(word: &str) -> Vec<Refusal> {
             at: Timestamp(5),
         },
         Refusal::SavedCopyOutdated {
+            reason: CopyReason::Release,
             saved_at: Timestamp(5),
         },
+        Refusal::SavedCopyOutdated {
+            reason: CopyReason::Fleet,
+            saved_at: Timestamp(5),
+        },
+        Refusal::RunsElsewhere(RunsOn {
+            host: word(),
+            since: Timestamp(5),
+        }),
         Refusal::TpmStateNotRestored { reason: word() },
         Refusal::TpmStateDamaged { how: word() },
         Refusal::TpmObstructed(Obstacle::InUse {
@@ -274,6 +285,15 @@ fn findings(word: &str) -> Vec<Finding> {
             first_used_at: Some(Timestamp(5)),
         },
         Finding::KeyLearnt { provider: word() },
+        Finding::FleetKeyLearnt { provider: word() },
+        Finding::FleetKeyOutOfReach(Refusal::KeyMissing),
+        Finding::FleetFactsIgnored(2),
+        Finding::FleetSilent(word()),
+        Finding::RunsElsewhere(RunsOn {
+            host: word(),
+            since: Timestamp(5),
+        }),
+        Finding::FleetKeyPreferred(id),
         Finding::XmlKeyPreferred(KeyRefId(1)),
         Finding::OtherKeyInXml,
         Finding::XmlKeysDamaged(TravellingFault::NotBase64),
@@ -331,7 +351,7 @@ fn guest_of(cli: &Cli) -> Option<&str> {
                 new_domain: domain, ..
             },
         )
-        | Command::State(State::Show { domain } | State::Restore { domain })
+        | Command::State(State::Show { domain } | State::Restore { domain, .. })
         | Command::Encrypt { domain, .. }
         | Command::Reset { domain } => Some(domain),
         Command::Adopt { which, .. } | Command::Repair { which, .. } => Some(&which.domains[0]),

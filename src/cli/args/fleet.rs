@@ -34,11 +34,12 @@ pub enum Fleet {
         #[arg(long)]
         force: bool,
     },
-    /// Record that a host is off for good: none of its guests runs there any more.
+    /// Say that a host is down, whatever it has said last of its guests.
     ///
-    /// Make sure that it is off: two hosts that run one guest damage its disks.
+    /// Then its guests start on this host also with policy.elsewhere = "deny". Fence the host first: nothing here stops
+    /// guests that it still runs.
     Lost {
-        /// Name or UUID of the host.
+        /// Name of the host, or its UUID in the fleet.
         host: String,
     },
 }

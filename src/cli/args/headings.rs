@@ -24,6 +24,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 3] = [
         &[
             "status",
             "doctor",
+            "fleet",
             "explain",
             "replay",
             "completions",

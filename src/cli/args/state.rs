@@ -8,16 +8,26 @@ use super::Domains;
 #[derive(Debug, Subcommand)]
 pub enum State {
     /// List saved copies.
-    List,
+    List {
+        /// List the TPM states in the fleet's store instead.
+        #[arg(long)]
+        fleet: bool,
+    },
     /// Show a guest's saved copies, and where their state was.
     Show {
         /// Guest name or UUID.
         domain: String,
     },
     /// Restore a saved copy (an existing state is never overwritten).
+    ///
+    /// Of several, the newest that the guest's key opens; with fleet.store, also one of the newest three in the fleet's
+    /// store.
     Restore {
         /// Guest name or UUID.
         domain: String,
+        /// This copy: first digits of its SHA-256 (see `state show`), or of its ID in the fleet's store.
+        #[arg(long = "copy", value_name = "DIGITS")]
+        copy: Option<String>,
     },
     /// Make libvirt keep the TPM state of guests that are undefined, or stop while transient.
     ///

@@ -102,29 +102,30 @@ impl Reader<'_> {
             Ok(Claim::Key(claim)) if claim.domain == self.domain => {
                 self.candidates.push((fact.id, claim));
             }
-            Ok(Claim::Status(signed)) => match self.kek(signed.key_id) {
-                Some(kek) => match signed.check(&kek) {
-                    Ok(says) => {
-                        let stated = self.statuses.entry(says.key).or_insert(Stated::NEW);
-                        *stated = (*stated).max(says.stated());
+            // Of a KEK that is not here nothing can be said.
+            Ok(Claim::Status(signed)) => {
+                if let Some(kek) = self.kek(signed.key_id) {
+                    match signed.check(&kek) {
+                        Ok(says) => {
+                            let stated = self.statuses.entry(says.key).or_insert(Stated::NEW);
+                            *stated = (*stated).max(says.stated());
+                        }
+                        Err(_) => self.believed.ignored += 1,
                     }
-                    Err(_) => self.believed.ignored += 1,
-                },
-                // Its key does not open here either.
-                None => {}
-            },
-            Ok(Claim::Placement(signed)) => match self.kek(signed.key_id) {
-                Some(kek) => match signed.check(&kek) {
-                    Ok(says) if says.domain == self.domain => {
+                }
+            }
+            Ok(Claim::Placement(signed)) => {
+                if let Some(kek) = self.kek(signed.key_id) {
+                    match signed.check(&kek) {
                         // What this host itself did is in its own store.
-                        if Some(says.host) != self.own {
+                        Ok(says) if says.domain == self.domain && Some(says.host) == self.own => {}
+                        Ok(says) if says.domain == self.domain => {
                             self.believed.placements.push(says.clone());
                         }
+                        _ => self.believed.ignored += 1,
                     }
-                    _ => self.believed.ignored += 1,
-                },
-                None => {}
-            },
+                }
+            }
             Ok(Claim::Key(_)) | Err(_) => self.believed.ignored += 1,
             // What else goes with the keys is for `sync`.
             Ok(_) => {}

@@ -14,12 +14,14 @@ pub(super) use line::Line;
 
 use super::context::Guard;
 use super::copies::{AvailableCopies, available_copies};
-use super::gather::Gathered;
+use super::gather::{Gathered, gather};
+use super::travelling::try_against;
 use crate::clock::{Deadline, Timestamp};
 use crate::domain::{Domain, Emulator};
+use crate::fleet::FactId;
 use crate::fleet::claim::PlacementClaim;
 use crate::ids::DomainUuid;
-use crate::store::Store;
+use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, StatePath, future_owner, read_state};
 use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, TpmState, Trial};
@@ -153,6 +155,57 @@ impl Gathered {
         let copies = copies.filter(|(_, state)| matches!(state, StateFile::Encrypted(_)));
         copies.collect()
     }
+}
+
+/// A TPM state of the shared store.
+pub struct FleetCopy {
+    /// Its identity there.
+    pub id: FactId,
+    /// The state, as a copy that this host could have saved.
+    pub copy: SavedCopy,
+    /// Whether a key of the guest opens it.
+    pub is_opened: bool,
+}
+
+/// Asks the shared store for the newest TPM states of a guest, for a person who chooses one. The error says why it
+/// has not answered.
+pub fn states_in_fleet(
+    guard: &Guard,
+    domain: &Domain,
+    deadline: Deadline,
+) -> Result<Vec<FleetCopy>, String> {
+    let found = guard.line.ask(guard, domain.uuid, deadline)?;
+    let mut gathered = gather(guard, Ok(domain.clone()), Access::Read, deadline);
+    let (Some((vtpm, _)), Ok(references)) =
+        (domain.encrypted_vtpm(), gathered.facts.references.clone())
+    else {
+        return Ok(Vec::new());
+    };
+    let store = gathered.store.as_ref();
+    let mut believed = Believed::of(
+        found,
+        domain,
+        &references,
+        store,
+        &mut gathered.keys,
+        deadline,
+    );
+    let mut travelling = gathered.facts.travelling.clone();
+    for key in &believed.keys {
+        travelling.add_of_fleet(key, domain, &references, Timestamp::now());
+    }
+    let states = std::mem::take(&mut believed.states);
+    let copies = gathered.copies_of_fleet(guard, domain, vtpm, &believed, states);
+    let copies = copies.into_iter().map(|(copy, state)| {
+        let against = (domain.uuid, &state, deadline);
+        let (_, is_opened) = try_against(&mut gathered.keys, &references, &travelling, against);
+        FleetCopy {
+            id: copy.id_in_fleet(domain.uuid),
+            copy,
+            is_opened,
+        }
+    });
+    Ok(copies.collect())
 }
 
 /// The host that says that the guest runs there, of several the last one, unless the guest has begun a run here since.

@@ -16,11 +16,11 @@ use crate::store::{Access, KnownFact, Merge};
 /// What `fleet lost` did.
 #[derive(Debug, Serialize)]
 pub(crate) struct LostHost {
-    pub(crate) host: HostUuid,
-    pub(crate) name: String,
-    /// The guests that ran there, as it said last.
+    /// The host.
+    pub(crate) host: String,
+    /// Its guests, as it has said last.
     pub(crate) guests: Vec<GuestRef>,
-    /// Whether the other hosts were told; else they are at the next exchange.
+    /// Whether the other hosts were told.
     pub(crate) told: bool,
 }
 
@@ -28,21 +28,21 @@ pub(crate) struct LostHost {
 pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandError> {
     let store = host.store(Access::Write)?;
     let mut store = store.ok_or(FleetCommandError::NoMember)?;
-    store.membership()?.ok_or(FleetCommandError::NoMember)?;
     let (uuid, name) = find(&store, text)?;
     let now = Timestamp::now();
     let mut unlocker = Unlocker::new(&host.keyring());
     let (mut merge, mut guests) = (Merge::default(), Vec::new());
     let mut notes = Vec::new();
     for row in store.all_placements()? {
-        let was = row.placement;
-        if was.host != uuid || !was.running {
+        let was = &row.placement;
+        if row.is_own || was.host != uuid || !was.running {
             continue;
         }
         let now_says = PlacementClaim {
-            at: now.0.max(was.at + 1),
+            // Not now: what another host has saved since is no older for it.
+            at: was.at.saturating_add(1),
             running: false,
-            ..was
+            ..was.clone()
         };
         let rows = store.all_key_refs(Some(now_says.domain), false)?;
         let key_ids = rows
@@ -66,8 +66,7 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
     drop(store);
     let told = tell(host, &notes);
     Ok(LostHost {
-        host: uuid,
-        name,
+        host: name,
         guests,
         told,
     })

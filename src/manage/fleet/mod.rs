@@ -10,6 +10,7 @@
 //! | `report` | how this host is, for the others |
 //! | `rotation` | a provider's next key, once all hosts have opened it |
 //! | `init`, `join`, `leave`, `lost`, `status`, `accept` | what an administrator asks for |
+//! | `states` | the TPM states in the shared store |
 //! | `elsewhere` | guests and history of other hosts |
 
 mod accept;
@@ -25,6 +26,7 @@ mod lost;
 mod report;
 pub(crate) mod rotation;
 mod round;
+pub(crate) mod states;
 mod status;
 
 pub(crate) use accept::{AcceptedProvider, accept};

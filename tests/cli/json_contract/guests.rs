@@ -1,5 +1,7 @@
 //! `adopt`, `encrypt`, `reset` and `state …`: what changes one guest.
 
+use serde_json::json;
+
 use super::Answers;
 use super::site::{ENCRYPTED, PASSPHRASE, PLAIN, Site, guest, secret};
 
@@ -73,6 +75,19 @@ fn with_copy() -> Site {
 
 pub(super) fn state_list(answers: &mut Answers) {
     answers.ask(&Site::empty(), "there is none", "");
+    answers.ask(&Site::empty(), "there is no fleet", "--fleet");
+    let states = with_copy();
+    states.join_fleet(&[]);
+    answers.ask(&states, "the fleet's store has none", "--fleet");
+    let id = "ab".repeat(32);
+    let (domain, host) = (guest(1), guest(80));
+    let state = json!({"id": id, "domain": domain, "host": host, "at": 5, "body": "{}"});
+    states.join_fleet(&[json!({"ok": true, "states": [state]})]);
+    answers.ask(
+        &states,
+        "it has one that does not say where it is from",
+        "--fleet",
+    );
     let site = with_copy();
     answers.ask(&site, "a copy of after a run", "");
     site.did("reset vm1");
@@ -97,6 +112,9 @@ pub(super) fn state_restore(answers: &mut Answers) {
     site.state(1, PLAIN);
     answers.ask(&site, "another state is there", "vm1");
     answers.ask(&site, "a guest without a copy", &guest(2));
+    answers.ask(&site, "a copy that there is not", "vm1 --copy 00");
+    site.join_fleet(&[json!({"ok": false, "error": "unreachable", "message": "no route"})]);
+    answers.ask(&site, "the fleet's store is silent", "vm1 --copy 00");
 }
 
 pub(super) fn state_persist(answers: &mut Answers) {

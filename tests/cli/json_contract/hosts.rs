@@ -25,6 +25,26 @@ pub(super) fn status(answers: &mut Answers) {
     answers.ask(&site, "libvirt is unreachable", "");
 }
 
+/// A guest of this host runs on another one.
+pub(super) fn runs_elsewhere(site: &Site) {
+    let host = guest(80);
+    site.sql(&format!(
+        "INSERT INTO fleet (id, host_uuid, host_name, joined_at) VALUES (1, '{}', 'here', 1);
+         INSERT INTO fleet_placement VALUES ('{}', '{host}', 'host2', 'vm1', 4000000000000, 1)",
+        guest(81),
+        guest(1)
+    ));
+}
+
+pub(super) fn fleet_lost(answers: &mut Answers) {
+    answers.ask(&Site::empty(), "nothing is set up", "host2");
+    let site = Site::with_guest();
+    runs_elsewhere(&site);
+    answers.ask(&site, "no such host", "host3");
+    answers.ask(&site, "its guest may start here", "host2");
+    answers.ask(&site, "again", &guest(80));
+}
+
 pub(super) fn doctor(answers: &mut Answers) {
     // Of every severity there is one whatever the host: the hook is not installed, the last
     // decision is in the future, the TPM states are behind a link.

@@ -143,6 +143,7 @@ contract! {
     state_restore: "state restore", guests::state_restore;
     state_persist: "state persist", guests::state_persist;
     state_drop: "state drop", guests::state_drop;
+    fleet_lost: "fleet lost", hosts::fleet_lost;
     status: "status", hosts::status;
     history: "history", hosts::history;
     explain: "explain", hosts::explain;

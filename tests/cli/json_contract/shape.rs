@@ -27,6 +27,7 @@ const FREE: &[&str] = &[
     "backup",
     "domain",
     "file",
+    "host",
     "kms",
     "label",
     "name",
@@ -42,6 +43,7 @@ const FREE: &[&str] = &[
     // Ids.
     "former_keys_dropped",
     "former_keys_kept",
+    "id",
     "kek_ref",
     "key_id",
     "previous_key_id",

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use assert_cmd::Command;
-use serde_json::Value;
+use serde_json::{Value, json};
 use vtpm_guard::internals::domain::{TravellingKey, TravellingKeys};
 use vtpm_guard::internals::key::wrap::WrappedDek;
 
@@ -101,9 +101,32 @@ impl Site {
         );
     }
 
+    /// A fleet's store that answers the first question with this, or with nothing that it has.
+    pub(super) fn join_fleet(&self, answers: &[Value]) {
+        let hello = json!({"ok": true, "protocol": 1, "kind": "test", "version": "1"});
+        let nothing = json!({"ok": true, "facts": [], "states": []});
+        let mut replies = Vec::new();
+        for reply in [&hello, answers.first().unwrap_or(&nothing)] {
+            let reply = reply.to_string();
+            let length = u32::try_from(reply.len()).unwrap();
+            replies.extend(length.to_be_bytes());
+            replies.extend(reply.into_bytes());
+        }
+        let ready = self.host.path("replies");
+        fs::write(&ready, replies).unwrap();
+        let program = self.host.path("bin/store-test");
+        let script = format!(
+            "#!/bin/sh\n/bin/cat {}\nexec /bin/cat >/dev/null\n",
+            ready.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        self.configure("[fleet]\nstore = \"test://there\"");
+    }
+
     /// Two key managers: `box` turns one bit of each byte, `closed` takes nothing.
     pub(super) fn add_key_manager(&self) {
-        let program = built("exec");
+        let program = built("kms-exec");
         let here = self.host.path("bin/kms-exec");
         fs::hard_link(&program, &here)
             .or_else(|_| fs::copy(&program, &here).map(|_| ()))

@@ -1,6 +1,7 @@
 //! `check`, `repair` and `replay`: what a start would find, and what it does about it.
 
 use super::Answers;
+use super::hosts::runs_elsewhere;
 use super::site::{ENCRYPTED, PASSPHRASE, PLAIN, Site, secret};
 
 /// A state of a newer format than this program knows.
@@ -24,6 +25,10 @@ fn repairable() -> Vec<(&'static str, Site)> {
         change(&site);
         all.push((case, site));
     };
+    with("it runs on another host", &|site| {
+        site.configure("[fleet]\nstore = \"test://there\"");
+        runs_elsewhere(site);
+    });
     with("a placeholder beside the key", &|site| {
         row_like_the_first(site, "NULL, NULL, NULL, NULL, NULL");
     });

@@ -1,4 +1,4 @@
-//! `fleet lost`: a host is off for good.
+//! `fleet lost`: a host is down.
 
 use std::io;
 
@@ -15,18 +15,23 @@ pub(super) fn run(context: &Context, host: &str) -> Result<(), CommandError> {
 
 impl Answer for LostHost {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        let (name, guests) = (quoted(&self.name), count(self.guests.len(), "guest"));
-        writeln!(out, "host {name} counts as off; {guests} ran there:")?;
-        for guest in &self.guests {
-            writeln!(out, "  {}", guest.label())?;
+        let host = quoted(&self.host);
+        if self.guests.is_empty() {
+            return writeln!(out, "host {host} runs no guest, as far as this host knows");
         }
-        Ok(())
+        let guests = count(self.guests.len(), "guest");
+        writeln!(out, "{guests} of host {host} may start here:")?;
+        self.guests
+            .iter()
+            .try_for_each(|guest| writeln!(out, "  {}", guest.label()))
     }
 
     fn notes(&self) -> Vec<String> {
+        let silent = "the shared store does not answer: the other hosts do not know of it";
         if self.told {
-            return Vec::new();
+            Vec::new()
+        } else {
+            vec![silent.to_owned()]
         }
-        vec!["the shared store does not answer: the other hosts hear it later".to_owned()]
     }
 }

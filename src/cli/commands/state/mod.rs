@@ -2,6 +2,7 @@
 
 mod drop;
 mod list;
+mod list_fleet;
 mod persist;
 mod restore;
 mod show;
@@ -23,10 +24,11 @@ use crate::tpm_copies::CopyError;
 
 pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, CommandError> {
     match verb {
-        args::State::List => list::run(context)?,
+        args::State::List { fleet: true } => list_fleet::run(context)?,
+        args::State::List { fleet: false } => list::run(context)?,
         args::State::Show { domain } => show::run(context, domain)?,
         args::State::Persist { which } => persist::run(context, which)?,
-        args::State::Restore { domain } => restore::run(context, domain)?,
+        args::State::Restore { domain, copy } => restore::run(context, domain, copy.as_deref())?,
         args::State::Drop {
             domain,
             copies,

@@ -9,11 +9,11 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::guests::GuestRef;
 use crate::manage::restore_state::{CopiesError, RestoredState, restore};
-use crate::messages::Command;
+use crate::messages::{Command, quoted};
 use crate::tpm_copies::RestoreError;
 
-pub(super) fn run(context: &Context, guest: &str) -> Result<(), CommandError> {
-    context.output.print(&restore(&context.host, guest)?)
+pub(super) fn run(context: &Context, guest: &str, copy: Option<&str>) -> Result<(), CommandError> {
+    context.output.print(&restore(&context.host, guest, copy)?)
 }
 
 impl Answer for RestoredState {
@@ -36,7 +36,12 @@ impl Answer for RestoredState {
             Command::Check(self.guest.arg.clone())
         );
         let unreadable = self.unreadable.iter().map(ToString::to_string);
+        let silent = self
+            .fleet_silent
+            .iter()
+            .map(|why| format!("the fleet's store did not answer: {why}"));
         unreadable
+            .chain(silent)
             .chain((!self.copy.opened).then_some(not_opened))
             .collect()
     }
@@ -47,6 +52,17 @@ impl From<CopiesError> for CommandError {
         match error {
             CopiesError::Guest(error) => error.into(),
             CopiesError::None(guest) => no_copies(&guest),
+            CopiesError::FleetSilent(guest, why) => Self::failed(format!(
+                "{} has no saved copy of its TPM state here, and the fleet's store did not answer: {why}",
+                guest.label()
+            )),
+            CopiesError::NoSuchCopy(guest, digits) => {
+                Self::usage(format!("copy {} not found", quoted(&digits))).with_hint(format!(
+                    "list them: {}; {}",
+                    Command::StateShow(guest.arg),
+                    Command::StateListFleet
+                ))
+            }
             CopiesError::Running(guest) => Self::refused(format!("{} is running", guest.label()))
                 .with_hint(format!(
                     "stop it first: {}",

@@ -1,0 +1,59 @@
+//! `state list --fleet`: the TPM states in the fleet's store.
+
+use serde::Serialize;
+
+use crate::clock::{Deadline, Timestamp};
+use crate::fleet::tpm_state::SignedState;
+use crate::fleet::{Client, FleetError};
+use crate::manage::guests::GuestRef;
+use crate::manage::host::{DEFAULT_DEADLINE, Host, HostError};
+
+/// How many states are listed.
+const LIMIT: u32 = 10_000;
+
+/// A TPM state in the fleet's store, as its host has described it; nothing of it is verified before it is restored.
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetState {
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
+    /// The host that has saved it.
+    pub(crate) host: Option<String>,
+    /// When the run ended that it is of.
+    pub(crate) saved_at: Timestamp,
+    /// By which it is named.
+    pub(crate) id: String,
+}
+
+/// Why the fleet's store has not listed anything.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FleetStatesError {
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The configuration names none.
+    #[error("no fleet.store")]
+    NoStore,
+    /// It did not answer, or refused.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+}
+
+/// All TPM states of the fleet's store, the newest first.
+pub(crate) fn fleet_states(host: &Host) -> Result<Vec<FleetState>, FleetStatesError> {
+    let fleet = host.config()?.fleet;
+    let address = fleet.store.as_ref().ok_or(FleetStatesError::NoStore)?;
+    let deadline = Deadline::after(DEFAULT_DEADLINE);
+    let mut client = Client::connect(address, &fleet.credentials, deadline)?;
+    let states = client.states(None, LIMIT, deadline)?.into_iter();
+    let states = states.map(|info| {
+        let read = SignedState::read(&info, info.domain);
+        let says = read.as_ref().map(SignedState::unverified);
+        FleetState {
+            guest: GuestRef::of_uuid(info.domain, says.map(|says| says.note.name.clone())),
+            host: says.map(|says| says.host_name.clone()),
+            saved_at: info.at,
+            id: info.id.to_string(),
+        }
+    });
+    Ok(states.collect())
+}
