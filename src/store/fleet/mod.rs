@@ -14,6 +14,7 @@ mod membership;
 mod merge;
 pub(super) mod outbox;
 mod placements;
+mod promote;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
         "id BLOB, kind TEXT, domain_uuid TEXT, key_id TEXT, host_uuid TEXT, at INTEGER, body TEXT,
          subject BLOB, revision INTEGER, status TEXT",
     ),
+    ("fleet_pending", "id BLOB"),
     ("fleet_scope", "kind TEXT, value TEXT"),
     (
         "fleet_placement",

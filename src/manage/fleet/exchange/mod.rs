@@ -24,7 +24,7 @@ use crate::store::{Membership, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(30);
+pub(super) const QUESTION: Duration = Duration::from_secs(30);
 
 /// How long after a comparison of everything the next one is due, in milliseconds: a day.
 const COMPARED_EVERY: i64 = 24 * 60 * 60 * 1000;
@@ -95,6 +95,19 @@ pub(crate) struct Exchanged {
     pub(crate) compared: bool,
 }
 
+impl Exchanged {
+    /// Adds what a second exchange did.
+    pub(super) fn add(&mut self, other: Self) {
+        self.pushed += other.pushed;
+        self.states += other.states;
+        self.pulled += other.pulled;
+        self.rejected += other.rejected;
+        self.added += other.added;
+        self.changed += other.changed;
+        self.compared |= other.compared;
+    }
+}
+
 impl<'a> Exchange<'a> {
     /// Prepares an exchange of this host.
     pub(crate) fn new(
@@ -132,6 +145,7 @@ impl<'a> Exchange<'a> {
         let is_due = member
             .compared_at
             .is_none_or(|at| self.now.0.saturating_sub(at.0) >= COMPARED_EVERY);
+        self.settle(&mut done)?;
         self.push(&mut done)?;
         self.pull(&mut done)?;
         if compare || is_other || is_due {
