@@ -19,7 +19,7 @@ pub(crate) struct Service {
     name: &'static str,
     dir: PathBuf,
     /// The configuration that it has written.
-    config: Config,
+    pub(crate) config: Config,
 }
 
 impl Service {
@@ -42,10 +42,6 @@ impl Service {
 
     pub(crate) fn section(&self, name: &str) -> KmsSettings {
         self.config.kms[name].clone()
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
     }
 
     pub(crate) fn dir(&self) -> &Path {

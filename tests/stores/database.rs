@@ -48,31 +48,18 @@ impl Database {
 
     /// As a host, with its certificate.
     pub(crate) fn host(&self) -> Client {
-        let fleet = &self.service.config().fleet;
-        self.connect(fleet.store.as_ref().unwrap().as_str(), &fleet.credentials)
+        let fleet = &self.service.config.fleet;
+        connect(fleet.store.as_ref().unwrap().as_str(), &fleet.credentials)
     }
 
     /// As another role, with its password.
     pub(crate) fn role(&self, name: &str) -> Client {
         let address = format!("postgresql://{name}@127.0.0.1:5480/vtpm_guard");
-        self.connect(&address, &self.password(name))
+        connect(&address, &self.password(name))
     }
 
     pub(crate) fn owner(&self) -> Client {
         self.role("vtpm_guard_owner")
-    }
-
-    pub(crate) fn connect(&self, address: &str, credentials: &Credentials) -> Client {
-        self.try_connect(address, credentials).unwrap()
-    }
-
-    pub(crate) fn try_connect(
-        &self,
-        address: &str,
-        credentials: &Credentials,
-    ) -> Result<Client, FleetError> {
-        let address = StoreAddress::parse(address).unwrap();
-        Client::start(&address, credentials, &built("store-postgresql"), soon())
     }
 
     /// The credentials of a role with a password.
@@ -130,6 +117,17 @@ impl Database {
         }
         Err(String::from_utf8(output.stderr).unwrap())
     }
+}
+
+/// A conversation with a server at this address.
+#[track_caller]
+pub(crate) fn connect(address: &str, credentials: &Credentials) -> Client {
+    try_connect(address, credentials).unwrap()
+}
+
+pub(crate) fn try_connect(address: &str, credentials: &Credentials) -> Result<Client, FleetError> {
+    let address = StoreAddress::parse(address).unwrap();
+    Client::start(&address, credentials, &built("store-postgresql"), soon())
 }
 
 /// A deadline for a question that is not about time.

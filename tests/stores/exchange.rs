@@ -119,7 +119,9 @@ fn a_host_pulls_what_concerns_it_and_finds_differences_in_it_alone() {
     for bucket in 0..=255 {
         let mut hash = Sha256::new();
         let within: Vec<_> = expected.iter().filter(|id| id.0[0] == bucket).collect();
-        within.iter().for_each(|id| hash.update(id.0));
+        for id in within {
+            hash.update(id.0);
+        }
         assert_eq!(
             digests[usize::from(bucket)].0,
             <[u8; 32]>::from(hash.finalize())

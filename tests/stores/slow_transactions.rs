@@ -162,7 +162,9 @@ fn whatever_is_committed_is_pulled_once_and_nothing_else() {
             next,
             model: Model::default(),
         };
-        steps.iter().for_each(|step| world.play(step));
+        for step in &steps {
+            world.play(step);
+        }
         (0..SESSIONS).for_each(|session| world.play(&Step::Commit(session)));
         while world.pull(3) {}
         prop_assert_eq!(&world.model.pulled, &world.model.committed);

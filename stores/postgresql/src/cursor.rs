@@ -30,7 +30,7 @@ impl Position {
 
     /// Writes it as a cursor of this database.
     pub(crate) fn write(&self, database: &Database) -> Option<Cursor> {
-        let id: String = self.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex(&self.id);
         let (mark, transaction, kind) = (mark(database), self.transaction, &self.kind);
         Cursor::parse(&format!("{mark}/{transaction}/{kind}/{id}"))
     }
@@ -63,7 +63,15 @@ impl Position {
 /// What tells one database from another.
 fn mark(database: &Database) -> String {
     let hash = Sha256::digest(format!("{} {}", database.system, database.epoch));
-    hash[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash[..6])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+    let digits = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+    digits.collect()
 }
 
 #[cfg(test)]

@@ -34,9 +34,10 @@ pub(crate) fn of_connection(error: &Error, server: &Server, identity: &Identity)
         return plugin_error(&address, identity, error).into();
     }
     // Such as that a password is wanted, and there is none.
-    let trouble = match error.to_string().starts_with(CONFIGURATION) {
-        true => Trouble::Credentials,
-        false => Trouble::Unreachable,
+    let trouble = if error.to_string().starts_with(CONFIGURATION) {
+        Trouble::Credentials
+    } else {
+        Trouble::Unreachable
     };
     StoreError::new(trouble, with_reason(error)).at(place)
 }
