@@ -12,5 +12,6 @@ pub mod poll;
 pub mod process;
 pub mod program;
 pub mod sys;
+pub mod timed;
 pub mod trusted;
 pub mod users;

@@ -5,6 +5,7 @@
 //! helper when they have a question, and talk to it over two pipes.
 
 mod attempt;
+mod call_error;
 mod client;
 mod conversation;
 mod daemon;
@@ -27,8 +28,11 @@ mod protocol;
     allow(dead_code, unused_imports, reason = "half of it is the helper's")
 )]
 pub mod secret;
+mod secret_driver;
+mod secrets;
 mod silence;
 mod starting;
+mod wire;
 
 pub use attempt::calling_attempt;
 pub use client::LibvirtClient;
