@@ -144,3 +144,24 @@ fn names_mode(conf: &str) -> bool {
     let mut lines = conf.lines();
     lines.any(|line| line.trim_start().starts_with("remote_mode"))
 }
+
+/// Asks a daemon for the secret with this UUID that sends `answers` whatever it is called, for fuzzing.
+/// Returns its value, if it tells one.
+#[cfg(any(test, feature = "internals"))]
+#[must_use]
+pub fn value_from(answers: &[u8], secret: crate::ids::SecretUuid) -> Option<Zeroizing<Vec<u8>>> {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    let (ours, mut daemons) = UnixStream::pair().ok()?;
+    ours.set_nonblocking(true).ok()?;
+    daemons.set_nonblocking(true).ok()?;
+    daemons.write_all(answers).ok()?;
+    daemons.shutdown(std::net::Shutdown::Write).ok()?;
+    let mut wire = Wire(Connection::over(ours).ok());
+    let (mut value, request) = (None, SecretRequest::Reveal(secret));
+    let deadline = Deadline::after(std::time::Duration::from_secs(5));
+    wire.ask(&request, &mut value, &LibvirtDirs::default(), deadline)
+        .ok()?;
+    value
+}

@@ -95,8 +95,13 @@ impl Connection {
         if !is_trusted(&socket)? {
             return Err(Trouble::NotUnderstood("the socket is not root's"));
         }
+        Self::over(socket.into())
+    }
+
+    /// Sends the first call over a socket that does not block.
+    pub(super) fn over(socket: UnixStream) -> Result<Self, Trouble> {
         let mut connection = Self {
-            socket: socket.into(),
+            socket,
             stage: Stage::Broken,
             serial: 0,
         };

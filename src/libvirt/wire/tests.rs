@@ -503,3 +503,14 @@ fn every_procedure_has_libvirts_number() {
         assert_eq!(procedure as u32, number);
     }
 }
+
+/// The seed of `fuzz/fuzz_targets/libvirt_replies.rs`.
+#[test]
+fn the_seed_for_fuzzing_is_understood() {
+    let seed = include_bytes!("../../../fuzz/seeds/libvirt_replies/value");
+    let value = value_from(seed, secret());
+    assert_eq!(value.as_deref().map(Vec::as_slice), Some(KEY));
+    for length in 0..seed.len() {
+        assert!(value_from(&seed[..length], secret()).is_none(), "{length}");
+    }
+}
