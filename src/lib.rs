@@ -8,13 +8,14 @@
 //! | what is asked for | `hook` (libvirtd asks), `cli` (a person asks); neither knows the other |
 //! | what is done | `guard`: one guarded start; `staging`: keys on tmpfs for guests that start with libvirtd |
 //! | what is said | `messages`: refusals, findings, hints; `log`; `capture`: refused XML |
-//! | outside things | `store` (SQLite), `keyring` (sealed provider keys), `kms` (key managers, through plugins), `recovery` (the recovery file), `libvirt`, `swtpm` (its state file), `tpm_copies` (saved copies of it), `config` |
+//! | outside things | `store` (SQLite), `keyring` (sealed provider keys), `kms` (key managers, through plugins), `fleet` (facts, and the shared store through a program), `recovery` (the recovery file), `libvirt`, `swtpm` (its state file), `tpm_copies` (saved copies of it), `config` |
 //! | the machine | `host`: paths, trusted files, atomic writes, processes |
 //! | the core, pure | `vtpm-guard-core`: `verdict` (facts in, verdict out), and its words `domain`, `key`, `ids`, `clock` |
 
 mod capture;
 mod cli;
 mod config;
+mod fleet;
 mod guard;
 mod hook;
 mod host;
@@ -33,6 +34,7 @@ mod tpm_copies;
 use vtpm_guard_core::{clock, domain, ids, key, verdict};
 
 pub use cli::run as vtpm_guard;
+pub use fleet::program as store_program;
 pub use hook::run as vtpm_guard_hook;
 pub use kms::plugin;
 #[cfg(feature = "libvirt")]
@@ -55,8 +57,8 @@ pub mod internals {
     }
 
     rooms!(
-        capture, cli, config, host, keyring, kms, libvirt, log, messages, recovery, store, swtpm,
-        tpm_copies
+        capture, cli, config, fleet, host, keyring, kms, libvirt, log, messages, recovery, store,
+        swtpm, tpm_copies
     );
 }
 

@@ -89,6 +89,10 @@ uuid_type! {
     /// The UUID of a slot: a KEK, wrapped by a key manager.
     SlotUuid
 }
+uuid_type! {
+    /// The UUID by which a fleet's shared store knows a host. `fleet join` makes it.
+    HostUuid
+}
 
 /// The primary key of a row in `key_ref`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]

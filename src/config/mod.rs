@@ -12,12 +12,14 @@ use crate::verdict::facts::Policy;
 
 pub mod duration;
 mod file;
+mod fleet;
 mod kms;
 mod parse;
 
 #[cfg(test)]
 mod tests;
 
+pub use fleet::{FleetConfig, FleetMetadata, FleetStates, StoreAddress};
 pub use parse::LineError;
 
 /// The configuration in force.
@@ -37,8 +39,8 @@ pub struct Config {
     pub log_target: LogTarget,
     /// `[libvirt]`: where libvirt keeps its files.
     pub libvirt: LibvirtDirs,
-    /// `fleet.metadata`
-    pub fleet_metadata: FleetMetadata,
+    /// `[fleet]`
+    pub fleet: FleetConfig,
     /// `capture.denied`: how many XML documents of refused starts are kept.
     pub capture_denied: usize,
     /// `state.keep`
@@ -78,23 +80,6 @@ pub enum Lifetime {
     Run,
     /// Until something else removes it.
     Keep,
-}
-
-/// What the guard writes into the metadata of guests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FleetMetadata {
-    /// Nothing.
-    Off,
-    /// Their wrapped keys.
-    Wrapped,
-}
-
-impl FleetMetadata {
-    /// Whether keys are written.
-    #[must_use]
-    pub fn is_wrapped(self) -> bool {
-        self == Self::Wrapped
-    }
 }
 
 /// Where the log goes.
@@ -176,7 +161,7 @@ impl Default for Config {
             log_level: tracing::Level::INFO,
             log_target: LogTarget::Auto,
             libvirt: LibvirtDirs::default(),
-            fleet_metadata: FleetMetadata::Off,
+            fleet: FleetConfig::default(),
             capture_denied: 20,
             kept_states: KeptStates::Transient,
             kek_cache: KekCache::Sealed,

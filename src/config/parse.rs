@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, FleetMetadata, KekCache, KeptStates, Lifetime, LogTarget, duration, kms};
+use super::{Config, KekCache, KeptStates, Lifetime, LogTarget, duration, fleet, kms};
 use crate::verdict::facts::{Permission, TransientState};
 
 /// Every section and its keys, in the order of the shipped file.
@@ -20,11 +20,12 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "missing_state",
             "transient_state",
             "auto_bind",
+            "elsewhere",
         ],
     ),
     ("secret", &["uri", "lifetime"]),
     ("hook", &["deadline"]),
-    ("fleet", &["metadata"]),
+    ("fleet", fleet::KEYS),
     ("provider", &["cache", "max_age"]),
     ("log", &["level", "target"]),
     ("capture", &["denied"]),
@@ -62,10 +63,6 @@ const LIFETIMES: &[(&str, Lifetime)] = &[
     ("start", Lifetime::Start),
     ("run", Lifetime::Run),
     ("keep", Lifetime::Keep),
-];
-const FLEET_METADATA: &[(&str, FleetMetadata)] = &[
-    ("off", FleetMetadata::Off),
-    ("wrapped", FleetMetadata::Wrapped),
 ];
 const LEVELS: &[(&str, tracing::Level)] = &[
     ("error", tracing::Level::ERROR),
@@ -174,6 +171,7 @@ fn set(
             let name = string(value).ok_or_else(|| bad_value(&full, value, wanted))?;
             policy.auto_bind = (!name.is_empty()).then(|| name.to_owned());
         }
+        "policy.elsewhere" => policy.elsewhere = choice(&full, value, PERMISSIONS)?,
         "secret.uri" => {
             let uri = string(value).filter(|uri| !uri.is_empty());
             let wanted = "a libvirt URI like \"secret:///system\"";
@@ -188,7 +186,6 @@ fn set(
                 .filter(|time| (MIN_DEADLINE..=MAX_DEADLINE).contains(time));
             config.hook_deadline = deadline.ok_or_else(|| bad_value(&full, value, wanted))?;
         }
-        "fleet.metadata" => config.fleet_metadata = choice(&full, value, FLEET_METADATA)?,
         "provider.cache" => config.kek_cache = choice(&full, value, KEK_CACHES)?,
         "provider.max_age" => {
             let wanted = "a time like \"12h\" or \"30d\", at least \"1h\", or \"\" for no limit";
@@ -219,6 +216,9 @@ fn set(
             let denied = count(value).filter(|count| *count <= MAX_CAPTURED);
             config.capture_denied = denied.ok_or_else(|| bad_value(&full, value, &wanted))?;
         }
+        _ if section == "fleet" && known.contains(&key) => {
+            fleet::set(&mut config.fleet, key, &full, value)?;
+        }
         _ => {
             return Err(LineError::UnknownKey {
                 key: full.escape_debug().to_string(),
@@ -238,7 +238,11 @@ fn directory(key: &str, value: &DeValue<'_>) -> Result<PathBuf, LineError> {
 }
 
 /// One of a few words.
-fn choice<T: Copy>(key: &str, value: &DeValue<'_>, options: &[(&str, T)]) -> Result<T, LineError> {
+pub(super) fn choice<T: Copy>(
+    key: &str,
+    value: &DeValue<'_>,
+    options: &[(&str, T)],
+) -> Result<T, LineError> {
     let chosen = string(value).and_then(|word| options.iter().find(|(name, _)| *name == word));
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<_> = options

@@ -80,6 +80,7 @@ fn every_known_key_is_heeded() {
         missing_state = "allow"
         transient_state = "fresh"
         auto_bind = "nkp-a"
+        elsewhere = "deny"
         [secret]
         uri = "secret:///session"
         lifetime = "run"
@@ -87,6 +88,14 @@ fn every_known_key_is_heeded() {
         deadline = "2m"
         [fleet]
         metadata = "wrapped"
+        store = "postgresql://db1,db2/vtpm_guard"
+        ca = "/ca.pem"
+        certificate = "/host.pem"
+        key = "/host.key"
+        password_file = "/password"
+        interval = "5m"
+        ask = "500ms"
+        state = "stopped"
         [provider]
         cache = "boot"
         max_age = "12h"
@@ -119,6 +128,7 @@ fn every_known_key_is_heeded() {
             missing_state: Permission::Allow,
             transient_state: TransientState::Fresh,
             auto_bind: Some("nkp-a".to_owned()),
+            elsewhere: Permission::Deny,
         },
         secret_uri: "secret:///session".to_owned(),
         secret_lifetime: Lifetime::Run,
@@ -132,7 +142,21 @@ fn every_known_key_is_heeded() {
             tpm: Some("/d".into()),
             ..LibvirtDirs::default()
         },
-        fleet_metadata: FleetMetadata::Wrapped,
+        fleet: FleetConfig {
+            metadata: FleetMetadata::Wrapped,
+            store: StoreAddress::parse("postgresql://db1,db2/vtpm_guard"),
+            credentials: [
+                ("ca", "/ca.pem"),
+                ("certificate", "/host.pem"),
+                ("key", "/host.key"),
+                ("password_file", "/password"),
+            ]
+            .map(|(key, path)| (key.to_owned(), path.to_owned()))
+            .into(),
+            interval: Duration::from_secs(300),
+            ask: Duration::from_millis(500),
+            states: FleetStates::Stopped,
+        },
         capture_denied: 0,
         kept_states: KeptStates::All,
         kek_cache: KekCache::Boot,
@@ -226,7 +250,7 @@ fn a_fault_names_line_key_and_what_would_be_right() {
         (
             "[policy]\ndegradedd = \"deny\"",
             "2: unknown key \"policy.degradedd\"; the keys of this section are degraded, \
-             unmanaged, unencrypted, missing_state, transient_state, auto_bind",
+             unmanaged, unencrypted, missing_state, transient_state, auto_bind, elsewhere",
         ),
         (
             "\n[polizy]",
@@ -268,6 +292,23 @@ fn a_fault_names_line_key_and_what_would_be_right() {
             "hook.deadline = 10",
             "1: hook.deadline is 10; it must be a time like \"500ms\", \"10s\" or \"2m\", \
              from \"500ms\" to \"10m\"",
+        ),
+        (
+            "fleet.store = 'db.example.com'",
+            "1: fleet.store is \"db.example.com\"; it must be an address like \
+             \"postgresql://db.example.com/vtpm_guard\", or \"\"",
+        ),
+        (
+            "fleet.interval = '0s'",
+            "1: fleet.interval is \"0s\"; it must be a time like \"60s\" or \"5m\", from \"1s\" to \"24h\"",
+        ),
+        (
+            "fleet.ask = '1m'",
+            "1: fleet.ask is \"1m\"; it must be a time like \"2s\", at most \"30s\"; \"0s\" never asks",
+        ),
+        (
+            "fleet.key = 'host.key'",
+            "1: fleet.key is \"host.key\"; it must be the absolute path of a file, or \"\"",
         ),
         (
             "log.target = 'guard.log'",

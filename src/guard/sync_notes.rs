@@ -24,7 +24,7 @@ pub(super) fn leave_if_due(
     domain: &Domain,
     store: &Store,
 ) -> Result<(), StoreError> {
-    if !guard.config.fleet_metadata.is_wrapped() {
+    if !guard.config.fleet.metadata.is_wrapped() {
         return Ok(());
     }
     let rows = store.references(domain.uuid, Timestamp::now())?.key_refs;

@@ -18,8 +18,8 @@ pub const HOOK: &str = "/usr/sbin/vtpm-guard-hook";
 /// The helper that is linked with libvirt, as packages install it.
 pub const HELPER: &str = "/usr/libexec/vtpm-guard-libvirt";
 
-/// The plugins that speak with key managers, as packages install them.
-pub const KMS_PLUGINS: &str = "/usr/libexec/vtpm-guard";
+/// The programs that speak with key managers and shared stores, as packages install them.
+pub const PLUGINS: &str = "/usr/libexec/vtpm-guard";
 
 /// The log of a host without journald.
 const LOG: &str = "/var/log/vtpm-guard.log";

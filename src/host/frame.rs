@@ -38,6 +38,14 @@ pub fn to_frame(parts: &[&[u8]], max_len: usize) -> io::Result<Zeroizing<Vec<u8>
     Ok(frame)
 }
 
+/// Returns two frames as one buffer, in its final size.
+pub fn join(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut both = Zeroizing::new(Vec::with_capacity(first.len() + second.len()));
+    both.extend_from_slice(first);
+    both.extend_from_slice(second);
+    both
+}
+
 fn too_long() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "the message is too long")
 }

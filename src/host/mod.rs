@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod bounded;
+pub mod conversation;
 pub(crate) mod crash;
 pub mod dirs;
 pub mod frame;
@@ -11,6 +12,7 @@ pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod program;
+pub mod serve;
 pub mod sys;
 pub mod timed;
 pub mod trusted;

@@ -24,6 +24,16 @@ mod tests;
 #[derive(Default, Clone)]
 pub(crate) struct UnsealedKeks(Arc<Mutex<BTreeMap<KeyId, Unsealed>>>);
 
+#[cfg(test)]
+impl UnsealedKeks {
+    /// These, of which none was sealed.
+    pub(crate) fn of(keks: impl IntoIterator<Item = Kek>) -> Self {
+        let keks = keks.into_iter();
+        let keks = keks.map(|kek| (kek.key_id(), Ok(Arc::new(kek))));
+        Self(Arc::new(Mutex::new(keks.collect())))
+    }
+}
+
 type Unsealed = Result<Arc<Kek>, Arc<KeyringError>>;
 
 /// Opens DEKs and wraps them. It unseals each KEK at most once, since unsealing takes longer

@@ -1,8 +1,6 @@
 //! One conversation with a plugin: it is started for it, and ended after it.
 
 use std::borrow::Cow;
-use std::io::{self, ErrorKind};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,23 +10,11 @@ use super::error::KmsError;
 use super::protocol::{MAX_BLOB, MAX_DOCUMENT, Reply, Request, Trouble, VERSION};
 use super::settings::KmsSettings;
 use crate::clock::Deadline;
-use crate::host::dirs;
-use crate::host::frame::to_frame;
-use crate::host::peer::Peer;
-use crate::host::trusted;
-use crate::host::{process, program};
+use crate::host::conversation::{Conversation, TalkError, milliseconds, words};
+use crate::host::{dirs, program, trusted};
 use crate::key::hex;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-
-/// How long a plugin may take to end once its stdin has ended.
-const END_TIME: Duration = Duration::from_millis(500);
-
-/// How much earlier than the deadline a plugin is asked to answer, at most.
-const MARGIN: Duration = Duration::from_millis(250);
-
-/// The longest sentence of a plugin that goes into an error, in characters.
-const MAX_WORDS: usize = 500;
 
 /// A KEK that a key manager has wrapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +32,7 @@ pub struct Client {
     /// The plugin's name, for errors.
     program: String,
     timeout: Duration,
-    peer: Peer,
+    plugin: Conversation,
 }
 
 impl Client {
@@ -59,18 +45,17 @@ impl Client {
     pub fn start(kms: &str, settings: &KmsSettings, program: &Path) -> Result<Self, KmsError> {
         check(kms, settings, program)?;
         let name = format!("kms-{}", settings.kind);
-        let mut command = process::command(program, &[]);
-        command.process_group(0);
-        let peer = Peer::start(command).map_err(|source| KmsError::Plugin {
-            kms: kms.to_owned(),
-            program: name.clone(),
-            source,
-        })?;
+        let plugin =
+            Conversation::start(program, MAX_DOCUMENT).map_err(|source| KmsError::Plugin {
+                kms: kms.to_owned(),
+                program: name.clone(),
+                source,
+            })?;
         let mut client = Self {
             kms: kms.to_owned(),
             program: name,
             timeout: settings.timeout,
-            peer,
+            plugin,
         };
         let hello = client.ask(
             &Request::Hello {
@@ -178,22 +163,11 @@ impl Client {
         body: Option<&[u8]>,
         deadline: Deadline,
     ) -> Result<Reply, KmsError> {
-        let document = serde_json::to_vec(request).map_err(io::Error::from);
-        let frames = document.and_then(|document| {
-            let mut frames = to_frame(&[&document], MAX_DOCUMENT)?;
-            if let Some(body) = body {
-                let body = to_frame(&[body], MAX_BLOB)?;
-                // In its final size: a buffer that grew would leave a copy of a key.
-                let mut both = Zeroizing::new(Vec::with_capacity(frames.len() + body.len()));
-                both.extend_from_slice(&frames);
-                both.extend_from_slice(&body);
-                frames = both;
-            }
-            self.peer.ask(&frames, MAX_DOCUMENT, deadline)
-        });
-        let frame = frames.map_err(|source| self.broken(&source))?;
-        let reply: Reply =
-            serde_json::from_slice(&frame).map_err(|error| self.nonsense(&error.to_string()))?;
+        let reply: Result<Reply, _> = match body {
+            None => self.plugin.ask(request, deadline),
+            Some(body) => self.plugin.ask_with(request, body, MAX_BLOB, deadline),
+        };
+        let reply = reply.map_err(|error| self.broken(error))?;
         if reply.ok {
             return Ok(reply);
         }
@@ -206,24 +180,23 @@ impl Client {
 
     /// Reads the bytes that follow a reply.
     fn body(&mut self, max_len: usize, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-        let body = self.peer.receive(max_len, deadline);
-        body.and_then(|body| body.ok_or_else(|| ErrorKind::UnexpectedEof.into()))
-            .map_err(|source| self.broken(&source))
+        let body = self.plugin.body(max_len, deadline);
+        body.map_err(|error| self.broken(error))
     }
 
-    fn broken(&self, source: &io::Error) -> KmsError {
+    fn broken(&self, error: TalkError) -> KmsError {
         let (kms, program) = (self.kms.clone(), self.program.clone());
-        match source.kind() {
-            ErrorKind::InvalidData => self.nonsense(&source.to_string()),
-            ErrorKind::TimedOut => KmsError::Refused {
+        match error {
+            TalkError::Nonsense(reason) => self.nonsense(&reason),
+            TalkError::TimedOut => KmsError::Refused {
                 kms,
                 trouble: Trouble::Unreachable,
                 message: format!("no answer within {} ms", self.timeout.as_millis()),
             },
-            _ => KmsError::Plugin {
+            TalkError::Broken(source) => KmsError::Plugin {
                 kms,
                 program,
-                source: io::Error::new(source.kind(), words(&source.to_string())),
+                source,
             },
         }
     }
@@ -237,15 +210,9 @@ impl Client {
     }
 }
 
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.peer.end(END_TIME);
-    }
-}
-
 /// Returns the path of a kind's plugin.
 pub fn find(kind: &str) -> PathBuf {
-    program::find(&Path::new(dirs::KMS_PLUGINS).join(format!("kms-{kind}")))
+    program::find(&Path::new(dirs::PLUGINS).join(format!("kms-{kind}")))
 }
 
 fn check(kms: &str, settings: &KmsSettings, program: &Path) -> Result<(), KmsError> {
@@ -275,18 +242,4 @@ fn shows(blob: &[u8], kek: &Kek) -> bool {
     hex::encode(kek.expose(), &mut digits);
     let holds = |text: &[u8]| blob.windows(text.len()).any(|part| part == text);
     holds(kek.expose()) || holds(&digits)
-}
-
-/// What a plugin is told of the deadline: a little less than is left, so that its own words about what did
-/// not answer are here in time.
-fn milliseconds(deadline: Deadline) -> u64 {
-    let left = deadline.remaining();
-    let left = left.saturating_sub(MARGIN.min(left / 10));
-    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A plugin's sentence on one line, and not longer than a line or two.
-fn words(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    words.join(" ").chars().take(MAX_WORDS).collect()
 }

@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::settings::Setting;
+use crate::host::conversation::troubles;
 
 /// The version of the protocol.
 pub(super) const VERSION: u32 = 1;
@@ -87,55 +87,22 @@ pub(super) struct Reply {
     pub(super) message: Option<String>,
 }
 
-/// What kind of trouble a plugin has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", rename_all = "kebab-case")]
-pub enum Trouble {
-    /// A setting of the section is missing, unknown or wrong.
-    Settings,
-    /// A file with credentials cannot be used, or the key manager does not take them.
-    Credentials,
-    /// Nobody answers at its address, in time, or with a certificate that is trusted.
-    Unreachable,
-    /// It has no such key, or not this version of it.
-    NoKey,
-    /// These credentials may not use the key.
-    Denied,
-    /// The wrapped key does not open.
-    NotOpened,
-    /// Anything else.
-    Failed,
-}
-
-impl Trouble {
-    const ALL: [(&str, Self); 6] = [
-        ("settings", Self::Settings),
-        ("credentials", Self::Credentials),
-        ("unreachable", Self::Unreachable),
-        ("no-key", Self::NoKey),
-        ("denied", Self::Denied),
-        ("not-opened", Self::NotOpened),
-    ];
-}
-
-/// A word that is not known is [`Trouble::Failed`].
-impl From<String> for Trouble {
-    fn from(word: String) -> Self {
-        let known = Self::ALL.into_iter().find(|(name, _)| *name == word);
-        known.map_or(Self::Failed, |(_, trouble)| trouble)
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Settings => "its settings are wrong",
-            Self::Credentials => "its credentials cannot be used",
-            Self::Unreachable => "it does not answer",
-            Self::NoKey => "it has no such key",
-            Self::Denied => "it does not let this host use the key",
-            Self::NotOpened => "it does not open the wrapped key",
-            Self::Failed => "it failed",
-        })
+troubles! {
+    /// What kind of trouble a plugin has.
+    Trouble {
+        /// A setting of the section is missing, unknown or wrong.
+        Settings = "settings", "its settings are wrong";
+        /// A file with credentials cannot be used, or the key manager does not take them.
+        Credentials = "credentials", "its credentials cannot be used";
+        /// Nobody answers at its address, in time, or with a certificate that is trusted.
+        Unreachable = "unreachable", "it does not answer";
+        /// It has no such key, or not this version of it.
+        NoKey = "no-key", "it has no such key";
+        /// These credentials may not use the key.
+        Denied = "denied", "it does not let this host use the key";
+        /// The wrapped key does not open.
+        NotOpened = "not-opened", "it does not open the wrapped key";
+        /// Anything else.
+        Failed = "failed", "it failed";
     }
 }

@@ -214,6 +214,13 @@ impl Store {
     }
 }
 
+/// The event of this number.
+pub(super) fn by_id(connection: &Connection, id: i64) -> Result<Option<EventRow>, Failure> {
+    let mut query = connection.prepare("SELECT * FROM event WHERE id = ?1")?;
+    let mut rows = query.query_map([id], event_row)?;
+    Ok(rows.next().transpose()?.flatten())
+}
+
 /// The name that a guest had last, as far back as the history goes.
 pub(super) fn last_name(
     connection: &Connection,

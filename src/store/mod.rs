@@ -13,6 +13,7 @@
 //! | `providers`, `rotation`, `keys`, `prune`, `bindings`, `events` | what the administrator reads and writes |
 //! | `slots` | which key managers open a KEK |
 //! | `written_keys` | which keys `sync` has written into the metadata of guests |
+//! | `fleet` | what this host knows of its fleet, and what the fleet is to be told |
 //! | `check`, `backup` | check the store, copy it, restore it from a copy |
 
 mod announcements;
@@ -25,6 +26,7 @@ mod columns;
 mod connect;
 mod error;
 mod events;
+mod fleet;
 mod fresh_keys;
 mod key_rows;
 mod keys;
@@ -59,6 +61,10 @@ pub use bindings::BindingChange;
 pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow};
+pub use fleet::{
+    KnownFact, Membership, Merge, Outgoing, PlacementRow, QueuedState, RowChange, StatedKey,
+    Subject,
+};
 pub use key_rows::KeyRefRecord;
 pub use keys::{AddKey, OtherKeys, Rewrapped, UseKeyResult};
 pub use origin::Origin;
@@ -143,7 +149,7 @@ impl Store {
     /// holds the lock: another process may have been faster.
     fn migrate(&mut self) -> Result<(), StoreError> {
         let path = self.path.clone();
-        self.write(|transaction| {
+        self.commit(|transaction| {
             let identity = schema::identify(transaction, &path)?;
             schema::migrate(transaction, identity, schema::MIGRATIONS)
         })
@@ -161,8 +167,30 @@ impl Store {
     }
 
     /// Writes in one transaction, which takes the write lock at once: all of the work is done, or
-    /// nothing. Every change of an open store is committed here.
+    /// nothing. What the fleet is to be told is noted in the same transaction.
     fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.commit(|transaction| {
+            fleet::outbox::watch(transaction)?;
+            work(transaction)
+        })
+    }
+
+    /// Writes what the fleet need not be told.
+    fn write_quietly<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.commit(|transaction| {
+            fleet::outbox::unwatch(transaction)?;
+            work(transaction)
+        })
+    }
+
+    /// Every change of an open store is committed here.
+    fn commit<T>(
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {

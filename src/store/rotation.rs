@@ -135,7 +135,7 @@ impl Store {
 
 /// Rows that were bound to a previous KEK are bound to the provider now, or else that KEK would
 /// be needed for ever.
-fn rewrap(
+pub(super) fn rewrap(
     transaction: &Transaction<'_>,
     provider: &Provider,
     rewrapped: &[RewrappedRow],

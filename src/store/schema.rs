@@ -33,6 +33,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         version: 4,
         sql: include_str!("schema_v4.sql"),
     },
+    Migration {
+        version: 5,
+        sql: include_str!("schema_v5.sql"),
+    },
 ];
 
 /// The newest schema version that this program knows.
@@ -131,7 +135,7 @@ pub(super) fn migrate(
 /// For reading a store that is older, or that another tool made, without a migration: gives this
 /// connection empty temporary tables in place of the missing ones.
 pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
-    for (table, columns) in [
+    let older = [
         (
             "arriving",
             "domain_uuid TEXT, domain_name TEXT, operation TEXT, daemon TEXT, at INTEGER",
@@ -150,7 +154,8 @@ pub(super) fn stand_in_tables(connection: &Connection) -> rusqlite::Result<()> {
             "slot_uuid TEXT, key_id TEXT, kind TEXT, label TEXT, kms TEXT, remote_key TEXT,
              remote_version TEXT, blob BLOB, verified_at INTEGER, created_at INTEGER",
         ),
-    ] {
+    ];
+    for (table, columns) in older.iter().chain(super::fleet::TABLES) {
         let there: bool = connection.query_row(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1",
             [table],

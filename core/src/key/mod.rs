@@ -7,4 +7,5 @@ pub mod id;
 pub mod kek;
 pub mod new_key;
 pub mod random;
+pub mod statement;
 pub mod wrap;

@@ -7,21 +7,18 @@ mod blob;
 mod settings;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::unistd::dup2_stdout;
 pub use zeroize::Zeroizing;
 
 pub use super::protocol::Trouble;
 use super::protocol::{MAX_BLOB, MAX_DOCUMENT, Reply, Request, VERSION};
 pub use crate::clock::Deadline;
-use crate::host::frame::{read_frame, to_frame};
+use crate::host::frame::{join, read_frame, to_frame};
 pub use crate::host::process::{self, ChildError};
-use crate::host::sys;
+use crate::host::serve::serve as host_serve;
 pub use crate::host::sys::set_environment;
 pub use blob::{blob_head, cut_short, split_blob};
 pub use settings::{Settings, read_credentials, read_trusted, trusted_path};
@@ -108,28 +105,12 @@ impl PluginError {
 
 /// Serves requests on stdin and stdout until stdin ends.
 pub fn serve<K: Kms>() -> ExitCode {
-    match converse::<K>() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn converse<K: Kms>() -> io::Result<()> {
-    sys::protect_process()?;
-    // Not io::stdin(): its buffer would keep a copy of a key.
-    let mut requests = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut replies = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    // What a library prints must not get among the replies.
-    dup2_stdout(io::stderr())?;
     let mut kms = None;
-    while let Some(document) = read_frame(&mut requests, MAX_DOCUMENT)? {
-        let request: Request<'_> = serde_json::from_slice(&document).map_err(io::Error::from)?;
+    host_serve(MAX_DOCUMENT, |document, requests| {
+        let request: Request<'_> = serde_json::from_slice(document)?;
         let body = match request {
-            Request::Wrap { .. } => read_frame(&mut requests, MAX_KEK)?,
-            Request::Unwrap { .. } => read_frame(&mut requests, MAX_BLOB)?,
+            Request::Wrap { .. } => read_frame(requests, MAX_KEK)?,
+            Request::Unwrap { .. } => read_frame(requests, MAX_BLOB)?,
             Request::Hello { .. } | Request::Status { .. } => Some(Zeroizing::default()),
         };
         let body = body.ok_or(ErrorKind::UnexpectedEof)?;
@@ -144,13 +125,12 @@ fn converse<K: Kms>() -> io::Result<()> {
                 None,
             ),
         };
-        let document = serde_json::to_vec(&reply).map_err(io::Error::from)?;
-        replies.write_all(&to_frame(&[&document], MAX_DOCUMENT)?)?;
-        if let Some(answer) = answer {
-            replies.write_all(&to_frame(&[&answer], MAX_BLOB)?)?;
+        let document = to_frame(&[&serde_json::to_vec(&reply)?], MAX_DOCUMENT)?;
+        match answer {
+            None => Ok(document),
+            Some(answer) => Ok(join(&document, &to_frame(&[&answer], MAX_BLOB)?)),
         }
-    }
-    Ok(())
+    })
 }
 
 /// What is asked, and the bytes that follow the reply.

@@ -19,7 +19,7 @@ const MAX_FILE: usize = 1 << 20;
 pub struct Settings(BTreeMap<String, Setting>);
 
 impl Settings {
-    pub(super) fn new(settings: BTreeMap<String, Setting>) -> Self {
+    pub(crate) fn new(settings: BTreeMap<String, Setting>) -> Self {
         Self(settings)
     }
 
@@ -60,7 +60,7 @@ impl Settings {
     }
 
     /// Whether nothing is left that the plugin does not know.
-    pub(super) fn all_known(&self) -> Result<(), PluginError> {
+    pub(crate) fn all_known(&self) -> Result<(), PluginError> {
         match self.0.keys().next() {
             None => Ok(()),
             Some(key) => Err(wrong(format!("unknown key \"{key}\""))),

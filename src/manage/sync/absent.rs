@@ -15,7 +15,7 @@ pub(crate) fn not_travelling<'g>(
     host: &Host,
     guests: impl IntoIterator<Item = &'g ListedGuest>,
 ) -> Option<Vec<GuestRef>> {
-    let wrapped = host.config().ok()?.fleet_metadata.is_wrapped();
+    let wrapped = host.config().ok()?.fleet.metadata.is_wrapped();
     let facts = wrapped
         .then(|| Facts::read(host, true))
         .and_then(Result::ok)?;

@@ -64,7 +64,7 @@ fn leave(host: &Host, guest: DomainUuid) -> Result<(), HostError> {
 
 /// The guests that were changed and whose keys travel, or did.
 fn changed(host: &Host, since: Timestamp) -> Result<BTreeSet<DomainUuid>, HostError> {
-    let wrapped = host.config()?.fleet_metadata.is_wrapped();
+    let wrapped = host.config()?.fleet.metadata.is_wrapped();
     let Some(store) = host.store(Access::Read)? else {
         return Ok(BTreeSet::new());
     };

@@ -98,7 +98,7 @@ fn synchronise(
     until: Option<Deadline>,
     progress: &dyn Fn(usize, &str),
 ) -> Result<Synced, SyncError> {
-    let wrapped = host.config()?.fleet_metadata.is_wrapped();
+    let wrapped = host.config()?.fleet.metadata.is_wrapped();
     let mut synced = Synced {
         metadata: if wrapped { "wrapped" } else { "off" },
         ..Synced::default()

@@ -15,6 +15,8 @@ pub struct Policy {
     pub transient_state: TransientState,
     /// The provider that unbound guests are bound to; `None` binds none.
     pub auto_bind: Option<String>,
+    /// The guest runs on another host, as that host has said last: allow the start.
+    pub elsewhere: Permission,
 }
 
 /// What becomes of the TPM of a transient guest, whose state libvirt deletes when it stops.
@@ -44,6 +46,7 @@ impl Default for Policy {
             missing_state: Permission::Deny,
             transient_state: TransientState::Keep,
             auto_bind: None,
+            elsewhere: Permission::Allow,
         }
     }
 }

@@ -224,7 +224,13 @@ fn obstacle() -> impl Strategy<Value = Option<Obstacle>> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     let permission = || select(vec![Permission::Allow, Permission::Deny]);
-    let permissions = (permission(), permission(), permission(), permission());
+    let permissions = (
+        permission(),
+        permission(),
+        permission(),
+        permission(),
+        permission(),
+    );
     let transient = weighted([(2, TransientState::Keep), (1, TransientState::Fresh)]);
     let auto_bind = maybe(select(NAMES.to_vec()));
     (permissions, transient, auto_bind).prop_map(|(permissions, transient_state, auto_bind)| {
@@ -235,6 +241,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             missing_state: permissions.3,
             transient_state,
             auto_bind: auto_bind.map(str::to_owned),
+            elsewhere: permissions.4,
         }
     })
 }

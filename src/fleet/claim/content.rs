@@ -1,0 +1,200 @@
+//! What facts say, kind by kind.
+
+use serde::{Deserialize, Serialize};
+
+use super::spelling::{base64, key_id, text};
+use crate::fleet::FactId;
+use crate::fleet::status::{KeyStatus, Stated};
+use crate::ids::{DomainUuid, HostUuid};
+use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
+
+/// A wrapped key of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyClaim {
+    /// The guest.
+    pub domain: DomainUuid,
+    /// The key.
+    pub wrapped: WrappedDek,
+    /// The KEK that wraps it.
+    pub key_id: KeyId,
+    /// The name of the provider of that KEK where the fact was made.
+    pub provider: String,
+    /// The version of that KEK.
+    pub key_version: Option<i64>,
+}
+
+/// What a key counts as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusClaim {
+    /// The key.
+    pub key: FactId,
+    /// Its guest.
+    #[serde(with = "text")]
+    pub domain: DomainUuid,
+    /// See [`Stated`].
+    pub revision: u32,
+    /// See [`Stated`].
+    pub status: KeyStatus,
+    /// Who says so.
+    #[serde(with = "text")]
+    pub host: HostUuid,
+}
+
+impl StatusClaim {
+    /// What it says.
+    #[must_use]
+    pub fn stated(&self) -> Stated {
+        Stated {
+            revision: self.revision,
+            status: self.status,
+        }
+    }
+}
+
+/// The name of a KEK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderClaim {
+    /// The name.
+    pub name: String,
+    /// The KEK.
+    #[serde(with = "key_id")]
+    pub key_id: KeyId,
+    /// Its version.
+    pub key_version: i64,
+}
+
+/// A KEK as a key manager has wrapped it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotClaim {
+    /// The KEK.
+    #[serde(with = "key_id")]
+    pub key_id: KeyId,
+    /// The kind of the key manager.
+    pub kind: String,
+    /// A person's words.
+    pub label: Option<String>,
+    /// The section of the configuration that names the key manager.
+    pub kms: String,
+    /// Its key there.
+    pub remote_key: String,
+    /// The version of that key.
+    pub remote_version: Option<String>,
+    /// What the key manager opens.
+    #[serde(with = "base64")]
+    pub blob: Vec<u8>,
+}
+
+/// Of two KEKs of a provider one follows the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessorClaim {
+    /// The provider's name where it was rotated.
+    pub name: String,
+    /// The KEK before, with which this is signed.
+    #[serde(with = "key_id")]
+    pub old: KeyId,
+    /// The KEK that follows.
+    #[serde(with = "key_id")]
+    pub new: KeyId,
+    /// The version of that one. It rises with each rotation: of two successors the higher counts.
+    pub key_version: i64,
+}
+
+/// Where a guest is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementClaim {
+    /// The guest.
+    #[serde(with = "text")]
+    pub domain: DomainUuid,
+    /// Its name there.
+    pub name: String,
+    /// The host.
+    #[serde(with = "text")]
+    pub host: HostUuid,
+    /// That host's name.
+    pub host_name: String,
+    /// Since when, in milliseconds since 1970.
+    pub at: i64,
+    /// Whether it runs there; else it has stopped there, or moved away.
+    pub running: bool,
+}
+
+/// A row of a host's history. A later one with the same number replaces it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventClaim {
+    /// The host.
+    #[serde(with = "text")]
+    pub host: HostUuid,
+    /// That host's name.
+    pub host_name: String,
+    /// The row's number there.
+    pub seq: i64,
+    /// When it happened, in milliseconds since 1970.
+    pub at: i64,
+    /// The guest.
+    #[serde(with = "text")]
+    pub domain: DomainUuid,
+    /// The guest's name.
+    pub name: String,
+    /// What asked for it.
+    pub operation: String,
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// The code of a refusal.
+    pub code: Option<String>,
+    /// The sentence.
+    pub message: String,
+}
+
+/// A host of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostClaim {
+    /// Its identity.
+    #[serde(with = "text")]
+    pub host: HostUuid,
+    /// Its name.
+    pub name: String,
+    /// When it joined, or left, in milliseconds since 1970.
+    pub at: i64,
+    /// Whether it has left.
+    #[serde(default)]
+    pub left: bool,
+}
+
+/// How a host is, as it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportClaim {
+    /// The host.
+    #[serde(with = "text")]
+    pub host: HostUuid,
+    /// Its name.
+    pub name: String,
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// The version of vtpm-guard there.
+    pub version: String,
+    /// The KEKs that open there, as hexadecimal key ids.
+    pub keks: Vec<String>,
+    /// How many guests with an encrypted vTPM it defines.
+    pub guests: Option<usize>,
+    /// Those that would not start now, each with name, UUID and code.
+    #[serde(default)]
+    pub refused: Vec<RefusedGuest>,
+    /// How many facts were not pushed yet.
+    #[serde(default)]
+    pub outbox: usize,
+}
+
+/// A guest that would not start now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedGuest {
+    /// Its UUID.
+    #[serde(with = "text")]
+    pub domain: DomainUuid,
+    /// Its name.
+    pub name: String,
+    /// The code of the refusal.
+    pub code: String,
+    /// The sentence.
+    pub message: String,
+}

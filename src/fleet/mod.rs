@@ -1,0 +1,26 @@
+//! A fleet: hosts that exchange facts through a shared store, which none of them has to trust: a database that a
+//! program of its own speaks with, `store-SCHEME`.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `fact` | facts and TPM states, as a shared store and its program see them: they check nothing in a body |
+//! | `claim` | what facts say, and whether that is to be believed |
+//! | `status` | what a wrapped key counts as |
+//! | `client` | the side of `vtpm-guard` and of the hook |
+//! | `shared` | a shared store as facts are exchanged with it: the client, or a test |
+//! | `program` | what this project's own programs are made of |
+//! | `protocol` | what both speak; docs/fleet-store-programs.md has it for others |
+
+pub mod claim;
+pub(crate) mod client;
+mod error;
+mod fact;
+pub mod program;
+mod protocol;
+pub(crate) mod shared;
+pub mod status;
+
+pub use client::{Client, Facts, Found, Pushed};
+pub use error::FleetError;
+pub use fact::{Cursor, Fact, FactId, Kind, MAX_BODY, MAX_STATE, Scope, Search, State, StateInfo};
+pub use protocol::{Initialized, Page, Status, Trouble};

@@ -1,0 +1,74 @@
+//! Compare: digests of everything on both sides, and what one of them lacks goes there. It heals a shared store that
+//! was restored from a backup or made anew, and a host whose store was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged};
+use crate::fleet::claim::Claim;
+use crate::fleet::{Fact, FactId};
+use crate::store::KnownFact;
+
+/// How many facts are fetched, or pushed, at once.
+const FACTS_AT_ONCE: usize = 500;
+
+impl Exchange<'_> {
+    pub(super) fn compare(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        let concern = self.concern()?;
+        let scope = concern.scope(ALWAYS, COMPARED);
+        let theirs = self.shared.digests(&scope, self.deadline())?;
+        let mut own = self.store.facts_of_kind(ALWAYS)?;
+        own.extend(
+            self.store
+                .facts_of_kind(COMPARED)?
+                .into_iter()
+                .filter(|fact| concern.has(fact)),
+        );
+        let own: BTreeMap<FactId, Fact> = own.into_iter().map(|fact| (fact.id, fact)).collect();
+        let differing: Vec<u8> = (0..=u8::MAX)
+            .filter(|bucket| theirs.get(usize::from(*bucket)) != Some(&digest(&own, *bucket)))
+            .collect();
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let theirs = self.shared.ids(&scope, &differing, self.deadline())?;
+        let theirs: BTreeSet<FactId> = theirs.into_iter().collect();
+        let missing_there: Vec<_> = own
+            .values()
+            .filter(|fact| differing.contains(&fact.id.0[0]) && !theirs.contains(&fact.id))
+            .filter_map(|fact| {
+                Some(KnownFact {
+                    claim: Claim::read(fact).ok()?,
+                    fact: fact.clone(),
+                })
+            })
+            .collect();
+        for facts in missing_there.chunks(FACTS_AT_ONCE) {
+            self.push_all(facts)?;
+            done.pushed += facts.len();
+        }
+        let missing_here: Vec<_> = theirs
+            .into_iter()
+            .filter(|id| !own.contains_key(id))
+            .collect();
+        for ids in missing_here.chunks(FACTS_AT_ONCE) {
+            let mut facts = self.shared.fetch(ids, self.deadline())?;
+            // A key before what it counts as.
+            facts.sort_by_key(|fact| fact.kind);
+            self.learn(&facts, None, done)?;
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 of the ids of this first byte, in ascending order.
+fn digest(facts: &BTreeMap<FactId, Fact>, bucket: u8) -> FactId {
+    let (mut first, mut last) = ([0; 32], [u8::MAX; 32]);
+    (first[0], last[0]) = (bucket, bucket);
+    let mut hash = Sha256::new();
+    for id in facts.range(FactId(first)..=FactId(last)).map(|(id, _)| id) {
+        hash.update(id.0);
+    }
+    FactId(hash.finalize().into())
+}

@@ -1,0 +1,158 @@
+//! One exchange of facts with the shared store: push what the outbox says, pull what others said, and from time to
+//! time compare everything both ways.
+//!
+//! Nothing that the shared store says is believed before it proves itself: see `learn`. An exchange that ends
+//! anywhere is continued by the next one, and what was done twice is done once.
+
+mod compare;
+mod learn;
+mod pull;
+mod push;
+mod scope;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::clock::{Deadline, Timestamp};
+use crate::fleet::shared::SharedStore;
+use crate::fleet::{FleetError, Kind};
+use crate::ids::{DomainUuid, HostUuid};
+use crate::key::dek::Dek;
+use crate::keyring::unlock::Unlocker;
+use crate::store::{Membership, Store, StoreError};
+use crate::verdict::facts::Provider;
+
+/// How long one question may take.
+const QUESTION: Duration = Duration::from_secs(30);
+
+/// How long after a comparison of everything the next one is due, in milliseconds: a day.
+const COMPARED_EVERY: i64 = 24 * 60 * 60 * 1000;
+
+/// The kinds that concern every host.
+const ALWAYS: &[Kind] = &[Kind::Provider, Kind::Slot, Kind::Successor, Kind::Host];
+
+/// The kinds that concern hosts that hold the KEK, or define the guest.
+const SCOPED: &[Kind] = &[Kind::Key, Kind::Status, Kind::Placement];
+
+/// The kinds that are compared: placements are old news soon.
+const COMPARED: &[Kind] = &[Kind::Key, Kind::Status];
+
+/// Why facts were not exchanged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExchangeError {
+    /// The shared store.
+    #[error(transparent)]
+    Shared(#[from] FleetError),
+    /// The store of this host.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This host is in no fleet.
+    #[error("this host is in no fleet")]
+    NoMember,
+}
+
+/// What is known of the guests of this host.
+pub(crate) trait Guests {
+    /// The guests that are defined here.
+    fn defined(&self) -> Vec<DomainUuid>;
+
+    /// Whether this guest is defined here, its TPM state is here, and this key opens it.
+    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool;
+}
+
+/// What is exchanged, and with what.
+pub(crate) struct Exchange<'a> {
+    store: &'a mut Store,
+    unlocker: &'a mut Unlocker,
+    guests: &'a mut dyn Guests,
+    shared: &'a mut dyn SharedStore,
+    /// Who this host is.
+    host: HostUuid,
+    /// What it is called.
+    host_name: String,
+    now: Timestamp,
+    /// The providers of this host.
+    providers: Vec<Provider>,
+}
+
+/// What an exchange did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Exchanged {
+    /// Facts that were pushed.
+    pub(crate) pushed: usize,
+    /// TPM states that were pushed.
+    pub(crate) states: usize,
+    /// Facts that were pulled and believed.
+    pub(crate) pulled: usize,
+    /// Facts that were pulled and not believed.
+    pub(crate) rejected: usize,
+    /// Key references that were added.
+    pub(crate) added: usize,
+    /// Key references that were changed.
+    pub(crate) changed: usize,
+    /// Whether everything was compared.
+    pub(crate) compared: bool,
+}
+
+impl<'a> Exchange<'a> {
+    /// Prepares an exchange of this host.
+    pub(crate) fn new(
+        store: &'a mut Store,
+        unlocker: &'a mut Unlocker,
+        guests: &'a mut dyn Guests,
+        shared: &'a mut dyn SharedStore,
+        now: Timestamp,
+    ) -> Result<Self, ExchangeError> {
+        let member = store.membership()?.ok_or(ExchangeError::NoMember)?;
+        Ok(Self {
+            providers: store.providers()?,
+            store,
+            unlocker,
+            guests,
+            shared,
+            host: member.host,
+            host_name: member.name,
+            now,
+        })
+    }
+
+    /// Exchanges facts. With `compare` everything is compared, even if that is not due.
+    pub(crate) fn run(&mut self, compare: bool) -> Result<Exchanged, ExchangeError> {
+        let mut done = Exchanged::default();
+        let status = self.shared.status(self.deadline())?;
+        let member = self.membership()?;
+        let database = (status.system, status.epoch);
+        let is_other = member.database != database;
+        if is_other {
+            self.store.set_fleet_database(&database)?;
+            self.say_again()?;
+        }
+        let member = self.membership()?;
+        let is_due = member
+            .compared_at
+            .is_none_or(|at| self.now.0.saturating_sub(at.0) >= COMPARED_EVERY);
+        self.push(&mut done)?;
+        self.pull(&mut done)?;
+        if compare || is_other || is_due {
+            // Other tools note nothing. What the fleet knows as it is gives no facts.
+            self.store.announce_rows()?;
+            self.push(&mut done)?;
+            self.compare(&mut done)?;
+            done.compared = true;
+        }
+        // What was learnt may have to be answered.
+        self.push(&mut done)?;
+        self.store.set_deadline(self.deadline())?;
+        self.store.mark_synced(done.compared, self.now)?;
+        Ok(done)
+    }
+
+    fn membership(&self) -> Result<Membership, ExchangeError> {
+        self.store.membership()?.ok_or(ExchangeError::NoMember)
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(QUESTION)
+    }
+}

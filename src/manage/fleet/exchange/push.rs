@@ -1,0 +1,219 @@
+//! Push: what the outbox says has changed, as facts. A fact says what is true when it is sent.
+
+use super::{Exchange, ExchangeError, Exchanged};
+use crate::fleet::claim::{
+    Claim, EventClaim, KeyClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
+};
+use crate::fleet::status::KeyStatus;
+use crate::fleet::{FactId, Kind, Search, State, StateInfo};
+use crate::ids::DomainUuid;
+use crate::key::wrap::WrappedDek;
+use crate::store::{KnownFact, Subject};
+use crate::verdict::code::Code;
+
+/// How many notes of the outbox are sent at once.
+const NOTES_AT_ONCE: usize = 500;
+
+impl Exchange<'_> {
+    /// Pushes all that waits.
+    pub(super) fn push(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        loop {
+            self.store.set_deadline(self.deadline())?;
+            let notes = self.store.outbox(NOTES_AT_ONCE)?;
+            if notes.is_empty() {
+                break;
+            }
+            let (mut claims, mut sent) = (Vec::new(), Vec::new());
+            for note in notes {
+                claims.extend(self.claims(&note.subject)?);
+                sent.push(note.seq);
+            }
+            let facts: Vec<_> = claims
+                .into_iter()
+                .map(|claim| KnownFact {
+                    fact: claim.write(self.host, self.now),
+                    claim,
+                })
+                .collect();
+            self.push_all(&facts)?;
+            done.pushed += facts.len();
+            self.store.mark_sent(&facts, &sent)?;
+        }
+        self.push_states(done)
+    }
+
+    /// Pushes facts, however many documents that takes.
+    pub(super) fn push_all(&mut self, facts: &[KnownFact]) -> Result<(), ExchangeError> {
+        let facts: Vec<_> = facts.iter().map(|known| known.fact.clone()).collect();
+        let mut left = &facts[..];
+        while !left.is_empty() {
+            let pushed = self.shared.push(left, &[], self.deadline())?;
+            // One that alone is too long can never be sent, and must not keep back all others.
+            left = &left[pushed.facts.max(1)..];
+        }
+        Ok(())
+    }
+
+    fn push_states(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        while let Some(queued) = self.store.queued_states(1)?.pop() {
+            let state = State {
+                info: StateInfo {
+                    id: FactId::of_state(queued.domain, &queued.data),
+                    domain: queued.domain,
+                    host: self.host,
+                    at: queued.at,
+                    body: queued.body.clone(),
+                },
+                data: Some(queued.data.clone()),
+            };
+            self.shared.push(&[], &[state], self.deadline())?;
+            self.store.state_sent(&queued)?;
+            done.states += 1;
+        }
+        Ok(())
+    }
+
+    fn claims(&mut self, subject: &Subject) -> Result<Vec<Claim>, ExchangeError> {
+        match subject {
+            Subject::Key(domain, wrapped) => self.of_key(*domain, wrapped),
+            // What others say of a key that they know counts, until it is changed here.
+            Subject::Row(domain, wrapped) => {
+                let known = self.store.stated_key(FactId::of_key(*domain, wrapped))?;
+                if known.is_known {
+                    return Ok(Vec::new());
+                }
+                self.of_key(*domain, wrapped)
+            }
+            Subject::Event(id) => Ok(self.of_event(*id)?.into_iter().collect()),
+            Subject::Placement(domain) => Ok(self.of_placement(*domain)?.into_iter().collect()),
+            Subject::Providers => self.of_providers(),
+            Subject::Unreadable => Ok(Vec::new()),
+        }
+    }
+
+    /// A key, if the fleet does not know it, and what it counts as here, if the fleet says otherwise.
+    fn of_key(
+        &mut self,
+        domain: DomainUuid,
+        wrapped: &WrappedDek,
+    ) -> Result<Vec<Claim>, ExchangeError> {
+        let rows = self.store.key_rows_of(domain, wrapped)?;
+        let row = rows.first();
+        let Some(key) = KeyClaim::new(
+            domain,
+            wrapped.clone(),
+            row.map(|row| row.key_ref.provider_name.clone())
+                .unwrap_or_default(),
+            row.and_then(|row| row.key_ref.key_version),
+        ) else {
+            return Ok(Vec::new());
+        };
+        let status = if rows.iter().any(|row| row.retired_at.is_none()) {
+            KeyStatus::Live
+        } else if rows.is_empty() {
+            KeyStatus::Pruned
+        } else {
+            KeyStatus::Retired
+        };
+        let id = FactId::of_key(domain, wrapped);
+        let known = self.store.stated_key(id)?;
+        let signed = (status != known.stated.status)
+            .then(|| {
+                // Without the KEK nobody would believe it.
+                let kek = self.unlocker.kek(key.key_id, self.deadline()).ok()?;
+                let says = StatusClaim {
+                    key: id,
+                    domain,
+                    revision: known.stated.revision.saturating_add(1),
+                    status,
+                    host: self.host,
+                };
+                Some(Claim::Status(Signed::new(says, &kek)))
+            })
+            .flatten();
+        let new = (!known.is_known).then_some(Claim::Key(key));
+        Ok(new.into_iter().chain(signed).collect())
+    }
+
+    fn of_event(&self, id: i64) -> Result<Option<Claim>, ExchangeError> {
+        let event = self.store.event(id)?;
+        Ok(event.map(|event| {
+            Claim::Event(EventClaim {
+                host: self.host,
+                host_name: self.host_name.clone(),
+                seq: event.id,
+                at: event.at.0,
+                domain: event.domain_uuid,
+                name: event.domain_name,
+                operation: event.operation,
+                allowed: event.allowed,
+                code: event.code.map(|code| Code::as_str(code).to_owned()),
+                message: event.message,
+            })
+        }))
+    }
+
+    /// Where this host has the guest, signed with a KEK of the guest's keys.
+    fn of_placement(&mut self, domain: DomainUuid) -> Result<Option<Claim>, ExchangeError> {
+        let placements = self.store.placements(domain)?;
+        let Some(own) = placements.into_iter().find(|it| it.is_own) else {
+            return Ok(None);
+        };
+        let rows = self.store.all_key_refs(Some(domain), false)?;
+        let mut key_ids = rows
+            .iter()
+            .rev()
+            .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
+        let deadline = self.deadline();
+        let kek = key_ids.find_map(|key_id| self.unlocker.kek(key_id, deadline).ok());
+        Ok(kek.map(|kek| Claim::Placement(Signed::new(own.placement, &kek))))
+    }
+
+    fn of_providers(&self) -> Result<Vec<Claim>, ExchangeError> {
+        let mut claims = Vec::new();
+        for provider in self.store.providers()? {
+            claims.push(Claim::Provider(ProviderClaim {
+                name: provider.name,
+                key_id: provider.key_id,
+                key_version: provider.key_version,
+            }));
+        }
+        for slot in self.store.slots()? {
+            claims.push(Claim::Slot(SlotClaim {
+                key_id: slot.key_id,
+                kind: slot.kind,
+                label: slot.label,
+                kms: slot.kms,
+                remote_key: slot.remote_key,
+                remote_version: slot.remote_version,
+                blob: slot.blob,
+            }));
+        }
+        let mut new = Vec::new();
+        for claim in claims {
+            if !self.store.knows_fact(claim.write(self.host, self.now).id)? {
+                new.push(claim);
+            }
+        }
+        Ok(new)
+    }
+
+    /// Of another database than before: what this host has said is to be said again, as far as it is not compared
+    /// anyway.
+    pub(super) fn say_again(&mut self) -> Result<(), ExchangeError> {
+        let last = Search {
+            kinds: vec![Kind::Event],
+            domain: None,
+            host: Some(self.host),
+            since: None,
+            until: None,
+            limit: 1,
+        };
+        let found = self.shared.search(&last, self.deadline())?;
+        let seq = found.iter().find_map(|fact| match Claim::read(fact) {
+            Ok(Claim::Event(event)) if event.host == self.host => Some(event.seq),
+            _ => None,
+        });
+        Ok(self.store.announce_again(seq.unwrap_or_default())?)
+    }
+}

@@ -1,0 +1,285 @@
+//! What becomes of keys between two or three hosts, one story each.
+
+use super::host::{Host, dek, guest, kek};
+use super::shared::Memory;
+use crate::clock::Timestamp;
+use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
+use crate::fleet::status::KeyStatus;
+use crate::fleet::{Fact, FactId, Kind};
+use crate::ids::HostUuid;
+use crate::key::wrap::{Generation, WrappedDek};
+
+const A: [u8; 32] = [1; 32];
+const B: [u8; 32] = [2; 32];
+const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+fn pair() -> (Host, Host, Memory) {
+    let host = |name| Host::new(name, &[("nkp-a", A)]);
+    (host("one"), host("two"), Memory::default())
+}
+
+fn sync(host: &mut Host, shared: &mut Memory) -> super::super::Exchanged {
+    host.sync(shared, false, NOW).unwrap()
+}
+
+#[test]
+fn a_key_of_one_host_is_a_candidate_on_another_one_that_holds_the_kek() {
+    let (mut one, mut two, mut shared) = pair();
+    let mut stranger = Host::new("three", &[("nkp-b", B)]);
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two, &mut stranger] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+    assert_eq!(two.rows(guest(1)).len(), 1);
+    assert_eq!(two.rows(guest(1))[0].key_ref.provider_name, "nkp-a");
+    assert_eq!(stranger.rows(guest(1)), []);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    // Nothing is left to say, and nothing is learnt twice.
+    for host in [&mut one, &mut two] {
+        let again = sync(host, &mut shared);
+        assert_eq!((again.pushed, again.pulled, again.added), (0, 0, 0));
+    }
+    // Once the KEK is there, so is what was said before.
+    stranger.add_provider("nkp-a", A);
+    assert_eq!(sync(&mut stranger, &mut shared).added, 1);
+    assert_eq!(stranger.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn a_renewed_key_replaces_the_old_one_everywhere_but_where_the_state_needs_that() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    one.make_key(guest(1), "nkp-a", b"second", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+    assert_eq!(two.with_dek(guest(1), b"first").len(), 1, "it is kept");
+    assert_eq!(two.candidates(guest(1), b"second").len(), 1);
+
+    // Host two has a state under the key that host one retires: both go on.
+    two.tpms.defined.insert(guest(1));
+    two.tpms.states.insert(guest(1), b"second".to_vec());
+    one.make_key(guest(1), "nkp-a", b"third", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    sync(&mut one, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"second").len(), 1);
+    assert_eq!(two.candidates(guest(1), b"third").len(), 1);
+    assert_eq!(
+        one.candidates(guest(1), b"second").len(),
+        1,
+        "it was told so"
+    );
+}
+
+#[test]
+fn a_state_that_the_guest_has_left_behind_keeps_no_key() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    two.tpms.defined.insert(guest(1));
+    two.tpms.states.insert(guest(1), b"first".to_vec());
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    one.store
+        .note_placement(guest(1), "vm1", true, NOW)
+        .unwrap();
+    one.make_key(guest(1), "nkp-a", b"second", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+    assert_eq!(two.candidates(guest(1), b"second").len(), 1);
+    let placements = two.store.placements(guest(1)).unwrap();
+    assert_eq!(placements[0].placement.host_name, "one");
+}
+
+#[test]
+fn a_guest_that_one_host_prunes_keeps_its_key_on_the_host_that_defines_it() {
+    let (mut one, mut two, mut shared) = pair();
+    let mut three = Host::new("three", &[("nkp-a", A)]);
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    one.tpms.defined.insert(guest(1));
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    let seen = two.rows(guest(1));
+    let event =
+        crate::store::Event::new(NOW, crate::store::Origin::Prune, guest(1), "vm1", "pruned");
+    let prune = crate::store::Prune {
+        domain: guest(1),
+        seen: &seen,
+        event: &event,
+    };
+    two.store.prune(&[prune]).unwrap();
+    sync(&mut two, &mut shared);
+    for host in [&mut one, &mut three, &mut two] {
+        sync(host, &mut shared);
+    }
+    for host in [&one, &two, &three] {
+        assert_eq!(host.candidates(guest(1), b"first").len(), 1);
+    }
+    // Where nobody defines it, nobody learns it any more; who has it keeps it.
+    one.tpms.defined.clear();
+    let seen = two.rows(guest(1));
+    let prune = crate::store::Prune {
+        domain: guest(1),
+        seen: &seen,
+        event: &event,
+    };
+    two.store.prune(&[prune]).unwrap();
+    let mut four = Host::new("four", &[("nkp-a", A)]);
+    for host in [&mut two, &mut one, &mut four] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(two.rows(guest(1)), []);
+    assert_eq!(four.rows(guest(1)), []);
+    assert_eq!(one.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn rows_follow_a_rotation_without_a_second_row() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    one.rotate("nkp-a", B, NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    // Without the new key it goes on with what it has.
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+    two.rotate("nkp-a", B, NOW);
+    sync(&mut two, &mut shared);
+    sync(&mut one, &mut shared);
+    for host in [&one, &two] {
+        let rows = host.rows(guest(1));
+        assert_eq!(rows.len(), 1);
+        let wrapped = rows[0].key_ref.wrapped_dek.as_ref().unwrap();
+        assert_eq!(wrapped.key_id().unwrap(), kek(&B).key_id());
+        assert_eq!(rows[0].retired_at, None);
+    }
+}
+
+#[test]
+fn another_database_is_given_all_again_and_what_it_lacks_is_healed_by_the_hosts() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let backup = shared.clone();
+    one.make_key(guest(2), "nkp-a", b"other", NOW);
+    one.make_key(guest(1), "nkp-a", b"second", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    let before = shared.facts.clone();
+    // Restored from yesterday, and then new and empty.
+    for old in [backup, Memory::default()] {
+        shared.replace_by(old);
+        assert!(sync(&mut two, &mut shared).compared);
+        assert!(sync(&mut one, &mut shared).compared);
+        let kept = |fact: &Fact| fact.kind != Kind::Event;
+        let all = |facts: &std::collections::BTreeMap<FactId, (u64, Fact)>| -> Vec<FactId> {
+            let facts = facts.values().filter(|(_, fact)| kept(fact));
+            facts.map(|(_, fact)| fact.id).collect()
+        };
+        assert_eq!(all(&shared.facts), all(&before));
+        let mut new = Host::new("new", &[("nkp-a", A)]);
+        sync(&mut new, &mut shared);
+        assert_eq!(new.candidates(guest(1), b"second").len(), 1);
+        assert_eq!(new.candidates(guest(1), b"first"), []);
+        assert_eq!(new.candidates(guest(2), b"other").len(), 1);
+    }
+}
+
+#[test]
+fn a_hostile_store_adds_nothing_and_retires_nothing() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    let row = one.rows(guest(1)).remove(0);
+    let wrapped = row.key_ref.wrapped_dek.unwrap();
+    let host = HostUuid::random();
+    let status = |signer: [u8; 32], named: [u8; 32]| {
+        let says = StatusClaim {
+            key: FactId::of_key(guest(1), &wrapped),
+            domain: guest(1),
+            revision: 99,
+            status: KeyStatus::Retired,
+            host,
+        };
+        let fact = Claim::Status(Signed::new(says, &kek(&signer))).write(host, NOW);
+        Fact {
+            key_id: Some(kek(&named).key_id()),
+            ..fact
+        }
+    };
+    let placement = PlacementClaim {
+        domain: guest(1),
+        name: "vm1".to_owned(),
+        host,
+        host_name: "elsewhere".to_owned(),
+        at: NOW.0 + 1,
+        running: true,
+    };
+    let key_of = |kek_bytes: [u8; 32], written_for| {
+        let made = WrappedDek::wrap(&kek(&kek_bytes), &dek(b"evil"), guest(9), Generation(9));
+        KeyClaim::new(written_for, made.unwrap(), "nkp-a", Some(1)).unwrap()
+    };
+    two.add_provider("nkp-b", B);
+    shared.lies = vec![
+        // Signed with a key of the forger's, or with another tenant's that this host holds.
+        status([9; 32], A),
+        status([9; 32], [9; 32]),
+        status(B, B),
+        status(B, A),
+        Claim::Placement(Signed::new(placement.clone(), &kek(&B))).write(host, NOW),
+        Claim::Placement(Signed::new(placement, &kek(&[9; 32]))).write(host, NOW),
+        // A key of another guest, one that nobody can open, and one that is not what its id says.
+        Claim::Key(key_of(A, guest(1))).write(host, NOW),
+        Claim::Key(key_of([9; 32], guest(1))).write(host, NOW),
+        Fact {
+            id: FactId([0; 32]),
+            ..Claim::Key(key_of(A, guest(9))).write(host, NOW)
+        },
+        Fact {
+            body: "{".repeat(1000),
+            ..status(A, A)
+        },
+    ];
+    let done = two.sync(&mut shared, true, NOW).unwrap();
+    assert!(done.rejected > 0);
+    assert_eq!((done.added, done.changed), (0, 0));
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+    assert_eq!(two.rows(guest(1)).len(), 1);
+    assert_eq!(two.rows(guest(9)), []);
+    assert_eq!(two.store.placements(guest(1)).unwrap(), []);
+    // It can withhold: then nothing changes either.
+    shared.facts.clear();
+    shared.lies.clear();
+    two.sync(&mut shared, false, NOW).unwrap();
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn an_exchange_that_ends_anywhere_is_continued_by_the_next_one() {
+    for fails_late in [false, true] {
+        for fails_after in 0..12 {
+            let (mut one, mut two, mut shared) = pair();
+            one.make_key(guest(1), "nkp-a", b"first", NOW);
+            shared.fails_late = fails_late;
+            for host in [&mut one, &mut two] {
+                shared.fails_after = Some(fails_after);
+                // It fails, or had less to say.
+                let _ = host.sync(&mut shared, true, NOW);
+                shared.fails_after = None;
+                host.sync(&mut shared, true, NOW).unwrap();
+            }
+            assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+            assert_eq!(two.rows(guest(1)).len(), 1);
+            assert_eq!(one.store.outbox_len().unwrap(), 0);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The outbox: what was changed here and the fleet does not know yet, noted in the transaction of the change.
+//!
+//! It names subjects, not messages: what the fleet is told of one is what is true of it when it is told. So a
+//! message that is sent twice, or late, says the same thing. The notes are made by triggers, so that no writer can
+//! forget them. They are temporary triggers of this program's own connections: those in the file never run
+//! (`connect::distrust_schema`). What another tool writes is found when everything is compared.
+
+use rusqlite::{Connection, Row, Transaction, params};
+
+use super::super::error::Failure;
+use super::super::schema::{KEYED, is_uuid};
+use super::super::{EventRow, Store, StoreError, columns, events};
+use super::membership::membership;
+use crate::ids::DomainUuid;
+use crate::key::wrap::WrappedDek;
+
+/// A note of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its number. A subject that changes again gets a new note.
+    pub seq: i64,
+    /// What has changed.
+    pub subject: Subject,
+}
+
+/// What has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A wrapped key of a guest: a row holds it now, or holds it no more, or was retired.
+    Key(DomainUuid, WrappedDek),
+    /// A row holds this key, perhaps since long ago. If the fleet knows it, that is no news.
+    Row(DomainUuid, WrappedDek),
+    /// This row of the history.
+    Event(i64),
+    /// Where this guest is.
+    Placement(DomainUuid),
+    /// Providers or slots.
+    Providers,
+    /// What no fact can be made of: a row that cannot be read.
+    Unreadable,
+}
+
+/// Whether a row (`NEW` or `OLD`) of `key_ref` holds a wrapped key.
+fn is_keyed(row: &str) -> String {
+    let keyed = KEYED.replace("wrapped_dek", &format!("{row}.wrapped_dek"));
+    format!("{row}.resource_type = 'tpm' AND {keyed}")
+}
+
+/// Notes the key that a row of `key_ref` holds. No `OR REPLACE`: the statement that fires a trigger would
+/// override it.
+fn note_key(row: &str) -> String {
+    format!(
+        "DELETE FROM fleet_outbox WHERE what = 'key' AND domain_uuid = {row}.resource_uuid
+             AND wrapped_dek = CAST({row}.wrapped_dek AS BLOB);
+         INSERT INTO fleet_outbox (what, domain_uuid, wrapped_dek)
+             VALUES ('key', {row}.resource_uuid, CAST({row}.wrapped_dek AS BLOB));"
+    )
+}
+
+const NOTE_PROVIDERS: &str = "DELETE FROM fleet_outbox WHERE what = 'providers';
+     INSERT INTO fleet_outbox (what) VALUES ('providers');";
+
+const NOTE_EVENT: &str = "DELETE FROM fleet_outbox WHERE what = 'event' AND event_id = NEW.id;
+     INSERT INTO fleet_outbox (what, event_id) VALUES ('event', NEW.id);";
+
+/// The triggers: name, event, condition, what is done.
+fn triggers() -> Vec<(String, String, String, String)> {
+    let mut all = vec![
+        (
+            "key_added".to_owned(),
+            "AFTER INSERT ON key_ref".to_owned(),
+            is_keyed("NEW"),
+            note_key("NEW"),
+        ),
+        (
+            "key_changed".to_owned(),
+            "AFTER UPDATE OF wrapped_dek, retired_at ON key_ref".to_owned(),
+            is_keyed("NEW"),
+            note_key("NEW"),
+        ),
+        (
+            "key_replaced".to_owned(),
+            "AFTER UPDATE OF wrapped_dek ON key_ref".to_owned(),
+            format!(
+                "{} AND OLD.wrapped_dek IS NOT NEW.wrapped_dek",
+                is_keyed("OLD")
+            ),
+            note_key("OLD"),
+        ),
+        (
+            "key_deleted".to_owned(),
+            "AFTER DELETE ON key_ref".to_owned(),
+            is_keyed("OLD"),
+            note_key("OLD"),
+        ),
+    ];
+    for what in ["INSERT", "UPDATE"] {
+        all.push((
+            format!("event_{what}"),
+            format!("AFTER {what} ON event"),
+            "TRUE".to_owned(),
+            NOTE_EVENT.to_owned(),
+        ));
+    }
+    for table in ["key_provider", "kek_slot"] {
+        for what in ["INSERT", "UPDATE", "DELETE"] {
+            all.push((
+                format!("{table}_{what}"),
+                format!("AFTER {what} ON {table}"),
+                "TRUE".to_owned(),
+                NOTE_PROVIDERS.to_owned(),
+            ));
+        }
+    }
+    all
+}
+
+/// Makes the triggers on this connection, if this host is in a fleet. Others pay for one question.
+pub(in crate::store) fn watch(connection: &Connection) -> rusqlite::Result<()> {
+    let is_member: bool =
+        connection.query_row("SELECT EXISTS (SELECT 1 FROM fleet)", [], |row| row.get(0))?;
+    if !is_member {
+        return Ok(());
+    }
+    for (name, event, condition, note) in triggers() {
+        connection.execute_batch(&format!(
+            "CREATE TEMP TRIGGER IF NOT EXISTS fleet_{name} {event} WHEN {condition} BEGIN {note} END"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Removes them, for changes that the fleet has said itself.
+pub(in crate::store) fn unwatch(connection: &Connection) -> rusqlite::Result<()> {
+    for (name, ..) in triggers() {
+        connection.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.fleet_{name}"))?;
+    }
+    Ok(())
+}
+
+/// Notes a key.
+pub(super) fn note(
+    transaction: &Transaction<'_>,
+    domain: DomainUuid,
+    wrapped: &WrappedDek,
+) -> Result<(), Failure> {
+    transaction.execute(
+        "INSERT OR REPLACE INTO fleet_outbox (what, domain_uuid, wrapped_dek) VALUES ('key', ?1, ?2)",
+        params![domain.to_string(), wrapped.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// Notes every key and the providers: the fleet knows nothing yet of this host.
+pub(super) fn announce_all(transaction: &Transaction<'_>) -> Result<(), Failure> {
+    transaction.execute_batch(&format!(
+        "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid, wrapped_dek)
+             SELECT 'row', resource_uuid, CAST(wrapped_dek AS BLOB) FROM key_ref
+             WHERE resource_type = 'tpm' AND {KEYED};
+         INSERT OR IGNORE INTO fleet_outbox (what) VALUES ('providers');"
+    ))?;
+    Ok(())
+}
+
+impl Store {
+    /// The oldest notes.
+    pub fn outbox(&self, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT * FROM fleet_outbox ORDER BY seq LIMIT ?1";
+            let mut query = connection.prepare(sql)?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let rows = query.query_map([limit], outgoing)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// How many notes there are.
+    pub fn outbox_len(&self) -> Result<usize, StoreError> {
+        self.read(|connection| {
+            let sql =
+                "SELECT (SELECT count(*) FROM fleet_outbox) + (SELECT count(*) FROM fleet_state)";
+            let notes: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+            Ok(usize::try_from(notes).unwrap_or_default())
+        })
+    }
+
+    /// Notes every key and the providers: another tool may have written some, and notes nothing.
+    pub fn announce_rows(&mut self) -> Result<(), StoreError> {
+        self.write_quietly(|transaction| announce_all(transaction))
+    }
+
+    /// Notes that the fleet is to be told of every key and provider again, of where guests are, and
+    /// of the history after this event.
+    pub fn announce_again(&mut self, after_event: i64) -> Result<(), StoreError> {
+        self.write_quietly(|transaction| {
+            if membership(transaction)?.is_none() {
+                return Ok(());
+            }
+            announce_all(transaction)?;
+            transaction.execute(
+                "INSERT OR IGNORE INTO fleet_outbox (what, event_id)
+                 SELECT 'event', id FROM event WHERE id > ?1",
+                params![after_event],
+            )?;
+            transaction.execute(
+                "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid)
+                 SELECT 'placement', domain_uuid FROM fleet_placement
+                 WHERE host_uuid = (SELECT host_uuid FROM fleet)",
+                [],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// A row of the history; `None` if it is not there any more.
+    pub fn event(&self, id: i64) -> Result<Option<EventRow>, StoreError> {
+        self.read(|connection| events::by_id(connection, id))
+    }
+
+    /// Whether rows of the guest hold this key: of those in use and of those that are retired one each.
+    pub fn key_rows_of(
+        &self,
+        domain: DomainUuid,
+        wrapped: &WrappedDek,
+    ) -> Result<Vec<super::super::KeyRefRecord>, StoreError> {
+        let of_domain = is_uuid("resource_uuid", "?1");
+        let condition = format!("resource_type = 'tpm' AND {of_domain} AND wrapped_dek = ?2");
+        let values = params![domain.to_string(), wrapped.as_bytes()];
+        self.read(|connection| super::super::key_rows::select(connection, &condition, values))
+    }
+}
+
+fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
+    let domain = columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
+    let what: String = row.get("what")?;
+    let subject = match (what.as_str(), domain) {
+        ("key" | "row", Some(domain)) => {
+            let wrapped = columns::bytes(row, "wrapped_dek")?.map(WrappedDek::from_stored);
+            match (what.as_str(), wrapped) {
+                ("key", Some(wrapped)) => Subject::Key(domain, wrapped),
+                (_, Some(wrapped)) => Subject::Row(domain, wrapped),
+                (_, None) => Subject::Unreadable,
+            }
+        }
+        ("event", _) => Subject::Event(row.get("event_id")?),
+        ("placement", Some(domain)) => Subject::Placement(domain),
+        ("providers", _) => Subject::Providers,
+        _ => Subject::Unreadable,
+    };
+    Ok(Outgoing {
+        seq: row.get("seq")?,
+        subject,
+    })
+}

@@ -1,0 +1,128 @@
+//! Where guests run, as each host has said last.
+
+use rusqlite::{Connection, Row, Transaction, params};
+
+use super::super::error::Failure;
+use super::super::{Store, StoreError, columns};
+use super::membership::membership;
+use crate::clock::Timestamp;
+use crate::fleet::claim::PlacementClaim;
+use crate::ids::{DomainUuid, HostUuid};
+
+/// Where a guest is, as a host has said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacementRow {
+    /// What the host said.
+    pub placement: PlacementClaim,
+    /// Whether it is this host.
+    pub is_own: bool,
+}
+
+impl Store {
+    /// Records that a guest runs on this host since this time, or has stopped here, and that the fleet is to be
+    /// told. Nothing, where this host is in no fleet.
+    pub fn note_placement(
+        &mut self,
+        domain: DomainUuid,
+        name: &str,
+        running: bool,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        if self.membership()?.is_none() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            let Some(own) = membership(transaction)? else {
+                return Ok(());
+            };
+            put(
+                transaction,
+                &PlacementClaim {
+                    domain,
+                    name: name.to_owned(),
+                    host: own.host,
+                    host_name: own.name,
+                    at: at.0,
+                    running,
+                },
+            )?;
+            transaction.execute(
+                "DELETE FROM fleet_outbox WHERE what = 'placement' AND domain_uuid = ?1",
+                [domain.to_string()],
+            )?;
+            transaction.execute(
+                "INSERT INTO fleet_outbox (what, domain_uuid) VALUES ('placement', ?1)",
+                [domain.to_string()],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// What each host said last of a guest, the newest first.
+    pub fn placements(&self, domain: DomainUuid) -> Result<Vec<PlacementRow>, StoreError> {
+        let domain = domain.to_string();
+        self.read(|connection| select(connection, "domain_uuid = ?1", [domain]))
+    }
+
+    /// What each host said last of every guest, the newest first.
+    pub fn all_placements(&self) -> Result<Vec<PlacementRow>, StoreError> {
+        self.read(|connection| select(connection, "TRUE", []))
+    }
+}
+
+fn select(
+    connection: &Connection,
+    condition: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<PlacementRow>, Failure> {
+    let sql = format!(
+        "SELECT fleet_placement.*, host_uuid = (SELECT host_uuid FROM fleet) AS is_own
+         FROM fleet_placement WHERE {condition} ORDER BY at DESC, host_uuid"
+    );
+    let mut query = connection.prepare(&sql)?;
+    let rows = query.query_map(values, row)?;
+    Ok(rows
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()?)
+}
+
+/// A placement; `None` where it cannot be read.
+fn row(row: &Row<'_>) -> rusqlite::Result<Option<PlacementRow>> {
+    let domain = columns::parsed(row, "domain_uuid", |text| DomainUuid::parse(text).ok())?;
+    let host = columns::parsed(row, "host_uuid", |text| HostUuid::parse(text).ok())?;
+    let (Some(domain), Some(host)) = (domain, host) else {
+        return Ok(None);
+    };
+    Ok(Some(PlacementRow {
+        placement: PlacementClaim {
+            domain,
+            name: row.get("domain_name")?,
+            host,
+            host_name: row.get("host_name")?,
+            at: row.get("at")?,
+            running: row.get("running")?,
+        },
+        is_own: row.get::<_, Option<bool>>("is_own")?.unwrap_or_default(),
+    }))
+}
+
+/// Records what a host said, unless it has said something later. Of equal times the one that says "runs" counts:
+/// a start that is refused for it can be repeated, two hosts that run one guest cannot be undone.
+pub(super) fn put(transaction: &Transaction<'_>, fact: &PlacementClaim) -> Result<(), Failure> {
+    transaction.execute(
+        "INSERT INTO fleet_placement (domain_uuid, host_uuid, host_name, domain_name, at, running)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (domain_uuid, host_uuid) DO UPDATE
+             SET host_name = ?3, domain_name = ?4, at = ?5, running = ?6
+             WHERE (?5, ?6) > (at, running)",
+        params![
+            fact.domain.to_string(),
+            fact.host.to_string(),
+            fact.host_name,
+            fact.name,
+            fact.at,
+            fact.running
+        ],
+    )?;
+    Ok(())
+}
