@@ -4,6 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::domain::MAX_KEYS;
+
 /// A text that is not a UUID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a UUID")]
@@ -105,10 +107,22 @@ impl KeyRefId {
         Self(i64::MIN.saturating_add_unsigned(number as u64))
     }
 
-    /// Whether it stands for such a key.
+    /// Stands for a key of the fleet's store that has no row here: the number of such a key, from 0.
+    #[must_use]
+    pub fn of_fleet(number: usize) -> Self {
+        Self::travelling(MAX_KEYS + number.min(MAX_KEYS - 1))
+    }
+
+    /// Whether it stands for a key without a row, wherever that comes from.
     #[must_use]
     pub(crate) fn is_travelling(self) -> bool {
-        self < Self::travelling(crate::domain::MAX_KEYS)
+        self < Self::travelling(2 * MAX_KEYS)
+    }
+
+    /// Whether it stands for a key of the fleet's store.
+    #[must_use]
+    pub fn is_of_fleet(self) -> bool {
+        self.is_travelling() && self >= Self::of_fleet(0)
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `fact` | facts and TPM states, as a shared store and its program see them: they check nothing in a body |
 //! | `claim` | what facts say, and whether that is to be believed |
 //! | `status` | what a wrapped key counts as |
+//! | `tpm_state` | what a host says of a TPM state |
 //! | `client` | the side of `vtpm-guard` and of the hook |
 //! | `shared` | a shared store as facts are exchanged with it: the client, or a test |
 //! | `program` | what this project's own programs are made of |
@@ -19,6 +20,7 @@ pub mod program;
 mod protocol;
 pub(crate) mod shared;
 pub mod status;
+pub mod tpm_state;
 
 pub use client::{Client, Facts, Found, Pushed};
 pub use error::FleetError;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::deadlines::Patience;
+use super::fleet::Line;
 use super::silent_daemon::StartingVirtqemud;
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
@@ -75,6 +76,8 @@ pub struct Guard {
     pub(super) patience: Option<Patience>,
     /// The time of the start in progress.
     pub start_time: StartTime,
+    /// The line to the fleet's store.
+    pub(super) line: Line,
     /// The KEKs that are open already; guards may share them.
     pub(crate) unsealed_keks: UnsealedKeks,
 }
@@ -97,6 +100,7 @@ impl Guard {
             starting_virtqemud: None,
             patience: None,
             start_time: StartTime::default(),
+            line: Line::default(),
             unsealed_keks: UnsealedKeks::default(),
         }
     }
@@ -131,6 +135,7 @@ impl Guard {
     /// The next start begins. A call of the hook guards only one.
     pub(super) fn begin_start(&self) {
         if self.call.is_none() {
+            self.line.begin_start();
             self.start_time.forget();
         }
     }

@@ -7,7 +7,7 @@ use super::context::Guard;
 use super::operation::{Ending, Operation};
 use super::status::{Progress, progress};
 use super::{
-    arrival as arrivals, copies, failed_start, plain_state, restore_links, secret_release,
+    arrival as arrivals, copies, failed_start, fleet, plain_state, restore_links, secret_release,
     start_note, sync_notes,
 };
 use crate::clock::{Deadline, Timestamp};
@@ -74,6 +74,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
             note_state(guard, domain, vtpm, store)?;
         }
         sync_notes::leave_if_due(guard, domain, store)?;
+        fleet::notes::note_start(guard, domain, store)?;
         store.has_key_refs(domain.uuid)
     });
     // The encrypted state works: a plain one that `encrypt` saved is no longer needed.
@@ -108,14 +109,38 @@ fn released(
     let refused = start_note::is_of_refused_start(guard, domain);
     let failed = failed_start::take(guard, domain, Some(ending));
     let has_run = !refused && failed.is_none();
+    let stopped = copies::has_its_tpm_here(guard, domain, ending);
     let kept = copies::save_after_run(guard, domain, ending, has_run, deadline);
     let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
+    let noted = if has_run {
+        note_end(guard, domain, stopped, deadline)
+    } else {
+        Ok(())
+    };
     if let (Err(error), Err(_)) = (&kept, &ended) {
         tracing::warn!(domain = domain.name, %error, "the TPM state was not saved");
     }
     ended?;
+    noted?;
     dropped?;
     Ok(kept?)
+}
+
+/// Notes for the fleet that the guest's run is over.
+fn note_end(
+    guard: &Guard,
+    domain: &Domain,
+    stopped: bool,
+    deadline: Deadline,
+) -> Result<(), FollowUpError> {
+    if domain.encrypted_vtpm().is_none() || guard.config.fleet.store.is_none() {
+        return Ok(());
+    }
+    guard.with_store(deadline, |store| {
+        fleet::notes::note_end(guard, domain, stopped, store)?;
+        Ok(true)
+    })?;
+    Ok(())
 }
 
 /// The guest has stopped: retires a key that was never used, and drops the secret with it.

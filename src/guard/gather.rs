@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::context::Guard;
 use super::copies::{AvailableCopies, available_copies};
+use super::fleet::Line;
 use super::keys::Keys;
 use super::travelling::try_against;
 use super::{arrival as arrivals, obstacle, saved_runs};
@@ -16,7 +17,7 @@ use crate::store::{Access, Store, StoreError};
 use crate::swtpm::{StateFile, read_state};
 use crate::tpm_copies::SavedCopy;
 use crate::verdict::facts::{
-    CopyToRestore, Facts, KeyRef, Provider, References, SavedTpm, TpmState, Travelling,
+    CopyToRestore, Facts, Fleet, KeyRef, Provider, References, SavedTpm, TpmState, Travelling,
 };
 
 /// The facts, and what was opened to gather them.
@@ -67,6 +68,10 @@ pub(super) fn gather(
             elsewhere: None,
             retired: BTreeMap::new(),
             travelling: Travelling::default(),
+            fleet: Fleet {
+                question: Line::question(guard),
+                ..Fleet::default()
+            },
             policy: guard.config.policy.clone(),
         },
         keys: Keys::of(guard),
@@ -97,14 +102,8 @@ pub(super) fn gather(
         gathered.read_rows(guard, uuid, access, deadline);
         gathered.find_arrival(guard);
         gathered.read_travelling();
-        gathered.try_keys(uuid, deadline);
-        gathered.try_copies(uuid, saved, deadline);
-        // A state that is here proves nothing of one that is on its way.
-        let arrives = gathered.facts.arrival.is_some() && gathered.brings_another_key();
-        if arrives || gathered.facts.needs_the_xml() {
-            gathered.try_travelling(uuid, deadline);
-            gathered.try_retired(uuid, deadline);
-        }
+        gathered.find_placement(guard, uuid);
+        gathered.try_all(uuid, saved, deadline);
     }
     gathered.find_obstacle(guard, vtpm, access, deadline);
     gathered
@@ -193,6 +192,23 @@ impl Gathered {
         references.state_arrives = arrival.is_some();
     }
 
+    /// Tries the guest's keys on its TPM state, or on the copy that will be restored.
+    pub(super) fn try_all(
+        &mut self,
+        domain: DomainUuid,
+        saved: AvailableCopies,
+        deadline: Deadline,
+    ) {
+        self.try_keys(domain, deadline);
+        self.try_copies(domain, saved, deadline);
+        // A state that is here proves nothing of one that is on its way.
+        let arrives = self.facts.arrival.is_some() && self.brings_another_key();
+        if arrives || self.facts.needs_the_xml() {
+            self.try_travelling(domain, deadline);
+            self.try_retired(domain, deadline);
+        }
+    }
+
     fn try_keys(&mut self, domain: DomainUuid, deadline: Deadline) {
         let Self {
             facts, keys, state, ..
@@ -232,7 +248,8 @@ impl Gathered {
                 }
                 Err(_) => (BTreeMap::new(), false),
             };
-            if chosen.is_none() || is_proven {
+            // What another host has saved counts only where it proves itself.
+            if is_proven || chosen.is_none() && !copy.is_of_fleet() {
                 chosen = Some((copy, state, trials));
             }
             if is_proven {
@@ -249,7 +266,10 @@ impl Gathered {
             is_proven,
             is_outdated: saved.run.is_later_than(&copy, |saved_at| {
                 let store = store.as_ref();
-                store.is_some_and(|store| store.has_started_since(domain, saved_at))
+                store.is_some_and(|store| {
+                    store.has_started_since(domain, saved_at)
+                        || store.has_run_elsewhere_since(domain, saved_at)
+                })
             }),
         });
         self.copy = Some(copy);

@@ -1,6 +1,7 @@
 //! The keys that are opened to judge a start.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Guard;
@@ -9,6 +10,7 @@ use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
+use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
 use crate::keyring::unlock::Unlocker;
 use crate::keyring::{Keyring, KeyringError};
@@ -78,6 +80,12 @@ impl Keys {
 
     pub(super) fn unlocker(&mut self) -> &mut Unlocker {
         &mut self.unlocker
+    }
+
+    /// A KEK, if it opens early enough before the deadline.
+    pub(super) fn kek(&mut self, key_id: KeyId, deadline: Deadline) -> Option<Arc<Kek>> {
+        let deadline = self.for_kek(deadline);
+        self.unlocker.kek(key_id, deadline).ok()
     }
 
     /// Returns whether a KEK opens, early enough before the deadline that a refusal can still

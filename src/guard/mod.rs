@@ -12,6 +12,7 @@ mod definition;
 mod elsewhere;
 mod failed_start;
 mod first_keks;
+mod fleet;
 mod follow_up;
 mod gather;
 mod host_secret;

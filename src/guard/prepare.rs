@@ -245,6 +245,7 @@ fn judge(guard: &Guard, gathered: &mut Gathered, mode: Mode, deadline: Deadline)
         match decide(&gathered.facts) {
             Answer::Verdict(verdict) => break verdict,
             Answer::AskHostSecret => gathered.ask_host_secret(guard, foresees, deadline),
+            Answer::AskFleet => gathered.ask_fleet(guard, deadline),
             Answer::AskElsewhere => {
                 let found = elsewhere::find(guard, gathered, deadline);
                 gathered.facts.elsewhere = Some(found);

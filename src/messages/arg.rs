@@ -25,6 +25,8 @@ pub mod kind {
     kinds! {
         /// A guest, for vtpm-guard and for virsh.
         Guest;
+        /// A host of the fleet.
+        Host;
         /// A provider.
         Provider;
         /// A key reference.
@@ -128,6 +130,20 @@ impl Arg<kind::Provider> {
             return Self::new(shell_word(name));
         }
         Self::NAME
+    }
+}
+
+impl Arg<kind::Host> {
+    /// Any host.
+    pub const HOST: Self = Self::placeholder("HOST");
+
+    /// A host of the fleet, by its name.
+    #[must_use]
+    pub fn host(name: &str) -> Self {
+        if is_itself(name) {
+            return Self::new(shell_word(name));
+        }
+        Self::HOST
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::Arg;
-use super::arg::kind::{File, Guest, KeyRef, Mode, Pid, Provider, RefusalCode, Secret, Word};
+use super::arg::kind::{File, Guest, Host, KeyRef, Mode, Pid, Provider, RefusalCode, Secret, Word};
 
 macro_rules! commands {
     ($($name:ident $(($($arg:ident: $kind:ident),+))? = $line:literal;)*) => {
@@ -43,6 +43,7 @@ commands! {
     EncryptWith(guest: Guest, provider: Provider) = "vtpm-guard encrypt {guest} --provider {provider}";
     Explain = "vtpm-guard explain";
     ExplainCode(code: RefusalCode) = "vtpm-guard explain {code}";
+    FleetLost(host: Host) = "vtpm-guard fleet lost {host}";
     History = "vtpm-guard history";
     HistoryOf(guest: Guest) = "vtpm-guard history {guest}";
     HistoryCaptures = "vtpm-guard history --captures";

@@ -52,6 +52,12 @@ fn kind(finding: &Finding) -> &'static str {
         Finding::StateDamaged { .. } => "state-damaged",
         Finding::StateArrives { .. } => "state-arrives",
         Finding::KeyLearnt { .. } => "key-learnt",
+        Finding::FleetKeyLearnt { .. } => "fleet-key-learnt",
+        Finding::FleetKeyOutOfReach(_) => "fleet-key-out-of-reach",
+        Finding::FleetFactsIgnored(_) => "fleet-facts-ignored",
+        Finding::FleetSilent(_) => "fleet-silent",
+        Finding::RunsElsewhere(_) => "runs-elsewhere",
+        Finding::FleetKeyPreferred(_) => "fleet-key-preferred",
         Finding::XmlKeyPreferred(_) => "xml-key-preferred",
         Finding::OtherKeyInXml => "other-key-in-xml",
         Finding::XmlKeysDamaged(_) => "xml-keys-damaged",
@@ -109,6 +115,14 @@ fn sentence(guest: Named<'_>, finding: &Finding) -> String {
         Finding::FreshTpm => "the TPM state was deleted after the last run of this transient \
              guest, and policy.transient_state gives each run a new TPM"
             .to_owned(),
+        Finding::StateGone {
+            reason: CopyReason::Fleet,
+            saved_at,
+        } => format!(
+            "there is no TPM state here; the one of {} in the fleet's store is used; no later run of \
+             the guest is known here",
+            date(*saved_at)
+        ),
         Finding::StateGone { reason, saved_at } => format!(
             "the TPM state is gone; the copy saved {} on {} is restored; if the guest has run on \
              another host since, the copy is older than that run",
@@ -126,6 +140,28 @@ fn sentence(guest: Named<'_>, finding: &Finding) -> String {
         Finding::KeyLearnt { provider } => format!(
             "the guest's XML has its key, wrapped by provider {}, and this host had none",
             quoted(provider)
+        ),
+        Finding::FleetKeyLearnt { provider } => format!(
+            "the fleet's store has the guest's key, wrapped by provider {}, and this host had none",
+            quoted(provider)
+        ),
+        Finding::FleetKeyOutOfReach(why) => format!(
+            "the fleet's store has a key of the guest, which does not open here: {}",
+            tolerated(guest, why)
+        ),
+        Finding::FleetFactsIgnored(number) => format!(
+            "{} of what the fleet's store has of the guest is not what it says it is, and is ignored",
+            number
+        ),
+        Finding::FleetSilent(why) => format!("the fleet's store did not answer: {why}"),
+        Finding::RunsElsewhere(runs_on) => format!(
+            "the guest runs on host {} since {}, as that host has said last",
+            quoted(&runs_on.host),
+            date(runs_on.since)
+        ),
+        Finding::FleetKeyPreferred(id) => format!(
+            "the fleet's store has another key than key reference {id}, as new as that one; the \
+             fleet's is used, because the TPM state arrives from another host"
         ),
         Finding::XmlKeyPreferred(id) => format!(
             "the guest's XML has another key than key reference {id}, as new as that one; the XML's \
@@ -158,6 +194,7 @@ fn when(occasion: CopyReason) -> &'static str {
     match occasion {
         CopyReason::Start => "before a failed start",
         CopyReason::Release => "after the last run",
+        CopyReason::Fleet => "by the fleet after a run",
     }
 }
 

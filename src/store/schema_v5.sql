@@ -44,6 +44,11 @@ CREATE TABLE IF NOT EXISTS fleet_fact (
 CREATE INDEX IF NOT EXISTS fleet_fact_subject ON fleet_fact (subject) WHERE subject IS NOT NULL;
 CREATE INDEX IF NOT EXISTS fleet_fact_domain ON fleet_fact (domain_uuid);
 
+-- Keys of which new facts are known, until the rows that follow from them are written.
+CREATE TABLE IF NOT EXISTS fleet_pending (
+    id BLOB PRIMARY KEY
+) STRICT;
+
 -- What was asked of the shared store up to the cursor: provider keys and guests. What is new here is asked for
 -- from the beginning.
 CREATE TABLE IF NOT EXISTS fleet_scope (

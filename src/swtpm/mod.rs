@@ -31,7 +31,7 @@ pub use format::MAX_STATE_LEN;
 pub use lock::{LockedState, OldState, StagedState};
 pub use lock_file::{LockHolder, LockProblem, lock_problem};
 pub use proof::EncryptedState;
-pub use reach::closed_directory;
+pub use reach::{closed_directory, future_owner};
 pub use read::{StateBytes, StateFile, read_bytes, read_state, state_in};
 pub use remains::has_remains;
 pub use state_path::{Backend, StatePath, state_path};

@@ -47,6 +47,17 @@ pub fn closed_directory(state_path: &StatePath, qemu_conf: &Path) -> Option<Clos
     looked.ok().flatten()
 }
 
+/// Returns the numbers of the user and group that libvirt will give this state to; root's if that is not known, until
+/// libvirt gives it away at the start.
+#[must_use]
+pub fn future_owner(state_path: &StatePath, qemu_conf: &Path) -> (u32, u32) {
+    let (asked, conf) = (state_path.clone(), qemu_conf.to_owned());
+    let looked = bounded(state_path, move || Ok(swtpm_user(&asked, &conf)));
+    let user = looked.ok().flatten();
+    let group = |user: &User| user.groups.first().copied().unwrap_or_default();
+    user.map_or((0, 0), |user| (user.uid, group(&user)))
+}
+
 /// Returns the user that libvirt will run swtpm as: the one that `qemu.conf` names, else the owner
 /// of the state, else one of the usual users.
 fn swtpm_user(state_path: &StatePath, qemu_conf: &Path) -> Option<User> {

@@ -246,7 +246,11 @@ impl CopyStore {
         if hash(&bytes) != manifest.sha256 {
             return Err(CopyError::Damaged { path });
         }
-        Ok(SavedCopy { manifest, bytes })
+        Ok(SavedCopy {
+            manifest,
+            bytes,
+            is_followed: false,
+        })
     }
 
     fn write_manifest(&self, dir: &File, manifest: &Manifest) -> Result<(), CopyError> {

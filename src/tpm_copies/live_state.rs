@@ -61,6 +61,18 @@ impl LiveState {
         &self.path
     }
 
+    /// Returns its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Returns how swtpm has stored it.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
     /// Returns what the state is.
     #[must_use]
     pub fn state(&self) -> StateFile {

@@ -98,6 +98,7 @@ impl Attributes {
 enum CopyReasonName {
     Start,
     Release,
+    Fleet,
 }
 
 /// How manifests spell [`TpmVersion`].

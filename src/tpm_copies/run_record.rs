@@ -53,6 +53,9 @@ impl RunRecord {
         copy: &SavedCopy,
         has_started_since: impl FnOnce(Timestamp) -> bool,
     ) -> bool {
+        if copy.is_of_fleet() {
+            return copy.is_followed;
+        }
         // What a start that has not succeeded began with is what the next one begins with.
         let is_of_this_start = self.state.as_deref() == Some(copy.manifest.sha256());
         let is_older = self.outdated || self.migrated;

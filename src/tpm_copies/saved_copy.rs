@@ -2,9 +2,10 @@
 
 use super::files::hash;
 use super::live_state::LiveState;
-use super::manifest::{FORMAT, Manifest};
+use super::manifest::{Attributes, FORMAT, Manifest};
 use crate::clock::Timestamp;
-use crate::swtpm::{self, StateFile};
+use crate::domain::TpmVersion;
+use crate::swtpm::{self, StateFile, StatePath};
 use crate::verdict::facts::CopyReason;
 
 /// A saved copy, with its bytes.
@@ -13,6 +14,8 @@ pub struct SavedCopy {
     /// Its manifest.
     pub manifest: Manifest,
     pub(super) bytes: Vec<u8>,
+    /// Whether a later run of the guest is known, of a copy that is none of this host's own.
+    pub is_followed: bool,
 }
 
 impl SavedCopy {
@@ -22,7 +25,59 @@ impl SavedCopy {
         Self {
             manifest: manifest(&live, domain_name, reason),
             bytes: live.bytes,
+            is_followed: false,
         }
+    }
+
+    /// Returns a copy in memory only: of a state that another host has saved at this time. Owners and modes are those
+    /// that this host gives to a new state of `owner`, swtpm's user.
+    #[must_use]
+    pub fn of_fleet(
+        bytes: Vec<u8>,
+        domain_name: &str,
+        (tpm_version, saved_at): (TpmVersion, Timestamp),
+        place: &StatePath,
+        (uid, gid): (u32, u32),
+    ) -> Self {
+        let made = place.made_directories();
+        let directory = |at| {
+            // The innermost one is swtpm's.
+            let (uid, gid, mode) = if at + 1 == made {
+                (uid, gid, 0o700)
+            } else {
+                (0, 0, 0o711)
+            };
+            Attributes { uid, gid, mode }
+        };
+        let file = Attributes {
+            uid,
+            gid,
+            mode: 0o600,
+        };
+        Self {
+            manifest: Manifest {
+                format: FORMAT,
+                number: 1,
+                domain_name: domain_name.to_owned(),
+                reason: CopyReason::Fleet,
+                kept_at: saved_at.0,
+                set_aside_at: None,
+                tpm_version,
+                backend: place.backend(),
+                path: place.path.clone(),
+                file,
+                directories: (0..made).map(directory).collect(),
+                sha256: hash(&bytes),
+            },
+            bytes,
+            is_followed: false,
+        }
+    }
+
+    /// Returns whether another host has saved it.
+    #[must_use]
+    pub fn is_of_fleet(&self) -> bool {
+        self.manifest.reason == CopyReason::Fleet
     }
 
     /// Returns what the state is.

@@ -1,13 +1,13 @@
-//! The built plugins.
+//! The built programs of the other packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Returns the path of a kind's plugin, built from this tree. `cargo test` builds no program of another
-/// package.
-pub(crate) fn built(kind: &str) -> PathBuf {
+/// Returns the path of a program below kms/ or stores/, built from this tree. `cargo test` builds no program of
+/// another package.
+pub(crate) fn built(program: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let dir = BUILT.get_or_init(|| {
         let dir = Path::new(env!("CARGO_BIN_EXE_vtpm-guard"))
@@ -24,17 +24,18 @@ pub(crate) fn built(kind: &str) -> PathBuf {
                 build.env_remove(name);
             }
         }
-        for manifest in fs::read_dir(root.join("kms")).unwrap() {
+        let packages = ["kms", "stores"].map(|dir| fs::read_dir(root.join(dir)).unwrap());
+        for manifest in packages.into_iter().flatten() {
             let manifest = manifest.unwrap().path().join("Cargo.toml");
             build.arg("--package").arg(package(&manifest));
         }
         assert!(
             build.status().unwrap().success(),
-            "the plugins do not build"
+            "the programs do not build"
         );
         dir.to_owned()
     });
-    dir.join(format!("kms-{kind}"))
+    dir.join(program)
 }
 
 fn package(manifest: &Path) -> String {

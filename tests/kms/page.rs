@@ -86,7 +86,7 @@ fn the_page_takes_a_provider_to_a_key_manager_and_from_there_to_an_hsm() {
             return;
         }
     };
-    built("transit");
+    built("kms-transit");
     let home = private_dir(dir.path(), "host");
     let sections =
         [&hsm, &vault].map(|it| fs::read_to_string(it.dir().join("config.toml")).unwrap());

@@ -34,33 +34,39 @@ pub(crate) fn text(text: impl Into<String>) -> Setting {
 /// A plugin as a test writes it, in a directory of its own.
 pub(crate) struct Script {
     dir: TempDir,
-    kind: String,
+    name: String,
 }
 
 impl Script {
     pub(crate) fn new(kind: &str, script: &str) -> Self {
-        Self::in_dir(tempfile::tempdir().unwrap(), kind, script)
+        Self::named(&format!("kms-{kind}"), script)
+    }
+
+    /// A program with this name.
+    pub(crate) fn named(name: &str, script: &str) -> Self {
+        Self::in_dir(tempfile::tempdir().unwrap(), name, script)
     }
 
     /// The real plugin of a kind, with its stderr in a file.
     pub(crate) fn around(kind: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (program, stderr) = (built(kind), dir.path().join("stderr"));
+        let name = format!("kms-{kind}");
+        let (program, stderr) = (built(&name), dir.path().join("stderr"));
         let script = format!(
             "#!/bin/sh\nexec {} 2>>{}\n",
             program.display(),
             stderr.display()
         );
-        Self::in_dir(dir, kind, &script)
+        Self::in_dir(dir, &name, &script)
     }
 
     /// Another process writes the program: one that is open for writing cannot be run, and what this process
     /// has open, children of other tests may have open, too.
-    fn in_dir(dir: TempDir, kind: &str, script: &str) -> Self {
+    fn in_dir(dir: TempDir, name: &str, script: &str) -> Self {
         let source = dir.path().join("script");
         fs::write(&source, script).unwrap();
-        let kind = kind.to_owned();
-        let script = Self { dir, kind };
+        let name = name.to_owned();
+        let script = Self { dir, name };
         let install = Command::new("install")
             .args(["-m", "755"])
             .args([source, script.path()])
@@ -74,7 +80,7 @@ impl Script {
     }
 
     pub(crate) fn path(&self) -> PathBuf {
-        self.dir.path().join(format!("kms-{}", self.kind))
+        self.dir.path().join(&self.name)
     }
 
     /// A conversation with it.

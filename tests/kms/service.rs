@@ -1,6 +1,5 @@
 //! A server of tests/kms/services, for one test, in a network of its own.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,8 +18,8 @@ use crate::plugin::private_dir;
 pub(crate) struct Service {
     name: &'static str,
     dir: PathBuf,
-    /// The sections of the configuration that it has written.
-    sections: BTreeMap<String, KmsSettings>,
+    /// The configuration that it has written.
+    config: Config,
 }
 
 impl Service {
@@ -33,16 +32,20 @@ impl Service {
         let mut service = Self {
             name,
             dir,
-            sections: BTreeMap::new(),
+            config: Config::default(),
         };
         service.run("up")?;
         let config = Config::load(&service.dir.join("config.toml"));
-        service.sections = config.map_err(|error| error.to_string())?.kms;
+        service.config = config.map_err(|error| error.to_string())?;
         Ok(service)
     }
 
     pub(crate) fn section(&self, name: &str) -> KmsSettings {
-        self.sections[name].clone()
+        self.config.kms[name].clone()
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     pub(crate) fn dir(&self) -> &Path {

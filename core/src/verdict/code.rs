@@ -61,6 +61,7 @@ codes! {
     DomainXmlInvalid = "VG501" "domain-xml-invalid" "The domain XML cannot be read.",
     UnencryptedVtpm = "VG502" "unencrypted-vtpm" "The policy refuses unencrypted vTPMs.",
     EncryptionMismatch = "VG503" "encryption-mismatch" "The domain XML and the TPM state disagree about encryption.",
+    RunsElsewhere = "VG504" "runs-elsewhere" "The guest runs on another host, and the policy refuses a second run.",
     Internal = "VG901" "internal" "Internal error.",
 }
 

@@ -1,6 +1,6 @@
 //! What a verdict notes beside its decision.
 
-use super::facts::{Arrival, CopyReason, StoreAccessError};
+use super::facts::{Arrival, CopyReason, RunsOn, StoreAccessError};
 use super::refusal::Refusal;
 use crate::clock::Timestamp;
 use crate::domain::TravellingFault;
@@ -82,9 +82,24 @@ pub enum Finding {
         /// The provider that wraps it.
         provider: String,
     },
+    /// The key is in the fleet's store, and gets a row.
+    FleetKeyLearnt {
+        /// The provider that wraps it.
+        provider: String,
+    },
+    /// The fleet's store has a key of the guest that does not open here: why.
+    FleetKeyOutOfReach(Refusal),
+    /// Some of what the fleet's store has of the guest is not what it says it is, and does not count.
+    FleetFactsIgnored(usize),
+    /// The fleet's store was asked, and did not answer.
+    FleetSilent(String),
+    /// The guest runs on another host, as that host has said last.
+    RunsElsewhere(RunsOn),
     /// The key of the guest's XML is used although a row of the same generation holds another one:
     /// it is that of the host that the guest comes from.
     XmlKeyPreferred(KeyRefId),
+    /// Likewise with a key of the fleet's store.
+    FleetKeyPreferred(KeyRefId),
     /// The guest's XML has another key than the one that the start goes by.
     OtherKeyInXml,
     /// What the guest's XML says of its key is damaged.

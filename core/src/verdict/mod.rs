@@ -24,6 +24,8 @@ pub enum Answer {
     AskHostSecret,
     /// Something is missing: look for it under another name on this host and decide again.
     AskElsewhere,
+    /// Something is missing that another host may have: ask the shared store and decide again.
+    AskFleet,
     /// The verdict.
     Verdict(Verdict),
 }

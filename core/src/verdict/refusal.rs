@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::code::Code;
 use super::elsewhere::{OtherGuest, RelatedGuest, StateElsewhere};
-use super::facts::{Obstacle, StoreAccessError};
+use super::facts::{CopyReason, Obstacle, RunsOn, StoreAccessError};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
@@ -153,6 +153,8 @@ pub enum Refusal {
     },
     /// A used key without its TPM state, whose saved copy is older than a run of the guest.
     SavedCopyOutdated {
+        /// When in the guest's life it was saved, and where.
+        reason: CopyReason,
         /// When it was saved.
         saved_at: Timestamp,
     },
@@ -237,6 +239,8 @@ pub enum Refusal {
         /// Whether it is the state that is encrypted (and the XML that is not).
         state_encrypted: bool,
     },
+    /// The guest runs on another host, as that host has said last, and the policy refuses a second run.
+    RunsElsewhere(RunsOn),
     /// An internal error.
     Internal {
         /// Says what.
@@ -300,6 +304,7 @@ impl Refusal {
             Self::DomainXmlInvalid { .. } => Code::DomainXmlInvalid,
             Self::UnencryptedVtpm => Code::UnencryptedVtpm,
             Self::EncryptionMismatch { .. } => Code::EncryptionMismatch,
+            Self::RunsElsewhere(_) => Code::RunsElsewhere,
             Self::Internal { .. } => Code::Internal,
         }
     }

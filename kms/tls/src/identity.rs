@@ -61,7 +61,7 @@ impl Identity {
     }
 
     /// Reads the files.
-    pub(crate) fn config(&self) -> Result<ClientConfig, PluginError> {
+    pub fn config(&self) -> Result<ClientConfig, PluginError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

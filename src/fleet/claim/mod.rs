@@ -13,7 +13,9 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use self::spelling::{base64, text};
+use self::spelling::base64;
+pub(super) use self::spelling::key_id;
+pub(super) use self::spelling::text;
 use super::{Fact, FactId, Kind};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, HostUuid};

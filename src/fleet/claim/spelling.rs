@@ -1,20 +1,20 @@
 //! How facts spell UUIDs, key ids and bytes in JSON.
 
 /// A UUID as text.
-pub(super) mod text {
+pub(in super::super) mod text {
     use std::str::FromStr;
 
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(in super::super::super) fn serialize<S: Serializer>(
         value: &impl std::fmt::Display,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_str(value)
     }
 
-    pub(in super::super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    pub(in super::super::super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: std::fmt::Display>,
         D: Deserializer<'de>,
@@ -25,14 +25,14 @@ pub(super) mod text {
 }
 
 /// A key id as text.
-pub(super) mod key_id {
+pub(in super::super) mod key_id {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer};
 
-    pub(in super::super) use super::text::serialize;
+    pub(in super::super::super) use super::text::serialize;
     use crate::key::id::KeyId;
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in super::super::super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<KeyId, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(from)?;

@@ -34,6 +34,18 @@ pub(in crate::guard) fn save_after_run(
     }
 }
 
+/// `release end`, before anything is saved: whether the TPM of the run that is over is on this host, and nobody else
+/// uses it.
+pub(in crate::guard) fn has_its_tpm_here(guard: &Guard, domain: &Domain, ending: Ending) -> bool {
+    let Some((vtpm, _)) = domain.encrypted_vtpm() else {
+        return false;
+    };
+    let has_moved = guard.copy_store(domain).run().unwrap_or_default().migrated;
+    !has_moved
+        && !matches!(ending, Ending::Migrated | Ending::Failed)
+        && !is_used_elsewhere(guard, domain, vtpm)
+}
+
 /// Of a guest whose state libvirt keeps, as long as nobody undefines it.
 fn save_kept(
     guard: &Guard,
@@ -147,7 +159,9 @@ fn save_deleted(
 /// `stopped end`: notes that the guest has migrated away, which an older libvirt no longer reports
 /// at `release`.
 pub(in crate::guard) fn note_migration(guard: &Guard, domain: &Domain) -> Result<(), CopyError> {
-    let saves = encrypted_and_deleted(guard, domain).is_some()
+    let tells_the_fleet = guard.config.fleet.store.is_some() && domain.encrypted_vtpm().is_some();
+    let saves = tells_the_fleet
+        || encrypted_and_deleted(guard, domain).is_some()
         || guard.copy_store(domain).has_copies().unwrap_or_default();
     if !saves || !has_migrated_away(guard, domain) {
         return Ok(());

@@ -17,7 +17,7 @@ mod available;
 mod before_start;
 mod opener;
 
-pub(super) use after_run::{note_migration, note_tpm_elsewhere, save_after_run};
+pub(super) use after_run::{has_its_tpm_here, note_migration, note_tpm_elsewhere, save_after_run};
 pub(super) use available::{AvailableCopies, available_copies, libvirt_would_delete};
 pub(super) use before_start::{note_refusal, save_before_start};
 pub(super) use opener::drop_after_start;

@@ -179,6 +179,12 @@ fn what_and_why(code: Code) -> (&'static str, &'static str) {
             "swtpm would report \"CMD_INIT: 0x101 operation failed\" either way: encryption cannot \
              be switched by editing the XML.",
         ),
+        Code::RunsElsewhere => (
+            "A host of the fleet has said that the guest runs there, and has not said since that it stopped; \
+             policy.elsewhere = \"deny\" refuses a second run.",
+            "Two hosts that run one guest destroy its disks and its TPM. What hosts say is as old as the last exchange \
+             with the fleet's store; it is no fencing.",
+        ),
         Code::Internal => (
             "vtpm-guard reached a state that should be impossible.",
             "It refuses the start instead of guessing.",

@@ -171,6 +171,14 @@ pub(super) fn remedy(code: Code) -> String {
             Command::EncryptWith(Arg::DOMAIN, Arg::NAME),
             Command::VirshEdit(Arg::DOMAIN)
         ),
+        Code::RunsElsewhere => format!(
+            "Stop the guest where it runs, or migrate it to this host; {} brings that host's word here at once. If that \
+             host is down for good, or was fenced, say so: {}. Then start the guest: {}. A cluster that fences hosts \
+             itself needs policy.elsewhere = \"allow\", the default.",
+            Command::Sync,
+            Command::FleetLost(Arg::HOST),
+            Command::VirshStart(Arg::DOMAIN)
+        ),
         Code::Internal => "Please report it with the line from the log. To start the guest without \
              vtpm-guard for now, remove the link /etc/libvirt/hooks/qemu.d/50-vtpm-guard and define \
              its secret by hand."

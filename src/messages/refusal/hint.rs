@@ -133,6 +133,12 @@ pub(super) fn hint(named: Named<'_>, why: &Refusal) -> String {
             Command::VirshSnapshotRevert(guest()),
             Command::Reset(guest())
         ),
+        Refusal::RunsElsewhere(runs_on) => format!(
+            "stop it there, then here: {}; if that host is down, and will not come back with the \
+             guest running: {}; then: {start}",
+            Command::Sync,
+            Command::FleetLost(Arg::host(&runs_on.host))
+        ),
         Refusal::SavedCopyOutdated { .. } => format!(
             "restore the state from a backup; to set the TPM back to that copy: {}; for a new TPM: \
              {}",

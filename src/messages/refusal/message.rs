@@ -5,7 +5,7 @@ use crate::domain::TpmVersion;
 use crate::ids::KeyRefId;
 use crate::messages::date;
 use crate::verdict::elsewhere::{ElsewhereKind, RelatedGuest, Relation, StateElsewhere};
-use crate::verdict::facts::{Obstacle, StoreAccessError};
+use crate::verdict::facts::{CopyReason, Obstacle, StoreAccessError};
 use crate::verdict::refusal::Refusal;
 
 const STATE_GONE: &str = "the vTPM's key has been used, but the TPM state is gone";
@@ -159,7 +159,20 @@ pub(super) fn message(why: &Refusal) -> String {
             path.display(),
             date(*at)
         ),
-        Refusal::SavedCopyOutdated { saved_at } => format!(
+        Refusal::RunsElsewhere(runs_on) => format!(
+            "the guest runs on host {} since {}, as that host has said last, and policy.elsewhere \
+             forbids a second run",
+            quoted(&runs_on.host),
+            date(runs_on.since)
+        ),
+        Refusal::SavedCopyOutdated {
+            reason: CopyReason::Fleet,
+            saved_at,
+        } => format!(
+            "{STATE_GONE}; the one of {} in the fleet's store is older than the guest's last run",
+            date(*saved_at)
+        ),
+        Refusal::SavedCopyOutdated { saved_at, .. } => format!(
             "{STATE_GONE}; its saved copy of {} is older than the guest's last run",
             date(*saved_at)
         ),

@@ -8,6 +8,7 @@ use super::super::{RewrappedRow, Store, StoreError, rotation};
 use super::facts::{self, KnownFact};
 use super::{outbox, placements};
 use crate::clock::Timestamp;
+use crate::fleet::FactId;
 use crate::fleet::claim::PlacementClaim;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::new_key::NewKey;
@@ -20,6 +21,10 @@ use crate::verdict::facts::Provider;
 pub struct Merge {
     /// The facts, which have been verified.
     pub facts: Vec<KnownFact>,
+    /// The keys of which they say something new; their rows are changed by a later merge.
+    pub pending: Vec<FactId>,
+    /// The keys whose rows are as the facts say, with this merge.
+    pub settled: Vec<FactId>,
     /// Where guests are, which has been verified.
     pub placements: Vec<PlacementClaim>,
     /// The rows that change.
@@ -63,12 +68,37 @@ pub enum RowChange {
 }
 
 impl Store {
+    /// The keys whose rows do not say yet what is known of them.
+    pub fn pending_keys(&self) -> Result<Vec<FactId>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection.prepare("SELECT id FROM fleet_pending")?;
+            let rows = query.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+            let mut keys = Vec::new();
+            for bytes in rows {
+                keys.extend(bytes?.try_into().ok().map(FactId));
+            }
+            Ok(keys)
+        })
+    }
+
     /// Makes these changes, which the fleet has said and need not be told. `Changed` if a row is not as it was
     /// seen.
     pub fn merge(&mut self, merge: &Merge, now: Timestamp) -> Result<(), StoreError> {
         self.write_quietly(|transaction| {
             for fact in &merge.facts {
                 facts::insert(transaction, fact)?;
+            }
+            for (keys, sql) in [
+                (
+                    &merge.pending,
+                    "INSERT OR IGNORE INTO fleet_pending (id) VALUES (?1)",
+                ),
+                (&merge.settled, "DELETE FROM fleet_pending WHERE id = ?1"),
+            ] {
+                let mut statement = transaction.prepare(sql)?;
+                for key in keys {
+                    statement.execute([key.0])?;
+                }
             }
             for placement in &merge.placements {
                 placements::put(transaction, placement)?;

@@ -41,6 +41,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
         "id BLOB, kind TEXT, domain_uuid TEXT, key_id TEXT, host_uuid TEXT, at INTEGER, body TEXT,
          subject BLOB, revision INTEGER, status TEXT",
     ),
+    ("fleet_pending", "id BLOB"),
     ("fleet_scope", "kind TEXT, value TEXT"),
     (
         "fleet_placement",

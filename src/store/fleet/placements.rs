@@ -64,6 +64,41 @@ impl Store {
         self.read(|connection| select(connection, "domain_uuid = ?1", [domain]))
     }
 
+    /// Whether another host says that it has begun or ended a run of this guest after this time. `false` also where
+    /// that cannot be read.
+    #[must_use]
+    pub fn has_run_elsewhere_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
+        let placements = self.placements(domain).unwrap_or_default();
+        let is_later = |it: &PlacementRow| !it.is_own && it.placement.at > at.0;
+        placements.iter().any(is_later)
+    }
+
+    /// Whether any host, this one too, says that it has begun or ended a run of this guest after this time.
+    #[must_use]
+    pub fn has_run_noted_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
+        let placements = self.placements(domain).unwrap_or_default();
+        placements.iter().any(|it| it.placement.at > at.0)
+    }
+
+    /// Records that the run of a guest which this host has noted is over. Nothing, if none is.
+    pub fn note_end_of_run(
+        &mut self,
+        domain: DomainUuid,
+        name: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let placements = self.placements(domain)?;
+        let own = placements.iter().find(|it| it.is_own);
+        match own {
+            Some(PlacementRow { placement, .. }) if placement.running => {
+                // A clock that was set back does not keep the run from ending.
+                let at = at.0.max(placement.at.saturating_add(1));
+                self.note_placement(domain, name, false, Timestamp(at))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What each host said last of every guest, the newest first.
     pub fn all_placements(&self) -> Result<Vec<PlacementRow>, StoreError> {
         self.read(|connection| select(connection, "TRUE", []))

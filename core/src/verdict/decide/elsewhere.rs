@@ -66,6 +66,7 @@ fn state_missing(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal 
     match (&found.state, outdated) {
         (Some(state), _) => Refusal::TpmStateElsewhere(state.clone()),
         (None, Some(copy)) if refusal == Refusal::TpmStateMissing => Refusal::SavedCopyOutdated {
+            reason: copy.reason,
             saved_at: copy.saved_at,
         },
         _ if found.was_undefined && refusal == Refusal::TpmStateMissing => {

@@ -1,6 +1,7 @@
 //! The decision table: docs/decision-table.md.
 
 mod elsewhere;
+mod fleet;
 mod host_secret;
 mod placeholders;
 mod provider;
@@ -20,19 +21,23 @@ use host_secret::{Carries, carried};
 use travelling::View;
 pub use travelling::{XmlKey, xml_key};
 
-/// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`, and
-/// `AskElsewhere` only while `facts.elsewhere` is.
+/// Decides one start. Says `AskHostSecret` only while `facts.host_secret` is `None`,
+/// `AskElsewhere` only while `facts.elsewhere` is, and `AskFleet` only while `facts.fleet.question` is open.
 pub fn decide(facts: &Facts) -> Answer {
     let view = View::of(facts);
     let judged = &*view.facts;
     let answer = match by_table(judged) {
         Answer::Verdict(verdict) => {
-            let verdict = put_back_copy(judged, verdict);
-            elsewhere::name_it(judged, note_arrival(judged, verdict))
+            let verdict = note_arrival(judged, put_back_copy(judged, verdict));
+            if fleet::is_to_be_asked(judged, &verdict) {
+                Answer::AskFleet
+            } else {
+                elsewhere::name_it(judged, verdict)
+            }
         }
         question => question,
     };
-    view.complete(answer)
+    fleet::complete(facts, view.complete(answer))
 }
 
 /// A start that was decided by a saved copy gets that copy as its state.

@@ -1,5 +1,5 @@
-//! The keys that came with the guest's XML: which of them the start goes by, and what the store
-//! learns.
+//! The keys that came with the guest's XML, and those of the fleet's store: which of them the start goes by, and
+//! what the store learns.
 //!
 //! The rest of the table knows rows only. So it gets the facts with the chosen key as a row among
 //! them, or without the rows that give way to it.
@@ -65,7 +65,7 @@ pub fn xml_key(facts: &Facts) -> XmlKey {
     }
 }
 
-/// A key of the XML that opens, and that the guest has not retired.
+/// A key of the XML or of the fleet that opens, and that the guest has not retired.
 struct Candidate<'a> {
     key: &'a KeyRef,
     dek: DekNumber,
@@ -85,8 +85,8 @@ pub(super) struct View<'a> {
     pub(super) facts: Cow<'a, Facts>,
     /// The key that the store learns if the start is allowed.
     learns: Option<KeyRef>,
-    /// The row of another key, as new, that gives way.
-    preferred_over: Option<KeyRefId>,
+    /// The row of another key, as new, that gives way to this key.
+    preferred_over: Option<(KeyRefId, KeyRefId)>,
     /// The XML has a key that was passed over.
     has_other: bool,
 }
@@ -129,7 +129,8 @@ impl<'a> View<'a> {
                 return Self::with(facts, again.key, |_| true);
             }
             let is_known = |key: &KeyRef| proven().any(|row| row.generation() == key.generation());
-            let has_other = !facts.travelling.keys.iter().all(is_known);
+            let mut in_xml = in_xml(facts);
+            let has_other = !in_xml.all(is_known);
             return Self::unchanged(facts, has_other);
         }
         let is_proven = |key: &&Candidate<'_>| key.proof == Proof::Proven;
@@ -140,7 +141,7 @@ impl<'a> View<'a> {
             Some(newest) if *facts.effective_state() != TpmState::Encrypted => {
                 Self::by_generation(facts, references, newest)
             }
-            Some(_) => Self::unchanged(facts, true),
+            Some(newest) => Self::unchanged(facts, !newest.key.id.is_of_fleet()),
             None => Self::unchanged(facts, false),
         }
     }
@@ -162,7 +163,8 @@ impl<'a> View<'a> {
             references.state_arrives && (is_older || is_as_new)
         };
         if !others.iter().all(gives_way) {
-            return Self::unchanged(facts, holders.is_empty());
+            let has_other = holders.is_empty() && !newest.key.id.is_of_fleet();
+            return Self::unchanged(facts, has_other);
         }
         let stays = |row: &KeyRef| row.wrapped_dek.is_none() || holds(row);
         let equal = others
@@ -179,7 +181,10 @@ impl<'a> View<'a> {
             }
         };
         Self {
-            preferred_over: equal.map(|other| other.id).min(),
+            preferred_over: equal
+                .map(|other| other.id)
+                .min()
+                .map(|row| (row, newest.key.id)),
             ..view
         }
     }
@@ -209,7 +214,12 @@ impl<'a> View<'a> {
         match self.learns {
             Some(key) if verdict.is_allowed() && is_used => {
                 let provider = key.provider_name.clone();
-                verdict.findings.insert(0, Finding::KeyLearnt { provider });
+                let learnt = if key.id.is_of_fleet() {
+                    Finding::FleetKeyLearnt { provider }
+                } else {
+                    Finding::KeyLearnt { provider }
+                };
+                verdict.findings.insert(0, learnt);
                 let key = Box::new(key);
                 verdict.repairs.insert(0, Repair::LearnKey { key });
             }
@@ -220,8 +230,12 @@ impl<'a> View<'a> {
             }
             None => {}
         }
-        if let Some(row) = self.preferred_over {
-            verdict.note(Finding::XmlKeyPreferred(row));
+        if let Some((row, key)) = self.preferred_over {
+            verdict.note(if key.is_of_fleet() {
+                Finding::FleetKeyPreferred(row)
+            } else {
+                Finding::XmlKeyPreferred(row)
+            });
         }
         if self.has_other {
             verdict.note(Finding::OtherKeyInXml);
@@ -292,6 +306,12 @@ fn candidates(facts: &Facts) -> Vec<Candidate<'_>> {
     opened.collect()
 }
 
+/// The keys of the XML.
+fn in_xml(facts: &Facts) -> impl Iterator<Item = &KeyRef> {
+    let keys = facts.travelling.keys.iter();
+    keys.filter(|key| !key.id.is_of_fleet())
+}
+
 impl Case<'_> {
     /// The guest has no key here, and the one that came with its XML does not open: why.
     pub(super) fn xml_key_out_of_reach(&self) -> Option<Refusal> {
@@ -299,8 +319,7 @@ impl Case<'_> {
             Trial::Opened { .. } => None,
             Trial::NotOpened(why) => Some(provider::why_not_opened(key, why, self.references)),
         };
-        let keys = self.facts.travelling.keys.iter();
-        let refusals: Vec<_> = keys.filter_map(why).collect();
+        let refusals: Vec<_> = in_xml(self.facts).filter_map(why).collect();
         let corrupt = |refusal: &Refusal| matches!(refusal, Refusal::KeyCorrupt { .. });
         // A key that an import brings within reach goes before one that is damaged.
         match refusals.iter().find(|refusal| !corrupt(refusal)) {

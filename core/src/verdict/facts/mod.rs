@@ -7,6 +7,7 @@ use crate::domain::{Domain, UnreadableDomain, Vtpm};
 use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::id::KeyId;
 
+mod fleet;
 mod host_secret;
 mod key_ref;
 mod policy;
@@ -16,6 +17,7 @@ mod state;
 mod travelling;
 mod trial;
 
+pub use fleet::{Fleet, FleetQuestion, RunsOn};
 pub use host_secret::{ForeignSecret, HostSecret, HostValue};
 pub use key_ref::{KeyRef, kek_ref};
 pub use policy::{Permission, Policy, TransientState};
@@ -59,6 +61,8 @@ pub struct Facts {
     /// The keys in the domain XML. They are tried only where the state proves no row in use, where
     /// another state is on its way, or where one of them is newer than the row that the state proves.
     pub travelling: Travelling,
+    /// What the other hosts of its fleet say of the guest.
+    pub fleet: Fleet,
     /// The policy in force.
     pub policy: Policy,
 }

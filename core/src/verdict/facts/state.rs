@@ -79,6 +79,8 @@ pub enum CopyReason {
     Start,
     /// After a run that ended normally.
     Release,
+    /// Likewise, on a host of the fleet: it is in the shared store.
+    Fleet,
 }
 
 impl CopyReason {
@@ -88,6 +90,7 @@ impl CopyReason {
         match self {
             Self::Start => "start",
             Self::Release => "release",
+            Self::Fleet => "fleet",
         }
     }
 }

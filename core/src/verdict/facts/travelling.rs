@@ -1,17 +1,17 @@
-//! The keys that came with the guest, in its domain XML.
+//! The keys that came with the guest, in its domain XML, and those that the fleet's store has.
 
 use super::key_ref::{KeyRef, kek_ref};
 use super::provider::Provider;
 use super::references::References;
 use crate::clock::Timestamp;
-use crate::domain::{Domain, TravellingFault, TravellingKey};
+use crate::domain::{Domain, MAX_KEYS, TravellingFault, TravellingKey};
 use crate::ids::{DomainUuid, KeyRefId};
 
-/// The keys that came with the guest, in its domain XML.
+/// The keys that came with the guest, in its domain XML, and those that the fleet's store has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Travelling {
     /// Its own keys, each as the row that it would be: used before, for it is written only for a
-    /// TPM that is somewhere. What trying them gave is in [`super::Facts::trials`].
+    /// TPM that is somewhere. Those of the fleet's store come last. What trying them gave is in [`super::Facts::trials`].
     pub keys: Vec<KeyRef>,
     /// The guest whose keys the XML has, if it is another one: the XML is a copy of that guest's.
     pub original: Option<DomainUuid>,
@@ -38,6 +38,30 @@ impl Travelling {
             original: found.domain.filter(|_| !own),
             fault: found.fault,
         }
+    }
+
+    /// Adds a key that the fleet's store has of this guest, at this time. Returns whether it was added: what a row of
+    /// the guest holds is that row's, and of many the first ones count.
+    pub fn add_of_fleet(
+        &mut self,
+        key: &TravellingKey,
+        domain: &Domain,
+        references: &References,
+        now: Timestamp,
+    ) -> bool {
+        let rows = references.key_refs.iter().chain(&references.retired);
+        let mut held = rows.chain(&self.keys).map(|row| &row.wrapped_dek);
+        let is_known = held.any(|held| held.as_ref() == Some(&key.wrapped_dek));
+        let number = self.keys.iter().filter(|it| it.id.is_of_fleet()).count();
+        if is_known || number >= MAX_KEYS {
+            return false;
+        }
+        let row = row(0, key, domain, &references.providers, now);
+        self.keys.push(KeyRef {
+            id: KeyRefId::of_fleet(number),
+            ..row
+        });
+        true
     }
 }
 

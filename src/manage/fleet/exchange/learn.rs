@@ -24,6 +24,9 @@ use crate::verdict::facts::Provider;
 /// How often it is tried again because a row changed in the meantime.
 const ATTEMPTS: u32 = 8;
 
+/// Of how many keys the rows are changed in one transaction, during which a start waits.
+const KEYS_AT_ONCE: usize = 200;
+
 /// How many facts of a kind that concerns everybody are kept: a hostile store has no end of them.
 const MAX_FACTS_FOR_ALL: usize = 10_000;
 
@@ -49,11 +52,16 @@ impl Exchange<'_> {
         cursor: Option<String>,
         done: &mut Exchanged,
     ) -> Result<(), ExchangeError> {
-        let (mut kept, mut placements) = (Vec::new(), Vec::new());
-        let mut touched = BTreeSet::new();
+        let mut merge = Merge {
+            cursor,
+            ..Merge::default()
+        };
         let mut room = MAX_FACTS_FOR_ALL.saturating_sub(self.store.fact_ids(super::ALWAYS)?.len());
         for fact in facts {
-            let claim = match self.believe(fact, &kept) {
+            if self.store.knows_fact(fact.id)? {
+                continue;
+            }
+            let claim = match self.believe(fact, &merge.facts) {
                 Ok(claim) => claim,
                 Err(NotKept::Unneeded) => continue,
                 Err(NotKept::Rejected(bad)) => {
@@ -64,39 +72,38 @@ impl Exchange<'_> {
             };
             done.pulled += 1;
             match &claim {
-                Claim::Key(_) => drop(touched.insert(fact.id)),
-                Claim::Status(status) => drop(touched.insert(status.says.key)),
+                Claim::Key(_) => merge.pending.push(fact.id),
+                Claim::Status(status) => merge.pending.push(status.says.key),
                 Claim::Placement(placement) => {
-                    placements.push(placement.says.clone());
+                    merge.placements.push(placement.says.clone());
                     continue;
                 }
                 _ if room == 0 => continue,
                 _ => room -= 1,
             }
             let fact = fact.clone();
-            kept.push(KnownFact { fact, claim });
+            merge.facts.push(KnownFact { fact, claim });
         }
         // The facts first: what they say of rows is read from all that is known.
         self.store.set_deadline(self.deadline())?;
-        let facts = Merge {
-            facts: kept,
-            placements,
-            ..Merge::default()
-        };
-        self.store.merge(&facts, self.now)?;
-        self.change_rows(&touched, cursor, done)
+        self.store.merge(&merge, self.now)?;
+        self.settle(done)
     }
 
-    /// Changes the rows that follow from what is known of these keys.
-    pub(super) fn change_rows(
-        &mut self,
-        keys: &BTreeSet<FactId>,
-        cursor: Option<String>,
-        done: &mut Exchanged,
-    ) -> Result<(), ExchangeError> {
+    /// Changes the rows that follow from what is known of keys. What an exchange leaves that ends before this, the
+    /// next one does.
+    pub(super) fn settle(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        let keys = self.store.pending_keys()?;
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            self.change_rows(keys, done)?;
+        }
+        Ok(())
+    }
+
+    fn change_rows(&mut self, keys: &[FactId], done: &mut Exchanged) -> Result<(), ExchangeError> {
         for _ in 0..ATTEMPTS {
             let mut merge = Merge {
-                cursor: cursor.clone(),
+                settled: keys.to_vec(),
                 ..Merge::default()
             };
             let mut seen = BTreeSet::new();
@@ -105,6 +112,7 @@ impl Exchange<'_> {
             }
             let adds = |change: &&RowChange| matches!(change, RowChange::Add { .. });
             let added = merge.rows.iter().filter(adds).count();
+            self.store.set_deadline(self.deadline())?;
             match self.store.merge(&merge, self.now) {
                 Err(StoreError::Changed) => {}
                 other => {

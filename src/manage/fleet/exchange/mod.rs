@@ -132,6 +132,7 @@ impl<'a> Exchange<'a> {
         let is_due = member
             .compared_at
             .is_none_or(|at| self.now.0.saturating_sub(at.0) >= COMPARED_EVERY);
+        self.settle(&mut done)?;
         self.push(&mut done)?;
         self.pull(&mut done)?;
         if compare || is_other || is_due {

@@ -1,18 +1,25 @@
 //! Push: what the outbox says has changed, as facts. A fact says what is true when it is sent.
 
+use std::sync::Arc;
+
 use super::{Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::{
     Claim, EventClaim, KeyClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
 };
 use crate::fleet::status::KeyStatus;
-use crate::fleet::{FactId, Kind, Search, State, StateInfo};
+use crate::fleet::tpm_state::{StateClaim, StateNote, outgoing};
+use crate::fleet::{FactId, Kind, Search, State};
 use crate::ids::DomainUuid;
+use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
-use crate::store::{KnownFact, Subject};
+use crate::store::{KnownFact, QueuedState, Subject};
 use crate::verdict::code::Code;
 
 /// How many notes of the outbox are sent at once.
 const NOTES_AT_ONCE: usize = 500;
+
+/// How many TPM states of the queue are sent in one exchange.
+const STATES_AT_ONCE: usize = 500;
 
 impl Exchange<'_> {
     /// Pushes all that waits.
@@ -55,22 +62,44 @@ impl Exchange<'_> {
     }
 
     fn push_states(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
-        while let Some(queued) = self.store.queued_states(1)?.pop() {
-            let state = State {
-                info: StateInfo {
-                    id: FactId::of_state(queued.domain, &queued.data),
-                    domain: queued.domain,
-                    host: self.host,
-                    at: queued.at,
-                    body: queued.body.clone(),
-                },
-                data: Some(queued.data.clone()),
+        for queued in self.store.queued_states(STATES_AT_ONCE)? {
+            // Without the KEK nobody would believe when it was saved: it waits.
+            let Some(state) = self.of_state(&queued)? else {
+                continue;
             };
             self.shared.push(&[], &[state], self.deadline())?;
             self.store.state_sent(&queued)?;
             done.states += 1;
         }
         Ok(())
+    }
+
+    /// The TPM state of a guest that has stopped here, signed with a KEK of the guest's keys.
+    fn of_state(&mut self, queued: &QueuedState) -> Result<Option<State>, ExchangeError> {
+        let note = StateNote::from_json(&queued.body);
+        let (Some(note), Some(kek)) = (note, self.kek_of(queued.domain)?) else {
+            return Ok(None);
+        };
+        let claim = StateClaim {
+            id: FactId::of_state(queued.domain, &queued.data),
+            domain: queued.domain,
+            host: self.host,
+            host_name: self.host_name.clone(),
+            at: queued.at.0,
+            note,
+        };
+        Ok(outgoing(&claim, &queued.data, &kek))
+    }
+
+    /// A KEK that opens here, of a guest's keys.
+    fn kek_of(&mut self, domain: DomainUuid) -> Result<Option<Arc<Kek>>, ExchangeError> {
+        let rows = self.store.all_key_refs(Some(domain), false)?;
+        let mut key_ids = rows
+            .iter()
+            .rev()
+            .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
+        let deadline = self.deadline();
+        Ok(key_ids.find_map(|key_id| self.unlocker.kek(key_id, deadline).ok()))
     }
 
     fn claims(&mut self, subject: &Subject) -> Result<Vec<Claim>, ExchangeError> {
@@ -159,13 +188,7 @@ impl Exchange<'_> {
         let Some(own) = placements.into_iter().find(|it| it.is_own) else {
             return Ok(None);
         };
-        let rows = self.store.all_key_refs(Some(domain), false)?;
-        let mut key_ids = rows
-            .iter()
-            .rev()
-            .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
-        let deadline = self.deadline();
-        let kek = key_ids.find_map(|key_id| self.unlocker.kek(key_id, deadline).ok());
+        let kek = self.kek_of(domain)?;
         Ok(kek.map(|kek| Claim::Placement(Signed::new(own.placement, &kek))))
     }
 

@@ -10,8 +10,8 @@ use crate::key::wrap::WrappedDek;
 use crate::verdict::decide::decide;
 use crate::verdict::elsewhere::Elsewhere;
 use crate::verdict::facts::{
-    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, ForeignSecret, HostSecret, HostValue,
-    KekState, KeyRef, KeySource, KmsSlots, NotOpened, Obstacle, Policy, Proof, Provider,
+    Arrival, CopyReason, CopyToRestore, DekNumber, Facts, Fleet, ForeignSecret, HostSecret,
+    HostValue, KekState, KeyRef, KeySource, KmsSlots, NotOpened, Obstacle, Policy, Proof, Provider,
     References, SavedTpm, SeenState, StoreAccessError, TpmState, Travelling, Trial, kek_ref,
 };
 use crate::verdict::refusal::Refusal;
@@ -206,6 +206,7 @@ pub(super) fn guest() -> Facts {
         elsewhere: Some(nothing_elsewhere()),
         retired: BTreeMap::new(),
         travelling: Travelling::default(),
+        fleet: Fleet::default(),
         policy: Policy::default(),
     }
 }
@@ -379,6 +380,7 @@ pub(super) fn verdict(facts: &Facts) -> String {
     match decide(facts) {
         Answer::AskHostSecret => "ask".to_owned(),
         Answer::AskElsewhere => "look elsewhere".to_owned(),
+        Answer::AskFleet => "ask the fleet".to_owned(),
         Answer::Verdict(verdict) => in_words(&verdict),
     }
 }
@@ -399,6 +401,7 @@ fn in_words(verdict: &Verdict) -> String {
     words.extend(verdict.repairs.iter().map(repair_in_words));
     if let Some(secret) = verdict.secret {
         let key = match secret.key {
+            KeySource::Row(id) if id.is_of_fleet() => "provide the fleet's".to_owned(),
             KeySource::Row(id) if id.is_travelling() => "provide the XML's".to_owned(),
             KeySource::Row(id) => format!("provide {id}"),
             KeySource::Created => "provide the new key".to_owned(),
@@ -445,7 +448,7 @@ pub(super) fn refusal(facts: &Facts) -> Refusal {
             Decision::Deny(refusal) => refusal,
             Decision::Allow(reason) => panic!("allowed: {reason:?}"),
         },
-        Answer::AskHostSecret | Answer::AskElsewhere => panic!("no verdict yet"),
+        Answer::AskHostSecret | Answer::AskElsewhere | Answer::AskFleet => panic!("no verdict yet"),
     }
 }
 

@@ -64,8 +64,9 @@ fn a_copy_from_before_a_run_that_is_known_is_never_restored_unasked() {
         .row(opens(1, "a", 1, 'A', 0).used().proven());
     let outdated = used.clone().with_outdated_copy();
     assert_eq!(verdict(&outdated), "deny VG205");
-    let saved_at = Timestamp(5);
-    assert_eq!(refusal(&outdated), Refusal::SavedCopyOutdated { saved_at });
+    let (reason, saved_at) = (CopyReason::Release, Timestamp(5));
+    let older = Refusal::SavedCopyOutdated { reason, saved_at };
+    assert_eq!(refusal(&outdated), older);
     let damaged = outdated
         .clone()
         .state(TpmState::Damaged("cut short".to_owned()));

@@ -23,6 +23,7 @@ mod placeholders;
 mod no_rows;
 
 mod elsewhere;
+mod fleet;
 
 mod host_secret;
 

@@ -120,13 +120,13 @@ impl SharedStore for Memory {
     ) -> Result<Page, FleetError> {
         let is_lost = self.turn()?;
         let key = |(at, fact): &(u64, Fact)| format!("{at:020}-{}-{}", fact.kind as u8, fact.id);
-        let mut found: Vec<_> = self.in_scope(scope).cloned().collect();
-        found.sort_by_key(key);
-        found.retain(|it| *key(it) > *after.as_str());
+        let found = self.in_scope(scope).map(|it| (key(it), &it.1));
+        let mut found: Vec<_> = found.filter(|(key, _)| **key > *after.as_str()).collect();
+        found.sort_by(|one, other| one.0.cmp(&other.0));
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
-        let next = found.last().map(key);
-        let mut facts: Vec<_> = found.into_iter().map(|(_, fact)| fact).collect();
+        let next = found.last().map(|(key, _)| key.clone());
+        let mut facts: Vec<_> = found.into_iter().map(|(_, fact)| fact.clone()).collect();
         facts.extend(self.lies.iter().cloned());
         let page = Page {
             facts,

@@ -5,9 +5,13 @@ use super::shared::Memory;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
 use crate::fleet::status::KeyStatus;
+use crate::domain::TpmVersion;
+use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::HostUuid;
 use crate::key::wrap::{Generation, WrappedDek};
+use crate::store::QueuedState;
+use crate::swtpm::Backend;
 
 const A: [u8; 32] = [1; 32];
 const B: [u8; 32] = [2; 32];
@@ -96,6 +100,41 @@ fn a_state_that_the_guest_has_left_behind_keeps_no_key() {
     assert_eq!(two.candidates(guest(1), b"second").len(), 1);
     let placements = two.store.placements(guest(1)).unwrap();
     assert_eq!(placements[0].placement.host_name, "one");
+}
+
+#[test]
+fn a_tpm_state_goes_with_the_words_that_its_host_has_signed() {
+    let (mut one, _, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    let queue = |one: &mut Host, number: u8, data: &[u8]| {
+        let note = StateNote {
+            name: "vm1".to_owned(),
+            tpm_version: TpmVersion::V2_0,
+            backend: Backend::Directory,
+        };
+        let queued = QueuedState {
+            domain: guest(number),
+            at: NOW,
+            body: note.to_json(),
+            data: data.to_vec(),
+        };
+        one.store.queue_state(&queued).unwrap();
+    };
+    queue(&mut one, 1, b"old");
+    queue(&mut one, 1, b"new");
+    // Nobody would believe what is said of this one: the guest has no key here.
+    queue(&mut one, 2, b"other");
+    assert_eq!(sync(&mut one, &mut shared).states, 1);
+    let [state] = &shared.states[..] else {
+        panic!("{:?}", shared.states)
+    };
+    assert_eq!(state.data.as_deref(), Some(&b"new"[..]));
+    let signed = SignedState::read(&state.info, guest(1)).unwrap();
+    let claim = signed.check(&kek(&A)).unwrap();
+    assert_eq!((claim.at, claim.host_name.as_str()), (NOW.0, "one"));
+    assert_eq!(signed.check(&kek(&B)), None);
+    assert_eq!(sync(&mut one, &mut shared).states, 0);
+    assert_eq!(one.store.queued_states(9).unwrap().len(), 1, "it waits");
 }
 
 #[test]

@@ -55,7 +55,7 @@ proptest! {
                 prop_assert!(!is_allowed(&verdict)
                     || verdict.decision == Decision::Allow(Reason::NewKey));
             }
-            Answer::AskHostSecret => {}
+            Answer::AskHostSecret | Answer::AskFleet => {}
         }
     }
 

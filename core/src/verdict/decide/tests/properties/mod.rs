@@ -1,6 +1,7 @@
 //! What always holds (docs/invariants.md), over random worlds.
 
 mod beyond;
+mod fleet;
 mod journeys;
 mod model;
 mod worlds;
@@ -45,6 +46,7 @@ impl World {
                 assert_eq!(self.host_secret, None, "asked for what it was told");
                 self.with_host(Host::HIDDEN).verdict()
             }
+            Answer::AskFleet => panic!("asked a fleet that there is not"),
             Answer::AskElsewhere => {
                 assert_eq!(self.elsewhere, None, "looked for what it was told");
                 self.with_elsewhere(nothing_elsewhere()).verdict()
@@ -258,8 +260,9 @@ fn the_worlds_reach_every_code_and_every_repair() {
             codes.insert(refusal.code());
         }
     }
-    // Found out by asking libvirt to take the secret; a fault of the program is none of a world.
-    let elsewhere = [Code::SecretRefused, Code::Internal];
+    // Found out by asking libvirt to take the secret; a fault of the program is none of a world; and a
+    // fleet has worlds of its own.
+    let elsewhere = [Code::SecretRefused, Code::Internal, Code::RunsElsewhere];
     let here = Code::ALL
         .iter()
         .copied()

@@ -224,7 +224,7 @@ impl World {
         Travelling::of(&domain, references, Timestamp(9))
     }
 
-    fn tried(&self, rows: &[KeyRef], tpm: Tpm) -> BTreeMap<KeyRefId, Trial> {
+    pub(super) fn tried(&self, rows: &[KeyRef], tpm: Tpm) -> BTreeMap<KeyRefId, Trial> {
         rows.iter()
             .filter_map(|row| Some((row.id, self.trial(row.wrapped_dek.as_ref()?, tpm))))
             .collect()
@@ -422,7 +422,7 @@ impl World {
     }
 }
 
-fn host_secret(host: Host, tpm: Tpm) -> HostSecret {
+pub(super) fn host_secret(host: Host, tpm: Tpm) -> HostSecret {
     let this = guest().domain.unwrap().uuid;
     match host {
         Host::Absent => HostSecret::Absent,

@@ -160,7 +160,7 @@ fn weighted<T: Clone + Debug + 'static>(
     select(values.into_iter().flat_map(repeated).collect::<Vec<_>>())
 }
 
-fn kek() -> impl Strategy<Value = KeyId> {
+pub(super) fn kek() -> impl Strategy<Value = KeyId> {
     weighted([(3, key('A')), (2, key('B')), (1, key('C'))])
 }
 

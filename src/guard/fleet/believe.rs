@@ -1,0 +1,202 @@
+//! What of the shared store's answer counts. Keys and states prove themselves later; what is only said must be signed
+//! with a KEK of this host.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::{Domain, TravellingKey};
+use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim};
+use crate::fleet::status::{KeyStatus, Stated};
+use crate::fleet::tpm_state::{SignedState, StateNote};
+use crate::fleet::{Fact, FactId, Found, State};
+use crate::guard::keys::Keys;
+use crate::ids::DomainUuid;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+use crate::store::Store;
+use crate::verdict::facts::References;
+
+/// Of how many keys of an answer is thought at all.
+const MAX_KEYS: usize = 64;
+
+/// What the shared store has of a guest, as far as that counts.
+#[derive(Default)]
+pub(super) struct Believed {
+    /// Its keys that no host has retired, those whose KEK this host has first.
+    pub(super) keys: Vec<TravellingKey>,
+    /// Where it is, as other hosts have said.
+    pub(super) placements: Vec<PlacementClaim>,
+    /// What may be its TPM states.
+    pub(super) states: Vec<DatedState>,
+    /// How much did not count.
+    pub(super) ignored: usize,
+    /// The end of the last run that a host has signed.
+    newest: Option<Timestamp>,
+}
+
+/// What may be a TPM state of the guest.
+pub(super) struct DatedState {
+    pub(super) data: Vec<u8>,
+    pub(super) note: StateNote,
+    pub(super) at: Timestamp,
+    /// Whether that time is signed.
+    pub(super) is_dated: bool,
+}
+
+impl Believed {
+    pub(super) fn of(
+        found: Found,
+        domain: &Domain,
+        references: &References,
+        store: Option<&Store>,
+        keys: &mut Keys,
+        deadline: Deadline,
+    ) -> Self {
+        let mut reader = Reader {
+            domain: domain.uuid,
+            held: references.providers.iter().map(|it| it.key_id).collect(),
+            keys,
+            deadline,
+            own: None,
+            believed: Self::default(),
+            statuses: BTreeMap::new(),
+            candidates: Vec::new(),
+        };
+        reader.own = store
+            .and_then(|store| store.membership().ok().flatten())
+            .map(|own| own.host);
+        for fact in &found.facts {
+            reader.read(fact);
+        }
+        for state in found.states {
+            reader.read_state(state);
+        }
+        reader.finish(store)
+    }
+
+    /// Whether a host has begun or ended a run after this time.
+    pub(super) fn has_run_since(&self, at: Timestamp) -> bool {
+        let mut placements = self.placements.iter();
+        placements.any(|it| it.at > at.0) || self.newest.is_some_and(|newest| newest > at)
+    }
+}
+
+/// Reads an answer.
+struct Reader<'a> {
+    domain: DomainUuid,
+    /// The KEKs of this host's providers.
+    held: Vec<KeyId>,
+    keys: &'a mut Keys,
+    deadline: Deadline,
+    /// Who this host is in the fleet.
+    own: Option<crate::ids::HostUuid>,
+    believed: Believed,
+    statuses: BTreeMap<FactId, Stated>,
+    candidates: Vec<(FactId, KeyClaim)>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, fact: &Fact) {
+        match Claim::read(fact) {
+            Ok(Claim::Key(claim)) if claim.domain == self.domain => {
+                self.candidates.push((fact.id, claim));
+            }
+            Ok(Claim::Status(signed)) => match self.kek(signed.key_id) {
+                Some(kek) => match signed.check(&kek) {
+                    Ok(says) => {
+                        let stated = self.statuses.entry(says.key).or_insert(Stated::NEW);
+                        *stated = (*stated).max(says.stated());
+                    }
+                    Err(_) => self.believed.ignored += 1,
+                },
+                // Its key does not open here either.
+                None => {}
+            },
+            Ok(Claim::Placement(signed)) => match self.kek(signed.key_id) {
+                Some(kek) => match signed.check(&kek) {
+                    Ok(says) if says.domain == self.domain => {
+                        // What this host itself did is in its own store.
+                        if Some(says.host) != self.own {
+                            self.believed.placements.push(says.clone());
+                        }
+                    }
+                    _ => self.believed.ignored += 1,
+                },
+                None => {}
+            },
+            Ok(Claim::Key(_)) | Err(_) => self.believed.ignored += 1,
+            // What else goes with the keys is for `sync`.
+            Ok(_) => {}
+        }
+    }
+
+    fn read_state(&mut self, state: State) {
+        let State { info, data } = state;
+        let read = SignedState::read(&info, self.domain);
+        let (Some(signed), Some(data)) = (read, data) else {
+            self.believed.ignored += 1;
+            return;
+        };
+        let is_itself = FactId::of_state(self.domain, &data) == info.id;
+        let kek = self.kek(signed.key_id);
+        let checked = kek.and_then(|kek| signed.check(&kek).cloned());
+        let is_dated = checked.is_some();
+        let claim = checked.unwrap_or_else(|| signed.unverified().clone());
+        let at = Timestamp(claim.at);
+        if is_dated {
+            self.believed.newest = self.believed.newest.max(Some(at));
+        }
+        if is_itself {
+            self.believed.states.push(DatedState {
+                data,
+                note: claim.note,
+                at,
+                is_dated,
+            });
+        } else {
+            self.believed.ignored += 1;
+        }
+    }
+
+    /// A KEK of this host.
+    fn kek(&mut self, key_id: KeyId) -> Option<Arc<Kek>> {
+        if !self.held.contains(&key_id) {
+            return None;
+        }
+        self.keys.kek(key_id, self.deadline)
+    }
+
+    /// The keys that no host has retired, as far as the answer and this host's store know.
+    fn finish(mut self, store: Option<&Store>) -> Believed {
+        let is_live = |id: FactId| {
+            let here = store.and_then(|store| store.stated_key(id).ok());
+            let here = here.map_or(Stated::NEW, |known| known.stated);
+            let there = self.statuses.get(&id).copied().unwrap_or(Stated::NEW);
+            here.max(there).status == KeyStatus::Live
+        };
+        let mut live: Vec<_> = self
+            .candidates
+            .into_iter()
+            .filter(|(id, _)| is_live(*id))
+            .map(|(_, claim)| claim)
+            .collect();
+        live.sort_by_key(|claim| !self.held.contains(&claim.key_id));
+        live.truncate(MAX_KEYS);
+        // Of those that open here the first ones count: none that was made up takes the place of one.
+        let (keys, domain, deadline) = (&mut *self.keys, self.domain, self.deadline);
+        let mut opens = |claim: &KeyClaim| {
+            let opened = keys.unlocker().open(&claim.wrapped, domain, deadline);
+            self.held.contains(&claim.key_id) && opened.is_ok()
+        };
+        live.sort_by_cached_key(|claim| !opens(claim));
+        self.believed.keys = live
+            .into_iter()
+            .map(|claim| TravellingKey {
+                wrapped_dek: claim.wrapped,
+                provider: claim.provider,
+            })
+            .collect();
+        self.believed
+    }
+}

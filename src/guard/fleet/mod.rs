@@ -1,0 +1,173 @@
+//! What a start has to do with the fleet: the question to the shared store on a miss, and where the guest runs.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `line` | asks the shared store, at most once for each start |
+//! | `believe` | what of its answer counts |
+//! | `notes` | what a run leaves for the fleet |
+
+mod believe;
+mod line;
+pub(super) mod notes;
+
+pub(super) use line::Line;
+
+use super::context::Guard;
+use super::copies::{AvailableCopies, available_copies};
+use super::gather::Gathered;
+use crate::clock::{Deadline, Timestamp};
+use crate::domain::{Domain, Emulator};
+use crate::fleet::claim::PlacementClaim;
+use crate::ids::DomainUuid;
+use crate::store::Store;
+use crate::swtpm::{StateFile, StatePath, future_owner, read_state};
+use crate::tpm_copies::SavedCopy;
+use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, TpmState, Trial};
+use believe::{Believed, DatedState};
+
+impl Gathered {
+    /// Finds out where the guest runs, as far as the hosts of the fleet have said so before.
+    pub(super) fn find_placement(&mut self, guard: &Guard, domain: DomainUuid) {
+        if guard.config.fleet.store.is_none() {
+            return;
+        }
+        if let Some(store) = &self.store {
+            let known = store.placements(domain).unwrap_or_default();
+            let others = known.into_iter().filter(|it| !it.is_own);
+            let others: Vec<_> = others.map(|it| it.placement).collect();
+            self.facts.fleet.runs_on = runs_on(store, domain, &others);
+        }
+    }
+
+    /// Asks the shared store about the guest, and gathers again with what it has.
+    pub(super) fn ask_fleet(&mut self, guard: &Guard, deadline: Deadline) {
+        let Ok(domain) = self.facts.domain.clone() else {
+            return;
+        };
+        let found = match guard.line.ask(guard, domain.uuid, deadline) {
+            Ok(found) => found,
+            Err(why) => {
+                tracing::warn!(domain = domain.name, %why, "the fleet's store was not heard");
+                self.facts.fleet.question = FleetQuestion::Silent(why);
+                return;
+            }
+        };
+        self.facts.fleet.question = FleetQuestion::Answered;
+        let (Some((vtpm, _)), Ok(references)) =
+            (domain.encrypted_vtpm(), self.facts.references.clone())
+        else {
+            return;
+        };
+        let store = self.store.as_ref();
+        let mut believed =
+            Believed::of(found, &domain, &references, store, &mut self.keys, deadline);
+        for key in &believed.keys {
+            let now = Timestamp::now();
+            let travelling = &mut self.facts.travelling;
+            travelling.add_of_fleet(key, &domain, &references, now);
+        }
+        if let Some(store) = &self.store {
+            let known = store.placements(domain.uuid).unwrap_or_default();
+            let known = known.into_iter().filter(|it| !it.is_own);
+            believed.placements.extend(known.map(|it| it.placement));
+            self.facts.fleet.runs_on = runs_on(store, domain.uuid, &believed.placements);
+        }
+        let states = std::mem::take(&mut believed.states);
+        let number = states.len();
+        self.gather_again(guard, &domain, vtpm, &believed, states, deadline);
+        let uses_a_state = self.copy.as_ref().is_some_and(SavedCopy::is_of_fleet);
+        let keys = self.facts.travelling.keys.iter();
+        let forged = keys.filter(|key| {
+            let trial = self.facts.trials.get(&key.id);
+            let corrupt = matches!(trial, Some(Trial::NotOpened(NotOpened::Corrupt { .. })));
+            key.id.is_of_fleet() && corrupt
+        });
+        let missed = number > 0 && !uses_a_state && self.facts.state == TpmState::Absent;
+        self.facts.fleet.ignored = believed.ignored + forged.count() + usize::from(missed);
+    }
+
+    /// Tries keys and copies again. What was concluded from the state before is forgotten.
+    fn gather_again(
+        &mut self,
+        guard: &Guard,
+        domain: &Domain,
+        vtpm: &Emulator,
+        believed: &Believed,
+        states: Vec<DatedState>,
+        deadline: Deadline,
+    ) {
+        let uuid = domain.uuid;
+        self.state = read_state(&guard.config.libvirt.tpm_states(), uuid, vtpm);
+        let mut saved = AvailableCopies::default();
+        if matches!(self.state, StateFile::Absent | StateFile::Damaged(_)) {
+            saved = available_copies(guard, domain, vtpm);
+            saved
+                .copies
+                .extend(self.copies_of_fleet(guard, domain, vtpm, believed, states));
+            // The newest first, wherever it is from.
+            saved
+                .copies
+                .sort_by_key(|(copy, _)| std::cmp::Reverse(copy.manifest.kept_at()));
+        }
+        self.copy = None;
+        self.facts.saved.copy = None;
+        self.facts.host_secret = None;
+        self.facts.elsewhere = None;
+        self.facts.retired.clear();
+        self.try_all(uuid, saved, deadline);
+    }
+
+    /// The states of the shared store, as copies that this host could have saved. Only those that a key opens are
+    /// used.
+    fn copies_of_fleet(
+        &mut self,
+        guard: &Guard,
+        domain: &Domain,
+        vtpm: &Emulator,
+        believed: &Believed,
+        states: Vec<DatedState>,
+    ) -> Vec<(SavedCopy, StateFile)> {
+        if states.is_empty() {
+            return Vec::new();
+        }
+        let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
+        let owner = future_owner(&place, &guard.config.libvirt.qemu_conf());
+        let fits = |state: &DatedState| {
+            let note = &state.note;
+            (note.tpm_version, note.backend) == (vtpm.version, place.backend())
+        };
+        let states = states.into_iter().filter(fits);
+        let copies = states.map(|state| {
+            let about = (vtpm.version, state.at);
+            let mut copy = SavedCopy::of_fleet(state.data, &domain.name, about, &place, owner);
+            let store = self.store.as_ref();
+            let has_started =
+                store.is_some_and(|store| store.has_started_since(domain.uuid, state.at));
+            copy.is_followed = !state.is_dated
+                || has_started
+                || store.is_some_and(|store| store.has_run_noted_since(domain.uuid, state.at))
+                || believed.has_run_since(state.at);
+            let content = copy.state();
+            (copy, content)
+        });
+        let copies = copies.filter(|(_, state)| matches!(state, StateFile::Encrypted(_)));
+        copies.collect()
+    }
+}
+
+/// The host that says that the guest runs there, of several the last one, unless the guest has begun a run here since.
+fn runs_on(store: &Store, domain: DomainUuid, others: &[PlacementClaim]) -> Option<RunsOn> {
+    let has_stopped = |claim: &PlacementClaim| {
+        let mut same = others.iter().filter(|it| it.host == claim.host);
+        same.any(|it| it.at > claim.at)
+    };
+    let running = others
+        .iter()
+        .filter(|claim| claim.running && !has_stopped(claim));
+    let newest = running.max_by_key(|claim| claim.at)?;
+    let since = Timestamp(newest.at);
+    (!store.has_started_since(domain, since)).then(|| RunsOn {
+        host: newest.host_name.clone(),
+        since,
+    })
+}

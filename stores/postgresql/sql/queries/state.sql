@@ -1,0 +1,3 @@
+SELECT id, domain::text, host::text, at, body, data
+FROM vtpm_guard.tpm_state
+WHERE id = $1::bytea

@@ -1,0 +1,140 @@
+//! What a run leaves for the fleet: where the guest is, and its TPM state.
+
+use std::fs;
+
+use super::fixture::{Defined, Fixture};
+use super::fleet_program::FleetStore;
+use super::starts::called;
+use crate::clock::Timestamp;
+use crate::fleet::tpm_state::StateNote;
+use crate::guard::{Ending, Mode, Operation, follow_up, prepare};
+use crate::key::dek::Dek;
+use crate::manage::host::default_deadline;
+use crate::store::{Origin, QueuedState, Subject};
+
+/// A host that is in a fleet, with these lines of `[fleet]`.
+fn member(more: &str) -> (Fixture, FleetStore) {
+    let fixture = Fixture::new();
+    let store = FleetStore::with(&[], &[]);
+    store.configure(&fixture, more);
+    let now = Timestamp::now();
+    fixture.store().join_fleet("host1", now).unwrap();
+    (fixture, store)
+}
+
+/// libvirt's hooks of a start, as far as these operations.
+fn call(fixture: &Fixture, guest: &Defined, operations: &[Operation]) {
+    for operation in operations {
+        let (guard, domain) = (called(fixture), fixture.domain(guest));
+        if *operation == Operation::Prepare {
+            let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+            let outcome = prepare(&guard, &Ok(domain), origin, mode, default_deadline());
+            assert!(outcome.is_allowed(), "{outcome:?}");
+        } else {
+            follow_up(&guard, *operation, &domain, default_deadline()).unwrap();
+        }
+    }
+}
+
+fn released(ending: Ending) -> [Operation; 2] {
+    [Operation::Ended, Operation::Released(ending)]
+}
+
+/// Whether it runs here, as this host says.
+fn says(fixture: &Fixture, guest: &Defined) -> Option<bool> {
+    let placements = fixture.store().placements(guest.uuid).unwrap();
+    placements
+        .iter()
+        .find(|it| it.is_own)
+        .map(|it| it.placement.running)
+}
+
+fn queued(fixture: &Fixture) -> Vec<QueuedState> {
+    fixture.store().queued_states(9).unwrap()
+}
+
+const RUN: [Operation; 2] = [Operation::Prepare, Operation::Started];
+
+#[test]
+fn a_run_is_told_from_its_beginning_to_its_end_with_the_state_of_the_tpm() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    assert_eq!(says(&fixture, &guest), Some(true));
+    assert_eq!(queued(&fixture), []);
+    call(&fixture, &guest, &released(Ending::Ended));
+    assert_eq!(says(&fixture, &guest), Some(false));
+    let first = queued(&fixture);
+    let [state] = &first[..] else {
+        panic!("{first:?}")
+    };
+    assert_eq!(state.data, fs::read(fixture.state_file(&guest)).unwrap());
+    assert_eq!(StateNote::from_json(&state.body).unwrap().name, "vm1");
+    let stopped = fixture.store().placements(guest.uuid).unwrap();
+    assert!(stopped[0].placement.at <= state.at.0 + 1);
+    let store = fixture.store();
+    let waits = store.outbox(100).unwrap();
+    let placed = Subject::Placement(guest.uuid);
+    assert!(waits.iter().any(|note| note.subject == placed));
+    // Of the next run the newest state waits alone.
+    call(&fixture, &guest, &RUN);
+    call(&fixture, &guest, &released(Ending::Unknown));
+    assert_eq!(queued(&fixture).len(), 1);
+}
+
+#[test]
+fn a_start_that_fails_or_is_refused_says_nothing() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &[Operation::Prepare]);
+    call(&fixture, &guest, &released(Ending::Failed));
+    assert_eq!(says(&fixture, &guest), None);
+    assert_eq!(queued(&fixture), []);
+}
+
+#[test]
+fn a_guest_that_migrates_away_leaves_no_state_for_the_fleet() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    call(&fixture, &guest, &released(Ending::Migrated));
+    assert_eq!(says(&fixture, &guest), Some(false));
+    assert_eq!(queued(&fixture), []);
+}
+
+#[test]
+fn states_stay_here_unless_that_is_wanted_and_plain_ones_always() {
+    let (fixture, store) = member("");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    call(&fixture, &guest, &released(Ending::Ended));
+    assert_eq!(queued(&fixture), []);
+    store.configure(&fixture, "state = \"stopped\"\n");
+    call(&fixture, &guest, &RUN);
+    fixture.plain_state(&guest);
+    call(&fixture, &guest, &released(Ending::Ended));
+    assert_eq!(queued(&fixture), []);
+    // Longer than the shared store takes.
+    let mut long = b"\x02".to_vec();
+    long.resize(600 << 10, 0);
+    fixture.write_state(&guest, &long);
+    call(&fixture, &guest, &[Operation::Started]);
+    call(&fixture, &guest, &released(Ending::Ended));
+    assert_eq!(queued(&fixture), []);
+}
+
+#[test]
+fn a_host_in_no_fleet_and_a_guest_without_a_key_say_nothing() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    call(&fixture, &guest, &released(Ending::Ended));
+    assert_eq!(says(&fixture, &guest), None);
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let unmanaged = fixture.define("vm2");
+    fixture.encrypt_state(&unmanaged, &Dek::generate().unwrap());
+    call(&fixture, &unmanaged, &[Operation::Started]);
+    call(&fixture, &unmanaged, &released(Ending::Ended));
+    assert_eq!(says(&fixture, &unmanaged), None);
+    assert_eq!(queued(&fixture), []);
+}

@@ -1,0 +1,433 @@
+//! What a start has to do with the fleet: keys, TPM states and placements of the shared store.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use super::fixture::{Defined, Fixture};
+use super::fleet_program::{FleetStore, Member, reinstalled};
+use crate::clock::Timestamp;
+use crate::fleet::status::KeyStatus;
+use crate::fleet::{Fact, FactId, State};
+use crate::guard::{Mode, prepare};
+use crate::key::dek::Dek;
+use crate::key::kek::Kek;
+use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::messages::outcome_json;
+use crate::store::{Merge, Origin};
+use crate::verdict::Decision;
+use crate::verdict::outcome::Outcome;
+
+/// Now, in milliseconds.
+fn now() -> i64 {
+    Timestamp::now().0
+}
+
+fn start(fixture: &Fixture, guest: &Defined, mode: Mode) -> Outcome {
+    let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+    let domain = Ok(fixture.domain(guest));
+    prepare(&guard, &domain, Origin::Prepare, mode, default_deadline())
+}
+
+/// The code of a refusal, "allow", and the kinds of findings and repairs.
+fn words(outcome: &Outcome) -> String {
+    let json = outcome_json(outcome);
+    let code = json["code"].as_str().unwrap_or("allow").to_owned();
+    let kinds = |of: &str| {
+        let list = json[of].as_array().unwrap().iter();
+        list.map(|it| it["kind"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    [vec![code], kinds("findings"), kinds("repairs")]
+        .concat()
+        .join(" ")
+}
+
+fn carried_out(fixture: &Fixture, guest: &Defined) -> String {
+    words(&start(fixture, guest, Mode::CarryOut))
+}
+
+/// A guest of a host that has died, and the host that is to start it.
+struct Moved {
+    first: Fixture,
+    second: Fixture,
+    guest: Defined,
+}
+
+fn moved() -> Moved {
+    let first = Fixture::new();
+    let guest = first.guest_in_use("vm1");
+    let second = reinstalled(&first, &guest);
+    Moved {
+        first,
+        second,
+        guest,
+    }
+}
+
+impl Moved {
+    fn member(&self) -> Member<'_> {
+        Member::new(&self.first, "host1")
+    }
+}
+
+#[test]
+fn a_guest_of_a_host_that_died_starts_with_its_key_and_its_tpm() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let state = member.state(guest, now() - 1000);
+    let store = FleetStore::with(&member.keys(guest), &[state]);
+    store.configure(second, "");
+    assert_eq!(
+        carried_out(second, guest),
+        "allow fleet-key-learnt state-gone learn-key restore-tpm-state"
+    );
+    assert!(second.would_start(guest));
+    assert_eq!(store.times_asked(), 1);
+    let bytes = |fixture: &Fixture| fs::read(fixture.state_file(guest)).unwrap();
+    assert!(bytes(&moved.first) == bytes(second));
+    // As this host makes a new state.
+    let file = second.state_file(guest);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let tpm2 = file.parent().unwrap();
+    let modes = [mode(&file), mode(tpm2), mode(tpm2.parent().unwrap())];
+    assert_eq!(modes, [0o600, 0o700, 0o711]);
+    let owners = [&file, tpm2].map(|path| fs::metadata(path).unwrap().uid());
+    assert_eq!(owners[0], owners[1]);
+    // From here on it is a guest of this host.
+    assert_eq!(carried_out(second, guest), "allow");
+    assert_eq!(store.times_asked(), 1);
+}
+
+#[test]
+fn what_starts_without_an_answer_asks_nobody() {
+    let first = Fixture::new();
+    let guest = first.guest_in_use("vm1");
+    let store = FleetStore::with(&[], &[]);
+    store.configure(&first, "");
+    assert_eq!(carried_out(&first, &guest), "allow");
+    // A guest that is not the guard's, with a secret of libvirt's own.
+    let unmanaged = first.define("vm2");
+    let secret = format!(
+        "<secret ephemeral='no' private='no'><uuid>{}</uuid></secret>",
+        unmanaged.secret
+    );
+    let secrets = &first.libvirt.secrets;
+    secrets.define(&secret).unwrap();
+    secrets.set_value(unmanaged.secret, b"value").unwrap();
+    assert!(start(&first, &unmanaged, Mode::CarryOut).is_allowed());
+    assert_eq!(store.times_asked(), 0);
+    // Nor one that is told to ask nobody, or that is in no fleet.
+    let missing = first.define("vm3");
+    store.configure(&first, "ask = \"0s\"\n");
+    assert_eq!(carried_out(&first, &missing), "VG201");
+    assert_eq!(store.times_asked(), 0);
+    store.configure(&first, "");
+    assert_eq!(carried_out(&first, &missing), "VG201");
+    assert_eq!(store.times_asked(), 1);
+}
+
+#[test]
+fn a_check_foresees_what_the_start_does_and_changes_nothing() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let store = FleetStore::with(&member.keys(guest), &[member.state(guest, now() - 1000)]);
+    store.configure(second, "");
+    let foreseen = words(&start(second, guest, Mode::DryRun));
+    assert_eq!(second.rows(guest), []);
+    assert!(!second.state_file(guest).exists());
+    assert_eq!(carried_out(second, guest), foreseen);
+}
+
+#[test]
+fn a_store_that_does_not_answer_leaves_the_refusal_that_there_would_be() {
+    let moved = moved();
+    let (guest, second) = (&moved.guest, &moved.second);
+    let silent = FleetStore::answering("{}", Duration::from_secs(30));
+    silent.configure(second, "ask = \"300ms\"\n");
+    let began = Instant::now();
+    assert_eq!(carried_out(second, guest), "VG201 fleet-silent");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    let refusing = FleetStore::refusing("no route to host");
+    refusing.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201 fleet-silent");
+    let nonsense = FleetStore::answering("nonsense", Duration::ZERO);
+    nonsense.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201 fleet-silent");
+    let empty = FleetStore::with(&[], &[]);
+    empty.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201");
+}
+
+#[test]
+fn a_store_that_was_silent_is_asked_about_no_other_guest() {
+    let moved = moved();
+    let (guest, second) = (&moved.guest, &moved.second);
+    let other = second.define("vm2");
+    let store = FleetStore::refusing("down");
+    store.configure(second, "");
+    let guard = second.host.guard(BrokenConfig::Fail).unwrap();
+    for guest in [guest, &other] {
+        let domain = Ok(second.domain(guest));
+        let deadline = default_deadline();
+        let outcome = prepare(&guard, &domain, Origin::Check, Mode::DryRun, deadline);
+        assert_eq!(words(&outcome), "VG201 fleet-silent");
+    }
+    assert_eq!(store.times_asked(), 1);
+}
+
+#[test]
+fn a_key_that_was_retired_anywhere_is_not_taken() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let keys = member.keys(guest);
+    let retired = member.status(guest, keys[0].id, KeyStatus::Retired, &member.kek());
+    let store = FleetStore::with(&[keys.clone(), vec![retired]].concat(), &[]);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201");
+    // Whoever keeps the store cannot say so.
+    let forged = member.status(
+        guest,
+        keys[0].id,
+        KeyStatus::Retired,
+        &Kek::generate().unwrap(),
+    );
+    let mut lying = forged;
+    lying.key_id = keys[0].key_id;
+    let store = FleetStore::with(&[keys, vec![lying]].concat(), &[]);
+    store.configure(second, "");
+    assert_eq!(
+        carried_out(second, guest),
+        "VG205 fleet-facts-ignored",
+        "it counts, and the guest has a TPM somewhere"
+    );
+    assert_eq!(second.rows(guest), []);
+}
+
+#[test]
+fn a_key_that_does_not_open_here_names_its_provider_and_makes_no_refusal() {
+    let first = Fixture::new();
+    let guest = first.guest_in_use("vm1");
+    let second = Fixture::new();
+    let encryption = format!("<encryption secret='{}'/>", guest.secret);
+    let guest = second.define_with("vm1", guest.uuid, guest.secret, &encryption);
+    let member = Member::new(&first, "host1");
+    let store = FleetStore::with(&member.keys(&first.defined("vm1")), &[]);
+    store.configure(&second, "");
+    assert_eq!(carried_out(&second, &guest), "VG102 fleet-key-out-of-reach");
+    // A start that would go on goes on.
+    crate::manage::bind::bind(&second.host, "vm1", Some("b")).unwrap();
+    let began = carried_out(&second, &guest);
+    assert!(
+        began.starts_with("allow fleet-key-out-of-reach create-key"),
+        "{began}"
+    );
+}
+
+/// A hostile store: forged keys, states and statements.
+#[test]
+fn a_hostile_store_stops_nothing_and_provides_nothing() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let foreign = Kek::generate().unwrap();
+    let mut forged_key = member.keys(guest)[0].clone();
+    let body = forged_key.body.replace("\"key\":\"", "\"key\":\"AAAA");
+    forged_key.body = body;
+    let data = fs::read(moved.first.state_file(guest)).unwrap();
+    let mut cut = member.state_of(guest, &data, now(), &member.kek());
+    cut.data.as_mut().unwrap()[40] ^= 1;
+    let other = member.state_of(guest, b"not a state", now(), &foreign);
+    let placement = member.placement(guest, true, now(), &foreign);
+    let mut lying = placement.clone();
+    lying.key_id = Some(moved.second.provider("a").key_id);
+    let states = [cut, other];
+    let facts = [forged_key, placement, lying];
+    let store = FleetStore::with(&facts, &states);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201 fleet-facts-ignored");
+    crate::manage::bind::bind(&second.host, "vm1", Some("b")).unwrap();
+    assert_eq!(
+        carried_out(second, guest),
+        "allow fleet-facts-ignored create-key",
+        "as without a fleet"
+    );
+}
+
+/// A guest that this host knows, whose TPM state is gone.
+fn without_state() -> Moved {
+    let moved = moved();
+    let keys = moved.member().keys(&moved.guest);
+    let store = FleetStore::with(&keys, &[moved.member().state(&moved.guest, now() - 5000)]);
+    store.configure(&moved.second, "");
+    assert!(start(&moved.second, &moved.guest, Mode::CarryOut).is_allowed());
+    fs::remove_file(moved.second.state_file(&moved.guest)).unwrap();
+    moved
+}
+
+#[test]
+fn a_state_from_before_a_run_that_is_known_is_put_back_on_demand_alone() {
+    // This host has started the guest, by its history.
+    let moved = without_state();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let old = member.state(guest, now() - 60_000);
+    let store = FleetStore::with(&[], std::slice::from_ref(&old));
+    store.configure(second, "");
+    let outcome = start(second, guest, Mode::CarryOut);
+    assert_eq!(words(&outcome), "VG205");
+    let json = outcome_json(&outcome);
+    let (message, hint) = (json["message"].to_string(), json["hint"].to_string());
+    assert!(
+        message.contains("in the fleet's store is older"),
+        "{message}"
+    );
+    assert!(hint.contains("vtpm-guard state restore vm1"), "{hint}");
+    assert!(!second.state_file(guest).exists());
+    // A newer one is none of those.
+    let new = member.state(guest, now() + 1000);
+    let store = FleetStore::with(&[], &[old, new]);
+    store.configure(second, "");
+    assert_eq!(
+        carried_out(second, guest),
+        "allow state-gone restore-tpm-state"
+    );
+}
+
+#[test]
+fn a_state_is_as_old_as_its_host_has_signed() {
+    let moved = without_state();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let foreign = Kek::generate().unwrap();
+    let data = fs::read(moved.first.state_file(guest)).unwrap();
+    // Made newer by whoever keeps it.
+    let old = member.state(guest, now() - 60_000);
+    let mut newer = old.clone();
+    newer.info.at = Timestamp(now() + 1000);
+    newer.info.body = newer.info.body.replace(
+        &format!(":{},", old.info.at.0),
+        &format!(":{},", newer.info.at.0),
+    );
+    assert_ne!(newer.info.body, old.info.body);
+    let by_another = member.state_of(guest, &data, now() + 1000, &foreign);
+    for state in [newer, by_another] {
+        let store = FleetStore::with(&[], &[state]);
+        store.configure(second, "");
+        assert_eq!(carried_out(second, guest), "VG205");
+    }
+}
+
+#[test]
+fn a_later_word_of_any_host_makes_a_state_old() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let third = Member::new(&moved.first, "host3");
+    let kek = member.kek();
+    let at = now() - 5000;
+    let keys = member.keys(guest);
+    let outcome = |facts: &[Fact], states: &[State]| {
+        let facts = [keys.clone(), facts.to_vec()].concat();
+        let store = FleetStore::with(&facts, states);
+        store.configure(second, "");
+        words(&start(second, guest, Mode::DryRun))
+    };
+    let state = member.state(guest, at);
+    let fine = "allow fleet-key-learnt state-gone learn-key restore-tpm-state";
+    let stopped = member.placement(guest, false, at, &kek);
+    assert_eq!(outcome(&[stopped], std::slice::from_ref(&state)), fine);
+    for (running, findings) in [(true, " runs-elsewhere"), (false, "")] {
+        let later = third.placement(guest, running, at + 1, &kek);
+        let refused = outcome(&[later], std::slice::from_ref(&state));
+        assert_eq!(refused, format!("VG205{findings}"));
+    }
+    // A later state that cannot be read says so, too.
+    let mut lost = member.state_of(guest, b"later", at + 1, &kek);
+    lost.data = Some(b"cut".to_vec());
+    assert_eq!(outcome(&[], &[lost, state]), "VG205 fleet-facts-ignored");
+}
+
+#[test]
+fn a_guest_that_runs_elsewhere_is_told_or_refused() {
+    let moved = moved();
+    let (member, guest, first) = (moved.member(), &moved.guest, &moved.first);
+    let third = Member::new(first, "host3");
+    let store = FleetStore::with(&[], &[]);
+    store.configure(first, "");
+    let mut known = first.store();
+    known.join_fleet("host1", Timestamp::now()).unwrap();
+    let mut hear = |placements| {
+        let merge = Merge {
+            placements,
+            ..Merge::default()
+        };
+        known.merge(&merge, Timestamp::now()).unwrap();
+    };
+    let at = now() + 1000;
+    hear(vec![third.says(guest, true, at)]);
+    let outcome = start(first, guest, Mode::DryRun);
+    assert_eq!(words(&outcome), "allow runs-elsewhere");
+    let message = outcome_json(&outcome)["findings"][0]["message"].to_string();
+    assert!(message.contains("host3"), "{message}");
+
+    let deny = |fixture: &Fixture| {
+        let path = fixture.root().join("config.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("[policy]\nelsewhere = \"deny\"\n{config}")).unwrap();
+    };
+    deny(first);
+    assert_eq!(carried_out(first, guest), "VG504");
+    // It has stopped there; or another host has it since.
+    hear(vec![third.says(guest, false, at + 1)]);
+    assert_eq!(words(&start(first, guest, Mode::DryRun)), "allow");
+    hear(vec![
+        third.says(guest, true, at + 2),
+        member.says(guest, true, at + 3),
+    ]);
+    let outcome = start(first, guest, Mode::DryRun);
+    let Decision::Deny(why) = outcome.verdict.decision() else {
+        panic!("allowed")
+    };
+    assert!(format!("{why:?}").contains("host1"), "{why:?}");
+    assert_eq!(store.times_asked(), 0, "nobody was asked for it");
+}
+
+#[test]
+fn a_run_here_is_later_than_what_another_host_said_before() {
+    let moved = moved();
+    let (guest, first) = (&moved.guest, &moved.first);
+    let third = Member::new(first, "host3");
+    let store = FleetStore::with(&[], &[]);
+    store.configure(first, "");
+    let mut known = first.store();
+    known.join_fleet("host1", Timestamp::now()).unwrap();
+    let merge = Merge {
+        placements: vec![third.says(guest, true, now() - 1000)],
+        ..Merge::default()
+    };
+    known.merge(&merge, Timestamp::now()).unwrap();
+    drop(known);
+    assert_eq!(carried_out(first, guest), "allow runs-elsewhere");
+    // That start, which came after the guest had migrated here, was allowed.
+    assert_eq!(carried_out(first, guest), "allow");
+}
+
+#[test]
+fn a_state_of_another_guest_is_none() {
+    let moved = moved();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let other = moved.first.guest_in_use("vm2");
+    let data = fs::read(moved.first.state_file(&other)).unwrap();
+    let state = member.state_of(guest, &data, now() - 1000, &member.kek());
+    assert_eq!(state.info.id, FactId::of_state(guest.uuid, &data));
+    let store = FleetStore::with(&member.keys(guest), &[state]);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG205 fleet-facts-ignored");
+    // Nor does the key of one guest open for another one.
+    let dek = Dek::generate().unwrap();
+    moved.first.add_key(&other, "a", &dek);
+    let store = FleetStore::with(&member.keys(&other), &[]);
+    store.configure(second, "");
+    assert_eq!(carried_out(second, guest), "VG201 fleet-facts-ignored");
+}

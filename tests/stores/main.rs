@@ -1,0 +1,30 @@
+//! The shared store of a fleet: its program with a real PostgreSQL, and programs that are broken.
+//!
+//! What needs a server needs root, too: each such test has a network of its own, so that servers use fixed ports of
+//! loopback and nothing else hears them. `./dev stores` runs all of it, `cargo test` what needs none.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
+mod broken_programs;
+#[path = "../kms/built.rs"]
+mod built;
+mod database;
+mod exchange;
+mod look_up;
+mod measured;
+#[path = "../kms/plugin.rs"]
+#[allow(dead_code, reason = "shared with the tests of key managers")]
+mod plugin;
+mod psql;
+mod reach;
+mod roles;
+mod schema;
+#[path = "../kms/service.rs"]
+#[allow(dead_code, reason = "shared with the tests of key managers")]
+mod service;
+mod slow_transactions;
