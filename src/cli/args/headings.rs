@@ -15,7 +15,10 @@ pub(super) const GROUPS: [(&str, &[&str]); 3] = [
             "check", "repair", "adopt", "encrypt", "reset", "state", "history",
         ],
     ),
-    ("Keys", &["provider", "open", "key", "store", "sync"]),
+    (
+        "Keys",
+        &["provider", "open", "key", "store", "sync", "fleet"],
+    ),
     (
         "Host",
         &[

@@ -44,10 +44,30 @@ pub enum Provider {
         /// Provider name or UUID.
         name: String,
     },
+    /// Accept a provider that another host of the fleet announced.
+    ///
+    /// Its key must open here: through a slot whose key manager this host uses, or from its recovery file. Until it
+    /// is accepted the key opens guests' keys, and wraps no new ones.
+    Accept {
+        /// Provider name, as it was announced.
+        name: String,
+        /// Which key, where several were announced under that name (see `fleet status`).
+        #[arg(long, value_name = "KEYID")]
+        key: Option<String>,
+    },
     /// Rotate a provider's key and re-wrap every guest's key.
+    ///
+    /// In a fleet the new key is announced first; keys are re-wrapped when the other hosts have opened it, each
+    /// through its own key managers. Run it again to go on waiting.
     Rotate {
         /// Provider name or UUID.
         name: String,
+        /// Do not wait for this host of the fleet, by name or UUID (repeatable). It opens the new key when it can.
+        #[arg(long, value_name = "HOST")]
+        without: Vec<String>,
+        /// How long to wait for the other hosts, like "5m" [default: twice fleet.interval].
+        #[arg(long, value_name = "TIME")]
+        wait: Option<String>,
         /// Where to store the new key.
         #[command(flatten)]
         sealing: Sealing,

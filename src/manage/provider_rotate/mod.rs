@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::fleet::rotation::{self, HostResult, Patience, RotateError};
 use super::host::{Host, HostError, default_deadline};
 use super::provider_list::SealState;
 use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
-use super::slots::{SlotError, SlotSpec, make, open, place};
+use super::slots::{SlotError, place, same_slots};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ids::DomainUuid;
@@ -47,6 +48,11 @@ pub(crate) struct RotatedProvider {
     pub(crate) rewrapped: usize,
     pub(crate) not_opened: usize,
     pub(crate) key_refs: Vec<RotatedRow>,
+    /// The other hosts of the fleet, and whether they have the new key.
+    pub(crate) hosts: Vec<HostResult>,
+    /// Why the fleet was not told.
+    #[serde(skip)]
+    pub(crate) not_told: Option<String>,
     /// Whether its key is in a recovery file.
     #[serde(skip)]
     pub(crate) is_exported: bool,
@@ -88,12 +94,56 @@ pub(crate) struct RotateStep {
     pub(crate) guest: DomainUuid,
 }
 
+/// As [`rotate`]; in a fleet only when the other hosts have opened the new key.
+pub(crate) fn rotate_everywhere(
+    host: &Host,
+    text: &str,
+    weaker: WeakerSeal,
+    patience: Patience<'_>,
+    waits: &mut dyn FnMut(&[HostResult]),
+    progress: &mut dyn FnMut(RotateStep),
+) -> Result<RotatedProvider, RotateError> {
+    if !rotation::is_in_fleet(host).map_err(RotateError::Fleet)? {
+        return Ok(rotate(host, text, weaker, progress)?);
+    }
+    let (_, before) = host.provider(text, Access::Read)?;
+    let hosts = rotation::change_key(host, text, weaker, patience, waits)?;
+    // The name stays whatever the provider was called.
+    let mut rotated = rotate_rows(host, &before.uuid.to_string(), progress)?;
+    rotated.rotated = true;
+    rotated.previous_key_id = Some(before.key_id);
+    rotated.hosts = hosts;
+    let told = rotation::tell(host);
+    rotated.not_told = told.err().map(|error| error.to_string());
+    Ok(rotated)
+}
+
 /// Gives the provider that `text` names a new key; or, where an earlier rotation missed key
 /// references that open, re-wraps those with its present one.
 pub(crate) fn rotate(
     host: &Host,
     text: &str,
     weaker: WeakerSeal,
+    progress: &mut dyn FnMut(RotateStep),
+) -> Result<RotatedProvider, SlotError> {
+    run(host, text, Some(weaker), progress)
+}
+
+/// Re-wraps what previous keys of the provider wrap with its present one.
+fn rotate_rows(
+    host: &Host,
+    text: &str,
+    progress: &mut dyn FnMut(RotateStep),
+) -> Result<RotatedProvider, SlotError> {
+    run(host, text, None, progress)
+}
+
+/// Completes an earlier rotation; where there is nothing to complete and `weaker` says how a new key may be sealed,
+/// the provider gets one.
+fn run(
+    host: &Host,
+    text: &str,
+    weaker: Option<WeakerSeal>,
     progress: &mut dyn FnMut(RotateStep),
 ) -> Result<RotatedProvider, SlotError> {
     let config = host.config()?;
@@ -110,11 +160,12 @@ pub(crate) fn rotate(
         managers: host.key_managers(&config),
     };
     let (missed, unusable) = work.complete(&before)?;
-    let (rotated, stored, rows) = if missed.is_empty() {
-        let (stored, rows) = work.rotate(&keyring, &before, weaker)?;
-        (true, Some(stored), rows)
-    } else {
-        (false, None, missed)
+    let (rotated, stored, rows) = match weaker {
+        Some(weaker) if missed.is_empty() => {
+            let (stored, rows) = work.rotate(&keyring, &before, weaker)?;
+            (true, Some(stored), rows)
+        }
+        _ => (false, None, missed),
     };
     let after = store.provider_by_uuid(before.uuid)?;
     let previous_keys = store.previous_keys(&after)?;
@@ -133,6 +184,8 @@ pub(crate) fn rotate(
         rewrapped: count("rewrapped"),
         not_opened: count("not-opened"),
         key_refs: rows,
+        hosts: Vec::new(),
+        not_told: None,
         is_exported: after.exported_at.is_some(),
         seal: SealState::of(&keyring, after.key_id),
         stored,
@@ -196,7 +249,7 @@ impl Work<'_> {
     ) -> Result<(StoredKek, Vec<RotatedRow>), SlotError> {
         self.unlocker.kek(provider.key_id, default_deadline())?;
         let new = Kek::generate()?;
-        let slots = self.same_slots(provider, &new)?;
+        let slots = same_slots(self.store, &mut self.managers, provider.key_id, &new)?;
         // The key before the rows that need it: a kill in between leaves a key that nobody needs.
         let place = place(self.config.kek_cache, &slots);
         let stored = keyring.store_only_in(place, &new, weaker, default_deadline())?;
@@ -214,21 +267,6 @@ impl Work<'_> {
             ..provider.clone()
         };
         Ok((stored, self.carry_out(provider, &rotated, &slots)?))
-    }
-
-    /// Lets the key managers that open the present key wrap the new one. If one of them does not, the rotation does
-    /// not begin: the provider would be left with fewer ways to its key.
-    fn same_slots(&mut self, provider: &Provider, new: &Kek) -> Result<Vec<Slot>, SlotError> {
-        let managers = &mut self.managers;
-        let present = self.store.slots()?.into_iter();
-        let present = present.filter(|slot| slot.key_id == provider.key_id);
-        let same = present.map(|slot| {
-            // A row that somebody has put into the store must not choose who gets the next key.
-            open(managers, &slot)?;
-            let spec: SlotSpec = format!("{}:{}", slot.kms, slot.remote_key).parse()?;
-            make(managers, &spec, slot.label, new).map_err(SlotError::from)
-        });
-        same.collect()
     }
 
     fn carry_out(

@@ -18,10 +18,11 @@ pub(crate) use verify::{VerifiedSlots, verify};
 use crate::clock::Timestamp;
 use crate::config::KekCache;
 use crate::ids::SlotUuid;
+use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::KekPlace;
 use crate::kms::{KeyManagers, KmsError, WrappedKek};
-use crate::store::Slot;
+use crate::store::{Slot, Store};
 
 /// Makes a slot of a KEK: the key manager wraps it, and has unwrapped it once. It is not stored yet.
 pub(in crate::manage) fn make(
@@ -54,6 +55,25 @@ pub(in crate::manage) fn place(cache: KekCache, slots: &[Slot]) -> KekPlace {
         KekCache::Boot if !slots.is_empty() => KekPlace::Tmpfs,
         KekCache::Sealed | KekCache::Boot => KekPlace::Disk,
     }
+}
+
+/// Lets the key managers that open the present key wrap the new one. If one of them does not, that is an error: the
+/// provider would be left with fewer ways to its key.
+pub(in crate::manage) fn same_slots(
+    store: &Store,
+    managers: &mut KeyManagers,
+    present: KeyId,
+    new: &Kek,
+) -> Result<Vec<Slot>, SlotError> {
+    let slots = store.slots()?.into_iter();
+    let slots = slots.filter(|slot| slot.key_id == present);
+    let same = slots.map(|slot| {
+        // A row that somebody has put into the store must not choose who gets the next key.
+        open(managers, &slot)?;
+        let spec: SlotSpec = format!("{}:{}", slot.kms, slot.remote_key).parse()?;
+        make(managers, &spec, slot.label, new).map_err(SlotError::from)
+    });
+    same.collect()
 }
 
 /// Opens a KEK through a slot.

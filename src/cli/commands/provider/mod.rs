@@ -1,5 +1,6 @@
 //! `provider …`: named keys that wrap the guests' keys.
 
+mod accept;
 mod create;
 mod delete;
 mod export;
@@ -27,11 +28,17 @@ pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, 
             slots,
             sealing,
         } => create::run(context, name, *default, slots, sealing.weaker()),
+        args::Provider::Accept { name, key } => accept::run(context, name, key.as_deref()),
         args::Provider::List => list::run(context),
         args::Provider::Show { name } => show::run(context, name),
         args::Provider::Rename { name, new_name } => rename::run(context, name, new_name),
         args::Provider::SetDefault { name } => set_default::run(context, name),
-        args::Provider::Rotate { name, sealing } => rotate::run(context, name, sealing.weaker()),
+        args::Provider::Rotate {
+            name,
+            without,
+            wait,
+            sealing,
+        } => rotate::run(context, name, without, wait.as_deref(), sealing.weaker()),
         args::Provider::Reseal { name } => return reseal::run(context, name.as_deref()),
         args::Provider::Export {
             name,

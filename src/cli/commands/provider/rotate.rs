@@ -9,13 +9,37 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::table;
+use crate::config::duration;
 use crate::keyring::WeakerSeal;
+use crate::manage::fleet::rotation::{HostResult, HostState, Patience};
 use crate::manage::provider_rotate::{
-    PreviousKey, RotateStep, RotatedProvider, RowResult, UnusableKey, rotate,
+    PreviousKey, RotateStep, RotatedProvider, RowResult, UnusableKey, rotate_everywhere,
 };
 use crate::messages::{Arg, Command, count, quoted};
 
-pub(super) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(), CommandError> {
+pub(super) fn run(
+    context: &Context,
+    name: &str,
+    without: &[String],
+    wait: Option<&str>,
+    weaker: WeakerSeal,
+) -> Result<(), CommandError> {
+    let bad = |text: &str| {
+        CommandError::usage(format!("invalid time {}", quoted(text)))
+            .with_hint("a time is like 30s or 5m")
+    };
+    let wait = wait.map(|text| duration::parse(text).ok_or_else(|| bad(text)));
+    let patience = Patience {
+        without,
+        wait: wait.transpose()?,
+    };
+    let mut waiting = None;
+    let mut waits = |hosts: &[HostResult]| {
+        let of = hosts.iter().filter(|it| it.result == HostState::Waiting);
+        let names: Vec<_> = of.map(|it| it.name.as_str()).collect();
+        let bar = waiting.get_or_insert_with(|| Progress::waiting("waiting for other hosts"));
+        bar.at(&names.join(", "));
+    };
     let mut bar = None;
     let mut progress = |step: RotateStep| {
         if step.index == 0 {
@@ -25,7 +49,17 @@ pub(super) fn run(context: &Context, name: &str, weaker: WeakerSeal) -> Result<(
             bar.at(&step.guest.to_string());
         }
     };
-    let rotated = rotate(&context.host, name, weaker, &mut progress);
+    let rotated = rotate_everywhere(
+        &context.host,
+        name,
+        weaker,
+        patience,
+        &mut waits,
+        &mut progress,
+    );
+    if let Some(bar) = waiting {
+        bar.done();
+    }
     if let Some(bar) = bar {
         bar.done();
     }
@@ -75,6 +109,12 @@ impl Answer for RotatedProvider {
     fn notes(&self) -> Vec<String> {
         let arg = || self.provider.arg();
         let mut notes: Vec<_> = self.unusable.iter().map(unusable).collect();
+        notes.extend(self.hosts.iter().filter_map(left_out));
+        notes.extend(
+            self.not_told
+                .iter()
+                .map(|why| format!("the fleet hears later of the re-wrapped keys: {why}")),
+        );
         if let Some(stored) = &self.stored {
             notes.extend(weaker_seal::note(arg(), stored));
         }
@@ -130,4 +170,12 @@ fn previous_key(kept: &PreviousKey) -> String {
         Command::ProviderExport(kept.provider.arg()),
         Command::ProviderDeleteForced(kept.provider.arg())
     )
+}
+
+/// What an administrator has to know of a host that was not waited for.
+fn left_out(host: &HostResult) -> Option<String> {
+    let name = quoted(&host.name);
+    (host.result == HostState::LeftOut).then(|| {
+        format!("host {name} was not waited for: it goes on with the previous key until it opens the new one")
+    })
 }

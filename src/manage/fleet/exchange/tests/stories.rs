@@ -3,9 +3,9 @@
 use super::host::{Host, dek, guest, kek};
 use super::shared::Memory;
 use crate::clock::Timestamp;
+use crate::domain::TpmVersion;
 use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
 use crate::fleet::status::KeyStatus;
-use crate::domain::TpmVersion;
 use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::HostUuid;

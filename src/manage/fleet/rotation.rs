@@ -1,0 +1,304 @@
+//! `provider rotate` in a fleet: the next key is announced with its slots, signed by the present one; when every
+//! host that uses the provider has opened it, the keys of guests are re-wrapped here, and the others hear of that.
+//!
+//! Before that nothing is wrapped with the next key; it is kept as one that only opens. A rotation that was
+//! interrupted goes on with the key that it has announced.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::announced::Announced;
+use super::connection::{FleetCommandError, connect};
+use super::round::{Follower, round};
+use super::status::{hosts, newest_reports};
+use crate::clock::{Deadline, Timestamp};
+use crate::config::Config;
+use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
+use crate::fleet::shared::SharedStore;
+use crate::ids::ProviderUuid;
+use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+use crate::keyring::WeakerSeal;
+use crate::keyring::unlock::Unlocker;
+use crate::manage::host::{Host, default_deadline};
+use crate::manage::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
+use crate::manage::slots::{SlotError, place, same_slots};
+use crate::store::{Access, KnownFact, Merge, NewProvider, Store, previous_key_name};
+use crate::verdict::facts::Provider;
+
+/// How often the other hosts are looked at while they are waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a provider's key was not rotated.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RotateError {
+    /// The provider, its key, or a key manager.
+    #[error(transparent)]
+    Slot(SlotError),
+    /// The shared store.
+    #[error(transparent)]
+    Fleet(FleetCommandError),
+    /// These hosts have not opened the next key.
+    #[error("not all hosts have opened the next key")]
+    HostsWait(ProviderRef, Vec<String>),
+}
+
+impl<E: Into<SlotError>> From<E> for RotateError {
+    fn from(error: E) -> Self {
+        Self::Slot(error.into())
+    }
+}
+
+/// Another host of the fleet, and whether it has the next key.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct HostResult {
+    pub(crate) name: String,
+    pub(crate) result: HostState,
+}
+
+/// Whether a host has the next key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HostState {
+    /// It opens there.
+    Opened,
+    /// It does not open there yet, or the host has not said so.
+    Waiting,
+    /// It has not got the provider's present key either.
+    NotConcerned,
+    /// The administrator goes on without it.
+    LeftOut,
+}
+
+/// Whom a rotation waits for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience<'a> {
+    /// Hosts that are not waited for, by name or UUID.
+    pub(crate) without: &'a [String],
+    /// How long the others are waited for; two intervals if `None`.
+    pub(crate) wait: Option<Duration>,
+}
+
+/// Whether this host is in a fleet that has a shared store.
+pub(crate) fn is_in_fleet(host: &Host) -> Result<bool, FleetCommandError> {
+    if host.config()?.fleet.store.is_none() {
+        return Ok(false);
+    }
+    let store = host.store(Access::Read)?;
+    let member = store.map(|store| store.membership()).transpose()?;
+    Ok(member.flatten().is_some())
+}
+
+/// Announces the provider's next key, and waits until the other hosts have opened it. Then the provider has it, and
+/// what its previous key wraps is to be re-wrapped. Returns the hosts. `waits` is told who is waited for.
+pub(crate) fn change_key(
+    host: &Host,
+    text: &str,
+    weaker: WeakerSeal,
+    patience: Patience<'_>,
+    waits: &mut dyn FnMut(&[HostResult]),
+) -> Result<Vec<HostResult>, RotateError> {
+    let config = host.config()?;
+    let mut follower = Follower::default();
+    round(host, &mut follower, false).map_err(RotateError::Fleet)?;
+    let (provider, next) = announce(host, &config, text, weaker)?;
+    round(host, &mut follower, false).map_err(RotateError::Fleet)?;
+    let patience_over = patience.wait.unwrap_or(config.fleet.interval * 2);
+    let deadline = Deadline::after(patience_over);
+    let hosts = loop {
+        let hosts = look(host, &config, &provider, next, patience.without);
+        let hosts = hosts.map_err(RotateError::Fleet)?;
+        let is_waiting = |it: &HostResult| it.result == HostState::Waiting;
+        if !hosts.iter().any(is_waiting) {
+            break hosts;
+        }
+        if deadline.has_passed() {
+            let waiting = hosts.into_iter().filter(is_waiting);
+            let names = waiting.map(|it| it.name).collect();
+            return Err(RotateError::HostsWait((&provider).into(), names));
+        }
+        waits(&hosts);
+        thread::sleep(LOOK_EVERY.min(deadline.remaining()));
+    };
+    finish(host, &config, provider.uuid, next)?;
+    Ok(hosts)
+}
+
+/// Tells the others that the keys of guests were re-wrapped.
+pub(crate) fn tell(host: &Host) -> Result<(), FleetCommandError> {
+    round(host, &mut Follower::default(), false).map(drop)
+}
+
+/// Makes the next key and its slots, seals it, and announces it; or finds the one that was announced before.
+fn announce(
+    host: &Host,
+    config: &Config,
+    text: &str,
+    weaker: WeakerSeal,
+) -> Result<(Provider, KeyId), RotateError> {
+    let (mut store, found) = host.provider(text, Access::Write)?;
+    let _exclusive = ProvidersLock::acquire(host)?;
+    let provider = store.provider_by_uuid(found.uuid)?;
+    refuse_previous_key(&store, &provider)?;
+    let keyring = host.keyring();
+    let mut unlocker = Unlocker::new(&keyring);
+    let present = unlocker.kek(provider.key_id, default_deadline())?;
+    if let Some(next) = announced_before(&store, &provider, &present)? {
+        return Ok((provider, next));
+    }
+    let new = Kek::generate()?;
+    let mut managers = host.key_managers(config);
+    let slots = same_slots(&store, &mut managers, provider.key_id, &new)?;
+    let place = place(config.kek_cache, &slots);
+    keyring.store_only_in(place, &new, weaker, default_deadline())?;
+    // What was sealed must open, before anybody hears of it.
+    unlocker.kek(new.key_id(), default_deadline())?;
+    let now = Timestamp::now();
+    let row = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: previous_key_name(&provider.name, new.key_id()),
+        key_id: new.key_id(),
+        key_version: provider.key_version + 1,
+        is_default: false,
+    };
+    store.set_deadline(default_deadline())?;
+    store.create_provider(&row, &slots, now)?;
+    say(
+        host,
+        config,
+        &mut store,
+        &provider,
+        &present,
+        new.key_id(),
+        false,
+    )?;
+    Ok((provider, new.key_id()))
+}
+
+/// The next key that was announced for the present one, and opens here.
+fn announced_before(
+    store: &Store,
+    provider: &Provider,
+    present: &Kek,
+) -> Result<Option<KeyId>, RotateError> {
+    let announced = Announced::read(store)?;
+    let providers = store.providers()?;
+    let said = announced.successors.iter();
+    let said = said.filter_map(|signed| signed.check(present).ok());
+    let mut open = said.filter(|says| says.old == provider.key_id && !says.finished);
+    let is_here = |says: &&SuccessorClaim| providers.iter().any(|it| it.key_id == says.new);
+    Ok(open.find(is_here).map(|says| says.new))
+}
+
+/// Says, signed with the key before, which key follows.
+fn say(
+    host: &Host,
+    config: &Config,
+    store: &mut Store,
+    provider: &Provider,
+    present: &Kek,
+    new: KeyId,
+    finished: bool,
+) -> Result<(), RotateError> {
+    let no_member = || RotateError::Fleet(FleetCommandError::NoMember);
+    let member = store.membership()?.ok_or_else(no_member)?;
+    let claim = Claim::Successor(Signed::new(
+        SuccessorClaim {
+            name: provider.name.clone(),
+            old: present.key_id(),
+            new,
+            key_version: provider.key_version + 1,
+            finished,
+        },
+        present,
+    ));
+    let now = Timestamp::now();
+    let known = KnownFact {
+        fact: claim.write(member.host, now),
+        claim,
+    };
+    let fact = known.fact.clone();
+    // Here first: what the shared store is not told now, it is told when everything is compared.
+    let merge = Merge {
+        facts: vec![known],
+        ..Merge::default()
+    };
+    store.merge(&merge, now)?;
+    let push = || -> Result<(), FleetCommandError> {
+        let mut client = connect(host, config)?;
+        SharedStore::push(&mut client, &[fact], &[], default_deadline())?;
+        Ok(())
+    };
+    push().map_err(RotateError::Fleet)
+}
+
+/// The other hosts, and whether they have the next key.
+fn look(
+    host: &Host,
+    config: &Config,
+    provider: &Provider,
+    next: KeyId,
+    without: &[String],
+) -> Result<Vec<HostResult>, FleetCommandError> {
+    let store = host.store(Access::Read)?;
+    let store = store.ok_or(FleetCommandError::NoMember)?;
+    let own = store.membership()?.ok_or(FleetCommandError::NoMember)?.host;
+    let reports = newest_reports(&mut connect(host, config)?)?;
+    let known = hosts(&store)?;
+    for text in without {
+        let is_it = |(uuid, name): (&crate::ids::HostUuid, &String)| {
+            name == text || uuid.to_string() == *text
+        };
+        if !known.iter().any(is_it) {
+            return Err(FleetCommandError::NoHost(text.clone()));
+        }
+    }
+    let without: BTreeSet<&str> = without.iter().map(String::as_str).collect();
+    let others = known.into_iter().filter(|(uuid, _)| *uuid != own);
+    let result = |(uuid, name): (crate::ids::HostUuid, String)| {
+        let opens = |key_id: KeyId| {
+            let said = reports.get(&uuid);
+            said.map(|said| said.keks.contains(&key_id.to_string()))
+        };
+        let result = if without.contains(name.as_str()) || without.contains(&*uuid.to_string()) {
+            HostState::LeftOut
+        } else {
+            match (opens(provider.key_id), opens(next)) {
+                (_, Some(true)) => HostState::Opened,
+                (Some(false), _) => HostState::NotConcerned,
+                _ => HostState::Waiting,
+            }
+        };
+        HostResult { name, result }
+    };
+    Ok(others.map(result).collect())
+}
+
+/// The provider has the next key from now on.
+fn finish(
+    host: &Host,
+    config: &Config,
+    provider: ProviderUuid,
+    next: KeyId,
+) -> Result<(), RotateError> {
+    let missing = || crate::store::StoreError::Missing;
+    let mut store = host.store(Access::Write)?.ok_or_else(missing)?;
+    let exclusive = ProvidersLock::acquire(host)?;
+    let provider = store.provider_by_uuid(provider)?;
+    if provider.key_id == next {
+        return Ok(());
+    }
+    let providers = store.providers()?;
+    let announced = providers.iter().find(|it| it.key_id == next);
+    let announced = announced.ok_or(crate::store::StoreError::Changed)?;
+    let mut unlocker = Unlocker::new(&host.keyring());
+    let present = unlocker.kek(provider.key_id, default_deadline())?;
+    unlocker.kek(next, default_deadline())?;
+    let version = provider.key_version + 1;
+    store.promote_key(&provider, announced, version, Timestamp::now())?;
+    drop(exclusive);
+    say(host, config, &mut store, &provider, &present, next, true)
+}
