@@ -1,13 +1,15 @@
-//! The helper against a real libvirtd: the rules that the fake libvirt follows, too, and what it
-//! does when libvirtd does not answer. These tests run as root in a host of their own, where
+//! The helper, and a start's own connection, against a real libvirt: the rules that the fake libvirt follows,
+//! too, and what they do when the daemon does not answer. These tests run as root in a host of their own, where
 //! `secret:///system` is nobody else's.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod libvirt_rules;
 
+use std::fs::{self, Permissions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use libvirt_rules::{Daemon, for_each_rule};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use virt::connect::Connect;
 use vtpm_guard::internals::clock::Deadline;
 use vtpm_guard::internals::host::dirs::LibvirtDirs;
@@ -30,26 +33,69 @@ const HELPER: &str = env!("CARGO_BIN_EXE_vtpm-guard-libvirt");
 /// One libvirtd for all tests, so one test at a time: some stop it.
 static LIBVIRTD: Mutex<()> = Mutex::new(());
 
+/// How libvirt is asked for secrets.
+#[derive(Clone, Copy)]
+enum By {
+    /// By the helper, as commands do.
+    Helper,
+    /// Without one, as a start does where it can.
+    Itself,
+}
+
 /// The libvirtd of this host.
 struct Libvirtd {
+    by: By,
+    /// With a helper in it that leaves a note when it is started.
+    dir: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Libvirtd {
-    fn new() -> Self {
+    fn new(by: By) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let note = dir.path().join("asked");
+        let script = format!("#!/bin/sh\n: >{}\nexec {HELPER} \"$@\"\n", note.display());
+        let helper = dir.path().join("helper");
+        fs::write(&helper, script).unwrap();
+        fs::set_permissions(&helper, Permissions::from_mode(0o755)).unwrap();
         Self {
+            by,
+            dir,
             _turn: LIBVIRTD.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
+
+    fn client(&self, uri: &str) -> LibvirtClient {
+        let client = LibvirtClient::at(uri);
+        if uri != "secret:///system" {
+            return client.with_helper(HELPER.into());
+        }
+        let client = client.with_helper(self.dir.path().join("helper"));
+        match self.by {
+            By::Helper => client,
+            By::Itself => client.directly(),
+        }
+    }
+
+    /// Whether the helper was asked about secrets.
+    fn helper_was_asked(&self) -> bool {
+        self.dir.path().join("asked").exists()
+    }
 }
 
-fn client(uri: &str) -> LibvirtClient {
-    LibvirtClient::at(uri).with_helper(HELPER.into())
+/// The daemon that has the secrets.
+fn daemon() -> &'static str {
+    let is_modular = !Path::new("/usr/sbin/libvirtd").exists();
+    if is_modular {
+        "virtsecretd"
+    } else {
+        "libvirtd"
+    }
 }
 
 /// Runs `work` while libvirtd is stopped.
 fn stopped_during<T>(_libvirtd: &Libvirtd, work: impl FnOnce() -> T) -> T {
-    let pid = std::fs::read_to_string("/run/libvirtd.pid").unwrap();
+    let pid = std::fs::read_to_string(format!("/run/{}.pid", daemon())).unwrap();
     let pid = Pid::from_raw(pid.trim().parse().unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
     let result = work();
@@ -59,7 +105,7 @@ fn stopped_during<T>(_libvirtd: &Libvirtd, work: impl FnOnce() -> T) -> T {
 
 impl Daemon for Libvirtd {
     fn connect(&self, uri: &str) -> Box<dyn Libvirt> {
-        Box::new(client(uri))
+        Box::new(self.client(uri))
     }
 
     fn define_secret(&self, xml: &str) -> bool {
@@ -104,15 +150,35 @@ fn runs_virsh(args: &[&str], input: &str) -> bool {
     virsh.wait().unwrap().success()
 }
 
+/// A rule holds without a helper. One case is the helper's: libvirt's library refuses what no daemon takes.
+fn follow_rule(rule: fn(&dyn Daemon), name: &str) {
+    let libvirtd = Libvirtd::new(By::Itself);
+    rule(&libvirtd);
+    let is_the_helpers = name == "a_value_that_libvirt_refuses_leaves_no_secret";
+    assert_eq!(libvirtd.helper_was_asked(), is_the_helpers);
+}
+
 macro_rules! test_rules {
     ($($rule:ident)*) => {
-        $(
-            #[test]
-            #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
-            fn $rule() {
-                libvirt_rules::$rule(&Libvirtd::new());
-            }
-        )*
+        mod by_the_helper {
+            $(
+                #[test]
+                #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+                fn $rule() {
+                    crate::libvirt_rules::$rule(&crate::Libvirtd::new(crate::By::Helper));
+                }
+            )*
+        }
+
+        mod without_a_helper {
+            $(
+                #[test]
+                #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
+                fn $rule() {
+                    crate::follow_rule(crate::libvirt_rules::$rule, stringify!($rule));
+                }
+            )*
+        }
     };
 }
 for_each_rule!(test_rules);
@@ -120,10 +186,15 @@ for_each_rule!(test_rules);
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_libvirt_that_does_not_answer_is_unreachable_at_the_deadline() {
-    let libvirtd = Libvirtd::new();
-    let (client, secret) = (client("secret:///system"), SecretUuid::random());
+    for by in [By::Helper, By::Itself] {
+        does_not_answer(&Libvirtd::new(by));
+    }
+}
+
+fn does_not_answer(libvirtd: &Libvirtd) {
+    let (client, secret) = (libvirtd.client("secret:///system"), SecretUuid::random());
     let asked = Instant::now();
-    let (answer, waited) = stopped_during(&libvirtd, || {
+    let (answer, waited) = stopped_during(libvirtd, || {
         let deadline = Deadline::after(Duration::from_millis(300));
         (client.inspect(secret, deadline), asked.elapsed())
     });
@@ -135,18 +206,23 @@ fn a_libvirt_that_does_not_answer_is_unreachable_at_the_deadline() {
     let next = client.inspect(secret, soon());
     assert!(matches!(next, Err(SecretError::Unreachable(words)) if words.contains("in time")));
     assert!(asked.elapsed() < Duration::from_millis(300));
-    let next = crate::client("secret:///system").inspect(secret, soon());
+    let next = libvirtd.client("secret:///system").inspect(secret, soon());
     assert!(next.unwrap().is_none(), "another command is answered");
 }
 
 #[test]
 #[ignore = "needs root and a private libvirtd: ./dev test runs it"]
 fn a_libvirt_that_stops_answering_between_two_questions_is_unreachable_too() {
-    let libvirtd = Libvirtd::new();
-    let (client, secret) = (client("secret:///system"), SecretUuid::random());
+    for by in [By::Helper, By::Itself] {
+        stops_answering(&Libvirtd::new(by));
+    }
+}
+
+fn stops_answering(libvirtd: &Libvirtd) {
+    let (client, secret) = (libvirtd.client("secret:///system"), SecretUuid::random());
     assert!(client.inspect(secret, soon()).unwrap().is_none());
     let dek = Dek::from_bytes(Zeroizing::new(b"made-up key".to_vec()));
-    let provided = stopped_during(&libvirtd, || {
+    let provided = stopped_during(libvirtd, || {
         let deadline = Deadline::after(Duration::from_millis(300));
         client.provide(
             secret,

@@ -36,6 +36,13 @@ macro_rules! uuid_type {
                 Self(uuid::Uuid::new_v4())
             }
 
+            /// The UUID of these sixteen bytes, most significant first (RFC 9562).
+            #[must_use]
+            #[allow(dead_code, reason = "each identity has the same functions")]
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(uuid::Uuid::from_bytes(bytes))
+            }
+
             /// The sixteen bytes, most significant first (RFC 9562).
             #[must_use]
             #[allow(dead_code, reason = "each identity has the same functions")]

@@ -157,6 +157,7 @@ fn guard_of_this_host() -> Guard {
     guard.shares_keks = true;
     let libvirt = LibvirtClient::at(&guard.config.secret_uri)
         .with_dirs(&guard.config.libvirt)
+        .directly()
         .with_patience(guard.config.hook_deadline / SHARE_WHILE_AWAY)
         .with_silence(guard.silence.clone());
     guard.secrets = Some(Box::new(libvirt));

@@ -14,5 +14,6 @@ pub mod process;
 pub mod program;
 pub mod serve;
 pub mod sys;
+pub mod timed;
 pub mod trusted;
 pub mod users;

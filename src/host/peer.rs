@@ -2,24 +2,19 @@
 //! waited for longer than the deadline.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use super::frame::read_frame;
-use super::poll::poll as poll_until;
+use super::poll::poll;
+use super::timed::Timed;
 use crate::clock::Deadline;
-
-/// POSIX's `PIPE_BUF` on Linux, in bytes: a pipe that poll reports as writable takes this many without
-/// blocking.
-const PIPE_BUF: usize = 4096;
 
 /// How much of the program's stderr goes into an error, in bytes.
 const MAX_STDERR: u64 = 1024;
@@ -97,11 +92,11 @@ impl Peer {
     pub fn end(&mut self, grace: Duration) {
         self.stdin = None;
         if let Ok(group) = i32::try_from(self.child.id()).map(Pid::from_raw) {
-            let _ = poll_until(EXIT_POLL, Deadline::after(grace), || has_ended(group));
+            let _ = poll(EXIT_POLL, Deadline::after(grace), || has_ended(group));
             // Not reaped yet, so the number cannot belong to somebody else by now.
             let _ = killpg(group, Signal::SIGKILL);
         }
-        let _ = poll_until(EXIT_POLL, Deadline::after(REAP_TIME), || {
+        let _ = poll(EXIT_POLL, Deadline::after(REAP_TIME), || {
             self.child.try_wait().transpose()
         });
     }
@@ -132,47 +127,5 @@ fn has_ended(child: Pid) -> Option<()> {
         Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
         // An error: it is no child any more.
         _ => Some(()),
-    }
-}
-
-/// A pipe that is read or written until the deadline.
-struct Timed<'a, P>(&'a mut P, Deadline);
-
-impl<P: AsFd> Timed<'_, P> {
-    fn wait_for(&self, events: PollFlags) -> io::Result<()> {
-        loop {
-            let left = self.1.remaining();
-            if left.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            // Rounded up: with 0 milliseconds this would be a busy loop.
-            let timeout = i32::try_from(left.as_millis() + 1)
-                .ok()
-                .and_then(|left_ms| PollTimeout::try_from(left_ms).ok())
-                .unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.0.as_fd(), events)], timeout) {
-                Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return Ok(()),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
-
-impl<P: Read + AsFd> Read for Timed<'_, P> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.wait_for(PollFlags::POLLIN)?;
-        self.0.read(buffer)
-    }
-}
-
-impl<P: Write + AsFd> Write for Timed<'_, P> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wait_for(PollFlags::POLLOUT)?;
-        self.0.write(&bytes[..bytes.len().min(PIPE_BUF)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

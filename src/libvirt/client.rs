@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use zeroize::Zeroizing;
 
 use super::conversation::Conversation;
 use super::protocol::{Request, Response};
 use super::silence::Silence;
+use super::wire::{NoAnswer, Wire};
 use crate::clock::Deadline;
 use crate::host::dirs::{self, LibvirtDirs};
 use crate::host::path_error::PathError;
@@ -21,13 +23,17 @@ use crate::libvirt::secret::SecretError;
 mod questions;
 
 /// One libvirt connection. A helper makes it for the first question, and it stays open for the next.
-/// Dropping it ends the helper.
+/// Dropping it ends the helper. A start asks without a helper where it can ([`Self::directly`]).
 pub struct LibvirtClient {
     uri: String,
     /// Where this host's system daemon keeps its files.
     dirs: LibvirtDirs,
     program: PathBuf,
     conversation: RefCell<Option<Conversation>>,
+    /// The connection without a helper, unless a helper makes all of them.
+    wire: Option<RefCell<Wire>>,
+    /// The value that the last answer without a helper announced.
+    value: RefCell<Option<Zeroizing<Vec<u8>>>>,
     /// How long a daemon that is away is asked again.
     while_away: Duration,
     silence: Silence,
@@ -46,6 +52,8 @@ impl LibvirtClient {
             dirs: LibvirtDirs::default(),
             program: program::find(Path::new(dirs::HELPER)),
             conversation: RefCell::default(),
+            wire: None,
+            value: RefCell::default(),
             while_away: Duration::ZERO,
             silence: Silence::default(),
         }
@@ -55,6 +63,13 @@ impl LibvirtClient {
     #[must_use]
     pub fn with_dirs(mut self, dirs: &LibvirtDirs) -> Self {
         self.dirs = dirs.clone();
+        self
+    }
+
+    /// Asks about secrets without a helper where that is possible: the local daemon at `secret:///system`.
+    #[must_use]
+    pub fn directly(mut self) -> Self {
+        self.wire = Wire::speaks(&self.uri).then(RefCell::default);
         self
     }
 
@@ -83,6 +98,9 @@ impl LibvirtClient {
 
     /// Reads the value that the last answer announced.
     fn value(&self, deadline: Deadline) -> Result<Dek, SecretError> {
+        if let Some(bytes) = self.value.take() {
+            return Ok(Dek::from_bytes(bytes));
+        }
         let mut conversation = self.conversation.take().ok_or_else(no_answer)?;
         let bytes = conversation
             .value(deadline)
@@ -115,7 +133,10 @@ impl LibvirtClient {
     fn ask_once(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, SecretError> {
         let mut conversation = match self.conversation.take() {
             Some(conversation) => conversation,
-            None => self.start(deadline)?,
+            None => match self.ask_directly(request, deadline)? {
+                Some(response) => return Ok(response),
+                None => self.start(deadline)?,
+            },
         };
         let response = conversation
             .ask(request, deadline)
@@ -126,6 +147,36 @@ impl LibvirtClient {
             self.conversation.replace(Some(conversation));
         }
         Ok(response)
+    }
+
+    /// Asks without a helper; `None` if that is not possible.
+    fn ask_directly(
+        &self,
+        request: &Request<'_>,
+        deadline: Deadline,
+    ) -> Result<Option<Response>, SecretError> {
+        let (Some(wire), Request::Secret(request)) = (&self.wire, request) else {
+            return Ok(None);
+        };
+        if deadline.has_passed() {
+            return Err(no_answer());
+        }
+        let mut value = None;
+        let asked = wire
+            .borrow_mut()
+            .ask(request, &mut value, &self.dirs, deadline);
+        self.value.replace(value);
+        match asked {
+            Ok(response) => {
+                self.silence.end();
+                Ok(Some(response))
+            }
+            Err(NoAnswer::TimedOut) => {
+                self.silence.set();
+                Err(no_answer())
+            }
+            Err(NoAnswer::AskHelper) => Ok(None),
+        }
     }
 
     /// The error of a question that the helper did not answer, or not in time.

@@ -1,10 +1,12 @@
-//! libvirt, asked through a helper process.
+//! libvirt, asked through a helper process, or over its socket.
 //!
 //! A program that is linked with libvirt needs ten milliseconds more to start, for fifty libraries.
-//! So only the helper, `vtpm-guard-libvirt`, is linked with it. The hook and the command start the
-//! helper when they have a question, and talk to it over two pipes.
+//! So only the helper, `vtpm-guard-libvirt`, is linked with it. The command starts the helper when it has
+//! a question, and talks to it over two pipes. The hook, which asks about secrets alone, speaks libvirt's
+//! own protocol ([`wire`]), and starts the helper only where that does not do.
 
 mod attempt;
+mod call_error;
 mod client;
 mod conversation;
 mod daemon;
@@ -27,8 +29,11 @@ mod protocol;
     allow(dead_code, unused_imports, reason = "half of it is the helper's")
 )]
 pub mod secret;
+mod secret_driver;
+mod secrets;
 mod silence;
 mod starting;
+mod wire;
 
 pub use attempt::calling_attempt;
 pub use client::LibvirtClient;
@@ -40,6 +45,8 @@ pub use metadata::Element;
 pub use metadata::{Metadata, MetadataChange};
 pub use silence::Silence;
 pub use starting::StartingLibvirtd;
+#[cfg(feature = "internals")]
+pub use wire::value_from;
 
 /// Whether these are the bytes of a request, and of a response, of the helper's protocol, for
 /// fuzzing.

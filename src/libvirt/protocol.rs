@@ -31,9 +31,9 @@ pub(super) const MAX_VALUE: usize = Dek::MAX_LEN;
 /// The longest response in bytes: the definitions of several thousand guests.
 pub(super) const MAX_RESPONSE: usize = 64 << 20;
 
-/// A question to libvirt.
+/// A question about a secret, or a change of one.
 #[derive(PartialEq, Eq)]
-pub(super) enum Request<'a> {
+pub(super) enum SecretRequest<'a> {
     /// `provide SECRET DOMAIN own|definition|value`, and the key as the body.
     Provide {
         /// The secret that gets the key.
@@ -63,6 +63,13 @@ pub(super) enum Request<'a> {
     Reveal(SecretUuid),
     /// `undefine SECRET`: one for vTPMs, whoever defined it.
     Undefine(SecretUuid),
+}
+
+/// A question to libvirt.
+#[derive(PartialEq, Eq)]
+pub(super) enum Request<'a> {
+    /// One about a secret.
+    Secret(SecretRequest<'a>),
     /// `encrypt-vtpm DOMAIN SECRET`
     EncryptVtpm {
         /// The domain whose XML is to get `<encryption>`.
@@ -93,19 +100,7 @@ impl<'a> Request<'a> {
     /// Returns the frame, in a buffer that is wiped.
     pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
         let (words, body): (_, &[u8]) = match self {
-            Self::Provide {
-                secret,
-                domain,
-                key,
-                over,
-            } => {
-                let over = word(*over);
-                (format!("provide {secret} {domain} {over}"), key)
-            }
-            Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
-            Self::DropStaged { secret, domain } => (format!("drop-staged {secret} {domain}"), &[]),
-            Self::Reveal(secret) => (format!("reveal {secret}"), &[]),
-            Self::Undefine(secret) => (format!("undefine {secret}"), &[]),
+            Self::Secret(request) => request.words_and_body(),
             Self::EncryptVtpm { domain, secret } => {
                 (format!("encrypt-vtpm {domain} {secret}"), &[])
             }
@@ -126,7 +121,7 @@ impl<'a> Request<'a> {
     pub(super) fn only_reads(&self) -> bool {
         matches!(
             self,
-            Self::Reveal(_)
+            Self::Secret(SecretRequest::Reveal(_))
                 | Self::SavedRuns(_)
                 | Self::Metadata(_)
                 | Self::Guests
@@ -140,7 +135,53 @@ impl<'a> Request<'a> {
         let words = std::str::from_utf8(&frame[..line_feed]).ok()?;
         let body = &frame[line_feed + 1..];
         let words: Vec<&str> = words.split(' ').collect();
+        if let Some(request) = SecretRequest::parse(&words, body) {
+            return Some(Self::Secret(request));
+        }
         let request = match *words.as_slice() {
+            ["encrypt-vtpm", domain, secret] => Self::EncryptVtpm {
+                domain: domain.parse().ok()?,
+                secret: secret.parse().ok()?,
+            },
+            ["persist-vtpm-state", domain] => Self::PersistVtpmState(domain.parse().ok()?),
+            ["metadata", domain] => Self::Metadata(domain.parse().ok()?),
+            ["set-metadata", domain] => {
+                let element = std::str::from_utf8(body).ok()?;
+                return Some(Self::SetMetadata {
+                    domain: domain.parse().ok()?,
+                    element: Some(element).filter(|element| !element.is_empty()),
+                });
+            }
+            ["saved-runs", domain] => Self::SavedRuns(domain.parse().ok()?),
+            ["guests"] => Self::Guests,
+            ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
+            _ => return None,
+        };
+        body.is_empty().then_some(request)
+    }
+}
+
+impl<'a> SecretRequest<'a> {
+    fn words_and_body(&self) -> (String, &'a [u8]) {
+        match *self {
+            Self::Provide {
+                secret,
+                domain,
+                key,
+                over,
+            } => {
+                let over = word(over);
+                (format!("provide {secret} {domain} {over}"), key)
+            }
+            Self::Drop { secret, domain } => (format!("drop {secret} {domain}"), &[]),
+            Self::DropStaged { secret, domain } => (format!("drop-staged {secret} {domain}"), &[]),
+            Self::Reveal(secret) => (format!("reveal {secret}"), &[]),
+            Self::Undefine(secret) => (format!("undefine {secret}"), &[]),
+        }
+    }
+
+    fn parse(words: &[&str], body: &'a [u8]) -> Option<Self> {
+        let request = match *words {
             ["provide", secret, domain, over] => {
                 return Some(Self::Provide {
                     secret: secret.parse().ok()?,
@@ -159,22 +200,6 @@ impl<'a> Request<'a> {
             },
             ["reveal", secret] => Self::Reveal(secret.parse().ok()?),
             ["undefine", secret] => Self::Undefine(secret.parse().ok()?),
-            ["encrypt-vtpm", domain, secret] => Self::EncryptVtpm {
-                domain: domain.parse().ok()?,
-                secret: secret.parse().ok()?,
-            },
-            ["persist-vtpm-state", domain] => Self::PersistVtpmState(domain.parse().ok()?),
-            ["metadata", domain] => Self::Metadata(domain.parse().ok()?),
-            ["set-metadata", domain] => {
-                let element = std::str::from_utf8(body).ok()?;
-                return Some(Self::SetMetadata {
-                    domain: domain.parse().ok()?,
-                    element: Some(element).filter(|element| !element.is_empty()),
-                });
-            }
-            ["saved-runs", domain] => Self::SavedRuns(domain.parse().ok()?),
-            ["guests"] => Self::Guests,
-            ["guest"] => return std::str::from_utf8(body).ok().map(Self::Guest),
             _ => return None,
         };
         body.is_empty().then_some(request)

@@ -65,3 +65,4 @@ mod transient;
 mod travelling;
 mod units;
 mod virtinst;
+mod wire;

@@ -9,7 +9,7 @@ use crate::key::dek::Dek;
 use crate::libvirt::files::{are_of_this_host, definition, value_on_disk};
 use crate::libvirt::guests::{Guest, Libvirt, SavedRuns};
 use crate::libvirt::metadata::{Metadata, MetadataChange};
-use crate::libvirt::protocol::{Request, Response, Revealed};
+use crate::libvirt::protocol::{Request, Response, Revealed, SecretRequest};
 use crate::libvirt::secret::{
     HostSecrets, LibvirtSecret, Provided, SecretDefinition, SecretError, SecretValue,
 };
@@ -40,7 +40,7 @@ impl Libvirt for LibvirtClient {
         domain: DomainUuid,
         deadline: Deadline,
     ) -> Result<bool, SecretError> {
-        match self.ask(&Request::DropStaged { secret, domain }, deadline)? {
+        match self.ask_of_secret(SecretRequest::DropStaged { secret, domain }, deadline)? {
             Response::Dropped(dropped) => Ok(dropped),
             other => Err(unexpected(&other)),
         }
@@ -92,11 +92,12 @@ impl Libvirt for LibvirtClient {
         secret: SecretUuid,
         deadline: Deadline,
     ) -> Result<Option<LibvirtSecret>, SecretError> {
-        let (definition, value) = match self.ask(&Request::Reveal(secret), deadline)? {
-            Response::Absent => return Ok(None),
-            Response::Secret { definition, value } => (definition, value),
-            other => return Err(unexpected(&other)),
-        };
+        let (definition, value) =
+            match self.ask_of_secret(SecretRequest::Reveal(secret), deadline)? {
+                Response::Absent => return Ok(None),
+                Response::Secret { definition, value } => (definition, value),
+                other => return Err(unexpected(&other)),
+            };
         let value = match value {
             Revealed::None => SecretValue::None,
             Revealed::Private => SecretValue::Private,
@@ -110,7 +111,7 @@ impl Libvirt for LibvirtClient {
     }
 
     fn undefine(&self, secret: SecretUuid, deadline: Deadline) -> Result<bool, SecretError> {
-        match self.ask(&Request::Undefine(secret), deadline)? {
+        match self.ask_of_secret(SecretRequest::Undefine(secret), deadline)? {
             Response::Undefined(undefined) => Ok(undefined),
             other => Err(unexpected(&other)),
         }
@@ -168,6 +169,14 @@ impl LibvirtClient {
         }
     }
 
+    fn ask_of_secret(
+        &self,
+        request: SecretRequest<'_>,
+        deadline: Deadline,
+    ) -> Result<Response, SecretError> {
+        self.ask(&Request::Secret(request), deadline)
+    }
+
     fn redefine(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, SecretError> {
         match self.ask(request, deadline)? {
             Response::Redefined(changed) => Ok(changed),
@@ -178,7 +187,11 @@ impl LibvirtClient {
 
 impl HostSecrets for LibvirtClient {
     fn expect_question(&self, deadline: Deadline) {
-        if self.conversation.borrow().is_none() {
+        if self.conversation.borrow().is_some() {
+            return;
+        }
+        let wire = self.wire.as_ref();
+        if !wire.is_some_and(|wire| wire.borrow_mut().expect_question(&self.dirs)) {
             // The question itself will report an error.
             *self.conversation.borrow_mut() = self.start(deadline).ok();
         }
@@ -211,13 +224,13 @@ impl HostSecrets for LibvirtClient {
         if over == Over::TheSame {
             return Ok(Provided::LeftAsIs);
         }
-        let request = Request::Provide {
+        let request = SecretRequest::Provide {
             secret,
             domain,
             key: dek.expose(),
             over,
         };
-        match self.ask(&request, deadline)? {
+        match self.ask_of_secret(request, deadline)? {
             Response::Set => Ok(Provided::Set),
             Response::Defined => Ok(Provided::Defined),
             other => Err(unexpected(&other)),
@@ -230,7 +243,7 @@ impl HostSecrets for LibvirtClient {
         domain: DomainUuid,
         deadline: Deadline,
     ) -> Result<bool, SecretError> {
-        match self.ask(&Request::Drop { secret, domain }, deadline)? {
+        match self.ask_of_secret(SecretRequest::Drop { secret, domain }, deadline)? {
             Response::Dropped(dropped) => Ok(dropped),
             other => Err(unexpected(&other)),
         }

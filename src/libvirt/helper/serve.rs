@@ -13,12 +13,12 @@ use nix::sys::signal::{Signal, raise};
 use virt::connect::Connect;
 use zeroize::Zeroizing;
 
-use super::secrets::Secrets;
 use super::{definition, failure, guests, metadata};
 use crate::host::frame::read_frame;
 use crate::host::sys;
 use crate::libvirt::protocol::{MAX_REQUEST, Request, Response, value_frame};
 use crate::libvirt::secret::SecretError;
+use crate::libvirt::secrets;
 
 /// How long the helper may take to close its connection once its stdin has ended.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
@@ -72,18 +72,8 @@ fn answer(
     request: &Request<'_>,
     value: &mut Option<Zeroizing<Vec<u8>>>,
 ) -> Result<Response, SecretError> {
-    let secrets = Secrets { connection };
     match *request {
-        Request::Provide {
-            secret,
-            domain,
-            key,
-            over,
-        } => secrets.provide(secret, domain, key, over),
-        Request::Drop { secret, domain } => secrets.drop_own(secret, domain),
-        Request::DropStaged { secret, domain } => secrets.drop_staged(secret, domain),
-        Request::Reveal(secret) => secrets.reveal(secret, value),
-        Request::Undefine(secret) => secrets.undefine(secret),
+        Request::Secret(ref request) => secrets::answer(connection, request, value),
         Request::EncryptVtpm { domain, secret } => {
             definition::encrypt_vtpm(connection, domain, secret)
         }

@@ -25,34 +25,34 @@ fn sent(frame: &[u8]) -> Zeroizing<Vec<u8>> {
 #[test]
 fn every_request_arrives_as_it_was_sent() {
     let requests = [
-        Request::Provide {
+        Request::Secret(SecretRequest::Provide {
             secret: secret(),
             domain: domain(),
             key: b"a made-up key\n with a line feed, \0 and \xff",
             over: Over::ForeignDefinition,
-        },
-        Request::Provide {
+        }),
+        Request::Secret(SecretRequest::Provide {
             secret: secret(),
             domain: domain(),
             key: &[],
             over: Over::GuardsOwn,
-        },
-        Request::Drop {
+        }),
+        Request::Secret(SecretRequest::Drop {
             secret: secret(),
             domain: domain(),
-        },
-        Request::Reveal(secret()),
-        Request::Undefine(secret()),
+        }),
+        Request::Secret(SecretRequest::Reveal(secret())),
+        Request::Secret(SecretRequest::Undefine(secret())),
         Request::EncryptVtpm {
             domain: domain(),
             secret: secret(),
         },
         Request::PersistVtpmState(domain()),
         Request::SavedRuns(domain()),
-        Request::DropStaged {
+        Request::Secret(SecretRequest::DropStaged {
             secret: secret(),
             domain: domain(),
-        },
+        }),
         Request::Metadata(domain()),
         Request::SetMetadata {
             domain: domain(),
@@ -111,12 +111,12 @@ fn every_response_arrives_as_it_was_sent() {
 #[test]
 fn a_request_is_written_into_a_buffer_of_its_final_size() {
     let key = vec![7; 65536];
-    let request = Request::Provide {
+    let request = Request::Secret(SecretRequest::Provide {
         secret: secret(),
         domain: domain(),
         key: &key,
         over: Over::GuardsOwn,
-    };
+    });
     let frame = request.to_frame().unwrap();
     assert_eq!(frame.len(), frame.capacity());
 }
@@ -124,12 +124,12 @@ fn a_request_is_written_into_a_buffer_of_its_final_size() {
 #[test]
 fn what_is_too_long_is_neither_sent_nor_read() {
     let key = vec![0; MAX_REQUEST];
-    let request = Request::Provide {
+    let request = Request::Secret(SecretRequest::Provide {
         secret: secret(),
         domain: domain(),
         key: &key,
         over: Over::GuardsOwn,
-    };
+    });
     assert!(request.to_frame().is_err());
     assert!(read_frame(&mut &b"\xff\xff\xff\xff"[..], MAX_REQUEST).is_err());
 }
@@ -169,12 +169,12 @@ proptest! {
 
     #[test]
     fn any_key_arrives(key: Vec<u8>, over in proptest::sample::select(OVER.to_vec())) {
-        let request = Request::Provide {
+        let request = Request::Secret(SecretRequest::Provide {
             secret: secret(),
             domain: domain(),
             key: &key,
             over,
-        };
+        });
         let frame = sent(&request.to_frame().unwrap());
         prop_assert!(Request::parse(&frame) == Some(request));
     }

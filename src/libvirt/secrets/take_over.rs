@@ -1,20 +1,17 @@
 //! Takes a secret over: reads its definition and its value, and undefines it. Only administrators'
 //! commands ask for these.
 
-use virt::error::{Error, ErrorNumber};
-use virt_sys::{VIR_SECRET_USAGE_TYPE_NONE, VIR_SECRET_USAGE_TYPE_VTPM};
 use zeroize::Zeroizing;
 
 use super::{DefinedSecret, Secrets};
-use crate::host::sys;
 use crate::ids::SecretUuid;
-use crate::libvirt::helper::failure;
 use crate::libvirt::protocol::{Response, Revealed};
 use crate::libvirt::secret::{Purpose, SecretError};
+use crate::libvirt::secret_driver::{SecretDriver, USAGE_NONE, USAGE_VTPM};
 
-impl Secrets<'_> {
+impl<D: SecretDriver> Secrets<'_, D> {
     /// Returns the secret's definition. `value` gets its value, if libvirt discloses it.
-    pub(in crate::libvirt::helper) fn reveal(
+    pub(super) fn reveal(
         &self,
         uuid: SecretUuid,
         value: &mut Option<Zeroizing<Vec<u8>>>,
@@ -22,26 +19,23 @@ impl Secrets<'_> {
         let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Absent);
         };
-        let revealed = match sys::secret_value(&found.secret) {
+        let revealed = match self.0.value(&found.secret) {
             Ok(None) => Revealed::None,
             Ok(Some(bytes)) => {
                 *value = Some(bytes);
                 Revealed::Follows
             }
-            Err(error) if is_private(&error) => Revealed::Private,
-            Err(error) => return Err(failure::of_call(error)),
+            Err(error) if error.is_private() => Revealed::Private,
+            Err(error) => return Err(error.into()),
         };
         Ok(Response::Secret {
-            definition: found.secret.xml_desc(0).map_err(failure::of_call)?,
+            definition: self.0.definition(&found.secret)?,
             value: revealed,
         })
     }
 
     /// Undefines a secret, whoever defined it, if it is for vTPMs only. libvirt removes its files.
-    pub(in crate::libvirt::helper) fn undefine(
-        &self,
-        uuid: SecretUuid,
-    ) -> Result<Response, SecretError> {
+    pub(super) fn undefine(&self, uuid: SecretUuid) -> Result<Response, SecretError> {
         let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Undefined(false));
         };
@@ -50,22 +44,16 @@ impl Secrets<'_> {
                 "the secret {uuid} is not one for vTPMs alone"
             )));
         }
-        let undefined = failure::found(found.secret.undefine())?;
-        Ok(Response::Undefined(undefined.is_some()))
+        found.undefine().map(Response::Undefined)
     }
 }
 
-impl DefinedSecret {
+impl<D: SecretDriver> DefinedSecret<'_, D> {
     fn purpose(&self) -> Purpose {
-        match self.usage_type {
-            VIR_SECRET_USAGE_TYPE_VTPM => Purpose::Vtpm,
-            VIR_SECRET_USAGE_TYPE_NONE => Purpose::Anything,
+        match self.usage.kind {
+            USAGE_VTPM => Purpose::Vtpm,
+            USAGE_NONE => Purpose::Anything,
             _ => Purpose::Other,
         }
     }
-}
-
-/// `secretGetValue` (`src/secret/secret_driver.c`) reports a private secret as an invalid one.
-fn is_private(error: &Error) -> bool {
-    error.code().is(ErrorNumber::InvalidSecret)
 }

@@ -1,0 +1,203 @@
+//! What a request about a secret does, by the calls of libvirt's secret driver: what it replaces, and what
+//! it leaves alone. The helper and the hook's own connection ([`super::wire`]) follow the same rules.
+
+mod take_over;
+
+use zeroize::Zeroizing;
+
+use super::call_error::{CallError, found};
+use super::secret_driver::{SecretDriver, USAGE_NONE, USAGE_VTPM, Usage};
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::libvirt::protocol::{Response, SecretRequest};
+use crate::libvirt::secret::{
+    SecretDefinition, SecretError, definition, domain_of_usage, usage_name,
+};
+use crate::verdict::Over;
+
+/// Does what a request wants. `value` gets the value that follows the answer.
+pub(super) fn answer<D: SecretDriver>(
+    driver: &D,
+    request: &SecretRequest<'_>,
+    value: &mut Option<Zeroizing<Vec<u8>>>,
+) -> Result<Response, SecretError> {
+    let secrets = Secrets(driver);
+    match *request {
+        SecretRequest::Provide {
+            secret,
+            domain,
+            key,
+            over,
+        } => secrets.provide(secret, domain, key, over),
+        SecretRequest::Drop { secret, domain } => secrets.drop_own(secret, domain),
+        SecretRequest::DropStaged { secret, domain } => secrets.drop_staged(secret, domain),
+        SecretRequest::Reveal(secret) => secrets.reveal(secret, value),
+        SecretRequest::Undefine(secret) => secrets.undefine(secret),
+    }
+}
+
+/// The secret driver that is asked.
+struct Secrets<'a, D>(&'a D);
+
+/// A secret that libvirt has.
+struct DefinedSecret<'a, D: SecretDriver> {
+    driver: &'a D,
+    secret: D::Secret,
+    uuid: SecretUuid,
+    usage: Usage,
+}
+
+impl<'a, D: SecretDriver> Secrets<'a, D> {
+    /// Gives the secret this value, and defines it if it is absent. An existing secret is replaced only
+    /// as far as `over` allows.
+    fn provide(
+        &self,
+        uuid: SecretUuid,
+        domain: DomainUuid,
+        key: &[u8],
+        over: Over,
+    ) -> Result<Response, SecretError> {
+        let Some(found) = self.look_up(uuid)? else {
+            self.define_with(uuid, domain, key)?;
+            return Ok(Response::Defined);
+        };
+        if !found.opens_vtpms() {
+            return Err(found.conflict());
+        }
+        let is_the_guards = found.guards_domain().is_some();
+        match over {
+            Over::GuardsOwn if is_the_guards => {}
+            Over::ForeignDefinition if !is_the_guards => {}
+            Over::ForeignValue if !is_the_guards && found.is_ephemeral_and_private()? => {
+                self.0.set_value(&found.secret, key)?;
+                return Ok(Response::Set);
+            }
+            _ => return Err(SecretError::Changed),
+        }
+        // Undefined first, because it may have come from files (staged, or on disk). If it were only
+        // redefined as ephemeral, UUID.xml would remain (`virSecretObjDeleteConfig` in
+        // `src/conf/virsecretobj.c` checks the new definition), and the daemon would have a secret
+        // without a value after its next start.
+        found.undefine()?;
+        self.define_with(uuid, domain, key)?;
+        Ok(Response::Set)
+    }
+
+    /// Undefines the secret if it is the guard's own for this domain.
+    fn drop_own(&self, uuid: SecretUuid, domain: DomainUuid) -> Result<Response, SecretError> {
+        match self.look_up(uuid)? {
+            Some(found) if found.is_the_guards(domain) => found.undefine().map(Response::Dropped),
+            _ => Ok(Response::Dropped(false)),
+        }
+    }
+
+    /// Undefines the secret if it is still the one that was staged for the daemon's start. A secret
+    /// that a later start has redefined belongs to that start.
+    fn drop_staged(&self, uuid: SecretUuid, domain: DomainUuid) -> Result<Response, SecretError> {
+        let Some(found) = self.look_up(uuid)? else {
+            return Ok(Response::Dropped(false));
+        };
+        if found.is_the_guards(domain) && found.definition()?.is_staged() {
+            found.undefine().map(Response::Dropped)
+        } else {
+            Ok(Response::Dropped(false))
+        }
+    }
+
+    fn look_up(&self, uuid: SecretUuid) -> Result<Option<DefinedSecret<'a, D>>, SecretError> {
+        let Some(secret) = found(self.0.look_up(uuid))? else {
+            return Ok(None);
+        };
+        Ok(Some(DefinedSecret {
+            driver: self.0,
+            uuid,
+            usage: self.0.usage(&secret)?,
+            secret,
+        }))
+    }
+
+    /// Defines the guard's own secret with this value; if that fails, there is no secret.
+    fn define_with(
+        &self,
+        uuid: SecretUuid,
+        domain: DomainUuid,
+        key: &[u8],
+    ) -> Result<(), SecretError> {
+        let defined = self.0.define(uuid, &definition(uuid, domain));
+        let secret = defined.map_err(|error| self.why_not_defined(error, uuid, domain))?;
+        self.0.set_value(&secret, key).map_err(|error| {
+            // The first error is the one to report.
+            let _ = self.0.undefine(&secret);
+            error.into()
+        })
+    }
+
+    /// Every refusal of a definition is an internal error to libvirt. So this asks whether another
+    /// secret has the usage.
+    fn why_not_defined(
+        &self,
+        error: CallError,
+        uuid: SecretUuid,
+        domain: DomainUuid,
+    ) -> SecretError {
+        let usage = Usage {
+            kind: USAGE_VTPM,
+            id: usage_name(domain),
+        };
+        match self.0.holder(&usage) {
+            Ok(holder) if holder != uuid => SecretError::Conflict(format!(
+                "the usage \"{}\" belongs to the secret {holder}",
+                usage.id
+            )),
+            _ => error.into(),
+        }
+    }
+}
+
+impl<D: SecretDriver> DefinedSecret<'_, D> {
+    /// The error for a secret with another use.
+    fn conflict(&self) -> SecretError {
+        SecretError::Conflict(format!(
+            "it is not one for a vTPM; its usage is \"{}\"",
+            self.usage.id
+        ))
+    }
+
+    /// Undefines it. Returns whether it still existed.
+    fn undefine(&self) -> Result<bool, SecretError> {
+        let undefined = found(self.driver.undefine(&self.secret))?;
+        Ok(undefined.is_some())
+    }
+
+    /// Returns whether it is the secret that the guard defines for this domain.
+    fn is_the_guards(&self, domain: DomainUuid) -> bool {
+        self.guards_domain() == Some(domain)
+    }
+
+    /// Returns the domain whose key it has, if the guard defined it.
+    fn guards_domain(&self) -> Option<DomainUuid> {
+        let is_for_vtpms = self.usage.kind == USAGE_VTPM;
+        domain_of_usage(&self.usage.id).filter(|_| is_for_vtpms)
+    }
+
+    /// Returns whether libvirt keeps its value only in memory and discloses it to no client.
+    fn is_ephemeral_and_private(&self) -> Result<bool, SecretError> {
+        let definition = self.definition()?;
+        Ok(definition.is_ephemeral && definition.is_private)
+    }
+
+    fn definition(&self) -> Result<SecretDefinition, SecretError> {
+        let xml = self.driver.definition(&self.secret)?;
+        SecretDefinition::parse(&xml).ok_or_else(|| {
+            SecretError::Refused(format!(
+                "libvirt's definition of {} cannot be read",
+                self.uuid
+            ))
+        })
+    }
+
+    /// Returns whether libvirt uses it for a vTPM: `virSecretGetSecretString`
+    /// (`src/secret/secret_util.c`) also accepts a secret without a usage.
+    fn opens_vtpms(&self) -> bool {
+        [USAGE_VTPM, USAGE_NONE].contains(&self.usage.kind)
+    }
+}
