@@ -48,6 +48,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandError> {
     match command {
+        Command::Check { which, .. } if which.fleet => commands::fleet::elsewhere::check(context),
         Command::Check {
             which,
             metrics,
@@ -95,8 +96,12 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
             commands::replay::run(context, xml, call)
         }
         Command::History { captures: true, .. } => done(commands::captures::run(context)),
+        Command::History {
+            which, fleet: true, ..
+        } => done(commands::fleet::elsewhere::history(context, which)),
         Command::History { which, .. } => done(commands::history::run(context, which)),
-        Command::Status { filters } => done(commands::status::run(context, filters)),
+        Command::Status { fleet: true, .. } => done(commands::fleet::elsewhere::status(context)),
+        Command::Status { filters, .. } => done(commands::status::run(context, filters)),
         Command::Doctor { recovery } => commands::doctor::run(context, recovery),
         Command::Explain { code } => done(commands::explain::run(context, code.as_deref())),
         Command::Provider(verb) => commands::provider::run(context, verb),
@@ -112,8 +117,9 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::State(verb) => commands::state::run(context, verb),
         Command::Store(verb) => commands::store::run(context, verb),
         Command::Open { name } => commands::open::run(context, name),
+        Command::Sync { follow: true, .. } => commands::sync::follow(context),
+        Command::Sync { compare, .. } => commands::sync::run(context, *compare),
         Command::Fleet(verb) => commands::fleet::run(context, verb),
-        Command::Sync => commands::sync::run(context),
         Command::Completions { shell } => done(commands::completions::run(context, *shell)),
     }
 }

@@ -43,6 +43,10 @@ commands! {
     EncryptWith(guest: Guest, provider: Provider) = "vtpm-guard encrypt {guest} --provider {provider}";
     Explain = "vtpm-guard explain";
     ExplainCode(code: RefusalCode) = "vtpm-guard explain {code}";
+    FleetJoin = "vtpm-guard fleet join";
+    FleetLeaveForced = "vtpm-guard fleet leave --force";
+    FleetStatus = "vtpm-guard fleet status";
+    FleetInit = "vtpm-guard fleet init";
     FleetLost(host: Host) = "vtpm-guard fleet lost {host}";
     History = "vtpm-guard history";
     HistoryOf(guest: Guest) = "vtpm-guard history {guest}";
@@ -60,6 +64,7 @@ commands! {
     KeyUse(key: KeyRef) = "vtpm-guard key use {key}";
     Open = "vtpm-guard open";
     OpenOf(name: Provider) = "vtpm-guard open {name}";
+    ProviderAccept(name: Provider) = "vtpm-guard provider accept {name}";
     ProviderCreate(name: Provider) = "vtpm-guard provider create {name}";
     ProviderCreateDefault(name: Provider) = "vtpm-guard provider create {name} --default";
     ProviderDeleteForced(name: Provider) = "vtpm-guard provider delete {name} --force";

@@ -167,7 +167,7 @@ pub(super) fn rewrap(
 
 /// Makes a provider of the KEK that `provider` had. If another provider has that KEK too, it
 /// keeps it: a second one would be ambiguous.
-fn keep_previous(
+pub(super) fn keep_previous(
     transaction: &Transaction<'_>,
     provider: &Provider,
     now: Timestamp,

@@ -15,13 +15,15 @@ pub(super) const GROUPS: [(&str, &[&str]); 3] = [
             "check", "repair", "adopt", "encrypt", "reset", "state", "history",
         ],
     ),
-    ("Keys", &["provider", "open", "key", "store", "sync"]),
+    (
+        "Keys",
+        &["provider", "open", "key", "store", "sync", "fleet"],
+    ),
     (
         "Host",
         &[
             "status",
             "doctor",
-            "fleet",
             "explain",
             "replay",
             "completions",

@@ -195,6 +195,9 @@ pub enum Command {
         /// Which guests to show.
         #[command(flatten)]
         filters: StatusFilters,
+        /// Show the guests of all hosts of the fleet, as these last reported.
+        #[arg(long, conflicts_with_all = ["problems", "plain", "provider"])]
+        fleet: bool,
     },
     /// Diagnose problems on this host.
     Doctor {
@@ -210,6 +213,9 @@ pub enum Command {
         /// List the captured XML of refused starts, numbered for `replay --capture`.
         #[arg(long, conflicts_with_all = ["domain", "code", "since", "until"])]
         captures: bool,
+        /// Show the decisions of all hosts of the fleet.
+        #[arg(long, conflicts_with_all = ["code", "captures"])]
+        fleet: bool,
     },
     /// Explain a refusal code.
     Explain {
@@ -228,13 +234,23 @@ pub enum Command {
     /// Check, back up, restore or rebuild the store.
     #[command(subcommand)]
     Store(Store),
-    /// Write the wrapped keys of guests into their domain XML, with which they travel.
+    /// Write guests' wrapped keys into their domain XML, and exchange facts with the fleet.
     ///
     /// With fleet.metadata = "wrapped" in the configuration. With "off" it removes what it wrote. Keys
     /// that are in a guest's XML and not on this host stay there. A guest with a job (a migration, a
     /// save) is left for the next run: vtpm-guard-sync.path and vtpm-guard-sync.timer run it.
-    Sync,
-    /// Manage what this host knows of its fleet.
+    ///
+    /// On a host that has joined a fleet it then exchanges facts with the shared store: wrapped keys, where guests
+    /// run, history.
+    Sync {
+        /// Exchange facts with the shared store every fleet.interval, until it is stopped.
+        #[arg(long)]
+        follow: bool,
+        /// Compare everything with the shared store, as is done once a day.
+        #[arg(long)]
+        compare: bool,
+    },
+    /// Work with other hosts through a shared store.
     #[command(subcommand)]
     Fleet(Fleet),
     /// Print shell completions.

@@ -44,6 +44,17 @@ pub enum Provider {
         /// Provider name or UUID.
         name: String,
     },
+    /// Accept a provider that another host of the fleet announced.
+    ///
+    /// Its key must open here: through a slot whose key manager this host uses, or from its recovery file. Until it
+    /// is accepted the key opens guests' keys, and wraps no new ones.
+    Accept {
+        /// Provider name, as it was announced.
+        name: String,
+        /// Which key, where several were announced under that name (see `fleet status`).
+        #[arg(long, value_name = "KEYID")]
+        key: Option<String>,
+    },
     /// Rotate a provider's key and re-wrap every guest's key.
     Rotate {
         /// Provider name or UUID.

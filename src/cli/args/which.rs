@@ -16,7 +16,7 @@ pub struct Domains {
     pub all: bool,
 }
 
-/// DOMAIN..., --all or --xml FILE.
+/// DOMAIN..., --all, --xml FILE or --fleet.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct CheckedDomains {
@@ -29,6 +29,9 @@ pub struct CheckedDomains {
     /// The guest of this domain XML ("-" for stdin), known to libvirt or not.
     #[arg(long, value_name = "FILE")]
     pub xml: Option<PathBuf>,
+    /// The guests of all hosts of the fleet, as these last reported.
+    #[arg(long)]
+    pub fleet: bool,
 }
 
 /// FILE or --capture N.

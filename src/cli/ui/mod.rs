@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod check_table;
 pub(crate) mod describe;
 pub(crate) mod error;
+pub(crate) mod fleet;
 pub(crate) mod guest_errors;
 pub(crate) mod host_errors;
 pub(crate) mod passphrase;

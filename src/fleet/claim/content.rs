@@ -98,6 +98,8 @@ pub struct SuccessorClaim {
     pub new: KeyId,
     /// The version of that one. It rises with each rotation: of two successors the higher counts.
     pub key_version: i64,
+    /// Whether new keys are under it; before that hosts are to open it.
+    pub finished: bool,
 }
 
 /// Where a guest is.

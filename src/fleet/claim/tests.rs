@@ -65,6 +65,7 @@ fn one_of_each() -> Vec<Claim> {
                 old: key_id,
                 new: KeyId::from_bytes([7; KeyId::LEN]),
                 key_version: 4,
+                finished: true,
             },
             &kek,
         )),

@@ -1,67 +1,106 @@
-//! `fleet lost`: a host is down, whatever it has said last of its guests.
+//! `fleet lost`: an administrator says that a host is off, and that none of its guests runs there any more.
 
 use serde::Serialize;
 
+use super::connection::FleetCommandError;
+use super::round::{Follower, round};
+use super::status::hosts;
 use crate::clock::Timestamp;
-use crate::fleet::claim::PlacementClaim;
+use crate::fleet::claim::{Claim, PlacementClaim, Signed};
+use crate::ids::HostUuid;
+use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestRef;
-use crate::manage::host::{Host, HostError};
-use crate::store::{Access, Merge};
+use crate::manage::host::{Host, default_deadline};
+use crate::store::{Access, KnownFact, Merge};
 
-/// The guests that do not run on a host any more.
+/// What `fleet lost` did.
 #[derive(Debug, Serialize)]
 pub(crate) struct LostHost {
-    /// The host.
-    pub(crate) host: String,
-    /// Its guests, as it has said last.
+    pub(crate) host: HostUuid,
+    pub(crate) name: String,
+    /// The guests that ran there, as it said last.
     pub(crate) guests: Vec<GuestRef>,
+    /// Whether the other hosts were told; else they are at the next exchange.
+    pub(crate) told: bool,
 }
 
-/// Why nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LostError {
-    /// The host.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// No host of this name has said anything of a guest that is known here.
-    #[error("no such host")]
-    NoSuchHost(String),
-}
-
-/// Records on this host that the host that `name` names (or its UUID) runs no guest. Its next word of a guest counts
-/// again.
-pub(crate) fn lost(host: &Host, name: &str) -> Result<LostHost, LostError> {
-    let unknown = || LostError::NoSuchHost(name.to_owned());
-    let store = host.store(Access::Write).map_err(HostError::from)?;
-    let mut store = store.ok_or_else(unknown)?;
-    let known = store.all_placements().map_err(HostError::from)?;
-    let is_it = |claim: &PlacementClaim| claim.host_name == name || claim.host.to_string() == name;
-    let claims = known
-        .into_iter()
-        .filter(|it| !it.is_own && is_it(&it.placement));
-    let claims: Vec<_> = claims.map(|it| it.placement).collect();
-    if claims.is_empty() {
-        return Err(unknown());
+/// Records that the host of this name or UUID runs nothing any more.
+pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandError> {
+    let store = host.store(Access::Write)?;
+    let mut store = store.ok_or(FleetCommandError::NoMember)?;
+    store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    let (uuid, name) = find(&store, text)?;
+    let now = Timestamp::now();
+    let mut unlocker = Unlocker::new(&host.keyring());
+    let (mut merge, mut guests) = (Merge::default(), Vec::new());
+    let mut notes = Vec::new();
+    for row in store.all_placements()? {
+        let was = row.placement;
+        if was.host != uuid || !was.running {
+            continue;
+        }
+        let now_says = PlacementClaim {
+            // Not now: a state that another host has saved since is no older for it.
+            at: was.at + 1,
+            running: false,
+            ..was
+        };
+        let rows = store.all_key_refs(Some(now_says.domain), false)?;
+        let key_ids = rows
+            .iter()
+            .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
+        let mut keks = key_ids.filter_map(|id| unlocker.kek(id, default_deadline()).ok());
+        guests.push(GuestRef::of_uuid(
+            now_says.domain,
+            Some(now_says.name.clone()),
+        ));
+        if let Some(kek) = keks.next() {
+            let claim = Claim::Placement(Signed::new(now_says.clone(), &kek));
+            notes.push(KnownFact {
+                fact: claim.write(uuid, now),
+                claim,
+            });
+        }
+        merge.placements.push(now_says);
     }
-    let running = claims.into_iter().filter(|claim| claim.running);
-    // Not now: what another host has saved since is no older for it.
-    let stopped = running.map(|claim| PlacementClaim {
-        running: false,
-        at: claim.at.saturating_add(1),
-        ..claim
-    });
-    let placements: Vec<_> = stopped.collect();
-    let guests = placements.iter();
-    let guests = guests.map(|claim| GuestRef::of_uuid(claim.domain, Some(claim.name.clone())));
-    let guests = guests.collect();
-    let merge = Merge {
-        placements,
-        ..Merge::default()
-    };
-    let merged = store.merge(&merge, Timestamp::now());
-    merged.map_err(HostError::from)?;
+    store.merge(&merge, now)?;
+    drop(store);
+    let told = tell(host, &notes);
     Ok(LostHost {
-        host: name.to_owned(),
+        host: uuid,
+        name,
         guests,
+        told,
     })
+}
+
+/// Tells the others at once, if the shared store answers.
+fn tell(host: &Host, notes: &[KnownFact]) -> bool {
+    let push = || -> Result<(), FleetCommandError> {
+        let mut client = super::connection::connect(host, &host.config()?)?;
+        let facts: Vec<_> = notes.iter().map(|note| note.fact.clone()).collect();
+        crate::fleet::shared::SharedStore::push(&mut client, &facts, &[], default_deadline())?;
+        round(host, &mut Follower::default(), false)?;
+        Ok(())
+    };
+    push().is_ok()
+}
+
+/// The host of this name or UUID, as far as this host has heard of it.
+fn find(store: &crate::store::Store, text: &str) -> Result<(HostUuid, String), FleetCommandError> {
+    let uuid = HostUuid::parse(text).ok();
+    let mut known = hosts(store)?;
+    for row in store.all_placements()? {
+        let placement = row.placement;
+        known.entry(placement.host).or_insert(placement.host_name);
+    }
+    let mut found = known
+        .into_iter()
+        .filter(|(host, name)| Some(*host) == uuid || name == text);
+    let first = found.next();
+    match (first, found.next()) {
+        (Some(first), None) => Ok(first),
+        (None, _) => Err(FleetCommandError::NoHost(text.to_owned())),
+        (Some(_), Some(_)) => Err(FleetCommandError::AmbiguousHost(text.to_owned())),
+    }
 }

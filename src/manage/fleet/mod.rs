@@ -2,10 +2,38 @@
 //!
 //! | file | job |
 //! | --- | --- |
+//! | `connection` | the program that speaks with the shared store |
 //! | `exchange` | pushes, pulls, compares |
-//! | `lost` | a host is down |
+//! | `guests` | what the exchange has to know of this host's guests |
+//! | `round` | one exchange of this host, and what follows from it |
+//! | `announced` | provider keys that others announced, opened through their slots |
+//! | `report` | how this host is, for the others |
+//! | `init`, `join`, `leave`, `lost`, `status`, `accept` | what an administrator asks for |
 //! | `states` | the TPM states in the shared store |
+//! | `elsewhere` | guests and history of other hosts |
 
+mod accept;
+mod announced;
+mod connection;
+mod elsewhere;
 pub(crate) mod exchange;
-pub(crate) mod lost;
+mod guests;
+mod init;
+mod join;
+mod leave;
+mod lost;
+mod report;
+mod round;
 pub(crate) mod states;
+mod status;
+
+pub(crate) use accept::{AcceptedProvider, accept};
+pub(crate) use announced::OpenedKey;
+pub(crate) use connection::FleetCommandError;
+pub(crate) use elsewhere::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
+pub(crate) use init::{Initialized, init, sql};
+pub(crate) use join::{Joined, join};
+pub(crate) use leave::{Left, leave};
+pub(crate) use lost::{LostHost, lost};
+pub(crate) use round::{FleetRound, Follower, round};
+pub(crate) use status::{FleetHost, FleetStatus, status};

@@ -14,6 +14,7 @@ mod membership;
 mod merge;
 pub(super) mod outbox;
 mod placements;
+mod promote;
 mod states;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! `fleet lost`: a host is down.
+//! `fleet lost`: a host is off for good.
 
 use std::io;
 
@@ -6,8 +6,8 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
-use crate::manage::fleet::lost::{LostError, LostHost, lost};
-use crate::messages::{Command, count, quoted};
+use crate::manage::fleet::{LostHost, lost};
+use crate::messages::{count, quoted};
 
 pub(super) fn run(context: &Context, host: &str) -> Result<(), CommandError> {
     context.output.print(&lost(&context.host, host)?)
@@ -15,30 +15,18 @@ pub(super) fn run(context: &Context, host: &str) -> Result<(), CommandError> {
 
 impl Answer for LostHost {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        let host = quoted(&self.host);
-        if self.guests.is_empty() {
-            return writeln!(out, "host {host} runs no guest, as far as this host knows");
+        let (name, guests) = (quoted(&self.name), count(self.guests.len(), "guest"));
+        writeln!(out, "host {name} counts as off; {guests} ran there:")?;
+        for guest in &self.guests {
+            writeln!(out, "  {}", guest.label())?;
         }
-        let guests = count(self.guests.len(), "guest");
-        writeln!(out, "{guests} of host {host} may start here:")?;
-        self.guests
-            .iter()
-            .try_for_each(|guest| writeln!(out, "  {}", guest.label()))
+        Ok(())
     }
-}
 
-impl From<LostError> for CommandError {
-    fn from(error: LostError) -> Self {
-        match error {
-            LostError::Host(error) => error.into(),
-            LostError::NoSuchHost(name) => Self::usage(format!(
-                "no host {} has said that it runs a guest of this host's fleet",
-                quoted(&name)
-            ))
-            .with_hint(format!(
-                "check shows where guests run: {}",
-                Command::CheckAll
-            )),
+    fn notes(&self) -> Vec<String> {
+        if self.told {
+            return Vec::new();
         }
+        vec!["the shared store does not answer: the other hosts hear it later".to_owned()]
     }
 }

@@ -1,5 +1,6 @@
 //! `provider …`: named keys that wrap the guests' keys.
 
+mod accept;
 mod create;
 mod delete;
 mod export;
@@ -27,6 +28,7 @@ pub(crate) fn run(context: &Context, verb: &args::Provider) -> Result<ExitCode, 
             slots,
             sealing,
         } => create::run(context, name, *default, slots, sealing.weaker()),
+        args::Provider::Accept { name, key } => accept::run(context, name, key.as_deref()),
         args::Provider::List => list::run(context),
         args::Provider::Show { name } => show::run(context, name),
         args::Provider::Rename { name, new_name } => rename::run(context, name, new_name),

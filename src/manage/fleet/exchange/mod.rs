@@ -24,7 +24,7 @@ use crate::store::{Membership, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(30);
+pub(super) const QUESTION: Duration = Duration::from_secs(30);
 
 /// How long after a comparison of everything the next one is due, in milliseconds: a day.
 const COMPARED_EVERY: i64 = 24 * 60 * 60 * 1000;
@@ -93,6 +93,19 @@ pub(crate) struct Exchanged {
     pub(crate) changed: usize,
     /// Whether everything was compared.
     pub(crate) compared: bool,
+}
+
+impl Exchanged {
+    /// Adds what a second exchange did.
+    pub(super) fn add(&mut self, other: Self) {
+        self.pushed += other.pushed;
+        self.states += other.states;
+        self.pulled += other.pulled;
+        self.rejected += other.rejected;
+        self.added += other.added;
+        self.changed += other.changed;
+        self.compared |= other.compared;
+    }
 }
 
 impl<'a> Exchange<'a> {

@@ -1,0 +1,106 @@
+//! `status --fleet`, `check --fleet`, `history --fleet`: what all hosts have told the shared store.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::cli::args::Decisions;
+use crate::cli::context::Context;
+use crate::cli::ui::answer::{Answer, time};
+use crate::cli::ui::error::CommandError;
+use crate::cli::ui::printer::Printer;
+use crate::cli::ui::table::{BAD, Cell, GOOD, table};
+use crate::cli::ui::time as times;
+use crate::manage::fleet::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
+
+pub(crate) fn status(context: &Context) -> Result<(), CommandError> {
+    context.output.print(&fleet_guests(&context.host)?)
+}
+
+/// Exits with 1 if a guest would not start on a host that defines it.
+pub(crate) fn check(context: &Context) -> Result<ExitCode, CommandError> {
+    let mut guests = fleet_guests(&context.host)?;
+    guests.retain(|guest| guest.code.is_some());
+    let refused = !guests.is_empty();
+    context.output.print(&Refused(guests))?;
+    Ok(ExitCode::from(u8::from(refused)))
+}
+
+pub(crate) fn history(context: &Context, which: &Decisions) -> Result<(), CommandError> {
+    let at = |text: &Option<String>| text.as_deref().map(times::parse).transpose();
+    let guest = which.domain.as_deref().map(|text| context.host.guest(text));
+    let guest = guest.transpose()?;
+    let limit = u32::try_from(which.limit).unwrap_or(u32::MAX);
+    let events = fleet_history(
+        &context.host,
+        guest.map(|guest| guest.uuid),
+        at(&which.since)?,
+        at(&which.until)?,
+        limit,
+    )?;
+    context.output.print(&events)
+}
+
+/// Guests that would not start.
+#[derive(serde::Serialize)]
+#[serde(transparent)]
+struct Refused(Vec<FleetGuest>);
+
+impl Answer for Refused {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if self.0.is_empty() {
+            return writeln!(out, "no host reports a guest that would not start");
+        }
+        self.0.print(out)
+    }
+}
+
+impl Answer for Vec<FleetGuest> {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if self.is_empty() {
+            return writeln!(
+                out,
+                "no host reports a guest that runs, or that would not start"
+            );
+        }
+        let mut rows = table(&["HOST", "DOMAIN", "RUNS", "SINCE", "CODE", "MESSAGE"]);
+        for guest in self {
+            rows.add_row([
+                Cell::new(&guest.host),
+                Cell::new(&guest.name),
+                match guest.running {
+                    Some(true) => Cell::new("yes").fg(GOOD),
+                    Some(false) => Cell::new("no"),
+                    None => Cell::new("-"),
+                },
+                Cell::new(time(guest.since)),
+                Cell::new(guest.code.as_deref().unwrap_or_default()).fg(BAD),
+                Cell::new(guest.message.as_deref().unwrap_or_default()),
+            ]);
+        }
+        out.table(&rows)
+    }
+}
+
+impl Answer for Vec<FleetEvent> {
+    fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
+        if self.is_empty() {
+            return writeln!(out, "no such decisions");
+        }
+        let mut rows = table(&["WHEN", "HOST", "DOMAIN", "OPERATION", "DECISION", "MESSAGE"]);
+        for event in self {
+            rows.add_row([
+                Cell::new(time(Some(event.at))),
+                Cell::new(&event.host),
+                Cell::new(&event.domain),
+                Cell::new(&event.operation),
+                match &event.code {
+                    None if event.allowed => Cell::new("allow").fg(GOOD),
+                    None => Cell::new("deny").fg(BAD),
+                    Some(code) => Cell::new(code).fg(BAD),
+                },
+                Cell::new(&event.message),
+            ]);
+        }
+        out.table(&rows)
+    }
+}

@@ -1,0 +1,115 @@
+//! What is said of a fleet: errors, and what an exchange did.
+
+use super::error::CommandError;
+use crate::fleet::{FleetError, Trouble};
+use crate::manage::fleet::{FleetCommandError, FleetRound, OpenedKey};
+use crate::messages::{Command, count, quoted};
+
+/// What an exchange did, on one line.
+pub(crate) fn exchanged(round: &FleetRound) -> String {
+    let done = &round.exchanged;
+    let mut parts = vec![
+        format!("told the fleet {}", count(done.pushed, "fact")),
+        format!("learnt {}", done.pulled),
+    ];
+    for (number, what) in [
+        (done.states, "TPM states sent"),
+        (done.added, "key references added"),
+        (done.changed, "changed"),
+        (done.rejected, "facts not believed"),
+    ] {
+        if number > 0 {
+            parts.push(format!("{number} {what}"));
+        }
+    }
+    for name in &round.followed {
+        parts.push(format!("provider {} has its next key", quoted(name)));
+    }
+    parts.join(", ")
+}
+
+/// Announced keys that were opened, one line each.
+pub(crate) fn opened(opened: &[OpenedKey]) -> Vec<String> {
+    let line = |it: &OpenedKey| {
+        let (name, slot) = (quoted(&it.name), quoted(&it.slot));
+        format!(
+            "provider {name}: key {} was opened by {slot}",
+            it.key_id.short()
+        )
+    };
+    opened.iter().map(line).collect()
+}
+
+impl From<FleetCommandError> for CommandError {
+    fn from(error: FleetCommandError) -> Self {
+        match error {
+            FleetCommandError::Host(error) => error.into(),
+            FleetCommandError::Provider(error) => error.into(),
+            FleetCommandError::Shared(error) => error.into(),
+            FleetCommandError::NoAddress => {
+                Self::usage(error).with_hint("set fleet.store in the configuration (docs/fleet.md)")
+            }
+            FleetCommandError::BadAddress(ref text) => {
+                Self::usage(format!("{error}: {}", quoted(text)))
+                    .with_hint("an address is like postgresql://db.example.com/vtpm_guard")
+            }
+            FleetCommandError::NoMember => {
+                Self::usage(error).with_hint(format!("join it: {}", Command::FleetJoin))
+            }
+            FleetCommandError::NoHost(ref text) | FleetCommandError::AmbiguousHost(ref text) => {
+                Self::usage(format!("{error}: {}", quoted(text))).with_hint(format!(
+                    "list them, with UUIDs: {} --json",
+                    Command::FleetStatus
+                ))
+            }
+            FleetCommandError::NotAnnounced(ref name) => {
+                Self::usage(format!("{error}: {}", quoted(name)))
+                    .with_hint(format!("hear what is new: {}", Command::Sync))
+            }
+            FleetCommandError::AmbiguousKey(ref name, ref keys) => {
+                let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+                Self::usage(format!("{error}: {}", quoted(name)))
+                    .with_hint(format!("say which one with --key: {}", keys.join(", ")))
+            }
+            FleetCommandError::NotOpened(ref name, ref why) => {
+                let mut message = format!("provider {}: {error}", quoted(name));
+                if !why.is_empty() {
+                    message = format!("{message}: {}", why.join("; "));
+                }
+                Self::refused(message).with_hint(
+                    "give this host access to its key manager ([kms.NAME]), or import its recovery file",
+                )
+            }
+        }
+    }
+}
+
+impl From<FleetError> for CommandError {
+    fn from(error: FleetError) -> Self {
+        let hint = match &error {
+            FleetError::NoProgram { kind, .. } => format!("install vtpm-guard-store-{kind}"),
+            FleetError::NotTrusted(_) => "only root may be able to write it".to_owned(),
+            FleetError::Program { .. } | FleetError::Nonsense { .. } => {
+                "install the package of the store's program again".to_owned()
+            }
+            FleetError::Refused { trouble, .. } => match trouble {
+                Trouble::Settings => {
+                    return Self::usage(error)
+                        .with_hint("correct [fleet] in the configuration (docs/fleet.md)");
+                }
+                Trouble::Credentials => "renew the credentials (docs/fleet.md)".to_owned(),
+                Trouble::Unreachable => {
+                    "retry once it answers; guests that are known here start all the same"
+                        .to_owned()
+                }
+                Trouble::Denied => {
+                    "give this host's role its rights: GRANT vtpm_guard_host TO ROLE".to_owned()
+                }
+                Trouble::NoSchema => format!("make it, as its owner: {}", Command::FleetInit),
+                Trouble::TooNew => "install the newer version of vtpm-guard".to_owned(),
+                Trouble::Failed => "the log of the database may say why".to_owned(),
+            },
+        };
+        Self::failed(error).with_hint(hint)
+    }
+}

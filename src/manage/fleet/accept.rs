@@ -1,0 +1,84 @@
+//! `provider accept`: a provider key that others announced, and that opens here, wraps new keys of this host from
+//! now on.
+
+use serde::Serialize;
+
+use super::announced::{Announced, open_all};
+use super::connection::FleetCommandError;
+use crate::clock::Timestamp;
+use crate::key::id::KeyId;
+use crate::keyring::unlock::Unlocker;
+use crate::manage::host::{Host, default_deadline};
+use crate::manage::providers::{ProviderRef, ProvidersLock};
+use crate::store::Access;
+
+/// What `provider accept` did.
+#[derive(Debug, Serialize)]
+pub(crate) struct AcceptedProvider {
+    #[serde(flatten)]
+    pub(crate) provider: ProviderRef,
+    pub(crate) key_id: KeyId,
+    /// The key that it had on this host before.
+    pub(crate) previous_key_id: Option<KeyId>,
+    /// Whether it had this key already.
+    pub(crate) was_accepted: bool,
+}
+
+/// Accepts the announced provider of this name; if several keys were announced under it, that of this key id.
+pub(crate) fn accept(
+    host: &Host,
+    name: &str,
+    key_id: Option<KeyId>,
+) -> Result<AcceptedProvider, FleetCommandError> {
+    let config = host.config()?;
+    let store = host.store(Access::Write)?;
+    let mut store = store.ok_or(FleetCommandError::NoMember)?;
+    store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    let announced = Announced::read(&store)?;
+    let mut versions: Vec<_> = announced
+        .providers
+        .iter()
+        .filter(|it| it.name == name && key_id.is_none_or(|wanted| wanted == it.key_id))
+        .collect();
+    versions.sort_by_key(|it| it.key_version);
+    versions.dedup_by_key(|it| it.key_id);
+    let claim = match &versions[..] {
+        [] => return Err(FleetCommandError::NotAnnounced(name.to_owned())),
+        [one] => *one,
+        several => {
+            let keys = several.iter().map(|it| it.key_id).collect();
+            return Err(FleetCommandError::AmbiguousKey(name.to_owned(), keys));
+        }
+    };
+    let (_, trouble) = open_all(host, &config, &mut store)?;
+    let mut unlocker = Unlocker::new(&host.keyring());
+    if unlocker.kek(claim.key_id, default_deadline()).is_err() {
+        return Err(FleetCommandError::NotOpened(name.to_owned(), trouble));
+    }
+    let _exclusive = ProvidersLock::acquire(host)?;
+    let providers = store.providers()?;
+    let named = providers.iter().find(|it| it.name == name);
+    let held = providers.iter().find(|it| it.key_id == claim.key_id);
+    let now = Timestamp::now();
+    store.set_deadline(default_deadline())?;
+    let (uuid, previous_key_id, was_accepted) = match (named, held) {
+        (Some(named), Some(held)) if named.uuid == held.uuid => (named.uuid, None, true),
+        (Some(named), Some(held)) => {
+            store.promote_key(named, held, claim.key_version, now)?;
+            (named.uuid, Some(named.key_id), false)
+        }
+        (None, Some(held)) => {
+            store.rename_provider(held.uuid, name, now)?;
+            (held.uuid, None, false)
+        }
+        // It is sealed here, and no provider has it: its row was deleted by hand.
+        (_, None) => return Err(FleetCommandError::NotOpened(name.to_owned(), trouble)),
+    };
+    let provider = store.provider_by_uuid(uuid)?;
+    Ok(AcceptedProvider {
+        provider: (&provider).into(),
+        key_id: provider.key_id,
+        previous_key_id,
+        was_accepted,
+    })
+}

@@ -1,0 +1,91 @@
+//! The program that speaks with the shared store of this host's configuration.
+
+use std::time::Duration;
+
+use super::exchange::ExchangeError;
+use crate::clock::Deadline;
+use crate::config::{Config, StoreAddress};
+use crate::fleet::{Client, FleetError};
+use crate::manage::host::{Host, HostError};
+use crate::manage::providers::ProviderError;
+use crate::store::StoreError;
+
+/// How long the program may take to begin.
+const START: Duration = Duration::from_secs(10);
+
+/// Why a command of a fleet failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FleetCommandError {
+    /// The configuration names no shared store.
+    #[error("the configuration names no shared store")]
+    NoAddress,
+    /// This text is no address of a shared store.
+    #[error("not the address of a shared store")]
+    BadAddress(String),
+    /// This host is in no fleet.
+    #[error("this host is in no fleet")]
+    NoMember,
+    /// There is no such host.
+    #[error("no host of this fleet has that name or UUID")]
+    NoHost(String),
+    /// Several hosts have this name.
+    #[error("several hosts of this fleet have that name")]
+    AmbiguousHost(String),
+    /// Nobody has announced such a provider.
+    #[error("no host of this fleet has announced such a provider")]
+    NotAnnounced(String),
+    /// Several keys were announced under that name.
+    #[error("several keys were announced under that name")]
+    AmbiguousKey(String, Vec<crate::key::id::KeyId>),
+    /// The announced key does not open here, and why.
+    #[error("its key does not open on this host")]
+    NotOpened(String, Vec<String>),
+    /// The shared store.
+    #[error(transparent)]
+    Shared(#[from] FleetError),
+    /// A provider.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The host.
+    #[error(transparent)]
+    Host(HostError),
+}
+
+impl<E: Into<HostError>> From<E> for FleetCommandError {
+    fn from(error: E) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+impl From<ExchangeError> for FleetCommandError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Shared(error) => error.into(),
+            ExchangeError::Store(error) => StoreError::into(error),
+            ExchangeError::NoMember => Self::NoMember,
+        }
+    }
+}
+
+/// Starts the program, which connects with the first question.
+pub(super) fn connect(host: &Host, config: &Config) -> Result<Client, FleetCommandError> {
+    let address = config.fleet.store.as_ref();
+    let address = address.ok_or(FleetCommandError::NoAddress)?;
+    connect_to(host, config, address)
+}
+
+/// The same, with another address.
+#[allow(
+    clippy::unused_self,
+    unused_variables,
+    reason = "a test's host has programs of its own"
+)]
+pub(super) fn connect_to(
+    host: &Host,
+    config: &Config,
+    address: &StoreAddress,
+) -> Result<Client, FleetCommandError> {
+    let deadline = Deadline::after(START);
+    let credentials = &config.fleet.credentials;
+    Ok(Client::connect(address, credentials, deadline)?)
+}

@@ -1,0 +1,133 @@
+//! Guests and history of all hosts, as these have told the shared store. Nobody has signed that: it is for people.
+
+use serde::Serialize;
+
+use super::connection::{FleetCommandError, connect};
+use super::status::newest_reports;
+use crate::clock::Timestamp;
+use crate::fleet::claim::{Claim, EventClaim};
+use crate::fleet::{Kind, Search};
+use crate::ids::{DomainUuid, HostUuid};
+use crate::manage::host::{Host, default_deadline};
+use crate::store::Access;
+
+/// A guest of a host that would not start there, or that runs there.
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetGuest {
+    pub(crate) host: String,
+    pub(crate) name: String,
+    pub(crate) uuid: DomainUuid,
+    /// Whether it runs there; `None` where it has said nothing.
+    pub(crate) running: Option<bool>,
+    /// Since when.
+    pub(crate) since: Option<Timestamp>,
+    /// The code of the refusal that its start would meet there.
+    pub(crate) code: Option<String>,
+    pub(crate) message: Option<String>,
+}
+
+/// A row of a host's history.
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetEvent {
+    pub(crate) host: String,
+    #[serde(skip)]
+    host_uuid: HostUuid,
+    #[serde(skip)]
+    seq: i64,
+    pub(crate) at: Timestamp,
+    pub(crate) domain_uuid: DomainUuid,
+    pub(crate) domain: String,
+    pub(crate) operation: String,
+    pub(crate) allowed: bool,
+    pub(crate) code: Option<String>,
+    pub(crate) message: String,
+}
+
+/// The guests of all hosts that would not start, and those that run, by name.
+pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandError> {
+    let mut client = connect(host, &host.config()?)?;
+    let mut guests = Vec::new();
+    for said in newest_reports(&mut client)?.into_values() {
+        guests.extend(said.refused.into_iter().map(|guest| FleetGuest {
+            host: said.name.clone(),
+            name: guest.name,
+            uuid: guest.domain,
+            running: None,
+            since: Some(Timestamp(said.at)),
+            code: Some(guest.code),
+            message: Some(guest.message),
+        }));
+    }
+    let store = host.store(Access::Read)?;
+    let store = store.ok_or(FleetCommandError::NoMember)?;
+    for row in store.all_placements()? {
+        let said = row.placement;
+        let is_it = |it: &&mut FleetGuest| it.uuid == said.domain && it.host == said.host_name;
+        if let Some(guest) = guests.iter_mut().find(is_it) {
+            guest.running = Some(said.running);
+        } else if said.running {
+            guests.push(FleetGuest {
+                host: said.host_name,
+                name: said.name,
+                uuid: said.domain,
+                running: Some(true),
+                since: Some(Timestamp(said.at)),
+                code: None,
+                message: None,
+            });
+        }
+    }
+    guests.sort_by(|one, other| (&one.name, &one.host).cmp(&(&other.name, &other.host)));
+    Ok(guests)
+}
+
+/// The newest events of all hosts, newest first.
+pub(crate) fn fleet_history(
+    host: &Host,
+    domain: Option<DomainUuid>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    limit: u32,
+) -> Result<Vec<FleetEvent>, FleetCommandError> {
+    let mut client = connect(host, &host.config()?)?;
+    let search = Search {
+        kinds: vec![Kind::Event],
+        domain,
+        host: None,
+        since,
+        until,
+        // A start is up to three facts, of which the last one counts.
+        limit: limit.saturating_mul(3),
+    };
+    let mut events: Vec<FleetEvent> = Vec::new();
+    for fact in client.search(&search, default_deadline())?.facts {
+        let Ok(Claim::Event(said)) = Claim::read(&fact) else {
+            continue;
+        };
+        let new = event(said);
+        let same = |it: &&mut FleetEvent| (it.host_uuid, it.seq) == (new.host_uuid, new.seq);
+        match events.iter_mut().find(same) {
+            // A refusal is what a start that was allowed at first has become.
+            Some(known) if known.allowed && !new.allowed => *known = new,
+            Some(_) => {}
+            None => events.push(new),
+        }
+    }
+    events.truncate(limit as usize);
+    Ok(events)
+}
+
+fn event(said: EventClaim) -> FleetEvent {
+    FleetEvent {
+        host: said.host_name,
+        host_uuid: said.host,
+        seq: said.seq,
+        at: Timestamp(said.at),
+        domain_uuid: said.domain,
+        domain: said.name,
+        operation: said.operation,
+        allowed: said.allowed,
+        code: said.code,
+        message: said.message,
+    }
+}

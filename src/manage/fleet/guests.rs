@@ -1,0 +1,42 @@
+//! What the exchange has to know of this host's guests.
+
+use super::exchange::Guests;
+use crate::domain::{Domain, Vtpm};
+use crate::ids::DomainUuid;
+use crate::key::dek::Dek;
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::Host;
+use crate::swtpm::{StateFile, read_state};
+
+/// The guests that libvirt lists, or none where it does not answer: then those are none of this host's.
+pub(super) struct HostGuests {
+    domains: Vec<Domain>,
+    tpm_states: std::path::PathBuf,
+}
+
+impl HostGuests {
+    pub(super) fn of(host: &Host, listed: &[ListedGuest]) -> Self {
+        let domains = listed.iter().filter_map(|guest| guest.domain.as_ref().ok());
+        Self {
+            domains: domains.cloned().collect(),
+            tpm_states: host.libvirt_dirs().tpm_states(),
+        }
+    }
+}
+
+impl Guests for HostGuests {
+    fn defined(&self) -> Vec<DomainUuid> {
+        self.domains.iter().map(|domain| domain.uuid).collect()
+    }
+
+    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
+        let domain = self.domains.iter().find(|domain| domain.uuid == guest);
+        let Some(Vtpm::Emulator(vtpm)) = domain.and_then(|domain| domain.vtpm.as_ref()) else {
+            return false;
+        };
+        match read_state(&self.tpm_states, guest, vtpm) {
+            StateFile::Encrypted(state) => state.is_opened_by(dek),
+            _ => false,
+        }
+    }
+}

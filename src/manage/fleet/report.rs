@@ -1,0 +1,62 @@
+//! How this host is, as it tells the others from time to time.
+
+use crate::clock::Timestamp;
+use crate::fleet::claim::{Claim, RefusedGuest, ReportClaim};
+use crate::keyring::unlock::Unlocker;
+use crate::manage::dry_start::{UnsealedKeks, check};
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::{Host, HostError, default_deadline};
+use crate::messages::refusal_line;
+use crate::store::{Membership, Store};
+use crate::verdict::Decision;
+
+/// How many guests that would not start a report names: a sentence each.
+const MAX_REFUSED: usize = 200;
+
+/// Makes a report. `guests`: those that libvirt lists, if it answers.
+pub(super) fn report(
+    host: &Host,
+    store: &Store,
+    member: &Membership,
+    guests: Option<&[ListedGuest]>,
+    now: Timestamp,
+) -> Result<Claim, HostError> {
+    let mut unlocker = Unlocker::new(&host.keyring());
+    let keks = store.providers()?.into_iter().filter_map(|provider| {
+        let opened = unlocker.kek(provider.key_id, default_deadline());
+        opened.is_ok().then(|| provider.key_id.to_string())
+    });
+    let keks = keks.collect();
+    let (mut encrypted, mut refused) = (None, Vec::new());
+    if let Some(guests) = guests {
+        let is_encrypted = |guest: &&ListedGuest| {
+            let domain = guest.domain.as_ref();
+            domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
+        };
+        encrypted = Some(guests.iter().filter(is_encrypted).count());
+        for checked in check(host, guests, &UnsealedKeks::default(), &|_| {})? {
+            let (Decision::Deny(refusal), Some(domain)) =
+                (checked.outcome.verdict.decision(), &checked.outcome.domain)
+            else {
+                continue;
+            };
+            refused.push(RefusedGuest {
+                domain: domain.uuid,
+                name: checked.name.clone(),
+                code: refusal.code().as_str().to_owned(),
+                message: refusal_line(checked.named(), refusal),
+            });
+        }
+        refused.truncate(MAX_REFUSED);
+    }
+    Ok(Claim::Report(ReportClaim {
+        host: member.host,
+        name: member.name.clone(),
+        at: now.0,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        keks,
+        guests: encrypted,
+        refused,
+        outbox: store.outbox_len()?,
+    }))
+}

@@ -1,0 +1,217 @@
+//! One exchange of this host, and what follows from it: announced provider keys are opened, signed successors are
+//! followed, and from time to time the host says how it is.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::announced::{Announced, OpenedKey, open_all};
+use super::connection::{FleetCommandError, connect};
+use super::exchange::{Exchange, Exchanged};
+use super::guests::HostGuests;
+use super::report::report;
+use crate::clock::{Deadline, Timestamp};
+use crate::config::Config;
+use crate::fleet::Client;
+use crate::fleet::claim::Claim;
+use crate::fleet::shared::SharedStore;
+use crate::key::id::KeyId;
+use crate::keyring::unlock::Unlocker;
+use crate::manage::guests::ListedGuest;
+use crate::manage::host::{Host, HostError, default_deadline};
+use crate::manage::providers::ProvidersLock;
+use crate::store::{Access, Membership, Store, previous_key_name};
+
+/// How often a host says how it is, in milliseconds.
+const REPORT_EVERY: i64 = 15 * 60 * 1000;
+
+/// What one exchange did.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct FleetRound {
+    #[serde(flatten)]
+    pub(crate) exchanged: Exchanged,
+    /// Announced provider keys that were opened.
+    pub(crate) opened: Vec<OpenedKey>,
+    /// Providers that have a new key, by name.
+    pub(crate) followed: Vec<String>,
+    /// Why announced keys do not open here.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// What is remembered between the exchanges of one process.
+#[derive(Default)]
+pub(crate) struct Follower {
+    client: Option<Client>,
+    /// Which keys it has said that it opens, and when.
+    reported: Option<(BTreeSet<KeyId>, Timestamp)>,
+    /// When announced keys were last tried that did not open.
+    tried: Option<Timestamp>,
+}
+
+/// Exchanges facts, if this host is in a fleet. With `compare` everything is compared.
+pub(crate) fn round(
+    host: &Host,
+    follower: &mut Follower,
+    compare: bool,
+) -> Result<Option<FleetRound>, FleetCommandError> {
+    let config = host.config()?;
+    if config.fleet.store.is_none() {
+        return Ok(None);
+    }
+    let Some(mut store) = host.store(Access::Write)? else {
+        return Ok(None);
+    };
+    let Some(member) = store.membership()? else {
+        return Ok(None);
+    };
+    let mut client = match follower.client.take() {
+        Some(client) => client,
+        None => connect(host, &config)?,
+    };
+    let listed = host.listed_guests().ok();
+    let work = Work {
+        host,
+        config: &config,
+        member,
+        listed: listed.as_deref(),
+        now: Timestamp::now(),
+    };
+    let done = work.run(&mut store, &mut client, follower, compare)?;
+    // After an error nobody knows what the program will say next: it is started anew.
+    follower.client = Some(client);
+    Ok(Some(done))
+}
+
+struct Work<'a> {
+    host: &'a Host,
+    config: &'a Config,
+    member: Membership,
+    listed: Option<&'a [ListedGuest]>,
+    now: Timestamp,
+}
+
+impl Work<'_> {
+    fn run(
+        &self,
+        store: &mut Store,
+        client: &mut Client,
+        follower: &mut Follower,
+        compare: bool,
+    ) -> Result<FleetRound, FleetCommandError> {
+        let mut round = FleetRound {
+            exchanged: self.exchange(store, client, compare)?,
+            ..FleetRound::default()
+        };
+        let is_due = |at: Timestamp| self.now.0.saturating_sub(at.0) >= REPORT_EVERY;
+        if follower.tried.is_none_or(is_due) || round.exchanged.pulled > 0 {
+            let (opened, trouble) = open_all(self.host, self.config, store)?;
+            follower.tried = (!trouble.is_empty()).then_some(self.now);
+            (round.opened, round.trouble) = (opened, trouble);
+        }
+        round.followed = self.follow_successors(store)?;
+        if !round.opened.is_empty() || !round.followed.is_empty() {
+            // With another key more is to be heard, and more to be said.
+            let again = self.exchange(store, client, false)?;
+            round.exchanged.add(again);
+        }
+        self.say_how_it_is(store, client, follower)?;
+        Ok(round)
+    }
+
+    fn exchange(
+        &self,
+        store: &mut Store,
+        client: &mut Client,
+        compare: bool,
+    ) -> Result<Exchanged, FleetCommandError> {
+        let mut unlocker = Unlocker::new(&self.host.keyring());
+        let mut guests = HostGuests::of(self.host, self.listed.unwrap_or_default());
+        let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, client, self.now)?;
+        Ok(exchange.run(compare)?)
+    }
+
+    /// Gives providers of this host the keys that follow theirs, if the key before signed that, and they open here.
+    fn follow_successors(&self, store: &mut Store) -> Result<Vec<String>, HostError> {
+        let announced = Announced::read(store)?;
+        if announced.successors.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut unlocker = Unlocker::new(&self.host.keyring());
+        let mut followed = Vec::new();
+        // Of a host that was away for two rotations the second follows the first.
+        while let Some(name) = self.follow_one(store, &announced, &mut unlocker)? {
+            if !followed.contains(&name) {
+                followed.push(name);
+            }
+        }
+        Ok(followed)
+    }
+
+    fn follow_one(
+        &self,
+        store: &mut Store,
+        announced: &Announced,
+        unlocker: &mut Unlocker,
+    ) -> Result<Option<String>, HostError> {
+        let providers = store.providers()?;
+        for provider in providers.iter().filter(|it| it.previous_key_of().is_none()) {
+            let Ok(kek) = unlocker.kek(provider.key_id, default_deadline()) else {
+                continue;
+            };
+            let next = announced
+                .successors
+                .iter()
+                .filter_map(|signed| signed.check(&kek).ok())
+                .filter(|says| says.old == provider.key_id && says.finished)
+                .filter(|says| says.key_version > provider.key_version)
+                .max_by_key(|says| says.key_version);
+            let Some(says) = next else {
+                continue;
+            };
+            let own_name = previous_key_name(&provider.name, says.new);
+            let is_new = |it: &&crate::verdict::facts::Provider| {
+                it.key_id == says.new && it.previous_key_of().is_some()
+            };
+            let Some(new) = providers.iter().find(is_new) else {
+                continue;
+            };
+            // What does not open wraps nothing.
+            if unlocker.kek(says.new, default_deadline()).is_err() {
+                continue;
+            }
+            let Ok(_exclusive) = ProvidersLock::acquire(self.host) else {
+                continue;
+            };
+            tracing::info!(provider = provider.name, key = own_name, "its key follows");
+            store.set_deadline(default_deadline())?;
+            store.promote_key(provider, new, says.key_version, self.now)?;
+            return Ok(Some(provider.name.clone()));
+        }
+        Ok(None)
+    }
+
+    fn say_how_it_is(
+        &self,
+        store: &Store,
+        client: &mut Client,
+        follower: &mut Follower,
+    ) -> Result<(), FleetCommandError> {
+        let keks: BTreeSet<KeyId> = store.providers()?.iter().map(|it| it.key_id).collect();
+        let is_known = follower.reported.as_ref().is_some_and(|(said, at)| {
+            *said == keks && self.now.0.saturating_sub(at.0) < REPORT_EVERY
+        });
+        if is_known {
+            return Ok(());
+        }
+        let said: Claim = report(self.host, store, &self.member, self.listed, self.now)?;
+        let fact = said.write(self.member.host, self.now);
+        SharedStore::push(
+            client,
+            &[fact],
+            &[],
+            Deadline::after(super::exchange::QUESTION),
+        )?;
+        follower.reported = Some((keks, self.now));
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! `fleet status`: the shared store, this host's part, and the other hosts as they last said.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::connection::{FleetCommandError, connect};
+use crate::clock::Timestamp;
+use crate::fleet::Kind;
+use crate::fleet::claim::{Claim, ReportClaim};
+use crate::ids::HostUuid;
+use crate::manage::host::{Host, default_deadline};
+use crate::store::{Access, Store, StoreError};
+
+/// What `fleet status` found.
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetStatus {
+    pub(crate) host: HostUuid,
+    pub(crate) name: String,
+    /// What the server says of itself; `None` if it does not answer.
+    pub(crate) server: Option<String>,
+    /// As whom it knows this host.
+    pub(crate) role: Option<String>,
+    /// Why it does not answer.
+    pub(crate) trouble: Option<String>,
+    /// When facts were last exchanged.
+    pub(crate) synced_at: Option<Timestamp>,
+    /// When everything was last compared.
+    pub(crate) compared_at: Option<Timestamp>,
+    /// How many changes of this host the fleet does not know yet.
+    pub(crate) outbox: usize,
+    /// How far the clock of the shared store is ahead of this host's, in milliseconds.
+    pub(crate) clock_ahead_ms: Option<i64>,
+    /// The hosts, by name.
+    pub(crate) hosts: Vec<FleetHost>,
+}
+
+/// A host, as it last said.
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetHost {
+    pub(crate) host: HostUuid,
+    pub(crate) name: String,
+    /// When it last said how it is.
+    pub(crate) reported_at: Option<Timestamp>,
+    pub(crate) version: Option<String>,
+    /// How many guests with an encrypted vTPM it defines.
+    pub(crate) guests: Option<usize>,
+    /// How many of them would not start.
+    pub(crate) refused: Option<usize>,
+    /// The provider keys that open there.
+    pub(crate) keks: Vec<String>,
+}
+
+/// Looks at the fleet.
+pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
+    let store = host.store(Access::Read)?;
+    let store = store.ok_or(FleetCommandError::NoMember)?;
+    let member = store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    let mut status = FleetStatus {
+        host: member.host,
+        name: member.name.clone(),
+        server: None,
+        role: None,
+        trouble: None,
+        synced_at: member.synced_at,
+        compared_at: member.compared_at,
+        outbox: store.outbox_len()?,
+        clock_ahead_ms: None,
+        hosts: Vec::new(),
+    };
+    let known = hosts(&store)?;
+    drop(store);
+    let (reports, trouble) = match reports(host, &mut status) {
+        Ok(reports) => (reports, None),
+        Err(error) => (BTreeMap::new(), Some(error.to_string())),
+    };
+    status.trouble = trouble;
+    status.hosts = known
+        .into_iter()
+        .map(|(host, name)| {
+            let said = reports.get(&host);
+            FleetHost {
+                host,
+                name,
+                reported_at: said.map(|said| Timestamp(said.at)),
+                version: said.map(|said| said.version.clone()),
+                guests: said.and_then(|said| said.guests),
+                refused: said.map(|said| said.refused.len()),
+                keks: said.map(|said| said.keks.clone()).unwrap_or_default(),
+            }
+        })
+        .collect();
+    status.hosts.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(status)
+}
+
+fn reports(
+    host: &Host,
+    status: &mut FleetStatus,
+) -> Result<BTreeMap<HostUuid, ReportClaim>, FleetCommandError> {
+    let mut client = connect(host, &host.config()?)?;
+    let found = client.status(default_deadline())?;
+    status.server = Some(found.server);
+    status.role = Some(found.role);
+    status.clock_ahead_ms = Some(found.now.0 - Timestamp::now().0);
+    newest_reports(&mut client)
+}
+
+/// What each host said last of itself.
+pub(super) fn newest_reports(
+    client: &mut crate::fleet::Client,
+) -> Result<BTreeMap<HostUuid, ReportClaim>, FleetCommandError> {
+    let mut reports = BTreeMap::new();
+    for fact in client.newest(Kind::Report, default_deadline())?.facts {
+        if let Ok(Claim::Report(said)) = Claim::read(&fact) {
+            reports.insert(said.host, said);
+        }
+    }
+    Ok(reports)
+}
+
+/// The hosts that have joined and not left, and their names.
+pub(super) fn hosts(store: &Store) -> Result<BTreeMap<HostUuid, String>, StoreError> {
+    let mut newest = BTreeMap::new();
+    for fact in store.facts_of_kind(&[Kind::Host])? {
+        if let Ok(Claim::Host(said)) = Claim::read(&fact) {
+            let entry = newest.entry(said.host).or_insert_with(|| said.clone());
+            if said.at >= entry.at {
+                *entry = said;
+            }
+        }
+    }
+    let present = newest.into_values().filter(|said| !said.left);
+    Ok(present.map(|said| (said.host, said.name)).collect())
+}

@@ -1,0 +1,67 @@
+//! A provider key that others announced becomes one that wraps new keys here.
+
+use rusqlite::{Transaction, params};
+
+use super::super::error::Failure;
+use super::super::key_rows::exactly_one;
+use super::super::schema::is_uuid;
+use super::super::{Store, StoreError, provider_rows, rotation};
+use crate::clock::Timestamp;
+use crate::verdict::facts::Provider;
+
+impl Store {
+    /// Gives a provider the key of an announced one, whose row goes; its own stays as a previous key. `Changed` if
+    /// either is not as it was seen.
+    pub fn promote_key(
+        &mut self,
+        provider: &Provider,
+        announced: &Provider,
+        key_version: i64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            for seen in [provider, announced] {
+                if provider_rows::by_uuid(transaction, seen.uuid)?.key_id != seen.key_id {
+                    return Err(StoreError::Changed.into());
+                }
+            }
+            rebind(transaction, announced, provider, now)?;
+            provider_rows::delete(transaction, announced.uuid)?;
+            let sql = format!(
+                "UPDATE OR ABORT key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
+                                         updated_at = ?4
+                 WHERE {}",
+                is_uuid("uuid", "?1")
+            );
+            exactly_one(transaction.execute(
+                &sql,
+                params![
+                    provider.uuid.to_string(),
+                    announced.key_id.to_string(),
+                    key_version,
+                    now.0
+                ],
+            )?)?;
+            rotation::keep_previous(transaction, provider, now)
+        })
+    }
+}
+
+/// Binds the key references of one provider to another.
+fn rebind(
+    transaction: &Transaction<'_>,
+    from: &Provider,
+    to: &Provider,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let sql = format!(
+        "UPDATE OR ABORT key_ref SET provider_uuid = ?2, provider_name = ?3, updated_at = ?4
+         WHERE {}",
+        is_uuid("provider_uuid", "?1")
+    );
+    transaction.execute(
+        &sql,
+        params![from.uuid.to_string(), to.uuid.to_string(), to.name, now.0],
+    )?;
+    Ok(())
+}
