@@ -2,8 +2,15 @@
 //!
 //! docs/fleet.md has the table of what happens when; each of the files beside this plays rows of it with real guests.
 
+mod back;
 mod database;
+mod down;
+mod elsewhere;
+mod hostile;
 mod lost;
+mod reinstalled;
+mod restored;
+mod split;
 
 use std::fs;
 
@@ -12,13 +19,15 @@ use database::{ADDRESS, Database};
 use crate::built::built;
 use crate::guest::{Guest, Tpm};
 use crate::host::Host;
-use crate::tpm::Identity;
+use crate::tpm::{Identity, identity};
 
 /// A key manager that each host reaches: it turns one bit of each byte.
 const BOX: &str = "#!/bin/sh\nexec tr '\\000-\\377' '\\200-\\377\\000-\\177'\n";
 
 /// Names of hosts, and the roles with which the database knows them.
 const NAMES: [(&str, &str); 3] = [("alpha", "host"), ("beta", "host2"), ("gamma", "host3")];
+
+const RECOVERY: [&str; 2] = ["/run/nkp-a.recovery", "/run/passphrase"];
 
 /// A shared store. The hosts come before it: they end first.
 pub(crate) struct Fleet {
@@ -41,10 +50,7 @@ impl Fleet {
         first.export_provider("nkp-a");
         first.guard(&["fleet", "join"]).ok();
         for host in &hosts[1..] {
-            for file in ["/run/nkp-a.recovery", "/run/passphrase"] {
-                // For the test, which looks at keys with it.
-                host.write(file, fs::read(first.path(file)).unwrap());
-            }
+            host.take_recovery(&first.recovery());
             host.guard(&["fleet", "join"]).ok();
             host.guard(&["provider", "accept", "nkp-a"]).ok();
         }
@@ -84,7 +90,7 @@ fn configuration(role: &str, policy: &str) -> String {
     format!(
         "[policy]\n{policy}\n[fleet]\nstore = \"postgresql://{role}@{ADDRESS}:5480/vtpm_guard\"\n\
          ca = \"/etc/vtpm-guard/fleet/ca.pem\"\n\
-         password_file = \"/etc/vtpm-guard/fleet/password\"\nstate = \"stopped\"\n\
+         password_file = \"/etc/vtpm-guard/fleet/password\"\nask = \"5s\"\nstate = \"stopped\"\n\
          [kms.box]\nkind = \"exec\"\nwrap = [\"/usr/sbin/box\"]\nunwrap = [\"/usr/sbin/box\"]\n"
     )
 }
@@ -99,6 +105,17 @@ impl Host {
         self.run(&install).ok();
     }
 
+    /// What the test itself looks at keys with.
+    fn recovery(&self) -> [Vec<u8>; 2] {
+        RECOVERY.map(|file| fs::read(self.path(file)).unwrap())
+    }
+
+    fn take_recovery(&self, files: &[Vec<u8>; 2]) {
+        for (file, content) in RECOVERY.iter().zip(files) {
+            self.write(file, content);
+        }
+    }
+
     /// Defines a guest of another host, as an orchestrator does; nothing else comes with it.
     fn define_too(&self, guest: &Guest) {
         let _ = self.redefine_guest(guest.clone(), Tpm::Encrypted(guest.secret));
@@ -110,10 +127,46 @@ impl Host {
         self.guard(&["sync"]).ok().stdout
     }
 
+    /// What it knows of the fleet, as `fleet status` tells it.
+    fn outbox(&self) -> u64 {
+        let status = self.guard(&["fleet", "status", "--json"]).stdout;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["outbox"].as_u64().unwrap()
+    }
+
+    /// Cuts the host off from all others, or lets it reach them again.
+    fn cut_off(&self, is_cut: bool) {
+        let to = if is_cut { "down" } else { "up" };
+        self.run(&["ip", "link", "set", "wire", to]).ok();
+    }
+
+    /// The key references of a guest that count, as what is in them.
+    fn live_keys(&self, guest: &Guest) -> Vec<Vec<u8>> {
+        let rows = self.key_refs(guest).into_iter();
+        rows.filter(|row| row.retired_at.is_none())
+            .filter_map(|row| row.wrapped_dek)
+            .collect()
+    }
+
     /// Starts a guest, which must then run with this TPM.
     #[track_caller]
     fn starts_with(&self, guest: &Guest, tpm: &Identity) {
         self.start_running(guest);
         self.runs_with(guest, tpm);
+    }
+
+    /// The guest's TPM, by the one of its keys that counts, whatever others it has.
+    fn tpm_of_rows(&self, guest: &Guest) -> Identity {
+        let rows = self.key_refs(guest).into_iter();
+        let mut live = rows.filter(|row| row.retired_at.is_none());
+        let dek = live.next().unwrap().dek(guest, &self.kek("nkp-a"));
+        identity(&self.tpm_state(guest), Some(dek.expose()))
+    }
+
+    /// Starts a guest that has retired keys, too.
+    #[track_caller]
+    fn starts_with_rows(&self, guest: &Guest, tpm: &Identity) {
+        self.start_running(guest);
+        assert_eq!(self.tpm_of_rows(guest), *tpm);
     }
 }
