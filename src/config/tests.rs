@@ -69,10 +69,8 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     assert_eq!(shown, known);
 }
 
-#[test]
-fn every_known_key_is_heeded() {
-    let config = parse(
-        r#"
+/// Every key, with another value than its default.
+const EVERY_KEY: &str = r#"
         [policy]
         degraded = "deny"
         unmanaged = "deny"
@@ -118,8 +116,11 @@ fn every_known_key_is_heeded() {
         state_dir = "/b"
         run_dir = "/c"
         tpm_dir = "/d"
-        "#,
-    );
+        "#;
+
+#[test]
+fn every_known_key_is_heeded() {
+    let config = parse(EVERY_KEY);
     let expected = Config {
         policy: Policy {
             degraded: Permission::Deny,

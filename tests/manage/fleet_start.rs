@@ -12,7 +12,7 @@ use crate::fleet::{Fact, FactId, State};
 use crate::guard::{Mode, prepare};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
-use crate::manage::fleet::lost::{LostError, lost};
+use crate::manage::fleet::{FleetCommandError, lost};
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::restore_state::{CopiesError, restore};
 use crate::messages::outcome_json;
@@ -471,7 +471,7 @@ fn a_lost_host_runs_no_guest() {
     let store = FleetStore::with(&[], &[]);
     store.configure(first, "");
     let unknown = lost(&first.host, "host3").unwrap_err();
-    assert!(matches!(unknown, LostError::NoSuchHost(_)));
+    assert!(matches!(unknown, FleetCommandError::NoHost(_)));
     let mut known = first.store();
     known.join_fleet("host1", Timestamp::now()).unwrap();
     let at = now() + 1000;

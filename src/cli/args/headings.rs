@@ -24,7 +24,6 @@ pub(super) const GROUPS: [(&str, &[&str]); 3] = [
         &[
             "status",
             "doctor",
-            "fleet",
             "explain",
             "replay",
             "completions",

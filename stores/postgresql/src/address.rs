@@ -1,13 +1,16 @@
 //! Where the database is: `postgresql://[USER@]HOST[:PORT][,HOST[:PORT]...]/DATABASE[?sslmode=verify-full]`.
 
+use std::fs;
 use std::net::IpAddr;
 
-use nix::unistd::gethostname;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 
 /// What may stand after the question mark, beside `sslmode`.
 const PARAMETERS: [&str; 3] = ["application_name", "host", "target_session_attrs"];
+
+/// What the kernel calls this host, as `uname -n` does.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 /// One server after the other, as they stand in the address.
 #[derive(Debug, Clone)]
@@ -132,8 +135,9 @@ fn is_loopback(host: &str) -> bool {
 
 /// The name of this host, which is the role where the address names none.
 fn own_name() -> Result<String, String> {
-    let name = gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty())
+    let name = fs::read_to_string(HOST_NAME).unwrap_or_default();
+    Some(name.trim().to_owned())
+        .filter(|name| !name.is_empty())
         .ok_or_else(|| "the address names no user, and this host has no name".to_owned())
 }
 
@@ -228,6 +232,7 @@ mod tests {
     fn without_a_user_the_role_is_this_hosts_name() {
         let address = Address::parse("postgresql://db1/f").unwrap();
         let user = address.servers()[0].config.get_user().unwrap();
-        assert_eq!(user, gethostname().unwrap().to_str().unwrap());
+        assert_eq!(Some(user), own_name().ok().as_deref());
+        assert!(!user.is_empty() && !user.contains('\n'), "{user}");
     }
 }

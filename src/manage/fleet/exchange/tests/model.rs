@@ -49,6 +49,7 @@ impl Random {
 }
 
 struct Model {
+    number: u64,
     rng: Random,
     hosts: Vec<Host>,
     shared: Memory,
@@ -80,6 +81,7 @@ impl Model {
             })
             .collect();
         Self {
+            number,
             rng,
             hosts,
             shared: Memory::default(),
@@ -367,7 +369,8 @@ impl Model {
             let candidates = self.hosts[*host].candidates(guest(*guest_no), bytes);
             assert!(
                 !candidates.is_empty(),
-                "guest {guest_no} has lost its key on {host}:\n{}",
+                "history {}: guest {guest_no} has lost its key on {host}:\n{}",
+                self.number,
                 self.recent()
             );
         }
@@ -388,7 +391,8 @@ impl Model {
                 let synced = synced.unwrap();
                 self.log.push(format!("settling, {host}: {synced:?}"));
                 if round == 3 {
-                    assert_eq!((synced.pushed, synced.added), (0, 0), "{}", self.recent());
+                    let said = (synced.pushed, synced.added);
+                    assert_eq!(said, (0, 0), "history {}:\n{}", self.number, self.recent());
                 }
             }
         }
@@ -426,7 +430,8 @@ impl Model {
             for host in self.hosts.iter().filter(|it| it.keks.contains(&first)) {
                 assert!(
                     !host.with_dek(guest(*guest_no), bytes).is_empty(),
-                    "a host lacks the key of guest {guest_no}:\n{}",
+                    "history {}: a host lacks the key of guest {guest_no}:\n{}",
+                    self.number,
                     self.recent()
                 );
             }
