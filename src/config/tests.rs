@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use tempfile::TempDir;
 
+use super::fleet::FleetMetadata;
 use super::parse::KEYS;
 use super::*;
 use crate::host::dirs::LibvirtDirs;
