@@ -13,14 +13,14 @@ pub(crate) fn exchanged(round: &FleetRound) -> String {
         format!("told the fleet {}", count(done.pushed, "fact")),
         format!("learnt {}", done.pulled),
     ];
-    for (number, what) in [
-        (done.states, "TPM states sent"),
-        (done.added, "key references added"),
-        (done.changed, "changed"),
-        (done.rejected, "facts not believed"),
+    for (number, what, done) in [
+        (done.states, "TPM state", "sent"),
+        (done.added, "key reference", "added"),
+        (done.changed, "key reference", "changed"),
+        (done.rejected, "fact", "not believed"),
     ] {
         if number > 0 {
-            parts.push(format!("{number} {what}"));
+            parts.push(format!("{} {done}", count(number, what)));
         }
     }
     for name in &round.followed {
