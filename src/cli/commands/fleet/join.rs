@@ -7,6 +7,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::fleet::opened;
 use crate::cli::ui::printer::Printer;
+use crate::host::dirs::FLEET_UNIT;
 use crate::manage::fleet::{Joined, join};
 use crate::messages::{Arg, Command, count, quoted};
 
@@ -44,7 +45,7 @@ impl Answer for Joined {
                 Command::ProviderAccept(Arg::provider_named(owner))
             )
         });
-        let follow = Command::SystemctlEnableNow("vtpm-guard-fleet.service".into());
+        let follow = Command::SystemctlEnableNow(FLEET_UNIT.into());
         let follow = format!("to exchange facts from now on: {follow}");
         accept
             .chain(self.round.trouble.clone())
