@@ -86,15 +86,18 @@ pub(super) fn open_all(
     };
     let mut managers = host.key_managers(config);
     for (key_id, claims) in wanted {
-        let rows: Vec<_> = claims.into_iter().map(row).collect();
-        for slot in &rows {
-            let kek = match slots::open(&mut managers, slot) {
+        let mut rows: Vec<_> = claims.into_iter().map(row).collect();
+        for index in 0..rows.len() {
+            let kek = match slots::open(&mut managers, &rows[index]) {
                 Ok(kek) => kek,
                 Err(error) => {
                     trouble.push(error.to_string());
                     continue;
                 }
             };
+            let slot = &mut rows[index];
+            slot.verified_at = Some(Timestamp::now());
+            let by = format!("{}:{}", slot.kms, slot.remote_key);
             let name = announced.name_of(key_id).unwrap_or("announced");
             let place = slots::place(config.kek_cache, &rows);
             let deadline = default_deadline();
@@ -103,7 +106,7 @@ pub(super) fn open_all(
             opened.push(OpenedKey {
                 name: name.to_owned(),
                 key_id,
-                slot: format!("{}:{}", slot.kms, slot.remote_key),
+                slot: by,
             });
             break;
         }

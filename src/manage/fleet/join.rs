@@ -13,6 +13,7 @@ use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::ProviderRef;
 use crate::store::Access;
+use crate::verdict::facts::Provider;
 
 /// What `fleet join` did.
 #[derive(Debug, Serialize)]
@@ -57,19 +58,22 @@ pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetComma
     let store = host
         .store(Access::Read)?
         .ok_or(FleetCommandError::NoMember)?;
-    let providers = store.providers()?;
-    let to_accept = providers.iter().filter(|it| {
-        let owner = it.previous_key_of();
-        owner.is_some_and(|owner| providers.iter().all(|other| other.name != owner))
-    });
     Ok(Joined {
         host: uuid,
         name,
         server,
         round: round.unwrap_or_default(),
         key_refs: store.all_key_refs(None, false)?.len(),
-        to_accept: to_accept.map(ProviderRef::from).collect(),
+        to_accept: to_accept(&store.providers()?),
     })
+}
+
+/// Of these providers those that were announced and open here, and wrap nothing new yet.
+pub(crate) fn to_accept(providers: &[Provider]) -> Vec<ProviderRef> {
+    let is_here = |name: &str| providers.iter().any(|it| it.name == name);
+    let waits = |it: &&Provider| it.previous_key_of().is_some_and(|owner| !is_here(owner));
+    let waiting = providers.iter().filter(waits);
+    waiting.map(ProviderRef::from).collect()
 }
 
 /// The machine's name.

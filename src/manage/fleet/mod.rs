@@ -34,7 +34,7 @@ pub(crate) use announced::OpenedKey;
 pub(crate) use connection::FleetCommandError;
 pub(crate) use elsewhere::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
 pub(crate) use init::{Initialized, init, sql};
-pub(crate) use join::{Joined, join};
+pub(crate) use join::{Joined, join, to_accept};
 pub(crate) use leave::{Left, leave};
 pub(crate) use lost::{LostHost, lost};
 pub(crate) use round::{FleetRound, Follower, round};
