@@ -19,7 +19,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use fleet::{FleetConfig, FleetMetadata, FleetStates, StoreAddress};
+pub use fleet::{FleetConfig, FleetStates, StoreAddress};
 pub use parse::LineError;
 
 /// The configuration in force.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use tempfile::TempDir;
 
+use super::fleet::FleetMetadata;
 use super::parse::KEYS;
 use super::*;
 use crate::host::dirs::LibvirtDirs;
@@ -69,10 +70,8 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     assert_eq!(shown, known);
 }
 
-#[test]
-fn every_known_key_is_heeded() {
-    let config = parse(
-        r#"
+/// Every key, with another value than its default.
+const EVERY_KEY: &str = r#"
         [policy]
         degraded = "deny"
         unmanaged = "deny"
@@ -118,8 +117,11 @@ fn every_known_key_is_heeded() {
         state_dir = "/b"
         run_dir = "/c"
         tpm_dir = "/d"
-        "#,
-    );
+        "#;
+
+#[test]
+fn every_known_key_is_heeded() {
+    let config = parse(EVERY_KEY);
     let expected = Config {
         policy: Policy {
             degraded: Permission::Deny,

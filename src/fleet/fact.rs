@@ -48,7 +48,9 @@ impl FactId {
 
     fn of(parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
-        parts.iter().for_each(|part| hash.update(part));
+        for part in parts {
+            hash.update(part);
+        }
         Self(hash.finalize().into())
     }
 }

@@ -22,7 +22,11 @@ pub(crate) mod shared;
 pub mod status;
 pub mod tpm_state;
 
-pub use client::{Client, Facts, Found, Pushed};
+#[cfg(feature = "internals")]
+pub use client::Facts;
+pub use client::{Client, Found, Pushed};
 pub use error::FleetError;
-pub use fact::{Cursor, Fact, FactId, Kind, MAX_BODY, MAX_STATE, Scope, Search, State, StateInfo};
-pub use protocol::{Initialized, Page, Status, Trouble};
+pub use fact::{Cursor, Fact, FactId, Kind, MAX_STATE, Scope, Search, State, StateInfo};
+pub use protocol::{Page, Status, Trouble};
+#[cfg(feature = "internals")]
+pub use {fact::MAX_BODY, protocol::Initialized};

@@ -140,7 +140,8 @@ fn prepare(
         log::decision(named.name, "prepare", &outcome);
         return ExitCode::SUCCESS;
     };
-    emergency::refuse(&messages::refusal_line(named, refusal));
+    let findings = outcome.verdict.findings();
+    emergency::refuse(&messages::refused_line(named, refusal, findings));
     log::decision(named.name, "prepare", &outcome);
     start.capture(refusal);
     ExitCode::FAILURE

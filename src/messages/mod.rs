@@ -13,7 +13,7 @@ pub use command::Command;
 pub use explain::{Explanation, explain};
 pub use findings::{finding, reason};
 pub use json::{outcome_json, repairs_json};
-pub use refusal::{Words, refusal, refusal_line};
+pub use refusal::{Words, refusal, refusal_line, refused_line};
 
 use crate::clock::Timestamp;
 use crate::domain::Domain;
@@ -141,6 +141,7 @@ pub fn quoted(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::key::id::KeyId;
+    use crate::verdict::Finding;
     use crate::verdict::code::Code;
     use crate::verdict::refusal::Refusal;
 
@@ -157,6 +158,17 @@ mod tests {
              but the vTPM's key is wrapped with 9c1d77e0; import the original: \
              vtpm-guard provider import FILE"
         );
+    }
+
+    #[test]
+    fn a_refusal_says_that_the_fleets_store_might_have_what_is_missing() {
+        let silent = Finding::FleetSilent("no route\nto host".to_owned());
+        assert_eq!(
+            refused_line("vm1", &Refusal::TpmStateMissing, &[silent]),
+            "x"
+        );
+        let without = refused_line("vm1", &Refusal::TpmStateMissing, &[]);
+        assert_eq!(without, refusal_line("vm1", &Refusal::TpmStateMissing));
     }
 
     #[test]

@@ -61,10 +61,7 @@ pub use bindings::BindingChange;
 pub use check::StoreFinding;
 pub use error::{StoreError, UnavailableReason};
 pub use events::{Event, EventFilter, EventQuery, EventRow};
-pub use fleet::{
-    KnownFact, Membership, Merge, Outgoing, PlacementRow, QueuedState, RowChange, StatedKey,
-    Subject,
-};
+pub use fleet::{KnownFact, Membership, Merge, QueuedState, RowChange, Subject};
 pub use key_rows::KeyRefRecord;
 pub use keys::{AddKey, OtherKeys, Rewrapped, UseKeyResult};
 pub use origin::Origin;

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use vtpm_guard::internals::verdict::code::Code;
 
-use crate::built::built;
 use crate::guest::Guest;
 use crate::host::{Host, skipped};
 
@@ -30,12 +29,8 @@ impl Host {
         (host, guest)
     }
 
-    /// Installs a plugin where programs are the host's own, beside vtpm-guard. Another process writes it: a program
-    /// that is open for writing cannot be run, and what this process has open, children of other tests may have.
     fn install_plugin(&self, kind: &str) {
-        let (built, plugin) = (built(kind), format!("/usr/sbin/kms-{kind}"));
-        let install = ["install", "-m", "755", built.to_str().unwrap(), &plugin];
-        self.run(&install).ok();
+        self.install_program(&format!("kms-{kind}"));
     }
 
     fn box_is_down(&self, is_down: bool) {

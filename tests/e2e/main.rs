@@ -19,6 +19,7 @@ mod daemons;
 mod doctor;
 mod failed_starts;
 mod first_day;
+mod fleet;
 mod fresh_keys;
 mod guest;
 mod hints;

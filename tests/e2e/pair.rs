@@ -48,15 +48,21 @@ impl Pair {
 impl Host {
     /// Gives this end of the wire an address, and lets the daemon listen there.
     fn join(&self, name: &str, address: &str) {
+        let hosts = format!("printf '{HERE} here.example\\n{THERE} there.example\\n' >>/etc/hosts");
+        self.run(&["sh", "-c", &hosts]).ok();
+        self.connect_wire(name, address);
+        self.listen_on_tcp();
+    }
+
+    /// Gives the host its name, and its end of the wire an address.
+    pub(crate) fn connect_wire(&self, name: &str, address: &str) {
         let script = format!(
             "set -eu
              hostname {name}
-             printf '{HERE} here.example\\n{THERE} there.example\\n' >>/etc/hosts
              ip link set lo up
              ip address add {address}/24 dev wire
              ip link set wire up"
         );
         self.run(&["sh", "-c", &script]).ok();
-        self.listen_on_tcp();
     }
 }

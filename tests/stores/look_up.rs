@@ -1,7 +1,7 @@
 //! What a start and people look for.
 
 use vtpm_guard::internals::clock::Timestamp;
-use vtpm_guard::internals::fleet::{Fact, FactId, Kind, Search, State};
+use vtpm_guard::internals::fleet::{Fact, FactId, Kind, Search, State, StateInfo};
 
 use crate::database::{Database, domain, fact, host, key, key_id, soon, state};
 
@@ -85,6 +85,24 @@ fn of_each_guest_a_role_keeps_its_newest_three_states() {
     let found = two.about(domain(1), soon()).unwrap().states;
     let found: Vec<_> = found.iter().map(|state| state.info.at.0).collect();
     assert_eq!(found, [14, 3, 13]);
+    // The same bytes, after a run that has changed nothing: they are of that time, and no further state.
+    one.push(
+        &[],
+        &[State {
+            info: StateInfo {
+                at: Timestamp(15),
+                ..state(1, 12).info
+            },
+            ..state(1, 12)
+        }],
+        soon(),
+    )
+    .unwrap();
+    one.push(&[], &[state(1, 12)], soon()).unwrap();
+    assert_eq!(
+        times(&one.states(Some(domain(1)), 10, soon()).unwrap()),
+        [15, 14, 13, 3]
+    );
     // One that came too late goes at once.
     one.push(&[], &[state(1, 1)], soon()).unwrap();
     assert_eq!(

@@ -23,6 +23,7 @@ mod plugin;
 mod psql;
 mod reach;
 mod roles;
+mod rotation;
 mod schema;
 #[path = "../kms/service.rs"]
 #[allow(dead_code, reason = "shared with the tests of key managers")]

@@ -58,7 +58,7 @@ fn pause(interval: Duration, failures: u32) -> Duration {
     let base = longer.min(LONGEST_PAUSE.max(interval));
     let spread = base / JITTER_PART;
     let random = u32::from(random_byte());
-    base - spread + spread * 2 * random / 255
+    base.saturating_sub(spread) + spread * 2 * random / 255
 }
 
 /// A byte of no importance.

@@ -4,11 +4,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Deadline;
-use crate::fleet::{Client, Found};
+use crate::fleet::{Client, FleetError, Found, State};
 use crate::guard::context::Guard;
 use crate::guard::deadlines::before_the_answer;
 use crate::ids::DomainUuid;
 use crate::verdict::facts::FleetQuestion;
+
+/// How many TPM states of one guest are fetched for a person: three of each host that has had it.
+const MAX_STATES: u32 = 30;
 
 /// With less time than this nobody is asked.
 const WORTH_ASKING: Duration = Duration::from_millis(100);
@@ -64,6 +67,30 @@ impl Line {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         heard.last = None;
     }
+}
+
+/// The TPM states of a guest that the shared store has beside these.
+pub(super) fn older_states(
+    guard: &Guard,
+    domain: DomainUuid,
+    known: &[State],
+    deadline: Deadline,
+) -> Result<Vec<State>, String> {
+    let fleet = &guard.config.fleet;
+    let Some(address) = &fleet.store else {
+        return Ok(Vec::new());
+    };
+    let read = || -> Result<Vec<State>, FleetError> {
+        let mut client = Client::connect(address, &fleet.credentials, deadline)?;
+        let mut older = Vec::new();
+        for info in client.states(Some(domain), MAX_STATES, deadline)? {
+            if known.iter().all(|state| state.info.id != info.id) {
+                older.extend(client.state(info.id, deadline)?);
+            }
+        }
+        Ok(older)
+    };
+    read().map_err(|error| error.to_string())
 }
 
 fn ask(guard: &Guard, domain: DomainUuid, deadline: Deadline) -> Result<Found, String> {

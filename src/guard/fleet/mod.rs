@@ -167,14 +167,16 @@ pub struct FleetCopy {
     pub is_opened: bool,
 }
 
-/// Asks the shared store for the newest TPM states of a guest, for a person who chooses one. The error says why it
+/// Asks the shared store for the TPM states of a guest, for a person who chooses one. The error says why it
 /// has not answered.
 pub fn states_in_fleet(
     guard: &Guard,
     domain: &Domain,
     deadline: Deadline,
 ) -> Result<Vec<FleetCopy>, String> {
-    let found = guard.line.ask(guard, domain.uuid, deadline)?;
+    let mut found = guard.line.ask(guard, domain.uuid, deadline)?;
+    let older = line::older_states(guard, domain.uuid, &found.states, deadline)?;
+    found.states.extend(older);
     let mut gathered = gather(guard, Ok(domain.clone()), Access::Read, deadline);
     let (Some((vtpm, _)), Ok(references)) =
         (domain.encrypted_vtpm(), gathered.facts.references.clone())

@@ -4,6 +4,7 @@ mod hint;
 mod message;
 
 use super::{Arg, Named, label, one_line, quoted};
+use crate::verdict::Finding;
 use crate::verdict::elsewhere::OtherGuest;
 use crate::verdict::refusal::Refusal;
 
@@ -34,6 +35,31 @@ pub fn refusal_line<'a>(guest: impl Into<Named<'a>>, why: &Refusal) -> String {
     let Words { message, hint } = refusal(guest, why);
     one_line(&format!(
         "vtpm-guard: {}: {}: {message}; {hint}",
+        why.code(),
+        label(guest.name)
+    ))
+}
+
+/// The same line of a verdict. What the fleet's store might have, had it answered, comes before all that makes a new
+/// key or a new TPM.
+#[must_use]
+pub fn refused_line<'a>(
+    guest: impl Into<Named<'a>>,
+    why: &Refusal,
+    findings: &[Finding],
+) -> String {
+    let guest = guest.into();
+    let silent = findings.iter().find_map(|finding| match finding {
+        Finding::FleetSilent(why) => Some(why),
+        _ => None,
+    });
+    let Some(silent) = silent else {
+        return refusal_line(guest, why);
+    };
+    let Words { message, hint } = refusal(guest, why);
+    one_line(&format!(
+        "vtpm-guard: {}: {}: {message} (the fleet's store, which might have it, did not answer: {silent}); \
+         retry once it answers; or {hint}",
         why.code(),
         label(guest.name)
     ))

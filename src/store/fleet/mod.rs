@@ -19,11 +19,10 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{KnownFact, StatedKey};
+pub use facts::KnownFact;
 pub use membership::Membership;
 pub use merge::{Merge, RowChange};
-pub use outbox::{Outgoing, Subject};
-pub use placements::PlacementRow;
+pub use outbox::Subject;
 pub use states::QueuedState;
 
 /// The tables, and the columns that an older store lacks: see `schema::stand_in_tables`.

@@ -186,7 +186,7 @@ impl Store {
 
     /// Notes every key and the providers: another tool may have written some, and notes nothing.
     pub fn announce_rows(&mut self) -> Result<(), StoreError> {
-        self.write_quietly(|transaction| announce_all(transaction))
+        self.write_quietly(announce_all)
     }
 
     /// Notes that the fleet is to be told of every key and provider again, of where guests are, and

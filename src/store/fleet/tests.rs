@@ -220,12 +220,6 @@ fn what_others_said_becomes_rows_and_is_not_said_again() {
         status(2, KeyStatus::Live),
         status(1, KeyStatus::Retired),
     ];
-    let add = || RowChange::Add {
-        domain: domain(1),
-        provider: provider.clone(),
-        key: wrapped(&kek, domain(1)),
-        is_retired: false,
-    };
     let merge = Merge {
         facts: facts.clone(),
         rows: vec![RowChange::Add {
@@ -260,30 +254,7 @@ fn what_others_said_becomes_rows_and_is_not_said_again() {
             .collect::<Vec<_>>()
     );
 
-    // All of a merge happens or nothing, and the same key is never added twice.
     let rows = store.all_key_refs(None, true).unwrap();
-    let again = store.merge(
-        &Merge {
-            rows: vec![
-                add(),
-                RowChange::Add {
-                    domain: domain(1),
-                    provider: provider.clone(),
-                    key: NewKey::new(
-                        rows[0].key_ref.wrapped_dek.clone().unwrap(),
-                        kek.key_id(),
-                        1,
-                    ),
-                    is_retired: false,
-                },
-            ],
-            ..Merge::default()
-        },
-        NOW,
-    );
-    assert!(matches!(again, Err(StoreError::Changed)));
-    assert_eq!(store.all_key_refs(None, true).unwrap(), rows);
-
     let retire = |is_retired| Merge {
         rows: vec![RowChange::Retire {
             key_ref: rows[0].key_ref.id,
@@ -343,4 +314,47 @@ fn the_last_word_of_each_host_says_where_a_guest_is() {
     assert!(found[0].is_own && found[0].placement.running);
     assert_eq!(subjects(&store), [Subject::Placement(domain(1))]);
     assert_eq!(store.all_placements().unwrap(), found);
+}
+
+#[test]
+fn a_merge_happens_whole_or_not_and_adds_no_key_twice() {
+    let (_dir, mut store) = member();
+    let kek = Kek::from_slice(&[7; Kek::LEN]).unwrap();
+    let provider = crate::verdict::facts::Provider {
+        key_id: kek.key_id(),
+        ..make_provider(&mut store, "p", 1)
+    };
+    let add = || RowChange::Add {
+        domain: domain(1),
+        provider: provider.clone(),
+        key: wrapped(&kek, domain(1)),
+        is_retired: false,
+    };
+    let first = Merge {
+        rows: vec![add()],
+        ..Merge::default()
+    };
+    store.merge(&first, NOW).unwrap();
+    let rows = store.all_key_refs(None, true).unwrap();
+    let again = store.merge(
+        &Merge {
+            rows: vec![
+                add(),
+                RowChange::Add {
+                    domain: domain(1),
+                    provider: provider.clone(),
+                    key: NewKey::new(
+                        rows[0].key_ref.wrapped_dek.clone().unwrap(),
+                        kek.key_id(),
+                        1,
+                    ),
+                    is_retired: false,
+                },
+            ],
+            ..Merge::default()
+        },
+        NOW,
+    );
+    assert!(matches!(again, Err(StoreError::Changed)));
+    assert_eq!(store.all_key_refs(None, true).unwrap(), rows);
 }

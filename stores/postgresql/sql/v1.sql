@@ -37,9 +37,10 @@ CREATE INDEX fact_of_key ON vtpm_guard.fact (key_id, kind) WHERE key_id IS NOT N
 CREATE INDEX fact_recent ON vtpm_guard.fact (kind, at);
 CREATE INDEX fact_of_host ON vtpm_guard.fact (kind, host, at);
 
--- Encrypted TPM states of guests that have stopped.
+-- Encrypted TPM states of guests that have stopped. After a run that has changed nothing the same bytes are of a
+-- later time.
 CREATE TABLE vtpm_guard.tpm_state (
-    id      bytea PRIMARY KEY,
+    id      bytea NOT NULL,
     domain  uuid NOT NULL,
     host    uuid NOT NULL,
     at      bigint NOT NULL,
@@ -47,6 +48,7 @@ CREATE TABLE vtpm_guard.tpm_state (
     data    bytea NOT NULL CHECK (octet_length(data) BETWEEN 1 AND 524288),
     made_in xid8 NOT NULL DEFAULT pg_current_xact_id(),
     role    name NOT NULL DEFAULT session_user,
+    PRIMARY KEY (id, role, at),
     CONSTRAINT state_is_what_its_id_says CHECK (id = sha256(uuid_send(domain) || data))
 );
 -- It is encrypted: compressing it again is in vain.
@@ -58,6 +60,10 @@ CREATE INDEX state_recent ON vtpm_guard.tpm_state (at);
 CREATE FUNCTION vtpm_guard.keep_newest_states() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    DELETE FROM vtpm_guard.tpm_state AS kept
+    WHERE kept.id = NEW.id AND kept.role = NEW.role AND EXISTS (
+        SELECT FROM vtpm_guard.tpm_state AS later
+        WHERE later.id = kept.id AND later.role = kept.role AND later.at > kept.at);
     DELETE FROM vtpm_guard.tpm_state AS kept
     WHERE kept.domain = NEW.domain AND kept.role = NEW.role AND kept.id NOT IN (
         SELECT newest.id FROM vtpm_guard.tpm_state AS newest

@@ -22,13 +22,12 @@ impl Answer for FleetStatus {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
         writeln!(out, "this host:     {} ({})", quoted(&self.name), self.host)?;
         out.part(format_args!("shared store:  "))?;
-        match (&self.server, &self.role) {
-            (Some(server), Some(role)) => writeln!(out, "{server}, as {role}"),
-            _ => {
-                out.painted(BAD, "does not answer")?;
-                writeln!(out, ": {}", self.trouble.as_deref().unwrap_or_default())
-            }
-        }?;
+        if let (Some(server), Some(role)) = (&self.server, &self.role) {
+            writeln!(out, "{server}, as {role}")?;
+        } else {
+            out.painted(BAD, "does not answer")?;
+            writeln!(out, ": {}", self.trouble.as_deref().unwrap_or_default())?;
+        }
         writeln!(out, "last exchange: {}", time(self.synced_at))?;
         writeln!(out, "last compared: {}", time(self.compared_at))?;
         writeln!(out, "not told yet:  {}", self.outbox)?;

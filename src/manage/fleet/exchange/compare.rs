@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged};
+use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged, question};
 use crate::fleet::claim::Claim;
 use crate::fleet::{Fact, FactId};
 use crate::store::KnownFact;
@@ -17,7 +17,7 @@ impl Exchange<'_> {
     pub(super) fn compare(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
         let concern = self.concern()?;
         let scope = concern.scope(ALWAYS, COMPARED);
-        let theirs = self.shared.digests(&scope, self.deadline())?;
+        let theirs = self.shared.digests(&scope, question())?;
         let mut own = self.store.facts_of_kind(ALWAYS)?;
         own.extend(
             self.store
@@ -32,9 +32,9 @@ impl Exchange<'_> {
         if differing.is_empty() {
             return Ok(());
         }
-        let theirs = self.shared.ids(&scope, &differing, self.deadline())?;
+        let theirs = self.shared.ids(&scope, &differing, question())?;
         let theirs: BTreeSet<FactId> = theirs.into_iter().collect();
-        let missing_there: Vec<_> = own
+        let to_push: Vec<_> = own
             .values()
             .filter(|fact| differing.contains(&fact.id.0[0]) && !theirs.contains(&fact.id))
             .filter_map(|fact| {
@@ -44,16 +44,16 @@ impl Exchange<'_> {
                 })
             })
             .collect();
-        for facts in missing_there.chunks(FACTS_AT_ONCE) {
+        for facts in to_push.chunks(FACTS_AT_ONCE) {
             self.push_all(facts)?;
             done.pushed += facts.len();
         }
-        let missing_here: Vec<_> = theirs
+        let to_fetch: Vec<_> = theirs
             .into_iter()
             .filter(|id| !own.contains_key(id))
             .collect();
-        for ids in missing_here.chunks(FACTS_AT_ONCE) {
-            let mut facts = self.shared.fetch(ids, self.deadline())?;
+        for ids in to_fetch.chunks(FACTS_AT_ONCE) {
+            let mut facts = self.shared.fetch(ids, question())?;
             // A key before what it counts as.
             facts.sort_by_key(|fact| fact.kind);
             self.learn(&facts, None, done)?;

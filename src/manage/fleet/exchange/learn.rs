@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Exchange, ExchangeError, Exchanged};
+use super::{Exchange, ExchangeError, Exchanged, question};
 use crate::fleet::claim::{BadClaim, Claim, KeyClaim, PlacementClaim};
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::fleet::{Fact, FactId};
@@ -85,7 +85,7 @@ impl Exchange<'_> {
             merge.facts.push(KnownFact { fact, claim });
         }
         // The facts first: what they say of rows is read from all that is known.
-        self.store.set_deadline(self.deadline())?;
+        self.store.set_deadline(question())?;
         self.store.merge(&merge, self.now)?;
         self.settle(done)
     }
@@ -112,7 +112,7 @@ impl Exchange<'_> {
             }
             let adds = |change: &&RowChange| matches!(change, RowChange::Add { .. });
             let added = merge.rows.iter().filter(adds).count();
-            self.store.set_deadline(self.deadline())?;
+            self.store.set_deadline(question())?;
             match self.store.merge(&merge, self.now) {
                 Err(StoreError::Changed) => {}
                 other => {
@@ -132,9 +132,7 @@ impl Exchange<'_> {
         match &claim {
             Claim::Key(key) => {
                 self.provider_of(key.key_id).ok_or(NotKept::Unneeded)?;
-                let opened = self
-                    .unlocker
-                    .open(&key.wrapped, key.domain, self.deadline());
+                let opened = self.unlocker.open(&key.wrapped, key.domain, question());
                 opened.map_err(|_| BadClaim::NotSigned(key.key_id))?;
             }
             Claim::Status(status) => {
@@ -163,7 +161,7 @@ impl Exchange<'_> {
     }
 
     fn held(&mut self, key_id: KeyId) -> Result<std::sync::Arc<crate::key::kek::Kek>, NotKept> {
-        let kek = self.unlocker.kek(key_id, self.deadline());
+        let kek = self.unlocker.kek(key_id, question());
         kek.map_err(|_| NotKept::Unneeded)
     }
 
@@ -209,10 +207,7 @@ impl Exchange<'_> {
         let Some(provider) = self.provider_of(key.key_id).cloned() else {
             return Ok(());
         };
-        let Ok(dek) = self
-            .unlocker
-            .open(&key.wrapped, key.domain, self.deadline())
-        else {
+        let Ok(dek) = self.unlocker.open(&key.wrapped, key.domain, question()) else {
             return Ok(());
         };
         let stated = self.store.stated_key(id)?.stated;
@@ -256,7 +251,7 @@ impl Exchange<'_> {
             rows.iter().find(|row| {
                 let wrapped = row.key_ref.wrapped_dek.as_ref();
                 wrapped.is_some_and(|wrapped| {
-                    let opened = self.unlocker.open(wrapped, key.domain, self.deadline());
+                    let opened = self.unlocker.open(wrapped, key.domain, question());
                     opened.is_ok_and(|opened| opened.same_as(dek))
                 })
             })

@@ -133,7 +133,7 @@ impl<'a> Exchange<'a> {
     /// Exchanges facts. With `compare` everything is compared, even if that is not due.
     pub(crate) fn run(&mut self, compare: bool) -> Result<Exchanged, ExchangeError> {
         let mut done = Exchanged::default();
-        let status = self.shared.status(self.deadline())?;
+        let status = self.shared.status(question())?;
         let member = self.membership()?;
         let database = (status.system, status.epoch);
         let is_other = member.database != database;
@@ -157,7 +157,7 @@ impl<'a> Exchange<'a> {
         }
         // What was learnt may have to be answered.
         self.push(&mut done)?;
-        self.store.set_deadline(self.deadline())?;
+        self.store.set_deadline(question())?;
         self.store.mark_synced(done.compared, self.now)?;
         Ok(done)
     }
@@ -165,8 +165,9 @@ impl<'a> Exchange<'a> {
     fn membership(&self) -> Result<Membership, ExchangeError> {
         self.store.membership()?.ok_or(ExchangeError::NoMember)
     }
+}
 
-    fn deadline(&self) -> Deadline {
-        Deadline::after(QUESTION)
-    }
+/// When the answer to one question must be here.
+fn question() -> Deadline {
+    Deadline::after(QUESTION)
 }

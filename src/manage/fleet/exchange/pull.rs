@@ -1,6 +1,6 @@
 //! Pull: what others said since the last time.
 
-use super::{Exchange, ExchangeError, Exchanged};
+use super::{Exchange, ExchangeError, Exchanged, question};
 use crate::fleet::{Cursor, Scope};
 
 /// How many facts are asked for at once: as many as are merged in one transaction, during which a start waits.
@@ -22,7 +22,7 @@ impl Exchange<'_> {
     ) -> Result<(), ExchangeError> {
         let mut after = Cursor::parse(from.unwrap_or_default()).unwrap_or_default();
         loop {
-            let deadline = self.deadline();
+            let deadline = question();
             let page = self.shared.pull(&after, scope, FACTS_AT_ONCE, deadline)?;
             let cursor = from.map(|_| page.next.as_str().to_owned());
             self.learn(&page.facts, cursor, done)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Exchange, ExchangeError, Exchanged};
+use super::{Exchange, ExchangeError, Exchanged, question};
 use crate::fleet::claim::{
     Claim, EventClaim, KeyClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
 };
@@ -25,7 +25,7 @@ impl Exchange<'_> {
     /// Pushes all that waits.
     pub(super) fn push(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
         loop {
-            self.store.set_deadline(self.deadline())?;
+            self.store.set_deadline(question())?;
             let notes = self.store.outbox(NOTES_AT_ONCE)?;
             if notes.is_empty() {
                 break;
@@ -54,7 +54,7 @@ impl Exchange<'_> {
         let facts: Vec<_> = facts.iter().map(|known| known.fact.clone()).collect();
         let mut left = &facts[..];
         while !left.is_empty() {
-            let pushed = self.shared.push(left, &[], self.deadline())?;
+            let pushed = self.shared.push(left, &[], question())?;
             // One that alone is too long can never be sent, and must not keep back all others.
             left = &left[pushed.facts.max(1)..];
         }
@@ -67,7 +67,7 @@ impl Exchange<'_> {
             let Some(state) = self.of_state(&queued)? else {
                 continue;
             };
-            self.shared.push(&[], &[state], self.deadline())?;
+            self.shared.push(&[], &[state], question())?;
             self.store.state_sent(&queued)?;
             done.states += 1;
         }
@@ -98,7 +98,7 @@ impl Exchange<'_> {
             .iter()
             .rev()
             .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
-        let deadline = self.deadline();
+        let deadline = question();
         Ok(key_ids.find_map(|key_id| self.unlocker.kek(key_id, deadline).ok()))
     }
 
@@ -149,7 +149,7 @@ impl Exchange<'_> {
         let signed = (status != known.stated.status)
             .then(|| {
                 // Without the KEK nobody would believe it.
-                let kek = self.unlocker.kek(key.key_id, self.deadline()).ok()?;
+                let kek = self.unlocker.kek(key.key_id, question()).ok()?;
                 let says = StatusClaim {
                     key: id,
                     domain,
@@ -232,7 +232,7 @@ impl Exchange<'_> {
             until: None,
             limit: 1,
         };
-        let found = self.shared.search(&last, self.deadline())?;
+        let found = self.shared.search(&last, question())?;
         let seq = found.iter().find_map(|fact| match Claim::read(fact) {
             Ok(Claim::Event(event)) if event.host == self.host => Some(event.seq),
             _ => None,

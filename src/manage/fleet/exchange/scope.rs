@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ALWAYS, Exchange, ExchangeError, SCOPED};
+use super::{ALWAYS, Exchange, ExchangeError, SCOPED, question};
 use crate::fleet::{Fact, Kind, Scope};
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
@@ -78,7 +78,7 @@ impl Exchange<'_> {
             ..Concern::default()
         };
         for provider in self.store.providers()? {
-            let deadline = self.deadline();
+            let deadline = question();
             if self.unlocker.kek(provider.key_id, deadline).is_ok() {
                 concern.keys.insert(provider.key_id);
             }

@@ -1,0 +1,221 @@
+//! A provider's key in a fleet: announced, opened through the other hosts' own key manager, accepted, rotated. With the
+//! built commands and a real PostgreSQL; the key manager is openssl with a passphrase that all hosts have.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::fleet::claim::{Claim, Signed, SuccessorClaim};
+use vtpm_guard::internals::key::id::KeyId;
+use vtpm_guard::internals::key::kek::Kek;
+
+use crate::built::built;
+use crate::database::{Database, host as host_uuid, soon};
+
+/// A host with a state directory and a configuration of its own.
+struct Host<'a> {
+    dir: tempfile::TempDir,
+    name: &'static str,
+    _database: &'a Database,
+}
+
+impl<'a> Host<'a> {
+    fn new(database: &'a Database, name: &'static str) -> Self {
+        built("store-postgresql");
+        let dir = tempfile::tempdir().unwrap();
+        let passphrase = database.file("box");
+        let openssl = |how: &str| {
+            format!(
+                "[\"/usr/bin/openssl\", {how}\"-aes-256-ctr\", \"-pbkdf2\", \"-pass\", \"file:{passphrase}\"]"
+            )
+        };
+        let fleet = fs::read_to_string(database.file("config.toml")).unwrap();
+        let text = format!(
+            "{fleet}interval = \"1s\"\n[kms.box]\nkind = \"exec\"\nwrap = {}\nunwrap = {}\n",
+            openssl("\"enc\", "),
+            openssl("\"enc\", \"-d\", "),
+        );
+        let host = Self {
+            dir,
+            name,
+            _database: database,
+        };
+        fs::write(host.path("config.toml"), text).unwrap();
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"));
+        command
+            .arg("--config")
+            .arg(self.path("config.toml"))
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .args(arguments.split(' '));
+        command.output().unwrap()
+    }
+
+    /// What it prints as JSON.
+    #[track_caller]
+    fn does(&self, arguments: &str) -> Value {
+        let output = self.run(&format!("--json {arguments}"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{}: {arguments}: {stderr}",
+            self.name
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn joins(&self) -> Value {
+        self.does(&format!("fleet join --name {}", self.name))
+    }
+
+    /// Its providers, each with the first digits of its key.
+    fn providers(&self) -> Vec<(String, String)> {
+        let listed = self.does("provider list");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let one = |it: &Value| (text(&it["name"]), text(&it["key_id"])[..8].to_owned());
+        listed.as_array().unwrap().iter().map(one).collect()
+    }
+
+    fn key(&self, name: &str) -> Option<String> {
+        let found = self.providers().into_iter().find(|it| it.0 == name);
+        found.map(|it| it.1)
+    }
+}
+
+/// A database, and the passphrase of the key manager beside it.
+fn database() -> Database {
+    let database = Database::prepared();
+    let passphrase = database.file("box");
+    fs::write(&passphrase, "a passphrase for tests").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    database
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn an_announced_key_opens_at_once_and_wraps_new_keys_once_it_is_accepted() {
+    let database = database();
+    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    let key = one.key("nkp-a").unwrap();
+    let joined = two.joins();
+    assert_eq!(joined["opened"][0]["name"], "nkp-a");
+    let announced = format!("nkp-a/{key}");
+    assert_eq!(two.providers(), [(announced.clone(), key.clone())]);
+    let refused = two.run(&format!("provider set-default {announced}"));
+    assert!(!refused.status.success(), "it would wrap new keys");
+    let accepted = two.does("provider accept nkp-a");
+    assert_eq!(accepted["was_accepted"], false);
+    assert_eq!(two.key("nkp-a"), Some(key));
+    assert_eq!(two.does("provider accept nkp-a")["was_accepted"], true);
+    two.does("provider set-default nkp-a");
+
+    let unknown = two.run("provider accept nkp-b");
+    assert_eq!(unknown.status.code(), Some(2));
+    // Without the key manager's passphrase it is announced, and no more.
+    let three = Host::new(&database, "three");
+    let config = fs::read_to_string(three.path("config.toml")).unwrap();
+    let config = config.split("[kms.box]").next().unwrap();
+    fs::write(three.path("config.toml"), config).unwrap();
+    three.joins();
+    assert_eq!(three.providers(), []);
+    let refused = three.run("provider accept nkp-a");
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn a_rotation_waits_for_the_hosts_and_they_follow_it() {
+    let database = database();
+    let one = Host::new(&database, "one");
+    let (two, three) = (Host::new(&database, "two"), Host::new(&database, "three"));
+    one.does("provider create nkp-a --slot box:k1");
+    for host in [&one, &two, &three] {
+        host.joins();
+    }
+    two.does("provider accept nkp-a");
+    two.does("sync");
+    let before = one.key("nkp-a").unwrap();
+
+    let waits = one.run("provider rotate nkp-a --wait 0s");
+    assert_eq!(waits.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&waits.stderr).into_owned();
+    assert!(words.contains("\"three\", \"two\" wait"), "{words}");
+    assert_eq!(
+        one.key("nkp-a"),
+        Some(before.clone()),
+        "nothing was changed"
+    );
+    let unknown = one.run("provider rotate nkp-a --wait 0s --without nobody");
+    assert_eq!(unknown.status.code(), Some(2));
+
+    // The second try goes on with the key that the first has announced.
+    two.does("sync");
+    let rotated = one.does("provider rotate nkp-a --wait 0s --without three");
+    let after = one.key("nkp-a").unwrap();
+    assert_ne!(after, before);
+    assert_eq!(rotated["rotated"], true);
+    let hosts: Vec<_> = rotated["hosts"].as_array().unwrap().iter().collect();
+    let result = |name: &str| hosts.iter().find(|it| it["name"] == name).unwrap()["result"].clone();
+    assert_eq!(
+        (result("two"), result("three")),
+        ("opened".into(), "left-out".into())
+    );
+
+    two.does("sync");
+    assert_eq!(two.key("nkp-a"), Some(after.clone()));
+    assert_eq!(
+        two.key(&format!("nkp-a/{before}")),
+        Some(before.clone()),
+        "it opens what it wraps"
+    );
+    // Who has not accepted the provider has a key more that only opens.
+    three.does("sync");
+    assert_eq!(three.key("nkp-a"), None);
+    assert_eq!(three.key(&format!("nkp-a/{after}")), Some(after));
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn a_successor_that_the_key_before_has_not_signed_is_not_followed() {
+    let database = database();
+    let one = Host::new(&database, "one");
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    let before = one.key("nkp-a").unwrap();
+    let listed = one.does("provider list");
+    let old = KeyId::parse(listed[0]["key_id"].as_str().unwrap()).unwrap();
+    // Somebody has a key that opens here, too, and says that it follows.
+    one.does("provider create evil --slot box:k1");
+    let listed = one.does("provider list");
+    let new = KeyId::parse(listed[0]["key_id"].as_str().unwrap()).unwrap();
+    assert_ne!(new, old);
+    let forger = Kek::generate().unwrap();
+    let says = SuccessorClaim {
+        name: "nkp-a".to_owned(),
+        old,
+        new,
+        key_version: 9,
+        finished: true,
+    };
+    let claim = Claim::Successor(Signed::new(says, &forger));
+    let mut fact = claim.write(host_uuid(9), Timestamp(1));
+    fact.key_id = Some(old);
+    database.host().push(&[fact], &[], soon()).unwrap();
+    let synced = one.does("sync");
+    assert_eq!(synced["fleet"]["followed"], Value::Array(Vec::new()));
+    assert_eq!(one.key("nkp-a"), Some(before));
+}
