@@ -85,7 +85,8 @@ reload_systemd() {
 disable_units() {
     if [ -d /run/systemd/system ]; then
         systemctl --quiet disable --now vtpm-guard-check.timer vtpm-guard-sync.timer \
-            vtpm-guard-sync.path vtpm-guard-open.timer vtpm-guard-open.service || true
+            vtpm-guard-sync.path vtpm-guard-open.timer vtpm-guard-open.service \
+            vtpm-guard-fleet.service || true
     fi
 }
 

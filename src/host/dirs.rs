@@ -72,6 +72,9 @@ pub const SYNC_UNITS: [&str; 2] = ["vtpm-guard-sync.path", "vtpm-guard-sync.time
 /// The units that run `vtpm-guard open`: before libvirtd starts, and from time to time.
 pub const OPEN_UNITS: [&str; 2] = ["vtpm-guard-open.service", "vtpm-guard-open.timer"];
 
+/// The unit that runs `vtpm-guard sync --follow`.
+pub const FLEET_UNIT: &str = "vtpm-guard-fleet.service";
+
 /// The path of an open file, whatever its own path leads to by now.
 #[must_use]
 pub fn of_descriptor(file: impl AsFd) -> PathBuf {

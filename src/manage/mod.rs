@@ -10,6 +10,7 @@ pub(crate) mod copies;
 pub(crate) mod drop_state;
 pub(crate) mod dry_start;
 pub(crate) mod encrypt;
+pub(crate) mod figures;
 pub(crate) mod fleet;
 pub(crate) mod guests;
 pub(crate) mod history;

@@ -47,7 +47,8 @@ impl UnknownGuest {
     }
 }
 
-/// The guests that libvirt does not know, by UUID. `known` are those that it knows.
+/// The guests that libvirt does not know, by UUID. `known` are those that it knows. A guest of which another host of
+/// the fleet has said something is that host's: what is here of it came from there, or went there with it.
 pub(crate) fn find(
     host: &Host,
     store: &Store,
@@ -65,7 +66,8 @@ pub(crate) fn find(
     {
         by_domain.entry(uuid).or_default();
     }
-    by_domain.retain(|uuid, _| !known.contains(uuid));
+    let elsewhere = store.guests_of_other_hosts()?;
+    by_domain.retain(|uuid, _| !known.contains(uuid) && !elsewhere.contains(uuid));
     let describe = |(uuid, rows): (DomainUuid, Vec<KeyRefRecord>)| {
         let newest_event = store.history(EventFilter::Domain(uuid), 1)?.pop();
         let (copies, unreadable) = CopyStore::of(state_dir, uuid).copies()?;
@@ -113,7 +115,9 @@ pub(crate) fn count(host: &Host, known: &[Guest]) -> Option<usize> {
     let store = host.store(Access::Read).ok()??;
     let rows = store.all_key_refs(None, true).ok()?;
     let unknown = rows.iter().map(|row| row.domain);
-    let unknown: BTreeSet<_> = unknown.filter(|uuid| !known.contains(uuid)).collect();
+    let elsewhere = store.guests_of_other_hosts().ok()?;
+    let unknown = unknown.filter(|uuid| !known.contains(uuid) && !elsewhere.contains(uuid));
+    let unknown: BTreeSet<_> = unknown.collect();
     Some(unknown.len())
 }
 

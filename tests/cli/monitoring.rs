@@ -27,7 +27,18 @@ fn written() -> (BTreeSet<String>, BTreeSet<String>) {
     );
     let xml = host.file("vm1.xml", &xml);
     let file = host.path("vtpm-guard.prom");
-    // Every metric is written.
+    // Every metric is written: this host is in a fleet, and has a slot.
+    host.run(&["provider", "create", "a"]).succeeds();
+    let store = rusqlite::Connection::open(host.state_dir().join("store.db")).unwrap();
+    store
+        .execute_batch(
+            "INSERT INTO fleet (id, host_uuid, host_name, joined_at)
+             VALUES (1, '11111111-2222-4333-8444-000000000081', 'host1', 1);
+             INSERT INTO kek_slot (slot_uuid, key_id, kind, kms, remote_key, blob, created_at)
+             SELECT '11111111-2222-4333-8444-000000000082', key_id, 'exec', 'box', 'key', X'00', 1
+             FROM key_provider",
+        )
+        .unwrap();
     let config = host.file("config.toml", "[fleet]\nmetadata = \"wrapped\"\n");
     let check = ["check", "--config", &config, "--xml", &xml, "--metrics"];
     host.run(&[&check[..], &[file.to_str().unwrap()]].concat())
@@ -90,6 +101,8 @@ fn alerts_dashboard_and_page_name_the_metrics_that_there_are() {
 #[test]
 fn the_alerts_use_labels_that_there_are() {
     let (_, mut labels) = written();
+    // Of slots.
+    labels.insert("kind".to_owned());
     // Prometheus adds where it was read.
     labels.insert("instance".to_owned());
     let rules = checked_in(&format!("{DIRECTORY}/vtpm-guard.rules.yml"));

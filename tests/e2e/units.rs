@@ -43,6 +43,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         "vtpm-guard-sync.timer",
         "vtpm-guard-open.service",
         "vtpm-guard-open.timer",
+        "vtpm-guard-fleet.service",
         &format!("{}.service", host.guests_daemon()),
     ] {
         let answer = host.run(&[&verify[..], &[unit]].concat()).ok();
@@ -54,12 +55,13 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         assert_eq!(ours.collect::<Vec<_>>(), [] as [&str; 0], "{answer:#?}");
     }
     let security = ["systemd-analyze", "security", "--offline=yes", "--no-pager"];
-    // `open` needs the network, and the devices of HSMs, whose modules come from their makers.
+    // `open` and `fleet` need the network, and the devices of HSMs, whose modules come from their makers.
     for (unit, exposure) in [
         ("check", EXPOSURE),
         ("unstage", EXPOSURE),
         ("sync", EXPOSURE),
         ("open", "35"),
+        ("fleet", "35"),
     ] {
         let unit = &format!("vtpm-guard-{unit}.service");
         let threshold = ["--threshold", exposure, unit];

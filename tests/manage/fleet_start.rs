@@ -10,15 +10,25 @@ use crate::clock::Timestamp;
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, State};
 use crate::guard::{Mode, prepare};
+use crate::ids::ProviderUuid;
 use crate::key::dek::Dek;
+use crate::key::id::KeyId;
 use crate::key::kek::Kek;
+use crate::manage::checks::{Finding, HostFinding, KeyFinding, RecoveryFiles, examine};
 use crate::manage::fleet::{FleetCommandError, lost};
 use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::prune::{Rule, prune};
 use crate::manage::restore_state::{CopiesError, restore};
+use crate::manage::unknown_guests;
 use crate::messages::outcome_json;
-use crate::store::{Merge, Origin};
+use crate::store::{Merge, NewProvider, Origin, previous_key_name};
 use crate::verdict::Decision;
 use crate::verdict::outcome::Outcome;
+
+/// Of a provider key that is nowhere.
+fn key_id() -> KeyId {
+    KeyId::parse("3f2a9c01000000000000000000000000").unwrap()
+}
 
 /// Now, in milliseconds.
 fn now() -> i64 {
@@ -411,7 +421,12 @@ fn a_run_here_is_later_than_what_another_host_said_before() {
     known.merge(&merge, Timestamp::now()).unwrap();
     drop(known);
     assert_eq!(carried_out(first, guest), "allow runs-elsewhere");
-    // That start, which came after the guest had migrated here, was allowed.
+    // A start that was allowed may have failed: it is no run.
+    assert_eq!(carried_out(first, guest), "allow runs-elsewhere");
+    let mut known = first.store();
+    let noted = known.note_placement(guest.uuid, &guest.name, true, Timestamp::now());
+    noted.unwrap();
+    drop(known);
     assert_eq!(carried_out(first, guest), "allow");
 }
 
@@ -473,6 +488,76 @@ fn a_person_waits_longer_for_the_store_than_a_start_does() {
     slow.configure(second, "ask = \"300ms\"\n");
     assert_eq!(carried_out(second, guest), "VG205 fleet-silent");
     assert!(restore(&second.host, "vm1", None).unwrap().changed);
+}
+
+#[test]
+fn the_doctor_says_what_is_wrong_with_the_exchange() {
+    let fixture = Fixture::new();
+    let found = || -> Vec<String> {
+        let recovery = RecoveryFiles {
+            files: &[],
+            passphrase: None,
+        };
+        let found = examine(&fixture.host, &recovery).into_iter();
+        found
+            .filter_map(|one| match one {
+                Finding::Host(HostFinding::NotInFleet) => Some("not joined".to_owned()),
+                Finding::Host(HostFinding::NoExchange { last, .. }) => Some(last.0.to_string()),
+                Finding::Key(KeyFinding::NotAccepted(them)) => Some(them[0].name.clone()),
+                _ => None,
+            })
+            .collect()
+    };
+    assert!(found().is_empty());
+    let shared = FleetStore::with(&[], &[]);
+    shared.configure(&fixture, "");
+    assert_eq!(found(), ["not joined"]);
+    let mut store = fixture.store();
+    let joined = Timestamp(now() - 3_600_000);
+    store.join_fleet("host1", joined).unwrap();
+    assert_eq!(found(), [joined.0.to_string()]);
+    store.mark_synced(true, Timestamp::now()).unwrap();
+    assert!(found().is_empty());
+    // Nobody exchanges more often than twice a day here.
+    store.mark_synced(true, joined).unwrap();
+    shared.configure(&fixture, "interval = \"12h\"");
+    assert!(found().is_empty());
+    let announced = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: previous_key_name("fleet/far", key_id()),
+        key_id: key_id(),
+        key_version: 1,
+        is_default: false,
+    };
+    let now = Timestamp::now();
+    store.create_provider(&announced, &[], now).unwrap();
+    assert_eq!(found(), [announced.name]);
+}
+
+#[test]
+fn a_guest_of_another_host_is_no_unknown_guest() {
+    let moved = moved();
+    let (guest, first) = (&moved.guest, &moved.first);
+    first.libvirt.guests.undefine(&guest.name);
+    let count = || unknown_guests::count(&first.host, &first.host.guests().unwrap());
+    let all = Rule {
+        older_than: Some(Duration::ZERO),
+        standby: true,
+    };
+    let pruned = || prune(&first.host, all, true).unwrap().guests.len();
+    assert_eq!((count(), pruned()), (Some(1), 1));
+    let mut store = first.store();
+    store.join_fleet("host1", Timestamp::now()).unwrap();
+    assert_eq!((count(), pruned()), (Some(1), 1));
+    let other = Member::new(first, "host2");
+    let merge = Merge {
+        placements: vec![other.says(guest, false, now())],
+        ..Merge::default()
+    };
+    store.merge(&merge, Timestamp::now()).unwrap();
+    assert_eq!((count(), pruned()), (Some(0), 0));
+    store.leave_fleet().unwrap();
+    assert_eq!((count(), pruned()), (Some(1), 1));
 }
 
 #[test]

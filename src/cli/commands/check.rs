@@ -13,6 +13,7 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 use crate::clock::Timestamp;
 use crate::manage::dry_start::{self, UnsealedKeks};
+use crate::manage::figures::figures;
 use crate::manage::guests::ListedGuest;
 use crate::manage::persist_state::DeletedStates;
 use crate::manage::shared_secrets;
@@ -44,11 +45,12 @@ fn answer(context: &Context, asked: Check<'_>) -> Result<ExitCode, CommandError>
     };
     if let Some(file) = asked.metrics {
         let now = Timestamp::now();
+        let figures = figures(&context.host, now);
         match &checked {
-            Ok(checked) => metrics::write(file, &checked.guests, absent, now)?,
+            Ok(checked) => metrics::write(file, &checked.guests, absent, &figures, now)?,
             // The first error is the one to report; but a file that cannot be written is one too.
             Err(_) => {
-                if let Err(error) = metrics::write_failure(file, now) {
+                if let Err(error) = metrics::write_failure(file, &figures, now) {
                     context.output.note(&error.to_string());
                 }
             }

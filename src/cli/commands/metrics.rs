@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::cli::ui::error::CommandError;
 use crate::clock::Timestamp;
 use crate::manage::dry_start::CheckedGuest;
+use crate::manage::figures::{Figures, FleetFigures, SlotFigures};
 use crate::manage::metrics_file;
 use crate::verdict::{Decision, Reason};
 
@@ -15,15 +16,24 @@ pub(crate) fn write(
     file: &Path,
     checked: &[CheckedGuest],
     not_travelling: Option<usize>,
+    figures: &Figures,
     now: Timestamp,
 ) -> Result<(), CommandError> {
-    put(file, &text(checked, not_travelling, now))
+    put(
+        file,
+        &(text(checked, not_travelling, now) + &of_host(figures)),
+    )
 }
 
 /// Writes that nothing could be found out, lest the file of an earlier check pass for today's.
-/// When a check last succeeded stays in it.
-pub(crate) fn write_failure(file: &Path, now: Timestamp) -> Result<(), CommandError> {
-    put(file, &check(false, now, last_success(file)))
+/// When a check last succeeded stays in it, and the figures of the host are those of today.
+pub(crate) fn write_failure(
+    file: &Path,
+    figures: &Figures,
+    now: Timestamp,
+) -> Result<(), CommandError> {
+    let text = check(false, now, last_success(file)) + &of_host(figures);
+    put(file, &text)
 }
 
 fn put(file: &Path, text: &str) -> Result<(), CommandError> {
@@ -68,6 +78,44 @@ fn text(checked: &[CheckedGuest], not_travelling: Option<usize>, now: Timestamp)
         );
     }
     text + &check(true, now, Some(seconds(now)))
+}
+
+/// What the store says of the fleet and of slots; nothing where this host has none.
+fn of_host(figures: &Figures) -> String {
+    let mut text = String::new();
+    if let Some(FleetFigures { lag_ms, outbox }) = figures.fleet {
+        text += &family(
+            "vtpm_guard_sync_lag_seconds",
+            "How long ago this host exchanged facts with its fleet, or joined it, if it never did.",
+            &[format!(" {}", lag_ms / 1000)],
+        );
+        text += &family(
+            "vtpm_guard_outbox_depth",
+            "How many changes of this host its fleet does not know yet.",
+            &[format!(" {outbox}")],
+        );
+    }
+    if figures.slots.is_empty() {
+        return text;
+    }
+    let of_kinds = |value: &dyn Fn(Option<Timestamp>) -> Option<i64>| -> Vec<String> {
+        let kinds = figures.slots.iter();
+        let sample = |(kind, slots): (&String, &SlotFigures)| {
+            let value = value(slots.verified_at)?;
+            Some(format!("{{kind=\"{}\"}} {value}", escaped(kind)))
+        };
+        kinds.filter_map(sample).collect()
+    };
+    text += &family(
+        "vtpm_guard_slot_ok",
+        "Whether every slot of key managers of this kind has opened on this host (1).",
+        &of_kinds(&|at| Some(i64::from(at.is_some()))),
+    );
+    text + &family(
+        "vtpm_guard_slot_verified_timestamp_seconds",
+        "Since when each of these slots has opened at least once, in seconds since 1970.",
+        &of_kinds(&|at| at.map(seconds)),
+    )
 }
 
 /// What is to be said of the check itself.
@@ -189,18 +237,46 @@ mod tests {
     }
 
     #[test]
+    fn fleet_and_slots_are_samples_of_hosts_that_have_them() {
+        assert_eq!(of_host(&Figures::default()), "");
+        let slots = |verified_at| SlotFigures { verified_at };
+        let figures = Figures {
+            fleet: Some(FleetFigures {
+                lag_ms: 61_999,
+                outbox: 3,
+            }),
+            slots: [("exec", slots(Some(NOON))), ("kmip", slots(None))]
+                .map(|(kind, slots)| (kind.to_owned(), slots))
+                .into(),
+        };
+        let text = of_host(&figures);
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "vtpm_guard_sync_lag_seconds 61",
+                "vtpm_guard_outbox_depth 3",
+                "vtpm_guard_slot_ok{kind=\"exec\"} 1",
+                "vtpm_guard_slot_ok{kind=\"kmip\"} 0",
+                "vtpm_guard_slot_verified_timestamp_seconds{kind=\"exec\"} 1800000000",
+            ]
+        );
+    }
+
+    #[test]
     fn a_check_that_failed_says_so_and_when_one_succeeded() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("vtpm-guard.prom");
-        write_failure(&file, NOON).unwrap();
+        write_failure(&file, &Figures::default(), NOON).unwrap();
         let failed = || fs::read_to_string(&file).unwrap();
         assert!(failed().contains("\nvtpm_guard_check_success 0\n"));
         assert!(!failed().contains("\nvtpm_guard_check_last_success_timestamp_seconds "));
 
         let checked = [checked("vm1", Decision::Allow(Reason::Proven))];
-        write(&file, &checked, None, NOON).unwrap();
+        write(&file, &checked, None, &Figures::default(), NOON).unwrap();
         for days in 1..=2 {
-            write_failure(&file, Timestamp(NOON.0 + days * 86_400_000)).unwrap();
+            let at = Timestamp(NOON.0 + days * 86_400_000);
+            write_failure(&file, &Figures::default(), at).unwrap();
         }
         let failed = failed();
         for line in [
@@ -218,13 +294,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("vtpm-guard.prom");
         fs::write(&file, "old").unwrap();
-        write(&file, &[], None, Timestamp(0)).unwrap();
+        write(&file, &[], None, &Figures::default(), Timestamp(0)).unwrap();
         assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
         let mode = fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(write(&dir.path().join("no/such"), &[], None, Timestamp(0)).is_err());
-        assert!(write(Path::new("/"), &[], None, Timestamp(0)).is_err());
+        assert!(
+            write(
+                &dir.path().join("no/such"),
+                &[],
+                None,
+                &Figures::default(),
+                Timestamp(0)
+            )
+            .is_err()
+        );
+        assert!(write(Path::new("/"), &[], None, &Figures::default(), Timestamp(0)).is_err());
     }
     /// What the owner of the collector's directory may have put there (H1 of the audit).
     #[test]
@@ -237,16 +322,25 @@ mod tests {
         let temporary = dir.path().join(".vtpm-guard.prom.new");
         for name in [&file, &temporary] {
             symlink(&precious, name).unwrap();
-            write(&file, &[], None, Timestamp(0)).unwrap();
+            write(&file, &[], None, &Figures::default(), Timestamp(0)).unwrap();
             assert_eq!(fs::read(&precious).unwrap(), b"precious");
             let mode = fs::metadata(&precious).unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o600);
             fs::remove_file(name).unwrap();
             mkfifo(name, Mode::S_IRWXU).unwrap();
-            write(&file, &[], None, Timestamp(0)).unwrap();
+            write(&file, &[], None, &Figures::default(), Timestamp(0)).unwrap();
             assert!(fs::read_to_string(&file).unwrap().starts_with("# HELP"));
         }
         mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
-        assert!(write(&dir.path().join("fifo/x.prom"), &[], None, Timestamp(0)).is_err());
+        assert!(
+            write(
+                &dir.path().join("fifo/x.prom"),
+                &[],
+                None,
+                &Figures::default(),
+                Timestamp(0)
+            )
+            .is_err()
+        );
     }
 }

@@ -15,6 +15,7 @@ use crate::libvirt::secret::SecretError;
 use crate::manage::dry_start::CheckedGuest;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::HostError;
+use crate::manage::providers::ProviderRef;
 use crate::manage::shared_secrets::SharedSecret;
 use crate::recovery::file::RecoveryError;
 use crate::store::StoreFinding;
@@ -172,6 +173,12 @@ pub(crate) enum HostFinding {
     NoNightlyCheck,
     /// Keys are to travel, and these units that write them are not enabled.
     SyncNotEnabled(Vec<&'static str>),
+    /// The configuration names a shared store, and this host is in no fleet.
+    NotInFleet,
+    /// No facts were exchanged with the fleet since then; and whether the unit that does it is off.
+    NoExchange { last: Timestamp, is_off: bool },
+    /// The unit that exchanges facts is not enabled.
+    FleetNotEnabled,
     /// A key manager does not answer, or does not take the credentials.
     KeyManager(KmsError),
     /// Provider keys need a key manager, and these units that ask it are not enabled.
@@ -258,6 +265,8 @@ pub(crate) enum KeyFinding {
     Shared(SharedSecret),
     /// The keys of these guests are to travel, and are not in their XML.
     NotTravelling(Vec<GuestRef>),
+    /// These providers were announced by other hosts, and open here; they wrap no new keys.
+    NotAccepted(Vec<ProviderRef>),
     /// The starts of these guests would be refused or would fail, all for reasons with one code.
     WouldNotStart {
         guests: Vec<CheckedGuest>,

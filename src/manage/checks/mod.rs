@@ -5,6 +5,7 @@ mod configuration;
 mod copies;
 mod drop_in;
 mod finding;
+mod fleet;
 mod hook;
 mod host_tpm;
 mod libvirt_dirs;
@@ -61,6 +62,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(starts::examine(host, &listed, &keks));
     found.extend(deleted(host, &listed));
     found.extend(travelling::examine(host, &listed));
+    found.extend(fleet::examine(host));
     found.extend(copies::examine(host));
     found.extend(plaintext::kept_by_encrypt(host, guests));
     found.extend(plaintext::in_state_files(host, &listed));

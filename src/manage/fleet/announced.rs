@@ -104,6 +104,7 @@ pub(super) fn open_all(
                 }
             };
             let name = announced.name_of(&kek).unwrap_or(UNNAMED).to_owned();
+            let by = format!("{}:{}", slot.kms, slot.remote_key);
             let place = slots::place(config.kek_cache, &rows);
             if let Err(error) = keep(&keyring, place, store, &name, &kek, slot) {
                 trouble.push(error.to_string());
@@ -112,7 +113,7 @@ pub(super) fn open_all(
             opened.push(OpenedKey {
                 name,
                 key_id,
-                slot: format!("{}:{}", slot.kms, slot.remote_key),
+                slot: by,
             });
             break;
         }
@@ -151,6 +152,12 @@ fn keep(
 /// names of providers have no slash. So no provider of this host takes it for its own.
 pub(super) fn kept_name(name: &str, key_id: KeyId) -> String {
     previous_key_name(&format!("{ANNOUNCED}{name}"), key_id)
+}
+
+/// The name under which a key was announced that has this name on this host.
+pub(crate) fn announced_name(kept: &str) -> &str {
+    let name = kept.strip_prefix(ANNOUNCED).unwrap_or(kept);
+    name.rsplit_once('/').map_or(name, |(name, _)| name)
 }
 
 /// The name under which a key of this host was announced; `None` if it was not.

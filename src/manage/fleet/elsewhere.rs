@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, EventClaim};
 use crate::fleet::{Kind, Search};
 use crate::ids::{DomainUuid, HostUuid};
+use crate::manage::guests::GuestRef;
 use crate::manage::host::{Host, default_deadline};
 use crate::store::Access;
 
@@ -35,13 +36,22 @@ pub(crate) struct FleetEvent {
     #[serde(skip)]
     seq: i64,
     pub(crate) at: Timestamp,
-    pub(crate) domain_uuid: DomainUuid,
-    pub(crate) domain: String,
+    #[serde(rename = "domain")]
+    pub(crate) guest: GuestRef,
     pub(crate) operation: String,
-    pub(crate) allowed: bool,
+    /// As in the history of this host: `allow` or `deny`.
+    decision: &'static str,
     pub(crate) code: Option<String>,
     pub(crate) message: String,
 }
+
+impl FleetEvent {
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.decision == ALLOW
+    }
+}
+
+const ALLOW: &str = "allow";
 
 /// The guests of all hosts that would not start, and those that run, by name.
 pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandError> {
@@ -112,7 +122,7 @@ pub(crate) fn fleet_history(
         let same = |it: &&mut FleetEvent| (it.host_uuid, it.seq) == (new.host_uuid, new.seq);
         match events.iter_mut().find(same) {
             // A refusal is what a start that was allowed at first has become.
-            Some(known) if known.allowed && !new.allowed => *known = new,
+            Some(known) if known.is_allowed() && !new.is_allowed() => *known = new,
             Some(_) => {}
             None => events.push(new),
         }
@@ -127,10 +137,9 @@ fn event(said: EventClaim) -> FleetEvent {
         host_uuid: said.host,
         seq: said.seq,
         at: Timestamp(said.at),
-        domain_uuid: said.domain,
-        domain: said.name,
+        guest: GuestRef::of_uuid(said.domain, Some(said.name)),
         operation: said.operation,
-        allowed: said.allowed,
+        decision: if said.allowed { ALLOW } else { "deny" },
         code: said.code,
         message: said.message,
     }

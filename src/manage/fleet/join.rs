@@ -12,7 +12,9 @@ use crate::fleet::claim::{Claim, HostClaim};
 use crate::fleet::shared::SharedStore;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
+use crate::manage::providers::ProviderRef;
 use crate::store::Access;
+use crate::verdict::facts::Provider;
 
 /// What `fleet join` did.
 #[derive(Debug, Serialize)]
@@ -26,7 +28,7 @@ pub(crate) struct Joined {
     /// How many key references this host has now.
     pub(crate) key_refs: usize,
     /// Announced keys that open here, and wrap nothing new yet: their providers' names.
-    pub(crate) to_accept: Vec<String>,
+    pub(crate) to_accept: Vec<ProviderRef>,
 }
 
 /// Joins the fleet of the configuration, under this name or that of the machine. Joining again is harmless.
@@ -57,18 +59,22 @@ pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetComma
     let store = host
         .store(Access::Read)?
         .ok_or(FleetCommandError::NoMember)?;
-    let providers = store.providers()?;
-    let mut to_accept: Vec<_> = providers.iter().filter_map(announced_as).collect();
-    to_accept.retain(|name| providers.iter().all(|other| other.name != *name));
-    to_accept.dedup();
     Ok(Joined {
         host: uuid,
         name,
         server,
         round: round.unwrap_or_default(),
         key_refs: store.all_key_refs(None, false)?.len(),
-        to_accept: to_accept.into_iter().map(str::to_owned).collect(),
+        to_accept: to_accept(&store.providers()?),
     })
+}
+
+/// Of these providers those that were announced and open here, and wrap nothing new yet.
+pub(crate) fn to_accept(providers: &[Provider]) -> Vec<ProviderRef> {
+    let is_here = |name: &str| providers.iter().any(|it| it.name == name);
+    let waits = |it: &&Provider| announced_as(it).is_some_and(|name| !is_here(name));
+    let waiting = providers.iter().filter(waits);
+    waiting.map(ProviderRef::from).collect()
 }
 
 /// The machine's name.

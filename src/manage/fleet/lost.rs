@@ -17,7 +17,8 @@ use crate::store::{Access, KnownFact, Merge};
 #[derive(Debug, Serialize)]
 pub(crate) struct LostHost {
     /// The host.
-    pub(crate) host: String,
+    pub(crate) host: HostUuid,
+    pub(crate) name: String,
     /// Its guests, as it has said last.
     pub(crate) guests: Vec<GuestRef>,
     /// Whether the other hosts were told.
@@ -81,7 +82,8 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
     drop(store);
     let told = tell(host, &notes);
     Ok(LostHost {
-        host: name,
+        host: uuid,
+        name,
         guests,
         told,
     })

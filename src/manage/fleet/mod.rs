@@ -30,11 +30,11 @@ pub(crate) mod states;
 mod status;
 
 pub(crate) use accept::{AcceptedProvider, accept};
-pub(crate) use announced::OpenedKey;
+pub(crate) use announced::{OpenedKey, announced_name};
 pub(crate) use connection::FleetCommandError;
 pub(crate) use elsewhere::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
 pub(crate) use init::{Initialized, init, sql};
-pub(crate) use join::{Joined, join};
+pub(crate) use join::{Joined, join, to_accept};
 pub(crate) use leave::{Left, leave};
 pub(crate) use lost::{LostHost, lost};
 pub(crate) use round::{FleetRound, Follower, round};

@@ -1,5 +1,7 @@
 //! The facts that this host knows: the union of its own and those of others.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::super::error::Failure;
@@ -99,6 +101,23 @@ impl Store {
             }
             ids.sort_unstable();
             Ok(ids)
+        })
+    }
+
+    /// The guests of which other hosts of the fleet have said something; none where this host is in no fleet.
+    pub fn guests_of_other_hosts(&self) -> Result<BTreeSet<DomainUuid>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT domain_uuid FROM fleet_fact JOIN fleet WHERE fleet_fact.host_uuid <> fleet.host_uuid
+                       UNION
+                       SELECT domain_uuid FROM fleet_placement JOIN fleet
+                       WHERE fleet_placement.host_uuid <> fleet.host_uuid";
+            let mut query = connection.prepare(sql)?;
+            let rows = query.query_map([], |row| row.get::<_, Option<String>>(0))?;
+            let mut guests = BTreeSet::new();
+            for text in rows {
+                guests.extend(text?.and_then(|text| DomainUuid::parse(&text).ok()));
+            }
+            Ok(guests)
         })
     }
 

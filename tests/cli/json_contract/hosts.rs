@@ -23,26 +23,19 @@ pub(super) fn status(answers: &mut Answers) {
     let helper = site.path("bin/vtpm-guard-libvirt");
     fs::write(helper, "#!/bin/sh\n").unwrap();
     answers.ask(&site, "libvirt is unreachable", "");
+    answers.ask(&site, "there is no fleet", "--fleet");
+    answers.ask(&super::fleet::joined(), "of the fleet", "--fleet");
 }
 
 /// A guest of this host runs on another one.
 pub(super) fn runs_elsewhere(site: &Site) {
     let host = guest(80);
     site.sql(&format!(
-        "INSERT INTO fleet (id, host_uuid, host_name, joined_at) VALUES (1, '{}', 'here', 1);
+        "INSERT OR IGNORE INTO fleet (id, host_uuid, host_name, joined_at) VALUES (1, '{}', 'here', 1);
          INSERT INTO fleet_placement VALUES ('{}', '{host}', 'host2', 'vm1', 4000000000000, 1)",
         guest(81),
         guest(1)
     ));
-}
-
-pub(super) fn fleet_lost(answers: &mut Answers) {
-    answers.ask(&Site::empty(), "nothing is set up", "host2");
-    let site = Site::with_guest();
-    runs_elsewhere(&site);
-    answers.ask(&site, "no such host", "host3");
-    answers.ask(&site, "its guest may start here", "host2");
-    answers.ask(&site, "again", &guest(80));
 }
 
 pub(super) fn doctor(answers: &mut Answers) {
@@ -95,6 +88,11 @@ pub(super) fn sync(answers: &mut Answers) {
     let helper = site.path("bin/vtpm-guard-libvirt");
     fs::write(helper, "#!/bin/sh\n").unwrap();
     answers.ask_alone(&site, "libvirt is unreachable", "", "");
+    let (first, second) = super::fleet::pair();
+    second.did("fleet join --name host2");
+    answers.ask_alone(&second, "in a fleet", "", "");
+    first.cut_fleet();
+    answers.ask_alone(&first, "its shared store does not answer", "", "");
 }
 
 pub(super) fn history(answers: &mut Answers) {
@@ -112,6 +110,8 @@ pub(super) fn history(answers: &mut Answers) {
     answers.ask(&site, "captured XML", "--captures");
     answers.ask(&site, "not a code", "--code VG000");
     answers.ask(&site, "not a time", "--since x");
+    answers.ask(&site, "there is no fleet", "--fleet");
+    answers.ask(&super::fleet::joined(), "of the fleet", "--fleet");
 }
 
 pub(super) fn explain(answers: &mut Answers) {

@@ -5,6 +5,7 @@
 //! and names it in `docs/json.md`.
 
 mod doc;
+mod fleet;
 mod guests;
 mod hosts;
 mod keys;
@@ -112,6 +113,7 @@ contract! {
     provider_rename: "provider rename", providers::rename;
     provider_set_default: "provider set-default", providers::set_default;
     provider_rotate: "provider rotate", providers::rotate;
+    provider_accept: "provider accept", fleet::accept;
     provider_reseal: "provider reseal", providers::reseal;
     provider_export: "provider export", providers::export;
     provider_import: "provider import", providers::import;
@@ -143,7 +145,11 @@ contract! {
     state_restore: "state restore", guests::state_restore;
     state_persist: "state persist", guests::state_persist;
     state_drop: "state drop", guests::state_drop;
-    fleet_lost: "fleet lost", hosts::fleet_lost;
+    fleet_init: "fleet init", fleet::init;
+    fleet_join: "fleet join", fleet::join;
+    fleet_status: "fleet status", fleet::status;
+    fleet_leave: "fleet leave", fleet::leave;
+    fleet_lost: "fleet lost", fleet::lost;
     status: "status", hosts::status;
     history: "history", hosts::history;
     explain: "explain", hosts::explain;

@@ -55,6 +55,17 @@ pub(super) fn rotate(answers: &mut Answers) {
     ));
     answers.ask(&site, "a row does not open", "a");
     answers.ask(&site, "an unknown one", "x");
+    let (first, second) = super::fleet::pair();
+    second.did("fleet join --name host2");
+    let third = Site::new();
+    third.add_fleet_of(&first);
+    third.did("fleet join --name host3");
+    answers.ask(&first, "another host is to open it first", "b --wait 0s");
+    second.did("sync");
+    answers.ask(&first, "it has, a third one needs it not", "b");
+    answers.ask(&first, "not waiting for it", "b --without host2");
+    first.cut_fleet();
+    answers.ask(&first, "the shared store does not answer", "b");
 }
 
 pub(super) fn reseal(answers: &mut Answers) {

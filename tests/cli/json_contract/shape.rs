@@ -39,12 +39,16 @@ const FREE: &[&str] = &[
     "providers_without_key",
     "remote_key",
     "remote_version",
+    "role",
+    "server",
     "slot",
+    "sql",
     // Ids.
     "former_keys_dropped",
     "former_keys_kept",
     "id",
     "kek_ref",
+    "keks",
     "key_id",
     "previous_key_id",
     "provider_uuid",
@@ -53,6 +57,9 @@ const FREE: &[&str] = &[
     "sha256",
     "uuid",
 ];
+
+/// The same for keys that are words of the contract elsewhere.
+const FREE_HERE: &[&str] = &["hosts[].version"];
 
 /// What seals a provider's key differs from host to host.
 const SEALS: &[&str] = &["systemd host+tpm2", "systemd host", "root-only file"];
@@ -149,7 +156,7 @@ fn kind(value: &Value, path: &str, words: &[&str]) -> String {
             let key = key.rsplit_once('.').map_or(key, |(_, key)| key);
             if SEALS.contains(&text.as_str()) {
                 "a seal".to_owned()
-            } else if FREE.contains(&key) && !words.contains(&key) {
+            } else if FREE_HERE.contains(&path) || FREE.contains(&key) && !words.contains(&key) {
                 "text".to_owned()
             } else {
                 format!("{text:?}")

@@ -124,6 +124,32 @@ impl Site {
         self.configure("[fleet]\nstore = \"test://there\"");
     }
 
+    /// A shared store for a fleet, which this host may join.
+    pub(super) fn add_fleet(&self) {
+        fs::create_dir(self.path("bin/fleet")).unwrap();
+        self.add_fleet_program();
+    }
+
+    /// That of another host.
+    pub(super) fn add_fleet_of(&self, other: &Self) {
+        std::os::unix::fs::symlink(other.path("bin/fleet"), self.path("bin/fleet")).unwrap();
+        self.add_fleet_program();
+    }
+
+    fn add_fleet_program(&self) {
+        let program = self.host.path("bin/store-test");
+        fs::write(&program, include_str!("fake-store")).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let before = fs::read_to_string(&self.config).unwrap();
+        let section = "[fleet]\nstore = \"test://there\"\n";
+        self.host.file("config.toml", &(before + section));
+    }
+
+    /// The shared store does not answer any more.
+    pub(super) fn cut_fleet(&self) {
+        fs::rename(self.path("bin/fleet"), self.path("bin/cut")).unwrap();
+    }
+
     /// Two key managers: `box` turns one bit of each byte, `closed` takes nothing.
     pub(super) fn add_key_manager(&self) {
         let program = built("kms-exec");

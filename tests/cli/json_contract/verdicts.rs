@@ -114,6 +114,8 @@ pub(super) fn check(answers: &mut Answers) {
     answers.ask(&site, "encryption, a plain state", "vm4");
     answers.ask(&site, "all guests", "--all");
     answers.ask(&site, "all guests, for a monitor", "--all --nagios");
+    answers.ask(&site, "there is no fleet", "--fleet");
+    answers.ask(&super::fleet::joined(), "guests of the fleet", "--fleet");
     answers.ask(&site, "an unknown guest", "vm9");
     answers.ask(&site, "an unknown guest, for a monitor", "vm9 --nagios");
     devices(answers, &site);

@@ -48,7 +48,8 @@ def install(machine):
 def units(machine):
     own = (
         "vtpm-guard-check.service vtpm-guard-check.timer vtpm-guard-unstage.service vtpm-guard-sync.service "
-        "vtpm-guard-sync.path vtpm-guard-sync.timer vtpm-guard-open.service vtpm-guard-open.timer libvirtd.service"
+        "vtpm-guard-sync.path vtpm-guard-sync.timer vtpm-guard-open.service vtpm-guard-open.timer "
+        "vtpm-guard-fleet.service libvirtd.service"
     )
     machine.sh(f"systemd-analyze verify {own} 2>&1 | grep vtpm-guard || true").says_not("vtpm-guard")
     expect(machine.sh("systemctl --failed --no-legend").ok().stdout == "", "units have failed")

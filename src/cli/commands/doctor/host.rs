@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::Described;
+use crate::cli::ui::answer::time;
 use crate::cli::ui::host_errors::REINSTALL;
+use crate::host::dirs::FLEET_UNIT;
 use crate::host::trusted::{Distrust, Reason};
 use crate::libvirt::secret::SecretError;
 use crate::manage::checks::{Distrusted, HostFinding};
@@ -65,6 +67,9 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 enable.collect::<Vec<_>>().join(" && "),
             )
         }
+        HostFinding::NotInFleet | HostFinding::NoExchange { .. } | HostFinding::FleetNotEnabled => {
+            fleet(finding)
+        }
         HostFinding::KeyManager(error) => Described::warning(
             error.to_string(),
             "guests start all the same while this host holds their provider keys; new keys and slots wait",
@@ -104,6 +109,39 @@ pub(super) fn describe(finding: &HostFinding) -> Described {
                 "link it as the only hook of this host: {}",
                 Command::LinkHook(Arg::file(Path::new("/etc/libvirt/hooks/qemu")))
             ),
+        ),
+    }
+}
+
+fn fleet(finding: &HostFinding) -> Described {
+    let enable = Command::SystemctlEnableNow(FLEET_UNIT.into());
+    match finding {
+        HostFinding::NoExchange { last, is_off } => Described::warning(
+            format!(
+                "no facts were exchanged with the fleet since {}{}",
+                time(Some(*last)),
+                if *is_off {
+                    format!(", and {FLEET_UNIT} is not enabled")
+                } else {
+                    String::new()
+                }
+            ),
+            "other hosts do not know this host's new keys, nor this host theirs",
+            if *is_off {
+                enable.to_string()
+            } else {
+                Command::FleetStatus.to_string()
+            },
+        ),
+        HostFinding::NotInFleet => Described::warning(
+            "fleet.store is set, and this host has not joined the fleet",
+            "no facts are exchanged: other hosts do not know this host's keys, nor this host theirs",
+            Command::FleetJoin.to_string(),
+        ),
+        _ => Described::warning(
+            format!("{FLEET_UNIT} is not enabled, and this host is in a fleet"),
+            "facts are exchanged only when somebody runs vtpm-guard sync",
+            enable.to_string(),
         ),
     }
 }

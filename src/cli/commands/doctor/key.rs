@@ -1,12 +1,16 @@
 //! The words of findings about keys, the store and TPM states.
 
+use std::collections::BTreeSet;
+
 use super::{Described, seal};
 use crate::cli::ui::answer::time;
 use crate::cli::ui::describe::{Keep, deleted_at_stop, deleted_at_undefine, shared_secret};
 use crate::ids::DomainUuid;
 use crate::manage::checks::KeyFinding;
 use crate::manage::dry_start::CheckedGuest;
+use crate::manage::fleet::announced_name;
 use crate::manage::guests::GuestRef;
+use crate::manage::providers::ProviderRef;
 use crate::messages::{Arg, Command, Words, count, kind, label, quoted, refusal};
 use crate::recovery::file::RecoveryError;
 use crate::verdict::facts::Provider;
@@ -156,6 +160,7 @@ fn of_guest(finding: &KeyFinding) -> Described {
             Described::warning(what, why, fix)
         }
         KeyFinding::NotTravelling(guests) => not_travelling(guests),
+        KeyFinding::NotAccepted(providers) => not_accepted(providers),
         KeyFinding::WouldNotStart { guests, why } => would_not_start(guests, why),
         KeyFinding::Copy(error) => Described::error(
             format!("a saved copy of TPM state cannot be used: {error}"),
@@ -201,6 +206,23 @@ fn of_guest(finding: &KeyFinding) -> Described {
         } => plain_state(*guest, name.as_deref(), *is_known),
         _ => unreachable!("only findings about guests come here"),
     }
+}
+
+fn not_accepted(providers: &[ProviderRef]) -> Described {
+    let owner = |it: &ProviderRef| announced_name(&it.name).to_owned();
+    let names: BTreeSet<_> = providers.iter().map(owner).collect();
+    let accept = names
+        .iter()
+        .map(|name| Command::ProviderAccept(Arg::provider_named(name)).to_string());
+    let quoted: Vec<_> = names.iter().map(|name| quoted(name)).collect();
+    Described::note(
+        format!(
+            "announced by other hosts, and not accepted here: {}",
+            quoted.join(", ")
+        ),
+        "what these providers wrap opens on this host; new keys cannot be wrapped with them here",
+        accept.collect::<Vec<_>>().join(" && "),
+    )
 }
 
 fn not_travelling(guests: &[GuestRef]) -> Described {

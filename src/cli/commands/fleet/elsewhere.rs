@@ -91,10 +91,10 @@ impl Answer for Vec<FleetEvent> {
             rows.add_row([
                 Cell::new(time(Some(event.at))),
                 Cell::new(&event.host),
-                Cell::new(&event.domain),
+                Cell::new(event.guest.label()),
                 Cell::new(&event.operation),
                 match &event.code {
-                    None if event.allowed => Cell::new("allow").fg(GOOD),
+                    None if event.is_allowed() => Cell::new("allow").fg(GOOD),
                     None => Cell::new("deny").fg(BAD),
                     Some(code) => Cell::new(code).fg(BAD),
                 },

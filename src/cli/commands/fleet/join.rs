@@ -7,7 +7,8 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::fleet::opened;
 use crate::cli::ui::printer::Printer;
-use crate::manage::fleet::{Joined, join};
+use crate::host::dirs::FLEET_UNIT;
+use crate::manage::fleet::{Joined, announced_name, join};
 use crate::messages::{Arg, Command, count, quoted};
 
 pub(super) fn run(context: &Context, name: Option<&str>) -> Result<(), CommandError> {
@@ -36,14 +37,15 @@ impl Answer for Joined {
     }
 
     fn notes(&self) -> Vec<String> {
-        let accept = self.to_accept.iter().map(|owner| {
+        let accept = self.to_accept.iter().map(|provider| {
+            let owner = announced_name(&provider.name);
             format!(
                 "provider {} opens here and wraps no new keys until it is accepted: {}",
                 quoted(owner),
                 Command::ProviderAccept(Arg::provider_named(owner))
             )
         });
-        let follow = Command::SystemctlEnableNow("vtpm-guard-fleet.service".into());
+        let follow = Command::SystemctlEnableNow(FLEET_UNIT.into());
         let follow = format!("to exchange facts from now on: {follow}");
         accept
             .chain(self.round.trouble.clone())

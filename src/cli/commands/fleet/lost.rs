@@ -19,7 +19,7 @@ pub(super) fn run(context: &Context, host: &str) -> Result<ExitCode, CommandErro
 
 impl Answer for LostHost {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        let host = quoted(&self.host);
+        let host = quoted(&self.name);
         if self.guests.is_empty() {
             return writeln!(out, "host {host} runs no guest, as far as this host knows");
         }

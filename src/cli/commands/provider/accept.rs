@@ -11,7 +11,10 @@ use crate::manage::fleet::{AcceptedProvider, accept};
 use crate::messages::quoted;
 
 pub(super) fn run(context: &Context, name: &str, key: Option<&str>) -> Result<(), CommandError> {
-    let bad = |text: &str| CommandError::usage(format!("invalid key ID {}", quoted(text)));
+    let bad = |text: &str| {
+        CommandError::usage(format!("invalid key ID {}", quoted(text)))
+            .with_hint("a key ID has 32 hexadecimal digits")
+    };
     let key = key.map(|text| KeyId::parse(text).ok_or_else(|| bad(text)));
     let key = key.transpose()?;
     context.output.print(&accept(&context.host, name, key)?)

@@ -1,0 +1,65 @@
+//! Figures of this host for `check --metrics`, besides those of its guests: its fleet, and its slots. All of them stand
+//! in the store; nobody is asked.
+
+use std::collections::BTreeMap;
+
+use super::host::Host;
+use crate::clock::Timestamp;
+use crate::store::{Access, Slot, Store, StoreError};
+
+/// The figures; none of what this host does not have, or where the store cannot be read, which is reported as such.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// Of the fleet, if this host is in one.
+    pub(crate) fleet: Option<FleetFigures>,
+    /// Of the slots of key managers, by kind.
+    pub(crate) slots: BTreeMap<String, SlotFigures>,
+}
+
+/// How this host keeps up with its fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FleetFigures {
+    /// How long ago facts were exchanged, or, if never, this host joined, in milliseconds.
+    pub(crate) lag_ms: i64,
+    /// How many changes of this host the fleet does not know.
+    pub(crate) outbox: usize,
+}
+
+/// The slots of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotFigures {
+    /// When each of them has opened since; `None` if one has never opened on this host.
+    pub(crate) verified_at: Option<Timestamp>,
+}
+
+/// Reads them.
+pub(crate) fn figures(host: &Host, now: Timestamp) -> Figures {
+    let store = host.store(Access::Read).ok().flatten();
+    store
+        .and_then(|store| read(&store, now).ok())
+        .unwrap_or_default()
+}
+
+fn read(store: &Store, now: Timestamp) -> Result<Figures, StoreError> {
+    let mut figures = Figures::default();
+    if let Some(member) = store.membership()? {
+        let last = member.synced_at.unwrap_or(member.joined_at);
+        figures.fleet = Some(FleetFigures {
+            // A clock that was set back does not make it negative.
+            lag_ms: now.0.saturating_sub(last.0).max(0),
+            outbox: store.outbox_len()?,
+        });
+    }
+    for Slot {
+        kind, verified_at, ..
+    } in store.slots()?
+    {
+        let of_kind = figures
+            .slots
+            .entry(kind)
+            .or_insert(SlotFigures { verified_at });
+        // `None` is less than any time.
+        of_kind.verified_at = of_kind.verified_at.min(verified_at);
+    }
+    Ok(figures)
+}

@@ -1,0 +1,96 @@
+//! `fleet …` and `provider accept`: hosts with one shared store.
+
+use super::Answers;
+use super::hosts::runs_elsewhere;
+use super::site::{Site, guest};
+
+/// A host that is in a fleet: of its two guests one runs, one would not start.
+pub(super) fn joined() -> Site {
+    let site = Site::with_guest();
+    site.define("vm2", 2, true);
+    site.run("replay bin/libvirt/qemu/vm2.xml --no-secret");
+    site.add_fleet();
+    site.did("fleet join --name host1");
+    runs_elsewhere(&site);
+    site
+}
+
+/// A host in a fleet with a provider `b` that a key manager opens, and a host that has that key manager, too.
+pub(super) fn pair() -> (Site, Site) {
+    let (first, second) = (Site::with_guest(), Site::new());
+    first.add_key_manager();
+    first.did("provider create b --slot box:key");
+    first.sql("UPDATE key_provider SET exported_at = created_at");
+    first.add_fleet();
+    first.did("fleet join --name host1");
+    second.add_key_manager();
+    second.add_fleet_of(&first);
+    (first, second)
+}
+
+pub(super) fn init(answers: &mut Answers) {
+    let site = Site::empty();
+    answers.ask(&site, "no store is configured", "");
+    answers.ask(&site, "not an address", "--address nonsense");
+    answers.ask(
+        &site,
+        "its program is not installed",
+        "--address test://there",
+    );
+    site.add_fleet();
+    answers.ask(&site, "the schema is made", "");
+    answers.ask(&site, "only the SQL", "--sql");
+    site.cut_fleet();
+    answers.ask(&site, "the store does not answer", "");
+}
+
+pub(super) fn join(answers: &mut Answers) {
+    answers.ask(&Site::empty(), "no store is configured", "");
+    let (_first, second) = pair();
+    answers.ask(&second, "another host has a provider", "--name host2");
+    answers.ask(&second, "again", "--name host2");
+    second.cut_fleet();
+    answers.ask(&second, "the store does not answer", "");
+}
+
+pub(super) fn status(answers: &mut Answers) {
+    answers.ask(&Site::empty(), "nothing is set up", "");
+    let site = joined();
+    answers.ask(&site, "joined", "");
+    site.cut_fleet();
+    answers.ask(&site, "the store does not answer", "");
+}
+
+pub(super) fn leave(answers: &mut Answers) {
+    answers.ask(&Site::empty(), "nothing is set up", "");
+    let site = joined();
+    answers.ask(&site, "it was in one", "");
+    answers.ask(&site, "again", "");
+    site.did("fleet join");
+    site.cut_fleet();
+    answers.ask(&site, "the store does not answer", "");
+    answers.ask(&site, "nor is it waited for", "--force");
+}
+
+pub(super) fn lost(answers: &mut Answers) {
+    answers.ask(&Site::empty(), "nothing is set up", "host2");
+    let site = joined();
+    answers.ask(&site, "no such host", "host3");
+    answers.ask(&site, "its guest may start here", "host2");
+    site.cut_fleet();
+    answers.ask(&site, "again, and nobody is told", &guest(80));
+}
+
+pub(super) fn accept(answers: &mut Answers) {
+    let (first, second) = pair();
+    answers.ask(&second, "this host is in no fleet", "b");
+    second.did("fleet join --name host2");
+    answers.ask(&second, "nobody has announced it", "x");
+    answers.ask(&second, "not a key ID", "b --key 0");
+    answers.ask(&second, "another host has announced it", "b");
+    answers.ask(&second, "again", "b");
+    let third = Site::new();
+    third.add_fleet_of(&first);
+    third.did("fleet join --name host3");
+    answers.ask(&third, "its key does not open here", "b");
+}
