@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::host::dirs::FLEET_UNIT;
 use crate::manage::fleet::to_accept;
 use crate::manage::host::Host;
-use crate::store::Access;
+use crate::store::{Access, Store};
 
 /// How many intervals without an exchange are too many: a few may fail.
 const INTERVALS: u32 = 10;
@@ -22,12 +22,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     if config.fleet.store.is_none() {
         return Vec::new();
     }
-    let store = match host.store(Access::Read) {
-        Ok(store) => store,
-        // It is reported as such.
-        Err(_) => return Vec::new(),
+    // A store that cannot be read is reported as such.
+    let Ok(store) = host.store(Access::Read) else {
+        return Vec::new();
     };
-    let member = store.as_ref().map(|store| store.membership()).transpose();
+    let member = store.as_ref().map(Store::membership).transpose();
     let (store, member) = match (store, member) {
         (Some(store), Ok(Some(Some(member)))) => (store, member),
         (_, Err(_)) => return Vec::new(),
