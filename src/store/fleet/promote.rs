@@ -7,6 +7,7 @@ use super::super::key_rows::exactly_one;
 use super::super::schema::is_uuid;
 use super::super::{Store, StoreError, provider_rows, rotation};
 use crate::clock::Timestamp;
+use crate::key::id::KeyId;
 use crate::verdict::facts::Provider;
 
 impl Store {
@@ -42,9 +43,21 @@ impl Store {
                     now.0
                 ],
             )?)?;
-            rotation::keep_previous(transaction, provider, now)
+            rotation::keep_previous(transaction, provider, now)?;
+            settle_again(transaction, announced.key_id)
         })
     }
+}
+
+/// Notes the keys under a provider key that now follows the one before: rows take their form from it. Most were heard of
+/// before it did.
+fn settle_again(transaction: &Transaction<'_>, key_id: KeyId) -> Result<(), Failure> {
+    transaction.execute(
+        "INSERT OR IGNORE INTO fleet_pending (id)
+         SELECT id FROM fleet_fact WHERE kind = 'key' AND key_id = ?1",
+        [key_id.to_string()],
+    )?;
+    Ok(())
 }
 
 /// Binds the key references of one provider to another.
