@@ -1,6 +1,7 @@
 //! The saved copies of a guest's TPM state, and what each of them is good for.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -15,6 +16,9 @@ use crate::store::Access;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{self, CopyError, CopyStore, SavedCopy};
 use crate::verdict::facts::{References, Travelling, Trial};
+
+/// How long the fleet's store may take to answer a command of a person, who waits longer than a start does.
+const ASKED_BY_A_PERSON: Duration = Duration::from_secs(10);
 
 /// A saved copy, and whether it is of any use.
 #[derive(Debug, Serialize)]
@@ -122,7 +126,8 @@ impl Host {
         &self,
         guest: DomainUuid,
     ) -> Result<Result<Vec<(FactId, JudgedCopy)>, String>, HostError> {
-        let guard = self.guard(BrokenConfig::UseDefaults)?;
+        let mut guard = self.guard(BrokenConfig::UseDefaults)?;
+        guard.config.fleet.ask = guard.config.fleet.ask.max(ASKED_BY_A_PERSON);
         let (Some(_), Some((domain, _))) = (&guard.config.fleet.store, self.definition(guest))
         else {
             return Ok(Ok(Vec::new()));

@@ -165,7 +165,10 @@ mod tests {
         let silent = Finding::FleetSilent("no route\nto host".to_owned());
         assert_eq!(
             refused_line("vm1", &Refusal::TpmStateMissing, &[silent]),
-            "x"
+            "vtpm-guard: VG205 tpm-state-missing: vm1: the vTPM's key has been used, but the TPM state is gone: \
+             libvirt would create a new, empty TPM (the fleet's store, which might have it, did not answer: \
+             no route to host); retry once it answers; or restore the state from a backup, or allow a new TPM: \
+             vtpm-guard reset vm1"
         );
         let without = refused_line("vm1", &Refusal::TpmStateMissing, &[]);
         assert_eq!(without, refusal_line("vm1", &Refusal::TpmStateMissing));

@@ -73,7 +73,7 @@ fn a_run_is_told_from_its_beginning_to_its_end_with_the_state_of_the_tpm() {
     let stopped = fixture.store().placements(guest.uuid).unwrap();
     assert!(stopped[0].placement.at <= state.at.0 + 1);
     let store = fixture.store();
-    let waits = store.outbox(100).unwrap();
+    let waits = store.outbox(0, 100).unwrap();
     let placed = Subject::Placement(guest.uuid);
     assert!(waits.iter().any(|note| note.subject == placed));
     // Of the next run the newest state waits alone.

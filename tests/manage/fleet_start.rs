@@ -464,6 +464,18 @@ fn a_person_restores_a_state_of_the_fleet_whatever_is_known_since() {
 }
 
 #[test]
+fn a_person_waits_longer_for_the_store_than_a_start_does() {
+    let moved = without_state();
+    let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
+    let states = [member.state(guest, now() - 60_000)];
+    let answer = serde_json::json!({ "ok": true, "facts": [], "states": states });
+    let slow = FleetStore::answering(&answer.to_string(), Duration::from_secs(1));
+    slow.configure(second, "ask = \"300ms\"\n");
+    assert_eq!(carried_out(second, guest), "VG205 fleet-silent");
+    assert!(restore(&second.host, "vm1", None).unwrap().changed);
+}
+
+#[test]
 fn a_lost_host_runs_no_guest() {
     let moved = moved();
     let (guest, first) = (&moved.guest, &moved.first);

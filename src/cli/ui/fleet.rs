@@ -4,7 +4,7 @@ use super::error::CommandError;
 use crate::fleet::{FleetError, Trouble};
 use crate::manage::fleet::rotation::RotateError;
 use crate::manage::fleet::{FleetCommandError, FleetRound, OpenedKey};
-use crate::messages::{Command, count, quoted};
+use crate::messages::{Arg, Command, count, quoted};
 
 /// What an exchange did, on one line.
 pub(crate) fn exchanged(round: &FleetRound) -> String {
@@ -13,14 +13,14 @@ pub(crate) fn exchanged(round: &FleetRound) -> String {
         format!("told the fleet {}", count(done.pushed, "fact")),
         format!("learnt {}", done.pulled),
     ];
-    for (number, what) in [
-        (done.states, "TPM states sent"),
-        (done.added, "key references added"),
-        (done.changed, "changed"),
-        (done.rejected, "facts not believed"),
+    for (number, what, done) in [
+        (done.states, "TPM state", "sent"),
+        (done.added, "key reference", "added"),
+        (done.changed, "key reference", "changed"),
+        (done.rejected, "fact", "not believed"),
     ] {
         if number > 0 {
-            parts.push(format!("{number} {what}"));
+            parts.push(format!("{} {done}", count(number, what)));
         }
     }
     for name in &round.followed {
@@ -54,6 +54,7 @@ impl From<FleetCommandError> for CommandError {
                 Self::usage(format!("{error}: {}", quoted(text)))
                     .with_hint("an address is like postgresql://db.example.com/vtpm_guard")
             }
+            FleetCommandError::Running => Self::failed(error).with_hint("retry"),
             FleetCommandError::NoMember => {
                 Self::usage(error).with_hint(format!("join it: {}", Command::FleetJoin))
             }
@@ -72,6 +73,15 @@ impl From<FleetCommandError> for CommandError {
                 Self::usage(format!("{error}: {}", quoted(name)))
                     .with_hint(format!("say which one with --key: {}", keys.join(", ")))
             }
+            FleetCommandError::OtherName(ref name, ref other) => Self::refused(format!(
+                "provider {}: {error}: {}",
+                quoted(name),
+                quoted(other)
+            ))
+            .with_hint(format!(
+                "it wraps new keys under that name; to rename it: {}",
+                Command::ProviderRename(Arg::provider_named(other), Arg::NEW)
+            )),
             FleetCommandError::NotOpened(ref name, ref why) => {
                 let mut message = format!("provider {}: {error}", quoted(name));
                 if !why.is_empty() {

@@ -49,8 +49,8 @@ pub enum Claim {
     Key(KeyClaim),
     /// What a key counts as, signed with the KEK that wraps it.
     Status(Signed<StatusClaim>),
-    /// A KEK has a name.
-    Provider(ProviderClaim),
+    /// A KEK has a name, signed with it.
+    Provider(Signed<ProviderClaim>),
     /// A key manager opens a KEK.
     Slot(SlotClaim),
     /// A KEK follows another one, signed with that one.
@@ -86,7 +86,7 @@ impl Claim {
             Kind::Status => Self::Status(Signed::read(body, fact.key_id)?),
             Kind::Successor => Self::Successor(Signed::read(body, fact.key_id)?),
             Kind::Placement => Self::Placement(Signed::read(body, fact.key_id)?),
-            Kind::Provider => Self::Provider(parse(body)?),
+            Kind::Provider => Self::Provider(Signed::read(body, fact.key_id)?),
             Kind::Slot => Self::Slot(parse(body)?),
             Kind::Event => Self::Event(parse(body)?),
             Kind::Host => Self::Host(parse(body)?),
@@ -148,7 +148,7 @@ impl Claim {
             Self::Status(fact) => fact.body(),
             Self::Successor(fact) => fact.body(),
             Self::Placement(fact) => fact.body(),
-            Self::Provider(fact) => json(fact),
+            Self::Provider(fact) => fact.body(),
             Self::Slot(fact) => json(fact),
             Self::Event(fact) => json(fact),
             Self::Host(fact) => json(fact),

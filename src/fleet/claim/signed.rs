@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::content::{PlacementClaim, StatusClaim, SuccessorClaim};
+use super::content::{PlacementClaim, ProviderClaim, StatusClaim, SuccessorClaim};
 use super::{BadClaim, json, parse};
 use crate::fleet::Kind;
 use crate::key::hex;
@@ -36,6 +36,9 @@ pub trait Statement: Serialize + for<'de> Deserialize<'de> {
 
 impl Statement for StatusClaim {
     const KIND: Kind = Kind::Status;
+}
+impl Statement for ProviderClaim {
+    const KIND: Kind = Kind::Provider;
 }
 impl Statement for SuccessorClaim {
     const KIND: Kind = Kind::Successor;

@@ -45,11 +45,14 @@ fn one_of_each() -> Vec<Claim> {
     vec![
         Claim::Key(key(&kek)),
         Claim::Status(status(&kek, 1, KeyStatus::Retired)),
-        Claim::Provider(ProviderClaim {
-            name: "nkp-\"a\"".to_owned(),
-            key_id,
-            key_version: 3,
-        }),
+        Claim::Provider(Signed::new(
+            ProviderClaim {
+                name: "nkp-\"a\"".to_owned(),
+                key_id,
+                key_version: 3,
+            },
+            &kek,
+        )),
         Claim::Slot(SlotClaim {
             key_id,
             kind: "transit".to_owned(),

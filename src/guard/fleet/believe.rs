@@ -1,7 +1,7 @@
 //! What of the shared store's answer counts. Keys and states prove themselves later; what is only said must be signed
 //! with a KEK of this host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::clock::{Deadline, Timestamp};
@@ -9,7 +9,7 @@ use crate::domain::{Domain, TravellingKey};
 use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim};
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::fleet::tpm_state::{SignedState, StateNote};
-use crate::fleet::{Fact, FactId, Found, State};
+use crate::fleet::{Fact, FactId, Found, Kind, State};
 use crate::guard::keys::Keys;
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
@@ -61,12 +61,21 @@ impl Believed {
             own: None,
             believed: Self::default(),
             statuses: BTreeMap::new(),
+            its_keks: BTreeSet::new(),
             candidates: Vec::new(),
         };
         reader.own = store
             .and_then(|store| store.membership().ok().flatten())
             .map(|own| own.host);
-        for fact in &found.facts {
+        let rows = references.key_refs.iter().chain(&references.retired);
+        let wrapped = rows.filter_map(|row| row.wrapped_dek.as_ref()?.key_id().ok());
+        reader.its_keks.extend(wrapped);
+        // A key before what is said of it.
+        let is_key = |fact: &&Fact| fact.kind == Kind::Key;
+        for fact in found.facts.iter().filter(is_key) {
+            reader.read(fact);
+        }
+        for fact in found.facts.iter().filter(|fact| !is_key(fact)) {
             reader.read(fact);
         }
         for state in found.states {
@@ -92,7 +101,10 @@ struct Reader<'a> {
     /// Who this host is in the fleet.
     own: Option<crate::ids::HostUuid>,
     believed: Believed,
-    statuses: BTreeMap<FactId, Stated>,
+    /// By key, and by the KEK that it was signed with.
+    statuses: BTreeMap<(FactId, KeyId), Stated>,
+    /// The KEKs that wrap keys of this guest, here or in the answer.
+    its_keks: BTreeSet<KeyId>,
     candidates: Vec<(FactId, KeyClaim)>,
 }
 
@@ -100,17 +112,22 @@ impl Reader<'_> {
     fn read(&mut self, fact: &Fact) {
         match Claim::read(fact) {
             Ok(Claim::Key(claim)) if claim.domain == self.domain => {
+                if self.opens(&claim) {
+                    self.its_keks.insert(claim.key_id);
+                }
                 self.candidates.push((fact.id, claim));
             }
             // Of a KEK that is not here nothing can be said.
             Ok(Claim::Status(signed)) => {
                 if let Some(kek) = self.kek(signed.key_id) {
                     match signed.check(&kek) {
-                        Ok(says) => {
-                            let stated = self.statuses.entry(says.key).or_insert(Stated::NEW);
+                        // It counts for the key of this guest which that KEK wraps: see `finish`.
+                        Ok(says) if says.domain == self.domain => {
+                            let said = (says.key, signed.key_id);
+                            let stated = self.statuses.entry(said).or_insert(Stated::NEW);
                             *stated = (*stated).max(says.stated());
                         }
-                        Err(_) => self.believed.ignored += 1,
+                        _ => self.believed.ignored += 1,
                     }
                 }
             }
@@ -119,7 +136,9 @@ impl Reader<'_> {
                     match signed.check(&kek) {
                         // What this host itself did is in its own store.
                         Ok(says) if says.domain == self.domain && Some(says.host) == self.own => {}
-                        Ok(says) if says.domain == self.domain => {
+                        Ok(says)
+                            if says.domain == self.domain && self.wraps_a_key(signed.key_id) =>
+                        {
                             self.believed.placements.push(says.clone());
                         }
                         _ => self.believed.ignored += 1,
@@ -141,6 +160,7 @@ impl Reader<'_> {
         };
         let is_itself = FactId::of_state(self.domain, &data) == info.id;
         let kek = self.kek(signed.key_id);
+        let kek = kek.filter(|_| self.wraps_a_key(signed.key_id));
         let checked = kek.and_then(|kek| signed.check(&kek).cloned());
         let is_dated = checked.is_some();
         let claim = checked.unwrap_or_else(|| signed.unverified().clone());
@@ -160,6 +180,18 @@ impl Reader<'_> {
         }
     }
 
+    /// Whether a key is the guest's, and opens here.
+    fn opens(&mut self, claim: &KeyClaim) -> bool {
+        let is_held = self.held.contains(&claim.key_id);
+        let (unlocker, deadline) = (self.keys.unlocker(), self.deadline);
+        is_held && unlocker.open(&claim.wrapped, self.domain, deadline).is_ok()
+    }
+
+    /// Whether a key of this guest is wrapped by this KEK: who has another one has no say in this guest.
+    fn wraps_a_key(&self, key_id: KeyId) -> bool {
+        self.its_keks.contains(&key_id)
+    }
+
     /// A KEK of this host.
     fn kek(&mut self, key_id: KeyId) -> Option<Arc<Kek>> {
         if !self.held.contains(&key_id) {
@@ -170,16 +202,17 @@ impl Reader<'_> {
 
     /// The keys that no host has retired, as far as the answer and this host's store know.
     fn finish(mut self, store: Option<&Store>) -> Believed {
-        let is_live = |id: FactId| {
+        let is_live = |id: FactId, key_id: KeyId| {
             let here = store.and_then(|store| store.stated_key(id).ok());
             let here = here.map_or(Stated::NEW, |known| known.stated);
-            let there = self.statuses.get(&id).copied().unwrap_or(Stated::NEW);
+            let there = self.statuses.get(&(id, key_id)).copied();
+            let there = there.unwrap_or(Stated::NEW);
             here.max(there).status == KeyStatus::Live
         };
         let mut live: Vec<_> = self
             .candidates
             .into_iter()
-            .filter(|(id, _)| is_live(*id))
+            .filter(|(id, claim)| is_live(*id, claim.key_id))
             .map(|(_, claim)| claim)
             .collect();
         live.sort_by_key(|claim| !self.held.contains(&claim.key_id));

@@ -221,7 +221,7 @@ fn runs_on(store: &Store, domain: DomainUuid, others: &[PlacementClaim]) -> Opti
         .filter(|claim| claim.running && !has_stopped(claim));
     let newest = running.max_by_key(|claim| claim.at)?;
     let since = Timestamp(newest.at);
-    (!store.has_started_since(domain, since)).then(|| RunsOn {
+    (!store.has_own_run_since(domain, since)).then(|| RunsOn {
         host: newest.host_name.clone(),
         since,
     })

@@ -35,26 +35,43 @@ pub(crate) fn accept(
     let mut store = store.ok_or(FleetCommandError::NoMember)?;
     store.membership()?.ok_or(FleetCommandError::NoMember)?;
     let announced = Announced::read(&store)?;
-    let mut versions: Vec<_> = announced
+    let (_, trouble) = open_all(host, &config, &mut store)?;
+    let named_so: Vec<_> = announced
         .providers
         .iter()
-        .filter(|it| it.name == name && key_id.is_none_or(|wanted| wanted == it.key_id))
+        .filter(|it| it.says.name == name && key_id.is_none_or(|wanted| wanted == it.says.key_id))
         .collect();
-    versions.sort_by_key(|it| it.key_version);
-    versions.dedup_by_key(|it| it.key_id);
-    let claim = match &versions[..] {
-        [] => return Err(FleetCommandError::NotAnnounced(name.to_owned())),
-        [one] => *one,
+    if named_so.is_empty() {
+        return Err(FleetCommandError::NotAnnounced(name.to_owned()));
+    }
+    let mut unlocker = Unlocker::new(&host.keyring());
+    // The name counts only as the key itself has signed it.
+    let mut open: Vec<_> = named_so
+        .iter()
+        .filter_map(|signed| {
+            let kek = unlocker.kek(signed.key_id, default_deadline()).ok()?;
+            let says = signed.check(&kek).ok()?;
+            (says.key_id == signed.key_id).then(|| says.clone())
+        })
+        .collect();
+    open.sort_by_key(|says| (says.key_id, says.key_version));
+    open.dedup_by_key(|says| says.key_id);
+    if open.len() > 1 {
+        // A key that another one follows is not meant.
+        let is_followed = |key_id: KeyId| {
+            let mut said = announced.successors.iter();
+            said.any(|it| it.says.old == key_id && it.says.finished)
+        };
+        open.retain(|says| !is_followed(says.key_id));
+    }
+    let claim = match &open[..] {
+        [one] => one.clone(),
+        [] => return Err(FleetCommandError::NotOpened(name.to_owned(), trouble)),
         several => {
             let keys = several.iter().map(|it| it.key_id).collect();
             return Err(FleetCommandError::AmbiguousKey(name.to_owned(), keys));
         }
     };
-    let (_, trouble) = open_all(host, &config, &mut store)?;
-    let mut unlocker = Unlocker::new(&host.keyring());
-    if unlocker.kek(claim.key_id, default_deadline()).is_err() {
-        return Err(FleetCommandError::NotOpened(name.to_owned(), trouble));
-    }
     let _exclusive = ProvidersLock::acquire(host)?;
     let providers = store.providers()?;
     let named = providers.iter().find(|it| it.name == name);
@@ -63,6 +80,13 @@ pub(crate) fn accept(
     store.set_deadline(default_deadline())?;
     let (uuid, previous_key_id, was_accepted) = match (named, held) {
         (Some(named), Some(held)) if named.uuid == held.uuid => (named.uuid, None, true),
+        // Another provider of this host has it, under its own name.
+        (_, Some(held)) if held.previous_key_of().is_none() => {
+            return Err(FleetCommandError::OtherName(
+                name.to_owned(),
+                held.name.clone(),
+            ));
+        }
         (Some(named), Some(held)) => {
             store.promote_key(named, held, claim.key_version, now)?;
             (named.uuid, Some(named.key_id), false)

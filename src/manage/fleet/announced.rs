@@ -13,11 +13,18 @@ use crate::fleet::claim::{Claim, ProviderClaim, Signed, SlotClaim, SuccessorClai
 use crate::ids::{ProviderUuid, SlotUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::keyring::WeakerSeal;
+use crate::keyring::{KekPlace, Keyring, WeakerSeal};
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::providers::ProvidersLock;
 use crate::manage::slots;
 use crate::store::{NewProvider, Slot, Store, previous_key_name};
+use crate::verdict::facts::Provider;
+
+/// What the names of announced keys begin with on this host.
+const ANNOUNCED: &str = "fleet/";
+
+/// The name of a key that nobody has named.
+const UNNAMED: &str = "unnamed";
 
 /// A provider key that was opened on this host.
 #[derive(Debug, Serialize)]
@@ -32,7 +39,7 @@ pub(crate) struct OpenedKey {
 /// What hosts announced.
 #[derive(Debug, Default)]
 pub(super) struct Announced {
-    pub(super) providers: Vec<ProviderClaim>,
+    pub(super) providers: Vec<Signed<ProviderClaim>>,
     pub(super) slots: Vec<SlotClaim>,
     pub(super) successors: Vec<Signed<SuccessorClaim>>,
 }
@@ -51,11 +58,12 @@ impl Announced {
         Ok(announced)
     }
 
-    /// The name under which a key was announced. A key that a provider has outgrown has that provider's name, a
-    /// slash, and its own.
-    pub(super) fn name_of(&self, key_id: KeyId) -> Option<&str> {
-        let its = self.providers.iter().filter(|it| it.key_id == key_id);
-        its.map(|it| it.name.as_str()).min_by_key(|name| name.len())
+    /// The name under which a key was announced, as that key has signed it.
+    pub(super) fn name_of(&self, kek: &Kek) -> Option<&str> {
+        let signed = self.providers.iter();
+        let mut its = signed.filter_map(|signed| signed.check(kek).ok());
+        its.find(|says| says.key_id == kek.key_id())
+            .map(|says| says.name.as_str())
     }
 }
 
@@ -95,13 +103,14 @@ pub(super) fn open_all(
                     continue;
                 }
             };
-            let name = announced.name_of(key_id).unwrap_or("announced");
+            let name = announced.name_of(&kek).unwrap_or(UNNAMED).to_owned();
             let place = slots::place(config.kek_cache, &rows);
-            let deadline = default_deadline();
-            keyring.store_only_in(place, &kek, WeakerSeal::Refused, deadline)?;
-            keep(store, name, &kek, &rows)?;
+            if let Err(error) = keep(&keyring, place, store, &name, &kek, slot) {
+                trouble.push(error.to_string());
+                break;
+            }
             opened.push(OpenedKey {
-                name: name.to_owned(),
+                name,
                 key_id,
                 slot: format!("{}:{}", slot.kms, slot.remote_key),
             });
@@ -111,20 +120,42 @@ pub(super) fn open_all(
     Ok((opened, trouble))
 }
 
-/// Keeps an announced key as one that opens and wraps nothing new: under the name of a previous key.
-fn keep(store: &mut Store, name: &str, kek: &Kek, rows: &[Slot]) -> Result<(), HostError> {
-    let owner = name.split('/').next().unwrap_or(name);
+/// Keeps an announced key as one that opens and wraps nothing new, with the slot that has opened it.
+fn keep(
+    keyring: &Keyring,
+    place: KekPlace,
+    store: &mut Store,
+    name: &str,
+    kek: &Kek,
+    slot: &Slot,
+) -> Result<(), HostError> {
     let now = Timestamp::now();
+    keyring.store_only_in(place, kek, WeakerSeal::Refused, default_deadline())?;
     store.set_deadline(default_deadline())?;
     let new = NewProvider {
         uuid: ProviderUuid::random(),
-        name: previous_key_name(owner, kek.key_id()),
+        name: kept_name(name, kek.key_id()),
         key_id: kek.key_id(),
         key_version: 1,
         is_default: false,
     };
-    store.create_provider(&new, rows, now)?;
+    let slot = Slot {
+        verified_at: Some(now),
+        ..slot.clone()
+    };
+    store.create_provider(&new, &[slot], now)?;
     Ok(())
+}
+
+/// The name of an announced key on this host: that of a previous key of a provider that nobody can make, for the
+/// names of providers have no slash. So no provider of this host takes it for its own.
+pub(super) fn kept_name(name: &str, key_id: KeyId) -> String {
+    previous_key_name(&format!("{ANNOUNCED}{name}"), key_id)
+}
+
+/// The name under which a key of this host was announced; `None` if it was not.
+pub(super) fn announced_as(provider: &Provider) -> Option<&str> {
+    provider.previous_key_of()?.strip_prefix(ANNOUNCED)
 }
 
 /// An announced slot as a row of this host.

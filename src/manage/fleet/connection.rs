@@ -8,6 +8,7 @@ use crate::config::{Config, StoreAddress};
 use crate::fleet::{Client, FleetError};
 use crate::manage::host::{Host, HostError};
 use crate::manage::providers::ProviderError;
+use crate::manage::sync::SyncError;
 use crate::store::StoreError;
 
 /// How long the program may take to begin.
@@ -40,6 +41,12 @@ pub(crate) enum FleetCommandError {
     /// The announced key does not open here, and why.
     #[error("its key does not open on this host")]
     NotOpened(String, Vec<String>),
+    /// Another exchange is at it.
+    #[error("another run of sync has not ended")]
+    Running,
+    /// Another provider of this host has its key.
+    #[error("another provider of this host has its key")]
+    OtherName(String, String),
     /// The shared store.
     #[error(transparent)]
     Shared(#[from] FleetError),
@@ -54,6 +61,15 @@ pub(crate) enum FleetCommandError {
 impl<E: Into<HostError>> From<E> for FleetCommandError {
     fn from(error: E) -> Self {
         Self::Host(error.into())
+    }
+}
+
+impl From<SyncError> for FleetCommandError {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Running => Self::Running,
+            SyncError::Host(error) => Self::Host(error),
+        }
     }
 }
 

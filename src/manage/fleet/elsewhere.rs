@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::connection::{FleetCommandError, connect};
-use super::status::newest_reports;
+use super::status::{hosts, newest_reports};
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, EventClaim};
 use crate::fleet::{Kind, Search};
@@ -47,7 +47,13 @@ pub(crate) struct FleetEvent {
 pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandError> {
     let mut client = connect(host, &host.config()?)?;
     let mut guests = Vec::new();
+    let store = host.store(Access::Read)?;
+    let store = store.ok_or(FleetCommandError::NoMember)?;
+    let present = hosts(&store)?;
     for said in newest_reports(&mut client)?.into_values() {
+        if !present.contains_key(&said.host) {
+            continue;
+        }
         guests.extend(said.refused.into_iter().map(|guest| FleetGuest {
             host: said.name.clone(),
             name: guest.name,
@@ -58,8 +64,6 @@ pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandE
             message: Some(guest.message),
         }));
     }
-    let store = host.store(Access::Read)?;
-    let store = store.ok_or(FleetCommandError::NoMember)?;
     for row in store.all_placements()? {
         let said = row.placement;
         let is_it = |it: &&mut FleetGuest| it.uuid == said.domain && it.host == said.host_name;

@@ -8,16 +8,20 @@ use crate::manage::guests::ListedGuest;
 use crate::manage::host::Host;
 use crate::swtpm::{StateFile, read_state};
 
-/// The guests that libvirt lists, or none where it does not answer: then those are none of this host's.
+/// The guests that libvirt lists, if it answers.
 pub(super) struct HostGuests {
+    /// Whether libvirt answered.
+    are_known: bool,
     domains: Vec<Domain>,
     tpm_states: std::path::PathBuf,
 }
 
 impl HostGuests {
-    pub(super) fn of(host: &Host, listed: &[ListedGuest]) -> Self {
-        let domains = listed.iter().filter_map(|guest| guest.domain.as_ref().ok());
+    pub(super) fn of(host: &Host, listed: Option<&[ListedGuest]>) -> Self {
+        let all = listed.unwrap_or_default();
+        let domains = all.iter().filter_map(|guest| guest.domain.as_ref().ok());
         Self {
+            are_known: listed.is_some(),
             domains: domains.cloned().collect(),
             tpm_states: host.libvirt_dirs().tpm_states(),
         }
@@ -25,6 +29,10 @@ impl HostGuests {
 }
 
 impl Guests for HostGuests {
+    fn are_known(&self) -> bool {
+        self.are_known
+    }
+
     fn defined(&self) -> Vec<DomainUuid> {
         self.domains.iter().map(|domain| domain.uuid).collect()
     }

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde::Serialize;
 
+use super::announced::announced_as;
 use super::connection::{FleetCommandError, connect};
 use super::round::{FleetRound, Follower, round};
 use crate::clock::Timestamp;
@@ -11,7 +12,6 @@ use crate::fleet::claim::{Claim, HostClaim};
 use crate::fleet::shared::SharedStore;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
-use crate::manage::providers::ProviderRef;
 use crate::store::Access;
 
 /// What `fleet join` did.
@@ -26,7 +26,7 @@ pub(crate) struct Joined {
     /// How many key references this host has now.
     pub(crate) key_refs: usize,
     /// Announced keys that open here, and wrap nothing new yet: their providers' names.
-    pub(crate) to_accept: Vec<ProviderRef>,
+    pub(crate) to_accept: Vec<String>,
 }
 
 /// Joins the fleet of the configuration, under this name or that of the machine. Joining again is harmless.
@@ -58,17 +58,16 @@ pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetComma
         .store(Access::Read)?
         .ok_or(FleetCommandError::NoMember)?;
     let providers = store.providers()?;
-    let to_accept = providers.iter().filter(|it| {
-        let owner = it.previous_key_of();
-        owner.is_some_and(|owner| providers.iter().all(|other| other.name != owner))
-    });
+    let mut to_accept: Vec<_> = providers.iter().filter_map(announced_as).collect();
+    to_accept.retain(|name| providers.iter().all(|other| other.name != *name));
+    to_accept.dedup();
     Ok(Joined {
         host: uuid,
         name,
         server,
         round: round.unwrap_or_default(),
         key_refs: store.all_key_refs(None, false)?.len(),
-        to_accept: to_accept.map(ProviderRef::from).collect(),
+        to_accept: to_accept.into_iter().map(str::to_owned).collect(),
     })
 }
 

@@ -6,7 +6,7 @@ use super::connection::FleetCommandError;
 use super::round::{Follower, round};
 use super::status::hosts;
 use crate::clock::Timestamp;
-use crate::fleet::claim::{Claim, PlacementClaim, Signed};
+use crate::fleet::claim::{Claim, HostClaim, PlacementClaim, Signed};
 use crate::ids::HostUuid;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestRef;
@@ -35,12 +35,13 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
     let mut notes = Vec::new();
     for row in store.all_placements()? {
         let was = &row.placement;
-        if row.is_own || was.host != uuid || !was.running {
+        if row.is_own || was.host != uuid {
             continue;
         }
+        // Also what was said before: perhaps nobody heard it.
         let now_says = PlacementClaim {
             // Not now: what another host has saved since is no older for it.
-            at: was.at.saturating_add(1),
+            at: was.at.saturating_add(i64::from(was.running)),
             running: false,
             ..was.clone()
         };
@@ -49,10 +50,12 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
             .iter()
             .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
         let mut keks = key_ids.filter_map(|id| unlocker.kek(id, default_deadline()).ok());
-        guests.push(GuestRef::of_uuid(
-            now_says.domain,
-            Some(now_says.name.clone()),
-        ));
+        if was.running {
+            guests.push(GuestRef::of_uuid(
+                now_says.domain,
+                Some(now_says.name.clone()),
+            ));
+        }
         if let Some(kek) = keks.next() {
             let claim = Claim::Placement(Signed::new(now_says.clone(), &kek));
             notes.push(KnownFact {
@@ -62,6 +65,18 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
         }
         merge.placements.push(now_says);
     }
+    let left = Claim::Host(HostClaim {
+        host: uuid,
+        name: name.clone(),
+        at: now.0,
+        left: true,
+    });
+    let left = KnownFact {
+        fact: left.write(uuid, now),
+        claim: left,
+    };
+    notes.push(left.clone());
+    merge.facts.push(left);
     store.merge(&merge, now)?;
     drop(store);
     let told = tell(host, &notes);

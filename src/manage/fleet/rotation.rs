@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::announced::Announced;
+use super::announced::{Announced, kept_name};
 use super::connection::{FleetCommandError, connect};
 use super::round::{Follower, round};
 use super::status::{hosts, newest_reports};
@@ -26,7 +26,7 @@ use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::manage::slots::{SlotError, place, same_slots};
-use crate::store::{Access, KnownFact, Merge, NewProvider, Store, previous_key_name};
+use crate::store::{Access, KnownFact, Merge, NewProvider, Store};
 use crate::verdict::facts::Provider;
 
 /// How often the other hosts are looked at while they are waited for.
@@ -159,7 +159,7 @@ fn announce(
     let now = Timestamp::now();
     let row = NewProvider {
         uuid: ProviderUuid::random(),
-        name: previous_key_name(&provider.name, new.key_id()),
+        name: kept_name(&provider.name, new.key_id()),
         key_id: new.key_id(),
         key_version: provider.key_version + 1,
         is_default: false,

@@ -10,17 +10,19 @@ use super::connection::{FleetCommandError, connect};
 use super::exchange::{Exchange, Exchanged};
 use super::guests::HostGuests;
 use super::report::report;
+use super::status::hosts;
 use crate::clock::{Deadline, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, StoreAddress};
 use crate::fleet::Client;
-use crate::fleet::claim::Claim;
+use crate::fleet::claim::{Claim, HostClaim, Signed, SuccessorClaim};
 use crate::fleet::shared::SharedStore;
 use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::providers::ProvidersLock;
-use crate::store::{Access, Membership, Store, previous_key_name};
+use crate::manage::sync::exclusive;
+use crate::store::{Access, KnownFact, Membership, Store, previous_key_name};
 
 /// How often a host says how it is, in milliseconds.
 const REPORT_EVERY: i64 = 15 * 60 * 1000;
@@ -41,7 +43,8 @@ pub(crate) struct FleetRound {
 /// What is remembered between the exchanges of one process.
 #[derive(Default)]
 pub(crate) struct Follower {
-    client: Option<Client>,
+    /// The program, and the address that it speaks with.
+    client: Option<(StoreAddress, Client)>,
     /// Which keys it has said that it opens, and when.
     reported: Option<(BTreeSet<KeyId>, Timestamp)>,
     /// When announced keys were last tried that did not open.
@@ -55,18 +58,20 @@ pub(crate) fn round(
     compare: bool,
 ) -> Result<Option<FleetRound>, FleetCommandError> {
     let config = host.config()?;
-    if config.fleet.store.is_none() {
+    let Some(address) = config.fleet.store.clone() else {
         return Ok(None);
-    }
+    };
     let Some(mut store) = host.store(Access::Write)? else {
         return Ok(None);
     };
     let Some(member) = store.membership()? else {
         return Ok(None);
     };
+    // Of two exchanges at once one would move the cursor over what the other is about to ask for.
+    let _exclusive = exclusive(host, None)?;
     let mut client = match follower.client.take() {
-        Some(client) => client,
-        None => connect(host, &config)?,
+        Some((same, client)) if same == address => client,
+        _ => connect(host, &config)?,
     };
     let listed = host.listed_guests().ok();
     let work = Work {
@@ -78,7 +83,7 @@ pub(crate) fn round(
     };
     let done = work.run(&mut store, &mut client, follower, compare)?;
     // After an error nobody knows what the program will say next: it is started anew.
-    follower.client = Some(client);
+    follower.client = Some((address, client));
     Ok(Some(done))
 }
 
@@ -109,11 +114,13 @@ impl Work<'_> {
             (round.opened, round.trouble) = (opened, trouble);
         }
         round.followed = self.follow_successors(store)?;
+        self.finish_rotations(store, client)?;
         if !round.opened.is_empty() || !round.followed.is_empty() {
             // With another key more is to be heard, and more to be said.
             let again = self.exchange(store, client, false)?;
             round.exchanged.add(again);
         }
+        self.say_that_it_is_there(store, client)?;
         self.say_how_it_is(store, client, follower)?;
         Ok(round)
     }
@@ -125,7 +132,7 @@ impl Work<'_> {
         compare: bool,
     ) -> Result<Exchanged, FleetCommandError> {
         let mut unlocker = Unlocker::new(&self.host.keyring());
-        let mut guests = HostGuests::of(self.host, self.listed.unwrap_or_default());
+        let mut guests = HostGuests::of(self.host, self.listed);
         let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, client, self.now)?;
         Ok(exchange.run(compare)?)
     }
@@ -163,8 +170,7 @@ impl Work<'_> {
                 .iter()
                 .filter_map(|signed| signed.check(&kek).ok())
                 .filter(|says| says.old == provider.key_id && says.finished)
-                .filter(|says| says.key_version > provider.key_version)
-                .max_by_key(|says| says.key_version);
+                .max_by_key(|says| (says.key_version, says.new));
             let Some(says) = next else {
                 continue;
             };
@@ -188,6 +194,72 @@ impl Work<'_> {
             return Ok(Some(provider.name.clone()));
         }
         Ok(None)
+    }
+
+    /// Says that a rotation is finished that ended before it could: others wait for it.
+    fn finish_rotations(
+        &self,
+        store: &mut Store,
+        client: &mut Client,
+    ) -> Result<(), FleetCommandError> {
+        let announced = Announced::read(store)?;
+        let mut unlocker = Unlocker::new(&self.host.keyring());
+        for provider in store.providers()? {
+            for signed in &announced.successors {
+                let says = &signed.says;
+                let is_said = |it: &Signed<SuccessorClaim>| {
+                    it.says.finished && (it.says.old, it.says.new) == (says.old, says.new)
+                };
+                let is_due = provider.previous_key_of().is_none()
+                    && provider.key_id == says.new
+                    && !announced.successors.iter().any(is_said);
+                let kek = is_due.then(|| unlocker.kek(says.old, default_deadline()).ok());
+                let Some(kek) = kek.flatten().filter(|kek| signed.check(kek).is_ok()) else {
+                    continue;
+                };
+                let finished = SuccessorClaim {
+                    finished: true,
+                    ..says.clone()
+                };
+                let claim = Claim::Successor(Signed::new(finished, &kek));
+                let fact = claim.write(self.member.host, self.now);
+                let facts = [fact.clone()];
+                SharedStore::push(
+                    client,
+                    &facts,
+                    &[],
+                    Deadline::after(super::exchange::QUESTION),
+                )?;
+                store.mark_sent(&[KnownFact { fact, claim }], &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A host that was not announced, or was taken for lost, is there all the same.
+    fn say_that_it_is_there(
+        &self,
+        store: &mut Store,
+        client: &mut Client,
+    ) -> Result<(), FleetCommandError> {
+        if hosts(store)?.contains_key(&self.member.host) {
+            return Ok(());
+        }
+        let claim = Claim::Host(HostClaim {
+            host: self.member.host,
+            name: self.member.name.clone(),
+            at: self.now.0,
+            left: false,
+        });
+        let fact = claim.write(self.member.host, self.now);
+        let facts = [fact.clone()];
+        SharedStore::push(
+            client,
+            &facts,
+            &[],
+            Deadline::after(super::exchange::QUESTION),
+        )?;
+        Ok(store.mark_sent(&[KnownFact { fact, claim }], &[])?)
     }
 
     fn say_how_it_is(

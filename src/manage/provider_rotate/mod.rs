@@ -107,6 +107,11 @@ pub(crate) fn rotate_everywhere(
     if !rotation::is_in_fleet(host).map_err(RotateError::Fleet)? {
         return Ok(rotate(host, text, weaker, progress)?);
     }
+    // What an earlier rotation left comes first, before there is a key more.
+    let completed = rotate_rows(host, text, progress)?;
+    if completed.rewrapped > 0 {
+        return Ok(completed);
+    }
     let (_, before) = host.provider(text, Access::Read)?;
     let hosts = rotation::change_key(host, text, weaker, patience, waits)?;
     // The name stays whatever the provider was called.

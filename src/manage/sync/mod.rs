@@ -148,8 +148,8 @@ fn synchronise(
     Ok(synced)
 }
 
-/// Held while metadata is written.
-fn exclusive(host: &Host, until: Option<Deadline>) -> Result<std::fs::File, SyncError> {
+/// Held while metadata is written, or facts are exchanged.
+pub(crate) fn exclusive(host: &Host, until: Option<Deadline>) -> Result<std::fs::File, SyncError> {
     let run_dir = host.run_dir();
     let path = run_dir.unsynced();
     let at = || PathError::at(&path);

@@ -61,6 +61,18 @@ impl Store {
         })
     }
 
+    /// The facts of this kind about a guest.
+    pub fn facts_about(&self, domain: DomainUuid, kind: Kind) -> Result<Vec<Fact>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT * FROM fleet_fact WHERE domain_uuid = ?1 AND kind = ?2";
+            let mut query = connection.prepare(sql)?;
+            let rows = query.query_map([&*domain.to_string(), kind.as_str()], wire)?;
+            Ok(rows
+                .filter_map(Result::transpose)
+                .collect::<Result<_, _>>()?)
+        })
+    }
+
     /// The facts of these ids, as far as they are known.
     pub fn facts(&self, ids: &[FactId]) -> Result<Vec<Fact>, StoreError> {
         self.read(|connection| {

@@ -178,13 +178,13 @@ pub(super) fn announce_all(transaction: &Transaction<'_>) -> Result<(), Failure>
 }
 
 impl Store {
-    /// The oldest notes.
-    pub fn outbox(&self, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+    /// The oldest notes after this one.
+    pub fn outbox(&self, after: i64, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
         self.read(|connection| {
-            let sql = "SELECT * FROM fleet_outbox ORDER BY seq LIMIT ?1";
+            let sql = "SELECT * FROM fleet_outbox WHERE seq > ?2 ORDER BY seq LIMIT ?1";
             let mut query = connection.prepare(sql)?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let rows = query.query_map([limit], outgoing)?;
+            let rows = query.query_map([limit, after], outgoing)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }
@@ -214,7 +214,8 @@ impl Store {
             announce_all(transaction)?;
             transaction.execute(
                 "INSERT OR IGNORE INTO fleet_outbox (what, event_id)
-                 SELECT 'event', id FROM event WHERE id > ?1",
+                 SELECT 'event', id FROM event
+                 WHERE id > ?1 OR ?1 > (SELECT max(id) FROM event)",
                 params![after_event],
             )?;
             transaction.execute(

@@ -35,6 +35,10 @@ impl Store {
             let Some(own) = membership(transaction)? else {
                 return Ok(());
             };
+            // A clock that was set back does not undo what this host did before.
+            let before = select(transaction, "domain_uuid = ?1", [domain.to_string()])?;
+            let before = before.iter().find(|it| it.is_own).map(|it| it.placement.at);
+            let at = Timestamp(before.map_or(at.0, |before| at.0.max(before.saturating_add(1))));
             put(
                 transaction,
                 &PlacementClaim {
@@ -78,6 +82,14 @@ impl Store {
     pub fn has_run_noted_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
         let placements = self.placements(domain).unwrap_or_default();
         placements.iter().any(|it| it.placement.at > at.0)
+    }
+
+    /// Whether this host has noted something of the guest after this time: it has run here.
+    #[must_use]
+    pub fn has_own_run_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
+        let placements = self.placements(domain).unwrap_or_default();
+        let mut own = placements.iter().filter(|it| it.is_own);
+        own.any(|it| it.placement.at > at.0)
     }
 
     /// Records that the run of a guest which this host has noted is over. Nothing, if none is.

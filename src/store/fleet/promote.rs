@@ -44,14 +44,14 @@ impl Store {
                 ],
             )?)?;
             rotation::keep_previous(transaction, provider, now)?;
-            settle_again(transaction, announced.key_id)
+            // Rows that hold the same keys under the previous one can follow now.
+            reconsider(transaction, announced.key_id)
         })
     }
 }
 
-/// Notes the keys under a provider key that now follows the one before: rows take their form from it. Most were heard of
-/// before it did.
-fn settle_again(transaction: &Transaction<'_>, key_id: KeyId) -> Result<(), Failure> {
+/// Has the rows looked at again that follow from known keys which this KEK wraps.
+fn reconsider(transaction: &Transaction<'_>, key_id: KeyId) -> Result<(), Failure> {
     transaction.execute(
         "INSERT OR IGNORE INTO fleet_pending (id)
          SELECT id FROM fleet_fact WHERE kind = 'key' AND key_id = ?1",

@@ -23,13 +23,13 @@ fn member() -> (tempfile::TempDir, Store) {
 }
 
 fn subjects(store: &Store) -> Vec<Subject> {
-    let notes = store.outbox(100).unwrap();
+    let notes = store.outbox(0, 100).unwrap();
     notes.into_iter().map(|note| note.subject).collect()
 }
 
 fn all_said(store: &mut Store) {
     let notes: Vec<_> = store
-        .outbox(1000)
+        .outbox(0, 1000)
         .unwrap()
         .iter()
         .map(|it| it.seq)
@@ -170,7 +170,7 @@ fn a_note_that_is_renewed_while_it_is_sent_stays() {
     let (_dir, mut store) = member();
     let provider = make_provider(&mut store, "p", 1);
     let row = make_key(&mut store, domain(1), &provider);
-    let sending = store.outbox(10).unwrap();
+    let sending = store.outbox(0, 10).unwrap();
     store.retire(row, NOW).unwrap();
     let sent: Vec<_> = sending.iter().map(|note| note.seq).collect();
     store.mark_sent(&[], &sent).unwrap();

@@ -25,10 +25,10 @@ CREATE TABLE vtpm_guard.fact (
     made_in xid8 NOT NULL DEFAULT pg_current_xact_id(),
     role    name NOT NULL DEFAULT session_user,
     -- A row with the id of another fact would keep that one out.
-    CONSTRAINT fact_is_what_its_id_says CHECK (id = CASE kind
+    CONSTRAINT fact_is_what_its_id_says CHECK ((id = CASE kind
         WHEN 'key' THEN sha256(uuid_send(domain) || decode(body::json ->> 'key', 'base64'))
         ELSE sha256(convert_to(kind, 'UTF8') || '\x00' || convert_to(body, 'UTF8'))
-    END)
+    END) IS TRUE)
 );
 -- What has been stored since a host last asked: a fact's own transaction may end long after a later one.
 CREATE INDEX fact_new ON vtpm_guard.fact (made_in, kind, id);

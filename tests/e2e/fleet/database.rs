@@ -14,10 +14,10 @@ pub(super) const ADDRESS: &str = "10.98.0.1";
 
 const SERVICE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kms/services/postgresql");
 
-/// All wires end at this bridge.
+/// All wires end at this bridge. Without an address of its own it has that of a wire, and another one when that host goes.
 const NETWORK: &str = "set -e
     ip link set lo up
-    ip link add fleet type bridge
+    ip link add fleet address 02:00:00:00:00:01 type bridge
     ip address add 10.98.0.1/24 dev fleet
     ip link set fleet up
     echo up

@@ -95,11 +95,11 @@ impl Forger {
             finished: true,
         })));
         for key_id in [own, self.claimed] {
-            claims.push(Claim::Provider(ProviderClaim {
+            claims.push(Claim::Provider(self.signed(ProviderClaim {
                 name: "nkp-a".to_owned(),
                 key_id,
                 key_version: 1000,
-            }));
+            })));
             // What the key manager of the hosts opens: it is a key, and not the one that it is said to be.
             for blob in [vec![0; 32], self.kek_in_the_box()] {
                 claims.push(Claim::Slot(SlotClaim {

@@ -12,17 +12,17 @@ fn both_sides_of_a_split_network_start_their_guests_and_have_all_keys_afterwards
     beta.start_and_stop(&there);
     alpha.exchange();
     beta.exchange();
-    let (tpm_here, tpm_there) = (alpha.tpm(&here), beta.tpm(&there));
+    let (first_tpm, second_tpm) = (alpha.tpm(&here), beta.tpm(&there));
 
     for host in [&alpha, &beta] {
         host.cut_off(true);
     }
-    alpha.starts_with(&here, &tpm_here);
-    beta.starts_with(&there, &tpm_there);
-    let new_here = alpha.define_bound_guest("vm3", "nkp-a");
-    let new_there = beta.define_bound_guest("vm4", "nkp-a");
-    alpha.start_running(&new_here);
-    beta.start_running(&new_there);
+    alpha.starts_with(&here, &first_tpm);
+    beta.starts_with(&there, &second_tpm);
+    let third = alpha.define_bound_guest("vm3", "nkp-a");
+    let fourth = beta.define_bound_guest("vm4", "nkp-a");
+    alpha.start_running(&third);
+    beta.start_running(&fourth);
     for host in [&alpha, &beta] {
         assert_ne!(host.guard(&["sync"]).status, 0);
     }
@@ -33,7 +33,7 @@ fn both_sides_of_a_split_network_start_their_guests_and_have_all_keys_afterwards
     for host in [&alpha, &beta, &gamma, &alpha] {
         host.exchange();
     }
-    for guest in [&here, &there, &new_here, &new_there] {
+    for guest in [&here, &there, &third, &fourth] {
         let keys = gamma.live_keys(guest);
         assert_eq!(keys.len(), 1, "{guest:?}");
         for host in [&alpha, &beta] {

@@ -36,8 +36,7 @@ impl Answer for Joined {
     }
 
     fn notes(&self) -> Vec<String> {
-        let accept = self.to_accept.iter().map(|provider| {
-            let owner = provider.name.split('/').next().unwrap_or_default();
+        let accept = self.to_accept.iter().map(|owner| {
             format!(
                 "provider {} opens here and wraps no new keys until it is accepted: {}",
                 quoted(owner),

@@ -1,6 +1,7 @@
 //! `fleet lost`: a host is down.
 
 use std::io;
+use std::process::ExitCode;
 
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
@@ -9,8 +10,11 @@ use crate::cli::ui::printer::Printer;
 use crate::manage::fleet::{LostHost, lost};
 use crate::messages::{count, quoted};
 
-pub(super) fn run(context: &Context, host: &str) -> Result<(), CommandError> {
-    context.output.print(&lost(&context.host, host)?)
+/// Exits with 4 if the other hosts do not know of it.
+pub(super) fn run(context: &Context, host: &str) -> Result<ExitCode, CommandError> {
+    let lost = lost(&context.host, host)?;
+    context.output.print(&lost)?;
+    Ok(ExitCode::from(if lost.told { 0 } else { 4 }))
 }
 
 impl Answer for LostHost {
@@ -27,7 +31,7 @@ impl Answer for LostHost {
     }
 
     fn notes(&self) -> Vec<String> {
-        let silent = "the shared store does not answer: the other hosts do not know of it";
+        let silent = "the shared store does not answer, so the other hosts do not know of it; run it again later";
         if self.told {
             Vec::new()
         } else {

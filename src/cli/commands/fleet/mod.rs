@@ -19,7 +19,7 @@ pub(crate) fn run(context: &Context, verb: &Fleet) -> Result<ExitCode, CommandEr
         Fleet::Join { name } => join::run(context, name.as_deref()),
         Fleet::Status => return status::run(context),
         Fleet::Leave { force } => leave::run(context, *force),
-        Fleet::Lost { host } => lost::run(context, host),
+        Fleet::Lost { host } => return lost::run(context, host),
     }?;
     Ok(ExitCode::SUCCESS)
 }

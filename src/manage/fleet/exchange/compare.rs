@@ -34,7 +34,7 @@ impl Exchange<'_> {
         }
         let theirs = self.shared.ids(&scope, &differing, question())?;
         let theirs: BTreeSet<FactId> = theirs.into_iter().collect();
-        let to_push: Vec<_> = own
+        let mut to_push: Vec<_> = own
             .values()
             .filter(|fact| differing.contains(&fact.id.0[0]) && !theirs.contains(&fact.id))
             .filter_map(|fact| {
@@ -44,6 +44,8 @@ impl Exchange<'_> {
                 })
             })
             .collect();
+        // A key before what it counts as.
+        to_push.sort_by_key(|known| known.fact.kind);
         for facts in to_push.chunks(FACTS_AT_ONCE) {
             self.push_all(facts)?;
             done.pushed += facts.len();

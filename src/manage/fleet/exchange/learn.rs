@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use super::{Exchange, ExchangeError, Exchanged, question};
 use crate::fleet::claim::{BadClaim, Claim, KeyClaim, PlacementClaim};
 use crate::fleet::status::{KeyStatus, Stated};
-use crate::fleet::{Fact, FactId};
+use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
@@ -26,6 +26,13 @@ const ATTEMPTS: u32 = 8;
 
 /// Of how many keys the rows are changed in one transaction, during which a start waits.
 const KEYS_AT_ONCE: usize = 200;
+
+/// How far ahead of this host's clock another one may be, in milliseconds: what is later is no honest mistake, and
+/// would count for ever.
+const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
+
+/// How many key references a guest has at most that came from the fleet: whoever has a KEK can make keys.
+const MAX_ROWS: usize = 64;
 
 /// How many facts of a kind that concerns everybody are kept: a hostile store has no end of them.
 const MAX_FACTS_FOR_ALL: usize = 10_000;
@@ -132,6 +139,9 @@ impl Exchange<'_> {
         match &claim {
             Claim::Key(key) => {
                 self.provider_of(key.key_id).ok_or(NotKept::Unneeded)?;
+                if (fact.domain, fact.key_id) != (Some(key.domain), Some(key.key_id)) {
+                    return Err(BadClaim::OtherId.into());
+                }
                 let opened = self.unlocker.open(&key.wrapped, key.domain, question());
                 opened.map_err(|_| BadClaim::NotSigned(key.key_id))?;
             }
@@ -149,7 +159,12 @@ impl Exchange<'_> {
             Claim::Placement(placement) => {
                 let kek = self.held(placement.key_id)?;
                 let says = placement.check(&kek)?;
-                if says.host != self.host && !self.has_key_under(says, placement.key_id) {
+                // What this host did it knows itself.
+                if says.host == self.host {
+                    return Err(NotKept::Unneeded);
+                }
+                let is_of_the_future = says.at > self.now.0.saturating_add(MAX_AHEAD);
+                if is_of_the_future || !self.has_key_under(says, placement.key_id, kept) {
                     return Err(BadClaim::NotSigned(placement.key_id).into());
                 }
             }
@@ -165,15 +180,16 @@ impl Exchange<'_> {
         kek.map_err(|_| NotKept::Unneeded)
     }
 
-    /// Whether the guest has a key here that this KEK wraps.
-    fn has_key_under(&self, says: &PlacementClaim, key_id: KeyId) -> bool {
-        let rows = self.store.all_key_refs(Some(says.domain), true);
-        rows.is_ok_and(|rows| {
-            let mut wrapped = rows
-                .iter()
-                .filter_map(|row| row.key_ref.wrapped_dek.as_ref());
-            wrapped.any(|wrapped| wrapped.key_id() == Ok(key_id))
-        })
+    /// Whether a key of the guest is known that this KEK wraps: who has another one has no say in this guest.
+    fn has_key_under(&self, says: &PlacementClaim, key_id: KeyId, kept: &[KnownFact]) -> bool {
+        let is_its = |fact: &Fact| {
+            fact.kind == Kind::Key
+                && fact.domain == Some(says.domain)
+                && fact.key_id == Some(key_id)
+        };
+        let known = self.store.facts_about(says.domain, Kind::Key);
+        kept.iter().any(|known| is_its(&known.fact))
+            || known.is_ok_and(|facts| facts.iter().any(is_its))
     }
 
     /// A key that was believed, now or before.
@@ -213,7 +229,8 @@ impl Exchange<'_> {
         let stated = self.store.stated_key(id)?.stated;
         let rows = self.store.all_key_refs(Some(key.domain), true)?;
         let change = match self.row_with(&rows, &key, &dek) {
-            None => add(&key, provider, stated),
+            None if rows.len() < MAX_ROWS => add(&key, provider, stated),
+            None => None,
             Some(row) if row.key_ref.wrapped_dek.as_ref() == Some(&key.wrapped) => {
                 self.same_row(row, &key, &dek, stated, merge)
             }
@@ -268,11 +285,20 @@ impl Exchange<'_> {
         merge: &mut Merge,
     ) -> Option<RowChange> {
         let is_retired = match (row.retired_at.is_some(), stated.status) {
+            // libvirt does not say whether it is needed here: it is looked at again.
+            (false, KeyStatus::Retired | KeyStatus::Pruned) if !self.guests.are_known() => {
+                merge
+                    .settled
+                    .retain(|settled| *settled != FactId::of_key(key.domain, &key.wrapped));
+                return None;
+            }
             (false, KeyStatus::Retired) if self.needs(key.domain, dek) => {
                 merge.objections.push((key.domain, key.wrapped.clone()));
                 return None;
             }
-            (false, KeyStatus::Pruned) if self.guests.defined().contains(&key.domain) => {
+            (false, KeyStatus::Pruned)
+                if self.guests.defined().contains(&key.domain) && !self.has_twin(key, dek) =>
+            {
                 merge.objections.push((key.domain, key.wrapped.clone()));
                 return None;
             }
@@ -284,6 +310,24 @@ impl Exchange<'_> {
             key_ref: row.key_ref.id,
             seen: key.wrapped.clone(),
             is_retired,
+        })
+    }
+
+    /// Whether the fleet has the same DEK in another form that counts: wrapped by the next KEK.
+    fn has_twin(&mut self, key: &KeyClaim, dek: &Dek) -> bool {
+        let facts = self.store.facts_about(key.domain, Kind::Key);
+        facts.unwrap_or_default().iter().any(|fact| {
+            let Ok(Claim::Key(twin)) = Claim::read(fact) else {
+                return false;
+            };
+            let is_live = || {
+                let stated = self.store.stated_key(fact.id);
+                stated.is_ok_and(|known| known.stated.status == KeyStatus::Live)
+            };
+            twin.wrapped != key.wrapped && is_live() && {
+                let opened = self.unlocker.open(&twin.wrapped, key.domain, question());
+                opened.is_ok_and(|opened| opened.same_as(dek))
+            }
         })
     }
 

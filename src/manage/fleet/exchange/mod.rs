@@ -54,7 +54,10 @@ pub(crate) enum ExchangeError {
 
 /// What is known of the guests of this host.
 pub(crate) trait Guests {
-    /// The guests that are defined here.
+    /// Whether libvirt has said which guests are defined here.
+    fn are_known(&self) -> bool;
+
+    /// The guests that are defined here, as far as that is known.
     fn defined(&self) -> Vec<DomainUuid>;
 
     /// Whether this guest is defined here, its TPM state is here, and this key opens it.
@@ -138,8 +141,9 @@ impl<'a> Exchange<'a> {
         let database = (status.system, status.epoch);
         let is_other = member.database != database;
         if is_other {
-            self.store.set_fleet_database(&database)?;
+            // First: what was said again twice is said once.
             self.say_again()?;
+            self.store.set_fleet_database(&database)?;
         }
         let member = self.membership()?;
         let is_due = member

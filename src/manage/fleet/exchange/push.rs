@@ -10,6 +10,7 @@ use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{StateClaim, StateNote, outgoing};
 use crate::fleet::{FactId, Kind, Search, State};
 use crate::ids::DomainUuid;
+use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
 use crate::store::{KnownFact, QueuedState, Subject};
@@ -24,16 +25,21 @@ const STATES_AT_ONCE: usize = 500;
 impl Exchange<'_> {
     /// Pushes all that waits.
     pub(super) fn push(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
+        let mut seen = 0;
         loop {
             self.store.set_deadline(question())?;
-            let notes = self.store.outbox(NOTES_AT_ONCE)?;
+            let notes = self.store.outbox(seen, NOTES_AT_ONCE)?;
             if notes.is_empty() {
                 break;
             }
             let (mut claims, mut sent) = (Vec::new(), Vec::new());
             for note in notes {
-                claims.extend(self.claims(&note.subject)?);
-                sent.push(note.seq);
+                seen = note.seq;
+                // What cannot be signed now waits until its KEK opens.
+                if let Some(of_note) = self.claims(&note.subject)? {
+                    claims.extend(of_note);
+                    sent.push(note.seq);
+                }
             }
             let facts: Vec<_> = claims
                 .into_iter()
@@ -102,21 +108,22 @@ impl Exchange<'_> {
         Ok(key_ids.find_map(|key_id| self.unlocker.kek(key_id, deadline).ok()))
     }
 
-    fn claims(&mut self, subject: &Subject) -> Result<Vec<Claim>, ExchangeError> {
+    /// What is to be said of a subject; `None` if it cannot be signed before a provider key of this host opens.
+    fn claims(&mut self, subject: &Subject) -> Result<Option<Vec<Claim>>, ExchangeError> {
         match subject {
             Subject::Key(domain, wrapped) => self.of_key(*domain, wrapped),
             // What others say of a key that they know counts, until it is changed here.
             Subject::Row(domain, wrapped) => {
                 let known = self.store.stated_key(FactId::of_key(*domain, wrapped))?;
                 if known.is_known {
-                    return Ok(Vec::new());
+                    return Ok(Some(Vec::new()));
                 }
                 self.of_key(*domain, wrapped)
             }
-            Subject::Event(id) => Ok(self.of_event(*id)?.into_iter().collect()),
-            Subject::Placement(domain) => Ok(self.of_placement(*domain)?.into_iter().collect()),
-            Subject::Providers => self.of_providers(),
-            Subject::Unreadable => Ok(Vec::new()),
+            Subject::Event(id) => Ok(Some(self.of_event(*id)?.into_iter().collect())),
+            Subject::Placement(domain) => self.of_placement(*domain),
+            Subject::Providers => Ok(Some(self.of_providers()?)),
+            Subject::Unreadable => Ok(Some(Vec::new())),
         }
     }
 
@@ -125,7 +132,7 @@ impl Exchange<'_> {
         &mut self,
         domain: DomainUuid,
         wrapped: &WrappedDek,
-    ) -> Result<Vec<Claim>, ExchangeError> {
+    ) -> Result<Option<Vec<Claim>>, ExchangeError> {
         let rows = self.store.key_rows_of(domain, wrapped)?;
         let row = rows.first();
         let Some(key) = KeyClaim::new(
@@ -135,7 +142,7 @@ impl Exchange<'_> {
                 .unwrap_or_default(),
             row.and_then(|row| row.key_ref.key_version),
         ) else {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         };
         let status = if rows.iter().any(|row| row.retired_at.is_none()) {
             KeyStatus::Live
@@ -146,22 +153,29 @@ impl Exchange<'_> {
         };
         let id = FactId::of_key(domain, wrapped);
         let known = self.store.stated_key(id)?;
-        let signed = (status != known.stated.status)
-            .then(|| {
-                // Without the KEK nobody would believe it.
-                let kek = self.unlocker.kek(key.key_id, question()).ok()?;
-                let says = StatusClaim {
-                    key: id,
-                    domain,
-                    revision: known.stated.revision.saturating_add(1),
-                    status,
-                    host: self.host,
-                };
-                Some(Claim::Status(Signed::new(says, &kek)))
-            })
-            .flatten();
-        let new = (!known.is_known).then_some(Claim::Key(key));
-        Ok(new.into_iter().chain(signed).collect())
+        let mut claims = Vec::new();
+        if status != known.stated.status {
+            // Without the KEK nobody would believe it.
+            match self.unlocker.kek(key.key_id, question()) {
+                Ok(kek) => {
+                    let says = StatusClaim {
+                        key: id,
+                        domain,
+                        revision: known.stated.revision.saturating_add(1),
+                        status,
+                        host: self.host,
+                    };
+                    claims.push(Claim::Status(Signed::new(says, &kek)));
+                }
+                Err(_) if self.has_provider_of(key.key_id) => return Ok(None),
+                // Its provider was deleted here: it will never be signed.
+                Err(_) => {}
+            }
+        }
+        if !known.is_known {
+            claims.insert(0, Claim::Key(key));
+        }
+        Ok(Some(claims))
     }
 
     fn of_event(&self, id: i64) -> Result<Option<Claim>, ExchangeError> {
@@ -183,23 +197,45 @@ impl Exchange<'_> {
     }
 
     /// Where this host has the guest, signed with a KEK of the guest's keys.
-    fn of_placement(&mut self, domain: DomainUuid) -> Result<Option<Claim>, ExchangeError> {
+    fn of_placement(&mut self, domain: DomainUuid) -> Result<Option<Vec<Claim>>, ExchangeError> {
         let placements = self.store.placements(domain)?;
         let Some(own) = placements.into_iter().find(|it| it.is_own) else {
-            return Ok(None);
+            return Ok(Some(Vec::new()));
         };
-        let kek = self.kek_of(domain)?;
-        Ok(kek.map(|kek| Claim::Placement(Signed::new(own.placement, &kek))))
+        let rows = self.store.all_key_refs(Some(domain), false)?;
+        let wrapped = rows
+            .iter()
+            .filter_map(|row| row.key_ref.wrapped_dek.as_ref());
+        let mut key_ids = wrapped.filter_map(|wrapped| wrapped.key_id().ok());
+        let may_open = key_ids.any(|key_id| self.has_provider_of(key_id));
+        Ok(match self.kek_of(domain)? {
+            Some(kek) => Some(vec![Claim::Placement(Signed::new(own.placement, &kek))]),
+            None if may_open => None,
+            None => Some(Vec::new()),
+        })
     }
 
-    fn of_providers(&self) -> Result<Vec<Claim>, ExchangeError> {
+    /// Whether a provider of this host has this KEK, though it may not open now.
+    fn has_provider_of(&self, key_id: KeyId) -> bool {
+        self.providers.iter().any(|it| it.key_id == key_id)
+    }
+
+    fn of_providers(&mut self) -> Result<Vec<Claim>, ExchangeError> {
         let mut claims = Vec::new();
         for provider in self.store.providers()? {
-            claims.push(Claim::Provider(ProviderClaim {
+            // A key that only opens here is announced by those who have accepted it.
+            let Ok(kek) = self.unlocker.kek(provider.key_id, question()) else {
+                continue;
+            };
+            if provider.previous_key_of().is_some() {
+                continue;
+            }
+            let says = ProviderClaim {
                 name: provider.name,
                 key_id: provider.key_id,
                 key_version: provider.key_version,
-            }));
+            };
+            claims.push(Claim::Provider(Signed::new(says, &kek)));
         }
         for slot in self.store.slots()? {
             claims.push(Claim::Slot(SlotClaim {

@@ -77,6 +77,9 @@ impl Exchange<'_> {
             guests: self.guests.defined().into_iter().collect(),
             ..Concern::default()
         };
+        if !self.guests.are_known() {
+            concern.guests = Concern::from_stored(&self.store.fleet_scope()?).guests;
+        }
         for provider in self.store.providers()? {
             let deadline = question();
             if self.unlocker.kek(provider.key_id, deadline).is_ok() {

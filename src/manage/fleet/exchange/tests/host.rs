@@ -36,6 +36,10 @@ pub(super) struct Tpms {
 }
 
 impl Guests for Tpms {
+    fn are_known(&self) -> bool {
+        true
+    }
+
     fn defined(&self) -> Vec<DomainUuid> {
         self.defined.iter().copied().collect()
     }
