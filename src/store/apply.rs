@@ -1,6 +1,9 @@
 //! Applying a verdict's repairs: all of them in one transaction, and only to the rows that the
 //! verdict saw.
 
+use rusqlite::Transaction;
+
+use super::error::Failure;
 use super::repairs::{Change, Repairs};
 use super::{Store, StoreError, clients_key, events, references};
 use crate::ids::KeyRefId;
@@ -10,10 +13,11 @@ impl Store {
     /// `BindProvider` or a `LearnKey` added. `Changed` means that nothing was applied, because the rows are not (or
     /// no longer) what the verdict saw: read and decide again.
     pub fn apply(&mut self, change: &Change<'_>) -> Result<Option<KeyRefId>, StoreError> {
-        self.write(|transaction| {
+        let is_repaired = !change.repairs.is_empty();
+        let work = |transaction: &Transaction<'_>| {
             let found = references::references(transaction, change.domain, change.now)?;
             if !found.decides_as(change.seen) {
-                return Err(StoreError::Changed.into());
+                return Err(Failure::from(StoreError::Changed));
             }
             let mut repairs = Repairs {
                 transaction,
@@ -34,6 +38,11 @@ impl Store {
                 events::record_start(transaction, event)?;
             }
             Ok(made)
-        })
+        };
+        if is_repaired {
+            self.write(work)
+        } else {
+            self.write_history(work)
+        }
     }
 }

@@ -131,14 +131,14 @@ impl<'a> From<EventFilter<'a>> for EventQuery<'a> {
 impl Store {
     /// Records an event that is none of a start, in a row of its own.
     pub fn record_event(&mut self, event: &Event) -> Result<(), StoreError> {
-        self.write(|transaction| insert(transaction, event))
+        self.write_history(|transaction| insert(transaction, event))
     }
 
     /// Records a verdict on a start, or what became of it: one start is one row, which guest and time
     /// identify, with the repairs of all its events. A row that says already that the start was
     /// refused keeps saying so. A verdict with repairs is recorded with them by `apply`.
     pub fn record_start(&mut self, event: &Event) -> Result<(), StoreError> {
-        self.write(|transaction| record_start(transaction, event))
+        self.write_history(|transaction| record_start(transaction, event))
     }
 
     /// The newest events, newest first. A row without the UUID of a guest is left out.
@@ -226,7 +226,7 @@ pub(super) fn last_name(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<Option<String>, Failure> {
-    let mut query = connection.prepare(
+    let mut query = connection.prepare_cached(
         "SELECT domain_name FROM event WHERE domain_uuid = ?1 ORDER BY at DESC, id DESC LIMIT 1",
     )?;
     let mut rows = query.query([domain.to_string()])?;

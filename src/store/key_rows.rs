@@ -137,7 +137,8 @@ pub(super) fn select_in_order(
         "SELECT {KEY_REF_COLUMNS}, resource_uuid, retired_at, algorithm, updated_at
          FROM key_ref WHERE {condition}"
     );
-    let mut query = connection.prepare(&sql)?;
+    // Kept: a rotation, or an exchange with the fleet, asks the same for thousands of rows.
+    let mut query = connection.prepare_cached(&sql)?;
     let rows = query.query_map(values, record)?;
     Ok(rows
         .filter_map(Result::transpose)
@@ -194,22 +195,19 @@ pub(super) fn insert(transaction: &Transaction<'_>, row: &NewRow<'_>) -> Result<
          SELECT 'tpm', ?1, ?2, uuid, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11
          FROM key_provider WHERE {is_provider}"
     );
-    let inserted = transaction.execute(
-        &sql,
-        params![
-            row.domain.to_string(),
-            row.secret_uuid.map(|uuid| uuid.to_string()),
-            provider.to_string(),
-            provider_name,
-            row.key.map(|key| key.wrapped_dek.as_bytes()),
-            row.key.map(|key| kek_ref(key.key_id)),
-            row.key.map(|key| key.key_version),
-            row.key.map(|key| key.algorithm),
-            row.first_used_at.map(|at| at.0),
-            row.retired_at.map(|at| at.0),
-            row.now.0
-        ],
-    )?;
+    let inserted = transaction.prepare_cached(&sql)?.execute(params![
+        row.domain.to_string(),
+        row.secret_uuid.map(|uuid| uuid.to_string()),
+        provider.to_string(),
+        provider_name,
+        row.key.map(|key| key.wrapped_dek.as_bytes()),
+        row.key.map(|key| kek_ref(key.key_id)),
+        row.key.map(|key| key.key_version),
+        row.key.map(|key| key.algorithm),
+        row.first_used_at.map(|at| at.0),
+        row.retired_at.map(|at| at.0),
+        row.now.0
+    ])?;
     exactly_one(inserted)?;
     let id = KeyRefId(transaction.last_insert_rowid());
     if let Some(key) = row.key {

@@ -175,6 +175,17 @@ impl Store {
         })
     }
 
+    /// The same, for work that changes neither key references nor providers.
+    fn write_history<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.commit(|transaction| {
+            fleet::outbox::watch_history(transaction)?;
+            work(transaction)
+        })
+    }
+
     /// Writes what the fleet need not be told.
     fn write_quietly<T>(
         &mut self,

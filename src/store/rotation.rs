@@ -141,24 +141,24 @@ pub(super) fn rewrap(
     rewrapped: &[RewrappedRow],
     now: Timestamp,
 ) -> Result<(), Failure> {
+    let mut update = transaction.prepare_cached(
+        "UPDATE OR ABORT key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
+                            algorithm = ?6, provider_uuid = ?7, provider_name = ?8,
+                            updated_at = ?9
+         WHERE id = ?1 AND wrapped_dek = ?2",
+    )?;
     for RewrappedRow { key_ref, seen, key } in rewrapped {
-        exactly_one(transaction.execute(
-            "UPDATE OR ABORT key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
-                                algorithm = ?6, provider_uuid = ?7, provider_name = ?8,
-                                updated_at = ?9
-             WHERE id = ?1 AND wrapped_dek = ?2",
-            params![
-                key_ref.0,
-                seen.as_bytes(),
-                key.wrapped_dek.as_bytes(),
-                kek_ref(key.key_id),
-                key.key_version,
-                key.algorithm,
-                provider.uuid.to_string(),
-                provider.name,
-                now.0
-            ],
-        )?)?;
+        exactly_one(update.execute(params![
+            key_ref.0,
+            seen.as_bytes(),
+            key.wrapped_dek.as_bytes(),
+            kek_ref(key.key_id),
+            key.key_version,
+            key.algorithm,
+            provider.uuid.to_string(),
+            provider.name,
+            now.0
+        ])?)?;
         let domain = key_rows::by_id(transaction, *key_ref)?.domain;
         key_rows::read_back(transaction, *key_ref, domain, key)?;
     }

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS fleet_fact (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS fleet_fact_subject ON fleet_fact (subject) WHERE subject IS NOT NULL;
 CREATE INDEX IF NOT EXISTS fleet_fact_domain ON fleet_fact (domain_uuid);
+CREATE INDEX IF NOT EXISTS fleet_fact_kind ON fleet_fact (kind);
 
 -- Keys of which new facts are known, until the rows that follow from them are written.
 CREATE TABLE IF NOT EXISTS fleet_pending (

@@ -72,7 +72,7 @@ pub(super) fn of_domain(
     connection: &Connection,
     domain: DomainUuid,
 ) -> Result<Option<SeenState>, Failure> {
-    let mut query = connection.prepare(
+    let mut query = connection.prepare_cached(
         "SELECT domain_name, secret_uuid, path, at FROM seen_state WHERE domain_uuid = ?1",
     )?;
     let mut rows = query.query([domain.to_string()])?;

@@ -8,6 +8,7 @@ mod rows;
 
 pub(crate) use self::rows::{LeftRow, RotatedRow, RowResult};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -237,8 +238,9 @@ impl Work<'_> {
         if !rows.iter().any(RotatedRow::is_rewrapped) {
             return Ok((Vec::new(), unusable));
         }
+        let seen: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
         for record in self.store.key_refs_under(provider.key_id)? {
-            if rows.iter().all(|row| row.id != record.key_ref.id) {
+            if !seen.contains(&record.key_ref.id) {
                 rows.push(RotatedRow::new(self.store, &record, RowResult::Already)?);
             }
         }

@@ -78,7 +78,7 @@ impl Store {
     /// The facts of these ids, as far as they are known.
     pub fn facts(&self, ids: &[FactId]) -> Result<Vec<Fact>, StoreError> {
         self.read(|connection| {
-            let mut query = connection.prepare("SELECT * FROM fleet_fact WHERE id = ?1")?;
+            let mut query = connection.prepare_cached("SELECT * FROM fleet_fact WHERE id = ?1")?;
             let mut facts = Vec::new();
             for id in ids {
                 let found = query.query_row([id.0], wire).optional()?;
@@ -150,35 +150,37 @@ pub(super) fn insert(transaction: &Transaction<'_>, known: &KnownFact) -> Result
         | Claim::Host(_) => None,
         Claim::Placement(_) | Claim::Event(_) | Claim::Report(_) => return Ok(()),
     };
-    transaction.execute(
+    let mut insert = transaction.prepare_cached(
         "INSERT OR IGNORE INTO fleet_fact (id, kind, domain_uuid, key_id, host_uuid, at, body, subject, revision,
                                            status)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        params![
-            wire.id.0,
-            wire.kind.as_str(),
-            wire.domain.map(|domain| domain.to_string()),
-            wire.key_id.map(|key_id| key_id.to_string()),
-            wire.host.to_string(),
-            wire.at.0,
-            wire.body,
-            stated.map(|(key, _)| key.0.to_vec()),
-            stated.map(|(_, stated)| stated.revision),
-            stated.map(|(_, stated)| stated.status.word()),
-        ],
     )?;
+    insert.execute(params![
+        wire.id.0,
+        wire.kind.as_str(),
+        wire.domain.map(|domain| domain.to_string()),
+        wire.key_id.map(|key_id| key_id.to_string()),
+        wire.host.to_string(),
+        wire.at.0,
+        wire.body,
+        stated.map(|(key, _)| key.0.to_vec()),
+        stated.map(|(_, stated)| stated.revision),
+        stated.map(|(_, stated)| stated.status.word()),
+    ])?;
     Ok(())
 }
 
 fn is_known(connection: &Connection, id: FactId) -> Result<bool, Failure> {
     let sql = "SELECT EXISTS (SELECT 1 FROM fleet_fact WHERE id = ?1)";
-    Ok(connection.query_row(sql, [id.0], |row| row.get(0))?)
+    Ok(connection
+        .prepare_cached(sql)?
+        .query_row([id.0], |row| row.get(0))?)
 }
 
 /// What a key counts as, by all that was said of it.
 pub(super) fn stated(connection: &Connection, key: FactId) -> Result<Stated, Failure> {
     let sql = "SELECT revision, status FROM fleet_fact WHERE subject = ?1";
-    let mut query = connection.prepare(sql)?;
+    let mut query = connection.prepare_cached(sql)?;
     let rows = query.query_map([key.0], |row| {
         let status = columns::parsed(row, "status", status)?;
         let revision = columns::integer(row, "revision")?.and_then(|it| u32::try_from(it).ok());

@@ -117,12 +117,27 @@ fn triggers() -> Vec<(String, String, String, String)> {
 
 /// Makes the triggers on this connection, if this host is in a fleet. Others pay for one question.
 pub(in crate::store) fn watch(connection: &Connection) -> rusqlite::Result<()> {
+    make_triggers(connection, |_| true)
+}
+
+/// Makes those of the history alone, for a start that repairs nothing: all of them would cost it more than its own row.
+pub(in crate::store) fn watch_history(connection: &Connection) -> rusqlite::Result<()> {
+    make_triggers(connection, |name| name.starts_with("event_"))
+}
+
+fn make_triggers(
+    connection: &Connection,
+    is_needed: impl Fn(&str) -> bool,
+) -> rusqlite::Result<()> {
     let is_member: bool =
         connection.query_row("SELECT EXISTS (SELECT 1 FROM fleet)", [], |row| row.get(0))?;
     if !is_member {
         return Ok(());
     }
     for (name, event, condition, note) in triggers() {
+        if !is_needed(&name) {
+            continue;
+        }
         connection.execute_batch(&format!(
             "CREATE TEMP TRIGGER IF NOT EXISTS fleet_{name} {event} WHEN {condition} BEGIN {note} END"
         ))?;

@@ -10,7 +10,7 @@ use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::HostUuid;
 use crate::key::wrap::{Generation, WrappedDek};
-use crate::store::QueuedState;
+use crate::store::{QueuedState, previous_key_name};
 use crate::swtpm::Backend;
 
 const A: [u8; 32] = [1; 32];
@@ -200,6 +200,27 @@ fn rows_follow_a_rotation_without_a_second_row() {
         assert_eq!(wrapped.key_id().unwrap(), kek(&B).key_id());
         assert_eq!(rows[0].retired_at, None);
     }
+}
+
+#[test]
+fn rows_follow_a_rotation_that_was_heard_of_before_the_provider_has_the_next_key() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    // It opens the next key, and hears of the keys under it; only then is it told that it follows.
+    let next = previous_key_name("nkp-a", kek(&B).key_id());
+    two.add_provider(&next, B);
+    one.rotate("nkp-a", B, NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    let (provider, next) = (two.provider("nkp-a"), two.provider(&next));
+    two.store.promote_key(&provider, &next, 2, NOW).unwrap();
+    assert_eq!(sync(&mut two, &mut shared).changed, 1);
+    let rows = two.rows(guest(1));
+    let wrapped = rows[0].key_ref.wrapped_dek.as_ref().unwrap();
+    assert_eq!(wrapped.key_id().unwrap(), kek(&B).key_id());
+    assert_eq!((rows.len(), rows[0].retired_at), (1, None));
 }
 
 #[test]
