@@ -118,7 +118,11 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Store(verb) => commands::store::run(context, verb),
         Command::Open { name } => commands::open::run(context, name),
         Command::Sync { follow: true, .. } => commands::sync::follow(context),
-        Command::Sync { compare, .. } => commands::sync::run(context, *compare),
+        Command::Sync {
+            compare,
+            metadata_only,
+            ..
+        } => commands::sync::run(context, *compare, *metadata_only),
         Command::Fleet(verb) => commands::fleet::run(context, verb),
         Command::Completions { shell } => done(commands::completions::run(context, *shell)),
     }

@@ -249,6 +249,9 @@ pub enum Command {
         /// Compare everything with the shared store, as is done once a day.
         #[arg(long)]
         compare: bool,
+        /// Only write keys into domain XML; exchange no facts (for vtpm-guard-sync.service).
+        #[arg(long, conflicts_with_all = ["follow", "compare"])]
+        metadata_only: bool,
     },
     /// Work with other hosts through a shared store.
     #[command(subcommand)]

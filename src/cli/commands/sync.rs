@@ -96,7 +96,11 @@ impl Answer for Ran {
     }
 }
 
-pub(crate) fn run(context: &Context, compare: bool) -> Result<ExitCode, CommandError> {
+pub(crate) fn run(
+    context: &Context,
+    compare: bool,
+    metadata_only: bool,
+) -> Result<ExitCode, CommandError> {
     let progress = OnceLock::new();
     let synced = sync(&context.host, &|all, name| {
         let progress = progress.get_or_init(|| Progress::new("writing", all));
@@ -105,7 +109,11 @@ pub(crate) fn run(context: &Context, compare: bool) -> Result<ExitCode, CommandE
     progress.into_inner().as_ref().map(Progress::done);
     let metadata = synced?;
     let failed = metadata.failed > 0;
-    let fleet = round(&context.host, &mut Follower::default(), compare);
+    let fleet = if metadata_only {
+        Ok(None)
+    } else {
+        round(&context.host, &mut Follower::default(), compare)
+    };
     let (fleet, error) = match fleet {
         Ok(fleet) => (fleet, None),
         Err(error) => (None, Some(CommandError::from(error))),
