@@ -47,6 +47,7 @@ commands! {
     FleetLeaveForced = "vtpm-guard fleet leave --force";
     FleetStatus = "vtpm-guard fleet status";
     FleetInit = "vtpm-guard fleet init";
+    FleetInitSql = "vtpm-guard fleet init --sql";
     FleetLost(host: Host) = "vtpm-guard fleet lost {host}";
     History = "vtpm-guard history";
     HistoryOf(guest: Guest) = "vtpm-guard history {guest}";

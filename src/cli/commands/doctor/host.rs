@@ -140,7 +140,7 @@ fn fleet(finding: &HostFinding) -> Described {
         ),
         _ => Described::warning(
             format!("{FLEET_UNIT} is not enabled, and this host is in a fleet"),
-            "facts are exchanged only when somebody runs vtpm-guard sync",
+            "facts are exchanged only when somebody does so by hand",
             enable.to_string(),
         ),
     }

@@ -9,6 +9,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::manage::fleet::{Initialized, init, sql};
+use crate::messages::Command;
 
 pub(super) fn run(
     context: &Context,
@@ -51,9 +52,9 @@ impl Answer for Initialized {
     }
 
     fn notes(&self) -> Vec<String> {
-        vec![
-            "each host needs a role in vtpm_guard_host; the SQL for it: vtpm-guard fleet init --sql"
-                .to_owned(),
-        ]
+        vec![format!(
+            "each host needs a role in vtpm_guard_host; the SQL for it: {}",
+            Command::FleetInitSql
+        )]
     }
 }
