@@ -113,7 +113,7 @@ fn an_announced_key_opens_at_once_and_wraps_new_keys_once_it_is_accepted() {
     let key = one.key("nkp-a").unwrap();
     let joined = two.joins();
     assert_eq!(joined["opened"][0]["name"], "nkp-a");
-    let announced = format!("nkp-a/{key}");
+    let announced = format!("fleet/nkp-a/{key}");
     assert_eq!(two.providers(), [(announced.clone(), key.clone())]);
     let refused = two.run(&format!("provider set-default {announced}"));
     assert!(!refused.status.success(), "it would wrap new keys");
@@ -185,7 +185,7 @@ fn a_rotation_waits_for_the_hosts_and_they_follow_it() {
     // Who has not accepted the provider has a key more that only opens.
     three.does("sync");
     assert_eq!(three.key("nkp-a"), None);
-    assert_eq!(three.key(&format!("nkp-a/{after}")), Some(after));
+    assert_eq!(three.key(&format!("fleet/nkp-a/{after}")), Some(after));
 }
 
 #[test]

@@ -274,7 +274,9 @@ fn look(
         };
         HostResult { name, result }
     };
-    Ok(others.map(result).collect())
+    let mut hosts: Vec<_> = others.map(result).collect();
+    hosts.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(hosts)
 }
 
 /// The provider has the next key from now on.
