@@ -75,8 +75,10 @@ impl Peer {
     ) -> io::Result<Zeroizing<Vec<u8>>> {
         let answer = match self.send(frames, deadline) {
             Ok(()) => self.receive(max_len, deadline)?,
-            // It ended before it had read everything; its stderr may say why.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => None,
+            // It ended before it had read everything. What it said before counts; or its stderr may say why.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.receive(max_len, deadline)?
+            }
             Err(error) => return Err(error),
         };
         answer.ok_or_else(|| io::Error::other(self.end_reason(deadline)))
