@@ -97,6 +97,18 @@ impl Unlocker {
         unsealed.entry(key_id).or_insert_with(open).clone()
     }
 
+    /// Returns the KEK of the newest of a guest's keys whose KEK opens here.
+    pub fn kek_of<'r>(
+        &mut self,
+        rows: impl DoubleEndedIterator<Item = &'r KeyRef>,
+        deadline: Deadline,
+    ) -> Option<Arc<Kek>> {
+        let key_ids = rows.filter_map(|row| row.wrapped_dek.as_ref()?.key_id().ok());
+        key_ids
+            .rev()
+            .find_map(|key_id| self.kek(key_id, deadline).ok())
+    }
+
     /// Opens a guest's wrapped DEK with the KEK that its header names: no other KEK could.
     pub fn open(
         &mut self,

@@ -16,6 +16,7 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::progress::Progress;
 use crate::cli::ui::table::{BAD, Cell, GOOD, NOTABLE, table};
 use crate::cli::ui::travelling::finding;
+use crate::key::random;
 use crate::manage::fleet::{FleetCommandError, FleetRound, Follower, round};
 use crate::manage::sync::{SyncAction, SyncError, Synced, SyncedGuest, sync};
 use crate::messages::count;
@@ -65,7 +66,7 @@ fn pause(interval: Duration, failures: u32) -> Duration {
 fn random_byte() -> u8 {
     let mut byte = [0];
     // Without randomness all hosts wait equally long.
-    let _ = getrandom::fill(&mut byte);
+    let _ = random::fill(&mut byte);
     byte[0]
 }
 

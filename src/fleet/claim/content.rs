@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::spelling::{base64, key_id, text};
+use crate::clock::Timestamp;
 use crate::fleet::FactId;
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::ids::{DomainUuid, HostUuid};
@@ -161,6 +162,19 @@ pub struct HostClaim {
     /// Whether it has left.
     #[serde(default)]
     pub left: bool,
+}
+
+impl HostClaim {
+    /// That a host is in the fleet from now on, or has left.
+    #[must_use]
+    pub fn new(host: HostUuid, name: &str, now: Timestamp, left: bool) -> Self {
+        Self {
+            host,
+            name: name.to_owned(),
+            at: now.0,
+            left,
+        }
+    }
 }
 
 /// How a host is, as it says.

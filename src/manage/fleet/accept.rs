@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::announced::{Announced, open_all};
-use super::connection::FleetCommandError;
+use super::connection::{FleetCommandError, member};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
@@ -31,11 +31,9 @@ pub(crate) fn accept(
     key_id: Option<KeyId>,
 ) -> Result<AcceptedProvider, FleetCommandError> {
     let config = host.config()?;
-    let store = host.store(Access::Write)?;
-    let mut store = store.ok_or(FleetCommandError::NoMember)?;
-    store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    let (mut store, _) = member(host, Access::Write)?;
     let announced = Announced::read(&store)?;
-    let (_, trouble) = open_all(host, &config, &mut store)?;
+    let (_, trouble) = open_all(host, &config, &mut store, &announced)?;
     let named_so: Vec<_> = announced
         .providers
         .iter()

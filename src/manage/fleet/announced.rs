@@ -73,8 +73,8 @@ pub(super) fn open_all(
     host: &Host,
     config: &Config,
     store: &mut Store,
+    announced: &Announced,
 ) -> Result<(Vec<OpenedKey>, Vec<String>), HostError> {
-    let announced = Announced::read(store)?;
     let keyring = host.keyring();
     let held: Vec<_> = store.providers()?.iter().map(|it| it.key_id).collect();
     let mut wanted: BTreeMap<KeyId, Vec<&SlotClaim>> = BTreeMap::new();
@@ -166,7 +166,7 @@ pub(super) fn announced_as(provider: &Provider) -> Option<&str> {
 }
 
 /// An announced slot as a row of this host.
-pub(super) fn row(claim: &SlotClaim) -> Slot {
+fn row(claim: &SlotClaim) -> Slot {
     let now = Timestamp::now();
     Slot {
         uuid: SlotUuid::random(),

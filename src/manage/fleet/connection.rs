@@ -9,7 +9,7 @@ use crate::fleet::{Client, FleetError};
 use crate::manage::host::{Host, HostError};
 use crate::manage::providers::ProviderError;
 use crate::manage::sync::SyncError;
-use crate::store::StoreError;
+use crate::store::{Access, Membership, Store, StoreError};
 
 /// How long the program may take to begin.
 const START: Duration = Duration::from_secs(10);
@@ -83,21 +83,24 @@ impl From<ExchangeError> for FleetCommandError {
     }
 }
 
+/// The store of a host that is in a fleet, and its membership.
+pub(super) fn member(
+    host: &Host,
+    access: Access,
+) -> Result<(Store, Membership), FleetCommandError> {
+    let store = host.store(access)?.ok_or(FleetCommandError::NoMember)?;
+    let member = store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    Ok((store, member))
+}
+
 /// Starts the program, which connects with the first question.
-pub(super) fn connect(host: &Host, config: &Config) -> Result<Client, FleetCommandError> {
+pub(super) fn connect(config: &Config) -> Result<Client, FleetCommandError> {
     let address = config.fleet.store.as_ref();
-    let address = address.ok_or(FleetCommandError::NoAddress)?;
-    connect_to(host, config, address)
+    connect_to(config, address.ok_or(FleetCommandError::NoAddress)?)
 }
 
 /// The same, with another address.
-#[allow(
-    clippy::unused_self,
-    unused_variables,
-    reason = "a test's host has programs of its own"
-)]
 pub(super) fn connect_to(
-    host: &Host,
     config: &Config,
     address: &StoreAddress,
 ) -> Result<Client, FleetCommandError> {

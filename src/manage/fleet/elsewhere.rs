@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use super::status::{hosts, newest_reports};
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, EventClaim};
@@ -55,10 +55,9 @@ const ALLOW: &str = "allow";
 
 /// The guests of all hosts that would not start, and those that run, by name.
 pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandError> {
-    let mut client = connect(host, &host.config()?)?;
+    let mut client = connect(&host.config()?)?;
     let mut guests = Vec::new();
-    let store = host.store(Access::Read)?;
-    let store = store.ok_or(FleetCommandError::NoMember)?;
+    let (store, _) = member(host, Access::Read)?;
     let present = hosts(&store)?;
     for said in newest_reports(&mut client)?.into_values() {
         if !present.contains_key(&said.host) {
@@ -103,7 +102,7 @@ pub(crate) fn fleet_history(
     until: Option<Timestamp>,
     limit: u32,
 ) -> Result<Vec<FleetEvent>, FleetCommandError> {
-    let mut client = connect(host, &host.config()?)?;
+    let mut client = connect(&host.config()?)?;
     let search = Search {
         kinds: vec![Kind::Event],
         domain,

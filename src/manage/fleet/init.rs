@@ -22,7 +22,7 @@ pub(crate) struct Initialized {
 
 /// Makes the schema at this address, or at that of the configuration.
 pub(crate) fn init(host: &Host, address: Option<&str>) -> Result<Initialized, FleetCommandError> {
-    let mut client = client(host, &host.config()?, address)?;
+    let mut client = client(&host.config()?, address)?;
     let done = client.init(default_deadline())?;
     Ok(Initialized {
         server: client.status(default_deadline())?.server,
@@ -34,20 +34,16 @@ pub(crate) fn init(host: &Host, address: Option<&str>) -> Result<Initialized, Fl
 
 /// The statements that would be run. Nobody is asked.
 pub(crate) fn sql(host: &Host, address: Option<&str>) -> Result<String, FleetCommandError> {
-    let mut client = client(host, &host.config()?, address)?;
+    let mut client = client(&host.config()?, address)?;
     Ok(client.sql(default_deadline())?)
 }
 
-fn client(
-    host: &Host,
-    config: &Config,
-    address: Option<&str>,
-) -> Result<Client, FleetCommandError> {
+fn client(config: &Config, address: Option<&str>) -> Result<Client, FleetCommandError> {
     match address {
-        None => connect(host, config),
+        None => connect(config),
         Some(text) => {
             let bad = || FleetCommandError::BadAddress(text.to_owned());
-            connect_to(host, config, &StoreAddress::parse(text).ok_or_else(bad)?)
+            connect_to(config, &StoreAddress::parse(text).ok_or_else(bad)?)
         }
     }
 }

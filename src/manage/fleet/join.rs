@@ -5,11 +5,9 @@ use std::fs;
 use serde::Serialize;
 
 use super::announced::announced_as;
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use super::round::{FleetRound, Follower, round};
 use crate::clock::Timestamp;
-use crate::fleet::claim::{Claim, HostClaim};
-use crate::fleet::shared::SharedStore;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::ProviderRef;
@@ -34,31 +32,15 @@ pub(crate) struct Joined {
 /// Joins the fleet of the configuration, under this name or that of the machine. Joining again is harmless.
 pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetCommandError> {
     let config = host.config()?;
-    let mut client = connect(host, &config)?;
     // Before anything is changed here: whether it is a shared store, and lets this host in.
-    let server = client.status(default_deadline())?.server;
+    let server = connect(&config)?.status(default_deadline())?.server;
     let name = name.map_or_else(host_name, str::to_owned);
-    let now = Timestamp::now();
     let store = host.store(Access::Create)?;
     let mut store = store.ok_or(FleetCommandError::NoMember)?;
-    let uuid = store.join_fleet(&name, now)?;
-    let claim = Claim::Host(HostClaim {
-        host: uuid,
-        name: name.clone(),
-        at: now.0,
-        left: false,
-    });
-    SharedStore::push(
-        &mut client,
-        &[claim.write(uuid, now)],
-        &[],
-        default_deadline(),
-    )?;
-    drop((client, store));
+    let uuid = store.join_fleet(&name, Timestamp::now())?;
+    drop(store);
     let round = round(host, &mut Follower::default(), false)?;
-    let store = host
-        .store(Access::Read)?
-        .ok_or(FleetCommandError::NoMember)?;
+    let (store, _) = member(host, Access::Read)?;
     Ok(Joined {
         host: uuid,
         name,

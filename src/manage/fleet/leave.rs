@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use super::round::{Follower, round};
+use super::tell;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, HostClaim};
-use crate::fleet::shared::SharedStore;
 use crate::manage::host::{Host, default_deadline};
-use crate::store::Access;
+use crate::store::{Access, KnownFact};
 
 /// What `fleet leave` did.
 #[derive(Debug, Serialize)]
@@ -24,28 +24,19 @@ pub(crate) struct Left {
 
 /// Leaves the fleet, once it knows all that this host has to say; with `force` also if it cannot be told.
 pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError> {
-    let store = host.store(Access::Write)?;
-    let mut store = store.ok_or(FleetCommandError::NoMember)?;
-    let member = store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    let (mut store, member) = member(host, Access::Write)?;
     let mut left = Left {
         name: member.name.clone(),
         told: true,
         trouble: None,
         lost_facts: 0,
     };
-    let now = Timestamp::now();
-    let claim = Claim::Host(HostClaim {
-        host: member.host,
-        name: member.name,
-        at: now.0,
-        left: true,
-    });
     let tell = || -> Result<(), FleetCommandError> {
         round(host, &mut Follower::default(), true)?;
-        let mut client = connect(host, &host.config()?)?;
-        let fact = claim.write(member.host, now);
-        SharedStore::push(&mut client, &[fact], &[], default_deadline())?;
-        Ok(())
+        let now = Timestamp::now();
+        let claim = Claim::Host(HostClaim::new(member.host, &member.name, now, true));
+        let fact = KnownFact::said(claim, member.host, now);
+        Ok(tell::push(&mut connect(&host.config()?)?, &[fact])?)
     };
     match tell() {
         Ok(()) => {}

@@ -2,16 +2,17 @@
 
 use serde::Serialize;
 
-use super::connection::FleetCommandError;
+use super::connection::{FleetCommandError, connect};
 use super::round::{Follower, round};
-use super::status::hosts;
+use super::status::{hosts, is_called};
+use super::tell;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, HostClaim, PlacementClaim, Signed};
 use crate::ids::HostUuid;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestRef;
 use crate::manage::host::{Host, default_deadline};
-use crate::store::{Access, KnownFact, Merge};
+use crate::store::{Access, KnownFact, Merge, Store};
 
 /// What `fleet lost` did.
 #[derive(Debug, Serialize)]
@@ -47,35 +48,21 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
             ..was.clone()
         };
         let rows = store.all_key_refs(Some(now_says.domain), false)?;
-        let key_ids = rows
-            .iter()
-            .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
-        let mut keks = key_ids.filter_map(|id| unlocker.kek(id, default_deadline()).ok());
+        let rows = rows.iter().map(|row| &row.key_ref);
         if was.running {
             guests.push(GuestRef::of_uuid(
                 now_says.domain,
                 Some(now_says.name.clone()),
             ));
         }
-        if let Some(kek) = keks.next() {
+        if let Some(kek) = unlocker.kek_of(rows, default_deadline()) {
             let claim = Claim::Placement(Signed::new(now_says.clone(), &kek));
-            notes.push(KnownFact {
-                fact: claim.write(uuid, now),
-                claim,
-            });
+            notes.push(KnownFact::said(claim, uuid, now));
         }
         merge.placements.push(now_says);
     }
-    let left = Claim::Host(HostClaim {
-        host: uuid,
-        name: name.clone(),
-        at: now.0,
-        left: true,
-    });
-    let left = KnownFact {
-        fact: left.write(uuid, now),
-        claim: left,
-    };
+    let left = Claim::Host(HostClaim::new(uuid, &name, now, true));
+    let left = KnownFact::said(left, uuid, now);
     notes.push(left.clone());
     merge.facts.push(left);
     store.merge(&merge, now)?;
@@ -92,9 +79,7 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
 /// Tells the others at once, if the shared store answers.
 fn tell(host: &Host, notes: &[KnownFact]) -> bool {
     let push = || -> Result<(), FleetCommandError> {
-        let mut client = super::connection::connect(host, &host.config()?)?;
-        let facts: Vec<_> = notes.iter().map(|note| note.fact.clone()).collect();
-        crate::fleet::shared::SharedStore::push(&mut client, &facts, &[], default_deadline())?;
+        tell::push(&mut connect(&host.config()?)?, notes)?;
         round(host, &mut Follower::default(), false)?;
         Ok(())
     };
@@ -102,8 +87,7 @@ fn tell(host: &Host, notes: &[KnownFact]) -> bool {
 }
 
 /// The host of this name or UUID, as far as this host has heard of it.
-fn find(store: &crate::store::Store, text: &str) -> Result<(HostUuid, String), FleetCommandError> {
-    let uuid = HostUuid::parse(text).ok();
+fn find(store: &Store, text: &str) -> Result<(HostUuid, String), FleetCommandError> {
     let mut known = hosts(store)?;
     for row in store.all_placements()? {
         let placement = row.placement;
@@ -111,7 +95,7 @@ fn find(store: &crate::store::Store, text: &str) -> Result<(HostUuid, String), F
     }
     let mut found = known
         .into_iter()
-        .filter(|(host, name)| Some(*host) == uuid || name == text);
+        .filter(|(host, name)| is_called(*host, name, text));
     let first = found.next();
     match (first, found.next()) {
         (Some(first), None) => Ok(first),

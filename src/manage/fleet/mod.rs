@@ -11,6 +11,7 @@
 //! | `rotation` | a provider's next key, once all hosts have opened it |
 //! | `init`, `join`, `leave`, `lost`, `status`, `accept` | what an administrator asks for |
 //! | `states` | the TPM states in the shared store |
+//! | `tell` | facts pushed |
 //! | `elsewhere` | guests and history of other hosts |
 
 mod accept;
@@ -28,6 +29,7 @@ pub(crate) mod rotation;
 mod round;
 pub(crate) mod states;
 mod status;
+mod tell;
 
 pub(crate) use accept::{AcceptedProvider, accept};
 pub(crate) use announced::{OpenedKey, announced_name};

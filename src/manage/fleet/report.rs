@@ -19,14 +19,15 @@ pub(super) fn report(
     store: &Store,
     member: &Membership,
     guests: Option<&[ListedGuest]>,
+    keks: &UnsealedKeks,
     now: Timestamp,
 ) -> Result<Claim, HostError> {
-    let mut unlocker = Unlocker::new(&host.keyring());
-    let keks = store.providers()?.into_iter().filter_map(|provider| {
+    let mut unlocker = Unlocker::sharing(host.keyring(), keks.clone());
+    let open = store.providers()?.into_iter().filter_map(|provider| {
         let opened = unlocker.kek(provider.key_id, default_deadline());
         opened.is_ok().then(|| provider.key_id.to_string())
     });
-    let keks = keks.collect();
+    let open = open.collect();
     let (mut encrypted, mut refused) = (None, Vec::new());
     if let Some(guests) = guests {
         let is_encrypted = |guest: &&ListedGuest| {
@@ -34,7 +35,7 @@ pub(super) fn report(
             domain.is_ok_and(|domain| domain.encrypted_vtpm().is_some())
         };
         encrypted = Some(guests.iter().filter(is_encrypted).count());
-        for checked in check(host, guests, &UnsealedKeks::default(), &|_| {})? {
+        for checked in check(host, guests, keks, &|_| {})? {
             let (Decision::Deny(refusal), Some(domain)) =
                 (checked.outcome.verdict.decision(), &checked.outcome.domain)
             else {
@@ -54,7 +55,7 @@ pub(super) fn report(
         name: member.name.clone(),
         at: now.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        keks,
+        keks: open,
         guests: encrypted,
         refused,
         outbox: store.outbox_len()?,

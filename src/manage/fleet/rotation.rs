@@ -4,21 +4,20 @@
 //! Before that nothing is wrapped with the next key; it is kept as one that only opens. A rotation that was
 //! interrupted goes on with the key that it has announced.
 
-use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::announced::{Announced, kept_name};
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use super::round::{Follower, round};
-use super::status::{hosts, newest_reports};
+use super::status::{hosts, is_called, newest_reports};
+use super::tell;
 use crate::clock::{Deadline, Timestamp};
 use crate::config::Config;
 use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
-use crate::fleet::shared::SharedStore;
-use crate::ids::ProviderUuid;
+use crate::ids::{HostUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
@@ -26,7 +25,7 @@ use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::manage::slots::{SlotError, place, same_slots};
-use crate::store::{Access, KnownFact, Merge, NewProvider, Store};
+use crate::store::{Access, KnownFact, NewProvider, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How often the other hosts are looked at while they are waited for.
@@ -166,16 +165,9 @@ fn announce(
     };
     store.set_deadline(default_deadline())?;
     store.create_provider(&row, &slots, now)?;
-    say(
-        host,
-        config,
-        &mut store,
-        &provider,
-        &present,
-        new.key_id(),
-        false,
-    )?;
-    Ok((provider, new.key_id()))
+    let next = new.key_id();
+    say(config, &mut store, &provider, &present, next, false)?;
+    Ok((provider, next))
 }
 
 /// The next key that was announced for the present one, and opens here.
@@ -195,7 +187,6 @@ fn announced_before(
 
 /// Says, signed with the key before, which key follows.
 fn say(
-    host: &Host,
     config: &Config,
     store: &mut Store,
     provider: &Provider,
@@ -205,33 +196,18 @@ fn say(
 ) -> Result<(), RotateError> {
     let no_member = || RotateError::Fleet(FleetCommandError::NoMember);
     let member = store.membership()?.ok_or_else(no_member)?;
-    let claim = Claim::Successor(Signed::new(
-        SuccessorClaim {
-            name: provider.name.clone(),
-            old: present.key_id(),
-            new,
-            key_version: provider.key_version + 1,
-            finished,
-        },
-        present,
-    ));
-    let now = Timestamp::now();
-    let known = KnownFact {
-        fact: claim.write(member.host, now),
-        claim,
+    let says = SuccessorClaim {
+        name: provider.name.clone(),
+        old: present.key_id(),
+        new,
+        key_version: provider.key_version + 1,
+        finished,
     };
-    let fact = known.fact.clone();
+    let claim = Claim::Successor(Signed::new(says, present));
+    let said = [KnownFact::said(claim, member.host, Timestamp::now())];
     // Here first: what the shared store is not told now, it is told when everything is compared.
-    let merge = Merge {
-        facts: vec![known],
-        ..Merge::default()
-    };
-    store.merge(&merge, now)?;
-    let push = || -> Result<(), FleetCommandError> {
-        let mut client = connect(host, config)?;
-        SharedStore::push(&mut client, &[fact], &[], default_deadline())?;
-        Ok(())
-    };
+    store.mark_sent(&said, &[])?;
+    let push = || Ok(tell::push(&mut connect(config)?, &said)?);
     push().map_err(RotateError::Fleet)
 }
 
@@ -243,27 +219,25 @@ fn look(
     next: KeyId,
     without: &[String],
 ) -> Result<Vec<HostResult>, FleetCommandError> {
-    let store = host.store(Access::Read)?;
-    let store = store.ok_or(FleetCommandError::NoMember)?;
-    let own = store.membership()?.ok_or(FleetCommandError::NoMember)?.host;
-    let reports = newest_reports(&mut connect(host, config)?)?;
+    let (store, own) = member(host, Access::Read)?;
+    let reports = newest_reports(&mut connect(config)?)?;
     let known = hosts(&store)?;
     for text in without {
-        let is_it = |(uuid, name): (&crate::ids::HostUuid, &String)| {
-            name == text || uuid.to_string() == *text
-        };
-        if !known.iter().any(is_it) {
+        if !known
+            .iter()
+            .any(|(uuid, name)| is_called(*uuid, name, text))
+        {
             return Err(FleetCommandError::NoHost(text.clone()));
         }
     }
-    let without: BTreeSet<&str> = without.iter().map(String::as_str).collect();
-    let others = known.into_iter().filter(|(uuid, _)| *uuid != own);
-    let result = |(uuid, name): (crate::ids::HostUuid, String)| {
+    let others = known.into_iter().filter(|(uuid, _)| *uuid != own.host);
+    let result = |(uuid, name): (HostUuid, String)| {
         let opens = |key_id: KeyId| {
             let said = reports.get(&uuid);
             said.map(|said| said.keks.contains(&key_id.to_string()))
         };
-        let result = if without.contains(name.as_str()) || without.contains(&*uuid.to_string()) {
+        let is_left_out = without.iter().any(|text| is_called(uuid, &name, text));
+        let result = if is_left_out {
             HostState::LeftOut
         } else {
             match (opens(provider.key_id), opens(next)) {
@@ -286,8 +260,7 @@ fn finish(
     provider: ProviderUuid,
     next: KeyId,
 ) -> Result<(), RotateError> {
-    let missing = || crate::store::StoreError::Missing;
-    let mut store = host.store(Access::Write)?.ok_or_else(missing)?;
+    let mut store = host.store(Access::Write)?.ok_or(StoreError::Missing)?;
     let exclusive = ProvidersLock::acquire(host)?;
     let provider = store.provider_by_uuid(provider)?;
     if provider.key_id == next {
@@ -295,12 +268,12 @@ fn finish(
     }
     let providers = store.providers()?;
     let announced = providers.iter().find(|it| it.key_id == next);
-    let announced = announced.ok_or(crate::store::StoreError::Changed)?;
+    let announced = announced.ok_or(StoreError::Changed)?;
     let mut unlocker = Unlocker::new(&host.keyring());
     let present = unlocker.kek(provider.key_id, default_deadline())?;
     unlocker.kek(next, default_deadline())?;
     let version = provider.key_version + 1;
     store.promote_key(&provider, announced, version, Timestamp::now())?;
     drop(exclusive);
-    say(host, config, &mut store, &provider, &present, next, true)
+    say(config, &mut store, &provider, &present, next, true)
 }

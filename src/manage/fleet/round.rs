@@ -11,18 +11,19 @@ use super::exchange::{Exchange, Exchanged};
 use super::guests::HostGuests;
 use super::report::report;
 use super::status::hosts;
-use crate::clock::{Deadline, Timestamp};
+use super::tell;
+use crate::clock::Timestamp;
 use crate::config::{Config, StoreAddress};
 use crate::fleet::Client;
 use crate::fleet::claim::{Claim, HostClaim, Signed, SuccessorClaim};
-use crate::fleet::shared::SharedStore;
 use crate::key::id::KeyId;
-use crate::keyring::unlock::Unlocker;
+use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::providers::ProvidersLock;
 use crate::manage::sync::exclusive;
-use crate::store::{Access, KnownFact, Membership, Store, previous_key_name};
+use crate::store::{Access, KnownFact, Membership, Store};
+use crate::verdict::facts::Provider;
 
 /// How often a host says how it is, in milliseconds.
 const REPORT_EVERY: i64 = 15 * 60 * 1000;
@@ -71,7 +72,7 @@ pub(crate) fn round(
     let _exclusive = exclusive(host, None)?;
     let mut client = match follower.client.take() {
         Some((same, client)) if same == address => client,
-        _ => connect(host, &config)?,
+        _ => connect(&config)?,
     };
     let listed = host.listed_guests().ok();
     let work = Work {
@@ -80,8 +81,11 @@ pub(crate) fn round(
         member,
         listed: listed.as_deref(),
         now: Timestamp::now(),
+        store: &mut store,
+        client: &mut client,
+        keks: UnsealedKeks::default(),
     };
-    let done = work.run(&mut store, &mut client, follower, compare)?;
+    let done = work.run(follower, compare)?;
     // After an error nobody knows what the program will say next: it is started anew.
     follower.client = Some((address, client));
     Ok(Some(done))
@@ -93,60 +97,66 @@ struct Work<'a> {
     member: Membership,
     listed: Option<&'a [ListedGuest]>,
     now: Timestamp,
+    store: &'a mut Store,
+    client: &'a mut Client,
+    /// The provider keys that open here: each is unsealed once for all that is done.
+    keks: UnsealedKeks,
 }
 
 impl Work<'_> {
     fn run(
-        &self,
-        store: &mut Store,
-        client: &mut Client,
+        mut self,
         follower: &mut Follower,
         compare: bool,
     ) -> Result<FleetRound, FleetCommandError> {
         let mut round = FleetRound {
-            exchanged: self.exchange(store, client, compare)?,
+            exchanged: self.exchange(compare)?,
             ..FleetRound::default()
         };
+        let announced = Announced::read(self.store)?;
         let is_due = |at: Timestamp| self.now.0.saturating_sub(at.0) >= REPORT_EVERY;
         if follower.tried.is_none_or(is_due) || round.exchanged.pulled > 0 {
-            let (opened, trouble) = open_all(self.host, self.config, store)?;
+            let (opened, trouble) = open_all(self.host, self.config, self.store, &announced)?;
             follower.tried = (!trouble.is_empty()).then_some(self.now);
             (round.opened, round.trouble) = (opened, trouble);
         }
-        round.followed = self.follow_successors(store)?;
-        self.finish_rotations(store, client)?;
+        if !round.opened.is_empty() {
+            // That they did not open was remembered, too.
+            self.keks = UnsealedKeks::default();
+        }
+        round.followed = self.follow_successors(&announced)?;
+        self.finish_rotations(&announced)?;
         if !round.opened.is_empty() || !round.followed.is_empty() {
             // With another key more is to be heard, and more to be said.
-            let again = self.exchange(store, client, false)?;
+            let again = self.exchange(false)?;
             round.exchanged.add(again);
         }
-        self.say_that_it_is_there(store, client)?;
-        self.say_how_it_is(store, client, follower)?;
+        self.say_that_it_is_there()?;
+        self.say_how_it_is(follower)?;
         Ok(round)
     }
 
-    fn exchange(
-        &self,
-        store: &mut Store,
-        client: &mut Client,
-        compare: bool,
-    ) -> Result<Exchanged, FleetCommandError> {
-        let mut unlocker = Unlocker::new(&self.host.keyring());
+    fn unlocker(&self) -> Unlocker {
+        Unlocker::sharing(self.host.keyring(), self.keks.clone())
+    }
+
+    fn exchange(&mut self, compare: bool) -> Result<Exchanged, FleetCommandError> {
+        let mut unlocker = self.unlocker();
         let mut guests = HostGuests::of(self.host, self.listed);
-        let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, client, self.now)?;
+        let (store, shared) = (&mut *self.store, &mut *self.client);
+        let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, shared, self.now)?;
         Ok(exchange.run(compare)?)
     }
 
     /// Gives providers of this host the keys that follow theirs, if the key before signed that, and they open here.
-    fn follow_successors(&self, store: &mut Store) -> Result<Vec<String>, HostError> {
-        let announced = Announced::read(store)?;
+    fn follow_successors(&mut self, announced: &Announced) -> Result<Vec<String>, HostError> {
         if announced.successors.is_empty() {
             return Ok(Vec::new());
         }
-        let mut unlocker = Unlocker::new(&self.host.keyring());
+        let mut unlocker = self.unlocker();
         let mut followed = Vec::new();
         // Of a host that was away for two rotations the second follows the first.
-        while let Some(name) = self.follow_one(store, &announced, &mut unlocker)? {
+        while let Some(name) = self.follow_one(announced, &mut unlocker)? {
             if !followed.contains(&name) {
                 followed.push(name);
             }
@@ -155,12 +165,11 @@ impl Work<'_> {
     }
 
     fn follow_one(
-        &self,
-        store: &mut Store,
+        &mut self,
         announced: &Announced,
         unlocker: &mut Unlocker,
     ) -> Result<Option<String>, HostError> {
-        let providers = store.providers()?;
+        let providers = self.store.providers()?;
         for provider in providers.iter().filter(|it| it.previous_key_of().is_none()) {
             let Ok(kek) = unlocker.kek(provider.key_id, default_deadline()) else {
                 continue;
@@ -174,10 +183,7 @@ impl Work<'_> {
             let Some(says) = next else {
                 continue;
             };
-            let own_name = previous_key_name(&provider.name, says.new);
-            let is_new = |it: &&crate::verdict::facts::Provider| {
-                it.key_id == says.new && it.previous_key_of().is_some()
-            };
+            let is_new = |it: &&Provider| it.key_id == says.new && it.previous_key_of().is_some();
             let Some(new) = providers.iter().find(is_new) else {
                 continue;
             };
@@ -188,102 +194,73 @@ impl Work<'_> {
             let Ok(_exclusive) = ProvidersLock::acquire(self.host) else {
                 continue;
             };
-            tracing::info!(provider = provider.name, key = own_name, "its key follows");
-            store.set_deadline(default_deadline())?;
-            store.promote_key(provider, new, says.key_version, self.now)?;
+            tracing::info!(provider = provider.name, key = %says.new, "its key follows");
+            self.store.set_deadline(default_deadline())?;
+            let version = says.key_version;
+            self.store.promote_key(provider, new, version, self.now)?;
             return Ok(Some(provider.name.clone()));
         }
         Ok(None)
     }
 
     /// Says that a rotation is finished that ended before it could: others wait for it.
-    fn finish_rotations(
-        &self,
-        store: &mut Store,
-        client: &mut Client,
-    ) -> Result<(), FleetCommandError> {
-        let announced = Announced::read(store)?;
-        let mut unlocker = Unlocker::new(&self.host.keyring());
-        for provider in store.providers()? {
-            for signed in &announced.successors {
-                let says = &signed.says;
-                let is_said = |it: &Signed<SuccessorClaim>| {
-                    it.says.finished && (it.says.old, it.says.new) == (says.old, says.new)
-                };
-                let is_due = provider.previous_key_of().is_none()
-                    && provider.key_id == says.new
-                    && !announced.successors.iter().any(is_said);
-                let kek = is_due.then(|| unlocker.kek(says.old, default_deadline()).ok());
-                let Some(kek) = kek.flatten().filter(|kek| signed.check(kek).is_ok()) else {
-                    continue;
-                };
+    fn finish_rotations(&mut self, announced: &Announced) -> Result<(), FleetCommandError> {
+        let mut unlocker = self.unlocker();
+        let is_said = |says: &SuccessorClaim| {
+            let mut said = announced.successors.iter().map(|it| &it.says);
+            said.any(|it| it.finished && (it.old, it.new) == (says.old, says.new))
+        };
+        let providers = self.store.providers()?.into_iter();
+        let current = providers.filter(|it| it.previous_key_of().is_none());
+        let current: BTreeSet<KeyId> = current.map(|it| it.key_id).collect();
+        for signed in &announced.successors {
+            let says = &signed.says;
+            if !current.contains(&says.new) || is_said(says) {
+                continue;
+            }
+            let Ok(kek) = unlocker.kek(says.old, default_deadline()) else {
+                continue;
+            };
+            if signed.check(&kek).is_ok() {
                 let finished = SuccessorClaim {
                     finished: true,
                     ..says.clone()
                 };
-                let claim = Claim::Successor(Signed::new(finished, &kek));
-                let fact = claim.write(self.member.host, self.now);
-                let facts = [fact.clone()];
-                SharedStore::push(
-                    client,
-                    &facts,
-                    &[],
-                    Deadline::after(super::exchange::QUESTION),
-                )?;
-                store.mark_sent(&[KnownFact { fact, claim }], &[])?;
+                self.say(Claim::Successor(Signed::new(finished, &kek)))?;
             }
         }
         Ok(())
     }
 
-    /// A host that was not announced, or was taken for lost, is there all the same.
-    fn say_that_it_is_there(
-        &self,
-        store: &mut Store,
-        client: &mut Client,
-    ) -> Result<(), FleetCommandError> {
-        if hosts(store)?.contains_key(&self.member.host) {
+    /// A host that was not announced, or has another name, or was taken for lost, is there all the same.
+    fn say_that_it_is_there(&mut self) -> Result<(), FleetCommandError> {
+        let Membership { host, name, .. } = &self.member;
+        if hosts(self.store)?.get(host) == Some(name) {
             return Ok(());
         }
-        let claim = Claim::Host(HostClaim {
-            host: self.member.host,
-            name: self.member.name.clone(),
-            at: self.now.0,
-            left: false,
-        });
-        let fact = claim.write(self.member.host, self.now);
-        let facts = [fact.clone()];
-        SharedStore::push(
-            client,
-            &facts,
-            &[],
-            Deadline::after(super::exchange::QUESTION),
-        )?;
-        Ok(store.mark_sent(&[KnownFact { fact, claim }], &[])?)
+        self.say(Claim::Host(HostClaim::new(*host, name, self.now, false)))
     }
 
-    fn say_how_it_is(
-        &self,
-        store: &Store,
-        client: &mut Client,
-        follower: &mut Follower,
-    ) -> Result<(), FleetCommandError> {
-        let keks: BTreeSet<KeyId> = store.providers()?.iter().map(|it| it.key_id).collect();
+    fn say_how_it_is(&mut self, follower: &mut Follower) -> Result<(), FleetCommandError> {
+        let keks: BTreeSet<KeyId> = self.store.providers()?.iter().map(|it| it.key_id).collect();
         let is_known = follower.reported.as_ref().is_some_and(|(said, at)| {
             *said == keks && self.now.0.saturating_sub(at.0) < REPORT_EVERY
         });
         if is_known {
             return Ok(());
         }
-        let said: Claim = report(self.host, store, &self.member, self.listed, self.now)?;
-        let fact = said.write(self.member.host, self.now);
-        SharedStore::push(
-            client,
-            &[fact],
-            &[],
-            Deadline::after(super::exchange::QUESTION),
-        )?;
+        let (member, listed) = (&self.member, self.listed);
+        self.say(report(
+            self.host, self.store, member, listed, &self.keks, self.now,
+        )?)?;
         follower.reported = Some((keks, self.now));
         Ok(())
+    }
+
+    /// Tells the fleet, and remembers what it was told.
+    fn say(&mut self, claim: Claim) -> Result<(), FleetCommandError> {
+        let said = [KnownFact::said(claim, self.member.host, self.now)];
+        tell::push(self.client, &said)?;
+        Ok(self.store.mark_sent(&said, &[])?)
     }
 }

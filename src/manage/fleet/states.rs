@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use crate::clock::{Deadline, Timestamp};
+use super::connection::{FleetCommandError, connect};
+use crate::clock::Timestamp;
 use crate::fleet::tpm_state::SignedState;
-use crate::fleet::{Client, FleetError};
 use crate::manage::guests::GuestRef;
-use crate::manage::host::{DEFAULT_DEADLINE, Host, HostError};
+use crate::manage::host::{Host, default_deadline};
 
 /// How many states are listed.
 const LIMIT: u32 = 10_000;
@@ -24,27 +24,10 @@ pub(crate) struct FleetState {
     pub(crate) id: String,
 }
 
-/// Why the fleet's store has not listed anything.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FleetStatesError {
-    /// The host.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The configuration names none.
-    #[error("no fleet.store")]
-    NoStore,
-    /// It did not answer, or refused.
-    #[error(transparent)]
-    Fleet(#[from] FleetError),
-}
-
 /// All TPM states of the fleet's store, the newest first.
-pub(crate) fn fleet_states(host: &Host) -> Result<Vec<FleetState>, FleetStatesError> {
-    let fleet = host.config()?.fleet;
-    let address = fleet.store.as_ref().ok_or(FleetStatesError::NoStore)?;
-    let deadline = Deadline::after(DEFAULT_DEADLINE);
-    let mut client = Client::connect(address, &fleet.credentials, deadline)?;
-    let states = client.states(None, LIMIT, deadline)?.into_iter();
+pub(crate) fn fleet_states(host: &Host) -> Result<Vec<FleetState>, FleetCommandError> {
+    let mut client = connect(&host.config()?)?;
+    let states = client.states(None, LIMIT, default_deadline())?.into_iter();
     let states = states.map(|info| {
         let read = SignedState::read(&info, info.domain);
         let says = read.as_ref().map(SignedState::unverified);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use crate::clock::Timestamp;
-use crate::fleet::Kind;
 use crate::fleet::claim::{Claim, ReportClaim};
+use crate::fleet::{Client, Kind};
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
 use crate::store::{Access, Store, StoreError};
@@ -53,9 +53,7 @@ pub(crate) struct FleetHost {
 
 /// Looks at the fleet.
 pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
-    let store = host.store(Access::Read)?;
-    let store = store.ok_or(FleetCommandError::NoMember)?;
-    let member = store.membership()?.ok_or(FleetCommandError::NoMember)?;
+    let (store, member) = member(host, Access::Read)?;
     let mut status = FleetStatus {
         host: member.host,
         name: member.name.clone(),
@@ -98,7 +96,7 @@ fn reports(
     host: &Host,
     status: &mut FleetStatus,
 ) -> Result<BTreeMap<HostUuid, ReportClaim>, FleetCommandError> {
-    let mut client = connect(host, &host.config()?)?;
+    let mut client = connect(&host.config()?)?;
     let found = client.status(default_deadline())?;
     status.server = Some(found.server);
     status.role = Some(found.role);
@@ -108,7 +106,7 @@ fn reports(
 
 /// What each host said last of itself.
 pub(super) fn newest_reports(
-    client: &mut crate::fleet::Client,
+    client: &mut Client,
 ) -> Result<BTreeMap<HostUuid, ReportClaim>, FleetCommandError> {
     let mut reports = BTreeMap::new();
     for fact in client.newest(Kind::Report, default_deadline())?.facts {
@@ -132,4 +130,9 @@ pub(super) fn hosts(store: &Store) -> Result<BTreeMap<HostUuid, String>, StoreEr
     }
     let present = newest.into_values().filter(|said| !said.left);
     Ok(present.map(|said| (said.host, said.name)).collect())
+}
+
+/// Whether a text names a host: by its name or its UUID.
+pub(super) fn is_called(host: HostUuid, name: &str, text: &str) -> bool {
+    name == text || HostUuid::parse(text) == Ok(host)
 }

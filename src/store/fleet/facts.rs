@@ -22,6 +22,17 @@ pub struct KnownFact {
     pub claim: Claim,
 }
 
+impl KnownFact {
+    /// What this host says now.
+    #[must_use]
+    pub fn said(claim: Claim, host: HostUuid, now: Timestamp) -> Self {
+        Self {
+            fact: claim.write(host, now),
+            claim,
+        }
+    }
+}
+
 /// A key that is known, and what it counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatedKey {

@@ -7,8 +7,7 @@ use crate::cli::ui::answer::{Answer, time};
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
-use crate::manage::fleet::states::{FleetState, FleetStatesError, fleet_states};
-use crate::messages::{Arg, Command};
+use crate::manage::fleet::states::{FleetState, fleet_states};
 
 pub(super) fn run(context: &Context) -> Result<(), CommandError> {
     context.output.print(&fleet_states(&context.host)?)
@@ -30,21 +29,5 @@ impl Answer for Vec<FleetState> {
             ]);
         }
         out.table(&lines)
-    }
-}
-
-impl From<FleetStatesError> for CommandError {
-    fn from(error: FleetStatesError) -> Self {
-        match error {
-            FleetStatesError::Host(error) => error.into(),
-            FleetStatesError::NoStore => Self::usage(
-                "this host has no fleet's store: fleet.store in the configuration is not set",
-            )
-            .with_hint(format!(
-                "for details: {}",
-                Command::Man(Arg::from("vtpm-guard.toml"))
-            )),
-            FleetStatesError::Fleet(error) => Self::failed(error),
-        }
     }
 }

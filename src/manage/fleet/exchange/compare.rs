@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged, question};
+use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::Claim;
 use crate::fleet::{Fact, FactId};
+use crate::manage::fleet::tell;
+use crate::manage::host::default_deadline;
 use crate::store::KnownFact;
 
 /// How many facts are fetched, or pushed, at once.
@@ -17,7 +19,7 @@ impl Exchange<'_> {
     pub(super) fn compare(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
         let concern = self.concern()?;
         let scope = concern.scope(ALWAYS, COMPARED);
-        let theirs = self.shared.digests(&scope, question())?;
+        let theirs = self.shared.digests(&scope, default_deadline())?;
         let mut own = self.store.facts_of_kind(ALWAYS)?;
         own.extend(
             self.store
@@ -32,7 +34,7 @@ impl Exchange<'_> {
         if differing.is_empty() {
             return Ok(());
         }
-        let theirs = self.shared.ids(&scope, &differing, question())?;
+        let theirs = self.shared.ids(&scope, &differing, default_deadline())?;
         let theirs: BTreeSet<FactId> = theirs.into_iter().collect();
         let mut to_push: Vec<_> = own
             .values()
@@ -47,7 +49,7 @@ impl Exchange<'_> {
         // A key before what it counts as.
         to_push.sort_by_key(|known| known.fact.kind);
         for facts in to_push.chunks(FACTS_AT_ONCE) {
-            self.push_all(facts)?;
+            tell::push(self.shared, facts)?;
             done.pushed += facts.len();
         }
         let to_fetch: Vec<_> = theirs
@@ -55,7 +57,7 @@ impl Exchange<'_> {
             .filter(|id| !own.contains_key(id))
             .collect();
         for ids in to_fetch.chunks(FACTS_AT_ONCE) {
-            let mut facts = self.shared.fetch(ids, question())?;
+            let mut facts = self.shared.fetch(ids, default_deadline())?;
             // A key before what it counts as.
             facts.sort_by_key(|fact| fact.kind);
             self.learn(&facts, None, done)?;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Exchange, ExchangeError, Exchanged, question};
+use super::{Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::{BadClaim, Claim, KeyClaim, PlacementClaim};
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::fleet::{Fact, FactId, Kind};
@@ -18,6 +18,7 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
+use crate::manage::host::default_deadline;
 use crate::store::{KeyRefRecord, KnownFact, Merge, RewrappedRow, RowChange, StoreError};
 use crate::verdict::facts::Provider;
 
@@ -92,7 +93,7 @@ impl Exchange<'_> {
             merge.facts.push(KnownFact { fact, claim });
         }
         // The facts first: what they say of rows is read from all that is known.
-        self.store.set_deadline(question())?;
+        self.store.set_deadline(default_deadline())?;
         self.store.merge(&merge, self.now)?;
         self.settle(done)
     }
@@ -119,7 +120,7 @@ impl Exchange<'_> {
             }
             let adds = |change: &&RowChange| matches!(change, RowChange::Add { .. });
             let added = merge.rows.iter().filter(adds).count();
-            self.store.set_deadline(question())?;
+            self.store.set_deadline(default_deadline())?;
             match self.store.merge(&merge, self.now) {
                 Err(StoreError::Changed) => {}
                 other => {
@@ -142,7 +143,9 @@ impl Exchange<'_> {
                 if (fact.domain, fact.key_id) != (Some(key.domain), Some(key.key_id)) {
                     return Err(BadClaim::OtherId.into());
                 }
-                let opened = self.unlocker.open(&key.wrapped, key.domain, question());
+                let opened = self
+                    .unlocker
+                    .open(&key.wrapped, key.domain, default_deadline());
                 opened.map_err(|_| BadClaim::NotSigned(key.key_id))?;
             }
             Claim::Status(status) => {
@@ -176,7 +179,7 @@ impl Exchange<'_> {
     }
 
     fn held(&mut self, key_id: KeyId) -> Result<std::sync::Arc<crate::key::kek::Kek>, NotKept> {
-        let kek = self.unlocker.kek(key_id, question());
+        let kek = self.unlocker.kek(key_id, default_deadline());
         kek.map_err(|_| NotKept::Unneeded)
     }
 
@@ -223,7 +226,10 @@ impl Exchange<'_> {
         let Some(provider) = self.provider_of(key.key_id).cloned() else {
             return Ok(());
         };
-        let Ok(dek) = self.unlocker.open(&key.wrapped, key.domain, question()) else {
+        let Ok(dek) = self
+            .unlocker
+            .open(&key.wrapped, key.domain, default_deadline())
+        else {
             return Ok(());
         };
         let stated = self.store.stated_key(id)?.stated;
@@ -268,7 +274,7 @@ impl Exchange<'_> {
             rows.iter().find(|row| {
                 let wrapped = row.key_ref.wrapped_dek.as_ref();
                 wrapped.is_some_and(|wrapped| {
-                    let opened = self.unlocker.open(wrapped, key.domain, question());
+                    let opened = self.unlocker.open(wrapped, key.domain, default_deadline());
                     opened.is_ok_and(|opened| opened.same_as(dek))
                 })
             })
@@ -325,7 +331,9 @@ impl Exchange<'_> {
                 stated.is_ok_and(|known| known.stated.status == KeyStatus::Live)
             };
             twin.wrapped != key.wrapped && is_live() && {
-                let opened = self.unlocker.open(&twin.wrapped, key.domain, question());
+                let opened = self
+                    .unlocker
+                    .open(&twin.wrapped, key.domain, default_deadline());
                 opened.is_ok_and(|opened| opened.same_as(dek))
             }
         })

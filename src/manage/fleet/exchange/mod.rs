@@ -12,19 +12,15 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
-use crate::clock::{Deadline, Timestamp};
+use crate::clock::Timestamp;
 use crate::fleet::shared::SharedStore;
 use crate::fleet::{FleetError, Kind};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::dek::Dek;
 use crate::keyring::unlock::Unlocker;
+use crate::manage::host::default_deadline;
 use crate::store::{Membership, Store, StoreError};
 use crate::verdict::facts::Provider;
-
-/// How long one question may take.
-pub(super) const QUESTION: Duration = Duration::from_secs(30);
 
 /// How long after a comparison of everything the next one is due, in milliseconds: a day.
 const COMPARED_EVERY: i64 = 24 * 60 * 60 * 1000;
@@ -136,7 +132,7 @@ impl<'a> Exchange<'a> {
     /// Exchanges facts. With `compare` everything is compared, even if that is not due.
     pub(crate) fn run(&mut self, compare: bool) -> Result<Exchanged, ExchangeError> {
         let mut done = Exchanged::default();
-        let status = self.shared.status(question())?;
+        let status = self.shared.status(default_deadline())?;
         let member = self.membership()?;
         let database = (status.system, status.epoch);
         let is_other = member.database != database;
@@ -161,7 +157,7 @@ impl<'a> Exchange<'a> {
         }
         // What was learnt may have to be answered.
         self.push(&mut done)?;
-        self.store.set_deadline(question())?;
+        self.store.set_deadline(default_deadline())?;
         self.store.mark_synced(done.compared, self.now)?;
         Ok(done)
     }
@@ -169,9 +165,4 @@ impl<'a> Exchange<'a> {
     fn membership(&self) -> Result<Membership, ExchangeError> {
         self.store.membership()?.ok_or(ExchangeError::NoMember)
     }
-}
-
-/// When the answer to one question must be here.
-fn question() -> Deadline {
-    Deadline::after(QUESTION)
 }

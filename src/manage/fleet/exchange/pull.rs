@@ -1,7 +1,8 @@
 //! Pull: what others said since the last time.
 
-use super::{Exchange, ExchangeError, Exchanged, question};
+use super::{ALWAYS, Exchange, ExchangeError, Exchanged, SCOPED};
 use crate::fleet::{Cursor, Scope};
+use crate::manage::host::default_deadline;
 
 /// How many facts are asked for at once: as many as are merged in one transaction, during which a start waits.
 const FACTS_AT_ONCE: u32 = 500;
@@ -10,7 +11,7 @@ impl Exchange<'_> {
     pub(super) fn pull(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
         let concern = self.catch_up(done)?;
         let cursor = self.membership()?.cursor;
-        self.pull_all(&Self::everything(&concern), Some(&cursor), done)
+        self.pull_all(&concern.scope(ALWAYS, SCOPED), Some(&cursor), done)
     }
 
     /// Pulls all facts of a scope: from a cursor, which is moved on with them, or from the beginning.
@@ -22,8 +23,9 @@ impl Exchange<'_> {
     ) -> Result<(), ExchangeError> {
         let mut after = Cursor::parse(from.unwrap_or_default()).unwrap_or_default();
         loop {
-            let deadline = question();
-            let page = self.shared.pull(&after, scope, FACTS_AT_ONCE, deadline)?;
+            let page = self
+                .shared
+                .pull(&after, scope, FACTS_AT_ONCE, default_deadline())?;
             let cursor = from.map(|_| page.next.as_str().to_owned());
             self.learn(&page.facts, cursor, done)?;
             if !page.more {

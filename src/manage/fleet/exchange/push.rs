@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Exchange, ExchangeError, Exchanged, question};
+use super::{Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::{
     Claim, EventClaim, KeyClaim, ProviderClaim, Signed, SlotClaim, StatusClaim,
 };
@@ -13,6 +13,8 @@ use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
+use crate::manage::fleet::tell;
+use crate::manage::host::default_deadline;
 use crate::store::{KnownFact, QueuedState, Subject};
 use crate::verdict::code::Code;
 
@@ -27,7 +29,7 @@ impl Exchange<'_> {
     pub(super) fn push(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
         let mut seen = 0;
         loop {
-            self.store.set_deadline(question())?;
+            self.store.set_deadline(default_deadline())?;
             let notes = self.store.outbox(seen, NOTES_AT_ONCE)?;
             if notes.is_empty() {
                 break;
@@ -41,30 +43,13 @@ impl Exchange<'_> {
                     sent.push(note.seq);
                 }
             }
-            let facts: Vec<_> = claims
-                .into_iter()
-                .map(|claim| KnownFact {
-                    fact: claim.write(self.host, self.now),
-                    claim,
-                })
-                .collect();
-            self.push_all(&facts)?;
+            let said = |claim| KnownFact::said(claim, self.host, self.now);
+            let facts: Vec<_> = claims.into_iter().map(said).collect();
+            tell::push(self.shared, &facts)?;
             done.pushed += facts.len();
             self.store.mark_sent(&facts, &sent)?;
         }
         self.push_states(done)
-    }
-
-    /// Pushes facts, however many documents that takes.
-    pub(super) fn push_all(&mut self, facts: &[KnownFact]) -> Result<(), ExchangeError> {
-        let facts: Vec<_> = facts.iter().map(|known| known.fact.clone()).collect();
-        let mut left = &facts[..];
-        while !left.is_empty() {
-            let pushed = self.shared.push(left, &[], question())?;
-            // One that alone is too long can never be sent, and must not keep back all others.
-            left = &left[pushed.facts.max(1)..];
-        }
-        Ok(())
     }
 
     fn push_states(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
@@ -73,7 +58,7 @@ impl Exchange<'_> {
             let Some(state) = self.of_state(&queued)? else {
                 continue;
             };
-            self.shared.push(&[], &[state], question())?;
+            self.shared.push(&[], &[state], default_deadline())?;
             self.store.state_sent(&queued)?;
             done.states += 1;
         }
@@ -100,12 +85,8 @@ impl Exchange<'_> {
     /// A KEK that opens here, of a guest's keys.
     fn kek_of(&mut self, domain: DomainUuid) -> Result<Option<Arc<Kek>>, ExchangeError> {
         let rows = self.store.all_key_refs(Some(domain), false)?;
-        let mut key_ids = rows
-            .iter()
-            .rev()
-            .filter_map(|row| row.key_ref.wrapped_dek.as_ref()?.key_id().ok());
-        let deadline = question();
-        Ok(key_ids.find_map(|key_id| self.unlocker.kek(key_id, deadline).ok()))
+        let rows = rows.iter().map(|row| &row.key_ref);
+        Ok(self.unlocker.kek_of(rows, default_deadline()))
     }
 
     /// What is to be said of a subject; `None` if it cannot be signed before a provider key of this host opens.
@@ -156,7 +137,7 @@ impl Exchange<'_> {
         let mut claims = Vec::new();
         if status != known.stated.status {
             // Without the KEK nobody would believe it.
-            match self.unlocker.kek(key.key_id, question()) {
+            match self.unlocker.kek(key.key_id, default_deadline()) {
                 Ok(kek) => {
                     let says = StatusClaim {
                         key: id,
@@ -222,16 +203,16 @@ impl Exchange<'_> {
 
     fn of_providers(&mut self) -> Result<Vec<Claim>, ExchangeError> {
         let mut claims = Vec::new();
-        for provider in self.store.providers()? {
+        for provider in &self.providers {
             // A key that only opens here is announced by those who have accepted it.
-            let Ok(kek) = self.unlocker.kek(provider.key_id, question()) else {
+            let Ok(kek) = self.unlocker.kek(provider.key_id, default_deadline()) else {
                 continue;
             };
             if provider.previous_key_of().is_some() {
                 continue;
             }
             let says = ProviderClaim {
-                name: provider.name,
+                name: provider.name.clone(),
                 key_id: provider.key_id,
                 key_version: provider.key_version,
             };
@@ -268,7 +249,7 @@ impl Exchange<'_> {
             until: None,
             limit: 1,
         };
-        let found = self.shared.search(&last, question())?;
+        let found = self.shared.search(&last, default_deadline())?;
         let seq = found.iter().find_map(|fact| match Claim::read(fact) {
             Ok(Claim::Event(event)) if event.host == self.host => Some(event.seq),
             _ => None,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{ALWAYS, Exchange, ExchangeError, SCOPED, question};
+use super::{Exchange, ExchangeError, Exchanged, SCOPED};
 use crate::fleet::{Fact, Kind, Scope};
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
+use crate::manage::host::default_deadline;
 
 /// Provider keys and guests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,9 +81,9 @@ impl Exchange<'_> {
         if !self.guests.are_known() {
             concern.guests = Concern::from_stored(&self.store.fleet_scope()?).guests;
         }
-        for provider in self.store.providers()? {
-            let deadline = question();
-            if self.unlocker.kek(provider.key_id, deadline).is_ok() {
+        for provider in &self.providers {
+            let opened = self.unlocker.kek(provider.key_id, default_deadline());
+            if opened.is_ok() {
                 concern.keys.insert(provider.key_id);
             }
         }
@@ -90,10 +91,7 @@ impl Exchange<'_> {
     }
 
     /// The same, after everything was pulled that was said before of what is new in it.
-    pub(super) fn catch_up(
-        &mut self,
-        done: &mut super::Exchanged,
-    ) -> Result<Concern, ExchangeError> {
+    pub(super) fn catch_up(&mut self, done: &mut Exchanged) -> Result<Concern, ExchangeError> {
         let now = self.concern()?;
         let before = self.store.fleet_scope()?;
         let is_first = self.membership()?.cursor.is_empty();
@@ -107,10 +105,5 @@ impl Exchange<'_> {
             self.store.set_fleet_scope(&now.stored())?;
         }
         Ok(now)
-    }
-
-    /// The question of every pull.
-    pub(super) fn everything(concern: &Concern) -> Scope {
-        concern.scope(ALWAYS, SCOPED)
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Memory {
     pub(super) fails_after: Option<u32>,
     /// Whether the question that fails is carried out before.
     pub(super) fails_late: bool,
+    /// How many facts fit into one document; `None`: all.
+    pub(super) fits: Option<usize>,
     /// What is added to each answer.
     pub(super) lies: Vec<Fact>,
 }
@@ -97,6 +99,7 @@ impl SharedStore for Memory {
     ) -> Result<Pushed, FleetError> {
         let is_lost = self.turn()?;
         self.transaction += 1;
+        let facts = &facts[..self.fits.map_or(facts.len(), |fits| fits.min(facts.len()))];
         let before = self.facts.len();
         for fact in facts {
             let new = (self.transaction, fact.clone());

@@ -53,6 +53,17 @@ fn a_key_of_one_host_is_a_candidate_on_another_one_that_holds_the_kek() {
 }
 
 #[test]
+fn what_does_not_fit_into_one_document_is_told_in_several() {
+    let (mut one, mut two, mut shared) = pair();
+    shared.fits = Some(1);
+    for number in 1..=5 {
+        one.make_key(guest(number), "nkp-a", b"key", NOW);
+    }
+    sync(&mut one, &mut shared);
+    assert_eq!(sync(&mut two, &mut shared).added, 5);
+}
+
+#[test]
 fn a_renewed_key_replaces_the_old_one_everywhere_but_where_the_state_needs_that() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);

@@ -1,0 +1,18 @@
+//! What this host tells its fleet.
+
+use crate::fleet::FleetError;
+use crate::fleet::shared::SharedStore;
+use crate::manage::host::default_deadline;
+use crate::store::KnownFact;
+
+/// Pushes facts, however many documents that takes.
+pub(super) fn push(shared: &mut dyn SharedStore, facts: &[KnownFact]) -> Result<(), FleetError> {
+    let facts: Vec<_> = facts.iter().map(|known| known.fact.clone()).collect();
+    let mut left = &facts[..];
+    while !left.is_empty() {
+        let pushed = shared.push(left, &[], default_deadline())?;
+        // One that alone is too long can never be sent, and must not keep back all others.
+        left = &left[pushed.facts.max(1)..];
+    }
+    Ok(())
+}
