@@ -1,13 +1,15 @@
 //! One exchange of facts with the shared store: push what the outbox says, pull what others said, and from time to
 //! time compare everything both ways.
 //!
-//! Nothing that the shared store says is believed before it proves itself: see `learn`. An exchange that ends
+//! Nothing that the shared store says is believed before it proves itself: see `believe`. An exchange that ends
 //! anywhere is continued by the next one, and what was done twice is done once.
 
+mod believe;
 mod compare;
 mod learn;
 mod pull;
 mod push;
+mod rows;
 mod scope;
 #[cfg(test)]
 mod tests;
