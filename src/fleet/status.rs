@@ -16,6 +16,13 @@ pub enum KeyStatus {
 }
 
 impl KeyStatus {
+    /// The status of a word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        let all = [Self::Pruned, Self::Retired, Self::Live];
+        all.into_iter().find(|status| status.word() == word)
+    }
+
     /// Its word in facts.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -6,6 +6,7 @@
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::Failure;
+use super::key_rows::exactly_one;
 use super::schema::is_uuid;
 use super::{StoreError, columns, slots};
 use crate::clock::Timestamp;
@@ -121,6 +122,23 @@ pub(super) fn rename(
         )?;
     }
     Ok(())
+}
+
+/// Gives a provider another KEK, which counts as never exported.
+pub(super) fn set_key(
+    transaction: &Transaction<'_>,
+    provider: ProviderUuid,
+    (key_id, key_version): (KeyId, i64),
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let is_it = is_uuid("uuid", "?1");
+    let sql = format!(
+        "UPDATE OR ABORT key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
+                                 updated_at = ?4
+         WHERE {is_it}"
+    );
+    let values = params![provider.to_string(), key_id.to_string(), key_version, now.0];
+    exactly_one(transaction.execute(&sql, values)?)
 }
 
 /// Makes this provider the default, and no other.

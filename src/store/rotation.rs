@@ -72,21 +72,8 @@ impl Store {
             {
                 return Err(StoreError::Changed.into());
             }
-            let is_it = is_uuid("uuid", "?1");
-            let sql = format!(
-                "UPDATE OR ABORT key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
-                                         updated_at = ?4
-                 WHERE {is_it}"
-            );
-            exactly_one(transaction.execute(
-                &sql,
-                params![
-                    provider.uuid.to_string(),
-                    rotation.key_id.to_string(),
-                    rotation.key_version,
-                    now.0
-                ],
-            )?)?;
+            let key = (rotation.key_id, rotation.key_version);
+            provider_rows::set_key(transaction, provider.uuid, key, *now)?;
             for slot in rotation.slots {
                 slots::insert(transaction, slot.clone())?;
             }

@@ -105,17 +105,26 @@ struct Reader<'a> {
     statuses: BTreeMap<(FactId, KeyId), Stated>,
     /// The KEKs that wrap keys of this guest, here or in the answer.
     its_keks: BTreeSet<KeyId>,
-    candidates: Vec<(FactId, KeyClaim)>,
+    candidates: Vec<Candidate>,
+}
+
+/// A key of the answer.
+struct Candidate {
+    id: FactId,
+    claim: KeyClaim,
+    /// Whether it opens here as this guest's.
+    opens: bool,
 }
 
 impl Reader<'_> {
     fn read(&mut self, fact: &Fact) {
         match Claim::read(fact) {
             Ok(Claim::Key(claim)) if claim.domain == self.domain => {
-                if self.opens(&claim) {
+                let (id, opens) = (fact.id, self.opens(&claim));
+                if opens {
                     self.its_keks.insert(claim.key_id);
                 }
-                self.candidates.push((fact.id, claim));
+                self.candidates.push(Candidate { id, claim, opens });
             }
             // Of a KEK that is not here nothing can be said.
             Ok(Claim::Status(signed)) => {
@@ -209,26 +218,16 @@ impl Reader<'_> {
             let there = there.unwrap_or(Stated::NEW);
             here.max(there).status == KeyStatus::Live
         };
-        let mut live: Vec<_> = self
-            .candidates
-            .into_iter()
-            .filter(|(id, claim)| is_live(*id, claim.key_id))
-            .map(|(_, claim)| claim)
-            .collect();
-        live.sort_by_key(|claim| !self.held.contains(&claim.key_id));
+        let mut live = self.candidates;
+        live.retain(|key| is_live(key.id, key.claim.key_id));
+        // Those that open here first: none that was made up takes the place of one.
+        live.sort_by_key(|key| (!key.opens, !self.held.contains(&key.claim.key_id)));
         live.truncate(MAX_KEYS);
-        // Of those that open here the first ones count: none that was made up takes the place of one.
-        let (keys, domain, deadline) = (&mut *self.keys, self.domain, self.deadline);
-        let mut opens = |claim: &KeyClaim| {
-            let opened = keys.unlocker().open(&claim.wrapped, domain, deadline);
-            self.held.contains(&claim.key_id) && opened.is_ok()
-        };
-        live.sort_by_cached_key(|claim| !opens(claim));
         self.believed.keys = live
             .into_iter()
-            .map(|claim| TravellingKey {
-                wrapped_dek: claim.wrapped,
-                provider: claim.provider,
+            .map(|key| TravellingKey {
+                wrapped_dek: key.claim.wrapped,
+                provider: key.claim.provider,
             })
             .collect();
         self.believed

@@ -193,7 +193,7 @@ pub(super) fn stated(connection: &Connection, key: FactId) -> Result<Stated, Fai
     let sql = "SELECT revision, status FROM fleet_fact WHERE subject = ?1";
     let mut query = connection.prepare_cached(sql)?;
     let rows = query.query_map([key.0], |row| {
-        let status = columns::parsed(row, "status", status)?;
+        let status = columns::parsed(row, "status", KeyStatus::parse)?;
         let revision = columns::integer(row, "revision")?.and_then(|it| u32::try_from(it).ok());
         Ok(status
             .zip(revision)
@@ -204,11 +204,6 @@ pub(super) fn stated(connection: &Connection, key: FactId) -> Result<Stated, Fai
         newest = newest.max(row?.unwrap_or(Stated::NEW));
     }
     Ok(newest)
-}
-
-fn status(word: &str) -> Option<KeyStatus> {
-    let all = [KeyStatus::Pruned, KeyStatus::Retired, KeyStatus::Live];
-    all.into_iter().find(|status| status.word() == word)
 }
 
 /// A fact; `None` where it cannot be read.

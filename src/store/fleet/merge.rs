@@ -107,7 +107,7 @@ impl Store {
                 apply(transaction, change, now)?;
             }
             for (domain, wrapped) in &merge.objections {
-                outbox::note(transaction, *domain, wrapped)?;
+                outbox::note(transaction, *domain, Some(wrapped))?;
             }
             if let Some(cursor) = &merge.cursor {
                 transaction.execute("UPDATE fleet SET cursor = ?1", [cursor])?;

@@ -153,15 +153,17 @@ pub(in crate::store) fn unwatch(connection: &Connection) -> rusqlite::Result<()>
     Ok(())
 }
 
-/// Notes a key.
+/// Notes a key of a guest; without one, where the guest is.
 pub(super) fn note(
     transaction: &Transaction<'_>,
     domain: DomainUuid,
-    wrapped: &WrappedDek,
+    key: Option<&WrappedDek>,
 ) -> Result<(), Failure> {
+    let what = if key.is_some() { "key" } else { "placement" };
+    let key = key.map(WrappedDek::as_bytes).unwrap_or_default();
     transaction.execute(
-        "INSERT OR REPLACE INTO fleet_outbox (what, domain_uuid, wrapped_dek) VALUES ('key', ?1, ?2)",
-        params![domain.to_string(), wrapped.as_bytes()],
+        "INSERT OR REPLACE INTO fleet_outbox (what, domain_uuid, wrapped_dek) VALUES (?1, ?2, ?3)",
+        params![what, domain.to_string(), key],
     )?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::super::error::Failure;
 use super::super::{Store, StoreError, columns};
 use super::membership::membership;
+use super::outbox;
 use crate::clock::Timestamp;
 use crate::fleet::claim::PlacementClaim;
 use crate::ids::{DomainUuid, HostUuid};
@@ -50,15 +51,7 @@ impl Store {
                     running,
                 },
             )?;
-            transaction.execute(
-                "DELETE FROM fleet_outbox WHERE what = 'placement' AND domain_uuid = ?1",
-                [domain.to_string()],
-            )?;
-            transaction.execute(
-                "INSERT INTO fleet_outbox (what, domain_uuid) VALUES ('placement', ?1)",
-                [domain.to_string()],
-            )?;
-            Ok(())
+            outbox::note(transaction, domain, None)
         })
     }
 
@@ -72,24 +65,30 @@ impl Store {
     /// that cannot be read.
     #[must_use]
     pub fn has_run_elsewhere_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
-        let placements = self.placements(domain).unwrap_or_default();
-        let is_later = |it: &PlacementRow| !it.is_own && it.placement.at > at.0;
-        placements.iter().any(is_later)
+        self.is_said_since(domain, at, |it| !it.is_own)
     }
 
     /// Whether any host, this one too, says that it has begun or ended a run of this guest after this time.
     #[must_use]
     pub fn has_run_noted_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
-        let placements = self.placements(domain).unwrap_or_default();
-        placements.iter().any(|it| it.placement.at > at.0)
+        self.is_said_since(domain, at, |_| true)
     }
 
     /// Whether this host has noted something of the guest after this time: it has run here.
     #[must_use]
     pub fn has_own_run_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
+        self.is_said_since(domain, at, |it| it.is_own)
+    }
+
+    fn is_said_since(
+        &self,
+        domain: DomainUuid,
+        at: Timestamp,
+        counts: impl Fn(&PlacementRow) -> bool,
+    ) -> bool {
         let placements = self.placements(domain).unwrap_or_default();
-        let mut own = placements.iter().filter(|it| it.is_own);
-        own.any(|it| it.placement.at > at.0)
+        let mut later = placements.iter().filter(|it| it.placement.at > at.0);
+        later.any(counts)
     }
 
     /// Records that the run of a guest which this host has noted is over. Nothing, if none is.
@@ -100,15 +99,13 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let placements = self.placements(domain)?;
-        let own = placements.iter().find(|it| it.is_own);
-        match own {
-            Some(PlacementRow { placement, .. }) if placement.running => {
-                // A clock that was set back does not keep the run from ending.
-                let at = at.0.max(placement.at.saturating_add(1));
-                self.note_placement(domain, name, false, Timestamp(at))
-            }
-            _ => Ok(()),
+        let runs_here = placements
+            .iter()
+            .any(|it| it.is_own && it.placement.running);
+        if runs_here {
+            self.note_placement(domain, name, false, at)?;
         }
+        Ok(())
     }
 
     /// What each host said last of every guest, the newest first.

@@ -3,7 +3,6 @@
 use rusqlite::{Transaction, params};
 
 use super::super::error::Failure;
-use super::super::key_rows::exactly_one;
 use super::super::schema::is_uuid;
 use super::super::{Store, StoreError, provider_rows, rotation};
 use crate::clock::Timestamp;
@@ -28,21 +27,8 @@ impl Store {
             }
             rebind(transaction, announced, provider, now)?;
             provider_rows::delete(transaction, announced.uuid)?;
-            let sql = format!(
-                "UPDATE OR ABORT key_provider SET key_id = ?2, key_version = ?3, exported_at = NULL,
-                                         updated_at = ?4
-                 WHERE {}",
-                is_uuid("uuid", "?1")
-            );
-            exactly_one(transaction.execute(
-                &sql,
-                params![
-                    provider.uuid.to_string(),
-                    announced.key_id.to_string(),
-                    key_version,
-                    now.0
-                ],
-            )?)?;
+            let key = (announced.key_id, key_version);
+            provider_rows::set_key(transaction, provider.uuid, key, now)?;
             rotation::keep_previous(transaction, provider, now)?;
             // Rows that hold the same keys under the previous one can follow now.
             reconsider(transaction, announced.key_id)
