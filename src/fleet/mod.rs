@@ -30,3 +30,17 @@ pub use fact::{Cursor, Fact, FactId, Kind, MAX_STATE, Scope, Search, State, Stat
 pub use protocol::{Page, Status, Trouble};
 #[cfg(feature = "internals")]
 pub use {fact::MAX_BODY, protocol::Initialized};
+
+/// Whether these are the bytes of a request to a store's program; and what facts and states its reply has, if they are
+/// one, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn read_message(document: &[u8]) -> (bool, Option<(Vec<Fact>, Vec<State>)>) {
+    let request = serde_json::from_slice::<protocol::Request<'_>>(document);
+    let reply = serde_json::from_slice::<protocol::Reply>(document).ok();
+    let items = |reply: protocol::Reply| {
+        let (facts, states) = (reply.facts, reply.states);
+        (facts.unwrap_or_default(), states.unwrap_or_default())
+    };
+    (request.is_ok(), reply.map(items))
+}
