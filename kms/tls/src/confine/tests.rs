@@ -1,4 +1,8 @@
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it has measured"
+)]
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -6,6 +10,7 @@ use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -110,7 +115,9 @@ const NO_LANDLOCK: [i64; 3] = [
 #[ignore = "gives up rights: run by the test below in a process of its own"]
 fn gives_up_what_it_does_not_need() {
     let world = World::new();
+    let started = Instant::now();
     let confined = world.confine();
+    eprintln!("given up in {:?}", started.elapsed());
     world.works();
     assert!(confined.new_privileges && confined.calls && confined.capabilities);
     assert!(rustix::thread::no_new_privs().unwrap());
