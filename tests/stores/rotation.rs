@@ -8,12 +8,13 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use vtpm_guard::internals::clock::Timestamp;
-use vtpm_guard::internals::fleet::claim::{Claim, Signed, SuccessorClaim};
+use vtpm_guard::internals::fleet::Kind;
+use vtpm_guard::internals::fleet::claim::{Claim, Signed, SlotClaim, SuccessorClaim};
 use vtpm_guard::internals::key::id::KeyId;
 use vtpm_guard::internals::key::kek::Kek;
 
 use crate::built::built;
-use crate::database::{Database, host as host_uuid, soon};
+use crate::database::{Database, host as host_uuid, key_id, soon};
 
 /// A host with a state directory and a configuration of its own.
 struct Host<'a> {
@@ -190,6 +191,143 @@ fn a_rotation_waits_for_the_hosts_and_they_follow_it() {
 
 #[test]
 #[ignore = "needs root: a network of its own"]
+fn a_host_that_has_not_opened_the_next_key_is_waited_for_whatever_the_database_says_of_it() {
+    let database = database();
+    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    two.joins();
+    two.does("provider accept nkp-a");
+    two.does("sync");
+    assert_eq!(
+        one.run("provider rotate nkp-a --wait 0s").status.code(),
+        Some(1)
+    );
+    // Its report, changed so that it names the next key, with the proof of the present one.
+    let listed = one.does("provider list");
+    let is_next = |it: &&Value| it["name"].as_str().unwrap().starts_with("fleet/nkp-a/");
+    let next = listed.as_array().unwrap().iter().find(is_next).unwrap();
+    let next = next["key_id"].as_str().unwrap();
+    let mut client = database.host();
+    let newest = client.newest(Kind::Report, soon()).unwrap().facts;
+    let reports = newest.iter().filter_map(|fact| Claim::read(fact).ok());
+    let of_two = reports.filter_map(|claim| match claim {
+        Claim::Report(report) if report.name == "two" => Some(report),
+        _ => None,
+    });
+    let mut forged = of_two.last().unwrap();
+    let proof = forged.proofs.values().next().unwrap().clone();
+    forged.at += 1;
+    forged.keks.push(next.to_owned());
+    forged.proofs.insert(next.to_owned(), proof);
+    let host = forged.host;
+    let forged = Claim::Report(forged).write(host, Timestamp(1));
+    assert_eq!(client.push(&[forged], &[], soon()).unwrap().stored, 1);
+    let waits = one.run("provider rotate nkp-a --wait 0s");
+    let words = String::from_utf8_lossy(&waits.stderr).into_owned();
+    assert!(words.contains("\"two\" wait"), "{words}");
+    two.does("sync");
+    let rotated = one.does("provider rotate nkp-a --wait 0s");
+    assert_eq!(rotated["hosts"][0]["result"], "opened");
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn an_announced_key_that_was_deleted_here_stays_away_until_it_is_accepted() {
+    let database = database();
+    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    let key = one.key("nkp-a").unwrap();
+    two.joins();
+    let announced = format!("fleet/nkp-a/{key}");
+    two.does(&format!("provider delete {announced} --force"));
+    for _ in 0..2 {
+        assert_eq!(
+            two.does("sync --compare")["fleet"]["opened"],
+            Value::Array(Vec::new())
+        );
+        assert_eq!(two.providers(), []);
+    }
+    two.does("provider accept nkp-a");
+    assert_eq!(two.key("nkp-a"), Some(key));
+    // So does a provider of its own that others announce, too.
+    two.does("provider delete nkp-a --force");
+    two.does("sync");
+    assert_eq!(two.providers(), []);
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn slots_that_open_nothing_keep_no_key_that_follows_from_opening() {
+    let database = database();
+    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    two.joins();
+    two.does("provider accept nkp-a");
+    two.does("sync");
+    let junk = |number: u8| {
+        let slot = SlotClaim {
+            key_id: key_id(number),
+            kind: "exec".to_owned(),
+            label: None,
+            kms: "box".to_owned(),
+            remote_key: "k1".to_owned(),
+            remote_version: None,
+            blob: vec![number; 60],
+        };
+        Claim::Slot(slot).write(host_uuid(9), Timestamp(1))
+    };
+    let junk: Vec<_> = (0..200).map(junk).collect();
+    database.role("host3").push(&junk, &[], soon()).unwrap();
+    assert_eq!(
+        one.run("provider rotate nkp-a --wait 0s").status.code(),
+        Some(1)
+    );
+    let synced = two.does("sync");
+    assert_eq!(synced["fleet"]["opened"][0]["name"], "nkp-a");
+    let trouble = synced["fleet"]["trouble"].as_array().unwrap().len();
+    assert_eq!(trouble, 16, "it does not try them all at once");
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn a_host_that_was_installed_again_is_told_of_what_it_was_before() {
+    let database = database();
+    let (before, after) = (Host::new(&database, "one"), Host::new(&database, "one"));
+    let first = before.joins();
+    assert_eq!(first["namesakes"], Value::Array(Vec::new()));
+    let second = after.joins();
+    assert_eq!(second["namesakes"][0], first["host"]);
+    let words = after.run("fleet join --name one");
+    let words = String::from_utf8_lossy(&words.stderr).into_owned();
+    let command = format!("fleet lost {}", first["host"].as_str().unwrap());
+    assert!(words.contains(&command), "{words}");
+    after.does(&command);
+    assert_eq!(after.joins()["namesakes"], Value::Array(Vec::new()));
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn a_sync_that_runs_by_hand_reports_no_more_often_than_one_that_follows() {
+    let database = database();
+    let one = Host::new(&database, "one");
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    for _ in 0..3 {
+        one.does("sync");
+    }
+    let reports = "SELECT count(*) FROM vtpm_guard.fact WHERE kind = 'report'";
+    assert_eq!(database.sql(reports), "1");
+    // With another key it has something to say.
+    one.does("provider create nkp-b --slot box:k1");
+    one.does("sync");
+    assert_eq!(database.sql(reports), "2");
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
 fn a_successor_that_the_key_before_has_not_signed_is_not_followed() {
     let database = database();
     let one = Host::new(&database, "one");
@@ -218,4 +356,52 @@ fn a_successor_that_the_key_before_has_not_signed_is_not_followed() {
     let synced = one.does("sync");
     assert_eq!(synced["fleet"]["followed"], Value::Array(Vec::new()));
     assert_eq!(one.key("nkp-a"), Some(before));
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
+fn without_a_key_manager_a_rotation_goes_by_recovery_files() {
+    let database = database();
+    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
+    let passphrase = one.path("passphrase");
+    fs::write(&passphrase, "a passphrase of a file").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    let export = |file: &str| {
+        let file = one.path(file);
+        one.does(&format!(
+            "provider export nkp-a --output {} --passphrase-file {}",
+            file.display(),
+            passphrase.display()
+        ));
+        file
+    };
+    let import = |file: &std::path::Path, more: &str| {
+        let line = format!(
+            "provider import {} --passphrase-file {}{more}",
+            file.display(),
+            passphrase.display()
+        );
+        two.does(&line);
+    };
+    one.does("provider create nkp-a");
+    import(&export("first"), "");
+    one.joins();
+    two.joins();
+    let before = one.key("nkp-a").unwrap();
+    let guest = "11111111-2222-4333-8444-555555555555";
+    one.does(&format!("key bind {guest} --provider nkp-a"));
+    one.does("sync");
+    two.does("sync");
+    assert_eq!(two.does(&format!("key list {guest}")), Value::Null);
+
+    assert_eq!(
+        one.run("provider rotate nkp-a --wait 0s").status.code(),
+        Some(1)
+    );
+    one.does("provider rotate nkp-a --wait 0s --without two");
+    let after = one.key("nkp-a").unwrap();
+    assert_ne!(after, before);
+    import(&export("second"), "");
+    two.does("sync");
+    assert_eq!(two.key("nkp-a"), Some(after));
 }
