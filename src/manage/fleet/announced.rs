@@ -8,7 +8,7 @@ use crate::fleet::{FactId, Kind};
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
-use crate::manage::host::{HostError, default_deadline};
+use crate::manage::host::{Host, HostError, default_deadline};
 use crate::store::{Store, previous_key_name};
 use crate::verdict::facts::Provider;
 
@@ -59,9 +59,31 @@ impl Announced {
     }
 }
 
+/// Whether the fleet has heard, signed with the present key of a provider of this host, that this one follows it.
+pub(in crate::manage) fn is_next_key(
+    host: &Host,
+    store: Option<&Store>,
+    present: KeyId,
+    next: KeyId,
+) -> Result<bool, HostError> {
+    let Some(store) = store else {
+        return Ok(false);
+    };
+    let announced = Announced::read(store)?;
+    let mut signed = announced.successors.iter();
+    let mut unlocker = Unlocker::new(&host.keyring());
+    Ok(signed.any(|signed| {
+        let names_them = signed.says.old == present && signed.says.new == next;
+        names_them
+            && unlocker
+                .kek(present, default_deadline())
+                .is_ok_and(|kek| signed.check(&kek).is_ok())
+    }))
+}
+
 /// The name of an announced key on this host: that of a previous key of a provider that nobody can make, for the
 /// names of providers have no slash. So no provider of this host takes it for its own.
-pub(super) fn kept_name(name: &str, key_id: KeyId) -> String {
+pub(in crate::manage) fn kept_name(name: &str, key_id: KeyId) -> String {
     previous_key_name(&format!("{ANNOUNCED}{name}"), key_id)
 }
 

@@ -35,6 +35,7 @@ mod tell;
 
 pub(crate) use accept::{AcceptedProvider, accept};
 pub(crate) use announced::announced_name;
+pub(in crate::manage) use announced::{is_next_key, kept_name};
 pub(crate) use connection::FleetCommandError;
 pub(crate) use elsewhere::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
 pub(crate) use init::{Initialized, init, sql};
