@@ -66,7 +66,7 @@ impl Dice {
             1 => input.insert(at, u8::try_from(self.below(256)).unwrap()),
             2 if at < input.len() => input[at] ^= 1 << self.below(8),
             3 if at < input.len() => {
-                input[at] = [0, 0x7f, 0x80, 0xff, b'<', b'"', b'-'][self.below(7)]
+                input[at] = [0, 0x7f, 0x80, 0xff, b'<', b'"', b'-'][self.below(7)];
             }
             4 if at + 4 <= input.len() => {
                 let number = [0, 1, u32::MAX, 1 << 31, 0x7fff_ffff][self.below(5)];

@@ -1,5 +1,6 @@
 //! Recovery files that ask for absurd things: what they cost is bounded, before anybody has typed a passphrase and after.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,13 +17,19 @@ fn asking_for(cost: &str) -> String {
     let file = vector["file"].as_str().unwrap();
     let lines = file.lines().filter(|line| !line.starts_with("Checksum: "));
     let lines: String = lines
-        .map(|line| match line.starts_with("Argon2id: ") {
-            true => format!("Argon2id: {cost}\n"),
-            false => format!("{line}\n"),
+        .map(|line| {
+            if line.starts_with("Argon2id: ") {
+                format!("Argon2id: {cost}\n")
+            } else {
+                format!("{line}\n")
+            }
         })
         .collect();
     let digest = Sha256::digest(&lines);
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = digest.iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").unwrap();
+        digits
+    });
     format!("{lines}Checksum: {digits}\n")
 }
 
