@@ -1,10 +1,7 @@
-//! A provider's key in a fleet: announced, opened through the other hosts' own key manager, accepted, rotated. With the
-//! built commands and a real PostgreSQL; the key manager is openssl with a passphrase that all hosts have.
+//! A provider's key in a fleet is rotated: announced, opened through the other hosts' own key manager, followed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 use vtpm_guard::internals::clock::Timestamp;
@@ -13,129 +10,8 @@ use vtpm_guard::internals::fleet::claim::{Claim, Signed, SlotClaim, SuccessorCla
 use vtpm_guard::internals::key::id::KeyId;
 use vtpm_guard::internals::key::kek::Kek;
 
-use crate::built::built;
-use crate::database::{Database, host as host_uuid, key_id, soon};
-
-/// A host with a state directory and a configuration of its own.
-struct Host<'a> {
-    dir: tempfile::TempDir,
-    name: &'static str,
-    _database: &'a Database,
-}
-
-impl<'a> Host<'a> {
-    fn new(database: &'a Database, name: &'static str) -> Self {
-        built("store-postgresql");
-        let dir = tempfile::tempdir().unwrap();
-        let passphrase = database.file("box");
-        let openssl = |how: &str| {
-            format!(
-                "[\"/usr/bin/openssl\", {how}\"-aes-256-ctr\", \"-pbkdf2\", \"-pass\", \"file:{passphrase}\"]"
-            )
-        };
-        let fleet = fs::read_to_string(database.file("config.toml")).unwrap();
-        let text = format!(
-            "{fleet}interval = \"1s\"\n[kms.box]\nkind = \"exec\"\nwrap = {}\nunwrap = {}\n",
-            openssl("\"enc\", "),
-            openssl("\"enc\", \"-d\", "),
-        );
-        let host = Self {
-            dir,
-            name,
-            _database: database,
-        };
-        fs::write(host.path("config.toml"), text).unwrap();
-        host
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vtpm-guard"));
-        command
-            .arg("--config")
-            .arg(self.path("config.toml"))
-            .arg("--state-dir")
-            .arg(self.path("state"))
-            .args(arguments.split(' '));
-        command.output().unwrap()
-    }
-
-    /// What it prints as JSON.
-    #[track_caller]
-    fn does(&self, arguments: &str) -> Value {
-        let output = self.run(&format!("--json {arguments}"));
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{}: {arguments}: {stderr}",
-            self.name
-        );
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn joins(&self) -> Value {
-        self.does(&format!("fleet join --name {}", self.name))
-    }
-
-    /// Its providers, each with the first digits of its key.
-    fn providers(&self) -> Vec<(String, String)> {
-        let listed = self.does("provider list");
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let one = |it: &Value| (text(&it["name"]), text(&it["key_id"])[..8].to_owned());
-        listed.as_array().unwrap().iter().map(one).collect()
-    }
-
-    fn key(&self, name: &str) -> Option<String> {
-        let found = self.providers().into_iter().find(|it| it.0 == name);
-        found.map(|it| it.1)
-    }
-}
-
-/// A database, and the passphrase of the key manager beside it.
-fn database() -> Database {
-    let database = Database::prepared();
-    let passphrase = database.file("box");
-    fs::write(&passphrase, "a passphrase for tests").unwrap();
-    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    database
-}
-
-#[test]
-#[ignore = "needs root: a network of its own"]
-fn an_announced_key_opens_at_once_and_wraps_new_keys_once_it_is_accepted() {
-    let database = database();
-    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
-    one.does("provider create nkp-a --slot box:k1");
-    one.joins();
-    let key = one.key("nkp-a").unwrap();
-    let joined = two.joins();
-    assert_eq!(joined["opened"][0]["name"], "nkp-a");
-    let announced = format!("fleet/nkp-a/{key}");
-    assert_eq!(two.providers(), [(announced.clone(), key.clone())]);
-    let refused = two.run(&format!("provider set-default {announced}"));
-    assert!(!refused.status.success(), "it would wrap new keys");
-    let accepted = two.does("provider accept nkp-a");
-    assert_eq!(accepted["was_accepted"], false);
-    assert_eq!(two.key("nkp-a"), Some(key));
-    assert_eq!(two.does("provider accept nkp-a")["was_accepted"], true);
-    two.does("provider set-default nkp-a");
-
-    let unknown = two.run("provider accept nkp-b");
-    assert_eq!(unknown.status.code(), Some(2));
-    // Without the key manager's passphrase it is announced, and no more.
-    let three = Host::new(&database, "three");
-    let config = fs::read_to_string(three.path("config.toml")).unwrap();
-    let config = config.split("[kms.box]").next().unwrap();
-    fs::write(three.path("config.toml"), config).unwrap();
-    three.joins();
-    assert_eq!(three.providers(), []);
-    let refused = three.run("provider accept nkp-a");
-    assert_eq!(refused.status.code(), Some(1));
-}
+use crate::database::{host as host_uuid, key_id, soon};
+use crate::members::{Host, database};
 
 #[test]
 #[ignore = "needs root: a network of its own"]
@@ -211,11 +87,11 @@ fn a_host_that_has_not_opened_the_next_key_is_waited_for_whatever_the_database_s
     let mut client = database.host();
     let newest = client.newest(Kind::Report, soon()).unwrap().facts;
     let reports = newest.iter().filter_map(|fact| Claim::read(fact).ok());
-    let of_two = reports.filter_map(|claim| match claim {
+    let mut of_two = reports.filter_map(|claim| match claim {
         Claim::Report(report) if report.name == "two" => Some(report),
         _ => None,
     });
-    let mut forged = of_two.last().unwrap();
+    let mut forged = of_two.next().unwrap();
     let proof = forged.proofs.values().next().unwrap().clone();
     forged.at += 1;
     forged.keks.push(next.to_owned());
@@ -229,32 +105,6 @@ fn a_host_that_has_not_opened_the_next_key_is_waited_for_whatever_the_database_s
     two.does("sync");
     let rotated = one.does("provider rotate nkp-a --wait 0s");
     assert_eq!(rotated["hosts"][0]["result"], "opened");
-}
-
-#[test]
-#[ignore = "needs root: a network of its own"]
-fn an_announced_key_that_was_deleted_here_stays_away_until_it_is_accepted() {
-    let database = database();
-    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
-    one.does("provider create nkp-a --slot box:k1");
-    one.joins();
-    let key = one.key("nkp-a").unwrap();
-    two.joins();
-    let announced = format!("fleet/nkp-a/{key}");
-    two.does(&format!("provider delete {announced} --force"));
-    for _ in 0..2 {
-        assert_eq!(
-            two.does("sync --compare")["fleet"]["opened"],
-            Value::Array(Vec::new())
-        );
-        assert_eq!(two.providers(), []);
-    }
-    two.does("provider accept nkp-a");
-    assert_eq!(two.key("nkp-a"), Some(key));
-    // So does a provider of its own that others announce, too.
-    two.does("provider delete nkp-a --force");
-    two.does("sync");
-    assert_eq!(two.providers(), []);
 }
 
 #[test]
@@ -289,41 +139,6 @@ fn slots_that_open_nothing_keep_no_key_that_follows_from_opening() {
     assert_eq!(synced["fleet"]["opened"][0]["name"], "nkp-a");
     let trouble = synced["fleet"]["trouble"].as_array().unwrap().len();
     assert_eq!(trouble, 16, "it does not try them all at once");
-}
-
-#[test]
-#[ignore = "needs root: a network of its own"]
-fn a_host_that_was_installed_again_is_told_of_what_it_was_before() {
-    let database = database();
-    let (before, after) = (Host::new(&database, "one"), Host::new(&database, "one"));
-    let first = before.joins();
-    assert_eq!(first["namesakes"], Value::Array(Vec::new()));
-    let second = after.joins();
-    assert_eq!(second["namesakes"][0], first["host"]);
-    let words = after.run("fleet join --name one");
-    let words = String::from_utf8_lossy(&words.stderr).into_owned();
-    let command = format!("fleet lost {}", first["host"].as_str().unwrap());
-    assert!(words.contains(&command), "{words}");
-    after.does(&command);
-    assert_eq!(after.joins()["namesakes"], Value::Array(Vec::new()));
-}
-
-#[test]
-#[ignore = "needs root: a network of its own"]
-fn a_sync_that_runs_by_hand_reports_no_more_often_than_one_that_follows() {
-    let database = database();
-    let one = Host::new(&database, "one");
-    one.does("provider create nkp-a --slot box:k1");
-    one.joins();
-    for _ in 0..3 {
-        one.does("sync");
-    }
-    let reports = "SELECT count(*) FROM vtpm_guard.fact WHERE kind = 'report'";
-    assert_eq!(database.sql(reports), "1");
-    // With another key it has something to say.
-    one.does("provider create nkp-b --slot box:k1");
-    one.does("sync");
-    assert_eq!(database.sql(reports), "2");
 }
 
 #[test]

@@ -15,12 +15,14 @@ use crate::verdict::facts::Provider;
 /// What the names of announced keys begin with on this host.
 const ANNOUNCED: &str = "fleet/";
 
+/// A slot, and the id of the fact that announced it.
+pub(super) type AnnouncedSlot = (FactId, SlotClaim);
+
 /// What hosts announced.
 #[derive(Debug, Default)]
 pub(super) struct Announced {
     pub(super) providers: Vec<Signed<ProviderClaim>>,
-    /// Each with the id of the fact.
-    pub(super) slots: Vec<(FactId, SlotClaim)>,
+    pub(super) slots: Vec<AnnouncedSlot>,
     pub(super) successors: Vec<Signed<SuccessorClaim>>,
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::announced::{Announced, kept_name};
+use super::announced::{Announced, AnnouncedSlot, kept_name};
 use super::connection::FleetCommandError;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -93,11 +93,12 @@ pub(super) fn open_announced(
     failures: &mut Failures,
 ) -> Result<Opened, HostError> {
     let mut opened = Opened::default();
-    let mut keys = to_open(config, store, announced, wanted)?;
+    let keys = to_open(config, store, announced, wanted)?;
     if keys.is_empty() {
         return Ok(opened);
     }
     let followers = announced.followers(&mut Unlocker::new(&host.keyring()));
+    let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_key(|(key_id, _)| !followers.contains_key(key_id));
     let begun = Instant::now();
     let mut managers = host.key_managers(config);
@@ -142,7 +143,7 @@ fn to_open<'a>(
     store: &Store,
     announced: &'a Announced,
     wanted: Wanted<'_>,
-) -> Result<Vec<(KeyId, Vec<&'a (FactId, SlotClaim)>)>, HostError> {
+) -> Result<BTreeMap<KeyId, Vec<&'a AnnouncedSlot>>, HostError> {
     let held: BTreeSet<_> = store.providers()?.iter().map(|it| it.key_id).collect();
     let declined = store.declined_keys()?;
     let is_wanted = |key_id: KeyId| match wanted {
@@ -158,7 +159,7 @@ fn to_open<'a>(
             keys.entry(claim.key_id).or_default().push(slot);
         }
     }
-    Ok(keys.into_iter().collect())
+    Ok(keys)
 }
 
 /// Keeps an announced key as one that opens and wraps nothing new, with the slot that has opened it.

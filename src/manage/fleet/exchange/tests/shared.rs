@@ -69,10 +69,9 @@ impl Memory {
 
     /// As the same one, with the facts of a backup: restored with an identity that cannot be told from before.
     pub(super) fn go_back_to(&mut self, backup: Self) {
-        let (system, transaction) = (self.system, self.transaction);
         *self = Self {
-            system,
-            transaction,
+            system: self.system,
+            transaction: self.transaction,
             ..backup
         };
     }
