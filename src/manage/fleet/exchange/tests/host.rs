@@ -44,6 +44,10 @@ impl Guests for Tpms {
         self.defined.iter().copied().collect()
     }
 
+    fn is_defined(&self, guest: DomainUuid) -> bool {
+        self.defined.contains(&guest)
+    }
+
     fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
         self.defined.contains(&guest)
             && self.states.get(&guest).is_some_and(|it| it == dek.expose())
