@@ -1,5 +1,6 @@
 //! A private libvirt host for one test: up in `Host::new`, down when dropped.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +12,9 @@ use tempfile::TempDir;
 use vtpm_guard::internals::ids::SecretUuid;
 
 const PRIVATE_HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/private-host");
+
+/// The directory of other programs than those that were built with the tests, such as those for release.
+pub(crate) const PROGRAMS: &str = "VTPM_GUARD_PROGRAMS";
 
 /// No command of these tests takes this long; one that does hangs.
 const COMMAND_SECONDS: &str = "120";
@@ -69,13 +73,13 @@ impl Host {
     /// Brings a host up with the guard as its only hook.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let programs = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook"))
-            .parent()
-            .unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook")).parent();
+        let programs = env::var_os(PROGRAMS).map(PathBuf::from);
+        let programs = programs.unwrap_or_else(|| built.unwrap().to_owned());
         let talk = dir.path().join("hold.log");
         let mut holder = Command::new(PRIVATE_HOST)
             .arg("hold")
-            .args([dir.path(), programs])
+            .args([dir.path(), &programs])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&talk).unwrap())

@@ -31,6 +31,7 @@ mod key_managers;
 mod libvirt_alone;
 mod libvirt_encrypts;
 mod lifetimes;
+mod limits;
 mod log_rotation;
 mod looks;
 mod many_keys;
