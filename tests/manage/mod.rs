@@ -33,7 +33,7 @@ mod prune;
 pub(crate) mod recovery;
 mod renew;
 mod repair;
-mod slots;
+pub(crate) mod slots;
 mod stage;
 mod starts;
 mod states;
