@@ -66,6 +66,10 @@ pub mod internals {
 #[cfg(test)]
 extern crate self as vtpm_guard;
 
+#[cfg(all(test, target_arch = "x86_64"))]
+#[path = "../tests/faults/mod.rs"]
+mod faults;
+
 #[cfg(test)]
 #[path = "../tests/life_of_a_key/mod.rs"]
 mod life_of_a_key;
