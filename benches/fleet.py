@@ -202,6 +202,10 @@ def held_connections(database, hosts):
         for host in hosts:
             followers.append(subprocess.Popen(host.argv("sync", "--follow"), **quiet))
             time.sleep(INTERVAL / len(hosts))
+        # On a busy machine they come late.
+        patience = time.monotonic() + 10 * INTERVAL
+        while database.connections() < len(hosts) and time.monotonic() < patience:
+            time.sleep(1)
         line("connections held by `sync --follow`", f"{database.connections():10}")
         # The first exchange of each is over, and their second ones are spread over an interval.
         time.sleep(10)

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use crate::clock::Timestamp;
 use crate::host::atomic;
 use crate::host::dirs::StateDir;
+use crate::host::interrupted::read_dir;
 use crate::host::trusted;
 use crate::verdict::code::Code;
 
@@ -67,7 +68,7 @@ impl Capture {
 
 /// The captures in `state_dir`, oldest first.
 pub fn list(state_dir: &StateDir) -> io::Result<Vec<Capture>> {
-    let entries = match fs::read_dir(state_dir.captures()) {
+    let entries = match read_dir(state_dir.captures()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),

@@ -57,14 +57,18 @@ pub mod internals {
     }
 
     rooms!(
-        capture, cli, config, fleet, host, keyring, kms, libvirt, log, messages, recovery, store,
-        swtpm, tpm_copies
+        capture, cli, config, fleet, guard, hook, host, keyring, kms, libvirt, log, messages,
+        recovery, store, swtpm, tpm_copies
     );
 }
 
 /// So that rules which tests/ shares with unit tests name the library as tests/ does.
 #[cfg(test)]
 extern crate self as vtpm_guard;
+
+#[cfg(all(test, target_arch = "x86_64"))]
+#[path = "../tests/faults/mod.rs"]
+mod faults;
 
 #[cfg(test)]
 #[path = "../tests/life_of_a_key/mod.rs"]

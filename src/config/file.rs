@@ -12,6 +12,15 @@ const MAX_SIZE: u64 = 1 << 20;
 
 /// The file's text, or `None` if there is no such file.
 pub(super) fn read_trusted(path: &Path) -> Result<Option<String>, ConfigError> {
+    match read(path) {
+        // Once more where it may have failed for a moment alone (memory, descriptors): the defaults that
+        // a start goes by instead may name other directories.
+        Err(ConfigError::Unreadable(_)) => read(path),
+        read => read,
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, ConfigError> {
     let file = match trusted::open(path, trusted::CONFIG) {
         Ok(Some(file)) => file,
         Ok(None) => return Ok(None),

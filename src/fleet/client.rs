@@ -226,7 +226,7 @@ impl Client {
         }
     }
 
-    /// The ids in scope that begin with one of these bytes.
+    /// The ids in scope that begin with one of these bytes; of each byte as many as fit into a document.
     pub fn ids(
         &mut self,
         scope: &Scope,
@@ -234,7 +234,8 @@ impl Client {
         deadline: Deadline,
     ) -> Result<Vec<FactId>, FleetError> {
         let mut found = Vec::new();
-        for buckets in buckets.chunks(BUCKETS_AT_ONCE) {
+        let mut left: Vec<_> = buckets.chunks(BUCKETS_AT_ONCE).collect();
+        while let Some(buckets) = left.pop() {
             let reply = self.ask(
                 &Request::Ids {
                     deadline_ms: milliseconds(deadline),
@@ -243,6 +244,11 @@ impl Client {
                 },
                 deadline,
             )?;
+            if reply.more.unwrap_or_default() && buckets.len() > 1 {
+                let (first, second) = buckets.split_at(buckets.len() / 2);
+                left.extend([first, second]);
+                continue;
+            }
             found.extend(self.needed("ids", reply.ids)?);
         }
         Ok(found)

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use zeroize::Zeroizing;
 
 pub use super::fact::{Cursor, Fact, FactId, Kind, Scope, Search, State, StateInfo};
-pub use super::protocol::{Initialized, Page, Status, Trouble};
+pub use super::protocol::{Initialized, MAX_IDS, Page, Status, Trouble};
 use super::protocol::{MAX_DOCUMENT, MAX_ITEMS, Reply, Request, VERSION};
 pub use crate::clock::{Deadline, Timestamp};
 use crate::host::frame::to_frame;
@@ -62,7 +62,7 @@ pub trait Store: Sized {
     /// For each first byte of an id in scope: SHA-256 of the ids, in ascending order. There are 256.
     fn digests(&mut self, scope: &Scope, deadline: Deadline) -> Result<Vec<FactId>, StoreError>;
 
-    /// The ids in scope that begin with one of these bytes.
+    /// The ids in scope that begin with one of these bytes; more than [`MAX_IDS`] are of no use.
     fn ids(
         &mut self,
         scope: &Scope,
@@ -250,10 +250,16 @@ fn exchange<S: Store>(
             deadline_ms,
             scope,
             buckets,
-        } => Reply {
-            ids: Some(store.ids(&scope, &buckets, after(deadline_ms))?),
-            ..done
-        },
+        } => {
+            let mut ids = store.ids(&scope, &buckets, after(deadline_ms))?;
+            let more = ids.len() > MAX_IDS;
+            ids.truncate(MAX_IDS);
+            Reply {
+                ids: Some(ids),
+                more: Some(more),
+                ..done
+            }
+        }
         Request::Fetch { deadline_ms, ids } => {
             some_facts(done, store.fetch(&ids, after(deadline_ms))?)
         }

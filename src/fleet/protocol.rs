@@ -22,6 +22,9 @@ pub(super) const MAX_DOCUMENT: usize = 4 << 20;
 /// How many bytes of facts and states go into one document: what stands around them needs little.
 pub(super) const MAX_ITEMS: usize = MAX_DOCUMENT - (64 << 10);
 
+/// How many ids an answer has at most, so that they fit into a document.
+pub const MAX_IDS: usize = 60_000;
+
 /// How many buckets facts are in, by the first byte of their ids.
 pub(super) const BUCKETS: usize = 256;
 

@@ -4,12 +4,12 @@
 //!
 //! It was plain before, too: no encrypted state is ever decrypted to this place.
 
-use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 
 use crate::host::atomic::{self, NewFile};
 use crate::host::dirs::StateDir;
+use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::ids::DomainUuid;
@@ -45,7 +45,7 @@ pub fn remove(state_dir: &StateDir, domain: DomainUuid) -> Result<bool, PathErro
 /// The guests whose plain state is kept, by UUID.
 pub fn list(state_dir: &StateDir) -> Result<Vec<DomainUuid>, PathError> {
     let dir = state_dir.plain_states();
-    let entries = match fs::read_dir(&dir) {
+    let entries = match read_dir(&dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(PathError::at(&dir))?,
     };
@@ -65,6 +65,8 @@ fn guest_dir(state_dir: &StateDir, domain: DomainUuid) -> PathBuf {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
+
     use std::os::unix::fs::MetadataExt;
 
     use super::*;

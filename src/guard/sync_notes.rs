@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirEntryExt;
 
@@ -12,6 +12,7 @@ use super::context::Guard;
 use crate::clock::Timestamp;
 use crate::domain::Domain;
 use crate::host::dirs::RunDir;
+use crate::host::interrupted::read_dir;
 use crate::host::{atomic, trusted};
 use crate::ids::DomainUuid;
 use crate::key::wrap::WrappedDek;
@@ -61,7 +62,7 @@ pub(crate) type Notes = BTreeMap<DomainUuid, u64>;
 
 /// The notes that there are.
 pub(crate) fn list(run_dir: &RunDir) -> io::Result<Notes> {
-    let entries = match fs::read_dir(run_dir.unsynced()) {
+    let entries = match read_dir(run_dir.unsynced()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Notes::new()),
         Err(error) => return Err(error),

@@ -7,14 +7,14 @@
 //! mode are set on the open file. It takes its final name by a rename, when it is whole.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
 use zeroize::Zeroizing;
 
 use super::crash;
+use super::interrupted::{openat, read_dir};
 use crate::host::dirs::of_descriptor;
 use crate::key::random;
 
@@ -81,11 +82,22 @@ impl NewFile {
 
     /// Gives it this name, in place of the file that has it.
     pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
+        self.take_name(name)?;
+        self.flush_name()
+    }
+
+    /// The first half of [`Self::replace`], for who must know which half failed.
+    pub fn take_name(&mut self, name: &OsStr) -> io::Result<()> {
         self.is_unchanged()?;
         crash::point();
         renameat(&self.dir, self.temporary.as_os_str(), &self.dir, name)?;
         crash::point();
         self.has_its_name = true;
+        Ok(())
+    }
+
+    /// The second half: from now on a power cut takes the name from it no more.
+    pub fn flush_name(&self) -> io::Result<()> {
         sync_directory(&self.dir)
     }
 
@@ -205,7 +217,7 @@ fn remove_abandoned(dir: &File) {
     let Ok(owner) = dir.metadata().map(|it| it.uid()) else {
         return;
     };
-    let listed = fs::read_dir(of_descriptor(dir));
+    let listed = read_dir(of_descriptor(dir));
     for entry in listed.into_iter().flatten().flatten() {
         let name = entry.file_name();
         if !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
@@ -233,7 +245,7 @@ fn forget(dir: &File, name: &OsStr) {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) fn leave_abandoned(dir: &Path) -> std::path::PathBuf {
     let path = dir.join(format!("{TEMPORARY}0123456789abcdef"));
-    fs::write(&path, "half").unwrap();
+    std::fs::write(&path, "half").unwrap();
     let long_ago = std::time::SystemTime::now() - 2 * ABANDONED_AFTER;
     let file = File::options().write(true).open(&path).unwrap();
     file.set_modified(long_ago).unwrap();

@@ -17,6 +17,7 @@ pub fn lock(file: &File, deadline: Deadline) -> io::Result<()> {
     let locked = poll(PAUSE, deadline, || match file.try_lock() {
         Ok(()) => Some(Ok(())),
         Err(TryLockError::WouldBlock) => None,
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => None,
         Err(TryLockError::Error(error)) => Some(Err(error)),
     });
     locked.unwrap_or_else(|| Err(ErrorKind::TimedOut.into()))

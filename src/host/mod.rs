@@ -6,6 +6,7 @@ pub mod conversation;
 pub(crate) mod crash;
 pub mod dirs;
 pub mod frame;
+pub mod interrupted;
 pub mod lock;
 pub mod path_error;
 pub mod peer;

@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode as Permissions;
 
 use crate::host::atomic;
+use crate::host::interrupted::openat;
 
 mod rules;
 mod walk;

@@ -22,6 +22,7 @@ mod failures;
 mod guests;
 mod metadata;
 mod secrets;
+mod serve;
 mod tests;
 
 use std::fs;

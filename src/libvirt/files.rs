@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
+use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 use crate::ids::SecretUuid;
@@ -138,7 +139,7 @@ pub fn is_on_disk(dir: &Path, secret: SecretUuid) -> Result<bool, FilesError> {
 /// Returns the files of this secret in `dir`.
 pub fn remaining_files(dir: &Path, secret: SecretUuid) -> Result<Vec<PathBuf>, FilesError> {
     let fail = |source| io_error(dir, source);
-    let files = match dir.read_dir() {
+    let files = match read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         files => files.map_err(fail)?,
     };

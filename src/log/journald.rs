@@ -21,6 +21,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::LogError;
 use crate::host::dirs::JOURNALD_SOCKET;
+use crate::host::interrupted::again;
 use crate::messages::{label, one_line};
 
 /// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
@@ -57,7 +58,7 @@ impl Journal {
         // A connected datagram socket is writable as long as its peer's queue has room (Linux,
         // `unix_dgram_poll` in `net/unix/af_unix.c`).
         let mut sockets = [PollFd::new(datagrams.as_fd(), PollFlags::POLLOUT)];
-        if poll(&mut sockets, PollTimeout::ZERO)? == 0 {
+        if again(|| poll(&mut sockets, PollTimeout::ZERO))? == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(Self(datagrams))

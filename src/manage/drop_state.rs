@@ -76,12 +76,15 @@ pub(crate) fn drop_state(
     force: bool,
 ) -> Result<DroppedState, DropStateError> {
     let guest = host.guest(text)?;
-    let copies = host.copies_of(guest.uuid)?;
+    let mut copies = host.copies_of(guest.uuid)?;
     let (dropped, kept) = choose(copies.judged, named)?;
     let state_dir = host.state_dir();
     let plain = named.is_empty() && plain_state::list(state_dir)?.contains(&guest.uuid);
     if dropped.is_empty() && !plain {
-        return Err(DropStateError::None(guest));
+        return Err(match copies.unreadable.pop() {
+            Some(error) => error.into(),
+            None => DropStateError::None(guest),
+        });
     }
     let store = host.store(Access::Write)?;
     let remains = Remains::of(host, store.as_ref(), guest.uuid, &kept)?;
@@ -174,7 +177,7 @@ impl Remains {
             ),
             None => (References::default(), None),
         };
-        let states = host.libvirt_dirs().tpm_states();
+        let states = host.configured_libvirt_dirs()?.tpm_states();
         let defined = host.definition(guest);
         let vtpm = defined.as_ref().map(|(_, vtpm)| vtpm);
         let place = tpm_place::find(&states, guest, vtpm, seen.as_deref());

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::host::Host;
+use super::slots;
 use crate::clock::Timestamp;
 use crate::store::{Access, Slot, Store, StoreError};
 
@@ -28,9 +29,15 @@ pub(crate) struct FleetFigures {
 /// The slots of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotFigures {
+    /// Whether each of them has opened lately.
+    pub(crate) is_ok: bool,
     /// When each of them has opened since; `None` if one has never opened on this host.
     pub(crate) verified_at: Option<Timestamp>,
 }
+
+/// How long after it has opened last a slot counts as one that opens, in milliseconds: twice as long as it takes `open`
+/// to try it again.
+const OPENS_FOR: i64 = 2 * slots::TRIED_EVERY;
 
 /// Reads them.
 pub(crate) fn figures(host: &Host, now: Timestamp) -> Figures {
@@ -54,10 +61,10 @@ fn read(store: &Store, now: Timestamp) -> Result<Figures, StoreError> {
         kind, verified_at, ..
     } in store.slots()?
     {
-        let of_kind = figures
-            .slots
-            .entry(kind)
-            .or_insert(SlotFigures { verified_at });
+        let is_ok = verified_at.is_some_and(|at| now.0.saturating_sub(at.0) <= OPENS_FOR);
+        let of_slot = SlotFigures { is_ok, verified_at };
+        let of_kind = figures.slots.entry(kind).or_insert(of_slot);
+        of_kind.is_ok &= is_ok;
         // `None` is less than any time.
         of_kind.verified_at = of_kind.verified_at.min(verified_at);
     }

@@ -147,6 +147,11 @@ impl Host {
         self.config().unwrap_or_default().libvirt
     }
 
+    /// The same for who changes something: a state that is looked for in the wrong place is none.
+    pub(crate) fn configured_libvirt_dirs(&self) -> Result<LibvirtDirs, HostError> {
+        Ok(self.config()?.libvirt)
+    }
+
     /// What holds for one boot at most.
     pub(crate) fn run_dir(&self) -> RunDir {
         match &self.connection {

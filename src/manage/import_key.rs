@@ -194,12 +194,17 @@ fn are_damaged(host: &Host, store: &Store, guest: DomainUuid) -> Result<bool, Ho
 
 /// The guest as this host knows it; it need not know it yet, and the copy knows its name.
 fn find(host: &Host, copy: &Store, text: &str) -> Result<GuestRef, ImportKeyError> {
-    if let Ok(guests) = host.libvirt().guests_called(text, default_deadline())
-        && let Some(guest) = host.pick(text, &guests)?
+    let asked = host.libvirt().guests_called(text, default_deadline());
+    if let Ok(guests) = &asked
+        && let Some(guest) = host.pick(text, guests)?
     {
         return Ok(guest.into());
     }
-    find_in(copy, text)
+    find_in(copy, text).map_err(|error| match (error, asked) {
+        // libvirt might have known it.
+        (ImportKeyError::UnknownGuest(_), Err(silent)) => GuestError::NeedsUuid(silent).into(),
+        (error, _) => error,
+    })
 }
 
 /// The guest as the copy knows it.

@@ -22,6 +22,9 @@ use crate::verdict::facts::Provider;
 /// How long all key managers together may take: libvirtd waits for vtpm-guard-open.service.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long they may take after that to show that they still open what is here already.
+const PATIENCE_TO_TRY: Duration = Duration::from_secs(5);
+
 /// What `open` did about one provider.
 #[derive(Debug, Serialize)]
 pub(crate) struct OpenedProvider {
@@ -63,7 +66,7 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let Some(mut store) = host.store(Access::Write)? else {
         return Ok(Vec::new());
     };
-    let _exclusive = ProvidersLock::acquire(host)?;
+    let exclusive = ProvidersLock::acquire(host)?;
     let mut providers = store.providers()?;
     let keyring = host.keyring();
     if names.is_empty() {
@@ -81,10 +84,14 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
         keyring,
         config: &config,
     };
-    Ok(providers
-        .iter()
-        .map(|provider| work.open(provider))
-        .collect())
+    let opened = providers.iter().map(|provider| work.open(provider));
+    let opened = opened.collect();
+    drop(exclusive);
+    if names.is_empty() {
+        let mut managers = host.key_managers(&config).within(PATIENCE_TO_TRY);
+        slots::try_old(&mut store, &mut managers)?;
+    }
+    Ok(opened)
 }
 
 struct Work<'a> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::fleet;
 use super::host::{Host, default_deadline};
 use super::provider_list::SealState;
 use super::provider_name::BadName;
@@ -59,6 +60,9 @@ pub(crate) enum ImportAction {
     Create,
     /// Seals the key of a provider again that did not open any more.
     OpenAgain,
+    /// Keeps the next key of a provider of this host, as another host of the fleet has rotated it and the present key has
+    /// signed: it opens here, and the provider gets it with the next exchange.
+    NextKey,
     /// Nothing: the provider is there, and its key opens. Only a dry run gets so far, to verify
     /// that the file would bring it back.
     None,
@@ -128,16 +132,21 @@ pub(crate) fn import(
     let (store, action, made) = if import.dry_run {
         let store = host.store(Access::Read)?;
         let providers = store.as_ref().map_or(Ok(Vec::new()), Store::providers)?;
-        (store, plan(host, import, &providers, name)?.0, None)
+        let plan = plan(host, import, &providers, name, store.as_ref())?;
+        (store, plan.0, None)
     } else {
         let mut store = host.store(Access::Create)?.ok_or(StoreError::Missing)?;
         let _exclusive = ProvidersLock::acquire(host)?;
         let providers = store.providers()?;
-        let (action, known) = plan(host, import, &providers, name)?;
+        let (action, known) = plan(host, import, &providers, name, Some(&store))?;
         // The key before the row that needs it: a kill in between leaves a key that nobody needs.
         let stored = keyring.store(&kek, import.weaker, default_deadline())?;
         let uuid = match known {
             Some(known) => known.uuid,
+            None if action == ImportAction::NextKey => {
+                let kept = fleet::kept_name(name, header.key_id);
+                create(host, &mut store, header, &kept, false)?
+            }
             None => create(host, &mut store, header, name, providers.is_empty())?,
         };
         (Some(store), action, Some((uuid, stored)))
@@ -164,6 +173,7 @@ fn plan<'a>(
     import: &ImportProvider<'_>,
     providers: &'a [Provider],
     name: &str,
+    store: Option<&Store>,
 ) -> Result<(ImportAction, Option<&'a Provider>), ImportError> {
     let (path, key_id) = (import.path.to_owned(), import.file.header().key_id);
     let named = providers.iter().find(|provider| provider.name == name);
@@ -177,6 +187,9 @@ fn plan<'a>(
             }
         }
         (_, Some(other)) => Err(ImportError::KeyHasProvider(path, key_id, other.into())),
+        (Some(known), None) if fleet::is_next_key(host, store, known.key_id, key_id)? => {
+            Ok((ImportAction::NextKey, None))
+        }
         (Some(known), None) => Err(ImportError::NameHasKey {
             path,
             name: name.to_owned(),

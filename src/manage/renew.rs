@@ -146,7 +146,11 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
     }
     let old_state = match staged.install() {
         Ok(old_state) => old_state,
-        Err(error) => return Err(retire_unused(&mut store, key_ref, &guest, error)),
+        // Whichever state a power cut leaves, one of the two keys opens it.
+        Err(failed) if failed.may_be_installed => {
+            return Err(StoppedError::of_install(guest.reference(), failed).into());
+        }
+        Err(failed) => return Err(retire_unused(&mut store, key_ref, &guest, failed.error)),
     };
     let (retired, not_retired) = match store.use_key(key_ref, now) {
         Ok(used) => (used.retired, None),

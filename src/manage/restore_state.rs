@@ -61,7 +61,10 @@ pub(crate) fn restore(
     named: Option<&str>,
 ) -> Result<RestoredState, CopiesError> {
     let guest = host.guest(text)?;
-    let Copies { judged, unreadable } = host.copies_of(guest.uuid)?;
+    let Copies {
+        judged,
+        mut unreadable,
+    } = host.copies_of(guest.uuid)?;
     let mut copies: Vec<_> = judged.into_iter().map(|copy| (None, copy)).collect();
     let fleet_silent = match host.copies_in_fleet(guest.uuid)? {
         Ok(found) => {
@@ -83,6 +86,8 @@ pub(crate) fn restore(
     copies.sort_by_key(|(_, copy)| worth(copy));
     let Some((_, copy)) = copies.pop() else {
         return Err(match (named, fleet_silent) {
+            // It may be the one that is looked for.
+            _ if !unreadable.is_empty() => unreadable.remove(0).into(),
             (_, Some(why)) => CopiesError::FleetSilent(guest, why),
             (Some(digits), None) => CopiesError::NoSuchCopy(guest, digits.to_owned()),
             (None, None) => CopiesError::None(guest),
@@ -95,7 +100,7 @@ pub(crate) fn restore(
         return Err(CopiesError::Running(guest));
     }
     let defined = known.and_then(|known| domain::read(known.xml.as_bytes()).ok());
-    let states = host.libvirt_dirs().tpm_states();
+    let states = host.configured_libvirt_dirs()?.tpm_states();
     let start = match defined.as_ref().map(|defined| &defined.vtpm) {
         Some(Some(Vtpm::Emulator(vtpm))) => Some((states.as_path(), guest.uuid, vtpm)),
         _ => None,
@@ -114,9 +119,12 @@ pub(crate) fn restore(
 /// The copies of the guest that `text` names.
 pub(crate) fn show(host: &Host, text: &str) -> Result<ShownCopies, CopiesError> {
     let guest = host.guest(text)?;
-    let copies = host.copies_of(guest.uuid)?;
+    let mut copies = host.copies_of(guest.uuid)?;
     if copies.judged.is_empty() {
-        return Err(CopiesError::None(guest));
+        return Err(match copies.unreadable.pop() {
+            Some(error) => error.into(),
+            None => CopiesError::None(guest),
+        });
     }
     Ok(ShownCopies {
         guest,

@@ -11,7 +11,7 @@ use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::libvirt::{Guest, Libvirt, SavedRuns};
 use crate::store::{Event, Origin, Store, StoreError};
-use crate::swtpm::{LockError, LockedState, RecryptError, StagedState, TpmData};
+use crate::swtpm::{InstallError, LockError, LockedState, RecryptError, StagedState, TpmData};
 
 /// A guest that libvirt knows, with its definition read; it has an emulated TPM.
 #[derive(Debug)]
@@ -57,6 +57,21 @@ pub(crate) enum StoppedError {
     /// The new state could not be written. The old one is unchanged.
     #[error("{1}")]
     Write(GuestRef, io::Error),
+    /// The new state is in its place, or may be; a power cut may bring the old one back. The keys of
+    /// both are in use.
+    #[error("{1}")]
+    NotDurable(GuestRef, io::Error),
+}
+
+impl StoppedError {
+    /// The new state was not installed for good.
+    pub(crate) fn of_install(guest: GuestRef, failed: InstallError) -> Self {
+        if failed.may_be_installed {
+            Self::NotDurable(guest, failed.error)
+        } else {
+            Self::Write(guest, failed.error)
+        }
+    }
 }
 
 impl<E: Into<GuestError>> From<E> for StoppedError {

@@ -2,7 +2,6 @@
 //! TPM state, an unencrypted state of before an `encrypt`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use super::host::{Host, HostError};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::host::bounded::bounded;
+use crate::host::interrupted::read_dir;
 use crate::ids::DomainUuid;
 use crate::libvirt::Guest;
 use crate::store::{Access, EventFilter, KeyRefRecord, Store};
@@ -54,7 +54,8 @@ pub(crate) fn find(
     store: &Store,
     known: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<UnknownGuest>, HostError> {
-    let (state_dir, tpm_states) = (host.state_dir(), host.libvirt_dirs().tpm_states());
+    let (state_dir, libvirt) = (host.state_dir(), host.configured_libvirt_dirs()?);
+    let tpm_states = libvirt.tpm_states();
     let plain: BTreeSet<_> = plain_state::list(state_dir)?.into_iter().collect();
     let mut by_domain = BTreeMap::<DomainUuid, Vec<KeyRefRecord>>::new();
     for row in store.all_key_refs(None, true)? {
@@ -136,7 +137,7 @@ fn may_be_there(path: &Path) -> bool {
 
 /// Whether there is any file below `place` but swtpm's lock. What cannot be read may be state.
 fn holds_state(place: &Path) -> bool {
-    let entries = match fs::read_dir(place) {
+    let entries = match read_dir(place) {
         Ok(entries) => entries,
         Err(error) => return error.kind() != ErrorKind::NotFound,
     };
@@ -152,6 +153,8 @@ fn holds_state(place: &Path) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Named, misleads};
 use crate::domain::Domain;
-use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::ids::{DomainUuid, HostUuid, KeyRefId, ProviderUuid, SecretUuid};
 use crate::verdict::code;
 use crate::verdict::facts;
 
@@ -144,6 +144,12 @@ impl Arg<kind::Host> {
             return Self::new(shell_word(name));
         }
         Self::HOST
+    }
+
+    /// A host of the fleet, by its identity.
+    #[must_use]
+    pub fn host_uuid(uuid: HostUuid) -> Self {
+        Self::new(uuid.to_string())
     }
 }
 

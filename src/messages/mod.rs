@@ -170,6 +170,13 @@ mod tests {
              no route to host); retry once it answers; or restore the state from a backup, or allow a new TPM: \
              vtpm-guard reset vm1"
         );
+        let broken = Finding::ConfigurationBroken("config.toml: no".to_owned());
+        let by_defaults = refused_line("vm1", &Refusal::TpmStateMissing, &[broken]);
+        assert!(
+            by_defaults.contains("by the default configuration")
+                && by_defaults.contains("config.toml: no"),
+            "{by_defaults}"
+        );
         let without = refused_line("vm1", &Refusal::TpmStateMissing, &[]);
         assert_eq!(without, refusal_line("vm1", &Refusal::TpmStateMissing));
     }

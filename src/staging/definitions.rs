@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::domain::{self, Domain, UnreadableDomain};
 use crate::host::dirs::LibvirtDirs;
+use crate::host::interrupted::read_dir;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::files;
 
@@ -140,7 +141,7 @@ fn domain_in(document: &str) -> Option<Domain> {
 
 /// Returns the UTF-8 file names in a directory; none if there is no such directory.
 fn file_names(dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match dir.read_dir() {
+    let entries = match read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };

@@ -12,6 +12,7 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use zeroize::Zeroizing;
 
 use crate::host::atomic;
+use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
 use crate::host::trusted::{self, Distrust};
 use crate::ids::{DomainUuid, SecretUuid};
@@ -171,7 +172,7 @@ fn in_base64(dek: &Dek) -> Zeroizing<Vec<u8>> {
 /// Returns the paths in a directory; none if there is no such directory.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, StagingError> {
     let listed =
-        || -> io::Result<Vec<PathBuf>> { dir.read_dir()?.map(|entry| Ok(entry?.path())).collect() };
+        || -> io::Result<Vec<PathBuf>> { read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
     match listed() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         listed => Ok(listed.map_err(PathError::at(dir))?),

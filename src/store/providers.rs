@@ -4,7 +4,7 @@ use rusqlite::{ToSql, params};
 
 use super::key_rows::exactly_one;
 use super::schema::is_uuid;
-use super::{Slot, Store, StoreError, previous_key_name, provider_rows, slots};
+use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
@@ -75,6 +75,7 @@ impl Store {
         };
         self.write(|transaction| {
             provider_rows::insert(transaction, &row, now)?;
+            fleet::accept_key(transaction, row.key_id)?;
             for slot in slots {
                 slots::insert(transaction, slot.clone())?;
             }
@@ -148,7 +149,8 @@ impl Store {
     }
 
     /// Deletes a provider's row, and the slots of its KEK unless another provider has that. Its key references lose
-    /// their provider's UUID and keep its name. [`Store::dependent_domains`] lists the guests that this locks out.
+    /// their provider's UUID and keep its name. If the host is in a fleet, the key is not opened again because others
+    /// announce it. [`Store::dependent_domains`] lists the guests that this locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         // They find it by its name meanwhile. With the provider they would lose its UUID in one step.
         let sql = format!(
@@ -161,6 +163,7 @@ impl Store {
         self.write(|transaction| {
             let key_id = provider_rows::by_uuid(transaction, provider)?.key_id;
             provider_rows::delete(transaction, provider)?;
+            fleet::decline_key(transaction, key_id)?;
             slots::delete_unless_held(transaction, key_id)
         })
     }

@@ -1,8 +1,9 @@
 -- Version 5: a fleet's shared store. Every statement may run again: another tool may have made a part of it.
 
 -- This host's membership: one row, or none where it is in no fleet. `system` and `epoch` tell the database
--- that was last exchanged with from another one, or from the same one restored from a backup; `cursor` is how far it has
--- been read. The times are of the last exchange, and of the last comparison of everything.
+-- that was last exchanged with from another one; `witness` is the last fact that this host has stored there: a database
+-- that has it no more was restored from a backup. `cursor` is how far it has been read. The times are of the last
+-- exchange, and of the last comparison of everything.
 CREATE TABLE IF NOT EXISTS fleet (
     id          INTEGER PRIMARY KEY CHECK (id = 1),
     host_uuid   TEXT NOT NULL,
@@ -11,6 +12,7 @@ CREATE TABLE IF NOT EXISTS fleet (
     system      TEXT NOT NULL DEFAULT '',
     epoch       TEXT NOT NULL DEFAULT '',
     cursor      TEXT NOT NULL DEFAULT '',
+    witness     BLOB,
     synced_at   INTEGER,
     compared_at INTEGER
 ) STRICT;
@@ -56,6 +58,11 @@ CREATE TABLE IF NOT EXISTS fleet_scope (
     kind  TEXT NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (kind, value)
+) STRICT;
+
+-- Announced provider keys that were deleted on this host: they are not opened again unasked.
+CREATE TABLE IF NOT EXISTS fleet_declined (
+    key_id TEXT PRIMARY KEY
 ) STRICT;
 
 -- Where each host has said last that a guest runs, or has stopped.

@@ -52,6 +52,12 @@ pub enum RecryptError {
 pub struct TpmData(Zeroizing<Vec<u8>>);
 
 impl TpmData {
+    /// The data, for a test to compare.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Returns the data of a plain state; `None` if the state is encrypted.
     pub fn from_plain(blob: &[u8]) -> Result<Option<Self>, StateError> {
         Ok(match format::split(blob)? {

@@ -1,11 +1,11 @@
 //! The directories around a TPM state, opened as root from the administrator's down to swtpm's.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::error::StateError;
@@ -13,6 +13,7 @@ use super::state_path::{Base, StatePath};
 use super::walk::{check_directory, look, look_at, walk};
 use crate::host;
 use crate::host::dirs::of_descriptor;
+use crate::host::interrupted::{openat, read_dir};
 
 /// Does `work`, which reads at this path, within seconds, whatever its file system does.
 pub(super) fn bounded<T: Send + 'static>(
@@ -75,7 +76,7 @@ pub(super) fn open_directory_in(parent: &File, name: &OsStr) -> Result<Option<Fi
 
 /// Returns the names in an open directory, whatever its path leads to now.
 pub(super) fn names_in(dir: &File) -> Result<Vec<OsString>, StateError> {
-    let entries = fs::read_dir(of_descriptor(dir))?;
+    let entries = read_dir(of_descriptor(dir))?;
     let names = entries.map(|entry| Ok(entry?.file_name()));
     Ok(names.collect::<io::Result<_>>()?)
 }

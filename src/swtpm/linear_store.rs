@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::error::{LockError, StateError};
 use super::format::MAX_STATE_LEN;
 use super::linear::{self, HEADER_LEN, Header, PERMALL_ENTRY, Section, unused};
-use super::lock::OldState;
+use super::lock::{InstallError, OldState};
 use super::lock_file::{self, StateLock};
 use super::open::open_to_write;
 use super::state_path::StatePath;
@@ -119,13 +119,21 @@ impl LinearStore {
 
     /// Makes the staged state the permanent one, and overwrites the old one. Returns whether that
     /// succeeded.
-    pub(super) fn install(&mut self) -> io::Result<OldState> {
-        let staged = self.staged.take().ok_or(ErrorKind::NotFound)?;
+    pub(super) fn install(&mut self) -> Result<OldState, InstallError> {
+        let Some(staged) = self.staged.take() else {
+            return Err(InstallError {
+                error: ErrorKind::NotFound.into(),
+                may_be_installed: false,
+            });
+        };
         if let Err(error) = self.write_entry(staged) {
             // Until the old entry is back, either may be the state.
-            self.write_entry(self.permall)?;
-            self.staged = Some(staged);
-            return Err(error);
+            let is_back = self.write_entry(self.permall).is_ok();
+            self.staged = is_back.then_some(staged);
+            return Err(InstallError {
+                error,
+                may_be_installed: !is_back,
+            });
         }
         crash::point();
         self.permall = staged;

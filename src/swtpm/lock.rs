@@ -26,6 +26,7 @@ use super::read::read_bounded;
 use super::state_path::{Backend, StatePath};
 use crate::domain::Emulator;
 use crate::host::atomic::{self, NewFile};
+use crate::host::crash;
 use crate::ids::DomainUuid;
 
 #[cfg(test)]
@@ -205,14 +206,36 @@ impl Serialize for OldState {
     }
 }
 
+/// Why a new state was not installed for good.
+#[derive(Debug)]
+pub struct InstallError {
+    /// What failed.
+    pub error: io::Error,
+    /// Whether it may be in its place all the same, now or after a power cut. If not, the old state
+    /// is what it was.
+    pub may_be_installed: bool,
+}
+
 impl StagedState {
     /// Replaces the old state, atomically. `None`: it was in a file of its own, which is gone.
-    pub fn install(self) -> io::Result<Option<OldState>> {
+    pub fn install(self) -> Result<Option<OldState>, InstallError> {
         match self.0 {
-            StagedPlace::Directory { new, name, lock } => {
-                let replaced = new.replace(&name);
+            StagedPlace::Directory {
+                mut new,
+                name,
+                lock,
+            } => {
+                let failed = |may_be_installed| {
+                    move |error| InstallError {
+                        error,
+                        may_be_installed,
+                    }
+                };
+                let named = new.take_name(&name).map_err(failed(false));
+                let flush = || crash::failing_point().and_then(|()| new.flush_name());
+                let flushed = named.and_then(|()| flush().map_err(failed(true)));
                 drop(lock);
-                replaced.map(|()| None)
+                flushed.map(|()| None)
             }
             StagedPlace::Linear(mut store) => store.install().map(Some),
         }

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown};
@@ -20,6 +20,7 @@ use super::error::{LockError, StateError};
 use super::open;
 use super::state_path::{Backend, StatePath};
 use crate::host::dirs::PROC;
+use crate::host::interrupted::{again, openat};
 
 pub(super) const LOCK: &str = ".lock";
 
@@ -102,7 +103,7 @@ fn look(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
         Err(error) => return Err(error),
     };
     let mut found = whole_file(libc::F_WRLCK);
-    fcntl(&lock, FcntlArg::F_GETLK(&mut found)).map_err(io::Error::from)?;
+    again(|| fcntl(&lock, FcntlArg::F_GETLK(&mut found))).map_err(io::Error::from)?;
     if i32::from(found.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
@@ -169,7 +170,8 @@ pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<Stat
 
 /// Takes swtpm's lock on this file, which is open for writing.
 pub(super) fn take_file(file: File) -> Result<StateLock, LockError> {
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+    let lock = whole_file(libc::F_WRLCK);
+    match again(|| fcntl(&file, FcntlArg::F_OFD_SETLK(&lock))) {
         Ok(_) => Ok(StateLock(file)),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(LockError::InUse),
         Err(errno) => Err(io::Error::from(errno).into()),

@@ -28,7 +28,7 @@ pub use cipher::{RecryptError, TpmData};
 pub use empty::remove_empty_directory;
 pub use error::{LockError, StateError};
 pub use format::MAX_STATE_LEN;
-pub use lock::{LockedState, OldState, StagedState};
+pub use lock::{InstallError, LockedState, OldState, StagedState};
 pub use lock_file::{LockHolder, LockProblem, lock_problem};
 pub use proof::EncryptedState;
 pub use reach::{closed_directory, future_owner};

@@ -34,14 +34,22 @@ pub enum StateFile {
 #[must_use]
 pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator) -> StateFile {
     let state_path = StatePath::of(libvirt_state_dir, domain, vtpm);
-    let asked = state_path.clone();
-    let contents = bounded(&state_path, move || match open::open(&asked)? {
-        None => Ok(None),
-        Some(file) => match asked.backend {
-            Backend::Linear => linear_contents(file),
-            Backend::Directory => format::parse(&read_bounded(file)?).map(Some),
-        },
-    });
+    let read = || {
+        let asked = state_path.clone();
+        bounded(&state_path, move || match open::open(&asked)? {
+            None => Ok(None),
+            Some(file) => match asked.backend {
+                Backend::Linear => linear_contents(file),
+                Backend::Directory => format::parse(&read_bounded(file)?).map(Some),
+            },
+        })
+    };
+    // Once more where it may have failed for a moment alone (memory, descriptors): what is taken for
+    // unreadable refuses no start, and where there is no state, libvirt would make a new TPM.
+    let contents = match read() {
+        Err(StateError::Io(_)) => read(),
+        contents => contents,
+    };
     contents.map_or_else(
         |error| StateFile::failed(&error, format!("{}: {error}", state_path.path.display())),
         StateFile::from,

@@ -12,11 +12,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::stat::Mode;
 
 use super::error::StateError;
+use crate::host::interrupted::openat;
 use crate::host::trusted::{self, Distrust, Reason, Trusted};
 use crate::host::users;
 

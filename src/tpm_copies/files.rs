@@ -1,13 +1,13 @@
 //! The files of a guest's saved copies: which there are, how they are named, read and hashed.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::error::CopyError;
+use crate::host::interrupted::read_dir;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
 use crate::key::hex;
@@ -23,7 +23,7 @@ pub(super) fn names(path: &Path) -> Result<Vec<OsString>, CopyError> {
     if trusted::find(path, trusted::STATE_DIR)?.is_none() {
         return Ok(Vec::new());
     }
-    let entries = fs::read_dir(path).map_err(PathError::at(path))?;
+    let entries = read_dir(path).map_err(PathError::at(path))?;
     let names = entries.map(|entry| Ok(entry?.file_name()));
     Ok(names
         .collect::<io::Result<_>>()

@@ -8,17 +8,18 @@
 //! its place until libvirt has deleted that.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::clock::Timestamp;
 use crate::host::dirs::of_descriptor;
+use crate::host::interrupted::{openat, read_dir};
 use crate::swtpm::{Backend, StateError, StatePath};
 
 /// The depth of libvirt's directories of one TPM, and one more.
@@ -279,6 +280,6 @@ fn open_dir(parent: &File, name: &OsStr) -> io::Result<File> {
 
 /// Returns the names in an open directory, whatever its path leads to now.
 fn names(dir: &File) -> io::Result<Vec<OsString>> {
-    let entries = fs::read_dir(of_descriptor(dir))?;
+    let entries = read_dir(of_descriptor(dir))?;
     entries.map(|entry| Ok(entry?.file_name())).collect()
 }

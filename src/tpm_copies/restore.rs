@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -15,6 +15,7 @@ use super::manifest::{Attributes, Manifest};
 use super::saved_copy::SavedCopy;
 use crate::domain::Emulator;
 use crate::host::atomic;
+use crate::host::interrupted::openat;
 use crate::host::path_error::PathError;
 use crate::ids::DomainUuid;
 use crate::swtpm::{self, Backend, StateError, StateFile, StatePath};

@@ -154,7 +154,7 @@ fn in_own_mounts(host: &Host, script: &str) -> Option<Output> {
 fn a_full_disk_leaves_everything_as_it_was() {
     let host = Host::new();
     let script = r#"
-        mount -t tmpfs -o size=400k none "$DIR"
+        mount -t tmpfs -o size=480k none "$DIR"
         cd "$DIR"
         "$VG" --state-dir s provider create first 2>/dev/null
         echo words > passphrase

@@ -283,3 +283,47 @@ fn check_names_the_key_manager_where_the_key_is_not_here_or_has_expired() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn open_tries_slots_that_nobody_has_needed_for_long_and_metrics_tell_of_those_that_do_not_open() {
+    let host = host();
+    run(
+        &host,
+        "provider create nkp-a --slot box:one --slot other:two",
+    )
+    .succeeds();
+    let age = || {
+        sql(
+            &host,
+            "UPDATE kek_slot SET verified_at = verified_at - 13 * 3600 * 1000",
+        );
+    };
+    let xml = format!("<domain><name>vm1</name><uuid>{VM1}</uuid><devices/></domain>");
+    let xml = host.file("vm1.xml", &xml);
+    let ok = || {
+        let file = host.path("slots.prom");
+        run(
+            &host,
+            &format!("check --xml {xml} --metrics {}", file.display()),
+        )
+        .succeeds();
+        let text = fs::read_to_string(file).unwrap();
+        text.lines()
+            .find(|line| line.starts_with("vtpm_guard_slot_ok"))
+            .unwrap()
+            .to_owned()
+    };
+    let is = |value: u8| format!("vtpm_guard_slot_ok{{kind=\"exec\"}} {value}");
+    age();
+    assert_eq!(ok(), is(0));
+    // The key is here: nothing is asked for that is needed.
+    assert_eq!(json(&host, "open")[0]["result"], "here");
+    assert_eq!(ok(), is(1));
+    age();
+    sql(
+        &host,
+        "UPDATE kek_slot SET kms = 'closed' WHERE kms = 'other'",
+    );
+    assert_eq!(json(&host, "open")[0]["result"], "here");
+    assert_eq!(ok(), is(0));
+}

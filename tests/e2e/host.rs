@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use tempfile::TempDir;
 use vtpm_guard::internals::ids::SecretUuid;
@@ -64,6 +65,8 @@ pub(crate) struct Host {
     holder: Child,
     /// `/proc/PID/root`: the host's file system as this process reaches it.
     root: PathBuf,
+    /// What commands have said on it.
+    said: Mutex<String>,
 }
 
 impl Host {
@@ -91,7 +94,12 @@ impl Host {
         }
         let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
         let root = Path::new("/proc").join(pid.trim()).join("root");
-        Self { dir, holder, root }
+        Self {
+            dir,
+            holder,
+            root,
+            said: Mutex::default(),
+        }
     }
 
     /// Brings a host up with a script of the test's as its only hook, in the guard's place.
@@ -130,7 +138,15 @@ impl Host {
             .unwrap();
         // A command that reads nothing closes its end; that is its right.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        finish(child)
+        let output = finish(child);
+        let mut said = self.said.lock().unwrap();
+        said.extend([&*output.stdout, &output.stderr, "\n"]);
+        output
+    }
+
+    /// All that commands have said on it so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {

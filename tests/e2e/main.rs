@@ -63,6 +63,7 @@ mod state_trouble;
 mod status;
 mod store_trouble;
 mod tpm;
+mod traces;
 mod transient;
 mod travelling;
 mod units;

@@ -44,7 +44,15 @@ impl Fixture {
         let dir = dir.unwrap();
         // swtpm's user gets through to the states, as on a real host.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let root = dir.path();
+        let fixture = Self::made_in(dir.path());
+        Self {
+            _owner: Some(dir),
+            ..fixture
+        }
+    }
+
+    /// The same, in this directory, which whoever made it removes.
+    pub(crate) fn made_in(root: &Path) -> Self {
         let config = format!(
             "[libvirt]\nconfig_dir = {0:?}\nstate_dir = {1:?}\nrun_dir = {2:?}\n",
             root.join("libvirt/etc/libvirt"),
@@ -52,17 +60,11 @@ impl Fixture {
             root.join("libvirt/run/libvirt"),
         );
         fs::write(root.join("config.toml"), config).unwrap();
-        let fixture = Self {
-            _owner: None,
-            ..Self::at(root)
-        };
+        let fixture = Self::at(root);
         Store::open(fixture.host.state_dir(), Access::Create, default_deadline()).unwrap();
         fixture.make_provider("a");
         fixture.make_provider("b");
-        Self {
-            _owner: Some(dir),
-            ..fixture
-        }
+        fixture
     }
 
     /// The host that somebody else made in this directory.

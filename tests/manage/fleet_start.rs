@@ -516,10 +516,10 @@ fn the_doctor_says_what_is_wrong_with_the_exchange() {
     let joined = Timestamp(now() - 3_600_000);
     store.join_fleet("host1", joined).unwrap();
     assert_eq!(found(), [joined.0.to_string()]);
-    store.mark_synced(true, Timestamp::now()).unwrap();
+    store.mark_synced(true, None, Timestamp::now()).unwrap();
     assert!(found().is_empty());
     // Nobody exchanges more often than twice a day here.
-    store.mark_synced(true, joined).unwrap();
+    store.mark_synced(true, None, joined).unwrap();
     shared.configure(&fixture, "interval = \"12h\"");
     assert!(found().is_empty());
     let announced = NewProvider {
@@ -567,10 +567,12 @@ fn a_lost_host_runs_no_guest() {
     let third = Member::new(first, "host3");
     let store = FleetStore::with(&[], &[]);
     store.configure(first, "");
-    let unknown = lost(&first.host, "host3").unwrap_err();
-    assert!(matches!(unknown, FleetCommandError::NoHost(_)));
+    let alone = lost(&first.host, "host3").unwrap_err();
+    assert!(matches!(alone, FleetCommandError::NoMember));
     let mut known = first.store();
     known.join_fleet("host1", Timestamp::now()).unwrap();
+    let unknown = lost(&first.host, "host3").unwrap_err();
+    assert!(matches!(unknown, FleetCommandError::NoHost(_)));
     let at = now() + 1000;
     let merge = Merge {
         placements: vec![third.says(guest, true, at)],

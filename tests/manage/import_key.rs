@@ -6,6 +6,7 @@ use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
+use crate::manage::guests::GuestError;
 use crate::manage::host::default_deadline;
 use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
 use crate::manage::key_refs::retire;
@@ -128,5 +129,18 @@ fn a_kill_leaves_the_key_imported_or_not() {
         |fixture| drop(imported(fixture, &fixture.root().join("moved")).unwrap()),
         |fixture| assert!(fixture.rows(&guest(fixture)).len() <= 1),
         |fixture| assert_eq!(fixture.rows(&guest(fixture)).len(), 1),
+    );
+}
+
+#[test]
+fn that_libvirt_does_not_answer_is_told_where_the_backup_knows_no_guest_either() {
+    let here = Fixture::new();
+    here.guest_in_use("vm1");
+    let file = backup(&here);
+    here.libvirt.go_down();
+    let error = imported(&here, &file).unwrap_err();
+    assert!(
+        matches!(error, ImportKeyError::Guest(GuestError::NeedsUuid(_))),
+        "{error:?}"
     );
 }

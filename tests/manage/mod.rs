@@ -34,7 +34,7 @@ pub(crate) mod recovery;
 mod renew;
 mod repair;
 mod short_holds;
-mod slots;
+pub(crate) mod slots;
 mod stage;
 mod starts;
 mod states;

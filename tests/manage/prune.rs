@@ -112,3 +112,15 @@ fn a_kill_removes_no_key_that_the_copied_store_does_not_have() {
         },
     );
 }
+
+#[test]
+fn with_a_configuration_that_cannot_be_used_nothing_is_pruned() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.libvirt.guests.undefine("vm1");
+    // It names the directory in which the guest's TPM state is.
+    fs::write(fixture.root().join("config.toml"), "nonsense").unwrap();
+    let error = prune(&fixture.host, ALL, false).unwrap_err();
+    assert!(matches!(error, HostError::Config(_)), "{error:?}");
+    assert_eq!(fixture.rows(&guest).len(), 1);
+}

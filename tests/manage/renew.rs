@@ -4,6 +4,7 @@ use std::fs;
 
 use super::fixture::{Defined, Fixture};
 use super::{kill, meanwhile};
+use crate::host::crash;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::fake::{Call, Failure};
@@ -228,4 +229,23 @@ fn a_state_that_cannot_be_replaced_keeps_its_key_and_the_new_one_is_retired() {
         },
     );
     assert!(failed > 0);
+}
+
+#[test]
+fn a_state_that_may_come_back_after_a_power_cut_keeps_its_key() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    let before = fs::read(fixture.state_file(&guest)).unwrap();
+    crash::armed::fail_at(1);
+    let error = renewed(&fixture).unwrap_err();
+    assert!(
+        matches!(error, RenewError::Stopped(StoppedError::NotDurable(..))),
+        "{error:?}"
+    );
+    let after = fs::read(fixture.state_file(&guest)).unwrap();
+    assert_ne!(before, after);
+    for state in [after, before] {
+        fixture.write_state(&guest, &state);
+        assert!(fixture.would_start(&guest));
+    }
 }

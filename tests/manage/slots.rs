@@ -16,12 +16,11 @@ const PAGE: &str = include_str!("../../docs/kms-plugins.md");
 
 impl Fixture {
     /// Has the key manager `toy`, with the plugin of the page, and this `provider.cache`.
-    fn with_toy(&self, cache: &str) {
+    pub(crate) fn with_toy(&self, cache: &str) {
         let plugins = self.host.state_dir().with_extension("plugins");
         fs::create_dir_all(&plugins).unwrap();
         fs::set_permissions(&plugins, fs::Permissions::from_mode(0o755)).unwrap();
-        let program = PAGE.split("```python\n").nth(1).unwrap();
-        let program = program.split("```").next().unwrap();
+        let program = toy_program();
         let (path, pad) = (plugins.join("kms-pad"), plugins.join("pad"));
         if !path.exists() {
             fs::write(&path, program).unwrap();
@@ -49,7 +48,13 @@ impl Fixture {
     }
 }
 
-fn toy(key: &str) -> SlotSpec {
+/// The plugin of the page.
+pub(crate) fn toy_program() -> &'static str {
+    let program = PAGE.split("```python\n").nth(1).unwrap();
+    program.split("```").next().unwrap()
+}
+
+pub(crate) fn toy(key: &str) -> SlotSpec {
     format!("toy:{key}").parse().unwrap()
 }
 

@@ -8,6 +8,8 @@ use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::manage::copies::JudgedCopy;
 use crate::manage::drop_state::{DropStateError, drop_state};
+use crate::manage::guests::GuestError;
+use crate::manage::host::HostError;
 use crate::manage::reset::{ResetError, reset};
 use crate::manage::restore_state::{CopiesError, restore, show};
 use crate::tpm_copies::RestoreError;
@@ -194,5 +196,50 @@ fn a_kill_leaves_the_copy_or_drops_it() {
         },
         |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
         |fixture| assert!(copies(fixture).is_empty()),
+    );
+}
+
+#[test]
+fn a_copy_that_cannot_be_read_is_not_said_to_be_missing() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    let copies = fixture.host.state_dir().tpm_copies();
+    let dir = copies.join(guest.uuid.to_string());
+    for file in fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|it| it == "json") {
+            // As unreadable as one on a bad disk.
+            fs::write(path, "not a manifest").unwrap();
+        }
+    }
+    let unreadable = |error: &CopiesError| {
+        let words = error.to_string();
+        matches!(error, CopiesError::Guest(_)) && words.contains("json")
+    };
+    let restored = restore(&fixture.host, "vm1", None).unwrap_err();
+    assert!(unreadable(&restored), "{restored:?}");
+    let shown = show(&fixture.host, "vm1").unwrap_err();
+    assert!(unreadable(&shown), "{shown:?}");
+    let dropped = drop_state(&fixture.host, "vm1", &[], false).unwrap_err();
+    assert!(matches!(dropped, DropStateError::Guest(_)), "{dropped:?}");
+}
+
+#[test]
+fn with_a_configuration_that_cannot_be_used_no_state_is_restored_or_dropped_elsewhere() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    // It names libvirt's directories.
+    fs::write(fixture.root().join("config.toml"), "nonsense").unwrap();
+    let is_config = |error: &GuestError| matches!(error, GuestError::Host(HostError::Config(_)));
+    let restored = restore(&fixture.host, "vm1", None).unwrap_err();
+    assert!(
+        matches!(&restored, CopiesError::Guest(error) if is_config(error)),
+        "{restored:?}"
+    );
+    let dropped = drop_state(&fixture.host, "vm1", &[], false).unwrap_err();
+    assert!(
+        matches!(&dropped, DropStateError::Guest(error) if is_config(error)),
+        "{dropped:?}"
     );
 }

@@ -28,14 +28,14 @@ use crate::manage::travelling::TravelFinding;
 
 impl Fixture {
     /// Sets `fleet.metadata`.
-    pub(super) fn set_metadata(&self, mode: &str) {
+    pub(crate) fn set_metadata(&self, mode: &str) {
         let path = self.root().join("config.toml");
         let config = fs::read_to_string(&path).unwrap();
         let (config, _) = config.split_once("[fleet]").unwrap_or((&config, ""));
         fs::write(path, format!("{config}[fleet]\nmetadata = {mode:?}\n")).unwrap();
     }
 
-    pub(super) fn synced(&self) -> Synced {
+    pub(crate) fn synced(&self) -> Synced {
         sync(&self.host, &|_, _| {}).unwrap()
     }
 
@@ -56,7 +56,7 @@ impl Fixture {
 
     /// Every definition of the guest has its own keys, and no others.
     #[track_caller]
-    pub(super) fn assert_travels(&self, guest: &Defined) {
+    pub(crate) fn assert_travels(&self, guest: &Defined) {
         for element in self.elements(guest) {
             let element = element.expect("no element");
             let keys = element.keys.into_iter().map(|key| key.wrapped_dek);
@@ -66,7 +66,7 @@ impl Fixture {
     }
 
     #[track_caller]
-    pub(super) fn assert_bare(&self, guest: &Defined) {
+    pub(crate) fn assert_bare(&self, guest: &Defined) {
         for element in self.elements(guest) {
             assert_eq!(element, None);
         }

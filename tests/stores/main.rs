@@ -15,8 +15,10 @@ mod broken_programs;
 mod built;
 mod database;
 mod exchange;
+mod fleet;
 mod look_up;
 mod measured;
+mod members;
 #[path = "../kms/plugin.rs"]
 #[allow(dead_code, reason = "shared with the tests of key managers")]
 mod plugin;

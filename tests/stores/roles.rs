@@ -96,6 +96,36 @@ fn what_is_not_what_its_id_says_is_not_stored() {
 
 #[test]
 #[ignore = "needs root: a network of its own"]
+fn one_role_cannot_store_so_much_of_what_everybody_keeps_that_others_are_not_heard() {
+    let database = Database::prepared();
+    let mut client = database.host();
+    let slots: Vec<_> = (0..4010)
+        .map(|number| fact(Kind::Slot, number, &format!("slot {number}")))
+        .collect();
+    let mut stored = 0;
+    for slots in slots.chunks(500) {
+        stored += client.push(slots, &[], soon()).unwrap().stored;
+    }
+    assert_eq!(stored, 4000);
+    // What it stored before is there as before, other kinds are, and a guest's key that comes with it.
+    let with_key = [
+        slots[0].clone(),
+        slots[4009].clone(),
+        crate::database::key(1, 1, 1),
+        fact(Kind::Provider, 1, "a provider"),
+    ];
+    assert_eq!(client.push(&with_key, &[], soon()).unwrap().stored, 2);
+    let mut other = database.role("host2");
+    let new = [fact(Kind::Slot, 1, "a slot of another host")];
+    assert_eq!(other.push(&new, &[], soon()).unwrap().stored, 1);
+    assert_eq!(
+        database.sql("SELECT count(*) FROM vtpm_guard.fact WHERE kind = 'slot'"),
+        "4001"
+    );
+}
+
+#[test]
+#[ignore = "needs root: a network of its own"]
 fn trimming_keeps_keys_and_the_newest_of_each_guest_and_host() {
     let database = Database::prepared();
     let mut client = database.host();

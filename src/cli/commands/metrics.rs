@@ -98,23 +98,23 @@ fn of_host(figures: &Figures) -> String {
     if figures.slots.is_empty() {
         return text;
     }
-    let of_kinds = |value: &dyn Fn(Option<Timestamp>) -> Option<i64>| -> Vec<String> {
+    let of_kinds = |value: &dyn Fn(&SlotFigures) -> Option<i64>| -> Vec<String> {
         let kinds = figures.slots.iter();
         let sample = |(kind, slots): (&String, &SlotFigures)| {
-            let value = value(slots.verified_at)?;
+            let value = value(slots)?;
             Some(format!("{{kind=\"{}\"}} {value}", escaped(kind)))
         };
         kinds.filter_map(sample).collect()
     };
     text += &family(
         "vtpm_guard_slot_ok",
-        "Whether every slot of key managers of this kind has opened on this host (1).",
-        &of_kinds(&|at| Some(i64::from(at.is_some()))),
+        "Whether every slot of key managers of this kind has opened on this host in the last twelve hours (1).",
+        &of_kinds(&|slots| Some(i64::from(slots.is_ok))),
     );
     text + &family(
         "vtpm_guard_slot_verified_timestamp_seconds",
         "Since when each of these slots has opened at least once, in seconds since 1970.",
-        &of_kinds(&|at| at.map(seconds)),
+        &of_kinds(&|slots| slots.verified_at.map(seconds)),
     )
 }
 
@@ -239,15 +239,18 @@ mod tests {
     #[test]
     fn fleet_and_slots_are_samples_of_hosts_that_have_them() {
         assert_eq!(of_host(&Figures::default()), "");
-        let slots = |verified_at| SlotFigures { verified_at };
+        let slots = |is_ok, verified_at| SlotFigures { is_ok, verified_at };
         let figures = Figures {
             fleet: Some(FleetFigures {
                 lag_ms: 61_999,
                 outbox: 3,
             }),
-            slots: [("exec", slots(Some(NOON))), ("kmip", slots(None))]
-                .map(|(kind, slots)| (kind.to_owned(), slots))
-                .into(),
+            slots: [
+                ("exec", slots(true, Some(NOON))),
+                ("kmip", slots(false, None)),
+            ]
+            .map(|(kind, slots)| (kind.to_owned(), slots))
+            .into(),
         };
         let text = of_host(&figures);
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();

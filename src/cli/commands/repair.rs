@@ -9,6 +9,9 @@ use crate::cli::ui::check_table::CheckedGuests;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::progress::Progress;
 
+/// The status where the store took no repair (docs/json.md): anything else that failed.
+const NOT_REPAIRED: u8 = 4;
+
 pub(crate) fn run(
     context: &Context,
     which: &Domains,
@@ -19,7 +22,12 @@ pub(crate) fn run(
         (Ok(repaired), true) => nagios::print(&context.output, &repaired.guests),
         (Ok(repaired), false) => {
             context.output.print(&repaired)?;
-            Ok(repaired.status(dry_run))
+            let status = repaired.status(dry_run);
+            // The guests would start, but nothing was repaired.
+            if status == ExitCode::SUCCESS && repaired.has_unwritten_repairs() {
+                return Ok(ExitCode::from(NOT_REPAIRED));
+            }
+            Ok(status)
         }
         (Err(error), true) => Ok(nagios::unknown(&context.output, &error)),
         (Err(error), false) => Err(error),

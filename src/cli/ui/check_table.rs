@@ -11,7 +11,7 @@ use crate::cli::ui::answer::{Answer, time};
 use crate::manage::dry_start::CheckedGuest;
 use crate::messages::{Words, count, finding, label, quoted, reason, refusal};
 use crate::verdict::repair::{KeyOrigin, Repair};
-use crate::verdict::{Decision, Reason};
+use crate::verdict::{Decision, Finding, Reason};
 
 /// Checked guests, and what concerns none of them alone.
 #[derive(Default)]
@@ -33,6 +33,13 @@ impl CheckedGuests {
             (false, true) => 3,
             (false, false) => 0,
         })
+    }
+
+    /// Whether the store did not take the repairs of an allowed start: it would start all the same.
+    pub(crate) fn has_unwritten_repairs(&self) -> bool {
+        let unwritten = |found: &Finding| matches!(found, Finding::NotRecorded(_));
+        let mut verdicts = self.guests.iter().map(|one| &one.outcome.verdict);
+        verdicts.any(|verdict| verdict.findings().iter().any(unwritten))
     }
 }
 

@@ -54,6 +54,18 @@ impl From<FleetCommandError> for CommandError {
                 Self::usage(format!("{error}: {}", quoted(text)))
                     .with_hint("an address is like postgresql://db.example.com/vtpm_guard")
             }
+            FleetCommandError::Endless => Self::failed(error).with_hint(
+                "see who has stored so many: SELECT role, kind, count(*) FROM vtpm_guard.fact GROUP BY 1, 2",
+            ),
+            FleetCommandError::Untold(changes) => {
+                Self::refused(format!("{error}: {} waits", count(changes, "change"))).with_hint(
+                    format!(
+                        "they wait for provider keys that do not open here: {}; to leave all the same: {}",
+                        Command::ProviderList,
+                        Command::FleetLeaveForced
+                    ),
+                )
+            }
             FleetCommandError::Running => Self::failed(error).with_hint("retry"),
             FleetCommandError::NoMember => {
                 Self::usage(error).with_hint(format!("join it: {}", Command::FleetJoin))

@@ -1,5 +1,7 @@
 //! What facts say, kind by kind.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::spelling::{base64, key_id, text};
@@ -7,8 +9,14 @@ use crate::clock::Timestamp;
 use crate::fleet::FactId;
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::ids::{DomainUuid, HostUuid};
+use crate::key::hex;
 use crate::key::id::KeyId;
+use crate::key::kek::Kek;
+use crate::key::statement::MAC_LEN;
 use crate::key::wrap::WrappedDek;
+
+/// The subject of the proofs in a [`ReportClaim`].
+const HOLDER: &str = "holder";
 
 /// A wrapped key of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +199,10 @@ pub struct ReportClaim {
     pub version: String,
     /// The KEKs that open there, as hexadecimal key ids.
     pub keks: Vec<String>,
+    /// For each of those, by its key id, the MAC of the host and the time with that KEK, in hexadecimal: see
+    /// [`ReportClaim::proves`].
+    #[serde(default)]
+    pub proofs: BTreeMap<String, String>,
     /// How many guests with an encrypted vTPM it defines.
     pub guests: Option<usize>,
     /// Those that would not start now, each with name, UUID and code.
@@ -199,6 +211,30 @@ pub struct ReportClaim {
     /// How many facts were not pushed yet.
     #[serde(default)]
     pub outbox: usize,
+}
+
+impl ReportClaim {
+    /// Has the report prove that this KEK opens on its host.
+    pub fn prove(&mut self, kek: &Kek) {
+        let mut digits = vec![0; 2 * MAC_LEN];
+        hex::encode(&kek.mac(HOLDER, self.holder().as_bytes()), &mut digits);
+        let proof = String::from_utf8_lossy(&digits).into_owned();
+        self.proofs.insert(kek.key_id().to_string(), proof);
+    }
+
+    /// Whether the report proves that this KEK opens on its host, or did when it was made. The shared store, which
+    /// has no KEK, cannot make such a report.
+    #[must_use]
+    pub fn proves(&self, kek: &Kek) -> bool {
+        let proof = self.proofs.get(&kek.key_id().to_string());
+        let mut mac = [0; MAC_LEN];
+        proof.is_some_and(|proof| hex::decode(proof.as_bytes(), &mut mac).is_some())
+            && kek.has_stated(HOLDER, self.holder().as_bytes(), &mac)
+    }
+
+    fn holder(&self) -> String {
+        format!("{} {}", self.host, self.at)
+    }
 }
 
 /// A guest that would not start now.

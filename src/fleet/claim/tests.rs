@@ -102,6 +102,7 @@ fn one_of_each() -> Vec<Claim> {
             left: false,
         }),
         Claim::Report(ReportClaim {
+            proofs: [("0".repeat(32), "00".to_owned())].into(),
             host: host(),
             name: "host1".to_owned(),
             at: 15,

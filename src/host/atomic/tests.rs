@@ -1,5 +1,6 @@
 //! New files, also in directories in which somebody else puts things in the way.
 
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::SystemTime;

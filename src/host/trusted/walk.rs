@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     open_directory,
 };
 use crate::host::atomic;
+use crate::host::interrupted::{again, openat};
 use crate::host::path_error::PathError;
 
 /// In a directory of this mode only its owner, and a file's, may rename or remove the file.
@@ -129,7 +130,8 @@ impl Walk {
 fn root(rule: Rule) -> Result<Trusted, Distrust> {
     let path = PathBuf::from("/");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd: OwnedFd = nix::fcntl::open(&path, flags, Mode::empty()).map_err(Distrust::io(&path))?;
+    let fd: OwnedFd =
+        again(|| nix::fcntl::open(&path, flags, Mode::empty())).map_err(Distrust::io(&path))?;
     let parent = None;
     Ok(Trusted {
         fd,

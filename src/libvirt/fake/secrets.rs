@@ -104,8 +104,11 @@ impl SecretDriver {
 
     /// Returns the definition of a secret.
     pub(crate) fn definition(&self, secret: SecretUuid) -> Option<SecretDefinition> {
-        let xml = fs::read_to_string(self.in_memory(secret, "xml")).ok()?;
-        SecretDefinition::parse(&xml)
+        SecretDefinition::parse(&self.xml(secret)?)
+    }
+
+    pub(super) fn xml(&self, secret: SecretUuid) -> Option<String> {
+        fs::read_to_string(self.in_memory(secret, "xml")).ok()
     }
 
     /// Undefines a secret, and removes its value and its files. Returns whether there was one.

@@ -184,7 +184,7 @@ impl Job<'_> {
         self.store.mark_started(guest.uuid(), Timestamp::now())?;
         let old_state = staged
             .install()
-            .map_err(|error| StoppedError::Write(guest.reference(), error))?;
+            .map_err(|failed| StoppedError::of_install(guest.reference(), failed))?;
         Ok(Encrypted {
             key_ref: chosen.used.key_ref,
             plain_state: saved,

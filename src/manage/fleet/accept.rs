@@ -3,8 +3,9 @@
 
 use serde::Serialize;
 
-use super::announced::{Announced, open_all};
+use super::announced::Announced;
 use super::connection::{FleetCommandError, member};
+use super::opening::{Failures, Wanted, open_announced};
 use crate::clock::Timestamp;
 use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
@@ -33,7 +34,6 @@ pub(crate) fn accept(
     let config = host.config()?;
     let (mut store, _) = member(host, Access::Write)?;
     let announced = Announced::read(&store)?;
-    let (_, trouble) = open_all(host, &config, &mut store, &announced)?;
     let named_so: Vec<_> = announced
         .providers
         .iter()
@@ -42,6 +42,10 @@ pub(crate) fn accept(
     if named_so.is_empty() {
         return Err(FleetCommandError::NotAnnounced(name.to_owned()));
     }
+    let keys = named_so.iter().map(|it| it.says.key_id).collect();
+    let (wanted, mut failures) = (Wanted::Only(&keys), Failures::default());
+    let found = open_announced(host, &config, &mut store, &announced, wanted, &mut failures)?;
+    let trouble = found.trouble;
     let mut unlocker = Unlocker::new(&host.keyring());
     // The name counts only as the key itself has signed it.
     let mut open: Vec<_> = named_so

@@ -41,6 +41,12 @@ pub(crate) enum FleetCommandError {
     /// The announced key does not open here, and why.
     #[error("its key does not open on this host")]
     NotOpened(String, Vec<String>),
+    /// The shared store has no end of facts.
+    #[error("the shared store has more facts than one exchange takes")]
+    Endless,
+    /// What this host has to say was not said: so many changes.
+    #[error("not all changes of this host could be told")]
+    Untold(usize),
     /// Another exchange is at it.
     #[error("another run of sync has not ended")]
     Running,
@@ -79,6 +85,7 @@ impl From<ExchangeError> for FleetCommandError {
             ExchangeError::Shared(error) => error.into(),
             ExchangeError::Store(error) => StoreError::into(error),
             ExchangeError::NoMember => Self::NoMember,
+            ExchangeError::Endless => Self::Endless,
         }
     }
 }

@@ -59,7 +59,8 @@ pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandE
     let mut guests = Vec::new();
     let (store, _) = member(host, Access::Read)?;
     let present = hosts(&store)?;
-    for said in newest_reports(&mut client)?.into_values() {
+    let reports = newest_reports(&mut client)?.into_values();
+    for said in reports.filter_map(|said| said.into_iter().next()) {
         if !present.contains_key(&said.host) {
             continue;
         }

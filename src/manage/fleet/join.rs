@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::announced::announced_as;
 use super::connection::{FleetCommandError, connect, member};
 use super::round::{FleetRound, Follower, round};
+use super::status::hosts;
 use crate::clock::Timestamp;
 use crate::ids::HostUuid;
 use crate::manage::host::{Host, default_deadline};
@@ -25,6 +26,8 @@ pub(crate) struct Joined {
     pub(crate) round: FleetRound,
     /// How many key references this host has now.
     pub(crate) key_refs: usize,
+    /// Other hosts that are called the same: this one before it was installed again, perhaps.
+    pub(crate) namesakes: Vec<HostUuid>,
     /// Announced keys that open here, and wrap nothing new yet: their providers' names.
     pub(crate) to_accept: Vec<ProviderRef>,
 }
@@ -41,7 +44,11 @@ pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetComma
     drop(store);
     let round = round(host, &mut Follower::default(), false)?;
     let (store, _) = member(host, Access::Read)?;
+    let namesakes = hosts(&store)?.into_iter();
+    let namesakes = namesakes.filter(|(other, called)| *other != uuid && *called == name);
+    let namesakes = namesakes.map(|(other, _)| other).collect();
     Ok(Joined {
+        namesakes,
         host: uuid,
         name,
         server,

@@ -33,6 +33,11 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
     };
     let tell = || -> Result<(), FleetCommandError> {
         round(host, &mut Follower::default(), true)?;
+        let untold = host.store(Access::Read)?.map(|store| store.outbox_len());
+        let untold = untold.transpose()?.unwrap_or_default();
+        if untold > 0 && !force {
+            return Err(FleetCommandError::Untold(untold));
+        }
         let now = Timestamp::now();
         let claim = Claim::Host(HostClaim::new(member.host, &member.name, now, true));
         let fact = KnownFact::said(claim, member.host, now);
@@ -43,10 +48,10 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
         Err(error) if force => {
             left.told = false;
             left.trouble = Some(error.to_string());
-            left.lost_facts = store.outbox_len()?;
         }
         Err(error) => return Err(error),
     }
+    left.lost_facts = store.outbox_len()?;
     store.set_deadline(default_deadline())?;
     store.leave_fleet()?;
     Ok(left)

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::connection::{FleetCommandError, connect};
+use super::connection::{FleetCommandError, connect, member};
 use super::round::{Follower, round};
 use super::status::{hosts, is_called};
 use super::tell;
@@ -28,8 +28,7 @@ pub(crate) struct LostHost {
 
 /// Records that the host of this name or UUID runs nothing any more.
 pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandError> {
-    let store = host.store(Access::Write)?;
-    let mut store = store.ok_or(FleetCommandError::NoMember)?;
+    let (mut store, own) = member(host, Access::Write)?;
     let (uuid, name) = find(&store, text)?;
     let now = Timestamp::now();
     let mut unlocker = Unlocker::new(&host.keyring());
@@ -62,7 +61,7 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
         merge.placements.push(now_says);
     }
     let left = Claim::Host(HostClaim::new(uuid, &name, now, true));
-    let left = KnownFact::said(left, uuid, now);
+    let left = KnownFact::said(left, own.host, now);
     notes.push(left.clone());
     merge.facts.push(left);
     store.merge(&merge, now)?;

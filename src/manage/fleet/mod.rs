@@ -6,7 +6,8 @@
 //! | `exchange` | pushes, pulls, compares |
 //! | `guests` | what the exchange has to know of this host's guests |
 //! | `round` | one exchange of this host, and what follows from it |
-//! | `announced` | provider keys that others announced, opened through their slots |
+//! | `announced` | what hosts announced: provider keys, slots, successors |
+//! | `opening` | announced keys are opened through their slots |
 //! | `report` | how this host is, for the others |
 //! | `rotation` | a provider's next key, once all hosts have opened it |
 //! | `init`, `join`, `leave`, `lost`, `status`, `accept` | what an administrator asks for |
@@ -24,6 +25,7 @@ mod init;
 mod join;
 mod leave;
 mod lost;
+mod opening;
 mod report;
 pub(crate) mod rotation;
 mod round;
@@ -32,12 +34,14 @@ mod status;
 mod tell;
 
 pub(crate) use accept::{AcceptedProvider, accept};
-pub(crate) use announced::{OpenedKey, announced_name};
+pub(crate) use announced::announced_name;
+pub(in crate::manage) use announced::{is_next_key, kept_name};
 pub(crate) use connection::FleetCommandError;
 pub(crate) use elsewhere::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
 pub(crate) use init::{Initialized, init, sql};
 pub(crate) use join::{Joined, join, to_accept};
 pub(crate) use leave::{Left, leave};
 pub(crate) use lost::{LostHost, lost};
+pub(crate) use opening::OpenedKey;
 pub(crate) use round::{FleetRound, Follower, round};
 pub(crate) use status::{FleetHost, FleetStatus, status};

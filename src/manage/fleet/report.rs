@@ -1,5 +1,7 @@
 //! How this host is, as it tells the others from time to time.
 
+use std::collections::BTreeMap;
+
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, RefusedGuest, ReportClaim};
 use crate::keyring::unlock::Unlocker;
@@ -23,11 +25,9 @@ pub(super) fn report(
     now: Timestamp,
 ) -> Result<Claim, HostError> {
     let mut unlocker = Unlocker::sharing(host.keyring(), keks.clone());
-    let open = store.providers()?.into_iter().filter_map(|provider| {
-        let opened = unlocker.kek(provider.key_id, default_deadline());
-        opened.is_ok().then(|| provider.key_id.to_string())
-    });
-    let open = open.collect();
+    let open = store.providers()?.into_iter();
+    let open = open.filter_map(|it| unlocker.kek(it.key_id, default_deadline()).ok());
+    let open: Vec<_> = open.collect();
     let (mut encrypted, mut refused) = (None, Vec::new());
     if let Some(guests) = guests {
         let is_encrypted = |guest: &&ListedGuest| {
@@ -50,14 +50,19 @@ pub(super) fn report(
         }
         refused.truncate(MAX_REFUSED);
     }
-    Ok(Claim::Report(ReportClaim {
+    let mut report = ReportClaim {
         host: member.host,
         name: member.name.clone(),
         at: now.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        keks: open,
+        keks: open.iter().map(|kek| kek.key_id().to_string()).collect(),
+        proofs: BTreeMap::new(),
         guests: encrypted,
         refused,
         outbox: store.outbox_len()?,
-    }))
+    };
+    for kek in &open {
+        report.prove(kek);
+    }
+    Ok(Claim::Report(report))
 }

@@ -107,8 +107,9 @@ pub(crate) fn change_key(
     round(host, &mut follower, false).map_err(RotateError::Fleet)?;
     let patience_over = patience.wait.unwrap_or(config.fleet.interval * 2);
     let deadline = Deadline::after(patience_over);
+    let next_kek = Unlocker::new(&host.keyring()).kek(next, default_deadline())?;
     let hosts = loop {
-        let hosts = look(host, &config, &provider, next, patience.without);
+        let hosts = look(host, &config, &provider, &next_kek, patience.without);
         let hosts = hosts.map_err(RotateError::Fleet)?;
         let is_waiting = |it: &HostResult| it.result == HostState::Waiting;
         if !hosts.iter().any(is_waiting) {
@@ -211,12 +212,12 @@ fn say(
     push().map_err(RotateError::Fleet)
 }
 
-/// The other hosts, and whether they have the next key.
+/// The other hosts, and whether they have the next key: that they prove with it.
 fn look(
     host: &Host,
     config: &Config,
     provider: &Provider,
-    next: KeyId,
+    next: &Kek,
     without: &[String],
 ) -> Result<Vec<HostResult>, FleetCommandError> {
     let (store, own) = member(host, Access::Read)?;
@@ -232,17 +233,15 @@ fn look(
     }
     let others = known.into_iter().filter(|(uuid, _)| *uuid != own.host);
     let result = |(uuid, name): (HostUuid, String)| {
-        let opens = |key_id: KeyId| {
-            let said = reports.get(&uuid);
-            said.map(|said| said.keks.contains(&key_id.to_string()))
-        };
+        let said = reports.get(&uuid).map(Vec::as_slice).unwrap_or_default();
+        let present = provider.key_id.to_string();
         let is_left_out = without.iter().any(|text| is_called(uuid, &name, text));
         let result = if is_left_out {
             HostState::LeftOut
         } else {
-            match (opens(provider.key_id), opens(next)) {
-                (_, Some(true)) => HostState::Opened,
-                (Some(false), _) => HostState::NotConcerned,
+            match said.first() {
+                Some(_) if said.iter().any(|it| it.proves(next)) => HostState::Opened,
+                Some(newest) if !newest.keks.contains(&present) => HostState::NotConcerned,
                 _ => HostState::Waiting,
             }
         };

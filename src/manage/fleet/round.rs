@@ -5,17 +5,18 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::announced::{Announced, OpenedKey, open_all};
+use super::announced::Announced;
 use super::connection::{FleetCommandError, connect};
 use super::exchange::{Exchange, Exchanged};
 use super::guests::HostGuests;
+use super::opening::{Failures, OpenedKey, Wanted, open_announced};
 use super::report::report;
 use super::status::hosts;
 use super::tell;
 use crate::clock::Timestamp;
 use crate::config::{Config, StoreAddress};
-use crate::fleet::Client;
 use crate::fleet::claim::{Claim, HostClaim, Signed, SuccessorClaim};
+use crate::fleet::{Client, Kind, Search};
 use crate::key::id::KeyId;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::manage::guests::ListedGuest;
@@ -48,8 +49,8 @@ pub(crate) struct Follower {
     client: Option<(StoreAddress, Client)>,
     /// Which keys it has said that it opens, and when.
     reported: Option<(BTreeSet<KeyId>, Timestamp)>,
-    /// When announced keys were last tried that did not open.
-    tried: Option<Timestamp>,
+    /// The announced keys that did not open.
+    failures: Failures,
 }
 
 /// Exchanges facts, if this host is in a fleet. With `compare` everything is compared.
@@ -114,12 +115,10 @@ impl Work<'_> {
             ..FleetRound::default()
         };
         let announced = Announced::read(self.store)?;
-        let is_due = |at: Timestamp| self.now.0.saturating_sub(at.0) >= REPORT_EVERY;
-        if follower.tried.is_none_or(is_due) || round.exchanged.pulled > 0 {
-            let (opened, trouble) = open_all(self.host, self.config, self.store, &announced)?;
-            follower.tried = (!trouble.is_empty()).then_some(self.now);
-            (round.opened, round.trouble) = (opened, trouble);
-        }
+        let (host, config) = (self.host, self.config);
+        let (all, failures) = (Wanted::All, &mut follower.failures);
+        let found = open_announced(host, config, self.store, &announced, all, failures)?;
+        (round.opened, round.trouble) = (found.keys, found.trouble);
         if !round.opened.is_empty() {
             // That they did not open was remembered, too.
             self.keks = UnsealedKeks::default();
@@ -243,6 +242,9 @@ impl Work<'_> {
 
     fn say_how_it_is(&mut self, follower: &mut Follower) -> Result<(), FleetCommandError> {
         let keks: BTreeSet<KeyId> = self.store.providers()?.iter().map(|it| it.key_id).collect();
+        if follower.reported.is_none() {
+            follower.reported = self.reported()?;
+        }
         let is_known = follower.reported.as_ref().is_some_and(|(said, at)| {
             *said == keks && self.now.0.saturating_sub(at.0) < REPORT_EVERY
         });
@@ -255,6 +257,33 @@ impl Work<'_> {
         )?)?;
         follower.reported = Some((keks, self.now));
         Ok(())
+    }
+
+    /// What this host said last of itself, perhaps in another process, as far as nobody else can have said it.
+    fn reported(&mut self) -> Result<Option<(BTreeSet<KeyId>, Timestamp)>, FleetCommandError> {
+        let last = Search {
+            kinds: vec![Kind::Report],
+            domain: None,
+            host: Some(self.member.host),
+            since: None,
+            until: None,
+            limit: 1,
+        };
+        let found = self.client.search(&last, default_deadline())?.facts;
+        let said = found.first().and_then(|fact| match Claim::read(fact) {
+            Ok(Claim::Report(said)) if said.host == self.member.host => Some(said),
+            _ => None,
+        });
+        let Some(said) = said else {
+            return Ok(None);
+        };
+        let mut unlocker = self.unlocker();
+        let keks = said.keks.iter().filter_map(|text| KeyId::parse(text));
+        let keks = keks.filter(|key_id| {
+            let kek = unlocker.kek(*key_id, default_deadline());
+            kek.is_ok_and(|kek| said.proves(&kek))
+        });
+        Ok(Some((keks.collect(), Timestamp(said.at))))
     }
 
     /// Tells the fleet, and remembers what it was told.

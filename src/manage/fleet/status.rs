@@ -1,10 +1,12 @@
 //! `fleet status`: the shared store, this host's part, and the other hosts as they last said.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::connection::{FleetCommandError, connect, member};
+use super::exchange::is_of_the_future;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, ReportClaim};
 use crate::fleet::{Client, Kind};
@@ -76,7 +78,7 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
     status.hosts = known
         .into_iter()
         .map(|(host, name)| {
-            let said = reports.get(&host);
+            let said = reports.get(&host).and_then(|said| said.first());
             FleetHost {
                 host,
                 name,
@@ -92,27 +94,32 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
     Ok(status)
 }
 
-fn reports(
-    host: &Host,
-    status: &mut FleetStatus,
-) -> Result<BTreeMap<HostUuid, ReportClaim>, FleetCommandError> {
+fn reports(host: &Host, status: &mut FleetStatus) -> Result<Reports, FleetCommandError> {
     let mut client = connect(&host.config()?)?;
     let found = client.status(default_deadline())?;
     status.server = Some(found.server);
     status.role = Some(found.role);
-    status.clock_ahead_ms = Some(found.now.0 - Timestamp::now().0);
+    status.clock_ahead_ms = Some(found.now.0.saturating_sub(Timestamp::now().0));
     newest_reports(&mut client)
 }
 
-/// What each host said last of itself.
-pub(super) fn newest_reports(
-    client: &mut Client,
-) -> Result<BTreeMap<HostUuid, ReportClaim>, FleetCommandError> {
-    let mut reports = BTreeMap::new();
+/// What was said last of each host, the newest first: by itself, and perhaps by others in its name.
+pub(super) type Reports = BTreeMap<HostUuid, Vec<ReportClaim>>;
+
+/// What was said last of each host.
+pub(super) fn newest_reports(client: &mut Client) -> Result<Reports, FleetCommandError> {
+    let mut reports = Reports::new();
+    let now = Timestamp::now();
     for fact in client.newest(Kind::Report, default_deadline())?.facts {
-        if let Ok(Claim::Report(said)) = Claim::read(&fact) {
-            reports.insert(said.host, said);
+        match Claim::read(&fact) {
+            Ok(Claim::Report(said)) if !is_of_the_future(said.at, now) => {
+                reports.entry(said.host).or_default().push(said);
+            }
+            _ => {}
         }
+    }
+    for said in reports.values_mut() {
+        said.sort_by_key(|report| Reverse(report.at));
     }
     Ok(reports)
 }

@@ -13,6 +13,7 @@ pub(crate) use error::SlotError;
 pub(crate) use list::{ListedSlot, ListedSlots, list, slots_of};
 pub(crate) use remove::{RemovedSlot, remove};
 pub(crate) use spec::{BadSpec, SlotSpec};
+pub(in crate::manage) use verify::{TRIED_EVERY, try_old};
 pub(crate) use verify::{VerifiedSlots, verify};
 
 use crate::clock::Timestamp;

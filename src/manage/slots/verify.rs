@@ -9,7 +9,7 @@ use crate::keyring::Keyring;
 use crate::kms::KeyManagers;
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::ProviderRef;
-use crate::store::{Access, Slot, Store};
+use crate::store::{Access, Slot, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// What `provider slot verify` found.
@@ -82,12 +82,37 @@ pub(in crate::manage) fn verify_all(
     Ok(verified)
 }
 
+/// After how long a slot is tried again though nobody needs it, in milliseconds: six hours.
+pub(in crate::manage) const TRIED_EVERY: i64 = 6 * 60 * 60 * 1000;
+
+/// Opens the slots that nobody has opened for long, and records which open: a key manager that is gone is to be noticed
+/// before its key is needed.
+pub(in crate::manage) fn try_old(
+    store: &mut Store,
+    managers: &mut KeyManagers,
+) -> Result<(), StoreError> {
+    let now = Timestamp::now();
+    let is_old = |at: Timestamp| now.0.saturating_sub(at.0) >= TRIED_EVERY;
+    for slot in store.slots()? {
+        if slot.verified_at.is_none_or(is_old)
+            && let Some(why) = try_slot(store, managers, &slot)?
+        {
+            tracing::warn!(
+                slot = slot.remote_key,
+                kms = slot.kms,
+                "does not open: {why}"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Opens one slot, and records it. Returns why it does not open.
 fn try_slot(
     store: &mut Store,
     managers: &mut KeyManagers,
     slot: &Slot,
-) -> Result<Option<String>, SlotError> {
+) -> Result<Option<String>, StoreError> {
     match open(managers, slot) {
         Ok(_) => {
             store.set_deadline(default_deadline())?;

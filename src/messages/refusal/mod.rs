@@ -53,6 +53,18 @@ pub fn refused_line<'a>(
         Finding::FleetSilent(why) => Some(why),
         _ => None,
     });
+    let defaults = findings.iter().find_map(|finding| match finding {
+        Finding::ConfigurationBroken(how) => Some(how),
+        _ => None,
+    });
+    if let (Some(how), None) = (defaults, silent) {
+        let Words { message, hint } = refusal(guest, why);
+        return one_line(&format!(
+            "vtpm-guard: {}: {}: {message} (by the default configuration, for this host's cannot be used: {how}); {hint}",
+            why.code(),
+            label(guest.name)
+        ));
+    }
     let Some(silent) = silent else {
         return refusal_line(guest, why);
     };

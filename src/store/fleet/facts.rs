@@ -99,19 +99,12 @@ impl Store {
         })
     }
 
-    /// The ids of the facts of these kinds, in ascending order.
-    pub fn fact_ids(&self, kinds: &[Kind]) -> Result<Vec<FactId>, StoreError> {
+    /// How many facts of this kind are known.
+    pub fn count_facts(&self, kind: Kind) -> Result<usize, StoreError> {
         self.read(|connection| {
-            let mut query = connection.prepare("SELECT id FROM fleet_fact WHERE kind = ?1")?;
-            let mut ids = Vec::new();
-            for kind in kinds {
-                let rows = query.query_map([kind.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
-                for bytes in rows {
-                    ids.extend(bytes?.try_into().ok().map(FactId));
-                }
-            }
-            ids.sort_unstable();
-            Ok(ids)
+            let sql = "SELECT count(*) FROM fleet_fact WHERE kind = ?1";
+            let count: i64 = connection.query_row(sql, [kind.as_str()], |row| row.get(0))?;
+            Ok(usize::try_from(count).unwrap_or_default())
         })
     }
 

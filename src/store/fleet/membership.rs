@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 use super::super::error::Failure;
 use super::super::{ROWS_AT_ONCE, Store, StoreError, columns};
 use crate::clock::Timestamp;
+use crate::fleet::FactId;
 use crate::ids::HostUuid;
 
 /// The membership of this host in a fleet.
@@ -22,6 +23,8 @@ pub struct Membership {
     pub database: (String, String),
     /// How far the shared store has been read; empty at the beginning.
     pub cursor: String,
+    /// The last fact that this host has stored there, of those that stay there.
+    pub witness: Option<FactId>,
     /// When facts were last exchanged.
     pub synced_at: Option<Timestamp>,
     /// When everything was last compared.
@@ -68,19 +71,26 @@ impl Store {
     pub fn set_fleet_database(&mut self, database: &(String, String)) -> Result<(), StoreError> {
         self.write_quietly(|transaction| {
             transaction.execute(
-                "UPDATE fleet SET system = ?1, epoch = ?2, cursor = '', compared_at = NULL",
+                "UPDATE fleet SET system = ?1, epoch = ?2, cursor = '', witness = NULL, compared_at = NULL",
                 params![database.0, database.1],
             )?;
             Ok(())
         })
     }
 
-    /// Records that facts were exchanged, and perhaps that everything was compared.
-    pub fn mark_synced(&mut self, compared: bool, now: Timestamp) -> Result<(), StoreError> {
+    /// Records that facts were exchanged, and perhaps that everything was compared, or which fact is the last that was
+    /// stored.
+    pub fn mark_synced(
+        &mut self,
+        compared: bool,
+        witness: Option<FactId>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.write_quietly(|transaction| {
             transaction.execute(
-                "UPDATE fleet SET synced_at = ?1, compared_at = iif(?2, ?1, compared_at)",
-                params![now.0, compared],
+                "UPDATE fleet SET synced_at = ?1, compared_at = iif(?2, ?1, compared_at),
+                                  witness = coalesce(?3, witness)",
+                params![now.0, compared, witness.map(|id| id.0)],
             )?;
             Ok(())
         })
@@ -147,6 +157,7 @@ pub(in crate::store) fn membership(connection: &Connection) -> Result<Option<Mem
         joined_at: columns::time(row, "joined_at")?.unwrap_or(Timestamp(0)),
         database: (text("system")?, text("epoch")?),
         cursor: text("cursor")?,
+        witness: columns::bytes(row, "witness")?.and_then(|it| it.try_into().ok().map(FactId)),
         synced_at: columns::time(row, "synced_at")?,
         compared_at: columns::time(row, "compared_at")?,
     }))

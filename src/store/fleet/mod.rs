@@ -7,8 +7,10 @@
 //! | `facts` | the facts that are known here |
 //! | `merge` | what others said becomes rows |
 //! | `placements` | where guests run |
+//! | `declined` | which announced keys are not wanted here |
 //! | `states` | TPM states on their way to the shared store |
 
+mod declined;
 mod facts;
 mod membership;
 mod merge;
@@ -19,6 +21,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 
+pub(super) use declined::{accept_key, decline_key};
 pub use facts::KnownFact;
 pub use membership::Membership;
 pub use merge::{Merge, RowChange};
@@ -30,7 +33,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     (
         "fleet",
         "id INTEGER, host_uuid TEXT, host_name TEXT, joined_at INTEGER, system TEXT, epoch TEXT,
-         cursor TEXT, synced_at INTEGER, compared_at INTEGER",
+         cursor TEXT, witness BLOB, synced_at INTEGER, compared_at INTEGER",
     ),
     (
         "fleet_outbox",
@@ -43,6 +46,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ),
     ("fleet_pending", "id BLOB"),
     ("fleet_scope", "kind TEXT, value TEXT"),
+    ("fleet_declined", "key_id TEXT"),
     (
         "fleet_placement",
         "domain_uuid TEXT, host_uuid TEXT, host_name TEXT, domain_name TEXT, at INTEGER,

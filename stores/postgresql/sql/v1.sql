@@ -37,6 +37,28 @@ CREATE INDEX fact_of_key ON vtpm_guard.fact (key_id, kind) WHERE key_id IS NOT N
 CREATE INDEX fact_recent ON vtpm_guard.fact (kind, at);
 CREATE INDEX fact_of_host ON vtpm_guard.fact (kind, host, at);
 
+-- What concerns every host is kept by every host, up to 10000 of a kind. One role stores less than that: a host that has been
+-- taken over cannot keep others from being heard. What is too much is left out with a warning in the server's log; an
+-- error would keep back the guests' keys that are stored with it.
+CREATE INDEX fact_of_role ON vtpm_guard.fact (role, kind) WHERE kind IN ('provider', 'slot', 'successor', 'host');
+
+CREATE FUNCTION vtpm_guard.leave_out_too_much() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM vtpm_guard.fact WHERE id = NEW.id)
+       OR (SELECT count(*) FROM vtpm_guard.fact
+           WHERE role = NEW.role AND kind = NEW.kind
+             AND kind IN ('provider', 'slot', 'successor', 'host')) < 4000 THEN
+        RETURN NEW;
+    END IF;
+    RAISE WARNING 'vtpm_guard: role "%" has stored 4000 facts of the kind %, another one is left out', NEW.role, NEW.kind;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER leave_out_too_much BEFORE INSERT ON vtpm_guard.fact
+FOR EACH ROW WHEN (NEW.kind IN ('provider', 'slot', 'successor', 'host'))
+EXECUTE FUNCTION vtpm_guard.leave_out_too_much();
+
 -- Encrypted TPM states of guests that have stopped. After a run that has changed nothing the same bytes are of a
 -- later time.
 CREATE TABLE vtpm_guard.tpm_state (

@@ -8,6 +8,7 @@ mod down;
 mod elsewhere;
 mod hostile;
 mod lost;
+mod nowhere;
 mod reinstalled;
 mod restored;
 mod split;

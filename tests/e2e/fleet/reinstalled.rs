@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Fleet;
+use crate::page;
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
@@ -28,8 +29,11 @@ fn the_guests_of_a_reinstalled_host_start_without_a_key_being_copied() {
     let alpha = fleet.host(0);
     assert!(!alpha.path("/var/lib/vtpm-guard/store.db").exists());
     let begun = Instant::now();
-    let joined = alpha.guard(&["fleet", "join"]).ok();
+    // The page's commands, word for word.
+    let commands = page::blocks_in("text", "fleet.md", "A host is reinstalled");
+    let joined = alpha.play(&commands.concat()).ok();
     assert!(joined.stdout.contains("nkp-a"), "{joined:#?}");
+    assert!(joined.stderr.contains("fleet lost"), "{joined:#?}");
     let has_joined = begun.elapsed();
     for (guest, _) in &guests {
         alpha.define_too(guest);
@@ -45,8 +49,6 @@ fn the_guests_of_a_reinstalled_host_start_without_a_key_being_copied() {
         assert_eq!(alpha.live_keys(guest), *keys);
         assert!(alpha.tpm_of_rows(guest) == *tpm, "it is another TPM");
     }
-    // What others announced wraps nothing new until somebody says so.
-    alpha.guard(&["provider", "accept", "nkp-a"]).ok();
     let new = alpha.define_bound_guest("new", "nkp-a");
     alpha.start_running(&new);
 }

@@ -45,9 +45,17 @@ impl Answer for Joined {
                 Command::ProviderAccept(Arg::provider_named(owner))
             )
         });
+        let namesakes = self.namesakes.iter().map(|other| {
+            format!(
+                "another host of the fleet is called {}; if it was this one before it was installed again: {}",
+                quoted(&self.name),
+                Command::FleetLost(Arg::host_uuid(*other))
+            )
+        });
         let follow = Command::SystemctlEnableNow(FLEET_UNIT.into());
         let follow = format!("to exchange facts from now on: {follow}");
         accept
+            .chain(namesakes)
             .chain(self.round.trouble.clone())
             .chain([follow])
             .collect()

@@ -28,12 +28,15 @@ impl Answer for Left {
     }
 
     fn notes(&self) -> Vec<String> {
-        let Some(trouble) = &self.trouble else {
-            return Vec::new();
-        };
         let lost = count(self.lost_facts, "change");
-        vec![format!(
-            "the fleet was not told, nor of {lost} of this host: {trouble}"
-        )]
+        match &self.trouble {
+            Some(trouble) => vec![format!(
+                "the fleet was not told, nor of {lost} of this host: {trouble}"
+            )],
+            None if self.lost_facts > 0 => {
+                vec![format!("the fleet was not told of {lost} of this host")]
+            }
+            None => Vec::new(),
+        }
     }
 }

@@ -59,6 +59,13 @@ impl Answer for ImportedProvider {
             (ImportAction::Create, false) => {
                 writeln!(out, "imported provider {name}: key {key}, sealed: {seal}")
             }
+            (ImportAction::NextKey, true) => {
+                writeln!(out, "would import the next key of provider {name}: {key}")
+            }
+            (ImportAction::NextKey, false) => writeln!(
+                out,
+                "imported the next key of provider {name}: {key}, sealed: {seal}"
+            ),
             (ImportAction::OpenAgain, true) => {
                 writeln!(out, "would restore key {key} of provider {name}")
             }
@@ -66,6 +73,13 @@ impl Answer for ImportedProvider {
                 writeln!(out, "restored key {key} of provider {name}, sealed: {seal}")
             }
         }?;
+        if self.action == ImportAction::NextKey {
+            return writeln!(
+                out,
+                "provider {name} has it once the fleet has finished the rotation: {}",
+                Command::Sync
+            );
+        }
         let key_refs = count(self.opens.key_refs, "key reference");
         let guests = count(self.opens.guests, "guest");
         match self.action {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::Exchange;
+use crate::clock::Timestamp;
 use crate::fleet::claim::{BadClaim, Claim, KeyClaim, PlacementClaim};
 use crate::fleet::{Fact, FactId, Kind};
 use crate::key::id::KeyId;
@@ -18,6 +19,11 @@ use crate::verdict::facts::Provider;
 /// How far ahead of this host's clock another one may be, in milliseconds: what is later is no honest mistake, and
 /// would count for ever.
 const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
+
+/// Whether a moment of another host's clock is too far ahead of this one's to be believed.
+pub(in crate::manage::fleet) fn is_of_the_future(at: i64, now: Timestamp) -> bool {
+    at > now.0.saturating_add(MAX_AHEAD)
+}
 
 /// Why a fact is not kept.
 pub(super) enum NotKept {
@@ -66,8 +72,9 @@ impl Exchange<'_> {
                 if says.host == self.host {
                     return Err(NotKept::Unneeded);
                 }
-                let is_of_the_future = says.at > self.now.0.saturating_add(MAX_AHEAD);
-                if is_of_the_future || !self.has_key_under(says, placement.key_id, kept) {
+                if is_of_the_future(says.at, self.now)
+                    || !self.has_key_under(says, placement.key_id, kept)
+                {
                     return Err(BadClaim::NotSigned(placement.key_id).into());
                 }
             }
@@ -76,6 +83,21 @@ impl Exchange<'_> {
             Claim::Event(_) | Claim::Report(_) => return Err(NotKept::Unneeded),
         }
         Ok(claim)
+    }
+
+    /// Whether a KEK of this host has signed this, so that it is no junk.
+    pub(super) fn vouches(&mut self, claim: &Claim) -> bool {
+        let key_id = match claim {
+            Claim::Provider(signed) => signed.key_id,
+            Claim::Successor(signed) => signed.key_id,
+            _ => return false,
+        };
+        let kek = self.held(key_id);
+        kek.is_ok_and(|kek| match claim {
+            Claim::Provider(signed) => signed.check(&kek).is_ok(),
+            Claim::Successor(signed) => signed.check(&kek).is_ok(),
+            _ => false,
+        })
     }
 
     fn held(&mut self, key_id: KeyId) -> Result<Arc<Kek>, NotKept> {

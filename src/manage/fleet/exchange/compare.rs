@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 use super::{ALWAYS, COMPARED, Exchange, ExchangeError, Exchanged};
 use crate::fleet::claim::Claim;
 use crate::fleet::{Fact, FactId};
-use crate::manage::fleet::tell;
 use crate::manage::host::default_deadline;
 use crate::store::KnownFact;
 
@@ -49,7 +48,7 @@ impl Exchange<'_> {
         // A key before what it counts as.
         to_push.sort_by_key(|known| known.fact.kind);
         for facts in to_push.chunks(FACTS_AT_ONCE) {
-            tell::push(self.shared, facts)?;
+            self.tell(facts)?;
             done.pushed += facts.len();
         }
         let to_fetch: Vec<_> = theirs

@@ -1,14 +1,18 @@
 //! Learn: what others said is kept as far as it is believed (`believe`), and rows of this host follow from it (`rows`).
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use super::believe::NotKept;
-use super::{ALWAYS, Exchange, ExchangeError, Exchanged};
+use super::{Exchange, ExchangeError, Exchanged};
 use crate::fleet::Fact;
 use crate::fleet::claim::Claim;
 use crate::manage::host::default_deadline;
 use crate::store::{KnownFact, Merge};
 
-/// How many facts of a kind that concerns everybody are kept: a hostile store has no end of them.
-const MAX_FACTS_FOR_ALL: usize = 10_000;
+/// How many facts of each kind that concerns everybody are kept, but for those that a KEK of this host has signed: a
+/// hostile store has no end of them.
+const MAX_OF_KIND: usize = 10_000;
 
 impl Exchange<'_> {
     /// Takes facts in, and moves the cursor on with them.
@@ -22,7 +26,7 @@ impl Exchange<'_> {
             cursor,
             ..Merge::default()
         };
-        let mut room = MAX_FACTS_FOR_ALL.saturating_sub(self.store.fact_ids(ALWAYS)?.len());
+        let mut of_kind = BTreeMap::new();
         for fact in facts {
             if self.store.knows_fact(fact.id)? {
                 continue;
@@ -44,8 +48,17 @@ impl Exchange<'_> {
                     merge.placements.push(placement.says.clone());
                     continue;
                 }
-                _ if room == 0 => continue,
-                _ => room -= 1,
+                _ if self.vouches(&claim) => {}
+                _ => {
+                    let known = match of_kind.entry(fact.kind) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(self.store.count_facts(fact.kind)?),
+                    };
+                    if *known >= MAX_OF_KIND {
+                        continue;
+                    }
+                    *known += 1;
+                }
             }
             let fact = fact.clone();
             merge.facts.push(KnownFact { fact, claim });

@@ -14,14 +14,16 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::believe::is_of_the_future;
 use crate::clock::Timestamp;
 use crate::fleet::shared::SharedStore;
-use crate::fleet::{FleetError, Kind};
+use crate::fleet::{FactId, FleetError, Kind};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::dek::Dek;
 use crate::keyring::unlock::Unlocker;
+use crate::manage::fleet::tell;
 use crate::manage::host::default_deadline;
-use crate::store::{Membership, Store, StoreError};
+use crate::store::{KnownFact, Membership, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How long after a comparison of everything the next one is due, in milliseconds: a day.
@@ -48,6 +50,9 @@ pub(crate) enum ExchangeError {
     /// This host is in no fleet.
     #[error("this host is in no fleet")]
     NoMember,
+    /// There are more facts than any fleet has.
+    #[error("the shared store has more facts than one exchange takes")]
+    Endless,
 }
 
 /// What is known of the guests of this host.
@@ -78,6 +83,8 @@ pub(crate) struct Exchange<'a> {
     now: Timestamp,
     /// The providers of this host.
     providers: Vec<Provider>,
+    /// The last fact that was stored, of those that stay.
+    witness: Option<FactId>,
 }
 
 /// What an exchange did.
@@ -131,6 +138,7 @@ impl<'a> Exchange<'a> {
             host: member.host,
             host_name: member.name,
             now,
+            witness: None,
         })
     }
 
@@ -140,7 +148,7 @@ impl<'a> Exchange<'a> {
         let status = self.shared.status(default_deadline())?;
         let member = self.membership()?;
         let database = (status.system, status.epoch);
-        let is_other = member.database != database;
+        let is_other = member.database != database || self.was_restored(&member)?;
         if is_other {
             // First: what was said again twice is said once.
             self.say_again()?;
@@ -151,6 +159,10 @@ impl<'a> Exchange<'a> {
             .compared_at
             .is_none_or(|at| self.now.0.saturating_sub(at.0) >= COMPARED_EVERY);
         self.settle(&mut done)?;
+        if member.compared_at.is_none() && self.store.count_facts(Kind::Key)? > 0 {
+            // The keys that it lacks before where their guests are: nobody believes that of a guest without a key.
+            self.compare(&mut done)?;
+        }
         self.push(&mut done)?;
         self.pull(&mut done)?;
         if compare || is_other || is_due {
@@ -163,8 +175,30 @@ impl<'a> Exchange<'a> {
         // What was learnt may have to be answered.
         self.push(&mut done)?;
         self.store.set_deadline(default_deadline())?;
-        self.store.mark_synced(done.compared, self.now)?;
+        let witness = self.witness;
+        self.store.mark_synced(done.compared, witness, self.now)?;
         Ok(done)
+    }
+
+    /// Whether the shared store has lost what this host has stored there, though it calls itself the same: then it was
+    /// restored from a backup.
+    fn was_restored(&mut self, member: &Membership) -> Result<bool, ExchangeError> {
+        let Some(witness) = member.witness else {
+            return Ok(false);
+        };
+        let found = self.shared.fetch(&[witness], default_deadline())?;
+        Ok(!found.iter().any(|fact| fact.id == witness))
+    }
+
+    /// Stores facts in the shared store.
+    fn tell(&mut self, facts: &[KnownFact]) -> Result<(), ExchangeError> {
+        tell::push(self.shared, facts)?;
+        // History is removed from there in time.
+        let mut lasting = facts.iter().filter(|it| it.fact.kind != Kind::Event);
+        if let Some(last) = lasting.next_back() {
+            self.witness = Some(last.fact.id);
+        }
+        Ok(())
     }
 
     fn membership(&self) -> Result<Membership, ExchangeError> {

@@ -7,6 +7,9 @@ use crate::manage::host::default_deadline;
 /// How many facts are asked for at once: as many as are merged in one transaction, during which a start waits.
 const FACTS_AT_ONCE: u32 = 500;
 
+/// How many pages of facts are asked for in one exchange: a hostile store has no end of them.
+const MAX_PAGES: u32 = 4000;
+
 impl Exchange<'_> {
     pub(super) fn pull(&mut self, done: &mut Exchanged) -> Result<(), ExchangeError> {
         let concern = self.catch_up(done)?;
@@ -22,7 +25,7 @@ impl Exchange<'_> {
         done: &mut Exchanged,
     ) -> Result<(), ExchangeError> {
         let mut after = Cursor::parse(from.unwrap_or_default()).unwrap_or_default();
-        loop {
+        for _ in 0..MAX_PAGES {
             let page = self
                 .shared
                 .pull(&after, scope, FACTS_AT_ONCE, default_deadline())?;
@@ -33,5 +36,6 @@ impl Exchange<'_> {
             }
             after = page.next;
         }
+        Err(ExchangeError::Endless)
     }
 }

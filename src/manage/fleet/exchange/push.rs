@@ -13,7 +13,6 @@ use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::key::wrap::WrappedDek;
-use crate::manage::fleet::tell;
 use crate::manage::host::default_deadline;
 use crate::store::{KnownFact, QueuedState, Subject};
 use crate::verdict::code::Code;
@@ -45,7 +44,7 @@ impl Exchange<'_> {
             }
             let said = |claim| KnownFact::said(claim, self.host, self.now);
             let facts: Vec<_> = claims.into_iter().map(said).collect();
-            tell::push(self.shared, &facts)?;
+            self.tell(&facts)?;
             done.pushed += facts.len();
             self.store.mark_sent(&facts, &sent)?;
         }

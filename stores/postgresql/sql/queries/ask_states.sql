@@ -6,4 +6,4 @@ FROM (
     WHERE domain = $1::text::uuid
 ) AS found
 ORDER BY rank, at DESC, id
-LIMIT 3
+LIMIT 8

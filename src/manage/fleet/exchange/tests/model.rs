@@ -289,8 +289,13 @@ impl Model {
         } else {
             self.yesterday.clone()
         };
-        self.shared.replace_by(backup);
-        "the shared store is restored".to_owned()
+        let is_told = self.rng.percent(70);
+        if is_told {
+            self.shared.replace_by(backup);
+        } else {
+            self.shared.go_back_to(backup);
+        }
+        format!("the shared store is restored, with another identity: {is_told}")
     }
 
     /// Another tool writes a placeholder, and a row that nobody can open.

@@ -4,7 +4,9 @@ use super::host::{Host, dek, guest, kek};
 use super::shared::Memory;
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
-use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
+use crate::fleet::claim::{
+    Claim, KeyClaim, PlacementClaim, ProviderClaim, Signed, StatusClaim, SuccessorClaim,
+};
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
@@ -265,6 +267,29 @@ fn another_database_is_given_all_again_and_what_it_lacks_is_healed_by_the_hosts(
 }
 
 #[test]
+fn a_store_that_was_restored_without_saying_so_is_given_all_again_by_who_lost_something() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let backup = shared.clone();
+    one.make_key(guest(2), "nkp-a", b"other", NOW);
+    let noted = one.store.note_placement(guest(2), "vm2", true, NOW);
+    noted.unwrap();
+    assert!(!sync(&mut one, &mut shared).compared, "not due");
+    shared.go_back_to(backup);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.rows(guest(2)), [], "it was lost");
+    assert!(sync(&mut one, &mut shared).compared);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(2), b"other").len(), 1);
+    let placements = two.store.placements(guest(2)).unwrap();
+    assert!(placements[0].placement.running);
+    // Once.
+    let again = sync(&mut one, &mut shared);
+    assert_eq!((again.compared, again.pushed), (false, 0));
+}
+
+#[test]
 fn a_hostile_store_adds_nothing_and_retires_nothing() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
@@ -331,6 +356,48 @@ fn a_hostile_store_adds_nothing_and_retires_nothing() {
     shared.facts.clear();
     shared.lies.clear();
     two.sync(&mut shared, false, NOW).unwrap();
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn whatever_junk_there_is_what_a_provider_key_has_signed_is_heard() {
+    let (mut one, mut two, mut shared) = pair();
+    let host = HostUuid::random();
+    // More than is kept of a kind.
+    for number in 0..10_050 {
+        let says = ProviderClaim {
+            name: format!("junk {number}"),
+            key_id: kek(&[9; 32]).key_id(),
+            key_version: 1,
+        };
+        let junk = Claim::Provider(Signed::new(says, &kek(&[9; 32]))).write(host, NOW);
+        shared.facts.insert(junk.id, (0, junk));
+    }
+    sync(&mut two, &mut shared);
+    let known = |host: &Host, kind| host.store.count_facts(kind).unwrap();
+    assert_eq!(known(&two, Kind::Provider), 10_000);
+    let says = SuccessorClaim {
+        name: "nkp-a".to_owned(),
+        old: kek(&A).key_id(),
+        new: kek(&B).key_id(),
+        key_version: 2,
+        finished: false,
+    };
+    let successor = Claim::Successor(Signed::new(says.clone(), &kek(&A))).write(host, NOW);
+    let name = ProviderClaim {
+        name: "nkp-a, too".to_owned(),
+        key_id: kek(&A).key_id(),
+        key_version: 1,
+    };
+    let name = Claim::Provider(Signed::new(name, &kek(&A))).write(host, NOW);
+    for fact in [successor, name] {
+        shared.facts.insert(fact.id, (9, fact));
+    }
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    assert_eq!(known(&two, Kind::Successor), 1);
+    assert_eq!(known(&two, Kind::Provider), 10_001);
     assert_eq!(two.candidates(guest(1), b"first").len(), 1);
 }
 
