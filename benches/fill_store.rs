@@ -11,18 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vtpm_guard::internals::clock::{Deadline, Timestamp};
-use vtpm_guard::internals::ids::{DomainUuid, ProviderUuid};
+use vtpm_guard::internals::ids::DomainUuid;
 use vtpm_guard::internals::key::dek::Dek;
-use vtpm_guard::internals::key::kek::Kek;
 use vtpm_guard::internals::key::new_key::NewKey;
-use vtpm_guard::internals::key::wrap::{Generation, WrappedDek};
+use vtpm_guard::internals::key::wrap::Generation;
 use vtpm_guard::internals::keyring::Keyring;
 use vtpm_guard::internals::keyring::unlock::Unlocker;
-use vtpm_guard::internals::store::{Access, AddKey, NewProvider, OtherKeys, Store};
+use vtpm_guard::internals::store::{Access, AddKey, OtherKeys, Store};
 use vtpm_guard::internals::verdict::facts::Provider;
-
-/// A guest whose row is among those of `rows`.
-const GUEST: &str = "d0000000-0000-4000-8000-000000000001";
 
 /// Arguments: the state directory, and what it gets.
 ///
@@ -30,13 +26,11 @@ const GUEST: &str = "d0000000-0000-4000-8000-000000000001";
 /// | --- | --- |
 /// | `N` | N guests with a key each under its only provider; their UUIDs are printed |
 /// | `like UUID` | guests with the key of this one, as if they were clones of it; their UUIDs are on stdin |
-/// | `rows N` | a new store with N rows, of which those but one hold no key that opens |
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let state_dir = PathBuf::from(arguments.next().unwrap());
     let (what, more) = (arguments.next().unwrap(), arguments.next());
     match what.as_str() {
-        "rows" => rows(&state_dir, more.unwrap().parse().unwrap()),
         "like" => like(&state_dir, DomainUuid::parse(&more.unwrap()).unwrap()),
         number => {
             let guests = (0..number.parse().unwrap()).map(|_| DomainUuid::random());
@@ -89,35 +83,4 @@ fn add(store: &mut Store, domain: DomainUuid, provider: &Provider, key: &NewKey)
         now,
     });
     added.unwrap();
-}
-
-fn rows(state_dir: &Path, number: u32) {
-    let mut store = Store::open(state_dir, Access::Create, deadline()).unwrap();
-    let kek = Kek::from_slice(&[7; Kek::LEN]).unwrap();
-    let new = NewProvider {
-        uuid: ProviderUuid::random(),
-        name: "nkp-a".to_owned(),
-        key_id: kek.key_id(),
-        key_version: 1,
-        is_default: true,
-    };
-    store.create_provider(&new, &[], Timestamp::now()).unwrap();
-    let provider = store.provider("nkp-a").unwrap();
-    let domain = DomainUuid::parse(GUEST).unwrap();
-    let dek = Dek::generate().unwrap();
-    let wrapped = WrappedDek::wrap(&kek, &dek, domain, Generation(1)).unwrap();
-    let key = NewKey::new(wrapped, kek.key_id(), 1);
-    add(&mut store, domain, &provider, &key);
-    drop(store);
-    let store = rusqlite::Connection::open(state_dir.join("store.db")).unwrap();
-    let more = format!(
-        "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-         WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {number})
-         INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek)
-         SELECT printf('e0000000-0000-4000-8000-%012x', i), 'nkp-a', x'01' FROM n"
-    );
-    store.execute_batch(&more).unwrap();
-    drop(store);
-    // Its log is as the guard wants it again.
-    Store::open(state_dir, Access::Write, deadline()).unwrap();
 }

@@ -18,48 +18,80 @@ pub enum Build {
     Release,
 }
 
-/// What was measured, in instructions.
+/// What was measured, in instructions; `None`: not yet.
 pub struct Measured {
     name: &'static str,
-    debug: u64,
-    release: u64,
+    debug: Option<u64>,
+    release: Option<u64>,
 }
 
-const fn measured(name: &'static str, debug: u64, release: u64) -> Measured {
+const fn measured(name: &'static str, debug: u64, release: Option<u64>) -> Measured {
     Measured {
         name,
-        debug,
+        debug: Some(debug),
         release,
     }
 }
 
+/// What names of whole calls begin with.
+const WHOLE: &str = "the hook";
+
 /// The parts of a start, and whole calls of the hook (its own process alone).
 pub const INSTRUCTIONS: &[Measured] = &[
     // The table looks at each row and each key once: no I/O, no cryptography.
-    measured("decide a healthy start", 0, 0),
+    measured("decide a healthy start", 33_461, None),
     // libvirt's XML is read as a stream, and no more than a start needs is kept of it.
-    measured("read the XML of a guest without a TPM", 0, 0),
-    measured("read the XML of a guest with an encrypted vTPM", 0, 0),
+    measured("read the XML of a guest without a TPM", 650_739, None),
+    measured(
+        "read the XML of a guest with an encrypted vTPM",
+        713_500,
+        None,
+    ),
     // HKDF for the wrapping key, AES-256-GCM.
-    measured("unwrap a key", 0, 0),
+    measured("unwrap a key", 232_921, None),
     // PBKDF2-HMAC-SHA512 with 1000 rounds, which swtpm prescribes: most of what a start computes.
-    measured("prove a key against a TPM state", 0, 0),
+    measured("prove a key against a TPM state", 30_507_097, None),
     // Opening parses the schema; the look-up is by an index, whatever the number of rows.
-    measured("open the store and read a guest's rows, of 10", 0, 0),
-    measured("open the store and read a guest's rows, of 1,000,000", 0, 0),
-    // A fork and an exec of a static program, the arguments, the XML; nothing else is looked at.
-    measured("the hook, for a guest without a vTPM", 0, 0),
+    measured(
+        "open the store and read a guest's rows, of 10",
+        1_419_037,
+        None,
+    ),
+    measured(
+        "open the store and read a guest's rows, of 1,000,000",
+        1_459_356,
+        None,
+    ),
+    // A fork and an exec of a static program, the arguments, the XML; nothing else is looked at. For release it was counted
+    // when the XML was still looked at byte by byte before it was read: it needs less now.
+    measured(
+        "the hook, for a guest without a vTPM",
+        1_597_309,
+        Some(450_975),
+    ),
     // All of the above, a row of the history, the calls of libvirt's secret driver.
-    measured("the hook, for a healthy start", 0, 0),
+    measured(
+        "the hook, for a healthy start",
+        36_484_689,
+        Some(12_767_378),
+    ),
 ];
 
-/// How many instructions are too many. A name that is not in the table is a mistake of who asks.
-pub fn instructions(name: &str, build: Build) -> u64 {
+/// The names of the parts.
+#[allow(dead_code, reason = "whole calls are counted elsewhere")]
+pub fn parts() -> impl Iterator<Item = &'static str> {
+    let names = INSTRUCTIONS.iter().map(|it| it.name);
+    names.filter(|name| !name.starts_with(WHOLE))
+}
+
+/// How many instructions are too many; `None` where that was not measured. A name that is not in the table is a mistake of
+/// who asks.
+pub fn instructions(name: &str, build: Build) -> Option<u64> {
     let found = INSTRUCTIONS.iter().find(|it| it.name == name);
     let found = found.unwrap_or_else(|| panic!("no limit for {name:?}"));
     let measured = match build {
         Build::Debug => found.debug,
         Build::Release => found.release,
     };
-    measured * (100 + MARGIN) / 100
+    Some(measured? * (100 + MARGIN) / 100)
 }

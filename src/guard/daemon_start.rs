@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::context::Guard;
-use super::deadlines::TO_RECORD;
+use super::deadlines::TO_RECORD_FOR_STARTING_DAEMON;
 use super::silent_daemon::StartingVirtqemud;
 use crate::clock::Deadline;
 use crate::domain::Domain;
@@ -89,7 +89,10 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Op
 
 /// Records the start. The log has it even if that fails.
 fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
-    let Ok(Some(mut store)) = guard.open_store(Access::Write, Deadline::after(TO_RECORD)) else {
+    let Ok(Some(mut store)) = guard.open_store(
+        Access::Write,
+        Deadline::after(TO_RECORD_FOR_STARTING_DAEMON),
+    ) else {
         return;
     };
     let (at, why) = (guard.start_time.get(), messages::reason(why));

@@ -115,7 +115,8 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         let Some(found) = self.look_up(uuid)? else {
             return Ok(Response::Dropped(false));
         };
-        if found.is_the_guards(domain) && found.definition()?.is_staged() {
+        let is_staged = |it: SecretDefinition| it.is_staged();
+        if found.is_the_guards(domain) && found.definition()?.is_some_and(is_staged) {
             found.undefine().map(Response::Dropped)
         } else {
             Ok(Response::Dropped(false))
@@ -206,12 +207,16 @@ impl<D: SecretDriver> DefinedSecret<'_, D> {
     /// Returns whether libvirt keeps its value only in memory and discloses it to no client.
     fn is_ephemeral_and_private(&self) -> Result<bool, SecretError> {
         let definition = self.definition()?;
-        Ok(definition.is_ephemeral && definition.is_private)
+        Ok(definition.is_some_and(|it| it.is_ephemeral && it.is_private))
     }
 
-    fn definition(&self) -> Result<SecretDefinition, SecretError> {
-        let xml = self.driver.definition(&self.secret)?;
-        SecretDefinition::parse(&xml).ok_or_else(|| {
+    /// `None` if somebody has undefined it meanwhile.
+    fn definition(&self) -> Result<Option<SecretDefinition>, SecretError> {
+        let Some(xml) = found(self.driver.definition(&self.secret))? else {
+            return Ok(None);
+        };
+        let parsed = SecretDefinition::parse(&xml);
+        parsed.map(Some).ok_or_else(|| {
             SecretError::Refused(format!(
                 "libvirt's definition of {} cannot be read",
                 self.uuid

@@ -191,10 +191,8 @@ impl Call {
                 &[ENOSPC, EIO, EROFS, EACCES, EMFILE, ENOMEM, EINTR]
             }
             Some(Kind::Open(_)) => &[EIO, EACCES, EMFILE, ENOMEM, EINTR],
-            Some(Kind::Read) => &[EIO, EINTR],
-            Some(Kind::Write) => &[ENOSPC, EIO, EINTR],
-            Some(Kind::Send) => &[EIO, EINTR],
-            Some(Kind::Sync) => &[ENOSPC, EIO, EINTR],
+            Some(Kind::Read | Kind::Send) => &[EIO, EINTR],
+            Some(Kind::Write | Kind::Sync) => &[ENOSPC, EIO, EINTR],
             Some(Kind::Name) => &[ENOSPC, EIO, EROFS, EACCES, ENOMEM],
             Some(Kind::Lock) if self.number == libc::SYS_flock => &[ENOLCK, EINTR],
             // SQLite's locks: they are not waited for, so no signal interrupts them on a local disk.

@@ -13,9 +13,11 @@
 
 mod calls;
 mod commands;
+mod failures;
 mod plays;
 mod site;
 mod statements;
+mod tally;
 mod tracer;
 
 use std::env;
@@ -24,8 +26,9 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
 
-use self::plays::{Share, Tally, Worker};
+use self::plays::Worker;
 use self::site::Workshop;
+use self::tally::{Share, Tally};
 use crate::libvirt::fake::FakeLibvirt;
 
 /// How many plays there are in all, unless the environment says otherwise.

@@ -1,6 +1,7 @@
 //! What holds of a host whatever has happened to a program on it (docs/invariants.md).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -125,8 +126,9 @@ fn guests(host: &Fixture) -> Vec<Defined> {
 }
 
 fn keks(host: &Fixture) -> BTreeMap<KeyId, Kek> {
-    let files = fs::read_dir(host.host.state_dir().keys());
-    let files = files.into_iter().flatten().flatten();
+    // On the disk, and on tmpfs.
+    let dirs = [host.host.state_dir().keys(), host.host.run_dir().keys()];
+    let files = dirs.into_iter().flat_map(fs::read_dir).flatten().flatten();
     let key_ids = files.filter_map(|file| KeyId::parse(file.file_name().to_str()?));
     let keyring = host.host.keyring();
     key_ids
@@ -135,7 +137,7 @@ fn keks(host: &Fixture) -> BTreeMap<KeyId, Kek> {
 }
 
 fn keys(host: &Fixture, guests: &[Defined]) -> BTreeMap<DomainUuid, BTreeSet<Key>> {
-    let keks = keks(host);
+    let provider_keys = keks(host);
     let mut keys: BTreeMap<_, BTreeSet<Key>> = BTreeMap::new();
     for guest in guests {
         let value = host.libvirt.secrets.value(guest.secret);
@@ -145,7 +147,8 @@ fn keys(host: &Fixture, guests: &[Defined]) -> BTreeMap<DomainUuid, BTreeSet<Key
         let Some(wrapped) = &row.key_ref.wrapped_dek else {
             continue;
         };
-        let kek = wrapped.key_id().ok().and_then(|id| keks.get(&id));
+        let kek = wrapped.key_id().ok();
+        let kek = kek.and_then(|id| provider_keys.get(&id));
         let dek = kek.and_then(|kek| wrapped.unwrap(kek, row.domain).ok().flatten());
         let bytes = dek.map(|dek| dek.expose().to_vec());
         keys.entry(row.domain).or_default().extend(bytes);
@@ -198,7 +201,7 @@ fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
 fn look_for_keys(
     dir: &Path,
     keys: &BTreeSet<&Key>,
-    keks: &BTreeMap<KeyId, Kek>,
+    provider_keys: &BTreeMap<KeyId, Kek>,
     broken: &mut Vec<String>,
 ) {
     for path in files_below(dir) {
@@ -206,13 +209,17 @@ fn look_for_keys(
         let holds = |key: &[u8]| {
             let mut text = vec![0; Base64::encoded_len(key)];
             let base64 = Base64::encode(key, &mut text).unwrap();
-            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = key.iter().fold(String::new(), |mut hex, byte| {
+                write!(hex, "{byte:02x}").unwrap();
+                hex
+            });
             [key, base64.as_bytes(), hex.as_bytes()]
                 .iter()
                 .any(|form| contains(&bytes, form))
         };
         let is_sealed = path.parent().is_some_and(|dir| dir.ends_with("keys"));
-        let kek = keks.values().any(|kek| !is_sealed && holds(kek.expose()));
+        let mut provider_keys = provider_keys.values();
+        let kek = provider_keys.any(|kek| !is_sealed && holds(kek.expose()));
         if kek || keys.iter().any(|key| holds(key)) {
             broken.push(format!("{} holds a key in clear", path.display()));
         }

@@ -43,9 +43,15 @@ const COMMENT_END: &[u8] = b"-->";
 const CDATA_END: &[u8] = b"]]>";
 const INSTRUCTION_END: &[u8] = b"?>";
 
+/// How much of a document is passed on without a look at it: no piece of so much can be too long. That is all of
+/// almost every document, and the look costs a start as much as the parser does.
+const UNSEEN: usize = KEPT_VALUE;
+
 /// The state between two parts of a document.
 #[derive(Debug)]
 pub(super) struct Shortener {
+    /// What was passed on without a look: at its end the state below is that of the beginning. `None` once it was looked at.
+    unseen: Option<Vec<u8>>,
     position: Position,
     /// Bytes of the present text, value or other piece that were passed on.
     kept: usize,
@@ -64,6 +70,7 @@ pub(super) struct Shortener {
 impl Default for Shortener {
     fn default() -> Self {
         Self {
+            unseen: Some(Vec::new()),
             position: Position::Start,
             kept: 0,
             tag: 0,
@@ -79,6 +86,20 @@ impl Shortener {
     /// Appends the next part of the document to `out`, shortened. Returns how many of its line
     /// breaks were left out.
     pub(super) fn pass(&mut self, part: &[u8], out: &mut Vec<u8>) -> u64 {
+        if let Some(unseen) = &mut self.unseen {
+            if unseen.len() + part.len() <= UNSEEN {
+                unseen.extend_from_slice(part);
+                out.extend_from_slice(part);
+                return 0;
+            }
+            // It is passed on already, and nothing of it is left out.
+            let unseen = self.unseen.take().unwrap_or_default();
+            self.look_at(&unseen, &mut Vec::with_capacity(unseen.len()));
+        }
+        self.look_at(part, out)
+    }
+
+    fn look_at(&mut self, part: &[u8], out: &mut Vec<u8>) -> u64 {
         let mut line_breaks = 0;
         for &byte in part {
             let before = out.len();

@@ -3,7 +3,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{DefinedSecret, Secrets};
+use super::{DefinedSecret, Secrets, found};
 use crate::ids::SecretUuid;
 use crate::libvirt::protocol::{Response, Revealed};
 use crate::libvirt::secret::{Purpose, SecretError};
@@ -16,20 +16,26 @@ impl<D: SecretDriver> Secrets<'_, D> {
         uuid: SecretUuid,
         value: &mut Option<Zeroizing<Vec<u8>>>,
     ) -> Result<Response, SecretError> {
-        let Some(found) = self.look_up(uuid)? else {
+        let Some(present) = self.look_up(uuid)? else {
             return Ok(Response::Absent);
         };
-        let revealed = match self.0.value(&found.secret) {
+        let revealed = match self.0.value(&present.secret) {
             Ok(None) => Revealed::None,
             Ok(Some(bytes)) => {
                 *value = Some(bytes);
                 Revealed::Follows
             }
             Err(error) if error.is_private() => Revealed::Private,
+            // Another start undefines it at this moment.
+            Err(error) if error.is_not_found() => return Ok(Response::Absent),
             Err(error) => return Err(error.into()),
         };
+        let Some(definition) = found(self.0.definition(&present.secret))? else {
+            *value = None;
+            return Ok(Response::Absent);
+        };
         Ok(Response::Secret {
-            definition: self.0.definition(&found.secret)?,
+            definition,
             value: revealed,
         })
     }

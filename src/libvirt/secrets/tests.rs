@@ -82,7 +82,7 @@ impl SecretDriver for Busy {
     }
 
     fn definition(&self, (): &()) -> Result<String, CallError> {
-        Err(error(INTERNAL))
+        Err(error(NO_SECRET))
     }
 
     fn value(&self, (): &()) -> Result<Option<Zeroizing<Vec<u8>>>, CallError> {
@@ -120,4 +120,16 @@ fn one_that_others_keep_changing_is_left_to_the_next_attempt() {
         ..Busy::default()
     };
     assert!(matches!(provide(&daemon), Err(SecretError::Changed)));
+}
+
+#[test]
+fn one_that_another_start_undefines_while_it_is_looked_at_is_absent() {
+    let daemon = Busy {
+        usage: RefCell::new(Some(usage_name(DomainUuid::random()))),
+        ..Busy::default()
+    };
+    let mut value = None;
+    let reveal = SecretRequest::Reveal(SecretUuid::random());
+    let revealed = answer(&daemon, &reveal, &mut value).unwrap();
+    assert!(revealed == Response::Absent && value.is_none());
 }

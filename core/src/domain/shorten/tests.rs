@@ -5,13 +5,22 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The document shortened, in parts of this many bytes.
+/// The document shortened, in parts of this many bytes: the same, whether its beginning is looked at or not.
 fn shortened(document: &str, part: usize) -> (String, u64) {
-    let (mut shortener, mut out, mut line_breaks) = (Shortener::default(), Vec::new(), 0);
-    for part in document.as_bytes().chunks(part) {
-        line_breaks += shortener.pass(part, &mut out);
-    }
-    (String::from_utf8(out).unwrap(), line_breaks)
+    let by = |mut shortener: Shortener| {
+        let (mut out, mut line_breaks) = (Vec::new(), 0);
+        for part in document.as_bytes().chunks(part) {
+            line_breaks += shortener.pass(part, &mut out);
+        }
+        (String::from_utf8(out).unwrap(), line_breaks)
+    };
+    let done = by(Shortener::default());
+    let looking = Shortener {
+        unseen: None,
+        ..Shortener::default()
+    };
+    assert!(done == by(looking), "it depends on the look");
+    done
 }
 
 #[test]
@@ -70,5 +79,19 @@ proptest! {
     ) {
         let document = pieces.concat();
         prop_assert_eq!(shortened(&document, part), shortened(&document, 1 << 20));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn wherever_the_look_begins_the_same_is_left_out(
+        pieces in proptest::collection::vec("[<>!?'\"&;/ a\\-\\[\\]\n]{1,40}", 1..20),
+        part in 1000_usize..9000,
+    ) {
+        let piece = pieces.concat();
+        let document = piece.repeat(100_000 / piece.len());
+        shortened(&document, part);
     }
 }
