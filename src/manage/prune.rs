@@ -140,8 +140,8 @@ fn remove(
             seen: &guest.rows,
             event,
         });
-        let pruned = store.prune(&prunes.collect::<Vec<_>>());
-        pruned.inspect_err(|_| {
+        let done = store.prune(&prunes.collect::<Vec<_>>());
+        done.inspect_err(|_| {
             if nth == 0 {
                 // Nothing was removed, so nobody needs the copy; the first error is the one to report.
                 let _ = std::fs::remove_file(&backup);
