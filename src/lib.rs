@@ -57,8 +57,8 @@ pub mod internals {
     }
 
     rooms!(
-        capture, cli, config, fleet, host, keyring, kms, libvirt, log, messages, recovery, store,
-        swtpm, tpm_copies
+        capture, cli, config, fleet, guard, hook, host, keyring, kms, libvirt, log, messages,
+        recovery, store, swtpm, tpm_copies
     );
 }
 

@@ -1,9 +1,3 @@
-//! Any text as the configuration: nothing panics.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use vtpm_guard::internals::config::is_valid;
-
-fuzz_target!(|text: &str| {
-    let _ = is_valid(text);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vtpm_guard_fuzz::configuration::check(data));

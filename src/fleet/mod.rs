@@ -30,3 +30,21 @@ pub use fact::{Cursor, Fact, FactId, Kind, MAX_STATE, Scope, Search, State, Stat
 pub use protocol::{Page, Status, Trouble};
 #[cfg(feature = "internals")]
 pub use {fact::MAX_BODY, protocol::Initialized};
+
+/// What a reply of a store's program has in it.
+#[cfg(feature = "internals")]
+pub type Items = (Vec<Fact>, Vec<State>);
+
+/// Whether these are the bytes of a request to a store's program; and what facts and states its reply has, if they are
+/// one, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn read_message(document: &[u8]) -> (bool, Option<Items>) {
+    let request = serde_json::from_slice::<protocol::Request<'_>>(document);
+    let reply = serde_json::from_slice::<protocol::Reply>(document).ok();
+    let items = |reply: protocol::Reply| {
+        let (facts, states) = (reply.facts, reply.states);
+        (facts.unwrap_or_default(), states.unwrap_or_default())
+    };
+    (request.is_ok(), reply.map(items))
+}

@@ -47,3 +47,13 @@ pub use operation::Ending;
 pub use operation::Operation;
 pub use prepare::{Mode, prepare};
 pub use saved_runs::has_managed_save;
+
+/// Whether these bytes are a note of a start, or one about a secret that is in use, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_note(note: &[u8]) -> (bool, bool) {
+    (start_note::is_one(note), lease::is_record(note))
+}
+
+#[cfg(feature = "internals")]
+pub use {status::is_understood as is_status, swtpm_log::last_lines};

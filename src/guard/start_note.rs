@@ -134,6 +134,12 @@ fn read(guard: &Guard, domain: &Domain) -> Option<StartNote> {
     serde_json::from_slice(&bytes).ok()
 }
 
+/// Whether this is a note, for fuzzing.
+#[cfg(feature = "internals")]
+pub(super) fn is_one(note: &[u8]) -> bool {
+    serde_json::from_slice::<StartNote>(note).is_ok()
+}
+
 pub(super) fn remove(guard: &Guard, domain: &Domain) {
     match fs::remove_file(path(guard, domain)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -59,6 +59,13 @@ pub(super) fn is_running(guard: &Guard, domain: &Domain) -> bool {
         .exists()
 }
 
+/// Whether a status file says how far its guest is, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_understood(status: &str) -> bool {
+    is_confirmed(status) || progress_in(status).is_some()
+}
+
 fn is_confirmed(status: &str) -> bool {
     job(status).is_some_and(|job| {
         job.contains("async='migration out'") && job.contains("phase='confirm3'")

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use nix::libc;
@@ -32,7 +32,8 @@ pub(super) fn since(guard: &Guard, domain: &Domain, start: u64) -> Option<String
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(log_path(guard, domain))?;
         let metadata = log.metadata()?;
-        if !metadata.is_file() {
+        // A second name of another file would let its owner read that one here.
+        if !metadata.is_file() || metadata.nlink() > 1 {
             return Ok(String::new());
         }
         let length = metadata.len();
@@ -43,8 +44,13 @@ pub(super) fn since(guard: &Guard, domain: &Domain, start: u64) -> Option<String
         log.take(LOG_LIMIT).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().ok()?;
-    let lines: Vec<_> = text
+    last_lines(&read().ok()?)
+}
+
+/// The last lines of a log, as one line.
+#[must_use]
+pub fn last_lines(log: &str) -> Option<String> {
+    let lines: Vec<_> = log
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_lines_that_swtpm_wrote_since_are_one_line() {
-        let (_dir, guard, domain) = setting();
+        let (dir, guard, domain) = setting();
         let log = log_path(&guard, &domain);
         fs::write(&log, "of a run before\n").unwrap();
         let start = length(&guard, &domain);
@@ -115,5 +121,10 @@ mod tests {
         fs::remove_file(&log).unwrap();
         symlink("/etc/passwd", &log).unwrap();
         assert_eq!(said(), None, "no link is followed");
+        fs::remove_file(&log).unwrap();
+        let others = dir.path().join("others");
+        fs::write(&others, "a secret of root's\n").unwrap();
+        fs::hard_link(&others, &log).unwrap();
+        assert_eq!(said(), None, "it is another file's second name");
     }
 }

@@ -10,3 +10,12 @@ mod run;
 mod stdin;
 
 pub use run::run;
+
+/// What the hook is to do with these arguments, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn operation(
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> Option<crate::guard::Operation> {
+    event::HookEvent::parse(arguments).map(|event| event.operation)
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 #[cfg(feature = "libvirt")]
 use virt::error::{Error, ErrorNumber};
 #[cfg(feature = "libvirt")]
@@ -23,8 +24,10 @@ use zeroize::{Zeroize, Zeroizing};
 /// is not made at all (core(5), `PR_SET_DUMPABLE` in prctl(2)). Children do not inherit the
 /// latter, for exec resets it, but they inherit the limit.
 ///
-/// As root it also keeps the memory out of the swap space, where keys would outlive the process.
+/// As root it also keeps the memory out of the swap space, where keys would outlive the process. And whatever file it
+/// makes, or a library makes for it, is for its user alone.
 pub fn protect_process() -> io::Result<()> {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     set_dumpable(false)?;
     lock_memory();
@@ -274,6 +277,7 @@ fn serial_number(answer: std::ffi::c_long) -> io::Result<i32> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
 
     use super::*;
@@ -292,6 +296,9 @@ mod tests {
         let words: Vec<_> = core.split_whitespace().collect();
         assert_eq!(words, ["Max", "core", "file", "size", "0", "0", "bytes"]);
         assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let made = std::fs::File::create(dir.path().join("made")).unwrap();
+        assert_eq!(made.metadata().unwrap().mode() & 0o777, 0o600);
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let locked = status.lines().find(|line| line.starts_with("VmLck:"));
         let nothing = locked.unwrap().split_whitespace().nth(1) == Some("0");

@@ -17,3 +17,12 @@ pub use error::KmsError;
 pub(crate) use managers::KeyManagers;
 pub use protocol::Trouble;
 pub use settings::{KmsSettings, Setting, is_kind};
+
+/// Whether these are the bytes of a request to a plugin, and of a reply of one, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_message(document: &[u8]) -> (bool, bool) {
+    let request = serde_json::from_slice::<protocol::Request<'_>>(document);
+    let reply = serde_json::from_slice::<protocol::Reply>(document);
+    (request.is_ok(), reply.is_ok())
+}

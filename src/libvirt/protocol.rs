@@ -28,8 +28,11 @@ pub(super) const MAX_REQUEST: usize = 256 << 10;
 /// The longest value of a secret that follows a response, in bytes.
 pub(super) const MAX_VALUE: usize = Dek::MAX_LEN;
 
-/// The longest response in bytes: the definitions of several thousand guests.
+/// The longest response in bytes: libvirt tells a definition of 10 MB, and JSON may double it.
 pub(super) const MAX_RESPONSE: usize = 64 << 20;
+
+/// How many bytes of definitions one response has before another one follows.
+const PART: usize = 4 << 20;
 
 /// A question about a secret, or a change of one.
 #[derive(PartialEq, Eq)]
@@ -250,6 +253,8 @@ pub(super) enum Response {
     Busy,
     /// The requested guests. The XML of one that libvirt did not tell in time is empty.
     Guests(Vec<Guest>),
+    /// Some of the requested guests: another response with guests follows.
+    SomeGuests(Vec<Guest>),
     /// [`SecretError::Refused`]
     Refused(String),
     /// [`SecretError::Unreachable`]
@@ -273,6 +278,24 @@ pub(super) enum Revealed {
 }
 
 impl Response {
+    /// The responses that are sent for this one: the definitions of ten thousand guests are too long for one.
+    pub(super) fn into_parts(self) -> Vec<Self> {
+        let Self::Guests(guests) = self else {
+            return vec![self];
+        };
+        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for guest in guests {
+            if bytes >= PART {
+                parts.push(Self::SomeGuests(std::mem::take(&mut part)));
+                bytes = 0;
+            }
+            bytes += guest.xml.len();
+            part.push(guest);
+        }
+        parts.push(Self::Guests(part));
+        parts
+    }
+
     /// Returns the frame.
     pub(super) fn to_frame(&self) -> io::Result<Zeroizing<Vec<u8>>> {
         to_frame(&[&serde_json::to_vec(self)?], MAX_RESPONSE)

@@ -14,6 +14,9 @@ use crate::libvirt::secret::{
 };
 use crate::verdict::Over;
 
+/// How often a key is given to a secret that others define and undefine meanwhile.
+const ATTEMPTS: u32 = 8;
+
 /// Does what a request wants. `value` gets the value that follows the answer.
 pub(super) fn answer<D: SecretDriver>(
     driver: &D,
@@ -48,7 +51,7 @@ struct DefinedSecret<'a, D: SecretDriver> {
 
 impl<'a, D: SecretDriver> Secrets<'a, D> {
     /// Gives the secret this value, and defines it if it is absent. An existing secret is replaced only
-    /// as far as `over` allows.
+    /// as far as `over` allows. `Changed` if others keep changing it.
     fn provide(
         &self,
         uuid: SecretUuid,
@@ -56,20 +59,36 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         key: &[u8],
         over: Over,
     ) -> Result<Response, SecretError> {
-        let Some(found) = self.look_up(uuid)? else {
-            self.define_with(uuid, domain, key)?;
-            return Ok(Response::Defined);
-        };
-        if !found.opens_vtpms() {
-            return Err(found.conflict());
+        for _ in 0..ATTEMPTS {
+            if let Some(response) = self.provide_once(uuid, domain, key, over)? {
+                return Ok(response);
+            }
         }
-        let is_the_guards = found.guards_domain().is_some();
+        Err(SecretError::Changed)
+    }
+
+    /// `None` if somebody has defined or undefined the secret meanwhile: another start that has the same key.
+    fn provide_once(
+        &self,
+        uuid: SecretUuid,
+        domain: DomainUuid,
+        key: &[u8],
+        over: Over,
+    ) -> Result<Option<Response>, SecretError> {
+        let Some(present) = self.look_up(uuid)? else {
+            let defined = self.define_with(uuid, domain, key)?;
+            return Ok(defined.map(|()| Response::Defined));
+        };
+        if !present.opens_vtpms() {
+            return Err(present.conflict());
+        }
+        let is_the_guards = present.guards_domain().is_some();
         match over {
             Over::GuardsOwn if is_the_guards => {}
             Over::ForeignDefinition if !is_the_guards => {}
-            Over::ForeignValue if !is_the_guards && found.is_ephemeral_and_private()? => {
-                self.0.set_value(&found.secret, key)?;
-                return Ok(Response::Set);
+            Over::ForeignValue if !is_the_guards && present.is_ephemeral_and_private()? => {
+                let set = found(self.0.set_value(&present.secret, key))?;
+                return Ok(set.map(|()| Response::Set));
             }
             _ => return Err(SecretError::Changed),
         }
@@ -77,9 +96,9 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         // redefined as ephemeral, UUID.xml would remain (`virSecretObjDeleteConfig` in
         // `src/conf/virsecretobj.c` checks the new definition), and the daemon would have a secret
         // without a value after its next start.
-        found.undefine()?;
-        self.define_with(uuid, domain, key)?;
-        Ok(Response::Set)
+        present.undefine()?;
+        let defined = self.define_with(uuid, domain, key)?;
+        Ok(defined.map(|()| Response::Set))
     }
 
     /// Undefines the secret if it is the guard's own for this domain.
@@ -115,16 +134,21 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         }))
     }
 
-    /// Defines the guard's own secret with this value; if that fails, there is no secret.
+    /// Defines the guard's own secret with this value; if that fails, there is no secret. `None` if somebody else has
+    /// defined it, or undefined this one.
     fn define_with(
         &self,
         uuid: SecretUuid,
         domain: DomainUuid,
         key: &[u8],
-    ) -> Result<(), SecretError> {
-        let defined = self.0.define(uuid, &definition(uuid, domain));
-        let secret = defined.map_err(|error| self.why_not_defined(error, uuid, domain))?;
-        self.0.set_value(&secret, key).map_err(|error| {
+    ) -> Result<Option<()>, SecretError> {
+        let secret = match self.0.define(uuid, &definition(uuid, domain)) {
+            Ok(secret) => secret,
+            Err(error) if error.is_of_connection() => return Err(error.into()),
+            Err(_) if self.look_up(uuid)?.is_some() => return Ok(None),
+            Err(error) => return Err(self.why_not_defined(error, uuid, domain)),
+        };
+        found(self.0.set_value(&secret, key)).map_err(|error| {
             // The first error is the one to report.
             let _ = self.0.undefine(&secret);
             error.into()
@@ -201,3 +225,6 @@ impl<D: SecretDriver> DefinedSecret<'_, D> {
         [USAGE_VTPM, USAGE_NONE].contains(&self.usage.kind)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,9 @@ const AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The same for a guest that never had one: most often an attempt of virt-install.
 const AGE_WITHOUT_KEY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How many guests are removed in one transaction, during which a start waits.
+const GUESTS_AT_ONCE: usize = 50;
+
 /// Which guests are removed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Rule {
@@ -109,11 +112,7 @@ pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, Ho
         .filter(|(decision, _)| *decision == PruneDecision::Remove);
     let removed: Vec<_> = removed.map(|(_, guest)| guest).collect();
     if !dry_run && !removed.is_empty() {
-        done.backup = Some(remove(&mut store, &removed, now)?);
-        // Without their keys they are nothing; what a kill leaves here is found again.
-        for guest in &removed {
-            remove_states(host, guest)?;
-        }
+        done.backup = Some(remove(host, &mut store, &removed, now)?);
     }
     done.removed = Counts {
         guests: removed.len(),
@@ -125,23 +124,34 @@ pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, Ho
     Ok(done)
 }
 
-/// Removes these guests' rows. Returns the copy of the store from before.
+/// Removes what is here of these guests, some at a time. Returns the copy of the store from before.
 fn remove(
+    host: &Host,
     store: &mut Store,
     removed: &[&UnknownGuest],
     now: Timestamp,
 ) -> Result<PathBuf, HostError> {
     let backup = store.backup_beside("pruned", now, default_deadline())?;
-    let events: Vec<_> = removed.iter().map(|guest| event(guest, now)).collect();
-    let guests = removed.iter().zip(&events).map(|(guest, event)| Prune {
-        domain: guest.uuid,
-        seen: &guest.rows,
-        event,
-    });
-    store.prune(&guests.collect::<Vec<_>>()).inspect_err(|_| {
-        // Nothing was removed, so nobody needs the copy; the first error is the one to report.
-        let _ = std::fs::remove_file(&backup);
-    })?;
+    for (nth, guests) in removed.chunks(GUESTS_AT_ONCE).enumerate() {
+        store.set_deadline(default_deadline())?;
+        let events: Vec<_> = guests.iter().map(|guest| event(guest, now)).collect();
+        let prunes = guests.iter().zip(&events).map(|(guest, event)| Prune {
+            domain: guest.uuid,
+            seen: &guest.rows,
+            event,
+        });
+        let pruned = store.prune(&prunes.collect::<Vec<_>>());
+        pruned.inspect_err(|_| {
+            if nth == 0 {
+                // Nothing was removed, so nobody needs the copy; the first error is the one to report.
+                let _ = std::fs::remove_file(&backup);
+            }
+        })?;
+        // Without their keys they are nothing; what a kill leaves here is found again.
+        for guest in guests {
+            remove_states(host, guest)?;
+        }
+    }
     Ok(backup)
 }
 

@@ -19,6 +19,9 @@ use crate::host::dirs::StateDir;
 use crate::host::poll::poll;
 use crate::host::trusted::Reason;
 
+/// The longest backup that is read, in bytes: that of millions of guests.
+const MAX_BACKUP: u64 = 4 << 30;
+
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
@@ -88,6 +91,13 @@ fn checked_copy(from: &Path, deadline: Deadline) -> Result<Connection, StoreErro
     let from = fs::canonicalize(from).map_err(|error| StoreError::unavailable(from, error))?;
     if !from.is_file() {
         return Err(StoreError::unavailable(&from, Reason::NotAFile));
+    }
+    // It is copied into memory, and a file with holes may say any length.
+    let length = fs::metadata(&from).map_err(|error| StoreError::unavailable(&from, error))?;
+    let length = length.len().saturating_add(store_path::wal_len(&from));
+    if length > MAX_BACKUP {
+        let reason = UnavailableReason::TooLong(length);
+        return Err(StoreError::unavailable(&from, reason));
     }
     let read = || -> Result<Connection, Failure> {
         // A file that was copied while in use has its log next to it; any other is read without

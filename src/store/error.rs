@@ -112,6 +112,9 @@ pub enum UnavailableReason {
     /// A SQLite database of another program.
     #[error("a database, but not a store of vtpm-guard")]
     NotAStore,
+    /// A backup that is longer than memory should have to hold.
+    #[error("it has {0} bytes, more than a backup of a store")]
+    TooLong(u64),
 }
 
 impl StoreError {

@@ -43,13 +43,13 @@ mod seen_state;
 mod slots;
 mod store_path;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod written_keys;
 
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ToSql, Transaction, TransactionBehavior};
 
 use crate::clock::Deadline;
 use crate::host::crash;
@@ -69,9 +69,12 @@ pub use provider_rows::previous_key_name;
 pub use providers::NewProvider;
 pub use prune::Prune;
 pub use repairs::Change;
-pub use rotation::{RewrappedRow, Rotation};
+pub use rotation::{KeyChange, RewrappedRow};
 pub use slots::Slot;
 pub use written_keys::WrittenKeys;
+
+/// How many rows an administrator's command changes in one transaction, during which a start waits.
+const ROWS_AT_ONCE: u16 = 500;
 
 /// What a caller is going to do with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +200,22 @@ impl Store {
         })
     }
 
+    /// Changes rows some at a time, so that no start waits for all of them: `sql` changes at most `:most` rows, after which its
+    /// condition does not hold for them any more. A kill in between leaves the others for the next time.
+    fn write_some_at_a_time(
+        &mut self,
+        sql: &str,
+        values: &[(&str, &dyn ToSql)],
+    ) -> Result<(), StoreError> {
+        loop {
+            let values = [&[(":most", &ROWS_AT_ONCE as &dyn ToSql)], values].concat();
+            let changed = self.write(|transaction| Ok(transaction.execute(sql, &*values)?))?;
+            if changed < usize::from(ROWS_AT_ONCE) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Every change of an open store is committed here.
     fn commit<T>(
         &mut self,
@@ -205,7 +224,11 @@ impl Store {
         Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
             .map_err(Failure::from)
             .and_then(|transaction| {
+                #[cfg(test)]
+                let before = transaction.total_changes();
                 let answer = work(&transaction)?;
+                #[cfg(test)]
+                testing::note_changes(transaction.total_changes() - before);
                 crash::point();
                 transaction.commit()?;
                 crash::point();

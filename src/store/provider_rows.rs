@@ -117,7 +117,10 @@ pub(super) fn rename(
     ] {
         let is_it = is_uuid(uuid, "?1");
         transaction.execute(
-            &format!("UPDATE OR ABORT {table} SET {column} = ?2, updated_at = ?3 WHERE {is_it}"),
+            &format!(
+                "UPDATE OR ABORT {table} SET {column} = ?2, updated_at = ?3
+                 WHERE {is_it} AND {column} IS NOT ?2"
+            ),
             params![provider.to_string(), name, now.0],
         )?;
     }

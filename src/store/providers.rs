@@ -1,6 +1,6 @@
 //! Key providers, as the administrator creates, renames, finds and deletes them.
 
-use rusqlite::params;
+use rusqlite::{ToSql, params};
 
 use super::key_rows::exactly_one;
 use super::schema::is_uuid;
@@ -94,6 +94,18 @@ impl Store {
         name: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        if self.providers()?.iter().all(|it| it.name != name) {
+            // They find it by its UUID meanwhile.
+            let sql = format!(
+                "UPDATE OR ABORT key_ref SET provider_name = :name, updated_at = :now WHERE id IN
+                     (SELECT id FROM key_ref WHERE {} AND provider_name IS NOT :name LIMIT :most)",
+                is_uuid("provider_uuid", ":uuid")
+            );
+            let uuid = provider.to_string();
+            let values: [(&str, &dyn ToSql); 3] =
+                [(":name", &name), (":now", &now.0), (":uuid", &uuid)];
+            self.write_some_at_a_time(&sql, &values)?;
+        }
         self.write(|transaction| {
             let found = provider_rows::by_uuid(transaction, provider)?;
             if found.name == name {
@@ -140,6 +152,14 @@ impl Store {
     /// their provider's UUID and keep its name. If the host is in a fleet, the key is not opened again because others
     /// announce it. [`Store::dependent_domains`] lists the guests that this locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
+        // They find it by its name meanwhile. With the provider they would lose its UUID in one step.
+        let sql = format!(
+            "UPDATE OR ABORT key_ref SET provider_uuid = NULL WHERE id IN
+                 (SELECT id FROM key_ref WHERE {} LIMIT :most)",
+            is_uuid("provider_uuid", ":uuid")
+        );
+        let uuid = provider.to_string();
+        self.write_some_at_a_time(&sql, &[(":uuid", &uuid)])?;
         self.write(|transaction| {
             let key_id = provider_rows::by_uuid(transaction, provider)?.key_id;
             provider_rows::delete(transaction, provider)?;

@@ -1,4 +1,4 @@
-//! A provider's new KEK, and what happens to its previous one.
+//! A provider's new KEK, the rows that follow, and what happens to its previous one.
 //!
 //! The previous KEK stays on the host as a provider of its own. So a key reference that was
 //! missed, or that another tool restores, still opens, by the rules for any provider; and the
@@ -30,17 +30,13 @@ pub struct RewrappedRow {
 
 /// A provider gets a new KEK.
 #[derive(Debug)]
-pub struct Rotation<'a> {
-    /// The provider, as it was when the rows were re-wrapped.
+pub struct KeyChange<'a> {
+    /// The provider, as it was seen.
     pub provider: &'a Provider,
     /// The new KEK's id.
     pub key_id: KeyId,
     /// The new KEK's version.
     pub key_version: i64,
-    /// The rows that change with it: those of [`Store::key_refs_under`], including retired ones.
-    pub rewrapped: &'a [RewrappedRow],
-    /// The rows under the old KEK that cannot be opened, and so stay as they are.
-    pub given_up: &'a [KeyRefId],
     /// The slots of the new KEK.
     pub slots: &'a [Slot],
     /// The time that goes into `updated_at`.
@@ -53,36 +49,28 @@ impl Store {
         self.read(|connection| provider_rows::previous(connection, provider))
     }
 
-    /// Gives a provider its new KEK together with the rows that were re-wrapped with it, and keeps
-    /// the previous KEK, unless another provider has it too. The new one counts as never exported.
+    /// Gives a provider its new KEK, which counts as never exported, and keeps the previous one, unless another
+    /// provider has it too. The rows that the previous one wraps stay as they are: they open with it, and
+    /// [`Store::rewrap`] follows. So a start waits for this no longer than for the change of a few rows.
     ///
-    /// `Changed` if a row under the old KEK would be left that was not given up: someone added it
-    /// in the meantime.
-    pub fn rotate_provider(&mut self, rotation: &Rotation<'_>) -> Result<(), StoreError> {
-        let Rotation { provider, now, .. } = rotation;
+    /// `Changed` if the provider has another KEK by now.
+    pub fn change_key(&mut self, change: &KeyChange<'_>) -> Result<(), StoreError> {
+        let KeyChange { provider, now, .. } = change;
         self.write(|transaction| {
             if provider_rows::by_uuid(transaction, provider.uuid)?.key_id != provider.key_id {
                 return Err(StoreError::Changed.into());
             }
-            rewrap(transaction, provider, rotation.rewrapped, *now)?;
-            let left = key_rows::under_kek(transaction, provider.key_id)?;
-            if left
-                .iter()
-                .any(|row| !rotation.given_up.contains(&row.key_ref.id))
-            {
-                return Err(StoreError::Changed.into());
-            }
-            let key = (rotation.key_id, rotation.key_version);
+            let key = (change.key_id, change.key_version);
             provider_rows::set_key(transaction, provider.uuid, key, *now)?;
-            for slot in rotation.slots {
+            for slot in change.slots {
                 slots::insert(transaction, slot.clone())?;
             }
             keep_previous(transaction, provider, *now)
         })
     }
 
-    /// Writes rows that an earlier rotation missed, re-wrapped with the KEK that the provider now
-    /// has, and binds them to it. `Changed` if it has another KEK, or a row was changed.
+    /// Writes rows that were re-wrapped with the KEK that the provider has, and binds them to it: all of them, or
+    /// none. `Changed` if it has another KEK, or a row was changed.
     pub fn rewrap(
         &mut self,
         provider: &Provider,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,23 @@ use crate::key::new_key::NewKey;
 use crate::key::wrap::WrappedDek;
 use crate::verdict::facts::{Announcement, Arrival, Provider, References};
 use crate::verdict::repair::{KeyOrigin, Repair};
+
+thread_local! {
+    /// How many rows the largest transaction of this thread has changed.
+    static MOST_CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Called with the number of rows that a transaction has changed, also by triggers and foreign keys.
+pub(super) fn note_changes(changes: u64) {
+    MOST_CHANGES.set(MOST_CHANGES.get().max(changes));
+}
+
+/// How many rows the largest transaction of this work changes. For so long a start waits, and timings are no test.
+pub(crate) fn most_changes(work: impl FnOnce()) -> u64 {
+    MOST_CHANGES.set(0);
+    work();
+    MOST_CHANGES.get()
+}
 
 /// The time at which tests happen.
 pub(super) const NOW: Timestamp = Timestamp(1_800_000_000_000);

@@ -15,6 +15,7 @@ mod opening;
 mod related_guests;
 mod rotating;
 mod seen_state;
+mod short_holds;
 mod speed;
 mod whole_or_nothing;
 mod written_keys;

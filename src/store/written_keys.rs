@@ -10,6 +10,9 @@ use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::key::wrap::WrappedDek;
 
+/// Of how many guests the keys are noted in one transaction: each may have several.
+const GUESTS_AT_ONCE: usize = 100;
+
 /// Wrapped keys, by guest.
 pub type WrittenKeys = BTreeMap<DomainUuid, Vec<WrappedDek>>;
 
@@ -33,31 +36,39 @@ impl Store {
         })
     }
 
-    /// Records that these keys are about to be written.
+    /// Records that these keys are about to be written: some at a time, for a start waits for each transaction.
     pub fn add_written_keys(
         &mut self,
         keys: &WrittenKeys,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            let sql = "INSERT OR IGNORE INTO written_key (domain_uuid, wrapped_dek, at)
-                       VALUES (?1, ?2, ?3)";
-            let mut insert = transaction.prepare(sql)?;
-            for (domain, keys) in keys {
-                for key in keys {
-                    insert.execute(params![domain.to_string(), key.as_bytes(), now.0])?;
+        let guests: Vec<_> = keys.iter().collect();
+        for some in guests.chunks(GUESTS_AT_ONCE) {
+            self.write(|transaction| {
+                let sql = "INSERT OR IGNORE INTO written_key (domain_uuid, wrapped_dek, at)
+                           VALUES (?1, ?2, ?3)";
+                let mut insert = transaction.prepare(sql)?;
+                for (domain, keys) in some {
+                    for key in *keys {
+                        insert.execute(params![domain.to_string(), key.as_bytes(), now.0])?;
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Forgets the keys of these guests but for those given, which are what it has written there.
     pub fn keep_written_keys(&mut self, keys: &WrittenKeys) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            keys.iter()
-                .try_for_each(|(domain, kept)| keep(transaction, *domain, kept))
-        })
+        let guests: Vec<_> = keys.iter().collect();
+        for some in guests.chunks(GUESTS_AT_ONCE) {
+            self.write(|transaction| {
+                some.iter()
+                    .try_for_each(|(domain, kept)| keep(transaction, **domain, kept))
+            })?;
+        }
+        Ok(())
     }
 
     /// The guests with a key reference that was changed at this time or later.

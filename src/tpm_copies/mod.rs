@@ -35,6 +35,13 @@ pub use restore::{CopyRestored, RestoreError, restore_copy};
 pub use run_record::RunRecord;
 pub use saved_copy::SavedCopy;
 
+/// Whether this is the record of a guest's last run, for fuzzing.
+#[cfg(feature = "internals")]
+#[must_use]
+pub fn is_run_record(text: &[u8]) -> bool {
+    serde_json::from_slice::<RunRecord>(text).is_ok()
+}
+
 /// Whether this is the manifest of a saved copy, for fuzzing.
 #[cfg(feature = "internals")]
 #[must_use]

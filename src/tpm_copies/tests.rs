@@ -1,6 +1,7 @@
 //! A TPM state is saved, deleted and restored.
 
 mod moving;
+mod races;
 mod restoring;
 mod saving;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 
+mod absurd_recovery;
 mod adopt;
 mod ambiguous;
 mod bad_input;

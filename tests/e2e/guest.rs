@@ -321,7 +321,7 @@ impl KeyRef {
         })
     }
 
-    fn insert(&self, store: &Connection, domain: DomainUuid) {
+    pub(crate) fn insert(&self, store: &Connection, domain: DomainUuid) {
         let insert = "INSERT INTO key_ref (resource_type, resource_uuid, secret_uuid, \
              provider_uuid, provider_name, key_version, kek_ref, wrapped_dek, first_used_at, \
              retired_at, created_at, updated_at) \

@@ -1,15 +1,20 @@
 //! A private libvirt host for one test: up in `Host::new`, down when dropped.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use tempfile::TempDir;
 use vtpm_guard::internals::ids::SecretUuid;
 
 const PRIVATE_HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/private-host");
+
+/// The directory of other programs than those that were built with the tests, such as those for release.
+pub(crate) const PROGRAMS: &str = "VTPM_GUARD_PROGRAMS";
 
 /// No command of these tests takes this long; one that does hangs.
 const COMMAND_SECONDS: &str = "120";
@@ -60,19 +65,21 @@ pub(crate) struct Host {
     holder: Child,
     /// `/proc/PID/root`: the host's file system as this process reaches it.
     root: PathBuf,
+    /// What commands have said on it.
+    said: Mutex<String>,
 }
 
 impl Host {
     /// Brings a host up with the guard as its only hook.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let programs = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook"))
-            .parent()
-            .unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_vtpm-guard-hook")).parent();
+        let programs = env::var_os(PROGRAMS).map(PathBuf::from);
+        let programs = programs.unwrap_or_else(|| built.unwrap().to_owned());
         let talk = dir.path().join("hold.log");
         let mut holder = Command::new(PRIVATE_HOST)
             .arg("hold")
-            .args([dir.path(), programs])
+            .args([dir.path(), &programs])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&talk).unwrap())
@@ -87,7 +94,12 @@ impl Host {
         }
         let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
         let root = Path::new("/proc").join(pid.trim()).join("root");
-        Self { dir, holder, root }
+        Self {
+            dir,
+            holder,
+            root,
+            said: Mutex::default(),
+        }
     }
 
     /// Brings a host up with a script of the test's as its only hook, in the guard's place.
@@ -126,7 +138,15 @@ impl Host {
             .unwrap();
         // A command that reads nothing closes its end; that is its right.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        finish(child)
+        let output = finish(child);
+        let mut said = self.said.lock().unwrap();
+        said.extend([&*output.stdout, &output.stderr, "\n"]);
+        output
+    }
+
+    /// All that commands have said on it so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {

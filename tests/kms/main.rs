@@ -13,6 +13,7 @@
 
 mod broken_plugins;
 mod built;
+mod dumps;
 mod exec;
 mod kmip;
 mod page;

@@ -33,6 +33,7 @@ mod prune;
 pub(crate) mod recovery;
 mod renew;
 mod repair;
+mod short_holds;
 pub(crate) mod slots;
 mod stage;
 mod starts;

@@ -167,20 +167,44 @@ fn a_row_that_does_not_open_stays_as_it_is() {
     assert!(fixture.would_start(&guest));
 }
 
-#[test]
-fn of_two_providers_with_one_key_each_keeps_its_own_guests() {
-    let fixture = Fixture::new();
-    let guest = fixture.guest_in_use("vm1");
-    let old = fixture.provider("a").key_id;
+/// Another provider with the key of `a`.
+fn make_twin(fixture: &Fixture) {
     let twin = NewProvider {
         uuid: ProviderUuid::random(),
         name: "twin".to_owned(),
-        key_id: old,
+        key_id: fixture.provider("a").key_id,
         key_version: 1,
         is_default: false,
     };
     let mut store = fixture.store();
     store.create_provider(&twin, &[], Timestamp::now()).unwrap();
+}
+
+#[test]
+fn a_kill_leaves_no_guest_to_another_provider_with_the_previous_key() {
+    kill::everywhere(
+        |fixture| {
+            fixture.guest_in_use("vm1");
+            make_twin(fixture);
+            let other = fixture.define("vm2");
+            fixture.add_key(&other, "twin", &Dek::generate().unwrap());
+        },
+        |fixture| drop(rotated(fixture)),
+        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+        |fixture| {
+            let (guest, other) = (fixture.defined("vm1"), fixture.defined("vm2"));
+            assert_eq!(key_ids(fixture, &guest), [fixture.provider("a").key_id]);
+            assert_eq!(key_ids(fixture, &other), [fixture.provider("twin").key_id]);
+        },
+    );
+}
+
+#[test]
+fn of_two_providers_with_one_key_each_keeps_its_own_guests() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let old = fixture.provider("a").key_id;
+    make_twin(&fixture);
     let other = fixture.define("vm2");
     let row = fixture.add_key(&other, "twin", &Dek::generate().unwrap());
     let done = rotated(&fixture);

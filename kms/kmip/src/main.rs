@@ -14,7 +14,7 @@ use aes_gcm::{Aes256Gcm, Key, Nonce};
 use vtpm_guard::plugin::{
     Deadline, Kms, PluginError, RemoteKey, Settings, Trouble, Wrapped, Zeroizing, serve,
 };
-use vtpm_guard_kms_tls::{Address, Identity};
+use vtpm_guard_kms_tls::{Address, Identity, Needs};
 
 use blob::{Blob, Method};
 use connection::{Connection, Error, Server};
@@ -70,6 +70,11 @@ impl Kms for Kmip {
         if identity.certificate().is_none() {
             return Err(wrong("certificate and key are missing".to_owned()));
         }
+        let needs = Needs {
+            files: identity.files(),
+            ports: vec![address.port()],
+        };
+        needs.confine();
         Ok(Self {
             server: Server { address, identity },
             how,

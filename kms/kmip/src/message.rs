@@ -4,11 +4,11 @@ use std::fmt;
 
 use vtpm_guard::plugin::{PluginError, Trouble, Zeroizing};
 
-use crate::ttlv::{Fields, Item, Malformed, Tag, Writer};
+use super::ttlv::{Fields, Item, Malformed, Tag, Writer};
 
 /// The tags of the standard that occur here.
 pub mod tag {
-    use crate::ttlv::Tag;
+    use super::super::ttlv::Tag;
 
     macro_rules! tags {
         ($($name:ident = $number:literal),* $(,)?) => {

@@ -2,9 +2,9 @@
 
 use vtpm_guard::plugin::Zeroizing;
 
-use crate::blob::{NONCE_LEN, TAG_LEN};
-use crate::message::{Version, tag};
-use crate::ttlv::{Fields, Item, Malformed};
+use super::blob::{NONCE_LEN, TAG_LEN};
+use super::message::{Version, tag};
+use super::ttlv::{Fields, Item, Malformed};
 
 /// The length of an AES-256 key, in bytes.
 pub(crate) const KEY_LEN: usize = 32;
@@ -129,4 +129,5 @@ pub(crate) fn decrypted(payload: Fields<'_>) -> Result<Zeroizing<Vec<u8>>, Malfo
 }
 
 #[cfg(test)]
+#[path = "payload/tests.rs"]
 mod tests;

@@ -39,6 +39,12 @@ impl Address {
         &self.host
     }
 
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its IP addresses. The system's resolver knows no deadline, so it is asked by another thread, which
     /// ends with the process.
     pub(crate) fn resolve(&self, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {

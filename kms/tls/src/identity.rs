@@ -52,6 +52,17 @@ impl Identity {
         self.own.as_ref().map(|own| own.certificate.as_path())
     }
 
+    /// The files that are read for each connection.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let ca = self
+            .ca
+            .clone()
+            .or_else(|| host_bundle().map(Path::to_owned));
+        let own = self.own.iter().flat_map(|own| [&own.certificate, &own.key]);
+        ca.into_iter().chain(own.cloned()).collect()
+    }
+
     /// The authorities that are trusted, in the words of an error.
     pub(crate) fn authorities(&self) -> String {
         self.ca.as_ref().map_or_else(
@@ -99,19 +110,21 @@ impl Identity {
             }
             return Ok(roots);
         }
-        let bundle = HOST_BUNDLES
-            .map(Path::new)
-            .into_iter()
-            .find(|path| path.exists());
         let none = || {
             let message = "ca is missing, and this host has no certificates that it trusts";
             PluginError::new(Trouble::Settings, message)
         };
-        let bundle = bundle.ok_or_else(none)?;
+        let bundle = host_bundle().ok_or_else(none)?;
         // Hosts have old ones that no library takes.
         roots.add_parsable_certificates(certificates(bundle, &read_trusted(bundle)?)?);
         Ok(roots)
     }
+}
+
+/// The certificates that this host trusts.
+fn host_bundle() -> Option<&'static Path> {
+    let mut bundles = HOST_BUNDLES.into_iter().map(Path::new);
+    bundles.find(|path| path.exists())
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PluginError> {

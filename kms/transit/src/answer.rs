@@ -6,7 +6,7 @@ use serde::Deserialize;
 use vtpm_guard::plugin::{PluginError, Trouble, Zeroizing};
 use vtpm_guard_kms_tls::Address;
 
-use crate::http::Answer;
+use crate::reply::Answer;
 
 /// An answer with a status of success.
 pub(crate) struct Success {

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use vtpm_guard::plugin::{Deadline, PluginError, Trouble, Zeroizing};
 
 use crate::answer::{Success, errors, incomplete};
-use crate::http::{Answer, Request, Server};
+use crate::http::{Request, Server};
 use crate::login::Login;
+use crate::reply::Answer;
 
 /// The longest request, in bytes.
 const MAX_REQUEST: usize = 128 << 10;

@@ -54,6 +54,15 @@ impl Login {
         Ok(Self { way, token })
     }
 
+    /// The file that is read for it.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.way {
+            Way::TokenFile(file) => Some(file),
+            Way::AppRole { secret_id_file, .. } => Some(secret_id_file),
+            Way::Certificate { .. } => None,
+        }
+    }
+
     /// Returns a token. A login is made once in a conversation; a file is read each time.
     pub(crate) fn token(
         &self,

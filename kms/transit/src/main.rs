@@ -7,7 +7,9 @@ mod answer;
 mod api;
 mod http;
 mod login;
+mod reply;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use base64ct::{Base64, Encoding};
@@ -15,7 +17,7 @@ use serde::Serialize;
 use vtpm_guard::plugin::{
     Deadline, Kms, PluginError, RemoteKey, Settings, Trouble, Wrapped, Zeroizing, serve,
 };
-use vtpm_guard_kms_tls::Identity;
+use vtpm_guard_kms_tls::{Identity, Needs};
 
 use crate::api::{Api, is_mount};
 use crate::http::Server;
@@ -44,8 +46,16 @@ impl Kms for Transit {
             let message = format!("namespace \"{namespace}\" is no path");
             return Err(PluginError::new(Trouble::Settings, message));
         }
+        let mount = login::mount(settings, "mount", "transit")?;
+        let mut files = server.identity.files();
+        files.extend(login.file().map(Path::to_owned));
+        let needs = Needs {
+            files,
+            ports: vec![server.address.port()],
+        };
+        needs.confine();
         Ok(Self {
-            mount: login::mount(settings, "mount", "transit")?,
+            mount,
             api: Api::new(server, namespace, login),
         })
     }

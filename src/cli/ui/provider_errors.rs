@@ -79,7 +79,10 @@ pub(crate) fn backup(error: StoreError) -> CommandError {
                 .with_hint("install a newer vtpm-guard")
         }
         StoreError::Unavailable {
-            reason: UnavailableReason::Untrusted(Reason::NotAFile) | UnavailableReason::NotAStore,
+            reason:
+                UnavailableReason::Untrusted(Reason::NotAFile)
+                | UnavailableReason::NotAStore
+                | UnavailableReason::TooLong(_),
             ..
         } => CommandError::failed(error)
             .with_hint(format!("make one: {}", Command::StoreBackup(Arg::FILE))),

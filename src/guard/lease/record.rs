@@ -37,7 +37,8 @@ impl Holder {
             Some(_) => return false,
             None => WITHOUT_DAEMON,
         };
-        let age = u64::try_from(now.0 - self.since).map(Duration::from_millis);
+        // Whatever the file says, it is a time that a number can say.
+        let age = u64::try_from(now.0.saturating_sub(self.since)).map(Duration::from_millis);
         age.is_ok_and(|age| age < limit)
     }
 }
@@ -71,5 +72,23 @@ pub(super) fn read(path: &Path) -> io::Result<Record> {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Record::default()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_cannot_be_is_no_start() {
+        for since in [i64::MIN, i64::MAX] {
+            let holder = Holder {
+                domain: String::new(),
+                name: String::new(),
+                daemon: None,
+                since,
+            };
+            assert!(!holder.is_starting(Timestamp::now()));
+        }
     }
 }

@@ -58,7 +58,9 @@ fn serve(uri: &str) -> io::Result<()> {
             }
             Err(error) => error.clone().into(),
         };
-        responses.write_all(&response.to_frame()?)?;
+        for part in response.into_parts() {
+            responses.write_all(&part.to_frame()?)?;
+        }
         if let Some(value) = value {
             responses.write_all(&value_frame(&value)?)?;
         }

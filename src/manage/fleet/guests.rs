@@ -1,5 +1,7 @@
 //! What the exchange has to know of this host's guests.
 
+use std::collections::BTreeMap;
+
 use super::exchange::Guests;
 use crate::domain::{Domain, Vtpm};
 use crate::ids::DomainUuid;
@@ -12,7 +14,7 @@ use crate::swtpm::{StateFile, read_state};
 pub(super) struct HostGuests {
     /// Whether libvirt answered.
     are_known: bool,
-    domains: Vec<Domain>,
+    domains: BTreeMap<DomainUuid, Domain>,
     tpm_states: std::path::PathBuf,
 }
 
@@ -22,7 +24,9 @@ impl HostGuests {
         let domains = all.iter().filter_map(|guest| guest.domain.as_ref().ok());
         Self {
             are_known: listed.is_some(),
-            domains: domains.cloned().collect(),
+            domains: domains
+                .map(|domain| (domain.uuid, domain.clone()))
+                .collect(),
             tpm_states: host.libvirt_dirs().tpm_states(),
         }
     }
@@ -34,11 +38,15 @@ impl Guests for HostGuests {
     }
 
     fn defined(&self) -> Vec<DomainUuid> {
-        self.domains.iter().map(|domain| domain.uuid).collect()
+        self.domains.keys().copied().collect()
+    }
+
+    fn is_defined(&self, guest: DomainUuid) -> bool {
+        self.domains.contains_key(&guest)
     }
 
     fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
-        let domain = self.domains.iter().find(|domain| domain.uuid == guest);
+        let domain = self.domains.get(&guest);
         let Some(Vtpm::Emulator(vtpm)) = domain.and_then(|domain| domain.vtpm.as_ref()) else {
             return false;
         };

@@ -99,7 +99,7 @@ fn reports(host: &Host, status: &mut FleetStatus) -> Result<Reports, FleetComman
     let found = client.status(default_deadline())?;
     status.server = Some(found.server);
     status.role = Some(found.role);
-    status.clock_ahead_ms = Some(found.now.0 - Timestamp::now().0);
+    status.clock_ahead_ms = Some(found.now.0.saturating_sub(Timestamp::now().0));
     newest_reports(&mut client)
 }
 

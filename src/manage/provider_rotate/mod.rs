@@ -1,36 +1,33 @@
 //! `provider rotate`: a new key for a provider; every guest's key is re-wrapped with it.
 //!
-//! The store changes in one transaction: a kill leaves it as before, at most with one more
-//! sealed key beside it that wraps nothing, and the command is run again. What an earlier rotation
-//! missed (a key reference that another tool brought back) is re-wrapped first.
+//! The provider gets its new key in one small transaction, in which its previous one stays on this host as a provider
+//! of its own. Rows are re-wrapped after that, some at a time, so that no start waits for thousands of them. Each row
+//! is at any moment as before or as after, and opens either way. What a kill leaves is what an earlier rotation
+//! missed (as a key reference that another tool brought back): it is re-wrapped first by the next one.
 
 mod rows;
+mod work;
 
-pub(crate) use self::rows::{LeftRow, RotatedRow, RowResult};
+#[cfg(test)]
+pub(crate) use self::rows::LeftRow;
+pub(crate) use self::rows::{RotatedRow, RowResult};
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use self::work::Work;
 use super::fleet::rotation::{self, HostResult, Patience, RotateError};
-use super::host::{Host, HostError, default_deadline};
+use super::host::Host;
 use super::provider_list::SealState;
 use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
-use super::slots::{SlotError, place, same_slots};
-use crate::clock::Timestamp;
-use crate::config::Config;
+use super::slots::SlotError;
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
-use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
-use crate::keyring::{Keyring, KeyringError, StoredKek, WeakerSeal};
-use crate::kms::KeyManagers;
-use crate::store::{Access, KeyRefRecord, RewrappedRow, Rotation, Slot, Store, StoreError};
-use crate::verdict::facts::{Provider, provider_of};
-
-/// How often the rows are re-wrapped because somebody changed one of them in the meantime.
-const ATTEMPTS: u32 = 8;
+use crate::keyring::{KeyringError, StoredKek, WeakerSeal};
+use crate::store::Access;
+use crate::verdict::facts::Provider;
 
 /// What `provider rotate` did.
 #[derive(Debug, Serialize)]
@@ -197,171 +194,6 @@ fn run(
         stored,
         unusable,
     })
-}
-
-/// What the rows are re-wrapped with.
-struct Work<'a> {
-    unlocker: Unlocker,
-    store: &'a mut Store,
-    progress: &'a mut dyn FnMut(RotateStep),
-    config: &'a Config,
-    managers: KeyManagers,
-}
-
-impl Work<'_> {
-    /// Re-wraps with the provider's present key what still opens under a previous one. No rows:
-    /// there was nothing to complete.
-    fn complete(
-        &mut self,
-        provider: &Provider,
-    ) -> Result<(Vec<RotatedRow>, Vec<UnusableKey>), HostError> {
-        let (mut rows, mut unusable) = (Vec::new(), Vec::new());
-        for previous in self.store.previous_keys(provider)? {
-            let records = self.store.key_refs_under(previous.key_id)?;
-            if records.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.unlocker.kek(previous.key_id, default_deadline()) {
-                unusable.push(UnusableKey {
-                    name: previous.name,
-                    key_refs: records.len(),
-                    error,
-                });
-                continue;
-            }
-            self.unlocker.kek(provider.key_id, default_deadline())?;
-            let (done, rewrapped) = self.rewrap(records, provider, |_| true)?;
-            self.store.set_deadline(default_deadline())?;
-            self.store.rewrap(provider, &rewrapped, Timestamp::now())?;
-            rows.extend(done);
-        }
-        if !rows.iter().any(RotatedRow::is_rewrapped) {
-            return Ok((Vec::new(), unusable));
-        }
-        let seen: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
-        for record in self.store.key_refs_under(provider.key_id)? {
-            if !seen.contains(&record.key_ref.id) {
-                rows.push(RotatedRow::new(self.store, &record, RowResult::Already)?);
-            }
-        }
-        Ok((rows, unusable))
-    }
-
-    /// Gives the provider a new key, and re-wraps all that its present one wraps.
-    fn rotate(
-        &mut self,
-        keyring: &Keyring,
-        provider: &Provider,
-        weaker: WeakerSeal,
-    ) -> Result<(StoredKek, Vec<RotatedRow>), SlotError> {
-        self.unlocker.kek(provider.key_id, default_deadline())?;
-        let new = Kek::generate()?;
-        let slots = same_slots(self.store, &mut self.managers, provider.key_id, &new)?;
-        // The key before the rows that need it: a kill in between leaves a key that nobody needs.
-        let place = place(self.config.kek_cache, &slots);
-        let stored = keyring.store_only_in(place, &new, weaker, default_deadline())?;
-        // What was sealed must open, before anything is wrapped with it.
-        if let Err(error) = self.unlocker.kek(new.key_id(), default_deadline()) {
-            // The first error is the one to report; nothing was ever wrapped with this key.
-            let _ = keyring.remove(new.key_id());
-            return Err(error.into());
-        }
-        // From here on it stays, whatever fails: a commit that ended in an I/O error may be found
-        // done after a crash, and then every guest needs it.
-        let rotated = Provider {
-            key_id: new.key_id(),
-            key_version: provider.key_version + 1,
-            ..provider.clone()
-        };
-        Ok((stored, self.carry_out(provider, &rotated, &slots)?))
-    }
-
-    fn carry_out(
-        &mut self,
-        provider: &Provider,
-        rotated: &Provider,
-        slots: &[Slot],
-    ) -> Result<Vec<RotatedRow>, HostError> {
-        for _ in 0..ATTEMPTS {
-            self.store.set_deadline(default_deadline())?;
-            let providers = self.store.providers()?;
-            let has_twin = providers
-                .iter()
-                .any(|other| other.uuid != provider.uuid && other.key_id == provider.key_id);
-            let is_ours = |row: &KeyRefRecord| {
-                let named = provider_of(&row.key_ref, &providers);
-                !has_twin || named.is_some_and(|named| named.uuid == provider.uuid)
-            };
-            let records = self.store.key_refs_under(provider.key_id)?;
-            let (rows, rewrapped) = self.rewrap(records, rotated, is_ours)?;
-            let given_up = rows.iter().filter(|row| !row.is_rewrapped());
-            let given_up: Vec<_> = given_up.map(|row| row.id).collect();
-            self.store.set_deadline(default_deadline())?;
-            let written = self.store.rotate_provider(&Rotation {
-                provider,
-                key_id: rotated.key_id,
-                key_version: rotated.key_version,
-                rewrapped: &rewrapped,
-                given_up: &given_up,
-                slots,
-                now: Timestamp::now(),
-            });
-            match written {
-                Err(StoreError::Changed) => {}
-                written => return Ok(written.map(|()| rows)?),
-            }
-        }
-        Err(StoreError::Changed.into())
-    }
-
-    /// Wraps what opens with the key of this provider; nothing is written yet.
-    fn rewrap(
-        &mut self,
-        records: Vec<KeyRefRecord>,
-        provider: &Provider,
-        is_ours: impl Fn(&KeyRefRecord) -> bool,
-    ) -> Result<(Vec<RotatedRow>, Vec<RewrappedRow>), HostError> {
-        let (mut rows, mut rewrapped) = (Vec::new(), Vec::new());
-        let of = records.len();
-        for (index, record) in records.into_iter().enumerate() {
-            let guest = record.domain;
-            (self.progress)(RotateStep { index, of, guest });
-            let result = if is_ours(&record) {
-                match self.rewrap_one(&record, provider) {
-                    Ok(row) => {
-                        rewrapped.push(row);
-                        RowResult::Rewrapped
-                    }
-                    Err(why) => RowResult::Left(why),
-                }
-            } else {
-                RowResult::Left(LeftRow::NotOurs)
-            };
-            rows.push(RotatedRow::new(self.store, &record, result)?);
-        }
-        Ok((rows, rewrapped))
-    }
-
-    fn rewrap_one(
-        &mut self,
-        record: &KeyRefRecord,
-        provider: &Provider,
-    ) -> Result<RewrappedRow, LeftRow> {
-        let deadline = default_deadline();
-        let seen = record.key_ref.wrapped_dek.clone();
-        let seen = seen.ok_or(LeftRow::Placeholder)?;
-        let opened = self.unlocker.open(&seen, record.domain, deadline);
-        let dek = opened.map_err(LeftRow::NotOpened)?;
-        let generation = record.key_ref.generation();
-        let key = self
-            .unlocker
-            .wrap(&dek, provider, record.domain, generation, deadline)?;
-        Ok(RewrappedRow {
-            key_ref: record.key_ref.id,
-            seen,
-            key,
-        })
-    }
 }
 
 impl PreviousKey {

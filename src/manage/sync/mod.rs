@@ -60,12 +60,14 @@ pub(crate) fn sync(host: &Host, progress: &dyn Fn(usize, &str)) -> Result<Synced
     for _ in 0..ROUNDS {
         let notes = notes(host)?;
         let round = synchronise(host, only.as_ref(), None, progress)?;
-        let waits = |uuid: &DomainUuid| {
-            let mut guests = round.guests.iter();
-            guests.any(|it| it.guest.uuid == *uuid && it.action.is_to_be_retried())
-        };
         let mut taken = notes.clone();
-        taken.retain(|uuid, _| !waits(uuid));
+        for waiting in round
+            .guests
+            .iter()
+            .filter(|it| it.action.is_to_be_retried())
+        {
+            taken.remove(&waiting.guest.uuid);
+        }
         all.replace(round);
         take(host, &taken)?;
         let now = self::notes(host)?;

@@ -1,7 +1,10 @@
 //! What `sync` did.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
+use crate::ids::DomainUuid;
 use crate::manage::guests::GuestRef;
 use crate::manage::travelling::TravelFinding;
 
@@ -85,11 +88,10 @@ impl SyncedGuest {
 impl Synced {
     /// Takes what a later round did.
     pub(super) fn replace(&mut self, round: Self) {
-        let is_newer = |known: &SyncedGuest| {
-            let mut guests = round.guests.iter();
-            guests.any(|guest| guest.guest.uuid == known.guest.uuid)
-        };
-        self.guests.retain(|known| !is_newer(known));
+        let uuids = round.guests.iter().map(|guest| guest.guest.uuid);
+        let newer: BTreeSet<DomainUuid> = uuids.collect();
+        self.guests
+            .retain(|known| !newer.contains(&known.guest.uuid));
         self.guests.extend(round.guests);
         self.guests
             .sort_by(|one, other| one.guest.name.cmp(&other.guest.name));

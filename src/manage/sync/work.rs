@@ -148,9 +148,9 @@ impl Work<'_> {
     /// The guests that have something to be removed, and that libvirt does not know: they have moved,
     /// or are transient and do not run. What was written for them stays noted, for they may come back.
     pub(super) fn not_here(&self, listed: &[Listed]) -> Result<Vec<SyncedGuest>, HostError> {
-        let is_listed = |uuid: &DomainUuid| listed.iter().any(|it| it.guest.uuid == *uuid);
-        let absent = self.facts.written_guests().filter(|uuid| !is_listed(uuid));
-        let absent: BTreeSet<_> = absent.collect();
+        let listed: BTreeSet<_> = listed.iter().map(|it| it.guest.uuid).collect();
+        let absent: BTreeSet<_> = self.facts.written_guests().collect();
+        let absent = &absent - &listed;
         let store = self.host.store(Access::Read)?;
         let name = |uuid| store.as_ref().map(|store| store.last_name(uuid));
         let not_here = |uuid| {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, params};
 
 use super::super::error::Failure;
-use super::super::{Store, StoreError, columns};
+use super::super::{ROWS_AT_ONCE, Store, StoreError, columns};
 use crate::clock::Timestamp;
 use crate::fleet::FactId;
 use crate::ids::HostUuid;
@@ -40,7 +40,7 @@ impl Store {
     /// Enters a fleet; every key and every provider of this host is to be announced there. A host that is in one
     /// keeps its identity. Returns who it is.
     pub fn join_fleet(&mut self, name: &str, now: Timestamp) -> Result<HostUuid, StoreError> {
-        self.write(|transaction| {
+        let host = self.write(|transaction| {
             let host = match membership(transaction)? {
                 Some(found) => found.host,
                 None => HostUuid::random(),
@@ -50,9 +50,11 @@ impl Store {
                  ON CONFLICT (id) DO UPDATE SET host_name = ?2, joined_at = ?3",
                 params![host.to_string(), name, now.0],
             )?;
-            super::outbox::announce_all(transaction)?;
             Ok(host)
-        })
+        })?;
+        // After a kill before this, the first exchange does it, as with any database that is new to it.
+        self.announce_rows()?;
+        Ok(host)
     }
 
     /// Leaves the fleet, and forgets what it said. Its keys stay.
@@ -103,20 +105,35 @@ impl Store {
         })
     }
 
-    /// Replaces that.
+    /// Replaces that, some of it at a time: a start waits for each transaction. What a kill leaves out is asked for once
+    /// more.
     pub fn set_fleet_scope(
         &mut self,
         scope: &BTreeSet<(String, String)>,
     ) -> Result<(), StoreError> {
-        self.write_quietly(|transaction| {
-            transaction.execute("DELETE FROM fleet_scope", [])?;
-            let sql = "INSERT INTO fleet_scope (kind, value) VALUES (?1, ?2)";
-            let mut insert = transaction.prepare(sql)?;
-            for (kind, value) in scope {
-                insert.execute(params![kind, value])?;
+        let known = self.fleet_scope()?;
+        for (changed, sql) in [
+            (
+                &known - scope,
+                "DELETE FROM fleet_scope WHERE kind = ?1 AND value = ?2",
+            ),
+            (
+                scope - &known,
+                "INSERT OR IGNORE INTO fleet_scope (kind, value) VALUES (?1, ?2)",
+            ),
+        ] {
+            let changed: Vec<_> = changed.into_iter().collect();
+            for some in changed.chunks(usize::from(ROWS_AT_ONCE)) {
+                self.write_quietly(|transaction| {
+                    let mut change = transaction.prepare(sql)?;
+                    for (kind, value) in some {
+                        change.execute(params![kind, value])?;
+                    }
+                    Ok(())
+                })?;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 

@@ -9,8 +9,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 
 use super::super::error::Failure;
 use super::super::schema::{KEYED, is_uuid};
-use super::super::{EventRow, Store, StoreError, columns, events};
-use super::membership::membership;
+use super::super::{EventRow, ROWS_AT_ONCE, Store, StoreError, columns, events};
 use crate::ids::DomainUuid;
 use crate::key::wrap::WrappedDek;
 
@@ -168,16 +167,23 @@ pub(super) fn note(
     Ok(())
 }
 
-/// Notes every key and the providers: the fleet knows nothing yet of this host.
-pub(super) fn announce_all(transaction: &Transaction<'_>) -> Result<(), Failure> {
-    transaction.execute_batch(&format!(
+/// Notes the keys of rows.
+fn note_rows() -> String {
+    format!(
         "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid, wrapped_dek)
-             SELECT 'row', resource_uuid, CAST(wrapped_dek AS BLOB) FROM key_ref
-             WHERE resource_type = 'tpm' AND {KEYED};
-         INSERT OR IGNORE INTO fleet_outbox (what) VALUES ('providers');"
-    ))?;
-    Ok(())
+         SELECT 'row', resource_uuid, CAST(wrapped_dek AS BLOB) FROM key_ref
+         WHERE resource_type = 'tpm' AND {KEYED}"
+    )
 }
+
+/// Notes events of this host.
+const NOTE_EVENTS: &str =
+    "INSERT OR IGNORE INTO fleet_outbox (what, event_id) SELECT 'event', id FROM event WHERE TRUE";
+
+/// Notes where this host has guests.
+const NOTE_PLACEMENTS: &str = "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid)
+     SELECT 'placement', domain_uuid FROM fleet_placement
+     WHERE host_uuid = (SELECT host_uuid FROM fleet)";
 
 impl Store {
     /// The oldest notes after this one.
@@ -201,33 +207,60 @@ impl Store {
         })
     }
 
-    /// Notes every key and the providers: another tool may have written some, and notes nothing.
+    /// Notes every key and the providers: another tool may have written some, and notes nothing; or the fleet knows
+    /// nothing yet of this host.
     pub fn announce_rows(&mut self) -> Result<(), StoreError> {
-        self.write_quietly(announce_all)
+        self.note_all("key_ref", &note_rows(), i64::MIN)?;
+        self.write_quietly(|transaction| {
+            let sql = "INSERT OR IGNORE INTO fleet_outbox (what) VALUES ('providers')";
+            transaction.execute(sql, [])?;
+            Ok(())
+        })
     }
 
     /// Notes that the fleet is to be told of every key and provider again, of where guests are, and
     /// of the history after this event.
     pub fn announce_again(&mut self, after_event: i64) -> Result<(), StoreError> {
-        self.write_quietly(|transaction| {
-            if membership(transaction)?.is_none() {
-                return Ok(());
+        if self.membership()?.is_none() {
+            return Ok(());
+        }
+        self.announce_rows()?;
+        let newest = self.read(|connection| {
+            let sql = "SELECT max(id) FROM event";
+            Ok(connection.query_row(sql, [], |row| row.get::<_, Option<i64>>(0))?)
+        })?;
+        let is_of_another_store = newest.is_some_and(|newest| after_event > newest);
+        let after = if is_of_another_store {
+            i64::MIN
+        } else {
+            after_event
+        };
+        self.note_all("event", NOTE_EVENTS, after)?;
+        self.note_all("fleet_placement", NOTE_PLACEMENTS, i64::MIN)
+    }
+
+    /// Makes notes of the rows of a table after this one, some at a time: a start waits for each transaction. What was
+    /// noted before a kill is noted once.
+    fn note_all(&mut self, table: &str, insert: &str, after: i64) -> Result<(), StoreError> {
+        let last = format!(
+            "SELECT max(id) FROM (SELECT rowid AS id FROM {table} WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)"
+        );
+        let insert = format!("{insert} AND rowid > ?1 AND rowid <= ?2");
+        let mut after = after;
+        loop {
+            let noted = self.write_quietly(|transaction| {
+                let at_once = params![after, ROWS_AT_ONCE];
+                let last = transaction.query_row(&last, at_once, |row| row.get(0))?;
+                if let Some(last) = last {
+                    transaction.execute(&insert, [after, last])?;
+                }
+                Ok(last)
+            })?;
+            match noted {
+                Some(last) => after = last,
+                None => return Ok(()),
             }
-            announce_all(transaction)?;
-            transaction.execute(
-                "INSERT OR IGNORE INTO fleet_outbox (what, event_id)
-                 SELECT 'event', id FROM event
-                 WHERE id > ?1 OR ?1 > (SELECT max(id) FROM event)",
-                params![after_event],
-            )?;
-            transaction.execute(
-                "INSERT OR IGNORE INTO fleet_outbox (what, domain_uuid)
-                 SELECT 'placement', domain_uuid FROM fleet_placement
-                 WHERE host_uuid = (SELECT host_uuid FROM fleet)",
-                [],
-            )?;
-            Ok(())
-        })
+        }
     }
 
     /// A row of the history; `None` if it is not there any more.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::super::testing::*;
-use super::super::{Access, Prune, RewrappedRow, Rotation, Store, StoreError};
+use super::super::{Access, KeyChange, Prune, RewrappedRow, Store, StoreError};
 use super::{KnownFact, Merge, RowChange, Subject};
 use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
 use crate::fleet::status::{KeyStatus, Stated};
@@ -105,16 +105,16 @@ fn every_change_of_a_key_is_noted_with_it() {
         seen: first.clone(),
         key: new_key(9),
     }];
-    let rotation = Rotation {
+    let change = KeyChange {
         provider: &provider,
         key_id: key_id(9),
         key_version: 2,
-        rewrapped: &rewrapped,
-        given_up: &[],
         slots: &[],
         now: NOW,
     };
-    store.rotate_provider(&rotation).unwrap();
+    store.change_key(&change).unwrap();
+    let rotated = store.provider("p").unwrap();
+    store.rewrap(&rotated, &rewrapped, NOW).unwrap();
     let second = key_of(&store, domain(1));
     let mut noted = subjects(&store);
     noted.sort_by_key(|subject| format!("{subject:?}"));

@@ -162,6 +162,25 @@ fn a_copy_of_a_store_in_use_is_read_with_its_log() {
 }
 
 #[test]
+fn a_backup_of_any_length_is_not_copied_into_memory() {
+    let (dir, _store, shelf, backup) = store_and_backup("p");
+    let huge = shelf.path().join("huge");
+    fs::copy(&backup, &huge).unwrap();
+    let file = fs::File::options().write(true).open(&huge).unwrap();
+    // Of holes: it takes no room on the disk.
+    file.set_len(1 << 40).unwrap();
+    let started = std::time::Instant::now();
+    let restored = restore(dir.path(), &huge);
+    let opened = Store::open_copy(&huge, soon());
+    for error in [restored.err().unwrap(), opened.err().unwrap()] {
+        let words = error.to_string();
+        let too_long = "it has 1099511627776 bytes, more than a backup of a store";
+        assert!(words.ends_with(too_long), "{words}");
+    }
+    assert!(started.elapsed().as_secs() < 2);
+}
+
+#[test]
 fn a_file_that_is_not_a_whole_store_is_refused_and_nothing_changes() {
     type Expected = fn(&StoreError) -> bool;
     let (dir, mut store, shelf, backup) = store_and_backup("p");

@@ -1,8 +1,10 @@
 //! Schemas that other tools made: the store keeps its promises, or refuses to write.
 
 use super::super::testing::*;
-use super::super::{Access, AddKey, OtherKeys, RewrappedRow, Rotation, Store, StoreError};
-use crate::ids::KeyRefId;
+use super::super::{
+    Access, AddKey, KeyChange, NewProvider, OtherKeys, RewrappedRow, Store, StoreError,
+};
+use crate::ids::{KeyRefId, ProviderUuid};
 use crate::verdict::repair::{KeyOrigin, Repair};
 
 #[test]
@@ -90,16 +92,16 @@ fn foreign_triggers_never_run_and_foreign_keys_still_work() {
         seen: made.unwrap(),
         key: new_key(2),
     }];
-    let rotation = Rotation {
+    let change = KeyChange {
         provider: &provider,
         key_id: key_id(2),
         key_version: 2,
-        rewrapped: &rewrapped,
-        given_up: &[],
         slots: &[],
         now: NOW,
     };
-    store.rotate_provider(&rotation).unwrap();
+    store.change_key(&change).unwrap();
+    let rotated = store.provider("p").unwrap();
+    store.rewrap(&rotated, &rewrapped, NOW).unwrap();
     assert_eq!(wrapped(&store), Some(new_key(2).wrapped_dek));
 
     store.delete_provider(provider.uuid).unwrap();
@@ -165,25 +167,33 @@ fn a_table_that_would_replace_other_rows_cannot_do_so() {
 
 #[test]
 fn key_references_are_never_deleted_with_their_provider() {
-    let (_dir, mut store) = foreign_store(
+    let (dir, mut store) = foreign_store(
         ", FOREIGN KEY (provider_uuid) REFERENCES key_provider (uuid) ON DELETE CASCADE",
     );
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
-    let refused = store.delete_provider(provider.uuid);
+    let key = |store: &Store| store.key_ref(key_ref).unwrap().key_ref;
+    store.delete_provider(provider.uuid).unwrap();
+    assert!(key(&store).wrapped_dek.is_some());
+
+    // Nor where it makes room for another one, because it cannot be read.
+    make_provider(&mut store, "q", 1);
+    let unreadable = "UPDATE key_provider SET key_id = 'x';
+        UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider)";
+    raw(dir.path(), unreadable);
+    let new = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: "q".to_owned(),
+        key_id: key_id(2),
+        key_version: 1,
+        is_default: false,
+    };
+    let refused = store.create_provider(&new, &[], NOW);
     assert!(
         matches!(refused, Err(StoreError::NotAsWritten(_))),
         "{refused:?}"
     );
-    assert!(store.provider("p").is_ok());
-    assert!(
-        store
-            .key_ref(key_ref)
-            .unwrap()
-            .key_ref
-            .wrapped_dek
-            .is_some()
-    );
+    assert!(key(&store).wrapped_dek.is_some());
 }
 
 /// Should something change a key between its writing and the commit, as a trigger would do that

@@ -1,12 +1,12 @@
 //! A provider's new KEK, its rows, and its previous KEK.
 
 use super::super::testing::*;
-use super::super::{RewrappedRow, Rotation, Store, StoreError};
+use super::super::{KeyChange, RewrappedRow, Store, StoreError};
 use crate::ids::KeyRefId;
 use crate::verdict::facts::Provider;
 
 #[test]
-fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
+fn a_provider_gets_its_new_kek_once_and_its_rows_stay_until_they_are_rewrapped() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
@@ -14,39 +14,18 @@ fn a_rotation_takes_all_rows_of_the_old_kek_or_none() {
     store.retire(retired, NOW).unwrap();
     let rows = store.key_refs_under(provider.key_id).unwrap();
     assert_eq!(rows.len(), 2);
-    let mut rewrapped: Vec<_> = rows
-        .iter()
-        .map(|row| RewrappedRow {
-            key_ref: row.key_ref.id,
-            seen: row.key_ref.wrapped_dek.clone().unwrap(),
-            key: new_key(9),
-        })
-        .collect();
-    let given_up = [rewrapped.pop().unwrap().key_ref];
-    let rotation = |rewrapped, given_up| Rotation {
+    let change = KeyChange {
         provider: &provider,
         key_id: key_id(9),
         key_version: 2,
-        rewrapped,
-        given_up,
         slots: &[],
         now: NOW,
     };
-    let refused = store.rotate_provider(&rotation(&rewrapped, &[]));
-    assert!(matches!(refused, Err(StoreError::Changed)));
-    assert_eq!(
-        store.key_refs_under(provider.key_id).unwrap(),
-        rows,
-        "nothing happened"
-    );
-
-    store
-        .rotate_provider(&rotation(&rewrapped, &given_up))
-        .unwrap();
+    store.change_key(&change).unwrap();
     let after = store.provider("p").unwrap();
     assert_eq!((after.key_id, after.key_version), (key_id(9), 2));
-    assert_eq!(store.key_refs_under(provider.key_id).unwrap().len(), 1);
-    let again = store.rotate_provider(&rotation(&[], &given_up));
+    assert_eq!(store.key_refs_under(provider.key_id).unwrap(), rows);
+    let again = store.change_key(&change);
     assert!(
         matches!(again, Err(StoreError::Changed)),
         "it has another KEK by now"
@@ -62,17 +41,17 @@ fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
         key: new_key(key),
     };
     let rewrapped: Vec<_> = rows.iter().map(rewrap).collect();
-    let rotation = Rotation {
+    let change = KeyChange {
         provider,
         key_id: key_id(key),
         key_version: provider.key_version + 1,
-        rewrapped: &rewrapped,
-        given_up: &[],
         slots: &[],
         now: NOW,
     };
-    store.rotate_provider(&rotation).unwrap();
-    store.provider(&provider.uuid.to_string()).unwrap()
+    store.change_key(&change).unwrap();
+    let after = store.provider(&provider.uuid.to_string()).unwrap();
+    store.rewrap(&after, &rewrapped, NOW).unwrap();
+    after
 }
 
 fn names(providers: &[Provider]) -> Vec<&str> {

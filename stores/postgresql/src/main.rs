@@ -11,22 +11,16 @@ mod schema;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use nix::sys::resource::{Resource, setrlimit};
 use vtpm_guard::store_program::{
     Cursor, Deadline, DomainUuid, Fact, FactId, Initialized, Kind, Page, Scope, Search, Settings,
     State, Status, Store, StoreError, Trouble, serve,
 };
-use vtpm_guard_kms_tls::Identity;
+use vtpm_guard_kms_tls::{Identity, Needs};
 
 use crate::address::Address;
 use crate::connection::Connection;
 
-/// The most memory that this program takes, in bytes: a server may send anything.
-const MAX_MEMORY: u64 = 512 << 20;
-
 fn main() -> ExitCode {
-    // Where it cannot be set, the deadline alone bounds what is read.
-    let _ = setrlimit(Resource::RLIMIT_DATA, MAX_MEMORY, MAX_MEMORY);
     serve::<Postgresql>()
 }
 
@@ -43,7 +37,14 @@ impl Store for Postgresql {
             .map_err(|reason| StoreError::new(Trouble::Settings, reason))?;
         let identity = Identity::take(settings)?;
         let password_file: Option<PathBuf> = settings.path("password_file")?;
+        let mut files = identity.files();
+        files.extend(password_file.clone());
+        let needs = Needs {
+            files,
+            ports: address.servers().iter().map(|server| server.port).collect(),
+        };
         let connection = Connection::new(address, identity, password_file)?;
+        needs.confine();
         Ok(Self { connection })
     }
 

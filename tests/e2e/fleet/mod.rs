@@ -8,17 +8,21 @@ mod down;
 mod elsewhere;
 mod hostile;
 mod lost;
+mod nowhere;
 mod reinstalled;
 mod restored;
 mod split;
+mod storm;
 
+use std::env;
 use std::fs;
+use std::path::PathBuf;
 
 use database::{ADDRESS, Database};
 
 use crate::built::built;
 use crate::guest::{Guest, Tpm};
-use crate::host::Host;
+use crate::host::{Host, PROGRAMS};
 use crate::tpm::{Identity, identity};
 
 /// A key manager that each host reaches: it turns one bit of each byte.
@@ -99,7 +103,9 @@ impl Host {
     /// Installs a program of another package, where programs are the host's own. Another process writes it: a program
     /// that is open for writing cannot be run, and what this process has open, children of other tests may have.
     pub(crate) fn install_program(&self, program: &str) {
-        let built = built(program);
+        let other = env::var_os(PROGRAMS).map(|dir| PathBuf::from(dir).join(program));
+        let other = other.filter(|path| path.exists());
+        let built = other.unwrap_or_else(|| built(program));
         let to = format!("/usr/sbin/{program}");
         let install = ["install", "-m", "755", built.to_str().unwrap(), &to];
         self.run(&install).ok();

@@ -2,19 +2,22 @@
 //! domain XML.
 
 use super::Case;
-use crate::verdict::facts::{KeyRef, Provider, kek_ref};
+use crate::verdict::facts::{KeyRef, Provider, for_new_keys, kek_ref};
 use crate::verdict::repair::Repair;
 use crate::verdict::{Finding, Verdict};
 
 /// Plans what `row` lacks. `owner` is its provider, and has the KEK that wrapped its DEK; a
-/// placeholder gets the columns of its key with the key.
+/// placeholder gets the columns of its key with the key. A row that names a provider whose previous KEK
+/// `owner` is stays bound to that one: a rotation re-wraps it soon.
 pub(super) fn repair_row(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, owner: &Provider) {
     let key_ref = row.id;
     let keyed = row.wrapped_dek.is_some();
     let mut lacks = Vec::new();
 
-    let lost = row.provider_uuid != Some(owner.uuid);
-    if !row.is_bound_to(owner) {
+    let rotated = for_new_keys(owner, &case.references.providers);
+    let follows = row.is_bound_to(rotated);
+    let lost = row.provider_uuid != Some(owner.uuid) && !follows;
+    if !row.is_bound_to(owner) && !follows {
         let provider = owner.uuid;
         let provider_name = owner.name.clone();
         lacks.push(if keyed {

@@ -63,6 +63,9 @@ pub(crate) trait Guests {
     /// The guests that are defined here, as far as that is known.
     fn defined(&self) -> Vec<DomainUuid>;
 
+    /// Whether this guest is among them. It is asked for each key: a host may have ten thousand guests.
+    fn is_defined(&self, guest: DomainUuid) -> bool;
+
     /// Whether this guest is defined here, its TPM state is here, and this key opens it.
     fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool;
 }

@@ -169,7 +169,7 @@ impl Exchange<'_> {
             (false, KeyStatus::Retired) => retire(true),
             // Who has a pruned key keeps it.
             (false, KeyStatus::Pruned) => {
-                let is_defined = self.guests.defined().contains(&key.domain);
+                let is_defined = self.guests.is_defined(key.domain);
                 if is_defined && !self.has_twin(key, dek) {
                     Decision::Objection
                 } else {

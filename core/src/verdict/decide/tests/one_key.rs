@@ -103,6 +103,22 @@ fn a_provider_imported_under_another_name_is_found_by_its_key_id() {
     );
 }
 
+/// Row 19.
+#[test]
+fn a_row_that_a_rotation_has_not_reached_yet_stays_bound_to_its_provider() {
+    let previous = format!("a/{}", key('A').short());
+    let rotating = guest().provider("a", 1, 'N').provider(&previous, 2, 'A');
+    let not_reached = rotating.clone().row(opens(1, "a", 1, 'A', 0));
+    assert_eq!(verdict(&not_reached), "allow Unproven; provide 1");
+    assert_eq!(findings(&not_reached), []);
+    // One that names another provider is bound to what opens it, as ever.
+    let of_another = rotating.row(opens(1, "gone", 3, 'A', 0));
+    assert_eq!(
+        verdict(&of_another),
+        format!("allow Unproven; rebind-provider 1 to {previous}; provide 1")
+    );
+}
+
 /// Rows 18 and 20.
 #[test]
 fn of_several_providers_with_the_provider_key_only_a_named_one_is_taken() {

@@ -16,7 +16,7 @@ use crate::key::wrap::{Generation, WrappedDek};
 use crate::keyring::Keyring;
 use crate::keyring::unlock::{Unlocker, UnsealedKeks};
 use crate::store::{
-    Access, AddKey, KeyRefRecord, NewProvider, OtherKeys, RewrappedRow, Rotation, Store,
+    Access, AddKey, KeyChange, KeyRefRecord, NewProvider, OtherKeys, RewrappedRow, Store,
 };
 use crate::verdict::facts::Provider;
 
@@ -42,6 +42,10 @@ impl Guests for Tpms {
 
     fn defined(&self) -> Vec<DomainUuid> {
         self.defined.iter().copied().collect()
+    }
+
+    fn is_defined(&self, guest: DomainUuid) -> bool {
+        self.defined.contains(&guest)
     }
 
     fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
@@ -159,33 +163,30 @@ impl Host {
         let new = kek(&bytes);
         let mut unlocker = self.unlocker();
         let deadline = Deadline::after(Duration::from_secs(60));
-        let (mut rewrapped, mut given_up) = (Vec::new(), Vec::new());
+        let mut rewrapped = Vec::new();
         for row in self.store.key_refs_under(provider.key_id).unwrap() {
             let seen = row.key_ref.wrapped_dek.unwrap();
-            match unlocker.open(&seen, row.domain, deadline) {
-                Ok(dek) => {
-                    let generation = seen.generation().unwrap();
-                    let wrapped = WrappedDek::wrap(&new, &dek, row.domain, generation).unwrap();
-                    rewrapped.push(RewrappedRow {
-                        key_ref: row.key_ref.id,
-                        seen,
-                        key: NewKey::new(wrapped, new.key_id(), provider.key_version + 1),
-                    });
-                }
-                Err(_) => given_up.push(row.key_ref.id),
-            }
+            let Ok(dek) = unlocker.open(&seen, row.domain, deadline) else {
+                continue;
+            };
+            let generation = seen.generation().unwrap();
+            let wrapped = WrappedDek::wrap(&new, &dek, row.domain, generation).unwrap();
+            rewrapped.push(RewrappedRow {
+                key_ref: row.key_ref.id,
+                seen,
+                key: NewKey::new(wrapped, new.key_id(), provider.key_version + 1),
+            });
         }
-        self.store
-            .rotate_provider(&Rotation {
-                provider: &provider,
-                key_id: new.key_id(),
-                key_version: provider.key_version + 1,
-                rewrapped: &rewrapped,
-                given_up: &given_up,
-                slots: &[],
-                now,
-            })
-            .unwrap();
+        let change = KeyChange {
+            provider: &provider,
+            key_id: new.key_id(),
+            key_version: provider.key_version + 1,
+            slots: &[],
+            now,
+        };
+        self.store.change_key(&change).unwrap();
+        let rotated = self.provider(name);
+        self.store.rewrap(&rotated, &rewrapped, now).unwrap();
         if !self.keks.contains(&bytes) {
             self.keks.push(bytes);
         }

@@ -1,0 +1,17 @@
+//! Any bytes as a domain XML: no panic, and the same answer whatever the size of the reads.
+//!
+
+use std::io::BufReader;
+
+use vtpm_guard::internals::domain;
+
+/// Tries these bytes.
+pub fn check(document: &[u8]) {
+    let whole = domain::read(document).map_err(|error| error.to_string());
+    let capacity = 1 + document.len() % 7;
+    let in_pieces = domain::read(BufReader::with_capacity(capacity, document));
+    assert_eq!(whole, in_pieces.map_err(|error| error.to_string()));
+    if let Ok(domain) = whole {
+        assert!(!domain.name.trim().is_empty() && !domain.name.contains('\n'));
+    }
+}

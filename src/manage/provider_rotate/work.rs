@@ -1,0 +1,206 @@
+//! The work of a rotation: a new key for the provider, and rows that follow, some at a time.
+
+use std::collections::BTreeSet;
+
+use super::rows::{LeftRow, RotatedRow, RowResult};
+use super::{RotateStep, UnusableKey};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::ids::KeyRefId;
+use crate::key::kek::Kek;
+use crate::keyring::unlock::Unlocker;
+use crate::keyring::{Keyring, StoredKek, WeakerSeal};
+use crate::kms::KeyManagers;
+use crate::manage::host::{HostError, default_deadline};
+use crate::manage::slots::{SlotError, place, same_slots};
+use crate::store::{KeyChange, KeyRefRecord, RewrappedRow, Store, StoreError};
+use crate::verdict::facts::{Provider, provider_of};
+
+/// How many rows are changed in one transaction, during which a start waits.
+const ROWS_AT_ONCE: usize = 100;
+
+/// How often rows are looked at again because somebody changed one of them in the meantime.
+const ATTEMPTS: u32 = 8;
+
+/// What the rows are re-wrapped with.
+pub(super) struct Work<'a> {
+    pub(super) unlocker: Unlocker,
+    pub(super) store: &'a mut Store,
+    pub(super) progress: &'a mut dyn FnMut(RotateStep),
+    pub(super) config: &'a Config,
+    pub(super) managers: KeyManagers,
+}
+
+impl Work<'_> {
+    /// Re-wraps with the provider's present key what an earlier rotation missed: rows under its previous keys, and rows
+    /// that name it and are under a key that another provider has. No rows: there was nothing to complete.
+    pub(super) fn complete(
+        &mut self,
+        provider: &Provider,
+    ) -> Result<(Vec<RotatedRow>, Vec<UnusableKey>), HostError> {
+        let (mut rows, mut unusable) = (Vec::new(), Vec::new());
+        for other in self.store.providers()? {
+            if other.key_id == provider.key_id {
+                continue;
+            }
+            let is_previous = other.previous_key_of() == Some(&provider.name);
+            let names_it = |row: &KeyRefRecord| row.key_ref.provider_uuid == Some(provider.uuid);
+            let is_missed = |row: &KeyRefRecord| is_previous || names_it(row);
+            let mut missed = self.store.key_refs_under(other.key_id)?;
+            missed.retain(is_missed);
+            if missed.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.unlocker.kek(other.key_id, default_deadline()) {
+                unusable.push(UnusableKey {
+                    name: other.name,
+                    key_refs: missed.len(),
+                    error,
+                });
+                continue;
+            }
+            self.unlocker.kek(provider.key_id, default_deadline())?;
+            rows.extend(self.follow(&other, provider, is_missed, |_| true)?);
+        }
+        if !rows.iter().any(RotatedRow::is_rewrapped) {
+            return Ok((Vec::new(), unusable));
+        }
+        let seen: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
+        for record in self.store.key_refs_under(provider.key_id)? {
+            if !seen.contains(&record.key_ref.id) {
+                rows.push(RotatedRow::new(self.store, &record, RowResult::Already)?);
+            }
+        }
+        Ok((rows, unusable))
+    }
+
+    /// Gives the provider a new key, and re-wraps all that its present one wraps.
+    pub(super) fn rotate(
+        &mut self,
+        keyring: &Keyring,
+        provider: &Provider,
+        weaker: WeakerSeal,
+    ) -> Result<(StoredKek, Vec<RotatedRow>), SlotError> {
+        self.unlocker.kek(provider.key_id, default_deadline())?;
+        let new = Kek::generate()?;
+        let slots = same_slots(self.store, &mut self.managers, provider.key_id, &new)?;
+        // The key before the rows that need it: a kill in between leaves a key that nobody needs.
+        let place = place(self.config.kek_cache, &slots);
+        let stored = keyring.store_only_in(place, &new, weaker, default_deadline())?;
+        // What was sealed must open, before anything is wrapped with it.
+        if let Err(error) = self.unlocker.kek(new.key_id(), default_deadline()) {
+            // The first error is the one to report; nothing was ever wrapped with this key.
+            let _ = keyring.remove(new.key_id());
+            return Err(error.into());
+        }
+        // From here on it stays, whatever fails: a commit that ended in an I/O error may be found
+        // done after a crash, and then every guest needs it.
+        let rotated = Provider {
+            key_id: new.key_id(),
+            key_version: provider.key_version + 1,
+            ..provider.clone()
+        };
+        let before = self.store.providers()?;
+        self.store.set_deadline(default_deadline())?;
+        self.store.change_key(&KeyChange {
+            provider,
+            key_id: rotated.key_id,
+            key_version: rotated.key_version,
+            slots: &slots,
+            now: Timestamp::now(),
+        })?;
+        let has_twin = before
+            .iter()
+            .any(|other| other.uuid != provider.uuid && other.key_id == provider.key_id);
+        let is_ours = |row: &KeyRefRecord| {
+            let named = provider_of(&row.key_ref, &before);
+            !has_twin || named.is_some_and(|named| named.uuid == provider.uuid)
+        };
+        let rows = self.follow(provider, &rotated, |_| true, is_ours)?;
+        Ok((stored, rows))
+    }
+
+    /// Re-wraps the rows under the key of `before` with that of `provider`: those that are meant, as far as they are
+    /// its own and open. `Changed` if others keep changing them; what is done by then stays.
+    fn follow(
+        &mut self,
+        before: &Provider,
+        provider: &Provider,
+        is_meant: impl Fn(&KeyRefRecord) -> bool,
+        is_ours: impl Fn(&KeyRefRecord) -> bool,
+    ) -> Result<Vec<RotatedRow>, HostError> {
+        let mut done: Vec<RotatedRow> = Vec::new();
+        let mut known: BTreeSet<KeyRefId> = BTreeSet::new();
+        for _ in 0..ATTEMPTS {
+            self.store.set_deadline(default_deadline())?;
+            let mut records = self.store.key_refs_under(before.key_id)?;
+            records.retain(|row| is_meant(row) && !known.contains(&row.key_ref.id));
+            if records.is_empty() {
+                return Ok(done);
+            }
+            let of = done.len() + records.len();
+            for records in records.chunks(ROWS_AT_ONCE) {
+                let (rows, rewrapped) =
+                    self.rewrap(records, provider, &is_ours, (done.len(), of))?;
+                self.store.set_deadline(default_deadline())?;
+                match self.store.rewrap(provider, &rewrapped, Timestamp::now()) {
+                    // They are looked at again.
+                    Err(StoreError::Changed) => continue,
+                    written => written?,
+                }
+                known.extend(rows.iter().map(|row| row.id));
+                done.extend(rows);
+            }
+        }
+        Err(StoreError::Changed.into())
+    }
+
+    /// Wraps what opens with the key of this provider; nothing is written yet.
+    fn rewrap(
+        &mut self,
+        records: &[KeyRefRecord],
+        provider: &Provider,
+        is_ours: impl Fn(&KeyRefRecord) -> bool,
+        (first, of): (usize, usize),
+    ) -> Result<(Vec<RotatedRow>, Vec<RewrappedRow>), HostError> {
+        let (mut rows, mut rewrapped) = (Vec::new(), Vec::new());
+        for (index, record) in (first..).zip(records) {
+            let guest = record.domain;
+            (self.progress)(RotateStep { index, of, guest });
+            let result = if is_ours(record) {
+                match self.rewrap_one(record, provider) {
+                    Ok(row) => {
+                        rewrapped.push(row);
+                        RowResult::Rewrapped
+                    }
+                    Err(why) => RowResult::Left(why),
+                }
+            } else {
+                RowResult::Left(LeftRow::NotOurs)
+            };
+            rows.push(RotatedRow::new(self.store, record, result)?);
+        }
+        Ok((rows, rewrapped))
+    }
+
+    fn rewrap_one(
+        &mut self,
+        record: &KeyRefRecord,
+        provider: &Provider,
+    ) -> Result<RewrappedRow, LeftRow> {
+        let deadline = default_deadline();
+        let seen = record.key_ref.wrapped_dek.clone();
+        let seen = seen.ok_or(LeftRow::Placeholder)?;
+        let opened = self.unlocker.open(&seen, record.domain, deadline);
+        let dek = opened.map_err(LeftRow::NotOpened)?;
+        let generation = record.key_ref.generation();
+        let key = self
+            .unlocker
+            .wrap(&dek, provider, record.domain, generation, deadline)?;
+        Ok(RewrappedRow {
+            key_ref: record.key_ref.id,
+            seen,
+            key,
+        })
+    }
+}

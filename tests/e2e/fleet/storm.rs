@@ -1,0 +1,327 @@
+//! A storm: many starts at once, of many guests and of one, while an administrator's commands run on a store with the keys
+//! of other guests, in a fleet. Nothing is lost, nothing hangs, and nobody holds the store for long.
+//!
+//! The starts are calls of the hook past libvirtd, so that there can be more of them than this machine has room for guests;
+//! libvirtd gets their keys. `./dev storm` has ten thousand other guests; with `--long` it plays more rounds, and starts real
+//! guests at the end.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, params};
+use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::key::wrap::{Generation, WrappedDek};
+
+use super::{Fleet, RECOVERY};
+use crate::guest::{Guest, KeyRef, Tpm};
+use crate::host::Host;
+
+/// How many starts there are at once.
+const STARTS: usize = 64;
+
+/// How many other guests have keys, how many rounds there are, and real guests at the end: set by `./dev storm`.
+const OTHERS: &str = "VTPM_GUARD_STORM_OTHERS";
+const ROUNDS: &str = "VTPM_GUARD_STORM_ROUNDS";
+const REAL_GUESTS: &str = "VTPM_GUARD_STORM_GUESTS";
+
+/// For how long a start may wait for the store.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// How often a start asks for a lock again.
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// Calls the hook for each line of its argument (name, file of the XML, operation), all at once, and says of each call the
+/// status, the milliseconds, and what it said.
+const CALL_ALL: &str = r#"
+import os, sys, time
+calls = [line.split() for line in open(sys.argv[1])]
+running = {}
+for number, (name, xml, operation) in enumerate(calls):
+    said = f"/run/storm/{number}.said"
+    actions = [(os.POSIX_SPAWN_OPEN, 0, xml, os.O_RDONLY, 0),
+               (os.POSIX_SPAWN_OPEN, 1, said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+               (os.POSIX_SPAWN_DUP2, 1, 2)]
+    hook = "/usr/sbin/vtpm-guard-hook"
+    began = time.perf_counter()
+    pid = os.posix_spawn(hook, [hook, name, operation, "begin", "-"], {"LC_ALL": "C"}, file_actions=actions)
+    running[pid] = (name, said, began)
+while running:
+    pid, status = os.wait()
+    name, said, began = running.pop(pid)
+    took = (time.perf_counter() - began) * 1000
+    words = " ".join(open(said).read().split())
+    print(name, os.waitstatus_to_exitcode(status), round(took), words)
+"#;
+
+fn number(variable: &str, without: usize) -> usize {
+    let set = env::var(variable).ok();
+    set.map_or(without, |text| text.parse().unwrap())
+}
+
+/// What is known of the keys of other guests.
+type Keys = BTreeMap<DomainUuid, Vec<u8>>;
+
+impl Host {
+    /// Gives the store keys of other guests, as another tool does.
+    fn add_others(&self) -> Keys {
+        let kek = self.kek("nkp-a");
+        let (provider, _) = self.provider("nkp-a");
+        let mut keys = Keys::new();
+        let mut store = self.store();
+        let transaction = store.transaction().unwrap();
+        for _ in 0..number(OTHERS, 1_000) {
+            let (domain, dek) = (DomainUuid::random(), Dek::generate().unwrap());
+            let wrapped = WrappedDek::wrap(&kek, &dek, domain, Generation(1)).unwrap();
+            let row = KeyRef {
+                id: 0,
+                secret_uuid: None,
+                provider_uuid: Some(provider.clone()),
+                provider_name: "nkp-a".to_owned(),
+                key_version: Some(1),
+                kek_ref: Some(format!("native:{}", kek.key_id())),
+                wrapped_dek: Some(wrapped.as_bytes().to_vec()),
+                first_used_at: Some(1),
+                retired_at: None,
+            };
+            row.insert(&transaction, domain);
+            keys.insert(domain, dek.expose().to_vec());
+        }
+        transaction.commit().unwrap();
+        keys
+    }
+
+    /// Guests that are bound to the provider and have no key yet. libvirt does not know them.
+    fn new_guests(&self, round: usize) -> Vec<Guest> {
+        let store = self.store();
+        let guest = |number: usize| {
+            let guest = Guest {
+                name: format!("storm-{round}-{number}"),
+                uuid: DomainUuid::random(),
+                secret: SecretUuid::random(),
+            };
+            let (name, uuid, secret) = (&guest.name, guest.uuid, guest.secret);
+            let xml = format!(
+                "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>16384</memory>\
+                 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><tpm model='tpm-crb'>\
+                 <backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend></tpm></devices></domain>"
+            );
+            self.write(&format!("/run/storm/{name}.xml"), xml);
+            let bind = "INSERT INTO key_ref (resource_uuid, provider_uuid, provider_name)
+                        SELECT ?1, uuid, name FROM key_provider WHERE name = 'nkp-a'";
+            store.execute(bind, params![uuid.to_string()]).unwrap();
+            guest
+        };
+        (0..STARTS).map(guest).collect()
+    }
+
+    /// Calls the hook for all of these guests at once. Each start must be allowed, without a word. Returns the longest call.
+    #[track_caller]
+    fn call_at_once<'g>(&self, guests: impl Iterator<Item = &'g Guest>) -> Duration {
+        let line = |guest: &Guest| format!("{0} /run/storm/{0}.xml prepare\n", guest.name);
+        let calls: String = guests.map(line).collect();
+        self.write("/run/storm/calls", &calls);
+        let called = self
+            .run(&["python3", "/run/storm/call-all.py", "/run/storm/calls"])
+            .ok();
+        let mut longest = 0;
+        for line in called.stdout.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            assert_eq!(words[1], "0", "{line}");
+            assert_eq!(words[3..].concat(), "", "{line}");
+            longest = longest.max(words[2].parse().unwrap());
+        }
+        assert_eq!(called.stdout.lines().count(), calls.lines().count());
+        Duration::from_millis(longest)
+    }
+
+    /// The rows that the history has of starts of this guest that were allowed.
+    fn starts_of(&self, guest: &Guest) -> usize {
+        let sql = "SELECT count(*) FROM event
+                   WHERE domain_uuid = ?1 AND operation = 'prepare' AND decision = 'allow'";
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let starts = self.store().query_row(sql, [guest.uuid.to_string()], count);
+        usize::try_from(starts.unwrap()).unwrap()
+    }
+}
+
+/// Asks for the lock of the store as a start does, over and over. Returns the longest wait.
+fn longest_wait(store: &mut Connection, ends: &AtomicBool) -> Duration {
+    store
+        .busy_handler(Some(|_| {
+            sleep(PAUSE);
+            true
+        }))
+        .unwrap();
+    let mut longest = Duration::ZERO;
+    while !ends.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        store.execute_batch("BEGIN IMMEDIATE").unwrap();
+        longest = longest.max(began.elapsed());
+        store.execute_batch("ROLLBACK").unwrap();
+        sleep(Duration::from_millis(2));
+    }
+    longest
+}
+
+/// Sets it when it is dropped, also by a test that fails: others wait for that.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the administrator does meanwhile, each list by somebody else.
+const MEANWHILE: [&[&[&str]]; 3] = [
+    &[&["provider", "rotate", "nkp-a"]],
+    &[
+        &["store", "backup", "/run/storm/backup"],
+        &["status"],
+        &["store", "check"],
+        &["key", "list"],
+    ],
+    &[&["sync", "--compare"], &["check", "--all"], &["sync"]],
+];
+
+/// Does `work` while the administrator's commands run, one after another. Returns the longest wait for the store.
+fn beside_commands(host: &Host, work: impl FnOnce()) -> Duration {
+    let (ends, probe_ends) = (AtomicBool::new(false), AtomicBool::new(false));
+    scope(|threads| {
+        let probe_until = SetAtEnd(&probe_ends);
+        let until = SetAtEnd(&ends);
+        let probe = threads.spawn(|| longest_wait(&mut host.store(), &probe_ends));
+        let run = |commands: &[&[&str]]| {
+            for command in commands.iter().cycle() {
+                if ends.load(Ordering::Relaxed) {
+                    return;
+                }
+                let began = Instant::now();
+                let _ = fs::remove_file(host.path("/run/storm/backup"));
+                host.guard(command).ok();
+                eprintln!("  {}: {:.1?}", command.join(" "), began.elapsed());
+            }
+        };
+        let administrators: Vec<_> = MEANWHILE
+            .iter()
+            .map(|commands| threads.spawn(move || run(commands)))
+            .collect();
+        // They are at it when the starts come.
+        sleep(Duration::from_millis(500));
+        work();
+        drop(until);
+        for administrator in administrators {
+            administrator.join().unwrap();
+        }
+        drop(probe_until);
+        probe.join().unwrap()
+    })
+}
+
+/// Every key is there, wrapped by the provider's present key.
+fn assert_nothing_is_lost(host: &Host, keys: &Keys, guests: &[Guest]) {
+    // What the last one has left, if it was overtaken.
+    host.guard(&["provider", "rotate", "nkp-a"]).ok();
+    let found = host.guard(&["store", "check"]).ok();
+    assert!(!found.stdout.contains("damaged"), "{found:#?}");
+    for file in RECOVERY {
+        fs::remove_file(host.path(file)).unwrap();
+    }
+    host.export_provider("nkp-a");
+    let kek = host.kek("nkp-a");
+    let store = host.store();
+    let mut query = store
+        .prepare("SELECT resource_uuid, wrapped_dek FROM key_ref WHERE wrapped_dek IS NOT NULL")
+        .unwrap();
+    let rows = query
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
+        .unwrap();
+    let mut opened = BTreeMap::<DomainUuid, Vec<u8>>::new();
+    for row in rows {
+        let (domain, wrapped) = row.unwrap();
+        let domain = DomainUuid::parse(&domain).unwrap();
+        let dek = WrappedDek::from_stored(wrapped).unwrap(&kek, domain);
+        let dek = dek.unwrap().expect("a row was left under another key");
+        let second = opened.insert(domain, dek.expose().to_vec());
+        assert!(second.is_none(), "{domain} has two keys");
+    }
+    assert_eq!(opened.len(), keys.len() + guests.len());
+    for (domain, dek) in keys {
+        assert!(opened.get(domain) == Some(dek), "{domain} has another key");
+    }
+    for guest in guests {
+        assert!(opened.contains_key(&guest.uuid));
+        assert_eq!(host.only_key_ref(guest).retired_at, None);
+    }
+}
+
+fn start_real_guests(host: &Host, number: usize) {
+    let guests: Vec<_> = (0..number)
+        .map(|guest| {
+            host.define_guest(
+                &format!("real{guest}"),
+                Tpm::Encrypted(SecretUuid::random()),
+            )
+        })
+        .collect();
+    for guest in &guests {
+        host.insert_placeholder(guest, "nkp-a");
+    }
+    let began = Instant::now();
+    let longest = beside_commands(host, || {
+        scope(|threads| {
+            for guest in &guests {
+                threads.spawn(|| host.start(guest).ok());
+            }
+        });
+    });
+    eprintln!(
+        "{number} real guests at once: {:.1?}, the longest wait for the store {longest:.1?}",
+        began.elapsed()
+    );
+    assert!(longest < LONGEST_WAIT, "{longest:?}");
+    for guest in &guests {
+        assert_eq!(host.state(guest), "running");
+        assert_eq!(host.starts_of(guest), 1);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn in_a_storm_nothing_is_lost_and_nobody_waits_for_long() {
+    let (_fleet, [host]) = Fleet::with_hosts();
+    host.write("/run/storm/call-all.py", CALL_ALL);
+    let keys = host.add_others();
+    host.guard(&["sync", "--compare"]).ok();
+    let mut all = Vec::new();
+    for round in 0..number(ROUNDS, 1) {
+        let guests = host.new_guests(round);
+        let mut calls = [Duration::ZERO; 3];
+        let longest = beside_commands(&host, || {
+            // Each gets its key; each has it; and many starts of one guest.
+            calls[0] = host.call_at_once(guests.iter());
+            calls[1] = host.call_at_once(guests.iter());
+            calls[2] = host.call_at_once(guests.iter().take(1).cycle().take(STARTS));
+        });
+        let [first, healthy, of_one] = calls;
+        eprintln!(
+            "round {round}: {STARTS} first starts at once, the longest {first:.1?}; healthy ones {healthy:.1?}; of one \
+             guest {of_one:.1?}; the longest wait for the store {longest:.1?}"
+        );
+        assert!(longest < LONGEST_WAIT, "{longest:?}");
+        for guest in &guests[1..] {
+            assert_eq!(host.starts_of(guest), 2, "a start is not in the history");
+        }
+        all.extend(guests);
+    }
+    assert_nothing_is_lost(&host, &keys, &all);
+    let real = number(REAL_GUESTS, 0);
+    if real > 0 {
+        start_real_guests(&host, real);
+    }
+}

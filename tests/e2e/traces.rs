@@ -1,0 +1,142 @@
+//! Whether bytes can be found, in any form in which a program could have written them: in files, in what was said, in the
+//! arguments and the environment of every process.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+
+use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding};
+
+/// Bytes that must be found nowhere, and what they are called.
+pub(crate) struct Secrets(Vec<(String, Vec<Vec<u8>>)>);
+
+/// The forms in which these bytes could be written: as they are, and their halves; hexadecimal; base64 wherever in a text
+/// they begin; a list of numbers, as a program writes bytes in JSON that does not think of it.
+fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let half = bytes.len() / 2;
+    let mut forms = vec![
+        bytes.to_vec(),
+        bytes[..half].to_vec(),
+        bytes[half..].to_vec(),
+    ];
+    let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    });
+    let mut texts = vec![hex.to_uppercase(), hex];
+    for start in 0..3 {
+        // Three bytes are four characters, which those around them do not change.
+        let whole = &bytes[start..start + (bytes.len() - start) / 3 * 3];
+        texts.push(Base64Unpadded::encode_string(whole));
+        texts.push(Base64UrlUnpadded::encode_string(whole));
+    }
+    for separator in [",", ", "] {
+        let numbers: Vec<_> = bytes.iter().map(u8::to_string).collect();
+        texts.push(numbers.join(separator));
+    }
+    forms.extend(texts.into_iter().map(String::into_bytes));
+    forms
+}
+
+impl Secrets {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn add(&mut self, name: &str, bytes: &[u8]) {
+        self.0.push((name.to_owned(), forms(bytes)));
+    }
+
+    /// The names of those that these bytes have in them.
+    pub(crate) fn in_bytes(&self, bytes: &[u8]) -> BTreeSet<&str> {
+        let found = self.0.iter().filter(|(_, forms)| {
+            let mut forms = forms.iter();
+            forms.any(|form| memchr::memmem::find(bytes, form).is_some())
+        });
+        found.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Looks through all files below a directory. Returns what was found where, and how many files there were.
+    pub(crate) fn in_files(&self, dir: &Path) -> (Vec<String>, usize) {
+        let (mut found, mut count) = (Vec::new(), 0);
+        let Ok(entries) = fs::read_dir(dir) else {
+            return (found, count);
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            // What a running program removes meanwhile is not there, and a name is content, too.
+            let content = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => {
+                    let (below, files) = self.in_files(&path);
+                    found.extend(below);
+                    count += files;
+                    Vec::new()
+                }
+                Ok(kind) if kind.is_file() => fs::read(&path).unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            count += 1;
+            let name = entry.file_name().into_encoded_bytes();
+            for secret in self.in_bytes(&[content, name].concat()) {
+                found.push(format!("{secret} in {}", path.display()));
+            }
+        }
+        (found, count)
+    }
+
+    /// The search must find what is there: each form, in a file.
+    pub(crate) fn finds_each_form(&self, dir: &Path) {
+        let witness = dir.join("witness");
+        for (name, forms) in &self.0 {
+            for form in forms {
+                fs::write(&witness, [b"before".as_slice(), form, b"after"].concat()).unwrap();
+                let (found, _) = self.in_files(dir);
+                assert!(found.iter().any(|it| it.starts_with(name)), "{name}");
+            }
+        }
+        fs::remove_file(witness).unwrap();
+    }
+}
+
+/// Looks at the arguments and the environment of all processes again and again.
+pub(crate) struct Processes {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<HashSet<Vec<u8>>>,
+}
+
+impl Processes {
+    pub(crate) fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut seen = HashSet::new();
+            while !until.load(SeqCst) {
+                look(&mut seen);
+            }
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    /// What was seen: command lines and environments.
+    pub(crate) fn end(self) -> HashSet<Vec<u8>> {
+        self.stop.store(true, SeqCst);
+        self.thread.join().unwrap()
+    }
+}
+
+fn look(seen: &mut HashSet<Vec<u8>>) {
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        if process.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+            // It may have ended meanwhile.
+            seen.extend(
+                ["cmdline", "environ"]
+                    .map(|file| fs::read(process.path().join(file)).unwrap_or_default()),
+            );
+        }
+    }
+}
