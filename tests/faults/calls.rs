@@ -28,7 +28,8 @@ const CALLS: &[(i64, &str, Kind)] = &[
     (libc::SYS_read, "read", Kind::Read),
     (libc::SYS_pread64, "pread64", Kind::Read),
     (libc::SYS_readv, "readv", Kind::Look),
-    (libc::SYS_recvfrom, "recvfrom", Kind::Read),
+    // Of std, which hears so whether a program was started: it fails on no machine.
+    (libc::SYS_recvfrom, "recvfrom", Kind::Wait),
     (libc::SYS_recvmsg, "recvmsg", Kind::Wait),
     (libc::SYS_write, "write", Kind::Write),
     (libc::SYS_pwrite64, "pwrite64", Kind::Write),
