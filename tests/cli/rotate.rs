@@ -308,7 +308,7 @@ fn ten_thousand_guests_are_re_wrapped_at_once() {
 }
 
 #[test]
-fn a_kill_at_any_moment_leaves_every_key_under_the_provider_s() {
+fn a_kill_at_any_moment_leaves_every_key_under_one_of_the_provider_s() {
     let host = Host::with_provider("nkp-a");
     add_guests(&host, 500);
     let mut killed = 0;
@@ -317,16 +317,21 @@ fn a_kill_at_any_moment_leaves_every_key_under_the_provider_s() {
         let time = Duration::from_millis(time_ms);
         let output = rotate.timeout(time).output().unwrap();
         killed += usize::from(!output.status.success());
-        let kek = host.kek("nkp-a");
+        // Rows are re-wrapped some at a time: the others are under a key that the provider had before.
+        let providers = host.store().providers().unwrap();
+        let keks: Vec<_> = providers.iter().map(|it| host.kek(&it.name)).collect();
         for row in host.store().all_key_refs(None, true).unwrap() {
             let wrapped = row.key_ref.wrapped_dek.unwrap();
-            assert!(
-                matches!(wrapped.unwrap(&kek, row.domain), Ok(Some(_))),
-                "{time_ms}"
-            );
+            let opens = |kek: &Kek| matches!(wrapped.unwrap(kek, row.domain), Ok(Some(_)));
+            assert!(keks.iter().any(opens), "{time_ms}");
         }
     }
     assert!(killed > 3, "{killed} were killed");
     let document = host.json(&["provider", "rotate", "nkp-a"]);
     assert_eq!(document["rewrapped"], 500, "the next one works");
+    let kek = host.kek("nkp-a");
+    for row in host.store().all_key_refs(None, true).unwrap() {
+        let wrapped = row.key_ref.wrapped_dek.unwrap();
+        assert!(matches!(wrapped.unwrap(&kek, row.domain), Ok(Some(_))));
+    }
 }
