@@ -104,7 +104,7 @@ fn write(
         return Ok(());
     };
     if verdict.repairs().is_empty() {
-        store.set_deadline(deadline.at_most(TO_RECORD))?;
+        store.set_deadline(before_the_answer(deadline).at_most(TO_RECORD))?;
     }
     let change = Change {
         domain: domain.uuid,

@@ -78,3 +78,16 @@ pub enum KmsError {
         key_id: KeyId,
     },
 }
+
+impl KmsError {
+    /// Whether it says that the key manager does not answer, or lets nobody in, now: nothing of the key.
+    pub(crate) fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::Plugin { .. } => true,
+            Self::Refused { trouble, .. } => {
+                matches!(trouble, Trouble::Unreachable | Trouble::Credentials)
+            }
+            _ => false,
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Each provider key is asked for at most once: a whole fleet may do this after a power failure.
 
+use std::fs;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -22,8 +23,8 @@ use crate::verdict::facts::Provider;
 /// How long all key managers together may take: libvirtd waits for vtpm-guard-open.service.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long they may take after that to show that they still open what is here already.
-const PATIENCE_TO_TRY: Duration = Duration::from_secs(5);
+/// How long after its boot a host has something else to do than to try what it does not need: its guests wait.
+const STILL_BOOTING: Duration = Duration::from_secs(10 * 60);
 
 /// What `open` did about one provider.
 #[derive(Debug, Serialize)]
@@ -87,11 +88,21 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let opened = providers.iter().map(|provider| work.open(provider));
     let opened = opened.collect();
     drop(exclusive);
-    if names.is_empty() {
-        let mut managers = host.key_managers(&config).within(PATIENCE_TO_TRY);
-        slots::try_old(&mut store, &mut managers)?;
+    if names.is_empty() && uptime() > STILL_BOOTING {
+        let mut managers = work.managers;
+        // Nothing that was asked for fails with it.
+        if let Err(error) = slots::try_old(&mut store, &mut managers) {
+            tracing::warn!(%error, "slots could not be tried");
+        }
     }
     Ok(opened)
+}
+
+/// How long this host has been up; for ever, if that cannot be read.
+fn uptime() -> Duration {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split('.').next().and_then(|text| text.parse().ok());
+    seconds.map_or(Duration::MAX, Duration::from_secs)
 }
 
 struct Work<'a> {

@@ -106,6 +106,8 @@ pub(crate) enum ImportError {
         name: String,
         here: KeyId,
         in_file: KeyId,
+        /// The host is in a fleet, which may know that one follows the other.
+        in_fleet: bool,
     },
 }
 
@@ -195,6 +197,11 @@ fn plan<'a>(
             name: name.to_owned(),
             here: known.key_id,
             in_file: key_id,
+            in_fleet: store
+                .map(Store::membership)
+                .transpose()?
+                .flatten()
+                .is_some(),
         }),
         (None, None) => Ok((ImportAction::Create, None)),
     }

@@ -42,6 +42,7 @@ impl Store {
         Ok(Self {
             connection: checked_copy(from, deadline)?,
             path: from.to_owned(),
+            deadline,
         })
     }
 

@@ -92,6 +92,8 @@ pub enum Access {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Until when calls wait.
+    deadline: Deadline,
 }
 
 impl Store {
@@ -114,6 +116,7 @@ impl Store {
         let mut store = Self {
             connection,
             path: location.file.clone(),
+            deadline,
         };
         match (identity, access) {
             (Identity::Empty, Access::Read | Access::Write) => return Err(StoreError::Missing),
@@ -131,6 +134,7 @@ impl Store {
     /// Replaces the deadline that [`Store::open`] was given: for work on many guests, each
     /// of which gets its own.
     pub fn set_deadline(&mut self, deadline: Deadline) -> Result<(), StoreError> {
+        self.deadline = deadline;
         connect::keep_deadline(&mut self.connection, deadline)
             .map_err(|error| StoreError::from_sqlite(&self.path, error))
     }
@@ -207,7 +211,10 @@ impl Store {
         sql: &str,
         values: &[(&str, &dyn ToSql)],
     ) -> Result<(), StoreError> {
+        let patience = self.deadline.remaining();
         loop {
+            // Between two of them starts go on, which may take its time.
+            self.set_deadline(Deadline::after(patience))?;
             let values = [&[(":most", &ROWS_AT_ONCE as &dyn ToSql)], values].concat();
             let changed = self.write(|transaction| Ok(transaction.execute(sql, &*values)?))?;
             if changed < usize::from(ROWS_AT_ONCE) {

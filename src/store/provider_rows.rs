@@ -20,6 +20,19 @@ pub fn previous_key_name(name: &str, key_id: KeyId) -> String {
     format!("{name}/{}", key_id.short())
 }
 
+/// Records when a provider's KEK was written to a recovery file.
+pub(super) fn set_exported(
+    transaction: &Transaction<'_>,
+    provider: ProviderUuid,
+    at: Timestamp,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let is_it = is_uuid("uuid", "?1");
+    let sql =
+        format!("UPDATE OR ABORT key_provider SET exported_at = ?2, updated_at = ?3 WHERE {is_it}");
+    exactly_one(transaction.execute(&sql, params![provider.to_string(), at.0, now.0])?)
+}
+
 /// All providers that can be read, by name.
 pub(super) fn all(connection: &Connection) -> Result<Vec<Provider>, Failure> {
     let mut query = connection.prepare(

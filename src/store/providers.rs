@@ -1,8 +1,7 @@
 //! Key providers, as the administrator creates, renames, finds and deletes them.
 
-use rusqlite::{ToSql, params};
+use rusqlite::ToSql;
 
-use super::key_rows::exactly_one;
 use super::schema::is_uuid;
 use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
@@ -140,11 +139,7 @@ impl Store {
             if provider_rows::by_uuid(transaction, provider)?.key_id != key_id {
                 return Err(StoreError::Changed.into());
             }
-            let is_it = is_uuid("uuid", "?1");
-            let sql = format!(
-                "UPDATE OR ABORT key_provider SET exported_at = ?2, updated_at = ?2 WHERE {is_it}"
-            );
-            exactly_one(transaction.execute(&sql, params![provider.to_string(), now.0])?)
+            provider_rows::set_exported(transaction, provider, now, now)
         })
     }
 

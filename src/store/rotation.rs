@@ -9,7 +9,7 @@ use rusqlite::{Transaction, params};
 use super::error::Failure;
 use super::key_rows::{self, exactly_one};
 use super::schema::is_uuid;
-use super::{Slot, Store, StoreError, previous_key_name, provider_rows, slots};
+use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
 use crate::key::id::KeyId;
@@ -102,6 +102,7 @@ impl Store {
                 return Ok(false);
             }
             let deleted = provider_rows::delete(transaction, previous.uuid)?;
+            fleet::decline_key(transaction, previous.key_id)?;
             slots::delete_unless_held(transaction, previous.key_id)?;
             Ok(deleted)
         })

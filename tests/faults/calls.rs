@@ -193,7 +193,9 @@ impl Call {
             }
             Some(Kind::Open(_)) => &[EIO, EACCES, EMFILE, ENOMEM, EINTR],
             Some(Kind::Read | Kind::Send) => &[EIO, EINTR],
-            Some(Kind::Write | Kind::Sync) => &[ENOSPC, EIO, EINTR],
+            Some(Kind::Write) => &[ENOSPC, EIO, EINTR],
+            // No file system of this kernel's own lets a signal interrupt a flush, and SQLite makes none again.
+            Some(Kind::Sync) => &[ENOSPC, EIO],
             Some(Kind::Name) => &[ENOSPC, EIO, EROFS, EACCES, ENOMEM],
             Some(Kind::Lock) if self.number == libc::SYS_flock => &[ENOLCK, EINTR],
             // SQLite's locks: they are not waited for, so no signal interrupts them on a local disk.

@@ -60,7 +60,7 @@ impl From<FleetCommandError> for CommandError {
             FleetCommandError::Untold(changes) => {
                 Self::refused(format!("{error}: {} waits", count(changes, "change"))).with_hint(
                     format!(
-                        "they wait for provider keys that do not open here: {}; to leave all the same: {}",
+                        "retry; if they wait for provider keys that do not open here: {}; to leave all the same: {}",
                         Command::ProviderList,
                         Command::FleetLeaveForced
                     ),

@@ -107,8 +107,8 @@ impl From<StoppedError> for CommandError {
             StoppedError::ReadBack(guest) => not_written(&guest, &"it was read back differently"),
             StoppedError::Write(guest, error) => not_written(&guest, &error),
             StoppedError::NotDurable(guest, error) => Self::failed(format!(
-                "the TPM state of {} is re-encrypted, but a power cut may bring the previous one back: \
-                 {error}; its keys for both stay in use",
+                "the TPM state of {} is written, but a power cut may bring the previous one back: \
+                 {error}; nothing was removed that opens either",
                 guest.label()
             ))
             .with_hint(format!("for details: {}", Command::KeyShow(guest.arg))),

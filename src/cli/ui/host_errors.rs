@@ -25,7 +25,7 @@ impl From<StoreError> for CommandError {
                 Command::ProviderCreate(Arg::NAME)
             )),
             StoreError::Locked | StoreError::TooSlow | StoreError::Changed => {
-                Self::failed(error).with_hint("retry; nothing was changed")
+                Self::failed(error).with_hint("run it again: what was done by then stays done")
             }
             StoreError::Unavailable { reason, .. } => in_the_way(&error, reason),
             StoreError::Corrupt { .. } => Self::failed(format!("the store is damaged: {error}"))

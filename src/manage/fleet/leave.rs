@@ -32,7 +32,8 @@ pub(crate) fn leave(host: &Host, force: bool) -> Result<Left, FleetCommandError>
         lost_facts: 0,
     };
     let tell = || -> Result<(), FleetCommandError> {
-        round(host, &mut Follower::default(), true)?;
+        let told = round(host, &mut Follower::default(), true)?;
+        told.ok_or(FleetCommandError::NoAddress)?;
         let untold = host.store(Access::Read)?.map(|store| store.outbox_len());
         let untold = untold.transpose()?.unwrap_or_default();
         if untold > 0 && !force {

@@ -114,7 +114,10 @@ pub(super) fn open_announced(
             let kek = match slots::open(&mut managers, slot) {
                 Ok(kek) => kek,
                 Err(error) => {
-                    failures.add(*id);
+                    // A key manager that is away says nothing of the slot.
+                    if !error.is_of_the_moment() {
+                        failures.add(*id);
+                    }
                     opened.trouble.push(error.to_string());
                     continue;
                 }

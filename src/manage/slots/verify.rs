@@ -1,10 +1,12 @@
 //! `provider slot verify`: does each slot still open the provider's key?
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::list::HOST;
 use super::{ListedSlot, SlotError, open, slots_of};
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
 use crate::keyring::Keyring;
 use crate::kms::KeyManagers;
 use crate::manage::host::{Host, default_deadline};
@@ -85,6 +87,9 @@ pub(in crate::manage) fn verify_all(
 /// After how long a slot is tried again though nobody needs it, in milliseconds: six hours.
 pub(in crate::manage) const TRIED_EVERY: i64 = 6 * 60 * 60 * 1000;
 
+/// For how long they are tried at once.
+const TIME_TO_TRY: Duration = Duration::from_secs(60);
+
 /// Opens the slots that nobody has opened for long, and records which open: a key manager that is gone is to be noticed
 /// before its key is needed.
 pub(in crate::manage) fn try_old(
@@ -93,7 +98,13 @@ pub(in crate::manage) fn try_old(
 ) -> Result<(), StoreError> {
     let now = Timestamp::now();
     let is_old = |at: Timestamp| now.0.saturating_sub(at.0) >= TRIED_EVERY;
-    for slot in store.slots()? {
+    let deadline = Deadline::after(TIME_TO_TRY);
+    let mut slots = store.slots()?;
+    slots.sort_by_key(|slot| slot.verified_at);
+    for slot in slots {
+        if deadline.has_passed() {
+            break;
+        }
         if slot.verified_at.is_none_or(is_old)
             && let Some(why) = try_slot(store, managers, &slot)?
         {

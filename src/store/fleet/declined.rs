@@ -23,12 +23,13 @@ impl Store {
     }
 }
 
-/// Records that a key was deleted here; nothing, where the host is in no fleet.
+/// Records that a key was deleted here; nothing, where the host is in no fleet, or another provider has it.
 pub(in crate::store) fn decline_key(
     transaction: &Transaction<'_>,
     key_id: KeyId,
 ) -> Result<(), Failure> {
-    let sql = "INSERT OR IGNORE INTO fleet_declined (key_id) SELECT ?1 FROM fleet";
+    let sql = "INSERT OR IGNORE INTO fleet_declined (key_id) SELECT ?1 FROM fleet
+               WHERE NOT EXISTS (SELECT 1 FROM key_provider WHERE key_id = ?1)";
     transaction.execute(sql, [key_id.to_string()])?;
     Ok(())
 }

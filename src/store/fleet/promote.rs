@@ -17,6 +17,11 @@ impl Store {
         key_version: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        for seen in [provider, announced] {
+            if self.provider_by_uuid(seen.uuid)?.key_id != seen.key_id {
+                return Err(StoreError::Changed);
+            }
+        }
         // What one transaction would do to thousands of rows comes before it, some at a time.
         let (from, to) = (announced.uuid.to_string(), provider.uuid.to_string());
         let rebound: [(&str, &dyn ToSql); 4] = [
@@ -38,6 +43,9 @@ impl Store {
             provider_rows::delete(transaction, announced.uuid)?;
             let key = (announced.key_id, key_version);
             provider_rows::set_key(transaction, provider.uuid, key, now)?;
+            if let Some(at) = announced.exported_at {
+                provider_rows::set_exported(transaction, provider.uuid, at, now)?;
+            }
             rotation::keep_previous(transaction, provider, now)?;
             // Rows that hold the same keys under the previous one can follow now.
             transaction.execute(&reconsider(""), &[(":key_id", &key_id)])?;

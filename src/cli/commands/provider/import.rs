@@ -144,13 +144,22 @@ impl From<ImportError> for CommandError {
                 name,
                 here,
                 in_file,
+                in_fleet,
             } => Self::refused(format!(
                 "there is a provider {} with another key: {}; the file's is {}",
                 quoted(&name),
                 here.short(),
                 in_file.short()
             ))
-            .with_hint(give_another(&path)),
+            .with_hint(if in_fleet {
+                format!(
+                    "if another host of the fleet has rotated it, hear of that first: {}; if not, {}",
+                    Command::Sync,
+                    give_another(&path)
+                )
+            } else {
+                give_another(&path)
+            }),
         }
     }
 }

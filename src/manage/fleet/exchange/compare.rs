@@ -35,16 +35,21 @@ impl Exchange<'_> {
         }
         let theirs = self.shared.ids(&scope, &differing, default_deadline())?;
         let theirs: BTreeSet<FactId> = theirs.into_iter().collect();
-        let mut to_push: Vec<_> = own
-            .values()
-            .filter(|fact| differing.contains(&fact.id.0[0]) && !theirs.contains(&fact.id))
-            .filter_map(|fact| {
-                Some(KnownFact {
-                    claim: Claim::read(fact).ok()?,
+        let mut to_push = Vec::new();
+        for fact in own.values() {
+            if !differing.contains(&fact.id.0[0]) || theirs.contains(&fact.id) {
+                continue;
+            }
+            let Ok(claim) = Claim::read(fact) else {
+                continue;
+            };
+            if self.answers_for(fact, &claim) {
+                to_push.push(KnownFact {
+                    claim,
                     fact: fact.clone(),
-                })
-            })
-            .collect();
+                });
+            }
+        }
         // A key before what it counts as.
         to_push.sort_by_key(|known| known.fact.kind);
         for facts in to_push.chunks(FACTS_AT_ONCE) {

@@ -193,8 +193,8 @@ impl<'a> Exchange<'a> {
     /// Stores facts in the shared store.
     fn tell(&mut self, facts: &[KnownFact]) -> Result<(), ExchangeError> {
         tell::push(self.shared, facts)?;
-        // History is removed from there in time.
-        let mut lasting = facts.iter().filter(|it| it.fact.kind != Kind::Event);
+        // History is removed from there in time, and of what concerns everybody too much is left out.
+        let mut lasting = facts.iter().filter(|it| SCOPED.contains(&it.fact.kind));
         if let Some(last) = lasting.next_back() {
             self.witness = Some(last.fact.id);
         }
