@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::database::domain;
 use crate::members::{Host, database};
 
 #[test]
@@ -108,19 +109,18 @@ fn what_a_database_lost_that_calls_itself_the_same_is_there_again_after_an_excha
     one.does("provider create nkp-a --slot box:k1");
     one.joins();
     let dumped = database.sql("SELECT max(made_in) FROM vtpm_guard.fact");
-    one.does("provider create nkp-b --slot box:k1");
+    one.makes_key(domain(1), "nkp-a");
     assert_eq!(one.does("sync")["fleet"]["compared"], false);
+    let keys = "SELECT count(*) FROM vtpm_guard.fact WHERE kind = 'key'";
+    assert_eq!(database.sql(keys), "1");
     database.sql(&format!(
         "DELETE FROM vtpm_guard.fact WHERE made_in > '{dumped}'"
     ));
-    let names = |joined: &Value| -> Vec<String> {
-        let opened = joined["opened"].as_array().unwrap().iter();
-        opened
-            .map(|it| it["name"].as_str().unwrap().to_owned())
-            .collect()
-    };
-    assert_eq!(names(&two.joins()), ["nkp-a"]);
+    assert_eq!(database.sql(keys), "0");
     assert_eq!(one.does("sync")["fleet"]["compared"], true);
-    assert_eq!(names(&two.does("sync")["fleet"]), ["nkp-b"]);
+    assert_eq!(database.sql(keys), "1");
+    two.joins();
+    let listed = two.does(&format!("key list {}", domain(1)));
+    assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(one.does("sync")["fleet"]["compared"], false, "once");
 }

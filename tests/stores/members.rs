@@ -7,9 +7,16 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use vtpm_guard::internals::clock::Timestamp;
+use vtpm_guard::internals::ids::DomainUuid;
+use vtpm_guard::internals::key::dek::Dek;
+use vtpm_guard::internals::key::new_key::NewKey;
+use vtpm_guard::internals::key::wrap::{Generation, WrappedDek};
+use vtpm_guard::internals::keyring::Keyring;
+use vtpm_guard::internals::store::{Access, AddKey, OtherKeys, Store};
 
 use crate::built::built;
-use crate::database::Database;
+use crate::database::{Database, soon};
 
 /// A host with a state directory and a configuration of its own.
 pub(crate) struct Host<'a> {
@@ -69,6 +76,28 @@ impl<'a> Host<'a> {
             self.name
         );
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Gives a guest a key under this provider, as its first start does.
+    pub(crate) fn makes_key(&self, guest: DomainUuid, provider: &str) {
+        let state = self.path("state");
+        let mut store = Store::open(&state, Access::Write, soon()).unwrap();
+        let provider = store.provider(provider).unwrap();
+        let kek = Keyring::at(state.join("keys")).open(provider.key_id, soon());
+        let dek = Dek::generate().unwrap();
+        let wrapped = WrappedDek::wrap(&kek.unwrap(), &dek, guest, Generation(1)).unwrap();
+        let now = Timestamp::now();
+        store
+            .add_key(&AddKey {
+                domain: guest,
+                provider: provider.uuid,
+                key: &NewKey::new(wrapped, provider.key_id, provider.key_version),
+                secret_uuid: None,
+                first_used_at: Some(now),
+                others: OtherKeys::Retire,
+                now,
+            })
+            .unwrap();
     }
 
     #[track_caller]
