@@ -39,6 +39,8 @@ pub struct KeyChange<'a> {
     pub key_version: i64,
     /// The slots of the new KEK.
     pub slots: &'a [Slot],
+    /// Rows that follow in the same step: those that would be another provider's meanwhile, which has the present KEK, too.
+    pub rewrapped: &'a [RewrappedRow],
     /// The time that goes into `updated_at`.
     pub now: Timestamp,
 }
@@ -65,6 +67,7 @@ impl Store {
             for slot in change.slots {
                 slots::insert(transaction, slot.clone())?;
             }
+            rewrap(transaction, provider, change.rewrapped, *now)?;
             keep_previous(transaction, provider, *now)
         })
     }

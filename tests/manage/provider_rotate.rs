@@ -190,7 +190,12 @@ fn a_kill_leaves_no_guest_to_another_provider_with_the_previous_key() {
             fixture.add_key(&other, "twin", &Dek::generate().unwrap());
         },
         |fixture| drop(rotated(fixture)),
-        |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            assert!(fixture.would_start(&guest));
+            // Between the two a start would bind it to the other one.
+            assert_eq!(key_ids(fixture, &guest), [fixture.provider("a").key_id]);
+        },
         |fixture| {
             let (guest, other) = (fixture.defined("vm1"), fixture.defined("vm2"));
             assert_eq!(key_ids(fixture, &guest), [fixture.provider("a").key_id]);

@@ -101,14 +101,6 @@ impl Work<'_> {
             ..provider.clone()
         };
         let before = self.store.providers()?;
-        self.store.set_deadline(default_deadline())?;
-        self.store.change_key(&KeyChange {
-            provider,
-            key_id: rotated.key_id,
-            key_version: rotated.key_version,
-            slots: &slots,
-            now: Timestamp::now(),
-        })?;
         let has_twin = before
             .iter()
             .any(|other| other.uuid != provider.uuid && other.key_id == provider.key_id);
@@ -116,7 +108,25 @@ impl Work<'_> {
             let named = provider_of(&row.key_ref, &before);
             !has_twin || named.is_some_and(|named| named.uuid == provider.uuid)
         };
-        let rows = self.follow(provider, &rotated, |_| true, is_ours)?;
+        // A row that does not follow at once would be the twin's: no previous key is kept beside that.
+        let (mut rows, rewrapped) = if has_twin {
+            let records = self.store.key_refs_under(provider.key_id)?;
+            self.rewrap(&records, &rotated, is_ours, (0, records.len()))?
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        self.store.set_deadline(default_deadline())?;
+        self.store.change_key(&KeyChange {
+            provider,
+            key_id: rotated.key_id,
+            key_version: rotated.key_version,
+            slots: &slots,
+            rewrapped: &rewrapped,
+            now: Timestamp::now(),
+        })?;
+        if !has_twin {
+            rows = self.follow(provider, &rotated, |_| true, is_ours)?;
+        }
         Ok((stored, rows))
     }
 

@@ -110,6 +110,7 @@ fn every_change_of_a_key_is_noted_with_it() {
         key_id: key_id(9),
         key_version: 2,
         slots: &[],
+        rewrapped: &[],
         now: NOW,
     };
     store.change_key(&change).unwrap();

@@ -97,6 +97,7 @@ fn foreign_triggers_never_run_and_foreign_keys_still_work() {
         key_id: key_id(2),
         key_version: 2,
         slots: &[],
+        rewrapped: &[],
         now: NOW,
     };
     store.change_key(&change).unwrap();

@@ -19,6 +19,7 @@ fn a_provider_gets_its_new_kek_once_and_its_rows_stay_until_they_are_rewrapped()
         key_id: key_id(9),
         key_version: 2,
         slots: &[],
+        rewrapped: &[],
         now: NOW,
     };
     store.change_key(&change).unwrap();
@@ -46,6 +47,7 @@ fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
         key_id: key_id(key),
         key_version: provider.key_version + 1,
         slots: &[],
+        rewrapped: &[],
         now: NOW,
     };
     store.change_key(&change).unwrap();

@@ -182,6 +182,7 @@ impl Host {
             key_id: new.key_id(),
             key_version: provider.key_version + 1,
             slots: &[],
+            rewrapped: &[],
             now,
         };
         self.store.change_key(&change).unwrap();
