@@ -5,15 +5,13 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::claim::{key_id, text};
+use super::claim::{is_mac, key_id, mac, text};
 use super::{FactId, State, StateInfo};
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
 use crate::ids::{DomainUuid, HostUuid};
-use crate::key::hex;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::key::statement::MAC_LEN;
 use crate::swtpm::Backend;
 
 /// What keeps these statements apart from others that are signed with the same KEK.
@@ -91,12 +89,10 @@ pub struct SignedState {
 #[must_use]
 pub fn outgoing(claim: &StateClaim, data: &[u8], kek: &Kek) -> Option<State> {
     let statement = serde_json::to_string(claim).ok()?;
-    let mut mac = [0; 2 * MAC_LEN];
-    hex::encode(&kek.mac(SUBJECT, statement.as_bytes()), &mut mac);
     let body = Body {
         key_id: kek.key_id(),
+        mac: mac(kek, SUBJECT, &statement).into(),
         statement: statement.into(),
-        mac: String::from_utf8_lossy(&mac),
     };
     Some(State {
         info: StateInfo {
@@ -134,10 +130,8 @@ impl SignedState {
     /// What it says, if it was signed with this KEK.
     #[must_use]
     pub fn check(&self, kek: &Kek) -> Option<&StateClaim> {
-        let mut mac = [0; MAC_LEN];
-        let is_signed = kek.key_id() == self.key_id
-            && hex::decode(self.mac.as_bytes(), &mut mac).is_some()
-            && kek.has_stated(SUBJECT, self.statement.as_bytes(), &mac);
+        let is_signed =
+            kek.key_id() == self.key_id && is_mac(kek, SUBJECT, &self.statement, &self.mac);
         is_signed.then_some(&self.claim)
     }
 }

@@ -10,8 +10,19 @@ use vtpm_guard::internals::fleet::claim::{Claim, Signed, SlotClaim, SuccessorCla
 use vtpm_guard::internals::key::id::KeyId;
 use vtpm_guard::internals::key::kek::Kek;
 
-use crate::database::{host as host_uuid, key_id, soon};
+use crate::database::{Database, host as host_uuid, key_id, soon};
 use crate::members::{Host, database};
+
+/// Two hosts that both use the provider nkp-a.
+fn sharing_a_provider(database: &Database) -> (Host<'_>, Host<'_>) {
+    let (one, two) = (Host::new(database, "one"), Host::new(database, "two"));
+    one.does("provider create nkp-a --slot box:k1");
+    one.joins();
+    two.joins();
+    two.does("provider accept nkp-a");
+    two.does("sync");
+    (one, two)
+}
 
 #[test]
 #[ignore = "needs root: a network of its own"]
@@ -69,12 +80,7 @@ fn a_rotation_waits_for_the_hosts_and_they_follow_it() {
 #[ignore = "needs root: a network of its own"]
 fn a_host_that_has_not_opened_the_next_key_is_waited_for_whatever_the_database_says_of_it() {
     let database = database();
-    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
-    one.does("provider create nkp-a --slot box:k1");
-    one.joins();
-    two.joins();
-    two.does("provider accept nkp-a");
-    two.does("sync");
+    let (one, two) = sharing_a_provider(&database);
     assert_eq!(
         one.run("provider rotate nkp-a --wait 0s").status.code(),
         Some(1)
@@ -111,12 +117,7 @@ fn a_host_that_has_not_opened_the_next_key_is_waited_for_whatever_the_database_s
 #[ignore = "needs root: a network of its own"]
 fn slots_that_open_nothing_keep_no_key_that_follows_from_opening() {
     let database = database();
-    let (one, two) = (Host::new(&database, "one"), Host::new(&database, "two"));
-    one.does("provider create nkp-a --slot box:k1");
-    one.joins();
-    two.joins();
-    two.does("provider accept nkp-a");
-    two.does("sync");
+    let (one, two) = sharing_a_provider(&database);
     let junk = |number: u8| {
         let slot = SlotClaim {
             key_id: key_id(number),

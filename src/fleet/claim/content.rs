@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::signed::{is_mac, mac};
 use super::spelling::{base64, key_id, text};
 use crate::clock::Timestamp;
 use crate::fleet::FactId;
 use crate::fleet::status::{KeyStatus, Stated};
 use crate::ids::{DomainUuid, HostUuid};
-use crate::key::hex;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
-use crate::key::statement::MAC_LEN;
 use crate::key::wrap::WrappedDek;
 
 /// The subject of the proofs in a [`ReportClaim`].
@@ -216,9 +215,7 @@ pub struct ReportClaim {
 impl ReportClaim {
     /// Has the report prove that this KEK opens on its host.
     pub fn prove(&mut self, kek: &Kek) {
-        let mut digits = vec![0; 2 * MAC_LEN];
-        hex::encode(&kek.mac(HOLDER, self.holder().as_bytes()), &mut digits);
-        let proof = String::from_utf8_lossy(&digits).into_owned();
+        let proof = mac(kek, HOLDER, &self.holder());
         self.proofs.insert(kek.key_id().to_string(), proof);
     }
 
@@ -227,9 +224,7 @@ impl ReportClaim {
     #[must_use]
     pub fn proves(&self, kek: &Kek) -> bool {
         let proof = self.proofs.get(&kek.key_id().to_string());
-        let mut mac = [0; MAC_LEN];
-        proof.is_some_and(|proof| hex::decode(proof.as_bytes(), &mut mac).is_some())
-            && kek.has_stated(HOLDER, self.holder().as_bytes(), &mac)
+        proof.is_some_and(|proof| is_mac(kek, HOLDER, &self.holder(), proof))
     }
 
     fn holder(&self) -> String {

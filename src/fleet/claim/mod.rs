@@ -27,6 +27,7 @@ pub use self::content::{
     SlotClaim, StatusClaim, SuccessorClaim,
 };
 pub use self::signed::{Signed, Statement};
+pub(super) use self::signed::{is_mac, mac};
 
 /// Why a fact is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -47,27 +47,37 @@ impl Statement for PlacementClaim {
     const KIND: Kind = Kind::Placement;
 }
 
+/// The MAC of a statement with a KEK, in hexadecimal.
+pub(in crate::fleet) fn mac(kek: &Kek, subject: &str, statement: &str) -> String {
+    let mut digits = vec![0; 2 * MAC_LEN];
+    hex::encode(&kek.mac(subject, statement.as_bytes()), &mut digits);
+    String::from_utf8_lossy(&digits).into_owned()
+}
+
+/// Whether these digits are that.
+pub(in crate::fleet) fn is_mac(kek: &Kek, subject: &str, statement: &str, digits: &str) -> bool {
+    let mut mac = [0; MAC_LEN];
+    hex::decode(digits.as_bytes(), &mut mac).is_some()
+        && kek.has_stated(subject, statement.as_bytes(), &mac)
+}
+
 impl<T: Statement> Signed<T> {
     /// Signs a statement.
     #[must_use]
     pub fn new(says: T, kek: &Kek) -> Self {
         let statement = json(&says);
-        let mut mac = vec![0; 2 * MAC_LEN];
-        hex::encode(&kek.mac(T::KIND.as_str(), statement.as_bytes()), &mut mac);
         Self {
             key_id: kek.key_id(),
             says,
+            mac: mac(kek, T::KIND.as_str(), &statement),
             statement,
-            mac: String::from_utf8_lossy(&mac).into_owned(),
         }
     }
 
     /// Whether it was signed with this KEK, and names it.
     pub fn check(&self, kek: &Kek) -> Result<&T, BadClaim> {
-        let mut mac = [0; MAC_LEN];
         let is_signed = kek.key_id() == self.key_id
-            && hex::decode(self.mac.as_bytes(), &mut mac).is_some()
-            && kek.has_stated(T::KIND.as_str(), self.statement.as_bytes(), &mac);
+            && is_mac(kek, T::KIND.as_str(), &self.statement, &self.mac);
         if is_signed {
             Ok(&self.says)
         } else {

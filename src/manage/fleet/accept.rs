@@ -43,8 +43,15 @@ pub(crate) fn accept(
         return Err(FleetCommandError::NotAnnounced(name.to_owned()));
     }
     let keys = named_so.iter().map(|it| it.says.key_id).collect();
-    let (wanted, mut failures) = (Wanted::Only(&keys), Failures::default());
-    let found = open_announced(host, &config, &mut store, &announced, wanted, &mut failures)?;
+    let found = open_announced(
+        host,
+        &config,
+        &mut store,
+        &announced,
+        Wanted::Only(&keys),
+        &mut Failures::default(),
+        &mut Unlocker::new(&host.keyring()),
+    )?;
     let trouble = found.trouble;
     let mut unlocker = Unlocker::new(&host.keyring());
     // The name counts only as the key itself has signed it.

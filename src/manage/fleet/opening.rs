@@ -83,7 +83,7 @@ pub(super) struct Opened {
     pub(super) trouble: Vec<String>,
 }
 
-/// Opens announced keys that are not here, as far as this host's key managers do.
+/// Opens announced keys that are not here, as far as this host's key managers do. `unlocker` has the keys that are here.
 pub(super) fn open_announced(
     host: &Host,
     config: &Config,
@@ -91,13 +91,14 @@ pub(super) fn open_announced(
     announced: &Announced,
     wanted: Wanted<'_>,
     failures: &mut Failures,
+    unlocker: &mut Unlocker,
 ) -> Result<Opened, HostError> {
     let mut opened = Opened::default();
     let keys = to_open(config, store, announced, wanted)?;
     if keys.is_empty() {
         return Ok(opened);
     }
-    let followers = announced.followers(&mut Unlocker::new(&host.keyring()));
+    let followers = announced.followers(unlocker);
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_key(|(key_id, _)| !followers.contains_key(key_id));
     let begun = Instant::now();

@@ -115,9 +115,15 @@ impl Work<'_> {
             ..FleetRound::default()
         };
         let announced = Announced::read(self.store)?;
-        let (host, config) = (self.host, self.config);
-        let (all, failures) = (Wanted::All, &mut follower.failures);
-        let found = open_announced(host, config, self.store, &announced, all, failures)?;
+        let found = open_announced(
+            self.host,
+            self.config,
+            self.store,
+            &announced,
+            Wanted::All,
+            &mut follower.failures,
+            &mut self.unlocker(),
+        )?;
         (round.opened, round.trouble) = (found.keys, found.trouble);
         if !round.opened.is_empty() {
             // That they did not open was remembered, too.
