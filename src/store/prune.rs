@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::key_rows;
 use super::schema::is_uuid;
-use super::{Event, KeyRefRecord, Store, StoreError, events};
+use super::{Event, KeyRefRecord, Store, StoreError, events, fleet};
 use crate::ids::DomainUuid;
 
 /// A guest whose key references are deleted, including retired ones.
@@ -21,7 +21,7 @@ pub struct Prune<'a> {
 impl Store {
     /// Deletes all key references of these guests, and perhaps the last copy of a key with them:
     /// only when an administrator asks for it. `Changed` if any guest has other rows by now: then
-    /// nothing is deleted.
+    /// nothing is deleted. In a fleet all keys of these guests count as pruned that are known here.
     pub fn prune(&mut self, domains: &[Prune<'_>]) -> Result<(), StoreError> {
         self.write(|transaction| {
             for Prune {
@@ -38,6 +38,7 @@ impl Store {
                 }
                 let sql = format!("DELETE FROM key_ref WHERE {of_domain}");
                 transaction.execute(&sql, params![uuid])?;
+                fleet::note_known_keys(transaction, *domain)?;
                 for notes in ["seen_state", "clients_key", "written_key"] {
                     let sql = format!("DELETE FROM {notes} WHERE domain_uuid = ?1");
                     transaction.execute(&sql, params![uuid])?;

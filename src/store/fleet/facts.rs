@@ -76,14 +76,7 @@ impl Store {
 
     /// The facts of this kind about a guest.
     pub fn facts_about(&self, domain: DomainUuid, kind: Kind) -> Result<Vec<Fact>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT * FROM fleet_fact WHERE domain_uuid = ?1 AND kind = ?2";
-            let mut query = connection.prepare(sql)?;
-            let rows = query.query_map([&*domain.to_string(), kind.as_str()], wire)?;
-            Ok(rows
-                .filter_map(Result::transpose)
-                .collect::<Result<_, _>>()?)
-        })
+        self.read(|connection| Ok(about(connection, domain, kind)?))
     }
 
     /// The facts of these ids, as far as they are known.
@@ -172,6 +165,18 @@ pub(super) fn insert(transaction: &Transaction<'_>, known: &KnownFact) -> Result
         stated.map(|(_, stated)| stated.status.word()),
     ])?;
     Ok(())
+}
+
+/// The facts of this kind about a guest.
+pub(super) fn about(
+    connection: &Connection,
+    domain: DomainUuid,
+    kind: Kind,
+) -> rusqlite::Result<Vec<Fact>> {
+    let sql = "SELECT * FROM fleet_fact WHERE domain_uuid = ?1 AND kind = ?2";
+    let mut query = connection.prepare_cached(sql)?;
+    let rows = query.query_map([&*domain.to_string(), kind.as_str()], wire)?;
+    rows.filter_map(Result::transpose).collect()
 }
 
 fn is_known(connection: &Connection, id: FactId) -> Result<bool, Failure> {

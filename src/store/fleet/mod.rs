@@ -26,6 +26,7 @@ pub use facts::KnownFact;
 pub use membership::Membership;
 pub use merge::{Merge, RowChange};
 pub use outbox::Subject;
+pub(super) use outbox::note_known_keys;
 pub use states::QueuedState;
 
 /// The tables, and the columns that an older store lacks: see `schema::stand_in_tables`.

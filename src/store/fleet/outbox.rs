@@ -10,6 +10,9 @@ use rusqlite::{Connection, Row, Transaction, params};
 use super::super::error::Failure;
 use super::super::schema::{KEYED, is_uuid};
 use super::super::{EventRow, ROWS_AT_ONCE, Store, StoreError, columns, events};
+use super::facts;
+use crate::fleet::Kind;
+use crate::fleet::claim::Claim;
 use crate::ids::DomainUuid;
 use crate::key::wrap::WrappedDek;
 
@@ -164,6 +167,19 @@ pub(super) fn note(
         "INSERT OR REPLACE INTO fleet_outbox (what, domain_uuid, wrapped_dek) VALUES (?1, ?2, ?3)",
         params![what, domain.to_string(), key],
     )?;
+    Ok(())
+}
+
+/// Notes all keys of a guest that are known, in each form: no row holds any of them now.
+pub(in crate::store) fn note_known_keys(
+    transaction: &Transaction<'_>,
+    domain: DomainUuid,
+) -> Result<(), Failure> {
+    for fact in facts::about(transaction, domain, Kind::Key)? {
+        if let Ok(Claim::Key(key)) = Claim::read(&fact) {
+            note(transaction, domain, Some(&key.wrapped))?;
+        }
+    }
     Ok(())
 }
 

@@ -32,8 +32,8 @@ enum Decision {
     Nothing,
     /// A row changes.
     Change(Box<RowChange>),
-    /// The fleet is told that it is wrong.
-    Objection,
+    /// The fleet is told that it is wrong about this key of the guest.
+    Objection(WrappedDek),
     /// That is not known yet.
     Later,
 }
@@ -94,7 +94,7 @@ impl Exchange<'_> {
                         changed.insert(key.domain);
                         merge.rows.push(*change);
                     }
-                    Decision::Objection => merge.objections.push((key.domain, key.wrapped)),
+                    Decision::Objection(wrapped) => merge.objections.push((key.domain, wrapped)),
                     Decision::Later => continue,
                 }
             }
@@ -118,6 +118,10 @@ impl Exchange<'_> {
             None => None,
             Some(row) if row.key_ref.wrapped_dek.as_ref() == Some(&key.wrapped) => {
                 return Ok(self.same_row(row, key, &dek, stated));
+            }
+            // It may be the last other form of a key whose form here was pruned before.
+            Some(row) if stated.status == KeyStatus::Pruned => {
+                return self.own_form(row, key, &dek);
             }
             Some(row) => self.rewrap(row, key, provider, stated),
         };
@@ -145,6 +149,23 @@ impl Exchange<'_> {
         })
     }
 
+    /// The row has this key in another form: whether it is a candidate in its own.
+    fn own_form(
+        &mut self,
+        row: &KeyRefRecord,
+        key: &KeyClaim,
+        dek: &Dek,
+    ) -> Result<Decision, ExchangeError> {
+        let wrapped = row.key_ref.wrapped_dek.clone();
+        let claim = |wrapped| KeyClaim::new(key.domain, wrapped, key.provider.clone(), None);
+        let Some(own) = wrapped.and_then(claim) else {
+            return Ok(Decision::Nothing);
+        };
+        let id = FactId::of_key(own.domain, &own.wrapped);
+        let known = self.store.stated_key(id)?;
+        Ok(self.same_row(row, &own, dek, known.stated))
+    }
+
     /// The row has this very key: whether it is a candidate.
     fn same_row(
         &mut self,
@@ -160,18 +181,19 @@ impl Exchange<'_> {
                 is_retired,
             }))
         };
+        let objection = || Decision::Objection(key.wrapped.clone());
         match (row.retired_at.is_some(), stated.status) {
             // libvirt does not say whether it is needed here.
             (false, KeyStatus::Retired | KeyStatus::Pruned) if !self.guests.are_known() => {
                 Decision::Later
             }
-            (false, KeyStatus::Retired) if self.needs(key.domain, dek) => Decision::Objection,
+            (false, KeyStatus::Retired) if self.needs(key.domain, dek) => objection(),
             (false, KeyStatus::Retired) => retire(true),
             // Who has a pruned key keeps it.
             (false, KeyStatus::Pruned) => {
                 let is_defined = self.guests.is_defined(key.domain);
                 if is_defined && !self.has_twin(key, dek) {
-                    Decision::Objection
+                    objection()
                 } else {
                     Decision::Nothing
                 }

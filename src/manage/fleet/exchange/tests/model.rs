@@ -2,20 +2,22 @@
 //! its key is a candidate, and no other key is taken for it. In the end, when all hosts have exchanged facts: all know
 //! the same, and no key that a state needs is lost.
 //!
-//! 10,000 operations on 20 hosts by default; `VTPM_GUARD_FLEET_OPERATIONS` says otherwise.
+//! 10,000 operations on 20 hosts by default; `VTPM_GUARD_FLEET_OPERATIONS` says otherwise, and
+//! `VTPM_GUARD_FLEET_HISTORY` plays one history again, by the number that it failed with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::host::{Host, guest, kek};
+use super::host::{Host, dek, guest, kek};
 use super::shared::Memory;
-use crate::clock::Timestamp;
+use crate::clock::{Deadline, Timestamp};
 use crate::fleet::claim::{Claim, Signed, StatusClaim};
 use crate::fleet::status::KeyStatus;
 use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::HostUuid;
 use crate::key::kek::Kek;
-use crate::store::{Event, Origin, Prune};
+use crate::store::{Event, KeyRefRecord, Origin, Prune};
 
 const HOSTS: usize = 20;
 const GUESTS: u8 = 12;
@@ -368,6 +370,40 @@ impl Model {
         self.log[from..].join("\n")
     }
 
+    /// What was done with a guest and with providers, and in which forms hosts know the key that its TPM needs.
+    fn about(&self, guest_no: u8, bytes: &[u8]) -> String {
+        let of_guest = format!("guest {guest_no} ");
+        let mut about = String::new();
+        for line in &self.log {
+            if line.contains(&of_guest) || line.starts_with("nkp") || line.contains("restored") {
+                about += &format!("{line}\n");
+            }
+        }
+        for (number, host) in self.hosts.iter().enumerate() {
+            let mut unlocker = host.unlocker();
+            for fact in host.store.facts_about(guest(guest_no), Kind::Key).unwrap() {
+                let Ok(Claim::Key(key)) = Claim::read(&fact) else {
+                    continue;
+                };
+                let deadline = Deadline::after(Duration::from_secs(60));
+                let opened = unlocker.open(&key.wrapped, key.domain, deadline);
+                if opened.is_ok_and(|it| it.same_as(&dek(bytes))) {
+                    let rows = host.rows(guest(guest_no));
+                    let is_row =
+                        |row: &KeyRefRecord| row.key_ref.wrapped_dek.as_ref() == Some(&key.wrapped);
+                    let row = rows.iter().find(|row| is_row(row));
+                    let is_retired = row.map(|row| row.retired_at.is_some());
+                    let stated = host.store.stated_key(fact.id).unwrap().stated;
+                    about += &format!(
+                        "host {number}: {} under {}: row (retired) {is_retired:?}, {stated:?}\n",
+                        fact.id, key.key_id
+                    );
+                }
+            }
+        }
+        about
+    }
+
     /// What holds at any moment.
     fn check(&mut self) {
         for (guest_no, (host, bytes)) in &self.tpms {
@@ -438,12 +474,13 @@ impl Model {
         // Every host that holds the provider key has the key that a guest's state needs.
         for (guest_no, (_, bytes)) in &self.tpms {
             let first = self.keks[usize::from(guest_no % 2)][0];
-            for host in self.hosts.iter().filter(|it| it.keks.contains(&first)) {
+            for (number, host) in self.hosts.iter().enumerate() {
                 assert!(
-                    !host.with_dek(guest(*guest_no), bytes).is_empty(),
-                    "history {}: a host lacks the key of guest {guest_no}:\n{}",
+                    !host.keks.contains(&first)
+                        || !host.with_dek(guest(*guest_no), bytes).is_empty(),
+                    "history {}: host {number} lacks the key of guest {guest_no}:\n{}",
                     self.number,
-                    self.recent()
+                    self.about(*guest_no, bytes)
                 );
             }
         }
@@ -455,8 +492,10 @@ fn whatever_happens_no_guest_loses_its_key_and_all_hosts_agree_in_the_end() {
     let operations = std::env::var("VTPM_GUARD_FLEET_OPERATIONS");
     let operations: usize = operations.map_or(10_000, |text| text.parse().unwrap());
     // Many short histories, each of which its number repeats; a few at a time.
-    let histories = operations.div_ceil(HISTORY) as u64;
-    let next = AtomicU64::new(0);
+    let again = std::env::var("VTPM_GUARD_FLEET_HISTORY").ok();
+    let again: Option<u64> = again.map(|text| text.parse().unwrap());
+    let histories = again.map_or(operations.div_ceil(HISTORY) as u64, |number| number + 1);
+    let next = AtomicU64::new(again.unwrap_or(0));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {

@@ -10,9 +10,9 @@ use crate::fleet::claim::{
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
-use crate::ids::HostUuid;
+use crate::ids::{DomainUuid, HostUuid};
 use crate::key::wrap::{Generation, WrappedDek};
-use crate::store::{QueuedState, previous_key_name};
+use crate::store::{Event, Origin, Prune, QueuedState, previous_key_name};
 use crate::swtpm::Backend;
 
 const A: [u8; 32] = [1; 32];
@@ -26,6 +26,18 @@ fn pair() -> (Host, Host, Memory) {
 
 fn sync(host: &mut Host, shared: &mut Memory) -> super::super::Exchanged {
     host.sync(shared, false, NOW).unwrap()
+}
+
+/// As `key prune` does.
+fn prune(host: &mut Host, guest: DomainUuid) {
+    let seen = host.rows(guest);
+    let event = Event::new(NOW, Origin::Prune, guest, "vm1", "pruned");
+    let prune = Prune {
+        domain: guest,
+        seen: &seen,
+        event: &event,
+    };
+    host.store.prune(&[prune]).unwrap();
 }
 
 #[test]
@@ -158,15 +170,7 @@ fn a_guest_that_one_host_prunes_keeps_its_key_on_the_host_that_defines_it() {
     one.tpms.defined.insert(guest(1));
     sync(&mut one, &mut shared);
     sync(&mut two, &mut shared);
-    let seen = two.rows(guest(1));
-    let event =
-        crate::store::Event::new(NOW, crate::store::Origin::Prune, guest(1), "vm1", "pruned");
-    let prune = crate::store::Prune {
-        domain: guest(1),
-        seen: &seen,
-        event: &event,
-    };
-    two.store.prune(&[prune]).unwrap();
+    prune(&mut two, guest(1));
     sync(&mut two, &mut shared);
     for host in [&mut one, &mut three, &mut two] {
         sync(host, &mut shared);
@@ -176,13 +180,7 @@ fn a_guest_that_one_host_prunes_keeps_its_key_on_the_host_that_defines_it() {
     }
     // Where nobody defines it, nobody learns it any more; who has it keeps it.
     one.tpms.defined.clear();
-    let seen = two.rows(guest(1));
-    let prune = crate::store::Prune {
-        domain: guest(1),
-        seen: &seen,
-        event: &event,
-    };
-    two.store.prune(&[prune]).unwrap();
+    prune(&mut two, guest(1));
     let mut four = Host::new("four", &[("nkp-a", A)]);
     for host in [&mut two, &mut one, &mut four] {
         sync(host, &mut shared);
@@ -190,6 +188,39 @@ fn a_guest_that_one_host_prunes_keeps_its_key_on_the_host_that_defines_it() {
     assert_eq!(two.rows(guest(1)), []);
     assert_eq!(four.rows(guest(1)), []);
     assert_eq!(one.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn a_guest_that_is_pruned_where_its_key_has_another_form_keeps_its_key() {
+    for pushes_before_it_is_cut_off in [0, 1, 2, 9] {
+        let (mut one, mut two, mut shared) = pair();
+        one.make_key(guest(1), "nkp-a", b"first", NOW);
+        one.tpms.defined.insert(guest(1));
+        sync(&mut one, &mut shared);
+        sync(&mut two, &mut shared);
+        // Each wraps the key again before it hears of the other.
+        one.rotate("nkp-a", B, NOW);
+        two.rotate("nkp-a", B, NOW);
+        sync(&mut one, &mut shared);
+        sync(&mut two, &mut shared);
+        sync(&mut one, &mut shared);
+        let forms = [&one, &two].map(|host| host.rows(guest(1)));
+        assert_ne!(
+            forms[0][0].key_ref.wrapped_dek,
+            forms[1][0].key_ref.wrapped_dek
+        );
+        prune(&mut two, guest(1));
+        shared.fails_after = Some(pushes_before_it_is_cut_off);
+        let _cut_off = two.sync(&mut shared, false, NOW);
+        shared.fails_after = None;
+        for _ in 0..2 {
+            sync(&mut one, &mut shared);
+            sync(&mut two, &mut shared);
+        }
+        for host in [&one, &two] {
+            assert_eq!(host.candidates(guest(1), b"first").len(), 1);
+        }
+    }
 }
 
 #[test]
