@@ -29,7 +29,7 @@ pub(in crate::guard) fn save_before_start(
     if !libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
-    restore_links::before_start(guard, domain.uuid, vtpm);
+    restore_links::before_start(guard, domain.uuid, vtpm, deadline);
     let original = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
