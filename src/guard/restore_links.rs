@@ -243,7 +243,7 @@ fn attempt_copy(
 /// The record of the guest's last run, if it has one.
 fn run_of(copy_store: &CopyStore) -> Option<RunRecord> {
     let exists = copy_store.exists();
-    exists.then(|| copy_store.run().ok()).flatten()
+    exists.then(|| copy_store.known_run()).flatten()
 }
 
 /// A start that has failed, by its time: what was saved for the next one is none of its concern.
