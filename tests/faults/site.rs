@@ -82,7 +82,7 @@ impl Workshop {
         let store = bin.join("store-test");
         let beside_it = "Path(__file__).absolute().parent / \"fleet\"";
         assert!(STORE_PROGRAM.contains(beside_it));
-        let of_the_host = format!("Path({:?})", self.host().join("fleet"));
+        let of_the_host = format!("Path(\"{}\")", self.host().join("fleet").display());
         let store_program = STORE_PROGRAM.replace(beside_it, &of_the_host);
         for (path, text) in [
             (&helper, script.as_str()),
