@@ -16,7 +16,8 @@ import time
 import uuid
 
 import fleet_site as site
-from fleet_site import aim, line, median, percentile, run, run_once, section, timed
+from fleet_site import aim, line, median, percentile, run, section, timed
+from run_once import prepare
 
 FILL_STORE, PROGRAMS = sys.argv[1:3]
 HOSTS = int(sys.argv[3]) if len(sys.argv) > 3 else 500
@@ -72,7 +73,7 @@ def before_start(path):
 def one_start(xml, store, configuration, guest="vm0"):
     before_start(store)
     configure(configuration)
-    return run_once(["/usr/sbin/vtpm-guard-hook", guest, "prepare", "begin", "-"], xml)
+    return prepare(guest, xml)
 
 
 def warm_starts(database, xml, alone, member, rounds=100):

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 
+from run_once import ENVIRONMENT
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 SERVICE = f"{HERE}/../tests/kms/services/postgresql"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 missed = []
@@ -50,21 +51,6 @@ def run(*argv, statuses=(0,)):
     if done.returncode not in statuses:
         sys.exit(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
-
-
-def run_once(argv, stdin_path):
-    """Milliseconds from fork to exit."""
-    stdin, nowhere = os.open(stdin_path, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, nowhere, 1)]
-    begin = time.perf_counter()
-    pid = os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions)
-    status = os.waitpid(pid, 0)[1]
-    took = time.perf_counter() - begin
-    os.close(stdin)
-    os.close(nowhere)
-    if status != 0:
-        sys.exit(f"{' '.join(argv)}: status {os.waitstatus_to_exitcode(status)}")
-    return took * 1000
 
 
 def timed(action, *arguments):

@@ -14,29 +14,15 @@ import subprocess
 import sys
 import time
 
+from run_once import run_once
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 HOOK = "/usr/sbin/vtpm-guard-hook"
 STORE = "/var/lib/vtpm-guard/store.db"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
 SECRET = "6dd3e4a5-1f2e-4a0b-9c8d-7e6f5a4b3c2d"
 ROWS = 1_000_000
-NOWHERE = os.open(os.devnull, os.O_WRONLY)
 
 missed = []
-
-
-def run_once(argv, stdin_path):
-    """Seconds from fork to exit, and of CPU: also those of children that were waited for."""
-    stdin = os.open(stdin_path, os.O_RDONLY)
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, NOWHERE, 1)]
-    begin = time.perf_counter()
-    pid = os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions)
-    _, status, usage = os.wait4(pid, 0)
-    took = time.perf_counter() - begin
-    os.close(stdin)
-    if status != 0:
-        sys.exit(f"{' '.join(argv)}: status {os.waitstatus_to_exitcode(status)}")
-    return took, usage.ru_utime + usage.ru_stime
 
 
 def measure_all(commands, rounds):

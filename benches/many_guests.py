@@ -16,12 +16,12 @@ import uuid
 
 import libvirt
 
+from run_once import prepare
+
 FILL_STORE = sys.argv[1]
 GUESTS = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
-HOOK = "/usr/sbin/vtpm-guard-hook"
 STATE = "/var/lib/vtpm-guard"
 SWTPM = "/var/lib/libvirt/swtpm"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
 DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{domain}</uuid>
 <memory unit='MiB'>16</memory><os><type arch='x86_64' machine='q35'>hvm</type></os>
 <devices><tpm model='tpm-crb'><backend type='emulator' version='2.0'>
@@ -61,21 +61,6 @@ def make_guests(connection):
         store.executemany("UPDATE key_ref SET secret_uuid = ?2 WHERE resource_uuid = ?1", clones)
 
 
-def one_start(xml):
-    """Milliseconds of the hook, from fork to exit, as libvirtd calls it before it starts a guest."""
-    stdin, nowhere = os.open(xml, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, nowhere, 1)]
-    begin = time.perf_counter()
-    pid = os.posix_spawn(HOOK, [HOOK, "vm0", "prepare", "begin", "-"], ENVIRONMENT, file_actions=actions)
-    status = os.waitpid(pid, 0)[1]
-    took = time.perf_counter() - begin
-    os.close(stdin)
-    os.close(nowhere)
-    if status != 0:
-        sys.exit(f"a start was refused beside a command: {os.waitstatus_to_exitcode(status)}")
-    return took * 1000
-
-
 def line(what, starts):
     """Prints what starts took, as median and longest."""
     ordered = sorted(starts)
@@ -97,7 +82,7 @@ def beside(xml, *arguments):
     with subprocess.Popen(["/usr/sbin/vtpm-guard", *arguments], stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as command:
         while command.poll() is None:
-            starts.append(one_start(xml))
+            starts.append(prepare("vm0", xml))
         if command.returncode != 0:
             sys.exit(f"{' '.join(arguments)}: status {command.returncode}")
     took = time.perf_counter() - began
@@ -124,7 +109,7 @@ def main():
             runs.append(time.perf_counter() - began)
         target(" ".join(arguments), min(runs), 60)
     print("\nThe start of a guest while a command runs: median, longest")
-    line("no command", [one_start(xml) for _ in range(200)])
+    line("no command", [prepare("vm0", xml) for _ in range(200)])
     for number, arguments in enumerate((
             ["status"], ["check", "--all"], ["sync"], ["store", "backup", "/run/backup"],
             ["store", "check"], ["provider", "rotate", "nkp-a"], ["provider", "rename", "nkp-a", "nkp-b"],

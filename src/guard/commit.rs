@@ -1,6 +1,6 @@
 //! Writes a verdict's repairs and its event: one transaction, or nothing.
 
-use super::deadlines::{TO_RECORD, before_the_answer};
+use super::deadlines::{before_the_answer, to_record};
 use super::gather::Gathered;
 use crate::clock::{Deadline, Timestamp};
 use crate::ids::{DomainUuid, ProviderUuid};
@@ -69,7 +69,12 @@ pub(super) fn commit(
 
 /// Records a refusal that was decided after the repairs were written, in the row that was written with
 /// them. If that fails, it is only logged: the refusal itself is what matters.
-pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, row: HistoryRow) {
+pub(super) fn record(
+    gathered: &mut Gathered,
+    verdict: &Verdict,
+    row: HistoryRow,
+    deadline: Deadline,
+) {
     let Some(event) = event(gathered, verdict, &[], row) else {
         return;
     };
@@ -77,7 +82,7 @@ pub(super) fn record(gathered: &mut Gathered, verdict: &Verdict, row: HistoryRow
         return;
     };
     let recorded = store
-        .set_deadline(Deadline::after(TO_RECORD))
+        .set_deadline(to_record(deadline))
         .and_then(|()| store.record_start(&event));
     if let Err(error) = recorded {
         tracing::warn!(%error, "the refusal could not be recorded");
@@ -104,7 +109,9 @@ fn write(
         return Ok(());
     };
     if verdict.repairs().is_empty() {
-        store.set_deadline(before_the_answer(deadline).at_most(TO_RECORD))?;
+        // A start that is not recorded goes on: the other half of what is left is libvirt's.
+        let half = deadline.at_most(deadline.remaining() / 2);
+        store.set_deadline(to_record(half))?;
     }
     let change = Change {
         domain: domain.uuid,

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use super::context::Guard;
-use super::deadlines::TO_RECORD_FOR_STARTING_DAEMON;
+use super::deadlines::{TO_RECORD_FOR_STARTING_DAEMON, to_record};
 use super::silent_daemon::StartingVirtqemud;
 use crate::clock::Deadline;
 use crate::domain::Domain;
 use crate::libvirt::{Daemons, StartingLibvirtd, called_by_starting_daemon, calling_daemon};
 use crate::messages;
-use crate::store::{Access, Event, Origin};
+use crate::store::{Event, Origin};
 use crate::swtpm::read_state;
 use crate::verdict::facts::Permission;
 use crate::verdict::outcome::{Outcome, SecretAction};
@@ -71,12 +71,17 @@ fn has_loaded(guard: &Guard, domain: &Domain) -> bool {
 
 /// Allows the start of a guest whose secret was staged for a starting libvirtd: `stage` has made
 /// the verdict. `None`: the start must be judged, from the daemon's files.
-pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Option<Outcome> {
+pub(super) fn allow_loaded(
+    guard: &Guard,
+    domain: &Domain,
+    origin: Origin,
+    deadline: Deadline,
+) -> Option<Outcome> {
     let (vtpm, _) = domain
         .encrypted_vtpm()
         .filter(|_| has_loaded(guard, domain))?;
     let reason = Reason::LoadedSecret;
-    record(guard, domain, origin, reason);
+    record(guard, domain, origin, reason, deadline);
     Some(Outcome {
         state: read_state(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm).summary(),
         domain: Some(domain.clone()),
@@ -87,17 +92,16 @@ pub(super) fn allow_loaded(guard: &Guard, domain: &Domain, origin: Origin) -> Op
     })
 }
 
-/// Records the start. The log has it even if that fails.
-fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason) {
-    let Ok(Some(mut store)) = guard.open_store(
-        Access::Write,
-        Deadline::after(TO_RECORD_FOR_STARTING_DAEMON),
-    ) else {
-        return;
-    };
+/// Records the start, if there is a store. The log has it even if that fails.
+fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason, deadline: Deadline) {
+    let deadline = to_record(deadline).at_most(TO_RECORD_FOR_STARTING_DAEMON);
     let (at, why) = (guard.start_time.get(), messages::reason(why));
     let event = Event::new(at, origin, domain.uuid, &domain.name, why);
-    if let Err(error) = store.record_start(&event) {
-        tracing::warn!(%error, "the start could not be recorded");
+    let recorded = guard.with_store(deadline, |store| {
+        store.record_start(&event)?;
+        Ok(true)
+    });
+    if let Err(error) = recorded {
+        tracing::warn!(domain = domain.name, %error, "the start could not be recorded");
     }
 }

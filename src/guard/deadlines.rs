@@ -7,7 +7,11 @@ use crate::clock::Deadline;
 
 /// How long recording history may delay a start that writes nothing else. Nobody holds the store for so long, but of 64
 /// starts at once some wait for a third of it.
-pub(super) const TO_RECORD: Duration = Duration::from_secs(1);
+const TO_RECORD: Duration = Duration::from_secs(1);
+
+/// How long recording may still take where nothing is left of the deadline: well below what is reserved for
+/// the answer. A store that nobody has locked needs a few milliseconds.
+const TO_RECORD_AT_LEAST: Duration = Duration::from_millis(50);
 
 /// The same while libvirtd itself starts, and each guest waits for the one before it.
 pub(super) const TO_RECORD_FOR_STARTING_DAEMON: Duration = Duration::from_millis(300);
@@ -29,6 +33,12 @@ const SHARE_WHILE_STARTING: u32 = 3;
 /// The deadline for work that may take a while: early enough that a refusal can still be reported.
 pub(super) fn before_the_answer(deadline: Deadline) -> Deadline {
     deadline.at_most(deadline.remaining().saturating_sub(ANSWER_RESERVE))
+}
+
+/// The deadline for recording history, which no start waits for beyond its own.
+pub(super) fn to_record(deadline: Deadline) -> Deadline {
+    let left = before_the_answer(deadline).remaining();
+    Deadline::after(left.clamp(TO_RECORD_AT_LEAST, TO_RECORD))
 }
 
 /// How long libvirt and locks are waited for, if that is not for all of the deadline.
@@ -82,6 +92,17 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::host::dirs::StateDir;
+
+    #[test]
+    fn recording_takes_no_more_than_the_deadline_leaves_and_never_nothing() {
+        let left =
+            |deadline: u64| to_record(Deadline::after(Duration::from_millis(deadline))).remaining();
+        assert!(left(10_000) <= TO_RECORD && left(10_000) > TO_RECORD / 2);
+        assert!(left(600) <= Duration::from_millis(400));
+        for over in [0, 150, 210] {
+            assert!(left(over) > Duration::ZERO && left(over) <= TO_RECORD_AT_LEAST);
+        }
+    }
 
     #[test]
     fn libvirt_and_locks_are_waited_for_as_long_as_the_moment_allows() {

@@ -45,7 +45,7 @@ pub fn prepare(
 ) -> Outcome {
     guard.begin_start();
     if let (Mode::CarryOut, Ok(domain)) = (mode, domain)
-        && let Some(outcome) = daemon_start::allow_loaded(guard, domain, origin)
+        && let Some(outcome) = daemon_start::allow_loaded(guard, domain, origin, deadline)
     {
         let is_saved = has_managed_save(guard, &domain.name);
         let expected = ExpectedState {
@@ -136,7 +136,7 @@ fn judged(
     gathered.facts.references = Err(StoreAccessError::Unavailable(reason));
     let verdict = judge(guard, &mut gathered, mode, deadline);
     if mode != Mode::DryRun {
-        record(&mut gathered, &verdict, row);
+        record(&mut gathered, &verdict, row, deadline);
     }
     gathered.into_outcome(verdict, SecretAction::None, mode)
 }
@@ -149,7 +149,7 @@ fn restored_from_links(guard: &Guard, gathered: &Gathered, deadline: Deadline) -
     };
     let is_restored = domain
         .encrypted_vtpm()
-        .is_some_and(|(vtpm, _)| restore_links::before_start(guard, domain.uuid, vtpm));
+        .is_some_and(|(vtpm, _)| restore_links::before_start(guard, domain.uuid, vtpm, deadline));
     // There was nothing to save before.
     if is_restored && let Err(error) = copies::save_before_start(guard, domain, deadline) {
         tracing::warn!(domain = domain.name, %error, "the TPM state was not saved");
@@ -196,7 +196,7 @@ fn attempt(
             Err(NotProvided::SecretChanged) => return None,
             Err(NotProvided::Refused(refusal)) => {
                 verdict.refuse_after_repairs(refusal);
-                record(&mut gathered, &verdict, row);
+                record(&mut gathered, &verdict, row, deadline);
             }
         }
         let expected = verdict.is_allowed().then_some(ExpectedState {

@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a start waits where the state was moved away for a deletion that is due at once.
+/// How long a start waits where the state was moved away for a deletion that is due at once; and then for
+/// the process that is at its copies.
 const PATIENCE_OF_START: Duration = Duration::from_secs(2);
 
 /// The first arguments of that process. It has six arguments; libvirt's calls have four, whatever
@@ -97,7 +98,7 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
             restored => restored,
         };
         if restored == LinksRestored::Restored {
-            start.forget(state_dir, domain);
+            start.forget(state_dir, domain, Deadline::after(PATIENCE));
         }
         (restored != LinksRestored::StillThere).then_some(())
     });
@@ -120,7 +121,12 @@ fn give_up(domain: DomainUuid, place: &StatePath) {
 
 /// Restores the state before the guest's next start, in case that process has not done so yet.
 /// Returns whether it did.
-pub(super) fn before_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) -> bool {
+pub(super) fn before_start(
+    guard: &Guard,
+    domain: DomainUuid,
+    vtpm: &Emulator,
+    deadline: Deadline,
+) -> bool {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
     let links = match HardLinks::of(&place) {
         Ok(Some(links)) if links.exist() => links,
@@ -131,23 +137,30 @@ pub(super) fn before_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) -
         Ok(true) => PATIENCE_OF_START,
         _ => Duration::ZERO,
     };
-    let restored = poll(PAUSE, Deadline::after(patience), || {
+    let restored = poll(PAUSE, deadline.at_most(patience), || {
         let restored = attempt_links(domain, &links);
         (restored != LinksRestored::StillThere).then_some(restored)
     });
-    if restored == Some(LinksRestored::Restored) {
+    // They were there a moment ago: that process was faster, or NFS has done the rename and denies it.
+    let is_back = match restored {
+        Some(LinksRestored::Restored) => true,
+        Some(LinksRestored::NoLinks) => !links.exist() && is_there(&place),
+        Some(LinksRestored::StillThere) | None => false,
+    };
+    if is_back {
         let before = run_of(&CopyStore::of(&guard.state_dir, domain));
         let before = before.and_then(|run| run.started_at);
         // This start's own record is of no earlier one.
         if before != Some(guard.start_time.get().0) {
-            FailedStart(before).forget(&guard.state_dir, domain);
+            let patience = deadline.at_most(PATIENCE_OF_START);
+            FailedStart(before).forget(&guard.state_dir, domain, patience);
         }
     }
     if restored.is_none() && matches!(links.is_moved(), Ok(true)) {
         give_up(domain, &place);
         return is_there(&place);
     }
-    restored == Some(LinksRestored::Restored)
+    is_back
 }
 
 /// `reset`: a state that a failed start has left in hard links is not to come back. A copy of it is
@@ -230,7 +243,7 @@ fn attempt_copy(
 /// The record of the guest's last run, if it has one.
 fn run_of(copy_store: &CopyStore) -> Option<RunRecord> {
     let exists = copy_store.exists();
-    exists.then(|| copy_store.run().ok()).flatten()
+    exists.then(|| copy_store.known_run()).flatten()
 }
 
 /// A start that has failed, by its time: what was saved for the next one is none of its concern.
@@ -245,17 +258,17 @@ impl FailedStart {
     }
 
     /// Drops what was saved for it: its state is back, and the copy would replace a later one.
-    fn forget(self, state_dir: &StateDir, domain: DomainUuid) {
+    fn forget(self, state_dir: &StateDir, domain: DomainUuid, deadline: Deadline) {
         let copy_store = CopyStore::of(state_dir, domain);
         if copy_store.exists()
-            && let Err(error) = self.drop_from(&copy_store)
+            && let Err(error) = self.drop_from(&copy_store, deadline)
         {
             tracing::warn!(%domain, %error, "could not drop the saved copy of the TPM state");
         }
     }
 
-    fn drop_from(self, copy_store: &CopyStore) -> Result<(), CopyError> {
-        let _exclusive = copy_store.exclusive(Deadline::after(PATIENCE))?;
+    fn drop_from(self, copy_store: &CopyStore, deadline: Deadline) -> Result<(), CopyError> {
+        let _exclusive = copy_store.exclusive(deadline)?;
         let run = copy_store.run()?;
         if run.started_at != self.0 {
             return Ok(());

@@ -74,26 +74,62 @@ impl NewFile {
     pub fn create(mut self, name: &OsStr) -> io::Result<()> {
         self.is_unchanged()?;
         crash::point();
-        rename_to_new(&self.dir, &self.temporary, name)?;
+        let (dir, temporary) = (&self.dir, self.temporary.as_os_str());
+        let no_replace = RenameFlags::RENAME_NOREPLACE;
+        let renamed = renameat2(dir, temporary, dir, name, no_replace);
+        // NFS has no such rename, but links; FAT has no links, but such a rename.
+        let must_link = matches!(renamed, Err(Errno::EINVAL | Errno::ENOSYS));
+        let renamed = if must_link {
+            linkat(dir, temporary, dir, name, AtFlags::empty())
+        } else {
+            renamed
+        };
+        self.named(name, renamed).map_err(|failed| failed.error)?;
+        if must_link {
+            forget(&self.dir, &self.temporary);
+        }
         crash::point();
-        self.has_its_name = true;
         sync_directory(&self.dir)
     }
 
     /// Gives it this name, in place of the file that has it.
     pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
-        self.take_name(name)?;
+        self.take_name(name).map_err(|failed| failed.error)?;
         self.flush_name()
     }
 
     /// The first half of [`Self::replace`], for who must know which half failed.
-    pub fn take_name(&mut self, name: &OsStr) -> io::Result<()> {
-        self.is_unchanged()?;
+    pub fn take_name(&mut self, name: &OsStr) -> Result<(), NameError> {
+        self.is_unchanged().map_err(|error| NameError {
+            error,
+            may_have_it: false,
+        })?;
         crash::point();
-        renameat(&self.dir, self.temporary.as_os_str(), &self.dir, name)?;
+        let renamed = renameat(&self.dir, self.temporary.as_os_str(), &self.dir, name);
+        self.named(name, renamed)?;
         crash::point();
-        self.has_its_name = true;
         Ok(())
+    }
+
+    /// It has the name that it was to get, or it has not. What the call says does not decide that: a rename
+    /// over NFS may be done and answered with an error.
+    fn named(&mut self, name: &OsStr, renamed: nix::Result<()>) -> Result<(), NameError> {
+        let Err(errno) = crash::answer_of_rename(renamed) else {
+            self.has_its_name = true;
+            return Ok(());
+        };
+        let found = self
+            .file
+            .metadata()
+            .and_then(|made| has_name(&self.dir, name, (made.dev(), made.ino())));
+        self.has_its_name = matches!(found, Ok(true));
+        if self.has_its_name {
+            return Ok(());
+        }
+        Err(NameError {
+            error: errno.into(),
+            may_have_it: found.is_err(),
+        })
     }
 
     /// The second half: from now on a power cut takes the name from it no more.
@@ -118,6 +154,15 @@ impl NewFile {
             ))
         }
     }
+}
+
+/// Why a file did not get its name.
+#[derive(Debug)]
+pub struct NameError {
+    /// What failed.
+    pub error: io::Error,
+    /// Whether it may have it all the same: its directory does not tell.
+    pub may_have_it: bool,
 }
 
 impl Drop for NewFile {
@@ -198,16 +243,13 @@ pub fn sync_directory(dir: &File) -> io::Result<()> {
     }
 }
 
-/// Renames unless `to` exists. NFS has no such rename, but links; FAT has no links, but such
-/// a rename.
-fn rename_to_new(dir: &File, from: &OsStr, to: &OsStr) -> io::Result<()> {
-    match renameat2(dir, from, dir, to, RenameFlags::RENAME_NOREPLACE) {
-        Err(Errno::EINVAL | Errno::ENOSYS) => {
-            linkat(dir, from, dir, to, AtFlags::empty())?;
-            forget(dir, from);
-            Ok(())
-        }
-        result => Ok(result?),
+/// Whether the file or directory of this device and inode has this name.
+pub fn has_name(dir: &File, name: &OsStr, (dev, ino): (u64, u64)) -> io::Result<bool> {
+    crash::failing_point()?;
+    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok((found.st_dev, found.st_ino) == (dev, ino)),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 

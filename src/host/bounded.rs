@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::crash;
+
 /// How long one look at a file is waited for. A live file system needs milliseconds.
 const TIME_LIMIT: Duration = Duration::from_secs(3);
 
@@ -45,7 +47,8 @@ fn within<T: Send + 'static>(
         let _ = answer.send(done);
     };
     // A small stack: it reads, and no more. Where no thread can be had, nothing is looked at.
-    let reader = thread::Builder::new().stack_size(256 * 1024).spawn(reader);
+    let small = thread::Builder::new().stack_size(256 * 1024);
+    let reader = crash::thread_point().and_then(|()| small.spawn(reader));
     if let Err(error) = reader {
         tracing::warn!(%error, "no thread to look at files in");
         return None;

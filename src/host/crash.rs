@@ -20,6 +20,27 @@ pub(crate) fn failing_point() -> std::io::Result<()> {
     Ok(())
 }
 
+/// What a rename has answered. A test lets one be done whose answer is an error, as NFS does: a request whose
+/// answer was lost is sent again, and the second finds nothing to rename.
+#[inline]
+pub(crate) fn answer_of_rename(answer: nix::Result<()>) -> nix::Result<()> {
+    #[cfg(test)]
+    let answer = armed::lost(answer);
+    answer
+}
+
+/// A thread that a test lets be refused. Outside of tests it is asked for.
+#[inline]
+#[cfg_attr(
+    not(test),
+    allow(clippy::unnecessary_wraps, reason = "a test lets it fail")
+)]
+pub(crate) fn thread_point() -> std::io::Result<()> {
+    #[cfg(test)]
+    armed::may_have_a_thread()?;
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod armed {
@@ -39,11 +60,42 @@ pub(crate) mod armed {
         static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
         /// How many steps of this thread are left until one fails; 0: none does.
         static SUCCEEDING: Cell<usize> = const { Cell::new(0) };
+        /// How many threads this one asks for in vain.
+        static REFUSED: Cell<usize> = const { Cell::new(0) };
+        /// Whether the answer of its next rename is lost.
+        static LOST: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Lets the `nth` step of this thread from now fail that can.
     pub(crate) fn fail_at(nth: usize) {
         SUCCEEDING.set(nth);
+    }
+
+    /// Loses the answer of this thread's next rename that is done.
+    pub(crate) fn lose_answer_of_rename() {
+        LOST.set(true);
+    }
+
+    pub(super) fn lost(answer: nix::Result<()>) -> nix::Result<()> {
+        answer?;
+        if LOST.take() {
+            return Err(nix::errno::Errno::ENOENT);
+        }
+        Ok(())
+    }
+
+    /// Refuses the next threads that this one asks for.
+    pub(crate) fn refuse_threads(number: usize) {
+        REFUSED.set(number);
+    }
+
+    pub(super) fn may_have_a_thread() -> io::Result<()> {
+        let left = REFUSED.get();
+        REFUSED.set(left.saturating_sub(1));
+        match left {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     pub(super) fn may_fail() -> io::Result<()> {

@@ -88,6 +88,11 @@ impl<'a, D: SecretDriver> Secrets<'a, D> {
         }
         let is_the_guards = present.guards_domain().is_some();
         match over {
+            // Another start may look for it at this moment: it is never away if it can stay as it is.
+            Over::GuardsOwn if is_the_guards && present.is_as_defined_for(domain)? => {
+                let set = found(self.0.set_value(&present.secret, key))?;
+                return Ok(set.map(|()| Response::Set));
+            }
             Over::GuardsOwn if is_the_guards => {}
             Over::ForeignDefinition if !is_the_guards => {}
             Over::ForeignValue if !is_the_guards && present.is_ephemeral_and_private()? => {
@@ -206,6 +211,15 @@ impl<D: SecretDriver> DefinedSecret<'_, D> {
     fn guards_domain(&self) -> Option<DomainUuid> {
         let is_for_vtpms = self.usage.kind == USAGE_VTPM;
         domain_of_usage(&self.usage.id).filter(|_| is_for_vtpms)
+    }
+
+    /// Returns whether it is what the guard would define for this domain.
+    fn is_as_defined_for(&self, domain: DomainUuid) -> Result<bool, SecretError> {
+        if !self.is_the_guards(domain) {
+            return Ok(false);
+        }
+        let definition = self.definition()?;
+        Ok(definition.is_some_and(|it| it.is_ephemeral && it.is_private && !it.is_staged()))
     }
 
     /// Returns whether libvirt keeps its value only in memory and discloses it to no client.

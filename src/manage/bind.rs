@@ -1,5 +1,6 @@
 //! `key bind`: ties a guest to a provider, and never a key to one that does not open it.
 
+use std::path::Path;
 use std::slice;
 
 use serde::{Serialize, Serializer};
@@ -120,6 +121,7 @@ impl Serialize for BindAction {
 
 /// Binds the guest that `text` names to this provider, or to the default one.
 pub(crate) fn bind(host: &Host, text: &str, provider: Option<&str>) -> Result<Bound, BindError> {
+    let states = host.configured_libvirt_dirs()?.tpm_states();
     let (mut store, provider) = host.provider_for_new_keys(provider)?;
     let guest = host.present_guest(text)?;
     let now = Timestamp::now();
@@ -130,7 +132,7 @@ pub(crate) fn bind(host: &Host, text: &str, provider: Option<&str>) -> Result<Bo
     let mut remarks = Vec::new();
     let action = if keyed.is_empty() {
         let change = store.bind(guest.uuid, provider.uuid, now)?;
-        remarks = host.remarks(&store, &guest)?;
+        remarks = host.remarks(&store, &guest, &states)?;
         match change {
             BindingChange::Added(id) => BindAction::Made(id),
             BindingChange::Moved { key_ref, from } => BindAction::Moved(key_ref, from),
@@ -208,7 +210,12 @@ fn rebind(
 }
 
 impl Host {
-    fn remarks(&self, store: &Store, bound: &GuestRef) -> Result<Vec<BindRemark>, HostError> {
+    fn remarks(
+        &self,
+        store: &Store,
+        bound: &GuestRef,
+        states: &Path,
+    ) -> Result<Vec<BindRemark>, HostError> {
         let Some((defined, vtpm)) = self.definition(bound.uuid) else {
             let answers = self.libvirt().guests(default_deadline()).is_ok();
             return Ok(answers
@@ -219,9 +226,8 @@ impl Host {
         let Some(secret) = vtpm.secret_uuid else {
             return Ok(vec![BindRemark::NotEncrypted]);
         };
-        let states = self.libvirt_dirs().tpm_states();
         let has_state = || {
-            let place = super::tpm_place::find(&states, bound.uuid, Some(&vtpm), None);
+            let place = super::tpm_place::find(states, bound.uuid, Some(&vtpm), None);
             !matches!(place.state, StateFile::Absent)
         };
         let first = match self.foreign_value(secret) {

@@ -14,7 +14,7 @@ use crate::guard::{states_in_fleet, try_rows};
 use crate::ids::DomainUuid;
 use crate::store::Access;
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{self, CopyError, CopyStore, SavedCopy};
+use crate::tpm_copies::{self, CopyError, CopyStore, RunRecord, SavedCopy};
 use crate::verdict::facts::{References, Travelling, Trial};
 
 /// How long the fleet's store may take to answer a command of a person, who waits longer than a start does.
@@ -111,11 +111,16 @@ impl Host {
 
     /// A guest's copies.
     pub(crate) fn copies_of(&self, guest: DomainUuid) -> Result<Copies, HostError> {
-        let (copies, unreadable) = CopyStore::of(self.state_dir(), guest).copies()?;
+        let copy_store = CopyStore::of(self.state_dir(), guest);
+        let (copies, mut unreadable) = copy_store.copies()?;
         let judged = if copies.is_empty() {
             Vec::new()
         } else {
-            self.judge(guest, copies)?
+            let run = copy_store.run().unwrap_or_else(|error| {
+                unreadable.push(error);
+                RunRecord::unknown()
+            });
+            self.judge(guest, copies, &run)?
         };
         Ok(Copies { judged, unreadable })
     }
@@ -148,6 +153,7 @@ impl Host {
         &self,
         guest: DomainUuid,
         copies: Vec<SavedCopy>,
+        run: &RunRecord,
     ) -> Result<Vec<JudgedCopy>, HostError> {
         let store = self.store(Access::Read)?;
         let mut references = match &store {
@@ -159,9 +165,6 @@ impl Host {
             let in_xml = Travelling::of(&domain, &references, Timestamp::now());
             references.key_refs.extend(in_xml.keys);
         }
-        let run = CopyStore::of(self.state_dir(), guest)
-            .run()
-            .unwrap_or_default();
         let has_started_since = |at| {
             let store = store.as_ref();
             store.is_some_and(|store| {

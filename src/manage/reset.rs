@@ -62,7 +62,8 @@ impl<E: Into<GuestError>> From<E> for ResetError {
 /// Allows the next start of the guest that `text` names to make a new TPM.
 pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
     let guest = host.guest(text)?;
-    let guard = host.guard(BrokenConfig::UseDefaults)?;
+    // By the defaults a state would be looked for in the wrong place, and not be found beside this.
+    let guard = host.guard(BrokenConfig::Fail)?;
     if guest
         .name
         .as_ref()
@@ -92,7 +93,7 @@ pub(crate) fn reset(host: &Host, text: &str) -> Result<Reset, ResetError> {
         _ => forgotten,
     };
     Ok(Reset {
-        left_directories: remove_empty_directories(host, &guest),
+        left_directories: remove_empty_directories(&guard, &guest),
         guest,
         changed: was_used || copies > 0,
         copies_set_aside: copies,
@@ -139,8 +140,8 @@ fn usual_vtpms() -> [Emulator; 2] {
 }
 
 /// A state directory without a state would keep libvirt from setting up the new TPM completely.
-fn remove_empty_directories(host: &Host, guest: &GuestRef) -> Vec<(PathBuf, LockError)> {
-    let states = host.libvirt_dirs().tpm_states();
+fn remove_empty_directories(guard: &Guard, guest: &GuestRef) -> Vec<(PathBuf, LockError)> {
+    let states = guard.config.libvirt.tpm_states();
     let left = usual_vtpms().map(|vtpm| {
         let place = StatePath::of(&states, guest.uuid, &vtpm);
         let error = remove_empty_directory(&place).err()?;

@@ -30,7 +30,7 @@ pub enum StateError {
     /// Another process has a lease on it (fcntl `F_SETLEASE`): opening it would wait.
     #[error("another process has a lease on it, so reading it would wait")]
     Leased,
-    /// Its file system did not answer in time.
+    /// Its file system did not answer in time; or there was no thread to ask it in.
     #[error("its file system does not answer")]
     NoAnswer,
     /// The path leads through a link whose target is missing: libvirt cannot make the directory.

@@ -225,15 +225,17 @@ impl StagedState {
                 name,
                 lock,
             } => {
-                let failed = |may_be_installed| {
-                    move |error| InstallError {
-                        error,
-                        may_be_installed,
-                    }
-                };
-                let named = new.take_name(&name).map_err(failed(false));
+                let named = new.take_name(&name).map_err(|failed| InstallError {
+                    error: failed.error,
+                    may_be_installed: failed.may_have_it,
+                });
                 let flush = || crash::failing_point().and_then(|()| new.flush_name());
-                let flushed = named.and_then(|()| flush().map_err(failed(true)));
+                let flushed = named.and_then(|()| {
+                    flush().map_err(|error| InstallError {
+                        error,
+                        may_be_installed: true,
+                    })
+                });
                 drop(lock);
                 flushed.map(|()| None)
             }

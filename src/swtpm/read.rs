@@ -44,10 +44,11 @@ pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator)
             },
         })
     };
-    // Once more where it may have failed for a moment alone (memory, descriptors): what is taken for
-    // unreadable refuses no start, and where there is no state, libvirt would make a new TPM.
+    // Once more where it may have failed for a moment alone (memory, descriptors, threads): what is taken
+    // for unreadable refuses no start, and where there is no state, libvirt would make a new TPM. A file
+    // system that has not answered in time is not waited for again, and asked only if it answers by now.
     let contents = match read() {
-        Err(StateError::Io(_)) => read(),
+        Err(StateError::Io(_) | StateError::NoAnswer) => read(),
         contents => contents,
     };
     contents.map_or_else(

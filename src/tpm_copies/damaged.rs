@@ -8,11 +8,13 @@ use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{RenameFlags, renameat, renameat2};
+use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
+use nix::sys::stat::fstatat;
 
 use super::error::CopyError;
 use crate::clock::Timestamp;
 use crate::host::atomic;
+use crate::host::crash;
 use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
 use crate::host::trusted;
@@ -31,7 +33,9 @@ pub fn set_aside(
         path: state_path.path.clone(),
         source,
     };
+    let at = |errno| PathError::new(&*state_path.path, errno);
     let (dir, dir_path, name) = state_path.open_obstacle().map_err(failed)?;
+    let found = fstatat(&dir, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(at)?;
     let mut aside = name.clone();
     aside.push(format!(".damaged-{}", now.0));
     let renamed = match renameat2(
@@ -47,7 +51,13 @@ pub fn set_aside(
         }
         renamed => renamed,
     };
-    renamed.map_err(|errno| PathError::new(&*state_path.path, errno))?;
+    if let Err(errno) = crash::answer_of_rename(renamed) {
+        // Over NFS it may be done all the same.
+        let is_aside = atomic::has_name(&dir, &aside, (found.st_dev, found.st_ino));
+        if !matches!(is_aside, Ok(true)) {
+            return Err(at(errno).into());
+        }
+    }
     let renamed_to = dir_path.join(&aside);
     Ok(move_to_state_dir(state_dir, domain, state_path, &dir, &aside).unwrap_or_else(|error| {
         tracing::info!(%error, path = %renamed_to.display(), "the damaged state is renamed, but not moved");

@@ -18,6 +18,7 @@ use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::clock::Timestamp;
+use crate::host::crash;
 use crate::host::dirs::of_descriptor;
 use crate::host::interrupted::{openat, read_dir};
 use crate::swtpm::{Backend, StateError, StatePath};
@@ -169,7 +170,7 @@ impl HardLinks {
             },
             renamed => renamed,
         };
-        match renamed {
+        match crash::answer_of_rename(renamed) {
             Ok(()) => {
                 self.parent.sync_all()?;
                 Ok(LinksRestored::Restored)

@@ -45,6 +45,16 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// What counts where there is a record that cannot be read: the guest may have run since its copies were
+    /// saved, here or elsewhere, so that no start may set its TPM back to one of them by itself.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            outdated: true,
+            ..Self::default()
+        }
+    }
+
     /// Returns whether a run is known that is later than this copy: restoring it would set the TPM
     /// back. `has_started_since` asks the history, which knows also of a run whose beginning and end
     /// no hook has seen.
@@ -86,6 +96,16 @@ impl CopyStore {
             }) => Ok(run),
             _ => Err(CopyError::UnknownManifest { path }),
         }
+    }
+
+    /// The same; `None` where there is a record that cannot be read, which the log then says.
+    #[must_use]
+    pub fn known_run(&self) -> Option<RunRecord> {
+        self.run()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the record of a guest's last run cannot be read: what it was is unknown");
+            })
+            .ok()
     }
 
     /// Writes the record of a run.

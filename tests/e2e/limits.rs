@@ -56,7 +56,8 @@ impl Host {
         let log = self.read("/run/callgrind");
         let (_, counted) = log.rsplit_once("Collected :").unwrap();
         let instructions = counted.split_whitespace().next().unwrap().parse().unwrap();
-        // A small program calls the hook: what a caller has resident counts as its child's.
+        // A small program calls the hook: what a caller has resident counts as its child's. So does what
+        // `systemd-creds` has, which the hook waits for, and which is more than its own.
         let time = ["/usr/bin/time", "--format=%M", "--output=/run/peak"];
         self.run_with_input(&[&time[..], &hook].concat(), xml).ok();
         let memory = self.read("/run/peak").trim().parse().unwrap();

@@ -219,6 +219,7 @@ pub(super) fn all() -> Vec<Scenario> {
     all.extend(guests::guests());
     all.extend(states::states_and_store());
     all.extend(hook::hook());
+    all.extend(fleet::fleet());
     all
 }
 
@@ -242,6 +243,7 @@ macro_rules! command {
     };
 }
 
+mod fleet;
 mod guests;
 mod hook;
 mod key_managers;

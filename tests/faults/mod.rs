@@ -98,7 +98,7 @@ fn play_all(worker: &str, count: &str, usual: usize) {
             let share = Share {
                 index,
                 of: workers,
-                plays: plays / workers,
+                plays: plays.div_ceil(workers),
                 seed,
                 minutes,
                 only: only.clone(),

@@ -31,6 +31,9 @@ mount --bind "$0/work/host/guard.run" /run/vtpm-guard
 exec "$@"
 "#;
 
+/// The program of a shared store whose facts are files.
+const STORE_PROGRAM: &str = include_str!("../cli/json_contract/fake-store");
+
 /// The programs under test, and where workers have their hosts.
 pub(super) struct Workshop {
     dir: PathBuf,
@@ -76,7 +79,16 @@ impl Workshop {
             "#!/bin/sh\nexec {tests} --exact faults::serves_the_fake_libvirt --ignored --nocapture --test-threads=1 3>&1 >/dev/null\n"
         );
         let plugin = bin.join("kms-pad");
-        for (path, text) in [(&helper, script.as_str()), (&plugin, toy_program())] {
+        let store = bin.join("store-test");
+        let beside_it = "Path(__file__).absolute().parent / \"fleet\"";
+        assert!(STORE_PROGRAM.contains(beside_it));
+        let of_the_host = format!("Path(\"{}\")", self.host().join("fleet").display());
+        let store_program = STORE_PROGRAM.replace(beside_it, &of_the_host);
+        for (path, text) in [
+            (&helper, script.as_str()),
+            (&plugin, toy_program()),
+            (&store, &store_program),
+        ] {
             fs::write(path, text).unwrap();
             fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
         }

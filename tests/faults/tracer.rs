@@ -30,6 +30,25 @@ pub(super) struct Program<'a> {
     pub(super) stdin: &'a [u8],
 }
 
+impl Program<'_> {
+    /// Another program that becomes this one, or starts it, with its input and the environment of a hook.
+    fn started_by(&self, starter: &str, arguments: &[&str]) -> Command {
+        let mut stdin = scratch();
+        stdin.write_all(self.stdin).unwrap();
+        stdin.rewind().unwrap();
+        let mut command = Command::new(starter);
+        command
+            .args(arguments)
+            .arg(self.path)
+            .args(self.arguments)
+            .env_clear()
+            .envs(ENVIRONMENT)
+            .current_dir("/")
+            .stdin(Stdio::from(stdin));
+        command
+    }
+}
+
 /// Where something is to happen, and what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
@@ -88,17 +107,8 @@ enum AtExit {
 
 /// Runs it to its end, untraced.
 pub(super) fn run_alone(program: &Program<'_>) -> Ran {
-    let mut stdin = scratch();
-    stdin.write_all(program.stdin).unwrap();
-    stdin.rewind().unwrap();
-    let output = Command::new("/usr/bin/timeout")
-        .args(["--signal=KILL", "60"])
-        .arg(program.path)
-        .args(program.arguments)
-        .env_clear()
-        .envs(ENVIRONMENT)
-        .current_dir("/")
-        .stdin(Stdio::from(stdin))
+    let output = program
+        .started_by("/usr/bin/timeout", &["--signal=KILL", "60"])
         .output()
         .unwrap();
     let end = match output.status.code() {
@@ -120,18 +130,9 @@ const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"
 /// Runs it to its end.
 pub(super) fn run(program: &Program<'_>, plan: Option<Plan>) -> Ran {
     let (stdout, stderr) = (scratch(), scratch());
-    let mut stdin = scratch();
-    stdin.write_all(program.stdin).unwrap();
-    stdin.rewind().unwrap();
     // It stops before it becomes the program, so that nothing of it is missed.
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""])
-        .arg(program.path)
-        .args(program.arguments)
-        .env_clear()
-        .envs(ENVIRONMENT)
-        .current_dir("/")
-        .stdin(Stdio::from(stdin))
+    let mut child = program
+        .started_by("/bin/sh", &["-c", "kill -STOP $$; exec \"$0\" \"$@\""])
         .stdout(Stdio::from(stdout.try_clone().unwrap()))
         .stderr(Stdio::from(stderr.try_clone().unwrap()))
         .spawn()

@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use vtpm_guard::internals::clock::Deadline;
@@ -25,6 +27,7 @@ macro_rules! for_each_rule {
         $test! {
             an_absent_secret_is_defined_ephemeral_and_private_with_the_guards_usage
             the_guards_own_secret_gets_the_value_again
+            the_guards_own_secret_is_never_away_while_it_gets_its_value_again
             the_guards_own_secret_from_a_file_leaves_the_disk
             the_guards_own_secret_whose_files_were_removed_is_set
             a_value_is_read_wherever_root_can_read_it
@@ -54,7 +57,7 @@ macro_rules! for_each_rule {
 pub(crate) use for_each_rule;
 
 /// A libvirt daemon, and what others than vtpm-guard do with it.
-pub(crate) trait Daemon {
+pub(crate) trait Daemon: Sync {
     /// Connects to it: `secret:///system` for secrets, `qemu:///system` for guests, too.
     fn connect(&self, uri: &str) -> Box<dyn Libvirt>;
 
@@ -207,6 +210,34 @@ pub(crate) fn the_guards_own_secret_gets_the_value_again(daemon: &dyn Daemon) {
     let provided = host.provide(b"made-up key", GuardsOwn);
     assert_eq!(provided, Ok(Provided::Defined));
     assert_eq!(host.provide(b"another", GuardsOwn), Ok(Provided::Set));
+}
+
+/// A guest that shares it may be starting.
+pub(crate) fn the_guards_own_secret_is_never_away_while_it_gets_its_value_again(
+    daemon: &dyn Daemon,
+) {
+    let host = Host::new(daemon);
+    let provide = || host.provide(b"made-up key", GuardsOwn);
+    assert_eq!(provide(), Ok(Provided::Defined));
+    let (secret, over) = (host.secret, AtomicBool::new(false));
+    let looked = thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let watcher = daemon.connect("secret:///system");
+            let mut looked = 0;
+            while !over.load(Ordering::SeqCst) {
+                assert!(watcher.inspect(secret, soon()).unwrap().is_some());
+                looked += 1;
+            }
+            looked
+        });
+        for _ in 0..50 {
+            assert_eq!(provide(), Ok(Provided::Set));
+        }
+        over.store(true, Ordering::SeqCst);
+        looks.join().unwrap()
+    });
+    assert!(looked > 0);
+    assert_eq!(host.definition().guards_domain(), Some(host.domain));
 }
 
 pub(crate) fn the_guards_own_secret_from_a_file_leaves_the_disk(daemon: &dyn Daemon) {

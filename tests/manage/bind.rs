@@ -1,5 +1,7 @@
 //! `key bind`.
 
+use std::fs;
+
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::ids::{DomainUuid, SecretUuid};
@@ -7,6 +9,7 @@ use crate::key::dek::Dek;
 use crate::libvirt::secret;
 use crate::manage::bind::{BindAction, BindError, BindRemark, Bound, bind};
 use crate::manage::guests::GuestError;
+use crate::manage::host::HostError;
 use crate::manage::providers::ProviderError;
 use crate::store::EventFilter;
 use crate::verdict::code::Code;
@@ -39,6 +42,23 @@ fn a_guest_is_bound_once_moved_and_left_where_it_is() {
     let document = serde_json::to_value(&again).unwrap();
     assert_eq!(document["action"], "none");
     assert_eq!(document["key_refs"][0], row.key_ref.id.0);
+}
+
+/// The defaults would look for the guest's TPM in the wrong directory, and not say that it has one.
+#[test]
+fn a_broken_configuration_binds_nothing() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    fs::write(fixture.root().join("config.toml"), "nonsense = 1\n").unwrap();
+    let error = bind(&fixture.host, "vm1", None).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            BindError::Guest(GuestError::Host(HostError::Config(_)))
+        ),
+        "{error:?}"
+    );
+    assert_eq!(fixture.rows(&guest), []);
 }
 
 #[test]

@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use super::fixture::{Defined, Fixture};
 use super::starts::called;
 use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare, restore_links};
+use crate::host::crash::armed;
 use crate::manage::host::default_deadline;
 use crate::manage::reset::reset;
 use crate::store::Origin;
 use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyStore, RunRecord};
+use crate::verdict::Decision;
+use crate::verdict::code::Code;
 
 /// A transient guest that has used its TPM.
 fn transient(fixture: &Fixture) -> Defined {
@@ -144,4 +147,47 @@ fn a_reset_beside_a_state_leaves_young_links_to_whoever_waits_for_its_deletion()
     reset(&fixture.host, &guest.uuid.to_string()).unwrap();
     assert!(links(&fixture, &guest).exists());
     assert!(directory(&fixture, &guest).exists());
+}
+
+/// On NFS: the directory is back, and its rename is said to have failed.
+#[test]
+fn a_state_that_is_back_although_its_rename_was_denied_is_judged_as_it_is() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    // Of a start on another host that shares the directory.
+    fs::rename(directory(&fixture, &guest), links(&fixture, &guest)).unwrap();
+    armed::lose_answer_of_rename();
+    start(&fixture, &guest);
+    assert!(fixture.state_file(&guest).exists());
+}
+
+/// What it was is unknown: nothing is lost, and no start sets the TPM back by itself.
+#[test]
+fn a_run_whose_record_cannot_be_read_counts_as_one_that_nobody_knows() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+    let spoil = || fs::write(copies.path().join("run.json"), "{}").unwrap();
+    fixture.save_copy(&guest);
+    spoil();
+    let listed = fixture.host.copies_of(guest.uuid).unwrap();
+    assert!(listed.judged[0].outdated);
+    assert_eq!(listed.unreadable.len(), 1, "it is said");
+
+    // libvirt deletes the state when it stops: it is saved, for an administrator.
+    let domain = fixture.domain(&guest);
+    let ended = Operation::Released(Ending::Unknown);
+    follow_up(&called(&fixture), ended, &domain, default_deadline()).unwrap();
+    assert!(run(&fixture, &guest).outdated);
+    fs::remove_dir_all(directory(&fixture, &guest)).unwrap();
+    spoil();
+    let (guard, judged) = (called(&fixture), Ok(domain));
+    let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+    let outcome = prepare(&guard, &judged, origin, mode, default_deadline());
+    let Decision::Deny(why) = outcome.verdict.decision() else {
+        panic!("{:?}", outcome.verdict)
+    };
+    assert_eq!(why.code(), Code::TpmStateMissing);
+    assert!(run(&fixture, &guest).outdated, "nor does the next start");
+    assert!(copies.has_copies().unwrap());
 }

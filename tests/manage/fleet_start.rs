@@ -600,4 +600,9 @@ fn a_lost_host_runs_no_guest() {
         words(&start(first, guest, Mode::DryRun)),
         "allow runs-elsewhere"
     );
+    // Why nobody was told is not always that the shared store is silent.
+    drop(store);
+    let done = lost(&first.host, "host3").unwrap();
+    let why = done.trouble.unwrap();
+    assert!(!done.told && why.contains("store-"), "{why}");
 }

@@ -249,3 +249,29 @@ fn a_state_that_may_come_back_after_a_power_cut_keeps_its_key() {
         assert!(fixture.would_start(&guest));
     }
 }
+
+/// As NFS does it: the new state is in its place, and the rename is said to have failed.
+#[test]
+fn a_state_whose_rename_was_done_and_denied_is_installed() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    crash::armed::lose_answer_of_rename();
+    renewed(&fixture).unwrap();
+    fixture.assert_starts_with_one_key(&guest);
+
+    // Whether it is in its place cannot be told: both keys stay.
+    let before = fs::read(fixture.state_file(&guest)).unwrap();
+    crash::armed::lose_answer_of_rename();
+    crash::armed::fail_at(1);
+    let error = renewed(&fixture).unwrap_err();
+    assert!(
+        matches!(error, RenewError::Stopped(StoppedError::NotDurable(..))),
+        "{error:?}"
+    );
+    let after = fs::read(fixture.state_file(&guest)).unwrap();
+    assert_ne!(before, after);
+    for state in [after, before] {
+        fixture.write_state(&guest, &state);
+        assert!(fixture.would_start(&guest));
+    }
+}

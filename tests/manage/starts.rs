@@ -1,13 +1,16 @@
 //! Starts by the hook's own way, and what follows them: which row the history has of each, and when
 //! libvirt is asked.
 
+use std::time::Duration;
+
 use super::fixture::{Defined, Fixture};
+use crate::clock::Deadline;
 use crate::guard::{Ending, Guard, HookCall, Mode, Operation, follow_up, prepare};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::{EventFilter, EventRow, Origin};
-use crate::verdict::Decision;
 use crate::verdict::code::Code;
+use crate::verdict::{Decision, Finding};
 
 /// The guard as libvirtd calls it.
 pub(super) fn called(fixture: &Fixture) -> Guard {
@@ -169,4 +172,41 @@ fn what_libvirt_may_have_taken_after_all_is_dropped() {
     fixture.libvirt.recover();
     fail(&fixture, &guest);
     assert!(fixture.libvirt.secrets.value(guest.secret).is_none());
+}
+
+/// A store that somebody else has locked: neither its history nor anything else makes a start last longer than it may.
+#[test]
+fn a_locked_store_holds_no_start_beyond_its_deadline() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let database = fixture.host.state_dir().join("store.db");
+    let lock = rusqlite::Connection::open(database).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let judge = || {
+        let (guard, domain) = (called(&fixture), Ok(fixture.domain(&guest)));
+        let deadline = Deadline::after(Duration::from_millis(700));
+        let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+        let outcome = prepare(&guard, &domain, origin, mode, deadline);
+        assert!(!deadline.has_passed(), "it came too late");
+        outcome
+    };
+    // What cannot be recorded refuses nothing.
+    let allowed = judge();
+    assert!(allowed.is_allowed(), "{:?}", allowed.verdict);
+    let findings = allowed.verdict.findings();
+    assert!(
+        findings
+            .iter()
+            .any(|it| matches!(it, Finding::NotRecorded(_))),
+        "{findings:?}"
+    );
+    // Nor does it hold the answer of a start that is refused afterwards.
+    fixture.libvirt.fail_each(Call::Provide, Failure::Refused);
+    let refused = judge();
+    let Decision::Deny(why) = refused.verdict.decision() else {
+        panic!("{:?}", refused.verdict)
+    };
+    assert_eq!(why.code(), Code::SecretRefused);
+    drop(lock);
+    assert_eq!(rows(&fixture, &guest), []);
 }

@@ -75,6 +75,18 @@ fn a_reset_is_refused_where_the_tpm_is_not_gone_or_was_never_kept() {
         Err(ResetError::StateElsewhere(..))
     ));
     assert!(!is_unused(&fixture, &guest));
+
+    // Nor where a broken configuration does not say where it is.
+    fs::write(fixture.root().join("config.toml"), "nonsense = 1\n").unwrap();
+    let error = reset(&fixture.host, "vm1").unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            ResetError::Guest(GuestError::Host(HostError::Config(_)))
+        ),
+        "{error:?}"
+    );
+    assert!(!is_unused(&fixture, &guest));
 }
 
 #[test]

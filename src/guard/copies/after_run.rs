@@ -40,8 +40,9 @@ pub(in crate::guard) fn has_its_tpm_here(guard: &Guard, domain: &Domain, ending:
     let Some((vtpm, _)) = domain.encrypted_vtpm() else {
         return false;
     };
-    let has_moved = guard.copy_store(domain).run().unwrap_or_default().migrated;
-    !has_moved
+    // Where that is unknown, nobody is told that it is here.
+    let run = guard.copy_store(domain).known_run();
+    run.is_some_and(|run| !run.migrated)
         && !matches!(ending, Ending::Migrated | Ending::Failed)
         && !is_used_elsewhere(guard, domain, vtpm)
 }
@@ -56,8 +57,9 @@ fn save_kept(
     deadline: Deadline,
 ) -> Result<(), CopyError> {
     let copy_store = guard.copy_store(domain);
-    let run = copy_store.run().unwrap_or_default();
-    if run.migrated || ending == Ending::Migrated {
+    // A run of which nothing is known may have ended elsewhere, and this state be an old one.
+    let has_moved = copy_store.known_run().is_none_or(|run| run.migrated);
+    if has_moved || ending == Ending::Migrated {
         return mark_outdated(&copy_store);
     }
     // What another host goes on using is not the state of an ended run.
@@ -115,8 +117,19 @@ fn save_deleted(
     deadline: Deadline,
 ) -> Result<(), CopyError> {
     let copy_store = guard.copy_store(domain);
-    let run = copy_store.run().unwrap_or_default();
+    let known = copy_store.known_run();
     let keep = |reason| save_state(guard, domain, vtpm, reason, deadline);
+    let Some(run) = known else {
+        // Saved whatever it is, for libvirt deletes it; and for an administrator to restore, not for a start.
+        let kept = if is_used_elsewhere(guard, domain, vtpm) {
+            link_state(guard, domain, vtpm)
+        } else if ending == Ending::Migrated || !may_have_key_refs(guard, domain, deadline) {
+            Ok(())
+        } else {
+            keep(CopyReason::Release).map(drop)
+        };
+        return mark_outdated(&copy_store).and(kept);
+    };
     // Its TPM is elsewhere: a copy would restore an old state, or one that is not the guest's.
     if run.migrated {
         mark_outdated(&copy_store)?;

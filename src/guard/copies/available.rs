@@ -39,8 +39,7 @@ pub(in crate::guard) fn available_copies(
     };
     let is_state = |state: &StateFile| matches!(state, StateFile::Plain | StateFile::Encrypted(_));
     let copies = copies.into_iter().map(with_state);
-    // A record that cannot be read tells nothing of a later run; the history may.
-    let run = copy_store.run().unwrap_or_default();
+    let run = copy_store.known_run().unwrap_or_else(RunRecord::unknown);
     AvailableCopies {
         copies: copies.filter(|(_, state)| is_state(state)).collect(),
         ended_normally: libvirt_would_delete(guard, domain, vtpm) && run.ended_normally,

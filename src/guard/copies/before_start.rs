@@ -29,7 +29,7 @@ pub(in crate::guard) fn save_before_start(
     if !libvirt_would_delete(guard, domain, vtpm) {
         return Ok(());
     }
-    restore_links::before_start(guard, domain.uuid, vtpm);
+    restore_links::before_start(guard, domain.uuid, vtpm, deadline);
     let original = LiveState::read(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     if vtpm.secret_uuid.is_none() && !may_be_refused(guard, &original) {
         return Ok(());
@@ -45,7 +45,7 @@ pub(in crate::guard) fn save_before_start(
         let keep = |original| copy_store.save(&original, &domain.name, CopyReason::Start);
         original.map(keep).transpose()
     });
-    let before = copy_store.run().unwrap_or_default();
+    let before = copy_store.known_run().unwrap_or_else(RunRecord::unknown);
     copy_store.write_run(RunRecord {
         starting: true,
         started_at: Some(guard.start_time.get().0),
@@ -76,7 +76,7 @@ pub(in crate::guard) fn note_refusal(
     copy_store.write_run(RunRecord {
         starting: true,
         refused: Some(code.as_str().to_owned()),
-        ..copy_store.run().unwrap_or_default()
+        ..copy_store.known_run().unwrap_or_else(RunRecord::unknown)
     })
 }
 

@@ -50,7 +50,7 @@ pub(in crate::guard) fn drop_after_start(
             ..RunRecord::default()
         });
     }
-    let run = copy_store.run().unwrap_or_default();
+    let run = copy_store.known_run().unwrap_or_default();
     // First: whatever fails below, the start has succeeded.
     copy_store.remove_run()?;
     let (copies, _) = copy_store.available_copies()?;

@@ -10,6 +10,7 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 use super::*;
+use crate::host::crash::armed;
 
 /// A directory, and the same opened.
 fn directory() -> (TempDir, File) {
@@ -166,4 +167,36 @@ fn replacing_leaves_the_new_bytes_alone() {
     remove(&open, name()).unwrap();
     remove(&open, name()).unwrap();
     assert!(names(dir.path()).is_empty());
+}
+
+/// As NFS does it: the file has its name, and the answer is an error.
+#[test]
+fn a_rename_that_is_done_although_its_answer_was_lost_counts_as_done() {
+    let (dir, open) = directory();
+    let path = dir.path().join("file");
+    armed::lose_answer_of_rename();
+    create(&open, name(), b"one").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    armed::lose_answer_of_rename();
+    replace(&open, name(), b"two").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"two");
+    assert_eq!(names(dir.path()), ["file"]);
+}
+
+#[test]
+fn a_rename_of_which_the_directory_tells_nothing_may_be_done() {
+    let (dir, open) = directory();
+    let mut new = NewFile::write(&open, |file| file.write_all(b"words")).unwrap();
+    armed::lose_answer_of_rename();
+    armed::fail_at(1);
+    assert!(new.take_name(name()).unwrap_err().may_have_it);
+    drop(new);
+    assert_eq!(names(dir.path()), ["file"]);
+
+    // One that is not done is known not to be.
+    let path = dir.path().join("file");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let mut new = NewFile::write(&open, |file| file.write_all(b"words")).unwrap();
+    assert!(!new.take_name(name()).unwrap_err().may_have_it);
 }

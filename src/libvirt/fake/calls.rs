@@ -72,7 +72,14 @@ impl FakeLibvirt {
             let words = format!("it is not one for a vTPM; its usage is \"{usage}\"");
             return Err(SecretError::Conflict(words));
         }
+        let is_as_defined = found.guards_domain() == Some(domain)
+            && found.is_ephemeral
+            && found.is_private
+            && !found.is_staged();
         match (over, found.guards_domain().is_some()) {
+            (Over::GuardsOwn, true) if is_as_defined => {
+                self.secrets.set_value(secret, dek.expose())?;
+            }
             (Over::GuardsOwn, true) | (Over::ForeignDefinition, false) => {
                 self.secrets.undefine(secret);
                 self.define_with(secret, domain, dek)?;

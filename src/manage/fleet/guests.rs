@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::exchange::Guests;
 use crate::domain::{Domain, Vtpm};
+use crate::host::dirs::LibvirtDirs;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
 use crate::manage::guests::ListedGuest;
-use crate::manage::host::Host;
 use crate::swtpm::{StateFile, read_state};
 
 /// The guests that libvirt lists, if it answers.
@@ -19,7 +19,7 @@ pub(super) struct HostGuests {
 }
 
 impl HostGuests {
-    pub(super) fn of(host: &Host, listed: Option<&[ListedGuest]>) -> Self {
+    pub(super) fn of(libvirt: &LibvirtDirs, listed: Option<&[ListedGuest]>) -> Self {
         let all = listed.unwrap_or_default();
         let domains = all.iter().filter_map(|guest| guest.domain.as_ref().ok());
         Self {
@@ -27,7 +27,7 @@ impl HostGuests {
             domains: domains
                 .map(|domain| (domain.uuid, domain.clone()))
                 .collect(),
-            tpm_states: host.libvirt_dirs().tpm_states(),
+            tpm_states: libvirt.tpm_states(),
         }
     }
 }

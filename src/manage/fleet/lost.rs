@@ -24,6 +24,8 @@ pub(crate) struct LostHost {
     pub(crate) guests: Vec<GuestRef>,
     /// Whether the other hosts were told.
     pub(crate) told: bool,
+    /// Why they were not.
+    pub(crate) trouble: Option<String>,
 }
 
 /// Records that the host of this name or UUID runs nothing any more.
@@ -66,23 +68,21 @@ pub(crate) fn lost(host: &Host, text: &str) -> Result<LostHost, FleetCommandErro
     merge.facts.push(left);
     store.merge(&merge, now)?;
     drop(store);
-    let told = tell(host, &notes);
+    let trouble = tell(host, &notes).err().map(|error| error.to_string());
     Ok(LostHost {
         host: uuid,
         name,
         guests,
-        told,
+        told: trouble.is_none(),
+        trouble,
     })
 }
 
-/// Tells the others at once, if the shared store answers.
-fn tell(host: &Host, notes: &[KnownFact]) -> bool {
-    let push = || -> Result<(), FleetCommandError> {
-        tell::push(&mut connect(&host.config()?)?, notes)?;
-        round(host, &mut Follower::default(), false)?;
-        Ok(())
-    };
-    push().is_ok()
+/// Tells the others at once.
+fn tell(host: &Host, notes: &[KnownFact]) -> Result<(), FleetCommandError> {
+    tell::push(&mut connect(&host.config()?)?, notes)?;
+    round(host, &mut Follower::default(), false)?;
+    Ok(())
 }
 
 /// The host of this name or UUID, as far as this host has heard of it.

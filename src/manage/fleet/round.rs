@@ -147,7 +147,7 @@ impl Work<'_> {
 
     fn exchange(&mut self, compare: bool) -> Result<Exchanged, FleetCommandError> {
         let mut unlocker = self.unlocker();
-        let mut guests = HostGuests::of(self.host, self.listed);
+        let mut guests = HostGuests::of(&self.config.libvirt, self.listed);
         let (store, shared) = (&mut *self.store, &mut *self.client);
         let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, shared, self.now)?;
         Ok(exchange.run(compare)?)

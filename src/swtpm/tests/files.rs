@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::{LINEAR_STORE, STATE};
 use crate::domain::{Emulator, StateSource, TpmVersion};
+use crate::host::crash::armed;
 use crate::host::sys;
 use crate::ids::DomainUuid;
 use crate::swtpm::{MAX_STATE_LEN, StateFile, StatePath, read_bytes, read_state, state_path};
@@ -270,4 +271,16 @@ fn a_huge_file_is_not_read_to_its_end() {
     let header = [&[2, 1, 0, 10, 0, 9][..], &len.to_be_bytes()].concat();
     file.write_all_at(&header, 0).unwrap();
     assert!(unreadable(read(&states)).contains("longer than any TPM state"));
+}
+
+#[test]
+fn a_state_that_no_thread_could_read_for_a_moment_is_read_again() {
+    let (states, place) = states();
+    armed::refuse_threads(1);
+    assert!(matches!(read_at_once(&states), StateFile::Absent));
+    fs::write(&place, STATE).unwrap();
+    armed::refuse_threads(1);
+    assert!(matches!(read_at_once(&states), StateFile::Encrypted(_)));
+    armed::refuse_threads(2);
+    assert!(unreadable(read_at_once(&states)).contains("does not answer"));
 }

@@ -10,6 +10,11 @@ macro_rules! hook {
 
 const PREPARE: [&str; 4] = ["vm1", "prepare", "begin", "-"];
 
+/// A start that learns its key from the fleet.
+pub(super) fn asks_the_fleet(set_up: fn(&Fixture)) -> Scenario {
+    hook!("hook prepare", PREPARE, set_up, has_its_key, of: "asks the fleet")
+}
+
 pub(super) fn hook() -> Vec<Scenario> {
     vec![
         hook!("hook prepare", PREPARE, in_use, has_its_key),

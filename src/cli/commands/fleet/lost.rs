@@ -31,11 +31,8 @@ impl Answer for LostHost {
     }
 
     fn notes(&self) -> Vec<String> {
-        let silent = "the shared store does not answer, so the other hosts do not know of it; run it again later";
-        if self.told {
-            Vec::new()
-        } else {
-            vec![silent.to_owned()]
-        }
+        let untold =
+            |why: &String| format!("the other hosts were not told: {why}; run it again later");
+        self.trouble.iter().map(untold).collect()
     }
 }
