@@ -10,10 +10,7 @@ use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::store::{Store, previous_key_name};
-use crate::verdict::facts::Provider;
-
-/// What the names of announced keys begin with on this host.
-const ANNOUNCED: &str = "fleet/";
+use crate::verdict::facts::ANNOUNCED;
 
 /// A slot, and the id of the fact that announced it.
 pub(super) type AnnouncedSlot = (FactId, SlotClaim);
@@ -93,9 +90,4 @@ pub(in crate::manage) fn kept_name(name: &str, key_id: KeyId) -> String {
 pub(crate) fn announced_name(kept: &str) -> &str {
     let name = kept.strip_prefix(ANNOUNCED).unwrap_or(kept);
     name.rsplit_once('/').map_or(name, |(name, _)| name)
-}
-
-/// The name under which a key of this host was announced; `None` if it was not.
-pub(super) fn announced_as(provider: &Provider) -> Option<&str> {
-    provider.previous_key_of()?.strip_prefix(ANNOUNCED)
 }
