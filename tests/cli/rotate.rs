@@ -195,6 +195,22 @@ fn a_previous_key_that_does_not_open_does_not_stop_the_next_rotation() {
 }
 
 #[test]
+fn a_key_of_another_provider_is_not_called_a_previous_one() {
+    let host = Host::with_provider("nkp-a");
+    host.start_for_the_first_time(VM1, "nkp-a");
+    host.run(&["provider", "create", "nkp-b"]).succeeds();
+    // Another tool has bound the guest to the one, and left its key as it was.
+    sql(
+        &host,
+        "UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE name = 'nkp-b')",
+    );
+    host.keyring().remove(host.kek("nkp-a").key_id()).unwrap();
+    host.run(&["provider", "rotate", "nkp-b"])
+        .succeeds()
+        .saying("1 key reference under the key of provider \"nkp-a\"");
+}
+
+#[test]
 fn only_a_provider_is_rotated_and_no_previous_key() {
     let host = Host::with_provider("nkp-a");
     host.run(&["provider", "rotate", "nobody"]).ends_with(2);
