@@ -209,6 +209,27 @@ fn announce(
     Ok((provider, next))
 }
 
+/// Whether the next key of this provider was announced and is here, and no host has finished the rotation.
+pub(crate) fn is_begun(
+    store: &Store,
+    provider: &Provider,
+    unlocker: &mut Unlocker,
+) -> Result<bool, HostError> {
+    if store.membership()?.is_none() {
+        return Ok(false);
+    }
+    let Ok(present) = unlocker.kek(provider.key_id, default_deadline()) else {
+        return Ok(false);
+    };
+    let Some(next) = announced_before(store, provider, &present)? else {
+        return Ok(false);
+    };
+    let announced = Announced::read(store)?;
+    let signed = announced.successors.iter();
+    let mut said = signed.filter_map(|signed| signed.check(&present).ok());
+    Ok(!said.any(|says| says.new == next && says.finished))
+}
+
 /// The next key that was announced for the present one, and opens here.
 fn announced_before(
     store: &Store,
