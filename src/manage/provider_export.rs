@@ -53,7 +53,7 @@ pub(crate) enum Need {
 /// Why a provider was not exported, or not to the end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
-    /// The provider or its key cannot be had, or a previous key could not be removed.
+    /// The provider or its key cannot be had.
     #[error(transparent)]
     Provider(ProviderError),
     /// The file cannot be made.
@@ -62,6 +62,9 @@ pub(crate) enum ExportError {
     /// The file is written, but the store does not have that.
     #[error("{1}")]
     NotRecorded(PathBuf, StoreError),
+    /// The file is written, and the store has that, but a previous key that nothing needs could not be dropped.
+    #[error("{1}")]
+    NotDropped(PathBuf, ProviderError),
 }
 
 impl<E: Into<ProviderError>> From<E> for ExportError {
@@ -102,7 +105,8 @@ pub(crate) fn export(
         .and_then(|recovery| recovery.write_to(file))
         .map_err(|error| ExportError::File(file.to_owned(), error))?;
     record(host, provider, now).map_err(|error| ExportError::NotRecorded(file.into(), error))?;
-    let (dropped, kept) = drop_previous_keys(host, provider)?;
+    let (dropped, kept) = drop_previous_keys(host, provider)
+        .map_err(|error| ExportError::NotDropped(file.into(), error))?;
     Ok(ExportedProvider {
         file: file.to_owned(),
         provider: provider.into(),

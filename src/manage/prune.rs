@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::KeyRefId;
 use crate::messages;
-use crate::store::{Access, Event, Origin, Prune, Store};
+use crate::store::{Access, Event, Origin, Prune, Store, StoreError};
 use crate::tpm_copies::{self, CopyStore};
 
 #[cfg(test)]
@@ -89,8 +89,38 @@ pub(crate) enum PruneDecision {
     TooYoung,
 }
 
+/// Why not everything was removed that this rule allows.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PruneError {
+    /// Nothing was.
+    #[error(transparent)]
+    Host(HostError),
+    /// It ended before all guests were removed.
+    #[error("{}", .0.error)]
+    Interrupted(Box<InterruptedPrune>),
+}
+
+/// It ended before all guests were removed. What was removed stays so.
+#[derive(Debug)]
+pub(crate) struct InterruptedPrune {
+    /// The key references of so many guests were removed,
+    pub(crate) done: usize,
+    /// of so many.
+    pub(crate) of: usize,
+    /// The copy of the store from before.
+    pub(crate) backup: PathBuf,
+    /// Why it ended.
+    pub(crate) error: HostError,
+}
+
+impl<E: Into<HostError>> From<E> for PruneError {
+    fn from(error: E) -> Self {
+        Self::Host(error.into())
+    }
+}
+
 /// Removes what this rule allows.
-pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, HostError> {
+pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, PruneError> {
     let known: BTreeSet<_> = host.guests()?.iter().map(|guest| guest.uuid).collect();
     let access = if dry_run { Access::Read } else { Access::Write };
     let now = Timestamp::now();
@@ -130,29 +160,59 @@ fn remove(
     store: &mut Store,
     removed: &[&UnknownGuest],
     now: Timestamp,
-) -> Result<PathBuf, HostError> {
+) -> Result<PathBuf, PruneError> {
     let backup = store.backup_beside("pruned", now, default_deadline())?;
-    for (nth, guests) in removed.chunks(GUESTS_AT_ONCE).enumerate() {
-        store.set_deadline(default_deadline())?;
-        let events: Vec<_> = guests.iter().map(|guest| event(guest, now)).collect();
-        let prunes = guests.iter().zip(&events).map(|(guest, event)| Prune {
-            domain: guest.uuid,
-            seen: &guest.rows,
-            event,
-        });
-        let done = store.prune(&prunes.collect::<Vec<_>>());
-        done.inspect_err(|_| {
-            if nth == 0 {
-                // Nothing was removed, so nobody needs the copy; the first error is the one to report.
-                let _ = std::fs::remove_file(&backup);
-            }
-        })?;
-        // Without their keys they are nothing; what a kill leaves here is found again.
-        for guest in guests {
-            remove_states(host, guest)?;
+    let mut done = 0;
+    for guests in removed.chunks(GUESTS_AT_ONCE) {
+        let pruned = remove_some(host, store, guests, now, &mut done);
+        let Err(error) = pruned else {
+            continue;
+        };
+        if done == 0 && certainly_did_nothing(&error) {
+            // So nobody needs the copy; the first error is the one to report.
+            let _ = std::fs::remove_file(&backup);
+            return Err(error.into());
         }
+        return Err(PruneError::Interrupted(Box::new(InterruptedPrune {
+            done,
+            of: removed.len(),
+            backup,
+            error,
+        })));
     }
     Ok(backup)
+}
+
+/// Removes what is here of these guests, and adds their number to `done` once their keys are gone.
+fn remove_some(
+    host: &Host,
+    store: &mut Store,
+    guests: &[&UnknownGuest],
+    now: Timestamp,
+    done: &mut usize,
+) -> Result<(), HostError> {
+    store.set_deadline(default_deadline())?;
+    let events: Vec<_> = guests.iter().map(|guest| event(guest, now)).collect();
+    let prunes = guests.iter().zip(&events).map(|(guest, event)| Prune {
+        domain: guest.uuid,
+        seen: &guest.rows,
+        event,
+    });
+    store.prune(&prunes.collect::<Vec<_>>())?;
+    *done += guests.len();
+    // Without their keys they are nothing; what a kill leaves here is found again.
+    for guest in guests {
+        remove_states(host, guest)?;
+    }
+    Ok(())
+}
+
+/// Whether this error says that a transaction has changed nothing. After one of the disk, a crash may find it done.
+fn certainly_did_nothing(error: &HostError) -> bool {
+    matches!(
+        error,
+        HostError::Store(StoreError::Locked | StoreError::Changed)
+    )
 }
 
 fn remove_states(host: &Host, guest: &UnknownGuest) -> Result<(), HostError> {

@@ -2,12 +2,12 @@
 
 use rusqlite::ToSql;
 
-use super::schema::is_uuid;
+use super::schema::{PLACEHOLDER, is_uuid};
 use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
 use crate::key::id::KeyId;
-use crate::verdict::facts::{KmsSlots, Provider};
+use crate::verdict::facts::{KmsSlots, Provider, kek_ref};
 
 /// A provider to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,21 +86,28 @@ impl Store {
     }
 
     /// Gives a provider, and the key references that are bound to it, another name. Its previous
-    /// KEKs get the new name too.
+    /// KEKs get the new name too. Bound are also those that only name it, as [`Store::delete_provider`]
+    /// leaves them when it is interrupted.
     pub fn rename_provider(
         &mut self,
         provider: ProviderUuid,
         name: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        if self.providers()?.iter().all(|it| it.name != name) {
+        let uuid = provider.to_string();
+        let all = self.providers()?;
+        if let Some(found) = all.iter().find(|it| it.uuid == provider)
+            && all.iter().all(|it| it.name != name)
+        {
+            let kek = kek_ref(found.key_id);
+            let names_it = [&uuid, &found.name, &kek];
+            self.write_some_at_a_time(&bind_by_name("LIMIT :most"), &that_name(names_it, &now.0))?;
             // They find it by its UUID meanwhile.
             let sql = format!(
                 "UPDATE OR ABORT key_ref SET provider_name = :name, updated_at = :now WHERE id IN
                      (SELECT id FROM key_ref WHERE {} AND provider_name IS NOT :name LIMIT :most)",
                 is_uuid("provider_uuid", ":uuid")
             );
-            let uuid = provider.to_string();
             let values: [(&str, &dyn ToSql); 3] =
                 [(":name", &name), (":now", &now.0), (":uuid", &uuid)];
             self.write_some_at_a_time(&sql, &values)?;
@@ -110,6 +117,9 @@ impl Store {
             if found.name == name {
                 return Ok(());
             }
+            let kek = kek_ref(found.key_id);
+            let names_it = [&uuid, &found.name, &kek];
+            transaction.execute(&bind_by_name(""), &that_name(names_it, &now.0))?;
             for previous in provider_rows::previous(transaction, &found)? {
                 let previous_name = previous_key_name(name, previous.key_id);
                 provider_rows::rename(transaction, previous.uuid, &previous_name, now)?;
@@ -148,18 +158,56 @@ impl Store {
     /// announce it. [`Store::dependent_domains`] lists the guests that this locks out.
     pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
         // They find it by its name meanwhile. With the provider they would lose its UUID in one step.
-        let sql = format!(
-            "UPDATE OR ABORT key_ref SET provider_uuid = NULL WHERE id IN
-                 (SELECT id FROM key_ref WHERE {} LIMIT :most)",
-            is_uuid("provider_uuid", ":uuid")
-        );
+        let found = self.provider_by_uuid(provider)?;
         let uuid = provider.to_string();
-        self.write_some_at_a_time(&sql, &[(":uuid", &uuid)])?;
+        let values: [(&str, &dyn ToSql); 2] = [(":uuid", &uuid), (":name", &found.name)];
+        self.write_some_at_a_time(&unbind("LIMIT :most"), &values)?;
         self.write(|transaction| {
-            let key_id = provider_rows::by_uuid(transaction, provider)?.key_id;
+            let Provider { key_id, name, .. } = provider_rows::by_uuid(transaction, provider)?;
+            transaction.execute(&unbind(""), &[(":uuid", &uuid), (":name", &name)])?;
             provider_rows::delete(transaction, provider)?;
             fleet::decline_key(transaction, key_id)?;
             slots::delete_unless_held(transaction, key_id)
         })
     }
+}
+
+/// Binds key references to a provider that name it, and no other one by UUID: of those with a key, those under its KEK.
+fn bind_by_name(limit: &str) -> String {
+    // Both in any spelling.
+    let plain = |column| format!("replace(lower({column}), '-', '')");
+    let is_known = format!(
+        "{} = {}",
+        plain("known.uuid"),
+        plain("key_ref.provider_uuid")
+    );
+    format!(
+        "UPDATE OR ABORT key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE {}), updated_at = :now
+         WHERE id IN (SELECT id FROM key_ref WHERE provider_name = :old AND ({PLACEHOLDER} OR kek_ref = :kek)
+             AND NOT EXISTS (SELECT 1 FROM key_provider AS known WHERE {is_known}) {limit})",
+        is_uuid("uuid", ":uuid")
+    )
+}
+
+/// The values of [`bind_by_name`].
+fn that_name<'a>(
+    [uuid, name, kek]: [&'a String; 3],
+    now: &'a i64,
+) -> [(&'static str, &'a dyn ToSql); 4] {
+    [
+        (":uuid", uuid),
+        (":old", name),
+        (":kek", kek),
+        (":now", now),
+    ]
+}
+
+/// Has the key references of a provider name it, and no longer by its UUID: also those that a renaming which was
+/// interrupted had given another name.
+fn unbind(limit: &str) -> String {
+    format!(
+        "UPDATE OR ABORT key_ref SET provider_uuid = NULL, provider_name = :name
+         WHERE id IN (SELECT id FROM key_ref WHERE {} {limit})",
+        is_uuid("provider_uuid", ":uuid")
+    )
 }

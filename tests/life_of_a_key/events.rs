@@ -17,13 +17,13 @@ use crate::key::wrap::{Generation, WrappedDek};
 use crate::keyring::WeakerSeal;
 use crate::manage;
 use crate::manage::bind::bind;
+use crate::manage::fleet::rotation::RotateError;
 use crate::manage::key_refs::{retire, unbind, use_key};
 use crate::manage::provider_delete::delete;
 use crate::manage::provider_rotate::{RotatedProvider, rotate as rotate_provider};
 use crate::manage::renew::renew;
 use crate::manage::reset::reset;
 use crate::manage::restore_state::restore;
-use crate::manage::slots::SlotError;
 use crate::store::KeyRefRecord;
 use crate::verdict::Decision;
 
@@ -485,7 +485,7 @@ fn restore_state(host: &mut Host, guest: usize) -> Option<String> {
 pub(crate) fn rotation(
     host: &manage::host::Host,
     name: &str,
-) -> Result<RotatedProvider, SlotError> {
+) -> Result<RotatedProvider, RotateError> {
     rotate_provider(host, name, WeakerSeal::Refused, &mut |_| {})
 }
 

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::fixture::Fixture;
 use crate::clock::Timestamp;
+use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
 use crate::guard::plain_state;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::key::kek::Kek;
+use crate::keyring::WeakerSeal;
 use crate::libvirt::Daemons;
 use crate::libvirt::fake::{Call, Failure};
 use crate::libvirt::secret::staged_definition;
@@ -16,7 +19,9 @@ use crate::manage::checks::{
     CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, RecoveryFiles, examine,
 };
 use crate::manage::drop_state::drop_state;
-use crate::store::{Event, Origin};
+use crate::manage::host::default_deadline;
+use crate::manage::provider_rotate::rotate;
+use crate::store::{Event, KnownFact, Origin};
 use crate::swtpm::LockedState;
 use crate::verdict::code::Code;
 
@@ -212,6 +217,84 @@ fn providers_that_could_be_lost_are_reported() {
     let found = look_with(&fixture, &[file]);
     assert!(key(&found, |one| matches!(one, KeyFinding::Recovery(..))));
     assert!(key(&found, |one| matches!(one, KeyFinding::NotCovered(_))));
+}
+
+/// How many key references of `a` are said to be left by a rotation.
+fn not_rewrapped(fixture: &Fixture) -> Option<usize> {
+    look(fixture).into_iter().find_map(|one| match one {
+        Finding::Key(KeyFinding::RotationUnfinished { provider, key_refs }) => {
+            assert_eq!(provider.name, "a");
+            Some(key_refs)
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_rotation_that_was_interrupted_is_reported_until_the_next_one_has_completed_it() {
+    let fixture = Fixture::new();
+    fixture.guest_in_use("vm1");
+    let guest = fixture.guest_in_use("vm2");
+    let damaged = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    fixture.sql(&format!(
+        "UPDATE key_ref SET wrapped_dek = CAST(substr(wrapped_dek, 1, 60) ||
+             zeroblob(8) || substr(wrapped_dek, 69) AS BLOB) WHERE id = {damaged}"
+    ));
+    assert_eq!(not_rewrapped(&fixture), None);
+    let rename = |from, to| {
+        fixture.sql(&format!("ALTER TABLE key_ref RENAME COLUMN {from} TO {to}"));
+    };
+    let rotated = rotate(&fixture.host, "a", WeakerSeal::Refused, &mut |step| {
+        if step.index == 0 {
+            rename("algorithm", "cipher");
+        }
+    });
+    rename("cipher", "algorithm");
+    rotated.unwrap_err();
+    // What does not open is not re-wrapped by another rotation either.
+    assert_eq!(not_rewrapped(&fixture), Some(2));
+    let done = rotate(&fixture.host, "a", WeakerSeal::Refused, &mut |_| {}).unwrap();
+    assert!(!done.rotated);
+    assert_eq!(done.rewrapped, 2);
+    assert_eq!(not_rewrapped(&fixture), None);
+}
+
+#[test]
+fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
+    let fixture = Fixture::new();
+    let provider = fixture.provider("a");
+    let is_begun = || {
+        let found = look(&fixture);
+        key(
+            &found,
+            |it| matches!(it, KeyFinding::RotationBegun(it) if it.uuid == provider.uuid),
+        )
+    };
+    let next = fixture.make_provider("next");
+    let mut store = fixture.store();
+    let now = Timestamp::now();
+    let host = store.join_fleet("host1", now).unwrap();
+    let keyring = fixture.host.keyring();
+    let present = keyring.open(provider.key_id, default_deadline()).unwrap();
+    let mut say = |signer: &Kek, finished| {
+        let says = SuccessorClaim {
+            name: "a".to_owned(),
+            old: provider.key_id,
+            new: next.key_id,
+            key_version: 2,
+            finished,
+        };
+        let claim = Claim::Successor(Signed::new(says, signer));
+        let said = [KnownFact::said(claim, host, now)];
+        store.mark_sent(&said, &[]).unwrap();
+    };
+    assert!(!is_begun());
+    say(&Kek::generate().unwrap(), false);
+    assert!(!is_begun(), "anybody can say so");
+    say(&present, false);
+    assert!(is_begun());
+    say(&present, true);
+    assert!(!is_begun(), "the provider follows with the next exchange");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::fixture::Fixture;
 use super::kill;
 use super::recovery::passphrase;
+use crate::clock::Timestamp;
 use crate::keyring::WeakerSeal;
 use crate::manage::host::HostError;
 use crate::manage::provider_export::{ExportError, ExportedProvider, Need, export, exportable};
@@ -37,6 +38,22 @@ fn the_file_opens_to_the_key_and_the_store_knows_of_it() {
     assert!(done.dropped.is_empty() && done.kept.is_empty());
     assert!(holds_key(&fixture, &done.file));
     assert!(fixture.provider("a").exported_at.is_some());
+}
+
+#[test]
+fn what_fails_after_the_file_was_written_names_it() {
+    let fixture = Fixture::new();
+    rotated(&fixture);
+    fixture.sql(
+        "UPDATE key_provider SET exported_at = 1;
+         ALTER TABLE key_ref RENAME COLUMN provider_name TO called",
+    );
+    let error = exported(&fixture, "one").unwrap_err();
+    let ExportError::NotDropped(file, _) = error else {
+        panic!("{error:?}");
+    };
+    assert!(holds_key(&fixture, &file));
+    assert_ne!(fixture.provider("a").exported_at, Some(Timestamp(1)));
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
+use super::meanwhile::start;
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::keyring::{KeyringError, WeakerSeal};
+use crate::manage::fleet::kept_name;
+use crate::manage::fleet::rotation::RotateError;
 use crate::manage::host::HostError;
 use crate::manage::key_refs::retire;
 use crate::manage::provider_rotate::{
@@ -16,7 +19,7 @@ use crate::manage::providers::ProviderError;
 use crate::manage::slots::SlotError;
 use crate::store::NewProvider;
 
-fn rotate(fixture: &Fixture, provider: &str) -> Result<RotatedProvider, SlotError> {
+fn rotate(fixture: &Fixture, provider: &str) -> Result<RotatedProvider, RotateError> {
     rotate_with(&fixture.host, provider, WeakerSeal::Refused, &mut |_| {})
 }
 
@@ -167,6 +170,80 @@ fn a_row_that_does_not_open_stays_as_it_is() {
     assert!(fixture.would_start(&guest));
 }
 
+#[test]
+fn what_stopped_halfway_is_said_with_how_far_it_came_and_the_next_one_goes_on() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    for _ in 0..149 {
+        fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    }
+    let old = fixture.provider("a").key_id;
+    // The second transaction of rows finds a table that is not as it was.
+    let renamed = |from, to| {
+        fixture.sql(&format!("ALTER TABLE key_ref RENAME COLUMN {from} TO {to}"));
+    };
+    let stopped = rotate_with(&fixture.host, "a", WeakerSeal::Refused, &mut |step| {
+        if step.index == 120 {
+            renamed("algorithm", "cipher");
+        }
+    });
+    renamed("cipher", "algorithm");
+    let error = stopped.unwrap_err();
+    let RotateError::Interrupted(rotation) = error else {
+        panic!("{error:?}");
+    };
+    let new = fixture.provider("a").key_id;
+    assert_ne!(new, old);
+    assert_eq!(rotation.new_key, Some(new));
+    assert_eq!((rotation.done, rotation.of), (100, 150));
+    let under = |key_id| fixture.store().key_refs_under(key_id).unwrap().len();
+    assert_eq!((under(old), under(new)), (50, 100));
+
+    // So is what stops while it completes that one.
+    let stopped = rotate_with(&fixture.host, "a", WeakerSeal::Refused, &mut |step| {
+        assert_eq!(step.of, 50);
+        if step.index == 20 {
+            renamed("algorithm", "cipher");
+        }
+    });
+    renamed("cipher", "algorithm");
+    let error = stopped.unwrap_err();
+    assert!(
+        matches!(error, RotateError::Slot(_)),
+        "nothing was done: {error:?}"
+    );
+    let done = rotated(&fixture);
+    assert!(!done.rotated, "it goes on with that one");
+    assert_eq!((done.rewrapped, done.key_id), (50, new));
+    assert_eq!((under(old), under(new)), (0, 150));
+}
+
+#[test]
+fn rows_that_are_bound_before_the_provider_gets_an_announced_key_stay_under_it() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let next = fixture.make_provider("next");
+    let dek = Dek::generate().unwrap();
+    fixture.add_key(&guest, "next", &dek);
+    fixture.encrypt_state(&guest, &dek);
+    let mut store = fixture.store();
+    let kept = kept_name("a", next.key_id);
+    let now = Timestamp::now();
+    store.rename_provider(next.uuid, &kept, now).unwrap();
+    // As a promotion leaves them that was killed between two of its transactions.
+    let provider = fixture.provider("a");
+    fixture.sql(&format!(
+        "UPDATE key_ref SET provider_uuid = '{}', provider_name = 'a'",
+        provider.uuid
+    ));
+    let rows = fixture.rows(&guest);
+    start(&fixture, &guest);
+    assert_eq!(fixture.rows(&guest), rows, "a start leaves it as it is");
+    assert!(rotated(&fixture).rotated, "there was nothing to complete");
+    assert_eq!(fixture.rows(&guest), rows);
+    assert!(fixture.would_start(&guest));
+}
+
 /// Another provider with the key of `a`.
 fn make_twin(fixture: &Fixture) {
     let twin = NewProvider {
@@ -231,7 +308,9 @@ fn a_provider_that_is_unknown_or_a_previous_key_or_has_no_key_is_refused() {
     assert!(
         matches!(
             unknown,
-            SlotError::Provider(ProviderError::Host(HostError::Store(_)))
+            RotateError::Slot(SlotError::Provider(ProviderError::Host(HostError::Store(
+                _
+            ))))
         ),
         "{unknown:?}"
     );
@@ -239,7 +318,7 @@ fn a_provider_that_is_unknown_or_a_previous_key_or_has_no_key_is_refused() {
     let rows = fixture.rows(&guest);
     let refused = rotate(&fixture, &previous).unwrap_err();
     assert!(
-        matches!(&refused, SlotError::Provider(ProviderError::PreviousKey { owner, .. }) if owner == "a"),
+        matches!(&refused, RotateError::Slot(SlotError::Provider(ProviderError::PreviousKey { owner, .. })) if owner == "a"),
         "{refused:?}"
     );
     fixture.lose_key("a");
@@ -247,7 +326,9 @@ fn a_provider_that_is_unknown_or_a_previous_key_or_has_no_key_is_refused() {
     assert!(
         matches!(
             lost,
-            SlotError::Provider(ProviderError::Host(HostError::ProviderKey(_)))
+            RotateError::Slot(SlotError::Provider(ProviderError::Host(
+                HostError::ProviderKey(_)
+            )))
         ),
         "{lost:?}"
     );

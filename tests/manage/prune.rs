@@ -1,13 +1,19 @@
 //! `key prune`.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
+use crate::host::crash::armed;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::key::dek::Dek;
 use crate::libvirt::fake::{Call, Failure};
-use crate::manage::host::HostError;
-use crate::manage::prune::{PruneDecision, Pruned, Rule, prune};
+use crate::manage::host::{HostError, default_deadline};
+use crate::manage::prune::{PruneDecision, PruneError, Pruned, Rule, prune};
+use crate::store::Store;
 
 /// A guest that is gone for good, with a saved copy of its state; its key was used on this host.
 fn gone(fixture: &Fixture, name: &str) -> Defined {
@@ -89,7 +95,7 @@ fn without_libvirt_nothing_is_removed() {
         .fail_each(Call::Guests, Failure::Unreachable);
     assert!(matches!(
         prune(&fixture.host, ALL, false),
-        Err(HostError::Libvirt(_))
+        Err(PruneError::Host(HostError::Libvirt(_)))
     ));
     assert_eq!(fixture.rows(&guest).len(), 1);
 }
@@ -114,6 +120,49 @@ fn a_kill_removes_no_key_that_the_copied_store_does_not_have() {
 }
 
 #[test]
+fn what_stopped_halfway_is_said_with_how_far_it_came_and_where_the_keys_are() {
+    const GUESTS: usize = 60;
+    let mut stopped_after = BTreeSet::new();
+    for nth in 1.. {
+        let fixture = Fixture::new();
+        for _ in 0..GUESTS {
+            let unknown = Defined {
+                name: "gone".to_owned(),
+                uuid: DomainUuid::random(),
+                secret: SecretUuid::random(),
+            };
+            fixture.add_key(&unknown, "a", &Dek::generate().unwrap());
+        }
+        let root = fixture.root().to_owned();
+        // Within a transaction the store is locked for somebody else.
+        let rename = |root: &Path, from, to| {
+            let store = rusqlite::Connection::open(root.join("guard/store.db")).unwrap();
+            store.busy_timeout(Duration::ZERO).unwrap();
+            let sql = format!("ALTER TABLE key_ref RENAME COLUMN {from} TO {to}");
+            let _ = store.execute_batch(&sql);
+        };
+        armed::meanwhile(nth, move || rename(&root, "algorithm", "cipher"));
+        let result = prune(&fixture.host, ALL, false);
+        if armed::forget() {
+            break;
+        }
+        rename(fixture.root(), "cipher", "algorithm");
+        let left = fixture.store().all_key_refs(None, true).unwrap().len();
+        match result {
+            Ok(done) => assert_eq!((done.removed.guests, left), (GUESTS, 0)),
+            Err(PruneError::Host(_)) => assert_eq!(left, GUESTS),
+            Err(PruneError::Interrupted(stopped)) => {
+                assert_eq!((stopped.done, stopped.of), (GUESTS - left, GUESTS));
+                let backup = Store::open_copy(&stopped.backup, default_deadline()).unwrap();
+                assert_eq!(backup.all_key_refs(None, true).unwrap().len(), GUESTS);
+                stopped_after.insert(stopped.done);
+            }
+        }
+    }
+    assert!(stopped_after.contains(&50), "{stopped_after:?}");
+}
+
+#[test]
 fn with_a_configuration_that_cannot_be_used_nothing_is_pruned() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
@@ -121,6 +170,9 @@ fn with_a_configuration_that_cannot_be_used_nothing_is_pruned() {
     // It names the directory in which the guest's TPM state is.
     fs::write(fixture.root().join("config.toml"), "nonsense").unwrap();
     let error = prune(&fixture.host, ALL, false).unwrap_err();
-    assert!(matches!(error, HostError::Config(_)), "{error:?}");
+    assert!(
+        matches!(error, PruneError::Host(HostError::Config(_))),
+        "{error:?}"
+    );
     assert_eq!(fixture.rows(&guest).len(), 1);
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::fixture::Fixture;
 use super::kill;
 use crate::keyring::{KekPlace, WeakerSeal};
+use crate::manage::fleet::rotation::RotateError;
 use crate::manage::host::default_deadline;
 use crate::manage::open::{OpenResult, open};
 use crate::manage::provider_create::create;
@@ -161,7 +162,7 @@ fn a_rotation_wraps_the_next_key_only_where_the_present_one_opens() {
     fixture.sql("UPDATE kek_slot SET blob = x'00'");
     let refused = rotate(&fixture.host, "a", WeakerSeal::Allowed, &mut |_| {});
     assert!(
-        matches!(refused, Err(SlotError::Kms(_))),
+        matches!(refused, Err(RotateError::Slot(SlotError::Kms(_)))),
         "{:?}",
         refused.err()
     );

@@ -224,4 +224,22 @@ fn without_a_key_manager_a_rotation_goes_by_recovery_files() {
         Some(before),
         "it opens what it wraps"
     );
+
+    // Of a host that misses two rotations each key takes its turn.
+    let rotated = |file: &str| {
+        one.does("provider rotate nkp-a --wait 0s --without two");
+        let (file, passphrase) = (export(file), passphrase.display());
+        format!(
+            "provider import {} --passphrase-file {passphrase}",
+            file.display()
+        )
+    };
+    let (third, fourth) = (rotated("third"), rotated("fourth"));
+    two.does("sync");
+    assert_eq!(two.run(&fourth).status.code(), Some(1));
+    for line in [third, fourth] {
+        assert_eq!(two.does(&line)["action"], "next-key");
+    }
+    two.does("sync");
+    assert_eq!(two.key("nkp-a"), one.key("nkp-a"));
 }

@@ -11,6 +11,9 @@ pub(crate) struct CommandError {
     hint: Option<String>,
 }
 
+/// What helps where the same may succeed a moment later.
+pub(crate) const RUN_AGAIN: &str = "run it again: what was done by then stays done";
+
 /// What kind of error it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -44,6 +47,22 @@ impl CommandError {
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// The same, after a part of the work, which stays done.
+    #[must_use]
+    pub(crate) fn after(mut self, part: impl fmt::Display) -> Self {
+        self.message = format!("{part}: {}", self.message);
+        self
+    }
+
+    /// Adds what goes on with the rest of the work, after what helps against the error.
+    #[must_use]
+    pub(crate) fn going_on(mut self, go_on: impl fmt::Display) -> Self {
+        let first = self.hint.filter(|hint| hint != RUN_AGAIN);
+        let first = first.map_or_else(String::new, |hint| format!("{hint}; then "));
+        self.hint = Some(format!("{first}go on with the rest: {go_on}"));
         self
     }
 

@@ -2,7 +2,7 @@
 
 use super::error::CommandError;
 use crate::fleet::{FleetError, Trouble};
-use crate::manage::fleet::rotation::RotateError;
+use crate::manage::fleet::rotation::{InterruptedRotation, RotateError};
 use crate::manage::fleet::{FleetCommandError, FleetRound, OpenedKey};
 use crate::messages::{Arg, Command, count, quoted};
 
@@ -112,6 +112,7 @@ impl From<RotateError> for CommandError {
         match error {
             RotateError::Slot(error) => error.into(),
             RotateError::Fleet(error) => error.into(),
+            RotateError::Interrupted(interrupted) => half_rotated(*interrupted),
             RotateError::HostsWait(ref provider, ref hosts) => {
                 let names: Vec<_> = hosts.iter().map(|name| quoted(name)).collect();
                 Self::refused(format!("{error}: {} wait", names.join(", "))).with_hint(format!(
@@ -121,6 +122,34 @@ impl From<RotateError> for CommandError {
             }
         }
     }
+}
+
+/// A rotation that ended before all key references were re-wrapped.
+fn half_rotated(rotation: InterruptedRotation) -> CommandError {
+    let provider = &rotation.provider;
+    let name = quoted(&provider.name);
+    let (done, of) = (rotation.done, rotation.of);
+    let begun = rotation.new_key.map_or_else(
+        || format!("completing an earlier rotation of provider {name}"),
+        |key| {
+            let key = key.short();
+            format!("provider {name} has its new key {key}; re-wrapping")
+        },
+    );
+    let reached = match of {
+        0 => "before the first key reference".to_owned(),
+        _ => format!("after {done} of {}", count(of, "key reference")),
+    };
+    // Once all are done, the next rotation would be another one.
+    let go_on = if done < of || of == 0 {
+        Command::ProviderRotate(provider.arg())
+    } else {
+        Command::ProviderShow(provider.arg())
+    };
+    let error = CommandError::from(rotation.error);
+    error
+        .after(format!("{begun} stopped {reached}"))
+        .going_on(go_on)
 }
 
 impl From<FleetError> for CommandError {
@@ -150,5 +179,52 @@ impl From<FleetError> for CommandError {
             },
         };
         Self::failed(error).with_hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ProviderUuid;
+    use crate::key::id::KeyId;
+    use crate::manage::providers::ProviderRef;
+    use crate::store::StoreError;
+
+    fn stopped(new_key: bool, done: usize, of: usize, error: StoreError) -> String {
+        let error = CommandError::from(RotateError::Interrupted(Box::new(InterruptedRotation {
+            provider: ProviderRef {
+                name: "nkp-a".to_owned(),
+                uuid: ProviderUuid::random(),
+            },
+            new_key: new_key.then(|| KeyId::from_bytes([0x1a; KeyId::LEN])),
+            done,
+            of,
+            error: error.into(),
+        })));
+        format!("{error}; {}", error.hint().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_rotation_that_stopped_says_how_far_it_came_and_what_goes_on() {
+        let full = || StoreError::NotAsWritten("full");
+        assert_eq!(
+            stopped(true, 100, 150, StoreError::Locked),
+            "provider \"nkp-a\" has its new key 1a1a1a1a; re-wrapping stopped after 100 of 150 key \
+             references: another program has locked the store, and the deadline has passed; go on \
+             with the rest: vtpm-guard provider rotate nkp-a"
+        );
+        assert_eq!(
+            stopped(false, 1, 2, full()),
+            "completing an earlier rotation of provider \"nkp-a\" stopped after 1 of 2 key \
+             references: the store does not keep what is written to it: full; show what differs \
+             from its schema: vtpm-guard store check; then go on with the rest: vtpm-guard provider \
+             rotate nkp-a"
+        );
+        assert!(stopped(true, 0, 0, full()).contains("stopped before the first key reference:"));
+        let all = stopped(true, 2, 2, StoreError::Locked);
+        assert!(
+            !all.contains("rotate nkp-a"),
+            "there would be another key: {all}"
+        );
     }
 }

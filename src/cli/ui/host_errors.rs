@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use nix::unistd::geteuid;
 
-use super::error::CommandError;
+use super::error::{CommandError, RUN_AGAIN};
 use crate::config::ConfigError;
 use crate::guard::MakeKeyError;
 use crate::host::trusted::Reason;
@@ -25,7 +25,7 @@ impl From<StoreError> for CommandError {
                 Command::ProviderCreate(Arg::NAME)
             )),
             StoreError::Locked | StoreError::TooSlow | StoreError::Changed => {
-                Self::failed(error).with_hint("run it again: what was done by then stays done")
+                Self::failed(error).with_hint(RUN_AGAIN)
             }
             StoreError::Unavailable { reason, .. } => in_the_way(&error, reason),
             StoreError::Corrupt { .. } => Self::failed(format!("the store is damaged: {error}"))

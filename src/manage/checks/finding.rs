@@ -234,6 +234,10 @@ pub(crate) enum KeyFinding {
     StillOnDisk(Provider),
     /// This slot does not open the provider's key.
     Slot(Provider, SlotUuid, KmsError),
+    /// So many key references of it are still under a key that it had before its last rotation.
+    RotationUnfinished { provider: Provider, key_refs: usize },
+    /// A host of the fleet has announced its next key, and no host has finished the rotation.
+    RotationBegun(Provider),
     /// It was exported a long time ago.
     OldExport(Provider, Timestamp),
     /// It opens on this host's TPM alone.

@@ -14,6 +14,7 @@ mod other_hooks;
 mod plaintext;
 mod recovery;
 mod room;
+mod rotation;
 mod selinux;
 mod slots;
 mod staged;
@@ -55,6 +56,7 @@ pub(crate) fn examine(host: &Host, recovery: &RecoveryFiles<'_>) -> Vec<Finding>
     found.extend(trust::examine(host));
     found.extend(store::examine(host));
     found.extend(unsealing::examine(host, &keks));
+    found.extend(rotation::examine(host, &keks));
     found.extend(slots::examine(host));
     found.extend(recovery::examine(host, recovery));
     found.extend(plaintext::in_libvirt(host, guests.map(|_| &listed[..])));

@@ -1,7 +1,7 @@
 //! What hosts announced: provider keys, their slots, and which key follows which. Such a key opens what it wraps, and
 //! wraps nothing new until `provider accept` says so, or a successor is signed by the key before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::claim::{Claim, ProviderClaim, Signed, SlotClaim, SuccessorClaim};
 use crate::fleet::{FactId, Kind};
@@ -10,10 +10,10 @@ use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::store::{Store, previous_key_name};
-use crate::verdict::facts::Provider;
+use crate::verdict::facts::ANNOUNCED;
 
-/// What the names of announced keys begin with on this host.
-const ANNOUNCED: &str = "fleet/";
+/// How many rotations a host may have missed.
+const MAX_ROTATIONS: usize = 64;
 
 /// A slot, and the id of the fact that announced it.
 pub(super) type AnnouncedSlot = (FactId, SlotClaim);
@@ -52,6 +52,31 @@ impl Announced {
         followers
     }
 
+    /// Whether `next` follows `present`, in one rotation or in several: each step is signed with the key before it, which
+    /// must open here.
+    fn leads(&self, present: KeyId, next: KeyId, unlocker: &mut Unlocker) -> bool {
+        let mut reached = BTreeSet::from([present]);
+        let mut newest = vec![present];
+        for _ in 0..MAX_ROTATIONS {
+            let mut following = Vec::new();
+            for old in newest {
+                let Ok(kek) = unlocker.kek(old, default_deadline()) else {
+                    continue;
+                };
+                let signed = self.successors.iter().filter(|it| it.says.old == old);
+                let signed = signed.filter_map(|it| it.check(&kek).ok());
+                following.extend(signed.map(|says| says.new));
+            }
+            if following.contains(&next) {
+                return true;
+            }
+            // What leads back has been there.
+            following.retain(|key_id| reached.insert(*key_id));
+            newest = following;
+        }
+        false
+    }
+
     /// The name under which a key was announced, as that key has signed it.
     pub(super) fn name_of(&self, kek: &Kek) -> Option<&str> {
         let signed = self.providers.iter();
@@ -61,7 +86,7 @@ impl Announced {
     }
 }
 
-/// Whether the fleet has heard, signed with the present key of a provider of this host, that this one follows it.
+/// Whether the fleet has heard that this key follows the present one of a provider of this host.
 pub(in crate::manage) fn is_next_key(
     host: &Host,
     store: Option<&Store>,
@@ -71,16 +96,8 @@ pub(in crate::manage) fn is_next_key(
     let Some(store) = store else {
         return Ok(false);
     };
-    let announced = Announced::read(store)?;
-    let mut signed = announced.successors.iter();
     let mut unlocker = Unlocker::new(&host.keyring());
-    Ok(signed.any(|signed| {
-        let names_them = signed.says.old == present && signed.says.new == next;
-        names_them
-            && unlocker
-                .kek(present, default_deadline())
-                .is_ok_and(|kek| signed.check(&kek).is_ok())
-    }))
+    Ok(Announced::read(store)?.leads(present, next, &mut unlocker))
 }
 
 /// The name of an announced key on this host: that of a previous key of a provider that nobody can make, for the
@@ -95,7 +112,69 @@ pub(crate) fn announced_name(kept: &str) -> &str {
     name.rsplit_once('/').map_or(name, |(name, _)| name)
 }
 
-/// The name under which a key of this host was announced; `None` if it was not.
-pub(super) fn announced_as(provider: &Provider) -> Option<&str> {
-    provider.previous_key_of()?.strip_prefix(ANNOUNCED)
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::keyring::Keyring;
+    use crate::keyring::unlock::UnsealedKeks;
+
+    fn kek(number: usize) -> Kek {
+        Kek::from_slice(&[u8::try_from(number).unwrap(); Kek::LEN]).unwrap()
+    }
+
+    fn id(number: usize) -> KeyId {
+        kek(number).key_id()
+    }
+
+    /// These rotations, each signed with this key.
+    fn announced(rotations: &[(usize, usize, usize)]) -> Announced {
+        let signed = |&(old, new, signer): &(usize, usize, usize)| {
+            let says = SuccessorClaim {
+                name: "nkp-a".to_owned(),
+                old: id(old),
+                new: id(new),
+                key_version: 2,
+                finished: true,
+            };
+            Signed::new(says, &kek(signer))
+        };
+        Announced {
+            successors: rotations.iter().map(signed).collect(),
+            ..Announced::default()
+        }
+    }
+
+    /// Whether the last key follows the first one on a host where these open.
+    fn leads(announced: &Announced, here: &[usize], present: usize, next: usize) -> bool {
+        let keks = UnsealedKeks::of(here.iter().copied().map(kek));
+        let mut unlocker = Unlocker::sharing(Keyring::at("/nonexistent".into()), keks);
+        announced.leads(id(present), id(next), &mut unlocker)
+    }
+
+    #[test]
+    fn a_key_follows_through_each_rotation_that_the_key_before_has_signed() {
+        let twice = announced(&[(2, 3, 2), (1, 2, 1)]);
+        assert!(leads(&twice, &[1], 1, 2));
+        assert!(leads(&twice, &[1, 2], 1, 3));
+        assert!(
+            !leads(&twice, &[1], 1, 3),
+            "nobody can say what key 2 has signed"
+        );
+        assert!(!leads(&twice, &[1, 2, 3], 3, 1));
+        let forged = announced(&[(1, 2, 1), (2, 3, 9), (1, 3, 9), (1, 4, 2)]);
+        assert!(!leads(&forged, &[1, 2, 9], 1, 3));
+        assert!(!leads(&forged, &[1, 2, 9], 1, 4));
+    }
+
+    #[test]
+    fn circles_and_chains_without_end_are_left() {
+        let circle = announced(&[(1, 2, 1), (2, 1, 2), (2, 2, 2), (2, 3, 2)]);
+        assert!(leads(&circle, &[1, 2], 1, 3));
+        assert!(!leads(&circle, &[1, 2], 1, 4));
+        let chain: Vec<_> = (1..=100).map(|key| (key, key + 1, key)).collect();
+        let (chain, here) = (announced(&chain), (1..=101).collect::<Vec<_>>());
+        assert!(leads(&chain, &here, 1, 1 + MAX_ROTATIONS));
+        assert!(!leads(&chain, &here, 1, 2 + MAX_ROTATIONS));
+    }
 }

@@ -4,7 +4,6 @@ use std::fs;
 
 use serde::Serialize;
 
-use super::announced::announced_as;
 use super::connection::{FleetCommandError, connect, member};
 use super::round::{FleetRound, Follower, round};
 use super::status::hosts;
@@ -61,7 +60,7 @@ pub(crate) fn join(host: &Host, name: Option<&str>) -> Result<Joined, FleetComma
 /// Of these providers those that were announced and open here, and wrap nothing new yet.
 pub(crate) fn to_accept(providers: &[Provider]) -> Vec<ProviderRef> {
     let is_here = |name: &str| providers.iter().any(|it| it.name == name);
-    let waits = |it: &&Provider| announced_as(it).is_some_and(|name| !is_here(name));
+    let waits = |it: &&Provider| it.announced_as().is_some_and(|name| !is_here(name));
     let waiting = providers.iter().filter(waits);
     waiting.map(ProviderRef::from).collect()
 }

@@ -22,7 +22,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
 use crate::keyring::unlock::Unlocker;
-use crate::manage::host::{Host, default_deadline};
+use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
 use crate::manage::slots::{SlotError, place, same_slots};
 use crate::store::{Access, KnownFact, NewProvider, Store, StoreError};
@@ -40,6 +40,9 @@ pub(crate) enum RotateError {
     /// The shared store.
     #[error(transparent)]
     Fleet(FleetCommandError),
+    /// It ended before all key references were re-wrapped.
+    #[error("interrupted")]
+    Interrupted(Box<InterruptedRotation>),
     /// These hosts have not opened the next key.
     #[error("not all hosts have opened the next key")]
     HostsWait(ProviderRef, Vec<String>),
@@ -48,6 +51,41 @@ pub(crate) enum RotateError {
 impl<E: Into<SlotError>> From<E> for RotateError {
     fn from(error: E) -> Self {
         Self::Slot(error.into())
+    }
+}
+
+/// A rotation that ended before all key references were re-wrapped. What was done stays done.
+#[derive(Debug)]
+pub(crate) struct InterruptedRotation {
+    pub(crate) provider: ProviderRef,
+    /// The new key that the provider has; `None` where an earlier rotation was being completed.
+    pub(crate) new_key: Option<KeyId>,
+    /// So many key references are done,
+    pub(crate) done: usize,
+    /// of so many.
+    pub(crate) of: usize,
+    /// Why it ended.
+    pub(crate) error: SlotError,
+}
+
+impl RotateError {
+    /// The same after the provider got the key that was announced.
+    pub(crate) fn of_promoted(self, provider: &Provider, next: KeyId) -> Self {
+        let rotation = match self {
+            Self::Interrupted(rotation) => InterruptedRotation {
+                new_key: Some(next),
+                ..*rotation
+            },
+            Self::Slot(error) => InterruptedRotation {
+                provider: provider.into(),
+                new_key: Some(next),
+                done: 0,
+                of: 0,
+                error,
+            },
+            other @ (Self::Fleet(_) | Self::HostsWait(..)) => return other,
+        };
+        Self::Interrupted(Box::new(rotation))
     }
 }
 
@@ -92,14 +130,14 @@ pub(crate) fn is_in_fleet(host: &Host) -> Result<bool, FleetCommandError> {
 }
 
 /// Announces the provider's next key, and waits until the other hosts have opened it. Then the provider has it, and
-/// what its previous key wraps is to be re-wrapped. Returns the hosts. `waits` is told who is waited for.
+/// what its previous key wraps is to be re-wrapped. Returns that key, and the hosts. `waits` is told who is waited for.
 pub(crate) fn change_key(
     host: &Host,
     text: &str,
     weaker: WeakerSeal,
     patience: Patience<'_>,
     waits: &mut dyn FnMut(&[HostResult]),
-) -> Result<Vec<HostResult>, RotateError> {
+) -> Result<(KeyId, Vec<HostResult>), RotateError> {
     let config = host.config()?;
     let mut follower = Follower::default();
     round(host, &mut follower, false).map_err(RotateError::Fleet)?;
@@ -124,7 +162,7 @@ pub(crate) fn change_key(
         thread::sleep(LOOK_EVERY.min(deadline.remaining()));
     };
     finish(host, &config, provider.uuid, next)?;
-    Ok(hosts)
+    Ok((next, hosts))
 }
 
 /// Tells the others that the keys of guests were re-wrapped.
@@ -171,12 +209,33 @@ fn announce(
     Ok((provider, next))
 }
 
+/// Whether the next key of this provider was announced and is here, and no host has finished the rotation.
+pub(crate) fn is_begun(
+    store: &Store,
+    provider: &Provider,
+    unlocker: &mut Unlocker,
+) -> Result<bool, HostError> {
+    if store.membership()?.is_none() {
+        return Ok(false);
+    }
+    let Ok(present) = unlocker.kek(provider.key_id, default_deadline()) else {
+        return Ok(false);
+    };
+    let Some(next) = announced_before(store, provider, &present)? else {
+        return Ok(false);
+    };
+    let announced = Announced::read(store)?;
+    let signed = announced.successors.iter();
+    let mut said = signed.filter_map(|signed| signed.check(&present).ok());
+    Ok(!said.any(|says| says.new == next && says.finished))
+}
+
 /// The next key that was announced for the present one, and opens here.
 fn announced_before(
     store: &Store,
     provider: &Provider,
     present: &Kek,
-) -> Result<Option<KeyId>, RotateError> {
+) -> Result<Option<KeyId>, HostError> {
     let announced = Announced::read(store)?;
     let providers = store.providers()?;
     let said = announced.successors.iter();

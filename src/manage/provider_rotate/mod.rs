@@ -5,9 +5,11 @@
 //! is at any moment as before or as after, and opens either way. What a kill leaves is what an earlier rotation
 //! missed (as a key reference that another tool brought back): it is re-wrapped first by the next one.
 
+mod missed;
 mod rows;
 mod work;
 
+pub(crate) use self::missed::{MissedRows, missed_rows};
 #[cfg(test)]
 pub(crate) use self::rows::LeftRow;
 pub(crate) use self::rows::{RotatedRow, RowResult};
@@ -16,12 +18,11 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use self::work::Work;
-use super::fleet::rotation::{self, HostResult, Patience, RotateError};
+use self::work::{Reached, Work, Worked};
+use super::fleet::rotation::{self, HostResult, InterruptedRotation, Patience, RotateError};
 use super::host::Host;
 use super::provider_list::SealState;
 use super::providers::{ProviderRef, ProvidersLock, refuse_previous_key};
-use super::slots::SlotError;
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
@@ -59,7 +60,7 @@ pub(crate) struct RotatedProvider {
     /// How its new key was sealed, and why not more strongly.
     #[serde(skip)]
     pub(crate) stored: Option<StoredKek>,
-    /// Previous keys that key references still need, and that do not open.
+    /// Keys that key references of the provider still need, and that do not open.
     #[serde(skip)]
     pub(crate) unusable: Vec<UnusableKey>,
 }
@@ -74,10 +75,12 @@ pub(crate) struct PreviousKey {
     pub(crate) is_exported: bool,
 }
 
-/// A previous key that does not open.
+/// A key that does not open, which key references of the provider need.
 #[derive(Debug)]
 pub(crate) struct UnusableKey {
     pub(crate) name: String,
+    /// Whether it is a previous key of the provider; else another provider has it.
+    pub(crate) is_previous: bool,
     /// How many key references it wraps.
     pub(crate) key_refs: usize,
     pub(crate) error: Arc<KeyringError>,
@@ -102,7 +105,7 @@ pub(crate) fn rotate_everywhere(
     progress: &mut dyn FnMut(RotateStep),
 ) -> Result<RotatedProvider, RotateError> {
     if !rotation::is_in_fleet(host).map_err(RotateError::Fleet)? {
-        return Ok(rotate(host, text, weaker, progress)?);
+        return rotate(host, text, weaker, progress);
     }
     // What an earlier rotation left comes first, before there is a key more.
     let completed = rotate_rows(host, text, progress)?;
@@ -110,9 +113,10 @@ pub(crate) fn rotate_everywhere(
         return Ok(completed);
     }
     let (_, before) = host.provider(text, Access::Read)?;
-    let hosts = rotation::change_key(host, text, weaker, patience, waits)?;
+    let (next, hosts) = rotation::change_key(host, text, weaker, patience, waits)?;
     // The name stays whatever the provider was called.
-    let mut rotated = rotate_rows(host, &before.uuid.to_string(), progress)?;
+    let rotated = rotate_rows(host, &before.uuid.to_string(), progress);
+    let mut rotated = rotated.map_err(|error| error.of_promoted(&before, next))?;
     rotated.rotated = true;
     rotated.previous_key_id = Some(before.key_id);
     rotated.hosts = hosts;
@@ -128,7 +132,7 @@ pub(crate) fn rotate(
     text: &str,
     weaker: WeakerSeal,
     progress: &mut dyn FnMut(RotateStep),
-) -> Result<RotatedProvider, SlotError> {
+) -> Result<RotatedProvider, RotateError> {
     run(host, text, Some(weaker), progress)
 }
 
@@ -137,7 +141,7 @@ fn rotate_rows(
     host: &Host,
     text: &str,
     progress: &mut dyn FnMut(RotateStep),
-) -> Result<RotatedProvider, SlotError> {
+) -> Result<RotatedProvider, RotateError> {
     run(host, text, None, progress)
 }
 
@@ -148,7 +152,7 @@ fn run(
     text: &str,
     weaker: Option<WeakerSeal>,
     progress: &mut dyn FnMut(RotateStep),
-) -> Result<RotatedProvider, SlotError> {
+) -> Result<RotatedProvider, RotateError> {
     let config = host.config()?;
     let (mut store, found) = host.provider(text, Access::Write)?;
     let _exclusive = ProvidersLock::acquire(host)?;
@@ -161,15 +165,28 @@ fn run(
         progress,
         config: &config,
         managers: host.key_managers(&config),
+        reached: Reached::default(),
     };
-    let (missed, unusable) = work.complete(&before)?;
-    let (rotated, stored, rows) = match weaker {
-        Some(weaker) if missed.is_empty() => {
-            let (stored, rows) = work.rotate(&keyring, &before, weaker)?;
-            (true, Some(stored), rows)
+    let worked = work.run(&keyring, &before, weaker);
+    let Reached { new_key, done, of } = work.reached;
+    let Worked {
+        stored,
+        rows,
+        unusable,
+    } = worked.map_err(|error| {
+        if new_key.is_none() && done == 0 {
+            return RotateError::Slot(error);
         }
-        _ => (false, None, missed),
-    };
+        let provider = (&before).into();
+        RotateError::Interrupted(Box::new(InterruptedRotation {
+            provider,
+            new_key,
+            done,
+            of,
+            error,
+        }))
+    })?;
+    let rotated = stored.is_some();
     let after = store.provider_by_uuid(before.uuid)?;
     let previous_keys = store.previous_keys(&after)?;
     let count = |result| {

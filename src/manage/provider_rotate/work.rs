@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use super::missed::{MissedRows, is_missed, is_previous, missed_rows};
 use super::rows::{LeftRow, RotatedRow, RowResult};
 use super::{RotateStep, UnusableKey};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::ids::KeyRefId;
+use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::keyring::unlock::Unlocker;
 use crate::keyring::{Keyring, StoredKek, WeakerSeal};
@@ -29,38 +31,75 @@ pub(super) struct Work<'a> {
     pub(super) progress: &'a mut dyn FnMut(RotateStep),
     pub(super) config: &'a Config,
     pub(super) managers: KeyManagers,
+    pub(super) reached: Reached,
+}
+
+/// How far a rotation has come: what stays done if it ends here.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// The provider has this new key.
+    pub(super) new_key: Option<KeyId>,
+    /// So many key references are done.
+    pub(super) done: usize,
+    /// Of so many.
+    pub(super) of: usize,
+}
+
+/// What was done.
+pub(super) struct Worked {
+    /// How the provider's new key is sealed; `None` if it keeps the one that it has.
+    pub(super) stored: Option<StoredKek>,
+    pub(super) rows: Vec<RotatedRow>,
+    pub(super) unusable: Vec<UnusableKey>,
 }
 
 impl Work<'_> {
-    /// Re-wraps with the provider's present key what an earlier rotation missed: rows under its previous keys, and rows
-    /// that name it and are under a key that another provider has. No rows: there was nothing to complete.
-    pub(super) fn complete(
+    /// Completes an earlier rotation; where there is nothing to complete and `weaker` says how a new key may be
+    /// sealed, the provider gets one. After an error `reached` says what stays done.
+    pub(super) fn run(
+        &mut self,
+        keyring: &Keyring,
+        provider: &Provider,
+        weaker: Option<WeakerSeal>,
+    ) -> Result<Worked, SlotError> {
+        let (missed, unusable) = self.complete(provider)?;
+        let (stored, rows) = match weaker {
+            Some(weaker) if missed.is_empty() => {
+                let (stored, rows) = self.rotate(keyring, provider, weaker)?;
+                (Some(stored), rows)
+            }
+            _ => (None, missed),
+        };
+        Ok(Worked {
+            stored,
+            rows,
+            unusable,
+        })
+    }
+
+    /// Re-wraps with the provider's present key what an earlier rotation missed. No rows: there was nothing to complete.
+    fn complete(
         &mut self,
         provider: &Provider,
     ) -> Result<(Vec<RotatedRow>, Vec<UnusableKey>), HostError> {
         let (mut rows, mut unusable) = (Vec::new(), Vec::new());
-        for other in self.store.providers()? {
-            if other.key_id == provider.key_id {
-                continue;
-            }
-            let is_previous = other.previous_key_of() == Some(&provider.name);
-            let names_it = |row: &KeyRefRecord| row.key_ref.provider_uuid == Some(provider.uuid);
-            let is_missed = |row: &KeyRefRecord| is_previous || names_it(row);
-            let mut missed = self.store.key_refs_under(other.key_id)?;
-            missed.retain(is_missed);
-            if missed.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.unlocker.kek(other.key_id, default_deadline()) {
+        for MissedRows {
+            holder,
+            rows: missed,
+        } in missed_rows(self.store, provider)?
+        {
+            if let Err(error) = self.unlocker.kek(holder.key_id, default_deadline()) {
                 unusable.push(UnusableKey {
-                    name: other.name,
+                    is_previous: is_previous(&holder, provider),
+                    name: holder.name,
                     key_refs: missed.len(),
                     error,
                 });
                 continue;
             }
             self.unlocker.kek(provider.key_id, default_deadline())?;
-            rows.extend(self.follow(&other, provider, is_missed, |_| true)?);
+            let is_meant = |row: &KeyRefRecord| is_missed(row, &holder, provider);
+            rows.extend(self.follow(&holder, provider, is_meant, |_| true)?);
         }
         if !rows.iter().any(RotatedRow::is_rewrapped) {
             return Ok((Vec::new(), unusable));
@@ -75,7 +114,7 @@ impl Work<'_> {
     }
 
     /// Gives the provider a new key, and re-wraps all that its present one wraps.
-    pub(super) fn rotate(
+    fn rotate(
         &mut self,
         keyring: &Keyring,
         provider: &Provider,
@@ -124,6 +163,11 @@ impl Work<'_> {
             rewrapped: &rewrapped,
             now: Timestamp::now(),
         })?;
+        self.reached = Reached {
+            new_key: Some(rotated.key_id),
+            done: rows.len(),
+            of: rows.len(),
+        };
         if !has_twin {
             rows = self.follow(provider, &rotated, |_| true, is_ours)?;
         }
@@ -141,6 +185,7 @@ impl Work<'_> {
     ) -> Result<Vec<RotatedRow>, HostError> {
         let mut done: Vec<RotatedRow> = Vec::new();
         let mut known: BTreeSet<KeyRefId> = BTreeSet::new();
+        let before_it = self.reached.done;
         for _ in 0..ATTEMPTS {
             self.store.set_deadline(default_deadline())?;
             let mut records = self.store.key_refs_under(before.key_id)?;
@@ -149,6 +194,7 @@ impl Work<'_> {
                 return Ok(done);
             }
             let of = done.len() + records.len();
+            self.reached.of = before_it + of;
             for records in records.chunks(ROWS_AT_ONCE) {
                 let (rows, rewrapped) =
                     self.rewrap(records, provider, &is_ours, (done.len(), of))?;
@@ -160,6 +206,7 @@ impl Work<'_> {
                 }
                 known.extend(rows.iter().map(|row| row.id));
                 done.extend(rows);
+                self.reached.done = before_it + done.len();
             }
         }
         Err(StoreError::Changed.into())

@@ -371,3 +371,51 @@ fn an_event_is_read_as_it_was_recorded() {
     let history = store.history(EventFilter::All, 1).unwrap();
     assert_eq!(history, [event_row(1, denied)]);
 }
+
+/// The rows' providers, by UUID and by name, in the order of the rows.
+fn bindings(store: &Store) -> Vec<(Option<ProviderUuid>, String)> {
+    let rows = store.all_key_refs(None, true).unwrap().into_iter();
+    rows.map(|row| (row.key_ref.provider_uuid, row.key_ref.provider_name))
+        .collect()
+}
+
+#[test]
+fn rows_that_an_interrupted_deletion_left_by_name_are_renamed_with_their_provider() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let other = make_provider(&mut store, "other", 2);
+    insert_placeholder(dir.path(), domain(1), &provider);
+    make_key(&mut store, domain(2), &provider);
+    // One that waits for another key of that name, and one of a provider that is here.
+    make_key(&mut store, domain(3), &other);
+    make_key(&mut store, domain(4), &other);
+    raw(
+        dir.path(),
+        &format!(
+            "UPDATE key_ref SET provider_uuid = NULL WHERE provider_name = 'p';
+             UPDATE key_ref SET provider_uuid = NULL, provider_name = 'p' WHERE id = 3;
+             UPDATE key_ref SET provider_name = 'p',
+                 provider_uuid = upper(replace('{}', '-', '')) WHERE id = 4",
+            other.uuid
+        ),
+    );
+    store.rename_provider(provider.uuid, "q", NOW).unwrap();
+    let q = (Some(provider.uuid), "q".to_owned());
+    let expected = [
+        q.clone(),
+        q,
+        (None, "p".to_owned()),
+        (Some(other.uuid), "p".to_owned()),
+    ];
+    assert_eq!(bindings(&store), expected);
+}
+
+#[test]
+fn rows_that_an_interrupted_renaming_left_under_the_new_name_keep_that_of_a_deleted_provider() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    insert_placeholder(dir.path(), domain(1), &provider);
+    raw(dir.path(), "UPDATE key_ref SET provider_name = 'q'");
+    store.delete_provider(provider.uuid).unwrap();
+    assert_eq!(bindings(&store), [(None, "p".to_owned())]);
+}

@@ -8,14 +8,18 @@ use crate::verdict::{Finding, Verdict};
 
 /// Plans what `row` lacks. `owner` is its provider, and has the KEK that wrapped its DEK; a
 /// placeholder gets the columns of its key with the key. A row that names a provider whose previous KEK
-/// `owner` is stays bound to that one: a rotation re-wraps it soon.
+/// `owner` is stays bound to that one: a rotation re-wraps it soon. So does a row that names a provider which is about to
+/// get the key of `owner`, as it was announced: its rows are bound before.
 pub(super) fn repair_row(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, owner: &Provider) {
     let key_ref = row.id;
     let keyed = row.wrapped_dek.is_some();
     let mut lacks = Vec::new();
 
-    let rotated = for_new_keys(owner, &case.references.providers);
-    let follows = row.is_bound_to(rotated);
+    let providers = &case.references.providers;
+    let rotated = for_new_keys(owner, providers);
+    let gets_it = |other: &&Provider| owner.announced_as() == Some(&other.name);
+    let promoted = providers.iter().find(gets_it).unwrap_or(rotated);
+    let follows = row.is_bound_to(rotated) || row.is_bound_to(promoted);
     let lost = row.provider_uuid != Some(owner.uuid) && !follows;
     if !row.is_bound_to(owner) && !follows {
         let provider = owner.uuid;

@@ -21,7 +21,9 @@ pub use fleet::{Fleet, FleetQuestion, RunsOn};
 pub use host_secret::{ForeignSecret, HostSecret, HostValue};
 pub use key_ref::{KeyRef, kek_ref};
 pub use policy::{Permission, Policy, TransientState};
-pub use provider::{Binding, KmsSlots, Provider, for_new_keys, provider_of, provider_of_key};
+pub use provider::{
+    ANNOUNCED, Binding, KmsSlots, Provider, for_new_keys, provider_of, provider_of_key,
+};
 pub use references::{Announcement, Arrival, References, SeenState, StoreAccessError};
 pub use state::{CopyReason, CopyToRestore, Obstacle, SavedTpm, TpmState};
 pub use travelling::Travelling;

@@ -26,6 +26,10 @@ pub struct Provider {
     pub kms: KmsSlots,
 }
 
+/// What the names of keys begin with that other hosts of a fleet announced: each is kept like a previous key of a
+/// provider that nobody can make, for the names of providers have no slash.
+pub const ANNOUNCED: &str = "fleet/";
+
 /// How far a clock may have been set back, in milliseconds.
 const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
 
@@ -89,6 +93,13 @@ impl Provider {
     pub fn previous_key_of(&self) -> Option<&str> {
         let key = self.key_id.short();
         self.name.strip_suffix(&key)?.strip_suffix('/')
+    }
+
+    /// The name of the provider under which other hosts of a fleet announced this key; `None` if they did not. It
+    /// may become the key of that provider.
+    #[must_use]
+    pub fn announced_as(&self) -> Option<&str> {
+        self.previous_key_of()?.strip_prefix(ANNOUNCED)
     }
 }
 

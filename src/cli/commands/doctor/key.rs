@@ -80,6 +80,9 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             "one way less to the key: it is missed on the day that this host's own is lost",
             Command::SlotVerify(Arg::provider(provider)).to_string(),
         ),
+        KeyFinding::RotationUnfinished { .. } | KeyFinding::RotationBegun(_) => {
+            of_rotation(finding)
+        }
         KeyFinding::OldExport(provider, at) => Described::warning(
             format!(
                 "provider {} was last exported on {}",
@@ -107,6 +110,30 @@ pub(super) fn describe(finding: &KeyFinding) -> Described {
             export(provider),
         ),
         _ => of_guest(finding),
+    }
+}
+
+/// A rotation that is not finished.
+fn of_rotation(finding: &KeyFinding) -> Described {
+    match finding {
+        KeyFinding::RotationUnfinished { provider, key_refs } => Described::warning(
+            format!(
+                "not re-wrapped with the key of provider {}: {}",
+                quoted(&provider.name),
+                count(*key_refs, "key reference")
+            ),
+            "its rotation was interrupted, or another tool brought them back: they still need a previous key",
+            rotate(provider),
+        ),
+        KeyFinding::RotationBegun(provider) => Described::warning(
+            format!(
+                "the next key of provider {} is announced in the fleet, and its rotation is not finished",
+                quoted(&provider.name)
+            ),
+            "the keys of guests stay under the present key until it is",
+            format!("unless it runs now on another host: {}", rotate(provider)),
+        ),
+        _ => unreachable!("only findings about rotations come here"),
     }
 }
 
@@ -292,6 +319,10 @@ fn plain_state(guest: DomainUuid, name: Option<&str>, is_known: bool) -> Describ
         "whoever has this disk, or a backup of it, opens the guest's TPM as it was",
         fix,
     )
+}
+
+fn rotate(provider: &Provider) -> String {
+    Command::ProviderRotate(Arg::provider(provider)).to_string()
 }
 
 pub(super) fn export(provider: &Provider) -> String {

@@ -12,7 +12,7 @@ use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::table;
 use crate::config::duration;
 use crate::manage::guests::GuestRef;
-use crate::manage::prune::{PruneDecision, Pruned, Rule, prune};
+use crate::manage::prune::{PruneDecision, PruneError, Pruned, Rule, prune};
 use crate::messages::{Arg, Command, count, left_of_guest, quoted};
 
 pub(super) fn run(
@@ -84,6 +84,21 @@ impl Answer for Pruned {
     }
 }
 
+impl From<PruneError> for CommandError {
+    fn from(error: PruneError) -> Self {
+        let interrupted = match error {
+            PruneError::Host(error) => return error.into(),
+            PruneError::Interrupted(interrupted) => *interrupted,
+        };
+        let (done, of) = (interrupted.done, count(interrupted.of, "guest"));
+        let part = format!("stopped after the key references of {done} of {of} were removed");
+        let restore = Command::StoreRestore(Arg::file(&interrupted.backup));
+        let go_on =
+            format!("run it again; the previous store is kept, with all their keys: {restore}");
+        Self::from(interrupted.error).after(part).going_on(go_on)
+    }
+}
+
 /// Why it is removed, or stays.
 fn reason(decision: &PruneDecision) -> String {
     match decision {
@@ -116,6 +131,31 @@ impl Serialize for PruneDecision {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::manage::prune::InterruptedPrune;
+    use crate::store::StoreError;
+
+    #[test]
+    fn what_stopped_halfway_says_how_far_it_came_and_where_the_keys_are() {
+        let stopped = PruneError::Interrupted(Box::new(InterruptedPrune {
+            done: 50,
+            of: 60,
+            backup: "/var/lib/vtpm-guard/store.db.pruned-1".into(),
+            error: StoreError::Locked.into(),
+        }));
+        let error = CommandError::from(stopped);
+        assert_eq!(
+            error.to_string(),
+            "stopped after the key references of 50 of 60 guests were removed: another program has \
+             locked the store, and the deadline has passed"
+        );
+        assert_eq!(
+            error.hint(),
+            Some(
+                "go on with the rest: run it again; the previous store is kept, with all their keys: \
+                 vtpm-guard store restore /var/lib/vtpm-guard/store.db.pruned-1"
+            )
+        );
+    }
 
     #[test]
     fn an_age_is_a_number_and_a_unit() {

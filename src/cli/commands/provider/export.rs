@@ -101,6 +101,10 @@ impl From<ExportError> for CommandError {
                 "{} is written and good, but that could not be recorded in the store: {error}",
                 path.display()
             )),
+            ExportError::NotDropped(path, error) => Self::from(error).after(format!(
+                "{} is written and good, but a previous key that nothing needs was not dropped",
+                path.display()
+            )),
         }
     }
 }

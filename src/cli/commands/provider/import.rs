@@ -153,7 +153,8 @@ impl From<ImportError> for CommandError {
             ))
             .with_hint(if in_fleet {
                 format!(
-                    "if another host of the fleet has rotated it, hear of that first: {}; if not, {}",
+                    "if another host of the fleet has rotated it, hear of that first: {}; if it has more than once, import \
+                     each key in its turn; if not, {}",
                     Command::Sync,
                     give_another(&path)
                 )

@@ -148,8 +148,13 @@ impl Answer for RotatedProvider {
 }
 
 fn unusable(key: &UnusableKey) -> String {
+    let holder = if key.is_previous {
+        "the previous key"
+    } else {
+        "the key of provider"
+    };
     format!(
-        "{} under the previous key {} stay as before, because that does not open: {}",
+        "{} under {holder} {} stay as before, because that does not open: {}",
         count(key.key_refs, "key reference"),
         quoted(&key.name),
         key.error

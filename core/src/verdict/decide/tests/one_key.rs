@@ -119,6 +119,22 @@ fn a_row_that_a_rotation_has_not_reached_yet_stays_bound_to_its_provider() {
     );
 }
 
+/// Row 19.
+#[test]
+fn a_row_that_is_bound_before_its_provider_gets_an_announced_key_stays_bound_to_it() {
+    let announced = format!("fleet/a/{}", key('N').short());
+    let promoting = guest().provider("a", 1, 'A').provider(&announced, 2, 'N');
+    let bound = promoting.clone().row(opens(1, "a", 1, 'N', 0));
+    assert_eq!(verdict(&bound), "allow Unproven; provide 1");
+    assert_eq!(findings(&bound), []);
+    // One that names another provider is bound to what opens it.
+    let of_another = promoting.row(opens(1, "gone", 3, 'N', 0));
+    assert_eq!(
+        verdict(&of_another),
+        format!("allow Unproven; rebind-provider 1 to {announced}; provide 1")
+    );
+}
+
 /// Rows 18 and 20.
 #[test]
 fn of_several_providers_with_the_provider_key_only_a_named_one_is_taken() {

@@ -117,6 +117,18 @@ fn a_previous_key_gives_way_to_its_provider_s_present_one() {
 }
 
 #[test]
+fn a_key_that_other_hosts_announced_wraps_nothing_for_the_provider_of_that_name() {
+    let present = provider("a", key(1));
+    let announced = provider("fleet/a/02020202", key(2));
+    assert_eq!(announced.announced_as(), Some("a"));
+    let all = [announced.clone(), present.clone()];
+    assert_eq!(for_new_keys(&announced, &all), &announced);
+    for name in ["a", "a/02020202", "fleet/a", "fleet/a/01010101"] {
+        assert_eq!(provider(name, key(2)).announced_as(), None, "{name}");
+    }
+}
+
+#[test]
 fn a_key_expires_only_where_a_key_manager_has_it_and_by_a_clock_that_can_be_right() {
     let hour = 60 * 60 * 1000;
     let now = Timestamp(100 * hour);
