@@ -224,12 +224,13 @@ async fn connect_to(
         tokio::spawn(connection);
         client
     };
-    // What nobody waits for any more, the server need not finish.
+    // What nobody waits for any more, the server need not finish. And it need not compile what is a matter of milliseconds:
+    // where its statistics are old, it would, in each session anew.
     let time = deadline.remaining().max(MIN_STATEMENT_TIME).as_millis();
-    let limits = format!(
+    let settings = format!(
         "SET statement_timeout = {time}; SET idle_in_transaction_session_timeout = {time}; \
-         SET search_path = pg_catalog, pg_temp"
+         SET jit = off; SET search_path = pg_catalog, pg_temp"
     );
-    client.batch_execute(&limits).await.map_err(failed)?;
+    client.batch_execute(&settings).await.map_err(failed)?;
     Ok(client)
 }
