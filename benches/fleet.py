@@ -210,9 +210,13 @@ def held_connections(database, hosts):
         line("connections held by `sync --follow`", f"{database.connections():10}")
         # The first exchange of each is over, and their second ones are spread over an interval.
         time.sleep(10)
-        before, began = database.cpu(), time.perf_counter()
+        before, asked, began = database.cpu(), database.transactions(), time.perf_counter()
         time.sleep(INTERVAL)
         used, took = database.cpu() - before, time.perf_counter() - began
+        asked = database.transactions() - asked
+        line("  transactions meanwhile, of each", f"{asked / len(hosts):10.1f}")
+        if asked < len(hosts):
+            sys.exit("not every host has exchanged facts")
         line("  CPU of PostgreSQL, each exchange", f"{used / len(hosts) * 1000:10.2f} ms")
         aim("  CPU of PostgreSQL, of one core", used / took * 100, 10, "%")
         if any(follower.poll() is not None for follower in followers):
