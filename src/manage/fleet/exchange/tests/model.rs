@@ -373,35 +373,33 @@ impl Model {
     /// What was done with a guest and with providers, and in which forms hosts know the key that its TPM needs.
     fn about(&self, guest_no: u8, bytes: &[u8]) -> String {
         let of_guest = format!("guest {guest_no} ");
-        let mut about = String::new();
-        for line in &self.log {
-            if line.contains(&of_guest) || line.starts_with("nkp") || line.contains("restored") {
-                about += &format!("{line}\n");
-            }
-        }
+        let is_about = |line: &&String| {
+            line.contains(&of_guest) || line.starts_with("nkp") || line.contains("restored")
+        };
+        let mut about: Vec<String> = self.log.iter().filter(is_about).cloned().collect();
         for (number, host) in self.hosts.iter().enumerate() {
             let mut unlocker = host.unlocker();
+            let rows = host.rows(guest(guest_no));
             for fact in host.store.facts_about(guest(guest_no), Kind::Key).unwrap() {
                 let Ok(Claim::Key(key)) = Claim::read(&fact) else {
                     continue;
                 };
                 let deadline = Deadline::after(Duration::from_secs(60));
                 let opened = unlocker.open(&key.wrapped, key.domain, deadline);
-                if opened.is_ok_and(|it| it.same_as(&dek(bytes))) {
-                    let rows = host.rows(guest(guest_no));
-                    let is_row =
-                        |row: &KeyRefRecord| row.key_ref.wrapped_dek.as_ref() == Some(&key.wrapped);
-                    let row = rows.iter().find(|row| is_row(row));
-                    let is_retired = row.map(|row| row.retired_at.is_some());
-                    let stated = host.store.stated_key(fact.id).unwrap().stated;
-                    about += &format!(
-                        "host {number}: {} under {}: row (retired) {is_retired:?}, {stated:?}\n",
-                        fact.id, key.key_id
-                    );
+                if !opened.is_ok_and(|it| it.same_as(&dek(bytes))) {
+                    continue;
                 }
+                let is_its =
+                    |row: &&KeyRefRecord| row.key_ref.wrapped_dek.as_ref() == Some(&key.wrapped);
+                let retired = rows.iter().find(is_its).map(|row| row.retired_at.is_some());
+                let stated = host.store.stated_key(fact.id).unwrap().stated;
+                about.push(format!(
+                    "host {number}: {} under {}: row (retired) {retired:?}, {stated:?}",
+                    fact.id, key.key_id
+                ));
             }
         }
-        about
+        about.join("\n")
     }
 
     /// What holds at any moment.
