@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::guests::GuestRef;
 use super::host::{Host, HostError, default_deadline};
 use super::json;
-use super::unknown_guests::{self, UnknownGuest};
+use super::unknown_guests::{self, LeftState, UnknownGuest};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
 use crate::ids::KeyRefId;
@@ -81,8 +81,8 @@ pub(crate) struct PrunedGuest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PruneDecision {
     Remove,
-    /// TPM state of it is left here.
-    HasState(PathBuf),
+    /// TPM state of it is left here, or may be.
+    HasState(LeftState),
     /// Its key was used, and not on this host.
     RunsElsewhere,
     /// It changed not so long ago.
@@ -233,7 +233,7 @@ fn decide(guest: &UnknownGuest, rule: Rule, now: Timestamp) -> PruneDecision {
     });
     let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     match &guest.state {
-        Some(path) => PruneDecision::HasState(path.clone()),
+        Some(left) => PruneDecision::HasState(left.clone()),
         None if guest.is_used() && !guest.was_here && !rule.standby => PruneDecision::RunsElsewhere,
         None if guest.last_change.0 > now.0.saturating_sub(age_ms) => PruneDecision::TooYoung,
         None => PruneDecision::Remove,

@@ -2,7 +2,7 @@
 //! TPM state, an unencrypted state of before an `encrypt`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::host::{Host, HostError};
@@ -26,11 +26,19 @@ pub(crate) struct UnknownGuest {
     pub(crate) last_change: Timestamp,
     /// TPM state of it that is still on this host and is no saved copy, or a copy that cannot be
     /// read.
-    pub(crate) state: Option<PathBuf>,
+    pub(crate) state: Option<LeftState>,
     /// How many copies of its TPM state are saved, an unencrypted one of before an `encrypt` too.
     pub(crate) copies: usize,
     /// Whether it has run on this host, as far as the history goes back.
     pub(crate) was_here: bool,
+}
+
+/// Where TPM state of a guest is left, or may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeftState {
+    pub(crate) path: PathBuf,
+    /// Why nobody can say whether it is.
+    pub(crate) trouble: Option<String>,
 }
 
 impl UnknownGuest {
@@ -82,10 +90,12 @@ pub(crate) fn find(
             uuid,
             name: store.last_name(uuid)?.or(copy_name),
             last_change: changes.max().unwrap_or(Timestamp(0)),
-            state: if unreadable.is_empty() {
-                left_by_libvirt(store, &tpm_states, uuid)?
-            } else {
-                Some(CopyStore::of(state_dir, uuid).path().to_owned())
+            state: match unreadable.first() {
+                None => left_by_libvirt(store, &tpm_states, uuid)?,
+                Some(error) => Some(LeftState {
+                    path: CopyStore::of(state_dir, uuid).path().to_owned(),
+                    trouble: Some(error.to_string()),
+                }),
             },
             copies: copies.len() + usize::from(plain.contains(&uuid)),
             was_here: store.is_known_here(uuid)?,
@@ -100,13 +110,29 @@ fn left_by_libvirt(
     store: &Store,
     tpm_states: &Path,
     uuid: DomainUuid,
-) -> Result<Option<PathBuf>, HostError> {
+) -> Result<Option<LeftState>, HostError> {
     let own = tpm_states.join(uuid.to_string());
-    if may_hold_state(&own) {
-        return Ok(Some(own));
+    let around = own.parent().unwrap_or(&own);
+    if let Some(left) = look(&own, around, holds_state) {
+        return Ok(Some(left));
     }
-    let seen = store.seen_state(uuid)?.map(|seen| seen.path);
-    Ok(seen.filter(|path| may_be_there(path)))
+    let seen = store.seen_state(uuid)?;
+    Ok(seen.and_then(|seen| look(&seen.path, &seen.path, Path::try_exists)))
+}
+
+/// What is left at a place. What does not answer, or cannot be read, may be state.
+fn look(path: &Path, answers: &Path, is_left: fn(&Path) -> io::Result<bool>) -> Option<LeftState> {
+    let asked = path.to_owned();
+    let trouble = match bounded(answers, move || is_left(&asked)) {
+        Some(Ok(false)) => return None,
+        Some(Ok(true)) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some("its file system does not answer".to_owned()),
+    };
+    Some(LeftState {
+        path: path.to_owned(),
+        trouble,
+    })
 }
 
 /// How many guests with key references are not among those that libvirt knows; `None` where
@@ -122,32 +148,25 @@ pub(crate) fn count(host: &Host, known: &[Guest]) -> Option<usize> {
     Some(unknown.len())
 }
 
-/// What does not answer may hold one.
-fn may_hold_state(place: &Path) -> bool {
-    let asked = place.to_owned();
-    let around = place.parent().unwrap_or(place);
-    bounded(around, move || holds_state(&asked)).unwrap_or(true)
-}
-
-/// Likewise, of one file.
-fn may_be_there(path: &Path) -> bool {
-    let asked = path.to_owned();
-    bounded(path, move || asked.exists()).unwrap_or(true)
-}
-
-/// Whether there is any file below `place` but swtpm's lock. What cannot be read may be state.
-fn holds_state(place: &Path) -> bool {
+/// Whether there is any file below `place` but swtpm's lock.
+fn holds_state(place: &Path) -> io::Result<bool> {
     let entries = match read_dir(place) {
         Ok(entries) => entries,
-        Err(error) => return error.kind() != ErrorKind::NotFound,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
     };
-    entries.into_iter().any(|entry| {
-        let Ok(entry) = entry else { return true };
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => holds_state(&entry.path()),
-            _ => entry.file_name() != ".lock",
+    for entry in entries {
+        let entry = entry?;
+        let is_state = if entry.file_type()?.is_dir() {
+            holds_state(&entry.path())?
+        } else {
+            entry.file_name() != ".lock"
+        };
+        if is_state {
+            return Ok(true);
         }
-    })
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -161,15 +180,14 @@ mod tests {
     fn empty_directories_and_a_lock_are_no_state() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("uuid");
-        assert!(!holds_state(&place));
+        assert!(!holds_state(&place).unwrap());
         fs::create_dir_all(place.join("tpm2")).unwrap();
         fs::write(place.join("tpm2/.lock"), "").unwrap();
-        assert!(!holds_state(&place));
+        assert!(!holds_state(&place).unwrap());
         fs::write(place.join("tpm2/tpm2-00.permall"), "").unwrap();
-        assert!(holds_state(&place));
-        assert!(
-            holds_state(&place.join("tpm2/tpm2-00.permall")),
-            "unreadable"
-        );
+        assert!(holds_state(&place).unwrap());
+        let unreadable = look(&place.join("tpm2/tpm2-00.permall"), &place, holds_state);
+        let trouble = unreadable.unwrap().trouble.unwrap();
+        assert!(trouble.contains("Not a directory"), "{trouble}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
@@ -84,6 +84,31 @@ fn a_guest_that_may_come_back_is_kept() {
     };
     assert_eq!(decisions(standby).1, PruneDecision::TooYoung);
     assert_eq!(fixture.rows(&elsewhere).len(), 1);
+}
+
+#[test]
+fn a_guest_whose_saved_copy_cannot_be_read_is_kept_with_the_reason() {
+    let fixture = Fixture::new();
+    let guest = gone(&fixture, "vm1");
+    let store = fixture.host.state_dir().store();
+    let copies = store.parent().unwrap().join("tpm-state");
+    let copies = copies.join(guest.uuid.to_string());
+    let manifest = fs::read_dir(&copies).unwrap().map(|it| it.unwrap().path());
+    let is_manifest = |path: &PathBuf| path.extension().is_some_and(|it| it == "json");
+    let manifest = manifest.filter(is_manifest).next().unwrap();
+    fs::remove_file(&manifest).unwrap();
+    fs::create_dir(&manifest).unwrap();
+    let done = pruned(&fixture, false);
+    let PruneDecision::HasState(left) = &done.guests[0].decision else {
+        panic!("{done:?}");
+    };
+    assert_eq!(left.path, copies);
+    let trouble = left.trouble.as_deref().unwrap();
+    assert!(
+        trouble.contains("not a regular file") || trouble.contains("Is a directory"),
+        "{trouble}"
+    );
+    assert_eq!(fixture.rows(&guest).len(), 1);
 }
 
 #[test]

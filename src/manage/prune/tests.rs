@@ -133,14 +133,17 @@ fn a_key_that_is_used_elsewhere_goes_only_when_it_is_asked_for() {
 
 #[test]
 fn a_guest_with_state_is_never_removed() {
-    let place = PathBuf::from("/var/lib/libvirt/swtpm/x");
+    let left = LeftState {
+        path: "/var/lib/libvirt/swtpm/x".into(),
+        trouble: None,
+    };
     let guest = UnknownGuest {
-        state: Some(place.clone()),
+        state: Some(left.clone()),
         ..last_heard_of(10_000)
     };
     let asked = Rule {
         standby: true,
         ..older_than("0d")
     };
-    assert_eq!(decide(&guest, asked, NOW), PruneDecision::HasState(place));
+    assert_eq!(decide(&guest, asked, NOW), PruneDecision::HasState(left));
 }

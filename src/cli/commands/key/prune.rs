@@ -13,6 +13,7 @@ use crate::cli::ui::table::table;
 use crate::config::duration;
 use crate::manage::guests::GuestRef;
 use crate::manage::prune::{PruneDecision, PruneError, Pruned, Rule, prune};
+use crate::manage::unknown_guests::LeftState;
 use crate::messages::{Arg, Command, count, left_of_guest, quoted};
 
 pub(super) fn run(
@@ -103,7 +104,10 @@ impl From<PruneError> for CommandError {
 fn reason(decision: &PruneDecision) -> String {
     match decision {
         PruneDecision::Remove => "libvirt does not know it, and no TPM state is left".to_owned(),
-        PruneDecision::HasState(path) => format!("TPM state is left: {}", path.display()),
+        PruneDecision::HasState(LeftState { path, trouble }) => match trouble {
+            None => format!("TPM state is left: {}", path.display()),
+            Some(trouble) => format!("TPM state may be left: {}: {trouble}", path.display()),
+        },
         PruneDecision::RunsElsewhere => "its key was used, but never on this host: it may run on \
                                          another one (--standby removes it)"
             .to_owned(),
