@@ -93,9 +93,9 @@ fn a_guest_whose_saved_copy_cannot_be_read_is_kept_with_the_reason() {
     let store = fixture.host.state_dir().store();
     let copies = store.parent().unwrap().join("tpm-state");
     let copies = copies.join(guest.uuid.to_string());
-    let manifest = fs::read_dir(&copies).unwrap().map(|it| it.unwrap().path());
+    let mut manifest = fs::read_dir(&copies).unwrap().map(|it| it.unwrap().path());
     let is_manifest = |path: &PathBuf| path.extension().is_some_and(|it| it == "json");
-    let manifest = manifest.filter(is_manifest).next().unwrap();
+    let manifest = manifest.find(is_manifest).unwrap();
     fs::remove_file(&manifest).unwrap();
     fs::create_dir(&manifest).unwrap();
     let done = pruned(&fixture, false);

@@ -429,7 +429,8 @@ impl Model {
             for host in 0..HOSTS {
                 let now = self.at();
                 let synced = self.hosts[host].sync(&mut self.shared, rounds > 2, now);
-                let synced = synced.unwrap();
+                let number = self.number;
+                let synced = synced.unwrap_or_else(|error| panic!("history {number}: {error}"));
                 is_quiet &= synced.pushed + synced.added + synced.changed == 0;
                 self.log.push(format!("settling, {host}: {synced:?}"));
             }
