@@ -197,6 +197,15 @@ mod tests {
         write_at(SystemTime::now() + Duration::from_secs(5));
         assert_eq!(arrives(Arrival::Migration), None);
         assert_eq!(arrives(Arrival::Restore), Some(Arrival::Restore));
+        // One of the same moment was there.
+        let announced = announced(Arrival::Migration);
+        let at = |milliseconds: i64| {
+            let since_epoch = u64::try_from(announced.at.0 + milliseconds).unwrap();
+            write_at(UNIX_EPOCH + Duration::from_millis(since_epoch));
+            super::expected(&guard, &domain(), Some(&announced), &[])
+        };
+        assert_eq!(at(0), Some(Arrival::Migration));
+        assert_eq!(at(1), None);
     }
 
     #[test]

@@ -173,3 +173,83 @@ impl Guard {
         CopyStore::of(&self.state_dir, domain.uuid)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::host::dirs::LibvirtDirs;
+    use crate::verdict::facts::{Announcement, Arrival};
+
+    fn setting() -> (TempDir, Guard) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path().join("state")));
+        guard.config.libvirt = LibvirtDirs::below(dir.path());
+        (dir, guard)
+    }
+
+    #[test]
+    fn each_start_has_a_time_of_its_own_and_a_call_of_the_hook_is_one_start() {
+        let (_dir, mut guard) = setting();
+        let next = |guard: &Guard| {
+            guard.begin_start();
+            let at = guard.start_time.get();
+            sleep(Duration::from_millis(2));
+            assert_eq!(guard.start_time.get(), at);
+            at
+        };
+        let first = next(&guard);
+        let second = next(&guard);
+        assert!(second > first);
+        guard.call = Some(HookCall {
+            attempt: Box::new(String::new),
+            xml: [].into(),
+        });
+        assert_eq!(next(&guard), second);
+    }
+
+    #[test]
+    fn a_guest_that_libvirt_defines_has_its_name_and_another_its_uuid() {
+        let (_dir, guard) = setting();
+        let (defined, unknown) = (DomainUuid::random(), DomainUuid::random());
+        let definitions = guard.config.libvirt.definitions();
+        fs::create_dir_all(&definitions).unwrap();
+        let xml = format!("<domain type='qemu'><name>vm1</name><uuid>{defined}</uuid></domain>");
+        fs::write(definitions.join("vm1.xml"), xml).unwrap();
+        assert_eq!(guard.name_of(defined), "vm1");
+        assert_eq!(guard.name_of(unknown), unknown.to_string());
+    }
+
+    #[test]
+    fn a_locked_store_is_waited_for_until_half_of_the_deadline() {
+        let (_dir, guard) = setting();
+        let made = Store::open(
+            &guard.state_dir,
+            Access::Create,
+            Deadline::after(Duration::from_secs(60)),
+        );
+        drop(made.unwrap());
+        let lock = rusqlite::Connection::open(guard.state_dir.join("store.db")).unwrap();
+        lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let announcement = Announcement {
+            domain_name: "vm1".to_owned(),
+            arrival: Arrival::Migration,
+            attempt: String::new(),
+            at: Timestamp(1),
+        };
+        let deadline = Deadline::after(Duration::from_secs(2));
+        let written = guard.with_store(deadline, |store| {
+            store.announce(DomainUuid::random(), &announcement)?;
+            Ok(true)
+        });
+        assert!(written.is_err());
+        let left = deadline.remaining();
+        assert!(left > Duration::from_millis(500), "{left:?}");
+    }
+}

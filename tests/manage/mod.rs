@@ -12,6 +12,7 @@ mod checks;
 mod chosen_key;
 mod clone;
 mod encrypt;
+mod ended_runs;
 mod failed_starts;
 pub(crate) mod fixture;
 mod fleet_notes;

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Timestamp};
 use crate::guard::{Ending, Guard, HookCall, Mode, Operation, follow_up, prepare};
+use crate::key::dek::Dek;
+use crate::keyring::unlock::Unlocker;
 use crate::libvirt::fake::{Call, Failure};
+use crate::manage::bind::bind;
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::store::{EventFilter, EventRow, Origin};
 use crate::verdict::code::Code;
@@ -209,4 +212,87 @@ fn a_locked_store_holds_no_start_beyond_its_deadline() {
     assert_eq!(why.code(), Code::SecretRefused);
     drop(lock);
     assert_eq!(rows(&fixture, &guest), []);
+}
+
+/// The guest would have a TPM whose key nobody knows afterwards.
+#[test]
+fn a_new_key_that_cannot_be_stored_is_given_to_no_guest() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    bind(&fixture.host, "vm1", None).unwrap();
+    let database = fixture.host.state_dir().join("store.db");
+    let lock = rusqlite::Connection::open(database).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (guard, domain) = (called(&fixture), Ok(fixture.domain(&guest)));
+    let deadline = Deadline::after(Duration::from_millis(700));
+    let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+    let refused = prepare(&guard, &domain, origin, mode, deadline);
+    let Decision::Deny(why) = refused.verdict.decision() else {
+        panic!("{:?}", refused.verdict)
+    };
+    assert_eq!(why.code(), Code::StoreUnavailable);
+    assert_eq!(fixture.libvirt.calls_of(Call::Provide), 0);
+    drop(lock);
+    assert_eq!(start(&fixture, &guest), None);
+    assert!(fixture.rows(&guest)[0].key_ref.wrapped_dek.is_some());
+}
+
+#[test]
+fn a_value_of_libvirts_that_the_guests_key_replaces_is_kept() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let other = Dek::generate().unwrap();
+    define_secret(&fixture, &guest, "ephemeral='no' private='no'");
+    let secrets = &fixture.libvirt.secrets;
+    secrets.set_value(guest.secret, other.expose()).unwrap();
+    assert_eq!(start(&fixture, &guest), None);
+    let value = secrets.value(guest.secret).unwrap();
+    assert!(fixture.is_opened_by(&guest, &value));
+
+    let retired: Vec<_> = fixture
+        .rows(&guest)
+        .into_iter()
+        .filter(|row| row.retired_at.is_some())
+        .map(|row| row.key_ref)
+        .collect();
+    let providers = fixture.store().providers().unwrap();
+    let mut unlocker = Unlocker::new(&fixture.host.keyring());
+    let kept = unlocker.open_rows(retired, &providers, guest.uuid, default_deadline());
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0].dek.same_as(&other));
+}
+
+#[test]
+fn that_the_client_provides_the_key_is_noted_until_a_start_goes_by_another() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let is_noted = || {
+        let now = Timestamp::now();
+        let references = fixture.store().references(guest.uuid, now).unwrap();
+        references.clients_key
+    };
+    let key = Dek::generate().unwrap();
+    define_secret(&fixture, &guest, "ephemeral='yes' private='yes'");
+    let secrets = &fixture.libvirt.secrets;
+    secrets.set_value(guest.secret, key.expose()).unwrap();
+    assert_eq!(start(&fixture, &guest), None);
+    assert!(is_noted());
+    // A refused start goes by no key.
+    secrets.undefine(guest.secret);
+    assert_eq!(start(&fixture, &guest), Some(Code::KeyMissing));
+    assert!(is_noted());
+    fixture.add_key(&guest, "a", &key);
+    fixture.encrypt_state(&guest, &key);
+    assert_eq!(start(&fixture, &guest), None);
+    assert!(!is_noted());
+}
+
+/// Defines the guest's secret as somebody else would, without a value.
+fn define_secret(fixture: &Fixture, guest: &Defined, attributes: &str) {
+    let secret = guest.secret;
+    let xml = format!(
+        "<secret {attributes}><uuid>{secret}</uuid><usage type='vtpm'><name>mine</name></usage>\
+         </secret>"
+    );
+    fixture.libvirt.secrets.define(&xml).unwrap();
 }

@@ -91,3 +91,6 @@ fn row(
         created_at: now,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,6 +157,13 @@ fn a_key_of_the_fleet_is_judged_as_one_of_the_xml() {
         .row(opens(2, "a", 1, 'A', 2).proven())
         .state(Encrypted);
     assert!(!findings(&other).contains(&Finding::OtherKeyInXml));
+    for state in [Encrypted, super::given::unreadable()] {
+        let passed_over = keyed()
+            .answered()
+            .in_fleet(opens(0, "a", 1, 'A', 1).refuted())
+            .state(state);
+        assert!(!findings(&passed_over).contains(&Finding::OtherKeyInXml));
+    }
     // While state arrives the newest is taken, wherever it comes from.
     let preferred = keyed()
         .answered()

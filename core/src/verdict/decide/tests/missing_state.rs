@@ -148,7 +148,13 @@ fn snapshots_that_hold_the_tpm_are_named() {
     facts.snapshots = vec!["before".to_owned()];
     assert_eq!(verdict(&facts), "deny VG205");
     let names = vec!["before".to_owned()];
-    assert_eq!(refusal(&facts), Refusal::StateInSnapshots { names });
+    let in_snapshots = Refusal::StateInSnapshots { names };
+    assert_eq!(refusal(&facts), in_snapshots);
+    // They go before a copy from before a later run.
+    let mut proven = facts.clone();
+    proven.references.as_mut().unwrap().key_refs.clear();
+    let proven = proven.row(opens(1, "a", 1, 'A', 0).used().proven());
+    assert_eq!(refusal(&proven.with_outdated_copy()), in_snapshots);
 }
 
 /// Row 45.

@@ -1,8 +1,8 @@
 //! One key reference with a key.
 
 use super::given::{
-    corrupt, findings, for_another_use, guest, hidden, key, keyless, opens, placeholder, refusal,
-    sealed, unreachable, valueless, verdict,
+    Row, corrupt, findings, for_another_use, guest, hidden, key, keyless, opens, placeholder,
+    refusal, sealed, unreachable, valueless, verdict,
 };
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, SecretUuid};
@@ -265,6 +265,21 @@ fn a_provider_key_that_only_a_key_manager_has_is_refused_with_the_name_of_that()
         new.keks.insert(key('A'), state);
         assert_eq!(verdict(&new), code);
     }
+
+    // Of several that have it and that the row does not name, the first by name is named.
+    let several = self::guest()
+        .provider("c", 3, 'A')
+        .provider("b", 2, 'A')
+        .provider("another", 4, 'X')
+        .opened_by_kms('A', "vault")
+        .row(Row {
+            trial: Some(Trial::NotOpened(not_here.clone())),
+            ..sealed(1, "gone", 9, 'A')
+        });
+    assert!(matches!(
+        refusal(&several),
+        Refusal::KekNotHere { provider, .. } if provider == "b"
+    ));
 
     // A key that no key manager opens was sealed on this host.
     let lost = self::guest().provider("a", 1, 'A').row(row(not_here));

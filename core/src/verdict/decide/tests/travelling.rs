@@ -4,10 +4,12 @@ use super::given::{
     Row, corrupt, findings, guest, keyed, keyless, known, opens, placeholder, refusal, sealed,
     unreadable, valueless, verdict,
 };
-use crate::domain::TravellingFault;
+use crate::domain::{TravellingFault, TravellingKey, TravellingKeys};
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::id::KeyId;
+use crate::key::wrap::WrappedDek;
 use crate::verdict::Finding;
+use crate::verdict::decide::{XmlKey, xml_key};
 use crate::verdict::facts::{Facts, HostSecret, Permission, Proof, TpmState};
 use crate::verdict::refusal::Refusal;
 use TpmState::{Absent, Encrypted};
@@ -65,6 +67,10 @@ fn a_key_of_the_xml_is_learnt_while_state_is_on_its_way() {
     // What nobody can read may be the right value.
     let hidden = in_xml(|key| key).arriving().host(super::given::hidden());
     assert_eq!(verdict(&hidden), "allow Unproven");
+    // Nothing is learnt then, and no placeholder is superfluous.
+    let bound = hidden.row(placeholder(1, "a", 1));
+    assert_eq!(verdict(&bound), "allow Unproven");
+    assert!(!findings(&bound).contains(&Finding::OrphanPlaceholder(KeyRefId(1))));
     let older = in_xml(|key| key.of_generation(1));
     let of_two = older.in_xml(opens(0, "a", 1, 'A', 1).of_generation(2));
     assert_eq!(verdict(&of_two.arriving()), learnt);
@@ -129,6 +135,10 @@ fn of_a_row_and_the_xml_the_state_chooses() {
     assert_eq!(verdict(&untried(2)), "allow Proven; provide 1");
     assert_eq!(findings(&untried(2)), [Finding::OtherKeyInXml]);
     assert_eq!(findings(&untried(1)), []);
+    // They are tried where a newer one may be the row's key, chosen again elsewhere, or where no row is proven.
+    assert!(untried(2).needs_the_xml());
+    assert!(!untried(1).needs_the_xml());
+    assert!(facts.needs_the_xml() && in_xml(|key| key).needs_the_xml());
 }
 
 /// Row 93.
@@ -154,6 +164,17 @@ fn while_state_is_on_its_way_the_newer_key_is_used_and_the_other_stays() {
     assert_eq!(verdict(&again(1, 2)), "allow Unproven; provide 2");
     assert_eq!(verdict(&again(2, 2)), "allow Unproven; provide 2");
     assert_eq!(verdict(&again(2, 1)), "deny VG203");
+    // Also where the row holds the very bytes of the XML's key, which is tried as the row's then.
+    let learnt_before = |generation| {
+        let mut in_xml = opens(0, "a", 1, 'A', 0).of_generation(2);
+        in_xml.trial = None;
+        keyed(|row| row.used().of_generation(generation))
+            .row(opens(2, "a", 1, 'A', 1).used().of_generation(1))
+            .in_xml(in_xml)
+            .arriving()
+    };
+    assert_eq!(verdict(&learnt_before(2)), "allow Unproven; provide 1");
+    assert_eq!(verdict(&learnt_before(3)), "deny VG203");
     // A state that the guest has left behind here proves the old key, and decides nothing; between
     // keys of one generation it may be the guest's own, in a directory that the hosts share.
     let left_behind = |here, there| {
@@ -196,6 +217,7 @@ fn without_any_state_the_rows_decide() {
 fn a_key_of_the_xml_that_the_state_refutes_is_as_none() {
     let refuted = in_xml(Row::refuted).state(Encrypted);
     assert_eq!(verdict(&refuted), "deny VG202");
+    assert_eq!(findings(&refuted), [Finding::OtherKeyInXml]);
     let beside = keyed(Row::refuted).in_xml(opens(0, "a", 1, 'A', 1).refuted());
     assert_eq!(verdict(&beside.state(Encrypted)), "deny VG204");
 }
@@ -385,4 +407,42 @@ fn a_damaged_element_is_told() {
     // A guest without an encrypted vTPM is none of the guard's business.
     let none = facts.vtpm(None).host(HostSecret::Absent);
     assert_eq!(findings(&none), []);
+}
+
+/// Rows 89, 95, 96, 97 and 99.
+#[test]
+fn without_a_start_the_same_keys_of_the_xml_are_learnt() {
+    let key = TravellingKey {
+        wrapped_dek: WrappedDek::from_stored(vec![1]),
+        provider: "a".to_owned(),
+    };
+    let written = |mut facts: Facts, keys: &[TravellingKey]| {
+        facts.domain.as_mut().unwrap().travelling = Some(TravellingKeys {
+            keys: keys.to_vec(),
+            ..TravellingKeys::default()
+        });
+        xml_key(&facts)
+    };
+    let here = |facts| written(facts, std::slice::from_ref(&key));
+    let proven = in_xml(Row::proven).state(Encrypted);
+    assert!(matches!(here(proven), XmlKey::ToLearn(key) if key.provider_name == "a"));
+    let known = keyed(Row::proven).state(Encrypted);
+    assert_eq!(here(known), XmlKey::Known);
+    let refuted = in_xml(Row::refuted).state(Encrypted);
+    assert_eq!(here(refuted), XmlKey::Refuted);
+    let copied = |mut facts: Facts| {
+        facts.travelling.original = Some(other_guest());
+        facts
+    };
+    assert_eq!(here(copied(guest())), XmlKey::OfOther(other_guest()));
+    let missing = guest().in_xml(keyless(0, "there", 9, 'T'));
+    assert!(matches!(
+        here(missing),
+        XmlKey::OutOfReach(Refusal::ProviderMissing { .. })
+    ));
+    // The facts have no key of the XML that the guest has retired.
+    assert_eq!(here(guest()), XmlKey::Retired);
+    assert_eq!(written(guest(), &[]), XmlKey::None);
+    assert_eq!(xml_key(&guest()), XmlKey::None);
+    assert_eq!(here(guest().vtpm(None)), XmlKey::None);
 }

@@ -1,0 +1,320 @@
+//! What the end of a run saves of a guest's TPM state, and what it leaves alone because it is not, or no longer, the
+//! guest's.
+
+use std::fs;
+
+use super::fixture::{Defined, Fixture};
+use super::starts::called;
+use crate::config::{KeptStates, StoreAddress};
+use crate::domain::Domain;
+use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
+use crate::key::dek::Dek;
+use crate::manage::host::default_deadline;
+use crate::store::Origin;
+use crate::tpm_copies::{CopyStore, RunRecord};
+use crate::verdict::code::Code;
+use crate::verdict::facts::CopyReason;
+use CopyReason::{Release, Start};
+
+/// What `stopped end` finds in the status file of a guest whose migration the destination has confirmed.
+const MIGRATED: &str = "type='none' async='migration out' phase='confirm3' flags='0x0'";
+
+/// Of a guest that has ended here.
+const ENDED: &str = "type='destroy' async='none'";
+
+/// One guest on a host.
+struct Run {
+    fixture: Fixture,
+    guest: Defined,
+    domain: Domain,
+    /// With the key in use; without, it is the client's.
+    dek: Dek,
+    copies: CopyStore,
+    guard: Guard,
+}
+
+impl Run {
+    /// The run of a guest that has used its TPM under a key of the guard's.
+    fn of_persistent() -> Self {
+        let run = Self::without_key();
+        run.fixture.add_key(&run.guest, "a", &run.dek);
+        run
+    }
+
+    /// The same of a guest whose state libvirt deletes when it stops.
+    fn of_transient() -> Self {
+        Self::of_persistent().made_transient()
+    }
+
+    /// The same of a guest of which the guard has no key.
+    fn without_key() -> Self {
+        let fixture = Fixture::new();
+        let guest = fixture.define("vm1");
+        let dek = Dek::generate().unwrap();
+        fixture.encrypt_state(&guest, &dek);
+        fixture.libvirt.guests.start("vm1");
+        Self {
+            domain: fixture.domain(&guest),
+            copies: CopyStore::of(fixture.host.state_dir(), guest.uuid),
+            guard: called(&fixture),
+            fixture,
+            guest,
+            dek,
+        }
+    }
+
+    fn made_transient(self) -> Self {
+        self.fixture.libvirt.guests.undefine("vm1");
+        self
+    }
+
+    /// Every run is saved (`state.keep = "all"`).
+    fn keeping_all(mut self) -> Self {
+        self.guard.config.kept_states = KeptStates::All;
+        self
+    }
+
+    /// There is a copy of what the TPM was before this run.
+    fn with_earlier_copy(self) -> Self {
+        self.fixture.save_copy(&self.guest);
+        self.fixture.encrypt_state(&self.guest, &self.dek);
+        self
+    }
+
+    fn with_record(self, record: RunRecord) -> Self {
+        self.copies.write_run(record).unwrap();
+        self
+    }
+
+    fn with_unreadable_record(self) -> Self {
+        let run = self.with_record(RunRecord::default());
+        fs::write(run.copies.path().join("run.json"), "{}").unwrap();
+        run
+    }
+
+    fn without_state(self) -> Self {
+        fs::remove_file(self.fixture.state_file(&self.guest)).unwrap();
+        self
+    }
+
+    /// It is prepared, and the guard allows it.
+    fn started(self) -> Self {
+        let (domain, deadline) = (Ok(self.domain.clone()), default_deadline());
+        let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+        assert!(prepare(&self.guard, &domain, origin, mode, deadline).is_allowed());
+        self
+    }
+
+    /// libvirt's last hook.
+    fn released(self, ending: Ending) -> Self {
+        self.follow_up(Operation::Released(ending))
+    }
+
+    /// The hook before it, with the guest's job in its status file.
+    fn stopped(self, job: &str) -> Self {
+        let status = self.fixture.libvirt.dirs().running().join("vm1.xml");
+        let text = format!("<domstatus state='paused'>\n  <job {job}/>\n</domstatus>\n");
+        fs::write(status, text).unwrap();
+        self.follow_up(Operation::Ended)
+    }
+
+    fn follow_up(self, operation: Operation) -> Self {
+        follow_up(&self.guard, operation, &self.domain, default_deadline()).unwrap();
+        self
+    }
+
+    /// Why each copy was saved, the latest first.
+    fn saved(&self) -> Vec<CopyReason> {
+        let (copies, unreadable) = self.copies.copies().unwrap();
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        let reasons = copies.into_iter().map(|copy| copy.manifest.reason);
+        reasons.collect()
+    }
+
+    fn record(&self) -> RunRecord {
+        self.copies.run().unwrap()
+    }
+
+    /// Whether the state is linked, for the process that restores it after libvirt has deleted it.
+    fn is_linked(&self) -> bool {
+        let states = self.fixture.libvirt.dirs().tpm_states();
+        let links = states.join(format!(".vtpm-guard.{}", self.guest.uuid));
+        links.exists()
+    }
+}
+
+fn outdated() -> RunRecord {
+    RunRecord {
+        outdated: true,
+        ..RunRecord::default()
+    }
+}
+
+fn migrated() -> RunRecord {
+    RunRecord {
+        migrated: true,
+        ..RunRecord::default()
+    }
+}
+
+#[test]
+fn where_every_run_is_saved_one_that_has_ended_here_is() {
+    let persistent = || Run::of_persistent().keeping_all();
+    for ending in [Ending::Ended, Ending::Unknown] {
+        // Since `started`, the copies of earlier runs are older than the TPM.
+        let run = persistent().with_record(outdated()).released(ending);
+        assert_eq!(run.saved(), [Release], "{ending:?}");
+        assert_eq!(run.record(), RunRecord::default());
+    }
+    let not_started = persistent().started().released(Ending::Ended);
+    assert_eq!(not_started.saved(), [Release], "`started` was missed");
+    assert!(
+        Run::of_persistent()
+            .released(Ending::Ended)
+            .saved()
+            .is_empty()
+    );
+}
+
+#[test]
+fn where_every_run_is_saved_one_that_failed_or_has_no_key_here_is_not() {
+    let failed = Run::of_persistent().keeping_all().with_record(outdated());
+    let failed = failed.released(Ending::Failed);
+    assert!(failed.saved().is_empty());
+    assert_eq!(failed.record(), outdated());
+    // An older libvirt gives no reason; the note of the start does.
+    let failed = Run::of_persistent().keeping_all().started();
+    assert!(failed.released(Ending::Unknown).saved().is_empty());
+    let unmanaged = Run::without_key().keeping_all();
+    assert!(unmanaged.released(Ending::Unknown).saved().is_empty());
+}
+
+#[test]
+fn where_every_run_is_saved_one_that_has_moved_away_makes_the_copies_outdated() {
+    let persistent = || Run::of_persistent().keeping_all();
+    for run in [
+        persistent().with_earlier_copy().released(Ending::Migrated),
+        persistent()
+            .with_earlier_copy()
+            .with_record(migrated())
+            .released(Ending::Unknown),
+        persistent()
+            .with_earlier_copy()
+            .with_unreadable_record()
+            .released(Ending::Ended),
+    ] {
+        assert_eq!(run.saved().len(), 1);
+        assert_eq!(run.record(), outdated());
+    }
+    assert!(!persistent().released(Ending::Migrated).copies.exists());
+}
+
+#[test]
+fn the_state_that_libvirt_deletes_after_a_run_is_saved_and_the_record_says_how_it_ended() {
+    let ended = |outdated| RunRecord {
+        ended_normally: true,
+        outdated,
+        ..RunRecord::default()
+    };
+    for ending in [Ending::Ended, Ending::Unknown] {
+        for before in [RunRecord::default(), outdated()] {
+            let run = Run::of_transient().with_record(before).released(ending);
+            assert_eq!(run.saved(), [Release], "{ending:?}");
+            assert_eq!(run.record(), ended(false), "the copy is the latest");
+        }
+        // What cannot be saved leaves the copies as old as they were.
+        for before in [RunRecord::default(), outdated()] {
+            let was_outdated = before.outdated;
+            let run = Run::of_transient().with_record(before).without_state();
+            let run = run.released(ending);
+            assert!(run.saved().is_empty());
+            assert_eq!(run.record(), ended(was_outdated));
+        }
+        let unmanaged = Run::without_key().made_transient().released(ending);
+        assert!(!unmanaged.copies.exists(), "{ending:?}");
+    }
+    let failed = Run::of_transient().released(Ending::Failed);
+    assert_eq!(failed.saved(), [Start], "between `started` and its end");
+}
+
+#[test]
+fn a_run_whose_beginning_was_missed_is_saved_as_a_run() {
+    let run = Run::of_transient().started();
+    assert_eq!(run.saved(), [Start]);
+    let run = run.released(Ending::Ended);
+    assert_eq!(run.saved(), [Release]);
+    assert!(!run.is_linked());
+}
+
+#[test]
+fn a_failed_start_leaves_its_own_state_and_none_that_libvirt_has_made_for_it() {
+    for ending in [Ending::Failed, Ending::Unknown, Ending::Migrated] {
+        let run = Run::of_transient().started().released(ending);
+        assert!(run.is_linked(), "{ending:?}");
+        assert_eq!(run.saved(), [Start]);
+
+        let run = Run::of_transient().without_state();
+        // Otherwise the start is refused: the key was used.
+        run.fixture.sql("UPDATE key_ref SET first_used_at = NULL");
+        let run = run.started();
+        run.fixture.encrypt_state(&run.guest, &run.dek);
+        let run = run.released(ending);
+        assert!(run.saved().is_empty() && !run.is_linked(), "{ending:?}");
+    }
+    // What was refused because of its state keeps that, whatever else is known of the start.
+    let refused = RunRecord {
+        starting: true,
+        refused: Some(Code::TpmInUse.as_str().to_owned()),
+        ..RunRecord::default()
+    };
+    let run = Run::of_transient().with_record(refused);
+    assert!(run.released(Ending::Failed).is_linked());
+}
+
+#[test]
+fn the_state_of_a_guest_that_has_moved_away_is_never_saved() {
+    for ending in [Ending::Ended, Ending::Unknown, Ending::Failed] {
+        let run = Run::of_transient()
+            .with_earlier_copy()
+            .with_record(migrated())
+            .released(ending);
+        assert_eq!(run.saved().len(), 1, "{ending:?}");
+        assert_eq!(run.record(), outdated());
+    }
+    let reported = Run::of_transient().released(Ending::Migrated);
+    assert!(reported.saved().is_empty());
+}
+
+#[test]
+fn after_a_run_of_which_nothing_is_known_a_state_is_saved_for_an_administrator() {
+    let run = Run::of_transient().with_unreadable_record();
+    let run = run.released(Ending::Unknown);
+    assert_eq!(run.saved(), [Release]);
+    assert_eq!(run.record(), outdated(), "no start restores it");
+
+    let moved = Run::of_transient()
+        .with_earlier_copy()
+        .with_unreadable_record()
+        .released(Ending::Migrated);
+    assert_eq!(moved.saved().len(), 1);
+    assert_eq!(moved.record(), outdated());
+
+    let unmanaged = Run::without_key().made_transient().with_unreadable_record();
+    assert!(!unmanaged.released(Ending::Unknown).copies.exists());
+}
+
+/// A libvirt that does not tell it at `release`.
+#[test]
+fn a_migration_is_noted_where_something_is_saved_of_the_guest_or_told_to_a_fleet() {
+    let transient = Run::of_transient().stopped(MIGRATED);
+    assert_eq!(transient.record(), migrated());
+    assert!(transient.released(Ending::Unknown).saved().is_empty());
+    let with_copies = Run::of_persistent().with_earlier_copy().stopped(MIGRATED);
+    assert_eq!(with_copies.record(), migrated());
+    let mut in_a_fleet = Run::of_persistent();
+    in_a_fleet.guard.config.fleet.store = StoreAddress::parse("test://nobody");
+    assert_eq!(in_a_fleet.stopped(MIGRATED).record(), migrated());
+
+    assert!(!Run::of_persistent().stopped(MIGRATED).copies.exists());
+    assert!(!Run::of_transient().stopped(ENDED).copies.exists());
+}
