@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// What a process may have of memory, and write into one file: a mutant may take more and more in a loop.
-const LIMITS: [&str; 2] = ["--as=8589934592", "--fsize=1073741824"];
+/// The memory that a process may have, in bytes: a mutant may take more and more in a loop.
+const MEMORY: u64 = 8 << 30;
 
 /// A test of a program that cargo has built.
 #[derive(Clone, Deserialize, Serialize)]
@@ -34,7 +34,7 @@ impl Test {
     pub fn play(&self, variable: (&str, &Path), limit: Duration) -> Result<(End, Duration)> {
         let begin = Instant::now();
         let status = Command::new("prlimit")
-            .args(LIMITS)
+            .arg(format!("--as={MEMORY}"))
             // It kills the whole group of processes.
             .args(["timeout", "--signal=KILL", &limit.as_secs().to_string()])
             .arg(&self.program)

@@ -92,7 +92,7 @@ pub fn every_test(programs: &[Program], scratch: &Path) -> Result<Recording> {
 fn play(test: &Test, reached: &Path) -> Result<Option<(Duration, Vec<usize>)>> {
     let (end, time) = test.play((switch::REACHED, reached), LIMIT)?;
     let mutants = match fs::read_to_string(reached) {
-        Ok(text) => numbers(&text)?,
+        Ok(list) => numbers(&list)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(format!("{}: {error}", reached.display())),
     };
