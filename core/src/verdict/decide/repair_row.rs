@@ -16,10 +16,16 @@ pub(super) fn repair_row(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, o
     let mut lacks = Vec::new();
 
     let providers = &case.references.providers;
-    let rotated = for_new_keys(owner, providers);
+    // Of a row that is bound as it should be, which is nearly each, nothing else is asked.
     let gets_it = |other: &&Provider| owner.announced_as() == Some(&other.name);
-    let promoted = providers.iter().find(gets_it).unwrap_or(rotated);
-    let follows = row.is_bound_to(rotated) || row.is_bound_to(promoted);
+    let is_promoted = || {
+        providers
+            .iter()
+            .find(gets_it)
+            .is_some_and(|it| row.is_bound_to(it))
+    };
+    let is_settled = row.is_bound_to(owner);
+    let follows = !is_settled && (row.is_bound_to(for_new_keys(owner, providers)) || is_promoted());
     let lost = row.provider_uuid != Some(owner.uuid) && !follows;
     if !row.is_bound_to(owner) && !follows {
         let provider = owner.uuid;
