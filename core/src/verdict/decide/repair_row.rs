@@ -16,18 +16,14 @@ pub(super) fn repair_row(verdict: &mut Verdict, case: &Case<'_>, row: &KeyRef, o
     let mut lacks = Vec::new();
 
     let providers = &case.references.providers;
-    // Of a row that is bound as it should be, which is nearly each, nothing else is asked.
     let gets_it = |other: &&Provider| owner.announced_as() == Some(&other.name);
-    let is_promoted = || {
-        providers
-            .iter()
-            .find(gets_it)
-            .is_some_and(|it| row.is_bound_to(it))
-    };
-    let is_settled = row.is_bound_to(owner);
-    let follows = !is_settled && (row.is_bound_to(for_new_keys(owner, providers)) || is_promoted());
-    let lost = row.provider_uuid != Some(owner.uuid) && !follows;
-    if !row.is_bound_to(owner) && !follows {
+    let promoted = || providers.iter().find(gets_it);
+    // In this order: nearly each row is bound to its provider, and nothing else is asked then.
+    let is_settled = row.is_bound_to(owner)
+        || row.is_bound_to(for_new_keys(owner, providers))
+        || promoted().is_some_and(|it| row.is_bound_to(it));
+    let lost = !is_settled && row.provider_uuid != Some(owner.uuid);
+    if !is_settled {
         let provider = owner.uuid;
         let provider_name = owner.name.clone();
         lacks.push(if keyed {
