@@ -72,7 +72,7 @@ class Database:
         # Tests run without these.
         self.sql("ALTER SYSTEM SET fsync = on")
         self.sql("ALTER SYSTEM SET autovacuum = on")
-        # As where statistics are so old that every question looks dear: hosts ask it not to compile theirs.
+        # It would compile every query, as where statistics are old: sessions of hosts ask it not to.
         self.sql("ALTER SYSTEM SET jit_above_cost = 1")
         self.sql("SELECT pg_reload_conf()")
         with open(f"{place}/pid", encoding="ascii") as file:

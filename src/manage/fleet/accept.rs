@@ -53,6 +53,7 @@ pub(crate) fn accept(
         &mut Unlocker::new(&host.keyring()),
     )?;
     let trouble = found.trouble;
+    // Another one: the first remembers that these keys were not here.
     let mut unlocker = Unlocker::new(&host.keyring());
     // The name counts only as the key itself has signed it.
     let mut open: Vec<_> = named_so

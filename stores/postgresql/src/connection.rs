@@ -224,8 +224,8 @@ async fn connect_to(
         tokio::spawn(connection);
         client
     };
-    // What nobody waits for any more, the server need not finish. And it need not compile what is a matter of milliseconds:
-    // where its statistics are old, it would, in each session anew.
+    // What nobody waits for any more, the server need not finish. Nor need it compile queries that take milliseconds:
+    // where its statistics are old it would, in each session again.
     let time = deadline.remaining().max(MIN_STATEMENT_TIME).as_millis();
     let settings = format!(
         "SET statement_timeout = {time}; SET idle_in_transaction_session_timeout = {time}; \
