@@ -159,7 +159,8 @@ impl Host {
 
     /// What libvirt calls after a start, or before one.
     pub(crate) fn follow_up(&self, guest: usize, operation: Operation) {
-        follow_up(&self.guard, operation, &self.guests[guest].domain, soon()).unwrap();
+        follow_up(&self.guard, operation, &self.guests[guest].domain, soon())
+            .unwrap_or_else(|error| panic!("{operation:?}: {error:?}: {:#?}", self.told));
     }
 
     /// Holds the store's write lock until it is dropped.
