@@ -27,8 +27,14 @@ use crate::store::Origin;
 use events::{Event, events};
 use host::Host;
 
-/// Random stories. Each is some ten events long, each event some milliseconds.
+/// Random stories, unless `VTPM_GUARD_STORIES` says otherwise. Each is some ten events long, each event some
+/// milliseconds.
 const STORIES: u32 = 80;
+
+fn stories() -> u32 {
+    let number = std::env::var("VTPM_GUARD_STORIES").ok();
+    number.map_or(STORIES, |number| number.parse().unwrap())
+}
 
 fn play(story: &[Event]) -> Host {
     let mut host = play_on(Host::new(), story);
@@ -47,7 +53,7 @@ fn play_on(mut host: Host, story: &[Event]) -> Host {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: STORIES,
+        cases: stories(),
         failure_persistence: None,
         max_shrink_iters: 400,
         ..ProptestConfig::default()
