@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::error::Failure;
 use super::key_rows::{self, NewRow};
-use super::schema::{LIVE, is_uuid};
+use super::schema::{LIVE, is_uuid, provider_uuid};
 use super::{Store, StoreError, columns, events, provider_rows};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid};
@@ -86,11 +86,10 @@ impl Store {
                 };
                 return key_rows::insert(transaction, &row).map(BindingChange::Added);
             };
-            let named = is_uuid("uuid", "?2");
             let sql = format!(
-                "UPDATE OR ABORT key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE {named}),
-                                    provider_name = ?3, updated_at = ?4
-                 WHERE id = ?1"
+                "UPDATE OR ABORT key_ref SET provider_uuid = {}, provider_name = ?3, updated_at = ?4
+                 WHERE id = ?1",
+                provider_uuid("?2")
             );
             transaction.execute(
                 &sql,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
-use super::schema::{KEYED, LIVE, is_uuid};
+use super::schema::{KEYED, LIVE, is_uuid, provider_uuid};
 use super::{Store, StoreError, announcements, key_rows};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId};
@@ -111,15 +111,19 @@ impl Store {
             }
             let mut placeholder = None;
             if key_rows::in_use(transaction, domain)?.is_empty() {
-                transaction.execute(
+                // Another tool may have deleted the provider, and left its UUID where it was.
+                let provider = key_rows::by_id(transaction, *first)?.key_ref.provider_uuid;
+                let sql = format!(
                     "INSERT OR ABORT INTO key_ref (resource_type, resource_uuid, secret_uuid,
                                                    provider_uuid, provider_name,
                                                    created_at, updated_at)
-                     SELECT resource_type, resource_uuid, secret_uuid, provider_uuid,
+                     SELECT resource_type, resource_uuid, secret_uuid, {},
                             provider_name, ?2, ?2
                      FROM key_ref WHERE id = ?1",
-                    params![first.0, now.0],
-                )?;
+                    provider_uuid("?3")
+                );
+                let provider = provider.map(|uuid| uuid.to_string());
+                transaction.execute(&sql, params![first.0, now.0, provider])?;
                 placeholder = Some(KeyRefId(transaction.last_insert_rowid()));
             }
             Ok(Some(RetiredFreshKey {

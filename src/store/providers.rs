@@ -2,7 +2,7 @@
 
 use rusqlite::ToSql;
 
-use super::schema::{PLACEHOLDER, is_uuid};
+use super::schema::{PLACEHOLDER, is_uuid, provider_uuid};
 use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::ProviderUuid;
@@ -182,10 +182,10 @@ fn bind_by_name(limit: &str) -> String {
         plain("key_ref.provider_uuid")
     );
     format!(
-        "UPDATE OR ABORT key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE {}), updated_at = :now
+        "UPDATE OR ABORT key_ref SET provider_uuid = {}, updated_at = :now
          WHERE id IN (SELECT id FROM key_ref WHERE provider_name = :old AND ({PLACEHOLDER} OR kek_ref = :kek)
              AND NOT EXISTS (SELECT 1 FROM key_provider AS known WHERE {is_known}) {limit})",
-        is_uuid("uuid", ":uuid")
+        provider_uuid(":uuid")
     )
 }
 

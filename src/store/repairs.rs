@@ -4,7 +4,7 @@ use rusqlite::{ToSql, Transaction, params};
 
 use super::error::Failure;
 use super::key_rows::{self, NewRow, exactly_one};
-use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid};
+use super::schema::{KEYED, LIVE, PLACEHOLDER, is_uuid, provider_uuid};
 use super::{Event, StoreError, fresh_keys};
 use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
@@ -105,10 +105,9 @@ impl Repairs<'_> {
         only_if: &str,
     ) -> Result<(), Failure> {
         self.saw(|seen| seen.uuid == provider && seen.name == name)?;
-        // The provider's UUID as its own row spells it, or else a foreign key would not match.
-        let uuid = is_uuid("uuid", "?4");
         let set = format!(
-            "provider_uuid = (SELECT uuid FROM key_provider WHERE {uuid}), provider_name = ?5"
+            "provider_uuid = {}, provider_name = ?5",
+            provider_uuid("?4")
         );
         self.update(key_ref, &set, only_if, &[&provider.to_string(), &name])
     }

@@ -8,7 +8,7 @@ use rusqlite::{Transaction, params};
 
 use super::error::Failure;
 use super::key_rows::{self, exactly_one};
-use super::schema::is_uuid;
+use super::schema::{is_uuid, provider_uuid};
 use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
 use crate::ids::{KeyRefId, ProviderUuid};
@@ -120,12 +120,14 @@ pub(super) fn rewrap(
     rewrapped: &[RewrappedRow],
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let mut update = transaction.prepare_cached(
+    let sql = format!(
         "UPDATE OR ABORT key_ref SET wrapped_dek = ?3, kek_ref = ?4, key_version = ?5,
-                            algorithm = ?6, provider_uuid = ?7, provider_name = ?8,
+                            algorithm = ?6, provider_uuid = {}, provider_name = ?8,
                             updated_at = ?9
          WHERE id = ?1 AND wrapped_dek = ?2",
-    )?;
+        provider_uuid("?7")
+    );
+    let mut update = transaction.prepare_cached(&sql)?;
     for RewrappedRow { key_ref, seen, key } in rewrapped {
         exactly_one(update.execute(params![
             key_ref.0,

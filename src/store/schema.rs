@@ -63,6 +63,15 @@ pub(super) fn is_uuid(column: &str, parameter: &str) -> String {
     format!("{column} COLLATE NOCASE IN ({parameter}, replace({parameter}, '-', ''))")
 }
 
+/// The UUID of the provider that a parameter (`?1`) names, as the provider's own row spells it, or else a foreign
+/// key would not match. NULL where there is no such provider, as if it had just been deleted.
+pub(super) fn provider_uuid(parameter: &str) -> String {
+    format!(
+        "(SELECT uuid FROM key_provider WHERE {})",
+        is_uuid("uuid", parameter)
+    )
+}
+
 /// What kind of database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {

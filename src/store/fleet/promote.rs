@@ -2,7 +2,7 @@
 
 use rusqlite::ToSql;
 
-use super::super::schema::is_uuid;
+use super::super::schema::{is_uuid, provider_uuid};
 use super::super::{Store, StoreError, provider_rows, rotation};
 use crate::clock::Timestamp;
 use crate::verdict::facts::Provider;
@@ -66,8 +66,9 @@ fn reconsider(limit: &str) -> String {
 /// Binds the key references of one provider to another.
 fn rebind(limit: &str) -> String {
     format!(
-        "UPDATE OR ABORT key_ref SET provider_uuid = :to, provider_name = :name, updated_at = :now
+        "UPDATE OR ABORT key_ref SET provider_uuid = {}, provider_name = :name, updated_at = :now
          WHERE id IN (SELECT id FROM key_ref WHERE {} {limit})",
+        provider_uuid(":to"),
         is_uuid("provider_uuid", ":from")
     )
 }

@@ -1,8 +1,12 @@
 //! Rows that other tools wrote: the store lives with any of them.
 
+use std::path::Path;
+
 use super::super::testing::*;
-use super::super::{Access, EventFilter, StoreFinding};
+use super::super::{Access, EventFilter, Store, StoreFinding};
+use super::rotating::rotate;
 use crate::ids::KeyRefId;
+use crate::verdict::facts::Provider;
 
 #[test]
 fn a_row_with_only_what_a_tool_must_write_is_read() {
@@ -256,4 +260,56 @@ fn a_provider_whose_name_is_not_a_text_can_be_bound_to() {
     apply(&mut store, vm, &[rebind], None).unwrap();
     let row = &store.references(vm, NOW).unwrap().key_refs[0];
     assert_eq!(row.provider_name, "p\u{fffd}");
+}
+
+/// Another tool that does not know foreign keys deletes a provider's row.
+fn delete_by_hand(dir: &Path, provider: &Provider) {
+    raw(
+        dir,
+        &format!(
+            "PRAGMA foreign_keys = OFF; DELETE FROM key_provider WHERE uuid = '{}'",
+            provider.uuid
+        ),
+    );
+}
+
+#[test]
+fn a_fresh_key_is_taken_back_whose_provider_another_tool_has_deleted() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let key_ref = make_key(&mut store, domain(1), &provider);
+    delete_by_hand(dir.path(), &provider);
+
+    let taken_back = store.retire_fresh_key(domain(1), None, NOW).unwrap();
+    assert_eq!(taken_back.unwrap().retired, [key_ref]);
+    let rows = store.references(domain(1), NOW).unwrap().key_refs;
+    let [placeholder] = rows.as_slice() else {
+        panic!("{rows:#?}");
+    };
+    assert_eq!(placeholder.provider_uuid, None, "as if it had been deleted");
+    assert_eq!(placeholder.provider_name, "p");
+}
+
+#[test]
+fn a_provider_whose_uuid_is_spelled_otherwise_is_rotated_and_promoted() {
+    let (dir, mut store) = new_store();
+    let provider = make_provider(&mut store, "p", 1);
+    let key_ref = make_key(&mut store, domain(1), &provider);
+    raw(
+        dir.path(),
+        "PRAGMA foreign_keys = OFF;
+         UPDATE key_provider SET uuid = replace(upper(uuid), '-', '');
+         UPDATE key_ref SET provider_uuid = replace(upper(provider_uuid), '-', '')",
+    );
+    let bound_to = |store: &Store| store.key_ref(key_ref).unwrap().key_ref.provider_uuid;
+
+    let rotated = rotate(&mut store, &provider, 2);
+    assert_eq!(bound_to(&store), Some(provider.uuid));
+
+    let announced = make_provider(&mut store, "fleet/p/03030303", 3);
+    let other = make_key(&mut store, domain(2), &announced);
+    store.promote_key(&rotated, &announced, 3, NOW).unwrap();
+    let row = store.key_ref(other).unwrap().key_ref;
+    assert_eq!(row.provider_uuid, Some(provider.uuid));
+    assert_eq!(store.check().unwrap(), []);
 }

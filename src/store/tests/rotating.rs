@@ -34,7 +34,7 @@ fn a_provider_gets_its_new_kek_once_and_its_rows_stay_until_they_are_rewrapped()
 }
 
 /// Rotates a provider to the KEK of this number; each row counts as re-wrapped.
-fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
+pub(super) fn rotate(store: &mut Store, provider: &Provider, key: u8) -> Provider {
     let rows = store.key_refs_under(provider.key_id).unwrap();
     let rewrap = |row: &super::super::KeyRefRecord| RewrappedRow {
         key_ref: row.key_ref.id,
