@@ -9,12 +9,13 @@
 //! 4. `play` plays each mutant against the tests that reach it, the quickest first, until one fails.
 //! 5. `report` says what became of them. One that survives needs a reason (`reasons`).
 //!
-//! As long as nothing changes but the reasons, 1 to 3 are kept from one run to the next.
+//! As long as nothing changes but the reasons, all of it is kept from one run to the next.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::fates::Fates;
 use crate::kept::Kept;
 use crate::mutate::{Mutant, Mutator};
 use crate::reasons::Reasons;
@@ -22,6 +23,7 @@ use crate::tree::{Sources, Tree};
 
 mod blame;
 mod build;
+mod fates;
 mod kept;
 mod mutate;
 mod play;
@@ -45,6 +47,9 @@ const UNDER_TEST: [(&str, &str); 3] = [
 
 /// Where the reasons are, in a checkout.
 const REASONS: &str = "tests/mutants/reasons.txt";
+
+/// What became of those that were played, in target/mutants.
+const FATES: &str = "fates";
 
 fn main() -> ExitCode {
     let what: Vec<String> = std::env::args().skip(1).collect();
@@ -86,6 +91,8 @@ fn run(what: &[String]) -> Result<bool> {
     kept.save()?;
 
     if kept.recording.is_none() {
+        // The numbers of another build are not those of this one.
+        Fates::forget(&here.join(FATES))?;
         kept.recording = Some(record::every_test(&programs, &std::env::temp_dir())?);
         kept.save()?;
     }
@@ -95,7 +102,7 @@ fn run(what: &[String]) -> Result<bool> {
         .iter()
         .filter(|mutant| mutant.is_one_of(what))
         .collect();
-    let fates = play::each(&asked, recording)?;
+    let fates = play::each(&asked, recording, &Fates::of(&here.join(FATES))?)?;
     Ok(report::print(&fates, &reasons, kept.left_out.len()))
 }
 

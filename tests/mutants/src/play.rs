@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::fates::Fates;
 use crate::mutate::Mutant;
 use crate::processes::End;
 use crate::record::Recording;
@@ -13,6 +16,7 @@ use crate::{Result, switch, workers};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What became of a mutant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Fate {
     /// A test failed.
     Caught,
@@ -26,9 +30,19 @@ pub enum Fate {
     NotReached,
 }
 
-pub fn each<'a>(mutants: &[&'a Mutant], recording: &Recording) -> Result<Vec<(&'a Mutant, Fate)>> {
+/// The fate of each mutant: those that are not known yet are played.
+pub fn each<'a>(
+    mutants: &[&'a Mutant],
+    recording: &Recording,
+    fates: &Fates,
+) -> Result<Vec<(&'a Mutant, Fate)>> {
     workers::each("playing", mutants, |mutant| {
-        Ok((*mutant, one(mutant, recording)?))
+        if let Some(known) = fates.of_mutant(mutant.number) {
+            return Ok((*mutant, known));
+        }
+        let fate = one(mutant, recording)?;
+        fates.keep(mutant.number, fate)?;
+        Ok((*mutant, fate))
     })
 }
 
