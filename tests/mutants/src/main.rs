@@ -91,8 +91,6 @@ fn run(what: &[String]) -> Result<bool> {
     kept.save()?;
 
     if kept.recording.is_none() {
-        // The numbers of another build are not those of this one.
-        Fates::forget(&here.join(FATES))?;
         kept.recording = Some(record::every_test(&programs, &std::env::temp_dir())?);
         kept.save()?;
     }
@@ -102,7 +100,8 @@ fn run(what: &[String]) -> Result<bool> {
         .iter()
         .filter(|mutant| mutant.is_one_of(what))
         .collect();
-    let fates = play::each(&asked, recording, &Fates::of(&here.join(FATES))?)?;
+    let fates = Fates::of(&here.join(FATES), tree.fingerprint())?;
+    let fates = play::each(&asked, recording, &fates)?;
     Ok(report::print(&fates, &reasons, kept.left_out.len()))
 }
 

@@ -37,21 +37,28 @@ pub fn each<'a>(
     fates: &Fates,
 ) -> Result<Vec<(&'a Mutant, Fate)>> {
     workers::each("playing", mutants, |mutant| {
-        if let Some(known) = fates.of_mutant(mutant.number) {
+        if let Some(known) = fates.of_mutant(mutant) {
             return Ok((*mutant, known));
         }
-        let fate = one(mutant, recording)?;
-        fates.keep(mutant.number, fate)?;
+        let (fate, test) = one(mutant, recording, fates.noticed_by(mutant))?;
+        fates.keep(mutant, fate, test)?;
         Ok((*mutant, fate))
     })
 }
 
-fn one(mutant: &Mutant, recording: &Recording) -> Result<Fate> {
+/// Its fate, and the test that noticed it. `before`: the test that did so the last time, which is asked first.
+fn one<'a>(
+    mutant: &Mutant,
+    recording: &'a Recording,
+    before: Option<&str>,
+) -> Result<(Fate, Option<&'a str>)> {
     let number = mutant.number.to_string();
-    let mut reaching = recording.reaching(mutant.number).peekable();
-    if reaching.peek().is_none() {
-        return Ok(Fate::NotReached);
+    let mut reaching: Vec<_> = recording.reaching(mutant.number).collect();
+    if reaching.is_empty() {
+        return Ok((Fate::NotReached, None));
     }
+    // A stable sort: the quickest stay first behind it.
+    reaching.sort_by_key(|recorded| before != Some(recorded.test.name.as_str()));
     let mut asked = Duration::ZERO;
     let mut unasked = 0;
     for recorded in reaching {
@@ -67,10 +74,10 @@ fn one(mutant: &Mutant, recording: &Recording) -> Result<Fate> {
             .play((switch::ON, Path::new(&number)), limit)?
             .0
         {
-            End::Failed => return Ok(Fate::Caught),
-            End::TimedOut => return Ok(Fate::TimedOut),
+            End::Failed => return Ok((Fate::Caught, Some(&recorded.test.name))),
+            End::TimedOut => return Ok((Fate::TimedOut, Some(&recorded.test.name))),
             End::Passed => {}
         }
     }
-    Ok(Fate::Survived { unasked })
+    Ok((Fate::Survived { unasked }, None))
 }
