@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use super::frame::read_frame;
-use super::poll::poll;
+use super::poll::{ended, poll};
 use super::timed::Timed;
 use crate::clock::Deadline;
 
@@ -99,7 +99,7 @@ impl Peer {
             let _ = killpg(group, Signal::SIGKILL);
         }
         let _ = poll(EXIT_POLL, Deadline::after(REAP_TIME), || {
-            self.child.try_wait().transpose()
+            ended(&mut self.child)
         });
     }
 

@@ -171,7 +171,7 @@ impl Running {
 
     /// Reaps the child; `None` if it has not ended at the deadline.
     fn wait(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
-        let status = poll::poll(EXIT_POLL, deadline, || self.child.try_wait().transpose());
+        let status = poll::poll(EXIT_POLL, deadline, || poll::ended(&mut self.child));
         let status = status.transpose()?;
         self.ended = status.is_some();
         Ok(status)

@@ -45,6 +45,13 @@ pub enum CopyError {
     },
 }
 
+impl CopyError {
+    /// Whether the file was read, and is none of this program: to read it again says nothing else.
+    pub(super) fn is_unknown_manifest(&self) -> bool {
+        matches!(self, Self::UnknownManifest { .. })
+    }
+}
+
 impl From<Distrust> for CopyError {
     fn from(distrust: Distrust) -> Self {
         match distrust {

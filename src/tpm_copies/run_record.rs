@@ -85,6 +85,23 @@ struct RunFile {
 impl CopyStore {
     /// Returns the record of the last run; the default where there is none.
     pub fn run(&self) -> Result<RunRecord, CopyError> {
+        match self.read_run() {
+            // On a machine in trouble (memory, descriptors) perhaps only for this moment.
+            Err(error) if !error.is_unknown_manifest() => self.read_run(),
+            read => read,
+        }
+    }
+
+    /// The record that the next one follows from: where it is damaged, that of a run of which nothing is known. Any
+    /// other error is returned: a record that cannot be read now is not to be replaced, for it may be read again.
+    pub fn run_before(&self) -> Result<RunRecord, CopyError> {
+        match self.run() {
+            Err(error) if error.is_unknown_manifest() => Ok(RunRecord::unknown()),
+            read => read,
+        }
+    }
+
+    fn read_run(&self) -> Result<RunRecord, CopyError> {
         let path = self.path().join(RUN_RECORD);
         let Some(bytes) = read(&path)? else {
             return Ok(RunRecord::default());

@@ -1,7 +1,8 @@
 //! What a failed start leaves of a transient guest's TPM state: hard links and a copy, which belong to
 //! that start and to no later one.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::fixture::{Defined, Fixture};
@@ -190,4 +191,33 @@ fn a_run_whose_record_cannot_be_read_counts_as_one_that_nobody_knows() {
     assert_eq!(why.code(), Code::TpmStateMissing);
     assert!(run(&fixture, &guest).outdated, "nor does the next start");
     assert!(copies.has_copies().unwrap());
+}
+
+/// On a bad disk, or without descriptors: what is written beside it would be all that is known afterwards.
+#[test]
+fn a_record_that_cannot_be_read_at_one_start_is_there_at_the_next_one() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+    fixture.save_copy(&guest);
+    let record = RunRecord {
+        ended_normally: true,
+        ..RunRecord::default()
+    };
+    copies.write_run(record.clone()).unwrap();
+    fs::remove_dir_all(directory(&fixture, &guest)).unwrap();
+    let path = copies.path().join("run.json");
+    let may_be_of_anybody = |mode| fs::set_permissions(&path, Permissions::from_mode(mode));
+    let start = || {
+        let (guard, judged) = (called(&fixture), Ok(fixture.domain(&guest)));
+        let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+        prepare(&guard, &judged, origin, mode, default_deadline())
+    };
+
+    may_be_of_anybody(0o666).unwrap();
+    assert!(!start().is_allowed(), "who knows what it would restore");
+    may_be_of_anybody(0o600).unwrap();
+    assert_eq!(copies.run().unwrap(), record);
+    assert!(start().is_allowed());
+    assert!(fixture.state_file(&guest).exists());
 }

@@ -45,7 +45,7 @@ pub(in crate::guard) fn save_before_start(
         let keep = |original| copy_store.save(&original, &domain.name, CopyReason::Start);
         original.map(keep).transpose()
     });
-    let before = copy_store.known_run().unwrap_or_else(RunRecord::unknown);
+    let before = copy_store.run_before()?;
     copy_store.write_run(RunRecord {
         starting: true,
         started_at: Some(guard.start_time.get().0),
@@ -76,7 +76,7 @@ pub(in crate::guard) fn note_refusal(
     copy_store.write_run(RunRecord {
         starting: true,
         refused: Some(code.as_str().to_owned()),
-        ..copy_store.known_run().unwrap_or_else(RunRecord::unknown)
+        ..copy_store.run_before()?
     })
 }
 

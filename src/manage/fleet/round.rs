@@ -1,13 +1,14 @@
 //! One exchange of this host, and what follows from it: announced provider keys are opened, signed successors are
 //! followed, and from time to time the host says how it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use serde::Serialize;
 
 use super::announced::Announced;
 use super::connection::{FleetCommandError, connect};
-use super::exchange::{Exchange, Exchanged};
+use super::exchange::{ClosedKey, Exchange, Exchanged};
 use super::guests::HostGuests;
 use super::opening::{Failures, OpenedKey, Wanted, open_announced};
 use super::report::report;
@@ -23,6 +24,7 @@ use crate::manage::guests::ListedGuest;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::manage::providers::ProvidersLock;
 use crate::manage::sync::exclusive;
+use crate::messages::quoted;
 use crate::store::{Access, KnownFact, Membership, Store};
 use crate::verdict::facts::Provider;
 
@@ -38,7 +40,7 @@ pub(crate) struct FleetRound {
     pub(crate) opened: Vec<OpenedKey>,
     /// Providers that have a new key, by name.
     pub(crate) followed: Vec<String>,
-    /// Why announced keys do not open here.
+    /// Why announced keys, or those of this host's providers, do not open here.
     pub(crate) trouble: Vec<String>,
 }
 
@@ -51,6 +53,8 @@ pub(crate) struct Follower {
     reported: Option<(BTreeSet<KeyId>, Timestamp)>,
     /// The announced keys that did not open.
     failures: Failures,
+    /// The keys of this host's providers that did not open the last time: that is said once.
+    closed: BTreeSet<KeyId>,
 }
 
 /// Exchanges facts, if this host is in a fleet. With `compare` everything is compared.
@@ -85,6 +89,7 @@ pub(crate) fn round(
         store: &mut store,
         client: &mut client,
         keks: UnsealedKeks::default(),
+        closed: BTreeMap::new(),
     };
     let done = work.run(follower, compare)?;
     // After an error nobody knows what the program will say next: it is started anew.
@@ -102,6 +107,8 @@ struct Work<'a> {
     client: &'a mut Client,
     /// The provider keys that open here: each is unsealed once for all that is done.
     keks: UnsealedKeks,
+    /// Those of this host's providers that do not.
+    closed: BTreeMap<KeyId, ClosedKey>,
 }
 
 impl Work<'_> {
@@ -136,6 +143,7 @@ impl Work<'_> {
             let again = self.exchange(false)?;
             round.exchanged.add(again);
         }
+        round.trouble.extend(self.newly_closed(follower));
         self.say_that_it_is_there()?;
         self.say_how_it_is(follower)?;
         Ok(round)
@@ -150,7 +158,20 @@ impl Work<'_> {
         let mut guests = HostGuests::of(&self.config.libvirt, self.listed);
         let (store, shared) = (&mut *self.store, &mut *self.client);
         let mut exchange = Exchange::new(store, &mut unlocker, &mut guests, shared, self.now)?;
-        Ok(exchange.run(compare)?)
+        let done = exchange.run(compare)?;
+        self.closed = exchange.into_closed();
+        Ok(done)
+    }
+
+    /// What is said of keys of this host's providers that do not open, but for those of which the last round said it.
+    fn newly_closed(&self, follower: &mut Follower) -> Vec<String> {
+        let said = mem::replace(&mut follower.closed, self.closed.keys().copied().collect());
+        let new = self.closed.iter().filter(|(id, _)| !said.contains(id));
+        new.map(|(_, ClosedKey { provider, why })| {
+            let provider = quoted(provider);
+            format!("the key of provider {provider} does not open, and what the fleet says of its guests waits: {why}")
+        })
+        .collect()
     }
 
     /// Gives providers of this host the keys that follow theirs, if the key before signed that, and they open here.

@@ -86,7 +86,8 @@ pub(super) fn fleet() -> Vec<Scenario> {
                 assert!(is_member(host));
                 assert!(told(host) > 1, "its own keys");
                 starts_with_one_key(host);
-            }
+            },
+            may_leave_out: true
         ),
         command!(
             "fleet leave",

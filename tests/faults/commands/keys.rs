@@ -37,7 +37,8 @@ pub(super) fn keys() -> Vec<Scenario> {
             "key renew",
             ["key", "renew", "vm1"],
             in_use,
-            starts_with_one_key
+            starts_with_one_key,
+            may_leave_out: true
         ),
         command!(
             "key clone",

@@ -34,10 +34,15 @@ impl Answer for Renewed {
         });
         let not_recorded = self.not_recorded.as_ref().map(not_recorded);
         let old = "a backup of the previous TPM state, or a saved file of libvirt, is opened by the \
-                   old key only, which is retired, not deleted";
+                   old key only, which is ";
+        let kept = if not_retired.is_some() {
+            "in use"
+        } else {
+            "retired, not deleted"
+        };
         let old_state = old_state(self.old_state.as_ref(), &self.guest);
         let errors = not_retired.into_iter().chain(not_recorded).chain(old_state);
-        errors.chain([old.to_owned()]).collect()
+        errors.chain([format!("{old}{kept}")]).collect()
     }
 }
 
@@ -94,5 +99,25 @@ impl From<RenewError> for CommandError {
                 guest.label()
             )),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use crate::cli::ui::answer::Answer;
+    use crate::manage::renew::{Renewed, renew};
+    use crate::manage::tests::fixture::Fixture;
+    use crate::store::StoreError;
+
+    #[test]
+    fn an_old_key_that_stays_in_use_is_not_said_to_be_retired() {
+        let fixture = Fixture::new();
+        fixture.guest_in_use("vm1");
+        let mut renewed = renew(&fixture.host, "vm1").unwrap();
+        let last = |renewed: &Renewed| renewed.notes().pop().unwrap();
+        assert!(last(&renewed).ends_with("which is retired, not deleted"));
+        renewed.not_retired = Some(StoreError::Changed);
+        assert!(last(&renewed).ends_with("which is in use"));
     }
 }

@@ -46,6 +46,8 @@ impl Exchange<'_> {
         match &claim {
             Claim::Key(key) => {
                 self.provider_of(key.key_id).ok_or(NotKept::Unneeded)?;
+                // A provider key that does not open judges nothing. Once it opens, this is asked for again (`scope`).
+                self.held(key.key_id)?;
                 if (fact.domain, fact.key_id) != (Some(key.domain), Some(key.key_id)) {
                     return Err(BadClaim::OtherId.into());
                 }

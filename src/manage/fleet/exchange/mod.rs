@@ -14,12 +14,15 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 pub(super) use self::believe::is_of_the_future;
 use crate::clock::Timestamp;
 use crate::fleet::shared::SharedStore;
 use crate::fleet::{FactId, FleetError, Kind};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::dek::Dek;
+use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::fleet::tell;
 use crate::manage::host::default_deadline;
@@ -83,8 +86,17 @@ pub(crate) struct Exchange<'a> {
     now: Timestamp,
     /// The providers of this host.
     providers: Vec<Provider>,
+    /// Of these the keys that do not open.
+    closed: BTreeMap<KeyId, ClosedKey>,
     /// The last fact that was stored, of those that stay.
     witness: Option<FactId>,
+}
+
+/// A provider key of this host that does not open here, so that what the fleet says of its guests waits.
+pub(crate) struct ClosedKey {
+    /// The provider's name.
+    pub(crate) provider: String,
+    pub(crate) why: String,
 }
 
 /// What an exchange did.
@@ -138,6 +150,7 @@ impl<'a> Exchange<'a> {
             host: member.host,
             host_name: member.name,
             now,
+            closed: BTreeMap::new(),
             witness: None,
         })
     }
@@ -178,6 +191,11 @@ impl<'a> Exchange<'a> {
         let witness = self.witness;
         self.store.mark_synced(done.compared, witness, self.now)?;
         Ok(done)
+    }
+
+    /// The provider keys of this host that did not open.
+    pub(crate) fn into_closed(self) -> BTreeMap<KeyId, ClosedKey> {
+        self.closed
     }
 
     /// Whether the shared store has lost what this host has stored there, though it calls itself the same: then it was

@@ -104,11 +104,15 @@ impl Exchange<'_> {
     }
 
     fn decide(&mut self, id: FactId, key: &KeyClaim) -> Result<Decision, ExchangeError> {
-        let provider = self.provider_of(key.key_id).cloned();
-        let opened = self
-            .unlocker
-            .open(&key.wrapped, key.domain, default_deadline());
-        let (Some(provider), Ok(dek)) = (provider, opened) else {
+        let Some(provider) = self.provider_of(key.key_id).cloned() else {
+            return Ok(Decision::Nothing);
+        };
+        let deadline = default_deadline();
+        if self.unlocker.kek(key.key_id, deadline).is_err() {
+            // It may open again: its key manager is away, perhaps.
+            return Ok(Decision::Later);
+        }
+        let Ok(dek) = self.unlocker.open(&key.wrapped, key.domain, deadline) else {
             return Ok(Decision::Nothing);
         };
         let stated = self.store.stated_key(id)?.stated;

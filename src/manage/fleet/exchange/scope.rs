@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Exchange, ExchangeError, Exchanged, SCOPED};
+use super::{ClosedKey, Exchange, ExchangeError, Exchanged, SCOPED};
 use crate::fleet::{Fact, Kind, Scope};
 use crate::ids::DomainUuid;
 use crate::key::id::KeyId;
@@ -82,9 +82,17 @@ impl Exchange<'_> {
             concern.guests = Concern::from_stored(&self.store.fleet_scope()?).guests;
         }
         for provider in &self.providers {
-            let opened = self.unlocker.kek(provider.key_id, default_deadline());
-            if opened.is_ok() {
-                concern.keys.insert(provider.key_id);
+            match self.unlocker.kek(provider.key_id, default_deadline()) {
+                Ok(_) => {
+                    concern.keys.insert(provider.key_id);
+                }
+                Err(why) => {
+                    let closed = ClosedKey {
+                        provider: provider.name.clone(),
+                        why: why.to_string(),
+                    };
+                    self.closed.insert(provider.key_id, closed);
+                }
             }
         }
         Ok(concern)

@@ -12,7 +12,7 @@ use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::{DomainUuid, HostUuid};
 use crate::key::wrap::{Generation, WrappedDek};
-use crate::store::{Event, Origin, Prune, QueuedState, previous_key_name};
+use crate::store::{Event, KnownFact, Merge, Origin, Prune, QueuedState, previous_key_name};
 use crate::swtpm::Backend;
 
 const A: [u8; 32] = [1; 32];
@@ -451,4 +451,48 @@ fn an_exchange_that_ends_anywhere_is_continued_by_the_next_one() {
             assert_eq!(one.store.outbox_len().unwrap(), 0);
         }
     }
+}
+
+/// The provider keys of a host stop opening, as those of a key manager that is away.
+fn close(host: &mut Host) -> Vec<[u8; 32]> {
+    std::mem::take(&mut host.keks)
+}
+
+#[test]
+fn a_provider_key_that_does_not_open_judges_nothing_and_all_comes_when_it_does() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    // Of a guest that is defined here facts come whether a key opens or not.
+    two.tpms.defined.insert(guest(1));
+    let keks = close(&mut two);
+    assert_eq!(sync(&mut two, &mut shared).rejected, 0);
+    assert_eq!(two.rows(guest(1)), []);
+
+    two.keks = keks;
+    assert_eq!(sync(&mut two, &mut shared).added, 1);
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn a_row_that_an_exchange_left_to_the_next_one_waits_for_its_provider_key() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    // It ended after the facts were kept, and before the row.
+    let fact = one.store.facts_of_kind(&[Kind::Key]).unwrap().remove(0);
+    let (claim, id) = (Claim::read(&fact).unwrap(), fact.id);
+    let merge = Merge {
+        facts: vec![KnownFact { fact, claim }],
+        pending: vec![id],
+        ..Merge::default()
+    };
+    two.store.merge(&merge, NOW).unwrap();
+
+    let keks = close(&mut two);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.rows(guest(1)), []);
+    two.keks = keks;
+    assert_eq!(sync(&mut two, &mut shared).added, 1);
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
 }
