@@ -135,7 +135,7 @@ fn check_some(
 
 /// The hook lets a guest pass whose XML it cannot read. Its encrypted vTPM would get no key
 /// then, so nobody may be told that it would start.
-fn would_not_start(outcome: &mut Outcome, unreadable: &UnreadableDomain) {
+pub(super) fn would_not_start(outcome: &mut Outcome, unreadable: &UnreadableDomain) {
     if outcome.is_allowed() {
         let reason = unreadable.reason.clone();
         outcome.verdict = Verdict::deny(Refusal::DomainXmlInvalid { reason });

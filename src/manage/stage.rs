@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::dry_start::CheckedGuest;
+use super::dry_start::{CheckedGuest, would_not_start};
 use super::host::{BrokenConfig, Host, HostError};
 use crate::clock::Deadline;
 use crate::guard::{Mode, prepare};
@@ -65,7 +65,10 @@ pub(crate) fn stage(host: &Host) -> Result<Vec<CheckedGuest>, StageError> {
     guard.open_keks_first(&encrypted, deadline.at_most(FOR_PROVIDER_KEYS));
     let stage = |Definition { name, domain }| {
         let for_one = deadline.at_most(FOR_ONE_GUEST);
-        let outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);
+        let mut outcome = prepare(&guard, &domain, Origin::Stage, Mode::CarryOut, for_one);
+        if let Err(unreadable) = &domain {
+            would_not_start(&mut outcome, unreadable);
+        }
         CheckedGuest { name, outcome }
     };
     Ok(starting.into_iter().map(stage).collect())

@@ -16,6 +16,8 @@ use crate::manage::stage::{StageError, stage};
 use crate::manage::unstage::{Daemon, Patience, UnstageError, Unstaged, unstage_once_read};
 use crate::staging::StagingError;
 use crate::store::EventFilter;
+use crate::verdict::Decision;
+use crate::verdict::refusal::Refusal;
 
 /// Lets a guest start with the daemon.
 fn autostart(fixture: &Fixture, guest: &Defined) {
@@ -45,6 +47,26 @@ fn the_modular_daemons_need_no_staged_keys() {
     fs::create_dir_all(pid_file.parent().unwrap()).unwrap();
     fs::write(pid_file, "1").unwrap();
     assert!(stage(&fixture.host).unwrap().is_empty());
+    assert_eq!(staged(&fixture), 0);
+}
+
+/// The hook lets it pass, for it may have no vTPM at all; whoever asks is told that it gets no key, and why.
+#[test]
+fn a_guest_whose_definition_cannot_be_read_is_refused_a_key_with_the_reason() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    let dirs = fixture.libvirt.dirs();
+    fs::write(dirs.definitions().join("vm1.xml"), "<domain").unwrap();
+    let started = stage(&fixture.host).unwrap();
+    let [one] = started.as_slice() else {
+        panic!("{} guests", started.len());
+    };
+    let Decision::Deny(Refusal::DomainXmlInvalid { reason }) = one.outcome.verdict.decision()
+    else {
+        panic!("{:?}", one.outcome.verdict);
+    };
+    assert!(!reason.is_empty());
     assert_eq!(staged(&fixture), 0);
 }
 
