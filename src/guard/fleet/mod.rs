@@ -34,9 +34,7 @@ impl Gathered {
             return;
         }
         if let Some(store) = &self.store {
-            let known = store.placements(domain).unwrap_or_default();
-            let others = known.into_iter().filter(|it| !it.is_own);
-            let others: Vec<_> = others.map(|it| it.placement).collect();
+            let others = said_of_others(store, domain);
             self.facts.fleet.runs_on = runs_on(store, domain, &others);
         }
     }
@@ -69,9 +67,8 @@ impl Gathered {
             travelling.add_of_fleet(key, &domain, &references, now);
         }
         if let Some(store) = &self.store {
-            let known = store.placements(domain.uuid).unwrap_or_default();
-            let known = known.into_iter().filter(|it| !it.is_own);
-            believed.placements.extend(known.map(|it| it.placement));
+            let known = said_of_others(store, domain.uuid);
+            believed.placements.extend(known);
             self.facts.fleet.runs_on = runs_on(store, domain.uuid, &believed.placements);
         }
         let states = std::mem::take(&mut believed.states);
@@ -208,6 +205,16 @@ pub fn states_in_fleet(
         }
     });
     Ok(copies.collect())
+}
+
+/// What other hosts have said of where the guest is.
+fn said_of_others(store: &Store, domain: DomainUuid) -> Vec<PlacementClaim> {
+    let known = store.placements(domain).unwrap_or_else(|error| {
+        tracing::warn!(%domain, %error, "where other hosts have run the guest cannot be read");
+        Vec::new()
+    });
+    let others = known.into_iter().filter(|it| !it.is_own);
+    others.map(|it| it.placement).collect()
 }
 
 /// The host that says that the guest runs there, of several the last one, unless the guest has begun a run here since.
