@@ -4,6 +4,7 @@ use std::fs::ReadDir;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::process::{Child, ExitStatus};
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -34,7 +35,17 @@ pub fn openat<P: ?Sized + NixPath>(
     again(|| nix::fcntl::openat(&dir, path, flags, mode))
 }
 
-/// A directory's entries: of all that std opens, it makes only this call just once.
+/// How a child has ended, if it has.
+pub fn try_wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    loop {
+        match child.try_wait() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            ended => return ended,
+        }
+    }
+}
+
+/// A directory's entries: std makes this call just once, unlike others that open something.
 pub fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
     loop {
         match path.as_ref().read_dir() {

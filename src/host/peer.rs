@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use super::frame::read_frame;
-use super::poll::{ended, poll};
+use super::interrupted::try_wait;
+use super::poll::poll;
 use super::timed::Timed;
 use crate::clock::Deadline;
 
@@ -99,7 +100,7 @@ impl Peer {
             let _ = killpg(group, Signal::SIGKILL);
         }
         let _ = poll(EXIT_POLL, Deadline::after(REAP_TIME), || {
-            ended(&mut self.child)
+            try_wait(&mut self.child).transpose()
         });
     }
 

@@ -1,8 +1,7 @@
 //! Asks again and again until there is an answer, and no longer than to a deadline.
 
-use std::process::{Child, ExitStatus};
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use crate::clock::Deadline;
 
@@ -19,13 +18,6 @@ pub fn poll<T>(
             return answer;
         }
     }
-}
-
-/// How a child has ended; `None` while it runs, or where the call was interrupted.
-pub fn ended(child: &mut Child) -> Option<io::Result<ExitStatus>> {
-    let ended = child.try_wait().transpose()?;
-    let is_interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
-    (!ended.as_ref().is_err_and(is_interrupted)).then_some(ended)
 }
 
 /// Sleeps for `pause`, but not beyond the deadline. Returns false at once if it has passed.

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Deadline;
 use crate::host::dirs::SEARCH_PATH;
+use crate::host::interrupted;
 use crate::host::path_error::PathError;
 use crate::host::poll;
 
@@ -171,7 +172,9 @@ impl Running {
 
     /// Reaps the child; `None` if it has not ended at the deadline.
     fn wait(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
-        let status = poll::poll(EXIT_POLL, deadline, || poll::ended(&mut self.child));
+        let status = poll::poll(EXIT_POLL, deadline, || {
+            interrupted::try_wait(&mut self.child).transpose()
+        });
         let status = status.transpose()?;
         self.ended = status.is_some();
         Ok(status)
