@@ -214,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_start_has_not_failed_and_its_note_stays_until_release() {
+        let (_dir, guard, domain) = setting();
+        for ending in [Ending::Failed, Ending::Unknown] {
+            write(&guard, &domain, None, false).unwrap();
+            assert_eq!(
+                take_failed(&guard, &domain, Some(Progress::Starting), None),
+                None
+            );
+            assert!(is_of_refused_start(&guard, &domain));
+            assert_eq!(take_failed(&guard, &domain, None, Some(ending)), None);
+            assert!(!is_of_refused_start(&guard, &domain));
+        }
+    }
+
+    #[test]
     fn a_guest_that_migrates_here_has_not_started_at_started() {
         let (_dir, guard, domain) = setting();
         for (expected, is_over) in [
