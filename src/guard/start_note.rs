@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -141,11 +141,8 @@ pub(super) fn is_one(note: &[u8]) -> bool {
 }
 
 pub(super) fn remove(guard: &Guard, domain: &Domain) {
-    match fs::remove_file(path(guard, domain)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(domain = domain.name, %error, "could not remove the note of a start");
-        }
-        _ => {}
+    if let Err(error) = atomic::remove_path(&path(guard, domain)) {
+        tracing::warn!(domain = domain.name, %error, "could not remove the note of a start");
     }
 }
 

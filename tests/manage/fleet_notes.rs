@@ -93,6 +93,19 @@ fn a_start_that_fails_or_is_refused_says_nothing() {
     assert_eq!(queued(&fixture), []);
 }
 
+#[test]
+fn a_host_that_is_configured_for_no_fleet_any_more_says_nothing_more() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    let mut guard = called(&fixture);
+    guard.config.fleet.store = None;
+    let (domain, ended) = (fixture.domain(&guest), Operation::Released(Ending::Ended));
+    follow_up(&guard, ended, &domain, default_deadline()).unwrap();
+    assert_eq!(says(&fixture, &guest), Some(true));
+    assert_eq!(queued(&fixture), []);
+}
+
 /// A libvirt that does not tell why a start has ended.
 #[test]
 fn a_refused_start_is_no_run_that_has_ended_here() {

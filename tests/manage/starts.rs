@@ -2,6 +2,7 @@
 //! libvirt is asked.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::ended_runs::{ENDED, STARTING};
@@ -266,6 +267,28 @@ fn a_locked_store_holds_no_start_beyond_its_deadline() {
     assert_eq!(rows(&fixture, &guest), []);
 }
 
+/// As on a file system that is mounted read-only.
+#[test]
+fn a_store_that_cannot_be_written_still_has_the_keys() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let database = fixture.host.state_dir().join("store.db");
+    fixture.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    // To SQLite, a file that only a later version may write.
+    let file = fs::File::options().write(true).open(database).unwrap();
+    file.write_all_at(&[3], 18).unwrap();
+    let guard = called(&fixture);
+    let (domain, deadline) = (fixture.domain(&guest), default_deadline());
+    let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+    let allowed = prepare(&guard, &Ok(domain), origin, mode, deadline);
+    assert!(allowed.is_allowed(), "{:?}", allowed.verdict);
+    let value = fixture.libvirt.secrets.value(guest.secret).unwrap();
+    assert!(fixture.is_opened_by(&guest, &value));
+    let findings = allowed.verdict.findings();
+    let is_said = |it: &Finding| matches!(it, Finding::NotRecorded(_));
+    assert!(findings.iter().any(is_said), "{findings:?}");
+}
+
 /// The guest would have a TPM whose key nobody knows afterwards.
 #[test]
 fn a_new_key_that_cannot_be_stored_is_given_to_no_guest() {
@@ -434,6 +457,21 @@ fn the_run_of_a_guest_without_a_key_of_the_guards_is_followed_by_no_question() {
     call(&fixture, &guest, Operation::Ended);
     call(&fixture, &guest, Operation::Released(Ending::Ended));
     assert_eq!(fixture.libvirt.calls_of(Call::DropOwn), 0);
+}
+
+/// It reads the TPM state and writes to the store.
+#[test]
+fn a_libvirt_that_is_silent_when_a_secret_is_dropped_leaves_time_for_what_follows() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    assert_eq!(start(&fixture, &guest), None);
+    fixture.libvirt.fail_each(Call::DropOwn, Failure::Silent);
+    let (guard, domain) = (called(&fixture), fixture.domain(&guest));
+    let deadline = Deadline::after(Duration::from_millis(500));
+    let failed = Operation::Released(Ending::Failed);
+    assert!(follow_up(&guard, failed, &domain, deadline).is_err());
+    assert!(!deadline.has_passed());
+    assert_eq!(rows(&fixture, &guest)[0].0, "stopped");
 }
 
 #[test]
