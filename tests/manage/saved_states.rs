@@ -186,11 +186,11 @@ fn only_a_start_that_may_fail_saves_a_copy() {
         prepare(&run.guard, &domain, origin, mode, default_deadline());
         run.copies.exists()
     };
-    assert!(!judged(Origin::Check, Mode::DryRun));
-    assert!(!judged(Origin::Repair, Mode::RepairOnly));
     // The guest runs: its start is played again.
     assert!(!judged(Origin::Replay, Mode::CarryOut));
     run.fixture.libvirt.guests.stop("vm1");
+    assert!(!judged(Origin::Check, Mode::DryRun));
+    assert!(!judged(Origin::Repair, Mode::RepairOnly));
     assert!(judged(Origin::Replay, Mode::CarryOut));
     assert_eq!(run.saved(), [Start]);
 }
