@@ -6,7 +6,6 @@
 //! they are readable by root only, and few. At `restore`, where the passwords are there, none is kept.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -83,11 +82,8 @@ fn prune(state_dir: &StateDir, keep: usize) -> io::Result<()> {
     let captures = list(state_dir)?;
     let surplus = captures.len().saturating_sub(keep);
     for capture in &captures[..surplus] {
-        match fs::remove_file(&capture.path) {
-            // Another hook prunes too.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        // Another hook prunes too.
+        atomic::remove_path(&capture.path)?;
     }
     Ok(())
 }
@@ -107,6 +103,7 @@ fn file_name_part(guest: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -65,7 +65,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
         clear_announcement(guard, domain, deadline)?;
         return Ok(dropped?);
     };
-    restore_links::after_start(guard, domain.uuid, vtpm);
+    restore_links::after_start(guard, domain.uuid, vtpm, Timestamp::now());
     let may_have_provided = start_note::may_have_provided(guard, domain);
     let has_its_tpm = start_note::remove_at_start(guard, domain);
     let noted = guard.with_store(deadline, |store| {

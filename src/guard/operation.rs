@@ -60,3 +60,51 @@ impl Operation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libvirts_words_are_known_and_others_are_nothing_to_do() {
+        let parse = |words: &str| {
+            let mut words = words.split(' ');
+            let mut next = || words.next().unwrap_or_default();
+            Operation::parse(next(), next(), next())
+        };
+        let released = |ending| Some(Operation::Released(ending));
+        for (words, expected) in [
+            ("prepare begin -", Some(Operation::Prepare)),
+            ("started begin -", Some(Operation::Started)),
+            ("stopped end -", Some(Operation::Ended)),
+            ("release end failed", released(Ending::Failed)),
+            ("release end migrated", released(Ending::Migrated)),
+            ("release end -", released(Ending::Unknown)),
+            ("release end", released(Ending::Unknown)),
+            ("release end shutdown", released(Ending::Ended)),
+            ("release end crashed", released(Ending::Ended)),
+            ("migrate begin -", Some(Operation::MigrateIn)),
+            ("restore begin -", Some(Operation::Restore)),
+            ("start begin -", None),
+            ("reconnect begin -", None),
+            ("attach begin -", None),
+            ("prepare end -", None),
+            ("stopped begin -", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(words), expected, "{words}");
+        }
+    }
+
+    /// An announcement decides about the start that it precedes.
+    #[test]
+    fn what_follows_a_start_may_be_brief_and_what_precedes_it_may_not() {
+        let ended = Operation::Released(Ending::Unknown);
+        for operation in [Operation::Started, Operation::Ended, ended] {
+            assert!(operation.follows(), "{operation:?}");
+        }
+        for operation in [Operation::Prepare, Operation::MigrateIn, Operation::Restore] {
+            assert!(!operation.follows(), "{operation:?}");
+        }
+    }
+}

@@ -103,4 +103,12 @@ mod tests {
         assert!(!kept.exists());
         assert!(super::list(state_dir).unwrap().is_empty());
     }
+    #[test]
+    fn plain_states_that_cannot_be_listed_are_not_said_to_be_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = &StateDir::at(dir.path());
+        assert!(super::list(state_dir).unwrap().is_empty());
+        fs::write(state_dir.plain_states(), "").unwrap();
+        assert!(super::list(state_dir).is_err());
+    }
 }

@@ -274,3 +274,56 @@ impl Gathered {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::guard::HookCall;
+    use crate::guard::operation::Ending;
+    use crate::libvirt::StartingLibvirtd;
+    use crate::manage::host::{BrokenConfig, default_deadline};
+    use crate::manage::stage::stage;
+    use crate::manage::tests::fixture::Fixture;
+
+    /// A monolithic libvirtd restores it: if that fails, a state that libvirt has made for it is not the guest's.
+    #[test]
+    fn a_start_with_a_staged_key_notes_whether_its_state_arrives() {
+        for (is_saved, has_state) in [(true, false), (true, true), (false, true)] {
+            let fixture = Fixture::new();
+            let guest = fixture.guest_in_use("vm1");
+            let dirs = fixture.libvirt.dirs();
+            fs::create_dir_all(dirs.autostart()).unwrap();
+            let definition = dirs.definitions().join("vm1.xml");
+            symlink(definition, dirs.autostart().join("vm1.xml")).unwrap();
+            stage(&fixture.host).unwrap();
+            if is_saved {
+                fixture.libvirt.guests.start("vm1");
+                fixture.libvirt.guests.save("vm1");
+            }
+            if !has_state {
+                fs::remove_file(fixture.state_file(&guest)).unwrap();
+            }
+            let mut guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
+            guard.libvirt_starts = true;
+            guard.secrets = Some(Box::new(StartingLibvirtd(dirs.secrets())));
+            guard.call = Some(HookCall {
+                attempt: Box::new(String::new),
+                xml: [].into(),
+            });
+            let domain = fixture.domain(&guest);
+            let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+            let judged = Ok(domain.clone());
+            let outcome = prepare(&guard, &judged, origin, mode, default_deadline());
+            assert_eq!(
+                *outcome.verdict.decision(),
+                Decision::Allow(Reason::LoadedSecret)
+            );
+            let failed = start_note::take_failed(&guard, &domain, None, Some(Ending::Failed));
+            assert_eq!(failed.unwrap().awaits_state, is_saved && !has_state);
+        }
+    }
+}

@@ -104,7 +104,7 @@ impl Provide<'_> {
                 match &self.gathered.facts.host_secret {
                     // Perhaps for a start in progress.
                     Some(HostSecret::Guards(other)) if *other != domain => {
-                        let guest = other.to_string();
+                        let guest = self.guard.name_of(*other);
                         Err(Refusal::SecretInUse { secret, guest })
                     }
                     _ => Ok(None),

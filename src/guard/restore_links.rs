@@ -35,7 +35,7 @@ const MARK: [&str; 2] = ["--restore-links", "--"];
 pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 6]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
-    drop_stale(domain.uuid, &place);
+    drop_stale(domain.uuid, &place, Timestamp::now());
     let is_protected = HardLinks::of(&place).ok().flatten()?.exist();
     let copy_store = guard.copy_store(domain);
     let start = FailedStart(run_of(&copy_store).and_then(|run| run.started_at));
@@ -181,7 +181,7 @@ pub fn set_aside(
     };
     let at = || PathError::at(&place.path);
     if links.original_is_there() && !links.is_moved().map_err(at())? {
-        drop_stale(domain, &place);
+        drop_stale(domain, &place, Timestamp::now());
         return Ok(false);
     }
     // A kill from here on leaves what the next start would have made of the links.
@@ -192,14 +192,14 @@ pub fn set_aside(
 }
 
 /// The guest runs: links that a killed process has left of an earlier failed start are of no use.
-pub(super) fn after_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator) {
+pub(super) fn after_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator, now: Timestamp) {
     let states = guard.config.libvirt.tpm_states();
-    drop_stale(domain, &StatePath::of(&states, domain, vtpm));
+    drop_stale(domain, &StatePath::of(&states, domain, vtpm), now);
 }
 
-fn drop_stale(domain: DomainUuid, place: &StatePath) {
+fn drop_stale(domain: DomainUuid, place: &StatePath, now: Timestamp) {
     let links = HardLinks::of(place).ok().flatten();
-    if let Some(Err(error)) = links.map(|links| links.remove_stale(Timestamp::now())) {
+    if let Some(Err(error)) = links.map(|links| links.remove_stale(now)) {
         tracing::warn!(%domain, %error, "could not remove old hard links to the TPM state");
     }
 }
@@ -284,5 +284,107 @@ impl FailedStart {
         }
         copy_store.remove_run()?;
         copy_store.remove_if_empty()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::host::crash::armed;
+    use crate::manage::host::{BrokenConfig, default_deadline};
+    use crate::manage::tests::fixture::{Defined, Fixture};
+
+    /// A guest that has used its TPM.
+    struct Setting {
+        fixture: Fixture,
+        guard: Guard,
+        guest: Defined,
+        vtpm: Emulator,
+    }
+
+    impl Setting {
+        fn new() -> Self {
+            let fixture = Fixture::new();
+            let guest = fixture.guest_in_use("vm1");
+            let domain = fixture.domain(&guest);
+            Self {
+                guard: fixture.host.guard(BrokenConfig::Fail).unwrap(),
+                vtpm: domain.encrypted_vtpm().unwrap().0.clone(),
+                fixture,
+                guest,
+            }
+        }
+
+        fn at(&self, prefix: &str) -> PathBuf {
+            let states = self.guard.config.libvirt.tpm_states();
+            states.join(format!("{prefix}{}", self.guest.uuid))
+        }
+
+        /// As on a file system without hard links: an empty directory is libvirt's to delete.
+        fn moved_away(self) -> Self {
+            let directory = self.at("");
+            fs::rename(&directory, self.at(".vtpm-guard.moved.")).unwrap();
+            fs::create_dir(directory).unwrap();
+            self
+        }
+
+        fn is_back_before_start(&self, deadline: Deadline) -> bool {
+            before_start(&self.guard, self.guest.uuid, &self.vtpm, deadline)
+        }
+
+        fn has_state(&self) -> bool {
+            self.fixture.state_file(&self.guest).exists()
+        }
+    }
+
+    #[test]
+    fn a_start_waits_for_a_deletion_that_is_due_where_the_state_was_moved_away() {
+        let setting = Setting::new().moved_away();
+        let directory = setting.at("");
+        // Given back before that, it would be deleted.
+        armed::meanwhile(2, move || fs::remove_dir_all(directory).unwrap());
+        assert!(setting.is_back_before_start(default_deadline()));
+        assert!(!armed::forget() && setting.has_state());
+    }
+
+    #[test]
+    fn a_state_that_was_moved_away_for_a_deletion_that_never_comes_is_given_back() {
+        let setting = Setting::new().moved_away();
+        assert!(setting.is_back_before_start(Deadline::after(Duration::ZERO)));
+        assert!(setting.has_state() && !setting.at(".vtpm-guard.moved.").exists());
+    }
+
+    #[test]
+    fn links_that_nobody_waits_for_any_more_go_when_the_guest_runs() {
+        let setting = Setting::new();
+        let links = setting.at(".vtpm-guard.");
+        let states = setting.guard.config.libvirt.tpm_states();
+        let place = StatePath::of(&states, setting.guest.uuid, &setting.vtpm);
+        HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+        let (now, uuid) = (Timestamp::now(), setting.guest.uuid);
+        after_start(&setting.guard, uuid, &setting.vtpm, now);
+        assert!(links.exists());
+        let later = Timestamp(now.0 + 600_000);
+        after_start(&setting.guard, uuid, &setting.vtpm, later);
+        assert!(!links.exists() && setting.has_state());
+    }
+
+    #[test]
+    fn what_libvirt_calls_is_never_taken_for_this_process() {
+        let state_dir = StateDir::at("/nowhere");
+        let is_own = |words: &str| {
+            let words: Vec<_> = words.split(' ').map(OsString::from).collect();
+            run(&state_dir, &words)
+        };
+        assert!(!is_own("vm1 prepare begin -"));
+        assert!(!is_own("vm1 prepare begin - - -"));
+        assert!(!is_own("--restore-links prepare begin -"));
+        assert!(!is_own("--restore-links -- begin -"));
+        // It has nothing to restore by these.
+        assert!(is_own("--restore-links -- no-uuid /nowhere 2 1"));
     }
 }

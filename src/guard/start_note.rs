@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -141,11 +141,8 @@ pub(super) fn is_one(note: &[u8]) -> bool {
 }
 
 pub(super) fn remove(guard: &Guard, domain: &Domain) {
-    match fs::remove_file(path(guard, domain)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(domain = domain.name, %error, "could not remove the note of a start");
-        }
-        _ => {}
+    if let Err(error) = atomic::remove_path(&path(guard, domain)) {
+        tracing::warn!(domain = domain.name, %error, "could not remove the note of a start");
     }
 }
 
@@ -211,6 +208,21 @@ mod tests {
         assert_eq!(take_failed(&guard, &domain, None, None), None);
         let failed = take_failed(&guard, &domain, None, Some(Ending::Unknown));
         assert!(failed.unwrap().awaits_state);
+    }
+
+    #[test]
+    fn a_refused_start_has_not_failed_and_its_note_stays_until_release() {
+        let (_dir, guard, domain) = setting();
+        for ending in [Ending::Failed, Ending::Unknown] {
+            write(&guard, &domain, None, false).unwrap();
+            assert_eq!(
+                take_failed(&guard, &domain, Some(Progress::Starting), None),
+                None
+            );
+            assert!(is_of_refused_start(&guard, &domain));
+            assert_eq!(take_failed(&guard, &domain, None, Some(ending)), None);
+            assert!(!is_of_refused_start(&guard, &domain));
+        }
     }
 
     #[test]

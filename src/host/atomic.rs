@@ -7,7 +7,7 @@
 //! mode are set on the open file. It takes its final name by a rename, when it is whole.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -231,6 +231,14 @@ pub fn remove(dir: &File, name: &OsStr) -> io::Result<()> {
         }
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Removes a file by its path, without waiting for the disk; one that is not there is no error.
+pub fn remove_path(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

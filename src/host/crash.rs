@@ -20,13 +20,24 @@ pub(crate) fn failing_point() -> std::io::Result<()> {
     Ok(())
 }
 
-/// What a rename has answered. A test lets one be done whose answer is an error, as NFS does: a request whose
-/// answer was lost is sent again, and the second finds nothing to rename.
+/// What a rename has answered, which is a moment, too. A test lets one be done whose answer is an error, as NFS does: a
+/// request whose answer was lost is sent again, and the second finds nothing to rename.
 #[inline]
 pub(crate) fn answer_of_rename(answer: nix::Result<()>) -> nix::Result<()> {
+    point();
     #[cfg(test)]
     let answer = armed::lost(answer);
     answer
+}
+
+/// Whether a test says that another host holds the lock that is looked at. Outside of tests the lock itself says it.
+#[inline]
+pub(crate) fn is_locked_elsewhere() -> bool {
+    #[cfg(test)]
+    let is_locked = armed::may_be_locked();
+    #[cfg(not(test))]
+    let is_locked = false;
+    is_locked
 }
 
 /// A thread that a test lets be refused. Outside of tests it is asked for.
@@ -62,6 +73,8 @@ pub(crate) mod armed {
         static SUCCEEDING: Cell<usize> = const { Cell::new(0) };
         /// How many threads this one asks for in vain.
         static REFUSED: Cell<usize> = const { Cell::new(0) };
+        /// How often it still finds a lock that it looks at held by another host.
+        static LOCKED: Cell<usize> = const { Cell::new(0) };
         /// Whether the answer of its next rename is lost.
         static LOST: Cell<bool> = const { Cell::new(false) };
     }
@@ -82,6 +95,17 @@ pub(crate) mod armed {
             return Err(nix::errno::Errno::ENOENT);
         }
         Ok(())
+    }
+
+    /// Another host holds each lock that this thread looks at, for so many looks.
+    pub(crate) fn lock_elsewhere(looks: usize) {
+        LOCKED.set(looks);
+    }
+
+    pub(super) fn may_be_locked() -> bool {
+        let left = LOCKED.get();
+        LOCKED.set(left.saturating_sub(1));
+        left > 0
     }
 
     /// Refuses the next threads that this one asks for.

@@ -180,12 +180,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StagingError> {
 }
 
 fn remove(path: &Path) -> Result<(), StagingError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(PathError::new(path, error).into())
-        }
-        _ => Ok(()),
-    }
+    Ok(atomic::remove_path(path).map_err(PathError::at(path))?)
 }
 
 impl From<Distrust> for StagingError {

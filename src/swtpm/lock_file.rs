@@ -19,6 +19,7 @@ use super::directories::{self, bounded};
 use super::error::{LockError, StateError};
 use super::open;
 use super::state_path::{Backend, StatePath};
+use crate::host::crash;
 use crate::host::dirs::PROC;
 use crate::host::interrupted::{again, openat};
 
@@ -75,6 +76,9 @@ impl fmt::Display for LockHolder {
 /// is not a problem.
 #[must_use]
 pub fn lock_problem(state_path: &StatePath) -> Option<LockProblem> {
+    if crash::is_locked_elsewhere() {
+        return Some(LockProblem::Held(LockHolder::Elsewhere));
+    }
     let asked = state_path.clone();
     let looked = bounded(state_path, move || look(&asked));
     looked.unwrap_or_else(|error| {

@@ -1,17 +1,11 @@
 //! What the end of a run saves of a guest's TPM state, and what it leaves alone because it is not, or no longer, the
 //! guest's.
 
-use std::fs;
-
-use super::fixture::{Defined, Fixture};
-use super::starts::called;
-use crate::config::{KeptStates, StoreAddress};
-use crate::domain::Domain;
-use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare};
-use crate::key::dek::Dek;
-use crate::manage::host::default_deadline;
-use crate::store::Origin;
-use crate::tpm_copies::{CopyStore, RunRecord};
+use super::run::Run;
+use crate::config::StoreAddress;
+use crate::guard::Ending;
+use crate::host::crash::armed;
+use crate::tpm_copies::RunRecord;
 use crate::verdict::code::Code;
 use crate::verdict::facts::CopyReason;
 use CopyReason::{Release, Start};
@@ -20,130 +14,12 @@ use CopyReason::{Release, Start};
 const MIGRATED: &str = "type='none' async='migration out' phase='confirm3' flags='0x0'";
 
 /// Of a guest that has ended here.
-const ENDED: &str = "type='destroy' async='none'";
+pub(super) const ENDED: &str = "type='destroy' async='none'";
 
-/// One guest on a host.
-struct Run {
-    fixture: Fixture,
-    guest: Defined,
-    domain: Domain,
-    /// With the key in use; without, it is the client's.
-    dek: Dek,
-    copies: CopyStore,
-    guard: Guard,
-}
+/// Of one whose start fails.
+pub(super) const STARTING: &str = "type='none' async='start' phase='none'";
 
-impl Run {
-    /// The run of a guest that has used its TPM under a key of the guard's.
-    fn of_persistent() -> Self {
-        let run = Self::without_key();
-        run.fixture.add_key(&run.guest, "a", &run.dek);
-        run
-    }
-
-    /// The same of a guest whose state libvirt deletes when it stops.
-    fn of_transient() -> Self {
-        Self::of_persistent().made_transient()
-    }
-
-    /// The same of a guest of which the guard has no key.
-    fn without_key() -> Self {
-        let fixture = Fixture::new();
-        let guest = fixture.define("vm1");
-        let dek = Dek::generate().unwrap();
-        fixture.encrypt_state(&guest, &dek);
-        fixture.libvirt.guests.start("vm1");
-        Self {
-            domain: fixture.domain(&guest),
-            copies: CopyStore::of(fixture.host.state_dir(), guest.uuid),
-            guard: called(&fixture),
-            fixture,
-            guest,
-            dek,
-        }
-    }
-
-    fn made_transient(self) -> Self {
-        self.fixture.libvirt.guests.undefine("vm1");
-        self
-    }
-
-    /// Every run is saved (`state.keep = "all"`).
-    fn keeping_all(mut self) -> Self {
-        self.guard.config.kept_states = KeptStates::All;
-        self
-    }
-
-    /// There is a copy of what the TPM was before this run.
-    fn with_earlier_copy(self) -> Self {
-        self.fixture.save_copy(&self.guest);
-        self.fixture.encrypt_state(&self.guest, &self.dek);
-        self
-    }
-
-    fn with_record(self, record: RunRecord) -> Self {
-        self.copies.write_run(record).unwrap();
-        self
-    }
-
-    fn with_unreadable_record(self) -> Self {
-        let run = self.with_record(RunRecord::default());
-        fs::write(run.copies.path().join("run.json"), "{}").unwrap();
-        run
-    }
-
-    fn without_state(self) -> Self {
-        fs::remove_file(self.fixture.state_file(&self.guest)).unwrap();
-        self
-    }
-
-    /// It is prepared, and the guard allows it.
-    fn started(self) -> Self {
-        let (domain, deadline) = (Ok(self.domain.clone()), default_deadline());
-        let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
-        assert!(prepare(&self.guard, &domain, origin, mode, deadline).is_allowed());
-        self
-    }
-
-    /// libvirt's last hook.
-    fn released(self, ending: Ending) -> Self {
-        self.follow_up(Operation::Released(ending))
-    }
-
-    /// The hook before it, with the guest's job in its status file.
-    fn stopped(self, job: &str) -> Self {
-        let status = self.fixture.libvirt.dirs().running().join("vm1.xml");
-        let text = format!("<domstatus state='paused'>\n  <job {job}/>\n</domstatus>\n");
-        fs::write(status, text).unwrap();
-        self.follow_up(Operation::Ended)
-    }
-
-    fn follow_up(self, operation: Operation) -> Self {
-        follow_up(&self.guard, operation, &self.domain, default_deadline()).unwrap();
-        self
-    }
-
-    /// Why each copy was saved, the latest first.
-    fn saved(&self) -> Vec<CopyReason> {
-        let (copies, unreadable) = self.copies.copies().unwrap();
-        assert!(unreadable.is_empty(), "{unreadable:?}");
-        let reasons = copies.into_iter().map(|copy| copy.manifest.reason);
-        reasons.collect()
-    }
-
-    fn record(&self) -> RunRecord {
-        self.copies.run().unwrap()
-    }
-
-    /// Whether the state is linked, for the process that restores it after libvirt has deleted it.
-    fn is_linked(&self) -> bool {
-        let states = self.fixture.libvirt.dirs().tpm_states();
-        let links = states.join(format!(".vtpm-guard.{}", self.guest.uuid));
-        links.exists()
-    }
-}
-
-fn outdated() -> RunRecord {
+pub(super) fn outdated() -> RunRecord {
     RunRecord {
         outdated: true,
         ..RunRecord::default()
@@ -317,4 +193,24 @@ fn a_migration_is_noted_where_something_is_saved_of_the_guest_or_told_to_a_fleet
 
     assert!(!Run::of_persistent().stopped(MIGRATED).copies.exists());
     assert!(!Run::of_transient().stopped(ENDED).copies.exists());
+}
+
+/// libvirt deletes it all the same, and what that host writes would be saved half done.
+#[test]
+fn a_state_that_another_host_uses_is_kept_for_it_and_not_saved() {
+    let locked_elsewhere = |run: Run, ending| {
+        armed::lock_elsewhere(usize::MAX);
+        let run = run.released(ending);
+        armed::lock_elsewhere(0);
+        run
+    };
+    for ending in [Ending::Ended, Ending::Unknown, Ending::Failed] {
+        let run = locked_elsewhere(Run::of_transient(), ending);
+        assert!(run.is_linked() && run.saved().is_empty(), "{ending:?}");
+        let unknown = Run::of_transient().with_unreadable_record();
+        let run = locked_elsewhere(unknown, ending);
+        assert!(run.is_linked() && run.saved().is_empty(), "{ending:?}");
+        let run = locked_elsewhere(Run::of_persistent().keeping_all(), ending);
+        assert!(!run.is_linked() && !run.copies.exists(), "{ending:?}");
+    }
 }

@@ -2,13 +2,16 @@
 //! that start and to no later one.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::fixture::{Defined, Fixture};
 use super::starts::called;
 use crate::guard::{Ending, Guard, Mode, Operation, follow_up, prepare, restore_links};
 use crate::host::crash::armed;
+use crate::ids::{DomainUuid, SecretUuid};
+use crate::keyring::unlock::Unlocker;
+use crate::manage::encrypt::encrypt;
 use crate::manage::host::default_deadline;
 use crate::manage::reset::reset;
 use crate::store::Origin;
@@ -39,6 +42,16 @@ fn fail(fixture: &Fixture, guest: &Defined, guard: &Guard) -> [std::ffi::OsStrin
     let ended = Operation::Released(Ending::Failed);
     follow_up(guard, ended, &domain, default_deadline()).unwrap();
     restore_links::arguments(guard, &domain).unwrap()
+}
+
+/// What the guest has changed of its TPM, under its key. The new state.
+fn write_newer_state(fixture: &Fixture, guest: &Defined) -> Vec<u8> {
+    let rows = fixture.rows(guest).into_iter().map(|row| row.key_ref);
+    let providers = fixture.store().providers().unwrap();
+    let mut unlocker = Unlocker::new(&fixture.host.keyring());
+    let opened = unlocker.open_rows(rows, &providers, guest.uuid, default_deadline());
+    fixture.encrypt_state(guest, &opened[0].dek);
+    fs::read(fixture.state_file(guest)).unwrap()
 }
 
 fn directory(fixture: &Fixture, guest: &Defined) -> PathBuf {
@@ -106,6 +119,168 @@ fn a_process_that_saw_the_links_leaves_the_record_of_the_next_start() {
     assert_eq!((run.starting, run.started_at), (true, Some(record)));
     let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
     assert!(run.state.is_some() && copies.has_copies().unwrap());
+}
+
+/// What a start saves is saved of the state that it has; what it has written since is in the links.
+#[test]
+fn a_state_that_comes_back_leaves_no_older_copy_for_a_later_start() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let first = start(&fixture, &guest);
+    let state = fs::read(fixture.state_file(&guest)).unwrap();
+    let newer = write_newer_state(&fixture, &guest);
+    assert_ne!(newer, state);
+    fail(&fixture, &guest, &first);
+    fs::remove_dir_all(directory(&fixture, &guest)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    start(&fixture, &guest);
+    assert_eq!(fs::read(fixture.state_file(&guest)).unwrap(), newer);
+    let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+    let (copies, _) = copies.copies().unwrap();
+    assert_eq!(copies.len(), 1, "of the second start alone");
+}
+
+#[test]
+fn a_start_before_libvirt_has_deleted_the_state_leaves_the_links_to_whoever_waits() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let first = start(&fixture, &guest);
+    fail(&fixture, &guest, &first);
+    start(&fixture, &guest);
+    assert!(links(&fixture, &guest).exists());
+}
+
+#[test]
+fn a_state_that_another_host_uses_comes_back_from_its_links_alone() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let file = || fs::metadata(fixture.state_file(&guest)).unwrap().ino();
+    let used = file();
+    armed::lock_elsewhere(usize::MAX);
+    let domain = fixture.domain(&guest);
+    let (guard, ended) = (called(&fixture), Operation::Released(Ending::Ended));
+    follow_up(&guard, ended, &domain, default_deadline()).unwrap();
+    armed::lock_elsewhere(0);
+    let arguments = restore_links::arguments(&guard, &domain).unwrap();
+    fs::remove_dir_all(directory(&fixture, &guest)).unwrap();
+    assert!(restore_links::run(fixture.host.state_dir(), &arguments));
+    assert_eq!(file(), used, "with the locks that are held on it");
+}
+
+/// In the linear format libvirt deletes the file alone.
+#[test]
+fn a_linear_state_comes_back_from_its_link() {
+    let fixture = Fixture::new();
+    let state = fixture.root().join("state.linear");
+    let plain = include_bytes!("../vectors/tpm-state/linear-plain/state.linear");
+    fs::write(&state, plain).unwrap();
+    let source = format!("<source type='file' path='{}'/>", state.display());
+    let (uuid, secret) = (DomainUuid::random(), SecretUuid::random());
+    let guest = fixture.define_with("vm1", uuid, secret, &source);
+    encrypt(&fixture.host, "vm1", None).unwrap();
+    let encrypted = fs::read(&state).unwrap();
+    fixture.libvirt.guests.start("vm1");
+    fixture.libvirt.guests.undefine("vm1");
+    let first = start(&fixture, &guest);
+    let arguments = fail(&fixture, &guest, &first);
+    assert_eq!(arguments[4], "0");
+    fs::remove_file(&state).unwrap();
+    assert!(restore_links::run(fixture.host.state_dir(), &arguments));
+    assert_eq!(fs::read(&state).unwrap(), encrypted);
+}
+
+/// Without hard links a copy is all that there is.
+#[test]
+fn the_copy_stays_as_long_as_libvirt_has_not_deleted_the_state() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let first = start(&fixture, &guest);
+    let arguments = fail(&fixture, &guest, &first);
+    fs::remove_dir_all(links(&fixture, &guest)).unwrap();
+    let deleted = directory(&fixture, &guest);
+    armed::meanwhile(2, move || fs::remove_dir_all(deleted).unwrap());
+    assert!(restore_links::run(fixture.host.state_dir(), &arguments));
+    assert!(!armed::forget() && fixture.state_file(&guest).exists());
+}
+
+#[test]
+fn links_that_vanish_leave_the_copy_to_restore() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let first = start(&fixture, &guest);
+    let arguments = fail(&fixture, &guest, &first);
+    let (state, links) = (fixture.state_file(&guest), links(&fixture, &guest));
+    let directory = directory(&fixture, &guest);
+    armed::meanwhile(1, move || {
+        fs::remove_file(state).unwrap();
+        fs::remove_dir_all(links).unwrap();
+        armed::meanwhile(1, || fs::remove_dir_all(directory).unwrap());
+    });
+    assert!(restore_links::run(fixture.host.state_dir(), &arguments));
+    assert!(!armed::forget() && fixture.state_file(&guest).exists());
+}
+
+/// Here or on another host: the links are gone, the state is there, and nobody deletes it any more.
+#[test]
+fn a_start_that_was_faster_ends_the_waiting_and_the_copy_goes() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    let first = start(&fixture, &guest);
+    let arguments = fail(&fixture, &guest, &first);
+    let links = links(&fixture, &guest);
+    armed::meanwhile(1, move || fs::remove_dir_all(links).unwrap());
+    assert!(restore_links::run(fixture.host.state_dir(), &arguments));
+    assert!(!armed::forget() && fixture.state_file(&guest).exists());
+    assert!(!CopyStore::of(fixture.host.state_dir(), guest.uuid).exists());
+}
+
+#[test]
+fn copies_of_earlier_runs_are_as_old_as_they_were_when_a_state_is_back() {
+    for (outdated, has_earlier) in [(false, true), (true, true), (true, false)] {
+        let fixture = Fixture::new();
+        let guest = transient(&fixture);
+        let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+        if has_earlier {
+            fixture.save_copy(&guest);
+            write_newer_state(&fixture, &guest);
+        }
+        let before = RunRecord {
+            outdated,
+            ..RunRecord::default()
+        };
+        copies.write_run(before.clone()).unwrap();
+        let first = start(&fixture, &guest);
+        let arguments = fail(&fixture, &guest, &first);
+        fs::remove_dir_all(directory(&fixture, &guest)).unwrap();
+        assert!(restore_links::run(fixture.host.state_dir(), &arguments));
+        assert!(fixture.state_file(&guest).exists());
+        assert_eq!(copies.exists(), has_earlier);
+        if has_earlier {
+            assert_eq!(run(&fixture, &guest), before);
+            assert!(copies.has_copies().unwrap());
+        }
+    }
+}
+
+#[test]
+fn only_a_start_that_had_a_state_and_is_not_over_gets_its_copy_back() {
+    let fixture = Fixture::new();
+    let guest = transient(&fixture);
+    fixture.save_copy(&guest);
+    let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+    let (found, _) = copies.copies().unwrap();
+    let state = Some(found[0].manifest.sha256().to_owned());
+    for (starting, had_state) in [(true, true), (true, false), (false, true)] {
+        let record = RunRecord {
+            starting,
+            had_state,
+            state: state.clone(),
+            ..RunRecord::default()
+        };
+        copies.write_run(record).unwrap();
+        let found = restore_links::arguments(&called(&fixture), &fixture.domain(&guest));
+        assert_eq!(found.is_some(), starting && had_state);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::starts::called;
 use crate::clock::Timestamp;
 use crate::fleet::tpm_state::StateNote;
 use crate::guard::{Ending, Mode, Operation, follow_up, prepare};
+use crate::host::crash::armed;
 use crate::key::dek::Dek;
 use crate::manage::host::default_deadline;
 use crate::store::{Origin, QueuedState, Subject};
@@ -89,6 +90,46 @@ fn a_start_that_fails_or_is_refused_says_nothing() {
     call(&fixture, &guest, &[Operation::Prepare]);
     call(&fixture, &guest, &released(Ending::Failed));
     assert_eq!(says(&fixture, &guest), None);
+    assert_eq!(queued(&fixture), []);
+}
+
+#[test]
+fn a_host_that_is_configured_for_no_fleet_any_more_says_nothing_more() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    let mut guard = called(&fixture);
+    guard.config.fleet.store = None;
+    let (domain, ended) = (fixture.domain(&guest), Operation::Released(Ending::Ended));
+    follow_up(&guard, ended, &domain, default_deadline()).unwrap();
+    assert_eq!(says(&fixture, &guest), Some(true));
+    assert_eq!(queued(&fixture), []);
+}
+
+/// A libvirt that does not tell why a start has ended.
+#[test]
+fn a_refused_start_is_no_run_that_has_ended_here() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    fixture.lose_key("a");
+    let (guard, domain) = (called(&fixture), Ok(fixture.domain(&guest)));
+    let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
+    assert!(!prepare(&guard, &domain, origin, mode, default_deadline()).is_allowed());
+    call(&fixture, &guest, &released(Ending::Unknown));
+    assert_eq!(says(&fixture, &guest), Some(true), "as it said before");
+    assert_eq!(queued(&fixture), []);
+}
+
+#[test]
+fn the_state_of_a_guest_that_another_host_uses_is_not_given_to_the_fleet() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    call(&fixture, &guest, &RUN);
+    armed::lock_elsewhere(usize::MAX);
+    call(&fixture, &guest, &released(Ending::Ended));
+    armed::lock_elsewhere(0);
+    assert_eq!(says(&fixture, &guest), Some(false));
     assert_eq!(queued(&fixture), []);
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::fixture::{Defined, Fixture};
 use super::kill;
 use crate::clock::{Deadline, Timestamp};
-use crate::domain::{self, TravellingKey, TravellingKeys};
+use crate::domain::{self, NAMESPACE, TravellingKey, TravellingKeys};
 use crate::guard::{Operation, follow_up, sync_notes};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -567,6 +567,35 @@ fn a_start_leaves_a_note_only_where_the_xml_does_not_have_the_keys() {
     assert!(fixture.notes().is_empty());
 }
 
+/// `sync` puts it right.
+#[test]
+fn a_start_leaves_a_note_of_an_element_that_is_not_the_guests_or_is_faulty() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    // It has no key that could travel.
+    let guest = fixture.define("vm1");
+    started(&fixture, &guest);
+    assert!(fixture.notes().is_empty());
+    let xml = fixture.host.defined_guest("vm1").unwrap().xml;
+    let (own, other) = (guest.uuid, DomainUuid::random());
+    for (attributes, inside, is_due) in [
+        (format!("domain='{own}'"), "", false),
+        (format!("domain='{other}'"), "", true),
+        (String::new(), "", true),
+        (format!("domain='{own}'"), "<vg:key>!</vg:key>", true),
+    ] {
+        let element = format!("<vg:vtpm xmlns:vg='{NAMESPACE}' {attributes}>{inside}</vg:vtpm>");
+        let metadata = format!("<metadata>{element}</metadata><devices>");
+        let xml = xml.replace("<devices>", &metadata);
+        fixture.libvirt.guests.define(&xml);
+        started(&fixture, &guest);
+        assert_eq!(fixture.notes() == [guest.uuid], is_due, "{element}");
+        let run_dir = fixture.host.run_dir();
+        let listed = sync_notes::list(&run_dir).unwrap();
+        sync_notes::take(&run_dir, &listed).unwrap();
+    }
+}
+
 #[test]
 fn a_note_that_cannot_be_left_is_no_error_of_the_start() {
     let (fixture, guest) = wrapped();
@@ -576,6 +605,8 @@ fn a_note_that_cannot_be_left_is_no_error_of_the_start() {
     });
     started(&fixture, &guest);
     assert!(fixture.rows(&guest)[0].key_ref.first_used_at.is_some());
+    let listed = sync_notes::list(&fixture.host.run_dir());
+    assert!(listed.is_err(), "nor is it said that there are none");
 }
 
 #[test]

@@ -23,16 +23,13 @@ pub(in crate::guard) fn note_start(
     store.note_placement(domain.uuid, &domain.name, true, now)
 }
 
-/// Notes that its run is over. `stopped`: it did not move away, and its TPM is here.
+/// Notes on a host of a fleet that its run is over. `stopped`: it did not move away, and its TPM is here.
 pub(in crate::guard) fn note_end(
     guard: &Guard,
     domain: &Domain,
     stopped: bool,
     store: &mut Store,
 ) -> Result<(), StoreError> {
-    if guard.config.fleet.store.is_none() {
-        return Ok(());
-    }
     let now = Timestamp::now();
     store.note_end_of_run(domain.uuid, &domain.name, now)?;
     if stopped && guard.config.fleet.states == FleetStates::Stopped {

@@ -1,6 +1,8 @@
 //! What a fake libvirt answers, by the rules of the helper.
 
-use super::{Call, FakeLibvirt, failures};
+use std::thread;
+
+use super::{Call, Failure, FakeLibvirt, failures};
 use crate::clock::Deadline;
 use crate::domain;
 use crate::host::crash;
@@ -25,6 +27,9 @@ impl FakeLibvirt {
     ) -> Result<T, SecretError> {
         let failure = self.failures().next(call);
         crash::point();
+        if failure == Some(Failure::Silent) {
+            thread::sleep(deadline.remaining());
+        }
         if deadline.has_passed() {
             return Err(failures::no_answer());
         }

@@ -29,6 +29,8 @@ pub(crate) enum Call {
 pub(crate) enum Failure {
     /// No daemon answers, and nothing is done.
     Unreachable,
+    /// The same, and all the time that there is for it has passed.
+    Silent,
     /// The program that asks libvirt is not there, and nothing is done.
     NoHelper,
     /// libvirt does not allow it, and nothing is done.
@@ -49,7 +51,7 @@ impl Failure {
         work: impl FnOnce() -> Result<T, SecretError>,
     ) -> Result<T, SecretError> {
         match self {
-            Self::Unreachable => Err(no_answer()),
+            Self::Unreachable | Self::Silent => Err(no_answer()),
             Self::NoHelper => Err(SecretError::NoHelper("no fake helper".to_owned())),
             Self::Refused => {
                 let words = "access denied by the fake libvirt";
