@@ -267,14 +267,14 @@ fn a_locked_store_holds_no_start_beyond_its_deadline() {
     assert_eq!(rows(&fixture, &guest), []);
 }
 
-/// As on a file system that is mounted read-only.
+/// To SQLite it is a file that only a later version may write: it opens, and takes nothing.
 #[test]
 fn a_store_that_cannot_be_written_still_has_the_keys() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
     let database = fixture.host.state_dir().join("store.db");
     fixture.sql("PRAGMA wal_checkpoint(TRUNCATE)");
-    // To SQLite, a file that only a later version may write.
+
     let file = fs::File::options().write(true).open(database).unwrap();
     file.write_all_at(&[3], 18).unwrap();
     let guard = called(&fixture);
@@ -467,10 +467,10 @@ fn a_libvirt_that_is_silent_when_a_secret_is_dropped_leaves_time_for_what_follow
     assert_eq!(start(&fixture, &guest), None);
     fixture.libvirt.fail_each(Call::DropOwn, Failure::Silent);
     let (guard, domain) = (called(&fixture), fixture.domain(&guest));
-    let deadline = Deadline::after(Duration::from_millis(500));
+    let deadline = Deadline::after(Duration::from_secs(1));
     let failed = Operation::Released(Ending::Failed);
     assert!(follow_up(&guard, failed, &domain, deadline).is_err());
-    assert!(!deadline.has_passed());
+    assert!(deadline.remaining() > Duration::from_millis(400));
     assert_eq!(rows(&fixture, &guest)[0].0, "stopped");
 }
 
