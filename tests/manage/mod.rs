@@ -15,6 +15,7 @@ mod encrypt;
 mod ended_runs;
 mod failed_starts;
 pub(crate) mod fixture;
+mod fleet_answers;
 mod fleet_notes;
 pub(crate) mod fleet_program;
 mod fleet_start;
