@@ -105,3 +105,85 @@ fn record(guard: &Guard, domain: &Domain, origin: Origin, why: Reason, deadline:
         tracing::warn!(domain = domain.name, %error, "the start could not be recorded");
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::config::Config;
+    use crate::domain;
+    use crate::host::dirs::{LibvirtDirs, StateDir};
+    use crate::ids::{DomainUuid, SecretUuid};
+    use crate::libvirt::secret::{definition, staged_definition};
+    use crate::store::{Access, EventFilter, Store};
+    use crate::verdict::Decision;
+
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_secs(30))
+    }
+
+    /// A guard that a starting libvirtd calls, a guest, and its secret.
+    fn starting() -> (TempDir, Guard, Domain, SecretUuid) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path().join("state")));
+        guard.config.libvirt = LibvirtDirs::below(dir.path());
+        let secrets = guard.config.libvirt.secrets();
+        fs::create_dir_all(&secrets).unwrap();
+        guard.secrets = Some(Box::new(StartingLibvirtd(secrets)));
+        guard.libvirt_starts = true;
+        Store::open(&guard.state_dir, Access::Create, deadline()).unwrap();
+        let secret = SecretUuid::random();
+        let xml = format!(
+            "<domain type='qemu'><name>vm1</name><uuid>{}</uuid><devices><tpm model='tpm-crb'>\
+             <backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend></tpm>\
+             </devices></domain>",
+            DomainUuid::random()
+        );
+        (dir, guard, domain::read(xml.as_bytes()).unwrap(), secret)
+    }
+
+    fn start(guard: &Guard, domain: &Domain) -> Option<Outcome> {
+        allow_loaded(guard, domain, Origin::Prepare, deadline())
+    }
+
+    #[test]
+    fn a_guest_whose_secret_was_staged_starts_with_libvirtd_and_the_history_has_it() {
+        let (_dir, guard, domain, secret) = starting();
+        let file = (guard.config.libvirt.secrets()).join(format!("{secret}.xml"));
+        fs::write(file, staged_definition(secret, domain.uuid)).unwrap();
+        let outcome = start(&guard, &domain).unwrap();
+        let decision = outcome.verdict.decision();
+        assert_eq!(*decision, Decision::Allow(Reason::LoadedSecret));
+        let store = guard.open_store(Access::Read, deadline()).unwrap();
+        let history = store.unwrap().history(EventFilter::All, 9).unwrap();
+        let [row] = &history[..] else {
+            panic!("{history:?}")
+        };
+        assert!(row.allowed && row.domain_uuid == domain.uuid);
+        assert!(row.at <= Timestamp::now());
+    }
+
+    #[test]
+    fn any_other_guest_that_starts_with_libvirtd_is_judged() {
+        let (_dir, guard, domain, secret) = starting();
+        let file = (guard.config.libvirt.secrets()).join(format!("{secret}.xml"));
+        assert!(start(&guard, &domain).is_none(), "it has no secret");
+        // One that was staged for another guest with the same secret, and one that was not staged.
+        let staged = staged_definition(secret, DomainUuid::random());
+        for xml in [staged, definition(secret, domain.uuid)] {
+            fs::write(&file, &xml).unwrap();
+            assert!(start(&guard, &domain).is_none(), "{xml}");
+        }
+        let up = Guard {
+            libvirt_starts: false,
+            ..guard
+        };
+        fs::write(&file, staged_definition(secret, domain.uuid)).unwrap();
+        assert!(start(&up, &domain).is_none(), "libvirtd is up");
+    }
+}

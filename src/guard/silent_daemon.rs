@@ -95,4 +95,13 @@ mod tests {
         start(8, Some(false));
         assert!(is_noted(8));
     }
+    #[test]
+    fn a_note_that_is_gone_is_removed_and_one_that_stays_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path()));
+        guard.run_dir = RunDir::at(dir.path().join("run"));
+        assert!(remove(&guard).is_ok());
+        fs::create_dir_all(guard.run_dir.silence()).unwrap();
+        assert!(remove(&guard).is_err());
+    }
 }

@@ -6,6 +6,7 @@ use super::fixture::{Defined, Fixture};
 use super::fleet_program::FleetStore;
 use super::starts::called;
 use crate::clock::Timestamp;
+use crate::fleet::MAX_STATE;
 use crate::fleet::tpm_state::StateNote;
 use crate::guard::{Ending, Mode, Operation, follow_up, prepare};
 use crate::host::crash::armed;
@@ -178,4 +179,31 @@ fn a_host_in_no_fleet_and_a_guest_without_a_key_say_nothing() {
     call(&fixture, &unmanaged, &released(Ending::Ended));
     assert_eq!(says(&fixture, &unmanaged), None);
     assert_eq!(queued(&fixture), []);
+}
+
+/// The state, made longer by a record that swtpm does not know.
+fn of_length(state: &[u8], length: usize) -> Vec<u8> {
+    let mut longer = state.to_vec();
+    longer.extend_from_slice(&99_u16.to_be_bytes());
+    let room = length - longer.len() - 4;
+    longer.extend_from_slice(&u32::try_from(room).unwrap().to_be_bytes());
+    longer.resize(length, 0);
+    longer[6..10].copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+    longer
+}
+
+#[test]
+fn a_state_is_queued_as_long_as_the_shared_store_takes_it() {
+    let (fixture, _store) = member("state = \"stopped\"\n");
+    let guest = fixture.guest_in_use("vm1");
+    let state = fs::read(fixture.state_file(&guest)).unwrap();
+    let run_with = |length| {
+        fixture.write_state(&guest, &of_length(&state, length));
+        call(&fixture, &guest, &RUN);
+        call(&fixture, &guest, &released(Ending::Ended));
+        queued(&fixture).iter().map(|it| it.data.len()).max()
+    };
+    assert_eq!(run_with(MAX_STATE), Some(MAX_STATE));
+    fixture.sql("DELETE FROM fleet_state");
+    assert_eq!(run_with(MAX_STATE + 1), None);
 }

@@ -41,6 +41,16 @@ impl FleetStore {
 
     /// One that says this, after this time.
     pub(crate) fn answering(answer: &str, after: Duration) -> Self {
+        Self::made(&[&[answer]], after)
+    }
+
+    /// One that answers the questions of each connection with its documents, in turn.
+    pub(crate) fn in_turn(connections: &[&[&str]]) -> Self {
+        Self::made(connections, Duration::ZERO)
+    }
+
+    /// The last connection's answers are those of all that follow.
+    fn made(connections: &[&[&str]], after: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let letters = HostUuid::random().to_string().replace('-', "");
         let letter =
@@ -50,10 +60,20 @@ impl FleetStore {
             "ok": true, "protocol": 1, "kind": scheme, "version": "1"
         });
         fs::write(dir.path().join("hello"), frame(&hello.to_string())).unwrap();
-        fs::write(dir.path().join("answer"), frame(answer)).unwrap();
+        for (number, answers) in (1..).zip(connections) {
+            let frames: Vec<_> = answers.iter().map(|answer| frame(answer)).collect();
+            fs::write(dir.path().join(format!("{number}")), frames.concat()).unwrap();
+        }
         let place = dir.path().display();
+        let choose = match connections.len() {
+            1 => String::new(),
+            last => format!(
+                "n=$(($(/bin/cat {place}/asked | wc -l) + 1))\n[ $n -le {last} ] || n={last}\n"
+            ),
+        };
         let script = format!(
-            "#!/bin/sh\necho >>{place}/asked\n/bin/cat {place}/hello\nsleep {}\n/bin/cat {place}/answer\nexec /bin/cat >/dev/null\n",
+            "#!/bin/sh\n{choose}echo >>{place}/asked\n/bin/cat {place}/hello\nsleep {}\n\
+             /bin/cat {place}/${{n-1}}\nexec /bin/cat >/dev/null\n",
             after.as_secs_f32()
         );
         let source = dir.path().join("script");
@@ -121,7 +141,11 @@ impl<'f> Member<'f> {
 
     /// The provider key `a`.
     pub(crate) fn kek(&self) -> Kek {
-        let key_id = self.fixture.provider("a").key_id;
+        self.kek_of("a")
+    }
+
+    pub(crate) fn kek_of(&self, provider: &str) -> Kek {
+        let key_id = self.fixture.provider(provider).key_id;
         let opened = self.fixture.host.keyring().open(key_id, default_deadline());
         opened.unwrap()
     }

@@ -31,18 +31,18 @@ fn key_id() -> KeyId {
 }
 
 /// Now, in milliseconds.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     Timestamp::now().0
 }
 
-fn start(fixture: &Fixture, guest: &Defined, mode: Mode) -> Outcome {
+pub(super) fn start(fixture: &Fixture, guest: &Defined, mode: Mode) -> Outcome {
     let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
     let domain = Ok(fixture.domain(guest));
     prepare(&guard, &domain, Origin::Prepare, mode, default_deadline())
 }
 
 /// The code of a refusal, "allow", and the kinds of findings and repairs.
-fn words(outcome: &Outcome) -> String {
+pub(super) fn words(outcome: &Outcome) -> String {
     let json = outcome_json(outcome);
     let code = json["code"].as_str().unwrap_or("allow").to_owned();
     let kinds = |of: &str| {
@@ -55,18 +55,18 @@ fn words(outcome: &Outcome) -> String {
         .join(" ")
 }
 
-fn carried_out(fixture: &Fixture, guest: &Defined) -> String {
+pub(super) fn carried_out(fixture: &Fixture, guest: &Defined) -> String {
     words(&start(fixture, guest, Mode::CarryOut))
 }
 
 /// A guest of a host that has died, and the host that is to start it.
-struct Moved {
-    first: Fixture,
-    second: Fixture,
-    guest: Defined,
+pub(super) struct Moved {
+    pub(super) first: Fixture,
+    pub(super) second: Fixture,
+    pub(super) guest: Defined,
 }
 
-fn moved() -> Moved {
+pub(super) fn moved() -> Moved {
     let first = Fixture::new();
     let guest = first.guest_in_use("vm1");
     let second = reinstalled(&first, &guest);
@@ -78,7 +78,7 @@ fn moved() -> Moved {
 }
 
 impl Moved {
-    fn member(&self) -> Member<'_> {
+    pub(super) fn member(&self) -> Member<'_> {
         Member::new(&self.first, "host1")
     }
 }
@@ -270,7 +270,7 @@ fn a_hostile_store_stops_nothing_and_provides_nothing() {
 }
 
 /// A guest that this host knows, whose TPM state is gone.
-fn without_state() -> Moved {
+pub(super) fn without_state() -> Moved {
     let moved = moved();
     let keys = moved.member().keys(&moved.guest);
     let store = FleetStore::with(&keys, &[moved.member().state(&moved.guest, now() - 5000)]);

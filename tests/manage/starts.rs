@@ -363,7 +363,7 @@ fn that_the_client_provides_the_key_is_noted_until_a_start_goes_by_another() {
 }
 
 /// Defines the guest's secret as somebody else would, without a value.
-fn define_secret(fixture: &Fixture, guest: &Defined, attributes: &str) {
+pub(super) fn define_secret(fixture: &Fixture, guest: &Defined, attributes: &str) {
     let secret = guest.secret;
     let xml = format!(
         "<secret {attributes}><uuid>{secret}</uuid><usage type='vtpm'><name>mine</name></usage>\

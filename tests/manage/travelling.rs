@@ -1,17 +1,19 @@
 //! A guest's wrapped key travels in its XML from one host to another.
 
 use super::fixture::{Defined, Fixture};
+use super::start_keys::has_opened;
 use crate::domain::{Domain, TravellingKey, TravellingKeys};
-use crate::guard::{HookCall, Mode, Operation, follow_up, prepare};
+use crate::guard::{Guard, HookCall, Mode, Operation, follow_up, prepare};
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::key::wrap::Generation;
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::store_rebuild::{NotRebuilt, RebuildResult, Rebuilt, rebuild};
 use crate::store::Origin;
-use crate::verdict::Decision;
 use crate::verdict::code::Code;
 use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
+use crate::verdict::{Decision, Finding};
 
 /// Two hosts. The guest has run on the first; the second has its provider, and its XML.
 pub(super) struct Hosts {
@@ -76,6 +78,11 @@ impl Hosts {
 
     /// The guest arrives on the second host, and its state with it.
     pub(super) fn arrive(&self, domain: Domain) -> Outcome {
+        self.arrive_by(domain).1
+    }
+
+    /// Likewise, with the guard that let it in.
+    fn arrive_by(&self, domain: Domain) -> (Guard, Outcome) {
         let mut guard = self.second.host.guard(BrokenConfig::Fail).unwrap();
         guard.call = Some(HookCall {
             attempt: Box::new(|| "1".to_owned()),
@@ -84,7 +91,15 @@ impl Hosts {
         let deadline = default_deadline();
         follow_up(&guard, Operation::MigrateIn, &domain, deadline).unwrap();
         let (origin, mode) = (Origin::Prepare, Mode::CarryOut);
-        prepare(&guard, &Ok(domain), origin, mode, deadline)
+        let outcome = prepare(&guard, &Ok(domain), origin, mode, deadline);
+        (guard, outcome)
+    }
+
+    /// From now on the first host has this key of the guest alone.
+    fn choose(&self, dek: &Dek, generation: u32) {
+        self.first.sql("UPDATE key_ref SET retired_at = 1");
+        let generation = Generation(generation);
+        self.first.add_key_of(&self.guest, "a", dek, generation);
     }
 
     /// The rows on the second host: provider, whether it counts as used, whether it is retired.
@@ -164,6 +179,20 @@ fn a_damaged_state_gets_the_copy_that_the_key_of_the_xml_opens() {
     hosts.second.write_state(&hosts.guest, b"damaged");
     let outcome = hosts.start(hosts.xml());
     assert_eq!(code(&outcome), Some(Code::TpmStateDamaged));
+}
+
+#[test]
+fn a_copy_that_a_row_opens_is_put_back_whatever_else_the_xml_has() {
+    let hosts = Hosts::new();
+    hosts.bring_state();
+    assert_eq!(code(&hosts.start(hosts.xml())), None);
+    hosts.second.save_copy(&hosts.guest);
+    hosts.second.write_state(&hosts.guest, b"damaged");
+    hosts.choose(&Dek::generate().unwrap(), 1);
+    let outcome = hosts.start(hosts.xml());
+    assert_eq!(code(&outcome), None);
+    assert_eq!(kinds(&outcome), ["restore-tpm-state"]);
+    assert!(hosts.second.would_start(&hosts.guest));
 }
 
 #[test]
@@ -254,6 +283,41 @@ fn a_key_that_was_renewed_elsewhere_takes_the_place_of_the_old_one() {
         .into_iter()
         .map(|row| row.key_ref.generation().0);
     assert_eq!(generations.collect::<Vec<_>>(), [1, 2]);
+}
+
+/// The state that is here may be an older one; but a key of its generation, or a newer one, is not passed over
+/// without a word.
+#[test]
+fn a_guest_that_arrives_with_another_key_says_so_unless_it_is_an_older_one() {
+    let other_in_xml = |generation| {
+        let hosts = Hosts::new();
+        hosts.bring_state();
+        assert_eq!(code(&hosts.start(hosts.xml())), None);
+        hosts.choose(&Dek::generate().unwrap(), generation);
+        let outcome = hosts.arrive(hosts.xml());
+        assert_eq!(code(&outcome), None);
+        let findings = outcome.verdict.findings();
+        findings.contains(&Finding::OtherKeyInXml)
+    };
+    assert!(other_in_xml(1));
+    assert!(!other_in_xml(0));
+}
+
+/// Each provider key may take seconds to open.
+#[test]
+fn a_guest_that_arrives_with_the_key_that_it_has_here_opens_no_retired_one() {
+    let hosts = Hosts::new();
+    hosts.bring_state();
+    assert_eq!(code(&hosts.start(hosts.xml())), None);
+    let second = &hosts.second;
+    second.add_key(&hosts.guest, "b", &Dek::generate().unwrap());
+    second.sql("UPDATE key_ref SET retired_at = 1 WHERE provider_name = 'b'");
+    let (guard, outcome) = hosts.arrive_by(hosts.xml());
+    assert_eq!(code(&outcome), None);
+    assert!(!has_opened(second, &guard, "b"));
+    hosts.choose(&Dek::generate().unwrap(), 1);
+    let (guard, _) = hosts.arrive_by(hosts.xml());
+    assert!(has_opened(second, &guard, "b"), "it may be the retired one");
 }
 
 /// The host of guests whose XML in libvirt has their keys, after it lost its rows.

@@ -100,10 +100,11 @@ fn ask(guard: &Guard, domain: DomainUuid, deadline: Deadline) -> Result<Found, S
     };
     // What follows needs some time, too: keys that open slowly, and libvirt.
     let left = before_the_answer(guard.patient(deadline)).remaining() / 2;
-    let until = deadline.at_most(fleet.ask.min(left));
-    if until.remaining() < WORTH_ASKING.min(fleet.ask) {
+    let time = fleet.ask.min(left);
+    if time < WORTH_ASKING.min(fleet.ask) {
         return Err("there was no time left to ask it".to_owned());
     }
+    let until = deadline.at_most(time);
     Client::connect(address, &fleet.credentials, until)
         .and_then(|mut client| client.about(domain, until))
         .map_err(|error| error.to_string())

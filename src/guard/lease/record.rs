@@ -76,19 +76,57 @@ pub(super) fn read(path: &Path) -> io::Result<Record> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    fn holder(daemon: Option<Process>, since: i64) -> Holder {
+        Holder {
+            domain: String::new(),
+            name: String::new(),
+            daemon,
+            since,
+        }
+    }
+
+    /// This process, as a daemon that lives.
+    fn living() -> Process {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let (_, after_the_name) = stat.rsplit_once(") ").unwrap();
+        let started = after_the_name.split(' ').nth(19).unwrap();
+        Process {
+            pid: std::process::id(),
+            started: started.parse().unwrap(),
+        }
+    }
 
     #[test]
     fn a_time_that_cannot_be_is_no_start() {
         for since in [i64::MIN, i64::MAX] {
-            let holder = Holder {
-                domain: String::new(),
-                name: String::new(),
-                daemon: None,
-                since,
-            };
-            assert!(!holder.is_starting(Timestamp::now()));
+            assert!(!holder(None, since).is_starting(Timestamp::now()));
         }
+    }
+
+    #[test]
+    fn a_start_whose_end_was_missed_is_over_after_ten_minutes_or_without_a_daemon_after_half_a_one()
+    {
+        for (daemon, limit) in [(Some(living()), 600_000), (None, 30_000)] {
+            let begun = holder(daemon, 1_000_000);
+            assert!(begun.is_starting(Timestamp(1_000_000 + limit - 1)));
+            assert!(!begun.is_starting(Timestamp(1_000_000 + limit)));
+        }
+    }
+
+    /// A lease that is taken for none may give libvirt the key of another guest.
+    #[test]
+    fn only_a_lease_that_is_not_there_lists_no_guest_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            read(&dir.path().join("missing"))
+                .unwrap()
+                .holders
+                .is_empty()
+        );
+        assert!(read(dir.path()).is_err());
     }
 }

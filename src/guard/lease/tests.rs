@@ -89,6 +89,45 @@ fn guests_with_the_same_key_share_the_secret_until_the_last_has_started() {
 }
 
 #[test]
+fn the_first_that_has_started_leaves_the_secret_to_the_others() {
+    let (_parent, dir, secret) = leases();
+    let (a, b) = (guest("a"), guest("b"));
+    start(&dir, secret, &a, b"K").unwrap();
+    start(&dir, secret, &b, b"K").unwrap();
+    let released = |guest: &Domain| release(&dir, secret, guest.uuid, within(60), drop).unwrap();
+    assert_eq!(released(&b), None, "a is still being started");
+    assert_eq!(released(&a), Some(()));
+}
+
+/// The next one to start has another file then, and its own lock.
+#[test]
+fn a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("lock");
+    let held = lock(&path, within(5000)).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| lock(&path, within(5000)).unwrap());
+        thread::sleep(Duration::from_millis(50));
+        std::fs::remove_file(&path).unwrap();
+        drop(held);
+        let taken = waiting.join().unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!(taken.metadata().unwrap().ino(), found.ino());
+    });
+}
+
+/// What is fuzzed is this file.
+#[cfg(feature = "internals")]
+#[test]
+fn the_file_of_a_lease_is_read_as_the_fuzzers_read_it() {
+    let (_parent, dir, secret) = leases();
+    start(&dir, secret, &guest("a"), b"A").unwrap();
+    let bytes = std::fs::read(dir.join(secret.to_string())).unwrap();
+    assert!(is_record(&bytes));
+    assert!(!is_record(b"{}"));
+}
+
+#[test]
 fn a_dispatcher_may_call_prepare_twice() {
     let (_parent, dir, secret) = leases();
     let a = guest("a");
