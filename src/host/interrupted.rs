@@ -37,20 +37,20 @@ pub fn openat<P: ?Sized + NixPath>(
 
 /// How a child has ended, if it has.
 pub fn try_wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
-    loop {
-        match child.try_wait() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            ended => return ended,
-        }
-    }
+    std_again(|| child.try_wait())
 }
 
 /// A directory's entries: std makes this call just once, unlike others that open something.
 pub fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
+    std_again(|| path.as_ref().read_dir())
+}
+
+/// [`again`], for what std makes just once.
+fn std_again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
-        match path.as_ref().read_dir() {
+        match call() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            opened => return opened,
+            done => return done,
         }
     }
 }

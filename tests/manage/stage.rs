@@ -50,7 +50,7 @@ fn the_modular_daemons_need_no_staged_keys() {
     assert_eq!(staged(&fixture), 0);
 }
 
-/// The hook lets it pass, for it may have no vTPM at all; whoever asks is told that it gets no key, and why.
+/// The hook allows its start, for it may have no vTPM; `stage` says that it gets no key, and why.
 #[test]
 fn a_guest_whose_definition_cannot_be_read_is_refused_a_key_with_the_reason() {
     let fixture = Fixture::new();
