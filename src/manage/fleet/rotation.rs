@@ -29,7 +29,11 @@ use crate::store::{Access, KnownFact, NewProvider, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How often the other hosts are looked at while they are waited for.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = if cfg!(test) {
+    Duration::from_millis(1)
+} else {
+    Duration::from_secs(2)
+};
 
 /// Why a provider's key was not rotated.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ mod push;
 mod rows;
 mod scope;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(super) use self::believe::is_of_the_future;
 use crate::clock::Timestamp;

@@ -1,5 +1,6 @@
 //! What becomes of keys between two or three hosts, one story each.
 
+use super::super::Exchanged;
 use super::host::{Host, dek, guest, kek};
 use super::shared::Memory;
 use crate::clock::Timestamp;
@@ -24,7 +25,7 @@ fn pair() -> (Host, Host, Memory) {
     (host("one"), host("two"), Memory::default())
 }
 
-fn sync(host: &mut Host, shared: &mut Memory) -> super::super::Exchanged {
+fn sync(host: &mut Host, shared: &mut Memory) -> Exchanged {
     host.sync(shared, false, NOW).unwrap()
 }
 
@@ -451,4 +452,61 @@ fn an_exchange_that_ends_anywhere_is_continued_by_the_next_one() {
             assert_eq!(one.store.outbox_len().unwrap(), 0);
         }
     }
+}
+
+#[test]
+fn what_two_exchanges_did_is_what_both_did() {
+    let first = Exchanged {
+        pushed: 1,
+        states: 2,
+        pulled: 3,
+        rejected: 4,
+        added: 5,
+        changed: 6,
+        compared: false,
+    };
+    let mut both = first;
+    both.add(Exchanged {
+        compared: true,
+        ..first
+    });
+    both.add(first);
+    let thrice = Exchanged {
+        pushed: 3,
+        states: 6,
+        pulled: 9,
+        rejected: 12,
+        added: 15,
+        changed: 18,
+        compared: true,
+    };
+    assert_eq!(both, thrice);
+}
+
+#[test]
+fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let row = one.rows(guest(1)).remove(0);
+    one.store.retire(row.key_ref.id, NOW).unwrap();
+    let held = std::mem::take(&mut one.keks);
+    sync(&mut one, &mut shared);
+    assert_eq!(one.store.outbox_len().unwrap(), 1);
+    // It opens again.
+    one.keks = held;
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(one.store.outbox_len().unwrap(), 0);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+    // Without the provider nobody will ever sign it.
+    one.make_key(guest(2), "nkp-a", b"second", NOW);
+    one.keks.clear();
+    let provider = one.provider("nkp-a");
+    one.store.delete_provider(provider.uuid).unwrap();
+    sync(&mut one, &mut shared);
+    assert_eq!(one.store.outbox_len().unwrap(), 0);
 }
