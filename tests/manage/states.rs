@@ -255,3 +255,17 @@ fn with_a_configuration_that_cannot_be_used_no_state_is_restored_or_dropped_else
         "{dropped:?}"
     );
 }
+
+#[test]
+fn a_copy_of_a_guest_without_any_key_is_kept_for_one_that_libvirt_knows() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    fixture.sql("DELETE FROM key_ref");
+    let uuid = guest.uuid.to_string();
+    let needed = drop_state(&fixture.host, &uuid, &[], false).unwrap_err();
+    assert!(matches!(needed, DropStateError::Needed(_, 1)), "{needed:?}");
+    fixture.libvirt.guests.undefine("vm1");
+    let done = drop_state(&fixture.host, &uuid, &[], false).unwrap();
+    assert_eq!(done.number(), 1);
+}

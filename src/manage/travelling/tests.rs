@@ -286,3 +286,22 @@ fn a_key_that_nobody_has_run_with_does_not_travel() {
     assert_eq!(own, [KeyRefId(2)]);
     assert_eq!(known.stay, []);
 }
+
+#[test]
+fn a_host_that_writes_nothing_reports_what_it_cannot_read_of_its_own_alone() {
+    let unreadable = Metadata {
+        live: Element::NoDefinition,
+        persistent: Element::Present("no element of ours".to_owned()),
+    };
+    let unknown = stopped(&[blob(1, 9)]);
+    let mut ours = live(&[]);
+    ours.written = [blob(1, 1)].into();
+    assert_eq!(
+        off(&ours, &unreadable).findings,
+        [TravelFinding::Unreadable]
+    );
+    assert_eq!(off(&ours, &unknown).findings, []);
+    for found in [&unreadable, &unknown] {
+        assert_eq!(off(&live(&[]), found).findings, [], "it is not this host's");
+    }
+}
