@@ -691,3 +691,20 @@ fn a_file_of_another_user_among_the_guards_own_is_told_from_an_open_one() {
     assert!(untrusted(&given, Distrusted::Owner), "{found:?}");
     assert!(untrusted(&open, Distrusted::Open), "{found:?}");
 }
+
+#[test]
+fn a_directory_of_secrets_that_is_missing_is_no_finding_and_one_that_cannot_be_read_is() {
+    let fixture = Fixture::new();
+    let secrets = fixture.libvirt.dirs().secrets();
+    let is_unreadable = || {
+        let found = look(&fixture);
+        host(
+            &found,
+            |one| matches!(one, HostFinding::Unreadable(path, _) if *path == secrets),
+        )
+    };
+    fs::remove_dir_all(&secrets).unwrap();
+    assert!(!is_unreadable());
+    fs::write(&secrets, "no directory").unwrap();
+    assert!(is_unreadable());
+}

@@ -203,3 +203,23 @@ fn the_backup_knows_a_guest_by_name_that_libvirt_does_not_know_here() {
     };
     assert_eq!((name.as_str(), uuids.len()), ("vm1", 2));
 }
+
+#[test]
+fn a_key_of_another_guest_of_the_name_is_taken_only_when_it_is_named() {
+    let here = Fixture::new();
+    let (there, _, guest) = moved_guest(&here);
+    let namesake = there.guest_in_use("vm1-before");
+    let now = Timestamp::now();
+    let event = Event::new(now, Origin::Renew, namesake.uuid, "vm1", "done".to_owned());
+    there.store().record_event(&event).unwrap();
+    // The guest has a key of its own there.
+    let done = imported(&here, &backup(&there)).unwrap();
+    assert_eq!((done.guest.uuid, done.changed), (guest.uuid, true));
+    there.sql(&format!(
+        "DELETE FROM key_ref WHERE resource_uuid = '{}'",
+        guest.uuid
+    ));
+    let refused = imported(&here, &backup(&there)).unwrap_err();
+    let is_other = |error: &ImportKeyError| matches!(error, ImportKeyError::Namesake { other, .. } if *other == namesake.uuid);
+    assert!(is_other(&refused), "{refused:?}");
+}

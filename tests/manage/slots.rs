@@ -257,7 +257,8 @@ fn what_names_no_slot_or_several_removes_none() {
         assert!(matches!(not_a_slot, SlotError::NotRemovable(_, of) if of == kind));
     }
     let slots = list(&fixture.host, "a").unwrap().slots;
-    let names: Vec<_> = slots.iter().map(ListedSlot::name).collect();
+    let mut names: Vec<_> = slots.iter().map(ListedSlot::name).collect();
+    names.sort();
     assert_eq!(names, ["host", "toy:one", "toy:two"]);
 }
 
@@ -286,4 +287,17 @@ fn a_key_is_asked_for_again_long_before_it_expires() {
     fs::remove_file(pad).unwrap();
     assert_eq!(open_after(13), (OpenResult::NotRenewed, true));
     assert_eq!(open_after(25), (OpenResult::NotOpened, false));
+}
+
+#[test]
+fn the_sealed_key_of_a_host_is_tried_and_a_recovery_file_is_not() {
+    let fixture = Fixture::new();
+    fixture.sql("UPDATE key_provider SET exported_at = 1000");
+    let tried = || {
+        let slots = verify(&fixture.host, "a").unwrap().slots;
+        let tried = slots.into_iter().map(|it| (it.slot.kind, it.opens));
+        tried.collect::<Vec<_>>()
+    };
+    let slot = |kind: &str, opens| (kind.to_owned(), opens);
+    assert_eq!(tried(), [slot("host", Some(true)), slot("recovery", None)]);
 }

@@ -12,6 +12,7 @@ use crate::manage::dry_start::UnsealedKeks;
 use crate::manage::figures::figures;
 use crate::manage::guests::GuestError;
 use crate::manage::history::{Asked, captures, history};
+use crate::manage::host::{BrokenConfig, HostError};
 use crate::manage::keys::RowState;
 use crate::manage::prune::PruneDecision;
 use crate::manage::shared_secrets;
@@ -276,4 +277,69 @@ fn people_read_of_key_references_and_prunes_the_words_of_json() {
     let result = |decision: PruneDecision| serde_json::json!(decision)["result"].clone();
     assert_eq!(result(PruneDecision::Remove), "remove");
     assert_eq!(result(PruneDecision::TooYoung), "keep");
+}
+
+#[test]
+fn a_uuid_that_is_a_guests_own_name_or_of_nobody_is_not_ambiguous() {
+    let fixture = Fixture::new();
+    let (guest, nobody) = (DomainUuid::random(), DomainUuid::random());
+    record(&fixture, guest, &guest.to_string());
+    record(&fixture, guest, &nobody.to_string());
+    record(&fixture, guest, &guest.to_string());
+    for asked in [guest, nobody] {
+        let text = asked.to_string();
+        let asked = Asked {
+            guest: Some(&text),
+            ..Asked::default()
+        };
+        assert!(history(&fixture.host, asked, 9).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn guests_with_one_key_under_one_secret_differ_in_nothing() {
+    let fixture = Fixture::new();
+    let first = fixture.define("vm1");
+    let encryption = format!("<encryption secret='{}'/>", first.secret);
+    let second = fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
+    let dek = Dek::generate().unwrap();
+    fixture.add_key(&first, "a", &dek);
+    fixture.add_key(&second, "b", &dek);
+    let guests = fixture.host.listed_guests().unwrap();
+    let found = shared_secrets::find(&fixture.host, &guests, &UnsealedKeks::default());
+    assert_eq!(found.unwrap().len(), 0);
+}
+
+#[test]
+fn a_configuration_that_was_named_must_exist_and_a_broken_one_is_judged_by_the_defaults() {
+    let fixture = Fixture::new();
+    let path = fixture.root().join("config.toml");
+    let guard = |broken| fixture.host.guard(broken);
+    assert!(guard(BrokenConfig::Fail).unwrap().config_error.is_none());
+    fs::write(&path, "nonsense = 1\n").unwrap();
+    assert!(
+        guard(BrokenConfig::UseDefaults)
+            .unwrap()
+            .config_error
+            .is_some()
+    );
+    let broken = guard(BrokenConfig::Fail).err();
+    assert!(matches!(broken, Some(HostError::Config(_))), "{broken:?}");
+    fs::remove_file(&path).unwrap();
+    for broken in [BrokenConfig::UseDefaults, BrokenConfig::Fail] {
+        let missing = guard(broken).err();
+        assert!(
+            matches!(&missing, Some(HostError::NoConfig(it)) if *it == path),
+            "{missing:?}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_store_is_judged_as_the_hook_would() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fs::write(fixture.host.state_dir().join("store.db"), "no store").unwrap();
+    assert!(fixture.host.guard(BrokenConfig::Fail).is_ok());
+    assert!(!fixture.is_allowed(&guest));
 }

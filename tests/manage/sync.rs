@@ -24,7 +24,9 @@ use crate::manage::keys::show;
 use crate::manage::provider_rotate::rotate;
 use crate::manage::renew::renew;
 use crate::manage::status::status;
-use crate::manage::sync::{SyncAction, SyncError, Synced, after_change, not_travelling, sync};
+use crate::manage::sync::{
+    SyncAction, SyncError, Synced, after_change, exclusive, not_travelling, sync,
+};
 use crate::manage::travelling::TravelFinding;
 
 impl Fixture {
@@ -660,4 +662,45 @@ fn a_definition_that_is_full_of_other_keys_lacks_those_of_the_guest() {
     // Of a guest without a key here nothing is lacking.
     fixture.sql("DELETE FROM key_ref");
     assert_eq!(lacks(full), 0);
+}
+
+#[test]
+fn keys_that_libvirt_has_not_kept_are_not_said_to_be_written() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    fixture.guest_in_use("vm1");
+    fixture.libvirt.guests.keep_as_it_is("vm1");
+    let lost = key_metadata::write(&fixture.host, "vm1").unwrap_err();
+    assert!(matches!(lost, KeyMetadataError::NotKept(_)), "{lost:?}");
+    let synced = fixture.synced();
+    assert_eq!(actions(&synced), [("vm1", SyncAction::Failed)]);
+    assert!(
+        synced.guests[0]
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("not kept")
+    );
+}
+
+#[test]
+fn a_command_that_has_changed_no_key_asks_libvirt_nothing_and_waits_for_no_other_run() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    fixture.guest_in_use("vm1");
+    let later = Timestamp(Timestamp::now().0 + 60_000);
+    let before = fixture.libvirt.calls();
+    assert!(after_change(&fixture.host, later).is_none());
+    assert_eq!(fixture.libvirt.calls(), before);
+}
+
+#[test]
+fn of_two_runs_one_waits_for_the_other_and_says_so() {
+    let fixture = Fixture::new();
+    let soon = || Some(Deadline::after(std::time::Duration::from_millis(1)));
+    let held = exclusive(&fixture.host, soon()).unwrap();
+    let waited = exclusive(&fixture.host, soon()).unwrap_err();
+    assert!(matches!(waited, SyncError::Running), "{waited:?}");
+    drop(held);
+    exclusive(&fixture.host, soon()).unwrap();
 }

@@ -6,7 +6,7 @@ use super::shared::Memory;
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
 use crate::fleet::claim::{
-    Claim, KeyClaim, PlacementClaim, ProviderClaim, Signed, StatusClaim, SuccessorClaim,
+    Claim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, StatusClaim, SuccessorClaim,
 };
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{SignedState, StateNote};
@@ -509,4 +509,116 @@ fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
     one.store.delete_provider(provider.uuid).unwrap();
     sync(&mut one, &mut shared);
     assert_eq!(one.store.outbox_len().unwrap(), 0);
+}
+
+#[test]
+fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let row = one.rows(guest(1)).remove(0);
+    one.store.retire(row.key_ref.id, NOW).unwrap();
+    sync(&mut one, &mut shared);
+    two.tpms.are_unknown = true;
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+    // It answers again, and no state here needs the key.
+    two.tpms.are_unknown = false;
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+    assert_eq!(two.rows(guest(1)).len(), 1);
+}
+
+#[test]
+fn a_guest_that_has_too_many_keys_here_gets_none_of_other_hosts() {
+    let (mut one, mut two, mut shared) = pair();
+    for number in 0..64 {
+        two.make_key(guest(1), "nkp-a", &[number; 16], NOW);
+    }
+    for number in 0..63 {
+        two.make_key(guest(2), "nkp-a", &[number; 16], NOW);
+    }
+    for number in [1, 2] {
+        one.make_key(guest(number), "nkp-a", b"of another host", NOW);
+    }
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(two.with_dek(guest(1), b"of another host"), []);
+    assert_eq!(two.rows(guest(1)).len(), 64);
+    assert_eq!(two.with_dek(guest(2), b"of another host").len(), 1);
+}
+
+#[test]
+fn a_key_that_another_tool_has_retired_here_stays_retired_where_nobody_has_said_more_of_it() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    let wrapped = one.rows(guest(1)).remove(0).key_ref.wrapped_dek.unwrap();
+    sync(&mut two, &mut shared);
+    let other = rusqlite::Connection::open(two.dir.path().join("store.db")).unwrap();
+    let sql = "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek, retired_at)
+               VALUES (?1, 'nkp-a', ?2, 1)";
+    let row = rusqlite::params![guest(1).to_string(), wrapped.as_bytes()];
+    other.execute(sql, row).unwrap();
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(two.rows(guest(1)).len(), 1);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+}
+
+#[test]
+fn what_others_say_in_this_hosts_name_is_not_kept() {
+    let (mut one, mut two, mut shared) = pair();
+    let host = one.store.membership().unwrap().unwrap().host;
+    let lie = Claim::Host(HostClaim::new(HostUuid::random(), "nobody", NOW, false));
+    let lie = lie.write(host, NOW);
+    shared.facts.insert(lie.id, (0, lie));
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let known = |host: &Host| host.store.count_facts(Kind::Host).unwrap();
+    assert_eq!((known(&one), known(&two)), (0, 1));
+}
+
+#[test]
+fn the_last_form_of_a_key_that_counts_is_missed_when_it_is_pruned_elsewhere() {
+    let (mut one, mut two, mut shared) = pair();
+    two.make_key(guest(1), "nkp-a", b"first", NOW);
+    two.tpms.defined.insert(guest(1));
+    let own = two.rows(guest(1)).remove(0).key_ref.wrapped_dek.unwrap();
+    // The same key, wrapped once more on another host.
+    let other = WrappedDek::wrap(&kek(&A), &dek(b"first"), guest(1), Generation(0)).unwrap();
+    let said = KeyClaim::new(guest(1), other.clone(), "nkp-a", Some(1)).unwrap();
+    let host = HostUuid::random();
+    let tell = |shared: &mut Memory, claim: &Claim, at: u64| {
+        let fact = claim.write(host, NOW);
+        shared.facts.insert(fact.id, (at, fact));
+    };
+    tell(&mut shared, &Claim::Key(said), 0);
+    let pruned = |wrapped: &WrappedDek| {
+        let says = StatusClaim {
+            key: FactId::of_key(guest(1), wrapped),
+            domain: guest(1),
+            revision: 5,
+            status: KeyStatus::Pruned,
+            host,
+        };
+        Claim::Status(Signed::new(says, &kek(&A)))
+    };
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let status = |host: &Host| {
+        let stated = host.store.stated_key(FactId::of_key(guest(1), &own));
+        stated.unwrap().stated.status
+    };
+    tell(&mut shared, &pruned(&own), 100);
+    sync(&mut two, &mut shared);
+    assert_eq!(status(&two), KeyStatus::Pruned, "the other form counts");
+    tell(&mut shared, &pruned(&other), 101);
+    sync(&mut two, &mut shared);
+    assert_eq!(status(&two), KeyStatus::Live);
 }
