@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::fleet_shared::{SharedStore, exchange};
+use super::provider_rotate::bring_rows_back;
 use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::Kind;
@@ -210,4 +211,21 @@ fn a_host_that_is_in_no_fleet_rotates_alone() {
         assert!(done.unwrap().rotated && alone.would_start(&guest));
     }
     assert_eq!(store.conversations(), 0);
+}
+
+#[test]
+fn what_an_earlier_rotation_has_missed_comes_before_another_key() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    let alone = |_: &[HostResult]| panic!("nobody is waited for");
+    bring_rows_back(&one, || {
+        let done = rotate(&one, &[], Duration::ZERO, &mut { alone });
+        assert!(done.unwrap().rotated);
+    });
+    let present = one.provider("a").key_id;
+    let done = rotate(&one, &[], Duration::ZERO, &mut { alone }).unwrap();
+    assert_eq!((done.rotated, done.rewrapped), (false, 1));
+    assert_eq!((done.key_id, successors(&store).len()), (present, 2));
+    assert!(one.would_start(&guest));
 }
