@@ -142,7 +142,7 @@ pub fn serve<S: Store>() -> ExitCode {
     let mut store = None;
     host_serve(MAX_DOCUMENT, |document, _| {
         let request = serde_json::from_slice(document)?;
-        let reply = answer::<S>(&mut store, request).unwrap_or_else(refusal);
+        let reply = answer::<S>(&mut store, request).unwrap_or_else(|error| refusal(&error));
         to_frame(&[&serde_json::to_vec(&reply)?], MAX_DOCUMENT)
     })
 }
@@ -164,12 +164,12 @@ pub(crate) fn answer_of<S: Store>(
             kind: Some(scheme.to_owned()),
             ..done
         },
-        request => exchange(store, request, done).unwrap_or_else(refusal),
+        request => exchange(store, request, done).unwrap_or_else(|error| refusal(&error)),
     };
     to_frame(&[&serde_json::to_vec(&reply)?], MAX_DOCUMENT)
 }
 
-fn refusal(error: StoreError) -> Reply {
+fn refusal(error: &StoreError) -> Reply {
     Reply {
         error: Some(error.trouble),
         message: Some(error.message.chars().take(MAX_WORDS).collect()),

@@ -216,9 +216,9 @@ fn only_what_a_host_itself_has_said_lately_spares_it_a_report() {
     let store = SharedStore::new();
     let fixture = Fixture::new();
     let own = store.join(&fixture, "one");
-    let keys: Vec<Provider> = fixture.store().providers().unwrap();
+    let providers: Vec<Provider> = fixture.store().providers().unwrap();
     let keks = || -> Vec<Kek> {
-        let opened = keys.iter().map(|it| {
+        let opened = providers.iter().map(|it| {
             let kek = fixture.host.keyring().open(it.key_id, default_deadline());
             kek.unwrap()
         });
