@@ -10,7 +10,7 @@ use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
 use crate::guard::plain_state;
-use crate::ids::{DomainUuid, SecretUuid};
+use crate::ids::{DomainUuid, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
@@ -21,11 +21,12 @@ use crate::manage::checks::{
     CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, RecoveryFiles, examine,
 };
 use crate::manage::drop_state::drop_state;
+use crate::manage::fleet::kept_name;
 use crate::manage::host::default_deadline;
 use crate::manage::open::open;
 use crate::manage::provider_rotate::rotate;
 use crate::manage::slots::add;
-use crate::store::{Event, KnownFact, Origin};
+use crate::store::{Event, KnownFact, NewProvider, Origin};
 use crate::swtpm::LockedState;
 use crate::tpm_copies::CopyStore;
 use crate::verdict::code::Code;
@@ -275,9 +276,17 @@ fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
             |it| matches!(it, KeyFinding::RotationBegun(it) if it.uuid == provider.uuid),
         )
     };
-    let next = fixture.make_provider("next");
     let mut store = fixture.store();
     let now = Timestamp::now();
+    let next = Kek::generate().unwrap().key_id();
+    let kept = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: kept_name("a", next),
+        key_id: next,
+        key_version: 2,
+        is_default: false,
+    };
+    store.create_provider(&kept, &[], now).unwrap();
     let host = store.join_fleet("host1", now).unwrap();
     let keyring = fixture.host.keyring();
     let present = keyring.open(provider.key_id, default_deadline()).unwrap();
@@ -285,7 +294,7 @@ fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
         let says = SuccessorClaim {
             name: "a".to_owned(),
             old: provider.key_id,
-            new: next.key_id,
+            new: next,
             key_version: 2,
             finished,
         };

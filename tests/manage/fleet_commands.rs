@@ -14,7 +14,8 @@ use crate::ids::{DomainUuid, HostUuid};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::fleet::states::fleet_states;
 use crate::manage::fleet::{
-    FleetCommandError, FleetGuest, fleet_guests, fleet_history, init, join, leave, sql, status,
+    FleetCommandError, FleetGuest, FleetHost, fleet_guests, fleet_history, init, join, leave, lost,
+    sql, status,
 };
 use crate::manage::key_refs::retire;
 use crate::store::Membership;
@@ -184,14 +185,11 @@ fn the_status_shows_what_each_host_said_last_and_what_is_of_the_future_not() {
     assert_eq!((found.name.as_str(), found.outbox), ("one", 0));
     assert_eq!(found.server.as_deref(), Some("memory"));
     assert!(found.trouble.is_none() && found.synced_at.is_some());
-    let hosts: Vec<_> = found
-        .hosts
-        .iter()
-        .map(|it| (it.name.as_str(), it.guests))
-        .collect();
-    assert_eq!(hosts[0], ("one", Some(1)));
+    let row = |it: &FleetHost| (it.name.clone(), it.guests, it.reported_at.is_some());
+    let hosts: Vec<_> = found.hosts.iter().map(row).collect();
+    assert_eq!(hosts[0], ("one".to_owned(), Some(1), true));
     // The store gives the newest one alone: it is not believed.
-    assert_eq!(hosts[1], ("two", None));
+    assert_eq!(hosts[1], ("two".to_owned(), None, false));
     store.cut_off();
     let found = status(&one.host).unwrap();
     assert!(found.trouble.is_some() && found.server.is_none());
@@ -390,4 +388,32 @@ fn while_libvirt_is_silent_a_host_goes_on_with_the_guests_it_had() {
     one.libvirt.guests.undefine("vm1");
     exchange(&one);
     assert!(!is_asked_for(guest.uuid));
+}
+
+#[test]
+fn a_host_that_is_lost_takes_the_guests_of_no_other_host_with_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let others = ["two", "three"].map(|name| second(&store, &one, name));
+    let now = Timestamp::now();
+    let guests = ["vm2", "vm3"].map(|name| one.guest_in_use(name));
+    exchange(&one);
+    for (host, guest) in others.iter().zip(&guests) {
+        exchange(host);
+        let mut notes = host.store();
+        notes
+            .note_placement(guest.uuid, &guest.name, true, now)
+            .unwrap();
+        exchange(host);
+    }
+    exchange(&one);
+    let lost = lost(&one.host, "two").unwrap();
+    assert!(lost.told && lost.trouble.is_none());
+    let uuids: Vec<_> = lost.guests.iter().map(|it| it.uuid).collect();
+    assert_eq!(uuids, [guests[0].uuid]);
+    let runs = |guest: DomainUuid| one.store().placements(guest).unwrap()[0].placement.running;
+    assert_eq!(
+        guests.each_ref().map(|guest| runs(guest.uuid)),
+        [false, true]
+    );
 }

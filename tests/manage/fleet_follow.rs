@@ -14,7 +14,7 @@ use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::manage::fleet::{Follower, kept_name, round, status};
 use crate::manage::host::default_deadline;
-use crate::store::NewProvider;
+use crate::store::{NewProvider, previous_key_name};
 use crate::verdict::facts::Provider;
 
 fn say(store: &SharedStore, claim: &Claim) {
@@ -82,14 +82,30 @@ fn a_key_that_does_not_open_here_is_not_followed() {
     let one = store.host("one");
     let first = present(&one);
     let nowhere = Kek::generate().unwrap();
-    say(&store, &follows(&first, nowhere.key_id(), 2, true));
+    say(&store, &follows(&first, nowhere.key_id(), 9, true));
+    assert_eq!(exchange(&one).followed, [""; 0]);
     // Nor one that another provider of this host has.
     let other = one.provider("b").key_id;
     say(&store, &follows(&first, other, 3, true));
     assert_eq!(exchange(&one).followed, [""; 0]);
+    // Present or previous.
+    let created = one.store().create_provider(
+        &NewProvider {
+            uuid: ProviderUuid::random(),
+            name: previous_key_name("b", nowhere.key_id()),
+            key_id: nowhere.key_id(),
+            key_version: 1,
+            is_default: false,
+        },
+        &[],
+        Timestamp::now(),
+    );
+    created.unwrap();
+    one.put_key(&nowhere);
+    assert_eq!(exchange(&one).followed, [""; 0]);
     let lost = opens(&one);
     one.host.keyring().remove(lost.key_id()).unwrap();
-    say(&store, &follows(&first, lost.key_id(), 4, true));
+    say(&store, &follows(&first, lost.key_id(), 10, true));
     assert_eq!(exchange(&one).followed, [""; 0]);
     assert_eq!(one.provider("a").key_id, first.key_id());
 }

@@ -8,11 +8,12 @@ use super::provider_rotate::bring_rows_back;
 use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::Kind;
-use crate::fleet::claim::{Claim, ReportClaim, SuccessorClaim};
+use crate::fleet::claim::{Claim, ReportClaim, Signed, SuccessorClaim};
 use crate::ids::{HostUuid, ProviderUuid};
+use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
-use crate::manage::fleet::FleetCommandError;
 use crate::manage::fleet::rotation::{HostResult, HostState, Patience, RotateError};
+use crate::manage::fleet::{FleetCommandError, kept_name};
 use crate::manage::host::{DEFAULT_DEADLINE, default_deadline};
 use crate::manage::provider_rotate::{RotatedProvider, rotate_everywhere};
 use crate::manage::slots::add;
@@ -228,4 +229,53 @@ fn what_an_earlier_rotation_has_missed_comes_before_another_key() {
     assert_eq!((done.rotated, done.rewrapped), (false, 1));
     assert_eq!((done.key_id, successors(&store).len()), (present, 2));
     assert!(one.would_start(&guest));
+}
+
+#[test]
+fn only_a_key_that_was_announced_as_the_next_one_and_is_here_is_taken_for_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let present = one
+        .host
+        .keyring()
+        .open(one.provider("a").key_id, default_deadline());
+    let present = present.unwrap();
+    let (announced, nowhere) = (Kek::generate().unwrap(), Kek::generate().unwrap());
+    one.put_key(&announced);
+    let kept = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: kept_name("a", announced.key_id()),
+        key_id: announced.key_id(),
+        key_version: 1,
+        is_default: false,
+    };
+    one.store()
+        .create_provider(&kept, &[], Timestamp::now())
+        .unwrap();
+    let other = one.provider("b");
+    // Whoever has the key can sign this.
+    for (old, new) in [
+        (nowhere.key_id(), announced.key_id()),
+        (present.key_id(), nowhere.key_id()),
+        (present.key_id(), other.key_id),
+    ] {
+        let says = SuccessorClaim {
+            name: "a".to_owned(),
+            old,
+            new,
+            key_version: 2,
+            finished: false,
+        };
+        let claim = Claim::Successor(Signed::new(says, &present));
+        store.put(claim.write(HostUuid::random(), Timestamp::now()));
+    }
+    let done = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap();
+    let known = [
+        announced.key_id(),
+        nowhere.key_id(),
+        other.key_id,
+        present.key_id(),
+    ];
+    assert!(!known.contains(&done.key_id));
+    assert_eq!(one.provider("b"), other);
 }
