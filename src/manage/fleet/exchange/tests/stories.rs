@@ -717,7 +717,7 @@ fn history_is_told_and_again_where_another_database_lacks_it() {
     let lie = Claim::Event(EventClaim {
         host: HostUuid::random(),
         host_name: "nobody".to_owned(),
-        seq: 1000,
+        seq: all[1],
         at: NOW.0 + 1,
         domain: guest(1),
         name: "vm1".to_owned(),
