@@ -2,9 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::thread;
-
-use nix::unistd::{Uid, setfsuid};
 
 use super::fixture::Fixture;
 use crate::capture;
@@ -22,7 +19,7 @@ use crate::manage::shared_secrets;
 use crate::manage::slots::TRIED_EVERY;
 use crate::manage::status::{GuestStatus, Status, status};
 use crate::manage::unknown_guests;
-use crate::store::{Event, Origin, StoreError};
+use crate::store::{Event, Origin};
 use crate::verdict::code::Code;
 
 fn look(fixture: &Fixture, passes: impl Fn(&GuestStatus) -> bool) -> Status {
@@ -345,26 +342,4 @@ fn a_damaged_store_is_judged_as_the_hook_would() {
     fs::write(fixture.host.state_dir().join("store.db"), "no store").unwrap();
     assert!(fixture.host.guard(BrokenConfig::Fail).is_ok());
     assert!(!fixture.is_allowed(&guest));
-}
-
-#[test]
-fn a_user_who_may_not_read_the_store_cannot_say_what_the_hook_would_do() {
-    if !nix::unistd::geteuid().is_root() {
-        return; // Only root can become somebody else.
-    }
-    let fixture = Fixture::new();
-    thread::scope(|scope| {
-        let asked = scope.spawn(|| {
-            let same = Fixture::at(fixture.root());
-            // Of this thread alone.
-            setfsuid(Uid::from_raw(65_534));
-            same.host.guard(BrokenConfig::Fail).err()
-        });
-        let refused = asked.join().unwrap();
-        let is_denied = |error: &StoreError| error.is_permission_denied();
-        assert!(
-            matches!(&refused, Some(HostError::Store(error)) if is_denied(error)),
-            "{refused:?}"
-        );
-    });
 }
