@@ -686,8 +686,14 @@ fn an_exchange_of_hosts_that_have_nothing_to_say_is_a_few_questions() {
 fn history_is_told_and_again_where_another_database_lacks_it() {
     let (mut one, _, mut shared) = pair();
     let host = one.store.membership().unwrap().unwrap().host;
-    let record = |one: &mut Host| {
-        let event = Event::new(NOW, Origin::Renew, guest(1), "vm1", "done");
+    let record = |one: &mut Host, after: i64| {
+        let event = Event::new(
+            Timestamp(NOW.0 + after),
+            Origin::Renew,
+            guest(1),
+            "vm1",
+            "done",
+        );
         one.store.record_event(&event).unwrap();
     };
     let events = |shared: &Memory| {
@@ -701,10 +707,10 @@ fn history_is_told_and_again_where_another_database_lacks_it() {
         seqs.sort_unstable();
         seqs
     };
-    record(&mut one);
+    record(&mut one, 0);
     sync(&mut one, &mut shared);
     let backup = shared.clone();
-    record(&mut one);
+    record(&mut one, 1);
     sync(&mut one, &mut shared);
     let all = events(&shared);
     assert_eq!(all.len(), 2);
@@ -718,7 +724,7 @@ fn history_is_told_and_again_where_another_database_lacks_it() {
         host: HostUuid::random(),
         host_name: "nobody".to_owned(),
         seq: all[1],
-        at: NOW.0 + 1,
+        at: NOW.0 + 2,
         domain: guest(1),
         name: "vm1".to_owned(),
         operation: "prepare".to_owned(),
