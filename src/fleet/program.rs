@@ -142,13 +142,39 @@ pub fn serve<S: Store>() -> ExitCode {
     let mut store = None;
     host_serve(MAX_DOCUMENT, |document, _| {
         let request = serde_json::from_slice(document)?;
-        let reply = answer::<S>(&mut store, request).unwrap_or_else(|error| Reply {
-            error: Some(error.trouble),
-            message: Some(error.message.chars().take(MAX_WORDS).collect()),
-            ..Reply::default()
-        });
+        let reply = answer::<S>(&mut store, request).unwrap_or_else(|error| refusal(&error));
         to_frame(&[&serde_json::to_vec(&reply)?], MAX_DOCUMENT)
     })
+}
+
+/// What the program of this scheme answers to a document, for a store that a test has in memory.
+#[cfg(test)]
+pub(crate) fn answer_of<S: Store>(
+    store: &mut S,
+    scheme: &str,
+    document: &[u8],
+) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let done = Reply {
+        ok: true,
+        ..Reply::default()
+    };
+    let reply = match serde_json::from_slice(document)? {
+        Request::Hello { .. } => Reply {
+            protocol: Some(VERSION),
+            kind: Some(scheme.to_owned()),
+            ..done
+        },
+        request => exchange(store, request, done).unwrap_or_else(|error| refusal(&error)),
+    };
+    to_frame(&[&serde_json::to_vec(&reply)?], MAX_DOCUMENT)
+}
+
+fn refusal(error: &StoreError) -> Reply {
+    Reply {
+        error: Some(error.trouble),
+        message: Some(error.message.chars().take(MAX_WORDS).collect()),
+        ..Reply::default()
+    }
 }
 
 fn answer<S: Store>(store: &mut Option<S>, request: Request<'_>) -> Result<Reply, StoreError> {

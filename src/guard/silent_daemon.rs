@@ -4,7 +4,7 @@
 //! note, and it says nothing once that virtqemud is up, or about another.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 
 use super::context::Guard;
 use crate::host::{atomic, trusted};
@@ -32,7 +32,7 @@ impl StartingVirtqemud {
     pub(super) fn note(self, guard: &Guard) {
         let noted = match self.was_silent {
             false if guard.silence.is_set() => write(guard, self.daemon),
-            true if guard.silence.is_broken() => remove(guard),
+            true if guard.silence.is_broken() => atomic::remove_path(&guard.run_dir.silence()),
             _ => Ok(()),
         };
         if let Err(error) = noted {
@@ -45,13 +45,6 @@ fn write(guard: &Guard, daemon: Process) -> io::Result<()> {
     let (note, words) = (guard.run_dir.silence(), daemon.to_string());
     let dir = trusted::make_dir(&guard.run_dir.starts(), trusted::RUN_DIR)?;
     atomic::replace(&dir, note.file_name().unwrap_or_default(), words.as_bytes())
-}
-
-fn remove(guard: &Guard) -> io::Result<()> {
-    match fs::remove_file(guard.run_dir.silence()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -94,14 +87,5 @@ mod tests {
         assert!(!is_noted(7));
         start(8, Some(false));
         assert!(is_noted(8));
-    }
-    #[test]
-    fn a_note_that_is_gone_is_removed_and_one_that_stays_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut guard = Guard::new(Config::default(), StateDir::at(dir.path()));
-        guard.run_dir = RunDir::at(dir.path().join("run"));
-        assert!(remove(&guard).is_ok());
-        fs::create_dir_all(guard.run_dir.silence()).unwrap();
-        assert!(remove(&guard).is_err());
     }
 }

@@ -240,4 +240,14 @@ mod tests {
         }
         assert!(remove_at_start(&guard, &domain), "without a note, too");
     }
+
+    /// What is fuzzed is this file.
+    #[cfg(feature = "internals")]
+    #[test]
+    fn a_note_is_read_as_the_fuzzers_read_it() {
+        let (_dir, guard, domain) = setting();
+        write(&guard, &domain, Some(HERE), true).unwrap();
+        assert!(is_one(&fs::read(path(&guard, &domain)).unwrap()));
+        assert!(!is_one(b"{}"));
+    }
 }

@@ -108,6 +108,16 @@ mod tests {
         assert_eq!(progress_in(""), None);
     }
 
+    /// What is fuzzed is this file.
+    #[cfg(feature = "internals")]
+    #[test]
+    fn a_status_file_is_read_as_the_fuzzers_read_it() {
+        assert!(is_understood(
+            "<domstatus>\n  <job type='none' async='start'/>"
+        ));
+        assert!(!is_understood("<domstatus/>"));
+    }
+
     #[test]
     fn only_a_confirmed_migration_is_one() {
         let status = |job: &str| format!("<domstatus state='paused'>\n  <job {job}>\n  </job>");

@@ -238,20 +238,12 @@ impl Host {
             }
             Err(error) => return Err(error),
         };
-        self.may_judge()?;
+        may_judge(self.store(Access::Read))?;
         let mut guard = Guard::new(config, self.state_dir.clone());
         guard.config_error = trouble;
         guard.run_dir = self.run_dir();
         guard.secrets = Some(self.secrets_at(&guard.config));
         Ok(guard)
-    }
-
-    /// A user who may not read the store cannot say what the hook, as its owner, would do.
-    fn may_judge(&self) -> Result<(), StoreError> {
-        match self.store(Access::Read) {
-            Err(error) if error.is_permission_denied() => Err(error),
-            _ => Ok(()),
-        }
     }
 
     /// The libvirt whose secrets guests use; by the defaults where the configuration is broken.
@@ -291,5 +283,33 @@ impl Host {
             #[cfg(test)]
             Connection::Fake(libvirt) => libvirt.clone(),
         }
+    }
+}
+
+/// A user who may not read the store cannot say what the hook, as its owner, would do.
+fn may_judge(store: Result<Option<Store>, StoreError>) -> Result<(), StoreError> {
+    match store {
+        Err(error) if error.is_permission_denied() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_user_who_may_not_read_the_store_cannot_say_what_the_hook_would_do() {
+        let unusable = |kind: ErrorKind| {
+            let reason = Error::from(kind).into();
+            let path = PathBuf::from("store.db");
+            may_judge(Err(StoreError::Unavailable { path, reason }))
+        };
+        assert!(unusable(ErrorKind::PermissionDenied).is_err());
+        // With others the hook would fail as well.
+        assert!(unusable(ErrorKind::StorageFull).is_ok());
+        assert!(may_judge(Ok(None)).is_ok());
     }
 }

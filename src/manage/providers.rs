@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::host::{Host, HostError, default_deadline};
 use super::provider_name::{self, BadName};
+use crate::clock::Deadline;
 use crate::host::lock::lock;
 use crate::host::path_error::PathError;
 use crate::ids::ProviderUuid;
@@ -132,12 +134,16 @@ impl ProvidersLock {
     pub(crate) fn acquire(host: &Host) -> Result<Self, ProviderError> {
         let path = host.state_dir();
         let state_dir = File::open(path).map_err(PathError::at(path))?;
-        lock(&state_dir, default_deadline()).map_err(|error| match error.kind() {
-            ErrorKind::TimedOut => ProviderError::Busy,
-            _ => PathError::new(&**path, error).into(),
-        })?;
+        Self::wait(&state_dir, path, default_deadline())?;
         Ok(Self {
             _state_dir: state_dir,
+        })
+    }
+
+    fn wait(state_dir: &File, path: &Path, deadline: Deadline) -> Result<(), ProviderError> {
+        lock(state_dir, deadline).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => ProviderError::Busy,
+            _ => PathError::new(path, error).into(),
         })
     }
 }
@@ -147,5 +153,26 @@ pub(super) fn check_name(name: &str) -> Result<(), ProviderError> {
     match provider_name::problem(name) {
         None => Ok(()),
         Some(why) => Err(ProviderError::BadName(name.to_owned(), why)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_too_long_is_told_that_another_one_is_at_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let wait = |file: &File| {
+            let deadline = Deadline::after(Duration::from_millis(1));
+            ProvidersLock::wait(file, dir.path(), deadline)
+        };
+        let (one, other) = (File::open(dir.path()), File::open(dir.path()));
+        wait(one.as_ref().unwrap()).unwrap();
+        let busy = wait(&other.unwrap()).unwrap_err();
+        assert!(matches!(busy, ProviderError::Busy), "{busy:?}");
     }
 }

@@ -190,3 +190,32 @@ fn a_kill_leaves_the_guest_bound_or_not() {
         |fixture| assert_eq!(fixture.rows(&fixture.defined("vm1")).len(), 1),
     );
 }
+
+#[test]
+fn a_secret_that_is_the_guards_that_has_no_value_or_is_for_something_else_is_no_remark() {
+    let fixture = Fixture::new();
+    let secrets = &fixture.libvirt.secrets;
+    let own = fixture.define("own");
+    let definition = secret::definition(own.secret, own.uuid);
+    secrets.define(&definition).unwrap();
+    secrets.set_value(own.secret, b"value").unwrap();
+    for (name, usage) in [
+        ("other", "<usage type='ceph'><name>disk</name></usage>"),
+        ("empty", "<usage type='vtpm'><name>mine</name></usage>"),
+    ] {
+        let guest = fixture.define(name);
+        let uuid = guest.secret;
+        let xml =
+            format!("<secret ephemeral='no' private='no'><uuid>{uuid}</uuid>{usage}</secret>");
+        secrets.define(&xml).unwrap();
+        let value: &[u8] = if name == "empty" { b"" } else { b"value" };
+        secrets.set_value(uuid, value).unwrap();
+    }
+    for name in ["own", "other", "empty"] {
+        assert_eq!(
+            bind(&fixture.host, name, None).unwrap().remarks,
+            [],
+            "{name}"
+        );
+    }
+}

@@ -5,10 +5,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::fixture::Fixture;
+use super::fleet_shared::SharedStore;
+use super::slots::toy;
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
 use crate::guard::plain_state;
-use crate::ids::{DomainUuid, SecretUuid};
+use crate::ids::{DomainUuid, ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::kek::Kek;
 use crate::keyring::WeakerSeal;
@@ -19,10 +21,14 @@ use crate::manage::checks::{
     CannotRun, Distrusted, Finding, HookFinding, HostFinding, KeyFinding, RecoveryFiles, examine,
 };
 use crate::manage::drop_state::drop_state;
+use crate::manage::fleet::kept_name;
 use crate::manage::host::default_deadline;
+use crate::manage::open::open;
 use crate::manage::provider_rotate::rotate;
-use crate::store::{Event, KnownFact, Origin};
+use crate::manage::slots::add;
+use crate::store::{Event, KnownFact, NewProvider, Origin};
 use crate::swtpm::LockedState;
+use crate::tpm_copies::CopyStore;
 use crate::verdict::code::Code;
 
 fn look(fixture: &Fixture) -> Vec<Finding> {
@@ -270,9 +276,17 @@ fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
             |it| matches!(it, KeyFinding::RotationBegun(it) if it.uuid == provider.uuid),
         )
     };
-    let next = fixture.make_provider("next");
     let mut store = fixture.store();
     let now = Timestamp::now();
+    let next = Kek::generate().unwrap().key_id();
+    let kept = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: kept_name("a", next),
+        key_id: next,
+        key_version: 2,
+        is_default: false,
+    };
+    store.create_provider(&kept, &[], now).unwrap();
     let host = store.join_fleet("host1", now).unwrap();
     let keyring = fixture.host.keyring();
     let present = keyring.open(provider.key_id, default_deadline()).unwrap();
@@ -280,7 +294,7 @@ fn a_rotation_of_the_fleet_that_nobody_has_finished_is_reported() {
         let says = SuccessorClaim {
             name: "a".to_owned(),
             old: provider.key_id,
-            new: next.key_id,
+            new: next,
             key_version: 2,
             finished,
         };
@@ -542,4 +556,164 @@ fn a_link_in_the_place_of_libvirts_states_is_noted() {
     symlink(&target, &states).unwrap();
     let is_link = |one: &HostFinding| matches!(one, HostFinding::LinkedStates { target: found, .. } if *found == target);
     assert!(host(&look(&fixture), is_link));
+}
+
+#[test]
+fn key_managers_and_the_slots_of_each_provider_are_tried() {
+    let fixture = Fixture::new();
+    fixture.with_toy("boot");
+    add(&fixture.host, "a", &toy("one"), None).unwrap();
+    let still_on_disk = |found: &[Finding]| {
+        let of = found.iter().filter_map(|one| match one {
+            Finding::Key(KeyFinding::StillOnDisk(provider)) => Some(provider.name.clone()),
+            _ => None,
+        });
+        of.collect::<Vec<_>>()
+    };
+    let closed = |found: &[Finding]| {
+        let of = found.iter().filter_map(|one| match one {
+            Finding::Key(KeyFinding::Slot(provider, ..)) => Some(provider.name.clone()),
+            _ => None,
+        });
+        of.collect::<Vec<_>>()
+    };
+    let found = look(&fixture);
+    assert_eq!(
+        (still_on_disk(&found), closed(&found)),
+        (vec!["a".to_owned()], Vec::new())
+    );
+    open(&fixture.host, &[]).unwrap();
+    fixture.sql("UPDATE kek_slot SET blob = x'00'");
+    let found = look(&fixture);
+    assert_eq!(
+        (still_on_disk(&found), closed(&found)),
+        (Vec::new(), vec!["a".to_owned()])
+    );
+    // Of a key manager that does not answer one finding tells.
+    let plugins = fixture.host.state_dir().with_extension("plugins");
+    fs::remove_file(plugins.join("pad")).unwrap();
+    let found = look(&fixture);
+    assert!(host(&found, |one| matches!(
+        one,
+        HostFinding::KeyManager(_)
+    )));
+    assert_eq!(closed(&found), [""; 0]);
+}
+
+#[test]
+fn slots_of_one_kind_alone_and_no_recovery_file_are_reported() {
+    let fixture = Fixture::new();
+    let now = Some(Timestamp::now());
+    fixture.put_slot("a", "transit", ("vault", "a"), now);
+    fixture.put_slot("b", "pkcs11", ("hsm", "b"), now);
+    // One that has never opened is no other way.
+    fixture.put_slot("a", "pkcs11", ("hsm", "a"), None);
+    let kinds = || {
+        let found = look(&fixture).into_iter().filter_map(|one| match one {
+            Finding::Key(KeyFinding::OneKind(provider, kind)) => Some((provider.name, kind)),
+            _ => None,
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort();
+        found
+    };
+    let row = |name: &str, kind: &str| (name.to_owned(), kind.to_owned());
+    assert_eq!(kinds(), [row("a", "transit"), row("b", "pkcs11")]);
+    fixture.put_slot("a", "pkcs11", ("hsm", "a"), now);
+    assert_eq!(kinds(), [row("b", "pkcs11")]);
+}
+
+#[test]
+fn copies_that_cannot_be_used_and_those_that_nobody_has_needed_for_long_are_reported() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.save_copy(&guest);
+    let old = |found: &[Finding]| {
+        key(
+            found,
+            |one| matches!(one, KeyFinding::OldCopy { guest: of, .. } if *of == guest.uuid),
+        )
+    };
+    let damaged = |found: &[Finding]| key(found, |one| matches!(one, KeyFinding::Copy(_)));
+    let found = look(&fixture);
+    assert!(!old(&found) && !damaged(&found));
+    let copies = fixture.host.copies_of(guest.uuid).unwrap();
+    let manifest = &copies.judged[0].copy.manifest;
+    let dir = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+    let path = dir.path().join(format!("{}.json", copies.judged[0].sha256));
+    let text = fs::read_to_string(&path).unwrap();
+    let saved_at = manifest.kept_at().0;
+    let day = 24 * 60 * 60 * 1000;
+    let date_back = |days: i64| {
+        let text = text.replace(&saved_at.to_string(), &(saved_at - days * day).to_string());
+        fs::write(&path, text).unwrap();
+    };
+    date_back(89);
+    assert!(!old(&look(&fixture)));
+    date_back(91);
+    assert!(old(&look(&fixture)));
+    // Where every run is saved, it is that of a guest that is shut off for long.
+    let config = fixture.root().join("config.toml");
+    let before = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{before}[state]\nkeep = \"all\"\n")).unwrap();
+    assert!(!old(&look(&fixture)));
+    fs::write(&path, "no manifest").unwrap();
+    assert!(damaged(&look(&fixture)));
+}
+
+#[test]
+fn a_membership_that_cannot_be_read_is_not_said_to_be_none() {
+    let fixture = Fixture::new();
+    let store = SharedStore::new();
+    store.configure(&fixture, "");
+    let is_outside = |found: &[Finding]| host(found, |one| matches!(one, HostFinding::NotInFleet));
+    assert!(is_outside(&look(&fixture)));
+    fixture.store().join_fleet("one", Timestamp::now()).unwrap();
+    assert!(!is_outside(&look(&fixture)));
+    fixture.sql("UPDATE fleet SET host_uuid = 'damaged'");
+    assert!(!is_outside(&look(&fixture)));
+}
+
+#[test]
+fn a_file_of_another_user_among_the_guards_own_is_told_from_an_open_one() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // Only root can give a file away.
+    }
+    let fixture = Fixture::new();
+    let (given, open) = (
+        fixture.host.state_dir().join("given"),
+        fixture.host.state_dir().join("open"),
+    );
+    for path in [&given, &open] {
+        fs::write(path, "").unwrap();
+        set_mode(path, 0o600);
+    }
+    std::os::unix::fs::chown(&given, Some(65_534), None).unwrap();
+    set_mode(&open, 0o666);
+    let found = look(&fixture);
+    let untrusted = |path: &Path, what: Distrusted| {
+        host(
+            &found,
+            |one| matches!(one, HostFinding::Untrusted { path: of, what: it, .. } if of == path && *it == what),
+        )
+    };
+    assert!(untrusted(&given, Distrusted::Owner), "{found:?}");
+    assert!(untrusted(&open, Distrusted::Open), "{found:?}");
+}
+
+#[test]
+fn a_directory_of_secrets_that_is_missing_is_no_finding_and_one_that_cannot_be_read_is() {
+    let fixture = Fixture::new();
+    let secrets = fixture.libvirt.dirs().secrets();
+    let is_unreadable = || {
+        let found = look(&fixture);
+        host(
+            &found,
+            |one| matches!(one, HostFinding::Unreadable(path, _) if *path == secrets),
+        )
+    };
+    fs::remove_dir_all(&secrets).unwrap();
+    assert!(!is_unreadable());
+    fs::write(&secrets, "no directory").unwrap();
+    assert!(is_unreadable());
 }

@@ -256,3 +256,24 @@ fn a_state_is_encrypted_with_a_key_that_goes_before_the_others() {
     assert_eq!(rows.last(), Some(&(done.key_ref, 3, true)));
     fixture.assert_starts_with_one_key(&guest);
 }
+
+#[test]
+fn a_key_of_the_guests_xml_counts_if_it_is_newer_or_as_new_and_another_one() {
+    let choose = |generation: u32, is_the_same: bool| {
+        let fixture = Fixture::new();
+        let guest = fixture.define("vm1");
+        let dek = Dek::generate().unwrap();
+        let row = fixture.add_key_of(&guest, "a", &dek, Generation(5));
+        fixture.encrypt_state(&guest, &dek);
+        let other = Dek::generate().unwrap();
+        let in_xml = if is_the_same { &dek } else { &other };
+        put_into_xml(&fixture, &guest, in_xml, generation);
+        use_key(&fixture.host, row).unwrap().generation.0
+    };
+    for is_the_same in [true, false] {
+        assert_eq!(choose(4, is_the_same), 5);
+        assert_eq!(choose(6, is_the_same), 7);
+    }
+    assert_eq!(choose(5, true), 5);
+    assert_eq!(choose(5, false), 6);
+}

@@ -4,10 +4,12 @@ use std::fs;
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
+use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
 use crate::manage::key_refs::{retire, unbind};
+use crate::store::{Event, Origin};
 
 fn cloned(fixture: &Fixture) -> Result<Cloned, CloneError> {
     clone(&fixture.host, "vm1", "vm2")
@@ -166,4 +168,19 @@ fn a_kill_loses_no_state_that_is_taken_over() {
         },
         |fixture| assert!(fixture.would_start(&fixture.defined("vm2"))),
     );
+}
+
+#[test]
+fn a_guest_that_came_back_under_its_name_is_the_clone_of_the_one_before() {
+    let fixture = Fixture::new();
+    let old = fixture.guest_in_use("vm1");
+    let now = Timestamp::now();
+    let event = Event::new(now, Origin::Renew, old.uuid, "vm1", "done".to_owned());
+    fixture.store().record_event(&event).unwrap();
+    fixture.libvirt.guests.undefine("vm1");
+    let guest = fixture.define("vm1");
+    let done = clone(&fixture.host, "vm1", "vm1").unwrap();
+    assert_eq!(done.action, CloneAction::TakenOver);
+    assert_eq!(done.original.uuid(), old.uuid);
+    assert!(fixture.would_start(&guest));
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::clock::Timestamp;
 use crate::domain::{self, Domain, TravellingKeys, Vtpm};
 use crate::guard::{Mode, prepare};
-use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid};
+use crate::ids::{DomainUuid, KeyRefId, ProviderUuid, SecretUuid, SlotUuid};
 use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
@@ -19,7 +19,7 @@ use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
 use crate::libvirt::fake::FakeLibvirt;
 use crate::manage::host::{BrokenConfig, Host, default_deadline};
-use crate::store::{Access, AddKey, KeyRefRecord, NewProvider, Origin, OtherKeys, Store};
+use crate::store::{Access, AddKey, KeyRefRecord, NewProvider, Origin, OtherKeys, Slot, Store};
 use crate::swtpm::{StateFile, TpmData, read_state, state_path};
 use crate::tpm_copies::{CopyStore, LiveState};
 use crate::verdict::facts::{CopyReason, KmsSlots, Provider};
@@ -108,6 +108,29 @@ impl Fixture {
             .create_provider(&new, &[], Timestamp::now())
             .unwrap();
         self.provider(name)
+    }
+
+    /// Adds a slot of a provider's key that no key manager has made.
+    pub(crate) fn put_slot(
+        &self,
+        provider: &str,
+        kind: &str,
+        place: (&str, &str),
+        verified_at: Option<Timestamp>,
+    ) -> Slot {
+        let slot = Slot {
+            uuid: SlotUuid::random(),
+            key_id: self.provider(provider).key_id,
+            kind: kind.to_owned(),
+            label: None,
+            kms: place.0.to_owned(),
+            remote_key: place.1.to_owned(),
+            remote_version: None,
+            blob: vec![1],
+            verified_at,
+            created_at: Timestamp(1),
+        };
+        self.store().add_slot(slot).unwrap()
     }
 
     /// Puts a provider key into the keyring (src/keyring has the format).

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,11 +19,52 @@ use crate::manage::host::default_deadline;
 use crate::store::KeyRefRecord;
 use crate::swtpm::Backend;
 
+/// The program of a scheme of its own, gone with the test.
+pub(crate) struct StoreProgram {
+    path: PathBuf,
+    pub(crate) scheme: String,
+}
+
+impl StoreProgram {
+    /// A scheme that nothing else has, and this script as its program.
+    pub(crate) fn install(dir: &Path, script: &str) -> Self {
+        let letters = HostUuid::random().to_string().replace('-', "");
+        let letter =
+            |digit: char| char::from(b'a' + u8::try_from(digit.to_digit(16).unwrap()).unwrap());
+        let scheme: String = letters.chars().map(letter).collect();
+        let source = dir.join("script");
+        fs::write(&source, script).unwrap();
+        let beside = std::env::current_exe().unwrap();
+        let path = beside.with_file_name(format!("store-{scheme}"));
+        // Another process writes it: what this one has open for writing, children of other tests may have open, too.
+        let installed = Command::new("install")
+            .args(["-m", "755"])
+            .args([&source, &path])
+            .status();
+        assert!(installed.unwrap().success());
+        Self { path, scheme }
+    }
+
+    /// Makes it the fleet's store of a host, with more lines of `[fleet]`.
+    pub(crate) fn configure(&self, fixture: &Fixture, more: &str) {
+        let path = fixture.root().join("config.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        let config = config.split("[fleet]").next().unwrap();
+        let store = format!("[fleet]\nstore = \"{}://there\"\n{more}", self.scheme);
+        fs::write(path, format!("{config}{store}")).unwrap();
+    }
+}
+
+impl Drop for StoreProgram {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// The store of a fleet, gone with the test.
 pub(crate) struct FleetStore {
-    program: PathBuf,
+    program: StoreProgram,
     dir: tempfile::TempDir,
-    scheme: String,
 }
 
 impl FleetStore {
@@ -52,14 +93,6 @@ impl FleetStore {
     /// The last connection's answers are those of all that follow.
     fn made(connections: &[&[&str]], after: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let letters = HostUuid::random().to_string().replace('-', "");
-        let letter =
-            |digit: char| char::from(b'a' + u8::try_from(digit.to_digit(16).unwrap()).unwrap());
-        let scheme: String = letters.chars().map(letter).collect();
-        let hello = serde_json::json!({
-            "ok": true, "protocol": 1, "kind": scheme, "version": "1"
-        });
-        fs::write(dir.path().join("hello"), frame(&hello.to_string())).unwrap();
         for (number, answers) in (1..).zip(connections) {
             let frames: Vec<_> = answers.iter().map(|answer| frame(answer)).collect();
             fs::write(dir.path().join(format!("{number}")), frames.concat()).unwrap();
@@ -76,21 +109,12 @@ impl FleetStore {
              /bin/cat {place}/${{n-1}}\nexec /bin/cat >/dev/null\n",
             after.as_secs_f32()
         );
-        let source = dir.path().join("script");
-        fs::write(&source, script).unwrap();
-        let beside = std::env::current_exe().unwrap();
-        let program = beside.with_file_name(format!("store-{scheme}"));
-        // Another process writes it: what this one has open for writing, children of other tests may have open, too.
-        let installed = Command::new("install")
-            .args(["-m", "755"])
-            .args([&source, &program])
-            .status();
-        assert!(installed.unwrap().success());
-        Self {
-            program,
-            dir,
-            scheme,
-        }
+        let program = StoreProgram::install(dir.path(), &script);
+        let hello = serde_json::json!({
+            "ok": true, "protocol": 1, "kind": program.scheme, "version": "1"
+        });
+        fs::write(dir.path().join("hello"), frame(&hello.to_string())).unwrap();
+        Self { program, dir }
     }
 
     /// How often its program was started.
@@ -101,17 +125,7 @@ impl FleetStore {
 
     /// Makes it the fleet's store of a host, with more lines of `[fleet]`.
     pub(crate) fn configure(&self, fixture: &Fixture, more: &str) {
-        let path = fixture.root().join("config.toml");
-        let config = fs::read_to_string(&path).unwrap();
-        let config = config.split("[fleet]").next().unwrap();
-        let store = format!("[fleet]\nstore = \"{}://there\"\n{more}", self.scheme);
-        fs::write(path, format!("{config}{store}")).unwrap();
-    }
-}
-
-impl Drop for FleetStore {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.program);
+        self.program.configure(fixture, more);
     }
 }
 

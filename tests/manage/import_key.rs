@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
+use crate::clock::Timestamp;
 use crate::ids::DomainUuid;
 use crate::key::dek::Dek;
+use crate::key::wrap::Generation;
+use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestError;
 use crate::manage::host::default_deadline;
 use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
 use crate::manage::key_refs::retire;
+use crate::store::{Event, Origin};
 
 /// A backup of this host's store.
 fn backup(fixture: &Fixture) -> PathBuf {
@@ -143,4 +147,79 @@ fn that_libvirt_does_not_answer_is_told_where_the_backup_knows_no_guest_either()
         matches!(error, ImportKeyError::Guest(GuestError::NeedsUuid(_))),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_key_that_was_retired_here_comes_back_as_it_is_wrapped_there() {
+    let here = Fixture::new();
+    let (there, file, guest) = moved_guest(&here);
+    let rows = there.rows(&guest);
+    let wrapped = rows[0].key_ref.wrapped_dek.clone().unwrap();
+    let mut unlocker = Unlocker::new(&there.host.keyring());
+    let dek = unlocker.open(&wrapped, guest.uuid, default_deadline());
+    // The same key in another wrapping.
+    let own = here.add_key_of(&guest, "a", &dek.unwrap(), Generation(0));
+    assert!(!imported(&here, &file).unwrap().changed);
+    retire(&here.host, own).unwrap();
+    let done = imported(&here, &file).unwrap();
+    assert!(done.changed && done.key_ref != own);
+    let rows = here.rows(&guest);
+    let its = rows.iter().find(|row| row.key_ref.id == done.key_ref);
+    assert_eq!(its.unwrap().key_ref.wrapped_dek, Some(wrapped));
+}
+
+#[test]
+fn a_retired_key_of_another_uuid_is_here_as_it_is() {
+    let here = Fixture::new();
+    let (_there, file, old) = moved_guest(&here);
+    here.libvirt.guests.undefine("vm1");
+    let guest = here.define("vm1");
+    let old = old.uuid.to_string();
+    let done = import(&here.host, "vm1", &file, Some(&old)).unwrap();
+    retire(&here.host, done.key_ref).unwrap();
+    let again = import(&here.host, "vm1", &file, Some(&old)).unwrap();
+    assert!(!again.changed && again.is_retired);
+    assert_eq!(here.rows(&guest).len(), 1);
+}
+
+#[test]
+fn the_backup_knows_a_guest_by_name_that_libvirt_does_not_know_here() {
+    let (here, there) = (Fixture::new(), Fixture::new());
+    let guest = there.guest_in_use("vm1");
+    here.adopt_provider_of(&there, "a");
+    let call = |uuid: DomainUuid| {
+        let now = Timestamp::now();
+        let event = Event::new(now, Origin::Renew, uuid, "vm1", "done".to_owned());
+        there.store().record_event(&event).unwrap();
+    };
+    call(guest.uuid);
+    let done = imported(&here, &backup(&there)).unwrap();
+    assert_eq!((done.guest.uuid, done.changed), (guest.uuid, true));
+    let namesake = there.guest_in_use("vm2");
+    call(namesake.uuid);
+    let several = imported(&here, &backup(&there)).unwrap_err();
+    let ImportKeyError::SeveralGuests(name, uuids) = several else {
+        panic!("{several:?}");
+    };
+    assert_eq!((name.as_str(), uuids.len()), ("vm1", 2));
+}
+
+#[test]
+fn a_key_of_another_guest_of_the_name_is_taken_only_when_it_is_named() {
+    let here = Fixture::new();
+    let (there, _, guest) = moved_guest(&here);
+    let namesake = there.guest_in_use("vm1-before");
+    let now = Timestamp::now();
+    let event = Event::new(now, Origin::Renew, namesake.uuid, "vm1", "done".to_owned());
+    there.store().record_event(&event).unwrap();
+    // The guest has a key of its own there.
+    let done = imported(&here, &backup(&there)).unwrap();
+    assert_eq!((done.guest.uuid, done.changed), (guest.uuid, true));
+    there.sql(&format!(
+        "DELETE FROM key_ref WHERE resource_uuid = '{}'",
+        guest.uuid
+    ));
+    let refused = imported(&here, &backup(&there)).unwrap_err();
+    let is_other = |error: &ImportKeyError| matches!(error, ImportKeyError::Namesake { other, .. } if *other == namesake.uuid);
+    assert!(is_other(&refused), "{refused:?}");
 }

@@ -121,3 +121,12 @@ fn only_a_used_key_whose_state_would_go_is_reported() {
     fs::write(config, text).unwrap();
     assert_eq!(deleted(&fixture), DeletedStates::default());
 }
+
+#[test]
+fn what_libvirt_has_not_kept_is_an_error() {
+    let fixture = Fixture::new();
+    fixture.define("vm1");
+    fixture.libvirt.guests.keep_as_it_is("vm1");
+    let lost = named(&fixture, "vm1").unwrap_err();
+    assert!(matches!(lost, PersistError::NotReadBack(_)), "{lost:?}");
+}

@@ -6,6 +6,7 @@ use super::fixture::{Defined, Fixture};
 use super::kill;
 use super::recovery::{self, PROVIDER};
 use crate::clock::Timestamp;
+use crate::fleet::claim::{Claim, Signed, SuccessorClaim};
 use crate::ids::{ProviderUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::keyring::WeakerSeal;
@@ -16,7 +17,7 @@ use crate::manage::provider_import::{
 use crate::manage::provider_name::BadName;
 use crate::manage::providers::ProviderError;
 use crate::recovery::file::{RecoveryError, RecoveryFile};
-use crate::store::NewProvider;
+use crate::store::{KnownFact, NewProvider};
 
 /// Imports the recovery file of the test vectors.
 fn imported_as(
@@ -212,4 +213,44 @@ fn a_kill_leaves_no_provider_without_its_key() {
         },
         |fixture| assert!(fixture.would_start(&fixture.defined("vm1"))),
     );
+}
+
+#[test]
+fn a_key_that_follows_the_present_one_in_the_fleet_is_kept_as_the_next_one() {
+    let fixture = Fixture::new();
+    let present = fixture.provider("a");
+    let mut store = fixture.store();
+    let now = Timestamp::now();
+    let host = store.join_fleet("host1", now).unwrap();
+    let keyring = fixture.host.keyring();
+    let kek = keyring.open(present.key_id, default_deadline()).unwrap();
+    let says = SuccessorClaim {
+        name: "a".to_owned(),
+        old: present.key_id,
+        new: recovery::kek().key_id(),
+        key_version: 2,
+        finished: false,
+    };
+    let unknown = imported_as(&fixture, Some("a"), PASSPHRASE, false).unwrap_err();
+    let in_fleet =
+        |error: &ImportError| matches!(error, ImportError::NameHasKey { in_fleet: true, .. });
+    assert!(in_fleet(&unknown), "{unknown:?}");
+    let said = KnownFact::said(Claim::Successor(Signed::new(says, &kek)), host, now);
+    store.mark_sent(&[said], &[]).unwrap();
+    let would = imported_as(&fixture, Some("a"), PASSPHRASE, true).unwrap();
+    assert_eq!(would.action, ImportAction::NextKey);
+    let done = imported_as(&fixture, Some("a"), PASSPHRASE, false).unwrap();
+    assert_eq!(done.action, ImportAction::NextKey);
+    assert_eq!(
+        fixture.provider("a"),
+        present,
+        "it wraps new keys as before"
+    );
+    let providers = fixture.store().providers().unwrap();
+    let kept = providers
+        .iter()
+        .find(|it| it.key_id == done.key_id)
+        .unwrap();
+    assert_eq!((kept.announced_as(), kept.is_default), (Some("a"), false));
+    assert!(keyring.open(done.key_id, default_deadline()).is_ok());
 }

@@ -39,7 +39,7 @@ fn key_ids(fixture: &Fixture, guest: &Defined) -> Vec<KeyId> {
 }
 
 /// Another tool writes the rows of before back, beside those of now.
-fn bring_rows_back(fixture: &Fixture, act: impl FnOnce()) {
+pub(super) fn bring_rows_back(fixture: &Fixture, act: impl FnOnce()) {
     fixture.sql("CREATE TABLE kept AS SELECT * FROM key_ref");
     act();
     fixture.sql(

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs;
 
 use super::fixture::{Defined, Fixture};
+use super::fleet_shared::SharedStore;
 use super::kill;
 use crate::domain;
 use crate::ids::{DomainUuid, SecretUuid};
@@ -233,4 +234,22 @@ fn many_guests_are_checked_in_their_order() {
     let names: Vec<_> = checked.iter().map(|one| one.name.clone()).collect();
     let expected: Vec<_> = guests.into_iter().map(|guest| guest.name).collect();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn what_follows_a_start_is_replayed_unless_nothing_is_to_be_changed() {
+    let fixture = Fixture::new();
+    let store = SharedStore::new();
+    store.join(&fixture, "one");
+    let guest = fixture.guest_in_use("vm1");
+    let runs = |dry_run: bool| {
+        let call = ReplayedCall {
+            sub_operation: "begin",
+            ..call("started", dry_run)
+        };
+        replay(&fixture.host, listed(&fixture, "vm1"), call).unwrap();
+        fixture.store().placements(guest.uuid).unwrap().len()
+    };
+    assert_eq!(runs(true), 0);
+    assert_eq!(runs(false), 1);
 }

@@ -5,13 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::fixture::Fixture;
 use super::kill;
+use crate::clock::Timestamp;
 use crate::keyring::{KekPlace, WeakerSeal};
 use crate::manage::fleet::rotation::RotateError;
 use crate::manage::host::default_deadline;
 use crate::manage::open::{OpenResult, open};
 use crate::manage::provider_create::create;
 use crate::manage::provider_rotate::rotate;
-use crate::manage::slots::{SlotError, SlotSpec, add, list, remove, verify};
+use crate::manage::slots::{ListedSlot, SlotError, SlotSpec, add, list, remove, verify};
 
 const PAGE: &str = include_str!("../../docs/kms-plugins.md");
 
@@ -206,4 +207,97 @@ fn a_slot_of_another_key_opens_nothing() {
     assert_eq!(opened.result, OpenResult::NotRenewed, "{opened:?}");
     assert!(opened.trouble[0].contains("is not the key"), "{opened:?}");
     assert_eq!(fixture.place_of("a"), Some(KekPlace::Disk));
+}
+
+#[test]
+fn a_slot_is_removed_by_its_uuid_its_label_or_its_key() {
+    let fixture = Fixture::new();
+    let slots: Vec<_> = ["one", "two", "three"]
+        .map(|key| fixture.put_slot("a", "pad", ("toy", key), None))
+        .into();
+    // Of another provider: nobody means it.
+    fixture.put_slot("b", "pad", ("toy", "one"), None);
+    fixture.sql("UPDATE kek_slot SET label = 'spare' WHERE remote_key = 'three'");
+    let removed = |named: &str| {
+        let done = remove(&fixture.host, "a", named).unwrap();
+        assert_eq!(done.provider.name, "a");
+        let left = list(&fixture.host, "a").unwrap().slots;
+        let left = left.into_iter().filter_map(|slot| slot.remote_key);
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        (done.slot.name(), left)
+    };
+    let (name, left) = removed(&slots[1].uuid.to_string());
+    assert_eq!(
+        (name.as_str(), left),
+        ("toy:two", vec!["one".to_owned(), "three".to_owned()])
+    );
+    let (name, left) = removed("spare");
+    assert_eq!((name.as_str(), left), ("toy:three", vec!["one".to_owned()]));
+    let (name, left) = removed("toy:one");
+    assert_eq!((name.as_str(), left.len()), ("toy:one", 0));
+    assert_eq!(list(&fixture.host, "b").unwrap().slots.len(), 2);
+}
+
+#[test]
+fn what_names_no_slot_or_several_removes_none() {
+    let fixture = Fixture::new();
+    for key in ["one", "two"] {
+        fixture.put_slot("a", "pad", ("toy", key), None);
+    }
+    fixture.sql("UPDATE kek_slot SET label = 'spare'");
+    let refused = |named: &str| remove(&fixture.host, "a", named).unwrap_err();
+    let several = refused("spare");
+    assert!(matches!(&several, SlotError::Ambiguous(_, named) if named == "spare"));
+    let none = refused("toy:three");
+    assert!(matches!(&none, SlotError::NoSlot(_, named) if named == "toy:three"));
+    // What is listed beside them and is no row.
+    for kind in ["host", "recovery"] {
+        let not_a_slot = refused(kind);
+        assert!(matches!(not_a_slot, SlotError::NotRemovable(_, of) if of == kind));
+    }
+    let slots = list(&fixture.host, "a").unwrap().slots;
+    let mut names: Vec<_> = slots.iter().map(ListedSlot::name).collect();
+    names.sort();
+    assert_eq!(names, ["host", "toy:one", "toy:two"]);
+}
+
+#[test]
+fn a_key_is_asked_for_again_long_before_it_expires() {
+    let fixture = Fixture::new();
+    fixture.with_toy("sealed");
+    add(&fixture.host, "a", &toy("one"), None).unwrap();
+    let config = fixture.root().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace("[provider]\n", "[provider]\nmax_age = \"24h\"\n");
+    fs::write(&config, text).unwrap();
+    let pad = fixture
+        .host
+        .state_dir()
+        .with_extension("plugins")
+        .join("pad");
+    let open_after = |hours: i64| {
+        let opened_at = Timestamp::now().0 - hours * 60 * 60 * 1000;
+        fixture.sql(&format!("UPDATE kek_slot SET verified_at = {opened_at}"));
+        let opened = open(&fixture.host, &["a".to_owned()]).unwrap();
+        (opened[0].result, opened[0].result.is_here())
+    };
+    assert_eq!(open_after(11), (OpenResult::Here, true));
+    assert_eq!(open_after(13), (OpenResult::Opened, true));
+    fs::remove_file(pad).unwrap();
+    assert_eq!(open_after(13), (OpenResult::NotRenewed, true));
+    assert_eq!(open_after(25), (OpenResult::NotOpened, false));
+}
+
+#[test]
+fn the_sealed_key_of_a_host_is_tried_and_a_recovery_file_is_not() {
+    let fixture = Fixture::new();
+    fixture.sql("UPDATE key_provider SET exported_at = 1000");
+    let tried = || {
+        let slots = verify(&fixture.host, "a").unwrap().slots;
+        let tried = slots.into_iter().map(|it| (it.slot.kind, it.opens));
+        tried.collect::<Vec<_>>()
+    };
+    let slot = |kind: &str, opens| (kind.to_owned(), opens);
+    assert_eq!(tried(), [slot("host", Some(true)), slot("recovery", None)]);
 }

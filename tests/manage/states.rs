@@ -255,3 +255,41 @@ fn with_a_configuration_that_cannot_be_used_no_state_is_restored_or_dropped_else
         "{dropped:?}"
     );
 }
+
+#[test]
+fn a_copy_of_a_guest_without_any_key_is_kept_for_one_that_libvirt_knows() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    fixture.sql("DELETE FROM key_ref");
+    let uuid = guest.uuid.to_string();
+    let needed = drop_state(&fixture.host, &uuid, &[], false).unwrap_err();
+    assert!(matches!(needed, DropStateError::Needed(_, 1)), "{needed:?}");
+    fixture.libvirt.guests.undefine("vm1");
+    let done = drop_state(&fixture.host, &uuid, &[], false).unwrap();
+    assert_eq!(done.number(), 1);
+}
+
+#[test]
+fn a_guest_without_a_key_is_reset_where_it_has_copies_and_else_not() {
+    let fixture = Fixture::new();
+    guest_with_copy(&fixture);
+    fixture.sql("DELETE FROM key_ref");
+    let done = reset(&fixture.host, "vm1").unwrap();
+    assert!(done.changed && !done.has_key);
+    assert_eq!(done.copies_set_aside, 1);
+    let again = reset(&fixture.host, "vm1").unwrap_err();
+    assert!(matches!(again, ResetError::NoKey(_)), "{again:?}");
+}
+
+#[test]
+fn a_state_of_another_version_beside_the_guests_own_keeps_nobody_from_a_reset() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    let own = fixture.state_file(&guest);
+    let other = own.parent().unwrap().with_file_name("tpm1.2");
+    fs::create_dir_all(&other).unwrap();
+    fs::copy(&own, other.join("tpm-00.permall")).unwrap();
+    assert!(reset(&fixture.host, "vm1").unwrap().changed);
+    assert!(is_unused(&fixture, &guest));
+}

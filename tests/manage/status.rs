@@ -9,9 +9,14 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::dry_start::UnsealedKeks;
+use crate::manage::figures::figures;
 use crate::manage::guests::GuestError;
 use crate::manage::history::{Asked, captures, history};
+use crate::manage::host::{BrokenConfig, HostError};
+use crate::manage::keys::RowState;
+use crate::manage::prune::PruneDecision;
 use crate::manage::shared_secrets;
+use crate::manage::slots::TRIED_EVERY;
 use crate::manage::status::{GuestStatus, Status, status};
 use crate::manage::unknown_guests;
 use crate::store::{Event, Origin};
@@ -184,4 +189,157 @@ fn captures_are_numbered_from_the_newest() {
         .map(|one| (one.number, one.guest.as_str()))
         .collect();
     assert_eq!(found, [(1, "vm2"), (2, "vm1")]);
+}
+
+#[test]
+fn a_text_that_is_one_guests_uuid_and_anothers_name_is_ambiguous() {
+    let fixture = Fixture::new();
+    let (guest, other) = (fixture.guest_in_use("vm1"), fixture.guest_in_use("vm2"));
+    let text = guest.uuid.to_string();
+    let named = || fixture.host.defined_guest(&text);
+    assert_eq!(named().unwrap().uuid, guest.uuid);
+    // Its own name may be its UUID.
+    record(&fixture, guest.uuid, &text);
+    assert_eq!(named().unwrap().uuid, guest.uuid);
+    record(&fixture, other.uuid, &text);
+    let refused = named().unwrap_err();
+    let is_other = |of: &GuestError| matches!(of, GuestError::Ambiguous { other: found, .. } if *found == other.uuid);
+    assert!(is_other(&refused), "{refused:?}");
+}
+
+#[test]
+fn a_guest_whose_name_is_the_uuid_of_a_guest_that_was_here_is_not_taken_for_it() {
+    let fixture = Fixture::new();
+    let gone = |keeps_copy: bool, keeps_keys: bool| {
+        let guest = fixture.guest_in_use("vm1");
+        if keeps_copy {
+            fixture.save_copy(&guest);
+        }
+        if !keeps_keys {
+            fixture.sql("DELETE FROM key_ref");
+        }
+        fixture.libvirt.guests.undefine("vm1");
+        let text = guest.uuid.to_string();
+        fixture.define(&text);
+        fixture.host.defined_guest(&text)
+    };
+    for (keeps_copy, keeps_keys) in [(true, false), (false, true)] {
+        let refused = gone(keeps_copy, keeps_keys).unwrap_err();
+        assert!(
+            matches!(refused, GuestError::Ambiguous { .. }),
+            "{refused:?}"
+        );
+    }
+    assert!(gone(false, false).is_ok());
+}
+
+#[test]
+fn of_past_starts_those_that_failed_after_all_are_told_from_the_others() {
+    let fixture = Fixture::new();
+    let guest = DomainUuid::random();
+    for origin in [Origin::Prepare, Origin::Stopped] {
+        let event = Event::new(Timestamp::now(), origin, guest, "vm1", "done".to_owned());
+        fixture.store().record_event(&event).unwrap();
+    }
+    let past = history(&fixture.host, Asked::default(), 9).unwrap().list;
+    let mut failed: Vec<_> = past
+        .iter()
+        .map(|one| (one.operation.as_str(), one.has_failed()))
+        .collect();
+    failed.sort_unstable();
+    assert_eq!(failed, [("prepare", false), ("stopped", true)]);
+}
+
+#[test]
+fn the_slots_of_a_kind_are_in_order_while_each_has_opened_lately() {
+    let fixture = Fixture::new();
+    let now = Timestamp::now();
+    let ago = |ms: i64| Some(Timestamp(now.0 - ms));
+    let lately = 2 * TRIED_EVERY;
+    fixture.put_slot("a", "transit", ("one", "a"), ago(lately));
+    fixture.put_slot("a", "transit", ("two", "a"), ago(1));
+    fixture.put_slot("a", "pad", ("toy", "a"), ago(lately + 1));
+    fixture.put_slot("b", "pad", ("toy", "b"), ago(1));
+    fixture.put_slot("b", "never", ("new", "b"), ago(1));
+    fixture.put_slot("a", "never", ("new", "a"), None);
+    let found = figures(&fixture.host, now).slots;
+    let of = |kind: &str| (found[kind].is_ok, found[kind].verified_at);
+    assert_eq!(of("transit"), (true, ago(lately)));
+    assert_eq!(of("pad"), (false, ago(lately + 1)));
+    assert_eq!(of("never"), (false, None));
+}
+
+#[test]
+fn people_read_of_key_references_and_prunes_the_words_of_json() {
+    for state in [RowState::Retired, RowState::Keyed, RowState::Placeholder] {
+        assert_eq!(serde_json::json!(state), state.word());
+    }
+    let result = |decision: PruneDecision| serde_json::json!(decision)["result"].clone();
+    assert_eq!(result(PruneDecision::Remove), "remove");
+    assert_eq!(result(PruneDecision::TooYoung), "keep");
+}
+
+#[test]
+fn a_uuid_that_is_a_guests_own_name_or_of_nobody_is_not_ambiguous() {
+    let fixture = Fixture::new();
+    let (guest, nobody) = (DomainUuid::random(), DomainUuid::random());
+    record(&fixture, guest, &guest.to_string());
+    record(&fixture, guest, &nobody.to_string());
+    record(&fixture, guest, &guest.to_string());
+    for asked in [guest, nobody] {
+        let text = asked.to_string();
+        let asked = Asked {
+            guest: Some(&text),
+            ..Asked::default()
+        };
+        assert!(history(&fixture.host, asked, 9).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn guests_with_one_key_under_one_secret_differ_in_nothing() {
+    let fixture = Fixture::new();
+    let first = fixture.define("vm1");
+    let encryption = format!("<encryption secret='{}'/>", first.secret);
+    let second = fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
+    let dek = Dek::generate().unwrap();
+    fixture.add_key(&first, "a", &dek);
+    fixture.add_key(&second, "b", &dek);
+    let guests = fixture.host.listed_guests().unwrap();
+    let found = shared_secrets::find(&fixture.host, &guests, &UnsealedKeks::default());
+    assert_eq!(found.unwrap().len(), 0);
+}
+
+#[test]
+fn a_configuration_that_was_named_must_exist_and_a_broken_one_is_judged_by_the_defaults() {
+    let fixture = Fixture::new();
+    let path = fixture.root().join("config.toml");
+    let guard = |broken| fixture.host.guard(broken);
+    assert!(guard(BrokenConfig::Fail).unwrap().config_error.is_none());
+    fs::write(&path, "nonsense = 1\n").unwrap();
+    assert!(
+        guard(BrokenConfig::UseDefaults)
+            .unwrap()
+            .config_error
+            .is_some()
+    );
+    let broken = guard(BrokenConfig::Fail).err();
+    assert!(matches!(broken, Some(HostError::Config(_))), "{broken:?}");
+    fs::remove_file(&path).unwrap();
+    for broken in [BrokenConfig::UseDefaults, BrokenConfig::Fail] {
+        let missing = guard(broken).err();
+        assert!(
+            matches!(&missing, Some(HostError::NoConfig(it)) if *it == path),
+            "{missing:?}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_store_is_judged_as_the_hook_would() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fs::write(fixture.host.state_dir().join("store.db"), "no store").unwrap();
+    assert!(fixture.host.guard(BrokenConfig::Fail).is_ok());
+    assert!(!fixture.is_allowed(&guest));
 }

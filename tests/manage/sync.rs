@@ -13,6 +13,7 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::keyring::WeakerSeal;
+use crate::keyring::unlock::Unlocker;
 use crate::libvirt::Libvirt;
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::checks::{Finding, KeyFinding, RecoveryFiles, examine};
@@ -23,7 +24,9 @@ use crate::manage::keys::show;
 use crate::manage::provider_rotate::rotate;
 use crate::manage::renew::renew;
 use crate::manage::status::status;
-use crate::manage::sync::{SyncAction, SyncError, Synced, after_change, sync};
+use crate::manage::sync::{
+    SyncAction, SyncError, Synced, after_change, exclusive, not_travelling, sync,
+};
 use crate::manage::travelling::TravelFinding;
 
 impl Fixture {
@@ -650,4 +653,85 @@ fn a_forged_generation_is_written_over() {
     fixture.libvirt.guests.define(&forged);
     assert_eq!(actions(&fixture.synced()), [("vm1", SyncAction::Written)]);
     fixture.assert_travels(&guest);
+}
+
+#[test]
+fn a_definition_that_is_full_of_other_keys_lacks_those_of_the_guest() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    let guest = fixture.guest_in_use("vm1");
+    let own = fixture.own_keys(&guest).remove(0);
+    let provider = fixture.provider("b");
+    let mut unlocker = Unlocker::new(&fixture.host.keyring());
+    let mut foreign = |generation: u32| {
+        let dek = Dek::generate().unwrap();
+        let generation = Generation(generation);
+        let key = unlocker.wrap(&dek, &provider, guest.uuid, generation, default_deadline());
+        key.unwrap().wrapped_dek
+    };
+    let others: Vec<_> = (1..=8).map(&mut foreign).collect();
+    let lacks = |keys: Vec<WrappedDek>| {
+        let keys = keys.into_iter().map(|wrapped_dek| TravellingKey {
+            wrapped_dek,
+            provider: "b".to_owned(),
+        });
+        let element = TravellingKeys {
+            domain: Some(guest.uuid),
+            keys: keys.collect(),
+            fault: None,
+        };
+        let encryption = format!("<encryption secret='{}'/>", guest.secret);
+        fixture.define_with("vm1", guest.uuid, guest.secret, &encryption);
+        fixture.redefine_with_keys(&guest, &element);
+        let guests = fixture.host.listed_guests().unwrap();
+        not_travelling(&fixture.host, &guests).unwrap().len()
+    };
+    let (full, rest) = (others.clone(), others[1..].to_vec());
+    assert_eq!(lacks(full.clone()), 1);
+    assert_eq!(lacks(rest.clone()), 1);
+    assert_eq!(lacks([vec![own], rest].concat()), 0);
+    // Of a guest without a key here nothing is lacking.
+    fixture.sql("DELETE FROM key_ref");
+    assert_eq!(lacks(full), 0);
+}
+
+#[test]
+fn keys_that_libvirt_has_not_kept_are_not_said_to_be_written() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    fixture.guest_in_use("vm1");
+    fixture.libvirt.guests.keep_as_it_is("vm1");
+    let lost = key_metadata::write(&fixture.host, "vm1").unwrap_err();
+    assert!(matches!(lost, KeyMetadataError::NotKept(_)), "{lost:?}");
+    let synced = fixture.synced();
+    assert_eq!(actions(&synced), [("vm1", SyncAction::Failed)]);
+    assert!(
+        synced.guests[0]
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("not kept")
+    );
+}
+
+#[test]
+fn a_command_that_has_changed_no_key_asks_libvirt_nothing_and_waits_for_no_other_run() {
+    let fixture = Fixture::new();
+    fixture.set_metadata("wrapped");
+    fixture.guest_in_use("vm1");
+    let later = Timestamp(Timestamp::now().0 + 60_000);
+    let before = fixture.libvirt.calls();
+    assert!(after_change(&fixture.host, later).is_none());
+    assert_eq!(fixture.libvirt.calls(), before);
+}
+
+#[test]
+fn of_two_runs_one_waits_for_the_other_and_says_so() {
+    let fixture = Fixture::new();
+    let soon = || Some(Deadline::after(std::time::Duration::from_millis(1)));
+    let held = exclusive(&fixture.host, soon()).unwrap();
+    let waited = exclusive(&fixture.host, soon()).unwrap_err();
+    assert!(matches!(waited, SyncError::Running), "{waited:?}");
+    drop(held);
+    exclusive(&fixture.host, soon()).unwrap();
 }

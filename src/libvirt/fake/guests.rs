@@ -115,7 +115,7 @@ impl GuestFiles {
             return Err(not_defined());
         }
         let edited = edit(&guest.xml).map_err(|error| SecretError::Refused(error.to_string()))?;
-        if let Some(xml) = &edited {
+        if let Some(xml) = edited.as_ref().filter(|_| !self.is_fixed(&guest.name)) {
             self.define(xml);
         }
         Ok(edited.is_some())
@@ -165,6 +165,19 @@ impl GuestFiles {
     /// There while a job of the guest is on.
     pub(super) fn job(&self, name: &str) -> PathBuf {
         self.running.join(format!("{name}.job"))
+    }
+
+    /// From now on libvirt says of this guest that it has changed what it was told, and has not.
+    pub(crate) fn keep_as_it_is(&self, name: &str) {
+        write(&self.fixed(name), b"");
+    }
+
+    pub(super) fn is_fixed(&self, name: &str) -> bool {
+        self.fixed(name).exists()
+    }
+
+    fn fixed(&self, name: &str) -> PathBuf {
+        self.running.join(format!("{name}.fixed"))
     }
 
     fn managed_save(&self, name: &str) -> PathBuf {

@@ -29,9 +29,10 @@ impl GuestFiles {
             return MetadataChange::Busy;
         }
         let element = element.map(|text| TravellingKeys::from_libvirt(text).unwrap().to_xml());
-        for file in [self.status(&name), self.definition(&name)] {
-            if let Ok(xml) = fs::read_to_string(&file) {
-                write(&file, set(&xml, element.as_deref()).as_bytes());
+        let files = [self.status(&name), self.definition(&name)];
+        for file in files.iter().filter(|_| !self.is_fixed(&name)) {
+            if let Ok(xml) = fs::read_to_string(file) {
+                write(file, set(&xml, element.as_deref()).as_bytes());
             }
         }
         MetadataChange::Done(self.metadata(domain).unwrap())

@@ -51,6 +51,7 @@ fn texts(drop_ins: &Path) -> Vec<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -66,5 +67,19 @@ mod tests {
         let older = SHIPPED.replace(waits, "/usr/sbin/vtpm-guard unstage");
         assert_eq!(lacking_in(&[older]), Some(Lacking::UnstageThatWaits));
         assert_eq!(lacking_in(&[]), Some(Lacking::Stage));
+    }
+
+    #[test]
+    fn only_what_systemd_reads_as_a_drop_in_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "50-vtpm-guard.conf",
+            "50-vtpm-guard.conf.dpkg-old",
+            "README",
+        ] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        assert_eq!(texts(dir.path()), ["50-vtpm-guard.conf"]);
+        assert_eq!(texts(&dir.path().join("missing")), [""; 0]);
     }
 }

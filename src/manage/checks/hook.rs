@@ -68,7 +68,7 @@ fn has_asked_since(host: &Host, made: Timestamp) -> bool {
 fn apparmor(host: &Host, link: &Path) -> Option<HookFinding> {
     let enabled = fs::read_to_string(dirs::APPARMOR).ok()?;
     let target = fs::canonicalize(link).ok()?;
-    let is_kept = enabled.starts_with('Y') && !may_run_under_apparmor(&target);
+    let is_kept = is_kept_by_apparmor(&enabled, &target);
     let (link, daemons) = (link.to_owned(), host.daemons());
     is_kept.then_some(HookFinding::AppArmor {
         link,
@@ -77,10 +77,10 @@ fn apparmor(host: &Host, link: &Path) -> Option<HookFinding> {
     })
 }
 
-fn may_run_under_apparmor(target: &Path) -> bool {
-    dirs::APPARMOR_FREE_TO_RUN
-        .iter()
-        .any(|place| target.starts_with(place))
+/// Whether `AppArmor`, which this file of the kernel's says is enabled, keeps libvirtd from running a program.
+fn is_kept_by_apparmor(enabled: &str, target: &Path) -> bool {
+    let mut free = dirs::APPARMOR_FREE_TO_RUN.iter();
+    enabled.starts_with('Y') && !free.any(|place| target.starts_with(place))
 }
 
 #[cfg(test)]
@@ -89,12 +89,11 @@ mod tests {
 
     #[test]
     fn apparmor_lets_libvirtd_run_what_is_in_sbin() {
-        assert!(may_run_under_apparmor(Path::new(
-            "/usr/sbin/vtpm-guard-hook"
-        )));
-        assert!(!may_run_under_apparmor(Path::new(
-            "/usr/libexec/vtpm-guard-hook"
-        )));
-        assert!(!may_run_under_apparmor(Path::new("/usr/sbinary")));
+        let is_kept = |path| is_kept_by_apparmor("Y\n", Path::new(path));
+        assert!(!is_kept("/usr/sbin/vtpm-guard-hook"));
+        assert!(is_kept("/usr/libexec/vtpm-guard-hook"));
+        assert!(is_kept("/usr/sbinary"));
+        let off = is_kept_by_apparmor("N\n", Path::new("/usr/libexec/vtpm-guard-hook"));
+        assert!(!off);
     }
 }

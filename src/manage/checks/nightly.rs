@@ -35,10 +35,17 @@ fn is_settled(systemctl: &Path, timer: &str) -> Option<bool> {
 pub(super) fn not_settled(
     units: impl IntoIterator<Item = &'static str>,
 ) -> Option<Vec<&'static str>> {
-    if !Path::new(SYSTEMD_RUNS).exists() {
-        return None;
-    }
-    let is_missing = |unit: &&str| !is_settled(Path::new("systemctl"), unit).unwrap_or(true);
+    let has_systemd = Path::new(SYSTEMD_RUNS).exists();
+    has_systemd
+        .then(|| not_settled_by(Path::new("systemctl"), units))
+        .flatten()
+}
+
+fn not_settled_by(
+    systemctl: &Path,
+    units: impl IntoIterator<Item = &'static str>,
+) -> Option<Vec<&'static str>> {
+    let is_missing = |unit: &&str| !is_settled(systemctl, unit).unwrap_or(true);
     let missing: Vec<_> = units.into_iter().filter(is_missing).collect();
     (!missing.is_empty()).then_some(missing)
 }
@@ -66,5 +73,10 @@ mod tests {
             assert_eq!(is_settled(&systemctl, state), Some(settled), "{state}");
         }
         assert_eq!(is_settled(Path::new("/nowhere"), TIMER), None);
+        let units = ["enabled", "disabled", "masked", "not-found"];
+        let missing = not_settled_by(&systemctl, units);
+        assert_eq!(missing.as_deref(), Some(&["disabled", "not-found"][..]));
+        assert_eq!(not_settled_by(&systemctl, ["enabled"]), None);
+        assert_eq!(not_settled_by(Path::new("/nowhere"), units), None);
     }
 }

@@ -19,6 +19,9 @@ const OWN_DOMAIN: [&str; 2] = [
     "system_u:system_r:vtpm_guard_t",
 ];
 
+/// The longest list of labels that `restorecon` may print, in bytes.
+const MAX_LABELS: usize = 64 * 1024;
+
 /// The device of a TPM 2.0 that systemd-creds uses.
 const TPM_DEVICE: &str = "tpmrm0";
 
@@ -29,7 +32,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     }
     let dirs = host.libvirt_dirs();
     let link = dirs.present_hook();
-    let mut found = Vec::from_iter(wrong_label(&link, host.state_dir()));
+    let mut found = Vec::from_iter(wrong_label(
+        Path::new("restorecon"),
+        &link,
+        host.state_dir(),
+    ));
     if kernel.is_enforcing() {
         if link.exists() {
             found.extend(denied_on(host, &kernel, &dirs, &link));
@@ -47,7 +54,7 @@ fn permissive(policy: &impl Policy) -> Option<HookFinding> {
 }
 
 /// `restorecon -n` prints what it would relabel, and nothing where all is as the policy has it.
-fn wrong_label(link: &Path, state_dir: &Path) -> Option<HookFinding> {
+fn wrong_label(restorecon: &Path, link: &Path, state_dir: &Path) -> Option<HookFinding> {
     let target = fs::canonicalize(link).ok()?;
     let (link, state_dir) = (link.to_owned(), state_dir.to_owned());
     let paths: Vec<_> = [link, target, state_dir]
@@ -56,8 +63,7 @@ fn wrong_label(link: &Path, state_dir: &Path) -> Option<HookFinding> {
         .collect();
     let mut arguments = vec!["-n", "-v"];
     arguments.extend(paths.iter().filter_map(|path| path.to_str()));
-    let program = Path::new("restorecon");
-    let output = process::run(program, &arguments, b"", 64 * 1024, default_deadline());
+    let output = process::run(restorecon, &arguments, b"", MAX_LABELS, default_deadline());
     let labels = output.ok()?.stdout;
     let labels = String::from_utf8_lossy(&labels).trim().to_owned();
     (!labels.is_empty()).then_some(HookFinding::SelinuxLabel { paths, labels })
@@ -69,6 +75,7 @@ fn denied_on(host: &Host, kernel: &Kernel, dirs: &LibvirtDirs, link: &Path) -> O
     let daemon = Path::new(dirs::PROC).join(pid.trim()).join("attr/current");
     let daemon = fs::read_to_string(daemon).ok()?;
     let daemon = daemon.trim_end_matches(['\0', '\n']);
+    let label = |path: &Path| label(Path::new("stat"), path);
     let tpm = Path::new(dirs::DEVICES).join(TPM_DEVICE);
     let needed = [
         (
@@ -95,9 +102,9 @@ fn denied_on(host: &Host, kernel: &Kernel, dirs: &LibvirtDirs, link: &Path) -> O
 }
 
 /// The label of a file, or of what a link leads to.
-fn label(path: &Path) -> Option<String> {
+fn label(stat: &Path, path: &Path) -> Option<String> {
     let arguments = ["-L", "-c", "%C", path.to_str()?];
-    let output = process::run(Path::new("stat"), &arguments, b"", 4096, default_deadline()).ok()?;
+    let output = process::run(stat, &arguments, b"", 4096, default_deadline()).ok()?;
     let label = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && label.contains(':')).then_some(label)
 }
@@ -244,6 +251,7 @@ fn is_allowed(answer: &str, permission: u32) -> Option<bool> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::host::process::tests::write_program;
 
     const DAEMON: &str = "system_u:system_r:virtqemud_t:s0-s0:c0.c1023";
     const GUARD: &str = "system_u:system_r:vtpm_guard_t:s0-s0:c0.c1023";
@@ -375,5 +383,71 @@ mod tests {
         assert_eq!(kernel.allows(DAEMON, OWN, "file", "execute"), None);
         let asked = fs::read_to_string(selinuxfs.path().join("access")).unwrap();
         assert_eq!(asked, format!("{DAEMON} {OWN} 7"));
+        // So the answer stands there before, where the question ends.
+        let answer = |file: &str, question: &str, answer: &str| {
+            write(file, &format!("{}{answer}", " ".repeat(question.len())));
+        };
+        for (allowed, is_allowed) in [("4000", true), ("3fff", false)] {
+            answer(
+                "access",
+                &asked,
+                &format!("{allowed} ffffffff 0 ffffffff 12 0"),
+            );
+            let found = kernel.allows(DAEMON, OWN, "file", "execute");
+            assert_eq!(found, Some(is_allowed));
+        }
+        write("class/process/index", "2\n");
+        for (flags, is_permissive) in [("1", true), ("0", false)] {
+            let question = format!("{GUARD} {GUARD} 2");
+            answer(
+                "access",
+                &question,
+                &format!("0 ffffffff 0 ffffffff 12 {flags}"),
+            );
+            assert_eq!(kernel.is_permissive(GUARD), Some(is_permissive));
+        }
+        let question = format!("{DAEMON} {OWN} 2");
+        answer("create", &question, &format!("{GUARD}\0"));
+        assert_eq!(kernel.domain_of(DAEMON, OWN).as_deref(), Some(GUARD));
+        let asked = fs::read_to_string(selinuxfs.path().join("create")).unwrap();
+        assert!(asked.starts_with(&question));
+    }
+
+    #[test]
+    fn what_restorecon_would_relabel_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, target) = (dir.path().join("link"), dir.path().join("target"));
+        let restorecon = dir.path().join("restorecon");
+        fs::write(&target, "").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let look = || wrong_label(&restorecon, &link, &dir.path().join("missing"));
+        write_program(&restorecon, "#!/bin/sh\necho \"Would relabel $*\"\n");
+        let target = fs::canonicalize(&target).unwrap();
+        let labels = format!(
+            "Would relabel -n -v {} {}",
+            link.display(),
+            target.display()
+        );
+        let paths = vec![link.clone(), target];
+        assert_eq!(look(), Some(HookFinding::SelinuxLabel { paths, labels }));
+        write_program(&restorecon, "#!/bin/sh\necho\n");
+        assert_eq!(look(), None, "all is as the policy has it");
+        fs::remove_file(&restorecon).unwrap();
+        assert_eq!(look(), None, "nobody says");
+    }
+
+    #[test]
+    fn a_file_has_a_label_where_stat_prints_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let stat = dir.path().join("stat");
+        for (script, found) in [
+            (format!("echo {OWN}"), Some(OWN)),
+            ("echo '?'".to_owned(), None),
+            (format!("echo {OWN}; exit 1"), None),
+            ("echo failed; exit 1".to_owned(), None),
+        ] {
+            write_program(&stat, &format!("#!/bin/sh\n{script}\n"));
+            assert_eq!(label(&stat, dir.path()).as_deref(), found, "{script}");
+        }
     }
 }

@@ -61,3 +61,46 @@ fn needed_units(config: &Config, slots: &[Slot]) -> Vec<&'static str> {
         .filter(|(_, is_needed)| *is_needed && !slots.is_empty());
     needed.map(|(unit, _)| unit).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::SlotUuid;
+    use crate::key::id::KeyId;
+
+    #[test]
+    fn units_are_needed_where_a_slot_opens_what_is_lost_or_expires() {
+        let [at_boot, _] = OPEN_UNITS;
+        let slot = Slot {
+            uuid: SlotUuid::random(),
+            key_id: KeyId::from_bytes([1; KeyId::LEN]),
+            kind: "pad".to_owned(),
+            label: None,
+            kms: "toy".to_owned(),
+            remote_key: "one".to_owned(),
+            remote_version: None,
+            blob: vec![1],
+            verified_at: None,
+            created_at: Timestamp(0),
+        };
+        let expires = Some(Duration::from_secs(24 * 60 * 60));
+        let (sealed, boot, both) = (KekCache::Sealed, KekCache::Boot, OPEN_UNITS.to_vec());
+        for (kek_cache, kek_max_age, needed) in [
+            (sealed, None, Vec::new()),
+            (boot, None, vec![at_boot]),
+            (sealed, expires, both.clone()),
+            (boot, expires, both),
+        ] {
+            let config = Config {
+                kek_cache,
+                kek_max_age,
+                ..Config::default()
+            };
+            assert_eq!(needed_units(&config, std::slice::from_ref(&slot)), needed);
+            assert_eq!(needed_units(&config, &[]), [""; 0], "no slot");
+        }
+    }
+}

@@ -168,6 +168,11 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_key_is_told_by_the_name_under_which_it_was_announced() {
+        assert_eq!(announced_name(&kept_name("nkp-a", id(1))), "nkp-a");
+    }
+
+    #[test]
     fn circles_and_chains_without_end_are_left() {
         let circle = announced(&[(1, 2, 1), (2, 1, 2), (2, 2, 2), (2, 3, 2)]);
         assert!(leads(&circle, &[1, 2], 1, 3));

@@ -56,3 +56,32 @@ impl Guests for HostGuests {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn the_guests_of_this_host_are_those_that_libvirt_lists_and_their_states_are_tried() {
+        let fixture = Fixture::new();
+        let (guest, stateless) = (fixture.define("vm1"), fixture.define("vm2"));
+        let (dek, other) = (Dek::generate().unwrap(), Dek::generate().unwrap());
+        fixture.encrypt_state(&guest, &dek);
+        let elsewhere = DomainUuid::random();
+        let listed = fixture.host.listed_guests().unwrap();
+        let mut guests = HostGuests::of(fixture.libvirt.dirs(), Some(&listed));
+        assert!(guests.are_known());
+        assert_eq!(guests.defined().len(), 2);
+        assert!(guests.is_defined(guest.uuid) && !guests.is_defined(elsewhere));
+        let opened = [guest.uuid, stateless.uuid, elsewhere].map(|it| guests.opens_state(it, &dek));
+        assert_eq!(opened, [true, false, false]);
+        assert!(!guests.opens_state(guest.uuid, &other));
+        // Whether a key opens a state that is not encrypted nobody asks.
+        fixture.plain_state(&guest);
+        assert!(!guests.opens_state(guest.uuid, &dek));
+        let silent = HostGuests::of(fixture.libvirt.dirs(), None);
+        assert!(!silent.are_known() && !silent.is_defined(guest.uuid));
+    }
+}

@@ -274,6 +274,7 @@ fn row(claim: &SlotClaim) -> Slot {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -295,6 +296,32 @@ mod tests {
             blob: vec![1],
         };
         (FactId(id), claim)
+    }
+
+    #[test]
+    fn a_slot_that_did_not_open_is_left_alone_for_longer_each_time() {
+        let (mut failures, slot, other) = (Failures::default(), FactId([1; 32]), FactId([2; 32]));
+        assert!(failures.may_be_tried(slot));
+        let hours = |number: u64| Duration::from_secs(number * 60 * 60);
+        let waits = [
+            hours(1) / 4,
+            hours(1) / 2,
+            hours(1),
+            hours(2),
+            hours(4),
+            hours(6),
+            hours(6),
+        ];
+        for wait in waits {
+            failures.add(slot);
+            assert!(!failures.may_be_tried(slot) && failures.may_be_tried(other));
+            let (until, waited) = failures.0.get_mut(&slot).unwrap();
+            assert_eq!(*waited, wait);
+            assert!(*until > Instant::now() + wait / 2);
+            // The time passes.
+            *until = Instant::now();
+            assert!(failures.may_be_tried(slot));
+        }
     }
 
     /// Which turn a slot has.

@@ -29,7 +29,11 @@ use crate::store::{Access, KnownFact, NewProvider, Store, StoreError};
 use crate::verdict::facts::Provider;
 
 /// How often the other hosts are looked at while they are waited for.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = if cfg!(test) {
+    Duration::from_millis(1)
+} else {
+    Duration::from_secs(2)
+};
 
 /// Why a provider's key was not rotated.
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +245,9 @@ fn announced_before(
     let said = announced.successors.iter();
     let said = said.filter_map(|signed| signed.check(present).ok());
     let mut open = said.filter(|says| says.old == provider.key_id && !says.finished);
-    let is_here = |says: &&SuccessorClaim| providers.iter().any(|it| it.key_id == says.new);
+    // The key of another provider of this host follows nothing, whoever says so.
+    let is_next = |it: &Provider, new| it.key_id == new && it.announced_as().is_some();
+    let is_here = |says: &&SuccessorClaim| providers.iter().any(|it| is_next(it, says.new));
     Ok(open.find(is_here).map(|says| says.new))
 }
 

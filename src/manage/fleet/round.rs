@@ -209,7 +209,7 @@ impl Work<'_> {
             let Some(says) = next else {
                 continue;
             };
-            let is_new = |it: &&Provider| it.key_id == says.new && it.previous_key_of().is_some();
+            let is_new = |it: &&Provider| it.key_id == says.new && it.announced_as().is_some();
             let Some(new) = providers.iter().find(is_new) else {
                 continue;
             };

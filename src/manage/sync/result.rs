@@ -110,3 +110,63 @@ impl Synced {
         self.failed = count(SyncAction::Failed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(guests: &[(DomainUuid, &str, SyncAction)]) -> Synced {
+        let one = |(uuid, name, action): &(DomainUuid, &str, SyncAction)| SyncedGuest {
+            guest: GuestRef::called(*uuid, name),
+            action: *action,
+            keys: 1,
+            findings: Vec::new(),
+            error: None,
+        };
+        Synced {
+            metadata: "wrapped",
+            guests: guests.iter().map(one).collect(),
+            ..Synced::default()
+        }
+    }
+
+    #[test]
+    fn of_several_rounds_the_last_one_counts_for_each_guest() {
+        let [one, two, three] = std::array::from_fn(|_| DomainUuid::random());
+        let mut all = Synced::default();
+        all.replace(round(&[
+            (two, "vm2", SyncAction::Later),
+            (three, "vm3", SyncAction::Failed),
+        ]));
+        assert_eq!((all.later, all.failed, all.written), (1, 1, 0));
+        all.replace(round(&[
+            (one, "vm1", SyncAction::Removed),
+            (two, "vm2", SyncAction::Written),
+        ]));
+        let guests = all.guests.iter().map(|it| (it.guest.uuid, it.action));
+        assert_eq!(
+            guests.collect::<Vec<_>>(),
+            [
+                (one, SyncAction::Removed),
+                (two, SyncAction::Written),
+                (three, SyncAction::Failed),
+            ]
+        );
+        assert_eq!((all.removed, all.written), (1, 1));
+        assert_eq!((all.later, all.failed), (0, 1));
+    }
+
+    #[test]
+    fn people_read_the_word_that_json_has() {
+        for action in [
+            SyncAction::Written,
+            SyncAction::Removed,
+            SyncAction::None,
+            SyncAction::Later,
+            SyncAction::Left,
+            SyncAction::Failed,
+        ] {
+            assert_eq!(serde_json::json!(action), action.word());
+        }
+    }
+}

@@ -286,3 +286,24 @@ fn a_key_that_nobody_has_run_with_does_not_travel() {
     assert_eq!(own, [KeyRefId(2)]);
     assert_eq!(known.stay, []);
 }
+
+#[test]
+fn a_host_that_writes_nothing_reports_what_it_cannot_read_of_its_own_alone() {
+    let unreadable = Metadata {
+        live: Element::NoDefinition,
+        persistent: Element::Present("no element of ours".to_owned()),
+    };
+    let of_other = with(&element(other(), vec![key(blob(1, 9))]));
+    let mut ours = live(&[]);
+    ours.written = [blob(1, 1)].into();
+    assert_eq!(
+        off(&ours, &unreadable).findings,
+        [TravelFinding::Unreadable]
+    );
+    assert_eq!(off(&ours, &of_other).findings, []);
+    for found in [&unreadable, &of_other] {
+        let plan = off(&live(&[]), found);
+        assert_eq!(plan.findings, [], "it is not this host's");
+        assert_eq!(plan.change, Change::None);
+    }
+}

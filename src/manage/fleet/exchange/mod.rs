@@ -12,7 +12,7 @@ mod push;
 mod rows;
 mod scope;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 

@@ -33,24 +33,26 @@ pub(super) struct Host {
 pub(super) struct Tpms {
     pub(super) defined: BTreeSet<DomainUuid>,
     pub(super) states: BTreeMap<DomainUuid, Vec<u8>>,
+    /// libvirt does not say which guests are defined.
+    pub(super) are_unknown: bool,
 }
 
 impl Guests for Tpms {
     fn are_known(&self) -> bool {
-        true
+        !self.are_unknown
     }
 
     fn defined(&self) -> Vec<DomainUuid> {
-        self.defined.iter().copied().collect()
+        let all = self.defined.iter().copied();
+        all.filter(|_| !self.are_unknown).collect()
     }
 
     fn is_defined(&self, guest: DomainUuid) -> bool {
-        self.defined.contains(&guest)
+        !self.are_unknown && self.defined.contains(&guest)
     }
 
     fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
-        self.defined.contains(&guest)
-            && self.states.get(&guest).is_some_and(|it| it == dek.expose())
+        self.is_defined(guest) && self.states.get(&guest).is_some_and(|it| it == dek.expose())
     }
 }
 

@@ -3,5 +3,5 @@
 
 mod host;
 mod model;
-mod shared;
+pub(crate) mod shared;
 mod stories;

@@ -11,21 +11,21 @@ use crate::fleet::{
 };
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Each with the number of the transaction that stored it.
-    pub(super) facts: BTreeMap<FactId, (u64, Fact)>,
-    pub(super) states: Vec<State>,
+    pub(crate) facts: BTreeMap<FactId, (u64, Fact)>,
+    pub(crate) states: Vec<State>,
     transaction: u64,
     /// Another number: another database.
-    pub(super) system: u64,
+    pub(crate) system: u64,
     /// How many questions are answered before it fails; `None`: all.
-    pub(super) fails_after: Option<u32>,
+    pub(crate) fails_after: Option<u32>,
     /// Whether the question that fails is carried out before.
-    pub(super) fails_late: bool,
+    pub(crate) fails_late: bool,
     /// How many facts fit into one document; `None`: all.
-    pub(super) fits: Option<usize>,
+    pub(crate) fits: Option<usize>,
     /// What is added to each answer.
-    pub(super) lies: Vec<Fact>,
+    pub(crate) lies: Vec<Fact>,
 }
 
 impl Memory {
@@ -62,13 +62,13 @@ impl Memory {
     }
 
     /// As another one that has these facts.
-    pub(super) fn replace_by(&mut self, backup: Self) {
+    pub(crate) fn replace_by(&mut self, backup: Self) {
         let system = self.system + 1;
         *self = Self { system, ..backup };
     }
 
     /// As the same one, with the facts of a backup: restored with an identity that cannot be told from before.
-    pub(super) fn go_back_to(&mut self, backup: Self) {
+    pub(crate) fn go_back_to(&mut self, backup: Self) {
         *self = Self {
             system: self.system,
             transaction: self.transaction,
@@ -185,6 +185,9 @@ impl SharedStore for Memory {
         let mut found: Vec<_> = facts
             .filter(|fact| search.kinds.contains(&fact.kind))
             .filter(|fact| search.host.is_none_or(|host| fact.host == host))
+            .filter(|fact| search.domain.is_none_or(|it| fact.domain == Some(it)))
+            .filter(|fact| search.since.is_none_or(|since| fact.at >= since))
+            .filter(|fact| search.until.is_none_or(|until| fact.at < until))
             .cloned()
             .collect();
         found.sort_by_key(|fact| std::cmp::Reverse(fact.at));

@@ -1,16 +1,19 @@
 //! What becomes of keys between two or three hosts, one story each.
 
+use super::super::{Exchanged, is_of_the_future};
 use super::host::{Host, dek, guest, kek};
 use super::shared::Memory;
 use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
 use crate::fleet::claim::{
-    Claim, KeyClaim, PlacementClaim, ProviderClaim, Signed, StatusClaim, SuccessorClaim,
+    Claim, EventClaim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, SlotClaim,
+    StatusClaim, SuccessorClaim,
 };
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{SignedState, StateNote};
 use crate::fleet::{Fact, FactId, Kind};
 use crate::ids::{DomainUuid, HostUuid};
+use crate::key::kek::Kek;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::store::{Event, KnownFact, Merge, Origin, Prune, QueuedState, previous_key_name};
 use crate::swtpm::Backend;
@@ -24,7 +27,7 @@ fn pair() -> (Host, Host, Memory) {
     (host("one"), host("two"), Memory::default())
 }
 
-fn sync(host: &mut Host, shared: &mut Memory) -> super::super::Exchanged {
+fn sync(host: &mut Host, shared: &mut Memory) -> Exchanged {
     host.sync(shared, false, NOW).unwrap()
 }
 
@@ -495,4 +498,440 @@ fn a_row_that_an_exchange_left_to_the_next_one_waits_for_its_provider_key() {
     two.keks = keks;
     assert_eq!(sync(&mut two, &mut shared).added, 1);
     assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn what_two_exchanges_did_is_what_both_did() {
+    let first = Exchanged {
+        pushed: 1,
+        states: 2,
+        pulled: 3,
+        rejected: 4,
+        added: 5,
+        changed: 6,
+        compared: false,
+    };
+    let mut both = first;
+    both.add(Exchanged {
+        compared: true,
+        ..first
+    });
+    both.add(first);
+    let thrice = Exchanged {
+        pushed: 3,
+        states: 6,
+        pulled: 9,
+        rejected: 12,
+        added: 15,
+        changed: 18,
+        compared: true,
+    };
+    assert_eq!(both, thrice);
+}
+
+#[test]
+fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let row = one.rows(guest(1)).remove(0);
+    one.store.retire(row.key_ref.id, NOW).unwrap();
+    let held = std::mem::take(&mut one.keks);
+    sync(&mut one, &mut shared);
+    assert_eq!(one.store.outbox_len().unwrap(), 1);
+    // It opens again.
+    one.keks = held;
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(one.store.outbox_len().unwrap(), 0);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+    // Without the provider nobody will ever sign it.
+    one.make_key(guest(2), "nkp-a", b"second", NOW);
+    sync(&mut one, &mut shared);
+    let row = one.rows(guest(2)).remove(0);
+    one.store.retire(row.key_ref.id, NOW).unwrap();
+    one.store
+        .note_placement(guest(2), "vm2", true, NOW)
+        .unwrap();
+    one.keks.clear();
+    let provider = one.provider("nkp-a");
+    one.store.delete_provider(provider.uuid).unwrap();
+    sync(&mut one, &mut shared);
+    assert_eq!(one.store.outbox_len().unwrap(), 0);
+}
+
+#[test]
+fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let row = one.rows(guest(1)).remove(0);
+    one.store.retire(row.key_ref.id, NOW).unwrap();
+    sync(&mut one, &mut shared);
+    two.tpms.are_unknown = true;
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+    // It answers again, and no state here needs the key.
+    two.tpms.are_unknown = false;
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+    assert_eq!(two.rows(guest(1)).len(), 1);
+}
+
+#[test]
+fn a_guest_that_has_too_many_keys_here_gets_none_of_other_hosts() {
+    let (mut one, mut two, mut shared) = pair();
+    for number in 0..64 {
+        two.make_key(guest(1), "nkp-a", &[number; 16], NOW);
+    }
+    for number in 0..63 {
+        two.make_key(guest(2), "nkp-a", &[number; 16], NOW);
+    }
+    for number in [1, 2] {
+        one.make_key(guest(number), "nkp-a", b"of another host", NOW);
+    }
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(two.with_dek(guest(1), b"of another host"), []);
+    assert_eq!(two.rows(guest(1)).len(), 64);
+    assert_eq!(two.with_dek(guest(2), b"of another host").len(), 1);
+}
+
+#[test]
+fn a_key_that_another_tool_has_retired_here_stays_retired_where_nobody_has_said_more_of_it() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    let wrapped = one.rows(guest(1)).remove(0).key_ref.wrapped_dek.unwrap();
+    sync(&mut two, &mut shared);
+    let other = rusqlite::Connection::open(two.dir.path().join("store.db")).unwrap();
+    let sql = "INSERT INTO key_ref (resource_uuid, provider_name, wrapped_dek, retired_at)
+               VALUES (?1, 'nkp-a', ?2, 1)";
+    let row = rusqlite::params![guest(1).to_string(), wrapped.as_bytes()];
+    other.execute(sql, row).unwrap();
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert_eq!(two.rows(guest(1)).len(), 1);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+}
+
+#[test]
+fn what_others_say_in_this_hosts_name_is_not_kept() {
+    let (mut one, mut two, mut shared) = pair();
+    let host = one.store.membership().unwrap().unwrap().host;
+    let lie = Claim::Host(HostClaim::new(HostUuid::random(), "nobody", NOW, false));
+    let lie = lie.write(host, NOW);
+    shared.facts.insert(lie.id, (0, lie));
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let known = |host: &Host| host.store.count_facts(Kind::Host).unwrap();
+    assert_eq!((known(&one), known(&two)), (0, 1));
+}
+
+#[test]
+fn the_last_form_of_a_key_that_counts_is_missed_when_it_is_pruned_elsewhere() {
+    let (mut one, mut two, mut shared) = pair();
+    two.make_key(guest(1), "nkp-a", b"first", NOW);
+    two.tpms.defined.insert(guest(1));
+    let own = two.rows(guest(1)).remove(0).key_ref.wrapped_dek.unwrap();
+    // The same key, wrapped once more on another host.
+    let other = WrappedDek::wrap(&kek(&A), &dek(b"first"), guest(1), Generation(0)).unwrap();
+    let said = KeyClaim::new(guest(1), other.clone(), "nkp-a", Some(1)).unwrap();
+    let host = HostUuid::random();
+    let tell = |shared: &mut Memory, claim: &Claim, at: u64| {
+        let fact = claim.write(host, NOW);
+        shared.facts.insert(fact.id, (at, fact));
+    };
+    tell(&mut shared, &Claim::Key(said), 0);
+    let pruned = |wrapped: &WrappedDek| {
+        let says = StatusClaim {
+            key: FactId::of_key(guest(1), wrapped),
+            domain: guest(1),
+            revision: 5,
+            status: KeyStatus::Pruned,
+            host,
+        };
+        Claim::Status(Signed::new(says, &kek(&A)))
+    };
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let status = |host: &Host| {
+        let stated = host.store.stated_key(FactId::of_key(guest(1), &own));
+        stated.unwrap().stated.status
+    };
+    tell(&mut shared, &pruned(&own), 100);
+    sync(&mut two, &mut shared);
+    assert_eq!(status(&two), KeyStatus::Pruned, "the other form counts");
+    tell(&mut shared, &pruned(&other), 101);
+    sync(&mut two, &mut shared);
+    assert_eq!(status(&two), KeyStatus::Live);
+}
+
+#[test]
+fn where_a_guest_is_waits_until_it_can_be_signed() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    one.store
+        .note_placement(guest(1), "vm1", true, NOW)
+        .unwrap();
+    let held = std::mem::take(&mut one.keks);
+    sync(&mut one, &mut shared);
+    assert_eq!(one.store.outbox_len().unwrap(), 1);
+    one.keks = held;
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    assert!(two.store.placements(guest(1)).unwrap()[0].placement.running);
+}
+
+#[test]
+fn everything_is_compared_once_a_day_and_when_somebody_asks_for_it() {
+    let (mut one, _, mut shared) = pair();
+    let day = 24 * 60 * 60 * 1000;
+    let mut compared = |compare, after: i64| {
+        let now = Timestamp(NOW.0 + after);
+        one.sync(&mut shared, compare, now).unwrap().compared
+    };
+    assert!(compared(false, 0), "the first time");
+    assert!(!compared(false, day - 1));
+    assert!(compared(false, day));
+    assert!(!compared(false, day + 1));
+    assert!(compared(true, day + 2));
+}
+
+#[test]
+fn an_exchange_of_hosts_that_have_nothing_to_say_is_a_few_questions() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    sync(&mut one, &mut shared);
+    for host in [&mut one, &mut two] {
+        shared.fails_after = Some(100);
+        sync(host, &mut shared);
+        // What it is, whether it was restored, and what is new.
+        assert!(100 - shared.fails_after.unwrap() <= 3);
+    }
+}
+
+#[test]
+fn history_is_told_and_again_where_another_database_lacks_it() {
+    let (mut one, _, mut shared) = pair();
+    let host = one.store.membership().unwrap().unwrap().host;
+    let record = |one: &mut Host, after: i64| {
+        let event = Event::new(
+            Timestamp(NOW.0 + after),
+            Origin::Renew,
+            guest(1),
+            "vm1",
+            "done",
+        );
+        one.store.record_event(&event).unwrap();
+    };
+    let events = |shared: &Memory| {
+        let facts = shared.facts.values().map(|(_, fact)| fact);
+        let own = facts.filter(|fact| fact.kind == Kind::Event && fact.host == host);
+        let seqs = own.filter_map(|fact| match Claim::read(fact) {
+            Ok(Claim::Event(event)) if event.host == host => Some(event.seq),
+            _ => None,
+        });
+        let mut seqs: Vec<_> = seqs.collect();
+        seqs.sort_unstable();
+        seqs
+    };
+    record(&mut one, 0);
+    sync(&mut one, &mut shared);
+    let backup = shared.clone();
+    record(&mut one, 1);
+    sync(&mut one, &mut shared);
+    let all = events(&shared);
+    assert_eq!(all.len(), 2);
+    // What is there is not said again.
+    let same = shared.clone();
+    shared.replace_by(same);
+    assert_eq!(sync(&mut one, &mut shared).pushed, 0);
+    // Nor does it count what others have said in this host's name.
+    shared.replace_by(backup);
+    let lie = Claim::Event(EventClaim {
+        host: HostUuid::random(),
+        host_name: "nobody".to_owned(),
+        seq: all[1],
+        at: NOW.0 + 2,
+        domain: guest(1),
+        name: "vm1".to_owned(),
+        operation: "prepare".to_owned(),
+        allowed: true,
+        code: None,
+        message: String::new(),
+    });
+    let lie = lie.write(host, NOW);
+    shared.facts.insert(lie.id, (0, lie));
+    sync(&mut one, &mut shared);
+    assert_eq!(events(&shared), all);
+}
+
+#[test]
+fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouches_for() {
+    let (_, mut two, _) = pair();
+    let host = two.store.membership().unwrap().unwrap().host;
+    let other = HostUuid::random();
+    let unknown = kek(&[9; 32]);
+    let says_host = |name: &str| Claim::Host(HostClaim::new(HostUuid::random(), name, NOW, false));
+    let slot = |key_id, remote_key: &str| {
+        Claim::Slot(SlotClaim {
+            key_id,
+            kind: "transit".to_owned(),
+            label: None,
+            kms: "vault".to_owned(),
+            remote_key: remote_key.to_owned(),
+            remote_version: None,
+            blob: vec![1],
+        })
+    };
+    let successor = |signer: &Kek| {
+        let says = SuccessorClaim {
+            name: "nkp-a".to_owned(),
+            old: signer.key_id(),
+            new: kek(&B).key_id(),
+            key_version: 2,
+            finished: false,
+        };
+        Claim::Successor(Signed::new(says, signer))
+    };
+    let wrapped = WrappedDek::wrap(&kek(&A), &dek(b"first"), guest(1), Generation(0)).unwrap();
+    let key = KeyClaim::new(guest(1), wrapped.clone(), "nkp-a", Some(1)).unwrap();
+    let status = StatusClaim {
+        key: FactId::of_key(guest(1), &wrapped),
+        domain: guest(1),
+        revision: 1,
+        status: KeyStatus::Live,
+        host: other,
+    };
+    let said = [
+        (says_host("own"), host, true),
+        (says_host("another"), other, false),
+        (slot(unknown.key_id(), "own"), host, true),
+        (slot(kek(&A).key_id(), "of a key that is here"), other, true),
+        (slot(unknown.key_id(), "junk"), other, false),
+        (successor(&kek(&A)), other, true),
+        (successor(&unknown), other, false),
+        (Claim::Key(key), other, true),
+        (Claim::Status(Signed::new(status, &kek(&A))), other, true),
+    ];
+    let facts = said
+        .iter()
+        .map(|(claim, host, _)| KnownFact::said(claim.clone(), *host, NOW));
+    let facts: Vec<_> = facts.collect();
+    two.store.mark_sent(&facts, &[]).unwrap();
+    let mut shared = Memory::default();
+    two.sync(&mut shared, true, NOW).unwrap();
+    for (known, (claim, _, is_healed)) in facts.iter().zip(&said) {
+        let is_there = shared.facts.contains_key(&known.fact.id);
+        assert_eq!(is_there, *is_healed, "{claim:?}");
+    }
+    // Of what is lost again nothing else is said again.
+    let lost = facts[0].fact.id;
+    shared.facts.remove(&lost);
+    assert_eq!(two.sync(&mut shared, true, NOW).unwrap().pushed, 1);
+    assert!(shared.facts.contains_key(&lost));
+}
+
+#[test]
+fn a_host_that_has_lost_what_it_knew_is_healed_by_the_store() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let first = sync(&mut two, &mut shared);
+    assert_eq!((first.added, first.changed), (1, 0));
+    // As after the restore of an older backup, with a cursor that is further.
+    let other = rusqlite::Connection::open(two.dir.path().join("store.db")).unwrap();
+    other
+        .execute_batch("DELETE FROM fleet_fact; DELETE FROM key_ref")
+        .unwrap();
+    two.sync(&mut shared, true, NOW).unwrap();
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn keys_that_concern_a_host_no_more_are_not_told_again() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    for host in [&mut one, &mut two] {
+        sync(host, &mut shared);
+    }
+    let provider = two.provider("nkp-a");
+    two.store.delete_provider(provider.uuid).unwrap();
+    two.keks.clear();
+    sync(&mut two, &mut shared);
+    let compared = two.sync(&mut shared, true, NOW).unwrap();
+    assert_eq!((compared.compared, compared.pushed), (true, 0));
+}
+
+#[test]
+fn who_has_the_key_of_one_guest_cannot_say_where_another_one_is() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let host = HostUuid::random();
+    let says = PlacementClaim {
+        domain: guest(2),
+        name: "vm2".to_owned(),
+        host,
+        host_name: "elsewhere".to_owned(),
+        at: NOW.0,
+        running: true,
+    };
+    let lie = Claim::Placement(Signed::new(says, &kek(&A))).write(host, NOW);
+    shared.facts.insert(lie.id, (100, lie));
+    two.tpms.defined.insert(guest(2));
+    assert_eq!(sync(&mut two, &mut shared).rejected, 1);
+    assert_eq!(two.store.placements(guest(2)).unwrap(), []);
+}
+
+#[test]
+fn of_two_forms_of_a_key_under_one_provider_key_the_newer_one_is_taken() {
+    let forms = |generation: u32, by: [u8; 32]| {
+        let (_, mut two, mut shared) = pair();
+        two.add_provider("nkp-b", B);
+        for _ in 0..2 {
+            two.make_key(guest(1), "nkp-a", b"before", NOW);
+        }
+        two.make_key(guest(1), "nkp-a", b"first", NOW);
+        let own = two.candidates(guest(1), b"first");
+        let before = two.with_dek(guest(1), b"first").remove(0);
+        let before = before.key_ref.wrapped_dek.unwrap();
+        assert_eq!(before.generation().unwrap(), Generation(2));
+        let generation = Generation(generation);
+        let form = WrappedDek::wrap(&kek(&by), &dek(b"first"), guest(1), generation).unwrap();
+        let key = KeyClaim::new(guest(1), form.clone(), "nkp-a", Some(1)).unwrap();
+        let fact = Claim::Key(key).write(HostUuid::random(), NOW);
+        shared.facts.insert(fact.id, (0, fact));
+        sync(&mut two, &mut shared);
+        let rows = two.with_dek(guest(1), b"first");
+        assert_eq!((rows.len(), rows[0].key_ref.id), (1, own[0]));
+        rows[0].key_ref.wrapped_dek.as_ref() == Some(&form)
+    };
+    assert!(forms(3, A), "it was chosen again");
+    for (generation, by) in [(2, A), (1, A), (3, B)] {
+        assert!(!forms(generation, by), "{generation}");
+    }
+}
+
+#[test]
+fn a_clock_may_be_a_day_ahead() {
+    let day = 24 * 60 * 60 * 1000;
+    assert!(!is_of_the_future(NOW.0 + day, NOW));
+    assert!(is_of_the_future(NOW.0 + day + 1, NOW));
 }

@@ -1,0 +1,419 @@
+//! `fleet join`, `leave`, `init` and `status`, and what `--fleet` shows of all hosts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use super::fixture::Fixture;
+use super::fleet_program::Member;
+use super::fleet_shared::{SharedStore, exchange};
+use crate::clock::Timestamp;
+use crate::fleet::Kind;
+use crate::fleet::claim::{Claim, EventClaim, RefusedGuest, ReportClaim};
+use crate::ids::{DomainUuid, HostUuid};
+use crate::libvirt::fake::{Call, Failure};
+use crate::manage::fleet::states::fleet_states;
+use crate::manage::fleet::{
+    FleetCommandError, FleetGuest, FleetHost, fleet_guests, fleet_history, init, join, leave, lost,
+    sql, status,
+};
+use crate::manage::key_refs::retire;
+use crate::store::Membership;
+
+fn membership(fixture: &Fixture) -> Option<Membership> {
+    fixture.store().membership().unwrap()
+}
+
+/// A host that has the provider key `a` of another one.
+fn second(store: &SharedStore, first: &Fixture, name: &str) -> Fixture {
+    let fixture = Fixture::new();
+    fixture.adopt_provider_of(first, "a");
+    store.join(&fixture, name);
+    fixture
+}
+
+#[test]
+fn joining_says_who_is_called_the_same_and_what_was_learnt() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    exchange(&one);
+    let two = Fixture::new();
+    two.adopt_provider_of(&one, "a");
+    store.configure(&two, "");
+    let done = join(&two.host, Some("two")).unwrap();
+    assert_eq!((done.name.as_str(), &done.namesakes[..]), ("two", &[][..]));
+    assert_eq!((done.key_refs, two.rows(&guest).len()), (1, 1));
+    assert_eq!(
+        (done.server.as_str(), &done.to_accept[..]),
+        ("memory", &[][..])
+    );
+    assert_eq!(membership(&two).unwrap().host, done.host);
+    // A host that was installed again.
+    let again = Fixture::new();
+    store.configure(&again, "");
+    let done = join(&again.host, Some("one")).unwrap();
+    assert_eq!(done.namesakes, [membership(&one).unwrap().host]);
+    // Without a name it has that of the machine.
+    let unnamed = Fixture::new();
+    store.configure(&unnamed, "");
+    let done = join(&unnamed.host, None).unwrap();
+    let machine = Command::new("uname").arg("-n").output().unwrap().stdout;
+    assert_eq!(done.name, String::from_utf8(machine).unwrap().trim());
+    assert!(done.namesakes.is_empty());
+}
+
+#[test]
+fn a_host_that_cannot_reach_the_store_does_not_join() {
+    let store = SharedStore::new();
+    let one = Fixture::new();
+    store.configure(&one, "");
+    store.cut_off();
+    let refused = join(&one.host, Some("one")).unwrap_err();
+    assert!(
+        matches!(refused, FleetCommandError::Shared(_)),
+        "{refused:?}"
+    );
+    assert!(membership(&one).is_none());
+}
+
+/// The names of the hosts that are there, as the shared store knows them.
+fn present(store: &SharedStore) -> Vec<String> {
+    let mut newest = BTreeMap::new();
+    for claim in store.claims(Kind::Host) {
+        let Claim::Host(said) = claim else {
+            panic!("{claim:?}");
+        };
+        let is_newest = |known: &crate::fleet::claim::HostClaim| known.at < said.at;
+        if newest.get(&said.host).is_none_or(is_newest) {
+            newest.insert(said.host, said);
+        }
+    }
+    let there = newest.into_values().filter(|said| !said.left);
+    there.map(|said| said.name).collect()
+}
+
+#[test]
+fn a_host_leaves_when_the_fleet_knows_all_that_it_has_to_say() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    exchange(&one);
+    assert_eq!(present(&store), ["one"]);
+    let left = leave(&one.host, false).unwrap();
+    assert!(left.told && left.trouble.is_none());
+    assert_eq!((left.name.as_str(), left.lost_facts), ("one", 0));
+    assert!(membership(&one).is_none());
+    assert_eq!(present(&store), [""; 0]);
+    assert!(one.would_start(&guest), "its keys stay");
+}
+
+#[test]
+fn what_cannot_be_signed_keeps_a_host_in_its_fleet_but_for_force() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    exchange(&one);
+    let guest = one.guest_in_use("vm1");
+    one.lose_key("a");
+    retire(&one.host, one.rows(&guest)[0].key_ref.id).unwrap();
+    let refused = leave(&one.host, false).unwrap_err();
+    let FleetCommandError::Untold(waiting) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(waiting > 0 && membership(&one).is_some());
+    assert_eq!(present(&store), ["one"]);
+    let left = leave(&one.host, true).unwrap();
+    assert!(left.told && left.trouble.is_none());
+    assert_eq!(left.lost_facts, waiting);
+    assert_eq!(present(&store), [""; 0]);
+    assert!(membership(&one).is_none());
+}
+
+#[test]
+fn a_host_that_nobody_hears_leaves_by_force_alone() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    exchange(&one);
+    store.cut_off();
+    let refused = leave(&one.host, false).unwrap_err();
+    assert!(
+        matches!(refused, FleetCommandError::Shared(_)),
+        "{refused:?}"
+    );
+    assert!(membership(&one).is_some());
+    let left = leave(&one.host, true).unwrap();
+    assert!(!left.told && left.trouble.unwrap().contains("cut off"));
+    assert!(membership(&one).is_none());
+}
+
+#[test]
+fn the_schema_is_made_at_the_address_that_is_given_or_configured() {
+    let store = SharedStore::new();
+    let one = Fixture::new();
+    let address = store.address();
+    let nowhere = init(&one.host, None).unwrap_err();
+    assert!(
+        matches!(nowhere, FleetCommandError::NoAddress),
+        "{nowhere:?}"
+    );
+    let bad = sql(&one.host, Some("there")).unwrap_err();
+    assert!(matches!(bad, FleetCommandError::BadAddress(text) if text == "there"));
+    let made = init(&one.host, Some(&address)).unwrap();
+    assert_eq!((made.schema_before, made.schema), (0, 1));
+    assert_eq!(made.server, "memory");
+    store.configure(&one, "");
+    for address in [None, Some(&*address)] {
+        assert_eq!(sql(&one.host, address).unwrap(), made.sql);
+    }
+    assert!(made.sql.contains("CREATE TABLE"));
+}
+
+#[test]
+fn the_status_shows_what_each_host_said_last_and_what_is_of_the_future_not() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let two = second(&store, &one, "two");
+    one.guest_in_use("vm1");
+    for host in [&one, &two, &one] {
+        exchange(host);
+    }
+    let far = Timestamp(Timestamp::now().0 + 48 * 60 * 60 * 1000);
+    let host = membership(&two).unwrap().host;
+    let lie = report(host, "two", far.0, Vec::new());
+    store.put(lie.write(host, far));
+    let found = status(&one.host).unwrap();
+    assert_eq!((found.name.as_str(), found.outbox), ("one", 0));
+    assert_eq!(found.server.as_deref(), Some("memory"));
+    assert!(found.trouble.is_none() && found.synced_at.is_some());
+    let row = |it: &FleetHost| (it.name.clone(), it.guests, it.reported_at.is_some());
+    let hosts: Vec<_> = found.hosts.iter().map(row).collect();
+    assert_eq!(hosts[0], ("one".to_owned(), Some(1), true));
+    // The store gives the newest one alone: it is not believed.
+    assert_eq!(hosts[1], ("two".to_owned(), None, false));
+    store.cut_off();
+    let found = status(&one.host).unwrap();
+    assert!(found.trouble.is_some() && found.server.is_none());
+    assert_eq!(found.hosts.len(), 2);
+}
+
+fn report(host: HostUuid, name: &str, at: i64, refused: Vec<RefusedGuest>) -> Claim {
+    Claim::Report(ReportClaim {
+        host,
+        name: name.to_owned(),
+        at,
+        version: "1".to_owned(),
+        keks: Vec::new(),
+        proofs: BTreeMap::new(),
+        guests: None,
+        refused,
+        outbox: 0,
+    })
+}
+
+#[test]
+fn the_guests_of_all_hosts_are_those_that_would_not_start_and_those_that_run() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let two = second(&store, &one, "two");
+    let (runs, stopped) = (one.guest_in_use("vm1"), one.guest_in_use("vm2"));
+    let refused = one.guest_in_use("vm3");
+    fs::write(one.state_file(&refused), "no state").unwrap();
+    let now = Timestamp::now();
+    for (guest, running) in [(&runs, true), (&stopped, false), (&refused, true)] {
+        let mut notes = one.store();
+        notes
+            .note_placement(guest.uuid, &guest.name, running, now)
+            .unwrap();
+    }
+    // It is defined on another host too, and runs there.
+    let mut elsewhere = two.store();
+    for host in [&one, &two] {
+        exchange(host);
+    }
+    elsewhere
+        .note_placement(refused.uuid, "vm3", true, now)
+        .unwrap();
+    exchange(&two);
+    // One that was taken for lost says nothing any more.
+    let gone = RefusedGuest {
+        domain: DomainUuid::random(),
+        name: "vm4".to_owned(),
+        code: "VG201".to_owned(),
+        message: String::new(),
+    };
+    let host = HostUuid::random();
+    store.put(report(host, "three", now.0, vec![gone]).write(host, now));
+    let found = fleet_guests(&two.host).unwrap();
+    let short = |it: &FleetGuest| {
+        let is_refused = it.code.is_some() && it.message.is_some();
+        (it.name.clone(), it.host.clone(), it.running, is_refused)
+    };
+    let found: Vec<_> = found.iter().map(short).collect();
+    let row = |name: &str, host: &str, is_refused| {
+        (name.to_owned(), host.to_owned(), Some(true), is_refused)
+    };
+    assert_eq!(
+        found,
+        [
+            row("vm1", "one", false),
+            row("vm3", "one", true),
+            row("vm3", "two", false)
+        ]
+    );
+}
+
+#[test]
+fn the_history_of_all_hosts_shows_each_start_once_as_it_ended() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let (host, other) = (HostUuid::random(), HostUuid::random());
+    let guest = DomainUuid::random();
+    let say = |host, seq, at, allowed: bool| {
+        let claim = Claim::Event(EventClaim {
+            host,
+            host_name: "there".to_owned(),
+            seq,
+            at,
+            domain: guest,
+            name: "vm1".to_owned(),
+            operation: "prepare".to_owned(),
+            allowed,
+            code: (!allowed).then(|| "VG201".to_owned()),
+            message: format!("{seq} at {at}"),
+        });
+        store.put(claim.write(host, Timestamp(at)));
+    };
+    // Allowed at first and then refused, told in this order and, by clocks that jump, in the other one.
+    say(host, 1, 100, true);
+    say(host, 1, 101, false);
+    say(host, 2, 203, true);
+    say(host, 2, 202, false);
+    // Refused twice, and allowed twice: what was said last.
+    say(host, 3, 300, false);
+    say(host, 3, 301, false);
+    say(host, 4, 400, true);
+    say(host, 4, 401, true);
+    say(other, 4, 500, true);
+    let history = |since, limit| {
+        let found = fleet_history(&one.host, Some(guest), since, None, limit).unwrap();
+        let row = |it: &crate::manage::fleet::FleetEvent| (it.message.clone(), it.is_allowed());
+        found.iter().map(row).collect::<Vec<_>>()
+    };
+    let row = |message: &str, is_allowed| (message.to_owned(), is_allowed);
+    let all = [
+        row("4 at 500", true),
+        row("4 at 401", true),
+        row("3 at 301", false),
+        row("2 at 202", false),
+        row("1 at 101", false),
+    ];
+    assert_eq!(history(None, 10), all);
+    assert_eq!(history(None, 2), all[..2]);
+    assert_eq!(history(Some(Timestamp(300)), 10), all[..3]);
+}
+
+#[test]
+fn the_states_in_the_store_are_listed_with_whose_they_are() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let (guest, other) = (one.guest_in_use("vm1"), one.guest_in_use("vm2"));
+    let member = Member::new(&one, "there");
+    let states = [member.state(&guest, 100), member.state(&other, 200)];
+    store.memory().states.extend(states);
+    let listed = fleet_states(&one.host).unwrap();
+    let rows: Vec<_> = listed
+        .iter()
+        .map(|it| (it.guest.name.as_deref(), it.guest.uuid, it.saved_at.0))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            (Some("vm2"), other.uuid, 200),
+            (Some("vm1"), guest.uuid, 100)
+        ]
+    );
+    assert_eq!(listed[0].host.as_deref(), Some("there"));
+}
+
+#[test]
+fn a_key_that_another_host_retires_stays_where_a_state_needs_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    let key = one.opening_row(&guest).unwrap();
+    let [needs, has_none, unknown] =
+        ["two", "three", "four"].map(|name| second(&store, &one, name));
+    let encryption = format!("<encryption secret='{}'/>", guest.secret);
+    for host in [&needs, &has_none] {
+        host.define_with(&guest.name, guest.uuid, guest.secret, &encryption);
+    }
+    needs.write_state(&guest, &fs::read(one.state_file(&guest)).unwrap());
+    for host in [&one, &needs, &has_none, &unknown] {
+        exchange(host);
+    }
+    retire(&one.host, key).unwrap();
+    let is_in_use = |host: &Fixture| {
+        exchange(host);
+        let rows = host.rows(&guest);
+        assert_eq!(rows.len(), 1);
+        rows[0].retired_at.is_none()
+    };
+    for host in [&one, &has_none, &unknown] {
+        assert!(!is_in_use(host));
+    }
+    assert!(is_in_use(&needs));
+    // The others are told.
+    for host in [&one, &has_none, &unknown] {
+        assert!(is_in_use(host));
+    }
+    assert!(needs.would_start(&guest));
+}
+
+#[test]
+fn while_libvirt_is_silent_a_host_goes_on_with_the_guests_it_had() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    exchange(&one);
+    let scope = || one.store().fleet_scope().unwrap();
+    let is_asked_for = |guest: DomainUuid| {
+        let scope = scope();
+        scope.contains(&("guest".to_owned(), guest.to_string()))
+    };
+    assert!(is_asked_for(guest.uuid));
+    one.libvirt.fail_each(Call::Guests, Failure::Unreachable);
+    exchange(&one);
+    assert!(is_asked_for(guest.uuid));
+    one.libvirt.recover();
+    one.libvirt.guests.undefine("vm1");
+    exchange(&one);
+    assert!(!is_asked_for(guest.uuid));
+}
+
+#[test]
+fn a_host_that_is_lost_takes_the_guests_of_no_other_host_with_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let others = ["two", "three"].map(|name| second(&store, &one, name));
+    let now = Timestamp::now();
+    let guests = ["vm2", "vm3"].map(|name| one.guest_in_use(name));
+    exchange(&one);
+    for (host, guest) in others.iter().zip(&guests) {
+        exchange(host);
+        let mut notes = host.store();
+        notes
+            .note_placement(guest.uuid, &guest.name, true, now)
+            .unwrap();
+        exchange(host);
+    }
+    exchange(&one);
+    let lost = lost(&one.host, "two").unwrap();
+    assert!(lost.told && lost.trouble.is_none());
+    let uuids: Vec<_> = lost.guests.iter().map(|it| it.uuid).collect();
+    assert_eq!(uuids, [guests[0].uuid]);
+    let runs = |guest: DomainUuid| one.store().placements(guest).unwrap()[0].placement.running;
+    assert_eq!(
+        guests.each_ref().map(|guest| runs(guest.uuid)),
+        [false, true]
+    );
+}

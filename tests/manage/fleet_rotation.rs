@@ -1,0 +1,281 @@
+//! `provider rotate` of a host in a fleet.
+
+use std::time::Duration;
+
+use super::fixture::Fixture;
+use super::fleet_shared::{SharedStore, exchange};
+use super::provider_rotate::bring_rows_back;
+use super::slots::toy;
+use crate::clock::Timestamp;
+use crate::fleet::Kind;
+use crate::fleet::claim::{Claim, ReportClaim, Signed, SuccessorClaim};
+use crate::ids::{HostUuid, ProviderUuid};
+use crate::key::kek::Kek;
+use crate::keyring::WeakerSeal;
+use crate::manage::fleet::rotation::{HostResult, HostState, Patience, RotateError};
+use crate::manage::fleet::{FleetCommandError, kept_name};
+use crate::manage::host::{DEFAULT_DEADLINE, default_deadline};
+use crate::manage::provider_rotate::{RotatedProvider, rotate_everywhere};
+use crate::manage::slots::add;
+use crate::store::NewProvider;
+use crate::verdict::facts::Provider;
+
+/// Rotates `a`; `waits` is told who is waited for, for how long.
+fn rotate(
+    fixture: &Fixture,
+    without: &[&str],
+    wait: Duration,
+    waits: &mut dyn FnMut(&[HostResult]),
+) -> Result<RotatedProvider, RotateError> {
+    let without: Vec<_> = without.iter().map(|&name| name.to_owned()).collect();
+    let patience = Patience {
+        without: &without,
+        wait: Some(wait),
+    };
+    let (host, weaker) = (&fixture.host, WeakerSeal::Refused);
+    rotate_everywhere(host, "a", weaker, patience, waits, &mut |_| {})
+}
+
+fn states(hosts: &[HostResult]) -> Vec<(&str, HostState)> {
+    let all = hosts.iter();
+    all.map(|it| (it.name.as_str(), it.result)).collect()
+}
+
+/// The key that was announced as the next one of `a`, as a host has it.
+pub(super) fn next_key(fixture: &Fixture) -> Option<Provider> {
+    let providers = fixture.store().providers().unwrap().into_iter();
+    let mut announced = providers.filter(|it| it.announced_as() == Some("a"));
+    announced.next()
+}
+
+/// Brings an announced key to another host.
+pub(super) fn bring(from: &Fixture, next: &Provider, to: &Fixture) {
+    let kek = from.host.keyring().open(next.key_id, default_deadline());
+    to.put_key(&kek.unwrap());
+    let new = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: next.name.clone(),
+        key_id: next.key_id,
+        key_version: 1,
+        is_default: false,
+    };
+    to.store()
+        .create_provider(&new, &[], Timestamp::now())
+        .unwrap();
+}
+
+pub(super) fn successors(store: &SharedStore) -> Vec<SuccessorClaim> {
+    let said = store.claims(Kind::Successor).into_iter();
+    let mut said: Vec<_> = said
+        .map(|claim| match claim {
+            Claim::Successor(signed) => signed.says,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    said.sort_by_key(|says| says.finished);
+    said
+}
+
+#[test]
+fn the_key_changes_once_the_other_hosts_have_opened_it_and_they_follow() {
+    let store = SharedStore::new();
+    let (one, two) = (Fixture::new(), Fixture::new());
+    two.adopt_provider_of(&one, "a");
+    for host in [&one, &two] {
+        host.with_toy("sealed");
+    }
+    add(&one.host, "a", &toy("one"), None).unwrap();
+    store.join(&one, "one");
+    store.join(&two, "two");
+    let guest = one.guest_in_use("vm1");
+    let old = one.provider("a");
+    for host in [&one, &two] {
+        exchange(host);
+    }
+    let mut waited = 0;
+    let done = rotate(&one, &[], DEFAULT_DEADLINE, &mut |hosts| {
+        waited += 1;
+        assert_eq!(states(hosts), [("two", HostState::Waiting)]);
+        // Nothing is wrapped with it yet.
+        assert_eq!(one.provider("a").key_id, old.key_id);
+        assert_eq!(next_key(&one).unwrap().key_version, 2);
+        let opened = exchange(&two).opened;
+        assert_eq!((opened.len(), opened[0].name.as_str()), (1, "a"));
+        assert_eq!(opened[0].slot, "toy:one");
+    });
+    let done = done.unwrap();
+    assert_eq!(waited, 1);
+    assert_eq!(states(&done.hosts), [("two", HostState::Opened)]);
+    let new = one.provider("a");
+    assert!(done.rotated && done.not_told.is_none());
+    assert_eq!(
+        (done.previous_key_id, done.rewrapped),
+        (Some(old.key_id), 1)
+    );
+    assert_eq!((new.key_id, new.key_version), (done.key_id, 2));
+    assert!(new.key_id != old.key_id && one.would_start(&guest));
+    // Signed with the key before, first that it is coming, then that it is there.
+    let said = successors(&store);
+    assert_eq!(
+        said.iter().map(|it| it.finished).collect::<Vec<_>>(),
+        [false, true]
+    );
+    for says in &said {
+        assert_eq!((says.name.as_str(), says.key_version), ("a", 2));
+        assert_eq!((says.old, says.new), (old.key_id, new.key_id));
+    }
+    // The guests' keys were told at once.
+    let told = store.claims(Kind::Key).into_iter();
+    let mut told = told.filter_map(|claim| match claim {
+        Claim::Key(key) => Some(key.key_id),
+        _ => None,
+    });
+    assert!(told.any(|key_id| key_id == new.key_id));
+    assert_eq!(exchange(&two).followed, ["a"]);
+    assert_eq!(two.provider("a").key_id, new.key_id);
+    let rows = two.rows(&guest);
+    let wrapped = rows[0].key_ref.wrapped_dek.as_ref().unwrap();
+    assert_eq!((rows.len(), wrapped.key_id().unwrap()), (1, new.key_id));
+}
+
+#[test]
+fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let (two, four) = (Fixture::new(), Fixture::new());
+    for host in [&two, &four] {
+        host.adopt_provider_of(&one, "a");
+    }
+    let two_uuid = store.join(&two, "two");
+    store.join(&four, "four");
+    let three = store.host("three");
+    let guest = one.guest_in_use("vm1");
+    let old = one.provider("a");
+    for host in [&one, &two, &three, &four] {
+        exchange(host);
+    }
+    // What anybody could say in its name is no proof.
+    let lie = ReportClaim {
+        host: two_uuid,
+        name: "two".to_owned(),
+        at: Timestamp::now().0 + 1000,
+        version: String::new(),
+        keks: vec![old.key_id.to_string()],
+        proofs: std::collections::BTreeMap::new(),
+        guests: None,
+        refused: Vec::new(),
+        outbox: 0,
+    };
+    store.put(Claim::Report(lie).write(HostUuid::random(), Timestamp::now()));
+    let missing = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap_err();
+    let RotateError::HostsWait(provider, names) = &missing else {
+        panic!("{missing:?}");
+    };
+    assert_eq!(
+        (provider.name.as_str(), &names[..]),
+        ("a", &["four".to_owned(), "two".to_owned()][..])
+    );
+    assert_eq!(one.provider("a").key_id, old.key_id);
+    let next = next_key(&one).unwrap();
+    let nobody = rotate(&one, &["five"], Duration::ZERO, &mut |_| {}).unwrap_err();
+    let is_unknown =
+        matches!(&nobody, RotateError::Fleet(FleetCommandError::NoHost(name)) if name == "five");
+    assert!(is_unknown, "{nobody:?}");
+    // It goes on with the key that was announced.
+    bring(&one, &next, &four);
+    exchange(&four);
+    let done = rotate(&one, &[&two_uuid.to_string()], Duration::ZERO, &mut |_| {}).unwrap();
+    assert_eq!(
+        states(&done.hosts),
+        [
+            ("four", HostState::Opened),
+            ("three", HostState::NotConcerned),
+            ("two", HostState::LeftOut),
+        ]
+    );
+    assert_eq!(done.key_id, next.key_id);
+    assert!(one.would_start(&guest) && next_key(&one).is_none());
+}
+
+#[test]
+fn a_host_that_is_in_no_fleet_rotates_alone() {
+    let store = SharedStore::new();
+    for is_configured in [false, true] {
+        let alone = Fixture::new();
+        let guest = alone.guest_in_use("vm1");
+        if is_configured {
+            store.configure(&alone, "");
+        }
+        let done = rotate(&alone, &["nobody"], Duration::ZERO, &mut |_| {
+            panic!("nobody is waited for")
+        });
+        assert!(done.unwrap().rotated && alone.would_start(&guest));
+    }
+    assert_eq!(store.conversations(), 0);
+}
+
+#[test]
+fn what_an_earlier_rotation_has_missed_comes_before_another_key() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let guest = one.guest_in_use("vm1");
+    let alone = |_: &[HostResult]| panic!("nobody is waited for");
+    bring_rows_back(&one, || {
+        let done = rotate(&one, &[], Duration::ZERO, &mut { alone });
+        assert!(done.unwrap().rotated);
+    });
+    let present = one.provider("a").key_id;
+    let done = rotate(&one, &[], Duration::ZERO, &mut { alone }).unwrap();
+    assert_eq!((done.rotated, done.rewrapped), (false, 1));
+    assert_eq!((done.key_id, successors(&store).len()), (present, 2));
+    assert!(one.would_start(&guest));
+}
+
+#[test]
+fn only_a_key_that_was_announced_as_the_next_one_and_is_here_is_taken_for_it() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    let present = one
+        .host
+        .keyring()
+        .open(one.provider("a").key_id, default_deadline());
+    let present = present.unwrap();
+    let (announced, nowhere) = (Kek::generate().unwrap(), Kek::generate().unwrap());
+    one.put_key(&announced);
+    let kept = NewProvider {
+        uuid: ProviderUuid::random(),
+        name: kept_name("a", announced.key_id()),
+        key_id: announced.key_id(),
+        key_version: 1,
+        is_default: false,
+    };
+    one.store()
+        .create_provider(&kept, &[], Timestamp::now())
+        .unwrap();
+    let other = one.provider("b");
+    // Whoever has the key can sign this.
+    for (old, new) in [
+        (nowhere.key_id(), announced.key_id()),
+        (present.key_id(), nowhere.key_id()),
+        (present.key_id(), other.key_id),
+    ] {
+        let says = SuccessorClaim {
+            name: "a".to_owned(),
+            old,
+            new,
+            key_version: 2,
+            finished: false,
+        };
+        let claim = Claim::Successor(Signed::new(says, &present));
+        store.put(claim.write(HostUuid::random(), Timestamp::now()));
+    }
+    let done = rotate(&one, &[], Duration::ZERO, &mut |_| {}).unwrap();
+    let known = [
+        announced.key_id(),
+        nowhere.key_id(),
+        other.key_id,
+        present.key_id(),
+    ];
+    assert!(!known.contains(&done.key_id));
+    assert_eq!(one.provider("b"), other);
+}
