@@ -83,6 +83,16 @@ class Machine:
     def cut(self):
         self._script("cut", self.directory)
 
+    def note_cut(self, file):
+        """Notes what its disk would have after a cut now."""
+        self._script("note", self.directory, self.root, file)
+
+    def look(self, file, command, seconds=300):
+        """Runs a command in the tree that the disk would have after the cut that is noted in the file."""
+        line = [str(self.script), "look", str(self.directory), str(self.root), str(file), "--", "sh", "-c", command]
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+        return Output(command, done.returncode, done.stdout, done.stderr)
+
     def reboot(self):
         self.down()
         return self.up()

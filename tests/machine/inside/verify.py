@@ -45,14 +45,21 @@ def start_and_stop(name):
 def staged_keys(names):
     """The keys of all guests, as `stage` gives them to a libvirtd that is about to start."""
     run(f"systemctl stop {UNITS}")
+    AUTOSTARTED.unlink()
+    keys, _ = stage(names)
+    AUTOSTARTED.touch()
+    run(f"vtpm-guard unstage; systemctl start {UNITS}")
+    return keys
+
+
+def stage(names):
+    """The keys of these guests while no libvirtd is up, and what `stage` says."""
     AUTOSTART.mkdir(parents=True, exist_ok=True)
     links = [AUTOSTART / f"{name}.xml" for name in names]
     links = [link for link in links if not link.is_symlink()]
     for link in links:
         link.symlink_to(f"/etc/libvirt/qemu/{link.name}")
-    AUTOSTARTED.unlink()
-    run("vtpm-guard stage")
-    AUTOSTARTED.touch()
+    said = run("vtpm-guard stage")["said"]
     keys = {}
     for file in SECRETS.glob("*.base64"):
         # Those of libvirt's own secrets, too: guests that are not adopted yet.
@@ -60,8 +67,7 @@ def staged_keys(names):
             keys[file.stem] = base64.b64decode(file.read_text())
     for link in links:
         link.unlink()
-    run(f"vtpm-guard unstage; systemctl start {UNITS}")
-    return keys
+    return keys, said
 
 
 def tpm(xml, directory, keys):

@@ -1,5 +1,9 @@
 """Power cuts under load, on a disk that loses what was not flushed: after each, everything is in order and
-each guest has the TPM that it had."""
+each guest has the TPM that it had.
+
+A load is cut many times: at random moments what the disk would have is noted, and looked at after the real cut
+(the store, and every TPM, with the key that `stage` lays out). From the real one the machine boots again, and
+every guest is started."""
 
 import json
 import random
@@ -10,15 +14,18 @@ import guests
 from machine import HERE, Failed, expect, wait_for
 
 INSIDE = HERE / "inside"
-# How long the load runs before a cut, in seconds.
-SHORTEST, LONGEST = 2, 14
+# How long the load runs before the first cut, and how long between cuts, in seconds.
+SHORTEST, LONGEST = 2, 8
+BETWEEN = 0.05, 1.2
+# How many cuts are noted in one load.
+NOTED = 19
 LOAD = "systemd-run -q --collect --unit=load python3 /root/inside/load.py"
 
 
 class Cuts:
     def __init__(self):
         self.known = {}
-        self.read = 0
+        self.read = self.cuts = 0
 
     def prepare(self, machine):
         for script in INSIDE.glob("*.py"):
@@ -27,19 +34,46 @@ class Cuts:
         machine.sh("python3 /root/inside/load.py setup && sync").ok()
 
     def one(self, machine):
-        """Load, cut, boot, verify."""
+        """Load, cuts, a boot, and what is there after each."""
         machine.sh(LOAD).ok()
         time.sleep(random.uniform(SHORTEST, LONGEST))
+        noted = [self.note(machine, number) for number in range(NOTED)]
         machine.cut()
         begun = said(machine, "BEGIN (.*)")[-2:]
         for name, tpm in said(machine, r"TPM (\S+) ([0-9a-f]{16})$"):
             self.known.setdefault(name, tpm)
+        wrong = []
+        for file, interrupted in noted:
+            wrong += self.of_cut(interrupted, self.in_tree(machine.look(file, "python3 /root/inside/look.py")))
+            file.unlink()
         machine.up()
         found = json.loads(machine.sh("python3 /root/inside/verify.py", seconds=600).ok().stdout)
-        wrong = self.wrong(found)
-        expect(not wrong, "\n".join([f"the cut interrupted: {begun}", *wrong]))
+        wrong += self.of_cut(begun, self.in_machine(found))
+        expect(not wrong, "\n".join(wrong))
 
-    def wrong(self, found):
+    def note(self, machine, number):
+        """A cut of which the load does not know, and what it would interrupt."""
+        time.sleep(random.uniform(*BETWEEN))
+        file = machine.directory / f"cut-{number}"
+        machine.note_cut(file)
+        return file, said(machine, "BEGIN (.*)")[-2:]
+
+    @staticmethod
+    def of_cut(begun, wrong):
+        return [f"the cut interrupted: {begun}", *wrong] if wrong else []
+
+    def in_tree(self, output):
+        if output.status:
+            return [str(output)]
+        found = json.loads(output.stdout)
+        wrong = self.tpms(found)
+        if found["store"]["status"] not in (0, 3):
+            wrong.append(f"store: {found['store']['said']}")
+        if found["left"]:
+            wrong.append(f"left over: {found['left']}")
+        return [*wrong, f"stage: {found['stage']}"] if wrong else []
+
+    def in_machine(self, found):
         wrong = []
         if found["system"] != "running":
             wrong.append(f"the system is {found['system']}: {found['failed']}")
@@ -50,6 +84,11 @@ class Cuts:
             if found[command]["status"] not in (0, 3):
                 wrong.append(f"{command}: {found[command]['said']}")
         wrong += [f"{name} does not start: {why}" for name, why in found["refused"].items()]
+        return wrong + self.tpms(found)
+
+    def tpms(self, found):
+        self.cuts += 1
+        wrong = []
         for name, tpm in found["tpms"].items():
             if not re.fullmatch("[0-9a-f]{16}", tpm):
                 wrong.append(f"{name}: its TPM cannot be read: {tpm}")
@@ -60,6 +99,7 @@ class Cuts:
 
     def enough(self, machine):
         """TPMs were read; and what was cut is a load that works: goes on until every kind has succeeded."""
+        print(f"{self.read} TPMs were read after {self.cuts} cuts", flush=True)
         expect(self.read > 0, "no TPM was read")
         kinds = set(said(machine, "KINDS (.*)")[-1].split())
         machine.sh(LOAD).ok()
@@ -80,8 +120,12 @@ def said(machine, pattern):
 
 def plays(number):
     cuts = Cuts()
+    loads = -(-number // (NOTED + 1))
     return [
         ("guests for the load", cuts.prepare),
-        *((f"cut {count} of {number}: all guests start with their TPMs", cuts.one) for count in range(1, number + 1)),
+        *(
+            (f"load {count} of {loads}: after each of {NOTED + 1} cuts all guests have their TPMs", cuts.one)
+            for count in range(1, loads + 1)
+        ),
         ("TPMs were read and compared, and each kind of load has succeeded", cuts.enough),
     ]

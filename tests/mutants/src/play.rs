@@ -13,7 +13,7 @@ use crate::{Result, switch, workers};
 
 /// How long the tests of one mutant may take together, as recorded. So one that plays for long (properties, random
 /// histories) is asked only if no quicker ones reach the mutant, or if those are few.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What became of a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""What is on a disk after a cut, without a boot: whether the store is whole, and which TPM each guest has, read
+with the key that `stage` lays out. Prints one JSON document."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from verify import STATES, left_over, run, stage, tpm
+
+DEFINITIONS = Path("/etc/libvirt/qemu")
+
+
+def main():
+    found = {"left": left_over(), "store": run("vtpm-guard store check")}
+    xml = {file.stem: file.read_text() for file in DEFINITIONS.glob("*.xml")}
+    keys, found["stage"] = stage(list(xml))
+    directories = {name: STATES / re.search("<uuid>(.*)</uuid>", xml[name])[1] / "tpm2" for name in xml}
+    tpms = {name: tpm(xml[name], directories[name], keys) for name in xml}
+    found["tpms"] = {name: found for name, found in tpms.items() if found is not None}
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
