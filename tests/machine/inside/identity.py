@@ -19,7 +19,7 @@ CREATE_PRIMARY = (
 
 
 def identity(directory, key=None):
-    """A digest of public keys of the TPM in this directory, or what swtpm said against it."""
+    """Digests of public keys of the TPM in this directory, or what swtpm said against it."""
     place = Path(tempfile.mkdtemp(dir="/run"))
     try:
         shutil.copy(Path(directory) / "tpm2-00.permall", place)
@@ -64,7 +64,13 @@ def ask(connection, command):
 
 
 def digest(connection):
-    public = b"".join(ask(connection, READ_PUBLIC.format(key)) for key in ENDORSEMENT_KEYS)
+    """Of what its seed makes, and of the endorsement keys: those are unmade until swtpm_setup has come to its end."""
     primary = ask(connection, CREATE_PRIMARY)
     length = int.from_bytes(primary[18:20], "big")
-    return hashlib.sha256(public + primary[20 : 20 + length]).hexdigest()[:16]
+    keys = [ask(connection, READ_PUBLIC.format(key)) for key in ENDORSEMENT_KEYS]
+    are_made = all(answer[6:10] == bytes(4) for answer in keys)
+    return f"{short(primary[20 : 20 + length])}-{short(b''.join(keys)) if are_made else 'unmade'}"
+
+
+def short(public):
+    return hashlib.sha256(public).hexdigest()[:16]
