@@ -53,7 +53,11 @@ const FATES: &str = "fates";
 
 fn main() -> ExitCode {
     let what: Vec<String> = std::env::args().skip(1).collect();
-    match run(&what) {
+    let ended = match &*what {
+        [only] if only == "--reasons" => judge_reasons().map(|()| true),
+        what => run(what),
+    };
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -61,6 +65,15 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Plays nothing: each reason must be one for a mutant that there is.
+fn judge_reasons() -> Result<()> {
+    let tree = Tree::copied(Path::new("target/mutants").join("tree"))?;
+    let (_, every) = mutated(&tree, &BTreeSet::new())?;
+    Reasons::read(Path::new(REASONS))?.all_match(&every)?;
+    println!("{} mutants; each reason is for one of them", every.len());
+    Ok(())
 }
 
 /// One run, in the checkout that is the working directory. Returns whether every survivor has a reason.
