@@ -95,6 +95,11 @@ pub(super) fn gather(
     gathered.facts.state = state.summary();
     gathered.state = state;
     gathered.facts.saved.ended_normally = saved.ended_normally;
+    gathered
+        .facts
+        .saved
+        .unreadable
+        .clone_from(&saved.unreadable);
     if gathered.facts.state == TpmState::Absent {
         gathered.facts.snapshots = saved_runs::snapshots(guard, domain);
     }

@@ -73,10 +73,11 @@ impl CopyStore {
         }
     }
 
-    /// Returns whether it exists.
+    /// Returns whether it exists. If that cannot be seen, it counts as there: what is done with it says why it cannot
+    /// be.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.path.exists()
+        self.path.try_exists().unwrap_or(true)
     }
 
     /// Returns whether there are copies, whether they can be read or not.

@@ -1,5 +1,6 @@
 //! Why a copy of a TPM state cannot be saved, read or removed.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::host::path_error::PathError;
@@ -49,6 +50,18 @@ impl CopyError {
     /// Whether the file was read, and is none of this program: to read it again says nothing else.
     pub(super) fn is_unknown_manifest(&self) -> bool {
         matches!(self, Self::UnknownManifest { .. })
+    }
+}
+
+impl CopyError {
+    /// Whether the file is there, for all that is known, and may be read once what hinders it is gone.
+    #[must_use]
+    pub fn may_be_readable(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() != ErrorKind::NotFound,
+            Self::NotTrusted(_) => true,
+            _ => false,
+        }
     }
 }
 

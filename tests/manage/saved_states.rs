@@ -1,6 +1,7 @@
 //! What a start saves of a guest's TPM state, what it restores, and what is dropped when the guest runs.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use super::ended_runs::outdated;
 use super::fixture::Fixture;
@@ -218,6 +219,26 @@ fn a_copy_that_a_run_has_followed_is_not_restored() {
             assert!(is_outdated, "{why:?}");
         }
     }
+}
+
+#[test]
+fn a_start_waits_for_a_copy_that_cannot_be_read() {
+    let run = Run::of_persistent();
+    run.fixture.save_copy(&run.guest);
+    let run = run.without_state();
+    run.fixture.libvirt.guests.stop("vm1");
+    let open_to_others =
+        |mode| fs::set_permissions(run.copies.path(), Permissions::from_mode(mode));
+    open_to_others(0o777).unwrap();
+    let outcome = run.prepared();
+    let Decision::Deny(Refusal::TpmStateNotRestored { reason }) = outcome.verdict.decision() else {
+        panic!("{outcome:?}");
+    };
+    let copies = run.copies.path().display().to_string();
+    assert!(reason.starts_with(&copies), "{reason}");
+
+    open_to_others(0o700).unwrap();
+    assert!(run.prepared().is_allowed());
 }
 
 /// A transient guest whose vTPM is not encrypted: its XML, and its copies.

@@ -3,7 +3,7 @@
 use crate::domain::{Domain, Emulator};
 use crate::guard::context::Guard;
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{RunRecord, SavedCopy};
+use crate::tpm_copies::{CopyError, RunRecord, SavedCopy};
 
 /// The copies that may replace a missing state.
 #[derive(Default)]
@@ -12,12 +12,14 @@ pub(in crate::guard) struct AvailableCopies {
     pub(in crate::guard) copies: Vec<(SavedCopy, StateFile)>,
     /// Whether the last run of a transient guest ended normally.
     pub(in crate::guard) ended_normally: bool,
+    /// Why a copy could not be looked at, unless it is damaged for good.
+    pub(in crate::guard) unreadable: Option<String>,
     /// The record of that run.
     pub(in crate::guard) run: RunRecord,
 }
 
-/// Returns the copies that may replace a missing state. Unreadable copies are left out; `state list`
-/// reports them.
+/// Returns the copies that may replace a missing state. Those that cannot be read are left out, and `state list` reports
+/// them; where another time may be better, the start waits for it.
 pub(in crate::guard) fn available_copies(
     guard: &Guard,
     domain: &Domain,
@@ -30,6 +32,8 @@ pub(in crate::guard) fn available_copies(
     let (copies, unreadable) = copy_store
         .available_copies()
         .unwrap_or_else(|error| (Vec::new(), vec![error]));
+    let for_now = unreadable.iter().find(|error| error.may_be_readable());
+    let for_now = for_now.map(CopyError::to_string);
     for error in unreadable {
         tracing::warn!(domain = domain.name, %error, "a saved copy of the TPM state is not used");
     }
@@ -42,6 +46,7 @@ pub(in crate::guard) fn available_copies(
     let run = copy_store.known_run().unwrap_or_else(RunRecord::unknown);
     AvailableCopies {
         copies: copies.filter(|(_, state)| is_state(state)).collect(),
+        unreadable: for_now,
         ended_normally: libvirt_would_delete(guard, domain, vtpm) && run.ended_normally,
         run,
     }

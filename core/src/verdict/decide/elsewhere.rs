@@ -33,6 +33,7 @@ fn misses_something(refusal: &Refusal) -> bool {
             | Refusal::TpmStateMissing
             | Refusal::StateInSnapshots { .. }
             | Refusal::SeenStateMissing { .. }
+            | Refusal::TpmStateNotRestored { .. }
     )
 }
 
@@ -54,7 +55,8 @@ fn refined(facts: &Facts, found: &Elsewhere, refusal: Refusal) -> Refusal {
         }
         Refusal::TpmStateMissing
         | Refusal::StateInSnapshots { .. }
-        | Refusal::SeenStateMissing { .. } => state_missing(facts, found, refusal),
+        | Refusal::SeenStateMissing { .. }
+        | Refusal::TpmStateNotRestored { .. } => state_missing(facts, found, refusal),
         other => other,
     }
 }

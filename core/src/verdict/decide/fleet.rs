@@ -34,6 +34,7 @@ fn misses_something(refusal: &Refusal) -> bool {
             | Refusal::TpmStateMissing
             | Refusal::StateInSnapshots { .. }
             | Refusal::SeenStateMissing { .. }
+            | Refusal::TpmStateNotRestored { .. }
             | Refusal::TpmStateDamaged { .. }
     )
 }

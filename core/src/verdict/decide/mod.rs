@@ -29,6 +29,7 @@ pub fn decide(facts: &Facts) -> Answer {
     let answer = match by_table(judged) {
         Answer::Verdict(verdict) => {
             let verdict = note_arrival(judged, put_back_copy(judged, verdict));
+            let verdict = wait_for_copy(judged, verdict);
             if fleet::is_to_be_asked(judged, &verdict) {
                 Answer::AskFleet
             } else {
@@ -79,6 +80,27 @@ fn note_arrival(facts: &Facts, mut verdict: Verdict) -> Verdict {
         }
         _ => verdict,
     }
+}
+
+/// A state is not given up, and no new TPM made, as long as a copy of it may be there.
+fn wait_for_copy(facts: &Facts, mut verdict: Verdict) -> Verdict {
+    let Some(reason) = facts.saved.unreadable.clone() else {
+        return verdict;
+    };
+    let is_given_up = match &verdict.decision {
+        Decision::Deny(refusal) => matches!(
+            refusal,
+            Refusal::TpmStateMissing
+                | Refusal::StateInSnapshots { .. }
+                | Refusal::SeenStateMissing { .. }
+        ),
+        Decision::Allow(_) => verdict.findings.contains(&Finding::NewTpmAllowed),
+    };
+    if is_given_up {
+        verdict.findings.retain(|it| *it != Finding::NewTpmAllowed);
+        verdict.refuse(Refusal::TpmStateNotRestored { reason });
+    }
+    verdict
 }
 
 fn by_table(facts: &Facts) -> Answer {

@@ -55,6 +55,8 @@ pub struct SavedTpm {
     pub copy: Option<CopyToRestore>,
     /// Whether the guest's last run ended normally, and no start since then had a TPM state.
     pub ended_normally: bool,
+    /// Why a copy could not be looked at: another time it may be there to restore.
+    pub unreadable: Option<String>,
 }
 
 /// A saved copy of a TPM state, as far as a verdict needs to know it.

@@ -317,6 +317,12 @@ impl Facts {
         self
     }
 
+    /// The guard cannot see whether there is one.
+    pub(super) fn with_unreadable_copy(mut self) -> Self {
+        self.saved.unreadable = Some("I/O error".to_owned());
+        self
+    }
+
     /// The same of before a run that is known.
     pub(super) fn with_outdated_copy(mut self) -> Self {
         self = self.with_saved(CopyReason::Release);

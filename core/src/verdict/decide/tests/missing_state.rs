@@ -3,8 +3,9 @@
 use super::given::{findings, guest, hidden, keyless, opens, placeholder, refusal, verdict};
 use crate::clock::Timestamp;
 use crate::verdict::Finding;
+use crate::verdict::elsewhere::{ElsewhereKind, StateElsewhere};
 use crate::verdict::facts::{
-    CopyReason, HostSecret, Permission, StoreAccessError, TpmState, TransientState,
+    CopyReason, Facts, HostSecret, Permission, StoreAccessError, TpmState, TransientState,
 };
 use crate::verdict::refusal::Refusal;
 use HostSecret::Absent as NoSecret;
@@ -81,6 +82,50 @@ fn a_copy_from_before_a_run_that_is_known_is_never_restored_unasked() {
     let mut other = other.with_outdated_copy();
     other.saved.copy.as_mut().unwrap().is_proven = false;
     assert_eq!(refusal(&other), Refusal::TpmStateMissing);
+}
+
+/// Rows 38, 39, 40, 44 and 57.
+#[test]
+fn a_state_is_not_given_up_while_a_copy_of_it_cannot_be_read() {
+    let used = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used())
+        .with_unreadable_copy();
+    let mut with_snapshots = used.clone();
+    with_snapshots.snapshots = vec!["before".to_owned()];
+    let allow = |facts: Facts| facts.policy(|policy| policy.missing_state = Permission::Allow);
+    let seen = guest().host(hidden()).seen().with_unreadable_copy();
+    let reason = "I/O error".to_owned();
+    let waits = Refusal::TpmStateNotRestored { reason };
+    for facts in [
+        used.clone(),
+        with_snapshots,
+        allow(used.clone()),
+        seen.clone(),
+        allow(seen),
+    ] {
+        assert_eq!(verdict(&facts), "deny VG205");
+        assert_eq!(refusal(&facts), waits);
+        assert!(!findings(&facts).contains(&Finding::NewTpmAllowed));
+    }
+    // What starts without it does not wait: a state that is there, or another copy.
+    let proven = guest()
+        .provider("a", 1, 'A')
+        .row(opens(1, "a", 1, 'A', 0).used().proven())
+        .with_unreadable_copy();
+    let there = proven.clone().state(Encrypted);
+    assert_eq!(verdict(&there), "allow Proven; provide 1");
+    let other = proven.with_saved(CopyReason::Release);
+    assert!(verdict(&other).contains("restore"), "{}", verdict(&other));
+    // A state that is found in another place comes first.
+    let mut elsewhere = used;
+    let place = StateElsewhere {
+        path: "/there/tpm2-00.permall".into(),
+        wanted: "/here/tpm2-00.permall".into(),
+        kind: ElsewhereKind::LastSeen,
+    };
+    elsewhere.elsewhere.as_mut().unwrap().state = Some(place.clone());
+    assert_eq!(refusal(&elsewhere), Refusal::TpmStateElsewhere(place));
 }
 
 /// Rows 30 and 40.
