@@ -127,7 +127,16 @@ fn one_provider_is_the_default_and_no_previous_key() {
     let previous = &rotated.previous_keys[0].provider.name;
     assert!(matches!(
         set_default(&fixture.host, previous),
-        Err(ProviderError::PreviousKey { .. })
+        Err(ProviderError::PreviousKey { owner, owner_exists: true, .. }) if owner == "b"
+    ));
+    // Another tool has removed the provider alone.
+    fixture.sql("DELETE FROM key_provider WHERE name = 'b'");
+    assert!(matches!(
+        set_default(&fixture.host, previous),
+        Err(ProviderError::PreviousKey {
+            owner_exists: false,
+            ..
+        })
     ));
 }
 

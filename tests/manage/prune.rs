@@ -87,6 +87,17 @@ fn a_guest_that_may_come_back_is_kept() {
 }
 
 #[test]
+fn who_is_kept_is_counted_beside_who_goes() {
+    let fixture = Fixture::new();
+    gone(&fixture, "vm1");
+    fixture.guest_in_use("vm2");
+    fixture.libvirt.guests.undefine("vm2");
+    let done = pruned(&fixture, false);
+    let document = serde_json::to_value(&done).unwrap();
+    assert_eq!((done.removed.guests, &document["kept"]), (1, &1.into()));
+}
+
+#[test]
 fn a_guest_whose_saved_copy_cannot_be_read_is_kept_with_the_reason() {
     let fixture = Fixture::new();
     let guest = gone(&fixture, "vm1");

@@ -12,7 +12,9 @@ use crate::manage::host::default_deadline;
 use crate::manage::open::{OpenResult, open};
 use crate::manage::provider_create::create;
 use crate::manage::provider_rotate::rotate;
-use crate::manage::slots::{ListedSlot, SlotError, SlotSpec, add, list, remove, verify};
+use crate::manage::slots::{
+    ListedSlot, SlotError, SlotSpec, TRIED_EVERY, add, list, remove, try_old, verify,
+};
 
 const PAGE: &str = include_str!("../../docs/kms-plugins.md");
 
@@ -300,4 +302,58 @@ fn the_sealed_key_of_a_host_is_tried_and_a_recovery_file_is_not() {
     };
     let slot = |kind: &str, opens| (kind.to_owned(), opens);
     assert_eq!(tried(), [slot("host", Some(true)), slot("recovery", None)]);
+}
+
+#[test]
+fn each_slot_is_tried_for_itself() {
+    let fixture = Fixture::new();
+    fixture.with_toy("boot");
+    for key in ["one", "two"] {
+        add(&fixture.host, "a", &toy(key), None).unwrap();
+    }
+    open(&fixture.host, &["a".to_owned()]).unwrap();
+    assert!(verify(&fixture.host, "a").unwrap().all_open());
+    let listed = list(&fixture.host, "a").unwrap();
+    let host = &listed.slots[0];
+    let label = host.label.as_deref().unwrap();
+    assert!(label.ends_with("until the next reboot"), "{label}");
+
+    fixture.sql("UPDATE kek_slot SET blob = x'00' WHERE remote_key = 'two'");
+    let verified = verify(&fixture.host, "a").unwrap();
+    let tried = verified.slots.iter();
+    let tried = tried.filter_map(|it| Some((it.slot.remote_key.as_deref()?, it.opens)));
+    let tried: Vec<_> = tried.collect();
+    assert_eq!(tried, [("one", Some(true)), ("two", Some(false))]);
+    assert!(!verified.all_open());
+}
+
+#[test]
+fn slots_that_nobody_has_opened_for_long_are_tried() {
+    let fixture = Fixture::new();
+    fixture.with_toy("boot");
+    for key in ["old", "young"] {
+        add(&fixture.host, "a", &toy(key), None).unwrap();
+    }
+    let now = Timestamp::now().0;
+    let at = |key: &str, at: i64| {
+        fixture.sql(&format!(
+            "UPDATE kek_slot SET verified_at = {at} WHERE remote_key = '{key}'"
+        ));
+    };
+    let (old, young) = (now - TRIED_EVERY - 1, now - TRIED_EVERY + 60_000);
+    at("old", old);
+    at("young", young);
+    let mut managers = fixture.host.key_managers(&fixture.host.config().unwrap());
+    try_old(&mut fixture.store(), &mut managers).unwrap();
+    let verified = |key: &str| {
+        let mut slots = fixture.store().slots().unwrap().into_iter();
+        slots
+            .find(|slot| slot.remote_key == key)
+            .unwrap()
+            .verified_at
+            .unwrap()
+            .0
+    };
+    assert!(verified("old") >= now);
+    assert_eq!(verified("young"), young);
 }

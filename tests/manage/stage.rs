@@ -122,6 +122,10 @@ fn without_a_daemon_the_files_alone_are_removed() {
     let guest = fixture.guest_in_use("vm1");
     autostart(&fixture, &guest);
     stage(&fixture.host).unwrap();
+    // Nobody would answer.
+    fixture
+        .libvirt
+        .fail_each(Call::Guests, Failure::Unreachable);
     let removed = unstage(&fixture.host).unwrap();
     assert!(removed.daemon == Daemon::IsDown && !removed.keys[0].dropped);
     assert_eq!(staged(&fixture), 0);
@@ -150,6 +154,23 @@ fn a_guest_that_runs_keeps_its_secret_where_the_lifetime_is_a_run() {
         assert_eq!(removed.keys[0].dropped, dropped, "{lifetime}");
         assert_eq!(has_value(&fixture, guest.secret), !dropped, "{lifetime}");
     }
+}
+
+#[test]
+fn a_guest_that_does_not_run_loses_its_secret_whoever_else_runs() {
+    let fixture = Fixture::new();
+    let config = fixture.root().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = format!("{text}\n[secret]\nlifetime = \"run\"\n");
+    fs::write(&config, text).unwrap();
+    let guest = fixture.guest_in_use("vm1");
+    autostart(&fixture, &guest);
+    stage(&fixture.host).unwrap();
+    start_daemon(&fixture);
+    fixture.guest_in_use("vm2");
+    fixture.libvirt.guests.start("vm2");
+    assert!(unstage(&fixture.host).unwrap().keys[0].dropped);
+    assert!(!has_value(&fixture, guest.secret));
 }
 
 /// The names in the directories of staged keys and of libvirt's secrets that end like this.

@@ -80,6 +80,19 @@ fn the_host_and_its_guests_are_shown() {
         .collect();
     assert_eq!(seals[1], "nothing: its key is missing");
     assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 0));
+    fixture.sql(&format!(
+        "INSERT INTO key_ref (resource_uuid, provider_name) VALUES ('{}', 'a')",
+        keyless.uuid
+    ));
+    let without = "<domain type='qemu'><name>vm4</name><uuid>UUID</uuid></domain>";
+    let uuid = DomainUuid::random().to_string();
+    fixture
+        .libvirt
+        .guests
+        .define(&without.replace("UUID", &uuid));
+    let found = look(&fixture, |_| true);
+    assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 1));
+    assert_eq!(found.guests.unwrap().len(), 3, "one has no TPM");
     assert_eq!(found.guests_unknown_to_libvirt, Some(0));
     assert_eq!(found.configuration, "in order");
     assert!(found.store.exists && !found.hook.installed);

@@ -1,5 +1,6 @@
 //! `store check`, `backup`, `restore`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -70,6 +71,8 @@ fn check_finds_what_other_tools_wrote_and_damage() {
         assert_eq!(document["kind"], found.kind());
         assert_eq!(document["damage"], false);
     }
+    let kinds: BTreeSet<_> = checked.findings.iter().map(|it| it.kind()).collect();
+    assert!(kinds.contains("dangling"), "{kinds:?}");
 
     let store = fixture.host.state_dir().store();
     fs::write(&store, "not a database, but longer than its header").unwrap();

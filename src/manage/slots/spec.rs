@@ -40,3 +40,25 @@ impl fmt::Display for SlotSpec {
         write!(f, "{}:{}", self.kms, self.remote_key)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_named_by_a_key_manager_and_a_key_of_it() {
+        let spec: SlotSpec = "vault:keys/a:b".parse().unwrap();
+        assert_eq!((&*spec.kms, &*spec.remote_key), ("vault", "keys/a:b"));
+        let longest = "k".repeat(MAX_NAME);
+        assert!(format!("vault:{longest}").parse::<SlotSpec>().is_ok());
+        for bad in [
+            "vault", ":a", "vault:", "va
+ult:a", "vault:a
+",
+        ] {
+            assert!(bad.parse::<SlotSpec>().is_err(), "{bad:?}");
+        }
+        assert!(format!("vault:{longest}k").parse::<SlotSpec>().is_err());
+    }
+}
