@@ -301,6 +301,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_libvirt_that_was_silent_is_asked_again_where_that_is_worth_waiting_for() {
+        let host = Host::new(StateDir::at("/nowhere"), None);
+        host.guests_silence.set();
+        host.secrets_silence.set();
+        host.forget_silence();
+        assert!(!host.guests_silence.is_set());
+        assert!(!host.secrets_silence.is_set());
+    }
+
+    #[test]
     fn a_user_who_may_not_read_the_store_cannot_say_what_the_hook_would_do() {
         let unusable = |kind: ErrorKind| {
             let reason = Error::from(kind).into();

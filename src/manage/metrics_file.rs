@@ -37,3 +37,29 @@ pub(crate) fn read_value(file: &Path, name: &str) -> Option<i64> {
     let mut lines = text.lines();
     lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn a_value_is_read_of_the_file_itself_and_nothing_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("own"), "# a comment\nother 1\nlast 7\n").unwrap();
+        assert_eq!(read_value(&path("own"), "last"), Some(7));
+        assert_eq!(read_value(&path("own"), "none"), None);
+        symlink(path("own"), path("link")).unwrap();
+        assert_eq!(read_value(&path("link"), "last"), None);
+        // Whoever may write to the collector's directory could put one there.
+        mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
+        assert_eq!(read_value(&path("fifo"), "last"), None);
+    }
+}

@@ -88,7 +88,7 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let opened = providers.iter().map(|provider| work.open(provider));
     let opened = opened.collect();
     drop(exclusive);
-    if names.is_empty() && uptime() > STILL_BOOTING {
+    if may_try_old(names, uptime()) {
         let mut managers = work.managers;
         // Nothing that was asked for fails with it.
         if let Err(error) = slots::try_old(&mut store, &mut managers) {
@@ -96,6 +96,11 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
         }
     }
     Ok(opened)
+}
+
+/// Whether slots that nobody asked for may be tried, on a host that has been up so long.
+fn may_try_old(asked_for: &[String], uptime: Duration) -> bool {
+    asked_for.is_empty() && uptime > STILL_BOOTING
 }
 
 /// How long this host has been up; for ever, if that cannot be read.
@@ -226,5 +231,18 @@ impl Work<'_> {
     fn mark(&mut self, slot: &Slot) -> Result<(), StoreError> {
         self.store.set_deadline(default_deadline())?;
         self.store.mark_slot_verified(slot.uuid, Timestamp::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_that_nobody_asked_for_are_tried_only_when_the_host_has_been_up_for_a_while() {
+        let later = STILL_BOOTING + Duration::from_secs(1);
+        assert!(may_try_old(&[], later));
+        assert!(!may_try_old(&[], STILL_BOOTING));
+        assert!(!may_try_old(&["a".to_owned()], later));
     }
 }

@@ -78,6 +78,9 @@ fn a_key_stays_with_the_provider_that_opens_it() {
     fixture.sql("UPDATE key_ref SET provider_uuid = NULL, provider_name = 'gone'");
     let rebound = bound(&fixture, Some("a"));
     assert_eq!(rebound.action, BindAction::Rebound(vec![id]));
+    let row = fixture.rows(&guest).remove(0).key_ref;
+    assert_eq!(row.provider_uuid, Some(fixture.provider("a").uuid));
+    assert_eq!(row.provider_name, "a");
     assert!(fixture.would_start(&guest));
 }
 
@@ -146,6 +149,14 @@ fn guests_that_have_its_secret_or_had_its_name_are_told() {
     fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
     let shared = BindRemark::SharedSecret(first.secret, vec!["vm2".to_owned()]);
     assert_eq!(bound(&fixture, None).remarks, [shared]);
+
+    // Nor is one that has used its key and is still there a guest of before.
+    let present = fixture.guest_in_use("vm5");
+    let encryption = format!("<encryption secret='{}'/>", present.secret);
+    fixture.define_with("vm6", DomainUuid::random(), present.secret, &encryption);
+    let shared = BindRemark::SharedSecret(present.secret, vec!["vm5".to_owned()]);
+    let remarks = bind(&fixture.host, "vm6", None).unwrap().remarks;
+    assert_eq!(remarks, [shared]);
 
     let former = fixture.guest_in_use("vm3");
     fixture.libvirt.guests.undefine("vm3");

@@ -124,6 +124,42 @@ fn a_key_that_does_not_open_here_is_used_as_it_is_and_that_is_told() {
 }
 
 #[test]
+fn the_newest_key_is_passed_over_nowhere_though_it_does_not_open_here() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let only = fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    retire(&fixture.host, only).unwrap();
+    fixture.lose_key("a");
+    let used = use_key(&fixture.host, only).unwrap();
+    assert!(used.changed && !used.may_be_passed_over);
+}
+
+#[test]
+fn of_two_rows_with_one_key_that_one_is_used_that_was_named() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let dek = Dek::generate().unwrap();
+    for named in ["a", "b"].map(|provider| fixture.add_key(&guest, provider, &dek)) {
+        let used = use_key(&fixture.host, named).unwrap();
+        assert_eq!((used.key_ref, used.generation), (named, Generation(1)));
+    }
+}
+
+/// Other hosts may have either of them, and could not tell which one was chosen.
+#[test]
+fn a_key_that_is_no_newer_than_another_one_of_the_guest_gets_a_generation_above_it() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    let keys = ["a", "b"].map(|provider| {
+        let dek = Dek::generate().unwrap();
+        fixture.add_key(&guest, provider, &dek)
+    });
+    let used = use_key(&fixture.host, keys[0]).unwrap();
+    assert_eq!(used.generation, Generation(2));
+    assert_ne!(used.key_ref, keys[0]);
+}
+
+#[test]
 fn a_kill_leaves_the_old_key_or_the_chosen_one() {
     let in_use = |fixture: &Fixture| {
         let rows = generations(fixture, &fixture.defined("vm1")).into_iter();

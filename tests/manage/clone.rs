@@ -9,10 +9,17 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
 use crate::manage::key_refs::{retire, unbind};
-use crate::store::{Event, Origin};
+use crate::store::{Event, EventFilter, Origin};
 
 fn cloned(fixture: &Fixture) -> Result<Cloned, CloneError> {
     clone(&fixture.host, "vm1", "vm2")
+}
+
+/// What the history has of the clone, the newest first.
+fn history(fixture: &Fixture) -> Vec<String> {
+    let of_clone = EventFilter::Domain(fixture.defined("vm2").uuid);
+    let events = fixture.store().history(of_clone, 9).unwrap();
+    events.into_iter().map(|event| event.message).collect()
 }
 
 fn copy_state(fixture: &Fixture, from: &Defined, to: &Defined) {
@@ -60,13 +67,17 @@ fn a_clone_without_a_state_is_bound_as_its_original_is() {
     fixture.guest_in_use("vm1");
     fixture.define("vm2");
     assert_eq!(cloned(&fixture).unwrap().action, CloneAction::Made);
+    let made = "bound to provider a, as vm1 is";
+    assert_eq!(history(&fixture), [made]);
     assert_eq!(cloned(&fixture).unwrap().action, CloneAction::IsBound);
+    assert_eq!(history(&fixture), [made], "nothing was done");
     fixture.sql(
         "UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE name = 'b'),
                             provider_name = 'b'
          WHERE wrapped_dek IS NULL",
     );
     assert_eq!(cloned(&fixture).unwrap().action, CloneAction::Moved);
+    assert_eq!(history(&fixture), [made, made]);
 }
 
 #[test]

@@ -10,10 +10,10 @@ use crate::key::dek::Dek;
 use crate::key::wrap::Generation;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::guests::GuestError;
-use crate::manage::host::default_deadline;
+use crate::manage::host::{HostError, default_deadline};
 use crate::manage::import_key::{ImportKeyError, ImportedKey, import};
 use crate::manage::key_refs::retire;
-use crate::store::{Event, Origin};
+use crate::store::{Event, Origin, StoreError};
 
 /// A backup of this host's store.
 fn backup(fixture: &Fixture) -> PathBuf {
@@ -222,4 +222,31 @@ fn a_key_of_another_guest_of_the_name_is_taken_only_when_it_is_named() {
     let refused = imported(&here, &backup(&there)).unwrap_err();
     let is_other = |error: &ImportKeyError| matches!(error, ImportKeyError::Namesake { other, .. } if *other == namesake.uuid);
     assert!(is_other(&refused), "{refused:?}");
+}
+
+#[test]
+fn a_key_that_the_guest_has_here_is_replaced_only_if_it_is_damaged() {
+    let here = Fixture::new();
+    let (_there, file, guest) = moved_guest(&here);
+    let own = here.add_key(&guest, "a", &Dek::generate().unwrap());
+    let refused = imported(&here, &file).unwrap_err();
+    let is_own =
+        |error: &StoreError| matches!(error, StoreError::HasKey { key_ref, .. } if *key_ref == own);
+    assert!(
+        matches!(&refused, ImportKeyError::Guest(GuestError::Host(HostError::Store(error))) if is_own(error)),
+        "{refused:?}"
+    );
+    let in_use = || {
+        let rows = here.rows(&guest).into_iter();
+        let rows = rows.filter(|row| row.retired_at.is_none());
+        rows.map(|row| row.key_ref.id).collect::<Vec<_>>()
+    };
+    assert_eq!(in_use(), [own]);
+    here.sql(
+        "UPDATE key_ref
+         SET wrapped_dek = CAST(substr(wrapped_dek, 1, length(wrapped_dek) - 8) || zeroblob(8) AS BLOB)",
+    );
+    let done = imported(&here, &file).unwrap();
+    assert_eq!(in_use(), [done.key_ref]);
+    assert_eq!(here.rows(&guest).len(), 2, "the damaged one is kept");
 }

@@ -2,12 +2,13 @@
 
 use super::fixture::Fixture;
 use super::kill;
+use crate::clock::Timestamp;
 use crate::ids::KeyRefId;
 use crate::key::dek::Dek;
 use crate::manage::host::HostError;
 use crate::manage::key_refs::{KeyRefError, retire, unbind, use_key};
 use crate::manage::keys::{RowState, list, show};
-use crate::store::StoreError;
+use crate::store::{Event, Origin, StoreError};
 
 #[test]
 fn unbind_deletes_placeholders_and_retires_keys() {
@@ -95,6 +96,29 @@ fn rows_are_listed_and_tried() {
     ];
     assert_eq!(tried, expected);
     assert!(shown.key_refs[2].reason.is_some());
+    let key_id = fixture.provider("b").key_id.short();
+    fixture.sql("DELETE FROM key_provider WHERE name = 'b'");
+    let shown = show(&fixture.host, "vm1").unwrap();
+    let reason = format!("no provider of this host has key {key_id}");
+    assert_eq!(shown.key_refs[2].reason, Some(reason));
+}
+
+#[test]
+fn a_listed_key_is_that_of_its_guests_last_name_or_of_what_libvirt_calls_it() {
+    let fixture = Fixture::new();
+    let gone = ["vm1", "vm2", "vm3"].map(|name| fixture.guest_in_use(name));
+    let (now, [_, renamed, unknown]) = (Timestamp::now(), gone);
+    let event = Event::new(now, Origin::Renew, renamed.uuid, "old", "done");
+    fixture.store().record_event(&event).unwrap();
+    fixture.libvirt.guests.undefine("vm3");
+    let rows = list(&fixture.host, None).unwrap().into_iter();
+    let names: Vec<_> = rows.map(|row| (row.guest.name, row.guest.uuid)).collect();
+    let name = |name: &str| Some(name.to_owned());
+    assert_eq!(names[0].0, name("vm1"));
+    assert_eq!(
+        names[1..],
+        [(name("old"), renamed.uuid), (None, unknown.uuid)]
+    );
 }
 
 #[test]

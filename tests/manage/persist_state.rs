@@ -113,6 +113,9 @@ fn only_a_used_key_whose_state_would_go_is_reported() {
     assert_eq!(found.moment(found.at_undefine[0].uuid), Some("undefine"));
     assert_eq!(found.moment(DomainUuid::random()), None);
 
+    let left = Survival::of(&fixture.host, "vm1", false).unwrap();
+    assert!(!left.persistent_state_set);
+    assert_eq!(names(&left.deleted.at_undefine), ["vm1"]);
     let set = Survival::of(&fixture.host, "vm1", true).unwrap();
     assert!(set.persistent_state_set && set.deleted == DeletedStates::default());
     assert!(deleted(&fixture).at_undefine.is_empty());
@@ -129,4 +132,13 @@ fn what_libvirt_has_not_kept_is_an_error() {
     fixture.libvirt.guests.keep_as_it_is("vm1");
     let lost = named(&fixture, "vm1").unwrap_err();
     assert!(matches!(lost, PersistError::NotReadBack(_)), "{lost:?}");
+}
+
+#[test]
+fn nothing_is_lost_with_the_state_of_a_key_that_no_start_has_used() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    assert_eq!(deleted(&fixture).moment(guest.uuid), Some("undefine"));
+    fixture.sql("UPDATE key_ref SET first_used_at = NULL");
+    assert_eq!(deleted(&fixture), DeletedStates::default());
 }

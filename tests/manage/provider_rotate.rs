@@ -117,6 +117,39 @@ fn what_an_earlier_rotation_missed_is_re_wrapped_first() {
 }
 
 #[test]
+fn rows_that_name_the_provider_or_are_under_a_previous_key_of_it_are_re_wrapped_first() {
+    for (row, by_name) in [
+        // Under a previous key, and bound to no provider.
+        (
+            "UPDATE key_ref SET provider_uuid = NULL WHERE id > 100",
+            false,
+        ),
+        // Under the key of another provider.
+        (
+            "UPDATE key_ref SET provider_uuid = (SELECT uuid FROM key_provider WHERE name = 'a')",
+            true,
+        ),
+    ] {
+        let fixture = Fixture::new();
+        let guest = if by_name {
+            let guest = fixture.define("vm1");
+            fixture.add_key(&guest, "b", &Dek::generate().unwrap());
+            guest
+        } else {
+            let guest = fixture.guest_in_use("vm1");
+            bring_rows_back(&fixture, || drop(rotated(&fixture)));
+            guest
+        };
+        fixture.sql(row);
+        let done = rotated(&fixture);
+        assert_eq!((done.rotated, done.rewrapped), (false, 1), "{row}");
+        let present = fixture.provider("a").key_id;
+        let are_present = key_ids(&fixture, &guest).iter().all(|id| *id == present);
+        assert!(are_present, "{row}");
+    }
+}
+
+#[test]
 fn a_kill_while_it_completes_an_earlier_rotation_loses_nothing() {
     kill::everywhere(
         |fixture| {

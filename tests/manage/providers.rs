@@ -2,15 +2,15 @@
 
 use std::fs;
 
-use super::fixture::Fixture;
+use super::fixture::{Fixture, a_provider};
 use super::kill;
-use crate::keyring::{KeyringError, Seal, WeakerSeal};
+use crate::keyring::{KeyringError, Resealed, Seal, WeakerSeal};
 use crate::manage::host::{HostError, default_deadline};
 use crate::manage::provider_create::{CreatedProvider, create, set_default};
 use crate::manage::provider_list::{ListedProvider, SealState, list, show};
 use crate::manage::provider_name::BadName;
 use crate::manage::provider_rename::rename;
-use crate::manage::provider_reseal::{reseal, reseal_all};
+use crate::manage::provider_reseal::{ResealedProvider, reseal, reseal_all};
 use crate::manage::provider_rotate::rotate;
 use crate::manage::providers::ProviderError;
 use crate::manage::slots::SlotError;
@@ -198,4 +198,20 @@ fn a_key_is_resealed_and_one_that_fails_stops_no_other() {
         matches!(failed, ProviderError::Host(HostError::Keyring(_))),
         "{failed:?}"
     );
+}
+
+#[test]
+fn only_a_key_that_was_in_a_file_in_clear_and_is_no_more_was_in_clear() {
+    let was_in_clear = |before, after| {
+        let provider = a_provider();
+        let resealed = ResealedProvider {
+            provider: (&provider).into(),
+            key_id: provider.key_id,
+            result: Ok(Resealed { before, after }),
+        };
+        resealed.was_in_clear()
+    };
+    assert!(was_in_clear(Seal::RootOnlyFile, Seal::Host));
+    assert!(!was_in_clear(Seal::RootOnlyFile, Seal::RootOnlyFile));
+    assert!(!was_in_clear(Seal::Host, Seal::HostAndTpm2));
 }

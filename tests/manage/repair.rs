@@ -237,6 +237,20 @@ fn many_guests_are_checked_in_their_order() {
 }
 
 #[test]
+fn hundreds_of_guests_are_checked_at_once() {
+    let fixture = Fixture::new();
+    let broken = |number: i32| ListedGuest {
+        name: number.to_string(),
+        domain: domain::examine("<domain><name>x</name>".as_bytes()),
+    };
+    let guests: Vec<_> = (0..400).map(broken).collect();
+    let keks = UnsealedKeks::default();
+    let checked = dry_start::check(&fixture.host, &guests, &keks, &|_| ()).unwrap();
+    assert_eq!(checked.len(), guests.len());
+    assert!(checked.iter().all(|one| !one.outcome.is_allowed()));
+}
+
+#[test]
 fn what_follows_a_start_is_replayed_unless_nothing_is_to_be_changed() {
     let fixture = Fixture::new();
     let store = SharedStore::new();

@@ -157,6 +157,30 @@ fn a_key_on_tmpfs_that_has_lost_its_slot_goes_back_to_the_disk() {
 }
 
 #[test]
+fn a_key_leaves_the_disk_only_when_the_store_has_it_that_a_slot_opens_it() {
+    let fixture = Fixture::new();
+    fixture.with_toy("sealed");
+    add(&fixture.host, "a", &toy("one"), None).unwrap();
+    fixture.with_toy("boot");
+    // As on a disk that is full: the store takes no time of a slot.
+    fixture.sql(
+        "UPDATE kek_slot SET verified_at = NULL;
+         ALTER TABLE kek_slot ADD COLUMN no_time TEXT CHECK (verified_at IS NULL)",
+    );
+    let opened = || open(&fixture.host, &["a".to_owned()]).unwrap().remove(0);
+    let kept = opened();
+    assert_eq!(kept.result, OpenResult::NotRenewed, "{kept:?}");
+    assert_eq!(fixture.place_of("a"), Some(KekPlace::Disk));
+    // One that is not here counts more than a note about it.
+    fixture.lose_key("a");
+    let brought = opened();
+    assert_eq!(brought.result, OpenResult::Opened, "{brought:?}");
+    assert_eq!(fixture.place_of("a"), Some(KekPlace::Tmpfs));
+    assert_eq!((kept.trouble.len(), brought.trouble.len()), (1, 1));
+    assert_eq!(kept.trouble, brought.trouble);
+}
+
+#[test]
 fn a_rotation_wraps_the_next_key_only_where_the_present_one_opens() {
     let fixture = Fixture::new();
     fixture.with_toy("sealed");

@@ -4,14 +4,16 @@ use std::fs;
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
-use crate::ids::DomainUuid;
+use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::copies::JudgedCopy;
-use crate::manage::drop_state::{DropStateError, drop_state};
+use crate::manage::drop_state::{DropStateError, DroppedState, drop_state};
+use crate::manage::encrypt::encrypt;
 use crate::manage::guests::GuestError;
 use crate::manage::host::HostError;
 use crate::manage::reset::{ResetError, reset};
 use crate::manage::restore_state::{CopiesError, restore, show};
+use crate::store::{Event, Origin};
 use crate::tpm_copies::RestoreError;
 
 /// A guest that has used its TPM, and a saved copy of its state.
@@ -211,7 +213,12 @@ fn a_copy_beside_the_state_is_dropped_freely() {
     let fixture = Fixture::new();
     guest_with_copy(&fixture);
     let sha256 = copies(&fixture)[0].sha256.clone();
-    let done = drop_state(&fixture.host, "vm1", &[sha256], false).unwrap();
+    let with_digits = |number: usize| {
+        let named = sha256[..number].to_owned();
+        drop_state(&fixture.host, "vm1", &[named], false)
+    };
+    assert!(matches!(with_digits(3), Err(DropStateError::Ambiguous(_))));
+    let done = with_digits(4).unwrap();
     assert_eq!(done.dropped.len(), 1);
     assert!(!done.plain_state_dropped);
     let unknown = DomainUuid::random().to_string();
@@ -315,4 +322,94 @@ fn a_state_of_another_version_beside_the_guests_own_keeps_nobody_from_a_reset() 
     fs::copy(&own, other.join("tpm-00.permall")).unwrap();
     assert!(reset(&fixture.host, "vm1").unwrap().changed);
     assert!(is_unused(&fixture, &guest));
+}
+
+fn drop_all(
+    fixture: &Fixture,
+    guest: &Defined,
+    force: bool,
+) -> Result<DroppedState, DropStateError> {
+    drop_state(&fixture.host, &guest.uuid.to_string(), &[], force)
+}
+
+/// A guest whose plain state was encrypted a moment ago, and which has lost the encrypted one.
+fn encrypted_and_lost(fixture: &Fixture) -> Defined {
+    let guest = fixture.define_with("vm1", DomainUuid::random(), SecretUuid::random(), "");
+    fixture.plain_state(&guest);
+    encrypt(&fixture.host, "vm1", None).unwrap();
+    fixture.save_copy(&guest);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    guest
+}
+
+#[test]
+fn the_unencrypted_state_of_before_counts_as_a_state_that_the_guest_may_need() {
+    let fixture = Fixture::new();
+    let guest = encrypted_and_lost(&fixture);
+    let needed = drop_all(&fixture, &guest, false).unwrap_err();
+    assert!(matches!(needed, DropStateError::Needed(_, 2)), "{needed:?}");
+    let done = drop_all(&fixture, &guest, true).unwrap();
+    assert!(done.plain_state_dropped);
+    assert_eq!((done.number(), done.dropped.len()), (2, 1));
+
+    // A guest that libvirt knows no longer needs none.
+    let fixture = Fixture::new();
+    let guest = encrypted_and_lost(&fixture);
+    let sha256 = copies(&fixture)[0].sha256.clone();
+    drop_state(&fixture.host, "vm1", &[sha256], true).unwrap();
+    fixture.libvirt.guests.undefine("vm1");
+    let done = drop_all(&fixture, &guest, false).unwrap();
+    assert!(done.plain_state_dropped);
+    assert_eq!((done.number(), done.dropped.len()), (1, 0));
+}
+
+#[test]
+fn copies_that_no_start_would_take_are_dropped_freely() {
+    // No key of the guest opens it.
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+    fixture.save_copy(&guest);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    assert_eq!(drop_all(&fixture, &guest, false).unwrap().number(), 1);
+
+    // It was reset: its next start makes a new TPM.
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    reset(&fixture.host, "vm1").unwrap();
+    assert!(copies(&fixture)[0].opened);
+    assert_eq!(drop_all(&fixture, &guest, false).unwrap().number(), 1);
+}
+
+#[test]
+fn what_was_not_named_and_what_is_no_copy_stays() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    let damaged = fixture.damaged_state(&guest);
+    assert_eq!(drop_all(&fixture, &guest, false).unwrap().number(), 1);
+    assert!(damaged.exists());
+
+    fixture.save_copy(&guest);
+    let first = copies(&fixture)[0].sha256.clone();
+    fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+    fixture.save_copy(&guest);
+    let done = drop_state(&fixture.host, "vm1", std::slice::from_ref(&first), true).unwrap();
+    assert_eq!((done.number(), done.kept), (1, 1));
+    assert!(damaged.exists());
+    let left = copies(&fixture);
+    assert!(left.len() == 1 && left[0].sha256 != first);
+}
+
+#[test]
+fn a_copy_that_a_run_has_followed_is_shown_as_outdated() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    let is_outdated = || copies(&fixture)[0].outdated;
+    assert!(!is_outdated());
+    let mut at = copies(&fixture)[0].kept_at;
+    at.0 += 1;
+    let event = Event::new(at, Origin::Prepare, guest.uuid, "vm1", "allowed");
+    fixture.store().record_start(&event).unwrap();
+    assert!(is_outdated());
 }

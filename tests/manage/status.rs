@@ -175,6 +175,36 @@ fn a_history_by_name_has_the_guests_other_names() {
 }
 
 #[test]
+fn a_history_by_name_has_what_the_guest_did_under_its_name_of_before() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    fixture.define("vm2");
+    record(&fixture, guest.uuid, "old");
+    let asked = |name| Asked {
+        guest: Some(name),
+        ..Asked::default()
+    };
+    let of = |name| history(&fixture.host, asked(name), 9).unwrap().list.len();
+    assert_eq!((of("vm1"), of("vm2"), of("old")), (1, 0, 1));
+}
+
+#[test]
+fn the_repairs_of_the_past_are_named_by_their_kinds_whatever_another_tool_wrote() {
+    let fixture = Fixture::new();
+    record(&fixture, DomainUuid::random(), "vm1");
+    let kinds = |repairs: &str| {
+        fixture.sql(&format!("UPDATE event SET repairs = '{repairs}'"));
+        let past = history(&fixture.host, Asked::default(), 9).unwrap().list;
+        let kinds = past[0].repair_kinds().into_iter();
+        kinds.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let two = r#"[{"kind":"retire-key","key_ref":1},{"kind":7},"x",{"kind":"fill-kek-ref"}]"#;
+    assert_eq!(kinds(two), ["retire-key", "fill-kek-ref"]);
+    assert!(kinds(r#"{"kind":"retire-key"}"#).is_empty());
+    assert!(kinds("nonsense").is_empty());
+}
+
+#[test]
 fn a_uuid_that_is_another_guests_name_is_ambiguous() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");

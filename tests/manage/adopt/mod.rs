@@ -348,3 +348,17 @@ fn an_empty_secret_of_a_guest_whose_key_is_in_the_store_is_removed() {
     assert!(!key.is_new && key.proven);
     assert_adopted(&fixture, &guest);
 }
+
+#[test]
+fn a_key_that_is_in_the_store_stays_with_its_provider_and_is_reported_so() {
+    let fixture = exported();
+    export(&fixture, "b");
+    let guest = guest(&fixture, "vm1");
+    fixture.add_key(&guest, "b", &key());
+    // With the value of its secret and, when that is gone, without.
+    for secret in [SecretOutcome::Removed, SecretOutcome::Absent] {
+        let stored = adopted(&fixture, &all());
+        assert_eq!((stored.is_new, stored.provider.as_str()), (false, "b"));
+        assert_eq!(stored.secret, secret);
+    }
+}
