@@ -168,7 +168,7 @@ fn remove(
         let Err(error) = pruned else {
             continue;
         };
-        if done == 0 && certainly_did_nothing(&error) {
+        if !may_have_removed(done, &error) {
             // So nobody needs the copy; the first error is the one to report.
             let _ = std::fs::remove_file(&backup);
             return Err(error.into());
@@ -207,12 +207,14 @@ fn remove_some(
     Ok(())
 }
 
-/// Whether this error says that a transaction has changed nothing. After one of the disk, a crash may find it done.
-fn certainly_did_nothing(error: &HostError) -> bool {
-    matches!(
+/// Whether something may be removed, after so many guests and this error: the copy of the store may have the last of it.
+/// After an error of the disk, a crash may find a transaction done.
+fn may_have_removed(done: usize, error: &HostError) -> bool {
+    let changed_nothing = matches!(
         error,
         HostError::Store(StoreError::Locked | StoreError::Changed)
-    )
+    );
+    done > 0 || !changed_nothing
 }
 
 fn remove_states(host: &Host, guest: &UnknownGuest) -> Result<(), HostError> {

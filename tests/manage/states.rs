@@ -48,16 +48,15 @@ fn a_reset_lets_a_new_tpm_be_made_and_sets_copies_aside() {
 #[test]
 fn a_reset_names_the_directory_in_which_libvirt_would_make_no_tpm() {
     let fixture = Fixture::new();
-    guest_with_copy(&fixture);
-    let guest = fixture.host.guest("vm1").unwrap();
-    let states = fixture.libvirt.dirs().tpm_states();
-    let directory = states.join(guest.uuid.to_string()).join("tpm2");
-    fs::create_dir_all(&directory).unwrap();
+    let guest = guest_with_copy(&fixture);
+    let state = fixture.state_file(&guest);
+    fs::remove_file(&state).unwrap();
+    let directory = state.parent().unwrap();
     // Nobody's lock.
     fs::create_dir(directory.join(".lock")).unwrap();
     let done = reset(&fixture.host, "vm1").unwrap();
     let left: Vec<_> = done.left_directories.iter().map(|(left, _)| left).collect();
-    assert_eq!(left, [&directory]);
+    assert_eq!(left, [directory]);
     fs::remove_dir(directory.join(".lock")).unwrap();
     assert!(
         reset(&fixture.host, "vm1")

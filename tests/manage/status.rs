@@ -80,19 +80,6 @@ fn the_host_and_its_guests_are_shown() {
         .collect();
     assert_eq!(seals[1], "nothing: its key is missing");
     assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 0));
-    fixture.sql(&format!(
-        "INSERT INTO key_ref (resource_uuid, provider_name) VALUES ('{}', 'a')",
-        keyless.uuid
-    ));
-    let without = "<domain type='qemu'><name>vm4</name><uuid>UUID</uuid></domain>";
-    let uuid = DomainUuid::random().to_string();
-    fixture
-        .libvirt
-        .guests
-        .define(&without.replace("UUID", &uuid));
-    let found = look(&fixture, |_| true);
-    assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 1));
-    assert_eq!(found.guests.unwrap().len(), 3, "one has no TPM");
     assert_eq!(found.guests_unknown_to_libvirt, Some(0));
     assert_eq!(found.configuration, "in order");
     assert!(found.store.exists && !found.hook.installed);
@@ -110,6 +97,22 @@ fn the_host_and_its_guests_are_shown() {
     fixture.libvirt.go_down();
     let found = look(&fixture, |_| true);
     assert!(found.guests.is_none() && found.unreachable.is_some());
+}
+
+#[test]
+fn placeholders_are_counted_apart_and_guests_without_a_tpm_left_out() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    fixture.sql(&format!(
+        "INSERT INTO key_ref (resource_uuid, provider_name) VALUES ('{}', 'a')",
+        guest.uuid
+    ));
+    let uuid = DomainUuid::random();
+    let without = format!("<domain type='qemu'><name>vm2</name><uuid>{uuid}</uuid></domain>");
+    fixture.libvirt.guests.define(&without);
+    let found = look(&fixture, |_| true);
+    assert_eq!((found.key_refs.keyed, found.key_refs.placeholders), (1, 1));
+    assert_eq!(found.guests.unwrap().len(), 1);
 }
 
 #[test]

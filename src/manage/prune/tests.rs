@@ -147,3 +147,13 @@ fn a_guest_with_state_is_never_removed() {
     };
     assert_eq!(decide(&guest, asked, NOW), PruneDecision::HasState(left));
 }
+
+#[test]
+fn the_copy_of_the_store_goes_only_if_nothing_can_have_been_removed() {
+    for nothing_yet in [StoreError::Locked, StoreError::Changed] {
+        let error = HostError::from(nothing_yet);
+        assert!(!may_have_removed(0, &error), "{error}");
+        assert!(may_have_removed(1, &error), "{error}");
+    }
+    assert!(may_have_removed(0, &StoreError::Missing.into()));
+}
