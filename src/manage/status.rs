@@ -111,7 +111,7 @@ pub(crate) struct GuestStatus {
     /// When libvirt deletes its TPM state, although its key has been used: "undefine", "stop".
     state_deleted_at: Option<&'static str>,
     /// Whether its XML has its keys; `None` if no keys are to travel, or it has none.
-    travels: Option<bool>,
+    pub(crate) travels: Option<bool>,
 }
 
 /// Looks at the host and its guests, and keeps those that pass the filter. `progress` is called

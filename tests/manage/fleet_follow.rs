@@ -166,6 +166,36 @@ fn a_host_that_was_taken_for_lost_is_there_all_the_same() {
     assert_eq!(names(), ["one", "two"]);
 }
 
+#[test]
+fn a_provider_key_that_does_not_open_is_named_once_as_long_as_it_does_not() {
+    let store = SharedStore::new();
+    let (one, two) = (store.host("one"), store.host("two"));
+    one.guest_in_use("vm1");
+    exchange(&one);
+    let key_id = two.provider("a").key_id;
+    let file = two.host.state_dir().keys().join(key_id.to_string());
+    let away = file.with_extension("away");
+    let mut follower = Follower::default();
+    let mut trouble = || {
+        round(&two.host, &mut follower, true)
+            .unwrap()
+            .unwrap()
+            .trouble
+    };
+    assert_eq!(trouble(), [""; 0]);
+    for _ in 0..2 {
+        std::fs::rename(&file, &away).unwrap();
+        let named = trouble();
+        assert!(
+            matches!(&named[..], [one] if one.contains("provider \"a\"")),
+            "{named:?}"
+        );
+        assert_eq!(trouble(), [""; 0], "it was said");
+        std::fs::rename(&away, &file).unwrap();
+        assert_eq!(trouble(), [""; 0]);
+    }
+}
+
 /// The reports of a host, the oldest first.
 fn reports(store: &SharedStore, host: HostUuid) -> Vec<ReportClaim> {
     let said = store.claims(Kind::Report).into_iter();

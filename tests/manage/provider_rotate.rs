@@ -232,7 +232,19 @@ fn what_stopped_halfway_is_said_with_how_far_it_came_and_the_next_one_goes_on() 
     let under = |key_id| fixture.store().key_refs_under(key_id).unwrap().len();
     assert_eq!((under(old), under(new)), (50, 100));
 
-    // So is what stops while it completes that one.
+    // So is what stops while it completes that one, and what stops before it has re-wrapped anything.
+    let early = Fixture::new();
+    early.guest_in_use("vm1");
+    let stopped = rotate_with(&early.host, "a", WeakerSeal::Refused, &mut |step| {
+        if step.index == 0 {
+            early.sql("ALTER TABLE key_ref RENAME COLUMN algorithm TO cipher");
+        }
+    });
+    let error = stopped.unwrap_err();
+    assert!(
+        matches!(&error, RotateError::Interrupted(it) if it.done == 0 && it.new_key.is_some()),
+        "{error:?}"
+    );
     let stopped = rotate_with(&fixture.host, "a", WeakerSeal::Refused, &mut |step| {
         assert_eq!(step.of, 50);
         if step.index == 20 {

@@ -194,6 +194,19 @@ fn a_replayed_start_is_carried_out_and_its_secret_dropped() {
 }
 
 #[test]
+fn a_replayed_start_leaves_the_secret_where_every_start_does() {
+    let fixture = Fixture::new();
+    let config = fixture.root().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}\n[secret]\nlifetime = \"keep\"\n")).unwrap();
+    let guest = guest_to_repair(&fixture);
+    let start = call("prepare", false);
+    let replayed = replay(&fixture.host, listed(&fixture, "vm1"), start).unwrap();
+    assert!(replayed.guest.outcome.is_allowed());
+    assert_eq!(fixture.libvirt.secrets.all(), [guest.secret]);
+}
+
+#[test]
 fn without_libvirt_a_replay_leaves_no_secret() {
     let fixture = Fixture::new();
     guest_to_repair(&fixture);

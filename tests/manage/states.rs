@@ -46,6 +46,23 @@ fn a_reset_lets_a_new_tpm_be_made_and_sets_copies_aside() {
 }
 
 #[test]
+fn a_copy_of_a_tpm_of_another_version_is_not_restored_beside_the_guests_own() {
+    let fixture = Fixture::new();
+    let guest = guest_with_copy(&fixture);
+    fs::remove_file(fixture.state_file(&guest)).unwrap();
+    let defined = fixture.host.defined_guest("vm1").unwrap().xml;
+    let of_other_version = defined.replace("version='2.0'", "version='1.2'");
+    fixture.libvirt.guests.define(&of_other_version);
+    let refused = restore(&fixture.host, "vm1", None).unwrap_err();
+    assert!(
+        matches!(refused, CopiesError::NotRestored(_, RestoreError::OtherTpm)),
+        "{refused:?}"
+    );
+    fixture.libvirt.guests.define(&defined);
+    assert!(restore(&fixture.host, "vm1", None).unwrap().changed);
+}
+
+#[test]
 fn a_reset_names_the_directory_in_which_libvirt_would_make_no_tpm() {
     let fixture = Fixture::new();
     let guest = guest_with_copy(&fixture);

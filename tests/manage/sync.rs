@@ -1,6 +1,7 @@
 //! `sync`, `key metadata`, and what the commands that change keys do with metadata.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
@@ -291,6 +292,23 @@ fn a_guest_with_a_job_is_done_later_and_keeps_its_note() {
 }
 
 #[test]
+fn a_libvirt_whose_guests_all_have_jobs_is_not_asked_to_write_for_each() {
+    let (fixture, _) = wrapped();
+    let mut names = vec!["vm1".to_owned()];
+    names.extend((2..=8).map(|number| format!("vm{number}")));
+    for name in &names {
+        if name != "vm1" {
+            fixture.guest_in_use(name);
+        }
+        fixture.libvirt.guests.start(name);
+        fixture.libvirt.guests.begin_job(name);
+    }
+    assert_eq!(fixture.synced().later, 8);
+    let written = fixture.libvirt.calls_of(Call::SetMetadata);
+    assert_eq!(written, 5);
+}
+
+#[test]
 fn notes_of_guests_that_are_gone_are_taken() {
     let (fixture, _) = wrapped();
     sync_notes::leave(&fixture.host.run_dir(), DomainUuid::random()).unwrap();
@@ -527,6 +545,15 @@ fn whose_key_does_not_travel_yet_is_said_everywhere() {
     assert_eq!(named, [guest.uuid]);
     let shown = |name: &str| show(&fixture.host, name).unwrap().key_refs[0].travels;
     assert_eq!((shown("vm1"), shown("vm2")), (Some(false), Some(true)));
+    let of_guests = look().guests.unwrap().into_iter();
+    let travel: BTreeMap<_, _> = of_guests.map(|guest| (guest.name, guest.travels)).collect();
+    let expected = [("vm1", Some(false)), ("vm2", Some(true)), ("vm3", None)];
+    assert_eq!(
+        travel,
+        expected
+            .map(|(name, travels)| (name.to_owned(), travels))
+            .into()
+    );
 
     fixture.synced();
     assert_eq!(look().guests_without_travelling_key, Some(0));
@@ -690,6 +717,12 @@ fn a_definition_that_is_full_of_other_keys_lacks_those_of_the_guest() {
     assert_eq!(lacks(full.clone()), 1);
     assert_eq!(lacks(rest.clone()), 1);
     assert_eq!(lacks([vec![own], rest].concat()), 0);
+    // Of two own keys one alone is there, and there is room.
+    let first = fixture.own_keys(&guest).remove(0);
+    fixture.add_key(&guest, "a", &Dek::generate().unwrap());
+    fixture.sql("UPDATE key_ref SET first_used_at = 1");
+    assert_eq!(lacks(vec![first]), 1);
+    assert_eq!(lacks(fixture.own_keys(&guest)), 0);
     // Of a guest without a key here nothing is lacking.
     fixture.sql("DELETE FROM key_ref");
     assert_eq!(lacks(full), 0);

@@ -137,7 +137,7 @@ fn synchronise(
     let mut busy = 0;
     for listed in &due {
         progress(of, &listed.guest.name);
-        let done = if busy == MAX_BUSY || until.is_some_and(Deadline::has_passed) {
+        let done = if busy >= MAX_BUSY || until.is_some_and(Deadline::has_passed) {
             work.examine(listed)?.0.with(SyncAction::Later)
         } else {
             work.change(listed)?

@@ -161,6 +161,46 @@ fn a_key_that_this_host_does_not_have_stays() {
 }
 
 #[test]
+fn keys_that_this_host_does_not_have_stay_each_once() {
+    let known = live(&[blob(2, 1)]);
+    let Metadata { persistent, .. } = stopped(&[blob(1, 7), blob(1, 8)]);
+    let twice = Metadata {
+        live: persistent.clone(),
+        persistent,
+    };
+    let wanted = set(&[blob(2, 1), blob(1, 7), blob(1, 8)]);
+    assert_eq!(plan(&known, &twice).change, wanted);
+}
+
+#[test]
+fn a_key_of_the_same_generation_as_the_newest_is_no_newer_one() {
+    let known = live(&[blob(2, 1)]);
+    let Plan { change, findings } = plan(&known, &stopped(&[blob(2, 7)]));
+    assert_ne!(change, Change::None);
+    assert!(
+        matches!(&findings[..], [TravelFinding::UnknownKey { .. }]),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn what_is_written_is_noted_once() {
+    let mut known = live(&[blob(2, 1), blob(1, 2)]);
+    known.written = [blob(1, 2)].into();
+    let own = known.note_own_as_written();
+    assert_eq!(own, [blob(2, 1), blob(1, 2)]);
+    assert_eq!(known.written.len(), 2);
+    assert!(own.iter().all(|key| known.written.contains(key)));
+}
+
+#[test]
+fn the_same_keys_of_another_guest_are_not_the_same() {
+    let of = |guest| element(guest, vec![key(blob(1, 1))]);
+    assert!(same_keys(&of(guest()), &of(guest())));
+    assert!(!same_keys(&of(guest()), &of(other())));
+}
+
+#[test]
 fn a_newer_key_is_never_written_over() {
     let known = live(&[blob(2, 1)]);
     let Plan { change, findings } = plan(&known, &stopped(&[blob(3, 7)]));
