@@ -30,6 +30,7 @@ use crate::store::{Event, KnownFact, NewProvider, Origin};
 use crate::swtpm::LockedState;
 use crate::tpm_copies::CopyStore;
 use crate::verdict::code::Code;
+use crate::verdict::facts::Provider;
 
 fn look(fixture: &Fixture) -> Vec<Finding> {
     look_with(fixture, &[])
@@ -223,6 +224,64 @@ fn providers_that_could_be_lost_are_reported() {
     let found = look_with(&fixture, &[file]);
     assert!(key(&found, |one| matches!(one, KeyFinding::Recovery(..))));
     assert!(key(&found, |one| matches!(one, KeyFinding::NotCovered(_))));
+}
+
+#[test]
+fn a_previous_key_that_was_never_exported_is_as_bad_as_a_present_one_while_rows_need_it() {
+    let fixture = Fixture::new();
+    let guest = fixture.guest_in_use("vm1");
+    rotate(&fixture.host, "a", WeakerSeal::Refused, &mut |_| {}).unwrap();
+    let is_previous = |provider: &Provider| provider.name != "a" && provider.name != "b";
+    let not_needed = || {
+        key(
+            &look(&fixture),
+            |one| matches!(one, KeyFinding::PreviousNeverExported(found) if is_previous(found)),
+        )
+    };
+    let needed = || {
+        key(
+            &look(&fixture),
+            |one| matches!(one, KeyFinding::NeverExported(found) if is_previous(found)),
+        )
+    };
+    assert!(not_needed() && !needed());
+    let previous = fixture.store().providers().unwrap().into_iter();
+    let previous = previous.into_iter().find(|it| is_previous(it)).unwrap();
+    fixture.add_key(&guest, &previous.name, &Dek::generate().unwrap());
+    assert!(needed() && !not_needed());
+}
+
+#[test]
+fn guests_that_keep_one_another_from_starting_and_those_whose_state_goes_are_reported() {
+    let fixture = Fixture::new();
+    let first = fixture.guest_in_use("vm1");
+    let at_undefine = |one: &KeyFinding| matches!(one, KeyFinding::DeletedAtUndefine(guests) if guests.len() == 1);
+    let at_stop = |one: &KeyFinding| matches!(one, KeyFinding::DeletedAtStop(_));
+    let found = look(&fixture);
+    assert!(key(&found, at_undefine) && !key(&found, at_stop));
+
+    let shared = |one: &KeyFinding| matches!(one, KeyFinding::Shared(_));
+    assert!(!key(&found, shared));
+    let encryption = format!("<encryption secret='{}'/>", first.secret);
+    let second = fixture.define_with("vm2", DomainUuid::random(), first.secret, &encryption);
+    fixture.add_key(&second, "b", &Dek::generate().unwrap());
+    assert!(key(&look(&fixture), shared));
+}
+
+#[test]
+fn another_hook_beside_the_guard_is_reported() {
+    let fixture = Fixture::new();
+    install_hook(&fixture);
+    let others = |found: &[Finding]| {
+        hooks(found)
+            .into_iter()
+            .any(|one| matches!(one, HookFinding::OtherHooks { .. }))
+    };
+    assert!(!others(&look(&fixture)));
+    let other = fixture.libvirt.dirs().hooks().join("10-net");
+    fs::write(&other, "").unwrap();
+    set_mode(&other, 0o755);
+    assert!(others(&look(&fixture)));
 }
 
 /// How many key references of `a` are said to be left by a rotation.

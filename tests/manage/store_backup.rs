@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::fixture::Fixture;
 use super::kill;
-use crate::manage::store_backup::{RestoreStoreError, backup, check, restore};
+use crate::manage::store_backup::{FoundInStore, RestoreStoreError, backup, check, restore};
 use crate::store::{StoreError, StoreFinding};
 
 #[test]
@@ -71,7 +71,7 @@ fn check_finds_what_other_tools_wrote_and_damage() {
         assert_eq!(document["kind"], found.kind());
         assert_eq!(document["damage"], false);
     }
-    let kinds: BTreeSet<_> = checked.findings.iter().map(|it| it.kind()).collect();
+    let kinds: BTreeSet<_> = checked.findings.iter().map(FoundInStore::kind).collect();
     assert!(kinds.contains("dangling"), "{kinds:?}");
 
     let store = fixture.host.state_dir().store();

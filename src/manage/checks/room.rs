@@ -1,7 +1,7 @@
 //! Room on the disks, where TPM states are, the version of libvirt.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
@@ -37,9 +37,14 @@ fn room(place: &Path) -> Option<Finding> {
         Some(Err(errno)) => return Some(unreadable(place, errno.into())),
         None => return Some(HostFinding::DeadFileSystem(path).into()),
     };
-    let free = disk.blocks_available() * disk.fragment_size();
+    full(path, (disk.blocks_available(), disk.fragment_size())).map(Finding::from)
+}
+
+/// Whether a disk with so many free blocks of this size is full.
+fn full(path: PathBuf, (blocks, size): (u64, u64)) -> Option<HostFinding> {
+    let free = blocks * size;
     let free_kib = free / 1024;
-    (free < SCARCE).then(|| HostFinding::Full { path, free_kib }.into())
+    (free < SCARCE).then_some(HostFinding::Full { path, free_kib })
 }
 
 /// TPM states on another file system, by a link in the place of libvirt's directory.
@@ -54,7 +59,10 @@ fn linked_states(host: &Host, states: &Path) -> Option<HostFinding> {
 }
 
 fn old_libvirt(host: &Host) -> Option<HostFinding> {
-    let version = version_of(host.daemons().of_guests())?;
+    old(version_of(host.daemons().of_guests())?)
+}
+
+fn old(version: Version) -> Option<HostFinding> {
     (version < OLDEST_LIBVIRT).then(|| HostFinding::OldLibvirt(version.to_string()))
 }
 
@@ -95,6 +103,7 @@ fn version_of(program: &str) -> Option<Version> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::host::process::tests::write_program;
 
     #[test]
     fn versions_are_found_in_what_programs_say() {
@@ -104,5 +113,32 @@ mod tests {
         );
         assert_eq!(Version::find("no version"), None);
         assert!(Version(6, 10) > OLDEST_LIBVIRT && Version(5, 9) < OLDEST_LIBVIRT);
+    }
+
+    #[test]
+    fn a_libvirt_that_would_not_run_the_hook_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = dir.path().join("libvirtd");
+        write_program(
+            &daemon,
+            "#!/bin/sh\n[ $1 = --version ] && echo libvirtd 6.4.0\n",
+        );
+        let version = version_of(daemon.to_str().unwrap());
+        assert_eq!(version, Some(Version(6, 4)));
+        assert!(
+            matches!(old(Version(6, 4)), Some(HostFinding::OldLibvirt(found)) if found == "6.4")
+        );
+        assert!(old(Version(6, 5)).is_none() && old(Version(9, 0)).is_none());
+    }
+
+    #[test]
+    fn a_disk_with_less_than_64_mib_is_full() {
+        let blocks = 64 * 1024 * 1024 / 4096;
+        let found = full("/there".into(), (blocks - 1, 4096));
+        let free_kib = 64 * 1024 - 4;
+        assert!(
+            matches!(found, Some(HostFinding::Full { free_kib: found, .. }) if found == free_kib)
+        );
+        assert!(full("/there".into(), (blocks, 4096)).is_none());
     }
 }
