@@ -17,7 +17,8 @@ DEFINITIONS = Path("/etc/libvirt/qemu")
 def main():
     found = {"left": left_over(), "store": run("vtpm-guard store check")}
     xml = {file.stem: file.read_text() for file in DEFINITIONS.glob("*.xml")}
-    keys, found["stage"] = stage(list(xml))
+    found["guests"] = list(xml)
+    keys, found["stage"] = stage(found["guests"])
     directories = {name: STATES / re.search("<uuid>(.*)</uuid>", xml[name])[1] / "tpm2" for name in xml}
     tpms = {name: tpm(xml[name], directories[name], keys) for name in xml}
     found["tpms"] = {name: found for name, found in tpms.items() if found is not None}

@@ -91,7 +91,8 @@ class Cuts:
 
     def tpms(self, found):
         self.cuts += 1
-        wrong = []
+        lost = (self.made & set(found["guests"])) - set(found["tpms"])
+        wrong = [f"{name} has no TPM state any more" for name in sorted(lost)]
         for name, tpm in found["tpms"].items():
             self.read += 1
             if re.fullmatch(MADE, tpm):
