@@ -1,5 +1,6 @@
 //! `doctor`: each examination finds what is wrong, and nothing on a host in order.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use crate::manage::host::default_deadline;
 use crate::manage::open::open;
 use crate::manage::provider_rotate::rotate;
 use crate::manage::slots::add;
+use crate::manage::unknown_guests;
 use crate::store::{Event, KnownFact, NewProvider, Origin};
 use crate::swtpm::LockedState;
 use crate::tpm_copies::CopyStore;
@@ -427,6 +429,8 @@ fn keys_and_states_on_the_disk_are_reported() {
     // What doctor says then: `state drop`.
     fixture.libvirt.guests.undefine("vm1");
     assert!(matches!(kept(), Some((_, false))));
+    let unknown = unknown_guests::find(&fixture.host, &fixture.store(), &BTreeSet::new());
+    assert_eq!(unknown.unwrap()[0].copies, 1, "it counts as one");
     let uuid = guest.uuid.to_string();
     let dropped = drop_state(&fixture.host, &uuid, &[], false).unwrap();
     assert!(dropped.plain_state_dropped);
@@ -590,7 +594,7 @@ fn a_libvirt_that_keeps_its_files_elsewhere_or_does_not_answer_is_reported() {
             .replace("libvirt/run/libvirt", "nowhere/run/libvirt"),
     )
     .unwrap();
-    assert!(elsewhere("config_dir") && !elsewhere("run_dir"));
+    assert!(elsewhere("config_dir") && !elsewhere("run_dir") && !elsewhere("tpm_dir"));
     fixture.libvirt.guests.start("vm1");
     assert!(elsewhere("run_dir") && elsewhere("tpm_dir"));
 
@@ -690,9 +694,11 @@ fn copies_that_cannot_be_used_and_those_that_nobody_has_needed_for_long_are_repo
     let old = |found: &[Finding]| {
         key(
             found,
-            |one| matches!(one, KeyFinding::OldCopy { guest: of, .. } if *of == guest.uuid),
+            |one| matches!(one, KeyFinding::OldCopy { guest: of, name, .. } if *of == guest.uuid && name.as_deref() == Some("vm1")),
         )
     };
+    let event = Event::new(Timestamp(1), Origin::Prepare, guest.uuid, "vm1", "allowed");
+    fixture.store().record_start(&event).unwrap();
     let damaged = |found: &[Finding]| key(found, |one| matches!(one, KeyFinding::Copy(_)));
     let found = look(&fixture);
     assert!(!old(&found) && !damaged(&found));

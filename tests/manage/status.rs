@@ -73,6 +73,7 @@ fn the_host_and_its_guests_are_shown() {
     assert_eq!(guests[0].proven, Some(true));
     assert_eq!(guests[0].provider.as_deref(), Some("a"));
     assert_eq!(guests[1].code, Some("VG202"));
+    assert!(guests.iter().all(|guest| !guest.clients_key));
     let seals: Vec<_> = found
         .providers
         .iter()

@@ -15,11 +15,14 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     if let Some(finding) = cannot_run(host, link) {
         return vec![finding.into()];
     }
-    [not_noticed(host, link), apparmor(host, link)]
-        .into_iter()
-        .flatten()
-        .map(Finding::from)
-        .collect()
+    [
+        not_noticed(host, link),
+        apparmor(host, Path::new(dirs::APPARMOR), link),
+    ]
+    .into_iter()
+    .flatten()
+    .map(Finding::from)
+    .collect()
 }
 
 fn cannot_run(host: &Host, link: &Path) -> Option<HookFinding> {
@@ -65,8 +68,8 @@ fn has_asked_since(host: &Host, made: Timestamp) -> bool {
     operations.any(|operation| starts.contains(&operation))
 }
 
-fn apparmor(host: &Host, link: &Path) -> Option<HookFinding> {
-    let enabled = fs::read_to_string(dirs::APPARMOR).ok()?;
+fn apparmor(host: &Host, kernel: &Path, link: &Path) -> Option<HookFinding> {
+    let enabled = fs::read_to_string(kernel).ok()?;
     let target = fs::canonicalize(link).ok()?;
     let is_kept = is_kept_by_apparmor(&enabled, &target);
     let (link, daemons) = (link.to_owned(), host.daemons());
@@ -84,8 +87,10 @@ fn is_kept_by_apparmor(enabled: &str, target: &Path) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::manage::tests::fixture::Fixture;
 
     #[test]
     fn apparmor_lets_libvirtd_run_what_is_in_sbin() {
@@ -95,5 +100,19 @@ mod tests {
         assert!(is_kept("/usr/sbinary"));
         let off = is_kept_by_apparmor("N\n", Path::new("/usr/libexec/vtpm-guard-hook"));
         assert!(!off);
+    }
+
+    #[test]
+    fn a_hook_that_apparmor_keeps_from_running_is_reported() {
+        let fixture = Fixture::new();
+        let (kernel, link) = (fixture.root().join("enabled"), fixture.root().join("hook"));
+        fs::write(&link, "").unwrap();
+        let found = || apparmor(&fixture.host, &kernel, &link);
+        assert!(found().is_none(), "a kernel without AppArmor");
+        fs::write(&kernel, "Y\n").unwrap();
+        let target = fs::canonicalize(&link).unwrap();
+        assert!(
+            matches!(found(), Some(HookFinding::AppArmor { target: kept, .. }) if kept == target)
+        );
     }
 }

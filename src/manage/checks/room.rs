@@ -132,6 +132,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_there_has_no_disk_and_what_cannot_be_looked_at_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(room(&dir.path().join("missing")).is_none());
+        assert!(room(&file.join("below")).is_some());
+    }
+
+    #[test]
     fn a_disk_with_less_than_64_mib_is_full() {
         let blocks = 64 * 1024 * 1024 / 4096;
         let found = full("/there".into(), (blocks - 1, 4096));

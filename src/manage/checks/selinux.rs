@@ -379,7 +379,8 @@ mod tests {
         // A plain file keeps the question, where the kernel's would have the answer after it.
         write("access", "");
         let kernel = Kernel::at(selinuxfs.path());
-        assert!(kernel.is_enforcing());
+        assert!(kernel.is_enabled() && kernel.is_enforcing());
+        assert!(!Kernel::at(Path::new("/nowhere")).is_enabled());
         assert_eq!(kernel.allows(DAEMON, OWN, "file", "execute"), None);
         let asked = fs::read_to_string(selinuxfs.path().join("access")).unwrap();
         assert_eq!(asked, format!("{DAEMON} {OWN} 7"));

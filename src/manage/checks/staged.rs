@@ -13,12 +13,15 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     both.map(Finding::from).collect()
 }
 
-/// The modular daemons need no keys beforehand.
 fn lacking(host: &Host) -> Option<HookFinding> {
+    drop_in::lacking().and_then(|lacking| lacking_on(host, lacking))
+}
+
+/// The modular daemons need no keys beforehand.
+fn lacking_on(host: &Host, lacking: Lacking) -> Option<HookFinding> {
     if host.daemons() == Daemons::Modular {
         return None;
     }
-    let lacking = drop_in::lacking()?;
     let starting = DefinitionFiles::from(&host.libvirt_dirs()).autostarting();
     let starting = starting.ok()?;
     let is_encrypted = |guest: &Definition| {
@@ -31,4 +34,33 @@ fn lacking(host: &Host) -> Option<HookFinding> {
         Lacking::UnstageAfterFailure => HookFinding::NobodyUnstages,
         Lacking::UnstageThatWaits => HookFinding::UnstageGivesUp,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::manage::tests::fixture::Fixture;
+
+    #[test]
+    fn what_a_daemon_lacks_matters_where_a_guest_with_a_key_starts_with_it() {
+        let fixture = Fixture::new();
+        let lacks = || lacking_on(&fixture.host, Lacking::Stage);
+        fixture.define("vm1");
+        assert!(lacks().is_none());
+        let dirs = fixture.libvirt.dirs();
+        fs::create_dir_all(dirs.autostart()).unwrap();
+        let definition = dirs.definitions().join("vm1.xml");
+        symlink(definition, dirs.autostart().join("vm1.xml")).unwrap();
+        let found = lacks();
+        assert!(
+            matches!(&found, Some(HookFinding::NobodyStages { guest }) if guest == "vm1"),
+            "{found:?}"
+        );
+        let unstages = lacking_on(&fixture.host, Lacking::UnstageAfterFailure);
+        assert!(matches!(unstages, Some(HookFinding::NobodyUnstages)));
+    }
 }

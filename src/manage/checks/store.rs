@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Finding, KeyFinding};
 use crate::clock::Timestamp;
+use crate::keyring::Seal;
 use crate::manage::host::{Host, HostError, default_deadline};
 use crate::store::{Access, EventFilter, Store};
 use crate::verdict::facts::Provider;
@@ -37,6 +38,10 @@ fn weakly_sealed(host: &Host, provider: &Provider) -> Option<KeyFinding> {
     let keyring = host.keyring();
     let seal = keyring.seal(provider.key_id).ok()?;
     let strongest = keyring.strongest_seal(default_deadline()).ok()?;
+    weaker(provider, seal, strongest)
+}
+
+fn weaker(provider: &Provider, seal: Seal, strongest: Seal) -> Option<KeyFinding> {
     (seal < strongest).then(|| KeyFinding::WeakSeal {
         provider: provider.clone(),
         seal,
@@ -76,4 +81,20 @@ fn clock(store: &Store) -> Result<Option<KeyFinding>, HostError> {
     let now = Timestamp::now();
     let ahead = newest.filter(|row| row.at.0 > now.0.saturating_add(CLOCK_TOLERANCE_MS));
     Ok(ahead.map(|row| KeyFinding::Clock { last: row.at, now }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manage::tests::fixture::a_provider;
+
+    #[test]
+    fn only_a_seal_that_this_host_can_better_is_weak() {
+        let provider = a_provider();
+        let is_weak = |seal, strongest| weaker(&provider, seal, strongest).is_some();
+        assert!(is_weak(Seal::RootOnlyFile, Seal::Host));
+        assert!(is_weak(Seal::Host, Seal::HostAndTpm2));
+        assert!(!is_weak(Seal::Host, Seal::Host));
+        assert!(!is_weak(Seal::HostAndTpm2, Seal::Host));
+    }
 }
