@@ -295,6 +295,7 @@ fn may_judge(store: Result<Option<Store>, StoreError>) -> Result<(), StoreError>
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::io::{Error, ErrorKind};
 
@@ -321,5 +322,13 @@ mod tests {
         // With others the hook would fail as well.
         assert!(unusable(ErrorKind::StorageFull).is_ok());
         assert!(may_judge(Ok(None)).is_ok());
+    }
+
+    #[test]
+    fn when_a_file_was_changed_is_now_for_a_new_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        let ago = Timestamp::now().0 - changed_at(&metadata).0;
+        assert!((-60_000..60_000).contains(&ago), "{ago}");
     }
 }
