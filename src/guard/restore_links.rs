@@ -14,11 +14,15 @@ use crate::host::dirs::StateDir;
 use crate::host::path_error::PathError;
 use crate::host::poll::poll;
 use crate::ids::DomainUuid;
-use crate::swtpm::{Backend, StatePath};
+use crate::swtpm::{Backend, LockHolder, LockProblem, StatePath, lock_problem};
 use crate::tpm_copies::{CopyError, CopyStore, HardLinks, LinksRestored, RunRecord, restore_copy};
 
 /// How long libvirt may take to delete the state; it does so at once.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a state that is back is watched. Of a migration that fails when its guest's process ends here, libvirt deletes
+/// the state twice: for the migration, and for the process.
+const WATCH: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -100,12 +104,46 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
         if restored == LinksRestored::Restored {
             start.forget(state_dir, domain, Deadline::after(PATIENCE));
         }
-        (restored != LinksRestored::StillThere).then_some(())
+        (restored != LinksRestored::StillThere).then_some(restored)
     });
-    if gone.is_none() {
+    match gone {
+        Some(LinksRestored::Restored) if was_protected => watch(domain, &place),
+        Some(_) => {}
         // libvirt has not deleted it.
-        give_up(domain, &place);
+        None => give_up(domain, &place),
     }
+}
+
+/// Restores a state that another host goes on using again, if libvirt deletes it once more.
+fn watch(domain: DomainUuid, place: &StatePath) {
+    let until = Deadline::after(WATCH);
+    while is_used_elsewhere(place) {
+        let Ok(Some(links)) = HardLinks::of(place) else {
+            return;
+        };
+        let Ok(own) = links.make_again() else {
+            // A file system without hard links.
+            return;
+        };
+        let deleted_again = poll(PAUSE, until, || match attempt_links(domain, &links) {
+            LinksRestored::StillThere => None,
+            restored => Some(restored),
+        });
+        match deleted_again {
+            Some(LinksRestored::Restored) => {}
+            Some(_) => return,
+            None => {
+                if let Err(error) = links.remove_own(own) {
+                    tracing::warn!(%domain, %error, "could not remove hard links to the TPM state");
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn is_used_elsewhere(place: &StatePath) -> bool {
+    lock_problem(place) == Some(LockProblem::Held(LockHolder::Elsewhere))
 }
 
 fn is_there(place: &StatePath) -> bool {
@@ -292,6 +330,7 @@ impl FailedStart {
 mod tests {
     use std::fs;
     use std::path::PathBuf;
+    use std::thread;
 
     use super::*;
     use crate::host::crash::armed;
@@ -339,6 +378,32 @@ mod tests {
         fn has_state(&self) -> bool {
             self.fixture.state_file(&self.guest).exists()
         }
+    }
+
+    #[test]
+    fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted() {
+        let setting = Setting::new();
+        let domain = setting.fixture.domain(&setting.guest);
+        let states = setting.guard.config.libvirt.tpm_states();
+        let place = StatePath::of(&states, domain.uuid, &setting.vtpm);
+        HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+        let arguments = arguments(&setting.guard, &domain).unwrap();
+        let (directory, links) = (setting.at(""), setting.at(".vtpm-guard."));
+        armed::lock_elsewhere(3);
+        let (deleted, beside) = (directory.clone(), links.clone());
+        let libvirt = thread::spawn(move || {
+            for _ in 0..3 {
+                // The links beside it are made at once, and soon whole.
+                let soon = Deadline::after(Duration::from_secs(2));
+                let are_there = || (deleted.exists() && beside.exists()).then_some(());
+                let _ = poll(Duration::from_millis(1), soon, are_there);
+                thread::sleep(Duration::from_millis(30));
+                fs::remove_dir_all(&deleted).unwrap();
+            }
+        });
+        assert!(run(&setting.guard.state_dir, &arguments));
+        libvirt.join().unwrap();
+        assert!(setting.has_state() && !links.exists());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::clock::Timestamp;
+use crate::host::atomic;
 use crate::host::crash;
 use crate::host::dirs::of_descriptor;
 use crate::host::interrupted::{openat, read_dir};
@@ -80,6 +81,26 @@ impl HardLinks {
             (Ok(()), _) => Ok(()),
             (Err(_), Backend::Directory) => self.move_away(),
             (Err(error), Backend::Linear) => Err(error),
+        }
+    }
+
+    /// Makes them anew beside a state that is back, and returns which they are; nothing is moved.
+    pub fn make_again(&self) -> io::Result<(u64, u64)> {
+        self.remove()?;
+        self.link_all()?;
+        let links = fstatat(
+            &self.parent,
+            self.links.as_os_str(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?;
+        Ok((links.st_dev, links.st_ino))
+    }
+
+    /// Removes these, unless another one has made others since.
+    pub fn remove_own(&self, own: (u64, u64)) -> io::Result<()> {
+        match atomic::has_name(&self.parent, &self.links, own)? {
+            true => self.remove(),
+            false => Ok(()),
         }
     }
 
