@@ -98,10 +98,10 @@ impl HardLinks {
 
     /// Removes these, unless another one has made others since.
     pub fn remove_own(&self, own: (u64, u64)) -> io::Result<()> {
-        match atomic::has_name(&self.parent, &self.links, own)? {
-            true => self.remove(),
-            false => Ok(()),
+        if atomic::has_name(&self.parent, &self.links, own)? {
+            self.remove()?;
         }
+        Ok(())
     }
 
     fn link_all(&self) -> io::Result<()> {
