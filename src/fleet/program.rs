@@ -154,19 +154,28 @@ pub(crate) fn answer_of<S: Store>(
     scheme: &str,
     document: &[u8],
 ) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let done = Reply {
-        ok: true,
-        ..Reply::default()
-    };
     let reply = match serde_json::from_slice(document)? {
-        Request::Hello { .. } => Reply {
-            protocol: Some(VERSION),
-            kind: Some(scheme.to_owned()),
-            ..done
-        },
-        request => exchange(store, request, done).unwrap_or_else(|error| refusal(&error)),
+        Request::Hello { .. } => hello(scheme),
+        request => exchange(store, request, done()).unwrap_or_else(|error| refusal(&error)),
     };
     to_frame(&[&serde_json::to_vec(&reply)?], MAX_DOCUMENT)
+}
+
+fn done() -> Reply {
+    Reply {
+        ok: true,
+        ..Reply::default()
+    }
+}
+
+/// What a program answers first.
+fn hello(kind: &str) -> Reply {
+    Reply {
+        protocol: Some(VERSION),
+        kind: Some(kind.to_owned()),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        ..done()
+    }
 }
 
 fn refusal(error: &StoreError) -> Reply {
@@ -178,10 +187,6 @@ fn refusal(error: &StoreError) -> Reply {
 }
 
 fn answer<S: Store>(store: &mut Option<S>, request: Request<'_>) -> Result<Reply, StoreError> {
-    let done = Reply {
-        ok: true,
-        ..Reply::default()
-    };
     if let Request::Hello { protocol, settings } = request {
         if store.is_some() {
             return Err(StoreError::new(Trouble::Failed, "hello comes once"));
@@ -194,15 +199,10 @@ fn answer<S: Store>(store: &mut Option<S>, request: Request<'_>) -> Result<Reply
         let new = S::new(&mut settings)?;
         settings.all_known()?;
         *store = Some(new);
-        return Ok(Reply {
-            protocol: Some(VERSION),
-            kind: Some(S::KIND.to_owned()),
-            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            ..done
-        });
+        return Ok(hello(S::KIND));
     }
     match store {
-        Some(store) => exchange(store, request, done),
+        Some(store) => exchange(store, request, done()),
         None => Err(no_hello()),
     }
 }

@@ -103,6 +103,7 @@ mod tests {
         assert!(!kept.exists());
         assert!(super::list(state_dir).unwrap().is_empty());
     }
+
     #[test]
     fn plain_states_that_cannot_be_listed_are_not_said_to_be_none() {
         let dir = tempfile::tempdir().unwrap();

@@ -87,6 +87,12 @@ pub fn lock_problem(state_path: &StatePath) -> Option<LockProblem> {
     })
 }
 
+/// Whether another host, or another namespace, has the lock of this state.
+#[must_use]
+pub fn is_used_elsewhere(state_path: &StatePath) -> bool {
+    lock_problem(state_path) == Some(LockProblem::Held(LockHolder::Elsewhere))
+}
+
 fn look(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
     let lock = match state_path.backend {
         Backend::Linear => open::open(state_path),

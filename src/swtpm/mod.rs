@@ -29,7 +29,7 @@ pub use empty::remove_empty_directory;
 pub use error::{LockError, StateError};
 pub use format::MAX_STATE_LEN;
 pub use lock::{InstallError, LockedState, OldState, StagedState};
-pub use lock_file::{LockHolder, LockProblem, lock_problem};
+pub use lock_file::{LockHolder, LockProblem, is_used_elsewhere, lock_problem};
 pub use proof::EncryptedState;
 pub use reach::{closed_directory, future_owner};
 pub use read::{StateBytes, StateFile, read_bytes, read_state, state_in};

@@ -9,7 +9,7 @@ use crate::guard::context::Guard;
 use crate::guard::operation::Ending;
 use crate::guard::status::has_migrated_away;
 use crate::host::path_error::PathError;
-use crate::swtpm::{LockHolder, LockProblem, StateFile, StatePath, lock_problem};
+use crate::swtpm::{self, StateFile, StatePath};
 use crate::tpm_copies::{CopyError, CopyStore, HardLinks, LiveState, RunRecord};
 use crate::verdict::facts::{CopyReason, TransientState};
 
@@ -210,9 +210,8 @@ fn link_state(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> Result<(), Cop
 
 /// Returns whether another host uses the state. The guest's own swtpm may take a moment to end.
 fn is_used_elsewhere(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
-    let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
-    let elsewhere = LockProblem::Held(LockHolder::Elsewhere);
-    lock_problem(&place) == Some(elsewhere)
+    let states = guard.config.libvirt.tpm_states();
+    swtpm::is_used_elsewhere(&StatePath::of(&states, domain.uuid, vtpm))
 }
 
 /// Returns `true` also if the store does not answer.

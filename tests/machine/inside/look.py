@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from verify import STATES, left_over, run, stage, tpm
+from verify import left_over, read_tpms, run, stage
 
 DEFINITIONS = Path("/etc/libvirt/qemu")
 
@@ -19,9 +19,8 @@ def main():
     xml = {file.stem: file.read_text() for file in DEFINITIONS.glob("*.xml")}
     found["guests"] = list(xml)
     keys, found["stage"] = stage(found["guests"])
-    directories = {name: STATES / re.search("<uuid>(.*)</uuid>", xml[name])[1] / "tpm2" for name in xml}
-    tpms = {name: tpm(xml[name], directories[name], keys) for name in xml}
-    found["tpms"] = {name: found for name, found in tpms.items() if found is not None}
+    uuids = {name: re.search("<uuid>(.*)</uuid>", xml[name])[1] for name in xml}
+    found["tpms"] = read_tpms(xml, uuids, keys)
     json.dump(found, sys.stdout)
 
 

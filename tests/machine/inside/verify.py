@@ -79,6 +79,12 @@ def tpm(xml, directory, keys):
     return identity(directory, keys[secret[1]]) if secret[1] in keys else "no key staged"
 
 
+def read_tpms(xml, uuids, keys):
+    """The TPM of each of these guests that has a state, by name."""
+    tpms = {name: tpm(xml[name], STATES / uuids[name] / "tpm2", keys) for name in xml}
+    return {name: found for name, found in tpms.items() if found is not None}
+
+
 def main():
     system = run("systemctl is-system-running --wait")["said"]
     # libvirtd may still be starting guests.
@@ -95,8 +101,7 @@ def main():
     xml = {name: run(f"virsh dumpxml --inactive {name}")["said"] for name in names}
     uuids = {name: run(f"virsh domuuid {name}")["said"] for name in names}
     keys = staged_keys(names)
-    tpms = {name: tpm(xml[name], STATES / uuids[name] / "tpm2", keys) for name in names}
-    found["tpms"] = {name: found for name, found in tpms.items() if found is not None}
+    found["tpms"] = read_tpms(xml, uuids, keys)
     found["guests"] = names
     json.dump(found, sys.stdout)
 

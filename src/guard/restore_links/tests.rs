@@ -1,0 +1,126 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use super::*;
+use crate::host::crash::armed;
+use crate::manage::host::{BrokenConfig, default_deadline};
+use crate::manage::tests::fixture::{Defined, Fixture};
+
+/// A guest that has used its TPM.
+struct Setting {
+    fixture: Fixture,
+    guard: Guard,
+    guest: Defined,
+    vtpm: Emulator,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        let guest = fixture.guest_in_use("vm1");
+        let domain = fixture.domain(&guest);
+        Self {
+            guard: fixture.host.guard(BrokenConfig::Fail).unwrap(),
+            vtpm: domain.encrypted_vtpm().unwrap().0.clone(),
+            fixture,
+            guest,
+        }
+    }
+
+    fn at(&self, prefix: &str) -> PathBuf {
+        let states = self.guard.config.libvirt.tpm_states();
+        states.join(format!("{prefix}{}", self.guest.uuid))
+    }
+
+    /// As on a file system without hard links: an empty directory is libvirt's to delete.
+    fn moved_away(self) -> Self {
+        let directory = self.at("");
+        fs::rename(&directory, self.at(".vtpm-guard.moved.")).unwrap();
+        fs::create_dir(directory).unwrap();
+        self
+    }
+
+    fn is_back_before_start(&self, deadline: Deadline) -> bool {
+        before_start(&self.guard, self.guest.uuid, &self.vtpm, deadline)
+    }
+
+    fn has_state(&self) -> bool {
+        self.fixture.state_file(&self.guest).exists()
+    }
+}
+
+#[test]
+fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted() {
+    let setting = Setting::new();
+    let domain = setting.fixture.domain(&setting.guest);
+    let states = setting.guard.config.libvirt.tpm_states();
+    let place = StatePath::of(&states, domain.uuid, &setting.vtpm);
+    HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+    let arguments = arguments(&setting.guard, &domain).unwrap();
+    let (directory, links) = (setting.at(""), setting.at(".vtpm-guard."));
+    armed::lock_elsewhere(3);
+    let (deleted, beside) = (directory.clone(), links.clone());
+    let libvirt = thread::spawn(move || {
+        for _ in 0..3 {
+            // The links beside it are made at once, and soon whole.
+            let soon = Deadline::after(Duration::from_secs(2));
+            let are_there = || (deleted.exists() && beside.exists()).then_some(());
+            let _ = poll(Duration::from_millis(1), soon, are_there);
+            thread::sleep(Duration::from_millis(30));
+            fs::remove_dir_all(&deleted).unwrap();
+        }
+    });
+    assert!(run(&setting.guard.state_dir, &arguments));
+    libvirt.join().unwrap();
+    assert!(setting.has_state() && !links.exists());
+}
+
+#[test]
+fn a_start_waits_for_a_deletion_that_is_due_where_the_state_was_moved_away() {
+    let setting = Setting::new().moved_away();
+    let directory = setting.at("");
+    // Given back before that, it would be deleted.
+    armed::meanwhile(2, move || fs::remove_dir_all(directory).unwrap());
+    assert!(setting.is_back_before_start(default_deadline()));
+    assert!(!armed::forget() && setting.has_state());
+}
+
+#[test]
+fn a_state_that_was_moved_away_for_a_deletion_that_never_comes_is_given_back() {
+    let setting = Setting::new().moved_away();
+    assert!(setting.is_back_before_start(Deadline::after(Duration::ZERO)));
+    assert!(setting.has_state() && !setting.at(".vtpm-guard.moved.").exists());
+}
+
+#[test]
+fn links_that_nobody_waits_for_any_more_go_when_the_guest_runs() {
+    let setting = Setting::new();
+    let links = setting.at(".vtpm-guard.");
+    let states = setting.guard.config.libvirt.tpm_states();
+    let place = StatePath::of(&states, setting.guest.uuid, &setting.vtpm);
+    HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+    let (now, uuid) = (Timestamp::now(), setting.guest.uuid);
+    after_start(&setting.guard, uuid, &setting.vtpm, now);
+    assert!(links.exists());
+    let later = Timestamp(now.0 + 600_000);
+    after_start(&setting.guard, uuid, &setting.vtpm, later);
+    assert!(!links.exists() && setting.has_state());
+}
+
+#[test]
+fn what_libvirt_calls_is_never_taken_for_this_process() {
+    let state_dir = StateDir::at("/nowhere");
+    let is_own = |words: &str| {
+        let words: Vec<_> = words.split(' ').map(OsString::from).collect();
+        run(&state_dir, &words)
+    };
+    assert!(!is_own("vm1 prepare begin -"));
+    assert!(!is_own("vm1 prepare begin - - -"));
+    assert!(!is_own("--restore-links prepare begin -"));
+    assert!(!is_own("--restore-links -- begin -"));
+    // It has nothing to restore by these.
+    assert!(is_own("--restore-links -- no-uuid /nowhere 2 1"));
+}
