@@ -279,7 +279,6 @@ impl Gathered {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
 
     use super::*;
     use crate::guard::HookCall;
@@ -296,9 +295,7 @@ mod tests {
             let fixture = Fixture::new();
             let guest = fixture.guest_in_use("vm1");
             let dirs = fixture.libvirt.dirs();
-            fs::create_dir_all(dirs.autostart()).unwrap();
-            let definition = dirs.definitions().join("vm1.xml");
-            symlink(definition, dirs.autostart().join("vm1.xml")).unwrap();
+            fixture.autostart("vm1");
             stage(&fixture.host).unwrap();
             if is_saved {
                 fixture.libvirt.guests.start("vm1");

@@ -718,9 +718,7 @@ fn copies_that_cannot_be_used_and_those_that_nobody_has_needed_for_long_are_repo
     date_back(91);
     assert!(old(&look(&fixture)));
     // Where every run is saved, it is that of a guest that is shut off for long.
-    let config = fixture.root().join("config.toml");
-    let before = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("{before}[state]\nkeep = \"all\"\n")).unwrap();
+    fixture.configure("[state]\nkeep = \"all\"");
     assert!(!old(&look(&fixture)));
     fs::write(&path, "no manifest").unwrap();
     assert!(damaged(&look(&fixture)));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -183,6 +183,21 @@ impl Fixture {
 
     pub(crate) fn provider(&self, name: &str) -> Provider {
         self.store().provider(name).unwrap()
+    }
+
+    /// Adds sections to the configuration.
+    pub(crate) fn configure(&self, sections: &str) {
+        let path = self.root().join("config.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{before}\n{sections}\n")).unwrap();
+    }
+
+    /// Lets a guest start with the daemon.
+    pub(crate) fn autostart(&self, name: &str) {
+        let dirs = self.libvirt.dirs();
+        fs::create_dir_all(dirs.autostart()).unwrap();
+        let name = format!("{name}.xml");
+        symlink(dirs.definitions().join(&name), dirs.autostart().join(&name)).unwrap();
     }
 
     /// Defines a guest with an encrypted vTPM.

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
@@ -13,6 +12,7 @@ use crate::fleet::claim::{Claim, KeyClaim, PlacementClaim, Signed, StatusClaim};
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{StateClaim, StateNote, outgoing};
 use crate::fleet::{Fact, FactId, State};
+use crate::host::process::tests::write_program;
 use crate::ids::HostUuid;
 use crate::key::kek::Kek;
 use crate::manage::host::default_deadline;
@@ -27,21 +27,14 @@ pub(crate) struct StoreProgram {
 
 impl StoreProgram {
     /// A scheme that nothing else has, and this script as its program.
-    pub(crate) fn install(dir: &Path, script: &str) -> Self {
+    pub(crate) fn install(script: &str) -> Self {
         let letters = HostUuid::random().to_string().replace('-', "");
         let letter =
             |digit: char| char::from(b'a' + u8::try_from(digit.to_digit(16).unwrap()).unwrap());
         let scheme: String = letters.chars().map(letter).collect();
-        let source = dir.join("script");
-        fs::write(&source, script).unwrap();
         let beside = std::env::current_exe().unwrap();
         let path = beside.with_file_name(format!("store-{scheme}"));
-        // Another process writes it: what this one has open for writing, children of other tests may have open, too.
-        let installed = Command::new("install")
-            .args(["-m", "755"])
-            .args([&source, &path])
-            .status();
-        assert!(installed.unwrap().success());
+        write_program(&path, script);
         Self { path, scheme }
     }
 
@@ -109,7 +102,7 @@ impl FleetStore {
              /bin/cat {place}/${{n-1}}\nexec /bin/cat >/dev/null\n",
             after.as_secs_f32()
         );
-        let program = StoreProgram::install(dir.path(), &script);
+        let program = StoreProgram::install(&script);
         let hello = serde_json::json!({
             "ok": true, "protocol": 1, "kind": program.scheme, "version": "1"
         });

@@ -44,7 +44,7 @@ impl SharedStore {
             "#!/bin/sh\nexec 3<&0\n/usr/bin/mkfifo {place}/$$.asked {place}/$$.said || exit\n\
              echo $$ >{place}/calls\n/bin/cat <&3 >{place}/$$.asked &\nexec /bin/cat {place}/$$.said\n"
         );
-        let program = StoreProgram::install(dir.path(), &script);
+        let program = StoreProgram::install(&script);
         let calls = dir.path().join("calls");
         let made = Command::new("mkfifo").arg(&calls).status();
         assert!(made.unwrap().success());
@@ -80,7 +80,7 @@ impl SharedStore {
 
     /// What is stored.
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.memory)
     }
 
     /// How often its program was started.
@@ -138,6 +138,10 @@ impl Drop for SharedStore {
     }
 }
 
+fn locked(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What ends the thread that waits for conversations.
 const END: &str = "end";
 
@@ -178,7 +182,7 @@ struct Served(Arc<Mutex<Memory>>);
 
 impl Served {
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

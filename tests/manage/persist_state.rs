@@ -1,7 +1,5 @@
 //! `state persist`, `--persistent-state`, and whose TPM state libvirt would delete.
 
-use std::fs;
-
 use super::fixture::Fixture;
 use super::kill;
 use crate::domain::Vtpm;
@@ -119,9 +117,7 @@ fn only_a_used_key_whose_state_would_go_is_reported() {
     let set = Survival::of(&fixture.host, "vm1", true).unwrap();
     assert!(set.persistent_state_set && set.deleted == DeletedStates::default());
     assert!(deleted(&fixture).at_undefine.is_empty());
-    let config = fixture.root().join("config.toml");
-    let text = fs::read_to_string(&config).unwrap() + "[state]\nkeep = \"all\"\n";
-    fs::write(config, text).unwrap();
+    fixture.configure("[state]\nkeep = \"all\"");
     assert_eq!(deleted(&fixture), DeletedStates::default());
 }
 

@@ -144,10 +144,8 @@ fn check_and_a_dry_replay_give_the_same_answer_and_change_nothing() {
 #[test]
 fn a_replayed_start_is_carried_out_and_its_secret_dropped() {
     let fixture = Fixture::new();
-    let config = fixture.root().join("config.toml");
-    let text = fs::read_to_string(&config).unwrap();
     let log = fixture.root().join("log");
-    fs::write(&config, format!("{text}\n[log]\ntarget = {log:?}\n")).unwrap();
+    fixture.configure(&format!("[log]\ntarget = {log:?}"));
     let guest = guest_to_repair(&fixture);
     let replayed = replay(
         &fixture.host,
@@ -196,9 +194,7 @@ fn a_replayed_start_is_carried_out_and_its_secret_dropped() {
 #[test]
 fn a_replayed_start_leaves_the_secret_where_every_start_does() {
     let fixture = Fixture::new();
-    let config = fixture.root().join("config.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("{text}\n[secret]\nlifetime = \"keep\"\n")).unwrap();
+    fixture.configure("[secret]\nlifetime = \"keep\"");
     let guest = guest_to_repair(&fixture);
     let start = call("prepare", false);
     let replayed = replay(&fixture.host, listed(&fixture, "vm1"), start).unwrap();

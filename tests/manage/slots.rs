@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::fixture::Fixture;
 use super::kill;
 use crate::clock::Timestamp;
+use crate::host::process::tests::write_program;
 use crate::keyring::{KekPlace, WeakerSeal};
 use crate::manage::fleet::rotation::RotateError;
 use crate::manage::host::default_deadline;
@@ -27,8 +28,7 @@ impl Fixture {
         let program = toy_program();
         let (path, pad) = (plugins.join("kms-pad"), plugins.join("pad"));
         if !path.exists() {
-            fs::write(&path, program).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&path, program);
             fs::write(&pad, [0x5a; 32]).unwrap();
         }
         let config = self.root().join("config.toml");

@@ -1,10 +1,10 @@
 //! `stage` and `unstage`.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::fixture::{Defined, Fixture};
+use super::fixture::Fixture;
 use super::kill;
 use crate::clock::Deadline;
 use crate::ids::SecretUuid;
@@ -19,14 +19,6 @@ use crate::store::EventFilter;
 use crate::verdict::Decision;
 use crate::verdict::refusal::Refusal;
 
-/// Lets a guest start with the daemon.
-fn autostart(fixture: &Fixture, guest: &Defined) {
-    let dirs = fixture.libvirt.dirs();
-    fs::create_dir_all(dirs.autostart()).unwrap();
-    let name = format!("{}.xml", guest.name);
-    symlink(dirs.definitions().join(&name), dirs.autostart().join(&name)).unwrap();
-}
-
 /// Starts libvirtd, which loads the secrets in its directory.
 fn start_daemon(fixture: &Fixture) {
     let pid_file = fixture.libvirt.dirs().pid_file("libvirtd");
@@ -39,7 +31,7 @@ fn start_daemon(fixture: &Fixture) {
 fn the_modular_daemons_need_no_staged_keys() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     // What is left of a time with libvirtd goes.
     stage(&fixture.host).unwrap();
     assert_eq!(staged(&fixture), 1);
@@ -55,7 +47,7 @@ fn the_modular_daemons_need_no_staged_keys() {
 fn a_guest_whose_definition_cannot_be_read_is_refused_a_key_with_the_reason() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     let dirs = fixture.libvirt.dirs();
     fs::write(dirs.definitions().join("vm1.xml"), "<domain").unwrap();
     let started = stage(&fixture.host).unwrap();
@@ -92,9 +84,9 @@ fn staged(fixture: &Fixture) -> usize {
 fn keys_are_staged_loaded_by_the_daemon_and_removed() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     let keyless = fixture.define("vm2");
-    autostart(&fixture, &keyless);
+    fixture.autostart(&keyless.name);
     fixture.guest_in_use("vm3");
 
     let started = stage(&fixture.host).unwrap();
@@ -120,7 +112,7 @@ fn keys_are_staged_loaded_by_the_daemon_and_removed() {
 fn without_a_daemon_the_files_alone_are_removed() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     stage(&fixture.host).unwrap();
     // Nobody would answer.
     fixture
@@ -138,15 +130,9 @@ fn without_a_daemon_the_files_alone_are_removed() {
 fn a_guest_that_runs_keeps_its_secret_where_the_lifetime_is_a_run() {
     for (lifetime, dropped) in [("run", false), ("keep", false), ("start", true)] {
         let fixture = Fixture::new();
-        let config = fixture.root().join("config.toml");
-        let text = fs::read_to_string(&config).unwrap();
-        fs::write(
-            &config,
-            format!("{text}\n[secret]\nlifetime = \"{lifetime}\"\n"),
-        )
-        .unwrap();
+        fixture.configure(&format!("[secret]\nlifetime = \"{lifetime}\""));
         let guest = fixture.guest_in_use("vm1");
-        autostart(&fixture, &guest);
+        fixture.autostart(&guest.name);
         stage(&fixture.host).unwrap();
         start_daemon(&fixture);
         fixture.libvirt.guests.start("vm1");
@@ -159,12 +145,9 @@ fn a_guest_that_runs_keeps_its_secret_where_the_lifetime_is_a_run() {
 #[test]
 fn a_guest_that_does_not_run_loses_its_secret_whoever_else_runs() {
     let fixture = Fixture::new();
-    let config = fixture.root().join("config.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    let text = format!("{text}\n[secret]\nlifetime = \"run\"\n");
-    fs::write(&config, text).unwrap();
+    fixture.configure("[secret]\nlifetime = \"run\"");
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     stage(&fixture.host).unwrap();
     start_daemon(&fixture);
     fixture.guest_in_use("vm2");
@@ -193,7 +176,7 @@ fn files(fixture: &Fixture, extension: &str) -> usize {
 fn a_daemon_that_does_not_answer_leaves_no_key_behind_and_a_later_call_finishes() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     stage(&fixture.host).unwrap();
     start_daemon(&fixture);
     for failure in [Failure::Unreachable, Failure::Refused] {
@@ -214,7 +197,7 @@ fn a_daemon_that_does_not_answer_leaves_no_key_behind_and_a_later_call_finishes(
 fn the_unit_waits_for_a_daemon_that_starts_its_guests_for_long() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     stage(&fixture.host).unwrap();
     start_daemon(&fixture);
     fixture.libvirt.fail_at(1, Failure::Unreachable);
@@ -228,7 +211,7 @@ fn the_unit_waits_for_a_daemon_that_starts_its_guests_for_long() {
 fn the_unit_does_not_ask_for_ever_what_is_not_allowed() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     stage(&fixture.host).unwrap();
     start_daemon(&fixture);
     fixture
@@ -244,7 +227,7 @@ fn the_unit_does_not_ask_for_ever_what_is_not_allowed() {
 fn the_unit_does_not_wait_for_ever_for_a_program_that_is_not_installed() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     let unstage = |read_within| {
         let has_read_them = Deadline::after(read_within);
         unstage_once_read(&fixture.host, Patience::WhileItRuns, has_read_them, |_| ())
@@ -279,7 +262,7 @@ fn the_unit_does_not_wait_for_ever_for_a_program_that_is_not_installed() {
 fn the_unit_leaves_what_is_staged_for_the_next_start_of_a_daemon_that_ended() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     stage(&fixture.host).unwrap();
     let left = unstage_waiting(&fixture.host).unwrap();
     assert_eq!((left.daemon, left.keys), (Daemon::Ended, vec![]));
@@ -290,7 +273,7 @@ fn the_unit_leaves_what_is_staged_for_the_next_start_of_a_daemon_that_ended() {
 fn a_daemon_that_has_started_its_guests_since_the_boot_gets_no_keys_and_no_events() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     let events = || {
         let history = fixture.store().history(EventFilter::All, 100).unwrap();
         history.len()
@@ -308,7 +291,7 @@ fn a_daemon_that_has_started_its_guests_since_the_boot_gets_no_keys_and_no_event
 fn nothing_is_staged_on_what_others_can_read_nor_without_definitions() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     let staging = fixture.host.run_dir().staged();
     fs::create_dir_all(&staging).unwrap();
     fs::set_permissions(&staging, PermissionsExt::from_mode(0o755)).unwrap();
@@ -330,7 +313,7 @@ fn a_kill_of_either_leaves_what_the_next_replaces() {
     kill::everywhere(
         |fixture| {
             let guest = fixture.guest_in_use("vm1");
-            autostart(fixture, &guest);
+            fixture.autostart(&guest.name);
         },
         |fixture| {
             stage(&fixture.host).unwrap();
@@ -354,7 +337,7 @@ fn a_kill_of_either_leaves_what_the_next_replaces() {
 fn a_secret_of_another_key_is_not_overwritten() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
-    autostart(&fixture, &guest);
+    fixture.autostart(&guest.name);
     let foreign = format!(
         "<secret ephemeral='no' private='no'><uuid>{}</uuid><usage type='vtpm'><name>mine</name>\
          </usage></secret>",

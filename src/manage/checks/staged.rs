@@ -37,11 +37,7 @@ fn lacking_on(host: &Host, lacking: Lacking) -> Option<HookFinding> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::symlink;
-
     use super::*;
     use crate::manage::tests::fixture::Fixture;
 
@@ -51,10 +47,7 @@ mod tests {
         let lacks = || lacking_on(&fixture.host, Lacking::Stage);
         fixture.define("vm1");
         assert!(lacks().is_none());
-        let dirs = fixture.libvirt.dirs();
-        fs::create_dir_all(dirs.autostart()).unwrap();
-        let definition = dirs.definitions().join("vm1.xml");
-        symlink(definition, dirs.autostart().join("vm1.xml")).unwrap();
+        fixture.autostart("vm1");
         let found = lacks();
         assert!(
             matches!(&found, Some(HookFinding::NobodyStages { guest }) if guest == "vm1"),

@@ -1,35 +1,17 @@
 //! What becomes of keys between two or three hosts, one story each.
 
-use super::super::{Exchanged, is_of_the_future};
 use super::host::{Host, dek, guest, kek};
+use super::pair::{A, B, NOW, pair, sync, sync_both};
 use super::shared::Memory;
-use crate::clock::Timestamp;
 use crate::domain::TpmVersion;
-use crate::fleet::claim::{
-    Claim, EventClaim, HostClaim, KeyClaim, PlacementClaim, ProviderClaim, Signed, SlotClaim,
-    StatusClaim, SuccessorClaim,
-};
+use crate::fleet::claim::{Claim, KeyClaim, Signed, StatusClaim};
 use crate::fleet::status::KeyStatus;
 use crate::fleet::tpm_state::{SignedState, StateNote};
-use crate::fleet::{Fact, FactId, Kind};
+use crate::fleet::{FactId, Kind};
 use crate::ids::{DomainUuid, HostUuid};
-use crate::key::kek::Kek;
 use crate::key::wrap::{Generation, WrappedDek};
 use crate::store::{Event, KnownFact, Merge, Origin, Prune, QueuedState, previous_key_name};
 use crate::swtpm::Backend;
-
-const A: [u8; 32] = [1; 32];
-const B: [u8; 32] = [2; 32];
-const NOW: Timestamp = Timestamp(1_800_000_000_000);
-
-fn pair() -> (Host, Host, Memory) {
-    let host = |name| Host::new(name, &[("nkp-a", A)]);
-    (host("one"), host("two"), Memory::default())
-}
-
-fn sync(host: &mut Host, shared: &mut Memory) -> Exchanged {
-    host.sync(shared, false, NOW).unwrap()
-}
 
 /// As `key prune` does.
 fn prune(host: &mut Host, guest: DomainUuid) {
@@ -55,9 +37,7 @@ fn a_key_of_one_host_is_a_candidate_on_another_one_that_holds_the_kek() {
     assert_eq!(two.rows(guest(1)).len(), 1);
     assert_eq!(two.rows(guest(1))[0].key_ref.provider_name, "nkp-a");
     assert_eq!(stranger.rows(guest(1)), []);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     // Nothing is left to say, and nothing is learnt twice.
     for host in [&mut one, &mut two] {
         let again = sync(host, &mut shared);
@@ -67,17 +47,6 @@ fn a_key_of_one_host_is_a_candidate_on_another_one_that_holds_the_kek() {
     stranger.add_provider("nkp-a", A);
     assert_eq!(sync(&mut stranger, &mut shared).added, 1);
     assert_eq!(stranger.candidates(guest(1), b"first").len(), 1);
-}
-
-#[test]
-fn what_does_not_fit_into_one_document_is_told_in_several() {
-    let (mut one, mut two, mut shared) = pair();
-    shared.fits = Some(1);
-    for number in 1..=5 {
-        one.make_key(guest(number), "nkp-a", b"key", NOW);
-    }
-    sync(&mut one, &mut shared);
-    assert_eq!(sync(&mut two, &mut shared).added, 5);
 }
 
 #[test]
@@ -97,9 +66,7 @@ fn a_renewed_key_replaces_the_old_one_everywhere_but_where_the_state_needs_that(
     two.tpms.defined.insert(guest(1));
     two.tpms.states.insert(guest(1), b"second".to_vec());
     one.make_key(guest(1), "nkp-a", b"third", NOW);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     sync(&mut one, &mut shared);
     assert_eq!(two.candidates(guest(1), b"second").len(), 1);
     assert_eq!(two.candidates(guest(1), b"third").len(), 1);
@@ -270,192 +237,6 @@ fn rows_follow_a_rotation_that_was_heard_of_before_the_provider_has_the_next_key
     assert_eq!((rows.len(), rows[0].retired_at), (1, None));
 }
 
-#[test]
-fn another_database_is_given_all_again_and_what_it_lacks_is_healed_by_the_hosts() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync(&mut one, &mut shared);
-    let backup = shared.clone();
-    one.make_key(guest(2), "nkp-a", b"other", NOW);
-    one.make_key(guest(1), "nkp-a", b"second", NOW);
-    sync(&mut one, &mut shared);
-    sync(&mut two, &mut shared);
-    let before = shared.facts.clone();
-    // Restored from yesterday, and then new and empty.
-    for old in [backup, Memory::default()] {
-        shared.replace_by(old);
-        assert!(sync(&mut two, &mut shared).compared);
-        assert!(sync(&mut one, &mut shared).compared);
-        let kept = |fact: &Fact| fact.kind != Kind::Event;
-        let all = |facts: &std::collections::BTreeMap<FactId, (u64, Fact)>| -> Vec<FactId> {
-            let facts = facts.values().filter(|(_, fact)| kept(fact));
-            facts.map(|(_, fact)| fact.id).collect()
-        };
-        assert_eq!(all(&shared.facts), all(&before));
-        let mut new = Host::new("new", &[("nkp-a", A)]);
-        sync(&mut new, &mut shared);
-        assert_eq!(new.candidates(guest(1), b"second").len(), 1);
-        assert_eq!(new.candidates(guest(1), b"first"), []);
-        assert_eq!(new.candidates(guest(2), b"other").len(), 1);
-    }
-}
-
-#[test]
-fn a_store_that_was_restored_without_saying_so_is_given_all_again_by_who_lost_something() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync(&mut one, &mut shared);
-    let backup = shared.clone();
-    one.make_key(guest(2), "nkp-a", b"other", NOW);
-    let noted = one.store.note_placement(guest(2), "vm2", true, NOW);
-    noted.unwrap();
-    assert!(!sync(&mut one, &mut shared).compared, "not due");
-    shared.go_back_to(backup);
-    sync(&mut two, &mut shared);
-    assert_eq!(two.rows(guest(2)), [], "it was lost");
-    assert!(sync(&mut one, &mut shared).compared);
-    sync(&mut two, &mut shared);
-    assert_eq!(two.candidates(guest(2), b"other").len(), 1);
-    let placements = two.store.placements(guest(2)).unwrap();
-    assert!(placements[0].placement.running);
-    // Once.
-    let again = sync(&mut one, &mut shared);
-    assert_eq!((again.compared, again.pushed), (false, 0));
-}
-
-#[test]
-fn a_hostile_store_adds_nothing_and_retires_nothing() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync(&mut one, &mut shared);
-    sync(&mut two, &mut shared);
-    let row = one.rows(guest(1)).remove(0);
-    let wrapped = row.key_ref.wrapped_dek.unwrap();
-    let host = HostUuid::random();
-    let status = |signer: [u8; 32], named: [u8; 32]| {
-        let says = StatusClaim {
-            key: FactId::of_key(guest(1), &wrapped),
-            domain: guest(1),
-            revision: 99,
-            status: KeyStatus::Retired,
-            host,
-        };
-        let fact = Claim::Status(Signed::new(says, &kek(&signer))).write(host, NOW);
-        Fact {
-            key_id: Some(kek(&named).key_id()),
-            ..fact
-        }
-    };
-    let placement = PlacementClaim {
-        domain: guest(1),
-        name: "vm1".to_owned(),
-        host,
-        host_name: "elsewhere".to_owned(),
-        at: NOW.0 + 1,
-        running: true,
-    };
-    let key_of = |kek_bytes: [u8; 32], written_for| {
-        let made = WrappedDek::wrap(&kek(&kek_bytes), &dek(b"evil"), guest(9), Generation(9));
-        KeyClaim::new(written_for, made.unwrap(), "nkp-a", Some(1)).unwrap()
-    };
-    two.add_provider("nkp-b", B);
-    shared.lies = vec![
-        // Signed with a key of the forger's, or with another tenant's that this host holds.
-        status([9; 32], A),
-        status([9; 32], [9; 32]),
-        status(B, B),
-        status(B, A),
-        Claim::Placement(Signed::new(placement.clone(), &kek(&B))).write(host, NOW),
-        Claim::Placement(Signed::new(placement, &kek(&[9; 32]))).write(host, NOW),
-        // A key of another guest, one that nobody can open, and one that is not what its id says.
-        Claim::Key(key_of(A, guest(1))).write(host, NOW),
-        Claim::Key(key_of([9; 32], guest(1))).write(host, NOW),
-        Fact {
-            id: FactId([0; 32]),
-            ..Claim::Key(key_of(A, guest(9))).write(host, NOW)
-        },
-        Fact {
-            body: "{".repeat(1000),
-            ..status(A, A)
-        },
-    ];
-    let done = two.sync(&mut shared, true, NOW).unwrap();
-    assert!(done.rejected > 0);
-    assert_eq!((done.added, done.changed), (0, 0));
-    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
-    assert_eq!(two.rows(guest(1)).len(), 1);
-    assert_eq!(two.rows(guest(9)), []);
-    assert_eq!(two.store.placements(guest(1)).unwrap(), []);
-    // It can withhold: then nothing changes either.
-    shared.facts.clear();
-    shared.lies.clear();
-    two.sync(&mut shared, false, NOW).unwrap();
-    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
-}
-
-#[test]
-fn whatever_junk_there_is_what_a_provider_key_has_signed_is_heard() {
-    let (mut one, mut two, mut shared) = pair();
-    let host = HostUuid::random();
-    // More than is kept of a kind.
-    for number in 0..10_050 {
-        let says = ProviderClaim {
-            name: format!("junk {number}"),
-            key_id: kek(&[9; 32]).key_id(),
-            key_version: 1,
-        };
-        let junk = Claim::Provider(Signed::new(says, &kek(&[9; 32]))).write(host, NOW);
-        shared.facts.insert(junk.id, (0, junk));
-    }
-    sync(&mut two, &mut shared);
-    let known = |host: &Host, kind| host.store.count_facts(kind).unwrap();
-    assert_eq!(known(&two, Kind::Provider), 10_000);
-    let says = SuccessorClaim {
-        name: "nkp-a".to_owned(),
-        old: kek(&A).key_id(),
-        new: kek(&B).key_id(),
-        key_version: 2,
-        finished: false,
-    };
-    let successor = Claim::Successor(Signed::new(says.clone(), &kek(&A))).write(host, NOW);
-    let name = ProviderClaim {
-        name: "nkp-a, too".to_owned(),
-        key_id: kek(&A).key_id(),
-        key_version: 1,
-    };
-    let name = Claim::Provider(Signed::new(name, &kek(&A))).write(host, NOW);
-    for fact in [successor, name] {
-        shared.facts.insert(fact.id, (9, fact));
-    }
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync(&mut one, &mut shared);
-    sync(&mut two, &mut shared);
-    assert_eq!(known(&two, Kind::Successor), 1);
-    assert_eq!(known(&two, Kind::Provider), 10_001);
-    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
-}
-
-#[test]
-fn an_exchange_that_ends_anywhere_is_continued_by_the_next_one() {
-    for fails_late in [false, true] {
-        for fails_after in 0..12 {
-            let (mut one, mut two, mut shared) = pair();
-            one.make_key(guest(1), "nkp-a", b"first", NOW);
-            shared.fails_late = fails_late;
-            for host in [&mut one, &mut two] {
-                shared.fails_after = Some(fails_after);
-                // It fails, or had less to say.
-                let _ = host.sync(&mut shared, true, NOW);
-                shared.fails_after = None;
-                host.sync(&mut shared, true, NOW).unwrap();
-            }
-            assert_eq!(two.candidates(guest(1), b"first").len(), 1);
-            assert_eq!(two.rows(guest(1)).len(), 1);
-            assert_eq!(one.store.outbox_len().unwrap(), 0);
-        }
-    }
-}
-
 /// The provider keys of a host stop opening, as those of a key manager that is away.
 fn close(host: &mut Host) -> Vec<[u8; 32]> {
     std::mem::take(&mut host.keks)
@@ -501,41 +282,10 @@ fn a_row_that_an_exchange_left_to_the_next_one_waits_for_its_provider_key() {
 }
 
 #[test]
-fn what_two_exchanges_did_is_what_both_did() {
-    let first = Exchanged {
-        pushed: 1,
-        states: 2,
-        pulled: 3,
-        rejected: 4,
-        added: 5,
-        changed: 6,
-        compared: false,
-    };
-    let mut both = first;
-    both.add(Exchanged {
-        compared: true,
-        ..first
-    });
-    both.add(first);
-    let thrice = Exchanged {
-        pushed: 3,
-        states: 6,
-        pulled: 9,
-        rejected: 12,
-        added: 15,
-        changed: 18,
-        compared: true,
-    };
-    assert_eq!(both, thrice);
-}
-
-#[test]
 fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     let row = one.rows(guest(1)).remove(0);
     one.store.retire(row.key_ref.id, NOW).unwrap();
     let held = std::mem::take(&mut one.keks);
@@ -543,9 +293,7 @@ fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
     assert_eq!(one.store.outbox_len().unwrap(), 1);
     // It opens again.
     one.keks = held;
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     assert_eq!(one.store.outbox_len().unwrap(), 0);
     assert_eq!(two.candidates(guest(1), b"first"), []);
     // Without the provider nobody will ever sign it.
@@ -567,9 +315,7 @@ fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
 fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     let row = one.rows(guest(1)).remove(0);
     one.store.retire(row.key_ref.id, NOW).unwrap();
     sync(&mut one, &mut shared);
@@ -584,26 +330,6 @@ fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
 }
 
 #[test]
-fn a_guest_that_has_too_many_keys_here_gets_none_of_other_hosts() {
-    let (mut one, mut two, mut shared) = pair();
-    for number in 0..64 {
-        two.make_key(guest(1), "nkp-a", &[number; 16], NOW);
-    }
-    for number in 0..63 {
-        two.make_key(guest(2), "nkp-a", &[number; 16], NOW);
-    }
-    for number in [1, 2] {
-        one.make_key(guest(number), "nkp-a", b"of another host", NOW);
-    }
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
-    assert_eq!(two.with_dek(guest(1), b"of another host"), []);
-    assert_eq!(two.rows(guest(1)).len(), 64);
-    assert_eq!(two.with_dek(guest(2), b"of another host").len(), 1);
-}
-
-#[test]
 fn a_key_that_another_tool_has_retired_here_stays_retired_where_nobody_has_said_more_of_it() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
@@ -614,25 +340,9 @@ fn a_key_that_another_tool_has_retired_here_stays_retired_where_nobody_has_said_
                VALUES (?1, 'nkp-a', ?2, 1)";
     let row = rusqlite::params![guest(1).to_string(), wrapped.as_bytes()];
     other.execute(sql, row).unwrap();
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     assert_eq!(two.rows(guest(1)).len(), 1);
     assert_eq!(two.candidates(guest(1), b"first"), []);
-}
-
-#[test]
-fn what_others_say_in_this_hosts_name_is_not_kept() {
-    let (mut one, mut two, mut shared) = pair();
-    let host = one.store.membership().unwrap().unwrap().host;
-    let lie = Claim::Host(HostClaim::new(HostUuid::random(), "nobody", NOW, false));
-    let lie = lie.write(host, NOW);
-    shared.facts.insert(lie.id, (0, lie));
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
-    let known = |host: &Host| host.store.count_facts(Kind::Host).unwrap();
-    assert_eq!((known(&one), known(&two)), (0, 1));
 }
 
 #[test]
@@ -660,9 +370,7 @@ fn the_last_form_of_a_key_that_counts_is_missed_when_it_is_pruned_elsewhere() {
         };
         Claim::Status(Signed::new(says, &kek(&A)))
     };
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     let status = |host: &Host| {
         let stated = host.store.stated_key(FactId::of_key(guest(1), &own));
         stated.unwrap().stated.status
@@ -679,9 +387,7 @@ fn the_last_form_of_a_key_that_counts_is_missed_when_it_is_pruned_elsewhere() {
 fn where_a_guest_is_waits_until_it_can_be_signed() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     one.store
         .note_placement(guest(1), "vm1", true, NOW)
         .unwrap();
@@ -689,215 +395,8 @@ fn where_a_guest_is_waits_until_it_can_be_signed() {
     sync(&mut one, &mut shared);
     assert_eq!(one.store.outbox_len().unwrap(), 1);
     one.keks = held;
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
+    sync_both(&mut one, &mut two, &mut shared);
     assert!(two.store.placements(guest(1)).unwrap()[0].placement.running);
-}
-
-#[test]
-fn everything_is_compared_once_a_day_and_when_somebody_asks_for_it() {
-    let (mut one, _, mut shared) = pair();
-    let day = 24 * 60 * 60 * 1000;
-    let mut compared = |compare, after: i64| {
-        let now = Timestamp(NOW.0 + after);
-        one.sync(&mut shared, compare, now).unwrap().compared
-    };
-    assert!(compared(false, 0), "the first time");
-    assert!(!compared(false, day - 1));
-    assert!(compared(false, day));
-    assert!(!compared(false, day + 1));
-    assert!(compared(true, day + 2));
-}
-
-#[test]
-fn an_exchange_of_hosts_that_have_nothing_to_say_is_a_few_questions() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
-    sync(&mut one, &mut shared);
-    for host in [&mut one, &mut two] {
-        shared.fails_after = Some(100);
-        sync(host, &mut shared);
-        // What it is, whether it was restored, and what is new.
-        assert!(100 - shared.fails_after.unwrap() <= 3);
-    }
-}
-
-#[test]
-fn history_is_told_and_again_where_another_database_lacks_it() {
-    let (mut one, _, mut shared) = pair();
-    let host = one.store.membership().unwrap().unwrap().host;
-    let record = |one: &mut Host, after: i64| {
-        let event = Event::new(
-            Timestamp(NOW.0 + after),
-            Origin::Renew,
-            guest(1),
-            "vm1",
-            "done",
-        );
-        one.store.record_event(&event).unwrap();
-    };
-    let events = |shared: &Memory| {
-        let facts = shared.facts.values().map(|(_, fact)| fact);
-        let own = facts.filter(|fact| fact.kind == Kind::Event && fact.host == host);
-        let seqs = own.filter_map(|fact| match Claim::read(fact) {
-            Ok(Claim::Event(event)) if event.host == host => Some(event.seq),
-            _ => None,
-        });
-        let mut seqs: Vec<_> = seqs.collect();
-        seqs.sort_unstable();
-        seqs
-    };
-    record(&mut one, 0);
-    sync(&mut one, &mut shared);
-    let backup = shared.clone();
-    record(&mut one, 1);
-    sync(&mut one, &mut shared);
-    let all = events(&shared);
-    assert_eq!(all.len(), 2);
-    // What is there is not said again.
-    let same = shared.clone();
-    shared.replace_by(same);
-    assert_eq!(sync(&mut one, &mut shared).pushed, 0);
-    // Nor does it count what others have said in this host's name.
-    shared.replace_by(backup);
-    let lie = Claim::Event(EventClaim {
-        host: HostUuid::random(),
-        host_name: "nobody".to_owned(),
-        seq: all[1],
-        at: NOW.0 + 2,
-        domain: guest(1),
-        name: "vm1".to_owned(),
-        operation: "prepare".to_owned(),
-        allowed: true,
-        code: None,
-        message: String::new(),
-    });
-    let lie = lie.write(host, NOW);
-    shared.facts.insert(lie.id, (0, lie));
-    sync(&mut one, &mut shared);
-    assert_eq!(events(&shared), all);
-}
-
-#[test]
-fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouches_for() {
-    let (_, mut two, _) = pair();
-    let host = two.store.membership().unwrap().unwrap().host;
-    let other = HostUuid::random();
-    let unknown = kek(&[9; 32]);
-    let says_host = |name: &str| Claim::Host(HostClaim::new(HostUuid::random(), name, NOW, false));
-    let slot = |key_id, remote_key: &str| {
-        Claim::Slot(SlotClaim {
-            key_id,
-            kind: "transit".to_owned(),
-            label: None,
-            kms: "vault".to_owned(),
-            remote_key: remote_key.to_owned(),
-            remote_version: None,
-            blob: vec![1],
-        })
-    };
-    let successor = |signer: &Kek| {
-        let says = SuccessorClaim {
-            name: "nkp-a".to_owned(),
-            old: signer.key_id(),
-            new: kek(&B).key_id(),
-            key_version: 2,
-            finished: false,
-        };
-        Claim::Successor(Signed::new(says, signer))
-    };
-    let wrapped = WrappedDek::wrap(&kek(&A), &dek(b"first"), guest(1), Generation(0)).unwrap();
-    let key = KeyClaim::new(guest(1), wrapped.clone(), "nkp-a", Some(1)).unwrap();
-    let status = StatusClaim {
-        key: FactId::of_key(guest(1), &wrapped),
-        domain: guest(1),
-        revision: 1,
-        status: KeyStatus::Live,
-        host: other,
-    };
-    let said = [
-        (says_host("own"), host, true),
-        (says_host("another"), other, false),
-        (slot(unknown.key_id(), "own"), host, true),
-        (slot(kek(&A).key_id(), "of a key that is here"), other, true),
-        (slot(unknown.key_id(), "junk"), other, false),
-        (successor(&kek(&A)), other, true),
-        (successor(&unknown), other, false),
-        (Claim::Key(key), other, true),
-        (Claim::Status(Signed::new(status, &kek(&A))), other, true),
-    ];
-    let facts = said
-        .iter()
-        .map(|(claim, host, _)| KnownFact::said(claim.clone(), *host, NOW));
-    let facts: Vec<_> = facts.collect();
-    two.store.mark_sent(&facts, &[]).unwrap();
-    let mut shared = Memory::default();
-    two.sync(&mut shared, true, NOW).unwrap();
-    for (known, (claim, _, is_healed)) in facts.iter().zip(&said) {
-        let is_there = shared.facts.contains_key(&known.fact.id);
-        assert_eq!(is_there, *is_healed, "{claim:?}");
-    }
-    // Of what is lost again nothing else is said again.
-    let lost = facts[0].fact.id;
-    shared.facts.remove(&lost);
-    assert_eq!(two.sync(&mut shared, true, NOW).unwrap().pushed, 1);
-    assert!(shared.facts.contains_key(&lost));
-}
-
-#[test]
-fn a_host_that_has_lost_what_it_knew_is_healed_by_the_store() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync(&mut one, &mut shared);
-    let first = sync(&mut two, &mut shared);
-    assert_eq!((first.added, first.changed), (1, 0));
-    // As after the restore of an older backup, with a cursor that is further.
-    let other = rusqlite::Connection::open(two.dir.path().join("store.db")).unwrap();
-    other
-        .execute_batch("DELETE FROM fleet_fact; DELETE FROM key_ref")
-        .unwrap();
-    two.sync(&mut shared, true, NOW).unwrap();
-    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
-}
-
-#[test]
-fn keys_that_concern_a_host_no_more_are_not_told_again() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    for host in [&mut one, &mut two] {
-        sync(host, &mut shared);
-    }
-    let provider = two.provider("nkp-a");
-    two.store.delete_provider(provider.uuid).unwrap();
-    two.keks.clear();
-    sync(&mut two, &mut shared);
-    let compared = two.sync(&mut shared, true, NOW).unwrap();
-    assert_eq!((compared.compared, compared.pushed), (true, 0));
-}
-
-#[test]
-fn who_has_the_key_of_one_guest_cannot_say_where_another_one_is() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync(&mut one, &mut shared);
-    let host = HostUuid::random();
-    let says = PlacementClaim {
-        domain: guest(2),
-        name: "vm2".to_owned(),
-        host,
-        host_name: "elsewhere".to_owned(),
-        at: NOW.0,
-        running: true,
-    };
-    let lie = Claim::Placement(Signed::new(says, &kek(&A))).write(host, NOW);
-    shared.facts.insert(lie.id, (100, lie));
-    two.tpms.defined.insert(guest(2));
-    assert_eq!(sync(&mut two, &mut shared).rejected, 1);
-    assert_eq!(two.store.placements(guest(2)).unwrap(), []);
 }
 
 #[test]
@@ -927,11 +426,4 @@ fn of_two_forms_of_a_key_under_one_provider_key_the_newer_one_is_taken() {
     for (generation, by) in [(2, A), (1, A), (3, B)] {
         assert!(!forms(generation, by), "{generation}");
     }
-}
-
-#[test]
-fn a_clock_may_be_a_day_ahead() {
-    let day = 24 * 60 * 60 * 1000;
-    assert!(!is_of_the_future(NOW.0 + day, NOW));
-    assert!(is_of_the_future(NOW.0 + day + 1, NOW));
 }

@@ -1,0 +1,310 @@
+//! What is told, told in parts, and told again: exchanges that end early, databases and hosts that have lost something.
+
+use super::super::Exchanged;
+use super::host::{Host, dek, guest, kek};
+use super::pair::{A, B, NOW, pair, sync, sync_both};
+use super::shared::Memory;
+use crate::clock::Timestamp;
+use crate::fleet::claim::{
+    Claim, EventClaim, HostClaim, KeyClaim, Signed, SlotClaim, StatusClaim, SuccessorClaim,
+};
+use crate::fleet::status::KeyStatus;
+use crate::fleet::{Fact, FactId, Kind};
+use crate::ids::HostUuid;
+use crate::key::kek::Kek;
+use crate::key::wrap::{Generation, WrappedDek};
+use crate::store::{Event, KnownFact, Origin};
+
+#[test]
+fn what_does_not_fit_into_one_document_is_told_in_several() {
+    let (mut one, mut two, mut shared) = pair();
+    shared.fits = Some(1);
+    for number in 1..=5 {
+        one.make_key(guest(number), "nkp-a", b"key", NOW);
+    }
+    sync(&mut one, &mut shared);
+    assert_eq!(sync(&mut two, &mut shared).added, 5);
+}
+
+#[test]
+fn another_database_is_given_all_again_and_what_it_lacks_is_healed_by_the_hosts() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let backup = shared.clone();
+    one.make_key(guest(2), "nkp-a", b"other", NOW);
+    one.make_key(guest(1), "nkp-a", b"second", NOW);
+    sync(&mut one, &mut shared);
+    sync(&mut two, &mut shared);
+    let before = shared.facts.clone();
+    // Restored from yesterday, and then new and empty.
+    for old in [backup, Memory::default()] {
+        shared.replace_by(old);
+        assert!(sync(&mut two, &mut shared).compared);
+        assert!(sync(&mut one, &mut shared).compared);
+        let kept = |fact: &Fact| fact.kind != Kind::Event;
+        let all = |facts: &std::collections::BTreeMap<FactId, (u64, Fact)>| -> Vec<FactId> {
+            let facts = facts.values().filter(|(_, fact)| kept(fact));
+            facts.map(|(_, fact)| fact.id).collect()
+        };
+        assert_eq!(all(&shared.facts), all(&before));
+        let mut new = Host::new("new", &[("nkp-a", A)]);
+        sync(&mut new, &mut shared);
+        assert_eq!(new.candidates(guest(1), b"second").len(), 1);
+        assert_eq!(new.candidates(guest(1), b"first"), []);
+        assert_eq!(new.candidates(guest(2), b"other").len(), 1);
+    }
+}
+
+#[test]
+fn a_store_that_was_restored_without_saying_so_is_given_all_again_by_who_lost_something() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let backup = shared.clone();
+    one.make_key(guest(2), "nkp-a", b"other", NOW);
+    let noted = one.store.note_placement(guest(2), "vm2", true, NOW);
+    noted.unwrap();
+    assert!(!sync(&mut one, &mut shared).compared, "not due");
+    shared.go_back_to(backup);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.rows(guest(2)), [], "it was lost");
+    assert!(sync(&mut one, &mut shared).compared);
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(2), b"other").len(), 1);
+    let placements = two.store.placements(guest(2)).unwrap();
+    assert!(placements[0].placement.running);
+    // Once.
+    let again = sync(&mut one, &mut shared);
+    assert_eq!((again.compared, again.pushed), (false, 0));
+}
+
+#[test]
+fn an_exchange_that_ends_anywhere_is_continued_by_the_next_one() {
+    for fails_late in [false, true] {
+        for fails_after in 0..12 {
+            let (mut one, mut two, mut shared) = pair();
+            one.make_key(guest(1), "nkp-a", b"first", NOW);
+            shared.fails_late = fails_late;
+            for host in [&mut one, &mut two] {
+                shared.fails_after = Some(fails_after);
+                // It fails, or had less to say.
+                let _ = host.sync(&mut shared, true, NOW);
+                shared.fails_after = None;
+                host.sync(&mut shared, true, NOW).unwrap();
+            }
+            assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+            assert_eq!(two.rows(guest(1)).len(), 1);
+            assert_eq!(one.store.outbox_len().unwrap(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_two_exchanges_did_is_what_both_did() {
+    let first = Exchanged {
+        pushed: 1,
+        states: 2,
+        pulled: 3,
+        rejected: 4,
+        added: 5,
+        changed: 6,
+        compared: false,
+    };
+    let mut both = first;
+    both.add(Exchanged {
+        compared: true,
+        ..first
+    });
+    both.add(first);
+    let thrice = Exchanged {
+        pushed: 3,
+        states: 6,
+        pulled: 9,
+        rejected: 12,
+        added: 15,
+        changed: 18,
+        compared: true,
+    };
+    assert_eq!(both, thrice);
+}
+
+#[test]
+fn everything_is_compared_once_a_day_and_when_somebody_asks_for_it() {
+    let (mut one, _, mut shared) = pair();
+    let day = 24 * 60 * 60 * 1000;
+    let mut compared = |compare, after: i64| {
+        let now = Timestamp(NOW.0 + after);
+        one.sync(&mut shared, compare, now).unwrap().compared
+    };
+    assert!(compared(false, 0), "the first time");
+    assert!(!compared(false, day - 1));
+    assert!(compared(false, day));
+    assert!(!compared(false, day + 1));
+    assert!(compared(true, day + 2));
+}
+
+#[test]
+fn an_exchange_of_hosts_that_have_nothing_to_say_is_a_few_questions() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync_both(&mut one, &mut two, &mut shared);
+    sync(&mut one, &mut shared);
+    for host in [&mut one, &mut two] {
+        shared.fails_after = Some(100);
+        sync(host, &mut shared);
+        // What it is, whether it was restored, and what is new.
+        assert!(100 - shared.fails_after.unwrap() <= 3);
+    }
+}
+
+#[test]
+fn history_is_told_and_again_where_another_database_lacks_it() {
+    let (mut one, _, mut shared) = pair();
+    let host = one.store.membership().unwrap().unwrap().host;
+    let record = |one: &mut Host, after: i64| {
+        let event = Event::new(
+            Timestamp(NOW.0 + after),
+            Origin::Renew,
+            guest(1),
+            "vm1",
+            "done",
+        );
+        one.store.record_event(&event).unwrap();
+    };
+    let events = |shared: &Memory| {
+        let facts = shared.facts.values().map(|(_, fact)| fact);
+        let own = facts.filter(|fact| fact.kind == Kind::Event && fact.host == host);
+        let seqs = own.filter_map(|fact| match Claim::read(fact) {
+            Ok(Claim::Event(event)) if event.host == host => Some(event.seq),
+            _ => None,
+        });
+        let mut seqs: Vec<_> = seqs.collect();
+        seqs.sort_unstable();
+        seqs
+    };
+    record(&mut one, 0);
+    sync(&mut one, &mut shared);
+    let backup = shared.clone();
+    record(&mut one, 1);
+    sync(&mut one, &mut shared);
+    let all = events(&shared);
+    assert_eq!(all.len(), 2);
+    // What is there is not said again.
+    let same = shared.clone();
+    shared.replace_by(same);
+    assert_eq!(sync(&mut one, &mut shared).pushed, 0);
+    // Nor does it count what others have said in this host's name.
+    shared.replace_by(backup);
+    let lie = Claim::Event(EventClaim {
+        host: HostUuid::random(),
+        host_name: "nobody".to_owned(),
+        seq: all[1],
+        at: NOW.0 + 2,
+        domain: guest(1),
+        name: "vm1".to_owned(),
+        operation: "prepare".to_owned(),
+        allowed: true,
+        code: None,
+        message: String::new(),
+    });
+    let lie = lie.write(host, NOW);
+    shared.facts.insert(lie.id, (0, lie));
+    sync(&mut one, &mut shared);
+    assert_eq!(events(&shared), all);
+}
+
+#[test]
+fn each_host_heals_a_store_of_its_own_words_and_of_those_that_a_key_of_it_vouches_for() {
+    let (_, mut two, _) = pair();
+    let host = two.store.membership().unwrap().unwrap().host;
+    let other = HostUuid::random();
+    let unknown = kek(&[9; 32]);
+    let says_host = |name: &str| Claim::Host(HostClaim::new(HostUuid::random(), name, NOW, false));
+    let slot = |key_id, remote_key: &str| {
+        Claim::Slot(SlotClaim {
+            key_id,
+            kind: "transit".to_owned(),
+            label: None,
+            kms: "vault".to_owned(),
+            remote_key: remote_key.to_owned(),
+            remote_version: None,
+            blob: vec![1],
+        })
+    };
+    let successor = |signer: &Kek| {
+        let says = SuccessorClaim {
+            name: "nkp-a".to_owned(),
+            old: signer.key_id(),
+            new: kek(&B).key_id(),
+            key_version: 2,
+            finished: false,
+        };
+        Claim::Successor(Signed::new(says, signer))
+    };
+    let wrapped = WrappedDek::wrap(&kek(&A), &dek(b"first"), guest(1), Generation(0)).unwrap();
+    let key = KeyClaim::new(guest(1), wrapped.clone(), "nkp-a", Some(1)).unwrap();
+    let status = StatusClaim {
+        key: FactId::of_key(guest(1), &wrapped),
+        domain: guest(1),
+        revision: 1,
+        status: KeyStatus::Live,
+        host: other,
+    };
+    let said = [
+        (says_host("own"), host, true),
+        (says_host("another"), other, false),
+        (slot(unknown.key_id(), "own"), host, true),
+        (slot(kek(&A).key_id(), "of a key that is here"), other, true),
+        (slot(unknown.key_id(), "junk"), other, false),
+        (successor(&kek(&A)), other, true),
+        (successor(&unknown), other, false),
+        (Claim::Key(key), other, true),
+        (Claim::Status(Signed::new(status, &kek(&A))), other, true),
+    ];
+    let facts = said
+        .iter()
+        .map(|(claim, host, _)| KnownFact::said(claim.clone(), *host, NOW));
+    let facts: Vec<_> = facts.collect();
+    two.store.mark_sent(&facts, &[]).unwrap();
+    let mut shared = Memory::default();
+    two.sync(&mut shared, true, NOW).unwrap();
+    for (known, (claim, _, is_healed)) in facts.iter().zip(&said) {
+        let is_there = shared.facts.contains_key(&known.fact.id);
+        assert_eq!(is_there, *is_healed, "{claim:?}");
+    }
+    // Of what is lost again nothing else is said again.
+    let lost = facts[0].fact.id;
+    shared.facts.remove(&lost);
+    assert_eq!(two.sync(&mut shared, true, NOW).unwrap().pushed, 1);
+    assert!(shared.facts.contains_key(&lost));
+}
+
+#[test]
+fn a_host_that_has_lost_what_it_knew_is_healed_by_the_store() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync(&mut one, &mut shared);
+    let first = sync(&mut two, &mut shared);
+    assert_eq!((first.added, first.changed), (1, 0));
+    // As after the restore of an older backup, with a cursor that is further.
+    let other = rusqlite::Connection::open(two.dir.path().join("store.db")).unwrap();
+    other
+        .execute_batch("DELETE FROM fleet_fact; DELETE FROM key_ref")
+        .unwrap();
+    two.sync(&mut shared, true, NOW).unwrap();
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+}
+
+#[test]
+fn keys_that_concern_a_host_no_more_are_not_told_again() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync_both(&mut one, &mut two, &mut shared);
+    let provider = two.provider("nkp-a");
+    two.store.delete_provider(provider.uuid).unwrap();
+    two.keks.clear();
+    sync(&mut two, &mut shared);
+    let compared = two.sync(&mut shared, true, NOW).unwrap();
+    assert_eq!((compared.compared, compared.pushed), (true, 0));
+}
