@@ -3,6 +3,7 @@
 //! waits for the deletion and restores the state: from hard links, or else from its saved copy.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ mod tests;
 /// How long libvirt may take to delete the state; it does so at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a state that is back is watched. Of a migration that fails when its guest's process ends here, libvirt deletes
-/// the state twice: for the migration, and for the process.
+/// How long a state that is back is watched. Of a migration that fails when its guest's process ends
+/// here, libvirt deletes the state twice: for the migration, and for the process.
 const WATCH: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
 const PAUSE: Duration = Duration::from_millis(10);
@@ -43,7 +44,7 @@ pub fn arguments(guard: &Guard, domain: &Domain) -> Option<[OsString; 6]> {
     let (vtpm, _) = domain.encrypted_vtpm()?;
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     drop_stale(domain.uuid, &place, Timestamp::now());
-    let is_protected = HardLinks::of(&place).ok().flatten()?.exist();
+    let is_protected = links_of(&place)?.exist();
     let copy_store = guard.copy_store(domain);
     let start = FailedStart(run_of(&copy_store).and_then(|run| run.started_at));
     (is_protected || start.copy(&copy_store).is_some()).then(|| {
@@ -89,12 +90,12 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
     let Some((domain, place, start)) = parsed() else {
         return;
     };
-    let is_protected = || matches!(HardLinks::of(&place), Ok(Some(links)) if links.exist());
-    let was_protected = is_protected();
+    let own = links_of(&place).and_then(|links| links.identity());
+    let was_protected = links_of(&place).is_some_and(|links| links.exist());
     let gone = poll(PAUSE, Deadline::after(PATIENCE), || {
-        let restored = match HardLinks::of(&place) {
-            Ok(Some(links)) => attempt_links(domain, &links),
-            _ => LinksRestored::NoLinks,
+        let restored = match links_of(&place) {
+            Some(links) => attempt(domain, links.restore_and_keep()),
+            None => LinksRestored::NoLinks,
         };
         let restored = match restored {
             LinksRestored::NoLinks if was_protected && is_there(&place) => {
@@ -109,40 +110,37 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
         }
         (restored != LinksRestored::StillThere).then_some(restored)
     });
-    match gone {
-        Some(LinksRestored::Restored) if was_protected => watch(domain, &place),
-        Some(_) => {}
+    match (gone, own) {
+        (Some(LinksRestored::Restored), Some(own)) => watch(domain, &place, own),
+        (Some(_), _) => {}
         // libvirt has not deleted it.
-        None => give_up(domain, &place),
+        (None, _) => give_up(domain, &place),
     }
 }
 
-/// Restores a state that another host goes on using again, if libvirt deletes it once more.
-fn watch(domain: DomainUuid, place: &StatePath) {
-    let until = Deadline::after(WATCH);
-    while is_used_elsewhere(place) {
-        let Ok(Some(links)) = HardLinks::of(place) else {
-            return;
-        };
-        let Ok(own) = links.make_again() else {
-            // A file system without hard links.
-            return;
-        };
-        let deleted_again = poll(PAUSE, until, || match attempt_links(domain, &links) {
-            LinksRestored::StillThere => None,
-            restored => Some(restored),
-        });
-        match deleted_again {
-            Some(LinksRestored::Restored) => {}
-            Some(_) => return,
-            None => {
-                if let Err(error) = links.remove_own(own) {
-                    tracing::warn!(%domain, %error, "could not remove hard links to the TPM state");
-                }
-                return;
+/// Restores a state that another host goes on using again, however often libvirt deletes it. Then the
+/// links are removed.
+fn watch(domain: DomainUuid, place: &StatePath, own: (u64, u64)) {
+    let Some(links) = links_of(place) else {
+        return;
+    };
+    if is_used_elsewhere(place) {
+        poll(PAUSE, Deadline::after(WATCH), || {
+            // A start that comes next takes them, or makes others, which another process waits with.
+            let are_own = links.identity() == Some(own);
+            if are_own {
+                attempt(domain, links.restore_and_keep());
             }
-        }
+            (!are_own).then_some(())
+        });
     }
+    if let Err(error) = links.remove_own(own) {
+        tracing::warn!(%domain, %error, "could not remove hard links to the TPM state");
+    }
+}
+
+fn links_of(place: &StatePath) -> Option<HardLinks> {
+    HardLinks::of(place).ok().flatten()
 }
 
 fn is_there(place: &StatePath) -> bool {
@@ -150,8 +148,7 @@ fn is_there(place: &StatePath) -> bool {
 }
 
 fn give_up(domain: DomainUuid, place: &StatePath) {
-    let shelter = HardLinks::of(place).ok().flatten();
-    if let Some(Err(error)) = shelter.map(|shelter| shelter.give_up()) {
+    if let Some(Err(error)) = links_of(place).map(|links| links.give_up()) {
         tracing::warn!(%domain, %error, "could not restore the TPM state, which libvirt has not deleted");
     }
 }
@@ -165,9 +162,8 @@ pub(super) fn before_start(
     deadline: Deadline,
 ) -> bool {
     let place = StatePath::of(&guard.config.libvirt.tpm_states(), domain, vtpm);
-    let links = match HardLinks::of(&place) {
-        Ok(Some(links)) if links.exist() => links,
-        _ => return false,
+    let Some(links) = links_of(&place).filter(HardLinks::exist) else {
+        return false;
     };
     // Hard links to a state that is there are no reason to wait.
     let patience = match links.is_moved() {
@@ -175,7 +171,7 @@ pub(super) fn before_start(
         _ => Duration::ZERO,
     };
     let restored = poll(PAUSE, deadline.at_most(patience), || {
-        let restored = attempt_links(domain, &links);
+        let restored = attempt(domain, links.restore());
         (restored != LinksRestored::StillThere).then_some(restored)
     });
     // They were there a moment ago: that process was faster, or NFS has done the rename and denies it.
@@ -235,14 +231,13 @@ pub(super) fn after_start(guard: &Guard, domain: DomainUuid, vtpm: &Emulator, no
 }
 
 fn drop_stale(domain: DomainUuid, place: &StatePath, now: Timestamp) {
-    let links = HardLinks::of(place).ok().flatten();
-    if let Some(Err(error)) = links.map(|links| links.remove_stale(now)) {
+    if let Some(Err(error)) = links_of(place).map(|links| links.remove_stale(now)) {
         tracing::warn!(%domain, %error, "could not remove old hard links to the TPM state");
     }
 }
 
-fn attempt_links(domain: DomainUuid, shelter: &HardLinks) -> LinksRestored {
-    shelter.restore().unwrap_or_else(|error| {
+fn attempt(domain: DomainUuid, restored: io::Result<LinksRestored>) -> LinksRestored {
+    restored.unwrap_or_else(|error| {
         tracing::warn!(%domain, %error, "could not restore the TPM state after libvirt deleted it");
         LinksRestored::NoLinks
     })

@@ -4,17 +4,22 @@
 //! renamed to it. So the same files exist again, with the locks that others have on them. In the
 //! linear format libvirt deletes a file: then a hard link to it is all.
 //!
+//! The second directory is made and removed under a third name, so it is whole or not there. Where
+//! libvirt may delete the state once more, another one like it is renamed in its stead, and it stays:
+//! a state that another host uses is never without links.
+//!
 //! On a file system without hard links the directory itself is moved away, and an empty one takes
 //! its place until libvirt has deleted that.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::clock::Timestamp;
@@ -22,10 +27,15 @@ use crate::host::atomic;
 use crate::host::crash;
 use crate::host::dirs::of_descriptor;
 use crate::host::interrupted::{openat, read_dir};
+use crate::key::random;
 use crate::swtpm::{Backend, StateError, StatePath};
 
 /// The depth of libvirt's directories of one TPM, and one more.
 const DEPTH: usize = 3;
+
+/// How the name of links begins that are not whole, or not to be kept; random digits and the name of
+/// the original follow.
+const SPARE: &str = ".vtpm-guard.spare.";
 
 /// The age at which nobody waits for them any more, in milliseconds; clocks of hosts differ.
 const STALE_MS: i64 = 120_000;
@@ -84,22 +94,19 @@ impl HardLinks {
         }
     }
 
-    /// Makes them anew beside a state that is back, and returns which they are; nothing is moved.
-    pub fn make_again(&self) -> io::Result<(u64, u64)> {
-        self.remove()?;
-        self.link_all()?;
-        let links = fstatat(
-            &self.parent,
-            self.links.as_os_str(),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )?;
-        Ok((links.st_dev, links.st_ino))
+    /// Returns which ones they are, by device and inode. `None` if there are none, or if the directory
+    /// itself was moved.
+    #[must_use]
+    pub fn identity(&self) -> Option<(u64, u64)> {
+        let found = stat(&self.parent, &self.links).ok()?;
+        Some((found.st_dev, found.st_ino))
     }
 
-    /// Removes these, unless another one has made others since.
+    /// Removes these, unless another one has made others since. In the linear format all are the same
+    /// file.
     pub fn remove_own(&self, own: (u64, u64)) -> io::Result<()> {
         if atomic::has_name(&self.parent, &self.links, own)? {
-            self.remove()?;
+            self.remove(Timestamp::now())?;
         }
         Ok(())
     }
@@ -108,12 +115,51 @@ impl HardLinks {
         if self.backend == Backend::Linear {
             return link(&self.parent, &self.original, &self.parent, &self.links);
         }
-        let original = open_dir(&self.parent, &self.original)?;
-        mkdirat(&self.parent, self.links.as_os_str(), Mode::S_IRWXU)?;
-        let links = open_dir(&self.parent, &self.links)?;
-        link_all(&original, &links, DEPTH).inspect_err(|_| {
-            let _ = self.remove();
+        let spare = self.link_as_spare(&self.original)?;
+        crash::point();
+        let named = self.rename(&spare, &self.links);
+        named.map_err(|errno| {
+            let _ = self.remove_links(&spare);
+            errno.into()
         })
+    }
+
+    /// Makes links to a directory's files, or to a file, under a name that nobody else makes: not the
+    /// process of a start that comes next, not another host.
+    fn link_as_spare(&self, name: &OsStr) -> io::Result<OsString> {
+        let spare = self.spare_name()?;
+        if self.backend == Backend::Linear {
+            link(&self.parent, name, &self.parent, &spare)?;
+            return Ok(spare);
+        }
+        let from = open_dir(&self.parent, name)?;
+        mkdirat(&self.parent, spare.as_os_str(), Mode::S_IRWXU)?;
+        crash::point();
+        let linked = open_dir(&self.parent, &spare).and_then(|to| link_all(&from, &to, DEPTH));
+        // Of one that is being removed, not all may have been there.
+        let it = from.metadata()?;
+        let linked = linked.and_then(|()| {
+            let is_it = atomic::has_name(&self.parent, name, (it.dev(), it.ino()))?;
+            is_it.then_some(()).ok_or(ErrorKind::NotFound.into())
+        });
+        linked.inspect_err(|_| {
+            let _ = self.remove_links(&spare);
+        })?;
+        Ok(spare)
+    }
+
+    fn spare_name(&self) -> io::Result<OsString> {
+        let mut random = [0; 8];
+        random::fill(&mut random).map_err(io::Error::other)?;
+        let mut name = OsString::from(format!("{SPARE}{:016x}.", u64::from_be_bytes(random)));
+        name.push(&self.original);
+        Ok(name)
+    }
+
+    /// Whether a name is one of [`Self::spare_name`].
+    fn is_spare(&self, name: &OsStr) -> bool {
+        let rest = name.as_bytes().strip_prefix(SPARE.as_bytes());
+        rest.and_then(|rest| rest.get(17..)) == Some(self.original.as_bytes())
     }
 
     /// Moves the directory away, and puts an empty one in its place that nobody else can use.
@@ -151,6 +197,27 @@ impl HardLinks {
         }
     }
 
+    /// Replaces what libvirt has deleted, and keeps the links: it may delete it again. Without links
+    /// that can be kept this is [`Self::restore`].
+    pub fn restore_and_keep(&self) -> io::Result<LinksRestored> {
+        crash::point();
+        if self.original_is_there() && self.exist() {
+            return Ok(LinksRestored::StillThere);
+        }
+        if self.is_moved()? {
+            return self.restore();
+        }
+        let Ok(spare) = self.link_as_spare(&self.links) else {
+            return self.restore();
+        };
+        crash::point();
+        let restored = self.restore_as(&spare);
+        if !matches!(restored, Ok(LinksRestored::Restored)) {
+            self.remove_links(&spare)?;
+        }
+        restored
+    }
+
     /// Gives up waiting for libvirt: the links are removed, or the directory is moved back in the
     /// place of the empty one.
     pub fn give_up(&self) -> io::Result<()> {
@@ -161,7 +228,7 @@ impl HardLinks {
             }
             self.restore_as(&self.moved)?;
         }
-        self.remove()
+        self.remove(Timestamp::now())
     }
 
     /// Returns whether the directory is away. An empty one is what a kill has left before that.
@@ -174,14 +241,21 @@ impl HardLinks {
     }
 
     fn restore_as(&self, name: &OsStr) -> io::Result<LinksRestored> {
-        let (from, to) = (name, self.original.as_os_str());
-        let renamed = match renameat2(
-            &self.parent,
-            from,
-            &self.parent,
-            to,
-            RenameFlags::RENAME_NOREPLACE,
-        ) {
+        match crash::answer_of_rename(self.rename(name, &self.original)) {
+            Ok(()) => {
+                self.parent.sync_all()?;
+                Ok(LinksRestored::Restored)
+            }
+            Err(Errno::ENOENT) => Ok(LinksRestored::NoLinks),
+            Err(Errno::EEXIST | Errno::ENOTEMPTY) => Ok(LinksRestored::StillThere),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Renames what has no other name of this kind; nothing that is there is replaced.
+    fn rename(&self, from: &OsStr, to: &OsStr) -> nix::Result<()> {
+        let no_replace = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(&self.parent, from, &self.parent, to, no_replace) {
             // NFS. A directory cannot be renamed over one that has files in it; a file could, so it
             // gets a second link, and loses the first.
             Err(Errno::EINVAL | Errno::ENOSYS) => match self.backend {
@@ -190,15 +264,6 @@ impl HardLinks {
                     .and_then(|()| unlinkat(&self.parent, from, UnlinkatFlags::NoRemoveDir)),
             },
             renamed => renamed,
-        };
-        match crash::answer_of_rename(renamed) {
-            Ok(()) => {
-                self.parent.sync_all()?;
-                Ok(LinksRestored::Restored)
-            }
-            Err(Errno::ENOENT) => Ok(LinksRestored::NoLinks),
-            Err(Errno::EEXIST | Errno::ENOTEMPTY) => Ok(LinksRestored::StillThere),
-            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -212,17 +277,12 @@ impl HardLinks {
     /// what made them was killed. They would once replace a newer state. In the linear format they
     /// are the state itself. Returns whether there were any.
     pub fn remove_stale(&self, now: Timestamp) -> io::Result<bool> {
-        let links = fstatat(
-            &self.parent,
-            self.links.as_os_str(),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        );
-        let Ok(links) = links else { return Ok(false) };
-        let made = Timestamp(links.st_ctime.saturating_mul(1000));
-        let is_old = now.0.saturating_sub(made.0) > STALE_MS;
-        let is_stale = is_old && self.backend == Backend::Directory;
+        let Ok(links) = stat(&self.parent, &self.links) else {
+            return Ok(false);
+        };
+        let is_stale = is_old(&links, now) && self.backend == Backend::Directory;
         if is_stale && self.original_is_there() && !self.is_moved()? {
-            self.remove()?;
+            self.remove(now)?;
             return Ok(true);
         }
         Ok(false)
@@ -234,16 +294,39 @@ impl HardLinks {
         is_there(&self.parent, &self.original)
     }
 
-    /// Removes the links.
-    fn remove(&self) -> io::Result<()> {
-        if self.backend == Backend::Directory {
-            return remove_all(&self.parent, &self.links, DEPTH);
+    /// Removes the links, and what a kill has left of earlier ones.
+    fn remove(&self, now: Timestamp) -> io::Result<()> {
+        if self.backend == Backend::Linear {
+            self.remove_links(&self.links)?;
+        } else {
+            let spare = self.spare_name()?;
+            match renameat(
+                &self.parent,
+                self.links.as_os_str(),
+                &self.parent,
+                spare.as_os_str(),
+            ) {
+                Err(Errno::ENOENT) => {}
+                renamed => {
+                    renamed?;
+                    crash::point();
+                    self.remove_links(&spare)?;
+                }
+            }
         }
-        match unlinkat(
-            &self.parent,
-            self.links.as_os_str(),
-            UnlinkatFlags::NoRemoveDir,
-        ) {
+        for name in names(&self.parent)? {
+            if self.is_spare(&name) && stat(&self.parent, &name).is_ok_and(|it| is_old(&it, now)) {
+                self.remove_links(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_links(&self, name: &OsStr) -> io::Result<()> {
+        if self.backend == Backend::Directory {
+            return remove_all(&self.parent, name, DEPTH);
+        }
+        match unlinkat(&self.parent, name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::ENOENT) => Ok(()),
             removed => Ok(removed?),
         }
@@ -251,7 +334,17 @@ impl HardLinks {
 }
 
 fn is_there(dir: &File, name: &OsStr) -> bool {
-    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+    stat(dir, name).is_ok()
+}
+
+/// Whether nobody waits with it any more.
+fn is_old(found: &FileStat, now: Timestamp) -> bool {
+    let changed = found.st_ctime.saturating_mul(1000);
+    now.0.saturating_sub(changed) > STALE_MS
+}
+
+fn stat(dir: &File, name: &OsStr) -> nix::Result<FileStat> {
+    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 fn remove_empty(dir: &File, name: &OsStr) -> nix::Result<()> {

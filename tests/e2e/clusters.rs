@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
@@ -11,7 +12,7 @@ use vtpm_guard::internals::ids::{DomainUuid, SecretUuid};
 use crate::guest::{Guest, recovery_file};
 use crate::host::{Host, Output};
 use crate::page::blocks;
-use crate::state_trouble::wait_for;
+use crate::state_trouble::{wait_for, wait_for_long};
 use crate::tpm::{Identity, identity};
 
 pub(crate) const STATES: &str = "/var/lib/libvirt/swtpm";
@@ -105,14 +106,19 @@ impl Cluster {
         [state, lock].map(|file| fs::metadata(file).map_or(0, |found| found.ino()))
     }
 
-    /// Waits until the guard has put back what libvirt has deleted, and nothing is left over.
+    /// Waits until the guard has put back what libvirt has deleted.
     fn wait_for_state(&self, host: &Host) {
-        let left = |prefix: &str| {
-            let name = format!("{STATES}/.vtpm-guard.{prefix}{}", self.guest.uuid);
-            host.path(&name).exists()
+        wait_for(|| host.has_tpm_state(&self.guest) && host.copies(&self.guest).is_empty());
+    }
+
+    /// Waits until nothing is left beside the state: it is watched for some seconds while the other
+    /// host's guest runs.
+    fn wait_for_end_of_watch(&self, host: &Host) {
+        let is_alone = || {
+            let mut names = fs::read_dir(host.path(STATES)).unwrap();
+            names.all(|name| name.unwrap().file_name() == *self.guest.uuid.to_string())
         };
-        wait_for(|| host.has_tpm_state(&self.guest) && !left("") && !left("moved."));
-        wait_for(|| host.copies(&self.guest).is_empty());
+        wait_for_long(Duration::from_secs(40), is_alone);
     }
 
     fn tpms_made(&self) -> usize {
@@ -227,6 +233,8 @@ fn what_libvirt_deletes_on_one_host_and_another_uses_is_put_back() {
     b.run(&["mv", "/run/real", real]).ok();
     assert_eq!(cluster.tpm(a), tpm);
 
+    cluster.wait_for_end_of_watch(b);
+    assert_eq!(cluster.files(a), files);
     // libvirt deletes it at its end, and A has the copy.
     a.stop(guest);
     assert!(!a.has_tpm_state(guest) && !b.has_tpm_state(guest));
@@ -254,6 +262,7 @@ fn a_start_that_fails_on_one_host_leaves_the_state_for_the_other() {
         cluster.wait_for_state(b);
         assert_eq!(cluster.files(a)[0], files[0], "it is the same file");
     }
+    cluster.wait_for_end_of_watch(b);
     b.delete_provider("nkp-a");
     b.agent_start().refused_with("VG101");
     cluster.wait_for_state(b);

@@ -230,7 +230,12 @@ fn a_damaged_state_of_a_transient_guest_is_back_after_the_refusal() {
 
 #[track_caller]
 pub(crate) fn wait_for(done: impl Fn() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(10);
+    wait_for_long(Duration::from_secs(10), done);
+}
+
+#[track_caller]
+pub(crate) fn wait_for_long(patience: Duration, done: impl Fn() -> bool) {
+    let patience = Instant::now() + patience;
     while !done() {
         assert!(Instant::now() < patience, "it does not happen");
         sleep(Duration::from_millis(10));

@@ -60,22 +60,39 @@ fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted()
     let place = StatePath::of(&states, domain.uuid, &setting.vtpm);
     HardLinks::of(&place).unwrap().unwrap().make().unwrap();
     let arguments = arguments(&setting.guard, &domain).unwrap();
-    let (directory, links) = (setting.at(""), setting.at(".vtpm-guard."));
-    armed::lock_elsewhere(3);
-    let (deleted, beside) = (directory.clone(), links.clone());
+    let links = setting.at(".vtpm-guard.");
+    armed::lock_elsewhere(1);
+    let (deleted, kept) = (setting.at(""), links.clone());
     let libvirt = thread::spawn(move || {
-        for _ in 0..3 {
-            // The links beside it are made at once, and soon whole.
+        for _ in 0..20 {
             let soon = Deadline::after(Duration::from_secs(2));
-            let are_there = || (deleted.exists() && beside.exists()).then_some(());
-            let _ = poll(Duration::from_millis(1), soon, are_there);
-            thread::sleep(Duration::from_millis(30));
+            let is_back = poll(Duration::ZERO, soon, || deleted.exists().then_some(()));
+            // At once: there is no moment without links to it.
+            assert!(is_back.is_some() && kept.join("tpm2").exists());
             fs::remove_dir_all(&deleted).unwrap();
         }
     });
     assert!(run(&setting.guard.state_dir, &arguments));
     libvirt.join().unwrap();
     assert!(setting.has_state() && !links.exists());
+    assert_eq!(fs::read_dir(&states).unwrap().count(), 1);
+}
+
+#[test]
+fn the_links_of_a_start_that_comes_next_are_left_to_its_own_process() {
+    let setting = Setting::new();
+    let domain = setting.fixture.domain(&setting.guest);
+    let states = setting.guard.config.libvirt.tpm_states();
+    let place = StatePath::of(&states, domain.uuid, &setting.vtpm);
+    let make = || HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+    make();
+    let own = links_of(&place).unwrap().identity().unwrap();
+    fs::write(setting.at(".takes the inode"), "").unwrap();
+    make();
+    fs::remove_dir_all(setting.at("")).unwrap();
+    armed::lock_elsewhere(1);
+    watch(domain.uuid, &place, own);
+    assert!(!setting.has_state() && setting.at(".vtpm-guard.").exists());
 }
 
 #[test]

@@ -90,6 +90,84 @@ fn a_state_with_hard_links_is_restored_with_its_owner_modes_and_lock() {
 }
 
 #[test]
+fn a_state_that_libvirt_may_delete_again_is_restored_and_keeps_its_links() {
+    let guest = Guest::new();
+    let file = guest.states().join("vm1.state");
+    guest.put(b"whatever is in it");
+    fs::write(&file, b"whatever is in it").unwrap();
+    let of_directory = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let of_file = StatePath::of_copy(&file, 0, Backend::Linear);
+    for (of, state) in [(of_directory, guest.state()), (of_file, file)] {
+        let links = HardLinks::of(&of).unwrap().unwrap();
+        let delete = || match of.backend() {
+            Backend::Directory => guest.delete(),
+            Backend::Linear => fs::remove_file(&of.path).unwrap(),
+        };
+        links.make().unwrap();
+        let own = links.identity().unwrap();
+        let before = fs::metadata(&state).unwrap().ino();
+        for _ in 0..3 {
+            assert_eq!(links.restore_and_keep().unwrap(), LinksRestored::StillThere);
+            delete();
+            assert_eq!(links.restore_and_keep().unwrap(), LinksRestored::Restored);
+            assert_eq!(fs::metadata(&state).unwrap().ino(), before);
+            assert_eq!(links.identity(), Some(own));
+        }
+        links.remove_own((own.0, own.1 + 1)).unwrap();
+        assert!(links.exist());
+        links.remove_own(own).unwrap();
+        assert!(!links.exist() && state.exists());
+        delete();
+        assert_eq!(links.restore_and_keep().unwrap(), LinksRestored::NoLinks);
+    }
+    assert!(names(&guest.states()).is_empty());
+}
+
+#[test]
+fn links_that_are_being_removed_never_become_the_state() {
+    let guest = Guest::new();
+    guest.put(b"whatever is in it");
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    links.make().unwrap();
+    guest.delete();
+    // Another process removes them while this one restores.
+    let name = guest.states().join(format!(".vtpm-guard.{}", guest.domain));
+    armed::meanwhile(2, move || {
+        fs::remove_file(name.join("tpm2/tpm2-00.permall")).unwrap();
+        fs::remove_dir_all(&name).unwrap();
+    });
+    assert_eq!(links.restore_and_keep().unwrap(), LinksRestored::NoLinks);
+    assert!(!armed::forget() && names(&guest.states()).is_empty());
+}
+
+#[test]
+fn what_a_kill_leaves_of_links_goes_with_the_next_ones_when_it_is_old() {
+    let guest = Guest::new();
+    guest.put(b"whatever is in it");
+    let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
+    let links = HardLinks::of(&of).unwrap().unwrap();
+    let at = |name: String| guest.states().join(name);
+    let spare = at(format!(
+        ".vtpm-guard.spare.0123456789abcdef.{}",
+        guest.domain
+    ));
+    let of_another = at(format!(
+        ".vtpm-guard.spare.0123456789abcdef.a{}",
+        guest.domain
+    ));
+    for dir in [&spare, &of_another] {
+        fs::create_dir_all(dir.join("tpm2")).unwrap();
+    }
+    links.make().unwrap();
+    assert!(spare.exists(), "it may be another process's");
+    let later = Timestamp(Timestamp::now().0 + 180_000);
+    assert!(links.remove_stale(later).unwrap());
+    assert!(!spare.exists() && of_another.exists() && !links.exist());
+    assert!(guest.state().exists());
+}
+
+#[test]
 fn without_hard_links_the_directory_itself_is_away_until_libvirt_has_deleted_an_empty_one() {
     let guest = Guest::new();
     let of = StatePath::of(&guest.states(), guest.domain, &guest.vtpm);
