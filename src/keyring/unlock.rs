@@ -135,7 +135,8 @@ impl Unlocker {
         }
     }
 
-    /// Opens those of a guest's key references that open with the KEK of one of these providers.
+    /// Opens those of a guest's key references that open with the KEK of one of these providers. Of a
+    /// KEK that is here and does not open, the log has the reason.
     pub fn open_rows(
         &mut self,
         rows: impl IntoIterator<Item = KeyRef>,
@@ -146,8 +147,14 @@ impl Unlocker {
         let open = |key_ref: KeyRef| {
             let wrapped = key_ref.wrapped_dek.as_ref()?;
             let provider = provider_of_key(&key_ref, providers)?;
+            let dek = self.open(wrapped, guest, deadline).inspect_err(|why| {
+                if let NotOpened::Sealed { reason, .. } = why {
+                    let (key_ref, provider) = (key_ref.id, &provider.name);
+                    tracing::warn!(%key_ref, provider, %reason, "a key could not be tried");
+                }
+            });
             Some(OpenedKey {
-                dek: self.open(wrapped, guest, deadline).ok()?,
+                dek: dek.ok()?,
                 provider: provider.clone(),
                 key_ref,
             })

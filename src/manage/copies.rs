@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::guests::GuestRef;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use super::json;
+use super::keys::not_opened;
 use crate::clock::Timestamp;
 use crate::fleet::FactId;
 use crate::guard::{states_in_fleet, try_rows};
@@ -43,6 +44,9 @@ pub(crate) struct JudgedCopy {
     /// Whether the guest has keys, and so a start takes only a copy that one of them opens.
     #[serde(skip)]
     pub(crate) keyed: bool,
+    /// Where no key opens it: why one of the guest's keys could not be tried.
+    #[serde(skip)]
+    pub(crate) untried: Option<String>,
     #[serde(skip)]
     pub(crate) content: StateFile,
     #[serde(skip)]
@@ -88,6 +92,7 @@ impl JudgedCopy {
             path: manifest.path.clone(),
             sha256: manifest.sha256().to_owned(),
             keyed,
+            untried: None,
             content,
             copy,
         }
@@ -178,8 +183,13 @@ impl Host {
             let state = copy.state();
             let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
             let opened = trials.values().any(Trial::is_proven);
+            let mut untried = trials.values().filter_map(Trial::untried);
+            let untried = untried.next().filter(|_| !opened).map(not_opened);
             let outdated = run.is_later_than(&copy, has_started_since);
-            JudgedCopy::new(guest, copy, state, opened, outdated, keyed)
+            JudgedCopy {
+                untried,
+                ..JudgedCopy::new(guest, copy, state, opened, outdated, keyed)
+            }
         };
         Ok(copies.into_iter().map(judge).collect())
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::copies::JudgedCopy;
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, HostError, default_deadline};
+use super::keys::not_opened;
 use super::tpm_place;
 use crate::clock::Timestamp;
 use crate::guard::{plain_state, try_rows};
@@ -49,9 +50,10 @@ pub(crate) enum DropStateError {
     /// Several copies do, or it has too few digits.
     #[error("several copies")]
     Ambiguous(String),
-    /// Without these copies, so many, the guest's TPM would be lost.
+    /// Without these copies, so many, the guest's TPM would be lost. The text says why one of its keys could
+    /// not be tried, where no other reason is known.
     #[error("needed")]
-    Needed(GuestRef, usize),
+    Needed(GuestRef, usize, Option<String>),
 }
 
 impl<E: Into<GuestError>> From<E> for DropStateError {
@@ -91,7 +93,10 @@ pub(crate) fn drop_state(
     let is_wanted = plain && remains.is_known || dropped.iter().any(|copy| remains.wants(copy));
     if !force && is_wanted && !remains.has_state {
         let number = dropped.len() + usize::from(plain);
-        return Err(DropStateError::Needed(guest, number));
+        let opened = dropped.iter().any(|copy| copy.opened);
+        let mut untried = dropped.into_iter().filter_map(|copy| copy.untried);
+        let untried = untried.next().or(remains.untried).filter(|_| !opened);
+        return Err(DropStateError::Needed(guest, number, untried));
     }
     let copy_store = CopyStore::of(state_dir, guest.uuid);
     for judged in &dropped {
@@ -161,6 +166,8 @@ struct Remains {
     /// Whether it has its TPM: a copy that is kept, or the state in its place, is unencrypted, or
     /// a key in use opens it.
     has_state: bool,
+    /// Why one of its keys could not be tried on the state in its place.
+    untried: Option<String>,
 }
 
 impl Remains {
@@ -201,15 +208,19 @@ impl Remains {
             is_known: !matches!(found, Ok(None)),
             keys,
             has_state,
+            untried: trials.values().find_map(Trial::untried).map(not_opened),
         })
     }
 
-    /// Whether the guest may resume with this copy: its used key opens it, or it is the state of
-    /// a guest without any key, which libvirt's own secret may open.
+    /// Whether the guest may resume with this copy: its used key opens it, or one that cannot be tried
+    /// may, or it is the state of a guest without any key, which libvirt's own secret may open.
     fn wants(&self, copy: &JudgedCopy) -> bool {
         let is_state = !matches!(copy.content, StateFile::Absent | StateFile::Damaged(_));
         match self.keys {
-            Keys::Used => copy.opened,
+            Keys::Used => {
+                let is_encrypted = matches!(copy.content, StateFile::Encrypted(_));
+                copy.opened || is_encrypted && copy.untried.is_some()
+            }
             Keys::Unused => false,
             Keys::None => self.is_known && is_state,
         }

@@ -29,6 +29,9 @@ pub const KEPT_RUNS: usize = 3;
 /// guest whose state has changed adds one, and each may have megabytes.
 pub const MAX_COPIES: usize = 4;
 
+/// How many of the earliest copies stay, besides the latest, where it cannot be tried which of them is the guest's.
+pub const MAX_UNTRIED: usize = 16;
+
 /// Returns the guests that have a directory of copies, by UUID.
 pub fn domains(state_dir: &StateDir) -> Result<Vec<DomainUuid>, CopyError> {
     let names = names(&state_dir.tpm_copies())?;
@@ -185,22 +188,31 @@ impl CopyStore {
     /// Removes available copies if there are more than `limit`: all but the copy of the current
     /// state, the `newest` ones, and the latest that `is_proven` confirms as the guest's. If it
     /// confirms none, the earliest stays: someone may have replaced the state before the later ones
-    /// were saved.
+    /// were saved. If it confirms none, and cannot say of one, the [`MAX_UNTRIED`] earliest stay.
     pub fn drop_surplus(
         &self,
         current: &str,
         (newest, limit): (usize, usize),
-        mut is_proven: impl FnMut(&SavedCopy) -> bool,
+        mut is_proven: impl FnMut(&SavedCopy) -> Option<bool>,
     ) -> Result<(), CopyError> {
         let (copies, _) = self.available_copies()?;
         if copies.len() <= limit {
             return Ok(());
         }
-        let proven = copies.iter().position(&mut is_proven);
-        let proven = proven.unwrap_or(copies.len() - 1);
+        let mut is_unknown = false;
+        let proven = copies.iter().position(|copy| {
+            let is_proven = is_proven(copy);
+            is_unknown |= is_proven.is_none();
+            is_proven == Some(true)
+        });
+        let earliest = if is_unknown { MAX_UNTRIED } else { 1 };
+        let needed = match proven {
+            Some(at) => at..=at,
+            None => copies.len().saturating_sub(earliest)..=copies.len() - 1,
+        };
         for (at, copy) in copies.iter().enumerate() {
             let name = copy.manifest.sha256();
-            if name != current && at != proven && at >= newest {
+            if name != current && !needed.contains(&at) && at >= newest {
                 self.drop_copy(name)?;
             }
         }

@@ -205,7 +205,7 @@ fn the_last_state_that_a_key_opens_is_dropped_by_force_alone() {
     };
     assert!(matches!(
         drop_it(&[], false),
-        Err(DropStateError::Needed(_, 1))
+        Err(DropStateError::Needed(_, 1, None))
     ));
     let sha256 = copies(&fixture)[0].sha256.clone();
     let short = sha256[..2].to_owned();
@@ -222,6 +222,33 @@ fn the_last_state_that_a_key_opens_is_dropped_by_force_alone() {
     assert_eq!((done.number(), done.kept), (1, 0));
     assert!(copies(&fixture).is_empty() && !damaged.exists());
     assert!(matches!(drop_it(&[], true), Err(DropStateError::None(_))));
+}
+
+/// The case that this program is for: the provider was deleted, and will be imported again.
+#[test]
+fn a_state_whose_key_cannot_be_tried_now_is_dropped_by_force_alone() {
+    let lost: [fn(&Fixture); 3] = [
+        |fixture| fixture.lose_key("a"),
+        |fixture| fixture.sql("DELETE FROM key_provider"),
+        |fixture| {
+            let key_id = fixture.provider("a").key_id.to_string();
+            let sealed = fixture.host.state_dir().keys().join(key_id);
+            fs::write(sealed, b"damaged").unwrap();
+        },
+    ];
+    for lose in lost {
+        let fixture = Fixture::new();
+        let guest = guest_with_copy(&fixture);
+        fs::remove_file(fixture.state_file(&guest)).unwrap();
+        lose(&fixture);
+        let needed = drop_all(&fixture, &guest, false).unwrap_err();
+        let DropStateError::Needed(_, 1, Some(why)) = &needed else {
+            panic!("{needed:?}");
+        };
+        assert!(!why.is_empty());
+        assert_eq!(copies(&fixture).len(), 1);
+        drop_all(&fixture, &guest, true).unwrap();
+    }
 }
 
 #[test]
@@ -310,7 +337,10 @@ fn a_copy_of_a_guest_without_any_key_is_kept_for_one_that_libvirt_knows() {
     fixture.sql("DELETE FROM key_ref");
     let uuid = guest.uuid.to_string();
     let needed = drop_state(&fixture.host, &uuid, &[], false).unwrap_err();
-    assert!(matches!(needed, DropStateError::Needed(_, 1)), "{needed:?}");
+    assert!(
+        matches!(needed, DropStateError::Needed(_, 1, _)),
+        "{needed:?}"
+    );
     fixture.libvirt.guests.undefine("vm1");
     let done = drop_state(&fixture.host, &uuid, &[], false).unwrap();
     assert_eq!(done.number(), 1);
@@ -363,7 +393,10 @@ fn the_unencrypted_state_of_before_counts_as_a_state_that_the_guest_may_need() {
     let fixture = Fixture::new();
     let guest = encrypted_and_lost(&fixture);
     let needed = drop_all(&fixture, &guest, false).unwrap_err();
-    assert!(matches!(needed, DropStateError::Needed(_, 2)), "{needed:?}");
+    assert!(
+        matches!(needed, DropStateError::Needed(_, 2, None)),
+        "{needed:?}"
+    );
     let done = drop_all(&fixture, &guest, true).unwrap();
     assert!(done.plain_state_dropped);
     assert_eq!((done.number(), done.dropped.len()), (2, 1));

@@ -43,9 +43,10 @@ impl From<SlotError> for CommandError {
                 "a file that is lost opens nothing once the provider has another key: {}",
                 Command::ProviderRotate(provider.arg())
             )),
-            SlotError::Last(provider) => Self::refused(format!(
-                "no other slot of provider {} opens its key now, and that is not sealed on this host's disk",
-                quoted(&provider.name)
+            SlotError::Last(provider, reasons) => Self::refused(format!(
+                "no other slot of provider {} opens its key now, and this host's disk has none that opens{}",
+                quoted(&provider.name),
+                because(&reasons)
             ))
             .with_hint(format!(
                 "see which slots open it: {}",
@@ -88,6 +89,13 @@ impl From<KmsError> for CommandError {
             .to_owned(),
         };
         Self::failed(error).with_hint(hint)
+    }
+}
+
+fn because(reasons: &[String]) -> String {
+    match reasons {
+        [] => String::new(),
+        reasons => format!(": {}", reasons.join("; ")),
     }
 }
 

@@ -10,7 +10,8 @@ use crate::store::Access;
 use crate::tpm_copies::{CopyError, CopyStore, KEPT_RUNS, MAX_COPIES, RunRecord, SavedCopy};
 use crate::verdict::facts::{References, Travelling, Trial};
 
-/// Drops all copies except a few, among them one that a key of the guest opens.
+/// Drops all copies except a few, among them one that a key of the guest opens; where that cannot be
+/// tried, except some more.
 pub(super) fn drop_surplus(
     guard: &Guard,
     domain: &Domain,
@@ -26,7 +27,7 @@ pub(super) fn drop_surplus(
     let dropped = copy_store.drop_surplus(current, kept, |copy| {
         let opener =
             opener.get_or_insert_with(|| Opener::of(guard, domain, deadline).with_xml(domain));
-        opener.opens(copy)
+        opener.tries(copy)
     });
     if let Err(error) = dropped {
         tracing::warn!(domain = domain.name, %error, "could not drop surplus copies of the TPM state");
@@ -59,7 +60,7 @@ pub(in crate::guard) fn drop_after_start(
         let name = copy.manifest.sha256();
         let mut is_opened = || {
             let opener = opener.get_or_insert_with(|| Opener::of(guard, domain, deadline));
-            opener.opens(copy)
+            opener.tries(copy) == Some(true)
         };
         if run.state.as_deref() == Some(name) || is_opened() {
             copy_store.drop_copy(name)?;
@@ -68,25 +69,29 @@ pub(in crate::guard) fn drop_after_start(
     copy_store.remove_if_empty()
 }
 
-/// The keys of a guest whose vTPM is encrypted, to find which copies they open; none if the store
-/// does not answer.
+/// The keys of a guest whose vTPM is encrypted, to find which copies they open.
 struct Opener {
     domain: DomainUuid,
-    references: References,
+    /// `None` if the store does not answer.
+    references: Option<References>,
     keys: Keys,
     deadline: Deadline,
 }
 
 impl Opener {
     fn of(guard: &Guard, domain: &Domain, deadline: Deadline) -> Self {
-        let has_keys = domain.encrypted_vtpm().is_some();
-        let store = has_keys.then(|| guard.open_store(Access::Read, deadline).ok().flatten());
-        let references = store
-            .flatten()
-            .and_then(|store| store.references(domain.uuid, Timestamp::now()).ok());
+        let references = || {
+            if domain.encrypted_vtpm().is_none() {
+                return Some(References::default());
+            }
+            match guard.open_store(Access::Read, deadline).ok()? {
+                Some(store) => store.references(domain.uuid, Timestamp::now()).ok(),
+                None => Some(References::default()),
+            }
+        };
         Self {
             domain: domain.uuid,
-            references: references.unwrap_or_default(),
+            references: references(),
             keys: Keys::of_any_age(guard),
             deadline,
         }
@@ -94,20 +99,29 @@ impl Opener {
 
     /// Likewise with the keys of its XML, for a host that has not learnt them yet.
     fn with_xml(mut self, domain: &Domain) -> Self {
-        let in_xml = Travelling::of(domain, &self.references, Timestamp::now());
-        self.references.key_refs.extend(in_xml.keys);
+        if let Some(references) = &mut self.references {
+            let in_xml = Travelling::of(domain, references, Timestamp::now());
+            references.key_refs.extend(in_xml.keys);
+        }
         self
     }
 
-    fn opens(&mut self, copy: &SavedCopy) -> bool {
+    /// Whether one of them opens a copy. `None`: not all could be tried.
+    fn tries(&mut self, copy: &SavedCopy) -> Option<bool> {
         let Self {
             domain,
             references,
             keys,
             deadline,
         } = self;
-        let (rows, providers) = (&references.key_refs, &references.providers);
-        let trials = keys.try_rows(rows, providers, *domain, &copy.state(), *deadline);
-        trials.values().any(Trial::is_proven)
+        let References {
+            key_refs,
+            providers,
+            ..
+        } = references.as_ref()?;
+        let trials = keys.try_rows(key_refs, providers, *domain, &copy.state(), *deadline);
+        let is_proven = trials.values().any(Trial::is_proven);
+        let is_untried = trials.values().any(|trial| trial.untried().is_some());
+        (is_proven || !is_untried).then_some(is_proven)
     }
 }

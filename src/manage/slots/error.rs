@@ -25,9 +25,9 @@ pub(crate) enum SlotError {
     /// The sealed key of this host, or the recovery file.
     #[error("not a slot that can be removed")]
     NotRemovable(ProviderRef, &'static str),
-    /// Without it nothing opens the provider's key after a reboot.
+    /// Without it nothing opens the provider's key after a reboot; says why each other way does not.
     #[error("the last slot that opens")]
-    Last(ProviderRef),
+    Last(ProviderRef, Vec<String>),
 }
 
 impl<E: Into<ProviderError>> From<E> for SlotError {

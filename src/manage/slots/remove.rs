@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::list::{HOST, RECOVERY};
 use super::{ListedSlot, SlotError, open};
 use crate::ids::SlotUuid;
-use crate::keyring::{KekPlace, Keyring};
+use crate::keyring::{KekPlace, Keyring, KeyringError};
 use crate::manage::host::{Host, default_deadline};
 use crate::manage::providers::{ProviderRef, ProvidersLock};
 use crate::store::{Access, Slot};
@@ -41,10 +41,17 @@ pub(crate) fn remove(host: &Host, text: &str, named: &str) -> Result<RemovedSlot
     // What was verified once may be gone by now: another way has to open at this moment.
     let mut others = slots.iter().filter(|other| other.uuid != slot.uuid);
     let mut managers = host.key_managers(&host.config()?);
-    let is_safe = opens_after_a_reboot(&host.keyring(), &provider)
-        || others.any(|other| open(&mut managers, other).is_ok());
-    if !is_safe {
-        return Err(SlotError::Last(reference()));
+    if let Err(sealed) = opens_after_a_reboot(&host.keyring(), &provider) {
+        let mut reasons: Vec<_> = sealed.into_iter().collect();
+        let mut opens = |other: &Slot| {
+            let opened = open(&mut managers, other);
+            opened
+                .map_err(|error| reasons.push(error.to_string()))
+                .is_ok()
+        };
+        if !others.any(&mut opens) {
+            return Err(SlotError::Last(reference(), reasons));
+        }
     }
     store.set_deadline(default_deadline())?;
     store.delete_slot(slot, &slots)?;
@@ -60,9 +67,14 @@ fn is_named(slot: &Slot, text: &str) -> bool {
         || format!("{}:{}", slot.kms, slot.remote_key) == text
 }
 
-/// Whether the key is sealed on this host's disk, and opens.
-fn opens_after_a_reboot(keyring: &Keyring, provider: &Provider) -> bool {
-    let place = keyring.place(provider.key_id);
-    place.is_ok_and(|place| place == KekPlace::Disk)
-        && keyring.open(provider.key_id, default_deadline()).is_ok()
+/// Whether the key is sealed on this host's disk, and opens; or why it does not, where it is there.
+fn opens_after_a_reboot(keyring: &Keyring, provider: &Provider) -> Result<(), Option<String>> {
+    match keyring.place(provider.key_id) {
+        Ok(KekPlace::Disk) => {}
+        Ok(_) | Err(KeyringError::Missing(_)) => return Err(None),
+        Err(error) => return Err(Some(error.to_string())),
+    }
+    let opened = keyring.open(provider.key_id, default_deadline());
+    opened.map_err(|error| Some(error.to_string()))?;
+    Ok(())
 }

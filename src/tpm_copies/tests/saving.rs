@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Guest, LATER, STATE};
 use crate::clock::Timestamp;
-use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES};
+use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES, MAX_UNTRIED};
 use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains};
 use crate::verdict::facts::CopyReason;
 
@@ -163,7 +163,7 @@ fn a_few_copies_stay_available_among_them_the_proven_and_the_latest() {
         if number == 50 {
             proven = Some(latest.clone());
         }
-        let is_proven = |copy: &SavedCopy| Some(copy.manifest.sha256()) == proven.as_deref();
+        let is_proven = |copy: &SavedCopy| Some(Some(copy.manifest.sha256()) == proven.as_deref());
         guest
             .copy_store()
             .drop_surplus(&latest, (0, MAX_COPIES), is_proven)
@@ -179,6 +179,37 @@ fn a_few_copies_stay_available_among_them_the_proven_and_the_latest() {
     }
 }
 
+/// A provider is gone for a while, and an orchestrator goes on.
+#[test]
+fn copies_that_cannot_be_tried_stay_the_earliest_of_many() {
+    let guest = Guest::new();
+    let mut names = Vec::new();
+    for number in 0..MAX_UNTRIED + 10 {
+        guest.put(&newer(&format!("state {number}")));
+        names.push(guest.save(CopyReason::Start));
+        guest
+            .copy_store()
+            .drop_surplus(&names[number], (0, MAX_COPIES), |_| None)
+            .unwrap();
+    }
+    let left = |copies: &[SavedCopy]| -> Vec<_> {
+        let names = copies.iter().map(|copy| copy.manifest.sha256().to_owned());
+        names.collect()
+    };
+    let mut expected = names[..MAX_UNTRIED].to_vec();
+    expected.push(names.last().unwrap().clone());
+    expected.reverse();
+    assert_eq!(left(&guest.copies()), expected);
+    // One is proven, also where others were not tried.
+    let is_proven = |copy: &SavedCopy| (copy.manifest.sha256() == names[3]).then_some(true);
+    let current = expected[0].clone();
+    let store = guest.copy_store();
+    store
+        .drop_surplus(&current, (0, MAX_COPIES), is_proven)
+        .unwrap();
+    assert_eq!(left(&guest.copies()), [current, names[3].clone()]);
+}
+
 /// The guest has an earlier state again.
 #[test]
 fn the_copy_of_the_current_state_is_not_surplus() {
@@ -192,7 +223,7 @@ fn the_copy_of_the_current_state_is_not_surplus() {
     assert_eq!(guest.save(CopyReason::Start), names[1]);
     guest
         .copy_store()
-        .drop_surplus(&names[1], (0, MAX_COPIES), |_| false)
+        .drop_surplus(&names[1], (0, MAX_COPIES), |_| Some(false))
         .unwrap();
     let left = guest.copies();
     let left: Vec<_> = left.iter().map(|copy| copy.manifest.sha256()).collect();
@@ -207,7 +238,8 @@ fn the_copies_of_the_last_runs_stay_and_the_latest_that_is_proven() {
     for number in 0..10 {
         guest.put(&newer(&format!("state {number}")));
         names.push(guest.save(CopyReason::Release));
-        let is_proven = |copy: &SavedCopy| copy.manifest.sha256() == names[names.len().min(4) - 1];
+        let is_proven =
+            |copy: &SavedCopy| Some(copy.manifest.sha256() == names[names.len().min(4) - 1]);
         let current = &names[number];
         let kept = (KEPT_RUNS, KEPT_RUNS);
         guest
@@ -256,7 +288,7 @@ fn copies_that_were_set_aside_are_not_surplus() {
         guest.copy_store().set_aside(Timestamp(number)).unwrap();
         guest
             .copy_store()
-            .drop_surplus(&current, (0, MAX_COPIES), |_| false)
+            .drop_surplus(&current, (0, MAX_COPIES), |_| Some(false))
             .unwrap();
     }
     assert_eq!(guest.copies().len(), 10);

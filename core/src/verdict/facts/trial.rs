@@ -50,6 +50,16 @@ impl Trial {
         let proven = Proof::Proven;
         matches!(self, Self::Opened { proof, .. } if *proof == proven)
     }
+
+    /// Why it could not be tried, if it may open another time: then it may be the one that opens the
+    /// TPM state.
+    #[must_use]
+    pub fn untried(&self) -> Option<&NotOpened> {
+        match self {
+            Self::Opened { .. } | Self::NotOpened(NotOpened::Corrupt { .. }) => None,
+            Self::NotOpened(why) => Some(why),
+        }
+    }
 }
 
 /// Why a wrapped DEK did not open.

@@ -52,14 +52,18 @@ impl From<DropStateError> for CommandError {
                 quoted(&digits)
             ))
             .with_hint(name_it()),
-            DropStateError::Needed(guest, copies) => {
+            DropStateError::Needed(guest, copies, untried) => {
                 let these = if copies == 1 {
                     "this copy"
                 } else {
                     "these copies"
                 };
+                let untried = untried.map_or_else(String::new, |why| {
+                    format!("; one of its keys could not be tried: {why}")
+                });
                 Self::refused(format!(
-                    "no other TPM state of {} is known to be good: without {these} its TPM is lost",
+                    "no other TPM state of {} is known to be good: without {these} its TPM is \
+                     lost{untried}",
                     guest.label()
                 ))
                 .with_hint(format!(

@@ -40,10 +40,11 @@ pub(crate) fn run(context: &Context, verb: &args::State) -> Result<ExitCode, Com
 
 /// Whether the guest's key opens a copy.
 fn opened(judged: &JudgedCopy) -> &'static str {
-    match (&judged.content, judged.opened) {
-        (StateFile::Encrypted(_), true) => "yes",
-        (StateFile::Encrypted(_), false) => "no",
-        (other, _) => other.word(),
+    match (&judged.content, judged.opened, &judged.untried) {
+        (StateFile::Encrypted(_), true, _) => "yes",
+        (StateFile::Encrypted(_), false, None) => "no",
+        (StateFile::Encrypted(_), false, Some(_)) => "not tried",
+        (other, _, _) => other.word(),
     }
 }
 

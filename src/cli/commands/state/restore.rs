@@ -30,11 +30,13 @@ impl Answer for RestoredState {
     }
 
     fn notes(&self) -> Vec<String> {
-        let not_opened = format!(
-            "no key of {} opens this copy: {}",
-            self.guest.label(),
-            Command::Check(self.guest.arg.clone())
-        );
+        let (guest, check) = (self.guest.label(), Command::Check(self.guest.arg.clone()));
+        let not_opened = match &self.copy.untried {
+            Some(why) => {
+                format!("a key of {guest} could not be tried on this copy: {why}: {check}")
+            }
+            None => format!("no key of {guest} opens this copy: {check}"),
+        };
         let unreadable = self.unreadable.iter().map(ToString::to_string);
         let silent = self
             .fleet_silent
