@@ -29,6 +29,9 @@ use crate::key::random;
 /// How the name of an unfinished file begins; random digits follow.
 const TEMPORARY: &str = ".vtpm-guard-";
 
+/// How many bytes are written to the disk at once.
+const STEP: usize = 4 << 20;
+
 /// A file that is unfinished for this long was left by a writer that was killed.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -175,7 +178,19 @@ impl Drop for NewFile {
 
 /// Puts `bytes` under `name` into `dir`, mode 0600, in place of what is there.
 pub fn replace(dir: &File, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
-    NewFile::write(dir, |file| file.write_all(bytes))?.replace(name)
+    NewFile::write(dir, |file| write_all(file, bytes))?.replace(name)
+}
+
+/// Writes all, and much of it in steps that are synced one by one: a start that commits its row of the
+/// store to the same disk waits for one of them, and not for all.
+fn write_all(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    for step in bytes.chunks(STEP) {
+        file.write_all(step)?;
+        if bytes.len() > STEP {
+            file.sync_data()?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts `bytes` under `name` into `dir`, mode 0600. A file that has that name already stays, and
@@ -192,7 +207,7 @@ pub fn create_in(
     style: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
     let new = NewFile::write(dir, |file| {
-        file.write_all(bytes)?;
+        write_all(file, bytes)?;
         style(file)
     })?;
     new.create(name)

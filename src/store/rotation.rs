@@ -4,7 +4,7 @@
 //! missed, or that another tool restores, still opens, by the rules for any provider; and the
 //! previous KEK is deleted only when nothing needs it.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use super::error::Failure;
 use super::key_rows::{self, exactly_one};
@@ -91,17 +91,12 @@ impl Store {
     /// Deletes the row of a previous KEK, if no key reference needs it, including retired ones.
     /// Returns whether it was deleted.
     pub fn delete_previous_key(&mut self, previous: &Provider) -> Result<bool, StoreError> {
+        // All rows are looked at: first without the lock, for which starts would wait.
+        if self.read(|connection| is_needed(connection, previous))? {
+            return Ok(false);
+        }
         self.write(|transaction| {
-            let is_its = is_uuid("provider_uuid", "?1");
-            let sql = format!(
-                "SELECT EXISTS (SELECT 1 FROM key_ref WHERE {is_its} OR provider_name = ?2)"
-            );
-            let bound: bool = transaction.query_row(
-                &sql,
-                params![previous.uuid.to_string(), previous.name],
-                |row| row.get(0),
-            )?;
-            if bound || !key_rows::under_kek(transaction, previous.key_id)?.is_empty() {
+            if is_needed(transaction, previous)? {
                 return Ok(false);
             }
             let deleted = provider_rows::delete(transaction, previous.uuid)?;
@@ -110,6 +105,15 @@ impl Store {
             Ok(deleted)
         })
     }
+}
+
+/// Whether a key reference is bound to a previous KEK, or wrapped with it.
+fn is_needed(connection: &Connection, previous: &Provider) -> Result<bool, Failure> {
+    let is_its = is_uuid("provider_uuid", "?1");
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM key_ref WHERE {is_its} OR provider_name = ?2)");
+    let names = params![previous.uuid.to_string(), previous.name];
+    let is_bound: bool = connection.query_row(&sql, names, |row| row.get(0))?;
+    Ok(is_bound || !key_rows::under_kek(connection, previous.key_id)?.is_empty())
 }
 
 /// Rows that were bound to a previous KEK are bound to the provider now, or else that KEK would
