@@ -69,8 +69,8 @@ pub(crate) mod armed {
 
     thread_local! {
         static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
-        /// How many steps of this thread are left until one fails; 0: none does.
-        static SUCCEEDING: Cell<usize> = const { Cell::new(0) };
+        /// How many steps of this thread are left until one fails, 0: none does; and how many fail then.
+        static FAILING: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
         /// How many threads this one asks for in vain.
         static REFUSED: Cell<usize> = const { Cell::new(0) };
         /// How often it still finds a lock that it looks at held by another host.
@@ -81,7 +81,12 @@ pub(crate) mod armed {
 
     /// Lets the `nth` step of this thread from now fail that can.
     pub(crate) fn fail_at(nth: usize) {
-        SUCCEEDING.set(nth);
+        FAILING.set((nth, 1));
+    }
+
+    /// Lets the next steps of this thread fail that can.
+    pub(crate) fn fail_next(times: usize) {
+        FAILING.set((1, times));
     }
 
     /// Loses the answer of this thread's next rename that is done.
@@ -123,12 +128,13 @@ pub(crate) mod armed {
     }
 
     pub(super) fn may_fail() -> io::Result<()> {
-        let left = SUCCEEDING.get();
-        SUCCEEDING.set(left.saturating_sub(1));
-        if left == 1 {
-            return Err(io::Error::other("a test lets this step fail"));
+        let (left, times) = FAILING.get();
+        if left != 1 || times == 0 {
+            FAILING.set((left.saturating_sub(1), times));
+            return Ok(());
         }
-        Ok(())
+        FAILING.set((1, times - 1));
+        Err(io::Error::other("a test lets this step fail"))
     }
 
     /// Kills this process at the `nth` moment from now, as `kill -9` does.

@@ -196,7 +196,7 @@ impl Store {
     }
 
     /// Whether a start of this guest was allowed after this time, and is not known to have failed.
-    /// `false` also where the history cannot be read.
+    /// `true` also where the history cannot be read: what is older is not restored by itself then.
     #[must_use]
     pub fn has_started_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
         let found = self.read(|connection| {
@@ -204,7 +204,7 @@ impl Store {
                            AND operation = 'prepare' AND decision = 'allow')";
             Ok(connection.query_row(sql, params![domain.to_string(), at.0], |row| row.get(0))?)
         });
-        found.unwrap_or_default()
+        found.unwrap_or(true)
     }
 
     /// The guest that had this name last, as far back as the history goes.

@@ -76,21 +76,36 @@ impl fmt::Display for LockHolder {
 /// is not a problem.
 #[must_use]
 pub fn lock_problem(state_path: &StatePath) -> Option<LockProblem> {
-    if crash::is_locked_elsewhere() {
-        return Some(LockProblem::Held(LockHolder::Elsewhere));
-    }
-    let asked = state_path.clone();
-    let looked = bounded(state_path, move || look(&asked));
-    looked.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the lock on the TPM state could not be tested");
-        None
-    })
+    test_lock(state_path).unwrap_or_default()
 }
 
-/// Whether another host, or another namespace, has the lock of this state.
+/// Whether another host, or another namespace, has the lock of this state, or may have it: a lock that
+/// cannot be tested at the moment may be theirs. That of a file system which does not answer is not.
 #[must_use]
 pub fn is_used_elsewhere(state_path: &StatePath) -> bool {
-    lock_problem(state_path) == Some(LockProblem::Held(LockHolder::Elsewhere))
+    match test_lock(state_path) {
+        Ok(problem) => problem == Some(LockProblem::Held(LockHolder::Elsewhere)),
+        Err(error) => matches!(error, StateError::Io(_)),
+    }
+}
+
+/// Tests it, and once more where that may have failed for a moment alone.
+fn test_lock(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
+    if crash::is_locked_elsewhere() {
+        return Ok(Some(LockProblem::Held(LockHolder::Elsewhere)));
+    }
+    let test = || {
+        crash::failing_point()?;
+        let asked = state_path.clone();
+        bounded(state_path, move || look(&asked))
+    };
+    let tested = match test() {
+        Err(StateError::Io(_) | StateError::NoAnswer) => test(),
+        tested => tested,
+    };
+    tested.inspect_err(|error| {
+        tracing::warn!(%error, "the lock on the TPM state could not be tested");
+    })
 }
 
 fn look(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
@@ -203,6 +218,31 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::host::crash::armed;
+
+    #[test]
+    fn a_lock_that_cannot_be_tested_may_be_another_hosts() {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("vm1/tpm2");
+        std::fs::create_dir_all(&state).unwrap();
+        std::fs::write(state.join(LOCK), "").unwrap();
+        let path = state.join("tpm2-00.permall");
+        let state_path = StatePath::of_copy(&path, 2, Backend::Directory);
+        assert!(!is_used_elsewhere(&state_path));
+        armed::lock_elsewhere(1);
+        assert!(is_used_elsewhere(&state_path));
+        // For a moment alone.
+        armed::fail_next(1);
+        assert!(!is_used_elsewhere(&state_path));
+        armed::refuse_threads(1);
+        assert!(!is_used_elsewhere(&state_path));
+        armed::fail_next(2);
+        assert!(is_used_elsewhere(&state_path));
+        armed::fail_next(2);
+        assert_eq!(lock_problem(&state_path), None);
+        armed::refuse_threads(2);
+        assert!(!is_used_elsewhere(&state_path));
+    }
 
     #[test]
     fn a_lock_that_is_dropped_is_free_even_if_a_child_has_its_file_open() {

@@ -88,6 +88,33 @@ fn where_every_run_is_saved_the_newest_stay() {
     assert_eq!(run.saved(), [Release; KEPT_RUNS]);
 }
 
+/// An orchestrator starts it again and again, with other bytes each time.
+#[test]
+fn while_the_keys_cannot_be_tried_a_start_drops_none_of_the_copies_between() {
+    type Trouble = fn(&Fixture);
+    let troubles: [(Trouble, usize); 4] = [
+        (|_| (), 2),
+        (|fixture| fixture.lose_key("a"), 5),
+        (|fixture| fixture.sql("DELETE FROM key_provider"), 5),
+        (
+            |fixture| fs::write(fixture.host.state_dir().store(), "damaged").unwrap(),
+            5,
+        ),
+    ];
+    for (cause, left) in troubles {
+        let run = Run::of_transient();
+        let (other, own) = (Dek::generate().unwrap(), run.dek.copy());
+        let run = run.with_copy_under(&other).with_copy_under(&own);
+        let run = run.with_copy_under(&other).with_copy_under(&other);
+        run.fixture.encrypt_state(&run.guest, &other);
+        cause(&run.fixture);
+        assert!(!run.prepared().is_allowed());
+        let opened = opened_by(&run, &own);
+        assert_eq!(opened.len(), left);
+        assert!(opened.contains(&true));
+    }
+}
+
 /// Until then it is what the next start has: a state that is there may be another one.
 #[test]
 fn a_copy_of_an_earlier_start_stays_until_a_start_has_succeeded() {

@@ -15,6 +15,8 @@ pub(super) struct HostGuests {
     /// Whether libvirt answered.
     are_known: bool,
     domains: BTreeMap<DomainUuid, Domain>,
+    /// Whether the XML of each of them could be read.
+    are_all_read: bool,
     tpm_states: std::path::PathBuf,
 }
 
@@ -24,6 +26,7 @@ impl HostGuests {
         let domains = all.iter().filter_map(|guest| guest.domain.as_ref().ok());
         Self {
             are_known: listed.is_some(),
+            are_all_read: all.iter().all(|guest| guest.domain.is_ok()),
             domains: domains
                 .map(|domain| (domain.uuid, domain.clone()))
                 .collect(),
@@ -45,14 +48,18 @@ impl Guests for HostGuests {
         self.domains.contains_key(&guest)
     }
 
-    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
-        let domain = self.domains.get(&guest);
-        let Some(Vtpm::Emulator(vtpm)) = domain.and_then(|domain| domain.vtpm.as_ref()) else {
-            return false;
+    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> Option<bool> {
+        let Some(domain) = self.domains.get(&guest) else {
+            // It may be one whose XML cannot be read.
+            return self.are_all_read.then_some(false);
+        };
+        let Some(Vtpm::Emulator(vtpm)) = &domain.vtpm else {
+            return Some(false);
         };
         match read_state(&self.tpm_states, guest, vtpm) {
-            StateFile::Encrypted(state) => state.is_opened_by(dek),
-            _ => false,
+            StateFile::Encrypted(state) => Some(state.is_opened_by(dek)),
+            StateFile::Unreadable(_) => None,
+            StateFile::Absent | StateFile::Plain | StateFile::Damaged(_) => Some(false),
         }
     }
 }
@@ -76,11 +83,22 @@ mod tests {
         assert_eq!(guests.defined().len(), 2);
         assert!(guests.is_defined(guest.uuid) && !guests.is_defined(elsewhere));
         let opened = [guest.uuid, stateless.uuid, elsewhere].map(|it| guests.opens_state(it, &dek));
-        assert_eq!(opened, [true, false, false]);
-        assert!(!guests.opens_state(guest.uuid, &other));
+        assert_eq!(opened, [Some(true), Some(false), Some(false)]);
+        assert_eq!(guests.opens_state(guest.uuid, &other), Some(false));
         // Whether a key opens a state that is not encrypted nobody asks.
         fixture.plain_state(&guest);
-        assert!(!guests.opens_state(guest.uuid, &dek));
+        assert_eq!(guests.opens_state(guest.uuid, &dek), Some(false));
+        // What cannot be read may be opened by it: a state, and the XML of any guest.
+        let of_newer_format = [3, 3, 0, 10, 0, 0, 0, 0, 0, 11, b'x'];
+        std::fs::write(fixture.state_file(&guest), of_newer_format).unwrap();
+        assert_eq!(guests.opens_state(guest.uuid, &dek), None);
+        let mut listed = listed;
+        listed.push(ListedGuest {
+            name: "unreadable".to_owned(),
+            domain: crate::domain::examine(&b"<domain"[..]),
+        });
+        let mut guests = HostGuests::of(fixture.libvirt.dirs(), Some(&listed));
+        assert_eq!(guests.opens_state(elsewhere, &dek), None);
         let silent = HostGuests::of(fixture.libvirt.dirs(), None);
         assert!(!silent.are_known() && !silent.is_defined(guest.uuid));
     }

@@ -61,23 +61,27 @@ impl Store {
         self.read(|connection| select(connection, "domain_uuid = ?1", [domain]))
     }
 
-    /// Whether another host says that it has begun or ended a run of this guest after this time. `false` also where
-    /// that cannot be read.
+    /// Whether another host says that it has begun or ended a run of this guest after this time. `true` also where
+    /// that cannot be read: what is older is not restored by itself then.
     #[must_use]
     pub fn has_run_elsewhere_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
-        self.is_said_since(domain, at, |it| !it.is_own)
+        let is_said = self.is_said_since(domain, at, |it| !it.is_own);
+        is_said.unwrap_or(true)
     }
 
-    /// Whether any host, this one too, says that it has begun or ended a run of this guest after this time.
+    /// Whether any host, this one too, says that it has begun or ended a run of this guest after this time; likewise
+    /// `true` where that cannot be read.
     #[must_use]
     pub fn has_run_noted_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
-        self.is_said_since(domain, at, |_| true)
+        self.is_said_since(domain, at, |_| true).unwrap_or(true)
     }
 
-    /// Whether this host has noted something of the guest after this time: it has run here.
+    /// Whether this host has noted something of the guest after this time: it has run here. `false` also where that
+    /// cannot be read: what other hosts say counts then.
     #[must_use]
     pub fn has_own_run_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
-        self.is_said_since(domain, at, |it| it.is_own)
+        let is_said = self.is_said_since(domain, at, |it| it.is_own);
+        is_said.unwrap_or(false)
     }
 
     fn is_said_since(
@@ -85,10 +89,10 @@ impl Store {
         domain: DomainUuid,
         at: Timestamp,
         counts: impl Fn(&PlacementRow) -> bool,
-    ) -> bool {
-        let placements = self.placements(domain).unwrap_or_default();
+    ) -> Result<bool, StoreError> {
+        let placements = self.placements(domain)?;
         let mut later = placements.iter().filter(|it| it.placement.at > at.0);
-        later.any(counts)
+        Ok(later.any(counts))
     }
 
     /// Records that the run of a guest which this host has noted is over. Nothing, if none is.

@@ -72,6 +72,29 @@ fn only_a_start_that_was_allowed_and_did_not_fail_is_a_run() {
 }
 
 #[test]
+fn where_runs_cannot_be_read_nothing_is_set_back_and_no_other_host_is_contradicted() {
+    let (dir, store) = new_store();
+    let (guest, at) = (domain(1), Timestamp(0));
+    let said = || {
+        let started = store.has_started_since(guest, at);
+        let elsewhere = store.has_run_elsewhere_since(guest, at);
+        let noted = store.has_run_noted_since(guest, at);
+        (
+            started,
+            elsewhere,
+            noted,
+            store.has_own_run_since(guest, at),
+        )
+    };
+    assert_eq!(said(), (false, false, false, false));
+    let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    other
+        .execute_batch("DROP TABLE event; DROP TABLE fleet_placement")
+        .unwrap();
+    assert_eq!(said(), (true, true, true, false));
+}
+
+#[test]
 fn what_became_of_a_start_is_in_its_row() {
     let (_dir, mut store) = new_store();
     let at = |origin, at| Event {

@@ -69,8 +69,9 @@ pub(crate) trait Guests {
     /// Whether this guest is among them. It is asked for each key: a host may have ten thousand guests.
     fn is_defined(&self, guest: DomainUuid) -> bool;
 
-    /// Whether this guest is defined here, its TPM state is here, and this key opens it.
-    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool;
+    /// Whether this guest is defined here, its TPM state is here, and this key opens it. `None` where that cannot be
+    /// read at the moment.
+    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> Option<bool>;
 }
 
 /// What is exchanged, and with what.

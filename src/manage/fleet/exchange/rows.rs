@@ -121,7 +121,7 @@ impl Exchange<'_> {
             None if rows.len() < MAX_ROWS => add(key, provider, stated),
             None => None,
             Some(row) if row.key_ref.wrapped_dek.as_ref() == Some(&key.wrapped) => {
-                return Ok(self.same_row(row, key, &dek, stated));
+                return self.same_row(row, key, &dek, stated);
             }
             // It may be the last other form of a key whose form here was pruned before.
             Some(row) if stated.status == KeyStatus::Pruned => {
@@ -167,7 +167,7 @@ impl Exchange<'_> {
         };
         let id = FactId::of_key(own.domain, &own.wrapped);
         let known = self.store.stated_key(id)?;
-        Ok(self.same_row(row, &own, dek, known.stated))
+        self.same_row(row, &own, dek, known.stated)
     }
 
     /// The row has this very key: whether it is a candidate.
@@ -177,7 +177,7 @@ impl Exchange<'_> {
         key: &KeyClaim,
         dek: &Dek,
         stated: Stated,
-    ) -> Decision {
+    ) -> Result<Decision, ExchangeError> {
         let retire = |is_retired| {
             Decision::Change(Box::new(RowChange::Retire {
                 key_ref: row.key_ref.id,
@@ -186,13 +186,16 @@ impl Exchange<'_> {
             }))
         };
         let objection = || Decision::Objection(key.wrapped.clone());
-        match (row.retired_at.is_some(), stated.status) {
+        Ok(match (row.retired_at.is_some(), stated.status) {
             // libvirt does not say whether it is needed here.
             (false, KeyStatus::Retired | KeyStatus::Pruned) if !self.guests.are_known() => {
                 Decision::Later
             }
-            (false, KeyStatus::Retired) if self.needs(key.domain, dek) => objection(),
-            (false, KeyStatus::Retired) => retire(true),
+            (false, KeyStatus::Retired) => match self.needs(key.domain, dek)? {
+                Some(true) => objection(),
+                Some(false) => retire(true),
+                None => Decision::Later,
+            },
             // Who has a pruned key keeps it.
             (false, KeyStatus::Pruned) => {
                 let is_defined = self.guests.is_defined(key.domain);
@@ -204,7 +207,7 @@ impl Exchange<'_> {
             }
             (true, KeyStatus::Live) if stated.revision > 0 => retire(false),
             _ => Decision::Nothing,
-        }
+        })
     }
 
     /// Whether the fleet has the same DEK in another form that counts: wrapped by the next KEK.
@@ -227,11 +230,16 @@ impl Exchange<'_> {
         })
     }
 
-    /// Whether the key opens the TPM state of a guest of this host that no other host has had since.
-    fn needs(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
-        let placements = self.store.placements(guest).unwrap_or_default();
+    /// Whether the key opens the TPM state of a guest of this host that no other host has had since. `None` where the
+    /// state cannot be read at the moment.
+    fn needs(&mut self, guest: DomainUuid, dek: &Dek) -> Result<Option<bool>, ExchangeError> {
+        let placements = self.store.placements(guest)?;
         let was_last_elsewhere = placements.first().is_some_and(|newest| !newest.is_own);
-        !was_last_elsewhere && self.guests.opens_state(guest, dek)
+        Ok(if was_last_elsewhere {
+            Some(false)
+        } else {
+            self.guests.opens_state(guest, dek)
+        })
     }
 
     /// The row has the DEK in another form: it takes that of the fact if the KEK of it follows that of the row, or

@@ -35,6 +35,8 @@ pub(super) struct Tpms {
     pub(super) states: BTreeMap<DomainUuid, Vec<u8>>,
     /// libvirt does not say which guests are defined.
     pub(super) are_unknown: bool,
+    /// The states cannot be read.
+    pub(super) are_unreadable: bool,
 }
 
 impl Guests for Tpms {
@@ -51,8 +53,9 @@ impl Guests for Tpms {
         !self.are_unknown && self.defined.contains(&guest)
     }
 
-    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> bool {
-        self.is_defined(guest) && self.states.get(&guest).is_some_and(|it| it == dek.expose())
+    fn opens_state(&mut self, guest: DomainUuid, dek: &Dek) -> Option<bool> {
+        let is_opened = || self.states.get(&guest).is_some_and(|it| it == dek.expose());
+        (!self.are_unreadable).then(|| self.is_defined(guest) && is_opened())
     }
 }
 

@@ -330,6 +330,22 @@ fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
 }
 
 #[test]
+fn while_a_tpm_state_cannot_be_read_a_key_that_another_host_retires_stays() {
+    let (mut one, mut two, mut shared) = pair();
+    one.make_key(guest(1), "nkp-a", b"first", NOW);
+    sync_both(&mut one, &mut two, &mut shared);
+    let row = one.rows(guest(1)).remove(0);
+    one.store.retire(row.key_ref.id, NOW).unwrap();
+    sync(&mut one, &mut shared);
+    two.tpms.are_unreadable = true;
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first").len(), 1);
+    two.tpms.are_unreadable = false;
+    sync(&mut two, &mut shared);
+    assert_eq!(two.candidates(guest(1), b"first"), []);
+}
+
+#[test]
 fn a_key_that_another_tool_has_retired_here_stays_retired_where_nobody_has_said_more_of_it() {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
