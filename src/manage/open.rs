@@ -71,9 +71,13 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     let mut providers = store.providers()?;
     let keyring = host.keyring();
     if names.is_empty() {
-        // A key on tmpfs without a slot goes back to the disk, or the next reboot loses it.
-        let is_on_tmpfs = |key_id| keyring.place(key_id).is_ok_and(|it| it == KekPlace::Tmpfs);
-        providers.retain(|it| !it.kms.names.is_empty() || is_on_tmpfs(it.key_id));
+        // A key on tmpfs without a slot goes back to the disk, or the next reboot loses it. Where it cannot be
+        // told, `open` says why.
+        let is_elsewhere = |key_id| {
+            let place = keyring.place(key_id);
+            matches!(place, Ok(KekPlace::Disk) | Err(KeyringError::Missing(_)))
+        };
+        providers.retain(|it| !it.kms.names.is_empty() || !is_elsewhere(it.key_id));
     } else {
         let found = names.iter().map(|text| store.provider(text));
         providers = found.collect::<Result<_, _>>()?;
@@ -211,11 +215,9 @@ impl Work<'_> {
         kek: &Kek,
         place: KekPlace,
     ) -> Result<Option<StoreError>, HostError> {
-        let is_on_disk = self
-            .keyring
-            .place(kek.key_id())
-            .is_ok_and(|it| it == KekPlace::Disk);
-        if is_on_disk && place == KekPlace::Tmpfs {
+        let found = self.keyring.place(kek.key_id());
+        let is_nowhere_else = matches!(found, Ok(KekPlace::Tmpfs) | Err(KeyringError::Missing(_)));
+        if !is_nowhere_else && place == KekPlace::Tmpfs {
             // A key leaves the disk only when the store says that a slot has opened it.
             self.mark(slot)?;
             self.keyring

@@ -197,6 +197,23 @@ fn a_rotation_wraps_the_next_key_only_where_the_present_one_opens() {
 }
 
 #[test]
+fn a_key_of_which_cannot_be_told_where_it_is_is_not_passed_over() {
+    let fixture = Fixture::new();
+    assert!(open(&fixture.host, &[]).unwrap().is_empty());
+    let sealed = fixture.host.state_dir().keys();
+    let sealed = sealed.join(fixture.provider("a").key_id.to_string());
+    fs::remove_file(&sealed).unwrap();
+    assert!(
+        open(&fixture.host, &[]).unwrap().is_empty(),
+        "it is missing"
+    );
+    fs::create_dir(&sealed).unwrap();
+    let opened = open(&fixture.host, &[]).unwrap();
+    assert_eq!(opened[0].result, OpenResult::NotOpened);
+    assert!(!opened[0].trouble.is_empty());
+}
+
+#[test]
 fn the_last_slot_that_opens_stays() {
     let fixture = Fixture::new();
     fixture.with_toy("boot");
