@@ -41,7 +41,7 @@ pub enum State {
     },
     /// Remove saved copies of a guest's TPM state, and the one from before an encrypt.
     ///
-    /// Refuses to remove the only TPM state that a used key opens.
+    /// Refuses to remove the only TPM state that a used key opens, or one that cannot be tried may open.
     Drop {
         /// Guest name or UUID.
         domain: String,
