@@ -33,6 +33,8 @@ pub(super) struct Scenario {
     pub(super) set_up: fn(&Fixture),
     /// Panics unless what the program is for is done.
     pub(super) done: fn(&Fixture),
+    /// How it ends undisturbed: with 0, or with the status of a refusal.
+    pub(super) ends: i32,
     /// How it may end when it is run again after a kill, beside success.
     pub(super) again: &'static [i32],
     /// It may succeed without having done it, if it says why.
@@ -140,6 +142,13 @@ fn backup(host: &Fixture) -> PathBuf {
     file
 }
 
+/// The guest's only TPM state is a saved copy.
+fn with_a_copy_alone(host: &Fixture) {
+    in_use(host);
+    host.save_copy(&guest(host));
+    fs::remove_file(host.state_file(&guest(host))).unwrap();
+}
+
 fn copies(host: &Fixture) -> usize {
     host.host.all_copies().unwrap().judged.len()
 }
@@ -219,6 +228,7 @@ pub(super) fn all() -> Vec<Scenario> {
     all.extend(guests::guests());
     all.extend(states::states_and_store());
     all.extend(hook::hook());
+    all.extend(refused::refused());
     all.extend(fleet::fleet());
     all
 }
@@ -235,6 +245,7 @@ macro_rules! command {
                 arguments: &$arguments,
                 set_up: $set_up,
                 done: $done,
+                ends: 0,
                 again: &[],
                 may_leave_out: false,
                 allowed: STRICT,
@@ -250,4 +261,5 @@ mod key_managers;
 mod keys;
 mod left_out;
 mod providers;
+mod refused;
 mod states;

@@ -70,12 +70,16 @@ impl Worker {
         }
         match ran.end {
             End::Status(0) if follows => {}
-            End::Status(0) => {
+            End::Status(0) if scenario.ends != 0 => {
+                let finding = format!("{name}: {what:?}: done, and not refused: {stderr}");
+                self.tally.find(finding);
+            }
+            End::Status(code) if code == scenario.ends => {
                 if let Err(missing) = outcome(&host, scenario)
                     && !(scenario.may_leave_out && names_the_reason(fault, stderr))
                 {
                     let finding =
-                        format!("{name}: {what:?}: success, not done: {missing}: {stderr}");
+                        format!("{name}: {what:?}: status {code}, not done: {missing}: {stderr}");
                     self.tally.find(finding);
                 }
             }

@@ -68,7 +68,9 @@ impl Worker {
             let host = self.site.put_back(&name);
             let ran = self.play(&scenario, &host, None);
             let wrong = match (ran.end, outcome(&host, &scenario)) {
-                (End::Status(0), Ok(())) => known.broken(&host, scenario.allowed),
+                (End::Status(code), Ok(())) if code == scenario.ends => {
+                    known.broken(&host, scenario.allowed)
+                }
                 (end, done) => vec![format!("{end:?}, {done:?}: {}", ran.stderr)],
             };
             if !wrong.is_empty() {
@@ -122,7 +124,7 @@ impl Worker {
     }
 
     fn anywhere(&mut self, ready: &Ready) -> At {
-        if self.below(2) == 0 {
+        if ready.changes > 0 && self.below(2) == 0 {
             At::Change(1 + self.below(ready.changes))
         } else {
             At::Call(1 + self.below(ready.calls.len()))
@@ -172,8 +174,7 @@ impl Worker {
     pub(super) fn again(&mut self, ready: &Ready, host: &Fixture, what: &[String]) {
         let scenario = &ready.scenario;
         let ran = self.play_alone(scenario, host);
-        let is_well =
-            matches!(ran.end, End::Status(code) if code == 0 || scenario.again.contains(&code));
+        let is_well = matches!(ran.end, End::Status(code) if code == scenario.ends || scenario.again.contains(&code));
         if !is_well {
             let (end, stderr) = (ran.end, ran.stderr);
             let name = scenario.name();

@@ -48,9 +48,9 @@ pub(super) fn hook() -> Vec<Scenario> {
             "hook prepare",
             PREPARE,
             |host| {
-                transient(host);
-                host.save_copy(&guest(host));
-                fs::remove_file(host.state_file(&guest(host))).unwrap();
+                with_a_copy_alone(host);
+                host.libvirt.guests.start("vm1");
+                host.libvirt.guests.undefine("vm1");
             },
             has_its_key,
             of: "restores a copy"

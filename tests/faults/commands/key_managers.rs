@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn with_slot(host: &Fixture) {
+pub(super) fn with_slot(host: &Fixture) {
     in_use(host);
     host.with_toy("sealed");
     crate::manage::slots::add(&host.host, "a", &toy("one"), None).unwrap();
 }
 
-fn slots(host: &Fixture) -> usize {
+pub(super) fn slots(host: &Fixture) -> usize {
     let slots = crate::manage::slots::list(&host.host, "a").unwrap().slots;
     slots.iter().filter(|slot| slot.slot_uuid.is_some()).count()
 }

@@ -7,11 +7,7 @@ pub(super) fn states_and_store() -> Vec<Scenario> {
         command!(
             "state restore",
             ["state", "restore", "vm1"],
-            |host| {
-                in_use(host);
-                host.save_copy(&guest(host));
-                fs::remove_file(host.state_file(&guest(host))).unwrap();
-            },
+            with_a_copy_alone,
             starts_with_one_key
         ),
         command!(
