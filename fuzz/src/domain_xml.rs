@@ -12,6 +12,8 @@ pub fn check(document: &[u8]) {
     let in_pieces = domain::read(BufReader::with_capacity(capacity, document));
     assert_eq!(whole, in_pieces.map_err(|error| error.to_string()));
     if let Ok(domain) = whole {
-        assert!(!domain.name.trim().is_empty() && !domain.name.contains('\n'));
+        // libvirt takes blanks, and a line break inside; one at an end comes from laying out the document.
+        let name = &domain.name;
+        assert!(!name.is_empty() && (!name.contains('\n') || name.trim_ascii() == name));
     }
 }

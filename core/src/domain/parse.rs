@@ -280,8 +280,8 @@ impl Reading {
 }
 
 /// A domain's name: whatever libvirt has taken for one, control characters included. It takes
-/// blanks at its ends for part of it, but no line break: one comes from laying out the document,
-/// with the blanks around it.
+/// blanks at its ends for part of it, but no line break there: one comes from laying out the
+/// document, with the blanks around it.
 fn domain_name(text: &str) -> Result<String, XmlError> {
     let name = if text.contains('\n') {
         text.trim_ascii()

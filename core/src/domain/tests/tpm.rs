@@ -60,6 +60,9 @@ fn every_vector_reads_as_its_line_says() {
             "error: line 1: the root element is <domstatus>, not <domain> without a namespace",
         ),
         ("deep-nesting", "no TPM"),
+        // What libvirt takes for a name.
+        ("name-of-a-blank", "no TPM"),
+        ("name-with-line-break", "no TPM"),
     ]);
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/domain-xml");
     let mut found = BTreeMap::new();
