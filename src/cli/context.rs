@@ -4,7 +4,8 @@ use super::args::Global;
 use super::ui::answer::Output;
 use super::ui::error::CommandError;
 use crate::host::sys;
-use crate::manage::host::Host;
+use crate::log;
+use crate::manage::host::{Host, HostError};
 
 /// Keeps keys out of core dumps, for every command: most of them open one.
 pub(crate) fn protect_keys() -> Result<(), CommandError> {
@@ -25,5 +26,17 @@ impl Context {
             output: Output::new(global.json),
             host: Host::new(global.state_dir, global.config),
         }
+    }
+
+    /// Sends what happens beside the answer to the hook's log, once there is a store: of commands that
+    /// systemd runs, nobody may read what they print.
+    pub(crate) fn log(&self) -> Result<(), HostError> {
+        if !self.host.state_dir().store().exists() {
+            return Ok(());
+        }
+        if let Err(error) = log::init(&self.host.config()?, self.host.state_dir()) {
+            self.output.note(&error.to_string());
+        }
+        Ok(())
     }
 }

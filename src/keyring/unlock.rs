@@ -97,6 +97,15 @@ impl Unlocker {
         unsealed.entry(key_id).or_insert_with(open).clone()
     }
 
+    /// Why a KEK that was asked for does not open, if one does not.
+    #[must_use]
+    pub fn why_not(&self) -> Option<String> {
+        let unsealed = self.unsealed.0.lock();
+        let unsealed = unsealed.unwrap_or_else(PoisonError::into_inner);
+        let mut closed = unsealed.values().filter_map(|kek| kek.as_ref().err());
+        closed.next().map(ToString::to_string)
+    }
+
     /// Returns the KEK of the newest of a guest's keys whose KEK opens here.
     pub fn kek_of<'r>(
         &mut self,
@@ -135,8 +144,8 @@ impl Unlocker {
         }
     }
 
-    /// Opens those of a guest's key references that open with the KEK of one of these providers. Of a
-    /// KEK that is here and does not open, the log has the reason.
+    /// Opens those of a guest's key references that open with the KEK of one of these providers. Why
+    /// others do not: [`Self::why_not`].
     pub fn open_rows(
         &mut self,
         rows: impl IntoIterator<Item = KeyRef>,
@@ -147,14 +156,8 @@ impl Unlocker {
         let open = |key_ref: KeyRef| {
             let wrapped = key_ref.wrapped_dek.as_ref()?;
             let provider = provider_of_key(&key_ref, providers)?;
-            let dek = self.open(wrapped, guest, deadline).inspect_err(|why| {
-                if let NotOpened::Sealed { reason, .. } = why {
-                    let (key_ref, provider) = (key_ref.id, &provider.name);
-                    tracing::warn!(%key_ref, provider, %reason, "a key could not be tried");
-                }
-            });
             Some(OpenedKey {
-                dek: dek.ok()?,
+                dek: self.open(wrapped, guest, deadline).ok()?,
                 provider: provider.clone(),
                 key_ref,
             })

@@ -65,9 +65,9 @@ pub(crate) enum RenewError {
     /// It has no TPM state.
     #[error("no TPM state")]
     NoState(GuestRef),
-    /// No key that this host can open opens the state.
+    /// No key that this host can open opens the state; why one could not be tried, if so.
     #[error("no key opens it")]
-    NoKeyOpens(GuestRef),
+    NoKeyOpens(GuestRef, Option<String>),
     /// A start was judged in the meantime, and was given the old key.
     #[error("starting")]
     Starting(GuestRef),
@@ -122,7 +122,8 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
         guest.uuid(),
         default_deadline(),
     );
-    let (old, data) = proven(&guest, keys, locked.blob())?;
+    let (old, data) = proven(&guest, keys, locked.blob())?
+        .ok_or_else(|| RenewError::NoKeyOpens(guest.reference(), unlocker.why_not()))?;
     let provider = for_new_keys(&old.provider, &found.providers);
 
     let dek = Dek::generate()?;
@@ -178,20 +179,20 @@ fn newest_event(store: &Store, whose: EventFilter<'_>) -> Result<i64, StoreError
     Ok(newest.map_or(0, |row| row.id))
 }
 
-/// The key that opens the state, and what is in it.
+/// The key that opens the state, and what is in it; `None` if none of these does.
 fn proven(
     guest: &DefinedGuest,
     keys: Vec<OpenedKey>,
     blob: &[u8],
-) -> Result<(OpenedKey, TpmData), RenewError> {
+) -> Result<Option<(OpenedKey, TpmData)>, RenewError> {
     for key in keys {
         match TpmData::decrypt(blob, &key.dek) {
-            Ok(data) => return Ok((key, data)),
+            Ok(data) => return Ok(Some((key, data))),
             Err(RecryptError::OtherKey) => {}
             Err(error) => return Err(StoppedError::Recrypt(guest.reference(), error).into()),
         }
     }
-    Err(RenewError::NoKeyOpens(guest.reference()))
+    Ok(None)
 }
 
 /// The new state was not installed: the new key opens nothing, and is retired.

@@ -120,7 +120,10 @@ fn what_cannot_be_a_clone_is_refused() {
         CloneError::UnreadableState(..)
     ));
     fixture.encrypt_state(&unencrypted, &Dek::generate().unwrap());
-    assert!(matches!(refused("vm1", "vm3"), CloneError::NotOpened(..)));
+    assert!(matches!(
+        refused("vm1", "vm3"),
+        CloneError::NotOpened(_, _, None)
+    ));
     let encryption = format!("<encryption secret='{}'/>", original.secret);
     fixture.define_with("vm4", DomainUuid::random(), original.secret, &encryption);
     assert!(matches!(refused("vm1", "vm4"), CloneError::OneSecret(..)));

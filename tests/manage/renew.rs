@@ -62,7 +62,16 @@ fn what_is_not_a_stopped_guest_with_an_encrypted_state_is_refused() {
     let guest = fixture.define("vm1");
     assert!(matches!(refused(), RenewError::NoState(_)));
     fixture.encrypt_state(&guest, &Dek::generate().unwrap());
-    assert!(matches!(refused(), RenewError::NoKeyOpens(_)));
+    assert!(matches!(refused(), RenewError::NoKeyOpens(_, None)));
+    let dek = Dek::generate().unwrap();
+    fixture.add_key(&guest, "a", &dek);
+    fixture.encrypt_state(&guest, &dek);
+    fixture.lose_key("a");
+    let lost = refused();
+    assert!(
+        matches!(&lost, RenewError::NoKeyOpens(_, Some(why)) if why.contains("key")),
+        "{lost:?}"
+    );
 
     fixture.libvirt.guests.start("vm1");
     let running = refused();

@@ -8,6 +8,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::guest_errors::{not_recorded, old_state};
+use crate::cli::ui::host_errors::but;
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::encrypt::{EncryptAction, EncryptError, EncryptResult, encrypt};
@@ -102,10 +103,11 @@ impl From<EncryptError> for CommandError {
                 Self::refused(format!("{guest} has no TPM state that could be encrypted"))
                     .with_hint(hint)
             }
-            EncryptError::NoKeyOpens(guest) => Self::refused(format!(
+            EncryptError::NoKeyOpens(guest, untried) => Self::refused(format!(
                 "the TPM state of {} is encrypted already, and no key in the store opens it on \
-                 this host",
-                guest.label()
+                 this host{}",
+                guest.label(),
+                but(untried)
             ))
             .with_hint(format!(
                 "show which keys open: {}",
@@ -193,8 +195,8 @@ mod tests {
             (no_state(true), "no TPM state", "vtpm-guard check vm1", true),
             (no_state(false), "no TPM state", "virsh edit vm1", true),
             (
-                EncryptError::NoKeyOpens(guest()),
-                "is encrypted already",
+                EncryptError::NoKeyOpens(guest(), Some("broken".to_owned())),
+                "on this host; one key could not be tried: broken",
                 "vtpm-guard key show vm1",
                 true,
             ),

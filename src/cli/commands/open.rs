@@ -11,6 +11,7 @@ use crate::manage::open::{OpenResult, OpenedProvider, open};
 use crate::messages::{Command, quoted};
 
 pub(crate) fn run(context: &Context, names: &[String]) -> Result<ExitCode, CommandError> {
+    context.log()?;
     let opened = open(&context.host, names)?;
     let done = [OpenResult::Here, OpenResult::Opened];
     let failed = opened.iter().any(|it| !done.contains(&it.result));

@@ -30,6 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
 /// Exchanges facts with the shared store again and again, until the process is ended.
 pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
+    context.log()?;
     let mut follower = Follower::default();
     let mut failures = 0;
     loop {
@@ -37,7 +38,7 @@ pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
         match round(&context.host, &mut follower, false) {
             Ok(Some(done)) => {
                 failures = 0;
-                tracing::info!("{}", exchanged(&done));
+                log_round(&done);
             }
             Ok(None) => return Err(FleetCommandError::NoMember.into()),
             Err(error @ (FleetCommandError::NoAddress | FleetCommandError::NoMember)) => {
@@ -50,6 +51,19 @@ pub(crate) fn follow(context: &Context) -> Result<ExitCode, CommandError> {
             }
         }
         thread::sleep(pause(interval, failures));
+    }
+}
+
+/// What an exchange did, unless that is nothing: there is one every minute.
+fn log_round(round: &FleetRound) {
+    for line in opened(&round.opened) {
+        tracing::info!("{line}");
+    }
+    if round.exchanged.did_something() || !round.followed.is_empty() {
+        tracing::info!("{}", exchanged(round));
+    }
+    for trouble in &round.trouble {
+        tracing::warn!("{trouble}");
     }
 }
 

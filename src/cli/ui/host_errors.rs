@@ -17,6 +17,13 @@ use crate::messages::{Arg, Command};
 use crate::staging::StagingError;
 use crate::store::{StoreError, UnavailableReason};
 
+/// Why one of the keys could not be tried of which none opens something, at the end of a sentence.
+pub(crate) fn but(untried: Option<String>) -> String {
+    untried.map_or_else(String::new, |why| {
+        format!("; one key could not be tried: {why}")
+    })
+}
+
 impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         match &error {

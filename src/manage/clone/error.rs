@@ -32,9 +32,9 @@ pub(crate) enum CloneError {
     /// The clone's TPM state cannot be read.
     #[error("{1}")]
     UnreadableState(GuestRef, String),
-    /// No key of the original opens the clone's TPM state.
+    /// No key of the original opens the clone's TPM state; why one could not be tried, if so.
     #[error("no key opens it")]
-    NotOpened(Original, GuestRef),
+    NotOpened(Original, GuestRef, Option<String>),
     /// The clone's own key opens its TPM state, and is retired.
     #[error("retired")]
     Retired(GuestRef, KeyRefId),

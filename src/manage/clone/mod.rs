@@ -194,6 +194,7 @@ impl Cloning<'_> {
             None => Err(CloneError::NotOpened(
                 self.original.clone(),
                 self.clone.reference(),
+                self.unlocker.why_not(),
             )),
         }
     }

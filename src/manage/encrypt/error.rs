@@ -27,7 +27,7 @@ pub(crate) enum EncryptError {
     },
     /// Its state is encrypted already, and no key that this host can open opens it.
     #[error("no key opens it")]
-    NoKeyOpens(GuestRef),
+    NoKeyOpens(GuestRef, Option<String>),
     /// What is left of an earlier state in the file of the encrypted one could not be overwritten.
     #[error("{1}")]
     NotErased(GuestRef, io::Error),

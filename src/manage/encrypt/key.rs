@@ -63,9 +63,12 @@ impl Choice {
 }
 
 /// The keys of the guest that open on this host.
-pub(super) fn opened(host: &Host, seen: &References, guest: DomainUuid) -> Vec<OpenedKey> {
+pub(super) fn opened(
+    unlocker: &mut Unlocker,
+    seen: &References,
+    guest: DomainUuid,
+) -> Vec<OpenedKey> {
     let rows = seen.key_refs.iter().cloned();
-    let mut unlocker = Unlocker::new(&host.keyring());
     unlocker.open_rows(rows, &seen.providers, guest, default_deadline())
 }
 
@@ -80,7 +83,8 @@ impl Key {
         secret: Option<SecretUuid>,
     ) -> Result<Self, EncryptError> {
         let seen = store.references(guest.uuid(), Timestamp::now())?;
-        let mut keys = opened(host, &seen, guest.uuid());
+        let mut unlocker = Unlocker::new(&host.keyring());
+        let mut keys = opened(&mut unlocker, &seen, guest.uuid());
         keys.retain(|key| choice.fits(&key.provider));
         if let Some(key) = keys.pop() {
             let its = key.key_ref.secret_uuid;

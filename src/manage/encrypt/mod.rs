@@ -196,10 +196,11 @@ impl Job<'_> {
     fn complete(&mut self, locked: &LockedState) -> Result<EncryptResult, EncryptError> {
         let guest = self.guest;
         let seen = self.store.references(guest.uuid(), Timestamp::now())?;
-        let key = opened(self.host, &seen, guest.uuid())
+        let mut unlocker = Unlocker::new(&self.host.keyring());
+        let key = opened(&mut unlocker, &seen, guest.uuid())
             .into_iter()
             .find(|key| TpmData::decrypt(locked.blob(), &key.dek).is_ok())
-            .ok_or_else(|| EncryptError::NoKeyOpens(guest.reference()))?;
+            .ok_or_else(|| EncryptError::NoKeyOpens(guest.reference(), unlocker.why_not()))?;
         let id = key.key_ref.id;
         let old_state = locked.erase_remains();
         if let Some(secret) = guest.vtpm.secret_uuid {

@@ -1,5 +1,10 @@
 //! `fleet …` and `provider accept`: hosts with one shared store.
 
+use std::fs;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
 use super::Answers;
 use super::hosts::runs_elsewhere;
 use super::site::{Site, guest};
@@ -93,4 +98,31 @@ pub(super) fn accept(answers: &mut Answers) {
     third.add_fleet_of(&first);
     third.did("fleet join --name host3");
     answers.ask(&third, "its key does not open here", "b");
+}
+
+/// systemd runs it; its journal is the log of these tests.
+#[test]
+fn a_host_that_follows_the_fleet_says_in_the_log_what_it_did_and_what_went_wrong() {
+    let site = joined();
+    let config = fs::read_to_string(site.path("config.toml")).unwrap();
+    let config = config.replace("[fleet]\n", "[fleet]\ninterval = \"1s\"\n");
+    site.file("config.toml", &config);
+    let was_said = |words: &str| {
+        let soon =
+            |_: &u32| fs::read_to_string(site.path("log")).is_ok_and(|log| log.contains(words));
+        let wait = (0..400).inspect(|_| sleep(Duration::from_millis(50)));
+        wait.into_iter().any(|step| soon(&step))
+    };
+    site.did("provider create another");
+    let mut follows = Command::new(site.path("bin/vtpm-guard"));
+    let mut follows = follows
+        .args(site.arguments("sync --follow"))
+        .spawn()
+        .unwrap();
+    let told = was_said("told the fleet");
+    site.cut_fleet();
+    let failed = was_said("no facts were exchanged: ");
+    follows.kill().unwrap();
+    follows.wait().unwrap();
+    assert!(told && failed, "{told} {failed}");
 }

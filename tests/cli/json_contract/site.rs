@@ -338,7 +338,7 @@ impl Site {
         command
     }
 
-    fn arguments(&self, words: &str) -> Vec<String> {
+    pub(super) fn arguments(&self, words: &str) -> Vec<String> {
         let state_dir = self.path("state");
         let options = [
             "--json",

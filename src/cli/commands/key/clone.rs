@@ -7,6 +7,7 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::guest_errors::not_recorded;
+use crate::cli::ui::host_errors::but;
 use crate::cli::ui::printer::Printer;
 use crate::ids::SecretUuid;
 use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
@@ -135,10 +136,11 @@ impl From<CloneError> for CommandError {
                 "cannot read the TPM state of {}: {how}",
                 clone.label()
             )),
-            CloneError::NotOpened(original, clone) => Self::refused(format!(
-                "no key of {} that opens on this host opens the TPM state of {}",
+            CloneError::NotOpened(original, clone, untried) => Self::refused(format!(
+                "no key of {} that opens on this host opens the TPM state of {}{}",
                 original.label(),
-                clone.label()
+                clone.label(),
+                but(untried)
             ))
             .with_hint(format!(
                 "show what its keys need: {}",

@@ -6,6 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::guest_errors::{not_recorded, old_state};
+use crate::cli::ui::host_errors::but;
 use crate::cli::ui::printer::Printer;
 use crate::manage::renew::{RenewError, Renewed, renew};
 
@@ -73,9 +74,10 @@ impl From<RenewError> for CommandError {
                 "for what its start would do: {}",
                 Command::Check(guest.arg)
             )),
-            RenewError::NoKeyOpens(guest) => Self::refused(format!(
-                "no key of {} opens its TPM state on this host, so it cannot be replaced",
-                guest.label()
+            RenewError::NoKeyOpens(guest, untried) => Self::refused(format!(
+                "no key of {} opens its TPM state on this host, so it cannot be replaced{}",
+                guest.label(),
+                but(untried)
             ))
             .with_hint(format!(
                 "show which keys open: {}",

@@ -6,6 +6,7 @@ use super::no_copies;
 use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
+use crate::cli::ui::host_errors::but;
 use crate::cli::ui::printer::Printer;
 use crate::manage::drop_state::{DropStateError, DroppedState, drop_state};
 use crate::messages::{Arg, Command, count, quoted};
@@ -58,13 +59,11 @@ impl From<DropStateError> for CommandError {
                 } else {
                     "these copies"
                 };
-                let untried = untried.map_or_else(String::new, |why| {
-                    format!("; one of its keys could not be tried: {why}")
-                });
                 Self::refused(format!(
                     "no other TPM state of {} is known to be good: without {these} its TPM is \
-                     lost{untried}",
-                    guest.label()
+                     lost{}",
+                    guest.label(),
+                    but(untried)
                 ))
                 .with_hint(format!(
                     "restore it: {}; or give up its TPM: {}",

@@ -120,6 +120,20 @@ pub(crate) struct Exchanged {
 }
 
 impl Exchanged {
+    /// Whether anything was told or learnt.
+    pub(crate) fn did_something(&self) -> bool {
+        let Self {
+            pushed,
+            states,
+            pulled,
+            rejected,
+            added,
+            changed,
+            compared: _,
+        } = self;
+        pushed + states + pulled + rejected + added + changed > 0
+    }
+
     /// Adds what a second exchange did.
     pub(super) fn add(&mut self, other: Self) {
         self.pushed += other.pushed;
