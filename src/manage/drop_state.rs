@@ -51,7 +51,7 @@ pub(crate) enum DropStateError {
     #[error("several copies")]
     Ambiguous(String),
     /// Without these copies, so many, the guest's TPM would be lost. The text says why one of its keys could
-    /// not be tried, where no other reason is known.
+    /// not be tried, on one of them or on the state in its place.
     #[error("needed")]
     Needed(GuestRef, usize, Option<String>),
 }
@@ -93,9 +93,8 @@ pub(crate) fn drop_state(
     let is_wanted = plain && remains.is_known || dropped.iter().any(|copy| remains.wants(copy));
     if !force && is_wanted && !remains.has_state {
         let number = dropped.len() + usize::from(plain);
-        let opened = dropped.iter().any(|copy| copy.opened);
         let mut untried = dropped.into_iter().filter_map(|copy| copy.untried);
-        let untried = untried.next().or(remains.untried).filter(|_| !opened);
+        let untried = untried.next().or(remains.untried);
         return Err(DropStateError::Needed(guest, number, untried));
     }
     let copy_store = CopyStore::of(state_dir, guest.uuid);
@@ -166,7 +165,7 @@ struct Remains {
     /// Whether it has its TPM: a copy that is kept, or the state in its place, is unencrypted, or
     /// a key in use opens it.
     has_state: bool,
-    /// Why one of its keys could not be tried on the state in its place.
+    /// Why one of its keys could not be tried on the encrypted state in its place.
     untried: Option<String>,
 }
 
@@ -193,6 +192,8 @@ impl Remains {
         let has_state = matches!(place.state, StateFile::Plain)
             || trials.values().any(Trial::is_proven)
             || kept.iter().any(|copy| copy.opened);
+        let is_encrypted = matches!(place.state, StateFile::Encrypted(_));
+        let untried = trials.values().find_map(Trial::untried);
         let found = host.libvirt().guest(guest, default_deadline());
         let is_keyed = |row: &KeyRef| row.wrapped_dek.is_some();
         let is_used = |row: &KeyRef| is_keyed(row) && row.first_used_at.is_some();
@@ -208,7 +209,7 @@ impl Remains {
             is_known: !matches!(found, Ok(None)),
             keys,
             has_state,
-            untried: trials.values().find_map(Trial::untried).map(not_opened),
+            untried: untried.filter(|_| is_encrypted).map(not_opened),
         })
     }
 
