@@ -55,11 +55,13 @@ def service(machine):
     guests.bind(machine, NAME)
     wait_for("its key is told", lambda: has(machine, "fact WHERE kind = 'key'"))
     wait_for("its TPM state is told", lambda: has(machine, "tpm_state"))
+    machine.sh("journalctl -q -o cat -t vtpm-guard").ok().says("told the fleet")
 
     # While nobody answers, guests start, and the service waits.
     machine.sh("systemctl stop postgresql.service 'postgresql@*'").ok()
     guests.start_and_stop(machine, NAME)
     machine.sh(f"sleep 5; systemctl is-active {SERVICE}").ok().says("active")
+    machine.sh("journalctl -q -o cat -t vtpm-guard").ok().says("no facts were exchanged: ")
     machine.sh("systemctl start postgresql.service").ok()
     wait_for("what waited is told", lambda: outbox(machine) == 0)
 
