@@ -10,7 +10,15 @@ pub fn check(document: &[u8]) {
     let whole = domain::read(document).map_err(|error| error.to_string());
     let capacity = 1 + document.len() % 7;
     let in_pieces = domain::read(BufReader::with_capacity(capacity, document));
-    assert_eq!(whole, in_pieces.map_err(|error| error.to_string()));
+    let in_pieces = in_pieces.map_err(|error| error.to_string());
+    // A DOCTYPE is refused, and where it ends the parser may see differently: of two faults either is named.
+    let has_doctype = document
+        .windows(9)
+        .any(|it| it.eq_ignore_ascii_case(b"<!doctype"));
+    assert!(
+        whole == in_pieces || has_doctype && whole.is_err() && in_pieces.is_err(),
+        "{whole:?}, in pieces {in_pieces:?}"
+    );
     if let Ok(domain) = whole {
         // libvirt takes blanks, and a line break inside; one at an end comes from laying out the document.
         let name = &domain.name;

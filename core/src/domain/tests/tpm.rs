@@ -59,6 +59,10 @@ fn every_vector_reads_as_its_line_says() {
             "domstatus",
             "error: line 1: the root element is <domstatus>, not <domain> without a namespace",
         ),
+        (
+            "doctype-not-utf-8",
+            "error: line 4: syntax error: DOCTYPE not closed: `>` not found before end of input",
+        ),
         ("deep-nesting", "no TPM"),
         // What libvirt takes for a name.
         ("name-of-a-blank", "no TPM"),
