@@ -90,8 +90,9 @@ fn wait_and_restore(state_dir: &StateDir, what: &[OsString]) {
     let Some((domain, place, start)) = parsed() else {
         return;
     };
-    let own = links_of(&place).and_then(|links| links.identity());
-    let was_protected = links_of(&place).is_some_and(|links| links.exist());
+    let links = links_of(&place);
+    let own = links.as_ref().and_then(HardLinks::identity);
+    let was_protected = links.is_some_and(|links| links.exist());
     let gone = poll(PAUSE, Deadline::after(PATIENCE), || {
         let restored = match links_of(&place) {
             Some(links) => attempt(domain, links.restore_and_keep()),

@@ -48,9 +48,7 @@ impl NewFile {
     /// where those are to be others.
     pub fn write(dir: &File, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Self> {
         remove_abandoned(dir);
-        let mut random = [0; 8];
-        random::fill(&mut random).map_err(io::Error::other)?;
-        let temporary = OsString::from(format!("{TEMPORARY}{:016x}", u64::from_be_bytes(random)));
+        let temporary = OsString::from(random_name(TEMPORARY)?);
         let flags =
             OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -174,6 +172,13 @@ impl Drop for NewFile {
             forget(&self.dir, &self.temporary);
         }
     }
+}
+
+/// A name that nobody can know beforehand: this, and 16 random digits.
+pub fn random_name(prefix: &str) -> io::Result<String> {
+    let mut random = [0; 8];
+    random::fill(&mut random).map_err(io::Error::other)?;
+    Ok(format!("{prefix}{:016x}", u64::from_be_bytes(random)))
 }
 
 /// Puts `bytes` under `name` into `dir`, mode 0600, in place of what is there.

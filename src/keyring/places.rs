@@ -36,6 +36,15 @@ impl Keyring {
         self.read(key_id).map(|found| found.place)
     }
 
+    /// Returns whether this host keeps a KEK there, or may: where it is cannot be read.
+    #[must_use]
+    pub fn may_be_in(&self, place: KekPlace, key_id: KeyId) -> bool {
+        match self.place(key_id) {
+            Ok(found) => found == place,
+            Err(error) => !matches!(error, KeyringError::Missing(_)),
+        }
+    }
+
     pub(super) fn read(&self, key_id: KeyId) -> Result<FoundKek, KeyringError> {
         for place in KekPlace::ALL {
             let dir = self.opened(place)?;

@@ -182,13 +182,11 @@ impl Host {
         let judge = |copy: SavedCopy| {
             let state = copy.state();
             let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
-            let opened = trials.values().any(Trial::is_proven);
-            let mut untried = trials.values().filter_map(Trial::untried);
-            let untried = untried.next().filter(|_| !opened).map(not_opened);
+            let opened = Trial::any_opens(trials.values());
             let outdated = run.is_later_than(&copy, has_started_since);
             JudgedCopy {
-                untried,
-                ..JudgedCopy::new(guest, copy, state, opened, outdated, keyed)
+                untried: opened.err().map(not_opened),
+                ..JudgedCopy::new(guest, copy, state, opened == Ok(true), outdated, keyed)
             }
         };
         Ok(copies.into_iter().map(judge).collect())

@@ -73,11 +73,8 @@ pub(crate) fn open(host: &Host, names: &[String]) -> Result<Vec<OpenedProvider>,
     if names.is_empty() {
         // A key on tmpfs without a slot goes back to the disk, or the next reboot loses it. Where it cannot be
         // told, `open` says why.
-        let is_elsewhere = |key_id| {
-            let place = keyring.place(key_id);
-            matches!(place, Ok(KekPlace::Disk) | Err(KeyringError::Missing(_)))
-        };
-        providers.retain(|it| !it.kms.names.is_empty() || !is_elsewhere(it.key_id));
+        let may_be_lost = |key_id| keyring.may_be_in(KekPlace::Tmpfs, key_id);
+        providers.retain(|it| !it.kms.names.is_empty() || may_be_lost(it.key_id));
     } else {
         let found = names.iter().map(|text| store.provider(text));
         providers = found.collect::<Result<_, _>>()?;
@@ -215,9 +212,7 @@ impl Work<'_> {
         kek: &Kek,
         place: KekPlace,
     ) -> Result<Option<StoreError>, HostError> {
-        let found = self.keyring.place(kek.key_id());
-        let is_nowhere_else = matches!(found, Ok(KekPlace::Tmpfs) | Err(KeyringError::Missing(_)));
-        if !is_nowhere_else && place == KekPlace::Tmpfs {
+        if place == KekPlace::Tmpfs && self.keyring.may_be_in(KekPlace::Disk, kek.key_id()) {
             // A key leaves the disk only when the store says that a slot has opened it.
             self.mark(slot)?;
             self.keyring

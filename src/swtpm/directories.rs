@@ -24,6 +24,15 @@ pub(super) fn bounded<T: Send + 'static>(
     host::bounded::bounded(&common, work).unwrap_or(Err(StateError::NoAnswer))
 }
 
+/// Does this once more where it may have failed for a moment alone (memory, descriptors, threads). A file
+/// system that has not answered in time is not waited for again, and asked only if it answers by now.
+pub(super) fn once_more<T>(look: impl Fn() -> Result<T, StateError>) -> Result<T, StateError> {
+    match look() {
+        Err(StateError::Io(_) | StateError::NoAnswer) => look(),
+        looked => looked,
+    }
+}
+
 /// Opens the directory of the state's file. `None`: there is none.
 pub(super) fn open_directory(state_path: &StatePath) -> Result<Option<File>, StateError> {
     directory(state_path)?

@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::directories::{self, bounded};
+use super::directories::{self, bounded, once_more};
 use super::error::{LockError, StateError};
 use super::open;
 use super::state_path::{Backend, StatePath};
@@ -89,20 +89,15 @@ pub fn is_used_elsewhere(state_path: &StatePath) -> bool {
     }
 }
 
-/// Tests it, and once more where that may have failed for a moment alone.
 fn test_lock(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> {
     if crash::is_locked_elsewhere() {
         return Ok(Some(LockProblem::Held(LockHolder::Elsewhere)));
     }
-    let test = || {
+    let tested = once_more(|| {
         crash::failing_point()?;
         let asked = state_path.clone();
         bounded(state_path, move || look(&asked))
-    };
-    let tested = match test() {
-        Err(StateError::Io(_) | StateError::NoAnswer) => test(),
-        tested => tested,
-    };
+    });
     tested.inspect_err(|error| {
         tracing::warn!(%error, "the lock on the TPM state could not be tested");
     })

@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::io::{Cursor, Read, Seek};
 use std::path::Path;
 
-use super::directories::{self, bounded};
+use super::directories::{self, bounded, once_more};
 use super::error::StateError;
 use super::format::{self, Contents, MAX_STATE_LEN};
 use super::linear;
@@ -44,14 +44,9 @@ pub fn read_state(libvirt_state_dir: &Path, domain: DomainUuid, vtpm: &Emulator)
             },
         })
     };
-    // Once more where it may have failed for a moment alone (memory, descriptors, threads): what is taken
-    // for unreadable refuses no start, and where there is no state, libvirt would make a new TPM. A file
-    // system that has not answered in time is not waited for again, and asked only if it answers by now.
-    let contents = match read() {
-        Err(StateError::Io(_) | StateError::NoAnswer) => read(),
-        contents => contents,
-    };
-    contents.map_or_else(
+    // What is taken for unreadable refuses no start, and where there is no state, libvirt would make a
+    // new TPM.
+    once_more(read).map_or_else(
         |error| StateFile::failed(&error, format!("{}: {error}", state_path.path.display())),
         StateFile::from,
     )

@@ -27,7 +27,6 @@ use crate::host::atomic;
 use crate::host::crash;
 use crate::host::dirs::of_descriptor;
 use crate::host::interrupted::{openat, read_dir};
-use crate::key::random;
 use crate::swtpm::{Backend, StateError, StatePath};
 
 /// The depth of libvirt's directories of one TPM, and one more.
@@ -149,9 +148,8 @@ impl HardLinks {
     }
 
     fn spare_name(&self) -> io::Result<OsString> {
-        let mut random = [0; 8];
-        random::fill(&mut random).map_err(io::Error::other)?;
-        let mut name = OsString::from(format!("{SPARE}{:016x}.", u64::from_be_bytes(random)));
+        let mut name = OsString::from(atomic::random_name(SPARE)?);
+        name.push(".");
         name.push(&self.original);
         Ok(name)
     }

@@ -35,6 +35,15 @@ impl Setting {
         states.join(format!("{prefix}{}", self.guest.uuid))
     }
 
+    fn hard_links(&self) -> HardLinks {
+        links_of(&self.place()).unwrap()
+    }
+
+    fn place(&self) -> StatePath {
+        let states = self.guard.config.libvirt.tpm_states();
+        StatePath::of(&states, self.guest.uuid, &self.vtpm)
+    }
+
     /// As on a file system without hard links: an empty directory is libvirt's to delete.
     fn moved_away(self) -> Self {
         let directory = self.at("");
@@ -56,9 +65,7 @@ impl Setting {
 fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted() {
     let setting = Setting::new();
     let domain = setting.fixture.domain(&setting.guest);
-    let states = setting.guard.config.libvirt.tpm_states();
-    let place = StatePath::of(&states, domain.uuid, &setting.vtpm);
-    HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+    setting.hard_links().make().unwrap();
     let arguments = arguments(&setting.guard, &domain).unwrap();
     let links = setting.at(".vtpm-guard.");
     armed::lock_elsewhere(1);
@@ -75,23 +82,20 @@ fn a_state_that_another_host_goes_on_using_is_back_however_often_it_is_deleted()
     assert!(run(&setting.guard.state_dir, &arguments));
     libvirt.join().unwrap();
     assert!(setting.has_state() && !links.exists());
-    assert_eq!(fs::read_dir(&states).unwrap().count(), 1);
+    let states = setting.guard.config.libvirt.tpm_states();
+    assert_eq!(fs::read_dir(states).unwrap().count(), 1);
 }
 
 #[test]
 fn the_links_of_a_start_that_comes_next_are_left_to_its_own_process() {
     let setting = Setting::new();
-    let domain = setting.fixture.domain(&setting.guest);
-    let states = setting.guard.config.libvirt.tpm_states();
-    let place = StatePath::of(&states, domain.uuid, &setting.vtpm);
-    let make = || HardLinks::of(&place).unwrap().unwrap().make().unwrap();
-    make();
-    let own = links_of(&place).unwrap().identity().unwrap();
+    setting.hard_links().make().unwrap();
+    let own = setting.hard_links().identity().unwrap();
     fs::write(setting.at(".takes the inode"), "").unwrap();
-    make();
+    setting.hard_links().make().unwrap();
     fs::remove_dir_all(setting.at("")).unwrap();
     armed::lock_elsewhere(1);
-    watch(domain.uuid, &place, own);
+    watch(setting.guest.uuid, &setting.place(), own);
     assert!(!setting.has_state() && setting.at(".vtpm-guard.").exists());
 }
 
@@ -116,9 +120,7 @@ fn a_state_that_was_moved_away_for_a_deletion_that_never_comes_is_given_back() {
 fn links_that_nobody_waits_for_any_more_go_when_the_guest_runs() {
     let setting = Setting::new();
     let links = setting.at(".vtpm-guard.");
-    let states = setting.guard.config.libvirt.tpm_states();
-    let place = StatePath::of(&states, setting.guest.uuid, &setting.vtpm);
-    HardLinks::of(&place).unwrap().unwrap().make().unwrap();
+    setting.hard_links().make().unwrap();
     let (now, uuid) = (Timestamp::now(), setting.guest.uuid);
     after_start(&setting.guard, uuid, &setting.vtpm, now);
     assert!(links.exists());

@@ -51,8 +51,17 @@ impl Trial {
         matches!(self, Self::Opened { proof, .. } if *proof == proven)
     }
 
-    /// Why it could not be tried, if it may open another time: then it may be the one that opens the
-    /// TPM state.
+    /// Whether one of a guest's keys opens its TPM state; or why one could not be tried that may.
+    pub fn any_opens<'t>(
+        mut trials: impl Iterator<Item = &'t Self> + Clone,
+    ) -> Result<bool, &'t NotOpened> {
+        if trials.clone().any(Self::is_proven) {
+            return Ok(true);
+        }
+        trials.find_map(Self::untried).map_or(Ok(false), Err)
+    }
+
+    /// Why it could not be tried, if it may open another time.
     #[must_use]
     pub fn untried(&self) -> Option<&NotOpened> {
         match self {

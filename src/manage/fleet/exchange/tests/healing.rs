@@ -1,4 +1,4 @@
-//! What is told, told in parts, and told again: exchanges that end early, databases and hosts that have lost something.
+//! What is reported in parts, and again: exchanges that end early, databases and hosts that have lost something.
 
 use super::super::Exchanged;
 use super::host::{Host, dek, guest, kek};

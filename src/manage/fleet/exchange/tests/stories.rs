@@ -311,14 +311,20 @@ fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
     assert_eq!(one.store.outbox_len().unwrap(), 0);
 }
 
-#[test]
-fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
+/// Another host has retired the key of a guest that both know.
+fn retired_elsewhere() -> (Host, Memory) {
     let (mut one, mut two, mut shared) = pair();
     one.make_key(guest(1), "nkp-a", b"first", NOW);
     sync_both(&mut one, &mut two, &mut shared);
     let row = one.rows(guest(1)).remove(0);
     one.store.retire(row.key_ref.id, NOW).unwrap();
     sync(&mut one, &mut shared);
+    (two, shared)
+}
+
+#[test]
+fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
+    let (mut two, mut shared) = retired_elsewhere();
     two.tpms.are_unknown = true;
     sync(&mut two, &mut shared);
     assert_eq!(two.candidates(guest(1), b"first").len(), 1);
@@ -331,12 +337,7 @@ fn while_libvirt_is_silent_a_key_that_another_host_retires_stays() {
 
 #[test]
 fn while_a_tpm_state_cannot_be_read_a_key_that_another_host_retires_stays() {
-    let (mut one, mut two, mut shared) = pair();
-    one.make_key(guest(1), "nkp-a", b"first", NOW);
-    sync_both(&mut one, &mut two, &mut shared);
-    let row = one.rows(guest(1)).remove(0);
-    one.store.retire(row.key_ref.id, NOW).unwrap();
-    sync(&mut one, &mut shared);
+    let (mut two, mut shared) = retired_elsewhere();
     two.tpms.are_unreadable = true;
     sync(&mut two, &mut shared);
     assert_eq!(two.candidates(guest(1), b"first").len(), 1);
