@@ -1,5 +1,6 @@
 //! The log: journald if the host has it, otherwise a file. Never stdout, which libvirt reads, nor
-//! stderr, which it shows to the client that started the guest.
+//! stderr, which it shows to the client that started the guest. A command that has no log keeps its
+//! [`Warnings`] for the person who runs it.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -23,9 +24,13 @@ use crate::verdict::outcome::Outcome;
 use crate::verdict::refusal::Refusal;
 use crate::verdict::repair::Repair;
 
+mod fields;
 mod journald;
 #[cfg(test)]
 mod tests;
+mod warnings;
+
+pub use warnings::Warnings;
 
 /// Why there is no log. Nothing else depends on the log.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use super::args::Global;
 use super::ui::answer::Output;
 use super::ui::error::CommandError;
 use crate::host::sys;
-use crate::log;
+use crate::log::{self, Warnings};
 use crate::manage::host::{Host, HostError};
 
 /// Keeps keys out of core dumps, for every command: most of them open one.
@@ -28,6 +28,25 @@ impl Context {
         }
     }
 
+    /// Keeps what the work warns of for the end of the command.
+    pub(crate) fn collect_warnings(&self) {
+        if let Err(error) = Warnings::collect() {
+            self.output.note(&error.to_string());
+        }
+    }
+
+    /// Reports what the work has warned of.
+    pub(crate) fn report_warnings(&self) {
+        let Warnings { lines, more } = Warnings::take();
+        for line in lines {
+            self.output.note(&line);
+        }
+        if more > 0 {
+            self.output
+                .note(&format!("{more} more warnings like these"));
+        }
+    }
+
     /// Sends what happens beside the answer to the hook's log, once there is a store: of commands that
     /// systemd runs, nobody may read what they print.
     pub(crate) fn log(&self) -> Result<(), HostError> {
@@ -36,6 +55,7 @@ impl Context {
         }
         if let Err(error) = log::init(&self.host.config()?, self.host.state_dir()) {
             self.output.note(&error.to_string());
+            self.collect_warnings();
         }
         Ok(())
     }

@@ -36,6 +36,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let context = Context::new(cli.global);
+    if !cli.command.has_log() {
+        context.collect_warnings();
+    }
     let begun = Timestamp::now();
     let ran = context::protect_keys().and_then(|()| dispatch(&context, &cli.command));
     if cli.command.changes_keys()
@@ -43,6 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         context.output.note(&ui::travelling::left(&left));
     }
+    context.report_warnings();
     ran.unwrap_or_else(|error| context.output.error(&error))
 }
 

@@ -102,8 +102,8 @@ impl Search<'_> {
             .tpm_states()
             .join(self.domain.uuid.to_string());
         let asked = directory.clone();
-        let is_gone = bounded(&directory, move || !asked.exists()).unwrap_or(false);
-        if self.vtpm.source.is_some() || !is_gone {
+        let is_there = bounded(&directory, move || asked.try_exists());
+        if self.vtpm.source.is_some() || !matches!(is_there, Ok(Ok(false))) {
             return Ok(false);
         }
         let definition = format!("{}.xml", self.domain.name);

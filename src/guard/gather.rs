@@ -270,10 +270,7 @@ impl Gathered {
             is_proven,
             is_outdated: saved.run.is_later_than(&copy, |saved_at| {
                 let store = store.as_ref();
-                store.is_some_and(|store| {
-                    store.has_started_since(domain, saved_at)
-                        || store.has_run_elsewhere_since(domain, saved_at)
-                })
+                store.is_some_and(|store| store.may_have_run_since(domain, saved_at))
             }),
         });
         self.copy = Some(copy);

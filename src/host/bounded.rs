@@ -1,6 +1,7 @@
 //! Reads that may never return, as from a network file system whose server is gone: each runs in
 //! a thread of its own and has a time limit.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -17,11 +18,22 @@ const TIME_LIMIT: Duration = Duration::from_secs(3);
 /// of a thousand guests on it: only the first is waited for.
 static HANGING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Does `work`, which looks at files below `place`. `None`: it did not come back in time.
+/// Why a look at files has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// It did not come back in time, or an earlier one at the same place has not come back yet.
+    #[error("its file system does not answer")]
+    TimedOut,
+    /// There was no thread to look in.
+    #[error("no thread to read it in: {0}")]
+    NoThread(#[source] io::Error),
+}
+
+/// Does `work`, which looks at files below `place`.
 pub fn bounded<T: Send + 'static>(
     place: &Path,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
+) -> Result<T, Unanswered> {
     within(TIME_LIMIT, place, work)
 }
 
@@ -29,9 +41,9 @@ fn within<T: Send + 'static>(
     limit: Duration,
     place: &Path,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
+) -> Result<T, Unanswered> {
     if hanging(|places| places.iter().any(|hanging| hanging == place)) {
-        return None;
+        return Err(Unanswered::TimedOut);
     }
     let (answer, answered) = mpsc::channel();
     let came_back = Arc::new(AtomicBool::new(false));
@@ -46,13 +58,11 @@ fn within<T: Send + 'static>(
         // Nobody waits any more where the time was up.
         let _ = answer.send(done);
     };
-    // A small stack: it reads, and no more. Where no thread can be had, nothing is looked at.
+    // A small stack: it reads, and no more.
     let small = thread::Builder::new().stack_size(256 * 1024);
-    let reader = crash::thread_point().and_then(|()| small.spawn(reader));
-    if let Err(error) = reader {
-        tracing::warn!(%error, "no thread to look at files in");
-        return None;
-    }
+    crash::thread_point()
+        .and_then(|()| small.spawn(reader))
+        .map_err(Unanswered::NoThread)?;
     let done = answered.recv_timeout(limit);
     if let Err(RecvTimeoutError::Timeout) = done {
         hanging(|places| {
@@ -61,7 +71,7 @@ fn within<T: Send + 'static>(
             }
         });
     }
-    done.ok()
+    done.map_err(|_| Unanswered::TimedOut)
 }
 
 fn hanging<T>(ask: impl FnOnce(&mut Vec<PathBuf>) -> T) -> T {
@@ -81,16 +91,30 @@ mod tests {
         let limit = Duration::from_millis(30);
         let (wake, asleep) = mpsc::channel::<()>();
         let started = Instant::now();
-        assert_eq!(within(limit, place, move || asleep.recv().is_ok()), None);
+        let hung = within(limit, place, move || asleep.recv().is_ok());
+        assert!(matches!(hung, Err(Unanswered::TimedOut)));
         assert!(started.elapsed() < Duration::from_secs(2));
 
-        assert_eq!(within(limit, place, || 1), None);
-        assert_eq!(within(limit, Path::new("/another"), || 1), Some(1));
+        assert!(matches!(
+            within(limit, place, || 1),
+            Err(Unanswered::TimedOut)
+        ));
+        assert_eq!(within(limit, Path::new("/another"), || 1).unwrap(), 1);
 
         wake.send(()).unwrap();
         while hanging(|places| places.iter().any(|hanging| hanging == place)) {
             thread::yield_now();
         }
-        assert_eq!(within(limit, place, || 1), Some(1));
+        assert_eq!(within(limit, place, || 1).unwrap(), 1);
+    }
+    #[test]
+    fn that_there_is_no_thread_is_not_blamed_on_the_file_system() {
+        crash::armed::refuse_threads(1);
+        let error = bounded(Path::new("/a/place"), || 1).unwrap_err();
+        assert!(
+            error.to_string().starts_with("no thread to read it in: "),
+            "{error}"
+        );
+        assert_eq!(bounded(Path::new("/a/place"), || 1).unwrap(), 1);
     }
 }

@@ -6,36 +6,24 @@
 //! The format is that of systemd's "Native Journal Protocol"
 //! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::LogError;
+use super::fields::Fields;
 use crate::host::dirs::JOURNALD_SOCKET;
 use crate::host::interrupted::again;
-use crate::messages::{label, one_line};
 
 /// `SYSLOG_IDENTIFIER`: `journalctl -t vtpm-guard`.
 const IDENTIFIER: &str = "vtpm-guard";
-
-/// Fields that explain an event to a program, and not to a reader of its message.
-const FOR_PROGRAMS: [&str; 6] = [
-    "uuid",
-    "domain.uuid",
-    "operation",
-    "decision",
-    "repairs",
-    "hint",
-];
 
 /// Sends events of this level and above to journald; those that it cannot take at once are
 /// dropped.
@@ -67,71 +55,31 @@ impl Journal {
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let entry = entry(&Fields::of(event), *event.metadata().level());
         // Without room for it the event is lost.
-        let _ = self.0.send(&fields.entry(*event.metadata().level()));
+        let _ = self.0.send(&entry);
     }
 }
 
-/// The fields of an event, `message` among them.
-#[derive(Default)]
-struct Fields(Vec<(&'static str, String)>);
-
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.push((field.name(), value.to_owned()));
+/// The entry of the journal for an event.
+fn entry(fields: &Fields, level: Level) -> Vec<u8> {
+    let mut entry = Vec::new();
+    // As syslog numbers them: err, warning, notice, info, debug.
+    let priority = match level {
+        Level::ERROR => "3",
+        Level::WARN => "4",
+        Level::INFO => "5",
+        Level::DEBUG => "6",
+        Level::TRACE => "7",
+    };
+    put(&mut entry, "PRIORITY", priority);
+    put(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
+    put(&mut entry, "MESSAGE", &fields.message());
+    for (name, value) in fields.named() {
+        let name = name.to_uppercase().replace('.', "_");
+        put(&mut entry, &format!("VTPM_GUARD_{name}"), value);
     }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.push((field.name(), format!("{value:?}")));
-    }
-}
-
-impl Fields {
-    /// The entry of the journal.
-    fn entry(&self, level: Level) -> Vec<u8> {
-        let mut entry = Vec::new();
-        // As syslog numbers them: err, warning, notice, info, debug.
-        let priority = match level {
-            Level::ERROR => "3",
-            Level::WARN => "4",
-            Level::INFO => "5",
-            Level::DEBUG => "6",
-            Level::TRACE => "7",
-        };
-        put(&mut entry, "PRIORITY", priority);
-        put(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
-        put(&mut entry, "MESSAGE", &self.message());
-        for (name, value) in &self.0 {
-            let name = name.to_uppercase().replace('.', "_");
-            if name != "MESSAGE" {
-                put(&mut entry, &format!("VTPM_GUARD_{name}"), value);
-            }
-        }
-        entry
-    }
-
-    /// One line that needs no field: "VG204 vm1: the key … does not open the TPM's state".
-    fn message(&self) -> String {
-        let named = |names: &[&str]| {
-            let mut fields = self.0.iter();
-            let found = fields.find(|(name, _)| names.contains(name));
-            found.map(|(_, value)| value.as_str())
-        };
-        let code = named(&["code"]).map(|code| format!("{code} "));
-        let guest = named(&["domain", "guest"]).map(|guest| format!("{}: ", label(guest)));
-        let message = named(&["message"]).map(str::to_owned);
-        let others = self.0.iter().filter_map(|(name, value)| match *name {
-            "message" | "code" | "domain" | "guest" => None,
-            name if FOR_PROGRAMS.contains(&name) => None,
-            "error" => Some(format!(": {value}")),
-            "findings" => (!value.is_empty()).then(|| format!("; {value}")),
-            name => Some(format!(", {name} {value}")),
-        });
-        let parts = [code, guest, message].into_iter().flatten().chain(others);
-        one_line(&parts.collect::<String>())
-    }
+    entry
 }
 
 /// Adds a field with its length, so that no value ends it early.

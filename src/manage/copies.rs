@@ -170,11 +170,9 @@ impl Host {
             let in_xml = Travelling::of(&domain, &references, Timestamp::now());
             references.key_refs.extend(in_xml.keys);
         }
-        let has_started_since = |at| {
+        let has_run_since = |at| {
             let store = store.as_ref();
-            store.is_some_and(|store| {
-                store.has_started_since(guest, at) || store.has_run_elsewhere_since(guest, at)
-            })
+            store.is_some_and(|store| store.may_have_run_since(guest, at))
         };
         let mut rows = references.key_refs.iter();
         let keyed = rows.any(|row| row.wrapped_dek.is_some());
@@ -183,7 +181,7 @@ impl Host {
             let state = copy.state();
             let trials = try_rows(&keyring, &references, guest, &state, default_deadline());
             let opened = Trial::any_opens(trials.values());
-            let outdated = run.is_later_than(&copy, has_started_since);
+            let outdated = run.is_later_than(&copy, has_run_since);
             JudgedCopy {
                 untried: opened.err().map(not_opened),
                 ..JudgedCopy::new(guest, copy, state, opened == Ok(true), outdated, keyed)

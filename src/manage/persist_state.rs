@@ -10,8 +10,9 @@ use super::guests::{GuestRef, ListedGuest};
 use super::host::{Host, HostError, default_deadline};
 use super::stopped_guest::{DefinedGuest, StoppedError};
 use crate::config::KeptStates;
-use crate::domain::{self, Vtpm};
+use crate::domain::{self, DomainXmlError, Vtpm};
 use crate::ids::DomainUuid;
+use crate::libvirt::Guest;
 use crate::libvirt::secret::SecretError;
 use crate::store::Access;
 use crate::verdict::facts::TransientState;
@@ -26,6 +27,18 @@ pub(crate) struct PersistedState {
     /// Whether it runs: then its present run goes by the XML that it started with.
     pub(crate) running: bool,
 }
+
+/// What was done to several.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct PersistedStates {
+    pub(crate) guests: Vec<PersistedState>,
+    /// Guests whose definition cannot be read, and why: they may have an encrypted vTPM.
+    #[serde(skip)]
+    pub(crate) unreadable: Vec<UnreadableGuest>,
+}
+
+type UnreadableGuest = (GuestRef, DomainXmlError);
 
 /// Why a guest's XML was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -55,21 +68,35 @@ impl<E: Into<StoppedError>> From<E> for PersistError {
 pub(crate) fn persist(
     host: &Host,
     texts: Option<&[String]>,
-) -> Result<Vec<PersistedState>, PersistError> {
-    let guests: Vec<DefinedGuest> = if let Some(texts) = texts {
-        let read = texts.iter().map(|text| host.guest_with_tpm(text));
-        read.collect::<Result<_, _>>()?
-    } else {
-        let all = host.guests()?.into_iter();
-        let defined = all.filter(|guest| guest.persistent);
-        let read = defined.filter_map(|guest| DefinedGuest::read(guest).ok());
-        let is_encrypted = |guest: &DefinedGuest| guest.vtpm.secret_uuid.is_some();
-        read.filter(is_encrypted).collect()
+) -> Result<PersistedStates, PersistError> {
+    let (guests, unreadable) = match texts {
+        Some(texts) => {
+            let read = texts.iter().map(|text| host.guest_with_tpm(text));
+            (read.collect::<Result<_, _>>()?, Vec::new())
+        }
+        None => encrypted(host.guests()?)?,
     };
-    guests
-        .iter()
-        .map(|guest| persist_one(host, guest))
-        .collect()
+    let guests = guests.iter().map(|guest| persist_one(host, guest));
+    Ok(PersistedStates {
+        guests: guests.collect::<Result<_, _>>()?,
+        unreadable,
+    })
+}
+
+/// Those of these guests that are defined and have an encrypted vTPM, and those whose definition cannot be read.
+pub(crate) fn encrypted(
+    guests: Vec<Guest>,
+) -> Result<(Vec<DefinedGuest>, Vec<UnreadableGuest>), StoppedError> {
+    let (mut encrypted, mut unreadable) = (Vec::new(), Vec::new());
+    for guest in guests.into_iter().filter(|guest| guest.persistent) {
+        match DefinedGuest::read(guest) {
+            Ok(guest) if guest.vtpm.secret_uuid.is_some() => encrypted.push(guest),
+            Ok(_) | Err(StoppedError::NoEmulatedTpm(_)) => {}
+            Err(StoppedError::UnreadableXml(guest, error)) => unreadable.push((guest, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((encrypted, unreadable))
 }
 
 /// Whether a guest's TPM state survives, after a command that changed its key.

@@ -124,10 +124,10 @@ fn left_by_libvirt(
 fn look(path: &Path, answers: &Path, is_left: fn(&Path) -> io::Result<bool>) -> Option<LeftState> {
     let asked = path.to_owned();
     let trouble = match bounded(answers, move || is_left(&asked)) {
-        Some(Ok(false)) => return None,
-        Some(Ok(true)) => None,
-        Some(Err(error)) => Some(error.to_string()),
-        None => Some("its file system does not answer".to_owned()),
+        Ok(Ok(false)) => return None,
+        Ok(Ok(true)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(error) => Some(error.to_string()),
     };
     Some(LeftState {
         path: path.to_owned(),

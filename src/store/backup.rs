@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
@@ -187,8 +187,9 @@ fn replace_file(
     for suffix in ["-wal", "-journal"] {
         // The log of the old file must not be used with the new one.
         let log = store_path::beside(&location.file, suffix);
-        if log.exists() {
-            fs::rename(&log, store_path::beside(kept, suffix)).map_err(fail)?;
+        match fs::rename(&log, store_path::beside(kept, suffix)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            renamed => renamed.map_err(fail)?,
         }
     }
     new.replace(OsStr::new(StateDir::STORE_NAME)).map_err(fail)

@@ -59,7 +59,7 @@ fn provider(row: &Row<'_>) -> rusqlite::Result<Option<Provider>> {
     let (Some(uuid), Some(key_id)) = (uuid, key_id) else {
         tracing::warn!(
             provider = name,
-            "ignored: its UUID or its key id cannot be read"
+            "a provider in the store is ignored: its UUID or its key ID cannot be read"
         );
         return Ok(None);
     };

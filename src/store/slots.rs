@@ -163,7 +163,7 @@ fn slot(row: &Row<'_>) -> rusqlite::Result<Option<Slot>> {
         columns::full_text(row, "remote_key")?,
         columns::bytes(row, "blob")?,
     ) else {
-        tracing::warn!("ignored: a slot that cannot be read");
+        tracing::warn!("a slot in the store is ignored: it cannot be read");
         return Ok(None);
     };
     Ok(Some(Slot {

@@ -21,14 +21,14 @@ pub(super) fn bounded<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, StateError> {
     let common = state_path.common_directory();
-    host::bounded::bounded(&common, work).unwrap_or(Err(StateError::NoAnswer))
+    host::bounded::bounded(&common, work)?
 }
 
 /// Does this once more where it may have failed for a moment alone (memory, descriptors, threads). A file
 /// system that has not answered in time is not waited for again, and asked only if it answers by now.
 pub(super) fn once_more<T>(look: impl Fn() -> Result<T, StateError>) -> Result<T, StateError> {
     match look() {
-        Err(StateError::Io(_) | StateError::NoAnswer) => look(),
+        Err(StateError::Io(_) | StateError::Unanswered(_)) => look(),
         looked => looked,
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::host::bounded::Unanswered;
+
 /// Why a TPM state cannot be read. The text follows the state's path and a colon, and never
 /// repeats what is in the file, which may not be a TPM's.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +33,8 @@ pub enum StateError {
     #[error("another process has a lease on it, so reading it would wait")]
     Leased,
     /// Its file system did not answer in time; or there was no thread to ask it in.
-    #[error("its file system does not answer")]
-    NoAnswer,
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
     /// The path leads through a link whose target is missing: libvirt cannot make the directory.
     #[error("{} is a symbolic link whose target does not exist", .0.display())]
     DanglingLink(PathBuf),
@@ -107,7 +109,7 @@ impl StateError {
             | Self::NotLinear => true,
             Self::Io(_)
             | Self::Leased
-            | Self::NoAnswer
+            | Self::Unanswered(_)
             | Self::DanglingLink(_)
             | Self::NoDirectory(_)
             | Self::TooLong

@@ -19,6 +19,7 @@ use super::directories::{self, bounded, once_more};
 use super::error::{LockError, StateError};
 use super::open;
 use super::state_path::{Backend, StatePath};
+use crate::host::bounded::Unanswered;
 use crate::host::crash;
 use crate::host::dirs::PROC;
 use crate::host::interrupted::{again, openat};
@@ -85,7 +86,8 @@ pub fn lock_problem(state_path: &StatePath) -> Option<LockProblem> {
 pub fn is_used_elsewhere(state_path: &StatePath) -> bool {
     match test_lock(state_path) {
         Ok(problem) => problem == Some(LockProblem::Held(LockHolder::Elsewhere)),
-        Err(error) => matches!(error, StateError::Io(_)),
+        Err(StateError::Io(_) | StateError::Unanswered(Unanswered::NoThread(_))) => true,
+        Err(_) => false,
     }
 }
 
@@ -236,7 +238,7 @@ mod tests {
         armed::fail_next(2);
         assert_eq!(lock_problem(&state_path), None);
         armed::refuse_threads(2);
-        assert!(!is_used_elsewhere(&state_path));
+        assert!(is_used_elsewhere(&state_path));
     }
 
     #[test]

@@ -30,3 +30,4 @@ mod rotate;
 mod slots;
 mod state;
 mod store;
+mod warnings;

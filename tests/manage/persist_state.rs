@@ -6,7 +6,7 @@ use crate::domain::Vtpm;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::guests::{GuestError, GuestRef, ListedGuest};
-use crate::manage::persist_state::{DeletedStates, PersistError, Survival, persist};
+use crate::manage::persist_state::{DeletedStates, PersistError, Survival, encrypted, persist};
 use crate::manage::stopped_guest::StoppedError;
 
 fn is_set(fixture: &Fixture, name: &str) -> bool {
@@ -15,7 +15,7 @@ fn is_set(fixture: &Fixture, name: &str) -> bool {
 }
 
 fn named(fixture: &Fixture, name: &str) -> Result<bool, PersistError> {
-    persist(&fixture.host, Some(&[name.to_owned()])).map(|done| done[0].changed)
+    persist(&fixture.host, Some(&[name.to_owned()])).map(|done| done.guests[0].changed)
 }
 
 fn deleted(fixture: &Fixture) -> DeletedStates {
@@ -27,7 +27,7 @@ fn deleted(fixture: &Fixture) -> DeletedStates {
 #[test]
 fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
     let fixture = Fixture::new();
-    assert!(persist(&fixture.host, None).unwrap().is_empty());
+    assert!(persist(&fixture.host, None).unwrap().guests.is_empty());
     fixture.define("vm1");
     fixture.define("vm2");
     fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
@@ -36,6 +36,7 @@ fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
     assert!(!named(&fixture, "vm1").unwrap());
     let all = persist(&fixture.host, None).unwrap();
     let all: Vec<_> = all
+        .guests
         .iter()
         .map(|one| (one.guest.label(), one.changed, one.running))
         .collect();
@@ -43,6 +44,27 @@ fn it_is_set_once_for_those_that_are_named_or_for_all_that_are_encrypted() {
     assert_eq!(all, [row("vm1", false, false), row("vm2", true, true)]);
     assert!(is_set(&fixture, "vm2") && !is_set(&fixture, "plain"));
     assert!(named(&fixture, "plain").unwrap());
+}
+
+#[test]
+fn a_guest_whose_xml_cannot_be_read_is_not_passed_over_in_silence() {
+    let fixture = Fixture::new();
+    for name in ["vm1", "vm2", "vm3"] {
+        fixture.define(name);
+    }
+    let mut guests = fixture.host.guests().unwrap();
+    guests[1].xml = "<domain><name>vm2</name>".into();
+    guests[2].persistent = false;
+    let (encrypted, unreadable) = encrypted(guests).unwrap();
+    let encrypted: Vec<_> = encrypted
+        .iter()
+        .map(|guest| guest.reference().label())
+        .collect();
+    let unreadable: Vec<_> = unreadable.iter().map(|(guest, _)| guest.label()).collect();
+    assert_eq!(
+        (encrypted, unreadable),
+        (vec!["vm1".to_owned()], vec!["vm2".to_owned()])
+    );
 }
 
 #[test]

@@ -278,4 +278,13 @@ impl Command {
             _ => false,
         }
     }
+
+    /// Whether what happens beside its answer goes to the hook's log: it does a start's work, or systemd runs it.
+    #[must_use]
+    pub fn has_log(&self) -> bool {
+        matches!(
+            self,
+            Self::Replay { .. } | Self::Open { .. } | Self::Sync { follow: true, .. }
+        )
+    }
 }

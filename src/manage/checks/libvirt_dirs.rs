@@ -28,15 +28,20 @@ fn elsewhere(guest: &Guest, file: PathBuf, setting: &'static str) -> HostFinding
     }
 }
 
+/// Whether there is no such file. One that cannot be looked for is not said to be elsewhere.
+fn is_gone(file: &Path) -> bool {
+    file.try_exists().is_ok_and(|is_there| !is_there)
+}
+
 fn definition(dirs: &LibvirtDirs, guest: &Guest) -> Option<HostFinding> {
     let file = dirs.definitions().join(format!("{}.xml", guest.name));
-    let is_missing = guest.persistent && !file.exists();
+    let is_missing = guest.persistent && is_gone(&file);
     is_missing.then(|| elsewhere(guest, file, "config_dir"))
 }
 
 fn status(dirs: &LibvirtDirs, guest: &Guest) -> Option<HostFinding> {
     let file = dirs.running().join(format!("{}.xml", guest.name));
-    let is_missing = guest.running && !file.exists();
+    let is_missing = guest.running && is_gone(&file);
     is_missing.then(|| elsewhere(guest, file, "run_dir"))
 }
 
@@ -48,8 +53,9 @@ fn tpm(dirs: &LibvirtDirs, guest: &Guest) -> Option<HostFinding> {
     let states = dirs.tpm_states();
     let directory = states.join(&uuid);
     let asked = directory.clone();
-    let is_missing =
-        guest.running && is_libvirts_own && bounded(&states, move || asked.exists()) == Some(false);
+    let is_missing = guest.running
+        && is_libvirts_own
+        && matches!(bounded(&states, move || asked.try_exists()), Ok(Ok(false)));
     is_missing.then(|| HostFinding::Elsewhere {
         guest: guest.name.clone(),
         file: directory,

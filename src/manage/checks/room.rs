@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::finding::unreadable;
 use super::{Finding, HostFinding};
-use crate::host::bounded::bounded;
+use crate::host::bounded::{Unanswered, bounded};
 use crate::host::process;
 use crate::manage::host::{Host, default_deadline};
 
@@ -32,10 +32,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
 fn room(place: &Path) -> Option<Finding> {
     let (asked, path) = (place.to_owned(), place.to_owned());
     let disk = match bounded(place, move || statvfs(&asked)) {
-        Some(Ok(disk)) => disk,
-        Some(Err(Errno::ENOENT)) => return None,
-        Some(Err(errno)) => return Some(unreadable(place, errno.into())),
-        None => return Some(HostFinding::DeadFileSystem(path).into()),
+        Ok(Ok(disk)) => disk,
+        Ok(Err(Errno::ENOENT)) => return None,
+        Ok(Err(errno)) => return Some(unreadable(place, errno.into())),
+        Err(Unanswered::NoThread(error)) => return Some(unreadable(place, error)),
+        Err(Unanswered::TimedOut) => return Some(HostFinding::DeadFileSystem(path).into()),
     };
     full(path, (disk.blocks_available(), disk.fragment_size())).map(Finding::from)
 }

@@ -69,6 +69,12 @@ impl Store {
         is_said.unwrap_or(true)
     }
 
+    /// Whether this guest may have run after this time, here or on another host.
+    #[must_use]
+    pub fn may_have_run_since(&self, domain: DomainUuid, at: Timestamp) -> bool {
+        self.has_started_since(domain, at) || self.has_run_elsewhere_since(domain, at)
+    }
+
     /// Whether any host, this one too, says that it has begun or ended a run of this guest after this time; likewise
     /// `true` where that cannot be read.
     #[must_use]

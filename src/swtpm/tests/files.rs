@@ -282,5 +282,5 @@ fn a_state_that_no_thread_could_read_for_a_moment_is_read_again() {
     armed::refuse_threads(1);
     assert!(matches!(read_at_once(&states), StateFile::Encrypted(_)));
     armed::refuse_threads(2);
-    assert!(unreadable(read_at_once(&states)).contains("does not answer"));
+    assert!(unreadable(read_at_once(&states)).contains("no thread to read it in"));
 }

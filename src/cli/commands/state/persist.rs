@@ -8,7 +8,7 @@ use crate::cli::ui::answer::Answer;
 use crate::cli::ui::describe;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
-use crate::manage::persist_state::{PersistError, PersistedState, persist};
+use crate::manage::persist_state::{PersistError, PersistedStates, persist};
 use crate::messages::Command;
 
 pub(super) fn run(context: &Context, which: &Domains) -> Result<(), CommandError> {
@@ -16,12 +16,12 @@ pub(super) fn run(context: &Context, which: &Domains) -> Result<(), CommandError
     context.output.print(&persist(&context.host, texts)?)
 }
 
-impl Answer for Vec<PersistedState> {
+impl Answer for PersistedStates {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        if self.is_empty() {
+        if self.guests.is_empty() {
             return writeln!(out, "no guest that is defined has an encrypted vTPM");
         }
-        for one in self {
+        for one in &self.guests {
             let guest = one.guest.label();
             match (one.changed, one.running) {
                 (false, _) => writeln!(
@@ -39,6 +39,14 @@ impl Answer for Vec<PersistedState> {
             }?;
         }
         Ok(())
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let unreadable = self.unreadable.iter().map(|(guest, error)| {
+            let guest = guest.label();
+            format!("cannot read the XML of {guest}, which was left as it is: {error}")
+        });
+        unreadable.collect()
     }
 }
 
