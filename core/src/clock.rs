@@ -6,11 +6,27 @@ use std::time::{Duration, Instant, SystemTime};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Timestamp(pub i64);
 
+/// How far a clock may be set back before a time counts as one that it has not reached, in milliseconds.
+const TOLERANCE_MS: i64 = 5 * 60 * 1000;
+
 impl Timestamp {
     /// The wall clock. A clock set before 1970 reads as 0.
     #[must_use]
     pub fn now() -> Self {
         SystemTime::now().into()
+    }
+
+    /// Whether the clock has not reached this time yet: it was wrong then, or is wrong now.
+    #[must_use]
+    pub fn is_ahead_of(self, now: Self) -> bool {
+        self.0 > now.0.saturating_add(TOLERANCE_MS)
+    }
+
+    /// Whether what was done at this time, and is to be done each `interval` milliseconds, is to be done again. A time that
+    /// the clock has not reached says nothing: it is.
+    #[must_use]
+    pub fn is_due(self, interval: i64, now: Self) -> bool {
+        self.is_ahead_of(now) || now.0.saturating_sub(self.0) >= interval
     }
 }
 
@@ -50,5 +66,20 @@ impl Deadline {
     #[must_use]
     pub fn at_most(self, time: Duration) -> Self {
         Self(self.0.min(Instant::now() + time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_at_a_time_that_the_clock_has_not_reached_is_to_be_done_again() {
+        let (minute, now) = (60_000, Timestamp(100_000_000));
+        let is_due = |at: i64| Timestamp(now.0 + at).is_due(10 * minute, now);
+        assert!(is_due(-10 * minute) && !is_due(-10 * minute + 1));
+        // Set back a little, as by NTP.
+        assert!(!is_due(5 * minute) && is_due(5 * minute + 1));
+        assert!(Timestamp(i64::MAX).is_due(i64::MAX, now) && Timestamp(i64::MIN).is_due(1, now));
     }
 }

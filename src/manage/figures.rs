@@ -52,8 +52,8 @@ fn read(store: &Store, now: Timestamp) -> Result<Figures, StoreError> {
     if let Some(member) = store.membership()? {
         let last = member.synced_at.unwrap_or(member.joined_at);
         figures.fleet = Some(FleetFigures {
-            // A clock that was set back does not make it negative.
-            lag_ms: now.0.saturating_sub(last.0).max(0),
+            // Where the clock was set back, by how much: the fleet goes by times.
+            lag_ms: now.0.saturating_sub(last.0).saturating_abs(),
             outbox: store.outbox_len()?,
         });
     }
@@ -61,7 +61,7 @@ fn read(store: &Store, now: Timestamp) -> Result<Figures, StoreError> {
         kind, verified_at, ..
     } in store.slots()?
     {
-        let is_ok = verified_at.is_some_and(|at| now.0.saturating_sub(at.0) <= OPENS_FOR);
+        let is_ok = verified_at.is_some_and(|at| !at.is_due(OPENS_FOR, now));
         let of_slot = SlotFigures { is_ok, verified_at };
         let of_kind = figures.slots.entry(kind).or_insert(of_slot);
         of_kind.is_ok &= is_ok;

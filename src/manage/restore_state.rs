@@ -1,12 +1,14 @@
 //! `state restore`, `state show`: restores a saved copy of a guest's TPM state.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 
 use super::copies::{Copies, JudgedCopy, ShownCopies};
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, default_deadline};
 use crate::domain::{self, Vtpm};
-use crate::tpm_copies::{CopyError, CopyRestored, RestoreError, restore_copy};
+use crate::tpm_copies::{CopyError, CopyRestored, RestoreError, restore_copy, sort_latest_first};
 
 /// What `state restore` did.
 #[derive(Debug, Serialize)]
@@ -79,12 +81,10 @@ pub(crate) fn restore(
             copy.sha256.starts_with(digits) || id.starts_with(digits)
         });
     }
-    let worth = |judged: &JudgedCopy| {
-        let available = judged.copy.is_available();
-        (judged.opened, available, judged.kept_at)
-    };
-    copies.sort_by_key(|(_, copy)| worth(copy));
-    let Some((_, copy)) = copies.pop() else {
+    let worth = |judged: &JudgedCopy| (judged.opened, judged.copy.is_available());
+    sort_latest_first(&mut copies, |(_, judged)| &judged.copy);
+    copies.sort_by_key(|(_, judged)| Reverse(worth(judged)));
+    let Some((_, copy)) = copies.into_iter().next() else {
         return Err(match (named, fleet_silent) {
             // It may be the one that is looked for.
             _ if !unreadable.is_empty() => unreadable.remove(0).into(),

@@ -319,6 +319,14 @@ fn open_tries_slots_that_nobody_has_needed_for_long_and_metrics_tell_of_those_th
     // The key is here: nothing is asked for that is needed.
     assert_eq!(json(&host, "open")[0]["result"], "here");
     assert_eq!(ok(), is(1));
+    // Nor does a time that the clock has not reached say that they open.
+    sql(
+        &host,
+        "UPDATE kek_slot SET verified_at = verified_at + 400 * 24 * 3600 * 1000",
+    );
+    assert_eq!(ok(), is(0));
+    assert_eq!(json(&host, "open")[0]["result"], "here");
+    assert_eq!(ok(), is(1));
     age();
     sql(
         &host,

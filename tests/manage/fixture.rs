@@ -306,6 +306,35 @@ impl Fixture {
             .unwrap();
     }
 
+    /// A guest in use without a TPM state, with two copies of it: the clock, a year ahead when the first was saved, was set back
+    /// before the second. Returns the bytes of the second, too.
+    pub(crate) fn guest_with_postdated_copy(&self, name: &str) -> (Defined, Vec<u8>) {
+        let (guest, dek) = (self.define(name), Dek::generate().unwrap());
+        self.add_key(&guest, "a", &dek);
+        for _ in 0..2 {
+            self.postdate_copies(&guest);
+            self.encrypt_state(&guest, &dek);
+            self.save_copy(&guest);
+        }
+        let second = fs::read(self.state_file(&guest)).unwrap();
+        fs::remove_file(self.state_file(&guest)).unwrap();
+        (guest, second)
+    }
+
+    fn postdate_copies(&self, guest: &Defined) {
+        let copies = CopyStore::of(self.host.state_dir(), guest.uuid);
+        for copy in copies.copies().unwrap().0 {
+            let path = copies
+                .path()
+                .join(format!("{}.json", copy.manifest.sha256()));
+            let mut manifest: serde_json::Value =
+                serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            let saved_at = copy.manifest.kept_at().0 + 365 * 24 * 60 * 60 * 1000;
+            manifest["kept_at"] = saved_at.into();
+            fs::write(&path, manifest.to_string()).unwrap();
+        }
+    }
+
     /// A damaged state that a start has set aside.
     pub(crate) fn damaged_state(&self, guest: &Defined) -> PathBuf {
         let dir = self.host.state_dir().damaged_states();

@@ -15,6 +15,7 @@ use crate::key::dek::Dek;
 use crate::key::id::KeyId;
 use crate::key::kek::Kek;
 use crate::manage::checks::{Finding, HostFinding, KeyFinding, RecoveryFiles, examine};
+use crate::manage::figures::figures;
 use crate::manage::fleet::{FleetCommandError, lost};
 use crate::manage::host::{BrokenConfig, default_deadline};
 use crate::manage::prune::{Rule, prune};
@@ -479,6 +480,21 @@ fn a_person_restores_a_state_of_the_fleet_whatever_is_known_since() {
 }
 
 #[test]
+fn a_start_that_asks_the_fleet_restores_the_later_copy_of_this_host_though_the_clock_was_set_back()
+{
+    let first = Fixture::new();
+    let (guest, last) = first.guest_with_postdated_copy("vm1");
+    let store = FleetStore::with(&Member::new(&first, "host1").keys(&guest), &[]);
+    store.configure(&first, "");
+    first.sql("DELETE FROM key_ref");
+    assert_eq!(
+        carried_out(&first, &guest),
+        "allow fleet-key-learnt state-gone learn-key restore-tpm-state"
+    );
+    assert!(fs::read(first.state_file(&guest)).unwrap() == last);
+}
+
+#[test]
 fn a_person_waits_longer_for_the_store_than_a_start_does() {
     let moved = without_state();
     let (member, guest, second) = (moved.member(), &moved.guest, &moved.second);
@@ -518,6 +534,15 @@ fn the_doctor_says_what_is_wrong_with_the_exchange() {
     assert_eq!(found(), [joined.0.to_string()]);
     store.mark_synced(true, None, Timestamp::now()).unwrap();
     assert!(found().is_empty());
+    // The clock was set back by an hour since: nobody knows how long ago that was.
+    let ahead = Timestamp(now() + 3_600_000);
+    store.mark_synced(true, None, ahead).unwrap();
+    assert_eq!(found(), [ahead.0.to_string()]);
+    let lag = figures(&fixture.host, Timestamp::now())
+        .fleet
+        .unwrap()
+        .lag_ms;
+    assert!((3_500_000..3_700_000).contains(&lag), "{lag}");
     // Nobody exchanges more often than twice a day here.
     store.mark_synced(true, None, joined).unwrap();
     shared.configure(&fixture, "interval = \"12h\"");

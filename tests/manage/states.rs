@@ -63,6 +63,14 @@ fn a_copy_of_a_tpm_of_another_version_is_not_restored_beside_the_guests_own() {
 }
 
 #[test]
+fn the_later_copy_is_restored_even_if_the_clock_was_set_back_since_the_earlier_one() {
+    let fixture = Fixture::new();
+    let (guest, last) = fixture.guest_with_postdated_copy("vm1");
+    assert!(restore(&fixture.host, "vm1", None).unwrap().changed);
+    assert!(fs::read(fixture.state_file(&guest)).unwrap() == last);
+}
+
+#[test]
 fn a_reset_names_the_directory_in_which_libvirt_would_make_no_tpm() {
     let fixture = Fixture::new();
     let guest = guest_with_copy(&fixture);

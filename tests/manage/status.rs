@@ -303,17 +303,21 @@ fn the_slots_of_a_kind_are_in_order_while_each_has_opened_lately() {
     let now = Timestamp::now();
     let ago = |ms: i64| Some(Timestamp(now.0 - ms));
     let lately = 2 * TRIED_EVERY;
-    fixture.put_slot("a", "transit", ("one", "a"), ago(lately));
+    fixture.put_slot("a", "transit", ("one", "a"), ago(lately - 1));
     fixture.put_slot("a", "transit", ("two", "a"), ago(1));
-    fixture.put_slot("a", "pad", ("toy", "a"), ago(lately + 1));
+    fixture.put_slot("a", "pad", ("toy", "a"), ago(lately));
     fixture.put_slot("b", "pad", ("toy", "b"), ago(1));
     fixture.put_slot("b", "never", ("new", "b"), ago(1));
     fixture.put_slot("a", "never", ("new", "a"), None);
+    // The clock was wrong then.
+    let ahead = ago(-60 * 60 * 1000);
+    fixture.put_slot("a", "ahead", ("far", "a"), ahead);
     let found = figures(&fixture.host, now).slots;
     let of = |kind: &str| (found[kind].is_ok, found[kind].verified_at);
-    assert_eq!(of("transit"), (true, ago(lately)));
-    assert_eq!(of("pad"), (false, ago(lately + 1)));
+    assert_eq!(of("transit"), (true, ago(lately - 1)));
+    assert_eq!(of("pad"), (false, ago(lately)));
     assert_eq!(of("never"), (false, None));
+    assert_eq!(of("ahead"), (false, ahead));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::fleet::claim::PlacementClaim;
 use crate::ids::DomainUuid;
 use crate::store::{Access, Store};
 use crate::swtpm::{StateFile, StatePath, future_owner, read_state};
-use crate::tpm_copies::SavedCopy;
+use crate::tpm_copies::{SavedCopy, sort_latest_first};
 use crate::verdict::facts::{FleetQuestion, NotOpened, RunsOn, TpmState, Trial};
 use believe::{Believed, DatedState};
 
@@ -103,10 +103,7 @@ impl Gathered {
             saved
                 .copies
                 .extend(self.copies_of_fleet(guard, domain, vtpm, believed, states));
-            // The newest first, wherever it is from.
-            saved
-                .copies
-                .sort_by_key(|(copy, _)| std::cmp::Reverse(copy.manifest.kept_at()));
+            sort_latest_first(&mut saved.copies, |(copy, _)| copy);
         }
         self.copy = None;
         self.facts.saved.copy = None;

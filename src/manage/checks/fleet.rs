@@ -37,7 +37,7 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let interval = i64::try_from(config.fleet.interval.as_millis()).unwrap_or(i64::MAX);
     let long = interval.saturating_mul(INTERVALS.into()).max(NOT_LONG);
     let is_off = not_settled([FLEET_UNIT]).is_some();
-    if Timestamp::now().0.saturating_sub(last.0) > long {
+    if last.is_due(long, Timestamp::now()) {
         found.push(HostFinding::NoExchange { last, is_off }.into());
     } else if is_off {
         found.push(HostFinding::FleetNotEnabled.into());

@@ -9,9 +9,6 @@ use crate::manage::host::{Host, HostError, default_deadline};
 use crate::store::{Access, EventFilter, Store};
 use crate::verdict::facts::Provider;
 
-/// How far the history may be ahead of the clock, in milliseconds.
-const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
-
 /// How long an export is trusted without being tried, in milliseconds: a year.
 const TRUSTED_EXPORT_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
@@ -79,7 +76,7 @@ fn only_kind(store: &Store, provider: Provider) -> Result<Option<KeyFinding>, Ho
 fn clock(store: &Store) -> Result<Option<KeyFinding>, HostError> {
     let newest = store.history(EventFilter::All, 1)?.pop();
     let now = Timestamp::now();
-    let ahead = newest.filter(|row| row.at.0 > now.0.saturating_add(CLOCK_TOLERANCE_MS));
+    let ahead = newest.filter(|row| row.at.is_ahead_of(now));
     Ok(ahead.map(|row| KeyFinding::Clock { last: row.at, now }))
 }
 

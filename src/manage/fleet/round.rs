@@ -272,9 +272,10 @@ impl Work<'_> {
         if follower.reported.is_none() {
             follower.reported = self.reported()?;
         }
-        let is_known = follower.reported.as_ref().is_some_and(|(said, at)| {
-            *said == keks && self.now.0.saturating_sub(at.0) < REPORT_EVERY
-        });
+        let is_known = follower
+            .reported
+            .as_ref()
+            .is_some_and(|(said, at)| *said == keks && !at.is_due(REPORT_EVERY, self.now));
         if is_known {
             return Ok(());
         }

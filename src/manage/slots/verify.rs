@@ -97,7 +97,7 @@ pub(in crate::manage) fn try_old(
     managers: &mut KeyManagers,
 ) -> Result<(), StoreError> {
     let now = Timestamp::now();
-    let is_old = |at: Timestamp| now.0.saturating_sub(at.0) >= TRIED_EVERY;
+    let is_old = |at: Timestamp| at.is_due(TRIED_EVERY, now);
     let deadline = Deadline::after(TIME_TO_TRY);
     let mut slots = store.slots()?;
     slots.sort_by_key(|slot| slot.verified_at);

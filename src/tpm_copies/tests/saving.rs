@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::{Guest, LATER, STATE};
 use crate::clock::Timestamp;
 use crate::tpm_copies::copy_store::{KEPT_RUNS, MAX_COPIES, MAX_UNTRIED};
-use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains};
+use crate::tpm_copies::{CopyError, RunRecord, SavedCopy, domains, sort_latest_first};
 use crate::verdict::facts::CopyReason;
 
 /// A state of a newer format than this program knows.
@@ -293,4 +293,40 @@ fn copies_that_were_set_aside_are_not_surplus() {
     }
     assert_eq!(guest.copies().len(), 10);
     assert!(guest.copy_store().available_copies().unwrap().0.is_empty());
+}
+
+#[test]
+fn a_copy_is_the_later_one_even_if_the_clock_was_set_back_since_the_earlier_one() {
+    let guest = Guest::new();
+    for number in 1..=3 {
+        guest.put(&newer(&format!("state {number}")));
+        guest.save(CopyReason::Release);
+    }
+    let mut copies = guest.copies();
+    for (copy, clock) in copies.iter_mut().rev().zip([2_000, 9_000, 3_000]) {
+        copy.manifest.kept_at = clock;
+    }
+    for (copy, clock) in guest.copies().into_iter().zip([2_500, 8_000, 9_500]) {
+        copies.push(copy);
+        let of_fleet = copies.last_mut().unwrap();
+        of_fleet.manifest.reason = CopyReason::Fleet;
+        of_fleet.manifest.kept_at = clock;
+    }
+    sort_latest_first(&mut copies, |copy| copy);
+    let order: Vec<_> = copies
+        .iter()
+        .map(|copy| (copy.is_of_fleet(), copy.manifest.kept_at))
+        .collect();
+    let (own, of_fleet) = (|at| (false, at), |at| (true, at));
+    assert_eq!(
+        order,
+        [
+            of_fleet(9_500),
+            own(3_000),
+            own(9_000),
+            of_fleet(8_000),
+            of_fleet(2_500),
+            own(2_000)
+        ]
+    );
 }

@@ -30,9 +30,6 @@ pub struct Provider {
 /// provider that nobody can make, for the names of providers have no slash.
 pub const ANNOUNCED: &str = "fleet/";
 
-/// How far a clock may have been set back, in milliseconds.
-const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
-
 /// The key managers that have a slot of a KEK.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KmsSlots {
@@ -47,9 +44,7 @@ impl KmsSlots {
     /// no key manager has does not expire. A time that the clock has not reached counts as none: the clock was wrong.
     #[must_use]
     pub fn is_older_than(&self, max_age: i64, now: Timestamp) -> bool {
-        let opened = self
-            .opened_at
-            .filter(|at| at.0 <= now.0.saturating_add(CLOCK_TOLERANCE_MS));
+        let opened = self.opened_at.filter(|at| !at.is_ahead_of(now));
         let opened = opened.map_or(i64::MIN, |at| at.0);
         !self.names.is_empty() && now.0.saturating_sub(opened) > max_age
     }

@@ -185,7 +185,7 @@ impl<'a> Exchange<'a> {
         let member = self.membership()?;
         let is_due = member
             .compared_at
-            .is_none_or(|at| self.now.0.saturating_sub(at.0) >= COMPARED_EVERY);
+            .is_none_or(|at| at.is_due(COMPARED_EVERY, self.now));
         self.settle(&mut done)?;
         if member.compared_at.is_none() && self.store.count_facts(Kind::Key)? > 0 {
             // The keys that it lacks before where their guests are: nobody believes that of a guest without a key.

@@ -142,6 +142,9 @@ fn everything_is_compared_once_a_day_and_when_somebody_asks_for_it() {
     assert!(compared(false, day));
     assert!(!compared(false, day + 1));
     assert!(compared(true, day + 2));
+    // By a clock that was a day ahead: otherwise nothing would be compared for two.
+    assert!(compared(false, 0));
+    assert!(!compared(false, 1));
 }
 
 #[test]
