@@ -65,7 +65,8 @@ impl Capture {
     }
 }
 
-/// The captures in `state_dir`, oldest first.
+/// The captures in `state_dir`, oldest first. Those of a clock that was ahead and has been set back since are the oldest:
+/// otherwise they would stay, and each new one go.
 pub fn list(state_dir: &StateDir) -> io::Result<Vec<Capture>> {
     let entries = match read_dir(state_dir.captures()) {
         Ok(entries) => entries,
@@ -74,7 +75,8 @@ pub fn list(state_dir: &StateDir) -> io::Result<Vec<Capture>> {
     };
     let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
     let mut captures: Vec<_> = paths?.into_iter().filter_map(Capture::parse).collect();
-    captures.sort_by(|one, other| one.path.cmp(&other.path));
+    let now = Timestamp::now();
+    captures.sort_by_cached_key(|it| (!it.at.is_ahead_of(now), it.path.clone()));
     Ok(captures)
 }
 
@@ -112,6 +114,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = StateDir::at(dir.path());
         (dir, state_dir)
+    }
+
+    #[test]
+    fn a_refusal_is_kept_even_if_the_clock_was_ahead_at_those_before() {
+        let (_dir, state_dir) = state_dir();
+        let keep_two = |guest| keep(&state_dir, b"<domain/>", Code::KeyMissing, guest, 2).unwrap();
+        let guests = || -> Vec<_> {
+            let captures = list(&state_dir).unwrap().into_iter();
+            captures.map(|it| it.guest).collect()
+        };
+        keep_two("vm1");
+        keep_two("vm2");
+        for (year, Capture { path, .. }) in (0..).zip(list(&state_dir).unwrap()) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let ahead = path.with_file_name(format!("90{year}{}", &name[3..]));
+            fs::rename(&path, ahead).unwrap();
+        }
+        assert_eq!(guests(), ["vm1", "vm2"]);
+        keep_two("vm3");
+        assert_eq!(guests(), ["vm2", "vm3"]);
     }
 
     #[test]
