@@ -2,6 +2,7 @@
 //! them as missing.
 
 use std::fs;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -45,7 +46,7 @@ pub(super) fn find(guard: &Guard, gathered: &mut Gathered, deadline: Deadline) -
     let Some(store) = store else {
         return Elsewhere {
             is_defined,
-            state: state_elsewhere(guard, domain, vtpm, None),
+            state: state_elsewhere(guard, domain, vtpm, None).ok().flatten(),
             ..Elsewhere::default()
         };
     };
@@ -85,7 +86,9 @@ impl Search<'_> {
         let seen = self.store.seen_state(domain.uuid)?;
         let seen = seen.as_ref().map(|seen| seen.path.as_path());
         Ok(Elsewhere {
-            state: state_elsewhere(guard, domain, self.vtpm, seen),
+            state: state_elsewhere(guard, domain, self.vtpm, seen)
+                .ok()
+                .flatten(),
             was_undefined: self.was_undefined()?,
             relative: self.relative()?,
             ..Elsewhere::default()
@@ -141,12 +144,13 @@ impl Search<'_> {
             state_path(&self.guard.config.libvirt.tpm_states(), uuid, &vtpm)
         });
         let seen = self.store.seen_state(uuid)?.map(|seen| seen.path);
-        let copies = CopyStore::of(&self.guard.state_dir, uuid).copies();
-        let has_copy = copies.is_ok_and(|(copies, _)| !copies.is_empty());
+        // What cannot be looked at may be there: `key clone` says why it cannot.
+        let copies = CopyStore::of(&self.guard.state_dir, uuid).has_copies();
+        let mut states = own.iter().chain(&seen);
         Ok(RelatedGuest {
             domain: self.describe(uuid)?,
             by,
-            has_state: has_copy || own.iter().chain(&seen).any(|path| is_filled(path)),
+            has_state: copies.unwrap_or(true) || states.any(|path| is_filled(path).unwrap_or(true)),
         })
     }
 
@@ -211,14 +215,14 @@ impl Search<'_> {
 }
 
 /// Returns a TPM state of this guest that its XML does not name: one of the other TPM version, one
-/// at libvirt's default path, or one where its last start found it.
-#[must_use]
+/// at libvirt's default path, or one where its last start found it. An error: a path at which there may be
+/// one, for it could not be looked for, and why.
 pub fn state_elsewhere(
     guard: &Guard,
     domain: &Domain,
     vtpm: &Emulator,
     last_seen: Option<&Path>,
-) -> Option<StateElsewhere> {
+) -> Result<Option<StateElsewhere>, (PathBuf, String)> {
     let place = |vtpm: &Emulator| state_path(&guard.config.libvirt.tpm_states(), domain.uuid, vtpm);
     let wanted = place(vtpm);
     let mut candidates: Vec<(PathBuf, ElsewhereKind)> = Vec::new();
@@ -244,18 +248,27 @@ pub fn state_elsewhere(
         }
     }
     candidates.extend(last_seen.map(|path| (path.to_owned(), ElsewhereKind::LastSeen)));
-    candidates
-        .into_iter()
-        .find(|(path, _)| *path != wanted && is_filled(path))
-        .map(|(path, kind)| StateElsewhere { path, wanted, kind })
+    candidates.retain(|(path, _)| *path != wanted);
+    let mut unseen = None;
+    for (path, kind) in candidates {
+        match is_filled(&path) {
+            Ok(true) => return Ok(Some(StateElsewhere { path, wanted, kind })),
+            Ok(false) => {}
+            Err(why) => unseen = unseen.or(Some((path, why))),
+        }
+    }
+    unseen.map_or(Ok(None), Err)
 }
 
-/// Returns whether this is a file with content; `false` if its file system does not answer.
-fn is_filled(path: &Path) -> bool {
+/// Returns whether this is a file with content, or why that cannot be told.
+fn is_filled(path: &Path) -> Result<bool, String> {
     let asked = path.to_owned();
-    let is_filled =
-        move || fs::metadata(asked).is_ok_and(|found| found.is_file() && found.len() > 0);
-    bounded(path.parent().unwrap_or(path), is_filled).unwrap_or(false)
+    let found = bounded(path.parent().unwrap_or(path), move || fs::metadata(asked));
+    match found.map_err(|error| error.to_string())? {
+        Ok(found) => Ok(found.is_file() && found.len() > 0),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn changed_at(path: &Path) -> Option<Timestamp> {

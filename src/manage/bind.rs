@@ -55,6 +55,8 @@ pub(crate) enum BindAction {
 pub(crate) enum BindRemark {
     /// libvirt does not know the guest.
     NotDefined,
+    /// libvirt defines the guest, without an emulated TPM.
+    NoTpm,
     /// Its vTPM is not encrypted: no key is made at its start.
     NotEncrypted,
     /// libvirt has a value for its secret, which root can read: that is its key.
@@ -217,11 +219,11 @@ impl Host {
         states: &Path,
     ) -> Result<Vec<BindRemark>, HostError> {
         let Some((defined, vtpm)) = self.definition(bound.uuid) else {
-            let answers = self.libvirt().guests(default_deadline()).is_ok();
-            return Ok(answers
-                .then_some(BindRemark::NotDefined)
-                .into_iter()
-                .collect());
+            return Ok(match self.libvirt().guest(bound.uuid, default_deadline()) {
+                Ok(None) => vec![BindRemark::NotDefined],
+                Ok(Some(_)) => vec![BindRemark::NoTpm],
+                Err(_) => Vec::new(),
+            });
         };
         let Some(secret) = vtpm.secret_uuid else {
             return Ok(vec![BindRemark::NotEncrypted]);

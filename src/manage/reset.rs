@@ -51,6 +51,9 @@ pub(crate) enum ResetError {
     /// Its TPM state exists; its XML does not name it.
     #[error("state elsewhere")]
     StateElsewhere(Domain, StateElsewhere),
+    /// Its TPM state may exist at this path, which cannot be looked at.
+    #[error("{1}: {2}")]
+    Unseen(GuestRef, PathBuf, String),
 }
 
 impl<E: Into<GuestError>> From<E> for ResetError {
@@ -165,8 +168,11 @@ fn refuse_beside_state(
     let seen = seen.map_err(HostError::from)?.flatten();
     let seen = seen.map(|seen| seen.path);
     match state_elsewhere(guard, &defined, &vtpm, seen.as_deref()) {
-        Some(found) if matches!(state, StateFile::Absent) => {
+        Ok(Some(found)) if matches!(state, StateFile::Absent) => {
             Err(ResetError::StateElsewhere(defined, found))
+        }
+        Err((path, why)) if matches!(state, StateFile::Absent) => {
+            Err(ResetError::Unseen(guest.clone(), path, why))
         }
         _ => Ok(()),
     }

@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::copies::{Copies, JudgedCopy, ShownCopies};
 use super::guests::{GuestError, GuestRef};
 use super::host::{Host, default_deadline};
-use crate::domain::{self, Vtpm};
 use crate::tpm_copies::{CopyError, CopyRestored, RestoreError, restore_copy, sort_latest_first};
 
 /// What `state restore` did.
@@ -95,16 +94,13 @@ pub(crate) fn restore(
     };
     // Without libvirt nothing can go wrong either: a guest that runs has its state.
     let known = host.libvirt().guest(guest.uuid, default_deadline());
-    let known = known.ok().flatten();
-    if known.as_ref().is_some_and(|known| known.running) {
+    if matches!(known, Ok(Some(known)) if known.running) {
         return Err(CopiesError::Running(guest));
     }
-    let defined = known.and_then(|known| domain::read(known.xml.as_bytes()).ok());
     let states = host.configured_libvirt_dirs()?.tpm_states();
-    let start = match defined.as_ref().map(|defined| &defined.vtpm) {
-        Some(Some(Vtpm::Emulator(vtpm))) => Some((states.as_path(), guest.uuid, vtpm)),
-        _ => None,
-    };
+    let definition = host.definition(guest.uuid);
+    let start = definition.as_ref();
+    let start = start.map(|(_, vtpm)| (states.as_path(), guest.uuid, vtpm));
     let done = restore_copy(&copy.copy, start)
         .map_err(|error| CopiesError::NotRestored(guest.clone(), error))?;
     Ok(RestoredState {

@@ -8,6 +8,7 @@ use super::host::Host;
 use crate::clock::Deadline;
 use crate::domain::{self, Domain, Emulator, StateSource, TpmVersion, Vtpm};
 use crate::ids::DomainUuid;
+use crate::staging::DefinitionFiles;
 use crate::swtpm::{StateFile, read_state, state_path};
 
 /// How long libvirt may take to show the XML of a guest, without which there are other answers.
@@ -20,11 +21,14 @@ pub(crate) struct TpmPlace {
 }
 
 impl Host {
-    /// The guest's definition and its emulated TPM, where libvirt knows it.
+    /// The guest's definition and its emulated TPM, where libvirt knows it. Where libvirt does not answer, its files say:
+    /// without an answer a guest is not taken for one that is not defined.
     pub(crate) fn definition(&self, uuid: DomainUuid) -> Option<(Domain, Emulator)> {
         let deadline = Deadline::after(DEADLINE_FOR_XML);
-        let guest = self.libvirt().guest(uuid, deadline);
-        let domain = domain::read(guest.ok()??.xml.as_bytes()).ok()?;
+        let domain = match self.libvirt().guest(uuid, deadline) {
+            Ok(guest) => domain::read(guest?.xml.as_bytes()).ok()?,
+            Err(_) => DefinitionFiles::from(&self.libvirt_dirs()).defined_as(uuid)?,
+        };
         match domain.vtpm.clone() {
             Some(Vtpm::Emulator(vtpm)) => Some((domain, vtpm)),
             _ => None,

@@ -163,7 +163,13 @@ fn slot(row: &Row<'_>) -> rusqlite::Result<Option<Slot>> {
         columns::full_text(row, "remote_key")?,
         columns::bytes(row, "blob")?,
     ) else {
-        tracing::warn!("a slot in the store is ignored: it cannot be read");
+        let kms = columns::text(row, "kms")?.unwrap_or_default();
+        let remote_key = columns::text(row, "remote_key")?.unwrap_or_default();
+        tracing::warn!(
+            kms,
+            key = remote_key,
+            "a slot in the store is ignored: it cannot be read"
+        );
         return Ok(None);
     };
     Ok(Some(Slot {

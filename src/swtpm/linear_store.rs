@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
@@ -39,6 +40,7 @@ pub(super) const MAX_LEN: u64 = 4 * MAX_STATE_LEN as u64;
 /// A locked linear store with a permanent state, and no other.
 pub(super) struct LinearStore {
     lock: StateLock,
+    path: PathBuf,
     /// Where its permanent state is.
     permall: Section,
     /// Where another one is staged.
@@ -74,6 +76,7 @@ impl LinearStore {
         }
         Ok(Some(Self {
             lock,
+            path: state_path.path.clone(),
             permall,
             staged: None,
         }))
@@ -198,7 +201,8 @@ impl Drop for LinearStore {
         if self.staged.is_some()
             && let Err(error) = self.erase_unused()
         {
-            tracing::warn!(%error, "the unused TPM state could not be overwritten");
+            let path = self.path.display();
+            tracing::warn!(%error, %path, "the unused TPM state could not be overwritten");
         }
     }
 }

@@ -101,7 +101,8 @@ fn test_lock(state_path: &StatePath) -> Result<Option<LockProblem>, StateError> 
         bounded(state_path, move || look(&asked))
     });
     tested.inspect_err(|error| {
-        tracing::warn!(%error, "the lock on the TPM state could not be tested");
+        let path = state_path.path.display();
+        tracing::warn!(%error, %path, "the lock on the TPM state could not be tested");
     })
 }
 
@@ -176,7 +177,9 @@ pub(super) fn take(dir: &File, dir_path: &Path, state: &Metadata) -> Result<Stat
             openat(dir, LOCK, flags | OFlag::O_CREAT | OFlag::O_EXCL, LOCK_MODE).inspect(|lock| {
                 let (owner, group) = (Uid::from_raw(state.uid()), Gid::from_raw(state.gid()));
                 if let Err(error) = fchown(lock, Some(owner), Some(group)) {
-                    tracing::warn!(%error, "the owner of swtpm's lock could not be set to swtpm's user");
+                    let path = dir_path.join(LOCK);
+                    let path = path.display();
+                    tracing::warn!(%error, %path, "the owner of swtpm's lock could not be set to swtpm's user");
                 }
             })
         }

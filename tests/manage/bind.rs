@@ -94,6 +94,11 @@ fn what_an_administrator_should_know_is_told() {
     fixture.define_with("plain", DomainUuid::random(), SecretUuid::random(), "");
     assert_eq!(remarks("plain"), [BindRemark::NotEncrypted]);
 
+    let no_tpm = "<domain><name>no-tpm</name><uuid>{}</uuid></domain>";
+    let no_tpm = no_tpm.replace("{}", &DomainUuid::random().to_string());
+    fixture.libvirt.guests.define(&no_tpm);
+    assert_eq!(remarks("no-tpm"), [BindRemark::NoTpm]);
+
     let with_state = fixture.define("with-state");
     fixture.encrypt_state(&with_state, &Dek::generate().unwrap());
     assert_eq!(remarks("with-state"), [BindRemark::HasState]);

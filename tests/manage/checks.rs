@@ -523,9 +523,19 @@ fn a_modular_host_is_seen_as_a_whole() {
     let config = fixture.root().join("config.toml");
     let before = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{before}{uri}")).unwrap();
-    // A libvirtd has the secrets, too, and is asked once.
+    // A libvirtd has the secrets, too. Where they are told, and the guests are not, that is said.
+    let found = look(&fixture);
+    assert!(host(&found, is_dead) && !host(&found, is_asked));
+    // Where it is silent altogether, that is one finding.
+    fixture
+        .libvirt
+        .fail_each(Call::Inspect, Failure::Unreachable);
     let found = look(&fixture);
     assert!(!host(&found, is_dead) && !host(&found, is_asked));
+    fixture.libvirt.recover();
+    fixture
+        .libvirt
+        .fail_each(Call::Guests, Failure::Unreachable);
 
     let pid_file = fixture.libvirt.dirs().pid_file("virtqemud");
     fs::create_dir_all(pid_file.parent().unwrap()).unwrap();

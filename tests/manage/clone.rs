@@ -8,8 +8,10 @@ use crate::clock::Timestamp;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::clone::{CloneAction, CloneError, Cloned, clone};
+use crate::manage::host::default_deadline;
 use crate::manage::key_refs::{retire, unbind};
 use crate::store::{Event, EventFilter, Origin};
+use crate::tpm_copies::CopyStore;
 
 fn cloned(fixture: &Fixture) -> Result<Cloned, CloneError> {
     clone(&fixture.host, "vm1", "vm2")
@@ -137,7 +139,10 @@ fn what_cannot_be_a_clone_is_refused() {
 #[test]
 fn a_guest_that_came_back_needs_a_state_of_its_own_that_opens() {
     let fixture = Fixture::new();
-    let (old, guest) = came_back(&fixture);
+    let old = fixture.guest_in_use("vm1");
+    fixture.save_copy(&old);
+    fixture.libvirt.guests.undefine("vm1");
+    let guest = fixture.define("vm2");
     let uuid = old.uuid.to_string();
     fixture.libvirt.guests.start("vm2");
     assert!(matches!(
@@ -145,8 +150,27 @@ fn a_guest_that_came_back_needs_a_state_of_its_own_that_opens() {
         Err(CloneError::Running(_))
     ));
     fixture.libvirt.guests.stop("vm2");
+    let key_id = fixture.provider("a").key_id;
+    let kek = fixture.host.keyring().open(key_id, default_deadline());
+    fixture.lose_key("a");
+    assert!(matches!(
+        clone(&fixture.host, &uuid, "vm2"),
+        Err(CloneError::NotTried(_, why)) if why.contains("holds no key")
+    ));
+    fixture.put_key(&kek.unwrap());
     let place = fixture.libvirt.dirs().tpm_states().join(&uuid);
     fs::remove_dir_all(place).unwrap();
+    let copies = CopyStore::of(fixture.host.state_dir(), old.uuid);
+    let saved = copies.copies().unwrap().0.remove(0);
+    let bytes = copies
+        .path()
+        .join(format!("{}.state", saved.manifest.sha256()));
+    fs::write(bytes, "damaged").unwrap();
+    assert!(matches!(
+        clone(&fixture.host, &uuid, "vm2"),
+        Err(CloneError::NotTried(_, why)) if why.contains("damaged")
+    ));
+    fs::remove_dir_all(copies.path()).unwrap();
     assert!(matches!(
         clone(&fixture.host, &uuid, "vm2"),
         Err(CloneError::NoStateLeft(..))

@@ -244,11 +244,12 @@ fn the_guests_of_all_hosts_are_those_that_would_not_start_and_those_that_run() {
     let host = HostUuid::random();
     store.put(report(host, "three", now.0, vec![gone]).write(host, now));
     let found = fleet_guests(&two.host).unwrap();
+    assert!(found.unchecked.is_empty());
     let short = |it: &FleetGuest| {
         let is_refused = it.code.is_some() && it.message.is_some();
         (it.name.clone(), it.host.clone(), it.running, is_refused)
     };
-    let found: Vec<_> = found.iter().map(short).collect();
+    let found: Vec<_> = found.guests.iter().map(short).collect();
     let row = |name: &str, host: &str, is_refused| {
         (name.to_owned(), host.to_owned(), Some(true), is_refused)
     };
@@ -260,6 +261,23 @@ fn the_guests_of_all_hosts_are_those_that_would_not_start_and_those_that_run() {
             row("vm3", "two", false)
         ]
     );
+}
+
+#[test]
+fn a_host_whose_libvirt_is_silent_reports_no_guest_that_would_start() {
+    let store = SharedStore::new();
+    let one = store.host("one");
+    one.guest_in_use("vm1");
+    one.libvirt.fail_each(Call::Guests, Failure::Unreachable);
+    exchange(&one);
+    let found = fleet_guests(&one.host).unwrap();
+    assert_eq!(
+        (found.guests.len(), found.unchecked),
+        (0, vec!["one".to_owned()])
+    );
+    let host = status(&one.host).unwrap().hosts.remove(0);
+    assert_eq!((host.guests, host.refused), (None, None));
+    assert!(host.reported_at.is_some());
 }
 
 #[test]

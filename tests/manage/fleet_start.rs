@@ -472,11 +472,17 @@ fn a_person_restores_a_state_of_the_fleet_whatever_is_known_since() {
     assert!(!restore(&second.host, "vm1", None).unwrap().changed);
     let silent = FleetStore::refusing("no route");
     silent.configure(second, "");
-    let silent = restore(&second.host, "vm1", None);
-    assert!(
-        matches!(silent, Err(CopiesError::FleetSilent(..))),
-        "{silent:?}"
-    );
+    for is_down in [false, true] {
+        if is_down {
+            // The guest is defined all the same.
+            second.libvirt.go_down();
+        }
+        let silent = restore(&second.host, &guest.uuid.to_string(), None);
+        assert!(
+            matches!(silent, Err(CopiesError::FleetSilent(..))),
+            "{silent:?}"
+        );
+    }
 }
 
 #[test]

@@ -349,6 +349,19 @@ fn the_sealed_key_of_a_host_is_tried_and_a_recovery_file_is_not() {
     };
     let slot = |kind: &str, opens| (kind.to_owned(), opens);
     assert_eq!(tried(), [slot("host", Some(true)), slot("recovery", None)]);
+    let key_id = fixture.provider("a").key_id.to_string();
+    fs::write(
+        fixture.host.state_dir().join("keys").join(&key_id),
+        "damaged",
+    )
+    .unwrap();
+    let verified = verify(&fixture.host, "a").unwrap();
+    assert_eq!(tried(), [slot("host", Some(false)), slot("recovery", None)]);
+    assert!(!verified.all_open());
+    let listed = list(&fixture.host, "a").unwrap().slots.remove(0);
+    assert!(listed.label.unwrap().contains("is damaged"));
+    fixture.lose_key("a");
+    assert_eq!(tried(), [slot("recovery", None)]);
 }
 
 #[test]

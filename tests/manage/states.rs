@@ -1,6 +1,7 @@
 //! `reset`, `state list`, `state show`, `state restore`, `state drop`.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
@@ -53,11 +54,17 @@ fn a_copy_of_a_tpm_of_another_version_is_not_restored_beside_the_guests_own() {
     let defined = fixture.host.defined_guest("vm1").unwrap().xml;
     let of_other_version = defined.replace("version='2.0'", "version='1.2'");
     fixture.libvirt.guests.define(&of_other_version);
-    let refused = restore(&fixture.host, "vm1", None).unwrap_err();
-    assert!(
-        matches!(refused, CopiesError::NotRestored(_, RestoreError::OtherTpm)),
-        "{refused:?}"
-    );
+    for is_down in [false, true] {
+        if is_down {
+            fixture.libvirt.go_down();
+        }
+        let refused = restore(&fixture.host, &guest.uuid.to_string(), None).unwrap_err();
+        assert!(
+            matches!(refused, CopiesError::NotRestored(_, RestoreError::OtherTpm)),
+            "{refused:?}"
+        );
+    }
+    fixture.libvirt.recover();
     fixture.libvirt.guests.define(&defined);
     assert!(restore(&fixture.host, "vm1", None).unwrap().changed);
 }
@@ -123,6 +130,24 @@ fn a_reset_is_refused_where_the_tpm_is_not_gone_or_was_never_kept() {
         reset(&fixture.host, "vm1"),
         Err(ResetError::StateElsewhere(..))
     ));
+    assert!(!is_unused(&fixture, &guest));
+    // That is in libvirt's files, too.
+    let uuid = guest.uuid.to_string();
+    fixture.libvirt.go_down();
+    assert!(matches!(
+        reset(&fixture.host, &uuid),
+        Err(ResetError::StateElsewhere(..))
+    ));
+    fixture.libvirt.recover();
+
+    // Nor where it cannot be looked for.
+    fs::remove_dir_all(&other).unwrap();
+    symlink(&other, &other).unwrap();
+    let refused = reset(&fixture.host, &uuid);
+    assert!(
+        matches!(&refused, Err(ResetError::Unseen(_, path, _)) if path.starts_with(&other)),
+        "{refused:?}"
+    );
     assert!(!is_unused(&fixture, &guest));
 
     // Nor where a broken configuration does not say where it is.

@@ -85,6 +85,13 @@ impl From<ResetError> for CommandError {
                 Command::VirshStart(guest.arg.clone()),
                 Command::VirshManagedsaveRemove(guest.arg)
             )),
+            ResetError::Unseen(guest, path, why) => {
+                let path = path.display();
+                Self::failed(format!(
+                    "the TPM state of {} may be at {path}, which cannot be looked at: {why}",
+                    guest.label()
+                ))
+            }
             ResetError::StateElsewhere(domain, found) => {
                 let words = messages::refusal(&domain, &Refusal::TpmStateElsewhere(found));
                 Self::refused(words.message).with_hint(words.hint)

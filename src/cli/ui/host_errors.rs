@@ -113,9 +113,12 @@ impl From<KeyringError> for CommandError {
 impl From<&KeyringError> for CommandError {
     fn from(error: &KeyringError) -> Self {
         let hint = match error {
-            KeyringError::Missing(_)
-            | KeyringError::Damaged { .. }
-            | KeyringError::UnsealFailed { .. } => {
+            KeyringError::Missing(_) => &format!(
+                "if a key manager has it: {}; else restore it: {}",
+                Command::Open,
+                Command::ProviderImport(Arg::FILE)
+            ),
+            KeyringError::Damaged { .. } | KeyringError::UnsealFailed { .. } => {
                 &format!("restore the key: {}", Command::ProviderImport(Arg::FILE))
             }
             KeyringError::NotTrusted { .. } => &trusted_files("go-rwx"),

@@ -27,6 +27,8 @@ fn libvirt(host: &Host, found: &mut Vec<HostFinding>) -> Option<Vec<Guest>> {
     let answer = host.secrets().inspect(SecretUuid::random(), deadline());
     // Without its program neither daemon is asked, and one finding says so.
     let cannot_ask = matches!(answer, Err(SecretError::NoHelper(_)));
+    // A libvirtd that is silent is one finding, and it may list no guests although it has answered.
+    let is_another = daemons == Daemons::Modular || answer.is_ok();
     if let Err(error) = answer {
         let uri = uri.clone();
         found.push(HostFinding::Libvirt {
@@ -36,14 +38,12 @@ fn libvirt(host: &Host, found: &mut Vec<HostFinding>) -> Option<Vec<Guest>> {
         });
     }
     let guests = host.libvirt().guests(deadline());
-    if daemons == Daemons::Modular {
-        if let (Err(error), false) = (&guests, cannot_ask) {
-            let error = error.clone();
-            found.push(HostFinding::GuestsDaemon { error, daemons });
-        }
-        if uri.starts_with("qemu") {
-            found.push(HostFinding::SecretsAtGuestsDaemon { uri });
-        }
+    if let (Err(error), true, false) = (&guests, is_another, cannot_ask) {
+        let error = error.clone();
+        found.push(HostFinding::GuestsDaemon { error, daemons });
+    }
+    if daemons == Daemons::Modular && uri.starts_with("qemu") {
+        found.push(HostFinding::SecretsAtGuestsDaemon { uri });
     }
     let mut guests = guests.ok()?;
     guests.sort_by(|one, other| one.name.cmp(&other.name));

@@ -137,7 +137,7 @@ pub(crate) enum HostFinding {
         error: SecretError,
         daemons: Daemons,
     },
-    /// The daemon that runs guests does not answer, and is not the one that has the secrets.
+    /// The daemon that runs guests does not list them, and its secret driver, if it has it, answers.
     GuestsDaemon {
         error: SecretError,
         daemons: Daemons,

@@ -48,6 +48,9 @@ pub(crate) enum CloneError {
     /// TPM. Its state belongs in this place.
     #[error("no state left")]
     NoStateLeft(Original, GuestRef, PathBuf),
+    /// A state of the original's may be left here: why it could not be read, or its keys not be tried.
+    #[error("{1}")]
+    NotTried(Original, String),
     /// The original is bound to no provider of this host.
     #[error("not bound")]
     NotBound(Original, GuestRef),

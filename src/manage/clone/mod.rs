@@ -264,7 +264,8 @@ impl Cloning<'_> {
     /// into the clone's place. The state goes first: a kill before the key leaves what doing it
     /// again completes.
     fn take_over(&mut self) -> Result<Option<Done>, CloneError> {
-        let found = self.original.states(self.guard, &self.store, &self.clone)?;
+        let (found, unreadable) = self.original.states(self.guard, &self.store, &self.clone)?;
+        let is_untried = !found.is_empty();
         for FoundState { path, copy } in found {
             let StateFile::Encrypted(state) = copy.state() else {
                 continue;
@@ -289,7 +290,12 @@ impl Cloning<'_> {
             let states = self.guard.config.libvirt.tpm_states();
             let place = state_path(&states, self.clone.uuid(), &self.clone.vtpm);
             let (original, clone) = (self.original.clone(), self.clone.reference());
-            return Err(CloneError::NoStateLeft(original, clone, place));
+            let untried = self.unlocker.why_not().filter(|_| is_untried);
+            let unreadable = unreadable.map(|error| error.to_string());
+            return Err(match untried.or(unreadable) {
+                Some(why) => CloneError::NotTried(original, why),
+                None => CloneError::NoStateLeft(original, clone, place),
+            });
         }
         Ok(None)
     }

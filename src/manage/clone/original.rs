@@ -11,7 +11,7 @@ use crate::manage::stopped_guest::DefinedGuest;
 use crate::messages::label;
 use crate::store::Store;
 use crate::swtpm::StateFile;
-use crate::tpm_copies::{CopyStore, LiveState, SavedCopy};
+use crate::tpm_copies::{CopyError, CopyStore, LiveState, SavedCopy};
 use crate::verdict::facts::CopyReason;
 
 /// The guest whose key, and perhaps whose TPM, the clone gets.
@@ -70,16 +70,16 @@ impl Original {
     }
 
     /// The encrypted TPM states of a guest that libvirt no longer knows, for a clone with this
-    /// TPM: libvirt's, that of its last start, and the saved copies, the latest first. A copy
-    /// that cannot be read is left out.
+    /// TPM: libvirt's, that of its last start, and the saved copies, the latest first. With the
+    /// first copy that cannot be read.
     pub(super) fn states(
         &self,
         guard: &Guard,
         store: &Store,
         clone: &DefinedGuest,
-    ) -> Result<Vec<FoundState>, HostError> {
+    ) -> Result<(Vec<FoundState>, Option<CopyError>), HostError> {
         let Self::Remembered(GuestRef { uuid, .. }) = *self else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         };
         let mut sources = vec![None];
         if let Some(seen) = store.seen_state(uuid)? {
@@ -98,13 +98,13 @@ impl Original {
                 found.push(FoundState { path, copy });
             }
         }
-        let (copies, _) = CopyStore::of(&guard.state_dir, uuid).copies()?;
+        let (copies, unreadable) = CopyStore::of(&guard.state_dir, uuid).copies()?;
         let saved = copies.into_iter().map(|copy| FoundState {
             path: copy.manifest.path.clone(),
             copy,
         });
         found.extend(saved);
         found.retain(|state| matches!(state.copy.state(), StateFile::Encrypted(_)));
-        Ok(found)
+        Ok((found, unreadable.into_iter().next()))
     }
 }

@@ -53,16 +53,29 @@ impl FleetEvent {
 
 const ALLOW: &str = "allow";
 
+/// Guests of all hosts.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct FleetGuests {
+    pub(crate) guests: Vec<FleetGuest>,
+    /// Hosts whose libvirt did not answer at their last report: it is unknown which of their guests would start.
+    #[serde(skip)]
+    pub(crate) unchecked: Vec<String>,
+}
+
 /// The guests of all hosts that would not start, and those that run, by name.
-pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandError> {
+pub(crate) fn fleet_guests(host: &Host) -> Result<FleetGuests, FleetCommandError> {
     let mut client = connect(&host.config()?)?;
-    let mut guests = Vec::new();
+    let (mut guests, mut unchecked) = (Vec::new(), Vec::new());
     let (store, _) = member(host, Access::Read)?;
     let present = hosts(&store)?;
     let reports = newest_reports(&mut client)?.into_values();
     for said in reports.filter_map(|said| said.into_iter().next()) {
         if !present.contains_key(&said.host) {
             continue;
+        }
+        if said.guests.is_none() {
+            unchecked.push(said.name.clone());
         }
         guests.extend(said.refused.into_iter().map(|guest| FleetGuest {
             host: said.name.clone(),
@@ -92,7 +105,8 @@ pub(crate) fn fleet_guests(host: &Host) -> Result<Vec<FleetGuest>, FleetCommandE
         }
     }
     guests.sort_by(|one, other| (&one.name, &one.host).cmp(&(&other.name, &other.host)));
-    Ok(guests)
+    unchecked.sort();
+    Ok(FleetGuests { guests, unchecked })
 }
 
 /// The newest events of all hosts, newest first.

@@ -37,7 +37,9 @@ pub(crate) use accept::{AcceptedProvider, accept};
 pub(crate) use announced::announced_name;
 pub(in crate::manage) use announced::{is_next_key, kept_name};
 pub(crate) use connection::FleetCommandError;
-pub(crate) use elsewhere::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
+#[cfg(test)]
+pub(crate) use elsewhere::FleetGuest;
+pub(crate) use elsewhere::{FleetEvent, FleetGuests, fleet_guests, fleet_history};
 pub(crate) use init::{Initialized, init, sql};
 pub(crate) use join::{Joined, join, to_accept};
 pub(crate) use leave::{Left, leave};

@@ -85,7 +85,8 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
                 reported_at: said.map(|said| Timestamp(said.at)),
                 version: said.map(|said| said.version.clone()),
                 guests: said.and_then(|said| said.guests),
-                refused: said.map(|said| said.refused.len()),
+                // Without its guests it has checked none.
+                refused: said.and_then(|said| said.guests.map(|_| said.refused.len())),
                 keks: said.map(|said| said.keks.clone()).unwrap_or_default(),
             }
         })

@@ -6,7 +6,7 @@ use super::SlotError;
 use crate::clock::Timestamp;
 use crate::ids::SlotUuid;
 use crate::key::id::KeyId;
-use crate::keyring::{KekPlace, Keyring};
+use crate::keyring::{KekPlace, Keyring, KeyringError};
 use crate::manage::host::Host;
 use crate::manage::providers::ProviderRef;
 use crate::store::{Access, Slot};
@@ -63,14 +63,19 @@ pub(crate) fn slots_of(provider: &Provider, all: &[Slot], keyring: &Keyring) -> 
         verified_at: None,
         created_at,
     };
-    let seal = keyring.seal(provider.key_id).ok();
-    let host = seal.map(|seal| {
-        let until = match keyring.place(provider.key_id) {
-            Ok(KekPlace::Tmpfs) => ", until the next reboot",
-            _ => "",
-        };
-        other(HOST, format!("{seal}{until}"), None)
-    });
+    let label = match keyring.seal(provider.key_id) {
+        Ok(seal) => {
+            let until = match keyring.place(provider.key_id) {
+                Ok(KekPlace::Tmpfs) => ", until the next reboot",
+                _ => "",
+            };
+            Some(format!("{seal}{until}"))
+        }
+        Err(KeyringError::Missing(_)) => None,
+        // It is there, and opens nothing.
+        Err(error) => Some(error.to_string()),
+    };
+    let host = label.map(|label| other(HOST, label, None));
     let exported = provider.exported_at;
     let recovery = exported.map(|at| {
         other(

@@ -180,8 +180,8 @@ fn daemon(finding: &HostFinding) -> Described {
             ),
         ),
         HostFinding::GuestsDaemon { error, daemons } => Described::error(
-            format!("{} does not answer: {error}", daemons.of_guests()),
-            "no guest can be started, and what is said here of guests is incomplete",
+            format!("{} does not list its guests: {error}", daemons.of_guests()),
+            "it may start none of them, and what is said here of guests is incomplete",
             format!(
                 "{}; then: {}",
                 Command::SystemctlStatus(daemons.of_guests().into()),

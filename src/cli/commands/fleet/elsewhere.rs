@@ -10,7 +10,8 @@ use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
 use crate::cli::ui::table::{BAD, Cell, GOOD, table};
 use crate::cli::ui::time as times;
-use crate::manage::fleet::{FleetEvent, FleetGuest, fleet_guests, fleet_history};
+use crate::manage::fleet::{FleetEvent, FleetGuests, fleet_guests, fleet_history};
+use crate::messages::quoted;
 
 pub(crate) fn status(context: &Context) -> Result<(), CommandError> {
     context.output.print(&fleet_guests(&context.host)?)
@@ -18,10 +19,10 @@ pub(crate) fn status(context: &Context) -> Result<(), CommandError> {
 
 /// Exits with 1 if a guest would not start on a host that defines it.
 pub(crate) fn check(context: &Context) -> Result<ExitCode, CommandError> {
-    let mut guests = fleet_guests(&context.host)?;
-    guests.retain(|guest| guest.code.is_some());
-    let refused = !guests.is_empty();
-    context.output.print(&Refused(guests))?;
+    let mut refused = fleet_guests(&context.host)?;
+    refused.guests.retain(|guest| guest.code.is_some());
+    context.output.print(&Refused(&refused))?;
+    let refused = !refused.guests.is_empty();
     Ok(ExitCode::from(u8::from(refused)))
 }
 
@@ -43,27 +44,31 @@ pub(crate) fn history(context: &Context, which: &Decisions) -> Result<(), Comman
 /// Guests that would not start.
 #[derive(serde::Serialize)]
 #[serde(transparent)]
-struct Refused(Vec<FleetGuest>);
+struct Refused<'a>(&'a FleetGuests);
 
-impl Answer for Refused {
+impl Answer for Refused<'_> {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        if self.0.is_empty() {
+        if self.0.guests.is_empty() {
             return writeln!(out, "no host reports a guest that would not start");
         }
         self.0.print(out)
     }
+
+    fn notes(&self) -> Vec<String> {
+        self.0.notes()
+    }
 }
 
-impl Answer for Vec<FleetGuest> {
+impl Answer for FleetGuests {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        if self.is_empty() {
+        if self.guests.is_empty() {
             return writeln!(
                 out,
                 "no host reports a guest that runs, or that would not start"
             );
         }
         let mut rows = table(&["HOST", "DOMAIN", "RUNS", "SINCE", "CODE", "MESSAGE"]);
-        for guest in self {
+        for guest in &self.guests {
             rows.add_row([
                 Cell::new(&guest.host),
                 Cell::new(&guest.name),
@@ -78,6 +83,16 @@ impl Answer for Vec<FleetGuest> {
             ]);
         }
         out.table(&rows)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = |host: &String| {
+            let host = quoted(host);
+            format!(
+                "it is unknown which guests of {host} would start: its libvirt did not answer at its last report"
+            )
+        };
+        self.unchecked.iter().map(note).collect()
     }
 }
 

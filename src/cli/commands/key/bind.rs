@@ -70,6 +70,7 @@ impl Bound {
         let (guest, arg) = (self.guest.label(), self.guest.arg.clone());
         let provider = Arg::provider_named(&self.provider.name);
         match remark {
+            BindRemark::NoTpm => format!("{guest} has no emulated TPM yet"),
             BindRemark::NotDefined => format!("libvirt does not know {guest} yet"),
             BindRemark::NotEncrypted => format!(
                 "the vTPM of {guest} is not encrypted, so no key is made at its start: {}",

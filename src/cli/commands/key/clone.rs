@@ -166,6 +166,14 @@ impl From<CloneError> for CommandError {
                 Arg::file(&place),
                 Command::KeyBind(clone.arg, Arg::NAME)
             )),
+            CloneError::NotTried(original, why) => Self::failed(format!(
+                "a TPM state of {} may be left on this host, but it could not be tried: {why}",
+                original.label()
+            ))
+            .with_hint(format!(
+                "show what its keys need: {}",
+                Command::KeyShow(original.reference().arg.clone())
+            )),
             CloneError::NotBound(original, clone) => Self::refused(format!(
                 "{} is bound to no provider of this host",
                 original.label()

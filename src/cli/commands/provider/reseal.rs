@@ -7,8 +7,10 @@ use crate::cli::context::Context;
 use crate::cli::ui::answer::Answer;
 use crate::cli::ui::error::CommandError;
 use crate::cli::ui::printer::Printer;
-use crate::keyring::Resealed;
+use crate::keyring::{KeyringError, Resealed};
+use crate::manage::host::HostError;
 use crate::manage::provider_reseal::{ResealedProvider, reseal, reseal_all};
+use crate::manage::providers::ProviderError;
 use crate::messages::{Command, quoted};
 
 pub(super) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, CommandError> {
@@ -18,7 +20,14 @@ pub(super) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Com
         let failed = all.iter().any(|resealed| resealed.result.is_err());
         return Ok(ExitCode::from(if failed { 4 } else { 0 }));
     };
-    context.output.print(&reseal(&context.host, name)?)?;
+    let resealed = reseal(&context.host, name).map_err(|error| match error {
+        // A weaker seal is what it has.
+        ProviderError::Host(HostError::Keyring(error @ KeyringError::SealFailed { .. })) => {
+            CommandError::failed(format!("{error}; it stays sealed as before"))
+        }
+        error => error.into(),
+    })?;
+    context.output.print(&resealed)?;
     Ok(ExitCode::SUCCESS)
 }
 
