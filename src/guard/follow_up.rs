@@ -81,6 +81,7 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
     let forgotten = plain_state::remove(&guard.state_dir, domain.uuid);
     let is_over = guard.config.secret_lifetime == Lifetime::Start && may_have_provided;
     if secret_release::may_be_managed(&noted) {
+        copies::managed_run::mark(guard, domain);
         secret_release::release(guard, domain, secret, is_over, deadline)?;
     }
     noted?;
@@ -111,6 +112,7 @@ fn released(
     let has_run = !refused && failed.is_none();
     let stopped = copies::has_its_tpm_here(guard, domain, ending);
     let kept = copies::save_after_run(guard, domain, ending, has_run, deadline);
+    copies::managed_run::unmark(guard, domain);
     let ended = ended(guard, domain, Some(ending), failed.as_ref(), deadline);
     let noted = if has_run {
         note_end(guard, domain, stopped, deadline)

@@ -201,6 +201,12 @@ impl RunDir {
         self.0.join("starting")
     }
 
+    /// Marks of transient guests that run under the guard: `DOMAIN-UUID`.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.0.join("running")
+    }
+
     /// A note that virtsecretd is silent while virtqemud starts its guests.
     #[must_use]
     pub fn silence(&self) -> PathBuf {

@@ -98,15 +98,21 @@ pub(crate) fn drop_state(
         return Err(DropStateError::Needed(guest, number, untried));
     }
     let copy_store = CopyStore::of(state_dir, guest.uuid);
-    for judged in &dropped {
-        copy_store.drop_copy(&judged.sha256)?;
+    if copy_store.exists() {
+        // A copy that a run which has ended meanwhile has left is none of those that were looked at: it stays.
+        let _exclusive = copy_store.exclusive(default_deadline())?;
+        for judged in &dropped {
+            copy_store.drop_copy(&judged.sha256)?;
+        }
+        if force && named.is_empty() && copy_store.copies()?.0.is_empty() {
+            // With what cannot be read as a copy.
+            copy_store.remove()?;
+        } else {
+            copy_store.remove_if_empty()?;
+        }
     }
     if force && named.is_empty() {
-        // With what cannot be read as a copy.
-        copy_store.remove()?;
         tpm_copies::remove_damaged(state_dir, guest.uuid)?;
-    } else if copy_store.exists() {
-        copy_store.remove_if_empty()?;
     }
     if plain {
         plain_state::remove(state_dir, guest.uuid)?;

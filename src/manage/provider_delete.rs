@@ -75,7 +75,8 @@ pub(crate) fn delete(host: &Host, text: &str, force: bool) -> Result<DeletedProv
         return Err(DeleteError::NeverExported((&provider).into()));
     }
     // The row before the key that it needs: a kill in between leaves a key that nobody needs.
-    store.delete_provider(provider.uuid)?;
+    let seen = locked.iter().map(|guest| guest.uuid).collect();
+    store.delete_provider(provider.uuid, &seen)?;
     Ok(DeletedProvider {
         deleted: true,
         key_removed: remove_key(host, &store, &provider)?,

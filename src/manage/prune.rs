@@ -18,7 +18,7 @@ use super::json;
 use super::unknown_guests::{self, LeftState, UnknownGuest};
 use crate::clock::Timestamp;
 use crate::guard::plain_state;
-use crate::ids::KeyRefId;
+use crate::ids::{DomainUuid, KeyRefId};
 use crate::messages;
 use crate::store::{Access, Event, Origin, Prune, Store, StoreError};
 use crate::tpm_copies::{self, CopyStore};
@@ -121,7 +121,6 @@ impl<E: Into<HostError>> From<E> for PruneError {
 
 /// Removes what this rule allows.
 pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, PruneError> {
-    let known: BTreeSet<_> = host.guests()?.iter().map(|guest| guest.uuid).collect();
     let access = if dry_run { Access::Read } else { Access::Write };
     let now = Timestamp::now();
     let mut done = Pruned {
@@ -134,7 +133,9 @@ pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, Pr
     let Some(mut store) = host.store(access)? else {
         return Ok(done);
     };
-    let unknown = unknown_guests::find(host, &store, &known)?;
+    // Before libvirt is asked: a start from here on is a later event.
+    let last_event = store.last_event(None)?;
+    let unknown = unknown_guests::find(host, &store, &known(host)?)?;
     let decide = |guest| (decide(&guest, rule, now), guest);
     let decided: Vec<_> = unknown.into_iter().map(decide).collect();
     let removed = decided
@@ -142,7 +143,7 @@ pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, Pr
         .filter(|(decision, _)| *decision == PruneDecision::Remove);
     let removed: Vec<_> = removed.map(|(_, guest)| guest).collect();
     if !dry_run && !removed.is_empty() {
-        done.backup = Some(remove(host, &mut store, &removed, now)?);
+        done.backup = Some(remove(host, &mut store, &removed, (now, last_event))?);
     }
     done.removed = Counts {
         guests: removed.len(),
@@ -154,17 +155,22 @@ pub(crate) fn prune(host: &Host, rule: Rule, dry_run: bool) -> Result<Pruned, Pr
     Ok(done)
 }
 
+/// The guests that libvirt knows.
+fn known(host: &Host) -> Result<BTreeSet<DomainUuid>, HostError> {
+    Ok(host.guests()?.iter().map(|guest| guest.uuid).collect())
+}
+
 /// Removes what is here of these guests, some at a time. Returns the copy of the store from before.
 fn remove(
     host: &Host,
     store: &mut Store,
     removed: &[&UnknownGuest],
-    now: Timestamp,
+    (now, last_event): (Timestamp, i64),
 ) -> Result<PathBuf, PruneError> {
     let backup = store.backup_beside("pruned", now, default_deadline())?;
     let mut done = 0;
     for guests in removed.chunks(GUESTS_AT_ONCE) {
-        let pruned = remove_some(host, store, guests, now, &mut done);
+        let pruned = remove_some(host, store, guests, (now, last_event), &mut done);
         let Err(error) = pruned else {
             continue;
         };
@@ -188,9 +194,14 @@ fn remove_some(
     host: &Host,
     store: &mut Store,
     guests: &[&UnknownGuest],
-    now: Timestamp,
+    (now, last_event): (Timestamp, i64),
     done: &mut usize,
 ) -> Result<(), HostError> {
+    // It takes a while to come here.
+    let known = known(host)?;
+    if guests.iter().any(|guest| known.contains(&guest.uuid)) {
+        return Err(StoreError::Changed.into());
+    }
     store.set_deadline(default_deadline())?;
     let events: Vec<_> = guests.iter().map(|guest| event(guest, now)).collect();
     let prunes = guests.iter().zip(&events).map(|(guest, event)| Prune {
@@ -198,7 +209,7 @@ fn remove_some(
         seen: &guest.rows,
         event,
     });
-    store.prune(&prunes.collect::<Vec<_>>())?;
+    store.prune(&prunes.collect::<Vec<_>>(), last_event)?;
     *done += guests.len();
     // Without their keys they are nothing; what a kill leaves here is found again.
     for guest in guests {

@@ -18,7 +18,7 @@ use crate::ids::{KeyRefId, SecretUuid};
 use crate::key::dek::Dek;
 use crate::keyring::unlock::{OpenedKey, Unlocker};
 use crate::libvirt::files;
-use crate::store::{Access, AddKey, EventFilter, Origin, OtherKeys, Store, StoreError};
+use crate::store::{Access, AddKey, Origin, OtherKeys, Store, StoreError};
 use crate::swtpm::{OldState, RecryptError, TpmData};
 
 /// What `key renew` did.
@@ -93,7 +93,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
     // Before it is seen to be stopped: any start that is judged from here on writes an event.
     let store = host.store(Access::Write)?;
     let before = match &store {
-        Some(store) => newest_event(store, EventFilter::All)?,
+        Some(store) => store.last_event(None)?,
         None => 0,
     };
     let guest = host.stopped_guest(text)?;
@@ -140,7 +140,7 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
         others: OtherKeys::Keep,
         now,
     })?;
-    if newest_event(&store, EventFilter::Domain(guest.uuid()))? > before {
+    if store.last_event(Some(guest.uuid()))? > before {
         drop(staged);
         store.retire(key_ref, now)?;
         return Err(RenewError::Starting(guest.reference()));
@@ -171,12 +171,6 @@ pub(crate) fn renew(host: &Host, text: &str) -> Result<Renewed, RenewError> {
         not_retired,
         not_recorded: guest.record(&mut store, Origin::Renew, message).err(),
     })
-}
-
-/// The number of the newest event; 0 where there is none.
-fn newest_event(store: &Store, whose: EventFilter<'_>) -> Result<i64, StoreError> {
-    let newest = store.history(whose, 1)?.pop();
-    Ok(newest.map_or(0, |row| row.id))
 }
 
 /// The key that opens the state, and what is in it; `None` if none of these does.

@@ -124,18 +124,30 @@ impl Store {
         provider: &Provider,
     ) -> Result<Vec<DependentDomain>, StoreError> {
         self.read(|connection| {
-            let all = provider_rows::all(connection)?;
-            let mut locked = Vec::new();
-            for uuid in domains_near(connection, provider)? {
-                let rows = key_rows::in_use(connection, uuid)?;
-                if is_locked_without(&rows, provider, &all) {
-                    let name = events::last_name(connection, uuid)?;
-                    locked.push(DependentDomain { uuid, name });
-                }
-            }
-            Ok(locked)
+            let locked = locked_without(connection, provider)?.into_iter();
+            let named = locked.map(|uuid| {
+                let name = events::last_name(connection, uuid)?;
+                Ok(DependentDomain { uuid, name })
+            });
+            named.collect()
         })
     }
+}
+
+/// The guests of [`Store::dependent_domains`].
+pub(super) fn locked_without(
+    connection: &Connection,
+    provider: &Provider,
+) -> Result<Vec<DomainUuid>, Failure> {
+    let all = provider_rows::all(connection)?;
+    let mut locked = Vec::new();
+    for uuid in domains_near(connection, provider)? {
+        let rows = key_rows::in_use(connection, uuid)?;
+        if is_locked_without(&rows, provider, &all) {
+            locked.push(uuid);
+        }
+    }
+    Ok(locked)
 }
 
 /// The guests with a row in use that may refer to this provider.

@@ -207,6 +207,16 @@ impl Store {
         found.unwrap_or(true)
     }
 
+    /// The number of the event that was recorded last, of this guest or of all; 0 where there is none. Times are those of when
+    /// a start began, and of any clock: they do not tell.
+    pub fn last_event(&self, domain: Option<DomainUuid>) -> Result<i64, StoreError> {
+        let domain = domain.map(|domain| domain.to_string());
+        self.read(|connection| {
+            let sql = "SELECT coalesce(max(id), 0) FROM event WHERE ?1 IS NULL OR domain_uuid = ?1";
+            Ok(connection.query_row(sql, [domain], |row| row.get(0))?)
+        })
+    }
+
     /// The guest that had this name last, as far back as the history goes.
     pub fn domain_uuid_by_name(&self, name: &str) -> Result<Option<DomainUuid>, StoreError> {
         let newest = self.history(EventFilter::Name(name), 1)?;

@@ -1,11 +1,13 @@
 //! Key providers, as the administrator creates, renames, finds and deletes them.
 
+use std::collections::BTreeSet;
+
 use rusqlite::ToSql;
 
 use super::schema::{PLACEHOLDER, is_uuid, provider_uuid};
-use super::{Slot, Store, StoreError, fleet, previous_key_name, provider_rows, slots};
+use super::{Slot, Store, StoreError, bindings, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
-use crate::ids::ProviderUuid;
+use crate::ids::{DomainUuid, ProviderUuid};
 use crate::key::id::KeyId;
 use crate::verdict::facts::{KmsSlots, Provider, kek_ref};
 
@@ -155,15 +157,24 @@ impl Store {
 
     /// Deletes a provider's row, and the slots of its KEK unless another provider has that. Its key references lose
     /// their provider's UUID and keep its name. If the host is in a fleet, the key is not opened again because others
-    /// announce it. [`Store::dependent_domains`] lists the guests that this locks out.
-    pub fn delete_provider(&mut self, provider: ProviderUuid) -> Result<(), StoreError> {
+    /// announce it. `Changed` if that locks out a guest which is not among these; [`Store::dependent_domains`] lists them.
+    pub fn delete_provider(
+        &mut self,
+        provider: ProviderUuid,
+        locked: &BTreeSet<DomainUuid>,
+    ) -> Result<(), StoreError> {
         // They find it by its name meanwhile. With the provider they would lose its UUID in one step.
         let found = self.provider_by_uuid(provider)?;
         let uuid = provider.to_string();
         let values: [(&str, &dyn ToSql); 2] = [(":uuid", &uuid), (":name", &found.name)];
         self.write_some_at_a_time(&unbind("LIMIT :most"), &values)?;
         self.write(|transaction| {
-            let Provider { key_id, name, .. } = provider_rows::by_uuid(transaction, provider)?;
+            let found = provider_rows::by_uuid(transaction, provider)?;
+            let now_locked = bindings::locked_without(transaction, &found)?;
+            if !now_locked.iter().all(|guest| locked.contains(guest)) {
+                return Err(StoreError::Changed.into());
+            }
+            let Provider { key_id, name, .. } = found;
             transaction.execute(&unbind(""), &[(":uuid", &uuid), (":name", &name)])?;
             provider_rows::delete(transaction, provider)?;
             fleet::decline_key(transaction, key_id)?;

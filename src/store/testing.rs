@@ -56,6 +56,18 @@ pub(super) fn new_store() -> (TempDir, Store) {
     (dir, store)
 }
 
+impl Store {
+    /// Deletes a provider, whichever guests that locks out.
+    pub(crate) fn delete_whoever_needs_it(
+        &mut self,
+        provider: ProviderUuid,
+    ) -> Result<(), StoreError> {
+        let found = self.provider_by_uuid(provider)?;
+        let locked = self.dependent_domains(&found)?;
+        self.delete_provider(provider, &locked.iter().map(|guest| guest.uuid).collect())
+    }
+}
+
 /// Runs SQL as another tool would: with SQLite's own settings, foreign keys off.
 pub(super) fn raw(dir: &Path, sql: &str) {
     let other = rusqlite::Connection::open(dir.join("store.db")).unwrap();

@@ -93,6 +93,12 @@ impl SavedCopy {
         self.manifest.reason == CopyReason::Fleet
     }
 
+    /// The name of a copy with these bytes.
+    #[cfg(test)]
+    pub(crate) fn sha256_of(bytes: &[u8]) -> String {
+        hash(bytes)
+    }
+
     /// Returns what the state is.
     #[must_use]
     pub fn state(&self) -> StateFile {

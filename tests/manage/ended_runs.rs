@@ -3,8 +3,9 @@
 
 use super::run::Run;
 use crate::config::StoreAddress;
-use crate::guard::Ending;
+use crate::guard::{Ending, Operation};
 use crate::host::crash::armed;
+use crate::manage::key_refs::unbind;
 use crate::tpm_copies::RunRecord;
 use crate::verdict::code::Code;
 use crate::verdict::facts::CopyReason;
@@ -50,6 +51,21 @@ fn where_every_run_is_saved_one_that_has_ended_here_is() {
             .saved()
             .is_empty()
     );
+}
+
+#[test]
+fn a_transient_guest_whose_key_references_go_while_it_runs_keeps_its_tpm() {
+    let unbound = |run: &Run| drop(unbind(&run.fixture.host, "vm1").unwrap());
+    let gone = |run: &Run| run.fixture.sql("DELETE FROM key_ref");
+    for take_away in [unbound, gone] {
+        let run = Run::of_transient().follow_up(Operation::Started);
+        take_away(&run);
+        let run = run.released(Ending::Ended);
+        assert_eq!(run.saved(), [Release]);
+        // The next run is not under the guard.
+        let run = run.follow_up(Operation::Started).released(Ending::Ended);
+        assert!(run.saved().len() < 2);
+    }
 }
 
 #[test]

@@ -159,7 +159,9 @@ impl Fixture {
         let kek = other.host.keyring().open(found.key_id, default_deadline());
         self.put_key(&kek.unwrap());
         let mut store = self.store();
-        store.delete_provider(self.provider(name).uuid).unwrap();
+        store
+            .delete_whoever_needs_it(self.provider(name).uuid)
+            .unwrap();
         let new = NewProvider {
             uuid: ProviderUuid::random(),
             name: name.to_owned(),

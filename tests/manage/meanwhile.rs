@@ -35,9 +35,14 @@ pub(crate) fn everywhere<T>(
 /// libvirt starts the guest: the hook judges it, and libvirt gets a key or none. It waits for a
 /// locked store no longer than this test wants to.
 pub(crate) fn start(fixture: &Fixture, guest: &Defined) {
+    start_within(fixture, guest, Duration::from_millis(200));
+}
+
+/// The same with so much time, as where a TPM state has to be restored.
+pub(crate) fn start_within(fixture: &Fixture, guest: &Defined, time: Duration) {
     let guard = fixture.host.guard(BrokenConfig::Fail).unwrap();
     let domain = Ok(fixture.domain(guest));
-    let deadline = Deadline::after(Duration::from_millis(200));
+    let deadline = Deadline::after(time);
     prepare(&guard, &domain, Origin::Prepare, Mode::CarryOut, deadline);
 }
 

@@ -1,16 +1,17 @@
 //! `provider delete`.
 
 use std::fs;
+use std::time::Duration;
 
 use super::fixture::Fixture;
-use super::kill;
-use crate::clock::Timestamp;
+use super::{kill, meanwhile};
+use crate::clock::{Deadline, Timestamp};
 use crate::ids::ProviderUuid;
 use crate::key::dek::Dek;
 use crate::manage::host::HostError;
 use crate::manage::provider_delete::{DeleteError, delete};
 use crate::manage::providers::ProviderError;
-use crate::store::{NewProvider, StoreError};
+use crate::store::{Access, NewProvider, Store, StoreError};
 
 /// Records that the provider's key is in a recovery file.
 fn note_export(fixture: &Fixture, name: &str) {
@@ -129,4 +130,41 @@ fn a_kill_takes_no_key_whose_provider_is_there() {
             assert!(key_opens(fixture, "a"));
         },
     );
+}
+
+/// Binds the guest to the provider, if the store is free.
+fn bound_at_once(fixture: &Fixture) -> Result<(), StoreError> {
+    let soon = Deadline::after(Duration::from_millis(200));
+    let mut store = Store::open(fixture.host.state_dir(), Access::Write, soon)?;
+    let provider = store.provider("a")?;
+    let (guest, now) = (fixture.defined("vm1"), Timestamp::now());
+    store.bind(guest.uuid, provider.uuid, now).map(drop)
+}
+
+#[test]
+fn a_guest_that_gets_a_key_of_the_provider_meanwhile_is_seen_or_the_provider_stays() {
+    let (mut deleted, mut stayed) = (0, 0);
+    meanwhile::everywhere(
+        |fixture| {
+            note_export(fixture, "a");
+            fixture.define("vm1");
+        },
+        |fixture| drop(bound_at_once(fixture)),
+        |fixture| delete(&fixture.host, "a", false),
+        |fixture, result| {
+            let has_key = !fixture.rows(&fixture.defined("vm1")).is_empty();
+            match result {
+                Ok(done) => {
+                    deleted += 1;
+                    assert!(!has_key || !done.locked.is_empty());
+                }
+                Err(_) => {
+                    stayed += 1;
+                    let key_id = fixture.provider("a").key_id;
+                    assert!(has_key && fixture.host.keyring().seal(key_id).is_ok());
+                }
+            }
+        },
+    );
+    assert!(deleted > 0 && stayed > 0, "{deleted}, {stayed}");
 }

@@ -74,7 +74,7 @@ fn locked_guest(fixture: &Fixture) -> Defined {
     fixture.encrypt_state(&guest, &dek);
     fixture.lose_key(PROVIDER);
     let provider = fixture.provider(PROVIDER).uuid;
-    fixture.store().delete_provider(provider).unwrap();
+    fixture.store().delete_whoever_needs_it(provider).unwrap();
     assert!(!fixture.would_start(&guest));
     guest
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
-use super::kill;
+use super::{kill, meanwhile};
 use crate::host::crash::armed;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
+use crate::libvirt::Guest;
 use crate::libvirt::fake::{Call, Failure};
 use crate::manage::host::{HostError, default_deadline};
 use crate::manage::prune::{PruneDecision, PruneError, Pruned, Rule, prune};
@@ -196,6 +197,53 @@ fn what_stopped_halfway_is_said_with_how_far_it_came_and_where_the_keys_are() {
         }
     }
     assert!(stopped_after.contains(&50), "{stopped_after:?}");
+}
+
+/// The guest of the only key is defined again, and started.
+fn comes_back(fixture: &Fixture) {
+    // A start waits for who is writing, and finds what was written.
+    let store = rusqlite::Connection::open(fixture.host.state_dir().join("store.db")).unwrap();
+    store.busy_timeout(Duration::ZERO).unwrap();
+    if store.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err() {
+        return;
+    }
+    let rows = fixture.store().all_key_refs(None, true).unwrap();
+    let Some(row) = rows.first() else {
+        return;
+    };
+    let secret = row.key_ref.secret_uuid.unwrap();
+    let encryption = format!("<encryption secret='{secret}'/>");
+    let guest = fixture.define_with("vm1", row.domain, secret, &encryption);
+    meanwhile::start_within(fixture, &guest, Duration::from_secs(2));
+}
+
+#[test]
+fn a_guest_that_comes_back_meanwhile_keeps_its_key_or_does_not_start() {
+    let (mut kept, mut gone_for_good) = (0, 0);
+    meanwhile::everywhere(
+        |fixture| drop(gone(fixture, "vm1")),
+        comes_back,
+        |fixture| prune(&fixture.host, ALL, false),
+        |fixture, result| {
+            let guests = fixture.host.guests().unwrap();
+            if result.is_ok_and(|done| done.removed.guests > 0) {
+                gone_for_good += 1;
+                let has_state = |guest: &Guest| {
+                    let guest = fixture.defined(&guest.name);
+                    fixture.state_file(&guest).exists()
+                };
+                assert!(!guests.iter().any(has_state), "it started");
+            } else {
+                kept += 1;
+                // Where it did not start, as from a locked store, its copy is there.
+                let guest = fixture.defined("vm1");
+                let copies = fixture.host.all_copies().unwrap().judged.len();
+                assert!(!fixture.rows(&guest).is_empty());
+                assert!(copies > 0 || fixture.opening_row(&guest).is_some());
+            }
+        },
+    );
+    assert!(kept > 0 && gone_for_good > 0, "{kept}, {gone_for_good}");
 }
 
 #[test]

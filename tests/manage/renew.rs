@@ -4,6 +4,7 @@ use std::fs;
 
 use super::fixture::{Defined, Fixture};
 use super::{kill, meanwhile};
+use crate::clock::Timestamp;
 use crate::host::crash;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
@@ -13,6 +14,7 @@ use crate::manage::guests::GuestError;
 use crate::manage::host::HostError;
 use crate::manage::renew::{RenewError, Renewed, renew};
 use crate::manage::stopped_guest::StoppedError;
+use crate::store::{Event, Origin};
 
 fn renewed(fixture: &Fixture) -> Result<Renewed, RenewError> {
     renew(&fixture.host, "vm1")
@@ -208,6 +210,39 @@ fn a_start_at_any_moment_gets_a_key_that_opens_the_state_at_the_end() {
         },
     );
     assert!(renewals > 0 && stopped > 0, "{renewals}, {stopped}");
+}
+
+#[test]
+fn a_start_is_seen_by_when_it_was_recorded_and_not_by_its_time() {
+    let fixture = Fixture::new();
+    let guest = in_use(&fixture);
+    let record = |domain, at| {
+        let event = Event::new(at, Origin::Prepare, domain, "vm", "healthy");
+        fixture.store().record_event(&event).unwrap();
+    };
+    // It began earlier than another one, and was recorded later.
+    let now = Timestamp::now();
+    record(DomainUuid::random(), now);
+    record(guest.uuid, Timestamp(now.0 - 1000));
+    renewed(&fixture).unwrap();
+
+    // One in the future, of a clock that was ahead, hides none that comes during it.
+    meanwhile::everywhere(
+        |fixture| {
+            let guest = in_use(fixture);
+            let ahead = Timestamp(Timestamp::now().0 + 3_600_000);
+            let event = Event::new(ahead, Origin::Prepare, guest.uuid, "vm1", "healthy");
+            fixture.store().record_event(&event).unwrap();
+        },
+        |fixture| meanwhile::start(fixture, &fixture.defined("vm1")),
+        renewed,
+        |fixture, _| {
+            let guest = fixture.defined("vm1");
+            if let Some(key) = fixture.libvirt.secrets.value(guest.secret) {
+                assert!(fixture.is_opened_by(&guest, &key));
+            }
+        },
+    );
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn a_host_with_one_provider_opens_the_keys_of_its_guests() {
     let fixture = Fixture::new();
     let guest = fixture.guest_in_use("vm1");
     let other = fixture.provider("b").uuid;
-    fixture.store().delete_provider(other).unwrap();
+    fixture.store().delete_whoever_needs_it(other).unwrap();
     assert_eq!(code(&fixture, &guest), None);
 }
 

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use super::fixture::{Defined, Fixture};
-use super::kill;
+use super::{kill, meanwhile};
+use crate::clock::Deadline;
 use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::manage::copies::JudgedCopy;
@@ -15,7 +17,7 @@ use crate::manage::host::HostError;
 use crate::manage::reset::{ResetError, reset};
 use crate::manage::restore_state::{CopiesError, restore, show};
 use crate::store::{Event, Origin};
-use crate::tpm_copies::RestoreError;
+use crate::tpm_copies::{CopyStore, RestoreError, SavedCopy};
 
 /// A guest that has used its TPM, and a saved copy of its state.
 fn guest_with_copy(fixture: &Fixture) -> Defined {
@@ -494,4 +496,29 @@ fn a_copy_that_a_run_has_followed_is_shown_as_outdated() {
     let event = Event::new(at, Origin::Prepare, guest.uuid, "vm1", "allowed");
     fixture.store().record_start(&event).unwrap();
     assert!(is_outdated());
+}
+
+#[test]
+fn a_copy_that_comes_while_others_are_dropped_stays_or_is_named() {
+    meanwhile::everywhere(
+        |fixture| drop(guest_with_copy(fixture)),
+        |fixture| {
+            let guest = fixture.defined("vm1");
+            let copies = CopyStore::of(fixture.host.state_dir(), guest.uuid);
+            // As the end of a run does, which waits for that.
+            let soon = Deadline::after(Duration::from_millis(50));
+            if copies.exclusive(soon).is_ok() {
+                fixture.encrypt_state(&guest, &Dek::generate().unwrap());
+                fixture.save_copy(&guest);
+            }
+        },
+        |fixture| drop_state(&fixture.host, "vm1", &[], true).unwrap(),
+        |fixture, done| {
+            let left = copies(fixture);
+            let bytes = fs::read(fixture.state_file(&fixture.defined("vm1"))).unwrap();
+            let last_saved = SavedCopy::sha256_of(&bytes);
+            let mut known = done.dropped.iter().chain(&left);
+            assert!(known.any(|copy| copy.sha256 == last_saved), "{done:?}");
+        },
+    );
 }

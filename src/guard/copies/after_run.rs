@@ -2,6 +2,7 @@
 
 use super::available::{encrypted_and_deleted, libvirt_would_delete};
 use super::opener::drop_surplus;
+use super::{exclusive, managed_run};
 use crate::clock::{Deadline, Timestamp};
 use crate::config::KeptStates;
 use crate::domain::{Domain, Emulator};
@@ -65,7 +66,7 @@ fn save_kept(
     // What another host goes on using is not the state of an ended run.
     if !has_run
         || ending == Ending::Failed
-        || !may_have_key_refs(guard, domain, deadline)
+        || !may_be_managed(guard, domain, deadline)
         || is_used_elsewhere(guard, domain, vtpm)
     {
         return Ok(());
@@ -91,6 +92,7 @@ fn save_state(
         return Ok(false);
     };
     let copy_store = guard.copy_store(domain);
+    let _exclusive = exclusive(&copy_store, domain, deadline);
     let current = copy_store.save(&original, &domain.name, reason)?;
     drop_surplus(guard, domain, &copy_store, &current, deadline);
     Ok(true)
@@ -123,7 +125,7 @@ fn save_deleted(
         // Saved whatever it is, for libvirt deletes it; and for an administrator to restore, not for a start.
         let kept = if is_used_elsewhere(guard, domain, vtpm) {
             link_state(guard, domain, vtpm)
-        } else if ending == Ending::Migrated || !may_have_key_refs(guard, domain, deadline) {
+        } else if ending == Ending::Migrated || !may_be_managed(guard, domain, deadline) {
             Ok(())
         } else {
             keep(CopyReason::Release).map(drop)
@@ -151,7 +153,7 @@ fn save_deleted(
         // It failed between `started` and its end.
         Ending::Failed => keep(CopyReason::Start).map(drop),
         Ending::Migrated => Ok(()),
-        _ if !may_have_key_refs(guard, domain, deadline) => Ok(()),
+        _ if !may_be_managed(guard, domain, deadline) => Ok(()),
         Ending::Ended | Ending::Unknown => {
             let kept = match guard.config.policy.transient_state {
                 TransientState::Keep => keep(CopyReason::Release),
@@ -214,8 +216,8 @@ fn is_used_elsewhere(guard: &Guard, domain: &Domain, vtpm: &Emulator) -> bool {
     swtpm::is_used_elsewhere(&StatePath::of(&states, domain.uuid, vtpm))
 }
 
-/// Returns `true` also if the store does not answer.
-fn may_have_key_refs(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool {
-    let found = guard.with_store(deadline, |store| store.has_key_refs(domain.uuid));
-    !matches!(found, Ok(false))
+/// Whether the run was under the guard, or may have been: also if the store does not answer.
+fn may_be_managed(guard: &Guard, domain: &Domain, deadline: Deadline) -> bool {
+    let has_rows = || guard.with_store(deadline, |store| store.has_key_refs(domain.uuid));
+    managed_run::is_marked(guard, domain) || !matches!(has_rows(), Ok(false))
 }

@@ -1,8 +1,7 @@
 //! Before a start and at a refusal: saves a state that libvirt may delete.
 
-use std::time::Duration;
-
 use super::available::{encrypted_and_deleted, libvirt_would_delete};
+use super::exclusive;
 use super::opener::drop_surplus;
 use crate::clock::Deadline;
 use crate::domain::{Domain, Vtpm};
@@ -12,9 +11,6 @@ use crate::swtpm::StateFile;
 use crate::tpm_copies::{CopyError, LiveState, RunRecord};
 use crate::verdict::code::Code;
 use crate::verdict::facts::{CopyReason, Permission};
-
-/// How long another process may be at the guest's copies.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Saves a copy of the TPM state, in case the start fails and libvirt deletes it. For a persistent
 /// guest only the existence of its definition is checked.
@@ -36,10 +32,7 @@ pub(in crate::guard) fn save_before_start(
     }
     let copy_store = guard.copy_store(domain);
     // The process that restores the state of the start before may be at its copies.
-    let exclusive = copy_store.exclusive(deadline.at_most(PATIENCE));
-    if let Err(error) = &exclusive {
-        tracing::warn!(domain = domain.name, %error, "another process is at the copies of its TPM state");
-    }
+    let _exclusive = exclusive(&copy_store, domain, deadline);
     let is_absent = matches!(original, Ok(None));
     let kept = original.and_then(|original| {
         let keep = |original| copy_store.save(&original, &domain.name, CopyReason::Start);

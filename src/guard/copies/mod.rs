@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `prepare` of a transient guest | its state is saved before anything can refuse the start |
 //! | `prepare` that finds no state | a copy is restored: a repair of the verdict |
-//! | `started` | the copies of the guest's own state are dropped |
+//! | `started` | the copies of the guest's own state are dropped, the run of a transient guest is marked |
 //! | `release` after a start that failed | the state is protected from libvirt (`restore_links`), or else restored from its copy |
 //! | `release` after a run | the state is saved, unless policy gives each run a new TPM |
 //! | `release` of a transient guest, and another swtpm has the state | it is protected likewise |
@@ -12,12 +12,33 @@
 //! | likewise, `release` after a run | the state is saved |
 //! | `stopped` and `release` of a guest that has migrated away, or whose own state never arrived | no copy is saved |
 
+use std::fs::File;
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::domain::Domain;
+use crate::tpm_copies::CopyStore;
+
 mod after_run;
 mod available;
 mod before_start;
+pub(super) mod managed_run;
 mod opener;
 
 pub(super) use after_run::{has_its_tpm_here, note_migration, note_tpm_elsewhere, save_after_run};
 pub(super) use available::{AvailableCopies, available_copies, libvirt_would_delete};
 pub(super) use before_start::{note_refusal, save_before_start};
 pub(super) use opener::drop_after_start;
+
+/// How long another process may be at the guest's copies.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Takes the guest's copies for this process alone. Should another one keep them for long, a start or the end of a run goes
+/// on all the same.
+fn exclusive(copy_store: &CopyStore, domain: &Domain, deadline: Deadline) -> Option<File> {
+    let exclusive = copy_store.exclusive(deadline.at_most(PATIENCE));
+    let exclusive = exclusive.inspect_err(|error| {
+        tracing::warn!(domain = domain.name, %error, "another process is at the copies of its TPM state");
+    });
+    exclusive.ok()
+}

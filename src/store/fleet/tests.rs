@@ -131,7 +131,7 @@ fn every_change_of_a_key_is_noted_with_it() {
         seen: &seen,
         event: &event,
     };
-    store.prune(&[prune]).unwrap();
+    store.prune(&[prune], i64::MAX).unwrap();
     assert_eq!(subjects(&store), [key(&second), Subject::Event(1)]);
     let Some(found) = store.event(1).unwrap() else {
         panic!("no event");

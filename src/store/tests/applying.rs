@@ -181,7 +181,7 @@ fn a_rebind_sets_uuid_and_name_and_needs_an_existing_provider() {
 
     let misnamed = it.apply(to(&it.provider, "q"));
     assert!(matches!(misnamed, Err(StoreError::Changed)));
-    it.store.delete_provider(it.provider.uuid).unwrap();
+    it.store.delete_whoever_needs_it(it.provider.uuid).unwrap();
     let gone = it.apply(to(&it.provider, "p"));
     assert!(matches!(gone, Err(StoreError::Changed)));
 }

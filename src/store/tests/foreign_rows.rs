@@ -75,7 +75,7 @@ fn uuids_in_upper_case_name_the_same_domain_and_provider() {
         origin: crate::verdict::repair::KeyOrigin::Random,
     };
     apply(&mut store, vm, &[create], Some(&new_key(1))).unwrap();
-    store.delete_provider(provider.uuid).unwrap();
+    store.delete_whoever_needs_it(provider.uuid).unwrap();
     assert_eq!(
         store.references(vm, NOW).unwrap().key_refs[0].provider_uuid,
         None

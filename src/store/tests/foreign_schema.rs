@@ -105,7 +105,7 @@ fn foreign_triggers_never_run_and_foreign_keys_still_work() {
     store.rewrap(&rotated, &rewrapped, NOW).unwrap();
     assert_eq!(wrapped(&store), Some(new_key(2).wrapped_dek));
 
-    store.delete_provider(provider.uuid).unwrap();
+    store.delete_whoever_needs_it(provider.uuid).unwrap();
     let row = store.key_ref(key_ref).unwrap().key_ref;
     assert_eq!(row.wrapped_dek, Some(new_key(2).wrapped_dek));
     assert_eq!(row.provider_uuid, None, "ON DELETE SET NULL");
@@ -174,7 +174,7 @@ fn key_references_are_never_deleted_with_their_provider() {
     let provider = make_provider(&mut store, "p", 1);
     let key_ref = make_key(&mut store, domain(1), &provider);
     let key = |store: &Store| store.key_ref(key_ref).unwrap().key_ref;
-    store.delete_provider(provider.uuid).unwrap();
+    store.delete_whoever_needs_it(provider.uuid).unwrap();
     assert!(key(&store).wrapped_dek.is_some());
 
     // Nor where it makes room for another one, because it cannot be read.

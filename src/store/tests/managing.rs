@@ -92,7 +92,7 @@ fn an_error_names_what_was_not_found() {
         store.rename_provider(nobody, "x", NOW),
         store.set_default_provider(nobody, NOW),
         store.mark_exported(nobody, key_id(1), NOW),
-        store.delete_provider(nobody),
+        store.delete_whoever_needs_it(nobody),
         store.bind(domain(1), nobody, NOW).map(drop),
     ];
     for refusal in refusals {
@@ -126,7 +126,7 @@ fn a_deleted_provider_leaves_its_name_in_its_key_references() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
-    store.delete_provider(provider.uuid).unwrap();
+    store.delete_whoever_needs_it(provider.uuid).unwrap();
     let row = &store.references(domain(1), NOW).unwrap().key_refs[0];
     assert_eq!(row.provider_uuid, None);
     assert_eq!(row.provider_name, "p");
@@ -172,7 +172,7 @@ fn a_key_whose_provider_was_imported_again_counts_as_bound_by_its_name() {
     let (_dir, mut store) = new_store();
     let provider = make_provider(&mut store, "p", 1);
     make_key(&mut store, domain(1), &provider);
-    store.delete_provider(provider.uuid).unwrap();
+    store.delete_whoever_needs_it(provider.uuid).unwrap();
     let again = make_provider(&mut store, "p", 1);
     let bound = store.bind(domain(1), again.uuid, NOW).unwrap();
     assert!(matches!(bound, BindingChange::Unchanged(_)));
@@ -416,6 +416,6 @@ fn rows_that_an_interrupted_renaming_left_under_the_new_name_keep_that_of_a_dele
     let provider = make_provider(&mut store, "p", 1);
     insert_placeholder(dir.path(), domain(1), &provider);
     raw(dir.path(), "UPDATE key_ref SET provider_name = 'q'");
-    store.delete_provider(provider.uuid).unwrap();
+    store.delete_whoever_needs_it(provider.uuid).unwrap();
     assert_eq!(bindings(&store), [(None, "p".to_owned())]);
 }

@@ -55,7 +55,7 @@ fn a_states_record_is_deleted_alone_and_with_its_guest() {
         seen: &[],
         event: &event,
     };
-    store.prune(&[prune]).unwrap();
+    store.prune(&[prune], i64::MAX).unwrap();
     let is_known = |uuid: DomainUuid| store.references(uuid, NOW).unwrap().seen_state.is_some();
     assert_eq!(
         [1, 2, 3].map(|it| is_known(domain(it))),

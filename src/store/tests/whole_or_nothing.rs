@@ -34,7 +34,7 @@ fn a_failing_repair_rolls_back_the_earlier_ones_and_the_event() {
 fn nothing_is_applied_if_the_rows_are_not_those_that_were_seen() {
     let meanwhile: [fn(&mut Setting); 4] = [
         |it| assert_ne!(it.placeholder(), KeyRefId(0)),
-        |it| it.store.delete_provider(it.other.uuid).unwrap(),
+        |it| it.store.delete_whoever_needs_it(it.other.uuid).unwrap(),
         |it| it.store.announce(it.vm, &announcement(NOW)).unwrap(),
         |it| it.store.mark_started(it.vm, NOW).unwrap(),
     ];

@@ -305,7 +305,7 @@ fn keys_that_concern_a_host_no_more_are_not_told_again() {
     one.make_key(guest(1), "nkp-a", b"first", NOW);
     sync_both(&mut one, &mut two, &mut shared);
     let provider = two.provider("nkp-a");
-    two.store.delete_provider(provider.uuid).unwrap();
+    two.store.delete_whoever_needs_it(provider.uuid).unwrap();
     two.keks.clear();
     sync(&mut two, &mut shared);
     let compared = two.sync(&mut shared, true, NOW).unwrap();

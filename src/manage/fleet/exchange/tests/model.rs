@@ -266,7 +266,7 @@ impl Model {
             seen: &seen,
             event: &event,
         };
-        here.store.prune(&[prune]).unwrap();
+        here.store.prune(&[prune], i64::MAX).unwrap();
         format!("guest {guest_no} is pruned on {host}")
     }
 

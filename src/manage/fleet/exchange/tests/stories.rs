@@ -22,7 +22,7 @@ fn prune(host: &mut Host, guest: DomainUuid) {
         seen: &seen,
         event: &event,
     };
-    host.store.prune(&[prune]).unwrap();
+    host.store.prune(&[prune], i64::MAX).unwrap();
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_key_that_cannot_be_signed_waits_while_its_provider_is_here() {
         .unwrap();
     one.keks.clear();
     let provider = one.provider("nkp-a");
-    one.store.delete_provider(provider.uuid).unwrap();
+    one.store.delete_whoever_needs_it(provider.uuid).unwrap();
     sync(&mut one, &mut shared);
     assert_eq!(one.store.outbox_len().unwrap(), 0);
 }
