@@ -1,5 +1,4 @@
 //! Any bytes as a domain XML: no panic, and the same answer whatever the size of the reads.
-//!
 
 use std::io::BufReader;
 
@@ -11,10 +10,11 @@ pub fn check(document: &[u8]) {
     let capacity = 1 + document.len() % 7;
     let in_pieces = domain::read(BufReader::with_capacity(capacity, document));
     let in_pieces = in_pieces.map_err(|error| error.to_string());
-    // A DOCTYPE is refused, and where it ends the parser may see differently: of two faults either is named.
+    // A DOCTYPE is refused, and so is what begins like one; where it ends the parser may see differently: of two faults either
+    // is named.
     let has_doctype = document
-        .windows(9)
-        .any(|it| it.eq_ignore_ascii_case(b"<!doctype"));
+        .windows(3)
+        .any(|it| it.eq_ignore_ascii_case(b"<!d"));
     assert!(
         whole == in_pieces || has_doctype && whole.is_err() && in_pieces.is_err(),
         "{whole:?}, in pieces {in_pieces:?}"
