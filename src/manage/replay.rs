@@ -4,7 +4,7 @@ use super::dry_start::{CheckedGuest, dry_start};
 use super::guests::ListedGuest;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use crate::config::Lifetime;
-use crate::guard::{self, FollowUpError, Guard, Mode, Operation, prepare};
+use crate::guard::{self, FollowUpError, Guard, Mode, Operation, prepare, release_secret};
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::log::{self, LogError};
@@ -89,15 +89,16 @@ fn drop_unused_secret(
     guard: &Guard,
     outcome: &Outcome,
 ) -> Option<(SecretUuid, SecretError)> {
-    let (domain, secrets) = (outcome.domain.as_ref()?, guard.secrets.as_ref()?);
+    let domain = outcome.domain.as_ref()?;
     let (_, secret) = domain.encrypted_vtpm()?;
     let stays = guard.config.secret_lifetime == Lifetime::Keep;
     if stays || outcome.secret == SecretAction::None {
         return None;
     }
     let dropped = match host.libvirt().guest(domain.uuid, default_deadline()) {
-        Ok(Some(guest)) if guest.running => Ok(false),
-        Ok(_) => secrets.drop_own(secret, domain.uuid, default_deadline()),
+        Ok(Some(guest)) if guest.running => Ok(()),
+        // Another guest may be starting with it.
+        Ok(_) => release_secret(guard, domain, secret, true, default_deadline()),
         Err(error) => Err(error),
     };
     Some((secret, dropped.err()?))

@@ -151,7 +151,12 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
     let three = store.host("three");
     let guest = one.guest_in_use("vm1");
     let old = one.provider("a");
-    for host in [&one, &two, &three, &four] {
+    // It has the provider, whose key does not open there now: it is waited for, too.
+    let six = Fixture::new();
+    six.adopt_provider_of(&one, "a");
+    store.join(&six, "six");
+    six.lose_key("a");
+    for host in [&one, &two, &three, &four, &six] {
         exchange(host);
     }
     // What anybody could say in its name is no proof.
@@ -173,7 +178,7 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
     };
     assert_eq!(
         (provider.name.as_str(), &names[..]),
-        ("a", &["four".to_owned(), "two".to_owned()][..])
+        ("a", &["four", "six", "two"].map(str::to_owned)[..])
     );
     assert_eq!(one.provider("a").key_id, old.key_id);
     let next = next_key(&one).unwrap();
@@ -184,11 +189,13 @@ fn hosts_that_have_not_opened_the_key_are_named_and_it_goes_on_without_them() {
     // It goes on with the key that was announced.
     bring(&one, &next, &four);
     exchange(&four);
-    let done = rotate(&one, &[&two_uuid.to_string()], Duration::ZERO, &mut |_| {}).unwrap();
+    let without = [&two_uuid.to_string(), "six"];
+    let done = rotate(&one, &without, Duration::ZERO, &mut |_| {}).unwrap();
     assert_eq!(
         states(&done.hosts),
         [
             ("four", HostState::Opened),
+            ("six", HostState::LeftOut),
             ("three", HostState::NotConcerned),
             ("two", HostState::LeftOut),
         ]

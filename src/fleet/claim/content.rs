@@ -196,9 +196,9 @@ pub struct ReportClaim {
     pub at: i64,
     /// The version of vtpm-guard there.
     pub version: String,
-    /// The KEKs that open there, as hexadecimal key ids.
+    /// The KEKs of its providers, as hexadecimal key ids, whether they open at that moment or not.
     pub keks: Vec<String>,
-    /// For each of those, by its key id, the MAC of the host and the time with that KEK, in hexadecimal: see
+    /// For each of those that opens, by its key id, the MAC of the host and the time with that KEK, in hexadecimal: see
     /// [`ReportClaim::proves`].
     #[serde(default)]
     pub proofs: BTreeMap<String, String>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
 use crate::fleet::claim::{Claim, RefusedGuest, ReportClaim};
+use crate::key::id::KeyId;
 use crate::keyring::unlock::Unlocker;
 use crate::manage::dry_start::{UnsealedKeks, check};
 use crate::manage::guests::ListedGuest;
@@ -25,8 +26,9 @@ pub(super) fn report(
     now: Timestamp,
 ) -> Result<Claim, HostError> {
     let mut unlocker = Unlocker::sharing(host.keyring(), keks.clone());
-    let open = store.providers()?.into_iter();
-    let open = open.filter_map(|it| unlocker.kek(it.key_id, default_deadline()).ok());
+    let key_ids: Vec<_> = store.providers()?.iter().map(|it| it.key_id).collect();
+    let open = key_ids.iter();
+    let open = open.filter_map(|key_id| unlocker.kek(*key_id, default_deadline()).ok());
     let open: Vec<_> = open.collect();
     let (mut encrypted, mut refused) = (None, Vec::new());
     if let Some(guests) = guests {
@@ -55,7 +57,7 @@ pub(super) fn report(
         name: member.name.clone(),
         at: now.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        keks: open.iter().map(|kek| kek.key_id().to_string()).collect(),
+        keks: key_ids.iter().map(KeyId::to_string).collect(),
         proofs: BTreeMap::new(),
         guests: encrypted,
         refused,

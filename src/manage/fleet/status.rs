@@ -87,7 +87,9 @@ pub(crate) fn status(host: &Host) -> Result<FleetStatus, FleetCommandError> {
                 guests: said.and_then(|said| said.guests),
                 // Without its guests it has checked none.
                 refused: said.and_then(|said| said.guests.map(|_| said.refused.len())),
-                keks: said.map(|said| said.keks.clone()).unwrap_or_default(),
+                keks: said
+                    .map(|said| said.proofs.keys().cloned().collect())
+                    .unwrap_or_default(),
             }
         })
         .collect();
