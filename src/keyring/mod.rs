@@ -24,4 +24,6 @@ pub mod unlock;
 pub use error::KeyringError;
 pub use keks::{Keyring, Resealed, StoredKek};
 pub use places::KekPlace;
+#[cfg(test)]
+pub use seal::SealError;
 pub use seal::{Seal, WeakerSeal};

@@ -111,7 +111,7 @@ fn a_key_that_a_sealed_provider_may_open_is_not_guessed_at() {
     host.run(&["key", "bind", VM1, "--provider", "b"])
         .ends_with(4)
         .saying("this host holds no key")
-        .saying("vtpm-guard provider import FILE");
+        .saying("if a key manager has it: vtpm-guard open; else restore it: vtpm-guard provider import FILE");
     assert_eq!(host.stored(), before);
 }
 

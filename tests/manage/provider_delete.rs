@@ -153,16 +153,13 @@ fn a_guest_that_gets_a_key_of_the_provider_meanwhile_is_seen_or_the_provider_sta
         |fixture| delete(&fixture.host, "a", false),
         |fixture, result| {
             let has_key = !fixture.rows(&fixture.defined("vm1")).is_empty();
-            match result {
-                Ok(done) => {
-                    deleted += 1;
-                    assert!(!has_key || !done.locked.is_empty());
-                }
-                Err(_) => {
-                    stayed += 1;
-                    let key_id = fixture.provider("a").key_id;
-                    assert!(has_key && fixture.host.keyring().seal(key_id).is_ok());
-                }
+            if let Ok(done) = result {
+                deleted += 1;
+                assert!(!has_key || !done.locked.is_empty());
+            } else {
+                stayed += 1;
+                let key_id = fixture.provider("a").key_id;
+                assert!(has_key && fixture.host.keyring().seal(key_id).is_ok());
             }
         },
     );

@@ -169,16 +169,15 @@ fn a_replay_takes_the_secret_from_no_other_guest_that_starts_with_it() {
     let [_, other] = guests(&fixture, [&dek, &dek]);
     assert_eq!(in_use_for(&start(&fixture, &other)), None);
     assert!(has_key_of(&fixture, &other));
-    let guests = fixture.host.listed_guests().unwrap().into_iter();
-    let replayed = guests.filter(|guest| guest.name == "vm1").map(|guest| {
-        let call = ReplayedCall {
-            operation: "prepare",
-            sub_operation: "begin",
-            dry_run: false,
-            no_secret: false,
-        };
-        replay(&fixture.host, guest, call).unwrap()
-    });
-    assert!(replayed.last().unwrap().guest.outcome.is_allowed());
+    let mut guests = fixture.host.listed_guests().unwrap();
+    guests.retain(|guest| guest.name == "vm1");
+    let call = ReplayedCall {
+        operation: "prepare",
+        sub_operation: "begin",
+        dry_run: false,
+        no_secret: false,
+    };
+    let replayed = replay(&fixture.host, guests.remove(0), call).unwrap();
+    assert!(replayed.guest.outcome.is_allowed());
     assert!(has_key_of(&fixture, &other));
 }

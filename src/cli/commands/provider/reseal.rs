@@ -20,15 +20,19 @@ pub(super) fn run(context: &Context, name: Option<&str>) -> Result<ExitCode, Com
         let failed = all.iter().any(|resealed| resealed.result.is_err());
         return Ok(ExitCode::from(if failed { 4 } else { 0 }));
     };
-    let resealed = reseal(&context.host, name).map_err(|error| match error {
-        // A weaker seal is what it has.
+    let resealed = reseal(&context.host, name).map_err(not_resealed)?;
+    context.output.print(&resealed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A weaker seal, which other commands may be told to take, is what it has.
+fn not_resealed(error: ProviderError) -> CommandError {
+    match error {
         ProviderError::Host(HostError::Keyring(error @ KeyringError::SealFailed { .. })) => {
             CommandError::failed(format!("{error}; it stays sealed as before"))
         }
         error => error.into(),
-    })?;
-    context.output.print(&resealed)?;
-    Ok(ExitCode::SUCCESS)
+    }
 }
 
 impl Answer for ResealedProvider {
@@ -70,5 +74,26 @@ impl Answer for Vec<ResealedProvider> {
 
     fn notes(&self) -> Vec<String> {
         self.iter().flat_map(Answer::notes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyring::SealError;
+
+    #[test]
+    fn a_seal_that_cannot_be_made_gets_no_hint_of_an_option_that_only_others_have() {
+        let source = SealError::Refused("no seal today".to_owned());
+        let error = KeyringError::SealFailed { source };
+        let other = CommandError::from(&error);
+        assert!(
+            other
+                .hint()
+                .is_some_and(|hint| hint.contains("--allow-weaker-seal"))
+        );
+        let error = not_resealed(ProviderError::Host(error.into()));
+        assert_eq!(error.hint(), None);
+        assert!(error.to_string().contains("no seal today; it stays"));
     }
 }
