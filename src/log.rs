@@ -63,6 +63,14 @@ pub fn init(config: &Config, state_dir: &StateDir) -> Result<(), LogError> {
     }
 }
 
+/// The same for a command, which collects its warnings where there is no log.
+pub fn init_or_collect(config: &Config, state_dir: &StateDir) -> Result<(), LogError> {
+    init(config, state_dir).or_else(|error| {
+        Warnings::collect()?;
+        Err(error)
+    })
+}
+
 fn install(subscriber: impl Subscriber + Send + Sync) -> Result<(), LogError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)
 }

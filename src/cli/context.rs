@@ -53,9 +53,8 @@ impl Context {
         if !self.host.state_dir().store().exists() {
             return Ok(());
         }
-        if let Err(error) = log::init(&self.host.config()?, self.host.state_dir()) {
+        if let Err(error) = log::init_or_collect(&self.host.config()?, self.host.state_dir()) {
             self.output.note(&error.to_string());
-            self.collect_warnings();
         }
         Ok(())
     }

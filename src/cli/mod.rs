@@ -36,7 +36,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let context = Context::new(cli.global);
-    if !cli.command.has_log() {
+    if !has_log(&cli.command) {
         context.collect_warnings();
     }
     let begun = Timestamp::now();
@@ -48,6 +48,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     context.report_warnings();
     ran.unwrap_or_else(|error| context.output.error(&error))
+}
+
+/// Whether what happens beside the answer goes to the hook's log: a start that is replayed, and what systemd runs whose answer
+/// nobody waits for.
+fn has_log(command: &Command) -> bool {
+    match command {
+        Command::Open { .. } | Command::Sync { follow: true, .. } => true,
+        Command::Replay { call, .. } => ReplayedCall::from(call).has_log(),
+        _ => false,
+    }
 }
 
 fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandError> {
@@ -84,21 +94,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
             dry_run,
             nagios,
         } => commands::repair::run(context, which, *dry_run, *nagios),
-        Command::Replay {
-            xml,
-            operation,
-            sub_operation,
-            dry_run,
-            no_secret,
-        } => {
-            let call = ReplayedCall {
-                operation,
-                sub_operation,
-                dry_run: *dry_run,
-                no_secret: *no_secret,
-            };
-            commands::replay::run(context, xml, call)
-        }
+        Command::Replay { xml, call } => commands::replay::run(context, xml, call.into()),
         Command::History { captures: true, .. } => done(commands::captures::run(context)),
         Command::History {
             which, fleet: true, ..

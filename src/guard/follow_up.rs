@@ -80,8 +80,9 @@ fn started(guard: &Guard, domain: &Domain, deadline: Deadline) -> Result<(), Fol
     // The encrypted state works: a plain one that `encrypt` saved is no longer needed.
     let forgotten = plain_state::remove(&guard.state_dir, domain.uuid);
     let is_over = guard.config.secret_lifetime == Lifetime::Start && may_have_provided;
-    if secret_release::may_be_managed(&noted) {
-        copies::managed_run::mark(guard, domain);
+    let is_managed = secret_release::may_be_managed(&noted);
+    copies::managed_run::mark(guard, domain, is_managed);
+    if is_managed {
         secret_release::release(guard, domain, secret, is_over, deadline)?;
     }
     noted?;

@@ -47,7 +47,6 @@ pub use operation::Ending;
 pub use operation::Operation;
 pub use prepare::{Mode, prepare};
 pub use saved_runs::has_managed_save;
-pub use secret_release::release as release_secret;
 
 /// Whether these bytes are a note of a start, or one about a secret that is in use, for fuzzing.
 #[cfg(feature = "internals")]

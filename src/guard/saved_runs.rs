@@ -36,13 +36,11 @@ pub(super) fn snapshots(guard: &Guard, domain: &Domain) -> Vec<String> {
     names
 }
 
-/// Returns whether the next start of the guest with this name continues from a managed save. One that cannot be looked
-/// for counts as there: `reset` would let the guest's TPM be made anew beside it.
+/// Returns whether the next start of the guest with this name continues from a managed save.
 #[must_use]
 pub fn has_managed_save(guard: &Guard, name: &str) -> bool {
     let save = guard.config.libvirt.managed_saves();
-    let save = save.join(format!("{name}.save"));
-    is_file_name(name) && save.try_exists().unwrap_or(true)
+    is_file_name(name) && save.join(format!("{name}.save")).exists()
 }
 
 /// Returns whether a guest's name is safe in a path. At `restore` a caller may pass anything.

@@ -38,7 +38,7 @@ pub(super) fn may_be_managed(has_key_refs: &Result<bool, StoreError>) -> bool {
 
 /// Ends the use of the secret for this guest's start. Drops the secret if `is_over` (its lifetime
 /// in the configuration has ended) and no other guest is being started with it.
-pub fn release(
+pub(super) fn release(
     guard: &Guard,
     domain: &Domain,
     secret: SecretUuid,

@@ -221,8 +221,10 @@ impl Host {
         let Some((defined, vtpm)) = self.definition(bound.uuid) else {
             return Ok(match self.libvirt().guest(bound.uuid, default_deadline()) {
                 Ok(None) => vec![BindRemark::NotDefined],
-                Ok(Some(_)) => vec![BindRemark::NoTpm],
-                Err(_) => Vec::new(),
+                Ok(Some(guest)) if domain::read(guest.xml.as_bytes()).is_ok() => {
+                    vec![BindRemark::NoTpm]
+                }
+                Ok(Some(_)) | Err(_) => Vec::new(),
             });
         };
         let Some(secret) = vtpm.secret_uuid else {
@@ -237,7 +239,10 @@ impl Host {
             remark => remark,
         };
         let mut remarks: Vec<_> = first.into_iter().collect();
-        let known = self.guests()?;
+        // It is bound: what else there is to know must not fail it.
+        let Ok(known) = self.guests() else {
+            return Ok(remarks);
+        };
         let names_it = |xml: &str| {
             let read = domain::read(xml.as_bytes());
             read.is_ok_and(|read| {

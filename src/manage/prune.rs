@@ -223,7 +223,7 @@ fn remove_some(
 fn may_have_removed(done: usize, error: &HostError) -> bool {
     let changed_nothing = matches!(
         error,
-        HostError::Store(StoreError::Locked | StoreError::Changed)
+        HostError::Store(StoreError::Locked | StoreError::Changed) | HostError::Libvirt(_)
     );
     done > 0 || !changed_nothing
 }

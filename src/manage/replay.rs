@@ -4,7 +4,7 @@ use super::dry_start::{CheckedGuest, dry_start};
 use super::guests::ListedGuest;
 use super::host::{BrokenConfig, Host, HostError, default_deadline};
 use crate::config::Lifetime;
-use crate::guard::{self, FollowUpError, Guard, Mode, Operation, prepare, release_secret};
+use crate::guard::{self, FollowUpError, Guard, Mode, Operation, prepare};
 use crate::ids::SecretUuid;
 use crate::libvirt::secret::SecretError;
 use crate::log::{self, LogError};
@@ -22,6 +22,14 @@ pub(crate) struct ReplayedCall<'a> {
     pub(crate) dry_run: bool,
     /// Leave libvirt alone, as if it had no secret.
     pub(crate) no_secret: bool,
+}
+
+impl ReplayedCall<'_> {
+    /// Whether it is a start that is carried out, which is logged as one.
+    pub(crate) fn has_log(&self) -> bool {
+        let operation = Operation::parse(self.operation, self.sub_operation, "-");
+        operation == Some(Operation::Prepare) && !self.dry_run
+    }
 }
 
 /// What a replay did.
@@ -61,7 +69,7 @@ pub(crate) fn replay(
             dry_start(&guard, &domain, default_deadline())
         }
         (Some(Operation::Prepare), _) => {
-            no_log = log::init(&guard.config, &guard.state_dir).err();
+            no_log = log::init_or_collect(&guard.config, &guard.state_dir).err();
             let deadline = default_deadline();
             let outcome = prepare(&guard, &domain, Origin::Replay, Mode::CarryOut, deadline);
             log::decision(&name, "replay", &outcome);
@@ -89,16 +97,15 @@ fn drop_unused_secret(
     guard: &Guard,
     outcome: &Outcome,
 ) -> Option<(SecretUuid, SecretError)> {
-    let domain = outcome.domain.as_ref()?;
+    let (domain, secrets) = (outcome.domain.as_ref()?, guard.secrets.as_ref()?);
     let (_, secret) = domain.encrypted_vtpm()?;
     let stays = guard.config.secret_lifetime == Lifetime::Keep;
     if stays || outcome.secret == SecretAction::None {
         return None;
     }
     let dropped = match host.libvirt().guest(domain.uuid, default_deadline()) {
-        Ok(Some(guest)) if guest.running => Ok(()),
-        // Another guest may be starting with it.
-        Ok(_) => release_secret(guard, domain, secret, true, default_deadline()),
+        Ok(Some(guest)) if guest.running => Ok(false),
+        Ok(_) => secrets.drop_own(secret, domain.uuid, default_deadline()),
         Err(error) => Err(error),
     };
     Some((secret, dropped.err()?))

@@ -1,5 +1,7 @@
 //! Which provider a guest is bound to, and which guests depend on a provider.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, params};
 
 use super::error::Failure;
@@ -124,7 +126,7 @@ impl Store {
         provider: &Provider,
     ) -> Result<Vec<DependentDomain>, StoreError> {
         self.read(|connection| {
-            let locked = locked_without(connection, provider)?.into_iter();
+            let locked = locked_without(connection, provider, &BTreeSet::new())?.into_iter();
             let named = locked.map(|uuid| {
                 let name = events::last_name(connection, uuid)?;
                 Ok(DependentDomain { uuid, name })
@@ -134,14 +136,18 @@ impl Store {
     }
 }
 
-/// The guests of [`Store::dependent_domains`].
+/// The guests of [`Store::dependent_domains`] that are not among these.
 pub(super) fn locked_without(
     connection: &Connection,
     provider: &Provider,
+    seen: &BTreeSet<DomainUuid>,
 ) -> Result<Vec<DomainUuid>, Failure> {
     let all = provider_rows::all(connection)?;
     let mut locked = Vec::new();
     for uuid in domains_near(connection, provider)? {
+        if seen.contains(&uuid) {
+            continue;
+        }
         let rows = key_rows::in_use(connection, uuid)?;
         if is_locked_without(&rows, provider, &all) {
             locked.push(uuid);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::ToSql;
+use rusqlite::{Connection, ToSql};
 
+use super::error::Failure;
 use super::schema::{PLACEHOLDER, is_uuid, provider_uuid};
 use super::{Slot, Store, StoreError, bindings, fleet, previous_key_name, provider_rows, slots};
 use crate::clock::Timestamp;
@@ -165,21 +166,31 @@ impl Store {
     ) -> Result<(), StoreError> {
         // They find it by its name meanwhile. With the provider they would lose its UUID in one step.
         let found = self.provider_by_uuid(provider)?;
+        self.read(|connection| locks_out_no_other(connection, &found, locked))?;
         let uuid = provider.to_string();
         let values: [(&str, &dyn ToSql); 2] = [(":uuid", &uuid), (":name", &found.name)];
         self.write_some_at_a_time(&unbind("LIMIT :most"), &values)?;
         self.write(|transaction| {
             let found = provider_rows::by_uuid(transaction, provider)?;
-            let now_locked = bindings::locked_without(transaction, &found)?;
-            if !now_locked.iter().all(|guest| locked.contains(guest)) {
-                return Err(StoreError::Changed.into());
-            }
+            locks_out_no_other(transaction, &found, locked)?;
             let Provider { key_id, name, .. } = found;
             transaction.execute(&unbind(""), &[(":uuid", &uuid), (":name", &name)])?;
             provider_rows::delete(transaction, provider)?;
             fleet::decline_key(transaction, key_id)?;
             slots::delete_unless_held(transaction, key_id)
         })
+    }
+}
+
+/// `Changed` if the deletion of a provider would lock out a guest that is not among these.
+fn locks_out_no_other(
+    connection: &Connection,
+    provider: &Provider,
+    locked: &BTreeSet<DomainUuid>,
+) -> Result<(), Failure> {
+    match bindings::locked_without(connection, provider, locked)?[..] {
+        [] => Ok(()),
+        _ => Err(StoreError::Changed.into()),
     }
 }
 

@@ -19,9 +19,10 @@ pub struct Prune<'a> {
 }
 
 impl Store {
-    /// Deletes all key references of these guests, and perhaps the last copy of a key with them:
-    /// only when an administrator asks for it. `Changed` if any guest has other rows by now, or an event after
-    /// the one of this number ([`Store::last_event`]), as of a start: then nothing is deleted. In a fleet all keys of these guests count as pruned that are known here.
+    /// Deletes all key references of these guests, and perhaps the last copy of a key with them: only when an administrator
+    /// asks for it. `Changed` if any guest has other rows by now, or an event after the one of this number
+    /// ([`Store::last_event`]), as of a start: then nothing is deleted. In a fleet all keys of these guests count as pruned
+    /// that are known here.
     pub fn prune(&mut self, domains: &[Prune<'_>], last_event: i64) -> Result<(), StoreError> {
         self.write(|transaction| {
             for Prune {

@@ -123,6 +123,30 @@ fn xml(guest: &Guest, backend: &str, more: &str) -> String {
 
 #[test]
 #[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
+fn a_transient_guest_that_is_unbound_while_it_runs_keeps_its_tpm() {
+    let (host, guest) = Host::with_transient_guest();
+    host.create_running(&guest);
+    let (state, key_ref) = (host.tpm_state(&guest), host.only_key_ref(&guest));
+    let uuid = guest.uuid.to_string();
+    host.guard(&["key", "unbind", &uuid]).ok();
+    host.stop(&guest);
+    assert!(!host.has_tpm_state(&guest), "libvirt deletes it");
+    assert_eq!(host.copies(&guest).len(), 1);
+    // What `key unbind` advises, and the next start.
+    host.guard(&["key", "use", &key_ref.id.to_string()]).ok();
+    host.create_running(&guest);
+    assert!(host.tpm_state(&guest) == state);
+    host.stop(&guest);
+
+    // Nor does it lose it with a store from before its key.
+    host.create_running(&guest);
+    host.delete_key_refs(&guest);
+    host.stop(&guest);
+    assert_eq!(host.copies(&guest).len(), 1);
+}
+
+#[test]
+#[ignore = "needs root, libvirtd, QEMU and swtpm: ./dev test runs them"]
 fn a_transient_guest_gets_its_state_back_at_every_start() {
     let (host, guest) = Host::with_transient_guest();
     host.create_running(&guest);

@@ -235,3 +235,13 @@ fn a_secret_that_is_the_guards_that_has_no_value_or_is_for_something_else_is_no_
         );
     }
 }
+
+#[test]
+fn a_guest_is_bound_also_where_libvirt_does_not_answer() {
+    let fixture = Fixture::new();
+    let guest = fixture.define("vm1");
+    fixture.libvirt.go_down();
+    let done = bind(&fixture.host, &guest.uuid.to_string(), None).unwrap();
+    assert!(matches!(done.action, BindAction::Made(_)));
+    assert_eq!(fixture.rows(&guest).len(), 1);
+}

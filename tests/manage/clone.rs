@@ -1,6 +1,7 @@
 //! `key clone`.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use super::fixture::{Defined, Fixture};
 use super::kill;
@@ -165,12 +166,16 @@ fn a_guest_that_came_back_needs_a_state_of_its_own_that_opens() {
     let bytes = copies
         .path()
         .join(format!("{}.state", saved.manifest.sha256()));
-    fs::write(bytes, "damaged").unwrap();
-    assert!(matches!(
-        clone(&fixture.host, &uuid, "vm2"),
-        Err(CloneError::NotTried(_, why)) if why.contains("damaged")
-    ));
-    fs::remove_dir_all(copies.path()).unwrap();
+    fs::remove_file(&bytes).unwrap();
+    symlink("elsewhere", &bytes).unwrap();
+    let unread = clone(&fixture.host, &uuid, "vm2");
+    assert!(
+        matches!(unread, Err(CloneError::NotTried(..))),
+        "{unread:?}"
+    );
+    // One that will never be read again is none.
+    fs::remove_file(&bytes).unwrap();
+    fs::write(&bytes, "damaged").unwrap();
     assert!(matches!(
         clone(&fixture.host, &uuid, "vm2"),
         Err(CloneError::NoStateLeft(..))

@@ -12,7 +12,6 @@ use crate::ids::{DomainUuid, SecretUuid};
 use crate::key::dek::Dek;
 use crate::libvirt::fake::Call;
 use crate::manage::host::default_deadline;
-use crate::manage::replay::{ReplayedCall, replay};
 use crate::store::Origin;
 use crate::verdict::Decision;
 use crate::verdict::outcome::{Outcome, SecretAction};
@@ -160,24 +159,4 @@ fn a_check_says_what_a_start_would_do_with_the_secret() {
         .set_value(guest.secret, dek.expose())
         .unwrap();
     assert_eq!(planned(), SecretAction::None, "it is the key");
-}
-
-#[test]
-fn a_replay_takes_the_secret_from_no_other_guest_that_starts_with_it() {
-    let fixture = Fixture::new();
-    let dek = Dek::generate().unwrap();
-    let [_, other] = guests(&fixture, [&dek, &dek]);
-    assert_eq!(in_use_for(&start(&fixture, &other)), None);
-    assert!(has_key_of(&fixture, &other));
-    let mut guests = fixture.host.listed_guests().unwrap();
-    guests.retain(|guest| guest.name == "vm1");
-    let call = ReplayedCall {
-        operation: "prepare",
-        sub_operation: "begin",
-        dry_run: false,
-        no_secret: false,
-    };
-    let replayed = replay(&fixture.host, guests.remove(0), call).unwrap();
-    assert!(replayed.guest.outcome.is_allowed());
-    assert!(has_key_of(&fixture, &other));
 }

@@ -23,7 +23,7 @@ pub use self::slot::Slot;
 pub use self::state::State;
 pub use self::store::Store;
 pub use self::which::{
-    CheckedDomains, Decisions, Domains, RecoveryFiles, ReplayedXml, StatusFilters,
+    CheckedDomains, Decisions, Domains, RecoveryFiles, ReplayedHook, ReplayedXml, StatusFilters,
 };
 use crate::host::dirs::StateDir;
 
@@ -130,18 +130,9 @@ pub enum Command {
         /// What to replay.
         #[command(flatten)]
         xml: ReplayedXml,
-        /// The hook's operation.
-        #[arg(long, value_name = "OP", default_value = "prepare")]
-        operation: String,
-        /// The hook's sub-operation.
-        #[arg(long, value_name = "S", default_value = "begin")]
-        sub_operation: String,
-        /// Only show what would be done.
-        #[arg(long)]
-        dry_run: bool,
-        /// Leave libvirt alone, as if it had no secret: works on any machine.
-        #[arg(long)]
-        no_secret: bool,
+        /// As what.
+        #[command(flatten)]
+        call: ReplayedHook,
     },
     /// Encrypt a stopped guest's TPM state and update its XML.
     ///
@@ -268,7 +259,8 @@ impl Command {
     #[must_use]
     pub fn changes_keys(&self) -> bool {
         match self {
-            Self::Repair { dry_run, .. } | Self::Replay { dry_run, .. } => !dry_run,
+            Self::Repair { dry_run, .. } => !dry_run,
+            Self::Replay { call, .. } => !call.dry_run,
             Self::Key(Key::List { .. } | Key::Show { .. } | Key::Metadata { .. }) => false,
             Self::Adopt { .. }
             | Self::Encrypt { .. }
@@ -277,14 +269,5 @@ impl Command {
             | Self::Provider(Provider::Rotate { .. }) => true,
             _ => false,
         }
-    }
-
-    /// Whether what happens beside its answer goes to the hook's log: it does a start's work, or systemd runs it.
-    #[must_use]
-    pub fn has_log(&self) -> bool {
-        matches!(
-            self,
-            Self::Replay { .. } | Self::Open { .. } | Self::Sync { follow: true, .. }
-        )
     }
 }

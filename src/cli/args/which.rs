@@ -46,6 +46,23 @@ pub struct ReplayedXml {
     pub capture: Option<usize>,
 }
 
+/// The call of the hook that is replayed.
+#[derive(Debug, Args)]
+pub struct ReplayedHook {
+    /// The hook's operation.
+    #[arg(long, value_name = "OP", default_value = "prepare")]
+    pub operation: String,
+    /// The hook's sub-operation.
+    #[arg(long, value_name = "S", default_value = "begin")]
+    pub sub_operation: String,
+    /// Only show what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Leave libvirt alone, as if it had no secret: works on any machine.
+    #[arg(long)]
+    pub no_secret: bool,
+}
+
 /// The filters of `history`.
 #[derive(Debug, Args)]
 pub struct Decisions {

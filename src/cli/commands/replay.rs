@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::captures;
-use crate::cli::args::ReplayedXml;
+use crate::cli::args::{ReplayedHook, ReplayedXml};
 use crate::cli::context::Context;
 use crate::cli::guest_file;
 use crate::cli::ui::check_table::CheckedGuests;
@@ -31,6 +31,17 @@ pub(crate) fn run(
     };
     context.output.print(&answer)?;
     Ok(answer.status(false))
+}
+
+impl<'a> From<&'a ReplayedHook> for ReplayedCall<'a> {
+    fn from(call: &'a ReplayedHook) -> Self {
+        Self {
+            operation: &call.operation,
+            sub_operation: &call.sub_operation,
+            dry_run: call.dry_run,
+            no_secret: call.no_secret,
+        }
+    }
 }
 
 impl From<ReplayError> for CommandError {

@@ -91,6 +91,7 @@ impl From<ResetError> for CommandError {
                     "the TPM state of {} may be at {path}, which cannot be looked at: {why}",
                     guest.label()
                 ))
+                .with_hint("make that path accessible, or remove it if it is of no use; then retry")
             }
             ResetError::StateElsewhere(domain, found) => {
                 let words = messages::refusal(&domain, &Refusal::TpmStateElsewhere(found));

@@ -11,12 +11,11 @@ use crate::domain::Domain;
 use crate::guard::context::Guard;
 use crate::host::{atomic, trusted};
 
-/// `started`, of a guest that has key references: marks its run.
-pub(in crate::guard) fn mark(guard: &Guard, domain: &Domain) {
-    if encrypted_and_deleted(guard, domain).is_none() {
-        return;
-    }
-    if let Err(error) = write(guard, domain) {
+/// `started`: marks the run, if the guard has key references of the guest. What an earlier run has left goes.
+pub(in crate::guard) fn mark(guard: &Guard, domain: &Domain, is_managed: bool) {
+    if !is_managed || encrypted_and_deleted(guard, domain).is_none() {
+        unmark(guard, domain);
+    } else if let Err(error) = write(guard, domain) {
         tracing::warn!(domain = domain.name, %error, "its TPM state will be saved only if it has key references then");
     }
 }

@@ -71,7 +71,7 @@ impl Original {
 
     /// The encrypted TPM states of a guest that libvirt no longer knows, for a clone with this
     /// TPM: libvirt's, that of its last start, and the saved copies, the latest first. With the
-    /// first copy that cannot be read.
+    /// first copy that cannot be read now, and may be later.
     pub(super) fn states(
         &self,
         guard: &Guard,
@@ -105,6 +105,9 @@ impl Original {
         });
         found.extend(saved);
         found.retain(|state| matches!(state.copy.state(), StateFile::Encrypted(_)));
-        Ok((found, unreadable.into_iter().next()))
+        Ok((
+            found,
+            unreadable.into_iter().find(CopyError::may_be_readable),
+        ))
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::duration;
 use crate::ids::{DomainUuid, KeyRefId};
 use crate::key::wrap::WrappedDek;
+use crate::libvirt::secret::SecretError;
 use crate::store::KeyRefRecord;
 use crate::verdict::facts::KeyRef;
 
@@ -150,8 +151,12 @@ fn a_guest_with_state_is_never_removed() {
 
 #[test]
 fn the_copy_of_the_store_goes_only_if_nothing_can_have_been_removed() {
-    for nothing_yet in [StoreError::Locked, StoreError::Changed] {
-        let error = HostError::from(nothing_yet);
+    let libvirt = SecretError::Unreachable("no route".to_owned());
+    for error in [
+        StoreError::Locked.into(),
+        StoreError::Changed.into(),
+        HostError::Libvirt(libvirt),
+    ] {
         assert!(!may_have_removed(0, &error), "{error}");
         assert!(may_have_removed(1, &error), "{error}");
     }

@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, which: &Domains) -> Result<(), CommandError
 
 impl Answer for PersistedStates {
     fn print(&self, out: &mut Printer<'_>) -> io::Result<()> {
-        if self.guests.is_empty() {
+        if self.guests.is_empty() && self.unreadable.is_empty() {
             return writeln!(out, "no guest that is defined has an encrypted vTPM");
         }
         for one in &self.guests {
